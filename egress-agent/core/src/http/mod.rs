@@ -1,0 +1,1 @@
+//! HTTP facts: host matching, local replies, the headers that a sidecar adds.

@@ -1,0 +1,9 @@
+//! The proxy's immutable snapshot: what happens to a redirected flow once its name is known.
+//!
+//! `registry` and `policy` build it; the proxy only asks. It knows no socket.
+
+mod decide;
+mod table;
+
+pub use decide::{HttpDecision, RequestHead, TlsDecision};
+pub use table::{Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, TlsRoute, VirtualHost};

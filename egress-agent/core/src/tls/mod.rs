@@ -1,0 +1,1 @@
+//! TLS facts: the ClientHello and the name in it.

@@ -1,0 +1,281 @@
+//! The types that lie in BPF maps: read and written by the kernel programs and the agent.
+//!
+//! Every type is `#[repr(C)]`, has no implicit padding, and its size is asserted, because both
+//! sides see raw bytes. [`ABI_VERSION`] changes with any of them. Does not say who writes which
+//! map: that stands beside the maps.
+
+use crate::addr::Addr;
+use core::mem::size_of;
+
+/// Raised with every change of a type here or of a map's meaning; an agent refuses to adopt
+/// pinned maps of another version.
+pub const ABI_VERSION: u32 = 1;
+
+/// Cgroup ids that a socket remembers: the creating task's leaf and the ancestors of it that lie
+/// just below the top of the hierarchy. The deepest one with a policy wins.
+pub const OWNER_DEPTH: usize = 6;
+
+/// IANA protocol numbers that the tables know.
+pub mod proto {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// What a table entry asks for.
+pub mod action {
+    /// Straight through.
+    pub const ALLOW: u32 = 1;
+    /// To the agent's proxy, which checks the name or applies a route.
+    pub const PROXY: u32 = 2;
+}
+
+/// How a policy treats what its table does not list.
+pub mod policy_flag {
+    /// `outboundTrafficPolicy: ALLOW_ANY`.
+    pub const ALLOW_ANY: u32 = 1;
+    /// The table has CIDR entries, so a miss in the exact table is looked up there.
+    pub const HAS_PREFIXES: u32 = 2;
+}
+
+/// What applies to the sockets of one set of workloads. Key of its map: the policy id. One write
+/// of this value makes a whole new table visible.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Policy {
+    /// Table whose entries apply; part of every [`RuleKey`]. 0 is the table that is always empty.
+    pub table: u32,
+    /// Raised with each change after which a cached verdict must be judged again. Never 0.
+    pub generation: u32,
+    /// Bits of [`policy_flag`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Key of the exact table.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RuleKey {
+    /// [`Policy::table`].
+    pub table: u32,
+    /// Host byte order; 0 = any port.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Canonical address.
+    pub addr: Addr,
+}
+
+/// Data of the prefix table's key; the prefix length spans all of it, so the first
+/// [`PREFIX_FIXED_BITS`] bits are always part of the match.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PrefixData {
+    /// [`Policy::table`].
+    pub table: u32,
+    /// Host byte order; 0 = any port.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Canonical network address.
+    pub addr: Addr,
+}
+
+/// Bits of [`PrefixData`] before the address.
+pub const PREFIX_FIXED_BITS: u32 = 64;
+
+/// Value of both tables.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Rule {
+    /// One of [`action`].
+    pub action: u32,
+}
+
+/// What the kernel remembers of one socket, in its `sk_storage`. Written by the hooks only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SocketState {
+    /// Cgroup ids of the creator, shallowest first, leaf last where it fits; 0 = none.
+    pub owner: [u64; OWNER_DEPTH],
+    /// Network namespace cookie; 0 = not known yet.
+    pub netns: u64,
+    /// The destination that was last let through, canonical form; the original one of a
+    /// redirected flow.
+    pub dst: Addr,
+    /// The address as dialled (not canonical): what getpeername must show and the proxy must dial.
+    pub dialled: Addr,
+    /// Port of both, host byte order.
+    pub port: u16,
+    /// IANA protocol number of the socket.
+    pub proto: u8,
+    /// One of [`socket_flag`], together.
+    pub flags: u8,
+    /// [`action`] of the last verdict; 0 = none.
+    pub action: u32,
+    /// [`Policy::generation`] under which it was given.
+    pub generation: u32,
+    /// Policy id that gave it.
+    pub policy: u32,
+    /// Thread group id of the creator (of the connecting task once there was one).
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Name of that task.
+    pub comm: [u8; 16],
+}
+
+/// Bits of [`SocketState::flags`].
+pub mod socket_flag {
+    /// The flow of a redirected socket stands in the flow table; its SYN may leave.
+    pub const PUBLISHED: u8 = 1;
+    /// Accepted by a server of the workload: replies go out.
+    pub const INBOUND: u8 = 2;
+    /// Made below an enforced root while the gate was attached: `owner` is to be trusted.
+    pub const OWNED: u8 = 4;
+}
+
+/// Key of a flow between `TCP_CONNECT_CB` and the handshake's end.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FlowKey {
+    /// Cookie of the network namespace that both ends are in.
+    pub netns: u64,
+    /// The client's address towards the proxy.
+    pub addr: Addr,
+    /// The client's port, host byte order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// What the proxy must know of a redirected flow: where it was going and whose it is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowOrigin {
+    /// Cgroup id of the socket's owner.
+    pub cgroup: u64,
+    /// Socket cookie of the client's socket.
+    pub cookie: u64,
+    /// Network namespace cookie of the client.
+    pub netns: u64,
+    /// The destination as dialled.
+    pub addr: Addr,
+    /// Its port, host byte order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Policy id under which it was redirected.
+    pub policy: u32,
+    /// Thread group id of the connecting task.
+    pub pid: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// Name of that task.
+    pub comm: [u8; 16],
+}
+
+/// Where the proxy listens in one network namespace. Key of its map: the namespace cookie. A
+/// redirect in a namespace without one is refused.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ProxyPort {
+    /// Port on 127.0.0.1 and `::1`, host byte order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// One refusal, as it comes out of the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DenyEvent {
+    /// `bpf_ktime_get_ns`: nanoseconds since boot, without suspend.
+    pub at: u64,
+    /// Cgroup id of the socket's owner (leaf), 0 if not known.
+    pub cgroup: u64,
+    /// Network namespace cookie, 0 if not known.
+    pub netns: u64,
+    /// Destination as dialled.
+    pub addr: Addr,
+    /// Port, host byte order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// [`crate::verdict::Reason`] as a number.
+    pub reason: u8,
+    /// [`crate::verdict::Hook`] as a number.
+    pub hook: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Policy id that refused, [`NO_POLICY`] if none was found.
+    pub policy: u32,
+    /// Thread group id.
+    pub pid: u32,
+    /// Name of the task.
+    pub comm: [u8; 16],
+}
+
+/// Policy id of an enforced root's default: owners that no one told the kernel about.
+pub const DEFAULT_POLICY: u32 = 0;
+/// "No policy" in an event.
+pub const NO_POLICY: u32 = u32::MAX;
+
+/// Indices of the per-CPU counters.
+pub mod counter {
+    /// Flows let straight through.
+    pub const ALLOWED: u32 = 0;
+    /// Flows redirected to the proxy.
+    pub const REDIRECTED: u32 = 1;
+    /// Refusals.
+    pub const DENIED: u32 = 2;
+    /// Refusals whose event found the ring buffer full.
+    pub const EVENTS_LOST: u32 = 3;
+    /// Redirected flows that the flow table had no room for (refused).
+    pub const FLOWS_FULL: u32 = 4;
+    /// How many there are.
+    pub const COUNT: u32 = 5;
+}
+
+const _: () = {
+    assert!(size_of::<Addr>() == 16);
+    assert!(size_of::<Policy>() == 16);
+    assert!(size_of::<RuleKey>() == 24);
+    assert!(size_of::<PrefixData>() == 24);
+    assert!(size_of::<Rule>() == 4);
+    assert!(size_of::<SocketState>() == OWNER_DEPTH * 8 + 8 + 32 + 4 + 20 + 16);
+    assert!(size_of::<FlowKey>() == 32);
+    assert!(size_of::<FlowOrigin>() == 8 * 3 + 16 + 8 + 8 + 16);
+    assert!(size_of::<ProxyPort>() == 8);
+    assert!(size_of::<DenyEvent>() == 24 + 16 + 8 + 8 + 16);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{
+        Addr, DenyEvent, FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey,
+        SocketState,
+    };
+    macro_rules! pod {
+        ($($t:ty),*) => { $(
+            // SAFETY: `#[repr(C)]`, integers only, no padding (sizes asserted above), so any
+            // bytes of this length are a valid value.
+            unsafe impl aya::Pod for $t {}
+        )* };
+    }
+    pod!(Addr, DenyEvent, FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey, SocketState);
+}

@@ -1,0 +1,15 @@
+//! The half of the kernel side that is pure: the types both sides of a BPF map agree on,
+//! the classification of addresses, and the one decision about a flow.
+//!
+//! It builds for the BPF target and for the host, so `cargo test` judges flows with the very
+//! code that the kernel runs. It knows no map, no helper and no policy language.
+#![no_std]
+
+pub mod abi;
+pub mod addr;
+pub mod decide;
+pub mod packet;
+pub mod verdict;
+
+#[cfg(test)]
+extern crate std;

@@ -1,0 +1,1 @@
+//! The packet parser of the egress backstop.

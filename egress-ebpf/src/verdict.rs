@@ -1,0 +1,92 @@
+//! The one verdict on a flow and the only place where it becomes a return code.
+
+/// What happens to a flow.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Straight through.
+    Allow,
+    /// To the agent's proxy.
+    Proxy,
+    /// Refused, and why.
+    Deny(Reason),
+}
+
+macro_rules! coded {
+    ($(#[$m:meta])* $name:ident { $($(#[$d:meta])* $variant:ident = $n:literal => $word:literal,)* }) => {
+        $(#[$m])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum $name { $($(#[$d])* $variant = $n,)* }
+
+        impl $name {
+            /// Every value, for tables of names.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// From its number in an event.
+            #[must_use]
+            pub const fn from_code(code: u8) -> Option<Self> {
+                match code { $($n => Some(Self::$variant),)* _ => None }
+            }
+
+            /// The word that users see in logs and metrics.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+coded! {
+    /// Why a flow was refused. The numbers are part of the ABI.
+    Reason {
+        /// No rule lists this destination.
+        NotListed = 1 => "not-listed",
+        /// The address is listed, the port or protocol is not.
+        PortNotListed = 2 => "port-not-listed",
+        /// A protocol that no rule can list (raw IP, ICMP, SCTP and others).
+        Protocol = 3 => "protocol",
+        /// A packet that cannot be judged: malformed, a fragment, or an extension header.
+        Unparsable = 4 => "unparsable",
+        /// The flow needs the proxy and its network namespace has none.
+        NoProxy = 5 => "no-proxy",
+        /// The flow table is full.
+        FlowTableFull = 6 => "flow-table-full",
+        /// The agent's own proxy port dialled without a redirect.
+        ProxyPort = 7 => "proxy-port",
+        /// Kernel state that must be there is missing.
+        State = 8 => "state",
+    }
+}
+
+coded! {
+    /// Where it was refused. The numbers are part of the ABI.
+    Hook {
+        /// `cgroup/connect4`.
+        Connect4 = 1 => "connect4",
+        /// `cgroup/connect6`.
+        Connect6 = 2 => "connect6",
+        /// `cgroup/sendmsg4`.
+        Sendmsg4 = 3 => "sendmsg4",
+        /// `cgroup/sendmsg6`.
+        Sendmsg6 = 4 => "sendmsg6",
+        /// `cgroup/sock_create`.
+        SockCreate = 5 => "sock_create",
+        /// `cgroup_skb/egress`.
+        Egress = 6 => "egress",
+    }
+}
+
+impl Verdict {
+    /// For every cgroup hook alike: 1 lets the call or packet go on, 0 makes it EPERM
+    /// (`BPF_CGROUP_RUN_PROG_*` in include/linux/bpf-cgroup.h).
+    #[must_use]
+    #[inline(always)]
+    pub const fn return_code(self) -> i32 {
+        match self {
+            Self::Allow | Self::Proxy => 1,
+            Self::Deny(_) => 0,
+        }
+    }
+}
