@@ -242,7 +242,7 @@ impl Lab {
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Finished> {
         let mut command = self.command(program)?;
         command.args(arguments);
-        client::run(command, Duration::from_secs(60))
+        client::run(command, Duration::from_mins(1))
     }
 
     /// Runs curl as a client; it trusts the lab's certificates.

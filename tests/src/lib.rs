@@ -14,6 +14,7 @@ pub mod lab;
 pub mod netns;
 pub mod place;
 pub mod wait;
+pub mod walk;
 
 pub use agent::Agent;
 pub use client::Reply;

@@ -3,6 +3,7 @@
 //! Owns their making; they end with the last process and descriptor in them. The machine's own
 //! namespace is never changed.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -123,7 +124,7 @@ impl NetNs {
             for (address, prefix) in addresses {
                 // nodad: a test does not wait a second for its own address.
                 let nodad = if address.is_ipv6() { " nodad" } else { "" };
-                script += &format!("addr add {address}/{prefix} dev {device}{nodad}\n");
+                writeln!(script, "addr add {address}/{prefix} dev {device}{nodad}")?;
             }
             side.ip(&script)?;
         }

@@ -4,6 +4,7 @@
 //! Owns what happens between fork and exec. The places themselves are `cgroup` and `netns`.
 
 use std::ffi::CString;
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -136,7 +137,7 @@ impl ResolverFiles {
             .tempdir()?;
         let mut resolv = String::from("options timeout:2 attempts:2\n");
         for server in servers {
-            resolv += &format!("nameserver {server}\n");
+            writeln!(resolv, "nameserver {server}")?;
         }
         std::fs::write(dir.path().join("resolv.conf"), resolv)?;
         // Without it, a machine with systemd-resolved would be asked through a Unix socket.

@@ -1,6 +1,8 @@
 //! The harness itself, on the real kernel and without the agent: what it makes is there and
 //! works, and nothing of it stays.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -66,9 +66,8 @@ pub(super) async fn answer(
         },
         "stream" => match argument.parse::<usize>() {
             Ok(count) => {
-                let lines = (0..count.min(100))
-                    .map(|id| format!("{}\n", about.line(id)))
-                    .collect::<String>();
+                let lines = (0..count.min(100)).map(|id| about.line(id).to_string());
+                let lines = lines.collect::<Vec<_>>().join("\n") + "\n";
                 with_type("application/json", lines.into())
             }
             Err(_) => status(StatusCode::NOT_FOUND),
