@@ -11,9 +11,9 @@ use core::mem::size_of;
 /// pinned maps of another version.
 pub const ABI_VERSION: u32 = 1;
 
-/// Cgroup ids that a socket remembers: the creating task's leaf and the ancestors of it that lie
-/// just below the top of the hierarchy. The deepest one with a policy wins.
-pub const OWNER_DEPTH: usize = 6;
+/// Cgroup ids that a socket remembers: those of the creating task's ancestors from level 1 down,
+/// then its leaf in the last place. The deepest one with a policy wins.
+pub const OWNER_DEPTH: usize = 8;
 
 /// IANA protocol numbers that the tables know.
 pub mod proto {
@@ -64,7 +64,7 @@ pub struct Policy {
 pub struct RuleKey {
     /// [`Policy::table`].
     pub table: u32,
-    /// Host byte order; 0 = any port.
+    /// Host byte order, never 0.
     pub port: u16,
     /// IANA protocol number.
     pub proto: u8,
@@ -106,7 +106,7 @@ pub struct Rule {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketState {
-    /// Cgroup ids of the creator, shallowest first, leaf last where it fits; 0 = none.
+    /// Cgroup ids of the creator: levels 1, 2, ... and the leaf in the last place; 0 = none.
     pub owner: [u64; OWNER_DEPTH],
     /// Network namespace cookie; 0 = not known yet.
     pub netns: u64,
@@ -277,5 +277,16 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )* };
     }
-    pod!(Addr, DenyEvent, FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey, SocketState);
+    pod!(
+        Addr,
+        DenyEvent,
+        FlowKey,
+        FlowOrigin,
+        Policy,
+        PrefixData,
+        ProxyPort,
+        Rule,
+        RuleKey,
+        SocketState
+    );
 }

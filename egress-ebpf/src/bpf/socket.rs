@@ -1,0 +1,87 @@
+//! Socket creation: notes whose the socket is, and refuses the kinds that no rule can list.
+
+use crate::bpf::event;
+use crate::bpf::judge::state_or_new;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    bpf_set_retval,
+};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use aya_ebpf::programs::SockContext;
+use core::ptr;
+use egress_ebpf::abi::{OWNER_DEPTH, SocketState, proto, socket_flag};
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::Destination;
+use egress_ebpf::verdict::{Hook, Reason, Verdict};
+
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+/// `IPPROTO_MPTCP`: one socket, several flows, the later ones made by the kernel.
+const MPTCP: u32 = 262;
+const EPROTONOSUPPORT: i32 = 93;
+
+/// Runs in the context of the task that calls `socket()` (`inet_create`, `inet6_create`).
+#[inline(always)]
+pub fn create(ctx: &SockContext) -> i32 {
+    // SAFETY: context fields of `bpf_sock` that sock_create may read.
+    let (kind, protocol) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*ctx.sock).type_),
+            ptr::read_volatile(&raw const (*ctx.sock).protocol),
+        )
+    };
+    if protocol == MPTCP {
+        // Programs that try MPTCP first fall back to TCP on this errno, and on no other for sure.
+        // SAFETY: a plain integer argument.
+        unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
+        return Verdict::Deny(Reason::Protocol).return_code();
+    }
+    let Some(state) = state_or_new(ctx.sock.cast()) else {
+        return refuse(None, protocol, Reason::State);
+    };
+    owned(ctx, state);
+    state.proto = protocol as u8;
+    let listable = (kind == SOCK_STREAM && protocol == proto::TCP as u32)
+        || (kind == SOCK_DGRAM && protocol == proto::UDP as u32);
+    if listable {
+        Verdict::Allow.return_code()
+    } else {
+        refuse(Some(state), protocol, Reason::Protocol)
+    }
+}
+
+#[inline(always)]
+fn owned(ctx: &SockContext, state: &mut SocketState) {
+    for level in 1..OWNER_DEPTH {
+        // SAFETY: a plain integer argument; 0 comes back for a level below the task's own.
+        state.owner[level - 1] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    }
+    // SAFETY: these take no pointer but the context.
+    unsafe {
+        state.owner[OWNER_DEPTH - 1] = bpf_get_current_cgroup_id();
+        state.netns = bpf_get_netns_cookie(ctx.as_ptr());
+    }
+    state.flags |= socket_flag::OWNED;
+    note_task(state);
+}
+
+/// Notes which task acts on the socket.
+#[inline(always)]
+pub fn note_task(state: &mut SocketState) {
+    state.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if let Ok(comm) = bpf_get_current_comm() {
+        state.comm = comm;
+    }
+}
+
+#[inline(always)]
+fn refuse(state: Option<&mut SocketState>, protocol: u32, reason: Reason) -> i32 {
+    let to = Destination {
+        addr: Addr::UNSPECIFIED,
+        port: 0,
+        proto: protocol as u8,
+    };
+    event::denied(state.as_deref(), None, &to, reason, Hook::SockCreate);
+    Verdict::Deny(reason).return_code()
+}
