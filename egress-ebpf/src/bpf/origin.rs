@@ -13,6 +13,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get,
 };
 use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::warn;
 use core::ffi::c_void;
 use core::ptr;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, OWNER_DEPTH, counter, proto, socket_flag};
@@ -87,6 +88,10 @@ fn publish(ctx: &SockOpsContext, sk: *mut c_void) {
     } else {
         // The backstop drops the SYN of a redirected socket that is not published.
         count(counter::FLOWS_FULL);
+        warn!(
+            ctx,
+            "flow table full: a redirected flow of pid {} is refused", state.pid
+        );
     }
 }
 
