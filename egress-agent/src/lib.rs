@@ -1,1 +1,7 @@
 //! x
+pub mod app;
+pub mod cgroup2;
+pub mod cli;
+pub mod config;
+pub mod exec;
+pub mod failure;
