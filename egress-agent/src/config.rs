@@ -108,7 +108,7 @@ impl Config {
                 } else {
                     servers
                 },
-                min_ttl: s.dns.min_ttl.map_or(Duration::from_secs(5), |d| d.0),
+                min_ttl: s.dns.min_ttl.map_or(Duration::from_secs(30), |d| d.0),
                 // Clients hold addresses beyond the TTL: connection pools, the JVM's cache.
                 grace: s.dns.grace.map_or(Duration::from_mins(10), |d| d.0),
             },

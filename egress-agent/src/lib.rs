@@ -5,3 +5,5 @@ pub mod cli;
 pub mod config;
 pub mod exec;
 pub mod failure;
+pub mod sockets;
+pub mod sources;
