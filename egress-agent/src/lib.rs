@@ -1,3 +1,14 @@
-//! The shell of the egress gate.
+//! The shell of the egress gate: everything with a socket, a file or a clock. How a rule is judged
+//! stands in `egress-core` and `egress-ebpf`; this crate carries it out.
+//!
+//! Binary and integration tests use it; it promises nothing to other crates.
+
+pub mod app;
+pub mod cgroup2;
+pub mod cli;
+pub mod config;
+pub mod exec;
 pub mod failure;
 pub mod kernel;
+pub mod sockets;
+pub mod sources;

@@ -1,0 +1,6 @@
+//! Where rules come from. A source hands over whole, decoded rule sets; it judges no flow.
+
+pub mod files;
+mod watch;
+
+pub use files::{Feed, SourceFile, follow};
