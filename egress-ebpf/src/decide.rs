@@ -33,8 +33,13 @@ pub fn decide<T: Tables>(
     to: &Destination,
     proxy: Option<u16>,
 ) -> Verdict {
+    let any = policy.flags & policy_flag::ALLOW_ANY != 0;
     if to.proto != proto::TCP && to.proto != proto::UDP {
-        return Verdict::Deny(Reason::Protocol);
+        return if any {
+            Verdict::Allow
+        } else {
+            Verdict::Deny(Reason::Protocol)
+        };
     }
     let addr = to.addr.canonical();
     if addr.is_loopback() {
@@ -51,7 +56,7 @@ pub fn decide<T: Tables>(
             Some(_) if to.proto == proto::TCP => Verdict::Proxy,
             _ => Verdict::Deny(Reason::NoProxy),
         },
-        None if policy.flags & policy_flag::ALLOW_ANY != 0 => Verdict::Allow,
+        None if any => Verdict::Allow,
         _ => Verdict::Deny(Reason::NotListed),
     }
 }
@@ -169,7 +174,7 @@ mod tests {
         table: 7,
         generation: 1,
         flags: policy_flag::HAS_PREFIXES,
-        reserved: 0,
+        errno: 0,
     };
 
     fn judge(policy: &Policy, addr: &str, port: u16, p: u8, proxy: Option<u16>) -> Verdict {
@@ -255,9 +260,6 @@ mod tests {
             judge(&any, "203.0.113.10", 80, proto::TCP, Some(1)),
             Verdict::Proxy
         );
-        assert_eq!(
-            judge(&any, "192.0.2.1", 1, 132, Some(1)),
-            Verdict::Deny(Reason::Protocol)
-        );
+        assert_eq!(judge(&any, "192.0.2.1", 1, 132, Some(1)), Verdict::Allow);
     }
 }

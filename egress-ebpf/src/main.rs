@@ -37,12 +37,12 @@ fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::peer4(&ctx)
+    datagram::receive4(&ctx)
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    datagram::peer6(&ctx)
+    datagram::receive6(&ctx)
 }
 
 #[cgroup_sock_addr(getpeername4)]

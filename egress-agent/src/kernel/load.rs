@@ -18,9 +18,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eg
 const MINIMUM: (u8, u8) = (6, 1);
 
 /// Maps that outlive the agent.
-const PINNED_MAPS: [&str; 10] = [
+const PINNED_MAPS: [&str; 11] = [
     "POLICIES", "OWNERS", "RULES", "PREFIXES", "PROXIES", "FLOWS", "SOCKETS", "ORIGINS", "EVENTS",
-    "COUNTERS",
+    "COUNTERS", "PEERS",
 ];
 
 /// The programs, loaded and verified, and the maps they use.

@@ -4,13 +4,15 @@
 //! chain has rewritten them by now. Datagrams are judged by header, with the last destination
 //! that passed as a short cut.
 
+use crate::bpf::datagram::answers;
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, judge, policy_of, remember, state};
-use aya_ebpf::helpers::generated::bpf_sk_fullsock;
+use crate::bpf::judge::{Applied, judge, policy, policy_of, remember, state};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
 use aya_ebpf::programs::SkBuffContext;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{SocketState, action, proto, socket_flag};
+use egress_ebpf::abi::{SocketState, action, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::packet::{Packet, destination};
@@ -63,11 +65,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
             if tcp || udp {
                 by_header(ctx, known)
             } else {
-                let to = Destination {
-                    proto: protocol as u8,
-                    ..UNKNOWN
-                };
-                refuse(known.as_deref(), None, &to, Reason::Protocol)
+                other(known, protocol)
             }
         }
     }
@@ -93,7 +91,7 @@ fn stream(state: &mut SocketState) -> i32 {
     if state.action == action::PROXY && state.flags & socket_flag::PUBLISHED == 0 {
         return refuse(
             Some(state),
-            Some(state.policy),
+            Some(&policy(state.policy)),
             &destination_of(state),
             Reason::FlowTableFull,
         );
@@ -104,6 +102,21 @@ fn stream(state: &mut SocketState) -> i32 {
     }
     let to = destination_of(state);
     rejudge(state, &applied, &to)
+}
+
+/// Neither a TCP nor a UDP socket: raw, ping, SCTP and whatever else speaks IP.
+#[inline(always)]
+fn other(known: Option<&mut SocketState>, protocol: u32) -> i32 {
+    let empty = SocketState::default();
+    let applied = policy_of(known.as_deref().unwrap_or(&empty));
+    if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
+        return Verdict::Allow.return_code();
+    }
+    let to = Destination {
+        proto: protocol as u8,
+        ..UNKNOWN
+    };
+    refuse(known.as_deref(), Some(&applied), &to, Reason::Protocol)
 }
 
 #[inline(always)]
@@ -120,7 +133,7 @@ fn destination_of(state: &SocketState) -> Destination {
 #[inline(always)]
 fn rejudge(state: &mut SocketState, applied: &Applied, to: &Destination) -> i32 {
     match judge(applied, state.netns, to) {
-        Verdict::Deny(reason) => refuse(Some(state), Some(applied.id), to, reason),
+        Verdict::Deny(reason) => refuse(Some(state), Some(applied), to, reason),
         verdict => {
             state.policy = applied.id;
             state.generation = applied.policy.generation;
@@ -142,8 +155,8 @@ fn by_header(ctx: &SkBuffContext, known: Option<&mut SocketState>) -> i32 {
         return match judge(&applied, 0, &to) {
             Verdict::Allow => Verdict::Allow.return_code(),
             // Without a state there was no redirect, so this packet is on its way past the proxy.
-            Verdict::Proxy => refuse(None, Some(applied.id), &to, Reason::State),
-            Verdict::Deny(reason) => refuse(None, Some(applied.id), &to, reason),
+            Verdict::Proxy => refuse(None, Some(&applied), &to, Reason::State),
+            Verdict::Deny(reason) => refuse(None, Some(&applied), &to, reason),
         };
     };
     let applied = policy_of(state);
@@ -160,18 +173,22 @@ fn by_header(ctx: &SkBuffContext, known: Option<&mut SocketState>) -> i32 {
             remember(state, &applied, &to, Verdict::Allow);
             Verdict::Allow.return_code()
         }
-        Verdict::Proxy => refuse(Some(state), Some(applied.id), &to, Reason::NoProxy),
-        Verdict::Deny(reason) => refuse(Some(state), Some(applied.id), &to, reason),
+        Verdict::Proxy => refuse(Some(state), Some(&applied), &to, Reason::NoProxy),
+        // The state above may hold what another thread has sent in between.
+        // SAFETY: takes no pointer but the context.
+        Verdict::Deny(_) if answers(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }, &to) => {
+            Verdict::Allow.return_code()
+        }
+        Verdict::Deny(reason) => refuse(Some(state), Some(&applied), &to, reason),
     }
 }
 
 #[inline(always)]
 fn refuse(
     state: Option<&SocketState>,
-    policy: Option<u32>,
+    applied: Option<&Applied>,
     to: &Destination,
     reason: Reason,
 ) -> i32 {
-    event::denied(state, policy, to, reason, Hook::Egress);
-    Verdict::Deny(reason).return_code()
+    event::refuse(state, applied, to, reason, Hook::Egress).return_code()
 }

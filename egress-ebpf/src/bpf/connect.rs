@@ -5,7 +5,7 @@ use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember, state_o
 use crate::bpf::maps::count;
 use crate::bpf::socket::note_task;
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use core::ffi::c_void;
 use core::ptr;
@@ -68,8 +68,7 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
         return (Verdict::Allow, 0);
     }
     let Some(state) = state_or_new(sock(ctx)) else {
-        event::denied(None, None, to, Reason::State, hook);
-        return (Verdict::Deny(Reason::State), 0);
+        return (event::refuse(None, None, to, Reason::State, hook), 0);
     };
     if state.netns == 0 {
         // SAFETY: takes no pointer but the context.
@@ -78,11 +77,12 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     note_task(state);
     let applied = policy_of(state);
     let verdict = judge(&applied, state.netns, to);
-    settle(state, &applied, to, verdict, hook);
+    let verdict = settle(state, &applied, to, verdict, hook);
     (verdict, proxy_port(state.netns).unwrap_or(0))
 }
 
-/// Writes a verdict into the socket's state, counts it, and records a refusal.
+/// Writes a verdict into the socket's state, counts it, and records a refusal. Returns what
+/// becomes of the call.
 #[inline(always)]
 pub fn settle(
     state: &mut SocketState,
@@ -90,21 +90,32 @@ pub fn settle(
     to: &Destination,
     verdict: Verdict,
     hook: Hook,
-) {
-    match verdict {
-        Verdict::Allow => count(counter::ALLOWED),
+) -> Verdict {
+    let verdict = match verdict {
+        Verdict::Allow => {
+            count(counter::ALLOWED);
+            verdict
+        }
         Verdict::Proxy => {
             state.flags &= !socket_flag::PUBLISHED;
             count(counter::REDIRECTED);
+            verdict
         }
         Verdict::Deny(reason) => {
             if to.proto == proto::TCP {
                 state.action = 0;
             }
-            event::denied(Some(state), Some(applied.id), to, reason, hook);
+            let verdict = event::refuse(Some(state), Some(applied), to, reason, hook);
+            if verdict != Verdict::Allow && applied.policy.errno != 0 {
+                // SAFETY: a plain integer argument; connect and sendmsg may set what the caller
+                // gets (kernel/bpf/cgroup.c, cgroup_base_func_proto).
+                unsafe { bpf_set_retval(-(applied.policy.errno as i32)) };
+            }
+            verdict
         }
-    }
+    };
     remember(state, applied, to, verdict);
+    verdict
 }
 
 /// The socket behind an address context.

@@ -78,11 +78,12 @@ pub fn policy(id: u32) -> Applied {
             let generation = ptr::read_volatile(&raw const (*slot).generation);
             let table = ptr::read_volatile(&raw const (*slot).table);
             let flags = ptr::read_volatile(&raw const (*slot).flags);
+            let errno = ptr::read_volatile(&raw const (*slot).errno);
             Policy {
                 table,
                 generation,
                 flags,
-                reserved: 0,
+                errno,
             }
         },
         None => Policy::default(),

@@ -4,10 +4,10 @@
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use egress_ebpf::abi::{
-    FlowKey, FlowOrigin, PREFIX_FIXED_BITS, Policy, PrefixData, ProxyPort, Rule, RuleKey,
-    SocketState, counter,
+    DenyKey, DenySeen, FlowKey, FlowOrigin, PREFIX_FIXED_BITS, PeerKey, Policy, PrefixData,
+    ProxyPort, Rule, RuleKey, SocketState, counter,
 };
 use egress_ebpf::decide::Tables;
 
@@ -48,6 +48,19 @@ pub static ORIGINS: SkStorage<FlowOrigin> = SkStorage::new();
 /// Refusals. Written by the hooks, drained by the agent.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+/// Refusals of the last moments. Written by the hooks; the oldest gives way.
+#[map]
+pub static DENIES: LruHashMap<DenyKey, DenySeen> = LruHashMap::with_max_entries(8192, 0);
+
+/// Events of this CPU in the running window. Written by the hooks.
+#[map]
+pub static RATE: PerCpuArray<DenySeen> = PerCpuArray::with_max_entries(1, 0);
+
+/// Peers that wrote first, by the time of their last datagram. Written by recvmsg; the oldest
+/// gives way.
+#[map]
+pub static PEERS: LruHashMap<PeerKey, u64> = LruHashMap::with_max_entries(65_536, 0);
 
 /// [`counter`]. Written by the hooks, read by the agent.
 #[map]

@@ -1,7 +1,7 @@
 //! Socket creation: notes whose the socket is, and refuses the kinds that no rule can list.
 
 use crate::bpf::event;
-use crate::bpf::judge::state_or_new;
+use crate::bpf::judge::{policy_of, state_or_new};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::programs::SockContext;
 use core::ptr;
-use egress_ebpf::abi::{OWNER_DEPTH, SocketState, proto, socket_flag};
+use egress_ebpf::abi::{OWNER_DEPTH, SocketState, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
@@ -31,24 +31,38 @@ pub fn create(ctx: &SockContext) -> i32 {
             ptr::read_volatile(&raw const (*ctx.sock).protocol),
         )
     };
-    if protocol == MPTCP {
-        // Programs that try MPTCP first fall back to TCP on this errno, and on no other for sure.
-        // SAFETY: a plain integer argument.
-        unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
-        return Verdict::Deny(Reason::Protocol).return_code();
-    }
+    let listable = (kind == SOCK_STREAM && protocol == u32::from(proto::TCP))
+        || (kind == SOCK_DGRAM && protocol == u32::from(proto::UDP));
+    let to = Destination {
+        addr: Addr::UNSPECIFIED,
+        port: 0,
+        proto: protocol as u8,
+    };
     let Some(state) = state_or_new(ctx.sock.cast()) else {
-        return refuse(None, protocol, Reason::State);
+        return event::refuse(None, None, &to, Reason::State, Hook::SockCreate).return_code();
     };
     owned(ctx, state);
     state.proto = protocol as u8;
-    let listable = (kind == SOCK_STREAM && protocol == proto::TCP as u32)
-        || (kind == SOCK_DGRAM && protocol == proto::UDP as u32);
     if listable {
-        Verdict::Allow.return_code()
-    } else {
-        refuse(Some(state), protocol, Reason::Protocol)
+        return Verdict::Allow.return_code();
     }
+    let applied = policy_of(state);
+    if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
+        return Verdict::Allow.return_code();
+    }
+    let verdict = event::refuse(
+        Some(state),
+        Some(&applied),
+        &to,
+        Reason::Protocol,
+        Hook::SockCreate,
+    );
+    if verdict != Verdict::Allow && protocol == MPTCP {
+        // Programs that try MPTCP first fall back to TCP on this errno, and on no other for sure.
+        // SAFETY: a plain integer argument.
+        unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
+    }
+    verdict.return_code()
 }
 
 #[inline(always)]
@@ -73,15 +87,4 @@ pub fn note_task(state: &mut SocketState) {
     if let Ok(comm) = bpf_get_current_comm() {
         state.comm = comm;
     }
-}
-
-#[inline(always)]
-fn refuse(state: Option<&mut SocketState>, protocol: u32, reason: Reason) -> i32 {
-    let to = Destination {
-        addr: Addr::UNSPECIFIED,
-        port: 0,
-        proto: protocol as u8,
-    };
-    event::denied(state.as_deref(), None, &to, reason, Hook::SockCreate);
-    Verdict::Deny(reason).return_code()
 }
