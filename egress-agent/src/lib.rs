@@ -7,6 +7,7 @@ pub mod app;
 pub mod cgroup2;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod exec;
 pub mod failure;
 pub mod kernel;

@@ -50,7 +50,9 @@ impl Rules {
     }
 
     async fn become_lines(&mut self, want: &[&str]) {
-        let got = timeout(SOON, self.feed.current.wait_for(|l| l.iter().eq(want))).await.is_ok();
+        let got = timeout(SOON, self.feed.current.wait_for(|l| l.iter().eq(want)))
+            .await
+            .is_ok();
         assert!(got, "want {want:?}, have {:?}", self.now());
     }
 

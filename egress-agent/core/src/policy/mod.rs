@@ -1,1 +1,6 @@
-//! Tables for the kernel: leases, desired tables, diff and the state machine that holds them.
+//! From services and DNS answers to the kernel's tables and the proxy's snapshot.
+
+pub mod diff;
+pub mod leases;
+mod ranges;
+pub mod tables;
