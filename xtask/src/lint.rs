@@ -1,0 +1,84 @@
+//! `lint` and `tidy`: what must hold before a change is handed in.
+//!
+//! Owns the list of checks and the walk over the sources. The house rules are `tidy`'s.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::tasks::{cargo, root, show};
+use crate::tidy::{self, Finding};
+use crate::{ebpf, provision};
+
+/// Folders that hold no source of this project.
+const SKIPPED: [&str; 4] = ["target", ".git", "data", "corpus"];
+
+/// Format, clippy, docs and the house rules.
+pub fn run() -> Result<()> {
+    if std::env::var_os("EGRESS_BPF_OBJECT").is_none() && ebpf::find()?.is_none() {
+        provision::toolchain()?;
+    }
+    show(&mut cargo(&["fmt", "--all", "--check"]))?;
+    tidy()?;
+    show(&mut cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    show(cargo(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The house rules over every source file.
+pub fn tidy() -> Result<()> {
+    let mut paths = Vec::new();
+    sources(root(), &mut paths)?;
+    paths.sort();
+    let (mut broken, mut files) = (0, 0);
+    for path in paths {
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let shown = path
+            .strip_prefix(root())
+            .unwrap_or(&path)
+            .to_string_lossy()
+            .into_owned();
+        files += 1;
+        for finding in tidy::check(&shown, &text) {
+            match finding {
+                Finding::Note(note) => eprintln!("tidy: note: {shown}: {note}"),
+                Finding::Broken { line, rule } => {
+                    broken += 1;
+                    eprintln!("tidy: {shown}:{line}: {rule}");
+                }
+            }
+        }
+    }
+    if broken > 0 {
+        bail!("tidy: {broken} findings in {files} files");
+    }
+    eprintln!("tidy: {files} files, no findings");
+    Ok(())
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if path.is_dir() && !path.is_symlink() {
+            if !SKIPPED.contains(&name.as_str()) {
+                sources(&path, found)?;
+            }
+        } else if tidy::is_checked(&name) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Root, where a step needs it: the process's own, or sudo's.
+//!
+//! Owns how a command is given privilege. It decides nothing about which step needs it.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
+
+use crate::ebpf;
+
+/// How this process gets to run something as root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// It is root.
+    Root,
+    /// It asks sudo, which may ask the user.
+    Sudo,
+}
+
+/// The privilege that can be had here, or `None`.
+pub fn find() -> Option<Privilege> {
+    // The owner of /proc/self is the effective user id of this process.
+    let root = fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
+    if root {
+        return Some(Privilege::Root);
+    }
+    ebpf::find_on_path("sudo").map(|_| Privilege::Sudo)
+}
+
+impl Privilege {
+    /// `program` as root. Of the environment, sudo keeps only what the tools here read.
+    pub fn command(self, program: &str) -> Command {
+        match self {
+            Self::Root => Command::new(program),
+            Self::Sudo => {
+                let mut command = Command::new("sudo");
+                command.args(sudo_arguments()).arg(program);
+                command
+            }
+        }
+    }
+
+    /// The words that cargo's runner needs before a test binary.
+    pub fn runner(self) -> Option<String> {
+        (self == Self::Sudo).then(|| format!("sudo {}", sudo_arguments().join(" ")))
+    }
+}
+
+/// What sudo is told before the program: which variables and which PATH to keep.
+fn sudo_arguments() -> Vec<String> {
+    let path = env::var("PATH").unwrap_or_default();
+    vec![
+        "--preserve-env=RUST_BACKTRACE,RUST_LOG,CI,CARGO_TARGET_TMPDIR".to_owned(),
+        "--".to_owned(),
+        "env".to_owned(),
+        format!("PATH={path}"),
+    ]
+}

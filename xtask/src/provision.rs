@@ -1,0 +1,237 @@
+//! Installs what a build or a test needs and the machine lacks: a compiler for the BPF target,
+//! `bpf-linker`, curl, iproute2.
+//!
+//! Owns the choice of where a tool comes from. What counts as usable is `ebpf`'s to say. Tools
+//! that are built go to a folder of the user's cache; packages need root or sudo and are the
+//! only steps that do.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::ebpf::{self, LINKER_LLVM, Toolchain};
+use crate::privilege::{self, Privilege};
+use crate::progress::step;
+
+/// The linker's release that is known to work with the pinned aya.
+const LINKER_VERSION: &str = "0.13.0";
+
+/// Debian's compiler with the library source: a release, unlike the nightly of today.
+const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
+
+/// What `bpf-linker` is built from. Polly is a part of LLVM that llvm-sys asks for by name.
+const LINKER_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
+
+/// The toolchain for the BPF programs, installed now if it is not there.
+pub fn toolchain() -> Result<Toolchain> {
+    if let Some(found) = ebpf::find()? {
+        return Ok(found);
+    }
+    let _lock = lock()?;
+    // Another xtask may have finished the work while this one waited.
+    if let Some(found) = ebpf::find()? {
+        return Ok(found);
+    }
+    if ebpf::compilers().is_empty() {
+        install_compiler()?;
+    }
+    if ebpf::find()?.is_none() {
+        install_linker()?;
+    }
+    ebpf::find()?.context(ebpf::MISSING)
+}
+
+/// The programs that the lab and the end-to-end tests run.
+pub fn test_programs() -> Result<()> {
+    let missing: Vec<&str> = [("curl", "curl"), ("ip", "iproute2")]
+        .into_iter()
+        .filter(|(program, _)| !is_program(program))
+        .map(|(_, package)| package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let _lock = lock()?;
+    match Apt::find(&missing)? {
+        Some(apt) => apt.install(&missing),
+        None => bail!(
+            "the tests need {}: install it with the system's package manager",
+            missing.join(" and ")
+        ),
+    }
+}
+
+fn install_compiler() -> Result<()> {
+    let apt = Apt::find(&COMPILER_PACKAGES)?;
+    let rustup = ebpf::find_on_path("rustup").is_some();
+    match apt {
+        // As root nobody has to be asked, and a released compiler is the same tomorrow.
+        Some(apt) if apt.privilege == Privilege::Root || !rustup => apt.install(&COMPILER_PACKAGES),
+        other => {
+            if rustup && rustup_nightly().is_ok() {
+                return Ok(());
+            }
+            match other {
+                Some(apt) => apt.install(&COMPILER_PACKAGES),
+                None => bail!(ebpf::MISSING),
+            }
+        }
+    }
+}
+
+fn rustup_nightly() -> Result<()> {
+    let mut rustup = Command::new("rustup");
+    rustup.args([
+        "toolchain",
+        "install",
+        "nightly",
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src",
+    ]);
+    step("rustup: nightly with rust-src", rustup)
+}
+
+fn install_linker() -> Result<()> {
+    let llvm = format!("/usr/lib/llvm-{LINKER_LLVM}");
+    if !linker_libraries(&llvm)
+        && let Some(apt) = Apt::find(&LINKER_PACKAGES)?
+    {
+        apt.install(&LINKER_PACKAGES)?;
+    }
+    let root = ebpf::tools_dir()?.join(format!("linker-llvm{LINKER_LLVM}"));
+    let version = format!("bpf-linker@{LINKER_VERSION}");
+    if linker_libraries(&llvm) {
+        let mut cargo = host_cargo();
+        cargo
+            .args([
+                "install",
+                &version,
+                "--locked",
+                "--no-default-features",
+                "--features",
+            ])
+            .arg(format!("llvm-{LINKER_LLVM}"))
+            .arg("--root")
+            .arg(&root)
+            // Without it the last link step does not find libLLVM.
+            .env("LLVM_PREFIX", &llvm);
+        return step(&format!("cargo install bpf-linker {LINKER_VERSION}"), cargo);
+    }
+    if is_program("cargo-binstall") {
+        let mut cargo = host_cargo();
+        cargo
+            .args(["binstall", "--no-confirm", &version, "--root"])
+            .arg(&root);
+        return step(
+            &format!("cargo binstall bpf-linker {LINKER_VERSION}"),
+            cargo,
+        );
+    }
+    bail!(
+        "no bpf-linker, and no way to install one here: put a released bpf-linker on PATH \
+         (`cargo binstall bpf-linker`), or install LLVM {LINKER_LLVM}'s development files \
+         (Debian: {}) and run `cargo xtask setup` again",
+        LINKER_PACKAGES.join(" ")
+    )
+}
+
+fn linker_libraries(llvm: &str) -> bool {
+    Path::new(llvm).join("bin/llvm-config").exists()
+        && Path::new(llvm).join("lib/libLLVM.so").exists()
+}
+
+/// The cargo that runs this, without what it said about building xtask.
+fn host_cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_MANIFEST_DIR");
+    cargo
+}
+
+fn is_program(name: &str) -> bool {
+    // Debian keeps ip out of the path of ordinary users.
+    ebpf::find_on_path(name).is_some()
+        || ["/usr/sbin", "/sbin"]
+            .iter()
+            .any(|dir| Path::new(dir).join(name).is_file())
+}
+
+/// Held while something is being installed: two xtasks must not do it at once. The kernel lets
+/// go of it however the process ends.
+fn lock() -> Result<File> {
+    let dir = ebpf::tools_dir()?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let file = File::create(dir.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            eprintln!("xtask: another xtask is installing tools: waiting for it");
+            file.lock()?;
+        }
+        Err(TryLockError::Error(error)) => {
+            return Err(error).context("cannot lock the tools folder");
+        }
+    }
+    Ok(file)
+}
+
+/// A Debian package manager that this process may use.
+struct Apt {
+    privilege: Privilege,
+}
+
+impl Apt {
+    /// Apt, where it is there, may be used and knows all of `packages`.
+    fn find(packages: &[&str]) -> Result<Option<Self>> {
+        if ebpf::find_on_path("apt-get").is_none() {
+            return Ok(None);
+        }
+        let Some(privilege) = privilege::find() else {
+            return Ok(None);
+        };
+        let apt = Self { privilege };
+        if !known(packages) {
+            step("apt-get update", apt.command(&["update"]))?;
+        }
+        Ok(known(packages).then_some(apt))
+    }
+
+    fn install(&self, packages: &[&str]) -> Result<()> {
+        let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+        arguments.extend_from_slice(packages);
+        let what = format!("apt-get install {}", packages.join(" "));
+        if step(&what, self.command(&arguments)).is_ok() {
+            return Ok(());
+        }
+        // The lists may name a release that the mirror has replaced.
+        step("apt-get update", self.command(&["update"]))?;
+        step(&what, self.command(&arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.privilege.command("env");
+        command
+            .arg("DEBIAN_FRONTEND=noninteractive")
+            .arg("apt-get")
+            .args(arguments);
+        command
+    }
+}
+
+/// Whether apt's lists hold a version of each package.
+fn known(packages: &[&str]) -> bool {
+    Command::new("apt-cache")
+        .args(["show", "--no-all-versions"])
+        .args(packages)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}

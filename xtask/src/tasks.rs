@@ -1,0 +1,151 @@
+//! The verbs that build and run: setup, build, run, test.
+//!
+//! Owns the order of their steps and which of them need root. Tools come from `provision`, the
+//! BPF object from `ebpf`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::ebpf;
+use crate::privilege::{self, Privilege};
+use crate::progress::step_fn;
+use crate::provision;
+
+/// The workspace's folder: xtask stands directly below it.
+pub fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}
+
+/// The folder of build output.
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// A cargo of the workspace.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root()).args(arguments);
+    cargo
+}
+
+/// Runs a command whose output the user sees, and fails where it fails.
+pub fn show(command: &mut Command) -> Result<()> {
+    let name = command.get_program().display().to_string();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {name}"))?;
+    if !status.success() {
+        let line: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        bail!("{name} {} failed: {status}", line.join(" "));
+    }
+    Ok(())
+}
+
+/// Finds or installs the tools and says what is used.
+pub fn setup() -> Result<()> {
+    let toolchain = provision::toolchain()?;
+    provision::test_programs()?;
+    eprintln!(
+        "xtask: BPF compiler: {} ({})",
+        toolchain.name,
+        toolchain.rustc.display()
+    );
+    eprintln!("xtask: BPF linker: {}", toolchain.linker.display());
+    Ok(())
+}
+
+/// Builds everything that `run` and `test` execute.
+pub fn build() -> Result<()> {
+    bpf_object()?;
+    show(&mut cargo(&[
+        "build",
+        "--package",
+        "egress-agent",
+        "--package",
+        "egress-tests",
+        "--bins",
+    ]))
+}
+
+/// Builds the BPF object, so that the agent's build script finds it fresh.
+fn bpf_object() -> Result<()> {
+    if env::var_os("EGRESS_BPF_OBJECT").is_some() {
+        return Ok(());
+    }
+    let toolchain = provision::toolchain()?;
+    step_fn(&format!("BPF programs with {}", toolchain.name), || {
+        ebpf::build(&toolchain, root(), &target())
+    })?;
+    Ok(())
+}
+
+/// The lab, or the agent itself where arguments are given.
+pub fn run(keep: bool, agent: &[String]) -> Result<()> {
+    let lab = agent.is_empty();
+    if !lab && keep {
+        bail!("--keep is the lab's: it takes no arguments for the agent");
+    }
+    let root_access = root_access()?;
+    if lab {
+        provision::test_programs()?;
+    }
+    build()?;
+    let binaries = target().join("debug");
+    let mut command = root_access.command(
+        &binaries
+            .join(if lab { "lab" } else { "egress-agent" })
+            .to_string_lossy(),
+    );
+    if lab {
+        command.arg("--agent").arg(binaries.join("egress-agent"));
+        command.arg("--examples").arg(root().join("examples"));
+        command.args(keep.then_some("--keep"));
+    } else {
+        command.arg("run").args(agent);
+    }
+    show(&mut command)
+}
+
+/// Unit tests as the user, then the suites on the real kernel as root.
+pub fn test(filter: Option<&str>) -> Result<()> {
+    let root_access = root_access()?;
+    provision::test_programs()?;
+    build()?;
+    let mut unit = cargo(&["test", "--workspace", "--exclude", "egress-tests"]);
+    unit.args(filter);
+    show(&mut unit)?;
+    let mut suites = cargo(&["test", "--package", "egress-tests"]);
+    suites
+        .args(filter)
+        .env("EGRESS_AGENT_BIN", target().join("debug/egress-agent"));
+    if let Some(runner) = root_access.runner() {
+        suites.env(runner_variable(), runner);
+    }
+    show(&mut suites)
+}
+
+fn root_access() -> Result<Privilege> {
+    privilege::find().context(
+        "this loads BPF programs and makes network namespaces: it needs root, or sudo; it does not skip what it cannot run",
+    )
+}
+
+/// The variable by which cargo is told what runs a test binary.
+fn runner_variable() -> String {
+    format!(
+        "CARGO_TARGET_{}_UNKNOWN_LINUX_{}_RUNNER",
+        env::consts::ARCH.to_uppercase(),
+        if cfg!(target_env = "musl") {
+            "MUSL"
+        } else {
+            "GNU"
+        }
+    )
+}
