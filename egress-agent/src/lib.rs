@@ -1,1 +1,3 @@
-//! x
+//! The shell of the egress gate.
+
+pub mod proxy;
