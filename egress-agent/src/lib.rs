@@ -11,5 +11,6 @@ pub mod dns;
 pub mod exec;
 pub mod failure;
 pub mod kernel;
+pub mod proxy;
 pub mod sockets;
 pub mod sources;

@@ -127,7 +127,7 @@ impl Planner {
                 table,
                 generation: self.generation,
                 flags,
-                reserved: 0,
+                errno: 0,
             };
             self.policies.insert(id, policy);
             ops.push(TableOp::SetPolicy(id, policy));

@@ -296,7 +296,7 @@ fn an_empty_rule_set_is_a_policy_over_the_empty_table() {
         table: 0,
         generation: 1,
         flags: 0,
-        reserved: 0,
+        errno: 0,
     };
     assert_eq!(ops, [TableOp::SetPolicy(0, policy)]);
 }
@@ -315,7 +315,7 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
         table: 7,
         generation: 40,
         flags: 0,
-        reserved: 0,
+        errno: 0,
     };
     let mut planner = Planner::adopt([(0, pinned), (5, pinned)].into(), [7, 9]);
     let ops = planner.replace(wants(&[(0, one("10.0.0.1"))]));
@@ -327,7 +327,7 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
         table: 10,
         generation: 41,
         flags: 0,
-        reserved: 0,
+        errno: 0,
     };
     let rest = [
         TableOp::SetPolicy(0, policy),
