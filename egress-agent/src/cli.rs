@@ -2,7 +2,7 @@
 
 use crate::config::{Config, DEFAULT_BPF_DIR, Settings};
 use crate::failure::{Failure, USAGE};
-use crate::{app, exec};
+use crate::{app, check, exec};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -23,6 +23,12 @@ enum Verb {
     Run(RunArgs),
     /// Run a command behind the gate, in a fresh cgroup below an enforced root
     Exec(ExecArgs),
+    /// Say of each rule in files and folders whether it is valid, and why not
+    Check {
+        /// Files and folders
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// Open the gate: detach every program and remove every pin
     Detach(DetachArgs),
     /// Wait until a cgroup is empty and remove it
@@ -107,6 +113,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 app::is_attached(&bpf_dir, root)
             })? {}
         }
+        Verb::Check { paths } => check::run(&paths, &mut std::io::stdout().lock()),
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
             app::detach(
