@@ -2,7 +2,7 @@
 
 use crate::config::{Config, DEFAULT_BPF_DIR, Settings};
 use crate::failure::{Failure, USAGE};
-use crate::{app, check, exec};
+use crate::{app, check, exec, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -99,7 +99,12 @@ pub fn main() -> ExitCode {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run(args) => app::run(Config::load(args.settings, args.config.as_deref())?),
+        Verb::Run(args) => {
+            let config = Config::load(args.settings, args.config.as_deref())?;
+            // Before the cgroups are looked at and anything is made.
+            privilege::require()?;
+            app::run(config)
+        }
         Verb::Exec(args) => {
             let file = file_settings(args.config)?;
             let root = args.cgroup.or_else(|| file.cgroups.first().cloned()).ok_or_else(|| {
@@ -116,6 +121,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Check { paths } => check::run(&paths, &mut std::io::stdout().lock()),
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
+            privilege::require()?;
             app::detach(
                 &args
                     .bpf_dir

@@ -8,5 +8,6 @@ pub mod dns;
 pub mod exec;
 pub mod failure;
 pub mod observe;
+pub mod privilege;
 pub mod sockets;
 pub mod sources;

@@ -1,4 +1,8 @@
 //! The resolver against name servers of the test's own, on loopback.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
 
 use egress_agent::dns::Resolver;
 use egress_agent::sockets::SocketFactory;
@@ -133,7 +137,7 @@ fn zone(host: &str, kind: RecordType, via: Via, r: &mut Message) -> bool {
         }
         ("big.example.", RecordType::A) if via == Via::Udp => r.metadata.truncation = true,
         ("big.example.", RecordType::A) => {
-            (1..=200).for_each(|n| add(r, host, 60, &format!("198.51.100.{n}")))
+            (1..=200).for_each(|n| add(r, host, 60, &format!("198.51.100.{n}")));
         }
         ("empty.example." | "big.example.", _) => no_records(r, ResponseCode::NoError),
         ("broken.example.", _) => r.metadata.response_code = ResponseCode::ServFail,

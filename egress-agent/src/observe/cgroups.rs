@@ -12,7 +12,7 @@ const KEPT: usize = 4096;
 /// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is the 64-bit node id; since Linux 5.5.
 const FILEID_KERNFS: libc::c_int = 0xfe;
 
-/// `struct file_handle` of open_by_handle_at(2) with the eight bytes that kernfs wants.
+/// `struct file_handle` of `open_by_handle_at(2)` with the eight bytes that kernfs wants.
 #[repr(C)]
 struct KernfsHandle {
     bytes: u32,

@@ -44,9 +44,9 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         for message in decoded.messages.iter().chain(messages) {
             let line = line(&name, message);
             if message.severity == Severity::Error {
-                problems.push(line)
+                problems.push(line);
             } else {
-                rules.notes.push(line)
+                rules.notes.push(line);
             }
         }
         let skipped = decoded.skipped.iter();
