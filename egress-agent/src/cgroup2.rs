@@ -33,7 +33,7 @@ fn mount() -> Result<Mount, Failure> {
     })
 }
 
-/// proc_pid_mountinfo(5): field 4 is the root, 5 the mount point, the type follows `-`.
+/// `proc_pid_mountinfo(5)`: field 4 is the root, 5 the mount point, the type follows `-`.
 fn parse_mounts(text: &str) -> Vec<Mount> {
     text.lines()
         .filter_map(|line| {
@@ -48,7 +48,7 @@ fn parse_mounts(text: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// Space, tab, newline and backslash stand as three octal digits (`mangle` in fs/proc_namespace.c).
+/// Space, tab, newline and backslash stand as three octal digits (`mangle` in `fs/proc_namespace.c`).
 fn unescape(field: &str) -> PathBuf {
     let mut out = field.to_owned();
     for (code, plain) in [

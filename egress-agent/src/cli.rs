@@ -2,7 +2,7 @@
 
 use crate::config::{Config, DEFAULT_BPF_DIR, Settings};
 use crate::failure::{Failure, USAGE};
-use crate::{app, exec};
+use crate::{app, check, exec, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -23,6 +23,12 @@ enum Verb {
     Run(RunArgs),
     /// Run a command behind the gate, in a fresh cgroup below an enforced root
     Exec(ExecArgs),
+    /// Say of each rule in files and folders whether it is valid, and why not
+    Check {
+        /// Files and folders
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// Open the gate: detach every program and remove every pin
     Detach(DetachArgs),
     /// Wait until a cgroup is empty and remove it
@@ -93,7 +99,12 @@ pub fn main() -> ExitCode {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run(args) => app::run(Config::load(args.settings, args.config.as_deref())?),
+        Verb::Run(args) => {
+            let config = Config::load(args.settings, args.config.as_deref())?;
+            // Before the cgroups are looked at and anything is made.
+            privilege::require()?;
+            app::run(config)
+        }
         Verb::Exec(args) => {
             let file = file_settings(args.config)?;
             let root = args.cgroup.or_else(|| file.cgroups.first().cloned()).ok_or_else(|| {
@@ -107,8 +118,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 app::is_attached(&bpf_dir, root)
             })? {}
         }
+        Verb::Check { paths } => check::run(&paths, &mut std::io::stdout().lock()),
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
+            privilege::require()?;
             app::detach(
                 &args
                     .bpf_dir

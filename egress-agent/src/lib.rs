@@ -5,12 +5,17 @@
 
 pub mod app;
 pub mod cgroup2;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod dns;
+pub mod engine;
 pub mod exec;
 pub mod failure;
 pub mod kernel;
+pub mod observe;
+pub mod privilege;
 pub mod proxy;
 pub mod sockets;
 pub mod sources;
+pub mod wiring;

@@ -1,4 +1,8 @@
 //! Rule files that change in every way that editors, tools and Kubernetes change them.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
 
 use egress_agent::sources::{Feed, SourceFile, follow};
 use std::fs;

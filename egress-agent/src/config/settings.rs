@@ -32,7 +32,7 @@ pub struct Settings {
     /// Networks that go straight through, such as the cluster's pod and service ranges
     #[arg(long, value_name = "CIDR")]
     pub internal: Vec<Cidr>,
-    /// Port of the proxy on 127.0.0.1 and ::1
+    /// Port of the proxy on both loopback addresses
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_port: Option<u16>,
     /// What SIGTERM and Ctrl-C leave behind

@@ -5,4 +5,4 @@ mod chain;
 mod resolver;
 mod transport;
 
-pub use resolver::{Answer, NoAnswer, Resolver};
+pub use resolver::Resolver;

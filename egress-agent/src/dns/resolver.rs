@@ -5,11 +5,12 @@
 
 use super::{chain, transport::Transport};
 use crate::sockets::SocketFactory;
+use egress_core::policy::leases::{Answer, Failure};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -22,29 +23,6 @@ const ROUNDS: usize = 2;
 const CONCURRENT: usize = 64;
 /// A half answer (one family failed) is asked again after at most this.
 const HALF_TTL: Duration = Duration::from_secs(5);
-
-/// A good answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Addresses of both families, in the order of the answers, IPv4 first.
-    pub addresses: Vec<IpAddr>,
-    /// The smallest TTL of the records that led to them.
-    pub ttl: Duration,
-}
-
-/// Why there is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoAnswer {
-    /// NXDOMAIN, with the negative TTL of RFC 2308 §5 where the server gave one.
-    #[error("no such name")]
-    NoSuchName(Option<Duration>),
-    /// The name exists and has no address.
-    #[error("no address")]
-    NoAddress(Option<Duration>),
-    /// Timeout, SERVFAIL, REFUSED or a broken message, from every server.
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// The servers, in order. Cheap to clone.
 #[derive(Clone)]
@@ -67,9 +45,9 @@ impl Resolver {
     }
 
     /// Addresses of `name` (complete, with or without the final dot), both families.
-    pub async fn resolve(&self, name: &str) -> Result<Answer, NoAnswer> {
+    pub async fn resolve(&self, name: &str) -> Result<Answer, Failure> {
         let mut fqdn =
-            Name::from_ascii(name).map_err(|e| NoAnswer::Failed(format!("{name}: {e}")))?;
+            Name::from_ascii(name).map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
         fqdn.set_fqdn(true);
         // Never closed, so never an error; without a permit there would only be more at once.
         let _slot = self.slots.acquire().await;
@@ -80,7 +58,7 @@ impl Resolver {
         combine(v4, v6)
     }
 
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, NoAnswer> {
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, Failure> {
         let mut failures = Vec::new();
         for _ in 0..ROUNDS {
             for (server, client) in &*self.servers {
@@ -89,13 +67,12 @@ impl Resolver {
                         let found = chain::addresses(name, lookup.answers());
                         return found
                             .map(|(addresses, ttl)| Answer { addresses, ttl })
-                            .ok_or(NoAnswer::NoAddress(None));
+                            .ok_or(Failure::NoAddress);
                     }
                     Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                        let ttl = none.negative_ttl.map(|s| Duration::from_secs(s.into()));
                         return Err(match none.response_code {
-                            ResponseCode::NXDomain => NoAnswer::NoSuchName(ttl),
-                            _ => NoAnswer::NoAddress(ttl),
+                            ResponseCode::NXDomain => Failure::NoSuchName,
+                            _ => Failure::NoAddress,
                         });
                     }
                     Err(e) => {
@@ -107,7 +84,7 @@ impl Resolver {
                 }
             }
         }
-        Err(NoAnswer::Failed(format!("{kind}: {}", failures.join(", "))))
+        Err(Failure::Failed(format!("{kind}: {}", failures.join(", "))))
     }
 }
 
@@ -136,8 +113,8 @@ fn client(
     Ok(builder.build()?)
 }
 
-fn combine(v4: Result<Answer, NoAnswer>, v6: Result<Answer, NoAnswer>) -> Result<Answer, NoAnswer> {
-    use NoAnswer::{Failed, NoAddress, NoSuchName};
+fn combine(v4: Result<Answer, Failure>, v6: Result<Answer, Failure>) -> Result<Answer, Failure> {
+    use Failure::{Failed, NoAddress, NoSuchName};
     match (v4, v6) {
         (Ok(mut v4), Ok(v6)) => {
             v4.addresses.extend(v6.addresses);
@@ -152,22 +129,20 @@ fn combine(v4: Result<Answer, NoAnswer>, v6: Result<Answer, NoAnswer>) -> Result
         }),
         (Ok(whole), Err(_)) | (Err(_), Ok(whole)) => Ok(whole),
         (Err(Failed(why)), Err(_)) | (Err(_), Err(Failed(why))) => Err(Failed(why)),
-        (Err(NoSuchName(a)), Err(NoSuchName(b))) => Err(NoSuchName(shorter(a, b))),
-        (Err(NoAddress(a) | NoSuchName(a)), Err(NoAddress(b) | NoSuchName(b))) => {
-            Err(NoAddress(shorter(a, b)))
-        }
+        (Err(NoSuchName), Err(NoSuchName)) => Err(NoSuchName),
+        (Err(NoAddress | NoSuchName), Err(NoAddress | NoSuchName)) => Err(NoAddress),
     }
-}
-
-fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    a.into_iter().chain(b).min()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn good(ip: &str, ttl: u64) -> Result<Answer, NoAnswer> {
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "stands beside failures in the table"
+    )]
+    fn good(ip: &str, ttl: u64) -> Result<Answer, Failure> {
         Ok(Answer {
             addresses: vec![ip.parse().unwrap()],
             ttl: Duration::from_secs(ttl),
@@ -176,30 +151,29 @@ mod tests {
 
     #[test]
     fn both_families_make_one_answer() {
-        let secs = |n| Some(Duration::from_secs(n));
         let both = combine(good("192.0.2.1", 60), good("2001:db8::1", 30)).unwrap();
         assert_eq!((both.addresses.len(), both.ttl.as_secs()), (2, 30));
-        let failed = || Err(NoAnswer::Failed("x".into()));
+        let failed = || Err(Failure::Failed("x".into()));
         for (v4, v6, want) in [
             (
                 good("192.0.2.1", 60),
-                Err(NoAnswer::NoAddress(secs(5))),
+                Err(Failure::NoAddress),
                 good("192.0.2.1", 60),
             ),
             (good("192.0.2.1", 60), failed(), good("192.0.2.1", 5)),
             (good("192.0.2.1", 2), failed(), good("192.0.2.1", 2)),
             (
-                Err(NoAnswer::NoSuchName(secs(9))),
-                Err(NoAnswer::NoSuchName(secs(5))),
-                Err(NoAnswer::NoSuchName(secs(5))),
+                Err(Failure::NoSuchName),
+                Err(Failure::NoSuchName),
+                Err(Failure::NoSuchName),
             ),
             (
-                Err(NoAnswer::NoSuchName(None)),
-                Err(NoAnswer::NoAddress(secs(5))),
-                Err(NoAnswer::NoAddress(secs(5))),
+                Err(Failure::NoSuchName),
+                Err(Failure::NoAddress),
+                Err(Failure::NoAddress),
             ),
-            (Err(NoAnswer::NoSuchName(None)), failed(), failed()),
-            (failed(), Err(NoAnswer::NoAddress(None)), failed()),
+            (Err(Failure::NoSuchName), failed(), failed()),
+            (failed(), Err(Failure::NoAddress), failed()),
         ] {
             assert_eq!(combine(v4.clone(), v6.clone()), want, "{v4:?} {v6:?}");
         }

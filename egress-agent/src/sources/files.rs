@@ -131,7 +131,7 @@ fn load<T>(
 }
 
 /// Whether two reads saw the same; says nothing across versions of the agent.
-fn digest(files: &[SourceFile]) -> u64 {
+pub(super) fn digest(files: &[SourceFile]) -> u64 {
     let mut hasher = DefaultHasher::new();
     files.hash(&mut hasher);
     hasher.finish()

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// Longest time that a change goes unseen where inotify is blind.
 const POLL: Duration = Duration::from_secs(2);
 /// A change is complete when nothing more came for this long: the steps of an editor's save or of
-/// a ConfigMap's swap follow each other within microseconds.
+/// a `ConfigMap`'s swap follow each other within microseconds.
 const QUIET: Duration = Duration::from_millis(15);
 /// A writer that keeps its file open longer than this does not hold up everyone else.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -170,7 +170,7 @@ impl Interest {
     }
 
     /// What a link points to is written in its own folder; `..data` between them is Kubernetes'
-    /// way to replace all files of a ConfigMap at once.
+    /// way to replace all files of a `ConfigMap` at once.
     fn target(&mut self, link: &Path) {
         if !link.is_symlink() {
             return;
