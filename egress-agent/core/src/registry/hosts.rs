@@ -32,7 +32,11 @@ pub fn covers(pattern: &str, host: &str) -> bool {
 /// Sort key: the most specific host first, exact names before wildcards, longer suffixes before
 /// shorter ones, then by text.
 pub fn specificity(host: &str) -> (bool, Reverse<usize>, &str) {
-    if is_wildcard(host) { (true, Reverse(host.len()), host) } else { (false, Reverse(0), host) }
+    if is_wildcard(host) {
+        (true, Reverse(host.len()), host)
+    } else {
+        (false, Reverse(0), host)
+    }
 }
 
 /// The name that a VirtualService or DestinationRule means: one without a dot is short for a
@@ -78,7 +82,10 @@ mod tests {
     fn exact_hosts_come_first_then_the_longest_wildcard() {
         let mut hosts = ["*", "*.com", "b.a.com", "*.a.com", "a.com", "*.b.com"];
         hosts.sort_by_key(|h| specificity(h));
-        assert_eq!(hosts, ["a.com", "b.a.com", "*.a.com", "*.b.com", "*.com", "*"]);
+        assert_eq!(
+            hosts,
+            ["a.com", "b.a.com", "*.a.com", "*.b.com", "*.com", "*"]
+        );
     }
 
     #[test]

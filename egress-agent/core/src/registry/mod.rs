@@ -46,8 +46,16 @@ impl VirtualService {
 
     fn serves_mesh(&self) -> bool {
         let spec = self.spec();
-        let http = spec.http.iter().flat_map(|r| &r.r#match).map(|m| &m.gateways);
-        let tls = spec.tls.iter().flat_map(|r| &r.r#match).map(|m| &m.gateways);
+        let http = spec
+            .http
+            .iter()
+            .flat_map(|r| &r.r#match)
+            .map(|m| &m.gateways);
+        let tls = spec
+            .tls
+            .iter()
+            .flat_map(|r| &r.r#match)
+            .map(|m| &m.gateways);
         self.for_mesh(&[]) || http.chain(tls).any(|g| !g.is_empty() && self.for_mesh(g))
     }
 }
@@ -72,7 +80,14 @@ impl Registry {
         // files without a time are oldest. The rest only makes the order a total one.
         objects.sort_by_key(|o| {
             let m = &o.meta;
-            (&m.creation_timestamp, &m.name, &m.namespace, &o.source, o.document, o.line)
+            (
+                &m.creation_timestamp,
+                &m.name,
+                &m.namespace,
+                &o.source,
+                o.document,
+                o.line,
+            )
         });
         let mut entries: BTreeMap<Arc<str>, Vec<Arc<Entry>>> = BTreeMap::new();
         let mut rules: BTreeMap<Arc<str>, Vec<VirtualService>> = BTreeMap::new();
@@ -89,7 +104,9 @@ impl Registry {
                     }
                 }
                 Some(Spec::VirtualService(spec)) => {
-                    let vs = VirtualService { object: Arc::clone(object) };
+                    let vs = VirtualService {
+                        object: Arc::clone(object),
+                    };
                     if !vs.serves_mesh() {
                         continue;
                     }
@@ -103,7 +120,11 @@ impl Registry {
             }
         }
         let service = |(host, all)| (Arc::clone(&host), Arc::new(Service::new(host, all)));
-        Self { services: entries.into_iter().map(service).collect(), rules, domain: domain.into() }
+        Self {
+            services: entries.into_iter().map(service).collect(),
+            rules,
+            domain: domain.into(),
+        }
     }
 
     /// The VirtualService whose http routes are in force for a host: the oldest one that names
@@ -119,14 +140,20 @@ impl Registry {
 
     /// Every VirtualService for a host, the most specific first, each specificity by age.
     fn rules_for(&self, host: &str) -> impl Iterator<Item = &VirtualService> {
-        self.patterns(host).filter_map(|p| self.rules.get(p.as_str())).flatten()
+        self.patterns(host)
+            .filter_map(|p| self.rules.get(p.as_str()))
+            .flatten()
     }
 
     /// The host itself and every wildcard over it, longest first.
     fn patterns(&self, host: &str) -> impl Iterator<Item = String> + use<> {
         let suffix = host.strip_prefix('*').unwrap_or(host).to_owned();
         let itself = host.to_owned();
-        let any = self.rules.keys().next().is_some_and(|k| hosts::is_wildcard(k));
+        let any = self
+            .rules
+            .keys()
+            .next()
+            .is_some_and(|k| hosts::is_wildcard(k));
         let cut = move |at: usize| suffix.get(at..).map(|s| format!("*{s}"));
         let wildcards = (0..=host.len()).filter(move |_| any).filter_map(cut);
         let first = itself.clone();

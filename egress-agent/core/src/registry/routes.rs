@@ -75,8 +75,19 @@ pub fn plan(service: &Service, registry: &Registry) -> HostPlan {
 }
 
 fn http(service: &Service, port: u16, registry: &Registry) -> Vec<HttpPlan> {
-    let own = || vec![HttpPlan { to: To { host: Arc::clone(&service.host), port }, timeout: None }];
-    registry.http_rules(&service.host).and_then(|vs| http_routes(vs, port, registry)).unwrap_or_else(own)
+    let own = || {
+        vec![HttpPlan {
+            to: To {
+                host: Arc::clone(&service.host),
+                port,
+            },
+            timeout: None,
+        }]
+    };
+    registry
+        .http_rules(&service.host)
+        .and_then(|vs| http_routes(vs, port, registry))
+        .unwrap_or_else(own)
 }
 
 /// The routes of a VirtualService on a dialled port; `None` if it has none for it, which leaves
@@ -92,10 +103,13 @@ fn http_routes(vs: &VirtualService, port: u16, registry: &Registry) -> Option<Ve
             Matching::All => true,
         };
         applies = true;
-        let to = route.route.iter().filter(|r| r.weight > 0 || route.route.len() == 1);
+        let to = route
+            .route
+            .iter()
+            .filter(|r| r.weight > 0 || route.route.len() == 1);
         let to = to.filter_map(|r| r.destination.as_ref()).next();
         if let (true, Some(to)) = (catch_all, to.map(|d| target(d, vs, port, registry))) {
-            let timeout = route.timeout.map(|t| t.as_duration());
+            let timeout = route.timeout.map(|t| t.duration());
             plans.push(HttpPlan { to, timeout });
         }
         if catch_all {
@@ -117,7 +131,11 @@ enum Matching {
 
 fn matching(route: &HttpRoute, vs: &VirtualService, port: u16) -> Matching {
     let Some(first) = route.r#match.first() else {
-        return if vs.for_mesh(&[]) { Matching::All } else { Matching::No };
+        return if vs.for_mesh(&[]) {
+            Matching::All
+        } else {
+            Matching::No
+        };
     };
     let mut found = Matching::No;
     for m in std::iter::once(first).chain(&route.r#match[1..]) {
@@ -154,7 +172,11 @@ fn tls(service: &Service, port: u16, registry: &Registry) -> Vec<TlsPlan> {
                 if !here || !vs.for_mesh(&m.gateways) {
                     continue;
                 }
-                let sni_hosts = if is_plain(m) { names(&m.sni_hosts) } else { Vec::new() };
+                let sni_hosts = if is_plain(m) {
+                    names(&m.sni_hosts)
+                } else {
+                    Vec::new()
+                };
                 // A match whose conditions cannot be judged yet still takes the port from the
                 // service's own name: it must not let through what the route would refuse.
                 let to = first(&route.route).map(|d| target(d, vs, port, registry));
@@ -170,11 +192,17 @@ fn is_plain(m: &TlsMatchAttributes) -> bool {
 }
 
 fn names(hosts: &[String]) -> Vec<String> {
-    hosts.iter().map(|h| hosts::canonical(h).to_string()).collect()
+    hosts
+        .iter()
+        .map(|h| hosts::canonical(h).to_string())
+        .collect()
 }
 
 fn first(route: &[RouteDestination]) -> Option<&Destination> {
-    route.iter().filter(|r| r.weight > 0 || route.len() == 1).find_map(|r| r.destination.as_ref())
+    route
+        .iter()
+        .filter(|r| r.weight > 0 || route.len() == 1)
+        .find_map(|r| r.destination.as_ref())
 }
 
 /// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the

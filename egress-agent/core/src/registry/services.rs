@@ -3,9 +3,9 @@
 //! Owns how several entries for one host become one service. Does not resolve names.
 
 use super::hosts;
+use crate::istio::Object;
 use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::workload_entry::WorkloadEntry;
-use crate::istio::Object;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -112,18 +112,28 @@ impl Entry {
     pub fn new(object: Arc<Object>, entry: &ServiceEntry) -> Self {
         let addresses = entry.addresses.iter().filter_map(|a| network(a)).collect();
         let listed = entry.endpoints.iter().filter_map(endpoint).collect();
-        let endpoints = (!entry.endpoints.is_empty() || entry.workload_selector.is_some())
-            .then_some(listed);
+        let endpoints =
+            (!entry.endpoints.is_empty() || entry.workload_selector.is_some()).then_some(listed);
         let ports = entry.ports.iter().filter_map(|p| {
             Some(Port {
                 number: port_number(p.number)?,
                 name: p.name.clone(),
                 class: Class::parse(&p.protocol)?,
-                target: if p.target_port == 0 { None } else { Some(port_number(p.target_port)?) },
+                target: if p.target_port == 0 {
+                    None
+                } else {
+                    Some(port_number(p.target_port)?)
+                },
             })
         });
         let ports = ports.collect();
-        Self { object, resolution: entry.resolution, addresses, ports, endpoints }
+        Self {
+            object,
+            resolution: entry.resolution,
+            addresses,
+            ports,
+            endpoints,
+        }
     }
 
     /// The port of this number.
@@ -134,7 +144,10 @@ impl Entry {
     /// Whether a younger entry for the same host joins this one (istio
     /// `pilot/pkg/model/sidecar.go`, `canMergeServices`).
     fn merges(&self, younger: &Self) -> bool {
-        let exports = |e: &Self| e.entry().map(|s| (s.export_to.clone(), s.workload_selector.clone()));
+        let exports = |e: &Self| {
+            e.entry()
+                .map(|s| (s.export_to.clone(), s.workload_selector.clone()))
+        };
         self.object.meta.namespace == younger.object.meta.namespace
             && self.object.meta.labels == younger.object.meta.labels
             && self.resolution == younger.resolution
@@ -163,13 +176,17 @@ fn endpoint(entry: &WorkloadEntry) -> Option<Endpoint> {
         Err(_) => Location::Name(hosts::canonical(&entry.address)),
     };
     let port = |(name, number): (&String, &u32)| Some((name.clone(), port_number(*number)?));
-    Some(Endpoint { location, ports: entry.ports.iter().filter_map(port).collect() })
+    Some(Endpoint {
+        location,
+        ports: entry.ports.iter().filter_map(port).collect(),
+    })
 }
 
 /// An address or CIDR; host bits are allowed and dropped.
 pub fn network(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok();
-    net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|n| n.trunc())
+    net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        .map(|n| n.trunc())
 }
 
 impl Service {
@@ -183,12 +200,18 @@ impl Service {
             entries.extend::<Vec<_>>(merge);
             left_out = other;
         }
-        Self { host, entries, left_out }
+        Self {
+            host,
+            entries,
+            left_out,
+        }
     }
 
     /// How its endpoints are found.
     pub fn resolution(&self) -> Resolution {
-        self.entries.first().map_or(Resolution::None, |e| e.resolution)
+        self.entries
+            .first()
+            .map_or(Resolution::None, |e| e.resolution)
     }
 
     /// Its ports, each number once; of two with one number the older entry's holds.
@@ -202,19 +225,29 @@ impl Service {
 
     /// The class of a port.
     pub fn class(&self, number: u16) -> Option<Class> {
-        self.entries.iter().find_map(|e| e.port(number)).map(|p| p.class)
+        self.entries
+            .iter()
+            .find_map(|e| e.port(number))
+            .map(|p| p.class)
     }
 
     /// Names whose addresses it needs.
     pub fn lookups(&self) -> impl Iterator<Item = &Arc<str>> {
-        let resolved = matches!(self.resolution(), Resolution::Dns | Resolution::DnsRoundRobin);
+        let resolved = matches!(
+            self.resolution(),
+            Resolution::Dns | Resolution::DnsRoundRobin
+        );
         let entries = self.entries.iter().filter(move |_| resolved);
         entries.flat_map(|entry| {
             let own = entry.endpoints.is_none() && !hosts::is_wildcard(&self.host);
-            let listed = entry.endpoints.iter().flatten().filter_map(|e| match &e.location {
-                Location::Name(name) => Some(name),
-                Location::Ip(_) => None,
-            });
+            let listed = entry
+                .endpoints
+                .iter()
+                .flatten()
+                .filter_map(|e| match &e.location {
+                    Location::Name(name) => Some(name),
+                    Location::Ip(_) => None,
+                });
             own.then_some(&self.host).into_iter().chain(listed)
         })
     }

@@ -19,9 +19,8 @@ impl View {
     /// Everything that is registered.
     pub fn everything(registry: &Registry) -> Self {
         let services = registry.services.clone();
-        let plan = |(host, s): (&Arc<str>, &Arc<Service>)| {
-            (Arc::clone(host), routes::plan(s, registry))
-        };
+        let plan =
+            |(host, s): (&Arc<str>, &Arc<Service>)| (Arc::clone(host), routes::plan(s, registry));
         let plans = services.iter().map(plan).collect();
         Self { services, plans }
     }
