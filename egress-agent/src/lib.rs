@@ -1,1 +1,21 @@
-//! x
+//! The shell of the egress gate: everything with a socket, a file or a clock. How a rule is judged
+//! stands in `egress-core` and `egress-ebpf`; this crate carries it out.
+//!
+//! Binary and integration tests use it; it promises nothing to other crates.
+
+pub mod app;
+pub mod cgroup2;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod dns;
+pub mod engine;
+pub mod exec;
+pub mod failure;
+pub mod kernel;
+pub mod observe;
+pub mod privilege;
+pub mod proxy;
+pub mod sockets;
+pub mod sources;
+pub mod wiring;

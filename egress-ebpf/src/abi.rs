@@ -11,9 +11,9 @@ use core::mem::size_of;
 /// pinned maps of another version.
 pub const ABI_VERSION: u32 = 1;
 
-/// Cgroup ids that a socket remembers: the creating task's leaf and the ancestors of it that lie
-/// just below the top of the hierarchy. The deepest one with a policy wins.
-pub const OWNER_DEPTH: usize = 6;
+/// Cgroup ids that a socket remembers: those of the creating task's ancestors from level 1 down,
+/// then its leaf in the last place. The deepest one with a policy wins.
+pub const OWNER_DEPTH: usize = 8;
 
 /// IANA protocol numbers that the tables know.
 pub mod proto {
@@ -41,6 +41,8 @@ pub mod policy_flag {
     pub const ALLOW_ANY: u32 = 1;
     /// The table has CIDR entries, so a miss in the exact table is looked up there.
     pub const HAS_PREFIXES: u32 = 2;
+    /// Nothing is refused; what would be is recorded.
+    pub const AUDIT: u32 = 4;
 }
 
 /// What applies to the sockets of one set of workloads. Key of its map: the policy id. One write
@@ -54,8 +56,8 @@ pub struct Policy {
     pub generation: u32,
     /// Bits of [`policy_flag`].
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Errno (positive) that a refused connect or datagram gets; 0 is EPERM.
+    pub errno: u32,
 }
 
 /// Key of the exact table.
@@ -64,7 +66,7 @@ pub struct Policy {
 pub struct RuleKey {
     /// [`Policy::table`].
     pub table: u32,
-    /// Host byte order; 0 = any port.
+    /// Host byte order, never 0.
     pub port: u16,
     /// IANA protocol number.
     pub proto: u8,
@@ -106,7 +108,7 @@ pub struct Rule {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketState {
-    /// Cgroup ids of the creator, shallowest first, leaf last where it fits; 0 = none.
+    /// Cgroup ids of the creator: levels 1, 2, ... and the leaf in the last place; 0 = none.
     pub owner: [u64; OWNER_DEPTH],
     /// Network namespace cookie; 0 = not known yet.
     pub netns: u64,
@@ -220,15 +222,72 @@ pub struct DenyEvent {
     pub reason: u8,
     /// [`crate::verdict::Hook`] as a number.
     pub hook: u8,
+    /// 1 = recorded only, the policy audits.
+    pub audit: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u16,
     /// Policy id that refused, [`NO_POLICY`] if none was found.
     pub policy: u32,
     /// Thread group id.
     pub pid: u32,
+    /// Refusals of the same [`DenyKey`] since its last event that had none of their own.
+    pub repeated: u32,
+    /// Zero.
+    pub reserved2: u32,
     /// Name of the task.
     pub comm: [u8; 16],
 }
+
+/// What makes two refusals the same, for one event a [`REPEAT_NS`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct DenyKey {
+    /// [`DenyEvent::cgroup`].
+    pub cgroup: u64,
+    /// [`DenyEvent::addr`].
+    pub addr: Addr,
+    /// [`DenyEvent::port`].
+    pub port: u16,
+    /// [`DenyEvent::proto`].
+    pub proto: u8,
+    /// [`DenyEvent::reason`].
+    pub reason: u8,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// When a [`DenyKey`] last had an event, and how many refusals had none since.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DenySeen {
+    /// `bpf_ktime_get_ns`.
+    pub at: u64,
+    /// Refusals without an event.
+    pub repeated: u64,
+}
+
+/// One event for the same refusal in this time, nanoseconds.
+pub const REPEAT_NS: u64 = 1_000_000_000;
+/// Events of one CPU in [`REPEAT_NS`]; what goes beyond is counted as lost.
+pub const EVENTS_PER_WINDOW: u64 = 1000;
+
+/// A peer that wrote to a datagram socket first, and may be answered.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct PeerKey {
+    /// Socket cookie of the socket that it wrote to.
+    pub cookie: u64,
+    /// Its address, canonical.
+    pub addr: Addr,
+    /// Its port, host byte order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// How long after its last datagram a peer may be answered, nanoseconds: the time that netfilter
+/// gives a UDP stream (`nf_conntrack_udp_timeout_stream`).
+pub const ANSWER_NS: u64 = 120_000_000_000;
 
 /// Policy id of an enforced root's default: owners that no one told the kernel about.
 pub const DEFAULT_POLICY: u32 = 0;
@@ -243,12 +302,18 @@ pub mod counter {
     pub const REDIRECTED: u32 = 1;
     /// Refusals.
     pub const DENIED: u32 = 2;
-    /// Refusals whose event found the ring buffer full.
+    /// Refusals whose event went beyond the rate or found the ring buffer full.
     pub const EVENTS_LOST: u32 = 3;
     /// Redirected flows that the flow table had no room for (refused).
     pub const FLOWS_FULL: u32 = 4;
+    /// Refusals without an event of their own: the same one had one a moment before.
+    pub const REPEATED: u32 = 5;
+    /// What an auditing policy let pass though no rule lists it.
+    pub const WOULD_DENY: u32 = 6;
+    /// Datagrams let out as the answer to a peer that wrote first.
+    pub const ANSWERED: u32 = 7;
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 8;
 }
 
 const _: () = {
@@ -261,7 +326,10 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 32);
     assert!(size_of::<FlowOrigin>() == 8 * 3 + 16 + 8 + 8 + 16);
     assert!(size_of::<ProxyPort>() == 8);
-    assert!(size_of::<DenyEvent>() == 24 + 16 + 8 + 8 + 16);
+    assert!(size_of::<DenyEvent>() == 24 + 16 + 8 + 16 + 16);
+    assert!(size_of::<DenyKey>() == 32);
+    assert!(size_of::<DenySeen>() == 16);
+    assert!(size_of::<PeerKey>() == 32);
 };
 
 #[cfg(feature = "user")]
@@ -277,5 +345,16 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )* };
     }
-    pod!(Addr, DenyEvent, FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey, SocketState);
+    pod!(
+        Addr,
+        DenyEvent,
+        FlowKey,
+        FlowOrigin,
+        Policy,
+        PrefixData,
+        ProxyPort,
+        Rule,
+        RuleKey,
+        SocketState
+    );
 }

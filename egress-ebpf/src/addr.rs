@@ -26,7 +26,9 @@ impl Addr {
     #[must_use]
     #[inline(always)]
     pub const fn from_v4_be(be: u32) -> Self {
-        Self { be: [0, 0, MAPPED, be] }
+        Self {
+            be: [0, 0, MAPPED, be],
+        }
     }
 
     /// From four words as the kernel holds them (network byte order).
@@ -94,7 +96,9 @@ mod host {
             };
             let o = v6.octets();
             let word = |i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
-            Self { be: [word(0), word(4), word(8), word(12)] }
+            Self {
+                be: [word(0), word(4), word(8), word(12)],
+            }
         }
     }
 
@@ -151,7 +155,14 @@ mod tests {
 
     #[test]
     fn loopback_is_what_the_kernel_dials_as_loopback() {
-        for s in ["127.0.0.1", "127.255.0.9", "0.0.0.0", "::", "::1", "::ffff:127.0.0.1"] {
+        for s in [
+            "127.0.0.1",
+            "127.255.0.9",
+            "0.0.0.0",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+        ] {
             assert!(addr(s).is_loopback(), "{s}");
         }
         for s in ["128.0.0.1", "::2", "2001:db8::1", "64:ff9b::7f00:1"] {

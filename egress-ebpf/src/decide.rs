@@ -1,1 +1,265 @@
-//! The decision about a destination.
+//! The decision about a destination: one function for connect, datagrams and the egress
+//! backstop, over whatever tables the caller has.
+
+use crate::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag, proto};
+use crate::addr::Addr;
+use crate::verdict::{Reason, Verdict};
+
+/// The tables that a decision looks into: BPF maps in the kernel, ordinary maps on the host.
+pub trait Tables {
+    /// The entry of exactly this key.
+    fn exact(&self, key: &RuleKey) -> Option<Rule>;
+    /// The entry with the longest prefix that covers this address.
+    fn prefix(&self, data: &PrefixData) -> Option<Rule>;
+}
+
+/// Where a flow is going.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// The address as dialled or as it stands in the packet.
+    pub addr: Addr,
+    /// Host byte order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+}
+
+/// Judges a destination under a policy. `proxy` is the proxy's port in the flow's network
+/// namespace, `None` where it has none.
+#[inline(always)]
+pub fn decide<T: Tables>(
+    tables: &T,
+    policy: &Policy,
+    to: &Destination,
+    proxy: Option<u16>,
+) -> Verdict {
+    let any = policy.flags & policy_flag::ALLOW_ANY != 0;
+    if to.proto != proto::TCP && to.proto != proto::UDP {
+        return if any {
+            Verdict::Allow
+        } else {
+            Verdict::Deny(Reason::Protocol)
+        };
+    }
+    let addr = to.addr.canonical();
+    if addr.is_loopback() {
+        return match proxy {
+            Some(port) if port == to.port && to.proto == proto::TCP => {
+                Verdict::Deny(Reason::ProxyPort)
+            }
+            _ => Verdict::Allow,
+        };
+    }
+    match find(tables, policy, addr, to) {
+        Some(rule) if rule.action == action::ALLOW => Verdict::Allow,
+        Some(rule) if rule.action == action::PROXY => match proxy {
+            Some(_) if to.proto == proto::TCP => Verdict::Proxy,
+            _ => Verdict::Deny(Reason::NoProxy),
+        },
+        None if any => Verdict::Allow,
+        _ => Verdict::Deny(Reason::NotListed),
+    }
+}
+
+#[inline(always)]
+fn find<T: Tables>(tables: &T, policy: &Policy, addr: Addr, to: &Destination) -> Option<Rule> {
+    let key = RuleKey {
+        table: policy.table,
+        port: to.port,
+        proto: to.proto,
+        reserved: 0,
+        addr,
+    };
+    if let Some(rule) = tables.exact(&key) {
+        return Some(rule);
+    }
+    if policy.flags & policy_flag::HAS_PREFIXES == 0 {
+        return None;
+    }
+    let mut data = PrefixData {
+        table: policy.table,
+        port: to.port,
+        proto: to.proto,
+        reserved: 0,
+        addr,
+    };
+    if let Some(rule) = tables.prefix(&data) {
+        return Some(rule);
+    }
+    data.port = 0;
+    tables.prefix(&data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Destination, Tables, decide};
+    use crate::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag, proto};
+    use crate::addr::Addr;
+    use crate::verdict::{Reason, Verdict};
+    use core::net::IpAddr;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    #[derive(Default)]
+    struct Model {
+        exact: BTreeMap<RuleKey, Rule>,
+        prefixes: Vec<(u32, PrefixData, Rule)>,
+    }
+
+    fn covers(bits: u32, network: &Addr, addr: &Addr) -> bool {
+        let value = |a: &Addr| {
+            a.be.iter()
+                .fold(0u128, |n, w| (n << 32) | u128::from(u32::from_be(*w)))
+        };
+        bits == 0 || (value(network) ^ value(addr)) >> (128 - bits) == 0
+    }
+
+    impl Tables for Model {
+        fn exact(&self, key: &RuleKey) -> Option<Rule> {
+            self.exact.get(key).copied()
+        }
+        fn prefix(&self, d: &PrefixData) -> Option<Rule> {
+            self.prefixes
+                .iter()
+                .filter(|(bits, p, _)| {
+                    (p.table, p.port, p.proto) == (d.table, d.port, d.proto)
+                        && covers(*bits, &p.addr, &d.addr)
+                })
+                .max_by_key(|(bits, ..)| *bits)
+                .map(|(.., rule)| *rule)
+        }
+    }
+
+    fn ip(s: &str) -> Addr {
+        s.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn model() -> Model {
+        let mut m = Model::default();
+        for (addr, port, p, act) in [
+            ("203.0.113.10", 80, proto::TCP, action::PROXY),
+            ("2001:db8::10", 443, proto::TCP, action::PROXY),
+            ("203.0.113.20", 5432, proto::TCP, action::ALLOW),
+            ("203.0.113.53", 53, proto::UDP, action::ALLOW),
+            ("203.0.113.54", 53, proto::UDP, action::PROXY),
+            ("203.0.113.99", 1, proto::TCP, 77),
+        ] {
+            let key = RuleKey {
+                table: 7,
+                port,
+                proto: p,
+                reserved: 0,
+                addr: ip(addr),
+            };
+            m.exact.insert(key, Rule { action: act });
+        }
+        for (bits, addr, port, act) in [
+            (96 + 24, "198.51.100.0", 9000, action::ALLOW),
+            (96 + 8, "10.0.0.0", 0, action::ALLOW),
+            (96 + 16, "10.1.0.0", 0, action::PROXY),
+        ] {
+            let data = PrefixData {
+                table: 7,
+                port,
+                proto: proto::TCP,
+                reserved: 0,
+                addr: ip(addr),
+            };
+            m.prefixes.push((bits, data, Rule { action: act }));
+        }
+        m
+    }
+
+    const LISTED: Policy = Policy {
+        table: 7,
+        generation: 1,
+        flags: policy_flag::HAS_PREFIXES,
+        errno: 0,
+    };
+
+    fn judge(policy: &Policy, addr: &str, port: u16, p: u8, proxy: Option<u16>) -> Verdict {
+        decide(
+            &model(),
+            policy,
+            &Destination {
+                addr: ip(addr),
+                port,
+                proto: p,
+            },
+            proxy,
+        )
+    }
+
+    #[test]
+    fn every_destination_gets_the_verdict_of_its_entry() {
+        use Verdict::{Allow, Deny, Proxy};
+        let proxy = Some(15001);
+        for (addr, port, p, want) in [
+            ("203.0.113.10", 80, proto::TCP, Proxy),
+            ("::ffff:203.0.113.10", 80, proto::TCP, Proxy),
+            ("64:ff9b::203.0.113.10", 80, proto::TCP, Proxy),
+            ("203.0.113.10", 81, proto::TCP, Deny(Reason::NotListed)),
+            ("203.0.113.10", 80, proto::UDP, Deny(Reason::NotListed)),
+            ("2001:db8::10", 443, proto::TCP, Proxy),
+            ("203.0.113.20", 5432, proto::TCP, Allow),
+            ("203.0.113.53", 53, proto::UDP, Allow),
+            ("203.0.113.54", 53, proto::UDP, Deny(Reason::NoProxy)),
+            ("198.51.100.7", 9000, proto::TCP, Allow),
+            ("198.51.101.7", 9000, proto::TCP, Deny(Reason::NotListed)),
+            ("10.9.9.9", 1234, proto::TCP, Allow),
+            ("10.1.9.9", 1234, proto::TCP, Proxy),
+            ("10.9.9.9", 1234, proto::ICMP, Deny(Reason::Protocol)),
+            ("2001:db8::99", 443, proto::TCP, Deny(Reason::NotListed)),
+            ("203.0.113.99", 1, proto::TCP, Deny(Reason::NotListed)),
+            ("127.0.0.1", 8080, proto::TCP, Allow),
+            ("0.0.0.0", 8080, proto::TCP, Allow),
+            ("::1", 53, proto::UDP, Allow),
+            ("127.0.0.9", 15001, proto::TCP, Deny(Reason::ProxyPort)),
+            (
+                "::ffff:127.0.0.1",
+                15001,
+                proto::TCP,
+                Deny(Reason::ProxyPort),
+            ),
+            ("::1", 15001, proto::UDP, Allow),
+        ] {
+            assert_eq!(
+                judge(&LISTED, addr, port, p, proxy),
+                want,
+                "{addr}:{port}/{p}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_flow_for_the_proxy_is_refused_where_there_is_none() {
+        let verdict = judge(&LISTED, "203.0.113.10", 80, proto::TCP, None);
+        assert_eq!(verdict, Verdict::Deny(Reason::NoProxy));
+    }
+
+    #[test]
+    fn an_empty_policy_denies_everything_but_loopback() {
+        let empty = Policy::default();
+        for addr in ["203.0.113.10", "2001:db8::10", "10.9.9.9"] {
+            let verdict = judge(&empty, addr, 80, proto::TCP, Some(1));
+            assert_eq!(verdict, Verdict::Deny(Reason::NotListed), "{addr}");
+        }
+    }
+
+    #[test]
+    fn allow_any_still_sends_listed_flows_to_the_proxy() {
+        let any = Policy {
+            flags: LISTED.flags | policy_flag::ALLOW_ANY,
+            ..LISTED
+        };
+        assert_eq!(
+            judge(&any, "192.0.2.1", 1, proto::TCP, Some(1)),
+            Verdict::Allow
+        );
+        assert_eq!(
+            judge(&any, "203.0.113.10", 80, proto::TCP, Some(1)),
+            Verdict::Proxy
+        );
+        assert_eq!(judge(&any, "192.0.2.1", 1, 132, Some(1)), Verdict::Allow);
+    }
+}

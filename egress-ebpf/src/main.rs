@@ -1,2 +1,82 @@
-//! x
-fn main(){}
+//! The BPF programs: one entry point a hook, each a call into its family under `bpf/`.
+//!
+//! No decision is made here; see `decide.rs` and `verdict.rs` in the library.
+#![no_std]
+#![no_main]
+
+mod bpf;
+
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
+use bpf::{backstop, connect, datagram, origin, socket};
+
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    socket::create(&ctx)
+}
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::v4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::v6(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::send4(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::send6(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::receive4(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::receive6(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    datagram::peer4(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    datagram::peer6(&ctx)
+}
+
+#[sock_ops]
+fn workload_ops(ctx: SockOpsContext) -> u32 {
+    origin::workload(&ctx)
+}
+
+#[sock_ops]
+fn agent_ops(ctx: SockOpsContext) -> u32 {
+    origin::agent(&ctx)
+}
+
+#[cgroup_skb(egress)]
+fn egress(ctx: SkBuffContext) -> i32 {
+    backstop::egress(&ctx)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Unreachable: the verifier refuses a program in which a panic could be reached.
+    loop {}
+}
+
+/// The helpers used are offered to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

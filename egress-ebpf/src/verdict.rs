@@ -43,20 +43,18 @@ coded! {
     Reason {
         /// No rule lists this destination.
         NotListed = 1 => "not-listed",
-        /// The address is listed, the port or protocol is not.
-        PortNotListed = 2 => "port-not-listed",
         /// A protocol that no rule can list (raw IP, ICMP, SCTP and others).
-        Protocol = 3 => "protocol",
+        Protocol = 2 => "protocol",
         /// A packet that cannot be judged: malformed, a fragment, or an extension header.
-        Unparsable = 4 => "unparsable",
+        Unparsable = 3 => "unparsable",
         /// The flow needs the proxy and its network namespace has none.
-        NoProxy = 5 => "no-proxy",
+        NoProxy = 4 => "no-proxy",
         /// The flow table is full.
-        FlowTableFull = 6 => "flow-table-full",
+        FlowTableFull = 5 => "flow-table-full",
         /// The agent's own proxy port dialled without a redirect.
-        ProxyPort = 7 => "proxy-port",
+        ProxyPort = 6 => "proxy-port",
         /// Kernel state that must be there is missing.
-        State = 8 => "state",
+        State = 7 => "state",
     }
 }
 
@@ -88,5 +86,30 @@ impl Verdict {
             Self::Allow | Self::Proxy => 1,
             Self::Deny(_) => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hook, Reason, Verdict};
+
+    #[test]
+    fn only_a_deny_stops_a_call() {
+        assert_eq!(Verdict::Allow.return_code(), 1);
+        assert_eq!(Verdict::Proxy.return_code(), 1);
+        for reason in Reason::ALL {
+            assert_eq!(Verdict::Deny(*reason).return_code(), 0);
+        }
+    }
+
+    #[test]
+    fn codes_come_back_as_what_they_were() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_code(*reason as u8), Some(*reason));
+        }
+        for hook in Hook::ALL {
+            assert_eq!(Hook::from_code(*hook as u8), Some(*hook));
+        }
+        assert_eq!(Reason::from_code(0), None);
     }
 }

@@ -1,1 +1,14 @@
 //! Istio's resources: the model, decoding and validation. Knows nothing of what they mean for a flow.
+
+pub mod decode;
+pub mod destination_rule;
+pub mod duration;
+pub mod fields;
+pub mod message;
+pub mod service_entry;
+pub mod sidecar;
+pub mod virtual_service;
+pub mod workload_entry;
+
+pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, decode};
+pub use message::{Message, Severity};

@@ -1,0 +1,162 @@
+//! A YAML document as a tree of values with their places. Says nothing about what they mean.
+
+use std::collections::BTreeMap;
+
+use crate::istio::message::{Path, Step};
+
+/// Where a value starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Line from 1.
+    pub line: u32,
+    /// Column from 1, in characters.
+    pub column: u32,
+}
+
+/// A value and its place.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    /// Where it starts.
+    pub mark: Mark,
+    /// What it holds.
+    pub value: Value,
+}
+
+/// A value as JSON has it; YAML's richer forms are folded into these.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Value {
+    /// `null`, `~` or nothing at all.
+    #[default]
+    Null,
+    /// A YAML 1.1 boolean.
+    Bool(bool),
+    /// A number as a JSON literal: an integer in decimal, any other as it was written.
+    Number(String),
+    /// Everything else that is a scalar.
+    String(String),
+    /// A list.
+    List(Vec<Node>),
+    /// A map in the order of the file; keys are unique.
+    Map(Vec<Entry>),
+}
+
+/// One key of a map with its value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The key; other scalars than strings are spelt as JSON spells them.
+    pub key: String,
+    /// Where the key starts.
+    pub mark: Mark,
+    /// The value.
+    pub value: Node,
+}
+
+impl Value {
+    /// The name that Go's JSON decoder gives to this kind of value.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "bool",
+            Self::Number(_) => "number",
+            Self::String(_) => "string",
+            Self::List(_) => "array",
+            Self::Map(_) => "object",
+        }
+    }
+}
+
+impl Node {
+    /// The value under a key, if this is a map that has it.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    /// The entry of a key, if this is a map that has it.
+    pub fn entry(&self, key: &str) -> Option<&Entry> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::List(_) => {
+                None
+            }
+        }
+    }
+
+    /// The text, if this is a string.
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::String(text) => Some(text),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Map(_) => {
+                None
+            }
+        }
+    }
+
+    /// A map of strings, as labels are; `None` if any value is something else.
+    pub fn string_map(&self) -> Option<BTreeMap<String, String>> {
+        match &self.value {
+            Value::Null => Some(BTreeMap::new()),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|entry| match &entry.value.value {
+                    Value::String(text) => Some((entry.key.clone(), text.clone())),
+                    Value::Null => Some((entry.key.clone(), String::new())),
+                    Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Map(_) => None,
+                })
+                .collect(),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::List(_) => None,
+        }
+    }
+
+    /// The place of the value that a path leads to, or of the nearest one on the way that exists.
+    ///
+    /// A field is found by its camelCase name and by its `snake_case` alias. A scalar is found at
+    /// its own place; a map or list, at its key's.
+    pub fn place(&self, path: &Path) -> Mark {
+        let mut node = self;
+        let mut mark = self.mark;
+        for step in &path.0 {
+            let next = match step {
+                Step::Key(key) => node
+                    .entry(key)
+                    .or_else(|| node.entry(&snake_case(key)))
+                    .map(|entry| {
+                        let compound = matches!(
+                            entry.value.value,
+                            Value::List(_) | Value::Map(_) | Value::Null
+                        );
+                        (
+                            &entry.value,
+                            if compound {
+                                entry.mark
+                            } else {
+                                entry.value.mark
+                            },
+                        )
+                    }),
+                Step::Index(index) => match &node.value {
+                    Value::List(items) => items.get(*index).map(|item| (item, item.mark)),
+                    Value::Null
+                    | Value::Bool(_)
+                    | Value::Number(_)
+                    | Value::String(_)
+                    | Value::Map(_) => None,
+                },
+            };
+            let Some((value, at)) = next else { break };
+            (node, mark) = (value, at);
+        }
+        mark
+    }
+}
+
+/// `perTryTimeout` as `per_try_timeout`: the name of the field in Istio's .proto files.
+pub fn snake_case(camel: &str) -> String {
+    let mut snake = String::with_capacity(camel.len() + 4);
+    for letter in camel.chars() {
+        if letter.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}

@@ -1,0 +1,261 @@
+//! YAML text to a tree of values with marks. Bounded in depth, in nodes and in what aliases expand to.
+
+use std::collections::BTreeMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use thiserror::Error;
+
+use super::node::{Entry, Mark, Node, Value};
+use super::scalar::resolve;
+
+/// Values nested deeper than this are refused. Istio's deepest field is at about 15.
+const MAX_DEPTH: usize = 64;
+/// Most values of a document, expanded aliases included.
+const MAX_NODES: usize = 400_000;
+
+/// Why a text is no YAML document that could be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{text}")]
+pub struct SyntaxError {
+    /// Place in the text, with lines counted from the one it was told.
+    pub mark: Mark,
+    /// The reason.
+    pub text: String,
+}
+
+/// Reads the documents of a text, as a rule one. `first_line` is the number of its first line in the file.
+pub fn parse(text: &str, first_line: u32) -> Result<Vec<Node>, SyntaxError> {
+    let mut builder = Builder {
+        parser: Parser::new_from_str(text),
+        text,
+        first_line,
+        nodes: 0,
+        anchors: BTreeMap::new(),
+    };
+    let mut documents = Vec::new();
+    loop {
+        match builder.next()? {
+            (Event::StreamEnd, _) => return Ok(documents),
+            (Event::DocumentStart(_), _) => {
+                builder.anchors.clear();
+                let (event, span) = builder.next()?;
+                documents.push(builder.node(event, span, 0)?);
+            }
+            _ => {}
+        }
+    }
+}
+
+struct Builder<'t> {
+    parser: Parser<'t, saphyr_parser::StrInput<'t>>,
+    text: &'t str,
+    first_line: u32,
+    nodes: usize,
+    anchors: BTreeMap<usize, (Node, usize)>,
+}
+
+impl<'t> Builder<'t> {
+    fn next(&mut self) -> Result<(Event<'t>, Span), SyntaxError> {
+        match self.parser.next_event() {
+            None => Ok((Event::StreamEnd, Span::default())),
+            Some(Ok(event)) => Ok(event),
+            Some(Err(error)) => {
+                let mark = self.mark(error.marker().line(), error.marker().col());
+                Err(SyntaxError {
+                    mark,
+                    text: error.info().to_owned(),
+                })
+            }
+        }
+    }
+
+    /// The parser counts lines from 1 and columns from 0.
+    fn mark(&self, line: usize, column: usize) -> Mark {
+        Mark {
+            line: u32::try_from(line.max(1))
+                .unwrap_or(u32::MAX)
+                .saturating_add(self.first_line)
+                .saturating_sub(1),
+            column: u32::try_from(column).unwrap_or(u32::MAX).saturating_add(1),
+        }
+    }
+
+    fn count(&mut self, nodes: usize, mark: Mark) -> Result<(), SyntaxError> {
+        self.nodes += nodes;
+        if self.nodes > MAX_NODES {
+            return Err(SyntaxError {
+                mark,
+                text: format!("document holds more than {MAX_NODES} values"),
+            });
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, SyntaxError> {
+        let mark = self.mark(span.start.line(), span.start.col());
+        if depth > MAX_DEPTH {
+            return Err(SyntaxError {
+                mark,
+                text: format!("values are nested deeper than {MAX_DEPTH}"),
+            });
+        }
+        self.count(1, mark)?;
+        let before = self.nodes - 1;
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => (
+                scalar(&text, style == ScalarStyle::Plain, tag.as_deref()),
+                anchor,
+            ),
+            Event::SequenceStart(anchor, _) => (self.list(depth)?, anchor),
+            Event::MappingStart(anchor, _) => (self.map(depth)?, anchor),
+            Event::Alias(anchor) => {
+                let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
+                    return Err(SyntaxError {
+                        mark,
+                        text: "anchor contains itself".to_owned(),
+                    });
+                };
+                self.count(size, mark)?;
+                return Ok(Node {
+                    mark,
+                    value: node.value,
+                });
+            }
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd
+            | Event::SequenceEnd
+            | Event::MappingEnd => (Value::Null, 0),
+        };
+        let node = Node { mark, value };
+        let size = self.nodes - before;
+        if anchor != 0 {
+            // The copy counts too, or many anchors around one another would grow without bound.
+            self.count(size, mark)?;
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+        Ok(node)
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Value, SyntaxError> {
+        let mut items = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::SequenceEnd {
+                return Ok(Value::List(items));
+            }
+            let pair = matches!(event, Event::MappingStart(0, None));
+            let mut item = self.node(event, span, depth + 1)?;
+            if pair && let Some(text) = self.colon_scalar(&item) {
+                item.value = resolve(&text);
+            }
+            items.push(item);
+        }
+    }
+
+    /// `[1.2.3.4, 001:db8::]`: a colon that ends a plain scalar belongs to it for go-yaml, while
+    /// YAML 1.2 sees a key without a value. Gives the text if the item was written so.
+    fn colon_scalar(&self, item: &Node) -> Option<String> {
+        let Value::Map(entries) = &item.value else {
+            return None;
+        };
+        let [entry] = entries.as_slice() else {
+            return None;
+        };
+        if entry.value.value != Value::Null || entry.mark != item.mark {
+            return None;
+        }
+        let line = self
+            .text
+            .lines()
+            .nth(usize::try_from(entry.mark.line.checked_sub(self.first_line)?).ok()?)?;
+        let start: String = line
+            .chars()
+            .skip(usize::try_from(entry.mark.column - 1).ok()?)
+            .collect();
+        let rest = start.strip_prefix(&entry.key)?.strip_prefix(':')?;
+        rest.starts_with([',', ']', '}'])
+            .then(|| format!("{}:", entry.key))
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Value, SyntaxError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut merged: Vec<Entry> = Vec::new();
+        let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::MappingEnd {
+                break;
+            }
+            let is_merge =
+                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let key_node = self.node(event, span, depth + 1)?;
+            let mark = key_node.mark;
+            let (event, span) = self.next()?;
+            let value = self.node(event, span, depth + 1)?;
+            if is_merge {
+                merged.extend(merge_sources(value).ok_or_else(|| SyntaxError {
+                    mark,
+                    text: "map merge requires map or sequence of maps as the value".to_owned(),
+                })?);
+                continue;
+            }
+            let key = match key_node.value {
+                Value::String(text) | Value::Number(text) => text,
+                Value::Bool(value) => value.to_string(),
+                Value::Null | Value::List(_) | Value::Map(_) => {
+                    return Err(SyntaxError {
+                        mark,
+                        text: "a map key must be a string".to_owned(),
+                    });
+                }
+            };
+            if let Some(line) = seen.insert(key.clone(), mark.line) {
+                return Err(SyntaxError {
+                    mark,
+                    text: format!("key {key:?} already set in map, on line {line}"),
+                });
+            }
+            entries.push(Entry { key, mark, value });
+        }
+        for entry in merged {
+            if !seen.contains_key(&entry.key) {
+                seen.insert(entry.key.clone(), entry.mark.line);
+                entries.push(entry);
+            }
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+/// The entries that `<<` brings in: of one map, or of several of which the first wins.
+fn merge_sources(node: Node) -> Option<Vec<Entry>> {
+    match node.value {
+        Value::Map(entries) => Some(entries),
+        Value::List(items) => items
+            .into_iter()
+            .map(|item| match item.value {
+                Value::Map(entries) => Some(entries),
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::String(_)
+                | Value::List(_) => None,
+            })
+            .collect::<Option<Vec<_>>>()
+            .map(|maps| maps.into_iter().flatten().collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
+fn scalar(text: &str, plain: bool, tag: Option<&Tag>) -> Value {
+    match tag {
+        Some(tag) if tag.is_yaml_core_schema() && tag.suffix != "str" && tag.suffix != "binary" => {
+            resolve(text)
+        }
+        None if plain => resolve(text),
+        Some(_) | None => Value::String(text.to_owned()),
+    }
+}

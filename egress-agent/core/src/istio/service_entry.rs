@@ -1,0 +1,65 @@
+//! `ServiceEntry`: hosts outside that may be called, with their ports and how they are found.
+
+use super::decode::reader::{enums, messages};
+use super::fields::WorkloadSelector;
+use super::workload_entry::WorkloadEntry;
+
+enums! {
+    /// Whether the service belongs to the mesh.
+    Location = "ServiceEntry.Location" {
+        /// Outside; no mutual TLS of the mesh.
+        MeshExternal = "0" "MESH_EXTERNAL",
+        /// Inside.
+        MeshInternal = "1" "MESH_INTERNAL",
+    }
+
+    /// How the endpoints of a host are found.
+    Resolution = "ServiceEntry.Resolution" {
+        /// The address that the client dialled.
+        None = "0" "NONE",
+        /// The addresses of `endpoints`, or of selected workloads.
+        Static = "1" "STATIC",
+        /// All addresses that DNS gives.
+        Dns = "2" "DNS",
+        /// The first address of the latest DNS answer.
+        DnsRoundRobin = "3" "DNS_ROUND_ROBIN",
+        /// The name that the client asks for, at the time of the request.
+        DynamicDns = "4" "DYNAMIC_DNS",
+    }
+}
+
+messages! {
+    /// Hosts outside (`networking/v1alpha3/service_entry.proto`).
+    ServiceEntry {
+        /// Names; `*` only as the first label.
+        hosts: Vec<String> = "hosts",
+        /// Addresses or CIDRs that clients dial; never the endpoints.
+        addresses: Vec<String> = "addresses",
+        /// Ports of the service.
+        ports: Vec<ServicePort> = "ports",
+        /// Inside or outside the mesh.
+        location: Location = "location",
+        /// How endpoints are found.
+        resolution: Resolution = "resolution",
+        /// Endpoints by address.
+        endpoints: Vec<WorkloadEntry> = "endpoints",
+        /// Endpoints by labels; excludes `endpoints`.
+        workload_selector: Option<WorkloadSelector> = "workloadSelector",
+        /// Namespaces that see it: `.`, `*`, `~` or names; empty means all.
+        export_to: Vec<String> = "exportTo",
+        /// Names to verify when TLS is originated and the `DestinationRule` has none.
+        subject_alt_names: Vec<String> = "subjectAltNames",
+    }
+
+    /// One port of a service.
+    ServicePort {
+        /// Port that clients dial.
+        number: u32 = "number",
+        /// Protocol as it is written; empty means that it is sniffed.
+        protocol: String = "protocol",
+        /// Name, the key of `endpoints[].ports`.
+        name: String = "name",
+        /// Port of the endpoints; 0 means `number`.
+        target_port: u32 = "targetPort",
+    }
+}

@@ -1,0 +1,336 @@
+//! From the tables that the kernel has to the tables that it should have: an ordered list of
+//! writes.
+//!
+//! Owns table ids, generations and the order. Applied in order, no step lets anything through
+//! that neither the old nor the new rules list, and no step refuses what both list. Does not
+//! write: the shell does.
+
+use super::tables::{Action, Delta, Table, Target};
+use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, policy_flag};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One write to the kernel's maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableOp {
+    /// Insert or overwrite in the exact table.
+    PutExact(RuleKey, Rule),
+    /// Delete from the exact table.
+    DeleteExact(RuleKey),
+    /// Insert or overwrite in the prefix table.
+    PutPrefix {
+        /// Prefix length over the whole of `data`.
+        bits: u32,
+        /// Key.
+        data: PrefixData,
+        /// Value.
+        rule: Rule,
+    },
+    /// Delete from the prefix table.
+    DeletePrefix {
+        /// Prefix length over the whole of `data`.
+        bits: u32,
+        /// Key.
+        data: PrefixData,
+    },
+    /// Write the policy of this id: the moment in which a new table becomes visible.
+    SetPolicy(u32, Policy),
+    /// Delete the policy of this id.
+    DeletePolicy(u32),
+    /// Delete whatever both tables hold under this table id: it was adopted, so its content is
+    /// not known here. Nothing looks it up any more.
+    DropTable(u32),
+}
+
+/// What one policy should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Content of its table.
+    pub table: Table,
+    /// `outboundTrafficPolicy: ALLOW_ANY`.
+    pub allow_any: bool,
+}
+
+/// What the kernel holds, as far as this agent wrote or adopted it.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    /// None: adopted, content not known.
+    tables: BTreeMap<u32, Option<Table>>,
+    policies: BTreeMap<u32, Policy>,
+    /// Highest table id ever used.
+    last_table: u32,
+    /// Highest generation ever used.
+    generation: u32,
+}
+
+/// Table 0 is empty by definition and never written.
+const EMPTY_TABLE: u32 = 0;
+
+impl Default for Planner {
+    fn default() -> Self {
+        Self::adopt(BTreeMap::new(), [])
+    }
+}
+
+impl Planner {
+    /// Starts from pinned maps: the policies that stand there, and every table id that has an
+    /// entry. They stay in force until the first [`Self::replace`].
+    pub fn adopt(policies: BTreeMap<u32, Policy>, tables: impl IntoIterator<Item = u32>) -> Self {
+        let mut all: BTreeMap<_, _> = tables.into_iter().map(|id| (id, None)).collect();
+        all.extend(policies.values().map(|p| (p.table, None)));
+        all.insert(EMPTY_TABLE, Some(Table::new()));
+        Self {
+            last_table: all.keys().next_back().copied().unwrap_or(EMPTY_TABLE),
+            generation: policies.values().map(|p| p.generation).max().unwrap_or(0),
+            tables: all,
+            policies,
+        }
+    }
+
+    /// The generation that was given out last.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Policies as the kernel has them.
+    pub fn policies(&self) -> &BTreeMap<u32, Policy> {
+        &self.policies
+    }
+
+    /// The rules changed: fills new tables, makes each policy see its own in one write, then
+    /// deletes what nothing looks up. A policy whose content stays keeps its table, its
+    /// generation and the verdicts that sockets remember.
+    pub fn replace(&mut self, desired: BTreeMap<u32, Desired>) -> Vec<TableOp> {
+        let mut ops = Vec::new();
+        let mut switches = Vec::new();
+        let gone: Vec<_> = self
+            .policies
+            .keys()
+            .filter(|id| !desired.contains_key(id))
+            .copied()
+            .collect();
+        for (id, Desired { table, allow_any }) in desired {
+            let flags = flags(&table, allow_any);
+            let table = self.place(id, table, &mut ops);
+            if self
+                .policies
+                .get(&id)
+                .is_none_or(|p| p.table != table || p.flags != flags)
+            {
+                switches.push((id, table, flags));
+            }
+        }
+        if !switches.is_empty() {
+            self.generation = next(self.generation);
+        }
+        for (id, table, flags) in switches {
+            let policy = Policy {
+                table,
+                generation: self.generation,
+                flags,
+                errno: 0,
+            };
+            self.policies.insert(id, policy);
+            ops.push(TableOp::SetPolicy(id, policy));
+        }
+        for id in gone {
+            self.policies.remove(&id);
+            ops.push(TableOp::DeletePolicy(id));
+        }
+        self.sweep(&mut ops);
+        ops
+    }
+
+    /// Finds a table with this content or fills one that nothing looks up yet.
+    fn place(&mut self, policy: u32, content: Table, ops: &mut Vec<TableOp>) -> u32 {
+        let holds = |id: &u32| {
+            self.tables
+                .get(id)
+                .is_some_and(|t| t.as_ref() == Some(&content))
+        };
+        if let Some(current) = self
+            .policies
+            .get(&policy)
+            .map(|p| p.table)
+            .filter(|id| holds(id))
+        {
+            return current;
+        }
+        if let Some(same) = self.tables.keys().find(|id| holds(id)) {
+            return *same;
+        }
+        let id = self.unused_id();
+        ops.extend(
+            content
+                .iter()
+                .map(|(target, action)| put(id, target, *action)),
+        );
+        self.tables.insert(id, Some(content));
+        id
+    }
+
+    fn unused_id(&mut self) -> u32 {
+        loop {
+            self.last_table = next(self.last_table);
+            if !self.tables.contains_key(&self.last_table) {
+                return self.last_table;
+            }
+        }
+    }
+
+    fn sweep(&mut self, ops: &mut Vec<TableOp>) {
+        let used: BTreeSet<u32> = self.policies.values().map(|p| p.table).collect();
+        let unused: Vec<u32> = self
+            .tables
+            .keys()
+            .filter(|id| **id != EMPTY_TABLE && !used.contains(id))
+            .copied()
+            .collect();
+        for id in unused {
+            match self.tables.remove(&id).flatten() {
+                Some(content) => ops.extend(content.keys().map(|target| delete(id, target))),
+                None => ops.push(TableOp::DropTable(id)),
+            }
+        }
+    }
+
+    /// Addresses of listed names changed: changes tables in place, additions before deletions,
+    /// without a new generation, so that flows to an address whose lease ended go on.
+    ///
+    /// Policies that share a table and change alike go on sharing it; one that changes otherwise
+    /// gets a table of its own.
+    pub fn update(&mut self, changes: &BTreeMap<u32, Delta>) -> Vec<TableOp> {
+        let mut ops = Vec::new();
+        let mut sharers: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (id, policy) in &self.policies {
+            sharers.entry(policy.table).or_default().push(*id);
+        }
+        let none = Delta::new();
+        for (table, policies) in sharers {
+            let delta = |id: &u32| changes.get(id).unwrap_or(&none);
+            let Some(leader) = policies.iter().map(delta).find(|d| !d.is_empty()) else {
+                continue;
+            };
+            let alike = policies.iter().all(|id| delta(id) == leader);
+            if alike && table != EMPTY_TABLE {
+                self.change_in_place(table, leader, &policies, &mut ops);
+            } else {
+                for id in policies.iter().filter(|id| !delta(id).is_empty()) {
+                    self.move_out(*id, table, delta(id), &mut ops);
+                }
+            }
+        }
+        self.sweep(&mut ops);
+        ops
+    }
+
+    fn change_in_place(
+        &mut self,
+        table: u32,
+        delta: &Delta,
+        policies: &[u32],
+        ops: &mut Vec<TableOp>,
+    ) {
+        let Some(Some(content)) = self.tables.get_mut(&table) else {
+            return;
+        };
+        apply(content, delta);
+        let has_prefixes = has_prefixes(content);
+        // What shadows others comes first, so that a wider entry never shows through it.
+        ops.extend(
+            delta
+                .iter()
+                .rev()
+                .filter_map(|(t, a)| a.map(|a| put(table, t, a))),
+        );
+        for id in policies {
+            let Some(policy) = self.policies.get_mut(id) else {
+                continue;
+            };
+            let flags = with_prefixes(policy.flags, has_prefixes);
+            if policy.flags != flags {
+                policy.flags = flags;
+                ops.push(TableOp::SetPolicy(*id, *policy));
+            }
+        }
+        ops.extend(
+            delta
+                .iter()
+                .filter(|(_, a)| a.is_none())
+                .map(|(t, _)| delete(table, t)),
+        );
+    }
+
+    fn move_out(&mut self, id: u32, from: u32, delta: &Delta, ops: &mut Vec<TableOp>) {
+        let Some(Some(content)) = self.tables.get(&from) else {
+            return;
+        };
+        let mut content = content.clone();
+        apply(&mut content, delta);
+        let has_prefixes = has_prefixes(&content);
+        let table = self.place(id, content, ops);
+        if let Some(policy) = self.policies.get_mut(&id) {
+            policy.table = table;
+            policy.flags = with_prefixes(policy.flags, has_prefixes);
+            ops.push(TableOp::SetPolicy(id, *policy));
+        }
+    }
+}
+
+fn apply(content: &mut Table, delta: &Delta) {
+    for (target, action) in delta {
+        match action {
+            Some(action) => content.insert(*target, *action),
+            None => content.remove(target),
+        };
+    }
+}
+
+fn flags(table: &Table, allow_any: bool) -> u32 {
+    let base = if allow_any { policy_flag::ALLOW_ANY } else { 0 };
+    with_prefixes(base, has_prefixes(table))
+}
+
+/// Prefixes sort before single addresses.
+fn has_prefixes(table: &Table) -> bool {
+    table.keys().next().is_some_and(|t| !t.is_exact())
+}
+
+const fn with_prefixes(flags: u32, has: bool) -> u32 {
+    if has {
+        flags | policy_flag::HAS_PREFIXES
+    } else {
+        flags & !policy_flag::HAS_PREFIXES
+    }
+}
+
+/// The next id or generation; 0 is never given out.
+const fn next(n: u32) -> u32 {
+    match n.wrapping_add(1) {
+        0 => 1,
+        n => n,
+    }
+}
+
+fn put(table: u32, target: &Target, action: Action) -> TableOp {
+    if target.is_exact() {
+        return TableOp::PutExact(target.rule_key(table), action.rule());
+    }
+    let (bits, data) = target.prefix_key(table);
+    TableOp::PutPrefix {
+        bits,
+        data,
+        rule: action.rule(),
+    }
+}
+
+fn delete(table: u32, target: &Target) -> TableOp {
+    if target.is_exact() {
+        return TableOp::DeleteExact(target.rule_key(table));
+    }
+    let (bits, data) = target.prefix_key(table);
+    TableOp::DeletePrefix { bits, data }
+}
+
+#[cfg(test)]
+#[path = "diff_tests.rs"]
+mod tests;

@@ -1,0 +1,339 @@
+//! Every step of every plan against a model of the kernel's maps.
+
+use super::{Desired, Planner, TableOp};
+use crate::policy::tables::{Action, Delta, Table, Target, Transport};
+use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag};
+use egress_ebpf::addr::Addr;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// The three maps, and the lookup order of the kernel.
+#[derive(Clone, Default, Debug, PartialEq)]
+struct Kernel {
+    exact: BTreeMap<RuleKey, Rule>,
+    prefixes: BTreeMap<(u32, PrefixData), Rule>,
+    policies: BTreeMap<u32, (u32, u32, u32)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seen {
+    Allow,
+    Proxy,
+    Deny,
+}
+
+impl Kernel {
+    fn apply(&mut self, op: &TableOp) {
+        match *op {
+            TableOp::PutExact(key, rule) => drop(self.exact.insert(key, rule)),
+            TableOp::DeleteExact(key) => assert!(self.exact.remove(&key).is_some(), "{key:?}"),
+            TableOp::PutPrefix { bits, data, rule } => {
+                self.prefixes.insert((bits, data), rule);
+            }
+            TableOp::DeletePrefix { bits, data } => {
+                assert!(self.prefixes.remove(&(bits, data)).is_some(), "{data:?}");
+            }
+            TableOp::SetPolicy(id, p) => {
+                assert_ne!(p.generation, 0);
+                self.policies.insert(id, (p.table, p.flags, p.generation));
+            }
+            TableOp::DeletePolicy(id) => assert!(self.policies.remove(&id).is_some()),
+            TableOp::DropTable(table) => {
+                self.exact.retain(|k, _| k.table != table);
+                self.prefixes.retain(|(_, d), _| d.table != table);
+            }
+        }
+    }
+
+    fn judge(&self, policy: u32, addr: Addr, port: u16, transport: Transport) -> Seen {
+        let Some(&(table, flags, _)) = self.policies.get(&policy) else {
+            return Seen::Deny;
+        };
+        let proto = transport.number();
+        let exact = [port, 0].into_iter().find_map(|port| {
+            self.exact
+                .get(&RuleKey {
+                    table,
+                    port,
+                    proto,
+                    reserved: 0,
+                    addr,
+                })
+                .copied()
+        });
+        let has_prefixes = flags & policy_flag::HAS_PREFIXES != 0;
+        let prefix = || {
+            [port, 0]
+                .into_iter()
+                .filter(|_| has_prefixes)
+                .find_map(|port| {
+                    self.prefixes
+                        .iter()
+                        .filter(|((bits, d), _)| {
+                            let wide = crate::policy::ranges::number(d.addr)
+                                ^ crate::policy::ranges::number(addr);
+                            (d.table, d.port, d.proto) == (table, port, proto)
+                                && wide.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
+                        })
+                        .max_by_key(|((bits, _), _)| *bits)
+                        .map(|(_, rule)| *rule)
+                })
+        };
+        match exact.or_else(prefix).map(|r| r.action) {
+            Some(action::ALLOW) => Seen::Allow,
+            Some(action::PROXY) => Seen::Proxy,
+            Some(other) => panic!("action {other}"),
+            None if flags & policy_flag::ALLOW_ANY != 0 => Seen::Allow,
+            None => Seen::Deny,
+        }
+    }
+}
+
+const ADDRS: [&str; 5] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.1.1",
+    "2001:db8::1",
+    "11.0.0.1",
+];
+const NETS: [&str; 5] = [
+    "10.0.0.0/8",
+    "10.0.0.0/24",
+    "10.0.0.0/31",
+    "0.0.0.0/0",
+    "::/0",
+];
+const PORTS: [u16; 3] = [0, 80, 443];
+
+fn target() -> impl Strategy<Value = Vec<Target>> {
+    let transport = prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)];
+    (0..11_usize, 0..PORTS.len(), transport).prop_map(|(what, port, transport)| {
+        let port = PORTS[port];
+        match what {
+            0..5 => vec![Target::address(
+                ADDRS[what].parse::<IpAddr>().unwrap(),
+                port,
+                transport,
+            )],
+            5..10 => Target::network(NETS[what - 5].parse().unwrap(), port, transport),
+            _ => vec![Target::any(port, transport)],
+        }
+    })
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Proxy)];
+    prop::collection::vec((target(), action), 0..8).prop_map(|entries| {
+        entries
+            .into_iter()
+            .flat_map(|(ts, a)| ts.into_iter().map(move |t| (t, a)))
+            .collect()
+    })
+}
+
+fn desired() -> impl Strategy<Value = BTreeMap<u32, Desired>> {
+    let one = (table(), prop::bool::weighted(0.1))
+        .prop_map(|(table, allow_any)| Desired { table, allow_any });
+    prop::collection::btree_map(0..3_u32, one, 0..4)
+}
+
+fn everything() -> impl Iterator<Item = (u32, Addr, u16, Transport)> {
+    (0..3).flat_map(|policy| {
+        ADDRS.iter().flat_map(move |a| {
+            let addr = a.parse::<IpAddr>().unwrap().into();
+            [80, 443, 22].into_iter().flat_map(move |port| {
+                [Transport::Tcp, Transport::Udp].map(|t| (policy, addr, port, t))
+            })
+        })
+    })
+}
+
+/// Applies a plan; at each step every flow gets its old or its new verdict, none other.
+fn walk(kernel: &mut Kernel, ops: &[TableOp]) {
+    let verdicts = |k: &Kernel| -> Vec<Seen> {
+        everything()
+            .map(|(p, a, port, t)| k.judge(p, a, port, t))
+            .collect()
+    };
+    let old = verdicts(kernel);
+    let mut end = kernel.clone();
+    ops.iter().for_each(|op| end.apply(op));
+    let new = verdicts(&end);
+    for op in ops {
+        kernel.apply(op);
+        for (i, seen) in verdicts(kernel).into_iter().enumerate() {
+            assert!(
+                seen == old[i] || seen == new[i],
+                "{op:?}: {seen:?}, {:?} {:?}",
+                old[i],
+                new[i]
+            );
+        }
+    }
+}
+
+fn content(kernel: &Kernel, policy: u32) -> Option<(Vec<(RuleKey, Rule)>, usize)> {
+    let (table, ..) = *kernel.policies.get(&policy)?;
+    let exact = kernel.exact.iter().filter(|(k, _)| k.table == table);
+    let exact = exact
+        .map(|(k, r)| (RuleKey { table: 0, ..*k }, *r))
+        .collect();
+    Some((
+        exact,
+        kernel
+            .prefixes
+            .keys()
+            .filter(|(_, d)| d.table == table)
+            .count(),
+    ))
+}
+
+fn agrees(kernel: &Kernel, desired: &BTreeMap<u32, Desired>) {
+    let mut entries = BTreeMap::new();
+    for (id, want) in desired {
+        let (exact, prefixes) = content(kernel, *id).unwrap();
+        assert!(want.table.keys().filter(|t| t.is_exact()).eq_by_key(&exact));
+        assert_eq!(
+            prefixes,
+            want.table.keys().filter(|t| !t.is_exact()).count()
+        );
+        let (table, flags, _) = kernel.policies[id];
+        assert_eq!(flags & policy_flag::ALLOW_ANY != 0, want.allow_any);
+        assert_eq!(flags & policy_flag::HAS_PREFIXES != 0, prefixes > 0);
+        assert!(table != 0 || want.table.is_empty());
+        entries.insert(table, want.table.len());
+    }
+    assert_eq!(kernel.policies.len(), desired.len());
+    let total: usize = entries.values().sum();
+    assert_eq!(
+        kernel.exact.len() + kernel.prefixes.len(),
+        total,
+        "nothing is left behind"
+    );
+}
+
+trait SameKeys {
+    fn eq_by_key(self, keys: &[(RuleKey, Rule)]) -> bool;
+}
+
+impl<'a, I: Iterator<Item = &'a Target>> SameKeys for I {
+    fn eq_by_key(self, keys: &[(RuleKey, Rule)]) -> bool {
+        let mut wanted: Vec<_> = self.map(|t| t.rule_key(0)).collect();
+        wanted.sort_unstable();
+        wanted.iter().eq(keys.iter().map(|(k, _)| k))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) })]
+
+    #[test]
+    fn rules_change_in_one_step_and_leave_nothing_behind(
+        plans in prop::collection::vec(desired(), 1..4)
+    ) {
+        let (mut planner, mut kernel) = (Planner::default(), Kernel::default());
+        for desired in plans {
+            let ops = planner.replace(desired.clone());
+            walk(&mut kernel, &ops);
+            agrees(&kernel, &desired);
+            prop_assert!(planner.replace(desired).is_empty(), "the same rules change nothing");
+        }
+    }
+
+    #[test]
+    fn addresses_change_in_place_and_every_step_is_old_or_new(
+        start in desired(),
+        next in prop::collection::vec(prop::collection::btree_map(0..3_u32, table(), 0..4), 1..4)
+    ) {
+        let (mut planner, mut kernel) = (Planner::default(), Kernel::default());
+        let mut now = start.clone();
+        planner.replace(start).iter().for_each(|op| kernel.apply(op));
+        let generation = planner.generation();
+        for tables in next {
+            let mut changes = BTreeMap::new();
+            for (id, table) in tables {
+                let Some(policy) = now.get_mut(&id) else { continue };
+                changes.insert(id, delta(&policy.table, &table));
+                policy.table = table;
+            }
+            walk(&mut kernel, &planner.update(&changes));
+            agrees(&kernel, &now);
+            prop_assert_eq!(planner.generation(), generation);
+        }
+    }
+}
+
+fn delta(old: &Table, new: &Table) -> Delta {
+    let gone = old
+        .keys()
+        .filter(|t| !new.contains_key(t))
+        .map(|t| (*t, None));
+    let put = new
+        .iter()
+        .filter(|(t, a)| old.get(t) != Some(a))
+        .map(|(t, a)| (*t, Some(*a)));
+    gone.chain(put).collect()
+}
+
+fn one(ip: &str) -> Table {
+    let ip: IpAddr = ip.parse().unwrap();
+    Table::from([(Target::address(ip, 443, Transport::Tcp), Action::Allow)])
+}
+
+fn wants(tables: &[(u32, Table)]) -> BTreeMap<u32, Desired> {
+    let desired = |t: &Table| Desired {
+        table: t.clone(),
+        allow_any: false,
+    };
+    tables.iter().map(|(id, t)| (*id, desired(t))).collect()
+}
+
+#[test]
+fn an_empty_rule_set_is_a_policy_over_the_empty_table() {
+    let ops = Planner::default().replace(wants(&[(0, Table::new())]));
+    let policy = Policy {
+        table: 0,
+        generation: 1,
+        flags: 0,
+        errno: 0,
+    };
+    assert_eq!(ops, [TableOp::SetPolicy(0, policy)]);
+}
+
+#[test]
+fn equal_tables_are_one_in_the_kernel() {
+    let mut planner = Planner::default();
+    let ops = planner.replace(wants(&[(0, one("10.0.0.1")), (1, one("10.0.0.1"))]));
+    assert_eq!(ops.len(), 3, "{ops:?}");
+    assert_eq!(planner.policies()[&0].table, planner.policies()[&1].table);
+}
+
+#[test]
+fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
+    let pinned = Policy {
+        table: 7,
+        generation: 40,
+        flags: 0,
+        errno: 0,
+    };
+    let mut planner = Planner::adopt([(0, pinned), (5, pinned)].into(), [7, 9]);
+    let ops = planner.replace(wants(&[(0, one("10.0.0.1"))]));
+    let TableOp::PutExact(key, _) = ops[0] else {
+        panic!("{ops:?}")
+    };
+    assert_eq!(key.table, 10, "ids of adopted tables are not used again");
+    let policy = Policy {
+        table: 10,
+        generation: 41,
+        flags: 0,
+        errno: 0,
+    };
+    let rest = [
+        TableOp::SetPolicy(0, policy),
+        TableOp::DeletePolicy(5),
+        TableOp::DropTable(7),
+        TableOp::DropTable(9),
+    ];
+    assert_eq!(ops[1..], rest);
+}

@@ -1,0 +1,392 @@
+//! Which addresses each name has: DNS answers in, leases with an expiry out.
+//!
+//! Owns when a name is asked again and how long an address stays. Does not know what a name is
+//! listed for: `state` says which names are wanted and turns changes into table entries.
+
+use super::ranges;
+use egress_ebpf::addr::Addr;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How leases live.
+#[derive(Clone, Debug)]
+pub struct LeaseSettings {
+    /// Shortest time that an answer is taken to be valid for.
+    pub min_ttl: Duration,
+    /// How long an address that newer answers no longer hold stays listed after its time.
+    /// Clients cache addresses far longer than the TTL says.
+    pub grace: Duration,
+    /// Most addresses held for one name; further ones are counted and left out.
+    pub max_addresses: usize,
+    /// Shortest time between two questions for one name.
+    pub min_refresh: Duration,
+    /// Longest time between two questions for one name.
+    pub max_refresh: Duration,
+    /// First pause after a failed question; doubled with each further failure.
+    pub min_retry: Duration,
+    /// Longest pause after a failed question.
+    pub max_retry: Duration,
+    /// Take private, loopback, link-local and metadata addresses from any answer.
+    pub allow_private_answers: bool,
+    /// Ranges that are taken from answers although they are not public.
+    pub allowed_answers: Vec<IpNet>,
+}
+
+impl Default for LeaseSettings {
+    fn default() -> Self {
+        Self {
+            min_ttl: Duration::from_secs(30),
+            grace: Duration::from_secs(600),
+            max_addresses: 4096,
+            min_refresh: Duration::from_secs(1),
+            max_refresh: Duration::from_secs(300),
+            min_retry: Duration::from_secs(1),
+            max_retry: Duration::from_secs(30),
+            allow_private_answers: false,
+            allowed_answers: Vec::new(),
+        }
+    }
+}
+
+/// A good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Addresses of both families, in the order of the answer.
+    pub addresses: Vec<IpAddr>,
+    /// The smallest TTL of the records that led to them.
+    pub ttl: Duration,
+}
+
+/// No answer. Every kind keeps the last good set: a name server that says NXDOMAIN during an
+/// outage must not empty a list that worked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// NXDOMAIN.
+    #[error("no such name")]
+    NoSuchName,
+    /// The name exists and has no address, or none that may be used.
+    #[error("no usable address")]
+    NoAddress,
+    /// Timeout, SERVFAIL, REFUSED or a broken message, in words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What an answer did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The name's set of addresses, or the order in which they are dialled, is another one.
+    pub changed: bool,
+    /// Addresses that were refused as not public.
+    pub refused: Vec<IpAddr>,
+    /// Addresses left out because the name was full.
+    pub left_out: usize,
+}
+
+#[derive(Debug, Default)]
+struct Name {
+    /// When each address may go; those of `newest` stay beyond it.
+    expiry: BTreeMap<IpAddr, Instant>,
+    /// The last good answer, in its order.
+    newest: Vec<IpAddr>,
+    /// When to ask; none while a question is under way.
+    ask_at: Option<Instant>,
+    failures: u32,
+    /// An answer or a failure came.
+    heard: bool,
+    last_failure: Option<Failure>,
+    left_out: u64,
+}
+
+impl Name {
+    fn expires_next(&self) -> Option<Instant> {
+        self.expiry
+            .iter()
+            .filter(|(ip, _)| !self.newest.contains(ip))
+            .map(|(_, at)| *at)
+            .min()
+    }
+}
+
+/// All names and their leases.
+#[derive(Debug)]
+pub struct Leases {
+    settings: LeaseSettings,
+    names: BTreeMap<Arc<str>, Name>,
+    /// Union over all leases: an address under several names is here with all of them.
+    holders: BTreeMap<Addr, BTreeSet<Arc<str>>>,
+    ask: BTreeSet<(Instant, Arc<str>)>,
+    expire: BTreeSet<(Instant, Arc<str>)>,
+}
+
+impl Leases {
+    /// No names.
+    pub fn new(settings: LeaseSettings) -> Self {
+        Self {
+            settings,
+            names: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            ask: BTreeSet::new(),
+            expire: BTreeSet::new(),
+        }
+    }
+
+    /// Sets which names are wanted. New ones are asked for at once; those that are gone lose
+    /// their leases.
+    pub fn want(&mut self, now: Instant, wanted: &BTreeSet<Arc<str>>) {
+        let gone: Vec<_> = self
+            .names
+            .keys()
+            .filter(|n| !wanted.contains(*n))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.forget(&name);
+        }
+        for name in wanted {
+            if !self.names.contains_key(name) {
+                let fresh = Name {
+                    ask_at: Some(now),
+                    ..Name::default()
+                };
+                self.names.insert(Arc::clone(name), fresh);
+                self.ask.insert((now, Arc::clone(name)));
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &Arc<str>) {
+        let Some(state) = self.names.remove(name) else {
+            return;
+        };
+        if let Some(at) = state.ask_at {
+            self.ask.remove(&(at, Arc::clone(name)));
+        }
+        if let Some(at) = state.expires_next() {
+            self.expire.remove(&(at, Arc::clone(name)));
+        }
+        for ip in state.expiry.keys() {
+            release(&mut self.holders, *ip, name);
+        }
+    }
+
+    /// The next name to ask for at `now`, if one is due. It is not handed out again until
+    /// [`Self::handle_answer`] was called for it.
+    pub fn poll_query(&mut self, now: Instant) -> Option<Arc<str>> {
+        if self.ask.first().is_none_or(|(at, _)| *at > now) {
+            return None;
+        }
+        let (_, name) = self.ask.pop_first()?;
+        if let Some(state) = self.names.get_mut(&name) {
+            state.ask_at = None;
+        }
+        Some(name)
+    }
+
+    /// When a question or an expiry is due next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ask = self.ask.first().map(|(at, _)| *at);
+        let expire = self.expire.first().map(|(at, _)| *at);
+        ask.into_iter().chain(expire).min()
+    }
+
+    /// Takes the result of a question. An answer for a name that is not wanted is dropped.
+    pub fn handle_answer(
+        &mut self,
+        now: Instant,
+        name: &str,
+        result: Result<Answer, Failure>,
+    ) -> Outcome {
+        let Some((name, mut state)) = self.names.remove_entry(name) else {
+            return Outcome::default();
+        };
+        if let Some(at) = state.ask_at.take() {
+            self.ask.remove(&(at, Arc::clone(&name)));
+        }
+        if let Some(at) = state.expires_next() {
+            self.expire.remove(&(at, Arc::clone(&name)));
+        }
+        state.heard = true;
+        let mut outcome = Outcome::default();
+        let pause = match self.usable(result, &mut outcome) {
+            Ok((addresses, ttl)) => {
+                self.take(now, &name, &mut state, addresses, ttl, &mut outcome);
+                state.failures = 0;
+                state.last_failure = None;
+                ttl.clamp(self.settings.min_refresh, self.settings.max_refresh)
+            }
+            Err(failure) => {
+                state.last_failure = Some(failure);
+                let doubled = 2_u32.saturating_pow(state.failures.min(16));
+                state.failures = state.failures.saturating_add(1);
+                self.settings
+                    .min_retry
+                    .saturating_mul(doubled)
+                    .min(self.settings.max_retry)
+            }
+        };
+        // A time beyond what the clock can hold is as good as never.
+        state.ask_at = now.checked_add(pause);
+        if let Some(at) = state.ask_at {
+            self.ask.insert((at, Arc::clone(&name)));
+        }
+        if let Some(at) = state.expires_next() {
+            self.expire.insert((at, Arc::clone(&name)));
+        }
+        self.names.insert(name, state);
+        outcome
+    }
+
+    fn usable(
+        &self,
+        result: Result<Answer, Failure>,
+        outcome: &mut Outcome,
+    ) -> Result<(Vec<IpAddr>, Duration), Failure> {
+        let Answer { addresses, ttl } = result?;
+        let mut usable = Vec::with_capacity(addresses.len());
+        for ip in addresses {
+            // The form that the kernel looks up, so that a NAT64 or mapped spelling is judged by
+            // the address inside.
+            let ip = IpAddr::from(Addr::from(ip).canonical());
+            if self.refuses(ip) {
+                outcome.refused.push(ip);
+            } else if !usable.contains(&ip) {
+                usable.push(ip);
+            }
+        }
+        if usable.is_empty() {
+            Err(Failure::NoAddress)
+        } else {
+            Ok((usable, ttl))
+        }
+    }
+
+    fn refuses(&self, ip: IpAddr) -> bool {
+        !self.settings.allow_private_answers
+            && !ranges::is_public(ip)
+            && !self
+                .settings
+                .allowed_answers
+                .iter()
+                .any(|net| net.contains(&ip))
+    }
+
+    fn take(
+        &mut self,
+        now: Instant,
+        name: &Arc<str>,
+        state: &mut Name,
+        mut addresses: Vec<IpAddr>,
+        ttl: Duration,
+        outcome: &mut Outcome,
+    ) {
+        let lease = ttl
+            .max(self.settings.min_ttl)
+            .saturating_add(self.settings.grace);
+        let until = now.checked_add(lease).unwrap_or(now);
+        addresses.retain(|ip| {
+            let known = state.expiry.contains_key(ip);
+            if !known && state.expiry.len() >= self.settings.max_addresses {
+                outcome.left_out += 1;
+                return false;
+            }
+            let at = state.expiry.entry(*ip).or_insert(until);
+            *at = until.max(*at);
+            if !known {
+                outcome.changed = true;
+                self.holders
+                    .entry((*ip).into())
+                    .or_default()
+                    .insert(Arc::clone(name));
+            }
+            true
+        });
+        state.left_out = state.left_out.saturating_add(outcome.left_out as u64);
+        // A full name whose whole answer was left out keeps its last good set.
+        if !addresses.is_empty() && state.newest != addresses {
+            state.newest = addresses;
+            outcome.changed = true;
+        }
+    }
+
+    /// Lets addresses go whose time is over. Returns the names that lost one.
+    pub fn handle_timeout(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
+        let mut changed = BTreeSet::new();
+        while self.expire.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, name)) = self.expire.pop_first() else {
+                break;
+            };
+            let Some(state) = self.names.get_mut(&name) else {
+                continue;
+            };
+            let Name { expiry, newest, .. } = &mut *state;
+            expiry.retain(|ip, at| {
+                let stays = *at > now || newest.contains(ip);
+                if !stays {
+                    release(&mut self.holders, *ip, &name);
+                }
+                stays
+            });
+            if let Some(at) = state.expires_next() {
+                self.expire.insert((at, Arc::clone(&name)));
+            }
+            changed.insert(name);
+        }
+        changed
+    }
+
+    /// All addresses of a name that hold a lease, sorted.
+    pub fn leased(&self, name: &str) -> impl Iterator<Item = IpAddr> {
+        self.names
+            .get(name)
+            .into_iter()
+            .flat_map(|n| n.expiry.keys().copied())
+    }
+
+    /// The addresses of the last good answer, in its order: what to dial.
+    pub fn newest(&self, name: &str) -> &[IpAddr] {
+        self.names.get(name).map_or(&[], |n| &n.newest)
+    }
+
+    /// Every name that leases an address.
+    pub fn names_of(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
+        self.holders.get(&addr.canonical()).into_iter().flatten()
+    }
+
+    /// Names for which neither an answer nor a failure came yet.
+    pub fn unresolved(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names
+            .iter()
+            .filter(|(_, n)| !n.heard)
+            .map(|(name, _)| name)
+    }
+
+    /// Names without an address, and why.
+    pub fn failing(&self) -> impl Iterator<Item = (&Arc<str>, &Failure)> {
+        self.names
+            .iter()
+            .filter_map(|(name, n)| Some((name, n.last_failure.as_ref()?)))
+    }
+
+    /// Addresses that were left out over time because a name was full.
+    pub fn left_out(&self) -> u64 {
+        self.names.values().map(|n| n.left_out).sum()
+    }
+}
+
+fn release(holders: &mut BTreeMap<Addr, BTreeSet<Arc<str>>>, ip: IpAddr, name: &Arc<str>) {
+    let addr = Addr::from(ip);
+    if let Some(names) = holders.get_mut(&addr) {
+        names.remove(name);
+        if names.is_empty() {
+            holders.remove(&addr);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

@@ -1,0 +1,295 @@
+//! What one policy's kernel table holds: the union of what every service claims.
+//!
+//! Owns the form of an entry and the rule for two claims on one entry. Does not know why a
+//! service claims it (`claims`) nor in which order the kernel hears of it (`diff`).
+
+use super::ranges;
+use egress_ebpf::abi::{PREFIX_FIXED_BITS, PrefixData, Rule, RuleKey, action, proto};
+use egress_ebpf::addr::Addr;
+use ipnet::IpNet;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+/// Prefix length of a single address.
+const FULL: u8 = 128;
+/// Bits that the mapped form puts before an IPv4 address.
+const MAPPED_BITS: u8 = 96;
+
+/// A transport that tables can list.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Transport {
+    /// TCP, and MPTCP, which the kernel judges alike.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// IANA protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => proto::TCP,
+            Self::Udp => proto::UDP,
+        }
+    }
+}
+
+/// What happens to a flow that an entry covers. Ordered: of two claims the greater one holds,
+/// since the proxy can tell claims apart by name and the kernel cannot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Action {
+    /// Straight through.
+    Allow,
+    /// To the proxy.
+    Proxy,
+}
+
+impl Action {
+    /// As it stands in the map.
+    pub const fn rule(self) -> Rule {
+        match self {
+            Self::Allow => Rule {
+                action: action::ALLOW,
+            },
+            Self::Proxy => Rule {
+                action: action::PROXY,
+            },
+        }
+    }
+}
+
+/// What an entry covers: its key without the table's id. The order is the reverse of the kernel's
+/// lookup (exact port, exact any port, prefix port, prefix any port, longest first): an entry
+/// that another one shadows comes before it, so that deleting in order brings no third verdict
+/// to light.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Target {
+    bits: u8,
+    /// Destination port; 0 = any.
+    port: u16,
+    transport: Transport,
+    addr: Addr,
+}
+
+impl Target {
+    /// One address, in canonical form. Port 0 = any.
+    pub fn address(ip: impl Into<Addr>, port: u16, transport: Transport) -> Self {
+        Self {
+            bits: FULL,
+            port,
+            transport,
+            addr: ip.into().canonical(),
+        }
+    }
+
+    /// Any address of either family.
+    pub const fn any(port: u16, transport: Transport) -> Self {
+        Self {
+            bits: 0,
+            port,
+            transport,
+            addr: Addr::UNSPECIFIED,
+        }
+    }
+
+    /// The entries for one CIDR; host bits are ignored. More than one only for an IPv6 prefix so
+    /// short that it would cover the mapped form of IPv4 as well: it is split so that it does
+    /// not.
+    pub fn network(net: IpNet, port: u16, transport: Transport) -> Vec<Self> {
+        let entry = |bits: u8, value: u128| {
+            let mask = u128::MAX.checked_shl(u32::from(FULL - bits)).unwrap_or(0);
+            let addr = ranges::addr(value & mask);
+            if bits == FULL {
+                Self::address(addr, port, transport)
+            } else {
+                Self {
+                    bits,
+                    port,
+                    transport,
+                    addr,
+                }
+            }
+        };
+        let value = ranges::number(net.addr().into());
+        match net {
+            IpNet::V4(v4) => vec![entry(MAPPED_BITS + v4.prefix_len(), value)],
+            IpNet::V6(v6) => {
+                let bits = v6.prefix_len();
+                let mapped = ranges::number(std::net::Ipv4Addr::UNSPECIFIED.into());
+                let covers_mapped = bits < MAPPED_BITS
+                    && (value ^ mapped)
+                        .checked_shr(u32::from(FULL - bits))
+                        .unwrap_or(0)
+                        == 0;
+                if !covers_mapped {
+                    return vec![entry(bits, value)];
+                }
+                // Walk down to the mapped range; at each step keep the half without it.
+                (bits..MAPPED_BITS)
+                    .map(|b| entry(b + 1, mapped ^ (1 << (FULL - 1 - b))))
+                    .collect()
+            }
+        }
+    }
+
+    /// Whether this is one address, an entry of the exact table.
+    pub const fn is_exact(&self) -> bool {
+        self.bits == FULL
+    }
+
+    /// Port; 0 = any.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Transport.
+    pub const fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Whether a flow to this destination falls under the entry.
+    pub fn covers(&self, addr: Addr, port: u16, transport: Transport) -> bool {
+        let differ = ranges::number(addr.canonical()) ^ ranges::number(self.addr);
+        self.transport == transport
+            && (self.port == 0 || self.port == port)
+            && differ.checked_shr(u32::from(FULL - self.bits)).unwrap_or(0) == 0
+    }
+
+    /// Key in the exact table; meaningful if [`Self::is_exact`].
+    pub const fn rule_key(&self, table: u32) -> RuleKey {
+        let proto = self.transport.number();
+        RuleKey {
+            table,
+            port: self.port,
+            proto,
+            reserved: 0,
+            addr: self.addr,
+        }
+    }
+
+    /// Key in the prefix table: prefix length over the whole key, and its data.
+    pub const fn prefix_key(&self, table: u32) -> (u32, PrefixData) {
+        let proto = self.transport.number();
+        let data = PrefixData {
+            table,
+            port: self.port,
+            proto,
+            reserved: 0,
+            addr: self.addr,
+        };
+        (PREFIX_FIXED_BITS + self.bits as u32, data)
+    }
+}
+
+impl Ord for Target {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |t: &Self| (t.is_exact(), t.port, t.bits, t.transport, t.addr);
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for Target {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ip, transport) = (IpAddr::from(self.addr), self.transport);
+        write!(f, "{ip}/{} port {} {transport:?}", self.bits, self.port)
+    }
+}
+
+/// What one service claims.
+pub type Claims = BTreeMap<Target, Action>;
+
+/// Adds a claim; of two on one target the greater one holds.
+pub fn claim(claims: &mut Claims, target: Target, action: Action) {
+    let held = claims.entry(target).or_insert(action);
+    *held = action.max(*held);
+}
+
+/// A table's content. Equal content is one table in the kernel.
+pub type Table = BTreeMap<Target, Action>;
+
+/// What changes in a table: the value that holds from here on, or none.
+pub type Delta = BTreeMap<Target, Option<Action>>;
+
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+struct Holders {
+    allow: u32,
+    proxy: u32,
+}
+
+impl Holders {
+    const fn action(self) -> Option<Action> {
+        match self {
+            Self { proxy: 1.., .. } => Some(Action::Proxy),
+            Self { allow: 1.., .. } => Some(Action::Allow),
+            Self { .. } => None,
+        }
+    }
+
+    const fn side(&mut self, action: Action) -> &mut u32 {
+        match action {
+            Action::Allow => &mut self.allow,
+            Action::Proxy => &mut self.proxy,
+        }
+    }
+}
+
+/// Every claim of one policy, counted, so that one service can change without the others.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    entries: BTreeMap<Target, Holders>,
+}
+
+impl Ledger {
+    /// Puts one service's claims in the place of its former ones. Returns what that changes in
+    /// the table. `old` must be what was given as `new` before.
+    pub fn replace(&mut self, old: &Claims, new: &Claims) -> Delta {
+        let mut before: Delta = BTreeMap::new();
+        for (target, action) in new {
+            if old.get(target) == Some(action) {
+                continue;
+            }
+            let holders = self.entries.entry(*target).or_default();
+            before.entry(*target).or_insert(holders.action());
+            *holders.side(*action) += 1;
+        }
+        for (target, action) in old {
+            if new.get(target) == Some(action) {
+                continue;
+            }
+            let Some(holders) = self.entries.get_mut(target) else {
+                continue;
+            };
+            before.entry(*target).or_insert(holders.action());
+            let side = holders.side(*action);
+            *side = side.saturating_sub(1);
+            if *holders == Holders::default() {
+                self.entries.remove(target);
+            }
+        }
+        let holds = |t: &Target| self.entries.get(t).and_then(|h| h.action());
+        before
+            .into_iter()
+            .filter_map(|(t, was)| (holds(&t) != was).then(|| (t, holds(&t))))
+            .collect()
+    }
+
+    /// The table as a whole.
+    pub fn table(&self) -> Table {
+        self.entries
+            .iter()
+            .filter_map(|(t, h)| Some((*t, h.action()?)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;

@@ -1,0 +1,134 @@
+//! Entries and the union of claims.
+
+use super::{Action, Claims, Ledger, Target, Transport, claim};
+use egress_ebpf::addr::Addr;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+fn addr(s: &str) -> Addr {
+    s.parse::<IpAddr>().unwrap().into()
+}
+
+fn network(s: &str) -> Vec<Target> {
+    Target::network(s.parse().unwrap(), 443, Transport::Tcp)
+}
+
+fn covered(net: &str, ip: &str) -> bool {
+    network(net)
+        .iter()
+        .any(|t| t.covers(addr(ip), 443, Transport::Tcp))
+}
+
+#[test]
+fn a_network_covers_its_addresses_and_no_others() {
+    for (net, inside, outside) in [
+        ("10.1.2.3/8", "10.255.0.1", "11.0.0.1"),
+        ("0.0.0.0/0", "255.1.2.3", "2001:db8::1"),
+        ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::1"),
+        ("::/0", "2001:db8::1", "203.0.113.1"),
+        ("::/0", "ffff::1", "0.0.0.1"),
+        ("::/64", "::1:0:1:1", "203.0.113.1"),
+        ("::ffff:10.0.0.0/104", "10.1.1.1", "11.1.1.1"),
+        ("203.0.113.1/32", "203.0.113.1", "203.0.113.2"),
+        ("2001:db8::1/128", "2001:db8::1", "2001:db8::2"),
+    ] {
+        assert!(covered(net, inside), "{net} covers {inside}");
+        assert!(!covered(net, outside), "{net} does not cover {outside}");
+    }
+}
+
+#[test]
+fn a_network_of_one_address_is_an_exact_entry() {
+    assert!(network("203.0.113.1/32")[0].is_exact());
+    assert!(network("2001:db8::1/128")[0].is_exact());
+    assert!(!network("203.0.113.0/31")[0].is_exact());
+    assert_eq!(
+        network("64:ff9b::203.0.113.1/128"),
+        network("203.0.113.1/32"),
+        "canonical"
+    );
+}
+
+#[test]
+fn ipv6_prefixes_are_split_around_the_mapped_form_without_a_gap() {
+    assert_eq!(network("::/0").len(), 96);
+    assert_eq!(network("::/95").len(), 1, "does not reach ::ffff:0:0");
+    assert_eq!(network("::/80").len(), 16);
+    let spread = network("::/0");
+    for ip in ["::fffe:0:0", "::1:0:0:0", "4000::", "8000::1", "64:ff9c::1"] {
+        let hits = spread
+            .iter()
+            .filter(|t| t.covers(addr(ip), 443, Transport::Tcp))
+            .count();
+        assert_eq!(hits, 1, "{ip}");
+    }
+}
+
+#[test]
+fn an_entry_for_any_address_covers_both_families() {
+    let any = Target::any(80, Transport::Tcp);
+    for ip in ["203.0.113.1", "2001:db8::1"] {
+        assert!(any.covers(addr(ip), 80, Transport::Tcp));
+        assert!(!any.covers(addr(ip), 81, Transport::Tcp));
+        assert!(!any.covers(addr(ip), 80, Transport::Udp));
+    }
+    assert_eq!(any.prefix_key(7).0, 64);
+}
+
+#[test]
+fn the_keys_are_those_of_the_kernel() {
+    let target = Target::address("203.0.113.1".parse::<IpAddr>().unwrap(), 53, Transport::Udp);
+    let key = target.rule_key(9);
+    assert_eq!((key.table, key.port, key.proto), (9, 53, 17));
+    assert_eq!(key.addr, addr("203.0.113.1"));
+    let (bits, data) = network("10.0.0.0/8")[0].prefix_key(9);
+    assert_eq!(
+        (bits, data.addr, data.proto),
+        (64 + 104, addr("10.0.0.0"), 6)
+    );
+}
+
+#[test]
+fn of_two_claims_on_one_entry_the_proxy_holds_until_it_is_withdrawn() {
+    let target = Target::any(80, Transport::Tcp);
+    let one = |action| Claims::from([(target, action)]);
+    let none = Claims::new();
+    let mut ledger = Ledger::default();
+    assert_eq!(
+        ledger.replace(&none, &one(Action::Allow)),
+        [(target, Some(Action::Allow))].into()
+    );
+    assert_eq!(
+        ledger.replace(&none, &one(Action::Proxy)),
+        [(target, Some(Action::Proxy))].into()
+    );
+    assert_eq!(ledger.replace(&none, &one(Action::Allow)), BTreeMap::new());
+    assert_eq!(
+        ledger.replace(&one(Action::Proxy), &none),
+        [(target, Some(Action::Allow))].into()
+    );
+    assert_eq!(ledger.replace(&one(Action::Allow), &none), BTreeMap::new());
+    assert_eq!(
+        ledger.replace(&one(Action::Allow), &none),
+        [(target, None)].into()
+    );
+    assert!(ledger.table().is_empty());
+
+    let mut claims = one(Action::Proxy);
+    claim(&mut claims, target, Action::Allow);
+    assert_eq!(claims, one(Action::Proxy));
+}
+
+#[test]
+fn a_service_that_changes_its_mind_is_one_change() {
+    let target = Target::any(80, Transport::Tcp);
+    let one = |action| Claims::from([(target, action)]);
+    let mut ledger = Ledger::default();
+    ledger.replace(&Claims::new(), &one(Action::Allow));
+    let delta = ledger.replace(&one(Action::Allow), &one(Action::Proxy));
+    assert_eq!(delta, [(target, Some(Action::Proxy))].into());
+    assert_eq!(
+        ledger.replace(&one(Action::Proxy), &one(Action::Proxy)),
+        BTreeMap::new()
+    );
+}

@@ -1,0 +1,274 @@
+//! The cgroup v2 hierarchy as this process sees it: its mount, the agent's own place in it, the
+//! ids that the kernel side knows cgroups by. Attaches nothing.
+
+use crate::config::Config;
+use crate::failure::Failure;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// `CGROUP2_SUPER_MAGIC` of include/uapi/linux/magic.h.
+const MAGIC: i64 = 0x6367_7270;
+
+/// A mount of the hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mount {
+    /// The part of the hierarchy that is mounted.
+    root: PathBuf,
+    /// Where.
+    point: PathBuf,
+}
+
+/// Folder that cgroup v2 is mounted on.
+pub fn mount_point() -> Result<PathBuf, Failure> {
+    Ok(mount()?.point)
+}
+
+fn mount() -> Result<Mount, Failure> {
+    let text = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|e| Failure::usage(format_args!("/proc/self/mountinfo: {e}")))?;
+    parse_mounts(&text).into_iter().next().ok_or_else(|| {
+        Failure::usage("cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")
+    })
+}
+
+/// `proc_pid_mountinfo(5)`: field 4 is the root, 5 the mount point, the type follows `-`.
+fn parse_mounts(text: &str) -> Vec<Mount> {
+    text.lines()
+        .filter_map(|line| {
+            let (front, back) = line.split_once(" - ")?;
+            (back.split(' ').next()? == "cgroup2").then_some(())?;
+            let mut fields = front.split(' ').skip(3);
+            Some(Mount {
+                root: unescape(fields.next()?),
+                point: unescape(fields.next()?),
+            })
+        })
+        .collect()
+}
+
+/// Space, tab, newline and backslash stand as three octal digits (`mangle` in `fs/proc_namespace.c`).
+fn unescape(field: &str) -> PathBuf {
+    let mut out = field.to_owned();
+    for (code, plain) in [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ] {
+        out = out.replace(code, plain);
+    }
+    out.into()
+}
+
+/// Folder of the cgroup that this process is in.
+pub fn own() -> Result<PathBuf, Failure> {
+    let text = fs::read_to_string("/proc/self/cgroup")
+        .map_err(|e| Failure::usage(format_args!("/proc/self/cgroup: {e}")))?;
+    own_in(&mount()?, &text).ok_or_else(|| {
+        Failure::usage("the agent's own cgroup lies outside the mounted cgroup v2 hierarchy: run it with the host's cgroup namespace and mount")
+    })
+}
+
+fn own_in(mount: &Mount, proc_cgroup: &str) -> Option<PathBuf> {
+    let path = proc_cgroup.lines().find_map(|l| l.strip_prefix("0::"))?;
+    let below = Path::new(path).strip_prefix(&mount.root).ok()?;
+    if below
+        .components()
+        .any(|c| c == std::path::Component::ParentDir)
+    {
+        return None;
+    }
+    Some(mount.point.components().chain(below.components()).collect())
+}
+
+/// The cgroup id that `bpf_sk_cgroup_id` gives: the inode of its folder in kernfs.
+pub fn id(folder: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(folder)?.ino())
+}
+
+/// One enforced root as the user named it: absolute, without symlinks, a folder of cgroup v2.
+pub fn enforced_root(path: &Path) -> Result<PathBuf, Failure> {
+    let shown = path.display();
+    let real = fs::canonicalize(path).map_err(|e| {
+        Failure::usage(format_args!(
+            "cgroup {shown}: {e}; make it first: mkdir {shown}"
+        ))
+    })?;
+    let stat = rustix::fs::statfs(&real)
+        .map_err(|e| Failure::usage(format_args!("cgroup {shown}: {e}")))?;
+    #[expect(
+        clippy::useless_conversion,
+        reason = "f_type is narrower than i64 on some targets"
+    )]
+    if i64::from(stat.f_type) != MAGIC || !real.is_dir() {
+        let hint = mount_point().map_or_else(
+            |f| f.message,
+            |m| format!("it is mounted on {}", m.display()),
+        );
+        return Err(Failure::usage(format_args!(
+            "cgroup {shown} is no folder of cgroup v2; {hint}"
+        )));
+    }
+    Ok(real)
+}
+
+/// All enforced roots of a configuration: each is one, and none lies in another, because a cgroup
+/// below an exclusive attachment takes no second one.
+pub fn enforced_roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut roots: Vec<PathBuf> = paths
+        .iter()
+        .map(|p| enforced_root(p))
+        .collect::<Result<_, _>>()?;
+    roots.sort();
+    roots.dedup();
+    for (i, outer) in roots.iter().enumerate() {
+        if let Some(inner) = roots[i + 1..].iter().find(|r| r.starts_with(outer)) {
+            return Err(Failure::usage(format_args!(
+                "cgroup {} lies in cgroup {}: the outer one is enough",
+                inner.display(),
+                outer.display()
+            )));
+        }
+    }
+    Ok(roots)
+}
+
+/// Puts this process into the cgroup that is the agent's own and returns its folder. It lies in no
+/// enforced root (the agent's upstream connects would be redirected into itself) and above none
+/// (its own programs would see the workloads).
+pub fn settle(config: &Config, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
+    let here = own()?;
+    let wanted = plan(&here, config.agent_cgroup.as_deref(), roots)?;
+    if wanted != here {
+        match fs::create_dir(&wanted) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Failure::usage(format_args!(
+                    "agent cgroup {}: {e}",
+                    wanted.display()
+                )));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        enforced_root(&wanted)?;
+        fs::write(wanted.join("cgroup.procs"), std::process::id().to_string()).map_err(|e| {
+            Failure::usage(format_args!(
+                "agent cgroup {}: moving there: {e}",
+                wanted.display()
+            ))
+        })?;
+    }
+    Ok(wanted)
+}
+
+fn plan(here: &Path, chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
+    let wanted = match chosen {
+        Some(path) => path.to_owned(),
+        None if roots.iter().any(|r| r.starts_with(here) && r != here) => here.join("egress-agent"),
+        None => here.to_owned(),
+    };
+    for root in roots {
+        if wanted.starts_with(root) {
+            return Err(Failure::usage(format_args!(
+                "the agent's own cgroup {} lies in the enforced root {}: start it elsewhere, or name one with --agent-cgroup",
+                wanted.display(),
+                root.display()
+            )));
+        }
+        if root.starts_with(&wanted) {
+            return Err(Failure::usage(format_args!(
+                "the enforced root {} lies in the agent's own cgroup {}: name another with --agent-cgroup",
+                root.display(),
+                wanted.display()
+            )));
+        }
+    }
+    Ok(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_is_found_beside_version_1() {
+        let text = "25 1 8:1 / / rw - ext4 /dev/sda rw\n\
+                    30 25 0:26 / /sys/fs/cgroup/cpu rw shared:4 - cgroup cgroup rw,cpu\n\
+                    31 25 0:27 /a\\040b /sys/fs/cgroup/uni\\134fied rw,relatime shared:5 - cgroup2 cgroup2 rw\n";
+        let want = Mount {
+            root: "/a b".into(),
+            point: "/sys/fs/cgroup/uni\\fied".into(),
+        };
+        assert_eq!(parse_mounts(text), [want]);
+    }
+
+    #[test]
+    fn the_own_cgroup_is_a_folder_below_the_mount() {
+        let whole = Mount {
+            root: "/".into(),
+            point: "/sys/fs/cgroup".into(),
+        };
+        let part = Mount {
+            root: "/user".into(),
+            point: "/cg".into(),
+        };
+        for (mount, text, want) in [
+            (&whole, "1:name=systemd:/x\n0::/\n", Some("/sys/fs/cgroup")),
+            (
+                &whole,
+                "0::/system.slice/a.service\n",
+                Some("/sys/fs/cgroup/system.slice/a.service"),
+            ),
+            (&part, "0::/user/1\n", Some("/cg/1")),
+            (&part, "0::/system\n", None),
+            (&whole, "0::/../other\n", None),
+            (&whole, "1:cpu:/\n", None),
+        ] {
+            assert_eq!(own_in(mount, text), want.map(PathBuf::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_agent_lives_neither_in_nor_above_an_enforced_root() {
+        let roots = [PathBuf::from("/cg/pods")];
+        let settled = |here: &str, chosen: Option<&str>| {
+            plan(Path::new(here), chosen.map(Path::new), &roots).map_err(|f| f.message)
+        };
+        assert_eq!(settled("/cg/system", None), Ok("/cg/system".into()));
+        assert_eq!(settled("/cg", None), Ok("/cg/egress-agent".into()));
+        assert_eq!(settled("/cg", Some("/cg/mine")), Ok("/cg/mine".into()));
+        assert_eq!(settled("/cg/podsfoo", None), Ok("/cg/podsfoo".into()));
+        for (here, chosen) in [
+            ("/cg/pods", None),
+            ("/cg/pods/a", None),
+            ("/cg", Some("/cg/pods/x")),
+            ("/cg/a", Some("/cg")),
+        ] {
+            assert!(
+                settled(here, chosen)
+                    .unwrap_err()
+                    .contains("--agent-cgroup"),
+                "{here}"
+            );
+        }
+        let whole = plan(Path::new("/cg"), None, &["/cg".into()]).unwrap_err();
+        assert!(whole.message.contains("enforced root /cg"), "{whole}");
+    }
+
+    #[test]
+    fn a_path_that_is_no_cgroup_is_refused_with_the_mount() {
+        let missing = enforced_root(Path::new("/nonexistent/cg")).unwrap_err();
+        assert!(
+            missing.message.contains("mkdir /nonexistent/cg"),
+            "{missing}"
+        );
+        let plain = tempfile::tempdir().unwrap();
+        assert!(
+            enforced_root(plain.path())
+                .unwrap_err()
+                .message
+                .contains("no folder of cgroup v2")
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! The command line: parses it, hands over, turns an error into one line and an exit code.
+
+use crate::config::{Config, DEFAULT_BPF_DIR, Settings};
+use crate::failure::{Failure, USAGE};
+use crate::{app, check, exec, privilege};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Lets out of a cgroup what Istio's rules list, and nothing else.
+#[derive(Debug, Parser)]
+#[command(name = "egress-agent", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Close the gate around the enforced roots and serve what the rules list
+    Run(RunArgs),
+    /// Run a command behind the gate, in a fresh cgroup below an enforced root
+    Exec(ExecArgs),
+    /// Say of each rule in files and folders whether it is valid, and why not
+    Check {
+        /// Files and folders
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Open the gate: detach every program and remove every pin
+    Detach(DetachArgs),
+    /// Wait until a cgroup is empty and remove it
+    #[command(name = exec::REAPER_VERB, hide = true)]
+    Reap {
+        /// The cgroup's folder
+        cgroup: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Config file, YAML; a flag beats its field there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+struct ExecArgs {
+    /// Config file of the agent, for `cgroups` and `bpfDir`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Enforced root to run below [default: the first of the config file]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Where the agent pinned its programs
+    #[arg(long, value_name = "PATH")]
+    bpf_dir: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct DetachArgs {
+    /// Config file of the agent, for `bpfDir`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the agent pinned its programs
+    #[arg(long, value_name = "PATH")]
+    bpf_dir: Option<PathBuf>,
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // Nobody reads what a closed pipe does not take.
+            drop(e.print());
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            eprintln!("egress-agent: {}", usage_line(&e));
+            return USAGE.into();
+        }
+    };
+    match dispatch(cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("egress-agent: {e:#}");
+            Failure::code_of(&e).into()
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run(args) => {
+            let config = Config::load(args.settings, args.config.as_deref())?;
+            // Before the cgroups are looked at and anything is made.
+            privilege::require()?;
+            app::run(config)
+        }
+        Verb::Exec(args) => {
+            let file = file_settings(args.config)?;
+            let root = args.cgroup.or_else(|| file.cgroups.first().cloned()).ok_or_else(|| {
+                Failure::usage("no enforced root: name one with --cgroup PATH or a config file with --config")
+            })?;
+            let bpf_dir = args
+                .bpf_dir
+                .or(file.bpf_dir)
+                .unwrap_or_else(|| DEFAULT_BPF_DIR.into());
+            match exec::run(&root, &args.command, |root| {
+                app::is_attached(&bpf_dir, root)
+            })? {}
+        }
+        Verb::Check { paths } => check::run(&paths, &mut std::io::stdout().lock()),
+        Verb::Detach(args) => {
+            let file = file_settings(args.config)?;
+            privilege::require()?;
+            app::detach(
+                &args
+                    .bpf_dir
+                    .or(file.bpf_dir)
+                    .unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
+            )
+        }
+        Verb::Reap { cgroup } => exec::reap(&cgroup),
+    }
+}
+
+fn file_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {
+    config.map_or_else(
+        || Ok(Settings::default()),
+        |path| Settings::from_file(&path),
+    )
+}
+
+/// clap's message as one line: what is wrong and its tip, without the usage block.
+fn usage_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let message = text.split("\nUsage:").next().unwrap_or_default();
+    let message = message
+        .split("\nFor more information")
+        .next()
+        .unwrap_or_default();
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!(
+        "{}; see egress-agent --help",
+        line.trim_start_matches("error: ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_with_its_tip() {
+        let error = Cli::try_parse_from(["egress-agent", "run", "--cgroups", "/x"]).unwrap_err();
+        let line = usage_line(&error);
+        assert!(
+            !line.contains('\n') && line.contains("--cgroups") && line.contains("'--cgroup'"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn flags_reach_their_fields() {
+        let cli = Cli::try_parse_from([
+            "egress-agent",
+            "run",
+            "--rules",
+            "a.yaml",
+            "--rules",
+            "b",
+            "--cgroup",
+            "/x",
+            "--dns-server",
+            "192.0.2.1",
+            "--dns-min-ttl",
+            "1s",
+            "--log-format",
+            "json",
+            "--on-exit",
+            "detach",
+            "--outbound-traffic-policy",
+            "ALLOW_ANY",
+            "--allow-private-answers",
+        ])
+        .unwrap();
+        let Verb::Run(args) = cli.verb else {
+            panic!("{cli:?}")
+        };
+        let file = "rules: [a.yaml, b]\ncgroups: [/x]\ndns: {servers: [192.0.2.1], minTTL: 1s}\n\
+                    log: {format: json}\nonExit: detach\noutboundTrafficPolicy: ALLOW_ANY\nallowPrivateAnswers: true\n";
+        assert_eq!(args.settings, serde_yaml::from_str(file).unwrap());
+    }
+}

@@ -1,0 +1,217 @@
+//! The agent's own configuration: settings of the command line over those of a file, defaults
+//! filled in, and checked for what makes no sense together. Looks at no cgroup and no kernel.
+
+mod resolv_conf;
+mod settings;
+mod values;
+
+pub use settings::{DnsSettings, LogSettings, Settings};
+pub use values::{Cidr, DnsServer, LogFormat, OnExit, Span, TrafficPolicy};
+
+use crate::failure::Failure;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the agent pins what outlives it.
+pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/egress-agent";
+/// The port that Istio's sidecars redirect outbound TCP to.
+pub const DEFAULT_PROXY_PORT: u16 = 15001;
+
+/// The agent's configuration, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Rule files and folders, at least one.
+    pub rules: Vec<PathBuf>,
+    /// Enforced roots as given, at least one; [`crate::cgroup2::enforced_roots`] checks them.
+    pub cgroups: Vec<PathBuf>,
+    /// The agent's own cgroup, where the user chose one.
+    pub agent_cgroup: Option<PathBuf>,
+    /// Folder on bpffs for pins.
+    pub bpf_dir: PathBuf,
+    /// The agent's own queries.
+    pub dns: Dns,
+    /// Whether private, loopback and link-local addresses in answers are taken.
+    pub allow_private_answers: bool,
+    /// Networks that go straight through.
+    pub internal: Vec<IpNet>,
+    /// Port of the proxy on both loopback addresses, host byte order.
+    pub proxy_port: u16,
+    /// What SIGTERM leaves behind.
+    pub on_exit: OnExit,
+    /// How long running flows get on SIGTERM.
+    pub drain_deadline: Duration,
+    /// What is written to stderr.
+    pub log: Log,
+    /// What happens to destinations that no rule lists.
+    pub outbound_traffic_policy: TrafficPolicy,
+}
+
+/// `dns` of [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Servers in the order in which they are asked, at least one.
+    pub servers: Vec<SocketAddr>,
+    /// Shortest life of a lease.
+    pub min_ttl: Duration,
+    /// Life after the TTL.
+    pub grace: Duration,
+}
+
+/// `log` of [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+}
+
+impl Config {
+    /// Flags over the file (where one is named), then defaults.
+    pub fn load(flags: Settings, file: Option<&Path>) -> Result<Self, Failure> {
+        let settings = match file {
+            Some(path) => flags.over(Settings::from_file(path)?),
+            None => flags,
+        };
+        let servers = settings.dns.servers.iter().map(|s| s.0).collect();
+        Self::complete(settings, servers, resolv_conf::system_servers)
+    }
+
+    fn complete(
+        s: Settings,
+        servers: Vec<SocketAddr>,
+        system_servers: impl FnOnce() -> Vec<SocketAddr>,
+    ) -> Result<Self, Failure> {
+        if s.rules.is_empty() {
+            return Err(Failure::usage(
+                "no rules: name a file or a folder with --rules PATH or `rules` in the config file",
+            ));
+        }
+        if s.cgroups.is_empty() {
+            return Err(Failure::usage(
+                "no enforced root: name a cgroup with --cgroup PATH or `cgroups` in the config file",
+            ));
+        }
+        if s.proxy_port == Some(0) {
+            return Err(Failure::usage("proxyPort: 0 is no port; want 1 to 65535"));
+        }
+        Ok(Self {
+            rules: s.rules,
+            cgroups: s.cgroups,
+            agent_cgroup: s.agent_cgroup,
+            bpf_dir: s.bpf_dir.unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
+            dns: Dns {
+                servers: if servers.is_empty() {
+                    system_servers()
+                } else {
+                    servers
+                },
+                min_ttl: s.dns.min_ttl.map_or(Duration::from_secs(30), |d| d.0),
+                // Clients hold addresses beyond the TTL: connection pools, the JVM's cache.
+                grace: s.dns.grace.map_or(Duration::from_mins(10), |d| d.0),
+            },
+            allow_private_answers: s.allow_private_answers.unwrap_or(false),
+            internal: s.internal.into_iter().map(|c| c.0).collect(),
+            proxy_port: s.proxy_port.unwrap_or(DEFAULT_PROXY_PORT),
+            on_exit: s.on_exit.unwrap_or_default(),
+            // Istio's default terminationDrainDuration.
+            drain_deadline: s.drain_deadline.map_or(Duration::from_secs(5), |d| d.0),
+            log: Log {
+                format: s.log.format.unwrap_or_default(),
+                filter: s.log.filter.unwrap_or_else(|| "info".to_owned()),
+            },
+            outbound_traffic_policy: s.outbound_traffic_policy.unwrap_or_default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> Settings {
+        Settings {
+            rules: vec!["r.yaml".into()],
+            cgroups: vec!["/c".into()],
+            ..Settings::default()
+        }
+    }
+
+    fn complete(s: Settings) -> Result<Config, Failure> {
+        let servers = s.dns.servers.iter().map(|s| s.0).collect();
+        Config::complete(s, servers, || vec![([127, 0, 0, 1], 53).into()])
+    }
+
+    #[test]
+    fn the_defaults_keep_the_gate_closed() {
+        let c = complete(minimal()).unwrap();
+        assert_eq!(c.outbound_traffic_policy, TrafficPolicy::RegistryOnly);
+        assert_eq!(c.on_exit, OnExit::Keep);
+        assert!(!c.allow_private_answers && c.internal.is_empty());
+        assert_eq!(c.bpf_dir, Path::new("/sys/fs/bpf/egress-agent"));
+        assert_eq!(c.proxy_port, 15001);
+        assert_eq!(c.dns.servers, [SocketAddr::from(([127, 0, 0, 1], 53))]);
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_named_servers_beat_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.yaml");
+        std::fs::write(
+            &file,
+            "rules: [f.yaml]\ncgroups: [/f]\nproxyPort: 1\ndns: {servers: [192.0.2.9]}\n",
+        )
+        .unwrap();
+        let flags = Settings {
+            proxy_port: Some(2),
+            rules: vec!["flag.yaml".into()],
+            ..Settings::default()
+        };
+        let c = Config::load(flags, Some(&file)).unwrap();
+        assert_eq!(
+            (c.proxy_port, c.rules[0].to_str().unwrap()),
+            (2, "flag.yaml")
+        );
+        assert_eq!(c.cgroups, [PathBuf::from("/f")]);
+        assert_eq!(c.dns.servers, ["192.0.2.9:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_is_missing_is_said_with_what_to_do() {
+        for (settings, part) in [
+            (
+                Settings {
+                    rules: vec![],
+                    ..minimal()
+                },
+                "--rules",
+            ),
+            (
+                Settings {
+                    cgroups: vec![],
+                    ..minimal()
+                },
+                "--cgroup",
+            ),
+            (
+                Settings {
+                    proxy_port: Some(0),
+                    ..minimal()
+                },
+                "proxyPort",
+            ),
+        ] {
+            let failure = complete(settings).unwrap_err();
+            assert_eq!(failure.code, crate::failure::USAGE);
+            assert!(failure.message.contains(part), "{failure}");
+        }
+        let missing =
+            Config::load(minimal(), Some(Path::new("/nonexistent/agent.yaml"))).unwrap_err();
+        assert!(
+            missing.message.contains("/nonexistent/agent.yaml"),
+            "{missing}"
+        );
+    }
+}

@@ -1,0 +1,204 @@
+//! Every setting once: the same struct is the config file and the command line, so a field
+//! without its flag cannot exist. Fills in no defaults and looks at nothing on the machine.
+
+use super::values::{Cidr, DnsServer, LogFormat, OnExit, Span, TrafficPolicy};
+use crate::failure::Failure;
+use clap::Args;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Settings as given; `None` and empty lists are "not said".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// Istio YAML or JSON: a file, or a folder whose *.yaml, *.yml and *.json are read
+    #[arg(long, value_name = "PATH")]
+    pub rules: Vec<PathBuf>,
+    /// Enforced root: a cgroup v2 folder; what runs below it is behind the gate
+    #[arg(long = "cgroup", value_name = "PATH")]
+    pub cgroups: Vec<PathBuf>,
+    /// Cgroup of the agent itself, outside every enforced root
+    #[arg(long, value_name = "PATH")]
+    pub agent_cgroup: Option<PathBuf>,
+    /// Where programs, links and maps are pinned
+    #[arg(long, value_name = "PATH")]
+    pub bpf_dir: Option<PathBuf>,
+    /// The agent's own queries
+    #[command(flatten)]
+    pub dns: DnsSettings,
+    /// Accept private, loopback and link-local addresses in DNS answers for listed hosts
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub allow_private_answers: Option<bool>,
+    /// Networks that go straight through, such as the cluster's pod and service ranges
+    #[arg(long, value_name = "CIDR")]
+    pub internal: Vec<Cidr>,
+    /// Port of the proxy on both loopback addresses
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub proxy_port: Option<u16>,
+    /// What SIGTERM and Ctrl-C leave behind
+    #[arg(long, value_name = "MODE")]
+    pub on_exit: Option<OnExit>,
+    /// How long running flows get to end on SIGTERM
+    #[arg(long, value_name = "DURATION")]
+    pub drain_deadline: Option<Span>,
+    /// What is written to stderr
+    #[command(flatten)]
+    pub log: LogSettings,
+    /// What happens to destinations that no rule lists
+    #[arg(long, value_name = "MODE")]
+    pub outbound_traffic_policy: Option<TrafficPolicy>,
+}
+
+/// `dns` of the config file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DnsSettings {
+    /// DNS server to ask, instead of those of /etc/resolv.conf
+    #[arg(id = "dns_servers", long = "dns-server", value_name = "IP[:PORT]")]
+    pub servers: Vec<DnsServer>,
+    /// Shortest time that an answer is kept, whatever its TTL
+    #[arg(id = "dns_min_ttl", long = "dns-min-ttl", value_name = "DURATION")]
+    #[serde(rename = "minTTL")]
+    pub min_ttl: Option<Span>,
+    /// How long an address stays allowed after its TTL ended
+    #[arg(id = "dns_grace", long = "dns-grace", value_name = "DURATION")]
+    pub grace: Option<Span>,
+}
+
+/// `log` of the config file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// Log format
+    #[arg(id = "log_format", long = "log-format", value_name = "FORMAT")]
+    pub format: Option<LogFormat>,
+    /// Log filter: a level, or module=level,...
+    #[arg(id = "log_filter", long = "log-filter", value_name = "FILTER")]
+    pub filter: Option<String>,
+}
+
+impl Settings {
+    /// Reads a config file; an empty one says nothing and is no error.
+    pub fn from_file(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Failure::usage(format_args!("config file {}: {e}", path.display())))?;
+        Self::from_yaml(&text)
+            .map_err(|e| Failure::usage(format_args!("config file {}: {e}", path.display())))
+    }
+
+    fn from_yaml(text: &str) -> Result<Self, serde_yaml::Error> {
+        let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        if text.lines().all(blank) {
+            return Ok(Self::default());
+        }
+        serde_yaml::from_str(text)
+    }
+
+    /// These settings, and `below` where these say nothing. A list is taken as a whole.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        fn list<T>(above: Vec<T>, below: Vec<T>) -> Vec<T> {
+            if above.is_empty() { below } else { above }
+        }
+        Self {
+            rules: list(self.rules, below.rules),
+            cgroups: list(self.cgroups, below.cgroups),
+            agent_cgroup: self.agent_cgroup.or(below.agent_cgroup),
+            bpf_dir: self.bpf_dir.or(below.bpf_dir),
+            dns: DnsSettings {
+                servers: list(self.dns.servers, below.dns.servers),
+                min_ttl: self.dns.min_ttl.or(below.dns.min_ttl),
+                grace: self.dns.grace.or(below.dns.grace),
+            },
+            allow_private_answers: self.allow_private_answers.or(below.allow_private_answers),
+            internal: list(self.internal, below.internal),
+            proxy_port: self.proxy_port.or(below.proxy_port),
+            on_exit: self.on_exit.or(below.on_exit),
+            drain_deadline: self.drain_deadline.or(below.drain_deadline),
+            log: LogSettings {
+                format: self.log.format.or(below.log.format),
+                filter: self.log.filter.or(below.log.filter),
+            },
+            outbound_traffic_policy: self
+                .outbound_traffic_policy
+                .or(below.outbound_traffic_policy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const FULL: &str = "
+rules: [/etc/egress/rules]
+cgroups: [/sys/fs/cgroup/workloads]
+agentCgroup: /sys/fs/cgroup/egress-agent
+bpfDir: /sys/fs/bpf/x
+dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m}
+allowPrivateAnswers: true
+internal: [10.0.0.0/8]
+proxyPort: 15002
+onExit: detach
+drainDeadline: 1m30s
+log: {format: json, filter: debug}
+outboundTrafficPolicy: ALLOW_ANY
+";
+
+    #[test]
+    fn every_field_of_the_file_is_read() {
+        let s = Settings::from_yaml(FULL).unwrap();
+        assert_eq!(s.dns.servers[1].0.port(), 5353);
+        assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
+        assert_eq!(s.on_exit, Some(OnExit::Detach));
+        assert_eq!(s.outbound_traffic_policy, Some(TrafficPolicy::AllowAny));
+        let none = Settings::default();
+        assert_eq!(
+            none.clone().over(s.clone()),
+            s,
+            "nothing said above: all from below"
+        );
+        assert_eq!(
+            s.clone().over(none),
+            s,
+            "nothing said below: all from above"
+        );
+    }
+
+    #[test]
+    fn an_unknown_field_and_a_bad_value_name_field_and_line() {
+        for (text, parts) in [
+            ("rules: []\nproxyport: 1\n", vec!["proxyport", "line 2"]),
+            ("dns:\n  ttl: 3s\n", vec!["dns", "ttl", "line 2"]),
+            ("dns:\n  minTTL: 3\n", vec!["dns.minTTL", "line 2"]),
+            (
+                "dns:\n  grace: soon\n",
+                vec!["dns.grace", "`soon`", "line 2"],
+            ),
+            ("onExit: open\n", vec!["onExit", "open", "keep", "line 1"]),
+            (
+                "internal: [10.1.0.0/8]\n",
+                vec!["internal[0]", "10.0.0.0/8"],
+            ),
+            ("proxyPort: 70000\n", vec!["proxyPort", "70000"]),
+            ("rules: [a\n", vec!["line"]),
+        ] {
+            let error = Settings::from_yaml(text).unwrap_err().to_string();
+            for part in parts {
+                assert!(error.contains(part), "{text:?}: {error:?} lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_file_says_nothing() {
+        for text in ["", "\n", "# nothing yet\n"] {
+            assert_eq!(
+                Settings::from_yaml(text).unwrap(),
+                Settings::default(),
+                "{text:?}"
+            );
+        }
+    }
+}

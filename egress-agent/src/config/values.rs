@@ -1,0 +1,215 @@
+//! Values that stand in the config file and on the command line alike: each is written the same
+//! way in both, and says what it wanted when it is not that.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, de};
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What SIGTERM leaves behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum OnExit {
+    /// The gate stays closed: denies hold, direct flows go on, redirected flows are refused.
+    #[default]
+    Keep,
+    /// The gate is opened, as by `egress-agent detach`.
+    Detach,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What happens to a destination that no rule lists. Words of Istio's
+/// `OutboundTrafficPolicy.Mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TrafficPolicy {
+    /// Refused.
+    #[default]
+    RegistryOnly,
+    /// Straight through.
+    AllowAny,
+}
+
+/// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`; port 53 where none is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsServer(pub SocketAddr);
+
+impl FromStr for DnsServer {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let ip = s
+            .strip_prefix('[')
+            .and_then(|r| r.strip_suffix(']'))
+            .unwrap_or(s);
+        if let Ok(ip) = ip.parse::<IpAddr>() {
+            return Ok(Self((ip, 53).into()));
+        }
+        match s.parse::<SocketAddr>() {
+            Ok(addr) if addr.port() != 0 => Ok(Self(addr)),
+            Ok(_) | Err(_) => Err(format!(
+                "`{s}` is no DNS server: want IP, IP:PORT or [IPv6]:PORT"
+            )),
+        }
+    }
+}
+
+/// A network: `10.0.0.0/8`, `fd00::/8`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr(pub ipnet::IpNet);
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let net = s
+            .parse::<ipnet::IpNet>()
+            .or_else(|_| s.parse::<IpAddr>().map(ipnet::IpNet::from))
+            .map_err(|_| format!("`{s}` is no network: want ADDRESS/LENGTH"))?;
+        if net.addr() != net.network() {
+            return Err(format!(
+                "`{s}` has bits set beyond its length: did you mean {}?",
+                net.trunc()
+            ));
+        }
+        Ok(Self(net))
+    }
+}
+
+/// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. Not negative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        parse_span(s)
+            .map(Self)
+            .ok_or_else(|| format!("`{s}` is no duration: want 500ms, 3s, 1m30s"))
+    }
+}
+
+fn parse_span(s: &str) -> Option<Duration> {
+    if s == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = s;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let one = match &rest[..unit] {
+            "ms" => Duration::from_millis(number),
+            "s" => Duration::from_secs(number),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            "h" => Duration::from_secs(number.checked_mul(3600)?),
+            _ => return None,
+        };
+        total = total.checked_add(one)?;
+        rest = &rest[unit..];
+    }
+    (!s.is_empty()).then_some(total)
+}
+
+/// Parses inside the visitor: there `serde_yaml` still knows the field's path and its line.
+struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = String>> de::Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, s: &str) -> Result<T, E> {
+        s.parse().map_err(E::custom)
+    }
+}
+
+macro_rules! deserialize_from_str {
+    ($($t:ty),*) => { $(
+        impl<'de> Deserialize<'de> for $t {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                d.deserialize_str(Parsed(PhantomData))
+            }
+        }
+    )* };
+}
+deserialize_from_str!(DnsServer, Cidr, Span);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, want) in [
+            ("500ms", Some(500)),
+            ("3s", Some(3000)),
+            ("1m30s", Some(90_000)),
+            ("1h", Some(3_600_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("", None),
+            ("3", None),
+            ("s", None),
+            ("-3s", None),
+            ("3 s", None),
+            ("3s4", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615h", None),
+        ] {
+            assert_eq!(parse_span(text), want.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_dns_server_has_port_53_unless_it_says_otherwise() {
+        for (text, want) in [
+            ("192.0.2.1", "192.0.2.1:53"),
+            ("192.0.2.1:5353", "192.0.2.1:5353"),
+            ("2001:db8::1", "[2001:db8::1]:53"),
+            ("[2001:db8::1]", "[2001:db8::1]:53"),
+            ("[2001:db8::1]:5353", "[2001:db8::1]:5353"),
+        ] {
+            assert_eq!(text.parse::<DnsServer>().unwrap().0.to_string(), want);
+        }
+        for text in ["dns.example", "192.0.2.1:0", "", "192.0.2.1:x", "[]"] {
+            assert!(text.parse::<DnsServer>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_with_host_bits_is_refused_with_the_likely_one() {
+        assert!(
+            "10.1.0.0/8"
+                .parse::<Cidr>()
+                .unwrap_err()
+                .contains("10.0.0.0/8")
+        );
+        assert_eq!(
+            "10.0.0.1".parse::<Cidr>().unwrap().0.to_string(),
+            "10.0.0.1/32"
+        );
+        assert!("10.0.0.0/33".parse::<Cidr>().is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! From the records of a response to the addresses of one name. Trusts no record that the name
+//! does not lead to.
+
+use hickory_resolver::proto::rr::{Name, RData, Record};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Longer chains are loops or attacks; resolvers stop at about the same length.
+const LONGEST: usize = 16;
+
+/// Addresses at the end of the CNAME chain from `name`, in the order of the response, and the
+/// smallest TTL of the records that led there (RFC 1034 §3.6.2: an alias is cached by its own TTL).
+pub(super) fn addresses(name: &Name, records: &[Record]) -> Option<(Vec<IpAddr>, Duration)> {
+    let mut owner = name;
+    let mut ttl = u32::MAX;
+    for _ in 0..LONGEST {
+        let alias = records.iter().find_map(|r| match &r.data {
+            RData::CNAME(target) if r.name.eq_ignore_root(owner) => Some((&target.0, r.ttl)),
+            _ => None,
+        });
+        let Some((target, alias_ttl)) = alias else {
+            break;
+        };
+        ttl = ttl.min(alias_ttl);
+        owner = target;
+    }
+    let mut found = Vec::new();
+    for record in records.iter().filter(|r| r.name.eq_ignore_root(owner)) {
+        let ip = match &record.data {
+            RData::A(a) => IpAddr::V4(a.0),
+            RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
+            _ => continue,
+        };
+        ttl = ttl.min(record.ttl);
+        if !found.contains(&ip) {
+            found.push(ip);
+        }
+    }
+    // RFC 2181 §8: a TTL with its highest bit set is zero.
+    let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
+    (!found.is_empty()).then(|| (found, Duration::from_secs(ttl.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME};
+
+    fn name(s: &str) -> Name {
+        Name::from_ascii(s).unwrap()
+    }
+
+    fn alias(from: &str, ttl: u32, to: &str) -> Record {
+        Record::from_rdata(name(from), ttl, RData::CNAME(CNAME(name(to))))
+    }
+
+    fn address(owner: &str, ttl: u32, ip: &str) -> Record {
+        let data = match ip.parse().unwrap() {
+            IpAddr::V4(v4) => RData::A(A(v4)),
+            IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+        };
+        Record::from_rdata(name(owner), ttl, data)
+    }
+
+    fn resolved(records: &[Record]) -> Option<(Vec<String>, u64)> {
+        addresses(&name("www.example.com."), records)
+            .map(|(ips, ttl)| (ips.iter().map(ToString::to_string).collect(), ttl.as_secs()))
+    }
+
+    #[test]
+    fn the_smallest_ttl_of_the_chain_counts() {
+        let chain = [
+            alias("WWW.example.com.", 300, "a.cdn.example."),
+            alias("a.cdn.example.", 20, "b.cdn.example."),
+            address("b.cdn.example.", 60, "192.0.2.1"),
+            address("b.cdn.example.", 60, "2001:db8::1"),
+            address("b.cdn.example.", 60, "192.0.2.1"),
+        ];
+        assert_eq!(
+            resolved(&chain),
+            Some((vec!["192.0.2.1".into(), "2001:db8::1".into()], 20))
+        );
+    }
+
+    #[test]
+    fn records_that_the_name_does_not_lead_to_are_ignored() {
+        let stranger = address("evil.example.", 60, "192.0.2.66");
+        let own = address("www.example.com.", 60, "192.0.2.1");
+        assert_eq!(
+            resolved(&[stranger.clone(), own]),
+            Some((vec!["192.0.2.1".into()], 60))
+        );
+        assert_eq!(resolved(std::slice::from_ref(&stranger)), None);
+        let aside = [
+            alias("www.example.com.", 60, "a.example."),
+            address("www.example.com.", 60, "192.0.2.66"),
+        ];
+        assert_eq!(resolved(&aside), None, "an alias has no address of its own");
+    }
+
+    #[test]
+    fn a_loop_ends_and_a_negative_ttl_is_zero() {
+        let ring = [
+            alias("www.example.com.", 60, "a.example."),
+            alias("a.example.", 60, "www.example.com."),
+        ];
+        assert_eq!(resolved(&ring), None);
+        assert_eq!(
+            resolved(&[address("www.example.com.", u32::MAX, "192.0.2.1")])
+                .unwrap()
+                .1,
+            0
+        );
+    }
+}

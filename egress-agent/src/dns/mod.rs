@@ -1,0 +1,8 @@
+//! DNS: the agent's own questions. Which names are asked, when, and how long an answer lives is
+//! the business of the pure state machine.
+
+mod chain;
+mod resolver;
+mod transport;
+
+pub use resolver::Resolver;

@@ -1,0 +1,181 @@
+//! Asks the configured servers for the addresses of one name.
+//!
+//! No search domains, no hosts file, no cache: names are complete, and what a lifetime means is
+//! decided elsewhere. A server that fails is followed by the next; one that says no is believed.
+
+use super::{chain, transport::Transport};
+use crate::sockets::SocketFactory;
+use egress_core::policy::leases::{Answer, Failure};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RecordType};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How long one server has for one question, the change to TCP included.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the list of servers is gone through.
+const ROUNDS: usize = 2;
+/// Names that are asked for at the same time.
+const CONCURRENT: usize = 64;
+/// A half answer (one family failed) is asked again after at most this.
+const HALF_TTL: Duration = Duration::from_secs(5);
+
+/// The servers, in order. Cheap to clone.
+#[derive(Clone)]
+pub struct Resolver {
+    servers: Arc<[(SocketAddr, hickory_resolver::Resolver<Transport>)]>,
+    slots: Arc<Semaphore>,
+}
+
+impl Resolver {
+    /// Asks `servers` in this order.
+    pub fn new(servers: &[SocketAddr], sockets: &Arc<SocketFactory>) -> anyhow::Result<Self> {
+        let servers = servers
+            .iter()
+            .map(|&server| Ok((server, client(server, Arc::clone(sockets))?)))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            servers,
+            slots: Arc::new(Semaphore::new(CONCURRENT)),
+        })
+    }
+
+    /// Addresses of `name` (complete, with or without the final dot), both families.
+    pub async fn resolve(&self, name: &str) -> Result<Answer, Failure> {
+        let mut fqdn =
+            Name::from_ascii(name).map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
+        fqdn.set_fqdn(true);
+        // Never closed, so never an error; without a permit there would only be more at once.
+        let _slot = self.slots.acquire().await;
+        let (v4, v6) = tokio::join!(
+            self.ask(&fqdn, RecordType::A),
+            self.ask(&fqdn, RecordType::AAAA)
+        );
+        combine(v4, v6)
+    }
+
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, Failure> {
+        let mut failures = Vec::new();
+        for _ in 0..ROUNDS {
+            for (server, client) in &*self.servers {
+                match client.lookup(name.clone(), kind).await {
+                    Ok(lookup) => {
+                        let found = chain::addresses(name, lookup.answers());
+                        return found
+                            .map(|(addresses, ttl)| Answer { addresses, ttl })
+                            .ok_or(Failure::NoAddress);
+                    }
+                    Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                        return Err(match none.response_code {
+                            ResponseCode::NXDomain => Failure::NoSuchName,
+                            _ => Failure::NoAddress,
+                        });
+                    }
+                    Err(e) => {
+                        let failure = format!("{server}: {e}");
+                        if !failures.contains(&failure) {
+                            failures.push(failure);
+                        }
+                    }
+                }
+            }
+        }
+        Err(Failure::Failed(format!("{kind}: {}", failures.join(", "))))
+    }
+}
+
+/// One server, over UDP, then TCP where the answer is truncated.
+fn client(
+    server: SocketAddr,
+    sockets: Arc<SocketFactory>,
+) -> anyhow::Result<hickory_resolver::Resolver<Transport>> {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut c| {
+        c.port = server.port();
+        c
+    });
+    let config = NameServerConfig::new(server.ip(), true, connections.into());
+    let config = ResolverConfig::from_name_servers(vec![config]);
+    let mut builder =
+        hickory_resolver::Resolver::builder_with_config(config, Transport::new(sockets));
+    let options = builder.options_mut();
+    options.ndots = 0;
+    options.timeout = TIMEOUT;
+    options.attempts = 0;
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    options.preserve_intermediates = true;
+    options.num_concurrent_reqs = 1;
+    options.max_active_requests = 2 * CONCURRENT;
+    Ok(builder.build()?)
+}
+
+fn combine(v4: Result<Answer, Failure>, v6: Result<Answer, Failure>) -> Result<Answer, Failure> {
+    use Failure::{Failed, NoAddress, NoSuchName};
+    match (v4, v6) {
+        (Ok(mut v4), Ok(v6)) => {
+            v4.addresses.extend(v6.addresses);
+            Ok(Answer {
+                ttl: v4.ttl.min(v6.ttl),
+                ..v4
+            })
+        }
+        (Ok(half), Err(Failed(_))) | (Err(Failed(_)), Ok(half)) => Ok(Answer {
+            ttl: half.ttl.min(HALF_TTL),
+            ..half
+        }),
+        (Ok(whole), Err(_)) | (Err(_), Ok(whole)) => Ok(whole),
+        (Err(Failed(why)), Err(_)) | (Err(_), Err(Failed(why))) => Err(Failed(why)),
+        (Err(NoSuchName), Err(NoSuchName)) => Err(NoSuchName),
+        (Err(NoAddress | NoSuchName), Err(NoAddress | NoSuchName)) => Err(NoAddress),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "stands beside failures in the table"
+    )]
+    fn good(ip: &str, ttl: u64) -> Result<Answer, Failure> {
+        Ok(Answer {
+            addresses: vec![ip.parse().unwrap()],
+            ttl: Duration::from_secs(ttl),
+        })
+    }
+
+    #[test]
+    fn both_families_make_one_answer() {
+        let both = combine(good("192.0.2.1", 60), good("2001:db8::1", 30)).unwrap();
+        assert_eq!((both.addresses.len(), both.ttl.as_secs()), (2, 30));
+        let failed = || Err(Failure::Failed("x".into()));
+        for (v4, v6, want) in [
+            (
+                good("192.0.2.1", 60),
+                Err(Failure::NoAddress),
+                good("192.0.2.1", 60),
+            ),
+            (good("192.0.2.1", 60), failed(), good("192.0.2.1", 5)),
+            (good("192.0.2.1", 2), failed(), good("192.0.2.1", 2)),
+            (
+                Err(Failure::NoSuchName),
+                Err(Failure::NoSuchName),
+                Err(Failure::NoSuchName),
+            ),
+            (
+                Err(Failure::NoSuchName),
+                Err(Failure::NoAddress),
+                Err(Failure::NoAddress),
+            ),
+            (Err(Failure::NoSuchName), failed(), failed()),
+            (failed(), Err(Failure::NoAddress), failed()),
+        ] {
+            assert_eq!(combine(v4.clone(), v6.clone()), want, "{v4:?} {v6:?}");
+        }
+    }
+}

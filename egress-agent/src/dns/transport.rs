@@ -1,0 +1,61 @@
+//! hickory's view of the socket factory: its connections and datagrams are made there.
+
+use crate::sockets::SocketFactory;
+use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
+use hickory_resolver::net::runtime::{RuntimeProvider, TokioHandle, TokioTime};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpStream, UdpSocket};
+
+type Made<S> = Pin<Box<dyn Send + Future<Output = io::Result<S>>>>;
+
+/// Makes hickory's sockets in the agent's own network namespace.
+#[derive(Clone)]
+pub(super) struct Transport {
+    handle: TokioHandle,
+    sockets: Arc<SocketFactory>,
+}
+
+impl Transport {
+    pub(super) fn new(sockets: Arc<SocketFactory>) -> Self {
+        Self {
+            handle: TokioHandle::default(),
+            sockets,
+        }
+    }
+}
+
+impl RuntimeProvider for Transport {
+    type Handle = TokioHandle;
+    type Timer = TokioTime;
+    type Udp = UdpSocket;
+    type Tcp = AsyncIoTokioAsStd<TcpStream>;
+
+    fn create_handle(&self) -> TokioHandle {
+        self.handle.clone()
+    }
+
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        _bind: Option<SocketAddr>,
+        limit: Option<Duration>,
+    ) -> Made<Self::Tcp> {
+        let sockets = Arc::clone(&self.sockets);
+        Box::pin(async move {
+            let limit = limit.unwrap_or(super::resolver::TIMEOUT);
+            sockets
+                .connect(sockets.own_netns(), server, limit)
+                .await
+                .map(AsyncIoTokioAsStd)
+        })
+    }
+
+    fn bind_udp(&self, local: SocketAddr, _server: SocketAddr) -> Made<UdpSocket> {
+        let socket = self.sockets.datagram(self.sockets.own_netns(), local);
+        Box::pin(std::future::ready(socket))
+    }
+}

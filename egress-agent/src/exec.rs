@@ -1,0 +1,173 @@
+//! `egress-agent exec -- CMD`: runs a command in a fresh cgroup below an enforced root.
+//!
+//! The process moves itself and then *becomes* the command, so signals, job control, the terminal
+//! and the exit status are the command's own and nothing needs forwarding. What is left to do at
+//! the end, removing the cgroup, is done by a reaper that outlives it. Judges nothing.
+
+use crate::cgroup2;
+use crate::failure::Failure;
+use anyhow::Context;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+
+/// Verb of the reaper; not for users.
+pub const REAPER_VERB: &str = "remove-cgroup-when-empty";
+/// Exit code of a command that is not there, as shells give it.
+const NOT_FOUND: u8 = 127;
+/// Exit code of a command that cannot be run, as shells give it.
+const NOT_RUNNABLE: u8 = 126;
+
+/// Becomes `command` in a fresh child cgroup of `root`. Returns only if it could not.
+///
+/// `check` says whether the gate is closed there; without it the command would run free.
+pub fn run(
+    root: &Path,
+    command: &[OsString],
+    check: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<std::convert::Infallible> {
+    let (program, args) = command.split_first().context("no command")?;
+    let root = cgroup2::enforced_root(root)?;
+    check(&root)?;
+    let cgroup = make(&root)?;
+    let reaper = match start_reaper(&cgroup) {
+        Ok(reaper) => reaper,
+        Err(e) => {
+            drop(fs::remove_dir(&cgroup));
+            return Err(e).context("starting the reaper of the cgroup");
+        }
+    };
+    // From here on the reaper removes the cgroup, whatever happens.
+    fs::write(cgroup.join("cgroup.procs"), "0").map_err(|e| {
+        Failure::usage(format_args!(
+            "cgroup {}: moving there: {e}",
+            cgroup.display()
+        ))
+    })?;
+    let error = Command::new(program).args(args).exec();
+    drop(reaper);
+    let code = if error.kind() == io::ErrorKind::NotFound {
+        NOT_FOUND
+    } else {
+        NOT_RUNNABLE
+    };
+    Err(Failure {
+        code,
+        message: format!("{}: {error}", program.display()),
+    }
+    .into())
+}
+
+/// Makes `exec-<pid>`. A folder of that name is left over from an earlier process of this pid; if
+/// something still runs in it, it is not ours to take.
+fn make(root: &Path) -> Result<PathBuf, Failure> {
+    let folder = root.join(format!("exec-{}", std::process::id()));
+    let made = fs::create_dir(&folder).or_else(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => {
+            fs::remove_dir(&folder).and_then(|()| fs::create_dir(&folder))
+        }
+        _ => Err(e),
+    });
+    match made {
+        Ok(()) => Ok(folder),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Failure::privilege(
+            format_args!("cgroup {}: {e}; run as root", folder.display()),
+        )),
+        Err(e) => Err(Failure::usage(format_args!(
+            "cgroup {}: {e}",
+            folder.display()
+        ))),
+    }
+}
+
+/// Starts the reaper outside of the cgroup, in a session of its own, as nobody's child: a command
+/// that waits for all of its children must not find one that it never made. The pipe that comes
+/// back closes when this process becomes the command or ends.
+fn start_reaper(cgroup: &Path) -> io::Result<ChildStdin> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg(REAPER_VERB)
+        .arg(cgroup)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // SAFETY: only async-signal-safe calls between fork and exec: setsid, close_range, fork, _exit.
+    unsafe {
+        command.pre_exec(|| {
+            // Descriptors that the caller left open (a lock, a pipe whose end someone waits for)
+            // are the command's, not the reaper's. Marked, not closed: std needs its own until exec.
+            if libc::syscall(
+                libc::SYS_close_range,
+                3,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            ) < 0
+                || libc::setsid() < 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+            match libc::fork() {
+                -1 => Err(io::Error::last_os_error()),
+                0 => Ok(()),
+                _ => libc::_exit(0),
+            }
+        });
+    }
+    let mut middle = command.spawn()?;
+    let pipe = middle.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    middle.wait()?;
+    Ok(pipe)
+}
+
+/// The reaper: waits on standard input until the command runs or could not, then until the last
+/// process has left the cgroup, then removes it. What the command left running goes on, behind the
+/// gate.
+pub fn reap(cgroup: &Path) -> anyhow::Result<()> {
+    // A terminal that closes or a service manager that stops the caller must not leave the folder.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: SIG_IGN is a valid disposition of these signals.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    io::stdin().read_to_end(&mut Vec::new())?;
+    let mut events = match fs::File::open(cgroup.join("cgroup.events")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    loop {
+        let mut text = String::new();
+        io::Seek::rewind(&mut events)?;
+        events.read_to_string(&mut text)?;
+        if text.lines().any(|l| l == "populated 0") {
+            // Someone may have moved in meanwhile: then EBUSY, and the next event decides.
+            match fs::remove_dir(cgroup) {
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                done => return Ok(done?),
+            }
+        }
+        wait_for_change(&events)?;
+    }
+}
+
+/// Blocks until the file says so by POLLPRI, as kernfs files do; `poll` has no memory of changes
+/// before the last read, so none is lost.
+fn wait_for_change(file: &fs::File) -> io::Result<()> {
+    let mut wanted = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLPRI,
+        revents: 0,
+    };
+    // SAFETY: `wanted` is one valid pollfd for the length of the call.
+    match unsafe { libc::poll(&raw mut wanted, 1, -1) } {
+        -1 => match io::Error::last_os_error() {
+            e if e.kind() == io::ErrorKind::Interrupted => Ok(()),
+            e => Err(e),
+        },
+        _ => Ok(()),
+    }
+}

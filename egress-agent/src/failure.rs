@@ -1,0 +1,83 @@
+//! Errors that a user can act on, with the exit code that says whose turn it is.
+//!
+//! Everything else travels as plain `anyhow` and ends with [`UNEXPECTED`].
+
+use std::fmt;
+
+/// Exit code of a finding: `check` saw an invalid rule, a probe disagreed.
+pub const FINDING: u8 = 1;
+/// Exit code of an error that is nobody's input: the same as a finding, so that scripts stop.
+pub const UNEXPECTED: u8 = 1;
+/// Exit code of bad usage or bad input (`EX_USAGE` of sysexits.h).
+pub const USAGE: u8 = 64;
+/// Exit code of a missing privilege (`EX_NOPERM` of sysexits.h).
+pub const PRIVILEGE: u8 = 77;
+
+/// One clear line (what, where, what to do) and the exit code that goes with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What the process exits with.
+    pub code: u8,
+    /// The line, without the program's name.
+    pub message: String,
+}
+
+impl Failure {
+    /// Bad usage or bad input.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self {
+            code: USAGE,
+            message: one_line(&message.to_string()),
+        }
+    }
+
+    /// A privilege is missing.
+    pub fn privilege(message: impl fmt::Display) -> Self {
+        Self {
+            code: PRIVILEGE,
+            message: one_line(&message.to_string()),
+        }
+    }
+
+    /// The command did its work and found something wrong.
+    pub fn finding(message: impl fmt::Display) -> Self {
+        Self {
+            code: FINDING,
+            message: one_line(&message.to_string()),
+        }
+    }
+
+    /// The exit code that an error at the top stands for.
+    pub fn code_of(error: &anyhow::Error) -> u8 {
+        error.downcast_ref::<Self>().map_or(UNEXPECTED, |f| f.code)
+    }
+}
+
+/// Libraries wrap their messages; a log collector wants a line.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_exit_code_survives_added_context() {
+        let wrapped = Err::<(), _>(Failure::privilege("no root"))
+            .context("starting")
+            .unwrap_err();
+        assert_eq!(Failure::code_of(&wrapped), PRIVILEGE);
+        assert_eq!(
+            Failure::code_of(&anyhow::anyhow!("disk on fire")),
+            UNEXPECTED
+        );
+    }
+
+    #[test]
+    fn a_message_is_one_line() {
+        assert_eq!(Failure::usage("a\n  b").message, "a b");
+    }
+}

@@ -1,0 +1,69 @@
+//! The proof that the gate is closed: a process below an enforced root that the kernel refuses.
+//!
+//! It connects a datagram socket, which runs the same hook as every connect and sends no packet
+//! even if the gate should be open.
+
+use anyhow::Context as _;
+use std::net::UdpSocket;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+/// The hidden verb under which the agent runs itself as the canary.
+pub const VERB: &str = "canary";
+/// Of TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule has a reason to list
+/// the port with it.
+const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:fffe]:9"];
+const REFUSED: u8 = 10;
+const OPEN: u8 = 11;
+
+/// Runs a canary in a cgroup of its own below `root`. `Ok` only if the kernel refused it, with the
+/// id of that cgroup (gone by then), by which its refusals can be told from others.
+///
+/// Blocks for as long as a process start takes; call it off the async threads.
+pub fn check(root: &Path) -> anyhow::Result<u64> {
+    let cage = root.join(format!("egress-canary-{}", std::process::id()));
+    std::fs::create_dir(&cage).with_context(|| format!("making {}", cage.display()))?;
+    let id = std::fs::metadata(&cage).map(|m| m.ino());
+    let status = spawn(&cage);
+    // The process has ended, so the cgroup is empty.
+    std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;
+    match status?.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(REFUSED) => Ok(id?),
+        Some(OPEN) => anyhow::bail!("{}: an unlisted connect went through", root.display()),
+        other => anyhow::bail!("{}: the canary could not run ({other:?})", root.display()),
+    }
+}
+
+fn spawn(cage: &Path) -> anyhow::Result<std::process::ExitStatus> {
+    Command::new("/proc/self/exe")
+        .arg(VERB)
+        .arg(cage)
+        .stdin(Stdio::null())
+        .status()
+        .context("starting the canary")
+}
+
+/// The canary itself: moves into its cage and tries.
+pub fn run(cage: &Path) -> ExitCode {
+    if let Err(e) = std::fs::write(cage.join("cgroup.procs"), std::process::id().to_string()) {
+        eprintln!("canary: joining {}: {e}", cage.display());
+        return ExitCode::FAILURE;
+    }
+    let refused = TARGETS.iter().all(|target| refused(target));
+    ExitCode::from(if refused { REFUSED } else { OPEN })
+}
+
+fn refused(target: &str) -> bool {
+    let any = if target.starts_with('[') {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    match UdpSocket::bind(any).and_then(|socket| socket.connect(target)) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => true,
+        // A host without IPv6 has no way out by it either.
+        Err(e) => e.raw_os_error() == Some(libc::EAFNOSUPPORT),
+        Ok(()) => false,
+    }
+}

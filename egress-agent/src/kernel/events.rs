@@ -1,0 +1,92 @@
+//! What the programs say: refusals out of the ring buffer, counters, and their own log lines.
+
+use anyhow::Context as _;
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya_log::EbpfLogger;
+use egress_ebpf::abi::{DenyEvent, counter};
+use tokio::io::unix::AsyncFd;
+
+/// Reads refusals and counters.
+pub struct Events {
+    ring: AsyncFd<RingBuf<MapData>>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Events {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let ring = ebpf
+            .take_map("EVENTS")
+            .context("no map EVENTS in the object")?;
+        let counters = ebpf
+            .take_map("COUNTERS")
+            .context("no map COUNTERS in the object")?;
+        Ok(Self {
+            ring: AsyncFd::new(ring.try_into()?).context("watching the event ring")?,
+            counters: counters.try_into()?,
+        })
+    }
+
+    /// The next refusals, at least one. Cancel-safe: what is not returned stays in the ring.
+    pub async fn next(&mut self) -> anyhow::Result<Vec<DenyEvent>> {
+        loop {
+            let mut ready = self.ring.readable_mut().await?;
+            let ring = ready.get_inner_mut();
+            let mut batch = Vec::new();
+            while batch.len() < BATCH {
+                let Some(item) = ring.next() else { break };
+                if let Some(event) = decode(&item) {
+                    batch.push(event);
+                }
+            }
+            if batch.len() < BATCH {
+                ready.clear_ready();
+            }
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// A counter's sum over the CPUs; an index is one of [`counter`].
+    pub fn count(&self, index: u32) -> u64 {
+        debug_assert!(index < counter::COUNT);
+        self.counters
+            .get(&index, 0)
+            .map_or(0, |values| values.iter().sum())
+    }
+}
+
+/// The programs' own log lines (`aya-log`), written through the `log` facade.
+pub struct ProgramLog {
+    ring: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl ProgramLog {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let logger = EbpfLogger::init(ebpf).context("opening the programs' log ring")?;
+        Ok(Self {
+            ring: AsyncFd::new(logger).context("watching the programs' log ring")?,
+        })
+    }
+
+    /// Writes log lines as they come, for ever.
+    pub async fn pump(mut self) -> anyhow::Result<()> {
+        loop {
+            let mut ready = self.ring.readable_mut().await?;
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }
+}
+
+/// Bounds the memory of one call.
+const BATCH: usize = 256;
+
+fn decode(bytes: &[u8]) -> Option<DenyEvent> {
+    if bytes.len() < size_of::<DenyEvent>() {
+        return None;
+    }
+    // SAFETY: long enough, and `DenyEvent` is plain integers for which any bytes are valid.
+    Some(unsafe { bytes.as_ptr().cast::<DenyEvent>().read_unaligned() })
+}

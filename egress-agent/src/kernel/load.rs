@@ -1,0 +1,168 @@
+//! Loads the programs and makes or adopts the maps. Attaches nothing.
+
+use super::pins::Pins;
+use super::tables::Tables;
+use super::{AGENT_PROGRAM, Events, Origins, ProgramLog, ROOT_PROGRAMS};
+use crate::failure::Failure;
+use anyhow::Context as _;
+use aya::programs::{Program, ProgramError, ProgramFd};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader};
+use std::path::Path;
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
+
+/// The oldest kernel that has every helper the programs use: `bpf_get_netns_cookie` in sock_ops
+/// and `bpf_set_retval` in sock_create.
+const MINIMUM: (u8, u8) = (6, 1);
+
+/// Maps that outlive the agent.
+const PINNED_MAPS: [&str; 11] = [
+    "POLICIES", "OWNERS", "RULES", "PREFIXES", "PROXIES", "FLOWS", "SOCKETS", "ORIGINS", "EVENTS",
+    "COUNTERS", "PEERS",
+];
+
+/// The programs, loaded and verified, and the maps they use.
+pub struct Kernel {
+    ebpf: Ebpf,
+    /// Where everything is pinned.
+    pub pins: Pins,
+    /// Whether the maps are those of an agent before this one.
+    pub adopted: bool,
+}
+
+impl Kernel {
+    /// Loads the programs for pins at `bpf_dir`.
+    pub fn load(bpf_dir: &Path) -> anyhow::Result<Self> {
+        supported()?;
+        let pins = Pins::prepare(bpf_dir)?;
+        let maps = pins.maps();
+        let adopted = maps.join("POLICIES").exists();
+        let mut loader = EbpfLoader::new();
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, maps.join(name));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
+        for name in ROOT_PROGRAMS.into_iter().chain([AGENT_PROGRAM]) {
+            let program = ebpf
+                .program_mut(name)
+                .with_context(|| format!("no program {name} in the object"))?;
+            load_program(program).map_err(|e| explain_program(name, e))?;
+        }
+        Ok(Self {
+            ebpf,
+            pins,
+            adopted,
+        })
+    }
+
+    /// The rule tables. Once.
+    pub fn tables(&mut self) -> anyhow::Result<Tables> {
+        Tables::take(&mut self.ebpf)
+    }
+
+    /// The origins of accepted flows. Once.
+    pub fn origins(&mut self) -> anyhow::Result<Origins> {
+        Origins::take(&mut self.ebpf)
+    }
+
+    /// The refusals. Once.
+    pub fn events(&mut self) -> anyhow::Result<Events> {
+        Events::take(&mut self.ebpf)
+    }
+
+    /// The programs' own log lines. Once.
+    pub fn program_log(&mut self) -> anyhow::Result<ProgramLog> {
+        ProgramLog::take(&mut self.ebpf)
+    }
+
+    /// A program by name, to attach it.
+    pub(super) fn program(&mut self, name: &str) -> anyhow::Result<&mut Program> {
+        self.ebpf
+            .program_mut(name)
+            .with_context(|| format!("no program {name} in the object"))
+    }
+
+    /// A loaded program's descriptor.
+    pub(super) fn program_fd(&self, name: &str) -> anyhow::Result<&ProgramFd> {
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name} in the object"))?;
+        Ok(program.fd()?)
+    }
+}
+
+fn supported() -> anyhow::Result<()> {
+    let (major, minor) = MINIMUM;
+    if KernelVersion::current()? >= KernelVersion::new(major, minor, 0) {
+        return Ok(());
+    }
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    Err(Failure::usage(format_args!(
+        "kernel {release}: the gate needs {major}.{minor} or newer (bpf_get_netns_cookie in sock_ops); nothing was attached"
+    ))
+    .into())
+}
+
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSock(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
+        Program::SockOps(p) => p.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn explain_load(error: aya::EbpfError) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if denied(&error) {
+        return Failure::privilege(format_args!(
+            "loading BPF maps: {text}; run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        ))
+        .into();
+    }
+    anyhow::Error::new(error).context("loading BPF maps")
+}
+
+fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
+    if denied(&error) {
+        return Failure::privilege(format_args!(
+            "loading program {name}: not permitted; run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        ))
+        .into();
+    }
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = &error
+    {
+        let log = verifier_log.to_string();
+        if log.trim().is_empty() {
+            return Failure::usage(format_args!(
+                "this kernel has no hook for program {name} ({io_error}): it needs CONFIG_CGROUP_BPF and {}.{} or newer; nothing was attached",
+                MINIMUM.0, MINIMUM.1
+            ))
+            .into();
+        }
+        return anyhow::anyhow!("the verifier refused program {name} ({io_error}):\n{log}");
+    }
+    anyhow::Error::new(error).context(format!("loading program {name}"))
+}
+
+/// Whether any cause is EPERM or EACCES.
+fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            return matches!(io.raw_os_error(), Some(libc::EPERM));
+        }
+        cause = e.source();
+    }
+    false
+}

@@ -1,0 +1,39 @@
+//! The kernel side as the agent sees it: load the programs, adopt or make the maps, attach, fill
+//! the tables, read the events. Everything is pinned and outlives the agent.
+//!
+//! It judges nothing and knows no rule; what it writes comes from the pure crate.
+
+mod attach;
+pub mod canary;
+mod events;
+mod load;
+mod origins;
+mod pins;
+mod sys;
+mod tables;
+
+pub use attach::{attach, detach, is_attached};
+pub use events::{Events, ProgramLog};
+pub use load::Kernel;
+pub use origins::Origins;
+pub use pins::Pins;
+pub use tables::Tables;
+
+/// Programs attached to each enforced root, in the order of attachment: what carries origins
+/// first, what refuses last, so that no flow is redirected before its origin can be told.
+pub const ROOT_PROGRAMS: [&str; 11] = [
+    "workload_ops",
+    "sock_create",
+    "getpeername4",
+    "getpeername6",
+    "recvmsg4",
+    "recvmsg6",
+    "egress",
+    "sendmsg4",
+    "sendmsg6",
+    "connect4",
+    "connect6",
+];
+
+/// The program attached to the agent's own cgroup.
+pub const AGENT_PROGRAM: &str = "agent_ops";

@@ -1,0 +1,110 @@
+//! From the cgroup ids of kernel events to paths that a person knows.
+
+use crate::cgroup2;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+/// Paths kept. A cgroup that is gone by the time its event is read has only this memory.
+const KEPT: usize = 4096;
+/// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is the 64-bit node id; since Linux 5.5.
+const FILEID_KERNFS: libc::c_int = 0xfe;
+
+/// `struct file_handle` of `open_by_handle_at(2)` with the eight bytes that kernfs wants.
+#[repr(C)]
+struct KernfsHandle {
+    bytes: u32,
+    kind: libc::c_int,
+    id: u64,
+}
+
+/// Looks up paths below the cgroup v2 mount.
+#[derive(Debug)]
+pub struct CgroupPaths {
+    mount: File,
+    known: BTreeMap<u64, String>,
+}
+
+impl CgroupPaths {
+    /// For the hierarchy of this process.
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            mount: File::open(cgroup2::mount_point()?)?,
+            known: BTreeMap::new(),
+        })
+    }
+
+    /// Notes a cgroup while it is there.
+    pub fn remember(&mut self, id: u64, path: String) {
+        if self.known.len() >= KEPT {
+            // Ids grow, so the smallest is the oldest.
+            self.known.pop_first();
+        }
+        self.known.insert(id, path);
+    }
+
+    /// Path of a cgroup as `/proc/PID/cgroup` would show it; `id:N` for one that is gone.
+    pub fn path(&mut self, id: u64) -> String {
+        if let Some(path) = self.known.get(&id) {
+            return path.clone();
+        }
+        match self.ask(id) {
+            Ok(path) => {
+                self.remember(id, path.clone());
+                path
+            }
+            Err(_) => format!("id:{id}"),
+        }
+    }
+
+    fn ask(&self, id: u64) -> io::Result<String> {
+        let handle = KernfsHandle {
+            bytes: 8,
+            kind: FILEID_KERNFS,
+            id,
+        };
+        let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
+        // SAFETY: the handle says how many bytes follow and has them; it is only read.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_open_by_handle_at,
+                self.mount.as_raw_fd(),
+                &raw const handle,
+                flags,
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call gave a descriptor that nothing else owns.
+        let folder = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
+        let shown = |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        let path = shown(folder.as_raw_fd())?;
+        let below = path
+            .strip_prefix(shown(self.mount.as_raw_fd())?)
+            .unwrap_or(&path);
+        Ok(Path::new("/").join(below).to_string_lossy().into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_has_its_path_while_it_lives_and_after_if_it_was_seen() {
+        let mount = cgroup2::mount_point().unwrap();
+        let name = format!("egress-paths-{}", std::process::id());
+        let folder = mount.join(&name);
+        std::fs::create_dir(&folder).expect("needs root: makes a cgroup");
+        let id = cgroup2::id(&folder).unwrap();
+        let mut seen = CgroupPaths::new().unwrap();
+        let live = seen.path(id);
+        std::fs::remove_dir(&folder).unwrap();
+        assert_eq!(live, format!("/{name}"));
+        assert_eq!(seen.path(id), live);
+        assert_eq!(CgroupPaths::new().unwrap().path(id), format!("id:{id}"));
+    }
+}

@@ -1,0 +1,5 @@
+//! What the agent says about itself and about the flows it judged. Never feeds back into a verdict.
+
+pub mod cgroups;
+pub mod deny;
+pub mod log;

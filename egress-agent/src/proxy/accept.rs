@@ -1,0 +1,141 @@
+//! Accepts redirected connections, finds whose each one is, and hands it to HTTP or TLS.
+//!
+//! A connection without an origin, above the limit, or on a port where nothing is listed ends here.
+
+use super::flow::{Client, Rewound};
+use super::sniff::{Sniffed, sniff};
+use super::{DrainSignal, Refusal, RefusalReason, Shared, http, tls};
+use egress_core::routing::PortKind;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout, timeout_at};
+
+/// How long accepting pauses when the system has no room (EMFILE, ENOBUFS).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Serves a listener until a drain is over. Dropping the future ends all its connections.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainSignal) {
+    let mut connections = JoinSet::new();
+    let signal = drain.clone();
+    let deadline = loop {
+        tokio::select! {
+            biased;
+            deadline = drain.started() => break deadline,
+            Some(ended) = connections.join_next() => report_panic(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer, Arc::clone(&shared), signal.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(target: "egress::proxy", %error, "cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    };
+    drop(listener);
+    let all_ended = async {
+        while let Some(ended) = connections.join_next().await {
+            report_panic(ended);
+        }
+    };
+    if timeout_at(deadline, all_ended).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(target: "egress::proxy", %error, "a connection panicked and was closed");
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, drain: DrainSignal) {
+    let refuse = |origin: Option<&super::Origin>, reason| {
+        shared.observer.refused(origin, &Refusal { peer, name: None, reason });
+    };
+    let Some(origin) = shared.origins.origin(stream.as_fd()) else {
+        return refuse(None, RefusalReason::NoOrigin);
+    };
+    let Ok(_permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
+        return refuse(Some(&origin), RefusalReason::ConnectionLimit);
+    };
+    let port = origin.destination.port();
+    let Some(kind) = shared.routes.load().port(origin.policy, port).map(|routes| routes.kind) else {
+        return refuse(Some(&origin), RefusalReason::UnlistedPort);
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
+    }
+    let client = Client { shared: Arc::clone(&shared), origin: Arc::new(origin), peer };
+    match kind {
+        PortKind::Tls => tls::pass_through(client, stream, Vec::new()).await,
+        PortKind::Http | PortKind::Sniff => sniffed(client, stream, kind, drain).await,
+    }
+}
+
+/// Reads ahead as far as it takes to know the protocol.
+async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drain: DrainSignal) {
+    let limits = client.shared.limits;
+    let patience = if kind == PortKind::Http { limits.idle } else { limits.name };
+    let mut ahead = Vec::new();
+    let look = async {
+        loop {
+            let found = sniff(&ahead);
+            // A request line longer than a whole head may be is for the HTTP parser to refuse.
+            if found != Sniffed::NeedMore || ahead.len() > limits.head {
+                return Ok(found);
+            }
+            if stream.read_buf(&mut ahead).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    };
+    // A connection on which nothing was asked yet has nothing to finish.
+    let found: std::io::Result<Sniffed> = tokio::select! {
+        found = timeout(patience, look) => match found {
+            Ok(found) => found,
+            Err(_) => return client.refuse(RefusalReason::NameTimeout, None),
+        },
+        _ = drain.started() => return,
+    };
+    let Ok(found) = found else {
+        // Connections that are opened ahead and never used are no finding.
+        if !ahead.is_empty() {
+            client.refuse(RefusalReason::EndedEarly, None);
+        }
+        return;
+    };
+    match (kind, found) {
+        (_, Sniffed::Http2) => client.refuse(RefusalReason::Http2, None),
+        (PortKind::Sniff, Sniffed::Tls) => tls::pass_through(client, stream, ahead).await,
+        (_, Sniffed::Tls) => client.refuse(RefusalReason::WrongProtocol, None),
+        (PortKind::Http, Sniffed::Http10) => {
+            client.refuse(RefusalReason::Http10, None);
+            upgrade_required(stream).await;
+        }
+        // A sniffed HTTP/1.0 flow is TCP to Istio, and no TCP is listed on this port.
+        (_, Sniffed::Http10) => client.refuse(RefusalReason::Http10, None),
+        (_, Sniffed::Http11) | (PortKind::Http, Sniffed::Unknown | Sniffed::NeedMore) => {
+            http::serve(client, Rewound::new(ahead, stream), drain).await;
+        }
+        (_, Sniffed::Unknown | Sniffed::NeedMore) => client.refuse(RefusalReason::UnknownProtocol, None),
+    }
+}
+
+/// Envoy answers HTTP/1.0 with a status line of HTTP/1.1; hyper would answer in 1.0.
+async fn upgrade_required(mut stream: TcpStream) {
+    const REPLY: &[u8] =
+        b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\nserver: envoy\r\nconnection: close\r\n\r\n";
+    // The client is refused either way; that it left is no finding.
+    if stream.write_all(REPLY).await.is_ok() {
+        let _ = stream.shutdown().await;
+    }
+}

@@ -1,0 +1,200 @@
+//! Bodies on their way through: counted, never gathered, with the moment at which the request ended.
+
+use super::flow::{Counters, Ticket};
+use super::upstream::{Pool, Upstream};
+use bytes::Bytes;
+use egress_core::http::local_reply::ResponseFlag;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// When the whole request had come in; a route's timeout counts from there.
+#[derive(Debug, Default)]
+pub(super) struct RequestEnd {
+    at: OnceLock<Instant>,
+    wake: Notify,
+}
+
+impl RequestEnd {
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.at.get().copied()
+    }
+
+    fn mark(&self) {
+        if self.at.set(Instant::now()).is_ok() {
+            self.wake.notify_waiters();
+        }
+    }
+
+    pub(super) async fn wait(&self) -> Instant {
+        loop {
+            let woken = self.wake.notified();
+            if let Some(at) = self.at() {
+                return at;
+            }
+            woken.await;
+        }
+    }
+}
+
+/// A request body on its way up.
+pub(super) struct RequestBody {
+    /// `None` in the replay of a request without a body.
+    inner: Option<Incoming>,
+    end: Arc<RequestEnd>,
+    counters: Arc<Counters>,
+}
+
+impl RequestBody {
+    pub(super) fn new(inner: Option<Incoming>, end: Arc<RequestEnd>, counters: Arc<Counters>) -> Self {
+        if inner.as_ref().is_none_or(Body::is_end_stream) {
+            end.mark();
+        }
+        Self { inner, end, counters }
+    }
+
+    /// The body of the same request sent again, where it has none.
+    pub(super) fn replay(&self) -> Self {
+        Self { inner: None, end: Arc::clone(&self.end), counters: Arc::clone(&self.counters) }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
+        let polled = ready!(Pin::new(&mut *inner).poll_frame(cx));
+        let over = inner.is_end_stream();
+        if let Some(Ok(frame)) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.counters.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        if polled.is_none() || over {
+            self.end.mark();
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Why a response that had begun was broken off.
+#[derive(Debug, Error)]
+pub(super) enum ReplyError {
+    #[error("the route's timeout passed after the response had begun")]
+    Timeout,
+    #[error("the upstream broke off its response: {0}")]
+    Upstream(hyper::Error),
+}
+
+/// A response body on its way down.
+pub(super) enum ReplyBody {
+    /// The proxy's own.
+    Local(Option<Bytes>),
+    /// The upstream's.
+    Upstream(Box<Relay>),
+}
+
+/// The upstream's response body with all that must end with it.
+pub(super) struct Relay {
+    pub(super) inner: Incoming,
+    pub(super) ticket: Ticket,
+    pub(super) end: Arc<RequestEnd>,
+    /// Fires when the route's timeout has passed.
+    pub(super) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Dropping it closes the connection; it goes back to the pool after a whole exchange.
+    pub(super) upstream: Option<Upstream>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) idle_upstreams: usize,
+}
+
+impl Relay {
+    pub(super) fn into_body(mut self) -> ReplyBody {
+        if self.inner.is_end_stream() {
+            self.finish();
+        }
+        ReplyBody::Upstream(Box::new(self))
+    }
+
+    fn finish(&mut self) {
+        self.ticket.done();
+        self.deadline = None;
+        // An upstream that answered before the end of the request is in the middle of that request.
+        if let Some(upstream) = self.upstream.take()
+            && self.end.at().is_some()
+        {
+            self.pool.put(upstream, self.idle_upstreams);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        if let Some(deadline) = self.deadline.as_mut()
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            self.ticket.flag(ResponseFlag::UT);
+            self.upstream = None;
+            self.deadline = None;
+            return Poll::Ready(Some(Err(ReplyError::Timeout)));
+        }
+        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.ticket.counters.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                if self.inner.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.ticket.flag(ResponseFlag::UC);
+                self.upstream = None;
+                Poll::Ready(Some(Err(ReplyError::Upstream(error))))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = ReplyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        match self.get_mut() {
+            Self::Local(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Upstream(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(body) => body.is_none(),
+            Self::Upstream(relay) => relay.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Upstream(relay) => relay.inner.size_hint(),
+        }
+    }
+}

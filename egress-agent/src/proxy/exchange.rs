@@ -1,0 +1,191 @@
+//! One allowed request: headers, connection, tries, the route's timeout, and the response or the
+//! local reply in its place.
+
+use super::body::{Relay, ReplyBody, RequestBody, RequestEnd};
+use super::flow::{OwnedTask, Ticket};
+use super::http::{Connection, local_response};
+use super::upstream::{Upstream, connect_any};
+use egress_core::http::headers::{RequestContext, prepare_request, prepare_response, set_attempt};
+use egress_core::http::local_reply::{LocalReply, UpstreamReset};
+use egress_core::routing::{Cluster, candidates};
+use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
+use hyper::upgrade::{OnUpgrade, on};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::io::copy_bidirectional;
+use tokio::time::{Instant, sleep_until};
+
+/// Where a request goes and how.
+pub(super) struct Exchange {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) websocket: bool,
+}
+
+/// An upstream that has begun to answer.
+struct Answered {
+    response: Response<Incoming>,
+    upstream: Upstream,
+}
+
+/// Carries one request upstream and gives what the client shall see.
+pub(super) async fn exchange(
+    connection: &Arc<Connection>,
+    to: Exchange,
+    mut request: Request<Incoming>,
+    mut ticket: Ticket,
+) -> Response<ReplyBody> {
+    let client = &connection.client;
+    let cluster = &to.cluster;
+    ticket.record.service = Some(cluster.host.clone());
+    let order = candidates(cluster, client.origin.destination, client.shared.next_turn());
+    if order.is_empty() {
+        return local_response(&LocalReply::no_healthy_upstream(), ticket);
+    }
+    let downstream = to.websocket.then(|| on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let numbers = uuid::Uuid::new_v4();
+    prepare_request(
+        &mut parts.headers,
+        &RequestContext {
+            request_id: &numbers.to_string(),
+            trace_id: uuid::Uuid::new_v4().as_u128(),
+            timeout: to.timeout,
+            service_host: &cluster.host,
+            service_port: cluster.port,
+            websocket: to.websocket,
+        },
+    );
+    let end = Arc::new(RequestEnd::default());
+    let body = RequestBody::new(Some(body), Arc::clone(&end), Arc::clone(&ticket.counters));
+    // A websocket is open-ended by nature; Envoy's timer does not run for it either.
+    let mut deadline = deadline(to.timeout.filter(|_| !to.websocket), Arc::clone(&end));
+    let answered = {
+        let trying = send(connection, cluster, &order, parts, body, &mut ticket);
+        tokio::select! {
+            biased;
+            answered = trying => answered,
+            () = &mut deadline => Err(LocalReply::request_timeout()),
+        }
+    };
+    let Answered { mut response, upstream } = match answered {
+        Ok(answered) => answered,
+        Err(reply) => return local_response(&reply, ticket),
+    };
+    let waited = end.at().map_or(Duration::ZERO, |at| at.elapsed());
+    ticket.record.response_code = response.status().as_u16();
+    ticket.record.upstream_service_time = Some(waited);
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upgraded = on(&mut response);
+    let (mut head, inner) = response.into_parts();
+    head.version = hyper::Version::HTTP_11;
+    prepare_response(&mut head.headers, waited, switching);
+    if switching {
+        let Some(downstream) = downstream else {
+            let reset = UpstreamReset::ProtocolError;
+            return local_response(&LocalReply::upstream_reset(&reset, false), ticket);
+        };
+        let tunnel = OwnedTask(tokio::spawn(tunnel(downstream, upgraded, upstream, ticket)));
+        *connection.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        return Response::from_parts(head, ReplyBody::Local(None));
+    }
+    let relay = Relay {
+        inner,
+        ticket,
+        end,
+        deadline: to.timeout.map(|_| deadline),
+        upstream: Some(upstream),
+        pool: Arc::clone(&connection.pool),
+        idle_upstreams: client.shared.limits.idle_upstreams,
+    };
+    Response::from_parts(head, relay.into_body())
+}
+
+/// Fires when the timeout has passed since the end of the request; never without one.
+fn deadline(timeout: Option<Duration>, end: Arc<RequestEnd>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    match timeout {
+        Some(timeout) => Box::pin(async move {
+            let ended: Instant = end.wait().await;
+            sleep_until(ended + timeout).await;
+        }),
+        None => Box::pin(future::pending()),
+    }
+}
+
+/// Sends on a kept connection or a fresh one. A kept one that its origin closed before any byte of
+/// the response is replaced once, where the request was not sent or may be sent twice.
+async fn send(
+    connection: &Connection,
+    cluster: &Arc<Cluster>,
+    order: &[SocketAddr],
+    mut parts: Parts,
+    mut body: RequestBody,
+    ticket: &mut Ticket,
+) -> Result<Answered, LocalReply> {
+    if let Some(mut upstream) = connection.pool.take(cluster, order[0]).await {
+        ticket.record.attempts += 1;
+        ticket.record.upstream = Some(upstream.address);
+        set_attempt(&mut parts.headers, ticket.record.attempts);
+        let replay = replayable(&parts, &body).then(|| (clone_of(&parts), body.replay()));
+        match upstream.send.try_send_request(Request::from_parts(parts, body)).await {
+            Ok(response) => return Ok(Answered { response, upstream }),
+            Err(mut failed) => {
+                let unsent = failed.take_message().map(Request::into_parts);
+                let error = failed.into_error();
+                (parts, body) = unsent.or(replay.filter(|_| !error.is_parse())).ok_or_else(|| reply_to(&error, false))?;
+            }
+        }
+    }
+    let tries_before = ticket.record.attempts;
+    let stream = connect_any(&connection.client, order, &mut ticket.record).await;
+    let retried = ticket.record.attempts > tries_before + 1;
+    let stream = stream.map_err(|reset| LocalReply::upstream_reset(&reset, retried))?;
+    set_attempt(&mut parts.headers, ticket.record.attempts);
+    let address = ticket.record.upstream.unwrap_or(order[0]);
+    let mut upstream =
+        Upstream::new(stream, address, Arc::clone(cluster)).await.map_err(|error| reply_to(&error, retried))?;
+    match upstream.send.send_request(Request::from_parts(parts, body)).await {
+        Ok(response) => Ok(Answered { response, upstream }),
+        Err(error) => Err(reply_to(&error, retried)),
+    }
+}
+
+/// What the client is told when the upstream was lost before its response began.
+fn reply_to(error: &hyper::Error, retried: bool) -> LocalReply {
+    let reset = if error.is_parse() { UpstreamReset::ProtocolError } else { UpstreamReset::Termination };
+    LocalReply::upstream_reset(&reset, retried)
+}
+
+/// Without a body and of a method that may be sent twice (RFC 9110 §9.2.2).
+fn replayable(parts: &Parts, body: &RequestBody) -> bool {
+    body.is_end_stream() && parts.method.is_idempotent()
+}
+
+/// The head of a request, without its extensions.
+fn clone_of(parts: &Parts) -> Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = parts.method.clone();
+    copy.uri = parts.uri.clone();
+    copy.version = parts.version;
+    copy.headers = parts.headers.clone();
+    copy
+}
+
+/// Copies a websocket's bytes until both sides are done.
+async fn tunnel(downstream: OnUpgrade, upstream_side: OnUpgrade, upstream: Upstream, mut ticket: Ticket) {
+    let (Ok(downstream), Ok(upstream_io)) = (downstream.await, upstream_side.await) else { return };
+    let copied = copy_bidirectional(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream_io)).await;
+    drop(upstream);
+    if let Ok((received, sent)) = copied {
+        use std::sync::atomic::Ordering::Relaxed;
+        ticket.counters.received.store(received, Relaxed);
+        ticket.counters.sent.store(sent, Relaxed);
+        ticket.done();
+    }
+}

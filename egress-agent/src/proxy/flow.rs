@@ -1,0 +1,170 @@
+//! One redirected connection: its stream with the bytes that were read ahead put back, its bytes
+//! counted, and the one record that is written when it is over.
+
+use super::{AccessRecord, Observer, Origin, Protocol, Refusal, RefusalReason, Shared};
+use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Whose connection it is.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) shared: Arc<Shared>,
+    pub(super) origin: Arc<Origin>,
+    pub(super) peer: SocketAddr,
+}
+
+impl Client {
+    /// Tells the observer about a refusal.
+    pub(super) fn refuse(&self, reason: RefusalReason, name: Option<&str>) {
+        let refusal = Refusal { peer: self.peer, name: name.map(str::to_owned), reason };
+        self.shared.observer.refused(Some(&self.origin), &refusal);
+    }
+}
+
+/// Bytes of one request or connection.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) received: AtomicU64,
+    pub(super) sent: AtomicU64,
+}
+
+/// The client's stream: first what was read ahead, then the socket.
+pub(super) struct Rewound {
+    ahead: Vec<u8>,
+    given: usize,
+    stream: TcpStream,
+    counters: Arc<Counters>,
+}
+
+impl Rewound {
+    pub(super) fn new(ahead: Vec<u8>, stream: TcpStream) -> Self {
+        Self { ahead, given: 0, stream, counters: Arc::default() }
+    }
+
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if self.given < self.ahead.len() {
+            let take = buffer.remaining().min(self.ahead.len() - self.given);
+            buffer.put_slice(&self.ahead[self.given..self.given + take]);
+            self.given += take;
+            if self.given == self.ahead.len() {
+                self.ahead = Vec::new();
+                self.given = 0;
+            }
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        }
+        let count = buffer.filled().len() - before;
+        self.counters.received.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.counters.sent.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        self.counters.sent.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The record of one request or connection, handed to the observer when it is dropped: however a
+/// flow ends, it is recorded once.
+pub(super) struct Ticket {
+    client: Client,
+    started: Instant,
+    pub(super) counters: Arc<Counters>,
+    pub(super) record: AccessRecord,
+    done: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(client: Client, protocol: Protocol, counters: Arc<Counters>) -> Self {
+        let record = AccessRecord {
+            protocol,
+            peer: client.peer,
+            host: String::new(),
+            method: String::new(),
+            path: String::new(),
+            service: None,
+            upstream: None,
+            attempts: 0,
+            response_code: 0,
+            flags: ResponseFlags::default(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            duration: std::time::Duration::ZERO,
+            upstream_service_time: None,
+        };
+        Self { client, started: Instant::now(), counters, record, done: false }
+    }
+
+    /// The flow came to its end; without this the record says that the client left (DC).
+    pub(super) fn done(&mut self) {
+        self.done = true;
+    }
+
+    pub(super) fn flag(&mut self, flag: ResponseFlag) {
+        self.record.flags = self.record.flags.with(flag);
+        self.done = true;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.done {
+            self.record.flags = self.record.flags.with(ResponseFlag::DC);
+        }
+        self.record.bytes_received = self.counters.received.load(Ordering::Relaxed);
+        self.record.bytes_sent = self.counters.sent.load(Ordering::Relaxed);
+        self.record.duration = self.started.elapsed();
+        self.client.shared.observer.finished(&self.client.origin, &self.record);
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+pub(super) struct OwnedTask(pub(super) JoinHandle<()>);
+
+impl Drop for OwnedTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

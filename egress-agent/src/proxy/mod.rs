@@ -1,0 +1,124 @@
+//! The proxy: takes redirected flows, learns the name each one asks for, and forwards, answers or
+//! closes it as the current [`RouteTable`] says.
+//!
+//! It owns accepted connections and what is dialled for them. It makes no listening socket, reads no
+//! BPF map and builds no routes: those come in through [`Shared`].
+
+mod accept;
+mod body;
+mod drain;
+mod exchange;
+mod flow;
+mod http;
+mod observe;
+mod sniff;
+mod tls;
+mod upstream;
+
+pub use accept::serve;
+pub use drain::{Drain, DrainSignal, drain_channel};
+pub use observe::{AccessRecord, Observer, Protocol, Refusal, RefusalReason, TracingObserver};
+
+use arc_swap::ArcSwap;
+use egress_core::routing::RouteTable;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+/// A boxed future, for traits that are used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who a redirected flow belongs to and where it wanted to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What the client dialled.
+    pub destination: SocketAddr,
+    /// The policy of the socket's owner.
+    pub policy: u32,
+    /// The cgroup id of the socket's owner.
+    pub cgroup: u64,
+    /// The process that connected.
+    pub pid: u32,
+    /// Its name, as the kernel has it (at most 15 bytes).
+    pub comm: String,
+    /// The network namespace (its cookie) that upstream connections are made in.
+    pub netns: u64,
+}
+
+/// Finds the original destination of an accepted connection.
+pub trait OriginLookup: Send + Sync {
+    /// The origin of the flow; `None` where the kernel did not redirect it here. Such a flow is closed.
+    fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin>;
+}
+
+/// Makes upstream connections. The proxy bounds the time from outside by dropping the future.
+pub trait Dialer: Send + Sync {
+    /// Connects to `to` from within the network namespace `netns`.
+    fn connect(&self, netns: u64, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
+}
+
+/// Bounds of the proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at one time, over all listeners; one more is closed at once.
+    pub connections: usize,
+    /// Time from accept until the name is known on ports that are not plain HTTP.
+    pub name: Duration,
+    /// Time for one upstream connect (Istio's `connectTimeout` default).
+    pub connect: Duration,
+    /// Time that an HTTP connection may wait for a whole request head (Envoy's `idle_timeout` default).
+    pub idle: Duration,
+    /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
+    pub head: usize,
+    /// Idle upstream connections that one client connection keeps.
+    pub idle_upstreams: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            name: Duration::from_secs(10),
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(3600),
+            head: 60 * 1024,
+            idle_upstreams: 4,
+        }
+    }
+}
+
+/// What all connections share.
+pub struct Shared {
+    routes: Arc<ArcSwap<RouteTable>>,
+    origins: Arc<dyn OriginLookup>,
+    dialer: Arc<dyn Dialer>,
+    observer: Arc<dyn Observer>,
+    limits: Limits,
+    connections: Arc<Semaphore>,
+    turn: AtomicUsize,
+}
+
+impl Shared {
+    /// Puts the parts together. `routes` is read anew for every request and every TLS connection.
+    pub fn new(
+        routes: Arc<ArcSwap<RouteTable>>,
+        origins: Arc<dyn OriginLookup>,
+        dialer: Arc<dyn Dialer>,
+        observer: Arc<dyn Observer>,
+        limits: Limits,
+    ) -> Self {
+        let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+        Self { routes, origins, dialer, observer, limits, connections, turn: AtomicUsize::new(0) }
+    }
+
+    /// The next place in a cluster's list of endpoints.
+    fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,127 @@
+//! Upstream connections: tries to make one, and the few idle ones that a client connection keeps.
+//!
+//! Connections are never shared between client connections, so no workload can meet another's.
+
+use super::body::RequestBody;
+use super::flow::{Client, OwnedTask};
+use super::AccessRecord;
+use egress_core::http::local_reply::{UpstreamReset, connect_failure};
+use egress_core::routing::Cluster;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// One try and two retries, Istio's default for a connection that could not be made
+/// (`pilot/pkg/networking/core/route/retry/retry.go`).
+const TRIES: u32 = 3;
+/// Envoy's base interval of the jittered exponential back-off between tries.
+const BACK_OFF: Duration = Duration::from_millis(25);
+
+/// Connects to the first address that answers; the record gets the address and the tries.
+pub(super) async fn connect_any(
+    client: &Client,
+    order: &[SocketAddr],
+    record: &mut AccessRecord,
+) -> Result<TcpStream, UpstreamReset> {
+    let mut last = UpstreamReset::ConnectTimeout;
+    for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
+        if attempt > 0 {
+            sleep(jitter(BACK_OFF * ((1 << attempt) - 1))).await;
+        }
+        record.attempts += 1;
+        record.upstream = Some(*to);
+        let connecting = client.shared.dialer.connect(client.origin.netns, *to);
+        match timeout(client.shared.limits.connect, connecting).await {
+            Ok(Ok(stream)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
+                }
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = reset_of(&error),
+            Err(_) => last = UpstreamReset::ConnectTimeout,
+        }
+    }
+    Err(last)
+}
+
+/// A random share of an interval.
+fn jitter(most: Duration) -> Duration {
+    let share = uuid::Uuid::new_v4().as_u128() % 1000;
+    most * (share as u32) / 1000
+}
+
+fn reset_of(error: &io::Error) -> UpstreamReset {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or(&text);
+    let from_the_network = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::TimedOut
+    );
+    connect_failure(text, !from_the_network)
+}
+
+/// An HTTP/1.1 connection to an endpoint. Dropping it closes the socket, whatever is under way.
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    pub(super) service: Arc<Cluster>,
+    pub(super) send: SendRequest<RequestBody>,
+    _task: OwnedTask,
+}
+
+impl Upstream {
+    pub(super) async fn new(stream: TcpStream, address: SocketAddr, service: Arc<Cluster>) -> hyper::Result<Self> {
+        let (send, connection) = Builder::new().handshake(TokioIo::new(stream)).await?;
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(target: "egress::proxy", %error, "upstream connection ended");
+            }
+        });
+        Ok(Self { address, service, send, _task: OwnedTask(task) })
+    }
+
+    /// Whether the connection was made for this service at this address.
+    fn fits(&self, service: &Cluster, address: SocketAddr) -> bool {
+        self.address == address && self.service.host == service.host && self.service.port == service.port
+    }
+}
+
+/// Idle upstream connections of one client connection.
+#[derive(Default)]
+pub(super) struct Pool(Mutex<Vec<Upstream>>);
+
+impl Pool {
+    /// Takes a connection that is open and ready.
+    pub(super) async fn take(&self, service: &Cluster, address: SocketAddr) -> Option<Upstream> {
+        loop {
+            let mut upstream = {
+                let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let at = idle.iter().rposition(|upstream| upstream.fits(service, address))?;
+                idle.remove(at)
+            };
+            if upstream.send.ready().await.is_ok() {
+                return Some(upstream);
+            }
+        }
+    }
+
+    /// Keeps a connection whose exchange is over; the oldest goes where there are too many.
+    pub(super) fn put(&self, upstream: Upstream, most: usize) {
+        if upstream.send.is_closed() {
+            return;
+        }
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(upstream);
+        if idle.len() > most {
+            idle.remove(0);
+        }
+    }
+}

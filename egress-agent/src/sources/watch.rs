@@ -1,0 +1,275 @@
+//! When to look at the rule files again: inotify for speed, a slow poll for what it cannot see
+//! (network mounts, a full queue). Reads no rules and may wake for nothing.
+
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Longest time that a change goes unseen where inotify is blind.
+const POLL: Duration = Duration::from_secs(2);
+/// A change is complete when nothing more came for this long: the steps of an editor's save or of
+/// a `ConfigMap`'s swap follow each other within microseconds.
+const QUIET: Duration = Duration::from_millis(15);
+/// A writer that keeps its file open longer than this does not hold up everyone else.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Watches rule files and folders, those that are not there at the moment included.
+pub(super) struct Watch {
+    paths: Vec<PathBuf>,
+    watcher: Option<RecommendedWatcher>,
+    events: mpsc::Receiver<Event>,
+    interest: Interest,
+}
+
+/// Which events matter.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Interest {
+    /// Folders to watch.
+    watched: BTreeSet<PathBuf>,
+    /// Folders of which each entry matters.
+    folders: BTreeSet<PathBuf>,
+    /// Single names that matter, in folders whose other entries do not.
+    names: BTreeSet<PathBuf>,
+}
+
+impl Watch {
+    /// Begins to watch. `paths` are absolute.
+    pub(super) fn new(paths: &[PathBuf]) -> Self {
+        // Bounded: with this many unread events there is a reload to come anyway.
+        let (send, events) = mpsc::channel(1024);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if let Ok(event) = event {
+                drop(send.try_send(event));
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|e| tracing::warn!(error = %e, "no inotify: changes of rules are seen within {POLL:?}"))
+            .ok();
+        let mut watch = Self {
+            paths: paths.to_owned(),
+            watcher,
+            events,
+            interest: Interest::default(),
+        };
+        watch.arm();
+        watch
+    }
+
+    /// Watches what is there at the moment. To be called before each read, so that a change during
+    /// the read is seen after it.
+    pub(super) fn arm(&mut self) {
+        let interest = Interest::of(&self.paths);
+        if let Some(watcher) = &mut self.watcher {
+            for gone in self.interest.watched.difference(&interest.watched) {
+                // A folder that is gone took its watch along.
+                drop(watcher.unwatch(gone));
+            }
+            // All, not only those that came: a folder may have been replaced under its name.
+            for folder in &interest.watched {
+                if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+                    tracing::debug!(folder = %folder.display(), %error, "not watched");
+                }
+            }
+        }
+        self.interest = interest;
+    }
+
+    /// Returns when the files may have changed and no write is under way any more.
+    pub(super) async fn changed(&mut self) {
+        let mut writing = BTreeSet::new();
+        let poll = sleep(POLL);
+        tokio::pin!(poll);
+        loop {
+            tokio::select! {
+                () = &mut poll => return,
+                event = self.events.recv() => match event {
+                    Some(event) if self.interest.concerns(&event) => {
+                        note(&event, &mut writing);
+                        break;
+                    }
+                    Some(_) => {}
+                    None => { poll.as_mut().await; return }
+                },
+            }
+        }
+        let end = Instant::now() + LONGEST;
+        loop {
+            let until = if writing.is_empty() {
+                end.min(Instant::now() + QUIET)
+            } else {
+                end
+            };
+            match timeout_at(until, self.events.recv()).await {
+                Ok(Some(event)) if self.interest.concerns(&event) => note(&event, &mut writing),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+            if Instant::now() >= end {
+                return;
+            }
+        }
+    }
+}
+
+/// Keeps `writing` to the files that were written to and not yet closed.
+fn note(event: &Event, writing: &mut BTreeSet<PathBuf>) {
+    let closed = matches!(
+        event.kind,
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Remove(_)
+            | EventKind::Modify(ModifyKind::Name(_))
+    );
+    for path in &event.paths {
+        if closed {
+            writing.remove(path);
+        } else if matches!(event.kind, EventKind::Modify(ModifyKind::Data(_))) {
+            writing.insert(path.clone());
+        }
+    }
+}
+
+impl Interest {
+    fn of(paths: &[PathBuf]) -> Self {
+        let mut interest = Self::default();
+        for path in paths {
+            interest.name(path);
+            // A link on the way that is turned elsewhere changes what the path means.
+            for link in path.ancestors().skip(1).filter(|a| a.is_symlink()) {
+                interest.name(link);
+            }
+            let Ok(real) = path.canonicalize() else {
+                continue;
+            };
+            if real.is_dir() {
+                interest.watched.insert(path.clone());
+                interest.folders.extend([path.clone(), real.clone()]);
+                for entry in std::fs::read_dir(&real).into_iter().flatten().flatten() {
+                    interest.target(&entry.path());
+                }
+            } else {
+                interest.target(path);
+            }
+        }
+        interest
+    }
+
+    /// One name in its folder, or in the nearest one that is there.
+    fn name(&mut self, path: &Path) {
+        self.names.insert(path.to_owned());
+        for ancestor in path.ancestors().skip(1) {
+            if ancestor.is_dir() {
+                self.watched.insert(ancestor.to_owned());
+                return;
+            }
+            self.names.insert(ancestor.to_owned());
+        }
+    }
+
+    /// What a link points to is written in its own folder; `..data` between them is Kubernetes'
+    /// way to replace all files of a `ConfigMap` at once.
+    fn target(&mut self, link: &Path) {
+        if !link.is_symlink() {
+            return;
+        }
+        if let Some(folder) = link.parent() {
+            self.names.insert(folder.join("..data"));
+        }
+        if let Ok(real) = link.canonicalize() {
+            self.name(&real);
+        }
+    }
+
+    fn concerns(&self, event: &Event) -> bool {
+        let reading = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
+        let known = |p: &PathBuf| {
+            self.names.contains(p)
+                || self.folders.contains(p)
+                || p.parent().is_some_and(|f| self.folders.contains(f))
+        };
+        // A queue that overflowed names no path.
+        !reading && (event.paths.is_empty() || event.paths.iter().any(known))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{CreateKind, DataChange, RenameMode};
+
+    fn event(kind: EventKind, path: &Path) -> Event {
+        Event::new(kind).add_path(path.to_owned())
+    }
+
+    #[test]
+    fn only_the_named_file_matters_beside_its_neighbours() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rules.yaml");
+        std::fs::write(&file, "").unwrap();
+        let interest = Interest::of(std::slice::from_ref(&file));
+        let made = EventKind::Create(CreateKind::File);
+        assert!(interest.concerns(&event(made, &file)));
+        assert!(!interest.concerns(&event(made, &dir.path().join("noise"))));
+        assert!(!interest.concerns(&event(
+            EventKind::Access(AccessKind::Open(AccessMode::Read)),
+            &file
+        )));
+        assert!(
+            interest.concerns(&Event::new(EventKind::Other)),
+            "an overflow"
+        );
+    }
+
+    #[test]
+    fn a_missing_folder_is_waited_for_at_the_nearest_ancestor() {
+        let dir = tempfile::tempdir().unwrap();
+        let interest = Interest::of(&[dir.path().join("a/b/rules")]);
+        assert!(interest.watched.contains(dir.path()));
+        assert!(interest.concerns(&event(
+            EventKind::Create(CreateKind::Folder),
+            &dir.path().join("a")
+        )));
+    }
+
+    #[test]
+    fn a_link_is_watched_at_both_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mount) = (dir.path().join("store"), dir.path().join("mount"));
+        std::fs::create_dir(&store).unwrap();
+        std::fs::create_dir(&mount).unwrap();
+        std::fs::write(store.join("r.yaml"), "").unwrap();
+        std::os::unix::fs::symlink(store.join("r.yaml"), mount.join("r.yaml")).unwrap();
+        let interest = Interest::of(&[mount.join("r.yaml")]);
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        for path in [
+            mount.join("r.yaml"),
+            mount.join("..data"),
+            store.join("r.yaml").canonicalize().unwrap(),
+        ] {
+            assert!(
+                interest.concerns(&event(written, &path)),
+                "{}",
+                path.display()
+            );
+        }
+    }
+
+    #[test]
+    fn a_write_is_under_way_until_its_file_is_closed_or_renamed() {
+        let path = Path::new("/r/a.yaml");
+        let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        for end in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)),
+        ] {
+            let mut writing = BTreeSet::new();
+            note(&event(data, path), &mut writing);
+            assert_eq!(writing.len(), 1);
+            note(&event(end, path), &mut writing);
+            assert!(writing.is_empty());
+        }
+    }
+}

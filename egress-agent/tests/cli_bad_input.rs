@@ -1,0 +1,142 @@
+//! The real binary and input that is wrong: one line on stderr, the right exit code, nothing done.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+fn agent() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_egress-agent"))
+}
+
+fn run(args: &[&str]) -> Output {
+    agent().args(args).output().unwrap()
+}
+
+#[track_caller]
+fn refused(out: &Output, code: i32, parts: &[&str]) {
+    let stderr = String::from_utf8(out.stderr.clone()).unwrap();
+    assert_eq!(out.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{stderr:?} lacks {part:?}");
+    }
+    assert!(out.stdout.is_empty(), "{out:?}");
+}
+
+#[test]
+fn bad_usage_is_one_line_and_64() {
+    refused(&run(&[]), 64, &["--help"]);
+    refused(&run(&["fly"]), 64, &["fly"]);
+    refused(
+        &run(&["run", "--proxy-port", "0", "--rules", "x", "--cgroup", "y"]),
+        64,
+        &["--proxy-port"],
+    );
+    refused(
+        &run(&["run", "--on-exit", "open"]),
+        64,
+        &["--on-exit", "keep", "detach"],
+    );
+    refused(
+        &run(&["run", "--cgroup", "/x"]),
+        64,
+        &["no rules", "--rules"],
+    );
+    refused(
+        &run(&["run", "--rules", "/x"]),
+        64,
+        &["no enforced root", "--cgroup"],
+    );
+    refused(&run(&["exec"]), 64, &["CMD"]);
+    refused(&run(&["exec", "--", "true"]), 64, &["no enforced root"]);
+    refused(
+        &run(&["exec", "--cgroup", "/nonexistent", "--", "true"]),
+        64,
+        &["/nonexistent"],
+    );
+}
+
+#[test]
+fn a_bad_config_file_is_named_with_field_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.yaml");
+    let path = file.to_str().unwrap();
+    for (text, parts) in [
+        ("rules: [a]\nprooxyPort: 1\n", ["prooxyPort", "line 2"]),
+        ("dns: {minTTL: soon}\n", ["dns.minTTL", "`soon`"]),
+        ("rules: [a\n", [path, "line"]),
+    ] {
+        fs::write(&file, text).unwrap();
+        refused(&run(&["run", "--config", path]), 64, &parts);
+        refused(&run(&["detach", "--config", path]), 64, &parts);
+    }
+    refused(
+        &run(&["run", "--config", "/nonexistent.yaml"]),
+        64,
+        &["/nonexistent.yaml", "No such file"],
+    );
+}
+
+#[test]
+fn without_privilege_it_is_77_and_nothing_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    // Readable by the other user: the copy's folder is, the build's may not be.
+    let copy = dir.path().join("egress-agent");
+    fs::copy(env!("CARGO_BIN_EXE_egress-agent"), &copy).unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    for args in [&["run", "--rules", "/x", "--cgroup", "/y"][..], &["detach"]] {
+        // Needs root: becomes nobody.
+        let out = Command::new(&copy)
+            .args(args)
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap();
+        refused(&out, 77, &["root", "CAP_NET_ADMIN"]);
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        let out = run(args);
+        assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+    }
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    for verb in ["run", "exec", "check", "detach"] {
+        assert!(help.contains(verb), "{help}");
+    }
+    assert!(!help.contains(egress_agent::exec::REAPER_VERB), "{help}");
+}
+
+#[test]
+fn check_ends_0_1_or_64() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n\
+        spec:\n  hosts: [a.example]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: DNS\n";
+    fs::write(dir.path().join("a.yaml"), good).unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let out = run(&["check", folder]);
+    assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+    fs::write(dir.path().join("b.yaml"), good.replace("80", "{}")).unwrap();
+    let out = run(&["check", folder]);
+    assert_eq!(out.status.code(), Some(1));
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    assert!(
+        stdout.contains("b.yaml:6:") && stdout.contains("spec.ports[0].number"),
+        "{stdout}"
+    );
+    refused(
+        &run(&["check", "/nonexistent.yaml"]),
+        64,
+        &["/nonexistent.yaml"],
+    );
+}

@@ -1,0 +1,247 @@
+//! Rule files that change in every way that editors, tools and Kubernetes change them.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
+
+use egress_agent::sources::{Feed, SourceFile, follow};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Shorter than the poll, so that what passes was seen by inotify.
+const SOON: Duration = Duration::from_millis(1500);
+
+/// Stands for the rules: every line of every file; a line `bad` makes a file invalid.
+type Lines = Vec<String>;
+
+fn compile(files: &[SourceFile]) -> Result<Lines, String> {
+    let mut lines = Lines::new();
+    for file in files {
+        for line in file.text.lines() {
+            if line == "bad" {
+                return Err(format!("{}:1: bad", file.path.display()));
+            }
+            lines.push(line.to_owned());
+        }
+        if file.text.is_empty() {
+            return Err(format!("{}: empty", file.path.display()));
+        }
+    }
+    Ok(lines)
+}
+
+struct Rules {
+    feed: Feed<Lines>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Rules {
+    fn follow(path: &Path) -> Self {
+        let (feed, run) = follow(&[path.to_owned()], compile).expect("first load");
+        Self {
+            feed,
+            task: tokio::spawn(run),
+        }
+    }
+
+    fn now(&self) -> Arc<Lines> {
+        Arc::clone(&self.feed.current.borrow())
+    }
+
+    async fn become_lines(&mut self, want: &[&str]) {
+        let got = timeout(SOON, self.feed.current.wait_for(|l| l.iter().eq(want)))
+            .await
+            .is_ok();
+        assert!(got, "want {want:?}, have {:?}", self.now());
+    }
+
+    async fn problem(&mut self, part: &str) {
+        let got = timeout(
+            SOON,
+            self.feed
+                .problem
+                .wait_for(|p| p.as_ref().is_some_and(|p| p.contains(part))),
+        )
+        .await;
+        assert!(got.is_ok(), "want a problem with {part:?}");
+    }
+
+    async fn no_problem(&mut self) {
+        let got = timeout(SOON, self.feed.problem.wait_for(Option::is_none)).await;
+        assert!(got.is_ok(), "the problem stays");
+    }
+}
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules");
+    fs::create_dir(&rules).unwrap();
+    (dir, rules)
+}
+
+#[tokio::test]
+async fn a_write_in_place_and_a_save_by_rename_are_seen() {
+    let (_dir, rules) = folder();
+    let file = rules.join("a.yaml");
+    fs::write(&file, "one").unwrap();
+    let mut seen = Rules::follow(&file);
+    assert_eq!(*seen.now(), ["one"]);
+    fs::write(&file, "two").unwrap();
+    seen.become_lines(&["two"]).await;
+    fs::write(rules.join("a.yaml.tmp"), "three").unwrap();
+    fs::rename(rules.join("a.yaml.tmp"), &file).unwrap();
+    seen.become_lines(&["three"]).await;
+    // vim: the old file moves aside, the new one is written under its name.
+    fs::rename(&file, rules.join("a.yaml~")).unwrap();
+    fs::write(&file, "four").unwrap();
+    seen.become_lines(&["four"]).await;
+}
+
+#[tokio::test]
+async fn files_come_and_go_in_a_folder() {
+    let (_dir, rules) = folder();
+    let mut seen = Rules::follow(&rules);
+    assert!(seen.now().is_empty(), "an empty folder is an empty set");
+    fs::write(rules.join("b.yaml"), "b").unwrap();
+    seen.become_lines(&["b"]).await;
+    fs::write(rules.join("a.yml"), "a").unwrap();
+    seen.become_lines(&["a", "b"]).await;
+    fs::remove_file(rules.join("b.yaml")).unwrap();
+    seen.become_lines(&["a"]).await;
+}
+
+#[tokio::test]
+async fn a_config_map_swap_is_one_change() {
+    let (_dir, rules) = folder();
+    let version = |n: &str, a: &str, b: &str| {
+        let data = rules.join(n);
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("a.yaml"), a).unwrap();
+        fs::write(data.join("b.yaml"), b).unwrap();
+        symlink(n, rules.join("..data_tmp")).unwrap();
+        fs::rename(rules.join("..data_tmp"), rules.join("..data")).unwrap();
+    };
+    version("..1", "a1", "b1");
+    for name in ["a.yaml", "b.yaml"] {
+        symlink(Path::new("..data").join(name), rules.join(name)).unwrap();
+    }
+    let mut whole = Rules::follow(&rules);
+    let mut single = Rules::follow(&rules.join("b.yaml"));
+    assert_eq!(*whole.now(), ["a1", "b1"]);
+    let mut all = whole.feed.current.clone();
+    version("..2", "a2", "b2");
+    fs::remove_dir_all(rules.join("..1")).unwrap();
+    timeout(SOON, all.changed())
+        .await
+        .expect("seen soon")
+        .unwrap();
+    assert_eq!(**all.borrow(), ["a2", "b2"], "never one of each");
+    single.become_lines(&["b2"]).await;
+    version("..3", "a3", "b3");
+    whole.become_lines(&["a3", "b3"]).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_was_deleted_and_made_again_is_followed_again() {
+    let (_dir, rules) = folder();
+    fs::write(rules.join("a.yaml"), "one").unwrap();
+    let mut seen = Rules::follow(&rules);
+    fs::remove_dir_all(&rules).unwrap();
+    seen.problem("rules: No such file").await;
+    assert_eq!(*seen.now(), ["one"], "the last good set stays");
+    fs::create_dir(&rules).unwrap();
+    fs::write(rules.join("a.yaml"), "two").unwrap();
+    seen.become_lines(&["two"]).await;
+    seen.no_problem().await;
+    fs::write(rules.join("a.yaml"), "three").unwrap();
+    seen.become_lines(&["three"]).await;
+}
+
+#[tokio::test]
+async fn an_invalid_file_changes_nothing_until_it_is_mended() {
+    let (_dir, rules) = folder();
+    fs::write(rules.join("a.yaml"), "a1").unwrap();
+    fs::write(rules.join("b.yaml"), "b1").unwrap();
+    let mut seen = Rules::follow(&rules);
+    fs::write(rules.join("b.yaml"), "bad").unwrap();
+    seen.problem("b.yaml:1: bad").await;
+    // A good change beside a bad file waits with it: the set is one.
+    fs::write(rules.join("a.yaml"), "a2").unwrap();
+    fs::write(rules.join("b.yaml"), "").unwrap();
+    seen.problem("b.yaml: empty").await;
+    assert_eq!(*seen.now(), ["a1", "b1"]);
+    fs::write(rules.join("b.yaml"), "b2").unwrap();
+    seen.become_lines(&["a2", "b2"]).await;
+    seen.no_problem().await;
+    // Mended by going back to what is in force already.
+    fs::write(rules.join("b.yaml"), "bad").unwrap();
+    seen.problem("b.yaml:1: bad").await;
+    fs::write(rules.join("b.yaml"), "b2").unwrap();
+    seen.no_problem().await;
+    assert_eq!(*seen.now(), ["a2", "b2"]);
+}
+
+#[tokio::test]
+async fn a_half_written_file_is_not_applied() {
+    let (_dir, rules) = folder();
+    let path = rules.join("a.yaml");
+    fs::write(&path, "one").unwrap();
+    let mut seen = Rules::follow(&path);
+    seen.feed.current.mark_unchanged();
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(b"new 1\n").unwrap();
+    let early = timeout(Duration::from_millis(300), seen.feed.current.changed()).await;
+    assert!(
+        early.is_err(),
+        "applied before it was closed: {:?}",
+        seen.now()
+    );
+    assert!(seen.feed.problem.borrow().is_none());
+    file.write_all(b"new 2\n").unwrap();
+    drop(file);
+    timeout(SOON, seen.feed.current.changed())
+        .await
+        .expect("seen soon")
+        .unwrap();
+    assert_eq!(*seen.now(), ["new 1", "new 2"]);
+}
+
+#[tokio::test]
+async fn a_missing_path_at_the_start_is_bad_input() {
+    let (_dir, rules) = folder();
+    let failure = follow(&[rules.join("none.yaml")], compile)
+        .err()
+        .expect("refused");
+    assert_eq!(failure.code, egress_agent::failure::USAGE);
+    assert!(failure.message.contains("none.yaml"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_write_takes_effect_within_200_ms() {
+    let (_dir, rules) = folder();
+    let file = rules.join("a.yaml");
+    fs::write(&file, "0").unwrap();
+    let mut seen = Rules::follow(&file);
+    let mut taken = Vec::new();
+    for n in 1..=20 {
+        let text = n.to_string();
+        let began = std::time::Instant::now();
+        fs::write(&file, &text).unwrap();
+        seen.become_lines(&[&text]).await;
+        taken.push(began.elapsed());
+    }
+    taken.sort();
+    println!("median {:?}, longest {:?}", taken[10], taken[19]);
+    assert!(taken[10] < Duration::from_millis(200), "{taken:?}");
+}

@@ -1,0 +1,172 @@
+//! connect(): judges the destination and, for a flow that needs the proxy, turns it there.
+
+use crate::bpf::event;
+use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember, state_or_new};
+use crate::bpf::maps::count;
+use crate::bpf::socket::note_task;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
+use aya_ebpf::programs::SockAddrContext;
+use core::ffi::c_void;
+use core::ptr;
+use egress_ebpf::abi::{SocketState, action, counter, proto, socket_flag};
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::Destination;
+use egress_ebpf::verdict::{Hook, Reason, Verdict};
+
+/// 127.0.0.1 in network byte order.
+const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
+
+/// connect() on an IPv4 socket.
+#[inline(always)]
+pub fn v4(ctx: &SockAddrContext) -> i32 {
+    let to = destination4(ctx);
+    let (verdict, port) = gate(ctx, &to, Hook::Connect4);
+    if verdict == Verdict::Proxy {
+        // SAFETY: context fields that connect4 may write.
+        unsafe {
+            ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, LOOPBACK4);
+            ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port.to_be()));
+        }
+    }
+    verdict.return_code()
+}
+
+/// connect() on an IPv6 socket, to an IPv6 or a mapped IPv4 address.
+#[inline(always)]
+pub fn v6(ctx: &SockAddrContext) -> i32 {
+    let to = destination6(ctx);
+    let (verdict, port) = gate(ctx, &to, Hook::Connect6);
+    if verdict == Verdict::Proxy {
+        // A mapped address keeps its family: the flow is IPv4 on the wire, and the socket may be
+        // bound to a mapped source.
+        let loopback = if to.addr.is_v4() {
+            Addr::from_v4_be(LOOPBACK4).be
+        } else {
+            [0, 0, 0, 1_u32.to_be()]
+        };
+        // SAFETY: context fields that connect6 may write.
+        unsafe {
+            let ip = &raw mut (*ctx.sock_addr).user_ip6;
+            ptr::write_volatile(&raw mut (*ip)[0], loopback[0]);
+            ptr::write_volatile(&raw mut (*ip)[1], loopback[1]);
+            ptr::write_volatile(&raw mut (*ip)[2], loopback[2]);
+            ptr::write_volatile(&raw mut (*ip)[3], loopback[3]);
+            ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port.to_be()));
+        }
+    }
+    verdict.return_code()
+}
+
+/// The verdict, and the proxy's port where it is [`Verdict::Proxy`].
+#[inline(always)]
+fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
+    // Name resolvers connect() a datagram socket to port 0 of each address, to have the kernel
+    // choose a source address (RFC 6724 sorting in getaddrinfo). No packet leaves by that, and a
+    // later send is judged by its packet.
+    if to.proto == proto::UDP && to.port == 0 {
+        return (Verdict::Allow, 0);
+    }
+    let Some(state) = state_or_new(sock(ctx)) else {
+        return (event::refuse(None, None, to, Reason::State, hook), 0);
+    };
+    if state.netns == 0 {
+        // SAFETY: takes no pointer but the context.
+        state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    }
+    note_task(state);
+    let applied = policy_of(state);
+    let verdict = judge(&applied, state.netns, to);
+    let verdict = settle(state, &applied, to, verdict, hook);
+    (verdict, proxy_port(state.netns).unwrap_or(0))
+}
+
+/// Writes a verdict into the socket's state, counts it, and records a refusal. Returns what
+/// becomes of the call.
+#[inline(always)]
+pub fn settle(
+    state: &mut SocketState,
+    applied: &Applied,
+    to: &Destination,
+    verdict: Verdict,
+    hook: Hook,
+) -> Verdict {
+    let verdict = match verdict {
+        Verdict::Allow => {
+            count(counter::ALLOWED);
+            verdict
+        }
+        Verdict::Proxy => {
+            state.flags &= !socket_flag::PUBLISHED;
+            count(counter::REDIRECTED);
+            verdict
+        }
+        Verdict::Deny(reason) => {
+            if to.proto == proto::TCP {
+                state.action = 0;
+            }
+            let verdict = event::refuse(Some(state), Some(applied), to, reason, hook);
+            if verdict != Verdict::Allow && applied.policy.errno != 0 {
+                // SAFETY: a plain integer argument; connect and sendmsg may set what the caller
+                // gets (kernel/bpf/cgroup.c, cgroup_base_func_proto).
+                unsafe { bpf_set_retval(-(applied.policy.errno as i32)) };
+            }
+            verdict
+        }
+    };
+    remember(state, applied, to, verdict);
+    verdict
+}
+
+/// The socket behind an address context.
+#[inline(always)]
+pub fn sock(ctx: &SockAddrContext) -> *mut c_void {
+    // SAFETY: the context's socket pointer, never null in these hooks.
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
+}
+
+/// Where an IPv4 call is going. Every field is read before any branch: a branch on the family
+/// lets the compiler merge two loads into one from a computed context offset, which the verifier
+/// refuses.
+#[inline(always)]
+pub fn destination4(ctx: &SockAddrContext) -> Destination {
+    // SAFETY: context fields that the IPv4 hooks may read.
+    unsafe {
+        let ip = ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip4);
+        let port = ptr::read_volatile(&raw const (*ctx.sock_addr).user_port);
+        let protocol = ptr::read_volatile(&raw const (*ctx.sock_addr).protocol);
+        Destination {
+            addr: Addr::from_v4_be(ip),
+            port: u16::from_be(port as u16),
+            proto: protocol as u8,
+        }
+    }
+}
+
+/// Where an IPv6 call is going.
+#[inline(always)]
+pub fn destination6(ctx: &SockAddrContext) -> Destination {
+    // SAFETY: context fields that the IPv6 hooks may read.
+    unsafe {
+        let ip = &raw const (*ctx.sock_addr).user_ip6;
+        let words = [
+            ptr::read_volatile(&raw const (*ip)[0]),
+            ptr::read_volatile(&raw const (*ip)[1]),
+            ptr::read_volatile(&raw const (*ip)[2]),
+            ptr::read_volatile(&raw const (*ip)[3]),
+        ];
+        let port = ptr::read_volatile(&raw const (*ctx.sock_addr).user_port);
+        let protocol = ptr::read_volatile(&raw const (*ctx.sock_addr).protocol);
+        Destination {
+            addr: Addr::from_v6_be(words),
+            port: u16::from_be(port as u16),
+            proto: protocol as u8,
+        }
+    }
+}
+
+/// Whether a socket's flow was turned to the proxy.
+#[inline(always)]
+pub fn redirected(state: &SocketState) -> bool {
+    state.action == action::PROXY
+}

@@ -1,0 +1,160 @@
+//! Datagrams with an address of their own, answers to peers that wrote first, and the peer address
+//! that a redirected socket shows.
+
+use crate::bpf::connect::{destination4, destination6, redirected, settle, sock};
+use crate::bpf::event;
+use crate::bpf::judge::{judge, policy_of, state, state_or_new};
+use crate::bpf::maps::{PEERS, count};
+use crate::bpf::socket::note_task;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::programs::SockAddrContext;
+use core::ptr;
+use egress_ebpf::abi::{ANSWER_NS, PeerKey, action, counter, proto};
+use egress_ebpf::decide::Destination;
+use egress_ebpf::verdict::{Hook, Reason, Verdict};
+
+/// sendto()/sendmsg() with an IPv4 (or mapped) address.
+#[inline(always)]
+pub fn send4(ctx: &SockAddrContext) -> i32 {
+    send(ctx, &destination4(ctx), Hook::Sendmsg4)
+}
+
+/// sendto()/sendmsg() with an IPv6 address.
+#[inline(always)]
+pub fn send6(ctx: &SockAddrContext) -> i32 {
+    send(ctx, &destination6(ctx), Hook::Sendmsg6)
+}
+
+#[inline(always)]
+fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
+    let Some(state) = state_or_new(sock(ctx)) else {
+        return event::refuse(None, None, to, Reason::State, hook).return_code();
+    };
+    let applied = policy_of(state);
+    // A stream of datagrams to one place is judged once a generation.
+    if state.action == action::ALLOW
+        && state.generation == applied.policy.generation
+        && state.port == to.port
+        && state.dialled == to.addr
+        && state.proto == to.proto
+    {
+        return Verdict::Allow.return_code();
+    }
+    if state.netns == 0 {
+        // SAFETY: takes no pointer but the context.
+        state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    }
+    note_task(state);
+    let verdict = match judge(&applied, state.netns, to) {
+        Verdict::Deny(_) if answers(cookie(ctx), to) => {
+            count(counter::ANSWERED);
+            Verdict::Allow
+        }
+        // The proxy takes connections only.
+        Verdict::Proxy => Verdict::Deny(Reason::NoProxy),
+        other => other,
+    };
+    settle(state, &applied, to, verdict, hook).return_code()
+}
+
+/// Whether a datagram answers a peer that wrote to this very socket and was read from it.
+#[inline(always)]
+pub fn answers(cookie: u64, to: &Destination) -> bool {
+    if to.proto != proto::UDP {
+        return false;
+    }
+    // SAFETY: the value is one word, copied out at once; the clock takes no argument.
+    unsafe {
+        PEERS
+            .get(&peer_key(cookie, to))
+            .is_some_and(|at| bpf_ktime_get_ns() - *at < ANSWER_NS)
+    }
+}
+
+#[inline(always)]
+fn peer_key(cookie: u64, peer: &Destination) -> PeerKey {
+    PeerKey {
+        cookie,
+        addr: peer.addr.canonical(),
+        port: peer.port,
+        reserved: [0; 6],
+    }
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: takes no pointer but the context.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// recvmsg() on an IPv4 socket.
+#[inline(always)]
+pub fn receive4(ctx: &SockAddrContext) -> i32 {
+    note_peer(ctx, &destination4(ctx));
+    peer4(ctx)
+}
+
+/// recvmsg() on an IPv6 socket.
+#[inline(always)]
+pub fn receive6(ctx: &SockAddrContext) -> i32 {
+    note_peer(ctx, &destination6(ctx));
+    peer6(ctx)
+}
+
+/// Notes a peer that a server has read a datagram from, unless this socket wrote to it last: a
+/// client's own questions need no leave to answer.
+#[inline(always)]
+fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
+    let asked = state(sock(ctx)).is_some_and(|s| {
+        s.action == action::ALLOW && s.port == peer.port && s.dst == peer.addr.canonical()
+    });
+    if asked {
+        return;
+    }
+    // SAFETY: takes no argument and only reads a clock.
+    let at = unsafe { bpf_ktime_get_ns() };
+    // Without room the answer is refused, which is the default.
+    let _ = PEERS.insert(&peer_key(cookie(ctx), peer), &at, 0);
+}
+
+/// getpeername() on an IPv4 socket: a redirected flow shows where it was going.
+#[inline(always)]
+pub fn peer4(ctx: &SockAddrContext) -> i32 {
+    if let Some(state) = state(sock(ctx)) {
+        if redirected(state) {
+            // SAFETY: context fields that these hooks may write.
+            unsafe {
+                ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, state.dialled.be[3]);
+                ptr::write_volatile(
+                    &raw mut (*ctx.sock_addr).user_port,
+                    u32::from(state.port.to_be()),
+                );
+            }
+        }
+    }
+    Verdict::Allow.return_code()
+}
+
+/// getpeername() on an IPv6 socket.
+#[inline(always)]
+pub fn peer6(ctx: &SockAddrContext) -> i32 {
+    if let Some(state) = state(sock(ctx)) {
+        if redirected(state) {
+            let words = state.dialled.be;
+            // SAFETY: context fields that these hooks may write.
+            unsafe {
+                let ip = &raw mut (*ctx.sock_addr).user_ip6;
+                ptr::write_volatile(&raw mut (*ip)[0], words[0]);
+                ptr::write_volatile(&raw mut (*ip)[1], words[1]);
+                ptr::write_volatile(&raw mut (*ip)[2], words[2]);
+                ptr::write_volatile(&raw mut (*ip)[3], words[3]);
+                ptr::write_volatile(
+                    &raw mut (*ctx.sock_addr).user_port,
+                    u32::from(state.port.to_be()),
+                );
+            }
+        }
+    }
+    Verdict::Allow.return_code()
+}

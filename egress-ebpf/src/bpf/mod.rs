@@ -1,0 +1,10 @@
+//! The hooks by family, and the maps between them.
+
+pub mod backstop;
+pub mod connect;
+pub mod datagram;
+pub mod event;
+pub mod judge;
+pub mod maps;
+pub mod origin;
+pub mod socket;

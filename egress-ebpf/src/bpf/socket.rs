@@ -1,0 +1,90 @@
+//! Socket creation: notes whose the socket is, and refuses the kinds that no rule can list.
+
+use crate::bpf::event;
+use crate::bpf::judge::{policy_of, state_or_new};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    bpf_set_retval,
+};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use aya_ebpf::programs::SockContext;
+use core::ptr;
+use egress_ebpf::abi::{OWNER_DEPTH, SocketState, policy_flag, proto, socket_flag};
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::Destination;
+use egress_ebpf::verdict::{Hook, Reason, Verdict};
+
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+/// `IPPROTO_MPTCP`: one socket, several flows, the later ones made by the kernel.
+const MPTCP: u32 = 262;
+const EPROTONOSUPPORT: i32 = 93;
+
+/// Runs in the context of the task that calls `socket()` (`inet_create`, `inet6_create`).
+#[inline(always)]
+pub fn create(ctx: &SockContext) -> i32 {
+    // SAFETY: context fields of `bpf_sock` that sock_create may read.
+    let (kind, protocol) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*ctx.sock).type_),
+            ptr::read_volatile(&raw const (*ctx.sock).protocol),
+        )
+    };
+    let listable = (kind == SOCK_STREAM && protocol == u32::from(proto::TCP))
+        || (kind == SOCK_DGRAM && protocol == u32::from(proto::UDP));
+    let to = Destination {
+        addr: Addr::UNSPECIFIED,
+        port: 0,
+        proto: protocol as u8,
+    };
+    let Some(state) = state_or_new(ctx.sock.cast()) else {
+        return event::refuse(None, None, &to, Reason::State, Hook::SockCreate).return_code();
+    };
+    owned(ctx, state);
+    state.proto = protocol as u8;
+    if listable {
+        return Verdict::Allow.return_code();
+    }
+    let applied = policy_of(state);
+    if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
+        return Verdict::Allow.return_code();
+    }
+    let verdict = event::refuse(
+        Some(state),
+        Some(&applied),
+        &to,
+        Reason::Protocol,
+        Hook::SockCreate,
+    );
+    if verdict != Verdict::Allow && protocol == MPTCP {
+        // Programs that try MPTCP first fall back to TCP on this errno, and on no other for sure.
+        // SAFETY: a plain integer argument.
+        unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
+    }
+    verdict.return_code()
+}
+
+#[inline(always)]
+fn owned(ctx: &SockContext, state: &mut SocketState) {
+    for level in 1..OWNER_DEPTH {
+        // SAFETY: a plain integer argument; 0 comes back for a level below the task's own.
+        state.owner[level - 1] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    }
+    // SAFETY: these take no pointer but the context.
+    unsafe {
+        state.owner[OWNER_DEPTH - 1] = bpf_get_current_cgroup_id();
+        state.netns = bpf_get_netns_cookie(ctx.as_ptr());
+    }
+    state.flags |= socket_flag::OWNED;
+    note_task(state);
+}
+
+/// Notes which task acts on the socket.
+#[inline(always)]
+pub fn note_task(state: &mut SocketState) {
+    state.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if let Ok(comm) = bpf_get_current_comm() {
+        state.comm = comm;
+    }
+}
