@@ -1,6 +1,10 @@
 //! From services and DNS answers to the kernel's tables and the proxy's snapshot.
 
+pub mod claims;
 pub mod diff;
+mod hints;
 pub mod leases;
 mod ranges;
+pub mod snapshot;
+pub mod state;
 pub mod tables;

@@ -1,5 +1,6 @@
 //! The data of the snapshot. Plain values: a test writes one down as a literal.
 
+use super::index::PortIndex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,10 +39,13 @@ pub enum PortKind {
 pub struct PortRoutes {
     /// How to read the flow.
     pub kind: PortKind,
-    /// HTTP, most specific host first: exact names, then wildcards by length.
+    /// HTTP. The most specific host wins; of one host listed twice, the first.
     pub hosts: Vec<VirtualHost>,
-    /// TLS, in the order of decision: VirtualService tls routes, then the services' own names.
+    /// TLS: VirtualService tls routes, then the services' own names. The most specific name wins; of
+    /// one name listed twice, the first.
     pub tls: Vec<TlsRoute>,
+    /// Leave it `Default`: made from `hosts` and `tls` when the port is first asked.
+    pub index: PortIndex,
 }
 
 /// The HTTP routes of one host on one port.

@@ -1,1 +1,3 @@
-//! TLS facts: the ClientHello and the name in it.
+//! The pure half of TLS passthrough: the name in a `ClientHello`, and nothing behind it.
+
+pub mod client_hello;

@@ -1,0 +1,394 @@
+//! The headers that a sidecar adds, replaces and takes away (Envoy `conn_manager_utility.cc`,
+//! Istio `pilot/pkg/networking/util/proxy_headers.go`).
+//!
+//! Header maps in, header maps out. Random numbers come in as parameters.
+
+use http::HeaderMap;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use std::time::Duration;
+
+/// What Envoy obeys when a trusted client sends it. A workload is not trusted to steer its gate
+/// (Envoy `cleanInternalHeaders`).
+const STEERING: [&str; 21] = [
+    "x-envoy-attempt-count",
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-external-address",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
+    "x-envoy-ip-tags",
+    "x-envoy-max-retries",
+    "x-envoy-original-path",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+];
+
+/// Fields of one hop beside those that `connection` names (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [&str; 4] = [
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+];
+
+/// What the headers of one request are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestContext<'a> {
+    /// For `x-request-id`, where the client sent none: a UUID.
+    pub request_id: &'a str,
+    /// For `x-b3-traceid`, where the client sent no trace context: a random number.
+    pub trace_id: u128,
+    /// `VirtualService.http[].timeout`, if there is one.
+    pub timeout: Option<Duration>,
+    /// The service's host as registered.
+    pub service_host: &'a str,
+    /// The service's port.
+    pub service_port: u16,
+    /// The request goes on as a websocket handshake.
+    pub websocket: bool,
+}
+
+/// What a request's `connection: upgrade` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeAsked {
+    /// Nothing, or h2c, which Envoy takes off and forgets.
+    No,
+    /// websocket, the one upgrade that Istio's sidecars pass through.
+    Websocket,
+    /// Another protocol.
+    Other,
+}
+
+/// Reads `connection` and `upgrade`.
+pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
+    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return UpgradeAsked::No;
+    }
+    let asked: Vec<&str> = tokens(headers, &UPGRADE).collect();
+    let all = |protocol: &str| {
+        asked
+            .iter()
+            .all(|token| token.eq_ignore_ascii_case(protocol))
+    };
+    match asked.len() {
+        0 => UpgradeAsked::No,
+        _ if all("websocket") => UpgradeAsked::Websocket,
+        _ if all("h2c") => UpgradeAsked::No,
+        _ => UpgradeAsked::Other,
+    }
+}
+
+/// Turns a client's request headers into those that go upstream. `x-envoy-attempt-count` belongs to
+/// each try: [`set_attempt`].
+pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
+    remove_hop_by_hop(headers, context.websocket);
+    // The proxy has answered `100-continue` itself.
+    headers.remove(EXPECT);
+    for name in STEERING {
+        headers.remove(name);
+    }
+    let forwarded_proto = HeaderName::from_static("x-forwarded-proto");
+    headers
+        .entry(forwarded_proto)
+        .or_insert(HeaderValue::from_static("http"));
+    if let Ok(id) = HeaderValue::from_str(context.request_id) {
+        headers
+            .entry(HeaderName::from_static("x-request-id"))
+            .or_insert(id);
+    }
+    if let Some(timeout) = context.timeout {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        headers.insert("x-envoy-expected-rq-timeout-ms", HeaderValue::from(millis));
+    }
+    let operation = format!("{}:{}/*", context.service_host, context.service_port);
+    if let Ok(operation) = HeaderValue::from_str(&operation) {
+        headers.insert("x-envoy-decorator-operation", operation);
+    }
+    add_trace(headers, context.trace_id);
+}
+
+/// Numbers a try, from 1.
+pub fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
+    headers.insert("x-envoy-attempt-count", HeaderValue::from(attempt));
+}
+
+/// Turns an upstream's response headers into those that the client sees. `waited` is the time from
+/// the end of the request to these headers.
+pub fn prepare_response(headers: &mut HeaderMap, waited: Duration, switching: bool) {
+    remove_hop_by_hop(headers, switching);
+    headers.insert(SERVER, HeaderValue::from_static("envoy"));
+    let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+    headers.insert("x-envoy-upstream-service-time", HeaderValue::from(millis));
+}
+
+/// A trace is begun only where the client carries none; it is not sampled, as there is no collector.
+fn add_trace(headers: &mut HeaderMap, trace_id: u128) {
+    if ["x-b3-traceid", "b3", "traceparent"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
+    {
+        return;
+    }
+    // The first span of a trace has the low half of the trace's number.
+    let span_id = trace_id as u64;
+    for (name, value) in [
+        ("x-b3-traceid", format!("{trace_id:032x}")),
+        ("x-b3-spanid", format!("{span_id:016x}")),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert("x-b3-sampled", HeaderValue::from_static("0"));
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    // What frames or addresses a message is not the client's to take off.
+    let kept = [
+        CONNECTION,
+        CONTENT_LENGTH,
+        HOST,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    for name in named.iter().filter(|name| !kept.contains(name)) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    headers.remove(CONNECTION);
+    if keep_upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+/// The elements of a comma-separated field, over all its lines.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values: Vec<&str> = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    values
+        .into_iter()
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTEXT: RequestContext<'_> = RequestContext {
+        request_id: "6f2c1c1e-0000-4000-8000-000000000000",
+        trace_id: 0x0123_4567_89ab_cdef_0011_2233_4455_6677,
+        timeout: None,
+        service_host: "httpbin.org",
+        service_port: 80,
+        websocket: false,
+    };
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    fn get<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+        headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn the_upstream_sees_the_headers_that_a_sidecar_adds() {
+        let mut map = headers(&[("host", "httpbin.org"), ("user-agent", "curl")]);
+        prepare_request(&mut map, &CONTEXT);
+        set_attempt(&mut map, 1);
+        for (name, value) in [
+            ("host", "httpbin.org"),
+            ("user-agent", "curl"),
+            ("x-forwarded-proto", "http"),
+            ("x-request-id", "6f2c1c1e-0000-4000-8000-000000000000"),
+            ("x-envoy-attempt-count", "1"),
+            ("x-envoy-decorator-operation", "httpbin.org:80/*"),
+            ("x-b3-traceid", "0123456789abcdef0011223344556677"),
+            ("x-b3-spanid", "0011223344556677"),
+            ("x-b3-sampled", "0"),
+        ] {
+            assert_eq!(get(&map, name), Some(value), "{name}");
+        }
+        assert_eq!(map.len(), 9, "{map:?}");
+    }
+
+    #[test]
+    fn the_expected_timeout_is_sent_only_where_one_is_configured() {
+        let mut map = HeaderMap::new();
+        prepare_request(
+            &mut map,
+            &RequestContext {
+                timeout: Some(Duration::from_secs(3)),
+                ..CONTEXT
+            },
+        );
+        assert_eq!(get(&map, "x-envoy-expected-rq-timeout-ms"), Some("3000"));
+        let mut map = headers(&[("x-envoy-expected-rq-timeout-ms", "1")]);
+        prepare_request(&mut map, &CONTEXT);
+        assert_eq!(get(&map, "x-envoy-expected-rq-timeout-ms"), None);
+    }
+
+    #[test]
+    fn a_client_cannot_steer_the_proxy() {
+        let mut map: HeaderMap = STEERING
+            .iter()
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("9")))
+            .collect();
+        prepare_request(&mut map, &CONTEXT);
+        set_attempt(&mut map, 2);
+        assert_eq!(get(&map, "x-envoy-attempt-count"), Some("2"));
+        assert_eq!(
+            get(&map, "x-envoy-decorator-operation"),
+            Some("httpbin.org:80/*")
+        );
+        let left = map
+            .keys()
+            .filter(|name| name.as_str().starts_with("x-envoy-"))
+            .count();
+        assert_eq!(left, 2, "{map:?}");
+    }
+
+    #[test]
+    fn the_clients_own_request_id_and_trace_are_kept() {
+        for trace in ["x-b3-traceid", "b3", "traceparent"] {
+            let mut map = headers(&[("x-request-id", "mine"), (trace, "mine")]);
+            prepare_request(&mut map, &CONTEXT);
+            assert_eq!(
+                (get(&map, "x-request-id"), get(&map, trace)),
+                (Some("mine"), Some("mine"))
+            );
+            assert!(!map.contains_key("x-b3-spanid"), "{trace}");
+        }
+    }
+
+    #[test]
+    fn fields_of_one_hop_end_here_and_framing_cannot_be_named_away() {
+        let mut map = headers(&[
+            ("connection", "close, X-Secret, host, content-length, te"),
+            ("x-secret", "1"),
+            ("host", "httpbin.org"),
+            ("content-length", "3"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("expect", "100-continue"),
+        ]);
+        prepare_request(&mut map, &CONTEXT);
+        for gone in [
+            "connection",
+            "x-secret",
+            "keep-alive",
+            "proxy-connection",
+            "transfer-encoding",
+            "upgrade",
+            "http2-settings",
+            "expect",
+        ] {
+            assert_eq!(get(&map, gone), None, "{gone}");
+        }
+        for (kept, value) in [
+            ("host", "httpbin.org"),
+            ("content-length", "3"),
+            ("te", "trailers"),
+        ] {
+            assert_eq!(get(&map, kept), Some(value), "{kept}");
+        }
+    }
+
+    #[test]
+    fn only_websocket_is_an_upgrade_that_passes() {
+        for (connection, upgrade, asked) in [
+            ("upgrade", "websocket", UpgradeAsked::Websocket),
+            ("keep-alive, Upgrade", "WebSocket", UpgradeAsked::Websocket),
+            ("keep-alive", "websocket", UpgradeAsked::No),
+            ("upgrade, http2-settings", "h2c", UpgradeAsked::No),
+            ("upgrade", "websocket, h2c", UpgradeAsked::Other),
+            ("upgrade", "TLS/1.0", UpgradeAsked::Other),
+            ("upgrade", "", UpgradeAsked::No),
+        ] {
+            assert_eq!(
+                upgrade_asked(&headers(&[
+                    ("connection", connection),
+                    ("upgrade", upgrade)
+                ])),
+                asked,
+                "{connection} {upgrade}"
+            );
+        }
+        let mut map = headers(&[("connection", "upgrade"), ("upgrade", "websocket")]);
+        prepare_request(
+            &mut map,
+            &RequestContext {
+                websocket: true,
+                ..CONTEXT
+            },
+        );
+        assert_eq!(
+            (get(&map, "connection"), get(&map, "upgrade")),
+            (Some("upgrade"), Some("websocket"))
+        );
+    }
+
+    #[test]
+    fn the_response_says_envoy_and_how_long_the_upstream_took() {
+        let mut map = headers(&[
+            ("server", "gunicorn"),
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("etag", "x"),
+        ]);
+        prepare_response(&mut map, Duration::from_millis(42), false);
+        assert_eq!(
+            (
+                get(&map, "server"),
+                get(&map, "x-envoy-upstream-service-time"),
+                get(&map, "etag")
+            ),
+            (Some("envoy"), Some("42"), Some("x"))
+        );
+        assert_eq!(map.len(), 3, "{map:?}");
+    }
+}

@@ -1,0 +1,281 @@
+//! The replies that the proxy gives itself, byte for byte as Envoy's `sendLocalReply`, and the
+//! response flags that say why (Envoy `response_flags`, `source/common/stream_info/utility.cc`).
+//!
+//! It writes nothing to a socket and counts nothing.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Why a flow did not simply succeed, by Envoy's short names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ResponseFlag {
+    /// No healthy upstream.
+    UH,
+    /// The route's timeout.
+    UT,
+    /// The upstream reset the stream.
+    UR,
+    /// The upstream connection failed.
+    UF,
+    /// The upstream closed the connection before its response was whole.
+    UC,
+    /// No room: a limit was reached.
+    UO,
+    /// No route.
+    NR,
+    /// The downstream connection ended first.
+    DC,
+    /// Retries were used up.
+    URX,
+    /// The downstream broke its protocol.
+    DPE,
+    /// The upstream broke its protocol.
+    UPE,
+    /// The route's cluster does not exist.
+    NC,
+}
+
+impl ResponseFlag {
+    /// All, in the order in which Envoy prints them.
+    const ALL: [Self; 12] = [
+        Self::UH,
+        Self::UT,
+        Self::UR,
+        Self::UF,
+        Self::UC,
+        Self::UO,
+        Self::NR,
+        Self::DC,
+        Self::URX,
+        Self::DPE,
+        Self::UPE,
+        Self::NC,
+    ];
+}
+
+/// A set of flags; prints as Envoy's `%RESPONSE_FLAGS%`: `UF,URX`, or `-`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResponseFlags(u16);
+
+impl ResponseFlags {
+    /// The set with one flag more.
+    #[must_use]
+    pub fn with(self, flag: ResponseFlag) -> Self {
+        Self(self.0 | 1 << flag as u8)
+    }
+
+    /// Whether the flag is in the set.
+    pub fn has(self, flag: ResponseFlag) -> bool {
+        self.0 & (1 << flag as u8) != 0
+    }
+}
+
+impl From<ResponseFlag> for ResponseFlags {
+    fn from(flag: ResponseFlag) -> Self {
+        Self::default().with(flag)
+    }
+}
+
+impl fmt::Display for ResponseFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("-");
+        }
+        let mut separator = "";
+        for flag in ResponseFlag::ALL.into_iter().filter(|flag| self.has(*flag)) {
+            write!(f, "{separator}{flag:?}")?;
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+/// How an upstream was lost before its response began (Envoy `http/utility.cc`, `resetReasonToString`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamReset {
+    /// The connection could not be made; the text is that of [`connect_failure`].
+    ConnectFailure(String),
+    /// The connection was not made in time.
+    ConnectTimeout,
+    /// The upstream closed before its response headers.
+    Termination,
+    /// The upstream sent what is no HTTP response.
+    ProtocolError,
+}
+
+/// The transport's reason for a connection that could not be made. `text` is the system's, as in
+/// `Connection refused`; `immediate` where `connect` itself said so, before the network could
+/// (Envoy `network/connection_impl.cc`).
+pub fn connect_failure(text: &str, immediate: bool) -> UpstreamReset {
+    let when = if immediate { "immediate" } else { "delayed" };
+    UpstreamReset::ConnectFailure(format!("{when} connect error: {text}"))
+}
+
+/// One reply of the proxy's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalReply {
+    /// HTTP status.
+    pub status: u16,
+    /// Body, without a newline; `content-type: text/plain` goes with it unless it is empty.
+    pub body: Cow<'static, str>,
+    /// Flags for the log.
+    pub flags: ResponseFlags,
+}
+
+impl LocalReply {
+    const fn empty(status: u16, flags: ResponseFlags) -> Self {
+        Self {
+            status,
+            body: Cow::Borrowed(""),
+            flags,
+        }
+    }
+
+    /// The Host is not listed: Istio's vhost `block_all`.
+    pub fn unlisted_host() -> Self {
+        Self::empty(502, ResponseFlags::default())
+    }
+
+    /// The host is listed, but none of its routes matches.
+    pub fn no_route() -> Self {
+        Self::empty(404, ResponseFlag::NR.into())
+    }
+
+    /// The route leads to a cluster that does not exist.
+    pub fn no_cluster() -> Self {
+        Self::empty(503, ResponseFlag::NC.into())
+    }
+
+    /// The cluster has no endpoint.
+    pub fn no_healthy_upstream() -> Self {
+        Self {
+            status: 503,
+            body: "no healthy upstream".into(),
+            flags: ResponseFlag::UH.into(),
+        }
+    }
+
+    /// The route's timeout passed.
+    pub fn request_timeout() -> Self {
+        Self {
+            status: 504,
+            body: "upstream request timeout".into(),
+            flags: ResponseFlag::UT.into(),
+        }
+    }
+
+    /// The request is malformed.
+    pub fn bad_request() -> Self {
+        Self::empty(400, ResponseFlag::DPE.into())
+    }
+
+    /// HTTP/1.0 on a port that is HTTP by its protocol.
+    pub fn upgrade_required() -> Self {
+        Self::empty(426, ResponseFlag::DPE.into())
+    }
+
+    /// CONNECT, or an upgrade to a protocol other than websocket.
+    pub fn upgrade_refused() -> Self {
+        Self::empty(403, ResponseFlags::default())
+    }
+
+    /// The upstream was lost before its response began; `retried` after one or more retries.
+    pub fn upstream_reset(reset: &UpstreamReset, retried: bool) -> Self {
+        let (reason, transport, status, flag) = match reset {
+            UpstreamReset::ConnectFailure(text) => (
+                "remote connection failure",
+                Some(text),
+                503,
+                ResponseFlag::UF,
+            ),
+            UpstreamReset::ConnectTimeout => ("connection timeout", None, 503, ResponseFlag::UF),
+            UpstreamReset::Termination => ("connection termination", None, 503, ResponseFlag::UC),
+            UpstreamReset::ProtocolError => ("protocol error", None, 502, ResponseFlag::UPE),
+        };
+        let again = if retried {
+            "retried and the latest "
+        } else {
+            ""
+        };
+        let transport = transport
+            .map(|text| format!(", transport failure reason: {text}"))
+            .unwrap_or_default();
+        let flags = ResponseFlags::from(flag);
+        Self {
+            status,
+            body: format!(
+                "upstream connect error or disconnect/reset before headers. {again}reset reason: {reason}{transport}"
+            )
+            .into(),
+            flags: if retried { flags.with(ResponseFlag::URX) } else { flags },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_local_reply_has_envoys_status_body_and_flags() {
+        let refused = connect_failure("Connection refused", false);
+        for (reply, status, body, flags) in [
+            (LocalReply::unlisted_host(), 502, "", "-"),
+            (LocalReply::no_route(), 404, "", "NR"),
+            (LocalReply::no_cluster(), 503, "", "NC"),
+            (
+                LocalReply::no_healthy_upstream(),
+                503,
+                "no healthy upstream",
+                "UH",
+            ),
+            (
+                LocalReply::request_timeout(),
+                504,
+                "upstream request timeout",
+                "UT",
+            ),
+            (LocalReply::bad_request(), 400, "", "DPE"),
+            (LocalReply::upgrade_required(), 426, "", "DPE"),
+            (LocalReply::upgrade_refused(), 403, "", "-"),
+            (
+                LocalReply::upstream_reset(&refused, false),
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                 transport failure reason: delayed connect error: Connection refused",
+                "UF",
+            ),
+            (
+                LocalReply::upstream_reset(&refused, true),
+                503,
+                "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
+                 remote connection failure, transport failure reason: delayed connect error: Connection refused",
+                "UF,URX",
+            ),
+            (
+                LocalReply::upstream_reset(&UpstreamReset::ConnectTimeout, false),
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+                "UF",
+            ),
+            (
+                LocalReply::upstream_reset(&UpstreamReset::Termination, false),
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+                "UC",
+            ),
+            (
+                LocalReply::upstream_reset(&UpstreamReset::ProtocolError, false),
+                502,
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+                "UPE",
+            ),
+        ] {
+            assert_eq!(
+                (reply.status, &*reply.body, &*reply.flags.to_string()),
+                (status, body, flags)
+            );
+        }
+    }
+}

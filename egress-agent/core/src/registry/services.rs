@@ -1,0 +1,254 @@
+//! Services: one for each host that ServiceEntries list, with ports, addresses and endpoints.
+//!
+//! Owns how several entries for one host become one service. Does not resolve names.
+
+use super::hosts;
+use crate::istio::Object;
+use crate::istio::service_entry::{Resolution, ServiceEntry};
+use crate::istio::workload_entry::WorkloadEntry;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What a port's protocol means for a flow (istio `pkg/config/protocol/instance.go`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Class {
+    /// HTTP, HTTP2, `HTTP_PROXY`, gRPC and gRPC-Web: decided by Host.
+    Http,
+    /// HTTPS and TLS: decided by SNI.
+    Tls,
+    /// TCP, Mongo, Redis and MySQL: decided by address.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// No protocol given: decided by the first bytes.
+    Sniffed,
+}
+
+impl Class {
+    /// From `ports[].protocol`; `None` for a protocol that Istio does not know.
+    pub fn parse(protocol: &str) -> Option<Self> {
+        Some(match protocol.to_ascii_lowercase().as_str() {
+            "" => Self::Sniffed,
+            "http" | "http2" | "http_proxy" | "grpc" | "grpc-web" => Self::Http,
+            "https" | "tls" => Self::Tls,
+            "tcp" | "mongo" | "redis" | "mysql" => Self::Tcp,
+            "udp" => Self::Udp,
+            _ => return None,
+        })
+    }
+
+    /// Whether a name must be checked, which only the proxy can do.
+    pub const fn needs_name(self) -> bool {
+        matches!(self, Self::Http | Self::Tls | Self::Sniffed)
+    }
+
+    /// Whether `VirtualService.http` applies.
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Sniffed)
+    }
+}
+
+/// One port of a ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// What clients dial.
+    pub number: u16,
+    /// Key of `endpoints[].ports`.
+    pub name: String,
+    /// What its protocol means.
+    pub class: Class,
+    /// `targetPort`, where it is set.
+    pub target: Option<u16>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A fixed address.
+    Ip(IpAddr),
+    /// A name to resolve, in canonical form.
+    Name(Arc<str>),
+}
+
+/// One listed endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub location: Location,
+    /// Its ports by the service port's name.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// What one ServiceEntry says about each of its hosts.
+#[derive(Debug)]
+pub struct Entry {
+    /// The object that it was made from.
+    pub object: Arc<Object>,
+    /// How endpoints are found.
+    pub resolution: Resolution,
+    /// What clients dial besides, never the endpoints.
+    pub addresses: Vec<IpNet>,
+    /// Ports of the service.
+    pub ports: Vec<Port>,
+    /// Listed endpoints; `None` if there are none, so that the host itself is resolved.
+    pub endpoints: Option<Vec<Endpoint>>,
+}
+
+/// One host and every entry that lists it, oldest first.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// In canonical form; may be a wildcard.
+    pub host: Arc<str>,
+    /// Entries that are in force. All have one resolution.
+    pub entries: Vec<Arc<Entry>>,
+    /// Entries that are not, since they cannot be merged with the first.
+    pub left_out: Vec<Arc<Entry>>,
+}
+
+impl Entry {
+    /// From an object. What cannot be read is left out: that denies, and validation said why.
+    pub fn new(object: Arc<Object>, entry: &ServiceEntry) -> Self {
+        let addresses = entry.addresses.iter().filter_map(|a| network(a)).collect();
+        let listed = entry.endpoints.iter().filter_map(endpoint).collect();
+        let endpoints =
+            (!entry.endpoints.is_empty() || entry.workload_selector.is_some()).then_some(listed);
+        let ports = entry.ports.iter().filter_map(|p| {
+            Some(Port {
+                number: port_number(p.number)?,
+                name: p.name.clone(),
+                class: Class::parse(&p.protocol)?,
+                target: if p.target_port == 0 {
+                    None
+                } else {
+                    Some(port_number(p.target_port)?)
+                },
+            })
+        });
+        let ports = ports.collect();
+        Self {
+            object,
+            resolution: entry.resolution,
+            addresses,
+            ports,
+            endpoints,
+        }
+    }
+
+    /// The port of this number.
+    pub fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|p| p.number == number)
+    }
+
+    /// Whether a younger entry for the same host joins this one (istio
+    /// `pilot/pkg/model/sidecar.go`, `canMergeServices`).
+    fn merges(&self, younger: &Self) -> bool {
+        let exports = |e: &Self| {
+            e.entry()
+                .map(|s| (s.export_to.clone(), s.workload_selector.clone()))
+        };
+        self.object.meta.namespace == younger.object.meta.namespace
+            && self.object.meta.labels == younger.object.meta.labels
+            && self.resolution == younger.resolution
+            && exports(self) == exports(younger)
+    }
+
+    /// The resource itself.
+    pub fn entry(&self) -> Option<&ServiceEntry> {
+        match &self.object.spec {
+            Some(crate::istio::Spec::ServiceEntry(entry)) => Some(entry),
+            _ => None,
+        }
+    }
+}
+
+fn port_number(n: u32) -> Option<u16> {
+    u16::try_from(n).ok().filter(|n| *n != 0)
+}
+
+fn endpoint(entry: &WorkloadEntry) -> Option<Endpoint> {
+    if entry.address.is_empty() || entry.address.starts_with("unix://") {
+        return None;
+    }
+    let location = match entry.address.parse() {
+        Ok(ip) => Location::Ip(ip),
+        Err(_) => Location::Name(hosts::canonical(&entry.address)),
+    };
+    let port = |(name, number): (&String, &u32)| Some((name.clone(), port_number(*number)?));
+    Some(Endpoint {
+        location,
+        ports: entry.ports.iter().filter_map(port).collect(),
+    })
+}
+
+/// An address or CIDR; host bits are allowed and dropped.
+pub fn network(text: &str) -> Option<IpNet> {
+    let net = text.parse::<IpNet>().ok();
+    net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        .map(|n| n.trunc())
+}
+
+impl Service {
+    /// Joins the entries for one host, given oldest first.
+    pub fn new(host: Arc<str>, all: Vec<Arc<Entry>>) -> Self {
+        let mut all = all.into_iter();
+        let (mut entries, mut left_out) = (Vec::new(), Vec::new());
+        if let Some(first) = all.next() {
+            entries.push(Arc::clone(&first));
+            let (merge, other) = all.partition(|e| first.merges(e));
+            entries.extend::<Vec<_>>(merge);
+            left_out = other;
+        }
+        Self {
+            host,
+            entries,
+            left_out,
+        }
+    }
+
+    /// How its endpoints are found.
+    pub fn resolution(&self) -> Resolution {
+        self.entries
+            .first()
+            .map_or(Resolution::None, |e| e.resolution)
+    }
+
+    /// Its ports, each number once; of two with one number the older entry's holds.
+    pub fn ports(&self) -> BTreeMap<u16, &Port> {
+        let mut ports = BTreeMap::new();
+        for port in self.entries.iter().flat_map(|e| &e.ports) {
+            ports.entry(port.number).or_insert(port);
+        }
+        ports
+    }
+
+    /// The class of a port.
+    pub fn class(&self, number: u16) -> Option<Class> {
+        self.entries
+            .iter()
+            .find_map(|e| e.port(number))
+            .map(|p| p.class)
+    }
+
+    /// Names whose addresses it needs.
+    pub fn lookups(&self) -> impl Iterator<Item = &Arc<str>> {
+        let resolved = matches!(
+            self.resolution(),
+            Resolution::Dns | Resolution::DnsRoundRobin
+        );
+        let entries = self.entries.iter().filter(move |_| resolved);
+        entries.flat_map(|entry| {
+            let own = entry.endpoints.is_none() && !hosts::is_wildcard(&self.host);
+            let listed = entry
+                .endpoints
+                .iter()
+                .flatten()
+                .filter_map(|e| match &e.location {
+                    Location::Name(name) => Some(name),
+                    Location::Ip(_) => None,
+                });
+            own.then_some(&self.host).into_iter().chain(listed)
+        })
+    }
+}
