@@ -51,16 +51,28 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Option<Incoming>, end: Arc<RequestEnd>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        inner: Option<Incoming>,
+        end: Arc<RequestEnd>,
+        counters: Arc<Counters>,
+    ) -> Self {
         if inner.as_ref().is_none_or(Body::is_end_stream) {
             end.mark();
         }
-        Self { inner, end, counters }
+        Self {
+            inner,
+            end,
+            counters,
+        }
     }
 
     /// The body of the same request sent again, where it has none.
     pub(super) fn replay(&self) -> Self {
-        Self { inner: None, end: Arc::clone(&self.end), counters: Arc::clone(&self.counters) }
+        Self {
+            inner: None,
+            end: Arc::clone(&self.end),
+            counters: Arc::clone(&self.counters),
+        }
     }
 }
 
@@ -68,14 +80,21 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Some(inner) = self.inner.as_mut() else {
+            return Poll::Ready(None);
+        };
         let polled = ready!(Pin::new(&mut *inner).poll_frame(cx));
         let over = inner.is_end_stream();
         if let Some(Ok(frame)) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.counters.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+            self.counters
+                .received
+                .fetch_add(data.len() as u64, Ordering::Relaxed);
         }
         if polled.is_none() || over {
             self.end.mark();
@@ -88,7 +107,9 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -153,7 +174,10 @@ impl Relay {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    self.ticket.counters.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.ticket
+                        .counters
+                        .sent
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
                 if self.inner.is_end_stream() {
                     self.finish();
@@ -177,7 +201,10 @@ impl Body for ReplyBody {
     type Data = Bytes;
     type Error = ReplyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         match self.get_mut() {
             Self::Local(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(relay) => relay.poll(cx),
@@ -193,7 +220,9 @@ impl Body for ReplyBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Local(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Upstream(relay) => relay.inner.size_hint(),
         }
     }

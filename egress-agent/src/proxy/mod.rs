@@ -113,8 +113,18 @@ impl Shared {
         observer: Arc<dyn Observer>,
         limits: Limits,
     ) -> Self {
-        let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        Self { routes, origins, dialer, observer, limits, connections, turn: AtomicUsize::new(0) }
+        let connections = Arc::new(Semaphore::new(
+            limits.connections.min(Semaphore::MAX_PERMITS),
+        ));
+        Self {
+            routes,
+            origins,
+            dialer,
+            observer,
+            limits,
+            connections,
+            turn: AtomicUsize::new(0),
+        }
     }
 
     /// The next place in a cluster's list of endpoints.
