@@ -180,7 +180,7 @@ async fn half_a_hello_is_closed_when_the_client_leaves_or_the_time_is_up() {
     for kind in [PortKind::Tls, PortKind::Sniff] {
         let bed = Bed::with(
             tls_port(kind, NAME, &[]),
-            destination("192.0.2.1:80"),
+            Some(destination("192.0.2.1:80")),
             limits,
         )
         .await;

@@ -147,7 +147,7 @@ async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drai
             http::serve(client, Rewound::new(ahead, stream), drain).await;
         }
         (_, Sniffed::Unknown | Sniffed::NeedMore) => {
-            client.refuse(RefusalReason::UnknownProtocol, None)
+            client.refuse(RefusalReason::UnknownProtocol, None);
         }
     }
 }

@@ -162,7 +162,11 @@ async fn send(
         }
     }
     let tries_before = ticket.record.attempts;
-    let stream = connect_any(&connection.client, order, &mut ticket.record).await;
+    let stream = tokio::select! {
+        biased;
+        stream = connect_any(&connection.client, order, &mut ticket.record) => stream,
+        never = body.read_ahead() => match never {},
+    };
     let retried = ticket.record.attempts > tries_before + 1;
     let stream = stream.map_err(|reset| LocalReply::upstream_reset(&reset, retried))?;
     set_attempt(&mut parts.headers, ticket.record.attempts);

@@ -86,7 +86,7 @@ impl Default for Limits {
             connections: 16_384,
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
-            idle: Duration::from_secs(3600),
+            idle: Duration::from_hours(1),
             head: 60 * 1024,
             idle_upstreams: 4,
         }

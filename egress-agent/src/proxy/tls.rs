@@ -40,7 +40,7 @@ pub(super) async fn pass_through(client: Client, mut stream: TcpStream, mut ahea
     };
     match decision {
         TlsDecision::Forward(cluster) => {
-            forward(client, Rewound::new(ahead, stream), name, &cluster).await
+            forward(client, Rewound::new(ahead, stream), name, &cluster).await;
         }
         TlsDecision::UnlistedName => client.refuse(RefusalReason::UnlistedName, Some(&name)),
     }

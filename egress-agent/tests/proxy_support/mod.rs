@@ -68,25 +68,29 @@ pub struct Bed {
     records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
 }
 
-pub fn destination(addr: &str) -> Option<Origin> {
+pub fn destination(addr: &str) -> Origin {
     let destination = addr.parse().unwrap();
-    Some(Origin {
+    Origin {
         destination,
         policy: POLICY,
         cgroup: 1,
         pid: 1,
         comm: "curl".into(),
         netns: 1,
-    })
+    }
 }
 
 impl Bed {
     pub async fn new(port: PortRoutes) -> Self {
-        Self::with(port, destination("192.0.2.1:80"), Limits::default()).await
+        Self::with(port, Some(destination("192.0.2.1:80")), Limits::default()).await
     }
 
     pub async fn with(port: PortRoutes, origin: Option<Origin>, limits: Limits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on("127.0.0.1:0", port, origin, limits).await
+    }
+
+    pub async fn on(bind: &str, port: PortRoutes, origin: Option<Origin>, limits: Limits) -> Self {
+        let listener = TcpListener::bind(bind).await.unwrap();
         let proxy = listener.local_addr().unwrap();
         let routes = Arc::new(ArcSwap::from_pointee(table(port)));
         let (refusals, refusals_in) = mpsc::unbounded_channel();
@@ -191,7 +195,16 @@ where
     F: Fn(usize, Raw) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    raw_origin_on("127.0.0.1:0", serve_one).await
+}
+
+/// The same on an address.
+pub async fn raw_origin_on<F, R>(bind: &str, serve_one: F) -> SocketAddr
+where
+    F: Fn(usize, Raw) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind(bind).await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
         for number in 0.. {
