@@ -1,1 +1,22 @@
-//! x
+//! The harness of the end-to-end tests: real cgroups, real network namespaces, real sockets and
+//! the real agent binary.
+//!
+//! Owns everything that such a test needs around the agent: guards that make a thing and remove
+//! it again, also when a test panics; the hosts of the outside; the clients. It judges nothing:
+//! what must hold is for the tests to say.
+
+pub mod agent;
+pub mod bpffs;
+pub mod cgroup;
+pub mod client;
+pub mod hosts;
+pub mod lab;
+pub mod netns;
+pub mod place;
+pub mod wait;
+pub mod walk;
+
+pub use agent::Agent;
+pub use client::Reply;
+pub use lab::{Family, Lab, LabOptions};
+pub use wait::wait_until;

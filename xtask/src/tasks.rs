@@ -104,8 +104,6 @@ pub fn run(keep: bool, agent: &[String]) -> Result<()> {
             .to_string_lossy(),
     );
     if lab {
-        command.arg("--agent").arg(binaries.join("egress-agent"));
-        command.arg("--examples").arg(root().join("examples"));
         command.args(keep.then_some("--keep"));
     } else {
         command.arg("run").args(agent);
@@ -118,17 +116,29 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
     build()?;
-    let mut unit = cargo(&["test", "--workspace", "--exclude", "egress-tests"]);
-    unit.args(filter);
-    show(&mut unit)?;
-    let mut suites = cargo(&["test", "--package", "egress-tests"]);
-    suites
-        .args(filter)
-        .env("EGRESS_AGENT_BIN", target().join("debug/egress-agent"));
+    let mut failed = Vec::new();
+    let mut run = |mut command: Command| {
+        command.args(filter);
+        failed.extend(show(&mut command).err());
+    };
+    // Every part runs, whatever the one before said: one round shows all that is broken.
+    run(cargo(&[
+        "test",
+        "--no-fail-fast",
+        "--workspace",
+        "--lib",
+        "--bins",
+    ]));
+    run(cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]));
+    let mut suites = cargo(&["test", "--no-fail-fast", "--workspace", "--test", "*"]);
     if let Some(runner) = root_access.runner() {
         suites.env(runner_variable(), runner);
     }
-    show(&mut suites)
+    run(suites);
+    match failed.pop() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }
 
 fn root_access() -> Result<Privilege> {

@@ -58,9 +58,11 @@ const LEFTOVERS: [&str; 4] = [
 /// Whether a file of this name is looked at.
 pub fn is_checked(name: &str) -> bool {
     let kinds = ["rs", "toml", "md", "yaml", "yml", "sh", "service"];
-    name.rsplit_once('.')
-        .is_some_and(|(_, kind)| kinds.contains(&kind))
-        || name == "Dockerfile"
+    kind(name).is_some_and(|kind| kinds.contains(&kind)) || name == "Dockerfile"
+}
+
+fn kind(path: &str) -> Option<&str> {
+    path.rsplit_once('.').map(|(_, kind)| kind)
 }
 
 /// The findings of one file; `path` is relative to the workspace.
@@ -91,7 +93,7 @@ fn mentions_place(line: &str, place: &str) -> bool {
     line.match_indices(place).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let inside = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '}' | '~');
-        // A relative path such as `../shared/x` is one too; `src/shared/x` is not.
+        // After `../` it is one too; inside a longer path it is not.
         !before.is_some_and(inside) && (before != Some('/') || line[..at].ends_with("../"))
     })
 }

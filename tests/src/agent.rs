@@ -1,0 +1,224 @@
+//! The real `egress-agent`, started, watched, ended and started again.
+//!
+//! Owns the process and its log. It reads the log for three things only, each in one function:
+//! that the gate is closed, that rules were applied, and what a test looks for.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::place::Place;
+use crate::wait::wait_until;
+
+/// How long the agent may take to close the gate.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long a change of the rules may take to be applied.
+const APPLIED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the agent may take to end after SIGTERM.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+/// How many lines of the log an error shows.
+const SHOWN: usize = 30;
+
+/// The line by which the agent says that the kernel enforces the rules.
+fn says_ready(line: &str) -> bool {
+    line.contains("gate closed")
+}
+
+/// The line by which the agent says that changed rules are in force.
+fn says_applied(line: &str) -> bool {
+    line.contains("rules applied")
+}
+
+/// The agent's binary: `$EGRESS_AGENT_BIN`, else beside the running program's folder.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("EGRESS_AGENT_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe()?;
+    own.ancestors()
+        .skip(1)
+        .map(|dir| dir.join("egress-agent"))
+        .find(|path| path.is_file())
+        .context(
+            "no egress-agent beside this program: run `cargo xtask build`, or set EGRESS_AGENT_BIN",
+        )
+}
+
+/// A running agent. Dropping it kills it: what it pinned stays, as the kernel has it.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    log: Arc<Log>,
+}
+
+/// Everything that the agent wrote, by line.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+}
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(self: &Arc<Self>, stream: Option<impl Read + Send + 'static>) {
+        let log = Arc::clone(self);
+        let echo = env::var_os("EGRESS_TEST_LOG").is_some();
+        thread::spawn(move || {
+            let Some(stream) = stream else { return };
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if echo {
+                    eprintln!("agent: {line}");
+                }
+                log.lock().push(line);
+            }
+        });
+    }
+}
+
+impl Agent {
+    /// Starts `egress-agent` with `arguments` in `place` and waits until the gate is closed.
+    pub fn start(place: &Place<'_>, arguments: &[OsString]) -> Result<Self> {
+        let mut agent = Self::spawn(place, arguments)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// The same without waiting.
+    pub fn spawn(place: &Place<'_>, arguments: &[OsString]) -> Result<Self> {
+        let mut command = place.command(binary()?)?;
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot run egress-agent")?;
+        let log = Arc::new(Log::default());
+        log.follow(child.stdout.take());
+        log.follow(child.stderr.take());
+        Ok(Self { child, log })
+    }
+
+    /// Waits until the agent says that the gate is closed; fails at once where it ends instead.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let child = &mut self.child;
+        let log = &self.log;
+        let outcome = wait_until("the agent closes the gate", READY_WITHIN, || {
+            if log.lock().iter().any(|line| says_ready(line)) {
+                return Some(Ok(()));
+            }
+            child.try_wait().ok().flatten().map(Err)
+        });
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!(
+                "the agent ended before the gate was closed ({status}):\n{}",
+                self.tail()
+            ),
+            Err(error) => bail!("{error}:\n{}", self.tail()),
+        }
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A place in the log: its length now.
+    pub fn mark(&self) -> usize {
+        self.log.lock().len()
+    }
+
+    /// The lines since a mark.
+    pub fn log_since(&self, mark: usize) -> Vec<String> {
+        self.log.lock().get(mark..).unwrap_or_default().to_vec()
+    }
+
+    /// The last lines, for an error.
+    pub fn tail(&self) -> String {
+        let lines = self.log.lock();
+        lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+    }
+
+    /// Waits for a line since `mark` that `fits`, and returns it.
+    pub fn wait_line(
+        &self,
+        mark: usize,
+        limit: Duration,
+        what: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        wait_until(what, limit, || {
+            self.log_since(mark).into_iter().find(|line| fits(line))
+        })
+        .with_context(|| format!("the agent's log ends with:\n{}", self.tail()))
+    }
+
+    /// Waits until the agent says, after `mark`, that rules were applied.
+    pub fn wait_applied(&self, mark: usize) -> Result<()> {
+        self.wait_line(
+            mark,
+            APPLIED_WITHIN,
+            "the agent applies the rules",
+            says_applied,
+        )
+        .map(drop)
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .context("a process id")?;
+        rustix::process::kill_process(pid, signal).context("cannot signal the agent")
+    }
+
+    /// Asks it to end (SIGTERM) and waits for that.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal(rustix::process::Signal::TERM)?;
+        let child = &mut self.child;
+        wait_until("the agent ends after SIGTERM", ENDS_WITHIN, || {
+            child.try_wait().ok().flatten()
+        })
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.child.kill()?;
+        Ok(self.child.wait()?)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the agent's log ends with:\n{}", self.tail());
+        }
+    }
+}
+
+/// One of the agent's other verbs (`check`, `detach`, `exec`), ready to run in `place`.
+pub fn verb(place: &Place<'_>, arguments: &[&str]) -> Result<Command> {
+    let mut command = place.command(binary()?)?;
+    command.args(arguments);
+    Ok(command)
+}

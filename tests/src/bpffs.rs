@@ -1,0 +1,44 @@
+//! A BPF file system of a test's own, for pins.
+//!
+//! Owns the mount. What is pinned there goes with it, and with the pins the hooks.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+/// A mounted BPF file system. Dropping it unmounts it and removes the folder.
+#[derive(Debug)]
+pub struct BpfFs {
+    dir: TempDir,
+}
+
+impl BpfFs {
+    /// Mounts one in a new folder.
+    pub fn mount() -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("egress-test-bpf-")
+            .tempdir()?;
+        mount("bpf", dir.path(), c"bpf", MountFlags::empty(), c"mode=0700")
+            .context("cannot mount a BPF file system (root is needed)")?;
+        Ok(Self { dir })
+    }
+
+    /// Its mount point.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        // Detached: a descriptor that is still open must not keep the mount from going.
+        if let Err(error) = unmount(self.dir.path(), UnmountFlags::DETACH) {
+            eprintln!(
+                "the BPF file system {} stays: {error}",
+                self.dir.path().display()
+            );
+        }
+    }
+}

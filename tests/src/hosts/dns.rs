@@ -1,0 +1,319 @@
+//! A DNS server whose zone a test changes while it runs.
+//!
+//! Owns the zone, the faults and the record of queries. It answers as an authority for every
+//! name: what it does not hold does not exist.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result};
+use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+/// What a client of UDP takes that says nothing of EDNS (RFC 1035 section 2.3.4).
+const PLAIN_UDP: usize = 512;
+
+/// How the server misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fault {
+    /// It does not.
+    #[default]
+    None,
+    /// It answers SERVFAIL.
+    ServerFailure,
+    /// It answers REFUSED.
+    Refused,
+    /// It does not answer at all.
+    Silent,
+    /// Every answer over UDP is empty and says that TCP has the whole of it.
+    Truncated,
+}
+
+/// A running DNS server, seen from the test.
+#[derive(Debug, Clone, Default)]
+pub struct Dns {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    zone: BTreeMap<String, Entry>,
+    fault: Fault,
+    queries: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    addresses: Vec<IpAddr>,
+    alias: Option<String>,
+    ttl: u32,
+}
+
+impl Dns {
+    /// From now on `name` has these addresses, for `ttl` seconds. No address of a family: the
+    /// name exists and has none.
+    pub fn set(&self, name: &str, addresses: &[IpAddr], ttl: u32) {
+        self.insert(
+            name,
+            Entry {
+                addresses: addresses.to_vec(),
+                alias: None,
+                ttl,
+            },
+        );
+    }
+
+    /// From now on `name` is an alias of `target` (CNAME).
+    pub fn alias(&self, name: &str, target: &str, ttl: u32) {
+        self.insert(
+            name,
+            Entry {
+                addresses: Vec::new(),
+                alias: Some(target.to_owned()),
+                ttl,
+            },
+        );
+    }
+
+    /// From now on `name` does not exist.
+    pub fn remove(&self, name: &str) {
+        self.lock().zone.remove(&key(name));
+    }
+
+    /// From now on the server misbehaves like this.
+    pub fn fail(&self, fault: Fault) {
+        self.lock().fault = fault;
+    }
+
+    /// Every query so far: name in lower case without the last dot, and type.
+    pub fn queries(&self) -> Vec<(String, String)> {
+        self.lock().queries.clone()
+    }
+
+    fn insert(&self, name: &str, entry: Entry) {
+        self.lock().zone.insert(key(name), entry);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to a message, or `None` where the server keeps silent.
+    fn answer(&self, message: &[u8], limit: Option<usize>) -> Option<Vec<u8>> {
+        let query = Message::from_vec(message).ok()?;
+        let question = query.queries.first()?.clone();
+        let mut state = self.lock();
+        state.queries.push((
+            key(&question.name().to_utf8()),
+            question.query_type().to_string(),
+        ));
+        let mut reply = Message::response(query.metadata.id, OpCode::Query);
+        reply.metadata.recursion_desired = query.metadata.recursion_desired;
+        reply.metadata.recursion_available = true;
+        reply.add_query(question.clone());
+        match state.fault {
+            Fault::Silent => return None,
+            Fault::ServerFailure => reply.metadata.response_code = ResponseCode::ServFail,
+            Fault::Refused => reply.metadata.response_code = ResponseCode::Refused,
+            Fault::Truncated if limit.is_some() => reply.metadata.truncation = true,
+            Fault::None | Fault::Truncated => fill(
+                &mut reply,
+                &state.zone,
+                question.name(),
+                question.query_type(),
+            ),
+        }
+        drop(state);
+        let bytes = reply.to_vec().ok()?;
+        let limit = limit.map(|limit| limit.max(usize::from(query.max_payload())));
+        if limit.is_some_and(|limit| bytes.len() > limit) {
+            return reply.truncate().to_vec().ok();
+        }
+        Some(bytes)
+    }
+}
+
+/// Puts the records for the question into the reply, along its aliases.
+fn fill(reply: &mut Message, zone: &BTreeMap<String, Entry>, name: &Name, kind: RecordType) {
+    let mut name = name.clone();
+    // Bounded: a test may have made a ring of aliases.
+    for _ in 0..16 {
+        let Some(entry) = zone.get(&key(&name.to_utf8())) else {
+            reply.metadata.response_code = ResponseCode::NXDomain;
+            break;
+        };
+        if let Some(target) = entry
+            .alias
+            .as_ref()
+            .and_then(|target| Name::from_utf8(format!("{}.", key(target))).ok())
+        {
+            reply.add_answer(Record::from_rdata(
+                name,
+                entry.ttl,
+                RData::CNAME(CNAME(target.clone())),
+            ));
+            name = target;
+            continue;
+        }
+        for address in &entry.addresses {
+            let data = match address {
+                IpAddr::V4(v4) if kind == RecordType::A => RData::A(A(*v4)),
+                IpAddr::V6(v6) if kind == RecordType::AAAA => RData::AAAA(AAAA(*v6)),
+                IpAddr::V4(_) | IpAddr::V6(_) => continue,
+            };
+            reply.add_answer(Record::from_rdata(name.clone(), entry.ttl, data));
+        }
+        break;
+    }
+    if reply.answers.is_empty() {
+        // RFC 2308 section 3: "there is none" is cached for as long as this record says.
+        let soa = SOA::new(Name::root(), Name::root(), 1, 60, 60, 60, 1);
+        reply.add_authority(Record::from_rdata(Name::root(), 1, RData::SOA(soa)));
+    }
+}
+
+fn key(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Listens at every address, then goes on in tasks of its own.
+pub(super) async fn serve(dns: Dns, addresses: Vec<SocketAddr>) -> Result<()> {
+    for address in addresses {
+        let udp = UdpSocket::bind(address)
+            .await
+            .with_context(|| format!("DNS over UDP at {address}"))?;
+        let tcp = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("DNS over TCP at {address}"))?;
+        tokio::spawn(datagrams(dns.clone(), udp));
+        tokio::spawn(streams(dns.clone(), tcp));
+    }
+    Ok(())
+}
+
+async fn datagrams(dns: Dns, socket: UdpSocket) {
+    let mut buffer = vec![0; 65536];
+    loop {
+        // An ICMP error of an earlier answer comes up here: the next query is what matters.
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        if let Some(answer) = dns.answer(&buffer[..length], Some(PLAIN_UDP)) {
+            let _ = socket.send_to(&answer, peer).await;
+        }
+    }
+}
+
+async fn streams(dns: Dns, listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(conversation(dns.clone(), stream));
+    }
+}
+
+/// Queries and answers with a length of two bytes before each (RFC 1035 section 4.2.2).
+async fn conversation(dns: Dns, mut stream: TcpStream) -> Option<()> {
+    loop {
+        let length = stream.read_u16().await.ok()?;
+        let mut message = vec![0; usize::from(length)];
+        stream.read_exact(&mut message).await.ok()?;
+        if let Some(answer) = dns.answer(&message, None) {
+            stream
+                .write_u16(u16::try_from(answer.len()).ok()?)
+                .await
+                .ok()?;
+            stream.write_all(&answer).await.ok()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Query;
+
+    use super::*;
+
+    fn ask(dns: &Dns, name: &str, kind: RecordType, limit: Option<usize>) -> Message {
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_utf8(name).unwrap(), kind));
+        let answer = dns.answer(&query.to_vec().unwrap(), limit).unwrap();
+        Message::from_vec(&answer).unwrap()
+    }
+
+    fn shown(message: &Message) -> Vec<String> {
+        message
+            .answers
+            .iter()
+            .map(|record| record.data.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_name_answers_with_its_addresses_of_the_family_asked_for() {
+        let dns = Dns::default();
+        dns.set(
+            "A.example.",
+            &["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            5,
+        );
+        assert_eq!(
+            shown(&ask(&dns, "a.example.", RecordType::A, None)),
+            ["192.0.2.1"]
+        );
+        assert_eq!(
+            shown(&ask(&dns, "a.EXAMPLE.", RecordType::AAAA, None)),
+            ["2001:db8::1"]
+        );
+        assert_eq!(dns.queries().len(), 2);
+    }
+
+    #[test]
+    fn a_name_without_that_family_exists_and_an_unknown_name_does_not() {
+        let dns = Dns::default();
+        dns.set("a.example", &["192.0.2.1".parse().unwrap()], 5);
+        let none = ask(&dns, "a.example.", RecordType::AAAA, None);
+        assert_eq!(
+            (none.metadata.response_code, none.authorities.len()),
+            (ResponseCode::NoError, 1)
+        );
+        let unknown = ask(&dns, "b.example.", RecordType::A, None);
+        assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
+    }
+
+    #[test]
+    fn an_alias_is_followed_and_a_ring_of_aliases_ends() {
+        let dns = Dns::default();
+        dns.alias("www.example", "a.example", 5);
+        dns.set("a.example", &["192.0.2.1".parse().unwrap()], 5);
+        assert_eq!(
+            shown(&ask(&dns, "www.example.", RecordType::A, None)),
+            ["a.example.", "192.0.2.1"]
+        );
+        dns.alias("a.example", "www.example", 5);
+        assert_eq!(
+            ask(&dns, "www.example.", RecordType::A, None).answers.len(),
+            16
+        );
+    }
+
+    #[test]
+    fn a_long_answer_is_truncated_over_udp_and_whole_over_tcp() {
+        let dns = Dns::default();
+        let many: Vec<IpAddr> = (0..100)
+            .map(|last| IpAddr::from([192, 0, 2, last]))
+            .collect();
+        dns.set("a.example", &many, 5);
+        assert!(
+            ask(&dns, "a.example.", RecordType::A, Some(PLAIN_UDP))
+                .metadata
+                .truncation
+        );
+        assert_eq!(
+            ask(&dns, "a.example.", RecordType::A, None).answers.len(),
+            100
+        );
+    }
+}

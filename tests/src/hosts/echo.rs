@@ -1,0 +1,66 @@
+//! A host that sends back every byte and every datagram.
+//!
+//! Owns nothing but the count of what reached it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result};
+use tokio::net::{TcpListener, UdpSocket};
+
+/// A running echo, seen from the test.
+#[derive(Debug, Clone, Default)]
+pub struct Echo {
+    connections: Arc<AtomicUsize>,
+    datagrams: Arc<AtomicUsize>,
+}
+
+impl Echo {
+    /// TCP connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Datagrams received so far.
+    pub fn datagrams(&self) -> usize {
+        self.datagrams.load(Ordering::SeqCst)
+    }
+}
+
+/// Listens at every address, then goes on in tasks of its own.
+pub(super) async fn serve(echo: Echo, addresses: Vec<SocketAddr>) -> Result<()> {
+    for address in addresses {
+        let tcp = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("TCP echo at {address}"))?;
+        let udp = UdpSocket::bind(address)
+            .await
+            .with_context(|| format!("UDP echo at {address}"))?;
+        tokio::spawn(streams(echo.clone(), tcp));
+        tokio::spawn(datagrams(echo.clone(), udp));
+    }
+    Ok(())
+}
+
+async fn streams(echo: Echo, listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        echo.connections.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(async move {
+            let (mut from, mut to) = stream.split();
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+    }
+}
+
+async fn datagrams(echo: Echo, socket: UdpSocket) {
+    let mut buffer = vec![0; 65536];
+    loop {
+        // An ICMP error of an earlier answer comes up here: it is not the end.
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        echo.datagrams.fetch_add(1, Ordering::SeqCst);
+        let _ = socket.send_to(&buffer[..length], peer).await;
+    }
+}

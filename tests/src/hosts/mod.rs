@@ -1,0 +1,135 @@
+//! The outside: hosts that answer as the lab's real ones do, in a network namespace.
+//!
+//! Owns the threads that run them. What each host answers is in its own file: `origin` (HTTP
+//! and TLS), `dns`, `echo`. Dropping the world ends them all.
+
+mod authority;
+mod dns;
+mod echo;
+mod httpbin;
+mod origin;
+
+pub use authority::Authority;
+pub use dns::{Dns, Fault};
+pub use echo::Echo;
+pub use origin::{Origin, Seen};
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc;
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::runtime::{Handle, Runtime};
+
+use crate::netns::NetNs;
+
+/// The hosts of one network namespace.
+#[derive(Debug)]
+pub struct World {
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl World {
+    /// A world without hosts.
+    pub fn start(netns: &NetNs) -> Result<Self> {
+        // Threads inherit the namespace of the thread that made them: a runtime built inside
+        // does all its work inside.
+        let runtime = netns.run(|| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .thread_name("world")
+                .enable_all()
+                .build()
+        })??;
+        let handle = runtime.handle().clone();
+        Ok(Self {
+            runtime: Some(runtime),
+            handle,
+        })
+    }
+
+    /// Runs `work` on a thread inside and waits for it.
+    fn inside<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        // Not block_on: that would poll on the caller's thread, in the caller's namespace.
+        let (sender, receiver) = mpsc::channel();
+        self.handle.spawn(async move {
+            let _ = sender.send(work.await);
+        });
+        receiver
+            .recv()
+            .map_err(|_| anyhow!("a host ended before it was up"))?
+    }
+
+    /// An HTTP origin that answers as httpbin does, at `port` of each address.
+    pub fn http(&self, addresses: &[IpAddr], port: u16) -> Result<Origin> {
+        let origin = Origin::default();
+        self.inside(origin::serve(
+            origin.clone(),
+            sockets(addresses, port),
+            None,
+        ))?;
+        Ok(origin)
+    }
+
+    /// Lets an origin answer at `port` of further addresses, without TLS.
+    pub fn http_as(&self, origin: &Origin, addresses: &[IpAddr], port: u16) -> Result<()> {
+        self.inside(origin::serve(
+            origin.clone(),
+            sockets(addresses, port),
+            None,
+        ))
+    }
+
+    /// The same behind TLS, with a certificate for `names`.
+    pub fn https(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        authority: &Authority,
+        names: &[&str],
+    ) -> Result<Origin> {
+        let tls = authority
+            .server(names)
+            .context("a certificate for the TLS origin")?;
+        let origin = Origin::default();
+        self.inside(origin::serve(
+            origin.clone(),
+            sockets(addresses, port),
+            Some(tls),
+        ))?;
+        Ok(origin)
+    }
+
+    /// A DNS server at port 53 of each address, over UDP and TCP, with an empty zone.
+    pub fn dns(&self, addresses: &[IpAddr]) -> Result<Dns> {
+        let dns = Dns::default();
+        self.inside(dns::serve(dns.clone(), sockets(addresses, 53)))?;
+        Ok(dns)
+    }
+
+    /// A host that sends back what it gets, over TCP and UDP.
+    pub fn echo(&self, addresses: &[IpAddr], port: u16) -> Result<Echo> {
+        let echo = Echo::default();
+        self.inside(echo::serve(echo.clone(), sockets(addresses, port)))?;
+        Ok(echo)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn sockets(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    addresses
+        .iter()
+        .map(|address| SocketAddr::new(*address, port))
+        .collect()
+}

@@ -1,0 +1,160 @@
+//! An HTTP/1.1 origin, plain or behind TLS, that remembers what reached it.
+//!
+//! Owns connections and the record of requests. What is answered is `httpbin`'s.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::httpbin;
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// `GET` and so on.
+    pub method: String,
+    /// The path with its query.
+    pub target: String,
+    /// The headers in their order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Where the connection came from.
+    pub peer: SocketAddr,
+}
+
+impl Seen {
+    /// The first header of that name; the name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// A running origin, seen from the test.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    record: Arc<Record>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    connections: AtomicUsize,
+    handshakes: AtomicUsize,
+    requests: Mutex<Vec<Seen>>,
+}
+
+impl Origin {
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.record.connections.load(Ordering::SeqCst)
+    }
+
+    /// TLS handshakes completed so far.
+    pub fn handshakes(&self) -> usize {
+        self.record.handshakes.load(Ordering::SeqCst)
+    }
+
+    /// Every request so far, oldest first.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.lock().clone()
+    }
+
+    /// The latest request.
+    pub fn last_request(&self) -> Option<Seen> {
+        self.lock().last().cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Seen>> {
+        self.record
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, request: &Request<Incoming>, peer: SocketAddr) {
+        let headers = request
+            .headers()
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
+            .collect();
+        self.lock().push(Seen {
+            method: request.method().to_string(),
+            target: request.uri().to_string(),
+            headers,
+            peer,
+        });
+    }
+}
+
+/// Listens at every address, then goes on in tasks of its own.
+pub(super) async fn serve(
+    origin: Origin,
+    addresses: Vec<SocketAddr>,
+    tls: Option<Arc<ServerConfig>>,
+) -> Result<()> {
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("an origin at {address}"))?;
+        tokio::spawn(accept(
+            listener,
+            origin.clone(),
+            tls.clone().map(TlsAcceptor::from),
+        ));
+    }
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, origin: Origin, tls: Option<TlsAcceptor>) {
+    while let Ok((stream, peer)) = listener.accept().await {
+        origin.record.connections.fetch_add(1, Ordering::SeqCst);
+        let _ = stream.set_nodelay(true);
+        let (origin, tls) = (origin.clone(), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => connection(stream, peer, origin, "http").await,
+                Some(tls) => {
+                    // A client that gives up in the handshake is a result, not an error.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        origin.record.handshakes.fetch_add(1, Ordering::SeqCst);
+                        connection(stream, peer, origin, "https").await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    peer: SocketAddr,
+    origin: Origin,
+    scheme: &'static str,
+) {
+    let service = service_fn(move |request| {
+        origin.note(&request, peer);
+        async move { Ok::<_, Infallible>(httpbin::answer(request, peer, scheme).await) }
+    });
+    // A connection that breaks is what some tests are about.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}

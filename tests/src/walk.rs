@@ -1,0 +1,365 @@
+//! The walk through the lab: what a user does step by step, what must be seen, what was seen.
+//!
+//! Owns the steps and their bounds. The hosts, the agent and curl are real and stand in `lab`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::client::Reply;
+use crate::hosts::Origin;
+use crate::lab::{Family, Lab, LabOptions, host, v4, v6};
+use crate::wait::wait_until;
+
+/// The rules that the user applies, as they are shipped.
+const HTTPBIN: (&str, &str) = (
+    "httpbin-serviceentry.yaml",
+    include_str!("../../examples/httpbin-serviceentry.yaml"),
+);
+const GOOGLE: (&str, &str) = ("google.yaml", include_str!("../../examples/google.yaml"));
+const TIMEOUT: (&str, &str) = (
+    "httpbin-timeout.yaml",
+    include_str!("../../examples/httpbin-timeout.yaml"),
+);
+
+/// A refusal is the kernel's: it takes no longer than this, name resolution included.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// A name that no rule lists.
+const UNLISTED: &str = "bystander.example";
+
+/// One line of the table.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The step's number in the lab.
+    pub step: u8,
+    /// What the user does.
+    pub action: &'static str,
+    /// What must be seen.
+    pub expected: &'static str,
+    /// What was seen.
+    pub seen: String,
+    /// Whether they agree.
+    pub agreed: bool,
+}
+
+/// Walks all steps with names of one family; `show` gets each line as soon as it is known.
+pub fn walk(family: Family, show: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
+    let lab = Lab::start_with(LabOptions {
+        family,
+        ..LabOptions::default()
+    })?;
+    let mut walker = Walker {
+        lab,
+        family,
+        rows: Vec::new(),
+        show,
+    };
+    walker.nothing_listed(0, "nothing listed")?;
+    walker.http_listed()?;
+    walker.tls_listed()?;
+    walker.no_timeout()?;
+    walker.timeout()?;
+    for (name, _) in [TIMEOUT, GOOGLE, HTTPBIN] {
+        walker.lab.remove_rules(name)?;
+    }
+    walker.nothing_listed(5, "all rules deleted")?;
+    walker.unlisted_name_at_listed_address()?;
+    Ok(walker.rows)
+}
+
+struct Walker<'a> {
+    lab: Lab,
+    family: Family,
+    rows: Vec<Row>,
+    show: &'a mut dyn FnMut(&Row),
+}
+
+impl Walker<'_> {
+    fn row(
+        &mut self,
+        step: u8,
+        action: &'static str,
+        expected: &'static str,
+        seen: String,
+        agreed: bool,
+    ) {
+        let row = Row {
+            step,
+            action,
+            expected,
+            seen,
+            agreed,
+        };
+        (self.show)(&row);
+        self.rows.push(row);
+    }
+
+    fn apply(&self, (name, text): (&str, &str)) -> Result<()> {
+        self.lab
+            .rules(name, text)
+            .with_context(|| format!("applying {name}"))
+    }
+
+    fn address(&self, last: u8) -> String {
+        match self.family {
+            Family::V6 => format!("[{}]", v6(last)),
+            Family::V4 | Family::Dual => v4(last).to_string(),
+        }
+    }
+
+    /// Steps 0 and 5.
+    fn nothing_listed(&mut self, step: u8, action: &'static str) -> Result<()> {
+        for (url, last, origin) in [
+            (
+                "http://httpbin.org/headers",
+                host::HTTPBIN,
+                self.lab.httpbin.clone(),
+            ),
+            (
+                "https://www.google.com",
+                host::GOOGLE,
+                self.lab.google.clone(),
+            ),
+        ] {
+            let mark = self.lab.agent()?.mark();
+            let before = origin.connections();
+            let reply = self.lab.curl(&[url])?;
+            let left = origin.connections() - before;
+            let reason = self.reason(mark, last);
+            let expected = "refused in < 50 ms, nothing at the origin, reason in the log";
+            let agreed =
+                reply.refused() && reply.elapsed < AT_ONCE && left == 0 && reason.is_some();
+            let reason = reason.unwrap_or_else(|| "no reason in the log".to_owned());
+            let seen = format!("{}, {left} at the origin, {reason}", brief(&reply));
+            self.row(
+                step,
+                if last == host::HTTPBIN {
+                    action
+                } else {
+                    "  curl https://www.google.com"
+                },
+                expected,
+                seen,
+                agreed,
+            );
+        }
+        Ok(())
+    }
+
+    /// The reason that the agent's log gives for a refused destination, or the refused name.
+    fn reason(&mut self, mark: usize, last: u8) -> Option<String> {
+        let address = self.address(last);
+        let agent = self.lab.agent().ok()?;
+        wait_until("the refusal is in the log", Duration::from_secs(2), || {
+            let lines = agent.log_since(mark);
+            let line = lines
+                .iter()
+                .find(|line| line.contains("denied") && line.contains(&address))?;
+            let reason = line.split("reason=").nth(1)?.split_whitespace().next()?;
+            Some(format!("reason {}", reason.trim_matches('"')))
+        })
+        .ok()
+    }
+
+    /// Step 1.
+    fn http_listed(&mut self) -> Result<()> {
+        self.apply(HTTPBIN)?;
+        let reply = self.lab.curl(&["http://httpbin.org/headers"])?;
+        let missing = missing_headers(&reply.body);
+        let agreed = reply.code == 200 && missing.is_empty();
+        let seen = match missing.as_slice() {
+            [] => format!("{}, all there", brief(&reply)),
+            missing => format!("{}, missing: {}", brief(&reply), missing.join(" ")),
+        };
+        self.row(
+            1,
+            "httpbin.org listed, /headers",
+            "200, Host, X-B3-*, X-Envoy-Decorator-Operation",
+            seen,
+            agreed,
+        );
+        Ok(())
+    }
+
+    /// Step 2.
+    fn tls_listed(&mut self) -> Result<()> {
+        self.apply(GOOGLE)?;
+        let reply = self.lab.curl(&["https://www.google.com"])?;
+        let page = reply.body.contains("<title>Google</title>");
+        let whole = self.lab.google.handshakes() == 1;
+        let agreed = reply.code == 200 && page && whole;
+        let seen = format!(
+            "{}, {}",
+            brief(&reply),
+            if page && whole {
+                "page, origin's certificate"
+            } else {
+                "no page"
+            }
+        );
+        self.row(
+            2,
+            "www.google.com listed, https",
+            "200, the page, TLS with the origin itself",
+            seen,
+            agreed,
+        );
+        self.foreign_name(2, "  another SNI to it")
+    }
+
+    /// TLS with a name that is not listed, to an address that is.
+    fn foreign_name(&mut self, step: u8, action: &'static str) -> Result<()> {
+        let to = format!("{UNLISTED}:443:{}", self.address(host::GOOGLE));
+        let before = (self.lab.google.connections(), self.lab.google.handshakes());
+        let reply = self
+            .lab
+            .curl(&["--resolve", &to, "https://bystander.example/"])?;
+        let reached = (self.lab.google.connections(), self.lab.google.handshakes()) != before;
+        let agreed = reply.exit == 35 && !reached;
+        let seen = format!(
+            "{}, origin {}",
+            brief(&reply),
+            if reached { "reached" } else { "untouched" }
+        );
+        self.row(
+            step,
+            action,
+            "TLS closed (curl 35), origin untouched",
+            seen,
+            agreed,
+        );
+        Ok(())
+    }
+
+    /// Step 3.
+    fn no_timeout(&mut self) -> Result<()> {
+        let reply = self.lab.curl(&["http://httpbin.org/delay/5"])?;
+        let agreed = reply.code == 200 && between(&reply, 5.0, 5.4);
+        self.row(
+            3,
+            "no timeout rule, /delay/5",
+            "200 in 5.0 to 5.4 s",
+            brief(&reply),
+            agreed,
+        );
+        Ok(())
+    }
+
+    /// Step 4.
+    fn timeout(&mut self) -> Result<()> {
+        self.apply(TIMEOUT)?;
+        let reply = self.lab.curl(&["http://httpbin.org/delay/5"])?;
+        let told = last_header(&self.lab.httpbin, "x-envoy-expected-rq-timeout-ms");
+        let body = reply.body == "upstream request timeout";
+        let agreed = reply.code == 504
+            && body
+            && between(&reply, 3.0, 3.15)
+            && told.as_deref() == Some("3000");
+        let told = told.unwrap_or_else(|| "nothing".to_owned());
+        let seen = format!("{}, {:?}, origin told {told}", brief(&reply), reply.body);
+        self.row(
+            4,
+            "timeout 3s, /delay/5",
+            "504 in 3.00 to 3.15 s, origin told 3000",
+            seen,
+            agreed,
+        );
+        Ok(())
+    }
+
+    /// Step 6.
+    fn unlisted_name_at_listed_address(&mut self) -> Result<()> {
+        self.apply(HTTPBIN)?;
+        self.apply(GOOGLE)?;
+        let to = format!("{UNLISTED}:80:{}", self.address(host::HTTPBIN));
+        let before = self.lab.httpbin.requests().len();
+        let reply = self
+            .lab
+            .curl(&["--resolve", &to, "http://bystander.example/headers"])?;
+        let reached = self.lab.httpbin.requests().len() != before;
+        let seen = format!(
+            "{}, origin {}",
+            brief(&reply),
+            if reached { "reached" } else { "untouched" }
+        );
+        let agreed = reply.code == 502 && !reached;
+        self.row(
+            6,
+            "unlisted Host at a listed address",
+            "502, origin untouched",
+            seen,
+            agreed,
+        );
+        self.foreign_name(6, "unlisted SNI at a listed address")
+    }
+}
+
+fn brief(reply: &Reply) -> String {
+    let millis = reply.elapsed.as_micros() / 100;
+    let time = format!("{}.{} ms", millis / 10, millis % 10);
+    if reply.exit == 0 {
+        format!("{} in {time}", reply.code)
+    } else if reply.refused() {
+        format!("refused (curl {}) in {time}", reply.exit)
+    } else {
+        format!("curl {} in {time}", reply.exit)
+    }
+}
+
+fn between(reply: &Reply, low: f64, high: f64) -> bool {
+    (low..=high).contains(&reply.elapsed.as_secs_f64())
+}
+
+fn last_header(origin: &Origin, name: &str) -> Option<String> {
+    origin.last_request()?.header(name).map(str::to_owned)
+}
+
+/// The headers of step 1 that the origin's answer does not show as a sidecar would send them.
+fn missing_headers(body: &str) -> Vec<&'static str> {
+    let answer: Value = serde_json::from_str(body).unwrap_or(Value::Null);
+    let value = |name: &str| {
+        answer["headers"][name]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let hex = |name: &str, digits: usize| {
+        let value = value(name);
+        value.len() == digits && value.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    [
+        ("Host", value("Host") == "httpbin.org"),
+        (
+            "X-B3-Sampled",
+            matches!(value("X-B3-Sampled").as_str(), "0" | "1"),
+        ),
+        ("X-B3-Spanid", hex("X-B3-Spanid", 16)),
+        ("X-B3-Traceid", hex("X-B3-Traceid", 32)),
+        (
+            "X-Envoy-Decorator-Operation",
+            value("X-Envoy-Decorator-Operation") == "httpbin.org:80/*",
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, there)| !there)
+    .map(|(name, _)| name)
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecars_headers_are_told_from_a_plain_request() {
+        let plain = r#"{"headers": {"Host": "httpbin.org"}}"#;
+        assert_eq!(missing_headers(plain).len(), 4);
+        let full = r#"{"headers": {"Host": "httpbin.org", "X-B3-Sampled": "1",
+            "X-B3-Spanid": "0123456789abcdef", "X-B3-Traceid": "0123456789abcdef0123456789abcdef",
+            "X-Envoy-Decorator-Operation": "httpbin.org:80/*"}}"#;
+        assert_eq!(missing_headers(full), Vec::<&str>::new());
+        assert_eq!(missing_headers("").len(), 5);
+    }
+}
