@@ -140,7 +140,8 @@ pub fn enforced_roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 /// (its own programs would see the workloads).
 pub fn settle(config: &Config, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
     let here = own()?;
-    let wanted = plan(&here, config.agent_cgroup.as_deref(), roots)?;
+    let chosen = config.agent_cgroup.as_deref().map(real_path).transpose()?;
+    let wanted = plan(&here, chosen.as_deref(), roots)?;
     if wanted != here {
         match fs::create_dir(&wanted) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -160,6 +161,18 @@ pub fn settle(config: &Config, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
         })?;
     }
     Ok(wanted)
+}
+
+/// A path without symlinks, the last part of which need not be there yet.
+fn real_path(path: &Path) -> Result<PathBuf, Failure> {
+    let named = |e: io::Error| Failure::usage(format_args!("agent cgroup {}: {e}", path.display()));
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => Ok(real),
+        (Err(_), Some(parent), Some(name)) => {
+            Ok(fs::canonicalize(parent).map_err(named)?.join(name))
+        }
+        (Err(e), _, _) => Err(named(e)),
+    }
 }
 
 fn plan(here: &Path, chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {

@@ -1,7 +1,7 @@
 //! `egress-agent check`: a verdict for each object of the files named. Needs no kernel, no root.
 
 use crate::failure::Failure;
-use crate::sources::files;
+use crate::sources::{files, rules::verdict};
 use egress_core::istio::{Message, Severity, decode};
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,9 +24,10 @@ pub fn run(paths: &[PathBuf], out: &mut impl Write) -> anyhow::Result<()> {
         for message in decoded
             .messages
             .iter()
-            .chain(decoded.objects.iter().flat_map(|o| &o.messages))
+            .cloned()
+            .chain(decoded.objects.iter().flat_map(verdict))
         {
-            show(message)?;
+            show(&message)?;
         }
         for skipped in &decoded.skipped {
             writeln!(

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, DEFAULT_BPF_DIR, Settings};
 use crate::failure::{Failure, USAGE};
+use crate::kernel::canary;
 use crate::{app, check, exec, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -34,6 +35,12 @@ enum Verb {
     /// Wait until a cgroup is empty and remove it
     #[command(name = exec::REAPER_VERB, hide = true)]
     Reap {
+        /// The cgroup's folder
+        cgroup: PathBuf,
+    },
+    /// Try to leave from within a cgroup, and say by the exit code whether the kernel refused it
+    #[command(name = canary::VERB, hide = true)]
+    Canary {
         /// The cgroup's folder
         cgroup: PathBuf,
     },
@@ -88,6 +95,9 @@ pub fn main() -> ExitCode {
             return USAGE.into();
         }
     };
+    if let Verb::Canary { cgroup } = &cli.verb {
+        return canary::run(cgroup);
+    }
     match dispatch(cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -103,7 +113,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             let config = Config::load(args.settings, args.config.as_deref())?;
             // Before the cgroups are looked at and anything is made.
             privilege::require()?;
-            app::run(config)
+            app::run(&config)
         }
         Verb::Exec(args) => {
             let file = file_settings(args.config)?;
@@ -130,6 +140,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             )
         }
         Verb::Reap { cgroup } => exec::reap(&cgroup),
+        Verb::Canary { .. } => Ok(()),
     }
 }
 

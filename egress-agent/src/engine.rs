@@ -2,7 +2,7 @@
 //! for: kernel writes, questions, and the proxy's snapshot. Decides nothing itself.
 
 use crate::config::{Config, TrafficPolicy};
-use crate::dns::{NoAnswer, Resolver};
+use crate::dns::Resolver;
 use crate::kernel::{Events, Tables};
 use crate::observe::cgroups::CgroupPaths;
 use crate::observe::deny::Denial;
@@ -14,7 +14,7 @@ use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
 use egress_core::policy::state::{Settings, State};
 use egress_core::policy::tables::Transport;
 use egress_core::routing::RouteTable;
-use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY};
+use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
 use std::collections::BTreeSet;
 use std::future;
 use std::net::IpAddr;
@@ -151,13 +151,6 @@ impl Engine {
             let (resolver, replies) = (Arc::clone(&self.resolver), self.replies.clone());
             tokio::spawn(async move {
                 let result = resolver.resolve(&query.name).await;
-                let result = result
-                    .map(|a| Answer { addresses: a.addresses, ttl: a.ttl })
-                    .map_err(|e| match e {
-                        NoAnswer::NoSuchName(_) => Failure::NoSuchName,
-                        NoAnswer::NoAddress(_) => Failure::NoAddress,
-                        NoAnswer::Failed(why) => Failure::Failed(why),
-                    });
                 // The receiver is gone only when the agent ends.
                 let _ = replies.send(Reply { name: query.name, result });
             });
@@ -171,8 +164,12 @@ impl Engine {
         let addr = IpAddr::from(event.addr);
         let names = self.state.names_of(addr);
         let policy = if event.policy == NO_POLICY { DEFAULT_POLICY } else { event.policy };
-        let nearest = Transport::from_proto(event.proto)
-            .and_then(|via| self.state.nearest(policy, addr, event.port, via));
+        let via = match event.proto {
+            proto::TCP => Some(Transport::Tcp),
+            proto::UDP => Some(Transport::Udp),
+            _ => None,
+        };
+        let nearest = via.and_then(|via| self.state.nearest(policy, addr, event.port, via));
         Denial::of(event, &mut self.cgroups).log(&names, nearest.as_deref());
     }
 }

@@ -1,11 +1,13 @@
-//! `exec` in a cgroup of the test's own. This binary is its own subject: started with the verb
-//! `exec` it becomes a command as `egress-agent exec` does, with the reaper's verb it is the reaper.
+//! `exec`, and the agent's own move, in cgroups of the test's own. This binary is its own subject:
+//! with the verb `exec` it becomes a command as `egress-agent exec` does, with the reaper's verb it
+//! is the reaper, with `settle` the agent.
 //! Needs root and cgroup v2, and fails without.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should stop there"
 )]
 
+use egress_agent::config::{Config, Settings};
 use egress_agent::{cgroup2, exec, failure::Failure};
 use std::ffi::OsString;
 use std::fs;
@@ -18,6 +20,10 @@ use std::time::{Duration, Instant};
 type Test = (&'static str, fn(&Root));
 
 const TESTS: &[Test] = &[
+    (
+        "the_agent_moves_out_from_above_its_enforced_root",
+        agent_moves,
+    ),
     (
         "the_command_runs_in_a_fresh_cgroup_that_is_gone_afterwards",
         fresh_cgroup,
@@ -62,6 +68,21 @@ impl Root {
             .unwrap()
     }
 
+    /// Starts this binary inside of this cgroup, to settle as an agent that enforces a child of it.
+    fn settle(&self, agent_cgroup: Option<&str>) -> Output {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("settle").arg(self.0.join("enforced"));
+        command.args(agent_cgroup.map(|c| self.0.join(c)));
+        let procs = self.0.join("cgroup.procs");
+        // SAFETY: the child is single-threaded and of this program; it opens and writes one file.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, move || {
+                fs::write(&procs, "0")
+            })
+        };
+        command.output().unwrap()
+    }
+
     fn run(&self, command: &[&str]) -> Output {
         self.start(false, command).wait_with_output().unwrap()
     }
@@ -91,6 +112,36 @@ impl Drop for Root {
         }
         drop(fs::remove_dir(&self.0));
     }
+}
+
+/// Started in a cgroup above the enforced root, the agent ends in a sibling of the root.
+fn agent_moves(above: &Root) {
+    fs::create_dir(above.0.join("enforced")).unwrap();
+    let out = above.settle(None);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(
+        out.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let name = above.0.file_name().unwrap().to_str().unwrap();
+    assert!(
+        text.lines()
+            .any(|l| l == format!("0::/{name}/egress-agent")),
+        "{text}"
+    );
+    let out = above.settle(Some("chosen"));
+    assert!(
+        String::from_utf8(out.stdout)
+            .unwrap()
+            .contains(&format!("{name}/chosen"))
+    );
+    let out = above.settle(Some("enforced/inside"));
+    assert_eq!(out.status.code(), Some(64), "{out:?}");
+    assert!(
+        !above.0.join("enforced/inside").exists(),
+        "refused before anything is made"
+    );
 }
 
 fn fresh_cgroup(root: &Root) {
@@ -211,6 +262,28 @@ fn become_command(root: &Path, open: bool, command: &[OsString]) -> anyhow::Erro
     }
 }
 
+fn settle(root: &OsString, agent_cgroup: Option<&OsString>) -> ExitCode {
+    let flags = Settings {
+        rules: vec!["unused.yaml".into()],
+        cgroups: vec![root.into()],
+        agent_cgroup: agent_cgroup.map(PathBuf::from),
+        ..Settings::default()
+    };
+    let config = Config::load(flags, None).unwrap();
+    match cgroup2::enforced_roots(&config.cgroups)
+        .and_then(|roots| cgroup2::settle(&config, &roots))
+    {
+        Ok(_) => {
+            print!("{}", fs::read_to_string("/proc/self/cgroup").unwrap());
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            e.code.into()
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let verb = args.first().and_then(|a| a.to_str()).unwrap_or_default();
@@ -223,6 +296,7 @@ fn main() -> ExitCode {
             eprintln!("{error:#}");
             Failure::code_of(&error).into()
         }
+        "settle" => settle(&args[1], args.get(2)),
         _ => run_tests(&args),
     }
 }

@@ -17,10 +17,10 @@ pub struct Settings {
     /// Enforced root: a cgroup v2 folder; what runs below it is behind the gate
     #[arg(long = "cgroup", value_name = "PATH")]
     pub cgroups: Vec<PathBuf>,
-    /// Cgroup of the agent itself, outside every enforced root
+    /// Cgroup of the agent itself, outside every enforced root [default: the one it is started in]
     #[arg(long, value_name = "PATH")]
     pub agent_cgroup: Option<PathBuf>,
-    /// Where programs, links and maps are pinned
+    /// Where programs, links and maps are pinned [default: /sys/fs/bpf/egress-agent]
     #[arg(long, value_name = "PATH")]
     pub bpf_dir: Option<PathBuf>,
     /// The agent's own queries
@@ -32,19 +32,19 @@ pub struct Settings {
     /// Networks that go straight through, such as the cluster's pod and service ranges
     #[arg(long, value_name = "CIDR")]
     pub internal: Vec<Cidr>,
-    /// Port of the proxy on both loopback addresses
+    /// Port of the proxy on both loopback addresses [default: 15001]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_port: Option<u16>,
-    /// What SIGTERM and Ctrl-C leave behind
+    /// What SIGTERM and Ctrl-C leave behind [default: keep]
     #[arg(long, value_name = "MODE")]
     pub on_exit: Option<OnExit>,
-    /// How long running flows get to end on SIGTERM
+    /// How long running flows get to end on SIGTERM [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub drain_deadline: Option<Span>,
     /// What is written to stderr
     #[command(flatten)]
     pub log: LogSettings,
-    /// What happens to destinations that no rule lists
+    /// What happens to destinations that no rule lists [default: refused]
     #[arg(long, value_name = "MODE")]
     pub outbound_traffic_policy: Option<TrafficPolicy>,
 }
@@ -56,11 +56,11 @@ pub struct DnsSettings {
     /// DNS server to ask, instead of those of /etc/resolv.conf
     #[arg(id = "dns_servers", long = "dns-server", value_name = "IP[:PORT]")]
     pub servers: Vec<DnsServer>,
-    /// Shortest time that an answer is kept, whatever its TTL
+    /// Shortest time that an answer is kept, whatever its TTL [default: 30s]
     #[arg(id = "dns_min_ttl", long = "dns-min-ttl", value_name = "DURATION")]
     #[serde(rename = "minTTL")]
     pub min_ttl: Option<Span>,
-    /// How long an address stays allowed after its TTL ended
+    /// How long an address stays allowed after its TTL ended [default: 10m]
     #[arg(id = "dns_grace", long = "dns-grace", value_name = "DURATION")]
     pub grace: Option<Span>,
 }
@@ -69,10 +69,10 @@ pub struct DnsSettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LogSettings {
-    /// Log format
+    /// Log format [default: text]
     #[arg(id = "log_format", long = "log-format", value_name = "FORMAT")]
     pub format: Option<LogFormat>,
-    /// Log filter: a level, or module=level,...
+    /// Log filter: a level, or module=level,... [default: info]
     #[arg(id = "log_filter", long = "log-filter", value_name = "FILTER")]
     pub filter: Option<String>,
 }

@@ -5,6 +5,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
 use egress_ebpf::abi::{DenyEvent, counter};
+use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
 
 /// Reads refusals and counters.
@@ -22,7 +23,7 @@ impl Events {
             .take_map("COUNTERS")
             .context("no map COUNTERS in the object")?;
         Ok(Self {
-            ring: AsyncFd::new(ring.try_into()?).context("watching the event ring")?,
+            ring: watch(ring.try_into()?).context("watching the event ring")?,
             counters: counters.try_into()?,
         })
     }
@@ -66,7 +67,7 @@ impl ProgramLog {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         let logger = EbpfLogger::init(ebpf).context("opening the programs' log ring")?;
         Ok(Self {
-            ring: AsyncFd::new(logger).context("watching the programs' log ring")?,
+            ring: watch(logger).context("watching the programs' log ring")?,
         })
     }
 
@@ -78,6 +79,12 @@ impl ProgramLog {
             ready.clear_ready();
         }
     }
+}
+
+fn watch<T: AsRawFd>(ring: T) -> std::io::Result<AsyncFd<T>> {
+    // SAFETY: aya's rings own their map's descriptor and keep it open, and the same, as long as
+    // they live; the watcher takes the ring and drops it after its registration.
+    Ok(unsafe { AsyncFd::register(ring) }?)
 }
 
 /// Bounds the memory of one call.

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
-use egress_core::policy::TableOp;
+use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey};
 use std::collections::{BTreeMap, BTreeSet};
 

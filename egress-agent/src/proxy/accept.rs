@@ -59,7 +59,14 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 
 async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, drain: DrainSignal) {
     let refuse = |origin: Option<&super::Origin>, reason| {
-        shared.observer.refused(origin, &Refusal { peer, name: None, reason });
+        shared.observer.refused(
+            origin,
+            &Refusal {
+                peer,
+                name: None,
+                reason,
+            },
+        );
     };
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
         return refuse(None, RefusalReason::NoOrigin);
@@ -68,13 +75,22 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
         return refuse(Some(&origin), RefusalReason::ConnectionLimit);
     };
     let port = origin.destination.port();
-    let Some(kind) = shared.routes.load().port(origin.policy, port).map(|routes| routes.kind) else {
+    let Some(kind) = shared
+        .routes
+        .load()
+        .port(origin.policy, port)
+        .map(|routes| routes.kind)
+    else {
         return refuse(Some(&origin), RefusalReason::UnlistedPort);
     };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
     }
-    let client = Client { shared: Arc::clone(&shared), origin: Arc::new(origin), peer };
+    let client = Client {
+        shared: Arc::clone(&shared),
+        origin: Arc::new(origin),
+        peer,
+    };
     match kind {
         PortKind::Tls => tls::pass_through(client, stream, Vec::new()).await,
         PortKind::Http | PortKind::Sniff => sniffed(client, stream, kind, drain).await,
@@ -84,7 +100,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
 /// Reads ahead as far as it takes to know the protocol.
 async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drain: DrainSignal) {
     let limits = client.shared.limits;
-    let patience = if kind == PortKind::Http { limits.idle } else { limits.name };
+    let patience = if kind == PortKind::Http {
+        limits.idle
+    } else {
+        limits.name
+    };
     let mut ahead = Vec::new();
     let look = async {
         loop {
@@ -126,7 +146,9 @@ async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drai
         (_, Sniffed::Http11) | (PortKind::Http, Sniffed::Unknown | Sniffed::NeedMore) => {
             http::serve(client, Rewound::new(ahead, stream), drain).await;
         }
-        (_, Sniffed::Unknown | Sniffed::NeedMore) => client.refuse(RefusalReason::UnknownProtocol, None),
+        (_, Sniffed::Unknown | Sniffed::NeedMore) => {
+            client.refuse(RefusalReason::UnknownProtocol, None);
+        }
     }
 }
 

@@ -5,6 +5,9 @@ use super::upstream::{Pool, Upstream};
 use bytes::Bytes;
 use egress_core::http::local_reply::ResponseFlag;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{self, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -42,25 +45,81 @@ impl RequestEnd {
     }
 }
 
+/// Bytes of a request body that are read while the upstream connection is still being made.
+const AHEAD: usize = 64 * 1024;
+
 /// A request body on its way up.
 pub(super) struct RequestBody {
-    /// `None` in the replay of a request without a body.
+    /// What was read ahead.
+    ahead: VecDeque<hyper::Result<Frame<Bytes>>>,
+    ahead_bytes: usize,
+    /// `None` where there is no more of it, as in the replay of a request without a body.
     inner: Option<Incoming>,
     end: Arc<RequestEnd>,
     counters: Arc<Counters>,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Option<Incoming>, end: Arc<RequestEnd>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        inner: Option<Incoming>,
+        end: Arc<RequestEnd>,
+        counters: Arc<Counters>,
+    ) -> Self {
         if inner.as_ref().is_none_or(Body::is_end_stream) {
             end.mark();
         }
-        Self { inner, end, counters }
+        Self {
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            inner,
+            end,
+            counters,
+        }
     }
 
     /// The body of the same request sent again, where it has none.
     pub(super) fn replay(&self) -> Self {
-        Self { inner: None, end: Arc::clone(&self.end), counters: Arc::clone(&self.counters) }
+        Self::new(None, Arc::clone(&self.end), Arc::clone(&self.counters))
+    }
+
+    /// Reads ahead, within bounds, for as long as it is polled: the end of the request must be seen
+    /// although nobody takes the body yet, since the route's timeout starts there.
+    pub(super) async fn read_ahead(&mut self) -> Infallible {
+        while self.ahead_bytes < AHEAD {
+            let Some(frame) = poll_fn(|cx| self.poll_inner(cx)).await else {
+                break;
+            };
+            self.ahead_bytes += frame
+                .as_ref()
+                .ok()
+                .and_then(Frame::data_ref)
+                .map_or(0, Bytes::len);
+            let failed = frame.is_err();
+            self.ahead.push_back(frame);
+            if failed {
+                break;
+            }
+        }
+        future::pending().await
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Some(inner) = self.inner.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let polled = ready!(Pin::new(&mut *inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.counters
+                .received
+                .fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        if polled.is_none() || inner.is_end_stream() {
+            self.inner = None;
+            self.end.mark();
+        }
+        Poll::Ready(polled)
     }
 }
 
@@ -68,27 +127,36 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
-        let polled = ready!(Pin::new(&mut *inner).poll_frame(cx));
-        let over = inner.is_end_stream();
-        if let Some(Ok(frame)) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.counters.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self.ahead.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => self.poll_inner(cx),
         }
-        if polled.is_none() || over {
-            self.end.mark();
-        }
-        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.ahead.is_empty() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let data = self
+            .ahead
+            .iter()
+            .filter_map(|frame| frame.as_ref().ok()?.data_ref());
+        let ahead: u64 = data.map(|data| data.len() as u64).sum();
+        let rest = self
+            .inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
     }
 }
 
@@ -153,7 +221,10 @@ impl Relay {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    self.ticket.counters.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.ticket
+                        .counters
+                        .sent
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
                 if self.inner.is_end_stream() {
                     self.finish();
@@ -177,7 +248,10 @@ impl Body for ReplyBody {
     type Data = Bytes;
     type Error = ReplyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         match self.get_mut() {
             Self::Local(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(relay) => relay.poll(cx),
@@ -193,7 +267,9 @@ impl Body for ReplyBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Local(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Upstream(relay) => relay.inner.size_hint(),
         }
     }

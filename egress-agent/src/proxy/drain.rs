@@ -29,7 +29,12 @@ impl Drain {
 impl DrainSignal {
     /// Waits for the drain and gives its deadline.
     pub async fn started(&mut self) -> Instant {
-        match self.0.wait_for(Option::is_some).await.map(|deadline| *deadline) {
+        match self
+            .0
+            .wait_for(Option::is_some)
+            .await
+            .map(|deadline| *deadline)
+        {
             Ok(Some(deadline)) => deadline,
             Ok(None) | Err(_) => future::pending().await,
         }

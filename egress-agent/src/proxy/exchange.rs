@@ -44,7 +44,11 @@ pub(super) async fn exchange(
     let client = &connection.client;
     let cluster = &to.cluster;
     ticket.record.service = Some(cluster.host.clone());
-    let order = candidates(cluster, client.origin.destination, client.shared.next_turn());
+    let order = candidates(
+        cluster,
+        client.origin.destination,
+        client.shared.next_turn(),
+    );
     if order.is_empty() {
         return local_response(&LocalReply::no_healthy_upstream(), ticket);
     }
@@ -74,7 +78,10 @@ pub(super) async fn exchange(
             () = &mut deadline => Err(LocalReply::request_timeout()),
         }
     };
-    let Answered { mut response, upstream } = match answered {
+    let Answered {
+        mut response,
+        upstream,
+    } = match answered {
         Ok(answered) => answered,
         Err(reply) => return local_response(&reply, ticket),
     };
@@ -92,7 +99,10 @@ pub(super) async fn exchange(
             return local_response(&LocalReply::upstream_reset(&reset, false), ticket);
         };
         let tunnel = OwnedTask(tokio::spawn(tunnel(downstream, upgraded, upstream, ticket)));
-        *connection.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        *connection
+            .tunnel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
         return Response::from_parts(head, ReplyBody::Local(None));
     }
     let relay = Relay {
@@ -108,7 +118,10 @@ pub(super) async fn exchange(
 }
 
 /// Fires when the timeout has passed since the end of the request; never without one.
-fn deadline(timeout: Option<Duration>, end: Arc<RequestEnd>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn deadline(
+    timeout: Option<Duration>,
+    end: Arc<RequestEnd>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     match timeout {
         Some(timeout) => Box::pin(async move {
             let ended: Instant = end.wait().await;
@@ -133,24 +146,39 @@ async fn send(
         ticket.record.upstream = Some(upstream.address);
         set_attempt(&mut parts.headers, ticket.record.attempts);
         let replay = replayable(&parts, &body).then(|| (clone_of(&parts), body.replay()));
-        match upstream.send.try_send_request(Request::from_parts(parts, body)).await {
+        match upstream
+            .send
+            .try_send_request(Request::from_parts(parts, body))
+            .await
+        {
             Ok(response) => return Ok(Answered { response, upstream }),
             Err(mut failed) => {
                 let unsent = failed.take_message().map(Request::into_parts);
                 let error = failed.into_error();
-                (parts, body) = unsent.or(replay.filter(|_| !error.is_parse())).ok_or_else(|| reply_to(&error, false))?;
+                (parts, body) = unsent
+                    .or(replay.filter(|_| !error.is_parse()))
+                    .ok_or_else(|| reply_to(&error, false))?;
             }
         }
     }
     let tries_before = ticket.record.attempts;
-    let stream = connect_any(&connection.client, order, &mut ticket.record).await;
+    let stream = tokio::select! {
+        biased;
+        stream = connect_any(&connection.client, order, &mut ticket.record) => stream,
+        never = body.read_ahead() => match never {},
+    };
     let retried = ticket.record.attempts > tries_before + 1;
     let stream = stream.map_err(|reset| LocalReply::upstream_reset(&reset, retried))?;
     set_attempt(&mut parts.headers, ticket.record.attempts);
     let address = ticket.record.upstream.unwrap_or(order[0]);
-    let mut upstream =
-        Upstream::new(stream, address, Arc::clone(cluster)).await.map_err(|error| reply_to(&error, retried))?;
-    match upstream.send.send_request(Request::from_parts(parts, body)).await {
+    let mut upstream = Upstream::new(stream, address, Arc::clone(cluster))
+        .await
+        .map_err(|error| reply_to(&error, retried))?;
+    match upstream
+        .send
+        .send_request(Request::from_parts(parts, body))
+        .await
+    {
         Ok(response) => Ok(Answered { response, upstream }),
         Err(error) => Err(reply_to(&error, retried)),
     }
@@ -158,7 +186,11 @@ async fn send(
 
 /// What the client is told when the upstream was lost before its response began.
 fn reply_to(error: &hyper::Error, retried: bool) -> LocalReply {
-    let reset = if error.is_parse() { UpstreamReset::ProtocolError } else { UpstreamReset::Termination };
+    let reset = if error.is_parse() {
+        UpstreamReset::ProtocolError
+    } else {
+        UpstreamReset::Termination
+    };
     LocalReply::upstream_reset(&reset, retried)
 }
 
@@ -178,9 +210,20 @@ fn clone_of(parts: &Parts) -> Parts {
 }
 
 /// Copies a websocket's bytes until both sides are done.
-async fn tunnel(downstream: OnUpgrade, upstream_side: OnUpgrade, upstream: Upstream, mut ticket: Ticket) {
-    let (Ok(downstream), Ok(upstream_io)) = (downstream.await, upstream_side.await) else { return };
-    let copied = copy_bidirectional(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream_io)).await;
+async fn tunnel(
+    downstream: OnUpgrade,
+    upstream_side: OnUpgrade,
+    upstream: Upstream,
+    mut ticket: Ticket,
+) {
+    let (Ok(downstream), Ok(upstream_io)) = (downstream.await, upstream_side.await) else {
+        return;
+    };
+    let copied = copy_bidirectional(
+        &mut TokioIo::new(downstream),
+        &mut TokioIo::new(upstream_io),
+    )
+    .await;
     drop(upstream);
     if let Ok((received, sent)) = copied {
         use std::sync::atomic::Ordering::Relaxed;

@@ -1,13 +1,14 @@
 //! One redirected connection: its stream with the bytes that were read ahead put back, its bytes
 //! counted, and the one record that is written when it is over.
 
-use super::{AccessRecord, Observer, Origin, Protocol, Refusal, RefusalReason, Shared};
+use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
+use egress_core::http::framing::FramingWatch;
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -25,7 +26,11 @@ pub(super) struct Client {
 impl Client {
     /// Tells the observer about a refusal.
     pub(super) fn refuse(&self, reason: RefusalReason, name: Option<&str>) {
-        let refusal = Refusal { peer: self.peer, name: name.map(str::to_owned), reason };
+        let refusal = Refusal {
+            peer: self.peer,
+            name: name.map(str::to_owned),
+            reason,
+        };
         self.shared.observer.refused(Some(&self.origin), &refusal);
     }
 }
@@ -43,11 +48,26 @@ pub(super) struct Rewound {
     given: usize,
     stream: TcpStream,
     counters: Arc<Counters>,
+    watch: Option<(FramingWatch, Arc<AtomicBool>)>,
 }
 
 impl Rewound {
     pub(super) fn new(ahead: Vec<u8>, stream: TcpStream) -> Self {
-        Self { ahead, given: 0, stream, counters: Arc::default() }
+        Self {
+            ahead,
+            given: 0,
+            stream,
+            counters: Arc::default(),
+            watch: None,
+        }
+    }
+
+    /// Watches what is read as HTTP/1.1. The flag is set before the head that frames its body twice
+    /// is handed to its reader.
+    pub(super) fn watch_framing(&mut self) -> Arc<AtomicBool> {
+        let flag = Arc::new(AtomicBool::new(false));
+        self.watch = Some((FramingWatch::default(), Arc::clone(&flag)));
+        flag
     }
 
     pub(super) fn counters(&self) -> Arc<Counters> {
@@ -56,7 +76,11 @@ impl Rewound {
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         if self.given < self.ahead.len() {
             let take = buffer.remaining().min(self.ahead.len() - self.given);
@@ -69,16 +93,30 @@ impl AsyncRead for Rewound {
         } else {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         }
-        let count = buffer.filled().len() - before;
-        self.counters.received.fetch_add(count as u64, Ordering::Relaxed);
+        let fresh = &buffer.filled()[before..];
+        if let Some((watch, flag)) = &mut self.watch
+            && watch.push(fresh)
+        {
+            flag.store(true, Ordering::Release);
+        }
+        let count = fresh.len();
+        self.counters
+            .received
+            .fetch_add(count as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Rewound {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.counters.sent.fetch_add(count as u64, Ordering::Relaxed);
+        self.counters
+            .sent
+            .fetch_add(count as u64, Ordering::Relaxed);
         Poll::Ready(Ok(count))
     }
 
@@ -88,7 +126,9 @@ impl AsyncWrite for Rewound {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
-        self.counters.sent.fetch_add(count as u64, Ordering::Relaxed);
+        self.counters
+            .sent
+            .fetch_add(count as u64, Ordering::Relaxed);
         Poll::Ready(Ok(count))
     }
 
@@ -133,7 +173,13 @@ impl Ticket {
             duration: std::time::Duration::ZERO,
             upstream_service_time: None,
         };
-        Self { client, started: Instant::now(), counters, record, done: false }
+        Self {
+            client,
+            started: Instant::now(),
+            counters,
+            record,
+            done: false,
+        }
     }
 
     /// The flow came to its end; without this the record says that the client left (DC).
@@ -155,7 +201,10 @@ impl Drop for Ticket {
         self.record.bytes_received = self.counters.received.load(Ordering::Relaxed);
         self.record.bytes_sent = self.counters.sent.load(Ordering::Relaxed);
         self.record.duration = self.started.elapsed();
-        self.client.shared.observer.finished(&self.client.origin, &self.record);
+        self.client
+            .shared
+            .observer
+            .finished(&self.client.origin, &self.record);
     }
 }
 

@@ -21,7 +21,7 @@ use hyper::{Method, Request, Response, Uri, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Headers of one request (Envoy's `max_headers_count` default).
@@ -30,15 +30,23 @@ const MAX_HEADERS: usize = 100;
 /// One client connection.
 pub(super) struct Connection {
     pub(super) client: Client,
+    /// A head on this connection had both `content-length` and `transfer-encoding`.
+    framed_twice: Arc<AtomicBool>,
     pub(super) pool: Arc<Pool>,
     /// The websocket that the connection has become.
     pub(super) tunnel: Mutex<Option<OwnedTask>>,
 }
 
 /// Serves a connection until it ends or the drain lets it go.
-pub(super) async fn serve(client: Client, stream: Rewound, mut drain: DrainSignal) {
+pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainSignal) {
     let limits = client.shared.limits;
-    let this = Arc::new(Connection { client, pool: Arc::default(), tunnel: Mutex::default() });
+    let framed_twice = stream.watch_framing();
+    let this = Arc::new(Connection {
+        client,
+        framed_twice,
+        pool: Arc::default(),
+        tunnel: Mutex::default(),
+    });
     let service = {
         let this = Arc::clone(&this);
         service_fn(move |request| {
@@ -47,9 +55,17 @@ pub(super) async fn serve(client: Client, stream: Rewound, mut drain: DrainSigna
         })
     };
     let mut builder = Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.idle);
-    builder.max_headers(MAX_HEADERS).max_header_size(limits.head);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle);
+    builder
+        .max_headers(MAX_HEADERS)
+        .max_header_size(limits.head);
+    let mut serving = pin!(
+        builder
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         _ = drain.started() => {
@@ -60,9 +76,14 @@ pub(super) async fn serve(client: Client, stream: Rewound, mut drain: DrainSigna
     if let Err(error) = ended
         && error.is_parse()
     {
-        this.client.refuse(RefusalReason::MalformedHttp(error.to_string()), None);
+        this.client
+            .refuse(RefusalReason::MalformedHttp(error.to_string()), None);
     }
-    let tunnel = this.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let tunnel = this
+        .tunnel
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     if let Some(mut tunnel) = tunnel
         && let Err(error) = (&mut tunnel.0).await
     {
@@ -85,9 +106,19 @@ impl Connection {
         let counters = Arc::new(Counters::default());
         let mut ticket = Ticket::new(self.client.clone(), Protocol::Http, counters);
         ticket.record.method = request.method().to_string();
-        ticket.record.path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
-        let http10 = request.version() == Version::HTTP_10;
-        let authority = take_authority(&mut request);
+        ticket.record.path = request
+            .uri()
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string);
+        let framed_twice = self.framed_twice.load(Ordering::Acquire);
+        let last = framed_twice || request.version() == Version::HTTP_10;
+        let authority = if framed_twice {
+            let reason =
+                RefusalReason::MalformedHttp("both content-length and transfer-encoding".into());
+            Err(Refused(LocalReply::bad_request(), reason))
+        } else {
+            take_authority(&mut request)
+        };
         if let Ok(authority) = &authority {
             ticket.record.host.clone_from(authority);
         }
@@ -105,8 +136,10 @@ impl Connection {
                 let name = Some(ticket.record.host.clone()).filter(|name| !name.is_empty());
                 self.client.refuse(reason, name.as_deref());
                 let mut response = local_response(&reply, ticket);
-                if http10 {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                if last {
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 response
             }
@@ -114,23 +147,45 @@ impl Connection {
     }
 
     fn judge(&self, request: &Request<Incoming>, authority: &str) -> Result<Allowed, Refused> {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let head = RequestHead { authority, method: request.method().as_str(), path };
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let head = RequestHead {
+            authority,
+            method: request.method().as_str(),
+            path,
+        };
         let origin = &self.client.origin;
-        let decision = self.client.shared.routes.load().http(origin.policy, origin.destination.port(), &head);
+        let decision =
+            self.client
+                .shared
+                .routes
+                .load()
+                .http(origin.policy, origin.destination.port(), &head);
         let (cluster, route) = match decision {
             HttpDecision::Forward(cluster, route) => (cluster, route),
             HttpDecision::UnlistedHost => {
-                let reason = parse_authority(authority).map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
+                let reason = parse_authority(authority)
+                    .map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
                 return Err(Refused(LocalReply::unlisted_host(), reason));
             }
-            HttpDecision::NoRoute => return Err(Refused(LocalReply::no_route(), RefusalReason::NoRoute)),
+            HttpDecision::NoRoute => {
+                return Err(Refused(LocalReply::no_route(), RefusalReason::NoRoute));
+            }
         };
         let upgrade = upgrade_asked(request.headers());
         if request.method() == Method::CONNECT || upgrade == UpgradeAsked::Other {
-            return Err(Refused(LocalReply::upgrade_refused(), RefusalReason::UpgradeRefused));
+            return Err(Refused(
+                LocalReply::upgrade_refused(),
+                RefusalReason::UpgradeRefused,
+            ));
         }
-        Ok(Allowed { cluster, route, upgrade })
+        Ok(Allowed {
+            cluster,
+            route,
+            upgrade,
+        })
     }
 }
 
@@ -139,12 +194,19 @@ impl Connection {
 fn take_authority(request: &mut Request<Incoming>) -> Result<String, Refused> {
     let ambiguous = || Refused(LocalReply::bad_request(), RefusalReason::AmbiguousHost);
     if request.version() != Version::HTTP_11 {
-        return Err(Refused(LocalReply::upgrade_required(), RefusalReason::Http10));
+        return Err(Refused(
+            LocalReply::upgrade_required(),
+            RefusalReason::Http10,
+        ));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(ambiguous()) };
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err(ambiguous());
+    };
     let host = host.to_str().map_err(|_| ambiguous())?.trim().to_owned();
-    let Some(authority) = request.uri().authority().map(ToString::to_string) else { return Ok(host) };
+    let Some(authority) = request.uri().authority().map(ToString::to_string) else {
+        return Ok(host);
+    };
     if request.method() == Method::CONNECT {
         return Ok(authority);
     }
@@ -152,7 +214,10 @@ fn take_authority(request: &mut Request<Incoming>) -> Result<String, Refused> {
         return Err(ambiguous());
     }
     let header = HeaderValue::from_str(&authority).map_err(|_| ambiguous())?;
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
     let target: Uri = path.parse().map_err(|_| ambiguous())?;
     *request.uri_mut() = target;
     request.headers_mut().insert(HOST, header);
@@ -163,12 +228,16 @@ fn take_authority(request: &mut Request<Incoming>) -> Result<String, Refused> {
 pub(super) fn local_response(reply: &LocalReply, mut ticket: Ticket) -> Response<ReplyBody> {
     ticket.record.response_code = reply.status;
     ticket.record.flags = reply.flags;
-    ticket.counters.sent.store(reply.body.len() as u64, Ordering::Relaxed);
+    ticket
+        .counters
+        .sent
+        .store(reply.body.len() as u64, Ordering::Relaxed);
     ticket.done();
     let body = Some(Bytes::from(reply.body.clone().into_owned())).filter(|body| !body.is_empty());
     let mut response = Response::new(ReplyBody::Local(body));
     // Every status of `LocalReply` is a valid one.
-    *response.status_mut() = hyper::StatusCode::from_u16(reply.status).unwrap_or(hyper::StatusCode::BAD_GATEWAY);
+    *response.status_mut() =
+        hyper::StatusCode::from_u16(reply.status).unwrap_or(hyper::StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
     if !reply.body.is_empty() {

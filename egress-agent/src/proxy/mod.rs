@@ -86,7 +86,7 @@ impl Default for Limits {
             connections: 16_384,
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
-            idle: Duration::from_secs(3600),
+            idle: Duration::from_hours(1),
             head: 60 * 1024,
             idle_upstreams: 4,
         }
@@ -113,8 +113,18 @@ impl Shared {
         observer: Arc<dyn Observer>,
         limits: Limits,
     ) -> Self {
-        let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        Self { routes, origins, dialer, observer, limits, connections, turn: AtomicUsize::new(0) }
+        let connections = Arc::new(Semaphore::new(
+            limits.connections.min(Semaphore::MAX_PERMITS),
+        ));
+        Self {
+            routes,
+            origins,
+            dialer,
+            observer,
+            limits,
+            connections,
+            turn: AtomicUsize::new(0),
+        }
     }
 
     /// The next place in a cluster's list of endpoints.

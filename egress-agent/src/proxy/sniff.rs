@@ -35,7 +35,9 @@ pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
     if method > MAX_METHOD || method_ends == Some(false) || (method == 0 && method_ends.is_some()) {
         return Sniffed::Unknown;
     }
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Sniffed::NeedMore };
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return Sniffed::NeedMore;
+    };
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
     match line.rsplit(|byte| *byte == b' ').next() {
         _ if line == b"PRI * HTTP/2.0" => Sniffed::Http2,
@@ -67,7 +69,10 @@ mod tests {
             (b"SSH-2.0-OpenSSH_9.2\r\n", Sniffed::Unknown),
             (b"\0\0\0", Sniffed::Unknown),
             (b" GET / HTTP/1.1\r\n", Sniffed::Unknown),
-            (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Sniffed::Unknown),
+            (
+                b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                Sniffed::Unknown,
+            ),
         ] {
             assert_eq!(sniff(bytes), sniffed, "{bytes:?}");
         }

@@ -15,25 +15,41 @@ use tokio::time::timeout;
 
 /// Serves one connection; `ahead` is what was read of it so far.
 pub(super) async fn pass_through(client: Client, mut stream: TcpStream, mut ahead: Vec<u8>) {
-    let hello = match timeout(client.shared.limits.name, read_hello(&mut stream, &mut ahead)).await {
+    let hello = match timeout(
+        client.shared.limits.name,
+        read_hello(&mut stream, &mut ahead),
+    )
+    .await
+    {
         Ok(Ok(hello)) => hello,
         Ok(Err(RefusalReason::EndedEarly)) if ahead.is_empty() => return,
         Ok(Err(reason)) => return client.refuse(reason, None),
         Err(_) => return client.refuse(RefusalReason::NameTimeout, None),
     };
-    let Some(name) = hello.name else { return client.refuse(RefusalReason::NoServerName, None) };
+    let Some(name) = hello.name else {
+        return client.refuse(RefusalReason::NoServerName, None);
+    };
     let name = name.into_string();
     let decision = {
         let origin = &client.origin;
-        client.shared.routes.load().tls(origin.policy, origin.destination.port(), Some(&name))
+        client
+            .shared
+            .routes
+            .load()
+            .tls(origin.policy, origin.destination.port(), Some(&name))
     };
     match decision {
-        TlsDecision::Forward(cluster) => forward(client, Rewound::new(ahead, stream), name, &cluster).await,
+        TlsDecision::Forward(cluster) => {
+            forward(client, Rewound::new(ahead, stream), name, &cluster).await;
+        }
         TlsDecision::UnlistedName => client.refuse(RefusalReason::UnlistedName, Some(&name)),
     }
 }
 
-async fn read_hello(stream: &mut TcpStream, ahead: &mut Vec<u8>) -> Result<ClientHello, RefusalReason> {
+async fn read_hello(
+    stream: &mut TcpStream,
+    ahead: &mut Vec<u8>,
+) -> Result<ClientHello, RefusalReason> {
     let mut reader = HelloReader::default();
     let mut read = 0;
     loop {
@@ -54,7 +70,11 @@ async fn forward(client: Client, mut downstream: Rewound, name: String, cluster:
     let mut ticket = Ticket::new(client.clone(), Protocol::Tls, downstream.counters());
     ticket.record.host = name;
     ticket.record.service = Some(cluster.host.clone());
-    let order = candidates(cluster, client.origin.destination, client.shared.next_turn());
+    let order = candidates(
+        cluster,
+        client.origin.destination,
+        client.shared.next_turn(),
+    );
     if order.is_empty() {
         return ticket.flag(ResponseFlag::UH);
     }

@@ -2,9 +2,9 @@
 //!
 //! Connections are never shared between client connections, so no workload can meet another's.
 
+use super::AccessRecord;
 use super::body::RequestBody;
 use super::flow::{Client, OwnedTask};
-use super::AccessRecord;
 use egress_core::http::local_reply::{UpstreamReset, connect_failure};
 use egress_core::routing::Cluster;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -78,19 +78,30 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    pub(super) async fn new(stream: TcpStream, address: SocketAddr, service: Arc<Cluster>) -> hyper::Result<Self> {
+    pub(super) async fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        service: Arc<Cluster>,
+    ) -> hyper::Result<Self> {
         let (send, connection) = Builder::new().handshake(TokioIo::new(stream)).await?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(target: "egress::proxy", %error, "upstream connection ended");
             }
         });
-        Ok(Self { address, service, send, _task: OwnedTask(task) })
+        Ok(Self {
+            address,
+            service,
+            send,
+            _task: OwnedTask(task),
+        })
     }
 
     /// Whether the connection was made for this service at this address.
     fn fits(&self, service: &Cluster, address: SocketAddr) -> bool {
-        self.address == address && self.service.host == service.host && self.service.port == service.port
+        self.address == address
+            && self.service.host == service.host
+            && self.service.port == service.port
     }
 }
 
@@ -104,7 +115,9 @@ impl Pool {
         loop {
             let mut upstream = {
                 let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let at = idle.iter().rposition(|upstream| upstream.fits(service, address))?;
+                let at = idle
+                    .iter()
+                    .rposition(|upstream| upstream.fits(service, address))?;
                 idle.remove(at)
             };
             if upstream.send.ready().await.is_ok() {

@@ -4,6 +4,7 @@ use super::files::{Feed, SourceFile, digest, follow};
 use crate::failure::Failure;
 use egress_core::istio::{Message, Object, Severity, decode};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Problems of one load that are shown; the rest is counted. `egress-agent check` shows all.
 const SHOWN: usize = 5;
@@ -12,7 +13,7 @@ const SHOWN: usize = 5;
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     /// In the order of the files' names and of the documents in them.
-    pub objects: Vec<Object>,
+    pub objects: Vec<Arc<Object>>,
     /// Of the files' names and texts; tells two sets apart while this process lives.
     pub digest: u64,
     /// What was skipped or has no effect, one line each: file, line, field, reason.
@@ -40,9 +41,9 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
     for file in files {
         let name = file.path.display().to_string();
         let decoded = decode(&name, &file.text);
-        let messages = decoded.objects.iter().flat_map(|o| &o.messages);
-        for message in decoded.messages.iter().chain(messages) {
-            let line = line(&name, message);
+        let messages = decoded.objects.iter().flat_map(verdict);
+        for message in decoded.messages.iter().cloned().chain(messages) {
+            let line = line(&name, &message);
             if message.severity == Severity::Error {
                 problems.push(line);
             } else {
@@ -53,7 +54,13 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         rules
             .notes
             .extend(skipped.map(|s| format!("{name}:{}: {}: not a rule; skipped", s.line, s.what)));
-        rules.objects.extend(decoded.objects);
+        rules
+            .objects
+            .extend(decoded.objects.into_iter().map(|mut object| {
+                // Only messages need them, and they are the larger part of an object.
+                object.forget_places();
+                Arc::new(object)
+            }));
     }
     if problems.is_empty() {
         return Ok(rules);
@@ -66,6 +73,12 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         String::new()
     };
     Err(problems.join("; ") + &tail)
+}
+
+/// Everything that is to be said of one object: what decoding found and what Istio's validator
+/// would.
+pub fn verdict(object: &Object) -> Vec<Message> {
+    object.messages.clone()
 }
 
 fn line(file: &str, message: &Message) -> String {

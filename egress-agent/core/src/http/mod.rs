@@ -3,5 +3,6 @@
 //! No connection, no body and no clock here; the proxy owns those.
 
 pub mod authority;
+pub mod framing;
 pub mod headers;
 pub mod local_reply;

@@ -233,7 +233,9 @@ impl Planner {
         let Some(Some(content)) = self.tables.get_mut(&table) else {
             return;
         };
-        apply(content, delta);
+        let mut delta = delta.clone();
+        delta.retain(|target, action| content.get(target) != action.as_ref());
+        apply(content, &delta);
         let has_prefixes = has_prefixes(content);
         // What shadows others comes first, so that a wider entry never shows through it.
         ops.extend(

@@ -158,7 +158,9 @@ fn walk(kernel: &mut Kernel, ops: &[TableOp]) {
     };
     let old = verdicts(kernel);
     let mut end = kernel.clone();
-    ops.iter().for_each(|op| end.apply(op));
+    for op in ops {
+        end.apply(op);
+    }
     let new = verdicts(&end);
     for op in ops {
         kernel.apply(op);
@@ -248,7 +250,9 @@ proptest! {
     ) {
         let (mut planner, mut kernel) = (Planner::default(), Kernel::default());
         let mut now = start.clone();
-        planner.replace(start).iter().for_each(|op| kernel.apply(op));
+        for op in planner.replace(start) {
+            kernel.apply(&op);
+        }
         let generation = planner.generation();
         for tables in next {
             let mut changes = BTreeMap::new();

@@ -39,10 +39,10 @@ impl Default for LeaseSettings {
     fn default() -> Self {
         Self {
             min_ttl: Duration::from_secs(30),
-            grace: Duration::from_secs(600),
+            grace: Duration::from_mins(10),
             max_addresses: 4096,
             min_refresh: Duration::from_secs(1),
-            max_refresh: Duration::from_secs(300),
+            max_refresh: Duration::from_mins(5),
             min_retry: Duration::from_secs(1),
             max_retry: Duration::from_secs(30),
             allow_private_answers: false,

@@ -17,6 +17,10 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the type that handle_answer takes"
+)]
 fn answer(ips: &[&str], ttl: u64) -> Result<Answer, Failure> {
     Ok(Answer {
         addresses: ips.iter().map(|s| ip(s)).collect(),

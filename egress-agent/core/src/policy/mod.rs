@@ -5,6 +5,8 @@ pub mod diff;
 mod hints;
 pub mod leases;
 mod ranges;
+#[cfg(test)]
+mod scale_tests;
 pub mod snapshot;
 pub mod state;
 pub mod tables;

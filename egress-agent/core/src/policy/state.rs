@@ -79,6 +79,8 @@ pub struct State {
     pub(super) users: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     ops: VecDeque<TableOp>,
     due: VecDeque<Query>,
+    /// The policies are others than those of `routes`.
+    rebuilt: bool,
     routes: Arc<RouteTable>,
 }
 
@@ -99,6 +101,7 @@ impl State {
             users: BTreeMap::new(),
             ops: VecDeque::new(),
             due: VecDeque::new(),
+            rebuilt: false,
             routes: Arc::new(RouteTable::default()),
         }
     }
@@ -131,7 +134,7 @@ impl State {
             .collect();
         let ops = self.planner.replace(desired);
         self.ops.extend(ops);
-        self.refresh_routes(true);
+        self.rebuilt = true;
         self.handle_timeout(now);
     }
 
@@ -208,22 +211,6 @@ impl State {
             }
         }
         self.ops.extend(self.planner.update(&changes));
-        self.refresh_routes(false);
-    }
-
-    fn refresh_routes(&mut self, force: bool) {
-        if !force && !self.policies.values().any(|p| p.snapshot.is_stale()) {
-            return;
-        }
-        let policies = self
-            .policies
-            .iter_mut()
-            .map(|(id, p)| (*id, p.snapshot.routes(&p.view)))
-            .collect();
-        self.routes = Arc::new(RouteTable {
-            generation: self.routes.generation + 1,
-            policies,
-        });
     }
 
     /// Kernel writes since the last call, to be applied in this order.
@@ -243,8 +230,21 @@ impl State {
         self.leases.poll_timeout()
     }
 
-    /// The proxy's snapshot; another one after each change of it.
-    pub fn routes(&self) -> Arc<RouteTable> {
+    /// The proxy's snapshot: the same as before if nothing in it changed. Put together here, so
+    /// that many answers in a row cost one.
+    pub fn routes(&mut self) -> Arc<RouteTable> {
+        if self.rebuilt || self.policies.values().any(|p| p.snapshot.is_stale()) {
+            self.rebuilt = false;
+            let policies = self.policies.iter_mut();
+            let policies = policies
+                .map(|(id, p)| (*id, p.snapshot.routes(&p.view)))
+                .collect();
+            let generation = self.routes.generation + 1;
+            self.routes = Arc::new(RouteTable {
+                generation,
+                policies,
+            });
+        }
         Arc::clone(&self.routes)
     }
 

@@ -277,7 +277,9 @@ impl Ledger {
         let holds = |t: &Target| self.entries.get(t).and_then(|h| h.action());
         before
             .into_iter()
-            .filter_map(|(t, was)| (holds(&t) != was).then(|| (t, holds(&t))))
+            .map(|(t, was)| (t, was, holds(&t)))
+            .filter(|(_, was, is)| was != is)
+            .map(|(t, _, is)| (t, is))
             .collect()
     }
 

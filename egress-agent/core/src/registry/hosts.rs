@@ -39,7 +39,7 @@ pub fn specificity(host: &str) -> (bool, Reverse<usize>, &str) {
     }
 }
 
-/// The name that a VirtualService or DestinationRule means: one without a dot is short for a
+/// The name that a `VirtualService` or `DestinationRule` means: one without a dot is short for a
 /// service of its namespace (istio `pilot/pkg/model/virtualservice.go`,
 /// `ResolveShortnameToFQDN`). In canonical form.
 pub fn full_name(host: &str, namespace: &str, domain: &str) -> Arc<str> {

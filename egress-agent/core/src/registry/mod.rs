@@ -1,4 +1,4 @@
-//! The registry: every service that rules list and the VirtualServices for them.
+//! The registry: every service that rules list and the `VirtualService`s for them.
 //!
 //! Made from resources that passed validation, by pure functions; objects that could not be
 //! decoded are no part of it. Knows no address that DNS gave.
@@ -19,10 +19,10 @@ use std::sync::Arc;
 /// The gateway name that means every workload.
 const MESH: &str = "mesh";
 
-/// A VirtualService.
+/// A `VirtualService`.
 #[derive(Clone, Debug)]
 pub struct VirtualService {
-    /// The object; its spec is a VirtualService.
+    /// The object; its spec is a `VirtualService`.
     pub object: Arc<Object>,
 }
 
@@ -65,7 +65,7 @@ impl VirtualService {
 pub struct Registry {
     /// By host in canonical form.
     pub services: BTreeMap<Arc<str>, Arc<Service>>,
-    /// VirtualServices by host in canonical form, oldest first.
+    /// `VirtualService`s by host in canonical form, oldest first.
     rules: BTreeMap<Arc<str>, Vec<VirtualService>>,
     /// Domain of short names.
     pub domain: Arc<str>,
@@ -127,18 +127,18 @@ impl Registry {
         }
     }
 
-    /// The VirtualService whose http routes are in force for a host: the oldest one that names
+    /// The `VirtualService` whose http routes are in force for a host: the oldest one that names
     /// it, else the oldest of the most specific wildcard. They are not merged.
     pub fn http_rules(&self, host: &str) -> Option<&VirtualService> {
         self.rules_for(host).find(|vs| !vs.spec().http.is_empty())
     }
 
-    /// The VirtualServices with tls routes for a host.
+    /// The `VirtualService`s with tls routes for a host.
     pub fn tls_rules(&self, host: &str) -> impl Iterator<Item = &VirtualService> {
         self.rules_for(host).filter(|vs| !vs.spec().tls.is_empty())
     }
 
-    /// Every VirtualService for a host, the most specific first, each specificity by age.
+    /// Every `VirtualService` for a host, the most specific first, each specificity by age.
     fn rules_for(&self, host: &str) -> impl Iterator<Item = &VirtualService> {
         self.patterns(host)
             .filter_map(|p| self.rules.get(p.as_str()))

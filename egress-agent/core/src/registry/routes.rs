@@ -1,11 +1,12 @@
-//! What a service's port does with a flow: the routes of the VirtualService that is in force for
+//! What a service's port does with a flow: the routes of the `VirtualService` that is in force for
 //! it, or the service itself.
 //!
-//! Owns which VirtualService applies and in which order. Names destinations by host and port;
+//! Owns which `VirtualService` applies and in which order. Names destinations by host and port;
 //! where these are at the moment is `policy`'s business.
 
 use super::services::{Class, Service};
 use super::{Registry, VirtualService, hosts};
+use crate::istio::duration::TimeSpan;
 use crate::istio::fields::Destination;
 use crate::istio::virtual_service::{
     HttpMatchRequest, HttpRoute, RouteDestination, TlsMatchAttributes,
@@ -46,7 +47,7 @@ pub struct TlsPlan {
 pub struct PortPlan {
     /// Routes of the virtual host, if HTTP is spoken here.
     pub http: Option<Vec<HttpPlan>>,
-    /// Routes of VirtualServices for TLS.
+    /// Routes of `VirtualService`s for TLS.
     pub tls: Vec<TlsPlan>,
     /// Whether the service's own name leads to it by SNI.
     pub own_name: bool,
@@ -90,7 +91,7 @@ fn http(service: &Service, port: u16, registry: &Registry) -> Vec<HttpPlan> {
         .unwrap_or_else(own)
 }
 
-/// The routes of a VirtualService on a dialled port; `None` if it has none for it, which leaves
+/// The routes of a `VirtualService` on a dialled port; `None` if it has none for it, which leaves
 /// the port to the service (istio `pilot/pkg/networking/core/route/route.go`,
 /// `BuildHTTPRoutesForVirtualService`).
 fn http_routes(vs: &VirtualService, port: u16, registry: &Registry) -> Option<Vec<HttpPlan>> {
@@ -106,10 +107,11 @@ fn http_routes(vs: &VirtualService, port: u16, registry: &Registry) -> Option<Ve
         let to = route
             .route
             .iter()
-            .filter(|r| r.weight > 0 || route.route.len() == 1);
-        let to = to.filter_map(|r| r.destination.as_ref()).next();
-        if let (true, Some(to)) = (catch_all, to.map(|d| target(d, vs, port, registry))) {
-            let timeout = route.timeout.map(|t| t.duration());
+            .filter(|r| r.weight > 0 || route.route.len() == 1)
+            .find_map(|r| r.destination.as_ref());
+        if let (true, Some(to)) = (catch_all, to) {
+            let to = target(to, vs, port, registry);
+            let timeout = route.timeout.map(TimeSpan::duration);
             plans.push(HttpPlan { to, timeout });
         }
         if catch_all {

@@ -1,4 +1,4 @@
-//! Services: one for each host that ServiceEntries list, with ports, addresses and endpoints.
+//! Services: one for each host that `ServiceEntry`s list, with ports, addresses and endpoints.
 //!
 //! Owns how several entries for one host become one service. Does not resolve names.
 
@@ -18,7 +18,7 @@ pub enum Class {
     Http,
     /// HTTPS and TLS: decided by SNI.
     Tls,
-    /// TCP, Mongo, Redis and MySQL: decided by address.
+    /// TCP, Mongo, Redis and `MySQL`: decided by address.
     Tcp,
     /// UDP.
     Udp,
@@ -50,7 +50,7 @@ impl Class {
     }
 }
 
-/// One port of a ServiceEntry.
+/// One port of a `ServiceEntry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// What clients dial.
@@ -81,7 +81,7 @@ pub struct Endpoint {
     pub ports: BTreeMap<String, u16>,
 }
 
-/// What one ServiceEntry says about each of its hosts.
+/// What one `ServiceEntry` says about each of its hosts.
 #[derive(Debug)]
 pub struct Entry {
     /// The object that it was made from.

@@ -1,4 +1,4 @@
-//! Which VirtualService and which entry is in force.
+//! Which `VirtualService` and which entry is in force.
 
 use super::Registry;
 use super::not_done::not_done;

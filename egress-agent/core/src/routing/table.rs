@@ -28,7 +28,7 @@ pub enum PortKind {
     /// Only HTTP is listed here: bytes that are not HTTP are closed.
     #[default]
     Http,
-    /// Only TLS is listed here: bytes that are no ClientHello are closed.
+    /// Only TLS is listed here: bytes that are no `ClientHello` are closed.
     Tls,
     /// Both, or an unset protocol: look at the first bytes.
     Sniff,
@@ -41,7 +41,7 @@ pub struct PortRoutes {
     pub kind: PortKind,
     /// HTTP. The most specific host wins; of one host listed twice, the first.
     pub hosts: Vec<VirtualHost>,
-    /// TLS: VirtualService tls routes, then the services' own names. The most specific name wins; of
+    /// TLS: `VirtualService` tls routes, then the services' own names. The most specific name wins; of
     /// one name listed twice, the first.
     pub tls: Vec<TlsRoute>,
     /// Leave it `Default`: made from `hosts` and `tls` when the port is first asked.
@@ -51,7 +51,7 @@ pub struct PortRoutes {
 /// The HTTP routes of one host on one port.
 #[derive(Clone, Debug)]
 pub struct VirtualHost {
-    /// Lower-case host or wildcard (`*.example.com`) as the ServiceEntry lists it.
+    /// Lower-case host or wildcard (`*.example.com`) as the `ServiceEntry` lists it.
     pub host: String,
     /// In order; the first that matches wins; none that matches is 404 (flag NR).
     pub routes: Vec<HttpRoute>,
