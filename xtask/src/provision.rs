@@ -54,7 +54,7 @@ pub fn test_programs() -> Result<()> {
         return Ok(());
     }
     let _lock = lock()?;
-    match Apt::find(&missing)? {
+    match Apt::find(&missing) {
         Some(apt) => apt.install(&missing),
         None => bail!(
             "the tests need {}: install it with the system's package manager",
@@ -64,7 +64,7 @@ pub fn test_programs() -> Result<()> {
 }
 
 fn install_compiler() -> Result<()> {
-    let apt = Apt::find(&COMPILER_PACKAGES)?;
+    let apt = Apt::find(&COMPILER_PACKAGES);
     let rustup = ebpf::find_on_path("rustup").is_some();
     match apt {
         // As root nobody has to be asked, and a released compiler is the same tomorrow.
@@ -98,7 +98,7 @@ fn rustup_nightly() -> Result<()> {
 fn install_linker() -> Result<()> {
     let llvm = format!("/usr/lib/llvm-{LINKER_LLVM}");
     if !linker_libraries(&llvm)
-        && let Some(apt) = Apt::find(&LINKER_PACKAGES)?
+        && let Some(apt) = Apt::find(&LINKER_PACKAGES)
     {
         apt.install(&LINKER_PACKAGES)?;
     }
@@ -188,18 +188,16 @@ struct Apt {
 
 impl Apt {
     /// Apt, where it is there, may be used and knows all of `packages`.
-    fn find(packages: &[&str]) -> Result<Option<Self>> {
+    fn find(packages: &[&str]) -> Option<Self> {
         if ebpf::find_on_path("apt-get").is_none() {
-            return Ok(None);
+            return None;
         }
-        let Some(privilege) = privilege::find() else {
-            return Ok(None);
-        };
+        let privilege = privilege::find()?;
         let apt = Self { privilege };
         if !known(packages) {
-            step("apt-get update", apt.command(&["update"]))?;
+            apt.update();
         }
-        Ok(known(packages).then_some(apt))
+        known(packages).then_some(apt)
     }
 
     fn install(&self, packages: &[&str]) -> Result<()> {
@@ -210,8 +208,16 @@ impl Apt {
             return Ok(());
         }
         // The lists may name a release that the mirror has replaced.
-        step("apt-get update", self.command(&["update"]))?;
+        self.update();
         step(&what, self.command(&arguments))
+    }
+
+    /// Renews apt's lists. One source of several that is down is no reason to stop: what is
+    /// known afterwards decides.
+    fn update(&self) {
+        if let Err(error) = step("apt-get update", self.command(&["update"])) {
+            eprintln!("xtask: going on with the lists that are here: {error:#}");
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
