@@ -2,15 +2,16 @@
 //!
 //! Owns the steps and their bounds. The hosts, the agent and curl are real and stand in `lab`.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::client::Reply;
 use crate::hosts::Origin;
 use crate::lab::{Family, Lab, LabOptions, host, v4, v6};
-use crate::wait::wait_until;
+use crate::wait::{interrupted, wait_until};
 
 /// The rules that the user applies, as they are shipped.
 const HTTPBIN: (&str, &str) = (
@@ -25,6 +26,13 @@ const TIMEOUT: (&str, &str) = (
 
 /// A refusal is the kernel's: it takes no longer than this, name resolution included.
 const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// How long a change of the rules may take until it is seen. The promise is 200 ms; a curl that
+/// looks takes some of it.
+const IN_FORCE: Duration = Duration::from_secs(2);
+
+/// What the user asks for again and again.
+const URL: &str = "http://httpbin.org/headers";
 
 /// A name that no rule lists.
 const UNLISTED: &str = "bystander.example";
@@ -56,15 +64,12 @@ pub fn walk(family: Family, show: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
         rows: Vec::new(),
         show,
     };
-    walker.nothing_listed(0, "nothing listed")?;
+    walker.nothing_listed(0, "nothing listed", 0)?;
     walker.http_listed()?;
     walker.tls_listed()?;
     walker.no_timeout()?;
     walker.timeout()?;
-    for (name, _) in [TIMEOUT, GOOGLE, HTTPBIN] {
-        walker.lab.remove_rules(name)?;
-    }
-    walker.nothing_listed(5, "all rules deleted")?;
+    walker.all_deleted()?;
     walker.unlisted_name_at_listed_address()?;
     Ok(walker.rows)
 }
@@ -96,10 +101,29 @@ impl Walker<'_> {
         self.rows.push(row);
     }
 
-    fn apply(&self, (name, text): (&str, &str)) -> Result<()> {
+    /// Puts a file in place and asks again until its effect is seen or [`IN_FORCE`] is over;
+    /// returns how long that took.
+    fn apply(
+        &self,
+        (name, text): (&str, &str),
+        mut seen: impl FnMut(&Lab) -> Result<bool>,
+    ) -> Result<Duration> {
         self.lab
-            .rules(name, text)
-            .with_context(|| format!("applying {name}"))
+            .write_rules(name, text)
+            .with_context(|| format!("applying {name}"))?;
+        self.until(&mut seen)
+    }
+
+    fn until(&self, seen: &mut dyn FnMut(&Lab) -> Result<bool>) -> Result<Duration> {
+        let start = Instant::now();
+        // What is not seen by then shows in the step's own line.
+        let _ = wait_until("the rules are in force", IN_FORCE, || {
+            seen(&self.lab).unwrap_or(true).then_some(())
+        });
+        if interrupted() {
+            bail!("interrupted");
+        }
+        Ok(start.elapsed())
     }
 
     fn address(&self, last: u8) -> String {
@@ -109,8 +133,20 @@ impl Walker<'_> {
         }
     }
 
-    /// Steps 0 and 5.
-    fn nothing_listed(&mut self, step: u8, action: &'static str) -> Result<()> {
+    /// Step 5: the rules go, then all is as in step 0.
+    fn all_deleted(&mut self) -> Result<()> {
+        let mark = self.lab.agent()?.mark();
+        for (name, _) in [TIMEOUT, GOOGLE, HTTPBIN] {
+            fs::remove_file(self.lab.rules_dir().join(name))?;
+        }
+        self.until(&mut |lab| {
+            Ok(lab.curl(&[URL])?.refused() && lab.curl(&["https://www.google.com"])?.refused())
+        })?;
+        self.nothing_listed(5, "all rules deleted", mark)
+    }
+
+    /// Steps 0 and 5; the log since `mark` must say why.
+    fn nothing_listed(&mut self, step: u8, action: &'static str, mark: usize) -> Result<()> {
         for (url, last, origin) in [
             (
                 "http://httpbin.org/headers",
@@ -123,7 +159,6 @@ impl Walker<'_> {
                 self.lab.google.clone(),
             ),
         ] {
-            let mark = self.lab.agent()?.mark();
             let before = origin.connections();
             let reply = self.lab.curl(&[url])?;
             let left = origin.connections() - before;
@@ -165,12 +200,16 @@ impl Walker<'_> {
 
     /// Step 1.
     fn http_listed(&mut self) -> Result<()> {
-        self.apply(HTTPBIN)?;
-        let reply = self.lab.curl(&["http://httpbin.org/headers"])?;
+        let within = self.apply(HTTPBIN, |lab| Ok(lab.curl(&[URL])?.code == 200))?;
+        let reply = self.lab.curl(&[URL])?;
         let missing = missing_headers(&reply.body);
         let agreed = reply.code == 200 && missing.is_empty();
         let seen = match missing.as_slice() {
-            [] => format!("{}, all there", brief(&reply)),
+            [] => format!(
+                "{}, all there; in force after {} ms",
+                brief(&reply),
+                within.as_millis()
+            ),
             missing => format!("{}, missing: {}", brief(&reply), missing.join(" ")),
         };
         self.row(
@@ -185,20 +224,21 @@ impl Walker<'_> {
 
     /// Step 2.
     fn tls_listed(&mut self) -> Result<()> {
-        self.apply(GOOGLE)?;
+        let within = self.apply(GOOGLE, |lab| {
+            Ok(lab.curl(&["https://www.google.com"])?.code == 200)
+        })?;
+        let before = self.lab.google.handshakes();
         let reply = self.lab.curl(&["https://www.google.com"])?;
         let page = reply.body.contains("<title>Google</title>");
-        let whole = self.lab.google.handshakes() == 1;
+        let whole = self.lab.google.handshakes() == before + 1;
         let agreed = reply.code == 200 && page && whole;
-        let seen = format!(
-            "{}, {}",
-            brief(&reply),
-            if page && whole {
-                "page, origin's certificate"
-            } else {
-                "no page"
-            }
-        );
+        let what = if page && whole {
+            "page, origin's certificate"
+        } else {
+            "no page"
+        };
+        let within = within.as_millis();
+        let seen = format!("{}, {what}; in force after {within} ms", brief(&reply));
         self.row(
             2,
             "www.google.com listed, https",
@@ -249,16 +289,24 @@ impl Walker<'_> {
 
     /// Step 4.
     fn timeout(&mut self) -> Result<()> {
-        self.apply(TIMEOUT)?;
+        let header = "x-envoy-expected-rq-timeout-ms";
+        let within = self.apply(TIMEOUT, |lab| {
+            lab.curl(&["http://httpbin.org/get"])?;
+            Ok(last_header(&lab.httpbin, header).is_some())
+        })?;
         let reply = self.lab.curl(&["http://httpbin.org/delay/5"])?;
-        let told = last_header(&self.lab.httpbin, "x-envoy-expected-rq-timeout-ms");
+        let told = last_header(&self.lab.httpbin, header);
         let body = reply.body == "upstream request timeout";
         let agreed = reply.code == 504
             && body
             && between(&reply, 3.0, 3.15)
             && told.as_deref() == Some("3000");
         let told = told.unwrap_or_else(|| "nothing".to_owned());
-        let seen = format!("{}, {:?}, origin told {told}", brief(&reply), reply.body);
+        let (within, body) = (within.as_millis(), &reply.body);
+        let seen = format!(
+            "{}, {body:?}, origin told {told}; in force after {within} ms",
+            brief(&reply)
+        );
         self.row(
             4,
             "timeout 3s, /delay/5",
@@ -271,8 +319,10 @@ impl Walker<'_> {
 
     /// Step 6.
     fn unlisted_name_at_listed_address(&mut self) -> Result<()> {
-        self.apply(HTTPBIN)?;
-        self.apply(GOOGLE)?;
+        self.apply(HTTPBIN, |lab| Ok(lab.curl(&[URL])?.code == 200))?;
+        self.apply(GOOGLE, |lab| {
+            Ok(lab.curl(&["https://www.google.com"])?.code == 200)
+        })?;
         let to = format!("{UNLISTED}:80:{}", self.address(host::HTTPBIN));
         let before = self.lab.httpbin.requests().len();
         let reply = self
