@@ -129,6 +129,7 @@ async fn the_path_of_an_absolute_target_goes_on_and_its_host_is_the_one_that_cou
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn a_request_that_two_readers_could_frame_or_address_differently_never_goes_up() {
     let forbidden = raw_origin(|_, mut raw: Raw| async move {
         let head = raw.head().await;

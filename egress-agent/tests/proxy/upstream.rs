@@ -289,3 +289,41 @@ async fn a_connect_that_hangs_is_envoys_connection_timeout() {
                 retried and the latest reset reason: connection timeout";
     assert_eq!((reply.status(), reply.text()), (503, text));
 }
+
+#[tokio::test]
+async fn a_body_that_was_read_ahead_during_a_failed_try_reaches_the_next_endpoint_whole() {
+    let (dead, live) = (refused_address().await, echo_origin().await);
+    let body: Vec<u8> = (0..300_000_u32)
+        .map(|number| (number % 249) as u8)
+        .collect();
+    // Each request begins at another endpoint: of each framing one meets the dead one first.
+    let bed = Bed::new(http_port(HOST, &[dead, live], None)).await;
+    let mut attempts = Vec::new();
+    let framings = [
+        format!("Content-Length: {}", body.len()),
+        "Transfer-Encoding: chunked".to_owned(),
+    ];
+    for framing in framings.iter().flat_map(|framing| [framing, framing]) {
+        let mut client = bed.client().await;
+        client
+            .send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n\r\n").as_bytes())
+            .await;
+        if framing.ends_with("chunked") {
+            client
+                .send(format!("{:x}\r\n", body.len()).as_bytes())
+                .await;
+            client.send(&body).await;
+            client.send(b"\r\n0\r\n\r\n").await;
+        } else {
+            client.send(&body).await;
+        }
+        let reply = client.message().await.unwrap();
+        assert!(
+            reply.status() == 200 && reply.body.ends_with(&body),
+            "{framing}"
+        );
+        attempts.push(bed.record().await.attempts);
+    }
+    attempts.sort_unstable();
+    assert_eq!(attempts, [1, 1, 2, 2]);
+}
