@@ -93,7 +93,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
         roots = %shown(&place.roots),
         rules = first.objects.len(),
         adopted = kernel.adopted,
-        "ready: the gate is closed"
+        "ready: gate closed"
     );
 
     let result = tokio::select! {

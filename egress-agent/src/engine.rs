@@ -42,13 +42,15 @@ pub struct Engine {
     inbox: mpsc::UnboundedReceiver<Reply>,
     cgroups: CgroupPaths,
     ignored: BTreeSet<u64>,
+    /// Objects of rules that are in force but were not announced: names in them are being asked.
+    announce: Option<usize>,
 }
 
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
     pub fn new(config: &Config, tables: Tables, resolver: Resolver) -> anyhow::Result<Self> {
         let (policies, ids) = tables.standing().context("reading the tables of the agent before this one")?;
-        let state = State::adopting(settings(config), Planner::adopt(policies, ids));
+        let mut state = State::adopting(settings(config), Planner::adopt(policies, ids));
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
@@ -59,6 +61,7 @@ impl Engine {
             inbox,
             cgroups: CgroupPaths::new()?,
             ignored: BTreeSet::new(),
+            announce: None,
         })
     }
 
@@ -106,6 +109,7 @@ impl Engine {
                     following = changed.is_ok();
                     let set = Arc::clone(&rules.borrow_and_update());
                     self.state.handle_rules(Instant::now(), &set.objects);
+                    self.announce = Some(set.objects.len());
                 }
                 Some(reply) = self.inbox.recv() => self.answer(reply),
                 () = until(due) => self.state.handle_timeout(Instant::now()),
@@ -143,6 +147,12 @@ impl Engine {
             tracing::debug!(writes = ops.len(), generation = self.state.generation(), "tables written");
         }
         self.ask();
+        if let Some(objects) = self.announce
+            && self.state.unresolved().is_empty()
+        {
+            tracing::info!(objects, generation = self.state.generation(), "rules applied");
+            self.announce = None;
+        }
         Ok(())
     }
 

@@ -155,7 +155,8 @@ async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drai
 /// Envoy answers HTTP/1.0 with a status line of HTTP/1.1; hyper would answer in 1.0.
 async fn upgrade_required(mut stream: TcpStream) {
     const REPLY: &[u8] =
-        b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\nserver: envoy\r\nconnection: close\r\n\r\n";
+        b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 16\r\ncontent-type: text/plain\r\n\
+        server: envoy\r\nconnection: close\r\n\r\nUpgrade Required";
     // The client is refused either way; that it left is no finding.
     if stream.write_all(REPLY).await.is_ok() {
         let _ = stream.shutdown().await;

@@ -55,6 +55,8 @@ pub(super) struct RequestBody {
     ahead_bytes: usize,
     /// `None` where there is no more of it, as in the replay of a request without a body.
     inner: Option<Incoming>,
+    /// The client gave a length; a chunked body stays chunked however much of it was read ahead.
+    sized: bool,
     end: Arc<RequestEnd>,
     counters: Arc<Counters>,
 }
@@ -68,7 +70,11 @@ impl RequestBody {
         if inner.as_ref().is_none_or(Body::is_end_stream) {
             end.mark();
         }
+        let sized = inner
+            .as_ref()
+            .is_none_or(|inner| inner.size_hint().exact().is_some());
         Self {
+            sized,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             inner,
@@ -142,6 +148,9 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if !self.sized {
+            return SizeHint::default();
+        }
         let data = self
             .ahead
             .iter()
@@ -150,13 +159,8 @@ impl Body for RequestBody {
         let rest = self
             .inner
             .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(ahead));
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(ahead));
-        }
-        hint
+            .and_then(|inner| inner.size_hint().exact());
+        SizeHint::with_exact(ahead.saturating_add(rest.unwrap_or(0)))
     }
 }
 

@@ -111,11 +111,10 @@ impl Connection {
             .path_and_query()
             .map_or_else(String::new, ToString::to_string);
         let framed_twice = self.framed_twice.load(Ordering::Acquire);
-        let last = framed_twice || request.version() == Version::HTTP_10;
         let authority = if framed_twice {
             let reason =
                 RefusalReason::MalformedHttp("both content-length and transfer-encoding".into());
-            Err(Refused(LocalReply::bad_request(), reason))
+            Err(Refused(LocalReply::malformed(), reason))
         } else {
             take_authority(&mut request)
         };
@@ -134,9 +133,10 @@ impl Connection {
             }
             Err(Refused(reply, reason)) => {
                 let name = Some(ticket.record.host.clone()).filter(|name| !name.is_empty());
+                let close = closes(&reason);
                 self.client.refuse(reason, name.as_deref());
                 let mut response = local_response(&reply, ticket);
-                if last {
+                if close {
                     response
                         .headers_mut()
                         .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -175,7 +175,7 @@ impl Connection {
             }
         };
         let upgrade = upgrade_asked(request.headers());
-        if request.method() == Method::CONNECT || upgrade == UpgradeAsked::Other {
+        if upgrade == UpgradeAsked::Other {
             return Err(Refused(
                 LocalReply::upgrade_refused(),
                 RefusalReason::UpgradeRefused,
@@ -199,17 +199,28 @@ fn take_authority(request: &mut Request<Incoming>) -> Result<String, Refused> {
             RefusalReason::Http10,
         ));
     }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(ambiguous());
-    };
-    let host = host.to_str().map_err(|_| ambiguous())?.trim().to_owned();
-    let Some(authority) = request.uri().authority().map(ToString::to_string) else {
-        return Ok(host);
-    };
     if request.method() == Method::CONNECT {
-        return Ok(authority);
+        // No route of Istio's has a connect matcher.
+        return Err(Refused(LocalReply::no_route(), RefusalReason::Connect));
     }
+    // Several Host lines are one value of several hosts, which is listed nowhere.
+    let hosts: Vec<_> = request
+        .headers()
+        .get_all(HOST)
+        .iter()
+        .map(HeaderValue::to_str)
+        .collect();
+    let hosts: Vec<&str> = hosts
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|_| ambiguous())?;
+    if hosts.is_empty() {
+        return Err(ambiguous());
+    }
+    let host = hosts.join(",");
+    let Some(authority) = request.uri().authority().map(ToString::to_string) else {
+        return Ok(host.trim().to_owned());
+    };
     if request.uri().scheme_str() != Some("http") {
         return Err(ambiguous());
     }
@@ -222,6 +233,15 @@ fn take_authority(request: &mut Request<Incoming>) -> Result<String, Refused> {
     *request.uri_mut() = target;
     request.headers_mut().insert(HOST, header);
     Ok(authority)
+}
+
+/// Whether Envoy closes the connection after a reply of its own.
+fn closes(reason: &RefusalReason) -> bool {
+    use RefusalReason::{AmbiguousHost, Connect, Http10, MalformedHttp, UpgradeRefused};
+    matches!(
+        reason,
+        AmbiguousHost | Connect | Http10 | MalformedHttp(_) | UpgradeRefused
+    )
 }
 
 /// A local reply as Envoy sends it; `date` is hyper's to add.

@@ -39,14 +39,17 @@ pub enum RefusalReason {
     /// The Host header cannot be read.
     #[error("bad Host: {0}")]
     BadHost(HostError),
-    /// No Host, several, or a target of another scheme.
-    #[error("the request does not name exactly one HTTP host")]
+    /// No Host, or a target of another scheme.
+    #[error("the request names no HTTP host")]
     AmbiguousHost,
     /// The host is listed, but none of its routes matches.
     #[error("no route of the host matches")]
     NoRoute,
-    /// CONNECT, or an upgrade other than websocket.
-    #[error("CONNECT or an upgrade that is not passed through")]
+    /// CONNECT.
+    #[error("CONNECT")]
+    Connect,
+    /// An upgrade other than websocket.
+    #[error("an upgrade that is not passed through")]
     UpgradeRefused,
     /// HTTP/1.0.
     #[error("HTTP/1.0")]

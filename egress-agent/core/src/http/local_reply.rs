@@ -37,8 +37,9 @@ pub enum ResponseFlag {
 }
 
 impl ResponseFlag {
-    /// All, in the order in which Envoy prints them.
+    /// All, in the order in which Envoy 1.40 prints those that go together.
     const ALL: [Self; 12] = [
+        Self::URX,
         Self::UH,
         Self::UT,
         Self::UR,
@@ -47,14 +48,13 @@ impl ResponseFlag {
         Self::UO,
         Self::NR,
         Self::DC,
-        Self::URX,
         Self::DPE,
         Self::UPE,
         Self::NC,
     ];
 }
 
-/// A set of flags; prints as Envoy's `%RESPONSE_FLAGS%`: `UF,URX`, or `-`.
+/// A set of flags; prints as Envoy's `%RESPONSE_FLAGS%`: `URX,UF`, or `-`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResponseFlags(u16);
 
@@ -107,6 +107,10 @@ pub enum UpstreamReset {
 /// The transport's reason for a connection that could not be made. `text` is the system's, as in
 /// `Connection refused`; `immediate` where `connect` itself said so, before the network could
 /// (Envoy `network/connection_impl.cc`).
+///
+/// Envoy hides this text from the body since 1.38 (envoyproxy/envoy#44746) unless
+/// `hide_transport_failure_reason_in_response_body` is off. It is sent here: the client is a workload
+/// of the same owner, and the text is what people search for.
 pub fn connect_failure(text: &str, immediate: bool) -> UpstreamReset {
     let when = if immediate { "immediate" } else { "delayed" };
     UpstreamReset::ConnectFailure(format!("{when} connect error: {text}"))
@@ -165,17 +169,30 @@ impl LocalReply {
         }
     }
 
-    /// The request is malformed.
+    /// The request has no Host, or its target is none that a gate for HTTP could mean.
     pub fn bad_request() -> Self {
-        Self::empty(400, ResponseFlag::DPE.into())
+        Self::empty(400, ResponseFlags::default())
+    }
+
+    /// The request breaks HTTP/1.1.
+    pub fn malformed() -> Self {
+        Self {
+            status: 400,
+            body: "Bad Request".into(),
+            flags: ResponseFlag::DPE.into(),
+        }
     }
 
     /// HTTP/1.0 on a port that is HTTP by its protocol.
     pub fn upgrade_required() -> Self {
-        Self::empty(426, ResponseFlag::DPE.into())
+        Self {
+            status: 426,
+            body: "Upgrade Required".into(),
+            flags: ResponseFlag::DPE.into(),
+        }
     }
 
-    /// CONNECT, or an upgrade to a protocol other than websocket.
+    /// An upgrade to a protocol other than websocket.
     pub fn upgrade_refused() -> Self {
         Self::empty(403, ResponseFlags::default())
     }
@@ -236,8 +253,14 @@ mod tests {
                 "upstream request timeout",
                 "UT",
             ),
-            (LocalReply::bad_request(), 400, "", "DPE"),
-            (LocalReply::upgrade_required(), 426, "", "DPE"),
+            (LocalReply::bad_request(), 400, "", "-"),
+            (LocalReply::malformed(), 400, "Bad Request", "DPE"),
+            (
+                LocalReply::upgrade_required(),
+                426,
+                "Upgrade Required",
+                "DPE",
+            ),
             (LocalReply::upgrade_refused(), 403, "", "-"),
             (
                 LocalReply::upstream_reset(&refused, false),
@@ -251,7 +274,7 @@ mod tests {
                 503,
                 "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
                  remote connection failure, transport failure reason: delayed connect error: Connection refused",
-                "UF,URX",
+                "URX,UF",
             ),
             (
                 LocalReply::upstream_reset(&UpstreamReset::ConnectTimeout, false),

@@ -23,7 +23,11 @@ impl Clone for PortIndex {
 
 /// Places in the port's lists, sorted by the name that stands there, each name once.
 #[derive(Debug)]
-struct Names(Vec<Place>);
+struct Names {
+    places: Vec<Place>,
+    /// How many of the places are wildcards; they sort before every name.
+    wildcards: usize,
+}
 
 /// Which entry, and which of its names (a virtual host has only one).
 #[derive(Clone, Copy, Debug)]
@@ -38,16 +42,22 @@ impl Names {
         // The sort is stable: of one name listed twice, the first stays.
         places.sort_by_key(|place| name_of(*place));
         places.dedup_by_key(|place| name_of(*place));
-        Self(places)
+        let wildcards = places.partition_point(|place| name_of(*place).starts_with('*'));
+        Self { places, wildcards }
     }
 
     fn find<'a>(&self, host: &str, name_of: impl Fn(Place) -> &'a str) -> Option<usize> {
-        let find = |wanted: &str| {
-            self.0
+        let find = |places: &[Place], wanted: &str| {
+            let at = places
                 .binary_search_by(|place| name_of(*place).cmp(wanted))
-                .ok()
+                .ok()?;
+            Some(places[at].entry as usize)
         };
+        let (wildcards, names) = self.places.split_at(self.wildcards);
         let longest_wildcard = || {
+            if wildcards.is_empty() {
+                return None;
+            }
             let mut wildcard = String::with_capacity(host.len() + 1);
             (0..=host.len())
                 .filter(|start| host.is_char_boundary(*start))
@@ -55,11 +65,10 @@ impl Names {
                     wildcard.clear();
                     wildcard.push('*');
                     wildcard.push_str(&host[start..]);
-                    find(&wildcard)
+                    find(wildcards, &wildcard)
                 })
         };
-        let at = find(host).or_else(longest_wildcard)?;
-        Some(self.0[at].entry as usize)
+        find(names, host).or_else(longest_wildcard)
     }
 }
 

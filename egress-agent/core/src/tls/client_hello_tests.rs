@@ -147,6 +147,7 @@ fn a_hello_may_name_nobody() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn what_is_no_hello_or_names_in_doubt_is_refused() {
     use HelloError::{
         BadName, DuplicateExtension, EmptyRecord, Excess, Malformed, NotClientHello, NotTls,

@@ -1,7 +1,5 @@
 //! A proxy on loopback with a made-up origin lookup, and raw clients and origins around it.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use arc_swap::ArcSwap;
 use egress_agent::proxy::{
     AccessRecord, BoxFuture, Dialer, Drain, Limits, Observer, Origin, OriginLookup, Refusal,
@@ -25,6 +23,7 @@ use tokio::time::timeout;
 /// Nothing in these tests takes this long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const POLICY: u32 = 7;
+pub const HOST: &str = "httpbin.org";
 pub const PORT: u16 = 80;
 
 struct FixedOrigin(Option<Origin>);

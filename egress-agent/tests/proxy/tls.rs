@@ -1,11 +1,9 @@
 //! TLS passthrough on real sockets: real handshakes end to end, and hellos that must not pass.
 
-mod proxy_support;
-
+use crate::support::{Bed, PATIENCE, Raw, destination, raw_origin, refused_address, tls_port};
 use egress_agent::proxy::{Limits, RefusalReason};
 use egress_core::routing::PortKind;
 use egress_core::tls::client_hello::{HelloError, HelloOutcome, parse};
-use proxy_support::{Bed, PATIENCE, Raw, destination, raw_origin, refused_address, tls_port};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use std::net::SocketAddr;
 use std::sync::Arc;

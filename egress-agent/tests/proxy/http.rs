@@ -1,0 +1,367 @@
+//! Which requests pass, under which headers, and what the others are answered.
+
+use crate::support::{
+    Bed, HOST, Raw, destination, echo_origin, get, http_port, raw_origin, raw_origin_on, table,
+};
+use egress_agent::proxy::Limits;
+use egress_agent::proxy::RefusalReason;
+use egress_core::routing::PortKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[tokio::test]
+async fn each_request_on_one_connection_is_judged_by_its_own_host() {
+    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
+    let mut client = bed.client().await;
+    for round in 0..2 {
+        let listed = client.ask(&get(HOST, "/headers")).await;
+        assert_eq!(listed.status(), 200, "round {round}");
+        let unlisted = client.ask(&get("evil.example", "/headers")).await;
+        assert_eq!(
+            (unlisted.status(), unlisted.text()),
+            (502, ""),
+            "round {round}"
+        );
+        assert_eq!(unlisted.header("server"), Some("envoy"));
+        assert!(unlisted.header("date").is_some());
+        assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+    }
+}
+
+#[tokio::test]
+async fn the_origin_sees_a_sidecars_headers_and_the_client_sees_envoy() {
+    let bed = Bed::new(http_port(
+        HOST,
+        &[echo_origin().await],
+        Some(Duration::from_secs(3)),
+    ))
+    .await;
+    let mut client = bed.client().await;
+    let reply = client
+        .ask(
+            "GET /headers?a=b HTTP/1.1\r\nHost: HTTPBIN.org:8080\r\nX-Envoy-Max-Retries: 9\r\n\r\n",
+        )
+        .await;
+    let seen = reply.text();
+    assert!(seen.starts_with("GET /headers?a=b HTTP/1.1\r\n"), "{seen}");
+    for line in [
+        "host: HTTPBIN.org:8080",
+        "x-forwarded-proto: http",
+        "x-request-id: ",
+        "x-envoy-attempt-count: 1",
+        "x-envoy-expected-rq-timeout-ms: 3000",
+        "x-envoy-decorator-operation: httpbin.org:80/*",
+        "x-b3-traceid: ",
+        "x-b3-spanid: ",
+        "x-b3-sampled: 0",
+    ] {
+        assert!(seen.contains(&format!("\r\n{line}")), "{line} in {seen}");
+    }
+    assert!(!seen.contains("max-retries"), "{seen}");
+    assert_eq!(reply.header("server"), Some("envoy"));
+    assert!(reply.header("x-envoy-upstream-service-time").is_some());
+    let record = bed.record().await;
+    assert_eq!(
+        (
+            record.response_code,
+            record.flags.to_string().as_str(),
+            record.host.as_str()
+        ),
+        (200, "-", "HTTPBIN.org:8080")
+    );
+    assert_eq!(record.bytes_sent, seen.len() as u64);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order_and_each_is_judged() {
+    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
+    let mut client = bed.client().await;
+    client
+        .send(
+            [get(HOST, "/1"), get("evil.example", "/2"), get(HOST, "/3")]
+                .concat()
+                .as_bytes(),
+        )
+        .await;
+    let mut replies = Vec::new();
+    for _ in 0..3 {
+        let reply = client.message().await.unwrap();
+        replies.push((
+            reply.status(),
+            reply.text().split(' ').nth(1).map(str::to_owned),
+        ));
+    }
+    assert_eq!(
+        replies,
+        [
+            (200, Some("/1".into())),
+            (502, None),
+            (200, Some("/3".into()))
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_path_of_an_absolute_target_goes_on_and_its_host_is_the_one_that_counts() {
+    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
+    let mut client = bed.client().await;
+    let reply = client
+        .ask(&format!(
+            "GET http://{HOST}/a?b HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+        ))
+        .await;
+    assert!(
+        reply.text().starts_with("GET /a?b HTTP/1.1\r\n"),
+        "{}",
+        reply.text()
+    );
+    assert!(
+        reply.text().contains(&format!("\r\nhost: {HOST}\r\n")) && !reply.text().contains("evil"),
+        "{}",
+        reply.text()
+    );
+    let reply = client
+        .ask(&format!(
+            "GET http://evil.example/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(reply.status(), 502);
+}
+
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
+async fn a_request_that_two_readers_could_frame_or_address_differently_never_goes_up() {
+    let forbidden = raw_origin(|_, mut raw: Raw| async move {
+        let head = raw.head().await;
+        panic!("the origin was asked: {head:?}");
+    })
+    .await;
+    for (what, request, status) in [
+        (
+            "CL and TE",
+            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "TE and CL",
+            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "two lengths",
+            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+            400,
+        ),
+        (
+            "a signed length",
+            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nContent-Length: +4\r\n\r\nabcd",
+            400,
+        ),
+        (
+            "TE not chunked",
+            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "TE with more behind",
+            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "space before colon",
+            "GET / HTTP/1.1\r\nHost : httpbin.org\r\n\r\n",
+            400,
+        ),
+        (
+            "folded header",
+            "GET / HTTP/1.1\r\nHost: httpbin.org\r\nA: b\r\n c\r\n\r\n",
+            400,
+        ),
+        (
+            "two Hosts",
+            "GET / HTTP/1.1\r\nHost: httpbin.org\r\nHost: evil.example\r\n\r\n",
+            502,
+        ),
+        ("no Host", "GET / HTTP/1.1\r\n\r\n", 400),
+        (
+            "NUL in Host",
+            "GET / HTTP/1.1\r\nHost: httpbin.org\0.evil.example\r\n\r\n",
+            400,
+        ),
+        (
+            "https target",
+            "GET https://httpbin.org/ HTTP/1.1\r\nHost: httpbin.org\r\n\r\n",
+            400,
+        ),
+        (
+            "user in Host",
+            "GET / HTTP/1.1\r\nHost: httpbin.org@evil.example\r\n\r\n",
+            502,
+        ),
+        (
+            "brackets",
+            "GET / HTTP/1.1\r\nHost: [httpbin.org]\r\n\r\n",
+            502,
+        ),
+        (
+            "longer name",
+            "GET / HTTP/1.1\r\nHost: httpbin.org.evil.example\r\n\r\n",
+            502,
+        ),
+        (
+            "suffix",
+            "GET / HTTP/1.1\r\nHost: evilhttpbin.org\r\n\r\n",
+            502,
+        ),
+        (
+            "CONNECT",
+            "CONNECT httpbin.org:80 HTTP/1.1\r\nHost: httpbin.org:80\r\n\r\n",
+            404,
+        ),
+        (
+            "CONNECT elsewhere",
+            "CONNECT evil.example:80 HTTP/1.1\r\nHost: httpbin.org\r\n\r\n",
+            404,
+        ),
+        (
+            "HTTP/1.0",
+            "GET / HTTP/1.0\r\nHost: httpbin.org\r\n\r\n",
+            426,
+        ),
+        ("garbage", "\0\0\0\0\r\n\r\n", 400),
+    ] {
+        let bed = Bed::new(http_port(HOST, &[forbidden], None)).await;
+        let mut client = bed.client().await;
+        let reply = client.ask(request).await;
+        assert_eq!(reply.status(), status, "{what}: {}", reply.head);
+        assert!(
+            reply.head.starts_with("HTTP/1.1 "),
+            "{what}: {}",
+            reply.head
+        );
+        bed.refusal().await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_limit_is_431() {
+    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
+    let large = |size: usize| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Large: {}\r\n\r\n",
+            "a".repeat(size)
+        )
+    };
+    assert_eq!(bed.client().await.ask(&large(50_000)).await.status(), 200);
+    assert_eq!(bed.client().await.ask(&large(70_000)).await.status(), 431);
+}
+
+#[tokio::test]
+async fn first_bytes_that_are_not_http_are_closed_and_recorded() {
+    for (kind, bytes, reason) in [
+        (
+            PortKind::Http,
+            &b"\x16\x03\x01\x02\x00"[..],
+            RefusalReason::WrongProtocol,
+        ),
+        (
+            PortKind::Http,
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            RefusalReason::Http2,
+        ),
+        (
+            PortKind::Sniff,
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            RefusalReason::Http2,
+        ),
+        (
+            PortKind::Sniff,
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            RefusalReason::UnknownProtocol,
+        ),
+        (
+            PortKind::Sniff,
+            b"GET / HTTP/1.0\r\n\r\n",
+            RefusalReason::Http10,
+        ),
+    ] {
+        let mut port = http_port(HOST, &[echo_origin().await], None);
+        port.kind = kind;
+        let bed = Bed::new(port).await;
+        let mut client = bed.client().await;
+        client.send(bytes).await;
+        assert_eq!(client.rest().await, b"", "{reason}");
+        assert_eq!(bed.refusal().await, reason);
+    }
+}
+
+#[tokio::test]
+async fn a_sniffed_port_speaks_http_too() {
+    let mut port = http_port(HOST, &[echo_origin().await], None);
+    port.kind = PortKind::Sniff;
+    let bed = Bed::new(port).await;
+    let mut client = bed.client().await;
+    assert_eq!(client.ask(&get(HOST, "/")).await.status(), 200);
+    assert_eq!(client.ask(&get("evil.example", "/")).await.status(), 502);
+}
+
+#[tokio::test]
+async fn a_flow_without_origin_or_beyond_the_limit_or_on_an_unlisted_port_is_closed() {
+    let port = || http_port(HOST, &[], None);
+    let none = Bed::with(port(), None, Limits::default()).await;
+    let other = Bed::with(port(), Some(destination("192.0.2.1:81")), Limits::default()).await;
+    let full = Bed::with(
+        port(),
+        Some(destination("192.0.2.1:80")),
+        Limits {
+            connections: 0,
+            ..Limits::default()
+        },
+    )
+    .await;
+    for (bed, reason) in [
+        (none, RefusalReason::NoOrigin),
+        (other, RefusalReason::UnlistedPort),
+        (full, RefusalReason::ConnectionLimit),
+    ] {
+        let mut client = bed.client().await;
+        client.send(get(HOST, "/").as_bytes()).await;
+        assert_eq!(client.rest().await, b"", "{reason}");
+        assert_eq!(bed.refusal().await, reason);
+    }
+}
+
+#[tokio::test]
+async fn changed_rules_hold_for_the_next_request_on_a_live_connection() {
+    let origin = echo_origin().await;
+    let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+    let mut client = bed.client().await;
+    assert_eq!(client.ask(&get(HOST, "/")).await.status(), 200);
+    bed.routes
+        .store(Arc::new(table(http_port("other.example", &[origin], None))));
+    assert_eq!(client.ask(&get(HOST, "/")).await.status(), 502);
+    assert_eq!(client.ask(&get("other.example", "/")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn ipv6_is_served_like_ipv4() {
+    let origin = raw_origin_on("[::1]:0", |_, mut raw: Raw| async move {
+        while raw.message().await.is_some() {
+            raw.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .await;
+        }
+    })
+    .await;
+    let from = Some(destination("[2001:db8::1]:80"));
+    let bed = Bed::on(
+        "[::1]:0",
+        http_port(HOST, &[origin], None),
+        from,
+        Limits::default(),
+    )
+    .await;
+    let mut client = bed.client().await;
+    assert_eq!(client.ask(&get(HOST, "/")).await.text(), "ok");
+    assert_eq!(client.ask(&get("[2001:db8::1]", "/")).await.status(), 502);
+    assert_eq!(bed.record().await.upstream, Some(origin));
+}

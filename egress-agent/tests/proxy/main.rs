@@ -1,0 +1,9 @@
+//! The proxy on real sockets over loopback: raw clients, raw origins and a made-up origin lookup.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bodies;
+mod drain;
+mod http;
+mod support;
+mod tls;
+mod upstream;
