@@ -189,9 +189,7 @@ struct Apt {
 impl Apt {
     /// Apt, where it is there, may be used and knows all of `packages`.
     fn find(packages: &[&str]) -> Option<Self> {
-        if ebpf::find_on_path("apt-get").is_none() {
-            return None;
-        }
+        ebpf::find_on_path("apt-get")?;
         let privilege = privilege::find()?;
         let apt = Self { privilege };
         if !known(packages) {
