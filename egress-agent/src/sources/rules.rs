@@ -4,6 +4,7 @@ use super::files::{Feed, SourceFile, digest, follow};
 use crate::failure::Failure;
 use egress_core::istio::{Message, Object, Severity, decode};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Problems of one load that are shown; the rest is counted. `egress-agent check` shows all.
 const SHOWN: usize = 5;
@@ -12,7 +13,7 @@ const SHOWN: usize = 5;
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     /// In the order of the files' names and of the documents in them.
-    pub objects: Vec<Object>,
+    pub objects: Vec<Arc<Object>>,
     /// Of the files' names and texts; tells two sets apart while this process lives.
     pub digest: u64,
     /// What was skipped or has no effect, one line each: file, line, field, reason.
@@ -58,7 +59,7 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
             .extend(decoded.objects.into_iter().map(|mut object| {
                 // Only messages need them, and they are the larger part of an object.
                 object.forget_places();
-                object
+                Arc::new(object)
             }));
     }
     if problems.is_empty() {
