@@ -48,6 +48,52 @@ impl fmt::Display for Message {
     }
 }
 
+/// Most messages of one severity that are kept for an object; a file of garbage must not grow one
+/// message a line.
+const MAX_MESSAGES: usize = 100;
+/// Longest text of a message, in bytes.
+const MAX_TEXT: usize = 4096;
+
+/// Messages as they are found, bounded in number and length. An error is never lost to warnings.
+#[derive(Clone, Debug, Default)]
+pub struct Messages {
+    found: Vec<Message>,
+    counts: [usize; 3],
+}
+
+impl Messages {
+    /// Whether there is room for one more of this severity.
+    pub fn has_room(&self, severity: Severity) -> bool {
+        self.counts[severity as usize] < MAX_MESSAGES
+    }
+
+    /// Adds a message, or counts it if there are too many.
+    pub fn push(&mut self, mut message: Message) {
+        let count = &mut self.counts[message.severity as usize];
+        *count += 1;
+        if *count > MAX_MESSAGES {
+            return;
+        }
+        if *count == MAX_MESSAGES {
+            message.text = "too many messages; more of this kind are not shown".to_owned();
+        }
+        if message.text.len() > MAX_TEXT {
+            let end = (0..=MAX_TEXT)
+                .rev()
+                .find(|end| message.text.is_char_boundary(*end))
+                .unwrap_or(0);
+            message.text.truncate(end);
+            message.text.push_str("...");
+        }
+        self.found.push(message);
+    }
+
+    /// The messages, in the order of finding.
+    pub fn into_vec(self) -> Vec<Message> {
+        self.found
+    }
+}
+
 /// A step from a value to one inside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {

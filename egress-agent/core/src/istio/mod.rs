@@ -5,10 +5,13 @@ pub mod destination_rule;
 pub mod duration;
 pub mod fields;
 pub mod message;
+pub mod protocol;
 pub mod service_entry;
 pub mod sidecar;
+pub mod validate;
 pub mod virtual_service;
 pub mod workload_entry;
 
 pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, decode};
 pub use message::{Message, Severity};
+pub use validate::{Verdict, validate};

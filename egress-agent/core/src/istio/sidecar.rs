@@ -16,7 +16,10 @@ enums! {
     }
 
     /// What happens to traffic that no service matches.
-    OutboundTrafficPolicyMode = "OutboundTrafficPolicy.Mode" {
+    OutboundTrafficPolicyMode = "OutboundTrafficPolicy.Mode" refuse(
+        "3" "ALLOW_ANY_DYNAMIC_DNS"
+        "sidecar: ALLOW_ANY_DYNAMIC_DNS mode is only supported in MeshConfig, not in Sidecar resource"
+    ) {
         /// Refused. Being number 0, this is also what `outboundTrafficPolicy: {}` means.
         RegistryOnly = "0" "REGISTRY_ONLY",
         /// Let through.

@@ -308,7 +308,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
         Kind::Sidecar => Spec::Sidecar(Decode::decode(node, reader)),
         Kind::WorkloadEntry => Spec::WorkloadEntry(Decode::decode(node, reader)),
     });
-    let messages = reader.messages;
+    let messages = reader.messages.into_vec();
     let broken = messages
         .iter()
         .any(|message| message.severity == Severity::Error);

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use super::node::{Node, Value};
 use super::suggest::nearest;
 use crate::istio::duration::{TimeSpan, parse_duration};
-use crate::istio::message::{Message, Path, Severity, Step};
+use crate::istio::message::{Message, Messages, Path, Severity, Step};
 
 /// The state of reading one document: where we are, and what was found wrong.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub struct Reader {
     /// The way to the value being read.
     pub path: Path,
     /// What was found so far.
-    pub messages: Vec<Message>,
+    pub messages: Messages,
 }
 
 impl Reader {
@@ -72,9 +72,11 @@ impl Reader {
             return None;
         };
         for entry in entries {
-            if !fields
-                .iter()
-                .any(|(camel, snake)| entry.key == *camel || entry.key == *snake)
+            // Finding the nearest name costs time, which a file of nothing but mistakes is not given.
+            if self.messages.has_room(Severity::Warning)
+                && !fields
+                    .iter()
+                    .any(|(camel, snake)| entry.key == *camel || entry.key == *snake)
             {
                 let at = Node {
                     mark: entry.mark,
@@ -378,10 +380,11 @@ macro_rules! messages {
 }
 
 /// Declares enums of the API, read by exact name or by number. The first variant is the default.
+/// A value under `refuse` exists in the API, but not where the enum is used; it has its own reason.
 macro_rules! enums {
     ($(
         $(#[$meta:meta])*
-        $name:ident = $proto:literal { $( $(#[$variant_meta:meta])* $variant:ident = $number:literal $text:literal, )* }
+        $name:ident = $proto:literal $( refuse($refused_number:literal $refused:literal $reason:literal) )? { $( $(#[$variant_meta:meta])* $variant:ident = $number:literal $text:literal, )* }
     )*) => {$(
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -407,6 +410,12 @@ macro_rules! enums {
                     Value::Null => return Self::default(),
                     $( Value::String(text) if text == $text => return Self::$variant, )*
                     $( Value::Number(literal) if literal == $number => return Self::$variant, )*
+                    $( Value::String(text) if text == $refused => {
+                        reader.say($crate::istio::message::Severity::Error, node, $reason);
+                    }
+                    Value::Number(literal) if literal == $refused_number => {
+                        reader.say($crate::istio::message::Severity::Error, node, $reason);
+                    } )?
                     Value::String(text) => {
                         let shown = format!("\"{text}\"");
                         reader.say(

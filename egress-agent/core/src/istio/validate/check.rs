@@ -1,0 +1,124 @@
+//! The state of validating one object: where we are and what was found.
+
+use std::collections::BTreeMap;
+
+use crate::istio::decode::Object;
+use crate::istio::message::{Message, Messages, Path, Severity, Step};
+
+/// A rule's outcome: the reason why a value is refused.
+pub type Rule = Result<(), String>;
+
+/// Walks an object's fields and collects messages with their places.
+pub struct Check<'o> {
+    object: &'o Object,
+    path: Path,
+    messages: Messages,
+    errors_only: bool,
+}
+
+impl<'o> Check<'o> {
+    /// Starts at `spec`.
+    pub fn new(object: &'o Object) -> Self {
+        Self {
+            object,
+            path: Path(vec![Step::Key("spec".to_owned())]),
+            messages: Messages::default(),
+            errors_only: false,
+        }
+    }
+
+    /// The object that is checked.
+    pub fn object(&self) -> &'o Object {
+        self.object
+    }
+
+    /// What was found.
+    pub fn finish(self) -> Vec<Message> {
+        self.messages.into_vec()
+    }
+
+    fn say(&mut self, severity: Severity, text: String) {
+        let mark = self.object.place(&self.path);
+        self.messages.push(Message {
+            severity,
+            field: self.path.to_string(),
+            line: mark.line,
+            column: mark.column,
+            text,
+        });
+    }
+
+    /// Records an error at the current field.
+    pub fn error(&mut self, text: impl Into<String>) {
+        self.say(Severity::Error, text.into());
+    }
+
+    /// Records a warning at the current field, unless the surroundings drop them.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        if !self.errors_only {
+            self.say(Severity::Warning, text.into());
+        }
+    }
+
+    /// Records the reason of a rule that failed.
+    pub fn require(&mut self, rule: Rule) {
+        if let Err(reason) = rule {
+            self.error(reason);
+        }
+    }
+
+    /// Goes into a field.
+    pub fn at<T>(&mut self, key: &str, check: impl FnOnce(&mut Self) -> T) -> T {
+        self.within(Step::Key(key.to_owned()), check)
+    }
+
+    /// Goes into a field that may be unset.
+    pub fn some<T>(&mut self, key: &str, value: Option<&T>, check: impl FnOnce(&mut Self, &T)) {
+        if let Some(value) = value {
+            self.at(key, |this| check(this, value));
+        }
+    }
+
+    /// Goes into each element of a list.
+    pub fn each<T>(&mut self, key: &str, items: &[T], mut check: impl FnMut(&mut Self, &T)) {
+        self.at(key, |this| {
+            for (index, item) in items.iter().enumerate() {
+                this.within(Step::Index(index), |this| check(this, item));
+            }
+        });
+    }
+
+    /// Goes into each entry of a map.
+    pub fn each_entry<T>(
+        &mut self,
+        key: &str,
+        map: &BTreeMap<String, T>,
+        mut check: impl FnMut(&mut Self, &str, &T),
+    ) {
+        self.at(key, |this| {
+            for (name, value) in map {
+                this.at(name, |this| check(this, name, value));
+            }
+        });
+    }
+
+    /// Goes into one element of a list.
+    pub fn element<T>(&mut self, key: &str, index: usize, check: impl FnOnce(&mut Self) -> T) -> T {
+        self.at(key, |this| this.within(Step::Index(index), check))
+    }
+
+    /// Drops warnings of what is checked inside. Istio collects the findings of some blocks as plain
+    /// errors, which loses their warnings; the verdict must be the same here.
+    pub fn errors_only(&mut self, check: impl FnOnce(&mut Self)) {
+        let before = std::mem::replace(&mut self.errors_only, true);
+        check(self);
+        self.errors_only = before;
+    }
+
+    fn within<T>(&mut self, step: Step, check: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.0.push(step);
+        let value = check(self);
+        self.path.0.pop();
+        value
+    }
+}

@@ -1,0 +1,106 @@
+//! Validation of single objects, with the verdicts and reasons of Istio's own validator.
+//!
+//! Source of the rules: istio `pkg/config/validation/{validation,virtualservice}.go` and
+//! `agent/validation.go`. What objects mean together is not looked at here.
+
+mod addresses;
+mod check;
+mod common;
+mod connection_pool;
+mod destination_rule;
+mod headers;
+mod hosts;
+mod http_actions;
+mod http_match;
+mod http_route;
+mod l4_route;
+mod load_balancer;
+mod names;
+mod regex;
+mod server_tls;
+mod service_entry;
+mod sidecar;
+mod unicode;
+mod unreachable;
+mod virtual_service;
+mod workload_entry;
+
+use check::Check;
+
+use super::decode::{Object, Spec};
+use super::message::{Message, Severity};
+
+/// What Istio's validator says of an object as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Loaded.
+    Valid,
+    /// Loaded, with something to look at.
+    Warning,
+    /// Refused.
+    Invalid,
+}
+
+impl Verdict {
+    /// The verdict that these messages amount to.
+    pub fn of(messages: &[Message]) -> Self {
+        match messages.iter().map(|message| message.severity).max() {
+            Some(Severity::Error) => Self::Invalid,
+            Some(Severity::Warning) => Self::Warning,
+            Some(Severity::Note) | None => Self::Valid,
+        }
+    }
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Warning => "warning",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// Checks an object. The result holds what decoding found too, so that it is the whole verdict.
+pub fn validate(object: &Object) -> Vec<Message> {
+    let mut messages = object.messages.clone();
+    let Some(spec) = &object.spec else {
+        return messages;
+    };
+    let mut check = Check::new(object);
+    if let Err(reason) = annotations(object) {
+        check.error(reason);
+    } else {
+        match spec {
+            Spec::ServiceEntry(entry) => service_entry::service_entry(&mut check, entry),
+            Spec::VirtualService(service) => virtual_service::virtual_service(&mut check, service),
+            Spec::DestinationRule(rule) => destination_rule::destination_rule(&mut check, rule),
+            Spec::Sidecar(sidecar) => sidecar::sidecar(&mut check, sidecar),
+            Spec::WorkloadEntry(entry) => {
+                workload_entry::workload_entry(&mut check, entry, None, true)
+            }
+        }
+    }
+    messages.extend(check.finish());
+    messages
+}
+
+/// Annotations that no user may set (istio `validateMetadata`).
+fn annotations(object: &Object) -> check::Rule {
+    let meta = &object.meta;
+    if meta.annotations.contains_key("istio.io/dry-run") {
+        return Err(format!(
+            "{}/{} has unsupported annotation istio.io/dry-run, please remove the annotation",
+            meta.namespace, meta.name
+        ));
+    }
+    if meta
+        .annotations
+        .contains_key("internal.istio.io/webhook-always-reject")
+    {
+        return Err(
+            "\"internal.istio.io/webhook-always-reject\" annotation found, rejecting".to_owned(),
+        );
+    }
+    Ok(())
+}
