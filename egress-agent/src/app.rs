@@ -9,8 +9,11 @@ use crate::proxy::{self, DrainSignal, Limits, Shared, TracingObserver};
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
 use crate::wiring::FactoryDialer;
+use crate::workloads::{Owners, Spaces, Workloads};
 use crate::{cgroup2, observe, privilege};
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use egress_core::routing::RouteTable;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -71,22 +74,26 @@ struct Place {
 async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::Result<()> {
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     // The port first: another agent that still runs is found before its gate is touched.
-    let listeners = listen(config, &sockets)?;
+    let listeners = listen(config, &sockets).await?;
     let mut kernel = Kernel::load(&config.bpf_dir)?;
     let events = kernel.events()?;
     let origins = Arc::new(kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());
     let resolver = Resolver::new(&config.dns.servers, &sockets)?;
-    let mut engine = Engine::new(config, kernel.tables()?, resolver)?;
+    let tables = kernel.tables()?;
+    let routes = Arc::<ArcSwap<RouteTable>>::default();
+    let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
+    let observer = Arc::new(TracingObserver);
+    let shared = Arc::new(Shared::new(Arc::clone(&routes), origins, dialer, observer, Limits::default()));
+    let (drain, signal) = proxy::drain_channel();
+    let spaces = Spaces::new(Arc::clone(&sockets), Arc::clone(&shared), signal.clone(), config.proxy_port);
+    let workloads = Workloads::new(&place.roots, &config.workloads, Owners::standing(&tables)?, spaces)?;
+    let mut engine = Engine::new(config, tables, resolver, routes, workloads)?;
 
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
-    let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
-    let observer = Arc::new(TracingObserver);
-    let shared = Arc::new(Shared::new(engine.routes(), origins, dialer, observer, Limits::default()));
-    let (drain, signal) = proxy::drain_channel();
     let mut proxies = start(listeners, &shared, &signal);
-    engine.tables().set_proxy(sockets.own_netns().0, Some(config.proxy_port))?;
+    engine.open(sockets.own_netns(), config.proxy_port).await?;
     kernel::attach(&mut kernel, &place.own, &place.roots)?;
     prove(&mut engine, place).await?;
     tracing::info!(
@@ -103,20 +110,20 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
             Ok(())
         }
     };
-    // What is still to come is refused with a reason instead of running into a closed port.
-    engine.tables().set_proxy(sockets.own_netns().0, None)?;
+    engine.close(sockets.own_netns())?;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");
     }
     drain.start(Instant::now() + config.drain_deadline);
     while proxies.join_next().await.is_some() {}
+    engine.drained().await;
     program_log.abort();
     result
 }
 
-fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
-    let pair = sockets.listen_loopback(sockets.own_netns(), config.proxy_port).map_err(|e| {
+async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
+    let pair = sockets.listen_loopback(sockets.own_netns(), config.proxy_port).await.map_err(|e| {
         Failure::usage(format_args!(
             "proxy port {}: {e}; another agent runs here, or choose one with --proxy-port",
             config.proxy_port

@@ -4,9 +4,11 @@
 mod resolv_conf;
 mod settings;
 mod values;
+mod workloads;
 
 pub use settings::{DnsSettings, LogSettings, Settings};
 pub use values::{Cidr, DnsServer, LogFormat, OnExit, Span, TrafficPolicy};
+pub use workloads::{CgroupGlob, WorkloadEntry};
 
 use crate::failure::Failure;
 use ipnet::IpNet;
@@ -46,6 +48,8 @@ pub struct Config {
     pub log: Log,
     /// What happens to destinations that no rule lists.
     pub outbound_traffic_policy: TrafficPolicy,
+    /// Who runs in which cgroup, where no API says it. The first that fits holds.
+    pub workloads: Vec<WorkloadEntry>,
 }
 
 /// `dns` of [`Config`].
@@ -123,6 +127,7 @@ impl Config {
                 filter: s.log.filter.unwrap_or_else(|| "info".to_owned()),
             },
             outbound_traffic_policy: s.outbound_traffic_policy.unwrap_or_default(),
+            workloads: s.workloads,
         })
     }
 }

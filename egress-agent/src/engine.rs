@@ -6,15 +6,18 @@ use crate::dns::Resolver;
 use crate::kernel::{Events, Tables};
 use crate::observe::cgroups::CgroupPaths;
 use crate::observe::deny::Denial;
+use crate::sockets::NetnsId;
 use crate::sources::RuleSet;
+use crate::workloads::{Told, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use egress_core::policy::diff::Planner;
+use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
 use egress_core::policy::state::{Settings, State};
 use egress_core::policy::tables::Transport;
 use egress_core::routing::RouteTable;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
+use egress_ebpf::verdict::Reason;
 use std::collections::BTreeSet;
 use std::future;
 use std::net::IpAddr;
@@ -42,18 +45,27 @@ pub struct Engine {
     inbox: mpsc::UnboundedReceiver<Reply>,
     cgroups: CgroupPaths,
     ignored: BTreeSet<u64>,
+    workloads: Workloads,
+    /// A workload came, went or may have another policy.
+    moved: bool,
     /// Objects of rules that are in force but were not announced: names in them are being asked.
     announce: Option<usize>,
 }
 
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
-    pub fn new(config: &Config, tables: Tables, resolver: Resolver) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &Config,
+        tables: Tables,
+        resolver: Resolver,
+        routes: Arc<ArcSwap<RouteTable>>,
+        workloads: Workloads,
+    ) -> anyhow::Result<Self> {
         let (policies, ids) = tables.standing().context("reading the tables of the agent before this one")?;
-        let mut state = State::adopting(settings(config), Planner::adopt(policies, ids));
+        let state = State::adopting(settings(config), Planner::adopt(policies, ids));
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
-            routes: Arc::new(ArcSwap::new(state.routes())),
+            routes,
             state,
             tables,
             resolver: Arc::new(resolver),
@@ -61,13 +73,10 @@ impl Engine {
             inbox,
             cgroups: CgroupPaths::new()?,
             ignored: BTreeSet::new(),
+            workloads,
+            moved: true,
             announce: None,
         })
-    }
-
-    /// The proxy's view of the rules, replaced with each change.
-    pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
-        Arc::clone(&self.routes)
     }
 
     /// The tables, for what is not a rule: where the proxy listens.
@@ -80,9 +89,11 @@ impl Engine {
         self.ignored.insert(cgroup);
     }
 
-    /// Takes the first rules: asks for every name in them, and writes the tables once each has an
+    /// Takes the first rules and the workloads that are there: asks for every name in them, and writes the tables once each has an
     /// answer or a failure, or time is up.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
+        let told = self.workloads.next().await?;
+        self.hear(told);
         self.state.handle_rules(Instant::now(), &rules.objects);
         self.ask();
         let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
@@ -110,6 +121,13 @@ impl Engine {
                     let set = Arc::clone(&rules.borrow_and_update());
                     self.state.handle_rules(Instant::now(), &set.objects);
                     self.announce = Some(set.objects.len());
+                    self.moved = true;
+                }
+                told = self.workloads.next() => {
+                    self.hear(told?);
+                    self.carry_out()?;
+                    self.settle().await?;
+                    continue;
                 }
                 Some(reply) = self.inbox.recv() => self.answer(reply),
                 () = until(due) => self.state.handle_timeout(Instant::now()),
@@ -141,11 +159,7 @@ impl Engine {
     /// The snapshot first: a flow that the kernel redirects by a new entry must find its route.
     fn carry_out(&mut self) -> anyhow::Result<()> {
         self.routes.store(self.state.routes());
-        let ops = self.state.poll_ops();
-        if !ops.is_empty() {
-            self.tables.apply(&ops)?;
-            tracing::debug!(writes = ops.len(), generation = self.state.generation(), "tables written");
-        }
+        self.write()?;
         self.ask();
         if let Some(objects) = self.announce
             && self.state.unresolved().is_empty()
@@ -154,6 +168,54 @@ impl Engine {
             self.announce = None;
         }
         Ok(())
+    }
+
+    /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
+    /// no moment is a cgroup under a policy that is not there.
+    fn write(&mut self) -> anyhow::Result<()> {
+        let ops = self.state.poll_ops();
+        let ends = ops.iter().position(|op| matches!(op, TableOp::DeletePolicy(_)));
+        let (before, after) = ops.split_at(ends.unwrap_or(ops.len()));
+        self.tables.apply(before)?;
+        if std::mem::take(&mut self.moved) {
+            let left = self.workloads.place(&mut self.tables, |_| None)?;
+            self.state.handle_moved(left);
+        }
+        self.tables.apply(after)?;
+        let renewed = self.state.poll_ops();
+        self.tables.apply(&renewed)?;
+        if !ops.is_empty() {
+            tracing::debug!(writes = ops.len(), generation = self.state.generation(), "tables written");
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, told: Vec<Told>) {
+        self.moved |= !told.is_empty();
+    }
+
+    /// Brings the proxy to where the workloads are.
+    pub async fn settle(&mut self) -> anyhow::Result<()> {
+        self.workloads.settle(&mut self.tables).await
+    }
+
+    /// Tells the kernel where the proxy listens, and of nowhere else.
+    pub async fn open(&mut self, own: NetnsId, port: u16) -> anyhow::Result<()> {
+        self.tables.set_proxy(own.0, Some(port))?;
+        self.settle().await?;
+        self.workloads.tidy(&mut self.tables, own)
+    }
+
+    /// Tells the kernel that the proxy listens nowhere any more: what is still to come is refused
+    /// with a reason instead of running into a closed port.
+    pub fn close(&mut self, own: NetnsId) -> anyhow::Result<()> {
+        self.tables.set_proxy(own.0, None)?;
+        self.workloads.withdraw(&mut self.tables)
+    }
+
+    /// Waits for the flows in other namespaces to end, which the drain makes sure of.
+    pub async fn drained(&mut self) {
+        self.workloads.drained().await;
     }
 
     fn ask(&mut self) {
@@ -170,6 +232,9 @@ impl Engine {
     fn report(&mut self, event: &DenyEvent) {
         if self.ignored.contains(&event.cgroup) {
             return;
+        }
+        if event.reason == Reason::NoProxy as u8 {
+            self.workloads.missed(event.cgroup);
         }
         let addr = IpAddr::from(event.addr);
         let names = self.state.names_of(addr);

@@ -19,3 +19,4 @@ pub mod proxy;
 pub mod sockets;
 pub mod sources;
 pub mod wiring;
+pub mod workloads;

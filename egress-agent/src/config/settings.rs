@@ -2,6 +2,7 @@
 //! without its flag cannot exist. Fills in no defaults and looks at nothing on the machine.
 
 use super::values::{Cidr, DnsServer, LogFormat, OnExit, Span, TrafficPolicy};
+use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use clap::Args;
 use serde::Deserialize;
@@ -47,6 +48,9 @@ pub struct Settings {
     /// What happens to destinations that no rule lists [default: refused]
     #[arg(long, value_name = "MODE")]
     pub outbound_traffic_policy: Option<TrafficPolicy>,
+    /// Who runs in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME}'
+    #[arg(long = "workload", value_name = "ENTRY")]
+    pub workloads: Vec<WorkloadEntry>,
 }
 
 /// `dns` of the config file.
@@ -122,6 +126,7 @@ impl Settings {
             outbound_traffic_policy: self
                 .outbound_traffic_policy
                 .or(below.outbound_traffic_policy),
+            workloads: list(self.workloads, below.workloads),
         }
     }
 }
@@ -144,6 +149,7 @@ onExit: detach
 drainDeadline: 1m30s
 log: {format: json, filter: debug}
 outboundTrafficPolicy: ALLOW_ANY
+workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
 ";
 
     #[test]
@@ -153,6 +159,7 @@ outboundTrafficPolicy: ALLOW_ANY
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
         assert_eq!(s.outbound_traffic_policy, Some(TrafficPolicy::AllowAny));
+        assert!(s.workloads[0].cgroup.fits("shop.slice/web.service"));
         let none = Settings::default();
         assert_eq!(
             none.clone().over(s.clone()),
@@ -183,6 +190,8 @@ outboundTrafficPolicy: ALLOW_ANY
             ),
             ("proxyPort: 70000\n", vec!["proxyPort", "70000"]),
             ("rules: [a\n", vec!["line"]),
+            ("workloads: [{cgroup: /a}]\n", vec!["workloads[0].cgroup", "`/a`", "line 1"]),
+            ("workloads:\n- namespace: a\n", vec!["workloads[0]", "cgroup", "line 2"]),
         ] {
             let error = Settings::from_yaml(text).unwrap_err().to_string();
             for part in parts {
