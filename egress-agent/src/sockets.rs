@@ -100,7 +100,11 @@ impl SocketFactory {
         }
     }
 
-    async fn listen(&self, netns: NetnsId, local: impl Into<SocketAddr>) -> io::Result<TcpListener> {
+    async fn listen(
+        &self,
+        netns: NetnsId,
+        local: impl Into<SocketAddr>,
+    ) -> io::Result<TcpListener> {
         let socket = self.make(netns, Wanted::Listener(local.into())).await?;
         TcpListener::from_std(socket.into())
     }

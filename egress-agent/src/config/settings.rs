@@ -190,8 +190,14 @@ workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
             ),
             ("proxyPort: 70000\n", vec!["proxyPort", "70000"]),
             ("rules: [a\n", vec!["line"]),
-            ("workloads: [{cgroup: /a}]\n", vec!["workloads[0].cgroup", "`/a`", "line 1"]),
-            ("workloads:\n- namespace: a\n", vec!["workloads[0]", "cgroup", "line 2"]),
+            (
+                "workloads: [{cgroup: /a}]\n",
+                vec!["workloads[0].cgroup", "`/a`", "line 1"],
+            ),
+            (
+                "workloads:\n- namespace: a\n",
+                vec!["workloads[0]", "cgroup", "line 2"],
+            ),
         ] {
             let error = Settings::from_yaml(text).unwrap_err().to_string();
             for part in parts {

@@ -65,7 +65,9 @@ impl FromStr for CgroupGlob {
             ));
         }
         if parts.iter().any(|p| p.is_empty() || p == "." || p == "..") {
-            return Err(format!("`{s}` is no glob of a cgroup: want shop.slice/web-*"));
+            return Err(format!(
+                "`{s}` is no glob of a cgroup: want shop.slice/web-*"
+            ));
         }
         Ok(Self(parts))
     }
@@ -127,11 +129,27 @@ mod tests {
             (".", vec![""], vec!["a"]),
             ("a", vec!["a", "/a/"], vec!["", "ab", "a/b", "b/a"]),
             ("*", vec!["a", "abc"], vec!["", "a/b"]),
-            ("shop-*", vec!["shop-", "shop-1"], vec!["shop", "x-shop-1", "shop-1/c"]),
-            ("*-web-*.slice", vec!["a-web-b.slice", "-web-.slice"], vec!["a-web.slice"]),
+            (
+                "shop-*",
+                vec!["shop-", "shop-1"],
+                vec!["shop", "x-shop-1", "shop-1/c"],
+            ),
+            (
+                "*-web-*.slice",
+                vec!["a-web-b.slice", "-web-.slice"],
+                vec!["a-web.slice"],
+            ),
             ("a*b*a", vec!["aba", "axbxa"], vec!["ab", "aa", "abxb"]),
-            ("kubepods/*/pod1", vec!["kubepods/burstable/pod1"], vec!["kubepods/pod1"]),
-            ("**/pod1", vec!["pod1", "a/pod1", "a/b/pod1"], vec!["a/pod1/c", "pod11"]),
+            (
+                "kubepods/*/pod1",
+                vec!["kubepods/burstable/pod1"],
+                vec!["kubepods/pod1"],
+            ),
+            (
+                "**/pod1",
+                vec!["pod1", "a/pod1", "a/b/pod1"],
+                vec!["a/pod1/c", "pod11"],
+            ),
             ("a/**", vec!["a", "a/b", "a/b/c"], vec!["b/a", ""]),
             ("**/b/**/c", vec!["b/c", "a/b/b/x/c"], vec!["b", "c/b"]),
             ("**", vec!["", "a", "a/b"], vec![]),
@@ -174,7 +192,12 @@ mod tests {
             (short.namespace.as_str(), short.service_account.as_str()),
             ("default", "default")
         );
-        for wrong in ["shop", "{namespace: a}", "{cgroup: a, labels: [a]}", "{cgroup: a, x: 1}"] {
+        for wrong in [
+            "shop",
+            "{namespace: a}",
+            "{cgroup: a, labels: [a]}",
+            "{cgroup: a, x: 1}",
+        ] {
             assert!(wrong.parse::<WorkloadEntry>().is_err(), "{wrong}");
         }
     }

@@ -127,7 +127,10 @@ impl Cgroups {
     }
 
     fn take(&mut self, events: Vec<Event>) -> Vec<Change> {
-        if events.iter().any(|e| e.flags.contains(ReadFlags::QUEUE_OVERFLOW)) {
+        if events
+            .iter()
+            .any(|e| e.flags.contains(ReadFlags::QUEUE_OVERFLOW))
+        {
             return self.scan();
         }
         let mut changes = Vec::new();
@@ -249,7 +252,9 @@ fn read_events(queue: &OwnedFd, events: &mut Vec<Event>) -> io::Result<()> {
             Ok(event) => events.push(Event {
                 watch: event.wd(),
                 flags: event.events(),
-                name: event.file_name().and_then(|n| Some(n.to_str().ok()?.to_owned())),
+                name: event
+                    .file_name()
+                    .and_then(|n| Some(n.to_str().ok()?.to_owned())),
             }),
             Err(rustix::io::Errno::AGAIN) if !events.is_empty() => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -355,9 +360,19 @@ mod tests {
             .spawn()
             .unwrap();
         fs::write(folder.join("cgroup.procs"), child.id().to_string()).unwrap();
-        assert!(next(&root, &mut cgroups).await.iter().all(|c| c == "populated"));
+        assert!(
+            next(&root, &mut cgroups)
+                .await
+                .iter()
+                .all(|c| c == "populated")
+        );
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert!(next(&root, &mut cgroups).await.iter().all(|c| c == "populated"));
+        assert!(
+            next(&root, &mut cgroups)
+                .await
+                .iter()
+                .all(|c| c == "populated")
+        );
     }
 }

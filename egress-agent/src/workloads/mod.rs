@@ -134,7 +134,10 @@ impl Workloads {
     /// waits for [`Self::settle`]. The first call returns at once with all that is there.
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> anyhow::Result<Vec<Told>> {
-        let due = self.schedule.next().map_or(self.scan_due, |at| at.min(self.scan_due));
+        let due = self
+            .schedule
+            .next()
+            .map_or(self.scan_due, |at| at.min(self.scan_due));
         let changes = if due <= Instant::now() {
             Vec::new()
         } else {
@@ -150,7 +153,12 @@ impl Workloads {
             let changes = self.cgroups.scan();
             self.take(now, changes, &mut told);
             self.scanned = Some(now);
-            self.scan_due = now + if self.cgroups.blind() { SCAN_BLIND } else { SCAN };
+            self.scan_due = now
+                + if self.cgroups.blind() {
+                    SCAN_BLIND
+                } else {
+                    SCAN
+                };
         }
         for id in self.schedule.take(now) {
             self.look(id);
@@ -236,7 +244,8 @@ impl Workloads {
         if std::mem::take(&mut self.emptied) {
             let members = self.members.values();
             let used: BTreeSet<NsInode> = members.flat_map(|m| &m.namespaces).copied().collect();
-            self.spaces.close_but(tables, |namespace| used.contains(&namespace))?;
+            self.spaces
+                .close_but(tables, |namespace| used.contains(&namespace))?;
         }
         Ok(())
     }
@@ -247,7 +256,9 @@ impl Workloads {
         let open: BTreeSet<u64> = self.spaces.ports().map(|(netns, _)| netns.0).collect();
         let mut stale = tables.proxies()?;
         stale.retain(|netns| *netns != own.0 && !open.contains(netns));
-        stale.into_iter().try_for_each(|netns| tables.set_proxy(netns, None))
+        stale
+            .into_iter()
+            .try_for_each(|netns| tables.set_proxy(netns, None))
     }
 
     /// Puts the cgroups of workloads under their policies. Returns the policies that sockets were
@@ -258,7 +269,9 @@ impl Workloads {
         policy_of: impl Fn(u64) -> Option<u32>,
     ) -> anyhow::Result<Vec<u32>> {
         let members = self.members.iter().filter(|(_, m)| m.workload.is_some());
-        let wanted = members.filter_map(|(id, _)| Some((*id, policy_of(*id)?))).collect();
+        let wanted = members
+            .filter_map(|(id, _)| Some((*id, policy_of(*id)?)))
+            .collect();
         self.owners.become_these(tables, &wanted)
     }
 
@@ -271,7 +284,11 @@ impl Workloads {
             workload: member.workload.clone(),
             policy: self.owners.of(*id),
             namespaces: member.namespaces.len(),
-            proxied: member.namespaces.iter().filter(|ns| self.spaces.is_open(**ns)).count(),
+            proxied: member
+                .namespaces
+                .iter()
+                .filter(|ns| self.spaces.is_open(**ns))
+                .count(),
         })
     }
 

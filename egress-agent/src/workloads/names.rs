@@ -117,7 +117,10 @@ fn pod(part: &str, above: Qos) -> Option<PodRef> {
         Some(slice) => {
             let (parent, uid) = slice.rsplit_once("-pod")?;
             let kubelet = parent.split('-').any(|part| part == "kubepods");
-            (kubelet.then_some(uid)?, class(parent).unwrap_or(Qos::Guaranteed))
+            (
+                kubelet.then_some(uid)?,
+                class(parent).unwrap_or(Qos::Guaranteed),
+            )
         }
     };
     let uid = uid.replace('_', "-");
@@ -171,23 +174,68 @@ mod tests {
         let best = "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod@_.slice";
         let kind = "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod@_.slice";
         for (path, qos, container, runtime) in [
-            ("kubepods/burstable/pod@U".to_owned(), Burstable, false, None),
-            ("kubepods/burstable/pod@U/@I".to_owned(), Burstable, true, None),
-            ("/kubepods/besteffort/pod@U/@I/".to_owned(), BestEffort, true, None),
+            (
+                "kubepods/burstable/pod@U".to_owned(),
+                Burstable,
+                false,
+                None,
+            ),
+            (
+                "kubepods/burstable/pod@U/@I".to_owned(),
+                Burstable,
+                true,
+                None,
+            ),
+            (
+                "/kubepods/besteffort/pod@U/@I/".to_owned(),
+                BestEffort,
+                true,
+                None,
+            ),
             ("kubepods/pod@U/@I".to_owned(), Guaranteed, true, None),
-            ("kubepods/pod@U/crio-@I".to_owned(), Guaranteed, true, Some(CriO)),
-            ("kubelet/kubepods/besteffort/pod@U/@I".to_owned(), BestEffort, true, None),
+            (
+                "kubepods/pod@U/crio-@I".to_owned(),
+                Guaranteed,
+                true,
+                Some(CriO),
+            ),
+            (
+                "kubelet/kubepods/besteffort/pod@U/@I".to_owned(),
+                BestEffort,
+                true,
+                None,
+            ),
             (systemd.to_owned(), Burstable, false, None),
-            (format!("{systemd}/cri-containerd-@I.scope"), Burstable, true, Some(Containerd)),
-            (format!("{systemd}/crio-@I.scope"), Burstable, true, Some(CriO)),
-            (format!("{best}/docker-@I.scope"), BestEffort, true, Some(Docker)),
+            (
+                format!("{systemd}/cri-containerd-@I.scope"),
+                Burstable,
+                true,
+                Some(Containerd),
+            ),
+            (
+                format!("{systemd}/crio-@I.scope"),
+                Burstable,
+                true,
+                Some(CriO),
+            ),
+            (
+                format!("{best}/docker-@I.scope"),
+                BestEffort,
+                true,
+                Some(Docker),
+            ),
             (
                 "kubepods.slice/kubepods-pod@_.slice/cri-containerd-@I.scope".to_owned(),
                 Guaranteed,
                 true,
                 Some(Containerd),
             ),
-            (format!("{kind}/cri-containerd-@I.scope"), Guaranteed, true, Some(Containerd)),
+            (
+                format!("{kind}/cri-containerd-@I.scope"),
+                Guaranteed,
+                true,
+                Some(Containerd),
+            ),
             (
                 "system.slice/containerd.service/kubepods-burstable-pod@_.slice:cri-containerd:@I"
                     .to_owned(),

@@ -37,7 +37,12 @@ impl Owners {
                 left.push(before.unwrap_or(DEFAULT_POLICY));
             }
         }
-        let gone: Vec<u64> = self.0.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        let gone: Vec<u64> = self
+            .0
+            .keys()
+            .filter(|id| !wanted.contains_key(id))
+            .copied()
+            .collect();
         for cgroup in gone {
             tables.set_owner(cgroup, None)?;
             left.extend(self.0.remove(&cgroup));

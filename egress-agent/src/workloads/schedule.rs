@@ -36,7 +36,12 @@ impl Schedule {
 
     /// What is due; each comes again later.
     pub fn take(&mut self, now: Instant) -> Vec<u64> {
-        let due: Vec<u64> = self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
+        let due: Vec<u64> = self
+            .due
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, id)| *id)
+            .collect();
         for id in &due {
             if let Some((_, wait)) = self.of.get(id).copied() {
                 self.put(*id, now + wait, (wait * 2).min(LONGEST));
@@ -62,11 +67,19 @@ mod tests {
         let mut schedule = Schedule::default();
         schedule.start(start, 1);
         let mut looks = Vec::new();
-        while let Some(at) = schedule.next().filter(|at| *at < start + Duration::from_secs(30)) {
+        while let Some(at) = schedule
+            .next()
+            .filter(|at| *at < start + Duration::from_secs(30))
+        {
             assert_eq!(schedule.take(at), [1]);
             looks.push(at - start);
         }
-        let within = |limit| looks.iter().filter(|at| **at < Duration::from_millis(limit)).count();
+        let within = |limit| {
+            looks
+                .iter()
+                .filter(|at| **at < Duration::from_millis(limit))
+                .count()
+        };
         assert!(within(20) >= 4 && within(2000) >= 10, "{looks:?}");
         let last = looks.windows(2).last().unwrap();
         assert_eq!(last[1] - last[0], LONGEST);
