@@ -31,6 +31,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
     privilege::require()?;
     privilege::no_new_privileges()?;
+    cgroup2::join_first_namespace()?;
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
