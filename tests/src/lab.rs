@@ -28,6 +28,7 @@ use crate::client::{self, Finished, Reply};
 use crate::hosts::{Authority, Dns, Echo, Origin, World};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
+use crate::probe::{self, Answer};
 
 /// The address families that the names of the hosts have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,6 +252,11 @@ impl Lab {
         let mut all = vec!["--cacert", authority.as_ref()];
         all.extend_from_slice(arguments);
         client::curl(&self.client_place(), &all)
+    }
+
+    /// Tries one way out as a client: `tcp`, `tcp-echo`, `udp` or `udp-connected`.
+    pub fn attempt(&self, way: &str, to: SocketAddr) -> Result<Answer> {
+        probe::attempt(&self.client_place(), way, to)
     }
 
     /// Runs another verb of the agent in the agent's place.

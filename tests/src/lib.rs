@@ -14,6 +14,8 @@ pub mod hosts;
 pub mod lab;
 pub mod netns;
 pub mod place;
+pub mod probe;
+pub mod seen;
 pub mod wait;
 pub mod walk;
 
@@ -21,4 +23,5 @@ pub use agent::Agent;
 pub use background::Background;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
+pub use probe::{Answer, Session};
 pub use wait::wait_until;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::{Background, Lab, LabOptions};
 
-const PROBE: &str = env!("CARGO_BIN_EXE_probe");
+const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 const ECHO: &str = "
 apiVersion: networking.istio.io/v1
@@ -21,7 +21,7 @@ spec:
 ";
 
 fn background(lab: &Lab, verb: &str, target: SocketAddr) -> Background {
-    let mut command = lab.command(PROBE).unwrap();
+    let mut command = lab.command(BUSY).unwrap();
     command.args([verb, &target.to_string()]);
     Background::start(command).unwrap()
 }

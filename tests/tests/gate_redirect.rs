@@ -9,7 +9,7 @@ use std::time::Duration;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::{Lab, client, wait_until};
 
-const PROBE: &str = env!("CARGO_BIN_EXE_probe");
+const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 const HOSTS: std::ops::Range<u8> = 40..44;
 const CONNECTS: usize = 10_000;
@@ -49,7 +49,7 @@ fn ten_thousand_connects_with_ports_reused_each_reach_their_own_destination() {
     arguments.extend(["--count".into(), CONNECTS.to_string(), "--threads".into(), "8".into()]);
     let dialled = addresses.iter().copied().chain(addresses.iter().filter_map(|a| mapped(*a)));
     arguments.extend(dialled.map(|ip| SocketAddr::new(ip, 80).to_string()));
-    let mut command = lab.command(PROBE).unwrap();
+    let mut command = lab.command(BUSY).unwrap();
     command.args(&arguments);
     let report = client::run(command, Duration::from_mins(3)).unwrap();
     println!("{} {}", report.stdout.trim(), report.stderr.trim());

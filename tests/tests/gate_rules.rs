@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::{Background, Lab, wait_until};
 
-const PROBE: &str = env!("CARGO_BIN_EXE_probe");
+const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 
 const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 
@@ -31,7 +31,7 @@ fn now() -> u64 {
 }
 
 fn watch(lab: &Lab, target: SocketAddr) -> Background {
-    let mut command = lab.command(PROBE).unwrap();
+    let mut command = lab.command(BUSY).unwrap();
     command.args(["watch", &target.to_string()]);
     Background::start(command).unwrap()
 }
@@ -87,7 +87,7 @@ fn edits_fail_no_request_to_a_host_that_stays_listed() {
                 edits
             });
             let arguments = ["requests", "--host", "httpbin.org", "--count", "2000", "--threads", "4", &target];
-            let report = lab.run(PROBE, &arguments);
+            let report = lab.run(BUSY, &arguments);
             done.store(true, Ordering::SeqCst);
             (report.unwrap(), edits.join().unwrap())
         });

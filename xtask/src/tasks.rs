@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::ebpf;
+use crate::lint::all;
 use crate::privilege::{self, Privilege};
 use crate::progress::step_fn;
 use crate::provision;
@@ -116,29 +117,17 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
     build()?;
-    let mut failed = Vec::new();
-    let mut run = |mut command: Command| {
-        command.args(filter);
-        failed.extend(show(&mut command).err());
-    };
-    // Every part runs, whatever the one before said: one round shows all that is broken.
-    run(cargo(&[
-        "test",
-        "--no-fail-fast",
-        "--workspace",
-        "--lib",
-        "--bins",
-    ]));
-    run(cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]));
     let mut suites = cargo(&["test", "--no-fail-fast", "--workspace", "--test", "*"]);
     if let Some(runner) = root_access.runner() {
         suites.env(runner_variable(), runner);
     }
-    run(suites);
-    match failed.pop() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    let parts = [
+        cargo(&["test", "--no-fail-fast", "--workspace", "--lib", "--bins"]),
+        cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]),
+        suites,
+    ];
+    // Every part runs, whatever the one before said.
+    all(parts.map(|mut part| show(part.args(filter))))
 }
 
 fn root_access() -> Result<Privilege> {
