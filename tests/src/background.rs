@@ -36,10 +36,16 @@ impl Background {
         let reader = thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                sink.lock().unwrap_or_else(PoisonError::into_inner).push(value);
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(value);
             }
         });
-        Ok(Self { child, lines, reader: Some(reader) })
+        Ok(Self {
+            child,
+            lines,
+            reader: Some(reader),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Value>> {
@@ -52,18 +58,30 @@ impl Background {
     }
 
     /// Waits for a report that `fits`.
-    pub fn wait_line(&self, what: &str, limit: Duration, fits: impl Fn(&Value) -> bool) -> Result<Value> {
-        wait_until(what, limit, || self.lock().iter().find(|line| fits(line)).cloned())
+    pub fn wait_line(
+        &self,
+        what: &str,
+        limit: Duration,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        wait_until(what, limit, || {
+            self.lock().iter().find(|line| fits(line)).cloned()
+        })
     }
 
     /// Tells it to end and returns its last report.
     pub fn end(mut self) -> Result<Value> {
         drop(self.child.stdin.take());
-        wait_until("the background client ends", ENDS_WITHIN, || self.child.try_wait().ok().flatten())?;
+        wait_until("the background client ends", ENDS_WITHIN, || {
+            self.child.try_wait().ok().flatten()
+        })?;
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        self.lock().last().cloned().context("the background client said nothing")
+        self.lock()
+            .last()
+            .cloned()
+            .context("the background client said nothing")
     }
 }
 

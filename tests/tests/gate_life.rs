@@ -28,13 +28,23 @@ fn background(lab: &Lab, verb: &str, target: SocketAddr) -> Background {
 
 fn hold(lab: &Lab, target: SocketAddr) -> Background {
     let held = background(lab, "hold", target);
-    held.wait_line("the direct connection stands", Duration::from_secs(5), |l| l["held"] == true).unwrap();
+    held.wait_line(
+        "the direct connection stands",
+        Duration::from_secs(5),
+        |l| l["held"] == true,
+    )
+    .unwrap();
     held
 }
 
 fn request(lab: &Lab) -> egress_tests::Reply {
-    let resolve = format!("httpbin.org:80:{},[{}]", v4(host::HTTPBIN), v6(host::HTTPBIN));
-    lab.curl(&["--resolve", &resolve, "http://httpbin.org/get"]).unwrap()
+    let resolve = format!(
+        "httpbin.org:80:{},[{}]",
+        v4(host::HTTPBIN),
+        v6(host::HTTPBIN)
+    );
+    lab.curl(&["--resolve", &resolve, "http://httpbin.org/get"])
+        .unwrap()
 }
 
 #[test]
@@ -50,7 +60,10 @@ fn a_killed_agent_leaves_the_gate_closed_and_the_next_one_takes_over() {
     for round in 0..3 {
         lab.agent().unwrap().kill().unwrap();
         let reply = request(&lab);
-        assert!(reply.refused() && reply.elapsed < Duration::from_secs(1), "round {round}: {reply:?}");
+        assert!(
+            reply.refused() && reply.elapsed < Duration::from_secs(1),
+            "round {round}: {reply:?}"
+        );
         let denied = lab.curl(&["https://bystander.example/"]).unwrap();
         assert!(denied.refused(), "round {round}: {denied:?}");
         let another = hold(&lab, SocketAddr::new(v4(host::ECHO), 7));
@@ -83,13 +96,20 @@ fn an_agent_told_to_stop_keeps_the_gate_closed_until_detached() {
 
     let bpf_dir = lab.bpf_dir().display().to_string();
     let detached = lab.verb(&["detach", "--bpf-dir", &bpf_dir]).unwrap();
-    assert_eq!((detached.exit, detached.stderr.as_str()), (0, ""), "{detached:?}");
+    assert_eq!(
+        (detached.exit, detached.stderr.as_str()),
+        (0, ""),
+        "{detached:?}"
+    );
     assert_eq!(lab.curl(&["https://bystander.example/"]).unwrap().code, 200);
 }
 
 #[test]
 fn on_exit_detach_opens_the_gate() {
-    let options = LabOptions { agent: vec!["--on-exit".into(), "detach".into()], ..LabOptions::default() };
+    let options = LabOptions {
+        agent: vec!["--on-exit".into(), "detach".into()],
+        ..LabOptions::default()
+    };
     let mut lab = Lab::start_with(options).unwrap();
     assert!(lab.curl(&["https://bystander.example/"]).unwrap().refused());
     assert!(lab.agent().unwrap().terminate().unwrap().success());
@@ -101,7 +121,14 @@ fn a_request_under_way_is_finished_when_the_agent_is_told_to_stop() {
     let mut lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     let mut command = lab.command("curl").unwrap();
-    command.args(["-s", "-o", "/dev/null", "-w", "{\"code\": %{http_code}}", "http://httpbin.org/delay/2"]);
+    command.args([
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "{\"code\": %{http_code}}",
+        "http://httpbin.org/delay/2",
+    ]);
     let slow = Background::start(command).unwrap();
     egress_tests::wait_until("the request arrived", Duration::from_secs(5), || {
         (!lab.httpbin.requests().is_empty()).then_some(())
@@ -114,9 +141,23 @@ fn a_request_under_way_is_finished_when_the_agent_is_told_to_stop() {
 #[test]
 fn exec_runs_behind_the_gate_and_hands_the_exit_code_through() {
     let lab = Lab::start().unwrap();
-    let (root, bpf_dir) = (lab.workloads().path().display().to_string(), lab.bpf_dir().display().to_string());
+    let (root, bpf_dir) = (
+        lab.workloads().path().display().to_string(),
+        lab.bpf_dir().display().to_string(),
+    );
     let exec = |script: &str| {
-        lab.verb(&["exec", "--cgroup", &root, "--bpf-dir", &bpf_dir, "--", "sh", "-c", script]).unwrap()
+        lab.verb(&[
+            "exec",
+            "--cgroup",
+            &root,
+            "--bpf-dir",
+            &bpf_dir,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])
+        .unwrap()
     };
     assert_eq!(exec("exit 7").exit, 7);
     let url = format!("https://{}/", v4(host::BYSTANDER));

@@ -40,14 +40,24 @@ fn ten_thousand_connects_with_ports_reused_each_reach_their_own_destination() {
     let addresses: Vec<IpAddr> = HOSTS.flat_map(|last| [v4(last), v6(last)]).collect();
     let origin = lab.world().http(&addresses, 80).unwrap();
     // Eight clients share 400 ports for 10 000 connections to the one address of the proxy.
-    lab.node().sysctl("ipv4/ip_local_port_range", "40000 40399").unwrap();
+    lab.node()
+        .sysctl("ipv4/ip_local_port_range", "40000 40399")
+        .unwrap();
     lab.node().sysctl("ipv4/tcp_tw_reuse", "1").unwrap();
     lab.write_rules("many.yaml", &many(&addresses)).unwrap();
     lab.start_agent().unwrap();
 
     let mut arguments = vec!["hammer".to_owned(), "--host".into(), "many.example".into()];
-    arguments.extend(["--count".into(), CONNECTS.to_string(), "--threads".into(), "8".into()]);
-    let dialled = addresses.iter().copied().chain(addresses.iter().filter_map(|a| mapped(*a)));
+    arguments.extend([
+        "--count".into(),
+        CONNECTS.to_string(),
+        "--threads".into(),
+        "8".into(),
+    ]);
+    let dialled = addresses
+        .iter()
+        .copied()
+        .chain(addresses.iter().filter_map(|a| mapped(*a)));
     arguments.extend(dialled.map(|ip| SocketAddr::new(ip, 80).to_string()));
     let mut command = lab.command(BUSY).unwrap();
     command.args(&arguments);
@@ -59,17 +69,28 @@ fn ten_thousand_connects_with_ports_reused_each_reach_their_own_destination() {
         .into_iter()
         .filter_map(|seen| {
             let dialled: IpAddr = seen.target.split_once("dialled=")?.1.parse().ok()?;
-            (dialled.to_canonical() != seen.local.ip().to_canonical()).then_some((dialled, seen.local))
+            (dialled.to_canonical() != seen.local.ip().to_canonical())
+                .then_some((dialled, seen.local))
         })
         .collect();
-    assert!(wrong.is_empty(), "{} at the wrong address, first {:?}", wrong.len(), wrong.first());
+    assert!(
+        wrong.is_empty(),
+        "{} at the wrong address, first {:?}",
+        wrong.len(),
+        wrong.first()
+    );
     let report: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
     assert_eq!(report["failed"], 0, "{report}");
-    assert_eq!(report["ok"].as_u64().unwrap() + report["reset"].as_u64().unwrap(), CONNECTS as u64);
+    assert_eq!(
+        report["ok"].as_u64().unwrap() + report["reset"].as_u64().unwrap(),
+        CONNECTS as u64
+    );
     let maps = lab.bpf_dir().join("abi-1/maps");
-    wait_until("no handshake is left in the flow table", Duration::from_secs(5), || {
-        (flows(&maps) == 0).then_some(())
-    })
+    wait_until(
+        "no handshake is left in the flow table",
+        Duration::from_secs(5),
+        || (flows(&maps) == 0).then_some(()),
+    )
     .unwrap();
 }
 
@@ -89,7 +110,9 @@ fn the_agents_own_connects_are_not_redirected_into_itself() {
         let before = lab.httpbin.connections();
         for _ in 0..20 {
             let resolve = format!("httpbin.org:80:{address}");
-            let reply = lab.curl(&["--resolve", &resolve, "http://httpbin.org/get"]).unwrap();
+            let reply = lab
+                .curl(&["--resolve", &resolve, "http://httpbin.org/get"])
+                .unwrap();
             assert_eq!(reply.code, 200, "{reply:?}");
         }
         // A connect of the agent that came back to it would show as a second hop of the sidecar's
@@ -103,21 +126,42 @@ fn the_agents_own_connects_are_not_redirected_into_itself() {
     let url = format!("http://{}/get", v4(host::HTTPBIN));
     let reply = client::curl(&lab.agent_place(), &[&url]).unwrap();
     assert_eq!(reply.code, 200, "{reply:?}");
-    assert_eq!(lab.httpbin.last_request().unwrap().header("x-envoy-attempt-count"), None);
+    assert_eq!(
+        lab.httpbin
+            .last_request()
+            .unwrap()
+            .header("x-envoy-attempt-count"),
+        None
+    );
 }
 
 #[test]
 fn the_proxy_cannot_be_dialled_past_the_kernel() {
     let lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
-    for target in ["127.0.0.1", "127.0.0.2", "[::1]", "[::ffff:127.0.0.1]", "203.0.113.1", "0.0.0.0"] {
+    for target in [
+        "127.0.0.1",
+        "127.0.0.2",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "203.0.113.1",
+        "0.0.0.0",
+    ] {
         let reply = lab
-            .curl(&["-H", "Host: httpbin.org", &format!("http://{target}:15001/get")])
+            .curl(&[
+                "-H",
+                "Host: httpbin.org",
+                &format!("http://{target}:15001/get"),
+            ])
             .unwrap();
         assert!(reply.refused(), "{target}: {reply:?}");
     }
     // From outside the enforced cgroup nothing stops the connect; the proxy closes what has no origin.
-    let reply = client::curl(&lab.agent_place(), &["-H", "Host: httpbin.org", "http://127.0.0.1:15001/get"]).unwrap();
+    let reply = client::curl(
+        &lab.agent_place(),
+        &["-H", "Host: httpbin.org", "http://127.0.0.1:15001/get"],
+    )
+    .unwrap();
     assert!(reply.code == 0 && reply.exit != 0, "{reply:?}");
     assert_eq!(lab.httpbin.connections(), 0);
 }
@@ -128,7 +172,12 @@ fn a_redirected_socket_shows_where_it_was_going() {
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     for address in [v4(host::HTTPBIN), v6(host::HTTPBIN)] {
         let resolve = format!("httpbin.org:80:{address}");
-        let reply = lab.curl(&["--resolve", &resolve, "http://httpbin.org/get"]).unwrap();
-        assert_eq!((reply.code, reply.remote.parse().ok()), (200, Some(address)));
+        let reply = lab
+            .curl(&["--resolve", &resolve, "http://httpbin.org/get"])
+            .unwrap();
+        assert_eq!(
+            (reply.code, reply.remote.parse().ok()),
+            (200, Some(address))
+        );
     }
 }

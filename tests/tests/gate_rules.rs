@@ -27,7 +27,13 @@ spec:
 ";
 
 fn now() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
+    u64::try_from(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_micros(),
+    )
+    .unwrap()
 }
 
 fn watch(lab: &Lab, target: SocketAddr) -> Background {
@@ -86,14 +92,30 @@ fn edits_fail_no_request_to_a_host_that_stays_listed() {
                 }
                 edits
             });
-            let arguments = ["requests", "--host", "httpbin.org", "--count", "2000", "--threads", "4", &target];
+            let arguments = [
+                "requests",
+                "--host",
+                "httpbin.org",
+                "--count",
+                "2000",
+                "--threads",
+                "4",
+                &target,
+            ];
             let report = lab.run(BUSY, &arguments);
             done.store(true, Ordering::SeqCst);
             (report.unwrap(), edits.join().unwrap())
         });
-        println!("{target}: {} with {edits} edits meanwhile", report.stdout.trim());
+        println!(
+            "{target}: {} with {edits} edits meanwhile",
+            report.stdout.trim()
+        );
         let report: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
-        assert_eq!((&report["ok"], &report["failed"]), (&2000.into(), &0.into()), "{report}");
+        assert_eq!(
+            (&report["ok"], &report["failed"]),
+            (&2000.into(), &0.into()),
+            "{report}"
+        );
         assert!(edits >= 2, "no edit took place");
     }
 }
@@ -104,51 +126,87 @@ fn a_mistake_in_a_file_changes_nothing_and_says_where() {
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     for (text, place, reason) in [
         ("kind: [", "bad.yaml:", ""),
-        ("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec:\n  ports: []\n", "bad.yaml", "host"),
-        ("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec:\n  hosts: [a.example]\n  resolution: dns\n", "bad.yaml:6", "spec.resolution"),
+        (
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec:\n  ports: []\n",
+            "bad.yaml",
+            "host",
+        ),
+        (
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec:\n  hosts: [a.example]\n  resolution: dns\n",
+            "bad.yaml:6",
+            "spec.resolution",
+        ),
     ] {
         // From here on: the report may come before the write returns.
         let mark = lab.agent().unwrap().mark();
         lab.write_rules("bad.yaml", text).unwrap();
         let agent = lab.agent().unwrap();
         let line = agent
-            .wait_line(mark, Duration::from_secs(5), "the mistake is reported", |l| l.contains("not applied"))
+            .wait_line(
+                mark,
+                Duration::from_secs(5),
+                "the mistake is reported",
+                |l| l.contains("not applied"),
+            )
             .unwrap();
         assert!(line.contains(place) && line.contains(reason), "{line}");
         assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
         fs::remove_file(lab.rules_dir().join("bad.yaml")).unwrap();
         lab.agent()
             .unwrap()
-            .wait_line(mark, Duration::from_secs(5), "the files are good again", |l| l.contains("as they were applied"))
+            .wait_line(
+                mark,
+                Duration::from_secs(5),
+                "the files are good again",
+                |l| l.contains("as they were applied"),
+            )
             .unwrap();
     }
 }
 
 #[test]
 fn a_failing_name_server_takes_nothing_away() {
-    let mut lab = Lab::start_with(egress_tests::LabOptions { ttl: 1, ..Default::default() }).unwrap();
+    let mut lab = Lab::start_with(egress_tests::LabOptions {
+        ttl: 1,
+        ..Default::default()
+    })
+    .unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     let mark = lab.agent().unwrap().mark();
     lab.dns.fail(egress_tests::hosts::Fault::ServerFailure);
     lab.agent()
         .unwrap()
-        .wait_line(mark, Duration::from_secs(20), "the failure is reported", |l| l.contains("no answer"))
+        .wait_line(
+            mark,
+            Duration::from_secs(20),
+            "the failure is reported",
+            |l| l.contains("no answer"),
+        )
         .unwrap();
     let address = format!("httpbin.org:80:{}", v4(host::HTTPBIN));
-    let reply = lab.curl(&["--resolve", &address, "http://httpbin.org/get"]).unwrap();
+    let reply = lab
+        .curl(&["--resolve", &address, "http://httpbin.org/get"])
+        .unwrap();
     assert_eq!(reply.code, 200, "{reply:?}");
 }
 
 #[test]
 fn an_address_that_dns_adds_is_let_through_without_an_edit() {
-    let lab = Lab::start_with(egress_tests::LabOptions { ttl: 1, ..Default::default() }).unwrap();
+    let lab = Lab::start_with(egress_tests::LabOptions {
+        ttl: 1,
+        ..Default::default()
+    })
+    .unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     let address = format!("httpbin.org:80:{}", v4(host::BYSTANDER));
     let arguments = ["--resolve", address.as_str(), "http://httpbin.org/get"];
     assert!(lab.curl(&arguments).unwrap().refused());
-    lab.dns.set("httpbin.org", &[v4(host::HTTPBIN), v4(host::BYSTANDER)], 1);
-    wait_until("the new address is let through", Duration::from_secs(10), || {
-        (lab.curl(&arguments).ok()?.code == 200).then_some(())
-    })
+    lab.dns
+        .set("httpbin.org", &[v4(host::HTTPBIN), v4(host::BYSTANDER)], 1);
+    wait_until(
+        "the new address is let through",
+        Duration::from_secs(10),
+        || (lab.curl(&arguments).ok()?.code == 200).then_some(()),
+    )
     .unwrap();
 }

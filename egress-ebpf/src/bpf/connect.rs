@@ -81,7 +81,10 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     // be connected, and show its source address, to where a stream may go. It still sends nothing:
     // the backstop judges each datagram.
     if to.proto == proto::UDP && matches!(verdict, Verdict::Deny(_)) {
-        let stream = Destination { proto: proto::TCP, ..*to };
+        let stream = Destination {
+            proto: proto::TCP,
+            ..*to
+        };
         if !matches!(judge(&applied, state.netns, &stream), Verdict::Deny(_)) {
             return (Verdict::Allow, 0);
         }

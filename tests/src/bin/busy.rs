@@ -53,8 +53,18 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> Result<()> {
     match Cli::parse().verb {
-        Verb::Hammer { host, count, threads, targets } => hammer(&host, count, threads, &targets),
-        Verb::Requests { host, count, threads, target } => requests(&host, count, threads, target),
+        Verb::Hammer {
+            host,
+            count,
+            threads,
+            targets,
+        } => hammer(&host, count, threads, &targets),
+        Verb::Requests {
+            host,
+            count,
+            threads,
+            target,
+        } => requests(&host, count, threads, target),
         Verb::Watch { target } => watch(target),
         Verb::Hold { target } => hold(target),
     }
@@ -64,7 +74,11 @@ fn hammer(host: &str, count: usize, threads: usize, targets: &[SocketAddr]) -> R
     if targets.is_empty() {
         bail!("no target");
     }
-    let (next, ok, reset) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (next, ok, reset) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
     let failures = std::sync::Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -109,7 +123,9 @@ fn shot(host: &str, target: SocketAddr, wait: bool) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&target, LIMIT).context("connect")?;
     rustix::net::sockopt::set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
     stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(request(host, target).as_bytes()).context("write")?;
+    stream
+        .write_all(request(host, target).as_bytes())
+        .context("write")?;
     if wait {
         let code = status(&mut io::BufReader::new(&stream)).context("answer")?;
         if code != 200 {
@@ -120,14 +136,21 @@ fn shot(host: &str, target: SocketAddr, wait: bool) -> Result<()> {
 }
 
 fn request(host: &str, target: SocketAddr) -> String {
-    format!("GET /get?dialled={} HTTP/1.1\r\nHost: {host}\r\n\r\n", target.ip())
+    format!(
+        "GET /get?dialled={} HTTP/1.1\r\nHost: {host}\r\n\r\n",
+        target.ip()
+    )
 }
 
 /// Reads one whole response and returns its status.
 fn status(stream: &mut impl io::BufRead) -> Result<u16> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
-    let code = line.split(' ').nth(1).context("closed without an answer")?.parse()?;
+    let code = line
+        .split(' ')
+        .nth(1)
+        .context("closed without an answer")?
+        .parse()?;
     let mut length = 0;
     loop {
         line.clear();
@@ -181,7 +204,11 @@ fn requests(host: &str, count: usize, threads: usize, target: SocketAddr) -> Res
     Ok(())
 }
 
-fn kept(stream: &mut Option<io::BufReader<TcpStream>>, host: &str, target: SocketAddr) -> Result<()> {
+fn kept(
+    stream: &mut Option<io::BufReader<TcpStream>>,
+    host: &str,
+    target: SocketAddr,
+) -> Result<()> {
     let reader = match stream {
         Some(reader) => reader,
         None => {
@@ -190,7 +217,10 @@ fn kept(stream: &mut Option<io::BufReader<TcpStream>>, host: &str, target: Socke
             stream.insert(io::BufReader::new(fresh))
         }
     };
-    reader.get_mut().write_all(request(host, target).as_bytes()).context("write")?;
+    reader
+        .get_mut()
+        .write_all(request(host, target).as_bytes())
+        .context("write")?;
     match status(reader).context("answer")? {
         200 => Ok(()),
         code => bail!("status {code}"),
@@ -208,7 +238,9 @@ fn told_to_end() -> &'static AtomicBool {
 }
 
 fn microseconds() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_micros())
 }
 
 fn watch(target: SocketAddr) -> Result<()> {
@@ -227,7 +259,10 @@ fn watch(target: SocketAddr) -> Result<()> {
         };
         tries += 1;
         if outcome != last {
-            println!("{}", json!({ "at": microseconds() as u64, "outcome": outcome }));
+            println!(
+                "{}",
+                json!({ "at": microseconds() as u64, "outcome": outcome })
+            );
             io::stdout().flush()?;
             last = outcome;
         }
@@ -252,6 +287,9 @@ fn hold(target: SocketAddr) -> Result<()> {
         echoes += 1;
         thread::sleep(Duration::from_millis(2));
     }
-    println!("{}", json!({ "echoes": echoes, "longest_us": longest.as_micros() as u64 }));
+    println!(
+        "{}",
+        json!({ "echoes": echoes, "longest_us": longest.as_micros() as u64 })
+    );
     Ok(())
 }

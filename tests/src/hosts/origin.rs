@@ -127,7 +127,9 @@ pub(super) async fn serve(
 }
 
 async fn accept(listener: TcpListener, origin: Origin, tls: Option<TlsAcceptor>) {
-    let Ok(local) = listener.local_addr() else { return };
+    let Ok(local) = listener.local_addr() else {
+        return;
+    };
     while let Ok((stream, peer)) = listener.accept().await {
         origin.record.connections.fetch_add(1, Ordering::SeqCst);
         let _ = stream.set_nodelay(true);
