@@ -64,7 +64,10 @@ fn main() -> Result<()> {
             count,
             threads,
             target,
-        } => requests(&host, count, threads, target),
+        } => {
+            requests(&host, count, threads, target);
+            Ok(())
+        }
         Verb::Watch { target } => watch(target),
         Verb::Hold { target } => hold(target),
     }
@@ -170,7 +173,7 @@ fn status(stream: &mut impl io::BufRead) -> Result<u16> {
     Ok(code)
 }
 
-fn requests(host: &str, count: usize, threads: usize, target: SocketAddr) -> Result<()> {
+fn requests(host: &str, count: usize, threads: usize, target: SocketAddr) {
     let (next, ok) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let failures = std::sync::Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -201,7 +204,6 @@ fn requests(host: &str, count: usize, threads: usize, target: SocketAddr) -> Res
         "{}",
         json!({ "ok": ok.into_inner(), "failed": failures.len(), "first": failures.first() })
     );
-    Ok(())
 }
 
 fn kept(
@@ -209,13 +211,12 @@ fn kept(
     host: &str,
     target: SocketAddr,
 ) -> Result<()> {
-    let reader = match stream {
-        Some(reader) => reader,
-        None => {
-            let fresh = TcpStream::connect_timeout(&target, LIMIT).context("connect")?;
-            fresh.set_read_timeout(Some(LIMIT))?;
-            stream.insert(io::BufReader::new(fresh))
-        }
+    let reader = if let Some(reader) = stream {
+        reader
+    } else {
+        let fresh = TcpStream::connect_timeout(&target, LIMIT).context("connect")?;
+        fresh.set_read_timeout(Some(LIMIT))?;
+        stream.insert(io::BufReader::new(fresh))
     };
     reader
         .get_mut()
