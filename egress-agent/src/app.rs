@@ -83,10 +83,18 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     engine.begin(&first).await?;
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
     let observer = Arc::new(TracingObserver);
-    let shared = Arc::new(Shared::new(engine.routes(), origins, dialer, observer, Limits::default()));
+    let shared = Arc::new(Shared::new(
+        engine.routes(),
+        origins,
+        dialer,
+        observer,
+        Limits::default(),
+    ));
     let (drain, signal) = proxy::drain_channel();
     let mut proxies = start(listeners, &shared, &signal);
-    engine.tables().set_proxy(sockets.own_netns().0, Some(config.proxy_port))?;
+    engine
+        .tables()
+        .set_proxy(sockets.own_netns().0, Some(config.proxy_port))?;
     kernel::attach(&mut kernel, &place.own, &place.roots)?;
     prove(&mut engine, place).await?;
     tracing::info!(
@@ -116,17 +124,22 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
 }
 
 fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
-    let pair = sockets.listen_loopback(sockets.own_netns(), config.proxy_port).map_err(|e| {
-        Failure::usage(format_args!(
-            "proxy port {}: {e}; another agent runs here, or choose one with --proxy-port",
-            config.proxy_port
-        ))
-    })?;
+    let pair = sockets
+        .listen_loopback(sockets.own_netns(), config.proxy_port)
+        .map_err(|e| {
+            Failure::usage(format_args!(
+                "proxy port {}: {e}; another agent runs here, or choose one with --proxy-port",
+                config.proxy_port
+            ))
+        })?;
     Ok([Some(pair.v4), pair.v6].into_iter().flatten().collect())
 }
 
 fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>, signal: &DrainSignal) -> JoinSet<()> {
-    listeners.into_iter().map(|l| proxy::serve(l, Arc::clone(shared), signal.clone())).collect()
+    listeners
+        .into_iter()
+        .map(|l| proxy::serve(l, Arc::clone(shared), signal.clone()))
+        .collect()
 }
 
 /// Ready means that the kernel refused a connect of the agent's own below every enforced root.
@@ -148,5 +161,9 @@ async fn told_to_stop() -> anyhow::Result<&'static str> {
 }
 
 fn shown(paths: &[PathBuf]) -> String {
-    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+    paths
+        .iter()
+        .map(|p| p.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

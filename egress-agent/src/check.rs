@@ -1,8 +1,8 @@
 //! `egress-agent check`: a verdict for each object of the files named. Needs no kernel, no root.
 
 use crate::failure::Failure;
-use crate::sources::{files, rules::verdict};
-use egress_core::istio::{Message, Severity, decode};
+use crate::sources::files;
+use egress_core::istio::{Message, Severity, decode, validate};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub fn run(paths: &[PathBuf], out: &mut impl Write) -> anyhow::Result<()> {
             .messages
             .iter()
             .cloned()
-            .chain(decoded.objects.iter().flat_map(verdict))
+            .chain(decoded.objects.iter().flat_map(validate))
         {
             show(&message)?;
         }

@@ -49,7 +49,9 @@ pub struct Engine {
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
     pub fn new(config: &Config, tables: Tables, resolver: Resolver) -> anyhow::Result<Self> {
-        let (policies, ids) = tables.standing().context("reading the tables of the agent before this one")?;
+        let (policies, ids) = tables
+            .standing()
+            .context("reading the tables of the agent before this one")?;
         let mut state = State::adopting(settings(config), Planner::adopt(policies, ids));
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
@@ -98,7 +100,11 @@ impl Engine {
     }
 
     /// Runs until something fails that the agent cannot go on without.
-    pub async fn run(&mut self, mut rules: watch::Receiver<Arc<RuleSet>>, mut events: Events) -> anyhow::Result<()> {
+    pub async fn run(
+        &mut self,
+        mut rules: watch::Receiver<Arc<RuleSet>>,
+        mut events: Events,
+    ) -> anyhow::Result<()> {
         rules.mark_unchanged();
         let mut following = true;
         loop {
@@ -144,13 +150,21 @@ impl Engine {
         let ops = self.state.poll_ops();
         if !ops.is_empty() {
             self.tables.apply(&ops)?;
-            tracing::debug!(writes = ops.len(), generation = self.state.generation(), "tables written");
+            tracing::debug!(
+                writes = ops.len(),
+                generation = self.state.generation(),
+                "tables written"
+            );
         }
         self.ask();
         if let Some(objects) = self.announce
             && self.state.unresolved().is_empty()
         {
-            tracing::info!(objects, generation = self.state.generation(), "rules applied");
+            tracing::info!(
+                objects,
+                generation = self.state.generation(),
+                "rules applied"
+            );
             self.announce = None;
         }
         Ok(())
@@ -162,7 +176,10 @@ impl Engine {
             tokio::spawn(async move {
                 let result = resolver.resolve(&query.name).await;
                 // The receiver is gone only when the agent ends.
-                let _ = replies.send(Reply { name: query.name, result });
+                let _ = replies.send(Reply {
+                    name: query.name,
+                    result,
+                });
             });
         }
     }
@@ -173,7 +190,11 @@ impl Engine {
         }
         let addr = IpAddr::from(event.addr);
         let names = self.state.names_of(addr);
-        let policy = if event.policy == NO_POLICY { DEFAULT_POLICY } else { event.policy };
+        let policy = if event.policy == NO_POLICY {
+            DEFAULT_POLICY
+        } else {
+            event.policy
+        };
         let via = match event.proto {
             proto::TCP => Some(Transport::Tcp),
             proto::UDP => Some(Transport::Udp),
@@ -207,5 +228,9 @@ async fn until(due: Option<Instant>) {
 }
 
 fn join(addresses: &[IpAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }

@@ -6,6 +6,7 @@
 //! what must hold is for the tests to say.
 
 pub mod agent;
+pub mod background;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
@@ -19,6 +20,7 @@ pub mod wait;
 pub mod walk;
 
 pub use agent::Agent;
+pub use background::Background;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
 pub use probe::{Answer, Session};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::node::{Mark, Node, Value};
 use super::parse::parse;
-use super::reader::{Decode, Reader};
+use super::reader::{self, Decode, Reader};
 use super::suggest::nearest;
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::message::{Message, Path, Severity, Step};
@@ -287,12 +287,16 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
     };
     let mut reader = Reader::default();
     if !VERSIONS.contains(&version) {
-        reader.within(Step::Key("apiVersion".to_owned()), |reader| {
+        reader.within(Step::Key("apiVersion".into()), |reader| {
             let node = root.get("apiVersion").unwrap_or(&root);
-            reader.say(Severity::Error, node, format!("no schema for {api_version}, Kind={kind_name}; known versions are v1, v1beta1 and v1alpha3"));
+            reader.say(
+                Severity::Note,
+                node,
+                format!("Istio serves v1, v1beta1 and v1alpha3 of {kind_name}, not {version}; read as v1"),
+            );
         });
     }
-    let meta = reader.within(Step::Key("metadata".to_owned()), |reader| {
+    let meta = reader.within(Step::Key("metadata".into()), |reader| {
         meta(root.get("metadata"), reader)
     });
     top_level_fields(&root, &mut reader);
@@ -301,7 +305,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
         value: Value::Null,
     };
     let node = root.get("spec").unwrap_or(&empty);
-    let spec = reader.within(Step::Key("spec".to_owned()), |reader| match kind {
+    let spec = reader.within(Step::Key("spec".into()), |reader| match kind {
         Kind::ServiceEntry => Spec::ServiceEntry(Decode::decode(node, reader)),
         Kind::VirtualService => Spec::VirtualService(Decode::decode(node, reader)),
         Kind::DestinationRule => Spec::DestinationRule(Decode::decode(node, reader)),
@@ -339,7 +343,7 @@ fn top_level_fields(root: &Node, reader: &mut Reader) {
         };
         let hint =
             nearest(&entry.key, KNOWN.into_iter()).map(|name| format!(", did you mean {name:?}?"));
-        reader.within(Step::Key(entry.key.clone()), |reader| {
+        reader.within(Step::Key(entry.key.clone().into()), |reader| {
             reader.say(
                 Severity::Warning,
                 &at,
@@ -359,6 +363,7 @@ fn meta(node: Option<&Node>, reader: &mut Reader) -> Meta {
         reader.mismatch(node, "v1.ObjectMeta");
         return meta;
     }
+    let node = &reader::Message::open(node);
     let namespace: String = reader.field(node, "namespace", "namespace");
     if !namespace.is_empty() {
         meta.namespace = namespace;

@@ -213,10 +213,14 @@ impl<'t> Builder<'t> {
                 }
             };
             if let Some(line) = seen.insert(key.clone(), mark.line) {
-                return Err(SyntaxError {
-                    mark,
-                    text: format!("key {key:?} already set in map, on line {line}"),
-                });
+                let missing = depth == 0 && key == "apiVersion";
+                let hint = if missing {
+                    "; is a --- line missing before this object?"
+                } else {
+                    ""
+                };
+                let text = format!("key {key:?} already set in map, on line {line}{hint}");
+                return Err(SyntaxError { mark, text });
             }
             entries.push(Entry { key, mark, value });
         }

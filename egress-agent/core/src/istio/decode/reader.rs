@@ -11,7 +11,25 @@ use base64::Engine as _;
 use super::node::{Node, Value};
 use super::suggest::nearest;
 use crate::istio::duration::{TimeSpan, parse_duration};
-use crate::istio::message::{Message, Messages, Path, Severity, Step};
+use crate::istio::message::{self, Messages, Path, Severity, Step};
+
+/// A map that is read as a message of the API.
+#[derive(Debug)]
+pub struct Message<'n> {
+    node: &'n Node,
+    /// Members of oneofs that another one overrides.
+    overridden: Vec<&'static str>,
+}
+
+impl<'n> Message<'n> {
+    /// A map that other fields than the known ones may stand in.
+    pub fn open(node: &'n Node) -> Self {
+        Self {
+            node,
+            overridden: Vec::new(),
+        }
+    }
+}
 
 /// The state of reading one document: where we are, and what was found wrong.
 #[derive(Debug, Default)]
@@ -25,7 +43,7 @@ pub struct Reader {
 impl Reader {
     /// Records a message at a node.
     pub fn say(&mut self, severity: Severity, node: &Node, text: impl Into<String>) {
-        self.messages.push(Message {
+        self.messages.push(message::Message {
             severity,
             field: self.path.to_string(),
             line: node.mark.line,
@@ -57,14 +75,17 @@ impl Reader {
         value
     }
 
-    /// Checks that a node is a map with known fields, and no two members of a oneof.
-    /// `None` for null (an empty message) and for anything else (an error).
+    /// Checks that a node is a map with known fields. `None` for null (an empty message) and for
+    /// anything else (an error).
+    ///
+    /// Of several members of a oneof, the decoder keeps the one that the .proto file has last. The
+    /// API server's schema would have refused the object.
     pub fn message<'n>(
         &mut self,
         node: &'n Node,
-        fields: &[(&str, &str)],
+        fields: &[(&'static str, &str)],
         oneofs: &[&[&str]],
-    ) -> Option<&'n Node> {
+    ) -> Option<Message<'n>> {
         let Value::Map(entries) = &node.value else {
             if node.value != Value::Null {
                 self.mismatch(node, "map[string]json.RawMessage");
@@ -86,13 +107,14 @@ impl Reader {
                 if let Some(name) = nearest(&entry.key, fields.iter().map(|(camel, _)| *camel)) {
                     text = format!("{text}, did you mean {name:?}?");
                 }
-                self.within(Step::Key(entry.key.clone()), |reader| {
-                    reader.say(Severity::Warning, &at, text)
+                self.within(Step::Key(entry.key.clone().into()), |reader| {
+                    reader.say(Severity::Warning, &at, text);
                 });
             }
         }
+        let mut overridden = Vec::new();
         for group in oneofs {
-            let set: Vec<&str> = fields
+            let mut set: Vec<&'static str> = fields
                 .iter()
                 .filter(|(camel, snake)| {
                     group.contains(camel)
@@ -101,25 +123,30 @@ impl Reader {
                 })
                 .map(|(camel, _)| *camel)
                 .collect();
-            if set.len() > 1 {
-                self.say(
-                    Severity::Error,
-                    node,
-                    format!("only one of {} may be set", set.join(", ")),
+            if let Some(last) = set.pop().filter(|_| !set.is_empty()) {
+                let text = format!(
+                    "only one of {}, {last} may be set; Istio uses {last}",
+                    set.join(", ")
                 );
+                self.say(Severity::Note, node, text);
+                overridden.append(&mut set);
             }
         }
-        Some(node)
+        Some(Message { node, overridden })
     }
 
     /// Reads one field; absent and null give the default.
-    pub fn field<T: Decode>(&mut self, message: &Node, camel: &str, snake: &str) -> T {
-        match field_of(message, camel, snake) {
+    pub fn field<T: Decode>(
+        &mut self,
+        message: &Message<'_>,
+        camel: &'static str,
+        snake: &str,
+    ) -> T {
+        match field_of(message.node, camel, snake) {
             None => T::default(),
+            Some(_) if message.overridden.contains(&camel) => T::default(),
             Some(node) if node.value == Value::Null => T::default(),
-            Some(node) => self.within(Step::Key(camel.to_owned()), |reader| {
-                T::decode(node, reader)
-            }),
+            Some(node) => self.within(Step::Key(camel.into()), |reader| T::decode(node, reader)),
         }
     }
 
@@ -204,7 +231,7 @@ impl<T: Decode> Decode for BTreeMap<String, T> {
         entries
             .iter()
             .map(|entry| {
-                let step = Step::Key(entry.key.clone());
+                let step = Step::Key(entry.key.clone().into());
                 (
                     entry.key.clone(),
                     reader.within(step, |reader| T::decode(&entry.value, reader)),
@@ -369,7 +396,7 @@ macro_rules! messages {
                 let Some(message) = reader.message(node, FIELDS, ONEOFS) else { return Self::default() };
                 Self {
                     $( $field: reader.field(
-                        message,
+                        &message,
                         $camel,
                         const { $crate::istio::decode::reader::proto_name(stringify!($field)) },
                     ), )*

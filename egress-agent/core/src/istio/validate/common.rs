@@ -22,7 +22,7 @@ pub fn duration(span: TimeSpan) -> Rule {
 }
 
 /// Checks a duration that may be unset.
-pub fn some_duration(check: &mut Check<'_>, key: &str, span: Option<TimeSpan>) {
+pub fn some_duration(check: &mut Check<'_>, key: &'static str, span: Option<TimeSpan>) {
     check.some(key, span.as_ref(), |check, span| {
         check.require(duration(*span))
     });
@@ -87,7 +87,7 @@ fn go_float(value: f64) -> String {
 }
 
 /// Labels of a workload or endpoint.
-pub fn labels(check: &mut Check<'_>, key: &str, labels: &BTreeMap<String, String>) {
+pub fn labels(check: &mut Check<'_>, key: &'static str, labels: &BTreeMap<String, String>) {
     check.each_entry(key, labels, |check, name, value| {
         check.require(names::label_key(name));
         check.require(names::label_value(value));
@@ -95,7 +95,11 @@ pub fn labels(check: &mut Check<'_>, key: &str, labels: &BTreeMap<String, String
 }
 
 /// Labels of a selector: no wildcards, no empty key.
-fn selector_labels(check: &mut Check<'_>, key: &str, labels: &BTreeMap<String, String>) -> bool {
+fn selector_labels(
+    check: &mut Check<'_>,
+    key: &'static str,
+    labels: &BTreeMap<String, String>,
+) -> bool {
     let mut fits = true;
     check.each_entry(key, labels, |check, name, value| {
         let shown = format!("{name}={value}");

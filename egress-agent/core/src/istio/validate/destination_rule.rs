@@ -250,7 +250,7 @@ fn config_map_namespace(check: &mut Check<'_>, tls: &ClientTlsSettings) {
 /// A duration that must be there.
 pub fn required_duration(
     check: &mut Check<'_>,
-    key: &str,
+    key: &'static str,
     span: Option<crate::istio::duration::TimeSpan>,
     missing: &str,
 ) {

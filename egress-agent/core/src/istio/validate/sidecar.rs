@@ -228,6 +228,10 @@ fn egress_hosts(check: &mut Check<'_>, hosts: &[String]) {
             check.error("host must be of form namespace/dnsName");
             return;
         };
+        imported_host(check, namespace, name);
+        if is_exclusion(namespace, name) {
+            return;
+        }
         let names = seen
             .entry(if namespace == "." { own } else { namespace })
             .or_default();
@@ -240,7 +244,6 @@ fn egress_hosts(check: &mut Check<'_>, hosts: &[String]) {
             check.warn(format!("duplicated egress host: {host}"));
         }
         names.insert(name);
-        imported_host(check, namespace, name);
     });
     if seen.len() > 1 && seen.get("*").is_some_and(|names| names.contains("*")) {
         check.at("hosts", |check| {
@@ -249,12 +252,21 @@ fn egress_hosts(check: &mut Check<'_>, hosts: &[String]) {
     }
 }
 
+/// `~ns/...` and `~/host` take hosts away from what the other entries import; `~/*` imports
+/// nothing at all (istio pull request 60581).
+fn is_exclusion(namespace: &str, name: &str) -> bool {
+    namespace
+        .strip_prefix('~')
+        .is_some_and(|namespace| !namespace.is_empty() || name != "*")
+}
+
 /// `namespace/name` of an import.
 fn imported_host(check: &mut Check<'_>, namespace: &str, name: &str) {
     if namespace.is_empty() || name.is_empty() {
         check.error("config namespace and dnsName in host entry cannot be empty");
     }
-    if !["*", ".", "~"].contains(&namespace) && !names::is_label(namespace) {
+    let bare = namespace.strip_prefix('~').unwrap_or(namespace);
+    if !["", "*", "."].contains(&bare) && !names::is_label(bare) {
         check.error(format!("invalid namespace value {namespace:?} in sidecar"));
     }
     if name != "*" && !name.contains('.') {

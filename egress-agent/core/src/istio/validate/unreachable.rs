@@ -102,7 +102,7 @@ fn label(name: &str, index: usize) -> String {
 
 fn ineffective(
     check: &mut Check<'_>,
-    place: (&str, usize, usize),
+    place: (&'static str, usize, usize),
     rule: &str,
     condition: &str,
     other: &str,
@@ -122,7 +122,7 @@ fn ineffective(
 /// were not there, as in Istio.
 fn duplicates<T: Debug>(
     check: &mut Check<'_>,
-    key: &str,
+    key: &'static str,
     routes: &[Vec<T>],
     route_name: &dyn Fn(usize) -> String,
     match_name: &dyn Fn(usize, usize) -> String,
