@@ -76,7 +76,7 @@ impl Messages {
             return;
         }
         if *count == MAX_MESSAGES {
-            message.text = "too many messages; more of this kind are not shown".to_owned();
+            "too many messages; more of this kind are not shown".clone_into(&mut message.text);
         }
         if message.text.len() > MAX_TEXT {
             let end = (0..=MAX_TEXT)

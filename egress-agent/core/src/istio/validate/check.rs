@@ -108,7 +108,7 @@ impl<'o> Check<'o> {
         self.at(key, |this| {
             for (name, value) in map {
                 this.within(Step::Key(name.clone().into()), |this| {
-                    check(this, name, value)
+                    check(this, name, value);
                 });
             }
         });

@@ -20,7 +20,7 @@ pub fn connection_pool(check: &mut Check<'_>, settings: &ConnectionPoolSettings)
 fn not_negative(check: &mut Check<'_>, key: &'static str, value: i32, name: &str) {
     if value < 0 {
         check.at(key, |check| {
-            check.error(format!("{name} must be non-negative"))
+            check.error(format!("{name} must be non-negative"));
         });
     }
 }

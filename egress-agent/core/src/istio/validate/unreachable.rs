@@ -46,12 +46,12 @@ pub fn http(check: &mut Check<'_>, routes: &[HttpRoute]) {
                 let condition = format!(
                     "{} of prefix {}",
                     match_name(later.rule, later.index),
-                    later.prefix
+                    later.path
                 );
                 let other = format!(
                     "{} of prefix {} on {}",
                     match_name(earlier.rule, earlier.index),
-                    earlier.prefix,
+                    earlier.path,
                     route_name(earlier.rule)
                 );
                 ineffective(
@@ -179,7 +179,7 @@ fn duplicates<T: Debug>(
 struct Prefix<'m> {
     rule: usize,
     index: usize,
-    prefix: &'m str,
+    path: &'m str,
     port: u32,
     method: String,
     authority: String,
@@ -202,7 +202,7 @@ impl<'m> Prefix<'m> {
         (!prefix.is_empty()).then(|| Self {
             rule,
             index,
-            prefix,
+            path: prefix,
             port: request.port,
             method: method.unwrap_or_else(|| "exact:GET".to_owned()),
             authority: text(request.authority.as_ref()),
@@ -222,8 +222,8 @@ impl<'m> Prefix<'m> {
                         .is_some_and(|other| value.starts_with(other.as_str()))
                 })
         };
-        later.prefix != self.prefix
-            && later.prefix.starts_with(self.prefix)
+        later.path != self.path
+            && later.path.starts_with(self.path)
             && later.port == self.port
             && self.method.starts_with(&later.method)
             && self.authority.starts_with(&later.authority)

@@ -43,10 +43,10 @@ pub fn virtual_service(check: &mut Check<'_>, service: &VirtualService) {
         check.error("http, tcp or tls must be provided in virtual service");
     }
     check.each("http", &service.http, |check, route| {
-        http_route(check, route, context.is_delegate)
+        http_route(check, route, context.is_delegate);
     });
     check.each("tls", &service.tls, |check, route| {
-        tls_route(check, route, &context)
+        tls_route(check, route, &context);
     });
     check.errors_only(|check| check.each("tcp", &service.tcp, tcp_route));
     common::export_to(check, &service.export_to, Exporter::Other);
@@ -65,7 +65,7 @@ fn delegate(check: &mut Check<'_>, service: &VirtualService) {
             check.at(key, |check| {
                 check.error(format!(
                     "delegate virtual service must have no {what} specified"
-                ))
+                ));
             });
         }
     }
