@@ -155,7 +155,8 @@ impl Observer for TracingObserver {
     }
 
     fn finished(&self, origin: &Origin, record: &AccessRecord) {
-        tracing::info!(
+        // A line a request costs more than serving it: for those who ask for it.
+        tracing::debug!(
             target: "egress::proxy",
             protocol = ?record.protocol,
             host = record.host,
