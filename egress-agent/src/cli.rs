@@ -7,6 +7,7 @@ use crate::{app, check, exec, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ enum Verb {
         /// Files and folders
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+        /// Who reads the verdicts
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: check::Output,
     },
     /// Open the gate: detach every program and remove every pin
     Detach(DetachArgs),
@@ -128,7 +132,11 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 app::is_attached(&bpf_dir, root)
             })? {}
         }
-        Verb::Check { paths } => check::run(&paths, &mut std::io::stdout().lock()),
+        Verb::Check { paths, output } => {
+            let mut out = std::io::stdout().lock();
+            let colour = out.is_terminal();
+            check::run(&paths, output, colour, &mut out)
+        }
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
             privilege::require()?;
