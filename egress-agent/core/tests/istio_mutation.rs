@@ -98,9 +98,11 @@ fn damaged_files_are_judged_without_panic() {
                     0 => bytes.truncate(at),
                     1 if !bytes.is_empty() => bytes[at] ^= 1 << chance.below(8),
                     2 if !bytes.is_empty() => {
-                        drop(bytes.drain(at..(at + chance.below(40)).min(bytes.len())))
+                        bytes.drain(at..(at + chance.below(40)).min(bytes.len()));
                     }
-                    _ => drop(bytes.splice(at..at, PIECES[chance.below(PIECES.len())].bytes())),
+                    _ => {
+                        bytes.splice(at..at, PIECES[chance.below(PIECES.len())].bytes());
+                    }
                 }
             }
             judge(&bytes);
