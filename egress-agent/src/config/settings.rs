@@ -1,7 +1,9 @@
 //! Every setting once: the same struct is the config file and the command line, so a field
 //! without its flag cannot exist. Fills in no defaults and looks at nothing on the machine.
 
-use super::values::{Cidr, DnsServer, LogFormat, OnExit, Span, TrafficPolicy};
+use super::values::{
+    Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
+};
 use crate::failure::Failure;
 use clap::Args;
 use serde::Deserialize;
@@ -47,6 +49,21 @@ pub struct Settings {
     /// What happens to destinations that no rule lists [default: refused]
     #[arg(long, value_name = "MODE")]
     pub outbound_traffic_policy: Option<TrafficPolicy>,
+    /// Whether what no rule lists is refused, or let pass and recorded [default: enforce]
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<Mode>,
+    /// What a refused call fails with [default: EPERM]
+    #[arg(long, value_name = "ERRNO")]
+    pub deny_errno: Option<DenyErrno>,
+    /// What happens to running flows whose rule was removed [default: close]
+    #[arg(long, value_name = "MODE")]
+    pub on_removal: Option<OnRemoval>,
+    /// How often the agent proves that the gate is closed [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub canary_interval: Option<Span>,
+    /// Unix socket of `status` and `wait` [default: /run/egress-agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
 }
 
 /// `dns` of the config file.
@@ -122,6 +139,11 @@ impl Settings {
             outbound_traffic_policy: self
                 .outbound_traffic_policy
                 .or(below.outbound_traffic_policy),
+            mode: self.mode.or(below.mode),
+            deny_errno: self.deny_errno.or(below.deny_errno),
+            on_removal: self.on_removal.or(below.on_removal),
+            canary_interval: self.canary_interval.or(below.canary_interval),
+            admin_socket: self.admin_socket.or(below.admin_socket),
         }
     }
 }
@@ -144,6 +166,11 @@ onExit: detach
 drainDeadline: 1m30s
 log: {format: json, filter: debug}
 outboundTrafficPolicy: ALLOW_ANY
+mode: audit
+denyErrno: ECONNREFUSED
+onRemoval: keep
+canaryInterval: 30s
+adminSocket: /run/x.sock
 ";
 
     #[test]
@@ -153,6 +180,11 @@ outboundTrafficPolicy: ALLOW_ANY
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
         assert_eq!(s.outbound_traffic_policy, Some(TrafficPolicy::AllowAny));
+        assert_eq!(s.deny_errno.map(DenyErrno::number), Some(111));
+        assert_eq!(
+            (s.mode, s.on_removal),
+            (Some(Mode::Audit), Some(OnRemoval::Keep))
+        );
         let none = Settings::default();
         assert_eq!(
             none.clone().over(s.clone()),

@@ -6,7 +6,7 @@ use super::flow::{Client, Rewound, Ticket};
 use super::upstream::connect_any;
 use super::{Protocol, RefusalReason};
 use egress_core::http::local_reply::ResponseFlag;
-use egress_core::routing::{Cluster, TlsDecision, candidates};
+use egress_core::routing::{Cluster, RouteTable, TlsDecision, candidates};
 use egress_core::tls::client_hello::{ClientHello, HelloOutcome, HelloReader};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, copy_bidirectional};
@@ -78,11 +78,25 @@ async fn forward(client: Client, mut downstream: Rewound, name: String, cluster:
     if order.is_empty() {
         return ticket.flag(ResponseFlag::UH);
     }
+    let name = ticket.record.host.clone();
+    let (policy, port) = (client.origin.policy, client.origin.destination.port());
+    let listed = |routes: &RouteTable| {
+        matches!(
+            routes.tls(policy, port, Some(&name)),
+            TlsDecision::Forward(_)
+        )
+    };
     match connect_any(&client, &order, &mut ticket.record).await {
-        Ok(mut upstream) => match copy_bidirectional(&mut downstream, &mut upstream).await {
-            Ok(_) => ticket.done(),
-            // Which side broke off is not told; both are closed.
-            Err(_) => ticket.flag(ResponseFlag::DC),
+        Ok(mut upstream) => tokio::select! {
+            copied = copy_bidirectional(&mut downstream, &mut upstream) => match copied {
+                Ok(_) => ticket.done(),
+                // Which side broke off is not told; both are closed.
+                Err(_) => ticket.flag(ResponseFlag::DC),
+            },
+            () = client.shared.removed(listed) => {
+                client.refuse(RefusalReason::Removed, Some(&name));
+                ticket.flag(ResponseFlag::UC);
+            }
         },
         Err(_) => ticket.flag(ResponseFlag::UF),
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The routes of one policy as they are built.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     clusters: BTreeMap<To, Arc<Cluster>>,
     /// Hosts with a plan on each port, the most specific first.

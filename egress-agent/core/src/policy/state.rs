@@ -36,6 +36,12 @@ pub struct Settings {
     pub allow_any: bool,
     /// Domain that completes short names.
     pub domain: String,
+    /// Nothing is refused; what would be is recorded.
+    pub audit: bool,
+    /// Errno (positive) that a refused call gets; 0 is EPERM.
+    pub deny_errno: u32,
+    /// Running flows outlive the rule that listed them.
+    pub keep_removed: bool,
 }
 
 impl Default for Settings {
@@ -47,6 +53,9 @@ impl Default for Settings {
             unlisted_address: UnlistedAddress::default(),
             allow_any: false,
             domain: "cluster.local".to_owned(),
+            audit: false,
+            deny_errno: 0,
+            keep_removed: false,
         }
     }
 }
@@ -59,7 +68,7 @@ pub struct Query {
 }
 
 /// One policy: what its workloads see.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PolicyState {
     pub(super) view: View,
     /// What each service holds in the ledger.
@@ -68,8 +77,8 @@ pub(super) struct PolicyState {
     snapshot: Snapshot,
 }
 
-/// See the module.
-#[derive(Debug)]
+/// See the module. A copy is the way back from rules that the kernel has no room for.
+#[derive(Clone, Debug)]
 pub struct State {
     settings: Settings,
     pub(super) leases: Leases,
@@ -95,8 +104,8 @@ impl State {
     pub fn adopting(settings: Settings, planner: Planner) -> Self {
         Self {
             leases: Leases::new(settings.leases.clone()),
+            planner: planner.keeping_flows(settings.keep_removed),
             settings,
-            planner,
             policies: BTreeMap::new(),
             users: BTreeMap::new(),
             ops: VecDeque::new(),
@@ -126,6 +135,8 @@ impl State {
         let desired = |p: &PolicyState| Desired {
             table: p.ledger.table(),
             allow_any: self.settings.allow_any,
+            audit: self.settings.audit,
+            errno: self.settings.deny_errno,
         };
         let desired = self
             .policies
