@@ -2,7 +2,7 @@
 
 use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
-use crate::engine::Engine;
+use crate::engine::{Engine, Parts};
 use crate::failure::Failure;
 use crate::keeper::{Cages, Keeper};
 use crate::kernel::{self, Kernel, Live};
@@ -13,14 +13,17 @@ use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
 use crate::wiring::FactoryDialer;
+use crate::workloads::{Owners, Spaces, Workloads};
 use crate::{admin, cgroup2, observe, privilege};
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use egress_core::routing::RouteTable;
 use rustix::thread::CapabilitySet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -115,7 +118,7 @@ struct Place {
 async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::Result<()> {
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     // The port first: another agent that still runs is found before its gate is touched.
-    let listeners = listen(config, &sockets)?;
+    let listeners = listen(config, &sockets).await?;
     let mut kernel = Kernel::load(&config.bpf_dir)?;
     let events = kernel.events()?;
     let origins = Arc::new(kernel.origins()?);
@@ -124,35 +127,44 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let (board, cages) = (Board::default(), Cages::default());
     let (ask, asks) = mpsc::channel(4);
     let live = Live::open(&kernel.pins)?;
-    let mut engine = Engine::new(
-        config,
-        kernel.tables()?,
-        resolver,
-        live,
-        cages.clone(),
-        asks,
-    )?;
-
-    let first = Arc::clone(&feed.current.borrow());
-    engine.begin(&first).await?;
-    let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
-    let observer = Arc::new(TracingObserver);
+    let tables = kernel.tables()?;
+    let routes = Arc::<ArcSwap<RouteTable>>::default();
+    let (changed, changes) = watch::channel(0);
     let mut shared = Shared::new(
-        engine.routes(),
+        Arc::clone(&routes),
         origins,
-        dialer,
-        observer,
+        Arc::new(FactoryDialer(Arc::clone(&sockets))),
+        Arc::new(TracingObserver),
         Limits::default(),
     );
     if config.on_removal == OnRemoval::Close {
-        shared = shared.ending_removed(engine.changes());
+        shared = shared.ending_removed(changes);
     }
     let shared = Arc::new(shared);
     let (drain, signal) = proxy::drain_channel();
+    let spaces = Spaces::new(
+        Arc::clone(&sockets),
+        Arc::clone(&shared),
+        signal.clone(),
+        config.proxy_port,
+    );
+    let owners = Owners::standing(&tables)?;
+    let workloads = Workloads::new(&place.roots, &config.workloads, owners, spaces)?;
+    let parts = Parts {
+        tables,
+        resolver,
+        routes,
+        changed,
+        workloads,
+        live,
+        cages: cages.clone(),
+        asks,
+    };
+    let mut engine = Engine::new(config, parts)?;
+    let first = Arc::clone(&feed.current.borrow());
+    engine.begin(&first).await?;
     let mut proxies = start(listeners, &shared, &signal);
-    engine
-        .tables()
-        .set_proxy(sockets.own_netns().0, Some(config.proxy_port))?;
+    engine.open(sockets.own_netns(), config.proxy_port).await?;
     let status = Reporter::new(config, &kernel, &place.roots, &board, feed.problem, ask)?;
     let adopted = kernel.adopted;
     let (own, roots) = (place.own.clone(), place.roots.clone());
@@ -170,7 +182,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
         roots = %shown(&place.roots),
         rules = first.objects.len(),
         adopted,
-        "ready: the gate is closed"
+        "ready: gate closed"
     );
     admin::notify_ready();
     let mut helpers = JoinSet::new();
@@ -184,22 +196,23 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
             Ok(())
         }
     };
-    // What is still to come is refused with a reason instead of running into a closed port.
-    engine.tables().set_proxy(sockets.own_netns().0, None)?;
+    engine.close(sockets.own_netns())?;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");
     }
     drain.start(Instant::now() + config.drain_deadline);
     while proxies.join_next().await.is_some() {}
+    engine.drained().await;
     program_log.abort();
     helpers.shutdown().await;
     result
 }
 
-fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
+async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
     let pair = sockets
         .listen_loopback(sockets.own_netns(), config.proxy_port)
+        .await
         .map_err(|e| {
             Failure::usage(format_args!(
                 "proxy port {}: {e}; another agent runs here, or choose one with --proxy-port",

@@ -4,11 +4,13 @@
 mod resolv_conf;
 mod settings;
 mod values;
+mod workloads;
 
 pub use settings::{DnsSettings, LogSettings, Settings};
 pub use values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
 };
+pub use workloads::{CgroupGlob, WorkloadEntry};
 
 use crate::failure::Failure;
 use ipnet::IpNet;
@@ -60,6 +62,8 @@ pub struct Config {
     pub canary_interval: Duration,
     /// Unix socket of `status` and `wait`.
     pub admin_socket: PathBuf,
+    /// Who runs in which cgroup, where no API says it. The first that fits holds.
+    pub workloads: Vec<WorkloadEntry>,
 }
 
 /// `dns` of [`Config`].
@@ -149,6 +153,7 @@ impl Config {
             admin_socket: s
                 .admin_socket
                 .unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()),
+            workloads: s.workloads,
         })
     }
 }

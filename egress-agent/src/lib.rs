@@ -22,3 +22,4 @@ pub mod reporter;
 pub mod sockets;
 pub mod sources;
 pub mod wiring;
+pub mod workloads;

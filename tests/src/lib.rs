@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod lab;
 pub mod netns;
 pub mod place;
+pub mod pods;
 pub mod probe;
 pub mod seen;
 pub mod wait;

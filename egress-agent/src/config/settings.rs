@@ -4,6 +4,7 @@
 use super::values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
 };
+use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use clap::Args;
 use serde::Deserialize;
@@ -64,6 +65,9 @@ pub struct Settings {
     /// Unix socket of `status` and `wait` [default: /run/egress-agent.sock]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+    /// Who runs in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME}'
+    #[arg(long = "workload", value_name = "ENTRY")]
+    pub workloads: Vec<WorkloadEntry>,
 }
 
 /// `dns` of the config file.
@@ -144,6 +148,7 @@ impl Settings {
             on_removal: self.on_removal.or(below.on_removal),
             canary_interval: self.canary_interval.or(below.canary_interval),
             admin_socket: self.admin_socket.or(below.admin_socket),
+            workloads: list(self.workloads, below.workloads),
         }
     }
 }
@@ -171,6 +176,7 @@ denyErrno: ECONNREFUSED
 onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock
+workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
 ";
 
     #[test]
@@ -185,6 +191,7 @@ adminSocket: /run/x.sock
             (s.mode, s.on_removal),
             (Some(Mode::Audit), Some(OnRemoval::Keep))
         );
+        assert!(s.workloads[0].cgroup.fits("shop.slice/web.service"));
         let none = Settings::default();
         assert_eq!(
             none.clone().over(s.clone()),
@@ -215,6 +222,14 @@ adminSocket: /run/x.sock
             ),
             ("proxyPort: 70000\n", vec!["proxyPort", "70000"]),
             ("rules: [a\n", vec!["line"]),
+            (
+                "workloads: [{cgroup: /a}]\n",
+                vec!["workloads[0].cgroup", "`/a`", "line 1"],
+            ),
+            (
+                "workloads:\n- namespace: a\n",
+                vec!["workloads[0]", "cgroup", "line 2"],
+            ),
         ] {
             let error = Settings::from_yaml(text).unwrap_err().to_string();
             for part in parts {

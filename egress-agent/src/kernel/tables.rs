@@ -13,6 +13,7 @@ use std::mem::discriminant;
 /// The maps that the agent writes.
 pub struct Tables {
     policies: Array<MapData, Policy>,
+    owners: HashMap<MapData, u64, u32>,
     rules: HashMap<MapData, RuleKey, Rule>,
     prefixes: LpmTrie<MapData, PrefixData, Rule>,
     proxies: HashMap<MapData, u64, ProxyPort>,
@@ -43,6 +44,7 @@ impl Tables {
         let (exact, ranges) = (Bulk::of(exact)?, Bulk::of(ranges)?);
         Ok(Self {
             policies: map("POLICIES")?.try_into()?,
+            owners: map("OWNERS")?.try_into()?,
             rules: rules.try_into()?,
             prefixes: prefixes.try_into()?,
             proxies: map("PROXIES")?.try_into()?,
@@ -210,6 +212,25 @@ impl Tables {
             None => absent_is_fine(self.proxies.remove(&netns))?,
         }
         Ok(())
+    }
+
+    /// The namespaces (by cookie) for which a proxy's port stands.
+    pub fn proxies(&self) -> anyhow::Result<BTreeSet<u64>> {
+        Ok(self.proxies.keys().collect::<Result<_, _>>()?)
+    }
+
+    /// Puts the sockets of a cgroup, and of those below it, under a policy; `None` leaves them to
+    /// the next owner above, and in the end to the default.
+    pub fn set_owner(&mut self, cgroup: u64, policy: Option<u32>) -> anyhow::Result<()> {
+        match policy {
+            Some(policy) => Ok(self.owners.insert(cgroup, policy, 0)?),
+            None => absent_is_fine(self.owners.remove(&cgroup)),
+        }
+    }
+
+    /// Every cgroup that stands under a policy of its own.
+    pub fn owners(&self) -> anyhow::Result<BTreeMap<u64, u32>> {
+        Ok(self.owners.iter().collect::<Result<_, _>>()?)
     }
 
     /// Flows between their SYN and the end of the handshake.

@@ -111,6 +111,20 @@ impl Planner {
         &self.policies
     }
 
+    /// Sockets that were judged under these policies are judged anew: each policy that stands gets
+    /// a generation that none had before.
+    pub fn renew(&mut self, ids: impl IntoIterator<Item = u32>) -> Vec<TableOp> {
+        let mut ops = Vec::new();
+        for id in ids {
+            if let Some(policy) = self.policies.get_mut(&id) {
+                self.generation = next(self.generation);
+                policy.generation = self.generation;
+                ops.push(TableOp::SetPolicy(id, *policy));
+            }
+        }
+        ops
+    }
+
     /// The rules changed: fills new tables, makes each policy see its own in one write, then
     /// deletes what nothing looks up. A policy whose content stays keeps its table, its
     /// generation and the verdicts that sockets remember.

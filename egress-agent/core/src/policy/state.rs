@@ -224,6 +224,12 @@ impl State {
         self.ops.extend(self.planner.update(&changes));
     }
 
+    /// The kernel has other owners for some cgroups: sockets that it judged under these policies
+    /// are judged anew. To be called once the owners are written.
+    pub fn handle_moved(&mut self, policies: impl IntoIterator<Item = u32>) {
+        self.ops.extend(self.planner.renew(policies));
+    }
+
     /// Kernel writes since the last call, to be applied in this order.
     #[must_use = "ops that are not written are lost"]
     pub fn poll_ops(&mut self) -> Vec<TableOp> {
