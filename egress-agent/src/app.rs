@@ -36,7 +36,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
-        namespaces: false,
+        // Any workload may turn out to have a network namespace of its own.
+        namespaces: true,
     });
     let runtime = runtime(kept)?;
     let _inside = runtime.enter();
