@@ -6,6 +6,4 @@ mod decide;
 mod table;
 
 pub use decide::{HttpDecision, RequestHead, TlsDecision};
-pub use table::{
-    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, TlsRoute, VirtualHost,
-};
+pub use table::{Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, TlsRoute, VirtualHost};
