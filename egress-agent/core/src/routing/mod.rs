@@ -8,12 +8,8 @@ mod pick;
 mod table;
 
 pub use decide::{HttpDecision, RequestHead, TlsDecision};
-<<<<<<< HEAD
 pub use index::PortIndex;
 pub use pick::candidates;
 pub use table::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, TlsRoute, VirtualHost,
 };
-=======
-pub use table::{Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, TlsRoute, VirtualHost};
->>>>>>> istio
