@@ -94,7 +94,7 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
 /// A request that may go on.
 struct Allowed {
     cluster: Arc<Cluster>,
-    route: HttpRoute,
+    route: Arc<HttpRoute>,
     upgrade: UpgradeAsked,
 }
 
@@ -155,14 +155,14 @@ impl Connection {
             authority,
             method: request.method().as_str(),
             path,
+            headers: request.headers(),
         };
-        let origin = &self.client.origin;
-        let decision =
-            self.client
-                .shared
-                .routes
-                .load()
-                .http(origin.policy, origin.destination.port(), &head);
+        let (origin, shared) = (&self.client.origin, &self.client.shared);
+        let turn = shared.next_turn();
+        let decision = shared
+            .routes
+            .load()
+            .http(origin.policy, origin.destination, &head, turn);
         let (cluster, route) = match decision {
             HttpDecision::Forward(cluster, route) => (cluster, route),
             HttpDecision::UnlistedHost => {
@@ -172,6 +172,10 @@ impl Connection {
             }
             HttpDecision::NoRoute => {
                 return Err(Refused(LocalReply::no_route(), RefusalReason::NoRoute));
+            }
+            HttpDecision::NoCluster(cluster) => {
+                let reason = RefusalReason::NoCluster(cluster.host.clone());
+                return Err(Refused(LocalReply::no_cluster(), reason));
             }
         };
         let upgrade = upgrade_asked(request.headers());
