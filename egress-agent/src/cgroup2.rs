@@ -135,6 +135,13 @@ pub fn enforced_roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     Ok(roots)
 }
 
+/// Whether any of these belongs to another user than this process.
+pub fn any_foreign(roots: &[PathBuf]) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    let foreign = |root: &PathBuf| fs::metadata(root).is_ok_and(|meta| meta.uid() != own);
+    roots.iter().any(foreign)
+}
+
 /// Puts this process into the cgroup that is the agent's own and returns its folder. It lies in no
 /// enforced root (the agent's upstream connects would be redirected into itself) and above none
 /// (its own programs would see the workloads).

@@ -1,12 +1,13 @@
 //! The command line: parses it, hands over, turns an error into one line and an exit code.
 
-use crate::config::{Config, DEFAULT_BPF_DIR, Settings};
+use crate::config::{Config, DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, LogFormat, Settings, Span};
 use crate::failure::{Failure, USAGE};
 use crate::kernel::canary;
-use crate::{app, check, exec, privilege};
+use crate::{admin, app, check, exec, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,7 +30,14 @@ enum Verb {
         /// Files and folders
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+        /// Who reads the verdicts
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: check::Output,
     },
+    /// Say how a running agent is: ready, rules, tables, counters, what stays open; exit 1 if not ready
+    Status(StatusArgs),
+    /// Wait until a running agent is ready
+    Wait(WaitArgs),
     /// Open the gate: detach every program and remove every pin
     Detach(DetachArgs),
     /// Wait until a cgroup is empty and remove it
@@ -81,6 +89,42 @@ struct DetachArgs {
     bpf_dir: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct AdminArgs {
+    /// Config file of the agent, for `adminSocket`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Unix socket of the agent [default: /run/egress-agent.sock]
+    #[arg(long, value_name = "PATH")]
+    admin_socket: Option<PathBuf>,
+}
+
+impl AdminArgs {
+    fn socket(self) -> Result<PathBuf, Failure> {
+        let file = file_settings(self.config)?;
+        let named = self.admin_socket.or(file.admin_socket);
+        Ok(named.unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()))
+    }
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How it is written
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: LogFormat,
+}
+
+#[derive(Debug, Args)]
+struct WaitArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How long at most
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    timeout: Span,
+}
+
 /// The whole program.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -128,7 +172,23 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 app::is_attached(&bpf_dir, root)
             })? {}
         }
-        Verb::Check { paths } => check::run(&paths, &mut std::io::stdout().lock()),
+        Verb::Check { paths, output } => {
+            let mut out = std::io::stdout().lock();
+            let colour = out.is_terminal();
+            check::run(&paths, output, colour, &mut out)
+        }
+        Verb::Status(args) => {
+            let status = admin::ask(&args.admin.socket()?)?;
+            match args.output {
+                LogFormat::Text => print!("{status}"),
+                LogFormat::Json => println!("{}", serde_json::to_string(&status)?),
+            }
+            match status.ready {
+                true => Ok(()),
+                false => Err(Failure::finding("not ready").into()),
+            }
+        }
+        Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0),
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
             privilege::require()?;

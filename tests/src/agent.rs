@@ -31,7 +31,7 @@ const SHOWN: usize = 30;
 
 /// The line by which the agent says that the kernel enforces the rules.
 fn says_ready(line: &str) -> bool {
-    line.contains("ready: the gate is closed")
+    line.contains("ready: gate closed")
 }
 
 /// The line by which the agent says that changed rules are in force.
@@ -41,17 +41,20 @@ fn says_applied(line: &str) -> bool {
 
 /// The agent's binary: `$EGRESS_AGENT_BIN`, else beside the running program's folder.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("EGRESS_AGENT_BIN") {
-        return Ok(path.into());
+    match env::var_os("EGRESS_AGENT_BIN") {
+        Some(path) => Ok(path.into()),
+        None => beside("egress-agent"),
     }
+}
+
+/// A program of the workspace: in the running program's folder or above it, as cargo lays them.
+pub(crate) fn beside(name: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     own.ancestors()
         .skip(1)
-        .map(|dir| dir.join("egress-agent"))
+        .map(|dir| dir.join(name))
         .find(|path| path.is_file())
-        .context(
-            "no egress-agent beside this program: run `cargo xtask build`, or set EGRESS_AGENT_BIN",
-        )
+        .with_context(|| format!("no {name} beside this program: run `cargo xtask build`"))
 }
 
 /// A running agent. Dropping it kills it: what it pinned stays, as the kernel has it.

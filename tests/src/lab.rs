@@ -14,7 +14,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use crate::client::{self, Finished, Reply};
 use crate::hosts::{Authority, Dns, Echo, Origin, World};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
+use crate::probe::{self, Answer};
 
 /// The address families that the names of the hosts have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,6 +205,7 @@ impl Lab {
         flag("--cgroup", self.workloads.path());
         flag("--agent-cgroup", self.agent_cgroup.path());
         flag("--bpf-dir", self.bpffs.path());
+        flag("--admin-socket", &self.admin_socket());
         for address in [v4(host::DNS), v6(host::DNS)] {
             flag(
                 "--dns-server",
@@ -253,6 +255,11 @@ impl Lab {
         client::curl(&self.client_place(), &all)
     }
 
+    /// Tries one way out as a client: `tcp`, `tcp-echo`, `udp` or `udp-connected`.
+    pub fn attempt(&self, way: &str, to: SocketAddr) -> Result<Answer> {
+        probe::attempt(&self.client_place(), way, to)
+    }
+
     /// Runs another verb of the agent in the agent's place.
     pub fn verb(&self, arguments: &[&str]) -> Result<Finished> {
         client::run(
@@ -291,6 +298,12 @@ impl Lab {
     /// The folder of the rules.
     pub fn rules_dir(&self) -> &Path {
         self.rules.path()
+    }
+
+    /// Where the agent answers `status`.
+    pub fn admin_socket(&self) -> PathBuf {
+        // Hidden, so that it is no rule.
+        self.rules.path().join(".admin.sock")
     }
 
     /// The folder of the pins.

@@ -6,6 +6,7 @@
 //! what must hold is for the tests to say.
 
 pub mod agent;
+pub mod background;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
@@ -13,10 +14,15 @@ pub mod hosts;
 pub mod lab;
 pub mod netns;
 pub mod place;
+pub mod pods;
+pub mod probe;
+pub mod seen;
 pub mod wait;
 pub mod walk;
 
 pub use agent::Agent;
+pub use background::Background;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
+pub use probe::{Answer, Session};
 pub use wait::wait_until;

@@ -18,6 +18,9 @@ use anyhow::{Context as _, Result, bail};
 /// The linker reads the compiler's bitcode, so it must not be older than the compiler's LLVM.
 pub const LINKER_LLVM: u32 = 22;
 
+/// The oldest compiler that builds this workspace: its `rust-version`.
+const OLDEST: (u32, u32) = (1, 95);
+
 /// The target that the programs are built for: BPF, little endian.
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -134,25 +137,37 @@ fn compiler(name: &str, bin: &Path) -> Option<Compiler> {
     let sysroot = ask(&["--print", "sysroot"])?;
     let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
     let version = ask(&["-vV"])?;
-    let (llvm, bootstrap) = parse_version(&version)?;
-    core.is_file().then(|| Compiler {
+    let version = Version::parse(&version)?;
+    (core.is_file() && version.rust >= OLDEST).then(|| Compiler {
         name: name.to_owned(),
         rustc,
         cargo,
-        bootstrap,
-        llvm,
+        bootstrap: version.release,
+        llvm: version.llvm,
     })
 }
 
-/// The major version of LLVM, and whether the compiler is a release, of `rustc -vV`.
-fn parse_version(text: &str) -> Option<(u32, bool)> {
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
-    let llvm = value("LLVM version: ")?.split('.').next()?.parse().ok()?;
-    let release = value("release: ")?;
-    Some((
-        llvm,
-        !release.contains("nightly") && !release.contains("dev"),
-    ))
+/// What matters of `rustc -vV`.
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    rust: (u32, u32),
+    /// A release, not a nightly.
+    release: bool,
+    /// The major version.
+    llvm: u32,
+}
+
+impl Version {
+    fn parse(text: &str) -> Option<Self> {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        let release = value("release: ")?;
+        let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+        Some(Self {
+            rust: (numbers.next()?, numbers.next()?),
+            release: !release.contains("nightly") && !release.contains("dev"),
+            llvm: value("LLVM version: ")?.split('.').next()?.parse().ok()?,
+        })
+    }
 }
 
 /// Compiles the BPF programs of the workspace at `root` and returns the object's path.
@@ -261,10 +276,21 @@ mod tests {
 
     #[test]
     fn version_of_a_release_and_of_a_nightly_are_told_apart() {
-        let text = |release: &str| format!("rustc x\nrelease: {release}\nLLVM version: 22.1.8\n");
-        assert_eq!(parse_version(&text("1.96.0")), Some((22, true)));
-        assert_eq!(parse_version(&text("1.97.0-nightly")), Some((22, false)));
-        assert_eq!(parse_version("release: 1.96.0\n"), None);
+        let parse = |release: &str| {
+            Version::parse(&format!(
+                "rustc x\nrelease: {release}\nLLVM version: 22.1.8\n"
+            ))
+        };
+        let expected = |rust, release| {
+            Some(Version {
+                rust,
+                release,
+                llvm: 22,
+            })
+        };
+        assert_eq!(parse("1.96.0"), expected((1, 96), true));
+        assert_eq!(parse("1.97.0-nightly"), expected((1, 97), false));
+        assert_eq!(Version::parse("release: 1.96.0\n"), None);
     }
 
     #[test]

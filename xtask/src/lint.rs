@@ -19,17 +19,36 @@ pub fn run() -> Result<()> {
     if std::env::var_os("EGRESS_BPF_OBJECT").is_none() && ebpf::find()?.is_none() {
         provision::toolchain()?;
     }
-    show(&mut cargo(&["fmt", "--all", "--check"]))?;
-    tidy()?;
-    show(&mut cargo(&[
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    let clippy = [
         "clippy",
         "--workspace",
         "--all-targets",
         "--",
         "-D",
         "warnings",
-    ]))?;
-    show(cargo(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+    ];
+    // Every check runs, whatever the one before said: one round shows all that is broken.
+    let results = [
+        show(&mut cargo(&["fmt", "--all", "--check"])),
+        tidy(),
+        show(&mut cargo(&clippy)),
+        show(&mut doc),
+    ];
+    all(results)
+}
+
+/// Fails with every failure, one a line.
+pub fn all(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let failures: Vec<String> = results
+        .into_iter()
+        .filter_map(|result| result.err().map(|error| format!("{error:#}")))
+        .collect();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!(failures.join("\n"))
 }
 
 /// The house rules over every source file.

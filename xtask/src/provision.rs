@@ -8,6 +8,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -19,7 +20,7 @@ use crate::progress::step;
 const LINKER_VERSION: &str = "0.13.0";
 
 /// Debian's compiler with the library source: a release, unlike the nightly of today.
-const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
+const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// What `bpf-linker` is built from. Polly is a part of LLVM that llvm-sys asks for by name.
 const LINKER_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
@@ -54,7 +55,7 @@ pub fn test_programs() -> Result<()> {
         return Ok(());
     }
     let _lock = lock()?;
-    match Apt::find(&missing)? {
+    match Apt::find(&missing) {
         Some(apt) => apt.install(&missing),
         None => bail!(
             "the tests need {}: install it with the system's package manager",
@@ -63,22 +64,35 @@ pub fn test_programs() -> Result<()> {
     }
 }
 
+/// Leaves it to the caller to see whether a usable compiler is there now: what a package or a
+/// channel holds today may be too old.
 fn install_compiler() -> Result<()> {
-    let apt = Apt::find(&COMPILER_PACKAGES)?;
     let rustup = ebpf::find_on_path("rustup").is_some();
-    match apt {
-        // As root nobody has to be asked, and a released compiler is the same tomorrow.
-        Some(apt) if apt.privilege == Privilege::Root || !rustup => apt.install(&COMPILER_PACKAGES),
-        other => {
-            if rustup && rustup_nightly().is_ok() {
-                return Ok(());
-            }
-            match other {
-                Some(apt) => apt.install(&COMPILER_PACKAGES),
-                None => bail!(ebpf::MISSING),
-            }
+    let apt = Apt::find(&COMPILER_PACKAGES);
+    // As root nobody has to be asked, and a released compiler is the same tomorrow.
+    let apt_first = apt
+        .as_ref()
+        .is_some_and(|apt| apt.privilege == Privilege::Root);
+    let by_apt = || {
+        apt.as_ref()
+            .map_or(Ok(()), |apt| apt.install(&COMPILER_PACKAGES))
+    };
+    let by_rustup = || if rustup { rustup_nightly() } else { Ok(()) };
+    let ways: [&dyn Fn() -> Result<()>; 2] = if apt_first {
+        [&by_apt, &by_rustup]
+    } else {
+        [&by_rustup, &by_apt]
+    };
+    for way in ways {
+        // The next way may still do; if none does, the end says what to install.
+        if let Err(error) = way() {
+            eprintln!("xtask: {error:#}");
+        }
+        if !ebpf::compilers().is_empty() {
+            return Ok(());
         }
     }
+    bail!(ebpf::MISSING)
 }
 
 fn rustup_nightly() -> Result<()> {
@@ -98,7 +112,7 @@ fn rustup_nightly() -> Result<()> {
 fn install_linker() -> Result<()> {
     let llvm = format!("/usr/lib/llvm-{LINKER_LLVM}");
     if !linker_libraries(&llvm)
-        && let Some(apt) = Apt::find(&LINKER_PACKAGES)?
+        && let Some(apt) = Apt::find(&LINKER_PACKAGES)
     {
         apt.install(&LINKER_PACKAGES)?;
     }
@@ -188,30 +202,33 @@ struct Apt {
 
 impl Apt {
     /// Apt, where it is there, may be used and knows all of `packages`.
-    fn find(packages: &[&str]) -> Result<Option<Self>> {
-        if ebpf::find_on_path("apt-get").is_none() {
-            return Ok(None);
-        }
-        let Some(privilege) = privilege::find() else {
-            return Ok(None);
-        };
+    fn find(packages: &[&str]) -> Option<Self> {
+        ebpf::find_on_path("apt-get")?;
+        let privilege = privilege::find()?;
         let apt = Self { privilege };
-        if !known(packages) {
-            step("apt-get update", apt.command(&["update"]))?;
-        }
-        Ok(known(packages).then_some(apt))
+        // A fresh machine has no lists, or those of a release's first day: too old a compiler.
+        apt.update();
+        known(packages).then_some(apt)
     }
 
     fn install(&self, packages: &[&str]) -> Result<()> {
         let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
         arguments.extend_from_slice(packages);
         let what = format!("apt-get install {}", packages.join(" "));
-        if step(&what, self.command(&arguments)).is_ok() {
-            return Ok(());
-        }
-        // The lists may name a release that the mirror has replaced.
-        step("apt-get update", self.command(&["update"]))?;
         step(&what, self.command(&arguments))
+    }
+
+    /// Renews apt's lists, once in a process. One source of several that is down is no reason to stop: what is
+    /// known afterwards decides.
+    fn update(&self) {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| self.renew_lists());
+    }
+
+    fn renew_lists(&self) {
+        if let Err(error) = step("apt-get update", self.command(&["update"])) {
+            eprintln!("xtask: going on with the lists that are here: {error:#}");
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

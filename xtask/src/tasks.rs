@@ -4,12 +4,14 @@
 //! BPF object from `ebpf`.
 
 use std::env;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::ebpf;
+use crate::lint::all;
 use crate::privilege::{self, Privilege};
 use crate::progress::step_fn;
 use crate::provision;
@@ -108,7 +110,10 @@ pub fn run(keep: bool, agent: &[String]) -> Result<()> {
     } else {
         command.arg("run").args(agent);
     }
-    show(&mut command)
+    // In xtask's place: Ctrl-C and SIGTERM then reach the one that has to clean up, and the
+    // shell waits for it.
+    let program = command.get_program().display().to_string();
+    Err(command.exec()).with_context(|| format!("cannot run {program}"))
 }
 
 /// Unit tests as the user, then the suites on the real kernel as root.
@@ -116,29 +121,17 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
     build()?;
-    let mut failed = Vec::new();
-    let mut run = |mut command: Command| {
-        command.args(filter);
-        failed.extend(show(&mut command).err());
-    };
-    // Every part runs, whatever the one before said: one round shows all that is broken.
-    run(cargo(&[
-        "test",
-        "--no-fail-fast",
-        "--workspace",
-        "--lib",
-        "--bins",
-    ]));
-    run(cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]));
     let mut suites = cargo(&["test", "--no-fail-fast", "--workspace", "--test", "*"]);
     if let Some(runner) = root_access.runner() {
         suites.env(runner_variable(), runner);
     }
-    run(suites);
-    match failed.pop() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    let parts = [
+        cargo(&["test", "--no-fail-fast", "--workspace", "--lib", "--bins"]),
+        cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]),
+        suites,
+    ];
+    // Every part runs, whatever the one before said.
+    all(parts.map(|mut part| show(part.args(filter))))
 }
 
 fn root_access() -> Result<Privilege> {

@@ -44,6 +44,60 @@ pub enum TrafficPolicy {
     AllowAny,
 }
 
+/// Whether what no rule lists is refused or only recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// Refused.
+    #[default]
+    Enforce,
+    /// Everything passes; what would be refused is recorded.
+    Audit,
+}
+
+/// What happens to running flows whose destination a rules change no longer lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum OnRemoval {
+    /// They are ended.
+    #[default]
+    Close,
+    /// They go on until they end by themselves; new ones are refused.
+    Keep,
+}
+
+/// What a refused call fails with (errno(3)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub enum DenyErrno {
+    /// Operation not permitted.
+    #[default]
+    Eperm,
+    /// Permission denied.
+    Eacces,
+    /// Connection refused.
+    Econnrefused,
+    /// No route to host.
+    Ehostunreach,
+    /// Network is unreachable.
+    Enetunreach,
+}
+
+impl DenyErrno {
+    /// Its number; 0 stands for the kernel's own, EPERM.
+    pub const fn number(self) -> u32 {
+        let number = match self {
+            Self::Eperm => 0,
+            Self::Eacces => libc::EACCES,
+            Self::Econnrefused => libc::ECONNREFUSED,
+            Self::Ehostunreach => libc::EHOSTUNREACH,
+            Self::Enetunreach => libc::ENETUNREACH,
+        };
+        number.cast_unsigned()
+    }
+}
+
 /// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`; port 53 where none is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DnsServer(pub SocketAddr);

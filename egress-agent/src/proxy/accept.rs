@@ -77,8 +77,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
     let (kind, otherwise) = {
         let routes = shared.routes.load();
         let names = routes.port(origin.policy, origin.destination.port());
-        let kind = names.filter(|n| !n.hosts.is_empty() || !n.tls.is_empty()).map(|n| n.kind);
-        (kind, routes.tcp(origin.policy, origin.destination, shared.next_turn()))
+        let kind = names
+            .filter(|n| !n.hosts.is_empty() || !n.tls.is_empty())
+            .map(|n| n.kind);
+        (
+            kind,
+            routes.tcp(origin.policy, origin.destination, shared.next_turn()),
+        )
     };
     if kind.is_none() && otherwise == TcpDecision::Unlisted {
         return refuse(Some(&origin), RefusalReason::UnlistedPort);

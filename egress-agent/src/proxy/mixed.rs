@@ -15,7 +15,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 /// The protocol is not set: HTTP is for its Host to decide, the rest is relayed.
-pub(super) async fn by_protocol(client: Client, mut stream: TcpStream, cluster: &Arc<Cluster>, drain: DrainSignal) {
+pub(super) async fn by_protocol(
+    client: Client,
+    mut stream: TcpStream,
+    cluster: &Arc<Cluster>,
+    drain: DrainSignal,
+) {
     let mut ahead = Vec::new();
     // As Istio's sniffing: the client speaks first, or nobody does.
     let found = look(&client, &mut stream, &mut ahead, client.shared.limits.name).await;
@@ -27,14 +32,21 @@ pub(super) async fn by_protocol(client: Client, mut stream: TcpStream, cluster: 
         Found::As(Sniffed::Tls) => {
             tls::pass_through(client, stream, ahead, Some(Arc::clone(cluster))).await;
         }
-        Found::As(Sniffed::Http10 | Sniffed::Unknown | Sniffed::NeedMore) | Found::Gone | Found::Late => {
+        Found::As(Sniffed::Http10 | Sniffed::Unknown | Sniffed::NeedMore)
+        | Found::Gone
+        | Found::Late => {
             tcp::relay(client, ahead, stream, cluster).await;
         }
     }
 }
 
 /// The destination is listed as TCP: only what has a listed name is not simply relayed.
-pub(super) async fn by_name(client: Client, mut stream: TcpStream, cluster: &Arc<Cluster>, drain: DrainSignal) {
+pub(super) async fn by_name(
+    client: Client,
+    mut stream: TcpStream,
+    cluster: &Arc<Cluster>,
+    drain: DrainSignal,
+) {
     let mut ahead = Vec::new();
     let patience = client.shared.limits.first_bytes;
     match look(&client, &mut stream, &mut ahead, patience).await {
@@ -42,10 +54,14 @@ pub(super) async fn by_name(client: Client, mut stream: TcpStream, cluster: &Arc
         Found::As(Sniffed::Tls) => {
             tls::pass_through(client, stream, ahead, Some(Arc::clone(cluster))).await;
         }
-        Found::As(Sniffed::Http11) if is_listed(&client, &mut stream, &mut ahead, patience).await => {
+        Found::As(Sniffed::Http11)
+            if is_listed(&client, &mut stream, &mut ahead, patience).await =>
+        {
             http::serve(client, Rewound::new(ahead, stream), drain).await;
         }
-        Found::As(_) | Found::Gone | Found::Late => tcp::relay(client, ahead, stream, cluster).await,
+        Found::As(_) | Found::Gone | Found::Late => {
+            tcp::relay(client, ahead, stream, cluster).await
+        }
     }
 }
 
@@ -58,7 +74,12 @@ enum Found {
     Late,
 }
 
-async fn look(client: &Client, stream: &mut TcpStream, ahead: &mut Vec<u8>, patience: Duration) -> Found {
+async fn look(
+    client: &Client,
+    stream: &mut TcpStream,
+    ahead: &mut Vec<u8>,
+    patience: Duration,
+) -> Found {
     let deadline = Instant::now() + patience;
     loop {
         let found = sniff(ahead);
@@ -75,7 +96,12 @@ async fn look(client: &Client, stream: &mut TcpStream, ahead: &mut Vec<u8>, pati
 
 /// Reads the first head and says whether its Host is listed. Anything that is not one plain Host
 /// line is not.
-async fn is_listed(client: &Client, stream: &mut TcpStream, ahead: &mut Vec<u8>, patience: Duration) -> bool {
+async fn is_listed(
+    client: &Client,
+    stream: &mut TcpStream,
+    ahead: &mut Vec<u8>,
+    patience: Duration,
+) -> bool {
     let deadline = Instant::now() + patience;
     let end = loop {
         if let Some(at) = ahead.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -110,7 +136,10 @@ async fn is_listed(client: &Client, stream: &mut TcpStream, ahead: &mut Vec<u8>,
 /// The value of the only Host line of a head.
 fn host_line(head: &[u8]) -> Option<&str> {
     let text = str::from_utf8(head).ok()?;
-    let lines = text.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    let lines = text
+        .split("\r\n")
+        .skip(1)
+        .filter_map(|line| line.split_once(':'));
     let mut hosts = lines.filter(|(name, _)| name.eq_ignore_ascii_case("host"));
     let (_, value) = hosts.next()?;
     hosts.next().is_none().then(|| value.trim())

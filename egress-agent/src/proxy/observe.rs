@@ -36,6 +36,9 @@ pub enum RefusalReason {
     /// The Host header is not listed on this port.
     #[error("the Host is not listed on this port")]
     UnlistedHost,
+    /// The rule that listed the host of a running connection was removed.
+    #[error("the rule that listed it was removed")]
+    Removed,
     /// The Host header cannot be read.
     #[error("bad Host: {0}")]
     BadHost(HostError),
@@ -160,7 +163,8 @@ impl Observer for TracingObserver {
     }
 
     fn finished(&self, origin: &Origin, record: &AccessRecord) {
-        tracing::info!(
+        // A line a request costs more than serving it: for those who ask for it.
+        tracing::debug!(
             target: "egress::proxy",
             protocol = ?record.protocol,
             host = record.host,

@@ -4,7 +4,7 @@
 
 use super::flow::{Client, Rewound, Ticket};
 use super::{Protocol, RefusalReason, tcp};
-use egress_core::routing::{Cluster, TlsDecision};
+use egress_core::routing::{Cluster, RouteTable, TlsDecision};
 use egress_core::tls::client_hello::{ClientHello, HelloOutcome, HelloReader};
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
@@ -43,7 +43,13 @@ pub(super) async fn pass_through(
                 ticket.record.host.clone_from(&name);
                 ticket
             };
-            tcp::forward(&client, Rewound::new(ahead, stream), ticket, &cluster).await;
+            let origin = Arc::clone(&client.origin);
+            let listed = |routes: &RouteTable| {
+                let decision = routes.tls(origin.policy, origin.destination, Some(&name), 0);
+                matches!(decision, TlsDecision::Forward(_))
+            };
+            let downstream = Rewound::new(ahead, stream);
+            tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
         TlsDecision::UnlistedName => client.refuse(RefusalReason::UnlistedName, Some(&name)),
     }

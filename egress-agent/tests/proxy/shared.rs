@@ -78,7 +78,10 @@ async fn without_a_protocol_http_goes_by_its_host_and_the_rest_by_its_address() 
     let port = beside(http_port(HOST, &[refused_address().await], None), true, tcp);
     let bed = Bed::new(port).await;
     let mut client = bed.client().await;
-    assert_eq!(client.ask(&get("unlisted.example", "/")).await.status(), 502);
+    assert_eq!(
+        client.ask(&get("unlisted.example", "/")).await.status(),
+        502
+    );
     assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
     let mut client = bed.client().await;
     client.send(b"\x01bytes").await;
@@ -92,7 +95,10 @@ async fn an_address_that_is_not_listed_as_tcp_gains_nothing_from_one_that_is() {
     let other = Some(destination("192.0.2.2:80"));
     let bed = Bed::with(port, other, Limits::default()).await;
     let mut client = bed.client().await;
-    assert_eq!(client.ask(&get("unlisted.example", "/")).await.status(), 502);
+    assert_eq!(
+        client.ask(&get("unlisted.example", "/")).await.status(),
+        502
+    );
     let mut client = bed.client().await;
     client.send(b"\x16\x03\x01\0\x05hello").await;
     assert_eq!(client.rest().await, b"");

@@ -1,5 +1,6 @@
 //! What decoding and validation have to say about an object: severity, place and reason.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// How bad a message is. An object with an error is not loaded.
@@ -75,7 +76,7 @@ impl Messages {
             return;
         }
         if *count == MAX_MESSAGES {
-            message.text = "too many messages; more of this kind are not shown".to_owned();
+            "too many messages; more of this kind are not shown".clone_into(&mut message.text);
         }
         if message.text.len() > MAX_TEXT {
             let end = (0..=MAX_TEXT)
@@ -98,7 +99,7 @@ impl Messages {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A field by its camelCase name, or a key of a map.
-    Key(String),
+    Key(Cow<'static, str>),
     /// The n-th element of a list.
     Index(usize),
 }

@@ -135,8 +135,11 @@ fn table() -> impl Strategy<Value = Table> {
 }
 
 fn desired() -> impl Strategy<Value = BTreeMap<u32, Desired>> {
-    let one = (table(), prop::bool::weighted(0.1))
-        .prop_map(|(table, allow_any)| Desired { table, allow_any });
+    let one = (table(), prop::bool::weighted(0.1)).prop_map(|(table, allow_any)| Desired {
+        table,
+        allow_any,
+        ..Desired::default()
+    });
     prop::collection::btree_map(0..3_u32, one, 0..4)
 }
 
@@ -291,6 +294,7 @@ fn wants(tables: &[(u32, Table)]) -> BTreeMap<u32, Desired> {
     let desired = |t: &Table| Desired {
         table: t.clone(),
         allow_any: false,
+        ..Desired::default()
     };
     tables.iter().map(|(id, t)| (*id, desired(t))).collect()
 }
@@ -342,4 +346,33 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
         TableOp::DropTable(9),
     ];
     assert_eq!(ops[1..], rest);
+}
+
+#[test]
+fn a_change_that_keeps_flows_switches_the_table_under_the_old_generation() {
+    let mut planner = Planner::default().keeping_flows(true);
+    let _ = planner.replace(wants(&[(0, one("10.0.0.1"))]));
+    let before = planner.policies()[&0];
+    let _ = planner.replace(wants(&[(0, one("10.0.0.2"))]));
+    let after = planner.policies()[&0];
+    assert_ne!(after.table, before.table);
+    assert_eq!(after.generation, before.generation);
+    assert_ne!(after.generation, 0, "0 is no generation");
+}
+
+#[test]
+fn audit_and_errno_are_part_of_the_policy_and_raise_its_generation() {
+    let mut planner = Planner::default();
+    let _ = planner.replace(BTreeMap::from([(0, Desired::default())]));
+    let before = planner.policies()[&0];
+    let audits = Desired {
+        audit: true,
+        errno: 111,
+        ..Desired::default()
+    };
+    let ops = planner.replace(BTreeMap::from([(0, audits)]));
+    let after = planner.policies()[&0];
+    assert_eq!(ops, [TableOp::SetPolicy(0, after)]);
+    assert_eq!((after.flags, after.errno), (policy_flag::AUDIT, 111));
+    assert_ne!(after.generation, before.generation);
 }

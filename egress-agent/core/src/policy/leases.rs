@@ -86,7 +86,7 @@ pub struct Outcome {
     pub left_out: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Name {
     /// When each address may go; those of `newest` stay beyond it.
     expiry: BTreeMap<IpAddr, Instant>,
@@ -112,7 +112,7 @@ impl Name {
 }
 
 /// All names and their leases.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Leases {
     settings: LeaseSettings,
     names: BTreeMap<Arc<str>, Name>,

@@ -26,7 +26,7 @@ fn door(port: u16, host: &Arc<str>) -> Door {
 }
 
 /// What one port of one service adds to the port's routes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Part {
     host: Option<Arc<VirtualHost>>,
     /// Of `VirtualService`s.
@@ -36,7 +36,7 @@ struct Part {
 }
 
 /// The routes of one policy as they are built.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     clusters: BTreeMap<To, Arc<Cluster>>,
     /// Which doors lead to each host's destinations.

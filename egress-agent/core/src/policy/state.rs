@@ -40,6 +40,12 @@ pub struct Settings {
     pub root_namespace: String,
     /// What a workload that nobody told of is taken for.
     pub unknown: Workload,
+    /// Nothing is refused; what would be is recorded.
+    pub audit: bool,
+    /// Errno (positive) that a refused call gets; 0 is EPERM.
+    pub deny_errno: u32,
+    /// Running flows outlive the rule that listed them.
+    pub keep_removed: bool,
 }
 
 impl Default for Settings {
@@ -53,6 +59,9 @@ impl Default for Settings {
             domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             unknown: Workload::default(),
+            audit: false,
+            deny_errno: 0,
+            keep_removed: false,
         }
     }
 }
@@ -65,7 +74,7 @@ pub struct Query {
 }
 
 /// One policy: what its workloads see.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PolicyState {
     pub(super) view: View,
     /// What each service holds in the ledger.
@@ -75,8 +84,8 @@ pub(super) struct PolicyState {
     allow_any: bool,
 }
 
-/// See the module.
-#[derive(Debug)]
+/// See the module. A copy is the way back from rules that the kernel has no room for.
+#[derive(Clone, Debug)]
 pub struct State {
     settings: Settings,
     registry: Registry,
@@ -106,8 +115,8 @@ impl State {
         Self {
             registry: Registry::empty(&settings.domain, &settings.root_namespace),
             leases: Leases::new(settings.leases.clone()),
+            planner: planner.keeping_flows(settings.keep_removed),
             settings,
-            planner,
             policies: BTreeMap::new(),
             workloads: BTreeMap::new(),
             users: BTreeMap::new(),
@@ -233,6 +242,8 @@ impl State {
         let desired = |p: &PolicyState| Desired {
             table: p.ledger.table(),
             allow_any: p.allow_any,
+            audit: self.settings.audit,
+            errno: self.settings.deny_errno,
         };
         let policies = self.policies.iter();
         let desired = policies.map(|(id, p)| (*id, desired(p))).collect();
@@ -361,6 +372,12 @@ impl State {
         }
         let ops = self.planner.update(&changes);
         self.ops.extend(ops);
+    }
+
+    /// The kernel has other owners for some cgroups: sockets that it judged under these policies
+    /// are judged anew. To be called once the owners are written.
+    pub fn handle_moved(&mut self, policies: impl IntoIterator<Item = u32>) {
+        self.ops.extend(self.planner.renew(policies));
     }
 
     /// Kernel writes since the last call, to be applied in this order.

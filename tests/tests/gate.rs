@@ -1,0 +1,147 @@
+//! The gate as a client meets it: what is listed, what is not, and what holds while the agent
+//! is away.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::{Lab, Session, wait_until};
+
+/// A host whose TCP and UDP ports go straight through in the kernel.
+const ECHO: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo}
+spec:
+  hosts: [echo.example]
+  ports:
+  - {number: 7, name: tcp-echo, protocol: TCP}
+  - {number: 9, name: udp-echo, protocol: UDP}
+  resolution: DNS
+";
+
+const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
+
+fn both(last: u8, port: u16) -> [SocketAddr; 2] {
+    [
+        SocketAddr::new(v4(last), port),
+        SocketAddr::new(v6(last), port),
+    ]
+}
+
+/// Applies a rule and waits until a connect to `to` gets through.
+fn list(lab: &Lab, name: &str, text: &str, to: &[SocketAddr]) {
+    lab.write_rules(name, text).unwrap();
+    for to in to {
+        wait_until("the rule is in force", Duration::from_secs(3), || {
+            lab.attempt("tcp", *to).unwrap().passed().then_some(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn without_rules_every_way_out_is_denied_at_once() {
+    let lab = Lab::start().unwrap();
+    for to in both(host::ECHO, 7) {
+        for way in ["tcp", "tcp-echo", "udp", "udp-connected"] {
+            let answer = lab.attempt(way, to).unwrap();
+            assert!(answer.denied(), "{way} {to}: {answer:?}");
+            assert!(
+                answer.elapsed < Duration::from_millis(50),
+                "{way} {to}: {answer:?}"
+            );
+        }
+    }
+    assert_eq!((lab.echo.connections(), lab.echo.datagrams()), (0, 0));
+}
+
+#[test]
+fn a_listed_port_passes_and_its_neighbours_and_the_other_protocol_do_not() {
+    let lab = Lab::start().unwrap();
+    list(&lab, "echo.yaml", ECHO, &both(host::ECHO, 7));
+    // The address that the rule lists has a second port, for UDP only.
+    let udp = lab
+        .world()
+        .echo(&[v4(host::ECHO), v6(host::ECHO)], 9)
+        .unwrap();
+    for (way, port) in [("tcp-echo", 7), ("udp", 9), ("udp-connected", 9)] {
+        for to in both(host::ECHO, port) {
+            let answer = lab.attempt(way, to).unwrap();
+            assert!(answer.passed(), "{way} {to}: {answer:?}");
+        }
+    }
+    assert_eq!(udp.datagrams(), 4);
+    for (way, port) in [("udp", 7), ("tcp", 9)] {
+        for to in both(host::ECHO, port) {
+            assert!(lab.attempt(way, to).unwrap().denied(), "{way} {to}");
+        }
+    }
+    for to in both(host::ECHO, 8)
+        .into_iter()
+        .chain(both(host::BYSTANDER, 7))
+    {
+        assert!(lab.attempt("tcp", to).unwrap().denied(), "{to}");
+        assert!(lab.attempt("udp", to).unwrap().denied(), "{to}");
+    }
+}
+
+#[test]
+fn a_killed_agent_leaves_the_gate_closed_and_direct_connections_up() {
+    let mut lab = Lab::start().unwrap();
+    let (direct, proxied) = (both(host::ECHO, 7), both(host::HTTPBIN, 80));
+    list(&lab, "echo.yaml", ECHO, &direct);
+    list(&lab, "httpbin.yaml", HTTPBIN, &proxied);
+    let mut held: Vec<Session> = direct
+        .iter()
+        .map(|to| Session::hold(&lab.client_place(), *to).unwrap())
+        .collect();
+    // Both loops run over the death of the agent and the start of the next.
+    let leaks: Vec<Session> = both(host::BYSTANDER, 80)
+        .iter()
+        .map(|to| Session::connects(&lab.client_place(), *to).unwrap())
+        .collect();
+
+    lab.agent().unwrap().kill().unwrap();
+    for session in &mut held {
+        assert_eq!(session.say("still here").unwrap(), "still here");
+    }
+    for to in direct {
+        assert!(lab.attempt("tcp-echo", to).unwrap().passed(), "{to}");
+    }
+    for to in proxied {
+        let answer = lab.attempt("tcp", to).unwrap();
+        assert_eq!(answer.errno, Some(libc::ECONNREFUSED), "{to}: {answer:?}");
+    }
+
+    lab.start_agent().unwrap();
+    for session in &mut held {
+        assert_eq!(session.say("and after").unwrap(), "and after");
+    }
+    assert_eq!(
+        lab.curl(&["http://httpbin.org/status/204"]).unwrap().code,
+        204
+    );
+    for session in leaks {
+        let tally = session.tally().unwrap();
+        assert_eq!(
+            (tally.connected, tally.refused, tally.other),
+            (0, 0, 0),
+            "{tally:?}"
+        );
+        assert!(tally.denied > 100, "{tally:?}");
+    }
+    assert_eq!(lab.bystander.connections(), 0);
+}
+
+#[test]
+fn an_agent_that_is_asked_to_end_leaves_the_gate_closed_until_detach() {
+    let mut lab = Lab::start().unwrap();
+    let [to, _] = both(host::BYSTANDER, 80);
+    assert!(lab.agent().unwrap().terminate().unwrap().success());
+    assert!(lab.attempt("tcp", to).unwrap().denied());
+    let pins = lab.bpf_dir().to_str().unwrap().to_owned();
+    assert_eq!(lab.verb(&["detach", "--bpf-dir", &pins]).unwrap().exit, 0);
+    assert!(lab.attempt("tcp", to).unwrap().passed());
+}
