@@ -13,10 +13,12 @@ pub mod hosts;
 pub mod lab;
 pub mod netns;
 pub mod place;
+pub mod probe;
 pub mod wait;
 pub mod walk;
 
 pub use agent::Agent;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
+pub use probe::Probe;
 pub use wait::wait_until;

@@ -132,6 +132,20 @@ impl State {
         self.leases.want(now, &self.users.keys().cloned().collect());
         let policies = views.into_iter().map(|(id, view)| (id, self.policy(view)));
         self.policies = policies.collect();
+        self.plan();
+        self.rebuilt = true;
+        self.handle_timeout(now);
+    }
+
+    /// Forgets the ops that were not polled and plans again from what the kernel has: tables that
+    /// were filled step by step while names were asked for the first time become visible whole.
+    pub fn replan(&mut self, standing: Planner) {
+        self.planner = standing.keeping_flows(self.settings.keep_removed);
+        self.ops.clear();
+        self.plan();
+    }
+
+    fn plan(&mut self) {
         let desired = |p: &PolicyState| Desired {
             table: p.ledger.table(),
             allow_any: self.settings.allow_any,
@@ -145,8 +159,6 @@ impl State {
             .collect();
         let ops = self.planner.replace(desired);
         self.ops.extend(ops);
-        self.rebuilt = true;
-        self.handle_timeout(now);
     }
 
     fn policy(&self, view: View) -> PolicyState {
