@@ -16,20 +16,34 @@ const MOST_CPU: f64 = 5.0;
 
 fn status(lab: &Lab) -> Value {
     let socket = lab.admin_socket();
-    let arguments = ["status", "-o", "json", "--admin-socket", socket.to_str().unwrap()];
+    let arguments = [
+        "status",
+        "-o",
+        "json",
+        "--admin-socket",
+        socket.to_str().unwrap(),
+    ];
     let answer = lab.verb(&arguments).unwrap();
     serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:?}"))
 }
 
 fn number(status: &Value, pointer: &str) -> u64 {
-    status.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer}: {status}"))
+    status
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("{pointer}: {status}"))
 }
 
 /// utime and stime of a process (proc_pid_stat(5)), in ticks of 10 ms.
 fn cpu(pid: u32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // The name may hold spaces; fields are counted from its closing bracket.
-    let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
     let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
     Duration::from_millis((ticks(11) + ticks(12)) * 10)
 }
@@ -82,7 +96,11 @@ fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
     );
     assert_eq!(all("passed"), 0);
     // The canary's own refusals are among them.
-    assert!((all("done")..all("done") + 20).contains(&denied), "{denied} of {}", all("done"));
+    assert!(
+        (all("done")..all("done") + 20).contains(&denied),
+        "{denied} of {}",
+        all("done")
+    );
     assert!(percent < MOST_CPU, "{percent:.1} %");
 }
 
