@@ -68,6 +68,8 @@ pub struct Parts {
 /// See the module.
 pub struct Engine {
     state: State,
+    /// What the kernel had when this agent came.
+    standing: Planner,
     tables: Tables,
     resolver: Arc<Resolver>,
     routes: Arc<ArcSwap<RouteTable>>,
@@ -107,11 +109,13 @@ impl Engine {
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the agent before this one")?;
-        let state = State::adopting(settings(config), Planner::adopt(policies, ids));
+        let standing = Planner::adopt(policies, ids);
+        let state = State::adopting(settings(config), standing.clone());
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
             routes,
             state,
+            standing,
             tables,
             resolver: Arc::new(resolver),
             replies,
@@ -151,6 +155,9 @@ impl Engine {
             };
             self.answer(reply);
         }
+        // With all that is known in the new tables before they are looked at: what an agent before
+        // this one let through is not refused in between.
+        self.state.replan(std::mem::take(&mut self.standing));
         let ops = self.state.poll_ops();
         if let Err(full) = self.tables.fits(&ops) {
             return Err(Exit::usage(format_args!(

@@ -138,6 +138,14 @@ impl State {
         self.handle_timeout(now);
     }
 
+    /// Forgets the ops that were not polled and plans again from what the kernel has: tables that
+    /// were filled step by step while names were asked for the first time become visible whole.
+    pub fn replan(&mut self, standing: Planner) {
+        self.planner = standing.keeping_flows(self.settings.keep_removed);
+        self.ops.clear();
+        self.replace();
+    }
+
     /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
     /// here on, once the ops are written.
     pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
