@@ -7,6 +7,7 @@ use crate::{admin, app, check, exec, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ enum Verb {
         /// Files and folders
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+        /// Who reads the verdicts
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: check::Output,
     },
     /// Say how a running agent is: ready, rules, tables, counters, what stays open; exit 1 if not ready
     Status(StatusArgs),
@@ -168,7 +172,11 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 app::is_attached(&bpf_dir, root)
             })? {}
         }
-        Verb::Check { paths } => check::run(&paths, &mut std::io::stdout().lock()),
+        Verb::Check { paths, output } => {
+            let mut out = std::io::stdout().lock();
+            let colour = out.is_terminal();
+            check::run(&paths, output, colour, &mut out)
+        }
         Verb::Status(args) => {
             let status = admin::ask(&args.admin.socket()?)?;
             match args.output {

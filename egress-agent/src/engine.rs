@@ -13,7 +13,7 @@ use crate::observe::deny::Denial;
 use crate::observe::status::{RulesStatus, TableStatus};
 use crate::observe::throttle::Throttle;
 use crate::sources::RuleSet;
-use crate::workloads::{Owners, Workloads};
+use crate::workloads::Workloads;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::policy::diff::{Planner, TableOp};
@@ -24,7 +24,6 @@ use egress_core::routing::RouteTable;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
 use std::future;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -46,9 +45,31 @@ struct Reply {
     result: Result<Answer, Failure>,
 }
 
+/// What an engine is made of.
+pub struct Parts {
+    /// The kernel's tables.
+    pub tables: Tables,
+    /// Asks name servers.
+    pub resolver: Resolver,
+    /// The proxy's view of the rules, replaced with each change.
+    pub routes: Arc<ArcSwap<RouteTable>>,
+    /// Raised whenever the routes were replaced.
+    pub changed: watch::Sender<u64>,
+    /// Who runs where.
+    pub workloads: Workloads,
+    /// Ends running flows.
+    pub live: Live,
+    /// The canaries' cgroups, whose refusals are not reported.
+    pub cages: Cages,
+    /// Questions of `status`.
+    pub asks: mpsc::Receiver<Ask>,
+}
+
 /// See the module.
 pub struct Engine {
     state: State,
+    /// What the kernel had when this agent came.
+    standing: Planner,
     tables: Tables,
     resolver: Arc<Resolver>,
     routes: Arc<ArcSwap<RouteTable>>,
@@ -62,7 +83,7 @@ pub struct Engine {
     /// Objects of rules that are in force but were not announced: names in them are being asked.
     announce: Option<usize>,
     /// Raised with each new snapshot of the routes.
-    changes: watch::Sender<u64>,
+    changed: watch::Sender<u64>,
     /// Ends what a rules change no longer lists; none where running flows are kept.
     live: Option<Arc<Live>>,
     ended: Arc<AtomicU64>,
@@ -74,34 +95,37 @@ pub struct Engine {
 
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
-    pub fn new(
-        config: &Config,
-        roots: &[PathBuf],
-        mut tables: Tables,
-        resolver: Resolver,
-        live: Live,
-        cages: Cages,
-        asks: mpsc::Receiver<Ask>,
-    ) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, parts: Parts) -> anyhow::Result<Self> {
+        let Parts {
+            mut tables,
+            resolver,
+            routes,
+            changed,
+            workloads,
+            live,
+            cages,
+            asks,
+        } = parts;
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the agent before this one")?;
-        let mut state = State::adopting(settings(config), Planner::adopt(policies, ids));
-        let owners = Owners::standing(&tables)?;
+        let standing = Planner::adopt(policies, ids);
+        let state = State::adopting(settings(config), standing.clone());
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
-            routes: Arc::new(ArcSwap::new(state.routes())),
+            routes,
             state,
+            standing,
             tables,
             resolver: Arc::new(resolver),
             replies,
             inbox,
             cgroups: CgroupPaths::new()?,
             cages,
-            workloads: Workloads::new(roots, &config.workloads, owners)?,
+            workloads,
             moved: true,
             announce: None,
-            changes: watch::channel(0).0,
+            changed,
             live: (config.on_removal == OnRemoval::Close).then(|| Arc::new(live)),
             ended: Arc::default(),
             asks,
@@ -113,19 +137,9 @@ impl Engine {
         })
     }
 
-    /// The proxy's view of the rules, replaced with each change.
-    pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
-        Arc::clone(&self.routes)
-    }
-
-    /// Raised whenever [`Self::routes`] was replaced.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    /// Takes the workloads that are there and the first rules: asks for every name in them, and writes the tables once each has an
-    /// answer or a failure, or time is up. Rules that the tables have no room for are an error:
-    /// what an agent before this one wrote stays in force.
+    /// Takes the first rules and the workloads that are there: asks for every name in them, and
+    /// writes the tables once each has an answer or a failure, or time is up. Rules that the tables
+    /// have no room for are an error: what an agent before this one wrote stays in force.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.workloads.next().await?;
         self.hear(told);
@@ -141,6 +155,9 @@ impl Engine {
             };
             self.answer(reply);
         }
+        // With all that is known in the new tables before they are looked at: what an agent before
+        // this one let through is not refused in between.
+        self.state.replan(std::mem::take(&mut self.standing));
         let ops = self.state.poll_ops();
         if let Err(full) = self.tables.fits(&ops) {
             return Err(Exit::usage(format_args!(
@@ -169,16 +186,16 @@ impl Engine {
                     self.take(&set)?;
                     continue;
                 }
-                Some(ask) = self.asks.recv() => {
-                    // Whoever asked may have left.
-                    let _ = ask.send(self.status());
-                    continue;
-                }
                 told = self.workloads.next() => {
                     self.hear(told?);
                     let ops = self.state.poll_ops();
                     self.carry_out(&ops)?;
                     self.settle().await?;
+                    continue;
+                }
+                Some(ask) = self.asks.recv() => {
+                    // Whoever asked may have left.
+                    let _ = ask.send(self.status());
                     continue;
                 }
                 Some(reply) = self.inbox.recv() => self.answer(reply),
@@ -291,23 +308,9 @@ impl Engine {
         let routes = self.state.routes();
         if !Arc::ptr_eq(&routes, &self.routes.load()) {
             self.routes.store(routes);
-            self.changes.send_modify(|n| *n += 1);
+            self.changed.send_modify(|n| *n += 1);
         }
-        if !ops.is_empty() || self.moved {
-            let left_out = self.write(ops)?;
-            if left_out > 0 {
-                self.shown.left_out += left_out as u64;
-                tracing::error!(
-                    left_out,
-                    "the table is full: addresses of listed names are left out and refused"
-                );
-            }
-            tracing::debug!(
-                writes = ops.len(),
-                generation = self.state.generation(),
-                "tables written"
-            );
-        }
+        self.write(ops)?;
         self.ask();
         if let Some(objects) = self.announce
             && self.state.unresolved().is_empty()

@@ -6,6 +6,8 @@
 //! what must hold is for the tests to say.
 
 pub mod agent;
+pub mod background;
+pub mod bench_probe;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
@@ -20,6 +22,8 @@ pub mod wait;
 pub mod walk;
 
 pub use agent::Agent;
+pub use background::Background;
+pub use bench_probe::Probe;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
 pub use probe::{Answer, Session};

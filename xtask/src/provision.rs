@@ -8,6 +8,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -217,9 +218,14 @@ impl Apt {
         step(&what, self.command(&arguments))
     }
 
-    /// Renews apt's lists. One source of several that is down is no reason to stop: what is
+    /// Renews apt's lists, once in a process. One source of several that is down is no reason to stop: what is
     /// known afterwards decides.
     fn update(&self) {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| self.renew_lists());
+    }
+
+    fn renew_lists(&self) {
         if let Err(error) = step("apt-get update", self.command(&["update"])) {
             eprintln!("xtask: going on with the lists that are here: {error:#}");
         }

@@ -4,6 +4,7 @@
 //! BPF object from `ebpf`.
 
 use std::env;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -109,7 +110,10 @@ pub fn run(keep: bool, agent: &[String]) -> Result<()> {
     } else {
         command.arg("run").args(agent);
     }
-    show(&mut command)
+    // In xtask's place: Ctrl-C and SIGTERM then reach the one that has to clean up, and the
+    // shell waits for it.
+    let program = command.get_program().display().to_string();
+    Err(command.exec()).with_context(|| format!("cannot run {program}"))
 }
 
 /// Unit tests as the user, then the suites on the real kernel as root.

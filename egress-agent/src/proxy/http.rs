@@ -15,6 +15,7 @@ use egress_core::http::local_reply::LocalReply;
 use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, SERVER};
+use hyper::http::HeaderMap;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, Uri, Version};
@@ -102,7 +103,7 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
 /// A request that may go on.
 struct Allowed {
     cluster: Arc<Cluster>,
-    route: HttpRoute,
+    route: Arc<HttpRoute>,
     upgrade: UpgradeAsked,
 }
 
@@ -157,7 +158,6 @@ impl Connection {
     /// Whether the host of the last request still is listed; before the first, whether the port is.
     fn is_listed(&self, routes: &RouteTable) -> bool {
         let origin = &self.client.origin;
-        let port = origin.destination.port();
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_deref() {
             // A host is found by its name alone, not by method or path.
@@ -166,13 +166,16 @@ impl Connection {
                     authority,
                     method: "GET",
                     path: "/",
+                    headers: &HeaderMap::new(),
                 };
                 !matches!(
-                    routes.http(origin.policy, port, &head),
+                    routes.http(origin.policy, origin.destination, &head, 0),
                     HttpDecision::UnlistedHost
                 )
             }
-            None => routes.port(origin.policy, port).is_some(),
+            None => routes
+                .port(origin.policy, origin.destination.port())
+                .is_some(),
         }
     }
 
@@ -185,14 +188,14 @@ impl Connection {
             authority,
             method: request.method().as_str(),
             path,
+            headers: request.headers(),
         };
-        let origin = &self.client.origin;
-        let decision =
-            self.client
-                .shared
-                .routes
-                .load()
-                .http(origin.policy, origin.destination.port(), &head);
+        let (origin, shared) = (&self.client.origin, &self.client.shared);
+        let turn = shared.next_turn();
+        let decision = shared
+            .routes
+            .load()
+            .http(origin.policy, origin.destination, &head, turn);
         let (cluster, route) = match decision {
             HttpDecision::Forward(cluster, route) => (cluster, route),
             HttpDecision::UnlistedHost => {
@@ -202,6 +205,10 @@ impl Connection {
             }
             HttpDecision::NoRoute => {
                 return Err(Refused(LocalReply::no_route(), RefusalReason::NoRoute));
+            }
+            HttpDecision::NoCluster(cluster) => {
+                let reason = RefusalReason::NoCluster(cluster.host.clone());
+                return Err(Refused(LocalReply::no_cluster(), reason));
             }
         };
         let upgrade = upgrade_asked(request.headers());

@@ -10,8 +10,10 @@ mod drain;
 mod exchange;
 mod flow;
 mod http;
+mod mixed;
 mod observe;
 mod sniff;
+mod tcp;
 mod tls;
 mod upstream;
 
@@ -76,6 +78,9 @@ pub struct Limits {
     pub idle: Duration,
     /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
     pub head: usize,
+    /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
+    /// relayed unread, since the server may be the one to speak first.
+    pub first_bytes: Duration,
     /// Idle upstream connections that one client connection keeps.
     pub idle_upstreams: usize,
 }
@@ -88,6 +93,7 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
             head: 60 * 1024,
+            first_bytes: Duration::from_millis(300),
             idle_upstreams: 4,
         }
     }

@@ -48,6 +48,9 @@ pub enum RefusalReason {
     /// The host is listed, but none of its routes matches.
     #[error("no route of the host matches")]
     NoRoute,
+    /// The route leads to a service, port or subset that no rule lists.
+    #[error("the route leads to {0}, which is not registered")]
+    NoCluster(String),
     /// CONNECT.
     #[error("CONNECT")]
     Connect,
@@ -93,6 +96,8 @@ pub enum Protocol {
     Http,
     /// One TLS connection, passed through.
     Tls,
+    /// One connection whose bytes were not read.
+    Tcp,
 }
 
 /// One finished request or TLS connection, as Envoy's access log has it.
@@ -158,7 +163,8 @@ impl Observer for TracingObserver {
     }
 
     fn finished(&self, origin: &Origin, record: &AccessRecord) {
-        tracing::info!(
+        // A line a request costs more than serving it: for those who ask for it.
+        tracing::debug!(
             target: "egress::proxy",
             protocol = ?record.protocol,
             host = record.host,

@@ -2,7 +2,7 @@
 
 use super::files::{Feed, SourceFile, digest, follow};
 use crate::failure::Failure;
-use egress_core::istio::{Message, Object, Severity, decode};
+use egress_core::istio::{Message, Object, Severity, decode, validate};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
     for file in files {
         let name = file.path.display().to_string();
         let decoded = decode(&name, &file.text);
-        let messages = decoded.objects.iter().flat_map(verdict);
+        let messages = decoded.objects.iter().flat_map(validate);
         for message in decoded.messages.iter().cloned().chain(messages) {
             let line = line(&name, &message);
             if message.severity == Severity::Error {
@@ -73,12 +73,6 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         String::new()
     };
     Err(problems.join("; ") + &tail)
-}
-
-/// Everything that is to be said of one object: what decoding found and what Istio's validator
-/// would.
-pub fn verdict(object: &Object) -> Vec<Message> {
-    object.messages.clone()
 }
 
 fn line(file: &str, message: &Message) -> String {
@@ -135,6 +129,9 @@ mod tests {
         let bad = GOOD.replace("number: 80", "number: {}");
         let why = compile(&[file("a.yaml", GOOD), file("b.yaml", &bad)]).unwrap_err();
         assert!(why.starts_with("b.yaml:6: spec.ports[0].number: "), "{why}");
+        let hosts = GOOD.replace("hosts: [a.example]", "hosts: []");
+        let why = compile(&[file("d.yaml", &hosts)]).unwrap_err();
+        assert!(why.starts_with("d.yaml:") && why.contains("host"), "{why}");
         let empty = compile(&[file("a.yaml", GOOD), file("c.yaml", "")]).unwrap_err();
         assert!(
             empty.starts_with("c.yaml:1: ") && !empty.contains('\n'),

@@ -77,6 +77,18 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     note_task(state);
     let applied = policy_of(state);
     let verdict = judge(&applied, state.netns, to);
+    // The same for resolvers that hand the service's port to the kernel too: a datagram socket may
+    // be connected, and show its source address, to where a stream may go. It still sends nothing:
+    // the backstop judges each datagram.
+    if to.proto == proto::UDP && matches!(verdict, Verdict::Deny(_)) {
+        let stream = Destination {
+            proto: proto::TCP,
+            ..*to
+        };
+        if !matches!(judge(&applied, state.netns, &stream), Verdict::Deny(_)) {
+            return (Verdict::Allow, 0);
+        }
+    }
     let verdict = settle(state, &applied, to, verdict, hook);
     (verdict, proxy_port(state.netns).unwrap_or(0))
 }

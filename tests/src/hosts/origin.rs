@@ -31,6 +31,8 @@ pub struct Seen {
     pub headers: Vec<(String, String)>,
     /// Where the connection came from.
     pub peer: SocketAddr,
+    /// The address that it was made to.
+    pub local: SocketAddr,
 }
 
 impl Seen {
@@ -84,7 +86,7 @@ impl Origin {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, request: &Request<Incoming>, peer: SocketAddr) {
+    fn note(&self, request: &Request<Incoming>, peer: SocketAddr, local: SocketAddr) {
         let headers = request
             .headers()
             .iter()
@@ -100,6 +102,7 @@ impl Origin {
             target: request.uri().to_string(),
             headers,
             peer,
+            local,
         });
     }
 }
@@ -124,18 +127,21 @@ pub(super) async fn serve(
 }
 
 async fn accept(listener: TcpListener, origin: Origin, tls: Option<TlsAcceptor>) {
+    let Ok(local) = listener.local_addr() else {
+        return;
+    };
     while let Ok((stream, peer)) = listener.accept().await {
         origin.record.connections.fetch_add(1, Ordering::SeqCst);
         let _ = stream.set_nodelay(true);
         let (origin, tls) = (origin.clone(), tls.clone());
         tokio::spawn(async move {
             match tls {
-                None => connection(stream, peer, origin, "http").await,
+                None => connection(stream, (peer, local), origin, "http").await,
                 Some(tls) => {
                     // A client that gives up in the handshake is a result, not an error.
                     if let Ok(stream) = tls.accept(stream).await {
                         origin.record.handshakes.fetch_add(1, Ordering::SeqCst);
-                        connection(stream, peer, origin, "https").await;
+                        connection(stream, (peer, local), origin, "https").await;
                     }
                 }
             }
@@ -145,12 +151,12 @@ async fn accept(listener: TcpListener, origin: Origin, tls: Option<TlsAcceptor>)
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    peer: SocketAddr,
+    (peer, local): (SocketAddr, SocketAddr),
     origin: Origin,
     scheme: &'static str,
 ) {
     let service = service_fn(move |request| {
-        origin.note(&request, peer);
+        origin.note(&request, peer, local);
         async move { Ok::<_, Infallible>(httpbin::answer(request, peer, scheme).await) }
     });
     // A connection that breaks is what some tests are about.

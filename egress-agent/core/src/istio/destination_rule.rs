@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::decode::reader::{enums, messages};
+use super::decode::macros::{enums, messages};
 use super::duration::TimeSpan;
 use super::fields::{MatchLabelsSelector, PortSelector};
 

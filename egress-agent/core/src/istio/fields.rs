@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::decode::macros::messages;
 use super::decode::node::{Node, Value};
-use super::decode::reader::{Decode, Reader, messages};
+use super::decode::reader::{Decode, Reader};
 
 /// How a string is compared. The member of Istio's `StringMatch` oneof that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@ pub mod duration;
 pub mod fields;
 pub mod message;
 pub mod protocol;
+pub mod report;
 pub mod service_entry;
 pub mod sidecar;
 pub mod validate;

@@ -1,6 +1,6 @@
 //! `ServiceEntry`: hosts outside that may be called, with their ports and how they are found.
 
-use super::decode::reader::{enums, messages};
+use super::decode::macros::{enums, messages};
 use super::fields::WorkloadSelector;
 use super::workload_entry::WorkloadEntry;
 

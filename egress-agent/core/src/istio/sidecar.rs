@@ -1,6 +1,6 @@
 //! `Sidecar`: which services a workload sees, and what happens to everything else.
 
-use super::decode::reader::{enums, messages};
+use super::decode::macros::{enums, messages};
 use super::destination_rule::ConnectionPoolSettings;
 use super::fields::{Destination, WorkloadSelector};
 

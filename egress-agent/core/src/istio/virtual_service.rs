@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::decode::reader::{Bytes, enums, messages};
+use super::decode::macros::{enums, messages};
+use super::decode::values::Bytes;
 use super::duration::TimeSpan;
 use super::fields::{Destination, Percent, StringMatch};
 

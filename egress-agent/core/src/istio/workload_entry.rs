@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::decode::reader::messages;
+use super::decode::macros::messages;
 
 messages! {
     /// One endpoint (`networking/v1alpha3/workload_entry.proto`).

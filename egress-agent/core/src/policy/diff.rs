@@ -226,6 +226,31 @@ impl Planner {
         }
     }
 
+    /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
+    /// generation, so that flows under way are judged anew. It comes last: a verdict that is
+    /// remembered under it was made with the table as it is.
+    pub fn amend(&mut self, changes: &BTreeMap<u32, Delta>) -> Vec<TableOp> {
+        let mut ops = self.update(changes);
+        if self.keep_flows {
+            return ops;
+        }
+        let changed: Vec<u32> = changes
+            .iter()
+            .filter(|(_, delta)| !delta.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        if !changed.is_empty() {
+            self.generation = next(self.generation);
+        }
+        for id in changed {
+            if let Some(policy) = self.policies.get_mut(&id) {
+                policy.generation = self.generation;
+                ops.push(TableOp::SetPolicy(id, *policy));
+            }
+        }
+        ops
+    }
+
     /// Addresses of listed names changed: changes tables in place, additions before deletions,
     /// without a new generation, so that flows to an address whose lease ended go on.
     ///

@@ -2,8 +2,10 @@
 
 use super::{Desired, Planner, TableOp};
 use crate::policy::tables::{Action, Delta, Table, Target, Transport};
-use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag};
+use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, policy_flag};
 use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::{Destination, Tables, decide};
+use egress_ebpf::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -50,43 +52,43 @@ impl Kernel {
         let Some(&(table, flags, _)) = self.policies.get(&policy) else {
             return Seen::Deny;
         };
-        let proto = transport.number();
-        let exact = [port, 0].into_iter().find_map(|port| {
-            self.exact
-                .get(&RuleKey {
-                    table,
-                    port,
-                    proto,
-                    reserved: 0,
-                    addr,
-                })
-                .copied()
-        });
-        let has_prefixes = flags & policy_flag::HAS_PREFIXES != 0;
-        let prefix = || {
-            [port, 0]
-                .into_iter()
-                .filter(|_| has_prefixes)
-                .find_map(|port| {
-                    self.prefixes
-                        .iter()
-                        .filter(|((bits, d), _)| {
-                            let wide = crate::policy::ranges::number(d.addr)
-                                ^ crate::policy::ranges::number(addr);
-                            (d.table, d.port, d.proto) == (table, port, proto)
-                                && wide.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
-                        })
-                        .max_by_key(|((bits, _), _)| *bits)
-                        .map(|(_, rule)| *rule)
-                })
+        let policy = Policy {
+            table,
+            generation: 1,
+            flags,
+            errno: 0,
         };
-        match exact.or_else(prefix).map(|r| r.action) {
-            Some(action::ALLOW) => Seen::Allow,
-            Some(action::PROXY) => Seen::Proxy,
-            Some(other) => panic!("action {other}"),
-            None if flags & policy_flag::ALLOW_ANY != 0 => Seen::Allow,
-            None => Seen::Deny,
+        let to = Destination {
+            addr,
+            port,
+            proto: transport.number(),
+        };
+        // A proxy for UDP is none to the kernel, so it is asked for the entry's own word.
+        match decide(self, &policy, &to, Some(15001)) {
+            Verdict::Allow => Seen::Allow,
+            Verdict::Proxy | Verdict::Deny(Reason::NoProxy) => Seen::Proxy,
+            Verdict::Deny(_) => Seen::Deny,
         }
+    }
+}
+
+impl Tables for Kernel {
+    fn exact(&self, key: &RuleKey) -> Option<Rule> {
+        self.exact.get(key).copied()
+    }
+
+    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
+        let covers = |bits: u32, p: &PrefixData| {
+            let differ =
+                crate::policy::ranges::number(p.addr) ^ crate::policy::ranges::number(d.addr);
+            (p.table, p.port, p.proto) == (d.table, d.port, d.proto)
+                && differ.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
+        };
+        self.prefixes
+            .iter()
+            .filter(|((bits, p), _)| covers(*bits, p))
+            .max_by_key(|((bits, _), _)| *bits)
+            .map(|(_, rule)| *rule)
     }
 }
 

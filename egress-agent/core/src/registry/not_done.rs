@@ -13,7 +13,7 @@ use crate::istio::{Message, Object, Severity, Spec};
 pub fn not_done(object: &Object) -> Vec<Message> {
     let mut notes = Notes {
         object,
-        path: vec![Step::Key("spec".to_owned())],
+        path: vec![Step::Key("spec".into())],
         found: Vec::new(),
     };
     match &object.spec {
@@ -48,7 +48,7 @@ impl Notes<'_> {
     fn say(&mut self, field: &str, text: &str) {
         let mut steps = self.path.clone();
         if !field.is_empty() {
-            steps.push(Step::Key(field.to_owned()));
+            steps.push(Step::Key(field.to_owned().into()));
         }
         let path = Path(steps);
         let mark = self.object.place(&path);
@@ -70,7 +70,7 @@ impl Notes<'_> {
     fn each<T>(&mut self, field: &str, items: &[T], mut visit: impl FnMut(&mut Self, &T)) {
         for (i, item) in items.iter().enumerate() {
             self.path
-                .extend([Step::Key(field.to_owned()), Step::Index(i)]);
+                .extend([Step::Key(field.to_owned().into()), Step::Index(i)]);
             visit(self, item);
             self.path.truncate(self.path.len() - 2);
         }

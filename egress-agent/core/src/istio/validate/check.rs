@@ -21,7 +21,7 @@ impl<'o> Check<'o> {
     pub fn new(object: &'o Object) -> Self {
         Self {
             object,
-            path: Path(vec![Step::Key("spec".to_owned())]),
+            path: Path(vec![Step::Field("spec")]),
             messages: Messages::default(),
             errors_only: false,
         }
@@ -68,19 +68,29 @@ impl<'o> Check<'o> {
     }
 
     /// Goes into a field.
-    pub fn at<T>(&mut self, key: &str, check: impl FnOnce(&mut Self) -> T) -> T {
-        self.within(Step::Key(key.to_owned()), check)
+    pub fn at<T>(&mut self, key: &'static str, check: impl FnOnce(&mut Self) -> T) -> T {
+        self.within(Step::Field(key), check)
     }
 
     /// Goes into a field that may be unset.
-    pub fn some<T>(&mut self, key: &str, value: Option<&T>, check: impl FnOnce(&mut Self, &T)) {
+    pub fn some<T>(
+        &mut self,
+        key: &'static str,
+        value: Option<&T>,
+        check: impl FnOnce(&mut Self, &T),
+    ) {
         if let Some(value) = value {
             self.at(key, |this| check(this, value));
         }
     }
 
     /// Goes into each element of a list.
-    pub fn each<T>(&mut self, key: &str, items: &[T], mut check: impl FnMut(&mut Self, &T)) {
+    pub fn each<T>(
+        &mut self,
+        key: &'static str,
+        items: &[T],
+        mut check: impl FnMut(&mut Self, &T),
+    ) {
         self.at(key, |this| {
             for (index, item) in items.iter().enumerate() {
                 this.within(Step::Index(index), |this| check(this, item));
@@ -91,19 +101,26 @@ impl<'o> Check<'o> {
     /// Goes into each entry of a map.
     pub fn each_entry<T>(
         &mut self,
-        key: &str,
+        key: &'static str,
         map: &BTreeMap<String, T>,
         mut check: impl FnMut(&mut Self, &str, &T),
     ) {
         self.at(key, |this| {
             for (name, value) in map {
-                this.at(name, |this| check(this, name, value));
+                this.within(Step::Key(name.clone()), |this| {
+                    check(this, name, value);
+                });
             }
         });
     }
 
     /// Goes into one element of a list.
-    pub fn element<T>(&mut self, key: &str, index: usize, check: impl FnOnce(&mut Self) -> T) -> T {
+    pub fn element<T>(
+        &mut self,
+        key: &'static str,
+        index: usize,
+        check: impl FnOnce(&mut Self) -> T,
+    ) -> T {
         self.at(key, |this| this.within(Step::Index(index), check))
     }
 

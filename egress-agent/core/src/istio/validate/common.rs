@@ -22,9 +22,9 @@ pub fn duration(span: TimeSpan) -> Rule {
 }
 
 /// Checks a duration that may be unset.
-pub fn some_duration(check: &mut Check<'_>, key: &str, span: Option<TimeSpan>) {
+pub fn some_duration(check: &mut Check<'_>, key: &'static str, span: Option<TimeSpan>) {
     check.some(key, span.as_ref(), |check, span| {
-        check.require(duration(*span))
+        check.require(duration(*span));
     });
 }
 
@@ -65,7 +65,7 @@ pub fn percent(value: i32) -> Rule {
 
 /// 0, or from 0.0001 to 100.
 pub fn fraction(value: f64) -> Rule {
-    if value < 0.0 || value > 100.0 || (value > 0.0 && value < 0.0001) {
+    if !(0.0..=100.0).contains(&value) || (value > 0.0 && value < 0.0001) {
         return Err(format!(
             "percentage {} is neither 0.0, nor in range [0.0001, 100.0]",
             go_float(value)
@@ -87,7 +87,7 @@ fn go_float(value: f64) -> String {
 }
 
 /// Labels of a workload or endpoint.
-pub fn labels(check: &mut Check<'_>, key: &str, labels: &BTreeMap<String, String>) {
+pub fn labels(check: &mut Check<'_>, key: &'static str, labels: &BTreeMap<String, String>) {
     check.each_entry(key, labels, |check, name, value| {
         check.require(names::label_key(name));
         check.require(names::label_value(value));
@@ -95,7 +95,11 @@ pub fn labels(check: &mut Check<'_>, key: &str, labels: &BTreeMap<String, String
 }
 
 /// Labels of a selector: no wildcards, no empty key.
-fn selector_labels(check: &mut Check<'_>, key: &str, labels: &BTreeMap<String, String>) -> bool {
+fn selector_labels(
+    check: &mut Check<'_>,
+    key: &'static str,
+    labels: &BTreeMap<String, String>,
+) -> bool {
     let mut fits = true;
     check.each_entry(key, labels, |check, name, value| {
         let shown = format!("{name}={value}");
@@ -149,7 +153,7 @@ pub fn destination(check: &mut Check<'_>, destination: &Destination) {
     });
     if !destination.subset.is_empty() {
         check.at("subset", |check| {
-            check.require(subset_name(&destination.subset))
+            check.require(subset_name(&destination.subset));
         });
     }
     check.some("port", destination.port.as_ref(), |check, selector| {

@@ -17,10 +17,10 @@ pub fn connection_pool(check: &mut Check<'_>, settings: &ConnectionPoolSettings)
     check.some("tcp", settings.tcp.as_ref(), tcp);
 }
 
-fn not_negative(check: &mut Check<'_>, key: &str, value: i32, name: &str) {
+fn not_negative(check: &mut Check<'_>, key: &'static str, value: i32, name: &str) {
     if value < 0 {
         check.at(key, |check| {
-            check.error(format!("{name} must be non-negative"))
+            check.error(format!("{name} must be non-negative"));
         });
     }
 }

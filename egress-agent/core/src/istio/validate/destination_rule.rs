@@ -15,7 +15,7 @@ use crate::istio::destination_rule::{
 /// Checks the spec of a `DestinationRule`.
 pub fn destination_rule(check: &mut Check<'_>, rule: &DestinationRule) {
     check.at("host", |check| {
-        check.require(names::wildcard_domain(&rule.host))
+        check.require(names::wildcard_domain(&rule.host));
     });
     check.some(
         "trafficPolicy",
@@ -26,7 +26,7 @@ pub fn destination_rule(check: &mut Check<'_>, rule: &DestinationRule) {
     check.each("subsets", &rule.subsets, |check, part| {
         if !seen.insert(part.name.clone()) {
             check.at("name", |check| {
-                check.error(format!("duplicate subset names: {}", part.name))
+                check.error(format!("duplicate subset names: {}", part.name));
             });
         }
         check.errors_only(|check| subset(check, part));
@@ -48,7 +48,7 @@ pub fn destination_rule(check: &mut Check<'_>, rule: &DestinationRule) {
 
 fn subset(check: &mut Check<'_>, subset: &Subset) {
     check.at("name", |check| {
-        check.require(common::subset_name(&subset.name))
+        check.require(common::subset_name(&subset.name));
     });
     common::labels(check, "labels", &subset.labels);
     check.some(
@@ -98,7 +98,7 @@ fn traffic_policy(check: &mut Check<'_>, policy: &TrafficPolicy) {
             "portLevelSettings",
             &policy.port_level_settings,
             port_policy,
-        )
+        );
     });
     check.some("tunnel", policy.tunnel.as_ref(), tunnel);
 }
@@ -138,7 +138,7 @@ fn port_policy(check: &mut Check<'_>, policy: &PortTrafficPolicy) {
 fn tunnel(check: &mut Check<'_>, tunnel: &TunnelSettings) {
     if !["", "CONNECT", "POST"].contains(&tunnel.protocol.as_str()) {
         check.at("protocol", |check| {
-            check.error("tunnel protocol must be \"CONNECT\" or \"POST\"")
+            check.error("tunnel protocol must be \"CONNECT\" or \"POST\"");
         });
     }
     check.at("targetHost", |check| {
@@ -178,10 +178,10 @@ fn outlier_detection(check: &mut Check<'_>, outlier: &OutlierDetection) {
     }
     some_duration(check, "interval", outlier.interval);
     check.at("maxEjectionPercent", |check| {
-        check.require(percent(outlier.max_ejection_percent))
+        check.require(percent(outlier.max_ejection_percent));
     });
     check.at("minHealthPercent", |check| {
-        check.require(percent(outlier.min_health_percent))
+        check.require(percent(outlier.min_health_percent));
     });
 }
 
@@ -242,7 +242,7 @@ fn config_map_namespace(check: &mut Check<'_>, tls: &ClientTlsSettings) {
     };
     if let Some(reason) = reason {
         check.at("credentialName", |check| {
-            check.error(format!("invalid configmap:// credentialName: {reason}"))
+            check.error(format!("invalid configmap:// credentialName: {reason}"));
         });
     }
 }
@@ -250,7 +250,7 @@ fn config_map_namespace(check: &mut Check<'_>, tls: &ClientTlsSettings) {
 /// A duration that must be there.
 pub fn required_duration(
     check: &mut Check<'_>,
-    key: &str,
+    key: &'static str,
     span: Option<crate::istio::duration::TimeSpan>,
     missing: &str,
 ) {

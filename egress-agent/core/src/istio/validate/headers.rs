@@ -83,10 +83,10 @@ fn other_name(name: &str) -> Rule {
 pub fn headers(check: &mut Check<'_>, headers: Option<&Headers>) {
     check.some("headers", headers, |check, headers| {
         check.some("request", headers.request.as_ref(), |check, request| {
-            operations(check, request, request_set_name)
+            operations(check, request, request_set_name);
         });
         check.some("response", headers.response.as_ref(), |check, response| {
-            operations(check, response, other_name)
+            operations(check, response, other_name);
         });
     });
 }
@@ -99,7 +99,7 @@ fn operations(check: &mut Check<'_>, operations: &HeaderOperations, set_name: fn
         });
     }
     check.each("remove", &operations.remove, |check, name| {
-        check.require(other_name(name))
+        check.require(other_name(name));
     });
 }
 
@@ -144,10 +144,9 @@ fn variables(text: &str) -> Rule {
             (State::Literal, _) | (State::Name | State::VariableEnd, b'%') => State::Literal,
             (State::Name, b'(') => State::Array,
             (State::Name, _) => State::Name,
-            (State::Array, b'[') => State::TextStart,
+            (State::Array, b'[') | (State::NextOrEnd, b',') => State::TextStart,
             (State::Array, _) if is_space => State::Array,
             (State::Array, _) | (State::TextStart, b'"') => State::Text,
-            (State::NextOrEnd, b',') => State::TextStart,
             (State::TextStart, _) if is_space => State::TextStart,
             (State::TextStart, _) => return Err("Expecting '\"'".to_owned()),
             (State::NextOrEnd, b']') => State::ArgumentsEnd,

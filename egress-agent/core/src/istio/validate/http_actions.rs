@@ -56,10 +56,10 @@ pub fn cors(check: &mut Check<'_>, policy: &CorsPolicy) {
         }
     });
     check.each("allowHeaders", &policy.allow_headers, |check, name| {
-        check.require(cors_name(name))
+        check.require(cors_name(name));
     });
     check.each("exposeHeaders", &policy.expose_headers, |check, name| {
-        check.require(cors_name(name))
+        check.require(cors_name(name));
     });
     check.some("maxAge", policy.max_age.as_ref(), |check, span| {
         check.require(duration(*span));
@@ -87,7 +87,7 @@ fn abort(check: &mut Check<'_>, abort: &Abort) {
         },
     );
     check.some("httpStatus", abort.http_status.as_ref(), |check, status| {
-        http_status(check, *status)
+        http_status(check, *status);
     });
     check.some("grpcStatus", abort.grpc_status.as_ref(), |check, status| {
         if !GRPC_STATUSES.contains(&status.as_str()) {
@@ -146,11 +146,11 @@ pub fn redirect(check: &mut Check<'_>, redirect: &HttpRedirect) {
     } else if redirect.redirect_code != 0 && !(300..=399).contains(&redirect.redirect_code) {
         let code = redirect.redirect_code;
         check.at("redirectCode", |check| {
-            check.error(format!("{code} is not a valid redirect code, must be 3xx"))
+            check.error(format!("{code} is not a valid redirect code, must be 3xx"));
         });
     } else if !["", "http", "https"].contains(&redirect.scheme.as_str()) {
         check.at("scheme", |check| {
-            check.error("invalid redirect scheme, must be \"http\" or \"https\"")
+            check.error("invalid redirect scheme, must be \"http\" or \"https\"");
         });
     } else if let Some(port) = redirect.port.filter(|port| *port > 0) {
         check.at("port", |check| check.require(common::port(port)));
@@ -169,7 +169,7 @@ pub fn direct_response(check: &mut Check<'_>, response: &HttpDirectResponse) {
         }
     });
     check.at("status", |check| {
-        http_status(check, response.status.cast_signed())
+        http_status(check, response.status.cast_signed());
     });
 }
 

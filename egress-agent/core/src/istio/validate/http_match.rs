@@ -25,7 +25,7 @@ pub fn http_match(check: &mut Check<'_>, request: &HttpMatchRequest) {
     );
     // An empty prefix matches every path; elsewhere Envoy refuses it.
     check.some("uri", request.uri.as_ref(), |check, value| {
-        check.require(string_regex(value, "uri"))
+        check.require(string_regex(value, "uri"));
     });
     for (key, value) in [
         ("scheme", &request.scheme),
@@ -33,7 +33,7 @@ pub fn http_match(check: &mut Check<'_>, request: &HttpMatchRequest) {
         ("authority", &request.authority),
     ] {
         check.some(key, value.as_ref(), |check, value| {
-            check.require(string_match(value, key))
+            check.require(string_match(value, key));
         });
     }
     check.each_entry("queryParams", &request.query_params, |check, _, value| {
@@ -47,7 +47,7 @@ pub fn http_match(check: &mut Check<'_>, request: &HttpMatchRequest) {
     let namespace = &request.source_namespace;
     if !namespace.is_empty() && !names::is_label(namespace) {
         check.at("sourceNamespace", |check| {
-            check.error(format!("sourceNamespace match {namespace} is invalid"))
+            check.error(format!("sourceNamespace match {namespace} is invalid"));
         });
     }
 }

@@ -65,7 +65,7 @@ fn conflicts(check: &mut Check<'_>, route: &HttpRoute, is_delegate: bool) {
     }
     if route.delegate.is_some() {
         check.at("delegate", |check| {
-            check.error("delegate HTTP route cannot contain delegate")
+            check.error("delegate HTTP route cannot contain delegate");
         });
     }
     let exclusive = |check: &mut Check<'_>, action: &str| {
@@ -182,7 +182,7 @@ fn mirror_share(check: &mut Check<'_>, name: &str, value: f64) {
 fn retries(check: &mut Check<'_>, retries: &HttpRetry) {
     if retries.attempts < 0 {
         check.at("attempts", |check| {
-            check.error("attempts cannot be negative")
+            check.error("attempts cannot be negative");
         });
     }
     let has_policy = retries.per_try_timeout.is_some()
@@ -254,7 +254,7 @@ fn destinations(check: &mut Check<'_>, routes: &[HttpRouteDestination]) {
         check.at("weight", |check| check.require(weight(route.weight)));
     });
     check.at("route", |check| {
-        check.require(total_weight(routes.iter().map(|route| route.weight)))
+        check.require(total_weight(routes.iter().map(|route| route.weight)));
     });
 }
 

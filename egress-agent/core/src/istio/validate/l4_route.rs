@@ -14,7 +14,7 @@ pub fn tls_route(check: &mut Check<'_>, route: &TlsRoute, context: &Context<'_>)
         check.error("TLS route must have at least one match condition");
     }
     check.each("match", &route.r#match, |check, request| {
-        tls_match(check, request, context)
+        tls_match(check, request, context);
     });
     if route.route.is_empty() {
         check.error("TLS route is required");
@@ -27,7 +27,7 @@ fn tls_match(check: &mut Check<'_>, request: &TlsMatchAttributes, context: &Cont
         check.error("TLS match must have at least one SNI host");
     }
     check.each("sniHosts", &request.sni_hosts, |check, host| {
-        sni_host(check, host, context)
+        sni_host(check, host, context);
     });
     check.each(
         "destinationSubnets",
@@ -102,6 +102,6 @@ fn destinations(check: &mut Check<'_>, routes: &[RouteDestination]) {
         check.at("weight", |check| check.require(weight(route.weight)));
     });
     check.at("route", |check| {
-        check.require(total_weight(routes.iter().map(|route| route.weight)))
+        check.require(total_weight(routes.iter().map(|route| route.weight)));
     });
 }

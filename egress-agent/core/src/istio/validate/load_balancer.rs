@@ -67,7 +67,7 @@ fn consistent_hash(check: &mut Check<'_>, hash: &ConsistentHashLb) {
         });
     }
     check.some("maglev", hash.maglev.as_ref(), |check, table| {
-        check.at("tableSize", |check| maglev(check, table))
+        check.at("tableSize", |check| maglev(check, table));
     });
 }
 
@@ -106,25 +106,25 @@ fn is_prime(number: u64) -> bool {
     if number < 4 {
         return number != 0;
     }
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         return false;
     }
     (3..)
         .step_by(2)
         .take_while(|factor| factor * factor <= number.min(MAGLEV_LIMIT))
-        .all(|factor| number % factor != 0)
+        .all(|factor| !number.is_multiple_of(factor))
 }
 
 fn warmup(check: &mut Check<'_>, warmup: &WarmupConfiguration) {
     required_duration(check, "duration", warmup.duration, "duration is required");
     if warmup.minimum_percent.is_some_and(|value| value > 100.0) {
         check.at("minimumPercent", |check| {
-            check.error("minimumPercent value should be less than or equal to 100")
+            check.error("minimumPercent value should be less than or equal to 100");
         });
     }
     if warmup.aggression.is_some_and(|value| value <= 0.0) {
         check.at("aggression", |check| {
-            check.error("aggression should be greater than 0")
+            check.error("aggression should be greater than 0");
         });
     }
 }
@@ -213,7 +213,7 @@ fn distribute(check: &mut Check<'_>, distribute: &[Distribute]) -> bool {
         check.at("distribute", |check| {
             check.require(localities(
                 distribute.iter().map(|shares| shares.from.as_str()),
-            ))
+            ));
         });
     }
     fits

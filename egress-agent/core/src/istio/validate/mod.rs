@@ -20,7 +20,6 @@ mod regex;
 mod server_tls;
 mod service_entry;
 mod sidecar;
-mod unicode;
 mod unreachable;
 mod virtual_service;
 mod workload_entry;
@@ -77,7 +76,7 @@ pub fn validate(object: &Object) -> Vec<Message> {
             Spec::DestinationRule(rule) => destination_rule::destination_rule(&mut check, rule),
             Spec::Sidecar(sidecar) => sidecar::sidecar(&mut check, sidecar),
             Spec::WorkloadEntry(entry) => {
-                workload_entry::workload_entry(&mut check, entry, None, true)
+                workload_entry::workload_entry(&mut check, entry, None, true);
             }
         }
     }

@@ -33,27 +33,27 @@ const CIPHERS: [&str; 20] = [
 pub fn ingress_tls(check: &mut Check<'_>, tls: &ServerTlsSettings, port_is_tls: bool) {
     if !tls.subject_alt_names.is_empty() {
         check.at("subjectAltNames", |check| {
-            check.error("sidecar: subjectAltNames is not supported in ingress tls")
+            check.error("sidecar: subjectAltNames is not supported in ingress tls");
         });
     }
     if tls.https_redirect {
         check.at("httpsRedirect", |check| {
-            check.error("sidecar: httpsRedirect is not supported")
+            check.error("sidecar: httpsRedirect is not supported");
         });
     }
     if !tls.credential_name.is_empty() {
         check.at("credentialName", |check| {
-            check.error("sidecar: credentialName is not currently supported")
+            check.error("sidecar: credentialName is not currently supported");
         });
     }
     if !tls.credential_names.is_empty() {
         check.at("credentialNames", |check| {
-            check.error("sidecar: credentialNames is not currently supported")
+            check.error("sidecar: credentialNames is not currently supported");
         });
     }
     if !tls.tls_certificates.is_empty() {
         check.at("tlsCertificates", |check| {
-            check.error("sidecar: tls_certificates is not currently supported")
+            check.error("sidecar: tls_certificates is not currently supported");
         });
     }
     if matches!(
@@ -193,7 +193,7 @@ fn ciphers(check: &mut Check<'_>, tls: &ServerTlsSettings) {
                 check.warn(format!(
                     "ignoring {word} cipher suites: [{}]",
                     list.join(" ")
-                ))
+                ));
             });
         }
     }

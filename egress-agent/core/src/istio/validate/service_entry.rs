@@ -19,12 +19,12 @@ pub fn service_entry(check: &mut Check<'_>, entry: &ServiceEntry) {
     }
     hosts(check, entry);
     check.each("addresses", &entry.addresses, |check, address| {
-        check.require(addresses::subnet(address))
+        check.require(addresses::subnet(address));
     });
     let has_cidr = entry.addresses.iter().any(|address| address.contains('/'));
     if has_cidr && !matches!(entry.resolution, Resolution::None | Resolution::Static) {
         check.at("addresses", |check| {
-            check.error("CIDR addresses are allowed only for NONE/STATIC resolution types")
+            check.error("CIDR addresses are allowed only for NONE/STATIC resolution types");
         });
     }
     ports(check, entry);
@@ -33,7 +33,7 @@ pub fn service_entry(check: &mut Check<'_>, entry: &ServiceEntry) {
         Resolution::None => {
             if !entry.endpoints.is_empty() {
                 check.at("endpoints", |check| {
-                    check.error("no endpoints should be provided for resolution type none")
+                    check.error("no endpoints should be provided for resolution type none");
                 });
             }
             if entry.workload_selector.is_some() {
@@ -56,7 +56,7 @@ pub fn service_entry(check: &mut Check<'_>, entry: &ServiceEntry) {
     });
     if several && let Some(index) = blind {
         check.element("ports", index, |check| {
-            check.error("multiple hosts provided with non-HTTP, non-TLS ports")
+            check.error("multiple hosts provided with non-HTTP, non-TLS ports");
         });
     }
     common::export_to(check, &entry.export_to, Exporter::ServiceEntry);
@@ -135,7 +135,7 @@ fn by_dns(check: &mut Check<'_>, entry: &ServiceEntry, port_names: &PortNames<'_
         });
     }
     check.each("endpoints", &entry.endpoints, |check, endpoint| {
-        dns_endpoint(check, endpoint, port_names)
+        dns_endpoint(check, endpoint, port_names);
     });
     let is_tcp = |name: &str| Protocol::parse(name).is_some_and(Protocol::is_tcp);
     if !entry.addresses.is_empty()

@@ -29,7 +29,7 @@ pub fn sidecar(check: &mut Check<'_>, sidecar: &Sidecar) {
     }
     let mut numbers = BTreeSet::new();
     check.each("ingress", &sidecar.ingress, |check, listener| {
-        ingress(check, listener, &mut numbers)
+        ingress(check, listener, &mut numbers);
     });
     check.some(
         "inboundConnectionPool",
@@ -47,14 +47,14 @@ pub fn sidecar(check: &mut Check<'_>, sidecar: &Sidecar) {
 fn common_port(check: &mut Check<'_>, port: &SidecarPort) {
     if port.target_port > 0 {
         check.at("targetPort", |check| {
-            check.error("targetPort has no impact on Sidecars")
+            check.error("targetPort has no impact on Sidecars");
         });
     }
     if !port.name.is_empty() {
         check.at("name", |check| check.require(common::port_name(&port.name)));
     }
     check.at("protocol", |check| {
-        check.require(common::protocol(&port.protocol))
+        check.require(common::protocol(&port.protocol));
     });
 }
 
@@ -76,12 +76,12 @@ fn ingress(check: &mut Check<'_>, listener: &IstioIngressListener, numbers: &mut
     bind_ip(check, &listener.bind);
     if !numbers.insert(port.number) {
         check.at("port", |check| {
-            check.error("sidecar: ports on IP bound listeners must be unique")
+            check.error("sidecar: ports on IP bound listeners must be unique");
         });
     }
     if !listener.default_endpoint.is_empty() {
         check.at("defaultEndpoint", |check| {
-            default_endpoint(check, &listener.default_endpoint)
+            default_endpoint(check, &listener.default_endpoint);
         });
     }
     let protocol = Protocol::parse(&port.protocol);
@@ -114,26 +114,25 @@ fn default_endpoint(check: &mut Check<'_>, endpoint: &str) {
         );
     }
     let number = port.strip_prefix('+').unwrap_or(port);
-    match port.parse::<i64>() {
-        Ok(value) => check.require(
+    if let Ok(value) = port.parse::<i64>() {
+        check.require(
             common::port(u32::try_from(value).unwrap_or(0))
                 .map_err(|_| format!("port number {value} must be in the range 1..65535")),
-        ),
-        Err(_) => {
-            let is_number = !number.is_empty()
-                && number
-                    .trim_start_matches('-')
-                    .bytes()
-                    .all(|b| b.is_ascii_digit());
-            let why = if is_number {
-                "value out of range"
-            } else {
-                "invalid syntax"
-            };
-            check.error(format!(
-                "sidecar: defaultEndpoint port ({port}) is not a number: strconv.Atoi: parsing {port:?}: {why}"
-            ));
-        }
+        );
+    } else {
+        let is_number = !number.is_empty()
+            && number
+                .trim_start_matches('-')
+                .bytes()
+                .all(|b| b.is_ascii_digit());
+        let why = if is_number {
+            "value out of range"
+        } else {
+            "invalid syntax"
+        };
+        check.error(format!(
+            "sidecar: defaultEndpoint port ({port}) is not a number: strconv.Atoi: parsing {port:?}: {why}"
+        ));
     }
 }
 
@@ -197,7 +196,7 @@ fn egress_port(check: &mut Check<'_>, port: &SidecarPort, listener: &IstioEgress
     check.at("port", |check| common_port(check, port));
     if port.number != 0 {
         check.at("port", |check| {
-            check.at("number", |check| check.require(common::port(port.number)))
+            check.at("number", |check| check.require(common::port(port.number)));
         });
         bind_ip(check, &listener.bind);
         return;
@@ -228,6 +227,10 @@ fn egress_hosts(check: &mut Check<'_>, hosts: &[String]) {
             check.error("host must be of form namespace/dnsName");
             return;
         };
+        imported_host(check, namespace, name);
+        if is_exclusion(namespace, name) {
+            return;
+        }
         let names = seen
             .entry(if namespace == "." { own } else { namespace })
             .or_default();
@@ -240,13 +243,20 @@ fn egress_hosts(check: &mut Check<'_>, hosts: &[String]) {
             check.warn(format!("duplicated egress host: {host}"));
         }
         names.insert(name);
-        imported_host(check, namespace, name);
     });
     if seen.len() > 1 && seen.get("*").is_some_and(|names| names.contains("*")) {
         check.at("hosts", |check| {
-            check.warn("`*/*` host select all resources, no other hosts can be added")
+            check.warn("`*/*` host select all resources, no other hosts can be added");
         });
     }
+}
+
+/// `~ns/...` and `~/host` take hosts away from what the other entries import; `~/*` imports
+/// nothing at all (istio pull request 60581).
+fn is_exclusion(namespace: &str, name: &str) -> bool {
+    namespace
+        .strip_prefix('~')
+        .is_some_and(|namespace| !namespace.is_empty() || name != "*")
 }
 
 /// `namespace/name` of an import.
@@ -254,7 +264,8 @@ fn imported_host(check: &mut Check<'_>, namespace: &str, name: &str) {
     if namespace.is_empty() || name.is_empty() {
         check.error("config namespace and dnsName in host entry cannot be empty");
     }
-    if !["*", ".", "~"].contains(&namespace) && !names::is_label(namespace) {
+    let bare = namespace.strip_prefix('~').unwrap_or(namespace);
+    if !["", "*", "."].contains(&bare) && !names::is_label(bare) {
         check.error(format!("invalid namespace value {namespace:?} in sidecar"));
     }
     if name != "*" && !name.contains('.') {

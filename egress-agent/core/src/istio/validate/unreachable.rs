@@ -46,12 +46,12 @@ pub fn http(check: &mut Check<'_>, routes: &[HttpRoute]) {
                 let condition = format!(
                     "{} of prefix {}",
                     match_name(later.rule, later.index),
-                    later.prefix
+                    later.path
                 );
                 let other = format!(
                     "{} of prefix {} on {}",
                     match_name(earlier.rule, earlier.index),
-                    earlier.prefix,
+                    earlier.path,
                     route_name(earlier.rule)
                 );
                 ineffective(
@@ -102,7 +102,7 @@ fn label(name: &str, index: usize) -> String {
 
 fn ineffective(
     check: &mut Check<'_>,
-    place: (&str, usize, usize),
+    place: (&'static str, usize, usize),
     rule: &str,
     condition: &str,
     other: &str,
@@ -122,7 +122,7 @@ fn ineffective(
 /// were not there, as in Istio.
 fn duplicates<T: Debug>(
     check: &mut Check<'_>,
-    key: &str,
+    key: &'static str,
     routes: &[Vec<T>],
     route_name: &dyn Fn(usize) -> String,
     match_name: &dyn Fn(usize, usize) -> String,
@@ -179,7 +179,7 @@ fn duplicates<T: Debug>(
 struct Prefix<'m> {
     rule: usize,
     index: usize,
-    prefix: &'m str,
+    path: &'m str,
     port: u32,
     method: String,
     authority: String,
@@ -202,7 +202,7 @@ impl<'m> Prefix<'m> {
         (!prefix.is_empty()).then(|| Self {
             rule,
             index,
-            prefix,
+            path: prefix,
             port: request.port,
             method: method.unwrap_or_else(|| "exact:GET".to_owned()),
             authority: text(request.authority.as_ref()),
@@ -222,8 +222,8 @@ impl<'m> Prefix<'m> {
                         .is_some_and(|other| value.starts_with(other.as_str()))
                 })
         };
-        later.prefix != self.prefix
-            && later.prefix.starts_with(self.prefix)
+        later.path != self.path
+            && later.path.starts_with(self.path)
             && later.port == self.port
             && self.method.starts_with(&later.method)
             && self.authority.starts_with(&later.authority)

@@ -40,7 +40,7 @@ pub fn workload_entry(
     });
     if unix.is_some() && !entry.ports.is_empty() {
         check.at("ports", |check| {
-            check.error(format!("unix endpoint {address} must not include ports"))
+            check.error(format!("unix endpoint {address} must not include ports"));
         });
     }
     ports(check, entry, service_ports);

@@ -3,6 +3,9 @@
 //! Only whether an expression is one, and why not, in Go's words; nothing is compiled or matched
 //! here. Source: Go `src/regexp/syntax/parse.go`.
 
+mod class;
+mod unicode;
+
 use super::check::Rule;
 
 /// Longest expression that Istio takes, in bytes.
@@ -199,192 +202,6 @@ impl<'t> Parser<'t> {
         self.open += 1;
         self.depth_product.push(1);
     }
-
-    /// An escape outside of a class.
-    fn escape_outside(&mut self) -> Result<(), Mistake<'t>> {
-        let mut letters = self.rest.chars().skip(1);
-        match letters.next() {
-            Some('A' | 'b' | 'B' | 'z' | 'd' | 'D' | 's' | 'S' | 'w' | 'W') => {
-                self.skip(2);
-                Ok(())
-            }
-            Some('C') => Err(("invalid escape sequence", &self.rest[..2])),
-            Some('Q') => {
-                let quoted = &self.rest[2..];
-                self.rest = quoted.split_once("\\E").map_or("", |(_, after)| after);
-                Ok(())
-            }
-            Some('p' | 'P') => self.unicode_class(),
-            Some(_) | None => self.escape().map(|_| ()),
-        }
-    }
-
-    /// An escape of a single character, in a class or outside.
-    fn escape(&mut self) -> Result<char, Mistake<'t>> {
-        let start = self.rest;
-        let mut letters = start.chars().skip(1);
-        let Some(letter) = letters.next() else {
-            return Err(("trailing backslash at end of expression", ""));
-        };
-        let after = start.get(1 + letter.len_utf8()..).unwrap_or_default();
-        let wrong = |rest: &'t str| {
-            Err((
-                "invalid escape sequence",
-                &start[..start.len() - rest.len()],
-            ))
-        };
-        let (value, rest) = match letter {
-            '1'..='7' if !after.starts_with(|c: char| ('0'..='7').contains(&c)) => {
-                return wrong(after);
-            }
-            '0'..='7' => {
-                let extra = after
-                    .bytes()
-                    .take(2)
-                    .take_while(|b| (b'0'..=b'7').contains(b))
-                    .count();
-                let digits = &start[1..2 + extra];
-                (
-                    u32::from_str_radix(digits, 8).ok().and_then(char::from_u32),
-                    &after[extra..],
-                )
-            }
-            'x' => return self.hexadecimal(start, after),
-            'a' => (Some('\u{7}'), after),
-            'f' => (Some('\u{c}'), after),
-            'n' => (Some('\n'), after),
-            'r' => (Some('\r'), after),
-            't' => (Some('\t'), after),
-            'v' => (Some('\u{b}'), after),
-            _ if letter.is_ascii_punctuation() => (Some(letter), after),
-            _ => return wrong(after),
-        };
-        let Some(value) = value else {
-            return wrong(rest);
-        };
-        self.rest = rest;
-        Ok(value)
-    }
-
-    /// `\x7f` or `\x{10FFFF}`.
-    fn hexadecimal(&mut self, start: &'t str, after: &'t str) -> Result<char, Mistake<'t>> {
-        let wrong = |rest: &'t str| {
-            Err((
-                "invalid escape sequence",
-                &start[..start.len() - rest.len()],
-            ))
-        };
-        let (digits, rest) = if let Some(braced) = after.strip_prefix('{') {
-            let Some((digits, rest)) = braced.split_once('}') else {
-                return wrong("");
-            };
-            (digits, rest)
-        } else {
-            match after.split_at_checked(2) {
-                Some(split) => split,
-                None => return wrong(""),
-            }
-        };
-        let is_hex = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
-        let value = if is_hex {
-            u32::from_str_radix(digits, 16).ok()
-        } else {
-            None
-        };
-        // Go allows surrogates here; as the end of a range they only need to have an order.
-        let Some(value) = value.filter(|value| *value <= 0x0010_FFFF) else {
-            return wrong(rest);
-        };
-        self.rest = rest;
-        Ok(char::from_u32(value).unwrap_or('\u{d7ff}'))
-    }
-
-    /// `\pL`, `\p{Greek}`, `\P{^Greek}`.
-    fn unicode_class(&mut self) -> Result<(), Mistake<'t>> {
-        let start = self.rest;
-        let after = &start[2..];
-        let (name, rest) = if let Some(braced) = after.strip_prefix('{') {
-            let Some((name, rest)) = braced.split_once('}') else {
-                return Err(("invalid character class range", start));
-            };
-            (name.strip_prefix('^').unwrap_or(name), rest)
-        } else {
-            let Some(letter) = after.chars().next() else {
-                // A `\p` at the very end is an escape like any other, and no valid one.
-                return Err(("invalid escape sequence", start));
-            };
-            after.split_at(letter.len_utf8())
-        };
-        if !super::unicode::is_class(name) {
-            return Err((
-                "invalid character class range",
-                &start[..start.len() - rest.len()],
-            ));
-        }
-        self.rest = rest;
-        Ok(())
-    }
-
-    /// `[...]`.
-    fn class(&mut self) -> Result<(), Mistake<'t>> {
-        let start = self.rest;
-        self.skip(1);
-        self.rest = self.rest.strip_prefix('^').unwrap_or(self.rest);
-        let mut first = true;
-        while first || !self.rest.starts_with(']') {
-            if self.rest.is_empty() {
-                return Err(("missing closing ]", start));
-            }
-            // POSIX: a hyphen stands first, last or in a range. Perl takes it anywhere, as Go does.
-            first = false;
-            if self.rest.starts_with("[:")
-                && let Some(end) = self.rest.find(":]")
-            {
-                let name = &self.rest[..end + 2];
-                if !is_posix_class(&name[2..name.len() - 2]) {
-                    return Err(("invalid character class range", name));
-                }
-                self.skip(end + 2);
-                continue;
-            }
-            let mut letters = self.rest.chars();
-            match (letters.next(), letters.next()) {
-                (Some('\\'), Some('p' | 'P')) => {
-                    self.unicode_class()?;
-                    continue;
-                }
-                (Some('\\'), Some('d' | 'D' | 's' | 'S' | 'w' | 'W')) => {
-                    self.skip(2);
-                    continue;
-                }
-                _ => {}
-            }
-            let range = self.rest;
-            let low = self.class_char(start)?;
-            if self.rest.starts_with('-') && self.rest.len() >= 2 && !self.rest.starts_with("-]") {
-                self.skip(1);
-                if self.class_char(start)? < low {
-                    return Err((
-                        "invalid character class range",
-                        &range[..range.len() - self.rest.len()],
-                    ));
-                }
-            }
-        }
-        self.skip(1);
-        Ok(())
-    }
-
-    fn class_char(&mut self, class: &'t str) -> Result<char, Mistake<'t>> {
-        match self.rest.chars().next() {
-            None => Err(("missing closing ]", class)),
-            Some('\\') => self.escape(),
-            Some(letter) => {
-                self.skip(letter.len_utf8());
-                Ok(letter)
-            }
-        }
-    }
 }
 
 /// Reads `{n}`, `{n,}` or `{n,m}`: the larger number, or `None` if they are too big or in the wrong
@@ -404,26 +221,6 @@ fn counts(text: &str) -> Option<(Option<u32>, usize)> {
     };
     let fits = low <= MAX_REPEAT && high <= MAX_REPEAT && low <= high;
     Some((fits.then_some(high), end + 1))
-}
-
-fn is_posix_class(name: &str) -> bool {
-    matches!(
-        name.strip_prefix('^').unwrap_or(name),
-        "alnum"
-            | "alpha"
-            | "ascii"
-            | "blank"
-            | "cntrl"
-            | "digit"
-            | "graph"
-            | "lower"
-            | "print"
-            | "punct"
-            | "space"
-            | "upper"
-            | "word"
-            | "xdigit"
-    )
 }
 
 #[cfg(test)]

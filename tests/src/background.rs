@@ -1,0 +1,93 @@
+//! A client that runs beside the test and reports a line of JSON now and then.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::wait::wait_until;
+
+/// How long it may take to end once it was told to.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+
+/// A running client; it ends when its standard input does. Dropping it kills it.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    lines: Arc<Mutex<Vec<Value>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts a command; what it writes to standard error is the test's.
+    pub fn start(mut command: Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting a background client")?;
+        let output = child.stdout.take().context("its output is a pipe")?;
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(value);
+            }
+        });
+        Ok(Self {
+            child,
+            lines,
+            reader: Some(reader),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Value>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that it reported so far.
+    pub fn lines(&self) -> Vec<Value> {
+        self.lock().clone()
+    }
+
+    /// Waits for a report that `fits`.
+    pub fn wait_line(
+        &self,
+        what: &str,
+        limit: Duration,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        wait_until(what, limit, || {
+            self.lock().iter().find(|line| fits(line)).cloned()
+        })
+    }
+
+    /// Tells it to end and returns its last report.
+    pub fn end(mut self) -> Result<Value> {
+        drop(self.child.stdin.take());
+        wait_until("the background client ends", ENDS_WITHIN, || {
+            self.child.try_wait().ok().flatten()
+        })?;
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.lock()
+            .last()
+            .cloned()
+            .context("the background client said nothing")
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

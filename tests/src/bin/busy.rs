@@ -1,0 +1,296 @@
+//! The busy client of the suites: runs below an enforced root and does one thing many times.
+//!
+//! Every verb prints one line of JSON at its end (`watch` and `hold` one a change). What must
+//! come of it is for the tests to say.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Requests on fresh connections that end by a reset, so that their ports come back at once
+    Hammer {
+        #[arg(long)]
+        host: String,
+        #[arg(long)]
+        count: usize,
+        #[arg(long)]
+        threads: usize,
+        /// Dialled in turn; the path of the request names which
+        targets: Vec<SocketAddr>,
+    },
+    /// Requests over connections that are kept, one thread a connection
+    Requests {
+        #[arg(long)]
+        host: String,
+        #[arg(long)]
+        count: usize,
+        #[arg(long)]
+        threads: usize,
+        target: SocketAddr,
+    },
+    /// Connects again and again until standard input ends; a line for each change of the outcome
+    Watch { target: SocketAddr },
+    /// One connection that echoes a line every few milliseconds until standard input ends
+    Hold { target: SocketAddr },
+}
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn main() -> Result<()> {
+    match Cli::parse().verb {
+        Verb::Hammer {
+            host,
+            count,
+            threads,
+            targets,
+        } => hammer(&host, count, threads, &targets),
+        Verb::Requests {
+            host,
+            count,
+            threads,
+            target,
+        } => {
+            requests(&host, count, threads, target);
+            Ok(())
+        }
+        Verb::Watch { target } => watch(target),
+        Verb::Hold { target } => hold(target),
+    }
+}
+
+fn hammer(host: &str, count: usize, threads: usize, targets: &[SocketAddr]) -> Result<()> {
+    if targets.is_empty() {
+        bail!("no target");
+    }
+    let (next, ok, reset) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
+    let failures = std::sync::Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return;
+                    }
+                    let target = targets[n % targets.len()];
+                    // Every fourth client goes away before it could be answered: its port is free
+                    // again while the proxy has yet to look at the connection.
+                    let wait = n % 4 != 3;
+                    match shot(host, target, wait) {
+                        Ok(()) if wait => ok.fetch_add(1, Ordering::Relaxed),
+                        Ok(()) => reset.fetch_add(1, Ordering::Relaxed),
+                        Err(e) => {
+                            if let Ok(mut list) = failures.lock() {
+                                list.push(format!("{target}: {e:#}"));
+                            }
+                            0
+                        }
+                    };
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_default();
+    println!(
+        "{}",
+        json!({
+            "ok": ok.into_inner(),
+            "reset": reset.into_inner(),
+            "failed": failures.len(),
+            "first": failures.first(),
+        })
+    );
+    Ok(())
+}
+
+fn shot(host: &str, target: SocketAddr, wait: bool) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, LIMIT).context("connect")?;
+    rustix::net::sockopt::set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream
+        .write_all(request(host, target).as_bytes())
+        .context("write")?;
+    if wait {
+        let code = status(&mut io::BufReader::new(&stream)).context("answer")?;
+        if code != 200 {
+            bail!("status {code}");
+        }
+    }
+    Ok(())
+}
+
+fn request(host: &str, target: SocketAddr) -> String {
+    format!(
+        "GET /get?dialled={} HTTP/1.1\r\nHost: {host}\r\n\r\n",
+        target.ip()
+    )
+}
+
+/// Reads one whole response and returns its status.
+fn status(stream: &mut impl io::BufRead) -> Result<u16> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let code = line
+        .split(' ')
+        .nth(1)
+        .context("closed without an answer")?
+        .parse()?;
+    let mut length = 0;
+    loop {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            bail!("closed in the middle of the headers");
+        }
+        if line == "\r\n" {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse()?;
+        }
+    }
+    io::copy(&mut stream.take(length), &mut io::sink())?;
+    Ok(code)
+}
+
+fn requests(host: &str, count: usize, threads: usize, target: SocketAddr) {
+    let (next, ok) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failures = std::sync::Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut stream = None;
+                loop {
+                    if next.fetch_add(1, Ordering::Relaxed) >= count {
+                        return;
+                    }
+                    match kept(&mut stream, host, target) {
+                        Ok(()) => {
+                            ok.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(e) => {
+                            stream = None;
+                            if let Ok(mut list) = failures.lock() {
+                                list.push(format!("{e:#}"));
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_default();
+    println!(
+        "{}",
+        json!({ "ok": ok.into_inner(), "failed": failures.len(), "first": failures.first() })
+    );
+}
+
+fn kept(
+    stream: &mut Option<io::BufReader<TcpStream>>,
+    host: &str,
+    target: SocketAddr,
+) -> Result<()> {
+    let reader = if let Some(reader) = stream {
+        reader
+    } else {
+        let fresh = TcpStream::connect_timeout(&target, LIMIT).context("connect")?;
+        fresh.set_read_timeout(Some(LIMIT))?;
+        stream.insert(io::BufReader::new(fresh))
+    };
+    reader
+        .get_mut()
+        .write_all(request(host, target).as_bytes())
+        .context("write")?;
+    match status(reader).context("answer")? {
+        200 => Ok(()),
+        code => bail!("status {code}"),
+    }
+}
+
+/// Set once standard input has ended.
+fn told_to_end() -> &'static AtomicBool {
+    static ENDED: AtomicBool = AtomicBool::new(false);
+    thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        ENDED.store(true, Ordering::SeqCst);
+    });
+    &ENDED
+}
+
+fn microseconds() -> u128 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_micros())
+}
+
+fn watch(target: SocketAddr) -> Result<()> {
+    let ended = told_to_end();
+    let (mut tries, mut connected, mut last) = (0_u64, 0_u64, String::new());
+    while !ended.load(Ordering::SeqCst) {
+        // A connect whose SYN meets the change of a rule on its way gets no answer at all.
+        let outcome = match TcpStream::connect_timeout(&target, Duration::from_millis(500)) {
+            Ok(_) => {
+                connected += 1;
+                // Slow enough for the host to accept, or the next SYN waits for room in its queue.
+                thread::sleep(Duration::from_millis(1));
+                "connected".to_owned()
+            }
+            Err(e) => format!("{:?}", e.kind()),
+        };
+        tries += 1;
+        if outcome != last {
+            println!(
+                "{}",
+                json!({ "at": microseconds() as u64, "outcome": outcome })
+            );
+            io::stdout().flush()?;
+            last = outcome;
+        }
+    }
+    println!("{}", json!({ "tries": tries, "connected": connected }));
+    Ok(())
+}
+
+fn hold(target: SocketAddr) -> Result<()> {
+    let ended = told_to_end();
+    let mut stream = TcpStream::connect_timeout(&target, LIMIT).context("connect")?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    println!("{}", json!({ "held": true }));
+    io::stdout().flush()?;
+    let (mut echoes, mut longest) = (0_u64, Duration::ZERO);
+    while !ended.load(Ordering::SeqCst) {
+        let start = Instant::now();
+        stream.write_all(b"still here\n").context("write")?;
+        let mut back = [0; 11];
+        stream.read_exact(&mut back).context("read")?;
+        longest = longest.max(start.elapsed());
+        echoes += 1;
+        thread::sleep(Duration::from_millis(2));
+    }
+    println!(
+        "{}",
+        json!({ "echoes": echoes, "longest_us": longest.as_micros() as u64 })
+    );
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! Rules change while traffic runs: in force at once, and nothing that stays listed is disturbed.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::{Background, Lab, wait_until};
+
+const BUSY: &str = env!("CARGO_BIN_EXE_busy");
+
+const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
+
+/// The bystander's TLS port as plain TCP, so that a connect alone shows what the kernel says.
+const BYSTANDER: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bystander}
+spec:
+  hosts: [bystander.example]
+  ports: [{number: 443, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.99}, {address: '2001:db8:2::99'}]
+";
+
+fn now() -> u64 {
+    u64::try_from(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_micros(),
+    )
+    .unwrap()
+}
+
+fn watch(lab: &Lab, target: SocketAddr) -> Background {
+    let mut command = lab.command(BUSY).unwrap();
+    command.args(["watch", &target.to_string()]);
+    Background::start(command).unwrap()
+}
+
+/// When `probe` first saw `outcome` after `since`, in microseconds after it.
+fn seen_after(probe: &Background, outcome: &str, since: u64) -> u64 {
+    let line = probe
+        .wait_line(outcome, Duration::from_secs(10), |l| {
+            l["outcome"] == outcome && l["at"].as_u64() > Some(since)
+        })
+        .unwrap();
+    line["at"].as_u64().unwrap() - since
+}
+
+#[test]
+fn an_edit_is_in_force_within_200_ms_for_new_connections() {
+    let lab = Lab::start().unwrap();
+    for address in [v4(host::BYSTANDER), v6(host::BYSTANDER)] {
+        let probe = watch(&lab, SocketAddr::new(address, 443));
+        seen_after(&probe, "PermissionDenied", 0);
+        let mut delays = Vec::new();
+        for _ in 0..5 {
+            let written = now();
+            lab.write_rules("bystander.yaml", BYSTANDER).unwrap();
+            delays.push(("listed", seen_after(&probe, "connected", written)));
+            let removed = now();
+            fs::remove_file(lab.rules_dir().join("bystander.yaml")).unwrap();
+            delays.push(("removed", seen_after(&probe, "PermissionDenied", removed)));
+        }
+        println!("{address}: microseconds from write to effect: {delays:?}");
+        // The median: one edit may meet a busy machine.
+        delays.sort_by_key(|(_, delay)| *delay);
+        assert!(delays[delays.len() / 2].1 < 200_000, "{delays:?}");
+        probe.end().unwrap();
+    }
+}
+
+#[test]
+fn edits_fail_no_request_to_a_host_that_stays_listed() {
+    let lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    for address in [v4(host::HTTPBIN), v6(host::HTTPBIN)] {
+        let target = SocketAddr::new(address, 80).to_string();
+        let done = AtomicBool::new(false);
+        let (report, edits) = std::thread::scope(|scope| {
+            let edits = scope.spawn(|| {
+                let mut edits = 0;
+                while !done.load(Ordering::SeqCst) {
+                    lab.rules("bystander.yaml", BYSTANDER).unwrap();
+                    lab.remove_rules("bystander.yaml").unwrap();
+                    edits += 2;
+                }
+                edits
+            });
+            let arguments = [
+                "requests",
+                "--host",
+                "httpbin.org",
+                "--count",
+                "2000",
+                "--threads",
+                "4",
+                &target,
+            ];
+            let report = lab.run(BUSY, &arguments);
+            done.store(true, Ordering::SeqCst);
+            (report.unwrap(), edits.join().unwrap())
+        });
+        println!(
+            "{target}: {} with {edits} edits meanwhile",
+            report.stdout.trim()
+        );
+        let report: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+        assert_eq!(
+            (&report["ok"], &report["failed"]),
+            (&2000.into(), &0.into()),
+            "{report}"
+        );
+        assert!(edits >= 2, "no edit took place");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_file_changes_nothing_and_says_where() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    for (text, place, reason) in [
+        ("kind: [", "bad.yaml:", ""),
+        (
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec:\n  ports: []\n",
+            "bad.yaml",
+            "host",
+        ),
+        (
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec:\n  hosts: [a.example]\n  resolution: dns\n",
+            "bad.yaml:6",
+            "spec.resolution",
+        ),
+    ] {
+        // From here on: the report may come before the write returns.
+        let mark = lab.agent().unwrap().mark();
+        lab.write_rules("bad.yaml", text).unwrap();
+        let agent = lab.agent().unwrap();
+        let line = agent
+            .wait_line(
+                mark,
+                Duration::from_secs(5),
+                "the mistake is reported",
+                |l| l.contains("not applied"),
+            )
+            .unwrap();
+        assert!(line.contains(place) && line.contains(reason), "{line}");
+        assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
+        fs::remove_file(lab.rules_dir().join("bad.yaml")).unwrap();
+        lab.agent()
+            .unwrap()
+            .wait_line(
+                mark,
+                Duration::from_secs(5),
+                "the files are good again",
+                |l| l.contains("as they were applied"),
+            )
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_failing_name_server_takes_nothing_away() {
+    let mut lab = Lab::start_with(egress_tests::LabOptions {
+        ttl: 1,
+        ..Default::default()
+    })
+    .unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let mark = lab.agent().unwrap().mark();
+    lab.dns.fail(egress_tests::hosts::Fault::ServerFailure);
+    lab.agent()
+        .unwrap()
+        .wait_line(
+            mark,
+            Duration::from_secs(20),
+            "the failure is reported",
+            |l| l.contains("no answer"),
+        )
+        .unwrap();
+    let address = format!("httpbin.org:80:{}", v4(host::HTTPBIN));
+    let reply = lab
+        .curl(&["--resolve", &address, "http://httpbin.org/get"])
+        .unwrap();
+    assert_eq!(reply.code, 200, "{reply:?}");
+}
+
+#[test]
+fn an_address_that_dns_adds_is_let_through_without_an_edit() {
+    let lab = Lab::start_with(egress_tests::LabOptions {
+        ttl: 1,
+        ..Default::default()
+    })
+    .unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let address = format!("httpbin.org:80:{}", v4(host::BYSTANDER));
+    let arguments = ["--resolve", address.as_str(), "http://httpbin.org/get"];
+    assert!(lab.curl(&arguments).unwrap().refused());
+    lab.dns
+        .set("httpbin.org", &[v4(host::HTTPBIN), v4(host::BYSTANDER)], 1);
+    wait_until(
+        "the new address is let through",
+        Duration::from_secs(10),
+        || (lab.curl(&arguments).ok()?.code == 200).then_some(()),
+    )
+    .unwrap();
+}
