@@ -2,7 +2,7 @@
 
 use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
-use crate::engine::{Engine, Parts};
+use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::keeper::{Cages, Keeper};
 use crate::kernel::{self, Kernel, Live};
@@ -13,17 +13,23 @@ use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
 use crate::wiring::FactoryDialer;
+<<<<<<< HEAD
 use crate::workloads::{Owners, Spaces, Workloads};
 use crate::{admin, cgroup2, observe, privilege};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
+=======
+use crate::workloads::Spaces;
+use crate::{admin, cgroup2, observe, privilege};
+use anyhow::Context as _;
+>>>>>>> main
 use rustix::thread::CapabilitySet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -37,7 +43,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
+<<<<<<< HEAD
         // Any workload may turn out to have a network namespace of its own.
+=======
+>>>>>>> main
         namespaces: true,
     });
     let runtime = runtime(kept)?;
@@ -129,44 +138,46 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let (board, cages) = (Board::default(), Cages::default());
     let (ask, asks) = mpsc::channel(4);
     let live = Live::open(&kernel.pins)?;
+<<<<<<< HEAD
     let tables = kernel.tables()?;
     let routes = Arc::<ArcSwap<RouteTable>>::default();
     let (changed, changes) = watch::channel(0);
+=======
+    let mut engine = Engine::new(
+        config,
+        &place.roots,
+        kernel.tables()?,
+        resolver,
+        live,
+        cages.clone(),
+        asks,
+    )?;
+
+    let first = Arc::clone(&feed.current.borrow());
+    engine.begin(&first).await?;
+    let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
+    let observer = Arc::new(TracingObserver);
+>>>>>>> main
     let mut shared = Shared::new(
-        Arc::clone(&routes),
+        engine.routes(),
         origins,
-        Arc::new(FactoryDialer(Arc::clone(&sockets))),
-        Arc::new(TracingObserver),
+        dialer,
+        observer,
         Limits::default(),
     );
     if config.on_removal == OnRemoval::Close {
-        shared = shared.ending_removed(changes);
+        shared = shared.ending_removed(engine.changes());
     }
     let shared = Arc::new(shared);
     let (drain, signal) = proxy::drain_channel();
-    let spaces = Spaces::new(
-        Arc::clone(&sockets),
-        Arc::clone(&shared),
-        signal.clone(),
-        config.proxy_port,
-    );
-    let owners = Owners::standing(&tables)?;
-    let workloads = Workloads::new(&place.roots, &config.workloads, owners, spaces)?;
-    let parts = Parts {
-        tables,
-        resolver,
-        routes,
-        changed,
-        workloads,
-        live,
-        cages: cages.clone(),
-        asks,
-    };
-    let mut engine = Engine::new(config, parts)?;
-    let first = Arc::clone(&feed.current.borrow());
-    engine.begin(&first).await?;
     let mut proxies = start(listeners, &shared, &signal);
+<<<<<<< HEAD
     engine.open(sockets.own_netns(), config.proxy_port).await?;
+=======
+    let (own, port) = (sockets.own_netns(), config.proxy_port);
+    let spaces = Spaces::new(sockets, shared, signal, port);
+    engine.open(own, port, spaces).await?;
+>>>>>>> main
     let status = Reporter::new(config, &kernel, &place.roots, &board, feed.problem, ask)?;
     let adopted = kernel.adopted;
     let (own, roots) = (place.own.clone(), place.roots.clone());
@@ -184,7 +195,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
         roots = %shown(&place.roots),
         rules = first.objects.len(),
         adopted,
-        "ready: gate closed"
+        "ready: the gate is closed"
     );
     admin::notify_ready();
     let mut helpers = JoinSet::new();

@@ -50,7 +50,10 @@ pub fn join_first_namespace() -> Result<(), Failure> {
         return Ok(());
     };
     let inode = |m: io::Result<fs::Metadata>| m.map(|m| m.ino());
-    match (inode(first.metadata()), inode(fs::metadata("/proc/self/ns/cgroup"))) {
+    match (
+        inode(first.metadata()),
+        inode(fs::metadata("/proc/self/ns/cgroup")),
+    ) {
         (Ok(first), Ok(own)) if first != own => {}
         _ => return Ok(()),
     }

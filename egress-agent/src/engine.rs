@@ -45,26 +45,6 @@ struct Reply {
     result: Result<Answer, Failure>,
 }
 
-/// What an engine is made of.
-pub struct Parts {
-    /// The kernel's tables.
-    pub tables: Tables,
-    /// Asks name servers.
-    pub resolver: Resolver,
-    /// The proxy's view of the rules, replaced with each change.
-    pub routes: Arc<ArcSwap<RouteTable>>,
-    /// Raised whenever the routes were replaced.
-    pub changed: watch::Sender<u64>,
-    /// Who runs where.
-    pub workloads: Workloads,
-    /// Ends running flows.
-    pub live: Live,
-    /// The canaries' cgroups, whose refusals are not reported.
-    pub cages: Cages,
-    /// Questions of `status`.
-    pub asks: mpsc::Receiver<Ask>,
-}
-
 /// See the module.
 pub struct Engine {
     state: State,
@@ -83,7 +63,7 @@ pub struct Engine {
     /// Objects of rules that are in force but were not announced: names in them are being asked.
     announce: Option<usize>,
     /// Raised with each new snapshot of the routes.
-    changed: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
     /// Ends what a rules change no longer lists; none where running flows are kept.
     live: Option<Arc<Live>>,
     ended: Arc<AtomicU64>,
@@ -95,6 +75,7 @@ pub struct Engine {
 
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
+<<<<<<< HEAD
     pub fn new(config: &Config, parts: Parts) -> anyhow::Result<Self> {
         let Parts {
             mut tables,
@@ -106,11 +87,27 @@ impl Engine {
             cages,
             asks,
         } = parts;
+=======
+    pub fn new(
+        config: &Config,
+        roots: &[PathBuf],
+        mut tables: Tables,
+        resolver: Resolver,
+        live: Live,
+        cages: Cages,
+        asks: mpsc::Receiver<Ask>,
+    ) -> anyhow::Result<Self> {
+>>>>>>> main
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the agent before this one")?;
         let standing = Planner::adopt(policies, ids);
+<<<<<<< HEAD
         let state = State::adopting(settings(config), standing.clone());
+=======
+        let mut state = State::adopting(settings(config), standing.clone());
+        let owners = Owners::standing(&tables)?;
+>>>>>>> main
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
             routes,
@@ -122,10 +119,14 @@ impl Engine {
             inbox,
             cgroups: CgroupPaths::new()?,
             cages,
+<<<<<<< HEAD
             workloads,
+=======
+            workloads: Workloads::new(roots, &config.workloads, owners)?,
+>>>>>>> main
             moved: true,
             announce: None,
-            changed,
+            changes: watch::channel(0).0,
             live: (config.on_removal == OnRemoval::Close).then(|| Arc::new(live)),
             ended: Arc::default(),
             asks,
@@ -137,9 +138,25 @@ impl Engine {
         })
     }
 
+<<<<<<< HEAD
     /// Takes the first rules and the workloads that are there: asks for every name in them, and
     /// writes the tables once each has an answer or a failure, or time is up. Rules that the tables
     /// have no room for are an error: what an agent before this one wrote stays in force.
+=======
+    /// The proxy's view of the rules, replaced with each change.
+    pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
+        Arc::clone(&self.routes)
+    }
+
+    /// Raised whenever [`Self::routes`] was replaced.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Takes the workloads that are there and the first rules: asks for every name in them, and writes the tables once each has an
+    /// answer or a failure, or time is up. Rules that the tables have no room for are an error:
+    /// what an agent before this one wrote stays in force.
+>>>>>>> main
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.workloads.next().await?;
         self.hear(told);
@@ -186,6 +203,7 @@ impl Engine {
                     self.take(&set)?;
                     continue;
                 }
+<<<<<<< HEAD
                 told = self.workloads.next() => {
                     self.hear(told?);
                     let ops = self.state.poll_ops();
@@ -196,6 +214,18 @@ impl Engine {
                 Some(ask) = self.asks.recv() => {
                     // Whoever asked may have left.
                     let _ = ask.send(self.status());
+=======
+                Some(ask) = self.asks.recv() => {
+                    // Whoever asked may have left.
+                    let _ = ask.send(self.status());
+                    continue;
+                }
+                told = self.workloads.next() => {
+                    self.hear(told?);
+                    let ops = self.state.poll_ops();
+                    self.carry_out(&ops)?;
+                    self.settle().await?;
+>>>>>>> main
                     continue;
                 }
                 Some(reply) = self.inbox.recv() => self.answer(reply),
@@ -308,9 +338,27 @@ impl Engine {
         let routes = self.state.routes();
         if !Arc::ptr_eq(&routes, &self.routes.load()) {
             self.routes.store(routes);
-            self.changed.send_modify(|n| *n += 1);
+            self.changes.send_modify(|n| *n += 1);
         }
+<<<<<<< HEAD
         self.write(ops)?;
+=======
+        if !ops.is_empty() || self.moved {
+            let left_out = self.write(ops)?;
+            if left_out > 0 {
+                self.shown.left_out += left_out as u64;
+                tracing::error!(
+                    left_out,
+                    "the table is full: addresses of listed names are left out and refused"
+                );
+            }
+            tracing::debug!(
+                writes = ops.len(),
+                generation = self.state.generation(),
+                "tables written"
+            );
+        }
+>>>>>>> main
         self.ask();
         if let Some(objects) = self.announce
             && self.state.unresolved().is_empty()

@@ -223,7 +223,14 @@ impl Tables {
     /// the next owner above, and in the end to the default.
     pub fn set_owner(&mut self, cgroup: u64, policy: Option<u32>) -> anyhow::Result<()> {
         match policy {
+<<<<<<< HEAD
             Some(policy) => Ok(self.owners.insert(cgroup, policy, 0)?),
+=======
+            Some(policy) => self
+                .owners
+                .insert(cgroup, policy, 0)
+                .context("the table of owners is full, or cannot be written"),
+>>>>>>> main
             None => absent_is_fine(self.owners.remove(&cgroup)),
         }
     }
