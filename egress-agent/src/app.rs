@@ -13,17 +13,9 @@ use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
 use crate::wiring::FactoryDialer;
-<<<<<<< HEAD
-use crate::workloads::{Owners, Spaces, Workloads};
-use crate::{admin, cgroup2, observe, privilege};
-use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use egress_core::routing::RouteTable;
-=======
 use crate::workloads::Spaces;
 use crate::{admin, cgroup2, observe, privilege};
 use anyhow::Context as _;
->>>>>>> main
 use rustix::thread::CapabilitySet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,10 +35,6 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
-<<<<<<< HEAD
-        // Any workload may turn out to have a network namespace of its own.
-=======
->>>>>>> main
         namespaces: true,
     });
     let runtime = runtime(kept)?;
@@ -138,11 +126,6 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let (board, cages) = (Board::default(), Cages::default());
     let (ask, asks) = mpsc::channel(4);
     let live = Live::open(&kernel.pins)?;
-<<<<<<< HEAD
-    let tables = kernel.tables()?;
-    let routes = Arc::<ArcSwap<RouteTable>>::default();
-    let (changed, changes) = watch::channel(0);
-=======
     let mut engine = Engine::new(
         config,
         &place.roots,
@@ -155,9 +138,9 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
 
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
+    engine.admit(&listeners)?;
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
     let observer = Arc::new(TracingObserver);
->>>>>>> main
     let mut shared = Shared::new(
         engine.routes(),
         origins,
@@ -171,20 +154,15 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let shared = Arc::new(shared);
     let (drain, signal) = proxy::drain_channel();
     let mut proxies = start(listeners, &shared, &signal);
-<<<<<<< HEAD
-    engine.open(sockets.own_netns(), config.proxy_port).await?;
-=======
     let (own, port) = (sockets.own_netns(), config.proxy_port);
     let spaces = Spaces::new(sockets, shared, signal, port);
     engine.open(own, port, spaces).await?;
->>>>>>> main
     let status = Reporter::new(config, &kernel, &place.roots, &board, feed.problem, ask)?;
     let adopted = kernel.adopted;
-    let (own, roots) = (place.own.clone(), place.roots.clone());
     let mut keeper = Keeper {
         kernel,
-        own,
-        roots,
+        own: place.own.clone(),
+        roots: place.roots.clone(),
         board,
         cages,
     };
@@ -209,7 +187,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
             Ok(())
         }
     };
-    engine.close(sockets.own_netns())?;
+    engine.close(own)?;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");

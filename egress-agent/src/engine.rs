@@ -13,7 +13,7 @@ use crate::observe::deny::Denial;
 use crate::observe::status::{RulesStatus, TableStatus};
 use crate::observe::throttle::Throttle;
 use crate::sources::RuleSet;
-use crate::workloads::Workloads;
+use crate::workloads::{Owners, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::policy::diff::{Planner, TableOp};
@@ -24,6 +24,7 @@ use egress_core::routing::RouteTable;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
 use std::future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,19 +76,6 @@ pub struct Engine {
 
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
-<<<<<<< HEAD
-    pub fn new(config: &Config, parts: Parts) -> anyhow::Result<Self> {
-        let Parts {
-            mut tables,
-            resolver,
-            routes,
-            changed,
-            workloads,
-            live,
-            cages,
-            asks,
-        } = parts;
-=======
     pub fn new(
         config: &Config,
         roots: &[PathBuf],
@@ -97,20 +85,15 @@ impl Engine {
         cages: Cages,
         asks: mpsc::Receiver<Ask>,
     ) -> anyhow::Result<Self> {
->>>>>>> main
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the agent before this one")?;
         let standing = Planner::adopt(policies, ids);
-<<<<<<< HEAD
-        let state = State::adopting(settings(config), standing.clone());
-=======
         let mut state = State::adopting(settings(config), standing.clone());
         let owners = Owners::standing(&tables)?;
->>>>>>> main
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
-            routes,
+            routes: Arc::new(ArcSwap::new(state.routes())),
             state,
             standing,
             tables,
@@ -119,11 +102,7 @@ impl Engine {
             inbox,
             cgroups: CgroupPaths::new()?,
             cages,
-<<<<<<< HEAD
-            workloads,
-=======
             workloads: Workloads::new(roots, &config.workloads, owners)?,
->>>>>>> main
             moved: true,
             announce: None,
             changes: watch::channel(0).0,
@@ -138,11 +117,6 @@ impl Engine {
         })
     }
 
-<<<<<<< HEAD
-    /// Takes the first rules and the workloads that are there: asks for every name in them, and
-    /// writes the tables once each has an answer or a failure, or time is up. Rules that the tables
-    /// have no room for are an error: what an agent before this one wrote stays in force.
-=======
     /// The proxy's view of the rules, replaced with each change.
     pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
         Arc::clone(&self.routes)
@@ -156,7 +130,6 @@ impl Engine {
     /// Takes the workloads that are there and the first rules: asks for every name in them, and writes the tables once each has an
     /// answer or a failure, or time is up. Rules that the tables have no room for are an error:
     /// what an agent before this one wrote stays in force.
->>>>>>> main
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.workloads.next().await?;
         self.hear(told);
@@ -203,18 +176,6 @@ impl Engine {
                     self.take(&set)?;
                     continue;
                 }
-<<<<<<< HEAD
-                told = self.workloads.next() => {
-                    self.hear(told?);
-                    let ops = self.state.poll_ops();
-                    self.carry_out(&ops)?;
-                    self.settle().await?;
-                    continue;
-                }
-                Some(ask) = self.asks.recv() => {
-                    // Whoever asked may have left.
-                    let _ = ask.send(self.status());
-=======
                 Some(ask) = self.asks.recv() => {
                     // Whoever asked may have left.
                     let _ = ask.send(self.status());
@@ -225,7 +186,6 @@ impl Engine {
                     let ops = self.state.poll_ops();
                     self.carry_out(&ops)?;
                     self.settle().await?;
->>>>>>> main
                     continue;
                 }
                 Some(reply) = self.inbox.recv() => self.answer(reply),
@@ -340,9 +300,6 @@ impl Engine {
             self.routes.store(routes);
             self.changes.send_modify(|n| *n += 1);
         }
-<<<<<<< HEAD
-        self.write(ops)?;
-=======
         if !ops.is_empty() || self.moved {
             let left_out = self.write(ops)?;
             if left_out > 0 {
@@ -358,7 +315,6 @@ impl Engine {
                 "tables written"
             );
         }
->>>>>>> main
         self.ask();
         if let Some(objects) = self.announce
             && self.state.unresolved().is_empty()

@@ -3,46 +3,15 @@
 
 use super::Engine;
 use crate::sockets::NetnsId;
-use crate::workloads::Told;
+use crate::workloads::{Spaces, Told};
+use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::DenyEvent;
 use egress_ebpf::verdict::Reason;
 use std::time::Instant;
+use tokio::net::TcpListener;
 
 impl Engine {
-    /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
-    /// no moment is a cgroup under a policy that is not there.
-    pub(super) fn write(&mut self, ops: &[TableOp]) -> anyhow::Result<()> {
-        let ends = ops
-            .iter()
-            .position(|op| matches!(op, TableOp::DeletePolicy(_)));
-        let (before, after) = ops.split_at(ends.unwrap_or(ops.len()));
-        let mut left_out = self.tables.apply(before)?;
-        if std::mem::take(&mut self.moved) {
-            let policy_of = |id| Some(self.state.policy_of(id));
-            let left = self.workloads.place(&mut self.tables, policy_of)?;
-            self.state.handle_moved(left);
-        }
-        left_out += self.tables.apply(after)?;
-        let renewed = self.state.poll_ops();
-        left_out += self.tables.apply(&renewed)?;
-        if left_out > 0 {
-            self.shown.left_out += left_out as u64;
-            tracing::error!(
-                left_out,
-                "the table is full: addresses of listed names are left out and refused"
-            );
-        }
-        if !ops.is_empty() {
-            tracing::debug!(
-                writes = ops.len(),
-                generation = self.state.generation(),
-                "tables written"
-            );
-        }
-        Ok(())
-    }
-
     /// Hears of workloads that came and went.
     pub(super) fn hear(&mut self, told: Vec<Told>) {
         let now = Instant::now();
@@ -57,11 +26,24 @@ impl Engine {
         }
     }
 
-    /// A refusal whose cause may be that the proxy is not where the flow is.
-    pub(super) fn missed(&mut self, event: &DenyEvent) {
-        if event.reason == Reason::NoProxy as u8 {
-            self.workloads.missed(event.cgroup);
+    /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
+    /// no moment is a cgroup under a policy that is not there. Returns how many entries found no
+    /// room.
+    pub(super) fn write(&mut self, ops: &[TableOp]) -> anyhow::Result<usize> {
+        let ends = |op: &TableOp| matches!(op, TableOp::DeletePolicy(_));
+        let (before, after) = ops.split_at(ops.iter().position(ends).unwrap_or(ops.len()));
+        let mut left_out = self.tables.apply(before)?;
+        let mut left = Vec::new();
+        if std::mem::take(&mut self.moved) {
+            let policy_of = |id| Some(self.state.policy_of(id));
+            left = self.workloads.place(&mut self.tables, policy_of)?;
         }
+        left_out += self.tables.apply(after)?;
+        if !left.is_empty() {
+            self.state.handle_moved(left);
+            left_out += self.tables.apply(&self.state.poll_ops())?;
+        }
+        Ok(left_out)
     }
 
     /// Brings the proxy to where the workloads are.
@@ -69,9 +51,27 @@ impl Engine {
         self.workloads.settle(&mut self.tables).await
     }
 
-    /// Tells the kernel where the proxy listens, and of nowhere else.
-    pub async fn open(&mut self, own: NetnsId, port: u16) -> anyhow::Result<()> {
+    /// A refusal whose cause may be that the proxy is not where the flow is.
+    pub(super) fn missed(&mut self, event: &DenyEvent) {
+        if event.reason == Reason::NoProxy as u8 {
+            self.workloads.missed(event.cgroup);
+        }
+    }
+
+    /// Lets flows of the agent's own namespace be redirected to these listeners.
+    pub fn admit(&mut self, listeners: &[TcpListener]) -> anyhow::Result<()> {
+        let tables = &mut self.tables;
+        listeners
+            .iter()
+            .try_for_each(|listener| tables.admit(listener))
+            .context("admitting the proxy's listeners")
+    }
+
+    /// Tells the kernel where the proxy listens: in the agent's own namespace, in those of the
+    /// workloads, and nowhere else.
+    pub async fn open(&mut self, own: NetnsId, port: u16, spaces: Spaces) -> anyhow::Result<()> {
         self.tables.set_proxy(own.0, Some(port))?;
+        self.workloads.serve_by(spaces);
         self.settle().await?;
         self.workloads.tidy(&mut self.tables, own)
     }
@@ -83,7 +83,7 @@ impl Engine {
         self.workloads.withdraw(&mut self.tables)
     }
 
-    /// Waits for the flows in other namespaces to end, which the drain makes sure of.
+    /// Waits for the flows in the workloads' namespaces to end, which a drain makes sure of.
     pub async fn drained(&mut self) {
         self.workloads.drained().await;
     }

@@ -162,7 +162,7 @@ impl State {
             // With no rules yet it is judged with the first ones.
             let first = self.policies.is_empty();
             let standing = self.planner.policies();
-            let taken = |id| self.policies.contains_key(id) || standing.contains_key(id);
+            let taken = |id: &u32| self.policies.contains_key(id) || standing.contains_key(id);
             let free = (1..u32::MAX).find(|id| !taken(id));
             let id = free.filter(|_| !first).unwrap_or(DEFAULT_POLICY);
             if !first {
