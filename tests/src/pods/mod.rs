@@ -95,7 +95,7 @@ impl Pods {
         let v4 = Ipv4Addr::new(10, 244, high, low);
         let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number);
         wire(lab, &netns, number, stack, v4, v6)?;
-        let uid = format!("{number:08x}-0000-4000-8000-000000000000");
+        let uid = uid(number);
         let whole = self.burstable.child(&format!("pod{uid}"))?;
         let sandbox = whole.child(&id(b'a', number))?;
         let container = whole.child(&id(b'c', number))?;
@@ -163,6 +163,11 @@ fn wire(
     netns.connect("eth0", &here, lab.node(), &near, &[])?;
     lab.node().ip(&node)?;
     netns.ip(&inside)
+}
+
+/// `metadata.uid` of a node's pod with that number; the first has number 1.
+pub fn uid(number: u16) -> String {
+    format!("{number:08x}-0000-4000-8000-000000000000")
 }
 
 fn id(kind: u8, number: u16) -> String {
