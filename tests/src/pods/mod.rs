@@ -69,14 +69,19 @@ impl Drop for Pause {
     }
 }
 
+/// The lab's node forwards, and the outside knows the way back to the pods' ranges
+/// (10.244.0.0/16, fd00:10:244::/48).
+pub fn forward(lab: &Lab) -> Result<()> {
+    lab.node().sysctl("ipv4/ip_forward", "1")?;
+    lab.node().sysctl("ipv6/conf/all/forwarding", "1")?;
+    lab.outside()
+        .ip("route add 10.244.0.0/16 via 203.0.113.1\nroute add fd00:10:244::/48 via 2001:db8:1::1")
+}
+
 impl Pods {
     /// Makes the lab's node ready for pods.
     pub fn on(lab: &Lab) -> Result<Self> {
-        lab.node().sysctl("ipv4/ip_forward", "1")?;
-        lab.node().sysctl("ipv6/conf/all/forwarding", "1")?;
-        lab.outside().ip(
-            "route add 10.244.0.0/16 via 203.0.113.1\nroute add fd00:10:244::/48 via 2001:db8:1::1",
-        )?;
+        forward(lab)?;
         Ok(Self {
             burstable: lab.workloads().child("burstable")?,
             number: AtomicU16::new(1),
