@@ -95,6 +95,18 @@ impl Node {
         lines[lines.len().saturating_sub(12)..].join("\n")
     }
 
+    fn logs(&self, number: u16) -> String {
+        self.dir.path().join(format!("logs/pod-{number}")).display().to_string()
+    }
+
+    /// The end of what the container of a pod wrote.
+    pub fn output(&self, number: u16) -> String {
+        let path = self.dir.path().join(format!("logs/pod-{number}/main.log"));
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| format!("{}: {e}", path.display()));
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
     /// A pod as the kubelet asks for one, in the burstable class.
     pub fn config(&self, number: u16) -> PodSandboxConfig {
         let uid = pods::uid(number);
@@ -106,7 +118,7 @@ impl Node {
                 namespace: "test".to_owned(),
             }),
             hostname: format!("pod-{number}"),
-            log_directory: self.dir.path().join("logs").display().to_string(),
+            log_directory: self.logs(number),
             dns_config: Some(DnsConfig {
                 servers: vec![v4(host::DNS).to_string()],
             }),
