@@ -81,6 +81,12 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
 
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
+    for listener in &listeners {
+        engine
+            .tables()
+            .admit(listener)
+            .context("admitting the proxy's listeners")?;
+    }
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
     let observer = Arc::new(TracingObserver);
     let shared = Arc::new(Shared::new(

@@ -3,7 +3,7 @@
 
 use super::load::Kernel;
 use super::pins::{Pins, private_dir, remove_tree};
-use super::{AGENT_PROGRAM, ROOT_PROGRAMS, sys};
+use super::{AGENT_PROGRAMS, ROOT_PROGRAMS, sys};
 use anyhow::Context as _;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program};
@@ -16,15 +16,13 @@ use std::path::{Path, PathBuf};
 /// attached is detached again; what was adopted stays closed.
 pub fn attach(kernel: &mut Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<()> {
     let mut fresh = Undo::default();
-    attach_all(kernel, agent, AGENT_PROGRAM_ONLY, &mut fresh)?;
+    attach_all(kernel, agent, &AGENT_PROGRAMS, &mut fresh)?;
     for root in roots {
         attach_all(kernel, root, &ROOT_PROGRAMS, &mut fresh)?;
     }
     fresh.keep();
     forget_vanished(&kernel.pins)
 }
-
-const AGENT_PROGRAM_ONLY: &[&str] = &[AGENT_PROGRAM];
 
 /// Pins to remove again unless the whole attach succeeds.
 #[derive(Default)]

@@ -21,8 +21,10 @@ pub use tables::Tables;
 
 /// Programs attached to each enforced root, in the order of attachment: what carries origins
 /// first, what refuses last, so that no flow is redirected before its origin can be told.
-pub const ROOT_PROGRAMS: [&str; 11] = [
+pub const ROOT_PROGRAMS: [&str; 13] = [
     "workload_ops",
+    "bind4",
+    "bind6",
     "sock_create",
     "getpeername4",
     "getpeername6",
@@ -35,5 +37,6 @@ pub const ROOT_PROGRAMS: [&str; 11] = [
     "connect6",
 ];
 
-/// The program attached to the agent's own cgroup.
-pub const AGENT_PROGRAM: &str = "agent_ops";
+/// Programs attached to the agent's own cgroup: what takes origins over, and what keeps the
+/// answers of the proxy's listeners on the node.
+pub const AGENT_PROGRAMS: [&str; 2] = ["agent_ops", "agent_egress"];

@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsRawFd;
 
 /// The maps that the agent writes.
 pub struct Tables {
@@ -15,6 +16,7 @@ pub struct Tables {
     prefixes: LpmTrie<MapData, PrefixData, Rule>,
     proxies: HashMap<MapData, u64, ProxyPort>,
     flows: HashMap<MapData, FlowKey, FlowOrigin>,
+    listeners: SkStorage<MapData, u32>,
 }
 
 impl Tables {
@@ -29,6 +31,7 @@ impl Tables {
             prefixes: map("PREFIXES")?.try_into()?,
             proxies: map("PROXIES")?.try_into()?,
             flows: map("FLOWS")?.try_into()?,
+            listeners: map("LISTENERS")?.try_into()?,
         })
     }
 
@@ -116,6 +119,12 @@ impl Tables {
             absent_is_fine(self.prefixes.remove(&key?))?;
         }
         Ok(())
+    }
+
+    /// Lets flows be redirected to this listening socket: the kernel redirects to no other, so
+    /// that nobody can take the proxy's place on its port.
+    pub fn admit(&mut self, listener: &impl AsRawFd) -> anyhow::Result<()> {
+        Ok(self.listeners.insert(listener, 1, 0)?)
     }
 
     /// Says where the proxy listens in a network namespace; `None` takes it back.
