@@ -138,6 +138,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
 
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
+    engine.admit(&listeners)?;
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
     let observer = Arc::new(TracingObserver);
     let mut shared = Shared::new(

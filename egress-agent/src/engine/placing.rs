@@ -4,9 +4,11 @@
 use super::Engine;
 use crate::sockets::NetnsId;
 use crate::workloads::{Spaces, Told};
+use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::DenyEvent;
 use egress_ebpf::verdict::Reason;
+use tokio::net::TcpListener;
 
 impl Engine {
     /// Hears of workloads that came and went.
@@ -43,6 +45,15 @@ impl Engine {
         if event.reason == Reason::NoProxy as u8 {
             self.workloads.missed(event.cgroup);
         }
+    }
+
+    /// Lets flows of the agent's own namespace be redirected to these listeners.
+    pub fn admit(&mut self, listeners: &[TcpListener]) -> anyhow::Result<()> {
+        let tables = &mut self.tables;
+        listeners
+            .iter()
+            .try_for_each(|listener| tables.admit(listener))
+            .context("admitting the proxy's listeners")
     }
 
     /// Tells the kernel where the proxy listens: in the agent's own namespace, in those of the

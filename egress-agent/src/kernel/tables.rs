@@ -4,11 +4,12 @@ use super::bulk::{Bulk, Room};
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
+use std::os::fd::AsRawFd;
 
 /// The maps that the agent writes.
 pub struct Tables {
@@ -18,6 +19,7 @@ pub struct Tables {
     prefixes: LpmTrie<MapData, PrefixData, Rule>,
     proxies: HashMap<MapData, u64, ProxyPort>,
     flows: HashMap<MapData, FlowKey, FlowOrigin>,
+    listeners: SkStorage<MapData, u32>,
     exact: Bulk,
     ranges: Bulk,
 }
@@ -49,6 +51,7 @@ impl Tables {
             prefixes: prefixes.try_into()?,
             proxies: map("PROXIES")?.try_into()?,
             flows: map("FLOWS")?.try_into()?,
+            listeners: map("LISTENERS")?.try_into()?,
             exact,
             ranges,
         })
@@ -196,6 +199,12 @@ impl Tables {
             .filter(|k| k.as_ref().map_or(true, |k| of(k.data().table)))
             .collect();
         self.ranges.delete(&nets?)
+    }
+
+    /// Lets flows be redirected to this listening socket: the kernel redirects to no other, so
+    /// that nobody can take the proxy's place on its port.
+    pub fn admit(&mut self, listener: &impl AsRawFd) -> anyhow::Result<()> {
+        Ok(self.listeners.insert(listener, 1, 0)?)
     }
 
     /// Says where the proxy listens in a network namespace; `None` takes it back.

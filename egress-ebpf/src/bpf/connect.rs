@@ -2,6 +2,7 @@
 
 use crate::bpf::event;
 use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember, state_or_new};
+use crate::bpf::listener;
 use crate::bpf::maps::count;
 use crate::bpf::socket::note_task;
 use aya_ebpf::EbpfContext as _;
