@@ -48,7 +48,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 /// A program of the workspace: in the running program's folder or above it, as cargo lays them.
-pub(crate) fn beside(name: &str) -> Result<PathBuf> {
+pub fn beside(name: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     own.ancestors()
         .skip(1)

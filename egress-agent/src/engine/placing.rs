@@ -8,12 +8,22 @@ use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::DenyEvent;
 use egress_ebpf::verdict::Reason;
+use std::time::Instant;
 use tokio::net::TcpListener;
 
 impl Engine {
     /// Hears of workloads that came and went.
     pub(super) fn hear(&mut self, told: Vec<Told>) {
+        let now = Instant::now();
         self.moved |= !told.is_empty();
+        for news in told {
+            match news {
+                Told::Workload(cgroup, workload) => {
+                    self.state.handle_workload(now, cgroup, workload);
+                }
+                Told::Gone(cgroup) => self.state.forget_workload(now, cgroup),
+            }
+        }
     }
 
     /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
@@ -25,7 +35,8 @@ impl Engine {
         let mut left_out = self.tables.apply(before)?;
         let mut left = Vec::new();
         if std::mem::take(&mut self.moved) {
-            left = self.workloads.place(&mut self.tables, |_| None)?;
+            let policy_of = |id| Some(self.state.policy_of(id));
+            left = self.workloads.place(&mut self.tables, policy_of)?;
         }
         left_out += self.tables.apply(after)?;
         if !left.is_empty() {

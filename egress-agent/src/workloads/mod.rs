@@ -10,6 +10,7 @@ mod processes;
 mod schedule;
 mod spaces;
 
+pub use egress_core::registry::scope::Workload;
 pub use owners::Owners;
 pub use spaces::Spaces;
 
@@ -30,17 +31,6 @@ const SCAN: Duration = Duration::from_secs(10);
 const SCAN_BLIND: Duration = Duration::from_secs(1);
 /// Time between two scans at least.
 const SCAN_AT_MOST: Duration = Duration::from_millis(100);
-
-/// Who a workload is to the rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workload {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its service account.
-    pub service_account: String,
-}
 
 impl From<&WorkloadEntry> for Workload {
     fn from(entry: &WorkloadEntry) -> Self {
