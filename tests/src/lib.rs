@@ -10,6 +10,7 @@ pub mod background;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
+pub mod escape;
 pub mod hosts;
 pub mod lab;
 pub mod netns;
