@@ -1,20 +1,27 @@
 //! The composition root: what is made, in which order, and what ends it. No decision stands here.
 
-use crate::config::{Config, OnExit};
+use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::Engine;
 use crate::failure::Failure;
-use crate::kernel::{self, Kernel, canary};
+use crate::keeper::{Cages, Keeper};
+use crate::kernel::{self, Kernel, Live};
+use crate::observe::status::Board;
+use crate::privilege::Needs;
 use crate::proxy::{self, DrainSignal, Limits, Shared, TracingObserver};
+use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
 use crate::wiring::FactoryDialer;
-use crate::{cgroup2, observe, privilege};
+use crate::workloads::Spaces;
+use crate::{admin, cgroup2, observe, privilege};
 use anyhow::Context as _;
+use rustix::thread::CapabilitySet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -23,18 +30,55 @@ use tokio::time::Instant;
 pub fn run(config: &Config) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
     privilege::require()?;
+    privilege::no_new_privileges()?;
+    cgroup2::join_first_namespace()?;
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
-    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let kept = privilege::kept(Needs {
+        foreign_cgroups: cgroup2::any_foreign(&roots),
+        namespaces: true,
+    });
+    let runtime = runtime(kept)?;
     let _inside = runtime.enter();
-    let (feed, follower) = follow_rules(&config.rules)?;
+    let (feed, follower) = with_less(kept, || {
+        let _inside = runtime.enter();
+        follow_rules(&config.rules)
+    })??;
     // Before the first socket: a socket belongs to the cgroup that its process is in when it is made.
     let own = cgroup2::settle(config, &roots)?;
-    let place = Place { own, roots };
+    let place = Place { own, roots, kept };
     runtime.block_on(async {
         let follower = tokio::spawn(follower);
         let result = serve(config, &place, feed).await;
         follower.abort();
         result
+    })
+}
+
+/// Threads of the runtime never have more than the running agent needs. The calling thread, which
+/// loads and attaches, gives the rest up when that is done.
+fn runtime(kept: CapabilitySet) -> anyhow::Result<tokio::runtime::Runtime> {
+    let less = move || {
+        if let Err(error) = privilege::give_up(kept) {
+            tracing::error!(%error, "a thread keeps capabilities that it does not need");
+        }
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(less)
+        .build()
+        .context("starting the runtime")
+}
+
+/// Does `work` in a thread whose own threads (a file watcher's) get no more than `kept`.
+fn with_less<T: Send>(kept: CapabilitySet, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            privilege::give_up(kept)?;
+            anyhow::Ok(work())
+        });
+        thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread of the start panicked"))?
     })
 }
 
@@ -66,49 +110,75 @@ pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<()> {
 struct Place {
     own: PathBuf,
     roots: Vec<PathBuf>,
+    /// Capabilities of the running agent.
+    kept: CapabilitySet,
 }
 
 async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::Result<()> {
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     // The port first: another agent that still runs is found before its gate is touched.
-    let listeners = listen(config, &sockets)?;
+    let listeners = listen(config, &sockets).await?;
     let mut kernel = Kernel::load(&config.bpf_dir)?;
     let events = kernel.events()?;
     let origins = Arc::new(kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());
     let resolver = Resolver::new(&config.dns.servers, &sockets)?;
-    let mut engine = Engine::new(config, kernel.tables()?, resolver)?;
+    let (board, cages) = (Board::default(), Cages::default());
+    let (ask, asks) = mpsc::channel(4);
+    let live = Live::open(&kernel.pins)?;
+    let mut engine = Engine::new(
+        config,
+        &place.roots,
+        kernel.tables()?,
+        resolver,
+        live,
+        cages.clone(),
+        asks,
+    )?;
 
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
-    for listener in &listeners {
-        engine
-            .tables()
-            .admit(listener)
-            .context("admitting the proxy's listeners")?;
-    }
+    engine.admit(&listeners)?;
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
     let observer = Arc::new(TracingObserver);
-    let shared = Arc::new(Shared::new(
+    let mut shared = Shared::new(
         engine.routes(),
         origins,
         dialer,
         observer,
         Limits::default(),
-    ));
+    );
+    if config.on_removal == OnRemoval::Close {
+        shared = shared.ending_removed(engine.changes());
+    }
+    let shared = Arc::new(shared);
     let (drain, signal) = proxy::drain_channel();
     let mut proxies = start(listeners, &shared, &signal);
-    engine
-        .tables()
-        .set_proxy(sockets.own_netns().0, Some(config.proxy_port))?;
-    kernel::attach(&mut kernel, &place.own, &place.roots)?;
-    prove(&mut engine, place).await?;
+    let (own, port) = (sockets.own_netns(), config.proxy_port);
+    let spaces = Spaces::new(sockets, shared, signal, port);
+    engine.open(own, port, spaces).await?;
+    let status = Reporter::new(config, &kernel, &place.roots, &board, feed.problem, ask)?;
+    let adopted = kernel.adopted;
+    let mut keeper = Keeper {
+        kernel,
+        own: place.own.clone(),
+        roots: place.roots.clone(),
+        board,
+        cages,
+    };
+    keeper.close()?;
+    privilege::give_up(place.kept)?;
+    keeper.prove().await?;
     tracing::info!(
         roots = %shown(&place.roots),
         rules = first.objects.len(),
-        adopted = kernel.adopted,
-        "ready: gate closed"
+        adopted,
+        "ready: the gate is closed"
     );
+    admin::notify_ready();
+    let mut helpers = JoinSet::new();
+    helpers.spawn(keeper.keep(config.canary_interval));
+    helpers.spawn(status.serve(config.admin_socket.clone()));
 
     let result = tokio::select! {
         ended = engine.run(feed.current, events) => ended,
@@ -117,21 +187,23 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
             Ok(())
         }
     };
-    // What is still to come is refused with a reason instead of running into a closed port.
-    engine.tables().set_proxy(sockets.own_netns().0, None)?;
+    engine.close(own)?;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");
     }
     drain.start(Instant::now() + config.drain_deadline);
     while proxies.join_next().await.is_some() {}
+    engine.drained().await;
     program_log.abort();
+    helpers.shutdown().await;
     result
 }
 
-fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
+async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
     let pair = sockets
         .listen_loopback(sockets.own_netns(), config.proxy_port)
+        .await
         .map_err(|e| {
             Failure::usage(format_args!(
                 "proxy port {}: {e}; another agent runs here, or choose one with --proxy-port",
@@ -146,15 +218,6 @@ fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>, signal: &DrainSignal
         .into_iter()
         .map(|l| proxy::serve(l, Arc::clone(shared), signal.clone()))
         .collect()
-}
-
-/// Ready means that the kernel refused a connect of the agent's own below every enforced root.
-async fn prove(engine: &mut Engine, place: &Place) -> anyhow::Result<()> {
-    for root in place.roots.clone() {
-        let cage = tokio::task::spawn_blocking(move || canary::check(&root)).await??;
-        engine.ignore(cage);
-    }
-    Ok(())
 }
 
 async fn told_to_stop() -> anyhow::Result<&'static str> {

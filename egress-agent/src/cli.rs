@@ -1,9 +1,9 @@
 //! The command line: parses it, hands over, turns an error into one line and an exit code.
 
-use crate::config::{Config, DEFAULT_BPF_DIR, Settings};
+use crate::config::{Config, DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, LogFormat, Settings, Span};
 use crate::failure::{Failure, USAGE};
 use crate::kernel::canary;
-use crate::{app, check, exec, privilege};
+use crate::{admin, app, check, exec, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -34,6 +34,10 @@ enum Verb {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: check::Output,
     },
+    /// Say how a running agent is: ready, rules, tables, counters, what stays open; exit 1 if not ready
+    Status(StatusArgs),
+    /// Wait until a running agent is ready
+    Wait(WaitArgs),
     /// Open the gate: detach every program and remove every pin
     Detach(DetachArgs),
     /// Wait until a cgroup is empty and remove it
@@ -83,6 +87,42 @@ struct DetachArgs {
     /// Where the agent pinned its programs
     #[arg(long, value_name = "PATH")]
     bpf_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct AdminArgs {
+    /// Config file of the agent, for `adminSocket`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Unix socket of the agent [default: /run/egress-agent.sock]
+    #[arg(long, value_name = "PATH")]
+    admin_socket: Option<PathBuf>,
+}
+
+impl AdminArgs {
+    fn socket(self) -> Result<PathBuf, Failure> {
+        let file = file_settings(self.config)?;
+        let named = self.admin_socket.or(file.admin_socket);
+        Ok(named.unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()))
+    }
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How it is written
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: LogFormat,
+}
+
+#[derive(Debug, Args)]
+struct WaitArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How long at most
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    timeout: Span,
 }
 
 /// The whole program.
@@ -137,6 +177,18 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             let colour = out.is_terminal();
             check::run(&paths, output, colour, &mut out)
         }
+        Verb::Status(args) => {
+            let status = admin::ask(&args.admin.socket()?)?;
+            match args.output {
+                LogFormat::Text => print!("{status}"),
+                LogFormat::Json => println!("{}", serde_json::to_string(&status)?),
+            }
+            match status.ready {
+                true => Ok(()),
+                false => Err(Failure::finding("not ready").into()),
+            }
+        }
+        Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0),
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
             privilege::require()?;

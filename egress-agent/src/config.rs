@@ -4,9 +4,13 @@
 mod resolv_conf;
 mod settings;
 mod values;
+mod workloads;
 
 pub use settings::{DnsSettings, LogSettings, Settings};
-pub use values::{Cidr, DnsServer, LogFormat, OnExit, Span, TrafficPolicy};
+pub use values::{
+    Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
+};
+pub use workloads::{CgroupGlob, WorkloadEntry};
 
 use crate::failure::Failure;
 use ipnet::IpNet;
@@ -16,6 +20,8 @@ use std::time::Duration;
 
 /// Where the agent pins what outlives it.
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/egress-agent";
+/// Where a running agent answers `status` and `wait`.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/egress-agent.sock";
 /// The port that Istio's sidecars redirect outbound TCP to.
 pub const DEFAULT_PROXY_PORT: u16 = 15001;
 
@@ -46,6 +52,18 @@ pub struct Config {
     pub log: Log,
     /// What happens to destinations that no rule lists.
     pub outbound_traffic_policy: TrafficPolicy,
+    /// Whether that is done, or only recorded.
+    pub mode: Mode,
+    /// What a refused call fails with.
+    pub deny_errno: DenyErrno,
+    /// What happens to running flows whose rule was removed.
+    pub on_removal: OnRemoval,
+    /// Time between two canaries.
+    pub canary_interval: Duration,
+    /// Unix socket of `status` and `wait`.
+    pub admin_socket: PathBuf,
+    /// Who runs in which cgroup, where no API says it. The first that fits holds.
+    pub workloads: Vec<WorkloadEntry>,
 }
 
 /// `dns` of [`Config`].
@@ -97,6 +115,11 @@ impl Config {
         if s.proxy_port == Some(0) {
             return Err(Failure::usage("proxyPort: 0 is no port; want 1 to 65535"));
         }
+        if s.canary_interval
+            .is_some_and(|d| d.0 < Duration::from_secs(1))
+        {
+            return Err(Failure::usage("canaryInterval: want at least 1s"));
+        }
         Ok(Self {
             rules: s.rules,
             cgroups: s.cgroups,
@@ -123,6 +146,14 @@ impl Config {
                 filter: s.log.filter.unwrap_or_else(|| "info".to_owned()),
             },
             outbound_traffic_policy: s.outbound_traffic_policy.unwrap_or_default(),
+            mode: s.mode.unwrap_or_default(),
+            deny_errno: s.deny_errno.unwrap_or_default(),
+            on_removal: s.on_removal.unwrap_or_default(),
+            canary_interval: s.canary_interval.map_or(Duration::from_secs(10), |d| d.0),
+            admin_socket: s
+                .admin_socket
+                .unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()),
+            workloads: s.workloads,
         })
     }
 }

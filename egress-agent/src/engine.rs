@@ -1,30 +1,44 @@
 //! Drives the pure state machine: hands it rules, answers and time, and carries out what it asks
 //! for: kernel writes, questions, and the proxy's snapshot. Decides nothing itself.
 
-use crate::config::{Config, TrafficPolicy};
+mod placing;
+
+use crate::config::{Config, Mode, OnRemoval, TrafficPolicy};
 use crate::dns::Resolver;
-use crate::kernel::{Events, Tables};
+use crate::failure::Failure as Exit;
+use crate::keeper::Cages;
+use crate::kernel::{Events, Live, Tables};
 use crate::observe::cgroups::CgroupPaths;
 use crate::observe::deny::Denial;
+use crate::observe::status::{RulesStatus, TableStatus};
+use crate::observe::throttle::Throttle;
 use crate::sources::RuleSet;
+use crate::workloads::{Owners, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use egress_core::policy::diff::Planner;
+use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
 use egress_core::policy::state::{Settings, State};
 use egress_core::policy::tables::Transport;
 use egress_core::routing::RouteTable;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
-use std::collections::BTreeSet;
 use std::future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long the first questions may take before the tables are written with what is known. Names
 /// that answer later join then.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Log lines of refusals in a second; the kernel's bound on events is higher, and each costs a line.
+const DENIALS_LOGGED: u32 = 200;
+
+/// A question about how the rules stand.
+pub type Ask = oneshot::Sender<RulesStatus>;
 
 /// A question that came back.
 struct Reply {
@@ -35,35 +49,71 @@ struct Reply {
 /// See the module.
 pub struct Engine {
     state: State,
+    /// What the kernel had when this agent came.
+    standing: Planner,
     tables: Tables,
     resolver: Arc<Resolver>,
     routes: Arc<ArcSwap<RouteTable>>,
     replies: mpsc::UnboundedSender<Reply>,
     inbox: mpsc::UnboundedReceiver<Reply>,
     cgroups: CgroupPaths,
-    ignored: BTreeSet<u64>,
+    cages: Cages,
+    workloads: Workloads,
+    /// A workload came, went or may have another policy.
+    moved: bool,
     /// Objects of rules that are in force but were not announced: names in them are being asked.
     announce: Option<usize>,
+    /// Raised with each new snapshot of the routes.
+    changes: watch::Sender<u64>,
+    /// Ends what a rules change no longer lists; none where running flows are kept.
+    live: Option<Arc<Live>>,
+    ended: Arc<AtomicU64>,
+    asks: mpsc::Receiver<Ask>,
+    denials: Throttle,
+    /// What `status` shows; the parts that are looked up are filled in when it is asked.
+    shown: RulesStatus,
 }
 
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
-    pub fn new(config: &Config, tables: Tables, resolver: Resolver) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &Config,
+        roots: &[PathBuf],
+        mut tables: Tables,
+        resolver: Resolver,
+        live: Live,
+        cages: Cages,
+        asks: mpsc::Receiver<Ask>,
+    ) -> anyhow::Result<Self> {
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the agent before this one")?;
-        let mut state = State::adopting(settings(config), Planner::adopt(policies, ids));
+        let standing = Planner::adopt(policies, ids);
+        let mut state = State::adopting(settings(config), standing.clone());
+        let owners = Owners::standing(&tables)?;
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
             state,
+            standing,
             tables,
             resolver: Arc::new(resolver),
             replies,
             inbox,
             cgroups: CgroupPaths::new()?,
-            ignored: BTreeSet::new(),
+            cages,
+            workloads: Workloads::new(roots, &config.workloads, owners)?,
+            moved: true,
             announce: None,
+            changes: watch::channel(0).0,
+            live: (config.on_removal == OnRemoval::Close).then(|| Arc::new(live)),
+            ended: Arc::default(),
+            asks,
+            denials: Throttle::new(DENIALS_LOGGED),
+            shown: RulesStatus {
+                mode: format!("{:?}", config.mode).to_lowercase(),
+                ..RulesStatus::default()
+            },
         })
     }
 
@@ -72,20 +122,19 @@ impl Engine {
         Arc::clone(&self.routes)
     }
 
-    /// The tables, for what is not a rule: where the proxy listens.
-    pub fn tables(&mut self) -> &mut Tables {
-        &mut self.tables
+    /// Raised whenever [`Self::routes`] was replaced.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
-    /// Refusals in this cgroup are the agent's own canary and are not reported.
-    pub fn ignore(&mut self, cgroup: u64) {
-        self.ignored.insert(cgroup);
-    }
-
-    /// Takes the first rules: asks for every name in them, and writes the tables once each has an
-    /// answer or a failure, or time is up.
+    /// Takes the workloads that are there and the first rules: asks for every name in them, and writes the tables once each has an
+    /// answer or a failure, or time is up. Rules that the tables have no room for are an error:
+    /// what an agent before this one wrote stays in force.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
+        let told = self.workloads.next().await?;
+        self.hear(told);
         self.state.handle_rules(Instant::now(), &rules.objects);
+        self.shown.objects = rules.objects.len();
         self.ask();
         let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
         while !self.state.unresolved().is_empty() {
@@ -96,7 +145,17 @@ impl Engine {
             };
             self.answer(reply);
         }
-        self.carry_out()
+        // With all that is known in the new tables before they are looked at: what an agent before
+        // this one let through is not refused in between.
+        self.state.replan(std::mem::take(&mut self.standing));
+        let ops = self.state.poll_ops();
+        if let Err(full) = self.tables.fits(&ops) {
+            return Err(Exit::usage(format_args!(
+                "the rules do not fit: {full}; nothing was changed"
+            ))
+            .into());
+        }
+        self.carry_out(&ops)
     }
 
     /// Runs until something fails that the agent cannot go on without.
@@ -114,8 +173,20 @@ impl Engine {
                     // Without its source the last rules stay in force.
                     following = changed.is_ok();
                     let set = Arc::clone(&rules.borrow_and_update());
-                    self.state.handle_rules(Instant::now(), &set.objects);
-                    self.announce = Some(set.objects.len());
+                    self.take(&set)?;
+                    continue;
+                }
+                Some(ask) = self.asks.recv() => {
+                    // Whoever asked may have left.
+                    let _ = ask.send(self.status());
+                    continue;
+                }
+                told = self.workloads.next() => {
+                    self.hear(told?);
+                    let ops = self.state.poll_ops();
+                    self.carry_out(&ops)?;
+                    self.settle().await?;
+                    continue;
                 }
                 Some(reply) = self.inbox.recv() => self.answer(reply),
                 () = until(due) => self.state.handle_timeout(Instant::now()),
@@ -126,7 +197,85 @@ impl Engine {
                     continue;
                 }
             }
-            self.carry_out()?;
+            let ops = self.state.poll_ops();
+            self.carry_out(&ops)?;
+        }
+    }
+
+    /// Puts new rules in force, all of them or, where the tables have no room, none.
+    fn take(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
+        let before = self.state.clone();
+        self.state.handle_rules(Instant::now(), &rules.objects);
+        let ops = self.state.poll_ops();
+        if let Err(full) = self.tables.fits(&ops) {
+            self.state = before;
+            let problem = format!("the rules do not fit: {full}");
+            tracing::error!(
+                problem,
+                "rules not applied; the last good ones stay in force"
+            );
+            self.shown.problem = Some(problem);
+            return Ok(());
+        }
+        self.shown.objects = rules.objects.len();
+        self.shown.problem = None;
+        self.announce = Some(rules.objects.len());
+        self.moved = true;
+        self.carry_out(&ops)?;
+        if ops
+            .iter()
+            .any(|op| matches!(op, TableOp::SetPolicy(..) | TableOp::DeletePolicy(_)))
+        {
+            self.end_removed();
+        }
+        Ok(())
+    }
+
+    /// Ends running flows that the rules no longer list, off the async threads.
+    fn end_removed(&self) {
+        let Some(live) = self.live.clone() else {
+            return;
+        };
+        let ended = Arc::clone(&self.ended);
+        tokio::task::spawn_blocking(move || match live.end_unlisted() {
+            Ok(flows) => {
+                for flow in &flows {
+                    tracing::info!(
+                        destination = %flow.destination,
+                        pid = flow.pid,
+                        cgroup = flow.cgroup,
+                        proxied = flow.proxied,
+                        "ended: the rule that listed it was removed"
+                    );
+                }
+                ended.fetch_add(flows.len() as u64, Ordering::Relaxed);
+            }
+            // Their packets are refused all the same.
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "flows of removed rules could not be ended; they stall"
+            ),
+        });
+    }
+
+    fn status(&self) -> RulesStatus {
+        let (exact, ranges) = self.tables.room();
+        let table = |room: crate::kernel::Room| TableStatus {
+            used: room.used,
+            limit: room.limit,
+        };
+        RulesStatus {
+            generation: self.state.generation(),
+            addresses: table(exact),
+            networks: table(ranges),
+            failing: self
+                .state
+                .failing()
+                .into_iter()
+                .map(|(n, f)| (n.to_string(), f.to_string()))
+                .collect(),
+            flows_ended: self.ended.load(Ordering::Relaxed),
+            ..self.shown.clone()
         }
     }
 
@@ -145,11 +294,21 @@ impl Engine {
     }
 
     /// The snapshot first: a flow that the kernel redirects by a new entry must find its route.
-    fn carry_out(&mut self) -> anyhow::Result<()> {
-        self.routes.store(self.state.routes());
-        let ops = self.state.poll_ops();
-        if !ops.is_empty() {
-            self.tables.apply(&ops)?;
+    fn carry_out(&mut self, ops: &[TableOp]) -> anyhow::Result<()> {
+        let routes = self.state.routes();
+        if !Arc::ptr_eq(&routes, &self.routes.load()) {
+            self.routes.store(routes);
+            self.changes.send_modify(|n| *n += 1);
+        }
+        if !ops.is_empty() || self.moved {
+            let left_out = self.write(ops)?;
+            if left_out > 0 {
+                self.shown.left_out += left_out as u64;
+                tracing::error!(
+                    left_out,
+                    "the table is full: addresses of listed names are left out and refused"
+                );
+            }
             tracing::debug!(
                 writes = ops.len(),
                 generation = self.state.generation(),
@@ -185,8 +344,19 @@ impl Engine {
     }
 
     fn report(&mut self, event: &DenyEvent) {
-        if self.ignored.contains(&event.cgroup) {
+        self.shown.events += 1;
+        if self.cages.has(event.cgroup) {
             return;
+        }
+        self.missed(event);
+        let now = Instant::now();
+        if !self.denials.allows(now) {
+            self.shown.not_logged += 1;
+            return;
+        }
+        let more = self.denials.take(now);
+        if more > 0 {
+            tracing::warn!(more, "refusals that were too many to log one by one");
         }
         let addr = IpAddr::from(event.addr);
         let names = self.state.names_of(addr);
@@ -216,6 +386,9 @@ fn settings(config: &Config) -> Settings {
         dns_servers: config.dns.servers.clone(),
         internal: config.internal.clone(),
         allow_any: config.outbound_traffic_policy == TrafficPolicy::AllowAny,
+        audit: config.mode == Mode::Audit,
+        deny_errno: config.deny_errno.number(),
+        keep_removed: config.on_removal == OnRemoval::Keep,
         ..Settings::default()
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Binary and integration tests use it; it promises nothing to other crates.
 
+pub mod admin;
 pub mod app;
 pub mod cgroup2;
 pub mod check;
@@ -12,10 +13,13 @@ pub mod dns;
 pub mod engine;
 pub mod exec;
 pub mod failure;
+pub mod keeper;
 pub mod kernel;
 pub mod observe;
 pub mod privilege;
 pub mod proxy;
+pub mod reporter;
 pub mod sockets;
 pub mod sources;
 pub mod wiring;
+pub mod workloads;

@@ -1,7 +1,10 @@
-//! Whether this process may close and open the gate, asked before anything is touched.
+//! Whether this process may close and open the gate, asked before anything is touched; and what
+//! it gives away once it has.
 
 use crate::failure::Failure;
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
+};
 
 /// Fails with exit code 77 unless programs can be loaded and attached. `CAP_SYS_ADMIN` implies
 /// `CAP_BPF` and `CAP_PERFMON` (`bpf_capable`, `perfmon_capable` in include/linux).
@@ -15,6 +18,46 @@ pub fn require() -> Result<(), Failure> {
             "not enough privilege: run as root (missing: {names})"
         ))),
     }
+}
+
+/// What the running agent needs beyond what every agent does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Cgroups that belong to another user, in which the canary runs.
+    pub foreign_cgroups: bool,
+    /// Sockets in other network namespaces (`setns`).
+    pub namespaces: bool,
+}
+
+/// What a thread keeps once the gate is closed. `docs/privileges.md` says what for.
+pub fn kept(needs: Needs) -> CapabilitySet {
+    let mut kept = CapabilitySet::BPF | CapabilitySet::NET_ADMIN | CapabilitySet::DAC_READ_SEARCH;
+    if needs.foreign_cgroups {
+        kept |= CapabilitySet::DAC_OVERRIDE;
+    }
+    if needs.namespaces {
+        kept |= CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
+    }
+    kept
+}
+
+/// Gives away for good, in the calling thread and those that it starts, every capability but
+/// these; where they are not there, nothing comes in their place.
+pub fn give_up(kept: CapabilitySet) -> Result<(), Failure> {
+    let failed = |e| Failure::privilege(format_args!("giving up capabilities: {e}"));
+    let have = capabilities(None).map_err(failed)?;
+    let permitted = have.permitted & kept;
+    let sets = CapabilitySets {
+        effective: permitted,
+        permitted,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).map_err(failed)
+}
+
+/// No program that the calling thread, or one that it starts, executes gets more than it has.
+pub fn no_new_privileges() -> Result<(), Failure> {
+    set_no_new_privs(true).map_err(|e| Failure::privilege(format_args!("no_new_privs: {e}")))
 }
 
 fn missing(have: CapabilitySet) -> Option<String> {

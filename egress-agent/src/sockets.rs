@@ -1,15 +1,21 @@
 //! The one factory of the agent's sockets: listeners, connections and datagram sockets, each in a
-//! network namespace that is named. Says nothing of what they carry.
+//! network namespace that is named. Says nothing of what they carry, nor which namespaces there
+//! are: it makes sockets in those that it was shown.
 
+mod maker;
+
+use maker::{Maker, Wanted};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 /// Connections that wait to be accepted.
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
 /// include/uapi/asm-generic/socket.h; since Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
@@ -18,9 +24,12 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 pub struct NetnsId(pub u64);
 
 /// Makes sockets.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SocketFactory {
     own: NetnsId,
+    /// The other namespaces in which sockets may be made, each held by a descriptor.
+    others: RwLock<BTreeMap<NetnsId, Arc<OwnedFd>>>,
+    maker: Maker,
 }
 
 /// The proxy's two listeners of one namespace: one port, both loopback addresses.
@@ -28,7 +37,7 @@ pub struct SocketFactory {
 pub struct LoopbackListeners {
     /// On 127.0.0.1.
     pub v4: TcpListener,
-    /// On `::1`, IPv6 only; `None` where the namespace has no IPv6.
+    /// On `::1`, IPv6 only; `None` where the kernel has no IPv6.
     pub v6: Option<TcpListener>,
     /// The port of both, host byte order.
     pub port: u16,
@@ -40,6 +49,8 @@ impl SocketFactory {
         let probe = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         Ok(Self {
             own: netns_of(&probe)?,
+            others: RwLock::default(),
+            maker: Maker::default(),
         })
     }
 
@@ -48,27 +59,54 @@ impl SocketFactory {
         self.own
     }
 
+    /// Takes the namespace behind a descriptor (of `/proc/PID/ns/net` or a mount of it): sockets
+    /// can be made there until [`Self::forget`]. The descriptor keeps the namespace alive.
+    pub async fn admit(&self, namespace: OwnedFd) -> io::Result<NetnsId> {
+        let namespace = Arc::new(namespace);
+        let any = Wanted::Stream(Ipv4Addr::LOCALHOST.into());
+        let probe = self.maker.make(Arc::clone(&namespace), any).await?;
+        let id = netns_of(&probe)?;
+        if id != self.own {
+            let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+            others.entry(id).or_insert(namespace);
+        }
+        Ok(id)
+    }
+
+    /// Lets go of a namespace. Sockets in it stay until they are closed.
+    pub fn forget(&self, netns: NetnsId) {
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        others.remove(&netns);
+    }
+
     /// Listens on 127.0.0.1 and `::1`; port 0 takes one that is free on both.
-    pub fn listen_loopback(&self, netns: NetnsId, port: u16) -> io::Result<LoopbackListeners> {
-        self.only_own(netns)?;
+    pub async fn listen_loopback(
+        &self,
+        netns: NetnsId,
+        port: u16,
+    ) -> io::Result<LoopbackListeners> {
         let mut attempts = if port == 0 { 16 } else { 1 };
         loop {
             attempts -= 1;
-            let v4 = listen((Ipv4Addr::LOCALHOST, port).into())?;
+            let v4 = self.listen(netns, (Ipv4Addr::LOCALHOST, port)).await?;
             let port = v4.local_addr()?.port();
-            match listen((Ipv6Addr::LOCALHOST, port).into()) {
-                Ok(v6) => {
-                    return Ok(LoopbackListeners {
-                        v4,
-                        v6: Some(v6),
-                        port,
-                    });
-                }
-                Err(e) if no_ipv6(&e) => return Ok(LoopbackListeners { v4, v6: None, port }),
-                Err(e) if e.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
+            let v6 = match self.listen(netns, (Ipv6Addr::LOCALHOST, port)).await {
+                Ok(v6) => Some(v6),
+                Err(e) if no_ipv6(&e) => None,
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && attempts > 0 => continue,
                 Err(e) => return Err(e),
-            }
+            };
+            return Ok(LoopbackListeners { v4, v6, port });
         }
+    }
+
+    async fn listen(
+        &self,
+        netns: NetnsId,
+        local: impl Into<SocketAddr>,
+    ) -> io::Result<TcpListener> {
+        let socket = self.make(netns, Wanted::Listener(local.into())).await?;
+        TcpListener::from_std(socket.into())
     }
 
     /// Connects within `limit`, without Nagle's delay: what is relayed was gathered by its sender.
@@ -78,8 +116,8 @@ impl SocketFactory {
         to: SocketAddr,
         limit: Duration,
     ) -> io::Result<TcpStream> {
-        self.only_own(netns)?;
-        let socket = tcp_socket(to.ip())?;
+        let socket = self.make(netns, Wanted::Stream(to.ip())).await?;
+        let socket = TcpSocket::from_std_stream(socket.into());
         socket.set_nodelay(true)?;
         timeout(limit, socket.connect(to))
             .await
@@ -92,22 +130,26 @@ impl SocketFactory {
     }
 
     /// An unconnected datagram socket on `local`.
-    pub fn datagram(&self, netns: NetnsId, local: SocketAddr) -> io::Result<UdpSocket> {
-        self.only_own(netns)?;
-        let socket = std::net::UdpSocket::bind(local)?;
-        socket.set_nonblocking(true)?;
-        UdpSocket::from_std(socket)
+    pub async fn datagram(&self, netns: NetnsId, local: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = self.make(netns, Wanted::Datagram(local)).await?;
+        UdpSocket::from_std(socket.into())
     }
 
-    /// Sockets in other namespaces are a later step; until then they are refused, not made here.
-    fn only_own(&self, netns: NetnsId) -> io::Result<()> {
+    async fn make(&self, netns: NetnsId, wanted: Wanted) -> io::Result<OwnedFd> {
         if netns == self.own {
-            return Ok(());
+            return maker::make(wanted);
         }
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("no sockets in network namespace {}", netns.0),
-        ))
+        let namespace = {
+            let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+            others.get(&netns).map(Arc::clone)
+        };
+        let Some(namespace) = namespace else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("network namespace {} is gone or not known", netns.0),
+            ));
+        };
+        self.maker.make(namespace, wanted).await
     }
 }
 
@@ -133,42 +175,21 @@ pub fn netns_of(socket: &impl AsFd) -> io::Result<NetnsId> {
     }
 }
 
-fn tcp_socket(family: IpAddr) -> io::Result<TcpSocket> {
-    match family {
-        IpAddr::V4(_) => TcpSocket::new_v4(),
-        IpAddr::V6(_) => TcpSocket::new_v6(),
-    }
-}
-
-fn listen(local: SocketAddr) -> io::Result<TcpListener> {
-    let socket = tcp_socket(local.ip())?;
-    // A restarted agent takes its port although old connections are in TIME_WAIT; two listeners
-    // on one port stay impossible.
-    socket.set_reuseaddr(true)?;
-    if local.is_ipv6() {
-        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    socket.bind(local)?;
-    socket.listen(BACKLOG)
-}
-
-/// No IPv6 in the kernel, or none in this namespace.
+/// No IPv6 in the kernel.
 fn no_ipv6(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-    )
+    e.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     #[tokio::test]
     async fn both_listeners_share_a_port_and_take_connections() {
         let factory = SocketFactory::new().unwrap();
         let own = factory.own_netns();
-        let listeners = factory.listen_loopback(own, 0).unwrap();
+        let listeners = factory.listen_loopback(own, 0).await.unwrap();
         let v6 = listeners.v6.as_ref().expect("this machine has ::1");
         assert_eq!(v6.local_addr().unwrap().port(), listeners.port);
         assert_eq!(netns_of(&listeners.v4).unwrap(), own);
@@ -182,23 +203,26 @@ mod tests {
                 .unwrap();
             assert!(stream.nodelay().unwrap());
         }
-        let taken = factory.listen_loopback(own, listeners.port).unwrap_err();
-        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        let taken = factory.listen_loopback(own, listeners.port).await;
+        assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
-    async fn another_namespace_is_refused_and_not_mistaken_for_the_own() {
+    async fn a_namespace_that_was_not_shown_is_refused_and_not_mistaken_for_the_own() {
         let factory = SocketFactory::new().unwrap();
         let other = NetnsId(factory.own_netns().0 + 1);
-        assert_eq!(
-            factory.listen_loopback(other, 0).unwrap_err().kind(),
-            io::ErrorKind::Unsupported
-        );
+        let listening = factory.listen_loopback(other, 0).await;
+        assert_eq!(listening.unwrap_err().kind(), io::ErrorKind::NotFound);
         let to = (Ipv4Addr::LOCALHOST, 9).into();
-        let refused = factory
-            .connect(other, to, Duration::from_secs(1))
-            .await
-            .unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        let connecting = factory.connect(other, to, Duration::from_secs(1)).await;
+        assert_eq!(connecting.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn the_own_namespace_shown_again_stays_the_own() {
+        let factory = SocketFactory::new().unwrap();
+        let own = std::fs::File::open("/proc/self/ns/net").unwrap();
+        let id = factory.admit(own.into()).await.unwrap();
+        assert_eq!(id, factory.own_netns());
     }
 }

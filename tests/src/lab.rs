@@ -14,7 +14,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -205,6 +205,7 @@ impl Lab {
         flag("--cgroup", self.workloads.path());
         flag("--agent-cgroup", self.agent_cgroup.path());
         flag("--bpf-dir", self.bpffs.path());
+        flag("--admin-socket", &self.admin_socket());
         for address in [v4(host::DNS), v6(host::DNS)] {
             flag(
                 "--dns-server",
@@ -297,6 +298,12 @@ impl Lab {
     /// The folder of the rules.
     pub fn rules_dir(&self) -> &Path {
         self.rules.path()
+    }
+
+    /// Where the agent answers `status`.
+    pub fn admin_socket(&self) -> PathBuf {
+        // Hidden, so that it is no rule.
+        self.rules.path().join(".admin.sock")
     }
 
     /// The folder of the pins.

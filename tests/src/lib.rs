@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod background;
+pub mod bench_probe;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
@@ -15,6 +16,7 @@ pub mod hosts;
 pub mod lab;
 pub mod netns;
 pub mod place;
+pub mod pods;
 pub mod probe;
 pub mod seen;
 pub mod wait;
@@ -22,6 +24,7 @@ pub mod walk;
 
 pub use agent::Agent;
 pub use background::Background;
+pub use bench_probe::Probe;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
 pub use probe::{Answer, Session};

@@ -52,6 +52,10 @@ fn a_colon_at_the_end_of_a_flow_scalar_belongs_to_the_address() {
         ("[2001:db8::/32]", vec!["2001:db8::/32"]),
         ("[::1]", vec!["::1"]),
         ("[::]", vec!["::"]),
+        (
+            "[\u{e9}, '\u{1f600}', fe80::, a::]",
+            vec!["\u{e9}", "\u{1f600}", "fe80::", "a::"],
+        ),
         ("[\n    fe80::,\n    \"::\"\n  ]", vec!["fe80::", "::"]),
     ] {
         assert_eq!(

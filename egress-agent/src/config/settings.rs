@@ -1,7 +1,10 @@
 //! Every setting once: the same struct is the config file and the command line, so a field
 //! without its flag cannot exist. Fills in no defaults and looks at nothing on the machine.
 
-use super::values::{Cidr, DnsServer, LogFormat, OnExit, Span, TrafficPolicy};
+use super::values::{
+    Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
+};
+use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use clap::Args;
 use serde::Deserialize;
@@ -47,6 +50,24 @@ pub struct Settings {
     /// What happens to destinations that no rule lists [default: refused]
     #[arg(long, value_name = "MODE")]
     pub outbound_traffic_policy: Option<TrafficPolicy>,
+    /// Whether what no rule lists is refused, or let pass and recorded [default: enforce]
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<Mode>,
+    /// What a refused call fails with [default: EPERM]
+    #[arg(long, value_name = "ERRNO")]
+    pub deny_errno: Option<DenyErrno>,
+    /// What happens to running flows whose rule was removed [default: close]
+    #[arg(long, value_name = "MODE")]
+    pub on_removal: Option<OnRemoval>,
+    /// How often the agent proves that the gate is closed [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub canary_interval: Option<Span>,
+    /// Unix socket of `status` and `wait` [default: /run/egress-agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+    /// Who runs in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME}'
+    #[arg(long = "workload", value_name = "ENTRY")]
+    pub workloads: Vec<WorkloadEntry>,
 }
 
 /// `dns` of the config file.
@@ -122,6 +143,12 @@ impl Settings {
             outbound_traffic_policy: self
                 .outbound_traffic_policy
                 .or(below.outbound_traffic_policy),
+            mode: self.mode.or(below.mode),
+            deny_errno: self.deny_errno.or(below.deny_errno),
+            on_removal: self.on_removal.or(below.on_removal),
+            canary_interval: self.canary_interval.or(below.canary_interval),
+            admin_socket: self.admin_socket.or(below.admin_socket),
+            workloads: list(self.workloads, below.workloads),
         }
     }
 }
@@ -144,6 +171,12 @@ onExit: detach
 drainDeadline: 1m30s
 log: {format: json, filter: debug}
 outboundTrafficPolicy: ALLOW_ANY
+mode: audit
+denyErrno: ECONNREFUSED
+onRemoval: keep
+canaryInterval: 30s
+adminSocket: /run/x.sock
+workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
 ";
 
     #[test]
@@ -153,6 +186,12 @@ outboundTrafficPolicy: ALLOW_ANY
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
         assert_eq!(s.outbound_traffic_policy, Some(TrafficPolicy::AllowAny));
+        assert_eq!(s.deny_errno.map(DenyErrno::number), Some(111));
+        assert_eq!(
+            (s.mode, s.on_removal),
+            (Some(Mode::Audit), Some(OnRemoval::Keep))
+        );
+        assert!(s.workloads[0].cgroup.fits("shop.slice/web.service"));
         let none = Settings::default();
         assert_eq!(
             none.clone().over(s.clone()),
@@ -183,6 +222,14 @@ outboundTrafficPolicy: ALLOW_ANY
             ),
             ("proxyPort: 70000\n", vec!["proxyPort", "70000"]),
             ("rules: [a\n", vec!["line"]),
+            (
+                "workloads: [{cgroup: /a}]\n",
+                vec!["workloads[0].cgroup", "`/a`", "line 1"],
+            ),
+            (
+                "workloads:\n- namespace: a\n",
+                vec!["workloads[0]", "cgroup", "line 2"],
+            ),
         ] {
             let error = Settings::from_yaml(text).unwrap_err().to_string();
             for part in parts {

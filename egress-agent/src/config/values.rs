@@ -1,6 +1,7 @@
 //! Values that stand in the config file and on the command line alike: each is written the same
 //! way in both, and says what it wanted when it is not that.
 
+use super::workloads::CgroupGlob;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
@@ -42,6 +43,60 @@ pub enum TrafficPolicy {
     RegistryOnly,
     /// Straight through.
     AllowAny,
+}
+
+/// Whether what no rule lists is refused or only recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// Refused.
+    #[default]
+    Enforce,
+    /// Everything passes; what would be refused is recorded.
+    Audit,
+}
+
+/// What happens to running flows whose destination a rules change no longer lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum OnRemoval {
+    /// They are ended.
+    #[default]
+    Close,
+    /// They go on until they end by themselves; new ones are refused.
+    Keep,
+}
+
+/// What a refused call fails with (errno(3)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub enum DenyErrno {
+    /// Operation not permitted.
+    #[default]
+    Eperm,
+    /// Permission denied.
+    Eacces,
+    /// Connection refused.
+    Econnrefused,
+    /// No route to host.
+    Ehostunreach,
+    /// Network is unreachable.
+    Enetunreach,
+}
+
+impl DenyErrno {
+    /// Its number; 0 stands for the kernel's own, EPERM.
+    pub const fn number(self) -> u32 {
+        let number = match self {
+            Self::Eperm => 0,
+            Self::Eacces => libc::EACCES,
+            Self::Econnrefused => libc::ECONNREFUSED,
+            Self::Ehostunreach => libc::EHOSTUNREACH,
+            Self::Enetunreach => libc::ENETUNREACH,
+        };
+        number.cast_unsigned()
+    }
 }
 
 /// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`; port 53 where none is given.
@@ -154,7 +209,7 @@ macro_rules! deserialize_from_str {
         }
     )* };
 }
-deserialize_from_str!(DnsServer, Cidr, Span);
+deserialize_from_str!(CgroupGlob, DnsServer, Cidr, Span);
 
 #[cfg(test)]
 mod tests {

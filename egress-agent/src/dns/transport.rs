@@ -55,7 +55,7 @@ impl RuntimeProvider for Transport {
     }
 
     fn bind_udp(&self, local: SocketAddr, _server: SocketAddr) -> Made<UdpSocket> {
-        let socket = self.sockets.datagram(self.sockets.own_netns(), local);
-        Box::pin(std::future::ready(socket))
+        let sockets = Arc::clone(&self.sockets);
+        Box::pin(async move { sockets.datagram(sockets.own_netns(), local).await })
     }
 }

@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 pub fn attach(kernel: &mut Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<()> {
     let mut fresh = Undo::default();
     attach_all(kernel, agent, &AGENT_PROGRAMS, &mut fresh)?;
+    let programs = kernel.root_programs();
     for root in roots {
-        attach_all(kernel, root, &ROOT_PROGRAMS, &mut fresh)?;
+        attach_all(kernel, root, &programs, &mut fresh)?;
     }
     fresh.keep();
     forget_vanished(&kernel.pins)
@@ -57,9 +58,13 @@ fn attach_all(
     private_dir(&links).with_context(|| format!("making {}", links.display()))?;
     for name in programs {
         let pin = links.join(name);
-        if pin.exists() {
+        if pin.exists() && is_of(&pin, &dir)? {
             replace(kernel, name, &pin)?;
         } else {
+            // A pin without its cgroup, of which the number came again.
+            if pin.exists() {
+                std::fs::remove_file(&pin)?;
+            }
             let link = create(kernel.program(name)?, &dir)
                 .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
             fresh.0.push(pin.clone());
@@ -68,6 +73,12 @@ fn attach_all(
         }
     }
     Ok(())
+}
+
+/// Whether the link of a pin is attached to this very cgroup.
+fn is_of(pin: &Path, cgroup: &File) -> anyhow::Result<bool> {
+    let link = sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))?;
+    Ok(sys::link_cgroup(link.as_fd())? == cgroup.metadata()?.ino())
 }
 
 fn replace(kernel: &Kernel, name: &str, pin: &Path) -> anyhow::Result<()> {
@@ -96,12 +107,16 @@ fn create(program: &mut Program, cgroup: &File) -> anyhow::Result<FdLink> {
             let id = p.attach(cgroup, mode)?;
             p.take_link(id)?.try_into()?
         }
+        Program::LsmCgroup(p) => {
+            let id = p.attach(cgroup)?;
+            p.take_link(id)?.into()
+        }
         _ => anyhow::bail!("not a cgroup program"),
     })
 }
 
 /// Removes the pins of links whose cgroup is gone: they hold programs in memory for nothing.
-fn forget_vanished(pins: &Pins) -> anyhow::Result<()> {
+pub fn forget_vanished(pins: &Pins) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(pins.all_links())? {
         let dir = entry?.path();
         let Some(first) = std::fs::read_dir(&dir)?.next() else {
@@ -123,19 +138,33 @@ pub fn detach(bpf_dir: &Path) -> anyhow::Result<bool> {
 
 /// Whether every program is attached to this enforced root.
 pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
-    let id = std::fs::metadata(root)
-        .with_context(|| format!("looking at {}", root.display()))?
+    Ok(unlinked(&Pins::at(bpf_dir), root, &ROOT_PROGRAMS)?.is_empty())
+}
+
+/// The links that are not there, as `PROGRAM at CGROUP`.
+pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+    let mut missing = unlinked(&kernel.pins, agent, &AGENT_PROGRAMS)?;
+    for root in roots {
+        missing.extend(unlinked(&kernel.pins, root, &kernel.root_programs())?);
+    }
+    Ok(missing)
+}
+
+fn unlinked(pins: &Pins, cgroup: &Path, programs: &[&str]) -> anyhow::Result<Vec<String>> {
+    let id = std::fs::metadata(cgroup)
+        .with_context(|| format!("looking at {}", cgroup.display()))?
         .ino();
-    let links = Pins::at(bpf_dir).links(id);
-    for name in ROOT_PROGRAMS {
+    let links = pins.links(id);
+    let mut missing = Vec::new();
+    for name in programs {
         let pin = links.join(name);
-        if !pin.exists() {
-            return Ok(false);
-        }
-        let link = sys::obj_get(&pin).with_context(|| format!("opening {}", pin.display()))?;
-        if sys::link_cgroup(link.as_fd())? != id {
-            return Ok(false);
+        let there = pin.exists() && {
+            let link = sys::obj_get(&pin).with_context(|| format!("opening {}", pin.display()))?;
+            sys::link_cgroup(link.as_fd())? == id
+        };
+        if !there {
+            missing.push(format!("{name} at {}", cgroup.display()));
         }
     }
-    Ok(true)
+    Ok(missing)
 }

@@ -17,19 +17,24 @@ const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:f
 const REFUSED: u8 = 10;
 const OPEN: u8 = 11;
 
-/// Runs a canary in a cgroup of its own below `root`. `Ok` only if the kernel refused it, with the
-/// id of that cgroup (gone by then), by which its refusals can be told from others.
+/// Runs a canary in a cgroup of its own below `root`. `Ok` only if the kernel refused it. `told`
+/// gets the id of that cgroup before anything happens in it, so that its refusals can be told from
+/// others.
 ///
 /// Blocks for as long as a process start takes; call it off the async threads.
-pub fn check(root: &Path) -> anyhow::Result<u64> {
+pub fn check(root: &Path, told: impl FnOnce(u64)) -> anyhow::Result<()> {
     let cage = root.join(format!("egress-canary-{}", std::process::id()));
-    std::fs::create_dir(&cage).with_context(|| format!("making {}", cage.display()))?;
-    let id = std::fs::metadata(&cage).map(|m| m.ino());
+    match std::fs::create_dir(&cage) {
+        // Of an agent that was killed and had this process id.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => made.with_context(|| format!("making {}", cage.display()))?,
+    }
+    told(std::fs::metadata(&cage)?.ino());
     let status = spawn(&cage);
     // The process has ended, so the cgroup is empty.
     std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;
     match status?.code().and_then(|code| u8::try_from(code).ok()) {
-        Some(REFUSED) => Ok(id?),
+        Some(REFUSED) => Ok(()),
         Some(OPEN) => anyhow::bail!("{}: an unlisted connect went through", root.display()),
         other => anyhow::bail!("{}: the canary could not run ({other:?})", root.display()),
     }

@@ -1,17 +1,16 @@
-//! What the programs say: refusals out of the ring buffer, counters, and their own log lines.
+//! What the programs say: refusals out of the ring buffer, and their own log lines.
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use egress_ebpf::abi::{DenyEvent, counter};
+use egress_ebpf::abi::DenyEvent;
 use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
 
-/// Reads refusals and counters.
+/// Reads refusals.
 pub struct Events {
     ring: AsyncFd<RingBuf<MapData>>,
-    counters: PerCpuArray<MapData, u64>,
 }
 
 impl Events {
@@ -19,12 +18,8 @@ impl Events {
         let ring = ebpf
             .take_map("EVENTS")
             .context("no map EVENTS in the object")?;
-        let counters = ebpf
-            .take_map("COUNTERS")
-            .context("no map COUNTERS in the object")?;
         Ok(Self {
             ring: watch(ring.try_into()?).context("watching the event ring")?,
-            counters: counters.try_into()?,
         })
     }
 
@@ -47,14 +42,6 @@ impl Events {
                 return Ok(batch);
             }
         }
-    }
-
-    /// A counter's sum over the CPUs; an index is one of [`counter`].
-    pub fn count(&self, index: u32) -> u64 {
-        debug_assert!(index < counter::COUNT);
-        self.counters
-            .get(&index, 0)
-            .map_or(0, |values| values.iter().sum())
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::pins::Pins;
 use super::tables::Tables;
-use super::{AGENT_PROGRAMS, Events, Origins, ProgramLog, ROOT_PROGRAMS};
+use super::{AGENT_PROGRAMS, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS};
 use crate::failure::Failure;
 use anyhow::Context as _;
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::util::KernelVersion;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader};
 use std::path::Path;
 
 /// The compiled programs.
@@ -40,6 +40,9 @@ pub struct Kernel {
     pub pins: Pins,
     /// Whether the maps are those of an agent before this one.
     pub adopted: bool,
+    /// Ways out that this kernel leaves open, and what closes them.
+    pub gaps: Vec<String>,
+    has_lsm: bool,
 }
 
 impl Kernel {
@@ -60,11 +63,20 @@ impl Kernel {
                 .with_context(|| format!("no program {name} in the object"))?;
             load_program(program).map_err(|e| explain_program(name, e))?;
         }
+        let lsm = load_lsm(&mut ebpf);
         Ok(Self {
             ebpf,
             pins,
             adopted,
+            has_lsm: lsm.is_ok(),
+            gaps: lsm.err().into_iter().collect(),
         })
+    }
+
+    /// Programs for an enforced root, in the order of attachment.
+    pub(super) fn root_programs(&self) -> Vec<&'static str> {
+        let lsm = self.has_lsm.then_some(LSM_PROGRAM);
+        ROOT_PROGRAMS.into_iter().chain(lsm).collect()
     }
 
     /// The rule tables. Once.
@@ -127,6 +139,39 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
         Program::SockOps(p) => p.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+/// Loads the LSM program, or says what stays open without it.
+fn load_lsm(ebpf: &mut Ebpf) -> Result<(), String> {
+    let gap = |why: String| {
+        format!(
+            "socket families beyond IP (AF_PACKET, AF_VSOCK, AF_XDP and others): {why}; take CAP_NET_RAW and CAP_NET_ADMIN from the workloads"
+        )
+    };
+    let Some(Program::LsmCgroup(program)) = ebpf.program_mut(LSM_PROGRAM) else {
+        return Err(gap("this build has no lsm_cgroup program".to_owned()));
+    };
+    let hook = LSM_PROGRAM;
+    let btf = Btf::from_sys_fs().map_err(|e| gap(format!("the kernel has no BTF ({e})")))?;
+    program.load(hook, &btf).map_err(|e| {
+        gap(format!(
+            "lsm_cgroup/{hook} does not load here ({})",
+            cause(&e)
+        ))
+    })
+}
+
+/// The innermost cause, on one line.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn explain_load(error: aya::EbpfError) -> anyhow::Error {

@@ -4,20 +4,27 @@
 //! It judges nothing and knows no rule; what it writes comes from the pure crate.
 
 mod attach;
+mod bulk;
 pub mod canary;
+mod counters;
+mod diag;
 mod events;
+mod live;
 mod load;
 mod origins;
 mod pins;
 mod sys;
 mod tables;
 
-pub use attach::{attach, detach, is_attached};
+pub use attach::{attach, detach, forget_vanished, is_attached, missing};
+pub use bulk::Room;
+pub use counters::{Counters, counter_names};
 pub use events::{Events, ProgramLog};
+pub use live::{Ended, Live};
 pub use load::Kernel;
 pub use origins::Origins;
 pub use pins::Pins;
-pub use tables::Tables;
+pub use tables::{NoRoom, Tables};
 
 /// Programs attached to each enforced root, in the order of attachment: what carries origins
 /// first, what refuses last, so that no flow is redirected before its origin can be told.
@@ -36,6 +43,10 @@ pub const ROOT_PROGRAMS: [&str; 13] = [
     "connect4",
     "connect6",
 ];
+
+/// The program attached to each enforced root where the kernel lets it load: it refuses the socket
+/// families that no other hook sees.
+pub const LSM_PROGRAM: &str = "socket_create";
 
 /// Programs attached to the agent's own cgroup: what takes origins over, and what keeps the
 /// answers of the proxy's listeners on the node.

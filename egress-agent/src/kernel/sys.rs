@@ -1,6 +1,7 @@
 //! The `bpf(2)` commands that aya 0.14 has no call for: an fd from a pin, replacing the program
-//! of a link in place, and what a link is attached to.
+//! of a link in place, what a link is attached to, and many map entries in one call.
 
+use aya::Pod;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -9,6 +10,10 @@ use std::path::Path;
 
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// Calls `bpf(2)` with an attribute that the kernel reads `size_of::<T>()` bytes of.
@@ -100,4 +105,122 @@ pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info.cgroup_id)
+}
+
+/// The `batch` member of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    /// In: entries given. Out: entries done, also where the call fails.
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// How far a call came: entries done, and why it stopped before the end.
+#[derive(Debug)]
+pub struct Progress {
+    /// Entries done, from the first.
+    pub done: usize,
+    /// What the next entry met.
+    pub stopped: Option<io::Error>,
+}
+
+/// Inserts or overwrites many entries (`generic_map_update_batch` in kernel/bpf/syscall.c). Each
+/// entry is written as by a call of its own: readers see it whole, and the batch entry by entry.
+pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Progress {
+    let count = keys.len().min(values.len());
+    batch(
+        BPF_MAP_UPDATE_BATCH,
+        map,
+        &keys[..count],
+        values.as_ptr() as u64,
+    )
+}
+
+/// Deletes many entries; stops at one that is not there (`generic_map_delete_batch`).
+pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Progress {
+    batch(BPF_MAP_DELETE_BATCH, map, keys, 0)
+}
+
+fn batch<K: Pod>(command: libc::c_long, map: BorrowedFd<'_>, keys: &[K], values: u64) -> Progress {
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values,
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    match bpf(command, &mut attr) {
+        Ok(_) => Progress {
+            done: keys.len(),
+            stopped: None,
+        },
+        // The kernel writes the count back only once it has begun.
+        Err(e) if unsupported(&e) => Progress {
+            done: 0,
+            stopped: Some(e),
+        },
+        Err(e) => Progress {
+            done: (attr.count as usize).min(keys.len()),
+            stopped: Some(e),
+        },
+    }
+}
+
+/// The members of `union bpf_attr` for one entry.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Inserts or overwrites one entry.
+pub fn update_one<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> Progress {
+    let value = std::ptr::from_ref(value) as u64;
+    one(
+        BPF_MAP_UPDATE_ELEM,
+        map,
+        std::ptr::from_ref(key) as u64,
+        value,
+    )
+}
+
+/// Deletes one entry.
+pub fn delete_one<K: Pod>(map: BorrowedFd<'_>, key: &K) -> Progress {
+    one(BPF_MAP_DELETE_ELEM, map, std::ptr::from_ref(key) as u64, 0)
+}
+
+fn one(command: libc::c_long, map: BorrowedFd<'_>, key: u64, value: u64) -> Progress {
+    let mut attr = Element {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        pad: 0,
+        key,
+        value,
+        flags: 0,
+    };
+    let stopped = bpf(command, &mut attr).err();
+    Progress {
+        done: usize::from(stopped.is_none()),
+        stopped,
+    }
+}
+
+/// Whether this kernel has no batch for the map. `ENOTSUPP` (524) is the kernel's own.
+pub fn unsupported(error: &io::Error) -> bool {
+    const ENOTSUPP: i32 = 524;
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP)
+    )
 }

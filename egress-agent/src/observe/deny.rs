@@ -22,6 +22,10 @@ pub struct Denial {
     pub comm: String,
     /// Path of the socket owner's cgroup; empty if the kernel did not know it.
     pub cgroup: String,
+    /// It passed: the policy audits.
+    pub audit: bool,
+    /// Refusals of the same kind since its last event that had none of their own.
+    pub repeated: u32,
 }
 
 impl Denial {
@@ -39,6 +43,8 @@ impl Denial {
             } else {
                 cgroups.path(event.cgroup)
             },
+            audit: event.audit != 0,
+            repeated: event.repeated,
         }
     }
 
@@ -50,18 +56,29 @@ impl Denial {
             .map(AsRef::as_ref)
             .collect::<Vec<_>>()
             .join(",");
-        tracing::warn!(
-            reason = self.reason,
-            destination = %self.destination,
-            protocol = self.protocol,
-            hook = self.hook,
-            names,
-            nearest = nearest.unwrap_or_default(),
-            pid = self.pid,
-            comm = self.comm,
-            cgroup = self.cgroup,
-            "denied"
-        );
+        // The message is part of a line's static shape, so there is one for each.
+        macro_rules! line {
+            ($level:ident, $message:literal) => {
+                tracing::$level!(
+                    reason = self.reason,
+                    destination = %self.destination,
+                    protocol = self.protocol,
+                    hook = self.hook,
+                    names,
+                    nearest = nearest.unwrap_or_default(),
+                    pid = self.pid,
+                    comm = self.comm,
+                    cgroup = self.cgroup,
+                    repeated = self.repeated,
+                    $message
+                )
+            };
+        }
+        if self.audit {
+            line!(info, "would_deny");
+        } else {
+            line!(warn, "denied");
+        }
     }
 }
 
@@ -118,9 +135,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_denial_is_one_line_with_everything_known() {
-        let denial = Denial::of(&event(), &mut CgroupPaths::new().unwrap());
+    fn line_of(denial: &Denial) -> serde_json::Value {
         let sink = Sink::default();
         let writer = sink.clone();
         let lines = tracing_subscriber::fmt()
@@ -132,7 +147,30 @@ mod tests {
         });
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn what_an_auditing_policy_lets_pass_is_told_as_such() {
+        let event = DenyEvent {
+            audit: 1,
+            ..event()
+        };
+        let line = line_of(&Denial::of(&event, &mut CgroupPaths::new().unwrap()));
+        assert_eq!(
+            (&line["message"], &line["level"]),
+            (&"would_deny".into(), &"INFO".into())
+        );
+    }
+
+    #[test]
+    fn a_denial_is_one_line_with_everything_known() {
+        let event = DenyEvent {
+            repeated: 3,
+            ..event()
+        };
+        let line = line_of(&Denial::of(&event, &mut CgroupPaths::new().unwrap()));
+        assert_eq!(line["repeated"], 3);
         for (field, want) in [
             ("message", "denied"),
             ("reason", "no-proxy"),

@@ -3,3 +3,5 @@
 pub mod cgroups;
 pub mod deny;
 pub mod log;
+pub mod status;
+pub mod throttle;

@@ -4,8 +4,8 @@
 
 use super::flow::{Client, Rewound};
 use super::sniff::{Sniffed, sniff};
-use super::{DrainSignal, Refusal, RefusalReason, Shared, http, tls};
-use egress_core::routing::PortKind;
+use super::{DrainSignal, Refusal, RefusalReason, Shared, http, mixed, tcp, tls};
+use egress_core::routing::{PortKind, TcpDecision};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -74,15 +74,20 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
     let Ok(_permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
         return refuse(Some(&origin), RefusalReason::ConnectionLimit);
     };
-    let port = origin.destination.port();
-    let Some(kind) = shared
-        .routes
-        .load()
-        .port(origin.policy, port)
-        .map(|routes| routes.kind)
-    else {
-        return refuse(Some(&origin), RefusalReason::UnlistedPort);
+    let (kind, otherwise) = {
+        let routes = shared.routes.load();
+        let names = routes.port(origin.policy, origin.destination.port());
+        let kind = names
+            .filter(|n| !n.hosts.is_empty() || !n.tls.is_empty())
+            .map(|n| n.kind);
+        (
+            kind,
+            routes.tcp(origin.policy, origin.destination, shared.next_turn()),
+        )
     };
+    if kind.is_none() && otherwise == TcpDecision::Unlisted {
+        return refuse(Some(&origin), RefusalReason::UnlistedPort);
+    }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
     }
@@ -91,9 +96,21 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
         origin: Arc::new(origin),
         peer,
     };
-    match kind {
-        PortKind::Tls => tls::pass_through(client, stream, Vec::new()).await,
-        PortKind::Http | PortKind::Sniff => sniffed(client, stream, kind, drain).await,
+    match (kind, otherwise) {
+        (Some(PortKind::Tls), TcpDecision::Unlisted) => {
+            tls::pass_through(client, stream, Vec::new(), None).await;
+        }
+        (Some(kind), TcpDecision::Unlisted) => sniffed(client, stream, kind, drain).await,
+        (None, TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster)) => {
+            tcp::relay(client, Vec::new(), stream, &cluster).await;
+        }
+        (Some(_), TcpDecision::RelayNonHttp(cluster)) => {
+            mixed::by_protocol(client, stream, &cluster, drain).await;
+        }
+        (Some(_), TcpDecision::Relay(cluster)) => {
+            mixed::by_name(client, stream, &cluster, drain).await;
+        }
+        (None, TcpDecision::Unlisted) => {}
     }
 }
 
@@ -135,7 +152,7 @@ async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drai
     };
     match (kind, found) {
         (_, Sniffed::Http2) => client.refuse(RefusalReason::Http2, None),
-        (PortKind::Sniff, Sniffed::Tls) => tls::pass_through(client, stream, ahead).await,
+        (PortKind::Sniff, Sniffed::Tls) => tls::pass_through(client, stream, ahead, None).await,
         (_, Sniffed::Tls) => client.refuse(RefusalReason::WrongProtocol, None),
         (PortKind::Http, Sniffed::Http10) => {
             client.refuse(RefusalReason::Http10, None);

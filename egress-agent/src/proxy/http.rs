@@ -12,9 +12,10 @@ use bytes::Bytes;
 use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
-use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead};
+use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, SERVER};
+use hyper::http::HeaderMap;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, Uri, Version};
@@ -35,6 +36,8 @@ pub(super) struct Connection {
     pub(super) pool: Arc<Pool>,
     /// The websocket that the connection has become.
     pub(super) tunnel: Mutex<Option<OwnedTask>>,
+    /// The host of the last request that was let through.
+    last: Mutex<Option<String>>,
 }
 
 /// Serves a connection until it ends or the drain lets it go.
@@ -46,6 +49,7 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
         framed_twice,
         pool: Arc::default(),
         tunnel: Mutex::default(),
+        last: Mutex::default(),
     });
     let service = {
         let this = Arc::clone(&this);
@@ -72,6 +76,11 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        // Whatever it is at, upstream and websocket included: they go with the connection.
+        () = this.client.shared.removed(|routes| this.is_listed(routes)) => {
+            let last = this.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return this.client.refuse(RefusalReason::Removed, last.as_deref());
+        }
     };
     if let Err(error) = ended
         && error.is_parse()
@@ -94,7 +103,7 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
 /// A request that may go on.
 struct Allowed {
     cluster: Arc<Cluster>,
-    route: HttpRoute,
+    route: Arc<HttpRoute>,
     upgrade: UpgradeAsked,
 }
 
@@ -146,6 +155,30 @@ impl Connection {
         }
     }
 
+    /// Whether the host of the last request still is listed; before the first, whether the port is.
+    fn is_listed(&self, routes: &RouteTable) -> bool {
+        let origin = &self.client.origin;
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.as_deref() {
+            // A host is found by its name alone, not by method or path.
+            Some(authority) => {
+                let head = RequestHead {
+                    authority,
+                    method: "GET",
+                    path: "/",
+                    headers: &HeaderMap::new(),
+                };
+                !matches!(
+                    routes.http(origin.policy, origin.destination, &head, 0),
+                    HttpDecision::UnlistedHost
+                )
+            }
+            None => routes
+                .port(origin.policy, origin.destination.port())
+                .is_some(),
+        }
+    }
+
     fn judge(&self, request: &Request<Incoming>, authority: &str) -> Result<Allowed, Refused> {
         let path = request
             .uri()
@@ -155,14 +188,14 @@ impl Connection {
             authority,
             method: request.method().as_str(),
             path,
+            headers: request.headers(),
         };
-        let origin = &self.client.origin;
-        let decision =
-            self.client
-                .shared
-                .routes
-                .load()
-                .http(origin.policy, origin.destination.port(), &head);
+        let (origin, shared) = (&self.client.origin, &self.client.shared);
+        let turn = shared.next_turn();
+        let decision = shared
+            .routes
+            .load()
+            .http(origin.policy, origin.destination, &head, turn);
         let (cluster, route) = match decision {
             HttpDecision::Forward(cluster, route) => (cluster, route),
             HttpDecision::UnlistedHost => {
@@ -173,6 +206,10 @@ impl Connection {
             HttpDecision::NoRoute => {
                 return Err(Refused(LocalReply::no_route(), RefusalReason::NoRoute));
             }
+            HttpDecision::NoCluster(cluster) => {
+                let reason = RefusalReason::NoCluster(cluster.host.clone());
+                return Err(Refused(LocalReply::no_cluster(), reason));
+            }
         };
         let upgrade = upgrade_asked(request.headers());
         if upgrade == UpgradeAsked::Other {
@@ -181,6 +218,7 @@ impl Connection {
                 RefusalReason::UpgradeRefused,
             ));
         }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority.to_owned());
         Ok(Allowed {
             cluster,
             route,

@@ -10,8 +10,10 @@ mod drain;
 mod exchange;
 mod flow;
 mod http;
+mod mixed;
 mod observe;
 mod sniff;
+mod tcp;
 mod tls;
 mod upstream;
 
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// A boxed future, for traits that are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -76,6 +78,9 @@ pub struct Limits {
     pub idle: Duration,
     /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
     pub head: usize,
+    /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
+    /// relayed unread, since the server may be the one to speak first.
+    pub first_bytes: Duration,
     /// Idle upstream connections that one client connection keeps.
     pub idle_upstreams: usize,
 }
@@ -88,6 +93,7 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
             head: 60 * 1024,
+            first_bytes: Duration::from_millis(300),
             idle_upstreams: 4,
         }
     }
@@ -102,6 +108,7 @@ pub struct Shared {
     limits: Limits,
     connections: Arc<Semaphore>,
     turn: AtomicUsize,
+    changes: Option<watch::Receiver<u64>>,
 }
 
 impl Shared {
@@ -124,6 +131,29 @@ impl Shared {
             limits,
             connections,
             turn: AtomicUsize::new(0),
+            changes: None,
+        }
+    }
+
+    /// Ends connections whose host is no longer listed, looked at whenever `changes` has a new
+    /// value. Without it a connection that was let through runs to its own end.
+    #[must_use]
+    pub fn ending_removed(mut self, changes: watch::Receiver<u64>) -> Self {
+        self.changes = Some(changes);
+        self
+    }
+
+    /// Waits until the routes no longer hold what `listed` asks for; never, where running
+    /// connections are kept.
+    async fn removed(&self, listed: impl Fn(&RouteTable) -> bool) {
+        if let Some(mut changes) = self.changes.clone() {
+            while listed(&self.routes.load()) {
+                if changes.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        } else {
+            std::future::pending().await
         }
     }
 

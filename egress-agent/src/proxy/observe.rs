@@ -36,6 +36,9 @@ pub enum RefusalReason {
     /// The Host header is not listed on this port.
     #[error("the Host is not listed on this port")]
     UnlistedHost,
+    /// The rule that listed the host of a running connection was removed.
+    #[error("the rule that listed it was removed")]
+    Removed,
     /// The Host header cannot be read.
     #[error("bad Host: {0}")]
     BadHost(HostError),
@@ -45,6 +48,9 @@ pub enum RefusalReason {
     /// The host is listed, but none of its routes matches.
     #[error("no route of the host matches")]
     NoRoute,
+    /// The route leads to a service, port or subset that no rule lists.
+    #[error("the route leads to {0}, which is not registered")]
+    NoCluster(String),
     /// CONNECT.
     #[error("CONNECT")]
     Connect,
@@ -90,6 +96,8 @@ pub enum Protocol {
     Http,
     /// One TLS connection, passed through.
     Tls,
+    /// One connection whose bytes were not read.
+    Tcp,
 }
 
 /// One finished request or TLS connection, as Envoy's access log has it.

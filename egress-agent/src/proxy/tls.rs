@@ -3,44 +3,53 @@
 //! It never decrypts, holds no key and changes no byte.
 
 use super::flow::{Client, Rewound, Ticket};
-use super::upstream::connect_any;
-use super::{Protocol, RefusalReason};
-use egress_core::http::local_reply::ResponseFlag;
-use egress_core::routing::{Cluster, TlsDecision, candidates};
+use super::{Protocol, RefusalReason, tcp};
+use egress_core::routing::{Cluster, RouteTable, TlsDecision};
 use egress_core::tls::client_hello::{ClientHello, HelloOutcome, HelloReader};
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, copy_bidirectional};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Serves one connection; `ahead` is what was read of it so far.
-pub(super) async fn pass_through(client: Client, mut stream: TcpStream, mut ahead: Vec<u8>) {
-    let hello = match timeout(
-        client.shared.limits.name,
-        read_hello(&mut stream, &mut ahead),
-    )
-    .await
-    {
-        Ok(Ok(hello)) => hello,
+/// Serves one connection; `ahead` is what was read of it so far. `otherwise` is where it goes if
+/// no listed name is in it; without one it is refused then.
+pub(super) async fn pass_through(
+    client: Client,
+    mut stream: TcpStream,
+    mut ahead: Vec<u8>,
+    otherwise: Option<Arc<Cluster>>,
+) {
+    let limit = client.shared.limits.name;
+    let found = match timeout(limit, read_hello(&mut stream, &mut ahead)).await {
+        Ok(Ok(hello)) => hello.name.ok_or(RefusalReason::NoServerName),
         Ok(Err(RefusalReason::EndedEarly)) if ahead.is_empty() => return,
-        Ok(Err(reason)) => return client.refuse(reason, None),
-        Err(_) => return client.refuse(RefusalReason::NameTimeout, None),
+        Ok(Err(reason)) => Err(reason),
+        Err(_) => Err(RefusalReason::NameTimeout),
     };
-    let Some(name) = hello.name else {
-        return client.refuse(RefusalReason::NoServerName, None);
+    let name = match (found, otherwise) {
+        (Ok(name), _) => name.into_string(),
+        (Err(_), Some(cluster)) => return tcp::relay(client, ahead, stream, &cluster).await,
+        (Err(reason), None) => return client.refuse(reason, None),
     };
-    let name = name.into_string();
     let decision = {
-        let origin = &client.origin;
-        client
-            .shared
-            .routes
-            .load()
-            .tls(origin.policy, origin.destination.port(), Some(&name))
+        let (origin, turn) = (&client.origin, client.shared.next_turn());
+        let routes = client.shared.routes.load();
+        routes.tls(origin.policy, origin.destination, Some(&name), turn)
     };
     match decision {
         TlsDecision::Forward(cluster) => {
-            forward(client, Rewound::new(ahead, stream), name, &cluster).await;
+            let ticket = |counters| {
+                let mut ticket = Ticket::new(client.clone(), Protocol::Tls, counters);
+                ticket.record.host.clone_from(&name);
+                ticket
+            };
+            let origin = Arc::clone(&client.origin);
+            let listed = |routes: &RouteTable| {
+                let decision = routes.tls(origin.policy, origin.destination, Some(&name), 0);
+                matches!(decision, TlsDecision::Forward(_))
+            };
+            let downstream = Rewound::new(ahead, stream);
+            tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
         TlsDecision::UnlistedName => client.refuse(RefusalReason::UnlistedName, Some(&name)),
     }
@@ -63,27 +72,5 @@ async fn read_hello(
             Ok(0) | Err(_) => return Err(RefusalReason::EndedEarly),
             Ok(_) => {}
         }
-    }
-}
-
-async fn forward(client: Client, mut downstream: Rewound, name: String, cluster: &Arc<Cluster>) {
-    let mut ticket = Ticket::new(client.clone(), Protocol::Tls, downstream.counters());
-    ticket.record.host = name;
-    ticket.record.service = Some(cluster.host.clone());
-    let order = candidates(
-        cluster,
-        client.origin.destination,
-        client.shared.next_turn(),
-    );
-    if order.is_empty() {
-        return ticket.flag(ResponseFlag::UH);
-    }
-    match connect_any(&client, &order, &mut ticket.record).await {
-        Ok(mut upstream) => match copy_bidirectional(&mut downstream, &mut upstream).await {
-            Ok(_) => ticket.done(),
-            // Which side broke off is not told; both are closed.
-            Err(_) => ticket.flag(ResponseFlag::DC),
-        },
-        Err(_) => ticket.flag(ResponseFlag::UF),
     }
 }

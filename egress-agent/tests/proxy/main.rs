@@ -4,6 +4,7 @@
 mod bodies;
 mod drain;
 mod http;
+mod shared;
 mod support;
 mod tls;
 mod upstream;

@@ -6,7 +6,8 @@ use egress_agent::proxy::{
     RefusalReason, Shared, drain_channel, serve,
 };
 use egress_core::routing::{
-    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, TlsRoute, VirtualHost,
+    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
+    VirtualHost,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -135,7 +136,8 @@ impl Bed {
 
 pub fn table(port: PortRoutes) -> RouteTable {
     let policy = PolicyRoutes {
-        ports: BTreeMap::from([(PORT, port)]),
+        ports: BTreeMap::from([(PORT, Arc::new(port))]),
+        ..PolicyRoutes::default()
     };
     RouteTable {
         generation: 1,
@@ -148,30 +150,32 @@ pub fn cluster(host: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
         host: host.into(),
         port: 80,
         endpoints: endpoints.to_vec(),
-        original_dst: None,
+        ..Cluster::default()
     })
 }
 
 /// A port with one listed host.
 pub fn http_port(host: &str, endpoints: &[SocketAddr], timeout: Option<Duration>) -> PortRoutes {
-    let routes = vec![HttpRoute {
-        cluster: cluster(host, endpoints),
+    let routes = vec![Arc::new(HttpRoute {
+        to: Split::one(cluster(host, endpoints)),
         timeout,
-    }];
+        ..HttpRoute::default()
+    })];
     PortRoutes {
-        hosts: vec![VirtualHost {
+        hosts: vec![Arc::new(VirtualHost {
             host: host.into(),
             routes,
-        }],
+        })],
         ..PortRoutes::default()
     }
 }
 
 pub fn tls_port(kind: PortKind, name: &str, endpoints: &[SocketAddr]) -> PortRoutes {
-    let tls = vec![TlsRoute {
+    let tls = vec![Arc::new(TlsRoute {
         sni_hosts: vec![name.into()],
-        cluster: cluster(name, endpoints),
-    }];
+        nets: vec![],
+        to: Split::one(cluster(name, endpoints)),
+    })];
     PortRoutes {
         kind,
         tls,

@@ -169,7 +169,10 @@ async fn another_endpoint_is_tried_where_one_refuses() {
         let ports = [(dead.port(), policy)].into();
         routes.policies.insert(
             POLICY,
-            Arc::new(egress_core::routing::PolicyRoutes { ports }),
+            Arc::new(egress_core::routing::PolicyRoutes {
+                ports,
+                ..Default::default()
+            }),
         );
         bed.routes.store(Arc::new(routes));
         bed

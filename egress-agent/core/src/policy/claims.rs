@@ -7,7 +7,8 @@ use super::leases::Leases;
 use super::tables::{Action, Claims, Target, Transport, claim};
 use crate::istio::service_entry::Resolution;
 use crate::registry::hosts;
-use crate::registry::services::{Class, Entry, Location, Port, Service};
+use crate::registry::routes::{HostPlan, Subset, To};
+use crate::registry::services::{Class, Endpoint, Entry, Location, Port, Service};
 use crate::routing::Cluster;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -23,8 +24,14 @@ pub enum UnlistedAddress {
     ByName,
 }
 
-/// What a service claims with the addresses that its names have at the moment.
-pub fn claims(service: &Service, leases: &Leases, unlisted: UnlistedAddress) -> Claims {
+/// What a service claims with the addresses that its names have at the moment. `plan` says on
+/// which ports a `VirtualService` has a say.
+pub fn claims(
+    service: &Service,
+    plan: &HostPlan,
+    leases: &Leases,
+    unlisted: UnlistedAddress,
+) -> Claims {
     let mut claims = Claims::new();
     let ports = service.ports();
     for entry in &service.entries {
@@ -38,6 +45,7 @@ pub fn claims(service: &Service, leases: &Leases, unlisted: UnlistedAddress) -> 
                 entry,
                 port,
                 class,
+                ruled: plan.get(&port.number).is_some_and(|p| !p.tcp.is_empty()),
             };
             match entry.resolution {
                 Resolution::None => own.as_dialled(&mut claims),
@@ -49,6 +57,13 @@ pub fn claims(service: &Service, leases: &Leases, unlisted: UnlistedAddress) -> 
             }
         }
     }
+    for (port, plan) in plan {
+        for net in plan.tcp.iter().filter_map(|r| r.nets.as_ref()).flatten() {
+            for target in Target::network(*net, *port, Transport::Tcp) {
+                claim(&mut claims, target, Action::Proxy);
+            }
+        }
+    }
     claims
 }
 
@@ -57,6 +72,8 @@ struct OfPort<'a> {
     entry: &'a Entry,
     port: &'a Port,
     class: Class,
+    /// A `VirtualService` tcp route decides where it goes.
+    ruled: bool,
 }
 
 impl OfPort<'_> {
@@ -68,17 +85,17 @@ impl OfPort<'_> {
     }
 
     const fn action(&self) -> Action {
-        if self.class.needs_name() {
+        if self.class.needs_name() || self.ruled {
             Action::Proxy
         } else {
             Action::Allow
         }
     }
 
-    fn networks(&self, claims: &mut Claims, nets: &[IpNet]) {
+    fn networks(&self, claims: &mut Claims, nets: &[IpNet], action: Action) {
         for net in nets {
             for target in Target::network(*net, self.port.number, self.transport()) {
-                claim(claims, target, self.action());
+                claim(claims, target, action);
             }
         }
     }
@@ -87,49 +104,55 @@ impl OfPort<'_> {
     /// address; on a port with names the proxy still checks the name.
     fn as_dialled(&self, claims: &mut Claims) {
         let moved = self.port.target.is_some_and(|t| t != self.port.number);
-        if moved && !self.class.needs_name() {
-            return; // Another port than the dialled one: not without the proxy.
-        }
+        let action = match (moved, self.transport()) {
+            // Another port than the dialled one: not without the proxy.
+            (true, Transport::Udp) => return,
+            (true, Transport::Tcp) => Action::Proxy,
+            (false, _) => self.action(),
+        };
         if self.entry.addresses.is_empty() {
-            claim(
-                claims,
-                Target::any(self.port.number, self.transport()),
-                self.action(),
-            );
+            let target = Target::any(self.port.number, self.transport());
+            claim(claims, target, action);
         } else {
-            self.networks(claims, &self.entry.addresses);
+            self.networks(claims, &self.entry.addresses, action);
         }
     }
 
-    /// The client must dial an address of the host.
+    /// The client must dial an address of the host, or one of `addresses`, which only the proxy
+    /// can lead to the host.
     fn resolved(&self, claims: &mut Claims, leases: &Leases, unlisted: UnlistedAddress) {
-        for (ip, port) in endpoints(self.host, self.entry, self.port, leases, Pick::Leased) {
-            // Straight through there is no other port than the dialled one.
-            if self.class.needs_name() || port == self.port.number {
-                let target = Target::address(ip, self.port.number, self.transport());
+        let udp = self.transport() == Transport::Udp;
+        for (ip, port) in endpoints(self.host, self.entry, self.port, leases, Pick::LEASED) {
+            let target = Target::address(ip, self.port.number, self.transport());
+            if port == self.port.number {
                 claim(claims, target, self.action());
+            } else if !udp {
+                claim(claims, target, Action::Proxy);
             }
         }
-        if self.class.needs_name() {
-            self.networks(claims, &self.entry.addresses);
-            if unlisted == UnlistedAddress::ByName {
-                claim(
-                    claims,
-                    Target::any(self.port.number, Transport::Tcp),
-                    Action::Proxy,
-                );
-            }
+        if !udp {
+            self.networks(claims, &self.entry.addresses, Action::Proxy);
+        }
+        if self.class.needs_name() && unlisted == UnlistedAddress::ByName {
+            let target = Target::any(self.port.number, Transport::Tcp);
+            claim(claims, target, Action::Proxy);
         }
     }
 }
 
-/// Which addresses of a name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pick {
-    /// All that clients may still dial.
-    Leased,
-    /// Those to dial from here.
-    Newest,
+/// Which endpoints.
+#[derive(Clone, Copy)]
+struct Pick<'a> {
+    /// All addresses that clients may still dial, not only those to dial from here.
+    leased: bool,
+    labels: Option<&'a BTreeMap<String, String>>,
+}
+
+impl Pick<'_> {
+    const LEASED: Pick<'static> = Pick {
+        leased: true,
+        labels: None,
+    };
 }
 
 fn endpoints(
@@ -137,23 +160,29 @@ fn endpoints(
     entry: &Entry,
     port: &Port,
     leases: &Leases,
-    pick: Pick,
+    pick: Pick<'_>,
 ) -> Vec<(IpAddr, u16)> {
-    let of_name = |name: &str| match pick {
-        Pick::Leased => leases.leased(name).collect(),
-        Pick::Newest => leases.newest(name).to_vec(),
+    let of_name = |name: &str| {
+        if pick.leased {
+            leases.leased(name).collect()
+        } else {
+            leases.newest(name).to_vec()
+        }
     };
     let fallback = port.target.unwrap_or(port.number);
     let Some(listed) = &entry.endpoints else {
-        let own = if hosts::is_wildcard(host) || entry.resolution == Resolution::Static {
-            Vec::new()
-        } else {
-            of_name(host)
-        };
+        // The host itself is an endpoint without labels.
+        let labelled = pick.labels.is_some_and(|l| !l.is_empty());
+        let none = hosts::is_wildcard(host) || entry.resolution == Resolution::Static || labelled;
+        let own = if none { Vec::new() } else { of_name(host) };
         return own.into_iter().map(|ip| (ip, fallback)).collect();
     };
+    let chosen = |e: &&Endpoint| {
+        let has = |(k, v)| e.labels.get(k) == Some(v);
+        pick.labels.is_none_or(|l| l.iter().all(has))
+    };
     let mut found = Vec::new();
-    for endpoint in listed {
+    for endpoint in listed.iter().filter(chosen) {
         let number = endpoint.ports.get(&port.name).copied().unwrap_or(fallback);
         match &endpoint.location {
             Location::Ip(ip) => found.push((*ip, number)),
@@ -163,25 +192,26 @@ fn endpoints(
     found
 }
 
-/// Where each port of a service is at the moment, for the proxy to dial.
-pub fn clusters(service: &Service, leases: &Leases) -> BTreeMap<u16, Cluster> {
-    service
-        .ports()
-        .into_keys()
-        .map(|number| (number, cluster(service, number, leases)))
-        .collect()
-}
-
-fn cluster(service: &Service, number: u16, leases: &Leases) -> Cluster {
+/// Where a destination is at the moment, for the proxy to dial. `service` is the destination's, if
+/// it is registered.
+pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
+    let found = service.filter(|s| s.class(to.port).is_some_and(|c| c != Class::Udp));
+    let labels = match &to.subset {
+        Subset::All => None,
+        Subset::Labels(labels) => Some(labels.as_ref()),
+        Subset::Undefined => return missing(to),
+    };
+    let Some(service) = found else {
+        return missing(to);
+    };
     let resolution = service.resolution();
-    let with_port = || {
-        service
-            .entries
-            .iter()
-            .filter_map(|e| e.port(number).map(|port| (e.as_ref(), port)))
+    let with_port = || with_port(service, to.port);
+    let pick = Pick {
+        leased: false,
+        labels,
     };
     let mut endpoints: Vec<SocketAddr> = with_port()
-        .flat_map(|(e, port)| endpoints(&service.host, e, port, leases, Pick::Newest))
+        .flat_map(|(e, port)| endpoints(&service.host, e, port, leases, pick))
         .map(SocketAddr::from)
         .collect();
     // One logical host: the first address of the latest answer.
@@ -193,13 +223,88 @@ fn cluster(service: &Service, number: u16, leases: &Leases) -> Cluster {
     let target = || {
         with_port()
             .find_map(|(_, port)| port.target)
-            .unwrap_or(number)
+            .unwrap_or(to.port)
     };
-    let original_dst = (resolution == Resolution::None).then(target);
+    let as_dialled = resolution == Resolution::None;
     Cluster {
         host: service.host.to_string(),
-        port: number,
+        port: to.port,
         endpoints,
-        original_dst,
+        original_dst: as_dialled.then(target),
+        nets: if as_dialled {
+            own_networks(service, to.port)
+        } else {
+            Vec::new()
+        },
+        missing: false,
     }
+}
+
+fn missing(to: &To) -> Cluster {
+    Cluster {
+        host: to.host.to_string(),
+        port: to.port,
+        missing: true,
+        ..Cluster::default()
+    }
+}
+
+fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &Port)> {
+    let entries = service.entries.iter();
+    entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
+}
+
+/// `addresses` of a port; empty where any address will do.
+fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
+    let any = with_port(service, number).any(|(e, _)| e.addresses.is_empty());
+    let all = with_port(service, number).flat_map(|(e, _)| &e.addresses);
+    if any {
+        Vec::new()
+    } else {
+        all.copied().collect()
+    }
+}
+
+/// Destinations by which a port of a service is known, for bytes that name nobody.
+#[derive(Debug, Default)]
+pub struct Doors {
+    /// Those that are endpoints themselves, on the port that was dialled.
+    pub endpoints: Vec<IpNet>,
+    /// Those that stand for the service: `addresses`, and endpoints with another port.
+    pub others: Vec<IpNet>,
+}
+
+/// See [`Doors`].
+pub fn doors(service: &Service, number: u16, leases: &Leases) -> Doors {
+    let mut doors = Doors::default();
+    for (entry, port) in with_port(service, number) {
+        match entry.resolution {
+            Resolution::None if entry.addresses.is_empty() => doors.others.extend(everywhere()),
+            Resolution::None => doors.others.extend(&entry.addresses),
+            Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
+                doors.others.extend(&entry.addresses);
+                for (ip, to) in endpoints(&service.host, entry, port, leases, Pick::LEASED) {
+                    let side = if to == number {
+                        &mut doors.endpoints
+                    } else {
+                        &mut doors.others
+                    };
+                    side.push(ip.into());
+                }
+            }
+            Resolution::DynamicDns => {}
+        }
+    }
+    for side in [&mut doors.endpoints, &mut doors.others] {
+        side.sort_unstable();
+        side.dedup();
+    }
+    doors
+}
+
+/// Every address of both families.
+pub fn everywhere() -> [IpNet; 2] {
+    let v4 = ipnet::Ipv4Net::default();
+    let v6 = ipnet::Ipv6Net::default();
+    [v4.into(), v6.into()]
 }

@@ -48,11 +48,17 @@ pub struct Desired {
     pub table: Table,
     /// `outboundTrafficPolicy: ALLOW_ANY`.
     pub allow_any: bool,
+    /// Nothing is refused; what would be is recorded.
+    pub audit: bool,
+    /// [`Policy::errno`].
+    pub errno: u32,
 }
 
 /// What the kernel holds, as far as this agent wrote or adopted it.
 #[derive(Clone, Debug)]
 pub struct Planner {
+    /// See [`Self::keeping_flows`].
+    keep_flows: bool,
     /// None: adopted, content not known.
     tables: BTreeMap<u32, Option<Table>>,
     policies: BTreeMap<u32, Policy>,
@@ -79,11 +85,20 @@ impl Planner {
         all.extend(policies.values().map(|p| (p.table, None)));
         all.insert(EMPTY_TABLE, Some(Table::new()));
         Self {
+            keep_flows: false,
             last_table: all.keys().next_back().copied().unwrap_or(EMPTY_TABLE),
             generation: policies.values().map(|p| p.generation).max().unwrap_or(0),
             tables: all,
             policies,
         }
+    }
+
+    /// From here on a rules change leaves the generation of a policy that stands as it is, so that
+    /// sockets go on under the verdict that they have; only what is new is judged by the new table.
+    #[must_use]
+    pub fn keeping_flows(mut self, keep: bool) -> Self {
+        self.keep_flows = keep;
+        self
     }
 
     /// The generation that was given out last.
@@ -94,6 +109,20 @@ impl Planner {
     /// Policies as the kernel has them.
     pub fn policies(&self) -> &BTreeMap<u32, Policy> {
         &self.policies
+    }
+
+    /// Sockets that were judged under these policies are judged anew: each policy that stands gets
+    /// a generation that none had before.
+    pub fn renew(&mut self, ids: impl IntoIterator<Item = u32>) -> Vec<TableOp> {
+        let mut ops = Vec::new();
+        for id in ids {
+            if let Some(policy) = self.policies.get_mut(&id) {
+                self.generation = next(self.generation);
+                policy.generation = self.generation;
+                ops.push(TableOp::SetPolicy(id, *policy));
+            }
+        }
+        ops
     }
 
     /// The rules changed: fills new tables, makes each policy see its own in one write, then
@@ -108,27 +137,31 @@ impl Planner {
             .filter(|id| !desired.contains_key(id))
             .copied()
             .collect();
-        for (id, Desired { table, allow_any }) in desired {
-            let flags = flags(&table, allow_any);
-            let table = self.place(id, table, &mut ops);
-            if self
-                .policies
-                .get(&id)
-                .is_none_or(|p| p.table != table || p.flags != flags)
-            {
-                switches.push((id, table, flags));
+        for (id, desired) in desired {
+            let flags = flags(&desired);
+            let errno = desired.errno;
+            let table = self.place(id, desired.table, &mut ops);
+            let before = self.policies.get(&id).copied();
+            if before.is_none_or(|p| (p.table, p.flags, p.errno) != (table, flags, errno)) {
+                let kept = before.filter(|_| self.keep_flows);
+                switches.push((
+                    id,
+                    Policy {
+                        table,
+                        generation: kept.map_or(0, |p| p.generation),
+                        flags,
+                        errno,
+                    },
+                ));
             }
         }
-        if !switches.is_empty() {
+        if switches.iter().any(|(_, p)| p.generation == 0) {
             self.generation = next(self.generation);
         }
-        for (id, table, flags) in switches {
-            let policy = Policy {
-                table,
-                generation: self.generation,
-                flags,
-                errno: 0,
-            };
+        for (id, mut policy) in switches {
+            if policy.generation == 0 {
+                policy.generation = self.generation;
+            }
             self.policies.insert(id, policy);
             ops.push(TableOp::SetPolicy(id, policy));
         }
@@ -191,6 +224,31 @@ impl Planner {
                 None => ops.push(TableOp::DropTable(id)),
             }
         }
+    }
+
+    /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
+    /// generation, so that flows under way are judged anew. It comes last: a verdict that is
+    /// remembered under it was made with the table as it is.
+    pub fn amend(&mut self, changes: &BTreeMap<u32, Delta>) -> Vec<TableOp> {
+        let mut ops = self.update(changes);
+        if self.keep_flows {
+            return ops;
+        }
+        let changed: Vec<u32> = changes
+            .iter()
+            .filter(|(_, delta)| !delta.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        if !changed.is_empty() {
+            self.generation = next(self.generation);
+        }
+        for id in changed {
+            if let Some(policy) = self.policies.get_mut(&id) {
+                policy.generation = self.generation;
+                ops.push(TableOp::SetPolicy(id, *policy));
+            }
+        }
+        ops
     }
 
     /// Addresses of listed names changed: changes tables in place, additions before deletions,
@@ -287,9 +345,14 @@ fn apply(content: &mut Table, delta: &Delta) {
     }
 }
 
-fn flags(table: &Table, allow_any: bool) -> u32 {
-    let base = if allow_any { policy_flag::ALLOW_ANY } else { 0 };
-    with_prefixes(base, has_prefixes(table))
+fn flags(desired: &Desired) -> u32 {
+    let any = if desired.allow_any {
+        policy_flag::ALLOW_ANY
+    } else {
+        0
+    };
+    let audit = if desired.audit { policy_flag::AUDIT } else { 0 };
+    with_prefixes(any | audit, has_prefixes(&desired.table))
 }
 
 /// Prefixes sort before single addresses.

@@ -2,8 +2,10 @@
 
 use super::{Desired, Planner, TableOp};
 use crate::policy::tables::{Action, Delta, Table, Target, Transport};
-use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag};
+use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, policy_flag};
 use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::{Destination, Tables, decide};
+use egress_ebpf::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -50,43 +52,43 @@ impl Kernel {
         let Some(&(table, flags, _)) = self.policies.get(&policy) else {
             return Seen::Deny;
         };
-        let proto = transport.number();
-        let exact = [port, 0].into_iter().find_map(|port| {
-            self.exact
-                .get(&RuleKey {
-                    table,
-                    port,
-                    proto,
-                    reserved: 0,
-                    addr,
-                })
-                .copied()
-        });
-        let has_prefixes = flags & policy_flag::HAS_PREFIXES != 0;
-        let prefix = || {
-            [port, 0]
-                .into_iter()
-                .filter(|_| has_prefixes)
-                .find_map(|port| {
-                    self.prefixes
-                        .iter()
-                        .filter(|((bits, d), _)| {
-                            let wide = crate::policy::ranges::number(d.addr)
-                                ^ crate::policy::ranges::number(addr);
-                            (d.table, d.port, d.proto) == (table, port, proto)
-                                && wide.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
-                        })
-                        .max_by_key(|((bits, _), _)| *bits)
-                        .map(|(_, rule)| *rule)
-                })
+        let policy = Policy {
+            table,
+            generation: 1,
+            flags,
+            errno: 0,
         };
-        match exact.or_else(prefix).map(|r| r.action) {
-            Some(action::ALLOW) => Seen::Allow,
-            Some(action::PROXY) => Seen::Proxy,
-            Some(other) => panic!("action {other}"),
-            None if flags & policy_flag::ALLOW_ANY != 0 => Seen::Allow,
-            None => Seen::Deny,
+        let to = Destination {
+            addr,
+            port,
+            proto: transport.number(),
+        };
+        // A proxy for UDP is none to the kernel, so it is asked for the entry's own word.
+        match decide(self, &policy, &to, Some(15001)) {
+            Verdict::Allow => Seen::Allow,
+            Verdict::Proxy | Verdict::Deny(Reason::NoProxy) => Seen::Proxy,
+            Verdict::Deny(_) => Seen::Deny,
         }
+    }
+}
+
+impl Tables for Kernel {
+    fn exact(&self, key: &RuleKey) -> Option<Rule> {
+        self.exact.get(key).copied()
+    }
+
+    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
+        let covers = |bits: u32, p: &PrefixData| {
+            let differ =
+                crate::policy::ranges::number(p.addr) ^ crate::policy::ranges::number(d.addr);
+            (p.table, p.port, p.proto) == (d.table, d.port, d.proto)
+                && differ.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
+        };
+        self.prefixes
+            .iter()
+            .filter(|((bits, p), _)| covers(*bits, p))
+            .max_by_key(|((bits, _), _)| *bits)
+            .map(|(_, rule)| *rule)
     }
 }
 
@@ -133,8 +135,11 @@ fn table() -> impl Strategy<Value = Table> {
 }
 
 fn desired() -> impl Strategy<Value = BTreeMap<u32, Desired>> {
-    let one = (table(), prop::bool::weighted(0.1))
-        .prop_map(|(table, allow_any)| Desired { table, allow_any });
+    let one = (table(), prop::bool::weighted(0.1)).prop_map(|(table, allow_any)| Desired {
+        table,
+        allow_any,
+        ..Desired::default()
+    });
     prop::collection::btree_map(0..3_u32, one, 0..4)
 }
 
@@ -289,6 +294,7 @@ fn wants(tables: &[(u32, Table)]) -> BTreeMap<u32, Desired> {
     let desired = |t: &Table| Desired {
         table: t.clone(),
         allow_any: false,
+        ..Desired::default()
     };
     tables.iter().map(|(id, t)| (*id, desired(t))).collect()
 }
@@ -340,4 +346,33 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
         TableOp::DropTable(9),
     ];
     assert_eq!(ops[1..], rest);
+}
+
+#[test]
+fn a_change_that_keeps_flows_switches_the_table_under_the_old_generation() {
+    let mut planner = Planner::default().keeping_flows(true);
+    let _ = planner.replace(wants(&[(0, one("10.0.0.1"))]));
+    let before = planner.policies()[&0];
+    let _ = planner.replace(wants(&[(0, one("10.0.0.2"))]));
+    let after = planner.policies()[&0];
+    assert_ne!(after.table, before.table);
+    assert_eq!(after.generation, before.generation);
+    assert_ne!(after.generation, 0, "0 is no generation");
+}
+
+#[test]
+fn audit_and_errno_are_part_of_the_policy_and_raise_its_generation() {
+    let mut planner = Planner::default();
+    let _ = planner.replace(BTreeMap::from([(0, Desired::default())]));
+    let before = planner.policies()[&0];
+    let audits = Desired {
+        audit: true,
+        errno: 111,
+        ..Desired::default()
+    };
+    let ops = planner.replace(BTreeMap::from([(0, audits)]));
+    let after = planner.policies()[&0];
+    assert_eq!(ops, [TableOp::SetPolicy(0, after)]);
+    assert_eq!((after.flags, after.errno), (policy_flag::AUDIT, 111));
+    assert_ne!(after.generation, before.generation);
 }

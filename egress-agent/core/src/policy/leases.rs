@@ -86,7 +86,7 @@ pub struct Outcome {
     pub left_out: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Name {
     /// When each address may go; those of `newest` stay beyond it.
     expiry: BTreeMap<IpAddr, Instant>,
@@ -112,7 +112,7 @@ impl Name {
 }
 
 /// All names and their leases.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Leases {
     settings: LeaseSettings,
     names: BTreeMap<Arc<str>, Name>,
@@ -147,18 +147,24 @@ impl Leases {
             self.forget(&name);
         }
         for name in wanted {
-            if !self.names.contains_key(name) {
-                let fresh = Name {
-                    ask_at: Some(now),
-                    ..Name::default()
-                };
-                self.names.insert(Arc::clone(name), fresh);
-                self.ask.insert((now, Arc::clone(name)));
-            }
+            self.add(now, name);
         }
     }
 
-    fn forget(&mut self, name: &Arc<str>) {
+    /// A name is wanted, if it was not before.
+    pub fn add(&mut self, now: Instant, name: &Arc<str>) {
+        if !self.names.contains_key(name) {
+            let fresh = Name {
+                ask_at: Some(now),
+                ..Name::default()
+            };
+            self.names.insert(Arc::clone(name), fresh);
+            self.ask.insert((now, Arc::clone(name)));
+        }
+    }
+
+    /// A name is not wanted any more.
+    pub fn forget(&mut self, name: &Arc<str>) {
         let Some(state) = self.names.remove(name) else {
             return;
         };

@@ -1,170 +1,308 @@
 //! The proxy's snapshot of one policy: plans of services joined with where these are.
 //!
-//! Owns which ports must be put together anew after a change, so that one answer costs one port
-//! and not all. Does not decide which route applies: `registry` did.
+//! Owns what must be put together anew after a change, so that one answer or one rule costs its
+//! own hosts and not all. Does not decide which route applies: `registry` did.
 
-use super::claims;
+use super::claims::{cluster, doors};
 use super::leases::Leases;
 use crate::registry::hosts;
-use crate::registry::routes::{HttpPlan, To};
+use crate::registry::routes::{HostPlan, HttpPlan, PortPlan, Shares, To, itself};
+use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::routing::{
-    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, TlsRoute, VirtualHost,
+    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost,
 };
+use ipnet::IpNet;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// One port of one service. Ordered by port, then the most specific host first.
+type Door = (u16, (bool, Reverse<usize>, Arc<str>));
+
+fn door(port: u16, host: &Arc<str>) -> Door {
+    let (wildcard, length, _) = hosts::specificity(host);
+    (port, (wildcard, length, Arc::clone(host)))
+}
+
+/// What one port of one service adds to the port's routes.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    host: Option<Arc<VirtualHost>>,
+    /// Of `VirtualService`s.
+    tls: Vec<Arc<TlsRoute>>,
+    own_name: Option<Arc<TlsRoute>>,
+    tcp: Vec<Arc<TcpRoute>>,
+}
+
 /// The routes of one policy as they are built.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     clusters: BTreeMap<To, Arc<Cluster>>,
-    /// Hosts with a plan on each port, the most specific first.
-    hosts: BTreeMap<u16, Vec<Arc<str>>>,
-    /// Ports whose routes lead to a service's host.
-    leading_to: BTreeMap<Arc<str>, BTreeSet<u16>>,
-    stale: BTreeSet<u16>,
+    /// Which doors lead to each host's destinations.
+    users: BTreeMap<Arc<str>, BTreeMap<To, BTreeSet<Door>>>,
+    parts: BTreeMap<Door, Part>,
+    /// Parts to build anew.
+    stale: BTreeSet<Door>,
+    /// Ports to put together anew.
+    stale_ports: BTreeSet<u16>,
     routes: Arc<PolicyRoutes>,
 }
 
 impl Snapshot {
-    /// Of a view, with every port still to be built.
-    pub fn new(view: &View, leases: &Leases) -> Self {
-        let mut new = Self::default();
-        for (host, plan) in &view.plans {
-            for (port, plan) in plan {
-                new.hosts.entry(*port).or_default().push(Arc::clone(host));
-                new.stale.insert(*port);
-                let own = To {
-                    host: Arc::clone(host),
-                    port: *port,
-                };
-                let http = plan.http.iter().flatten().map(|r| &r.to);
-                let tls = plan.tls.iter().map(|r| &r.to);
-                for to in http.chain(tls).chain(plan.own_name.then_some(&own)) {
-                    new.leading_to
-                        .entry(Arc::clone(&to.host))
-                        .or_default()
-                        .insert(*port);
-                }
-            }
-        }
-        for hosts in new.hosts.values_mut() {
-            hosts.sort_by(|a, b| hosts::specificity(a).cmp(&hosts::specificity(b)));
-        }
+    /// Of a view, with every port still to be built. `passthrough` as in [`PolicyRoutes`].
+    pub fn new(view: &View, leases: &Leases, passthrough: Vec<IpNet>) -> Self {
+        let routes = PolicyRoutes {
+            passthrough: passthrough.into(),
+            ..PolicyRoutes::default()
+        };
+        let mut new = Self {
+            routes: Arc::new(routes),
+            ..Self::default()
+        };
+        let none = HostPlan::new();
         for host in view.services.keys() {
-            new.relocate(host, view, leases);
+            new.replan(host, &none, view, leases);
         }
         new
     }
 
-    /// A service's names have other addresses.
+    /// A host's routes are others; `old` is its former plan.
+    pub fn replan(&mut self, host: &Arc<str>, old: &HostPlan, view: &View, leases: &Leases) {
+        for (port, plan) in old {
+            let door = door(*port, host);
+            for to in destinations(host, *port, plan) {
+                let Some(of_host) = self.users.get_mut(&to.host) else {
+                    continue;
+                };
+                if let Some(users) = of_host.get_mut(&to) {
+                    users.remove(&door);
+                    if users.is_empty() {
+                        of_host.remove(&to);
+                        self.clusters.remove(&to);
+                    }
+                }
+                if of_host.is_empty() {
+                    self.users.remove(&to.host);
+                }
+            }
+            self.parts.remove(&door);
+            self.stale.remove(&door);
+            self.stale_ports.insert(*port);
+        }
+        for (port, plan) in view.plans.get(host).into_iter().flatten() {
+            let door = door(*port, host);
+            for to in destinations(host, *port, plan) {
+                let of_host = self.users.entry(Arc::clone(&to.host)).or_default();
+                of_host.entry(to).or_default().insert(door.clone());
+            }
+            self.stale.insert(door);
+        }
+        self.relocate(host, view, leases);
+    }
+
+    /// A service has other addresses, or is another.
     pub fn relocate(&mut self, host: &Arc<str>, view: &View, leases: &Leases) {
-        let (Some(service), Some(ports)) = (view.services.get(host), self.leading_to.get(host))
-        else {
-            return;
-        };
-        for (port, cluster) in claims::clusters(service, leases) {
-            let to = To {
-                host: Arc::clone(host),
-                port,
-            };
-            if self
-                .clusters
-                .get(&to)
-                .is_none_or(|held| !same(held, &cluster))
-            {
-                self.clusters.insert(to, Arc::new(cluster));
-                self.stale.extend(ports);
+        let service = view.services.get(host);
+        for (to, users) in self.users.get(host).into_iter().flatten() {
+            let cluster = cluster(service.map(AsRef::as_ref), to, leases);
+            if self.clusters.get(to).is_none_or(|held| **held != cluster) {
+                self.clusters.insert(to.clone(), Arc::new(cluster));
+                self.stale.extend(users.iter().cloned());
+            }
+        }
+        // Doors of bytes that name nobody are addresses.
+        for (port, plan) in view.plans.get(host).into_iter().flatten() {
+            if plan.opaque || !plan.tcp.is_empty() {
+                self.stale.insert(door(*port, host));
             }
         }
     }
 
     /// Whether [`Self::routes`] would give something else than before.
     pub fn is_stale(&self) -> bool {
-        !self.stale.is_empty()
+        !self.stale.is_empty() || !self.stale_ports.is_empty()
     }
 
     /// The routes as they are.
-    pub fn routes(&mut self, view: &View) -> Arc<PolicyRoutes> {
-        if self.is_stale() {
-            let mut routes = PolicyRoutes::clone(&self.routes);
-            for port in std::mem::take(&mut self.stale) {
-                routes.ports.insert(port, self.port(port, view));
-            }
-            self.routes = Arc::new(routes);
+    pub fn routes(&mut self, view: &View, leases: &Leases) -> Arc<PolicyRoutes> {
+        if !self.is_stale() {
+            return Arc::clone(&self.routes);
         }
+        for door in std::mem::take(&mut self.stale) {
+            self.stale_ports.insert(door.0);
+            let host = &door.1.2;
+            let plan = view.plans.get(host).and_then(|p| p.get(&door.0));
+            if let (Some(plan), Some(service)) = (plan, view.services.get(host)) {
+                let part = self.part(service, door.0, plan, view, leases);
+                self.parts.insert(door, part);
+            }
+        }
+        let mut routes = PolicyRoutes::clone(&self.routes);
+        for port in std::mem::take(&mut self.stale_ports) {
+            match self.port(port, view) {
+                Some(made) => routes.ports.insert(port, Arc::new(made)),
+                None => routes.ports.remove(&port),
+            };
+        }
+        self.routes = Arc::new(routes);
         Arc::clone(&self.routes)
     }
 
-    fn port(&self, port: u16, view: &View) -> PortRoutes {
-        let (mut hosts, mut tls, mut own) = (Vec::new(), Vec::new(), Vec::new());
-        for host in self.hosts.get(&port).into_iter().flatten() {
-            let Some(plan) = view.plans.get(host).and_then(|p| p.get(&port)) else {
-                continue;
-            };
-            if let Some(routes) = &plan.http {
-                let routes = routes.iter().map(|r| self.http(r)).collect();
-                hosts.push(VirtualHost {
-                    host: host.to_string(),
-                    routes,
-                });
-            }
-            for route in plan.tls.iter().filter(|r| !r.sni_hosts.is_empty()) {
-                let cluster = self.cluster(&route.to);
-                tls.push(TlsRoute {
-                    sni_hosts: route.sni_hosts.clone(),
-                    cluster,
-                });
-            }
-            if plan.own_name {
-                let cluster = self.cluster(&To {
-                    host: Arc::clone(host),
-                    port,
-                });
-                own.push(TlsRoute {
-                    sni_hosts: vec![host.to_string()],
-                    cluster,
-                });
+    fn part(
+        &mut self,
+        service: &Service,
+        port: u16,
+        plan: &PortPlan,
+        view: &View,
+        leases: &Leases,
+    ) -> Part {
+        let mut clusters = Clusters {
+            known: &mut self.clusters,
+            view,
+            leases,
+        };
+        let http = plan.http.as_ref().map(|routes| {
+            let routes = routes.iter().map(|r| clusters.http(r)).collect();
+            Arc::new(VirtualHost {
+                host: service.host.to_string(),
+                routes,
+            })
+        });
+        let tls = plan
+            .tls
+            .iter()
+            .filter(|r| !r.sni_hosts.is_empty())
+            .map(|r| {
+                Arc::new(TlsRoute {
+                    sni_hosts: r.sni_hosts.clone(),
+                    nets: r.nets.clone(),
+                    to: clusters.split(&r.to),
+                })
+            });
+        let tls = tls.collect();
+        let own_name = plan.own_name.then(|| {
+            Arc::new(TlsRoute {
+                sni_hosts: vec![service.host.to_string()],
+                nets: Vec::new(),
+                to: clusters.split(&vec![(1, itself(service, port))]),
+            })
+        });
+        Part {
+            host: http,
+            tls,
+            own_name,
+            tcp: clusters.tcp(service, port, plan),
+        }
+    }
+
+    fn port(&self, port: u16, view: &View) -> Option<PortRoutes> {
+        let mut made = PortRoutes::default();
+        let (mut own, mut tcp) = (Vec::new(), Vec::new());
+        let from = (port, (false, Reverse(usize::MAX), Arc::from("")));
+        let parts = self
+            .parts
+            .range(from..)
+            .take_while(|(door, _)| door.0 == port);
+        for ((_, (.., host)), part) in parts {
+            made.hosts.extend(part.host.iter().cloned());
+            made.tls.extend(part.tls.iter().cloned());
+            own.extend(part.own_name.iter().cloned());
+            if !part.tcp.is_empty() {
+                let age = view.services.get(host).and_then(|s| s.entries.first());
+                tcp.push((age.map(|e| Arc::clone(&e.object)), &part.tcp));
             }
         }
-        tls.append(&mut own);
-        let kind = match (hosts.is_empty(), tls.is_empty()) {
+        made.tls.append(&mut own);
+        // Of two services with one address the older one's is the route.
+        tcp.sort_by(|(a, _), (b, _)| match (a, b) {
+            (Some(a), Some(b)) => crate::registry::by_age(a, b),
+            (a, b) => a.is_none().cmp(&b.is_none()),
+        });
+        made.tcp = tcp
+            .into_iter()
+            .flat_map(|(_, routes)| routes)
+            .cloned()
+            .collect();
+        made.kind = match (made.hosts.is_empty(), made.tls.is_empty()) {
             (false, true) => PortKind::Http,
             (true, _) => PortKind::Tls,
             (false, false) => PortKind::Sniff,
         };
-        PortRoutes {
-            kind,
-            hosts,
-            tls,
-            ..PortRoutes::default()
-        }
-    }
-
-    fn http(&self, route: &HttpPlan) -> HttpRoute {
-        HttpRoute {
-            cluster: self.cluster(&route.to),
-            timeout: route.timeout,
-        }
-    }
-
-    /// A destination that is not registered has no address: nothing is dialled.
-    fn cluster(&self, to: &To) -> Arc<Cluster> {
-        self.clusters.get(to).map_or_else(
-            || {
-                let (host, port) = (to.host.to_string(), to.port);
-                Arc::new(Cluster {
-                    host,
-                    port,
-                    endpoints: Vec::new(),
-                    original_dst: None,
-                })
-            },
-            Arc::clone,
-        )
+        let any = !made.hosts.is_empty() || !made.tls.is_empty() || !made.tcp.is_empty();
+        any.then_some(made)
     }
 }
 
-fn same(a: &Cluster, b: &Cluster) -> bool {
-    a.endpoints == b.endpoints && a.original_dst == b.original_dst
+/// Every destination of a port's routes, itself included.
+fn destinations(host: &Arc<str>, port: u16, plan: &PortPlan) -> impl Iterator<Item = To> {
+    let own = To {
+        host: Arc::clone(host),
+        port,
+        subset: crate::registry::routes::Subset::All,
+    };
+    plan.destinations().cloned().chain([own])
+}
+
+/// Destinations as they are at the moment.
+struct Clusters<'a> {
+    known: &'a mut BTreeMap<To, Arc<Cluster>>,
+    view: &'a View,
+    leases: &'a Leases,
+}
+
+impl Clusters<'_> {
+    fn of(&mut self, to: &To) -> Arc<Cluster> {
+        let make = || {
+            let service = self.view.services.get(&to.host);
+            Arc::new(cluster(service.map(AsRef::as_ref), to, self.leases))
+        };
+        Arc::clone(self.known.entry(to.clone()).or_insert_with(make))
+    }
+
+    fn split(&mut self, shares: &Shares) -> Split {
+        Split(shares.iter().map(|(w, to)| (*w, self.of(to))).collect())
+    }
+
+    fn http(&mut self, route: &HttpPlan) -> Arc<HttpRoute> {
+        Arc::new(HttpRoute {
+            matches: route.matches.clone(),
+            to: self.split(&route.to),
+            timeout: route.timeout,
+        })
+    }
+
+    /// Routes for bytes that name nobody.
+    fn tcp(&mut self, service: &Service, port: u16, plan: &PortPlan) -> Vec<Arc<TcpRoute>> {
+        let mut routes = Vec::new();
+        if plan.tcp.is_empty() && !plan.opaque {
+            return routes;
+        }
+        let sniffed = service.class(port) == Some(Class::Sniffed);
+        let mut add = |nets: Vec<IpNet>, to: Split| {
+            if !nets.is_empty() {
+                routes.push(Arc::new(TcpRoute { nets, sniffed, to }));
+            }
+        };
+        let doors = doors(service, port, self.leases);
+        for route in &plan.tcp {
+            let own = || [doors.endpoints.as_slice(), &doors.others].concat();
+            add(
+                route.nets.clone().unwrap_or_else(own),
+                self.split(&route.to),
+            );
+        }
+        if plan.opaque {
+            // As in the kernel, had no name been listed beside it: straight through.
+            let straight = Cluster {
+                host: service.host.to_string(),
+                port,
+                original_dst: Some(port),
+                ..Cluster::default()
+            };
+            add(doors.endpoints, Split::one(Arc::new(straight)));
+            add(doors.others, self.split(&vec![(1, itself(service, port))]));
+        }
+        routes
+    }
 }

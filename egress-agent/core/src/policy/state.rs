@@ -4,15 +4,15 @@
 //! Owns the order in which everything else here is called. No input is ever refused: what cannot
 //! be used denies. The shell does what `poll_*` says and reports back with `handle_*`.
 
-use super::claims::{UnlistedAddress, claims};
+use super::claims::{UnlistedAddress, claims, everywhere};
 use super::diff::{Desired, Planner, TableOp};
 use super::leases::{Answer, Failure, LeaseSettings, Leases, Outcome};
 use super::snapshot::Snapshot;
 use super::tables::{Action, Claims, Delta, Ledger, Target, Transport, claim};
 use crate::istio::Object;
-use crate::registry::Registry;
-use crate::registry::services::Service;
+use crate::registry::scope::{Scope, Workload};
 use crate::registry::view::View;
+use crate::registry::{Change, Registry, Touched};
 use crate::routing::RouteTable;
 use egress_ebpf::abi::DEFAULT_POLICY;
 use ipnet::IpNet;
@@ -36,6 +36,16 @@ pub struct Settings {
     pub allow_any: bool,
     /// Domain that completes short names.
     pub domain: String,
+    /// Namespace whose Sidecar is for every namespace.
+    pub root_namespace: String,
+    /// What a workload that nobody told of is taken for.
+    pub unknown: Workload,
+    /// Nothing is refused; what would be is recorded.
+    pub audit: bool,
+    /// Errno (positive) that a refused call gets; 0 is EPERM.
+    pub deny_errno: u32,
+    /// Running flows outlive the rule that listed them.
+    pub keep_removed: bool,
 }
 
 impl Default for Settings {
@@ -47,6 +57,11 @@ impl Default for Settings {
             unlisted_address: UnlistedAddress::default(),
             allow_any: false,
             domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            unknown: Workload::default(),
+            audit: false,
+            deny_errno: 0,
+            keep_removed: false,
         }
     }
 }
@@ -59,22 +74,26 @@ pub struct Query {
 }
 
 /// One policy: what its workloads see.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PolicyState {
     pub(super) view: View,
     /// What each service holds in the ledger.
     claims: BTreeMap<Arc<str>, Claims>,
     ledger: Ledger,
     snapshot: Snapshot,
+    allow_any: bool,
 }
 
-/// See the module.
-#[derive(Debug)]
+/// See the module. A copy is the way back from rules that the kernel has no room for.
+#[derive(Clone, Debug)]
 pub struct State {
     settings: Settings,
+    registry: Registry,
     pub(super) leases: Leases,
     planner: Planner,
     pub(super) policies: BTreeMap<u32, PolicyState>,
+    /// Workloads that were told of, with their policy.
+    workloads: BTreeMap<u64, (Workload, u32)>,
     /// Hosts of the services that need each name.
     pub(super) users: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     ops: VecDeque<TableOp>,
@@ -94,10 +113,12 @@ impl State {
     /// [`Self::handle_rules`] are written.
     pub fn adopting(settings: Settings, planner: Planner) -> Self {
         Self {
+            registry: Registry::empty(&settings.domain, &settings.root_namespace),
             leases: Leases::new(settings.leases.clone()),
+            planner: planner.keeping_flows(settings.keep_removed),
             settings,
-            planner,
             policies: BTreeMap::new(),
+            workloads: BTreeMap::new(),
             users: BTreeMap::new(),
             ops: VecDeque::new(),
             due: VecDeque::new(),
@@ -107,58 +128,216 @@ impl State {
     }
 
     /// Puts a whole new set of resources in force. They must have passed validation; those
-    /// without a spec are left out. Addresses of names that stay listed are kept.
+    /// without a spec are left out. Addresses of names that stay listed are kept. Objects that
+    /// are the same as before (the same `Arc`) are not looked at again.
     pub fn handle_rules(&mut self, now: Instant, objects: &[Arc<Object>]) {
-        let registry = Registry::new(objects, &self.settings.domain);
-        let views = BTreeMap::from([(DEFAULT_POLICY, View::everything(&registry))]);
-        self.users.clear();
-        for (host, service) in views.values().flat_map(|v| &v.services) {
-            for name in service.lookups() {
-                self.users
-                    .entry(Arc::clone(name))
-                    .or_default()
-                    .insert(Arc::clone(host));
-            }
+        match self.registry.update(objects) {
+            Change::Some(touched) if !self.policies.is_empty() => self.amend(now, &touched),
+            Change::Some(_) | Change::Everything => self.rebuild(now),
         }
-        self.leases.want(now, &self.users.keys().cloned().collect());
-        let policies = views.into_iter().map(|(id, view)| (id, self.policy(view)));
-        self.policies = policies.collect();
-        let desired = |p: &PolicyState| Desired {
-            table: p.ledger.table(),
-            allow_any: self.settings.allow_any,
-        };
-        let desired = self
-            .policies
-            .iter()
-            .map(|(id, p)| (*id, desired(p)))
-            .collect();
-        let ops = self.planner.replace(desired);
-        self.ops.extend(ops);
-        self.rebuilt = true;
         self.handle_timeout(now);
     }
 
+    /// Forgets the ops that were not polled and plans again from what the kernel has: tables that
+    /// were filled step by step while names were asked for the first time become visible whole.
+    pub fn replan(&mut self, standing: Planner) {
+        self.planner = standing.keeping_flows(self.settings.keep_removed);
+        self.ops.clear();
+        self.replace();
+    }
+
+    /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
+    /// here on, once the ops are written.
+    pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
+        let scope = self.registry.scope_of(&workload);
+        let known = self.policies.iter().find(|(_, p)| p.view.scope == scope);
+        let policy = known.map(|(id, _)| *id);
+        if let (Some(policy), Some((_, held))) = (policy, self.workloads.get(&id))
+            && policy == *held
+        {
+            self.workloads.insert(id, (workload, policy));
+            return;
+        }
+        let policy = policy.unwrap_or_else(|| {
+            // With no rules yet it is judged with the first ones.
+            let first = self.policies.is_empty();
+            let free = (1..u32::MAX).find(|id| !self.policies.contains_key(id));
+            let id = free.filter(|_| !first).unwrap_or(DEFAULT_POLICY);
+            if !first {
+                self.open(now, id, scope);
+                self.replace();
+            }
+            id
+        });
+        self.workloads.insert(id, (workload, policy));
+        self.sweep(now);
+        self.handle_timeout(now);
+    }
+
+    /// A workload is gone.
+    pub fn forget_workload(&mut self, now: Instant, id: u64) {
+        if self.workloads.remove(&id).is_some() {
+            self.sweep(now);
+        }
+    }
+
+    /// The policy of a workload; of one that was not told of, the enforced root's default.
+    pub fn policy_of(&self, id: u64) -> u32 {
+        self.workloads.get(&id).map_or(DEFAULT_POLICY, |(_, p)| *p)
+    }
+
+    /// Every policy that no workload has any more goes.
+    fn sweep(&mut self, now: Instant) {
+        let used: BTreeSet<u32> = self.workloads.values().map(|(_, p)| *p).collect();
+        let before = self.policies.len();
+        self.policies
+            .retain(|id, _| *id == DEFAULT_POLICY || used.contains(id));
+        if self.policies.len() != before {
+            self.users.clear();
+            for policy in self.policies.values() {
+                needs(&mut self.users, &policy.view);
+            }
+            self.leases.want(now, &self.users.keys().cloned().collect());
+            self.replace();
+        }
+    }
+
+    /// Policies of all workloads, each scope one. A scope keeps the id that it has.
+    fn rebuild(&mut self, now: Instant) {
+        let old: BTreeMap<Scope, u32> = self
+            .policies
+            .iter()
+            .map(|(id, p)| (p.view.scope.clone(), *id))
+            .collect();
+        let default = self.registry.scope_of(&self.settings.unknown);
+        let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
+        let mut taken: BTreeSet<u32> = self.policies.keys().copied().collect();
+        let mut workloads = std::mem::take(&mut self.workloads);
+        for (workload, policy) in workloads.values_mut() {
+            let scope = self.registry.scope_of(workload);
+            let kept = old.get(&scope).copied().filter(|id| *id != DEFAULT_POLICY);
+            *policy = *ids.entry(scope).or_insert_with(|| {
+                let free = || {
+                    (1..u32::MAX)
+                        .find(|id| !taken.contains(id))
+                        .unwrap_or(DEFAULT_POLICY)
+                };
+                kept.unwrap_or_else(free)
+            });
+            taken.insert(*policy);
+        }
+        self.workloads = workloads;
+        self.policies.clear();
+        self.users.clear();
+        for (scope, id) in ids {
+            self.open(now, id, scope);
+        }
+        self.leases.want(now, &self.users.keys().cloned().collect());
+        self.replace();
+    }
+
+    /// Makes a policy for a scope.
+    fn open(&mut self, now: Instant, id: u32, scope: Scope) {
+        let view = View::new(&self.registry, scope);
+        needs(&mut self.users, &view);
+        let names = view.services.values().flat_map(|s| s.lookups());
+        names.for_each(|name| self.leases.add(now, name));
+        let policy = self.policy(view);
+        self.policies.insert(id, policy);
+    }
+
+    fn replace(&mut self) {
+        let desired = |p: &PolicyState| Desired {
+            table: p.ledger.table(),
+            allow_any: p.allow_any,
+            audit: self.settings.audit,
+            errno: self.settings.deny_errno,
+        };
+        let policies = self.policies.iter();
+        let desired = policies.map(|(id, p)| (*id, desired(p))).collect();
+        let ops = self.planner.replace(desired);
+        self.ops.extend(ops);
+        self.rebuilt = true;
+    }
+
     fn policy(&self, view: View) -> PolicyState {
-        let snapshot = Snapshot::new(&view, &self.leases);
+        let allow_any = view.scope.allow_any().unwrap_or(self.settings.allow_any);
+        let snapshot = Snapshot::new(&view, &self.leases, passthrough(&self.settings, allow_any));
         let mut policy = PolicyState {
             view,
             snapshot,
+            allow_any,
             ..PolicyState::default()
         };
         policy
             .ledger
             .replace(&Claims::new(), &fixed(&self.settings));
-        let none = Claims::new();
-        for (host, service) in &policy.view.services {
-            let new = self.claims_of(service);
-            policy.ledger.replace(&none, &new);
-            policy.claims.insert(Arc::clone(host), new);
+        let hosts: Vec<_> = policy.view.services.keys().cloned().collect();
+        for host in hosts {
+            policy.reclaim(&host, &self.leases, self.settings.unlisted_address);
         }
         policy
     }
 
-    fn claims_of(&self, service: &Service) -> Claims {
-        claims(service, &self.leases, self.settings.unlisted_address)
+    /// A few rules changed.
+    fn amend(&mut self, now: Instant, touched: &Touched) {
+        let mut hosts = BTreeSet::new();
+        let before = self.lookups(touched);
+        for policy in self.policies.values_mut() {
+            let changed = policy
+                .view
+                .update(&self.registry, &touched.services, &touched.rules);
+            for (host, old) in changed {
+                policy
+                    .snapshot
+                    .replan(&host, &old, &policy.view, &self.leases);
+                hosts.insert(host);
+            }
+        }
+        let after = self.lookups(touched);
+        for (name, host) in before.difference(&after) {
+            if let Some(users) = self.users.get_mut(name) {
+                users.remove(host);
+                if users.is_empty() {
+                    self.users.remove(name);
+                    self.leases.forget(name);
+                }
+            }
+        }
+        for (name, host) in after.difference(&before) {
+            let users = self.users.entry(Arc::clone(name)).or_default();
+            users.insert(Arc::clone(host));
+            self.leases.add(now, name);
+        }
+        let changes = self.reclaim(&hosts);
+        let ops = self.planner.amend(&changes);
+        self.ops.extend(ops);
+    }
+
+    /// Names that the touched services need, each with the host that needs it.
+    fn lookups(&self, touched: &Touched) -> BTreeSet<(Arc<str>, Arc<str>)> {
+        let policies = self.policies.values();
+        let services = policies.flat_map(|p| {
+            touched
+                .services
+                .iter()
+                .filter_map(|h| p.view.services.get(h))
+        });
+        let names =
+            services.flat_map(|s| s.lookups().map(|n| (Arc::clone(n), Arc::clone(&s.host))));
+        names.collect()
+    }
+
+    /// What hosts that changed claim, in every policy.
+    fn reclaim(&mut self, hosts: &BTreeSet<Arc<str>>) -> BTreeMap<u32, Delta> {
+        let mut changes: BTreeMap<u32, Delta> = BTreeMap::new();
+        for (id, policy) in &mut self.policies {
+            for host in hosts {
+                let delta = policy.reclaim(host, &self.leases, self.settings.unlisted_address);
+                changes.entry(*id).or_default().extend(delta);
+            }
+        }
+        changes
     }
 
     /// Takes the result of a [`Query`]. The outcome is for the log.
@@ -193,24 +372,20 @@ impl State {
         if hosts.is_empty() {
             return;
         }
-        let mut changes: BTreeMap<u32, Delta> = BTreeMap::new();
-        let none = Claims::new();
-        for (id, policy) in &mut self.policies {
+        let changes = self.reclaim(&hosts);
+        for policy in self.policies.values_mut() {
             for host in &hosts {
-                let Some(service) = policy.view.services.get(host) else {
-                    continue;
-                };
-                let new = claims(service, &self.leases, self.settings.unlisted_address);
-                let old = policy.claims.get(host).unwrap_or(&none);
-                changes
-                    .entry(*id)
-                    .or_default()
-                    .extend(policy.ledger.replace(old, &new));
-                policy.claims.insert(Arc::clone(host), new);
                 policy.snapshot.relocate(host, &policy.view, &self.leases);
             }
         }
-        self.ops.extend(self.planner.update(&changes));
+        let ops = self.planner.update(&changes);
+        self.ops.extend(ops);
+    }
+
+    /// The kernel has other owners for some cgroups: sockets that it judged under these policies
+    /// are judged anew. To be called once the owners are written.
+    pub fn handle_moved(&mut self, policies: impl IntoIterator<Item = u32>) {
+        self.ops.extend(self.planner.renew(policies));
     }
 
     /// Kernel writes since the last call, to be applied in this order.
@@ -237,7 +412,7 @@ impl State {
             self.rebuilt = false;
             let policies = self.policies.iter_mut();
             let policies = policies
-                .map(|(id, p)| (*id, p.snapshot.routes(&p.view)))
+                .map(|(id, p)| (*id, p.snapshot.routes(&p.view, &self.leases)))
                 .collect();
             let generation = self.routes.generation + 1;
             self.routes = Arc::new(RouteTable {
@@ -270,6 +445,39 @@ impl State {
     pub fn addresses_left_out(&self) -> u64 {
         self.leases.left_out()
     }
+}
+
+/// Adds the names that a view's services need, each with the hosts that need it.
+fn needs(users: &mut BTreeMap<Arc<str>, BTreeSet<Arc<str>>>, view: &View) {
+    for (host, service) in &view.services {
+        for name in service.lookups() {
+            let users = users.entry(Arc::clone(name)).or_default();
+            users.insert(Arc::clone(host));
+        }
+    }
+}
+
+impl PolicyState {
+    /// Puts what a host claims into the ledger; nothing if it is not visible.
+    fn reclaim(&mut self, host: &Arc<str>, leases: &Leases, unlisted: UnlistedAddress) -> Delta {
+        let found = self.view.services.get(host).zip(self.view.plans.get(host));
+        let new = found.map(|(service, plan)| claims(service, plan, leases, unlisted));
+        let old = self.claims.remove(host).unwrap_or_default();
+        let new = new.unwrap_or_default();
+        let delta = self.ledger.replace(&old, &new);
+        if !new.is_empty() {
+            self.claims.insert(Arc::clone(host), new);
+        }
+        delta
+    }
+}
+
+/// Destinations of every policy that may be reached whatever is spoken.
+fn passthrough(settings: &Settings, allow_any: bool) -> Vec<IpNet> {
+    if allow_any {
+        return everywhere().to_vec();
+    }
+    settings.internal.iter().map(IpNet::trunc).collect()
 }
 
 /// What every policy claims, whatever its rules.

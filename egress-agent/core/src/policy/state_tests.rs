@@ -8,6 +8,7 @@ use crate::policy::leases::{Answer, Failure};
 use crate::policy::tables::Transport;
 use crate::routing::{HttpDecision, PortKind, RequestHead, TlsDecision};
 use egress_ebpf::abi::action;
+use http::HeaderMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,6 +34,10 @@ fn entry(host: &str, resolution: &str, ports: &str, rest: &str) -> String {
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec:\n  \
          hosts: [{host:?}]\n  resolution: {resolution}\n  ports: [{ports}]\n  {rest}\n"
     )
+}
+
+fn dialled(port: u16) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 80], port))
 }
 
 /// A state, the map that its ops have written, and answers for every question.
@@ -112,8 +117,9 @@ impl Bench {
             authority,
             method: "GET",
             path: "/",
+            headers: &HeaderMap::new(),
         };
-        self.state.routes().http(0, port, &head)
+        self.state.routes().http(0, dialled(port), &head, 0)
     }
 
     fn endpoints(&mut self, port: u16, authority: &str) -> Option<Vec<String>> {
@@ -121,12 +127,12 @@ impl Bench {
             HttpDecision::Forward(c, _) => {
                 Some(c.endpoints.iter().map(SocketAddr::to_string).collect())
             }
-            HttpDecision::NoRoute | HttpDecision::UnlistedHost => None,
+            HttpDecision::NoRoute | HttpDecision::UnlistedHost | HttpDecision::NoCluster(_) => None,
         }
     }
 
     fn tls(&mut self, port: u16, sni: &str) -> Option<String> {
-        match self.state.routes().tls(0, port, Some(sni)) {
+        match self.state.routes().tls(0, dialled(port), Some(sni), 0) {
             TlsDecision::Forward(c) => Some(format!("{}:{}", c.host, c.port)),
             TlsDecision::UnlistedName => None,
         }
@@ -244,6 +250,10 @@ fn what_goes_where_by_protocol_and_resolution() {
         ),
         (
             fixed("TCP", "address: 203.0.113.1, ports: {p: 8443}"),
+            listed(" proxy"),
+        ),
+        (
+            fixed("UDP", "address: 203.0.113.1, ports: {p: 8443}"),
             vec![],
         ),
         (none("HTTP", ""), vec!["::/0 7000 proxy".into()]),

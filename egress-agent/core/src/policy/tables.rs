@@ -61,7 +61,7 @@ impl Action {
 }
 
 /// What an entry covers: its key without the table's id. The order is the reverse of the kernel's
-/// lookup (exact port, exact any port, prefix port, prefix any port, longest first): an entry
+/// lookup (exact, prefix on the port, prefix on any port, longest first): an entry
 /// that another one shadows comes before it, so that deleting in order brings no third verdict
 /// to light.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,7 +74,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// One address, in canonical form. Port 0 = any.
+    /// One address, in canonical form. Port 0 = any, which only the prefix table can hold: the
+    /// kernel looks into the exact one by the port that was dialled.
     pub fn address(ip: impl Into<Addr>, port: u16, transport: Transport) -> Self {
         Self {
             bits: FULL,
@@ -134,9 +135,9 @@ impl Target {
         }
     }
 
-    /// Whether this is one address, an entry of the exact table.
+    /// Whether this is an entry of the exact table: one address on one port.
     pub const fn is_exact(&self) -> bool {
-        self.bits == FULL
+        self.bits == FULL && self.port != 0
     }
 
     /// Port; 0 = any.

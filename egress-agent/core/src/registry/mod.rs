@@ -1,23 +1,55 @@
 //! The registry: every service that rules list and the `VirtualService`s for them.
 //!
 //! Made from resources that passed validation, by pure functions; objects that could not be
-//! decoded are no part of it. Knows no address that DNS gave.
+//! decoded are no part of it. Changes with the rules in place, so that one changed object among
+//! many costs its own part. Knows no address that DNS gave.
 
+mod delegate;
 pub mod hosts;
+mod l4;
+pub mod lint;
 pub mod not_done;
 pub mod routes;
+pub mod scope;
+#[cfg(test)]
+mod scope_tests;
 pub mod services;
 #[cfg(test)]
 mod tests;
 pub mod view;
 
+use crate::istio::destination_rule::DestinationRule;
+use crate::istio::workload_entry::WorkloadEntry;
 use crate::istio::{Object, Spec, virtual_service};
-use services::{Entry, Service};
-use std::collections::BTreeMap;
+use scope::{Dependences, Scope};
+use services::Entry;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The gateway name that means every workload.
 const MESH: &str = "mesh";
+/// So many changed objects are taken in one by one, however few there are in all.
+const FEW: usize = 16;
+
+/// Istio's age rule: creation time, then name and namespace (`sortConfigByCreationTime`); files
+/// without a time are oldest. The rest only makes the order a total one.
+pub fn by_age(a: &Object, b: &Object) -> Ordering {
+    let key = |o: &Object| (o.document, o.line);
+    (
+        &a.meta.creation_timestamp,
+        &a.meta.name,
+        &a.meta.namespace,
+        &a.source,
+    )
+        .cmp(&(
+            &b.meta.creation_timestamp,
+            &b.meta.name,
+            &b.meta.namespace,
+            &b.source,
+        ))
+        .then_with(|| key(a).cmp(&key(b)))
+}
 
 /// A `VirtualService`.
 #[derive(Clone, Debug)]
@@ -46,103 +78,253 @@ impl VirtualService {
 
     fn serves_mesh(&self) -> bool {
         let spec = self.spec();
-        let http = spec
-            .http
-            .iter()
-            .flat_map(|r| &r.r#match)
-            .map(|m| &m.gateways);
-        let tls = spec
-            .tls
-            .iter()
-            .flat_map(|r| &r.r#match)
-            .map(|m| &m.gateways);
-        self.for_mesh(&[]) || http.chain(tls).any(|g| !g.is_empty() && self.for_mesh(g))
+        let http = spec.http.iter().flat_map(|r| &r.r#match);
+        let tls = spec.tls.iter().flat_map(|r| &r.r#match);
+        let tcp = spec.tcp.iter().flat_map(|r| &r.r#match);
+        let lists = http
+            .map(|m| &m.gateways)
+            .chain(tls.map(|m| &m.gateways))
+            .chain(tcp.map(|m| &m.gateways));
+        self.for_mesh(&[]) || lists.into_iter().any(|g| !g.is_empty() && self.for_mesh(g))
     }
+}
+
+/// What an update changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Anything; what was made from the registry must be made anew.
+    Everything,
+    /// Only this.
+    Some(Touched),
+}
+
+/// Hosts that an update touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Hosts whose entries are others.
+    pub services: BTreeSet<Arc<str>>,
+    /// Hosts and wildcards whose `VirtualService`s are others.
+    pub rules: BTreeSet<Arc<str>>,
 }
 
 /// Every service and every rule about one.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    /// By host in canonical form.
-    pub services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// Every object, by its place in memory, with the update that saw it last.
+    held: HashMap<usize, (Arc<Object>, u64)>,
+    updates: u64,
+    /// `ServiceEntry`s by host in canonical form, oldest first.
+    pub(crate) entries: BTreeMap<Arc<str>, Vec<Arc<Entry>>>,
     /// `VirtualService`s by host in canonical form, oldest first.
-    rules: BTreeMap<Arc<str>, Vec<VirtualService>>,
+    pub(crate) rules: BTreeMap<Arc<str>, Vec<VirtualService>>,
+    /// `VirtualService`s without hosts, by namespace and name.
+    delegates: BTreeMap<(String, String), VirtualService>,
+    /// `DestinationRule`s with subsets, by host in canonical form, oldest first.
+    destination_rules: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
+    /// Oldest first.
+    sidecars: Vec<Arc<Object>>,
+    workload_entries: Vec<Arc<Object>>,
+    dependences: Dependences,
     /// Domain of short names.
     pub domain: Arc<str>,
+    /// Namespace whose Sidecar is for every namespace.
+    pub root_namespace: Arc<str>,
 }
 
 impl Registry {
-    /// From resources, whatever their order. `domain` completes short names; `cluster.local` as a
-    /// rule.
+    /// Nothing. `domain` completes short names, `cluster.local` as a rule; `root_namespace` is
+    /// `istio-system` as a rule.
+    pub fn empty(domain: &str, root_namespace: &str) -> Self {
+        Self {
+            domain: domain.into(),
+            root_namespace: root_namespace.into(),
+            ..Self::default()
+        }
+    }
+
+    /// From resources, whatever their order, with the usual root namespace.
     pub fn new(objects: &[Arc<Object>], domain: &str) -> Self {
-        let mut objects: Vec<_> = objects.iter().collect();
-        // Istio's age rule: creation time, then name and namespace (`sortConfigByCreationTime`);
-        // files without a time are oldest. The rest only makes the order a total one.
-        objects.sort_by_key(|o| {
-            let m = &o.meta;
-            (
-                &m.creation_timestamp,
-                &m.name,
-                &m.namespace,
-                &o.source,
-                o.document,
-                o.line,
-            )
-        });
-        let mut entries: BTreeMap<Arc<str>, Vec<Arc<Entry>>> = BTreeMap::new();
-        let mut rules: BTreeMap<Arc<str>, Vec<VirtualService>> = BTreeMap::new();
+        let mut new = Self::empty(domain, "istio-system");
+        new.update(objects);
+        new
+    }
+
+    /// Makes these the resources. An object that is the same one as before (by its place in
+    /// memory) costs next to nothing.
+    pub fn update(&mut self, objects: &[Arc<Object>]) -> Change {
+        self.updates += 1;
+        let mut added = Vec::new();
         for object in objects {
-            match &object.spec {
-                Some(Spec::ServiceEntry(spec)) => {
-                    let entry = Arc::new(Entry::new(Arc::clone(object), spec));
-                    for host in &spec.hosts {
-                        let same = entries.entry(hosts::canonical(host)).or_default();
-                        // A host that is listed twice in one entry is one.
-                        if !same.iter().any(|e| Arc::ptr_eq(e, &entry)) {
-                            same.push(Arc::clone(&entry));
-                        }
-                    }
-                }
-                Some(Spec::VirtualService(spec)) => {
-                    let vs = VirtualService {
-                        object: Arc::clone(object),
-                    };
-                    if !vs.serves_mesh() {
-                        continue;
-                    }
-                    for host in &spec.hosts {
-                        let host = hosts::full_name(host, &object.meta.namespace, domain);
-                        rules.entry(host).or_default().push(vs.clone());
-                    }
-                }
-                Some(Spec::DestinationRule(_) | Spec::Sidecar(_) | Spec::WorkloadEntry(_))
-                | None => {}
+            let place = Arc::as_ptr(object).addr();
+            match self.held.get_mut(&place) {
+                Some((_, seen)) => *seen = self.updates,
+                None => added.push(object),
             }
         }
-        let service = |(host, all)| (Arc::clone(&host), Arc::new(Service::new(host, all)));
-        Self {
-            services: entries.into_iter().map(service).collect(),
-            rules,
-            domain: domain.into(),
+        let fresh: BTreeSet<usize> = added.iter().map(|o| Arc::as_ptr(o).addr()).collect();
+        let mut gone = Vec::new();
+        if self.held.len() + fresh.len() > objects.len() || added.len() > fresh.len() {
+            self.held.retain(|_, (object, seen)| {
+                let stays = *seen == self.updates;
+                if !stays {
+                    gone.push(Arc::clone(object));
+                }
+                stays
+            });
+        }
+        for object in &added {
+            let place = Arc::as_ptr(object).addr();
+            self.held.insert(place, (Arc::clone(object), self.updates));
+        }
+        let few = added.len() + gone.len() <= FEW.max(self.held.len() / 8);
+        if few
+            && gone
+                .iter()
+                .chain(added.iter().copied())
+                .all(|o| is_plain(o))
+        {
+            let mut touched = Touched::default();
+            gone.iter().for_each(|o| self.take_out(o, &mut touched));
+            added.iter().for_each(|o| self.put_in(o, &mut touched));
+            Change::Some(touched)
+        } else {
+            self.rebuild();
+            Change::Everything
         }
     }
 
-    /// The `VirtualService` whose http routes are in force for a host: the oldest one that names
-    /// it, else the oldest of the most specific wildcard. They are not merged.
-    pub fn http_rules(&self, host: &str) -> Option<&VirtualService> {
-        self.rules_for(host).find(|vs| !vs.spec().http.is_empty())
+    fn rebuild(&mut self) {
+        let mut objects: Vec<_> = self.held.values().map(|(o, _)| Arc::clone(o)).collect();
+        objects.sort_by(|a, b| by_age(a, b));
+        let held = std::mem::take(&mut self.held);
+        *self = Self {
+            held,
+            updates: self.updates,
+            ..Self::empty(&self.domain, &self.root_namespace)
+        };
+        // Selected by entries, so there before them.
+        let entries = objects
+            .iter()
+            .filter(|o| matches!(o.spec, Some(Spec::WorkloadEntry(_))));
+        self.workload_entries = entries.cloned().collect();
+        for object in &objects {
+            self.dependences.add(object);
+            self.put_in(object, &mut Touched::default());
+        }
     }
 
-    /// The `VirtualService`s with tls routes for a host.
-    pub fn tls_rules(&self, host: &str) -> impl Iterator<Item = &VirtualService> {
-        self.rules_for(host).filter(|vs| !vs.spec().tls.is_empty())
+    fn put_in(&mut self, object: &Arc<Object>, touched: &mut Touched) {
+        match &object.spec {
+            Some(Spec::ServiceEntry(spec)) => {
+                let selected = self.selected(object, spec.workload_selector.as_ref());
+                let entry = Arc::new(Entry::new(Arc::clone(object), spec, selected.as_deref()));
+                for host in &spec.hosts {
+                    let host = hosts::canonical(host);
+                    let same = self.entries.entry(Arc::clone(&host)).or_default();
+                    // A host that is listed twice in one entry is one.
+                    if !same.iter().any(|e| Arc::ptr_eq(e, &entry)) {
+                        insert(same, &entry, |e| &e.object);
+                    }
+                    touched.services.insert(host);
+                }
+            }
+            Some(Spec::VirtualService(spec)) => {
+                let vs = VirtualService {
+                    object: Arc::clone(object),
+                };
+                if spec.hosts.is_empty() {
+                    let meta = &object.meta;
+                    let key = (meta.namespace.clone(), meta.name.clone());
+                    self.delegates.entry(key).or_insert(vs);
+                } else if vs.serves_mesh() {
+                    for host in &spec.hosts {
+                        let host = hosts::full_name(host, &object.meta.namespace, &self.domain);
+                        insert(self.rules.entry(Arc::clone(&host)).or_default(), &vs, |v| {
+                            &v.object
+                        });
+                        touched.rules.insert(host);
+                    }
+                }
+            }
+            Some(Spec::DestinationRule(spec)) if !spec.subsets.is_empty() => {
+                let host = hosts::full_name(&spec.host, &object.meta.namespace, &self.domain);
+                insert(
+                    self.destination_rules.entry(host).or_default(),
+                    object,
+                    |o| o,
+                );
+            }
+            Some(Spec::Sidecar(_)) => insert(&mut self.sidecars, object, |o| o),
+            Some(Spec::DestinationRule(_) | Spec::WorkloadEntry(_)) | None => {}
+        }
     }
 
-    /// Every `VirtualService` for a host, the most specific first, each specificity by age.
-    fn rules_for(&self, host: &str) -> impl Iterator<Item = &VirtualService> {
+    fn take_out(&mut self, object: &Arc<Object>, touched: &mut Touched) {
+        match &object.spec {
+            Some(Spec::ServiceEntry(spec)) => {
+                for host in &spec.hosts {
+                    let host = hosts::canonical(host);
+                    if let Some(entries) = self.entries.get_mut(&host) {
+                        entries.retain(|e| !Arc::ptr_eq(&e.object, object));
+                        if entries.is_empty() {
+                            self.entries.remove(&host);
+                        }
+                    }
+                    touched.services.insert(host);
+                }
+            }
+            Some(Spec::VirtualService(spec)) => {
+                for host in &spec.hosts {
+                    let host = hosts::full_name(host, &object.meta.namespace, &self.domain);
+                    if let Some(all) = self.rules.get_mut(&host) {
+                        all.retain(|v| !Arc::ptr_eq(&v.object, object));
+                        if all.is_empty() {
+                            self.rules.remove(&host);
+                        }
+                        touched.rules.insert(host);
+                    }
+                }
+            }
+            Some(Spec::DestinationRule(_) | Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => {}
+        }
+    }
+
+    /// The `WorkloadEntry`s that an entry selects, of its namespace.
+    fn selected(
+        &self,
+        object: &Object,
+        selector: Option<&crate::istio::fields::WorkloadSelector>,
+    ) -> Option<Vec<WorkloadEntry>> {
+        let labels = &selector?.labels;
+        let here = self.workload_entries.iter();
+        let here = here.filter(|o| o.meta.namespace == object.meta.namespace);
+        let chosen = here.filter_map(|o| match &o.spec {
+            Some(Spec::WorkloadEntry(w)) => {
+                // Labels of the object count as the workload's too.
+                let label = |k| w.labels.get(k).or_else(|| o.meta.labels.get(k));
+                let all = labels.iter().all(|(k, v)| label(k) == Some(v));
+                all.then(|| w.clone())
+            }
+            _ => None,
+        });
+        Some(chosen.collect())
+    }
+
+    /// The `VirtualService`s that are visible and in force for a host, the most specific first,
+    /// each specificity by age.
+    pub(crate) fn rules_for(
+        &self,
+        host: &str,
+        scope: &Scope,
+    ) -> impl Iterator<Item = &VirtualService> {
+        let visible = |vs: &&VirtualService| {
+            let (spec, namespace) = (vs.spec(), &vs.object.meta.namespace);
+            scope.sees(&spec.export_to, namespace) && scope.imports_rule(namespace, &spec.hosts)
+        };
         self.patterns(host)
             .filter_map(|p| self.rules.get(p.as_str()))
             .flatten()
+            .filter(visible)
     }
 
     /// The host itself and every wildcard over it, longest first.
@@ -159,4 +341,64 @@ impl Registry {
         let first = itself.clone();
         std::iter::once(first).chain(wildcards.filter(move |p| *p != itself))
     }
+
+    /// A `DestinationRule`'s subset: the labels of its endpoints. Of the client's namespace first,
+    /// then the service's, then the root one (istio `pilot/pkg/model/push_context.go`
+    /// `destinationRule`).
+    pub(crate) fn subset(
+        &self,
+        host: &str,
+        of: &str,
+        name: &str,
+        scope: &Scope,
+    ) -> Option<Arc<BTreeMap<String, String>>> {
+        let suffixes = (0..=host.len())
+            .filter_map(|at| host.get(at..))
+            .map(|s| format!("*{s}"));
+        let all = std::iter::once(host.to_owned()).chain(suffixes);
+        let rules: Vec<_> = all
+            .filter_map(|p| self.destination_rules.get(p.as_str()))
+            .flatten()
+            .collect();
+        let spec = |o: &&Arc<Object>| -> Option<DestinationRule> {
+            match &o.spec {
+                Some(Spec::DestinationRule(spec)) => Some(spec.clone()),
+                _ => None,
+            }
+        };
+        let places = [scope.namespace(), of, &*self.root_namespace];
+        let in_place = |n: &str| rules.iter().find(|o| o.meta.namespace == n).copied();
+        let chosen = places
+            .into_iter()
+            .filter(|n| !n.is_empty())
+            .find_map(in_place);
+        let chosen = chosen.or_else(|| rules.first().copied())?;
+        let rule = spec(&chosen)?;
+        if !scope.sees(&rule.export_to, &chosen.meta.namespace) {
+            return None;
+        }
+        let subset = rule.subsets.into_iter().find(|s| s.name == name)?;
+        Some(Arc::new(subset.labels))
+    }
+}
+
+/// Whether nothing but its own hosts depends on an object.
+fn is_plain(object: &Object) -> bool {
+    let delegates = || match &object.spec {
+        Some(Spec::VirtualService(vs)) => vs.hosts.is_empty(),
+        _ => false,
+    };
+    match object.spec {
+        Some(Spec::ServiceEntry(_) | Spec::VirtualService(_)) => {
+            !Dependences::default().add(object) && !delegates()
+        }
+        Some(Spec::DestinationRule(_) | Spec::Sidecar(_) | Spec::WorkloadEntry(_)) => false,
+        None => true,
+    }
+}
+
+/// Inserts by age.
+fn insert<T: Clone>(list: &mut Vec<T>, item: &T, object: impl Fn(&T) -> &Arc<Object>) {
+    let at = list.partition_point(|e| by_age(object(e), object(item)).is_le());
+    list.insert(at, item.clone());
 }

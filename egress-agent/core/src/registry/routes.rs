@@ -4,31 +4,53 @@
 //! Owns which `VirtualService` applies and in which order. Names destinations by host and port;
 //! where these are at the moment is `policy`'s business.
 
+use super::delegate::merged;
+use super::l4::{target, tcp, tls};
+use super::scope::Scope;
 use super::services::{Class, Service};
-use super::{Registry, VirtualService, hosts};
+use super::{Registry, VirtualService};
 use crate::istio::duration::TimeSpan;
 use crate::istio::fields::Destination;
-use crate::istio::virtual_service::{
-    HttpMatchRequest, HttpRoute, RouteDestination, TlsMatchAttributes,
-};
+use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute};
+use crate::routing::HttpMatch;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A destination: a service's host and one of its ports.
+/// A destination: a service's host, one of its ports, and which of its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct To {
     /// Host in canonical form; may be registered or not.
     pub host: Arc<str>,
     /// Port of that service.
     pub port: u16,
+    /// Which endpoints.
+    pub subset: Subset,
 }
 
+/// Which endpoints of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subset {
+    /// All.
+    #[default]
+    All,
+    /// Those with these labels.
+    Labels(Arc<BTreeMap<String, String>>),
+    /// One that no `DestinationRule` defines.
+    Undefined,
+}
+
+/// Destinations by weight; none means that what the route does cannot be done.
+pub type Shares = Vec<(u32, To)>;
+
 /// One HTTP route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpPlan {
+    /// Requests that it is for, any of them; empty means all.
+    pub matches: Vec<HttpMatch>,
     /// Where it goes.
-    pub to: To,
+    pub to: Shares,
     /// `timeout`.
     pub timeout: Option<Duration>,
 }
@@ -38,12 +60,23 @@ pub struct HttpPlan {
 pub struct TlsPlan {
     /// Server names.
     pub sni_hosts: Vec<String>,
+    /// `destinationSubnets`; empty means all.
+    pub nets: Vec<IpNet>,
     /// Where it goes.
-    pub to: To,
+    pub to: Shares,
+}
+
+/// One TCP route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpPlan {
+    /// `destinationSubnets`; `None` means the addresses of the service itself.
+    pub nets: Option<Vec<IpNet>>,
+    /// Where it goes.
+    pub to: Shares,
 }
 
 /// What one port of one service does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PortPlan {
     /// Routes of the virtual host, if HTTP is spoken here.
     pub http: Option<Vec<HttpPlan>>,
@@ -51,174 +84,195 @@ pub struct PortPlan {
     pub tls: Vec<TlsPlan>,
     /// Whether the service's own name leads to it by SNI.
     pub own_name: bool,
+    /// Routes of `VirtualService`s for TCP.
+    pub tcp: Vec<TcpPlan>,
+    /// Whether bytes that name nobody go to the service by its addresses.
+    pub opaque: bool,
 }
 
-/// Every port of one service.
+impl PortPlan {
+    /// Every destination that its routes lead to, but not the service itself.
+    pub fn destinations(&self) -> impl Iterator<Item = &To> {
+        let http = self.http.iter().flatten().flat_map(|r| &r.to);
+        let tls = self.tls.iter().flat_map(|r| &r.to);
+        let tcp = self.tcp.iter().flat_map(|r| &r.to);
+        http.chain(tls).chain(tcp).map(|(_, to)| to)
+    }
+}
+
+/// Every TCP port of one service.
 pub type HostPlan = BTreeMap<u16, PortPlan>;
 
-/// What a service does with flows, by port. Ports without HTTP or TLS are not here.
-pub fn plan(service: &Service, registry: &Registry) -> HostPlan {
+/// What plans are made with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Rules.
+    pub registry: &'a Registry,
+    /// Services that are visible.
+    pub services: &'a BTreeMap<Arc<str>, Arc<Service>>,
+    /// To whom.
+    pub scope: &'a Scope,
+}
+
+/// What a service does with flows, by port. UDP ports are not here.
+pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
     let mut plans = HostPlan::new();
     for (number, port) in service.ports() {
+        if port.class == Class::Udp {
+            continue;
+        }
         let mut plan = PortPlan::default();
         if port.class.is_http() {
-            plan.http = Some(http(service, number, registry));
+            plan.http = Some(http(service, number, context));
         }
-        if matches!(port.class, Class::Tls) {
-            plan.tls = tls(service, number, registry);
+        match port.class {
+            Class::Tls => {
+                plan.tls = tls(service, number, context);
+                plan.own_name = plan.tls.is_empty();
+            }
+            Class::Tcp | Class::Sniffed => {
+                plan.tcp = tcp(service, number, context);
+                plan.opaque = plan.tcp.iter().all(|r| r.nets.is_some());
+            }
+            Class::Http | Class::Udp => {}
         }
-        plan.own_name = matches!(port.class, Class::Tls | Class::Sniffed) && plan.tls.is_empty();
-        if plan != PortPlan::default() {
-            plans.insert(number, plan);
-        }
+        plans.insert(number, plan);
     }
     plans
 }
 
-fn http(service: &Service, port: u16, registry: &Registry) -> Vec<HttpPlan> {
+/// The way to a service itself.
+pub fn itself(service: &Service, port: u16) -> To {
+    To {
+        host: Arc::clone(&service.host),
+        port,
+        subset: Subset::All,
+    }
+}
+
+/// The first `VirtualService` with http routes has the host; they are not merged.
+fn http(service: &Service, port: u16, context: &Context<'_>) -> Vec<HttpPlan> {
     let own = || {
         vec![HttpPlan {
-            to: To {
-                host: Arc::clone(&service.host),
-                port,
-            },
+            matches: Vec::new(),
+            to: vec![(1, itself(service, port))],
             timeout: None,
         }]
     };
-    registry
-        .http_rules(&service.host)
-        .and_then(|vs| http_routes(vs, port, registry))
+    let rules = context.registry.rules_for(&service.host, context.scope);
+    let in_force = rules.filter(|vs| !vs.spec().http.is_empty()).next();
+    in_force
+        .and_then(|vs| http_routes(vs, port, context))
         .unwrap_or_else(own)
 }
 
 /// The routes of a `VirtualService` on a dialled port; `None` if it has none for it, which leaves
 /// the port to the service (istio `pilot/pkg/networking/core/route/route.go`,
 /// `BuildHTTPRoutesForVirtualService`).
-fn http_routes(vs: &VirtualService, port: u16, registry: &Registry) -> Option<Vec<HttpPlan>> {
-    let mut applies = false;
+fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<Vec<HttpPlan>> {
     let mut plans = Vec::new();
     for route in &vs.spec().http {
-        let catch_all = match matching(route, vs, port) {
-            Matching::No => continue,
-            Matching::Some => false,
-            Matching::All => true,
+        let Some(matches) = matching(route, vs, vs, port, context) else {
+            continue;
         };
-        applies = true;
-        let to = route
-            .route
-            .iter()
-            .filter(|r| r.weight > 0 || route.route.len() == 1)
-            .find_map(|r| r.destination.as_ref());
-        if let (true, Some(to)) = (catch_all, to) {
-            let to = target(to, vs, port, registry);
-            let timeout = route.timeout.map(TimeSpan::duration);
-            plans.push(HttpPlan { to, timeout });
+        let catch_all = matches.is_empty();
+        match &route.delegate {
+            None => plans.push(http_plan(route, matches, vs, port, context)),
+            Some(to) => {
+                let Some(delegate) = context.registry.delegate(to, vs) else {
+                    continue;
+                };
+                for inner in &delegate.spec().http {
+                    let Some(own) = matching(inner, delegate, vs, port, context) else {
+                        continue;
+                    };
+                    let both = HttpMatch::both(&matches, own);
+                    let route = merged(route, inner);
+                    plans.push(http_plan(&route, both, delegate, port, context));
+                }
+            }
         }
-        if catch_all {
+        if catch_all && route.delegate.is_none() {
             break;
         }
     }
-    applies.then_some(plans)
+    (!plans.is_empty()).then_some(plans)
 }
 
-/// Which requests on a port a route is for.
-enum Matching {
-    /// None.
-    No,
-    /// Those that fulfil conditions. The proxy cannot judge them yet, so they get no route.
-    Some,
-    /// All.
-    All,
-}
-
-fn matching(route: &HttpRoute, vs: &VirtualService, port: u16) -> Matching {
-    let Some(first) = route.r#match.first() else {
-        return if vs.for_mesh(&[]) {
-            Matching::All
+fn http_plan(
+    route: &HttpRoute,
+    matches: Vec<HttpMatch>,
+    vs: &VirtualService,
+    port: u16,
+    context: &Context<'_>,
+) -> HttpPlan {
+    let elsewhere = route.redirect.is_some() || route.direct_response.is_some();
+    let to = route
+        .route
+        .iter()
+        .map(|r| (r.weight, r.destination.as_ref()));
+    HttpPlan {
+        matches,
+        to: if elsewhere {
+            Vec::new()
         } else {
-            Matching::No
+            shares(to, vs, port, context)
+        },
+        timeout: route.timeout.map(TimeSpan::duration),
+    }
+}
+
+/// The conditions of a route that requests on this port can fulfil: `None` if none can, empty if
+/// all do. `root` has the gateways of a delegate.
+fn matching(
+    route: &HttpRoute,
+    vs: &VirtualService,
+    root: &VirtualService,
+    port: u16,
+    context: &Context<'_>,
+) -> Option<Vec<HttpMatch>> {
+    if route.r#match.is_empty() {
+        return root.for_mesh(&[]).then(Vec::new);
+    }
+    let here = |m: &&HttpMatchRequest| {
+        // With gateways of its own a match is not for a source (istio `sourceMatchHTTP`).
+        let source = !m.gateways.is_empty()
+            || context
+                .scope
+                .is_source(&m.source_labels, &m.source_namespace);
+        let gateways = if m.gateways.is_empty() {
+            root.for_mesh(&[])
+        } else {
+            vs.for_mesh(&m.gateways)
         };
+        (m.port == 0 || m.port == u32::from(port)) && gateways && source
     };
-    let mut found = Matching::No;
-    for m in std::iter::once(first).chain(&route.r#match[1..]) {
-        if (m.port != 0 && m.port != u32::from(port)) || !vs.for_mesh(&m.gateways) {
-            continue;
+    let mut matches = Vec::new();
+    for m in route.r#match.iter().filter(here) {
+        let m = HttpMatch::new(m);
+        if m.is_bare() {
+            return Some(Vec::new());
         }
-        if is_bare(m) {
-            return Matching::All;
-        }
-        found = Matching::Some;
+        matches.push(m);
     }
-    found
+    (!matches.is_empty()).then_some(matches)
 }
 
-/// Whether a match has no condition but port and gateways.
-fn is_bare(m: &HttpMatchRequest) -> bool {
-    let bare = HttpMatchRequest {
-        name: m.name.clone(),
-        port: m.port,
-        gateways: m.gateways.clone(),
-        stat_prefix: m.stat_prefix.clone(),
-        ignore_uri_case: m.ignore_uri_case,
-        ..HttpMatchRequest::default()
-    };
-    *m == bare
-}
-
-fn tls(service: &Service, port: u16, registry: &Registry) -> Vec<TlsPlan> {
-    let mut plans = Vec::new();
-    for vs in registry.tls_rules(&service.host) {
-        for route in &vs.spec().tls {
-            for m in &route.r#match {
-                let here = m.port == 0 || m.port == u32::from(port);
-                if !here || !vs.for_mesh(&m.gateways) {
-                    continue;
-                }
-                let sni_hosts = if is_plain(m) {
-                    names(&m.sni_hosts)
-                } else {
-                    Vec::new()
-                };
-                // A match whose conditions cannot be judged yet still takes the port from the
-                // service's own name: it must not let through what the route would refuse.
-                let to = first(&route.route).map(|d| target(d, vs, port, registry));
-                plans.extend(to.map(|to| TlsPlan { sni_hosts, to }));
-            }
-        }
+/// Destinations by weight. A single one gets everything, whatever its weight.
+pub(super) fn shares<'a>(
+    route: impl Iterator<Item = (i32, Option<&'a Destination>)>,
+    vs: &VirtualService,
+    port: u16,
+    context: &Context<'_>,
+) -> Shares {
+    let all: Vec<_> = route
+        .filter_map(|(w, to)| Some((w, target(to?, vs, port, context))))
+        .collect();
+    if let [(_, only)] = all.as_slice() {
+        return vec![(1, only.clone())];
     }
-    plans
-}
-
-fn is_plain(m: &TlsMatchAttributes) -> bool {
-    m.destination_subnets.is_empty() && m.source_labels.is_empty() && m.source_namespace.is_empty()
-}
-
-fn names(hosts: &[String]) -> Vec<String> {
-    hosts
-        .iter()
-        .map(|h| hosts::canonical(h).to_string())
-        .collect()
-}
-
-fn first(route: &[RouteDestination]) -> Option<&Destination> {
-    route
-        .iter()
-        .filter(|r| r.weight > 0 || route.len() == 1)
-        .find_map(|r| r.destination.as_ref())
-}
-
-/// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the
-/// service's only one, else the one that was dialled.
-fn target(to: &Destination, vs: &VirtualService, dialled: u16, registry: &Registry) -> To {
-    let host = hosts::full_name(&to.host, &vs.object.meta.namespace, &registry.domain);
-    let only = || {
-        let ports = registry.services.get(&host)?.ports();
-        (ports.len() == 1).then(|| ports.keys().next().copied())?
-    };
-    let port = match &to.port {
-        // A number that is no port leads nowhere: no service lists port 0.
-        Some(port) => u16::try_from(port.number).unwrap_or(0),
-        None => only().unwrap_or(dialled),
-    };
-    To { host, port }
+    let weighted = all
+        .into_iter()
+        .map(|(w, to)| (u32::try_from(w).unwrap_or(0), to));
+    weighted.filter(|(w, _)| *w > 0).collect()
 }

@@ -7,7 +7,7 @@ use crate::istio::Object;
 use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::workload_entry::WorkloadEntry;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -79,10 +79,12 @@ pub struct Endpoint {
     pub location: Location,
     /// Its ports by the service port's name.
     pub ports: BTreeMap<String, u16>,
+    /// For subsets.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What one `ServiceEntry` says about each of its hosts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// The object that it was made from.
     pub object: Arc<Object>,
@@ -94,6 +96,8 @@ pub struct Entry {
     pub ports: Vec<Port>,
     /// Listed endpoints; `None` if there are none, so that the host itself is resolved.
     pub endpoints: Option<Vec<Endpoint>>,
+    /// Namespaces that see it.
+    pub export_to: Vec<String>,
 }
 
 /// One host and every entry that lists it, oldest first.
@@ -109,11 +113,16 @@ pub struct Service {
 
 impl Entry {
     /// From an object. What cannot be read is left out: that denies, and validation said why.
-    pub fn new(object: Arc<Object>, entry: &ServiceEntry) -> Self {
-        let addresses = entry.addresses.iter().filter_map(|a| network(a)).collect();
-        let listed = entry.endpoints.iter().filter_map(endpoint).collect();
-        let endpoints =
-            (!entry.endpoints.is_empty() || entry.workload_selector.is_some()).then_some(listed);
+    /// `selected` are the `WorkloadEntry`s that its selector chooses.
+    pub fn new(
+        object: Arc<Object>,
+        entry: &ServiceEntry,
+        selected: Option<&[WorkloadEntry]>,
+    ) -> Self {
+        let addresses: Vec<_> = entry.addresses.iter().filter_map(|a| network(a)).collect();
+        let listed = entry.endpoints.iter().chain(selected.unwrap_or_default());
+        let listed = listed.filter_map(endpoint).collect();
+        let endpoints = (!entry.endpoints.is_empty() || selected.is_some()).then_some(listed);
         let ports = entry.ports.iter().filter_map(|p| {
             Some(Port {
                 number: port_number(p.number)?,
@@ -126,14 +135,26 @@ impl Entry {
                 },
             })
         });
-        let ports = ports.collect();
+        let mut ports: Vec<_> = ports.collect();
+        // Without an address that can be read it must not stand for every address.
+        if addresses.is_empty() && !entry.addresses.is_empty() {
+            ports.clear();
+        }
         Self {
             object,
             resolution: entry.resolution,
             addresses,
             ports,
             endpoints,
+            export_to: entry.export_to.clone(),
         }
+    }
+
+    /// The same with these ports only.
+    pub fn with_ports_of(&self, ports: &BTreeSet<u16>) -> Self {
+        let mut narrow = self.clone();
+        narrow.ports.retain(|p| ports.contains(&p.number));
+        narrow
     }
 
     /// The port of this number.
@@ -179,6 +200,7 @@ fn endpoint(entry: &WorkloadEntry) -> Option<Endpoint> {
     Some(Endpoint {
         location,
         ports: entry.ports.iter().filter_map(port).collect(),
+        labels: entry.labels.clone(),
     })
 }
 

@@ -2,7 +2,9 @@
 
 use super::Registry;
 use super::not_done::not_done;
-use super::routes::{HostPlan, plan};
+use super::routes::{HostPlan, To};
+use super::scope::Workload;
+use super::view::View;
 use crate::istio::{Object, decode};
 use std::sync::Arc;
 
@@ -45,7 +47,8 @@ const TLS: &str = "{number: 443, name: tls, protocol: TLS}";
 
 fn plan_of(text: &str, host: &str) -> HostPlan {
     let registry = Registry::new(&objects(text), "cluster.local");
-    plan(&registry.services[host], &registry)
+    let scope = registry.scope_of(&Workload::default());
+    View::new(&registry, scope).plans.remove(host).unwrap()
 }
 
 /// Routes of port 80 as `HOST:PORT SECONDS`.
@@ -54,12 +57,9 @@ fn http(text: &str, host: &str) -> Vec<String> {
     let routes = plan[&80].http.iter().flatten();
     routes
         .map(|r| {
-            format!(
-                "{}:{} {}",
-                r.to.host,
-                r.to.port,
-                r.timeout.unwrap_or_default().as_secs()
-            )
+            let to = |(weight, to): &(u32, To)| format!("{}:{}*{weight} ", to.host, to.port);
+            let to: String = r.to.iter().map(to).collect();
+            to + &r.timeout.unwrap_or_default().as_secs().to_string()
         })
         .collect()
 }
@@ -97,14 +97,14 @@ fn the_virtual_service_in_force_is_the_oldest_for_the_most_specific_host() {
     );
     let only_tls = vs("a-tls", "a.x.com", "tls: []");
     for (parts, expected) in [
-        (vec![&base], "a.x.com:80 0"),
-        (vec![&base, &exact], "a.x.com:80 1"),
-        (vec![&younger, &base, &exact], "a.x.com:80 1"),
-        (vec![&base, &wild, &exact], "a.x.com:80 1"),
-        (vec![&base, &wider, &wild], "a.x.com:80 3"),
-        (vec![&base, &wider], "a.x.com:80 4"),
-        (vec![&base, &gateway], "a.x.com:80 0"),
-        (vec![&base, &gateway, &only_tls, &wild], "a.x.com:80 3"),
+        (vec![&base], "a.x.com:80*1 0"),
+        (vec![&base, &exact], "a.x.com:80*1 1"),
+        (vec![&younger, &base, &exact], "a.x.com:80*1 1"),
+        (vec![&base, &wild, &exact], "a.x.com:80*1 1"),
+        (vec![&base, &wider, &wild], "a.x.com:80*1 3"),
+        (vec![&base, &wider], "a.x.com:80*1 4"),
+        (vec![&base, &gateway], "a.x.com:80*1 0"),
+        (vec![&base, &gateway, &only_tls, &wild], "a.x.com:80*1 3"),
     ] {
         let text: String = parts.into_iter().map(String::as_str).collect();
         assert_eq!(http(&text, "a.x.com"), [expected], "{text}");
@@ -123,7 +123,7 @@ fn creation_time_comes_before_the_name() {
     let text = entry("a", "a.com", HTTP)
         + &named("a", "2026-02-01T00:00:00Z", "1s")
         + &named("b", "2026-01-01T00:00:00Z", "2s");
-    assert_eq!(http(&text, "a.com"), ["a.com:80 2"]);
+    assert_eq!(http(&text, "a.com"), ["a.com:80*1 2"]);
 }
 
 #[test]
@@ -133,39 +133,48 @@ fn routes_apply_to_the_ports_that_their_matches_name() {
     for (routes, expected) in [
         (
             "{match: [{port: 80}], timeout: 1s, route: [{destination: {host: a.com}}]}",
-            vec!["a.com:80 1"],
+            vec!["a.com:80*1 1"],
         ),
         // None for this port: the service's own route.
         (
             "{match: [{port: 81}], timeout: 1s, route: [{destination: {host: a.com}}]}",
-            vec!["a.com:80 0"],
+            vec!["a.com:80*1 0"],
         ),
         (
             "{match: [{gateways: [gw]}], timeout: 1s, route: [{destination: {host: a.com}}]}",
-            vec!["a.com:80 0"],
+            vec!["a.com:80*1 0"],
         ),
         // The only port of the destination, without being named.
         (
             "{route: [{destination: {host: b.com}}]}",
-            vec!["b.com:8080 0"],
+            vec!["b.com:8080*1 0"],
         ),
         (
             "{route: [{destination: {host: b.com, port: {number: 9}}}]}",
-            vec!["b.com:9 0"],
+            vec!["b.com:9*1 0"],
         ),
         // A weight of zero takes nothing.
         (
             "{route: [{destination: {host: b.com}, weight: 0}, {destination: {host: a.com}, weight: 1}]}",
-            vec!["a.com:80 0"],
+            vec!["a.com:80*1 0"],
         ),
-        // What cannot be judged yet serves nothing, and nothing takes its place.
         (
-            "{match: [{uri: {prefix: /x}}], route: [{destination: {host: a.com}}]}",
-            vec![],
+            "{match: [{uri: {prefix: /x}}], route: [{destination: {host: b.com}}]}, {route: [{destination: {host: a.com}}]}",
+            vec!["b.com:8080*1 0", "a.com:80*1 0"],
         ),
+        (
+            "{route: [{destination: {host: b.com}, weight: 1}, {destination: {host: a.com}, weight: 3}]}",
+            vec!["b.com:8080*1 a.com:80*3 0"],
+        ),
+        // For other clients: the service's own route.
+        (
+            "{match: [{sourceLabels: {app: x}}], timeout: 1s, route: [{destination: {host: a.com}}]}",
+            vec!["a.com:80*1 0"],
+        ),
+        // What cannot be done serves nothing, and nothing takes its place.
         (
             "{redirect: {uri: /x}}, {route: [{destination: {host: a.com}}]}",
-            vec![],
+            vec!["0"],
         ),
     ] {
         let text = base.clone() + &vs("v", "a.com", &format!("http: [{routes}]"));
@@ -188,13 +197,14 @@ fn a_tls_match_takes_the_port_from_the_services_own_name() {
     assert_eq!(
         (
             matched.tls[0].sni_hosts.as_slice(),
-            &*matched.tls[0].to.host
+            &*matched.tls[0].to[0].1.host
         ),
         (&["a.com".to_owned()][..], "b.com")
     );
     assert!(tls("{port: 444, sniHosts: [a.com]}").own_name);
-    let unjudged = tls("{port: 443, sniHosts: [a.com], sourceNamespace: x}");
-    assert!(!unjudged.own_name && unjudged.tls[0].sni_hosts.is_empty());
+    assert!(tls("{port: 443, sniHosts: [a.com], sourceNamespace: x}").own_name);
+    let subnets = tls("{port: 443, sniHosts: [a.com], destinationSubnets: [203.0.113.9/24]}");
+    assert_eq!(subnets.tls[0].nets, ["203.0.113.0/24".parse().unwrap()]);
 }
 
 #[test]
@@ -214,7 +224,8 @@ fn entries_for_one_host_merge_if_they_agree_and_the_oldest_holds_if_not() {
     );
     let text = entry("b", "A.com.", TLS) + &other + &entry("a", "a.com", HTTP);
     let registry = Registry::new(&objects(&text), "cluster.local");
-    let service = &registry.services["a.com"];
+    let view = View::everything(&registry);
+    let service = &view.services["a.com"];
     assert_eq!(service.ports().into_keys().collect::<Vec<_>>(), [80, 443]);
     assert_eq!(service.left_out.len(), 1);
 }

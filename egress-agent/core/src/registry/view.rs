@@ -1,27 +1,127 @@
 //! What one workload sees of the registry: its services and what each does with a flow.
+//!
+//! Owns which entry is visible, and what must be looked at anew when some rules changed.
 
-use super::Registry;
-use super::routes::{self, HostPlan};
-use super::services::Service;
-use std::collections::BTreeMap;
+use super::routes::{self, Context, HostPlan};
+use super::scope::{Imported, Scope};
+use super::services::{Entry, Service};
+use super::{Registry, hosts};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Services and their routes, by host in canonical form.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// Whose view it is.
+    pub scope: Scope,
     /// Services.
     pub services: BTreeMap<Arc<str>, Arc<Service>>,
     /// What each does, by port.
     pub plans: BTreeMap<Arc<str>, HostPlan>,
+    /// Hosts whose routes lead to another one.
+    used_by: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
 }
 
 impl View {
-    /// Everything that is registered.
+    /// What is visible in a scope.
+    pub fn new(registry: &Registry, scope: Scope) -> Self {
+        let mut view = Self {
+            scope,
+            ..Self::default()
+        };
+        for (host, entries) in &registry.entries {
+            let service = view.service(host, entries);
+            view.services.extend(service.map(|s| (Arc::clone(host), s)));
+        }
+        let hosts: Vec<_> = view.services.keys().cloned().collect();
+        for host in hosts {
+            view.plan(&host, registry);
+        }
+        view
+    }
+
+    /// Everything that is registered, whoever it is exported to.
     pub fn everything(registry: &Registry) -> Self {
-        let services = registry.services.clone();
-        let plan =
-            |(host, s): (&Arc<str>, &Arc<Service>)| (Arc::clone(host), routes::plan(s, registry));
-        let plans = services.iter().map(plan).collect();
-        Self { services, plans }
+        Self::new(registry, Scope::everything())
+    }
+
+    /// Looks anew at what changed: hosts with other entries, and hosts or wildcards with other
+    /// `VirtualService`s. Returns the hosts that may be others now, with
+    /// their former plans.
+    pub fn update(
+        &mut self,
+        registry: &Registry,
+        services: &BTreeSet<Arc<str>>,
+        rules: &BTreeSet<Arc<str>>,
+    ) -> BTreeMap<Arc<str>, HostPlan> {
+        let mut changed = services.clone();
+        for host in services {
+            let entries = registry.entries.get(host);
+            match entries.and_then(|all| self.service(host, all)) {
+                Some(service) => self.services.insert(Arc::clone(host), service),
+                None => self.services.remove(host),
+            };
+            changed.extend(self.used_by.get(host).into_iter().flatten().cloned());
+        }
+        for pattern in rules {
+            if hosts::is_wildcard(pattern) {
+                let covered = self.services.keys().filter(|h| hosts::covers(pattern, h));
+                changed.extend(covered.cloned());
+            } else if self.services.contains_key(pattern) {
+                changed.insert(Arc::clone(pattern));
+            }
+        }
+        let replan = |host: Arc<str>| {
+            let old = self.plan(&host, registry);
+            (host, old)
+        };
+        changed.into_iter().map(replan).collect()
+    }
+
+    /// Makes a host's plan anew. Returns the former one.
+    fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> HostPlan {
+        let old = self.plans.remove(host).unwrap_or_default();
+        for to in old.values().flat_map(routes::PortPlan::destinations) {
+            if let Some(users) = self.used_by.get_mut(&to.host) {
+                users.remove(host);
+                if users.is_empty() {
+                    self.used_by.remove(&to.host);
+                }
+            }
+        }
+        let Some(service) = self.services.get(host) else {
+            return old;
+        };
+        let context = Context {
+            registry,
+            services: &self.services,
+            scope: &self.scope,
+        };
+        let plan = routes::plan(service, &context);
+        for to in plan.values().flat_map(routes::PortPlan::destinations) {
+            if to.host != *host {
+                let users = self.used_by.entry(Arc::clone(&to.host)).or_default();
+                users.insert(Arc::clone(host));
+            }
+        }
+        self.plans.insert(Arc::clone(host), plan);
+        old
+    }
+
+    /// The service of a host, of the entries that are visible.
+    fn service(&self, host: &Arc<str>, entries: &[Arc<Entry>]) -> Option<Arc<Service>> {
+        let visible = |entry: &Arc<Entry>| {
+            let namespace = &entry.object.meta.namespace;
+            if !self.scope.sees(&entry.export_to, namespace) {
+                return None;
+            }
+            match self.scope.imports(namespace, host) {
+                Imported::No => None,
+                Imported::Whole => Some(Arc::clone(entry)),
+                Imported::Ports(ports) => Some(Arc::new(entry.with_ports_of(&ports))),
+            }
+        };
+        let entries: Vec<_> = entries.iter().filter_map(visible).collect();
+        (!entries.is_empty()).then(|| Arc::new(Service::new(Arc::clone(host), entries)))
     }
 }

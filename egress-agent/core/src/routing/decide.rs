@@ -1,8 +1,15 @@
-//! The decisions: Host or SNI in, a destination or a refusal out.
+//! The decisions: Host, SNI or bare bytes in, a destination or a refusal out.
 
-use super::{Cluster, HttpRoute, PortRoutes, RouteTable};
+use super::matching::Fit;
+use super::table::within;
+use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, VirtualHost};
 use crate::http::authority::parse_authority;
+use http::HeaderMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Name that Istio gives the destination of traffic that no service matches.
+const PASSTHROUGH: &str = "PassthroughCluster";
 
 /// What a route match looks at.
 #[derive(Clone, Copy, Debug)]
@@ -13,17 +20,21 @@ pub struct RequestHead<'a> {
     pub method: &'a str,
     /// Path and query.
     pub path: &'a str,
+    /// Headers.
+    pub headers: &'a HeaderMap,
 }
 
 /// What happens to one HTTP request.
 #[derive(Clone, Debug)]
 pub enum HttpDecision {
     /// Forwarded.
-    Forward(Arc<Cluster>, HttpRoute),
+    Forward(Arc<Cluster>, Arc<HttpRoute>),
     /// The Host is not listed on this port: 502 with an empty body (Istio's `block_all`).
     UnlistedHost,
     /// Listed, but no route matches: 404 with an empty body, flag NR.
     NoRoute,
+    /// The route leads to what is not registered: 503 with an empty body, flag NC.
+    NoCluster(Arc<Cluster>),
 }
 
 /// What happens to one TLS connection.
@@ -35,255 +46,148 @@ pub enum TlsDecision {
     UnlistedName,
 }
 
+/// What happens to bytes that name nobody.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TcpDecision {
+    /// Relayed, whatever is spoken.
+    Relay(Arc<Cluster>),
+    /// Relayed unless it is HTTP, which its Host decides.
+    RelayNonHttp(Arc<Cluster>),
+    /// The destination is not listed for TCP: closed.
+    Unlisted,
+}
+
 impl RouteTable {
-    /// The routes of a policy on a dialled port; `None` means that nothing may pass there.
+    /// The routes of a policy on a dialled port; `None` means that no name is listed there.
     pub fn port(&self, policy: u32, port: u16) -> Option<&PortRoutes> {
-        self.policies.get(&policy)?.ports.get(&port)
+        Some(self.policies.get(&policy)?.ports.get(&port)?)
     }
 
-    /// Decides one HTTP request by its Host.
-    pub fn http(&self, policy: u32, port: u16, head: &RequestHead<'_>) -> HttpDecision {
-        let Some(routes) = self.port(policy, port) else {
-            return HttpDecision::UnlistedHost;
-        };
-        let Ok(host) = parse_authority(head.authority) else {
-            return HttpDecision::UnlistedHost;
-        };
-        let Some(at) = routes.find_host(host.as_str()) else {
-            return HttpDecision::UnlistedHost;
-        };
-        match routes.hosts[at].routes.first() {
-            Some(route) => HttpDecision::Forward(Arc::clone(&route.cluster), route.clone()),
-            None => HttpDecision::NoRoute,
+    /// Decides one HTTP request by its Host. `dialled` is the original destination; `turn` counts
+    /// requests.
+    pub fn http(
+        &self,
+        policy: u32,
+        dialled: SocketAddr,
+        head: &RequestHead<'_>,
+        turn: usize,
+    ) -> HttpDecision {
+        let names = self.port(policy, dialled.port());
+        let listed = names.map_or(HttpDecision::UnlistedHost, |n| {
+            n.by_host(dialled, head, turn)
+        });
+        match (listed, self.tcp(policy, dialled, turn)) {
+            (HttpDecision::UnlistedHost, TcpDecision::Relay(cluster)) => {
+                HttpDecision::Forward(cluster, Arc::default())
+            }
+            (listed, _) => listed,
         }
     }
 
     /// Decides one TLS connection by its server name in canonical form.
-    pub fn tls(&self, policy: u32, port: u16, sni: Option<&str>) -> TlsDecision {
-        let found = self
-            .port(policy, port)
-            .zip(sni)
-            .and_then(|(routes, name)| Some(&routes.tls[routes.find_tls(name)?]));
-        match found {
-            Some(route) => TlsDecision::Forward(Arc::clone(&route.cluster)),
-            None => TlsDecision::UnlistedName,
-        }
+    pub fn tls(
+        &self,
+        policy: u32,
+        dialled: SocketAddr,
+        sni: Option<&str>,
+        turn: usize,
+    ) -> TlsDecision {
+        let by_name = || {
+            let (routes, name) = (self.port(policy, dialled.port())?, sni?);
+            let fits = |at: usize| {
+                let route = &routes.tls[at];
+                let cluster = route
+                    .to
+                    .pick(turn)
+                    .filter(|c| !c.missing && c.takes(dialled.ip()))?;
+                within(&route.nets, dialled.ip()).then(|| Arc::clone(cluster))
+            };
+            routes.find_tls(name, fits)
+        };
+        let by_address = || match self.tcp(policy, dialled, turn) {
+            TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster) => Some(cluster),
+            TcpDecision::Unlisted => None,
+        };
+        by_name()
+            .or_else(by_address)
+            .map_or(TlsDecision::UnlistedName, TlsDecision::Forward)
+    }
+
+    /// Decides bytes by their original destination alone.
+    pub fn tcp(&self, policy: u32, dialled: SocketAddr, turn: usize) -> TcpDecision {
+        let Some(routes) = self.policies.get(&policy) else {
+            return TcpDecision::Unlisted;
+        };
+        let listed = || {
+            let port = routes.ports.get(&dialled.port())?;
+            let route = &port.tcp[port.find_tcp(dialled.ip())?];
+            let cluster = Arc::clone(
+                route
+                    .to
+                    .pick(turn)
+                    .filter(|c| !c.missing && c.takes(dialled.ip()))?,
+            );
+            Some(if route.sniffed {
+                TcpDecision::RelayNonHttp(cluster)
+            } else {
+                TcpDecision::Relay(cluster)
+            })
+        };
+        routes
+            .pass_through(dialled)
+            .or_else(listed)
+            .unwrap_or(TcpDecision::Unlisted)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::routing::{PolicyRoutes, TlsRoute, VirtualHost};
-    use std::collections::BTreeMap;
-
-    fn cluster(host: &str) -> Arc<Cluster> {
-        Arc::new(Cluster {
-            host: host.into(),
-            port: 80,
-            endpoints: vec![],
-            original_dst: None,
+impl PortRoutes {
+    /// Decides one HTTP request among the hosts of this port only.
+    pub fn by_host(
+        &self,
+        dialled: SocketAddr,
+        head: &RequestHead<'_>,
+        turn: usize,
+    ) -> HttpDecision {
+        let host = parse_authority(head.authority).ok();
+        let found = host.and_then(|h| self.find_host(h.as_str()));
+        found.map_or(HttpDecision::UnlistedHost, |at| {
+            self.hosts[at].decide(dialled, head, turn)
         })
     }
+}
 
-    fn virtual_host(host: &str) -> VirtualHost {
-        VirtualHost {
-            host: host.into(),
-            routes: vec![HttpRoute {
-                cluster: cluster(host),
-                timeout: None,
-            }],
-        }
+impl PolicyRoutes {
+    fn pass_through(&self, dialled: SocketAddr) -> Option<TcpDecision> {
+        let passes = !self.passthrough.is_empty() && within(&self.passthrough, dialled.ip());
+        passes.then(|| {
+            TcpDecision::Relay(Arc::new(Cluster {
+                host: PASSTHROUGH.to_owned(),
+                port: dialled.port(),
+                original_dst: Some(dialled.port()),
+                ..Cluster::default()
+            }))
+        })
     }
+}
 
-    fn table(port: PortRoutes) -> RouteTable {
-        let ports = BTreeMap::from([(80, port)]);
-        RouteTable {
-            generation: 1,
-            policies: BTreeMap::from([(7, Arc::new(PolicyRoutes { ports }))]),
-        }
-    }
-
-    const HOSTS: [&str; 6] = [
-        "*.example.com",
-        "a.example.com",
-        "*.deep.example.com",
-        "*odd.example",
-        "exact.example",
-        "*-x.example.com",
-    ];
-
-    const CASES: [(&str, Option<&str>); 14] = [
-        ("a.example.com", Some("a.example.com")),
-        ("b.example.com", Some("*.example.com")),
-        ("c.b.example.com", Some("*.example.com")),
-        ("example.com", None),
-        ("badexample.com", None),
-        ("x.deep.example.com", Some("*.deep.example.com")),
-        ("deep.example.com", Some("*.example.com")),
-        ("b-x.example.com", Some("*-x.example.com")),
-        ("odd.example", Some("*odd.example")),
-        ("veryodd.example", Some("*odd.example")),
-        ("exact.example", Some("exact.example")),
-        ("sub.exact.example", None),
-        ("exact.example.evil", None),
-        ("*.example.com", None),
-    ];
-
-    #[test]
-    fn the_most_specific_host_wins_whatever_the_order_of_the_list() {
-        let mut hosts: Vec<VirtualHost> = HOSTS.iter().map(|host| virtual_host(host)).collect();
-        for _ in 0..2 {
-            hosts.reverse();
-            let table = table(PortRoutes {
-                hosts: hosts.clone(),
-                ..PortRoutes::default()
-            });
-            for (host, expected) in CASES {
-                let head = RequestHead {
-                    authority: host,
-                    method: "GET",
-                    path: "/",
-                };
-                let found = match table.http(7, 80, &head) {
-                    HttpDecision::Forward(cluster, _) => Some(cluster.host.clone()),
-                    HttpDecision::UnlistedHost | HttpDecision::NoRoute => None,
-                };
-                assert_eq!(found.as_deref(), expected, "{host}");
+impl VirtualHost {
+    fn decide(&self, dialled: SocketAddr, head: &RequestHead<'_>, turn: usize) -> HttpDecision {
+        for route in &self.routes {
+            let fits = route.matches.iter().map(|m| m.fit(head));
+            match fits.max().unwrap_or(Fit::Yes) {
+                Fit::Yes => {}
+                Fit::No => continue,
+                // It may be this route's: not a later one's to have.
+                Fit::Unknown => return HttpDecision::NoRoute,
             }
-        }
-    }
-
-    #[test]
-    fn the_most_specific_server_name_wins_and_of_equal_ones_the_first_route() {
-        let route = |names: &[&str], to: &str| TlsRoute {
-            sni_hosts: names.iter().map(|name| (*name).to_owned()).collect(),
-            cluster: cluster(to),
-        };
-        let mut tls: Vec<TlsRoute> = HOSTS.iter().map(|host| route(&[host], host)).collect();
-        tls.push(route(&["exact.example", "second.example"], "shadowed"));
-        let table = table(PortRoutes {
-            tls,
-            ..PortRoutes::default()
-        });
-        let find = |name: Option<&str>| match table.tls(7, 80, name) {
-            TlsDecision::Forward(cluster) => Some(cluster.host.clone()),
-            TlsDecision::UnlistedName => None,
-        };
-        // A canonical name has no star; the parser refuses it before this place.
-        for (host, expected) in CASES.iter().filter(|(host, _)| !host.contains('*')) {
-            assert_eq!(find(Some(host)).as_deref(), *expected, "{host}");
-        }
-        assert_eq!(find(Some("second.example")).as_deref(), Some("shadowed"));
-        assert_eq!(find(None), None);
-    }
-
-    #[test]
-    fn host_forms_that_istio_takes_for_one_host_find_it() {
-        let table = table(PortRoutes {
-            hosts: vec![virtual_host("exact.example")],
-            ..PortRoutes::default()
-        });
-        for authority in [
-            "exact.example",
-            "exact.example:80",
-            "exact.example:12345",
-            "EXACT.example",
-            "exact.example.",
-        ] {
-            let head = RequestHead {
-                authority,
-                method: "GET",
-                path: "/",
+            return match route.to.pick(turn) {
+                None => HttpDecision::NoRoute,
+                Some(cluster) if cluster.missing => HttpDecision::NoCluster(Arc::clone(cluster)),
+                // Its own addresses only: Host and destination must both be listed.
+                Some(cluster) if !cluster.takes(dialled.ip()) => HttpDecision::UnlistedHost,
+                Some(cluster) => HttpDecision::Forward(Arc::clone(cluster), Arc::clone(route)),
             };
-            assert!(
-                matches!(table.http(7, 80, &head), HttpDecision::Forward(..)),
-                "{authority}"
-            );
         }
-    }
-
-    #[test]
-    fn what_is_not_there_is_denied_and_a_host_without_routes_is_no_route() {
-        let bare = VirtualHost {
-            host: "exact.example".into(),
-            routes: vec![],
-        };
-        let table = table(PortRoutes {
-            hosts: vec![bare],
-            ..PortRoutes::default()
-        });
-        let head = RequestHead {
-            authority: "exact.example",
-            method: "GET",
-            path: "/",
-        };
-        assert!(matches!(table.http(7, 80, &head), HttpDecision::NoRoute));
-        assert!(
-            matches!(table.http(8, 80, &head), HttpDecision::UnlistedHost),
-            "another policy"
-        );
-        assert!(
-            matches!(table.http(7, 81, &head), HttpDecision::UnlistedHost),
-            "another port"
-        );
-        assert!(matches!(
-            RouteTable::default().http(7, 80, &head),
-            HttpDecision::UnlistedHost
-        ));
-        assert!(matches!(
-            RouteTable::default().tls(7, 80, Some("exact.example")),
-            TlsDecision::UnlistedName
-        ));
-    }
-
-    #[test]
-    fn a_changed_copy_of_a_port_is_asked_by_its_own_names() {
-        let first = table(PortRoutes {
-            hosts: vec![virtual_host("a.example")],
-            ..PortRoutes::default()
-        });
-        let head = |authority| RequestHead {
-            authority,
-            method: "GET",
-            path: "/",
-        };
-        assert!(matches!(
-            first.http(7, 80, &head("a.example")),
-            HttpDecision::Forward(..)
-        ));
-        let mut port = first.port(7, 80).unwrap().clone();
-        port.hosts = vec![virtual_host("0.example"), virtual_host("b.example")];
-        let second = table(port);
-        assert!(matches!(
-            second.http(7, 80, &head("a.example")),
-            HttpDecision::UnlistedHost
-        ));
-        assert!(matches!(
-            second.http(7, 80, &head("b.example")),
-            HttpDecision::Forward(..)
-        ));
-    }
-
-    #[test]
-    fn ten_thousand_hosts_on_one_port_are_each_found() {
-        let hosts = (0..10_000)
-            .map(|number| virtual_host(&format!("h{number}.example")))
-            .collect();
-        let table = table(PortRoutes {
-            hosts,
-            ..PortRoutes::default()
-        });
-        for number in 0..10_000 {
-            let host = format!("h{number}.example");
-            let head = RequestHead {
-                authority: &host,
-                method: "GET",
-                path: "/",
-            };
-            assert!(
-                matches!(table.http(7, 80, &head), HttpDecision::Forward(cluster, _) if cluster.host == host)
-            );
-        }
+        HttpDecision::NoRoute
     }
 }

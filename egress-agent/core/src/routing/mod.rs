@@ -3,13 +3,18 @@
 //! `registry` and `policy` build it; the proxy only asks. It knows no socket.
 
 mod decide;
+#[cfg(test)]
+mod decide_tests;
 mod index;
+mod matching;
 mod pick;
 mod table;
 
-pub use decide::{HttpDecision, RequestHead, TlsDecision};
+pub use decide::{HttpDecision, RequestHead, TcpDecision, TlsDecision};
 pub use index::PortIndex;
+pub use matching::{Fit, HttpMatch};
 pub use pick::candidates;
 pub use table::{
-    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, TlsRoute, VirtualHost,
+    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TcpRoute, TlsRoute,
+    VirtualHost,
 };

@@ -39,6 +39,7 @@ mod tests {
             port: 80,
             endpoints,
             original_dst,
+            ..Cluster::default()
         }
     }
 

@@ -1,8 +1,11 @@
 //! The data of the snapshot. Plain values: a test writes one down as a literal.
 
 use super::index::PortIndex;
+use super::matching::HttpMatch;
+use egress_ebpf::addr::Addr;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +19,14 @@ pub struct RouteTable {
 }
 
 /// What one policy's workloads may reach through the proxy, by dialled port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyRoutes {
     /// Routes of each dialled port.
-    pub ports: BTreeMap<u16, PortRoutes>,
+    pub ports: BTreeMap<u16, Arc<PortRoutes>>,
+    /// Destinations that may be reached on any port, whatever is spoken: the agent's `internal`
+    /// ranges, and everything under `ALLOW_ANY`. A port that is redirected for the names on it
+    /// must not cut them off.
+    pub passthrough: Arc<[IpNet]>,
 }
 
 /// How the first bytes of a flow on a port are read.
@@ -40,43 +47,96 @@ pub struct PortRoutes {
     /// How to read the flow.
     pub kind: PortKind,
     /// HTTP. The most specific host wins; of one host listed twice, the first.
-    pub hosts: Vec<VirtualHost>,
-    /// TLS: `VirtualService` tls routes, then the services' own names. The most specific name wins; of
-    /// one name listed twice, the first.
-    pub tls: Vec<TlsRoute>,
-    /// Leave it `Default`: made from `hosts` and `tls` when the port is first asked.
+    pub hosts: Vec<Arc<VirtualHost>>,
+    /// TLS: `VirtualService` tls routes, then the services' own names. The most specific name
+    /// wins whose route has the destination; of one name listed twice, the first.
+    pub tls: Vec<Arc<TlsRoute>>,
+    /// Destinations whose bytes are relayed unread where neither Host nor SNI is listed. The
+    /// longest prefix wins; of one prefix listed twice, the first.
+    pub tcp: Vec<Arc<TcpRoute>>,
+    /// Leave it `Default`: made from the lists when the port is first asked.
     pub index: PortIndex,
 }
 
+impl PartialEq for PortRoutes {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, &self.hosts, &self.tls, &self.tcp)
+            == (other.kind, &other.hosts, &other.tls, &other.tcp)
+    }
+}
+
 /// The HTTP routes of one host on one port.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct VirtualHost {
     /// Lower-case host or wildcard (`*.example.com`) as the `ServiceEntry` lists it.
     pub host: String,
     /// In order; the first that matches wins; none that matches is 404 (flag NR).
-    pub routes: Vec<HttpRoute>,
+    pub routes: Vec<Arc<HttpRoute>>,
 }
 
 /// One HTTP route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HttpRoute {
-    /// Where it goes.
-    pub cluster: Arc<Cluster>,
+    /// Requests that it is for, any of them; empty means all.
+    pub matches: Vec<HttpMatch>,
+    /// Where to. Empty: the route does something that the proxy cannot do, and its requests are
+    /// refused as if no route had matched.
+    pub to: Split,
     /// `VirtualService.http[].timeout`: from the end of the request to the end of the response.
     pub timeout: Option<Duration>,
 }
 
 /// One TLS route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TlsRoute {
     /// Lower-case names or wildcards.
     pub sni_hosts: Vec<String>,
-    /// Where it goes.
-    pub cluster: Arc<Cluster>,
+    /// `destinationSubnets`: destinations that it is for; empty means all.
+    pub nets: Vec<IpNet>,
+    /// Where to.
+    pub to: Split,
+}
+
+/// One route for bytes that are not read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TcpRoute {
+    /// Destinations that it is for.
+    pub nets: Vec<IpNet>,
+    /// The port's protocol is not set, so that HTTP is told by its Host and only the rest is
+    /// relayed. Otherwise it is TCP, and HTTP to an unlisted Host is relayed too.
+    pub sniffed: bool,
+    /// Where to.
+    pub to: Split,
+}
+
+/// Destinations by weight. Weights are relative to their sum; those of 0 get nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Split(pub Vec<(u32, Arc<Cluster>)>);
+
+impl Split {
+    /// Everything to one place.
+    pub fn one(cluster: Arc<Cluster>) -> Self {
+        Self(vec![(1, cluster)])
+    }
+
+    /// The destination of one request or connection. `turn` counts these; every stretch of
+    /// turns, even or odd ones alike, meets the weights closely.
+    pub fn pick(&self, turn: usize) -> Option<&Arc<Cluster>> {
+        let total: u64 = self.0.iter().map(|(weight, _)| u64::from(*weight)).sum();
+        // Multiples of the golden ratio, taken modulo 1, spread evenly over the interval.
+        let point = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut at = (u128::from(point) * u128::from(total)) >> 64;
+        self.0.iter().find_map(|(weight, cluster)| {
+            let weight = u128::from(*weight);
+            let here = at < weight;
+            at = at.saturating_sub(weight);
+            here.then_some(cluster)
+        })
+    }
 }
 
 /// A destination: one service on one port and the addresses it has at the moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cluster {
     /// The service's host as registered; `httpbin.org`.
     pub host: String,
@@ -86,4 +146,58 @@ pub struct Cluster {
     pub endpoints: Vec<SocketAddr>,
     /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
     pub original_dst: Option<u16>,
+    /// With `original_dst`: the only addresses that may be dialled; empty means all.
+    pub nets: Vec<IpNet>,
+    /// The service, its port or the subset is not registered: 503 with an empty body, flag NC.
+    pub missing: bool,
+}
+
+impl Cluster {
+    /// Whether a flow to this destination may be handed to it.
+    pub fn takes(&self, dialled: IpAddr) -> bool {
+        self.original_dst.is_none() || within(&self.nets, dialled)
+    }
+}
+
+/// The form in which the kernel judges an address.
+pub(super) fn canonical(addr: IpAddr) -> IpAddr {
+    Addr::from(addr).canonical().into()
+}
+
+/// Whether an address is in one of the networks; no network means every address.
+pub(super) fn within(nets: &[IpNet], addr: IpAddr) -> bool {
+    let addr = canonical(addr);
+    nets.is_empty() || nets.iter().any(|net| net.contains(&addr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_met_within_a_hundred_turns_of_any_stride() {
+        for weights in [[50, 25, 25], [80, 10, 10], [1, 1, 0], [7, 0, 3]] {
+            let named = |(n, w): (usize, &u32)| {
+                let cluster = Cluster {
+                    host: n.to_string(),
+                    ..Cluster::default()
+                };
+                (*w, Arc::new(cluster))
+            };
+            let split = Split(weights.iter().enumerate().map(named).collect());
+            let total: u32 = weights.iter().sum();
+            for stride in [1, 2, 3, 5] {
+                let mut counts = [0_u32; 3];
+                for turn in 0..100 {
+                    let place: usize = split.pick(turn * stride).unwrap().host.parse().unwrap();
+                    counts[place] += 1;
+                }
+                for (count, weight) in counts.iter().zip(weights) {
+                    let fair = weight * 100 / total;
+                    assert!(count.abs_diff(fair) <= 4, "{weights:?} {stride} {counts:?}");
+                }
+            }
+        }
+        assert_eq!(Split::default().pick(3), None);
+    }
 }

@@ -16,6 +16,8 @@ use crate::istio::workload_entry::WorkloadEntry;
 
 /// Longest file that is read, in bytes.
 pub const MAX_FILE: usize = 4 << 20;
+/// Most errors that are kept for a file besides those of its objects.
+const MAX_FILE_MESSAGES: usize = 100;
 /// The API group of all five kinds.
 const GROUP: &str = "networking.istio.io";
 /// Its versions, which share one schema (istio `manifests/charts/base/files/crd-all.gen.yaml`).
@@ -154,6 +156,13 @@ pub struct Decoded {
 }
 
 impl Decoded {
+    /// Adds an error of the file, unless it has more than anyone would read.
+    fn complain(&mut self, message: Message) {
+        if self.messages.len() < MAX_FILE_MESSAGES {
+            self.messages.push(message);
+        }
+    }
+
     /// Whether anything in the file could not be decoded. Validation may still refuse objects.
     pub fn is_broken(&self) -> bool {
         self.messages
@@ -170,7 +179,7 @@ pub fn decode(source: &str, text: &str) -> Decoded {
     let mut decoded = Decoded::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > MAX_FILE {
-        decoded.messages.push(error(
+        decoded.complain(error(
             Mark::default(),
             format!("file is longer than {MAX_FILE} bytes"),
         ));
@@ -188,13 +197,13 @@ pub fn decode(source: &str, text: &str) -> Decoded {
                 }
             }
             Err(syntax) => {
-                decoded.messages.push(error(syntax.mark, syntax.text));
+                decoded.complain(error(syntax.mark, syntax.text));
                 number += 1;
             }
         }
     }
     if number == 0 {
-        decoded.messages.push(error(
+        decoded.complain(error(
             Mark { line: 1, column: 1 },
             "file holds no object".to_owned(),
         ));
@@ -231,29 +240,34 @@ fn documents(text: &str) -> Vec<(&str, u32)> {
 }
 
 fn document(decoded: &mut Decoded, source: &str, number: usize, node: Node) {
-    let is_list = node
-        .get("kind")
-        .and_then(Node::text)
-        .is_some_and(|kind| kind.ends_with("List"));
-    if is_list && let Value::Map(entries) = node.value {
-        for entry in entries {
-            if entry.key == "items"
-                && let Value::List(items) = entry.value.value
-            {
-                for item in items {
-                    object(decoded, source, number, item);
-                }
-            }
-        }
+    let kind = node.get("kind").and_then(Node::text).unwrap_or_default();
+    let has_items = matches!(
+        node.get("items"),
+        Some(Node {
+            value: Value::List(_),
+            ..
+        })
+    );
+    if !kind.ends_with("List") || !has_items {
+        object(decoded, source, number, node);
         return;
     }
-    object(decoded, source, number, node);
+    let Value::Map(entries) = node.value else {
+        return;
+    };
+    for entry in entries {
+        if let ("items", Value::List(items)) = (entry.key.as_str(), entry.value.value) {
+            for item in items {
+                object(decoded, source, number, item);
+            }
+        }
+    }
 }
 
 fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
     let line = root.mark.line;
     if !matches!(root.value, Value::Map(_)) {
-        decoded.messages.push(error(
+        decoded.complain(error(
             root.mark,
             format!("document is no object but a {}", root.value.kind()),
         ));
@@ -267,7 +281,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
         } else {
             "apiVersion"
         };
-        decoded.messages.push(Message {
+        decoded.complain(Message {
             field: missing.to_owned(),
             ..error(root.mark, format!("{missing} is not set"))
         });
@@ -287,7 +301,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
     };
     let mut reader = Reader::default();
     if !VERSIONS.contains(&version) {
-        reader.within(Step::Key("apiVersion".into()), |reader| {
+        reader.within(Step::Field("apiVersion"), |reader| {
             let node = root.get("apiVersion").unwrap_or(&root);
             reader.say(
                 Severity::Note,
@@ -296,7 +310,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
             );
         });
     }
-    let meta = reader.within(Step::Key("metadata".into()), |reader| {
+    let meta = reader.within(Step::Field("metadata"), |reader| {
         meta(root.get("metadata"), reader)
     });
     top_level_fields(&root, &mut reader);
@@ -305,7 +319,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
         value: Value::Null,
     };
     let node = root.get("spec").unwrap_or(&empty);
-    let spec = reader.within(Step::Key("spec".into()), |reader| match kind {
+    let spec = reader.within(Step::Field("spec"), |reader| match kind {
         Kind::ServiceEntry => Spec::ServiceEntry(Decode::decode(node, reader)),
         Kind::VirtualService => Spec::VirtualService(Decode::decode(node, reader)),
         Kind::DestinationRule => Spec::DestinationRule(Decode::decode(node, reader)),
@@ -343,7 +357,7 @@ fn top_level_fields(root: &Node, reader: &mut Reader) {
         };
         let hint =
             nearest(&entry.key, KNOWN.into_iter()).map(|name| format!(", did you mean {name:?}?"));
-        reader.within(Step::Key(entry.key.clone().into()), |reader| {
+        reader.within(Step::Key(entry.key.clone()), |reader| {
             reader.say(
                 Severity::Warning,
                 &at,

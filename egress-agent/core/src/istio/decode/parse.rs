@@ -1,6 +1,6 @@
 //! YAML text to a tree of values with marks. Bounded in depth, in nodes and in what aliases expand to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use thiserror::Error;
@@ -31,6 +31,7 @@ pub fn parse(text: &str, first_line: u32) -> Result<Vec<Node>, SyntaxError> {
         first_line,
         nodes: 0,
         anchors: BTreeMap::new(),
+        cursor: (0, 0),
     };
     let mut documents = Vec::new();
     loop {
@@ -52,6 +53,8 @@ struct Builder<'t> {
     first_line: u32,
     nodes: usize,
     anchors: BTreeMap<usize, (Node, usize)>,
+    /// A character of the text, and the byte that it starts at.
+    cursor: (usize, usize),
 }
 
 impl<'t> Builder<'t> {
@@ -147,8 +150,9 @@ impl<'t> Builder<'t> {
                 return Ok(Value::List(items));
             }
             let pair = matches!(event, Event::MappingStart(0, None));
+            let start = span.start.index();
             let mut item = self.node(event, span, depth + 1)?;
-            if pair && let Some(text) = self.colon_scalar(&item) {
+            if pair && let Some(text) = self.colon_scalar(&item, start) {
                 item.value = resolve(&text);
             }
             items.push(item);
@@ -156,8 +160,9 @@ impl<'t> Builder<'t> {
     }
 
     /// `[1.2.3.4, 001:db8::]`: a colon that ends a plain scalar belongs to it for go-yaml, while
-    /// YAML 1.2 sees a key without a value. Gives the text if the item was written so.
-    fn colon_scalar(&self, item: &Node) -> Option<String> {
+    /// YAML 1.2 sees a key without a value. Gives the text if the item, which starts at a character
+    /// of the text, was written so.
+    fn colon_scalar(&mut self, item: &Node, start: usize) -> Option<String> {
         let Value::Map(entries) = &item.value else {
             return None;
         };
@@ -167,23 +172,34 @@ impl<'t> Builder<'t> {
         if entry.value.value != Value::Null || entry.mark != item.mark {
             return None;
         }
-        let line = self
-            .text
-            .lines()
-            .nth(usize::try_from(entry.mark.line.checked_sub(self.first_line)?).ok()?)?;
-        let start: String = line
-            .chars()
-            .skip(usize::try_from(entry.mark.column - 1).ok()?)
-            .collect();
-        let rest = start.strip_prefix(&entry.key)?.strip_prefix(':')?;
+        let rest = self
+            .text_from(start)
+            .strip_prefix(&entry.key)?
+            .strip_prefix(':')?;
         rest.starts_with([',', ']', '}'])
             .then(|| format!("{}:", entry.key))
     }
 
+    /// The text from a character on. Pairs without a value come in the order of the text, so the
+    /// way to the next one starts at the last.
+    fn text_from(&mut self, character: usize) -> &'t str {
+        let (passed, bytes) = if character < self.cursor.0 {
+            (0, 0)
+        } else {
+            self.cursor
+        };
+        let rest = &self.text[bytes..];
+        let skipped = rest
+            .char_indices()
+            .nth(character - passed)
+            .map_or(rest.len(), |(at, _)| at);
+        self.cursor = (character, bytes + skipped);
+        &rest[skipped..]
+    }
+
     fn map(&mut self, depth: usize) -> Result<Value, SyntaxError> {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries = Entries::default();
         let mut merged: Vec<Entry> = Vec::new();
-        let mut seen: BTreeMap<String, u32> = BTreeMap::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
@@ -212,7 +228,7 @@ impl<'t> Builder<'t> {
                     });
                 }
             };
-            if let Some(line) = seen.insert(key.clone(), mark.line) {
+            if let Some(line) = entries.line_of(&key) {
                 let missing = depth == 0 && key == "apiVersion";
                 let hint = if missing {
                     "; is a --- line missing before this object?"
@@ -225,12 +241,45 @@ impl<'t> Builder<'t> {
             entries.push(Entry { key, mark, value });
         }
         for entry in merged {
-            if !seen.contains_key(&entry.key) {
-                seen.insert(entry.key.clone(), entry.mark.line);
+            if entries.line_of(&entry.key).is_none() {
                 entries.push(entry);
             }
         }
-        Ok(Value::Map(entries))
+        Ok(Value::Map(entries.list))
+    }
+}
+
+/// The entries of a map that is being read.
+#[derive(Default)]
+struct Entries {
+    list: Vec<Entry>,
+    /// Lines by key, once there are more than a look at each is good for.
+    lines: HashMap<String, u32>,
+}
+
+impl Entries {
+    const FEW: usize = 32;
+
+    fn line_of(&self, key: &str) -> Option<u32> {
+        if self.list.len() > Self::FEW {
+            return self.lines.get(key).copied();
+        }
+        self.list
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| entry.mark.line)
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.list.push(entry);
+        if self.list.len() > Self::FEW {
+            let known = self.lines.len();
+            self.lines.extend(
+                self.list[known..]
+                    .iter()
+                    .map(|entry| (entry.key.clone(), entry.mark.line)),
+            );
+        }
     }
 }
 

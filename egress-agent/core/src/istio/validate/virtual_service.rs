@@ -10,6 +10,9 @@ use super::l4_route::{tcp_route, tls_route};
 use super::{names, unreachable};
 use crate::istio::virtual_service::VirtualService;
 
+/// Most hosts that a message lists.
+const MAX_LISTED: usize = 100;
+
 /// What a route must know of the object around it.
 pub struct Context<'v> {
     /// Whether it holds routes for another `VirtualService`.
@@ -28,7 +31,13 @@ pub fn virtual_service(check: &mut Check<'_>, service: &VirtualService) {
         is_delegate: service.hosts.is_empty(),
         is_gateway: !service.gateways.iter().any(|gateway| gateway == "mesh"),
         hosts: HostSet::new(&service.hosts),
-        host_list: service.hosts.join(", "),
+        host_list: service
+            .hosts
+            .iter()
+            .take(MAX_LISTED)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", "),
     };
     if context.is_delegate {
         delegate(check, service);

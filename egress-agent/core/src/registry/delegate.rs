@@ -1,0 +1,39 @@
+//! Delegates: routes that a `VirtualService` takes from another one without hosts (istio
+//! `pilot/pkg/model/virtualservice.go` `mergeVirtualServicesIfNeeded`).
+//!
+//! One level only. Owns the merge of fields; how matches combine is `routes`'.
+
+use super::{Registry, VirtualService};
+use crate::istio::virtual_service::{Delegate, HttpRoute};
+
+impl Registry {
+    /// The `VirtualService` that a route of `root` delegates to; `None` if there is none that it
+    /// may use, which leaves the route out as in Istio.
+    pub(super) fn delegate(&self, to: &Delegate, root: &VirtualService) -> Option<&VirtualService> {
+        let own = &root.object.meta.namespace;
+        let namespace = if to.namespace.is_empty() {
+            own
+        } else {
+            &to.namespace
+        };
+        let found = self.delegates.get(&(namespace.clone(), to.name.clone()))?;
+        let export_to = &found.spec().export_to;
+        let to_root = |n: &String| n == "*" || n == own || (n == "." && namespace == own);
+        (export_to.is_empty() || export_to.iter().any(to_root)).then_some(found)
+    }
+}
+
+/// A delegate's route with what it leaves unset taken from the root's.
+pub(super) fn merged(root: &HttpRoute, delegate: &HttpRoute) -> HttpRoute {
+    let mut merged = delegate.clone();
+    merged.rewrite = merged.rewrite.or_else(|| root.rewrite.clone());
+    merged.timeout = merged.timeout.or(root.timeout);
+    merged.retries = merged.retries.or_else(|| root.retries.clone());
+    merged.fault = merged.fault.or_else(|| root.fault.clone());
+    merged.mirror = merged.mirror.or_else(|| root.mirror.clone());
+    merged.cors_policy = merged.cors_policy.or_else(|| root.cors_policy.clone());
+    merged.headers = merged.headers.or_else(|| root.headers.clone());
+    // A delegate of a delegate is no route.
+    merged.delegate = None;
+    merged
+}

@@ -1,0 +1,157 @@
+//! Routes of `VirtualService`s for TLS and TCP, and the form of a destination.
+//!
+//! Order and precedence as in istio `pilot/pkg/networking/core/tls.go`.
+
+use super::routes::{Context, Shares, Subset, TcpPlan, TlsPlan, To, shares};
+use super::services::{Service, network};
+use super::{VirtualService, hosts};
+use crate::istio::fields::Destination;
+use crate::istio::virtual_service::RouteDestination;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+
+/// What both kinds of match have in common.
+struct Conditions<'a> {
+    port: u32,
+    labels: &'a BTreeMap<String, String>,
+    namespace: &'a str,
+    gateways: &'a [String],
+}
+
+impl Conditions<'_> {
+    fn hold(&self, vs: &VirtualService, port: u16, context: &Context<'_>) -> bool {
+        let source =
+            !self.gateways.is_empty() || context.scope.is_source(self.labels, self.namespace);
+        (self.port == 0 || self.port == u32::from(port)) && vs.for_mesh(self.gateways) && source
+    }
+}
+
+/// TLS routes for a port. Any that applies takes the port from the service's own name.
+pub(super) fn tls(service: &Service, port: u16, context: &Context<'_>) -> Vec<TlsPlan> {
+    let mut plans = Vec::new();
+    for vs in context.registry.rules_for(&service.host, context.scope) {
+        for route in &vs.spec().tls {
+            for m in &route.r#match {
+                let conditions = Conditions {
+                    port: m.port,
+                    labels: &m.source_labels,
+                    namespace: &m.source_namespace,
+                    gateways: &m.gateways,
+                };
+                if !conditions.hold(vs, port, context) {
+                    continue;
+                }
+                let names = m.sni_hosts.iter();
+                // Another VirtualService of the same host may name hosts that are not this one's.
+                let names = names.map(|h| hosts::canonical(h).to_string());
+                let nets = subnets(&m.destination_subnets);
+                let sni_hosts = if nets.is_none() {
+                    Vec::new()
+                } else {
+                    names.collect()
+                };
+                plans.push(TlsPlan {
+                    sni_hosts,
+                    nets: nets.unwrap_or_default(),
+                    to: destinations(&route.route, vs, port, context),
+                });
+            }
+        }
+    }
+    plans
+}
+
+/// TCP routes for a port; the first without subnets ends the list.
+pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<TcpPlan> {
+    let mut plans = Vec::new();
+    for vs in context.registry.rules_for(&service.host, context.scope) {
+        for route in &vs.spec().tcp {
+            let to = || destinations(&route.route, vs, port, context);
+            if route.r#match.is_empty() && vs.for_mesh(&[]) {
+                plans.push(TcpPlan {
+                    nets: None,
+                    to: to(),
+                });
+                return plans;
+            }
+            for m in &route.r#match {
+                let conditions = Conditions {
+                    port: m.port,
+                    labels: &m.source_labels,
+                    namespace: &m.source_namespace,
+                    gateways: &m.gateways,
+                };
+                if !conditions.hold(vs, port, context) {
+                    continue;
+                }
+                let whole = m.destination_subnets.is_empty();
+                // A subnet that cannot be read is no subnet.
+                let nets = (!whole).then(|| subnets(&m.destination_subnets).unwrap_or_default());
+                if nets.as_ref().is_some_and(Vec::is_empty) {
+                    continue;
+                }
+                plans.push(TcpPlan { nets, to: to() });
+                if whole {
+                    return plans;
+                }
+            }
+        }
+    }
+    plans
+}
+
+/// The networks of a match; `None` if there are some and none can be read.
+fn subnets(texts: &[String]) -> Option<Vec<IpNet>> {
+    let nets: Vec<_> = texts.iter().filter_map(|t| network(t)).collect();
+    (texts.is_empty() || !nets.is_empty()).then_some(nets)
+}
+
+fn destinations(
+    route: &[RouteDestination],
+    vs: &VirtualService,
+    port: u16,
+    context: &Context<'_>,
+) -> Shares {
+    let route = route.iter().map(|r| (r.weight, r.destination.as_ref()));
+    shares(route, vs, port, context)
+}
+
+/// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the
+/// service's only one, else the one that was dialled.
+pub(super) fn target(
+    to: &Destination,
+    vs: &VirtualService,
+    dialled: u16,
+    context: &Context<'_>,
+) -> To {
+    let host = hosts::full_name(
+        &to.host,
+        &vs.object.meta.namespace,
+        &context.registry.domain,
+    );
+    let service = context.services.get(&host);
+    let only = || {
+        let ports = service?.ports();
+        (ports.len() == 1).then(|| ports.keys().next().copied())?
+    };
+    let port = match &to.port {
+        // A number that is no port leads nowhere: no service lists port 0.
+        Some(port) => u16::try_from(port.number).unwrap_or(0),
+        None => only().unwrap_or(dialled),
+    };
+    let subset = if to.subset.is_empty() {
+        Subset::All
+    } else {
+        let namespace = service
+            .and_then(|s| s.entries.first())
+            .map(|e| e.object.meta.namespace.as_str());
+        let found = context.registry.subset(
+            &host,
+            namespace.unwrap_or_default(),
+            &to.subset,
+            context.scope,
+        );
+        found.map_or(Subset::Undefined, Subset::Labels)
+    };
+    To { host, port, subset }
+}

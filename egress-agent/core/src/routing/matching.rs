@@ -1,0 +1,444 @@
+//! `VirtualService.http[].match`: whether one request is what a route is for.
+//!
+//! Evaluates what only the request can tell. What is known before (port, gateways, the client's
+//! labels and namespace) was decided when the routes were made. Forms as in
+//! istio `pilot/pkg/networking/core/route/route.go` `translateRouteMatch`.
+
+use super::decide::RequestHead;
+use crate::istio::fields::StringMatch;
+use crate::istio::virtual_service::HttpMatchRequest;
+use regex::{Regex, RegexBuilder};
+
+/// Largest compiled expression, in bytes.
+const REGEX_SIZE: usize = 1 << 20;
+
+/// One match, all of whose conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HttpMatch {
+    conditions: Vec<(Subject, Test)>,
+}
+
+/// What a request is found to be. Of several matches of a route the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fit {
+    /// Some condition fails.
+    No,
+    /// All hold but for one that cannot be evaluated here.
+    Unknown,
+    /// All hold.
+    Yes,
+}
+
+/// What a condition is about.
+#[derive(Clone, Debug, PartialEq)]
+enum Subject {
+    Path,
+    Scheme,
+    Method,
+    Authority,
+    Header(String),
+    /// A header that must not pass its test.
+    Without(String),
+    Query(String),
+}
+
+#[derive(Clone, Debug)]
+enum Test {
+    Present,
+    Exact(String),
+    Prefix(String),
+    ExactAnyCase(String),
+    PrefixAnyCase(String),
+    Regex(Regex),
+    /// An expression that cannot be compiled.
+    Broken,
+}
+
+impl PartialEq for Test {
+    fn eq(&self, other: &Self) -> bool {
+        use Test::{Broken, Exact, ExactAnyCase, Prefix, PrefixAnyCase, Present, Regex};
+        match (self, other) {
+            (Present, Present) | (Broken, Broken) => true,
+            (Exact(a), Exact(b))
+            | (Prefix(a), Prefix(b))
+            | (ExactAnyCase(a), ExactAnyCase(b))
+            | (PrefixAnyCase(a), PrefixAnyCase(b)) => a == b,
+            (Regex(a), Regex(b)) => a.as_str() == b.as_str(),
+            (
+                Present | Exact(_) | Prefix(_) | ExactAnyCase(_) | PrefixAnyCase(_) | Regex(_)
+                | Broken,
+                _,
+            ) => false,
+        }
+    }
+}
+
+impl HttpMatch {
+    /// Of a resource's match.
+    pub fn new(m: &HttpMatchRequest) -> Self {
+        let mut conditions = Vec::new();
+        if let Some(uri) = &m.uri {
+            let test = match uri {
+                StringMatch::Exact(text) if m.ignore_uri_case => {
+                    Test::ExactAnyCase(text.to_ascii_lowercase())
+                }
+                StringMatch::Prefix(text) if m.ignore_uri_case => {
+                    Test::PrefixAnyCase(text.to_ascii_lowercase())
+                }
+                StringMatch::Present
+                | StringMatch::Exact(_)
+                | StringMatch::Prefix(_)
+                | StringMatch::Regex(_) => Test::new(uri),
+            };
+            conditions.push((Subject::Path, test));
+        }
+        let plain = [
+            (Subject::Scheme, &m.scheme),
+            (Subject::Method, &m.method),
+            (Subject::Authority, &m.authority),
+        ];
+        for (subject, test) in plain {
+            conditions.extend(test.as_ref().map(|t| (subject, Test::new(t))));
+        }
+        let lower = |name: &String| name.to_ascii_lowercase();
+        conditions.extend(
+            m.headers
+                .iter()
+                .map(|(n, t)| (Subject::Header(lower(n)), Test::new(t))),
+        );
+        let without = m.without_headers.iter();
+        conditions.extend(without.map(|(n, t)| (Subject::Without(lower(n)), Test::new(t))));
+        let query = m.query_params.iter();
+        conditions.extend(query.map(|(n, t)| (Subject::Query(n.clone()), Test::new(t))));
+        Self { conditions }
+    }
+
+    /// Matches of which one of the first and one of the second list holds; an empty list is all
+    /// requests.
+    pub fn both(first: &[Self], second: Vec<Self>) -> Vec<Self> {
+        if first.is_empty() || second.is_empty() {
+            return if first.is_empty() {
+                second
+            } else {
+                first.to_vec()
+            };
+        }
+        let with = |a: &Self| {
+            let joined = second
+                .iter()
+                .map(|b| [a.conditions.clone(), b.conditions.clone()].concat());
+            joined
+                .map(|conditions| Self { conditions })
+                .collect::<Vec<_>>()
+        };
+        first.iter().flat_map(with).collect()
+    }
+
+    /// Whether every request fits.
+    pub fn is_bare(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// Judges a request.
+    pub fn fit(&self, head: &RequestHead<'_>) -> Fit {
+        let mut found = Fit::Yes;
+        for (subject, test) in &self.conditions {
+            if matches!(test, Test::Broken) {
+                found = Fit::Unknown;
+            } else if !holds(subject, test, head) {
+                return Fit::No;
+            }
+        }
+        found
+    }
+}
+
+fn holds(subject: &Subject, test: &Test, head: &RequestHead<'_>) -> bool {
+    let path = head.path.split(['?', '#']).next().unwrap_or_default();
+    match subject {
+        Subject::Path => test.accepts(Some(path)),
+        // Only plain HTTP is read here.
+        Subject::Scheme => test.accepts(Some("http")),
+        Subject::Method => test.accepts(Some(head.method)),
+        Subject::Authority => test.accepts(Some(head.authority)),
+        Subject::Header(name) => test.accepts(header(name, head).as_deref()),
+        // An absent header counts as an empty one, but is not present.
+        Subject::Without(name) => match (test, header(name, head)) {
+            (Test::Present, value) => value.is_none(),
+            (test, value) => !test.accepts(Some(value.as_deref().unwrap_or_default())),
+        },
+        Subject::Query(name) => test.accepts(query(name, head.path).as_deref()),
+    }
+}
+
+impl Test {
+    fn new(test: &StringMatch) -> Self {
+        match test {
+            StringMatch::Present => Self::Present,
+            // Not RE2, but what Istio takes for "any value".
+            StringMatch::Regex(text) if text == "*" => Self::Present,
+            StringMatch::Exact(text) => Self::Exact(text.clone()),
+            StringMatch::Prefix(text) => Self::Prefix(text.clone()),
+            StringMatch::Regex(text) => RegexBuilder::new(&format!(r"\A(?:{text})\z"))
+                .size_limit(REGEX_SIZE)
+                .build()
+                .map_or(Self::Broken, Self::Regex),
+        }
+    }
+
+    fn accepts(&self, value: Option<&str>) -> bool {
+        let Some(value) = value else {
+            return false;
+        };
+        match self {
+            Self::Present => true,
+            Self::Exact(text) => value == text,
+            Self::Prefix(text) => value.starts_with(text.as_str()),
+            Self::ExactAnyCase(text) => value.eq_ignore_ascii_case(text),
+            Self::PrefixAnyCase(text) => {
+                let start = value.as_bytes().get(..text.len());
+                start.is_some_and(|s| s.eq_ignore_ascii_case(text.as_bytes()))
+            }
+            Self::Regex(regex) => regex.is_match(value),
+            Self::Broken => false,
+        }
+    }
+}
+
+/// A header's values joined by commas, as Envoy compares them; pseudo headers by their names.
+fn header(name: &str, head: &RequestHead<'_>) -> Option<String> {
+    match name {
+        ":method" => return Some(head.method.to_owned()),
+        ":path" => return Some(head.path.to_owned()),
+        ":authority" | "host" => return Some(head.authority.to_owned()),
+        ":scheme" => return Some("http".to_owned()),
+        _ => {}
+    }
+    let values = head.headers.get_all(name);
+    let values: Vec<_> = values
+        .iter()
+        .map(|v| String::from_utf8_lossy(v.as_bytes()))
+        .collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// The first value of a query parameter, decoded.
+fn query(name: &str, target: &str) -> Option<String> {
+    let (_, query) = target.split_once('?')?;
+    let query = query.split('#').next().unwrap_or_default();
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key) == name).then(|| decode(value))
+    })
+}
+
+fn decode(text: &str) -> String {
+    let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
+    let bytes = text.as_bytes();
+    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let pair = (hex(bytes.get(at + 1)), hex(bytes.get(at + 2)));
+        if let (b'%', (Some(high), Some(low))) = (byte, pair) {
+            out.push((high * 16 + low) as u8);
+            at += 3;
+        } else {
+            out.push(*byte);
+            at += 1;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use std::collections::BTreeMap;
+
+    fn text(kind: &str, text: &str) -> StringMatch {
+        match kind {
+            "exact" => StringMatch::Exact(text.into()),
+            "prefix" => StringMatch::Prefix(text.into()),
+            "regex" => StringMatch::Regex(text.into()),
+            _ => StringMatch::Present,
+        }
+    }
+
+    fn fit(m: &HttpMatchRequest, line: &str, headers: &[(&str, &str)]) -> Fit {
+        let (method, path) = line.split_once(' ').unwrap();
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            map.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        HttpMatch::new(m).fit(&RequestHead {
+            authority: "a.com:80",
+            method,
+            path,
+            headers: &map,
+        })
+    }
+
+    #[test]
+    fn paths_match_without_their_query_and_prefixes_are_raw() {
+        for (kind, pattern, any_case, path, expected) in [
+            ("exact", "/foo", false, "/foo", Fit::Yes),
+            ("exact", "/foo", false, "/foo?x=1", Fit::Yes),
+            ("exact", "/foo", false, "/Foo", Fit::No),
+            ("exact", "/foo", true, "/Foo", Fit::Yes),
+            ("prefix", "/foo", false, "/foobar", Fit::Yes),
+            ("prefix", "/foo/", false, "/foo", Fit::No),
+            ("prefix", "/Foo", true, "/fOObar", Fit::Yes),
+            ("prefix", "", false, "/", Fit::Yes),
+            ("regex", "/a+", false, "/aaa", Fit::Yes),
+            ("regex", "/a+", false, "/aaab", Fit::No),
+            ("regex", "/a|/b", false, "/bc", Fit::No),
+            ("regex", "/a{9999999}", false, "/", Fit::Unknown),
+        ] {
+            let m = HttpMatchRequest {
+                uri: Some(text(kind, pattern)),
+                ignore_uri_case: any_case,
+                ..HttpMatchRequest::default()
+            };
+            assert_eq!(
+                fit(&m, &format!("GET {path}"), &[]),
+                expected,
+                "{kind} {pattern} {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn methods_schemes_and_authorities_keep_their_case() {
+        let base = HttpMatchRequest::default;
+        let exact = |s: &str| Some(text("exact", s));
+        for (m, expected) in [
+            (
+                HttpMatchRequest {
+                    method: exact("GET"),
+                    ..base()
+                },
+                Fit::Yes,
+            ),
+            (
+                HttpMatchRequest {
+                    method: exact("get"),
+                    ..base()
+                },
+                Fit::No,
+            ),
+            (
+                HttpMatchRequest {
+                    scheme: exact("http"),
+                    ..base()
+                },
+                Fit::Yes,
+            ),
+            (
+                HttpMatchRequest {
+                    scheme: exact("https"),
+                    ..base()
+                },
+                Fit::No,
+            ),
+            (
+                HttpMatchRequest {
+                    authority: exact("a.com:80"),
+                    ..base()
+                },
+                Fit::Yes,
+            ),
+            (
+                HttpMatchRequest {
+                    authority: exact("a.com"),
+                    ..base()
+                },
+                Fit::No,
+            ),
+            (base(), Fit::Yes),
+        ] {
+            assert_eq!(fit(&m, "GET /", &[]), expected, "{m:?}");
+        }
+    }
+
+    #[test]
+    fn headers_match_by_name_in_any_case_and_joined_values() {
+        for (name, kind, pattern, headers, expected) in [
+            ("X-A", "exact", "1", &[("x-a", "1")][..], Fit::Yes),
+            ("x-a", "exact", "1", &[], Fit::No),
+            (
+                "x-a",
+                "exact",
+                "1,2",
+                &[("x-a", "1"), ("x-a", "2")],
+                Fit::Yes,
+            ),
+            ("x-a", "present", "", &[("x-a", "")], Fit::Yes),
+            ("x-a", "regex", "*", &[("x-a", "any")], Fit::Yes),
+            ("x-a", "present", "", &[], Fit::No),
+            (
+                "a!#$%&'*+-.^_`|~z",
+                "exact",
+                "why",
+                &[("a!#$%&'*+-.^_`|~z", "why")],
+                Fit::Yes,
+            ),
+            (":method", "exact", "GET", &[], Fit::Yes),
+            (":method", "exact", "POST", &[], Fit::No),
+            (":authority", "prefix", "a.com", &[], Fit::Yes),
+        ] {
+            let m = HttpMatchRequest {
+                headers: BTreeMap::from([(name.into(), text(kind, pattern))]),
+                ..HttpMatchRequest::default()
+            };
+            assert_eq!(
+                fit(&m, "GET /", headers),
+                expected,
+                "{name} {kind} {pattern} {headers:?}"
+            );
+        }
+    }
+
+    /// Istio's routing test "without headers", nine cases, and prefixes.
+    #[test]
+    fn an_absent_header_counts_as_empty_where_it_must_not_match() {
+        for (kind, pattern, jason, empty, absent) in [
+            ("exact", "jason", false, true, true),
+            ("regex", "*", false, false, true),
+            ("regex", ".*", false, false, false),
+            ("prefix", "ja", false, true, true),
+        ] {
+            let m = HttpMatchRequest {
+                without_headers: BTreeMap::from([("end-user".into(), text(kind, pattern))]),
+                ..HttpMatchRequest::default()
+            };
+            let seen = [&[("end-user", "jason")][..], &[("end-user", "")], &[]]
+                .map(|headers| fit(&m, "GET /", headers) == Fit::Yes);
+            assert_eq!(seen, [jason, empty, absent], "{kind} {pattern}");
+        }
+    }
+
+    #[test]
+    fn query_parameters_are_decoded_and_the_first_counts() {
+        for (name, kind, pattern, path, expected) in [
+            ("k", "exact", "v", "/?k=v", Fit::Yes),
+            ("k", "exact", "v", "/?k=w&k=v", Fit::No),
+            ("k", "exact", "a b", "/?x=1&k=a%20b", Fit::Yes),
+            ("k", "present", "", "/?k", Fit::Yes),
+            ("k", "present", "", "/?kk=1", Fit::No),
+            ("k", "prefix", "v", "/?k=vw", Fit::Yes),
+            ("k", "regex", "[0-9]+", "/?k=12", Fit::Yes),
+            ("k", "exact", "v", "/k=v", Fit::No),
+        ] {
+            let m = HttpMatchRequest {
+                query_params: BTreeMap::from([(name.into(), text(kind, pattern))]),
+                ..HttpMatchRequest::default()
+            };
+            assert_eq!(
+                fit(&m, &format!("GET {path}"), &[]),
+                expected,
+                "{kind} {pattern} {path}"
+            );
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The Unix socket on which a running agent says how it is, and its clients `status` and `wait`.
+//!
+//! Mode 0600, and the peer must be root or the agent's own user. One connection, one answer: a
+//! JSON document.
+
+use crate::failure::Failure;
+use crate::observe::status::Status;
+use anyhow::Context as _;
+use std::fs;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
+
+/// How long a client may take to read its answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two looks of `wait`.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Listens, in the place of an agent that is gone.
+pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => anyhow::bail!("{}: another agent answers there", path.display()),
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(_) => fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?,
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("binding {}", path.display()))?;
+    // Whoever connects in between is held to its credentials all the same.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers for ever.
+pub async fn serve<F>(listener: UnixListener, status: impl Fn() -> F)
+where
+    F: Future<Output = Option<Status>>,
+{
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let answered = tokio::time::timeout(PATIENCE, answer(stream, &status)).await;
+                if let Ok(Err(error)) = answered {
+                    tracing::debug!(%error, "a status client left");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "status socket");
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+}
+
+async fn answer<F>(mut stream: UnixStream, status: &impl Fn() -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = Option<Status>>,
+{
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
+        tracing::warn!(
+            uid = peer,
+            "status refused: not root and not the agent's user"
+        );
+        return Ok(());
+    }
+    let status = status().await.context("the agent is going down")?;
+    stream.write_all(&serde_json::to_vec(&status)?).await?;
+    Ok(stream.shutdown().await?)
+}
+
+/// Asks a running agent.
+pub fn ask(path: &Path) -> anyhow::Result<Status> {
+    let mut stream = std::os::unix::net::UnixStream::connect(path).map_err(|e| {
+        let hint = match e.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                "no agent runs there, or name its --admin-socket"
+            }
+            ErrorKind::PermissionDenied => "run as root, or as the agent's user",
+            _ => "asking the agent",
+        };
+        Failure::finding(format_args!("{}: {e}; {hint}", path.display()))
+    })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    if text.is_empty() {
+        return Err(Failure::finding(format_args!("{}: no answer", path.display())).into());
+    }
+    serde_json::from_slice(&text).context("the agent's answer")
+}
+
+/// Waits until a running agent is ready.
+pub fn wait(path: &Path, limit: Duration) -> anyhow::Result<()> {
+    let until = Instant::now() + limit;
+    loop {
+        let why = match ask(path) {
+            Ok(status) if status.ready => return Ok(()),
+            Ok(status) => status
+                .trouble
+                .unwrap_or_else(|| "not proven yet".to_owned()),
+            Err(e) => format!("{e:#}"),
+        };
+        if Instant::now() >= until {
+            return Err(Failure::finding(format_args!("not ready after {limit:?}: {why}")).into());
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Tells the service manager (`sd_notify(3)`), where there is one.
+pub fn notify_ready() {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let sent = || -> std::io::Result<()> {
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::ffi::OsStrExt as _;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+        let bytes = socket.as_bytes();
+        // A leading @ stands for the abstract namespace.
+        let address = match bytes.strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(&socket)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
+        Ok(())
+    };
+    if let Err(error) = sent() {
+        tracing::warn!(%error, "NOTIFY_SOCKET");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_gets_the_status_and_a_dead_socket_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = listen(&path).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let status = Status {
+            ready: true,
+            ..Status::default()
+        };
+        let given = status.clone();
+        let server = tokio::spawn(async move {
+            serve(listener, || std::future::ready(Some(given.clone()))).await;
+        });
+        let (asked, waited, second) = tokio::task::spawn_blocking(move || {
+            (
+                ask(&path),
+                wait(&path, Duration::from_secs(5)),
+                listen(&path).map(drop),
+            )
+        })
+        .await
+        .unwrap();
+        assert_eq!(asked.unwrap(), status);
+        waited.unwrap();
+        assert!(second.unwrap_err().to_string().contains("another agent"));
+        server.abort();
+    }
+}

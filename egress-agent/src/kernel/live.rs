@@ -1,0 +1,165 @@
+//! What still runs after the rules changed: finds connections whose destination the tables no
+//! longer list, on both sides of a redirect, and ends them.
+//!
+//! Judges by the same function and the same tables as the programs, read from outside. A policy
+//! that audits ends nothing.
+
+use super::diag::{Diag, SocketId};
+use super::pins::Pins;
+use anyhow::Context as _;
+use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData};
+use egress_ebpf::abi::{
+    DEFAULT_POLICY, FlowOrigin, PREFIX_FIXED_BITS, Policy, PrefixData, Rule, RuleKey, SocketState,
+    action, policy_flag, proto, socket_flag,
+};
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::{self, Destination, decide};
+use egress_ebpf::verdict::Verdict;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+
+/// Looks at live connections and ends those that no rule lists.
+pub struct Live {
+    policies: Array<MapData, Policy>,
+    owners: HashMap<MapData, u64, u32>,
+    tables: Tables,
+    sockets: MapData,
+    origins: MapData,
+}
+
+struct Tables {
+    rules: HashMap<MapData, RuleKey, Rule>,
+    prefixes: LpmTrie<MapData, PrefixData, Rule>,
+}
+
+impl decide::Tables for Tables {
+    fn exact(&self, key: &RuleKey) -> Option<Rule> {
+        self.rules.get(key, 0).ok()
+    }
+    fn prefix(&self, data: &PrefixData) -> Option<Rule> {
+        self.prefixes
+            .get(&Key::new(PREFIX_FIXED_BITS + 128, *data), 0)
+            .ok()
+    }
+}
+
+/// A connection that was ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Where it was going, as dialled.
+    pub destination: SocketAddr,
+    /// Cgroup id of its owner.
+    pub cgroup: u64,
+    /// Thread group id of the task that made it.
+    pub pid: u32,
+    /// Whether it ran through the proxy.
+    pub proxied: bool,
+}
+
+impl Live {
+    /// Opens the pinned maps once more.
+    pub fn open(pins: &Pins) -> anyhow::Result<Self> {
+        let open = |name: &str| {
+            MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
+        };
+        Ok(Self {
+            policies: Map::Array(open("POLICIES")?).try_into()?,
+            owners: Map::HashMap(open("OWNERS")?).try_into()?,
+            tables: Tables {
+                rules: Map::HashMap(open("RULES")?).try_into()?,
+                prefixes: Map::LpmTrie(open("PREFIXES")?).try_into()?,
+            },
+            sockets: open("SOCKETS")?,
+            origins: open("ORIGINS")?,
+        })
+    }
+
+    /// Ends every connection in the network namespace of the calling thread that the tables, as
+    /// they stand, do not list: those of workloads, and what the proxy accepted for them.
+    pub fn end_unlisted(&self) -> anyhow::Result<Vec<Ended>> {
+        let diag = Diag::open().context("opening sock_diag")?;
+        let listing = "listing connections by sock_diag";
+        let mut ended = Vec::new();
+        for (socket, value) in diag
+            .connections(self.sockets.fd().as_fd())
+            .context(listing)?
+        {
+            if let Some(end) = read(&value).and_then(|state| self.unlisted(&state))
+                && destroy(&diag, &socket)?
+            {
+                ended.push(end);
+            }
+        }
+        // The proxy's end of a redirected flow: the reset of the client's may not reach it.
+        for (socket, value) in diag
+            .connections(self.origins.fd().as_fd())
+            .context(listing)?
+        {
+            if read(&value).is_some_and(|origin| self.unlisted_origin(&origin)) {
+                destroy(&diag, &socket)?;
+            }
+        }
+        Ok(ended)
+    }
+
+    fn unlisted(&self, state: &SocketState) -> Option<Ended> {
+        let inbound = state.flags & socket_flag::INBOUND != 0;
+        if state.proto != proto::TCP || state.action == 0 || inbound {
+            return None;
+        }
+        let id = self.owner_policy(state);
+        let policy = self.policies.get(&id, 0).ok()?;
+        let judged = id == state.policy && policy.generation == state.generation;
+        if judged || self.lists(&policy, state.dialled, state.port) {
+            return None;
+        }
+        Some(Ended {
+            destination: SocketAddr::new(IpAddr::from(state.dialled), state.port),
+            cgroup: state.owner[state.owner.len() - 1],
+            pid: state.pid,
+            proxied: state.action == action::PROXY,
+        })
+    }
+
+    fn unlisted_origin(&self, origin: &FlowOrigin) -> bool {
+        self.policies
+            .get(&origin.policy, 0)
+            .is_ok_and(|policy| !self.lists(&policy, origin.addr, origin.port))
+    }
+
+    /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs.
+    fn owner_policy(&self, state: &SocketState) -> u32 {
+        let known = |id: &u64| (*id != 0).then(|| self.owners.get(id, 0).ok()).flatten();
+        state
+            .owner
+            .iter()
+            .rev()
+            .find_map(known)
+            .unwrap_or(DEFAULT_POLICY)
+    }
+
+    fn lists(&self, policy: &Policy, addr: Addr, port: u16) -> bool {
+        // Through the proxy or straight was settled at the connect: any port stands for "there is
+        // one", and 0 is none that was dialled.
+        let to = Destination {
+            addr,
+            port,
+            proto: proto::TCP,
+        };
+        policy.flags & policy_flag::AUDIT != 0
+            || !matches!(decide(&self.tables, policy, &to, Some(0)), Verdict::Deny(_))
+    }
+}
+
+fn destroy(diag: &Diag, socket: &SocketId) -> anyhow::Result<bool> {
+    diag.destroy(socket)
+        .context("ending a connection by sock_diag")
+}
+
+/// The value of a map; `None` where its length is another.
+fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: as long as the type, for which any bytes are a value.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}

@@ -1,0 +1,193 @@
+//! What the agent says about itself: one snapshot for `status`, `wait` and readiness.
+//!
+//! Owns the form and the words. Each part is filled in by who knows it.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Everything `status` shows. Field names are part of `-o json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// Version of the maps' types.
+    pub abi: u32,
+    /// The kernel refused the last canary below every enforced root.
+    pub ready: bool,
+    /// Why not, where it is not.
+    pub trouble: Option<String>,
+    /// Seconds since the last canary that was refused.
+    pub canary_age_seconds: Option<f64>,
+    /// Enforced roots.
+    pub roots: Vec<String>,
+    /// The maps were those of an agent before this one.
+    pub adopted: bool,
+    /// What the kernel is and what of it cannot be closed.
+    pub kernel: KernelStatus,
+    /// The rules and the tables made of them.
+    pub rules: RulesStatus,
+    /// The programs' counters, over every agent since the maps were made.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// `kernel` of [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelStatus {
+    /// `uname -r`.
+    pub release: String,
+    /// Ways out that stay open on it, and what closes them.
+    pub gaps: Vec<String>,
+}
+
+/// `rules` of [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RulesStatus {
+    /// `enforce` or `audit`.
+    pub mode: String,
+    /// Resources in force.
+    pub objects: usize,
+    /// Why the files as they are now are not in force.
+    pub problem: Option<String>,
+    /// Generation of the kernel's policies.
+    pub generation: u32,
+    /// Single addresses in the tables.
+    pub addresses: TableStatus,
+    /// Networks in the tables.
+    pub networks: TableStatus,
+    /// Entries that found no room since the start; their destinations are refused.
+    pub left_out: u64,
+    /// Names whose last question failed, and why.
+    pub failing: BTreeMap<String, String>,
+    /// Running flows that a rules change ended since the start.
+    pub flows_ended: u64,
+    /// Refusals that came out of the kernel one by one since the start.
+    pub events: u64,
+    /// Of them, refusals without a log line, because there were too many.
+    pub not_logged: u64,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Entries.
+    pub used: usize,
+    /// Most entries.
+    pub limit: usize,
+}
+
+/// What the gate's keeper writes and `status` reads.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<Gate>>);
+
+/// The gate as its keeper last found it.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// When the last canary was refused.
+    pub proven: Option<Instant>,
+    /// What is wrong; none while the gate is closed.
+    pub trouble: Option<String>,
+}
+
+impl Board {
+    /// Reads or writes it.
+    pub fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = &self.rules;
+        match (&self.trouble, self.ready) {
+            (Some(why), _) => writeln!(f, "NOT READY   {why}")?,
+            (None, true) => writeln!(f, "ready       the gate is closed")?,
+            (None, false) => writeln!(f, "NOT READY   not proven yet")?,
+        }
+        if let Some(age) = self.canary_age_seconds {
+            writeln!(f, "canary      refused {age:.1} s ago")?;
+        }
+        for root in &self.roots {
+            writeln!(f, "root        {root}")?;
+        }
+        let adopted = if self.adopted { ", adopted maps" } else { "" };
+        writeln!(
+            f,
+            "agent       {} (abi {}{adopted})",
+            self.version, self.abi
+        )?;
+        writeln!(f, "kernel      {}", self.kernel.release)?;
+        for gap in &self.kernel.gaps {
+            writeln!(f, "  open      {gap}")?;
+        }
+        writeln!(
+            f,
+            "rules       {} objects, generation {}, mode {}",
+            r.objects, r.generation, r.mode
+        )?;
+        if let Some(problem) = &r.problem {
+            writeln!(f, "  problem   {problem}")?;
+        }
+        for (name, table) in [("addresses", r.addresses), ("networks", r.networks)] {
+            writeln!(f, "  {name:<9} {} of {}", table.used, table.limit)?;
+        }
+        for (name, why) in &r.failing {
+            writeln!(f, "  failing   {name}: {why}")?;
+        }
+        for (name, count) in [
+            ("left out", r.left_out),
+            ("ended", r.flows_ended),
+            ("events", r.events),
+            ("unlogged", r.not_logged),
+        ] {
+            writeln!(f, "  {name:<9} {count}")?;
+        }
+        writeln!(f, "counters")?;
+        self.counters
+            .iter()
+            .try_for_each(|(name, count)| writeln!(f, "  {name:<11} {count}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_comes_first() {
+        let mut status = Status::default();
+        assert!(status.to_string().starts_with("NOT READY   not proven yet"));
+        status.ready = true;
+        assert!(status.to_string().starts_with("ready"));
+        status.trouble = Some("an unlisted connect went through".into());
+        status
+            .rules
+            .failing
+            .insert("a.example".into(), "no such name".into());
+        let text = status.to_string();
+        assert!(
+            text.starts_with("NOT READY   an unlisted connect"),
+            "{text}"
+        );
+        assert!(text.contains("failing   a.example: no such name"), "{text}");
+    }
+
+    #[test]
+    fn json_names_are_camel_case_and_come_back() {
+        let status = Status {
+            canary_age_seconds: Some(1.5),
+            ..Status::default()
+        };
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(
+            json.contains("\"canaryAgeSeconds\":1.5") && json.contains("\"flowsEnded\":0"),
+            "{json}"
+        );
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+}

@@ -1,0 +1,64 @@
+//! Bytes that are not read, or no further: copied both ways between the client and a destination.
+//!
+//! It judges nothing: that the flow may pass was decided by its name or its original destination.
+
+use super::flow::{Client, Counters, Rewound, Ticket};
+use super::upstream::connect_any;
+use super::{Protocol, RefusalReason};
+use egress_core::http::local_reply::ResponseFlag;
+use egress_core::routing::{Cluster, RouteTable, TcpDecision, candidates};
+use std::sync::Arc;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+
+/// Relays a connection of which `ahead` was read so far.
+pub(super) async fn relay(
+    client: Client,
+    ahead: Vec<u8>,
+    stream: TcpStream,
+    cluster: &Arc<Cluster>,
+) {
+    let ticket = |counters| Ticket::new(client.clone(), Protocol::Tcp, counters);
+    let origin = Arc::clone(&client.origin);
+    let listed = |routes: &RouteTable| {
+        routes.tcp(origin.policy, origin.destination, 0) != TcpDecision::Unlisted
+    };
+    let downstream = Rewound::new(ahead, stream);
+    forward(&client, downstream, ticket, cluster, listed).await;
+}
+
+/// Connects to one of the destination's addresses and copies until both sides have ended, or the
+/// routes no longer hold what `listed` asks for.
+pub(super) async fn forward(
+    client: &Client,
+    mut downstream: Rewound,
+    ticket: impl FnOnce(Arc<Counters>) -> Ticket,
+    cluster: &Arc<Cluster>,
+    listed: impl Fn(&RouteTable) -> bool,
+) {
+    let mut ticket = ticket(downstream.counters());
+    ticket.record.service = Some(cluster.host.clone());
+    let order = candidates(
+        cluster,
+        client.origin.destination,
+        client.shared.next_turn(),
+    );
+    if order.is_empty() {
+        return ticket.flag(ResponseFlag::UH);
+    }
+    match connect_any(client, &order, &mut ticket.record).await {
+        Ok(mut upstream) => tokio::select! {
+            copied = copy_bidirectional(&mut downstream, &mut upstream) => match copied {
+                Ok(_) => ticket.done(),
+                // Which side broke off is not told; both are closed.
+                Err(_) => ticket.flag(ResponseFlag::DC),
+            },
+            () = client.shared.removed(listed) => {
+                let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
+                client.refuse(RefusalReason::Removed, name);
+                ticket.flag(ResponseFlag::UC);
+            }
+        },
+        Err(_) => ticket.flag(ResponseFlag::UF),
+    }
+}

@@ -1,0 +1,378 @@
+//! Follows the cgroups below the enforced roots: which there are, which come and go, and in which
+//! one the first process starts or the last one ends.
+//!
+//! The kernel tells of each by inotify on the hierarchy's own folders; a scan finds what was there
+//! before, and what a full queue or a missing watch passed over. Says nothing of what a cgroup is.
+
+use crate::cgroup2;
+use anyhow::Context as _;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Levels below an enforced root that are looked at. What is nested deeper still has the policy
+/// of what it is nested in.
+const DEPTH: usize = 12;
+/// Cgroups that are followed: as many as the kernel's table of owners holds.
+const MOST: usize = 16_384;
+/// Room for the events of one read.
+const BUFFER: usize = 16 * 1024;
+
+/// A cgroup below an enforced root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// The kernel's id.
+    pub id: u64,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Index of the enforced root.
+    pub root: usize,
+}
+
+/// What happened to a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is there.
+    Appeared(Arc<Cgroup>),
+    /// It is gone.
+    Vanished(Arc<Cgroup>),
+    /// Its first process came or its last one went.
+    Populated(u64),
+}
+
+/// What a watch is on.
+#[derive(Clone, Debug)]
+enum Watched {
+    /// A cgroup's folder: its children come and go.
+    Folder(PathBuf),
+    /// Its `cgroup.events`.
+    Events(u64),
+}
+
+/// See the module.
+pub struct Cgroups {
+    roots: Vec<PathBuf>,
+    queue: AsyncFd<OwnedFd>,
+    watches: BTreeMap<i32, Watched>,
+    known: BTreeMap<PathBuf, Arc<Cgroup>>,
+    /// A watch could not be set: only scans tell.
+    blind: bool,
+}
+
+impl Cgroups {
+    /// For folders that are enforced roots. Knows nothing until the first [`Self::scan`]. Must be
+    /// called within a tokio runtime.
+    pub fn new(roots: &[PathBuf]) -> anyhow::Result<Self> {
+        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+            .context("watching cgroups")?;
+        // SAFETY: the descriptor is owned by what is registered, and stays the same for its life.
+        let queue = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }?;
+        Ok(Self {
+            roots: roots.to_vec(),
+            queue,
+            watches: BTreeMap::new(),
+            known: BTreeMap::new(),
+            blind: false,
+        })
+    }
+
+    /// Whether there are cgroups of which only a scan tells.
+    pub fn blind(&self) -> bool {
+        self.blind
+    }
+
+    /// Looks at everything below the roots. Returns what differs from what was known, in the
+    /// order in which it must be taken: outer before inner, gone before there.
+    pub fn scan(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut seen = BTreeSet::new();
+        for root in 0..self.roots.len() {
+            let folder = self.roots[root].clone();
+            self.visit(&folder, root, 0, &mut changes, &mut seen);
+        }
+        let gone: Vec<PathBuf> = self
+            .known
+            .keys()
+            .filter(|folder| !seen.contains(*folder))
+            .cloned()
+            .collect();
+        let gone = gone.iter().filter_map(|folder| self.known.remove(folder));
+        let mut all: Vec<Change> = gone.map(Change::Vanished).collect();
+        all.append(&mut changes);
+        all
+    }
+
+    /// Waits for the next events. Dropping the future loses none.
+    pub async fn changed(&mut self) -> anyhow::Result<Vec<Change>> {
+        loop {
+            let mut ready = self.queue.readable().await?;
+            let mut events = Vec::new();
+            let read = ready.try_io(|queue| read_events(queue.get_ref(), &mut events));
+            match read {
+                Ok(result) => result.context("reading cgroup events")?,
+                Err(_would_block) => continue,
+            }
+            let changes = self.take(events);
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+        }
+    }
+
+    fn take(&mut self, events: Vec<Event>) -> Vec<Change> {
+        if events
+            .iter()
+            .any(|e| e.flags.contains(ReadFlags::QUEUE_OVERFLOW))
+        {
+            return self.scan();
+        }
+        let mut changes = Vec::new();
+        for Event { watch, flags, name } in events {
+            if flags.contains(ReadFlags::IGNORED) {
+                self.watches.remove(&watch);
+                continue;
+            }
+            match (self.watches.get(&watch).cloned(), name) {
+                (Some(Watched::Events(id)), _) => changes.push(Change::Populated(id)),
+                (Some(Watched::Folder(parent)), Some(name)) if flags.contains(ReadFlags::ISDIR) => {
+                    let folder = parent.join(name);
+                    if flags.contains(ReadFlags::DELETE) {
+                        self.vanished(&folder, &mut changes);
+                    } else {
+                        self.appeared(&folder, &mut changes);
+                    }
+                }
+                (Some(Watched::Folder(_)) | None, _) => {}
+            }
+        }
+        changes
+    }
+
+    /// A folder of that name went. Another one may have come in its place since.
+    fn vanished(&mut self, folder: &Path, changes: &mut Vec<Change>) {
+        let there = cgroup2::id(folder).ok();
+        if self.known.get(folder).is_some_and(|c| Some(c.id) != there) {
+            changes.extend(self.known.remove(folder).map(Change::Vanished));
+        }
+    }
+
+    fn appeared(&mut self, folder: &Path, changes: &mut Vec<Change>) {
+        let root = self.roots.iter().position(|root| folder.starts_with(root));
+        if let Some(root) = root {
+            let below = folder.strip_prefix(&self.roots[root]);
+            let depth = below.map_or(0, |below| below.components().count());
+            self.visit(folder, root, depth, changes, &mut BTreeSet::new());
+        }
+    }
+
+    fn visit(
+        &mut self,
+        folder: &Path,
+        root: usize,
+        depth: usize,
+        changes: &mut Vec<Change>,
+        seen: &mut BTreeSet<PathBuf>,
+    ) {
+        // Gone since it was named: its parent's watch tells of that too.
+        let Ok(id) = cgroup2::id(folder) else { return };
+        if self.known.get(folder).is_none_or(|known| known.id != id) {
+            if self.known.len() >= MOST {
+                self.blind = true;
+                return;
+            }
+            changes.extend(self.known.remove(folder).map(Change::Vanished));
+            changes.push(Change::Appeared(self.know(folder, id, root)));
+        }
+        seen.insert(folder.to_path_buf());
+        if depth == DEPTH {
+            return;
+        }
+        // After the watch: a child is either listed here or told of by it, or both.
+        let Ok(entries) = fs::read_dir(folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.visit(&entry.path(), root, depth + 1, changes, seen);
+            }
+        }
+    }
+
+    fn know(&mut self, folder: &Path, id: u64, root: usize) -> Arc<Cgroup> {
+        let children = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        self.watch(folder, children, Watched::Folder(folder.to_path_buf()));
+        // The kernel tells when `populated` in it changes (cgroup v2, "Un/populated Notification").
+        let events = folder.join("cgroup.events");
+        self.watch(&events, WatchFlags::MODIFY, Watched::Events(id));
+        let cgroup = Arc::new(Cgroup {
+            id,
+            folder: folder.to_path_buf(),
+            root,
+        });
+        self.known.insert(folder.to_path_buf(), Arc::clone(&cgroup));
+        cgroup
+    }
+
+    fn watch(&mut self, path: &Path, flags: WatchFlags, what: Watched) {
+        match inotify::add_watch(self.queue.get_ref(), path, flags) {
+            Ok(watch) => {
+                self.watches.insert(watch, what);
+            }
+            // Gone already.
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => {
+                if !self.blind {
+                    tracing::warn!(path = %path.display(), %error, "cannot watch every cgroup: new ones are seen only by scans; raise fs.inotify.max_user_watches");
+                }
+                self.blind = true;
+            }
+        }
+    }
+}
+
+struct Event {
+    watch: i32,
+    flags: ReadFlags,
+    name: Option<String>,
+}
+
+/// Reads what the queue holds. Names that are not UTF-8 are left to the scan.
+fn read_events(queue: &OwnedFd, events: &mut Vec<Event>) -> io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); BUFFER];
+    let mut reader = inotify::Reader::new(queue, &mut buffer);
+    loop {
+        match reader.next() {
+            Ok(event) => events.push(Event {
+                watch: event.wd(),
+                flags: event.events(),
+                name: event
+                    .file_name()
+                    .and_then(|n| Some(n.to_str().ok()?.to_owned())),
+            }),
+            Err(rustix::io::Errno::AGAIN) if !events.is_empty() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        if reader.is_buffer_empty() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A folder of cgroup v2 that is removed with all below it.
+    struct Root(PathBuf);
+
+    impl Root {
+        fn new(name: &str) -> Self {
+            let name = format!("egress-cgroups-{name}-{}", std::process::id());
+            let folder = cgroup2::mount_point().unwrap().join(name);
+            fs::create_dir(&folder).expect("needs root: makes a cgroup");
+            Self(folder)
+        }
+
+        fn make(&self, below: &str) -> PathBuf {
+            let folder = self.0.join(below);
+            fs::create_dir_all(&folder).unwrap();
+            folder
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            fn remove(folder: &Path) {
+                for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                    if entry.path().is_dir() {
+                        remove(&entry.path());
+                    }
+                }
+                let _ = fs::remove_dir(folder);
+            }
+            remove(&self.0);
+        }
+    }
+
+    fn shown(root: &Root, changes: &[Change]) -> Vec<String> {
+        let below = |c: &Cgroup| {
+            let below = c.folder.strip_prefix(&root.0).unwrap();
+            below.display().to_string()
+        };
+        let change = |change: &Change| match change {
+            Change::Appeared(c) => format!("+{}", below(c)),
+            Change::Vanished(c) => format!("-{}", below(c)),
+            Change::Populated(_) => "populated".to_owned(),
+        };
+        changes.iter().map(change).collect()
+    }
+
+    async fn next(root: &Root, cgroups: &mut Cgroups) -> Vec<String> {
+        let changes = tokio::time::timeout(Duration::from_secs(5), cgroups.changed());
+        shown(root, &changes.await.expect("an event").unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_scanned_and_what_comes_and_goes_is_told() {
+        let root = Root::new("tree");
+        root.make("kubepods/pod1");
+        let mut cgroups = Cgroups::new(std::slice::from_ref(&root.0)).unwrap();
+        let found = shown(&root, &cgroups.scan());
+        assert_eq!(found, ["+", "+kubepods", "+kubepods/pod1"]);
+        assert!(cgroups.scan().is_empty(), "nothing is told twice");
+
+        let pod = root.make("kubepods/pod2");
+        assert_eq!(next(&root, &mut cgroups).await, ["+kubepods/pod2"]);
+        root.make("kubepods/pod2/c");
+        assert_eq!(next(&root, &mut cgroups).await, ["+kubepods/pod2/c"]);
+        fs::remove_dir(pod.join("c")).unwrap();
+        assert_eq!(next(&root, &mut cgroups).await, ["-kubepods/pod2/c"]);
+        assert!(!cgroups.blind());
+    }
+
+    #[tokio::test]
+    async fn a_cgroup_made_again_under_its_old_name_is_another() {
+        let root = Root::new("again");
+        let folder = root.make("a");
+        let mut cgroups = Cgroups::new(std::slice::from_ref(&root.0)).unwrap();
+        cgroups.scan();
+        fs::remove_dir(&folder).unwrap();
+        root.make("a");
+        assert_eq!(next(&root, &mut cgroups).await, ["-a", "+a"]);
+    }
+
+    #[tokio::test]
+    async fn the_first_process_and_the_end_of_the_last_are_told() {
+        let root = Root::new("populated");
+        let folder = root.make("a");
+        let mut cgroups = Cgroups::new(std::slice::from_ref(&root.0)).unwrap();
+        cgroups.scan();
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        fs::write(folder.join("cgroup.procs"), child.id().to_string()).unwrap();
+        assert!(
+            next(&root, &mut cgroups)
+                .await
+                .iter()
+                .all(|c| c == "populated")
+        );
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(
+            next(&root, &mut cgroups)
+                .await
+                .iter()
+                .all(|c| c == "populated")
+        );
+    }
+}

@@ -1,0 +1,321 @@
+//! The workloads below the enforced roots: which there are, who each is to the rules, which policy
+//! its cgroup is under in the kernel, and the proxy's listeners in its network namespace.
+//!
+//! Decides nothing about a destination: what a workload sees is the pure crate's to say.
+
+pub mod cgroups;
+pub mod names;
+mod owners;
+mod processes;
+mod schedule;
+mod spaces;
+
+pub use owners::Owners;
+pub use spaces::Spaces;
+
+use crate::config::WorkloadEntry;
+use crate::kernel::Tables;
+use crate::sockets::NetnsId;
+use cgroups::{Cgroup, Cgroups, Change};
+use processes::NsInode;
+use schedule::Schedule;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often everything is looked at, whatever the kernel told.
+const SCAN: Duration = Duration::from_secs(10);
+/// How often where the kernel does not tell of everything.
+const SCAN_BLIND: Duration = Duration::from_secs(1);
+/// Time between two scans at least.
+const SCAN_AT_MOST: Duration = Duration::from_millis(100);
+
+/// Who a workload is to the rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its service account.
+    pub service_account: String,
+}
+
+impl From<&WorkloadEntry> for Workload {
+    fn from(entry: &WorkloadEntry) -> Self {
+        Self {
+            namespace: entry.namespace.clone(),
+            labels: entry.labels.clone(),
+            service_account: entry.service_account.clone(),
+        }
+    }
+}
+
+/// What the rules must hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// This cgroup is a workload.
+    Workload(u64, Workload),
+    /// It is gone.
+    Gone(u64),
+}
+
+/// A cgroup below an enforced root, as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The kernel's id.
+    pub cgroup: u64,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What its path names.
+    pub name: names::CgroupName,
+    /// Who it is, where that is known.
+    pub workload: Option<Workload>,
+    /// The policy of its own in the kernel; without one, that of the cgroup above holds.
+    pub policy: Option<u32>,
+    /// Network namespaces of its processes other than the agent's.
+    pub namespaces: usize,
+    /// Those of them in which the proxy listens.
+    pub proxied: usize,
+}
+
+/// A cgroup and what is known of it.
+struct Member {
+    cgroup: Arc<Cgroup>,
+    below: String,
+    workload: Option<Workload>,
+    namespaces: BTreeSet<NsInode>,
+}
+
+/// See the module.
+pub struct Workloads {
+    roots: Vec<PathBuf>,
+    entries: Vec<WorkloadEntry>,
+    cgroups: Cgroups,
+    members: BTreeMap<u64, Member>,
+    schedule: Schedule,
+    scanned: Option<Instant>,
+    scan_due: Instant,
+    own: NsInode,
+    owners: Owners,
+    /// None until the proxy is there.
+    spaces: Option<Spaces>,
+    /// Namespaces without listeners, each with a process that was seen in it.
+    wanted: BTreeMap<NsInode, u32>,
+    /// A namespace lost its last cgroup, or may have.
+    emptied: bool,
+}
+
+impl Workloads {
+    /// Follows the cgroups below `roots`. Knows none until the first [`Self::next`].
+    pub fn new(
+        roots: &[PathBuf],
+        entries: &[WorkloadEntry],
+        owners: Owners,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            roots: roots.to_vec(),
+            entries: entries.to_vec(),
+            cgroups: Cgroups::new(roots)?,
+            members: BTreeMap::new(),
+            schedule: Schedule::default(),
+            scanned: None,
+            scan_due: Instant::now(),
+            own: processes::own()?,
+            owners,
+            spaces: None,
+            wanted: BTreeMap::new(),
+            emptied: false,
+        })
+    }
+
+    /// The proxy is there: from the next [`Self::settle`] on it serves the workloads' namespaces.
+    pub fn serve_by(&mut self, spaces: Spaces) {
+        self.spaces = Some(spaces);
+    }
+
+    /// Waits until there is something to do: what the rules must hear of is returned, the rest
+    /// waits for [`Self::settle`]. The first call returns at once with all that is there.
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> anyhow::Result<Vec<Told>> {
+        let due = self
+            .schedule
+            .next()
+            .map_or(self.scan_due, |at| at.min(self.scan_due));
+        let changes = if due <= Instant::now() {
+            Vec::new()
+        } else {
+            tokio::select! {
+                changes = self.cgroups.changed() => changes?,
+                () = tokio::time::sleep_until(due.into()) => Vec::new(),
+            }
+        };
+        let now = Instant::now();
+        let mut told = Vec::new();
+        self.take(now, changes, &mut told);
+        if self.scan_due <= now {
+            let changes = self.cgroups.scan();
+            self.take(now, changes, &mut told);
+            self.scanned = Some(now);
+            self.scan_due = now
+                + if self.cgroups.blind() {
+                    SCAN_BLIND
+                } else {
+                    SCAN
+                };
+        }
+        for id in self.schedule.take(now) {
+            self.look(id);
+        }
+        Ok(told)
+    }
+
+    fn take(&mut self, now: Instant, changes: Vec<Change>, told: &mut Vec<Told>) {
+        for change in changes {
+            match change {
+                Change::Appeared(cgroup) => told.extend(self.appeared(now, cgroup)),
+                Change::Vanished(cgroup) => {
+                    let gone = self.members.remove(&cgroup.id);
+                    self.schedule.forget(cgroup.id);
+                    self.emptied |= gone.as_ref().is_some_and(|m| !m.namespaces.is_empty());
+                    let known = gone.is_some_and(|m| m.workload.is_some());
+                    told.extend(known.then_some(Told::Gone(cgroup.id)));
+                }
+                Change::Populated(id) => {
+                    if self.members.contains_key(&id) {
+                        self.schedule.start(now, id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn appeared(&mut self, now: Instant, cgroup: Arc<Cgroup>) -> Option<Told> {
+        let below = cgroup.folder.strip_prefix(&self.roots[cgroup.root]);
+        let below = below.map_or_else(|_| String::new(), |b| b.to_string_lossy().into_owned());
+        let entry = self.entries.iter().find(|entry| entry.cgroup.fits(&below));
+        let workload = entry.map(Workload::from);
+        let id = cgroup.id;
+        self.schedule.start(now, id);
+        let member = Member {
+            cgroup,
+            below,
+            workload: workload.clone(),
+            namespaces: BTreeSet::new(),
+        };
+        self.members.insert(id, member);
+        workload.map(|workload| Told::Workload(id, workload))
+    }
+
+    /// Looks where the processes of a cgroup are.
+    fn look(&mut self, id: u64) {
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        let mut found = processes::namespaces(&member.cgroup.folder);
+        found.remove(&self.own);
+        let namespaces: BTreeSet<NsInode> = found.keys().copied().collect();
+        self.emptied |= !member.namespaces.is_subset(&namespaces);
+        member.namespaces = namespaces;
+        found.retain(|namespace, _| !self.proxied(*namespace));
+        self.wanted.append(&mut found);
+    }
+
+    fn proxied(&self, namespace: NsInode) -> bool {
+        let spaces = self.spaces.as_ref();
+        spaces.is_some_and(|spaces| spaces.is_open(namespace))
+    }
+
+    /// A flow of this cgroup found no proxy in its namespace: looks there now.
+    pub fn missed(&mut self, cgroup: u64) {
+        if self.members.contains_key(&cgroup) {
+            self.schedule.start(Instant::now(), cgroup);
+        } else if let Some(scanned) = self.scanned {
+            self.scan_due = self.scan_due.min(scanned + SCAN_AT_MOST);
+        }
+    }
+
+    /// Brings the listeners to where the workloads are, and takes them away from where none is
+    /// left.
+    pub async fn settle(&mut self, tables: &mut Tables) -> anyhow::Result<()> {
+        let Some(spaces) = &mut self.spaces else {
+            return Ok(());
+        };
+        for (namespace, pid) in std::mem::take(&mut self.wanted) {
+            // A process that has ended meanwhile is no finding; another look follows in any case.
+            if let Err(error) = spaces.open(tables, namespace, pid).await
+                && std::path::Path::new(&format!("/proc/{pid}")).exists()
+            {
+                tracing::warn!(
+                    pid,
+                    error = format!("{error:#}"),
+                    "no proxy in a network namespace: flows that need it are refused there"
+                );
+            }
+        }
+        if std::mem::take(&mut self.emptied) {
+            let members = self.members.values();
+            let used: BTreeSet<NsInode> = members.flat_map(|m| &m.namespaces).copied().collect();
+            spaces.close_but(tables, |namespace| used.contains(&namespace))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the listeners that an agent before this one told the kernel of, but for those that
+    /// are there again, and the agent's own.
+    pub fn tidy(&self, tables: &mut Tables, own: NetnsId) -> anyhow::Result<()> {
+        let ports = self.spaces.iter().flat_map(Spaces::ports);
+        let open: BTreeSet<u64> = ports.map(|(netns, _)| netns.0).collect();
+        let mut stale = tables.proxies()?;
+        stale.retain(|netns| *netns != own.0 && !open.contains(netns));
+        stale
+            .into_iter()
+            .try_for_each(|netns| tables.set_proxy(netns, None))
+    }
+
+    /// Puts the cgroups of workloads under their policies. Returns the policies that sockets were
+    /// under until then: what these remember must be judged anew.
+    pub fn place(
+        &mut self,
+        tables: &mut Tables,
+        policy_of: impl Fn(u64) -> Option<u32>,
+    ) -> anyhow::Result<Vec<u32>> {
+        let members = self.members.iter().filter(|(_, m)| m.workload.is_some());
+        let wanted = members
+            .filter_map(|(id, _)| Some((*id, policy_of(*id)?)))
+            .collect();
+        self.owners.become_these(tables, &wanted)
+    }
+
+    /// Every cgroup below the enforced roots.
+    pub fn seen(&self) -> impl Iterator<Item = Seen> {
+        self.members.iter().map(|(id, member)| Seen {
+            cgroup: *id,
+            folder: member.cgroup.folder.clone(),
+            name: names::read(&member.below),
+            workload: member.workload.clone(),
+            policy: self.owners.of(*id),
+            namespaces: member.namespaces.len(),
+            proxied: member
+                .namespaces
+                .iter()
+                .filter(|ns| self.proxied(**ns))
+                .count(),
+        })
+    }
+
+    /// Stops taking redirected flows in other namespaces; those that run go on until drained.
+    pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
+        self.spaces
+            .iter()
+            .try_for_each(|spaces| spaces.withdraw(tables))
+    }
+
+    /// Waits until the flows in other namespaces have ended, which the drain makes sure of.
+    pub async fn drained(&mut self) {
+        if let Some(spaces) = &mut self.spaces {
+            spaces.drained().await;
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Which policy the sockets of a cgroup are under, as the kernel's table of owners has it.
+//!
+//! Owns what was written there. Which policy a workload has is not decided here.
+
+use crate::kernel::Tables;
+use egress_ebpf::abi::DEFAULT_POLICY;
+use std::collections::BTreeMap;
+
+/// What stands in the kernel's table.
+#[derive(Debug, Default)]
+pub struct Owners(BTreeMap<u64, u32>);
+
+impl Owners {
+    /// What an agent before this one left, which stays in force until it is written over.
+    pub fn standing(tables: &Tables) -> anyhow::Result<Self> {
+        Ok(Self(tables.owners()?))
+    }
+
+    /// The policy that a cgroup is under by an entry of its own.
+    pub fn of(&self, cgroup: u64) -> Option<u32> {
+        self.0.get(&cgroup).copied()
+    }
+
+    /// Writes what differs from `wanted`. Returns the policies that sockets were under whose
+    /// cgroup is under another one from here on: what these sockets remember must be judged anew.
+    pub fn become_these(
+        &mut self,
+        tables: &mut Tables,
+        wanted: &BTreeMap<u64, u32>,
+    ) -> anyhow::Result<Vec<u32>> {
+        let mut left = Vec::new();
+        for (cgroup, policy) in wanted {
+            let before = self.0.get(cgroup).copied();
+            if before != Some(*policy) {
+                tables.set_owner(*cgroup, Some(*policy))?;
+                self.0.insert(*cgroup, *policy);
+                left.push(before.unwrap_or(DEFAULT_POLICY));
+            }
+        }
+        let gone: Vec<u64> = self
+            .0
+            .keys()
+            .filter(|id| !wanted.contains_key(id))
+            .copied()
+            .collect();
+        for cgroup in gone {
+            tables.set_owner(cgroup, None)?;
+            left.extend(self.0.remove(&cgroup));
+        }
+        left.sort_unstable();
+        left.dedup();
+        Ok(left)
+    }
+}

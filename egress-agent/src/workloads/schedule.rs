@@ -1,0 +1,106 @@
+//! When to look at a cgroup again: often while it is young, since nothing tells of a process that
+//! changes its namespace, and now and then for ever after.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Time to the second look; each one after that waits twice as long.
+const FIRST: Duration = Duration::from_millis(2);
+/// Time between two looks at most.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    due: BTreeSet<(Instant, u64)>,
+    of: BTreeMap<u64, (Instant, Duration)>,
+}
+
+impl Schedule {
+    /// Something happened to this cgroup: it is due now, and young again.
+    pub fn start(&mut self, now: Instant, id: u64) {
+        self.put(id, now, FIRST);
+    }
+
+    /// It is gone.
+    pub fn forget(&mut self, id: u64) {
+        if let Some((at, _)) = self.of.remove(&id) {
+            self.due.remove(&(at, id));
+        }
+    }
+
+    /// When the next one is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// What is due; each comes again later.
+    pub fn take(&mut self, now: Instant) -> Vec<u64> {
+        let due: Vec<u64> = self
+            .due
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, id)| *id)
+            .collect();
+        for id in &due {
+            if let Some((_, wait)) = self.of.get(id).copied() {
+                self.put(*id, now + wait, (wait * 2).min(LONGEST));
+            }
+        }
+        due
+    }
+
+    fn put(&mut self, id: u64, at: Instant, wait: Duration) {
+        self.forget(id);
+        self.due.insert((at, id));
+        self.of.insert(id, (at, wait));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_young_cgroup_is_looked_at_often_and_an_old_one_now_and_then() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        schedule.start(start, 1);
+        let mut looks = Vec::new();
+        while let Some(at) = schedule
+            .next()
+            .filter(|at| *at < start + Duration::from_secs(30))
+        {
+            assert_eq!(schedule.take(at), [1]);
+            looks.push(at - start);
+        }
+        let within = |limit| {
+            looks
+                .iter()
+                .filter(|at| **at < Duration::from_millis(limit))
+                .count()
+        };
+        assert!(within(20) >= 4 && within(2000) >= 10, "{looks:?}");
+        let last = looks.windows(2).last().unwrap();
+        assert_eq!(last[1] - last[0], LONGEST);
+    }
+
+    #[test]
+    fn what_happens_makes_it_young_again_and_what_is_gone_never_comes() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        schedule.start(start, 1);
+        schedule.start(start, 2);
+        for step in 0..20 {
+            schedule.take(start + LONGEST * step);
+        }
+        let later = start + LONGEST * 30;
+        schedule.take(later);
+        schedule.start(later, 1);
+        assert_eq!(schedule.take(later), [1]);
+        assert_eq!(schedule.next(), Some(later + FIRST));
+        schedule.forget(1);
+        schedule.forget(2);
+        assert_eq!(schedule.next(), None);
+    }
+}

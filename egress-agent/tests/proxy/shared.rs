@@ -1,0 +1,105 @@
+//! Destinations that are listed for TCP beside names that are checked on the same port.
+
+use crate::support::*;
+use egress_agent::proxy::{Limits, Protocol, RefusalReason};
+use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The port with one more route, for bytes to where the tests' client dialled.
+fn beside(mut port: PortRoutes, sniffed: bool, origin: SocketAddr) -> PortRoutes {
+    let cluster = Cluster {
+        host: "tcp.example".into(),
+        port: origin.port(),
+        endpoints: vec![origin],
+        ..Cluster::default()
+    };
+    port.tcp.push(Arc::new(TcpRoute {
+        nets: vec!["192.0.2.1/32".parse().unwrap()],
+        sniffed,
+        to: Split::one(Arc::new(cluster)),
+    }));
+    port
+}
+
+/// An origin that says who it is and then echoes.
+async fn speaker(greeting: &'static [u8]) -> SocketAddr {
+    raw_origin(move |_, mut raw| async move {
+        raw.send(greeting).await;
+        while let Some(byte) = raw.take(1).await {
+            raw.send(&byte).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn bytes_without_a_listed_name_are_relayed_where_the_destination_is_listed_as_tcp() {
+    let named = fixed_origin("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nnamed").await;
+    let tcp = speaker(b"").await;
+    let bed = Bed::new(beside(http_port(HOST, &[named], None), false, tcp)).await;
+    for bytes in [
+        &b"\0\x01binary"[..],
+        b"SSH-2.0-x\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: unlisted.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: httpbin.org\r\nHost: httpbin.org\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\0\x02no hello",
+    ] {
+        let mut client = bed.client().await;
+        client.send(bytes).await;
+        assert_eq!(client.take(bytes.len()).await.unwrap(), bytes);
+        drop(client);
+        let record = bed.record().await;
+        assert_eq!(record.protocol, Protocol::Tcp);
+        assert_eq!(record.service.as_deref(), Some("tcp.example"));
+    }
+    let mut client = bed.client().await;
+    assert_eq!(client.ask(&get(HOST, "/")).await.text(), "named");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_on_a_shared_port() {
+    let tcp = speaker(b"220 ready\r\n").await;
+    for port in [
+        http_port(HOST, &[refused_address().await], None),
+        tls_port(PortKind::Tls, HOST, &[refused_address().await]),
+    ] {
+        let bed = Bed::new(beside(port, false, tcp)).await;
+        let mut client = bed.client().await;
+        assert_eq!(client.take(11).await.unwrap(), b"220 ready\r\n");
+    }
+}
+
+#[tokio::test]
+async fn without_a_protocol_http_goes_by_its_host_and_the_rest_by_its_address() {
+    let tcp = speaker(b"").await;
+    let port = beside(http_port(HOST, &[refused_address().await], None), true, tcp);
+    let bed = Bed::new(port).await;
+    let mut client = bed.client().await;
+    assert_eq!(
+        client.ask(&get("unlisted.example", "/")).await.status(),
+        502
+    );
+    assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+    let mut client = bed.client().await;
+    client.send(b"\x01bytes").await;
+    assert_eq!(client.take(6).await.unwrap(), b"\x01bytes");
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_listed_as_tcp_gains_nothing_from_one_that_is() {
+    let tcp = speaker(b"220 ready\r\n").await;
+    let port = beside(http_port(HOST, &[tcp], None), false, tcp);
+    let other = Some(destination("192.0.2.2:80"));
+    let bed = Bed::with(port, other, Limits::default()).await;
+    let mut client = bed.client().await;
+    assert_eq!(
+        client.ask(&get("unlisted.example", "/")).await.status(),
+        502
+    );
+    let mut client = bed.client().await;
+    client.send(b"\x16\x03\x01\0\x05hello").await;
+    assert_eq!(client.rest().await, b"");
+}

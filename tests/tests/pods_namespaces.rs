@@ -1,0 +1,230 @@
+//! Pods in namespaces and cgroups of their own, one agent for all: what each reaches, as whom, and
+//! what is left when they have gone.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::netns::NetNs;
+use egress_tests::pods::{Pod, Pods, Stack, maps};
+use egress_tests::{Lab, Session, probe, wait_until};
+
+const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
+const TIMEOUT: &str = include_str!("../../examples/httpbin-timeout.yaml");
+const ECHO: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo}
+spec:
+  hosts: [echo.example]
+  ports:
+  - {number: 7, name: tcp-echo, protocol: TCP}
+  resolution: DNS
+";
+
+/// Long enough for an agent that shares the machine with other tests.
+const SOON: Duration = Duration::from_secs(5);
+
+fn lab() -> Lab {
+    let lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    lab.rules("timeout.yaml", TIMEOUT).unwrap();
+    lab.rules("echo.yaml", ECHO).unwrap();
+    lab
+}
+
+/// The status of a request, once the proxy is in the pod's namespace.
+fn get(pod: &Pod, arguments: &[&str]) -> u16 {
+    let served = || {
+        let reply = pod.curl(arguments).unwrap();
+        (reply.code != 0).then_some(reply.code)
+    };
+    wait_until("the pod gets an answer", SOON, served).unwrap()
+}
+
+#[test]
+fn each_pod_is_served_in_its_own_namespace_and_seen_by_its_own_address() {
+    let lab = lab();
+    let pods = Pods::on(&lab).unwrap();
+    let (a, b) = (pods.create(&lab).unwrap(), pods.create(&lab).unwrap());
+    for pod in [&a, &b] {
+        for (flag, address) in [("-4", pod.v4), ("-6", pod.v6)] {
+            assert_eq!(get(pod, &[flag, "http://httpbin.org/get"]), 200);
+            let seen = lab.httpbin.requests().pop().unwrap();
+            assert_eq!(seen.peer.ip(), address, "{flag}");
+        }
+        let late = pod.curl(&["http://httpbin.org/delay/5"]).unwrap();
+        assert_eq!(
+            (late.code, late.body.as_str()),
+            (504, "upstream request timeout")
+        );
+        let other = pod
+            .curl(&["-H", "Host: bystander.example", "http://httpbin.org/"])
+            .unwrap();
+        assert_eq!(other.code, 502);
+        for to in [v4(host::BYSTANDER), v6(host::BYSTANDER)] {
+            let answer = probe::attempt(&pod.place(), "tcp", SocketAddr::new(to, 80)).unwrap();
+            assert!(
+                answer.denied() && answer.elapsed < Duration::from_millis(50),
+                "{answer:?}"
+            );
+            let direct = SocketAddr::new(
+                if to.is_ipv4() {
+                    v4(host::ECHO)
+                } else {
+                    v6(host::ECHO)
+                },
+                7,
+            );
+            assert!(
+                probe::attempt(&pod.place(), "tcp-echo", direct)
+                    .unwrap()
+                    .passed()
+            );
+        }
+    }
+    assert_eq!(lab.bystander.connections(), 0);
+}
+
+#[test]
+fn a_pod_of_one_family_and_a_pod_that_uses_the_port_are_served() {
+    let lab = lab();
+    let pods = Pods::on(&lab).unwrap();
+    let (four, six) = (
+        pods.create_in(&lab, NetNs::new().unwrap(), Stack::V4)
+            .unwrap(),
+        pods.create_in(&lab, NetNs::new().unwrap(), Stack::V6)
+            .unwrap(),
+    );
+    assert_eq!(get(&four, &["-4", "http://httpbin.org/get"]), 200);
+    let resolve = format!("httpbin.org:80:[{}]", v6(host::HTTPBIN));
+    assert_eq!(
+        get(&six, &["--resolve", &resolve, "http://httpbin.org/get"]),
+        200
+    );
+    assert_eq!(lab.httpbin.requests().pop().unwrap().peer.ip(), six.v6);
+
+    // A namespace where the proxy's usual port is taken before the agent comes to it.
+    let netns = NetNs::new().unwrap();
+    let _taken = netns
+        .run(|| TcpListener::bind("127.0.0.1:15001").unwrap())
+        .unwrap();
+    let pod = pods.create_in(&lab, netns, Stack::Dual).unwrap();
+    assert_eq!(get(&pod, &["-4", "http://httpbin.org/get"]), 200);
+}
+
+#[test]
+fn the_same_source_port_in_two_pods_is_told_apart() {
+    let lab = lab();
+    let pods = Pods::on(&lab).unwrap();
+    let (a, b) = (pods.create(&lab).unwrap(), pods.create(&lab).unwrap());
+    for pod in [&a, &b] {
+        let sysctl = |key, value| pod.netns.sysctl(key, value).unwrap();
+        sysctl("ipv4/ip_local_port_range", "40000 40003");
+        // Ports are free again at once, so that each is used many times.
+        sysctl("ipv4/tcp_max_tw_buckets", "0");
+    }
+    let host = format!("httpbin.org:80:{}", v4(host::HTTPBIN));
+    assert_eq!(
+        get(&a, &["--resolve", &host, "http://httpbin.org/get"]),
+        200
+    );
+    assert_eq!(
+        get(&b, &["--resolve", &host, "http://httpbin.org/get"]),
+        200
+    );
+    std::thread::scope(|scope| {
+        for pod in [&a, &b] {
+            let host = &host;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let reply = pod
+                        .curl(&["--resolve", host, "http://httpbin.org/get"])
+                        .unwrap();
+                    let address = format!("\"origin\": \"{}\"", pod.v4);
+                    assert!(reply.body.contains(&address), "{reply:?}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_of_pods_that_have_gone() {
+    let mut lab = lab();
+    let pid = lab.agent().unwrap().pid();
+    let count = |what: &str| {
+        std::fs::read_dir(format!("/proc/{pid}/{what}"))
+            .unwrap()
+            .count()
+    };
+    let bpf = lab.bpf_dir().to_path_buf();
+    let standing = || {
+        (
+            maps::entries::<u64>(&bpf, "PROXIES").unwrap(),
+            maps::entries::<u64>(&bpf, "OWNERS").unwrap(),
+            maps::entries::<[u64; 4]>(&bpf, "FLOWS").unwrap(),
+            maps::links(&bpf).unwrap(),
+        )
+    };
+    let pods = Pods::on(&lab).unwrap();
+    // The first pod brings the thread that makes sockets, and curl's the proxy's workers.
+    assert_eq!(
+        get(&pods.create(&lab).unwrap(), &["http://httpbin.org/get"]),
+        200
+    );
+    let left = |want: usize| {
+        wait_until("only the own proxy", SOON, || {
+            (standing().0 == want).then_some(())
+        })
+    };
+    left(1).unwrap();
+    let before = standing();
+    let (threads, descriptors) = (count("task"), count("fd"));
+    for _ in 0..5 {
+        let some: Vec<Pod> = (0..20).map(|_| pods.create(&lab).unwrap()).collect();
+        wait_until("a proxy in each", SOON, || {
+            (standing().0 == 21).then_some(())
+        })
+        .unwrap();
+        assert_eq!(get(&some[7], &["http://httpbin.org/get"]), 200);
+        drop(some);
+        left(1).unwrap();
+    }
+    assert_eq!(standing(), before);
+    assert_eq!(count("task"), threads);
+    wait_until("no descriptor is left", SOON, || {
+        (count("fd") <= descriptors).then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e}: {} {descriptors}", count("fd")));
+}
+
+#[test]
+fn a_killed_agent_leaves_pods_closed_and_the_next_one_takes_over() {
+    let mut lab = lab();
+    let pods = Pods::on(&lab).unwrap();
+    let pod = pods.create(&lab).unwrap();
+    assert_eq!(get(&pod, &["http://httpbin.org/get"]), 200);
+    let mut direct = Session::hold(&pod.place(), SocketAddr::new(v4(host::ECHO), 7)).unwrap();
+    let leaks = [v4(host::BYSTANDER), v6(host::BYSTANDER)]
+        .map(|ip| Session::connects(&pod.place(), SocketAddr::new(ip, 80)).unwrap());
+
+    lab.agent().unwrap().kill().unwrap();
+    assert_eq!(direct.say("still here").unwrap(), "still here");
+    let to = SocketAddr::new(v4(host::HTTPBIN), 80);
+    let answer = probe::attempt(&pod.place(), "tcp", to).unwrap();
+    assert_eq!(answer.errno, Some(libc::ECONNREFUSED), "{answer:?}");
+    lab.start_agent().unwrap();
+    assert_eq!(get(&pod, &["http://httpbin.org/get"]), 200);
+    assert_eq!(direct.say("and after").unwrap(), "and after");
+    for leak in leaks {
+        let tally = leak.tally().unwrap();
+        assert_eq!(
+            (tally.connected, tally.refused, tally.other),
+            (0, 0, 0),
+            "{tally:?}"
+        );
+        assert!(tally.denied > 100, "{tally:?}");
+    }
+}
