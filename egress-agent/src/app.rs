@@ -4,8 +4,8 @@ use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::Engine;
 use crate::failure::Failure;
-use crate::keeper::{Cages, Keeper};
-use crate::kernel::{self, Kernel, Live};
+use crate::keeper::{Cages, Keeper, Proof};
+use crate::kernel::{self, Counters, Kernel, Live};
 use crate::observe::status::Board;
 use crate::privilege::Needs;
 use crate::proxy::{self, DrainSignal, Limits, Shared, TracingObserver};
@@ -160,6 +160,8 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let status = Reporter::new(config, &kernel, &place.roots, &board, feed.problem, ask)?;
     let adopted = kernel.adopted;
     let mut keeper = Keeper {
+        counters: Counters::open(&kernel.pins)?,
+        proof: Proof::of(config),
         kernel,
         own: place.own.clone(),
         roots: place.roots.clone(),

@@ -11,6 +11,7 @@ pub mod bench_probe;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
+pub mod escape;
 pub mod hosts;
 pub mod lab;
 pub mod netns;

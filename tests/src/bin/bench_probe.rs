@@ -36,6 +36,16 @@ enum Task {
         #[arg(long)]
         unlisted: SocketAddr,
     },
+    /// One connection that is used all the time, until its first error.
+    Hold {
+        /// An echo host.
+        to: SocketAddr,
+    },
+    /// One connect, by TCP.
+    Once {
+        /// Where to.
+        to: SocketAddr,
+    },
     /// Connects datagram sockets, which sends nothing, as fast as it goes.
     Judge {
         /// Destinations that are listed.
@@ -101,6 +111,15 @@ fn run(task: Task) -> Result<()> {
             ];
             until_told(work)
         }
+        Task::Hold { to } => {
+            let stream = TcpStream::connect(to).context("the connection")?;
+            until_told([repeat_until_error("hold", move || echo(&stream))])
+        }
+        Task::Once { to } => {
+            count("once", &connect(to).map(drop), 1);
+            print_counts();
+            Ok(())
+        }
         Task::Judge { listed, unlisted } => {
             until_told([judge("listed", listed)?, judge("unlisted", unlisted)?])
         }
@@ -157,6 +176,22 @@ fn repeat(
     Box::new(move || {
         while !STOP.load(Ordering::Relaxed) {
             count(name, &once(), 1);
+            thread::sleep(PAUSE);
+        }
+    })
+}
+
+fn repeat_until_error(
+    name: &'static str,
+    once: impl Fn() -> io::Result<()> + Send + 'static,
+) -> Box<dyn Fn() + Send> {
+    Box::new(move || {
+        while !STOP.load(Ordering::Relaxed) {
+            let result = once();
+            count(name, &result, 1);
+            if result.is_err() {
+                return;
+            }
             thread::sleep(PAUSE);
         }
     })
