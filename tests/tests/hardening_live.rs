@@ -5,10 +5,10 @@
 use std::fs;
 use std::time::Duration;
 
+use egress_tests::bench_probe::{self, Counts};
 use egress_tests::client::run;
 use egress_tests::hosts::Echo;
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::bench_probe::{self, Counts};
 use egress_tests::{Lab, LabOptions, Probe, wait_until};
 use serde_json::Value;
 
@@ -58,7 +58,8 @@ fn hold(lab: &Lab, last: u8) -> Probe {
 /// One TCP connect of a workload; the word for its result.
 fn once(lab: &Lab, to: &str) -> String {
     let command = bench_probe::command(&lab.client_place(), &["once", to]).unwrap();
-    let counts = bench_probe::parse(&run(command, Duration::from_secs(20)).unwrap().stdout).unwrap();
+    let counts =
+        bench_probe::parse(&run(command, Duration::from_secs(20)).unwrap().stdout).unwrap();
     counts.into_keys().next().unwrap().replace("once.", "")
 }
 
