@@ -2,10 +2,10 @@
 
 use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
-use crate::engine::{Engine, Parts};
+use crate::engine::Engine;
 use crate::failure::Failure;
-use crate::keeper::{Cages, Keeper};
-use crate::kernel::{self, Kernel, Live};
+use crate::keeper::{Cages, Keeper, Proof};
+use crate::kernel::{self, Counters, Kernel, Live};
 use crate::observe::status::Board;
 use crate::privilege::Needs;
 use crate::proxy::{self, DrainSignal, Limits, Shared, TracingObserver};
@@ -13,17 +13,15 @@ use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
 use crate::wiring::FactoryDialer;
-use crate::workloads::{Owners, Spaces, Workloads};
+use crate::workloads::Spaces;
 use crate::{admin, cgroup2, observe, privilege};
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use egress_core::routing::RouteTable;
 use rustix::thread::CapabilitySet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -33,10 +31,11 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
     privilege::require()?;
     privilege::no_new_privileges()?;
+    cgroup2::join_first_namespace()?;
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
-        namespaces: false,
+        namespaces: true,
     });
     let runtime = runtime(kept)?;
     let _inside = runtime.enter();
@@ -127,51 +126,45 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let (board, cages) = (Board::default(), Cages::default());
     let (ask, asks) = mpsc::channel(4);
     let live = Live::open(&kernel.pins)?;
-    let tables = kernel.tables()?;
-    let routes = Arc::<ArcSwap<RouteTable>>::default();
-    let (changed, changes) = watch::channel(0);
+    let mut engine = Engine::new(
+        config,
+        &place.roots,
+        kernel.tables()?,
+        resolver,
+        live,
+        cages.clone(),
+        asks,
+    )?;
+
+    let first = Arc::clone(&feed.current.borrow());
+    engine.begin(&first).await?;
+    engine.admit(&listeners)?;
+    let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
+    let observer = Arc::new(TracingObserver);
     let mut shared = Shared::new(
-        Arc::clone(&routes),
+        engine.routes(),
         origins,
-        Arc::new(FactoryDialer(Arc::clone(&sockets))),
-        Arc::new(TracingObserver),
+        dialer,
+        observer,
         Limits::default(),
     );
     if config.on_removal == OnRemoval::Close {
-        shared = shared.ending_removed(changes);
+        shared = shared.ending_removed(engine.changes());
     }
     let shared = Arc::new(shared);
     let (drain, signal) = proxy::drain_channel();
-    let spaces = Spaces::new(
-        Arc::clone(&sockets),
-        Arc::clone(&shared),
-        signal.clone(),
-        config.proxy_port,
-    );
-    let owners = Owners::standing(&tables)?;
-    let workloads = Workloads::new(&place.roots, &config.workloads, owners, spaces)?;
-    let parts = Parts {
-        tables,
-        resolver,
-        routes,
-        changed,
-        workloads,
-        live,
-        cages: cages.clone(),
-        asks,
-    };
-    let mut engine = Engine::new(config, parts)?;
-    let first = Arc::clone(&feed.current.borrow());
-    engine.begin(&first).await?;
     let mut proxies = start(listeners, &shared, &signal);
-    engine.open(sockets.own_netns(), config.proxy_port).await?;
+    let (own, port) = (sockets.own_netns(), config.proxy_port);
+    let spaces = Spaces::new(sockets, shared, signal, port);
+    engine.open(own, port, spaces).await?;
     let status = Reporter::new(config, &kernel, &place.roots, &board, feed.problem, ask)?;
     let adopted = kernel.adopted;
-    let (own, roots) = (place.own.clone(), place.roots.clone());
     let mut keeper = Keeper {
+        counters: Counters::open(&kernel.pins)?,
+        proof: Proof::of(config),
         kernel,
-        own,
-        roots,
+        own: place.own.clone(),
+        roots: place.roots.clone(),
         board,
         cages,
     };
@@ -182,7 +175,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
         roots = %shown(&place.roots),
         rules = first.objects.len(),
         adopted,
-        "ready: gate closed"
+        "ready: the gate is closed"
     );
     admin::notify_ready();
     let mut helpers = JoinSet::new();
@@ -196,7 +189,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
             Ok(())
         }
     };
-    engine.close(sockets.own_netns())?;
+    engine.close(own)?;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +29,39 @@ pub fn mount_point() -> Result<PathBuf, Failure> {
 fn mount() -> Result<Mount, Failure> {
     let text = fs::read_to_string("/proc/self/mountinfo")
         .map_err(|e| Failure::usage(format_args!("/proc/self/mountinfo: {e}")))?;
-    parse_mounts(&text).into_iter().next().ok_or_else(|| {
+    choose(parse_mounts(&text)).ok_or_else(|| {
         Failure::usage("cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")
+    })
+}
+
+/// A container has a mount of its own part beside the one of the whole hierarchy that it was given.
+fn choose(mounts: Vec<Mount>) -> Option<Mount> {
+    let whole = mounts.iter().position(|m| m.root == Path::new("/"));
+    mounts.into_iter().nth(whole.unwrap_or(0))
+}
+
+/// Joins the cgroup namespace of process 1, where that is another one and may be looked at: in a
+/// container that shares the node's process ids. The kernel lets no process leave the part of the
+/// hierarchy that its own namespace shows (`cgroup_attach_permissions` in kernel/cgroup/cgroup.c),
+/// and paths are told relative to it. To be called before any other thread is started, since a
+/// thread hands its namespace on and changes only its own.
+pub fn join_first_namespace() -> Result<(), Failure> {
+    let Ok(first) = fs::File::open("/proc/1/ns/cgroup") else {
+        return Ok(());
+    };
+    let inode = |m: io::Result<fs::Metadata>| m.map(|m| m.ino());
+    match (
+        inode(first.metadata()),
+        inode(fs::metadata("/proc/self/ns/cgroup")),
+    ) {
+        (Ok(first), Ok(own)) if first != own => {}
+        _ => return Ok(()),
+    }
+    let kind = rustix::thread::LinkNameSpaceType::ControlGroup;
+    rustix::thread::move_into_link_name_space(first.as_fd(), Some(kind)).map_err(|e| {
+        Failure::privilege(format_args!(
+            "joining the node's cgroup namespace: {e} (missing: CAP_SYS_ADMIN)"
+        ))
     })
 }
 
@@ -221,6 +253,16 @@ mod tests {
             point: "/sys/fs/cgroup/uni\\fied".into(),
         };
         assert_eq!(parse_mounts(text), [want]);
+    }
+
+    #[test]
+    fn the_mount_of_the_whole_hierarchy_is_taken_before_a_part() {
+        let text = "31 25 0:27 /pods/a /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+                    32 25 0:27 / /node/sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let point = |text| choose(parse_mounts(text)).unwrap().point;
+        assert_eq!(point(text), Path::new("/node/sys/fs/cgroup"));
+        let part = text.lines().next().unwrap();
+        assert_eq!(point(part), Path::new("/sys/fs/cgroup"));
     }
 
     #[test]

@@ -53,6 +53,8 @@ enum Verb {
     Canary {
         /// The cgroup's folder
         cgroup: PathBuf,
+        /// What a refusal fails with
+        errno: i32,
     },
 }
 
@@ -141,8 +143,8 @@ pub fn main() -> ExitCode {
             return USAGE.into();
         }
     };
-    if let Verb::Canary { cgroup } = &cli.verb {
-        return canary::run(cgroup);
+    if let Verb::Canary { cgroup, errno } = &cli.verb {
+        return canary::run(cgroup, *errno);
     }
     match dispatch(cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
@@ -186,9 +188,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 LogFormat::Text => print!("{status}"),
                 LogFormat::Json => println!("{}", serde_json::to_string(&status)?),
             }
-            match status.ready {
-                true => Ok(()),
-                false => Err(Failure::finding("not ready").into()),
+            if status.ready {
+                Ok(())
+            } else {
+                Err(Failure::finding("not ready").into())
             }
         }
         Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0),

@@ -1,6 +1,8 @@
 //! Drives the pure state machine: hands it rules, answers and time, and carries out what it asks
 //! for: kernel writes, questions, and the proxy's snapshot. Decides nothing itself.
 
+mod placing;
+
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy};
 use crate::dns::Resolver;
 use crate::failure::Failure as Exit;
@@ -10,9 +12,8 @@ use crate::observe::cgroups::CgroupPaths;
 use crate::observe::deny::Denial;
 use crate::observe::status::{RulesStatus, TableStatus};
 use crate::observe::throttle::Throttle;
-use crate::sockets::NetnsId;
 use crate::sources::RuleSet;
-use crate::workloads::{Told, Workloads};
+use crate::workloads::{Owners, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::policy::diff::{Planner, TableOp};
@@ -21,9 +22,9 @@ use egress_core::policy::state::{Settings, State};
 use egress_core::policy::tables::Transport;
 use egress_core::routing::RouteTable;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
-use egress_ebpf::verdict::Reason;
 use std::future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -45,29 +46,11 @@ struct Reply {
     result: Result<Answer, Failure>,
 }
 
-/// What an engine is made of.
-pub struct Parts {
-    /// The kernel's tables.
-    pub tables: Tables,
-    /// Asks name servers.
-    pub resolver: Resolver,
-    /// The proxy's view of the rules, replaced with each change.
-    pub routes: Arc<ArcSwap<RouteTable>>,
-    /// Raised whenever the routes were replaced.
-    pub changed: watch::Sender<u64>,
-    /// Who runs where.
-    pub workloads: Workloads,
-    /// Ends running flows.
-    pub live: Live,
-    /// The canaries' cgroups, whose refusals are not reported.
-    pub cages: Cages,
-    /// Questions of `status`.
-    pub asks: mpsc::Receiver<Ask>,
-}
-
 /// See the module.
 pub struct Engine {
     state: State,
+    /// What the kernel had when this agent came.
+    standing: Planner,
     tables: Tables,
     resolver: Arc<Resolver>,
     routes: Arc<ArcSwap<RouteTable>>,
@@ -81,7 +64,7 @@ pub struct Engine {
     /// Objects of rules that are in force but were not announced: names in them are being asked.
     announce: Option<usize>,
     /// Raised with each new snapshot of the routes.
-    changed: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
     /// Ends what a rules change no longer lists; none where running flows are kept.
     live: Option<Arc<Live>>,
     ended: Arc<AtomicU64>,
@@ -93,35 +76,36 @@ pub struct Engine {
 
 impl Engine {
     /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
-    pub fn new(config: &Config, parts: Parts) -> anyhow::Result<Self> {
-        let Parts {
-            mut tables,
-            resolver,
-            routes,
-            changed,
-            workloads,
-            live,
-            cages,
-            asks,
-        } = parts;
+    pub fn new(
+        config: &Config,
+        roots: &[PathBuf],
+        mut tables: Tables,
+        resolver: Resolver,
+        live: Live,
+        cages: Cages,
+        asks: mpsc::Receiver<Ask>,
+    ) -> anyhow::Result<Self> {
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the agent before this one")?;
-        let state = State::adopting(settings(config), Planner::adopt(policies, ids));
+        let standing = Planner::adopt(policies, ids);
+        let mut state = State::adopting(settings(config), standing.clone());
+        let owners = Owners::standing(&tables)?;
         let (replies, inbox) = mpsc::unbounded_channel();
         Ok(Self {
-            routes,
+            routes: Arc::new(ArcSwap::new(state.routes())),
             state,
+            standing,
             tables,
             resolver: Arc::new(resolver),
             replies,
             inbox,
             cgroups: CgroupPaths::new()?,
             cages,
-            workloads,
+            workloads: Workloads::new(roots, &config.workloads, owners)?,
             moved: true,
             announce: None,
-            changed,
+            changes: watch::channel(0).0,
             live: (config.on_removal == OnRemoval::Close).then(|| Arc::new(live)),
             ended: Arc::default(),
             asks,
@@ -133,12 +117,22 @@ impl Engine {
         })
     }
 
-    /// Takes the first rules and the workloads that are there: asks for every name in them, and
-    /// writes the tables once each has an answer or a failure, or time is up. Rules that the tables have no room for are an error:
+    /// The proxy's view of the rules, replaced with each change.
+    pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
+        Arc::clone(&self.routes)
+    }
+
+    /// Raised whenever [`Self::routes`] was replaced.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Takes the workloads that are there and the first rules: asks for every name in them, and writes the tables once each has an
+    /// answer or a failure, or time is up. Rules that the tables have no room for are an error:
     /// what an agent before this one wrote stays in force.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.workloads.next().await?;
-        self.hear(&told);
+        self.hear(told);
         self.state.handle_rules(Instant::now(), &rules.objects);
         self.shown.objects = rules.objects.len();
         self.ask();
@@ -151,6 +145,9 @@ impl Engine {
             };
             self.answer(reply);
         }
+        // With all that is known in the new tables before they are looked at: what an agent before
+        // this one let through is not refused in between.
+        self.state.replan(std::mem::take(&mut self.standing));
         let ops = self.state.poll_ops();
         if let Err(full) = self.tables.fits(&ops) {
             return Err(Exit::usage(format_args!(
@@ -179,16 +176,16 @@ impl Engine {
                     self.take(&set)?;
                     continue;
                 }
-                told = self.workloads.next() => {
-                    self.hear(&told?);
-                    let ops = self.state.poll_ops();
-                    self.carry_out(&ops)?;
-                    self.settle().await?;
-                    continue;
-                }
                 Some(ask) = self.asks.recv() => {
                     // Whoever asked may have left.
                     let _ = ask.send(self.status());
+                    continue;
+                }
+                told = self.workloads.next() => {
+                    self.hear(told?);
+                    let ops = self.state.poll_ops();
+                    self.carry_out(&ops)?;
+                    self.settle().await?;
                     continue;
                 }
                 Some(reply) = self.inbox.recv() => self.answer(reply),
@@ -301,9 +298,23 @@ impl Engine {
         let routes = self.state.routes();
         if !Arc::ptr_eq(&routes, &self.routes.load()) {
             self.routes.store(routes);
-            self.changed.send_modify(|n| *n += 1);
+            self.changes.send_modify(|n| *n += 1);
         }
-        self.write(ops)?;
+        if !ops.is_empty() || self.moved {
+            let left_out = self.write(ops)?;
+            if left_out > 0 {
+                self.shown.left_out += left_out as u64;
+                tracing::error!(
+                    left_out,
+                    "the table is full: addresses of listed names are left out and refused"
+                );
+            }
+            tracing::debug!(
+                writes = ops.len(),
+                generation = self.state.generation(),
+                "tables written"
+            );
+        }
         self.ask();
         if let Some(objects) = self.announce
             && self.state.unresolved().is_empty()
@@ -316,66 +327,6 @@ impl Engine {
             self.announce = None;
         }
         Ok(())
-    }
-
-    /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
-    /// no moment is a cgroup under a policy that is not there.
-    fn write(&mut self, ops: &[TableOp]) -> anyhow::Result<()> {
-        let ends = ops
-            .iter()
-            .position(|op| matches!(op, TableOp::DeletePolicy(_)));
-        let (before, after) = ops.split_at(ends.unwrap_or(ops.len()));
-        let mut left_out = self.tables.apply(before)?;
-        if std::mem::take(&mut self.moved) {
-            let left = self.workloads.place(&mut self.tables, |_| None)?;
-            self.state.handle_moved(left);
-        }
-        left_out += self.tables.apply(after)?;
-        let renewed = self.state.poll_ops();
-        left_out += self.tables.apply(&renewed)?;
-        if left_out > 0 {
-            self.shown.left_out += left_out as u64;
-            tracing::error!(
-                left_out,
-                "the table is full: addresses of listed names are left out and refused"
-            );
-        }
-        if !ops.is_empty() {
-            tracing::debug!(
-                writes = ops.len(),
-                generation = self.state.generation(),
-                "tables written"
-            );
-        }
-        Ok(())
-    }
-
-    fn hear(&mut self, told: &[Told]) {
-        self.moved |= !told.is_empty();
-    }
-
-    /// Brings the proxy to where the workloads are.
-    async fn settle(&mut self) -> anyhow::Result<()> {
-        self.workloads.settle(&mut self.tables).await
-    }
-
-    /// Tells the kernel where the proxy listens, and of nowhere else.
-    pub async fn open(&mut self, own: NetnsId, port: u16) -> anyhow::Result<()> {
-        self.tables.set_proxy(own.0, Some(port))?;
-        self.settle().await?;
-        self.workloads.tidy(&mut self.tables, own)
-    }
-
-    /// Tells the kernel that the proxy listens nowhere any more: what is still to come is refused
-    /// with a reason instead of running into a closed port.
-    pub fn close(&mut self, own: NetnsId) -> anyhow::Result<()> {
-        self.tables.set_proxy(own.0, None)?;
-        self.workloads.withdraw(&mut self.tables)
-    }
-
-    /// Waits for the flows in other namespaces to end, which the drain makes sure of.
-    pub async fn drained(&mut self) {
-        self.workloads.drained().await;
     }
 
     fn ask(&mut self) {
@@ -397,9 +348,7 @@ impl Engine {
         if self.cages.has(event.cgroup) {
             return;
         }
-        if event.reason == Reason::NoProxy as u8 {
-            self.workloads.missed(event.cgroup);
-        }
+        self.missed(event);
         let now = Instant::now();
         if !self.denials.allows(now) {
             self.shown.not_logged += 1;

@@ -1,8 +1,11 @@
 //! Keeps the gate closed and proves it: looks after the links, sends the canary, collects what
 //! vanished cgroups left behind. Readiness follows.
 
-use crate::kernel::{self, Kernel, canary};
+use crate::config::{Config, Mode, TrafficPolicy};
+use crate::kernel::{self, Counters, Kernel, canary};
 use crate::observe::status::Board;
+use anyhow::bail;
+use egress_ebpf::abi::counter;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +37,35 @@ impl Cages {
     }
 }
 
+/// What proves that the programs judge: a canary's outcome, and the counter that rises with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    outcome: canary::Outcome,
+    errno: i32,
+    counter: u32,
+}
+
+impl Proof {
+    /// Where what no rule lists is refused, its refusal; else that it was seen and let pass.
+    pub fn of(config: &Config) -> Self {
+        use canary::Outcome::{Open, Refused};
+        let (outcome, counter) = match (config.outbound_traffic_policy, config.mode) {
+            (TrafficPolicy::AllowAny, _) => (Open, counter::ALLOWED),
+            (TrafficPolicy::RegistryOnly, Mode::Audit) => (Open, counter::WOULD_DENY),
+            (TrafficPolicy::RegistryOnly, Mode::Enforce) => (Refused, counter::DENIED),
+        };
+        let errno = match config.deny_errno.number() {
+            0 => libc::EPERM,
+            other => other.cast_signed(),
+        };
+        Self {
+            outcome,
+            errno,
+            counter,
+        }
+    }
+}
+
 /// See the module.
 pub struct Keeper {
     /// Programs and pins.
@@ -46,6 +78,10 @@ pub struct Keeper {
     pub board: Board,
     /// The canaries so far.
     pub cages: Cages,
+    /// What they must show.
+    pub proof: Proof,
+    /// Where it shows.
+    pub counters: Counters,
 }
 
 impl Keeper {
@@ -54,11 +90,22 @@ impl Keeper {
         kernel::attach(&mut self.kernel, &self.own, &self.roots)
     }
 
-    /// Has the kernel refuse a connect of the agent's own below every enforced root.
+    /// Has the kernel judge a connect of the agent's own below every enforced root.
     pub async fn prove(&self) -> anyhow::Result<()> {
+        let proof = self.proof;
         for root in self.roots.clone() {
             let cages = self.cages.clone();
-            tokio::task::spawn_blocking(move || canary::check(&root, |id| cages.add(id))).await??;
+            let before = self.counters.get(proof.counter);
+            let shown = root.display().to_string();
+            let check = move || canary::check(&root, proof.errno, |id| cages.add(id));
+            let outcome = tokio::task::spawn_blocking(check).await??;
+            // A host without a route fails a connect too: the counter says that the gate did.
+            let counted = self.counters.get(proof.counter) > before;
+            match outcome {
+                _ if outcome == proof.outcome && counted => {}
+                canary::Outcome::Open => bail!("{shown}: an unlisted connect went through unseen"),
+                canary::Outcome::Refused => bail!("{shown}: a connect failed, but not by the gate"),
+            }
         }
         let mut gate = self.board.gate();
         gate.proven = Some(Instant::now());

@@ -25,6 +25,9 @@ pub mod proto {
     pub const UDP: u8 = 17;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
+    /// Stands for MPTCP, whose socket number (`IPPROTO_MPTCP`, 262) does not fit and whose packets
+    /// are TCP: a number that RFC 3692 keeps for experiments.
+    pub const MPTCP: u8 = 254;
 }
 
 /// What a table entry asks for.

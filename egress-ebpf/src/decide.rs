@@ -41,14 +41,18 @@ pub fn decide<T: Tables>(
             Verdict::Deny(Reason::Protocol)
         };
     }
-    let addr = to.addr.canonical();
-    if addr.is_loopback() {
+    // By the address as dialled: `2002:7f00:1::` holds 127.0.0.1 and is routed to the outside.
+    if to.addr.is_loopback() {
         return match proxy {
             Some(port) if port == to.port && to.proto == proto::TCP => {
                 Verdict::Deny(Reason::ProxyPort)
             }
             _ => Verdict::Allow,
         };
+    }
+    let addr = to.addr.canonical();
+    if addr.is_loopback() {
+        return Verdict::Deny(Reason::NotListed);
     }
     match find(tables, policy, addr, to) {
         Some(rule) if rule.action == action::ALLOW => Verdict::Allow,
@@ -228,6 +232,26 @@ mod tests {
                 want,
                 "{addr}:{port}/{p}"
             );
+        }
+    }
+
+    #[test]
+    fn an_address_that_holds_loopback_is_not_loopback() {
+        let any = Policy {
+            flags: policy_flag::ALLOW_ANY,
+            ..LISTED
+        };
+        for addr in [
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::1",
+            "2002::1",
+            "2001:0:4136:e378:8000:63bf:80ff:fffe",
+            "::127.0.0.1",
+        ] {
+            for policy in [&LISTED, &any] {
+                let verdict = judge(policy, addr, 8080, proto::TCP, Some(15001));
+                assert_eq!(verdict, Verdict::Deny(Reason::NotListed), "{addr}");
+            }
         }
     }
 

@@ -6,13 +6,29 @@
 
 mod bpf;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
-use bpf::{backstop, connect, datagram, origin, socket};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, lsm_cgroup, sock_ops};
+use aya_ebpf::programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
+use bpf::{backstop, connect, datagram, listener, origin, socket};
 
 #[cgroup_sock(sock_create)]
 fn sock_create(ctx: SockContext) -> i32 {
     socket::create(&ctx)
+}
+
+/// Optional: kernels that run no BPF LSM refuse to load it, and nothing else depends on it.
+#[lsm_cgroup(hook = "socket_create")]
+fn socket_create(ctx: LsmContext) -> i32 {
+    socket::family(&ctx)
+}
+
+#[cgroup_sock_addr(bind4)]
+fn bind4(ctx: SockAddrContext) -> i32 {
+    listener::bind4(&ctx)
+}
+
+#[cgroup_sock_addr(bind6)]
+fn bind6(ctx: SockAddrContext) -> i32 {
+    listener::bind6(&ctx)
 }
 
 #[cgroup_sock_addr(connect4)]
@@ -68,6 +84,11 @@ fn agent_ops(ctx: SockOpsContext) -> u32 {
 #[cgroup_skb(egress)]
 fn egress(ctx: SkBuffContext) -> i32 {
     backstop::egress(&ctx)
+}
+
+#[cgroup_skb(egress)]
+fn agent_egress(ctx: SkBuffContext) -> i32 {
+    listener::answers_stay(&ctx)
 }
 
 #[panic_handler]

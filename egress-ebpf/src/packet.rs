@@ -1,6 +1,7 @@
 //! The packet parser of the egress backstop: from a packet that starts at its IP header to the
-//! destination that is judged. Whatever could hide the transport header (a fragment, an IPv6
-//! extension header, a truncated packet) is refused rather than followed.
+//! destination that is judged. Whatever could hide the transport header or send the packet
+//! elsewhere than its last stop (a fragment, an IPv4 option, an IPv6 extension header, a truncated
+//! packet) is refused rather than followed.
 
 use crate::abi::proto;
 use crate::addr::Addr;
@@ -16,6 +17,90 @@ pub trait Packet {
 /// Flags and offset of an IPv4 header without "don't fragment" and the reserved bit: anything
 /// else set means a fragment (RFC 791 §3.1).
 const V4_FRAGMENT_MASK: u16 = 0x3fff;
+
+/// Version 4 with a header of five words: no options. With a source route among them the packet
+/// goes to another address than the socket's (`__ip_queue_xmit` in net/ipv4/ip_output.c).
+const V4_PLAIN: u8 = 0x45;
+
+/// Whether a packet carries TCP right behind a plain IP header. A stream passes by what its socket
+/// stored, so nothing in the header may send the packet elsewhere: no IPv4 option, no IPv6
+/// extension header, and no tunnel's header in front.
+#[must_use]
+#[inline(always)]
+pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {
+    let Some(header) = packet.load::<10>(0) else {
+        return false;
+    };
+    match header[0] >> 4 {
+        4 => header[0] == V4_PLAIN && header[9] == proto::TCP,
+        6 => header[6] == proto::TCP,
+        _ => false,
+    }
+}
+
+/// Whether a packet that stays on the loopback device names its true sender: a loopback address,
+/// or the very address that it goes to. The kernel lets a socket be bound to an address of the
+/// outside (`IPV6_FREEBIND`, `IP_TRANSPARENT`); what answers such a packet, a server or the
+/// kernel's own reset, would send its answer to the outside.
+#[must_use]
+#[inline(always)]
+pub fn source_is_local<P: Packet>(packet: &P) -> bool {
+    let Some([first]) = packet.load::<1>(0) else {
+        return false;
+    };
+    if first >> 4 == 4 {
+        return match packet.load::<8>(12) {
+            Some([127, ..]) => true,
+            Some([a, b, c, d, rest @ ..]) => rest == [a, b, c, d],
+            None => false,
+        };
+    }
+    match (packet.load::<16>(8), packet.load::<16>(24)) {
+        (Some(from), Some(to)) => from == to || v6_addr(from).is_loopback(),
+        _ => false,
+    }
+}
+
+/// Whether a packet is neighbour discovery or multicast listener discovery, on the link and
+/// nowhere else: what the kernel itself must send for IPv6 to work. Checked as the receiver checks
+/// it: hop limit 255 and types 133 to 137 (RFC 4861 §4, §6.1), or a router alert, hop limit 1 and
+/// types 130 to 132 and 143 (RFC 2710 §3, RFC 3810 §5).
+#[must_use]
+#[inline(always)]
+pub fn is_neighbour_talk<P: Packet>(packet: &P) -> bool {
+    let (Some(header), Some(to)) = (packet.load::<8>(0), packet.load::<2>(24)) else {
+        return false;
+    };
+    let (next, hops) = (header[6], header[7]);
+    let to_link_group = to == [0xff, 0x02];
+    let to_link = to_link_group || (to[0] == 0xfe && to[1] & 0xc0 == 0x80);
+    if header[0] >> 4 != 6 {
+        return false;
+    }
+    if next == proto::ICMPV6 {
+        let kind = packet.load::<1>(40);
+        return hops == 255 && to_link && matches!(kind, Some([133..=137]));
+    }
+    // A hop-by-hop header of eight bytes whose first option is the router alert (RFC 2711 §2.1).
+    let Some([inner, 0, 5, 2, 0, 0, _, _, kind]) = packet.load::<9>(40) else {
+        return false;
+    };
+    next == 0
+        && hops == 1
+        && to_link_group
+        && inner == proto::ICMPV6
+        && matches!(kind, 130..=132 | 143)
+}
+
+#[inline(always)]
+fn v6_addr(o: [u8; 16]) -> Addr {
+    Addr::from_v6_be([
+        u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+        u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+        u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+        u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+    ])
+}
 
 /// Reads the destination out of a packet.
 ///
@@ -34,30 +119,18 @@ pub fn destination<P: Packet>(packet: &P) -> Result<Destination, Reason> {
 #[inline(always)]
 fn v4<P: Packet>(packet: &P, first: u8) -> Result<Destination, Reason> {
     let header: [u8; 20] = packet.load(0).ok_or(Reason::Unparsable)?;
-    let words = first & 0x0f;
     let fragment = u16::from_be_bytes([header[6], header[7]]) & V4_FRAGMENT_MASK;
-    if words < 5 || fragment != 0 {
+    if first != V4_PLAIN || fragment != 0 {
         return Err(Reason::Unparsable);
     }
     let be = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
-    transport(
-        packet,
-        header[9],
-        u32::from(words) * 4,
-        Addr::from_v4_be(be),
-    )
+    transport(packet, header[9], 20, Addr::from_v4_be(be))
 }
 
 #[inline(always)]
 fn v6<P: Packet>(packet: &P) -> Result<Destination, Reason> {
     let [_, _, _, _, _, _, next, _] = packet.load::<8>(0).ok_or(Reason::Unparsable)?;
-    let d: [u8; 16] = packet.load(24).ok_or(Reason::Unparsable)?;
-    let addr = Addr::from_v6_be([
-        u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
-        u32::from_ne_bytes([d[4], d[5], d[6], d[7]]),
-        u32::from_ne_bytes([d[8], d[9], d[10], d[11]]),
-        u32::from_ne_bytes([d[12], d[13], d[14], d[15]]),
-    ]);
+    let addr = v6_addr(packet.load(24).ok_or(Reason::Unparsable)?);
     // Hop-by-hop, routing, fragment, AH, destination options, mobility, HIP, shim6 (IANA
     // "IPv6 Extension Header Types"); ESP hides everything behind it.
     match next {
@@ -85,7 +158,7 @@ fn transport<P: Packet>(packet: &P, proto: u8, at: u32, addr: Addr) -> Result<De
 
 #[cfg(test)]
 mod tests {
-    use super::{Packet, destination};
+    use super::{Packet, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
     use crate::decide::Destination;
     use crate::verdict::Reason;
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -134,7 +207,6 @@ mod tests {
         for (packet, want) in [
             (v4(0x45, 0, 6, &PORTS), to("203.0.113.10", 80, 6)),
             (v4(0x45, 0x4000, 17, &PORTS), to("203.0.113.10", 80, 17)),
-            (v4(0x4f, 0, 6, &PORTS), to("203.0.113.10", 80, 6)),
             (v4(0x45, 0, 1, &[8, 0]), to("203.0.113.10", 0, 1)),
             (v6(6, &PORTS), to("2001:db8::10", 80, 6)),
             (v6(58, &[128]), to("2001:db8::10", 0, 58)),
@@ -149,6 +221,8 @@ mod tests {
             Vec::new(),
             std::vec![0x50; 60],
             v4(0x44, 0, 6, &PORTS),
+            v4(0x46, 0, 6, &PORTS),
+            v4(0x4f, 0, 17, &PORTS),
             v4(0x45, 0x2000, 6, &PORTS),
             v4(0x45, 0x0001, 6, &PORTS),
             v4(0x45, 0, 6, &PORTS[..3]),
@@ -164,6 +238,79 @@ mod tests {
                 Err(Reason::Unparsable),
                 "{packet:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_stream_is_plain_tcp_and_nothing_in_front() {
+        for (packet, want) in [
+            (v4(0x45, 0, 6, &PORTS), true),
+            (v4(0x46, 0, 6, &PORTS), false),
+            (v4(0x45, 0, 4, &PORTS), false),
+            (v4(0x45, 0, 17, &PORTS), false),
+            (v4(0x45, 0, 6, &[])[..9].to_vec(), false),
+            (v6(6, &PORTS), true),
+            (v6(43, &PORTS), false),
+            (v6(41, &PORTS), false),
+            (std::vec![0x50; 60], false),
+        ] {
+            assert_eq!(is_plain_tcp(&Bytes(&packet)), want, "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn a_packet_on_loopback_names_its_true_sender() {
+        let from = |from: &str, to: &str| {
+            let octets = |s: &str| match s.parse().unwrap() {
+                IpAddr::V4(a) => a.octets().to_vec(),
+                IpAddr::V6(a) => a.octets().to_vec(),
+            };
+            let (from, to) = (octets(from), octets(to));
+            let (mut packet, at) = if from.len() == 4 {
+                (v4(0x45, 0, 17, &PORTS), 12)
+            } else {
+                (v6(17, &PORTS), 8)
+            };
+            packet[at..at + from.len()].copy_from_slice(&from);
+            packet[at + from.len()..at + 2 * from.len()].copy_from_slice(&to);
+            source_is_local(&Bytes(&packet))
+        };
+        assert!(from("127.0.0.1", "127.0.0.9"));
+        assert!(from("192.0.2.1", "192.0.2.1"));
+        assert!(from("::1", "::1"));
+        assert!(from("2001:db8::1", "2001:db8::1"));
+        assert!(!from("198.51.100.99", "127.0.0.1"));
+        assert!(!from("2001:db8::99", "::1"));
+        assert!(!from("192.0.2.1", "192.0.2.2"));
+    }
+
+    #[test]
+    fn neighbour_talk_stays_on_the_link() {
+        let packet = |next: u8, hops: u8, to: &str, body: &[u8]| {
+            let mut p = v6(next, body);
+            p[7] = hops;
+            p[24..40].copy_from_slice(&to.parse::<Ipv6Addr>().unwrap().octets());
+            p
+        };
+        let report = [58, 0, 5, 2, 0, 0, 1, 0, 143, 0];
+        for (p, want) in [
+            (packet(58, 255, "ff02::1:ff00:1", &[135]), true),
+            (packet(58, 255, "fe80::1", &[136]), true),
+            (packet(0, 1, "ff02::16", &report), true),
+            (packet(58, 255, "2001:db8::1", &[135]), false),
+            (packet(58, 64, "ff02::1", &[135]), false),
+            (packet(58, 255, "ff02::1", &[128]), false),
+            (packet(58, 255, "ff05::1", &[135]), false),
+            (packet(0, 1, "2001:db8::1", &report), false),
+            (packet(0, 64, "ff02::16", &report), false),
+            (
+                packet(0, 1, "ff02::16", &[17, 0, 5, 2, 0, 0, 1, 0, 143]),
+                false,
+            ),
+            (packet(17, 255, "ff02::1", &[135]), false),
+            (packet(58, 255, "ff02::1", &[]), false),
+        ] {
+            assert_eq!(is_neighbour_talk(&Bytes(&p)), want, "{p:?}");
         }
     }
 }

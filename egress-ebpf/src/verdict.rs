@@ -55,6 +55,8 @@ coded! {
         ProxyPort = 6 => "proxy-port",
         /// Kernel state that must be there is missing.
         State = 7 => "state",
+        /// The packet claims a sender that is not of this network namespace.
+        ForgedSource = 8 => "forged-source",
     }
 }
 
@@ -73,6 +75,12 @@ coded! {
         SockCreate = 5 => "sock_create",
         /// `cgroup_skb/egress`.
         Egress = 6 => "egress",
+        /// `cgroup/bind4`.
+        Bind4 = 7 => "bind4",
+        /// `cgroup/bind6`.
+        Bind6 = 8 => "bind6",
+        /// `lsm_cgroup/socket_create`.
+        SocketCreate = 9 => "socket_create",
     }
 }
 

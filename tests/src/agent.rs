@@ -31,7 +31,7 @@ const SHOWN: usize = 30;
 
 /// The line by which the agent says that the kernel enforces the rules.
 fn says_ready(line: &str) -> bool {
-    line.contains("ready: gate closed")
+    line.contains("ready: the gate is closed")
 }
 
 /// The line by which the agent says that changed rules are in force.
@@ -48,7 +48,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 /// A program of the workspace: in the running program's folder or above it, as cargo lays them.
-pub(crate) fn beside(name: &str) -> Result<PathBuf> {
+pub fn beside(name: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     own.ancestors()
         .skip(1)

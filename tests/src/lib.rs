@@ -7,9 +7,11 @@
 
 pub mod agent;
 pub mod background;
+pub mod bench_probe;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
+pub mod escape;
 pub mod hosts;
 pub mod lab;
 pub mod netns;
@@ -22,6 +24,7 @@ pub mod walk;
 
 pub use agent::Agent;
 pub use background::Background;
+pub use bench_probe::Probe;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
 pub use probe::{Answer, Session};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::netns::NetNs;
-use egress_tests::pods::{Pod, Pods, Stack, maps};
-use egress_tests::{Lab, Session, probe, wait_until};
+use egress_tests::pods::{self, Pod, Pods, Stack, maps};
+use egress_tests::{Lab, LabOptions, Session, probe, wait_until};
 
 const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 const TIMEOUT: &str = include_str!("../../examples/httpbin-timeout.yaml");
@@ -227,4 +227,95 @@ fn a_killed_agent_leaves_pods_closed_and_the_next_one_takes_over() {
         );
         assert!(tally.denied > 100, "{tally:?}");
     }
+}
+
+/// The host is for the namespace `shop` only.
+const FOR_SHOP: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: httpbin, namespace: shop}
+spec:
+  hosts: [httpbin.org]
+  exportTo: ['.']
+  ports:
+  - {number: 80, name: http, protocol: HTTP}
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo, namespace: shop}
+spec:
+  hosts: [echo.example]
+  exportTo: ['.']
+  ports:
+  - {number: 7, name: tcp-echo, protocol: TCP}
+  resolution: DNS
+";
+
+/// Entries of `workloads` that put the first two pods into namespaces.
+fn in_namespaces() -> LabOptions {
+    let entry = |number: u16, namespace: &str| {
+        let uid = pods::uid(number);
+        format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}")
+    };
+    LabOptions {
+        agent: [
+            "--workload",
+            &entry(1, "shop"),
+            "--workload",
+            &entry(2, "blog"),
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        ..LabOptions::default()
+    }
+}
+
+#[test]
+fn two_pods_in_two_namespaces_are_under_their_own_rules() {
+    let mut lab = Lab::start_with(in_namespaces()).unwrap();
+    lab.rules("rules.yaml", FOR_SHOP).unwrap();
+    let pods = Pods::on(&lab).unwrap();
+    let (shop, blog) = (pods.create(&lab).unwrap(), pods.create(&lab).unwrap());
+    let unknown = pods.create(&lab).unwrap();
+    let see_their_own = |lab: &Lab| {
+        assert_eq!(get(&shop, &["http://httpbin.org/get"]), 200);
+        for ip in [v4(host::ECHO), v6(host::ECHO)] {
+            let to = SocketAddr::new(ip, 7);
+            assert!(
+                probe::attempt(&shop.place(), "tcp-echo", to)
+                    .unwrap()
+                    .passed()
+            );
+        }
+        let before = lab.httpbin.connections();
+        for pod in [&blog, &unknown] {
+            for (last, port) in [(host::HTTPBIN, 80), (host::ECHO, 7)] {
+                for ip in [v4(last), v6(last)] {
+                    let to = SocketAddr::new(ip, port);
+                    let answer = probe::attempt(&pod.place(), "tcp", to).unwrap();
+                    assert!(answer.denied(), "{to}: {answer:?}");
+                }
+            }
+        }
+        assert_eq!(lab.httpbin.connections(), before);
+    };
+    see_their_own(&lab);
+
+    // The next agent finds the cgroups under the policies of the one before it. At no moment may
+    // one be under the other's rules.
+    let refused = [v4(host::ECHO), v6(host::ECHO)]
+        .map(|ip| Session::connects(&blog.place(), SocketAddr::new(ip, 7)).unwrap());
+    let allowed = Session::connects(&shop.place(), SocketAddr::new(v4(host::ECHO), 7)).unwrap();
+    for _ in 0..3 {
+        lab.agent().unwrap().kill().unwrap();
+        lab.start_agent().unwrap();
+    }
+    let tally = allowed.tally().unwrap();
+    assert!(tally.connected > 100 && tally.denied == 0, "{tally:?}");
+    for session in refused {
+        let tally = session.tally().unwrap();
+        assert!(tally.denied > 100 && tally.connected == 0, "{tally:?}");
+    }
+    see_their_own(&lab);
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the verbs and nothing of what they do.
 
+mod bench;
 mod ebpf;
 mod lint;
 mod privilege;
@@ -44,6 +45,14 @@ enum Task {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Measure; arguments of the bench after `--`.
+    Bench {
+        /// Which.
+        bench: bench::Bench,
+        /// `--help` says what there is.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Check format, clippy, docs and the house rules.
     Lint,
     /// Check the house rules only.
@@ -56,6 +65,7 @@ fn main() -> ExitCode {
         Task::Build => tasks::build(),
         Task::Run { keep, agent } => tasks::run(keep, &agent),
         Task::Test { filter } => tasks::test(filter.as_deref()),
+        Task::Bench { bench, arguments } => bench::run(bench, &arguments),
         Task::Lint => lint::run(),
         Task::Tidy => lint::tidy(),
     };

@@ -23,7 +23,7 @@ pub fn root() -> &'static Path {
 }
 
 /// The folder of build output.
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 

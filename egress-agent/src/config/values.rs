@@ -1,6 +1,7 @@
 //! Values that stand in the config file and on the command line alike: each is written the same
 //! way in both, and says what it wanted when it is not that.
 
+use super::workloads::CgroupGlob;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
@@ -208,7 +209,7 @@ macro_rules! deserialize_from_str {
         }
     )* };
 }
-deserialize_from_str!(DnsServer, Cidr, Span);
+deserialize_from_str!(CgroupGlob, DnsServer, Cidr, Span);
 
 #[cfg(test)]
 mod tests {

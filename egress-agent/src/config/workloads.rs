@@ -2,7 +2,7 @@
 //! root, and what Istio's selectors ask of a workload. For services of a VM, and for pods where no
 //! Kubernetes API says it.
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -70,12 +70,6 @@ impl FromStr for CgroupGlob {
             ));
         }
         Ok(Self(parts))
-    }
-}
-
-impl<'de> Deserialize<'de> for CgroupGlob {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::load::Kernel;
 use super::pins::{Pins, private_dir, remove_tree};
-use super::{AGENT_PROGRAM, ROOT_PROGRAMS, sys};
+use super::{AGENT_PROGRAMS, ROOT_PROGRAMS, sys};
 use anyhow::Context as _;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// attached is detached again; what was adopted stays closed.
 pub fn attach(kernel: &mut Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<()> {
     let mut fresh = Undo::default();
-    attach_all(kernel, agent, AGENT_PROGRAM_ONLY, &mut fresh)?;
+    attach_all(kernel, agent, &AGENT_PROGRAMS, &mut fresh)?;
     let programs = kernel.root_programs();
     for root in roots {
         attach_all(kernel, root, &programs, &mut fresh)?;
@@ -24,8 +24,6 @@ pub fn attach(kernel: &mut Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::R
     fresh.keep();
     forget_vanished(&kernel.pins)
 }
-
-const AGENT_PROGRAM_ONLY: &[&str] = &[AGENT_PROGRAM];
 
 /// Pins to remove again unless the whole attach succeeds.
 #[derive(Default)]
@@ -145,7 +143,7 @@ pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
 
 /// The links that are not there, as `PROGRAM at CGROUP`.
 pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<Vec<String>> {
-    let mut missing = unlinked(&kernel.pins, agent, AGENT_PROGRAM_ONLY)?;
+    let mut missing = unlinked(&kernel.pins, agent, &AGENT_PROGRAMS)?;
     for root in roots {
         missing.extend(unlinked(&kernel.pins, root, &kernel.root_programs())?);
     }

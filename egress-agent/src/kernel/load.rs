@@ -2,7 +2,7 @@
 
 use super::pins::Pins;
 use super::tables::Tables;
-use super::{AGENT_PROGRAM, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS};
+use super::{AGENT_PROGRAMS, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS};
 use crate::failure::Failure;
 use anyhow::Context as _;
 use aya::programs::{Program, ProgramError, ProgramFd};
@@ -18,9 +18,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eg
 const MINIMUM: (u8, u8) = (6, 1);
 
 /// Maps that outlive the agent.
-const PINNED_MAPS: [&str; 11] = [
-    "POLICIES", "OWNERS", "RULES", "PREFIXES", "PROXIES", "FLOWS", "SOCKETS", "ORIGINS", "EVENTS",
-    "COUNTERS", "PEERS",
+const PINNED_MAPS: [&str; 12] = [
+    "POLICIES",
+    "OWNERS",
+    "RULES",
+    "PREFIXES",
+    "PROXIES",
+    "FLOWS",
+    "SOCKETS",
+    "ORIGINS",
+    "EVENTS",
+    "COUNTERS",
+    "PEERS",
+    "LISTENERS",
 ];
 
 /// The programs, loaded and verified, and the maps they use.
@@ -47,7 +57,7 @@ impl Kernel {
             loader.map_pin_path(name, maps.join(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
-        for name in ROOT_PROGRAMS.into_iter().chain([AGENT_PROGRAM]) {
+        for name in ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS) {
             let program = ebpf
                 .program_mut(name)
                 .with_context(|| format!("no program {name} in the object"))?;

@@ -28,8 +28,10 @@ pub use tables::{NoRoom, Tables};
 
 /// Programs attached to each enforced root, in the order of attachment: what carries origins
 /// first, what refuses last, so that no flow is redirected before its origin can be told.
-pub const ROOT_PROGRAMS: [&str; 11] = [
+pub const ROOT_PROGRAMS: [&str; 13] = [
     "workload_ops",
+    "bind4",
+    "bind6",
     "sock_create",
     "getpeername4",
     "getpeername6",
@@ -46,5 +48,6 @@ pub const ROOT_PROGRAMS: [&str; 11] = [
 /// families that no other hook sees.
 pub const LSM_PROGRAM: &str = "socket_create";
 
-/// The program attached to the agent's own cgroup.
-pub const AGENT_PROGRAM: &str = "agent_ops";
+/// Programs attached to the agent's own cgroup: what takes origins over, and what keeps the
+/// answers of the proxy's listeners on the node.
+pub const AGENT_PROGRAMS: [&str; 2] = ["agent_ops", "agent_egress"];

@@ -4,11 +4,12 @@ use super::bulk::{Bulk, Room};
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
+use std::os::fd::AsRawFd;
 
 /// The maps that the agent writes.
 pub struct Tables {
@@ -18,6 +19,7 @@ pub struct Tables {
     prefixes: LpmTrie<MapData, PrefixData, Rule>,
     proxies: HashMap<MapData, u64, ProxyPort>,
     flows: HashMap<MapData, FlowKey, FlowOrigin>,
+    listeners: SkStorage<MapData, u32>,
     exact: Bulk,
     ranges: Bulk,
 }
@@ -49,6 +51,7 @@ impl Tables {
             prefixes: prefixes.try_into()?,
             proxies: map("PROXIES")?.try_into()?,
             flows: map("FLOWS")?.try_into()?,
+            listeners: map("LISTENERS")?.try_into()?,
             exact,
             ranges,
         })
@@ -198,6 +201,12 @@ impl Tables {
         self.ranges.delete(&nets?)
     }
 
+    /// Lets flows be redirected to this listening socket: the kernel redirects to no other, so
+    /// that nobody can take the proxy's place on its port.
+    pub fn admit(&mut self, listener: &impl AsRawFd) -> anyhow::Result<()> {
+        Ok(self.listeners.insert(listener, 1, 0)?)
+    }
+
     /// Says where the proxy listens in a network namespace; `None` takes it back.
     pub fn set_proxy(&mut self, netns: u64, port: Option<u16>) -> anyhow::Result<()> {
         match port {
@@ -223,7 +232,10 @@ impl Tables {
     /// the next owner above, and in the end to the default.
     pub fn set_owner(&mut self, cgroup: u64, policy: Option<u32>) -> anyhow::Result<()> {
         match policy {
-            Some(policy) => Ok(self.owners.insert(cgroup, policy, 0)?),
+            Some(policy) => self
+                .owners
+                .insert(cgroup, policy, 0)
+                .context("the table of owners is full, or cannot be written"),
             None => absent_is_fine(self.owners.remove(&cgroup)),
         }
     }

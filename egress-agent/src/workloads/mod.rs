@@ -10,6 +10,7 @@ mod processes;
 mod schedule;
 mod spaces;
 
+pub use egress_core::registry::scope::Workload;
 pub use owners::Owners;
 pub use spaces::Spaces;
 
@@ -30,17 +31,6 @@ const SCAN: Duration = Duration::from_secs(10);
 const SCAN_BLIND: Duration = Duration::from_secs(1);
 /// Time between two scans at least.
 const SCAN_AT_MOST: Duration = Duration::from_millis(100);
-
-/// Who a workload is to the rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workload {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its service account.
-    pub service_account: String,
-}
 
 impl From<&WorkloadEntry> for Workload {
     fn from(entry: &WorkloadEntry) -> Self {
@@ -99,7 +89,8 @@ pub struct Workloads {
     scan_due: Instant,
     own: NsInode,
     owners: Owners,
-    spaces: Spaces,
+    /// None until the proxy is there.
+    spaces: Option<Spaces>,
     /// Namespaces without listeners, each with a process that was seen in it.
     wanted: BTreeMap<NsInode, u32>,
     /// A namespace lost its last cgroup, or may have.
@@ -112,7 +103,6 @@ impl Workloads {
         roots: &[PathBuf],
         entries: &[WorkloadEntry],
         owners: Owners,
-        spaces: Spaces,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             roots: roots.to_vec(),
@@ -124,10 +114,15 @@ impl Workloads {
             scan_due: Instant::now(),
             own: processes::own()?,
             owners,
-            spaces,
+            spaces: None,
             wanted: BTreeMap::new(),
             emptied: false,
         })
+    }
+
+    /// The proxy is there: from the next [`Self::settle`] on it serves the workloads' namespaces.
+    pub fn serve_by(&mut self, spaces: Spaces) {
+        self.spaces = Some(spaces);
     }
 
     /// Waits until there is something to do: what the rules must hear of is returned, the rest
@@ -213,8 +208,13 @@ impl Workloads {
         let namespaces: BTreeSet<NsInode> = found.keys().copied().collect();
         self.emptied |= !member.namespaces.is_subset(&namespaces);
         member.namespaces = namespaces;
-        found.retain(|namespace, _| !self.spaces.is_open(*namespace));
+        found.retain(|namespace, _| !self.proxied(*namespace));
         self.wanted.append(&mut found);
+    }
+
+    fn proxied(&self, namespace: NsInode) -> bool {
+        let spaces = self.spaces.as_ref();
+        spaces.is_some_and(|spaces| spaces.is_open(namespace))
     }
 
     /// A flow of this cgroup found no proxy in its namespace: looks there now.
@@ -229,9 +229,12 @@ impl Workloads {
     /// Brings the listeners to where the workloads are, and takes them away from where none is
     /// left.
     pub async fn settle(&mut self, tables: &mut Tables) -> anyhow::Result<()> {
+        let Some(spaces) = &mut self.spaces else {
+            return Ok(());
+        };
         for (namespace, pid) in std::mem::take(&mut self.wanted) {
             // A process that has ended meanwhile is no finding; another look follows in any case.
-            if let Err(error) = self.spaces.open(tables, namespace, pid).await
+            if let Err(error) = spaces.open(tables, namespace, pid).await
                 && std::path::Path::new(&format!("/proc/{pid}")).exists()
             {
                 tracing::warn!(
@@ -244,8 +247,7 @@ impl Workloads {
         if std::mem::take(&mut self.emptied) {
             let members = self.members.values();
             let used: BTreeSet<NsInode> = members.flat_map(|m| &m.namespaces).copied().collect();
-            self.spaces
-                .close_but(tables, |namespace| used.contains(&namespace))?;
+            spaces.close_but(tables, |namespace| used.contains(&namespace))?;
         }
         Ok(())
     }
@@ -253,7 +255,8 @@ impl Workloads {
     /// Removes the listeners that an agent before this one told the kernel of, but for those that
     /// are there again, and the agent's own.
     pub fn tidy(&self, tables: &mut Tables, own: NetnsId) -> anyhow::Result<()> {
-        let open: BTreeSet<u64> = self.spaces.ports().map(|(netns, _)| netns.0).collect();
+        let ports = self.spaces.iter().flat_map(Spaces::ports);
+        let open: BTreeSet<u64> = ports.map(|(netns, _)| netns.0).collect();
         let mut stale = tables.proxies()?;
         stale.retain(|netns| *netns != own.0 && !open.contains(netns));
         stale
@@ -287,18 +290,22 @@ impl Workloads {
             proxied: member
                 .namespaces
                 .iter()
-                .filter(|ns| self.spaces.is_open(**ns))
+                .filter(|ns| self.proxied(**ns))
                 .count(),
         })
     }
 
     /// Stops taking redirected flows in other namespaces; those that run go on until drained.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
-        self.spaces.withdraw(tables)
+        self.spaces
+            .iter()
+            .try_for_each(|spaces| spaces.withdraw(tables))
     }
 
     /// Waits until the flows in other namespaces have ended, which the drain makes sure of.
     pub async fn drained(&mut self) {
-        self.spaces.drained().await;
+        if let Some(spaces) = &mut self.spaces {
+            spaces.drained().await;
+        }
     }
 }

@@ -99,6 +99,7 @@ impl Spaces {
             .context("listening in it")?;
         let mut serving = JoinSet::new();
         for listener in [Some(v4), v6].into_iter().flatten() {
+            tables.admit(&listener).context("admitting a listener")?;
             let shared = Arc::clone(&self.shared);
             serving.spawn(proxy::serve(listener, shared, self.drain.clone()));
         }

@@ -3,10 +3,14 @@
 //! TCP is judged by the destination stored on the socket, never by headers: NAT in the OUTPUT
 //! chain has rewritten them by now. Datagrams are judged by header, with the last destination
 //! that passed as a short cut.
+//!
+//! Of a stream's header only that is checked which no NAT changes and which could send it
+//! elsewhere: that it is plain TCP, and that what was let through as loopback stays there.
 
 use crate::bpf::datagram::answers;
 use crate::bpf::event;
 use crate::bpf::judge::{Applied, judge, policy, policy_of, remember, state};
+use crate::bpf::listener::LOOPBACK;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
 use aya_ebpf::programs::SkBuffContext;
@@ -15,11 +19,13 @@ use core::ptr;
 use egress_ebpf::abi::{SocketState, action, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
-use egress_ebpf::packet::{Packet, destination};
+use egress_ebpf::packet::{Packet, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
+/// `TCP_SYN_SENT`.
+const SYN_SENT: u32 = 2;
 /// `TCP_LISTEN` and `TCP_NEW_SYN_RECV`: what leaves is the answer to a handshake.
 const LISTEN: u32 = 10;
 const NEW_SYN_RECV: u32 = 12;
@@ -53,22 +59,22 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
             ptr::read_volatile(&raw const (*sk).state),
         )
     };
-    let tcp = kind == SOCK_STREAM && protocol == proto::TCP as u32;
-    if tcp && (tcp_state == LISTEN || tcp_state == NEW_SYN_RECV) {
-        return Verdict::Allow.return_code();
-    }
+    // SAFETY: a context field that cgroup_skb may read.
+    let device = unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) };
     let known = state(sk);
-    match known {
-        Some(state) if tcp && stored(state) => stream(state),
-        known => {
-            let udp = kind == SOCK_DGRAM && protocol == proto::UDP as u32;
-            if tcp || udp {
-                by_header(ctx, known)
-            } else {
-                other(known, protocol)
-            }
+    if kind == SOCK_STREAM && protocol == u32::from(proto::TCP) {
+        if !is_plain_tcp(&Skb(ctx)) {
+            return refuse_known(known, Reason::Unparsable);
         }
+        return match tcp_state {
+            LISTEN | NEW_SYN_RECV => Verdict::Allow.return_code(),
+            _ => stream(ctx, known, tcp_state == SYN_SENT, device),
+        };
     }
+    if kind == SOCK_DGRAM && protocol == u32::from(proto::UDP) {
+        return by_header(ctx, known, device);
+    }
+    other(ctx, known, protocol, device)
 }
 
 const UNKNOWN: Destination = Destination {
@@ -77,18 +83,26 @@ const UNKNOWN: Destination = Destination {
     proto: 0,
 };
 
-/// Whether the state alone says what a stream is.
+/// A connection, or its first packet (`opening`).
 #[inline(always)]
-fn stored(state: &SocketState) -> bool {
-    state.action != 0 || state.flags & socket_flag::INBOUND != 0
-}
-
-#[inline(always)]
-fn stream(state: &mut SocketState) -> i32 {
+fn stream(ctx: &SkBuffContext, known: Option<&mut SocketState>, opening: bool, device: u32) -> i32 {
+    let Some(state) = known else {
+        return by_header(ctx, None, device);
+    };
     if state.flags & socket_flag::INBOUND != 0 {
         return Verdict::Allow.return_code();
     }
-    if state.action == action::PROXY && state.flags & socket_flag::PUBLISHED == 0 {
+    let redirected = state.action == action::PROXY;
+    if opening && device == LOOPBACK && !redirected && !source_is_local(&Skb(ctx)) {
+        return refuse_known(Some(state), Reason::ForgedSource);
+    }
+    // A device that the socket is bound to, or an unspecified address that became the bound one,
+    // takes what was let through as loopback to the outside.
+    let strayed = device != LOOPBACK && (redirected || state.dialled.is_loopback());
+    if state.action == 0 || strayed {
+        return by_header(ctx, Some(state), device);
+    }
+    if redirected && state.flags & socket_flag::PUBLISHED == 0 {
         return refuse(
             Some(state),
             Some(&policy(state.policy)),
@@ -104,10 +118,22 @@ fn stream(state: &mut SocketState) -> i32 {
     rejudge(state, &applied, &to)
 }
 
-/// Neither a TCP nor a UDP socket: raw, ping, SCTP and whatever else speaks IP.
+/// Neither a TCP nor a UDP socket: raw, ping, SCTP and whatever else speaks IP. In a network
+/// namespace that a workload made, the kernel's own sockets too: `sock_create` does not run for
+/// those, which tells them apart, and they may find neighbours and answer on loopback.
 #[inline(always)]
-fn other(known: Option<&mut SocketState>, protocol: u32) -> i32 {
+fn other(ctx: &SkBuffContext, known: Option<&mut SocketState>, protocol: u32, device: u32) -> i32 {
     let empty = SocketState::default();
+    let owned = known
+        .as_deref()
+        .is_some_and(|s| s.flags & socket_flag::OWNED != 0);
+    if !owned {
+        let home = device == LOOPBACK && source_is_local(&Skb(ctx));
+        let link = protocol == u32::from(proto::ICMPV6) && is_neighbour_talk(&Skb(ctx));
+        if home || link {
+            return Verdict::Allow.return_code();
+        }
+    }
     let applied = policy_of(known.as_deref().unwrap_or(&empty));
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
@@ -144,11 +170,18 @@ fn rejudge(state: &mut SocketState, applied: &Applied, to: &Destination) -> i32 
 
 /// Datagrams, and streams whose connect no hook saw.
 #[inline(always)]
-fn by_header(ctx: &SkBuffContext, known: Option<&mut SocketState>) -> i32 {
+fn by_header(ctx: &SkBuffContext, known: Option<&mut SocketState>, device: u32) -> i32 {
     let to = match destination(&Skb(ctx)) {
         Ok(to) => to,
-        Err(reason) => return refuse(known.as_deref(), None, &UNKNOWN, reason),
+        Err(reason) => return refuse_known(known, reason),
     };
+    if device == LOOPBACK {
+        if !source_is_local(&Skb(ctx)) {
+            return refuse_known(known, Reason::ForgedSource);
+        }
+    } else if to.addr.is_loopback() {
+        return refuse_known(known, Reason::NotListed);
+    }
     let Some(state) = known else {
         let empty = SocketState::default();
         let applied = policy_of(&empty);
@@ -191,4 +224,14 @@ fn refuse(
     reason: Reason,
 ) -> i32 {
     event::refuse(state, applied, to, reason, Hook::Egress).return_code()
+}
+
+/// A refusal whose destination is the one that the socket stored, if any, whatever the packet says.
+#[inline(always)]
+fn refuse_known(state: Option<&mut SocketState>, reason: Reason) -> i32 {
+    let empty = SocketState::default();
+    let known = state.as_deref();
+    let applied = policy_of(known.unwrap_or(&empty));
+    let to = known.map_or(UNKNOWN, destination_of);
+    refuse(known, Some(&applied), &to, reason)
 }

@@ -2,6 +2,7 @@
 
 use crate::bpf::event;
 use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember, state_or_new};
+use crate::bpf::listener;
 use crate::bpf::maps::count;
 use crate::bpf::socket::note_task;
 use aya_ebpf::EbpfContext as _;
@@ -76,7 +77,13 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     }
     note_task(state);
     let applied = policy_of(state);
-    let verdict = judge(&applied, state.netns, to);
+    let port = proxy_port(state.netns).unwrap_or(0);
+    let verdict = match judge(&applied, state.netns, to) {
+        Verdict::Proxy if !listener::is_there(ctx, to.addr.is_v4(), port) => {
+            Verdict::Deny(Reason::NoProxy)
+        }
+        other => other,
+    };
     // The same for resolvers that hand the service's port to the kernel too: a datagram socket may
     // be connected, and show its source address, to where a stream may go. It still sends nothing:
     // the backstop judges each datagram.
@@ -89,8 +96,10 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
             return (Verdict::Allow, 0);
         }
     }
+    // What the socket was before, a connection accepted and ended with AF_UNSPEC, is over.
+    state.flags &= !socket_flag::INBOUND;
     let verdict = settle(state, &applied, to, verdict, hook);
-    (verdict, proxy_port(state.netns).unwrap_or(0))
+    (verdict, port)
 }
 
 /// Writes a verdict into the socket's state, counts it, and records a refusal. Returns what

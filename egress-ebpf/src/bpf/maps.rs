@@ -45,6 +45,11 @@ pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 #[btf_map]
 pub static ORIGINS: SkStorage<FlowOrigin> = SkStorage::new();
 
+/// The proxy's listening sockets: a flow is redirected only to a socket with an entry. Written by
+/// the agent; gone with the socket, so that nobody can take its place after the agent's death.
+#[btf_map]
+pub static LISTENERS: SkStorage<u32> = SkStorage::new();
+
 /// Refusals. Written by the hooks, drained by the agent.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);

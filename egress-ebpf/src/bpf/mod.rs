@@ -5,6 +5,7 @@ pub mod connect;
 pub mod datagram;
 pub mod event;
 pub mod judge;
+pub mod listener;
 pub mod maps;
 pub mod origin;
 pub mod socket;

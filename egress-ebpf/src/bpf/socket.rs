@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
     bpf_set_retval,
 };
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
-use aya_ebpf::programs::SockContext;
+use aya_ebpf::programs::{LsmContext, SockContext};
 use core::ptr;
 use egress_ebpf::abi::{OWNER_DEPTH, SocketState, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
@@ -33,16 +33,25 @@ pub fn create(ctx: &SockContext) -> i32 {
     };
     let listable = (kind == SOCK_STREAM && protocol == u32::from(proto::TCP))
         || (kind == SOCK_DGRAM && protocol == u32::from(proto::UDP));
+    let number = if protocol == MPTCP {
+        proto::MPTCP
+    } else {
+        protocol as u8
+    };
     let to = Destination {
         addr: Addr::UNSPECIFIED,
         port: 0,
-        proto: protocol as u8,
+        proto: number,
     };
     let Some(state) = state_or_new(ctx.sock.cast()) else {
         return event::refuse(None, None, &to, Reason::State, Hook::SockCreate).return_code();
     };
-    owned(ctx, state);
-    state.proto = protocol as u8;
+    owner_of_task(&mut state.owner);
+    // SAFETY: takes no pointer but the context.
+    state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    state.flags |= socket_flag::OWNED;
+    note_task(state);
+    state.proto = number;
     if listable {
         return Verdict::Allow.return_code();
     }
@@ -65,19 +74,51 @@ pub fn create(ctx: &SockContext) -> i32 {
     verdict.return_code()
 }
 
+/// Address families whose sockets the other hooks judge, or that cannot leave the node.
+const AF_UNIX: i32 = 1;
+const AF_INET: i32 = 2;
+const AF_INET6: i32 = 10;
+const AF_NETLINK: i32 = 16;
+
+/// `socket()` and `socketpair()` of every address family (`security_socket_create`). The hooks of
+/// IP sockets know nothing of packet, VM, TIPC, RDS or Bluetooth sockets: those are refused here.
 #[inline(always)]
-fn owned(ctx: &SockContext, state: &mut SocketState) {
+pub fn family(ctx: &LsmContext) -> i32 {
+    let (family, kern): (i32, i32) = (ctx.arg(0), ctx.arg(3));
+    if kern != 0 || matches!(family, AF_UNIX | AF_INET | AF_INET6 | AF_NETLINK) {
+        return Verdict::Allow.return_code();
+    }
+    let mut state = SocketState::default();
+    owner_of_task(&mut state.owner);
+    note_task(&mut state);
+    let applied = policy_of(&state);
+    if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
+        return Verdict::Allow.return_code();
+    }
+    // The family stands where the port would: these sockets have none.
+    let to = Destination {
+        addr: Addr::UNSPECIFIED,
+        port: family as u16,
+        proto: 0,
+    };
+    event::refuse(
+        Some(&state),
+        Some(&applied),
+        &to,
+        Reason::Protocol,
+        Hook::SocketCreate,
+    )
+    .return_code()
+}
+
+#[inline(always)]
+fn owner_of_task(owner: &mut [u64; OWNER_DEPTH]) {
     for level in 1..OWNER_DEPTH {
         // SAFETY: a plain integer argument; 0 comes back for a level below the task's own.
-        state.owner[level - 1] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        owner[level - 1] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
     }
-    // SAFETY: these take no pointer but the context.
-    unsafe {
-        state.owner[OWNER_DEPTH - 1] = bpf_get_current_cgroup_id();
-        state.netns = bpf_get_netns_cookie(ctx.as_ptr());
-    }
-    state.flags |= socket_flag::OWNED;
-    note_task(state);
+    // SAFETY: takes no argument.
+    owner[OWNER_DEPTH - 1] = unsafe { bpf_get_current_cgroup_id() };
 }
 
 /// Notes which task acts on the socket.

@@ -1,6 +1,5 @@
 //! What decoding and validation have to say about an object: severity, place and reason.
 
-use std::borrow::Cow;
 use std::fmt;
 
 /// How bad a message is. An object with an error is not loaded.
@@ -98,34 +97,38 @@ impl Messages {
 /// A step from a value to one inside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A field by its camelCase name, or a key of a map.
-    Key(Cow<'static, str>),
+    /// A field of the API, by its camelCase name.
+    Field(&'static str),
+    /// Any key of a map.
+    Key(String),
     /// The n-th element of a list.
     Index(usize),
 }
 
-/// The way from the root of a document to a value.
+/// The way from the root of a document to a value, shown as `spec.http[0].headers["a.b"]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path(pub Vec<Step>);
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Index(index) => write!(f, "[{index}]")?,
-                Step::Key(key)
-                    if !key.is_empty()
-                        && key
-                            .bytes()
-                            .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) =>
-                {
-                    if position > 0 {
-                        f.write_str(".")?;
-                    }
-                    f.write_str(key)?;
+            let key = match step {
+                Step::Index(index) => {
+                    write!(f, "[{index}]")?;
+                    continue;
                 }
-                Step::Key(key) => write!(f, "[{key:?}]")?,
+                Step::Field(name) => name,
+                Step::Key(key) => key.as_str(),
+            };
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+            if key.is_empty() || !key.bytes().all(is_plain) {
+                write!(f, "[{key:?}]")?;
+                continue;
             }
+            if position > 0 {
+                f.write_str(".")?;
+            }
+            f.write_str(key)?;
         }
         Ok(())
     }

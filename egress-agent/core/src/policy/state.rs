@@ -140,6 +140,14 @@ impl State {
         self.handle_timeout(now);
     }
 
+    /// Forgets the ops that were not polled and plans again from what the kernel has: tables that
+    /// were filled step by step while names were asked for the first time become visible whole.
+    pub fn replan(&mut self, standing: Planner) {
+        self.planner = standing.keeping_flows(self.settings.keep_removed);
+        self.ops.clear();
+        self.replace();
+    }
+
     /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
     /// here on, once the ops are written.
     pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
@@ -155,7 +163,9 @@ impl State {
         let policy = policy.unwrap_or_else(|| {
             // With no rules yet it is judged with the first ones.
             let first = self.policies.is_empty();
-            let free = (1..u32::MAX).find(|id| !self.policies.contains_key(id));
+            let standing = self.planner.policies();
+            let taken = |id: &u32| self.policies.contains_key(id) || standing.contains_key(id);
+            let free = (1..u32::MAX).find(|id| !taken(id));
             let id = free.filter(|_| !first).unwrap_or(DEFAULT_POLICY);
             if !first {
                 self.open(now, id, scope);
@@ -205,7 +215,9 @@ impl State {
             .collect();
         let default = self.registry.scope_of(&self.settings.unknown);
         let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
-        let mut taken: BTreeSet<u32> = self.policies.keys().copied().collect();
+        // Adopted ones too: cgroups stand under them until they are told of another.
+        let standing = self.planner.policies().keys();
+        let mut taken: BTreeSet<u32> = self.policies.keys().chain(standing).copied().collect();
         let mut workloads = std::mem::take(&mut self.workloads);
         for (workload, policy) in workloads.values_mut() {
             let scope = self.registry.scope_of(workload);

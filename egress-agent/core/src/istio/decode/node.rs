@@ -115,32 +115,31 @@ impl Node {
         let mut node = self;
         let mut mark = self.mark;
         for step in &path.0 {
-            let next = match step {
-                Step::Key(key) => node
-                    .entry(key)
-                    .or_else(|| node.entry(&snake_case(key)))
-                    .map(|entry| {
-                        let compound = matches!(
-                            entry.value.value,
-                            Value::List(_) | Value::Map(_) | Value::Null
-                        );
-                        (
-                            &entry.value,
-                            if compound {
-                                entry.mark
-                            } else {
-                                entry.value.mark
-                            },
-                        )
-                    }),
-                Step::Index(index) => match &node.value {
-                    Value::List(items) => items.get(*index).map(|item| (item, item.mark)),
-                    Value::Null
-                    | Value::Bool(_)
-                    | Value::Number(_)
-                    | Value::String(_)
-                    | Value::Map(_) => None,
-                },
+            let name = match step {
+                Step::Index(_) => None,
+                Step::Field(name) => Some(*name),
+                Step::Key(key) => Some(key.as_str()),
+            };
+            let entry =
+                name.and_then(|name| node.entry(name).or_else(|| node.entry(&snake_case(name))));
+            let next = match (step, &node.value) {
+                (Step::Index(index), Value::List(items)) => {
+                    items.get(*index).map(|item| (item, item.mark))
+                }
+                _ => entry.map(|entry| {
+                    let is_scalar = matches!(
+                        entry.value.value,
+                        Value::Bool(_) | Value::Number(_) | Value::String(_)
+                    );
+                    (
+                        &entry.value,
+                        if is_scalar {
+                            entry.value.mark
+                        } else {
+                            entry.mark
+                        },
+                    )
+                }),
             };
             let Some((value, at)) = next else { break };
             (node, mark) = (value, at);

@@ -301,7 +301,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
     };
     let mut reader = Reader::default();
     if !VERSIONS.contains(&version) {
-        reader.within(Step::Key("apiVersion".into()), |reader| {
+        reader.within(Step::Field("apiVersion"), |reader| {
             let node = root.get("apiVersion").unwrap_or(&root);
             reader.say(
                 Severity::Note,
@@ -310,7 +310,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
             );
         });
     }
-    let meta = reader.within(Step::Key("metadata".into()), |reader| {
+    let meta = reader.within(Step::Field("metadata"), |reader| {
         meta(root.get("metadata"), reader)
     });
     top_level_fields(&root, &mut reader);
@@ -319,7 +319,7 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
         value: Value::Null,
     };
     let node = root.get("spec").unwrap_or(&empty);
-    let spec = reader.within(Step::Key("spec".into()), |reader| match kind {
+    let spec = reader.within(Step::Field("spec"), |reader| match kind {
         Kind::ServiceEntry => Spec::ServiceEntry(Decode::decode(node, reader)),
         Kind::VirtualService => Spec::VirtualService(Decode::decode(node, reader)),
         Kind::DestinationRule => Spec::DestinationRule(Decode::decode(node, reader)),
@@ -357,7 +357,7 @@ fn top_level_fields(root: &Node, reader: &mut Reader) {
         };
         let hint =
             nearest(&entry.key, KNOWN.into_iter()).map(|name| format!(", did you mean {name:?}?"));
-        reader.within(Step::Key(entry.key.clone().into()), |reader| {
+        reader.within(Step::Key(entry.key.clone()), |reader| {
             reader.say(
                 Severity::Warning,
                 &at,

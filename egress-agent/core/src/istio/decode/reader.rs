@@ -104,7 +104,7 @@ impl Reader {
                 if let Some(name) = nearest(&entry.key, fields.iter().map(|(camel, _)| *camel)) {
                     text = format!("{text}, did you mean {name:?}?");
                 }
-                self.within(Step::Key(entry.key.clone().into()), |reader| {
+                self.within(Step::Key(entry.key.clone()), |reader| {
                     reader.say(Severity::Warning, &at, text);
                 });
             }
@@ -143,7 +143,7 @@ impl Reader {
             None => T::default(),
             Some(_) if message.overridden.contains(&camel) => T::default(),
             Some(node) if node.value == Value::Null => T::default(),
-            Some(node) => self.within(Step::Key(camel.into()), |reader| T::decode(node, reader)),
+            Some(node) => self.within(Step::Field(camel), |reader| T::decode(node, reader)),
         }
     }
 }
@@ -197,7 +197,7 @@ impl<T: Decode> Decode for BTreeMap<String, T> {
         entries
             .iter()
             .map(|entry| {
-                let step = Step::Key(entry.key.clone().into());
+                let step = Step::Key(entry.key.clone());
                 (
                     entry.key.clone(),
                     reader.within(step, |reader| T::decode(&entry.value, reader)),

@@ -21,7 +21,7 @@ impl<'o> Check<'o> {
     pub fn new(object: &'o Object) -> Self {
         Self {
             object,
-            path: Path(vec![Step::Key("spec".into())]),
+            path: Path(vec![Step::Field("spec")]),
             messages: Messages::default(),
             errors_only: false,
         }
@@ -69,7 +69,7 @@ impl<'o> Check<'o> {
 
     /// Goes into a field.
     pub fn at<T>(&mut self, key: &'static str, check: impl FnOnce(&mut Self) -> T) -> T {
-        self.within(Step::Key(key.into()), check)
+        self.within(Step::Field(key), check)
     }
 
     /// Goes into a field that may be unset.
@@ -107,7 +107,7 @@ impl<'o> Check<'o> {
     ) {
         self.at(key, |this| {
             for (name, value) in map {
-                this.within(Step::Key(name.clone().into()), |this| {
+                this.within(Step::Key(name.clone()), |this| {
                     check(this, name, value);
                 });
             }

@@ -1,0 +1,90 @@
+//! The engine's part with workloads: hears of them, puts their cgroups under their policies and
+//! brings the proxy to their namespaces. In which order stands here; who a workload is does not.
+
+use super::Engine;
+use crate::sockets::NetnsId;
+use crate::workloads::{Spaces, Told};
+use anyhow::Context as _;
+use egress_core::policy::diff::TableOp;
+use egress_ebpf::abi::DenyEvent;
+use egress_ebpf::verdict::Reason;
+use std::time::Instant;
+use tokio::net::TcpListener;
+
+impl Engine {
+    /// Hears of workloads that came and went.
+    pub(super) fn hear(&mut self, told: Vec<Told>) {
+        let now = Instant::now();
+        self.moved |= !told.is_empty();
+        for news in told {
+            match news {
+                Told::Workload(cgroup, workload) => {
+                    self.state.handle_workload(now, cgroup, workload);
+                }
+                Told::Gone(cgroup) => self.state.forget_workload(now, cgroup),
+            }
+        }
+    }
+
+    /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
+    /// no moment is a cgroup under a policy that is not there. Returns how many entries found no
+    /// room.
+    pub(super) fn write(&mut self, ops: &[TableOp]) -> anyhow::Result<usize> {
+        let ends = |op: &TableOp| matches!(op, TableOp::DeletePolicy(_));
+        let (before, after) = ops.split_at(ops.iter().position(ends).unwrap_or(ops.len()));
+        let mut left_out = self.tables.apply(before)?;
+        let mut left = Vec::new();
+        if std::mem::take(&mut self.moved) {
+            let policy_of = |id| Some(self.state.policy_of(id));
+            left = self.workloads.place(&mut self.tables, policy_of)?;
+        }
+        left_out += self.tables.apply(after)?;
+        if !left.is_empty() {
+            self.state.handle_moved(left);
+            left_out += self.tables.apply(&self.state.poll_ops())?;
+        }
+        Ok(left_out)
+    }
+
+    /// Brings the proxy to where the workloads are.
+    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
+        self.workloads.settle(&mut self.tables).await
+    }
+
+    /// A refusal whose cause may be that the proxy is not where the flow is.
+    pub(super) fn missed(&mut self, event: &DenyEvent) {
+        if event.reason == Reason::NoProxy as u8 {
+            self.workloads.missed(event.cgroup);
+        }
+    }
+
+    /// Lets flows of the agent's own namespace be redirected to these listeners.
+    pub fn admit(&mut self, listeners: &[TcpListener]) -> anyhow::Result<()> {
+        let tables = &mut self.tables;
+        listeners
+            .iter()
+            .try_for_each(|listener| tables.admit(listener))
+            .context("admitting the proxy's listeners")
+    }
+
+    /// Tells the kernel where the proxy listens: in the agent's own namespace, in those of the
+    /// workloads, and nowhere else.
+    pub async fn open(&mut self, own: NetnsId, port: u16, spaces: Spaces) -> anyhow::Result<()> {
+        self.tables.set_proxy(own.0, Some(port))?;
+        self.workloads.serve_by(spaces);
+        self.settle().await?;
+        self.workloads.tidy(&mut self.tables, own)
+    }
+
+    /// Tells the kernel that the proxy listens nowhere any more: what is still to come is refused
+    /// with a reason instead of running into a closed port.
+    pub fn close(&mut self, own: NetnsId) -> anyhow::Result<()> {
+        self.tables.set_proxy(own.0, None)?;
+        self.workloads.withdraw(&mut self.tables)
+    }
+
+    /// Waits for the flows in the workloads' namespaces to end, which a drain makes sure of.
+    pub async fn drained(&mut self) {
+        self.workloads.drained().await;
+    }
+}

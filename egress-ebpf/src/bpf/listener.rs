@@ -1,0 +1,133 @@
+//! The proxy's listening sockets: whether one is there, that nobody takes its port, and that its
+//! answers do not leave the node. Which they are is the agent's to say.
+
+use crate::bpf::connect::{destination4, destination6};
+use crate::bpf::event;
+use crate::bpf::judge::{policy_of, proxy_port, state_or_new};
+use crate::bpf::maps::LISTENERS;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_sk_storage_get,
+};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext};
+use core::ffi::c_void;
+use core::ptr;
+use egress_ebpf::abi::proto;
+use egress_ebpf::decide::Destination;
+use egress_ebpf::verdict::{Hook, Reason, Verdict};
+
+/// `BPF_F_CURRENT_NETNS`: the namespace of the socket at hand.
+const OWN_NETNS: u64 = u64::MAX;
+/// 127.0.0.1 in network byte order.
+const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
+/// `::1`.
+const LOOPBACK6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+/// `TCP_LISTEN`.
+const LISTEN: u32 = 10;
+/// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`).
+pub const LOOPBACK: u32 = 1;
+
+/// Whether the agent listens at this port of the loopback address, in the network namespace of the
+/// calling socket. A listener of anyone else does not count.
+#[inline(always)]
+pub fn is_there(ctx: &SockAddrContext, v4: bool, port: u16) -> bool {
+    // The lookup sees a packet from the client: port 0 keeps it off established connections.
+    let (mut tuple, length) = if v4 {
+        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+            saddr: LOOPBACK4,
+            daddr: LOOPBACK4,
+            sport: 0,
+            dport: port.to_be(),
+        };
+        (bpf_sock_tuple__bindgen_ty_1 { ipv4 }, 12)
+    } else {
+        let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+            saddr: LOOPBACK6,
+            daddr: LOOPBACK6,
+            sport: 0,
+            dport: port.to_be(),
+        };
+        (bpf_sock_tuple__bindgen_ty_1 { ipv6 }, 36)
+    };
+    // SAFETY: the tuple is as long as said; the socket found is released on the one way out.
+    unsafe {
+        let tuple = (&raw mut tuple).cast::<bpf_sock_tuple>();
+        let sk = bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, length, OWN_NETNS, 0);
+        if sk.is_null() {
+            return false;
+        }
+        let admitted = is_admitted(sk.cast());
+        bpf_sk_release(sk.cast());
+        admitted
+    }
+}
+
+/// Whether the agent wrote an entry for this socket.
+///
+/// # Safety
+/// `sk` is a socket pointer that the verifier knows.
+#[inline(always)]
+unsafe fn is_admitted(sk: *mut c_void) -> bool {
+    let map = ptr::from_ref(&LISTENERS).cast_mut().cast();
+    // SAFETY: the verifier holds `map` and `sk` to their types; flags 0 make no entry.
+    unsafe { !bpf_sk_storage_get(map, sk, ptr::null_mut(), 0).is_null() }
+}
+
+/// bind() of a workload to an IPv4 address.
+#[inline(always)]
+pub fn bind4(ctx: &SockAddrContext) -> i32 {
+    bind(ctx, &destination4(ctx), Hook::Bind4)
+}
+
+/// bind() of a workload to an IPv6 address.
+#[inline(always)]
+pub fn bind6(ctx: &SockAddrContext) -> i32 {
+    bind(ctx, &destination6(ctx), Hook::Bind6)
+}
+
+/// Keeps the proxy's port free for the agent that comes back.
+#[inline(always)]
+fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
+    if own.proto != proto::TCP || !own.addr.is_loopback() {
+        return Verdict::Allow.return_code();
+    }
+    // SAFETY: takes no pointer but the context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    if proxy_port(netns) != Some(own.port) {
+        return Verdict::Allow.return_code();
+    }
+    let state = state_or_new(crate::bpf::connect::sock(ctx));
+    let applied = state.as_deref().map(policy_of);
+    event::refuse(
+        state.as_deref(),
+        applied.as_ref(),
+        own,
+        Reason::ProxyPort,
+        hook,
+    )
+    .return_code()
+}
+
+/// Every packet of the agent's own sockets: an answer of the proxy's listeners to a handshake
+/// leaves by the loopback device or not at all. A workload may claim an address of the outside as
+/// the source of a redirected flow; the answer would go there.
+#[inline(always)]
+pub fn answers_stay(ctx: &SkBuffContext) -> i32 {
+    // SAFETY: context fields that cgroup_skb may read; the socket is checked for null.
+    unsafe {
+        let device = ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex);
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if device == LOOPBACK || sk.is_null() {
+            return 1;
+        }
+        let sk = bpf_sk_fullsock(sk);
+        if sk.is_null() || ptr::read_volatile(&raw const (*sk).state) != LISTEN {
+            return 1;
+        }
+        i32::from(!is_admitted(sk.cast()))
+    }
+}

@@ -1,0 +1,420 @@
+//! What the hooks cost: the same calls with and without them, interleaved, beside nft sets of the
+//! same size.
+//!
+//! Owns the measuring. `cargo xtask bench kernel` runs it. Times are of the calls alone, so the
+//! profile that this program is built in does not matter; the BPF programs are optimised always.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, io, mem, thread};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, ValueEnum};
+use egress_agent::kernel::{self, Kernel, Tables};
+use egress_core::policy::diff::{Desired, Planner};
+use egress_core::policy::tables::{Action, Table, Target, Transport};
+use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_tests::bpffs::BpfFs;
+use egress_tests::cgroup::Cgroup;
+use egress_tests::client::run;
+use egress_tests::netns::NetNs;
+use egress_tests::place::Place;
+
+#[derive(Parser)]
+struct Cli {
+    /// Rounds of each configuration; medians are of them.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Sizes of the tables.
+    #[arg(long, value_delimiter = ',', default_value = "10,1000,100000,1000000")]
+    entries: Vec<u32>,
+    /// Leave out nft.
+    #[arg(long)]
+    no_nft: bool,
+    /// Measure in this process: what its parent starts it for.
+    #[arg(long, hide = true, requires = "spread")]
+    measure: Option<Call>,
+    /// Destinations.
+    #[arg(long, hide = true)]
+    spread: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Call {
+    UdpConnect,
+    TcpCycle,
+    UdpSendto,
+    UdpSend,
+}
+
+const CALLS: [Call; 4] = [
+    Call::UdpConnect,
+    Call::TcpCycle,
+    Call::UdpSendto,
+    Call::UdpSend,
+];
+
+impl Call {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::UdpConnect => "UDP connect",
+            Self::TcpCycle => "TCP connect+close",
+            Self::UdpSendto => "UDP sendto",
+            Self::UdpSend => "UDP send, connected",
+        }
+    }
+
+    const fn times(self) -> u32 {
+        match self {
+            Self::UdpConnect => 100_000,
+            Self::TcpCycle => 4000,
+            Self::UdpSendto | Self::UdpSend => 40_000,
+        }
+    }
+}
+
+/// What lists the destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Single addresses.
+    Hash,
+    /// Networks of two.
+    Lpm,
+}
+
+/// Nanoseconds of one call.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+struct Sample {
+    wall: f64,
+    cpu: f64,
+}
+
+const PORT: u16 = 443;
+/// 20.0.0.0/8: all of it is local in the bench's namespaces.
+const BASE: u32 = 0x1400_0000;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match (cli.measure, cli.spread) {
+        (Some(call), Some(spread)) => measure(call, spread),
+        _ => bench(&cli),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn address(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(BASE + 2 * n)
+}
+
+/// Places of the three configurations.
+struct Setup {
+    hooked: Cgroup,
+    plain: Cgroup,
+    _agent: Cgroup,
+    open: NetNs,
+    nft: Option<NetNs>,
+    _kernel: Kernel,
+    tables: Tables,
+    planner: Planner,
+    _pins: BpfFs,
+}
+
+fn namespace() -> Result<NetNs> {
+    let netns = NetNs::new()?;
+    netns.ip("route add local 20.0.0.0/8 dev lo")?;
+    Ok(netns)
+}
+
+impl Setup {
+    fn new(nft: bool) -> Result<Self> {
+        let pins = BpfFs::mount()?;
+        let (hooked, plain, agent) = (Cgroup::new()?, Cgroup::new()?, Cgroup::new()?);
+        let mut kernel = Kernel::load(pins.path())?;
+        let tables = kernel.tables()?;
+        kernel::attach(&mut kernel, agent.path(), &[hooked.path().to_path_buf()])?;
+        Ok(Self {
+            hooked,
+            plain,
+            _agent: agent,
+            open: namespace()?,
+            nft: nft.then(namespace).transpose()?,
+            _kernel: kernel,
+            tables,
+            planner: Planner::default(),
+            _pins: pins,
+        })
+    }
+
+    /// Fills the tables so that `entries` stand in them; returns how many destinations that lists.
+    fn fill(&mut self, kind: Kind, entries: u32) -> Result<u32> {
+        // Each destination takes two entries, one for each transport.
+        let destinations = (entries / 2).max(1);
+        let mut table = Table::new();
+        for n in 0..destinations {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                match kind {
+                    Kind::Hash => {
+                        let target = Target::address(IpAddr::V4(address(n)), PORT, transport);
+                        table.insert(target, Action::Allow);
+                    }
+                    Kind::Lpm => {
+                        let net = format!("{}/31", address(n)).parse()?;
+                        let targets = Target::network(net, PORT, transport);
+                        table.extend(targets.into_iter().map(|t| (t, Action::Allow)));
+                    }
+                }
+            }
+        }
+        // Through an empty table, so that there is room for the largest.
+        for table in [Table::new(), table] {
+            let desired = Desired {
+                table,
+                ..Desired::default()
+            };
+            let ops = self
+                .planner
+                .replace(BTreeMap::from([(DEFAULT_POLICY, desired)]));
+            self.tables.fits(&ops)?;
+            self.tables.apply(&ops)?;
+        }
+        if let Some(netns) = &self.nft {
+            nft(netns, kind, destinations)?;
+        }
+        Ok(destinations)
+    }
+
+    fn sample(&self, call: Call, spread: u32, hooks: bool, nft: bool) -> Result<Sample> {
+        let place = Place {
+            cgroup: Some(if hooks { &self.hooked } else { &self.plain }),
+            netns: Some(match &self.nft {
+                Some(netns) if nft => netns,
+                _ => &self.open,
+            }),
+            resolver: None,
+        };
+        let mut command = place.command(env::current_exe()?)?;
+        let name = call.to_possible_value().context("a call has a name")?;
+        command.args([
+            "--measure",
+            name.get_name(),
+            "--spread",
+            &spread.to_string(),
+        ]);
+        let ended = run(command, Duration::from_mins(2))?;
+        let mut numbers = ended.stdout.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(wall)), Some(Ok(cpu))) => Ok(Sample { wall, cpu }),
+            _ => bail!("{} failed: {}{}", call.name(), ended.stdout, ended.stderr),
+        }
+    }
+}
+
+/// A set of the same destinations, and a rule that drops what is not in it.
+fn nft(netns: &NetNs, kind: Kind, destinations: u32) -> Result<()> {
+    let flags = if kind == Kind::Lpm {
+        "flags interval;"
+    } else {
+        ""
+    };
+    let mut script = format!(
+        "flush ruleset\ntable inet bench {{\n set listed {{ type ipv4_addr . inet_proto . inet_service; {flags} }}\n \
+         chain out {{ type filter hook output priority 0; policy drop;\n  tcp sport {PORT} accept\n  \
+         ip daddr . ip protocol . th dport @listed accept\n }}\n}}\n"
+    );
+    let numbers: Vec<u32> = (0..destinations).collect();
+    for chunk in numbers.chunks(5000) {
+        script.push_str("add element inet bench listed {");
+        for n in chunk {
+            let length = if kind == Kind::Lpm { "/31" } else { "" };
+            for protocol in ["tcp", "udp"] {
+                write!(script, "{}{length} . {protocol} . {PORT},", address(*n))?;
+            }
+        }
+        script.push_str("}\n");
+    }
+    let path = netns.path();
+    let mut child = Command::new("nsenter")
+        .arg(format!("--net={}", path.display()))
+        .args(["nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("cannot run nft: install nftables, or use --no-nft")?;
+    let mut stdin = child.stdin.take().context("nft has a pipe")?;
+    stdin.write_all(script.as_bytes())?;
+    drop(stdin);
+    if !child.wait()?.success() {
+        bail!("nft refused the set");
+    }
+    Ok(())
+}
+
+fn bench(cli: &Cli) -> Result<()> {
+    let mut setup = Setup::new(!cli.no_nft)?;
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    println!(
+        "kernel {}, load {}",
+        rustix::system::uname().release().to_string_lossy(),
+        load.trim()
+    );
+    println!(
+        "ns of one call: median (min to max) wall, median cpu; {} rounds, interleaved",
+        cli.rounds
+    );
+    for kind in [Kind::Hash, Kind::Lpm] {
+        let limit = match kind {
+            Kind::Hash => setup.tables.room().0.limit,
+            Kind::Lpm => setup.tables.room().1.limit,
+        };
+        for entries in &cli.entries {
+            let entries = (*entries).min(u32::try_from(limit)?);
+            let spread = setup.fill(kind, entries)?;
+            println!("\n{kind:?}, {entries} entries");
+            for call in CALLS {
+                compare(&setup, call, spread, cli)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compare(setup: &Setup, call: Call, spread: u32, cli: &Cli) -> Result<()> {
+    let (mut none, mut hooks, mut nft) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..cli.rounds {
+        none.push(setup.sample(call, spread, false, false)?);
+        hooks.push(setup.sample(call, spread, true, false)?);
+        if !cli.no_nft {
+            nft.push(setup.sample(call, spread, false, true)?);
+        }
+    }
+    let base = median(&none);
+    let mut line = format!("  {:<20} none {}", call.name(), shown(&none));
+    for (name, samples) in [("hooks", &hooks), ("nft", &nft)] {
+        if !samples.is_empty() {
+            let with = median(samples);
+            write!(
+                line,
+                "\n  {:<20} {name:<5}{}  cpu {:+.0} ns, {:+.1} %",
+                "",
+                shown(samples),
+                with.cpu - base.cpu,
+                100.0 * (with.cpu - base.cpu) / base.cpu
+            )?;
+        }
+    }
+    println!("{line}");
+    Ok(())
+}
+
+/// The medians of each column on its own.
+fn median(samples: &[Sample]) -> Sample {
+    let middle = |of: fn(&Sample) -> f64| {
+        let mut values: Vec<f64> = samples.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Sample {
+        wall: middle(|s| s.wall),
+        cpu: middle(|s| s.cpu),
+    }
+}
+
+fn shown(samples: &[Sample]) -> String {
+    let Sample { wall, cpu } = median(samples);
+    let walls = || samples.iter().map(|s| s.wall);
+    let (min, max) = (
+        walls().fold(f64::MAX, f64::min),
+        walls().fold(0.0, f64::max),
+    );
+    format!("{wall:>7.0} ({min:.0} to {max:.0}), cpu {cpu:>6.0}")
+}
+
+/// In the place of one configuration: the calls, one after another.
+fn measure(call: Call, spread: u32) -> Result<()> {
+    // A quarter first, to warm up.
+    let quarter = call.times() / 4;
+    let work = Work::new(call, spread)?;
+    work.run(call, 0, quarter)?;
+    let (cpu, wall) = (cpu_time()?, Instant::now());
+    work.run(call, quarter, quarter + call.times())?;
+    let (wall, cpu) = (wall.elapsed(), cpu_time()? - cpu);
+    let each = |time: Duration| time.as_nanos() as f64 / f64::from(call.times());
+    println!("{} {}", each(wall), each(cpu));
+    Ok(())
+}
+
+struct Work {
+    socket: UdpSocket,
+    spread: u32,
+    _receiver: UdpSocket,
+}
+
+impl Work {
+    fn new(call: Call, spread: u32) -> Result<Self> {
+        // Takes datagrams in, so that no ICMP error is made; a full buffer drops them.
+        let receiver = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+        if call == Call::TcpCycle {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+            // It ends with the process.
+            thread::spawn(move || listener.incoming().for_each(drop));
+        }
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        if call == Call::UdpSend {
+            socket.connect((address(0), PORT))?;
+        }
+        Ok(Self {
+            socket,
+            spread,
+            _receiver: receiver,
+        })
+    }
+
+    fn run(&self, call: Call, from: u32, to: u32) -> io::Result<()> {
+        for n in from..to {
+            // A step that is prime to every size: the whole table is walked, out of order.
+            let at = (u64::from(n) * 7919 % u64::from(self.spread)) as u32;
+            let to = SocketAddr::new(IpAddr::V4(address(at)), PORT);
+            match call {
+                Call::UdpConnect => self.socket.connect(to)?,
+                Call::TcpCycle => cycle(to)?,
+                // A flow of eight to each.
+                Call::UdpSendto => {
+                    let at = (u64::from(n / 8) * 7919 % u64::from(self.spread)) as u32;
+                    self.socket.send_to(b"x", (address(at), PORT)).map(drop)?;
+                }
+                Call::UdpSend => self.socket.send(b"x").map(drop)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Connects and resets, so that no port is left in TIME_WAIT.
+fn cycle(to: SocketAddr) -> io::Result<()> {
+    let stream = std::net::TcpStream::connect(to)?;
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    Ok(())
+}
+
+/// User and system time of this process (getrusage(2)).
+fn cpu_time() -> Result<Duration> {
+    // SAFETY: integers only, for which zeroes are a value.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: the call fills in the whole struct.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    let of = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
+    };
+    Ok(of(usage.ru_utime) + of(usage.ru_stime))
+}

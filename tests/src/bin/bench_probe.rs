@@ -1,0 +1,264 @@
+//! A workload that a test puts behind the gate: connects and sends without end, and counts what
+//! became of each try.
+//!
+//! Owns the tries. What must come of them is for the test to say. It works until its standard
+//! input is closed and then prints one line: `NAME=COUNT ...`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Every kind of flow at once, with a pause after each try.
+    Mix {
+        /// An echo host that is listed, straight through, by TCP and UDP.
+        #[arg(long)]
+        direct: SocketAddr,
+        /// A host that is listed, through the proxy.
+        #[arg(long)]
+        proxied: SocketAddr,
+        /// A host that nothing lists.
+        #[arg(long)]
+        unlisted: SocketAddr,
+    },
+    /// One connection that is used all the time, until its first error.
+    Hold {
+        /// An echo host.
+        to: SocketAddr,
+    },
+    /// One connect, by TCP.
+    Once {
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Connects datagram sockets, which sends nothing, as fast as it goes.
+    Judge {
+        /// Destinations that are listed.
+        #[arg(long)]
+        listed: Vec<SocketAddr>,
+        /// Destinations that are not.
+        #[arg(long)]
+        unlisted: Vec<SocketAddr>,
+    },
+    /// Refused connects at a rate, for a time.
+    Flood {
+        /// A second.
+        #[arg(long)]
+        rate: u64,
+        /// How long.
+        #[arg(long)]
+        seconds: u64,
+        /// Each to another destination.
+        #[arg(long)]
+        spread: bool,
+    },
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+static COUNTS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+
+/// Between two tries of one kind.
+const PAUSE: Duration = Duration::from_micros(500);
+/// For a try that should be answered at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("probe: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Flood {
+            rate,
+            seconds,
+            spread,
+        } => flood(rate, Duration::from_secs(seconds), spread),
+        Task::Mix {
+            direct,
+            proxied,
+            unlisted,
+        } => {
+            // Made while all is well; it must live through everything that the test does.
+            let standing = TcpStream::connect(direct).context("the standing connection")?;
+            let work: [Box<dyn Fn() + Send>; 6] = [
+                repeat("standing", move || echo(&standing)),
+                repeat("direct-tcp", move || echo(&connect(direct)?)),
+                repeat("direct-udp", move || datagram(direct)),
+                repeat("proxied", move || connect(proxied).map(drop)),
+                repeat("unlisted-tcp", move || connect(unlisted).map(drop)),
+                repeat("unlisted-udp", move || send(unlisted)),
+            ];
+            until_told(work)
+        }
+        Task::Hold { to } => {
+            let stream = TcpStream::connect(to).context("the connection")?;
+            until_told([repeat_until_error("hold", move || echo(&stream))])
+        }
+        Task::Once { to } => {
+            count("once", &connect(to).map(drop), 1);
+            print_counts();
+            Ok(())
+        }
+        Task::Judge { listed, unlisted } => {
+            until_told([judge("listed", listed)?, judge("unlisted", unlisted)?])
+        }
+    }
+}
+
+/// Works in a thread each, until standard input ends; prints the counts.
+fn until_told<const N: usize>(work: [Box<dyn Fn() + Send>; N]) -> Result<()> {
+    println!("ready");
+    io::stdout().flush()?;
+    let threads: Vec<_> = work.into_iter().map(|work| thread::spawn(work)).collect();
+    io::stdin().read_to_end(&mut Vec::new())?;
+    STOP.store(true, Ordering::Relaxed);
+    for thread in threads {
+        if thread.join().is_err() {
+            bail!("a thread panicked");
+        }
+    }
+    print_counts();
+    Ok(())
+}
+
+fn print_counts() {
+    let counts = COUNTS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let words: Vec<_> = counts
+        .iter()
+        .map(|(name, count)| format!("{name}={count}"))
+        .collect();
+    println!("{}", words.join(" "));
+}
+
+fn count(name: &str, result: &io::Result<()>, times: u64) {
+    let what = match result {
+        Ok(()) => "ok".to_owned(),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::EPERM) => "eperm".to_owned(),
+            Some(libc::ECONNREFUSED) => "econnrefused".to_owned(),
+            Some(code) => format!("errno{code}"),
+            None => format!("{:?}", e.kind()).to_lowercase(),
+        },
+    };
+    let mut counts = COUNTS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    *counts.entry(format!("{name}.{what}")).or_default() += times;
+}
+
+fn repeat(
+    name: &'static str,
+    once: impl Fn() -> io::Result<()> + Send + 'static,
+) -> Box<dyn Fn() + Send> {
+    Box::new(move || {
+        while !STOP.load(Ordering::Relaxed) {
+            count(name, &once(), 1);
+            thread::sleep(PAUSE);
+        }
+    })
+}
+
+fn repeat_until_error(
+    name: &'static str,
+    once: impl Fn() -> io::Result<()> + Send + 'static,
+) -> Box<dyn Fn() + Send> {
+    Box::new(move || {
+        while !STOP.load(Ordering::Relaxed) {
+            let result = once();
+            count(name, &result, 1);
+            if result.is_err() {
+                return;
+            }
+            thread::sleep(PAUSE);
+        }
+    })
+}
+
+fn judge(name: &'static str, to: Vec<SocketAddr>) -> Result<Box<dyn Fn() + Send>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let (passed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    Ok(Box::new(move || {
+        while !STOP.load(Ordering::Relaxed) {
+            for to in &to {
+                match socket.connect(to) {
+                    Ok(()) => passed.fetch_add(1, Ordering::Relaxed),
+                    Err(_) => refused.fetch_add(1, Ordering::Relaxed),
+                };
+            }
+        }
+        let refusal = Err(io::Error::from_raw_os_error(libc::EPERM));
+        count(name, &Ok(()), passed.load(Ordering::Relaxed));
+        count(name, &refusal, refused.load(Ordering::Relaxed));
+    }))
+}
+
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn echo(mut stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+fn datagram(to: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send_to(b"x", to)?;
+    socket.recv_from(&mut [0; 16]).map(drop)
+}
+
+fn send(to: SocketAddr) -> io::Result<()> {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?
+        .send_to(b"x", to)
+        .map(drop)
+}
+
+/// In bursts of a millisecond, so that the rate holds over the whole time.
+fn flood(rate: u64, time: Duration, spread: bool) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let burst = rate / 1000;
+    let start = Instant::now();
+    let (mut bursts, mut done, mut passed) = (0_u32, 0_u64, 0_u64);
+    while start.elapsed() < time {
+        for _ in 0..burst {
+            let last = if spread { done as u32 } else { 0 };
+            // 198.18.0.0/15 is for benchmarks (RFC 2544).
+            let to = (Ipv4Addr::from_bits(0xc612_0000 | last & 0x1_ffff), 9);
+            passed += u64::from(socket.connect(to).is_ok());
+            done += 1;
+        }
+        bursts += 1;
+        let next = start + Duration::from_millis(1) * bursts;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    let per_second = (done as f64 / start.elapsed().as_secs_f64()) as u64;
+    println!("done={done} passed={passed} persecond={per_second}");
+    Ok(())
+}

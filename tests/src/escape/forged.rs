@@ -1,0 +1,150 @@
+//! Forged senders, and answers that nobody asked for: ways to make somebody else send.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use libc::{SOCK_DGRAM, SOCK_STREAM};
+
+use super::sock::{Sock, Step, Stop, check};
+use super::tcp::be_transparent;
+use super::{Aim, PAYLOAD};
+
+/// The port of servers that probes make of this node's own address.
+pub const SERVER_PORT: u16 = 7001;
+
+/// How long a server waits for the outside to write to it.
+const CALLED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Both ends of a connection to a server of this node.
+pub(super) fn local_pair(aim: &Aim) -> Step<(Sock, Sock)> {
+    let listener = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+    listener.bind(SocketAddr::new(aim.own, 0))?;
+    listener.listen()?;
+    let client = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+    client.connect(SocketAddr::new(aim.own, listener.port()?))?;
+    // SAFETY: no memory is passed
+    let fd = check("accept", unsafe {
+        libc::accept(listener.fd(), std::ptr::null_mut(), std::ptr::null_mut()).into()
+    })?;
+    // SAFETY: the kernel just made it for this process
+    Ok((client, Sock::from_fd(unsafe { OwnedFd::from_raw_fd(fd) })))
+}
+
+/// A server of this node whose client claims to be the target: the handshake is answered there.
+pub(super) fn handshake(aim: &Aim) -> Step {
+    let listener = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+    listener.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    listener.bind(SocketAddr::new(aim.own, SERVER_PORT))?;
+    listener.listen()?;
+    let client = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+    be_transparent(&client, aim)?;
+    client.bind(aim.to)?;
+    client.connect(SocketAddr::new(aim.own, SERVER_PORT))
+}
+
+/// The same with the proxy as the server.
+pub(super) fn handshake_of_the_proxy(aim: &Aim) -> Step {
+    let client = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+    be_transparent(&client, aim)?;
+    client.bind(aim.to)?;
+    client.connect(aim.proxied)
+}
+
+/// A closed port of this node: the kernel's reset goes to the claimed sender.
+pub(super) fn reset(aim: &Aim) -> Step {
+    let client = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+    be_transparent(&client, aim)?;
+    client.bind(aim.to)?;
+    client.connect(SocketAddr::new(aim.own, SERVER_PORT + 1))
+}
+
+/// A closed port for datagrams: the kernel's "unreachable" carries the datagram to the claimed
+/// sender.
+pub(super) fn unreachable(aim: &Aim) -> Step {
+    let client = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    be_transparent(&client, aim)?;
+    client.bind(aim.to)?;
+    client.send_to(PAYLOAD, SocketAddr::new(aim.own, SERVER_PORT + 1), 0)
+}
+
+/// A datagram server that is made to believe that the target wrote to it.
+pub(super) fn peer(aim: &Aim) -> Step {
+    let server = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    server.bind(SocketAddr::new(aim.own, 0))?;
+    let client = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    be_transparent(&client, aim)?;
+    client.bind(aim.to)?;
+    let forged = client.send_to(PAYLOAD, SocketAddr::new(aim.own, server.port()?), 0);
+    // Whether it came or not, the server tries to answer it.
+    let read = server.sender(0);
+    server.send_to(PAYLOAD, aim.to, 0)?;
+    forged.and(read.map(drop))
+}
+
+/// A server that the target itself wrote to, and its peer.
+fn called(aim: &Aim) -> Step<(Sock, SocketAddr)> {
+    let server = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    server.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    server.bind(SocketAddr::new(aim.own, SERVER_PORT))?;
+    let start = Instant::now();
+    loop {
+        match server.sender(0) {
+            Ok(peer) if peer.ip() == aim.to.ip() => return Ok((server, peer)),
+            Err(stop) if start.elapsed() > CALLED_WITHIN => return Err(stop),
+            _ => {}
+        }
+    }
+}
+
+/// The answer to the one who wrote: not an escape, and must work.
+pub(super) fn answer(aim: &Aim) -> Step {
+    let (server, peer) = called(aim)?;
+    server.send_to(PAYLOAD, peer, 0)
+}
+
+/// An answer to another port of the one who wrote.
+pub(super) fn answer_other_port(aim: &Aim) -> Step {
+    let (server, peer) = called(aim)?;
+    server.send_to(PAYLOAD, SocketAddr::new(peer.ip(), peer.port() + 1), 0)
+}
+
+/// An answer to another host.
+pub(super) fn answer_other_host(aim: &Aim) -> Step {
+    let (server, peer) = called(aim)?;
+    let beside = match peer.ip() {
+        IpAddr::V4(ip) => IpAddr::from((u32::from(ip) + 1).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) + 1).to_be_bytes()),
+    };
+    server.send_to(PAYLOAD, SocketAddr::new(beside, peer.port()), 0)
+}
+
+/// An answer by another socket than the one that was written to.
+pub(super) fn answer_by_another(aim: &Aim) -> Step {
+    let (_server, peer) = called(aim)?;
+    let other = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    other.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    other.bind(SocketAddr::new(aim.own, SERVER_PORT))?;
+    other.connect(peer)?;
+    other.send(PAYLOAD)
+}
+
+/// A workload that takes the proxy's port.
+pub(super) fn take_proxy_port(aim: &Aim) -> Step {
+    let mut last = Err(Stop {
+        call: String::new(),
+        errno: 0,
+    });
+    for ip in [aim.loopback(), aim.unspecified()] {
+        let sock = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+        sock.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+        sock.turn_on(libc::SOL_SOCKET, libc::SO_REUSEPORT)?;
+        last = sock
+            .bind(SocketAddr::new(ip, aim.proxy_port))
+            .and_then(|()| sock.listen());
+        if last.is_ok() {
+            return last;
+        }
+    }
+    last
+}

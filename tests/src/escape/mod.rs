@@ -1,0 +1,74 @@
+//! The ways past a gate, each by name: what is tried, over which family, what must come of it,
+//! and which hook sees to it.
+//!
+//! `table` lists them and is what the documentation is made from; the files beside it hold the
+//! probes, which run inside the gate; `capture` sees what arrives outside; `suite` puts them
+//! together.
+
+mod bpf;
+pub mod capture;
+mod families;
+mod forged;
+mod ip;
+pub mod page;
+pub mod sock;
+pub mod staged;
+pub mod suite;
+pub mod table;
+mod tcp;
+mod udp;
+mod uring;
+
+use std::net::{IpAddr, SocketAddr};
+
+pub use sock::{Step, Stop};
+
+/// What a probe aims at.
+#[derive(Debug, Clone)]
+pub struct Aim {
+    /// Where it tries to get.
+    pub to: SocketAddr,
+    /// A destination of the same family that a rule lists, straight through.
+    pub listed: SocketAddr,
+    /// One that a rule sends to the proxy.
+    pub proxied: SocketAddr,
+    /// The address of this node towards the outside.
+    pub own: IpAddr,
+    /// The proxy's port.
+    pub proxy_port: u16,
+}
+
+/// The device that leads to the outside.
+pub const DEVICE: &str = "out0";
+
+/// What every probe sends: something that can be found again.
+pub const PAYLOAD: &[u8] = b"let me out";
+
+impl Aim {
+    /// The loopback address of the family.
+    pub fn loopback(&self) -> IpAddr {
+        if self.to.is_ipv4() {
+            IpAddr::from([127, 0, 0, 1])
+        } else {
+            IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])
+        }
+    }
+
+    /// The unspecified address of the family.
+    pub fn unspecified(&self) -> IpAddr {
+        if self.to.is_ipv4() {
+            IpAddr::from([0; 4])
+        } else {
+            IpAddr::from([0; 16])
+        }
+    }
+
+    /// An IPv4 address in its IPv6 form.
+    pub fn mapped(address: SocketAddr) -> SocketAddr {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        SocketAddr::new(ip.into(), address.port())
+    }
+}

@@ -1,0 +1,629 @@
+//! Tries every path of the table on the running kernel: outside the gate, where it must get out
+//! (else the trial would prove nothing), then inside, and looks at what arrives on the cable.
+//!
+//! Owns the arrangement and the judging. What is tried stands in `table` and the probes.
+
+use std::env;
+use std::fmt;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path as FilePath, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::capture::{Capture, Frame};
+use super::forged::SERVER_PORT;
+use super::sock::{Step, Stop};
+use super::staged::READY;
+use super::table::{Between, Control, Expect, Path, Scenario, TARGET_PORT, Trial, paths};
+use super::{Aim, table};
+use crate::cgroup::Cgroup;
+use crate::client;
+use crate::lab::{Lab, LabOptions, host, v4, v6};
+use crate::place::Place;
+
+/// The proxy's port in this lab.
+const PROXY_PORT: u16 = 15001;
+/// The node's addresses on the cable, and the far end's.
+const OWN: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
+const ROUTER: [&str; 2] = ["203.0.113.254", "2001:db8:1::fe"];
+/// Longer than any probe waits.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What is listed: an echo straight through, over TCP and UDP, and an HTTP host by the proxy.
+const RULES: &str = "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo}
+spec:
+  hosts: [echo.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 7, name: tcp-echo, protocol: TCP}]
+  endpoints: [{address: 198.51.100.30}, {address: \"2001:db8:2::30\"}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo-datagrams}
+spec:
+  hosts: [datagrams.echo.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 7, name: udp-echo, protocol: UDP}]
+  endpoints: [{address: 198.51.100.30}, {address: \"2001:db8:2::30\"}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: httpbin}
+spec:
+  hosts: [httpbin.org]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 198.51.100.10}, {address: \"2001:db8:2::10\"}]
+";
+
+/// What was seen of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing left.
+    Closed,
+    /// Something left.
+    Open,
+    /// This kernel has no such path.
+    Missing,
+    /// Not tried.
+    Untried,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Missing => "not in this kernel",
+            Self::Untried => "not tried",
+        })
+    }
+}
+
+/// One cell of the matrix.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// [`Path::name`].
+    pub path: &'static str,
+    /// `IPv4`, `IPv6`, or `-`.
+    pub family: &'static str,
+    /// What was seen.
+    pub seen: Seen,
+    /// Whether that is what the table says.
+    pub agreed: bool,
+    /// How the probe ended, or what went wrong.
+    pub detail: String,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<27} {:<5} {:<19} {:<9} {}",
+            self.path,
+            self.family,
+            self.seen,
+            if self.agreed { "agreed" } else { "NOT SO" },
+            self.detail
+        )
+    }
+}
+
+/// Tries all paths whose name contains `filter`; `show` gets each cell as soon as it is known.
+pub fn run(filter: &str, show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
+    let mut bench = Bench::set_up(filter)?;
+    let mut cells = Vec::new();
+    // What kills the agent comes last in the table.
+    for path in paths().filter(|p| p.name.contains(filter)) {
+        for over_v6 in path.families() {
+            let cell = bench.cell(path, *over_v6);
+            show(&cell);
+            cells.push(cell);
+        }
+    }
+    Ok(cells)
+}
+
+struct Bench {
+    lab: Lab,
+    capture: Capture,
+    /// A cgroup that is not behind the gate.
+    outside_gate: Cgroup,
+    /// Probes that began before the attach.
+    held: Vec<(&'static str, bool, Held)>,
+    lsm: bool,
+    killed: bool,
+}
+
+/// How a probe ended, and what arrived meanwhile.
+struct Run {
+    result: Step,
+    escaped: Vec<Frame>,
+    listed: usize,
+}
+
+impl Run {
+    fn words(&self) -> String {
+        let how = match &self.result {
+            Ok(()) => "call succeeds".to_owned(),
+            Err(stop) => format!("{}: {}", stop.call, errno_name(stop.errno)),
+        };
+        match self.escaped.first() {
+            Some(frame) => format!("{how}; {} frames, {frame}", self.escaped.len()),
+            None => how,
+        }
+    }
+}
+
+impl Bench {
+    fn set_up(filter: &str) -> Result<Self> {
+        let mut agent = vec![format!("--proxy-port={PROXY_PORT}")];
+        for own in OWN {
+            let bits = if own.contains(':') { 128 } else { 32 };
+            agent.push(format!("--internal={own}/{bits}"));
+        }
+        let lab = Lab::without_agent(LabOptions {
+            agent,
+            ..LabOptions::default()
+        })?;
+        // A way to everywhere, so that a path is not closed by want of a route.
+        lab.node().ip(&format!(
+            "route add default via {}\nroute add default via {}",
+            ROUTER[0], ROUTER[1]
+        ))?;
+        lab.node().sysctl("ipv4/ping_group_range", "0 2147483647")?;
+        lab.outside().ip("addr add fe80::fe/64 dev node0 nodad")?;
+        lab.write_rules("rules.yaml", RULES)?;
+        let capture = Capture::start(lab.outside())?;
+        let mut bench = Self {
+            lab,
+            capture,
+            outside_gate: Cgroup::new()?,
+            held: Vec::new(),
+            lsm: false,
+            killed: false,
+        };
+        for path in paths().filter(|p| p.name.contains(filter)) {
+            if matches!(path.trial, Trial::Staged(_, Between::Attach)) {
+                for over_v6 in path.families() {
+                    let aim = aim(*over_v6);
+                    let held = Held::start(&bench.lab.client_place(), path.name, &aim)?;
+                    bench.held.push((path.name, *over_v6, held));
+                }
+            }
+        }
+        bench.lab.start_agent()?;
+        bench.lsm = pinned(bench.lab.bpf_dir(), table::LSM_PROGRAM).is_some();
+        bench.settle(0)?;
+        Ok(bench)
+    }
+
+    fn cell(&mut self, path: &'static Path, over_v6: bool) -> Cell {
+        let family = match (path.over, over_v6) {
+            (table::Over::Neither, _) => "-",
+            (_, false) => "IPv4",
+            (_, true) => "IPv6",
+        };
+        let outcome = match path.trial {
+            Trial::Untried => Ok((Seen::Untried, String::new())),
+            Trial::Suite(scenario) => self.scenario(scenario, over_v6),
+            Trial::Probe(_) | Trial::Staged(..) => self.probe(path, over_v6),
+        };
+        let (seen, agreed, detail) = match outcome {
+            Ok((seen, detail)) => (seen, self.agrees(path.expect, seen), detail),
+            Err(error) => (Seen::Open, false, format!("{error:#}")),
+        };
+        Cell {
+            path: path.name,
+            family,
+            seen,
+            agreed,
+            detail,
+        }
+    }
+
+    fn agrees(&self, expect: Expect, seen: Seen) -> bool {
+        match (expect, seen) {
+            (_, Seen::Missing | Seen::Untried) => true,
+            (Expect::Closed(_), seen) => seen == Seen::Closed,
+            (Expect::NeedsLsm(_), seen) => self.lsm == (seen == Seen::Closed),
+            (Expect::Open(_) | Expect::Works(_), seen) => seen == Seen::Open,
+        }
+    }
+
+    fn probe(&mut self, path: &'static Path, over_v6: bool) -> Result<(Seen, String)> {
+        let mut aim = aim(over_v6);
+        if let Some(form) = path.form {
+            aim.to = form(aim.to);
+        }
+        let control = self.try_in(Gate::Outside, path, &aim)?;
+        if control.result.as_ref().is_err_and(unavailable) && control.escaped.is_empty() {
+            return Ok((Seen::Missing, control.words()));
+        }
+        if path.control == Control::Leaves && control.escaped.is_empty() {
+            bail!("outside the gate nothing leaves: {}", control.words());
+        }
+        let run = match path.trial {
+            Trial::Staged(_, between) => self.between(path, over_v6, between, &aim)?,
+            Trial::Probe(_) | Trial::Suite(_) | Trial::Untried => {
+                self.try_in(Gate::Behind, path, &aim)?
+            }
+        };
+        let words = run.words();
+        let call_counts = matches!(path.control, Control::None(_));
+        if !run.escaped.is_empty() || (call_counts && run.result.is_ok()) {
+            return Ok((Seen::Open, words));
+        }
+        if path.listed {
+            aim.to = aim.listed;
+            let listed = self.try_in(Gate::Behind, path, &aim)?;
+            if listed.result.is_err() || listed.listed == 0 {
+                bail!(
+                    "the same call to a listed destination fails: {}",
+                    listed.words()
+                );
+            }
+        }
+        Ok((Seen::Closed, words))
+    }
+
+    fn place(&self, gate: Gate) -> Place<'_> {
+        match gate {
+            Gate::Behind => self.lab.client_place(),
+            Gate::Outside => Place {
+                cgroup: Some(&self.outside_gate),
+                netns: Some(self.lab.node()),
+                resolver: None,
+            },
+        }
+    }
+
+    /// Runs a probe from start to end.
+    fn try_in(&mut self, gate: Gate, path: &Path, aim: &Aim) -> Result<Run> {
+        let command = self.place(gate).command(binary()?)?;
+        self.try_by(command, path.name, path.called, aim)
+    }
+
+    fn try_by(&mut self, mut command: Command, name: &str, called: bool, aim: &Aim) -> Result<Run> {
+        arguments(&mut command, name, aim);
+        let stop = AtomicBool::new(false);
+        let outside = self.lab.outside();
+        let ended = thread::scope(|scope| {
+            let caller = called.then(|| scope.spawn(|| outside.run(|| call(aim, &stop))));
+            let ended = client::run(command, PROBE_LIMIT);
+            stop.store(true, Ordering::Relaxed);
+            caller.map(|c| c.join());
+            ended
+        })?;
+        let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
+        self.judge(result, aim, called)
+    }
+
+    /// Looks at what arrived since the last look.
+    fn judge(&mut self, result: Step, aim: &Aim, called: bool) -> Result<Run> {
+        let frames = self.settle(usize::from(aim.to.is_ipv6()))?;
+        let to = |frame: &Frame, ip: IpAddr| frame.to == Some(ip);
+        let is_listed = |frame: &Frame| {
+            // Later fragments have no port to look at.
+            (to(frame, aim.listed.ip()) && matches!(frame.protocol, 6 | 17 | 44))
+                || (to(frame, aim.proxied.ip()) && (frame.protocol, frame.port) == (6, 80))
+        };
+        // The kernel's own word to a host that was let in or listed, about a socket that is gone.
+        let is_courtesy = |frame: &Frame| {
+            frame.is_unreachable()
+                && (to(frame, aim.listed.ip()) || (called && to(frame, aim.to.ip())))
+        };
+        let listed = frames.iter().filter(|f| is_listed(f)).count();
+        let escaped = frames
+            .into_iter()
+            .filter(|f| !is_listed(f) && !is_courtesy(f))
+            .collect();
+        Ok(Run {
+            result,
+            escaped,
+            listed,
+        })
+    }
+
+    fn settle(&mut self, family: usize) -> Result<Vec<Frame>> {
+        self.capture
+            .settle(self.lab.node(), ROUTER[family].parse()?)
+    }
+
+    fn between(&mut self, path: &Path, over_v6: bool, between: Between, aim: &Aim) -> Result<Run> {
+        let held = match between {
+            Between::Attach => {
+                let at = self
+                    .held
+                    .iter()
+                    .position(|(name, v6, _)| *name == path.name && *v6 == over_v6);
+                self.held.remove(at.context("it was begun before")?).2
+            }
+            Between::MoveIn => {
+                let held = Held::start(&self.place(Gate::Outside), path.name, aim)?;
+                held.move_to(self.lab.client_place().cgroup.context("a cgroup")?)?;
+                held
+            }
+            Between::MoveOut => {
+                let held = Held::start(&self.place(Gate::Behind), path.name, aim)?;
+                held.move_to(&self.outside_gate)?;
+                held
+            }
+        };
+        // What it did before is not on trial.
+        self.settle(usize::from(over_v6))?;
+        let result = held.finish()?;
+        self.judge(result, aim, false)
+    }
+
+    fn scenario(&mut self, scenario: Scenario, over_v6: bool) -> Result<(Seen, String)> {
+        let aim = aim(over_v6);
+        match scenario {
+            Scenario::Nested => {
+                let below = self.lab.client_place().cgroup.context("a cgroup")?;
+                let nested = below.child("nested")?;
+                let place = Place {
+                    cgroup: Some(&nested),
+                    ..self.lab.client_place()
+                };
+                let command = place.command(binary()?)?;
+                let run = self.try_by(command, CONNECT, false, &aim)?;
+                Ok((closed_if(run.escaped.is_empty()), run.words()))
+            }
+            Scenario::NoOrigin => {
+                let to = SocketAddr::new(aim.loopback(), PROXY_PORT);
+                let answer = self.lab.node().run(|| ask(to))??;
+                let words = format!("{} bytes of answer", answer.len());
+                Ok((closed_if(answer.is_empty()), words))
+            }
+            Scenario::FlowsFull => self.with_full_flows(&aim),
+            Scenario::AgentKilled => {
+                self.kill_agent()?;
+                let mut words = Vec::new();
+                let mut closed = true;
+                for (name, to) in [
+                    (CONNECT, aim.to),
+                    ("udp-sendto", aim.to),
+                    (CONNECT, aim.proxied),
+                ] {
+                    let run = self.dial(name, to, &aim)?;
+                    closed &= run.escaped.is_empty() && run.result.is_err();
+                    words.push(run.words());
+                }
+                // A destination that needs no proxy goes on.
+                let run = self.dial(CONNECT, aim.listed, &aim)?;
+                if run.result.is_err() {
+                    bail!("a listed destination does not go on: {}", run.words());
+                }
+                Ok((closed_if(closed), words.join("; ")))
+            }
+            Scenario::PortTaken => {
+                self.kill_agent()?;
+                let at = SocketAddr::new(aim.loopback(), PROXY_PORT);
+                let impostor = self.lab.node().run(|| TcpListener::bind(at))??;
+                impostor.set_nonblocking(true)?;
+                let run = self.dial(CONNECT, aim.proxied, &aim)?;
+                let reached = impostor.accept().is_ok();
+                Ok((closed_if(!reached && run.result.is_err()), run.words()))
+            }
+        }
+    }
+
+    /// Another probe behind the gate with another destination.
+    fn dial(&mut self, name: &str, to: SocketAddr, aim: &Aim) -> Result<Run> {
+        let command = self.place(Gate::Behind).command(binary()?)?;
+        let aim = Aim { to, ..aim.clone() };
+        self.try_by(command, name, false, &aim)
+    }
+
+    fn with_full_flows(&mut self, aim: &Aim) -> Result<(Seen, String)> {
+        let map = pinned(self.lab.bpf_dir(), "FLOWS").context("the table of flows is pinned")?;
+        let mut flows = super::bpf::Flows::open(&map)?;
+        let count = flows.fill()?;
+        let before = self.lab.httpbin.requests().len();
+        let full = self.dial(CONNECT, aim.proxied, aim);
+        flows.empty()?;
+        let full = full?;
+        let after = self.dial(CONNECT, aim.proxied, aim)?;
+        if after.result.is_err() {
+            bail!("with room again it is refused: {}", after.words());
+        }
+        let closed = full.result.is_err() && full.escaped.is_empty();
+        let reached = self.lab.httpbin.requests().len() != before;
+        let words = format!("{count} flows, {}", full.words());
+        Ok((closed_if(closed && !reached), words))
+    }
+
+    fn kill_agent(&mut self) -> Result<()> {
+        if !self.killed {
+            self.lab.agent()?.kill()?;
+            self.killed = true;
+        }
+        Ok(())
+    }
+}
+
+/// The probe that scenarios dial with.
+const CONNECT: &str = "tcp-connect";
+
+#[derive(Clone, Copy)]
+enum Gate {
+    Behind,
+    Outside,
+}
+
+fn closed_if(closed: bool) -> Seen {
+    if closed { Seen::Closed } else { Seen::Open }
+}
+
+fn aim(over_v6: bool) -> Aim {
+    let address = if over_v6 { v6 } else { v4 };
+    Aim {
+        to: SocketAddr::new(address(host::BYSTANDER), TARGET_PORT),
+        listed: SocketAddr::new(address(host::ECHO), 7),
+        proxied: SocketAddr::new(address(host::HTTPBIN), 80),
+        own: OWN[usize::from(over_v6)]
+            .parse()
+            .unwrap_or(IpAddr::from([0; 4])),
+        proxy_port: PROXY_PORT,
+    }
+}
+
+fn arguments(command: &mut Command, name: &str, aim: &Aim) {
+    command
+        .args(["try", name])
+        .arg(aim.to.to_string())
+        .arg(aim.listed.to_string())
+        .arg(aim.proxied.to_string())
+        .arg(aim.own.to_string())
+        .arg(aim.proxy_port.to_string());
+}
+
+/// The errors by which a kernel says that it has no such socket.
+fn unavailable(stop: &Stop) -> bool {
+    matches!(
+        stop.errno,
+        libc::EAFNOSUPPORT
+            | libc::EPROTONOSUPPORT
+            | libc::ESOCKTNOSUPPORT
+            | libc::ENOPROTOOPT
+            | libc::ENOSYS
+    )
+}
+
+fn errno_name(errno: i32) -> String {
+    if errno == 0 {
+        return "refused".to_owned();
+    }
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os").next().unwrap_or_default().to_owned()
+}
+
+/// The line that a probe ends with: `ok`, or `stop ERRNO CALL`.
+pub fn result_line(result: &Step) -> String {
+    match result {
+        Ok(()) => "ok".to_owned(),
+        Err(stop) => format!("stop {} {}", stop.errno, stop.call),
+    }
+}
+
+fn read_result(stdout: &str) -> Option<Step> {
+    let line = stdout.lines().last()?;
+    if line == "ok" {
+        return Some(Ok(()));
+    }
+    let (errno, call) = line.strip_prefix("stop ")?.split_once(' ')?;
+    Some(Err(Stop {
+        call: call.to_owned(),
+        errno: errno.parse().ok()?,
+    }))
+}
+
+/// The probe's program: `$EGRESS_ESCAPE_BIN`, else beside the running program's folder.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("EGRESS_ESCAPE_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe()?;
+    own.ancestors()
+        .skip(1)
+        .map(|dir| dir.join("escape"))
+        .find(|path| path.is_file())
+        .context("no escape program beside this one: run `cargo xtask build`")
+}
+
+/// The pin of that name, wherever below `dir` it is.
+fn pinned(dir: &FilePath, name: &str) -> Option<PathBuf> {
+    std::fs::read_dir(dir).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        if entry.file_name() == name {
+            return Some(path);
+        }
+        entry
+            .file_type()
+            .ok()?
+            .is_dir()
+            .then(|| pinned(&path, name))?
+    })
+}
+
+/// A probe that stands between its two parts. Dropping it ends it.
+struct Held {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Held {
+    fn start(place: &Place<'_>, name: &str, aim: &Aim) -> Result<Self> {
+        let mut command = place.command(binary()?)?;
+        arguments(&mut command, name, aim);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run the probe")?;
+        let output = child.stdout.take().context("a pipe")?;
+        let mut held = Self {
+            child,
+            output: BufReader::new(output),
+        };
+        let mut line = String::new();
+        held.output.read_line(&mut line)?;
+        if line.trim() != READY {
+            bail!("{name}: its first part ended with {line}");
+        }
+        Ok(held)
+    }
+
+    fn move_to(&self, cgroup: &Cgroup) -> Result<()> {
+        let file = cgroup.path().join("cgroup.procs");
+        std::fs::write(file, self.child.id().to_string()).context("moving the probe")
+    }
+
+    fn finish(mut self) -> Result<Step> {
+        let mut input = self.child.stdin.take().context("a pipe")?;
+        input.write_all(b"\n")?;
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest)?;
+        read_result(&rest).with_context(|| format!("the probe ended with {rest}"))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The target writes to the node's server until `stop`.
+fn call(aim: &Aim, stop: &AtomicBool) -> Result<()> {
+    let socket = UdpSocket::bind(aim.to)?;
+    while !stop.load(Ordering::Relaxed) {
+        // A server that is not there yet shows as an error of the next send.
+        let _ = socket.send_to(b"anyone?", SocketAddr::new(aim.own, SERVER_PORT));
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Asks a server for a page and returns what comes before the end, however it ends.
+fn ask(to: SocketAddr) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: httpbin.org\r\n\r\n");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    Ok(answer)
+}

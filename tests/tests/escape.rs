@@ -1,0 +1,12 @@
+//! The gate has no way round: every path of the matrix, with real sockets, on this kernel.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use egress_tests::escape::suite;
+
+#[test]
+fn no_path_gets_past_the_gate_but_those_that_the_page_names() {
+    let cells = suite::run("", &mut |cell| println!("{cell}")).unwrap();
+    let wrong: Vec<_> = cells.iter().filter(|c| !c.agreed).collect();
+    assert!(wrong.is_empty(), "not as the page says: {wrong:#?}");
+}

@@ -1,0 +1,119 @@
+//! A flood of refusals: the agent stays cheap, and every refusal is accounted for.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use egress_tests::client::run;
+use egress_tests::{Lab, bench_probe, wait_until};
+use serde_json::Value;
+
+const RATE: u64 = 200_000;
+const SECONDS: u64 = 5;
+/// Of one core, per cent.
+const MOST_CPU: f64 = 5.0;
+
+fn status(lab: &Lab) -> Value {
+    let socket = lab.admin_socket();
+    let arguments = [
+        "status",
+        "-o",
+        "json",
+        "--admin-socket",
+        socket.to_str().unwrap(),
+    ];
+    let answer = lab.verb(&arguments).unwrap();
+    serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:?}"))
+}
+
+fn number(status: &Value, pointer: &str) -> u64 {
+    status
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("{pointer}: {status}"))
+}
+
+/// utime and stime of a process (proc_pid_stat(5)), in ticks of 10 ms.
+fn cpu(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name may hold spaces; fields are counted from its closing bracket.
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
+
+/// Waits until each refusal is counted in one of the three ways, and says what they are.
+fn settled(lab: &Lab) -> (u64, u64, u64, u64) {
+    let mut last = (0, 0, 0, 0);
+    let sum = wait_until("the counters add up", Duration::from_secs(5), || {
+        let status = status(lab);
+        last = (
+            number(&status, "/counters/denied"),
+            number(&status, "/rules/events"),
+            number(&status, "/counters/repeated"),
+            number(&status, "/counters/eventsLost"),
+        );
+        (last.0 == last.1 + last.2 + last.3).then_some(last)
+    });
+    sum.unwrap_or_else(|e| panic!("{e}: denied, events, repeated, lost: {last:?}"))
+}
+
+fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
+    let before = settled(lab);
+    let pid = lab.agent().unwrap().pid();
+    let (start, cpu_before) = (Instant::now(), cpu(pid));
+    let each = (RATE / processes as u64).to_string();
+    let seconds = SECONDS.to_string();
+    let arguments = [&["flood", "--rate", &each, "--seconds", &seconds], spread].concat();
+    let done: Vec<_> = std::thread::scope(|scope| {
+        let one = || {
+            let command = bench_probe::command(&lab.client_place(), &arguments).unwrap();
+            let ended = run(command, Duration::from_secs(SECONDS + 20)).unwrap();
+            bench_probe::parse(&ended.stdout).unwrap()
+        };
+        let threads: Vec<_> = (0..processes).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let spent = cpu(pid) - cpu_before;
+    let percent = 100.0 * spent.as_secs_f64() / start.elapsed().as_secs_f64();
+    let after = settled(lab);
+    let all = |name: &str| done.iter().map(|d| d[name]).sum::<u64>();
+    let denied = after.0 - before.0;
+    println!(
+        "{} refusals, {} a second, {spread:?}, {processes} processes: agent {percent:.1} % of a core; \
+         {denied} denied = {} events + {} repeated + {} lost",
+        all("done"),
+        all("persecond"),
+        after.1 - before.1,
+        after.2 - before.2,
+        after.3 - before.3,
+    );
+    assert_eq!(all("passed"), 0);
+    // The canary's own refusals are among them.
+    assert!(
+        (all("done")..all("done") + 20).contains(&denied),
+        "{denied} of {}",
+        all("done")
+    );
+    assert!(percent < MOST_CPU, "{percent:.1} %");
+}
+
+#[test]
+fn a_flood_of_one_refusal_is_cheap_and_counted() {
+    let mut lab = Lab::start().unwrap();
+    flood(&mut lab, &[], 1);
+    flood(&mut lab, &[], 2);
+}
+
+#[test]
+fn a_flood_of_different_refusals_is_cheap_and_counted() {
+    let mut lab = Lab::start().unwrap();
+    flood(&mut lab, &["--spread"], 1);
+    flood(&mut lab, &["--spread"], 2);
+}

@@ -1,0 +1,125 @@
+//! The gate while the agent restarts, is killed, stopped and upgraded, over and over, under load.
+//!
+//! `EGRESS_HARDENING_SECONDS` says how long (60 if not set; the report's figures are of 600).
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::env;
+use std::time::{Duration, Instant};
+
+use egress_tests::bench_probe::Counts;
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::{Lab, Probe};
+use rustix::process::Signal;
+
+const RULES: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo}
+spec:
+  hosts: [echo.example]
+  ports: [{number: 7, name: tcp, protocol: TCP}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo-udp}
+spec:
+  hosts: [echo-udp.example]
+  ports: [{number: 7, name: udp, protocol: UDP}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: httpbin}
+spec:
+  hosts: [httpbin.org]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+";
+
+fn seconds() -> u64 {
+    env::var("EGRESS_HARDENING_SECONDS").map_or(60, |s| s.parse().unwrap())
+}
+
+fn count(counts: &Counts, name: &str) -> u64 {
+    counts.get(name).copied().unwrap_or(0)
+}
+
+/// All results of one kind but those given.
+fn others(counts: &Counts, kind: &str, but: &[&str]) -> Vec<(String, u64)> {
+    counts
+        .iter()
+        .filter(|(name, _)| name.split('.').next() == Some(kind))
+        .filter(|(name, _)| !but.iter().any(|b| **name == format!("{kind}.{b}")))
+        .map(|(name, n)| (name.clone(), *n))
+        .collect()
+}
+
+#[test]
+fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
+    let mut lab = Lab::start().unwrap();
+    lab.dns
+        .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
+    lab.rules("r.yaml", RULES).unwrap();
+    let probe = Probe::start(
+        &lab.client_place(),
+        &[
+            "mix",
+            "--direct",
+            &format!("{}:7", v4(host::ECHO)),
+            "--proxied",
+            &format!("{}:80", v4(host::HTTPBIN)),
+            "--unlisted",
+            &format!("{}:80", v4(host::BYSTANDER)),
+        ],
+    )
+    .unwrap();
+    let end = Instant::now() + Duration::from_secs(seconds());
+    let (mut restarts, mut kills, mut stops) = (0_u32, 0_u32, 0_u32);
+    while Instant::now() < end {
+        lab.agent().unwrap().terminate().unwrap();
+        lab.start_agent().unwrap();
+        restarts += 1;
+        lab.agent().unwrap().kill().unwrap();
+        lab.start_agent().unwrap();
+        kills += 1;
+        lab.agent().unwrap().signal(Signal::STOP).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        lab.agent().unwrap().signal(Signal::CONT).unwrap();
+        stops += 1;
+    }
+    let counts = probe.stop().unwrap();
+    println!(
+        "{restarts} restarts, {kills} kills, {stops} stops in {} s",
+        seconds()
+    );
+    for (name, n) in &counts {
+        println!("  {name:<24} {n}");
+    }
+    assert!(restarts > 0 && kills > 0 && stops > 0);
+    for kind in ["standing", "direct-tcp", "direct-udp"] {
+        assert!(count(&counts, &format!("{kind}.ok")) > 100, "{counts:?}");
+        assert_eq!(
+            others(&counts, kind, &["ok"]),
+            [],
+            "a false deny: {counts:?}"
+        );
+    }
+    for kind in ["unlisted-tcp", "unlisted-udp"] {
+        assert!(count(&counts, &format!("{kind}.eperm")) > 100, "{counts:?}");
+        assert_eq!(others(&counts, kind, &["eperm"]), [], "a leak: {counts:?}");
+    }
+    assert_eq!(lab.bystander.connections(), 0, "a leak, seen from outside");
+    // Without its proxy a redirected flow is refused, and never goes straight.
+    assert!(count(&counts, "proxied.ok") > 0, "{counts:?}");
+    assert_eq!(
+        others(
+            &counts,
+            "proxied",
+            &["ok", "econnrefused", "eperm", "errno104"]
+        ),
+        [],
+        "{counts:?}"
+    );
+}

@@ -1,0 +1,206 @@
+//! Whole tables replaced under the eyes of running connects, and tables that do not fit.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use egress_agent::kernel::{self, Kernel, Tables};
+use egress_core::policy::diff::{Desired, Planner, TableOp};
+use egress_core::policy::tables::{Action, Table, Target, Transport};
+use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_tests::Probe;
+use egress_tests::bpffs::BpfFs;
+use egress_tests::cgroup::Cgroup;
+use egress_tests::netns::NetNs;
+use egress_tests::place::Place;
+
+const ENTRIES: u32 = 100_000;
+const WITHIN: Duration = Duration::from_millis(150);
+const SWAPS: usize = 12;
+
+/// A gate of this process's own around a cgroup of its own.
+struct Gate {
+    workload: Cgroup,
+    _agent: Cgroup,
+    netns: NetNs,
+    kernel: Kernel,
+    tables: Tables,
+    planner: Planner,
+    _pins: BpfFs,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let pins = BpfFs::mount().unwrap();
+        let (workload, agent) = (Cgroup::new().unwrap(), Cgroup::new().unwrap());
+        let netns = NetNs::new().unwrap();
+        netns.ip("route add default dev lo").unwrap();
+        let mut kernel = Kernel::load(pins.path()).unwrap();
+        let tables = kernel.tables().unwrap();
+        kernel::attach(&mut kernel, agent.path(), &[workload.path().to_path_buf()]).unwrap();
+        Self {
+            workload,
+            _agent: agent,
+            netns,
+            kernel,
+            tables,
+            planner: Planner::default(),
+            _pins: pins,
+        }
+    }
+
+    fn plan(&mut self, table: Table) -> Vec<TableOp> {
+        let desired = Desired {
+            table,
+            ..Desired::default()
+        };
+        self.planner
+            .replace(BTreeMap::from([(DEFAULT_POLICY, desired)]))
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            cgroup: Some(&self.workload),
+            netns: Some(&self.netns),
+            resolver: None,
+        }
+    }
+}
+
+fn address(n: u32) -> IpAddr {
+    Ipv4Addr::from_bits(0x1400_0000 + n).into()
+}
+
+/// `ENTRIES` of single addresses from `first` on.
+fn table(first: u32) -> Table {
+    (first..first + ENTRIES)
+        .map(|n| {
+            (
+                Target::address(address(n), 443, Transport::Udp),
+                Action::Allow,
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_table_of_100_000_is_replaced_in_time_and_no_connect_gets_a_wrong_verdict() {
+    let mut gate = Gate::new();
+    // Both tables hold the upper half of the first.
+    let (one, other) = (table(0), table(ENTRIES / 2));
+    let ops = gate.plan(one.clone());
+    gate.tables.apply(&ops).unwrap();
+    let at = |n: u32, port: u16| format!("{}:{port}", address(n));
+    let (first, last) = (at(ENTRIES / 2, 443), at(ENTRIES - 1, 443));
+    let (never, port) = (at(3 * ENTRIES, 443), at(ENTRIES - 1, 444));
+    let mut counts = None;
+    let mut probe = Some(
+        Probe::start(
+            &gate.place(),
+            &[
+                "judge",
+                "--listed",
+                &first,
+                "--listed",
+                &last,
+                "--unlisted",
+                &never,
+                "--unlisted",
+                &port,
+            ],
+        )
+        .unwrap(),
+    );
+    // Until the new table is in force, and until the old entries are gone.
+    let (mut times, mut whole) = (Vec::new(), Vec::new());
+    for swap in 0..2 * SWAPS {
+        if swap == SWAPS {
+            // From here on only the time counts.
+            counts = probe.take().map(|p: Probe| p.stop().unwrap());
+        }
+        let ops = gate.plan(if swap % 2 == 0 {
+            other.clone()
+        } else {
+            one.clone()
+        });
+        let switch = ops
+            .iter()
+            .position(|op| matches!(op, TableOp::SetPolicy(..)));
+        let (before, after) = ops.split_at(switch.unwrap() + 1);
+        let start = Instant::now();
+        gate.tables.fits(&ops).unwrap();
+        assert_eq!(gate.tables.apply(before).unwrap(), 0);
+        times.push(start.elapsed());
+        assert_eq!(gate.tables.apply(after).unwrap(), 0);
+        whole.push(start.elapsed());
+    }
+    let counts = counts.unwrap();
+    times.sort();
+    whole.sort();
+    println!(
+        "{ENTRIES} entries: in force after min {:.1?}, median {:.1?}, max {:.1?}; old ones gone after \
+         min {:.1?}; {counts:?}",
+        times[0],
+        times[times.len() / 2],
+        times[times.len() - 1],
+        whole[0],
+    );
+    assert_eq!(
+        gate.tables.room().0.used,
+        ENTRIES as usize,
+        "the old entries are gone"
+    );
+    assert_eq!(counts["listed.eperm"], 0, "{counts:?}");
+    assert_eq!(counts["unlisted.ok"], 0, "{counts:?}");
+    assert!(
+        counts["listed.ok"] > 10_000 && counts["unlisted.eperm"] > 10_000,
+        "{counts:?}"
+    );
+    // The probe keeps every core busy meanwhile, and other tests may: the fastest says what it takes.
+    assert!(times[0] < WITHIN, "{times:?}");
+}
+
+#[test]
+fn rules_that_do_not_fit_are_known_before_the_first_write() {
+    let mut gate = Gate::new();
+    let limit = gate.tables.room().1.limit as u32;
+    let nets = |from: u32, n: u32| -> Table {
+        (from..from + n)
+            .flat_map(|n| {
+                Target::network(
+                    format!("{}/31", address(2 * n)).parse().unwrap(),
+                    443,
+                    Transport::Udp,
+                )
+            })
+            .map(|target| (target, Action::Allow))
+            .collect()
+    };
+    let ops = gate.plan(nets(0, limit / 2 + 10));
+    gate.tables.fits(&ops).unwrap();
+    gate.tables.apply(&ops).unwrap();
+    // The new ones stand beside the old ones until the switch.
+    let ops = gate.planner.clone().replace(BTreeMap::from([(
+        DEFAULT_POLICY,
+        Desired {
+            table: nets(limit, limit / 2 + 10),
+            ..Desired::default()
+        },
+    )]));
+    let refused = gate.tables.fits(&ops).unwrap_err().to_string();
+    assert!(
+        refused.contains("networks") && refused.contains(&limit.to_string()),
+        "{refused}"
+    );
+    assert_eq!(gate.tables.room().1.used as u32, limit / 2 + 10);
+    let listed = format!("{}:443", address(0));
+    let probe = Probe::start(&gate.place(), &["judge", "--listed", &listed]).unwrap();
+    let counts = probe.stop().unwrap();
+    assert_eq!(
+        counts["listed.eperm"], 0,
+        "the old rules are in force: {counts:?}"
+    );
+    drop(gate.kernel);
+}
