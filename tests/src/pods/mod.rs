@@ -69,14 +69,19 @@ impl Drop for Pause {
     }
 }
 
+/// The lab's node forwards, and the outside knows the way back to the pods' ranges
+/// (10.244.0.0/16, fd00:10:244::/48).
+pub fn forward(lab: &Lab) -> Result<()> {
+    lab.node().sysctl("ipv4/ip_forward", "1")?;
+    lab.node().sysctl("ipv6/conf/all/forwarding", "1")?;
+    lab.outside()
+        .ip("route add 10.244.0.0/16 via 203.0.113.1\nroute add fd00:10:244::/48 via 2001:db8:1::1")
+}
+
 impl Pods {
     /// Makes the lab's node ready for pods.
     pub fn on(lab: &Lab) -> Result<Self> {
-        lab.node().sysctl("ipv4/ip_forward", "1")?;
-        lab.node().sysctl("ipv6/conf/all/forwarding", "1")?;
-        lab.outside().ip(
-            "route add 10.244.0.0/16 via 203.0.113.1\nroute add fd00:10:244::/48 via 2001:db8:1::1",
-        )?;
+        forward(lab)?;
         Ok(Self {
             burstable: lab.workloads().child("burstable")?,
             number: AtomicU16::new(1),
@@ -95,7 +100,7 @@ impl Pods {
         let v4 = Ipv4Addr::new(10, 244, high, low);
         let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number);
         wire(lab, &netns, number, stack, v4, v6)?;
-        let uid = format!("{number:08x}-0000-4000-8000-000000000000");
+        let uid = uid(number);
         let whole = self.burstable.child(&format!("pod{uid}"))?;
         let sandbox = whole.child(&id(b'a', number))?;
         let container = whole.child(&id(b'c', number))?;
@@ -163,6 +168,11 @@ fn wire(
     netns.connect("eth0", &here, lab.node(), &near, &[])?;
     lab.node().ip(&node)?;
     netns.ip(&inside)
+}
+
+/// `metadata.uid` of a node's pod with that number; the first has number 1.
+pub fn uid(number: u16) -> String {
+    format!("{number:08x}-0000-4000-8000-000000000000")
 }
 
 fn id(kind: u8, number: u16) -> String {

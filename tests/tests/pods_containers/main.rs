@@ -1,0 +1,256 @@
+//! Pods of a real container runtime behind the gate: containerd, runc and CNI.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod api;
+mod cri;
+mod daemonset;
+mod image;
+mod node;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::pods::{self, maps};
+use egress_tests::{Lab, LabOptions, wait_until};
+use node::{Node, Pod};
+
+const HTTPBIN: &str = include_str!("../../../examples/httpbin-serviceentry.yaml");
+const TIMEOUT: &str = include_str!("../../../examples/httpbin-timeout.yaml");
+const GOOGLE: &str = include_str!("../../../examples/google.yaml");
+
+const ECHO: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo}
+spec:
+  hosts: [echo.example]
+  ports:
+  - {number: 7, name: tcp-echo, protocol: TCP}
+  resolution: DNS
+";
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn get(node: &Node, pod: &Pod, url: &str) -> u16 {
+    let answered = || {
+        let (code, _, _) = node.curl(pod, &[url]).unwrap();
+        (code != 0).then_some(code)
+    };
+    wait_until("the pod gets an answer", SOON, answered).unwrap()
+}
+
+#[test]
+fn the_walk_through_the_lab_agrees_inside_a_pod() {
+    let lab = Lab::start().unwrap();
+    let node = Node::start(&lab).unwrap();
+    let trust = (lab.authority().path(), "/ca.pem");
+    let pod = node.pod(1, &[], &[trust]).unwrap();
+    let curl = |arguments: &[&str]| node.curl(&pod, arguments).unwrap();
+
+    // Nothing is listed: the first step.
+    let (_, time, done) = curl(&["http://httpbin.org/headers"]);
+    assert!(done.exit == 7 && time < 0.2, "{done:?} {time}");
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    assert_eq!(get(&node, &pod, "http://httpbin.org/headers"), 200);
+    let seen = lab.httpbin.requests().pop().unwrap();
+    let own = [pod.address.as_str(), "fd00:10:244:1:"];
+    let peer = seen.peer.ip().to_string();
+    assert!(own.iter().any(|own| peer.starts_with(own)), "{peer}");
+
+    lab.rules("google.yaml", GOOGLE).unwrap();
+    let (code, _, done) = curl(&["--cacert", "/ca.pem", "https://www.google.com/"]);
+    assert!(code == 200 && done.stdout.contains("<title>Google</title>"), "{done:?}");
+
+    let (code, time, _) = curl(&["http://httpbin.org/delay/5"]);
+    assert!(code == 200 && (5.0..5.8).contains(&time), "{code} {time}");
+    lab.rules("timeout.yaml", TIMEOUT).unwrap();
+    let (code, time, done) = curl(&["http://httpbin.org/delay/5"]);
+    assert!(code == 504 && (3.0..3.3).contains(&time), "{code} {time}");
+    assert_eq!(done.stdout, "upstream request timeout");
+
+    for address in [v4(host::BYSTANDER), v6(host::BYSTANDER)] {
+        let url = match address {
+            IpAddr::V4(v4) => format!("http://{v4}/"),
+            IpAddr::V6(v6) => format!("http://[{v6}]/"),
+        };
+        let (_, time, done) = curl(&[&url]);
+        assert!(done.exit == 7 && time < 0.05, "{done:?} {time}");
+    }
+    let (code, ..) = curl(&["-H", "Host: bystander.example", "http://httpbin.org/"]);
+    assert_eq!(code, 502);
+    let wrong = format!("bystander.example:443:{}", v4(host::GOOGLE));
+    let arguments = ["--cacert", "/ca.pem", "--resolve", &wrong, "https://bystander.example/"];
+    let (code, _, done) = curl(&arguments);
+    assert!(code == 0 && done.exit == 35, "{done:?}");
+    assert_eq!(lab.bystander.connections(), 0);
+    node.cri.remove(&pod.sandbox).unwrap();
+}
+
+/// A namespace for each of two pods, by the number in their uid.
+fn namespaces() -> LabOptions {
+    let entry = |number: u16, namespace: &str| {
+        let uid = pods::uid(number);
+        format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}")
+    };
+    LabOptions {
+        agent: ["--workload", &entry(1, "shop"), "--workload", &entry(2, "blog")]
+            .map(str::to_owned)
+            .to_vec(),
+        ..LabOptions::default()
+    }
+}
+
+#[test]
+fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
+    let lab = Lab::start_with(namespaces()).unwrap();
+    let shop_only = HTTPBIN.replace("  name: httpbin-ext", "  name: httpbin-ext\n  namespace: shop");
+    let shop_only = shop_only.replace("spec:", "spec:\n  exportTo: ['.']");
+    lab.rules("httpbin.yaml", &shop_only).unwrap();
+    let node = Node::start(&lab).unwrap();
+    let address = format!("httpbin.org:80:{}", v4(host::HTTPBIN));
+    // Tries twice at most; the exit code is the number of tries that were refused.
+    let script = format!(
+        "n=0; until curl -qsS --resolve {address} http://httpbin.org/get; do n=$((n+1)); [ $n = 2 ] && break; done; exit $n"
+    );
+    let ended = |number: u16| {
+        let pod = node.pod(number, &["sh", "-c", &script], &[]).unwrap();
+        let exit = wait_until("the entrypoint ends", SOON, || {
+            let status = node.cri.container(&pod.container).unwrap();
+            (status.state == api::EXITED).then_some(status.exit_code)
+        })
+        .unwrap();
+        node.cri.remove(&pod.sandbox).unwrap();
+        exit
+    };
+    assert!(ended(1) <= 1, "listed for the first pod's namespace");
+    assert_eq!(lab.httpbin.requests().len(), 1);
+    for number in [2, 3] {
+        assert_eq!(ended(number), 2, "not listed for pod {number}");
+    }
+    assert_eq!(lab.httpbin.connections(), 1, "only the listed pod came through");
+}
+
+#[test]
+fn an_agent_that_is_killed_and_replaced_lets_nothing_through_and_cuts_no_direct_flow() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    lab.rules("echo.yaml", ECHO).unwrap();
+    let node = Node::start(&lab).unwrap();
+    let pod = node.pod(1, &[], &[]).unwrap();
+    assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
+    let bystander = SocketAddr::new(v4(host::BYSTANDER), 80);
+    let echo = SocketAddr::new(v4(host::ECHO), 7);
+    let tries = format!("n=0; while [ $n -lt 400 ]; do probe tcp {bystander}; n=$((n+1)); done");
+    // One word a tenth of a second over one connection, over the whole time.
+    let words = format!(
+        "(n=0; while [ $n -lt 60 ]; do echo $n; n=$((n+1)); sleep 0.1; done) | probe hold {echo}"
+    );
+    let exec = |script: &str| {
+        let command = ["sh", "-c", script];
+        node.cri.exec(&pod.container, &command).unwrap()
+    };
+    std::thread::scope(|scope| {
+        let tries = scope.spawn(|| exec(&tries));
+        let words = scope.spawn(|| exec(&words));
+        for round in 0..3 {
+            if round == 1 {
+                lab.agent().unwrap().terminate().unwrap();
+            } else {
+                lab.agent().unwrap().kill().unwrap();
+            }
+            lab.start_agent().unwrap();
+        }
+        let tries = tries.join().unwrap();
+        let denied = tries.stdout.matches("\"errno\":1,").count();
+        assert_eq!((denied, tries.stdout.lines().count()), (400, 400), "{}", tries.stderr);
+        let words = words.join().unwrap();
+        let heard: Vec<&str> = words.stdout.lines().skip(1).take(60).collect();
+        let said: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+        assert_eq!(heard, said, "{}", words.stderr);
+    });
+    assert_eq!(lab.bystander.connections(), 0);
+    assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
+}
+
+#[test]
+fn nothing_is_left_of_containers_that_have_gone() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let agent = lab.agent().unwrap().pid();
+    let node = Node::start(&lab).unwrap();
+    let count = |what: &str| std::fs::read_dir(format!("/proc/{agent}/{what}")).unwrap().count();
+    let standing = || {
+        let entries = |name| maps::entries::<u64>(lab.bpf_dir(), name).unwrap();
+        (entries("PROXIES"), entries("OWNERS"), maps::links(lab.bpf_dir()).unwrap())
+    };
+    let round = |number: u16| {
+        let pod = node.pod(number, &[], &[]).unwrap();
+        assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
+        node.cri.remove(&pod.sandbox).unwrap();
+    };
+    let settled = || wait_until("only the own proxy", SOON, || (standing().0 == 1).then_some(()));
+    round(1);
+    settled().unwrap();
+    let before = standing();
+    let (threads, descriptors) = (count("task"), count("fd"));
+    let pods: u16 = std::env::var("EGRESS_TEST_PODS").map_or(8, |n| n.parse().unwrap());
+    for number in 2..2 + pods {
+        round(number);
+    }
+    settled().unwrap();
+    assert_eq!(standing(), before);
+    assert_eq!(count("task"), threads);
+    wait_until("no descriptor is left", SOON, || (count("fd") <= descriptors).then_some(())).unwrap();
+}
+
+#[test]
+fn the_daemonset_governs_pods_with_the_capabilities_that_it_names() {
+    let lab = Lab::without_agent(LabOptions::default()).unwrap();
+    lab.write_rules("httpbin.yaml", HTTPBIN).unwrap();
+    let node = Node::start(&lab).unwrap();
+    let agent = daemonset::deploy(&lab, &node, 100).unwrap();
+    let probe = daemonset::readiness().unwrap();
+    let probe: Vec<&str> = probe.iter().map(String::as_str).collect();
+    wait_until("the agent is ready", Duration::from_secs(30), || {
+        let done = node.cri.exec(&agent.pod.container, &probe).ok()?;
+        (done.exit == 0).then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e}\n{}", node.output(100)));
+    let pod = node.pod(1, &[], &[]).unwrap();
+    assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
+    assert_eq!(lab.httpbin.requests().pop().unwrap().peer.ip().to_string(), pod.address);
+    let refused = format!("http://{}/", v4(host::BYSTANDER));
+    let denied = |why: &str| {
+        let (code, time, done) = node.curl(&pod, &[&refused]).unwrap();
+        assert!(code == 0 && done.exit == 7 && time < 0.1, "{why}: {done:?}");
+    };
+    denied("unlisted");
+    // A rule that the kubelet swaps in is in force a moment later.
+    lab.remove_rules("httpbin.yaml").unwrap();
+    wait_until("the rule is gone", SOON, || {
+        (node.curl(&pod, &["http://httpbin.org/get"]).unwrap().0 == 0).then_some(())
+    })
+    .unwrap();
+    // Its pins are the node's: the gate outlives the pod.
+    node.cri.remove(&agent.pod.sandbox).unwrap();
+    denied("without an agent");
+    assert_eq!(lab.bystander.connections(), 0);
+    lab.write_rules("httpbin.yaml", HTTPBIN).unwrap();
+    let next = daemonset::deploy(&lab, &node, 101).unwrap();
+    assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
+    node.cri.remove(&next.pod.sandbox).unwrap();
+}
+
+#[test]
+fn the_manifests_rules_are_the_examples() {
+    let text = std::fs::read_to_string(image::workspace().join("deploy/kubernetes/rules.yaml"));
+    let map: serde_yaml::Value = serde_yaml::from_str(&text.unwrap()).unwrap();
+    for (name, text) in [
+        ("httpbin-serviceentry.yaml", HTTPBIN),
+        ("httpbin-timeout.yaml", TIMEOUT),
+        ("google.yaml", GOOGLE),
+    ] {
+        assert_eq!(map["data"][name].as_str(), Some(text), "{name}");
+    }
+}
