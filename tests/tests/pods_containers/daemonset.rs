@@ -33,10 +33,16 @@ pub fn deploy(lab: &Lab, node: &Node, number: u16) -> Result<Deployed> {
     let manifest = manifest("daemonset.yaml")?;
     let pod = &manifest["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
-    let files = tempfile::Builder::new().prefix("egress-test-deploy-").tempdir()?;
+    let files = tempfile::Builder::new()
+        .prefix("egress-test-deploy-")
+        .tempdir()?;
     let namespaces = NamespaceOption {
         network: POD,
-        pid: if pod["hostPID"] == Value::Bool(true) { NODE } else { CONTAINER },
+        pid: if pod["hostPID"] == Value::Bool(true) {
+            NODE
+        } else {
+            CONTAINER
+        },
         ipc: POD,
     };
     let sandbox = PodSandboxConfig {
@@ -93,7 +99,10 @@ fn words(list: &Value) -> Vec<String> {
 fn mounts(lab: &Lab, pod: &Value, container: &Value, files: &Path) -> Result<Vec<Mount>> {
     let volumes = pod["volumes"].as_sequence().context("volumes")?;
     let mut mounts = Vec::new();
-    for mount in container["volumeMounts"].as_sequence().context("volumeMounts")? {
+    for mount in container["volumeMounts"]
+        .as_sequence()
+        .context("volumeMounts")?
+    {
         let volume = volumes
             .iter()
             .find(|volume| volume["name"] == mount["name"])

@@ -43,7 +43,10 @@ pub fn agent(dir: &Path) -> Result<PathBuf> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// A program with its libraries. The script puts it at `/egress-agent`; `at` is where it is wanted.
@@ -60,7 +63,12 @@ fn archive(root: &Path, dir: &Path, tag: &str, entrypoint: &[&str]) -> Result<Pa
     let own = dir.join(format!("{}.image", name(root)));
     fs::create_dir_all(&own)?;
     let layer = own.join("layer.tar");
-    run(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&layer).arg("."))?;
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(root)
+        .arg("-cf")
+        .arg(&layer)
+        .arg("."))?;
     let sum = run(Command::new("sha256sum").arg(&layer))?;
     let digest = sum.split(' ').next().context("a digest")?;
     let config = json!({
@@ -74,14 +82,21 @@ fn archive(root: &Path, dir: &Path, tag: &str, entrypoint: &[&str]) -> Result<Pa
     fs::write(own.join("manifest.json"), manifest.to_string())?;
     let tar = dir.join(format!("{}.tar", name(root)));
     let files = ["manifest.json", "config.json", "layer.tar"];
-    run(Command::new("tar").arg("-C").arg(&own).arg("-cf").arg(&tar).args(files))?;
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(&own)
+        .arg("-cf")
+        .arg(&tar)
+        .args(files))?;
     Ok(tar)
 }
 
 /// Runs a program to its end and returns what it wrote.
 pub fn run(command: &mut Command) -> Result<String> {
     let shown = command.get_program().display().to_string();
-    let output = command.output().with_context(|| format!("cannot run {shown}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {shown}"))?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{shown}: {}", errors.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -60,7 +60,10 @@ fn the_walk_through_the_lab_agrees_inside_a_pod() {
 
     lab.rules("google.yaml", GOOGLE).unwrap();
     let (code, _, done) = curl(&["--cacert", "/ca.pem", "https://www.google.com/"]);
-    assert!(code == 200 && done.stdout.contains("<title>Google</title>"), "{done:?}");
+    assert!(
+        code == 200 && done.stdout.contains("<title>Google</title>"),
+        "{done:?}"
+    );
 
     let (code, time, _) = curl(&["http://httpbin.org/delay/5"]);
     assert!(code == 200 && (5.0..5.8).contains(&time), "{code} {time}");
@@ -80,7 +83,13 @@ fn the_walk_through_the_lab_agrees_inside_a_pod() {
     let (code, ..) = curl(&["-H", "Host: bystander.example", "http://httpbin.org/"]);
     assert_eq!(code, 502);
     let wrong = format!("bystander.example:443:{}", v4(host::GOOGLE));
-    let arguments = ["--cacert", "/ca.pem", "--resolve", &wrong, "https://bystander.example/"];
+    let arguments = [
+        "--cacert",
+        "/ca.pem",
+        "--resolve",
+        &wrong,
+        "https://bystander.example/",
+    ];
     let (code, _, done) = curl(&arguments);
     assert!(code == 0 && done.exit == 35, "{done:?}");
     assert_eq!(lab.bystander.connections(), 0);
@@ -94,9 +103,14 @@ fn namespaces() -> LabOptions {
         format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}")
     };
     LabOptions {
-        agent: ["--workload", &entry(1, "shop"), "--workload", &entry(2, "blog")]
-            .map(str::to_owned)
-            .to_vec(),
+        agent: [
+            "--workload",
+            &entry(1, "shop"),
+            "--workload",
+            &entry(2, "blog"),
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         ..LabOptions::default()
     }
 }
@@ -104,7 +118,10 @@ fn namespaces() -> LabOptions {
 #[test]
 fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
     let lab = Lab::start_with(namespaces()).unwrap();
-    let shop_only = HTTPBIN.replace("  name: httpbin-ext", "  name: httpbin-ext\n  namespace: shop");
+    let shop_only = HTTPBIN.replace(
+        "  name: httpbin-ext",
+        "  name: httpbin-ext\n  namespace: shop",
+    );
     let shop_only = shop_only.replace("spec:", "spec:\n  exportTo: ['.']");
     lab.rules("httpbin.yaml", &shop_only).unwrap();
     let node = Node::start(&lab).unwrap();
@@ -128,7 +145,11 @@ fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
     for number in [2, 3] {
         assert_eq!(ended(number), 2, "not listed for pod {number}");
     }
-    assert_eq!(lab.httpbin.connections(), 1, "only the listed pod came through");
+    assert_eq!(
+        lab.httpbin.connections(),
+        1,
+        "only the listed pod came through"
+    );
 }
 
 #[test]
@@ -163,7 +184,12 @@ fn an_agent_that_is_killed_and_replaced_lets_nothing_through_and_cuts_no_direct_
         }
         let tries = tries.join().unwrap();
         let denied = tries.stdout.matches("\"errno\":1,").count();
-        assert_eq!((denied, tries.stdout.lines().count()), (400, 400), "{}", tries.stderr);
+        assert_eq!(
+            (denied, tries.stdout.lines().count()),
+            (400, 400),
+            "{}",
+            tries.stderr
+        );
         let words = words.join().unwrap();
         let heard: Vec<&str> = words.stdout.lines().skip(1).take(60).collect();
         let said: Vec<String> = (0..60).map(|n| n.to_string()).collect();
@@ -179,17 +205,29 @@ fn nothing_is_left_of_containers_that_have_gone() {
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     let agent = lab.agent().unwrap().pid();
     let node = Node::start(&lab).unwrap();
-    let count = |what: &str| std::fs::read_dir(format!("/proc/{agent}/{what}")).unwrap().count();
+    let count = |what: &str| {
+        std::fs::read_dir(format!("/proc/{agent}/{what}"))
+            .unwrap()
+            .count()
+    };
     let standing = || {
         let entries = |name| maps::entries::<u64>(lab.bpf_dir(), name).unwrap();
-        (entries("PROXIES"), entries("OWNERS"), maps::links(lab.bpf_dir()).unwrap())
+        (
+            entries("PROXIES"),
+            entries("OWNERS"),
+            maps::links(lab.bpf_dir()).unwrap(),
+        )
     };
     let round = |number: u16| {
         let pod = node.pod(number, &[], &[]).unwrap();
         assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
         node.cri.remove(&pod.sandbox).unwrap();
     };
-    let settled = || wait_until("only the own proxy", SOON, || (standing().0 == 1).then_some(()));
+    let settled = || {
+        wait_until("only the own proxy", SOON, || {
+            (standing().0 == 1).then_some(())
+        })
+    };
     round(1);
     settled().unwrap();
     let before = standing();
@@ -201,7 +239,10 @@ fn nothing_is_left_of_containers_that_have_gone() {
     settled().unwrap();
     assert_eq!(standing(), before);
     assert_eq!(count("task"), threads);
-    wait_until("no descriptor is left", SOON, || (count("fd") <= descriptors).then_some(())).unwrap();
+    wait_until("no descriptor is left", SOON, || {
+        (count("fd") <= descriptors).then_some(())
+    })
+    .unwrap();
 }
 
 #[test]
@@ -219,7 +260,10 @@ fn the_daemonset_governs_pods_with_the_capabilities_that_it_names() {
     .unwrap_or_else(|e| panic!("{e}\n{}", node.output(100)));
     let pod = node.pod(1, &[], &[]).unwrap();
     assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
-    assert_eq!(lab.httpbin.requests().pop().unwrap().peer.ip().to_string(), pod.address);
+    assert_eq!(
+        lab.httpbin.requests().pop().unwrap().peer.ip().to_string(),
+        pod.address
+    );
     let refused = format!("http://{}/", v4(host::BYSTANDER));
     let denied = |why: &str| {
         let (code, time, done) = node.curl(&pod, &[&refused]).unwrap();

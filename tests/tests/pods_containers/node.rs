@@ -45,7 +45,9 @@ pub struct Pod {
 impl Node {
     pub fn start(lab: &Lab) -> Result<Self> {
         pods::forward(lab)?;
-        let dir = tempfile::Builder::new().prefix("egress-test-node-").tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix("egress-test-node-")
+            .tempdir()?;
         let archives = [image::pod(dir.path())?, image::agent(dir.path())?];
         let socket = dir.path().join("containerd.sock");
         fs::write(dir.path().join("containerd.toml"), settings(dir.path()))?;
@@ -58,7 +60,8 @@ impl Node {
             resolver: None,
         };
         // Namespaces are mounted below /run/netns, sockets of shims lie below /run/containerd.
-        let script = "mount --make-rprivate / && mount -t tmpfs none /run && exec containerd -c \"$0\"";
+        let script =
+            "mount --make-rprivate / && mount -t tmpfs none /run && exec containerd -c \"$0\"";
         let log = fs::File::create(dir.path().join("containerd.log"))?;
         let containerd = place
             .command("unshare")?
@@ -78,11 +81,15 @@ impl Node {
             runtime,
             dir,
         };
-        wait_until("containerd answers", UP_WITHIN, || node.cri.is_up().then_some(()))
-            .with_context(|| node.log())?;
+        wait_until("containerd answers", UP_WITHIN, || {
+            node.cri.is_up().then_some(())
+        })
+        .with_context(|| node.log())?;
         for archive in archives {
             let mut ctr = Command::new("ctr");
-            ctr.arg("--address").arg(&socket).args(["-n", "k8s.io", "images", "import"]);
+            ctr.arg("--address")
+                .arg(&socket)
+                .args(["-n", "k8s.io", "images", "import"]);
             run(ctr.arg(archive)).with_context(|| node.log())?;
         }
         Ok(node)
@@ -96,7 +103,11 @@ impl Node {
     }
 
     fn logs(&self, number: u16) -> String {
-        self.dir.path().join(format!("logs/pod-{number}")).display().to_string()
+        self.dir
+            .path()
+            .join(format!("logs/pod-{number}"))
+            .display()
+            .to_string()
     }
 
     /// The end of what the container of a pod wrote.
@@ -231,7 +242,11 @@ fn remove_version_1(parent: &Path) {
     let Some(first) = parent.iter().nth(1) else {
         return;
     };
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         if hierarchy.file_name() != "unified" {
             remove(&hierarchy.path().join(first));
         }
