@@ -4,9 +4,12 @@ use crate::failure::Failure;
 use crate::sources::files;
 use clap::ValueEnum;
 use egress_core::istio::report::Report;
-use egress_core::istio::{Verdict, decode};
+use egress_core::istio::{Decoded, Verdict, decode};
+use egress_core::registry::lint::{Finding, lint};
+use egress_core::registry::not_done::not_done;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Who reads the verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -26,12 +29,23 @@ pub fn run(
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     let files = files::read(paths).map_err(Failure::usage)?;
+    let decode = |f: &files::SourceFile| decode(&f.path.display().to_string(), &f.text);
+    let all: Vec<Decoded> = files.iter().map(decode).collect();
+    let mut together = across(&all).into_iter().peekable();
     let mut worst = Verdict::Valid;
     let (mut objects, mut invalid, mut warned) = (0, 0, 0);
-    for file in &files {
+    for (file, decoded) in files.iter().zip(&all) {
         let name = file.path.display().to_string();
-        let decoded = decode(&name, &file.text);
-        let report = Report::new(&name, &file.text, &decoded);
+        let mut report = Report::new(&name, &file.text, decoded);
+        for (index, object) in decoded.objects.iter().enumerate() {
+            let number = objects + index;
+            while let Some(finding) = together.next_if(|f| f.object == number) {
+                report.add(index, finding.message);
+            }
+            for message in not_done(object) {
+                report.add(index, message);
+            }
+        }
         worst = worst.max(report.verdict());
         for object in 0..decoded.objects.len() {
             objects += 1;
@@ -57,4 +71,11 @@ pub fn run(
         return Err(Failure::finding("there are invalid rules").into());
     }
     Ok(())
+}
+
+/// Findings across the objects of all files, in their order.
+fn across(files: &[Decoded]) -> Vec<Finding> {
+    let objects = files.iter().flat_map(|f| &f.objects);
+    let objects: Vec<_> = objects.cloned().map(Arc::new).collect();
+    lint(&objects)
 }

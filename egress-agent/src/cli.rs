@@ -3,7 +3,7 @@
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, LogFormat, Settings, Span};
 use crate::failure::{Failure, USAGE};
 use crate::kernel::canary;
-use crate::{admin, app, check, exec, privilege};
+use crate::{admin, app, check, exec, explain, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -34,6 +34,8 @@ enum Verb {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: check::Output,
     },
+    /// Say why a destination is let through or refused by rule files; exit 1 if it is refused
+    Explain(explain::Asked),
     /// Say how a running agent is: ready, rules, tables, counters, what stays open; exit 1 if not ready
     Status(StatusArgs),
     /// Wait until a running agent is ready
@@ -179,6 +181,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             let colour = out.is_terminal();
             check::run(&paths, output, colour, &mut out)
         }
+        Verb::Explain(asked) => explain::run(&asked, &mut std::io::stdout().lock()),
         Verb::Status(args) => {
             let status = admin::ask(&args.admin.socket()?)?;
             match args.output {

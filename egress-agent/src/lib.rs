@@ -12,6 +12,7 @@ pub mod config;
 pub mod dns;
 pub mod engine;
 pub mod exec;
+pub mod explain;
 pub mod failure;
 pub mod keeper;
 pub mod kernel;

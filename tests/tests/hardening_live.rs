@@ -239,8 +239,9 @@ fn readiness_follows_the_canary() {
 fn no_thread_of_the_running_agent_has_more_than_it_needs() {
     let mut lab = lab(&[]);
     let pid = lab.agent().unwrap().pid();
-    // CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_BPF 39 (include/uapi/linux/capability.h).
-    let needed = 1_u64 << 2 | 1 << 12 | 1 << 39;
+    // CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21, CAP_BPF 39
+    // (include/uapi/linux/capability.h); 19 and 21 for sockets in workloads' namespaces.
+    let needed = 1_u64 << 2 | 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
     let mut threads = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let text = fs::read_to_string(task.unwrap().path().join("status")).unwrap();

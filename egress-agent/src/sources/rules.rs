@@ -3,6 +3,7 @@
 use super::files::{Feed, SourceFile, digest, follow};
 use crate::failure::Failure;
 use egress_core::istio::{Message, Object, Severity, decode, validate};
+use egress_core::registry::not_done::not_done;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         let name = file.path.display().to_string();
         let decoded = decode(&name, &file.text);
         let messages = decoded.objects.iter().flat_map(validate);
+        let not_done = decoded.objects.iter().flat_map(not_done);
+        let messages = messages.chain(not_done);
         for message in decoded.messages.iter().cloned().chain(messages) {
             let line = line(&name, &message);
             if message.severity == Severity::Error {

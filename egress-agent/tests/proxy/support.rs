@@ -164,6 +164,7 @@ pub fn http_port(host: &str, endpoints: &[SocketAddr], timeout: Option<Duration>
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {
             host: host.into(),
+            nets: vec![],
             routes,
         })],
         ..PortRoutes::default()

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, io, mem, thread};
+use std::{env, io, mem};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -32,6 +33,9 @@ struct Cli {
     /// Sizes of the tables.
     #[arg(long, value_delimiter = ',', default_value = "10,1000,100000,1000000")]
     entries: Vec<u32>,
+    /// Say what each program takes, by the kernel's own account.
+    #[arg(long)]
+    programs: bool,
     /// Leave out nft.
     #[arg(long)]
     no_nft: bool,
@@ -41,6 +45,9 @@ struct Cli {
     /// Destinations.
     #[arg(long, hide = true)]
     spread: Option<u32>,
+    /// Cgroup that the measured sockets are made in.
+    #[arg(long, hide = true)]
+    join: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -100,7 +107,7 @@ const BASE: u32 = 0x1400_0000;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match (cli.measure, cli.spread) {
-        (Some(call), Some(spread)) => measure(call, spread),
+        (Some(call), Some(spread)) => measure(call, spread, cli.join.as_deref()),
         _ => bench(&cli),
     };
     match done {
@@ -195,7 +202,7 @@ impl Setup {
 
     fn sample(&self, call: Call, spread: u32, hooks: bool, nft: bool) -> Result<Sample> {
         let place = Place {
-            cgroup: Some(if hooks { &self.hooked } else { &self.plain }),
+            cgroup: None,
             netns: Some(match &self.nft {
                 Some(netns) if nft => netns,
                 _ => &self.open,
@@ -210,6 +217,8 @@ impl Setup {
             "--spread",
             &spread.to_string(),
         ]);
+        let cgroup = if hooks { &self.hooked } else { &self.plain };
+        command.arg("--join").arg(cgroup.path());
         let ended = run(command, Duration::from_mins(2))?;
         let mut numbers = ended.stdout.split_whitespace().map(str::parse);
         match (numbers.next(), numbers.next()) {
@@ -312,6 +321,36 @@ fn compare(setup: &Setup, call: Call, spread: u32, cli: &Cli) -> Result<()> {
         }
     }
     println!("{line}");
+    if cli.programs {
+        programs(setup, call, spread)?;
+    }
+    Ok(())
+}
+
+/// Runs and time of each program in one more sample (`kernel.bpf_stats_enabled`).
+fn programs(setup: &Setup, call: Call, spread: u32) -> Result<()> {
+    let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
+    let read = || -> Result<BTreeMap<u32, (String, u64, Duration)>> {
+        let mut all = BTreeMap::new();
+        for info in aya::programs::loaded_programs() {
+            let info = info?;
+            let name = info.name_as_str().unwrap_or_default().to_owned();
+            all.insert(info.id(), (name, info.run_count(), info.run_time()));
+        }
+        Ok(all)
+    };
+    let before = read()?;
+    setup.sample(call, spread, true, false)?;
+    for (id, (name, runs, time)) in read()? {
+        let (runs_before, time_before) = before
+            .get(&id)
+            .map_or((0, Duration::ZERO), |(_, r, t)| (*r, *t));
+        let runs = runs - runs_before;
+        if runs > 100 {
+            let each = (time - time_before).as_nanos() / u128::from(runs);
+            println!("  {:<20}   {name}: {runs} runs of {each} ns", "");
+        }
+    }
     Ok(())
 }
 
@@ -339,10 +378,10 @@ fn shown(samples: &[Sample]) -> String {
 }
 
 /// In the place of one configuration: the calls, one after another.
-fn measure(call: Call, spread: u32) -> Result<()> {
+fn measure(call: Call, spread: u32, join: Option<&Path>) -> Result<()> {
     // A quarter first, to warm up.
     let quarter = call.times() / 4;
-    let work = Work::new(call, spread)?;
+    let work = Work::new(call, spread, join)?;
     work.run(call, 0, quarter)?;
     let (cpu, wall) = (cpu_time()?, Instant::now());
     work.run(call, quarter, quarter + call.times())?;
@@ -354,18 +393,21 @@ fn measure(call: Call, spread: u32) -> Result<()> {
 
 struct Work {
     socket: UdpSocket,
+    listener: Option<TcpListener>,
     spread: u32,
     _receiver: UdpSocket,
 }
 
 impl Work {
-    fn new(call: Call, spread: u32) -> Result<Self> {
+    fn new(call: Call, spread: u32, join: Option<&Path>) -> Result<Self> {
+        // The other side is made outside: what it costs is no workload's.
         // Takes datagrams in, so that no ICMP error is made; a full buffer drops them.
         let receiver = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
-        if call == Call::TcpCycle {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
-            // It ends with the process.
-            thread::spawn(move || listener.incoming().for_each(drop));
+        let listener = (call == Call::TcpCycle)
+            .then(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))
+            .transpose()?;
+        if let Some(cgroup) = join {
+            std::fs::write(cgroup.join("cgroup.procs"), "0")?;
         }
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         if call == Call::UdpSend {
@@ -373,9 +415,21 @@ impl Work {
         }
         Ok(Self {
             socket,
+            listener,
             spread,
             _receiver: receiver,
         })
+    }
+
+    /// Connects, accepts and resets, so that no port is left in TIME_WAIT. In one thread: whoever
+    /// waits for another measures the scheduler.
+    fn cycle(&self, to: SocketAddr) -> io::Result<()> {
+        let stream = std::net::TcpStream::connect(to)?;
+        if let Some(listener) = &self.listener {
+            listener.accept()?;
+        }
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))
+            .map_err(io::Error::from)
     }
 
     fn run(&self, call: Call, from: u32, to: u32) -> io::Result<()> {
@@ -385,7 +439,7 @@ impl Work {
             let to = SocketAddr::new(IpAddr::V4(address(at)), PORT);
             match call {
                 Call::UdpConnect => self.socket.connect(to)?,
-                Call::TcpCycle => cycle(to)?,
+                Call::TcpCycle => self.cycle(to)?,
                 // A flow of eight to each.
                 Call::UdpSendto => {
                     let at = (u64::from(n / 8) * 7919 % u64::from(self.spread)) as u32;
@@ -396,13 +450,6 @@ impl Work {
         }
         Ok(())
     }
-}
-
-/// Connects and resets, so that no port is left in TIME_WAIT.
-fn cycle(to: SocketAddr) -> io::Result<()> {
-    let stream = std::net::TcpStream::connect(to)?;
-    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-    Ok(())
 }
 
 /// User and system time of this process (getrusage(2)).

@@ -30,6 +30,8 @@ use crate::place::Place;
 const PROXY_PORT: u16 = 15001;
 /// The node's addresses on the cable, and the far end's.
 const OWN: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
+/// Ranges that hold the node's addresses and not the far end's, listed as a cluster's would be.
+const OWN_RANGES: [&str; 2] = ["203.0.113.0/31", "2001:db8:1::/127"];
 const ROUTER: [&str; 2] = ["203.0.113.254", "2001:db8:1::fe"];
 /// Longer than any probe waits.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
@@ -169,9 +171,8 @@ impl Run {
 impl Bench {
     fn set_up(filter: &str) -> Result<Self> {
         let mut agent = vec![format!("--proxy-port={PROXY_PORT}")];
-        for own in OWN {
-            let bits = if own.contains(':') { 128 } else { 32 };
-            agent.push(format!("--internal={own}/{bits}"));
+        for range in OWN_RANGES {
+            agent.push(format!("--internal={range}"));
         }
         let lab = Lab::without_agent(LabOptions {
             agent,

@@ -45,7 +45,7 @@ pub fn claims(
                 entry,
                 port,
                 class,
-                ruled: plan.get(&port.number).is_some_and(|p| !p.tcp.is_empty()),
+                ruled: plan.get(port.number).is_some_and(|p| !p.tcp.is_empty()),
             };
             match entry.resolution {
                 Resolution::None => own.as_dialled(&mut claims),
@@ -57,9 +57,9 @@ pub fn claims(
             }
         }
     }
-    for (port, plan) in plan {
+    for (port, plan) in plan.iter() {
         for net in plan.tcp.iter().filter_map(|r| r.nets.as_ref()).flatten() {
-            for target in Target::network(*net, *port, Transport::Tcp) {
+            for target in Target::network(*net, port, Transport::Tcp) {
                 claim(&mut claims, target, Action::Proxy);
             }
         }
@@ -173,7 +173,11 @@ fn endpoints(
     let Some(listed) = &entry.endpoints else {
         // The host itself is an endpoint without labels.
         let labelled = pick.labels.is_some_and(|l| !l.is_empty());
-        let none = hosts::is_wildcard(host) || entry.resolution == Resolution::Static || labelled;
+        let resolved = matches!(
+            entry.resolution,
+            Resolution::Dns | Resolution::DnsRoundRobin
+        );
+        let none = hosts::is_wildcard(host) || !resolved || labelled;
         let own = if none { Vec::new() } else { of_name(host) };
         return own.into_iter().map(|ip| (ip, fallback)).collect();
     };
@@ -254,8 +258,8 @@ fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &P
     entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
 }
 
-/// `addresses` of a port; empty where any address will do.
-fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
+/// `addresses` of a port with resolution NONE; empty where any address will do.
+pub fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
     let any = with_port(service, number).any(|(e, _)| e.addresses.is_empty());
     let all = with_port(service, number).flat_map(|(e, _)| &e.addresses);
     if any {

@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod diff;
+pub mod explain;
 mod hints;
 pub mod leases;
 mod ranges;

@@ -3,10 +3,11 @@
 //! Owns what must be put together anew after a change, so that one answer or one rule costs its
 //! own hosts and not all. Does not decide which route applies: `registry` did.
 
-use super::claims::{cluster, doors};
+use super::claims::{cluster, doors, own_networks};
 use super::leases::Leases;
+use crate::istio::service_entry::Resolution;
 use crate::registry::hosts;
-use crate::registry::routes::{HostPlan, HttpPlan, PortPlan, Shares, To, itself};
+use crate::registry::routes::{HostPlan, HttpPlan, PortPlan, Shares, Subset, To, itself};
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::routing::{
@@ -25,6 +26,11 @@ fn door(port: u16, host: &Arc<str>) -> Door {
     (port, (wildcard, length, Arc::clone(host)))
 }
 
+/// The one that sorts before all.
+fn first_door() -> Door {
+    (0, (false, Reverse(usize::MAX), Arc::default()))
+}
+
 /// What one port of one service adds to the port's routes.
 #[derive(Clone, Debug, Default)]
 struct Part {
@@ -39,8 +45,8 @@ struct Part {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     clusters: BTreeMap<To, Arc<Cluster>>,
-    /// Which doors lead to each host's destinations.
-    users: BTreeMap<Arc<str>, BTreeMap<To, BTreeSet<Door>>>,
+    /// Each destination with every door that leads to it.
+    users: BTreeSet<(To, Door)>,
     parts: BTreeMap<Door, Part>,
     /// Parts to build anew.
     stale: BTreeSet<Door>,
@@ -60,7 +66,7 @@ impl Snapshot {
             routes: Arc::new(routes),
             ..Self::default()
         };
-        let none = HostPlan::new();
+        let none = HostPlan::default();
         for host in view.services.keys() {
             new.replan(host, &none, view, leases);
         }
@@ -69,52 +75,65 @@ impl Snapshot {
 
     /// A host's routes are others; `old` is its former plan.
     pub fn replan(&mut self, host: &Arc<str>, old: &HostPlan, view: &View, leases: &Leases) {
-        for (port, plan) in old {
-            let door = door(*port, host);
-            for to in destinations(host, *port, plan) {
-                let Some(of_host) = self.users.get_mut(&to.host) else {
-                    continue;
-                };
-                if let Some(users) = of_host.get_mut(&to) {
-                    users.remove(&door);
-                    if users.is_empty() {
-                        of_host.remove(&to);
-                        self.clusters.remove(&to);
-                    }
-                }
-                if of_host.is_empty() {
-                    self.users.remove(&to.host);
+        for (port, plan) in old.iter() {
+            let door = door(port, host);
+            for to in destinations(host, port, plan) {
+                self.users.remove(&(to.clone(), door.clone()));
+                if self.doors_to(&to).next().is_none() {
+                    self.clusters.remove(&to);
                 }
             }
             self.parts.remove(&door);
             self.stale.remove(&door);
-            self.stale_ports.insert(*port);
+            self.stale_ports.insert(port);
         }
-        for (port, plan) in view.plans.get(host).into_iter().flatten() {
-            let door = door(*port, host);
-            for to in destinations(host, *port, plan) {
-                let of_host = self.users.entry(Arc::clone(&to.host)).or_default();
-                of_host.entry(to).or_default().insert(door.clone());
+        for (port, plan) in view.plans.get(host).into_iter().flat_map(HostPlan::iter) {
+            let door = door(port, host);
+            for to in destinations(host, port, plan) {
+                self.users.insert((to, door.clone()));
             }
             self.stale.insert(door);
         }
         self.relocate(host, view, leases);
     }
 
+    fn doors_to(&self, to: &To) -> impl Iterator<Item = &Door> {
+        let from = (to.clone(), first_door());
+        let same = self.users.range(from..).take_while(move |(t, _)| t == to);
+        same.map(|(_, door)| door)
+    }
+
     /// A service has other addresses, or is another.
     pub fn relocate(&mut self, host: &Arc<str>, view: &View, leases: &Leases) {
-        let service = view.services.get(host);
-        for (to, users) in self.users.get(host).into_iter().flatten() {
-            let cluster = cluster(service.map(AsRef::as_ref), to, leases);
-            if self.clusters.get(to).is_none_or(|held| **held != cluster) {
-                self.clusters.insert(to.clone(), Arc::new(cluster));
-                self.stale.extend(users.iter().cloned());
+        let service = view.services.get(host).map(AsRef::as_ref);
+        let first = To {
+            host: Arc::clone(host),
+            port: 0,
+            subset: Subset::All,
+        };
+        let uses = self.users.range((first, first_door())..);
+        let mut made: Option<(&To, bool)> = None;
+        for (to, door) in uses.take_while(|(to, _)| to.host == *host) {
+            let changed = match made {
+                Some((held, changed)) if held == to => changed,
+                _ => {
+                    let cluster = cluster(service, to, leases);
+                    let changed = self.clusters.get(to).is_none_or(|held| **held != cluster);
+                    if changed {
+                        self.clusters.insert(to.clone(), Arc::new(cluster));
+                    }
+                    changed
+                }
+            };
+            made = Some((to, changed));
+            if changed {
+                self.stale.insert(door.clone());
             }
         }
         // Doors of bytes that name nobody are addresses.
-        for (port, plan) in view.plans.get(host).into_iter().flatten() {
+        for (port, plan) in view.plans.get(host).into_iter().flat_map(HostPlan::iter) {
             if plan.opaque || !plan.tcp.is_empty() {
-                self.stale.insert(door(*port, host));
+                self.stale.insert(door(port, host));
             }
         }
     }
@@ -132,7 +151,7 @@ impl Snapshot {
         for door in std::mem::take(&mut self.stale) {
             self.stale_ports.insert(door.0);
             let host = &door.1.2;
-            let plan = view.plans.get(host).and_then(|p| p.get(&door.0));
+            let plan = view.plans.get(host).and_then(|p| p.get(door.0));
             if let (Some(plan), Some(service)) = (plan, view.services.get(host)) {
                 let part = self.part(service, door.0, plan, view, leases);
                 self.parts.insert(door, part);
@@ -166,6 +185,11 @@ impl Snapshot {
             let routes = routes.iter().map(|r| clusters.http(r)).collect();
             Arc::new(VirtualHost {
                 host: service.host.to_string(),
+                nets: if service.resolution() == Resolution::None {
+                    own_networks(service, port)
+                } else {
+                    Vec::new()
+                },
                 routes,
             })
         });
@@ -199,7 +223,7 @@ impl Snapshot {
     fn port(&self, port: u16, view: &View) -> Option<PortRoutes> {
         let mut made = PortRoutes::default();
         let (mut own, mut tcp) = (Vec::new(), Vec::new());
-        let from = (port, (false, Reverse(usize::MAX), Arc::from("")));
+        let from = (port, first_door().1);
         let parts = self
             .parts
             .range(from..)
@@ -239,7 +263,7 @@ fn destinations(host: &Arc<str>, port: u16, plan: &PortPlan) -> impl Iterator<It
     let own = To {
         host: Arc::clone(host),
         port,
-        subset: crate::registry::routes::Subset::All,
+        subset: Subset::All,
     };
     plan.destinations().cloned().chain([own])
 }

@@ -11,13 +11,15 @@ use super::snapshot::Snapshot;
 use super::tables::{Action, Claims, Delta, Ledger, Target, Transport, claim};
 use crate::istio::Object;
 use crate::registry::scope::{Scope, Workload};
+use crate::registry::services::Service;
 use crate::registry::view::View;
 use crate::registry::{Change, Registry, Touched};
 use crate::routing::RouteTable;
 use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -81,14 +83,14 @@ pub(super) struct PolicyState {
     claims: BTreeMap<Arc<str>, Claims>,
     ledger: Ledger,
     snapshot: Snapshot,
-    allow_any: bool,
+    pub(super) allow_any: bool,
 }
 
 /// See the module. A copy is the way back from rules that the kernel has no room for.
 #[derive(Clone, Debug)]
 pub struct State {
     settings: Settings,
-    registry: Registry,
+    pub(super) registry: Registry,
     pub(super) leases: Leases,
     planner: Planner,
     pub(super) policies: BTreeMap<u32, PolicyState>,
@@ -462,6 +464,31 @@ fn needs(users: &mut BTreeMap<Arc<str>, BTreeSet<Arc<str>>>, view: &View) {
 }
 
 impl PolicyState {
+    /// Services that claim a destination.
+    pub(super) fn covering(&self, ip: IpAddr, port: u16, via: Transport) -> Vec<&Arc<Service>> {
+        let addr = Addr::from(ip).canonical();
+        let claimed = self.claims.iter();
+        let hosts = claimed.filter(|(_, c)| c.keys().any(|t| t.covers(addr, port, via)));
+        hosts
+            .filter_map(|(host, _)| self.view.services.get(host))
+            .collect()
+    }
+
+    /// Whether a destination is in the table, but for no service's sake.
+    pub(super) fn fixed(&self, to: SocketAddr) -> bool {
+        let addr = Addr::from(to.ip()).canonical();
+        let via = [Transport::Tcp, Transport::Udp];
+        let listed = |t: &Target| via.iter().any(|v| t.covers(addr, to.port(), *v));
+        let mine = |t: &Target| self.claims.values().any(|c| c.contains_key(t));
+        self.ledger.table().keys().any(|t| listed(t) && !mine(t))
+    }
+
+    /// Services with this port whose addresses come from DNS.
+    pub(super) fn by_name(&self, port: u16) -> impl Iterator<Item = &Arc<Service>> {
+        let services = self.view.services.values();
+        services.filter(move |s| s.class(port).is_some() && s.lookups().next().is_some())
+    }
+
     /// Puts what a host claims into the ledger; nothing if it is not visible.
     fn reclaim(&mut self, host: &Arc<str>, leases: &Leases, unlisted: UnlistedAddress) -> Delta {
         let found = self.view.services.get(host).zip(self.view.plans.get(host));

@@ -6,7 +6,7 @@
 use super::services::Class;
 use crate::istio::message::{Path, Step};
 use crate::istio::service_entry::{Resolution, ServiceEntry};
-use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute, TlsRoute, VirtualService};
+use crate::istio::virtual_service::{HttpRoute, VirtualService};
 use crate::istio::{Message, Object, Severity, Spec};
 
 /// One warning for each field of an object that asks for something that is not done.
@@ -21,22 +21,35 @@ pub fn not_done(object: &Object) -> Vec<Message> {
         Some(Spec::VirtualService(spec)) => notes.virtual_service(spec),
         Some(Spec::DestinationRule(spec)) => {
             notes.say_if(spec.traffic_policy.is_some(), "trafficPolicy", NO_EFFECT);
-            notes.say_if(!spec.subsets.is_empty(), "subsets", NO_EFFECT);
+            notes.each("subsets", &spec.subsets, |notes, subset| {
+                notes.say_if(subset.traffic_policy.is_some(), "trafficPolicy", NO_EFFECT);
+            });
         }
         Some(Spec::Sidecar(spec)) => {
-            notes.say_if(!spec.egress.is_empty(), "egress", NO_EFFECT);
-            let policy = spec.outbound_traffic_policy.is_some();
-            notes.say_if(policy, "outboundTrafficPolicy", NO_EFFECT);
+            let policy = spec.outbound_traffic_policy.as_ref();
+            if policy.is_some_and(|p| p.egress_proxy.is_some()) {
+                notes.inside("outboundTrafficPolicy", |notes| {
+                    notes.say("egressProxy", NO_EFFECT);
+                });
+            }
+            notes.each("egress", &spec.egress, |notes, listener| {
+                notes.say_if(!listener.bind.is_empty(), "bind", NO_EFFECT);
+                let proxy = listener.port.as_ref();
+                let proxy = proxy.is_some_and(|p| p.protocol.eq_ignore_ascii_case("HTTP_PROXY"));
+                notes.say_if(
+                    proxy,
+                    "port",
+                    "a listener for an explicit proxy is not done yet",
+                );
+            });
         }
-        Some(Spec::WorkloadEntry(_)) => notes.say("", "workload entries select nothing yet"),
-        None => {}
+        Some(Spec::WorkloadEntry(_)) | None => {}
     }
     notes.found
 }
 
 const NO_EFFECT: &str = "is not done yet and has no effect";
 const NO_ROUTE: &str = "is not done yet; this route serves nothing";
-const NO_MATCH: &str = "is not done yet; what this match asks for is refused";
 
 struct Notes<'a> {
     object: &'a Object,
@@ -76,43 +89,39 @@ impl Notes<'_> {
         }
     }
 
-    fn export_to(&mut self, namespaces: &[String]) {
-        let narrow = !namespaces.is_empty() && namespaces.iter().all(|n| n != "*");
-        self.say_if(
-            narrow,
-            "exportTo",
-            "is not done yet: every namespace sees it",
-        );
+    fn inside(&mut self, field: &str, visit: impl FnOnce(&mut Self)) {
+        self.path.push(Step::Key(field.to_owned().into()));
+        visit(self);
+        self.path.pop();
     }
 
     fn service_entry(&mut self, spec: &ServiceEntry) {
-        self.export_to(&spec.export_to);
         let dynamic = spec.resolution == Resolution::DynamicDns;
         self.say_if(
             dynamic,
             "resolution",
             "DYNAMIC_DNS is not done yet; its hosts are refused",
         );
-        let selects = spec.workload_selector.is_some();
-        self.say_if(
-            selects,
-            "workloadSelector",
-            "is not done yet; it selects no endpoint",
-        );
         let fixed = spec.resolution == Resolution::None;
         let vips = !spec.addresses.is_empty() && !fixed;
         self.each("ports", &spec.ports, |notes, port| {
-            let opaque = matches!(Class::parse(&port.protocol), Some(Class::Tcp | Class::Udp));
+            let udp = Class::parse(&port.protocol) == Some(Class::Udp);
             let moved = port.target_port != 0 && port.target_port != port.number;
             notes.say_if(
-                opaque && moved,
+                udp && moved,
                 "targetPort",
-                "is not done yet for this protocol; the port is refused",
+                "is not done yet for UDP; the port is refused",
             );
             notes.say_if(
-                opaque && vips,
+                udp && vips,
                 "protocol",
-                "connections of this protocol to spec.addresses are not done yet; they are refused",
+                "UDP to spec.addresses is not done yet; it is refused",
+            );
+            let h2 = ["http2", "grpc", "grpc-web"];
+            notes.say_if(
+                h2.contains(&port.protocol.to_ascii_lowercase().as_str()),
+                "protocol",
+                "HTTP/2 is not done yet; it is refused, HTTP/1.1 passes",
             );
         });
         self.each("endpoints", &spec.endpoints, |notes, endpoint| {
@@ -127,17 +136,12 @@ impl Notes<'_> {
     }
 
     fn virtual_service(&mut self, spec: &VirtualService) {
-        self.export_to(&spec.export_to);
-        self.say_if(!spec.tcp.is_empty(), "tcp", NO_EFFECT);
         self.each("http", &spec.http, Self::http);
-        self.each("tls", &spec.tls, Self::tls);
     }
 
     fn http(&mut self, route: &HttpRoute) {
-        self.each("match", &route.r#match, Self::http_match);
         self.say_if(route.redirect.is_some(), "redirect", NO_ROUTE);
         self.say_if(route.direct_response.is_some(), "directResponse", NO_ROUTE);
-        self.say_if(route.delegate.is_some(), "delegate", NO_ROUTE);
         for (asked, field) in [
             (route.rewrite.is_some(), "rewrite"),
             (route.retries.is_some(), "retries"),
@@ -149,57 +153,8 @@ impl Notes<'_> {
         ] {
             self.say_if(asked, field, NO_EFFECT);
         }
-        self.say_if(
-            route.route.iter().filter(|r| r.weight > 0).count() > 1,
-            "route",
-            WEIGHTS,
-        );
         self.each("route", &route.route, |notes, to| {
             notes.say_if(to.headers.is_some(), "headers", NO_EFFECT);
-            let subset = to
-                .destination
-                .as_ref()
-                .is_some_and(|d| !d.subset.is_empty());
-            notes.say_if(
-                subset,
-                "destination",
-                "subset is not done yet and has no effect",
-            );
         });
-    }
-
-    fn http_match(&mut self, m: &HttpMatchRequest) {
-        for (asked, field) in [
-            (m.uri.is_some(), "uri"),
-            (m.scheme.is_some(), "scheme"),
-            (m.method.is_some(), "method"),
-            (m.authority.is_some(), "authority"),
-            (!m.headers.is_empty(), "headers"),
-            (!m.query_params.is_empty(), "queryParams"),
-            (!m.without_headers.is_empty(), "withoutHeaders"),
-            (!m.source_labels.is_empty(), "sourceLabels"),
-            (!m.source_namespace.is_empty(), "sourceNamespace"),
-        ] {
-            self.say_if(asked, field, "is not done yet; this match matches nothing");
-        }
-    }
-
-    fn tls(&mut self, route: &TlsRoute) {
-        self.each("match", &route.r#match, |notes, m| {
-            notes.say_if(
-                !m.destination_subnets.is_empty(),
-                "destinationSubnets",
-                NO_MATCH,
-            );
-            notes.say_if(!m.source_labels.is_empty(), "sourceLabels", NO_MATCH);
-            notes.say_if(!m.source_namespace.is_empty(), "sourceNamespace", NO_MATCH);
-        });
-        self.say_if(
-            route.route.iter().filter(|r| r.weight > 0).count() > 1,
-            "route",
-            WEIGHTS,
-        );
     }
 }
-
-const WEIGHTS: &str = "weights are not done yet; everything goes to the first destination";

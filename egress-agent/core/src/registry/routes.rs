@@ -100,8 +100,26 @@ impl PortPlan {
     }
 }
 
-/// Every TCP port of one service.
-pub type HostPlan = BTreeMap<u16, PortPlan>;
+/// Every TCP port of one service. A list, since there are as many as hosts and each has a few.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostPlan(Vec<(u16, PortPlan)>);
+
+impl HostPlan {
+    /// The plan of a port.
+    pub fn get(&self, port: u16) -> Option<&PortPlan> {
+        self.iter().find(|(p, _)| *p == port).map(|(_, plan)| plan)
+    }
+
+    /// Every port with its plan.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &PortPlan)> {
+        self.0.iter().map(|(port, plan)| (*port, plan))
+    }
+
+    /// Every destination that the routes lead to.
+    pub fn destinations(&self) -> impl Iterator<Item = &To> {
+        self.0.iter().flat_map(|(_, plan)| plan.destinations())
+    }
+}
 
 /// What plans are made with.
 #[derive(Clone, Copy)]
@@ -116,7 +134,7 @@ pub struct Context<'a> {
 
 /// What a service does with flows, by port. UDP ports are not here.
 pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
-    let mut plans = HostPlan::new();
+    let mut plans = Vec::new();
     for (number, port) in service.ports() {
         if port.class == Class::Udp {
             continue;
@@ -136,9 +154,10 @@ pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
             }
             Class::Http | Class::Udp => {}
         }
-        plans.insert(number, plan);
+        plans.push((number, plan));
     }
-    plans
+    plans.shrink_to_fit();
+    HostPlan(plans)
 }
 
 /// The way to a service itself.

@@ -54,7 +54,7 @@ fn plan_of(text: &str, host: &str) -> HostPlan {
 /// Routes of port 80 as `HOST:PORT SECONDS`.
 fn http(text: &str, host: &str) -> Vec<String> {
     let plan = plan_of(text, host);
-    let routes = plan[&80].http.iter().flatten();
+    let routes = plan.get(80).unwrap().http.iter().flatten();
     routes
         .map(|r| {
             let to = |(weight, to): &(u32, To)| format!("{}:{}*{weight} ", to.host, to.port);
@@ -185,12 +185,13 @@ fn routes_apply_to_the_ports_that_their_matches_name() {
 #[test]
 fn a_tls_match_takes_the_port_from_the_services_own_name() {
     let base = entry("a", "a.com", TLS);
-    assert!(plan_of(&base, "a.com")[&443].own_name);
+    assert!(plan_of(&base, "a.com").get(443).unwrap().own_name);
     let tls = |m: &str| {
         let route = format!("tls: [{{match: [{m}], route: [{{destination: {{host: b.com}}}}]}}]");
         plan_of(&(base.clone() + &vs("v", "a.com", &route)), "a.com")
-            .remove(&443)
+            .get(443)
             .unwrap()
+            .clone()
     };
     let matched = tls("{port: 443, sniHosts: [A.com]}");
     assert!(!matched.own_name);
@@ -212,7 +213,7 @@ fn http_rules_have_no_effect_on_tls_ports() {
     let text =
         entry("a", "a.com", TLS) + &vs("v", "a.com", &format!("http: [{}]", to("a.com", "1s")));
     let plan = plan_of(&text, "a.com");
-    assert!(plan[&443].http.is_none() && plan[&443].own_name);
+    assert!(plan.get(443).unwrap().http.is_none() && plan.get(443).unwrap().own_name);
 }
 
 #[test]
@@ -235,15 +236,15 @@ fn what_is_asked_and_not_done_is_named_by_field() {
     let text = vs(
         "v",
         "a.com",
-        "http: [{match: [{uri: {exact: /}}], fault: {}, route: [{destination: {host: a.com, subset: s}}]}], tcp: [{}]",
+        "http: [{match: [{uri: {exact: /}}], redirect: {uri: /}}, {fault: {}, retries: {}, route: [{headers: {}, destination: {host: a.com, subset: s}}]}], tcp: [{}]",
     );
     let found = not_done(&objects(&text)[0]);
     let fields: Vec<_> = found.iter().map(|m| m.field.as_str()).collect();
     let expected = [
-        "spec.tcp",
-        "spec.http[0].match[0].uri",
-        "spec.http[0].fault",
-        "spec.http[0].route[0].destination",
+        "spec.http[0].redirect",
+        "spec.http[1].retries",
+        "spec.http[1].fault",
+        "spec.http[1].route[0].headers",
     ];
     assert_eq!(fields, expected);
     assert!(found.iter().all(|m| m.line == 5), "{found:?}");

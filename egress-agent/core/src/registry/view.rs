@@ -81,7 +81,7 @@ impl View {
     /// Makes a host's plan anew. Returns the former one.
     fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> HostPlan {
         let old = self.plans.remove(host).unwrap_or_default();
-        for to in old.values().flat_map(routes::PortPlan::destinations) {
+        for to in old.destinations() {
             if let Some(users) = self.used_by.get_mut(&to.host) {
                 users.remove(host);
                 if users.is_empty() {
@@ -98,7 +98,7 @@ impl View {
             scope: &self.scope,
         };
         let plan = routes::plan(service, &context);
-        for to in plan.values().flat_map(routes::PortPlan::destinations) {
+        for to in plan.destinations() {
             if to.host != *host {
                 let users = self.used_by.entry(Arc::clone(&to.host)).or_default();
                 users.insert(Arc::clone(host));

@@ -120,17 +120,17 @@ impl RouteTable {
         };
         let listed = || {
             let port = routes.ports.get(&dialled.port())?;
-            let route = &port.tcp[port.find_tcp(dialled.ip())?];
-            let cluster = Arc::clone(
-                route
-                    .to
-                    .pick(turn)
-                    .filter(|c| !c.missing && c.takes(dialled.ip()))?,
-            );
-            Some(if route.sniffed {
-                TcpDecision::RelayNonHttp(cluster)
-            } else {
-                TcpDecision::Relay(cluster)
+            port.find_tcp(dialled.ip(), |at| {
+                let route = &port.tcp[at];
+                let cluster = route.to.pick(turn)?;
+                // One that leads nowhere takes nothing from the others.
+                let cluster = Some(cluster).filter(|c| !c.missing && c.takes(dialled.ip()))?;
+                let cluster = Arc::clone(cluster);
+                Some(if route.sniffed {
+                    TcpDecision::RelayNonHttp(cluster)
+                } else {
+                    TcpDecision::Relay(cluster)
+                })
             })
         };
         routes
@@ -148,11 +148,14 @@ impl PortRoutes {
         head: &RequestHead<'_>,
         turn: usize,
     ) -> HttpDecision {
+        let decided = |at: usize| match self.hosts[at].decide(dialled, head, turn) {
+            // Not at this address: a wildcard over it may be.
+            HttpDecision::UnlistedHost => None,
+            decided => Some(decided),
+        };
         let host = parse_authority(head.authority).ok();
-        let found = host.and_then(|h| self.find_host(h.as_str()));
-        found.map_or(HttpDecision::UnlistedHost, |at| {
-            self.hosts[at].decide(dialled, head, turn)
-        })
+        let found = host.and_then(|h| self.find_host(h.as_str(), decided));
+        found.unwrap_or(HttpDecision::UnlistedHost)
     }
 }
 

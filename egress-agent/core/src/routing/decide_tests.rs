@@ -32,6 +32,7 @@ fn cluster(host: &str) -> Arc<Cluster> {
 fn virtual_host(host: &str) -> Arc<VirtualHost> {
     Arc::new(VirtualHost {
         host: host.into(),
+        nets: vec![],
         routes: vec![Arc::new(HttpRoute {
             to: Split::one(cluster(host)),
             ..HttpRoute::default()
@@ -153,6 +154,7 @@ fn host_forms_that_istio_takes_for_one_host_find_it() {
 fn what_is_not_there_is_denied_and_a_host_without_routes_is_no_route() {
     let bare = Arc::new(VirtualHost {
         host: "exact.example".into(),
+        nets: vec![],
         routes: vec![],
     });
     let table = table(PortRoutes {

@@ -5,13 +5,13 @@
 //! `*.example.com` is `a.b.example.com` and not `example.com`; `*example.com` is both and
 //! `badexample.com` too.
 
-use super::PortRoutes;
 use super::table::canonical;
+use super::{PortRoutes, TcpRoute};
 use ipnet::IpNet;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The sorted names of one port, made at the first question. A clone starts anew, so that a changed
 /// copy of a port is never asked through the names of the original.
@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 pub struct PortIndex {
     hosts: OnceLock<Names>,
     tls: OnceLock<Names>,
-    tcp: OnceLock<Prefixes>,
+    tcp: OnceLock<(Prefixes, Prefixes)>,
 }
 
 impl Clone for PortIndex {
@@ -88,35 +88,49 @@ impl Names {
 /// Networks of the tcp routes, by length and then by bits.
 #[derive(Debug, Default)]
 struct Prefixes {
-    entries: BTreeMap<(Reverse<u8>, IpNet), u32>,
+    entries: BTreeSet<(Reverse<u8>, IpNet, u32)>,
     lengths: Vec<u8>,
 }
 
 impl Prefixes {
-    fn add(&mut self, net: IpNet, entry: u32) {
-        let key = (Reverse(net.prefix_len()), net.trunc());
-        self.entries.entry(key).or_insert(entry);
+    fn new<'a>(routes: impl Iterator<Item = (u32, &'a Arc<TcpRoute>)>) -> Self {
+        let mut new = Self::default();
+        for (entry, route) in routes {
+            for net in &route.nets {
+                let key = (Reverse(net.prefix_len()), net.trunc(), entry);
+                new.entries.insert(key);
+            }
+        }
+        new.lengths = new.entries.iter().map(|(bits, ..)| bits.0).collect();
+        new.lengths.dedup();
+        new
     }
 
-    fn find(&self, addr: IpAddr) -> Option<usize> {
+    /// What `accept` makes of the first entry that it takes, the longest prefix first.
+    fn find<T>(&self, addr: IpAddr, accept: impl Fn(usize) -> Option<T>) -> Option<T> {
         let addr = canonical(addr);
-        let listed = self.lengths.iter().find_map(|bits| {
-            let net = IpNet::new(addr, *bits).ok()?.trunc();
-            self.entries.get(&(Reverse(*bits), net)).copied()
-        });
-        listed.map(|entry| entry as usize)
+        self.lengths.iter().find_map(|bits| {
+            let (bits, net) = (Reverse(*bits), IpNet::new(addr, *bits).ok()?.trunc());
+            let same = self.entries.range((bits, net, 0)..=(bits, net, u32::MAX));
+            same.map(|(.., entry)| *entry as usize).find_map(&accept)
+        })
     }
 }
 
 impl PortRoutes {
-    /// The place in `hosts` of the virtual host for this canonical host.
-    pub(super) fn find_host(&self, host: &str) -> Option<usize> {
+    /// What `accept` makes of a place in `hosts` for this canonical host: the most specific that it
+    /// takes.
+    pub(super) fn find_host<T>(
+        &self,
+        host: &str,
+        accept: impl Fn(usize) -> Option<T>,
+    ) -> Option<T> {
         let name_of = |place: Place| self.hosts[place.entry as usize].host.as_str();
         let places = || (0..self.hosts.len() as u32).map(|entry| Place { entry, name: 0 });
         self.index
             .hosts
             .get_or_init(|| Names::new(places(), name_of))
-            .find(host, name_of, Some)
+            .find(host, name_of, accept)
     }
 
     /// What `accept` makes of a place in `tls` for this canonical server name: the first that it
@@ -135,19 +149,19 @@ impl PortRoutes {
             .find(name, name_of, accept)
     }
 
-    /// The place in `tcp` of the route for this destination.
-    pub(super) fn find_tcp(&self, addr: IpAddr) -> Option<usize> {
-        let make = || {
-            let mut prefixes = Prefixes::default();
-            for (entry, route) in (0..).zip(&self.tcp) {
-                for net in &route.nets {
-                    prefixes.add(*net, entry);
-                }
-            }
-            prefixes.lengths = prefixes.entries.keys().map(|(bits, _)| bits.0).collect();
-            prefixes.lengths.dedup();
-            prefixes
+    /// What `accept` makes of a place in `tcp` for this destination: the first that it takes, of
+    /// those for any bytes before the sniffed ones, so that these never take HTTP from them.
+    pub(super) fn find_tcp<T>(
+        &self,
+        addr: IpAddr,
+        accept: impl Fn(usize) -> Option<T>,
+    ) -> Option<T> {
+        let of = |sniffed: bool| {
+            let routes = (0..).zip(&self.tcp);
+            Prefixes::new(routes.filter(|(_, route)| route.sniffed == sniffed))
         };
-        self.index.tcp.get_or_init(make).find(addr)
+        let (any, sniffed) = self.index.tcp.get_or_init(|| (of(false), of(true)));
+        any.find(addr, &accept)
+            .or_else(|| sniffed.find(addr, &accept))
     }
 }

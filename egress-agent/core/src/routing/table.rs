@@ -52,7 +52,8 @@ pub struct PortRoutes {
     /// wins whose route has the destination; of one name listed twice, the first.
     pub tls: Vec<Arc<TlsRoute>>,
     /// Destinations whose bytes are relayed unread where neither Host nor SNI is listed. The
-    /// longest prefix wins; of one prefix listed twice, the first.
+    /// longest prefix wins among those for any bytes, then among the sniffed ones; of one prefix
+    /// listed twice, the first.
     pub tcp: Vec<Arc<TcpRoute>>,
     /// Leave it `Default`: made from the lists when the port is first asked.
     pub index: PortIndex,
@@ -70,6 +71,8 @@ impl PartialEq for PortRoutes {
 pub struct VirtualHost {
     /// Lower-case host or wildcard (`*.example.com`) as the `ServiceEntry` lists it.
     pub host: String,
+    /// Destinations on which it is known (`addresses` with resolution NONE); empty means all.
+    pub nets: Vec<IpNet>,
     /// In order; the first that matches wins; none that matches is 404 (flag NR).
     pub routes: Vec<Arc<HttpRoute>>,
 }

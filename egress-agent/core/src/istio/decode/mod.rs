@@ -1,7 +1,7 @@
 //! Files of Kubernetes objects to Istio's resources, decoded as istiod does.
 //!
 //! Reads text and says what is wrong with its form. What is wrong with its meaning is for
-//! [`super::validate`] to say.
+//! [`super::validate()`] to say.
 
 pub(crate) mod macros;
 pub mod node;

@@ -2,7 +2,7 @@
 //!
 //! Source of the rules: golang/protobuf `jsonpb/decode.go`, which istiod uses
 //! (istio `pkg/util/protomarshal/protomarshal.go`). The structs themselves stand in the files of
-//! the kinds; the macros of [`super::macros`] write their reading.
+//! the kinds; the macros of `super::macros` write their reading.
 
 use std::collections::BTreeMap;
 

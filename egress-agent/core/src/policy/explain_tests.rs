@@ -1,0 +1,147 @@
+//! The verdict and the words, on rules alone.
+
+use super::{Question, QuestionError};
+use crate::istio::{Object, decode};
+use crate::policy::state::{Settings, State};
+use std::sync::Arc;
+use std::time::Instant;
+
+const RULES: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bin}
+spec: {hosts: [httpbin.org], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: slow}
+spec:
+  hosts: [httpbin.org]
+  http:
+  - match: [{uri: {prefix: /delay}}]
+    timeout: 3s
+    route: [{destination: {host: httpbin.org}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec: {hosts: [\"*.example.com\"], ports: [{number: 443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec: {hosts: [db.internal], addresses: [203.0.113.0/24], ports: [{number: 5432, name: p, protocol: TCP}]}
+";
+
+fn state() -> State {
+    let decoded = decode("rules.yaml", RULES);
+    assert!(!decoded.is_broken(), "{:?}", decoded.messages);
+    let objects: Vec<Arc<Object>> = decoded.objects.into_iter().map(Arc::new).collect();
+    let mut state = State::new(Settings::default());
+    state.handle_rules(Instant::now(), &objects);
+    state
+}
+
+#[test]
+fn questions_are_names_addresses_and_urls() {
+    let name = |host: &str, port, path: &str| {
+        Ok(Question::Name {
+            host: host.into(),
+            port,
+            path: path.into(),
+        })
+    };
+    for (text, expected) in [
+        ("a.com:80", name("a.com", 80, "/")),
+        ("http://A.com/x?y#z", name("a.com", 80, "/x?y")),
+        ("https://a.com", name("a.com", 443, "/")),
+        ("https://a.com:8443?q", name("a.com", 8443, "/?q")),
+        (
+            "192.0.2.1:53",
+            Ok(Question::Address("192.0.2.1:53".parse().unwrap())),
+        ),
+        (
+            "[2001:db8::1]:53",
+            Ok(Question::Address("[2001:db8::1]:53".parse().unwrap())),
+        ),
+        (
+            "http://192.0.2.1/",
+            Ok(Question::Address("192.0.2.1:80".parse().unwrap())),
+        ),
+        ("a.com", Err(QuestionError::NoPort)),
+        ("ftp://a.com", Err(QuestionError::Scheme("ftp".into()))),
+        ("a b:80", Err(QuestionError::BadHost("a b:80".into()))),
+    ] {
+        assert_eq!(Question::parse(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn the_answer_names_the_rule_or_the_nearest_and_the_field() {
+    let mut state = state();
+    for (question, allowed, words) in [
+        (
+            "http://httpbin.org/delay/5",
+            true,
+            "httpbin.org:80 by VirtualService default/slow (rules.yaml:7), timeout 3s",
+        ),
+        (
+            "http://httpbin.org/delay/5",
+            true,
+            "listed by ServiceEntry default/bin (rules.yaml:2)",
+        ),
+        (
+            "http://httpbin.org/get",
+            false,
+            "404: no route of VirtualService default/slow",
+        ),
+        (
+            "httpbin.org:443",
+            false,
+            "but not port 443 (field spec.ports)",
+        ),
+        (
+            "httpbim.org:80",
+            false,
+            "nearest: ServiceEntry default/bin (rules.yaml:2) lists httpbin.org, port 80",
+        ),
+        (
+            "a.example.com:443",
+            true,
+            "at any address: resolution is NONE",
+        ),
+        (
+            "example.com:443",
+            false,
+            "lists *.example.com (which is not the name itself)",
+        ),
+        (
+            "unheard.of:1",
+            false,
+            "no ServiceEntry lists unheard.of (field spec.hosts)",
+        ),
+        (
+            "db.internal:5432",
+            true,
+            "at the addresses of spec.addresses only",
+        ),
+        (
+            "203.0.113.7:5432",
+            true,
+            "TCP is listed by ServiceEntry default/db",
+        ),
+        ("203.0.113.7:80", false, "db.internal lists port 5432 only"),
+        (
+            "192.0.2.1:80",
+            false,
+            "port 80 is listed for httpbin.org, if DNS gives this address",
+        ),
+    ] {
+        let found = state.explain(0, &Question::parse(question).unwrap());
+        assert_eq!(found.allowed, allowed, "{question}: {found:?}");
+        assert!(
+            found.lines.join("\n").contains(words),
+            "{question}: {words}\n{found:?}"
+        );
+    }
+}

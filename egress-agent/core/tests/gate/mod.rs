@@ -1,0 +1,244 @@
+//! The whole pure half as one gate: rules and answers in, what becomes of a flow out. The kernel is
+//! `decide()` over maps that the state's own writes filled; the proxy is its decisions.
+
+use egress_core::istio::{Object, decode};
+use egress_core::policy::diff::TableOp;
+use egress_core::policy::leases::Answer;
+use egress_core::policy::state::{Settings, State};
+use egress_core::routing::{
+    Cluster, HttpDecision, PolicyRoutes, RequestHead, TcpDecision, TlsDecision,
+};
+use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, proto};
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::{Destination, Tables, decide};
+use egress_ebpf::verdict::Verdict;
+use http::HeaderMap;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The kernel's maps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kernel {
+    exact: BTreeMap<RuleKey, Rule>,
+    prefixes: BTreeMap<(u32, PrefixData), Rule>,
+    policies: BTreeMap<u32, Policy>,
+}
+
+fn number(addr: &Addr) -> u128 {
+    match IpAddr::from(*addr) {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+impl Tables for Kernel {
+    fn exact(&self, key: &RuleKey) -> Option<Rule> {
+        self.exact.get(key).copied()
+    }
+
+    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
+        let covers = |bits: u32, p: &PrefixData| {
+            let differ = number(&p.addr) ^ number(&d.addr);
+            (p.table, p.port, p.proto) == (d.table, d.port, d.proto)
+                && differ.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
+        };
+        let found = self
+            .prefixes
+            .iter()
+            .filter(|((bits, p), _)| covers(*bits, p));
+        found
+            .max_by_key(|((bits, _), _)| *bits)
+            .map(|(_, rule)| *rule)
+    }
+}
+
+impl Kernel {
+    fn apply(&mut self, op: &TableOp) {
+        match *op {
+            TableOp::PutExact(key, rule) => drop(self.exact.insert(key, rule)),
+            TableOp::DeleteExact(key) => assert!(self.exact.remove(&key).is_some()),
+            TableOp::PutPrefix { bits, data, rule } => {
+                self.prefixes.insert((bits, data), rule);
+            }
+            TableOp::DeletePrefix { bits, data } => {
+                assert!(self.prefixes.remove(&(bits, data)).is_some());
+            }
+            TableOp::SetPolicy(id, policy) => drop(self.policies.insert(id, policy)),
+            TableOp::DeletePolicy(id) => assert!(self.policies.remove(&id).is_some()),
+            TableOp::DropTable(_) => panic!("nothing was adopted"),
+        }
+    }
+
+    /// Entries of a policy without the ids of table and generation.
+    #[allow(dead_code, reason = "not every test file compares tables")]
+    pub fn content(&self, policy: u32) -> Vec<String> {
+        let Some(p) = self.policies.get(&policy) else {
+            return Vec::new();
+        };
+        let exact = self.exact.iter().filter(|(k, _)| k.table == p.table);
+        let exact = exact.map(|(k, r)| {
+            format!(
+                "{} {} {} {}",
+                IpAddr::from(k.addr),
+                k.port,
+                k.proto,
+                r.action
+            )
+        });
+        let prefixes = self
+            .prefixes
+            .iter()
+            .filter(|((_, d), _)| d.table == p.table);
+        let prefixes = prefixes.map(|((b, d), r)| {
+            format!(
+                "{}/{b} {} {} {}",
+                IpAddr::from(d.addr),
+                d.port,
+                d.proto,
+                r.action
+            )
+        });
+        let mut all: Vec<_> = exact.chain(prefixes).collect();
+        all.push(format!("flags {}", p.flags));
+        all.sort();
+        all
+    }
+}
+
+/// What a client says first.
+#[derive(Clone, Copy, Debug)]
+pub enum Spoken<'a> {
+    /// A request with this Host.
+    Http(&'a str),
+    /// A hello with this server name.
+    Tls(Option<&'a str>),
+    /// Anything else.
+    Bytes,
+}
+
+/// What becomes of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The kernel refuses it.
+    Refused,
+    /// The proxy closes it.
+    Closed,
+    /// The proxy answers with this status.
+    Status(u16),
+    /// It goes to the address that was dialled, as if there were no gate.
+    Original,
+    /// It goes to a service: `HOST:PORT`.
+    To(String),
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Gate {
+    pub state: State,
+    pub now: Instant,
+    pub kernel: Kernel,
+}
+
+pub fn objects(text: &str) -> Vec<Arc<Object>> {
+    let decoded = decode("test.yaml", text);
+    assert!(!decoded.is_broken(), "{:?}\n{text}", decoded.messages);
+    decoded.objects.into_iter().map(Arc::new).collect()
+}
+
+impl Gate {
+    pub fn new(settings: Settings, rules: &str) -> Self {
+        let mut gate = Self {
+            state: State::new(settings),
+            now: Instant::now(),
+            kernel: Kernel::default(),
+        };
+        gate.rules(&objects(rules));
+        gate
+    }
+
+    pub fn rules(&mut self, objects: &[Arc<Object>]) {
+        self.state.handle_rules(self.now, objects);
+        self.write();
+    }
+
+    #[allow(dead_code, reason = "not every test file resolves names")]
+    pub fn answer(&mut self, name: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        let ttl = Duration::from_mins(1);
+        self.state
+            .handle_answer(self.now, name, Ok(Answer { addresses, ttl }));
+        self.write();
+    }
+
+    pub fn write(&mut self) {
+        for op in self.state.poll_ops() {
+            self.kernel.apply(&op);
+        }
+    }
+
+    #[allow(dead_code, reason = "not every test file compares routes")]
+    pub fn routes(&mut self, policy: u32) -> Arc<PolicyRoutes> {
+        self.state.routes().policies[&policy].clone()
+    }
+
+    /// What becomes of a TCP flow.
+    pub fn flow(&mut self, policy: u32, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
+        let entry = self
+            .kernel
+            .policies
+            .get(&policy)
+            .copied()
+            .unwrap_or_default();
+        let dialled = Destination {
+            addr: to.ip().into(),
+            port: to.port(),
+            proto: proto::TCP,
+        };
+        match decide(&self.kernel, &entry, &dialled, Some(15001)) {
+            Verdict::Allow => Outcome::Original,
+            Verdict::Proxy => self.proxied(policy, to, spoken),
+            Verdict::Deny(_) => Outcome::Refused,
+        }
+    }
+
+    fn proxied(&mut self, policy: u32, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
+        let routes = self.state.routes();
+        let went = |c: &Cluster| match c.host.as_str() {
+            "PassthroughCluster" => Outcome::Original,
+            host => Outcome::To(format!("{host}:{}", c.port)),
+        };
+        let relay = routes.tcp(policy, to, 0);
+        match spoken {
+            Spoken::Http(authority) => {
+                let head = RequestHead {
+                    authority,
+                    method: "GET",
+                    path: "/",
+                    headers: &HeaderMap::new(),
+                };
+                let names = routes
+                    .port(policy, to.port())
+                    .is_some_and(|p| !p.hosts.is_empty());
+                if !names && relay == TcpDecision::Unlisted {
+                    return Outcome::Closed;
+                }
+                match routes.http(policy, to, &head, 0) {
+                    HttpDecision::Forward(cluster, _) => went(&cluster),
+                    HttpDecision::UnlistedHost => Outcome::Status(502),
+                    HttpDecision::NoRoute => Outcome::Status(404),
+                    HttpDecision::NoCluster(_) => Outcome::Status(503),
+                }
+            }
+            Spoken::Tls(name) => match routes.tls(policy, to, name, 0) {
+                TlsDecision::Forward(cluster) => went(&cluster),
+                TlsDecision::UnlistedName => Outcome::Closed,
+            },
+            Spoken::Bytes => match relay {
+                TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster) => went(&cluster),
+                TcpDecision::Unlisted => Outcome::Closed,
+            },
+        }
+    }
+}
