@@ -10,7 +10,7 @@ use crate::keeper::Cages;
 use crate::kernel::{Events, Live, Tables};
 use crate::observe::cgroups::CgroupPaths;
 use crate::observe::deny::Denial;
-use crate::observe::status::{RulesStatus, TableStatus};
+use crate::observe::status::{RulesStatus, TableStatus, WorkloadStatus};
 use crate::observe::throttle::Throttle;
 use crate::sources::RuleSet;
 use crate::workloads::{Owners, Workloads};
@@ -37,8 +37,8 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 /// Log lines of refusals in a second; the kernel's bound on events is higher, and each costs a line.
 const DENIALS_LOGGED: u32 = 200;
 
-/// A question about how the rules stand.
-pub type Ask = oneshot::Sender<RulesStatus>;
+/// A question about how rules and workloads stand.
+pub type Ask = oneshot::Sender<(RulesStatus, Vec<WorkloadStatus>)>;
 
 /// A question that came back.
 struct Reply {
@@ -178,7 +178,7 @@ impl Engine {
                 }
                 Some(ask) = self.asks.recv() => {
                     // Whoever asked may have left.
-                    let _ = ask.send(self.status());
+                    let _ = ask.send((self.status(), self.workloads.status()));
                     continue;
                 }
                 told = self.workloads.next() => {

@@ -66,9 +66,9 @@ impl Reporter {
     }
 
     async fn status(&self) -> Option<Status> {
-        let (answer, rules) = oneshot::channel();
+        let (answer, state) = oneshot::channel();
         self.engine.send(answer).await.ok()?;
-        let mut rules = rules.await.ok()?;
+        let (mut rules, workloads) = state.await.ok()?;
         if let Some(problem) = self.problem.borrow().as_ref() {
             rules.problem = Some(problem.clone());
         }
@@ -84,6 +84,7 @@ impl Reporter {
             trouble,
             canary_age_seconds: age.map(|age| age.as_secs_f64()),
             rules,
+            workloads,
             counters: counter_names()
                 .map(|(index, name)| (name.to_owned(), self.counters.get(index)))
                 .collect(),

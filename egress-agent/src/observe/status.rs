@@ -30,6 +30,8 @@ pub struct Status {
     pub kernel: KernelStatus,
     /// The rules and the tables made of them.
     pub rules: RulesStatus,
+    /// Cgroups below the roots that are workloads, or have network namespaces of their own.
+    pub workloads: Vec<WorkloadStatus>,
     /// The programs' counters, over every agent since the maps were made.
     pub counters: BTreeMap<String, u64>,
 }
@@ -70,6 +72,28 @@ pub struct RulesStatus {
     pub events: u64,
     /// Of them, refusals without a log line, because there were too many.
     pub not_logged: u64,
+}
+
+/// A cgroup below an enforced root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadStatus {
+    /// Its path below the root.
+    pub cgroup: String,
+    /// The kernel's id.
+    pub id: u64,
+    /// `NAMESPACE/SERVICE-ACCOUNT`; none where nobody said who it is.
+    pub identity: Option<String>,
+    /// `metadata.uid` of the pod, where the path names one.
+    pub pod: Option<String>,
+    /// Id of the container, where the path names one.
+    pub container: Option<String>,
+    /// The policy of its own; without one, that of the cgroup above holds.
+    pub policy: Option<u32>,
+    /// Network namespaces of its processes other than the agent's.
+    pub network_namespaces: usize,
+    /// Those of them in which the proxy listens.
+    pub proxied: usize,
 }
 
 /// How full a table is.
@@ -146,6 +170,16 @@ impl fmt::Display for Status {
             ("unlogged", r.not_logged),
         ] {
             writeln!(f, "  {name:<9} {count}")?;
+        }
+        for w in &self.workloads {
+            let identity = w.identity.as_deref().unwrap_or("unknown");
+            let policy = w.policy.map_or("of the root".to_owned(), |p| p.to_string());
+            let (proxied, all) = (w.proxied, w.network_namespaces);
+            let cgroup = &w.cgroup;
+            writeln!(
+                f,
+                "workload    {identity}, policy {policy}, proxy in {proxied} of {all} namespaces: {cgroup}"
+            )?;
         }
         writeln!(f, "counters")?;
         self.counters

@@ -16,6 +16,7 @@ pub use spaces::Spaces;
 
 use crate::config::WorkloadEntry;
 use crate::kernel::Tables;
+use crate::observe::status::WorkloadStatus;
 use crate::sockets::NetnsId;
 use cgroups::{Cgroup, Cgroups, Change};
 use processes::NsInode;
@@ -49,25 +50,6 @@ pub enum Told {
     Workload(u64, Workload),
     /// It is gone.
     Gone(u64),
-}
-
-/// A cgroup below an enforced root, as `status` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The kernel's id.
-    pub cgroup: u64,
-    /// Its folder.
-    pub folder: PathBuf,
-    /// What its path names.
-    pub name: names::CgroupName,
-    /// Who it is, where that is known.
-    pub workload: Option<Workload>,
-    /// The policy of its own in the kernel; without one, that of the cgroup above holds.
-    pub policy: Option<u32>,
-    /// Network namespaces of its processes other than the agent's.
-    pub namespaces: usize,
-    /// Those of them in which the proxy listens.
-    pub proxied: usize,
 }
 
 /// A cgroup and what is known of it.
@@ -278,21 +260,29 @@ impl Workloads {
         self.owners.become_these(tables, &wanted)
     }
 
-    /// Every cgroup below the enforced roots.
-    pub fn seen(&self) -> impl Iterator<Item = Seen> {
-        self.members.iter().map(|(id, member)| Seen {
-            cgroup: *id,
-            folder: member.cgroup.folder.clone(),
-            name: names::read(&member.below),
-            workload: member.workload.clone(),
-            policy: self.owners.of(*id),
-            namespaces: member.namespaces.len(),
-            proxied: member
-                .namespaces
-                .iter()
-                .filter(|ns| self.proxied(**ns))
-                .count(),
-        })
+    /// What `status` shows of them.
+    pub fn status(&self) -> Vec<WorkloadStatus> {
+        let shown = |m: &&Member| m.workload.is_some() || !m.namespaces.is_empty();
+        let members = self.members.values().filter(shown);
+        let mut all: Vec<WorkloadStatus> = members.map(|member| self.status_of(member)).collect();
+        all.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
+        all
+    }
+
+    fn status_of(&self, member: &Member) -> WorkloadStatus {
+        let (id, name) = (member.cgroup.id, names::read(&member.below));
+        let identity = |w: &Workload| format!("{}/{}", w.namespace, w.service_account);
+        let proxied = |namespace: &&NsInode| self.proxied(**namespace);
+        WorkloadStatus {
+            cgroup: member.below.clone(),
+            id,
+            identity: member.workload.as_ref().map(identity),
+            pod: name.pod.map(|pod| pod.uid),
+            container: name.container.map(|container| container.id),
+            policy: self.owners.of(id),
+            network_namespaces: member.namespaces.len(),
+            proxied: member.namespaces.iter().filter(proxied).count(),
+        }
     }
 
     /// Stops taking redirected flows in other namespaces; those that run go on until drained.

@@ -82,7 +82,7 @@ mod tests {
         };
         assert!(within(20) >= 4 && within(2000) >= 10, "{looks:?}");
         let last = looks.windows(2).last().unwrap();
-        assert_eq!(last[1] - last[0], LONGEST);
+        assert_eq!(last[1].saturating_sub(last[0]), LONGEST);
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub fn deploy(lab: &Lab, node: &Node, number: u16) -> Result<Deployed> {
                 seccomp: Some(SecurityProfile::default()),
             }),
         }),
-        ..node.container(image::AGENT, &[])
+        ..Node::container(image::AGENT, &[])
     };
     Ok(Deployed {
         pod: node.run(&sandbox, config)?,

@@ -148,7 +148,7 @@ impl Node {
     }
 
     /// A container of an image; the image's entrypoint where `command` is empty.
-    pub fn container(&self, image: &str, command: &[&str]) -> ContainerConfig {
+    pub fn container(image: &str, command: &[&str]) -> ContainerConfig {
         ContainerConfig {
             metadata: Some(ContainerMetadata {
                 name: "main".to_owned(),
@@ -176,7 +176,7 @@ impl Node {
     /// Makes a pod and starts its container; `number` gives it its uid.
     pub fn pod(&self, number: u16, command: &[&str], mounts: &[(&Path, &str)]) -> Result<Pod> {
         let config = self.config(number);
-        let mut container = self.container(image::POD, command);
+        let mut container = Self::container(image::POD, command);
         container.mounts = mounts
             .iter()
             .map(|(host, inside)| Mount {

@@ -376,3 +376,18 @@ fn audit_and_errno_are_part_of_the_policy_and_raise_its_generation() {
     assert_eq!((after.flags, after.errno), (policy_flag::AUDIT, 111));
     assert_ne!(after.generation, before.generation);
 }
+
+#[test]
+fn a_renewed_policy_has_a_generation_that_none_had_and_stays_what_it_is() {
+    let mut planner = Planner::default();
+    planner.replace(wants(&[(0, one("10.0.0.1")), (1, one("10.0.0.2"))]));
+    let before = planner.policies().clone();
+    let ops = planner.renew([0, 7]);
+    let renewed = Policy {
+        generation: planner.generation(),
+        ..before[&0]
+    };
+    assert_eq!(ops, [TableOp::SetPolicy(0, renewed)], "7 is nobody's");
+    assert!(before.values().all(|p| p.generation < renewed.generation));
+    assert_eq!(planner.policies()[&1], before[&1]);
+}
