@@ -147,7 +147,7 @@ impl Shared {
                 }
             }
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

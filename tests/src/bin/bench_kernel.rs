@@ -350,7 +350,7 @@ fn programs(setup: &Setup, call: Call, spread: u32) -> Result<()> {
         let runs = runs - runs_before;
         // Programs of other gates on this machine run too, but not as often.
         if runs >= u64::from(call.times()) {
-            let each = (time - time_before).as_nanos() / u128::from(runs);
+            let each = time.saturating_sub(time_before).as_nanos() / u128::from(runs);
             println!("  {:<20}   {name}: {runs} runs of {each} ns", "");
         }
     }
@@ -394,8 +394,8 @@ fn measure(call: Call, spread: u32, join: Option<&Path>) -> Result<()> {
     work.run(call, 0, quarter)?;
     let (cpu, wall) = (cpu_time()?, Instant::now());
     work.run(call, quarter, quarter + call.times())?;
-    let (wall, cpu) = (wall.elapsed(), cpu_time()? - cpu);
-    let each = |time: Duration| time.as_nanos() as f64 / f64::from(call.times());
+    let (wall, cpu) = (wall.elapsed(), cpu_time()?.saturating_sub(cpu));
+    let each = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(call.times());
     println!("{} {}", each(wall), each(cpu));
     Ok(())
 }
@@ -470,7 +470,8 @@ fn cpu_time() -> Result<Duration> {
         return Err(io::Error::last_os_error().into());
     }
     let of = |t: libc::timeval| {
-        Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
+        Duration::from_secs(t.tv_sec.cast_unsigned())
+            + Duration::from_micros(t.tv_usec.cast_unsigned())
     };
     Ok(of(usage.ru_utime) + of(usage.ru_stime))
 }
