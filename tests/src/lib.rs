@@ -6,6 +6,7 @@
 //! what must hold is for the tests to say.
 
 pub mod agent;
+pub mod bench_probe;
 pub mod bpffs;
 pub mod cgroup;
 pub mod client;
@@ -13,12 +14,13 @@ pub mod hosts;
 pub mod lab;
 pub mod netns;
 pub mod place;
-pub mod probe;
+
 pub mod wait;
 pub mod walk;
 
 pub use agent::Agent;
+pub use bench_probe::Probe;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
-pub use probe::Probe;
+
 pub use wait::wait_until;

@@ -10,14 +10,15 @@ use egress_tests::agent::Agent;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::client::run;
 use egress_tests::lab::{host, v4};
-use egress_tests::{Lab, LabOptions, probe, wait_until};
+use egress_tests::{Lab, LabOptions, bench_probe, wait_until};
 
 const SOON: Duration = Duration::from_secs(5);
 
 fn unlisted(lab: &Lab) -> String {
     let to = format!("{}:80", v4(host::BYSTANDER));
-    let command = probe::command(&lab.client_place(), &["once", &to]).unwrap();
-    let counts = probe::parse(&run(command, Duration::from_secs(20)).unwrap().stdout).unwrap();
+    let command = bench_probe::command(&lab.client_place(), &["once", &to]).unwrap();
+    let counts =
+        bench_probe::parse(&run(command, Duration::from_secs(20)).unwrap().stdout).unwrap();
     counts.into_keys().next().unwrap()
 }
 

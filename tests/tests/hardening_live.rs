@@ -5,10 +5,10 @@
 use std::fs;
 use std::time::Duration;
 
+use egress_tests::bench_probe::{self, Counts};
 use egress_tests::client::run;
 use egress_tests::hosts::Echo;
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::probe::{self, Counts};
 use egress_tests::{Lab, LabOptions, Probe, wait_until};
 use serde_json::Value;
 
@@ -57,8 +57,9 @@ fn hold(lab: &Lab, last: u8) -> Probe {
 
 /// One TCP connect of a workload; the word for its result.
 fn once(lab: &Lab, to: &str) -> String {
-    let command = probe::command(&lab.client_place(), &["once", to]).unwrap();
-    let counts = probe::parse(&run(command, Duration::from_secs(20)).unwrap().stdout).unwrap();
+    let command = bench_probe::command(&lab.client_place(), &["once", to]).unwrap();
+    let counts =
+        bench_probe::parse(&run(command, Duration::from_secs(20)).unwrap().stdout).unwrap();
     counts.into_keys().next().unwrap().replace("once.", "")
 }
 
@@ -238,8 +239,9 @@ fn readiness_follows_the_canary() {
 fn no_thread_of_the_running_agent_has_more_than_it_needs() {
     let mut lab = lab(&[]);
     let pid = lab.agent().unwrap().pid();
-    // CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_BPF 39 (include/uapi/linux/capability.h).
-    let needed = 1_u64 << 2 | 1 << 12 | 1 << 39;
+    // CAP_DAC_READ_SEARCH 2, CAP_NET_ADMIN 12, CAP_SYS_PTRACE 19, CAP_SYS_ADMIN 21, CAP_BPF 39
+    // (include/uapi/linux/capability.h); 19 and 21 for sockets in workloads' namespaces.
+    let needed = 1_u64 << 2 | 1 << 12 | 1 << 19 | 1 << 21 | 1 << 39;
     let mut threads = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let text = fs::read_to_string(task.unwrap().path().join("status")).unwrap();

@@ -7,8 +7,8 @@
 use std::env;
 use std::time::{Duration, Instant};
 
+use egress_tests::bench_probe::Counts;
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::probe::Counts;
 use egress_tests::{Lab, Probe};
 use rustix::process::Signal;
 
