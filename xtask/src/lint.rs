@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::tasks::{cargo, root, show};
 use crate::tidy::{self, Finding};
-use crate::{ebpf, provision};
+use crate::{ebpf, manifests, provision};
 
 /// Folders that hold no source of this project.
 const SKIPPED: [&str; 4] = ["target", ".git", "data", "corpus"];
 
-/// Format, clippy, docs and the house rules.
+/// Format, clippy, docs, the house rules and the manifests.
 pub fn run() -> Result<()> {
     if std::env::var_os("EGRESS_BPF_OBJECT").is_none() && ebpf::find()?.is_none() {
         provision::toolchain()?;
@@ -35,6 +35,7 @@ pub fn run() -> Result<()> {
         tidy(),
         show(&mut cargo(&clippy)),
         show(&mut doc),
+        manifests::check(),
     ];
     all(results)
 }

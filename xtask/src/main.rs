@@ -5,6 +5,7 @@
 mod bench;
 mod ebpf;
 mod lint;
+mod manifests;
 mod privilege;
 mod progress;
 mod provision;

@@ -46,20 +46,52 @@ pub fn toolchain() -> Result<Toolchain> {
 
 /// The programs that the lab and the end-to-end tests run.
 pub fn test_programs() -> Result<()> {
-    let missing: Vec<&str> = [("curl", "curl"), ("ip", "iproute2")]
-        .into_iter()
+    packages(&[("curl", "curl"), ("ip", "iproute2")])
+}
+
+/// What the tests with real containers run.
+pub fn container_programs() -> Result<()> {
+    packages(&[
+        ("containerd", "containerd"),
+        ("runc", "runc"),
+        ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+        ("busybox", "busybox-static"),
+    ])
+}
+
+/// The Python that checks manifests, with what a virtual environment needs.
+pub fn python() -> Result<()> {
+    packages(&[("python3", "python3")])?;
+    let has_venv = Command::new("python3")
+        .args(["-c", "import ensurepip, venv"])
+        .stderr(Stdio::null())
+        .status();
+    if has_venv.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    install(&["python3-venv"])
+}
+
+/// Installs the package of each program that is not there.
+fn packages(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
         .filter(|(program, _)| !is_program(program))
-        .map(|(_, package)| package)
+        .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
+    install(&missing)
+}
+
+fn install(packages: &[&str]) -> Result<()> {
     let _lock = lock()?;
-    match Apt::find(&missing) {
-        Some(apt) => apt.install(&missing),
+    match Apt::find(packages) {
+        Some(apt) => apt.install(packages),
         None => bail!(
             "the tests need {}: install it with the system's package manager",
-            missing.join(" and ")
+            packages.join(" and ")
         ),
     }
 }

@@ -120,6 +120,7 @@ pub fn run(keep: bool, agent: &[String]) -> Result<()> {
 pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
+    provision::container_programs()?;
     build()?;
     let mut suites = cargo(&["test", "--no-fail-fast", "--workspace", "--test", "*"]);
     if let Some(runner) = root_access.runner() {

@@ -285,16 +285,3 @@ fn the_daemonset_governs_pods_with_the_capabilities_that_it_names() {
     assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
     node.cri.remove(&next.pod.sandbox).unwrap();
 }
-
-#[test]
-fn the_manifests_rules_are_the_examples() {
-    let text = std::fs::read_to_string(image::workspace().join("deploy/kubernetes/rules.yaml"));
-    let map: serde_yaml::Value = serde_yaml::from_str(&text.unwrap()).unwrap();
-    for (name, text) in [
-        ("httpbin-serviceentry.yaml", HTTPBIN),
-        ("httpbin-timeout.yaml", TIMEOUT),
-        ("google.yaml", GOOGLE),
-    ] {
-        assert_eq!(map["data"][name].as_str(), Some(text), "{name}");
-    }
-}

@@ -1,0 +1,114 @@
+//! What is deployed: the manifests' rules and settings are ones that the agent takes, and the
+//! DaemonSet asks for no more than it says why.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use egress_tests::agent;
+use serde_yaml::Value;
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(workspace().join(path)).unwrap()
+}
+
+fn data(path: &str) -> Vec<(String, String)> {
+    let map: Value = serde_yaml::from_str(&text(path)).unwrap();
+    let pairs = map["data"].as_mapping().unwrap().iter();
+    let own = |v: &Value| v.as_str().unwrap().to_owned();
+    pairs.map(|(name, text)| (own(name), own(text))).collect()
+}
+
+#[test]
+fn the_config_maps_rules_are_the_examples_and_pass_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = data("deploy/kubernetes/rules.yaml");
+    assert_eq!(
+        rules.len(),
+        fs::read_dir(workspace().join("examples")).unwrap().count()
+    );
+    for (name, content) in rules {
+        assert_eq!(content, text(&format!("examples/{name}")), "{name}");
+        fs::write(dir.path().join(name), content).unwrap();
+    }
+    let mut check = Command::new(agent::binary().unwrap());
+    let output = check.arg("check").arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The agent reads its settings before it looks at a rule or a cgroup, so an error tells whether
+/// it could.
+#[test]
+fn the_settings_of_both_deployments_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let [(name, pods)] = data("deploy/kubernetes/config.yaml").try_into().unwrap();
+    assert_eq!(name, "agent.yaml");
+    for (of, settings) in [("pods", pods), ("vm", text("deploy/systemd/agent.yaml"))] {
+        let file = dir.path().join("agent.yaml");
+        fs::write(&file, settings).unwrap();
+        let mut run = Command::new(agent::binary().unwrap());
+        // A root that is no cgroup ends the agent before it touches anything.
+        let output = run
+            .args(["run", "--cgroup", "/nonexistent/cgroup", "--config"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains("/nonexistent/cgroup"), "{of}: {errors}");
+        assert!(!errors.contains("config file"), "{of}: {errors}");
+    }
+}
+
+#[test]
+fn each_capability_has_its_reason_and_nothing_is_privileged() {
+    let manifest = text("deploy/kubernetes/daemonset.yaml");
+    let set: Value = serde_yaml::from_str(&manifest).unwrap();
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    let security = &container["securityContext"];
+    assert_eq!(security["privileged"], Value::Bool(false));
+    assert_eq!(security["capabilities"]["drop"][0].as_str(), Some("ALL"));
+    let named = security["capabilities"]["add"].as_sequence().unwrap();
+    let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
+    for name in named {
+        let line = format!("- {}", name.as_str().unwrap());
+        let at = lines.iter().position(|l| *l == line).unwrap();
+        assert!(
+            lines[at - 1].starts_with('#'),
+            "{line} has no reason above it"
+        );
+    }
+    // The unit has the same ones.
+    let unit = text("deploy/systemd/egress-agent.service");
+    let bounded = unit
+        .lines()
+        .find_map(|l| l.strip_prefix("CapabilityBoundingSet="))
+        .unwrap();
+    let mut unit: Vec<&str> = bounded.split(' ').map(|c| &c["CAP_".len()..]).collect();
+    let mut pod: Vec<&str> = named.iter().map(|n| n.as_str().unwrap()).collect();
+    unit.sort_unstable();
+    pod.sort_unstable();
+    assert_eq!(unit, pod);
+}
+
+#[test]
+fn the_images_root_holds_all_that_the_agent_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = workspace().join("deploy/image/rootfs.sh");
+    let laid = Command::new(script)
+        .arg(agent::binary().unwrap())
+        .arg(dir.path())
+        .status()
+        .unwrap();
+    assert!(laid.success());
+    let version = Command::new("chroot")
+        .arg(dir.path())
+        .args(["/egress-agent", "--version"])
+        .output()
+        .unwrap();
+    assert!(version.status.success(), "{version:?}");
+}

@@ -1,0 +1,161 @@
+//! Many workloads on one node: what they cost the agent, and how soon a new one is governed.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use egress_tests::lab::v4;
+use egress_tests::pods::maps;
+use egress_tests::{Lab, LabOptions, probe, wait_until};
+
+const WORKLOADS: usize = 500;
+const POLICIES: usize = 50;
+/// New workloads whose time is taken.
+const SAMPLES: usize = 21;
+
+/// Ends what it holds.
+struct Running(Vec<Child>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+        }
+        for child in &mut self.0 {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A host of its own for each namespace, which no other one sees.
+fn rules() -> String {
+    let mut text = String::new();
+    for n in 0..POLICIES {
+        writeln!(
+            text,
+            "apiVersion: networking.istio.io/v1\n\
+             kind: ServiceEntry\n\
+             metadata: {{name: own, namespace: ns-{n}}}\n\
+             spec:\n\
+             \x20 hosts: [own-{n}.example]\n\
+             \x20 exportTo: ['.']\n\
+             \x20 addresses: [198.51.100.{}]\n\
+             \x20 ports: [{{number: 443, name: tls, protocol: TLS}}, {{number: 5432, name: tcp, protocol: TCP}}]\n\
+             \x20 resolution: STATIC\n\
+             \x20 endpoints: [{{address: 198.51.100.{}}}]\n---",
+            100 + n,
+            100 + n
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn resident_kib(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
+    let entries = (0..POLICIES).map(|n| format!("{{cgroup: ns{n}-*, namespace: ns-{n}}}"));
+    let mut lab = Lab::start_with(LabOptions {
+        agent: entries
+            .flat_map(|entry| ["--workload".to_owned(), entry])
+            .collect(),
+        ..LabOptions::default()
+    })
+    .unwrap();
+    lab.rules("rules.yaml", &rules()).unwrap();
+    let pid = lab.agent().unwrap().pid();
+    let bpf = lab.bpf_dir().to_owned();
+    let count = |name| maps::entries::<u64>(&bpf, name).unwrap();
+    let (alone, links) = (resident_kib(pid), maps::links(&bpf).unwrap());
+
+    let mut cgroups = Vec::new();
+    let mut running = Running(Vec::new());
+    for n in 0..WORKLOADS {
+        let cgroup = lab
+            .workloads()
+            .child(&format!("ns{}-{n}", n % POLICIES))
+            .unwrap();
+        let place = egress_tests::place::Place {
+            cgroup: Some(&cgroup),
+            ..lab.agent_place()
+        };
+        let mut command = place.command("unshare").unwrap();
+        let child = command
+            .args(["--net", "sleep", "infinity"])
+            .stdin(Stdio::null())
+            .spawn();
+        running.0.push(child.unwrap());
+        cgroups.push(cgroup);
+    }
+    wait_until(
+        "each has its policy and its proxy",
+        Duration::from_mins(1),
+        || (count("OWNERS") == WORKLOADS && count("PROXIES") == WORKLOADS + 1).then_some(()),
+    )
+    .unwrap();
+    let all = resident_kib(pid);
+    assert_eq!(
+        maps::links(&bpf).unwrap(),
+        links,
+        "programs are attached to the roots only"
+    );
+
+    // Nobody is there: what is listed gets that answer, what is another's is refused.
+    let place = egress_tests::place::Place {
+        cgroup: Some(&cgroups[3]),
+        ..lab.agent_place()
+    };
+    for (n, want) in [(3, libc::ECONNREFUSED), (4, libc::EPERM)] {
+        let to = SocketAddr::new(v4(100 + n), 5432);
+        let answer = probe::attempt(&place, "tcp", to).unwrap();
+        assert_eq!(answer.errno, Some(want), "{to}");
+    }
+
+    let mut times = Vec::new();
+    for n in 0..SAMPLES {
+        let folder = lab
+            .workloads()
+            .path()
+            .join(format!("ns{}-new{n}", n % POLICIES));
+        let before = count("OWNERS");
+        fs::create_dir(&folder).unwrap();
+        let start = Instant::now();
+        while count("OWNERS") == before {
+            assert!(start.elapsed() < Duration::from_secs(5), "not governed");
+        }
+        times.push(start.elapsed());
+        fs::remove_dir(&folder).unwrap();
+        wait_until("it is forgotten", Duration::from_secs(5), || {
+            (count("OWNERS") == before).then_some(())
+        })
+        .unwrap();
+    }
+    times.sort_unstable();
+    let (median, longest) = (times[SAMPLES / 2], times[SAMPLES - 1]);
+    println!(
+        "{WORKLOADS} workloads, {POLICIES} policies: {} MiB resident ({} MiB alone), {links} links, governed in {median:?} (longest {longest:?} of {SAMPLES})",
+        all / 1024,
+        alone / 1024,
+    );
+    assert!(all < 60 * 1024, "{all} KiB");
+    assert!(median < Duration::from_millis(20), "{times:?}");
+
+    drop(running);
+    wait_until(
+        "the proxy has left their namespaces",
+        Duration::from_secs(20),
+        || (count("PROXIES") == 1).then_some(()),
+    )
+    .unwrap();
+}
