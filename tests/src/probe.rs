@@ -1,0 +1,171 @@
+//! The program `probe`, as a test uses it: one attempt, or one that goes on in the background.
+//!
+//! Owns how it is run and read. What it does on the wire is in the program.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::agent::beside;
+use crate::client;
+use crate::place::Place;
+
+/// Longer than the program's own limit of an attempt.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the kernel answered to one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The error number, `None` for success, -1 for an error that has none.
+    pub errno: Option<i32>,
+    /// The error in words.
+    pub error: String,
+    /// From the first call to the outcome.
+    pub elapsed: Duration,
+}
+
+impl Answer {
+    /// Whether the kernel said EPERM, as the gate does.
+    pub fn denied(&self) -> bool {
+        self.errno == Some(libc::EPERM)
+    }
+
+    /// Whether it went through.
+    pub fn passed(&self) -> bool {
+        self.errno.is_none()
+    }
+}
+
+/// Tries one way (`tcp`, `tcp-echo`, `udp`, `udp-connected`) in `place`.
+pub fn attempt(place: &Place<'_>, way: &str, to: SocketAddr) -> Result<Answer> {
+    let mut command = place.command(beside("probe")?)?;
+    command.arg(way).arg(to.to_string());
+    let ended = client::run(command, LIMIT)?;
+    let value: Value = serde_json::from_str(&ended.stdout)
+        .with_context(|| format!("probe said {:?} {:?}", ended.stdout, ended.stderr))?;
+    Ok(Answer {
+        errno: value["errno"]
+            .as_i64()
+            .map(|errno| i32::try_from(errno).unwrap_or(-1)),
+        error: value["error"].as_str().unwrap_or_default().to_owned(),
+        elapsed: Duration::from_micros(value["micros"].as_u64().unwrap_or_default()),
+    })
+}
+
+/// A probe that goes on. Dropping it kills it.
+#[derive(Debug)]
+pub struct Session {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+/// How the connects of a loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections that came up.
+    pub connected: u64,
+    /// EPERM: the gate.
+    pub denied: u64,
+    /// ECONNREFUSED: nobody listens, such as the proxy of an agent that is dead.
+    pub refused: u64,
+    /// Anything else.
+    pub other: u64,
+    /// The longest attempt.
+    pub longest: Duration,
+}
+
+impl Session {
+    /// A connection that is kept up, to be used with [`Session::say`].
+    pub fn hold(place: &Place<'_>, to: SocketAddr) -> Result<Self> {
+        Self::start(place, "hold", to)
+    }
+
+    /// Connects without end, to be ended with [`Session::tally`].
+    pub fn connects(place: &Place<'_>, to: SocketAddr) -> Result<Self> {
+        Self::start(place, "loop", to)
+    }
+
+    fn start(place: &Place<'_>, way: &str, to: SocketAddr) -> Result<Self> {
+        let mut command = place.command(beside("probe")?)?;
+        command
+            .arg(way)
+            .arg(to.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot run probe")?;
+        let stdin = child.stdin.take();
+        let lines = lines(child.stdout.take());
+        let session = Self {
+            child,
+            stdin,
+            lines,
+        };
+        match session.line()?.as_str() {
+            "up" => Ok(session),
+            other => bail!("probe {way} {to}: {other}"),
+        }
+    }
+
+    /// Sends a word over the connection and returns what came back.
+    pub fn say(&mut self, word: &str) -> Result<String> {
+        writeln!(
+            self.stdin.as_mut().context("the session is over")?,
+            "{word}"
+        )?;
+        self.line()
+    }
+
+    /// Ends a loop and returns its counts.
+    pub fn tally(mut self) -> Result<Tally> {
+        self.stdin = None;
+        let line = self.line()?;
+        let value: Value =
+            serde_json::from_str(&line).with_context(|| format!("probe said {line:?}"))?;
+        let count = |name: &str| {
+            value[name]
+                .as_u64()
+                .with_context(|| format!("probe gave no {name}"))
+        };
+        Ok(Tally {
+            connected: count("connected")?,
+            denied: count("denied")?,
+            refused: count("refused")?,
+            other: count("other")?,
+            longest: Duration::from_micros(count("longest_micros")?),
+        })
+    }
+
+    fn line(&self) -> Result<String> {
+        self.lines.recv_timeout(LIMIT).context("probe says nothing")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a stream, read by a thread so that waiting for one can have a limit.
+fn lines(stream: Option<ChildStdout>) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let lines = stream
+            .into_iter()
+            .flat_map(|stream| BufReader::new(stream).lines());
+        for line in lines.map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
