@@ -133,9 +133,10 @@ impl Keeper {
 
     /// Attaches again where a link, a pin or the cgroup itself was removed.
     fn mend(&mut self) -> anyhow::Result<()> {
+        kernel::forget_vanished(&self.kernel.pins)?;
         let mut open = kernel::missing(&self.kernel, &self.own, &self.roots)?;
         if open.is_empty() {
-            return kernel::forget_vanished(&self.kernel.pins);
+            return Ok(());
         }
         open.truncate(3);
         let what = open.join(", ");

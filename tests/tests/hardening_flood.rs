@@ -80,7 +80,7 @@ fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
         let threads: Vec<_> = (0..processes).map(|_| scope.spawn(one)).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    let spent = cpu(pid) - cpu_before;
+    let spent = cpu(pid).saturating_sub(cpu_before);
     let percent = 100.0 * spent.as_secs_f64() / start.elapsed().as_secs_f64();
     let after = settled(lab);
     let all = |name: &str| done.iter().map(|d| d[name]).sum::<u64>();

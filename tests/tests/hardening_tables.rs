@@ -10,11 +10,11 @@ use egress_agent::kernel::{self, Kernel, Tables};
 use egress_core::policy::diff::{Desired, Planner, TableOp};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
-use egress_tests::Probe;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
+use egress_tests::{Lab, Probe, wait_until};
 
 const ENTRIES: u32 = 100_000;
 const WITHIN: Duration = Duration::from_millis(150);
@@ -203,4 +203,52 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
         "the old rules are in force: {counts:?}"
     );
     drop(gate.kernel);
+}
+
+#[test]
+fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
+    let lab = Lab::start().unwrap();
+    let rules = |first: u32| {
+        let nets: Vec<_> = (first..first + 35_000)
+            .map(|n| format!("{}/31", address(2 * n)))
+            .collect();
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: many}}\nspec:\n  \
+             hosts: [many.example]\n  addresses: [{}]\n  \
+             ports: [{{number: 443, name: tcp, protocol: TCP}}]\n  resolution: NONE\n",
+            nets.join(", ")
+        )
+    };
+    let status = || -> serde_json::Value {
+        let socket = lab.admin_socket();
+        let verb = [
+            "status",
+            "-o",
+            "json",
+            "--admin-socket",
+            socket.to_str().unwrap(),
+        ];
+        serde_json::from_str(&lab.verb(&verb).unwrap().stdout).unwrap()
+    };
+    let generation = |status: &serde_json::Value| status["rules"]["generation"].as_u64().unwrap();
+    let before = generation(&status());
+    lab.write_rules("many.yaml", &rules(0)).unwrap();
+    let applied = wait_until("the first are in force", Duration::from_mins(1), || {
+        Some(status()).filter(|s| generation(s) > before)
+    })
+    .unwrap();
+    assert_eq!(applied["rules"]["networks"]["used"], 35_000);
+    lab.write_rules("many.yaml", &rules(40_000)).unwrap();
+    let refused = wait_until("the second are refused", Duration::from_mins(1), || {
+        Some(status()).filter(|s| s["rules"]["problem"].is_string())
+    })
+    .unwrap();
+    let problem = refused["rules"]["problem"].as_str().unwrap();
+    assert!(
+        problem.contains("do not fit") && problem.contains("70000"),
+        "{problem}"
+    );
+    assert_eq!(refused["rules"]["networks"]["used"], 35_000);
+    assert_eq!(generation(&refused), generation(&applied));
+    assert_eq!(refused["ready"], true, "the old rules are in force");
 }

@@ -50,7 +50,6 @@ enum Task {
     Bench {
         /// Which.
         bench: bench::Bench,
-        /// `--help` says what there is.
         #[arg(last = true)]
         arguments: Vec<String>,
     },

@@ -7,6 +7,8 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
+const AF_INET: u8 = libc::AF_INET as u8;
+const AF_INET6: u8 = libc::AF_INET6 as u8;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// `INET_DIAG_REQ_SK_BPF_STORAGES`; since Linux 5.7.
@@ -66,8 +68,8 @@ impl Diag {
     /// Every TCP connection of both families on which `map` (an sk_storage) has a value.
     pub fn connections(&self, map: BorrowedFd<'_>) -> io::Result<Vec<(SocketId, Vec<u8>)>> {
         let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut body = request(family as u8, LIVE, &[0; ID]);
+        for family in [AF_INET, AF_INET6] {
+            let mut body = request(family, LIVE, &[0; ID]);
             let fd = map.as_raw_fd().to_ne_bytes();
             attribute(&mut body, REQ_STORAGES, &{
                 let mut nested = Vec::new();
@@ -193,7 +195,7 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn nested<'a>(bytes: &'a [u8], wanted: u16) -> Option<&'a [u8]> {
+fn nested(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes)
         .find(|(kind, _)| *kind == wanted)
         .map(|(_, value)| value)
@@ -233,7 +235,7 @@ mod tests {
 
     fn socket(value: Option<&[u8]>) -> Vec<u8> {
         let mut body = vec![7; MSG];
-        body[0] = libc::AF_INET as u8;
+        body[0] = AF_INET;
         let mut storage = Vec::new();
         attribute(&mut storage, 2, &9_u32.to_ne_bytes());
         if let Some(value) = value {
@@ -249,7 +251,7 @@ mod tests {
     #[test]
     fn a_socket_is_found_by_the_value_that_the_map_has_on_it() {
         let (id, value) = connection(&socket(Some(b"state"))).unwrap();
-        assert_eq!((id.family, id.id), (libc::AF_INET as u8, [7; ID]));
+        assert_eq!((id.family, id.id), (AF_INET, [7; ID]));
         assert_eq!(value, b"state");
         assert_eq!(connection(&socket(None)), None);
     }

@@ -110,8 +110,8 @@ pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
 /// The `batch` member of `union bpf_attr`.
 #[repr(C)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    position_in: u64,
+    position_out: u64,
     keys: u64,
     values: u64,
     /// In: entries given. Out: entries done, also where the call fails.
@@ -149,8 +149,8 @@ pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Progress {
 
 fn batch<K: Pod>(command: libc::c_long, map: BorrowedFd<'_>, keys: &[K], values: u64) -> Progress {
     let mut attr = Batch {
-        in_batch: 0,
-        out_batch: 0,
+        position_in: 0,
+        position_out: 0,
         keys: keys.as_ptr() as u64,
         values,
         count: u32::try_from(keys.len()).unwrap_or(u32::MAX),

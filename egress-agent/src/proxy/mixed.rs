@@ -60,7 +60,7 @@ pub(super) async fn by_name(
             http::serve(client, Rewound::new(ahead, stream), drain).await;
         }
         Found::As(_) | Found::Gone | Found::Late => {
-            tcp::relay(client, ahead, stream, cluster).await
+            tcp::relay(client, ahead, stream, cluster).await;
         }
     }
 }

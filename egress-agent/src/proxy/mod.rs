@@ -153,7 +153,7 @@ impl Shared {
                 }
             }
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -130,7 +130,7 @@ fn run(task: Task) -> Result<()> {
 fn until_told<const N: usize>(work: [Box<dyn Fn() + Send>; N]) -> Result<()> {
     println!("ready");
     io::stdout().flush()?;
-    let threads: Vec<_> = work.into_iter().map(|work| thread::spawn(work)).collect();
+    let threads: Vec<_> = work.into_iter().map(thread::spawn).collect();
     io::stdin().read_to_end(&mut Vec::new())?;
     STOP.store(true, Ordering::Relaxed);
     for thread in threads {
@@ -258,7 +258,7 @@ fn flood(rate: u64, time: Duration, spread: bool) -> Result<()> {
         let next = start + Duration::from_millis(1) * bursts;
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    let per_second = (done as f64 / start.elapsed().as_secs_f64()) as u64;
+    let per_second = u128::from(done) * 1000 / start.elapsed().as_millis().max(1);
     println!("done={done} passed={passed} persecond={per_second}");
     Ok(())
 }

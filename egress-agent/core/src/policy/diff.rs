@@ -234,15 +234,15 @@ impl Planner {
         if self.keep_flows {
             return ops;
         }
-        let changed: Vec<u32> = changes
+        let renewed: Vec<u32> = changes
             .iter()
             .filter(|(_, delta)| !delta.is_empty())
             .map(|(id, _)| *id)
             .collect();
-        if !changed.is_empty() {
+        if !renewed.is_empty() {
             self.generation = next(self.generation);
         }
-        for id in changed {
+        for id in renewed {
             if let Some(policy) = self.policies.get_mut(&id) {
                 policy.generation = self.generation;
                 ops.push(TableOp::SetPolicy(id, *policy));

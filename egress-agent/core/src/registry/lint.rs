@@ -59,7 +59,7 @@ struct Lint<'a> {
 fn path(steps: &[(&str, Option<usize>)]) -> Path {
     let mut all = vec![Step::Key("spec".into())];
     for (key, index) in steps {
-        all.push(Step::Key((*key).to_owned().into()));
+        all.push(Step::Key((*key).to_owned()));
         all.extend(index.map(Step::Index));
     }
     Path(all)

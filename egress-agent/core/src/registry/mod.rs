@@ -184,8 +184,12 @@ impl Registry {
                 .all(|o| is_plain(o))
         {
             let mut touched = Touched::default();
-            gone.iter().for_each(|o| self.take_out(o, &mut touched));
-            added.iter().for_each(|o| self.put_in(o, &mut touched));
+            for object in &gone {
+                self.take_out(object, &mut touched);
+            }
+            for object in added {
+                self.put_in(object, &mut touched);
+            }
             Change::Some(touched)
         } else {
             self.rebuild();

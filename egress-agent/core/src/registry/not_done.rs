@@ -61,7 +61,7 @@ impl Notes<'_> {
     fn say(&mut self, field: &str, text: &str) {
         let mut steps = self.path.clone();
         if !field.is_empty() {
-            steps.push(Step::Key(field.to_owned().into()));
+            steps.push(Step::Key(field.to_owned()));
         }
         let path = Path(steps);
         let mark = self.object.place(&path);
@@ -83,14 +83,14 @@ impl Notes<'_> {
     fn each<T>(&mut self, field: &str, items: &[T], mut visit: impl FnMut(&mut Self, &T)) {
         for (i, item) in items.iter().enumerate() {
             self.path
-                .extend([Step::Key(field.to_owned().into()), Step::Index(i)]);
+                .extend([Step::Key(field.to_owned()), Step::Index(i)]);
             visit(self, item);
             self.path.truncate(self.path.len() - 2);
         }
     }
 
     fn inside(&mut self, field: &str, visit: impl FnOnce(&mut Self)) {
-        self.path.push(Step::Key(field.to_owned().into()));
+        self.path.push(Step::Key(field.to_owned()));
         visit(self);
         self.path.pop();
     }

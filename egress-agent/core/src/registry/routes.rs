@@ -178,8 +178,8 @@ fn http(service: &Service, port: u16, context: &Context<'_>) -> Vec<HttpPlan> {
             timeout: None,
         }]
     };
-    let rules = context.registry.rules_for(&service.host, context.scope);
-    let in_force = rules.filter(|vs| !vs.spec().http.is_empty()).next();
+    let mut rules = context.registry.rules_for(&service.host, context.scope);
+    let in_force = rules.find(|vs| !vs.spec().http.is_empty());
     in_force
         .and_then(|vs| http_routes(vs, port, context))
         .unwrap_or_else(own)

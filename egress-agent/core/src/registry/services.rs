@@ -151,6 +151,7 @@ impl Entry {
     }
 
     /// The same with these ports only.
+    #[must_use]
     pub fn with_ports_of(&self, ports: &BTreeSet<u16>) -> Self {
         let mut narrow = self.clone();
         narrow.ports.retain(|p| ports.contains(&p.number));

@@ -176,10 +176,10 @@ impl Test {
         match test {
             StringMatch::Present => Self::Present,
             // Not RE2, but what Istio takes for "any value".
-            StringMatch::Regex(text) if text == "*" => Self::Present,
-            StringMatch::Exact(text) => Self::Exact(text.clone()),
-            StringMatch::Prefix(text) => Self::Prefix(text.clone()),
-            StringMatch::Regex(text) => RegexBuilder::new(&format!(r"\A(?:{text})\z"))
+            StringMatch::Regex(pattern) if pattern == "*" => Self::Present,
+            StringMatch::Exact(pattern) => Self::Exact(pattern.clone()),
+            StringMatch::Prefix(pattern) => Self::Prefix(pattern.clone()),
+            StringMatch::Regex(pattern) => RegexBuilder::new(&format!(r"\A(?:{pattern})\z"))
                 .size_limit(REGEX_SIZE)
                 .build()
                 .map_or(Self::Broken, Self::Regex),
