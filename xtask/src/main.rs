@@ -9,6 +9,7 @@ mod progress;
 mod provision;
 mod tasks;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,20 @@ enum Task {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Boot other kernels in QEMU, load the gate there and run the escape suite.
+    Vm {
+        /// Only this kernel: 6.1, 6.12 or 5.10.
+        kernel: Option<String>,
+        /// Only paths whose name contains this.
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
+    /// Write the generated pages of the documentation.
+    Docs {
+        /// Only say whether they are as they would be written.
+        #[arg(long)]
+        check: bool,
+    },
     /// Check format, clippy, docs and the house rules.
     Lint,
     /// Check the house rules only.
@@ -56,6 +71,8 @@ fn main() -> ExitCode {
         Task::Build => tasks::build(),
         Task::Run { keep, agent } => tasks::run(keep, &agent),
         Task::Test { filter } => tasks::test(filter.as_deref()),
+        Task::Vm { kernel, filter } => vm::run(kernel.as_deref(), &filter),
+        Task::Docs { check } => tasks::docs(check),
         Task::Lint => lint::run(),
         Task::Tidy => lint::tidy(),
     };

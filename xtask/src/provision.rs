@@ -46,10 +46,15 @@ pub fn toolchain() -> Result<Toolchain> {
 
 /// The programs that the lab and the end-to-end tests run.
 pub fn test_programs() -> Result<()> {
-    let missing: Vec<&str> = [("curl", "curl"), ("ip", "iproute2")]
-        .into_iter()
+    programs(&[("curl", "curl"), ("ip", "iproute2")])
+}
+
+/// Programs with the packages that have them, installed now where they are missing.
+pub fn programs(wanted: &[(&str, &'static str)]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
         .filter(|(program, _)| !is_program(program))
-        .map(|(_, package)| package)
+        .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -58,7 +63,7 @@ pub fn test_programs() -> Result<()> {
     match Apt::find(&missing) {
         Some(apt) => apt.install(&missing),
         None => bail!(
-            "the tests need {}: install it with the system's package manager",
+            "this needs {}: install it with the system's package manager",
             missing.join(" and ")
         ),
     }

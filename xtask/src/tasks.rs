@@ -23,7 +23,7 @@ pub fn root() -> &'static Path {
 }
 
 /// The folder of build output.
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
@@ -132,6 +132,33 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     ];
     // Every part runs, whatever the one before said.
     all(parts.map(|mut part| show(part.args(filter))))
+}
+
+/// Writes the pages that are made from tables in the code, or with `check` compares them.
+pub fn docs(check: bool) -> Result<()> {
+    const PAGE: &str = "docs/escape-matrix.md";
+    let made = cargo(&[
+        "run",
+        "--quiet",
+        "--package",
+        "egress-tests",
+        "--bin",
+        "escape",
+        "page",
+    ])
+    .output()
+    .context("cannot run cargo")?;
+    if !made.status.success() {
+        bail!("{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let path = root().join(PAGE);
+    if check {
+        if std::fs::read(&path).unwrap_or_default() != made.stdout {
+            bail!("{PAGE} is not what `cargo xtask docs` writes");
+        }
+        return Ok(());
+    }
+    std::fs::write(&path, made.stdout).with_context(|| format!("cannot write {PAGE}"))
 }
 
 fn root_access() -> Result<Privilege> {
