@@ -30,6 +30,7 @@ use tokio::time::Instant;
 pub fn run(config: &Config) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
     privilege::require()?;
+    kernel::supported()?;
     privilege::no_new_privileges()?;
     cgroup2::join_first_namespace()?;
     let roots = cgroup2::enforced_roots(&config.cgroups)?;

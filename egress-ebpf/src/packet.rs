@@ -12,6 +12,14 @@ use crate::verdict::Reason;
 pub trait Packet {
     /// `N` bytes from `offset`.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// Four bytes from `offset` as a big-endian number, 0 past the packet's end. With a value on
+    /// both ways, the compiler has no undefined register to compute with, which the verifier of
+    /// Linux 6.1 refuses.
+    #[inline(always)]
+    fn word(&self, offset: u32) -> u32 {
+        self.load(offset).map_or(0, u32::from_be_bytes)
+    }
 }
 
 /// Flags and offset of an IPv4 header without "don't fragment" and the reserved bit: anything
@@ -45,20 +53,20 @@ pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {
 #[must_use]
 #[inline(always)]
 pub fn source_is_local<P: Packet>(packet: &P) -> bool {
-    let Some([first]) = packet.load::<1>(0) else {
-        return false;
+    if packet.word(0) >> 28 == 4 {
+        let (from, to) = (packet.word(12), packet.word(16));
+        return from >> 24 == 127 || (from == to && from != 0);
+    }
+    let address = |at| {
+        Addr::from_v6_be([
+            packet.word(at).to_be(),
+            packet.word(at + 4).to_be(),
+            packet.word(at + 8).to_be(),
+            packet.word(at + 12).to_be(),
+        ])
     };
-    if first >> 4 == 4 {
-        return match packet.load::<8>(12) {
-            Some([127, ..]) => true,
-            Some([a, b, c, d, rest @ ..]) => rest == [a, b, c, d],
-            None => false,
-        };
-    }
-    match (packet.load::<16>(8), packet.load::<16>(24)) {
-        (Some(from), Some(to)) => from == to || v6_addr(from).is_loopback(),
-        _ => false,
-    }
+    let from = address(8);
+    from != Addr::UNSPECIFIED && (from.is_loopback() || from == address(24))
 }
 
 /// Whether a packet is neighbour discovery or multicast listener discovery, on the link and
@@ -68,28 +76,25 @@ pub fn source_is_local<P: Packet>(packet: &P) -> bool {
 #[must_use]
 #[inline(always)]
 pub fn is_neighbour_talk<P: Packet>(packet: &P) -> bool {
-    let (Some(header), Some(to)) = (packet.load::<8>(0), packet.load::<2>(24)) else {
-        return false;
-    };
-    let (next, hops) = (header[6], header[7]);
-    let to_link_group = to == [0xff, 0x02];
-    let to_link = to_link_group || (to[0] == 0xfe && to[1] & 0xc0 == 0x80);
-    if header[0] >> 4 != 6 {
+    // Payload length, next header, hop limit.
+    let fixed = packet.word(4);
+    let (next, hops) = ((fixed >> 8) as u8, fixed as u8);
+    let to = packet.word(24) >> 16;
+    let to_link_group = to == 0xff02;
+    let to_link = to_link_group || to & 0xffc0 == 0xfe80;
+    if packet.word(0) >> 28 != 6 {
         return false;
     }
+    let behind = packet.word(40);
     if next == proto::ICMPV6 {
-        let kind = packet.load::<1>(40);
-        return hops == 255 && to_link && matches!(kind, Some([133..=137]));
+        return hops == 255 && to_link && matches!(behind >> 24, 133..=137);
     }
-    // A hop-by-hop header of eight bytes whose first option is the router alert (RFC 2711 §2.1).
-    let Some([inner, 0, 5, 2, 0, 0, _, _, kind]) = packet.load::<9>(40) else {
-        return false;
-    };
-    next == 0
-        && hops == 1
-        && to_link_group
-        && inner == proto::ICMPV6
-        && matches!(kind, 130..=132 | 143)
+    // A hop-by-hop header of eight bytes whose first option is the router alert for listener
+    // discovery (RFC 2711 §2.1).
+    let alert =
+        behind == u32::from_be_bytes([proto::ICMPV6, 0, 5, 2]) && packet.word(44) >> 16 == 0;
+    let kind = packet.word(48) >> 24;
+    next == 0 && hops == 1 && to_link_group && alert && matches!(kind, 130..=132 | 143)
 }
 
 #[inline(always)]
@@ -209,7 +214,7 @@ mod tests {
             (v4(0x45, 0x4000, 17, &PORTS), to("203.0.113.10", 80, 17)),
             (v4(0x45, 0, 1, &[8, 0]), to("203.0.113.10", 0, 1)),
             (v6(6, &PORTS), to("2001:db8::10", 80, 6)),
-            (v6(58, &[128]), to("2001:db8::10", 0, 58)),
+            (v6(58, &[128, 0, 0, 0]), to("2001:db8::10", 0, 58)),
         ] {
             assert_eq!(destination(&Bytes(&packet)), want);
         }
@@ -292,22 +297,22 @@ mod tests {
             p[24..40].copy_from_slice(&to.parse::<Ipv6Addr>().unwrap().octets());
             p
         };
-        let report = [58, 0, 5, 2, 0, 0, 1, 0, 143, 0];
+        let report = [58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0];
         for (p, want) in [
-            (packet(58, 255, "ff02::1:ff00:1", &[135]), true),
-            (packet(58, 255, "fe80::1", &[136]), true),
+            (packet(58, 255, "ff02::1:ff00:1", &[135, 0, 0, 0]), true),
+            (packet(58, 255, "fe80::1", &[136, 0, 0, 0]), true),
             (packet(0, 1, "ff02::16", &report), true),
-            (packet(58, 255, "2001:db8::1", &[135]), false),
-            (packet(58, 64, "ff02::1", &[135]), false),
-            (packet(58, 255, "ff02::1", &[128]), false),
-            (packet(58, 255, "ff05::1", &[135]), false),
+            (packet(58, 255, "2001:db8::1", &[135, 0, 0, 0]), false),
+            (packet(58, 64, "ff02::1", &[135, 0, 0, 0]), false),
+            (packet(58, 255, "ff02::1", &[128, 0, 0, 0]), false),
+            (packet(58, 255, "ff05::1", &[135, 0, 0, 0]), false),
             (packet(0, 1, "2001:db8::1", &report), false),
             (packet(0, 64, "ff02::16", &report), false),
             (
-                packet(0, 1, "ff02::16", &[17, 0, 5, 2, 0, 0, 1, 0, 143]),
+                packet(0, 1, "ff02::16", &[17, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0]),
                 false,
             ),
-            (packet(17, 255, "ff02::1", &[135]), false),
+            (packet(17, 255, "ff02::1", &[135, 0, 0, 0]), false),
             (packet(58, 255, "ff02::1", &[]), false),
         ] {
             assert_eq!(is_neighbour_talk(&Bytes(&p)), want, "{p:?}");

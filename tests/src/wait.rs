@@ -15,6 +15,15 @@ const REST: Duration = Duration::from_millis(5);
 /// Set by a signal that asks the process to end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// How many times slower than an ordinary machine this one is: `$EGRESS_TEST_SLOW`, for emulated
+/// ones.
+fn slowness() -> u32 {
+    std::env::var("EGRESS_TEST_SLOW")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1)
+}
+
 /// Asks `condition` until it gives a value; after `limit` fails, naming `what`.
 pub fn wait_until<T>(
     what: &str,
@@ -22,6 +31,7 @@ pub fn wait_until<T>(
     mut condition: impl FnMut() -> Option<T>,
 ) -> Result<T> {
     let start = Instant::now();
+    let limit = limit * slowness();
     loop {
         if let Some(value) = condition() {
             return Ok(value);

@@ -46,12 +46,12 @@ pub fn toolchain() -> Result<Toolchain> {
 
 /// The programs that the lab and the end-to-end tests run.
 pub fn test_programs() -> Result<()> {
-    packages(&[("curl", "curl"), ("ip", "iproute2")])
+    programs(&[("curl", "curl"), ("ip", "iproute2")])
 }
 
 /// What the tests with real containers run.
 pub fn container_programs() -> Result<()> {
-    packages(&[
+    programs(&[
         ("containerd", "containerd"),
         ("runc", "runc"),
         ("/usr/lib/cni/bridge", "containernetworking-plugins"),
@@ -61,7 +61,7 @@ pub fn container_programs() -> Result<()> {
 
 /// The Python that checks manifests, with what a virtual environment needs.
 pub fn python() -> Result<()> {
-    packages(&[("python3", "python3")])?;
+    programs(&[("python3", "python3")])?;
     let has_venv = Command::new("python3")
         .args(["-c", "import ensurepip, venv"])
         .stderr(Stdio::null())
@@ -72,8 +72,8 @@ pub fn python() -> Result<()> {
     install(&["python3-venv"])
 }
 
-/// Installs the package of each program that is not there.
-fn packages(wanted: &[(&str, &str)]) -> Result<()> {
+/// Programs with the packages that have them, installed now where they are missing.
+pub fn programs(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> = wanted
         .iter()
         .filter(|(program, _)| !is_program(program))
@@ -90,7 +90,7 @@ fn install(packages: &[&str]) -> Result<()> {
     match Apt::find(packages) {
         Some(apt) => apt.install(packages),
         None => bail!(
-            "the tests need {}: install it with the system's package manager",
+            "this needs {}: install it with the system's package manager",
             packages.join(" and ")
         ),
     }

@@ -135,6 +135,33 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     all(parts.map(|mut part| show(part.args(filter))))
 }
 
+/// Writes the pages that are made from tables in the code, or with `check` compares them.
+pub fn docs(check: bool) -> Result<()> {
+    const PAGE: &str = "docs/escape-matrix.md";
+    let made = cargo(&[
+        "run",
+        "--quiet",
+        "--package",
+        "egress-tests",
+        "--bin",
+        "escape",
+        "page",
+    ])
+    .output()
+    .context("cannot run cargo")?;
+    if !made.status.success() {
+        bail!("{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let path = root().join(PAGE);
+    if check {
+        if std::fs::read(&path).unwrap_or_default() != made.stdout {
+            bail!("{PAGE} is not what `cargo xtask docs` writes");
+        }
+        return Ok(());
+    }
+    std::fs::write(&path, made.stdout).with_context(|| format!("cannot write {PAGE}"))
+}
+
 fn root_access() -> Result<Privilege> {
     privilege::find().context(
         "this loads BPF programs and makes network namespaces: it needs root, or sudo; it does not skip what it cannot run",

@@ -116,7 +116,8 @@ impl Kernel {
     }
 }
 
-fn supported() -> anyhow::Result<()> {
+/// Whether this kernel has what the gate needs; the error says what is missing.
+pub fn supported() -> anyhow::Result<()> {
     let (major, minor) = MINIMUM;
     if KernelVersion::current()? >= KernelVersion::new(major, minor, 0) {
         return Ok(());

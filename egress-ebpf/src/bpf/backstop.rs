@@ -16,7 +16,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
 use aya_ebpf::programs::SkBuffContext;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{SocketState, action, policy_flag, proto, socket_flag};
+use egress_ebpf::abi::{DEFAULT_POLICY, SocketState, action, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::packet::{Packet, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
@@ -39,42 +39,68 @@ impl Packet for Skb<'_> {
     }
 }
 
+/// What is to become of a packet.
+enum Judged {
+    Passes,
+    Refused(Destination, Reason),
+}
+
+/// A packet's socket and way out, read once.
+struct Sent {
+    kind: u32,
+    protocol: u32,
+    tcp_state: u32,
+    device: u32,
+}
+
+impl Sent {
+    #[inline(always)]
+    fn is_tcp(&self) -> bool {
+        self.kind == SOCK_STREAM && self.protocol == proto::TCP as u32
+    }
+
+    #[inline(always)]
+    fn is_udp(&self) -> bool {
+        self.kind == SOCK_DGRAM && self.protocol == proto::UDP as u32
+    }
+}
+
 /// Runs for each packet of a socket below an enforced root.
 #[inline(always)]
 pub fn egress(ctx: &SkBuffContext) -> i32 {
-    // SAFETY: the socket pointer of the context, checked for null before use.
-    let (sk, kind, protocol, tcp_state) = unsafe {
+    // SAFETY: context fields that cgroup_skb may read; the socket is checked for null before use.
+    let (sk, sent) = unsafe {
+        let device = ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex);
         let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return refuse(None, None, &UNKNOWN, Reason::State);
+            return Verdict::Deny(Reason::State).return_code();
         }
         let sk = bpf_sk_fullsock(sk);
         if sk.is_null() {
-            return refuse(None, None, &UNKNOWN, Reason::State);
+            return Verdict::Deny(Reason::State).return_code();
         }
-        (
-            sk.cast::<c_void>(),
-            ptr::read_volatile(&raw const (*sk).type_),
-            ptr::read_volatile(&raw const (*sk).protocol),
-            ptr::read_volatile(&raw const (*sk).state),
-        )
-    };
-    // SAFETY: a context field that cgroup_skb may read.
-    let device = unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) };
-    let known = state(sk);
-    if kind == SOCK_STREAM && protocol == u32::from(proto::TCP) {
-        if !is_plain_tcp(&Skb(ctx)) {
-            return refuse_known(known, Reason::Unparsable);
-        }
-        return match tcp_state {
-            LISTEN | NEW_SYN_RECV => Verdict::Allow.return_code(),
-            _ => stream(ctx, known, tcp_state == SYN_SENT, device),
+        let sent = Sent {
+            kind: ptr::read_volatile(&raw const (*sk).type_),
+            protocol: ptr::read_volatile(&raw const (*sk).protocol),
+            tcp_state: ptr::read_volatile(&raw const (*sk).state),
+            device,
         };
+        (sk.cast::<c_void>(), sent)
+    };
+    let known = state(sk);
+    let applied = match known.as_deref() {
+        Some(state) => policy_of(state),
+        None => policy(DEFAULT_POLICY),
+    };
+    // One place that judges and one that refuses: each is large once inlined, and the verifier
+    // walks every copy.
+    match judged(ctx, &sent, known, &applied) {
+        Judged::Passes => Verdict::Allow.return_code(),
+        Judged::Refused(to, reason) => {
+            let known = state(sk);
+            event::refuse(known.as_deref(), Some(&applied), &to, reason, Hook::Egress).return_code()
+        }
     }
-    if kind == SOCK_DGRAM && protocol == u32::from(proto::UDP) {
-        return by_header(ctx, known, device);
-    }
-    other(ctx, known, protocol, device)
 }
 
 const UNKNOWN: Destination = Destination {
@@ -83,66 +109,79 @@ const UNKNOWN: Destination = Destination {
     proto: 0,
 };
 
-/// A connection, or its first packet (`opening`).
 #[inline(always)]
-fn stream(ctx: &SkBuffContext, known: Option<&mut SocketState>, opening: bool, device: u32) -> i32 {
-    let Some(state) = known else {
-        return by_header(ctx, None, device);
-    };
-    if state.flags & socket_flag::INBOUND != 0 {
-        return Verdict::Allow.return_code();
+fn judged(
+    ctx: &SkBuffContext,
+    sent: &Sent,
+    mut known: Option<&mut SocketState>,
+    applied: &Applied,
+) -> Judged {
+    // Of a stream only the first packet: its addresses stay.
+    let first = !sent.is_tcp() || sent.tcp_state == SYN_SENT;
+    let forged = sent.device == LOOPBACK && first && !source_is_local(&Skb(ctx));
+    if sent.is_tcp() {
+        if !is_plain_tcp(&Skb(ctx)) {
+            let to = known.as_deref().map_or(UNKNOWN, destination_of);
+            return Judged::Refused(to, Reason::Unparsable);
+        }
+        if matches!(sent.tcp_state, LISTEN | NEW_SYN_RECV) {
+            return Judged::Passes;
+        }
+        if let Some(state) = known.as_deref_mut() {
+            if let Some(judged) = stream(sent, state, applied, forged) {
+                return judged;
+            }
+        }
+    } else if !sent.is_udp() {
+        return other(ctx, sent, known.as_deref(), applied, forged);
     }
-    let redirected = state.action == action::PROXY;
-    if opening && device == LOOPBACK && !redirected && !source_is_local(&Skb(ctx)) {
-        return refuse_known(Some(state), Reason::ForgedSource);
-    }
-    // A device that the socket is bound to, or an unspecified address that became the bound one,
-    // takes what was let through as loopback to the outside.
-    let strayed = device != LOOPBACK && (redirected || state.dialled.is_loopback());
-    if state.action == 0 || strayed {
-        return by_header(ctx, Some(state), device);
-    }
-    if redirected && state.flags & socket_flag::PUBLISHED == 0 {
-        return refuse(
-            Some(state),
-            Some(&policy(state.policy)),
-            &destination_of(state),
-            Reason::FlowTableFull,
-        );
-    }
-    let applied = policy_of(state);
-    if applied.policy.generation == state.generation && applied.id == state.policy {
-        return Verdict::Allow.return_code();
-    }
-    let to = destination_of(state);
-    rejudge(state, &applied, &to)
+    by_header(ctx, sent, known, applied, forged)
 }
 
-/// Neither a TCP nor a UDP socket: raw, ping, SCTP and whatever else speaks IP. In a network
-/// namespace that a workload made, the kernel's own sockets too: `sock_create` does not run for
-/// those, which tells them apart, and they may find neighbours and answer on loopback.
+/// A connection by what its socket stored; `None` where that does not say.
 #[inline(always)]
-fn other(ctx: &SkBuffContext, known: Option<&mut SocketState>, protocol: u32, device: u32) -> i32 {
-    let empty = SocketState::default();
-    let owned = known
-        .as_deref()
-        .is_some_and(|s| s.flags & socket_flag::OWNED != 0);
-    if !owned {
-        let home = device == LOOPBACK && source_is_local(&Skb(ctx));
-        let link = protocol == u32::from(proto::ICMPV6) && is_neighbour_talk(&Skb(ctx));
-        if home || link {
-            return Verdict::Allow.return_code();
+fn stream(sent: &Sent, state: &mut SocketState, applied: &Applied, forged: bool) -> Option<Judged> {
+    if state.flags & socket_flag::INBOUND != 0 {
+        return Some(Judged::Passes);
+    }
+    let home = sent.device == LOOPBACK;
+    let redirected = state.action == action::PROXY;
+    // A device that the socket is bound to, or an unspecified address that became the bound one,
+    // takes what was let through as loopback to the outside.
+    let strayed = !home && (redirected || state.dialled.is_loopback());
+    if state.action == 0 || strayed {
+        return None;
+    }
+    // The proxy's answer to a forged sender is stopped by `listener::answers_stay`; but Linux 6.1
+    // runs no egress hook for a handshake's answer over IPv6, so there its question is.
+    if forged && !(redirected && state.dialled.is_v4()) {
+        return Some(Judged::Refused(destination_of(state), Reason::ForgedSource));
+    }
+    if redirected && state.flags & socket_flag::PUBLISHED == 0 {
+        return Some(Judged::Refused(
+            destination_of(state),
+            Reason::FlowTableFull,
+        ));
+    }
+    if applied.policy.generation == state.generation && applied.id == state.policy {
+        return Some(Judged::Passes);
+    }
+    Some(rejudge(state, applied))
+}
+
+/// A flow that began under another generation goes on only if the present one lists it. Where it
+/// runs (straight or through the proxy) was settled at its connect and stays.
+#[inline(always)]
+fn rejudge(state: &mut SocketState, applied: &Applied) -> Judged {
+    let to = destination_of(state);
+    match judge(applied, state.netns, &to) {
+        Verdict::Deny(reason) => Judged::Refused(to, reason),
+        Verdict::Allow | Verdict::Proxy => {
+            state.policy = applied.id;
+            state.generation = applied.policy.generation;
+            Judged::Passes
         }
     }
-    let applied = policy_of(known.as_deref().unwrap_or(&empty));
-    if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
-        return Verdict::Allow.return_code();
-    }
-    let to = Destination {
-        proto: protocol as u8,
-        ..UNKNOWN
-    };
-    refuse(known.as_deref(), Some(&applied), &to, Reason::Protocol)
 }
 
 #[inline(always)]
@@ -154,84 +193,79 @@ fn destination_of(state: &SocketState) -> Destination {
     }
 }
 
-/// A flow that began under another generation goes on only if the present one lists it. Where it
-/// runs (straight or through the proxy) was settled at its connect and stays.
+/// Neither a TCP nor a UDP socket: raw, ping, SCTP and whatever else speaks IP. In a network
+/// namespace that a workload made, the kernel's own sockets too: `sock_create` does not run for
+/// those, which tells them apart, and they may find neighbours and answer on loopback.
 #[inline(always)]
-fn rejudge(state: &mut SocketState, applied: &Applied, to: &Destination) -> i32 {
-    match judge(applied, state.netns, to) {
-        Verdict::Deny(reason) => refuse(Some(state), Some(applied), to, reason),
-        verdict => {
-            state.policy = applied.id;
-            state.generation = applied.policy.generation;
-            verdict.return_code()
+fn other(
+    ctx: &SkBuffContext,
+    sent: &Sent,
+    known: Option<&SocketState>,
+    applied: &Applied,
+    forged: bool,
+) -> Judged {
+    let owned = known.is_some_and(|s| s.flags & socket_flag::OWNED != 0);
+    if !owned {
+        let home = sent.device == LOOPBACK && !forged;
+        let link = sent.protocol == proto::ICMPV6 as u32 && is_neighbour_talk(&Skb(ctx));
+        if home || link {
+            return Judged::Passes;
         }
     }
+    if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
+        return Judged::Passes;
+    }
+    let to = Destination {
+        proto: sent.protocol as u8,
+        ..UNKNOWN
+    };
+    Judged::Refused(to, Reason::Protocol)
 }
 
 /// Datagrams, and streams whose connect no hook saw.
 #[inline(always)]
-fn by_header(ctx: &SkBuffContext, known: Option<&mut SocketState>, device: u32) -> i32 {
+fn by_header(
+    ctx: &SkBuffContext,
+    sent: &Sent,
+    known: Option<&mut SocketState>,
+    applied: &Applied,
+    forged: bool,
+) -> Judged {
     let to = match destination(&Skb(ctx)) {
         Ok(to) => to,
-        Err(reason) => return refuse_known(known, reason),
+        Err(reason) => return Judged::Refused(UNKNOWN, reason),
     };
-    if device == LOOPBACK {
-        if !source_is_local(&Skb(ctx)) {
-            return refuse_known(known, Reason::ForgedSource);
+    if forged {
+        return Judged::Refused(to, Reason::ForgedSource);
+    }
+    if sent.device != LOOPBACK && to.addr.is_loopback() {
+        return Judged::Refused(to, Reason::NotListed);
+    }
+    if let Some(state) = known.as_deref() {
+        if state.action == action::ALLOW
+            && state.generation == applied.policy.generation
+            && state.port == to.port
+            && state.proto == to.proto
+            && state.dst == to.addr.canonical()
+        {
+            return Judged::Passes;
         }
-    } else if to.addr.is_loopback() {
-        return refuse_known(known, Reason::NotListed);
     }
-    let Some(state) = known else {
-        let empty = SocketState::default();
-        let applied = policy_of(&empty);
-        return match judge(&applied, 0, &to) {
-            Verdict::Allow => Verdict::Allow.return_code(),
-            // Without a state there was no redirect, so this packet is on its way past the proxy.
-            Verdict::Proxy => refuse(None, Some(&applied), &to, Reason::State),
-            Verdict::Deny(reason) => refuse(None, Some(&applied), &to, reason),
-        };
-    };
-    let applied = policy_of(state);
-    if state.action == action::ALLOW
-        && state.generation == applied.policy.generation
-        && state.port == to.port
-        && state.proto == to.proto
-        && state.dst == to.addr.canonical()
-    {
-        return Verdict::Allow.return_code();
-    }
-    match judge(&applied, state.netns, &to) {
+    let netns = known.as_deref().map_or(0, |s| s.netns);
+    match judge(applied, netns, &to) {
         Verdict::Allow => {
-            remember(state, &applied, &to, Verdict::Allow);
-            Verdict::Allow.return_code()
+            if let Some(state) = known {
+                remember(state, applied, &to, Verdict::Allow);
+            }
+            Judged::Passes
         }
-        Verdict::Proxy => refuse(Some(state), Some(&applied), &to, Reason::NoProxy),
+        // There was no redirect, so this packet is on its way past the proxy.
+        Verdict::Proxy => Judged::Refused(to, Reason::NoProxy),
         // The state above may hold what another thread has sent in between.
         // SAFETY: takes no pointer but the context.
         Verdict::Deny(_) if answers(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }, &to) => {
-            Verdict::Allow.return_code()
+            Judged::Passes
         }
-        Verdict::Deny(reason) => refuse(Some(state), Some(&applied), &to, reason),
+        Verdict::Deny(reason) => Judged::Refused(to, reason),
     }
-}
-
-#[inline(always)]
-fn refuse(
-    state: Option<&SocketState>,
-    applied: Option<&Applied>,
-    to: &Destination,
-    reason: Reason,
-) -> i32 {
-    event::refuse(state, applied, to, reason, Hook::Egress).return_code()
-}
-
-/// A refusal whose destination is the one that the socket stored, if any, whatever the packet says.
-#[inline(always)]
-fn refuse_known(state: Option<&mut SocketState>, reason: Reason) -> i32 {
-    let empty = SocketState::default();
-    let known = state.as_deref();
-    let applied = policy_of(known.unwrap_or(&empty));
-    let to = known.map_or(UNKNOWN, destination_of);
-    refuse(known, Some(&applied), &to, reason)
 }

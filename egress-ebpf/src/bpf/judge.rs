@@ -6,7 +6,7 @@ use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{DEFAULT_POLICY, OWNER_DEPTH, Policy, SocketState, action};
+use egress_ebpf::abi::{DEFAULT_POLICY, Policy, SocketState, action};
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::verdict::{Reason, Verdict};
 
@@ -54,18 +54,23 @@ pub fn policy_of(state: &SocketState) -> Applied {
             return cached;
         }
     }
-    let mut id = DEFAULT_POLICY;
-    for level in 0..OWNER_DEPTH {
-        let owner = state.owner[level];
-        if owner == 0 {
-            continue;
-        }
-        // SAFETY: the value is one word, copied out at once.
-        if let Some(found) = unsafe { OWNERS.get(owner) } {
-            id = *found;
-        }
-    }
+    // Without a loop: before Linux 6.2 the verifier refuses a loop that is entered by falling into
+    // its head, and the compiler may lay one out so.
+    let [a, b, c, d, e, f, g, h] = state.owner;
+    let id = policy_id(a, DEFAULT_POLICY);
+    let id = policy_id(d, policy_id(c, policy_id(b, id)));
+    let id = policy_id(h, policy_id(g, policy_id(f, policy_id(e, id))));
     policy(id)
+}
+
+/// The policy id of one owner, `above` where it has none of its own.
+#[inline(always)]
+fn policy_id(owner: u64, above: u32) -> u32 {
+    if owner == 0 {
+        return above;
+    }
+    // SAFETY: the value is one word, copied out at once.
+    unsafe { OWNERS.get(owner) }.copied().unwrap_or(above)
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
 
-use super::sock::{Sock, Step};
+use super::sock::{Raw, Sock, Step};
 use super::{Aim, PAYLOAD};
 
 fn icmp(aim: &Aim) -> c_int {
@@ -160,9 +160,53 @@ pub(super) fn dccp(aim: &Aim) -> Step {
     sock.connect(aim.to)
 }
 
-/// L2TP over IP: a datagram socket of its own protocol.
+/// `struct sockaddr_l2tpip` of include/uapi/linux/l2tp.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tunnel4 {
+    family: u16,
+    unused: u16,
+    addr: [u8; 4],
+    connection: u32,
+    pad: [u8; 4],
+}
+
+/// `struct sockaddr_l2tpip6`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tunnel6 {
+    family: u16,
+    unused: u16,
+    flow: u32,
+    addr: [u8; 16],
+    scope: u32,
+    connection: u32,
+}
+
+fn tunnel_end(ip: IpAddr, connection: u32) -> Raw {
+    match ip {
+        IpAddr::V4(ip) => Raw::of(&Tunnel4 {
+            family: libc::AF_INET as u16,
+            unused: 0,
+            addr: ip.octets(),
+            connection,
+            pad: [0; 4],
+        }),
+        IpAddr::V6(ip) => Raw::of(&Tunnel6 {
+            family: libc::AF_INET6 as u16,
+            unused: 0,
+            flow: 0,
+            addr: ip.octets(),
+            scope: 0,
+            connection,
+        }),
+    }
+}
+
+/// L2TP over IP: a datagram socket of its own protocol, which must be bound first.
 pub(super) fn l2tp(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 115)?;
-    sock.connect(aim.to)?;
+    sock.bind_raw(&tunnel_end(aim.own, 1))?;
+    sock.connect_raw(&tunnel_end(aim.to.ip(), 2))?;
     sock.send(PAYLOAD)
 }

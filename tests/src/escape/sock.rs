@@ -113,7 +113,11 @@ impl Sock {
 
     /// `bind()`.
     pub fn bind(&self, address: SocketAddr) -> Step {
-        let raw = Raw::new(address);
+        self.bind_raw(&Raw::new(address))
+    }
+
+    /// `bind()` to an address of any family.
+    pub fn bind_raw(&self, raw: &Raw) -> Step {
         // SAFETY: the address is read for the length given
         let result = unsafe { libc::bind(self.fd(), raw.pointer(), raw.length) };
         check("bind", result.into()).map(drop)

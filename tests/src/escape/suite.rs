@@ -500,6 +500,7 @@ fn unavailable(stop: &Stop) -> bool {
             | libc::ESOCKTNOSUPPORT
             | libc::ENOPROTOOPT
             | libc::ENOSYS
+            | libc::EOPNOTSUPP
     )
 }
 

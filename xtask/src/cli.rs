@@ -1,0 +1,65 @@
+//! The verbs and their arguments. Does nothing.
+
+use clap::{Parser, Subcommand};
+
+use crate::bench::Bench;
+
+/// The command line.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Build, run, test and lint the egress gate"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// A verb.
+#[derive(Subcommand)]
+pub enum Task {
+    /// Find or install what the build and the tests need.
+    Setup,
+    /// Build the BPF programs, the agent and the lab.
+    Build,
+    /// Walk through the lab (no arguments), or run the agent with the arguments given.
+    Run {
+        /// Leave the lab up and print the lines to paste in another terminal.
+        #[arg(long)]
+        keep: bool,
+        /// Arguments for `egress-agent run`, after `--`.
+        #[arg(last = true)]
+        agent: Vec<String>,
+    },
+    /// Run the unit tests and, as root, the suites on the real kernel.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Measure; arguments of the bench after `--`.
+    Bench {
+        /// Which.
+        bench: Bench,
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Boot other kernels in QEMU, load the gate there and run the escape suite.
+    Vm {
+        /// Only this kernel: 6.1, 6.12 or 5.10.
+        kernel: Option<String>,
+        /// Only paths whose name contains this.
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
+    /// Write the generated pages of the documentation.
+    Docs {
+        /// Only say whether they are as they would be written.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check format, clippy, docs and the house rules.
+    Lint,
+    /// Check the house rules only.
+    Tidy,
+}

@@ -1,0 +1,194 @@
+//! `cargo xtask vm`: the gate and the escape suite on other kernels, in QEMU.
+//!
+//! Owns which kernels, what runs in them and what must come of it. Kernels come from `kernels`,
+//! the machine's content from `guest`.
+
+mod guest;
+mod kernels;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::ebpf;
+use crate::progress::{step, step_fn};
+use crate::provision;
+use crate::tasks;
+use kernels::{KERNELS, Kernel, Role};
+
+/// The programs that the machines need, and Debian's packages of them.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("dpkg-deb", "dpkg"),
+    ("ip", "iproute2"),
+    ("strip", "binutils"),
+];
+
+/// How long one machine may run. Without hardware help it is some ten times slower than this one.
+const LIMIT: Duration = Duration::from_mins(8);
+
+/// Boots the kernel `only`, or every one, and says how each did.
+pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
+    provision::programs(&PROGRAMS)?;
+    tasks::build()?;
+    let cache = ebpf::tools_dir()?.join("vm");
+    let mut failed = Vec::new();
+    for kernel in KERNELS {
+        if !only.is_none_or(|only| kernel.name == only) {
+            continue;
+        }
+        let start = Instant::now();
+        let verdict = boot(kernel, &cache, filter);
+        let seconds = start.elapsed().as_secs();
+        match verdict {
+            Ok(line) => println!("Linux {}: {line} ({seconds} s)", kernel.name),
+            Err(error) => {
+                println!("Linux {}: FAILED ({seconds} s)\n{error:#}", kernel.name);
+                failed.push(kernel.name);
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!("not as it must be on Linux {}", failed.join(", "))
+}
+
+/// Runs one machine to its end and looks for what must be in its output.
+fn boot(kernel: &Kernel, cache: &Path, filter: &str) -> Result<String> {
+    let files = kernels::fetch(kernel, cache)?;
+    let binaries = tasks::target().join("debug");
+    let initramfs = cache.join(format!("{}.cpio", kernel.name));
+    step_fn(&format!("guest for Linux {}", kernel.name), || {
+        guest::build(kernel, &files, &binaries, filter, &initramfs)
+    })?;
+    let console = tasks::target().join(format!("vm-{}.log", kernel.name));
+    step(
+        &format!("Linux {} in QEMU", kernel.name),
+        qemu(&files.image, &initramfs, &console),
+    )?;
+    let output = std::fs::read_to_string(&console)
+        .with_context(|| format!("no console at {}", console.display()))?;
+    judge(kernel, &output).with_context(|| format!("its console: {}", console.display()))
+}
+
+fn qemu(image: &Path, initramfs: &Path, console: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .arg("--kill-after=5")
+        .arg(LIMIT.as_secs().to_string())
+        .arg("qemu-system-x86_64")
+        // Hardware help may be offered and not work with stock kernels.
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "1536",
+        ])
+        .args([
+            "-nographic",
+            "-no-reboot",
+            "-nic",
+            "none",
+            "-monitor",
+            "none",
+        ])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-kernel")
+        .arg(image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    command
+}
+
+fn judge(kernel: &Kernel, output: &str) -> Result<String> {
+    let Some(exit) = output.lines().find_map(|line| {
+        line.trim()
+            .strip_prefix(guest::END)?
+            .trim()
+            .parse::<i32>()
+            .ok()
+    }) else {
+        bail!("it did not come to its end:\n{}", tail(output));
+    };
+    match kernel.role {
+        Role::Suite => {
+            if exit != 0 {
+                bail!("the escape suite ended with {exit}:\n{}", wrong(output));
+            }
+            let line = output
+                .lines()
+                .rev()
+                .find(|l| l.contains("as the page says"));
+            Ok(line.context("the suite said nothing")?.trim().to_owned())
+        }
+        Role::Refusal => {
+            let line = output.lines().find(|l| l.contains("the gate needs"));
+            let line = line.with_context(|| format!("no clear refusal:\n{}", tail(output)))?;
+            if exit != 64 {
+                bail!("the agent ended with {exit} and not 64: {line}");
+            }
+            Ok(format!("refused, exit 64: {}", line.trim()))
+        }
+    }
+}
+
+/// The lines that say what is wrong.
+fn wrong(output: &str) -> String {
+    let lines: Vec<&str> = output
+        .lines()
+        .filter(|l| l.contains("NOT SO") || l.contains("escape:") || l.contains("egress-agent:"))
+        .collect();
+    if lines.is_empty() {
+        return tail(output);
+    }
+    lines.join("\n")
+}
+
+fn tail(output: &str) -> String {
+    let lines: Vec<&str> = output.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}
+
+/// A kernel's files.
+pub struct Files {
+    /// The compressed image that QEMU boots.
+    pub image: PathBuf,
+    /// The folder that holds `lib/modules`.
+    pub root: PathBuf,
+    /// What `uname -r` says.
+    pub release: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_judged_by_its_end_and_its_role() {
+        let [suite, refusal] = [Role::Suite, Role::Refusal].map(|role| {
+            KERNELS
+                .iter()
+                .find(|k| k.role == role)
+                .unwrap_or(&KERNELS[0])
+        });
+        let ended = |lines: &str, exit: i32| format!("{lines}\r\n{} {exit}\r\n", guest::END);
+        assert!(judge(suite, &ended("185 of 185 as the page says", 0)).is_ok());
+        assert!(judge(suite, &ended("tcp-connect IPv4 open NOT SO", 1)).is_err());
+        assert!(judge(suite, "185 of 185 as the page says\n").is_err());
+        assert!(judge(refusal, &ended("kernel 5.10: the gate needs 6.1", 64)).is_ok());
+        assert!(judge(refusal, &ended("kernel 5.10: the gate needs 6.1", 0)).is_err());
+        assert!(judge(refusal, &ended("panic", 64)).is_err());
+    }
+}
