@@ -301,10 +301,10 @@ impl Bench {
         let stop = AtomicBool::new(false);
         let outside = self.lab.outside();
         let ended = thread::scope(|scope| {
-            let caller = called.then(|| scope.spawn(|| outside.run(|| call(aim, &stop))));
+            let other = called.then(|| scope.spawn(|| outside.run(|| call(aim, &stop))));
             let ended = client::run(command, PROBE_LIMIT);
             stop.store(true, Ordering::Relaxed);
-            caller.map(|c| c.join());
+            other.map(thread::ScopedJoinHandle::join);
             ended
         })?;
         let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
