@@ -1,7 +1,5 @@
 //! The gate has no way round: every path of the matrix, with real sockets, on this kernel.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use egress_tests::escape::suite;
 
 #[test]

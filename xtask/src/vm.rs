@@ -39,7 +39,7 @@ pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
     let cache = ebpf::tools_dir()?.join("vm");
     let mut failed = Vec::new();
     for kernel in KERNELS {
-        if !only.is_none_or(|only| kernel.name == only) {
+        if only.is_some_and(|only| kernel.name != only) {
             continue;
         }
         let start = Instant::now();

@@ -301,10 +301,12 @@ impl Bench {
         let stop = AtomicBool::new(false);
         let outside = self.lab.outside();
         let ended = thread::scope(|scope| {
-            let caller = called.then(|| scope.spawn(|| outside.run(|| call(aim, &stop))));
+            let writer = called.then(|| scope.spawn(|| outside.run(|| write_to_node(aim, &stop))));
             let ended = client::run(command, PROBE_LIMIT);
             stop.store(true, Ordering::Relaxed);
-            caller.map(|c| c.join());
+            if let Some(writer) = writer {
+                let _ = writer.join();
+            }
             ended
         })?;
         let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
@@ -610,7 +612,7 @@ impl Drop for Held {
 }
 
 /// The target writes to the node's server until `stop`.
-fn call(aim: &Aim, stop: &AtomicBool) -> Result<()> {
+fn write_to_node(aim: &Aim, stop: &AtomicBool) -> Result<()> {
     let socket = UdpSocket::bind(aim.to)?;
     while !stop.load(Ordering::Relaxed) {
         // A server that is not there yet shows as an error of the next send.

@@ -644,7 +644,7 @@ static FORGED: &[Path] = &[
         "forged-handshake-proxy",
         Both,
         forged::handshake_of_the_proxy,
-        "egress of the agent",
+        "egress, and egress of the agent's cgroup",
         "the same with the proxy as the server",
     )
     .uncontrolled("it is the gate that redirects"),

@@ -1,6 +1,6 @@
 //! Datagrams: every call that sends one, and every option that can lead it elsewhere.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libc::{IPPROTO_UDP, SOCK_DGRAM};
 
@@ -197,7 +197,7 @@ pub(super) fn multicast(aim: &Aim) -> Step {
 pub(super) fn link_local(aim: &Aim) -> Step {
     let sock = udp(aim)?;
     let port = aim.to.port();
-    if let IpAddr::V4(_) = aim.to.ip() {
+    if aim.to.is_ipv4() {
         return sock.send_to(PAYLOAD, SocketAddr::from(([169, 254, 9, 9], port)), 0);
     }
     let ip: Ipv6Addr = "fe80::fe".parse().unwrap_or(Ipv6Addr::UNSPECIFIED);

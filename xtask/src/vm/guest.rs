@@ -77,11 +77,12 @@ fn script(kernel: &Kernel, filter: &str) -> String {
         }
     };
     // Debian's kernels do not load the rarer protocols by themselves.
-    let load: String = MODULES
+    let load: Vec<String> = MODULES
         .iter()
         .filter_map(|module| module.rsplit('/').next())
-        .map(|module| format!("modprobe -q {module}\n"))
+        .map(|module| format!("modprobe -q {module}"))
         .collect();
+    let load = load.join("\n");
     format!(
         "\
 #!/bin/busybox sh
