@@ -6,7 +6,9 @@
 
 mod bpf;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, lsm_cgroup, sock_ops};
+use aya_ebpf::macros::{
+    cgroup_skb, cgroup_sock, cgroup_sock_addr, lsm_cgroup, sock_ops, socket_filter,
+};
 use aya_ebpf::programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
 use bpf::{backstop, connect, datagram, listener, origin, socket};
 
@@ -89,6 +91,12 @@ fn egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 fn agent_egress(ctx: SkBuffContext) -> i32 {
     listener::answers_stay(&ctx)
+}
+
+/// Never attached: `BPF_PROG_TEST_RUN` runs it, to hold the kernel's decision against the host's.
+#[socket_filter]
+fn decide_probe(ctx: SkBuffContext) -> i64 {
+    backstop::probe(&ctx)
 }
 
 #[panic_handler]

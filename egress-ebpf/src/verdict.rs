@@ -97,6 +97,19 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// One number for each verdict, for tests that compare the kernel's with the host's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Allow => 1,
+            Self::Proxy => 2,
+            Self::Deny(reason) => 0x100 | reason as u32,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Hook, Reason, Verdict};

@@ -139,7 +139,9 @@ fn judge(kernel: &Kernel, output: &str) -> Result<String> {
             if exit != 64 {
                 bail!("the agent ended with {exit} and not 64: {line}");
             }
-            Ok(format!("refused, exit 64: {}", line.trim()))
+            // What comes before is the console's own control sequence.
+            let from = line.find("kernel").unwrap_or_default();
+            Ok(format!("refused, exit 64: {}", line[from..].trim()))
         }
     }
 }

@@ -11,7 +11,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use std::path::Path;
 
 /// The compiled programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// The oldest kernel that has every helper the programs use: `bpf_get_netns_cookie` in sock_ops
 /// and `bpf_set_retval` in sock_create.

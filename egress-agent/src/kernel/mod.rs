@@ -21,7 +21,7 @@ pub use bulk::Room;
 pub use counters::{Counters, counter_names};
 pub use events::{Events, ProgramLog};
 pub use live::{Ended, Live};
-pub use load::{Kernel, supported};
+pub use load::{Kernel, OBJECT, supported};
 pub use origins::Origins;
 pub use pins::Pins;
 pub use tables::{NoRoom, Tables};

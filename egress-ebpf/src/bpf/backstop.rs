@@ -269,3 +269,16 @@ fn by_header(
         Verdict::Deny(reason) => Judged::Refused(to, reason),
     }
 }
+
+/// The network namespace of packets that a test hands to [`probe`].
+const PROBE_NETNS: u64 = 1;
+
+/// The verdict on a packet alone, under the default policy, as [`Verdict::number`].
+#[inline(always)]
+pub fn probe(ctx: &SkBuffContext) -> i64 {
+    let verdict = match destination(&Skb(ctx)) {
+        Ok(to) => judge(&policy(DEFAULT_POLICY), PROBE_NETNS, &to),
+        Err(reason) => Verdict::Deny(reason),
+    };
+    i64::from(verdict.number())
+}

@@ -1,7 +1,7 @@
 //! The ways past a gate, each by name: what is tried, over which family, what must come of it,
 //! and which hook sees to it.
 //!
-//! `table` lists them and is what the documentation is made from; the files beside it hold the
+//! `table` and `rows` list them and are what the documentation is made from; the files beside it hold the
 //! probes, which run inside the gate; `capture` sees what arrives outside; `suite` puts them
 //! together.
 
@@ -9,8 +9,11 @@ mod bpf;
 pub mod capture;
 mod families;
 mod forged;
+mod held;
 mod ip;
 pub mod page;
+mod rows;
+mod scenarios;
 pub mod sock;
 pub mod staged;
 pub mod suite;

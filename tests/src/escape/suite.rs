@@ -3,12 +3,10 @@
 //!
 //! Owns the arrangement and the judging. What is tried stands in `table` and the probes.
 
-use std::env;
 use std::fmt;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path as FilePath, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -17,9 +15,10 @@ use anyhow::{Context as _, Result, bail};
 
 use super::capture::{Capture, Frame};
 use super::forged::SERVER_PORT;
+pub use super::held::result_line;
+use super::held::{Held, arguments, binary, read_result};
 use super::sock::{Step, Stop};
-use super::staged::READY;
-use super::table::{Between, Control, Expect, Path, Scenario, TARGET_PORT, Trial, paths};
+use super::table::{Between, Control, Expect, Path, TARGET_PORT, Trial, paths};
 use super::{Aim, table};
 use crate::cgroup::Cgroup;
 use crate::client;
@@ -27,7 +26,7 @@ use crate::lab::{Lab, LabOptions, host, v4, v6};
 use crate::place::Place;
 
 /// The proxy's port in this lab.
-const PROXY_PORT: u16 = 15001;
+pub(super) const PROXY_PORT: u16 = 15001;
 /// The node's addresses on the cable, and the far end's.
 const OWN: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
 /// Ranges that hold the node's addresses and not the far end's, listed as a cluster's would be.
@@ -137,26 +136,26 @@ pub fn run(filter: &str, show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
     Ok(cells)
 }
 
-struct Bench {
-    lab: Lab,
+pub(super) struct Bench {
+    pub(super) lab: Lab,
     capture: Capture,
     /// A cgroup that is not behind the gate.
     outside_gate: Cgroup,
     /// Probes that began before the attach.
     held: Vec<(&'static str, bool, Held)>,
     lsm: bool,
-    killed: bool,
+    pub(super) killed: bool,
 }
 
 /// How a probe ended, and what arrived meanwhile.
-struct Run {
-    result: Step,
-    escaped: Vec<Frame>,
-    listed: usize,
+pub(super) struct Run {
+    pub(super) result: Step,
+    pub(super) escaped: Vec<Frame>,
+    pub(super) listed: usize,
 }
 
 impl Run {
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let how = match &self.result {
             Ok(()) => "call succeeds".to_owned(),
             Err(stop) => format!("{}: {}", stop.call, errno_name(stop.errno)),
@@ -279,7 +278,7 @@ impl Bench {
         Ok((Seen::Closed, words))
     }
 
-    fn place(&self, gate: Gate) -> Place<'_> {
+    pub(super) fn place(&self, gate: Gate) -> Place<'_> {
         match gate {
             Gate::Behind => self.lab.client_place(),
             Gate::Outside => Place {
@@ -296,15 +295,23 @@ impl Bench {
         self.try_by(command, path.name, path.called, aim)
     }
 
-    fn try_by(&mut self, mut command: Command, name: &str, called: bool, aim: &Aim) -> Result<Run> {
+    pub(super) fn try_by(
+        &mut self,
+        mut command: Command,
+        name: &str,
+        called: bool,
+        aim: &Aim,
+    ) -> Result<Run> {
         arguments(&mut command, name, aim);
         let stop = AtomicBool::new(false);
         let outside = self.lab.outside();
         let ended = thread::scope(|scope| {
-            let other = called.then(|| scope.spawn(|| outside.run(|| call(aim, &stop))));
+            let writer = called.then(|| scope.spawn(|| outside.run(|| write_to_node(aim, &stop))));
             let ended = client::run(command, PROBE_LIMIT);
             stop.store(true, Ordering::Relaxed);
-            other.map(thread::ScopedJoinHandle::join);
+            if let Some(writer) = writer {
+                let _ = writer.join();
+            }
             ended
         })?;
         let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
@@ -367,108 +374,15 @@ impl Bench {
         let result = held.finish()?;
         self.judge(result, aim, false)
     }
-
-    fn scenario(&mut self, scenario: Scenario, over_v6: bool) -> Result<(Seen, String)> {
-        let aim = aim(over_v6);
-        match scenario {
-            Scenario::Nested => {
-                let below = self.lab.client_place().cgroup.context("a cgroup")?;
-                let nested = below.child("nested")?;
-                let place = Place {
-                    cgroup: Some(&nested),
-                    ..self.lab.client_place()
-                };
-                let command = place.command(binary()?)?;
-                let run = self.try_by(command, CONNECT, false, &aim)?;
-                Ok((closed_if(run.escaped.is_empty()), run.words()))
-            }
-            Scenario::NoOrigin => {
-                let to = SocketAddr::new(aim.loopback(), PROXY_PORT);
-                let answer = self.lab.node().run(|| ask(to))??;
-                let words = format!("{} bytes of answer", answer.len());
-                Ok((closed_if(answer.is_empty()), words))
-            }
-            Scenario::FlowsFull => self.with_full_flows(&aim),
-            Scenario::AgentKilled => {
-                self.kill_agent()?;
-                let mut words = Vec::new();
-                let mut closed = true;
-                for (name, to) in [
-                    (CONNECT, aim.to),
-                    ("udp-sendto", aim.to),
-                    (CONNECT, aim.proxied),
-                ] {
-                    let run = self.dial(name, to, &aim)?;
-                    closed &= run.escaped.is_empty() && run.result.is_err();
-                    words.push(run.words());
-                }
-                // A destination that needs no proxy goes on.
-                let run = self.dial(CONNECT, aim.listed, &aim)?;
-                if run.result.is_err() {
-                    bail!("a listed destination does not go on: {}", run.words());
-                }
-                Ok((closed_if(closed), words.join("; ")))
-            }
-            Scenario::PortTaken => {
-                self.kill_agent()?;
-                let at = SocketAddr::new(aim.loopback(), PROXY_PORT);
-                let impostor = self.lab.node().run(|| TcpListener::bind(at))??;
-                impostor.set_nonblocking(true)?;
-                let run = self.dial(CONNECT, aim.proxied, &aim)?;
-                let reached = impostor.accept().is_ok();
-                Ok((closed_if(!reached && run.result.is_err()), run.words()))
-            }
-        }
-    }
-
-    /// Another probe behind the gate with another destination.
-    fn dial(&mut self, name: &str, to: SocketAddr, aim: &Aim) -> Result<Run> {
-        let command = self.place(Gate::Behind).command(binary()?)?;
-        let aim = Aim { to, ..aim.clone() };
-        self.try_by(command, name, false, &aim)
-    }
-
-    fn with_full_flows(&mut self, aim: &Aim) -> Result<(Seen, String)> {
-        let map = pinned(self.lab.bpf_dir(), "FLOWS").context("the table of flows is pinned")?;
-        let mut flows = super::bpf::Flows::open(&map)?;
-        let count = flows.fill()?;
-        let before = self.lab.httpbin.requests().len();
-        let full = self.dial(CONNECT, aim.proxied, aim);
-        flows.empty()?;
-        let full = full?;
-        let after = self.dial(CONNECT, aim.proxied, aim)?;
-        if after.result.is_err() {
-            bail!("with room again it is refused: {}", after.words());
-        }
-        let closed = full.result.is_err() && full.escaped.is_empty();
-        let reached = self.lab.httpbin.requests().len() != before;
-        let words = format!("{count} flows, {}", full.words());
-        Ok((closed_if(closed && !reached), words))
-    }
-
-    fn kill_agent(&mut self) -> Result<()> {
-        if !self.killed {
-            self.lab.agent()?.kill()?;
-            self.killed = true;
-        }
-        Ok(())
-    }
 }
 
-/// The probe that scenarios dial with.
-const CONNECT: &str = "tcp-connect";
-
 #[derive(Clone, Copy)]
-enum Gate {
+pub(super) enum Gate {
     Behind,
     Outside,
 }
 
-fn closed_if(closed: bool) -> Seen {
-    if closed { Seen::Closed } else { Seen::Open }
-}
-
-fn aim(over_v6: bool) -> Aim {
+pub(super) fn aim(over_v6: bool) -> Aim {
     let address = if over_v6 { v6 } else { v4 };
     Aim {
         to: SocketAddr::new(address(host::BYSTANDER), TARGET_PORT),
@@ -479,16 +393,6 @@ fn aim(over_v6: bool) -> Aim {
             .unwrap_or(IpAddr::from([0; 4])),
         proxy_port: PROXY_PORT,
     }
-}
-
-fn arguments(command: &mut Command, name: &str, aim: &Aim) {
-    command
-        .args(["try", name])
-        .arg(aim.to.to_string())
-        .arg(aim.listed.to_string())
-        .arg(aim.proxied.to_string())
-        .arg(aim.own.to_string())
-        .arg(aim.proxy_port.to_string());
 }
 
 /// The errors by which a kernel says that it has no such socket.
@@ -512,41 +416,8 @@ fn errno_name(errno: i32) -> String {
     text.split(" (os").next().unwrap_or_default().to_owned()
 }
 
-/// The line that a probe ends with: `ok`, or `stop ERRNO CALL`.
-pub fn result_line(result: &Step) -> String {
-    match result {
-        Ok(()) => "ok".to_owned(),
-        Err(stop) => format!("stop {} {}", stop.errno, stop.call),
-    }
-}
-
-fn read_result(stdout: &str) -> Option<Step> {
-    let line = stdout.lines().last()?;
-    if line == "ok" {
-        return Some(Ok(()));
-    }
-    let (errno, call) = line.strip_prefix("stop ")?.split_once(' ')?;
-    Some(Err(Stop {
-        call: call.to_owned(),
-        errno: errno.parse().ok()?,
-    }))
-}
-
-/// The probe's program: `$EGRESS_ESCAPE_BIN`, else beside the running program's folder.
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("EGRESS_ESCAPE_BIN") {
-        return Ok(path.into());
-    }
-    let own = env::current_exe()?;
-    own.ancestors()
-        .skip(1)
-        .map(|dir| dir.join("escape"))
-        .find(|path| path.is_file())
-        .context("no escape program beside this one: run `cargo xtask build`")
-}
-
 /// The pin of that name, wherever below `dir` it is.
-fn pinned(dir: &FilePath, name: &str) -> Option<PathBuf> {
+pub(super) fn pinned(dir: &FilePath, name: &str) -> Option<PathBuf> {
     std::fs::read_dir(dir).ok()?.flatten().find_map(|entry| {
         let path = entry.path();
         if entry.file_name() == name {
@@ -560,57 +431,8 @@ fn pinned(dir: &FilePath, name: &str) -> Option<PathBuf> {
     })
 }
 
-/// A probe that stands between its two parts. Dropping it ends it.
-struct Held {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Held {
-    fn start(place: &Place<'_>, name: &str, aim: &Aim) -> Result<Self> {
-        let mut command = place.command(binary()?)?;
-        arguments(&mut command, name, aim);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run the probe")?;
-        let output = child.stdout.take().context("a pipe")?;
-        let mut held = Self {
-            child,
-            output: BufReader::new(output),
-        };
-        let mut line = String::new();
-        held.output.read_line(&mut line)?;
-        if line.trim() != READY {
-            bail!("{name}: its first part ended with {line}");
-        }
-        Ok(held)
-    }
-
-    fn move_to(&self, cgroup: &Cgroup) -> Result<()> {
-        let file = cgroup.path().join("cgroup.procs");
-        std::fs::write(file, self.child.id().to_string()).context("moving the probe")
-    }
-
-    fn finish(mut self) -> Result<Step> {
-        let mut input = self.child.stdin.take().context("a pipe")?;
-        input.write_all(b"\n")?;
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest)?;
-        read_result(&rest).with_context(|| format!("the probe ended with {rest}"))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The target writes to the node's server until `stop`.
-fn call(aim: &Aim, stop: &AtomicBool) -> Result<()> {
+fn write_to_node(aim: &Aim, stop: &AtomicBool) -> Result<()> {
     let socket = UdpSocket::bind(aim.to)?;
     while !stop.load(Ordering::Relaxed) {
         // A server that is not there yet shows as an error of the next send.
@@ -618,14 +440,4 @@ fn call(aim: &Aim, stop: &AtomicBool) -> Result<()> {
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-/// Asks a server for a page and returns what comes before the end, however it ends.
-fn ask(to: SocketAddr) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: httpbin.org\r\n\r\n");
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    Ok(answer)
 }

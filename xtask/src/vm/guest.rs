@@ -77,12 +77,12 @@ fn script(kernel: &Kernel, filter: &str) -> String {
         }
     };
     // Debian's kernels do not load the rarer protocols by themselves.
-    let mut load = String::new();
-    for module in MODULES.iter().filter_map(|path| path.rsplit('/').next()) {
-        load.push_str("modprobe -q ");
-        load.push_str(module);
-        load.push('\n');
-    }
+    let load: Vec<String> = MODULES
+        .iter()
+        .filter_map(|module| module.rsplit('/').next())
+        .map(|module| format!("modprobe -q {module}"))
+        .collect();
+    let load = load.join("\n");
     format!(
         "\
 #!/bin/busybox sh

@@ -1,0 +1,119 @@
+//! The paths that are more than one process: the harness kills the agent, fills tables, or takes
+//! the proxy's place.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Aim;
+use super::held::binary;
+use super::suite::{Bench, Gate, PROXY_PORT, Run, Seen, aim, pinned};
+use super::table::Scenario;
+use crate::place::Place;
+
+/// The probe that scenarios dial with.
+const CONNECT: &str = "tcp-connect";
+
+impl Bench {
+    pub(super) fn scenario(&mut self, scenario: Scenario, over_v6: bool) -> Result<(Seen, String)> {
+        let aim = aim(over_v6);
+        match scenario {
+            Scenario::Nested => {
+                let below = self.lab.client_place().cgroup.context("a cgroup")?;
+                let nested = below.child("nested")?;
+                let place = Place {
+                    cgroup: Some(&nested),
+                    ..self.lab.client_place()
+                };
+                let command = place.command(binary()?)?;
+                let run = self.try_by(command, CONNECT, false, &aim)?;
+                Ok((closed_if(run.escaped.is_empty()), run.words()))
+            }
+            Scenario::NoOrigin => {
+                let to = SocketAddr::new(aim.loopback(), PROXY_PORT);
+                let answer = self.lab.node().run(|| ask(to))??;
+                let words = format!("{} bytes of answer", answer.len());
+                Ok((closed_if(answer.is_empty()), words))
+            }
+            Scenario::FlowsFull => self.with_full_flows(&aim),
+            Scenario::AgentKilled => {
+                self.kill_agent()?;
+                let mut words = Vec::new();
+                let mut closed = true;
+                for (name, to) in [
+                    (CONNECT, aim.to),
+                    ("udp-sendto", aim.to),
+                    (CONNECT, aim.proxied),
+                ] {
+                    let run = self.dial(name, to, &aim)?;
+                    closed &= run.escaped.is_empty() && run.result.is_err();
+                    words.push(run.words());
+                }
+                // A destination that needs no proxy goes on.
+                let run = self.dial(CONNECT, aim.listed, &aim)?;
+                if run.result.is_err() {
+                    bail!("a listed destination does not go on: {}", run.words());
+                }
+                Ok((closed_if(closed), words.join("; ")))
+            }
+            Scenario::PortTaken => {
+                self.kill_agent()?;
+                let at = SocketAddr::new(aim.loopback(), PROXY_PORT);
+                let impostor = self.lab.node().run(|| TcpListener::bind(at))??;
+                impostor.set_nonblocking(true)?;
+                let run = self.dial(CONNECT, aim.proxied, &aim)?;
+                let reached = impostor.accept().is_ok();
+                Ok((closed_if(!reached && run.result.is_err()), run.words()))
+            }
+        }
+    }
+
+    /// Another probe behind the gate with another destination.
+    fn dial(&mut self, name: &str, to: SocketAddr, aim: &Aim) -> Result<Run> {
+        let command = self.place(Gate::Behind).command(binary()?)?;
+        let aim = Aim { to, ..aim.clone() };
+        self.try_by(command, name, false, &aim)
+    }
+
+    fn with_full_flows(&mut self, aim: &Aim) -> Result<(Seen, String)> {
+        let map = pinned(self.lab.bpf_dir(), "FLOWS").context("the table of flows is pinned")?;
+        let mut flows = super::bpf::Flows::open(&map)?;
+        let count = flows.fill()?;
+        let before = self.lab.httpbin.requests().len();
+        let full = self.dial(CONNECT, aim.proxied, aim);
+        flows.empty()?;
+        let full = full?;
+        let after = self.dial(CONNECT, aim.proxied, aim)?;
+        if after.result.is_err() {
+            bail!("with room again it is refused: {}", after.words());
+        }
+        let closed = full.result.is_err() && full.escaped.is_empty();
+        let reached = self.lab.httpbin.requests().len() != before;
+        let words = format!("{count} flows, {}", full.words());
+        Ok((closed_if(closed && !reached), words))
+    }
+
+    fn kill_agent(&mut self) -> Result<()> {
+        if !self.killed {
+            self.lab.agent()?.kill()?;
+            self.killed = true;
+        }
+        Ok(())
+    }
+}
+
+fn closed_if(closed: bool) -> Seen {
+    if closed { Seen::Closed } else { Seen::Open }
+}
+
+/// Asks a server for a page and returns what comes before the end, however it ends.
+fn ask(to: SocketAddr) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: httpbin.org\r\n\r\n");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    Ok(answer)
+}
