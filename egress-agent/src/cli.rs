@@ -20,10 +20,6 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one of them in a process"
-)]
 enum Verb {
     /// Close the gate around the enforced roots and serve what the rules list
     Run(RunArgs),
