@@ -1,21 +1,26 @@
-//! The Unix socket on which a running agent says how it is, and its clients `status` and `wait`.
+//! The Unix socket on which a running agent says how it is and what it would do, and its clients
+//! `status`, `wait` and `explain`.
 //!
-//! Mode 0600, and the peer must be root or the agent's own user. One connection, one answer: a
-//! JSON document.
+//! Mode 0600, and the peer must be root or the agent's own user. One connection, one request and
+//! one answer, each a JSON document that ends with its direction; no request asks for the status.
 
 use crate::failure::Failure;
 use crate::observe::status::Status;
 use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 /// How long a client may take to read its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of one request.
+const MAX_REQUEST: u64 = 8192;
 /// Time between two looks of `wait`.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -33,46 +38,96 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers for ever.
-pub async fn serve<F>(listener: UnixListener, status: impl Fn() -> F)
+/// What a client asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Request {
+    /// [`Status`].
+    #[default]
+    Status,
+    /// [`Explained`].
+    Explain {
+        /// HOST:PORT, IP:PORT or URL.
+        destination: String,
+        /// Cgroup id of the workload that would dial it.
+        workload: Option<u64>,
+    },
+}
+
+/// What becomes of a destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether a flow gets through.
+    pub allowed: bool,
+    /// The verdict and its reasons, a line each.
+    pub lines: Vec<String>,
+}
+
+/// Answers for ever; `reply` gives each request its JSON document.
+pub async fn serve<F>(listener: UnixListener, reply: impl Fn(Request) -> F)
 where
-    F: Future<Output = Option<Status>>,
+    F: Future<Output = Option<Vec<u8>>>,
 {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answered = tokio::time::timeout(PATIENCE, answer(stream, &status)).await;
+                let answered = tokio::time::timeout(PATIENCE, answer(stream, &reply)).await;
                 if let Ok(Err(error)) = answered {
-                    tracing::debug!(%error, "a status client left");
+                    tracing::debug!(%error, "an admin client left");
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "status socket");
+                tracing::warn!(%error, "admin socket");
                 tokio::time::sleep(LOOK).await;
             }
         }
     }
 }
 
-async fn answer<F>(mut stream: UnixStream, status: &impl Fn() -> F) -> anyhow::Result<()>
+async fn answer<F>(mut stream: UnixStream, reply: &impl Fn(Request) -> F) -> anyhow::Result<()>
 where
-    F: Future<Output = Option<Status>>,
+    F: Future<Output = Option<Vec<u8>>>,
 {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != rustix::process::geteuid().as_raw() {
         tracing::warn!(
             uid = peer,
-            "status refused: not root and not the agent's user"
+            "admin client refused: not root and not the agent's user"
         );
         return Ok(());
     }
-    let status = status().await.context("the agent is going down")?;
-    stream.write_all(&serde_json::to_vec(&status)?).await?;
+    let mut text = Vec::new();
+    (&mut stream)
+        .take(MAX_REQUEST)
+        .read_to_end(&mut text)
+        .await?;
+    let request = match text.as_slice() {
+        [] => Request::default(),
+        text => serde_json::from_slice(text).context("a request that is none")?,
+    };
+    let document = reply(request).await.context("the agent is going down")?;
+    stream.write_all(&document).await?;
     Ok(stream.shutdown().await?)
 }
 
-/// Asks a running agent.
+/// Asks a running agent how it is.
 pub fn ask(path: &Path) -> anyhow::Result<Status> {
+    request(path, &Request::Status)
+}
+
+/// Asks a running agent what becomes of a destination.
+pub fn explain(path: &Path, destination: &str, workload: Option<u64>) -> anyhow::Result<Explained> {
+    let destination = destination.to_owned();
+    request(
+        path,
+        &Request::Explain {
+            destination,
+            workload,
+        },
+    )
+}
+
+fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> anyhow::Result<T> {
     let mut stream = std::os::unix::net::UnixStream::connect(path).map_err(|e| {
         let hint = match e.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
@@ -84,6 +139,8 @@ pub fn ask(path: &Path) -> anyhow::Result<Status> {
         Failure::finding(format_args!("{}: {e}; {hint}", path.display()))
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&serde_json::to_vec(request)?)?;
+    stream.shutdown(Shutdown::Write)?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     if text.is_empty() {
@@ -153,7 +210,8 @@ mod tests {
         };
         let given = status.clone();
         let server = tokio::spawn(async move {
-            serve(listener, || std::future::ready(Some(given.clone()))).await;
+            let document = serde_json::to_vec(&given).unwrap();
+            serve(listener, |_| std::future::ready(Some(document.clone()))).await;
         });
         let (asked, waited, second) = tokio::task::spawn_blocking(move || {
             (

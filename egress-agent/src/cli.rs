@@ -97,8 +97,9 @@ struct DetachArgs {
     bpf_dir: Option<PathBuf>,
 }
 
+/// Where the running agent answers.
 #[derive(Debug, Args)]
-struct AdminArgs {
+pub struct AdminArgs {
     /// Config file of the agent, for `adminSocket`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -108,7 +109,8 @@ struct AdminArgs {
 }
 
 impl AdminArgs {
-    fn socket(self) -> Result<PathBuf, Failure> {
+    /// Its socket.
+    pub fn socket(self) -> Result<PathBuf, Failure> {
         let file = file_settings(self.config)?;
         let named = self.admin_socket.or(file.admin_socket);
         Ok(named.unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()))
@@ -185,7 +187,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             let colour = out.is_terminal();
             check::run(&paths, output, colour, &mut out)
         }
-        Verb::Explain(asked) => explain::run(&asked, &mut std::io::stdout().lock()),
+        Verb::Explain(asked) => explain::run(asked, &mut std::io::stdout().lock()),
         Verb::Status(args) => {
             let status = admin::ask(&args.admin.socket()?)?;
             match args.output {

@@ -17,6 +17,7 @@ use crate::workloads::{Owners, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::policy::diff::{Planner, TableOp};
+use egress_core::policy::explain::{Explanation, Question};
 use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
 use egress_core::policy::state::{Settings, State};
 use egress_core::policy::tables::Transport;
@@ -34,11 +35,27 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// that answer later join then.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 
+/// Notes on the rules that `status` shows; the log had all of them.
+const NOTES: usize = 100;
+
 /// Log lines of refusals in a second; the kernel's bound on events is higher, and each costs a line.
 const DENIALS_LOGGED: u32 = 200;
 
-/// A question about how rules and workloads stand.
-pub type Ask = oneshot::Sender<(RulesStatus, Vec<WorkloadStatus>)>;
+/// A question to the running engine, with the way back.
+#[derive(Debug)]
+pub enum Ask {
+    /// How the rules stand, and who is under them.
+    Status(oneshot::Sender<(RulesStatus, Vec<WorkloadStatus>)>),
+    /// What becomes of a destination.
+    Explain {
+        /// The destination.
+        question: Question,
+        /// Cgroup id of the workload that would dial it; none is the enforced root's default.
+        workload: Option<u64>,
+        /// The way back.
+        answer: oneshot::Sender<Explanation>,
+    },
+}
 
 /// A question that came back.
 struct Reply {
@@ -135,6 +152,7 @@ impl Engine {
         self.hear(told);
         self.state.handle_rules(Instant::now(), &rules.objects);
         self.shown.objects = rules.objects.len();
+        self.shown.notes = rules.notes.iter().take(NOTES).cloned().collect();
         self.ask();
         let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
         while !self.state.unresolved().is_empty() {
@@ -177,8 +195,7 @@ impl Engine {
                     continue;
                 }
                 Some(ask) = self.asks.recv() => {
-                    // Whoever asked may have left.
-                    let _ = ask.send((self.status(), self.workloads.status()));
+                    self.reply(ask);
                     continue;
                 }
                 told = self.workloads.next() => {
@@ -218,6 +235,7 @@ impl Engine {
             return Ok(());
         }
         self.shown.objects = rules.objects.len();
+        self.shown.notes = rules.notes.iter().take(NOTES).cloned().collect();
         self.shown.problem = None;
         self.announce = Some(rules.objects.len());
         self.moved = true;
@@ -256,6 +274,23 @@ impl Engine {
                 "flows of removed rules could not be ended; they stall"
             ),
         });
+    }
+
+    /// Whoever asked may have left.
+    fn reply(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(answer) => {
+                let _ = answer.send((self.status(), self.workloads.status()));
+            }
+            Ask::Explain {
+                question,
+                workload,
+                answer,
+            } => {
+                let policy = workload.map_or(DEFAULT_POLICY, |id| self.state.policy_of(id));
+                let _ = answer.send(self.state.explain(policy, &question));
+            }
+        }
     }
 
     fn status(&self) -> RulesStatus {

@@ -1,6 +1,9 @@
-//! `egress-agent explain`: why a destination is let through or refused, by rule files alone. Needs
-//! no kernel, no root and no running agent.
+//! `egress-agent explain`: why a destination is let through or refused, by the running agent or by
+//! rule files alone, which needs no kernel, no root and no agent.
 
+use crate::admin::{self, Explained};
+use crate::cgroup2;
+use crate::cli::AdminArgs;
 use crate::failure::Failure;
 use crate::sources::{files, rules};
 use egress_core::policy::explain::Question;
@@ -14,15 +17,20 @@ use std::time::Instant;
 /// What is asked, by the flags' names.
 #[derive(Debug, clap::Args)]
 pub struct Asked {
-    /// Rule files and folders
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    /// Rule files and folders, instead of the running agent
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     rules: Vec<PathBuf>,
-    /// Namespace of the workload that asks
+    /// With --rules: namespace of the workload that asks
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: String,
-    /// A label of the workload that asks
+    /// With --rules: a label of the workload that asks
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// Cgroup of the workload that asks the running agent [default: one that no one named]
+    #[arg(long, value_name = "PATH", conflicts_with = "rules")]
+    workload: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     /// HOST:PORT, IP:PORT or URL
     #[arg(value_name = "DESTINATION")]
     destination: String,
@@ -34,7 +42,25 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 /// Writes the verdict and its reasons; a failure with exit code 1 if the destination is refused.
-pub fn run(asked: &Asked, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
+    let destination = asked.destination.clone();
+    let Explained { allowed, lines } = if asked.rules.is_empty() {
+        let workload = asked.workload.as_deref().map(cgroup2::id).transpose();
+        let workload = workload.map_err(|e| Failure::usage(format_args!("--workload: {e}")))?;
+        admin::explain(&asked.admin.socket()?, &destination, workload)?
+    } else {
+        by_files(&asked)?
+    };
+    for line in &lines {
+        writeln!(out, "{line}")?;
+    }
+    if allowed {
+        return Ok(());
+    }
+    Err(Failure::finding(format_args!("{destination} is refused")).into())
+}
+
+fn by_files(asked: &Asked) -> anyhow::Result<Explained> {
     let question = Question::parse(&asked.destination)
         .map_err(|e| Failure::usage(format_args!("{}: {e}", asked.destination)))?;
     let files = files::read(&asked.rules).map_err(Failure::usage)?;
@@ -49,11 +75,8 @@ pub fn run(asked: &Asked, out: &mut impl Write) -> anyhow::Result<()> {
     });
     state.handle_rules(Instant::now(), &rules.objects);
     let explanation = state.explain(egress_ebpf::abi::DEFAULT_POLICY, &question);
-    for line in &explanation.lines {
-        writeln!(out, "{line}")?;
-    }
-    if explanation.allowed {
-        return Ok(());
-    }
-    Err(Failure::finding(format_args!("{} is refused", asked.destination)).into())
+    Ok(Explained {
+        allowed: explanation.allowed,
+        lines: explanation.lines,
+    })
 }

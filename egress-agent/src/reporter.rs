@@ -1,10 +1,11 @@
 //! Puts the agent's status together from those who know its parts, and serves it.
 
-use crate::admin;
+use crate::admin::{self, Explained, Request};
 use crate::config::Config;
 use crate::engine::Ask;
 use crate::kernel::{Counters, Kernel, counter_names};
 use crate::observe::status::{Board, KernelStatus, Status};
+use egress_core::policy::explain::{Explanation, Question};
 use egress_ebpf::abi::ABI_VERSION;
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -60,14 +61,46 @@ impl Reporter {
     /// Serves it for ever. Without its socket the agent does its work all the same.
     pub async fn serve(self, socket: PathBuf) {
         match admin::listen(&socket) {
-            Ok(listener) => admin::serve(listener, || self.status()).await,
+            Ok(listener) => admin::serve(listener, |request| self.answer(request)).await,
             Err(error) => tracing::warn!(error = format!("{error:#}"), "no status socket"),
         }
     }
 
+    /// The answer to a request, as JSON; none while the agent goes down.
+    async fn answer(&self, request: Request) -> Option<Vec<u8>> {
+        match request {
+            Request::Status => serde_json::to_vec(&self.status().await?).ok(),
+            Request::Explain {
+                destination,
+                workload,
+            } => {
+                let told = match Question::parse(&destination) {
+                    Ok(question) => self.explain(question, workload).await?,
+                    Err(error) => Explained {
+                        allowed: false,
+                        lines: vec![format!("{destination}: {error}")],
+                    },
+                };
+                serde_json::to_vec(&told).ok()
+            }
+        }
+    }
+
+    async fn explain(&self, question: Question, workload: Option<u64>) -> Option<Explained> {
+        let (answer, told) = oneshot::channel();
+        let ask = Ask::Explain {
+            question,
+            workload,
+            answer,
+        };
+        self.engine.send(ask).await.ok()?;
+        let Explanation { allowed, lines } = told.await.ok()?;
+        Some(Explained { allowed, lines })
+    }
+
     async fn status(&self) -> Option<Status> {
         let (answer, state) = oneshot::channel();
-        self.engine.send(answer).await.ok()?;
+        self.engine.send(Ask::Status(answer)).await.ok()?;
         let (mut rules, workloads) = state.await.ok()?;
         if let Some(problem) = self.problem.borrow().as_ref() {
             rules.problem = Some(problem.clone());

@@ -210,3 +210,30 @@ fn an_address_that_dns_adds_is_let_through_without_an_edit() {
     )
     .unwrap();
 }
+
+#[test]
+fn the_running_agent_explains_what_becomes_of_a_destination() {
+    let lab = Lab::start().unwrap();
+    let socket = lab.admin_socket().display().to_string();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let workload = lab.workloads().path().display().to_string();
+    let address = format!("{}:80", v4(host::HTTPBIN));
+    for (destination, allowed, part) in [
+        ("http://httpbin.org/get", true, "httpbin.org"),
+        ("httpbin.org:81", false, "80"),
+        (address.as_str(), true, "httpbin"),
+        ("192.0.2.9:443", false, ""),
+    ] {
+        for of in [&[][..], &["--workload", &workload][..]] {
+            let verb = [
+                &["explain", "--admin-socket", &socket],
+                of,
+                &["--", destination],
+            ]
+            .concat();
+            let told = lab.verb(&verb).unwrap();
+            assert_eq!(told.exit, i32::from(!allowed), "{verb:?}: {told:?}");
+            assert!(told.stdout.contains(part), "{verb:?}: {told:?}");
+        }
+    }
+}

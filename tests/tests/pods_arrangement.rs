@@ -1,6 +1,5 @@
 //! The agent where a container runtime puts it: inside the enforced root, in a cgroup namespace
 //! and a mount namespace of its own.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::process::{Child, Stdio};

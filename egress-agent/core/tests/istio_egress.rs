@@ -182,6 +182,7 @@ fn the_page_of_differences_holds_the_matrix_as_it_is() {
 /// Cases of `pilot/pkg/networking/core/serviceentry_simulation_test.go`: port 9999, resolution
 /// NONE, two entries.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn addresses_lead_to_the_entry_that_istio_finds() {
     let long = "1234:1f1:123:123:f816:3eff:feb8:2287";
     let other = "1234:1f1:123:123:f816:3eff:febf:57ce";

@@ -56,6 +56,8 @@ pub struct RulesStatus {
     pub objects: usize,
     /// Why the files as they are now are not in force.
     pub problem: Option<String>,
+    /// What the rules ask that has no effect, by file, line and field; the first of them.
+    pub notes: Vec<String>,
     /// Generation of the kernel's policies.
     pub generation: u32,
     /// Single addresses in the tables.

@@ -4,8 +4,9 @@ use super::files::{Feed, SourceFile, digest, follow};
 use crate::failure::Failure;
 use egress_core::istio::{Message, Object, Severity, decode, validate};
 use egress_core::registry::not_done::not_done;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Problems of one load that are shown; the rest is counted. `egress-agent check` shows all.
 const SHOWN: usize = 5;
@@ -25,8 +26,10 @@ pub struct RuleSet {
 pub fn follow_rules(
     paths: &[PathBuf],
 ) -> Result<(Feed<RuleSet>, impl Future<Output = ()> + Send + use<>), Failure> {
-    follow(paths, |files| {
-        let rules = compile(files)?;
+    let read = Mutex::new(Read::default());
+    follow(paths, move |files| {
+        let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = compile_over(files, &mut read)?;
         rules.tell();
         Ok(rules)
     })
@@ -34,37 +37,40 @@ pub fn follow_rules(
 
 /// All files as one set, or the first problems as one line.
 pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
+    compile_over(files, &mut Read::default())
+}
+
+/// What each file held at the last load. A file that did not change keeps its objects, the same
+/// `Arc`s, by which the registry knows that it need not look at them again.
+type Read = BTreeMap<PathBuf, Held>;
+
+#[derive(Clone, Debug, Default)]
+struct Held {
+    digest: u64,
+    objects: Vec<Arc<Object>>,
+    notes: Vec<String>,
+    problems: Vec<String>,
+}
+
+fn compile_over(files: &[SourceFile], read: &mut Read) -> Result<RuleSet, String> {
     let mut rules = RuleSet {
         digest: digest(files),
         ..RuleSet::default()
     };
     let mut problems = Vec::new();
+    let mut now = Read::new();
     for file in files {
-        let name = file.path.display().to_string();
-        let decoded = decode(&name, &file.text);
-        let messages = decoded.objects.iter().flat_map(validate);
-        let not_done = decoded.objects.iter().flat_map(not_done);
-        let messages = messages.chain(not_done);
-        for message in decoded.messages.iter().cloned().chain(messages) {
-            let line = line(&name, &message);
-            if message.severity == Severity::Error {
-                problems.push(line);
-            } else {
-                rules.notes.push(line);
-            }
-        }
-        let skipped = decoded.skipped.iter();
-        rules
-            .notes
-            .extend(skipped.map(|s| format!("{name}:{}: {}: not a rule; skipped", s.line, s.what)));
-        rules
-            .objects
-            .extend(decoded.objects.into_iter().map(|mut object| {
-                // Only messages need them, and they are the larger part of an object.
-                object.forget_places();
-                Arc::new(object)
-            }));
+        let own = digest(std::slice::from_ref(file));
+        let held = match read.remove(&file.path) {
+            Some(held) if held.digest == own => held,
+            _ => load(file, own),
+        };
+        rules.objects.extend(held.objects.iter().cloned());
+        rules.notes.extend(held.notes.iter().cloned());
+        problems.extend(held.problems.iter().cloned());
+        now.insert(file.path.clone(), held);
     }
+    *read = now;
     if problems.is_empty() {
         return Ok(rules);
     }
@@ -76,6 +82,39 @@ pub fn compile(files: &[SourceFile]) -> Result<RuleSet, String> {
         String::new()
     };
     Err(problems.join("; ") + &tail)
+}
+
+fn load(file: &SourceFile, digest: u64) -> Held {
+    let mut held = Held {
+        digest,
+        ..Held::default()
+    };
+    let name = file.path.display().to_string();
+    let decoded = decode(&name, &file.text);
+    let messages = decoded.objects.iter().flat_map(validate);
+    let not_done = decoded.objects.iter().flat_map(not_done);
+    let messages = messages.chain(not_done);
+    for message in decoded.messages.iter().cloned().chain(messages) {
+        let line = line(&name, &message);
+        if message.severity == Severity::Error {
+            held.problems.push(line);
+        } else {
+            held.notes.push(line);
+        }
+    }
+    let skipped = decoded.skipped.iter();
+    held.notes
+        .extend(skipped.map(|s| format!("{name}:{}: {}: not a rule; skipped", s.line, s.what)));
+    held.objects = decoded
+        .objects
+        .into_iter()
+        .map(|mut object| {
+            // Only messages need them, and they are the larger part of an object.
+            object.forget_places();
+            Arc::new(object)
+        })
+        .collect();
+    held
 }
 
 fn line(file: &str, message: &Message) -> String {
@@ -111,6 +150,17 @@ mod tests {
 
     const GOOD: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n\
         spec:\n  hosts: [a.example]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: DNS\n";
+
+    #[test]
+    fn a_file_that_did_not_change_keeps_its_objects() {
+        let mut read = Read::default();
+        let (a, b) = (file("a.yaml", GOOD), file("b.yaml", GOOD));
+        let first = compile_over(&[a.clone(), b], &mut read).unwrap();
+        let edited = file("b.yaml", &GOOD.replace("80", "81"));
+        let second = compile_over(&[a, edited], &mut read).unwrap();
+        assert!(Arc::ptr_eq(&first.objects[0], &second.objects[0]));
+        assert!(!Arc::ptr_eq(&first.objects[1], &second.objects[1]));
+    }
 
     #[test]
     fn other_kinds_are_skipped_with_a_note() {

@@ -44,6 +44,7 @@ fn rules_that_fit_together_have_no_finding() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn each_finding_names_the_object_and_the_field() {
     let matched = "match: [{uri: {prefix: /}}]";
     for (text, expected) in [

@@ -1,6 +1,7 @@
 //! What each workload sees, and how several share policies.
 
 use super::Registry;
+use super::routes::Subset;
 use super::scope::Workload;
 use super::view::View;
 use crate::istio::{Object, decode};
@@ -248,7 +249,6 @@ fn delegates_subsets_and_selected_workloads_lead_where_istio_says() {
             )
         })
         .collect();
-    use super::routes::Subset;
     let v1 = Subset::Labels(Arc::new(BTreeMap::from([("v".into(), "1".into())])));
     assert_eq!(
         seen,
