@@ -59,6 +59,13 @@ fn others(counts: &Counts, kind: &str, but: &[&str]) -> Vec<(String, u64)> {
 #[test]
 fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
     let mut lab = Lab::start().unwrap();
+    // A connect a millisecond uses up the ports in less than their TIME_WAIT.
+    for (key, value) in [
+        ("tcp_tw_reuse", "1"),
+        ("ip_local_port_range", "16000 65000"),
+    ] {
+        lab.node().sysctl(&format!("ipv4/{key}"), value).unwrap();
+    }
     lab.dns
         .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
     lab.rules("r.yaml", RULES).unwrap();

@@ -219,7 +219,8 @@ fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
             nets.join(", ")
         )
     };
-    let status = || -> serde_json::Value {
+    // An agent at work on tens of thousands of rules may take longer than its client waits.
+    let status = || -> Option<serde_json::Value> {
         let socket = lab.admin_socket();
         let verb = [
             "status",
@@ -228,19 +229,19 @@ fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
             "--admin-socket",
             socket.to_str().unwrap(),
         ];
-        serde_json::from_str(&lab.verb(&verb).unwrap().stdout).unwrap()
+        serde_json::from_str(&lab.verb(&verb).unwrap().stdout).ok()
     };
     let generation = |status: &serde_json::Value| status["rules"]["generation"].as_u64().unwrap();
-    let before = generation(&status());
+    let before = generation(&status().unwrap());
     lab.write_rules("many.yaml", &rules(0)).unwrap();
     let applied = wait_until("the first are in force", Duration::from_mins(1), || {
-        Some(status()).filter(|s| generation(s) > before)
+        status().filter(|s| generation(s) > before)
     })
     .unwrap();
     assert_eq!(applied["rules"]["networks"]["used"], 35_000);
     lab.write_rules("many.yaml", &rules(40_000)).unwrap();
     let refused = wait_until("the second are refused", Duration::from_mins(1), || {
-        Some(status()).filter(|s| s["rules"]["problem"].is_string())
+        status().filter(|s| s["rules"]["problem"].is_string())
     })
     .unwrap();
     let problem = refused["rules"]["problem"].as_str().unwrap();

@@ -133,7 +133,13 @@ pub fn forget_vanished(pins: &Pins) -> anyhow::Result<()> {
 
 /// Opens the gate: removes every pin below `bpf_dir`. Returns whether there was a gate.
 pub fn detach(bpf_dir: &Path) -> anyhow::Result<bool> {
-    Pins::at(bpf_dir).remove_all()
+    let pins = Pins::at(bpf_dir);
+    for pin in pins.every_link()? {
+        let link = sys::obj_get(&pin).with_context(|| format!("opening {}", pin.display()))?;
+        // Removing the pin alone frees the link some time later.
+        sys::link_detach(link.as_fd()).with_context(|| format!("detaching {}", pin.display()))?;
+    }
+    pins.remove_all()
 }
 
 /// Whether every program is attached to this enforced root.

@@ -90,6 +90,29 @@ impl Pins {
         self.all_links().join(cgroup.to_string())
     }
 
+    /// Every pinned link, of this ABI and of others.
+    pub fn every_link(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let entries = |dir: &Path| -> anyhow::Result<Vec<PathBuf>> {
+            match fs::read_dir(dir) {
+                Ok(entries) => Ok(entries
+                    .map(|e| Ok(e?.path()))
+                    .collect::<std::io::Result<_>>()?),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+                Err(e) => Err(e).with_context(|| format!("reading {}", dir.display())),
+            }
+        };
+        let mut found = Vec::new();
+        for abi in entries(&self.root)? {
+            let name = abi.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("abi-") {
+                for cgroup in entries(&abi.join("links"))? {
+                    found.extend(entries(&cgroup)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes every pin, of this ABI and of others: links first, since those open the gate, then
     /// the maps. Returns whether there was any.
     pub fn remove_all(&self) -> anyhow::Result<bool> {
