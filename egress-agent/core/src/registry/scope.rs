@@ -54,8 +54,16 @@ struct Import {
     namespace: Option<String>,
     /// Host or wildcard, in canonical form.
     host: Arc<str>,
+    /// Takes away from what the others import.
+    excludes: bool,
     /// Port of the listener, which then imports that port only.
     port: Option<u16>,
+}
+
+impl Import {
+    fn covers(&self, namespace: &str, host: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|n| n == namespace) && hosts::covers(&self.host, host)
+    }
 }
 
 /// Which ports of a service are imported.
@@ -99,9 +107,12 @@ impl Scope {
             return Imported::Whole;
         };
         let mut ports = BTreeSet::new();
+        let covering = |import: &&Import| import.covers(namespace, host);
+        if imports.iter().filter(covering).any(|i| i.excludes) {
+            return Imported::No;
+        }
         for import in imports {
-            let here = import.namespace.as_deref().is_none_or(|n| n == namespace);
-            if here && hosts::covers(&import.host, host) {
+            if covering(&import) {
                 match import.port {
                     None => return Imported::Whole,
                     Some(port) => ports.insert(port),
@@ -117,8 +128,19 @@ impl Scope {
 
     /// Whether a `VirtualService` for these hosts is imported.
     pub fn imports_rule(&self, namespace: &str, of: &[String]) -> bool {
+        let excluded = |host: &String| {
+            let host = hosts::canonical(host);
+            let imports = self.imports.iter().flatten();
+            imports
+                .filter(|i| i.excludes)
+                .any(|i| i.covers(namespace, &host))
+        };
+        if !of.is_empty() && of.iter().all(excluded) {
+            return false;
+        }
         let overlaps = |import: &Import| {
-            import.namespace.as_deref().is_none_or(|n| n == namespace)
+            !import.excludes
+                && import.namespace.as_deref().is_none_or(|n| n == namespace)
                 && of.iter().any(|host| {
                     let host = hosts::canonical(host);
                     hosts::covers(&import.host, &host) || hosts::covers(&host, &import.host)
@@ -261,16 +283,21 @@ fn imports(sidecar: &Sidecar, own: &str) -> Option<Vec<Import>> {
         let port = listener.port.as_ref().map(|p| p.number).filter(|n| *n != 0);
         for host in &listener.hosts {
             let (namespace, host) = host.split_once('/').unwrap_or((".", host));
-            let namespace = match namespace {
-                "*" => None,
+            // `~/*` imports nothing; any other entry that begins so takes hosts away again.
+            let excludes = namespace.starts_with('~');
+            if namespace == "~" && host == "*" {
+                continue;
+            }
+            let namespace = match namespace.trim_start_matches('~') {
+                "" | "*" => None,
                 "." => Some(own.to_owned()),
-                "~" => continue,
                 name => Some(name.to_owned()),
             };
             let port = port.map(|n| u16::try_from(n).unwrap_or(0));
             all.push(Import {
                 namespace,
                 host: hosts::canonical(host),
+                excludes,
                 port,
             });
         }

@@ -93,6 +93,15 @@ fn a_sidecar_imports_by_namespace_host_and_port() {
         ("[{hosts: [\"one/a.com\"]}]", &["a.com:80+443"]),
         ("[{hosts: [\"~/*\"]}]", &[]),
         (
+            "[{hosts: [\"*/*\", \"~one/a.com\"]}]",
+            &["b.com:80+443", "c.com:80+443"],
+        ),
+        ("[{hosts: [\"*/*\", \"~one/*\"]}]", &["c.com:80+443"]),
+        (
+            "[{hosts: [\"*/*\", \"~/b.com\"]}]",
+            &["a.com:80+443", "c.com:80+443"],
+        ),
+        (
             "[{port: {number: 443, name: t, protocol: TLS}, hosts: [\"one/a.com\"]}, {hosts: [\"two/*\"]}]",
             &["a.com:443", "c.com:80+443"],
         ),
