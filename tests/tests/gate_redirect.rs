@@ -11,7 +11,9 @@ use egress_tests::{Lab, client, wait_until};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
-const HOSTS: std::ops::Range<u8> = 40..44;
+/// So many that the proxy's own connections to any one of them never run out of ports: it would
+/// rightly try another address of the host.
+const HOSTS: std::ops::Range<u8> = 100..140;
 const CONNECTS: usize = 10_000;
 
 /// One host with every address of both families.
@@ -69,8 +71,9 @@ fn ten_thousand_connects_with_ports_reused_each_reach_their_own_destination() {
         .into_iter()
         .filter_map(|seen| {
             let dialled: IpAddr = seen.target.split_once("dialled=")?.1.parse().ok()?;
+            let attempt = seen.header("x-envoy-attempt-count").map(str::to_owned);
             (dialled.to_canonical() != seen.local.ip().to_canonical())
-                .then_some((dialled, seen.local))
+                .then_some((dialled, seen.local, attempt))
         })
         .collect();
     assert!(
