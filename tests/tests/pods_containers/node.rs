@@ -224,12 +224,25 @@ impl Drop for Node {
         let _ = fs::write(self.runtime.path().join("cgroup.kill"), "1");
         let _ = self.containerd.kill();
         let _ = self.containerd.wait();
-        remove_version_1(&self.parent);
+        // A pod that still runs holds its folders; its cgroup of version 2 outlives this guard.
+        if let (Ok(mount), Ok(parent)) = (mount_point(), self.parent.strip_prefix("/")) {
+            let _ = fs::write(mount.join(parent).join("cgroup.kill"), "1");
+        }
+        let gone = wait_until("version 1 is empty", GONE_WITHIN, || {
+            remove_version_1(&self.parent).then_some(())
+        });
+        if let Err(error) = gone {
+            eprintln!("folders of version 1 stay: {error:#}");
+        }
     }
 }
 
-/// On a hybrid machine runc makes the pods' folders in every hierarchy of version 1 too.
-fn remove_version_1(parent: &Path) {
+/// How long killed pods may take to leave their cgroups.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// On a hybrid machine runc makes the pods' folders in every hierarchy of version 1 too. Whether
+/// none is left.
+fn remove_version_1(parent: &Path) -> bool {
     fn remove(folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -240,17 +253,21 @@ fn remove_version_1(parent: &Path) {
         let _ = fs::remove_dir(folder);
     }
     let Some(first) = parent.iter().nth(1) else {
-        return;
+        return true;
     };
+    let mut gone = true;
     for hierarchy in fs::read_dir("/sys/fs/cgroup")
         .into_iter()
         .flatten()
         .flatten()
     {
         if hierarchy.file_name() != "unified" {
-            remove(&hierarchy.path().join(first));
+            let folder = hierarchy.path().join(first);
+            remove(&folder);
+            gone &= !folder.exists();
         }
     }
+    gone
 }
 
 fn settings(dir: &Path) -> String {
