@@ -70,6 +70,14 @@ impl Addr {
         *self
     }
 
+    /// `::` or 0.0.0.0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        let [a, b, c, d] = self.be;
+        a == 0 && b == 0 && (c == 0 || c == MAPPED) && d == 0
+    }
+
     /// Loopback as the kernel dials it: 127.0.0.0/8, `::1`, and the unspecified addresses, which
     /// `ip_route_connect` and `ip6_datagram_connect` turn into loopback after the hook ran.
     #[must_use]

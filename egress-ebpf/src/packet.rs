@@ -30,6 +30,63 @@ const V4_FRAGMENT_MASK: u16 = 0x3fff;
 /// goes to another address than the socket's (`__ip_queue_xmit` in net/ipv4/ip_output.c).
 const V4_PLAIN: u8 = 0x45;
 
+/// What a packet says that has its transport header right behind a plain IP header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plain {
+    /// The address that it claims to come from.
+    pub from: Addr,
+    /// Where it goes.
+    pub to: Destination,
+}
+
+impl Plain {
+    /// From the first words of an IPv4 packet of TCP or UDP, up to its ports. `None` for every
+    /// other: what is wrong with it, [`destination`] says.
+    #[must_use]
+    #[inline(always)]
+    pub fn v4(words: &[u32; 6]) -> Option<Self> {
+        let [first, fragment, middle, from, to, ports] = *words;
+        let fragment = u32::from_be(fragment) as u16 & V4_FRAGMENT_MASK;
+        if (u32::from_be(first) >> 24) as u8 != V4_PLAIN || fragment != 0 {
+            return None;
+        }
+        let proto = (u32::from_be(middle) >> 16) as u8;
+        Self::of(Addr::from_v4_be(from), Addr::from_v4_be(to), proto, ports)
+    }
+
+    /// The same for IPv6.
+    #[must_use]
+    #[inline(always)]
+    pub fn v6(words: &[u32; 11]) -> Option<Self> {
+        let [first, next, f0, f1, f2, f3, t0, t1, t2, t3, ports] = *words;
+        if u32::from_be(first) >> 28 != 6 {
+            return None;
+        }
+        let proto = (u32::from_be(next) >> 8) as u8;
+        let (from, to) = ([f0, f1, f2, f3], [t0, t1, t2, t3]);
+        Self::of(Addr::from_v6_be(from), Addr::from_v6_be(to), proto, ports)
+    }
+
+    #[inline(always)]
+    fn of(from: Addr, to: Addr, proto: u8, ports: u32) -> Option<Self> {
+        (proto == proto::TCP || proto == proto::UDP).then_some(Self {
+            from,
+            to: Destination {
+                addr: to,
+                port: u32::from_be(ports) as u16,
+                proto,
+            },
+        })
+    }
+
+    /// [`source_is_local`].
+    #[must_use]
+    #[inline(always)]
+    pub fn source_is_local(&self) -> bool {
+        is_local(&self.from, &self.to.addr)
+    }
+}
+
 /// Whether a packet carries TCP right behind a plain IP header. A stream passes by what its socket
 /// stored, so nothing in the header may send the packet elsewhere: no IPv4 option, no IPv6
 /// extension header, and no tunnel's header in front.
@@ -53,20 +110,17 @@ pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {
 #[must_use]
 #[inline(always)]
 pub fn source_is_local<P: Packet>(packet: &P) -> bool {
+    let word = |at| packet.word(at).to_be();
     if packet.word(0) >> 28 == 4 {
-        let (from, to) = (packet.word(12), packet.word(16));
-        return from >> 24 == 127 || (from == to && from != 0);
+        return is_local(&Addr::from_v4_be(word(12)), &Addr::from_v4_be(word(16)));
     }
-    let address = |at| {
-        Addr::from_v6_be([
-            packet.word(at).to_be(),
-            packet.word(at + 4).to_be(),
-            packet.word(at + 8).to_be(),
-            packet.word(at + 12).to_be(),
-        ])
-    };
-    let from = address(8);
-    from != Addr::UNSPECIFIED && (from.is_loopback() || from == address(24))
+    let address = |at| Addr::from_v6_be([word(at), word(at + 4), word(at + 8), word(at + 12)]);
+    is_local(&address(8), &address(24))
+}
+
+#[inline(always)]
+fn is_local(from: &Addr, to: &Addr) -> bool {
+    !from.is_unspecified() && (from.is_loopback() || from == to)
 }
 
 /// Whether a packet is neighbour discovery or multicast listener discovery, on the link and
@@ -163,7 +217,7 @@ fn transport<P: Packet>(packet: &P, proto: u8, at: u32, addr: Addr) -> Result<De
 
 #[cfg(test)]
 mod tests {
-    use super::{Packet, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
+    use super::{Packet, Plain, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
     use crate::decide::Destination;
     use crate::verdict::Reason;
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -176,6 +230,19 @@ mod tests {
             let at = offset as usize;
             self.0.get(at..at + N)?.try_into().ok()
         }
+    }
+
+    /// What the first words say, where there are as many.
+    fn plain(packet: &[u8]) -> Option<Plain> {
+        fn words<const N: usize>(packet: &[u8]) -> Option<[u32; N]> {
+            let mut words = [0; N];
+            for (word, bytes) in words.iter_mut().zip(packet.get(..N * 4)?.chunks(4)) {
+                *word = u32::from_ne_bytes(bytes.try_into().unwrap());
+            }
+            Some(words)
+        }
+        let v4 = words(packet).as_ref().and_then(Plain::v4);
+        v4.or_else(|| words(packet).as_ref().and_then(Plain::v6))
     }
 
     fn v4(version_ihl: u8, fragment: u16, proto: u8, transport: &[u8]) -> Vec<u8> {
@@ -217,6 +284,8 @@ mod tests {
             (v6(58, &[128, 0, 0, 0]), to("2001:db8::10", 0, 58)),
         ] {
             assert_eq!(destination(&Bytes(&packet)), want);
+            let listable = want.ok().filter(|to| to.port != 0);
+            assert_eq!(plain(&packet).map(|p| p.to), listable, "{packet:?}");
         }
     }
 
@@ -243,6 +312,7 @@ mod tests {
                 Err(Reason::Unparsable),
                 "{packet:?}"
             );
+            assert_eq!(plain(&packet), None, "{packet:?}");
         }
     }
 
@@ -278,7 +348,9 @@ mod tests {
             };
             packet[at..at + from.len()].copy_from_slice(&from);
             packet[at + from.len()..at + 2 * from.len()].copy_from_slice(&to);
-            source_is_local(&Bytes(&packet))
+            let said = source_is_local(&Bytes(&packet));
+            assert_eq!(plain(&packet).unwrap().source_is_local(), said);
+            said
         };
         assert!(from("127.0.0.1", "127.0.0.9"));
         assert!(from("192.0.2.1", "192.0.2.1"));
@@ -287,6 +359,8 @@ mod tests {
         assert!(!from("198.51.100.99", "127.0.0.1"));
         assert!(!from("2001:db8::99", "::1"));
         assert!(!from("192.0.2.1", "192.0.2.2"));
+        assert!(!from("0.0.0.0", "0.0.0.0"));
+        assert!(!from("::", "::"));
     }
 
     #[test]

@@ -7,9 +7,10 @@
 //! Of a stream's header only that is checked which no NAT changes and which could send it
 //! elsewhere: that it is plain TCP, and that what was let through as loopback stays there.
 
+use crate::bpf::connect::redirected;
 use crate::bpf::datagram::answers;
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, judge, policy, policy_of, remember, state};
+use crate::bpf::judge::{Applied, is_current, judge, policy, policy_of, remember, state};
 use crate::bpf::listener::LOOPBACK;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
@@ -19,7 +20,9 @@ use core::ptr;
 use egress_ebpf::abi::{DEFAULT_POLICY, SocketState, action, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
-use egress_ebpf::packet::{Packet, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
+use egress_ebpf::packet::{
+    Packet, Plain, destination, is_neighbour_talk, is_plain_tcp, source_is_local,
+};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
 const SOCK_STREAM: u32 = 1;
@@ -31,6 +34,31 @@ const LISTEN: u32 = 10;
 const NEW_SYN_RECV: u32 = 12;
 
 struct Skb<'a>(&'a SkBuffContext);
+
+impl Skb<'_> {
+    /// What the packet says where its header is plain and at hand, by direct access: each read by a
+    /// helper costs more than all of this.
+    #[inline(always)]
+    fn plain(&self) -> Option<Plain> {
+        // SAFETY: context fields that cgroup_skb may read. The verifier holds each read to the
+        // bounds just checked; headers are aligned to four bytes where the kernel builds them
+        // (`LL_RESERVED_SPACE`), and BPF does not ask for more.
+        unsafe {
+            let start = ptr::read_volatile(&raw const (*self.0.skb.skb).data) as usize;
+            let end = ptr::read_volatile(&raw const (*self.0.skb.skb).data_end) as usize;
+            if start + size_of::<[u32; 6]>() > end {
+                return None;
+            }
+            if let Some(plain) = Plain::v4(&*(start as *const [u32; 6])) {
+                return Some(plain);
+            }
+            if start + size_of::<[u32; 11]>() > end {
+                return None;
+            }
+            Plain::v6(&*(start as *const [u32; 11]))
+        }
+    }
+}
 
 impl Packet for Skb<'_> {
     #[inline(always)]
@@ -45,7 +73,7 @@ enum Judged {
     Refused(Destination, Reason),
 }
 
-/// A packet's socket and way out, read once.
+/// A packet, its socket and way out, read once.
 struct Sent {
     kind: u32,
     protocol: u32,
@@ -69,12 +97,24 @@ impl Sent {
 #[inline(always)]
 pub fn egress(ctx: &SkBuffContext) -> i32 {
     // SAFETY: context fields that cgroup_skb may read; the socket is checked for null before use.
-    let (sk, sent) = unsafe {
+    let (sk, device, tcp_state) = unsafe {
         let device = ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex);
         let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
         if sk.is_null() {
             return Verdict::Deny(Reason::State).return_code();
         }
+        (sk, device, ptr::read_volatile(&raw const (*sk).state))
+    };
+    if let Some(state) = state(sk.cast()) {
+        if Skb(ctx)
+            .plain()
+            .is_some_and(|plain| is_settled(&plain, state, device, tcp_state))
+        {
+            return Verdict::Allow.return_code();
+        }
+    }
+    // SAFETY: as above.
+    let (sk, sent) = unsafe {
         let sk = bpf_sk_fullsock(sk);
         if sk.is_null() {
             return Verdict::Deny(Reason::State).return_code();
@@ -82,7 +122,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         let sent = Sent {
             kind: ptr::read_volatile(&raw const (*sk).type_),
             protocol: ptr::read_volatile(&raw const (*sk).protocol),
-            tcp_state: ptr::read_volatile(&raw const (*sk).state),
+            tcp_state,
             device,
         };
         (sk.cast::<c_void>(), sent)
@@ -101,6 +141,40 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
             event::refuse(known.as_deref(), Some(&applied), &to, reason, Hook::Egress).return_code()
         }
     }
+}
+
+/// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
+/// and this tells at the price of one look-up. All others are for [`judged`].
+#[inline(always)]
+fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -> bool {
+    if plain.to.proto != state.proto
+        || state.action == 0
+        || policy(state.policy).policy.generation != state.generation
+    {
+        return false;
+    }
+    if state.proto == proto::TCP {
+        return tcp_state != SYN_SENT
+            && !has_strayed(state, device)
+            && (!redirected(state) || state.flags & socket_flag::PUBLISHED != 0);
+    }
+    let from_here = if device == LOOPBACK {
+        plain.source_is_local()
+    } else {
+        !state.dst.is_loopback()
+    };
+    from_here
+        && state.proto == proto::UDP
+        && state.action == action::ALLOW
+        && state.port == plain.to.port
+        && state.dst == plain.to.addr
+}
+
+/// A device that the socket is bound to, or an unspecified address that became the bound one,
+/// takes what was let through as loopback to the outside.
+#[inline(always)]
+fn has_strayed(state: &SocketState, device: u32) -> bool {
+    device != LOOPBACK && (redirected(state) || state.dialled.is_loopback())
 }
 
 const UNKNOWN: Destination = Destination {
@@ -144,14 +218,10 @@ fn stream(sent: &Sent, state: &mut SocketState, applied: &Applied, forged: bool)
     if state.flags & socket_flag::INBOUND != 0 {
         return Some(Judged::Passes);
     }
-    let home = sent.device == LOOPBACK;
-    let redirected = state.action == action::PROXY;
-    // A device that the socket is bound to, or an unspecified address that became the bound one,
-    // takes what was let through as loopback to the outside.
-    let strayed = !home && (redirected || state.dialled.is_loopback());
-    if state.action == 0 || strayed {
+    if state.action == 0 || has_strayed(state, sent.device) {
         return None;
     }
+    let redirected = redirected(state);
     // The proxy's answer to a forged sender is stopped by `listener::answers_stay`; but Linux 6.1
     // runs no egress hook for a handshake's answer over IPv6, so there its question is.
     if forged && !(redirected && state.dialled.is_v4()) {
@@ -163,7 +233,7 @@ fn stream(sent: &Sent, state: &mut SocketState, applied: &Applied, forged: bool)
             Reason::FlowTableFull,
         ));
     }
-    if applied.policy.generation == state.generation && applied.id == state.policy {
+    if is_current(state, applied) {
         return Some(Judged::Passes);
     }
     Some(rejudge(state, applied))
@@ -243,7 +313,7 @@ fn by_header(
     }
     if let Some(state) = known.as_deref() {
         if state.action == action::ALLOW
-            && state.generation == applied.policy.generation
+            && is_current(state, applied)
             && state.port == to.port
             && state.proto == to.proto
             && state.dst == to.addr.canonical()

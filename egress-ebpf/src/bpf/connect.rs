@@ -1,7 +1,7 @@
 //! connect(): judges the destination and, for a flow that needs the proxy, turns it there.
 
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember, state_or_new};
+use crate::bpf::judge::{Applied, judge_at, policy_of, proxy_port, remember, state_or_new};
 use crate::bpf::listener;
 use crate::bpf::maps::count;
 use crate::bpf::socket::note_task;
@@ -77,8 +77,9 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     }
     note_task(state);
     let applied = policy_of(state);
-    let port = proxy_port(state.netns).unwrap_or(0);
-    let verdict = match judge(&applied, state.netns, to) {
+    let proxy = proxy_port(state.netns);
+    let port = proxy.unwrap_or(0);
+    let verdict = match judge_at(&applied, to, proxy) {
         Verdict::Proxy if !listener::is_there(ctx, to.addr.is_v4(), port) => {
             Verdict::Deny(Reason::NoProxy)
         }
@@ -92,7 +93,7 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
             proto: proto::TCP,
             ..*to
         };
-        if !matches!(judge(&applied, state.netns, &stream), Verdict::Deny(_)) {
+        if !matches!(judge_at(&applied, &stream, proxy), Verdict::Deny(_)) {
             return (Verdict::Allow, 0);
         }
     }

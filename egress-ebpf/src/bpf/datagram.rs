@@ -3,7 +3,7 @@
 
 use crate::bpf::connect::{destination4, destination6, redirected, settle, sock};
 use crate::bpf::event;
-use crate::bpf::judge::{judge, policy_of, state, state_or_new};
+use crate::bpf::judge::{is_current, judge, policy_of, state, state_or_new};
 use crate::bpf::maps::{PEERS, count};
 use crate::bpf::socket::note_task;
 use aya_ebpf::EbpfContext as _;
@@ -34,7 +34,7 @@ fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
     let applied = policy_of(state);
     // A stream of datagrams to one place is judged once a generation.
     if state.action == action::ALLOW
-        && state.generation == applied.policy.generation
+        && is_current(state, &applied)
         && state.port == to.port
         && state.dialled == to.addr
         && state.proto == to.proto

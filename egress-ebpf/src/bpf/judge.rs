@@ -6,7 +6,7 @@ use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{DEFAULT_POLICY, Policy, SocketState, action};
+use egress_ebpf::abi::{DEFAULT_POLICY, Policy, SocketState, action, proto};
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::verdict::{Reason, Verdict};
 
@@ -99,10 +99,27 @@ pub fn policy(id: u32) -> Applied {
 /// Judges a destination for a socket.
 #[inline(always)]
 pub fn judge(applied: &Applied, netns: u64, to: &Destination) -> Verdict {
+    // The proxy takes streams only, so for others its port is of no interest.
+    let proxy = match to.proto {
+        proto::TCP => proxy_port(netns),
+        _ => None,
+    };
+    judge_at(applied, to, proxy)
+}
+
+/// [`judge`] with the proxy's port at hand.
+#[inline(always)]
+pub fn judge_at(applied: &Applied, to: &Destination, proxy: Option<u16>) -> Verdict {
     if applied.policy.generation == 0 {
         return Verdict::Deny(Reason::State);
     }
-    decide(&KernelTables, &applied.policy, to, proxy_port(netns))
+    decide(&KernelTables, &applied.policy, to, proxy)
+}
+
+/// Whether what is stored in a socket was judged under the policy that applies now.
+#[inline(always)]
+pub fn is_current(state: &SocketState, applied: &Applied) -> bool {
+    state.generation == applied.policy.generation && state.policy == applied.id
 }
 
 /// The proxy's port in a network namespace, if it listens there.

@@ -25,7 +25,7 @@ pub static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(1 << 20, NO
 
 /// CIDR destinations. Written and deleted by the agent.
 #[map]
-pub static PREFIXES: LpmTrie<PrefixData, Rule> = LpmTrie::with_max_entries(1 << 16, NO_PREALLOC);
+pub static PREFIXES: LpmTrie<PrefixData, Rule> = LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
 
 /// Proxy listeners by network namespace cookie. Written and deleted by the agent.
 #[map]

@@ -50,11 +50,12 @@ pub fn create(ctx: &SockContext) -> i32 {
     // SAFETY: takes no pointer but the context.
     state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     state.flags |= socket_flag::OWNED;
-    note_task(state);
     state.proto = number;
     if listable {
+        // Which task uses it, its first use notes.
         return Verdict::Allow.return_code();
     }
+    note_task(state);
     let applied = policy_of(state);
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
@@ -113,12 +114,17 @@ pub fn family(ctx: &LsmContext) -> i32 {
 
 #[inline(always)]
 fn owner_of_task(owner: &mut [u64; OWNER_DEPTH]) {
+    // SAFETY: takes no argument.
+    let leaf = unsafe { bpf_get_current_cgroup_id() };
+    owner[OWNER_DEPTH - 1] = leaf;
     for level in 1..OWNER_DEPTH {
         // SAFETY: a plain integer argument; 0 comes back for a level below the task's own.
-        owner[level - 1] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if id == leaf || id == 0 {
+            break;
+        }
+        owner[level - 1] = id;
     }
-    // SAFETY: takes no argument.
-    owner[OWNER_DEPTH - 1] = unsafe { bpf_get_current_cgroup_id() };
 }
 
 /// Notes which task acts on the socket.

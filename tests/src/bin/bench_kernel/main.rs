@@ -9,10 +9,10 @@ mod work;
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,15 +23,14 @@ use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
-use egress_tests::client::run;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
-use work::{CALLS, Call, PORT, address, measure};
+use work::{CALLS, Call, PORT, address, serve};
 
 #[derive(Parser)]
 struct Cli {
-    /// Rounds of each configuration; medians are of them.
-    #[arg(long, default_value_t = 9)]
+    /// Rounds: in each, every configuration has one batch of calls. Medians are of them.
+    #[arg(long, default_value_t = 61)]
     rounds: usize,
     /// Sizes of the tables.
     #[arg(long, value_delimiter = ',', default_value = "10,1000,100000,1000000")]
@@ -75,7 +74,7 @@ struct Sample {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match (cli.measure, cli.spread) {
-        (Some(call), Some(spread)) => measure(call, spread, cli.join.as_deref()),
+        (Some(call), Some(spread)) => serve(call, spread, cli.join.as_deref()),
         _ => bench(&cli),
     };
     match done {
@@ -93,6 +92,7 @@ struct Setup {
     plain: Cgroup,
     _agent: Cgroup,
     open: NetNs,
+    governed: NetNs,
     nft: Option<NetNs>,
     _kernel: Kernel,
     tables: Tables,
@@ -118,6 +118,7 @@ impl Setup {
             plain,
             _agent: agent,
             open: namespace()?,
+            governed: namespace()?,
             nft: nft.then(namespace).transpose()?,
             _kernel: kernel,
             tables,
@@ -164,31 +165,88 @@ impl Setup {
         Ok(destinations)
     }
 
-    fn sample(&self, call: Call, spread: u32, hooks: bool, nft: bool) -> Result<Sample> {
+    /// A process that makes calls in the place of one configuration.
+    fn worker(&self, call: Call, spread: u32, config: Config) -> Result<Worker> {
+        let netns = match config {
+            Config::None => &self.open,
+            Config::Hooks => &self.governed,
+            Config::Nft => self.nft.as_ref().context("nft was left out")?,
+        };
         let place = Place {
             cgroup: None,
-            netns: Some(match &self.nft {
-                Some(netns) if nft => netns,
-                _ => &self.open,
-            }),
+            netns: Some(netns),
             resolver: None,
         };
-        let mut command = place.command(env::current_exe()?)?;
         let name = call.to_possible_value().context("a call has a name")?;
-        command.args([
-            "--measure",
-            name.get_name(),
-            "--spread",
-            &spread.to_string(),
-        ]);
-        let cgroup = if hooks { &self.hooked } else { &self.plain };
-        command.arg("--join").arg(cgroup.path());
-        let ended = run(command, Duration::from_mins(2))?;
-        let mut numbers = ended.stdout.split_whitespace().map(str::parse);
+        let cgroup = match config {
+            Config::Hooks => &self.hooked,
+            Config::None | Config::Nft => &self.plain,
+        };
+        let mut child = place
+            .command(env::current_exe()?)?
+            .args(["--measure", name.get_name()])
+            .args(["--spread", &spread.to_string()])
+            .arg("--join")
+            .arg(cgroup.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.take().context("a worker has an input")?;
+        let stdout = child.stdout.take().context("a worker has an output")?;
+        let mut worker = Worker {
+            child,
+            stdin,
+            stdout: BufReader::new(stdout),
+        };
+        // To warm up.
+        worker.batch()?;
+        Ok(worker)
+    }
+}
+
+/// What stands between the calls and the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Config {
+    None,
+    Hooks,
+    Nft,
+}
+
+impl Config {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Hooks => "hooks",
+            Self::Nft => "nft",
+        }
+    }
+}
+
+/// A process that makes a batch of calls when it is told to.
+struct Worker {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn batch(&mut self) -> Result<Sample> {
+        self.stdin.write_all(b"\n")?;
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        let mut numbers = line.split_whitespace().map(str::parse);
         match (numbers.next(), numbers.next()) {
             (Some(Ok(wall)), Some(Ok(cpu))) => Ok(Sample { wall, cpu }),
-            _ => bail!("{} failed: {}{}", call.name(), ended.stdout, ended.stderr),
+            _ => bail!("a worker ended early; it says why above"),
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -240,7 +298,8 @@ fn bench(cli: &Cli) -> Result<()> {
         load.trim()
     );
     println!(
-        "ns of one call: median (min to max) wall, median cpu; {} rounds, interleaved",
+        "ns of one call: median cpu (min to max), median wall; then what is added to it, pair by \
+         pair: median (middle half), share; {} rounds, interleaved",
         cli.rounds
     );
     for kind in [Kind::Hash, Kind::Lpm] {
@@ -261,32 +320,39 @@ fn bench(cli: &Cli) -> Result<()> {
 }
 
 fn compare(setup: &Setup, call: Call, spread: u32, cli: &Cli) -> Result<()> {
-    let (mut none, mut hooks, mut nft) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..cli.rounds {
-        none.push(setup.sample(call, spread, false, false)?);
-        hooks.push(setup.sample(call, spread, true, false)?);
-        if !cli.no_nft {
-            nft.push(setup.sample(call, spread, false, true)?);
+    let configs = [Config::None, Config::Hooks, Config::Nft];
+    let configs = &configs[..if cli.no_nft { 2 } else { 3 }];
+    let mut workers = Vec::new();
+    for config in configs {
+        workers.push((setup.worker(call, spread, *config)?, Vec::new()));
+    }
+    for round in 0..cli.rounds {
+        // Each goes first as often as the others: what one leaves to be freed, the next may pay.
+        for turn in 0..configs.len() {
+            let (worker, samples) = &mut workers[(round + turn) % configs.len()];
+            samples.push(worker.batch()?);
         }
     }
-    let mut line = format!("  {:<20} none {}", call.name(), shown(&none));
-    for (name, samples) in [("hooks", &hooks), ("nft", &nft)] {
-        if !samples.is_empty() {
-            let added = |of: fn(&[Sample]) -> f64| (of(samples) - of(&none), of(&none));
-            let (middle, least) = (added(|s| median(s).cpu), added(least_cpu));
+    let none = workers[0].1.clone();
+    for (config, (_, samples)) in configs.iter().zip(&workers) {
+        let name = match config {
+            Config::None => call.name(),
+            Config::Hooks | Config::Nft => "",
+        };
+        let mut line = format!("  {name:<20} {:<5} {}", config.name(), shown(samples));
+        if *config != Config::None {
+            let pairs = || samples.iter().zip(&none);
+            let added = Spread::of(pairs().map(|(s, n)| s.cpu - n.cpu));
+            let share = Spread::of(pairs().map(|(s, n)| 100.0 * (s.cpu - n.cpu) / n.cpu));
             write!(
                 line,
-                "\n  {:<20} {name:<5}{}  cpu {:+.0} ns ({:+.1} %), at least {:+.0} ns ({:+.1} %)",
-                "",
-                shown(samples),
-                middle.0,
-                100.0 * middle.0 / middle.1,
-                least.0,
-                100.0 * least.0 / least.1,
+                "  cpu {:+.0} ns ({:+.0} to {:+.0}), {:+.1} %",
+                added.median, added.low, added.high, share.median
             )?;
         }
+        println!("{line}");
     }
-    println!("{line}");
+    drop(workers);
     if cli.programs {
         programs(setup, call, spread)?;
     }
@@ -305,8 +371,9 @@ fn programs(setup: &Setup, call: Call, spread: u32) -> Result<()> {
         }
         Ok(all)
     };
+    let mut worker = setup.worker(call, spread, Config::Hooks)?;
     let before = read()?;
-    setup.sample(call, spread, true, false)?;
+    worker.batch()?;
     for (id, (name, runs, time)) in read()? {
         let (runs_before, time_before) = before
             .get(&id)
@@ -321,31 +388,34 @@ fn programs(setup: &Setup, call: Call, spread: u32) -> Result<()> {
     Ok(())
 }
 
-/// The medians of each column on its own.
-fn median(samples: &[Sample]) -> Sample {
-    let middle = |of: fn(&Sample) -> f64| {
-        let mut values: Vec<f64> = samples.iter().map(of).collect();
+/// A middle value, and between what the middle half lies.
+struct Spread {
+    low: f64,
+    median: f64,
+    high: f64,
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    Sample {
-        wall: middle(|s| s.wall),
-        cpu: middle(|s| s.cpu),
+        let at = |quarter: usize| values[(values.len() - 1) * quarter / 4];
+        Self {
+            low: at(1),
+            median: at(2),
+            high: at(3),
+        }
     }
 }
 
-/// The least of all samples: what the work takes when nothing comes in between.
-fn least_cpu(samples: &[Sample]) -> f64 {
-    samples.iter().map(|s| s.cpu).fold(f64::MAX, f64::min)
-}
-
 fn shown(samples: &[Sample]) -> String {
-    let Sample { wall, cpu } = median(samples);
-    let walls = || samples.iter().map(|s| s.wall);
-    let (min, max) = (
-        walls().fold(f64::MAX, f64::min),
-        walls().fold(0.0, f64::max),
-    );
-    let least = least_cpu(samples);
-    format!("{wall:>7.0} ({min:.0} to {max:.0}), cpu {cpu:>6.0} (from {least:.0})")
+    let cpu = Spread::of(samples.iter().map(|s| s.cpu));
+    let wall = Spread::of(samples.iter().map(|s| s.wall));
+    let bounds = samples.iter().fold((f64::MAX, 0.0_f64), |(min, max), s| {
+        (min.min(s.cpu), max.max(s.cpu))
+    });
+    format!(
+        "{:>7.0} ({:.0} to {:.0}), wall {:>7.0}",
+        cpu.median, bounds.0, bounds.1, wall.median
+    )
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,12 +46,12 @@ impl Call {
         }
     }
 
-    /// Calls in one sample.
+    /// Calls in one batch, for about twenty milliseconds.
     pub const fn times(self) -> u32 {
         match self {
-            Self::UdpConnect => 100_000,
-            Self::TcpCycle => 4000,
-            Self::UdpSendto | Self::UdpSend => 40_000,
+            Self::UdpConnect => 25_000,
+            Self::TcpCycle => 1000,
+            Self::UdpSendto | Self::UdpSend => 12_000,
         }
     }
 }
@@ -69,17 +68,19 @@ pub fn address(n: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(BASE + 2 * n)
 }
 
-/// In the place of one configuration: the calls, one after another.
-pub fn measure(call: Call, spread: u32, join: Option<&Path>) -> Result<()> {
-    // A quarter first, to warm up.
-    let quarter = call.times() / 4;
+/// In the place of one configuration: a batch of calls for each line that comes in, and what one
+/// call took for each that goes out. Ends with its input.
+pub fn serve(call: Call, spread: u32, join: Option<&Path>) -> Result<()> {
     let work = Work::new(call, spread, join)?;
-    work.run(call, 0, quarter)?;
-    let (cpu, wall) = (cpu_time()?, Instant::now());
-    work.run(call, quarter, quarter + call.times())?;
-    let (wall, cpu) = (wall.elapsed(), cpu_time()?.saturating_sub(cpu));
-    let each = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(call.times());
-    println!("{} {}", each(wall), each(cpu));
+    let times = call.times();
+    for (batch, line) in (0..).zip(io::stdin().lines()) {
+        line?;
+        let (cpu, wall) = (cpu_time()?, Instant::now());
+        work.run(call, times.wrapping_mul(batch), times)?;
+        let (wall, cpu) = (wall.elapsed(), cpu_time()?.saturating_sub(cpu));
+        let each = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(times);
+        println!("{} {}", each(wall), each(cpu));
+    }
     Ok(())
 }
 
@@ -113,19 +114,21 @@ impl Work {
         })
     }
 
-    /// Connects, accepts and resets, so that no port is left in TIME_WAIT. In one thread: whoever
-    /// waits for another measures the scheduler.
+    /// Connects, accepts and closes; the other side then resets, so that no port is left in
+    /// TIME_WAIT. In one thread: whoever waits for another measures the scheduler.
     fn cycle(&self, to: SocketAddr) -> io::Result<()> {
         let stream = std::net::TcpStream::connect(to)?;
-        if let Some(listener) = &self.listener {
-            listener.accept()?;
-        }
-        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))
+        let Some(listener) = &self.listener else {
+            return Ok(());
+        };
+        let (accepted, _) = listener.accept()?;
+        drop(stream);
+        rustix::net::sockopt::set_socket_linger(&accepted, Some(Duration::ZERO))
             .map_err(io::Error::from)
     }
 
-    fn run(&self, call: Call, from: u32, to: u32) -> io::Result<()> {
-        for n in from..to {
+    fn run(&self, call: Call, from: u32, times: u32) -> io::Result<()> {
+        for n in (0..times).map(|n| from.wrapping_add(n)) {
             // A step that is prime to every size: the whole table is walked, out of order.
             let at = (u64::from(n) * 7919 % u64::from(self.spread)) as u32;
             let to = SocketAddr::new(IpAddr::V4(address(at)), PORT);
@@ -144,17 +147,8 @@ impl Work {
     }
 }
 
-/// User and system time of this process (getrusage(2)).
+/// What this thread has had of a processor: to the nanosecond, and nothing of what it waited.
 fn cpu_time() -> Result<Duration> {
-    // SAFETY: integers only, for which zeroes are a value.
-    let mut usage: libc::rusage = unsafe { mem::zeroed() };
-    // SAFETY: the call fills in the whole struct.
-    if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
-        return Err(io::Error::last_os_error().into());
-    }
-    let of = |t: libc::timeval| {
-        Duration::from_secs(t.tv_sec.cast_unsigned())
-            + Duration::from_micros(t.tv_usec.cast_unsigned())
-    };
-    Ok(of(usage.ru_utime) + of(usage.ru_stime))
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Ok(Duration::try_from(at)?)
 }
