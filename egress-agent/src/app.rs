@@ -37,7 +37,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
-        namespaces: true,
+        namespaces: config.enter_namespaces,
     });
     let runtime = runtime(kept)?;
     let _inside = runtime.enter();

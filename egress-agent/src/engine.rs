@@ -85,7 +85,7 @@ impl Engine {
             standing,
             tables,
             questions: Questions::new(resolver),
-            workloads: Workloads::new(roots, &config.workloads, owners)?,
+            workloads: Workloads::new(config, roots, owners)?,
             moved: true,
             announce: None,
             changes: watch::channel(0).0,
