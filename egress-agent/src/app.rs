@@ -195,6 +195,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
             Ok(())
         }
     };
+    engine.keep_leases();
     engine.close(own)?;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;

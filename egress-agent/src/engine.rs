@@ -3,6 +3,7 @@
 
 mod asking;
 mod ending;
+mod lease_file;
 mod placing;
 mod telling;
 
@@ -10,6 +11,7 @@ pub use telling::Ask;
 
 use asking::Questions;
 use ending::Ending;
+use lease_file::LeaseFile;
 use telling::Denials;
 
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy};
@@ -47,6 +49,7 @@ pub struct Engine {
     tables: Tables,
     routes: Arc<ArcSwap<RouteTable>>,
     questions: Questions,
+    lease_file: LeaseFile,
     workloads: Workloads,
     /// A workload came, went or may have another policy.
     moved: bool,
@@ -85,6 +88,7 @@ impl Engine {
             standing,
             tables,
             questions: Questions::new(resolver),
+            lease_file: LeaseFile::beside(&config.admin_socket),
             workloads: Workloads::new(config, roots, owners)?,
             moved: true,
             announce: None,
@@ -117,13 +121,17 @@ impl Engine {
         self.hear(told);
         self.state.handle_rules(Instant::now(), &rules.objects);
         self.show(rules);
+        self.restore_leases();
         self.ask();
         let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
         while !self.state.unresolved().is_empty() {
             let Ok(Some(reply)) = tokio::time::timeout_at(deadline, self.questions.reply()).await
             else {
-                let names = self.state.unresolved().join(", ");
-                tracing::warn!(names, "not resolved yet; refused until they are");
+                let refused = self.state.addressless().join(", ");
+                tracing::warn!(
+                    refused,
+                    "not every name is answered yet; those without an address are refused until they are"
+                );
                 break;
             };
             self.answer(reply);
@@ -171,6 +179,10 @@ impl Engine {
                     continue;
                 }
                 Some(reply) = self.questions.reply() => self.answer(reply),
+                () = until(self.lease_file.due()) => {
+                    self.keep_leases();
+                    continue;
+                }
                 () = until(due) => self.state.handle_timeout(Instant::now()),
                 batch = events.next() => {
                     for event in batch.context("reading the kernel's events")? {

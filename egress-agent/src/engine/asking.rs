@@ -59,10 +59,15 @@ impl Engine {
 
     /// Takes what came of a question.
     pub(super) fn answer(&mut self, Reply { name, result }: Reply) {
+        let now = Instant::now();
+        let good = result.is_ok();
         if let Err(failure) = &result {
             tracing::warn!(%name, %failure, "no answer; the addresses known stay listed");
         }
-        let outcome = self.state.handle_answer(Instant::now(), &name, result);
+        let outcome = self.state.handle_answer(now, &name, result);
+        if good {
+            self.lease_file.answered(now, outcome.changed);
+        }
         if !outcome.refused.is_empty() {
             let addresses = join(&outcome.refused);
             tracing::warn!(%name, addresses, "answer with addresses that are not public: left out (--allow-private-answers takes them)");
