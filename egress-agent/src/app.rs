@@ -6,9 +6,10 @@ use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::keeper::{Cages, Keeper, Proof};
 use crate::kernel::{self, Counters, Kernel, Live};
+use crate::observe::flows::FlowLog;
 use crate::observe::status::Board;
 use crate::privilege::Needs;
-use crate::proxy::{self, DrainSignal, Limits, Shared, TracingObserver};
+use crate::proxy::{self, DrainSignal, Limits, Shared};
 use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
@@ -36,7 +37,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let roots = cgroup2::enforced_roots(&config.cgroups)?;
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
-        namespaces: true,
+        namespaces: config.enter_namespaces,
     });
     let runtime = runtime(kept)?;
     let _inside = runtime.enter();
@@ -141,14 +142,9 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     engine.begin(&first).await?;
     engine.admit(&listeners)?;
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
-    let observer = Arc::new(TracingObserver);
-    let mut shared = Shared::new(
-        engine.routes(),
-        origins,
-        dialer,
-        observer,
-        Limits::default(),
-    );
+    let flows = Arc::new(FlowLog::default());
+    let (routes, observer) = (engine.routes(), Arc::clone(&flows));
+    let mut shared = Shared::new(routes, origins, dialer, observer, Limits::default());
     if config.on_removal == OnRemoval::Close {
         shared = shared.ending_removed(engine.changes());
     }
@@ -158,7 +154,15 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let (own, port) = (sockets.own_netns(), config.proxy_port);
     let spaces = Spaces::new(sockets, shared, signal, port);
     engine.open(own, port, spaces).await?;
-    let status = Reporter::new(config, &kernel, &place.roots, &board, feed.problem, ask)?;
+    let status = Reporter::new(
+        config,
+        &kernel,
+        &place.roots,
+        &board,
+        feed.problem,
+        ask,
+        Arc::clone(&flows),
+    )?;
     let adopted = kernel.adopted;
     let mut keeper = Keeper {
         counters: Counters::open(&kernel.pins)?,
@@ -182,6 +186,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let mut helpers = JoinSet::new();
     helpers.spawn(keeper.keep(config.canary_interval));
     helpers.spawn(status.serve(config.admin_socket.clone()));
+    helpers.spawn(async move { flows.tell_of_repeats().await });
 
     let result = tokio::select! {
         ended = engine.run(feed.current, events) => ended,
@@ -190,6 +195,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
             Ok(())
         }
     };
+    engine.keep_leases();
     engine.close(own)?;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;

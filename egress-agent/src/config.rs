@@ -42,6 +42,9 @@ pub struct Config {
     pub allow_private_answers: bool,
     /// Networks that go straight through.
     pub internal: Vec<IpNet>,
+    /// Whether workloads may be in network namespaces other than the agent's own: then the proxy
+    /// listens and dials there, and the agent keeps the capabilities that this takes.
+    pub enter_namespaces: bool,
     /// Port of the proxy on both loopback addresses, host byte order.
     pub proxy_port: u16,
     /// What SIGTERM leaves behind.
@@ -137,6 +140,7 @@ impl Config {
             },
             allow_private_answers: s.allow_private_answers.unwrap_or(false),
             internal: s.internal.into_iter().map(|c| c.0).collect(),
+            enter_namespaces: s.enter_namespaces.unwrap_or(true),
             proxy_port: s.proxy_port.unwrap_or(DEFAULT_PROXY_PORT),
             on_exit: s.on_exit.unwrap_or_default(),
             // Istio's default terminationDrainDuration.

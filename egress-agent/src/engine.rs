@@ -1,35 +1,38 @@
 //! Drives the pure state machine: hands it rules, answers and time, and carries out what it asks
 //! for: kernel writes, questions, and the proxy's snapshot. Decides nothing itself.
 
+mod asking;
+mod ending;
+mod lease_file;
 mod placing;
+mod telling;
+
+pub use telling::Ask;
+
+use asking::Questions;
+use ending::Ending;
+use lease_file::LeaseFile;
+use telling::Denials;
 
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy};
 use crate::dns::Resolver;
-use crate::failure::Failure as Exit;
+use crate::failure::Failure;
 use crate::keeper::Cages;
 use crate::kernel::{Events, Live, Tables};
-use crate::observe::cgroups::CgroupPaths;
-use crate::observe::deny::Denial;
-use crate::observe::status::{RulesStatus, TableStatus, WorkloadStatus};
-use crate::observe::throttle::Throttle;
+use crate::observe::status::RulesStatus;
 use crate::sources::RuleSet;
 use crate::workloads::{Owners, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::policy::diff::{Planner, TableOp};
-use egress_core::policy::explain::{Explanation, Question};
-use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
+use egress_core::policy::leases::LeaseSettings;
 use egress_core::policy::state::{Settings, State};
-use egress_core::policy::tables::Transport;
 use egress_core::routing::RouteTable;
-use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
 use std::future;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 /// How long the first questions may take before the tables are written with what is known. Names
 /// that answer later join then.
@@ -38,43 +41,15 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 /// Notes on the rules that `status` shows; the log had all of them.
 const NOTES: usize = 100;
 
-/// Log lines of refusals in a second; the kernel's bound on events is higher, and each costs a line.
-const DENIALS_LOGGED: u32 = 200;
-
-/// A question to the running engine, with the way back.
-#[derive(Debug)]
-pub enum Ask {
-    /// How the rules stand, and who is under them.
-    Status(oneshot::Sender<(RulesStatus, Vec<WorkloadStatus>)>),
-    /// What becomes of a destination.
-    Explain {
-        /// The destination.
-        question: Question,
-        /// Cgroup id of the workload that would dial it; none is the enforced root's default.
-        workload: Option<u64>,
-        /// The way back.
-        answer: oneshot::Sender<Explanation>,
-    },
-}
-
-/// A question that came back.
-struct Reply {
-    name: Arc<str>,
-    result: Result<Answer, Failure>,
-}
-
 /// See the module.
 pub struct Engine {
     state: State,
     /// What the kernel had when this agent came.
     standing: Planner,
     tables: Tables,
-    resolver: Arc<Resolver>,
     routes: Arc<ArcSwap<RouteTable>>,
-    replies: mpsc::UnboundedSender<Reply>,
-    inbox: mpsc::UnboundedReceiver<Reply>,
-    cgroups: CgroupPaths,
-    cages: Cages,
+    questions: Questions,
+    lease_file: LeaseFile,
     workloads: Workloads,
     /// A workload came, went or may have another policy.
     moved: bool,
@@ -82,11 +57,9 @@ pub struct Engine {
     announce: Option<usize>,
     /// Raised with each new snapshot of the routes.
     changes: watch::Sender<u64>,
-    /// Ends what a rules change no longer lists; none where running flows are kept.
-    live: Option<Arc<Live>>,
-    ended: Arc<AtomicU64>,
+    ending: Ending,
     asks: mpsc::Receiver<Ask>,
-    denials: Throttle,
+    denials: Denials,
     /// What `status` shows; the parts that are looked up are filled in when it is asked.
     shown: RulesStatus,
 }
@@ -108,25 +81,21 @@ impl Engine {
         let standing = Planner::adopt(policies, ids);
         let mut state = State::adopting(settings(config), standing.clone());
         let owners = Owners::standing(&tables)?;
-        let (replies, inbox) = mpsc::unbounded_channel();
+        let live = (config.on_removal == OnRemoval::Close).then_some(live);
         Ok(Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
             state,
             standing,
             tables,
-            resolver: Arc::new(resolver),
-            replies,
-            inbox,
-            cgroups: CgroupPaths::new()?,
-            cages,
-            workloads: Workloads::new(roots, &config.workloads, owners)?,
+            questions: Questions::new(resolver),
+            lease_file: LeaseFile::beside(&config.admin_socket),
+            workloads: Workloads::new(config, roots, owners)?,
             moved: true,
             announce: None,
             changes: watch::channel(0).0,
-            live: (config.on_removal == OnRemoval::Close).then(|| Arc::new(live)),
-            ended: Arc::default(),
+            ending: Ending::new(live),
             asks,
-            denials: Throttle::new(DENIALS_LOGGED),
+            denials: Denials::new(cages)?,
             shown: RulesStatus {
                 mode: format!("{:?}", config.mode).to_lowercase(),
                 ..RulesStatus::default()
@@ -144,21 +113,25 @@ impl Engine {
         self.changes.subscribe()
     }
 
-    /// Takes the workloads that are there and the first rules: asks for every name in them, and writes the tables once each has an
-    /// answer or a failure, or time is up. Rules that the tables have no room for are an error:
-    /// what an agent before this one wrote stays in force.
+    /// Takes the workloads that are there and the first rules: asks for every name in them, and
+    /// writes the tables once each has an answer or a failure, or time is up. Rules that the tables
+    /// have no room for are an error: what an agent before this one wrote stays in force.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.workloads.next().await?;
         self.hear(told);
         self.state.handle_rules(Instant::now(), &rules.objects);
-        self.shown.objects = rules.objects.len();
-        self.shown.notes = rules.notes.iter().take(NOTES).cloned().collect();
+        self.show(rules);
+        self.restore_leases();
         self.ask();
         let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
         while !self.state.unresolved().is_empty() {
-            let Ok(Some(reply)) = tokio::time::timeout_at(deadline, self.inbox.recv()).await else {
-                let names = self.state.unresolved().join(", ");
-                tracing::warn!(names, "not resolved yet; refused until they are");
+            let Ok(Some(reply)) = tokio::time::timeout_at(deadline, self.questions.reply()).await
+            else {
+                let refused = self.state.addressless().join(", ");
+                tracing::warn!(
+                    refused,
+                    "not every name is answered yet; those without an address are refused until they are"
+                );
                 break;
             };
             self.answer(reply);
@@ -168,7 +141,7 @@ impl Engine {
         self.state.replan(std::mem::take(&mut self.standing));
         let ops = self.state.poll_ops();
         if let Err(full) = self.tables.fits(&ops) {
-            return Err(Exit::usage(format_args!(
+            return Err(Failure::usage(format_args!(
                 "the rules do not fit: {full}; nothing was changed"
             ))
             .into());
@@ -205,7 +178,11 @@ impl Engine {
                     self.settle().await?;
                     continue;
                 }
-                Some(reply) = self.inbox.recv() => self.answer(reply),
+                Some(reply) = self.questions.reply() => self.answer(reply),
+                () = until(self.lease_file.due()) => {
+                    self.keep_leases();
+                    continue;
+                }
                 () = until(due) => self.state.handle_timeout(Instant::now()),
                 batch = events.next() => {
                     for event in batch.context("reading the kernel's events")? {
@@ -234,9 +211,7 @@ impl Engine {
             self.shown.problem = Some(problem);
             return Ok(());
         }
-        self.shown.objects = rules.objects.len();
-        self.shown.notes = rules.notes.iter().take(NOTES).cloned().collect();
-        self.shown.problem = None;
+        self.show(rules);
         self.announce = Some(rules.objects.len());
         self.moved = true;
         self.carry_out(&ops)?;
@@ -244,88 +219,16 @@ impl Engine {
             .iter()
             .any(|op| matches!(op, TableOp::SetPolicy(..) | TableOp::DeletePolicy(_)))
         {
-            self.end_removed();
+            self.ending.end_unlisted();
         }
         Ok(())
     }
 
-    /// Ends running flows that the rules no longer list, off the async threads.
-    fn end_removed(&self) {
-        let Some(live) = self.live.clone() else {
-            return;
-        };
-        let ended = Arc::clone(&self.ended);
-        tokio::task::spawn_blocking(move || match live.end_unlisted() {
-            Ok(flows) => {
-                for flow in &flows {
-                    tracing::info!(
-                        destination = %flow.destination,
-                        pid = flow.pid,
-                        cgroup = flow.cgroup,
-                        proxied = flow.proxied,
-                        "ended: the rule that listed it was removed"
-                    );
-                }
-                ended.fetch_add(flows.len() as u64, Ordering::Relaxed);
-            }
-            // Their packets are refused all the same.
-            Err(error) => tracing::error!(
-                error = format!("{error:#}"),
-                "flows of removed rules could not be ended; they stall"
-            ),
-        });
-    }
-
-    /// Whoever asked may have left.
-    fn reply(&mut self, ask: Ask) {
-        match ask {
-            Ask::Status(answer) => {
-                let _ = answer.send((self.status(), self.workloads.status()));
-            }
-            Ask::Explain {
-                question,
-                workload,
-                answer,
-            } => {
-                let policy = workload.map_or(DEFAULT_POLICY, |id| self.state.policy_of(id));
-                let _ = answer.send(self.state.explain(policy, &question));
-            }
-        }
-    }
-
-    fn status(&self) -> RulesStatus {
-        let (exact, ranges) = self.tables.room();
-        let table = |room: crate::kernel::Room| TableStatus {
-            used: room.used,
-            limit: room.limit,
-        };
-        RulesStatus {
-            generation: self.state.generation(),
-            addresses: table(exact),
-            networks: table(ranges),
-            failing: self
-                .state
-                .failing()
-                .into_iter()
-                .map(|(n, f)| (n.to_string(), f.to_string()))
-                .collect(),
-            flows_ended: self.ended.load(Ordering::Relaxed),
-            ..self.shown.clone()
-        }
-    }
-
-    fn answer(&mut self, Reply { name, result }: Reply) {
-        if let Err(failure) = &result {
-            tracing::warn!(%name, %failure, "no answer; the addresses known stay listed");
-        }
-        let outcome = self.state.handle_answer(Instant::now(), &name, result);
-        if !outcome.refused.is_empty() {
-            let addresses = join(&outcome.refused);
-            tracing::warn!(%name, addresses, "answer with addresses that are not public: left out (--allow-private-answers takes them)");
-        }
-        if outcome.left_out > 0 {
-            tracing::warn!(%name, left_out = outcome.left_out, "more addresses than one name may hold");
-        }
+    /// These rules are what `status` tells of.
+    fn show(&mut self, rules: &RuleSet) {
+        self.shown.objects = rules.objects.len();
+        self.shown.notes = rules.notes.iter().take(NOTES).cloned().collect();
+        self.shown.problem = None;
     }
 
     /// The snapshot first: a flow that the kernel redirects by a new entry must find its route.
@@ -363,51 +266,6 @@ impl Engine {
         }
         Ok(())
     }
-
-    fn ask(&mut self) {
-        while let Some(query) = self.state.poll_query() {
-            let (resolver, replies) = (Arc::clone(&self.resolver), self.replies.clone());
-            tokio::spawn(async move {
-                let result = resolver.resolve(&query.name).await;
-                // The receiver is gone only when the agent ends.
-                let _ = replies.send(Reply {
-                    name: query.name,
-                    result,
-                });
-            });
-        }
-    }
-
-    fn report(&mut self, event: &DenyEvent) {
-        self.shown.events += 1;
-        if self.cages.has(event.cgroup) {
-            return;
-        }
-        self.missed(event);
-        let now = Instant::now();
-        if !self.denials.allows(now) {
-            self.shown.not_logged += 1;
-            return;
-        }
-        let more = self.denials.take(now);
-        if more > 0 {
-            tracing::warn!(more, "refusals that were too many to log one by one");
-        }
-        let addr = IpAddr::from(event.addr);
-        let names = self.state.names_of(addr);
-        let policy = if event.policy == NO_POLICY {
-            DEFAULT_POLICY
-        } else {
-            event.policy
-        };
-        let via = match event.proto {
-            proto::TCP => Some(Transport::Tcp),
-            proto::UDP => Some(Transport::Udp),
-            _ => None,
-        };
-        let nearest = via.and_then(|via| self.state.nearest(policy, addr, event.port, via));
-        Denial::of(event, &mut self.cgroups).log(&names, nearest.as_deref());
-    }
 }
 
 fn settings(config: &Config) -> Settings {
@@ -433,12 +291,4 @@ async fn until(due: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => future::pending().await,
     }
-}
-
-fn join(addresses: &[IpAddr]) -> String {
-    addresses
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
 }

@@ -3,7 +3,8 @@
 
 use crate::failure::Failure;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
+    set_capabilities, set_no_new_privs,
 };
 
 /// Fails with exit code 77 unless programs can be loaded and attached. `CAP_SYS_ADMIN` implies
@@ -42,10 +43,21 @@ pub fn kept(needs: Needs) -> CapabilitySet {
 }
 
 /// Gives away for good, in the calling thread and those that it starts, every capability but
-/// these; where they are not there, nothing comes in their place.
+/// these; where they are not there, nothing comes in their place. What is executed from here on
+/// cannot have them either, whatever its file or its user.
 pub fn give_up(kept: CapabilitySet) -> Result<(), Failure> {
     let failed = |e| Failure::privilege(format_args!("giving up capabilities: {e}"));
     let have = capabilities(None).map_err(failed)?;
+    // `PR_CAPBSET_DROP` asks for it; without it `no_new_privs` has to do.
+    if have.effective.contains(CapabilitySet::SETPCAP) {
+        for given_up in (CapabilitySet::all() - kept).iter() {
+            match remove_capability_from_bounding_set(given_up) {
+                // A capability that this kernel does not have.
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+    }
     let permitted = have.permitted & kept;
     let sets = CapabilitySets {
         effective: permitted,

@@ -4,10 +4,12 @@ use crate::admin::{self, Explained, Request};
 use crate::config::Config;
 use crate::engine::Ask;
 use crate::kernel::{Counters, Kernel, counter_names};
+use crate::observe::flows::FlowLog;
 use crate::observe::status::{Board, KernelStatus, Status};
 use egress_core::policy::explain::{Explanation, Question};
 use egress_ebpf::abi::ABI_VERSION;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// See the module.
@@ -18,6 +20,7 @@ pub struct Reporter {
     counters: Counters,
     problem: watch::Receiver<Option<String>>,
     engine: mpsc::Sender<Ask>,
+    flows: Arc<FlowLog>,
     /// A proof older than this is none.
     stale: std::time::Duration,
 }
@@ -31,6 +34,7 @@ impl Reporter {
         board: &Board,
         problem: watch::Receiver<Option<String>>,
         engine: mpsc::Sender<Ask>,
+        flows: Arc<FlowLog>,
     ) -> anyhow::Result<Self> {
         for gap in &kernel.gaps {
             tracing::warn!(gap, "this kernel leaves a way open");
@@ -54,6 +58,7 @@ impl Reporter {
             counters: Counters::open(&kernel.pins)?,
             problem,
             engine,
+            flows,
             stale: config.canary_interval * 3,
         })
     }
@@ -118,6 +123,7 @@ impl Reporter {
             canary_age_seconds: age.map(|age| age.as_secs_f64()),
             rules,
             workloads,
+            proxy: self.flows.status(),
             counters: counter_names()
                 .map(|(index, name)| (name.to_owned(), self.counters.get(index)))
                 .collect(),

@@ -35,6 +35,9 @@ pub struct Settings {
     /// Networks that go straight through, such as the cluster's pod and service ranges
     #[arg(long, value_name = "CIDR")]
     pub internal: Vec<Cidr>,
+    /// Serve workloads in network namespaces other than the agent's own too [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub enter_namespaces: Option<bool>,
     /// Port of the proxy on both loopback addresses [default: 15001]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_port: Option<u16>,
@@ -133,6 +136,7 @@ impl Settings {
             },
             allow_private_answers: self.allow_private_answers.or(below.allow_private_answers),
             internal: list(self.internal, below.internal),
+            enter_namespaces: self.enter_namespaces.or(below.enter_namespaces),
             proxy_port: self.proxy_port.or(below.proxy_port),
             on_exit: self.on_exit.or(below.on_exit),
             drain_deadline: self.drain_deadline.or(below.drain_deadline),
@@ -166,6 +170,7 @@ bpfDir: /sys/fs/bpf/x
 dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m}
 allowPrivateAnswers: true
 internal: [10.0.0.0/8]
+enterNamespaces: false
 proxyPort: 15002
 onExit: detach
 drainDeadline: 1m30s

@@ -2,6 +2,8 @@
 
 pub mod cgroups;
 pub mod deny;
+pub mod flows;
 pub mod log;
+pub mod repeats;
 pub mod status;
 pub mod throttle;

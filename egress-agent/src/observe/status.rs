@@ -30,6 +30,8 @@ pub struct Status {
     pub kernel: KernelStatus,
     /// The rules and the tables made of them.
     pub rules: RulesStatus,
+    /// What the proxy refused.
+    pub proxy: ProxyStatus,
     /// Cgroups below the roots that are workloads, or have network namespaces of their own.
     pub workloads: Vec<WorkloadStatus>,
     /// The programs' counters, over every agent since the maps were made.
@@ -73,6 +75,16 @@ pub struct RulesStatus {
     /// Refusals that came out of the kernel one by one since the start.
     pub events: u64,
     /// Of them, refusals without a log line, because there were too many.
+    pub not_logged: u64,
+}
+
+/// `proxy` of [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyStatus {
+    /// Connections and requests that it refused since the start.
+    pub refused: u64,
+    /// Of them, those of which no log line tells, because there were too many.
     pub not_logged: u64,
 }
 
@@ -171,6 +183,11 @@ impl fmt::Display for Status {
             ("events", r.events),
             ("unlogged", r.not_logged),
         ] {
+            writeln!(f, "  {name:<9} {count}")?;
+        }
+        let p = &self.proxy;
+        writeln!(f, "proxy")?;
+        for (name, count) in [("refused", p.refused), ("unlogged", p.not_logged)] {
             writeln!(f, "  {name:<9} {count}")?;
         }
         for w in &self.workloads {

@@ -19,7 +19,7 @@ mod upstream;
 
 pub use accept::serve;
 pub use drain::{Drain, DrainSignal, drain_channel};
-pub use observe::{AccessRecord, Observer, Protocol, Refusal, RefusalReason, TracingObserver};
+pub use observe::{AccessRecord, Observer, Protocol, Refusal, RefusalReason};
 
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;

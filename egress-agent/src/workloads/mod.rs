@@ -14,7 +14,7 @@ pub use egress_core::registry::scope::Workload;
 pub use owners::Owners;
 pub use spaces::Spaces;
 
-use crate::config::WorkloadEntry;
+use crate::config::{Config, WorkloadEntry};
 use crate::kernel::Tables;
 use crate::observe::status::WorkloadStatus;
 use crate::sockets::NetnsId;
@@ -67,6 +67,8 @@ pub struct Workloads {
     cgroups: Cgroups,
     members: BTreeMap<u64, Member>,
     schedule: Schedule,
+    /// Whether other network namespaces are looked for.
+    enters: bool,
     scanned: Option<Instant>,
     scan_due: Instant,
     own: NsInode,
@@ -81,17 +83,14 @@ pub struct Workloads {
 
 impl Workloads {
     /// Follows the cgroups below `roots`. Knows none until the first [`Self::next`].
-    pub fn new(
-        roots: &[PathBuf],
-        entries: &[WorkloadEntry],
-        owners: Owners,
-    ) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, roots: &[PathBuf], owners: Owners) -> anyhow::Result<Self> {
         Ok(Self {
             roots: roots.to_vec(),
-            entries: entries.to_vec(),
+            entries: config.workloads.clone(),
             cgroups: Cgroups::new(roots)?,
             members: BTreeMap::new(),
             schedule: Schedule::default(),
+            enters: config.enter_namespaces,
             scanned: None,
             scan_due: Instant::now(),
             own: processes::own()?,
@@ -156,7 +155,7 @@ impl Workloads {
                 }
                 Change::Populated(id) => {
                     if self.members.contains_key(&id) {
-                        self.schedule.start(now, id);
+                        self.look_soon(now, id);
                     }
                 }
             }
@@ -169,7 +168,7 @@ impl Workloads {
         let entry = self.entries.iter().find(|entry| entry.cgroup.fits(&below));
         let workload = entry.map(Workload::from);
         let id = cgroup.id;
-        self.schedule.start(now, id);
+        self.look_soon(now, id);
         let member = Member {
             cgroup,
             below,
@@ -178,6 +177,12 @@ impl Workloads {
         };
         self.members.insert(id, member);
         workload.map(|workload| Told::Workload(id, workload))
+    }
+
+    fn look_soon(&mut self, now: Instant, id: u64) {
+        if self.enters {
+            self.schedule.start(now, id);
+        }
     }
 
     /// Looks where the processes of a cgroup are.
@@ -202,7 +207,7 @@ impl Workloads {
     /// A flow of this cgroup found no proxy in its namespace: looks there now.
     pub fn missed(&mut self, cgroup: u64) {
         if self.members.contains_key(&cgroup) {
-            self.schedule.start(Instant::now(), cgroup);
+            self.look_soon(Instant::now(), cgroup);
         } else if let Some(scanned) = self.scanned {
             self.scan_due = self.scan_due.min(scanned + SCAN_AT_MOST);
         }

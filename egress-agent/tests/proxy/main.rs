@@ -1,6 +1,7 @@
 //! The proxy on real sockets over loopback: raw clients, raw origins and a made-up origin lookup.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod as_dialled;
 mod bodies;
 mod drain;
 mod http;

@@ -45,7 +45,7 @@ async fn tls_origin() -> (SocketAddr, Arc<rustls::ClientConfig>) {
 }
 
 /// A hello as rustls makes it.
-fn real_hello(name: &str) -> Vec<u8> {
+pub fn real_hello(name: &str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();

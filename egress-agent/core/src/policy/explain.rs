@@ -132,8 +132,9 @@ impl State {
             return refused(why, Some(format!("it lists {}", ports(service))));
         };
         let rule = rule_of(service, Some(port));
-        // An address that the service is known by, for the routes that look at it.
-        let any = SocketAddr::from(([0, 0, 0, 0], port));
+        // An address that the service is known by, for the routes that look at it; else one of the
+        // outside (RFC 5737).
+        let any = SocketAddr::from(([192, 0, 2, 1], port));
         let dialled = door(service, port).map_or(any, |ip| SocketAddr::new(ip, port));
         let (allowed, how) = match class {
             Class::Udp => (true, "UDP straight to its addresses".to_owned()),

@@ -3,6 +3,8 @@
 //! Owns when a name is asked again and how long an address stays. Does not know what a name is
 //! listed for: `state` says which names are wanted and turns changes into table entries.
 
+pub mod store;
+
 use super::ranges;
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;

@@ -6,6 +6,7 @@
 
 use super::claims::{UnlistedAddress, claims, everywhere};
 use super::diff::{Desired, Planner, TableOp};
+use super::leases::store::Stored;
 use super::leases::{Answer, Failure, LeaseSettings, Leases, Outcome};
 use super::snapshot::Snapshot;
 use super::tables::{Action, Claims, Delta, Ledger, Target, Transport, claim};
@@ -21,7 +22,7 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What does not come from resources.
 #[derive(Clone, Debug)]
@@ -346,6 +347,20 @@ impl State {
         changes
     }
 
+    /// Takes what an agent before this one left: names that are wanted and not answered yet have
+    /// their last good addresses until they are. `clock` is the time since 1970. Returns how many
+    /// names got some.
+    pub fn handle_stored(&mut self, now: Instant, clock: Duration, stored: &Stored) -> usize {
+        let names = self.leases.restore(now, clock, stored);
+        self.relocate(names.iter().map(|n| &**n));
+        names.len()
+    }
+
+    /// What the next agent is to have of the leases, as text.
+    pub fn stored(&self, now: Instant, clock: Duration) -> String {
+        self.leases.store(now, clock)
+    }
+
     /// Takes the result of a [`Query`]. The outcome is for the log.
     pub fn handle_answer(
         &mut self,
@@ -427,6 +442,15 @@ impl State {
             });
         }
         Arc::clone(&self.routes)
+    }
+
+    /// Names without an address.
+    pub fn addressless(&self) -> Vec<Arc<str>> {
+        let names = self.users.keys();
+        names
+            .filter(|name| self.leases.leased(name).next().is_none())
+            .cloned()
+            .collect()
     }
 
     /// Names for which neither an answer nor a failure came yet.

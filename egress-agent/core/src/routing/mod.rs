@@ -6,6 +6,7 @@ mod decide;
 #[cfg(test)]
 mod decide_tests;
 mod index;
+mod inside;
 mod matching;
 mod pick;
 mod table;

@@ -1,6 +1,7 @@
 //! The data of the snapshot. Plain values: a test writes one down as a literal.
 
 use super::index::PortIndex;
+use super::inside::leads_inside;
 use super::matching::HttpMatch;
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
@@ -149,7 +150,8 @@ pub struct Cluster {
     pub endpoints: Vec<SocketAddr>,
     /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
     pub original_dst: Option<u16>,
-    /// With `original_dst`: the only addresses that may be dialled; empty means all.
+    /// With `original_dst`: the only addresses that may be dialled; empty means all but those that
+    /// lead into the machine itself or to its platform.
     pub nets: Vec<IpNet>,
     /// The service, its port or the subset is not registered: 503 with an empty body, flag NC.
     pub missing: bool,
@@ -158,7 +160,12 @@ pub struct Cluster {
 impl Cluster {
     /// Whether a flow to this destination may be handed to it.
     pub fn takes(&self, dialled: IpAddr) -> bool {
-        self.original_dst.is_none() || within(&self.nets, dialled)
+        match self.original_dst {
+            None => true,
+            // Any address is none that leads inside.
+            Some(_) if self.nets.is_empty() => !leads_inside(dialled),
+            Some(_) => within(&self.nets, dialled),
+        }
     }
 }
 

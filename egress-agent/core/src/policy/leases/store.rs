@@ -1,0 +1,199 @@
+//! Leases as text and back: what an agent leaves for the next one, so that names go on having
+//! their last good addresses where no name server answers meanwhile.
+//!
+//! Owns the form and what of it is still believed. Where the text lies is the shell's business.
+//! Times in it are those of the wall clock, as [`Duration`] since 1970: an [`Instant`] means
+//! nothing to another process.
+
+use super::Leases;
+use egress_ebpf::addr::Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A longer text is none of ours.
+pub const MAX_TEXT: usize = 16 << 20;
+/// A lease whose time was over for this long is not believed any more, and no text that is older.
+pub const BELIEVED: Duration = Duration::from_hours(24);
+/// The longest name, as RFC 1035 §2.3.4 has it.
+const MAX_NAME: usize = 255;
+const FIRST: &str = "egress-agent leases 1";
+const LAST: &str = "end";
+
+/// Why a text is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Not of this form, or cut off.
+    #[error("line {0} is not as an agent writes it")]
+    Line(usize),
+    /// More than [`MAX_TEXT`].
+    #[error("longer than {MAX_TEXT} bytes")]
+    TooLong,
+    /// Written too long ago, or by a clock that is far ahead.
+    #[error("written more than a day from now")]
+    Stale,
+}
+
+/// One address of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    ip: IpAddr,
+    /// When it may go, in whole seconds since 1970.
+    until: u64,
+    /// Of the last good answer.
+    newest: bool,
+}
+
+impl Lease {
+    /// How long it has still to go at `clock`; `None` if it is not believed any more.
+    fn left(&self, clock: Duration) -> Option<Duration> {
+        let until = Duration::from_secs(self.until);
+        // A clock that was set back must not prolong it by more than a day.
+        let left = until.saturating_sub(clock).min(BELIEVED);
+        let over = clock.saturating_sub(until);
+        // The last good answer outlives its time, as it does while an agent runs.
+        let believed = !left.is_zero() || self.newest && over <= BELIEVED;
+        believed.then_some(left)
+    }
+}
+
+/// A text that was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored(BTreeMap<String, Vec<Lease>>);
+
+impl Stored {
+    /// Reads a text; all of it, or why nothing of it is taken. `clock` is the time since 1970.
+    pub fn parse(text: &str, clock: Duration) -> Result<Self, StoreError> {
+        if text.len() > MAX_TEXT {
+            return Err(StoreError::TooLong);
+        }
+        let mut lines = text.lines().zip(1..);
+        let mut next = |number| lines.next().ok_or(StoreError::Line(number));
+        let (first, _) = next(1)?;
+        let (written, _) = next(2)?;
+        if first != FIRST {
+            return Err(StoreError::Line(1));
+        }
+        let written = written
+            .strip_prefix("written ")
+            .and_then(|w| w.parse().ok());
+        let written = Duration::from_secs(written.ok_or(StoreError::Line(2))?);
+        if written.abs_diff(clock) > BELIEVED {
+            return Err(StoreError::Stale);
+        }
+        let mut names = BTreeMap::new();
+        let mut last = 2;
+        let mut ended = false;
+        for (line, number) in lines {
+            let bad = StoreError::Line(number);
+            last = number;
+            if ended {
+                return Err(bad);
+            }
+            ended = line == LAST;
+            if !ended {
+                let (name, leases) = entry(line).ok_or(bad)?;
+                names.insert(name.to_owned(), leases);
+            }
+        }
+        if ended {
+            Ok(Self(names))
+        } else {
+            Err(StoreError::Line(last + 1))
+        }
+    }
+}
+
+/// `NAME LEASE...`
+fn entry(line: &str) -> Option<(&str, Vec<Lease>)> {
+    let mut words = line.split(' ');
+    let name = words.next()?;
+    let is_name = !name.is_empty() && name.len() <= MAX_NAME && name.is_ascii();
+    let leases: Vec<Lease> = words.map(lease).collect::<Option<_>>()?;
+    (is_name && !leases.is_empty()).then_some((name, leases))
+}
+
+/// `ADDRESS@UNTIL`, with `-` before one that is not of the last good answer.
+fn lease(word: &str) -> Option<Lease> {
+    let (newest, word) = word.strip_prefix('-').map_or((true, word), |w| (false, w));
+    let (ip, until) = word.split_once('@')?;
+    let ip: IpAddr = ip.parse().ok()?;
+    Some(Lease {
+        // The form that the kernel looks up.
+        ip: Addr::from(ip).canonical().into(),
+        until: until.parse().ok()?,
+        newest,
+    })
+}
+
+impl Leases {
+    /// Every name that has addresses, as text for [`Stored::parse`]. `clock` is the time since
+    /// 1970 at `now`.
+    pub fn store(&self, now: Instant, clock: Duration) -> String {
+        let mut text = format!("{FIRST}\nwritten {}\n", clock.as_secs());
+        let until = |at: &Instant| {
+            let ahead = at.saturating_duration_since(now);
+            let behind = now.saturating_duration_since(*at);
+            (clock + ahead).saturating_sub(behind).as_secs()
+        };
+        for (name, state) in self.names.iter().filter(|(_, s)| !s.expiry.is_empty()) {
+            text.push_str(name);
+            let newest = state.newest.iter();
+            let newest = newest.filter_map(|ip| Some(("", ip, state.expiry.get(ip)?)));
+            let old = state.expiry.iter();
+            let old = old.filter(|(ip, _)| !state.newest.contains(ip));
+            for (mark, ip, at) in newest.chain(old.map(|(ip, at)| ("-", ip, at))) {
+                // Writing to a string does not fail.
+                let _ = write!(text, " {mark}{ip}@{}", until(at));
+            }
+            text.push('\n');
+        }
+        text.push_str(LAST);
+        text.push('\n');
+        text
+    }
+
+    /// Gives names that are wanted and have no address the ones that they had, as far as these are
+    /// still believed and would be taken from an answer. They are asked for all the same. Returns
+    /// the names that got some.
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        clock: Duration,
+        stored: &Stored,
+    ) -> BTreeSet<Arc<str>> {
+        let mut restored = BTreeSet::new();
+        for (name, leases) in &stored.0 {
+            let Some((name, mut state)) = self.names.remove_entry(name.as_str()) else {
+                continue;
+            };
+            let believed = leases.iter().filter_map(|l| Some((l, l.left(clock)?)));
+            let mut usable: Vec<_> = believed.filter(|(l, _)| !self.refuses(l.ip)).collect();
+            usable.truncate(self.settings.max_addresses);
+            // Without a last good answer there is nothing to dial.
+            if state.expiry.is_empty() && usable.iter().any(|(lease, _)| lease.newest) {
+                for (lease, left) in usable {
+                    let until = now.checked_add(left).unwrap_or(now);
+                    state.expiry.insert(lease.ip, until);
+                    if lease.newest && !state.newest.contains(&lease.ip) {
+                        state.newest.push(lease.ip);
+                    }
+                    let holders = self.holders.entry(lease.ip.into()).or_default();
+                    holders.insert(Arc::clone(&name));
+                }
+                if let Some(at) = state.expires_next() {
+                    self.expire.insert((at, Arc::clone(&name)));
+                }
+                restored.insert(Arc::clone(&name));
+            }
+            self.names.insert(name, state);
+        }
+        restored
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

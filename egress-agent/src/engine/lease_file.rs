@@ -1,0 +1,194 @@
+//! The file in which the leases outlive the agent, beside its admin socket: a folder that goes with
+//! a reboot, as the pins do. What the text means is the state machine's to say.
+
+use super::Engine;
+use anyhow::{Context as _, ensure};
+use egress_core::policy::leases::store::{MAX_TEXT, Stored};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// From an answer with other addresses to the write, with all that come meanwhile.
+const SOON: Duration = Duration::from_secs(3);
+/// The same from an answer that only prolongs.
+const LATE: Duration = Duration::from_mins(10);
+
+/// See the module.
+pub(super) struct LeaseFile {
+    path: PathBuf,
+    /// When to write; none while nothing changed.
+    due: Option<Instant>,
+    /// The last write failed, which was told.
+    failing: bool,
+}
+
+impl LeaseFile {
+    /// That of an agent with this admin socket. Reads nothing.
+    pub(super) fn beside(admin_socket: &Path) -> Self {
+        Self {
+            path: admin_socket.with_extension("leases"),
+            due: None,
+            failing: false,
+        }
+    }
+
+    /// When [`Engine::keep_leases`] is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// An answer was taken.
+    pub(super) fn answered(&mut self, now: Instant, changed: bool) {
+        let at = now + if changed { SOON } else { LATE };
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// What an agent before this one left; none where there was none, or none that can be believed.
+    fn read(&self, clock: Duration) -> Option<Stored> {
+        match read(&self.path, clock) {
+            Ok(stored) => stored,
+            Err(error) => {
+                let (file, error) = (self.path.display(), format!("{error:#}"));
+                tracing::warn!(%file, error, "leases of the agent before this one are not taken");
+                None
+            }
+        }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.due = None;
+        let result = write(&self.path, text);
+        if let Err(error) = &result
+            && !self.failing
+        {
+            let (file, error) = (self.path.display(), format!("{error:#}"));
+            tracing::warn!(%file, error, "leases are not kept for the next agent");
+        }
+        self.failing = result.is_err();
+    }
+}
+
+impl Engine {
+    /// Begins with the addresses that an agent before this one knew, for the names that the rules
+    /// list at the moment.
+    pub(super) fn restore_leases(&mut self) {
+        let clock = clock();
+        let Some(stored) = self.lease_file.read(clock) else {
+            return;
+        };
+        let names = self.state.handle_stored(Instant::now(), clock, &stored);
+        if names > 0 {
+            tracing::info!(names, "last good addresses of the agent before this one");
+        }
+    }
+
+    /// Writes the leases for the next agent.
+    pub fn keep_leases(&mut self) {
+        let text = self.state.stored(Instant::now(), clock());
+        self.lease_file.write(&text);
+    }
+}
+
+/// Since 1970; a clock before that is at its beginning.
+fn clock() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
+}
+
+fn read(path: &Path, clock: Duration) -> anyhow::Result<Option<Stored>> {
+    let mut options = OpenOptions::new();
+    let opened = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match opened.open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let meta = file.metadata()?;
+    let own = rustix::process::geteuid().as_raw();
+    ensure!(meta.is_file(), "no plain file");
+    ensure!(
+        meta.uid() == own && meta.mode() & 0o777 == 0o600,
+        "not the agent's alone"
+    );
+    let mut text = String::new();
+    // One byte more than is taken, so that a longer one is seen to be.
+    file.take(MAX_TEXT as u64 + 1).read_to_string(&mut text)?;
+    Ok(Some(Stored::parse(&text, clock)?))
+}
+
+/// Whole or not at all: under another name first.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    ensure!(text.len() <= MAX_TEXT, "more than {MAX_TEXT} bytes");
+    let unfinished = path.with_extension("leases.new");
+    match fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+        Ok(()) | Err(_) => {}
+    }
+    let mut options = OpenOptions::new();
+    let new = options.write(true).create_new(true).mode(0o600);
+    let mut file: File = new.open(&unfinished).context("making it")?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&unfinished, path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    const CLOCK: Duration = Duration::from_secs(1_795_000_000);
+
+    fn text() -> String {
+        let (written, until) = (CLOCK.as_secs(), CLOCK.as_secs() + 60);
+        format!("egress-agent leases 1\nwritten {written}\na.example 203.0.113.1@{until}\nend\n")
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_only_its_owner_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = LeaseFile::beside(&dir.path().join("agent.sock"));
+        assert_eq!(file.read(CLOCK), None);
+        file.write("cut off");
+        assert_eq!(file.read(CLOCK), None);
+        file.write(&text());
+        assert!(file.read(CLOCK).is_some());
+        let path = dir.path().join("agent.leases");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+        assert!(read(&path, CLOCK).is_err(), "another may have written it");
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_not_read_and_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a.leases"), dir.path().join("other"));
+        fs::write(&other, text()).unwrap();
+        symlink(&other, &path).unwrap();
+        assert!(read(&path, CLOCK).is_err());
+        symlink(&other, path.with_extension("leases.new")).unwrap();
+        write(&path, "mine").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(&other).unwrap(), text());
+        assert!(read(dir.path(), CLOCK).is_err());
+    }
+
+    #[test]
+    fn answers_are_gathered_and_other_addresses_are_written_sooner() {
+        let start = Instant::now();
+        let mut file = LeaseFile::beside(Path::new("/nonexistent/a.sock"));
+        assert_eq!(file.due(), None);
+        file.answered(start, false);
+        assert_eq!(file.due(), Some(start + LATE));
+        file.answered(start, true);
+        file.answered(start + SOON / 2, true);
+        assert_eq!(file.due(), Some(start + SOON), "not put off");
+        file.write("");
+        assert_eq!(file.due(), None);
+    }
+}

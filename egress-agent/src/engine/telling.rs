@@ -1,0 +1,124 @@
+//! What the engine tells: to whoever asks, how the rules stand and what becomes of a destination;
+//! to the log, what the kernel refused. Nothing of it changes a verdict.
+
+use super::Engine;
+use crate::keeper::Cages;
+use crate::kernel::Room;
+use crate::observe::cgroups::CgroupPaths;
+use crate::observe::deny::Denial;
+use crate::observe::status::{RulesStatus, TableStatus, WorkloadStatus};
+use crate::observe::throttle::Throttle;
+use egress_core::policy::explain::{Explanation, Question};
+use egress_core::policy::tables::Transport;
+use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
+use std::net::IpAddr;
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// Log lines of refusals in a second; the kernel's bound on events is higher, and each costs a line.
+const DENIALS_LOGGED: u32 = 200;
+
+/// A question to the running engine, with the way back.
+#[derive(Debug)]
+pub enum Ask {
+    /// How the rules stand, and who is under them.
+    Status(oneshot::Sender<(RulesStatus, Vec<WorkloadStatus>)>),
+    /// What becomes of a destination.
+    Explain {
+        /// The destination.
+        question: Question,
+        /// Cgroup id of the workload that would dial it; none is the enforced root's default.
+        workload: Option<u64>,
+        /// The way back.
+        answer: oneshot::Sender<Explanation>,
+    },
+}
+
+/// What it takes to turn the kernel's events into log lines.
+pub(super) struct Denials {
+    cgroups: CgroupPaths,
+    /// Refusals in these are no news.
+    cages: Cages,
+    throttle: Throttle,
+}
+
+impl Denials {
+    /// Nothing told yet.
+    pub(super) fn new(cages: Cages) -> anyhow::Result<Self> {
+        Ok(Self {
+            cgroups: CgroupPaths::new()?,
+            cages,
+            throttle: Throttle::new(DENIALS_LOGGED),
+        })
+    }
+}
+
+impl Engine {
+    /// Answers; whoever asked may have left.
+    pub(super) fn reply(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(answer) => {
+                let _ = answer.send((self.status(), self.workloads.status()));
+            }
+            Ask::Explain {
+                question,
+                workload,
+                answer,
+            } => {
+                let policy = workload.map_or(DEFAULT_POLICY, |id| self.state.policy_of(id));
+                let _ = answer.send(self.state.explain(policy, &question));
+            }
+        }
+    }
+
+    fn status(&self) -> RulesStatus {
+        let (exact, ranges) = self.tables.room();
+        let table = |room: Room| TableStatus {
+            used: room.used,
+            limit: room.limit,
+        };
+        let failing = self.state.failing().into_iter();
+        RulesStatus {
+            generation: self.state.generation(),
+            addresses: table(exact),
+            networks: table(ranges),
+            failing: failing
+                .map(|(n, f)| (n.to_string(), f.to_string()))
+                .collect(),
+            flows_ended: self.ending.ended(),
+            ..self.shown.clone()
+        }
+    }
+
+    /// Takes a refusal of the kernel.
+    pub(super) fn report(&mut self, event: &DenyEvent) {
+        self.shown.events += 1;
+        if self.denials.cages.has(event.cgroup) {
+            return;
+        }
+        self.missed(event);
+        let (now, throttle) = (Instant::now(), &mut self.denials.throttle);
+        if !throttle.allows(now) {
+            self.shown.not_logged += 1;
+            return;
+        }
+        let more = throttle.take(now);
+        if more > 0 {
+            tracing::warn!(more, "refusals that were too many to log one by one");
+        }
+        let addr = IpAddr::from(event.addr);
+        let names = self.state.names_of(addr);
+        let policy = if event.policy == NO_POLICY {
+            DEFAULT_POLICY
+        } else {
+            event.policy
+        };
+        let via = match event.proto {
+            proto::TCP => Some(Transport::Tcp),
+            proto::UDP => Some(Transport::Udp),
+            _ => None,
+        };
+        let nearest = via.and_then(|via| self.state.nearest(policy, addr, event.port, via));
+        Denial::of(event, &mut self.denials.cgroups).log(&names, nearest.as_deref());
+    }
+}

@@ -1,0 +1,240 @@
+//! What the proxy refused and served, as log lines with Envoy's names for the flags. A client that
+//! is refused over and over costs a bounded number of lines; what has none is counted and told.
+
+use super::repeats::Repeats;
+use super::status::ProxyStatus;
+use super::throttle::Throttle;
+use crate::proxy::{AccessRecord, Observer, Origin, Refusal};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lines of refusals in a second, as many as of the kernel's.
+const LINES: u32 = 200;
+/// Kinds of refusals that are remembered, to tell a repeat from another.
+const KINDS: usize = 1024;
+/// Time between two looks for repeats that are still to be told.
+const LOOK: Duration = Duration::from_secs(5);
+/// Characters of a name that are logged; the longest that DNS and a port allow is shorter.
+const NAME: usize = 262;
+
+/// What makes two refusals the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    reason: String,
+    name: Option<String>,
+    destination: Option<SocketAddr>,
+    cgroup: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Bounds {
+    repeats: Repeats<Kind>,
+    throttle: Throttle,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct FlowLog {
+    bounds: Mutex<Bounds>,
+    refused: AtomicU64,
+    not_logged: AtomicU64,
+}
+
+impl Default for FlowLog {
+    fn default() -> Self {
+        Self {
+            bounds: Mutex::new(Bounds {
+                repeats: Repeats::new(KINDS),
+                throttle: Throttle::new(LINES),
+            }),
+            refused: AtomicU64::new(0),
+            not_logged: AtomicU64::new(0),
+        }
+    }
+}
+
+impl FlowLog {
+    /// What `status` shows of it.
+    pub fn status(&self) -> ProxyStatus {
+        ProxyStatus {
+            refused: self.refused.load(Ordering::Relaxed),
+            not_logged: self.not_logged.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Tells, for ever, of repeats after which nothing came that could have told of them.
+    pub async fn tell_of_repeats(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.tell_ended(Instant::now());
+        }
+    }
+
+    fn tell_ended(&self, now: Instant) {
+        let (ended, more) = {
+            let mut bounds = self.bounds();
+            (bounds.repeats.ended(now), bounds.throttle.take(now))
+        };
+        tell_held_back(more);
+        for (kind, repeated) in ended {
+            tracing::warn!(
+                target: "egress::proxy",
+                reason = kind.reason,
+                name = kind.name,
+                destination = kind.destination.map(tracing::field::display),
+                cgroup = kind.cgroup,
+                repeated,
+                "refused again"
+            );
+        }
+    }
+
+    /// The number of repeats to tell with this refusal, if it has a line at all.
+    fn allows(&self, now: Instant, kind: Kind) -> Option<u64> {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let (repeated, more) = {
+            let mut bounds = self.bounds();
+            let repeated = bounds.repeats.tells(now, kind)?;
+            if !bounds.throttle.allows(now) {
+                self.not_logged.fetch_add(1 + repeated, Ordering::Relaxed);
+                return None;
+            }
+            (repeated, bounds.throttle.take(now))
+        };
+        tell_held_back(more);
+        Some(repeated)
+    }
+
+    fn bounds(&self) -> std::sync::MutexGuard<'_, Bounds> {
+        self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell_held_back(more: u64) {
+    if more > 0 {
+        tracing::warn!(
+            target: "egress::proxy",
+            more,
+            "refusals of the proxy that were too many to log one by one"
+        );
+    }
+}
+
+/// As much of a name as could be one: a client may send any text as its Host.
+fn shown(name: &str) -> String {
+    match name.char_indices().nth(NAME) {
+        None => name.to_owned(),
+        Some((end, _)) => format!("{}...", &name[..end]),
+    }
+}
+
+impl Observer for FlowLog {
+    fn refused(&self, origin: Option<&Origin>, refusal: &Refusal) {
+        let kind = Kind {
+            reason: refusal.reason.to_string(),
+            name: refusal.name.as_deref().map(shown),
+            destination: origin.map(|origin| origin.destination),
+            cgroup: origin.map(|origin| origin.cgroup),
+        };
+        let name = kind.name.clone();
+        let Some(repeated) = self.allows(Instant::now(), kind) else {
+            return;
+        };
+        tracing::warn!(
+            target: "egress::proxy",
+            reason = %refusal.reason,
+            name,
+            peer = %refusal.peer,
+            destination = origin.map(|origin| tracing::field::display(origin.destination)),
+            policy = origin.map(|origin| origin.policy),
+            cgroup = origin.map(|origin| origin.cgroup),
+            pid = origin.map(|origin| origin.pid),
+            comm = origin.map(|origin| origin.comm.as_str()),
+            netns = origin.map(|origin| origin.netns),
+            repeated,
+            "refused"
+        );
+    }
+
+    fn finished(&self, origin: &Origin, record: &AccessRecord) {
+        // A line a request costs more than serving it: for those who ask for it.
+        tracing::debug!(
+            target: "egress::proxy",
+            protocol = ?record.protocol,
+            host = record.host,
+            method = record.method,
+            path = record.path,
+            response_code = record.response_code,
+            response_flags = %record.flags,
+            service = record.service.as_deref(),
+            upstream = record.upstream.map(tracing::field::display),
+            attempts = record.attempts,
+            bytes_received = record.bytes_received,
+            bytes_sent = record.bytes_sent,
+            duration_ms = record.duration.as_millis() as u64,
+            upstream_service_time_ms = record.upstream_service_time.map(|time| time.as_millis() as u64),
+            peer = %record.peer,
+            destination = %origin.destination,
+            policy = origin.policy,
+            cgroup = origin.cgroup,
+            pid = origin.pid,
+            comm = origin.comm,
+            netns = origin.netns,
+            "finished"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::repeats::WINDOW;
+
+    fn kind(name: &str) -> Kind {
+        Kind {
+            reason: "the Host is not listed on this port".into(),
+            name: Some(name.into()),
+            destination: Some(([192, 0, 2, 1], 80).into()),
+            cgroup: Some(1),
+        }
+    }
+
+    #[test]
+    fn a_client_that_asks_the_same_over_and_over_has_one_line_a_second() {
+        let (log, start) = (FlowLog::default(), Instant::now());
+        let mut lines = Vec::new();
+        for n in 0..1000 {
+            lines.extend(log.allows(start + WINDOW * (n / 500), kind("a.example")));
+        }
+        assert_eq!(lines, [0, 499]);
+        let told = log.status();
+        assert_eq!(
+            (told.refused, told.not_logged),
+            (1000, 0),
+            "all are told of"
+        );
+    }
+
+    #[test]
+    fn a_client_that_asks_for_ever_new_names_has_as_many_lines_as_the_bound() {
+        let (log, start) = (FlowLog::default(), Instant::now());
+        let names = (0..5000).map(|n| kind(&format!("n{n}.example")));
+        let lines = names.filter_map(|kind| log.allows(start, kind)).count();
+        assert_eq!(lines, LINES as usize);
+        let status = log.status();
+        assert_eq!(status.refused, 5000);
+        assert_eq!(status.not_logged, 5000 - u64::from(LINES));
+        assert_eq!(
+            log.bounds().throttle.take(start + WINDOW),
+            status.not_logged
+        );
+    }
+
+    #[test]
+    fn a_name_is_logged_no_longer_than_one_can_be() {
+        assert_eq!(shown("a.example:80"), "a.example:80");
+        assert_eq!(shown(&"\u{e9}".repeat(60_000)).chars().count(), NAME + 3);
+    }
+}
