@@ -15,6 +15,7 @@ pub mod escape;
 pub mod hosts;
 pub mod lab;
 pub mod netns;
+pub mod pinned;
 pub mod place;
 pub mod pods;
 pub mod probe;

@@ -8,8 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use egress_tests::lab::v4;
-use egress_tests::pods::maps;
-use egress_tests::{Lab, LabOptions, probe, wait_until};
+use egress_tests::{Lab, LabOptions, pinned, probe, wait_until};
 
 const WORKLOADS: usize = 500;
 const POLICIES: usize = 50;
@@ -76,8 +75,10 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
     lab.rules("rules.yaml", &rules()).unwrap();
     let pid = lab.agent().unwrap().pid();
     let bpf = lab.bpf_dir().to_owned();
-    let count = |name| maps::entries::<u64>(&bpf, name).unwrap();
-    let (alone, links) = (resident_kib(pid), maps::links(&bpf).unwrap());
+    let owners = || pinned::owners(&bpf).unwrap();
+    let proxies = || pinned::proxies(&bpf).unwrap();
+    let links = || pinned::attached(&bpf).unwrap().len();
+    let (alone, attached) = (resident_kib(pid), links());
 
     let mut cgroups = Vec::new();
     let mut running = Running(Vec::new());
@@ -101,15 +102,11 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
     wait_until(
         "each has its policy and its proxy",
         Duration::from_mins(1),
-        || (count("OWNERS") == WORKLOADS && count("PROXIES") == WORKLOADS + 1).then_some(()),
+        || (owners() == WORKLOADS && proxies() == WORKLOADS + 1).then_some(()),
     )
     .unwrap();
     let all = resident_kib(pid);
-    assert_eq!(
-        maps::links(&bpf).unwrap(),
-        links,
-        "programs are attached to the roots only"
-    );
+    assert_eq!(links(), attached, "programs are attached to the roots only");
 
     // Ten workloads of each namespace see its host, and no other one.
     let place = egress_tests::place::Place {
@@ -128,23 +125,23 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
             .workloads()
             .path()
             .join(format!("ns{}-new{n}", n % POLICIES));
-        let before = count("OWNERS");
+        let before = owners();
         fs::create_dir(&folder).unwrap();
         let start = Instant::now();
-        while count("OWNERS") == before {
+        while owners() == before {
             assert!(start.elapsed() < Duration::from_secs(5), "not governed");
         }
         times.push(start.elapsed());
         fs::remove_dir(&folder).unwrap();
         wait_until("it is forgotten", Duration::from_secs(5), || {
-            (count("OWNERS") == before).then_some(())
+            (owners() == before).then_some(())
         })
         .unwrap();
     }
     times.sort_unstable();
     let (median, longest) = (times[SAMPLES / 2], times[SAMPLES - 1]);
     println!(
-        "{WORKLOADS} workloads, {POLICIES} policies: {} MiB resident ({} MiB alone), {links} links, governed in {median:?} (longest {longest:?} of {SAMPLES})",
+        "{WORKLOADS} workloads, {POLICIES} policies: {} MiB resident ({} MiB alone), {attached} links, governed in {median:?} (longest {longest:?} of {SAMPLES})",
         all / 1024,
         alone / 1024,
     );
@@ -155,7 +152,7 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
     wait_until(
         "the proxy has left their namespaces",
         Duration::from_secs(20),
-        || (count("PROXIES") == 1).then_some(()),
+        || (proxies() == 1).then_some(()),
     )
     .unwrap();
 }

@@ -3,7 +3,7 @@
 //!
 //! Owns their making and removal. What runs inside is for the tests to say.
 
-pub mod maps;
+pub mod held;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,7 +14,7 @@ use anyhow::Result;
 
 use crate::cgroup::Cgroup;
 use crate::client::{self, Reply};
-use crate::lab::Lab;
+use crate::lab::{Lab, LabOptions};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
 
@@ -173,6 +173,19 @@ fn wire(
 /// `metadata.uid` of a node's pod with that number; the first has number 1.
 pub fn uid(number: u16) -> String {
     format!("{number:08x}-0000-4000-8000-000000000000")
+}
+
+/// The number in a uid puts each of these pods into a namespace: entries of `workloads`.
+pub fn in_namespaces(pods: &[(u16, &str)]) -> LabOptions {
+    let entry = |(number, namespace): &(u16, &str)| {
+        let uid = uid(*number);
+        let entry = format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}");
+        ["--workload".to_owned(), entry]
+    };
+    LabOptions {
+        agent: pods.iter().flat_map(entry).collect(),
+        ..LabOptions::default()
+    }
 }
 
 fn id(kind: u8, number: u16) -> String {

@@ -11,8 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::pods::{self, maps};
+use egress_tests::pods::held::Held;
 use egress_tests::{Lab, LabOptions, wait_until};
+use egress_tests::{pinned, pods};
 use node::{Node, Pod};
 
 const HTTPBIN: &str = include_str!("../../../examples/httpbin-serviceentry.yaml");
@@ -96,28 +97,9 @@ fn the_walk_through_the_lab_agrees_inside_a_pod() {
     node.cri.remove(&pod.sandbox).unwrap();
 }
 
-/// A namespace for each of two pods, by the number in their uid.
-fn namespaces() -> LabOptions {
-    let entry = |number: u16, namespace: &str| {
-        let uid = pods::uid(number);
-        format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}")
-    };
-    LabOptions {
-        agent: [
-            "--workload",
-            &entry(1, "shop"),
-            "--workload",
-            &entry(2, "blog"),
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        ..LabOptions::default()
-    }
-}
-
 #[test]
 fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
-    let lab = Lab::start_with(namespaces()).unwrap();
+    let lab = Lab::start_with(pods::in_namespaces(&[(1, "shop"), (2, "blog")])).unwrap();
     let shop_only = HTTPBIN.replace(
         "  name: httpbin-ext",
         "  name: httpbin-ext\n  namespace: shop",
@@ -203,46 +185,24 @@ fn an_agent_that_is_killed_and_replaced_lets_nothing_through_and_cuts_no_direct_
 fn nothing_is_left_of_containers_that_have_gone() {
     let mut lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
-    let agent = lab.agent().unwrap().pid();
     let node = Node::start(&lab).unwrap();
-    let count = |what: &str| {
-        std::fs::read_dir(format!("/proc/{agent}/{what}"))
-            .unwrap()
-            .count()
-    };
-    let standing = || {
-        let entries = |name| maps::entries::<u64>(lab.bpf_dir(), name).unwrap();
-        (
-            entries("PROXIES"),
-            entries("OWNERS"),
-            maps::links(lab.bpf_dir()).unwrap(),
-        )
-    };
     let round = |number: u16| {
         let pod = node.pod(number, &[], &[]).unwrap();
         assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
         node.cri.remove(&pod.sandbox).unwrap();
     };
-    let settled = || {
-        wait_until("only the own proxy", SOON, || {
-            (standing().0 == 1).then_some(())
-        })
-    };
+    // The first pod brings what the agent keeps for any number of them.
     round(1);
-    settled().unwrap();
-    let before = standing();
-    let (threads, descriptors) = (count("task"), count("fd"));
+    wait_until("only the own proxy", SOON, || {
+        (pinned::proxies(lab.bpf_dir()).unwrap() == 1).then_some(())
+    })
+    .unwrap();
+    let before = Held::now(&mut lab).unwrap();
     let pods: u16 = std::env::var("EGRESS_TEST_PODS").map_or(8, |n| n.parse().unwrap());
     for number in 2..2 + pods {
         round(number);
     }
-    settled().unwrap();
-    assert_eq!(standing(), before);
-    assert_eq!(count("task"), threads);
-    wait_until("no descriptor is left", SOON, || {
-        (count("fd") <= descriptors).then_some(())
-    })
-    .unwrap();
+    before.wait_back(&mut lab, pods.into(), SOON).unwrap();
 }
 
 #[test]
