@@ -85,7 +85,10 @@ fn next_agent() -> Result<()> {
         "egress-agent/next",
     ]))?;
     let folder = target().join("debug");
-    let (built, fresh) = (folder.join("egress-agent"), folder.join(".egress-agent-next"));
+    let (built, fresh) = (
+        folder.join("egress-agent"),
+        folder.join(".egress-agent-next"),
+    );
     // By a rename: one that runs cannot be written over.
     fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;
     Ok(fs::rename(fresh, folder.join("egress-agent-next"))?)

@@ -3,6 +3,7 @@
 //! machine is touched but cgroups below the lab's own.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -39,7 +40,8 @@ pub struct Node {
 pub struct Pod {
     pub sandbox: String,
     pub container: String,
-    pub address: String,
+    pub v4: IpAddr,
+    pub v6: IpAddr,
 }
 
 impl Node {
@@ -191,7 +193,8 @@ impl Node {
     /// The same of messages that are complete.
     pub fn run(&self, config: &PodSandboxConfig, container: ContainerConfig) -> Result<Pod> {
         let sandbox = self.cri.run_sandbox(config).with_context(|| self.log())?;
-        let address = self.cri.address(&sandbox)?;
+        let addresses = self.cri.addresses(&sandbox)?;
+        let of = |v4: bool| addresses.iter().find(|ip| ip.is_ipv4() == v4).copied();
         let container = self
             .cri
             .start(&sandbox, config, container)
@@ -199,7 +202,8 @@ impl Node {
         Ok(Pod {
             sandbox,
             container,
-            address,
+            v4: of(true).context("a pod without IPv4")?,
+            v6: of(false).context("a pod without IPv6")?,
         })
     }
 
