@@ -19,6 +19,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::agent::{self, Agent};
@@ -66,6 +67,8 @@ impl Default for LabOptions {
 pub struct Lab {
     // Dropped in this order: the agent first, then what it stands on.
     agent: Option<Agent>,
+    /// What is started as the agent.
+    binary: PathBuf,
     world: World,
     /// `httpbin.org`, HTTP at port 80.
     pub httpbin: Origin,
@@ -159,6 +162,7 @@ impl Lab {
         };
         Ok(Self {
             agent: None,
+            binary: agent::binary()?,
             httpbin: world.http(&both(host::HTTPBIN), 80)?,
             google: world.https(&both(host::GOOGLE), 443, &authority, &google_names)?,
             bystander,
@@ -185,7 +189,15 @@ impl Lab {
     pub fn start_agent(&mut self) -> Result<()> {
         // The old one is gone before the new one comes: they share the pins and the port.
         self.agent = None;
-        self.agent = Some(Agent::start(&self.agent_place(), &self.agent_arguments())?);
+        let (place, arguments) = (self.agent_place(), self.agent_arguments());
+        self.agent = Some(Agent::start(&place, &self.binary, &arguments)?);
+        Ok(())
+    }
+
+    /// From the next start on the agent is the other one of its two builds.
+    pub fn use_other_build(&mut self) -> Result<()> {
+        let (first, next) = (agent::binary()?, agent::next_binary()?);
+        self.binary = if self.binary == first { next } else { first };
         Ok(())
     }
 
@@ -266,6 +278,15 @@ impl Lab {
             agent::verb(&self.agent_place(), arguments)?,
             Duration::from_secs(30),
         )
+    }
+
+    /// What the running agent says about itself.
+    pub fn status(&self) -> Result<Value> {
+        let socket = self.admin_socket();
+        let mut verb = agent::verb(&self.agent_place(), &["status", "-o", "json"])?;
+        verb.arg("--admin-socket").arg(socket);
+        let answer = client::run(verb, Duration::from_secs(30))?;
+        serde_json::from_str(&answer.stdout).with_context(|| format!("status: {answer:?}"))
     }
 
     /// Puts a rules file in place, all at once, and waits until the agent has applied it.

@@ -14,12 +14,14 @@ pub mod client;
 pub mod escape;
 pub mod hosts;
 pub mod lab;
+pub mod memory;
 pub mod netns;
 pub mod pinned;
 pub mod place;
 pub mod pods;
 pub mod probe;
 pub mod seen;
+pub mod upgrade;
 pub mod wait;
 pub mod walk;
 

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use egress_tests::agent::Agent;
+use egress_tests::agent::{self, Agent};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::client::run;
 use egress_tests::lab::{host, v4};
@@ -26,7 +26,12 @@ fn pins_of_another_abi_are_refused_and_their_gate_stays_closed() {
     let mut lab = Lab::start().unwrap();
     lab.agent().unwrap().kill().unwrap();
     fs::create_dir(lab.bpf_dir().join("abi-999")).unwrap();
-    let mut other = Agent::spawn(&lab.agent_place(), &lab.agent_arguments()).unwrap();
+    let mut other = Agent::spawn(
+        &lab.agent_place(),
+        &agent::binary().unwrap(),
+        &lab.agent_arguments(),
+    )
+    .unwrap();
     let refusal = other.wait_ready().unwrap_err().to_string();
     assert!(refusal.contains("exit status: 64"), "{refusal}");
     assert!(

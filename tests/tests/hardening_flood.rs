@@ -14,19 +14,6 @@ const SECONDS: u64 = 5;
 /// Of one core, per cent.
 const MOST_CPU: f64 = 5.0;
 
-fn status(lab: &Lab) -> Value {
-    let socket = lab.admin_socket();
-    let arguments = [
-        "status",
-        "-o",
-        "json",
-        "--admin-socket",
-        socket.to_str().unwrap(),
-    ];
-    let answer = lab.verb(&arguments).unwrap();
-    serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:?}"))
-}
-
 fn number(status: &Value, pointer: &str) -> u64 {
     status
         .pointer(pointer)
@@ -52,7 +39,7 @@ fn cpu(pid: u32) -> Duration {
 fn settled(lab: &Lab) -> (u64, u64, u64, u64) {
     let mut last = (0, 0, 0, 0);
     let sum = wait_until("the counters add up", Duration::from_secs(5), || {
-        let status = status(lab);
+        let status = lab.status().unwrap();
         last = (
             number(&status, "/counters/denied"),
             number(&status, "/rules/events"),

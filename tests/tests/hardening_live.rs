@@ -31,21 +31,9 @@ fn lab(flags: &[&str]) -> Lab {
     .unwrap()
 }
 
-fn status(lab: &Lab) -> Value {
-    let socket = lab.admin_socket();
-    let arguments = [
-        "status",
-        "-o",
-        "json",
-        "--admin-socket",
-        socket.to_str().unwrap(),
-    ];
-    let answer = lab.verb(&arguments).unwrap();
-    serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:?}"))
-}
-
 fn number(lab: &Lab, pointer: &str) -> u64 {
-    status(lab)
+    lab.status()
+        .unwrap()
         .pointer(pointer)
         .and_then(Value::as_u64)
         .unwrap()
@@ -170,7 +158,7 @@ fn an_audit_lets_pass_and_records() {
         .unwrap()
         .wait_line(0, SOON, "the record", line)
         .unwrap();
-    let status = status(&lab);
+    let status = lab.status().unwrap();
     assert_eq!(status["rules"]["mode"], "audit");
     assert_eq!(status["ready"], true);
     assert_eq!(status["counters"]["denied"], 0);
@@ -206,7 +194,7 @@ fn a_gate_that_is_opened_from_outside_is_noticed_and_closed_again() {
         .wait_line(0, SOON, "it is closed", |l| l.contains("attached again"))
         .unwrap();
     assert_eq!(once(&lab, &unlisted), "eperm");
-    assert_eq!(status(&lab)["ready"], true);
+    assert_eq!(lab.status().unwrap()["ready"], true);
 }
 
 #[test]
@@ -224,7 +212,7 @@ fn readiness_follows_the_canary() {
     // A canary that cannot run is no proof.
     fs::write(lab.workloads().path().join("cgroup.max.descendants"), "1").unwrap();
     let trouble = wait_until("it is told", SOON, || {
-        status(&lab)["trouble"].as_str().map(str::to_owned)
+        lab.status().unwrap()["trouble"].as_str().map(str::to_owned)
     });
     assert!(trouble.unwrap().contains("egress-canary"));
     let verb = ["status", "--admin-socket", socket.to_str().unwrap()];

@@ -220,17 +220,7 @@ fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
         )
     };
     // An agent at work on tens of thousands of rules may take longer than its client waits.
-    let status = || -> Option<serde_json::Value> {
-        let socket = lab.admin_socket();
-        let verb = [
-            "status",
-            "-o",
-            "json",
-            "--admin-socket",
-            socket.to_str().unwrap(),
-        ];
-        serde_json::from_str(&lab.verb(&verb).unwrap().stdout).ok()
-    };
+    let status = || lab.status().ok();
     let generation = |status: &serde_json::Value| status["rules"]["generation"].as_u64().unwrap();
     let before = generation(&status().unwrap());
     lab.write_rules("many.yaml", &rules(0)).unwrap();

@@ -260,15 +260,7 @@ fn two_pods_in_two_namespaces_are_under_their_own_rules() {
         assert_eq!(lab.httpbin.connections(), before);
     };
     see_their_own(&lab);
-    let socket = lab.admin_socket();
-    let verb = [
-        "status",
-        "-o",
-        "json",
-        "--admin-socket",
-        socket.to_str().unwrap(),
-    ];
-    let status: serde_json::Value = serde_json::from_str(&lab.verb(&verb).unwrap().stdout).unwrap();
+    let status = lab.status().unwrap();
     let of = |pod: &Pod| {
         let all = status["workloads"].as_array().unwrap().iter();
         let mut own = all.filter(|w| w["pod"] == pod.uid.as_str());

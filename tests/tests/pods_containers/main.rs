@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::pods::held::Held;
+use egress_tests::upgrade::upgrade;
 use egress_tests::{Lab, LabOptions, wait_until};
 use egress_tests::{pinned, pods};
 use node::{Node, Pod};
@@ -134,50 +135,58 @@ fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
 }
 
 #[test]
-fn an_agent_that_is_killed_and_replaced_lets_nothing_through_and_cuts_no_direct_flow() {
+fn an_agent_killed_restarted_and_upgraded_lets_nothing_through_and_cuts_no_direct_flow() {
     let mut lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     lab.rules("echo.yaml", ECHO).unwrap();
     let node = Node::start(&lab).unwrap();
     let pod = node.pod(1, &[], &[]).unwrap();
     assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
-    let bystander = SocketAddr::new(v4(host::BYSTANDER), 80);
-    let echo = SocketAddr::new(v4(host::ECHO), 7);
-    let tries = format!("n=0; while [ $n -lt 400 ]; do probe tcp {bystander}; n=$((n+1)); done");
-    // One word a tenth of a second over one connection, over the whole time.
-    let words = format!(
-        "(n=0; while [ $n -lt 60 ]; do echo $n; n=$((n+1)); sleep 0.1; done) | probe hold {echo}"
-    );
+    let both = |way: &str, last: u8, port: u16| {
+        let of = |ip| format!("probe {way} {}", SocketAddr::new(ip, port));
+        format!("{}; {}", of(v4(last)), of(v6(last)))
+    };
     let exec = |script: &str| {
         let command = ["sh", "-c", script];
         node.cri.exec(&pod.container, &command).unwrap()
     };
+    let until_told = |body: &str| exec(&format!("until [ -e /over ]; do {body}; done"));
+    let word = "echo $n; n=$((n+1)); sleep 0.05";
+    let echo = SocketAddr::new(v4(host::ECHO), 7);
+    let words =
+        format!("n=0; (until [ -e /over ]; do {word}; done; echo over) | probe hold {echo}");
     std::thread::scope(|scope| {
-        let tries = scope.spawn(|| exec(&tries));
+        let unlisted = scope.spawn(|| until_told(&both("tcp", host::BYSTANDER, 80)));
+        let direct = scope.spawn(|| until_told(&both("tcp-echo", host::ECHO, 7)));
         let words = scope.spawn(|| exec(&words));
-        for round in 0..3 {
-            if round == 1 {
-                lab.agent().unwrap().terminate().unwrap();
-            } else {
-                lab.agent().unwrap().kill().unwrap();
-            }
+        let served = || assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
+        for _ in 0..2 {
+            lab.agent().unwrap().kill().unwrap();
             lab.start_agent().unwrap();
+            served();
+            lab.agent().unwrap().terminate().unwrap();
+            lab.start_agent().unwrap();
+            served();
+            upgrade(&mut lab).unwrap();
+            served();
         }
-        let tries = tries.join().unwrap();
-        let denied = tries.stdout.matches("\"errno\":1,").count();
-        assert_eq!(
-            (denied, tries.stdout.lines().count()),
-            (400, 400),
-            "{}",
-            tries.stderr
-        );
+        exec(": > /over");
+        for (tries, expected) in [(unlisted, "\"errno\":1,"), (direct, "\"errno\":null,")] {
+            let tries = tries.join().unwrap();
+            let lines = tries.stdout.lines();
+            let others: Vec<&str> = lines.clone().filter(|l| !l.contains(expected)).collect();
+            assert!(others.is_empty() && lines.count() > 100, "{others:?}");
+        }
         let words = words.join().unwrap();
-        let heard: Vec<&str> = words.stdout.lines().skip(1).take(60).collect();
-        let said: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+        // The last line is the probe's own.
+        let heard: Vec<&str> = words.stdout.lines().collect();
+        let heard = &heard[..heard.len() - 1];
+        let numbers = (0..heard.len() - 2).map(|n| n.to_string());
+        let said = ["up".to_owned()].into_iter().chain(numbers);
+        let said: Vec<String> = said.chain(["over".to_owned()]).collect();
         assert_eq!(heard, said, "{}", words.stderr);
     });
     assert_eq!(lab.bystander.connections(), 0);
-    assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
 }
 
 #[test]
