@@ -3,13 +3,12 @@
 //! Owns the process. What it tries is in `bin/bench_probe.rs`.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::agent::beside;
 use crate::place::Place;
 
 /// A probe at work. Dropping it kills it.
@@ -22,19 +21,9 @@ pub struct Probe {
 /// Counts by `WHAT.RESULT`.
 pub type Counts = BTreeMap<String, u64>;
 
-/// The probe's binary, beside the running program's folder.
-pub fn binary() -> Result<PathBuf> {
-    let own = env::current_exe()?;
-    own.ancestors()
-        .skip(1)
-        .map(|dir| dir.join("bench_probe"))
-        .find(|path| path.is_file())
-        .context("no bench_probe beside this program: run `cargo xtask build`")
-}
-
 /// The command of a probe in a place.
 pub fn command(place: &Place<'_>, arguments: &[&str]) -> Result<Command> {
-    let mut command = place.command(binary()?)?;
+    let mut command = place.command(beside("bench_probe")?)?;
     command.args(arguments);
     Ok(command)
 }

@@ -30,6 +30,7 @@ use crate::hosts::{Authority, Dns, Echo, Origin, World};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
 use crate::probe::{self, Answer};
+use crate::wait::wait_until;
 
 /// The address families that the names of the hosts have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,9 @@ pub struct LabOptions {
     /// Flags for `egress-agent run` beside the lab's own.
     pub agent: Vec<String>,
 }
+
+/// How long a running agent may take to answer `status`.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 impl Default for LabOptions {
     fn default() -> Self {
@@ -280,13 +284,19 @@ impl Lab {
         )
     }
 
-    /// What the running agent says about itself.
+    /// What the running agent says about itself. It says that it is ready a moment before it can
+    /// be asked.
     pub fn status(&self) -> Result<Value> {
-        let socket = self.admin_socket();
-        let mut verb = agent::verb(&self.agent_place(), &["status", "-o", "json"])?;
-        verb.arg("--admin-socket").arg(socket);
-        let answer = client::run(verb, Duration::from_secs(30))?;
-        serde_json::from_str(&answer.stdout).with_context(|| format!("status: {answer:?}"))
+        let socket = self.admin_socket().display().to_string();
+        let verb = ["status", "-o", "json", "--admin-socket", &socket];
+        let mut last = None;
+        let status = wait_until("the agent answers", ANSWERS_WITHIN, || {
+            let answer = self.verb(&verb);
+            let status = serde_json::from_str(&answer.as_ref().ok()?.stdout).ok();
+            last = Some(answer);
+            status
+        });
+        status.with_context(|| format!("status: {last:?}"))
     }
 
     /// Puts a rules file in place, all at once, and waits until the agent has applied it.

@@ -1,5 +1,5 @@
 //! What stands pinned below an agent's `--bpf-dir`: entries of its maps, and the programs that
-//! its links run. Changes nothing there.
+//! its links run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,12 +28,20 @@ pub fn flows(bpf_dir: &Path) -> Result<usize> {
     entries::<FlowKey, FlowOrigin>(bpf_dir, "FLOWS")
 }
 
-/// The number of entries of a hash map.
-fn entries<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<usize> {
+/// The table of such flows.
+pub fn flow_table(bpf_dir: &Path) -> Result<HashMap<MapData, FlowKey, FlowOrigin>> {
+    table(bpf_dir, "FLOWS")
+}
+
+fn table<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
     let map = MapData::from_pin(abi(bpf_dir)?.join("maps").join(name))?;
-    let map: HashMap<_, K, V> = Map::HashMap(map).try_into()?;
+    Ok(Map::HashMap(map).try_into()?)
+}
+
+/// The number of entries of a table.
+fn entries<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<usize> {
     let mut count = 0;
-    for key in map.keys() {
+    for key in table::<K, V>(bpf_dir, name)?.keys() {
         key?;
         count += 1;
     }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use super::Aim;
 use super::sock::{Step, Stop};
 use super::staged::READY;
+use crate::agent::beside;
 use crate::cgroup::Cgroup;
 use crate::place::Place;
 
@@ -49,12 +50,7 @@ pub(super) fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("EGRESS_ESCAPE_BIN") {
         return Ok(path.into());
     }
-    let own = env::current_exe()?;
-    own.ancestors()
-        .skip(1)
-        .map(|dir| dir.join("escape"))
-        .find(|path| path.is_file())
-        .context("no escape program beside this one: run `cargo xtask build`")
+    beside("escape")
 }
 
 /// A probe that stands between its two parts. Dropping it ends it.
