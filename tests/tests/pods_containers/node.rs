@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use egress_tests::cgroup::{Cgroup, mount_point};
+use egress_tests::cgroup::{Cgroup, hierarchies, mount_point, remove_tree};
 use egress_tests::lab::{Lab, host, v4};
 use egress_tests::place::Place;
 use egress_tests::{pods, wait_until};
@@ -247,28 +247,14 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// On a hybrid machine runc makes the pods' folders in every hierarchy of version 1 too. Whether
 /// none is left.
 fn remove_version_1(parent: &Path) -> bool {
-    fn remove(folder: &Path) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove(&entry.path());
-            }
-        }
-        // What is not empty is in use still.
-        let _ = fs::remove_dir(folder);
-    }
     let Some(first) = parent.iter().nth(1) else {
         return true;
     };
     let mut gone = true;
-    for hierarchy in fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if hierarchy.file_name() != "unified" {
-            let folder = hierarchy.path().join(first);
-            remove(&folder);
-            gone &= !folder.exists();
+    for hierarchy in hierarchies().unwrap_or_default() {
+        if hierarchy.version == 1 {
+            // What is not empty is in use still.
+            gone &= remove_tree(&hierarchy.mount.join(first)).is_ok();
         }
     }
     gone
