@@ -1,6 +1,6 @@
-//! A running probe: a workload that counts what becomes of its tries.
+//! A running load: a workload that counts what becomes of its tries.
 //!
-//! Owns the process. What it tries is in `bin/bench_probe.rs`.
+//! Owns the process. What it tries is in `bin/load.rs`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::agent::beside;
 use crate::place::Place;
 
-/// A probe at work. Dropping it kills it.
+/// A load at work. Dropping it kills it.
 #[derive(Debug)]
-pub struct Probe {
+pub struct Load {
     child: Child,
     out: BufReader<ChildStdout>,
 }
@@ -21,32 +21,32 @@ pub struct Probe {
 /// Counts by `WHAT.RESULT`.
 pub type Counts = BTreeMap<String, u64>;
 
-/// The command of a probe in a place.
+/// The command of a load in a place.
 pub fn command(place: &Place<'_>, arguments: &[&str]) -> Result<Command> {
-    let mut command = place.command(beside("bench_probe")?)?;
+    let mut command = place.command(beside("load")?)?;
     command.args(arguments);
     Ok(command)
 }
 
-impl Probe {
+impl Load {
     /// Starts one and waits until it is at work.
     pub fn start(place: &Place<'_>, arguments: &[&str]) -> Result<Self> {
         let mut child = command(place, arguments)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("cannot run the probe")?;
-        let out = child.stdout.take().context("the probe has a pipe")?;
-        let mut probe = Self {
+            .context("cannot run the load")?;
+        let out = child.stdout.take().context("the load has a pipe")?;
+        let mut load = Self {
             child,
             out: BufReader::new(out),
         };
         let mut line = String::new();
-        probe.out.read_line(&mut line)?;
+        load.out.read_line(&mut line)?;
         if line.trim() != "ready" {
-            bail!("the probe did not start: {line}");
+            bail!("the load did not start: {line}");
         }
-        Ok(probe)
+        Ok(load)
     }
 
     /// Tells it to end, and gives its counts.
@@ -56,13 +56,13 @@ impl Probe {
         self.out.read_to_string(&mut text)?;
         let status = self.child.wait()?;
         if !status.success() {
-            bail!("the probe: {status}");
+            bail!("the load: {status}");
         }
         parse(&text)
     }
 }
 
-impl Drop for Probe {
+impl Drop for Load {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
+use egress_tests::rules::HTTPBIN;
 use egress_tests::{Lab, client, pinned, wait_until};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 /// So many that the proxy's own connections to any one of them never run out of ports: it would
 /// rightly try another address of the host.
 const HOSTS: std::ops::Range<u8> = 100..140;

@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use egress_tests::client::run;
-use egress_tests::{Lab, bench_probe, wait_until};
+use egress_tests::{Lab, load, wait_until};
 use serde_json::Value;
 
 const RATE: u64 = 200_000;
@@ -60,9 +60,9 @@ fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
     let arguments = [&["flood", "--rate", &each, "--seconds", &seconds], spread].concat();
     let done: Vec<_> = std::thread::scope(|scope| {
         let one = || {
-            let command = bench_probe::command(&lab.client_place(), &arguments).unwrap();
+            let command = load::command(&lab.client_place(), &arguments).unwrap();
             let ended = run(command, Duration::from_secs(SECONDS + 20)).unwrap();
-            bench_probe::parse(&ended.stdout).unwrap()
+            load::parse(&ended.stdout).unwrap()
         };
         let threads: Vec<_> = (0..processes).map(|_| scope.spawn(one)).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()

@@ -11,11 +11,11 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
-use egress_tests::bench_probe::Counts;
 use egress_tests::lab::{host, v4, v6};
+use egress_tests::load::Counts;
 use egress_tests::memory::MemoryLimit;
 use egress_tests::upgrade::upgrade;
-use egress_tests::{Lab, Probe};
+use egress_tests::{Lab, Load};
 use rustix::process::Signal;
 
 const RULES: &str = "
@@ -105,7 +105,7 @@ fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
     lab.dns
         .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
     lab.rules("r.yaml", RULES).unwrap();
-    let probe = Probe::start(
+    let load = Load::start(
         &lab.client_place(),
         &[
             "mix",
@@ -132,7 +132,7 @@ fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
         lab.start_agent().unwrap();
         rounds += 1;
     }
-    let counts = probe.stop().unwrap();
+    let counts = load.stop().unwrap();
     println!(
         "{rounds} restarts, kills, stops, upgrades and ends by OOM each in {} s",
         seconds()

@@ -38,13 +38,7 @@ fn an_agent_in_a_cgroup_namespace_of_its_own_leaves_the_enforced_root() {
     command
         .arg(agent::binary().unwrap())
         .args(lab.agent_arguments());
-    let mut agent = Running(
-        command
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
+    let mut agent = Running(command.stdin(Stdio::null()).spawn().unwrap());
     let socket = lab.admin_socket();
     let status = ["status", "--admin-socket", socket.to_str().unwrap()];
     wait_until("the agent is ready", Duration::from_secs(20), || {

@@ -9,20 +9,8 @@ use egress_tests::lab::{host, v4, v6};
 use egress_tests::netns::NetNs;
 use egress_tests::pods::held::Held;
 use egress_tests::pods::{self, Pod, Pods, Stack};
+use egress_tests::rules::{ECHO, HTTPBIN, TIMEOUT};
 use egress_tests::{Lab, Session, pinned, probe, wait_until};
-
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
-const TIMEOUT: &str = include_str!("../../examples/httpbin-timeout.yaml");
-const ECHO: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports:
-  - {number: 7, name: tcp-echo, protocol: TCP}
-  resolution: DNS
-";
 
 /// Long enough for an agent that shares the machine with other tests.
 const SOON: Duration = Duration::from_secs(5);

@@ -13,25 +13,11 @@ use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::pods::held::Held;
+use egress_tests::rules::{ECHO, GOOGLE, HTTPBIN, TIMEOUT};
 use egress_tests::upgrade::upgrade;
 use egress_tests::{Lab, LabOptions, wait_until};
 use egress_tests::{pinned, pods};
 use node::{Node, Pod};
-
-const HTTPBIN: &str = include_str!("../../../examples/httpbin-serviceentry.yaml");
-const TIMEOUT: &str = include_str!("../../../examples/httpbin-timeout.yaml");
-const GOOGLE: &str = include_str!("../../../examples/google.yaml");
-
-const ECHO: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports:
-  - {number: 7, name: tcp-echo, protocol: TCP}
-  resolution: DNS
-";
 
 const SOON: Duration = Duration::from_secs(10);
 
