@@ -9,6 +9,7 @@ pub mod agent;
 pub mod background;
 pub mod bpffs;
 pub mod cgroup;
+pub mod child;
 pub mod client;
 pub mod escape;
 pub mod hosts;

@@ -4,17 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::agent::beside;
+use crate::child::Guarded;
 use crate::place::Place;
 
 /// A load at work. Dropping it kills it.
 #[derive(Debug)]
 pub struct Load {
-    child: Child,
+    child: Guarded,
     out: BufReader<ChildStdout>,
 }
 
@@ -31,11 +32,9 @@ pub fn command(place: &Place<'_>, arguments: &[&str]) -> Result<Command> {
 impl Load {
     /// Starts one and waits until it is at work.
     pub fn start(place: &Place<'_>, arguments: &[&str]) -> Result<Self> {
-        let mut child = command(place, arguments)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run the load")?;
+        let mut command = command(place, arguments)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Guarded::spawn(&mut command).context("cannot run the load")?;
         let out = child.stdout.take().context("the load has a pipe")?;
         let mut load = Self {
             child,
@@ -59,13 +58,6 @@ impl Load {
             bail!("the load: {status}");
         }
         parse(&text)
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use egress_tests::child::Guarded;
 use egress_tests::lab::v4;
 use egress_tests::{Lab, LabOptions, pinned, probe, wait_until};
 
@@ -14,20 +15,6 @@ const WORKLOADS: usize = 500;
 const POLICIES: usize = 50;
 /// New workloads whose time is taken.
 const SAMPLES: usize = 21;
-
-/// Ends what it holds.
-struct Running(Vec<Child>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-        }
-        for child in &mut self.0 {
-            let _ = child.wait();
-        }
-    }
-}
 
 /// A host of its own for each namespace, which no other one sees.
 fn rules() -> String {
@@ -81,7 +68,7 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
     let (alone, attached) = (resident_kib(pid), links());
 
     let mut cgroups = Vec::new();
-    let mut running = Running(Vec::new());
+    let mut running = Vec::new();
     for n in 0..WORKLOADS {
         let cgroup = lab
             .workloads()
@@ -92,11 +79,10 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
             ..lab.agent_place()
         };
         let mut command = place.command("unshare").unwrap();
-        let child = command
+        command
             .args(["--net", "sleep", "infinity"])
-            .stdin(Stdio::null())
-            .spawn();
-        running.0.push(child.unwrap());
+            .stdin(Stdio::null());
+        running.push(Guarded::spawn(&mut command).unwrap());
         cgroups.push(cgroup);
     }
     wait_until(
