@@ -42,6 +42,12 @@ fn embed() -> Result<()> {
     for variable in [OBJECT, "EGRESS_TOOLS"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    // The feature `next`: see Cargo.toml.
+    let next = env::var_os("CARGO_FEATURE_NEXT").is_some();
+    if next {
+        let version = env::var("CARGO_PKG_VERSION").context("cargo sets CARGO_PKG_VERSION")?;
+        println!("cargo::rustc-env=CARGO_PKG_VERSION={version}+next");
+    }
     let out = PathBuf::from(env::var("OUT_DIR").context("cargo sets OUT_DIR")?);
     let object = match env::var_os(OBJECT) {
         Some(object) => PathBuf::from(object),
@@ -49,6 +55,7 @@ fn embed() -> Result<()> {
             &ebpf::find()?.context(ebpf::MISSING)?,
             root,
             &target_dir(root, &out),
+            next,
         )?,
     };
     println!("cargo::rerun-if-changed={}", object.display());

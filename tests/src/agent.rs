@@ -6,7 +6,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -44,6 +44,15 @@ pub fn binary() -> Result<PathBuf> {
     match env::var_os("EGRESS_AGENT_BIN") {
         Some(path) => Ok(path.into()),
         None => beside("egress-agent"),
+    }
+}
+
+/// Another build of it, to upgrade to: `$EGRESS_AGENT_NEXT_BIN`, else beside the running program's
+/// folder.
+pub fn next_binary() -> Result<PathBuf> {
+    match env::var_os("EGRESS_AGENT_NEXT_BIN") {
+        Some(path) => Ok(path.into()),
+        None => beside("egress-agent-next"),
     }
 }
 
@@ -91,16 +100,16 @@ impl Log {
 }
 
 impl Agent {
-    /// Starts `egress-agent` with `arguments` in `place` and waits until the gate is closed.
-    pub fn start(place: &Place<'_>, arguments: &[OsString]) -> Result<Self> {
-        let mut agent = Self::spawn(place, arguments)?;
+    /// Starts an agent's `binary` with `arguments` in `place` and waits until the gate is closed.
+    pub fn start(place: &Place<'_>, binary: &Path, arguments: &[OsString]) -> Result<Self> {
+        let mut agent = Self::spawn(place, binary, arguments)?;
         agent.wait_ready()?;
         Ok(agent)
     }
 
     /// The same without waiting.
-    pub fn spawn(place: &Place<'_>, arguments: &[OsString]) -> Result<Self> {
-        let mut command = place.command(binary()?)?;
+    pub fn spawn(place: &Place<'_>, binary: &Path, arguments: &[OsString]) -> Result<Self> {
+        let mut command = place.command(binary)?;
         command
             .args(arguments)
             .stdin(Stdio::null())
@@ -196,10 +205,13 @@ impl Agent {
     /// Asks it to end (SIGTERM) and waits for that.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(rustix::process::Signal::TERM)?;
+        self.wait_end(ENDS_WITHIN).context("after SIGTERM")
+    }
+
+    /// Waits until it ends by itself, or by another's hand.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
         let child = &mut self.child;
-        wait_until("the agent ends after SIGTERM", ENDS_WITHIN, || {
-            child.try_wait().ok().flatten()
-        })
+        wait_until("the agent ends", limit, || child.try_wait().ok().flatten())
     }
 
     /// Kills it (SIGKILL) and waits until it is gone.

@@ -1,7 +1,7 @@
 //! A client that runs beside the test and reports a line of JSON now and then.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use crate::child::Guarded;
 use crate::wait::wait_until;
 
 /// How long it may take to end once it was told to.
@@ -17,7 +18,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// A running client; it ends when its standard input does. Dropping it kills it.
 #[derive(Debug)]
 pub struct Background {
-    child: Child,
+    child: Guarded,
     lines: Arc<Mutex<Vec<Value>>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -25,11 +26,8 @@ pub struct Background {
 impl Background {
     /// Starts a command; what it writes to standard error is the test's.
     pub fn start(mut command: Command) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting a background client")?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Guarded::spawn(&mut command).context("starting a background client")?;
         let output = child.stdout.take().context("its output is a pipe")?;
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
@@ -82,12 +80,5 @@ impl Background {
             .last()
             .cloned()
             .context("the background client said nothing")
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

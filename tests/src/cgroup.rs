@@ -32,10 +32,18 @@ impl Cgroup {
     /// A cgroup directly below the mount of version 2.
     pub fn new() -> Result<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let mount = mount_point()?;
-        remove_leftovers(&mount);
+        remove_leftovers()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self::make(mount.join(format!("{PREFIX}{}-{number}", process::id())))
+        Self::make(mount_point()?.join(format!("{PREFIX}{}-{number}", process::id())))
+    }
+
+    /// A cgroup of version 1 below the mount of a controller; an error where no hierarchy has it.
+    pub(crate) fn of_version_1(controller: &str) -> Result<Self> {
+        let hierarchy = hierarchies()?
+            .into_iter()
+            .find(|h| h.version == 1 && h.options.iter().any(|option| option == controller))
+            .with_context(|| format!("no mount of version 1 with the controller {controller}"))?;
+        Self::make(hierarchy.mount.join(format!("{PREFIX}{}", process::id())))
     }
 
     /// A cgroup below this one.
@@ -69,7 +77,8 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // cgroup.kill (Linux 5.14) reaches the children too.
+        // cgroup.kill (Linux 5.14) reaches the children too. Of version 1 there is none: what is
+        // put there has a guard of its own.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
         let removed = wait_until("the cgroup is empty", EMPTY_WITHIN, || {
             remove_tree(&self.path).is_ok().then_some(())
@@ -84,40 +93,71 @@ impl Drop for Cgroup {
 
 /// Where version 2 of cgroups is mounted: `/sys/fs/cgroup`, or below it on a hybrid machine.
 pub fn mount_point() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    find_mount(&mounts)
+    let mut all = hierarchies()?.into_iter();
+    all.find(|hierarchy| hierarchy.version == 2)
+        .map(|hierarchy| hierarchy.mount)
         .context("no cgroup2 mount on this machine: mount one with `mount -t cgroup2 none DIR`")
 }
 
-/// The mount point of the line `ID PARENT DEV ROOT POINT OPTIONS... - cgroup2 ...` (proc(5)).
-fn find_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        right
-            .starts_with("cgroup2 ")
-            .then(|| left.split(' ').nth(4))?
-            .map(PathBuf::from)
-    })
+/// A mounted hierarchy of cgroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its mount point.
+    pub mount: PathBuf,
+    /// 1 or 2.
+    pub version: u8,
+    /// Of version 1, its controllers, among other options.
+    pub options: Vec<String>,
 }
 
-/// Cgroups that an earlier process of this harness left because it was killed: removed where
-/// they are empty and their process is gone.
-fn remove_leftovers(mount: &Path) {
-    let Ok(entries) = fs::read_dir(mount) else {
-        return;
+/// Every hierarchy that is mounted here.
+pub fn hierarchies() -> Result<Vec<Hierarchy>> {
+    Ok(read_hierarchies(&fs::read_to_string(
+        "/proc/self/mountinfo",
+    )?))
+}
+
+/// Those of the lines `ID PARENT DEV ROOT POINT OPTIONS... - TYPE SOURCE OPTIONS` (proc(5)).
+fn read_hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
+    let read = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut right = right.split(' ');
+        let version = match right.next()? {
+            "cgroup" => 1,
+            "cgroup2" => 2,
+            _ => return None,
+        };
+        Some(Hierarchy {
+            mount: left.split(' ').nth(4)?.into(),
+            version,
+            options: right.nth(1)?.split(',').map(str::to_owned).collect(),
+        })
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = remove_tree(&entry.path());
+    mountinfo.lines().filter_map(read).collect()
+}
+
+/// Cgroups that an earlier process of this harness left because it was killed, in any hierarchy:
+/// removed where they are empty and their process is gone.
+fn remove_leftovers() -> Result<()> {
+    for hierarchy in hierarchies()? {
+        // One that this process does not see has nothing of it.
+        let entries = fs::read_dir(&hierarchy.mount).into_iter().flatten();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let owner = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // What runs in it still is for its own guard, if there is one.
+                let _ = remove_tree(&entry.path());
+            }
         }
     }
+    Ok(())
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
+/// Removes a cgroup and those below it, all empty.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -141,16 +181,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_v2_mount_is_found_on_unified_and_on_hybrid_machines() {
+    fn hierarchies_are_found_on_unified_and_on_hybrid_machines() {
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(find_mount(unified), Some("/sys/fs/cgroup".into()));
-        assert_eq!(find_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(
-            find_mount("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"),
-            None
-        );
+        let version_2 = |text: &str| {
+            let all = read_hierarchies(text).into_iter();
+            all.filter(|h| h.version == 2)
+                .map(|h| h.mount)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(version_2(unified), [Path::new("/sys/fs/cgroup")]);
+        assert_eq!(version_2(hybrid), [Path::new("/sys/fs/cgroup/unified")]);
+        let [cpu, _] = &read_hierarchies(hybrid)[..] else {
+            panic!("two hierarchies: {hybrid}")
+        };
+        assert_eq!((cpu.version, &cpu.options[1][..]), (1, "cpu"));
+        assert!(read_hierarchies("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n").is_empty());
     }
 }

@@ -4,12 +4,13 @@
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::child::Guarded;
 use crate::place::Place;
 use crate::wait::wait_until;
 
@@ -36,17 +37,15 @@ pub struct Finished {
 pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
     let name = command.get_program().display().to_string();
     let start = Instant::now();
-    let child = command
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    let mut child = Guard(child);
-    let stdout = collect(child.0.stdout.take());
-    let stderr = collect(child.0.stderr.take());
+        .stderr(Stdio::piped());
+    let mut child = Guarded::spawn(&mut command).with_context(|| format!("cannot run {name}"))?;
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
     let status = wait_until(&format!("{name} ends"), limit, || {
-        child.0.try_wait().ok().flatten()
+        child.try_wait().ok().flatten()
     })?;
     let elapsed = start.elapsed();
     Ok(Finished {
@@ -57,16 +56,6 @@ pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
         stderr: stderr.join().unwrap_or_default(),
         elapsed,
     })
-}
-
-/// Kills what still runs when the waiting ends for another reason.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {

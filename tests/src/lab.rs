@@ -19,6 +19,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::agent::{self, Agent};
@@ -29,6 +30,7 @@ use crate::hosts::{Authority, Dns, Echo, Origin, World};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
 use crate::probe::{self, Answer};
+use crate::wait::wait_until;
 
 /// The address families that the names of the hosts have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,9 @@ pub struct LabOptions {
     pub agent: Vec<String>,
 }
 
+/// How long a running agent may take to answer `status`.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
 impl Default for LabOptions {
     fn default() -> Self {
         Self {
@@ -66,6 +71,8 @@ impl Default for LabOptions {
 pub struct Lab {
     // Dropped in this order: the agent first, then what it stands on.
     agent: Option<Agent>,
+    /// What is started as the agent.
+    binary: PathBuf,
     world: World,
     /// `httpbin.org`, HTTP at port 80.
     pub httpbin: Origin,
@@ -159,6 +166,7 @@ impl Lab {
         };
         Ok(Self {
             agent: None,
+            binary: agent::binary()?,
             httpbin: world.http(&both(host::HTTPBIN), 80)?,
             google: world.https(&both(host::GOOGLE), 443, &authority, &google_names)?,
             bystander,
@@ -185,7 +193,15 @@ impl Lab {
     pub fn start_agent(&mut self) -> Result<()> {
         // The old one is gone before the new one comes: they share the pins and the port.
         self.agent = None;
-        self.agent = Some(Agent::start(&self.agent_place(), &self.agent_arguments())?);
+        let (place, arguments) = (self.agent_place(), self.agent_arguments());
+        self.agent = Some(Agent::start(&place, &self.binary, &arguments)?);
+        Ok(())
+    }
+
+    /// From the next start on the agent is the other one of its two builds.
+    pub fn use_other_build(&mut self) -> Result<()> {
+        let (first, next) = (agent::binary()?, agent::next_binary()?);
+        self.binary = if self.binary == first { next } else { first };
         Ok(())
     }
 
@@ -266,6 +282,21 @@ impl Lab {
             agent::verb(&self.agent_place(), arguments)?,
             Duration::from_secs(30),
         )
+    }
+
+    /// What the running agent says about itself. It says that it is ready a moment before it can
+    /// be asked.
+    pub fn status(&self) -> Result<Value> {
+        let socket = self.admin_socket().display().to_string();
+        let verb = ["status", "-o", "json", "--admin-socket", &socket];
+        let mut last = None;
+        let status = wait_until("the agent answers", ANSWERS_WITHIN, || {
+            let answer = self.verb(&verb);
+            let status = serde_json::from_str(&answer.as_ref().ok()?.stdout).ok();
+            last = Some(answer);
+            status
+        });
+        status.with_context(|| format!("status: {last:?}"))
     }
 
     /// Puts a rules file in place, all at once, and waits until the agent has applied it.

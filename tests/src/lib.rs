@@ -7,25 +7,30 @@
 
 pub mod agent;
 pub mod background;
-pub mod bench_probe;
 pub mod bpffs;
 pub mod cgroup;
+pub mod child;
 pub mod client;
 pub mod escape;
 pub mod hosts;
 pub mod lab;
+pub mod load;
+pub mod memory;
 pub mod netns;
+pub mod pinned;
 pub mod place;
 pub mod pods;
 pub mod probe;
+pub mod rules;
 pub mod seen;
+pub mod upgrade;
 pub mod wait;
 pub mod walk;
 
 pub use agent::Agent;
 pub use background::Background;
-pub use bench_probe::Probe;
 pub use client::Reply;
 pub use lab::{Family, Lab, LabOptions};
+pub use load::Load;
 pub use probe::{Answer, Session};
 pub use wait::wait_until;

@@ -4,7 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::agent::beside;
+use crate::child::Guarded;
 use crate::client;
 use crate::place::Place;
 
@@ -61,7 +62,7 @@ pub fn attempt(place: &Place<'_>, way: &str, to: SocketAddr) -> Result<Answer> {
 /// A probe that goes on. Dropping it kills it.
 #[derive(Debug)]
 pub struct Session {
-    child: Child,
+    _child: Guarded,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
 }
@@ -99,11 +100,11 @@ impl Session {
             .arg(to.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot run probe")?;
+        let mut child = Guarded::spawn(&mut command).context("cannot run probe")?;
         let stdin = child.stdin.take();
         let lines = lines(child.stdout.take());
         let session = Self {
-            child,
+            _child: child,
             stdin,
             lines,
         };
@@ -144,13 +145,6 @@ impl Session {
 
     fn line(&self) -> Result<String> {
         self.lines.recv_timeout(LIMIT).context("probe says nothing")
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

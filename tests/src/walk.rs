@@ -6,20 +6,15 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::lab::{Family, Lab, LabOptions, host, v4, v6};
+use crate::rules;
 use crate::seen::{between, brief, last_header, missing_headers};
 use crate::wait::{interrupted, wait_until};
 use anyhow::{Context as _, Result, bail};
 
-/// The rules that the user applies, as they are shipped.
-const HTTPBIN: (&str, &str) = (
-    "httpbin-serviceentry.yaml",
-    include_str!("../../examples/httpbin-serviceentry.yaml"),
-);
-const GOOGLE: (&str, &str) = ("google.yaml", include_str!("../../examples/google.yaml"));
-const TIMEOUT: (&str, &str) = (
-    "httpbin-timeout.yaml",
-    include_str!("../../examples/httpbin-timeout.yaml"),
-);
+/// The rules that the user applies, by their files' names.
+const HTTPBIN: (&str, &str) = ("httpbin-serviceentry.yaml", rules::HTTPBIN);
+const GOOGLE: (&str, &str) = ("google.yaml", rules::GOOGLE);
+const TIMEOUT: (&str, &str) = ("httpbin-timeout.yaml", rules::TIMEOUT);
 
 /// A refusal is the kernel's: it takes no longer than this, name resolution included.
 const AT_ONCE: Duration = Duration::from_millis(50);

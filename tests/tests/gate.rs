@@ -1,12 +1,11 @@
-//! The gate as a client meets it: what is listed, what is not, and what holds while the agent
-//! is away.
+//! The gate as a client meets it: what is listed, and what is not.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::{Lab, Session, wait_until};
+use egress_tests::{Lab, wait_until};
 
 /// A host whose TCP and UDP ports go straight through in the kernel.
 const ECHO: &str = "
@@ -20,8 +19,6 @@ spec:
   - {number: 9, name: udp-echo, protocol: UDP}
   resolution: DNS
 ";
-
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 
 fn both(last: u8, port: u16) -> [SocketAddr; 2] {
     [
@@ -85,63 +82,4 @@ fn a_listed_port_passes_and_its_neighbours_and_the_other_protocol_do_not() {
         assert!(lab.attempt("tcp", to).unwrap().denied(), "{to}");
         assert!(lab.attempt("udp", to).unwrap().denied(), "{to}");
     }
-}
-
-#[test]
-fn a_killed_agent_leaves_the_gate_closed_and_direct_connections_up() {
-    let mut lab = Lab::start().unwrap();
-    let (direct, proxied) = (both(host::ECHO, 7), both(host::HTTPBIN, 80));
-    list(&lab, "echo.yaml", ECHO, &direct);
-    list(&lab, "httpbin.yaml", HTTPBIN, &proxied);
-    let mut held: Vec<Session> = direct
-        .iter()
-        .map(|to| Session::hold(&lab.client_place(), *to).unwrap())
-        .collect();
-    // Both loops run over the death of the agent and the start of the next.
-    let leaks: Vec<Session> = both(host::BYSTANDER, 80)
-        .iter()
-        .map(|to| Session::connects(&lab.client_place(), *to).unwrap())
-        .collect();
-
-    lab.agent().unwrap().kill().unwrap();
-    for session in &mut held {
-        assert_eq!(session.say("still here").unwrap(), "still here");
-    }
-    for to in direct {
-        assert!(lab.attempt("tcp-echo", to).unwrap().passed(), "{to}");
-    }
-    for to in proxied {
-        let answer = lab.attempt("tcp", to).unwrap();
-        assert!(answer.denied(), "{to}: {answer:?}");
-    }
-
-    lab.start_agent().unwrap();
-    for session in &mut held {
-        assert_eq!(session.say("and after").unwrap(), "and after");
-    }
-    assert_eq!(
-        lab.curl(&["http://httpbin.org/status/204"]).unwrap().code,
-        204
-    );
-    for session in leaks {
-        let tally = session.tally().unwrap();
-        assert_eq!(
-            (tally.connected, tally.refused, tally.other),
-            (0, 0, 0),
-            "{tally:?}"
-        );
-        assert!(tally.denied > 100, "{tally:?}");
-    }
-    assert_eq!(lab.bystander.connections(), 0);
-}
-
-#[test]
-fn an_agent_that_is_asked_to_end_leaves_the_gate_closed_until_detach() {
-    let mut lab = Lab::start().unwrap();
-    let [to, _] = both(host::BYSTANDER, 80);
-    assert!(lab.agent().unwrap().terminate().unwrap().success());
-    assert!(lab.attempt("tcp", to).unwrap().denied());
-    let pins = lab.bpf_dir().to_str().unwrap().to_owned();
-    assert_eq!(lab.verb(&["detach", "--bpf-dir", &pins]).unwrap().exit, 0);
-    assert!(lab.attempt("tcp", to).unwrap().passed());
 }

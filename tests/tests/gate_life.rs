@@ -6,35 +6,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::{Background, Lab, LabOptions};
+use egress_tests::rules::{ECHO, HTTPBIN};
+use egress_tests::{Background, Lab, LabOptions, Load, Session};
 
-const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
-const ECHO: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports: [{number: 7, name: tcp, protocol: TCP}]
-  resolution: DNS
-";
-
-fn background(lab: &Lab, verb: &str, target: SocketAddr) -> Background {
-    let mut command = lab.command(BUSY).unwrap();
-    command.args([verb, &target.to_string()]);
-    Background::start(command).unwrap()
+/// Listed and unlisted destinations of both families.
+fn both(last: u8, port: u16) -> [SocketAddr; 2] {
+    [v4(last), v6(last)].map(|ip| SocketAddr::new(ip, port))
 }
 
-fn hold(lab: &Lab, target: SocketAddr) -> Background {
-    let held = background(lab, "hold", target);
-    held.wait_line(
-        "the direct connection stands",
-        Duration::from_secs(5),
-        |l| l["held"] == true,
-    )
-    .unwrap();
-    held
+fn hold(lab: &Lab, to: SocketAddr) -> Load {
+    Load::start(&lab.client_place(), &["hold", &to.to_string()]).unwrap()
 }
 
 fn request(lab: &Lab) -> egress_tests::Reply {
@@ -52,9 +33,9 @@ fn a_killed_agent_leaves_the_gate_closed_and_the_next_one_takes_over() {
     let mut lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     lab.rules("echo.yaml", ECHO).unwrap();
-    let unlisted = [v4(host::BYSTANDER), v6(host::BYSTANDER)].map(|a| SocketAddr::new(a, 443));
-    let loops = unlisted.map(|target| background(&lab, "watch", target));
-    let direct = [v4(host::ECHO), v6(host::ECHO)].map(|a| hold(&lab, SocketAddr::new(a, 7)));
+    let leaks =
+        both(host::BYSTANDER, 443).map(|to| Session::connects(&lab.client_place(), to).unwrap());
+    let direct = both(host::ECHO, 7).map(|to| hold(&lab, to));
     assert_eq!(request(&lab).code, 200);
 
     for round in 0..3 {
@@ -66,22 +47,29 @@ fn a_killed_agent_leaves_the_gate_closed_and_the_next_one_takes_over() {
         );
         let denied = lab.curl(&["https://bystander.example/"]).unwrap();
         assert!(denied.refused(), "round {round}: {denied:?}");
-        let another = hold(&lab, SocketAddr::new(v4(host::ECHO), 7));
-        another.end().unwrap();
+        for to in both(host::HTTPBIN, 80) {
+            assert!(lab.attempt("tcp", to).unwrap().denied(), "{to}");
+        }
+        for to in both(host::ECHO, 7) {
+            assert!(lab.attempt("tcp-echo", to).unwrap().passed(), "{to}");
+        }
         lab.start_agent().unwrap();
         assert_eq!(request(&lab).code, 200, "round {round}");
     }
 
     for held in direct {
-        let report = held.end().unwrap();
-        println!("direct: {report}");
-        assert!(report["echoes"].as_u64() > Some(100), "{report}");
+        let counts = held.stop().unwrap();
+        assert_eq!(counts.len(), 1, "{counts:?}");
+        assert!(counts["hold.ok"] > 100, "{counts:?}");
     }
-    for probe in loops {
-        let report = probe.end().unwrap();
-        println!("unlisted: {report}");
-        assert_eq!(report["connected"], 0, "{report}");
-        assert!(report["tries"].as_u64() > Some(1000), "{report}");
+    for leak in leaks {
+        let tally = leak.tally().unwrap();
+        assert_eq!(
+            (tally.connected, tally.refused, tally.other),
+            (0, 0, 0),
+            "{tally:?}"
+        );
+        assert!(tally.denied > 1000, "{tally:?}");
     }
     assert_eq!(lab.bystander.connections(), 0);
 }

@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::{Lab, client, wait_until};
+use egress_tests::rules::HTTPBIN;
+use egress_tests::{Lab, client, pinned, wait_until};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 /// So many that the proxy's own connections to any one of them never run out of ports: it would
 /// rightly try another address of the host.
 const HOSTS: std::ops::Range<u8> = 100..140;
@@ -88,21 +88,12 @@ fn ten_thousand_connects_with_ports_reused_each_reach_their_own_destination() {
         report["ok"].as_u64().unwrap() + report["reset"].as_u64().unwrap(),
         CONNECTS as u64
     );
-    let maps = lab.bpf_dir().join("abi-1/maps");
     wait_until(
         "no handshake is left in the flow table",
         Duration::from_secs(5),
-        || (flows(&maps) == 0).then_some(()),
+        || (pinned::flows(lab.bpf_dir()).unwrap() == 0).then_some(()),
     )
     .unwrap();
-}
-
-/// Entries of the flow table, by its pin.
-fn flows(maps: &std::path::Path) -> usize {
-    let map = aya::maps::MapData::from_pin(maps.join("FLOWS")).unwrap();
-    let map: aya::maps::HashMap<_, [u8; 32], [u8; 72]> =
-        aya::maps::Map::HashMap(map).try_into().unwrap();
-    map.keys().count()
 }
 
 #[test]

@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use egress_tests::lab::{host, v4, v6};
+use egress_tests::rules::HTTPBIN;
 use egress_tests::{Background, Lab, wait_until};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 
 /// The bystander's TLS port as plain TCP, so that a connect alone shows what the kernel says.
 const BYSTANDER: &str = "

@@ -6,26 +6,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use egress_tests::client::run;
-use egress_tests::{Lab, bench_probe, wait_until};
+use egress_tests::{Lab, load, wait_until};
 use serde_json::Value;
 
 const RATE: u64 = 200_000;
 const SECONDS: u64 = 5;
 /// Of one core, per cent.
 const MOST_CPU: f64 = 5.0;
-
-fn status(lab: &Lab) -> Value {
-    let socket = lab.admin_socket();
-    let arguments = [
-        "status",
-        "-o",
-        "json",
-        "--admin-socket",
-        socket.to_str().unwrap(),
-    ];
-    let answer = lab.verb(&arguments).unwrap();
-    serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:?}"))
-}
 
 fn number(status: &Value, pointer: &str) -> u64 {
     status
@@ -52,7 +39,7 @@ fn cpu(pid: u32) -> Duration {
 fn settled(lab: &Lab) -> (u64, u64, u64, u64) {
     let mut last = (0, 0, 0, 0);
     let sum = wait_until("the counters add up", Duration::from_secs(5), || {
-        let status = status(lab);
+        let status = lab.status().unwrap();
         last = (
             number(&status, "/counters/denied"),
             number(&status, "/rules/events"),
@@ -73,9 +60,9 @@ fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
     let arguments = [&["flood", "--rate", &each, "--seconds", &seconds], spread].concat();
     let done: Vec<_> = std::thread::scope(|scope| {
         let one = || {
-            let command = bench_probe::command(&lab.client_place(), &arguments).unwrap();
+            let command = load::command(&lab.client_place(), &arguments).unwrap();
             let ended = run(command, Duration::from_secs(SECONDS + 20)).unwrap();
-            bench_probe::parse(&ended.stdout).unwrap()
+            load::parse(&ended.stdout).unwrap()
         };
         let threads: Vec<_> = (0..processes).map(|_| scope.spawn(one)).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()

@@ -3,13 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use egress_tests::bench_probe::{self, Counts};
-use egress_tests::client::run;
 use egress_tests::hosts::Echo;
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::{Lab, LabOptions, Probe, wait_until};
+use egress_tests::load::Counts;
+use egress_tests::{Lab, LabOptions, Load, pinned, wait_until};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -31,36 +31,22 @@ fn lab(flags: &[&str]) -> Lab {
     .unwrap()
 }
 
-fn status(lab: &Lab) -> Value {
-    let socket = lab.admin_socket();
-    let arguments = [
-        "status",
-        "-o",
-        "json",
-        "--admin-socket",
-        socket.to_str().unwrap(),
-    ];
-    let answer = lab.verb(&arguments).unwrap();
-    serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {answer:?}"))
-}
-
 fn number(lab: &Lab, pointer: &str) -> u64 {
-    status(lab)
+    lab.status()
+        .unwrap()
         .pointer(pointer)
         .and_then(Value::as_u64)
         .unwrap()
 }
 
-fn hold(lab: &Lab, last: u8) -> Probe {
-    Probe::start(&lab.client_place(), &["hold", &format!("{}:7", v4(last))]).unwrap()
+fn hold(lab: &Lab, last: u8) -> Load {
+    Load::start(&lab.client_place(), &["hold", &format!("{}:7", v4(last))]).unwrap()
 }
 
-/// One TCP connect of a workload; the word for its result.
-fn once(lab: &Lab, to: &str) -> String {
-    let command = bench_probe::command(&lab.client_place(), &["once", to]).unwrap();
-    let counts =
-        bench_probe::parse(&run(command, Duration::from_secs(20)).unwrap().stdout).unwrap();
-    counts.into_keys().next().unwrap().replace("once.", "")
+/// One TCP connect of a workload; the error number, if it failed.
+fn once(lab: &Lab, last: u8, port: u16) -> Option<i32> {
+    let to = SocketAddr::new(v4(last), port);
+    lab.attempt("tcp", to).unwrap().errno
 }
 
 fn errors(counts: &Counts) -> Vec<&str> {
@@ -104,7 +90,7 @@ fn a_removed_rule_ends_its_flows_at_once_and_no_others() {
     assert_eq!(errors(&kept), [""; 0], "{kept:?}");
     assert!(kept["hold.ok"] > removed["hold.ok"], "{kept:?} {removed:?}");
     assert_eq!(number(&lab, "/rules/flowsEnded"), 1);
-    assert_eq!(once(&lab, &format!("{}:7", v4(host::ECHO))), "eperm");
+    assert_eq!(once(&lab, host::ECHO, 7), Some(libc::EPERM));
 }
 
 #[test]
@@ -114,11 +100,11 @@ fn flows_of_a_removed_rule_go_on_where_they_are_kept() {
     let flow = hold(&lab, host::ECHO);
     lab.remove_rules("echo.yaml").unwrap();
     assert_eq!(
-        once(&lab, &format!("{}:7", v4(host::ECHO))),
-        "eperm",
+        once(&lab, host::ECHO, 7),
+        Some(libc::EPERM),
         "what is new is refused"
     );
-    assert_eq!(once(&lab, &format!("{}:7", v4(40))), "ok");
+    assert_eq!(once(&lab, 40, 7), None);
     let counts = flow.stop().unwrap();
     assert_eq!(errors(&counts), [""; 0], "{counts:?}");
     assert_eq!(number(&lab, "/rules/flowsEnded"), 0);
@@ -164,13 +150,13 @@ fn a_proxied_flow_ends_with_the_name_that_it_asked_for() {
 fn an_audit_lets_pass_and_records() {
     let mut lab = lab(&["--mode", "audit"]);
     let unlisted = format!("{}:80", v4(host::BYSTANDER));
-    assert_eq!(once(&lab, &unlisted), "ok");
+    assert_eq!(once(&lab, host::BYSTANDER, 80), None);
     let line = |line: &str| line.contains("would_deny") && line.contains(&unlisted);
     lab.agent()
         .unwrap()
         .wait_line(0, SOON, "the record", line)
         .unwrap();
-    let status = status(&lab);
+    let status = lab.status().unwrap();
     assert_eq!(status["rules"]["mode"], "audit");
     assert_eq!(status["ready"], true);
     assert_eq!(status["counters"]["denied"], 0);
@@ -179,13 +165,13 @@ fn an_audit_lets_pass_and_records() {
 
 #[test]
 fn a_refusal_fails_with_the_errno_of_the_settings() {
-    for (name, word) in [
-        ("ECONNREFUSED", "econnrefused"),
-        ("EACCES", "errno13"),
-        ("ENETUNREACH", "errno101"),
+    for (name, errno) in [
+        ("ECONNREFUSED", libc::ECONNREFUSED),
+        ("EACCES", libc::EACCES),
+        ("ENETUNREACH", libc::ENETUNREACH),
     ] {
         let lab = lab(&["--deny-errno", name]);
-        assert_eq!(once(&lab, &format!("{}:80", v4(host::BYSTANDER))), word);
+        assert_eq!(once(&lab, host::BYSTANDER, 80), Some(errno));
         assert_eq!(lab.bystander.connections(), 0);
     }
 }
@@ -193,9 +179,9 @@ fn a_refusal_fails_with_the_errno_of_the_settings() {
 #[test]
 fn a_gate_that_is_opened_from_outside_is_noticed_and_closed_again() {
     let mut lab = lab(&["--canary-interval", "1s"]);
-    let pin = find(lab.bpf_dir(), "connect4");
-    fs::remove_file(pin).unwrap();
-    let unlisted = format!("{}:80", v4(host::BYSTANDER));
+    let links = pinned::links(lab.bpf_dir()).unwrap();
+    let pin = links.iter().map(|cgroup| cgroup.join("connect4"));
+    fs::remove_file(pin.into_iter().find(|pin| pin.exists()).unwrap()).unwrap();
     let agent = lab.agent().unwrap();
     agent
         .wait_line(0, SOON, "the hole is told", |l| {
@@ -205,8 +191,8 @@ fn a_gate_that_is_opened_from_outside_is_noticed_and_closed_again() {
     agent
         .wait_line(0, SOON, "it is closed", |l| l.contains("attached again"))
         .unwrap();
-    assert_eq!(once(&lab, &unlisted), "eperm");
-    assert_eq!(status(&lab)["ready"], true);
+    assert_eq!(once(&lab, host::BYSTANDER, 80), Some(libc::EPERM));
+    assert_eq!(lab.status().unwrap()["ready"], true);
 }
 
 #[test]
@@ -224,7 +210,7 @@ fn readiness_follows_the_canary() {
     // A canary that cannot run is no proof.
     fs::write(lab.workloads().path().join("cgroup.max.descendants"), "1").unwrap();
     let trouble = wait_until("it is told", SOON, || {
-        status(&lab)["trouble"].as_str().map(str::to_owned)
+        lab.status().unwrap()["trouble"].as_str().map(str::to_owned)
     });
     assert!(trouble.unwrap().contains("egress-canary"));
     let verb = ["status", "--admin-socket", socket.to_str().unwrap()];
@@ -256,21 +242,4 @@ fn no_thread_of_the_running_agent_has_more_than_it_needs() {
         threads += 1;
     }
     assert!(threads > 2);
-}
-
-/// A file below a folder, by name.
-fn find(dir: &std::path::Path, name: &str) -> std::path::PathBuf {
-    let mut open = vec![dir.to_path_buf()];
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.file_name().unwrap() == name {
-                return path;
-            }
-            if path.is_dir() {
-                open.push(path);
-            }
-        }
-    }
-    panic!("no {name}");
 }

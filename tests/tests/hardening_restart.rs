@@ -1,15 +1,21 @@
-//! The gate while the agent restarts, is killed, stopped and upgraded, over and over, under load.
+//! The gate while the agent restarts, is killed, stopped, upgraded and out of
+//! memory, over and over, under load.
 //!
 //! `EGRESS_HARDENING_SECONDS` says how long (60 if not set; the report's figures are of 600).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::env;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
-use egress_tests::bench_probe::Counts;
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::{Lab, Probe};
+use egress_tests::load::Counts;
+use egress_tests::memory::MemoryLimit;
+use egress_tests::upgrade::upgrade;
+use egress_tests::{Lab, Load};
 use rustix::process::Signal;
 
 const RULES: &str = "
@@ -38,6 +44,9 @@ spec:
   resolution: DNS
 ";
 
+/// How long the agent may take to ask for more memory than it gets.
+const KILLED_WITHIN: Duration = Duration::from_secs(20);
+
 fn seconds() -> u64 {
     env::var("EGRESS_HARDENING_SECONDS").map_or(60, |s| s.parse().unwrap())
 }
@@ -56,6 +65,33 @@ fn others(counts: &Counts, kind: &str, but: &[&str]) -> Vec<(String, u64)> {
         .collect()
 }
 
+/// SIGSTOP, SIGCONT. What the kernel decides by itself goes on meanwhile.
+fn stopped_for_a_while(lab: &mut Lab) {
+    lab.agent().unwrap().signal(Signal::STOP).unwrap();
+    let (direct, unlisted) = (
+        SocketAddr::new(v4(host::ECHO), 7),
+        SocketAddr::new(v4(host::BYSTANDER), 80),
+    );
+    for _ in 0..20 {
+        assert!(lab.attempt("tcp-echo", direct).unwrap().passed());
+        assert!(lab.attempt("tcp", unlisted).unwrap().denied());
+    }
+    lab.agent().unwrap().signal(Signal::CONT).unwrap();
+}
+
+/// The kernel's OOM killer ends the agent.
+fn out_of_memory(lab: &mut Lab, memory: &MemoryLimit) {
+    let before = memory.kills().unwrap();
+    memory.lower(lab.agent().unwrap().pid()).unwrap();
+    // Rules to read for an agent that lives on so far: a comment of 8 MiB.
+    lab.write_rules("large.yaml", &"#".repeat(8 << 20)).unwrap();
+    let ended = lab.agent().unwrap().wait_end(KILLED_WITHIN).unwrap();
+    assert_eq!(ended.signal(), Some(libc::SIGKILL), "{ended}");
+    assert_eq!(memory.kills().unwrap(), before + 1);
+    fs::remove_file(lab.rules_dir().join("large.yaml")).unwrap();
+    memory.lift().unwrap();
+}
+
 #[test]
 fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
     let mut lab = Lab::start().unwrap();
@@ -69,7 +105,7 @@ fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
     lab.dns
         .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
     lab.rules("r.yaml", RULES).unwrap();
-    let probe = Probe::start(
+    let load = Load::start(
         &lab.client_place(),
         &[
             "mix",
@@ -82,29 +118,29 @@ fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
         ],
     )
     .unwrap();
+    let memory = MemoryLimit::around(lab.agent_place().cgroup.unwrap()).unwrap();
     let end = Instant::now() + Duration::from_secs(seconds());
-    let (mut restarts, mut kills, mut stops) = (0_u32, 0_u32, 0_u32);
+    let mut rounds = 0_u32;
     while Instant::now() < end {
         lab.agent().unwrap().terminate().unwrap();
         lab.start_agent().unwrap();
-        restarts += 1;
         lab.agent().unwrap().kill().unwrap();
         lab.start_agent().unwrap();
-        kills += 1;
-        lab.agent().unwrap().signal(Signal::STOP).unwrap();
-        std::thread::sleep(Duration::from_millis(300));
-        lab.agent().unwrap().signal(Signal::CONT).unwrap();
-        stops += 1;
+        stopped_for_a_while(&mut lab);
+        upgrade(&mut lab).unwrap();
+        out_of_memory(&mut lab, &memory);
+        lab.start_agent().unwrap();
+        rounds += 1;
     }
-    let counts = probe.stop().unwrap();
+    let counts = load.stop().unwrap();
     println!(
-        "{restarts} restarts, {kills} kills, {stops} stops in {} s",
+        "{rounds} restarts, kills, stops, upgrades and ends by OOM each in {} s",
         seconds()
     );
     for (name, n) in &counts {
         println!("  {name:<24} {n}");
     }
-    assert!(restarts > 0 && kills > 0 && stops > 0);
+    assert!(rounds > 0);
     for kind in ["standing", "direct-tcp", "direct-udp"] {
         assert!(count(&counts, &format!("{kind}.ok")) > 100, "{counts:?}");
         assert_eq!(

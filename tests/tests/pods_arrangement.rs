@@ -2,22 +2,14 @@
 //! and a mount namespace of its own.
 
 use std::fs;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use egress_tests::cgroup::Cgroup;
+use egress_tests::child::Guarded;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, agent, probe, wait_until};
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Version 2 runtimes give a container a cgroup namespace whose root is its own cgroup.
 #[test]
@@ -38,17 +30,11 @@ fn an_agent_in_a_cgroup_namespace_of_its_own_leaves_the_enforced_root() {
     command
         .arg(agent::binary().unwrap())
         .args(lab.agent_arguments());
-    let mut agent = Running(
-        command
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
+    let mut agent = Guarded::spawn(command.stdin(Stdio::null())).unwrap();
     let socket = lab.admin_socket();
     let status = ["status", "--admin-socket", socket.to_str().unwrap()];
     wait_until("the agent is ready", Duration::from_secs(20), || {
-        assert_eq!(agent.0.try_wait().unwrap(), None, "the agent ended");
+        assert_eq!(agent.try_wait().unwrap(), None, "the agent ended");
         (lab.verb(&status).unwrap().exit == 0).then_some(())
     })
     .unwrap();

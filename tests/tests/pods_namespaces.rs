@@ -7,21 +7,10 @@ use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::netns::NetNs;
-use egress_tests::pods::{self, Pod, Pods, Stack, maps};
-use egress_tests::{Lab, LabOptions, Session, probe, wait_until};
-
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
-const TIMEOUT: &str = include_str!("../../examples/httpbin-timeout.yaml");
-const ECHO: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports:
-  - {number: 7, name: tcp-echo, protocol: TCP}
-  resolution: DNS
-";
+use egress_tests::pods::held::Held;
+use egress_tests::pods::{self, Pod, Pods, Stack};
+use egress_tests::rules::{ECHO, HTTPBIN, TIMEOUT};
+use egress_tests::{Lab, Session, pinned, probe, wait_until};
 
 /// Long enough for an agent that shares the machine with other tests.
 const SOON: Duration = Duration::from_secs(5);
@@ -153,51 +142,28 @@ fn the_same_source_port_in_two_pods_is_told_apart() {
 #[test]
 fn nothing_is_left_of_pods_that_have_gone() {
     let mut lab = lab();
-    let pid = lab.agent().unwrap().pid();
-    let count = |what: &str| {
-        std::fs::read_dir(format!("/proc/{pid}/{what}"))
-            .unwrap()
-            .count()
-    };
-    let bpf = lab.bpf_dir().to_path_buf();
-    let standing = || {
-        (
-            maps::entries::<u64>(&bpf, "PROXIES").unwrap(),
-            maps::entries::<u64>(&bpf, "OWNERS").unwrap(),
-            maps::entries::<[u64; 4]>(&bpf, "FLOWS").unwrap(),
-            maps::links(&bpf).unwrap(),
-        )
-    };
     let pods = Pods::on(&lab).unwrap();
+    let proxied = |lab: &Lab, want: usize| {
+        wait_until("a proxy in each namespace", SOON, || {
+            (pinned::proxies(lab.bpf_dir()).unwrap() == want).then_some(())
+        })
+        .unwrap();
+    };
     // The first pod brings the thread that makes sockets, and curl's the proxy's workers.
     assert_eq!(
         get(&pods.create(&lab).unwrap(), &["http://httpbin.org/get"]),
         200
     );
-    let left = |want: usize| {
-        wait_until("only the own proxy", SOON, || {
-            (standing().0 == want).then_some(())
-        })
-    };
-    left(1).unwrap();
-    let before = standing();
-    let (threads, descriptors) = (count("task"), count("fd"));
+    proxied(&lab, 1);
+    let before = Held::now(&mut lab).unwrap();
     for _ in 0..5 {
         let some: Vec<Pod> = (0..20).map(|_| pods.create(&lab).unwrap()).collect();
-        wait_until("a proxy in each", SOON, || {
-            (standing().0 == 21).then_some(())
-        })
-        .unwrap();
+        proxied(&lab, 21);
         assert_eq!(get(&some[7], &["http://httpbin.org/get"]), 200);
         drop(some);
-        left(1).unwrap();
+        proxied(&lab, 1);
     }
-    assert_eq!(standing(), before);
-    assert_eq!(count("task"), threads);
-    wait_until("no descriptor is left", SOON, || {
-        (count("fd") <= descriptors).then_some(())
-    })
-    .unwrap_or_else(|e| panic!("{e}: {} {descriptors}", count("fd")));
+    before.wait_back(&mut lab, 100, SOON).unwrap();
 }
 
 #[test]
@@ -252,28 +218,9 @@ spec:
   resolution: DNS
 ";
 
-/// Entries of `workloads` that put the first two pods into namespaces.
-fn in_namespaces() -> LabOptions {
-    let entry = |number: u16, namespace: &str| {
-        let uid = pods::uid(number);
-        format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}")
-    };
-    LabOptions {
-        agent: [
-            "--workload",
-            &entry(1, "shop"),
-            "--workload",
-            &entry(2, "blog"),
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        ..LabOptions::default()
-    }
-}
-
 #[test]
 fn two_pods_in_two_namespaces_are_under_their_own_rules() {
-    let mut lab = Lab::start_with(in_namespaces()).unwrap();
+    let mut lab = Lab::start_with(pods::in_namespaces(&[(1, "shop"), (2, "blog")])).unwrap();
     lab.rules("rules.yaml", FOR_SHOP).unwrap();
     let pods = Pods::on(&lab).unwrap();
     let (shop, blog) = (pods.create(&lab).unwrap(), pods.create(&lab).unwrap());
@@ -301,15 +248,7 @@ fn two_pods_in_two_namespaces_are_under_their_own_rules() {
         assert_eq!(lab.httpbin.connections(), before);
     };
     see_their_own(&lab);
-    let socket = lab.admin_socket();
-    let verb = [
-        "status",
-        "-o",
-        "json",
-        "--admin-socket",
-        socket.to_str().unwrap(),
-    ];
-    let status: serde_json::Value = serde_json::from_str(&lab.verb(&verb).unwrap().stdout).unwrap();
+    let status = lab.status().unwrap();
     let of = |pod: &Pod| {
         let all = status["workloads"].as_array().unwrap().iter();
         let mut own = all.filter(|w| w["pod"] == pod.uid.as_str());

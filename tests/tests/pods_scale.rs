@@ -4,31 +4,17 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use egress_tests::child::Guarded;
 use egress_tests::lab::v4;
-use egress_tests::pods::maps;
-use egress_tests::{Lab, LabOptions, probe, wait_until};
+use egress_tests::{Lab, LabOptions, pinned, probe, wait_until};
 
 const WORKLOADS: usize = 500;
 const POLICIES: usize = 50;
 /// New workloads whose time is taken.
 const SAMPLES: usize = 21;
-
-/// Ends what it holds.
-struct Running(Vec<Child>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-        }
-        for child in &mut self.0 {
-            let _ = child.wait();
-        }
-    }
-}
 
 /// A host of its own for each namespace, which no other one sees.
 fn rules() -> String {
@@ -76,11 +62,13 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
     lab.rules("rules.yaml", &rules()).unwrap();
     let pid = lab.agent().unwrap().pid();
     let bpf = lab.bpf_dir().to_owned();
-    let count = |name| maps::entries::<u64>(&bpf, name).unwrap();
-    let (alone, links) = (resident_kib(pid), maps::links(&bpf).unwrap());
+    let owners = || pinned::owners(&bpf).unwrap();
+    let proxies = || pinned::proxies(&bpf).unwrap();
+    let links = || pinned::attached(&bpf).unwrap().len();
+    let (alone, attached) = (resident_kib(pid), links());
 
     let mut cgroups = Vec::new();
-    let mut running = Running(Vec::new());
+    let mut running = Vec::new();
     for n in 0..WORKLOADS {
         let cgroup = lab
             .workloads()
@@ -91,25 +79,20 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
             ..lab.agent_place()
         };
         let mut command = place.command("unshare").unwrap();
-        let child = command
+        command
             .args(["--net", "sleep", "infinity"])
-            .stdin(Stdio::null())
-            .spawn();
-        running.0.push(child.unwrap());
+            .stdin(Stdio::null());
+        running.push(Guarded::spawn(&mut command).unwrap());
         cgroups.push(cgroup);
     }
     wait_until(
         "each has its policy and its proxy",
         Duration::from_mins(1),
-        || (count("OWNERS") == WORKLOADS && count("PROXIES") == WORKLOADS + 1).then_some(()),
+        || (owners() == WORKLOADS && proxies() == WORKLOADS + 1).then_some(()),
     )
     .unwrap();
     let all = resident_kib(pid);
-    assert_eq!(
-        maps::links(&bpf).unwrap(),
-        links,
-        "programs are attached to the roots only"
-    );
+    assert_eq!(links(), attached, "programs are attached to the roots only");
 
     // Ten workloads of each namespace see its host, and no other one.
     let place = egress_tests::place::Place {
@@ -128,23 +111,23 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
             .workloads()
             .path()
             .join(format!("ns{}-new{n}", n % POLICIES));
-        let before = count("OWNERS");
+        let before = owners();
         fs::create_dir(&folder).unwrap();
         let start = Instant::now();
-        while count("OWNERS") == before {
+        while owners() == before {
             assert!(start.elapsed() < Duration::from_secs(5), "not governed");
         }
         times.push(start.elapsed());
         fs::remove_dir(&folder).unwrap();
         wait_until("it is forgotten", Duration::from_secs(5), || {
-            (count("OWNERS") == before).then_some(())
+            (owners() == before).then_some(())
         })
         .unwrap();
     }
     times.sort_unstable();
     let (median, longest) = (times[SAMPLES / 2], times[SAMPLES - 1]);
     println!(
-        "{WORKLOADS} workloads, {POLICIES} policies: {} MiB resident ({} MiB alone), {links} links, governed in {median:?} (longest {longest:?} of {SAMPLES})",
+        "{WORKLOADS} workloads, {POLICIES} policies: {} MiB resident ({} MiB alone), {attached} links, governed in {median:?} (longest {longest:?} of {SAMPLES})",
         all / 1024,
         alone / 1024,
     );
@@ -155,7 +138,7 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
     wait_until(
         "the proxy has left their namespaces",
         Duration::from_secs(20),
-        || (count("PROXIES") == 1).then_some(()),
+        || (proxies() == 1).then_some(()),
     )
     .unwrap();
 }

@@ -174,9 +174,15 @@ impl Version {
 ///
 /// `target` is the workspace's target folder; the programs get a folder of their own in it, so
 /// that the build can run inside another cargo without waiting for its lock. Where nothing
-/// changed this costs one freshness check of cargo.
-pub fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> Result<PathBuf> {
-    let target_dir = target.join("bpf");
+/// changed this costs one freshness check of cargo. `next` builds what the tests upgrade to, in
+/// another folder, so that neither makes the other stale.
+pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, next: bool) -> Result<PathBuf> {
+    let (folder, features) = if next {
+        ("bpf-next", "bpf,next")
+    } else {
+        ("bpf", "bpf")
+    };
+    let target_dir = target.join(folder);
     let mut cargo = Command::new(&toolchain.cargo);
     cargo
         .current_dir(root)
@@ -188,7 +194,7 @@ pub fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> Result<PathBu
             "--bin",
             "egress-ebpf",
         ])
-        .args(["--no-default-features", "--features", "bpf"])
+        .args(["--no-default-features", "--features", features])
         .args(["--target", TARGET, "-Z", "build-std=core", "--target-dir"])
         .arg(&target_dir)
         .stdin(Stdio::null());

@@ -22,7 +22,7 @@ use cli::{Cli, Task};
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Setup => tasks::setup(),
-        Task::Build => tasks::build(),
+        Task::Build => tasks::build_all(),
         Task::Run { keep, agent } => tasks::run(keep, &agent),
         Task::Test { filter } => tasks::test(filter.as_deref()),
         Task::Bench { bench, arguments } => bench::run(bench, &arguments),

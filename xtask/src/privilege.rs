@@ -50,8 +50,16 @@ impl Privilege {
 /// What sudo is told before the program: which variables and which PATH to keep.
 fn sudo_arguments() -> Vec<String> {
     let path = env::var("PATH").unwrap_or_default();
+    // The suites' own settings all begin alike.
+    let own = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let own = own.filter(|name| name.starts_with("EGRESS_"));
+    let kept: Vec<String> = ["RUST_BACKTRACE", "RUST_LOG", "CI", "CARGO_TARGET_TMPDIR"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(own)
+        .collect();
     vec![
-        "--preserve-env=RUST_BACKTRACE,RUST_LOG,CI,CARGO_TARGET_TMPDIR".to_owned(),
+        format!("--preserve-env={}", kept.join(",")),
         "--".to_owned(),
         "env".to_owned(),
         format!("PATH={path}"),

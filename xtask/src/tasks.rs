@@ -4,6 +4,7 @@
 //! BPF object from `ebpf`.
 
 use std::env;
+use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +32,16 @@ pub fn target() -> PathBuf {
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root()).args(arguments);
+    // What the cargo that runs this said of xtask: build scripts that look at it (ring's) would
+    // take every other cargo's build for stale.
+    for (name, _) in env::vars_os() {
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if let Some(name) = name.to_str()
+            && of_package.iter().any(|begin| name.starts_with(begin))
+        {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 
@@ -64,6 +75,36 @@ pub fn setup() -> Result<()> {
 }
 
 /// Builds everything that `run` and `test` execute.
+pub fn build_all() -> Result<()> {
+    next_agent()?;
+    build()
+}
+
+/// Builds the agent that the tests upgrade to, beside the ordinary one. The same packages are named
+/// as there, so that both share their dependencies.
+fn next_agent() -> Result<()> {
+    show(&mut cargo(&[
+        "build",
+        "--package",
+        "egress-agent",
+        "--package",
+        "egress-tests",
+        "--bin",
+        "egress-agent",
+        "--features",
+        "egress-agent/next",
+    ]))?;
+    let folder = target().join("debug");
+    let (built, fresh) = (
+        folder.join("egress-agent"),
+        folder.join(".egress-agent-next"),
+    );
+    // By a rename: one that runs cannot be written over.
+    fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(fs::rename(fresh, folder.join("egress-agent-next"))?)
+}
+
+/// The same without what only tests execute.
 pub fn build() -> Result<()> {
     bpf_object()?;
     show(&mut cargo(&[
@@ -83,7 +124,7 @@ fn bpf_object() -> Result<()> {
     }
     let toolchain = provision::toolchain()?;
     step_fn(&format!("BPF programs with {}", toolchain.name), || {
-        ebpf::build(&toolchain, root(), &target())
+        ebpf::build(&toolchain, root(), &target(), false)
     })?;
     Ok(())
 }
@@ -121,7 +162,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
     provision::container_programs()?;
-    build()?;
+    build_all()?;
     let mut suites = cargo(&["test", "--no-fail-fast", "--workspace", "--test", "*"]);
     if let Some(runner) = root_access.runner() {
         suites.env(runner_variable(), runner);
@@ -154,12 +195,12 @@ pub fn docs(check: bool) -> Result<()> {
     }
     let path = root().join(PAGE);
     if check {
-        if std::fs::read(&path).unwrap_or_default() != made.stdout {
+        if fs::read(&path).unwrap_or_default() != made.stdout {
             bail!("{PAGE} is not what `cargo xtask docs` writes");
         }
         return Ok(());
     }
-    std::fs::write(&path, made.stdout).with_context(|| format!("cannot write {PAGE}"))
+    fs::write(&path, made.stdout).with_context(|| format!("cannot write {PAGE}"))
 }
 
 fn root_access() -> Result<Privilege> {

@@ -1,6 +1,6 @@
 //! The busy client of the suites: runs below an enforced root and does one thing many times.
 //!
-//! Every verb prints one line of JSON at its end (`watch` and `hold` one a change). What must
+//! Every verb prints one line of JSON at its end (`watch` one for each change too). What must
 //! come of it is for the tests to say.
 
 use std::io::{self, Read as _, Write as _};
@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
@@ -45,8 +45,6 @@ enum Verb {
     },
     /// Connects again and again until standard input ends; a line for each change of the outcome
     Watch { target: SocketAddr },
-    /// One connection that echoes a line every few milliseconds until standard input ends
-    Hold { target: SocketAddr },
 }
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -69,7 +67,6 @@ fn main() -> Result<()> {
             Ok(())
         }
         Verb::Watch { target } => watch(target),
-        Verb::Hold { target } => hold(target),
     }
 }
 
@@ -269,28 +266,5 @@ fn watch(target: SocketAddr) -> Result<()> {
         }
     }
     println!("{}", json!({ "tries": tries, "connected": connected }));
-    Ok(())
-}
-
-fn hold(target: SocketAddr) -> Result<()> {
-    let ended = told_to_end();
-    let mut stream = TcpStream::connect_timeout(&target, LIMIT).context("connect")?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    println!("{}", json!({ "held": true }));
-    io::stdout().flush()?;
-    let (mut echoes, mut longest) = (0_u64, Duration::ZERO);
-    while !ended.load(Ordering::SeqCst) {
-        let start = Instant::now();
-        stream.write_all(b"still here\n").context("write")?;
-        let mut back = [0; 11];
-        stream.read_exact(&mut back).context("read")?;
-        longest = longest.max(start.elapsed());
-        echoes += 1;
-        thread::sleep(Duration::from_millis(2));
-    }
-    println!(
-        "{}",
-        json!({ "echoes": echoes, "longest_us": longest.as_micros() as u64 })
-    );
     Ok(())
 }

@@ -3,7 +3,8 @@
 
 use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
 
-use super::sock::{Raw, Sock, Step, device_index};
+use super::raw::Raw;
+use super::sock::{Sock, Step, device_index};
 use super::{Aim, PAYLOAD};
 
 /// An EtherType for experiments (IEEE Std 802, local experimental).

@@ -4,14 +4,16 @@
 use std::env;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::Aim;
 use super::sock::{Step, Stop};
 use super::staged::READY;
+use crate::agent::beside;
 use crate::cgroup::Cgroup;
+use crate::child::Guarded;
 use crate::place::Place;
 
 pub(super) fn arguments(command: &mut Command, name: &str, aim: &Aim) {
@@ -49,17 +51,12 @@ pub(super) fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("EGRESS_ESCAPE_BIN") {
         return Ok(path.into());
     }
-    let own = env::current_exe()?;
-    own.ancestors()
-        .skip(1)
-        .map(|dir| dir.join("escape"))
-        .find(|path| path.is_file())
-        .context("no escape program beside this one: run `cargo xtask build`")
+    beside("escape")
 }
 
 /// A probe that stands between its two parts. Dropping it ends it.
 pub(super) struct Held {
-    child: Child,
+    child: Guarded,
     output: BufReader<ChildStdout>,
 }
 
@@ -67,11 +64,8 @@ impl Held {
     pub(super) fn start(place: &Place<'_>, name: &str, aim: &Aim) -> Result<Self> {
         let mut command = place.command(binary()?)?;
         arguments(&mut command, name, aim);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run the probe")?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Guarded::spawn(&mut command).context("cannot run the probe")?;
         let output = child.stdout.take().context("a pipe")?;
         let mut held = Self {
             child,
@@ -96,12 +90,5 @@ impl Held {
         let mut rest = String::new();
         self.output.read_to_string(&mut rest)?;
         read_result(&rest).with_context(|| format!("the probe ended with {rest}"))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
 
-use super::sock::{Raw, Sock, Step};
+use super::raw::Raw;
+use super::sock::{Sock, Step};
 use super::{Aim, PAYLOAD};
 
 fn icmp(aim: &Aim) -> c_int {

@@ -1,17 +1,19 @@
 //! The ways past a gate, each by name: what is tried, over which family, what must come of it,
 //! and which hook sees to it.
 //!
-//! `table` and `rows` list them and are what the documentation is made from; the files beside it hold the
-//! probes, which run inside the gate; `capture` sees what arrives outside; `suite` puts them
-//! together.
+//! `table` and `rows` list them and are what the documentation is made from. The probes, which run
+//! inside the gate, are in the files by kind of socket, on the calls of `sock`. `trial` and
+//! `scenarios` run them, `capture` sees what arrives outside, `suite` puts all together.
 
-mod bpf;
 pub mod capture;
+mod cell;
 mod families;
+mod flows;
 mod forged;
 mod held;
 mod ip;
 pub mod page;
+mod raw;
 mod rows;
 mod scenarios;
 pub mod sock;
@@ -19,6 +21,7 @@ pub mod staged;
 pub mod suite;
 pub mod table;
 mod tcp;
+mod trial;
 mod udp;
 mod uring;
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::Aim;
+use super::flows::Flows;
 use super::held::binary;
-use super::suite::{Bench, Gate, PROXY_PORT, Run, Seen, aim, pinned};
+use super::suite::{Bench, PROXY_PORT, Seen, aim};
 use super::table::Scenario;
+use super::trial::{Gate, Run};
 use crate::place::Place;
 
 /// The probe that scenarios dial with.
@@ -78,11 +80,11 @@ impl Bench {
     }
 
     fn with_full_flows(&mut self, aim: &Aim) -> Result<(Seen, String)> {
-        let map = pinned(self.lab.bpf_dir(), "FLOWS").context("the table of flows is pinned")?;
-        let mut flows = super::bpf::Flows::open(&map)?;
+        let mut flows = Flows::open(self.lab.bpf_dir())?;
         let count = flows.fill()?;
-        let before = self.lab.httpbin.requests().len();
+        let before = self.lab.httpbin.connections();
         let full = self.dial(CONNECT, aim.proxied, aim);
+        let reached = self.lab.httpbin.connections() != before;
         flows.empty()?;
         let full = full?;
         let after = self.dial(CONNECT, aim.proxied, aim)?;
@@ -90,7 +92,6 @@ impl Bench {
             bail!("with room again it is refused: {}", after.words());
         }
         let closed = full.result.is_err() && full.escaped.is_empty();
-        let reached = self.lab.httpbin.requests().len() != before;
         let words = format!("{count} flows, {}", full.words());
         Ok((closed_if(closed && !reached), words))
     }

@@ -1,29 +1,22 @@
-//! Tries every path of the table on the running kernel: outside the gate, where it must get out
-//! (else the trial would prove nothing), then inside, and looks at what arrives on the cable.
+//! Tries every path of the table on the running kernel and holds what is seen against what the
+//! table says.
 //!
-//! Owns the arrangement and the judging. What is tried stands in `table` and the probes.
+//! Owns the arrangement and the judging. What is tried stands in `table` and the probes, how in
+//! `trial` and `scenarios`.
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::{Path as FilePath, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
-use super::capture::{Capture, Frame};
-use super::forged::SERVER_PORT;
+use super::capture::Capture;
+pub use super::cell::{Cell, Seen};
+use super::held::Held;
 pub use super::held::result_line;
-use super::held::{Held, arguments, binary, read_result};
-use super::sock::{Step, Stop};
-use super::table::{Between, Control, Expect, Path, TARGET_PORT, Trial, paths};
+use super::table::{Between, Expect, Path, TARGET_PORT, Trial, paths};
 use super::{Aim, table};
 use crate::cgroup::Cgroup;
-use crate::client;
 use crate::lab::{Lab, LabOptions, host, v4, v6};
-use crate::place::Place;
+use crate::pinned;
 
 /// The proxy's port in this lab.
 pub(super) const PROXY_PORT: u16 = 15001;
@@ -31,9 +24,7 @@ pub(super) const PROXY_PORT: u16 = 15001;
 const OWN: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
 /// Ranges that hold the node's addresses and not the far end's, listed as a cluster's would be.
 const OWN_RANGES: [&str; 2] = ["203.0.113.0/31", "2001:db8:1::/127"];
-const ROUTER: [&str; 2] = ["203.0.113.254", "2001:db8:1::fe"];
-/// Longer than any probe waits.
-const PROBE_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const ROUTER: [&str; 2] = ["203.0.113.254", "2001:db8:1::fe"];
 
 /// What is listed: an echo straight through, over TCP and UDP, and an HTTP host by the proxy.
 const RULES: &str = "\
@@ -68,59 +59,6 @@ spec:
   endpoints: [{address: 198.51.100.10}, {address: \"2001:db8:2::10\"}]
 ";
 
-/// What was seen of a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    /// Nothing left.
-    Closed,
-    /// Something left.
-    Open,
-    /// This kernel has no such path.
-    Missing,
-    /// Not tried.
-    Untried,
-}
-
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::Missing => "not in this kernel",
-            Self::Untried => "not tried",
-        })
-    }
-}
-
-/// One cell of the matrix.
-#[derive(Debug, Clone)]
-pub struct Cell {
-    /// [`Path::name`].
-    pub path: &'static str,
-    /// `IPv4`, `IPv6`, or `-`.
-    pub family: &'static str,
-    /// What was seen.
-    pub seen: Seen,
-    /// Whether that is what the table says.
-    pub agreed: bool,
-    /// How the probe ended, or what went wrong.
-    pub detail: String,
-}
-
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:<27} {:<5} {:<19} {:<9} {}",
-            self.path,
-            self.family,
-            self.seen,
-            if self.agreed { "agreed" } else { "NOT SO" },
-            self.detail
-        )
-    }
-}
-
 /// Tries all paths whose name contains `filter`; `show` gets each cell as soon as it is known.
 pub fn run(filter: &str, show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
     let mut bench = Bench::set_up(filter)?;
@@ -138,33 +76,13 @@ pub fn run(filter: &str, show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
 
 pub(super) struct Bench {
     pub(super) lab: Lab,
-    capture: Capture,
+    pub(super) capture: Capture,
     /// A cgroup that is not behind the gate.
-    outside_gate: Cgroup,
+    pub(super) outside_gate: Cgroup,
     /// Probes that began before the attach.
-    held: Vec<(&'static str, bool, Held)>,
+    pub(super) held: Vec<(&'static str, bool, Held)>,
     lsm: bool,
     pub(super) killed: bool,
-}
-
-/// How a probe ended, and what arrived meanwhile.
-pub(super) struct Run {
-    pub(super) result: Step,
-    pub(super) escaped: Vec<Frame>,
-    pub(super) listed: usize,
-}
-
-impl Run {
-    pub(super) fn words(&self) -> String {
-        let how = match &self.result {
-            Ok(()) => "call succeeds".to_owned(),
-            Err(stop) => format!("{}: {}", stop.call, errno_name(stop.errno)),
-        };
-        match self.escaped.first() {
-            Some(frame) => format!("{how}; {} frames, {frame}", self.escaped.len()),
-            None => how,
-        }
-    }
 }
 
 impl Bench {
@@ -204,7 +122,9 @@ impl Bench {
             }
         }
         bench.lab.start_agent()?;
-        bench.lsm = pinned(bench.lab.bpf_dir(), table::LSM_PROGRAM).is_some();
+        let attached = pinned::attached(bench.lab.bpf_dir())?;
+        let lsm = format!("/{}", table::LSM_PROGRAM);
+        bench.lsm = attached.keys().any(|name| name.ends_with(&lsm));
         bench.settle(0)?;
         Ok(bench)
     }
@@ -241,145 +161,6 @@ impl Bench {
             (Expect::Open(_) | Expect::Works(_), seen) => seen == Seen::Open,
         }
     }
-
-    fn probe(&mut self, path: &'static Path, over_v6: bool) -> Result<(Seen, String)> {
-        let mut aim = aim(over_v6);
-        if let Some(form) = path.form {
-            aim.to = form(aim.to);
-        }
-        let control = self.try_in(Gate::Outside, path, &aim)?;
-        if control.result.as_ref().is_err_and(unavailable) && control.escaped.is_empty() {
-            return Ok((Seen::Missing, control.words()));
-        }
-        if path.control == Control::Leaves && control.escaped.is_empty() {
-            bail!("outside the gate nothing leaves: {}", control.words());
-        }
-        let run = match path.trial {
-            Trial::Staged(_, between) => self.between(path, over_v6, between, &aim)?,
-            Trial::Probe(_) | Trial::Suite(_) | Trial::Untried => {
-                self.try_in(Gate::Behind, path, &aim)?
-            }
-        };
-        let words = run.words();
-        let call_counts = matches!(path.control, Control::None(_));
-        if !run.escaped.is_empty() || (call_counts && run.result.is_ok()) {
-            return Ok((Seen::Open, words));
-        }
-        if path.listed {
-            aim.to = aim.listed;
-            let listed = self.try_in(Gate::Behind, path, &aim)?;
-            if listed.result.is_err() || listed.listed == 0 {
-                bail!(
-                    "the same call to a listed destination fails: {}",
-                    listed.words()
-                );
-            }
-        }
-        Ok((Seen::Closed, words))
-    }
-
-    pub(super) fn place(&self, gate: Gate) -> Place<'_> {
-        match gate {
-            Gate::Behind => self.lab.client_place(),
-            Gate::Outside => Place {
-                cgroup: Some(&self.outside_gate),
-                netns: Some(self.lab.node()),
-                resolver: None,
-            },
-        }
-    }
-
-    /// Runs a probe from start to end.
-    fn try_in(&mut self, gate: Gate, path: &Path, aim: &Aim) -> Result<Run> {
-        let command = self.place(gate).command(binary()?)?;
-        self.try_by(command, path.name, path.called, aim)
-    }
-
-    pub(super) fn try_by(
-        &mut self,
-        mut command: Command,
-        name: &str,
-        called: bool,
-        aim: &Aim,
-    ) -> Result<Run> {
-        arguments(&mut command, name, aim);
-        let stop = AtomicBool::new(false);
-        let outside = self.lab.outside();
-        let ended = thread::scope(|scope| {
-            let writer = called.then(|| scope.spawn(|| outside.run(|| write_to_node(aim, &stop))));
-            let ended = client::run(command, PROBE_LIMIT);
-            stop.store(true, Ordering::Relaxed);
-            if let Some(writer) = writer {
-                let _ = writer.join();
-            }
-            ended
-        })?;
-        let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
-        self.judge(result, aim, called)
-    }
-
-    /// Looks at what arrived since the last look.
-    fn judge(&mut self, result: Step, aim: &Aim, called: bool) -> Result<Run> {
-        let frames = self.settle(usize::from(aim.to.is_ipv6()))?;
-        let to = |frame: &Frame, ip: IpAddr| frame.to == Some(ip);
-        let is_listed = |frame: &Frame| {
-            // Later fragments have no port to look at.
-            (to(frame, aim.listed.ip()) && matches!(frame.protocol, 6 | 17 | 44))
-                || (to(frame, aim.proxied.ip()) && (frame.protocol, frame.port) == (6, 80))
-        };
-        // The kernel's own word to a host that was let in or listed, about a socket that is gone.
-        let is_courtesy = |frame: &Frame| {
-            frame.is_unreachable()
-                && (to(frame, aim.listed.ip()) || (called && to(frame, aim.to.ip())))
-        };
-        let listed = frames.iter().filter(|f| is_listed(f)).count();
-        let escaped = frames
-            .into_iter()
-            .filter(|f| !is_listed(f) && !is_courtesy(f))
-            .collect();
-        Ok(Run {
-            result,
-            escaped,
-            listed,
-        })
-    }
-
-    fn settle(&mut self, family: usize) -> Result<Vec<Frame>> {
-        self.capture
-            .settle(self.lab.node(), ROUTER[family].parse()?)
-    }
-
-    fn between(&mut self, path: &Path, over_v6: bool, between: Between, aim: &Aim) -> Result<Run> {
-        let held = match between {
-            Between::Attach => {
-                let at = self
-                    .held
-                    .iter()
-                    .position(|(name, v6, _)| *name == path.name && *v6 == over_v6);
-                self.held.remove(at.context("it was begun before")?).2
-            }
-            Between::MoveIn => {
-                let held = Held::start(&self.place(Gate::Outside), path.name, aim)?;
-                held.move_to(self.lab.client_place().cgroup.context("a cgroup")?)?;
-                held
-            }
-            Between::MoveOut => {
-                let held = Held::start(&self.place(Gate::Behind), path.name, aim)?;
-                held.move_to(&self.outside_gate)?;
-                held
-            }
-        };
-        // What it did before is not on trial.
-        self.settle(usize::from(over_v6))?;
-        let result = held.finish()?;
-        self.judge(result, aim, false)
-    }
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Gate {
-    Behind,
-    Outside,
 }
 
 pub(super) fn aim(over_v6: bool) -> Aim {
@@ -393,51 +174,4 @@ pub(super) fn aim(over_v6: bool) -> Aim {
             .unwrap_or(IpAddr::from([0; 4])),
         proxy_port: PROXY_PORT,
     }
-}
-
-/// The errors by which a kernel says that it has no such socket.
-fn unavailable(stop: &Stop) -> bool {
-    matches!(
-        stop.errno,
-        libc::EAFNOSUPPORT
-            | libc::EPROTONOSUPPORT
-            | libc::ESOCKTNOSUPPORT
-            | libc::ENOPROTOOPT
-            | libc::ENOSYS
-            | libc::EOPNOTSUPP
-    )
-}
-
-fn errno_name(errno: i32) -> String {
-    if errno == 0 {
-        return "refused".to_owned();
-    }
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    text.split(" (os").next().unwrap_or_default().to_owned()
-}
-
-/// The pin of that name, wherever below `dir` it is.
-pub(super) fn pinned(dir: &FilePath, name: &str) -> Option<PathBuf> {
-    std::fs::read_dir(dir).ok()?.flatten().find_map(|entry| {
-        let path = entry.path();
-        if entry.file_name() == name {
-            return Some(path);
-        }
-        entry
-            .file_type()
-            .ok()?
-            .is_dir()
-            .then(|| pinned(&path, name))?
-    })
-}
-
-/// The target writes to the node's server until `stop`.
-fn write_to_node(aim: &Aim, stop: &AtomicBool) -> Result<()> {
-    let socket = UdpSocket::bind(aim.to)?;
-    while !stop.load(Ordering::Relaxed) {
-        // A server that is not there yet shows as an error of the next send.
-        let _ = socket.send_to(b"anyone?", SocketAddr::new(aim.own, SERVER_PORT));
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::{SOCK_DGRAM, SOCK_STREAM};
 
-use super::sock::{Message, Raw, Sock, Step, Stop, check};
+use super::raw::{Message, Raw};
+use super::sock::{Sock, Step, Stop, check};
 use super::{Aim, PAYLOAD};
 
 /// Runs one operation to its end and returns its result.

@@ -1,10 +1,10 @@
 //! A host that sends back every byte and every datagram.
 //!
-//! Owns nothing but the count of what reached it.
+//! Owns nothing but the record of what reached it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use tokio::net::{TcpListener, UdpSocket};
@@ -12,14 +12,23 @@ use tokio::net::{TcpListener, UdpSocket};
 /// A running echo, seen from the test.
 #[derive(Debug, Clone, Default)]
 pub struct Echo {
-    connections: Arc<AtomicUsize>,
+    peers: Arc<Mutex<Vec<IpAddr>>>,
     datagrams: Arc<AtomicUsize>,
 }
 
 impl Echo {
     /// TCP connections accepted so far.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+        self.lock().len()
+    }
+
+    /// Where each TCP connection came from, in their order.
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<IpAddr>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Datagrams received so far.
@@ -44,8 +53,8 @@ pub(super) async fn serve(echo: Echo, addresses: Vec<SocketAddr>) -> Result<()> 
 }
 
 async fn streams(echo: Echo, listener: TcpListener) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        echo.connections.fetch_add(1, Ordering::SeqCst);
+    while let Ok((mut stream, peer)) = listener.accept().await {
+        echo.lock().push(peer.ip());
         tokio::spawn(async move {
             let (mut from, mut to) = stream.split();
             let _ = tokio::io::copy(&mut from, &mut to).await;

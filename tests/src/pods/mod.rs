@@ -3,18 +3,19 @@
 //!
 //! Owns their making and removal. What runs inside is for the tests to say.
 
-pub mod maps;
+pub mod held;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::Result;
 
 use crate::cgroup::Cgroup;
+use crate::child::Guarded;
 use crate::client::{self, Reply};
-use crate::lab::Lab;
+use crate::lab::{Lab, LabOptions};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
 
@@ -44,7 +45,7 @@ pub enum Stack {
 /// A pod: dropping it kills what runs in it and removes its cgroups and its namespace.
 pub struct Pod {
     // Dropped in this order: what is inside first.
-    pause: Pause,
+    pause: Guarded,
     container: Cgroup,
     sandbox: Cgroup,
     whole: Cgroup,
@@ -57,16 +58,6 @@ pub struct Pod {
     /// `metadata.uid`.
     pub uid: String,
     resolver: ResolverFiles,
-}
-
-/// The process that keeps a pod's namespace.
-struct Pause(Child);
-
-impl Drop for Pause {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// The lab's node forwards, and the outside knows the way back to the pods' ranges
@@ -104,17 +95,15 @@ impl Pods {
         let whole = self.burstable.child(&format!("pod{uid}"))?;
         let sandbox = whole.child(&id(b'a', number))?;
         let container = whole.child(&id(b'c', number))?;
-        let pause = Place {
+        let mut pause = Place {
             cgroup: Some(&sandbox),
             netns: Some(&netns),
             resolver: None,
         }
-        .command("sleep")?
-        .arg("infinity")
-        .stdin(Stdio::null())
-        .spawn()?;
+        .command("sleep")?;
+        pause.arg("infinity").stdin(Stdio::null());
         Ok(Pod {
-            pause: Pause(pause),
+            pause: Guarded::spawn(&mut pause)?,
             container,
             sandbox,
             whole,
@@ -175,6 +164,19 @@ pub fn uid(number: u16) -> String {
     format!("{number:08x}-0000-4000-8000-000000000000")
 }
 
+/// The number in a uid puts each of these pods into a namespace: entries of `workloads`.
+pub fn in_namespaces(pods: &[(u16, &str)]) -> LabOptions {
+    let entry = |(number, namespace): &(u16, &str)| {
+        let uid = uid(*number);
+        let entry = format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}");
+        ["--workload".to_owned(), entry]
+    };
+    LabOptions {
+        agent: pods.iter().flat_map(entry).collect(),
+        ..LabOptions::default()
+    }
+}
+
 fn id(kind: u8, number: u16) -> String {
     format!("{:0<60}{number:04x}", char::from(kind))
 }
@@ -201,7 +203,7 @@ impl Pod {
 
     /// The pause process.
     pub fn pause(&self) -> u32 {
-        self.pause.0.id()
+        self.pause.id()
     }
 
     /// The pause process's cgroup.

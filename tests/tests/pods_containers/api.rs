@@ -100,6 +100,14 @@ pub struct PodSandboxStatus {
 pub struct PodSandboxNetworkStatus {
     #[prost(string, tag = "1")]
     pub ip: String,
+    #[prost(message, repeated, tag = "2")]
+    pub additional_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PodIp {
+    #[prost(string, tag = "1")]
+    pub ip: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

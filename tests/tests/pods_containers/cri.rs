@@ -1,6 +1,7 @@
 //! A client of the Container Runtime Interface, as the kubelet is one: gRPC on a Unix socket, one
 //! call at a time. The messages are in `api`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -58,11 +59,14 @@ impl Cri {
         Ok(made.id)
     }
 
-    /// The first address of a pod.
-    pub fn address(&self, sandbox: &str) -> Result<String> {
+    /// The addresses of a pod.
+    pub fn addresses(&self, sandbox: &str) -> Result<Vec<IpAddr>> {
         let status: PodSandboxStatusResponse = self.call("PodSandboxStatus", &id_of(sandbox))?;
         let network = status.status.and_then(|s| s.network);
-        Ok(network.context("a pod without a network")?.ip)
+        let network = network.context("a pod without a network")?;
+        let others = network.additional_ips.into_iter().map(|other| other.ip);
+        let all = std::iter::once(network.ip).chain(others);
+        all.map(|ip| Ok(ip.parse()?)).collect()
     }
 
     /// Makes and starts a container.

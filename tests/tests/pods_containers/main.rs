@@ -6,29 +6,18 @@ mod cri;
 mod daemonset;
 mod image;
 mod node;
+mod own_rules;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::pods::{self, maps};
+use egress_tests::pods::held::Held;
+use egress_tests::rules::{ECHO, GOOGLE, HTTPBIN, TIMEOUT};
+use egress_tests::upgrade::upgrade;
 use egress_tests::{Lab, LabOptions, wait_until};
+use egress_tests::{pinned, pods};
 use node::{Node, Pod};
-
-const HTTPBIN: &str = include_str!("../../../examples/httpbin-serviceentry.yaml");
-const TIMEOUT: &str = include_str!("../../../examples/httpbin-timeout.yaml");
-const GOOGLE: &str = include_str!("../../../examples/google.yaml");
-
-const ECHO: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports:
-  - {number: 7, name: tcp-echo, protocol: TCP}
-  resolution: DNS
-";
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -53,10 +42,8 @@ fn the_walk_through_the_lab_agrees_inside_a_pod() {
     assert!(done.exit == 7 && time < 0.2, "{done:?} {time}");
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     assert_eq!(get(&node, &pod, "http://httpbin.org/headers"), 200);
-    let seen = lab.httpbin.requests().pop().unwrap();
-    let own = [pod.address.as_str(), "fd00:10:244:1:"];
-    let peer = seen.peer.ip().to_string();
-    assert!(own.iter().any(|own| peer.starts_with(own)), "{peer}");
+    let seen = lab.httpbin.last_request().unwrap();
+    assert!([pod.v4, pod.v6].contains(&seen.peer.ip()), "{seen:?}");
 
     lab.rules("google.yaml", GOOGLE).unwrap();
     let (code, _, done) = curl(&["--cacert", "/ca.pem", "https://www.google.com/"]);
@@ -96,28 +83,9 @@ fn the_walk_through_the_lab_agrees_inside_a_pod() {
     node.cri.remove(&pod.sandbox).unwrap();
 }
 
-/// A namespace for each of two pods, by the number in their uid.
-fn namespaces() -> LabOptions {
-    let entry = |number: u16, namespace: &str| {
-        let uid = pods::uid(number);
-        format!("{{cgroup: '**/pod{uid}', namespace: {namespace}}}")
-    };
-    LabOptions {
-        agent: [
-            "--workload",
-            &entry(1, "shop"),
-            "--workload",
-            &entry(2, "blog"),
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        ..LabOptions::default()
-    }
-}
-
 #[test]
 fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
-    let lab = Lab::start_with(namespaces()).unwrap();
+    let lab = Lab::start_with(pods::in_namespaces(&[(1, "shop"), (2, "blog")])).unwrap();
     let shop_only = HTTPBIN.replace(
         "  name: httpbin-ext",
         "  name: httpbin-ext\n  namespace: shop",
@@ -153,96 +121,82 @@ fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
 }
 
 #[test]
-fn an_agent_that_is_killed_and_replaced_lets_nothing_through_and_cuts_no_direct_flow() {
+fn an_agent_killed_restarted_and_upgraded_lets_nothing_through_and_cuts_no_direct_flow() {
     let mut lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     lab.rules("echo.yaml", ECHO).unwrap();
     let node = Node::start(&lab).unwrap();
     let pod = node.pod(1, &[], &[]).unwrap();
     assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
-    let bystander = SocketAddr::new(v4(host::BYSTANDER), 80);
-    let echo = SocketAddr::new(v4(host::ECHO), 7);
-    let tries = format!("n=0; while [ $n -lt 400 ]; do probe tcp {bystander}; n=$((n+1)); done");
-    // One word a tenth of a second over one connection, over the whole time.
-    let words = format!(
-        "(n=0; while [ $n -lt 60 ]; do echo $n; n=$((n+1)); sleep 0.1; done) | probe hold {echo}"
-    );
+    let both = |way: &str, last: u8, port: u16| {
+        let of = |ip| format!("probe {way} {}", SocketAddr::new(ip, port));
+        format!("{}; {}", of(v4(last)), of(v6(last)))
+    };
     let exec = |script: &str| {
         let command = ["sh", "-c", script];
         node.cri.exec(&pod.container, &command).unwrap()
     };
+    let until_told = |body: &str| exec(&format!("until [ -e /over ]; do {body}; done"));
+    let word = "echo $n; n=$((n+1)); sleep 0.05";
+    let echo = SocketAddr::new(v4(host::ECHO), 7);
+    let words =
+        format!("n=0; (until [ -e /over ]; do {word}; done; echo over) | probe hold {echo}");
     std::thread::scope(|scope| {
-        let tries = scope.spawn(|| exec(&tries));
+        let unlisted = scope.spawn(|| until_told(&both("tcp", host::BYSTANDER, 80)));
+        let direct = scope.spawn(|| until_told(&both("tcp-echo", host::ECHO, 7)));
         let words = scope.spawn(|| exec(&words));
-        for round in 0..3 {
-            if round == 1 {
-                lab.agent().unwrap().terminate().unwrap();
-            } else {
-                lab.agent().unwrap().kill().unwrap();
-            }
+        let served = || assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
+        for _ in 0..2 {
+            lab.agent().unwrap().kill().unwrap();
             lab.start_agent().unwrap();
+            served();
+            lab.agent().unwrap().terminate().unwrap();
+            lab.start_agent().unwrap();
+            served();
+            upgrade(&mut lab).unwrap();
+            served();
         }
-        let tries = tries.join().unwrap();
-        let denied = tries.stdout.matches("\"errno\":1,").count();
-        assert_eq!(
-            (denied, tries.stdout.lines().count()),
-            (400, 400),
-            "{}",
-            tries.stderr
-        );
+        exec(": > /over");
+        for (tries, expected) in [(unlisted, "\"errno\":1,"), (direct, "\"errno\":null,")] {
+            let tries = tries.join().unwrap();
+            let lines = tries.stdout.lines();
+            let others: Vec<&str> = lines.clone().filter(|l| !l.contains(expected)).collect();
+            assert!(others.is_empty() && lines.count() > 100, "{others:?}");
+        }
         let words = words.join().unwrap();
-        let heard: Vec<&str> = words.stdout.lines().skip(1).take(60).collect();
-        let said: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+        // The last line is the probe's own.
+        let heard: Vec<&str> = words.stdout.lines().collect();
+        let heard = &heard[..heard.len() - 1];
+        let numbers = (0..heard.len() - 2).map(|n| n.to_string());
+        let said = ["up".to_owned()].into_iter().chain(numbers);
+        let said: Vec<String> = said.chain(["over".to_owned()]).collect();
         assert_eq!(heard, said, "{}", words.stderr);
     });
     assert_eq!(lab.bystander.connections(), 0);
-    assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
 }
 
 #[test]
 fn nothing_is_left_of_containers_that_have_gone() {
     let mut lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
-    let agent = lab.agent().unwrap().pid();
     let node = Node::start(&lab).unwrap();
-    let count = |what: &str| {
-        std::fs::read_dir(format!("/proc/{agent}/{what}"))
-            .unwrap()
-            .count()
-    };
-    let standing = || {
-        let entries = |name| maps::entries::<u64>(lab.bpf_dir(), name).unwrap();
-        (
-            entries("PROXIES"),
-            entries("OWNERS"),
-            maps::links(lab.bpf_dir()).unwrap(),
-        )
-    };
     let round = |number: u16| {
         let pod = node.pod(number, &[], &[]).unwrap();
         assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
         node.cri.remove(&pod.sandbox).unwrap();
     };
-    let settled = || {
-        wait_until("only the own proxy", SOON, || {
-            (standing().0 == 1).then_some(())
-        })
-    };
+    // The first pod brings what the agent keeps for any number of them.
     round(1);
-    settled().unwrap();
-    let before = standing();
-    let (threads, descriptors) = (count("task"), count("fd"));
+    wait_until("only the own proxy", SOON, || {
+        (pinned::proxies(lab.bpf_dir()).unwrap() == 1).then_some(())
+    })
+    .unwrap();
+    let before = Held::now(&mut lab).unwrap();
     let pods: u16 = std::env::var("EGRESS_TEST_PODS").map_or(8, |n| n.parse().unwrap());
     for number in 2..2 + pods {
         round(number);
     }
-    settled().unwrap();
-    assert_eq!(standing(), before);
-    assert_eq!(count("task"), threads);
-    wait_until("no descriptor is left", SOON, || {
-        (count("fd") <= descriptors).then_some(())
-    })
-    .unwrap();
+    before.wait_back(&mut lab, pods.into(), SOON).unwrap();
 }
 
 #[test]
@@ -260,10 +214,8 @@ fn the_daemonset_governs_pods_with_the_capabilities_that_it_names() {
     .unwrap_or_else(|e| panic!("{e}\n{}", node.output(100)));
     let pod = node.pod(1, &[], &[]).unwrap();
     assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
-    assert_eq!(
-        lab.httpbin.requests().pop().unwrap().peer.ip().to_string(),
-        pod.address
-    );
+    let seen = lab.httpbin.last_request().unwrap();
+    assert!([pod.v4, pod.v6].contains(&seen.peer.ip()), "{seen:?}");
     let refused = format!("http://{}/", v4(host::BYSTANDER));
     let denied = |why: &str| {
         let (code, time, done) = node.curl(&pod, &[&refused]).unwrap();

@@ -3,12 +3,13 @@
 //! machine is touched but cgroups below the lab's own.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use egress_tests::cgroup::{Cgroup, mount_point};
+use egress_tests::cgroup::{Cgroup, hierarchies, mount_point, remove_tree};
 use egress_tests::lab::{Lab, host, v4};
 use egress_tests::place::Place;
 use egress_tests::{pods, wait_until};
@@ -39,7 +40,8 @@ pub struct Node {
 pub struct Pod {
     pub sandbox: String,
     pub container: String,
-    pub address: String,
+    pub v4: IpAddr,
+    pub v6: IpAddr,
 }
 
 impl Node {
@@ -191,7 +193,8 @@ impl Node {
     /// The same of messages that are complete.
     pub fn run(&self, config: &PodSandboxConfig, container: ContainerConfig) -> Result<Pod> {
         let sandbox = self.cri.run_sandbox(config).with_context(|| self.log())?;
-        let address = self.cri.address(&sandbox)?;
+        let addresses = self.cri.addresses(&sandbox)?;
+        let of = |v4: bool| addresses.iter().find(|ip| ip.is_ipv4() == v4).copied();
         let container = self
             .cri
             .start(&sandbox, config, container)
@@ -199,7 +202,8 @@ impl Node {
         Ok(Pod {
             sandbox,
             container,
-            address,
+            v4: of(true).context("a pod without IPv4")?,
+            v6: of(false).context("a pod without IPv6")?,
         })
     }
 
@@ -243,28 +247,14 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// On a hybrid machine runc makes the pods' folders in every hierarchy of version 1 too. Whether
 /// none is left.
 fn remove_version_1(parent: &Path) -> bool {
-    fn remove(folder: &Path) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove(&entry.path());
-            }
-        }
-        // What is not empty is in use still.
-        let _ = fs::remove_dir(folder);
-    }
     let Some(first) = parent.iter().nth(1) else {
         return true;
     };
     let mut gone = true;
-    for hierarchy in fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if hierarchy.file_name() != "unified" {
-            let folder = hierarchy.path().join(first);
-            remove(&folder);
-            gone &= !folder.exists();
+    for hierarchy in hierarchies().unwrap_or_default() {
+        if hierarchy.version == 1 {
+            // What is not empty is in use still.
+            gone &= remove_tree(&hierarchy.mount.join(first)).is_ok();
         }
     }
     gone

@@ -1,63 +1,51 @@
-//! A running probe: a workload that counts what becomes of its tries.
+//! A running load: a workload that counts what becomes of its tries.
 //!
-//! Owns the process. What it tries is in `bin/bench_probe.rs`.
+//! Owns the process. What it tries is in `bin/load.rs`.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::agent::beside;
+use crate::child::Guarded;
 use crate::place::Place;
 
-/// A probe at work. Dropping it kills it.
+/// A load at work. Dropping it kills it.
 #[derive(Debug)]
-pub struct Probe {
-    child: Child,
+pub struct Load {
+    child: Guarded,
     out: BufReader<ChildStdout>,
 }
 
 /// Counts by `WHAT.RESULT`.
 pub type Counts = BTreeMap<String, u64>;
 
-/// The probe's binary, beside the running program's folder.
-pub fn binary() -> Result<PathBuf> {
-    let own = env::current_exe()?;
-    own.ancestors()
-        .skip(1)
-        .map(|dir| dir.join("bench_probe"))
-        .find(|path| path.is_file())
-        .context("no bench_probe beside this program: run `cargo xtask build`")
-}
-
-/// The command of a probe in a place.
+/// The command of a load in a place.
 pub fn command(place: &Place<'_>, arguments: &[&str]) -> Result<Command> {
-    let mut command = place.command(binary()?)?;
+    let mut command = place.command(beside("load")?)?;
     command.args(arguments);
     Ok(command)
 }
 
-impl Probe {
+impl Load {
     /// Starts one and waits until it is at work.
     pub fn start(place: &Place<'_>, arguments: &[&str]) -> Result<Self> {
-        let mut child = command(place, arguments)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run the probe")?;
-        let out = child.stdout.take().context("the probe has a pipe")?;
-        let mut probe = Self {
+        let mut command = command(place, arguments)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Guarded::spawn(&mut command).context("cannot run the load")?;
+        let out = child.stdout.take().context("the load has a pipe")?;
+        let mut load = Self {
             child,
             out: BufReader::new(out),
         };
         let mut line = String::new();
-        probe.out.read_line(&mut line)?;
+        load.out.read_line(&mut line)?;
         if line.trim() != "ready" {
-            bail!("the probe did not start: {line}");
+            bail!("the load did not start: {line}");
         }
-        Ok(probe)
+        Ok(load)
     }
 
     /// Tells it to end, and gives its counts.
@@ -67,16 +55,9 @@ impl Probe {
         self.out.read_to_string(&mut text)?;
         let status = self.child.wait()?;
         if !status.success() {
-            bail!("the probe: {status}");
+            bail!("the load: {status}");
         }
         parse(&text)
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

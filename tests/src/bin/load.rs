@@ -41,11 +41,6 @@ enum Task {
         /// An echo host.
         to: SocketAddr,
     },
-    /// One connect, by TCP.
-    Once {
-        /// Where to.
-        to: SocketAddr,
-    },
     /// Connects datagram sockets, which sends nothing, as fast as it goes.
     Judge {
         /// Destinations that are listed.
@@ -81,7 +76,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("probe: {error:#}");
+            eprintln!("load: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -114,11 +109,6 @@ fn run(task: Task) -> Result<()> {
         Task::Hold { to } => {
             let stream = TcpStream::connect(to).context("the connection")?;
             until_told([repeat_until_error("hold", move || echo(&stream))])
-        }
-        Task::Once { to } => {
-            count("once", &connect(to).map(drop), 1);
-            print_counts();
-            Ok(())
         }
         Task::Judge { listed, unlisted } => {
             until_told([judge("listed", listed)?, judge("unlisted", unlisted)?])
@@ -201,12 +191,16 @@ fn judge(name: &'static str, to: Vec<SocketAddr>) -> Result<Box<dyn Fn() + Send>
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let (passed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     Ok(Box::new(move || {
-        while !STOP.load(Ordering::Relaxed) {
+        // However soon it is told to end, each is tried.
+        loop {
             for to in &to {
                 match socket.connect(to) {
                     Ok(()) => passed.fetch_add(1, Ordering::Relaxed),
                     Err(_) => refused.fetch_add(1, Ordering::Relaxed),
                 };
+            }
+            if STOP.load(Ordering::Relaxed) {
+                break;
             }
         }
         let refusal = Err(io::Error::from_raw_os_error(libc::EPERM));

@@ -3,211 +3,33 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+mod kernel;
+mod model;
+mod random;
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd as _;
+
+use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use aya::programs::Program;
-use aya::{Ebpf, EbpfLoader};
 use egress_ebpf::abi::{
     DenyEvent, PREFIX_FIXED_BITS, Policy, PrefixData, ProxyPort, Rule, RuleKey, action, counter,
     policy_flag,
 };
 use egress_ebpf::addr::Addr;
-use egress_ebpf::decide::{Tables, decide};
-use egress_ebpf::packet::{Packet, destination};
+use egress_ebpf::decide::decide;
+use egress_ebpf::packet::destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
+use kernel::{loaded, run};
+use model::{Bytes, Model, number};
+use random::Random;
 
 const TABLE: u32 = 7;
 const PROXY_PORT: u16 = 15001;
 /// The network namespace that the probe program takes packets to be of.
 const NETNS: u64 = 1;
-
-/// The head of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    program: u32,
-    result: u32,
-    size_in: u32,
-    size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    more: [u64; 3],
-}
-
-/// What a program returns for an IP packet.
-fn run(program: BorrowedFd<'_>, packet: &[u8]) -> u32 {
-    const COMMAND: libc::c_long = 10;
-    // No EtherType of IP: the kernel would refuse to run a packet that is cut short. The programs
-    // begin at the IP header and do not look.
-    let kind: u16 = 0x88b5;
-    let mut frame = vec![0; 12];
-    frame.extend_from_slice(&kind.to_be_bytes());
-    frame.extend_from_slice(packet);
-    let mut attribute = TestRun {
-        program: program.as_raw_fd().cast_unsigned(),
-        size_in: u32::try_from(frame.len()).unwrap(),
-        data_in: frame.as_ptr() as u64,
-        ..TestRun::default()
-    };
-    // SAFETY: the attribute is read and written within its own length; the frame outlives the call
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            COMMAND,
-            &raw mut attribute,
-            size_of::<TestRun>(),
-        )
-    };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    attribute.result
-}
-
-/// Maps of a test's own and one loaded program. It must be loaded while every map is open.
-fn loaded(name: &str) -> (Ebpf, OwnedFd) {
-    let mut ebpf = EbpfLoader::new()
-        .load(egress_agent::kernel::OBJECT)
-        .unwrap();
-    let program = ebpf.program_mut(name).unwrap();
-    match program {
-        Program::SocketFilter(p) => p.load().unwrap(),
-        Program::CgroupSkb(p) => p.load().unwrap(),
-        _ => panic!("{name}: not a program that BPF_PROG_TEST_RUN takes"),
-    }
-    let fd = program.fd().unwrap().as_fd().try_clone_to_owned().unwrap();
-    (ebpf, fd)
-}
-
-/// The same tables on the host.
-#[derive(Default)]
-struct Model {
-    exact: BTreeMap<RuleKey, Rule>,
-    prefixes: BTreeMap<(u32, PrefixData), Rule>,
-}
-
-fn number(a: &Addr) -> u128 {
-    a.be.iter()
-        .fold(0, |n, w| (n << 32) | u128::from(u32::from_be(*w)))
-}
-
-impl Tables for Model {
-    fn exact(&self, key: &RuleKey) -> Option<Rule> {
-        self.exact.get(key).copied()
-    }
-
-    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
-        let covers = |bits: u32, network: &Addr| {
-            bits == 0 || (number(network) ^ number(&d.addr)) >> (128 - bits) == 0
-        };
-        self.prefixes
-            .iter()
-            .filter(|((bits, p), _)| {
-                (p.table, p.port, p.proto) == (d.table, d.port, d.proto) && covers(*bits, &p.addr)
-            })
-            .max_by_key(|((bits, _), _)| *bits)
-            .map(|(_, rule)| *rule)
-    }
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Packet for Bytes<'_> {
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let at = usize::try_from(offset).ok()?;
-        self.0.get(at..at.checked_add(N)?)?.try_into().ok()
-    }
-}
-
-/// xorshift64*: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.next()).unwrap() % of.len()]
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-
-    fn v4(&mut self) -> Ipv4Addr {
-        let host = self.byte() % 8;
-        let own = Ipv4Addr::from([self.byte(), self.byte(), self.byte(), self.byte()]);
-        self.pick(&[
-            Ipv4Addr::new(203, 0, 113, host),
-            Ipv4Addr::new(198, 51, 100, host),
-            Ipv4Addr::new(10, host, 2, 3),
-            Ipv4Addr::new(127, 0, 0, host),
-            Ipv4Addr::UNSPECIFIED,
-            own,
-        ])
-    }
-
-    fn ip(&mut self) -> IpAddr {
-        let v4 = self.v4();
-        let [a, b, c, d] = v4.octets();
-        let [high, low] = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
-        let host = u16::from(self.byte() % 8);
-        let last = self.next().to_be_bytes();
-        match self.byte() % 12 {
-            0..=4 => v4.into(),
-            5 => Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low).into(),
-            6 => Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1).into(),
-            7 => Ipv6Addr::new(0x2001, 0, 1, 2, 3, 4, !high, !low).into(),
-            8 => Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low).into(),
-            9 => Ipv6Addr::from(u128::from(host % 2)).into(),
-            10 => Ipv6Addr::new(0x2001, 0xdb8, u16::from(last[7]), 0, 0, 0, 0, 1).into(),
-            _ => Ipv6Addr::new(0x2001, 0xdb8, host, 0, 0, 0, 0, host).into(),
-        }
-    }
-
-    fn port(&mut self) -> u16 {
-        let any = self.next() as u16;
-        self.pick(&[0, 7, 53, 80, 443, 9000, PROXY_PORT, any])
-    }
-
-    fn packet(&mut self) -> Vec<u8> {
-        let any = self.byte();
-        let proto = self.pick(&[6, 6, 6, 6, 17, 17, 17, 1, 58, 132, 44, 0, 43, 60, any]);
-        let mut packet = match self.ip() {
-            IpAddr::V4(to) => {
-                let mut p = vec![0; 20];
-                p[0] = self.pick(&[0x45, 0x45, 0x45, 0x45, 0x46, 0x44]);
-                p[6] = self.pick(&[0, 0x40, 0x40, 0x40, 0x20]);
-                p[9] = proto;
-                p[16..].copy_from_slice(&to.octets());
-                p
-            }
-            IpAddr::V6(to) => {
-                let mut p = vec![0; 40];
-                p[0] = self.pick(&[0x60, 0x60, 0x60, 0x60, 0x6f, 0x50]);
-                p[6] = proto;
-                p[24..].copy_from_slice(&to.octets());
-                p
-            }
-        };
-        packet.extend_from_slice(&self.port().to_be_bytes());
-        packet.extend_from_slice(&self.port().to_be_bytes());
-        packet.resize(packet.len() + 4, 0);
-        if self.byte() < 16 {
-            let length = usize::try_from(self.next()).unwrap() % packet.len();
-            packet.truncate(length.max(1));
-        }
-        packet
-    }
-}
 
 /// Fills both sides alike.
 fn fill(random: &mut Random, ebpf: &mut Ebpf, model: &mut Model) {

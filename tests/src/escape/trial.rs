@@ -1,0 +1,217 @@
+//! One path on trial: outside the gate, where it must get out (else the trial would prove nothing),
+//! then behind it, and what arrived on the cable meanwhile.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Aim;
+use super::capture::Frame;
+use super::cell::Seen;
+use super::forged::SERVER_PORT;
+use super::held::{Held, arguments, binary, read_result};
+use super::sock::{Step, Stop};
+use super::suite::{Bench, ROUTER, aim};
+use super::table::{Between, Control, Path, Trial};
+use crate::client;
+use crate::place::Place;
+
+/// Longer than any probe waits.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy)]
+pub(super) enum Gate {
+    Behind,
+    Outside,
+}
+
+/// How a probe ended, and what arrived meanwhile.
+pub(super) struct Run {
+    pub(super) result: Step,
+    pub(super) escaped: Vec<Frame>,
+    pub(super) listed: usize,
+}
+
+impl Run {
+    pub(super) fn words(&self) -> String {
+        let how = match &self.result {
+            Ok(()) => "call succeeds".to_owned(),
+            Err(stop) => format!("{}: {}", stop.call, errno_name(stop.errno)),
+        };
+        match self.escaped.first() {
+            Some(frame) => format!("{how}; {} frames, {frame}", self.escaped.len()),
+            None => how,
+        }
+    }
+}
+
+impl Bench {
+    pub(super) fn probe(&mut self, path: &'static Path, over_v6: bool) -> Result<(Seen, String)> {
+        let mut aim = aim(over_v6);
+        if let Some(form) = path.form {
+            aim.to = form(aim.to);
+        }
+        let control = self.try_in(Gate::Outside, path, &aim)?;
+        if control.result.as_ref().is_err_and(unavailable) && control.escaped.is_empty() {
+            return Ok((Seen::Missing, control.words()));
+        }
+        if path.control == Control::Leaves && control.escaped.is_empty() {
+            bail!("outside the gate nothing leaves: {}", control.words());
+        }
+        let run = match path.trial {
+            Trial::Staged(_, between) => self.between(path, over_v6, between, &aim)?,
+            Trial::Probe(_) | Trial::Suite(_) | Trial::Untried => {
+                self.try_in(Gate::Behind, path, &aim)?
+            }
+        };
+        let words = run.words();
+        let call_counts = matches!(path.control, Control::None(_));
+        if !run.escaped.is_empty() || (call_counts && run.result.is_ok()) {
+            return Ok((Seen::Open, words));
+        }
+        if path.listed {
+            aim.to = aim.listed;
+            let listed = self.try_in(Gate::Behind, path, &aim)?;
+            if listed.result.is_err() || listed.listed == 0 {
+                bail!(
+                    "the same call to a listed destination fails: {}",
+                    listed.words()
+                );
+            }
+        }
+        Ok((Seen::Closed, words))
+    }
+
+    pub(super) fn place(&self, gate: Gate) -> Place<'_> {
+        match gate {
+            Gate::Behind => self.lab.client_place(),
+            Gate::Outside => Place {
+                cgroup: Some(&self.outside_gate),
+                netns: Some(self.lab.node()),
+                resolver: None,
+            },
+        }
+    }
+
+    /// Runs a probe from start to end.
+    fn try_in(&mut self, gate: Gate, path: &Path, aim: &Aim) -> Result<Run> {
+        let command = self.place(gate).command(binary()?)?;
+        self.try_by(command, path.name, path.called, aim)
+    }
+
+    pub(super) fn try_by(
+        &mut self,
+        mut command: Command,
+        name: &str,
+        called: bool,
+        aim: &Aim,
+    ) -> Result<Run> {
+        arguments(&mut command, name, aim);
+        let stop = AtomicBool::new(false);
+        let outside = self.lab.outside();
+        let ended = thread::scope(|scope| {
+            let writer = called.then(|| scope.spawn(|| outside.run(|| write_to_node(aim, &stop))));
+            let ended = client::run(command, PROBE_LIMIT);
+            stop.store(true, Ordering::Relaxed);
+            if let Some(writer) = writer {
+                let _ = writer.join();
+            }
+            ended
+        })?;
+        let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
+        self.judge(result, aim, called)
+    }
+
+    /// Looks at what arrived since the last look.
+    fn judge(&mut self, result: Step, aim: &Aim, called: bool) -> Result<Run> {
+        let frames = self.settle(usize::from(aim.to.is_ipv6()))?;
+        let to = |frame: &Frame, ip: IpAddr| frame.to == Some(ip);
+        let is_listed = |frame: &Frame| {
+            // Later fragments have no port to look at.
+            (to(frame, aim.listed.ip()) && matches!(frame.protocol, 6 | 17 | 44))
+                || (to(frame, aim.proxied.ip()) && (frame.protocol, frame.port) == (6, 80))
+        };
+        // The kernel's own word to a host that was let in or listed, about a socket that is gone.
+        let is_courtesy = |frame: &Frame| {
+            frame.is_unreachable()
+                && (to(frame, aim.listed.ip()) || (called && to(frame, aim.to.ip())))
+        };
+        let listed = frames.iter().filter(|f| is_listed(f)).count();
+        let escaped = frames
+            .into_iter()
+            .filter(|f| !is_listed(f) && !is_courtesy(f))
+            .collect();
+        Ok(Run {
+            result,
+            escaped,
+            listed,
+        })
+    }
+
+    pub(super) fn settle(&mut self, family: usize) -> Result<Vec<Frame>> {
+        self.capture
+            .settle(self.lab.node(), ROUTER[family].parse()?)
+    }
+
+    fn between(&mut self, path: &Path, over_v6: bool, between: Between, aim: &Aim) -> Result<Run> {
+        let held = match between {
+            Between::Attach => {
+                let at = self
+                    .held
+                    .iter()
+                    .position(|(name, v6, _)| *name == path.name && *v6 == over_v6);
+                self.held.remove(at.context("it was begun before")?).2
+            }
+            Between::MoveIn => {
+                let held = Held::start(&self.place(Gate::Outside), path.name, aim)?;
+                held.move_to(self.lab.client_place().cgroup.context("a cgroup")?)?;
+                held
+            }
+            Between::MoveOut => {
+                let held = Held::start(&self.place(Gate::Behind), path.name, aim)?;
+                held.move_to(&self.outside_gate)?;
+                held
+            }
+        };
+        // What it did before is not on trial.
+        self.settle(usize::from(over_v6))?;
+        let result = held.finish()?;
+        self.judge(result, aim, false)
+    }
+}
+
+/// The errors by which a kernel says that it has no such socket.
+fn unavailable(stop: &Stop) -> bool {
+    matches!(
+        stop.errno,
+        libc::EAFNOSUPPORT
+            | libc::EPROTONOSUPPORT
+            | libc::ESOCKTNOSUPPORT
+            | libc::ENOPROTOOPT
+            | libc::ENOSYS
+            | libc::EOPNOTSUPP
+    )
+}
+
+fn errno_name(errno: i32) -> String {
+    if errno == 0 {
+        return "refused".to_owned();
+    }
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os").next().unwrap_or_default().to_owned()
+}
+
+/// The target writes to the node's server until `stop`.
+fn write_to_node(aim: &Aim, stop: &AtomicBool) -> Result<()> {
+    let socket = UdpSocket::bind(aim.to)?;
+    while !stop.load(Ordering::Relaxed) {
+        // A server that is not there yet shows as an error of the next send.
+        let _ = socket.send_to(b"anyone?", SocketAddr::new(aim.own, SERVER_PORT));
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What stands pinned below an agent's `--bpf-dir`: entries of its maps, and the programs that
+//! its links run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::loaded_programs;
+use egress_ebpf::abi::{FlowKey, FlowOrigin, ProxyPort};
+
+/// Namespaces in which a proxy listens.
+pub fn proxies(bpf_dir: &Path) -> Result<usize> {
+    entries::<u64, ProxyPort>(bpf_dir, "PROXIES")
+}
+
+/// Cgroups under a policy of their own.
+pub fn owners(bpf_dir: &Path) -> Result<usize> {
+    entries::<u64, u32>(bpf_dir, "OWNERS")
+}
+
+/// Redirected flows between their SYN and the end of the handshake.
+pub fn flows(bpf_dir: &Path) -> Result<usize> {
+    entries::<FlowKey, FlowOrigin>(bpf_dir, "FLOWS")
+}
+
+/// The table of such flows.
+pub fn flow_table(bpf_dir: &Path) -> Result<HashMap<MapData, FlowKey, FlowOrigin>> {
+    table(bpf_dir, "FLOWS")
+}
+
+fn table<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
+    let map = MapData::from_pin(abi(bpf_dir)?.join("maps").join(name))?;
+    Ok(Map::HashMap(map).try_into()?)
+}
+
+/// The number of entries of a table.
+fn entries<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<usize> {
+    let mut count = 0;
+    for key in table::<K, V>(bpf_dir, name)?.keys() {
+        key?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// A link that is pinned and the program that it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The pin's inode: another one is another link.
+    pub pin: u64,
+    /// The link's id in the kernel.
+    pub link: u32,
+    /// The program's: loaded again it has another one.
+    pub program: u32,
+    /// The hash of the program's instructions.
+    pub tag: u64,
+}
+
+/// Every pinned link, by `CGROUP/PROGRAM`.
+pub fn attached(bpf_dir: &Path) -> Result<BTreeMap<String, Attached>> {
+    // One that goes while it is looked at is an error, and no business of these pins.
+    let tags: BTreeMap<u32, u64> = loaded_programs()
+        .filter_map(|program| program.ok().map(|p| (p.id(), p.tag())))
+        .collect();
+    let mut all = BTreeMap::new();
+    for cgroup in links(bpf_dir)? {
+        for pin in folder(&cgroup)? {
+            let link = FdLink::from(PinnedLink::from_pin(&pin)?).info()?;
+            let program = link.program_id();
+            let found = Attached {
+                pin: fs::metadata(&pin)?.ino(),
+                link: link.id(),
+                program,
+                tag: *tags.get(&program).context("a link without a program")?,
+            };
+            all.insert(format!("{}/{}", name(&cgroup), name(&pin)), found);
+        }
+    }
+    Ok(all)
+}
+
+/// The folders of the pinned links, one a cgroup, each called by the cgroup's id.
+pub fn links(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
+    folder(&abi(bpf_dir)?.join("links"))
+}
+
+fn folder(path: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()?)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The folder that carries the ABI's number.
+fn abi(bpf_dir: &Path) -> Result<PathBuf> {
+    let mut all = folder(bpf_dir)?.into_iter();
+    all.find(|path| name(path).starts_with("abi-"))
+        .context("nothing is pinned")
+}

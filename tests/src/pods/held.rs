@@ -1,0 +1,68 @@
+//! What an agent holds for pods, so that a test can say that nothing is left of those that went.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::lab::Lab;
+use crate::{pinned, wait_until};
+
+/// A count of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Namespaces in which the proxy listens.
+    pub proxies: usize,
+    /// Cgroups under a policy of their own.
+    pub owners: usize,
+    /// Redirected flows before the end of their handshake.
+    pub flows: usize,
+    /// Links, all pins taken together.
+    pub links: usize,
+    /// Threads of the agent.
+    pub threads: usize,
+    /// Its open descriptors.
+    pub descriptors: usize,
+}
+
+impl Held {
+    /// What the lab's running agent holds.
+    pub fn now(lab: &mut Lab) -> Result<Self> {
+        let process = format!("/proc/{}", lab.agent()?.pid());
+        let count = |what: &str| -> Result<usize> {
+            let path = format!("{process}/{what}");
+            Ok(fs::read_dir(&path).context(path)?.count())
+        };
+        let bpf_dir = lab.bpf_dir();
+        Ok(Self {
+            proxies: pinned::proxies(bpf_dir)?,
+            owners: pinned::owners(bpf_dir)?,
+            flows: pinned::flows(bpf_dir)?,
+            links: pinned::attached(bpf_dir)?.len(),
+            threads: count("task")?,
+            descriptors: count("fd")?,
+        })
+    }
+
+    /// Waits until the agent holds no more than this, after `pods` have come and gone.
+    ///
+    /// Threads alone are not compared one by one: how many the runtime keeps for blocking work,
+    /// which goes on without pods too (looking at files, the canary), depends on how many pieces
+    /// of it once met. Half as many as there were pods are more than that ever makes.
+    pub fn wait_back(&self, lab: &mut Lab, pods: usize, limit: Duration) -> Result<()> {
+        assert!(pods >= 8, "so few pods tell nothing of threads");
+        let mut last = None;
+        let outcome = wait_until("nothing is left of the pods", limit, || {
+            let now = Self::now(lab).ok()?;
+            let fits = now.proxies == self.proxies
+                && now.owners == self.owners
+                && now.flows == self.flows
+                && now.links == self.links
+                && now.descriptors <= self.descriptors
+                && now.threads < self.threads + pods / 2;
+            last = Some(now);
+            fits.then_some(())
+        });
+        outcome.with_context(|| format!("before: {self:?}, after: {last:?}"))
+    }
+}

@@ -1,0 +1,22 @@
+//! Rules that more than one suite applies: those that are shipped, and a host whose TCP port goes
+//! straight through.
+
+/// `httpbin.org`, HTTP.
+pub const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
+
+/// `www.google.com`, TLS.
+pub const GOOGLE: &str = include_str!("../../examples/google.yaml");
+
+/// Three seconds for a request to `httpbin.org`.
+pub const TIMEOUT: &str = include_str!("../../examples/httpbin-timeout.yaml");
+
+/// `echo.example`, TCP at port 7.
+pub const ECHO: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo}
+spec:
+  hosts: [echo.example]
+  ports: [{number: 7, name: tcp, protocol: TCP}]
+  resolution: DNS
+";

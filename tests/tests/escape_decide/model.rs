@@ -1,0 +1,50 @@
+//! The rule tables as the host keeps them, and a packet as the host reads it.
+
+use std::collections::BTreeMap;
+
+use egress_ebpf::abi::{PrefixData, Rule, RuleKey};
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::Tables;
+use egress_ebpf::packet::Packet;
+
+/// The same tables on the host.
+#[derive(Default)]
+pub struct Model {
+    pub exact: BTreeMap<RuleKey, Rule>,
+    pub prefixes: BTreeMap<(u32, PrefixData), Rule>,
+}
+
+/// An address as one number.
+pub fn number(a: &Addr) -> u128 {
+    a.be.iter()
+        .fold(0, |n, w| (n << 32) | u128::from(u32::from_be(*w)))
+}
+
+impl Tables for Model {
+    fn exact(&self, key: &RuleKey) -> Option<Rule> {
+        self.exact.get(key).copied()
+    }
+
+    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
+        let covers = |bits: u32, network: &Addr| {
+            bits == 0 || (number(network) ^ number(&d.addr)) >> (128 - bits) == 0
+        };
+        self.prefixes
+            .iter()
+            .filter(|((bits, p), _)| {
+                (p.table, p.port, p.proto) == (d.table, d.port, d.proto) && covers(*bits, &p.addr)
+            })
+            .max_by_key(|((bits, _), _)| *bits)
+            .map(|(_, rule)| *rule)
+    }
+}
+
+/// A packet from its IP header on.
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl Packet for Bytes<'_> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let at = usize::try_from(offset).ok()?;
+        self.0.get(at..at.checked_add(N)?)?.try_into().ok()
+    }
+}
