@@ -120,7 +120,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     // The port first: another agent that still runs is found before its gate is touched.
     let listeners = listen(config, &sockets).await?;
-    let mut kernel = Kernel::load(&config.bpf_dir)?;
+    let mut kernel = Kernel::load(&config.bpf_dir, config.max_networks)?;
     let events = kernel.events()?;
     let origins = Arc::new(kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());

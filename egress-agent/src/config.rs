@@ -24,6 +24,9 @@ pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/egress-agent";
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/egress-agent.sock";
 /// The port that Istio's sidecars redirect outbound TCP to.
 pub const DEFAULT_PROXY_PORT: u16 = 15001;
+/// Networks that the kernel's table has room for: as many as single addresses. Room costs nothing until
+/// it is used.
+pub const DEFAULT_MAX_NETWORKS: u32 = 1 << 20;
 
 /// The agent's configuration, complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub struct Config {
     pub mode: Mode,
     /// What a refused call fails with.
     pub deny_errno: DenyErrno,
+    /// Most networks that the kernel's table has room for.
+    pub max_networks: u32,
     /// What happens to running flows whose rule was removed.
     pub on_removal: OnRemoval,
     /// Time between two canaries.
@@ -152,6 +157,7 @@ impl Config {
             outbound_traffic_policy: s.outbound_traffic_policy.unwrap_or_default(),
             mode: s.mode.unwrap_or_default(),
             deny_errno: s.deny_errno.unwrap_or_default(),
+            max_networks: s.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
             on_removal: s.on_removal.unwrap_or_default(),
             canary_interval: s.canary_interval.map_or(Duration::from_secs(10), |d| d.0),
             admin_socket: s

@@ -59,6 +59,10 @@ pub struct Settings {
     /// What a refused call fails with [default: EPERM]
     #[arg(long, value_name = "ERRNO")]
     pub deny_errno: Option<DenyErrno>,
+    /// Most networks (CIDRs) that all policies hold together; counts when the gate is made anew
+    /// [default: 1048576]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_networks: Option<u32>,
     /// What happens to running flows whose rule was removed [default: close]
     #[arg(long, value_name = "MODE")]
     pub on_removal: Option<OnRemoval>,
@@ -149,6 +153,7 @@ impl Settings {
                 .or(below.outbound_traffic_policy),
             mode: self.mode.or(below.mode),
             deny_errno: self.deny_errno.or(below.deny_errno),
+            max_networks: self.max_networks.or(below.max_networks),
             on_removal: self.on_removal.or(below.on_removal),
             canary_interval: self.canary_interval.or(below.canary_interval),
             admin_socket: self.admin_socket.or(below.admin_socket),
@@ -178,6 +183,7 @@ log: {format: json, filter: debug}
 outboundTrafficPolicy: ALLOW_ANY
 mode: audit
 denyErrno: ECONNREFUSED
+maxNetworks: 65536
 onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock

@@ -46,13 +46,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs for pins at `bpf_dir`.
-    pub fn load(bpf_dir: &Path) -> anyhow::Result<Self> {
+    /// Loads the programs for pins at `bpf_dir`. The tables have room for `max_networks` networks,
+    /// where they are made and not adopted.
+    pub fn load(bpf_dir: &Path, max_networks: u32) -> anyhow::Result<Self> {
         supported()?;
         let pins = Pins::prepare(bpf_dir)?;
         let maps = pins.maps();
         let adopted = maps.join("POLICIES").exists();
         let mut loader = EbpfLoader::new();
+        loader.map_max_entries("PREFIXES", max_networks);
         for name in PINNED_MAPS {
             loader.map_pin_path(name, maps.join(name));
         }

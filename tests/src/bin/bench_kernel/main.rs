@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
+use egress_agent::config::DEFAULT_MAX_NETWORKS;
 use egress_agent::kernel::{self, Kernel, Tables};
 use egress_core::policy::diff::{Desired, Planner};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
@@ -110,7 +111,7 @@ impl Setup {
     fn new(nft: bool) -> Result<Self> {
         let pins = BpfFs::mount()?;
         let (hooked, plain, agent) = (Cgroup::new()?, Cgroup::new()?, Cgroup::new()?);
-        let mut kernel = Kernel::load(pins.path())?;
+        let mut kernel = Kernel::load(pins.path(), DEFAULT_MAX_NETWORKS)?;
         let tables = kernel.tables()?;
         kernel::attach(&mut kernel, agent.path(), &[hooked.path().to_path_buf()])?;
         Ok(Self {
