@@ -133,17 +133,24 @@ impl Keeper {
 
     /// Attaches again where a link, a pin or the cgroup itself was removed.
     fn mend(&mut self) -> anyhow::Result<()> {
-        kernel::forget_vanished(&self.kernel.pins)?;
-        let mut open = kernel::missing(&self.kernel, &self.own, &self.roots)?;
-        if open.is_empty() {
+        kernel::forget_vanished(&mut self.kernel)?;
+        let missing = kernel::missing(&self.kernel, &self.own, &self.roots)?;
+        if missing.is_empty() {
             return Ok(());
         }
-        open.truncate(3);
-        let what = open.join(", ");
-        tracing::error!(
-            what,
-            "the gate was open: a link was removed from outside; attaching again"
-        );
+        let few: Vec<&str> = missing.iter().take(3).map(|m| m.what.as_str()).collect();
+        let what = few.join(", ");
+        if missing.iter().any(|m| m.open) {
+            tracing::error!(
+                what,
+                "the gate was open: a link was removed from outside; attaching again"
+            );
+        } else {
+            tracing::warn!(
+                what,
+                "a pin was removed from outside; the agent held the link, and the gate stayed closed"
+            );
+        }
         self.close()?;
         tracing::warn!(what, "attached again");
         Ok(())

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use egress_agent::kernel;
 use egress_tests::hosts::Echo;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::load::Counts;
@@ -177,11 +178,36 @@ fn a_refusal_fails_with_the_errno_of_the_settings() {
 }
 
 #[test]
-fn a_gate_that_is_opened_from_outside_is_noticed_and_closed_again() {
+fn a_pin_that_is_removed_opens_nothing_while_the_agent_lives() {
     let mut lab = lab(&["--canary-interval", "1s"]);
     let links = pinned::links(lab.bpf_dir()).unwrap();
-    let pin = links.iter().map(|cgroup| cgroup.join("connect4"));
-    fs::remove_file(pin.into_iter().find(|pin| pin.exists()).unwrap()).unwrap();
+    let pins: Vec<_> = links
+        .iter()
+        .flat_map(|cgroup| fs::read_dir(cgroup).unwrap())
+        .map(|pin| pin.unwrap().path())
+        .collect();
+    for pin in &pins {
+        fs::remove_file(pin).unwrap();
+    }
+    assert_eq!(once(&lab, host::BYSTANDER, 80), Some(libc::EPERM));
+    let agent = lab.agent().unwrap();
+    agent
+        .wait_line(0, SOON, "it is told", |l| l.contains("a pin was removed"))
+        .unwrap();
+    agent
+        .wait_line(0, SOON, "it is mended", |l| l.contains("attached again"))
+        .unwrap();
+    for pin in &pins {
+        assert!(pin.exists(), "{} is back", pin.display());
+    }
+    lab.agent().unwrap().kill().unwrap();
+    assert_eq!(once(&lab, host::BYSTANDER, 80), Some(libc::EPERM));
+}
+
+#[test]
+fn a_gate_that_is_opened_from_outside_is_noticed_and_closed_again() {
+    let mut lab = lab(&["--canary-interval", "1s"]);
+    kernel::detach_links(lab.bpf_dir()).unwrap();
     let agent = lab.agent().unwrap();
     agent
         .wait_line(0, SOON, "the hole is told", |l| {

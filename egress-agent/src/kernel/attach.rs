@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program};
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub fn attach(kernel: &mut Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::R
         attach_all(kernel, root, &programs, &mut fresh)?;
     }
     fresh.keep();
-    forget_vanished(&kernel.pins)
+    forget_vanished(kernel)
 }
 
 /// Pins to remove again unless the whole attach succeeds.
@@ -58,33 +58,45 @@ fn attach_all(
     private_dir(&links).with_context(|| format!("making {}", links.display()))?;
     for name in programs {
         let pin = links.join(name);
-        if pin.exists() && is_of(&pin, &dir)? {
-            replace(kernel, name, &pin)?;
+        let held = kernel.held.remove(&pin);
+        let pinned = pin.exists().then(|| open(&pin)).transpose()?;
+        let link = if let Some(link) = of(pinned, &dir)? {
+            sys::link_update(link.as_fd(), kernel.program_fd(name)?.as_fd())
+                .with_context(|| format!("replacing program {name} at {}", pin.display()))?;
+            link
         } else {
             // A pin without its cgroup, of which the number came again.
             if pin.exists() {
                 std::fs::remove_file(&pin)?;
             }
-            let link = create(kernel.program(name)?, &dir)
-                .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
-            fresh.0.push(pin.clone());
-            link.pin(&pin)
-                .with_context(|| format!("pinning {}", pin.display()))?;
-        }
+            let pinning = || format!("pinning {}", pin.display());
+            if let Some(link) = of(held, &dir)? {
+                sys::obj_pin(link.as_fd(), &pin).with_context(pinning)?;
+                link
+            } else {
+                let link = create(kernel.program(name)?, &dir)
+                    .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
+                fresh.0.push(pin.clone());
+                link.pin(&pin).with_context(pinning)?;
+                open(&pin)?
+            }
+        };
+        kernel.held.insert(pin, link);
     }
     Ok(())
 }
 
-/// Whether the link of a pin is attached to this very cgroup.
-fn is_of(pin: &Path, cgroup: &File) -> anyhow::Result<bool> {
-    let link = sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))?;
-    Ok(sys::link_cgroup(link.as_fd())? == cgroup.metadata()?.ino())
+fn open(pin: &Path) -> anyhow::Result<OwnedFd> {
+    sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))
 }
 
-fn replace(kernel: &Kernel, name: &str, pin: &Path) -> anyhow::Result<()> {
-    let link = sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))?;
-    sys::link_update(link.as_fd(), kernel.program_fd(name)?.as_fd())
-        .with_context(|| format!("replacing program {name} at {}", pin.display()))
+/// A link, if it is attached to this very cgroup.
+fn of(link: Option<OwnedFd>, cgroup: &File) -> anyhow::Result<Option<OwnedFd>> {
+    let id = cgroup.metadata()?.ino();
+    Ok(match link {
+        Some(link) if sys::link_cgroup(link.as_fd())? == id => Some(link),
+        _ => None,
+    })
 }
 
 fn create(program: &mut Program, cgroup: &File) -> anyhow::Result<FdLink> {
@@ -115,15 +127,21 @@ fn create(program: &mut Program, cgroup: &File) -> anyhow::Result<FdLink> {
     })
 }
 
-/// Removes the pins of links whose cgroup is gone: they hold programs in memory for nothing.
-pub fn forget_vanished(pins: &Pins) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(pins.all_links())? {
+/// Lets go of links whose cgroup is gone: they hold programs in memory for nothing.
+pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
+    kernel
+        .held
+        .retain(|_, link| sys::link_cgroup(link.as_fd()).is_ok_and(|id| id != 0));
+    let links = std::fs::read_dir(kernel.pins.all_links()).context(
+        "the gate was detached from outside and is open; a start of the agent closes it",
+    )?;
+    for entry in links {
         let dir = entry?.path();
         let Some(first) = std::fs::read_dir(&dir)?.next() else {
             std::fs::remove_dir(&dir)?;
             continue;
         };
-        let link = sys::obj_get(&first?.path())?;
+        let link = open(&first?.path())?;
         if sys::link_cgroup(link.as_fd())? == 0 {
             remove_tree(&dir)?;
         }
@@ -131,15 +149,21 @@ pub fn forget_vanished(pins: &Pins) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the gate: removes every pin below `bpf_dir`. Returns whether there was a gate.
+/// Opens the gate: takes every program off and removes every pin below `bpf_dir`. Returns whether
+/// there was a gate.
 pub fn detach(bpf_dir: &Path) -> anyhow::Result<bool> {
-    let pins = Pins::at(bpf_dir);
-    for pin in pins.every_link()? {
-        let link = sys::obj_get(&pin).with_context(|| format!("opening {}", pin.display()))?;
-        // Removing the pin alone frees the link some time later.
+    detach_links(bpf_dir)?;
+    Pins::at(bpf_dir).remove_all()
+}
+
+/// Takes every program of a pinned link off its cgroup, at once: removing the pin alone frees the
+/// link some time later, and not at all while an agent holds it. The pins stay.
+pub fn detach_links(bpf_dir: &Path) -> anyhow::Result<()> {
+    for pin in Pins::at(bpf_dir).every_link()? {
+        let link = open(&pin)?;
         sys::link_detach(link.as_fd()).with_context(|| format!("detaching {}", pin.display()))?;
     }
-    pins.remove_all()
+    Ok(())
 }
 
 /// Whether every program is attached to this enforced root.
@@ -147,16 +171,42 @@ pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
     Ok(unlinked(&Pins::at(bpf_dir), root, &ROOT_PROGRAMS)?.is_empty())
 }
 
-/// The links that are not there, as `PROGRAM at CGROUP`.
-pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<Vec<String>> {
-    let mut missing = unlinked(&kernel.pins, agent, &AGENT_PROGRAMS)?;
-    for root in roots {
-        missing.extend(unlinked(&kernel.pins, root, &kernel.root_programs())?);
-    }
-    Ok(missing)
+/// A link that is not pinned where it should be.
+#[derive(Debug)]
+pub struct Missing {
+    /// `PROGRAM at CGROUP`.
+    pub what: String,
+    /// Whether nothing was attached in its place: only its pin is gone where not.
+    pub open: bool,
 }
 
-fn unlinked(pins: &Pins, cgroup: &Path, programs: &[&str]) -> anyhow::Result<Vec<String>> {
+/// The links that are not pinned.
+pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<Vec<Missing>> {
+    let mut pins = unlinked(&kernel.pins, agent, &AGENT_PROGRAMS)?;
+    for root in roots {
+        pins.extend(unlinked(&kernel.pins, root, &kernel.root_programs())?);
+    }
+    let held = |pin: &Path| {
+        kernel
+            .held
+            .get(pin)
+            .map(|link| sys::link_cgroup(link.as_fd()))
+    };
+    Ok(pins
+        .into_iter()
+        .map(|(pin, what)| Missing {
+            what,
+            open: !matches!(held(&pin), Some(Ok(id)) if id != 0),
+        })
+        .collect())
+}
+
+/// The pins that are not there, or not of this cgroup, each as `PROGRAM at CGROUP`.
+fn unlinked(
+    pins: &Pins,
+    cgroup: &Path,
+    programs: &[&str],
+) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let id = std::fs::metadata(cgroup)
         .with_context(|| format!("looking at {}", cgroup.display()))?
         .ino();
@@ -164,12 +214,9 @@ fn unlinked(pins: &Pins, cgroup: &Path, programs: &[&str]) -> anyhow::Result<Vec
     let mut missing = Vec::new();
     for name in programs {
         let pin = links.join(name);
-        let there = pin.exists() && {
-            let link = sys::obj_get(&pin).with_context(|| format!("opening {}", pin.display()))?;
-            sys::link_cgroup(link.as_fd())? == id
-        };
+        let there = pin.exists() && { sys::link_cgroup(open(&pin)?.as_fd())? == id };
         if !there {
-            missing.push(format!("{name} at {}", cgroup.display()));
+            missing.push((pin, format!("{name} at {}", cgroup.display())));
         }
     }
     Ok(missing)

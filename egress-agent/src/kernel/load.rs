@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
@@ -40,6 +42,8 @@ pub struct Kernel {
     pub pins: Pins,
     /// Whether the maps are those of an agent before this one.
     pub adopted: bool,
+    /// The attached links by their pins. With a pin removed from outside, the link lives on here.
+    pub(super) held: BTreeMap<PathBuf, OwnedFd>,
     /// Ways out that this kernel leaves open, and what closes them.
     pub gaps: Vec<String>,
     has_lsm: bool,
@@ -70,6 +74,7 @@ impl Kernel {
             ebpf,
             pins,
             adopted,
+            held: BTreeMap::new(),
             has_lsm: lsm.is_ok(),
             gaps: lsm.err().into_iter().collect(),
         })

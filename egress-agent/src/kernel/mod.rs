@@ -16,7 +16,7 @@ mod pins;
 mod sys;
 mod tables;
 
-pub use attach::{attach, detach, forget_vanished, is_attached, missing};
+pub use attach::{attach, detach, detach_links, forget_vanished, is_attached, missing};
 pub use bulk::Room;
 pub use counters::{Counters, counter_names};
 pub use events::{Events, ProgramLog};
