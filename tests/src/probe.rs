@@ -82,6 +82,13 @@ pub struct Tally {
     pub longest: Duration,
 }
 
+impl Tally {
+    /// Whether every connect was the gate's to refuse, and there were more than `many`.
+    pub fn all_denied(&self, many: u64) -> bool {
+        (self.connected, self.refused, self.other) == (0, 0, 0) && self.denied > many
+    }
+}
+
 impl Session {
     /// A connection that is kept up, to be used with [`Session::say`].
     pub fn hold(place: &Place<'_>, to: SocketAddr) -> Result<Self> {

@@ -14,33 +14,19 @@ use std::time::{Duration, Instant};
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::load::Counts;
 use egress_tests::memory::MemoryLimit;
+use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::upgrade::upgrade;
 use egress_tests::{Lab, Load};
 use rustix::process::Signal;
 
-const RULES: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports: [{number: 7, name: tcp, protocol: TCP}]
-  resolution: DNS
----
+/// The echo's port by UDP too.
+const ECHO_UDP: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: echo-udp}
 spec:
   hosts: [echo-udp.example]
   ports: [{number: 7, name: udp, protocol: UDP}]
-  resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: httpbin}
-spec:
-  hosts: [httpbin.org]
-  ports: [{number: 80, name: http, protocol: HTTP}]
   resolution: DNS
 ";
 
@@ -104,7 +90,13 @@ fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
     }
     lab.dns
         .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
-    lab.rules("r.yaml", RULES).unwrap();
+    for (name, text) in [
+        ("echo.yaml", ECHO),
+        ("echo-udp.yaml", ECHO_UDP),
+        ("httpbin.yaml", HTTPBIN),
+    ] {
+        lab.rules(name, text).unwrap();
+    }
     let load = Load::start(
         &lab.client_place(),
         &[

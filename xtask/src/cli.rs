@@ -34,7 +34,7 @@ pub enum Task {
     },
     /// Run the unit tests and, as root, the suites on the real kernel.
     Test {
-        /// Only tests whose name contains this.
+        /// Only the suites whose name contains this, or where there is none, only such tests.
         filter: Option<String>,
     },
     /// Measure; arguments of the bench after `--`.

@@ -5,9 +5,10 @@
 
 use std::env;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -157,23 +158,74 @@ pub fn run(keep: bool, agent: &[String]) -> Result<()> {
     Err(command.exec()).with_context(|| format!("cannot run {program}"))
 }
 
-/// Unit tests as the user, then the suites on the real kernel as root.
+/// Unit tests as the user, then the suites on the real kernel as root. With a filter the suites of
+/// that name, whole, or where there is none every test of that name.
 pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
     provision::container_programs()?;
     build_all()?;
-    let mut suites = cargo(&["test", "--no-fail-fast", "--workspace", "--test", "*"]);
-    if let Some(runner) = root_access.runner() {
-        suites.env(runner_variable(), runner);
+    let suites = |which: &str| {
+        let mut cargo = cargo(&["test", "--no-fail-fast", "--workspace", "--test", which]);
+        if let Some(runner) = root_access.runner() {
+            cargo.env(runner_variable(), runner);
+        }
+        cargo
+    };
+    if let Some(name) = filter.filter(|name| is_suite(name)) {
+        return show(&mut suites(&format!("*{name}*")));
     }
     let parts = [
         cargo(&["test", "--no-fail-fast", "--workspace", "--lib", "--bins"]),
         cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]),
-        suites,
+        suites("*"),
     ];
     // Every part runs, whatever the one before said.
-    all(parts.map(|mut part| show(part.args(filter))))
+    let mut passed = 0;
+    all(parts.map(|mut part| {
+        passed += show_tests(part.args(filter))?;
+        Ok(())
+    }))?;
+    match filter {
+        Some(name) if passed == 0 => bail!("no suite and no test has {name} in its name"),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a suite of the workspace has this in its name.
+fn is_suite(part: &str) -> bool {
+    ["egress-agent", "egress-agent/core", "tests"]
+        .iter()
+        .filter_map(|package| fs::read_dir(root().join(package).join("tests")).ok())
+        .flat_map(Iterator::flatten)
+        .filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned()))
+        .any(|suite| suite.contains(part))
+}
+
+/// [`show`] for a `cargo test`; how many tests passed.
+fn show_tests(command: &mut Command) -> Result<usize> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo")?;
+    let output = child.stdout.take().context("a pipe")?;
+    let mut passed = 0;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        passed += passed_in(&line).unwrap_or(0);
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("tests failed: {status}");
+    }
+    Ok(passed)
+}
+
+/// Of a line `test result: ok. N passed; ...`, the number.
+fn passed_in(line: &str) -> Option<usize> {
+    let result = line.strip_prefix("test result: ok. ")?;
+    result.split_once(" passed")?.0.parse().ok()
 }
 
 /// Writes the pages that are made from tables in the code, or with `check` compares them.
@@ -220,4 +272,24 @@ fn runner_variable() -> String {
             "GNU"
         }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_is_found_by_a_part_of_its_name() {
+        for name in ["hardening", "pods_cont", "escape", "istio_decode"] {
+            assert!(is_suite(name), "{name}");
+        }
+        assert!(!is_suite("no_such_suite"));
+    }
+
+    #[test]
+    fn what_passed_is_read_from_the_line_that_says_so() {
+        let line = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out";
+        assert_eq!(passed_in(line), Some(12));
+        assert_eq!(passed_in("test a_name ... ok"), None);
+    }
 }
