@@ -151,7 +151,10 @@ pub fn main() -> ExitCode {
     match dispatch(cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("egress-agent: {e:#}");
+            let message = format!("{e:#}");
+            if !message.is_empty() {
+                eprintln!("egress-agent: {message}");
+            }
             Failure::code_of(&e).into()
         }
     }
