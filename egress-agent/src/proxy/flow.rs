@@ -10,10 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Whose connection it is.
 #[derive(Clone)]
@@ -40,6 +41,25 @@ impl Client {
 pub(super) struct Counters {
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
+}
+
+impl Counters {
+    /// Waits until no byte went either way for `limit`, at most twice as long.
+    pub(super) async fn silence(&self, limit: Duration) {
+        let total = || {
+            let received = self.received.load(Ordering::Relaxed);
+            received.wrapping_add(self.sent.load(Ordering::Relaxed))
+        };
+        let mut before = total();
+        loop {
+            sleep(limit).await;
+            let now = total();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
 }
 
 /// The client's stream: first what was read ahead, then the socket.
@@ -170,7 +190,7 @@ impl Ticket {
             flags: ResponseFlags::default(),
             bytes_received: 0,
             bytes_sent: 0,
-            duration: std::time::Duration::ZERO,
+            duration: Duration::ZERO,
             upstream_service_time: None,
         };
         Self {

@@ -36,7 +36,8 @@ pub(super) async fn forward(
     cluster: &Arc<Cluster>,
     listed: impl Fn(&RouteTable) -> bool,
 ) {
-    let mut ticket = ticket(downstream.counters());
+    let counters = downstream.counters();
+    let mut ticket = ticket(Arc::clone(&counters));
     ticket.record.service = Some(cluster.host.clone());
     let order = candidates(
         cluster,
@@ -53,6 +54,8 @@ pub(super) async fn forward(
                 // Which side broke off is not told; both are closed.
                 Err(_) => ticket.flag(ResponseFlag::DC),
             },
+            // As Envoy ends it: without a flag.
+            () = counters.silence(client.shared.limits.idle) => ticket.done(),
             () = client.shared.removed(listed) => {
                 let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
                 client.refuse(RefusalReason::Removed, name);
