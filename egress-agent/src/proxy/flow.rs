@@ -4,6 +4,7 @@
 use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
 use egress_core::http::framing::FramingWatch;
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
+use egress_core::routing::{Cluster, candidates};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,6 +26,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Addresses of a destination, in the order in which they are dialled for this client.
+    pub(super) fn addresses_of(&self, cluster: &Cluster) -> Vec<SocketAddr> {
+        candidates(cluster, self.origin.destination, self.shared.next_turn())
+    }
+
     /// Tells the observer about a refusal.
     pub(super) fn refuse(&self, reason: RefusalReason, name: Option<&str>) {
         let refusal = Refusal {

@@ -6,7 +6,7 @@ use super::flow::{Client, Counters, Rewound, Ticket};
 use super::upstream::connect_any;
 use super::{Protocol, RefusalReason};
 use egress_core::http::local_reply::ResponseFlag;
-use egress_core::routing::{Cluster, RouteTable, TcpDecision, candidates};
+use egress_core::routing::{Cluster, RouteTable, TcpDecision};
 use std::sync::Arc;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
@@ -39,11 +39,7 @@ pub(super) async fn forward(
     let counters = downstream.counters();
     let mut ticket = ticket(Arc::clone(&counters));
     ticket.record.service = Some(cluster.host.clone());
-    let order = candidates(
-        cluster,
-        client.origin.destination,
-        client.shared.next_turn(),
-    );
+    let order = client.addresses_of(cluster);
     if order.is_empty() {
         return ticket.flag(ResponseFlag::UH);
     }
