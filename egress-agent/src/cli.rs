@@ -196,7 +196,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             if status.ready {
                 Ok(())
             } else {
-                Err(Failure::finding("not ready").into())
+                Err(Failure::told().into())
             }
         }
         Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0),

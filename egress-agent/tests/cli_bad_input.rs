@@ -118,6 +118,17 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
+fn explain_says_once_that_a_destination_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let out = run(&["explain", "--rules", folder, "--", "a.example:80"]);
+    assert_eq!(out.status.code(), Some(1));
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    assert!(stdout.starts_with("refused: "), "{stdout}");
+    assert!(out.stderr.is_empty());
+}
+
+#[test]
 fn check_ends_0_1_or_64() {
     let dir = tempfile::tempdir().unwrap();
     let good = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n\
