@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,6 +29,9 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => anyhow::bail!("{}: another agent answers there", path.display()),
         Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(_) if !is_socket(path)? => {
+            anyhow::bail!("{}: there is something that is no socket", path.display())
+        }
         Err(_) => fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?,
     }
     let listener =
@@ -36,6 +39,10 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     // Whoever connects in between is held to its credentials all the same.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+fn is_socket(path: &Path) -> std::io::Result<bool> {
+    Ok(fs::symlink_metadata(path)?.file_type().is_socket())
 }
 
 /// What a client asks.
@@ -193,6 +200,15 @@ pub fn notify_ready() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_not_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules.yaml");
+        fs::write(&path, "kept").unwrap();
+        assert!(listen(&path).unwrap_err().to_string().contains("no socket"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_client_gets_the_status_and_a_dead_socket_is_taken_over() {

@@ -60,17 +60,26 @@ pub fn run(
             Output::Json => out.write_all(report.json_lines().as_bytes())?,
         }
     }
-    if output == Output::Text {
-        let files = files.len();
-        writeln!(
-            out,
-            "files: {files}, objects: {objects}, invalid: {invalid}, with warnings: {warned}"
-        )?;
+    let summary = format!(
+        "{}, {}: {invalid} invalid, {warned} with warnings",
+        counted(files.len(), "file"),
+        counted(objects, "object")
+    );
+    let found = worst == Verdict::Invalid;
+    match output {
+        Output::Text => writeln!(out, "{summary}")?,
+        Output::Json if found => return Err(Failure::finding(summary).into()),
+        Output::Json => {}
     }
-    if worst == Verdict::Invalid {
-        return Err(Failure::finding("there are invalid rules").into());
+    if found {
+        return Err(Failure::told().into());
     }
     Ok(())
+}
+
+fn counted(number: usize, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
 }
 
 /// Findings across the objects of all files, in their order.

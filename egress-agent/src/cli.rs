@@ -151,7 +151,10 @@ pub fn main() -> ExitCode {
     match dispatch(cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("egress-agent: {e:#}");
+            let message = format!("{e:#}");
+            if !message.is_empty() {
+                eprintln!("egress-agent: {message}");
+            }
             Failure::code_of(&e).into()
         }
     }
@@ -193,7 +196,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             if status.ready {
                 Ok(())
             } else {
-                Err(Failure::finding("not ready").into())
+                Err(Failure::told().into())
             }
         }
         Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0),

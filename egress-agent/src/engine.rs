@@ -161,8 +161,13 @@ impl Engine {
             let due = self.state.poll_timeout();
             tokio::select! {
                 changed = rules.changed(), if following => {
-                    // Without its source the last rules stay in force.
                     following = changed.is_ok();
+                    if !following {
+                        let problem = "the rule files are not followed any more: restart the agent";
+                        tracing::error!(problem, "the last good rules stay in force");
+                        self.shown.problem = Some(problem.to_owned());
+                        continue;
+                    }
                     let set = Arc::clone(&rules.borrow_and_update());
                     self.take(&set)?;
                     continue;

@@ -57,7 +57,7 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
     if allowed {
         return Ok(());
     }
-    Err(Failure::finding(format_args!("{destination} is refused")).into())
+    Err(Failure::told().into())
 }
 
 fn by_files(asked: &Asked) -> anyhow::Result<Explained> {

@@ -19,7 +19,7 @@ pub const PRIVILEGE: u8 = 77;
 pub struct Failure {
     /// What the process exits with.
     pub code: u8,
-    /// The line, without the program's name.
+    /// The line, without the program's name; empty where everything is said.
     pub message: String,
 }
 
@@ -45,6 +45,14 @@ impl Failure {
         Self {
             code: FINDING,
             message: one_line(&message.to_string()),
+        }
+    }
+
+    /// The command did its work, found something wrong, and has said so.
+    pub fn told() -> Self {
+        Self {
+            code: FINDING,
+            message: String::new(),
         }
     }
 

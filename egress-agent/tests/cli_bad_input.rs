@@ -118,6 +118,17 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
+fn explain_says_once_that_a_destination_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let out = run(&["explain", "--rules", folder, "--", "a.example:80"]);
+    assert_eq!(out.status.code(), Some(1));
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    assert!(stdout.starts_with("refused: "), "{stdout}");
+    assert!(out.stderr.is_empty());
+}
+
+#[test]
 fn check_ends_0_1_or_64() {
     let dir = tempfile::tempdir().unwrap();
     let good = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n\
@@ -126,9 +137,27 @@ fn check_ends_0_1_or_64() {
     let folder = dir.path().to_str().unwrap();
     let out = run(&["check", folder]);
     assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+    let ending = |out: &Output| {
+        let text = String::from_utf8(out.stdout.clone()).unwrap();
+        text.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(ending(&out), "1 file, 1 object: 0 invalid, 0 with warnings");
     fs::write(dir.path().join("b.yaml"), good.replace("80", "{}")).unwrap();
     let out = run(&["check", folder]);
     assert_eq!(out.status.code(), Some(1));
+    assert_eq!(
+        ending(&out),
+        "2 files, 2 objects: 1 invalid, 0 with warnings"
+    );
+    assert!(out.stderr.is_empty(), "it is said once: {out:?}");
+    let json = run(&["check", "-o", "json", folder]);
+    assert_eq!(json.status.code(), Some(1));
+    let lines = String::from_utf8(json.stdout).unwrap();
+    assert_eq!(lines.lines().count(), 2, "one an object: {lines}");
+    assert_eq!(
+        String::from_utf8(json.stderr).unwrap(),
+        "egress-agent: 2 files, 2 objects: 1 invalid, 0 with warnings\n"
+    );
     let stdout = String::from_utf8(out.stdout).unwrap();
     assert!(
         stdout.contains("b.yaml:6:") && stdout.contains("spec.ports[0].number"),

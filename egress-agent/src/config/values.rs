@@ -145,7 +145,8 @@ impl FromStr for Cidr {
     }
 }
 
-/// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. Not negative.
+/// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. Not negative, and no
+/// longer than the clock's arithmetic bears with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -155,9 +156,12 @@ impl FromStr for Span {
     fn from_str(s: &str) -> Result<Self, String> {
         parse_span(s)
             .map(Self)
-            .ok_or_else(|| format!("`{s}` is no duration: want 500ms, 3s, 1m30s"))
+            .ok_or_else(|| format!("`{s}` is no duration: want 500ms, 3s, 1m30s, at most 8760h"))
     }
 }
+
+/// A year.
+const LONGEST: Duration = Duration::from_hours(8760);
 
 fn parse_span(s: &str) -> Option<Duration> {
     if s == "0" {
@@ -182,7 +186,7 @@ fn parse_span(s: &str) -> Option<Duration> {
         total = total.checked_add(one)?;
         rest = &rest[unit..];
     }
-    (!s.is_empty()).then_some(total)
+    (!s.is_empty() && total <= LONGEST).then_some(total)
 }
 
 /// Parses inside the visitor: there `serde_yaml` still knows the field's path and its line.
@@ -232,6 +236,8 @@ mod tests {
             ("3s4", None),
             ("99999999999999999999s", None),
             ("18446744073709551615h", None),
+            ("8760h", Some(31_536_000_000)),
+            ("8760h1ms", None),
         ] {
             assert_eq!(parse_span(text), want.map(Duration::from_millis), "{text}");
         }

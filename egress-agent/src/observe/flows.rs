@@ -191,6 +191,9 @@ impl Observer for FlowLog {
 mod tests {
     use super::*;
     use crate::observe::repeats::WINDOW;
+    use crate::proxy::RefusalReason;
+    use std::io::Write;
+    use std::sync::Arc;
 
     fn kind(name: &str) -> Kind {
         Kind {
@@ -230,6 +233,55 @@ mod tests {
             log.bounds().throttle.take(start + WINDOW),
             status.not_logged
         );
+    }
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_lines_tell_of_every_refusal() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let lines = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || writer.clone());
+        let log = FlowLog::default();
+        let refusal = Refusal {
+            peer: ([127, 0, 0, 1], 4000).into(),
+            name: Some("a.example\nforged".into()),
+            reason: RefusalReason::UnlistedHost,
+        };
+        let start = Instant::now();
+        tracing::subscriber::with_default(lines.finish(), || {
+            for _ in 0..100 {
+                log.refused(None, &refusal);
+            }
+            log.tell_ended(start + WINDOW * 60);
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines[0]["message"], "refused");
+        assert_eq!(lines[0]["peer"], "127.0.0.1:4000");
+        assert_eq!(lines.last().unwrap()["message"], "refused again");
+        // A slow machine may take more than a second for the hundred.
+        let repeated: u64 = lines.iter().filter_map(|l| l["repeated"].as_u64()).sum();
+        let own = lines.iter().filter(|l| l["message"] == "refused").count();
+        assert_eq!(own as u64 + repeated, 100, "{text}");
+        assert!(lines.iter().all(|l| l["name"] == "a.example\nforged"));
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub struct RulesStatus {
 
 /// `proxy` of [`Status`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct ProxyStatus {
     /// Connections and requests that it refused since the start.
     pub refused: u64,

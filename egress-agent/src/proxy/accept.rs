@@ -22,6 +22,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainSignal) {
     let mut connections = JoinSet::new();
     let signal = drain.clone();
+    let mut failing = false;
     let deadline = loop {
         tokio::select! {
             biased;
@@ -29,10 +30,14 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainS
             Some(ended) = connections.join_next() => report_panic(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
+                    failing = false;
                     connections.spawn(connection(stream, peer, Arc::clone(&shared), signal.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(target: "egress::proxy", %error, "cannot accept");
+                    // Told once: it goes on for as long as there is no room.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(target: "egress::proxy", %error, "cannot accept");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -71,7 +76,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
         return refuse(None, RefusalReason::NoOrigin);
     };
-    let Ok(_permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
+    let Some(_place) = shared.connections.take(origin.cgroup) else {
         return refuse(Some(&origin), RefusalReason::ConnectionLimit);
     };
     let (kind, otherwise) = {

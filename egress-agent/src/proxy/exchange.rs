@@ -7,7 +7,7 @@ use super::http::{Connection, local_response};
 use super::upstream::{Upstream, connect_any};
 use egress_core::http::headers::{RequestContext, prepare_request, prepare_response, set_attempt};
 use egress_core::http::local_reply::{LocalReply, UpstreamReset};
-use egress_core::routing::{Cluster, candidates};
+use egress_core::routing::Cluster;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
@@ -44,11 +44,7 @@ pub(super) async fn exchange(
     let client = &connection.client;
     let cluster = &to.cluster;
     ticket.record.service = Some(cluster.host.clone());
-    let order = candidates(
-        cluster,
-        client.origin.destination,
-        client.shared.next_turn(),
-    );
+    let order = client.addresses_of(cluster);
     if order.is_empty() {
         return local_response(&LocalReply::no_healthy_upstream(), ticket);
     }

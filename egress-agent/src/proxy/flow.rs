@@ -4,16 +4,18 @@
 use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
 use egress_core::http::framing::FramingWatch;
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
+use egress_core::routing::{Cluster, candidates};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Whose connection it is.
 #[derive(Clone)]
@@ -24,6 +26,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Addresses of a destination, in the order in which they are dialled for this client.
+    pub(super) fn addresses_of(&self, cluster: &Cluster) -> Vec<SocketAddr> {
+        candidates(cluster, self.origin.destination, self.shared.next_turn())
+    }
+
     /// Tells the observer about a refusal.
     pub(super) fn refuse(&self, reason: RefusalReason, name: Option<&str>) {
         let refusal = Refusal {
@@ -40,6 +47,25 @@ impl Client {
 pub(super) struct Counters {
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
+}
+
+impl Counters {
+    /// Waits until no byte went either way for `limit`, at most twice as long.
+    pub(super) async fn silence(&self, limit: Duration) {
+        let total = || {
+            let received = self.received.load(Ordering::Relaxed);
+            received.wrapping_add(self.sent.load(Ordering::Relaxed))
+        };
+        let mut before = total();
+        loop {
+            sleep(limit).await;
+            let now = total();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
 }
 
 /// The client's stream: first what was read ahead, then the socket.
@@ -170,7 +196,7 @@ impl Ticket {
             flags: ResponseFlags::default(),
             bytes_received: 0,
             bytes_sent: 0,
-            duration: std::time::Duration::ZERO,
+            duration: Duration::ZERO,
             upstream_service_time: None,
         };
         Self {

@@ -44,6 +44,7 @@ pub(super) struct Connection {
 pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainSignal) {
     let limits = client.shared.limits;
     let framed_twice = stream.watch_framing();
+    let counters = stream.counters();
     let this = Arc::new(Connection {
         client,
         framed_twice,
@@ -70,33 +71,40 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        _ = drain.started() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let to_its_end = async {
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            _ = drain.started() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended
+            && error.is_parse()
+        {
+            this.client
+                .refuse(RefusalReason::MalformedHttp(error.to_string()), None);
         }
-        // Whatever it is at, upstream and websocket included: they go with the connection.
-        () = this.client.shared.removed(|routes| this.is_listed(routes)) => {
-            let last = this.last.lock().unwrap_or_else(PoisonError::into_inner).take();
-            return this.client.refuse(RefusalReason::Removed, last.as_deref());
+        let tunnel = this
+            .tunnel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut tunnel) = tunnel
+            && let Err(error) = (&mut tunnel.0).await
+        {
+            tracing::error!(target: "egress::proxy", %error, "a websocket ended badly");
         }
     };
-    if let Err(error) = ended
-        && error.is_parse()
-    {
-        this.client
-            .refuse(RefusalReason::MalformedHttp(error.to_string()), None);
-    }
-    let tunnel = this
-        .tunnel
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    if let Some(mut tunnel) = tunnel
-        && let Err(error) = (&mut tunnel.0).await
-    {
-        tracing::error!(target: "egress::proxy", %error, "a websocket ended badly");
+    // Whatever it is at, upstream and websocket included: they go with the connection.
+    tokio::select! {
+        () = to_its_end => {}
+        // A body or a websocket that does not go on; between requests the parser's limit is first.
+        () = counters.silence(limits.idle) => {}
+        () = this.client.shared.removed(|routes| this.is_listed(routes)) => {
+            let last = this.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+            this.client.refuse(RefusalReason::Removed, last.as_deref());
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod flow;
 mod http;
 mod mixed;
 mod observe;
+mod places;
 mod sniff;
 mod tcp;
 mod tls;
@@ -20,6 +21,8 @@ mod upstream;
 pub use accept::serve;
 pub use drain::{Drain, DrainSignal, drain_channel};
 pub use observe::{AccessRecord, Observer, Protocol, Refusal, RefusalReason};
+
+use places::Places;
 
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
@@ -31,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 /// A boxed future, for traits that are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -70,11 +73,14 @@ pub trait Dialer: Send + Sync {
 pub struct Limits {
     /// Connections at one time, over all listeners; one more is closed at once.
     pub connections: usize,
+    /// The same of one cgroup, so that no workload can take them all.
+    pub connections_each: usize,
     /// Time from accept until the name is known on ports that are not plain HTTP.
     pub name: Duration,
     /// Time for one upstream connect (Istio's `connectTimeout` default).
     pub connect: Duration,
-    /// Time that an HTTP connection may wait for a whole request head (Envoy's `idle_timeout` default).
+    /// Time that an HTTP connection may wait for a whole request head, and that any connection may
+    /// stand without a byte either way (Envoy's `idle_timeout` default, for HTTP and TCP).
     pub idle: Duration,
     /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
     pub head: usize,
@@ -89,6 +95,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16_384,
+            connections_each: 4096,
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
@@ -106,7 +113,7 @@ pub struct Shared {
     dialer: Arc<dyn Dialer>,
     observer: Arc<dyn Observer>,
     limits: Limits,
-    connections: Arc<Semaphore>,
+    connections: Arc<Places>,
     turn: AtomicUsize,
     changes: Option<watch::Receiver<u64>>,
 }
@@ -120,9 +127,7 @@ impl Shared {
         observer: Arc<dyn Observer>,
         limits: Limits,
     ) -> Self {
-        let connections = Arc::new(Semaphore::new(
-            limits.connections.min(Semaphore::MAX_PERMITS),
-        ));
+        let connections = Arc::new(Places::new(limits.connections, limits.connections_each));
         Self {
             routes,
             origins,

@@ -6,7 +6,7 @@ use super::flow::{Client, Counters, Rewound, Ticket};
 use super::upstream::connect_any;
 use super::{Protocol, RefusalReason};
 use egress_core::http::local_reply::ResponseFlag;
-use egress_core::routing::{Cluster, RouteTable, TcpDecision, candidates};
+use egress_core::routing::{Cluster, RouteTable, TcpDecision};
 use std::sync::Arc;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
@@ -36,13 +36,10 @@ pub(super) async fn forward(
     cluster: &Arc<Cluster>,
     listed: impl Fn(&RouteTable) -> bool,
 ) {
-    let mut ticket = ticket(downstream.counters());
+    let counters = downstream.counters();
+    let mut ticket = ticket(Arc::clone(&counters));
     ticket.record.service = Some(cluster.host.clone());
-    let order = candidates(
-        cluster,
-        client.origin.destination,
-        client.shared.next_turn(),
-    );
+    let order = client.addresses_of(cluster);
     if order.is_empty() {
         return ticket.flag(ResponseFlag::UH);
     }
@@ -53,6 +50,8 @@ pub(super) async fn forward(
                 // Which side broke off is not told; both are closed.
                 Err(_) => ticket.flag(ResponseFlag::DC),
             },
+            // As Envoy ends it: without a flag.
+            () = counters.silence(client.shared.limits.idle) => ticket.done(),
             () = client.shared.removed(listed) => {
                 let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
                 client.refuse(RefusalReason::Removed, name);

@@ -72,9 +72,9 @@ where
             // 10 000 rules take long enough to hold up other tasks.
             let outcome =
                 tokio::task::spawn_blocking(move || load(&paths, seen, applied, &*compile)).await;
-            let Ok((now, outcome)) = outcome else {
-                continue;
-            };
+            let (now, outcome) = outcome.unwrap_or_else(|error| {
+                (None, Outcome::Bad(format!("reading the rules: {error}")))
+            });
             seen = now;
             match outcome {
                 Outcome::Same => {}

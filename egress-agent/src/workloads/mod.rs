@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 const SCAN: Duration = Duration::from_secs(10);
 /// How often where the kernel does not tell of everything.
 const SCAN_BLIND: Duration = Duration::from_secs(1);
+/// Network namespaces of one cgroup that are served: each costs descriptors of the agent.
+const NAMESPACES_EACH: usize = 64;
 /// Time between two scans at least.
 const SCAN_AT_MOST: Duration = Duration::from_millis(100);
 
@@ -58,6 +60,8 @@ struct Member {
     below: String,
     workload: Option<Workload>,
     namespaces: BTreeSet<NsInode>,
+    /// It has more of them than are served.
+    crowded: bool,
 }
 
 /// See the module.
@@ -174,6 +178,7 @@ impl Workloads {
             below,
             workload: workload.clone(),
             namespaces: BTreeSet::new(),
+            crowded: false,
         };
         self.members.insert(id, member);
         workload.map(|workload| Told::Workload(id, workload))
@@ -192,6 +197,24 @@ impl Workloads {
         };
         let mut found = processes::namespaces(&member.cgroup.folder);
         found.remove(&self.own);
+        // Those that are served keep their place.
+        let mut room = NAMESPACES_EACH.saturating_sub(member.namespaces.len());
+        let before = found.len();
+        found.retain(|namespace, _| {
+            let known = member.namespaces.contains(namespace);
+            let new = !known && room > 0;
+            room -= usize::from(new);
+            known || new
+        });
+        let crowded = found.len() < before;
+        if crowded && !member.crowded {
+            tracing::warn!(
+                cgroup = member.below,
+                served = NAMESPACES_EACH,
+                "more network namespaces than are served: flows that need the proxy are refused in the others"
+            );
+        }
+        member.crowded = crowded;
         let namespaces: BTreeSet<NsInode> = found.keys().copied().collect();
         self.emptied |= !member.namespaces.is_subset(&namespaces);
         member.namespaces = namespaces;
@@ -207,7 +230,9 @@ impl Workloads {
     /// A flow of this cgroup found no proxy in its namespace: looks there now.
     pub fn missed(&mut self, cgroup: u64) {
         if self.members.contains_key(&cgroup) {
-            self.look_soon(Instant::now(), cgroup);
+            if self.enters {
+                self.schedule.hurry(Instant::now(), cgroup);
+            }
         } else if let Some(scanned) = self.scanned {
             self.scan_due = self.scan_due.min(scanned + SCAN_AT_MOST);
         }

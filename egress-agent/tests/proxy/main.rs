@@ -4,6 +4,7 @@
 mod as_dialled;
 mod bodies;
 mod drain;
+mod ends;
 mod http;
 mod shared;
 mod support;

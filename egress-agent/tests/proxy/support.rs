@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -63,6 +63,7 @@ pub struct Bed {
     pub proxy: SocketAddr,
     pub drain: Drain,
     pub routes: Arc<ArcSwap<RouteTable>>,
+    changes: watch::Sender<u64>,
     pub serving: JoinHandle<()>,
     refusals: Mutex<mpsc::UnboundedReceiver<Refusal>>,
     records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
@@ -103,15 +104,24 @@ impl Bed {
             Arc::new(Recorder { refusals, records }),
             limits,
         );
-        let serving = tokio::spawn(serve(listener, Arc::new(shared), signal));
+        let (changes, heard) = watch::channel(0);
+        let shared = Arc::new(shared.ending_removed(heard));
+        let serving = tokio::spawn(serve(listener, shared, signal));
         Self {
             proxy,
             drain,
             routes,
+            changes,
             serving,
             refusals: Mutex::new(refusals_in),
             records: Mutex::new(records_in),
         }
+    }
+
+    /// Other routes are in force, and running connections hear of it.
+    pub fn change(&self, port: PortRoutes) {
+        self.routes.store(Arc::new(table(port)));
+        self.changes.send_modify(|n| *n += 1);
     }
 
     pub async fn client(&self) -> Raw {

@@ -1,0 +1,136 @@
+//! Connections that the proxy ends: those on which nothing moves, those whose rule is gone, and those
+//! that are too many of one cgroup.
+
+use crate::support::*;
+use egress_agent::proxy::{Limits, RefusalReason};
+use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: httpbin.org\r\nconnection: upgrade\r\n\
+                       upgrade: websocket\r\n\r\n";
+
+fn limits(idle: Duration) -> Limits {
+    Limits {
+        idle,
+        ..Limits::default()
+    }
+}
+
+async fn bed(port: PortRoutes, limits: Limits) -> Bed {
+    Bed::with(port, Some(destination("192.0.2.1:80")), limits).await
+}
+
+/// Echoes after `greeting`, once the head of a request was read where there is to be one.
+async fn echo(head: bool, greeting: &'static str) -> SocketAddr {
+    raw_origin(move |_, mut raw| async move {
+        if head {
+            raw.head().await;
+        }
+        raw.send(greeting.as_bytes()).await;
+        while let Some(byte) = raw.take(1).await {
+            raw.send(&byte).await;
+        }
+    })
+    .await
+}
+
+async fn websocket() -> SocketAddr {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                  upgrade: websocket\r\n\r\n";
+    echo(true, switch).await
+}
+
+fn tcp_port(origin: SocketAddr) -> PortRoutes {
+    let cluster = Cluster {
+        host: "tcp.example".into(),
+        port: 80,
+        endpoints: vec![origin],
+        ..Cluster::default()
+    };
+    PortRoutes {
+        tcp: vec![Arc::new(TcpRoute {
+            nets: vec!["192.0.2.1/32".parse().unwrap()],
+            sniffed: false,
+            to: Split::one(Arc::new(cluster)),
+        })],
+        ..PortRoutes::default()
+    }
+}
+
+/// Bytes go to and fro for longer than the limit, then none: the connection ends.
+async fn ends_in_silence_and_not_before(mut client: Raw, idle: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < idle * 2 {
+        client.send(b"x").await;
+        assert_eq!(client.take(1).await.as_deref(), Some(&b"x"[..]));
+        tokio::time::sleep(idle / 10).await;
+    }
+    let silent = Instant::now();
+    assert!(client.rest().await.is_empty());
+    assert!(silent.elapsed() >= idle / 2, "{:?}", silent.elapsed());
+}
+
+#[tokio::test]
+async fn a_relay_and_a_websocket_on_which_nothing_moves_end() {
+    let idle = Duration::from_millis(600);
+    let relay = bed(tcp_port(echo(false, "").await), limits(idle)).await;
+    ends_in_silence_and_not_before(relay.client().await, idle).await;
+    let http = bed(http_port(HOST, &[websocket().await], None), limits(idle)).await;
+    let mut client = http.client().await;
+    client.send(UPGRADE.as_bytes()).await;
+    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    ends_in_silence_and_not_before(client, idle).await;
+}
+
+#[tokio::test]
+async fn a_request_body_that_does_not_go_on_holds_no_connection() {
+    let origin = fixed_origin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let port = http_port(HOST, &[origin], None);
+    let bed = bed(port, limits(Duration::from_millis(200))).await;
+    let mut client = bed.client().await;
+    let head = "POST / HTTP/1.1\r\nHost: httpbin.org\r\ncontent-length: 10\r\n\r\nhalf";
+    client.send(head.as_bytes()).await;
+    assert!(client.rest().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_websocket_ends_with_the_rule_that_listed_its_host() {
+    let port = http_port(HOST, &[websocket().await], None);
+    let bed = bed(port, Limits::default()).await;
+    let mut client = bed.client().await;
+    client.send(UPGRADE.as_bytes()).await;
+    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    bed.change(http_port(HOST, &[refused_address().await], None));
+    client.send(b"x").await;
+    assert_eq!(
+        client.take(1).await.as_deref(),
+        Some(&b"x"[..]),
+        "still listed"
+    );
+    bed.change(tls_port(PortKind::Sniff, "other.example", &[]));
+    let rest = timeout(PATIENCE, client.rest()).await;
+    assert!(rest.expect("its end").is_empty());
+    assert_eq!(bed.refusal().await, RefusalReason::Removed);
+}
+
+#[tokio::test]
+async fn a_cgroup_gets_no_more_connections_than_its_share() {
+    let limits = Limits {
+        connections_each: 2,
+        ..Limits::default()
+    };
+    let bed = bed(tcp_port(echo(false, "hello").await), limits).await;
+    let mut held = [bed.client().await, bed.client().await];
+    for client in &mut held {
+        assert_eq!(client.take(5).await.as_deref(), Some(&b"hello"[..]));
+    }
+    assert!(bed.client().await.rest().await.is_empty());
+    assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+    drop(held);
+    bed.record().await;
+    let mut again = bed.client().await;
+    assert_eq!(again.take(5).await.as_deref(), Some(&b"hello"[..]));
+}
