@@ -1,0 +1,178 @@
+//! The places that are compared, and the tables that stand in them.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum as _;
+use egress_agent::config::DEFAULT_MAX_NETWORKS;
+use egress_agent::kernel::{self, Kernel, Tables};
+use egress_core::policy::diff::{Desired, Planner};
+use egress_core::policy::tables::{Action, Table, Target, Transport};
+use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_tests::bpffs::BpfFs;
+use egress_tests::cgroup::Cgroup;
+use egress_tests::netns::NetNs;
+use egress_tests::place::Place;
+
+use crate::work::{Call, PORT, address};
+use crate::worker::{Config, Worker};
+
+/// What lists the destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Single addresses.
+    Hash,
+    /// Networks of two.
+    Lpm,
+}
+
+/// Places of the three configurations.
+pub struct Setup {
+    hooked: Cgroup,
+    plain: Cgroup,
+    _agent: Cgroup,
+    open: NetNs,
+    governed: NetNs,
+    nft: Option<NetNs>,
+    _kernel: Kernel,
+    pub tables: Tables,
+    planner: Planner,
+    _pins: BpfFs,
+}
+
+fn namespace() -> Result<NetNs> {
+    let netns = NetNs::new()?;
+    netns.ip("route add local 20.0.0.0/8 dev lo")?;
+    Ok(netns)
+}
+
+impl Setup {
+    /// Makes them, with the hooks attached to one.
+    pub fn new(nft: bool) -> Result<Self> {
+        let pins = BpfFs::mount()?;
+        let (hooked, plain, agent) = (Cgroup::new()?, Cgroup::new()?, Cgroup::new()?);
+        let mut kernel = Kernel::load(pins.path(), DEFAULT_MAX_NETWORKS)?;
+        let tables = kernel.tables()?;
+        kernel::attach(&mut kernel, agent.path(), &[hooked.path().to_path_buf()])?;
+        Ok(Self {
+            hooked,
+            plain,
+            _agent: agent,
+            open: namespace()?,
+            governed: namespace()?,
+            nft: nft.then(namespace).transpose()?,
+            _kernel: kernel,
+            tables,
+            planner: Planner::default(),
+            _pins: pins,
+        })
+    }
+
+    /// Fills the tables so that `entries` stand in them; returns how many destinations that lists.
+    pub fn fill(&mut self, kind: Kind, entries: u32) -> Result<u32> {
+        // Each destination takes two entries, one for each transport.
+        let destinations = (entries / 2).max(1);
+        let mut table = Table::new();
+        for n in 0..destinations {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                match kind {
+                    Kind::Hash => {
+                        let target = Target::address(IpAddr::V4(address(n)), PORT, transport);
+                        table.insert(target, Action::Allow);
+                    }
+                    Kind::Lpm => {
+                        let net = format!("{}/31", address(n)).parse()?;
+                        let targets = Target::network(net, PORT, transport);
+                        table.extend(targets.into_iter().map(|t| (t, Action::Allow)));
+                    }
+                }
+            }
+        }
+        // Through an empty table, so that there is room for the largest.
+        for table in [Table::new(), table] {
+            let desired = Desired {
+                table,
+                ..Desired::default()
+            };
+            let ops = self
+                .planner
+                .replace(BTreeMap::from([(DEFAULT_POLICY, desired)]));
+            self.tables.fits(&ops)?;
+            self.tables.apply(&ops)?;
+        }
+        if let Some(netns) = &self.nft {
+            nft(netns, kind, destinations)?;
+        }
+        Ok(destinations)
+    }
+
+    /// A process that makes calls in the place of one configuration.
+    pub fn worker(&self, call: Call, spread: u32, config: Config) -> Result<Worker> {
+        let netns = match config {
+            Config::None => &self.open,
+            Config::Hooks => &self.governed,
+            Config::Nft => self.nft.as_ref().context("nft was left out")?,
+        };
+        let place = Place {
+            cgroup: None,
+            netns: Some(netns),
+            resolver: None,
+        };
+        let name = call.to_possible_value().context("a call has a name")?;
+        let cgroup = match config {
+            Config::Hooks => &self.hooked,
+            Config::None | Config::Nft => &self.plain,
+        };
+        let mut command = place.command(env::current_exe()?)?;
+        command
+            .args(["--measure", name.get_name()])
+            .args(["--spread", &spread.to_string()])
+            .arg("--join")
+            .arg(cgroup.path());
+        Worker::start(command)
+    }
+}
+
+/// A set of the same destinations, and a rule that drops what is not in it.
+fn nft(netns: &NetNs, kind: Kind, destinations: u32) -> Result<()> {
+    let flags = if kind == Kind::Lpm {
+        "flags interval;"
+    } else {
+        ""
+    };
+    let mut script = format!(
+        "flush ruleset\ntable inet bench {{\n set listed {{ type ipv4_addr . inet_proto . inet_service; {flags} }}\n \
+         chain out {{ type filter hook output priority 0; policy drop;\n  tcp sport {PORT} accept\n  \
+         ip daddr . ip protocol . th dport @listed accept\n }}\n}}\n"
+    );
+    let numbers: Vec<u32> = (0..destinations).collect();
+    for chunk in numbers.chunks(5000) {
+        script.push_str("add element inet bench listed {");
+        for n in chunk {
+            let length = if kind == Kind::Lpm { "/31" } else { "" };
+            for protocol in ["tcp", "udp"] {
+                write!(script, "{}{length} . {protocol} . {PORT},", address(*n))?;
+            }
+        }
+        script.push_str("}\n");
+    }
+    let path = netns.path();
+    let mut child = Command::new("nsenter")
+        .arg(format!("--net={}", path.display()))
+        .args(["nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("cannot run nft: install nftables, or use --no-nft")?;
+    let mut stdin = child.stdin.take().context("nft has a pipe")?;
+    stdin.write_all(script.as_bytes())?;
+    drop(stdin);
+    if !child.wait()?.success() {
+        bail!("nft refused the set");
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! The processes that make the calls, one a configuration, each a batch at a time.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use egress_tests::child::Guarded;
+
+/// Nanoseconds of one call.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Sample {
+    pub wall: f64,
+    pub cpu: f64,
+}
+
+/// What stands between the calls and the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Config {
+    None,
+    Hooks,
+    Nft,
+}
+
+impl Config {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Hooks => "hooks",
+            Self::Nft => "nft",
+        }
+    }
+}
+
+/// A process that makes a batch of calls when it is told to.
+pub struct Worker {
+    _child: Guarded,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// Starts it, and has it make a first batch to warm up.
+    pub fn start(mut command: Command) -> Result<Self> {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Guarded::spawn(command)?;
+        let stdin = child.stdin.take().context("a worker has an input")?;
+        let stdout = child.stdout.take().context("a worker has an output")?;
+        let mut worker = Self {
+            _child: child,
+            stdin,
+            stdout: BufReader::new(stdout),
+        };
+        worker.batch()?;
+        Ok(worker)
+    }
+
+    /// One batch: what one call of it took.
+    pub fn batch(&mut self) -> Result<Sample> {
+        self.stdin.write_all(b"\n")?;
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        let mut numbers = line.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(wall)), Some(Ok(cpu))) => Ok(Sample { wall, cpu }),
+            _ => bail!("a worker ended early; it says why above"),
+        }
+    }
+}
