@@ -181,6 +181,8 @@ impl Engine {
                     let ops = self.state.poll_ops();
                     self.carry_out(&ops)?;
                     self.settle().await?;
+                    // At the latest with the next scan.
+                    self.tell_held_back();
                     continue;
                 }
                 Some(reply) = self.questions.reply() => self.answer(reply),
