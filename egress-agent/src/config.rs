@@ -9,6 +9,7 @@ mod workloads;
 pub use settings::{DnsSettings, LogSettings, Settings};
 pub use values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
+    UnlistedAddress,
 };
 pub use workloads::{CgroupGlob, WorkloadEntry};
 
@@ -58,6 +59,8 @@ pub struct Config {
     pub log: Log,
     /// What happens to destinations that no rule lists.
     pub outbound_traffic_policy: TrafficPolicy,
+    /// What happens to addresses that are none of a listed host's, where the name is checked.
+    pub unlisted_address: UnlistedAddress,
     /// Whether that is done, or only recorded.
     pub mode: Mode,
     /// What a refused call fails with.
@@ -155,6 +158,7 @@ impl Config {
                 filter: s.log.filter.unwrap_or_else(|| "info".to_owned()),
             },
             outbound_traffic_policy: s.outbound_traffic_policy.unwrap_or_default(),
+            unlisted_address: s.unlisted_address.unwrap_or_default(),
             mode: s.mode.unwrap_or_default(),
             deny_errno: s.deny_errno.unwrap_or_default(),
             max_networks: s.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
@@ -189,6 +193,7 @@ mod tests {
     fn the_defaults_keep_the_gate_closed() {
         let c = complete(minimal()).unwrap();
         assert_eq!(c.outbound_traffic_policy, TrafficPolicy::RegistryOnly);
+        assert_eq!(c.unlisted_address, UnlistedAddress::Refuse);
         assert_eq!(c.on_exit, OnExit::Keep);
         assert!(!c.allow_private_answers && c.internal.is_empty());
         assert_eq!(c.bpf_dir, Path::new("/sys/fs/bpf/egress-agent"));

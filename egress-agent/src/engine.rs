@@ -14,7 +14,7 @@ use ending::Ending;
 use lease_file::LeaseFile;
 use telling::Denials;
 
-use crate::config::{Config, Mode, OnRemoval, TrafficPolicy};
+use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use crate::dns::Resolver;
 use crate::failure::Failure;
 use crate::keeper::Cages;
@@ -24,6 +24,7 @@ use crate::sources::RuleSet;
 use crate::workloads::{Owners, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use egress_core::policy::claims;
 use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::leases::LeaseSettings;
 use egress_core::policy::state::{Settings, State};
@@ -181,6 +182,8 @@ impl Engine {
                     let ops = self.state.poll_ops();
                     self.carry_out(&ops)?;
                     self.settle().await?;
+                    // At the latest with the next scan.
+                    self.tell_held_back();
                     continue;
                 }
                 Some(reply) = self.questions.reply() => self.answer(reply),
@@ -283,6 +286,10 @@ fn settings(config: &Config) -> Settings {
         },
         dns_servers: config.dns.servers.clone(),
         internal: config.internal.clone(),
+        unlisted_address: match config.unlisted_address {
+            UnlistedAddress::Refuse => claims::UnlistedAddress::Refuse,
+            UnlistedAddress::ByName => claims::UnlistedAddress::ByName,
+        },
         allow_any: config.outbound_traffic_policy == TrafficPolicy::AllowAny,
         audit: config.mode == Mode::Audit,
         deny_errno: config.deny_errno.number(),

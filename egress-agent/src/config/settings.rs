@@ -3,6 +3,7 @@
 
 use super::values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
+    UnlistedAddress,
 };
 use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
@@ -53,6 +54,10 @@ pub struct Settings {
     /// What happens to destinations that no rule lists [default: refused]
     #[arg(long, value_name = "MODE")]
     pub outbound_traffic_policy: Option<TrafficPolicy>,
+    /// What happens to an address that is none of a listed host's, where the name is checked
+    /// [default: refuse]
+    #[arg(long, value_name = "MODE")]
+    pub unlisted_address: Option<UnlistedAddress>,
     /// Whether what no rule lists is refused, or let pass and recorded [default: enforce]
     #[arg(long, value_name = "MODE")]
     pub mode: Option<Mode>,
@@ -151,6 +156,7 @@ impl Settings {
             outbound_traffic_policy: self
                 .outbound_traffic_policy
                 .or(below.outbound_traffic_policy),
+            unlisted_address: self.unlisted_address.or(below.unlisted_address),
             mode: self.mode.or(below.mode),
             deny_errno: self.deny_errno.or(below.deny_errno),
             max_networks: self.max_networks.or(below.max_networks),
@@ -181,6 +187,7 @@ onExit: detach
 drainDeadline: 1m30s
 log: {format: json, filter: debug}
 outboundTrafficPolicy: ALLOW_ANY
+unlistedAddress: byName
 mode: audit
 denyErrno: ECONNREFUSED
 maxNetworks: 65536
@@ -197,6 +204,7 @@ workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
         assert_eq!(s.outbound_traffic_policy, Some(TrafficPolicy::AllowAny));
+        assert_eq!(s.unlisted_address, Some(UnlistedAddress::ByName));
         assert_eq!(s.deny_errno.map(DenyErrno::number), Some(111));
         assert_eq!(
             (s.mode, s.on_removal),

@@ -45,6 +45,18 @@ pub enum TrafficPolicy {
     AllowAny,
 }
 
+/// What happens to an address that is none of a listed host's, on a port whose name is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
+pub enum UnlistedAddress {
+    /// Refused in the kernel.
+    #[default]
+    Refuse,
+    /// Host or server name decides, and the agent dials its own resolution, as a sidecar does.
+    ByName,
+}
+
 /// Whether what no rule lists is refused or only recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]

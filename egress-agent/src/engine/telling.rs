@@ -90,6 +90,11 @@ impl Engine {
         }
     }
 
+    /// Tells of refusals without a line, after which none came that could have told of them.
+    pub(super) fn tell_held_back(&mut self) {
+        tell_held_back(self.denials.throttle.take(Instant::now()));
+    }
+
     /// Takes a refusal of the kernel.
     pub(super) fn report(&mut self, event: &DenyEvent) {
         self.shown.events += 1;
@@ -97,15 +102,11 @@ impl Engine {
             return;
         }
         self.missed(event);
-        let (now, throttle) = (Instant::now(), &mut self.denials.throttle);
-        if !throttle.allows(now) {
+        let Some(more) = self.denials.throttle.allows(Instant::now()) else {
             self.shown.not_logged += 1;
             return;
-        }
-        let more = throttle.take(now);
-        if more > 0 {
-            tracing::warn!(more, "refusals that were too many to log one by one");
-        }
+        };
+        tell_held_back(more);
         let addr = IpAddr::from(event.addr);
         let names = self.state.names_of(addr);
         let policy = if event.policy == NO_POLICY {
@@ -120,5 +121,11 @@ impl Engine {
         };
         let nearest = via.and_then(|via| self.state.nearest(policy, addr, event.port, via));
         Denial::of(event, &mut self.denials.cgroups).log(&names, nearest.as_deref());
+    }
+}
+
+fn tell_held_back(more: u64) {
+    if more > 0 {
+        tracing::warn!(more, "refusals that were too many to log one by one");
     }
 }

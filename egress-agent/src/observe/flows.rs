@@ -97,11 +97,11 @@ impl FlowLog {
         let (repeated, more) = {
             let mut bounds = self.bounds();
             let repeated = bounds.repeats.tells(now, kind)?;
-            if !bounds.throttle.allows(now) {
+            let Some(more) = bounds.throttle.allows(now) else {
                 self.not_logged.fetch_add(1 + repeated, Ordering::Relaxed);
                 return None;
-            }
-            (repeated, bounds.throttle.take(now))
+            };
+            (repeated, more)
         };
         tell_held_back(more);
         Some(repeated)
@@ -248,40 +248,58 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_lines_tell_of_every_refusal() {
+    fn lines_of(work: impl FnOnce(&FlowLog)) -> Vec<serde_json::Value> {
         let sink = Sink::default();
         let writer = sink.clone();
         let lines = tracing_subscriber::fmt()
             .json()
             .flatten_event(true)
             .with_writer(move || writer.clone());
-        let log = FlowLog::default();
+        tracing::subscriber::with_default(lines.finish(), || work(&FlowLog::default()));
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(serde_json::from_str);
+        lines.collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn the_lines_tell_of_every_refusal() {
         let refusal = Refusal {
             peer: ([127, 0, 0, 1], 4000).into(),
             name: Some("a.example\nforged".into()),
             reason: RefusalReason::UnlistedHost,
         };
-        let start = Instant::now();
-        tracing::subscriber::with_default(lines.finish(), || {
+        let lines = lines_of(|log| {
             for _ in 0..100 {
                 log.refused(None, &refusal);
             }
-            log.tell_ended(start + WINDOW * 60);
+            log.tell_ended(Instant::now() + WINDOW);
         });
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        let lines: Vec<serde_json::Value> = text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
         assert_eq!(lines[0]["message"], "refused");
         assert_eq!(lines[0]["peer"], "127.0.0.1:4000");
         assert_eq!(lines.last().unwrap()["message"], "refused again");
         // A slow machine may take more than a second for the hundred.
         let repeated: u64 = lines.iter().filter_map(|l| l["repeated"].as_u64()).sum();
         let own = lines.iter().filter(|l| l["message"] == "refused").count();
-        assert_eq!(own as u64 + repeated, 100, "{text}");
+        assert_eq!(own as u64 + repeated, 100, "{lines:?}");
         assert!(lines.iter().all(|l| l["name"] == "a.example\nforged"));
+    }
+
+    #[test]
+    fn what_was_too_much_is_told_with_the_next_line_or_after_a_while() {
+        for followed in [true, false] {
+            let lines = lines_of(|log| {
+                let start = Instant::now();
+                for n in 0..LINES + 7 {
+                    log.allows(start, kind(&n.to_string()));
+                }
+                if followed {
+                    log.allows(start + WINDOW, kind("next"));
+                }
+                log.tell_ended(start + WINDOW);
+            });
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert_eq!(lines[0]["more"], 7);
+        }
     }
 
     #[test]

@@ -24,33 +24,32 @@ impl Throttle {
         }
     }
 
-    /// Whether one more may be said.
-    pub fn allows(&mut self, now: Instant) -> bool {
-        if self
-            .since
-            .is_none_or(|since| now.duration_since(since) >= WINDOW)
-        {
+    /// Whether one more may be said: then, how many were held back before it and are to be told.
+    pub fn allows(&mut self, now: Instant) -> Option<u64> {
+        if self.is_over(now) {
             self.since = Some(now);
             self.said = 0;
         }
         if self.said < self.most {
             self.said += 1;
-            return true;
+            return Some(std::mem::take(&mut self.held_back));
         }
         self.held_back += 1;
-        false
+        None
     }
 
-    /// How many were held back since the last call; 0 while more may follow.
+    /// How many were held back and are to be told although nothing follows; 0 while more may.
     pub fn take(&mut self, now: Instant) -> u64 {
-        let over = self
-            .since
-            .is_some_and(|since| now.duration_since(since) >= WINDOW);
-        if over {
+        if self.is_over(now) {
             std::mem::take(&mut self.held_back)
         } else {
             0
         }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.since
+            .is_none_or(|since| now.saturating_duration_since(since) >= WINDOW)
     }
 }
 
@@ -62,12 +61,15 @@ mod tests {
     fn what_goes_beyond_the_rate_is_counted_and_told_once() {
         let start = Instant::now();
         let mut throttle = Throttle::new(2);
-        let said = (0..5).filter(|_| throttle.allows(start)).count();
-        assert_eq!(said, 2);
+        let said: Vec<_> = (0..5).map(|_| throttle.allows(start)).collect();
+        assert_eq!(said, [Some(0), Some(0), None, None, None]);
         assert_eq!(throttle.take(start), 0, "more may follow");
         let later = start + WINDOW;
-        assert_eq!(throttle.take(later), 3);
-        assert_eq!(throttle.take(later), 0);
-        assert!(throttle.allows(later));
+        assert_eq!(throttle.allows(later), Some(3));
+        assert_eq!(throttle.allows(later), Some(0));
+        assert_eq!(throttle.allows(later), None);
+        assert_eq!(throttle.take(later + WINDOW), 1, "nothing followed");
+        assert_eq!(throttle.take(later + WINDOW), 0);
+        assert_eq!(throttle.allows(later + WINDOW), Some(0));
     }
 }
