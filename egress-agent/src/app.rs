@@ -2,7 +2,7 @@
 
 use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
-use crate::engine::Engine;
+use crate::engine::{Ending, Engine};
 use crate::failure::Failure;
 use crate::keeper::{Cages, Keeper, Proof};
 use crate::kernel::{self, Counters, Kernel, Live};
@@ -128,12 +128,13 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let (board, cages) = (Board::default(), Cages::default());
     let (ask, asks) = mpsc::channel(4);
     let live = Live::open(&kernel.pins)?;
+    let ending = Ending::new(config.on_removal, live, Arc::clone(&sockets));
     let mut engine = Engine::new(
         config,
         &place.roots,
         kernel.tables()?,
         resolver,
-        live,
+        ending,
         cages.clone(),
         asks,
     )?;

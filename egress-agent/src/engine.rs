@@ -7,10 +7,10 @@ mod lease_file;
 mod placing;
 mod telling;
 
+pub use ending::Ending;
 pub use telling::Ask;
 
 use asking::Questions;
-use ending::Ending;
 use lease_file::LeaseFile;
 use telling::Denials;
 
@@ -18,7 +18,7 @@ use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use crate::dns::Resolver;
 use crate::failure::Failure;
 use crate::keeper::Cages;
-use crate::kernel::{Events, Live, Tables};
+use crate::kernel::{Events, Tables};
 use crate::observe::status::RulesStatus;
 use crate::sources::RuleSet;
 use crate::workloads::{Owners, Workloads};
@@ -72,7 +72,7 @@ impl Engine {
         roots: &[PathBuf],
         mut tables: Tables,
         resolver: Resolver,
-        live: Live,
+        ending: Ending,
         cages: Cages,
         asks: mpsc::Receiver<Ask>,
     ) -> anyhow::Result<Self> {
@@ -82,7 +82,6 @@ impl Engine {
         let standing = Planner::adopt(policies, ids);
         let mut state = State::adopting(settings(config), standing.clone());
         let owners = Owners::standing(&tables)?;
-        let live = (config.on_removal == OnRemoval::Close).then_some(live);
         Ok(Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
             state,
@@ -94,7 +93,7 @@ impl Engine {
             moved: true,
             announce: None,
             changes: watch::channel(0).0,
-            ending: Ending::new(live),
+            ending,
             asks,
             denials: Denials::new(cages)?,
             shown: RulesStatus {

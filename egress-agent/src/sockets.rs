@@ -135,6 +135,19 @@ impl SocketFactory {
         UdpSocket::from_std(socket.into())
     }
 
+    /// Every namespace in which sockets can be made.
+    pub fn namespaces(&self) -> Vec<NetnsId> {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        std::iter::once(self.own)
+            .chain(others.keys().copied())
+            .collect()
+    }
+
+    /// A `sock_diag(7)` socket, blocking: the kernel answers at once.
+    pub async fn diag(&self, netns: NetnsId) -> io::Result<OwnedFd> {
+        self.make(netns, Wanted::Diag).await
+    }
+
     async fn make(&self, netns: NetnsId, wanted: Wanted) -> io::Result<OwnedFd> {
         if netns == self.own {
             return maker::make(wanted);

@@ -2,7 +2,7 @@
 //! what is left when they have gone.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use egress_tests::lab::{host, v4, v6};
@@ -10,7 +10,7 @@ use egress_tests::netns::NetNs;
 use egress_tests::pods::held::Held;
 use egress_tests::pods::{self, Pod, Pods, Stack};
 use egress_tests::rules::{ECHO, HTTPBIN, TIMEOUT};
-use egress_tests::{Lab, Session, pinned, probe, wait_until};
+use egress_tests::{Lab, Load, Session, pinned, probe, wait_until};
 
 /// Long enough for an agent that shares the machine with other tests.
 const SOON: Duration = Duration::from_secs(5);
@@ -74,6 +74,30 @@ fn each_pod_is_served_in_its_own_namespace_and_seen_by_its_own_address() {
         }
     }
     assert_eq!(lab.bystander.connections(), 0);
+}
+
+#[test]
+fn a_removed_rule_ends_the_flows_of_every_pod() {
+    let lab = lab();
+    let pods = Pods::on(&lab).unwrap();
+    let (a, b) = (pods.create(&lab).unwrap(), pods.create(&lab).unwrap());
+    let hold = |pod: &Pod, to: IpAddr| {
+        // Its namespace is known to the agent once the proxy answers there.
+        assert_eq!(get(pod, &["http://httpbin.org/get"]), 200);
+        let to = SocketAddr::new(to, 7).to_string();
+        Load::start(&pod.place(), &["hold", &to]).unwrap()
+    };
+    let flows = [hold(&a, v4(host::ECHO)), hold(&b, v6(host::ECHO))];
+    lab.remove_rules("echo.yaml").unwrap();
+    wait_until("the flows are ended", SOON, || {
+        let ended = lab.status().unwrap()["rules"]["flowsEnded"].as_u64();
+        (ended == Some(2)).then_some(())
+    })
+    .unwrap();
+    for flow in flows {
+        let counts = flow.stop().unwrap();
+        assert_eq!(counts["hold.errno103"], 1, "ECONNABORTED: {counts:?}");
+    }
 }
 
 #[test]

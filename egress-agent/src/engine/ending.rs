@@ -1,21 +1,27 @@
-//! Ends running flows that a rules change no longer lists, off the async threads. Which flows these
-//! are, the kernel's tables say.
+//! Ends running flows that a rules change no longer lists, in every network namespace where the
+//! agent makes sockets, off the async threads. Which flows these are, the kernel's tables say.
 
-use crate::kernel::Live;
+use crate::config::OnRemoval;
+use crate::kernel::{Ended, Live};
+use crate::sockets::{NetnsId, SocketFactory};
+use anyhow::Context as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Nothing to end flows by where running ones are kept.
-pub(super) struct Ending {
+/// See the module.
+pub struct Ending {
+    /// None where running flows outlive their rule.
     live: Option<Arc<Live>>,
+    sockets: Arc<SocketFactory>,
     ended: Arc<AtomicU64>,
 }
 
 impl Ending {
-    /// `live` is none where running flows outlive their rule.
-    pub(super) fn new(live: Option<Live>) -> Self {
+    /// Ends none yet.
+    pub fn new(on_removal: OnRemoval, live: Live, sockets: Arc<SocketFactory>) -> Self {
         Self {
-            live: live.map(Arc::new),
+            live: (on_removal == OnRemoval::Close).then(|| Arc::new(live)),
+            sockets,
             ended: Arc::default(),
         }
     }
@@ -30,25 +36,46 @@ impl Ending {
         let Some(live) = self.live.clone() else {
             return;
         };
-        let ended = Arc::clone(&self.ended);
-        tokio::task::spawn_blocking(move || match live.end_unlisted() {
-            Ok(flows) => {
-                for flow in &flows {
-                    tracing::info!(
-                        destination = %flow.destination,
-                        pid = flow.pid,
-                        cgroup = flow.cgroup,
-                        proxied = flow.proxied,
-                        "ended: the rule that listed it was removed"
-                    );
+        let (sockets, ended) = (Arc::clone(&self.sockets), Arc::clone(&self.ended));
+        tokio::spawn(async move {
+            for netns in sockets.namespaces() {
+                match end_in(&live, &sockets, netns).await {
+                    Ok(flows) => {
+                        flows.iter().for_each(tell);
+                        ended.fetch_add(flows.len() as u64, Ordering::Relaxed);
+                    }
+                    // Their packets are refused all the same.
+                    Err(error) => tracing::error!(
+                        netns = netns.0,
+                        error = format!("{error:#}"),
+                        "flows of removed rules could not be ended; they stall"
+                    ),
                 }
-                ended.fetch_add(flows.len() as u64, Ordering::Relaxed);
             }
-            // Their packets are refused all the same.
-            Err(error) => tracing::error!(
-                error = format!("{error:#}"),
-                "flows of removed rules could not be ended; they stall"
-            ),
         });
     }
+}
+
+async fn end_in(
+    live: &Arc<Live>,
+    sockets: &SocketFactory,
+    netns: NetnsId,
+) -> anyhow::Result<Vec<Ended>> {
+    let diag = match sockets.diag(netns).await {
+        // Gone since it was named, and its flows with it.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        diag => diag.context("opening sock_diag")?,
+    };
+    let live = Arc::clone(live);
+    tokio::task::spawn_blocking(move || live.end_unlisted(diag)).await?
+}
+
+fn tell(flow: &Ended) {
+    tracing::info!(
+        destination = %flow.destination,
+        pid = flow.pid,
+        cgroup = flow.cgroup,
+        proxied = flow.proxied,
+        "ended: the rule that listed it was removed"
+    );
 }

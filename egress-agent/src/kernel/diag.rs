@@ -1,11 +1,10 @@
 //! The kernel's list of TCP sockets (`sock_diag(7)`), each with what one BPF map keeps on it, and
 //! the way to end one. Knows nothing of what the bytes in the map mean.
 //!
-//! Message layouts: include/uapi/linux/inet_diag.h and sock_diag.h. Everything is about the network
-//! namespace of the calling thread.
+//! Message layouts: include/uapi/linux/inet_diag.h and sock_diag.h.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 const AF_INET: u8 = libc::AF_INET as u8;
 const AF_INET6: u8 = libc::AF_INET6 as u8;
@@ -48,21 +47,10 @@ pub struct SocketId {
 pub struct Diag(OwnedFd);
 
 impl Diag {
-    /// Opens one in the network namespace of the calling thread.
-    pub fn open() -> io::Result<Self> {
-        // SAFETY: plain integer arguments.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::NETLINK_SOCK_DIAG,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call gave a descriptor that nothing else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    /// Over a netlink socket of `NETLINK_SOCK_DIAG`: about the network namespace that it was made
+    /// in.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self(socket)
     }
 
     /// Every TCP connection of both families on which `map` (an sk_storage) has a value.

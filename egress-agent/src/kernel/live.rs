@@ -18,7 +18,7 @@ use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{self, Destination, decide};
 use egress_ebpf::verdict::Verdict;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Looks at live connections and ends those that no rule lists.
 pub struct Live {
@@ -76,10 +76,11 @@ impl Live {
         })
     }
 
-    /// Ends every connection in the network namespace of the calling thread that the tables, as
-    /// they stand, do not list: those of workloads, and what the proxy accepted for them.
-    pub fn end_unlisted(&self) -> anyhow::Result<Vec<Ended>> {
-        let diag = Diag::open().context("opening sock_diag")?;
+    /// Ends every connection that the tables, as they stand, do not list: those of workloads, and
+    /// what the proxy accepted for them. `diag` is a socket of `sock_diag(7)`; the connections are
+    /// those of its network namespace.
+    pub fn end_unlisted(&self, diag: OwnedFd) -> anyhow::Result<Vec<Ended>> {
+        let diag = Diag::over(diag);
         let listing = "listing connections by sock_diag";
         let mut ended = Vec::new();
         for (socket, value) in diag

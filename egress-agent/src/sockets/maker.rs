@@ -6,7 +6,9 @@
 //! wrong namespace. The next request starts another one.
 
 use super::BACKLOG;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, listen, netlink, socket_with, sockopt,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::io;
@@ -25,6 +27,8 @@ pub(super) enum Wanted {
     Listener(SocketAddr),
     /// A UDP socket that is bound here.
     Datagram(SocketAddr),
+    /// A conversation with the kernel about the sockets of the namespace (`sock_diag(7)`).
+    Diag,
 }
 
 struct Request {
@@ -40,7 +44,7 @@ pub(super) struct Maker {
 }
 
 impl Maker {
-    /// Makes a socket, non-blocking and closed on exec, in the namespace behind `inside`.
+    /// Makes a socket, non-blocking (but for netlink) and closed on exec, in the namespace behind `inside`.
     pub(super) async fn make(&self, inside: Arc<OwnedFd>, wanted: Wanted) -> io::Result<OwnedFd> {
         let (reply, answer) = oneshot::channel();
         self.hand_over(Request {
@@ -109,6 +113,11 @@ pub(super) fn make(wanted: Wanted) -> io::Result<OwnedFd> {
         Wanted::Stream(ip) => (ip, SocketType::STREAM),
         Wanted::Listener(local) => (local.ip(), SocketType::STREAM),
         Wanted::Datagram(local) => (local.ip(), SocketType::DGRAM),
+        Wanted::Diag => {
+            let (kind, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
+            let protocol = Some(netlink::SOCK_DIAG);
+            return Ok(socket_with(AddressFamily::NETLINK, kind, flags, protocol)?);
+        }
     };
     let family = match ip {
         IpAddr::V4(_) => AddressFamily::INET,
