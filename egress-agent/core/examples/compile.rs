@@ -1,13 +1,10 @@
 //! Prints what 10 000 ServiceEntries and 10 000 VirtualServices cost: compiling them, changing
 //! one, and the memory of it all. `cargo run --release -p egress-core --example compile`.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a measurement stops at the first surprise"
-)]
 
 use egress_core::istio::{Object, decode};
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{Settings, State};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,15 +29,16 @@ fn objects(n: usize, timeout: u32) -> Vec<Arc<Object>> {
 }
 
 /// Resident memory of this process, in MiB.
-fn resident() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: f64 = text.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096.0 / 1024.0 / 1024.0
+fn resident() -> io::Result<f64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = text.split(' ').nth(1).and_then(|n| n.parse::<f64>().ok());
+    let pages = pages.ok_or_else(|| io::Error::other("statm has no resident pages"))?;
+    Ok(pages * 4096.0 / 1024.0 / 1024.0)
 }
 
-fn main() {
+fn main() -> io::Result<()> {
     let mut rules: Vec<_> = (0..HOSTS).flat_map(|n| objects(n, 3)).collect();
-    println!("decoded: {:.0} MiB resident", resident());
+    println!("decoded: {:.0} MiB resident", resident()?);
     let now = Instant::now();
     let mut state = State::new(Settings::default());
     let begin = Instant::now();
@@ -56,7 +54,7 @@ fn main() {
         state.handle_answer(now, &format!("h{n}.example.com"), Ok(answer));
     }
     drop((state.routes(), state.poll_ops()));
-    println!("answered: {:.0} MiB resident", resident());
+    println!("answered: {:.0} MiB resident", resident()?);
     let mut costs = Vec::new();
     for turn in 0..20 {
         let fresh = objects(turn * 7, 4 + turn as u32);
@@ -76,6 +74,7 @@ fn main() {
     println!(
         "compiled anew: {:?}; {:.0} MiB resident",
         begin.elapsed(),
-        resident()
+        resident()?
     );
+    Ok(())
 }

@@ -131,8 +131,10 @@ impl Lint<'_> {
             return;
         };
         let suffix = suffix.strip_prefix('.').unwrap_or(suffix);
-        let known = PUBLIC_SUFFIXES.contains(&suffix);
-        if !suffix.contains('.') || known {
+        // What is on the Public Suffix List (publicsuffix.org) is its own suffix; a top-level
+        // domain needs no list.
+        let known = psl::suffix(suffix.as_bytes());
+        if !suffix.contains('.') || known.is_some_and(|s| s.is_known() && s == suffix.as_bytes()) {
             let text = format!(
                 "{} covers names of many owners: anyone can register one",
                 service.host
@@ -309,53 +311,6 @@ pub(crate) fn name(object: &Object) -> String {
     let meta = &object.meta;
     format!("{} {}/{}", object.kind, meta.namespace, meta.name)
 }
-
-/// Suffixes of two labels below which anyone can register a name: the commonest of the Public
-/// Suffix List (publicsuffix.org). Top-level domains need no list.
-const PUBLIC_SUFFIXES: &[&str] = &[
-    "ac.uk",
-    "amazonaws.com",
-    "appspot.com",
-    "azurewebsites.net",
-    "blogspot.com",
-    "cloudapp.net",
-    "cloudfront.net",
-    "co.in",
-    "co.jp",
-    "co.kr",
-    "co.nz",
-    "co.uk",
-    "co.za",
-    "com.ar",
-    "com.au",
-    "com.br",
-    "com.cn",
-    "com.mx",
-    "com.sg",
-    "com.tr",
-    "com.tw",
-    "firebaseapp.com",
-    "fly.dev",
-    "github.io",
-    "gitlab.io",
-    "gov.uk",
-    "herokuapp.com",
-    "me.uk",
-    "ne.jp",
-    "net.au",
-    "netlify.app",
-    "ngrok.io",
-    "onrender.com",
-    "or.jp",
-    "org.au",
-    "org.uk",
-    "pages.dev",
-    "run.app",
-    "s3.amazonaws.com",
-    "vercel.app",
-    "web.app",
-    "workers.dev",
-];
 
 #[cfg(test)]
 #[path = "lint_tests.rs"]

@@ -112,6 +112,15 @@ fn each_finding_names_the_object_and_the_field() {
         (
             entry(
                 "a",
+                &HTTP
+                    .replace("a.com", "\"*.github.io\"")
+                    .replace("DNS", "NONE"),
+            ),
+            "0 spec.hosts: *.github.io covers names of many owners",
+        ),
+        (
+            entry(
+                "a",
                 &HTTP.replace("a.com", "\"*.com\"").replace("DNS", "NONE"),
             ),
             "0 spec.hosts: *.com covers names of many owners",
