@@ -294,6 +294,10 @@ pub const ANSWER_NS: u64 = 120_000_000_000;
 
 /// Policy id of an enforced root's default: owners that no one told the kernel about.
 pub const DEFAULT_POLICY: u32 = 0;
+/// Policies that the kernel has room for, by ids from 0 on.
+pub const MAX_POLICIES: u32 = 4096;
+/// Policy id that is never written: owners under it are refused everything, for want of state.
+pub const CLOSED_POLICY: u32 = MAX_POLICIES - 1;
 /// "No policy" in an event.
 pub const NO_POLICY: u32 = u32::MAX;
 

@@ -37,6 +37,7 @@ impl Engine {
         if std::mem::take(&mut self.moved) {
             let policy_of = |id| Some(self.state.policy_of(id));
             left = self.workloads.place(&mut self.tables, policy_of)?;
+            self.tell_of_closed();
         }
         left_out += self.tables.apply(after)?;
         if !left.is_empty() {
@@ -44,6 +45,19 @@ impl Engine {
             left_out += self.tables.apply(&self.state.poll_ops())?;
         }
         Ok(left_out)
+    }
+
+    /// Views can be more than the kernel has policies.
+    fn tell_of_closed(&mut self) {
+        let before = self.shown.without_policy;
+        self.shown.without_policy = self.state.without_policy() as u64;
+        if self.shown.without_policy > before {
+            tracing::error!(
+                workloads = self.shown.without_policy,
+                "more different views than the kernel has policies: these workloads are refused \
+                 everything until others go or share a view"
+            );
+        }
     }
 
     /// Brings the proxy to where the workloads are.

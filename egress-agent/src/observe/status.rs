@@ -68,6 +68,9 @@ pub struct RulesStatus {
     pub networks: TableStatus,
     /// Entries that found no room since the start; their destinations are refused.
     pub left_out: u64,
+    /// Workloads that are refused everything, because their view is one more than there are
+    /// policies.
+    pub without_policy: u64,
     /// Names whose last question failed, and why.
     pub failing: BTreeMap<String, String>,
     /// Running flows that a rules change ended since the start.
@@ -179,6 +182,7 @@ impl fmt::Display for Status {
         }
         for (name, count) in [
             ("left out", r.left_out),
+            ("closed", r.without_policy),
             ("ended", r.flows_ended),
             ("events", r.events),
             ("unlogged", r.not_logged),

@@ -6,14 +6,14 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use egress_ebpf::abi::{
-    DenyKey, DenySeen, FlowKey, FlowOrigin, PREFIX_FIXED_BITS, PeerKey, Policy, PrefixData,
-    ProxyPort, Rule, RuleKey, SocketState, counter,
+    DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, PREFIX_FIXED_BITS, PeerKey, Policy,
+    PrefixData, ProxyPort, Rule, RuleKey, SocketState, counter,
 };
 use egress_ebpf::decide::Tables;
 
 /// Policies by id. Written by the agent; zeroed by it when a policy goes.
 #[map]
-pub static POLICIES: Array<Policy> = Array::with_max_entries(4096, 0);
+pub static POLICIES: Array<Policy> = Array::with_max_entries(MAX_POLICIES, 0);
 
 /// Cgroup id of a workload to policy id. Written and deleted by the agent.
 #[map]

@@ -5,41 +5,10 @@
 //! that neither the old nor the new rules list, and no step refuses what both list. Does not
 //! write: the shell does.
 
-use super::tables::{Action, Delta, Table, Target};
-use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, policy_flag};
+pub use super::ops::TableOp;
+use super::tables::{Delta, Table};
+use egress_ebpf::abi::{Policy, policy_flag};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// One write to the kernel's maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TableOp {
-    /// Insert or overwrite in the exact table.
-    PutExact(RuleKey, Rule),
-    /// Delete from the exact table.
-    DeleteExact(RuleKey),
-    /// Insert or overwrite in the prefix table.
-    PutPrefix {
-        /// Prefix length over the whole of `data`.
-        bits: u32,
-        /// Key.
-        data: PrefixData,
-        /// Value.
-        rule: Rule,
-    },
-    /// Delete from the prefix table.
-    DeletePrefix {
-        /// Prefix length over the whole of `data`.
-        bits: u32,
-        /// Key.
-        data: PrefixData,
-    },
-    /// Write the policy of this id: the moment in which a new table becomes visible.
-    SetPolicy(u32, Policy),
-    /// Delete the policy of this id.
-    DeletePolicy(u32),
-    /// Delete whatever both tables hold under this table id: it was adopted, so its content is
-    /// not known here. Nothing looks it up any more.
-    DropTable(u32),
-}
 
 /// What one policy should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,7 +164,7 @@ impl Planner {
         ops.extend(
             content
                 .iter()
-                .map(|(target, action)| put(id, target, *action)),
+                .map(|(target, action)| TableOp::put(id, target, *action)),
         );
         self.tables.insert(id, Some(content));
         id
@@ -220,7 +189,9 @@ impl Planner {
             .collect();
         for id in unused {
             match self.tables.remove(&id).flatten() {
-                Some(content) => ops.extend(content.keys().map(|target| delete(id, target))),
+                Some(content) => {
+                    ops.extend(content.keys().map(|target| TableOp::delete(id, target)));
+                }
                 None => ops.push(TableOp::DropTable(id)),
             }
         }
@@ -300,7 +271,7 @@ impl Planner {
             delta
                 .iter()
                 .rev()
-                .filter_map(|(t, a)| a.map(|a| put(table, t, a))),
+                .filter_map(|(t, a)| a.map(|a| TableOp::put(table, t, a))),
         );
         for id in policies {
             let Some(policy) = self.policies.get_mut(id) else {
@@ -316,7 +287,7 @@ impl Planner {
             delta
                 .iter()
                 .filter(|(_, a)| a.is_none())
-                .map(|(t, _)| delete(table, t)),
+                .map(|(t, _)| TableOp::delete(table, t)),
         );
     }
 
@@ -374,26 +345,6 @@ const fn next(n: u32) -> u32 {
         0 => 1,
         n => n,
     }
-}
-
-fn put(table: u32, target: &Target, action: Action) -> TableOp {
-    if target.is_exact() {
-        return TableOp::PutExact(target.rule_key(table), action.rule());
-    }
-    let (bits, data) = target.prefix_key(table);
-    TableOp::PutPrefix {
-        bits,
-        data,
-        rule: action.rule(),
-    }
-}
-
-fn delete(table: u32, target: &Target) -> TableOp {
-    if target.is_exact() {
-        return TableOp::DeleteExact(target.rule_key(table));
-    }
-    let (bits, data) = target.prefix_key(table);
-    TableOp::DeletePrefix { bits, data }
 }
 
 #[cfg(test)]

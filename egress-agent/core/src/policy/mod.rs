@@ -5,6 +5,7 @@ pub mod diff;
 pub mod explain;
 mod hints;
 pub mod leases;
+mod ops;
 mod ranges;
 #[cfg(test)]
 mod scale_tests;

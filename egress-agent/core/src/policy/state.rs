@@ -4,87 +4,30 @@
 //! Owns the order in which everything else here is called. No input is ever refused: what cannot
 //! be used denies. The shell does what `poll_*` says and reports back with `handle_*`.
 
-use super::claims::{UnlistedAddress, claims, everywhere};
+mod policy;
+mod settings;
+mod workloads;
+
+pub(super) use policy::PolicyState;
+pub use settings::Settings;
+
 use super::diff::{Desired, Planner, TableOp};
 use super::leases::store::Stored;
-use super::leases::{Answer, Failure, LeaseSettings, Leases, Outcome};
-use super::snapshot::Snapshot;
-use super::tables::{Action, Claims, Delta, Ledger, Target, Transport, claim};
+use super::leases::{Answer, Failure, Leases, Outcome};
+use super::tables::Delta;
 use crate::istio::Object;
-use crate::registry::scope::{Scope, Workload};
-use crate::registry::services::Service;
-use crate::registry::view::View;
+use crate::registry::scope::Workload;
 use crate::registry::{Change, Registry, Touched};
 use crate::routing::RouteTable;
-use egress_ebpf::abi::DEFAULT_POLICY;
-use egress_ebpf::addr::Addr;
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// What does not come from resources.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How addresses of names live.
-    pub leases: LeaseSettings,
-    /// Name servers that workloads may ask, by UDP and TCP.
-    pub dns_servers: Vec<SocketAddr>,
-    /// Ranges that every workload may reach on any port by TCP and UDP.
-    pub internal: Vec<IpNet>,
-    /// What happens to an address that is none of the host's.
-    pub unlisted_address: UnlistedAddress,
-    /// `outboundTrafficPolicy: ALLOW_ANY`.
-    pub allow_any: bool,
-    /// Domain that completes short names.
-    pub domain: String,
-    /// Namespace whose Sidecar is for every namespace.
-    pub root_namespace: String,
-    /// What a workload that nobody told of is taken for.
-    pub unknown: Workload,
-    /// Nothing is refused; what would be is recorded.
-    pub audit: bool,
-    /// Errno (positive) that a refused call gets; 0 is EPERM.
-    pub deny_errno: u32,
-    /// Running flows outlive the rule that listed them.
-    pub keep_removed: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            leases: LeaseSettings::default(),
-            dns_servers: Vec::new(),
-            internal: Vec::new(),
-            unlisted_address: UnlistedAddress::default(),
-            allow_any: false,
-            domain: "cluster.local".to_owned(),
-            root_namespace: "istio-system".to_owned(),
-            unknown: Workload::default(),
-            audit: false,
-            deny_errno: 0,
-            keep_removed: false,
-        }
-    }
-}
 
 /// A question for the shell to ask: A and AAAA of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// The name, lower case, without a final dot. It is complete: no search list applies.
     pub name: Arc<str>,
-}
-
-/// One policy: what its workloads see.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PolicyState {
-    pub(super) view: View,
-    /// What each service holds in the ledger.
-    claims: BTreeMap<Arc<str>, Claims>,
-    ledger: Ledger,
-    snapshot: Snapshot,
-    pub(super) allow_any: bool,
 }
 
 /// See the module. A copy is the way back from rules that the kernel has no room for.
@@ -149,110 +92,6 @@ impl State {
         self.replace();
     }
 
-    /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
-    /// here on, once the ops are written.
-    pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
-        let scope = self.registry.scope_of(&workload);
-        let known = self.policies.iter().find(|(_, p)| p.view.scope == scope);
-        let policy = known.map(|(id, _)| *id);
-        if let (Some(policy), Some((_, held))) = (policy, self.workloads.get(&id))
-            && policy == *held
-        {
-            self.workloads.insert(id, (workload, policy));
-            return;
-        }
-        let policy = policy.unwrap_or_else(|| {
-            // With no rules yet it is judged with the first ones.
-            let first = self.policies.is_empty();
-            let standing = self.planner.policies();
-            let taken = |id: &u32| self.policies.contains_key(id) || standing.contains_key(id);
-            let free = (1..u32::MAX).find(|id| !taken(id));
-            let id = free.filter(|_| !first).unwrap_or(DEFAULT_POLICY);
-            if !first {
-                self.open(now, id, scope);
-                self.replace();
-            }
-            id
-        });
-        self.workloads.insert(id, (workload, policy));
-        self.sweep(now);
-        self.handle_timeout(now);
-    }
-
-    /// A workload is gone.
-    pub fn forget_workload(&mut self, now: Instant, id: u64) {
-        if self.workloads.remove(&id).is_some() {
-            self.sweep(now);
-        }
-    }
-
-    /// The policy of a workload; of one that was not told of, the enforced root's default.
-    pub fn policy_of(&self, id: u64) -> u32 {
-        self.workloads.get(&id).map_or(DEFAULT_POLICY, |(_, p)| *p)
-    }
-
-    /// Every policy that no workload has any more goes.
-    fn sweep(&mut self, now: Instant) {
-        let used: BTreeSet<u32> = self.workloads.values().map(|(_, p)| *p).collect();
-        let before = self.policies.len();
-        self.policies
-            .retain(|id, _| *id == DEFAULT_POLICY || used.contains(id));
-        if self.policies.len() != before {
-            self.users.clear();
-            for policy in self.policies.values() {
-                needs(&mut self.users, &policy.view);
-            }
-            self.leases.want(now, &self.users.keys().cloned().collect());
-            self.replace();
-        }
-    }
-
-    /// Policies of all workloads, each scope one. A scope keeps the id that it has.
-    fn rebuild(&mut self, now: Instant) {
-        let old: BTreeMap<Scope, u32> = self
-            .policies
-            .iter()
-            .map(|(id, p)| (p.view.scope.clone(), *id))
-            .collect();
-        let default = self.registry.scope_of(&self.settings.unknown);
-        let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
-        // Adopted ones too: cgroups stand under them until they are told of another.
-        let standing = self.planner.policies().keys();
-        let mut taken: BTreeSet<u32> = self.policies.keys().chain(standing).copied().collect();
-        let mut workloads = std::mem::take(&mut self.workloads);
-        for (workload, policy) in workloads.values_mut() {
-            let scope = self.registry.scope_of(workload);
-            let kept = old.get(&scope).copied().filter(|id| *id != DEFAULT_POLICY);
-            *policy = *ids.entry(scope).or_insert_with(|| {
-                let free = || {
-                    (1..u32::MAX)
-                        .find(|id| !taken.contains(id))
-                        .unwrap_or(DEFAULT_POLICY)
-                };
-                kept.unwrap_or_else(free)
-            });
-            taken.insert(*policy);
-        }
-        self.workloads = workloads;
-        self.policies.clear();
-        self.users.clear();
-        for (scope, id) in ids {
-            self.open(now, id, scope);
-        }
-        self.leases.want(now, &self.users.keys().cloned().collect());
-        self.replace();
-    }
-
-    /// Makes a policy for a scope.
-    fn open(&mut self, now: Instant, id: u32, scope: Scope) {
-        let view = View::new(&self.registry, scope);
-        needs(&mut self.users, &view);
-        let names = view.services.values().flat_map(|s| s.lookups());
-        names.for_each(|name| self.leases.add(now, name));
-        let policy = self.policy(view);
-        self.policies.insert(id, policy);
-    }
-
     fn replace(&mut self) {
         let desired = |p: &PolicyState| Desired {
             table: p.ledger.table(),
@@ -265,25 +104,6 @@ impl State {
         let ops = self.planner.replace(desired);
         self.ops.extend(ops);
         self.rebuilt = true;
-    }
-
-    fn policy(&self, view: View) -> PolicyState {
-        let allow_any = view.scope.allow_any().unwrap_or(self.settings.allow_any);
-        let snapshot = Snapshot::new(&view, &self.leases, passthrough(&self.settings, allow_any));
-        let mut policy = PolicyState {
-            view,
-            snapshot,
-            allow_any,
-            ..PolicyState::default()
-        };
-        policy
-            .ledger
-            .replace(&Claims::new(), &fixed(&self.settings));
-        let hosts: Vec<_> = policy.view.services.keys().cloned().collect();
-        for host in hosts {
-            policy.reclaim(&host, &self.leases, self.settings.unlisted_address);
-        }
-        policy
     }
 
     /// A few rules changed.
@@ -477,81 +297,5 @@ impl State {
     }
 }
 
-/// Adds the names that a view's services need, each with the hosts that need it.
-fn needs(users: &mut BTreeMap<Arc<str>, BTreeSet<Arc<str>>>, view: &View) {
-    for (host, service) in &view.services {
-        for name in service.lookups() {
-            let users = users.entry(Arc::clone(name)).or_default();
-            users.insert(Arc::clone(host));
-        }
-    }
-}
-
-impl PolicyState {
-    /// Services that claim a destination.
-    pub(super) fn covering(&self, ip: IpAddr, port: u16, via: Transport) -> Vec<&Arc<Service>> {
-        let addr = Addr::from(ip).canonical();
-        let claimed = self.claims.iter();
-        let hosts = claimed.filter(|(_, c)| c.keys().any(|t| t.covers(addr, port, via)));
-        hosts
-            .filter_map(|(host, _)| self.view.services.get(host))
-            .collect()
-    }
-
-    /// Whether a destination is in the table, but for no service's sake.
-    pub(super) fn fixed(&self, to: SocketAddr) -> bool {
-        let addr = Addr::from(to.ip()).canonical();
-        let via = [Transport::Tcp, Transport::Udp];
-        let listed = |t: &Target| via.iter().any(|v| t.covers(addr, to.port(), *v));
-        let mine = |t: &Target| self.claims.values().any(|c| c.contains_key(t));
-        self.ledger.table().keys().any(|t| listed(t) && !mine(t))
-    }
-
-    /// Services with this port whose addresses come from DNS.
-    pub(super) fn by_name(&self, port: u16) -> impl Iterator<Item = &Arc<Service>> {
-        let services = self.view.services.values();
-        services.filter(move |s| s.class(port).is_some() && s.lookups().next().is_some())
-    }
-
-    /// Puts what a host claims into the ledger; nothing if it is not visible.
-    fn reclaim(&mut self, host: &Arc<str>, leases: &Leases, unlisted: UnlistedAddress) -> Delta {
-        let found = self.view.services.get(host).zip(self.view.plans.get(host));
-        let new = found.map(|(service, plan)| claims(service, plan, leases, unlisted));
-        let old = self.claims.remove(host).unwrap_or_default();
-        let new = new.unwrap_or_default();
-        let delta = self.ledger.replace(&old, &new);
-        if !new.is_empty() {
-            self.claims.insert(Arc::clone(host), new);
-        }
-        delta
-    }
-}
-
-/// Destinations of every policy that may be reached whatever is spoken.
-fn passthrough(settings: &Settings, allow_any: bool) -> Vec<IpNet> {
-    if allow_any {
-        return everywhere().to_vec();
-    }
-    settings.internal.iter().map(IpNet::trunc).collect()
-}
-
-/// What every policy claims, whatever its rules.
-fn fixed(settings: &Settings) -> Claims {
-    let mut claims = Claims::new();
-    for transport in [Transport::Tcp, Transport::Udp] {
-        for server in &settings.dns_servers {
-            let target = Target::address(server.ip(), server.port(), transport);
-            claim(&mut claims, target, Action::Allow);
-        }
-        for net in &settings.internal {
-            for target in Target::network(*net, 0, transport) {
-                claim(&mut claims, target, Action::Allow);
-            }
-        }
-    }
-    claims
-}
-
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

@@ -1,142 +1,28 @@
 //! The state machine from YAML to ops and routes.
 
+mod bench;
+mod workloads;
+
 use super::{Settings, State};
-use crate::istio::{Object, decode};
 use crate::policy::claims::UnlistedAddress;
 use crate::policy::diff::TableOp;
-use crate::policy::leases::{Answer, Failure};
+use crate::policy::leases::Failure;
 use crate::policy::tables::Transport;
-use crate::routing::{HttpDecision, PortKind, RequestHead, TlsDecision};
-use egress_ebpf::abi::action;
-use http::HeaderMap;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use crate::routing::{HttpDecision, PortKind};
+use bench::{Bench, objects};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LAB: &str = include_str!("../../../../examples/httpbin-serviceentry.yaml");
-const TIMEOUT: &str = include_str!("../../../../examples/httpbin-timeout.yaml");
-const GOOGLE: &str = include_str!("../../../../examples/google.yaml");
-
-fn objects(texts: &[&str]) -> Vec<Arc<Object>> {
-    let decoded = texts.iter().map(|t| decode("test.yaml", t));
-    decoded
-        .flat_map(|d| {
-            assert!(!d.is_broken(), "{:?}", d.messages);
-            d.objects
-        })
-        .map(Arc::new)
-        .collect()
-}
+const LAB: &str = include_str!("../../../../../examples/httpbin-serviceentry.yaml");
+const TIMEOUT: &str = include_str!("../../../../../examples/httpbin-timeout.yaml");
+const GOOGLE: &str = include_str!("../../../../../examples/google.yaml");
 
 fn entry(host: &str, resolution: &str, ports: &str, rest: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec:\n  \
          hosts: [{host:?}]\n  resolution: {resolution}\n  ports: [{ports}]\n  {rest}\n"
     )
-}
-
-fn dialled(port: u16) -> SocketAddr {
-    SocketAddr::from(([203, 0, 113, 80], port))
-}
-
-/// A state, the map that its ops have written, and answers for every question.
-struct Bench {
-    state: State,
-    now: Instant,
-    map: BTreeSet<(u32, String)>,
-}
-
-impl Bench {
-    fn new(settings: Settings, texts: &[&str]) -> Self {
-        let now = Instant::now();
-        let mut bench = Self {
-            state: State::new(settings),
-            now,
-            map: BTreeSet::new(),
-        };
-        bench.rules(texts);
-        bench
-    }
-
-    fn rules(&mut self, texts: &[&str]) {
-        self.state.handle_rules(self.now, &objects(texts));
-        self.write();
-    }
-
-    fn answer(&mut self, name: &str, ips: &[&str]) {
-        let addresses = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-        let answer = Answer {
-            addresses,
-            ttl: Duration::from_mins(1),
-        };
-        self.state.handle_answer(self.now, name, Ok(answer));
-        self.write();
-    }
-
-    fn write(&mut self) {
-        for op in self.state.poll_ops() {
-            let word = |a| if a == action::PROXY { "proxy" } else { "allow" };
-            let proto = |p| if p == 17 { "/udp" } else { "" };
-            match op {
-                TableOp::PutExact(k, r) => {
-                    let ip = IpAddr::from(k.addr);
-                    let key = format!("{ip} {}{} ", k.port, proto(k.proto));
-                    self.map
-                        .retain(|(t, e)| *t != k.table || !e.starts_with(&key));
-                    self.map.insert((k.table, key + word(r.action)));
-                }
-                TableOp::DeleteExact(k) => {
-                    let key = format!("{} {}{} ", IpAddr::from(k.addr), k.port, proto(k.proto));
-                    self.map
-                        .retain(|(t, e)| *t != k.table || !e.starts_with(&key));
-                }
-                TableOp::PutPrefix { bits, data, rule } => {
-                    let net = format!("{}/{}", IpAddr::from(data.addr), bits - 64);
-                    let entry = format!("{net} {}{} ", data.port, proto(data.proto));
-                    self.map.insert((data.table, entry + word(rule.action)));
-                }
-                TableOp::DeletePrefix { bits, data } => {
-                    let net = format!("{}/{}", IpAddr::from(data.addr), bits - 64);
-                    let key = format!("{net} {}{} ", data.port, proto(data.proto));
-                    self.map
-                        .retain(|(t, e)| *t != data.table || !e.starts_with(&key));
-                }
-                TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) => {}
-                TableOp::DropTable(_) => panic!("nothing was adopted"),
-            }
-        }
-    }
-
-    fn entries(&self) -> Vec<&str> {
-        self.map.iter().map(|(_, e)| e.as_str()).collect()
-    }
-
-    fn http(&mut self, port: u16, authority: &str) -> HttpDecision {
-        let head = RequestHead {
-            authority,
-            method: "GET",
-            path: "/",
-            headers: &HeaderMap::new(),
-        };
-        self.state.routes().http(0, dialled(port), &head, 0)
-    }
-
-    fn endpoints(&mut self, port: u16, authority: &str) -> Option<Vec<String>> {
-        match self.http(port, authority) {
-            HttpDecision::Forward(c, _) => {
-                Some(c.endpoints.iter().map(SocketAddr::to_string).collect())
-            }
-            HttpDecision::NoRoute | HttpDecision::UnlistedHost | HttpDecision::NoCluster(_) => None,
-        }
-    }
-
-    fn tls(&mut self, port: u16, sni: &str) -> Option<String> {
-        match self.state.routes().tls(0, dialled(port), Some(sni), 0) {
-            TlsDecision::Forward(c) => Some(format!("{}:{}", c.host, c.port)),
-            TlsDecision::UnlistedName => None,
-        }
-    }
 }
 
 #[test]

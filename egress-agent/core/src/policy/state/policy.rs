@@ -1,0 +1,92 @@
+//! One policy: a view, what its services claim of the table, and the proxy's part.
+
+use super::Settings;
+use crate::policy::claims::{UnlistedAddress, claims};
+use crate::policy::leases::Leases;
+use crate::policy::snapshot::Snapshot;
+use crate::policy::tables::{Claims, Delta, Ledger, Target, Transport};
+use crate::registry::services::Service;
+use crate::registry::view::View;
+use egress_ebpf::addr::Addr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// One policy: what its workloads see.
+#[derive(Clone, Debug, Default)]
+pub(in crate::policy) struct PolicyState {
+    pub(in crate::policy) view: View,
+    /// What each service holds in the ledger.
+    claims: BTreeMap<Arc<str>, Claims>,
+    pub(super) ledger: Ledger,
+    pub(super) snapshot: Snapshot,
+    pub(in crate::policy) allow_any: bool,
+}
+
+impl PolicyState {
+    /// Of a view, with the addresses that its names have now.
+    pub(super) fn new(view: View, settings: &Settings, leases: &Leases) -> Self {
+        let allow_any = view.scope.allow_any().unwrap_or(settings.allow_any);
+        let snapshot = Snapshot::new(&view, leases, settings.passthrough(allow_any));
+        let mut policy = Self {
+            view,
+            snapshot,
+            allow_any,
+            ..Self::default()
+        };
+        policy.ledger.replace(&Claims::new(), &settings.claims());
+        let hosts: Vec<_> = policy.view.services.keys().cloned().collect();
+        for host in hosts {
+            policy.reclaim(&host, leases, settings.unlisted_address);
+        }
+        policy
+    }
+
+    /// Services that claim a destination.
+    pub(in crate::policy) fn covering(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        via: Transport,
+    ) -> Vec<&Arc<Service>> {
+        let addr = Addr::from(ip).canonical();
+        let claimed = self.claims.iter();
+        let hosts = claimed.filter(|(_, c)| c.keys().any(|t| t.covers(addr, port, via)));
+        hosts
+            .filter_map(|(host, _)| self.view.services.get(host))
+            .collect()
+    }
+
+    /// Whether a destination is in the table, but for no service's sake.
+    pub(in crate::policy) fn fixed(&self, to: SocketAddr) -> bool {
+        let addr = Addr::from(to.ip()).canonical();
+        let via = [Transport::Tcp, Transport::Udp];
+        let listed = |t: &Target| via.iter().any(|v| t.covers(addr, to.port(), *v));
+        let mine = |t: &Target| self.claims.values().any(|c| c.contains_key(t));
+        self.ledger.table().keys().any(|t| listed(t) && !mine(t))
+    }
+
+    /// Services with this port whose addresses come from DNS.
+    pub(in crate::policy) fn by_name(&self, port: u16) -> impl Iterator<Item = &Arc<Service>> {
+        let services = self.view.services.values();
+        services.filter(move |s| s.class(port).is_some() && s.lookups().next().is_some())
+    }
+
+    /// Puts what a host claims into the ledger; nothing if it is not visible.
+    pub(super) fn reclaim(
+        &mut self,
+        host: &Arc<str>,
+        leases: &Leases,
+        unlisted: UnlistedAddress,
+    ) -> Delta {
+        let found = self.view.services.get(host).zip(self.view.plans.get(host));
+        let new = found.map(|(service, plan)| claims(service, plan, leases, unlisted));
+        let old = self.claims.remove(host).unwrap_or_default();
+        let new = new.unwrap_or_default();
+        let delta = self.ledger.replace(&old, &new);
+        if !new.is_empty() {
+            self.claims.insert(Arc::clone(host), new);
+        }
+        delta
+    }
+}

@@ -1,0 +1,84 @@
+//! What does not come from resources, and what it lists in every policy.
+
+use crate::policy::claims::{UnlistedAddress, everywhere};
+use crate::policy::leases::LeaseSettings;
+use crate::policy::tables::{Action, Claims, Target, Transport, claim};
+use crate::registry::scope::Workload;
+use egress_ebpf::abi::CLOSED_POLICY;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+
+/// What does not come from resources.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How addresses of names live.
+    pub leases: LeaseSettings,
+    /// Name servers that workloads may ask, by UDP and TCP.
+    pub dns_servers: Vec<SocketAddr>,
+    /// Ranges that every workload may reach on any port by TCP and UDP.
+    pub internal: Vec<IpNet>,
+    /// What happens to an address that is none of the host's.
+    pub unlisted_address: UnlistedAddress,
+    /// `outboundTrafficPolicy: ALLOW_ANY`.
+    pub allow_any: bool,
+    /// Domain that completes short names.
+    pub domain: String,
+    /// Namespace whose Sidecar is for every namespace.
+    pub root_namespace: String,
+    /// What a workload that nobody told of is taken for.
+    pub unknown: Workload,
+    /// Nothing is refused; what would be is recorded.
+    pub audit: bool,
+    /// Errno (positive) that a refused call gets; 0 is EPERM.
+    pub deny_errno: u32,
+    /// First policy id that may not be given out, at most [`CLOSED_POLICY`].
+    pub policies_end: u32,
+    /// Running flows outlive the rule that listed them.
+    pub keep_removed: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            leases: LeaseSettings::default(),
+            dns_servers: Vec::new(),
+            internal: Vec::new(),
+            unlisted_address: UnlistedAddress::default(),
+            allow_any: false,
+            domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            unknown: Workload::default(),
+            audit: false,
+            deny_errno: 0,
+            policies_end: CLOSED_POLICY,
+            keep_removed: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Destinations of every policy that may be reached whatever is spoken.
+    pub(super) fn passthrough(&self, allow_any: bool) -> Vec<IpNet> {
+        if allow_any {
+            return everywhere().to_vec();
+        }
+        self.internal.iter().map(IpNet::trunc).collect()
+    }
+
+    /// What every policy claims, whatever its rules.
+    pub(super) fn claims(&self) -> Claims {
+        let mut claims = Claims::new();
+        for transport in [Transport::Tcp, Transport::Udp] {
+            for server in &self.dns_servers {
+                let target = Target::address(server.ip(), server.port(), transport);
+                claim(&mut claims, target, Action::Allow);
+            }
+            for net in &self.internal {
+                for target in Target::network(*net, 0, transport) {
+                    claim(&mut claims, target, Action::Allow);
+                }
+            }
+        }
+        claims
+    }
+}

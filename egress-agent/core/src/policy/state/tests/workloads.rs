@@ -1,0 +1,78 @@
+//! More views than the kernel has policies.
+
+use super::bench::objects;
+use crate::policy::state::{Settings, State};
+use crate::registry::scope::Workload;
+use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+/// First id that is not given out.
+const END: u32 = 6;
+/// Namespaces, each with a view of its own; two more than there are policies for.
+const NAMESPACES: u32 = END + 1;
+
+fn workload(namespace: u32) -> Workload {
+    Workload {
+        namespace: format!("n{namespace}"),
+        ..Workload::default()
+    }
+}
+
+#[test]
+fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
+    let mut rules = String::new();
+    for n in 0..NAMESPACES {
+        write!(
+            rules,
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, \
+             namespace: n{n}}}\nspec:\n  hosts: [h{n}.example]\n  exportTo: ['.']\n  \
+             resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \
+             endpoints: [{{address: 203.0.113.1}}]\n"
+        )
+        .unwrap();
+    }
+    let now = Instant::now();
+    let mut state = State::new(Settings {
+        policies_end: END,
+        ..Settings::default()
+    });
+    for n in 0..NAMESPACES {
+        state.handle_workload(now, n.into(), workload(n));
+    }
+    state.handle_rules(now, &objects(&[&rules]));
+    let policies = |state: &State| -> BTreeSet<u32> {
+        (0..NAMESPACES).map(|n| state.policy_of(n.into())).collect()
+    };
+    let given = policies(&state);
+    let all = (1..END).chain([CLOSED_POLICY]).collect();
+    assert_eq!(given, all, "and none has the default's");
+    assert_eq!(state.without_policy(), 2);
+    assert!(!state.routes().policies.contains_key(&CLOSED_POLICY));
+
+    // One more is no better off, and does not become the default's.
+    let default = state.routes().policies[&DEFAULT_POLICY].clone();
+    state.handle_workload(now, 9999, workload(9999));
+    assert_eq!(
+        state.policy_of(9999),
+        DEFAULT_POLICY,
+        "it sees what the default sees"
+    );
+    let closed: Vec<u32> = (0..NAMESPACES)
+        .filter(|n| state.policy_of((*n).into()) == CLOSED_POLICY)
+        .collect();
+    state.handle_workload(now, closed[0].into(), workload(closed[0]));
+    assert_eq!(state.policy_of(closed[0].into()), CLOSED_POLICY);
+    assert_eq!(state.routes().policies[&DEFAULT_POLICY], default);
+
+    let gone = (0..NAMESPACES).filter(|n| !closed.contains(n)).take(2);
+    for n in gone.collect::<Vec<_>>() {
+        state.forget_workload(now, n.into());
+    }
+    assert_eq!(
+        state.without_policy(),
+        0,
+        "the freed ids serve those that waited"
+    );
+}

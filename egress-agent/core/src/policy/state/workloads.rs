@@ -1,0 +1,140 @@
+//! The state machine's part with workloads: those with the same view share a policy, and a policy
+//! that none has any more goes.
+
+use super::State;
+use super::policy::PolicyState;
+use crate::registry::scope::{Scope, Workload};
+use crate::registry::view::View;
+use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl State {
+    /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
+    /// here on, once the ops are written.
+    pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
+        let scope = self.registry.scope_of(&workload);
+        let known = self.policies.iter().find(|(_, p)| p.view.scope == scope);
+        let policy = known.map(|(id, _)| *id);
+        if let (Some(policy), Some((_, held))) = (policy, self.workloads.get(&id))
+            && policy == *held
+        {
+            self.workloads.insert(id, (workload, policy));
+            return;
+        }
+        let policy = match policy {
+            Some(policy) => policy,
+            // With no rules yet it is judged with the first ones.
+            None if self.policies.is_empty() => DEFAULT_POLICY,
+            None => {
+                let standing = self.planner.policies();
+                let taken = |id| self.policies.contains_key(&id) || standing.contains_key(&id);
+                let free = free_id(self.settings.policies_end, taken);
+                if free != CLOSED_POLICY {
+                    self.open(now, free, scope);
+                    self.replace();
+                }
+                free
+            }
+        };
+        self.workloads.insert(id, (workload, policy));
+        self.sweep(now);
+        self.handle_timeout(now);
+    }
+
+    /// A workload is gone.
+    pub fn forget_workload(&mut self, now: Instant, id: u64) {
+        if self.workloads.remove(&id).is_some() {
+            self.sweep(now);
+        }
+    }
+
+    /// The policy of a workload; of one that was not told of, the enforced root's default.
+    pub fn policy_of(&self, id: u64) -> u32 {
+        self.workloads.get(&id).map_or(DEFAULT_POLICY, |(_, p)| *p)
+    }
+
+    /// Workloads for whose view there was no policy left: everything is refused to them.
+    pub fn without_policy(&self) -> usize {
+        let policies = self.workloads.values().map(|(_, policy)| *policy);
+        policies.filter(|policy| *policy == CLOSED_POLICY).count()
+    }
+
+    /// Every policy that no workload has any more goes, and makes room for views that found none.
+    fn sweep(&mut self, now: Instant) {
+        let used: BTreeSet<u32> = self.workloads.values().map(|(_, p)| *p).collect();
+        let before = self.policies.len();
+        self.policies
+            .retain(|id, _| *id == DEFAULT_POLICY || used.contains(id));
+        if self.policies.len() != before {
+            self.users.clear();
+            for policy in self.policies.values() {
+                needs(&mut self.users, &policy.view);
+            }
+            self.leases.want(now, &self.users.keys().cloned().collect());
+            self.replace();
+            if used.contains(&CLOSED_POLICY) {
+                self.rebuild(now);
+            }
+        }
+    }
+
+    /// Policies of all workloads, each scope one. A scope keeps the id that it has.
+    pub(super) fn rebuild(&mut self, now: Instant) {
+        let old: BTreeMap<Scope, u32> = self
+            .policies
+            .iter()
+            .map(|(id, p)| (p.view.scope.clone(), *id))
+            .collect();
+        let default = self.registry.scope_of(&self.settings.unknown);
+        let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
+        // Adopted ones too: cgroups stand under them until they are told of another.
+        let standing = self.planner.policies().keys();
+        let mut taken: BTreeSet<u32> = self.policies.keys().chain(standing).copied().collect();
+        let end = self.settings.policies_end;
+        let mut workloads = std::mem::take(&mut self.workloads);
+        for (workload, policy) in workloads.values_mut() {
+            let scope = self.registry.scope_of(workload);
+            let kept = old.get(&scope).copied().filter(|id| *id != DEFAULT_POLICY);
+            *policy = *ids
+                .entry(scope)
+                .or_insert_with(|| kept.unwrap_or_else(|| free_id(end, |id| taken.contains(&id))));
+            taken.insert(*policy);
+        }
+        self.workloads = workloads;
+        self.policies.clear();
+        self.users.clear();
+        for (scope, id) in ids.into_iter().filter(|(_, id)| *id != CLOSED_POLICY) {
+            self.open(now, id, scope);
+        }
+        self.leases.want(now, &self.users.keys().cloned().collect());
+        self.replace();
+    }
+
+    /// Makes a policy for a scope.
+    fn open(&mut self, now: Instant, id: u32, scope: Scope) {
+        let view = View::new(&self.registry, scope);
+        needs(&mut self.users, &view);
+        let names = view.services.values().flat_map(|s| s.lookups());
+        names.for_each(|name| self.leases.add(now, name));
+        let policy = PolicyState::new(view, &self.settings, &self.leases);
+        self.policies.insert(id, policy);
+    }
+}
+
+/// An id for one more policy; with none left, that of no policy.
+fn free_id(end: u32, taken: impl Fn(u32) -> bool) -> u32 {
+    let free = (1..end).find(|id| !taken(*id));
+    free.unwrap_or(CLOSED_POLICY)
+}
+
+/// Adds the names that a view's services need, each with the hosts that need it.
+fn needs(users: &mut BTreeMap<Arc<str>, BTreeSet<Arc<str>>>, view: &View) {
+    for (host, service) in &view.services {
+        for name in service.lookups() {
+            let users = users.entry(Arc::clone(name)).or_default();
+            users.insert(Arc::clone(host));
+        }
+    }
+}

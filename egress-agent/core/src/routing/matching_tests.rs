@@ -1,0 +1,192 @@
+//! Matches against heads of requests, by table.
+
+use super::*;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::collections::BTreeMap;
+
+fn text(kind: &str, text: &str) -> StringMatch {
+    match kind {
+        "exact" => StringMatch::Exact(text.into()),
+        "prefix" => StringMatch::Prefix(text.into()),
+        "regex" => StringMatch::Regex(text.into()),
+        _ => StringMatch::Present,
+    }
+}
+
+fn fit(m: &HttpMatchRequest, line: &str, headers: &[(&str, &str)]) -> Fit {
+    let (method, path) = line.split_once(' ').unwrap();
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let name: HeaderName = name.parse().unwrap();
+        map.append(name, HeaderValue::from_str(value).unwrap());
+    }
+    HttpMatch::new(m).fit(&RequestHead {
+        authority: "a.com:80",
+        method,
+        path,
+        headers: &map,
+    })
+}
+
+#[test]
+fn paths_match_without_their_query_and_prefixes_are_raw() {
+    for (kind, pattern, any_case, path, expected) in [
+        ("exact", "/foo", false, "/foo", Fit::Yes),
+        ("exact", "/foo", false, "/foo?x=1", Fit::Yes),
+        ("exact", "/foo", false, "/Foo", Fit::No),
+        ("exact", "/foo", true, "/Foo", Fit::Yes),
+        ("prefix", "/foo", false, "/foobar", Fit::Yes),
+        ("prefix", "/foo/", false, "/foo", Fit::No),
+        ("prefix", "/Foo", true, "/fOObar", Fit::Yes),
+        ("prefix", "", false, "/", Fit::Yes),
+        ("regex", "/a+", false, "/aaa", Fit::Yes),
+        ("regex", "/a+", false, "/aaab", Fit::No),
+        ("regex", "/a|/b", false, "/bc", Fit::No),
+        ("regex", "/a{9999999}", false, "/", Fit::Unknown),
+    ] {
+        let m = HttpMatchRequest {
+            uri: Some(text(kind, pattern)),
+            ignore_uri_case: any_case,
+            ..HttpMatchRequest::default()
+        };
+        assert_eq!(
+            fit(&m, &format!("GET {path}"), &[]),
+            expected,
+            "{kind} {pattern} {path}"
+        );
+    }
+}
+
+#[test]
+fn methods_schemes_and_authorities_keep_their_case() {
+    let base = HttpMatchRequest::default;
+    let exact = |s: &str| Some(text("exact", s));
+    for (m, expected) in [
+        (
+            HttpMatchRequest {
+                method: exact("GET"),
+                ..base()
+            },
+            Fit::Yes,
+        ),
+        (
+            HttpMatchRequest {
+                method: exact("get"),
+                ..base()
+            },
+            Fit::No,
+        ),
+        (
+            HttpMatchRequest {
+                scheme: exact("http"),
+                ..base()
+            },
+            Fit::Yes,
+        ),
+        (
+            HttpMatchRequest {
+                scheme: exact("https"),
+                ..base()
+            },
+            Fit::No,
+        ),
+        (
+            HttpMatchRequest {
+                authority: exact("a.com:80"),
+                ..base()
+            },
+            Fit::Yes,
+        ),
+        (
+            HttpMatchRequest {
+                authority: exact("a.com"),
+                ..base()
+            },
+            Fit::No,
+        ),
+        (base(), Fit::Yes),
+    ] {
+        assert_eq!(fit(&m, "GET /", &[]), expected, "{m:?}");
+    }
+}
+
+#[test]
+fn headers_match_by_name_in_any_case_and_joined_values() {
+    for (name, kind, pattern, headers, expected) in [
+        ("X-A", "exact", "1", &[("x-a", "1")][..], Fit::Yes),
+        ("x-a", "exact", "1", &[], Fit::No),
+        (
+            "x-a",
+            "exact",
+            "1,2",
+            &[("x-a", "1"), ("x-a", "2")],
+            Fit::Yes,
+        ),
+        ("x-a", "present", "", &[("x-a", "")], Fit::Yes),
+        ("x-a", "regex", "*", &[("x-a", "any")], Fit::Yes),
+        ("x-a", "present", "", &[], Fit::No),
+        (
+            "a!#$%&'*+-.^_`|~z",
+            "exact",
+            "why",
+            &[("a!#$%&'*+-.^_`|~z", "why")],
+            Fit::Yes,
+        ),
+        (":method", "exact", "GET", &[], Fit::Yes),
+        (":method", "exact", "POST", &[], Fit::No),
+        (":authority", "prefix", "a.com", &[], Fit::Yes),
+    ] {
+        let m = HttpMatchRequest {
+            headers: BTreeMap::from([(name.into(), text(kind, pattern))]),
+            ..HttpMatchRequest::default()
+        };
+        assert_eq!(
+            fit(&m, "GET /", headers),
+            expected,
+            "{name} {kind} {pattern} {headers:?}"
+        );
+    }
+}
+
+/// Istio's routing test "without headers", nine cases, and prefixes.
+#[test]
+fn an_absent_header_counts_as_empty_where_it_must_not_match() {
+    for (kind, pattern, jason, empty, absent) in [
+        ("exact", "jason", false, true, true),
+        ("regex", "*", false, false, true),
+        ("regex", ".*", false, false, false),
+        ("prefix", "ja", false, true, true),
+    ] {
+        let m = HttpMatchRequest {
+            without_headers: BTreeMap::from([("end-user".into(), text(kind, pattern))]),
+            ..HttpMatchRequest::default()
+        };
+        let seen = [&[("end-user", "jason")][..], &[("end-user", "")], &[]]
+            .map(|headers| fit(&m, "GET /", headers) == Fit::Yes);
+        assert_eq!(seen, [jason, empty, absent], "{kind} {pattern}");
+    }
+}
+
+#[test]
+fn query_parameters_are_decoded_and_the_first_counts() {
+    for (name, kind, pattern, path, expected) in [
+        ("k", "exact", "v", "/?k=v", Fit::Yes),
+        ("k", "exact", "v", "/?k=w&k=v", Fit::No),
+        ("k", "exact", "a b", "/?x=1&k=a%20b", Fit::Yes),
+        ("k", "present", "", "/?k", Fit::Yes),
+        ("k", "present", "", "/?kk=1", Fit::No),
+        ("k", "prefix", "v", "/?k=vw", Fit::Yes),
+        ("k", "regex", "[0-9]+", "/?k=12", Fit::Yes),
+        ("k", "exact", "v", "/k=v", Fit::No),
+    ] {
+        let m = HttpMatchRequest {
+            query_params: BTreeMap::from([(name.into(), text(kind, pattern))]),
+            ..HttpMatchRequest::default()
+        };
+        assert_eq!(
+            fit(&m, &format!("GET {path}"), &[]),
+            expected,
+            "{kind} {pattern} {path}"
+        );
+    }
+}
