@@ -1,15 +1,7 @@
-//! Any bytes: no panic, and the same outcome in one piece and byte by byte.
+//! The fuzzer's way into `src/client_hello.rs`.
 #![no_main]
 
-use egress_core::tls::client_hello::{HelloOutcome, HelloReader, parse};
-use libfuzzer_sys::fuzz_target;
+#[path = "../src/client_hello.rs"]
+mod client_hello;
 
-fuzz_target!(|bytes: &[u8]| {
-    let mut reader = HelloReader::default();
-    let outcome = bytes
-        .iter()
-        .map(|byte| reader.push(&[*byte]))
-        .find(|outcome| *outcome != HelloOutcome::NeedMore)
-        .unwrap_or(HelloOutcome::NeedMore);
-    assert_eq!(parse(bytes), outcome);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| client_hello::run(data));

@@ -1,0 +1,38 @@
+//! Replays what the fuzzers found worth keeping: `tests/fuzz/corpus`, through the very functions
+//! that the fuzz targets run.
+
+#[path = "../../../tests/fuzz/src/client_hello.rs"]
+mod client_hello;
+#[path = "../../../tests/fuzz/src/compile.rs"]
+mod compile;
+#[path = "../../../tests/fuzz/src/decode.rs"]
+mod decode;
+
+use std::fs;
+use std::path::Path;
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus");
+    let mut inputs = 0;
+    for entry in fs::read_dir(corpus.join(target)).expect("the corpus is there") {
+        let path = entry.expect("the corpus can be listed").path();
+        run(&fs::read(&path).expect("an input can be read"));
+        inputs += 1;
+    }
+    assert!(inputs > 50, "{target}: {inputs} inputs");
+}
+
+#[test]
+fn any_bytes_as_rules_decode_without_a_panic() {
+    replay("decode", decode::run);
+}
+
+#[test]
+fn any_bytes_as_rules_compile_without_a_panic() {
+    replay("compile", compile::run);
+}
+
+#[test]
+fn any_bytes_as_a_hello_are_read_alike_in_one_piece_and_byte_by_byte() {
+    replay("client_hello", client_hello::run);
+}
