@@ -10,7 +10,7 @@
 use crate::bpf::connect::redirected;
 use crate::bpf::datagram::answers;
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, is_current, judge, policy, policy_of, remember, state};
+use crate::bpf::judge::{Applied, is_current, is_fresh, judge, policy, policy_of, remember, state};
 use crate::bpf::listener::LOOPBACK;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
@@ -147,10 +147,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 /// and this tells at the price of one look-up. All others are for [`judged`].
 #[inline(always)]
 fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -> bool {
-    if plain.to.proto != state.proto
-        || state.action == 0
-        || policy(state.policy).policy.generation != state.generation
-    {
+    if plain.to.proto != state.proto || state.action == 0 || !is_fresh(state) {
         return false;
     }
     if state.proto == proto::TCP {

@@ -3,7 +3,7 @@
 
 use crate::bpf::connect::{destination4, destination6, redirected, settle, sock};
 use crate::bpf::event;
-use crate::bpf::judge::{is_current, judge, policy_of, state, state_or_new};
+use crate::bpf::judge::{is_fresh, judge, policy_of, state, state_or_new};
 use crate::bpf::maps::{PEERS, count};
 use crate::bpf::socket::note_task;
 use aya_ebpf::EbpfContext as _;
@@ -31,16 +31,16 @@ fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
     let Some(state) = state_or_new(sock(ctx)) else {
         return event::refuse(None, None, to, Reason::State, hook).return_code();
     };
-    let applied = policy_of(state);
     // A stream of datagrams to one place is judged once a generation.
     if state.action == action::ALLOW
-        && is_current(state, &applied)
         && state.port == to.port
         && state.dialled == to.addr
         && state.proto == to.proto
+        && is_fresh(state)
     {
         return Verdict::Allow.return_code();
     }
+    let applied = policy_of(state);
     if state.netns == 0 {
         // SAFETY: takes no pointer but the context.
         state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };

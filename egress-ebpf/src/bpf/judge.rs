@@ -116,6 +116,17 @@ pub fn judge_at(applied: &Applied, to: &Destination, proxy: Option<u16>) -> Verd
     decide(&KernelTables, &applied.policy, to, proxy)
 }
 
+/// Whether the policy that judged a socket stands as it did: told without looking at the rest of it.
+#[inline(always)]
+pub fn is_fresh(state: &SocketState) -> bool {
+    let slot = POLICIES.get_ptr(state.policy);
+    // SAFETY: a slot of an array map is always there.
+    let now = slot.map_or(0, |slot| unsafe {
+        ptr::read_volatile(&raw const (*slot).generation)
+    });
+    now != 0 && now == state.generation
+}
+
 /// Whether what is stored in a socket was judged under the policy that applies now.
 #[inline(always)]
 pub fn is_current(state: &SocketState, applied: &Applied) -> bool {

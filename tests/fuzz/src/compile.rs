@@ -10,9 +10,15 @@ use std::time::Instant;
 
 /// Panics where something is wrong.
 pub fn run(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     // What validation refuses is never compiled, but compiling must not rely on that.
-    let objects: Vec<Arc<Object>> = decode("fuzz.yaml", text).objects.into_iter().map(Arc::new).collect();
+    let objects: Vec<Arc<Object>> = decode("fuzz.yaml", text)
+        .objects
+        .into_iter()
+        .map(Arc::new)
+        .collect();
     lint(&objects);
     for object in &objects {
         not_done(object);

@@ -6,7 +6,9 @@ use egress_core::istio::{Verdict, decode};
 
 /// Panics where something is wrong.
 pub fn run(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let decoded = decode("fuzz.yaml", text);
     let report = Report::new("fuzz.yaml", text, &decoded);
     for (index, object) in decoded.objects.iter().enumerate() {

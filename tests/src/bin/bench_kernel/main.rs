@@ -23,7 +23,7 @@ use worker::{Config, Sample};
 #[derive(Parser)]
 struct Cli {
     /// Rounds: in each, every configuration has one batch of calls. Medians are of them.
-    #[arg(long, default_value_t = 61)]
+    #[arg(long, default_value_t = 401)]
     rounds: usize,
     /// Sizes of the tables.
     #[arg(long, value_delimiter = ',', default_value = "10,1000,100000,1000000")]
