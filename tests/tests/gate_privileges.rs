@@ -6,9 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use egress_agent::kernel::Pins;
+use egress_agent::kernel;
 use egress_tests::lab::{host, v4};
-use egress_tests::{Background, Lab, LabOptions, wait_until};
+use egress_tests::{Lab, LabOptions, Load, wait_until};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
@@ -122,9 +122,7 @@ fn what_the_unit_gives_is_enough_from_the_start_to_the_end() {
     serves_and_refuses(&lab, "started");
 
     // Attached again while it runs.
-    let links = Pins::at(lab.bpf_dir()).every_link().unwrap();
-    let pin = links.iter().find(|pin| pin.ends_with("connect4"));
-    fs::remove_file(pin.unwrap()).unwrap();
+    kernel::detach_links(lab.bpf_dir()).unwrap();
     let agent = lab.agent().unwrap();
     agent
         .wait_line(0, SOON, "it is closed again", |l| {
@@ -136,11 +134,7 @@ fn what_the_unit_gives_is_enough_from_the_start_to_the_end() {
     // Flows of a removed rule.
     lab.rules("echo.yaml", ECHO).unwrap();
     let target = format!("{}:7", v4(host::ECHO));
-    let mut hold = lab.command(env!("CARGO_BIN_EXE_busy")).unwrap();
-    hold.args(["hold", &target]);
-    let hold = Background::start(hold).unwrap();
-    hold.wait_line("it stands", SOON, |l| l["held"] == true)
-        .unwrap();
+    let hold = Load::start(&lab.client_place(), &["hold", &target]).unwrap();
     let mark = lab.agent().unwrap().mark();
     lab.remove_rules("echo.yaml").unwrap();
     let agent = lab.agent().unwrap();
@@ -149,7 +143,8 @@ fn what_the_unit_gives_is_enough_from_the_start_to_the_end() {
             l.contains("the rule that listed it was removed")
         })
         .unwrap();
-    drop(hold);
+    let counts = hold.stop().unwrap();
+    assert_eq!(counts["hold.errno103"], 1, "ECONNABORTED: {counts:?}");
 
     // Adopted by the next one.
     lab.agent().unwrap().kill().unwrap();
