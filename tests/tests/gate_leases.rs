@@ -10,18 +10,8 @@ use std::time::Duration;
 
 use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4, v6};
+use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, wait_until};
-
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
-const ECHO: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports: [{number: 7, name: tcp, protocol: TCP}]
-  resolution: DNS
-";
 
 fn lab() -> Lab {
     let lab = Lab::start().unwrap();

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use egress_agent::kernel;
 use egress_tests::lab::{host, v4};
+use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, LabOptions, Load, wait_until};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
-const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 const SOON: Duration = Duration::from_secs(10);
 
 /// What every running agent has; `docs/privileges.md`.
@@ -160,13 +160,3 @@ fn what_the_unit_gives_is_enough_from_the_start_to_the_end() {
     })
     .unwrap();
 }
-
-const ECHO: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports: [{number: 7, name: tcp, protocol: TCP}]
-  resolution: DNS
-";
