@@ -60,8 +60,13 @@ pub fn run(
             Output::Json => out.write_all(report.json_lines().as_bytes())?,
         }
     }
+    let broken = all.iter().filter(|d| d.is_broken() && d.objects.is_empty());
+    let unusable = match broken.count() {
+        0 => String::new(),
+        broken => format!("; {} unusable", counted(broken, "file")),
+    };
     let summary = format!(
-        "{}, {}: {invalid} invalid, {warned} with warnings",
+        "{}, {}: {invalid} invalid, {warned} with warnings{unusable}",
         counted(files.len(), "file"),
         counted(objects, "object")
     );

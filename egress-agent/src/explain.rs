@@ -18,7 +18,7 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 pub struct Asked {
     /// Rule files and folders, instead of the running agent
-    #[arg(long, num_args = 1.., value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
     /// With --rules: namespace of the workload that asks
     #[arg(long, value_name = "NAME", default_value = "default")]

@@ -121,7 +121,7 @@ fn help_and_version_are_no_errors() {
 fn explain_says_once_that_a_destination_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
-    let out = run(&["explain", "--rules", folder, "--", "a.example:80"]);
+    let out = run(&["explain", "--rules", folder, "a.example:80"]);
     assert_eq!(out.status.code(), Some(1));
     let stdout = String::from_utf8(out.stdout).unwrap();
     assert!(stdout.starts_with("refused: "), "{stdout}");
@@ -157,6 +157,11 @@ fn check_ends_0_1_or_64() {
     assert_eq!(
         String::from_utf8(json.stderr).unwrap(),
         "egress-agent: 2 files, 2 objects: 1 invalid, 0 with warnings\n"
+    );
+    fs::write(dir.path().join("b.yaml"), "a: [b\n").unwrap();
+    assert_eq!(
+        ending(&run(&["check", folder])),
+        "2 files, 1 object: 0 invalid, 0 with warnings; 1 file unusable"
     );
     let stdout = String::from_utf8(out.stdout).unwrap();
     assert!(
