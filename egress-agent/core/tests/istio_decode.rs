@@ -220,6 +220,34 @@ fn what_would_grow_without_bound_is_refused() {
 }
 
 #[test]
+fn what_aliases_copy_is_bounded_by_bytes_too_and_over_the_whole_file() {
+    let long = format!(
+        "a: &a {}\nb:\n{}",
+        "x".repeat(1 << 20),
+        "- *a\n".repeat(100)
+    );
+    let bomb = format!(
+        "---\nkind: X\na: &a [{}]\nb: &b [{}]\nc: [{}]\n",
+        ["x"; 60].join(","),
+        ["*a"; 60].join(","),
+        ["*b"; 50].join(",")
+    );
+    for text in [long, bomb.repeat(10)] {
+        let decoded = decode("f", &text);
+        assert!(decoded.is_broken());
+        let told = &decoded.messages.last().expect("something is said").text;
+        assert!(told.contains("of the file copy more than"), "{told}");
+    }
+    // One such document is no bomb yet.
+    assert!(
+        !decode("f", &bomb)
+            .messages
+            .iter()
+            .any(|m| m.text.contains("copy more"))
+    );
+}
+
+#[test]
 fn an_empty_file_says_so() {
     for text in ["", "\n", "---\n---\n", "# comment\n"] {
         let decoded = decode("f", text);
