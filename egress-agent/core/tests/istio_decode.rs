@@ -248,6 +248,40 @@ fn what_aliases_copy_is_bounded_by_bytes_too_and_over_the_whole_file() {
 }
 
 #[test]
+fn a_path_through_a_long_key_is_shortened() {
+    let decoded = service_entry(&format!("  ? {}\n  : 1\n", "k".repeat(9000)));
+    let field = &decoded.objects[0].messages[0].field;
+    assert!(
+        field.starts_with("spec.kkk") && field.ends_with("k..."),
+        "{field}"
+    );
+    assert!(field.len() < 1100, "{}", field.len());
+}
+
+/// What these cost is measured by hand; that mistakes beyond the bound are not lost is tested here.
+#[test]
+fn mistakes_beyond_the_bound_still_refuse_the_object() {
+    let mut text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec:\n  host: a.com\n  subsets:\n  - name: a\n    labels:\n".to_owned();
+    for n in 0..5000 {
+        writeln!(text, "      k{n}: '-'").expect("a string takes all");
+    }
+    let decoded = decode("f", &text);
+    let found = egress_core::istio::validate(&decoded.objects[0]);
+    assert_eq!(found.len(), 100);
+    assert!(
+        found
+            .last()
+            .expect("100")
+            .text
+            .starts_with("too many messages")
+    );
+    assert_eq!(
+        egress_core::istio::Verdict::of(&found),
+        egress_core::istio::Verdict::Invalid
+    );
+}
+
+#[test]
 fn an_empty_file_says_so() {
     for text in ["", "\n", "---\n---\n", "# comment\n"] {
         let decoded = decode("f", text);

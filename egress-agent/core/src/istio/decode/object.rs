@@ -356,6 +356,9 @@ fn top_level_fields(root: &Node, reader: &mut Reader) {
             mark: entry.mark,
             value: Value::Null,
         };
+        if !reader.messages.has_room(Severity::Warning) {
+            return;
+        }
         let hint =
             nearest(&entry.key, KNOWN.into_iter()).map(|name| format!(", did you mean {name:?}?"));
         reader.within(Step::Key(entry.key.clone()), |reader| {

@@ -195,10 +195,12 @@ pub fn export_to(check: &mut Check<'_>, entries: &[String], exporter: Exporter) 
             entry.as_str()
         };
         if seen.contains(key) {
-            check.error(if key == entry {
-                format!("duplicate entries in exportTo for entry {entry}")
-            } else {
-                format!("duplicate entries in exportTo: . and current namespace {namespace}")
+            check.error_with(|| {
+                if key == entry {
+                    format!("duplicate entries in exportTo for entry {entry}")
+                } else {
+                    format!("duplicate entries in exportTo: . and current namespace {namespace}")
+                }
             });
             return;
         }
