@@ -220,6 +220,68 @@ fn what_would_grow_without_bound_is_refused() {
 }
 
 #[test]
+fn what_aliases_copy_is_bounded_by_bytes_too_and_over_the_whole_file() {
+    let long = format!(
+        "a: &a {}\nb:\n{}",
+        "x".repeat(1 << 20),
+        "- *a\n".repeat(100)
+    );
+    let bomb = format!(
+        "---\nkind: X\na: &a [{}]\nb: &b [{}]\nc: [{}]\n",
+        ["x"; 60].join(","),
+        ["*a"; 60].join(","),
+        ["*b"; 50].join(",")
+    );
+    for text in [long, bomb.repeat(10)] {
+        let decoded = decode("f", &text);
+        assert!(decoded.is_broken());
+        let told = &decoded.messages.last().expect("something is said").text;
+        assert!(told.contains("of the file copy more than"), "{told}");
+    }
+    // One such document is no bomb yet.
+    assert!(
+        !decode("f", &bomb)
+            .messages
+            .iter()
+            .any(|m| m.text.contains("copy more"))
+    );
+}
+
+#[test]
+fn a_path_through_a_long_key_is_shortened() {
+    let decoded = service_entry(&format!("  ? {}\n  : 1\n", "k".repeat(9000)));
+    let field = &decoded.objects[0].messages[0].field;
+    assert!(
+        field.starts_with("spec.kkk") && field.ends_with("k..."),
+        "{field}"
+    );
+    assert!(field.len() < 1100, "{}", field.len());
+}
+
+/// What these cost is measured by hand; that mistakes beyond the bound are not lost is tested here.
+#[test]
+fn mistakes_beyond_the_bound_still_refuse_the_object() {
+    let mut text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec:\n  host: a.com\n  subsets:\n  - name: a\n    labels:\n".to_owned();
+    for n in 0..5000 {
+        writeln!(text, "      k{n}: '-'").expect("a string takes all");
+    }
+    let decoded = decode("f", &text);
+    let found = egress_core::istio::validate(&decoded.objects[0]);
+    assert_eq!(found.len(), 100);
+    assert!(
+        found
+            .last()
+            .expect("100")
+            .text
+            .starts_with("too many messages")
+    );
+    assert_eq!(
+        egress_core::istio::Verdict::of(&found),
+        egress_core::istio::Verdict::Invalid
+    );
+}
+
+#[test]
 fn an_empty_file_says_so() {
     for text in ["", "\n", "---\n---\n", "# comment\n"] {
         let decoded = decode("f", text);

@@ -53,6 +53,8 @@ impl fmt::Display for Message {
 const MAX_MESSAGES: usize = 100;
 /// Longest text of a message, in bytes.
 const MAX_TEXT: usize = 4096;
+/// Longest path of a message, in bytes. Keys of maps are a part of it.
+const MAX_FIELD: usize = 1024;
 
 /// Messages as they are found, bounded in number and length. An error is never lost to warnings.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +69,7 @@ impl Messages {
         self.counts[severity as usize] < MAX_MESSAGES
     }
 
-    /// Adds a message, or counts it if there are too many.
+    /// Adds a message, unless there are too many.
     pub fn push(&mut self, mut message: Message) {
         let count = &mut self.counts[message.severity as usize];
         *count += 1;
@@ -77,20 +79,23 @@ impl Messages {
         if *count == MAX_MESSAGES {
             "too many messages; more of this kind are not shown".clone_into(&mut message.text);
         }
-        if message.text.len() > MAX_TEXT {
-            let end = (0..=MAX_TEXT)
-                .rev()
-                .find(|end| message.text.is_char_boundary(*end))
-                .unwrap_or(0);
-            message.text.truncate(end);
-            message.text.push_str("...");
-        }
+        shorten(&mut message.text, MAX_TEXT);
+        shorten(&mut message.field, MAX_FIELD);
         self.found.push(message);
     }
 
     /// The messages, in the order of finding.
     pub fn into_vec(self) -> Vec<Message> {
         self.found
+    }
+}
+
+fn shorten(text: &mut String, most: usize) {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push_str("...");
+        // Thousands of these may be kept.
+        text.shrink_to_fit();
     }
 }
 

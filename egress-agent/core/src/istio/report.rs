@@ -2,6 +2,7 @@
 //!
 //! Only the rendering: which files are read and where the result goes is the caller's business.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -122,10 +123,10 @@ impl<'d> Report<'d> {
     /// Every message with the line that it is about and a caret below the column; then the
     /// documents that were skipped. Empty if there is nothing to say.
     pub fn text(&self, colour: bool) -> String {
-        let lines: Vec<&str> = self.text.lines().collect();
+        let mut lines = Lines::new(self.text);
         let mut out = String::new();
         for message in &self.decoded.messages {
-            self.push_message(&mut out, message, &lines, "", colour);
+            self.push_message(&mut out, message, &mut lines, "", colour);
         }
         for (object, found) in self.decoded.objects.iter().zip(&self.found) {
             let owner = format!(
@@ -133,7 +134,7 @@ impl<'d> Report<'d> {
                 object.kind, object.meta.namespace, object.meta.name
             );
             for message in found {
-                self.push_message(&mut out, message, &lines, &owner, colour);
+                self.push_message(&mut out, message, &mut lines, &owner, colour);
             }
         }
         for skipped in &self.decoded.skipped {
@@ -181,7 +182,7 @@ impl<'d> Report<'d> {
         &self,
         out: &mut String,
         message: &Message,
-        lines: &[&str],
+        lines: &mut Lines<'_>,
         owner: &str,
         colour: bool,
     ) {
@@ -189,9 +190,8 @@ impl<'d> Report<'d> {
         let index = usize::try_from(message.line)
             .ok()
             .and_then(|line| line.checked_sub(1));
-        if let Some(line) = index.and_then(|index| lines.get(index)) {
-            let column = usize::try_from(message.column).unwrap_or(1).max(1) - 1;
-            let (shown, caret) = window(line, column);
+        let column = usize::try_from(message.column).unwrap_or(1).max(1) - 1;
+        if let Some((shown, caret)) = index.and_then(|index| lines.window(index, column)) {
             let (start, end) = if colour {
                 (code(message.severity), "\x1b[0m")
             } else {
@@ -241,21 +241,62 @@ fn visible(letter: char) -> char {
     }
 }
 
-/// The part of a line around a column, and where the column is in it.
-fn window(line: &str, column: usize) -> (String, usize) {
-    let length = line.chars().count();
-    let skip = if length > MAX_SHOWN {
-        column.saturating_sub(LEAD).min(length - MAX_SHOWN)
-    } else {
-        0
-    };
-    let shown = line
-        .chars()
-        .skip(skip)
-        .take(MAX_SHOWN)
-        .map(visible)
-        .collect();
-    (shown, column.saturating_sub(skip).min(MAX_SHOWN))
+/// The lines of a file. A file may be one line with thousands of messages, so no look at a line may
+/// cost the line's length.
+struct Lines<'t> {
+    lines: Vec<&'t str>,
+    /// Of lines that were looked at.
+    rulers: BTreeMap<usize, Ruler>,
+}
+
+/// Where the characters of a line stand.
+struct Ruler {
+    /// The byte that every [`Ruler::STEP`]th character starts at.
+    starts: Vec<usize>,
+    /// Characters of the line.
+    length: usize,
+}
+
+impl Ruler {
+    const STEP: usize = 1024;
+
+    fn new(line: &str) -> Self {
+        let (mut starts, mut length) = (Vec::new(), 0);
+        for (at, _) in line.char_indices() {
+            if length % Self::STEP == 0 {
+                starts.push(at);
+            }
+            length += 1;
+        }
+        Self { starts, length }
+    }
+
+    /// The line from a character on.
+    fn from<'t>(&self, line: &'t str, character: usize) -> impl Iterator<Item = char> + use<'t> {
+        let start = self.starts.get(character / Self::STEP).copied();
+        let rest = start.and_then(|at| line.get(at..)).unwrap_or_default();
+        rest.chars().skip(character % Self::STEP)
+    }
+}
+
+impl<'t> Lines<'t> {
+    fn new(text: &'t str) -> Self {
+        Self {
+            lines: text.lines().collect(),
+            rulers: BTreeMap::new(),
+        }
+    }
+
+    /// The part of a line around a column, and where the column is in it. `None` if there is no such
+    /// line.
+    fn window(&mut self, index: usize, column: usize) -> Option<(String, usize)> {
+        let line = *self.lines.get(index)?;
+        let ruler = self.rulers.entry(index).or_insert_with(|| Ruler::new(line));
+        let most = ruler.length.saturating_sub(MAX_SHOWN);
+        let skip = column.saturating_sub(LEAD).min(most);
+        let shown = ruler.from(line, skip).take(MAX_SHOWN).map(visible);
+        Some((shown.collect(), column.saturating_sub(skip).min(MAX_SHOWN)))
+    }
 }
 
 #[cfg(test)]
@@ -317,9 +358,15 @@ mod tests {
 
     #[test]
     fn a_long_line_is_shown_around_the_column() {
-        let line = format!("{}X{}", "a".repeat(1000), "b".repeat(1000));
-        let (shown, caret) = window(&line, 1000);
-        assert_eq!(shown.chars().count(), MAX_SHOWN);
-        assert_eq!(shown.chars().nth(caret), Some('X'));
+        for (before, after) in [(0, 1000), (1000, 1000), (5000, 10), (1023, 0), (1024, 0)] {
+            let line = format!("{}X{}", "\u{e9}".repeat(before), "b".repeat(after));
+            let (shown, caret) = Lines::new(&line)
+                .window(0, before)
+                .expect("there is a line");
+            assert_eq!(shown.chars().count(), MAX_SHOWN, "{before}");
+            assert_eq!(shown.chars().nth(caret), Some('X'), "{before}");
+        }
+        assert_eq!(Lines::new("a").window(0, 1), Some(("a".to_owned(), 1)));
+        assert_eq!(Lines::new("").window(0, 0), None);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::node::{Mark, Node, Value};
-use super::parse::parse;
+use super::parse::{Copied, parse};
 use super::reader::{self, Decode, Reader};
 use super::suggest::nearest;
 use crate::istio::destination_rule::DestinationRule;
@@ -186,8 +186,9 @@ pub fn decode(source: &str, text: &str) -> Decoded {
         return decoded;
     }
     let mut number = 0;
+    let mut copied = Copied::default();
     for (part, line) in documents(text) {
-        match parse(part, line) {
+        match parse(part, line, &mut copied) {
             Ok(nodes) => {
                 for node in nodes {
                     if node.value != Value::Null {
@@ -355,6 +356,9 @@ fn top_level_fields(root: &Node, reader: &mut Reader) {
             mark: entry.mark,
             value: Value::Null,
         };
+        if !reader.messages.has_room(Severity::Warning) {
+            return;
+        }
         let hint =
             nearest(&entry.key, KNOWN.into_iter()).map(|name| format!(", did you mean {name:?}?"));
         reader.within(Step::Key(entry.key.clone()), |reader| {

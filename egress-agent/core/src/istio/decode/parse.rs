@@ -1,4 +1,4 @@
-//! YAML text to a tree of values with marks. Bounded in depth, in nodes and in what aliases expand to.
+//! YAML text to a tree of values with marks. Bounded in depth, in nodes and in what aliases copy.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,6 +12,11 @@ use super::scalar::resolve;
 const MAX_DEPTH: usize = 64;
 /// Most values of a document, expanded aliases included.
 const MAX_NODES: usize = 400_000;
+/// Most values that the anchors and aliases of a file copy. Of a file and not of a document: a file
+/// has room for thousands of documents.
+const MAX_COPIED_NODES: usize = MAX_NODES;
+/// Most bytes of text that they copy. One value may be as long as the file.
+const MAX_COPIED_BYTES: usize = 16 << 20;
 
 /// Why a text is no YAML document that could be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -23,13 +28,44 @@ pub struct SyntaxError {
     pub text: String,
 }
 
-/// Reads the documents of a text, as a rule one. `first_line` is the number of its first line in the file.
-pub fn parse(text: &str, first_line: u32) -> Result<Vec<Node>, SyntaxError> {
+/// What a value takes, with all inside it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    nodes: usize,
+    /// Of scalars, keys included.
+    bytes: usize,
+}
+
+impl Size {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            nodes: self.nodes.saturating_add(other.nodes),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    /// What came after an earlier size of the same document.
+    fn since(self, before: Self) -> Self {
+        Self {
+            nodes: self.nodes - before.nodes,
+            bytes: self.bytes - before.bytes,
+        }
+    }
+}
+
+/// What the anchors and aliases of a file have copied so far.
+#[derive(Debug, Default)]
+pub struct Copied(Size);
+
+/// Reads the documents of a text, as a rule one. `first_line` is the number of its first line in the
+/// file; `copied` is of the whole file.
+pub fn parse(text: &str, first_line: u32, copied: &mut Copied) -> Result<Vec<Node>, SyntaxError> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
         text,
         first_line,
-        nodes: 0,
+        size: Size::default(),
+        copied,
         anchors: BTreeMap::new(),
         cursor: (0, 0),
     };
@@ -51,8 +87,10 @@ struct Builder<'t> {
     parser: Parser<'t, saphyr_parser::StrInput<'t>>,
     text: &'t str,
     first_line: u32,
-    nodes: usize,
-    anchors: BTreeMap<usize, (Node, usize)>,
+    /// Of the text so far.
+    size: Size,
+    copied: &'t mut Copied,
+    anchors: BTreeMap<usize, (Node, Size)>,
     /// A character of the text, and the byte that it starts at.
     cursor: (usize, usize),
 }
@@ -83,15 +121,30 @@ impl<'t> Builder<'t> {
         }
     }
 
-    fn count(&mut self, nodes: usize, mark: Mark) -> Result<(), SyntaxError> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
+    fn count(&mut self, size: Size, mark: Mark) -> Result<(), SyntaxError> {
+        self.size = self.size.plus(size);
+        if self.size.nodes > MAX_NODES {
             return Err(SyntaxError {
                 mark,
                 text: format!("document holds more than {MAX_NODES} values"),
             });
         }
         Ok(())
+    }
+
+    /// As [`Self::count`], for a copy of what was counted before. To be called before the copy is
+    /// made.
+    fn count_copy(&mut self, size: Size, mark: Mark) -> Result<(), SyntaxError> {
+        self.copied.0 = self.copied.0.plus(size);
+        if self.copied.0.nodes > MAX_COPIED_NODES || self.copied.0.bytes > MAX_COPIED_BYTES {
+            return Err(SyntaxError {
+                mark,
+                text: format!(
+                    "anchors and aliases of the file copy more than {MAX_COPIED_NODES} values or {MAX_COPIED_BYTES} bytes"
+                ),
+            });
+        }
+        self.count(size, mark)
     }
 
     fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, SyntaxError> {
@@ -102,8 +155,13 @@ impl<'t> Builder<'t> {
                 text: format!("values are nested deeper than {MAX_DEPTH}"),
             });
         }
-        self.count(1, mark)?;
-        let before = self.nodes - 1;
+        let before = self.size;
+        let bytes = if let Event::Scalar(text, ..) = &event {
+            text.len()
+        } else {
+            0
+        };
+        self.count(Size { nodes: 1, bytes }, mark)?;
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => (
                 scalar(&text, style == ScalarStyle::Plain, tag.as_deref()),
@@ -112,16 +170,16 @@ impl<'t> Builder<'t> {
             Event::SequenceStart(anchor, _) => (self.list(depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.map(depth)?, anchor),
             Event::Alias(anchor) => {
-                let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
-                    return Err(SyntaxError {
-                        mark,
-                        text: "anchor contains itself".to_owned(),
-                    });
+                let unknown = || SyntaxError {
+                    mark,
+                    text: "anchor contains itself".to_owned(),
                 };
-                self.count(size, mark)?;
+                let size = self.anchors.get(&anchor).ok_or_else(unknown)?.1;
+                self.count_copy(size, mark)?;
+                let (node, _) = self.anchors.get(&anchor).ok_or_else(unknown)?;
                 return Ok(Node {
                     mark,
-                    value: node.value,
+                    value: node.value.clone(),
                 });
             }
             Event::Nothing
@@ -133,10 +191,10 @@ impl<'t> Builder<'t> {
             | Event::MappingEnd => (Value::Null, 0),
         };
         let node = Node { mark, value };
-        let size = self.nodes - before;
         if anchor != 0 {
             // The copy counts too, or many anchors around one another would grow without bound.
-            self.count(size, mark)?;
+            let size = self.size.since(before);
+            self.count_copy(size, mark)?;
             self.anchors.insert(anchor, (node.clone(), size));
         }
         Ok(node)

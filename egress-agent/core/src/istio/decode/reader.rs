@@ -40,6 +40,9 @@ pub struct Reader {
 impl Reader {
     /// Records a message at a node.
     pub fn say(&mut self, severity: Severity, node: &Node, text: impl Into<String>) {
+        if !self.messages.has_room(severity) {
+            return;
+        }
         self.messages.push(message::Message {
             severity,
             field: self.path.to_string(),

@@ -37,26 +37,43 @@ impl<'o> Check<'o> {
         self.messages.into_vec()
     }
 
-    fn say(&mut self, severity: Severity, text: String) {
+    fn say(&mut self, severity: Severity, text: impl FnOnce() -> String) {
+        // Finding a place costs time in the size of the maps on the way, which a file of nothing
+        // but mistakes is not given.
+        if !self.messages.has_room(severity) {
+            return;
+        }
         let mark = self.object.place(&self.path);
         self.messages.push(Message {
             severity,
             field: self.path.to_string(),
             line: mark.line,
             column: mark.column,
-            text,
+            text: text(),
         });
     }
 
     /// Records an error at the current field.
     pub fn error(&mut self, text: impl Into<String>) {
-        self.say(Severity::Error, text.into());
+        self.say(Severity::Error, || text.into());
+    }
+
+    /// As [`Self::error`], for a text that grows with more than the field: it is made only if it is
+    /// kept.
+    pub fn error_with(&mut self, text: impl FnOnce() -> String) {
+        self.say(Severity::Error, text);
     }
 
     /// Records a warning at the current field, unless the surroundings drop them.
     pub fn warn(&mut self, text: impl Into<String>) {
+        self.warn_with(|| text.into());
+    }
+
+    /// As [`Self::warn`], for a text that grows with more than the field: it is made only if it is
+    /// kept.
+    pub fn warn_with(&mut self, text: impl FnOnce() -> String) {
         if !self.errors_only {
-            self.say(Severity::Warning, text.into());
+            self.say(Severity::Warning, text);
         }
     }
 

@@ -28,6 +28,19 @@ pub fn some_duration(check: &mut Check<'_>, key: &'static str, span: Option<Time
     });
 }
 
+/// A duration that must be there.
+pub fn required_duration(
+    check: &mut Check<'_>,
+    key: &'static str,
+    span: Option<TimeSpan>,
+    missing: &str,
+) {
+    match span {
+        None => check.error(missing),
+        Some(span) => check.at(key, |check| check.require(duration(span))),
+    }
+}
+
 /// From 1 to 65535.
 pub fn port(number: u32) -> Rule {
     if (1..=65535).contains(&number) {
@@ -195,10 +208,12 @@ pub fn export_to(check: &mut Check<'_>, entries: &[String], exporter: Exporter) 
             entry.as_str()
         };
         if seen.contains(key) {
-            check.error(if key == entry {
-                format!("duplicate entries in exportTo for entry {entry}")
-            } else {
-                format!("duplicate entries in exportTo: . and current namespace {namespace}")
+            check.error_with(|| {
+                if key == entry {
+                    format!("duplicate entries in exportTo for entry {entry}")
+                } else {
+                    format!("duplicate entries in exportTo: . and current namespace {namespace}")
+                }
             });
             return;
         }

@@ -1,8 +1,7 @@
 //! Rules of connection pools.
 
 use super::check::Check;
-use super::common::{duration, some_duration};
-use super::destination_rule::required_duration;
+use super::common::{duration, required_duration, some_duration};
 use crate::istio::destination_rule::{
     ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, TcpSettings,
 };

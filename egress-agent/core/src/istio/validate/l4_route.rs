@@ -58,7 +58,7 @@ fn sni_host(check: &mut Check<'_>, host: &str, context: &Context<'_>) {
         }
         Err(reason) => check.error(reason),
         Ok(()) if context.hosts.covers(host) => {}
-        Ok(()) => check.error(format!(
+        Ok(()) => check.error_with(|| format!(
             "SNI host {host:?} is not a compatible subset of any of the virtual service hosts: [{}]",
             context.host_list
         )),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::check::{Check, Rule};
-use super::destination_rule::required_duration;
+use super::common::required_duration;
 use crate::istio::destination_rule::{
     ConsistentHashLb, Distribute, Failover, HttpCookie, LoadBalancerSettings,
     LocalityLoadBalancerSetting, MagLev, WarmupConfiguration,

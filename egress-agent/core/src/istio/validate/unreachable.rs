@@ -42,25 +42,20 @@ pub fn http(check: &mut Check<'_>, routes: &[HttpRoute]) {
                 return;
             }
             if earlier.covers(later) {
-                let rule = route_name(later.rule);
-                let condition = format!(
-                    "{} of prefix {}",
-                    match_name(later.rule, later.index),
-                    later.path
-                );
-                let other = format!(
-                    "{} of prefix {} on {}",
-                    match_name(earlier.rule, earlier.index),
-                    earlier.path,
-                    route_name(earlier.rule)
-                );
-                ineffective(
-                    check,
-                    ("http", later.rule, later.index),
-                    &rule,
-                    &condition,
-                    &other,
-                );
+                ineffective(check, ("http", later.rule, later.index), || Unused {
+                    rule: route_name(later.rule),
+                    condition: format!(
+                        "{} of prefix {}",
+                        match_name(later.rule, later.index),
+                        later.path
+                    ),
+                    other: format!(
+                        "{} of prefix {} on {}",
+                        match_name(earlier.rule, earlier.index),
+                        earlier.path,
+                        route_name(earlier.rule)
+                    ),
+                });
             }
         }
     }
@@ -100,19 +95,26 @@ fn label(name: &str, index: usize) -> String {
     }
 }
 
+/// A condition that is never used, as it is shown.
+struct Unused {
+    rule: String,
+    condition: String,
+    /// The rule that takes its requests.
+    other: String,
+}
+
 fn ineffective(
     check: &mut Check<'_>,
     place: (&'static str, usize, usize),
-    rule: &str,
-    condition: &str,
-    other: &str,
+    unused: impl FnOnce() -> Unused,
 ) {
     let (key, route, index) = place;
     check.element(key, route, |check| {
         check.element("match", index, |check| {
-            check.warn(format!(
-                "virtualService rule {rule} match {condition} is not used (duplicate/overlapping match in rule {other})"
-            ));
+            check.warn_with(|| {
+                let Unused { rule, condition, other } = unused();
+                format!("virtualService rule {rule} match {condition} is not used (duplicate/overlapping match in rule {other})")
+            });
         });
     });
 }
@@ -133,11 +135,14 @@ fn duplicates<T: Debug>(
     let mut catch_all = false;
     for (rule, conditions) in routes.iter().enumerate() {
         let unused = |check: &mut Check<'_>, reason: &str| {
-            let text = format!(
-                "virtualService rule {} not used ({reason})",
-                route_name(rule)
-            );
-            check.element(key, rule, |check| check.warn(text));
+            check.element(key, rule, |check| {
+                check.warn_with(|| {
+                    format!(
+                        "virtualService rule {} not used ({reason})",
+                        route_name(rule)
+                    )
+                });
+            });
         };
         if conditions.is_empty() {
             if catch_all {
@@ -154,12 +159,11 @@ fn duplicates<T: Debug>(
             }
             match seen.entry(format!("{condition:?}")) {
                 std::collections::hash_map::Entry::Occupied(first) => {
-                    let (name, condition, other) = (
-                        route_name(rule),
-                        match_name(rule, index),
-                        route_name(*first.get()),
-                    );
-                    ineffective(check, (key, rule, index), &name, &condition, &other);
+                    ineffective(check, (key, rule, index), || Unused {
+                        rule: route_name(rule),
+                        condition: match_name(rule, index),
+                        other: route_name(*first.get()),
+                    });
                     repeated += 1;
                 }
                 std::collections::hash_map::Entry::Vacant(free) => {

@@ -88,7 +88,7 @@ fn claims(check: &mut Check<'_>, service: &VirtualService) {
             for (key, map) in [("headers", &request.headers), ("withoutHeaders", &request.without_headers)] {
                 check.each_entry(key, map, |check, name, _| {
                     if is_claim(name) {
-                        check.error(format!(
+                        check.error_with(|| format!(
                             "JWT claim based routing (key: {name}) is only supported for gateway, found no gateways: [{gateways}]"
                         ));
                     }
