@@ -78,7 +78,8 @@ fn lists(service: &Service, ip: IpAddr) -> bool {
     })
 }
 
-fn ports(service: &Service) -> String {
+/// The ports of a service, in words.
+pub(super) fn ports(service: &Service) -> String {
     let one = |(n, p): (u16, &crate::registry::services::Port)| match transport(p.class) {
         Transport::Tcp => n.to_string(),
         Transport::Udp => format!("{n}/udp"),
