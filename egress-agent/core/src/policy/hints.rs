@@ -2,10 +2,11 @@
 //!
 //! Owns the words. Decides nothing.
 
+use super::claims::transport;
 use super::state::State;
 use super::tables::Transport;
 use crate::istio::service_entry::Resolution;
-use crate::registry::services::{Class, Location, Service};
+use crate::registry::services::{Location, Service};
 use egress_ebpf::addr::Addr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -55,13 +56,6 @@ impl State {
         }
         let service = here.first()?;
         Some(format!("{} lists {}", service.host, ports(service)))
-    }
-}
-
-const fn transport(class: Class) -> Transport {
-    match class {
-        Class::Udp => Transport::Udp,
-        Class::Http | Class::Tls | Class::Tcp | Class::Sniffed => Transport::Tcp,
     }
 }
 
