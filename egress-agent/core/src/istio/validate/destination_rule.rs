@@ -8,8 +8,9 @@ use super::connection_pool::connection_pool;
 use super::load_balancer::load_balancer;
 use super::{addresses, names};
 use crate::istio::destination_rule::{
-    ClientTlsMode, ClientTlsSettings, DestinationRule, OutlierDetection, PortTrafficPolicy, Subset,
-    TrafficPolicy, TunnelSettings,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule,
+    LoadBalancerSettings, OutlierDetection, PortTrafficPolicy, Subset, TrafficPolicy,
+    TunnelSettings,
 };
 
 /// Checks the spec of a `DestinationRule`.
@@ -75,24 +76,13 @@ fn traffic_policy(check: &mut Check<'_>, policy: &TrafficPolicy) {
         check.error("tunnel and proxyProtocol must not be set together");
         return;
     }
-    check.some(
-        "outlierDetection",
+    settings(
+        check,
         policy.outlier_detection.as_ref(),
-        outlier_detection,
-    );
-    check.some(
-        "connectionPool",
         policy.connection_pool.as_ref(),
-        connection_pool,
-    );
-    check.some(
-        "loadBalancer",
         policy.load_balancer.as_ref(),
-        |check, settings| {
-            load_balancer(check, settings, policy.outlier_detection.is_some());
-        },
+        policy.tls.as_ref(),
     );
-    check.some("tls", policy.tls.as_ref(), client_tls);
     check.errors_only(|check| {
         check.each(
             "portLevelSettings",
@@ -115,24 +105,29 @@ fn port_policy(check: &mut Check<'_>, policy: &PortTrafficPolicy) {
         check.error("port traffic policy must have at least one field");
         return;
     }
-    check.some(
-        "outlierDetection",
+    settings(
+        check,
         policy.outlier_detection.as_ref(),
-        outlier_detection,
-    );
-    check.some(
-        "connectionPool",
         policy.connection_pool.as_ref(),
-        connection_pool,
-    );
-    check.some(
-        "loadBalancer",
         policy.load_balancer.as_ref(),
-        |check, settings| {
-            load_balancer(check, settings, policy.outlier_detection.is_some());
-        },
+        policy.tls.as_ref(),
     );
-    check.some("tls", policy.tls.as_ref(), client_tls);
+}
+
+/// What a policy for all ports and one for a single port have in common.
+fn settings(
+    check: &mut Check<'_>,
+    outlier: Option<&OutlierDetection>,
+    pool: Option<&ConnectionPoolSettings>,
+    balancer: Option<&LoadBalancerSettings>,
+    tls: Option<&ClientTlsSettings>,
+) {
+    check.some("outlierDetection", outlier, outlier_detection);
+    check.some("connectionPool", pool, connection_pool);
+    check.some("loadBalancer", balancer, |check, balancer| {
+        load_balancer(check, balancer, outlier.is_some());
+    });
+    check.some("tls", tls, client_tls);
 }
 
 fn tunnel(check: &mut Check<'_>, tunnel: &TunnelSettings) {
