@@ -76,12 +76,17 @@ struct OfPort<'a> {
     ruled: bool,
 }
 
+/// What a port of this class is dialled by.
+pub const fn transport(class: Class) -> Transport {
+    match class {
+        Class::Udp => Transport::Udp,
+        Class::Http | Class::Tls | Class::Tcp | Class::Sniffed => Transport::Tcp,
+    }
+}
+
 impl OfPort<'_> {
     const fn transport(&self) -> Transport {
-        match self.class {
-            Class::Udp => Transport::Udp,
-            Class::Http | Class::Tls | Class::Tcp | Class::Sniffed => Transport::Tcp,
-        }
+        transport(self.class)
     }
 
     const fn action(&self) -> Action {

@@ -3,6 +3,7 @@
 //!
 //! Owns the words. Decides nothing: it asks what the gate would.
 
+use super::hints::ports;
 use super::state::State;
 use super::tables::Transport;
 use crate::http::authority::parse_authority;
@@ -100,7 +101,8 @@ fn refused(why: String, hint: Option<String>) -> Explanation {
 }
 
 impl State {
-    /// Explains a TCP flow under a policy, with the addresses that are known at the moment.
+    /// Explains a flow under a policy, with the addresses that are known at the moment. A name is
+    /// asked for by the protocol of its port, an address by TCP and UDP alike.
     pub fn explain(&mut self, policy: u32, question: &Question) -> Explanation {
         match question {
             Question::Name { host, port, path } => self.explain_name(policy, host, *port, path),
@@ -114,7 +116,7 @@ impl State {
             return refused(format!("refused: there is no policy {policy}"), None);
         };
         let view = &state.view;
-        let Some(service) = service_of(view, host) else {
+        let Some(service) = service_of(view, host, port) else {
             if state.allow_any {
                 let line = "allowed: no rule lists it, and outboundTrafficPolicy is ALLOW_ANY";
                 return Explanation {
@@ -153,7 +155,7 @@ impl State {
                     path,
                     headers: &HeaderMap::new(),
                 };
-                let rule = virtual_service(&self.registry, view, host);
+                let rule = virtual_service(&self.registry, view, service);
                 match routes.http(policy, dialled, &head, 0) {
                     HttpDecision::Forward(cluster, route) => {
                         let timeout = route
@@ -255,13 +257,18 @@ impl State {
     }
 }
 
-/// The service of a host: itself or the longest wildcard.
-fn service_of<'a>(view: &'a View, host: &str) -> Option<&'a Arc<Service>> {
+/// The service that a host falls under, itself or the longest wildcard: of those with this port,
+/// since each port has routes of its own; else of all.
+fn service_of<'a>(view: &'a View, host: &str, port: u16) -> Option<&'a Arc<Service>> {
     let wildcards = (0..=host.len())
         .filter_map(|at| host.get(at..))
         .map(|s| format!("*{s}"));
-    let mut all = std::iter::once(host.to_owned()).chain(wildcards);
-    all.find_map(|h| view.services.get(h.as_str()))
+    let all = std::iter::once(host.to_owned()).chain(wildcards);
+    let mut all = all.filter_map(|h| view.services.get(h.as_str()));
+    let first = all.next()?;
+    let with_port = |s: &&Arc<Service>| s.class(port).is_some();
+    let found = std::iter::once(first).chain(all).find(with_port);
+    found.or(Some(first))
 }
 
 /// Kind, name and place of the entry that lists a port.
@@ -281,9 +288,8 @@ fn placed(object: &Object) -> String {
 fn virtual_service(
     registry: &crate::registry::Registry,
     view: &View,
-    host: &str,
+    service: &Service,
 ) -> Option<String> {
-    let service = service_of(view, host)?;
     let mut rules = registry.rules_for(&service.host, &view.scope);
     rules
         .find(|vs| !vs.spec().http.is_empty())
@@ -308,15 +314,6 @@ fn addresses(service: &Service) -> String {
         }
         _ if listed => "at the addresses of its rule only".to_owned(),
         _ => format!("at the addresses that DNS gives for {}", service.host),
-    }
-}
-
-fn ports(service: &Service) -> String {
-    let all: Vec<_> = service.ports().into_keys().map(|p| p.to_string()).collect();
-    if all.is_empty() {
-        "no port".to_owned()
-    } else {
-        format!("port {}", all.join(", "))
     }
 }
 

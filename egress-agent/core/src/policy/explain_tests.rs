@@ -3,6 +3,7 @@
 use super::{Question, QuestionError};
 use crate::istio::{Object, decode};
 use crate::policy::state::{Settings, State};
+use crate::routing::TlsDecision;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,7 +35,11 @@ spec: {hosts: [db.internal], addresses: [203.0.113.0/24], ports: [{number: 5432,
 ";
 
 fn state() -> State {
-    let decoded = decode("rules.yaml", RULES);
+    state_of(RULES)
+}
+
+fn state_of(rules: &str) -> State {
+    let decoded = decode("rules.yaml", rules);
     assert!(!decoded.is_broken(), "{:?}", decoded.messages);
     let objects: Vec<Arc<Object>> = decoded.objects.into_iter().map(Arc::new).collect();
     let mut state = State::new(Settings::default());
@@ -144,4 +149,30 @@ fn the_answer_names_the_rule_or_the_nearest_and_the_field() {
             "{question}: {words}\n{found:?}"
         );
     }
+}
+
+#[test]
+fn a_wildcard_answers_for_a_port_that_the_name_itself_does_not_list() {
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: exact}
+spec: {hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 53, name: d, protocol: UDP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec: {hosts: [\"*.example.com\"], ports: [{number: 443, name: t, protocol: TLS}]}
+";
+    let mut state = state_of(rules);
+    let to = "192.0.2.1:443".parse().unwrap();
+    let decision = state.routes().tls(0, to, Some("a.example.com"), 0);
+    assert!(matches!(decision, TlsDecision::Forward(_)), "{decision:?}");
+    let mut explain = |text: &str| state.explain(0, &Question::parse(text).unwrap());
+    let found = explain("a.example.com:443");
+    assert!(found.allowed, "as the routes decide: {found:?}");
+    assert!(found.lines.join("\n").contains("default/wild"), "{found:?}");
+    let found = explain("a.example.com:8080");
+    assert!(!found.allowed);
+    assert_eq!(found.lines[1], "it lists ports 53/udp and 80 only");
 }

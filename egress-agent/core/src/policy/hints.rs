@@ -2,10 +2,11 @@
 //!
 //! Owns the words. Decides nothing.
 
+use super::claims::transport;
 use super::state::State;
 use super::tables::Transport;
 use crate::istio::service_entry::Resolution;
-use crate::registry::services::{Class, Location, Service};
+use crate::registry::services::{Location, Service};
 use egress_ebpf::addr::Addr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -58,13 +59,6 @@ impl State {
     }
 }
 
-const fn transport(class: Class) -> Transport {
-    match class {
-        Class::Udp => Transport::Udp,
-        Class::Http | Class::Tls | Class::Tcp | Class::Sniffed => Transport::Tcp,
-    }
-}
-
 /// Whether a service spells out an address, as VIP or endpoint.
 fn lists(service: &Service, ip: IpAddr) -> bool {
     service.entries.iter().any(|e| {
@@ -78,7 +72,8 @@ fn lists(service: &Service, ip: IpAddr) -> bool {
     })
 }
 
-fn ports(service: &Service) -> String {
+/// The ports of a service, in words.
+pub(super) fn ports(service: &Service) -> String {
     let one = |(n, p): (u16, &crate::registry::services::Port)| match transport(p.class) {
         Transport::Tcp => n.to_string(),
         Transport::Udp => format!("{n}/udp"),

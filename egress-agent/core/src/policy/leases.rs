@@ -372,7 +372,7 @@ impl Leases {
             .map(|(name, _)| name)
     }
 
-    /// Names without an address, and why.
+    /// Names whose last question failed, and why. They may have addresses of an earlier answer.
     pub fn failing(&self) -> impl Iterator<Item = (&Arc<str>, &Failure)> {
         self.names
             .iter()

@@ -7,6 +7,7 @@ use super::{addresses, common, names};
 use crate::istio::virtual_service::{
     L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute,
 };
+use std::collections::BTreeMap;
 
 /// Checks one TLS route.
 pub fn tls_route(check: &mut Check<'_>, route: &TlsRoute, context: &Context<'_>) {
@@ -29,18 +30,13 @@ fn tls_match(check: &mut Check<'_>, request: &TlsMatchAttributes, context: &Cont
     check.each("sniHosts", &request.sni_hosts, |check, host| {
         sni_host(check, host, context);
     });
-    check.each(
-        "destinationSubnets",
+    conditions(
+        check,
         &request.destination_subnets,
-        |check, subnet| {
-            check.require(addresses::subnet(subnet));
-        },
+        request.port,
+        &request.source_labels,
+        &request.gateways,
     );
-    if request.port != 0 {
-        check.at("port", |check| check.require(common::port(request.port)));
-    }
-    common::labels(check, "sourceLabels", &request.source_labels);
-    common::gateway_names(check, &request.gateways);
 }
 
 /// A server name must be one of the hosts or part of one; case counts.
@@ -75,18 +71,31 @@ pub fn tcp_route(check: &mut Check<'_>, route: &TcpRoute) {
 }
 
 fn tcp_match(check: &mut Check<'_>, request: &L4MatchAttributes) {
-    check.each(
-        "destinationSubnets",
+    conditions(
+        check,
         &request.destination_subnets,
-        |check, subnet| {
-            check.require(addresses::subnet(subnet));
-        },
+        request.port,
+        &request.source_labels,
+        &request.gateways,
     );
-    if request.port != 0 {
-        check.at("port", |check| check.require(common::port(request.port)));
+}
+
+/// What both kinds of match have in common.
+fn conditions(
+    check: &mut Check<'_>,
+    subnets: &[String],
+    port: u32,
+    labels: &BTreeMap<String, String>,
+    gateways: &[String],
+) {
+    check.each("destinationSubnets", subnets, |check, subnet| {
+        check.require(addresses::subnet(subnet));
+    });
+    if port != 0 {
+        check.at("port", |check| check.require(common::port(port)));
     }
-    common::labels(check, "sourceLabels", &request.source_labels);
-    common::gateway_names(check, &request.gateways);
+    common::labels(check, "sourceLabels", labels);
+    common::gateway_names(check, gateways);
 }
 
 fn destinations(check: &mut Check<'_>, routes: &[RouteDestination]) {
