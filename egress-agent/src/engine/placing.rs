@@ -44,6 +44,11 @@ impl Engine {
             self.state.handle_moved(left);
             left_out += self.tables.apply(&self.state.poll_ops())?;
         }
+        if self.state.place_closed(Instant::now()) {
+            self.moved = true;
+            let ops = self.state.poll_ops();
+            left_out += self.write(&ops)?;
+        }
         Ok(left_out)
     }
 

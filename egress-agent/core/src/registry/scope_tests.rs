@@ -187,11 +187,13 @@ fn workloads_that_see_the_same_share_a_policy_and_it_goes_with_the_last() {
     assert!(!state.routes().policies.contains_key(&policies[0]));
     assert_eq!(state.unresolved().len(), 1, "a name that only it needed");
 
-    // The rule that told them apart goes, and then comes back.
+    // The rule that told them apart goes, and then comes back, each written before the next.
+    drop(state.poll_ops());
     state.handle_workload(now, 1, workload("one", &[]));
     let own = state.policy_of(1);
     state.handle_rules(now, &rules[..1]);
     assert_eq!(state.policy_of(1), 0);
+    drop(state.poll_ops());
     state.handle_rules(now, &rules);
     assert_eq!((state.policy_of(1), state.policy_of(3)), (own, 0));
 }

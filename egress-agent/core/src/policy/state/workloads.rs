@@ -3,6 +3,7 @@
 
 use super::State;
 use super::policy::PolicyState;
+use crate::policy::diff::TableOp;
 use crate::registry::scope::{Scope, Workload};
 use crate::registry::view::View;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
@@ -28,9 +29,7 @@ impl State {
             // With no rules yet it is judged with the first ones.
             None if self.policies.is_empty() => DEFAULT_POLICY,
             None => {
-                let standing = self.planner.policies();
-                let taken = |id| self.policies.contains_key(&id) || standing.contains_key(&id);
-                let free = free_id(self.settings.policies_end, taken);
+                let free = free_id(self.settings.policies_end, &self.taken());
                 if free != CLOSED_POLICY {
                     self.open(now, free, scope);
                     self.replace();
@@ -61,7 +60,32 @@ impl State {
         policies.filter(|policy| *policy == CLOSED_POLICY).count()
     }
 
-    /// Every policy that no workload has any more goes, and makes room for views that found none.
+    /// Gives workloads without a policy one, where ids came free. To be called once the ops are
+    /// written. Returns whether any got one: owners and ops are then to be written again.
+    pub fn place_closed(&mut self, now: Instant) -> bool {
+        let closed = self.without_policy();
+        if closed == 0 || free_id(self.settings.policies_end, &self.taken()) == CLOSED_POLICY {
+            return false;
+        }
+        self.rebuild(now);
+        self.handle_timeout(now);
+        self.without_policy() < closed
+    }
+
+    /// Ids that are not free: of this state, of what the kernel has (cgroups stand under adopted
+    /// ones until they are told of another), and of policies whose end is not written yet, because
+    /// owners are written before the end of policies.
+    fn taken(&self) -> BTreeSet<u32> {
+        let standing = self.planner.policies().keys().copied();
+        let ending = self.ops.iter().filter_map(|op| match op {
+            TableOp::DeletePolicy(id) => Some(*id),
+            _ => None,
+        });
+        let own = self.policies.keys().copied();
+        own.chain(standing).chain(ending).collect()
+    }
+
+    /// Every policy that no workload has any more goes.
     fn sweep(&mut self, now: Instant) {
         let used: BTreeSet<u32> = self.workloads.values().map(|(_, p)| *p).collect();
         let before = self.policies.len();
@@ -74,9 +98,6 @@ impl State {
             }
             self.leases.want(now, &self.users.keys().cloned().collect());
             self.replace();
-            if used.contains(&CLOSED_POLICY) {
-                self.rebuild(now);
-            }
         }
     }
 
@@ -89,9 +110,7 @@ impl State {
             .collect();
         let default = self.registry.scope_of(&self.settings.unknown);
         let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
-        // Adopted ones too: cgroups stand under them until they are told of another.
-        let standing = self.planner.policies().keys();
-        let mut taken: BTreeSet<u32> = self.policies.keys().chain(standing).copied().collect();
+        let mut taken = self.taken();
         let end = self.settings.policies_end;
         let mut workloads = std::mem::take(&mut self.workloads);
         for (workload, policy) in workloads.values_mut() {
@@ -99,7 +118,7 @@ impl State {
             let kept = old.get(&scope).copied().filter(|id| *id != DEFAULT_POLICY);
             *policy = *ids
                 .entry(scope)
-                .or_insert_with(|| kept.unwrap_or_else(|| free_id(end, |id| taken.contains(&id))));
+                .or_insert_with(|| kept.unwrap_or_else(|| free_id(end, &taken)));
             taken.insert(*policy);
         }
         self.workloads = workloads;
@@ -124,8 +143,8 @@ impl State {
 }
 
 /// An id for one more policy; with none left, that of no policy.
-fn free_id(end: u32, taken: impl Fn(u32) -> bool) -> u32 {
-    let free = (1..end).find(|id| !taken(*id));
+fn free_id(end: u32, taken: &BTreeSet<u32>) -> u32 {
+    let free = (1..end).find(|id| !taken.contains(id));
     free.unwrap_or(CLOSED_POLICY)
 }
 

@@ -1,6 +1,7 @@
 //! More views than the kernel has policies.
 
 use super::bench::objects;
+use crate::policy::diff::TableOp;
 use crate::policy::state::{Settings, State};
 use crate::registry::scope::Workload;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
@@ -70,9 +71,79 @@ fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
     for n in gone.collect::<Vec<_>>() {
         state.forget_workload(now, n.into());
     }
+    assert!(!state.place_closed(now), "their end is not written yet");
+    drop(state.poll_ops());
+    assert!(state.place_closed(now));
     assert_eq!(
         state.without_policy(),
         0,
         "the freed ids serve those that waited"
+    );
+}
+
+#[test]
+fn rules_that_change_every_view_leave_nobody_closed_where_there_is_room() {
+    let rules = |resolution_of: &str| {
+        let mut text = String::new();
+        for n in 0..END - 1 {
+            write!(
+                text,
+                "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: s, \
+                 namespace: n{n}}}\nspec:\n  egress: [{{hosts: ['{resolution_of}{n}/*']}}]\n"
+            )
+            .unwrap();
+        }
+        text
+    };
+    let now = Instant::now();
+    let mut state = State::new(Settings {
+        policies_end: END,
+        ..Settings::default()
+    });
+    for n in 0..END - 1 {
+        state.handle_workload(now, n.into(), workload(n));
+    }
+    state.handle_rules(now, &objects(&[&rules("a")]));
+    assert_eq!(state.without_policy(), 0, "first");
+    drop(state.poll_ops());
+    state.handle_rules(now, &objects(&[&rules("b")]));
+    while state.without_policy() > 0 {
+        drop(state.poll_ops());
+        assert!(
+            state.place_closed(now),
+            "there is room once the ops are written"
+        );
+    }
+}
+
+#[test]
+fn an_id_is_not_given_anew_in_the_writes_that_end_its_policy() {
+    let mut rules = String::new();
+    for n in 0..2 {
+        write!(
+            rules,
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, \
+             namespace: n{n}}}\nspec:\n  hosts: [h{n}.example]\n  exportTo: ['.']\n  \
+             resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \
+             endpoints: [{{address: 203.0.113.{}}}]\n",
+            n + 1
+        )
+        .unwrap();
+    }
+    let now = Instant::now();
+    let mut state = State::new(Settings::default());
+    state.handle_workload(now, 0, workload(0));
+    state.handle_rules(now, &objects(&[&rules]));
+    let old = state.policy_of(0);
+    drop(state.poll_ops());
+    state.forget_workload(now, 0);
+    state.handle_workload(now, 1, workload(1));
+    let ops = state.poll_ops();
+    let ends = ops.contains(&TableOp::DeletePolicy(old));
+    assert!(ends, "{ops:?}");
+    assert_ne!(
+        state.policy_of(1),
+        old,
+        "cgroups are placed before the end of a policy: {ops:?}"
     );
 }
