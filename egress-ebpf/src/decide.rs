@@ -24,14 +24,14 @@ pub struct Destination {
     pub proto: u8,
 }
 
-/// Judges a destination under a policy. `proxy` is the proxy's port in the flow's network
-/// namespace, `None` where it has none.
+/// Judges a destination under a policy. `proxy` tells the proxy's port in the flow's network
+/// namespace, `None` where it has none; it is asked only where the verdict hangs on it.
 #[inline(always)]
 pub fn decide<T: Tables>(
     tables: &T,
     policy: &Policy,
     to: &Destination,
-    proxy: Option<u16>,
+    proxy: impl Fn() -> Option<u16>,
 ) -> Verdict {
     let any = policy.flags & policy_flag::ALLOW_ANY != 0;
     if to.proto != proto::TCP && to.proto != proto::UDP {
@@ -43,11 +43,11 @@ pub fn decide<T: Tables>(
     }
     // By the address as dialled: `2002:7f00:1::` holds 127.0.0.1 and is routed to the outside.
     if to.addr.is_loopback() {
-        return match proxy {
-            Some(port) if port == to.port && to.proto == proto::TCP => {
-                Verdict::Deny(Reason::ProxyPort)
-            }
-            _ => Verdict::Allow,
+        // The proxy takes streams only.
+        return if to.proto == proto::TCP && proxy() == Some(to.port) {
+            Verdict::Deny(Reason::ProxyPort)
+        } else {
+            Verdict::Allow
         };
     }
     let addr = to.addr.canonical();
@@ -56,10 +56,13 @@ pub fn decide<T: Tables>(
     }
     match find(tables, policy, addr, to) {
         Some(rule) if rule.action == action::ALLOW => Verdict::Allow,
-        Some(rule) if rule.action == action::PROXY => match proxy {
-            Some(_) if to.proto == proto::TCP => Verdict::Proxy,
-            _ => Verdict::Deny(Reason::NoProxy),
-        },
+        Some(rule) if rule.action == action::PROXY => {
+            if to.proto == proto::TCP && proxy().is_some() {
+                Verdict::Proxy
+            } else {
+                Verdict::Deny(Reason::NoProxy)
+            }
+        }
         None if any => Verdict::Allow,
         _ => Verdict::Deny(Reason::NotListed),
     }
@@ -190,7 +193,7 @@ mod tests {
                 port,
                 proto: p,
             },
-            proxy,
+            || proxy,
         )
     }
 

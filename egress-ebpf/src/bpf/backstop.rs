@@ -151,7 +151,8 @@ fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -
         return false;
     }
     if state.proto == proto::TCP {
-        return tcp_state != SYN_SENT
+        // Of a stream only the first packet is looked at: its addresses stay.
+        return (tcp_state != SYN_SENT || device != LOOPBACK || plain.source_is_local())
             && !has_strayed(state, device)
             && (!redirected(state) || state.flags & socket_flag::PUBLISHED != 0);
     }

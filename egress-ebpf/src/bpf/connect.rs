@@ -1,7 +1,7 @@
 //! connect(): judges the destination and, for a flow that needs the proxy, turns it there.
 
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, judge_at, policy_of, proxy_port, remember, state_or_new};
+use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember, state_or_new};
 use crate::bpf::listener;
 use crate::bpf::maps::count;
 use crate::bpf::socket::note_task;
@@ -77,13 +77,16 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     }
     note_task(state);
     let applied = policy_of(state);
-    let proxy = proxy_port(state.netns);
-    let port = proxy.unwrap_or(0);
-    let verdict = match judge_at(&applied, to, proxy) {
-        Verdict::Proxy if !listener::is_there(ctx, to.addr.is_v4(), port) => {
-            Verdict::Deny(Reason::NoProxy)
+    let (verdict, port) = match judge(&applied, state.netns, to) {
+        Verdict::Proxy => {
+            let port = proxy_port(state.netns).unwrap_or(0);
+            if listener::is_there(ctx, to.addr.is_v4(), port) {
+                (Verdict::Proxy, port)
+            } else {
+                (Verdict::Deny(Reason::NoProxy), 0)
+            }
         }
-        other => other,
+        other => (other, 0),
     };
     // The same for resolvers that hand the service's port to the kernel too: a datagram socket may
     // be connected, and show its source address, to where a stream may go. It still sends nothing:
@@ -93,7 +96,7 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
             proto: proto::TCP,
             ..*to
         };
-        if !matches!(judge_at(&applied, &stream, proxy), Verdict::Deny(_)) {
+        if !matches!(judge(&applied, state.netns, &stream), Verdict::Deny(_)) {
             return (Verdict::Allow, 0);
         }
     }

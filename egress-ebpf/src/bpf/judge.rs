@@ -6,7 +6,7 @@ use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{DEFAULT_POLICY, Policy, SocketState, action, proto};
+use egress_ebpf::abi::{DEFAULT_POLICY, Policy, SocketState, action};
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::verdict::{Reason, Verdict};
 
@@ -99,21 +99,10 @@ pub fn policy(id: u32) -> Applied {
 /// Judges a destination for a socket.
 #[inline(always)]
 pub fn judge(applied: &Applied, netns: u64, to: &Destination) -> Verdict {
-    // The proxy takes streams only, so for others its port is of no interest.
-    let proxy = match to.proto {
-        proto::TCP => proxy_port(netns),
-        _ => None,
-    };
-    judge_at(applied, to, proxy)
-}
-
-/// [`judge`] with the proxy's port at hand.
-#[inline(always)]
-pub fn judge_at(applied: &Applied, to: &Destination, proxy: Option<u16>) -> Verdict {
     if applied.policy.generation == 0 {
         return Verdict::Deny(Reason::State);
     }
-    decide(&KernelTables, &applied.policy, to, proxy)
+    decide(&KernelTables, &applied.policy, to, || proxy_port(netns))
 }
 
 /// Whether the policy that judged a socket stands as it did: told without looking at the rest of it.

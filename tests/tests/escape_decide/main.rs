@@ -108,7 +108,7 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
             let packet = random.packet();
             let want = match destination(&Bytes(&packet)) {
                 Ok(_) if policy.generation == 0 => Verdict::Deny(Reason::State),
-                Ok(to) => decide(&model, &policy, &to, proxy),
+                Ok(to) => decide(&model, &policy, &to, || proxy),
                 Err(reason) => Verdict::Deny(reason),
             };
             let got = run(program.as_fd(), &packet);

@@ -64,7 +64,7 @@ impl Kernel {
             proto: transport.number(),
         };
         // A proxy for UDP is none to the kernel, so it is asked for the entry's own word.
-        match decide(self, &policy, &to, Some(15001)) {
+        match decide(self, &policy, &to, || Some(15001)) {
             Verdict::Allow => Seen::Allow,
             Verdict::Proxy | Verdict::Deny(Reason::NoProxy) => Seen::Proxy,
             Verdict::Deny(_) => Seen::Deny,

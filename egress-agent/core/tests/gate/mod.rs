@@ -196,7 +196,7 @@ impl Gate {
             port: to.port(),
             proto: proto::TCP,
         };
-        match decide(&self.kernel, &entry, &dialled, Some(15001)) {
+        match decide(&self.kernel, &entry, &dialled, || Some(15001)) {
             Verdict::Allow => Outcome::Original,
             Verdict::Proxy => self.proxied(policy, to, spoken),
             Verdict::Deny(_) => Outcome::Refused,
