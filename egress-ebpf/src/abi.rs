@@ -9,7 +9,7 @@ use core::mem::size_of;
 
 /// Raised with every change of a type here or of a map's meaning; an agent refuses to adopt
 /// pinned maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Cgroup ids that a socket remembers: those of the creating task's ancestors from level 1 down,
 /// then its leaf in the last place. The deepest one with a policy wins.
@@ -144,13 +144,14 @@ pub struct SocketState {
 pub mod socket_flag {
     /// The flow of a redirected socket stands in the flow table; its SYN may leave.
     pub const PUBLISHED: u8 = 1;
-    /// Accepted by a server of the workload: replies go out.
+    /// A listener older than the gate, or accepted by one: answers go out.
     pub const INBOUND: u8 = 2;
-    /// Made below an enforced root while the gate was attached: `owner` is to be trusted.
+    /// Made below an enforced root while the gate was attached, or accepted by such a listener:
+    /// `owner` is to be trusted.
     pub const OWNED: u8 = 4;
 }
 
-/// Key of a flow between `TCP_CONNECT_CB` and the handshake's end.
+/// Key of a flow between its SYN and the handshake's end.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowKey {
@@ -311,7 +312,7 @@ pub mod counter {
     pub const DENIED: u32 = 2;
     /// Refusals whose event went beyond the rate or found the ring buffer full.
     pub const EVENTS_LOST: u32 = 3;
-    /// Redirected flows that the flow table had no room for (refused).
+    /// Redirected flows that the kernel had no room for (refused).
     pub const FLOWS_FULL: u32 = 4;
     /// Refusals without an event of their own: the same one had one a moment before.
     pub const REPEATED: u32 = 5;

@@ -35,6 +35,8 @@ const V4_PLAIN: u8 = 0x45;
 pub struct Plain {
     /// The address that it claims to come from.
     pub from: Addr,
+    /// The port of that, host byte order.
+    pub from_port: u16,
     /// Where it goes.
     pub to: Destination,
 }
@@ -69,11 +71,13 @@ impl Plain {
 
     #[inline(always)]
     fn of(from: Addr, to: Addr, proto: u8, ports: u32) -> Option<Self> {
+        let ports = u32::from_be(ports);
         (proto == proto::TCP || proto == proto::UDP).then_some(Self {
             from,
+            from_port: (ports >> 16) as u16,
             to: Destination {
                 addr: to,
-                port: u32::from_be(ports) as u16,
+                port: ports as u16,
                 proto,
             },
         })

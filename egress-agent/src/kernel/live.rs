@@ -150,7 +150,10 @@ impl Live {
             proto: proto::TCP,
         };
         policy.flags & policy_flag::AUDIT != 0
-            || !matches!(decide(&self.tables, policy, &to, || Some(0)), Verdict::Deny(_))
+            || !matches!(
+                decide(&self.tables, policy, &to, || Some(0)),
+                Verdict::Deny(_)
+            )
     }
 }
 

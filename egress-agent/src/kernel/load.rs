@@ -2,7 +2,9 @@
 
 use super::pins::Pins;
 use super::tables::Tables;
-use super::{AGENT_PROGRAMS, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS};
+use super::{
+    ACCEPTED_PROGRAM, AGENT_PROGRAMS, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS,
+};
 use crate::failure::Failure;
 use anyhow::Context as _;
 use aya::programs::{Program, ProgramError, ProgramFd};
@@ -18,6 +20,10 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// The oldest kernel that has every helper the programs use: `bpf_get_netns_cookie` in sock_ops
 /// and `bpf_set_retval` in sock_create.
 const MINIMUM: (u8, u8) = (6, 1);
+
+/// From here on the egress hook runs for a listener's answer over IPv6 too (verified on 6.12; on
+/// 6.1 `BPF_CGROUP_RUN_PROG_INET_EGRESS` compares the packet's socket with the listener's).
+const ANSWERS_SEEN: (u8, u8) = (6, 12);
 
 /// Maps that outlive the agent.
 const PINNED_MAPS: [&str; 12] = [
@@ -47,6 +53,7 @@ pub struct Kernel {
     /// Ways out that this kernel leaves open, and what closes them.
     pub gaps: Vec<String>,
     has_lsm: bool,
+    answers_seen: bool,
 }
 
 impl Kernel {
@@ -63,7 +70,8 @@ impl Kernel {
             loader.map_pin_path(name, maps.join(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
-        for name in ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS) {
+        let programs = ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS);
+        for name in programs.chain([ACCEPTED_PROGRAM]) {
             let program = ebpf
                 .program_mut(name)
                 .with_context(|| format!("no program {name} in the object"))?;
@@ -76,14 +84,17 @@ impl Kernel {
             adopted,
             held: BTreeMap::new(),
             has_lsm: lsm.is_ok(),
+            answers_seen: at_least(ANSWERS_SEEN)?,
             gaps: lsm.err().into_iter().collect(),
         })
     }
 
     /// Programs for an enforced root, in the order of attachment.
     pub(super) fn root_programs(&self) -> Vec<&'static str> {
+        let accepted = (!self.answers_seen).then_some(ACCEPTED_PROGRAM);
         let lsm = self.has_lsm.then_some(LSM_PROGRAM);
-        ROOT_PROGRAMS.into_iter().chain(lsm).collect()
+        let optional = accepted.into_iter().chain(lsm);
+        ROOT_PROGRAMS.into_iter().chain(optional).collect()
     }
 
     /// The rule tables. Once.
@@ -125,10 +136,10 @@ impl Kernel {
 
 /// Whether this kernel has what the gate needs; the error says what is missing.
 pub fn supported() -> anyhow::Result<()> {
-    let (major, minor) = MINIMUM;
-    if KernelVersion::current()? >= KernelVersion::new(major, minor, 0) {
+    if at_least(MINIMUM)? {
         return Ok(());
     }
+    let (major, minor) = MINIMUM;
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()
@@ -137,6 +148,10 @@ pub fn supported() -> anyhow::Result<()> {
         "kernel {release}: the gate needs {major}.{minor} or newer (bpf_get_netns_cookie in sock_ops); nothing was attached"
     ))
     .into())
+}
+
+fn at_least((major, minor): (u8, u8)) -> anyhow::Result<bool> {
+    Ok(KernelVersion::current()? >= KernelVersion::new(major, minor, 0))
 }
 
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {

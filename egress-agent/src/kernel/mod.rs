@@ -28,8 +28,7 @@ pub use tables::{NoRoom, Tables};
 
 /// Programs attached to each enforced root, in the order of attachment: what carries origins
 /// first, what refuses last, so that no flow is redirected before its origin can be told.
-pub const ROOT_PROGRAMS: [&str; 13] = [
-    "workload_ops",
+pub const ROOT_PROGRAMS: [&str; 12] = [
     "bind4",
     "bind6",
     "sock_create",
@@ -47,6 +46,10 @@ pub const ROOT_PROGRAMS: [&str; 13] = [
 /// The program attached to each enforced root where the kernel lets it load: it refuses the socket
 /// families that no other hook sees.
 pub const LSM_PROGRAM: &str = "socket_create";
+
+/// The program attached to each enforced root on a kernel that runs no egress hook for a listener's
+/// answer over IPv6: it knows what listeners older than the gate accept.
+pub const ACCEPTED_PROGRAM: &str = "workload_ops";
 
 /// Programs attached to the agent's own cgroup: what takes origins over, and what keeps the
 /// answers of the proxy's listeners on the node.

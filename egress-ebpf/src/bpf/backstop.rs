@@ -10,8 +10,11 @@
 use crate::bpf::connect::redirected;
 use crate::bpf::datagram::answers;
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, is_current, is_fresh, judge, policy, policy_of, remember, state};
+use crate::bpf::judge::{
+    Applied, is_current, is_fresh, judge, policy, policy_of, remember, state, state_or_new,
+};
 use crate::bpf::listener::LOOPBACK;
+use crate::bpf::origin;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
 use aya_ebpf::programs::SkBuffContext;
@@ -134,7 +137,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
     };
     // One place that judges and one that refuses: each is large once inlined, and the verifier
     // walks every copy.
-    match judged(ctx, &sent, known, &applied) {
+    match judged(ctx, sk, &sent, known, &applied) {
         Judged::Passes => Verdict::Allow.return_code(),
         Judged::Refused(to, reason) => {
             let known = state(sk);
@@ -147,7 +150,13 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 /// and this tells at the price of one look-up. All others are for [`judged`].
 #[inline(always)]
 fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -> bool {
-    if plain.to.proto != state.proto || state.action == 0 || !is_fresh(state) {
+    if plain.to.proto != state.proto {
+        return false;
+    }
+    if is_accepted(state, tcp_state) {
+        return true;
+    }
+    if state.action == 0 || !is_fresh(state) {
         return false;
     }
     if state.proto == proto::TCP {
@@ -168,6 +177,30 @@ fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -
         && state.dst == plain.to.addr
 }
 
+/// Whether a stream's socket is a listener or was accepted by one, whose answers go out. An accepted
+/// socket begins with a copy of its listener's state, which has no destination; a client's has one
+/// since its connect, or it is still to send its first packet.
+#[inline(always)]
+fn is_accepted(state: &SocketState, tcp_state: u32) -> bool {
+    let own = state.flags & socket_flag::OWNED != 0 && state.action == 0 && tcp_state != SYN_SENT;
+    state.proto == proto::TCP && (own || state.flags & socket_flag::INBOUND != 0)
+}
+
+/// A listener answers a handshake: what it accepts begins with a copy of its state. It has none if
+/// it is older than the gate, and a destination if it was a client's before.
+#[inline(always)]
+fn note_listener(sk: *mut c_void) {
+    // Out of memory, what it accepts is refused.
+    let Some(state) = state_or_new(sk) else {
+        return;
+    };
+    if state.flags & socket_flag::OWNED == 0 {
+        state.flags |= socket_flag::INBOUND;
+    }
+    state.action = 0;
+    state.proto = proto::TCP;
+}
+
 /// A device that the socket is bound to, or an unspecified address that became the bound one,
 /// takes what was let through as loopback to the outside.
 #[inline(always)]
@@ -184,6 +217,7 @@ const UNKNOWN: Destination = Destination {
 #[inline(always)]
 fn judged(
     ctx: &SkBuffContext,
+    sk: *mut c_void,
     sent: &Sent,
     mut known: Option<&mut SocketState>,
     applied: &Applied,
@@ -197,10 +231,11 @@ fn judged(
             return Judged::Refused(to, Reason::Unparsable);
         }
         if matches!(sent.tcp_state, LISTEN | NEW_SYN_RECV) {
+            note_listener(sk);
             return Judged::Passes;
         }
         if let Some(state) = known.as_deref_mut() {
-            if let Some(judged) = stream(sent, state, applied, forged) {
+            if let Some(judged) = stream(ctx, sent, state, applied, forged) {
                 return judged;
             }
         }
@@ -212,8 +247,14 @@ fn judged(
 
 /// A connection by what its socket stored; `None` where that does not say.
 #[inline(always)]
-fn stream(sent: &Sent, state: &mut SocketState, applied: &Applied, forged: bool) -> Option<Judged> {
-    if state.flags & socket_flag::INBOUND != 0 {
+fn stream(
+    ctx: &SkBuffContext,
+    sent: &Sent,
+    state: &mut SocketState,
+    applied: &Applied,
+    forged: bool,
+) -> Option<Judged> {
+    if is_accepted(state, sent.tcp_state) {
         return Some(Judged::Passes);
     }
     if state.action == 0 || has_strayed(state, sent.device) {
@@ -225,7 +266,7 @@ fn stream(sent: &Sent, state: &mut SocketState, applied: &Applied, forged: bool)
     if forged && !(redirected && state.dialled.is_v4()) {
         return Some(Judged::Refused(destination_of(state), Reason::ForgedSource));
     }
-    if redirected && state.flags & socket_flag::PUBLISHED == 0 {
+    if redirected && state.flags & socket_flag::PUBLISHED == 0 && !publish(ctx, sent, state) {
         return Some(Judged::Refused(
             destination_of(state),
             Reason::FlowTableFull,
@@ -235,6 +276,15 @@ fn stream(sent: &Sent, state: &mut SocketState, applied: &Applied, forged: bool)
         return Some(Judged::Passes);
     }
     Some(rejudge(state, applied))
+}
+
+/// Publishes a redirected flow by its first packet.
+#[inline(always)]
+fn publish(ctx: &SkBuffContext, sent: &Sent, state: &mut SocketState) -> bool {
+    sent.tcp_state == SYN_SENT
+        && Skb(ctx)
+            .plain()
+            .is_some_and(|plain| origin::publish(ctx, state, plain.from, plain.from_port))
 }
 
 /// A flow that began under another generation goes on only if the present one lists it. Where it

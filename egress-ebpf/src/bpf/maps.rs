@@ -1,6 +1,7 @@
 //! Every map, with who writes it and who deletes from it. All but the log ring are pinned by the
 //! agent and outlive it. Sizes are defaults; the agent may raise them before the maps are made.
 
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
@@ -31,14 +32,16 @@ pub static PREFIXES: LpmTrie<PrefixData, Rule> = LpmTrie::with_max_entries(1 << 
 #[map]
 pub static PROXIES: HashMap<u64, ProxyPort> = HashMap::with_max_entries(4096, 0);
 
-/// Redirected flows between SYN and the end of the handshake. Written by the workload's sock_ops,
-/// deleted by the agent's.
+/// Redirected flows between SYN and the end of the handshake. Written by the backstop before the
+/// SYN leaves, deleted by the agent's sock_ops. What a handshake that came to nothing leaves behind
+/// is replaced by the next flow from its address, or gives way when the table is full.
 #[map]
-pub static FLOWS: HashMap<FlowKey, FlowOrigin> = HashMap::with_max_entries(65_536, 0);
+pub static FLOWS: LruHashMap<FlowKey, FlowOrigin> = LruHashMap::with_max_entries(65_536, 0);
 
-/// State of a workload's socket. Written by the hooks; gone with the socket.
+/// State of a workload's socket. Written by the hooks; gone with the socket. An accepted socket
+/// begins with a copy of its listener's.
 #[btf_map]
-pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+pub static SOCKETS: InheritedStorage<SocketState> = InheritedStorage::new();
 
 /// Where an accepted connection of the proxy was going. Written by the agent's sock_ops, read by
 /// the agent; gone with the socket.
@@ -73,6 +76,32 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::C
 
 /// `BPF_F_NO_PREALLOC`: a table takes the memory of its entries, not of its limit.
 const NO_PREALLOC: u32 = 1;
+
+/// [`SkStorage`] with `BPF_F_CLONE`: `sk_clone_lock` copies the value to an accepted socket. The
+/// fields are what the loader reads in the type information; nothing is behind the pointers.
+#[repr(C)]
+pub struct InheritedStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: pointers that are never followed.
+unsafe impl<T> Sync for InheritedStorage<T> {}
+
+impl<T> InheritedStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+}
 
 /// The rule maps as the decision sees them.
 pub struct KernelTables;

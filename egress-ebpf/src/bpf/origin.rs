@@ -1,69 +1,40 @@
 //! The original destination of a redirected flow, carried from the client's socket to the proxy's.
 //!
-//! Published under the client's address before the SYN, taken over into the accepted socket when
-//! the handshake ends, and deleted there: nothing keyed by an address outlives the handshake, so
-//! a reused port can never be told the destination of the one before it.
+//! Published under the client's address before the SYN leaves, taken over into the accepted socket
+//! when the handshake ends, and deleted there. Every redirected flow publishes its own before it
+//! can reach the proxy, so a reused port is never told the destination of the one before it.
 
-use crate::bpf::connect::redirected;
-use crate::bpf::judge::{state, state_or_new};
+use crate::bpf::judge::state_or_new;
 use crate::bpf::maps::{FLOWS, ORIGINS, count};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get,
 };
-use aya_ebpf::programs::SockOpsContext;
+use aya_ebpf::programs::{SkBuffContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{FlowKey, FlowOrigin, OWNER_DEPTH, counter, proto, socket_flag};
+use egress_ebpf::abi::{
+    FlowKey, FlowOrigin, OWNER_DEPTH, SocketState, counter, proto, socket_flag,
+};
 use egress_ebpf::addr::Addr;
 
-/// `BPF_SOCK_OPS_TCP_CONNECT_CB`: before the SYN, source port chosen.
-const CONNECT: u32 = 3;
 /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`: before the accepting task can see the socket.
 const PASSIVE_ESTABLISHED: u32 = 5;
-/// `BPF_SOCK_OPS_STATE_CB`, asked for by flag: before `tcp_set_state` acts on the new state.
-const STATE: u32 = 10;
-const STATE_FLAG: i32 = 4;
-const TCP_CLOSE: u32 = 7;
 const AF_INET: u32 = 2;
 
-/// On the sockets of workloads: publishes redirected flows, marks accepted ones.
+/// Publishes a redirected flow under the address that its SYN comes from, once. `false` without
+/// room: the SYN must not leave.
 #[inline(always)]
-pub fn workload(ctx: &SockOpsContext) -> u32 {
-    // SAFETY: context fields that sock_ops may read.
-    let (op, new_state, sk) = unsafe {
-        (
-            ptr::read_volatile(&raw const (*ctx.ops).op),
-            ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_1.args[1]),
-            sock(ctx),
-        )
+pub fn publish(ctx: &SkBuffContext, state: &mut SocketState, from: Addr, port: u16) -> bool {
+    let key = FlowKey {
+        netns: state.netns,
+        addr: from,
+        port,
+        proto: proto::TCP,
+        reserved: [0; 5],
     };
-    if sk.is_null() {
-        return 1;
-    }
-    match op {
-        CONNECT => publish(ctx, sk),
-        STATE if new_state == TCP_CLOSE => withdraw(ctx, sk),
-        PASSIVE_ESTABLISHED => {
-            if let Some(state) = state_or_new(sk) {
-                state.flags |= socket_flag::INBOUND;
-                state.proto = proto::TCP;
-            }
-        }
-        _ => {}
-    }
-    1
-}
-
-#[inline(always)]
-fn publish(ctx: &SockOpsContext, sk: *mut c_void) {
-    let Some(state) = state(sk) else { return };
-    if !redirected(state) {
-        return;
-    }
-    let key = client_key(ctx, state.netns);
     let origin = FlowOrigin {
         cgroup: state.owner[OWNER_DEPTH - 1],
         // SAFETY: takes no pointer but the context.
@@ -80,54 +51,31 @@ fn publish(ctx: &SockOpsContext, sk: *mut c_void) {
     };
     // An entry that is there already belongs to a handshake of this very address that came to
     // nothing: its socket is gone, or this one could not have the port.
-    if FLOWS.insert(&key, &origin, 0).is_ok() {
-        state.flags |= socket_flag::PUBLISHED;
-        // Refused only for unknown flags; an entry left behind is then replaced by the next flow
-        // from this address.
-        let _ = ctx.set_cb_flags(STATE_FLAG);
-    } else {
-        // The backstop drops the SYN of a redirected socket that is not published.
+    if FLOWS.insert(&key, &origin, 0).is_err() {
         count(counter::FLOWS_FULL);
         warn!(
             ctx,
-            "flow table full: a redirected flow of pid {} is refused", state.pid
+            "no room for flows: a redirected flow of pid {} is refused", state.pid
         );
+        return false;
     }
+    state.flags |= socket_flag::PUBLISHED;
+    true
 }
 
-/// Deletes the entry of a flow whose handshake came to nothing. Runs before the port is free for
-/// another socket; the cookie tells an entry that another socket has put in its place.
+/// On the sockets of workloads, where the kernel runs no egress hook for a listener's answer over
+/// IPv6: marks what a listener older than the gate accepts.
 #[inline(always)]
-fn withdraw(ctx: &SockOpsContext, sk: *mut c_void) {
-    let Some(state) = state(sk) else { return };
-    if !redirected(state) {
-        return;
+pub fn workload(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: context fields that sock_ops may read.
+    let (op, sk) = unsafe { (ptr::read_volatile(&raw const (*ctx.ops).op), sock(ctx)) };
+    if op == PASSIVE_ESTABLISHED && !sk.is_null() {
+        if let Some(state) = state_or_new(sk) {
+            state.flags |= socket_flag::INBOUND;
+            state.proto = proto::TCP;
+        }
     }
-    let key = client_key(ctx, state.netns);
-    // SAFETY: the cookie is one word, copied out at once; taking it needs no pointer but the
-    // context.
-    let own = unsafe {
-        FLOWS
-            .get(&key)
-            .is_some_and(|flow| flow.cookie == bpf_get_socket_cookie(ctx.as_ptr()))
-    };
-    if own {
-        // Deleting can only fail if the entry is gone, which is what is wanted.
-        let _ = FLOWS.remove(&key);
-    }
-}
-
-/// The key of a flow as its client sees it.
-#[inline(always)]
-fn client_key(ctx: &SockOpsContext, netns: u64) -> FlowKey {
-    let ends = Ends::read(ctx);
-    FlowKey {
-        netns,
-        addr: ends.local(),
-        port: ends.local_port as u16,
-        proto: proto::TCP,
-        reserved: [0; 5],
-    }
+    1
 }
 
 /// On the agent's sockets: takes the origin over into the accepted socket.
@@ -138,13 +86,12 @@ pub fn agent(ctx: &SockOpsContext) -> u32 {
     if op != PASSIVE_ESTABLISHED || sk.is_null() {
         return 1;
     }
-    let ends = Ends::read(ctx);
+    let (addr, port) = remote(ctx);
     let key = FlowKey {
         // SAFETY: takes no pointer but the context.
         netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-        addr: ends.remote(),
-        // In the upper half, big-endian (sock_ops_convert_ctx_access in net/core/filter.c).
-        port: u32::from_be(ends.remote_port) as u16,
+        addr,
+        port,
         proto: proto::TCP,
         reserved: [0; 5],
     };
@@ -172,62 +119,28 @@ unsafe fn sock(ctx: &SockOpsContext) -> *mut c_void {
     unsafe { (*ctx.ops).__bindgen_anon_2.sk.cast() }
 }
 
-/// Both ends of a connection, every field read before any branch (see `connect::destination4`).
-struct Ends {
-    family: u32,
-    local4: u32,
-    local6: [u32; 4],
-    local_port: u32,
-    remote4: u32,
-    remote6: [u32; 4],
-    remote_port: u32,
-}
-
-impl Ends {
-    #[inline(always)]
-    fn read(ctx: &SockOpsContext) -> Self {
-        // SAFETY: context fields that sock_ops may read.
-        unsafe {
-            let ops = ctx.ops;
-            let l6 = &raw const (*ops).local_ip6;
-            let r6 = &raw const (*ops).remote_ip6;
-            Self {
-                family: ptr::read_volatile(&raw const (*ops).family),
-                local4: ptr::read_volatile(&raw const (*ops).local_ip4),
-                local6: [
-                    ptr::read_volatile(&raw const (*l6)[0]),
-                    ptr::read_volatile(&raw const (*l6)[1]),
-                    ptr::read_volatile(&raw const (*l6)[2]),
-                    ptr::read_volatile(&raw const (*l6)[3]),
-                ],
-                local_port: ptr::read_volatile(&raw const (*ops).local_port),
-                remote4: ptr::read_volatile(&raw const (*ops).remote_ip4),
-                remote6: [
-                    ptr::read_volatile(&raw const (*r6)[0]),
-                    ptr::read_volatile(&raw const (*r6)[1]),
-                    ptr::read_volatile(&raw const (*r6)[2]),
-                    ptr::read_volatile(&raw const (*r6)[3]),
-                ],
-                remote_port: ptr::read_volatile(&raw const (*ops).remote_port),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn local(&self) -> Addr {
-        if self.family == AF_INET {
-            Addr::from_v4_be(self.local4)
+/// The other end of a connection, every field read before any branch (see
+/// `connect::destination4`).
+#[inline(always)]
+fn remote(ctx: &SockOpsContext) -> (Addr, u16) {
+    // SAFETY: context fields that sock_ops may read.
+    unsafe {
+        let ops = ctx.ops;
+        let family = ptr::read_volatile(&raw const (*ops).family);
+        let v4 = ptr::read_volatile(&raw const (*ops).remote_ip4);
+        let v6 = &raw const (*ops).remote_ip6;
+        let v6 = [
+            ptr::read_volatile(&raw const (*v6)[0]),
+            ptr::read_volatile(&raw const (*v6)[1]),
+            ptr::read_volatile(&raw const (*v6)[2]),
+            ptr::read_volatile(&raw const (*v6)[3]),
+        ];
+        // In the upper half, big-endian (sock_ops_convert_ctx_access in net/core/filter.c).
+        let port = u32::from_be(ptr::read_volatile(&raw const (*ops).remote_port)) as u16;
+        if family == AF_INET {
+            (Addr::from_v4_be(v4), port)
         } else {
-            Addr::from_v6_be(self.local6)
-        }
-    }
-
-    #[inline(always)]
-    fn remote(&self) -> Addr {
-        if self.family == AF_INET {
-            Addr::from_v4_be(self.remote4)
-        } else {
-            Addr::from_v6_be(self.remote6)
+            (Addr::from_v6_be(v6), port)
         }
     }
 }

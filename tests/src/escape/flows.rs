@@ -1,12 +1,15 @@
-//! The table of redirected flows, filled to its limit.
+//! The table of redirected flows, flooded.
 
 use std::path::Path;
 
 use anyhow::Result;
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{FlowKey, FlowOrigin};
 
 use crate::pinned;
+
+/// Half as many again as the table has room for.
+const FLOOD: u64 = 98_304;
 
 /// The table, and what was put into it.
 pub(super) struct Flows {
@@ -22,31 +25,24 @@ impl Flows {
         })
     }
 
-    /// Puts in flows of no namespace until the kernel takes no more; how many.
-    pub(super) fn fill(&mut self) -> Result<usize> {
-        for number in 0_u64.. {
+    /// Puts in flows of no namespace, more than it has room for; how many.
+    pub(super) fn flood(&mut self) -> Result<usize> {
+        for number in 0..FLOOD {
             let key = FlowKey {
                 netns: u64::MAX - number,
                 ..FlowKey::default()
             };
-            match self.table.insert(key, FlowOrigin::default(), 0) {
-                Ok(()) => self.keys.push(key),
-                Err(MapError::SyscallError(e))
-                    if e.io_error.raw_os_error() == Some(libc::E2BIG) =>
-                {
-                    break;
-                }
-                Err(e) => return Err(e.into()),
-            }
+            self.table.insert(key, FlowOrigin::default(), 0)?;
+            self.keys.push(key);
         }
         Ok(self.keys.len())
     }
 
-    /// Takes out what was put in.
-    pub(super) fn empty(&mut self) -> Result<()> {
-        for key in std::mem::take(&mut self.keys) {
-            self.table.remove(&key)?;
-        }
-        Ok(())
+    /// Takes out what is left of it; how many those were.
+    pub(super) fn empty(&mut self) -> usize {
+        let keys = std::mem::take(&mut self.keys);
+        keys.iter()
+            .filter(|key| self.table.remove(key).is_ok())
+            .count()
     }
 }

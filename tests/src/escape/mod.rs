@@ -16,6 +16,7 @@ pub mod page;
 mod raw;
 mod rows;
 mod scenarios;
+mod served;
 pub mod sock;
 pub mod staged;
 pub mod suite;

@@ -30,7 +30,7 @@ impl Bench {
                     ..self.lab.client_place()
                 };
                 let command = place.command(binary()?)?;
-                let run = self.try_by(command, CONNECT, false, &aim)?;
+                let run = self.try_by(command, CONNECT, None, &aim)?;
                 Ok((closed_if(run.escaped.is_empty()), run.words()))
             }
             Scenario::NoOrigin => {
@@ -39,7 +39,7 @@ impl Bench {
                 let words = format!("{} bytes of answer", answer.len());
                 Ok((closed_if(answer.is_empty()), words))
             }
-            Scenario::FlowsFull => self.with_full_flows(&aim),
+            Scenario::FlowsFlooded => self.with_flooded_flows(&aim),
             Scenario::AgentKilled => {
                 self.kill_agent()?;
                 let mut words = Vec::new();
@@ -76,24 +76,25 @@ impl Bench {
     fn dial(&mut self, name: &str, to: SocketAddr, aim: &Aim) -> Result<Run> {
         let command = self.place(Gate::Behind).command(binary()?)?;
         let aim = Aim { to, ..aim.clone() };
-        self.try_by(command, name, false, &aim)
+        self.try_by(command, name, None, &aim)
     }
 
-    fn with_full_flows(&mut self, aim: &Aim) -> Result<(Seen, String)> {
+    fn with_flooded_flows(&mut self, aim: &Aim) -> Result<(Seen, String)> {
         let mut flows = Flows::open(self.lab.bpf_dir())?;
-        let count = flows.fill()?;
-        let before = self.lab.httpbin.connections();
-        let full = self.dial(CONNECT, aim.proxied, aim);
-        let reached = self.lab.httpbin.connections() != before;
-        flows.empty()?;
-        let full = full?;
-        let after = self.dial(CONNECT, aim.proxied, aim)?;
-        if after.result.is_err() {
-            bail!("with room again it is refused: {}", after.words());
+        let count = flows.flood()?;
+        let proxied = self.dial(CONNECT, aim.proxied, aim);
+        let unlisted = self.dial(CONNECT, aim.to, aim);
+        let left = flows.empty();
+        let (proxied, unlisted) = (proxied?, unlisted?);
+        if proxied.result.is_err() || left >= count {
+            bail!(
+                "{left} of {count} are left, and a flow has no room: {}",
+                proxied.words()
+            );
         }
-        let closed = full.result.is_err() && full.escaped.is_empty();
-        let words = format!("{count} flows, {}", full.words());
-        Ok((closed_if(closed && !reached), words))
+        let closed = unlisted.result.is_err() && unlisted.escaped.is_empty();
+        let words = format!("{count} flows, {}", unlisted.words());
+        Ok((closed_if(closed), words))
     }
 
     fn kill_agent(&mut self) -> Result<()> {

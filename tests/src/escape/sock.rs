@@ -222,6 +222,20 @@ impl Sock {
         check("sendmmsg", result.into())
     }
 
+    /// `recv()`, of at least one byte.
+    pub fn receive(&self) -> Step {
+        let mut buffer = [0_u8; 2048];
+        // SAFETY: the buffer is written within its length
+        let result = unsafe { libc::recv(self.fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        match check("recv", result as libc::c_long)? {
+            0 => Err(Stop {
+                call: "recv".to_owned(),
+                errno: libc::ECONNRESET,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// `recvfrom()`, for the sender of a datagram.
     pub fn sender(&self, flags: c_int) -> Step<SocketAddr> {
         let mut buffer = [0_u8; 2048];

@@ -11,7 +11,7 @@ use super::{Aim, PAYLOAD};
 pub const READY: &str = "ready";
 
 /// Ends the first part, and waits for the harness.
-fn pause() {
+pub(super) fn pause() {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{READY}");
     let _ = out.flush();

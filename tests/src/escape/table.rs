@@ -70,6 +70,15 @@ pub enum Between {
     MoveOut,
 }
 
+/// Who calls a server of the node from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// The target, by datagrams.
+    Datagrams,
+    /// A host that no rule lists, by connections.
+    Connections,
+}
+
 /// What the suite does itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
@@ -79,8 +88,8 @@ pub enum Scenario {
     AgentKilled,
     /// Someone else listens at the proxy's port after the agent was killed.
     PortTaken,
-    /// The table of redirected flows is full.
-    FlowsFull,
+    /// More redirected flows than the table has room for.
+    FlowsFlooded,
     /// A process outside the gate dials the proxy.
     NoOrigin,
 }
@@ -104,8 +113,8 @@ pub struct Path {
     pub listed: bool,
     /// What must come of it.
     pub expect: Expect,
-    /// Whether the target writes to the node's server while the probe runs.
-    pub called: bool,
+    /// Who calls the node's server while the probe runs.
+    pub caller: Option<Caller>,
 }
 
 /// The destination port of the targets.
@@ -127,7 +136,7 @@ pub(super) const fn path(
         control: Control::Leaves,
         listed: false,
         expect: Expect::Closed(by),
-        called: false,
+        caller: None,
     }
 }
 
@@ -153,8 +162,8 @@ impl Path {
         self
     }
 
-    pub(super) const fn called(mut self) -> Self {
-        self.called = true;
+    pub(super) const fn called(mut self, by: Caller) -> Self {
+        self.caller = Some(by);
         self.control = Control::Leaves;
         self
     }

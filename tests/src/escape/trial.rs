@@ -1,7 +1,8 @@
 //! One path on trial: outside the gate, where it must get out (else the trial would prove nothing),
 //! then behind it, and what arrived on the cable meanwhile.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,17 +10,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Aim;
 use super::capture::Frame;
 use super::cell::Seen;
 use super::forged::SERVER_PORT;
 use super::held::{Held, arguments, binary, read_result};
+use super::served::STREAM_PORTS;
 use super::sock::{Step, Stop};
 use super::suite::{Bench, ROUTER, aim};
-use super::table::{Between, Control, Path, Trial};
+use super::table::{Between, Caller, Control, Expect, Path, Trial};
+use super::{Aim, PAYLOAD};
 use crate::client;
 use crate::place::Place;
 
+/// Between two calls from outside.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Longer than any probe waits.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -70,6 +74,10 @@ impl Bench {
         };
         let words = run.words();
         let call_counts = matches!(path.control, Control::None(_));
+        // What must work has worked only if the probe says so.
+        if matches!(path.expect, Expect::Works(_)) && run.result.is_err() {
+            return Ok((Seen::Closed, words));
+        }
         if !run.escaped.is_empty() || (call_counts && run.result.is_ok()) {
             return Ok((Seen::Open, words));
         }
@@ -100,30 +108,38 @@ impl Bench {
     /// Runs a probe from start to end.
     fn try_in(&mut self, gate: Gate, path: &Path, aim: &Aim) -> Result<Run> {
         let command = self.place(gate).command(binary()?)?;
-        self.try_by(command, path.name, path.called, aim)
+        self.try_by(command, path.name, path.caller, aim)
     }
 
     pub(super) fn try_by(
         &mut self,
         mut command: Command,
         name: &str,
-        called: bool,
+        caller: Option<Caller>,
         aim: &Aim,
     ) -> Result<Run> {
         arguments(&mut command, name, aim);
+        let ended = self.while_called(caller, aim, || client::run(command, PROBE_LIMIT))?;
+        let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
+        self.judge(result, aim, caller.is_some())
+    }
+
+    /// Has somebody outside call the node's server as long as `run` runs.
+    fn while_called<T>(&self, caller: Option<Caller>, aim: &Aim, run: impl FnOnce() -> T) -> T {
         let stop = AtomicBool::new(false);
         let outside = self.lab.outside();
-        let ended = thread::scope(|scope| {
-            let writer = called.then(|| scope.spawn(|| outside.run(|| write_to_node(aim, &stop))));
-            let ended = client::run(command, PROBE_LIMIT);
+        thread::scope(|scope| {
+            let caller = caller.map(|by| {
+                let stop = &stop;
+                scope.spawn(move || outside.run(|| call_node(by, aim, stop)))
+            });
+            let ended = run();
             stop.store(true, Ordering::Relaxed);
-            if let Some(writer) = writer {
-                let _ = writer.join();
+            if let Some(caller) = caller {
+                let _ = caller.join();
             }
             ended
-        })?;
-        let result = read_result(&ended.stdout).with_context(|| format!("{name}: {ended:?}"))?;
-        self.judge(result, aim, called)
+        })
     }
 
     /// Looks at what arrived since the last look.
@@ -179,8 +195,8 @@ impl Bench {
         };
         // What it did before is not on trial.
         self.settle(usize::from(over_v6))?;
-        let result = held.finish()?;
-        self.judge(result, aim, false)
+        let result = self.while_called(path.caller, aim, || held.finish())?;
+        self.judge(result, aim, path.caller.is_some())
     }
 }
 
@@ -205,13 +221,46 @@ fn errno_name(errno: i32) -> String {
     text.split(" (os").next().unwrap_or_default().to_owned()
 }
 
+/// Calls the node's server until `stop`.
+fn call_node(by: Caller, aim: &Aim, stop: &AtomicBool) -> Result<()> {
+    match by {
+        Caller::Datagrams => write_to_node(aim, stop),
+        Caller::Connections => {
+            for port in STREAM_PORTS.into_iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                // No server at this port, or one that does not answer yet.
+                if hear_and_say_back(SocketAddr::new(aim.own, port)).is_err() {
+                    thread::sleep(PAUSE);
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Connects, and says back what it hears.
+fn hear_and_say_back(to: SocketAddr) -> std::io::Result<()> {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    // It ends at once: what is sent again later would count for another probe.
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut heard = [0; PAYLOAD.len()];
+    stream.read_exact(&mut heard)?;
+    stream.write_all(&heard)?;
+    // Until the server ends it.
+    stream.read_exact(&mut heard)
+}
+
 /// The target writes to the node's server until `stop`.
 fn write_to_node(aim: &Aim, stop: &AtomicBool) -> Result<()> {
     let socket = UdpSocket::bind(aim.to)?;
     while !stop.load(Ordering::Relaxed) {
         // A server that is not there yet shows as an error of the next send.
         let _ = socket.send_to(b"anyone?", SocketAddr::new(aim.own, SERVER_PORT));
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(PAUSE);
     }
     Ok(())
 }

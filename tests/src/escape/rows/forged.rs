@@ -3,7 +3,7 @@
 use super::{CONNECT, EGRESS, SENDMSG};
 use crate::escape::forged;
 use crate::escape::table::Over::Both;
-use crate::escape::table::{Expect, Path, path};
+use crate::escape::table::{Caller, Expect, Path, path};
 
 pub(super) static FORGED: &[Path] = &[
     path(
@@ -49,7 +49,7 @@ pub(super) static FORGED: &[Path] = &[
         SENDMSG,
         "a datagram server answers who wrote to it",
     )
-    .called()
+    .called(Caller::Datagrams)
     .expect(Expect::Works(
         "an answer to the very socket, address and port, within 120 s",
     )),
@@ -60,7 +60,7 @@ pub(super) static FORGED: &[Path] = &[
         SENDMSG,
         "it sends to another port of its peer",
     )
-    .called(),
+    .called(Caller::Datagrams),
     path(
         "udp-answer-other-host",
         Both,
@@ -68,7 +68,7 @@ pub(super) static FORGED: &[Path] = &[
         SENDMSG,
         "it sends to another host",
     )
-    .called(),
+    .called(Caller::Datagrams),
     path(
         "udp-answer-other-socket",
         Both,
@@ -76,5 +76,5 @@ pub(super) static FORGED: &[Path] = &[
         CONNECT,
         "another socket at the server's port answers: refused though some servers do so",
     )
-    .called(),
+    .called(Caller::Datagrams),
 ];

@@ -16,6 +16,7 @@ const CONNECT: &str = "connect4/6";
 const SENDMSG: &str = "sendmsg4/6";
 const CREATE: &str = "sock_create";
 const EGRESS: &str = "egress";
+const ACCEPTED: &str = "an accepted connection is answered, whoever made it";
 const NO_ROUTE: &str = "without the gate it goes nowhere else";
 
 /// The page's sections.

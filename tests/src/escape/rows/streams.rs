@@ -1,10 +1,10 @@
 //! Streams.
 
 use super::forms::{compatible, loopback_in_6to4, nat64, nothing_in_6to4, six_to_four, teredo};
-use super::{CONNECT, CREATE, EGRESS, NO_ROUTE};
+use super::{ACCEPTED, CONNECT, CREATE, EGRESS, NO_ROUTE};
 use crate::escape::table::Over::{Both, V4, V6};
-use crate::escape::table::{Path, path};
-use crate::escape::{staged, tcp};
+use crate::escape::table::{Caller, Expect, Path, path};
+use crate::escape::{served, staged, tcp};
 
 pub(super) static STREAMS: &[Path] = &[
     path("tcp-connect", Both, tcp::connect, CONNECT, "TCP connect").listable(),
@@ -48,6 +48,40 @@ pub(super) static STREAMS: &[Path] = &[
         "an accepted socket, AF_UNSPEC, connect",
     )
     .listable(),
+    path(
+        "tcp-listener-connect",
+        Both,
+        served::listener_then_connect,
+        CONNECT,
+        "a listener that has answered a handshake, AF_UNSPEC, connect",
+    )
+    .listable(),
+    path(
+        "tcp-client-listener-connect",
+        Both,
+        served::client_then_listener,
+        CONNECT,
+        "the same with a socket that was a client's before",
+    )
+    .listable(),
+    path(
+        "tcp-answer",
+        Both,
+        served::caller,
+        EGRESS,
+        "a server answers a caller that no rule lists",
+    )
+    .called(Caller::Connections)
+    .expect(Expect::Works(ACCEPTED)),
+    path(
+        "tcp-answer-last",
+        Both,
+        served::last_caller,
+        EGRESS,
+        "the same after its listener was closed",
+    )
+    .called(Caller::Connections)
+    .expect(Expect::Works(ACCEPTED)),
     path(
         "tcp-bind-device",
         Both,
