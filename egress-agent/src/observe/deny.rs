@@ -104,8 +104,7 @@ pub fn comm(bytes: &[u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use crate::observe::captured;
 
     fn event() -> DenyEvent {
         let mut comm = [0; 16];
@@ -122,32 +121,11 @@ mod tests {
         }
     }
 
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn line_of(denial: &Denial) -> serde_json::Value {
-        let sink = Sink::default();
-        let writer = sink.clone();
-        let lines = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(lines.finish(), || {
-            denial.log(&["a.example", "b.example"], Some("a.example lists port 80"));
-        });
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text.lines().count(), 1, "{text}");
-        serde_json::from_str(&text).unwrap()
+        let listed = Some("a.example lists port 80");
+        let mut lines = captured::lines(|| denial.log(&["a.example", "b.example"], listed));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines.remove(0)
     }
 
     #[test]

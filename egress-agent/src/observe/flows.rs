@@ -190,10 +190,9 @@ impl Observer for FlowLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::captured;
     use crate::observe::repeats::WINDOW;
     use crate::proxy::RefusalReason;
-    use std::io::Write;
-    use std::sync::Arc;
 
     fn kind(name: &str) -> Kind {
         Kind {
@@ -235,30 +234,8 @@ mod tests {
         );
     }
 
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn lines_of(work: impl FnOnce(&FlowLog)) -> Vec<serde_json::Value> {
-        let sink = Sink::default();
-        let writer = sink.clone();
-        let lines = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(lines.finish(), || work(&FlowLog::default()));
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        let lines = text.lines().map(serde_json::from_str);
-        lines.collect::<Result<_, _>>().unwrap()
+        captured::lines(|| work(&FlowLog::default()))
     }
 
     #[test]

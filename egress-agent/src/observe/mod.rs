@@ -1,5 +1,7 @@
 //! What the agent says about itself and about the flows it judged. Never feeds back into a verdict.
 
+#[cfg(test)]
+mod captured;
 pub mod cgroups;
 pub mod deny;
 pub mod flows;

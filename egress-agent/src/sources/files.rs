@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// A larger file is no rule file but a mistake.
-const MAX_FILE: u64 = 32 << 20;
+/// A larger file is not read: no decoder would take it.
+const MAX_FILE: u64 = egress_core::istio::decode::MAX_FILE as u64;
 /// How often a read is begun again because a file changed under it.
 const READ_ATTEMPTS: u32 = 5;
 

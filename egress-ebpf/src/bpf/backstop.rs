@@ -182,8 +182,9 @@ fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -
 /// since its connect, or it is still to send its first packet.
 #[inline(always)]
 fn is_accepted(state: &SocketState, tcp_state: u32) -> bool {
-    let own = state.flags & socket_flag::OWNED != 0 && state.action == 0 && tcp_state != SYN_SENT;
-    state.proto == proto::TCP && (own || state.flags & socket_flag::INBOUND != 0)
+    let unasked = state.flags & socket_flag::OWNED != 0 && state.action == 0;
+    state.proto == proto::TCP
+        && (state.flags & socket_flag::INBOUND != 0 || unasked && tcp_state != SYN_SENT)
 }
 
 /// A listener answers a handshake: what it accepts begins with a copy of its state. It has none if

@@ -12,4 +12,4 @@ mod scalar;
 mod suggest;
 pub mod values;
 
-pub use object::{Decoded, Kind, Meta, Object, Skipped, Spec, decode};
+pub use object::{Decoded, Kind, MAX_FILE, Meta, Object, Skipped, Spec, decode};
