@@ -10,7 +10,7 @@ use aya_ebpf::macros::{
     cgroup_skb, cgroup_sock, cgroup_sock_addr, lsm_cgroup, sock_ops, socket_filter,
 };
 use aya_ebpf::programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
-use bpf::{backstop, connect, datagram, listener, origin, socket};
+use bpf::{backstop, connect, datagram, listener, origin, server, socket};
 
 #[cgroup_sock(sock_create)]
 fn sock_create(ctx: SockContext) -> i32 {
@@ -75,7 +75,7 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[sock_ops]
 fn workload_ops(ctx: SockOpsContext) -> u32 {
-    origin::workload(&ctx)
+    server::accepted(&ctx)
 }
 
 #[sock_ops]

@@ -10,11 +10,10 @@
 use crate::bpf::connect::redirected;
 use crate::bpf::datagram::answers;
 use crate::bpf::event;
-use crate::bpf::judge::{
-    Applied, is_current, is_fresh, judge, policy, policy_of, remember, state, state_or_new,
-};
+use crate::bpf::judge::{Applied, is_current, is_fresh, judge, policy, policy_of, remember, state};
 use crate::bpf::listener::LOOPBACK;
 use crate::bpf::origin;
+use crate::bpf::server::{is_accepted, note_listener};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
 use aya_ebpf::programs::SkBuffContext;
@@ -31,7 +30,7 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 /// `TCP_SYN_SENT`.
-const SYN_SENT: u32 = 2;
+pub const SYN_SENT: u32 = 2;
 /// `TCP_LISTEN` and `TCP_NEW_SYN_RECV`: what leaves is the answer to a handshake.
 const LISTEN: u32 = 10;
 const NEW_SYN_RECV: u32 = 12;
@@ -175,31 +174,6 @@ fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -
         && state.action == action::ALLOW
         && state.port == plain.to.port
         && state.dst == plain.to.addr
-}
-
-/// Whether a stream's socket is a listener or was accepted by one, whose answers go out. An accepted
-/// socket begins with a copy of its listener's state, which has no destination; a client's has one
-/// since its connect, or it is still to send its first packet.
-#[inline(always)]
-fn is_accepted(state: &SocketState, tcp_state: u32) -> bool {
-    let unasked = state.flags & socket_flag::OWNED != 0 && state.action == 0;
-    state.proto == proto::TCP
-        && (state.flags & socket_flag::INBOUND != 0 || unasked && tcp_state != SYN_SENT)
-}
-
-/// A listener answers a handshake: what it accepts begins with a copy of its state. It has none if
-/// it is older than the gate, and a destination if it was a client's before.
-#[inline(always)]
-fn note_listener(sk: *mut c_void) {
-    // Out of memory, what it accepts is refused.
-    let Some(state) = state_or_new(sk) else {
-        return;
-    };
-    if state.flags & socket_flag::OWNED == 0 {
-        state.flags |= socket_flag::INBOUND;
-    }
-    state.action = 0;
-    state.proto = proto::TCP;
 }
 
 /// A device that the socket is bound to, or an unspecified address that became the bound one,

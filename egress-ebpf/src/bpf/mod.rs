@@ -8,4 +8,5 @@ pub mod judge;
 pub mod listener;
 pub mod maps;
 pub mod origin;
+pub mod server;
 pub mod socket;

@@ -4,7 +4,6 @@
 //! when the handshake ends, and deleted there. Every redirected flow publishes its own before it
 //! can reach the proxy, so a reused port is never told the destination of the one before it.
 
-use crate::bpf::judge::state_or_new;
 use crate::bpf::maps::{FLOWS, ORIGINS, count};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
@@ -21,7 +20,7 @@ use egress_ebpf::abi::{
 use egress_ebpf::addr::Addr;
 
 /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`: before the accepting task can see the socket.
-const PASSIVE_ESTABLISHED: u32 = 5;
+pub const PASSIVE_ESTABLISHED: u32 = 5;
 const AF_INET: u32 = 2;
 
 /// Publishes a redirected flow under the address that its SYN comes from, once. `false` without
@@ -63,21 +62,6 @@ pub fn publish(ctx: &SkBuffContext, state: &mut SocketState, from: Addr, port: u
     true
 }
 
-/// On the sockets of workloads, where the kernel runs no egress hook for a listener's answer over
-/// IPv6: marks what a listener older than the gate accepts.
-#[inline(always)]
-pub fn workload(ctx: &SockOpsContext) -> u32 {
-    // SAFETY: context fields that sock_ops may read.
-    let (op, sk) = unsafe { (ptr::read_volatile(&raw const (*ctx.ops).op), sock(ctx)) };
-    if op == PASSIVE_ESTABLISHED && !sk.is_null() {
-        if let Some(state) = state_or_new(sk) {
-            state.flags |= socket_flag::INBOUND;
-            state.proto = proto::TCP;
-        }
-    }
-    1
-}
-
 /// On the agent's sockets: takes the origin over into the accepted socket.
 #[inline(always)]
 pub fn agent(ctx: &SockOpsContext) -> u32 {
@@ -114,7 +98,7 @@ pub fn agent(ctx: &SockOpsContext) -> u32 {
 }
 
 #[inline(always)]
-unsafe fn sock(ctx: &SockOpsContext) -> *mut c_void {
+pub unsafe fn sock(ctx: &SockOpsContext) -> *mut c_void {
     // SAFETY: a context field that sock_ops may read; may be null for a request socket.
     unsafe { (*ctx.ops).__bindgen_anon_2.sk.cast() }
 }
