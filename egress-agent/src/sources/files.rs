@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// A larger file is not read: no decoder would take it.
@@ -65,9 +66,11 @@ where
     let (set_problem, problem) = watch::channel(None);
     let compile = Arc::new(compile);
     let run = async move {
+        let mut took = Duration::ZERO;
         loop {
-            changes.changed().await;
+            changes.changed(took).await;
             changes.arm();
+            let begin = Instant::now();
             let (paths, compile) = (paths.clone(), Arc::clone(&compile));
             // 10 000 rules take long enough to hold up other tasks.
             let outcome =
@@ -76,6 +79,7 @@ where
                 (None, Outcome::Bad(format!("reading the rules: {error}")))
             });
             seen = now;
+            took = begin.elapsed();
             match outcome {
                 Outcome::Same => {}
                 Outcome::Back => {

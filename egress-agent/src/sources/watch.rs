@@ -11,6 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// Longest time that a change goes unseen where inotify is blind.
 const POLL: Duration = Duration::from_secs(2);
+/// The same with so many files that reading them takes long.
+const POLL_AT_MOST: Duration = Duration::from_mins(1);
+/// Reading for nothing takes one part in this many of a processor.
+const SPARING: u32 = 100;
 /// A change is complete when nothing more came for this long: the steps of an editor's save or of
 /// a `ConfigMap`'s swap follow each other within microseconds.
 const QUIET: Duration = Duration::from_millis(15);
@@ -78,10 +82,11 @@ impl Watch {
         self.interest = interest;
     }
 
-    /// Returns when the files may have changed and no write is under way any more.
-    pub(super) async fn changed(&mut self) {
+    /// Returns when the files may have changed and no write is under way any more. `read` is how
+    /// long the last read took.
+    pub(super) async fn changed(&mut self, read: Duration) {
         let mut writing = BTreeSet::new();
-        let poll = sleep(POLL);
+        let poll = sleep(read.saturating_mul(SPARING).clamp(POLL, POLL_AT_MOST));
         tokio::pin!(poll);
         loop {
             tokio::select! {
