@@ -56,21 +56,21 @@ pub fn policy_of(state: &SocketState) -> Applied {
     }
     // Without a loop: before Linux 6.2 the verifier refuses a loop that is entered by falling into
     // its head, and the compiler may lay one out so.
-    let [a, b, c, d, e, f, g, h] = state.owner;
-    let id = policy_id(a, DEFAULT_POLICY);
-    let id = policy_id(d, policy_id(c, policy_id(b, id)));
-    let id = policy_id(h, policy_id(g, policy_id(f, policy_id(e, id))));
-    policy(id)
+    let [a, b, c, d, e, f, g, leaf] = state.owner;
+    let id = own(leaf).or_else(|| own(g)).or_else(|| own(f));
+    let id = id.or_else(|| own(e)).or_else(|| own(d));
+    let id = id.or_else(|| own(c)).or_else(|| own(b)).or_else(|| own(a));
+    policy(id.unwrap_or(DEFAULT_POLICY))
 }
 
-/// The policy id of one owner, `above` where it has none of its own.
+/// The policy id that an owner has of its own.
 #[inline(always)]
-fn policy_id(owner: u64, above: u32) -> u32 {
+fn own(owner: u64) -> Option<u32> {
     if owner == 0 {
-        return above;
+        return None;
     }
     // SAFETY: the value is one word, copied out at once.
-    unsafe { OWNERS.get(owner) }.copied().unwrap_or(above)
+    unsafe { OWNERS.get(owner) }.copied()
 }
 
 #[inline(always)]
