@@ -23,8 +23,8 @@ const MINIMUM: (u8, u8) = (6, 1);
 const PINNED_MAPS: [&str; 12] = [
     "POLICIES",
     "OWNERS",
-    "RULES",
-    "PREFIXES",
+    "TABLES",
+    "VACANT",
     "PROXIES",
     "FLOWS",
     "SOCKETS",
@@ -47,18 +47,17 @@ pub struct Kernel {
     /// Ways out that this kernel leaves open, and what closes them.
     pub gaps: Vec<String>,
     has_lsm: bool,
+    max_networks: u32,
 }
 
 impl Kernel {
-    /// Loads the programs for pins at `bpf_dir`. The tables have room for `max_networks` networks,
-    /// where they are made and not adopted.
+    /// Loads the programs for pins at `bpf_dir`. The tables have room for `max_networks` networks.
     pub fn load(bpf_dir: &Path, max_networks: u32) -> anyhow::Result<Self> {
         supported()?;
         let pins = Pins::prepare(bpf_dir)?;
         let maps = pins.maps();
         let adopted = maps.join("POLICIES").exists();
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries("PREFIXES", max_networks);
         for name in PINNED_MAPS {
             loader.map_pin_path(name, maps.join(name));
         }
@@ -77,6 +76,7 @@ impl Kernel {
             held: BTreeMap::new(),
             has_lsm: lsm.is_ok(),
             gaps: lsm.err().into_iter().collect(),
+            max_networks,
         })
     }
 
@@ -88,7 +88,7 @@ impl Kernel {
 
     /// The rule tables. Once.
     pub fn tables(&mut self) -> anyhow::Result<Tables> {
-        Tables::take(&mut self.ebpf)
+        Tables::take(&mut self.ebpf, self.max_networks)
     }
 
     /// The origins of accepted flows. Once.

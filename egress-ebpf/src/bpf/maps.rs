@@ -1,15 +1,16 @@
 //! Every map, with who writes it and who deletes from it. All but the log ring are pinned by the
 //! agent and outlive it. Sizes are defaults; the agent may raise them before the maps are made.
 
-use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::btf_maps::{self, ArrayOfMaps, SkStorage};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use egress_ebpf::abi::{
-    DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, PREFIX_FIXED_BITS, PeerKey, Policy,
-    PrefixData, ProxyPort, Rule, RuleKey, SocketState, counter,
+    DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, MAX_TABLES, PeerKey, Policy, ProxyPort,
+    Rule, SocketState, TABLE_FLAGS, counter,
 };
-use egress_ebpf::decide::Tables;
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::{Destination, Tables};
+use egress_ebpf::table::{self, Line, Lines};
 
 /// Policies by id. Written by the agent; zeroed by it when a policy goes.
 #[map]
@@ -19,13 +20,18 @@ pub static POLICIES: Array<Policy> = Array::with_max_entries(MAX_POLICIES, 0);
 #[map]
 pub static OWNERS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
 
-/// Exact destinations. Written and deleted by the agent.
-#[map]
-pub static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(1 << 20, NO_PREALLOC);
+/// Rule tables by id, each an array of [`Line`]s of its own. The arrays are made and written by the
+/// agent, through its memory; so are the places here.
+#[btf_map]
+pub static TABLES: ArrayOfMaps<LineArray, { MAX_TABLES as usize }> = ArrayOfMaps::new();
 
-/// CIDR destinations. Written and deleted by the agent.
+/// A line as an array knows it; [`Line`] by its size.
+type LineArray = btf_maps::Array<[u64; 8], 1, { TABLE_FLAGS as usize }>;
+
+/// Stands in the place of a table that is gone: without a bucket. Never written. To put it there
+/// takes one call for many tables; to delete them takes one for each.
 #[map]
-pub static PREFIXES: LpmTrie<PrefixData, Rule> = LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
+pub static VACANT: Array<[u64; 8]> = Array::with_max_entries(1, TABLE_FLAGS);
 
 /// Proxy listeners by network namespace cookie. Written and deleted by the agent.
 #[map]
@@ -71,25 +77,58 @@ pub static PEERS: LruHashMap<PeerKey, u64> = LruHashMap::with_max_entries(65_536
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
-/// `BPF_F_NO_PREALLOC`: a table takes the memory of its entries, not of its limit.
-const NO_PREALLOC: u32 = 1;
+/// One table's lines.
+#[derive(Clone, Copy)]
+struct InnerLines<'a>(&'a LineArray);
 
-/// The rule maps as the decision sees them.
+impl Lines for InnerLines<'_> {
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        // SAFETY: a value of the array is 64 bytes, aligned to eight, and stays while the program
+        // runs; a line is words that may change at any time.
+        self.0.get_ptr(index).map(|line| unsafe { &*line.cast() })
+    }
+}
+
+/// The rule tables as the decision sees them.
 pub struct KernelTables;
 
 impl Tables for KernelTables {
     #[inline(always)]
-    fn exact(&self, key: &RuleKey) -> Option<Rule> {
-        // SAFETY: the value is one word, copied out at once; a concurrent update replaces it whole.
-        unsafe { RULES.get(key).copied() }
+    fn find(&self, id: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+        let [a, b, c, d] = to.addr.be.map(u64::from);
+        let what = u64::from(to.port) | (u64::from(to.proto) << 16) | (u64::from(prefixes) << 24);
+        let action = listed_action(id, what, a | (b << 32), c | (d << 32));
+        (action != 0).then_some(Rule {
+            action: action as u32,
+        })
     }
+}
 
-    #[inline(always)]
-    fn prefix(&self, data: &PrefixData) -> Option<Rule> {
-        PREFIXES
-            .get(Key::new(PREFIX_FIXED_BITS + 128, *data))
-            .copied()
-    }
+/// [`table::find`] with plain numbers, and 0 for none: a function that the verifier walks once, by
+/// itself. Walked on every path of a program that leads to it, it would go beyond what the verifier
+/// is ready to walk. The result fills its register, so that the verifier knows all of it once it is
+/// compared.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn listed_action(id: u32, what: u64, high: u64, low: u64) -> u64 {
+    let Some(lines) = TABLES.get(id) else {
+        return 0;
+    };
+    let to = Destination {
+        addr: Addr {
+            be: [
+                high as u32,
+                (high >> 32) as u32,
+                low as u32,
+                (low >> 32) as u32,
+            ],
+        },
+        port: what as u16,
+        proto: (what >> 16) as u8,
+    };
+    let prefixes = what >> 24 != 0;
+    table::find(InnerLines(lines), prefixes, &to).map_or(0, |rule| u64::from(rule.action))
 }
 
 /// Adds one to a counter of this CPU.
