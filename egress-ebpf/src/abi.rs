@@ -81,7 +81,8 @@ pub struct RuleKey {
 }
 
 /// A network of a table, as the agent's writes name it; its prefix length spans all of this, so the
-/// first [`PREFIX_FIXED_BITS`] bits are always part of it.
+/// first [`PREFIX_FIXED_BITS`] bits are always part of it. With no bits of the address it covers
+/// both families, with 1 to 95 only IPv6, though the mapped form of IPv4 may lie in it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PrefixData {
