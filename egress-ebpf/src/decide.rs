@@ -111,7 +111,9 @@ mod tests {
                     .map(|(.., rule)| *rule)
             };
             let exact = self.exact.get(&key).copied();
-            exact.or_else(|| narrowest(to.port)).or_else(|| narrowest(0))
+            exact
+                .or_else(|| narrowest(to.port))
+                .or_else(|| narrowest(0))
         }
     }
 

@@ -73,11 +73,13 @@ impl Lines for &[Line] {
 /// What an entry is found by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Key {
-    /// The network's address as it lies in memory, in two words.
-    high: u64,
-    low: u64,
-    /// Port, then protocol, then prefix length. Never 0, since no protocol is.
-    kind: u32,
+    /// The first half of the network's address, as it lies in memory.
+    pub high: u64,
+    /// The second half.
+    pub low: u64,
+    /// Port, then protocol, then prefix length, from the lowest bit on. Never 0, since no protocol
+    /// is.
+    pub kind: u32,
 }
 
 impl Key {
@@ -94,14 +96,24 @@ impl Key {
         }
     }
 
-    /// The network of this many bits that the address lies in.
+    /// The same with another length.
     #[inline(always)]
-    fn within(self, bits: u32) -> Self {
-        let (high, low) = mask(bits);
+    #[must_use]
+    pub fn of_bits(self, bits: u32) -> Self {
+        Self {
+            kind: (self.kind & 0x00ff_ffff) | (bits << 24),
+            ..self
+        }
+    }
+
+    /// The network of its length that the address lies in.
+    #[inline(always)]
+    fn masked(self) -> Self {
+        let (high, low) = mask(self.kind >> 24);
         Self {
             high: self.high & high.to_be(),
             low: self.low & low.to_be(),
-            kind: (self.kind & 0x00ff_ffff) | (bits << 24),
+            ..self
         }
     }
 }
@@ -174,12 +186,14 @@ macro_rules! unrolled {
     ($n:ident of [$($value:literal)*] $body:block) => { $( { let $n = $value; $body } )* };
 }
 
-/// The action of the entry for exactly this network of the address; 0 where there is none.
-///
-/// A call of its own: it is used for each length of two lists.
-#[inline(never)]
-fn action<L: Lines>(lines: L, header: &Line, of: &Key, bits: u32) -> u32 {
-    let key = of.within(bits);
+/// The action of the entry for the network of an address that the key's length says; 0 where there
+/// is none.
+#[inline(always)]
+pub fn action<L: Lines>(lines: L, of: Key) -> u32 {
+    let Some(header) = lines.line(0) else {
+        return 0;
+    };
+    let key = of.masked();
     let hash = hash(header, &key);
     unrolled!(n of [0 1 2 3 4 5 6 7 8 9 10 11] {
         let Some(line) = lines.line(bucket(header, hash, n)) else {
@@ -205,9 +219,10 @@ fn action<L: Lines>(lines: L, header: &Line, of: &Key, bits: u32) -> u32 {
     0
 }
 
-/// The action of the narrowest network of one list; 0 where none covers the address.
-#[inline(never)]
-fn narrowest<L: Lines>(lines: L, header: &Line, of: &Key, list: u32) -> u32 {
+/// The first action that `action` has for the networks that an address lies in, by the lengths of
+/// one list; 0 where it has none.
+#[inline(always)]
+pub fn narrowest<L: Lines>(lines: L, list: u32, action: impl Fn(u32) -> u32) -> u32 {
     let Some(lengths) = lines.line(list) else {
         return 0;
     };
@@ -218,7 +233,7 @@ fn narrowest<L: Lines>(lines: L, header: &Line, of: &Key, list: u32) -> u32 {
             if bits > FULL {
                 return 0;
             }
-            let found = action(lines, header, of, bits);
+            let found = action(bits);
             if found != 0 {
                 return found;
             }
@@ -227,33 +242,51 @@ fn narrowest<L: Lines>(lines: L, header: &Line, of: &Key, list: u32) -> u32 {
     0
 }
 
+/// One table, by the two questions that [`find`] has.
+pub trait Table {
+    /// [`action`].
+    fn action(&self, of: Key) -> u32;
+    /// [`narrowest`].
+    fn narrowest(&self, of: Key, list: u32) -> u32;
+}
+
+impl Table for [Line] {
+    fn action(&self, of: Key) -> u32 {
+        action(self, of)
+    }
+
+    fn narrowest(&self, of: Key, list: u32) -> u32 {
+        narrowest(self, list, |bits| action(self, of.of_bits(bits)))
+    }
+}
+
 /// The entry that a destination falls under, in this order: the address on the port; the narrowest
 /// network on the port; the narrowest network on any port. `to` holds the canonical address.
 /// Networks are looked at only if `prefixes` says that there are some.
 #[inline(always)]
-pub fn find<L: Lines>(lines: L, prefixes: bool, to: &Destination) -> Option<Rule> {
+pub fn find<T: Table + ?Sized>(table: &T, prefixes: bool, to: &Destination) -> Option<Rule> {
     let rule = |action| (action != 0).then_some(Rule { action });
-    let header = lines.line(0)?;
-    let on_port = Key::new(to.addr, to.port, to.proto, 0);
-    if to.port != 0 {
-        let found = action(lines, header, &on_port, FULL);
-        if found != 0 || !prefixes {
-            return rule(found);
-        }
-    } else if !prefixes {
-        return None;
-    }
     let (port, any) = if to.addr.is_v4() {
         (List::V4Port, List::V4Any)
     } else {
         (List::V6Port, List::V6Any)
     };
-    let found = narrowest(lines, header, &on_port, port as u32);
-    if found != 0 {
-        return rule(found);
+    // Port 0 stands for any, and is none that an entry could be of.
+    if to.port != 0 {
+        let on_port = Key::new(to.addr, to.port, to.proto, FULL as u8);
+        let mut found = table.action(on_port);
+        if found == 0 && prefixes {
+            found = table.narrowest(on_port, port as u32);
+        }
+        if found != 0 {
+            return rule(found);
+        }
     }
-    let on_any = Key::new(to.addr, 0, to.proto, 0);
-    rule(narrowest(lines, header, &on_any, any as u32))
+    if !prefixes {
+        return None;
+    }
+    let on_any = Key::new(to.addr, 0, to.proto, FULL as u8);
+    rule(table.narrowest(on_any, any as u32))
 }
 
 #[cfg(test)]

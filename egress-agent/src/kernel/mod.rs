@@ -24,8 +24,8 @@ pub use events::{Events, ProgramLog};
 pub use live::{Ended, Live};
 pub use load::{Kernel, OBJECT, supported};
 pub use origins::Origins;
-pub use pins::Pins;
 pub use outer::View;
+pub use pins::Pins;
 pub use rules::{NoRoom, Room};
 pub use tables::Tables;
 

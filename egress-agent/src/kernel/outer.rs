@@ -100,7 +100,10 @@ impl Outer {
 
     /// Takes tables away.
     pub fn vacate(&mut self, ids: &[u32]) -> anyhow::Result<()> {
-        self.write(ids, &vec![self.vacant.as_raw_fd().cast_unsigned(); ids.len()])?;
+        self.write(
+            ids,
+            &vec![self.vacant.as_raw_fd().cast_unsigned(); ids.len()],
+        )?;
         for id in ids {
             self.view.change(*id, None);
         }

@@ -107,7 +107,8 @@ impl Rules {
                     most[kind] = most[kind].max(used[kind]);
                     if !entry.key.is_exact() {
                         let lengths = lengths.entry(id).or_insert_with(|| {
-                            live.map(|slots| slots.draft().lengths()).unwrap_or_default()
+                            live.map(|slots| slots.draft().lengths())
+                                .unwrap_or_default()
                         });
                         if !lengths.add(&entry.key) {
                             return Err(NoRoom::Lengths);
@@ -148,14 +149,15 @@ impl Rules {
                 (!full && draft.add(entry)).then_some(1)
             } else if let Some(slots) = self.live.get_mut(&id) {
                 let more = usize::from(!slots.holds(&entry.key));
-                let placed = (!full || more == 0) && (slots.put(&entry) || {
-                    let mut draft = slots.draft();
-                    let added = draft.add(entry);
-                    if added {
-                        self.drafts.insert(id, draft);
-                    }
-                    added
-                });
+                let placed = (!full || more == 0)
+                    && (slots.put(&entry) || {
+                        let mut draft = slots.draft();
+                        let added = draft.add(entry);
+                        if added {
+                            self.drafts.insert(id, draft);
+                        }
+                        added
+                    });
                 placed.then_some(more)
             } else {
                 let mut draft = Draft::default();
@@ -214,7 +216,11 @@ impl Rules {
             }
         }
         let gone: Vec<_> = std::mem::take(&mut self.gone).into_iter().collect();
-        if gone.is_empty() { Ok(()) } else { self.outer.vacate(&gone) }
+        if gone.is_empty() {
+            Ok(())
+        } else {
+            self.outer.vacate(&gone)
+        }
     }
 }
 

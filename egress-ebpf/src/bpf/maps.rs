@@ -8,9 +8,8 @@ use egress_ebpf::abi::{
     DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, MAX_TABLES, PeerKey, Policy, ProxyPort,
     Rule, SocketState, TABLE_FLAGS, counter,
 };
-use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables};
-use egress_ebpf::table::{self, Line, Lines};
+use egress_ebpf::table::{self, Key, Line, Lines, Table};
 
 /// Policies by id. Written by the agent; zeroed by it when a policy goes.
 #[map]
@@ -96,39 +95,48 @@ pub struct KernelTables;
 impl Tables for KernelTables {
     #[inline(always)]
     fn find(&self, id: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
-        let [a, b, c, d] = to.addr.be.map(u64::from);
-        let what = u64::from(to.port) | (u64::from(to.proto) << 16) | (u64::from(prefixes) << 24);
-        let action = listed_action(id, what, a | (b << 32), c | (d << 32));
-        (action != 0).then_some(Rule {
-            action: action as u32,
-        })
+        table::find(&ById(id), prefixes, to)
     }
 }
 
-/// [`table::find`] with plain numbers, and 0 for none: a function that the verifier walks once, by
-/// itself. Walked on every path of a program that leads to it, it would go beyond what the verifier
-/// is ready to walk. The result fills its register, so that the verifier knows all of it once it is
-/// compared.
+/// The table of this id.
+struct ById(u32);
+
+impl Table for ById {
+    #[inline(always)]
+    fn action(&self, of: Key) -> u32 {
+        table_action(self.0, of.kind, of.high, of.low) as u32
+    }
+
+    #[inline(always)]
+    fn narrowest(&self, of: Key, list: u32) -> u32 {
+        table_narrowest(self.0, of.kind, of.high, of.low, list) as u32
+    }
+}
+
+// Functions of plain numbers, which the verifier walks once, each by itself: walked on every path
+// of a program that leads to them, they would go beyond what it is ready to walk. Results fill
+// their register, so that it knows all of one that was compared.
+
+/// [`table::action`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn listed_action(id: u32, what: u64, high: u64, low: u64) -> u64 {
-    let Some(lines) = TABLES.get(id) else {
-        return 0;
-    };
-    let to = Destination {
-        addr: Addr {
-            be: [
-                high as u32,
-                (high >> 32) as u32,
-                low as u32,
-                (low >> 32) as u32,
-            ],
-        },
-        port: what as u16,
-        proto: (what >> 16) as u8,
-    };
-    let prefixes = what >> 24 != 0;
-    table::find(InnerLines(lines), prefixes, &to).map_or(0, |rule| u64::from(rule.action))
+extern "C" fn table_action(id: u32, kind: u32, high: u64, low: u64) -> u64 {
+    let of = Key { high, low, kind };
+    TABLES
+        .get(id)
+        .map_or(0, |lines| u64::from(table::action(InnerLines(lines), of)))
+}
+
+/// [`table::narrowest`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn table_narrowest(id: u32, kind: u32, high: u64, low: u64, list: u32) -> u64 {
+    let of = Key { high, low, kind };
+    let action = |bits| ById(id).action(of.of_bits(bits));
+    TABLES.get(id).map_or(0, |lines| {
+        u64::from(table::narrowest(InnerLines(lines), list, action))
+    })
 }
 
 /// Adds one to a counter of this CPU.

@@ -111,7 +111,12 @@ impl Lengths {
         for list in key.lists().into_iter().flatten() {
             let lengths = &mut with.lists[list as usize - 1];
             lengths[word] |= bit;
-            if lengths.iter().map(|w| w.count_ones() as usize).sum::<usize>() > MAX_LENGTHS {
+            if lengths
+                .iter()
+                .map(|w| w.count_ones() as usize)
+                .sum::<usize>()
+                > MAX_LENGTHS
+            {
                 return false;
             }
         }
@@ -204,7 +209,11 @@ pub fn put(lines: &[Line], entry: &Entry) -> Put {
         Sought::Found(line, at) => {
             let before = line.word(at + WHAT) >> 32;
             line.set(at + WHAT, what);
-            if before == 0 { Put::Restored } else { Put::Changed }
+            if before == 0 {
+                Put::Restored
+            } else {
+                Put::Changed
+            }
         }
         Sought::Free(line, at, hash) => {
             line.set(at + HIGH, key.high);
