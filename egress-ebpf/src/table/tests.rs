@@ -145,9 +145,9 @@ fn a_table_answers_as_a_list_of_its_entries_would_while_it_changes() {
                 let got = find(&lines[..], prefixes, &to);
                 assert_eq!(got, model(&all, prefixes, &to), "{to:?}");
                 if got.is_some() {
-                    found += 1
+                    found += 1;
                 } else {
-                    missed += 1
+                    missed += 1;
                 }
             }
         }
