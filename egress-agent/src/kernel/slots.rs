@@ -79,6 +79,8 @@ pub struct Draft {
     entries: Vec<Entry>,
     lengths: Lengths,
     count: [usize; 2],
+    /// Entries that it is to have room for beyond these.
+    spare: usize,
 }
 
 impl Draft {
@@ -118,7 +120,7 @@ pub struct Slots {
 impl Slots {
     /// Makes an array with these entries, and its descriptor, which nothing here needs.
     pub fn of(draft: &Draft) -> io::Result<(Self, OwnedFd)> {
-        let mut buckets = table::buckets_for(draft.entries.len());
+        let mut buckets = table::buckets_for(draft.entries.len() + draft.spare);
         loop {
             let lines = table::lines_for(buckets);
             let entries = u32::try_from(lines).map_err(io::Error::other)?;
@@ -189,6 +191,9 @@ impl Slots {
         for entry in table::entries(self.memory.lines()) {
             draft.add(entry);
         }
+        // A table that stands at its limit and has an address come for each that goes would else
+        // be made anew for each.
+        draft.spare = draft.entries.len() / 4 + 1;
         draft
     }
 }

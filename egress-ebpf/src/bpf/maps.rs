@@ -19,8 +19,8 @@ pub static POLICIES: Array<Policy> = Array::with_max_entries(MAX_POLICIES, 0);
 #[map]
 pub static OWNERS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
 
-/// Rule tables by id, each an array of [`Line`]s of its own. The arrays are made and written by the
-/// agent, through its memory; so are the places here.
+/// Rule tables by id, each an array of [`Line`]s. The agent makes the arrays, writes them through
+/// its memory, and puts them in their places here.
 #[btf_map]
 pub static TABLES: ArrayOfMaps<LineArray, { MAX_TABLES as usize }> = ArrayOfMaps::new();
 

@@ -2,7 +2,7 @@
 
 use super::{Desired, Planner, TableOp};
 use crate::policy::tables::{Action, Delta, Table, Target, Transport};
-use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, policy_flag};
+use egress_ebpf::abi::{MAX_TABLES, Policy, PrefixData, Rule, RuleKey, policy_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables, decide};
 use egress_ebpf::verdict::{Reason, Verdict};
@@ -357,6 +357,22 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
         TableOp::DropTable(9),
     ];
     assert_eq!(ops[1..], rest);
+}
+
+#[test]
+fn table_ids_begin_again_below_their_limit_and_pass_over_those_in_use() {
+    let pinned = |table| Policy {
+        table,
+        generation: 1,
+        flags: 0,
+        errno: 0,
+    };
+    let last = MAX_TABLES - 1;
+    let mut planner = Planner::adopt([(0, pinned(last)), (1, pinned(1))].into(), [1, last]);
+    planner.replace(wants(&[(0, one("10.0.0.1"))]));
+    assert_eq!(planner.policies()[&0].table, 2);
+    planner.replace(wants(&[(0, one("10.0.0.2"))]));
+    assert_eq!(planner.policies()[&0].table, 3);
 }
 
 #[test]
