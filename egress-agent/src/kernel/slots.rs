@@ -127,7 +127,7 @@ impl Slots {
             let array = sys::create_array("rule_table", size_of::<Line>(), entries, TABLE_FLAGS)?;
             let memory = Memory::of(array.as_fd(), lines)?;
             for _ in 0..SEEDS {
-                table::begin(memory.lines(), &seed()?, &draft.lengths);
+                table::begin(memory.lines(), buckets, &seed()?, &draft.lengths);
                 if let Ok(filled) = table::put_all(memory.lines(), &draft.entries) {
                     let slots = Self {
                         memory: Arc::new(memory),
@@ -161,7 +161,7 @@ impl Slots {
     pub fn put(&mut self, entry: &Entry) -> bool {
         let lines = self.memory.lines();
         let known = entry.key.is_exact() || self.lengths.has(&entry.key);
-        let room = self.used < table::slots(lines.len()) / 2;
+        let room = self.used < table::slots(lines) / 2;
         if !known || !(room || table::holds(lines, &entry.key)) {
             return false;
         }

@@ -8,7 +8,7 @@
 use super::{
     END, FIRST_BUCKET, FULL, HASH, HIGH, Key, LOW, Line, List, MAX_LENGTHS, PROBES, SLOT, WHAT,
 };
-use super::{bucket, hash};
+use super::{bucket, filter, hash};
 use crate::addr::Addr;
 use core::sync::atomic::Ordering;
 
@@ -59,12 +59,6 @@ pub struct Filled {
 pub struct Full;
 
 impl Key {
-    /// Whether this is one address on one port, which is looked for without the lists.
-    #[must_use]
-    pub const fn is_exact(&self) -> bool {
-        self.bits() == FULL && self.kind & 0xffff != 0
-    }
-
     const fn bits(&self) -> u32 {
         self.kind >> 24
     }
@@ -153,29 +147,39 @@ pub fn buckets_for(used: usize) -> usize {
     used.next_power_of_two().max(4)
 }
 
-/// Lines that a table of so many buckets takes.
+/// Lines that a table of so many buckets takes, a power of two of them.
 #[must_use]
 pub const fn lines_for(buckets: usize) -> usize {
-    FIRST_BUCKET as usize + buckets
+    FIRST_BUCKET as usize + buckets + buckets.div_ceil(64)
 }
 
-/// Slots of so many lines, of which at most half are to be used.
+/// Slots of a table that was begun; at most half of them are to be used.
 #[must_use]
-pub const fn slots(lines: usize) -> usize {
-    lines.saturating_sub(FIRST_BUCKET as usize) * 2
+pub fn slots(lines: &[Line]) -> usize {
+    buckets(lines).len() * 2
 }
 
-/// Begins a table in memory that nobody looks at: [`lines_for`] a power of two of buckets.
-pub fn begin(lines: &[Line], seed: &[u64; SEED_WORDS], lengths: &Lengths) {
-    let mask = lines.len() - lines_for(1);
-    lines[0].set(0, mask as u64);
+fn buckets(lines: &[Line]) -> &[Line] {
+    let count = lines
+        .first()
+        .map_or(0, |header| header.word(0) as usize + 1);
+    let from = FIRST_BUCKET as usize;
+    lines.get(from..from + count).unwrap_or_default()
+}
+
+/// Begins a table of so many buckets in memory that nobody looks at: [`lines_for`] them.
+pub fn begin(lines: &[Line], buckets: usize, seed: &[u64; SEED_WORDS], lengths: &Lengths) {
+    lines[0].set(0, buckets as u64 - 1);
     for (index, word) in seed.iter().enumerate() {
         lines[0].set(index + 1, *word);
     }
     lengths.write(lines);
     for line in &lines[FIRST_BUCKET as usize..] {
-        if line.word(WHAT) != 0 {
-            (0..8).for_each(|index| line.set(index, 0));
+        for index in 0..8 {
+            // Memory that was never written is not there yet.
+            if line.word(index) != 0 {
+                line.set(index, 0);
+            }
         }
     }
 }
@@ -216,6 +220,12 @@ pub fn put(lines: &[Line], entry: &Entry) -> Put {
             }
         }
         Sought::Free(line, at, hash) => {
+            if !key.is_exact() {
+                let filter = filter(&lines[0], hash);
+                if let Some(line) = lines.get(filter.line as usize) {
+                    line.set(filter.word, line.word(filter.word) | filter.bits);
+                }
+            }
             line.set(at + HIGH, key.high);
             line.set(at + LOW, key.low);
             line.set(at + HASH, hash);
@@ -247,9 +257,8 @@ pub fn holds(lines: &[Line], key: &Key) -> bool {
 
 /// Every entry.
 pub fn entries(lines: &[Line]) -> impl Iterator<Item = Entry> + '_ {
-    let slots = lines
+    let slots = buckets(lines)
         .iter()
-        .skip(FIRST_BUCKET as usize)
         .flat_map(|line| [(line, 0), (line, SLOT)]);
     slots.filter_map(|(line, at)| {
         let what = line.word(at + WHAT);

@@ -1,6 +1,6 @@
 use super::{
-    Entry, FIRST_BUCKET, Full, Key, Lengths, Line, MAX_LENGTHS, PROBES, Put, SEED_WORDS, WHAT,
-    begin, bucket, buckets_for, delete, entries, find, hash, holds, lines_for, put, put_all, slots,
+    Entry, Full, Key, Lengths, Line, MAX_LENGTHS, PROBES, Put, SEED_WORDS, WHAT, begin, bucket,
+    buckets_for, delete, entries, find, hash, holds, lines_for, put, put_all, slots,
 };
 use crate::abi::{Rule, action, proto};
 use crate::addr::Addr;
@@ -66,9 +66,16 @@ fn network(addr: Addr, port: u16, transport: u8, bits: u32) -> Key {
     Key::new(addr, port, transport, 0).of_bits(bits).masked()
 }
 
-fn memory(used: usize) -> Vec<Line> {
-    let lines = lines_for(buckets_for(used));
-    (0..lines).map(|_| Line::default()).collect()
+fn memory(buckets: usize) -> Vec<Line> {
+    (0..lines_for(buckets)).map(|_| Line::default()).collect()
+}
+
+/// Begins a table for so many entries.
+fn begun(used: usize, seed: &[u64; SEED_WORDS], lengths: &Lengths) -> Vec<Line> {
+    let buckets = buckets_for(used);
+    let lines = memory(buckets);
+    begin(&lines, buckets, seed, lengths);
+    lines
 }
 
 fn number(key: &Key) -> u128 {
@@ -116,12 +123,8 @@ fn a_table_answers_as_a_list_of_its_entries_would_while_it_changes() {
     for _ in 0..40 {
         let some: Vec<Entry> = (0..random.below(120)).map(|_| random.entry()).collect();
         let more: Vec<Entry> = (0..120).map(|_| random.entry()).collect();
-        let lines = memory(some.len() + more.len());
-        begin(
-            &lines,
-            &random.seed(),
-            &lengths_of(some.iter().chain(&more)),
-        );
+        let lengths = lengths_of(some.iter().chain(&more));
+        let lines = begun(some.len() + more.len(), &random.seed(), &lengths);
         let mut all = BTreeMap::new();
         let filled = put_all(&lines, &some).unwrap();
         all.extend(some.iter().map(|e| (e.key, e.action)));
@@ -166,8 +169,7 @@ fn exact(n: u32) -> Entry {
 
 #[test]
 fn what_was_deleted_comes_back_to_its_slot_and_leaves_the_others_findable() {
-    let lines = memory(1000);
-    begin(&lines, &Random(7).seed(), &Lengths::default());
+    let lines = begun(1000, &Random(7).seed(), &Lengths::default());
     let all: Vec<Entry> = (0..1000).map(exact).collect();
     assert_eq!(put_all(&lines, &all).unwrap().slots, 1000);
     for entry in all.iter().step_by(2) {
@@ -188,11 +190,11 @@ fn what_was_deleted_comes_back_to_its_slot_and_leaves_the_others_findable() {
 fn a_million_addresses_in_a_row_find_their_places_by_nearly_every_seed() {
     let mut random = Random(99);
     let all: Vec<Entry> = (0..1 << 20).map(exact).collect();
-    let lines = memory(all.len());
-    assert_eq!(lines.len(), (1 << 20) + FIRST_BUCKET as usize);
+    let lines = memory(1 << 20);
+    assert_eq!(buckets_for(all.len()), 1 << 20);
     let mut failed = 0;
     for _ in 0..5 {
-        begin(&lines, &random.seed(), &Lengths::default());
+        begin(&lines, 1 << 20, &random.seed(), &Lengths::default());
         failed += usize::from(put_all(&lines, &all).is_err());
     }
     assert!(failed <= 1, "{failed} of 5 seeds");
@@ -201,8 +203,7 @@ fn a_million_addresses_in_a_row_find_their_places_by_nearly_every_seed() {
 #[test]
 fn a_key_without_a_place_is_refused_and_nothing_else_is_lost() {
     // All keys begin at the first bucket.
-    let lines: Vec<Line> = (0..lines_for(256)).map(|_| Line::default()).collect();
-    begin(&lines, &[0; SEED_WORDS], &Lengths::default());
+    let lines = begun(256, &[0; SEED_WORDS], &Lengths::default());
     let all: Vec<Entry> = (0..=PROBES * 2).map(exact).collect();
     assert_eq!(put_all(&lines, &all), Err(Full));
     assert_eq!(put(&lines, &all[PROBES as usize * 2]), Put::NoPlace);
@@ -226,8 +227,7 @@ fn a_key_without_a_place_is_refused_and_nothing_else_is_lost() {
 
 #[test]
 fn a_slot_that_is_only_half_seen_is_no_entry() {
-    let lines = memory(4);
-    begin(&lines, &Random(3).seed(), &Lengths::default());
+    let lines = begun(4, &Random(3).seed(), &Lengths::default());
     let (seen, meant) = (exact(1).key, exact(2).key);
     // As if the address of one key were seen with the hash and the kind of another.
     let other = hash(&lines[0], &meant);
@@ -287,8 +287,11 @@ fn a_list_has_room_for_every_length_of_ipv4_and_is_refused_beyond_its_room() {
 #[test]
 fn at_most_half_of_the_slots_are_planned_for() {
     for used in [0, 1, 4, 5, 1000, 1 << 20] {
-        let lines = lines_for(buckets_for(used));
-        assert!((lines - FIRST_BUCKET as usize).is_power_of_two());
-        assert!(slots(lines) >= 2 * used, "{used}");
+        let lines = begun(used, &[0; SEED_WORDS], &Lengths::default());
+        assert!(buckets_for(used).is_power_of_two());
+        assert_eq!(slots(&lines), 2 * buckets_for(used));
+        assert!(slots(&lines) >= 2 * used, "{used}");
     }
+    assert_eq!(slots(&[]), 0);
+    assert_eq!(slots(&[Line::default()]), 0, "what stands for no table");
 }
