@@ -127,12 +127,13 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let resolver = Resolver::new(&config.dns.servers, &sockets)?;
     let (board, cages) = (Board::default(), Cages::default());
     let (ask, asks) = mpsc::channel(4);
-    let live = Live::open(&kernel.pins)?;
+    let tables = kernel.tables()?;
+    let live = Live::open(&kernel.pins, tables.view())?;
     let ending = Ending::new(config.on_removal, live, Arc::clone(&sockets));
     let mut engine = Engine::new(
         config,
         &place.roots,
-        kernel.tables()?,
+        tables,
         resolver,
         ending,
         cages.clone(),

@@ -25,7 +25,7 @@ pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/egress-agent";
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/egress-agent.sock";
 /// The port that Istio's sidecars redirect outbound TCP to.
 pub const DEFAULT_PROXY_PORT: u16 = 15001;
-/// Networks that the kernel's table has room for: as many as single addresses. Room costs nothing until
+/// Networks that the kernel's tables have room for: as many as single addresses. Room costs nothing until
 /// it is used.
 pub const DEFAULT_MAX_NETWORKS: u32 = 1 << 20;
 
@@ -65,7 +65,7 @@ pub struct Config {
     pub mode: Mode,
     /// What a refused call fails with.
     pub deny_errno: DenyErrno,
-    /// Most networks that the kernel's table has room for.
+    /// Most networks that the kernel's tables have room for.
     pub max_networks: u32,
     /// What happens to running flows whose rule was removed.
     pub on_removal: OnRemoval,

@@ -42,7 +42,7 @@ pub mod action {
 pub mod policy_flag {
     /// `outboundTrafficPolicy: ALLOW_ANY`.
     pub const ALLOW_ANY: u32 = 1;
-    /// The table has CIDR entries, so a miss in the exact table is looked up there.
+    /// The table has networks: an address that is not listed itself is looked for in them.
     pub const HAS_PREFIXES: u32 = 2;
     /// Nothing is refused; what would be is recorded.
     pub const AUDIT: u32 = 4;
@@ -53,7 +53,7 @@ pub mod policy_flag {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Policy {
-    /// Table whose entries apply; part of every [`RuleKey`]. 0 is the table that is always empty.
+    /// Table whose entries apply, below [`MAX_TABLES`]. 0 is the table that is always empty.
     pub table: u32,
     /// Raised with each change after which a cached verdict must be judged again. Never 0.
     pub generation: u32,
@@ -63,7 +63,8 @@ pub struct Policy {
     pub errno: u32,
 }
 
-/// Key of the exact table.
+/// One address on one port of a table, as the agent's writes name it. How it lies in the table,
+/// [`crate::table`] says.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RuleKey {
@@ -79,8 +80,9 @@ pub struct RuleKey {
     pub addr: Addr,
 }
 
-/// Data of the prefix table's key; the prefix length spans all of it, so the first
-/// [`PREFIX_FIXED_BITS`] bits are always part of the match.
+/// A network of a table, as the agent's writes name it; its prefix length spans all of this, so the
+/// first [`PREFIX_FIXED_BITS`] bits are always part of it. With no bits of the address it covers
+/// both families, with 1 to 95 only IPv6, though the mapped form of IPv4 may lie in it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PrefixData {
@@ -99,7 +101,7 @@ pub struct PrefixData {
 /// Bits of [`PrefixData`] before the address.
 pub const PREFIX_FIXED_BITS: u32 = 64;
 
-/// Value of both tables.
+/// What an entry asks for.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Rule {
@@ -297,6 +299,12 @@ pub const ANSWER_NS: u64 = 120_000_000_000;
 pub const DEFAULT_POLICY: u32 = 0;
 /// Policies that the kernel has room for, by ids from 0 on.
 pub const MAX_POLICIES: u32 = 4096;
+/// Tables that the kernel has room for, by ids from 0 on: the one that each policy has, and the one
+/// that it is about to have.
+pub const MAX_TABLES: u32 = 2 * MAX_POLICIES;
+/// Flags of a table's array: the agent maps it into its memory (`BPF_F_MMAPABLE`), and the arrays
+/// may differ in length (`BPF_F_INNER_MAP`).
+pub const TABLE_FLAGS: u32 = (1 << 10) | (1 << 12);
 /// Policy id that is never written: owners under it are refused everything, for want of state.
 pub const CLOSED_POLICY: u32 = MAX_POLICIES - 1;
 /// "No policy" in an event.

@@ -1,16 +1,16 @@
 //! The decision about a destination: one function for connect, datagrams and the egress
 //! backstop, over whatever tables the caller has.
 
-use crate::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag, proto};
+use crate::abi::{Policy, Rule, action, policy_flag, proto};
 use crate::addr::Addr;
 use crate::verdict::{Reason, Verdict};
 
-/// The tables that a decision looks into: BPF maps in the kernel, ordinary maps on the host.
+/// The tables that a decision looks into: BPF maps in the kernel, memory on the host.
 pub trait Tables {
-    /// The entry of exactly this key.
-    fn exact(&self, key: &RuleKey) -> Option<Rule>;
-    /// The entry with the longest prefix that covers this address.
-    fn prefix(&self, data: &PrefixData) -> Option<Rule>;
+    /// The entry of a table that a destination falls under: the address on the port; else, if
+    /// `prefixes`, the narrowest network on the port; else the narrowest on any port. `to` holds
+    /// the canonical address.
+    fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule>;
 }
 
 /// Where a flow is going.
@@ -54,7 +54,8 @@ pub fn decide<T: Tables>(
     if addr.is_loopback() {
         return Verdict::Deny(Reason::NotListed);
     }
-    match find(tables, policy, addr, to) {
+    let prefixes = policy.flags & policy_flag::HAS_PREFIXES != 0;
+    match tables.find(policy.table, prefixes, &Destination { addr, ..*to }) {
         Some(rule) if rule.action == action::ALLOW => Verdict::Allow,
         Some(rule) if rule.action == action::PROXY => {
             if to.proto == proto::TCP && proxy().is_some() {
@@ -66,35 +67,6 @@ pub fn decide<T: Tables>(
         None if any => Verdict::Allow,
         _ => Verdict::Deny(Reason::NotListed),
     }
-}
-
-#[inline(always)]
-fn find<T: Tables>(tables: &T, policy: &Policy, addr: Addr, to: &Destination) -> Option<Rule> {
-    let key = RuleKey {
-        table: policy.table,
-        port: to.port,
-        proto: to.proto,
-        reserved: 0,
-        addr,
-    };
-    if let Some(rule) = tables.exact(&key) {
-        return Some(rule);
-    }
-    if policy.flags & policy_flag::HAS_PREFIXES == 0 {
-        return None;
-    }
-    let mut data = PrefixData {
-        table: policy.table,
-        port: to.port,
-        proto: to.proto,
-        reserved: 0,
-        addr,
-    };
-    if let Some(rule) = tables.prefix(&data) {
-        return Some(rule);
-    }
-    data.port = 0;
-    tables.prefix(&data)
 }
 
 #[cfg(test)]
@@ -122,18 +94,29 @@ mod tests {
     }
 
     impl Tables for Model {
-        fn exact(&self, key: &RuleKey) -> Option<Rule> {
-            self.exact.get(key).copied()
-        }
-        fn prefix(&self, d: &PrefixData) -> Option<Rule> {
-            self.prefixes
-                .iter()
-                .filter(|(bits, p, _)| {
-                    (p.table, p.port, p.proto) == (d.table, d.port, d.proto)
-                        && covers(*bits, &p.addr, &d.addr)
-                })
-                .max_by_key(|(bits, ..)| *bits)
-                .map(|(.., rule)| *rule)
+        fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+            let key = RuleKey {
+                table,
+                port: to.port,
+                proto: to.proto,
+                reserved: 0,
+                addr: to.addr,
+            };
+            let narrowest = |port: u16| {
+                self.prefixes
+                    .iter()
+                    .filter(|(bits, p, _)| {
+                        prefixes
+                            && (p.table, p.port, p.proto) == (table, port, to.proto)
+                            && covers(*bits, &p.addr, &to.addr)
+                    })
+                    .max_by_key(|(bits, ..)| *bits)
+                    .map(|(.., rule)| *rule)
+            };
+            let exact = self.exact.get(&key).copied();
+            exact
+                .or_else(|| narrowest(to.port))
+                .or_else(|| narrowest(0))
         }
     }
 

@@ -209,6 +209,29 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
 }
 
 #[test]
+fn networks_of_too_many_lengths_are_known_before_the_first_write() {
+    let mut gate = Gate::new();
+    let nets = |lengths: u32| -> Table {
+        (1..=lengths)
+            .flat_map(|bits| {
+                let net = format!("2001:db8::/{}", bits + 20).parse().unwrap();
+                Target::network(net, 443, Transport::Udp)
+            })
+            .map(|target| (target, Action::Allow))
+            .collect()
+    };
+    let ops = gate.plan(nets(41));
+    let refused = gate.tables.fits(&ops).unwrap_err().to_string();
+    assert!(refused.contains("more than 40 prefix lengths"), "{refused}");
+    assert_eq!(gate.tables.room().1.used, 0);
+    gate.planner = Planner::default();
+    let ops = gate.plan(nets(40));
+    gate.tables.fits(&ops).unwrap();
+    assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
+    assert_eq!(gate.tables.room().1.used, 40);
+}
+
+#[test]
 fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
     let options = LabOptions {
         agent: vec![format!("--max-networks={NETWORKS}")],

@@ -1,21 +1,21 @@
 //! What still runs after the rules changed: finds connections whose destination the tables no
 //! longer list, on both sides of a redirect, and ends them.
 //!
-//! Judges by the same function and the same tables as the programs, read from outside. A policy
+//! Judges by the same function and the same tables as the programs, in the agent's memory: to open
+//! a table by its id (`BPF_MAP_GET_FD_BY_ID`) takes `CAP_SYS_ADMIN`, which the agent may not have. A policy
 //! that audits ends nothing.
 
 use super::diag::{Diag, SocketId};
+use super::outer::View;
 use super::pins::Pins;
 use anyhow::Context as _;
 use aya::Pod;
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData};
 use egress_ebpf::abi::{
-    DEFAULT_POLICY, FlowOrigin, PREFIX_FIXED_BITS, Policy, PrefixData, Rule, RuleKey, SocketState,
-    action, policy_flag, proto, socket_flag,
+    DEFAULT_POLICY, FlowOrigin, Policy, SocketState, action, policy_flag, proto, socket_flag,
 };
 use egress_ebpf::addr::Addr;
-use egress_ebpf::decide::{self, Destination, decide};
+use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::verdict::Verdict;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -24,25 +24,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 pub struct Live {
     policies: Array<MapData, Policy>,
     owners: HashMap<MapData, u64, u32>,
-    tables: Tables,
+    tables: View,
     sockets: MapData,
     origins: MapData,
-}
-
-struct Tables {
-    rules: HashMap<MapData, RuleKey, Rule>,
-    prefixes: LpmTrie<MapData, PrefixData, Rule>,
-}
-
-impl decide::Tables for Tables {
-    fn exact(&self, key: &RuleKey) -> Option<Rule> {
-        self.rules.get(key, 0).ok()
-    }
-    fn prefix(&self, data: &PrefixData) -> Option<Rule> {
-        self.prefixes
-            .get(&Key::new(PREFIX_FIXED_BITS + 128, *data), 0)
-            .ok()
-    }
 }
 
 /// A connection that was ended.
@@ -59,18 +43,15 @@ pub struct Ended {
 }
 
 impl Live {
-    /// Opens the pinned maps once more.
-    pub fn open(pins: &Pins) -> anyhow::Result<Self> {
+    /// Opens the pinned maps once more; `tables` are those that this agent wrote.
+    pub fn open(pins: &Pins, tables: View) -> anyhow::Result<Self> {
         let open = |name: &str| {
             MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
         };
         Ok(Self {
             policies: Map::Array(open("POLICIES")?).try_into()?,
             owners: Map::HashMap(open("OWNERS")?).try_into()?,
-            tables: Tables {
-                rules: Map::HashMap(open("RULES")?).try_into()?,
-                prefixes: Map::LpmTrie(open("PREFIXES")?).try_into()?,
-            },
+            tables,
             sockets: open("SOCKETS")?,
             origins: open("ORIGINS")?,
         })

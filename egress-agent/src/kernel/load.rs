@@ -29,8 +29,8 @@ const ANSWERS_SEEN: (u8, u8) = (6, 12);
 const PINNED_MAPS: [&str; 12] = [
     "POLICIES",
     "OWNERS",
-    "RULES",
-    "PREFIXES",
+    "TABLES",
+    "VACANT",
     "PROXIES",
     "FLOWS",
     "SOCKETS",
@@ -54,18 +54,17 @@ pub struct Kernel {
     pub gaps: Vec<String>,
     has_lsm: bool,
     answers_seen: bool,
+    max_networks: u32,
 }
 
 impl Kernel {
-    /// Loads the programs for pins at `bpf_dir`. The tables have room for `max_networks` networks,
-    /// where they are made and not adopted.
+    /// Loads the programs for pins at `bpf_dir`. The tables have room for `max_networks` networks.
     pub fn load(bpf_dir: &Path, max_networks: u32) -> anyhow::Result<Self> {
         supported()?;
         let pins = Pins::prepare(bpf_dir)?;
         let maps = pins.maps();
         let adopted = maps.join("POLICIES").exists();
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries("PREFIXES", max_networks);
         for name in PINNED_MAPS {
             loader.map_pin_path(name, maps.join(name));
         }
@@ -86,6 +85,7 @@ impl Kernel {
             has_lsm: lsm.is_ok(),
             answers_seen: at_least(ANSWERS_SEEN)?,
             gaps: lsm.err().into_iter().collect(),
+            max_networks,
         })
     }
 
@@ -99,7 +99,7 @@ impl Kernel {
 
     /// The rule tables. Once.
     pub fn tables(&mut self) -> anyhow::Result<Tables> {
-        Tables::take(&mut self.ebpf)
+        Tables::take(&mut self.ebpf, self.max_networks)
     }
 
     /// The origins of accepted flows. Once.

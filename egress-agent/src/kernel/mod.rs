@@ -4,7 +4,6 @@
 //! It judges nothing and knows no rule; what it writes comes from the pure crate.
 
 mod attach;
-mod bulk;
 pub mod canary;
 mod counters;
 mod diag;
@@ -12,19 +11,23 @@ mod events;
 mod live;
 mod load;
 mod origins;
+mod outer;
 mod pins;
+mod rules;
+mod slots;
 mod sys;
 mod tables;
 
 pub use attach::{attach, detach, detach_links, forget_vanished, is_attached, missing};
-pub use bulk::Room;
 pub use counters::{Counters, counter_names};
 pub use events::{Events, ProgramLog};
 pub use live::{Ended, Live};
 pub use load::{Kernel, OBJECT, supported};
 pub use origins::Origins;
+pub use outer::View;
 pub use pins::Pins;
-pub use tables::{NoRoom, Tables};
+pub use rules::{NoRoom, Room};
+pub use tables::Tables;
 
 /// Programs attached to each enforced root, in the order of attachment: what carries origins
 /// first, what refuses last, so that no flow is redirected before its origin can be told.

@@ -1,5 +1,6 @@
 //! The `bpf(2)` commands that aya 0.14 has no call for: an fd from a pin, replacing the program
-//! of a link in place, what a link is attached to, and many map entries in one call.
+//! of a link in place, what a link is attached to, an array that is mapped into memory, and many
+//! map entries in one call.
 
 use aya::Pod;
 use std::ffi::CString;
@@ -8,13 +9,13 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
-const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
@@ -126,6 +127,66 @@ pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(info.cgroup_id)
 }
 
+/// The head of the `map_create` member of `union bpf_attr`.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+}
+
+/// Makes an array. `name` shows in the kernel's lists; at most 15 letters of it.
+pub fn create_array(
+    name: &str,
+    value_size: usize,
+    max_entries: u32,
+    map_flags: u32,
+) -> io::Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    let mut map_name = [0; 16];
+    for (to, from) in map_name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    let mut attr = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: size_of::<u32>() as u32,
+        value_size: u32::try_from(value_size).map_err(io::Error::other)?,
+        max_entries,
+        map_flags,
+        inner_map_fd: 0,
+        numa_node: 0,
+        map_name,
+    };
+    let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: a descriptor that the kernel just made for this process, owned by nothing else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The id of a map.
+pub fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    /// The head of `struct bpf_map_info`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct MapInfo {
+        kind: u32,
+        id: u32,
+    }
+    let mut info = MapInfo::default();
+    let mut attr = GetInfo {
+        bpf_fd: map.as_raw_fd().cast_unsigned(),
+        info_len: size_of::<MapInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.id)
+}
+
 /// The `batch` member of `union bpf_attr`.
 #[repr(C)]
 struct Batch {
@@ -153,33 +214,19 @@ pub struct Progress {
 /// entry is written as by a call of its own: readers see it whole, and the batch entry by entry.
 pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Progress {
     let count = keys.len().min(values.len());
-    batch(
-        BPF_MAP_UPDATE_BATCH,
-        map,
-        &keys[..count],
-        values.as_ptr() as u64,
-    )
-}
-
-/// Deletes many entries; stops at one that is not there (`generic_map_delete_batch`).
-pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Progress {
-    batch(BPF_MAP_DELETE_BATCH, map, keys, 0)
-}
-
-fn batch<K: Pod>(command: libc::c_long, map: BorrowedFd<'_>, keys: &[K], values: u64) -> Progress {
     let mut attr = Batch {
         position_in: 0,
         position_out: 0,
         keys: keys.as_ptr() as u64,
-        values,
-        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        values: values.as_ptr() as u64,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
         map_fd: map.as_raw_fd().cast_unsigned(),
         elem_flags: 0,
         flags: 0,
     };
-    match bpf(command, &mut attr) {
+    match bpf(BPF_MAP_UPDATE_BATCH, &mut attr) {
         Ok(_) => Progress {
-            done: keys.len(),
+            done: count,
             stopped: None,
         },
         // The kernel writes the count back only once it has begun.
@@ -188,7 +235,7 @@ fn batch<K: Pod>(command: libc::c_long, map: BorrowedFd<'_>, keys: &[K], values:
             stopped: Some(e),
         },
         Err(e) => Progress {
-            done: (attr.count as usize).min(keys.len()),
+            done: (attr.count as usize).min(count),
             stopped: Some(e),
         },
     }
@@ -206,32 +253,34 @@ struct Element {
 
 /// Inserts or overwrites one entry.
 pub fn update_one<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> Progress {
-    let value = std::ptr::from_ref(value) as u64;
-    one(
-        BPF_MAP_UPDATE_ELEM,
-        map,
-        std::ptr::from_ref(key) as u64,
-        value,
-    )
-}
-
-/// Deletes one entry.
-pub fn delete_one<K: Pod>(map: BorrowedFd<'_>, key: &K) -> Progress {
-    one(BPF_MAP_DELETE_ELEM, map, std::ptr::from_ref(key) as u64, 0)
-}
-
-fn one(command: libc::c_long, map: BorrowedFd<'_>, key: u64, value: u64) -> Progress {
     let mut attr = Element {
         map_fd: map.as_raw_fd().cast_unsigned(),
         pad: 0,
-        key,
-        value,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_ref(value) as u64,
         flags: 0,
     };
-    let stopped = bpf(command, &mut attr).err();
+    let stopped = bpf(BPF_MAP_UPDATE_ELEM, &mut attr).err();
     Progress {
         done: usize::from(stopped.is_none()),
         stopped,
+    }
+}
+
+/// The id of the map that stands at a place of an array of maps.
+pub fn inner_id(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+    let mut id = 0_u32;
+    let mut attr = Element {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        pad: 0,
+        key: &raw const index as u64,
+        value: &raw mut id as u64,
+        flags: 0,
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(id)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -1,64 +1,63 @@
 //! Writes the rule tables: applies the pure crate's operations, in their order.
 
-use super::bulk::{Bulk, Room};
+use super::outer::{Outer, View};
+use super::rules::{NoRoom, Room, Rules};
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
+use aya::maps::{Array, HashMap, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
-use egress_ebpf::abi::{FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey};
+use egress_ebpf::abi::{FlowKey, FlowOrigin, Policy, ProxyPort};
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::discriminant;
 use std::os::fd::AsRawFd;
 
 /// The maps that the agent writes.
 pub struct Tables {
     policies: Array<MapData, Policy>,
     owners: HashMap<MapData, u64, u32>,
-    rules: HashMap<MapData, RuleKey, Rule>,
-    prefixes: LpmTrie<MapData, PrefixData, Rule>,
+    rules: Rules,
     proxies: HashMap<MapData, u64, ProxyPort>,
     flows: HashMap<MapData, FlowKey, FlowOrigin>,
     listeners: SkStorage<MapData, u32>,
-    exact: Bulk,
-    ranges: Bulk,
 }
 
-/// Operations that the maps have no room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{needed} entries of {what} at one time, the table has room for {limit}")]
-pub struct NoRoom {
-    what: &'static str,
-    needed: usize,
-    limit: usize,
+/// Operations that are carried out together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Put,
+    Delete,
+    Other,
+}
+
+fn step(op: &TableOp) -> Step {
+    match op {
+        TableOp::PutExact(..) | TableOp::PutPrefix { .. } => Step::Put,
+        TableOp::DeleteExact(_) | TableOp::DeletePrefix { .. } => Step::Delete,
+        TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => Step::Other,
+    }
 }
 
 impl Tables {
-    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+    /// Takes the maps out of the loaded object: those that the agent writes. There is room for
+    /// `max_networks` networks.
+    pub fn take(ebpf: &mut Ebpf, max_networks: u32) -> anyhow::Result<Self> {
         let mut map = |name: &str| {
             ebpf.take_map(name)
                 .with_context(|| format!("no map {name} in the object"))
         };
-        let (rules, prefixes) = (map("RULES")?, map("PREFIXES")?);
-        let (Map::HashMap(exact), Map::LpmTrie(ranges)) = (&rules, &prefixes) else {
-            anyhow::bail!("the rule tables are maps of another kind");
-        };
-        let (exact, ranges) = (Bulk::of(exact)?, Bulk::of(ranges)?);
+        let outer = Outer::of(&map("TABLES")?, &map("VACANT")?)?;
         Ok(Self {
             policies: map("POLICIES")?.try_into()?,
             owners: map("OWNERS")?.try_into()?,
-            rules: rules.try_into()?,
-            prefixes: prefixes.try_into()?,
+            rules: Rules::of(outer, max_networks),
             proxies: map("PROXIES")?.try_into()?,
             flows: map("FLOWS")?.try_into()?,
             listeners: map("LISTENERS")?.try_into()?,
-            exact,
-            ranges,
         })
     }
 
-    /// The policies that stand in the kernel, and every table id that has an entry: what an agent
-    /// before this one left.
+    /// The policies that stand in the kernel, and the tables that they look at: what an agent
+    /// before this one left. Tables that no policy looks at are taken away, so that as many ids are
+    /// free as there are policies.
     pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<u32, Policy>, BTreeSet<u32>)> {
         let mut policies = BTreeMap::new();
         for id in 0..self.policies.len() {
@@ -67,65 +66,32 @@ impl Tables {
                 policies.insert(id, policy);
             }
         }
-        let mut tables = BTreeSet::new();
-        let mut used = (0, 0);
-        for key in self.rules.keys() {
-            tables.insert(key?.table);
-            used.0 += 1;
+        let mut tables = self.rules.outer().ids()?;
+        let used: BTreeSet<u32> = policies.values().map(|p| p.table).collect();
+        for id in tables.difference(&used) {
+            self.rules.drop_table(*id);
         }
-        for key in self.prefixes.keys() {
-            tables.insert(key?.data().table);
-            used.1 += 1;
-        }
-        self.exact.recount(used.0);
-        self.ranges.recount(used.1);
+        self.rules.settle()?;
+        tables.retain(|id| used.contains(id));
         Ok((policies, tables))
     }
 
-    /// How full the exact table and the prefix table are.
+    /// The rule tables, to look things up in from any thread.
+    pub fn view(&self) -> View {
+        self.rules.outer().view()
+    }
+
+    /// How much room there is for single addresses and for networks. What an agent before this one
+    /// left is not counted.
     pub fn room(&self) -> (Room, Room) {
-        (self.exact.room(), self.ranges.room())
+        self.rules.room()
     }
 
     /// Whether there is room for every insertion at its time, old entries beside new ones until
     /// they are deleted. Asked before the first write, so that a table that does not fit is never
     /// begun.
-    pub fn fits(&mut self, ops: &[TableOp]) -> Result<(), NoRoom> {
-        if self.room_for(ops).is_err() {
-            // An overwritten entry was counted twice: only a true count may refuse.
-            self.exact.recount(self.rules.keys().count());
-            self.ranges.recount(self.prefixes.keys().count());
-        }
-        self.room_for(ops)
-    }
-
-    fn room_for(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
-        let (mut exact, mut ranges) = (self.exact.room(), self.ranges.room());
-        let (mut most_exact, mut most_ranges) = (exact.used, ranges.used);
-        for op in ops {
-            match op {
-                TableOp::PutExact(..) => exact.used += 1,
-                TableOp::DeleteExact(_) => exact.used = exact.used.saturating_sub(1),
-                TableOp::PutPrefix { .. } => ranges.used += 1,
-                TableOp::DeletePrefix { .. } => ranges.used = ranges.used.saturating_sub(1),
-                TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => {}
-            }
-            most_exact = most_exact.max(exact.used);
-            most_ranges = most_ranges.max(ranges.used);
-        }
-        for (what, needed, limit) in [
-            ("single addresses", most_exact, exact.limit),
-            ("networks", most_ranges, ranges.limit),
-        ] {
-            if needed > limit {
-                return Err(NoRoom {
-                    what,
-                    needed,
-                    limit,
-                });
-            }
-        }
-        Ok(())
+    pub fn fits(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
+        self.rules.fits(ops)
     }
 
     /// Applies operations in order, and returns how many insertions found no room. At the first
@@ -133,39 +99,35 @@ impl Tables {
     /// is not whole.
     pub fn apply(&mut self, ops: &[TableOp]) -> anyhow::Result<usize> {
         let mut left_out = 0;
-        for run in ops.chunk_by(|a, b| discriminant(a) == discriminant(b)) {
-            left_out += self
-                .apply_run(run)
-                .with_context(|| format!("applying {} operations like {:?}", run.len(), run[0]))?;
+        for run in ops.chunk_by(|a, b| step(a) == step(b)) {
+            match step(&run[0]) {
+                Step::Put => {
+                    left_out += self.rules.put(run);
+                    self.rules.settle()
+                }
+                Step::Delete => {
+                    self.rules.delete(run);
+                    Ok(())
+                }
+                Step::Other => run.iter().try_for_each(|op| self.apply_other(op)),
+            }
+            .with_context(|| format!("applying {} operations like {:?}", run.len(), run[0]))?;
         }
+        self.rules.settle()?;
         Ok(left_out)
     }
 
-    /// Operations of one kind. Each list below takes all of them or none.
-    fn apply_run(&mut self, run: &[TableOp]) -> anyhow::Result<usize> {
-        let (mut keys, mut rules, mut gone) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut nets, mut nets_gone) = (Vec::new(), Vec::new());
-        for op in run {
-            match op {
-                TableOp::PutExact(key, rule) => {
-                    keys.push(*key);
-                    rules.push(*rule);
-                }
-                TableOp::DeleteExact(key) => gone.push(*key),
-                TableOp::PutPrefix { bits, data, rule } => {
-                    nets.push(Key::new(*bits, *data));
-                    rules.push(*rule);
-                }
-                TableOp::DeletePrefix { bits, data } => nets_gone.push(Key::new(*bits, *data)),
-                TableOp::SetPolicy(id, policy) => self.set_policy(*id, policy)?,
-                TableOp::DeletePolicy(id) => self.policies.set(*id, Policy::default(), 0)?,
-                TableOp::DropTable(id) => self.drop_table(*id)?,
-            }
+    fn apply_other(&mut self, op: &TableOp) -> anyhow::Result<()> {
+        match op {
+            TableOp::SetPolicy(id, policy) => self.set_policy(*id, policy)?,
+            TableOp::DeletePolicy(id) => self.policies.set(*id, Policy::default(), 0)?,
+            TableOp::DropTable(id) => self.rules.drop_table(*id),
+            TableOp::PutExact(..)
+            | TableOp::PutPrefix { .. }
+            | TableOp::DeleteExact(_)
+            | TableOp::DeletePrefix { .. } => {}
         }
-        let left_out = self.exact.put(&keys, &rules)? + self.ranges.put(&nets, &rules)?;
-        self.exact.delete(&gone)?;
-        self.ranges.delete(&nets_gone)?;
-        Ok(left_out)
+        Ok(())
     }
 
     /// In two writes: the table under the old generation, then the generation. A program between
@@ -184,21 +146,6 @@ impl Tables {
             )?;
         }
         Ok(self.policies.set(id, *policy, 0)?)
-    }
-
-    fn drop_table(&mut self, id: u32) -> anyhow::Result<()> {
-        let of = |table: u32| table == id;
-        let exact: Result<Vec<_>, _> = self
-            .rules
-            .keys()
-            .filter(|k| k.as_ref().map_or(true, |k| of(k.table)))
-            .collect();
-        self.exact.delete(&exact?)?;
-        let nets = self.prefixes.keys();
-        let nets: Result<Vec<_>, _> = nets
-            .filter(|k| k.as_ref().map_or(true, |k| of(k.data().table)))
-            .collect();
-        self.ranges.delete(&nets?)
     }
 
     /// Lets flows be redirected to this listening socket: the kernel redirects to no other, so

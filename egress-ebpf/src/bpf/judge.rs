@@ -1,7 +1,8 @@
 //! From a socket and a destination to a verdict: finds the socket's state and its owner's policy,
 //! asks `decide()`, and remembers what was let through.
 
-use crate::bpf::maps::{KernelTables, OWNERS, POLICIES, PROXIES, SOCKETS};
+use crate::bpf::maps::{OWNERS, POLICIES, PROXIES, SOCKETS};
+use crate::bpf::tables::KernelTables;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use core::ffi::c_void;

@@ -2,15 +2,13 @@
 //! agent and outlive it. Sizes are defaults; the agent may raise them before the maps are made.
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
-use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::btf_maps::{self, ArrayOfMaps, SkStorage};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use egress_ebpf::abi::{
-    DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, PREFIX_FIXED_BITS, PeerKey, Policy,
-    PrefixData, ProxyPort, Rule, RuleKey, SocketState, counter,
+    DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, MAX_TABLES, PeerKey, Policy, ProxyPort,
+    SocketState, TABLE_FLAGS, counter,
 };
-use egress_ebpf::decide::Tables;
 
 /// Policies by id. Written by the agent; zeroed by it when a policy goes.
 #[map]
@@ -20,13 +18,18 @@ pub static POLICIES: Array<Policy> = Array::with_max_entries(MAX_POLICIES, 0);
 #[map]
 pub static OWNERS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
 
-/// Exact destinations. Written and deleted by the agent.
-#[map]
-pub static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(1 << 20, NO_PREALLOC);
+/// Rule tables by id, each an array of [`Line`](egress_ebpf::table::Line)s. The agent makes the arrays, writes them through
+/// its memory, and puts them in their places here.
+#[btf_map]
+pub static TABLES: ArrayOfMaps<LineArray, { MAX_TABLES as usize }> = ArrayOfMaps::new();
 
-/// CIDR destinations. Written and deleted by the agent.
+/// A line as an array knows it, by its size.
+pub type LineArray = btf_maps::Array<[u64; 8], 1, { TABLE_FLAGS as usize }>;
+
+/// Stands in the place of a table that is gone: without a bucket. Never written. To put it there
+/// takes one call for many tables; to delete them takes one for each.
 #[map]
-pub static PREFIXES: LpmTrie<PrefixData, Rule> = LpmTrie::with_max_entries(1 << 20, NO_PREALLOC);
+pub static VACANT: Array<[u64; 8]> = Array::with_max_entries(1, TABLE_FLAGS);
 
 /// Proxy listeners by network namespace cookie. Written and deleted by the agent.
 #[map]
@@ -74,9 +77,6 @@ pub static PEERS: LruHashMap<PeerKey, u64> = LruHashMap::with_max_entries(65_536
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
-/// `BPF_F_NO_PREALLOC`: a table takes the memory of its entries, not of its limit.
-const NO_PREALLOC: u32 = 1;
-
 /// [`SkStorage`] with `BPF_F_CLONE`: `sk_clone_lock` copies the value to an accepted socket. The
 /// fields are what the loader reads in the type information; nothing is behind the pointers.
 #[repr(C)]
@@ -100,24 +100,6 @@ impl<T> InheritedStorage<T> {
             max_entries: core::ptr::null(),
             map_flags: core::ptr::null(),
         }
-    }
-}
-
-/// The rule maps as the decision sees them.
-pub struct KernelTables;
-
-impl Tables for KernelTables {
-    #[inline(always)]
-    fn exact(&self, key: &RuleKey) -> Option<Rule> {
-        // SAFETY: the value is one word, copied out at once; a concurrent update replaces it whole.
-        unsafe { RULES.get(key).copied() }
-    }
-
-    #[inline(always)]
-    fn prefix(&self, data: &PrefixData) -> Option<Rule> {
-        PREFIXES
-            .get(Key::new(PREFIX_FIXED_BITS + 128, *data))
-            .copied()
     }
 }
 

@@ -10,3 +10,4 @@ pub mod maps;
 pub mod origin;
 pub mod server;
 pub mod socket;
+pub mod tables;

@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 
-use aya::Ebpf;
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya::maps::{Array, PerCpuArray, RingBuf};
+use egress_agent::kernel::Tables;
+use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{
-    DenyEvent, PREFIX_FIXED_BITS, Policy, PrefixData, ProxyPort, Rule, RuleKey, action, counter,
-    policy_flag,
+    DEFAULT_POLICY, DenyEvent, PREFIX_FIXED_BITS, Policy, PrefixData, Rule, RuleKey, action,
+    counter, policy_flag,
 };
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::decide;
@@ -31,43 +31,113 @@ const PROXY_PORT: u16 = 15001;
 /// The network namespace that the probe program takes packets to be of.
 const NETNS: u64 = 1;
 
-/// Fills both sides alike.
-fn fill(random: &mut Random, ebpf: &mut Ebpf, model: &mut Model) {
-    let mut rules: HashMap<_, RuleKey, Rule> = ebpf.take_map("RULES").unwrap().try_into().unwrap();
-    let mut prefixes: LpmTrie<_, PrefixData, Rule> =
-        ebpf.take_map("PREFIXES").unwrap().try_into().unwrap();
-    for _ in 0..600 {
-        let key = RuleKey {
-            table: random.pick(&[TABLE, TABLE, 8]),
-            port: random.port(),
-            proto: random.pick(&[6, 17]),
-            reserved: 0,
-            addr: Addr::from(random.ip()).canonical(),
-        };
-        let rule = Rule {
-            action: random.pick(&[action::ALLOW, action::PROXY, action::PROXY, 77]),
-        };
-        rules.insert(key, rule, 0).unwrap();
-        model.exact.insert(key, rule);
+/// Room for networks.
+const NETWORKS: u32 = 1 << 16;
+
+/// One change of both sides.
+fn change(tables: &mut Tables, model: &mut Model, ops: &[TableOp]) {
+    assert_eq!(tables.apply(ops).unwrap(), 0);
+    for op in ops {
+        match *op {
+            TableOp::PutExact(key, rule) => drop(model.exact.insert(key, rule)),
+            TableOp::DeleteExact(key) => drop(model.exact.remove(&key)),
+            TableOp::PutPrefix { bits, data, rule } => {
+                let key = (bits - PREFIX_FIXED_BITS, data);
+                model.prefixes.insert(key, rule);
+            }
+            TableOp::DeletePrefix { bits, data } => {
+                model.prefixes.remove(&(bits - PREFIX_FIXED_BITS, data));
+            }
+            TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => {}
+        }
     }
-    for _ in 0..60 {
-        let bits = random.pick(&[8, 32, 48, 96 + 8, 96 + 16, 96 + 24, 96 + 31]);
-        let addr = number(&Addr::from(random.ip()).canonical()) & (u128::MAX << (128 - bits));
-        let data = PrefixData {
-            table: TABLE,
-            port: random.pick(&[0, 0, 80, 9000]),
-            proto: random.pick(&[6, 17]),
-            reserved: 0,
-            addr: IpAddr::from(addr.to_be_bytes()).into(),
-        };
-        let rule = Rule {
+}
+
+fn exact(random: &mut Random) -> TableOp {
+    let key = RuleKey {
+        table: random.pick(&[TABLE, TABLE, 8]),
+        port: random.port().max(1),
+        proto: random.pick(&[6, 17]),
+        reserved: 0,
+        addr: Addr::from(random.ip()).canonical(),
+    };
+    let rule = Rule {
+        action: random.pick(&[action::ALLOW, action::PROXY, action::PROXY, 77]),
+    };
+    TableOp::PutExact(key, rule)
+}
+
+fn network(random: &mut Random) -> TableOp {
+    let addr = Addr::from(random.ip()).canonical();
+    let bits: u32 = if addr.is_v4() {
+        96 + random.pick(&[0, 5, 8, 12, 16, 20, 22, 24, 28, 30, 31, 32])
+    } else {
+        random.pick(&[7, 16, 23, 32, 40, 48, 63, 64, 65, 96, 112, 126, 127, 128])
+    };
+    // All addresses, of both families too, on one port only: else there would be little to deny.
+    let bits = random.pick(&[0, bits, bits, bits, bits, bits]);
+    let port = match bits {
+        0 | 96 => 9000,
+        // An address on a port is no network.
+        128 => 0,
+        _ => random.pick(&[0, 0, 80, 9000]),
+    };
+    let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+    let data = PrefixData {
+        table: TABLE,
+        port,
+        proto: random.pick(&[6, 17]),
+        reserved: 0,
+        addr: mapped((number(&addr) & mask).to_be_bytes()),
+    };
+    TableOp::PutPrefix {
+        bits: PREFIX_FIXED_BITS + bits,
+        data,
+        rule: Rule {
             action: random.pick(&[action::ALLOW, action::PROXY]),
-        };
-        prefixes
-            .insert(&Key::new(PREFIX_FIXED_BITS + bits, data), rule, 0)
-            .unwrap();
-        model.prefixes.insert((bits, data), rule);
+        },
     }
+}
+
+fn mapped(bytes: [u8; 16]) -> Addr {
+    IpAddr::from(bytes).into()
+}
+
+/// What takes an entry out again.
+fn deletion(op: &TableOp) -> TableOp {
+    match *op {
+        TableOp::PutExact(key, _) => TableOp::DeleteExact(key),
+        TableOp::PutPrefix { bits, data, .. } => TableOp::DeletePrefix { bits, data },
+        _ => panic!("no insertion: {op:?}"),
+    }
+}
+
+/// Fills both sides alike: some of it at once, some into the table as it stands, some of which is
+/// taken out again.
+fn fill(random: &mut Random, tables: &mut Tables, model: &mut Model) {
+    let first: Vec<_> = (0..200).map(|_| exact(random)).collect();
+    change(tables, model, &first);
+    let nets: Vec<_> = (0..60).map(|_| network(random)).collect();
+    change(tables, model, &nets);
+    for _ in 0..30 {
+        let some: Vec<_> = (0..20).map(|_| exact(random)).collect();
+        change(tables, model, &some);
+    }
+    let gone = first.iter().chain(&nets).step_by(3);
+    let gone: Vec<_> = gone.map(deletion).collect();
+    change(tables, model, &gone);
+    // Some of what was taken out comes back, with another action.
+    let back = first.iter().step_by(9).map(|op| match *op {
+        TableOp::PutExact(key, _) => TableOp::PutExact(
+            key,
+            Rule {
+                action: action::ALLOW,
+            },
+        ),
+        _ => panic!("no address: {op:?}"),
+    });
+    let back: Vec<_> = back.collect();
+    change(tables, model, &back);
 }
 
 #[test]
@@ -75,10 +145,9 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
     let mut random = Random(0x5eed_5eed_5eed_5eed);
     let (mut ebpf, program) = loaded("decide_probe");
     let mut model = Model::default();
-    fill(&mut random, &mut ebpf, &mut model);
-    let mut policies: Array<_, Policy> = ebpf.take_map("POLICIES").unwrap().try_into().unwrap();
-    let mut proxies: HashMap<_, u64, ProxyPort> =
-        ebpf.take_map("PROXIES").unwrap().try_into().unwrap();
+    let mut tables = Tables::take(&mut ebpf, NETWORKS).unwrap();
+    fill(&mut random, &mut tables, &mut model);
+    let view = tables.view();
 
     let mut seen: BTreeMap<u32, usize> = BTreeMap::new();
     for round in 0..100 {
@@ -94,21 +163,28 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
             ]),
             errno: 0,
         };
-        policies.set(0, policy, 0).unwrap();
+        let some = if round % 10 == 9 {
+            // The tables go on changing.
+            let op = exact(&mut random);
+            vec![op, deletion(&op), network(&mut random)]
+        } else {
+            Vec::new()
+        };
+        change(&mut tables, &mut model, &some);
+        let set = TableOp::SetPolicy(DEFAULT_POLICY, policy);
+        change(&mut tables, &mut model, &[set]);
         let proxy = (round % 4 != 0).then_some(PROXY_PORT);
-        let _ = proxies.remove(&NETNS);
-        if let Some(port) = proxy {
-            let entry = ProxyPort {
-                port,
-                ..ProxyPort::default()
-            };
-            proxies.insert(NETNS, entry, 0).unwrap();
-        }
+        tables.set_proxy(NETNS, proxy).unwrap();
         for _ in 0..1000 {
             let packet = random.packet();
             let want = match destination(&Bytes(&packet)) {
                 Ok(_) if policy.generation == 0 => Verdict::Deny(Reason::State),
-                Ok(to) => decide(&model, &policy, &to, || proxy),
+                Ok(to) => {
+                    let want = decide(&model, &policy, &to, || proxy);
+                    let outside = decide(&view, &policy, &to, || proxy);
+                    assert_eq!(outside, want, "{policy:?}, {to:?}");
+                    want
+                }
                 Err(reason) => Verdict::Deny(reason),
             };
             let got = run(program.as_fd(), &packet);
@@ -153,14 +229,13 @@ fn v6(next: u8, to: &str) -> Vec<u8> {
 #[test]
 fn every_kind_of_packet_gets_its_verdict() {
     let (mut ebpf, program) = loaded("decide_probe");
-    let mut policies: Array<_, Policy> = ebpf.take_map("POLICIES").unwrap().try_into().unwrap();
-    let mut rules: HashMap<_, RuleKey, Rule> = ebpf.take_map("RULES").unwrap().try_into().unwrap();
+    let mut tables = Tables::take(&mut ebpf, NETWORKS).unwrap();
     let policy = Policy {
         table: TABLE,
         generation: 1,
         ..Policy::default()
     };
-    policies.set(0, policy, 0).unwrap();
+    let mut ops = vec![TableOp::SetPolicy(DEFAULT_POLICY, policy)];
     for ip in ["198.51.100.53", "2001:db8::53"] {
         let key = RuleKey {
             table: TABLE,
@@ -172,8 +247,9 @@ fn every_kind_of_packet_gets_its_verdict() {
         let rule = Rule {
             action: action::ALLOW,
         };
-        rules.insert(key, rule, 0).unwrap();
+        ops.push(TableOp::PutExact(key, rule));
     }
+    assert_eq!(tables.apply(&ops).unwrap(), 0);
     let deny = Verdict::Deny;
     let (own, listed, other) = ([192, 0, 2, 1], [198, 51, 100, 53], [198, 51, 100, 99]);
     for (what, packet, want) in [

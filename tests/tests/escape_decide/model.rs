@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use egress_ebpf::abi::{PrefixData, Rule, RuleKey};
 use egress_ebpf::addr::Addr;
-use egress_ebpf::decide::Tables;
+use egress_ebpf::decide::{Destination, Tables};
 use egress_ebpf::packet::Packet;
 
 /// The same tables on the host.
@@ -21,21 +21,33 @@ pub fn number(a: &Addr) -> u128 {
 }
 
 impl Tables for Model {
-    fn exact(&self, key: &RuleKey) -> Option<Rule> {
-        self.exact.get(key).copied()
-    }
-
-    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
-        let covers = |bits: u32, network: &Addr| {
-            bits == 0 || (number(network) ^ number(&d.addr)) >> (128 - bits) == 0
+    fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+        let (addr, port, proto, reserved) = (to.addr, to.port, to.proto, 0);
+        let key = RuleKey {
+            table,
+            port,
+            proto,
+            reserved,
+            addr,
         };
-        self.prefixes
-            .iter()
-            .filter(|((bits, p), _)| {
-                (p.table, p.port, p.proto) == (d.table, d.port, d.proto) && covers(*bits, &p.addr)
-            })
-            .max_by_key(|((bits, _), _)| *bits)
-            .map(|(_, rule)| *rule)
+        let exact = self.exact.get(&key).copied();
+        let covers = |bits: u32, network: &Addr| {
+            // Between none and 96 bits it is a network of IPv6.
+            let family = !addr.is_v4() || bits >= 96;
+            bits == 0 || (family && (number(network) ^ number(&addr)) >> (128 - bits) == 0)
+        };
+        let narrowest = |port: u16| {
+            self.prefixes
+                .iter()
+                .filter(|((bits, p), _)| {
+                    prefixes
+                        && (p.table, p.port, p.proto) == (table, port, proto)
+                        && covers(*bits, &p.addr)
+                })
+                .max_by_key(|((bits, _), _)| *bits)
+                .map(|(_, rule)| *rule)
+        };
+        exact.or_else(|| narrowest(port)).or_else(|| narrowest(0))
     }
 }
 

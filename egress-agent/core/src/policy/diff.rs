@@ -7,7 +7,7 @@
 
 pub use super::ops::TableOp;
 use super::tables::{Delta, Table};
-use egress_ebpf::abi::{Policy, policy_flag};
+use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one policy should be.
@@ -31,7 +31,7 @@ pub struct Planner {
     /// None: adopted, content not known.
     tables: BTreeMap<u32, Option<Table>>,
     policies: BTreeMap<u32, Policy>,
-    /// Highest table id ever used.
+    /// The table id that was given out last.
     last_table: u32,
     /// Highest generation ever used.
     generation: u32,
@@ -172,7 +172,8 @@ impl Planner {
 
     fn unused_id(&mut self) -> u32 {
         loop {
-            self.last_table = next(self.last_table);
+            self.last_table = next(self.last_table) % MAX_TABLES;
+            // The empty table is always there, so 0 is never given out.
             if !self.tables.contains_key(&self.last_table) {
                 return self.last_table;
             }

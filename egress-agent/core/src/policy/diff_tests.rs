@@ -2,7 +2,7 @@
 
 use super::{Desired, Planner, TableOp};
 use crate::policy::tables::{Action, Delta, Table, Target, Transport};
-use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, policy_flag};
+use egress_ebpf::abi::{MAX_TABLES, Policy, PrefixData, Rule, RuleKey, policy_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables, decide};
 use egress_ebpf::verdict::{Reason, Verdict};
@@ -73,22 +73,33 @@ impl Kernel {
 }
 
 impl Tables for Kernel {
-    fn exact(&self, key: &RuleKey) -> Option<Rule> {
-        self.exact.get(key).copied()
-    }
-
-    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
-        let covers = |bits: u32, p: &PrefixData| {
-            let differ =
-                crate::policy::ranges::number(p.addr) ^ crate::policy::ranges::number(d.addr);
-            (p.table, p.port, p.proto) == (d.table, d.port, d.proto)
+    fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+        let (addr, port, proto, reserved) = (to.addr, to.port, to.proto, 0);
+        let key = RuleKey {
+            table,
+            port,
+            proto,
+            reserved,
+            addr,
+        };
+        let exact = self.exact.get(&key).copied();
+        let number = crate::policy::ranges::number;
+        let covers = |bits: u32, p: &PrefixData, port: u16| {
+            let differ = number(p.addr) ^ number(addr);
+            let family = !addr.is_v4() || bits == 64 || bits >= 64 + 96;
+            prefixes
+                && family
+                && (p.table, p.port, p.proto) == (table, port, proto)
                 && differ.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
         };
-        self.prefixes
-            .iter()
-            .filter(|((bits, p), _)| covers(*bits, p))
-            .max_by_key(|((bits, _), _)| *bits)
-            .map(|(_, rule)| *rule)
+        let narrowest = |port| {
+            self.prefixes
+                .iter()
+                .filter(|((bits, p), _)| covers(*bits, p, port))
+                .max_by_key(|((bits, _), _)| *bits)
+                .map(|(_, rule)| *rule)
+        };
+        exact.or_else(|| narrowest(port)).or_else(|| narrowest(0))
     }
 }
 
@@ -346,6 +357,22 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
         TableOp::DropTable(9),
     ];
     assert_eq!(ops[1..], rest);
+}
+
+#[test]
+fn table_ids_begin_again_below_their_limit_and_pass_over_those_in_use() {
+    let pinned = |table| Policy {
+        table,
+        generation: 1,
+        flags: 0,
+        errno: 0,
+    };
+    let last = MAX_TABLES - 1;
+    let mut planner = Planner::adopt([(0, pinned(last)), (1, pinned(1))].into(), [1, last]);
+    planner.replace(wants(&[(0, one("10.0.0.1"))]));
+    assert_eq!(planner.policies()[&0].table, 2);
+    planner.replace(wants(&[(0, one("10.0.0.2"))]));
+    assert_eq!(planner.policies()[&0].table, 3);
 }
 
 #[test]

@@ -7,11 +7,11 @@ use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey};
 /// One write to the kernel's maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableOp {
-    /// Insert or overwrite in the exact table.
+    /// List one address on one port, or change what it asks for.
     PutExact(RuleKey, Rule),
-    /// Delete from the exact table.
+    /// Take that out.
     DeleteExact(RuleKey),
-    /// Insert or overwrite in the prefix table.
+    /// List a network, or change what it asks for.
     PutPrefix {
         /// Prefix length over the whole of `data`.
         bits: u32,
@@ -20,7 +20,7 @@ pub enum TableOp {
         /// Value.
         rule: Rule,
     },
-    /// Delete from the prefix table.
+    /// Take that out.
     DeletePrefix {
         /// Prefix length over the whole of `data`.
         bits: u32,
@@ -31,8 +31,8 @@ pub enum TableOp {
     SetPolicy(u32, Policy),
     /// Delete the policy of this id.
     DeletePolicy(u32),
-    /// Delete whatever both tables hold under this table id: it was adopted, so its content is
-    /// not known here. Nothing looks it up any more.
+    /// Delete the table of this id: it was adopted, so its content is not known here. Nothing
+    /// looks it up any more.
     DropTable(u32),
 }
 

@@ -74,8 +74,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// One address, in canonical form. Port 0 = any, which only the prefix table can hold: the
-    /// kernel looks into the exact one by the port that was dialled.
+    /// One address, in canonical form. Port 0 = any, which makes it a network of one: an
+    /// address is looked up by the port that was dialled.
     pub fn address(ip: impl Into<Addr>, port: u16, transport: Transport) -> Self {
         Self {
             bits: FULL,
@@ -95,9 +95,8 @@ impl Target {
         }
     }
 
-    /// The entries for one CIDR; host bits are ignored. More than one only for an IPv6 prefix so
-    /// short that it would cover the mapped form of IPv4 as well: it is split so that it does
-    /// not.
+    /// The entries for one CIDR; host bits are ignored. More than one only for `::/0`, in halves:
+    /// no bits at all stand for both families.
     pub fn network(net: IpNet, port: u16, transport: Transport) -> Vec<Self> {
         let entry = |bits: u8, value: u128| {
             let mask = u128::MAX.checked_shl(u32::from(FULL - bits)).unwrap_or(0);
@@ -116,26 +115,14 @@ impl Target {
         let value = ranges::number(net.addr().into());
         match net {
             IpNet::V4(v4) => vec![entry(MAPPED_BITS + v4.prefix_len(), value)],
-            IpNet::V6(v6) => {
-                let bits = v6.prefix_len();
-                let mapped = ranges::number(std::net::Ipv4Addr::UNSPECIFIED.into());
-                let covers_mapped = bits < MAPPED_BITS
-                    && (value ^ mapped)
-                        .checked_shr(u32::from(FULL - bits))
-                        .unwrap_or(0)
-                        == 0;
-                if !covers_mapped {
-                    return vec![entry(bits, value)];
-                }
-                // Walk down to the mapped range; at each step keep the half without it.
-                (bits..MAPPED_BITS)
-                    .map(|b| entry(b + 1, mapped ^ (1 << (FULL - 1 - b))))
-                    .collect()
-            }
+            IpNet::V6(v6) => match v6.prefix_len() {
+                0 => vec![entry(1, 0), entry(1, u128::MAX)],
+                bits => vec![entry(bits, value)],
+            },
         }
     }
 
-    /// Whether this is an entry of the exact table: one address on one port.
+    /// Whether this is one address on one port, not a network.
     pub const fn is_exact(&self) -> bool {
         self.bits == FULL && self.port != 0
     }
@@ -150,15 +137,19 @@ impl Target {
         self.transport
     }
 
-    /// Whether a flow to this destination falls under the entry.
+    /// Whether a flow to this destination falls under the entry. Between none and [`MAPPED_BITS`]
+    /// bits it is a network of IPv6, though the mapped form of IPv4 may lie in it.
     pub fn covers(&self, addr: Addr, port: u16, transport: Transport) -> bool {
-        let differ = ranges::number(addr.canonical()) ^ ranges::number(self.addr);
+        let addr = addr.canonical();
+        let differ = ranges::number(addr) ^ ranges::number(self.addr);
+        let family = !addr.is_v4() || self.bits == 0 || self.bits >= MAPPED_BITS;
         self.transport == transport
+            && family
             && (self.port == 0 || self.port == port)
             && differ.checked_shr(u32::from(FULL - self.bits)).unwrap_or(0) == 0
     }
 
-    /// Key in the exact table; meaningful if [`Self::is_exact`].
+    /// Key of an address on a port; meaningful if [`Self::is_exact`].
     pub const fn rule_key(&self, table: u32) -> RuleKey {
         let proto = self.transport.number();
         RuleKey {
@@ -170,7 +161,7 @@ impl Target {
         }
     }
 
-    /// Key in the prefix table: prefix length over the whole key, and its data.
+    /// Key of a network: prefix length over the whole key, and its data.
     pub const fn prefix_key(&self, table: u32) -> (u32, PrefixData) {
         let proto = self.transport.number();
         let data = PrefixData {

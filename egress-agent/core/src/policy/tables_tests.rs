@@ -50,13 +50,16 @@ fn a_network_of_one_address_is_an_exact_entry() {
 }
 
 #[test]
-fn ipv6_prefixes_are_split_around_the_mapped_form_without_a_gap() {
-    assert_eq!(network("::/0").len(), 96);
-    assert_eq!(network("::/95").len(), 1, "does not reach ::ffff:0:0");
-    assert_eq!(network("::/80").len(), 16);
-    let spread = network("::/0");
+fn ipv6_networks_do_not_reach_the_mapped_form_and_have_no_gap() {
+    assert_eq!(network("::/0").len(), 2, "in halves");
+    for net in ["::/0", "::/1", "::/64", "::/80"] {
+        assert!(!covered(net, "203.0.113.1"), "{net}");
+        assert!(covered(net, "::1:0:1"), "{net}");
+    }
+    assert!(covered("::ffff:203.0.113.0/120", "203.0.113.1"));
+    let all = network("::/0");
     for ip in ["::fffe:0:0", "::1:0:0:0", "4000::", "8000::1", "64:ff9c::1"] {
-        let hits = spread
+        let hits = all
             .iter()
             .filter(|t| t.covers(addr(ip), 443, Transport::Tcp))
             .count();

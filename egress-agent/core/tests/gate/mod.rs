@@ -34,23 +34,32 @@ fn number(addr: &Addr) -> u128 {
 }
 
 impl Tables for Kernel {
-    fn exact(&self, key: &RuleKey) -> Option<Rule> {
-        self.exact.get(key).copied()
-    }
-
-    fn prefix(&self, d: &PrefixData) -> Option<Rule> {
-        let covers = |bits: u32, p: &PrefixData| {
-            let differ = number(&p.addr) ^ number(&d.addr);
-            (p.table, p.port, p.proto) == (d.table, d.port, d.proto)
+    fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+        let (addr, port, proto, reserved) = (to.addr, to.port, to.proto, 0);
+        let key = RuleKey {
+            table,
+            port,
+            proto,
+            reserved,
+            addr,
+        };
+        let exact = self.exact.get(&key).copied();
+        let covers = |bits: u32, p: &PrefixData, port: u16| {
+            let differ = number(&p.addr) ^ number(&addr);
+            let family = !addr.is_v4() || bits == 64 || bits >= 64 + 96;
+            prefixes
+                && family
+                && (p.table, p.port, p.proto) == (table, port, proto)
                 && differ.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
         };
-        let found = self
-            .prefixes
-            .iter()
-            .filter(|((bits, p), _)| covers(*bits, p));
-        found
-            .max_by_key(|((bits, _), _)| *bits)
-            .map(|(_, rule)| *rule)
+        let narrowest = |port| {
+            self.prefixes
+                .iter()
+                .filter(|((bits, p), _)| covers(*bits, p, port))
+                .max_by_key(|((bits, _), _)| *bits)
+                .map(|(_, rule)| *rule)
+        };
+        exact.or_else(|| narrowest(port)).or_else(|| narrowest(0))
     }
 }
 

@@ -76,15 +76,15 @@ fn bench(cli: &Cli) -> Result<()> {
          pair: median (middle half), share; {} rounds, interleaved",
         cli.rounds
     );
-    for kind in [Kind::Hash, Kind::Lpm] {
+    for kind in [Kind::Hash, Kind::Lpm, Kind::Mixed] {
         let limit = match kind {
             Kind::Hash => setup.tables.room().0.limit,
-            Kind::Lpm => setup.tables.room().1.limit,
+            Kind::Lpm | Kind::Mixed => setup.tables.room().1.limit,
         };
         for entries in &cli.entries {
             let entries = (*entries).min(u32::try_from(limit)?);
             let spread = setup.fill(kind, entries)?;
-            println!("\n{kind:?}, {entries} entries");
+            println!("\n{}, {entries} entries", kind.name());
             for call in &cli.calls {
                 compare(&setup, *call, spread, cli)?;
             }

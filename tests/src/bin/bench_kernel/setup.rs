@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -29,7 +29,25 @@ pub enum Kind {
     Hash,
     /// Networks of two.
     Lpm,
+    /// Networks of twelve lengths, and each destination in one of the shortest of them.
+    Mixed,
 }
+
+impl Kind {
+    /// What it is called in the output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "Hash",
+            Self::Lpm => "Lpm",
+            Self::Mixed => "Mixed (networks of 12 lengths)",
+        }
+    }
+}
+
+/// Prefix lengths of [`Kind::Mixed`] beside [`SHORTEST`]: of networks that no destination is in.
+const LONGER: std::ops::RangeInclusive<u8> = 21..=31;
+/// The length of the networks that hold the destinations.
+const SHORTEST: u32 = 20;
 
 /// Places of the three configurations.
 pub struct Setup {
@@ -78,17 +96,40 @@ impl Setup {
         // Each destination takes two entries, one for each transport.
         let destinations = (entries / 2).max(1);
         let mut table = Table::new();
-        for n in 0..destinations {
-            for transport in [Transport::Tcp, Transport::Udp] {
-                match kind {
-                    Kind::Hash => {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let mut list = |net: String| -> Result<()> {
+                let targets = Target::network(net.parse()?, PORT, transport);
+                table.extend(targets.into_iter().map(|t| (t, Action::Allow)));
+                Ok(())
+            };
+            match kind {
+                Kind::Hash => {
+                    for n in 0..destinations {
                         let target = Target::address(IpAddr::V4(address(n)), PORT, transport);
                         table.insert(target, Action::Allow);
                     }
-                    Kind::Lpm => {
-                        let net = format!("{}/31", address(n)).parse()?;
-                        let targets = Target::network(net, PORT, transport);
-                        table.extend(targets.into_iter().map(|t| (t, Action::Allow)));
+                }
+                Kind::Lpm => {
+                    for n in 0..destinations {
+                        list(format!("{}/31", address(n)))?;
+                    }
+                }
+                Kind::Mixed => {
+                    let end = u32::from(address(destinations - 1)) >> (32 - SHORTEST);
+                    let first = u32::from(address(0)) >> (32 - SHORTEST);
+                    for n in first..=end {
+                        let net = Ipv4Addr::from_bits(n << (32 - SHORTEST));
+                        list(format!("{net}/{SHORTEST}"))?;
+                    }
+                    // The rest of the entries, at addresses of their own.
+                    let holding = end - first + 1;
+                    let lengths: Vec<u8> = LONGER.collect();
+                    for n in 0..destinations.saturating_sub(holding) {
+                        let length = lengths[n as usize % lengths.len()];
+                        let at = n / lengths.len() as u32;
+                        let start = 0x4000_0000 + u32::from(length - *LONGER.start()) * 0x0400_0000;
+                        let net = Ipv4Addr::from_bits(start.wrapping_add(at << (32 - length)));
+                        list(format!("{net}/{length}"))?;
                     }
                 }
             }
@@ -140,10 +181,11 @@ impl Setup {
 
 /// A set of the same destinations, and a rule that drops what is not in it.
 fn nft(netns: &NetNs, kind: Kind, destinations: u32) -> Result<()> {
-    let flags = if kind == Kind::Lpm {
-        "flags interval;"
-    } else {
+    // The destinations alone: nft's trees do not care for the rest.
+    let flags = if kind == Kind::Hash {
         ""
+    } else {
+        "flags interval;"
     };
     let mut script = format!(
         "flush ruleset\ntable inet bench {{\n set listed {{ type ipv4_addr . inet_proto . inet_service; {flags} }}\n \
@@ -154,7 +196,7 @@ fn nft(netns: &NetNs, kind: Kind, destinations: u32) -> Result<()> {
     for chunk in numbers.chunks(5000) {
         script.push_str("add element inet bench listed {");
         for n in chunk {
-            let length = if kind == Kind::Lpm { "/31" } else { "" };
+            let length = if kind == Kind::Hash { "" } else { "/31" };
             for protocol in ["tcp", "udp"] {
                 write!(script, "{}{length} . {protocol} . {PORT},", address(*n))?;
             }

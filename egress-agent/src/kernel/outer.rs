@@ -1,0 +1,130 @@
+//! Which table is whose: the kernel's array of tables, and the same tables in this process's
+//! memory.
+//!
+//! Owns the order in which the two change: a table is to be seen here for as long as it is there.
+
+use super::slots::{Memory, Slots};
+use super::sys::{self, Progress};
+use anyhow::Context as _;
+use aya::maps::{Map, MapData};
+use egress_ebpf::abi::{MAX_TABLES, Rule};
+use egress_ebpf::decide::{self, Destination};
+use egress_ebpf::table;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// The tables that stand in the kernel, to look things up in from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct View(Arc<RwLock<BTreeMap<u32, Arc<Memory>>>>);
+
+impl View {
+    fn change(&self, table: u32, memory: Option<Arc<Memory>>) {
+        let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match memory {
+            Some(memory) => tables.insert(table, memory),
+            None => tables.remove(&table),
+        };
+    }
+}
+
+impl decide::Tables for View {
+    fn find(&self, id: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+        let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let memory = Arc::clone(tables.get(&id)?);
+        drop(tables);
+        table::find(memory.lines(), prefixes, to)
+    }
+}
+
+/// The kernel's array of tables.
+#[derive(Debug)]
+pub struct Outer {
+    map: OwnedFd,
+    /// What stands where a table was.
+    vacant: OwnedFd,
+    vacant_id: u32,
+    /// Whether the kernel takes many in one call; found out by the first.
+    batches: bool,
+    view: View,
+}
+
+impl Outer {
+    /// Of the maps `TABLES` and `VACANT`.
+    pub fn of(tables: &Map, vacant: &Map) -> anyhow::Result<Self> {
+        let (Map::ArrayOfMaps(map), Map::Array(vacant)) = (tables, vacant) else {
+            anyhow::bail!("the rule tables are maps of another kind");
+        };
+        let own = |map: &MapData| map.fd().as_fd().try_clone_to_owned();
+        let vacant = own(vacant)?;
+        Ok(Self {
+            map: own(map)?,
+            vacant_id: sys::map_id(vacant.as_fd())?,
+            vacant,
+            batches: true,
+            view: View::default(),
+        })
+    }
+
+    /// The tables that were put in place by this.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// The ids of all tables that there are.
+    pub fn ids(&self) -> anyhow::Result<BTreeSet<u32>> {
+        let mut ids = BTreeSet::new();
+        for id in 0..MAX_TABLES {
+            let inner = sys::inner_id(self.map.as_fd(), id).context("reading the tables")?;
+            if inner.is_some_and(|inner| inner != self.vacant_id) {
+                ids.insert(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Puts tables in their places, each whole in one step. Returns once no program looks at
+    /// what stood there (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+    pub fn put(&mut self, tables: &[(u32, Slots, OwnedFd)]) -> anyhow::Result<()> {
+        let ids: Vec<u32> = tables.iter().map(|(id, ..)| *id).collect();
+        let arrays: Vec<u32> = tables
+            .iter()
+            .map(|(.., array)| array.as_raw_fd().cast_unsigned())
+            .collect();
+        self.write(&ids, &arrays)?;
+        for (id, slots, _) in tables {
+            self.view.change(*id, Some(Arc::clone(slots.memory())));
+        }
+        Ok(())
+    }
+
+    /// Takes tables away.
+    pub fn vacate(&mut self, ids: &[u32]) -> anyhow::Result<()> {
+        self.write(
+            ids,
+            &vec![self.vacant.as_raw_fd().cast_unsigned(); ids.len()],
+        )?;
+        for id in ids {
+            self.view.change(*id, None);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, ids: &[u32], arrays: &[u32]) -> anyhow::Result<()> {
+        let mut at = 0;
+        while at < ids.len() {
+            let Progress { done, stopped } = if self.batches {
+                sys::update_batch(self.map.as_fd(), &ids[at..], &arrays[at..])
+            } else {
+                sys::update_one(self.map.as_fd(), &ids[at], &arrays[at])
+            };
+            at += done;
+            match stopped {
+                None => {}
+                Some(e) if self.batches && sys::unsupported(&e) => self.batches = false,
+                Some(e) => return Err(e).context("putting a table in its place"),
+            }
+        }
+        Ok(())
+    }
+}

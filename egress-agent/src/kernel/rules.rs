@@ -1,0 +1,262 @@
+//! The entries of all rule tables: which go into a table that stands, which into one that is yet
+//! to be made, and whether there is room for them.
+//!
+//! A table comes to be seen whole. One that stands is changed in place; where it has no place for
+//! an entry, another takes its place with all that it holds.
+
+use super::outer::Outer;
+use super::slots::{Draft, Slots, kind};
+use anyhow::Context as _;
+use egress_core::policy::diff::TableOp;
+use egress_ebpf::abi::PREFIX_FIXED_BITS;
+use egress_ebpf::table::{Entry, Key, Lengths, MAX_LENGTHS};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Single addresses that all tables together have room for.
+const MAX_ADDRESSES: usize = 1 << 20;
+/// Tables that are put in place in one call: each is an open file until then.
+const AT_ONCE: usize = 256;
+const WHAT: [&str; 2] = ["single addresses", "networks"];
+
+/// What there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Entries in all tables that this agent wrote.
+    pub used: usize,
+    /// Most entries.
+    pub limit: usize,
+}
+
+/// Operations that the tables have no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// More entries than the limit.
+    #[error("{needed} entries of {what} at one time, the table has room for {limit}")]
+    Entries {
+        /// Of what kind.
+        what: &'static str,
+        /// How many there would be.
+        needed: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Networks of so many lengths that a look-up would take too long.
+    #[error("networks of more than {MAX_LENGTHS} prefix lengths in one table")]
+    Lengths,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Rules {
+    outer: Outer,
+    limits: [usize; 2],
+    live: BTreeMap<u32, Slots>,
+    /// Tables to be made, some of them for one that stands.
+    drafts: BTreeMap<u32, Draft>,
+    /// Tables to be taken away.
+    gone: BTreeSet<u32>,
+}
+
+impl Rules {
+    pub fn of(outer: Outer, max_networks: u32) -> Self {
+        Self {
+            outer,
+            limits: [MAX_ADDRESSES, max_networks as usize],
+            live: BTreeMap::new(),
+            drafts: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
+    }
+
+    /// The kernel's array of tables.
+    pub fn outer(&self) -> &Outer {
+        &self.outer
+    }
+
+    /// How full the tables are: single addresses, and networks.
+    pub fn room(&self) -> (Room, Room) {
+        let [exact, nets] = self.used();
+        let room = |used, limit| Room { used, limit };
+        (room(exact, self.limits[0]), room(nets, self.limits[1]))
+    }
+
+    fn used(&self) -> [usize; 2] {
+        let standing = self.live.iter();
+        let standing = standing.filter(|(id, _)| !self.drafts.contains_key(id));
+        let counts = standing
+            .map(|(_, slots)| slots.count())
+            .chain(self.drafts.values().map(Draft::count));
+        counts.fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
+    }
+
+    /// Whether there is room for every insertion at its time, old entries beside new ones until
+    /// they are deleted.
+    pub fn fits(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
+        let mut used = self.used();
+        let mut most = used;
+        let mut lengths: BTreeMap<u32, Lengths> = BTreeMap::new();
+        for op in ops {
+            match write_of(op) {
+                Some(Write::Put(id, entry)) => {
+                    let live = self.live.get(&id);
+                    if live.is_some_and(|slots| slots.holds(&entry.key)) {
+                        continue;
+                    }
+                    let kind = kind(&entry.key);
+                    used[kind] += 1;
+                    most[kind] = most[kind].max(used[kind]);
+                    if !entry.key.is_exact() {
+                        let lengths = lengths.entry(id).or_insert_with(|| {
+                            live.map(|slots| slots.draft().lengths())
+                                .unwrap_or_default()
+                        });
+                        if !lengths.add(&entry.key) {
+                            return Err(NoRoom::Lengths);
+                        }
+                    }
+                }
+                Some(Write::Delete(_, key)) => {
+                    let kind = kind(&key);
+                    used[kind] = used[kind].saturating_sub(1);
+                }
+                None => {}
+            }
+        }
+        for ((what, needed), limit) in WHAT.into_iter().zip(most).zip(self.limits) {
+            if needed > limit {
+                return Err(NoRoom::Entries {
+                    what,
+                    needed,
+                    limit,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out insertions; returns how many of them found no room. What goes into a table that
+    /// is not there yet is seen after [`Self::settle`].
+    pub fn put(&mut self, ops: &[TableOp]) -> usize {
+        let mut used = self.used();
+        let mut left_out = 0;
+        for op in ops {
+            let Some(Write::Put(id, entry)) = write_of(op) else {
+                continue;
+            };
+            let kind = kind(&entry.key);
+            let full = used[kind] >= self.limits[kind];
+            let added = if let Some(draft) = self.drafts.get_mut(&id) {
+                (!full && draft.add(entry)).then_some(1)
+            } else if let Some(slots) = self.live.get_mut(&id) {
+                let more = usize::from(!slots.holds(&entry.key));
+                let placed = (!full || more == 0)
+                    && (slots.put(&entry) || {
+                        let mut draft = slots.draft();
+                        let added = draft.add(entry);
+                        if added {
+                            self.drafts.insert(id, draft);
+                        }
+                        added
+                    });
+                placed.then_some(more)
+            } else {
+                let mut draft = Draft::default();
+                let added = !full && draft.add(entry);
+                if added {
+                    self.drafts.insert(id, draft);
+                }
+                added.then_some(1)
+            };
+            match added {
+                Some(more) => used[kind] += more,
+                None => left_out += 1,
+            }
+        }
+        left_out
+    }
+
+    /// Carries out deletions, at once; of a table whose last entry goes, nothing is left after
+    /// [`Self::settle`].
+    pub fn delete(&mut self, ops: &[TableOp]) {
+        for op in ops {
+            let Some(Write::Delete(id, key)) = write_of(op) else {
+                continue;
+            };
+            if let Some(slots) = self.live.get_mut(&id) {
+                slots.delete(&key);
+                if slots.count() == [0, 0] {
+                    self.drop_table(id);
+                }
+            }
+        }
+    }
+
+    /// Takes a table away, with [`Self::settle`].
+    pub fn drop_table(&mut self, id: u32) {
+        self.live.remove(&id);
+        self.gone.insert(id);
+    }
+
+    /// Brings tables to where they are seen, and takes away those that are gone.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        let drafts: Vec<_> = std::mem::take(&mut self.drafts).into_iter().collect();
+        for some in drafts.chunks(AT_ONCE) {
+            let mut made = Vec::new();
+            for (id, draft) in some {
+                let (slots, array) = Slots::of(draft).with_context(|| {
+                    let [exact, nets] = draft.count();
+                    format!("making a table of {exact} addresses and {nets} networks")
+                })?;
+                made.push((*id, slots, array));
+            }
+            self.outer.put(&made)?;
+            for (id, slots, _) in made {
+                self.live.insert(id, slots);
+                self.gone.remove(&id);
+            }
+        }
+        let gone: Vec<_> = std::mem::take(&mut self.gone).into_iter().collect();
+        if gone.is_empty() {
+            Ok(())
+        } else {
+            self.outer.vacate(&gone)
+        }
+    }
+}
+
+enum Write {
+    Put(u32, Entry),
+    Delete(u32, Key),
+}
+
+/// What an operation writes to a table.
+fn write_of(op: &TableOp) -> Option<Write> {
+    let network = |bits: u32| u8::try_from(bits.saturating_sub(PREFIX_FIXED_BITS)).ok();
+    Some(match op {
+        TableOp::PutExact(key, rule) => Write::Put(
+            key.table,
+            Entry {
+                key: Key::new(key.addr, key.port, key.proto, FULL),
+                action: rule.action,
+            },
+        ),
+        TableOp::PutPrefix { bits, data, rule } => Write::Put(
+            data.table,
+            Entry {
+                key: Key::new(data.addr, data.port, data.proto, network(*bits)?),
+                action: rule.action,
+            },
+        ),
+        TableOp::DeleteExact(key) => {
+            Write::Delete(key.table, Key::new(key.addr, key.port, key.proto, FULL))
+        }
+        TableOp::DeletePrefix { bits, data } => Write::Delete(
+            data.table,
+            Key::new(data.addr, data.port, data.proto, network(*bits)?),
+        ),
+        TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => return None,
+    })
+}
+
+/// The prefix length of a single address.
+const FULL: u8 = 128;

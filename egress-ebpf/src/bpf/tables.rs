@@ -1,0 +1,69 @@
+//! Looks things up in the rule tables, where the kernel has them.
+
+use crate::bpf::maps::{LineArray, TABLES};
+use egress_ebpf::abi::Rule;
+use egress_ebpf::decide::{Destination, Tables};
+use egress_ebpf::table::{self, Key, Line, Lines, Table};
+
+/// One table's lines.
+#[derive(Clone, Copy)]
+struct InnerLines<'a>(&'a LineArray);
+
+impl Lines for InnerLines<'_> {
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        // SAFETY: a value of the array is 64 bytes, aligned to eight, and stays while the program
+        // runs; a line is words that may change at any time.
+        self.0.get_ptr(index).map(|line| unsafe { &*line.cast() })
+    }
+}
+
+/// The rule tables as the decision sees them.
+pub struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn find(&self, id: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+        table::find(&ById(id), prefixes, to)
+    }
+}
+
+/// The table of this id.
+struct ById(u32);
+
+impl Table for ById {
+    #[inline(always)]
+    fn action(&self, of: Key) -> u32 {
+        table_action(self.0, of.kind, of.high, of.low) as u32
+    }
+
+    #[inline(always)]
+    fn narrowest(&self, of: Key, list: u32) -> u32 {
+        table_narrowest(self.0, of.kind, of.high, of.low, list) as u32
+    }
+}
+
+// Functions of plain numbers, which the verifier walks once, each by itself: walked on every path
+// of a program that leads to them, they would go beyond what it is ready to walk. Results fill
+// their register, so that it knows all of one that was compared.
+
+/// [`table::action`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn table_action(id: u32, kind: u32, high: u64, low: u64) -> u64 {
+    let of = Key { high, low, kind };
+    TABLES
+        .get(id)
+        .map_or(0, |lines| u64::from(table::action(InnerLines(lines), of)))
+}
+
+/// [`table::narrowest`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn table_narrowest(id: u32, kind: u32, high: u64, low: u64, list: u32) -> u64 {
+    let of = Key { high, low, kind };
+    let action = |bits| ById(id).action(of.of_bits(bits));
+    TABLES.get(id).map_or(0, |lines| {
+        u64::from(table::narrowest(InnerLines(lines), list, action))
+    })
+}

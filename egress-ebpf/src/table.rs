@@ -1,0 +1,332 @@
+//! One rule table: an open-addressed hash over an array of cache lines, and the one look-up in it
+//! for the kernel programs and the host.
+//!
+//! Line 0 says how to hash; lines 1 to 4 list the prefix lengths that the table has entries of;
+//! the buckets follow, each of two slots, and then a filter that tells of most networks that they
+//! are not there. Reads only: who writes is in `fill`. Knows neither
+//! which table a policy has nor where the lines lie.
+
+#[cfg(not(target_arch = "bpf"))]
+mod fill;
+
+#[cfg(not(target_arch = "bpf"))]
+pub use fill::{
+    Entry, Filled, Full, Lengths, Put, SEED_WORDS, begin, buckets_for, delete, entries, holds,
+    lines_for, put, put_all, slots,
+};
+
+use crate::abi::Rule;
+use crate::addr::Addr;
+use crate::decide::Destination;
+use core::mem::size_of;
+use core::sync::atomic::AtomicU64;
+
+/// Lines before the first bucket.
+pub const FIRST_BUCKET: u32 = 5;
+/// Buckets that a key may stand in. What finds no place in them makes its table grow.
+pub const PROBES: u32 = 12;
+/// Prefix lengths that one list has room for. IPv4 has 33, and one for both families.
+pub const MAX_LENGTHS: usize = 40;
+/// Ends a list of lengths.
+const END: u64 = 0xff;
+/// The length of a single address.
+const FULL: u32 = 128;
+
+/// 64 bytes, a cache line: the value of the array.
+///
+/// Of words that are read and written whole, so that a program may read while the agent writes.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Line {
+    words: [AtomicU64; 8],
+}
+
+const _: () = assert!(size_of::<Line>() == 64);
+
+impl Line {
+    #[inline(always)]
+    #[cfg(not(target_arch = "bpf"))]
+    fn word(&self, index: usize) -> u64 {
+        self.words[index].load(core::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// LLVM has no atomic load for BPF; a plain one of an aligned word is the same instruction.
+    #[inline(always)]
+    #[cfg(target_arch = "bpf")]
+    fn word(&self, index: usize) -> u64 {
+        // SAFETY: a valid word, aligned; volatile, so that it is read once and whole.
+        unsafe { self.words[index].as_ptr().read_volatile() }
+    }
+}
+
+/// Where the lines of one table lie.
+pub trait Lines: Copy {
+    /// The line of this number; none beyond the end.
+    fn line(&self, index: u32) -> Option<&Line>;
+}
+
+impl Lines for &[Line] {
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.get(usize::try_from(index).ok()?)
+    }
+}
+
+/// What an entry is found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Key {
+    /// The first half of the network's address, as it lies in memory.
+    pub high: u64,
+    /// The second half.
+    pub low: u64,
+    /// Port, then protocol, then prefix length, from the lowest bit on. Never 0, since no protocol
+    /// is.
+    pub kind: u32,
+}
+
+impl Key {
+    /// Of a canonical address. `port` in host byte order, 0 for any; `bits` from 0 to 128, counted
+    /// over the mapped form. What `bits` leaves of the address must be zero.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(addr: Addr, port: u16, proto: u8, bits: u8) -> Self {
+        let [a, b, c, d] = addr.be.map(u64::from);
+        Self {
+            high: a | (b << 32),
+            low: c | (d << 32),
+            kind: u32::from(port) | (u32::from(proto) << 16) | (u32::from(bits) << 24),
+        }
+    }
+
+    /// Whether this is one address on one port, which is looked for without the lists.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_exact(&self) -> bool {
+        self.kind >> 24 == FULL && self.kind & 0xffff != 0
+    }
+
+    /// The same with another length.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_bits(self, bits: u32) -> Self {
+        Self {
+            kind: (self.kind & 0x00ff_ffff) | (bits << 24),
+            ..self
+        }
+    }
+
+    /// The network of its length that the address lies in.
+    #[inline(always)]
+    fn masked(self) -> Self {
+        let (high, low) = mask(self.kind >> 24);
+        Self {
+            high: self.high & high.to_be(),
+            low: self.low & low.to_be(),
+            ..self
+        }
+    }
+}
+
+/// The first `bits` of 128.
+#[inline(always)]
+const fn mask(bits: u32) -> (u64, u64) {
+    let high = if bits >= 64 {
+        u64::MAX
+    } else {
+        !(u64::MAX >> (bits & 63))
+    };
+    let low = if bits >= FULL {
+        u64::MAX
+    } else if bits <= 64 {
+        0
+    } else {
+        !(u64::MAX >> (bits & 63))
+    };
+    (high, low)
+}
+
+/// The lists of lengths, each in a line of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum List {
+    V4Port = 1,
+    V4Any = 2,
+    V6Port = 3,
+    V6Any = 4,
+}
+
+/// Sums of products with random numbers of twice the width: of two keys that were chosen without
+/// knowing those, the upper half is the same no more often than chance has it (M. Thorup, "High
+/// Speed Hashing for Integers and Strings", on vectors). Addresses are in DNS answers, so others
+/// choose them.
+#[inline(always)]
+fn hash(header: &Line, key: &Key) -> u64 {
+    let product = |index, word: u64| u64::wrapping_mul(header.word(index), word);
+    header
+        .word(1)
+        .wrapping_add(product(2, key.high & 0xffff_ffff))
+        .wrapping_add(product(3, key.high >> 32))
+        .wrapping_add(product(4, key.low & 0xffff_ffff))
+        .wrapping_add(product(5, key.low >> 32))
+        .wrapping_add(product(6, u64::from(key.kind)))
+}
+
+/// The line of the bucket that is looked at in the `n`th place. The steps grow, so that keys of
+/// neighbouring buckets do not pile up behind one another.
+#[inline(always)]
+fn bucket(header: &Line, hash: u64, n: u32) -> u32 {
+    let home = (hash >> 32) as u32;
+    FIRST_BUCKET + (home.wrapping_add(n * (n + 1) / 2) & header.word(0) as u32)
+}
+
+/// A look-up among networks misses once for each longer length of its list, mostly, and a miss that
+/// has to wait for the memory of its bucket costs more than all the rest: the filter is a 64th as
+/// long and stays in the caches. Each network has two bits in one word of it, which eight buckets
+/// share.
+struct Filter {
+    line: u32,
+    word: usize,
+    bits: u64,
+}
+
+#[inline(always)]
+fn filter(header: &Line, hash: u64) -> Filter {
+    let mask = header.word(0) as u32;
+    let home = (hash >> 32) as u32 & mask;
+    Filter {
+        line: FIRST_BUCKET + mask.wrapping_add(1).wrapping_add(home >> 6),
+        word: (home >> 3) as usize & 7,
+        bits: (1 << ((hash >> 26) & 63)) | (1 << ((hash >> 20) & 63)),
+    }
+}
+
+/// A slot is four words: the address in two; kind and action; the hash.
+///
+/// The hash is compared too: on processors that reorder reads, a program that looks while a slot is
+/// written may see some of its words and not the others, and such a mixture has not the hash of
+/// any key.
+const SLOT: usize = 4;
+const HIGH: usize = 0;
+const LOW: usize = 1;
+const WHAT: usize = 2;
+const HASH: usize = 3;
+
+/// Runs a block once for each number, written out: before Linux 6.2 the verifier refuses a loop
+/// that is entered by falling into its head, and the compiler may lay one out so.
+macro_rules! unrolled {
+    ($n:ident of [$($value:literal)*] $body:block) => { $( { let $n = $value; $body } )* };
+}
+
+/// The action of the entry for the network of an address that the key's length says; 0 where there
+/// is none.
+#[inline(always)]
+pub fn action<L: Lines>(lines: L, of: Key) -> u32 {
+    let Some(header) = lines.line(0) else {
+        return 0;
+    };
+    let key = of.masked();
+    let hash = hash(header, &key);
+    if !key.is_exact() {
+        let filter = filter(header, hash);
+        let seen = lines
+            .line(filter.line)
+            .map_or(0, |line| line.word(filter.word));
+        if seen & filter.bits != filter.bits {
+            return 0;
+        }
+    }
+    unrolled!(n of [0 1 2 3 4 5 6 7 8 9 10 11] {
+        let Some(line) = lines.line(bucket(header, hash, n)) else {
+            return 0;
+        };
+        unrolled!(slot of [0 1] {
+            let at: usize = slot * SLOT;
+            if line.word(at + HASH) == hash {
+                let what = line.word(at + WHAT);
+                if what as u32 == key.kind
+                    && line.word(at + HIGH) == key.high
+                    && line.word(at + LOW) == key.low
+                {
+                    return (what >> 32) as u32;
+                }
+            }
+        });
+        // The second slot is used after the first.
+        if line.word(SLOT + WHAT) == 0 {
+            return 0;
+        }
+    });
+    0
+}
+
+/// The first action that `action` has for the networks that an address lies in, by the lengths of
+/// one list; 0 where it has none.
+#[inline(always)]
+pub fn narrowest<L: Lines>(lines: L, list: u32, action: impl Fn(u32) -> u32) -> u32 {
+    let Some(lengths) = lines.line(list) else {
+        return 0;
+    };
+    unrolled!(word of [0 1 2 3 4] {
+        let eight = lengths.word(word);
+        unrolled!(byte of [0 1 2 3 4 5 6 7] {
+            let bits = ((eight >> (8 * byte)) & END) as u32;
+            if bits > FULL {
+                return 0;
+            }
+            let found = action(bits);
+            if found != 0 {
+                return found;
+            }
+        });
+    });
+    0
+}
+
+/// One table, by the two questions that [`find`] has.
+pub trait Table {
+    /// [`action`].
+    fn action(&self, of: Key) -> u32;
+    /// [`narrowest`].
+    fn narrowest(&self, of: Key, list: u32) -> u32;
+}
+
+impl Table for [Line] {
+    fn action(&self, of: Key) -> u32 {
+        action(self, of)
+    }
+
+    fn narrowest(&self, of: Key, list: u32) -> u32 {
+        narrowest(self, list, |bits| action(self, of.of_bits(bits)))
+    }
+}
+
+/// The entry that a destination falls under, in this order: the address on the port; the narrowest
+/// network on the port; the narrowest network on any port. `to` holds the canonical address.
+/// Networks are looked at only if `prefixes` says that there are some.
+#[inline(always)]
+pub fn find<T: Table + ?Sized>(table: &T, prefixes: bool, to: &Destination) -> Option<Rule> {
+    let rule = |action| (action != 0).then_some(Rule { action });
+    let (port, any) = if to.addr.is_v4() {
+        (List::V4Port, List::V4Any)
+    } else {
+        (List::V6Port, List::V6Any)
+    };
+    // Port 0 stands for any, and is none that an entry could be of.
+    if to.port != 0 {
+        let on_port = Key::new(to.addr, to.port, to.proto, FULL as u8);
+        let mut found = table.action(on_port);
+        if found == 0 && prefixes {
+            found = table.narrowest(on_port, port as u32);
+        }
+        if found != 0 {
+            return rule(found);
+        }
+    }
+    if !prefixes {
+        return None;
+    }
+    let on_any = Key::new(to.addr, 0, to.proto, FULL as u8);
+    rule(table.narrowest(on_any, any as u32))
+}
+
+#[cfg(test)]
+#[path = "table/tests.rs"]
+mod tests;
