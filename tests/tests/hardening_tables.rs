@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use egress_agent::kernel::{self, Kernel, Tables};
 use egress_core::policy::diff::{Desired, Planner, TableOp};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_ebpf::decide::{Destination, Tables as _};
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
@@ -206,6 +207,76 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
         "the old rules are in force: {counts:?}"
     );
     drop(gate.kernel);
+}
+
+#[test]
+fn a_table_that_grows_in_place_gives_no_connect_a_wrong_verdict() {
+    let mut gate = Gate::new();
+    let listed = Target::address(address(0), 443, Transport::Udp);
+    let ops = gate.plan(Table::from([(listed, Action::Allow)]));
+    assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
+    let table = gate.planner.policies()[&DEFAULT_POLICY].table;
+    let (at, never) = (address(0).to_string(), address(900_000).to_string());
+    let (at, never) = (format!("{at}:443"), format!("{never}:443"));
+    let load = Load::start(
+        &gate.place(),
+        &["judge", "--listed", &at, "--unlisted", &never],
+    )
+    .unwrap();
+    let key = |n: u32| Target::address(address(n), 443, Transport::Udp).rule_key(table);
+    let rule = Action::Allow.rule();
+    // Most of what comes goes again, so that it is made anew for what was deleted, too.
+    for round in 0..300_u32 {
+        let new = 1 + round * 100..1 + (round + 1) * 100;
+        let put: Vec<_> = new
+            .clone()
+            .map(|n| TableOp::PutExact(key(n), rule))
+            .collect();
+        assert_eq!(gate.tables.apply(&put).unwrap(), 0);
+        let gone = new.filter(|n| n % 5 != 0);
+        let gone: Vec<_> = gone.map(|n| TableOp::DeleteExact(key(n))).collect();
+        assert_eq!(gate.tables.apply(&gone).unwrap(), 0);
+    }
+    assert_eq!(gate.tables.room().0.used, 1 + 300 * 20);
+    let counts = load.stop().unwrap();
+    assert!(
+        counts["listed.eperm"] == 0 && counts["unlisted.ok"] == 0,
+        "{counts:?}"
+    );
+    assert!(
+        counts["listed.ok"] > 1000 && counts["unlisted.eperm"] > 1000,
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn an_agent_that_comes_finds_the_tables_of_policies_and_takes_the_others_away() {
+    let mut gate = Gate::new();
+    let target = Target::address(address(1), 443, Transport::Udp);
+    let ops = gate.plan(Table::from([(target, Action::Allow)]));
+    assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
+    let used = gate.planner.policies()[&DEFAULT_POLICY].table;
+    // As an agent leaves it that dies between a table and its policy.
+    let unused = used + 1;
+    let key = target.rule_key(unused);
+    let rule = Action::Allow.rule();
+    let left = [TableOp::PutExact(key, rule)];
+    assert_eq!(gate.tables.apply(&left).unwrap(), 0);
+    let to = Destination {
+        addr: key.addr,
+        port: key.port,
+        proto: key.proto,
+    };
+    let view = gate.tables.view();
+    assert_eq!(view.find(unused, false, &to), Some(rule));
+    let (policies, tables) = gate.tables.standing().unwrap();
+    assert_eq!(policies[&DEFAULT_POLICY].table, used);
+    assert_eq!(tables, BTreeSet::from([used]));
+    assert_eq!(view.find(used, false, &to), Some(rule));
+    assert_eq!(view.find(unused, false, &to), None);
+    gate.tables.apply(&[TableOp::DropTable(used)]).unwrap();
+    let (_, tables) = gate.tables.standing().unwrap();
+    assert!(tables.is_empty(), "{tables:?}");
 }
 
 #[test]

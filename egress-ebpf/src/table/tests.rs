@@ -1,3 +1,5 @@
+//! A table against a list of its entries, while it is filled, changed and looked at.
+
 use super::{
     Entry, Full, Key, Lengths, Line, MAX_LENGTHS, PROBES, Put, SEED_WORDS, WHAT, begin, bucket,
     buckets_for, delete, entries, find, hash, holds, lines_for, put, put_all, slots,
