@@ -11,8 +11,15 @@ use egress_ebpf::abi::{MAX_TABLES, Rule};
 use egress_ebpf::decide::{self, Destination};
 use egress_ebpf::table;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long is looked for tables that nobody wants.
+const SEARCH: Duration = Duration::from_millis(250);
+/// Threads that put tables in their places.
+const THREADS: usize = 32;
 
 /// The tables that stand in the kernel, to look things up in from any thread.
 #[derive(Clone, Debug, Default)]
@@ -71,10 +78,12 @@ impl Outer {
         self.view.clone()
     }
 
-    /// The ids of all tables that there are.
+    /// The ids of tables that there are, as far as they are found in [`SEARCH`]: before Linux 6.8
+    /// each look-up waits for the programs that run (`bpf_map_copy_value`).
     pub fn ids(&self) -> anyhow::Result<BTreeSet<u32>> {
+        let end = Instant::now() + SEARCH;
         let mut ids = BTreeSet::new();
-        for id in 0..MAX_TABLES {
+        for id in (0..MAX_TABLES).take_while(|_| Instant::now() < end) {
             let inner = sys::inner_id(self.map.as_fd(), id).context("reading the tables")?;
             if inner.is_some_and(|inner| inner != self.vacant_id) {
                 ids.insert(id);
@@ -110,21 +119,58 @@ impl Outer {
         Ok(())
     }
 
+    /// In several threads: before Linux 6.8 a call waits for the programs that run at each table
+    /// of a batch, and those that wait at one time wait for the same.
     fn write(&mut self, ids: &[u32], arrays: &[u32]) -> anyhow::Result<()> {
-        let mut at = 0;
-        while at < ids.len() {
-            let Progress { done, stopped } = if self.batches {
-                sys::update_batch(self.map.as_fd(), &ids[at..], &arrays[at..])
-            } else {
-                sys::update_one(self.map.as_fd(), &ids[at], &arrays[at])
-            };
-            at += done;
-            match stopped {
-                None => {}
-                Some(e) if self.batches && sys::unsupported(&e) => self.batches = false,
-                Some(e) => return Err(e).context("putting a table in its place"),
+        let each = ids.len().div_ceil(THREADS).max(1);
+        let (map, batches) = (self.map.as_fd(), self.batches);
+        let refused = thread::scope(|scope| {
+            let parts = ids.chunks(each).zip(arrays.chunks(each));
+            let threads: Vec<_> = parts
+                .map(|(ids, arrays)| {
+                    thread::Builder::new()
+                        .spawn_scoped(scope, move || write(map, ids, arrays, batches))
+                })
+                .collect();
+            let ended = threads.into_iter().map(|thread| {
+                thread?
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a thread that puts tables panicked"))?
+            });
+            // All of them, whatever comes of the first.
+            let ended: Vec<_> = ended.collect();
+            let mut refused = false;
+            for ended in ended {
+                refused |= ended.context("putting a table in its place")?;
             }
-        }
+            anyhow::Ok(refused)
+        })?;
+        self.batches &= !refused;
         Ok(())
     }
+}
+
+/// Puts arrays in places; whether the kernel refused to take many in one call.
+fn write(
+    map: BorrowedFd<'_>,
+    ids: &[u32],
+    arrays: &[u32],
+    mut batches: bool,
+) -> anyhow::Result<bool> {
+    let mut refused = false;
+    let mut at = 0;
+    while at < ids.len() {
+        let Progress { done, stopped } = if batches {
+            sys::update_batch(map, &ids[at..], &arrays[at..])
+        } else {
+            sys::update_one(map, &ids[at], &arrays[at])
+        };
+        at += done;
+        match stopped {
+            None => {}
+            Some(e) if batches && sys::unsupported(&e) => (batches, refused) = (false, true),
+            Some(e) => return Err(e.into()),
+        }
+    }
+    Ok(refused)
 }

@@ -56,8 +56,8 @@ impl Tables {
     }
 
     /// The policies that stand in the kernel, and the tables that they look at: what an agent
-    /// before this one left. Tables that no policy looks at are taken away, so that as many ids are
-    /// free as there are policies.
+    /// before this one left. Tables that no policy looks at are taken away where they are found;
+    /// others are overwritten when their id comes round.
     pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<u32, Policy>, BTreeSet<u32>)> {
         let mut policies = BTreeMap::new();
         for id in 0..self.policies.len() {
@@ -66,14 +66,14 @@ impl Tables {
                 policies.insert(id, policy);
             }
         }
-        let mut tables = self.rules.outer().ids()?;
         let used: BTreeSet<u32> = policies.values().map(|p| p.table).collect();
-        for id in tables.difference(&used) {
-            self.rules.drop_table(*id);
+        if !used.is_empty() {
+            for id in self.rules.outer().ids()?.difference(&used) {
+                self.rules.drop_table(*id);
+            }
+            self.rules.settle()?;
         }
-        self.rules.settle()?;
-        tables.retain(|id| used.contains(id));
-        Ok((policies, tables))
+        Ok((policies, used))
     }
 
     /// The rule tables, to look things up in from any thread.

@@ -137,8 +137,8 @@ impl Target {
         self.transport
     }
 
-    /// Whether a flow to this destination falls under the entry. Between none and [`MAPPED_BITS`]
-    /// bits it is a network of IPv6, though the mapped form of IPv4 may lie in it.
+    /// Whether a flow to this destination falls under the entry. Between none and 96 bits it is a
+    /// network of IPv6, though the mapped form of IPv4 may lie in it.
     pub fn covers(&self, addr: Addr, port: u16, transport: Transport) -> bool {
         let addr = addr.canonical();
         let differ = ranges::number(addr) ^ ranges::number(self.addr);
