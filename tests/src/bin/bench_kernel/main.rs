@@ -76,10 +76,10 @@ fn bench(cli: &Cli) -> Result<()> {
          pair: median (middle half), share; {} rounds, interleaved",
         cli.rounds
     );
-    for kind in [Kind::Hash, Kind::Lpm, Kind::Mixed] {
+    for kind in [Kind::Addresses, Kind::Networks, Kind::Mixed] {
         let limit = match kind {
-            Kind::Hash => setup.tables.room().0.limit,
-            Kind::Lpm | Kind::Mixed => setup.tables.room().1.limit,
+            Kind::Addresses => setup.tables.room().0.limit,
+            Kind::Networks | Kind::Mixed => setup.tables.room().1.limit,
         };
         for entries in &cli.entries {
             let entries = (*entries).min(u32::try_from(limit)?);

@@ -26,9 +26,9 @@ use crate::worker::{Config, Worker};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Single addresses.
-    Hash,
+    Addresses,
     /// Networks of two.
-    Lpm,
+    Networks,
     /// Networks of twelve lengths, and each destination in one of the shortest of them.
     Mixed,
 }
@@ -37,9 +37,9 @@ impl Kind {
     /// What it is called in the output.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Hash => "Hash",
-            Self::Lpm => "Lpm",
-            Self::Mixed => "Mixed (networks of 12 lengths)",
+            Self::Addresses => "Single addresses",
+            Self::Networks => "Networks of two",
+            Self::Mixed => "Networks of 12 lengths",
         }
     }
 }
@@ -103,13 +103,13 @@ impl Setup {
                 Ok(())
             };
             match kind {
-                Kind::Hash => {
+                Kind::Addresses => {
                     for n in 0..destinations {
                         let target = Target::address(IpAddr::V4(address(n)), PORT, transport);
                         table.insert(target, Action::Allow);
                     }
                 }
-                Kind::Lpm => {
+                Kind::Networks => {
                     for n in 0..destinations {
                         list(format!("{}/31", address(n)))?;
                     }
@@ -182,7 +182,7 @@ impl Setup {
 /// A set of the same destinations, and a rule that drops what is not in it.
 fn nft(netns: &NetNs, kind: Kind, destinations: u32) -> Result<()> {
     // The destinations alone: nft's trees do not care for the rest.
-    let flags = if kind == Kind::Hash {
+    let flags = if kind == Kind::Addresses {
         ""
     } else {
         "flags interval;"
@@ -196,7 +196,7 @@ fn nft(netns: &NetNs, kind: Kind, destinations: u32) -> Result<()> {
     for chunk in numbers.chunks(5000) {
         script.push_str("add element inet bench listed {");
         for n in chunk {
-            let length = if kind == Kind::Hash { "" } else { "/31" };
+            let length = if kind == Kind::Addresses { "" } else { "/31" };
             for protocol in ["tcp", "udp"] {
                 write!(script, "{}{length} . {protocol} . {PORT},", address(*n))?;
             }
