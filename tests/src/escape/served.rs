@@ -12,7 +12,7 @@ use super::staged::pause;
 use super::{Aim, PAYLOAD};
 
 /// Ports of servers that the outside calls: one that waits for the agent keeps its own.
-pub const STREAM_PORTS: [u16; 2] = [7002, 7003];
+pub const STREAM_PORTS: [u16; 2] = [7011, 7012];
 
 /// How long a server waits for a caller and for what it says.
 const CALLED_WITHIN: Duration = Duration::from_secs(5);
