@@ -15,13 +15,12 @@ use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
 use crate::wiring::FactoryDialer;
 use crate::workloads::Spaces;
-use crate::{admin, cgroup2, observe, privilege};
+use crate::{admin, cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -178,6 +177,8 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     keeper.close()?;
     privilege::give_up(place.kept)?;
     keeper.prove().await?;
+    // Before anyone is told of the start: a signal that comes while its handler is set up is lost.
+    let stop = stop::told()?;
     tracing::info!(
         roots = %shown(&place.roots),
         rules = first.objects.len(),
@@ -192,8 +193,8 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
 
     let result = tokio::select! {
         ended = engine.run(feed.current, events) => ended,
-        name = told_to_stop() => {
-            tracing::info!(signal = name?, "stopping");
+        name = stop => {
+            tracing::info!(signal = name, "stopping");
             Ok(())
         }
     };
@@ -229,15 +230,6 @@ fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>, signal: &DrainSignal
         .into_iter()
         .map(|l| proxy::serve(l, Arc::clone(shared), signal.clone()))
         .collect()
-}
-
-async fn told_to_stop() -> anyhow::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
 }
 
 fn shown(paths: &[PathBuf]) -> String {

@@ -22,5 +22,6 @@ pub mod proxy;
 pub mod reporter;
 pub mod sockets;
 pub mod sources;
+pub mod stop;
 pub mod wiring;
 pub mod workloads;
