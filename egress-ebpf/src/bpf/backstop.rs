@@ -38,26 +38,32 @@ const NEW_SYN_RECV: u32 = 12;
 struct Skb<'a>(&'a SkBuffContext);
 
 impl Skb<'_> {
-    /// What the packet says where its header is plain and at hand, by direct access: each read by a
-    /// helper costs more than all of this.
+    /// What the packet says where it is IPv4 and its header is plain and at hand, by direct access:
+    /// each read by a helper costs more than all of this.
     #[inline(always)]
-    fn plain(&self) -> Option<Plain> {
+    fn plain4(&self) -> Option<Plain> {
+        self.words().and_then(Plain::v4)
+    }
+
+    /// The same for IPv6.
+    #[inline(always)]
+    fn plain6(&self) -> Option<Plain> {
+        self.words().and_then(Plain::v6)
+    }
+
+    /// The first words of the packet, if they are at hand.
+    #[inline(always)]
+    fn words<const N: usize>(&self) -> Option<&[u32; N]> {
         // SAFETY: context fields that cgroup_skb may read. The verifier holds each read to the
         // bounds just checked; headers are aligned to four bytes where the kernel builds them
         // (`LL_RESERVED_SPACE`), and BPF does not ask for more.
         unsafe {
             let start = ptr::read_volatile(&raw const (*self.0.skb.skb).data) as usize;
             let end = ptr::read_volatile(&raw const (*self.0.skb.skb).data_end) as usize;
-            if start + size_of::<[u32; 6]>() > end {
+            if start + size_of::<[u32; N]>() > end {
                 return None;
             }
-            if let Some(plain) = Plain::v4(&*(start as *const [u32; 6])) {
-                return Some(plain);
-            }
-            if start + size_of::<[u32; 11]>() > end {
-                return None;
-            }
-            Plain::v6(&*(start as *const [u32; 11]))
+            Some(&*(start as *const [u32; N]))
         }
     }
 }
@@ -108,10 +114,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         (sk, device, ptr::read_volatile(&raw const (*sk).state))
     };
     if let Some(state) = state(sk.cast()) {
-        if Skb(ctx)
-            .plain()
-            .is_some_and(|plain| is_settled(&plain, state, device, tcp_state))
-        {
+        if is_settled(&Skb(ctx), state, device, tcp_state) {
             return Verdict::Allow.return_code();
         }
     }
@@ -148,15 +151,33 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 /// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
 /// and this tells at the price of one look-up. All others are for [`judged`].
 #[inline(always)]
-fn is_settled(plain: &Plain, state: &SocketState, device: u32, tcp_state: u32) -> bool {
+fn is_settled(skb: &Skb<'_>, state: &SocketState, device: u32, tcp_state: u32) -> bool {
+    let accepted = is_accepted(state, tcp_state);
+    if !accepted && (state.action == 0 || !is_fresh(state)) {
+        return false;
+    }
+    // A call for each family: in one form for both, the compiler would keep all of it on the stack.
+    if let Some(plain) = skb.plain4() {
+        return belongs(&plain, state, accepted, device, tcp_state);
+    }
+    skb.plain6()
+        .is_some_and(|plain| belongs(&plain, state, accepted, device, tcp_state))
+}
+
+/// Whether a packet is of the flow that its socket's state was let through for.
+#[inline(always)]
+fn belongs(
+    plain: &Plain,
+    state: &SocketState,
+    accepted: bool,
+    device: u32,
+    tcp_state: u32,
+) -> bool {
     if plain.to.proto != state.proto {
         return false;
     }
-    if is_accepted(state, tcp_state) {
+    if accepted {
         return true;
-    }
-    if state.action == 0 || !is_fresh(state) {
-        return false;
     }
     if state.proto == proto::TCP {
         // Of a stream only the first packet is looked at: its addresses stay.
@@ -258,7 +279,8 @@ fn stream(
 fn publish(ctx: &SkBuffContext, sent: &Sent, state: &mut SocketState) -> bool {
     sent.tcp_state == SYN_SENT
         && Skb(ctx)
-            .plain()
+            .plain4()
+            .or_else(|| Skb(ctx).plain6())
             .is_some_and(|plain| origin::publish(ctx, state, plain.from, plain.from_port))
 }
 

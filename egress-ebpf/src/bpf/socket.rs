@@ -3,11 +3,11 @@
 use crate::bpf::event;
 use crate::bpf::judge::{policy_of, state_or_new};
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
-    bpf_set_retval,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+    bpf_get_netns_cookie, bpf_set_retval,
 };
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::programs::{LsmContext, SockContext};
 use core::ptr;
 use egress_ebpf::abi::{OWNER_DEPTH, SocketState, policy_flag, proto, socket_flag};
@@ -131,7 +131,9 @@ fn owner_of_task(owner: &mut [u64; OWNER_DEPTH]) {
 #[inline(always)]
 pub fn note_task(state: &mut SocketState) {
     state.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if let Ok(comm) = bpf_get_current_comm() {
-        state.comm = comm;
+    // Straight into its place: copied through the stack it would go byte by byte.
+    // SAFETY: a buffer of the length given, which the helper fills whatever comes of it.
+    unsafe {
+        bpf_get_current_comm(state.comm.as_mut_ptr().cast(), state.comm.len() as u32);
     }
 }
