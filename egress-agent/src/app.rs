@@ -4,7 +4,7 @@ use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine};
 use crate::failure::Failure;
-use crate::keeper::{Cages, Keeper, Proof};
+use crate::keeper::{Canaries, Keeper};
 use crate::kernel::{self, Counters, Kernel, Live};
 use crate::observe::flows::FlowLog;
 use crate::observe::status::Board;
@@ -124,7 +124,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let origins = Arc::new(kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());
     let resolver = Resolver::new(&config.dns.servers, &sockets)?;
-    let (board, cages) = (Board::default(), Cages::default());
+    let (board, canaries) = (Board::default(), Canaries::default());
     let (ask, asks) = mpsc::channel(4);
     let tables = kernel.tables()?;
     let live = Live::open(&kernel.pins, tables.view())?;
@@ -135,7 +135,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
         tables,
         resolver,
         ending,
-        cages.clone(),
+        canaries.clone(),
         asks,
     )?;
 
@@ -167,12 +167,12 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let adopted = kernel.adopted;
     let mut keeper = Keeper {
         counters: Counters::open(&kernel.pins)?,
-        proof: Proof::of(config),
+        errno: config.deny_errno,
         kernel,
         own: place.own.clone(),
         roots: place.roots.clone(),
         board,
-        cages,
+        canaries,
     };
     keeper.close()?;
     privilege::give_up(place.kept)?;

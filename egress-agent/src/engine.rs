@@ -17,7 +17,7 @@ use telling::Denials;
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use crate::dns::Resolver;
 use crate::failure::Failure;
-use crate::keeper::Cages;
+use crate::keeper::Canaries;
 use crate::kernel::{Events, Tables};
 use crate::observe::status::RulesStatus;
 use crate::sources::RuleSet;
@@ -61,6 +61,7 @@ pub struct Engine {
     ending: Ending,
     asks: mpsc::Receiver<Ask>,
     denials: Denials,
+    canaries: Canaries,
     /// What `status` shows; the parts that are looked up are filled in when it is asked.
     shown: RulesStatus,
 }
@@ -73,7 +74,7 @@ impl Engine {
         mut tables: Tables,
         resolver: Resolver,
         ending: Ending,
-        cages: Cages,
+        canaries: Canaries,
         asks: mpsc::Receiver<Ask>,
     ) -> anyhow::Result<Self> {
         let (policies, ids) = tables
@@ -95,7 +96,8 @@ impl Engine {
             changes: watch::channel(0).0,
             ending,
             asks,
-            denials: Denials::new(cages)?,
+            denials: Denials::new(canaries.clone())?,
+            canaries,
             shown: RulesStatus {
                 mode: format!("{:?}", config.mode).to_lowercase(),
                 ..RulesStatus::default()

@@ -69,7 +69,7 @@ fn by_files(asked: &Asked) -> anyhow::Result<Explained> {
         unknown: Workload {
             namespace: asked.namespace.clone(),
             labels: asked.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
-            service_account: String::new(),
+            ..Workload::default()
         },
         ..Settings::default()
     });

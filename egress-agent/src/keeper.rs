@@ -1,68 +1,62 @@
 //! Keeps the gate closed and proves it: looks after the links, sends the canary, collects what
 //! vanished cgroups left behind. Readiness follows.
 
-use crate::config::{Config, Mode, TrafficPolicy};
+use crate::config::DenyErrno;
 use crate::kernel::{self, Counters, Kernel, canary};
 use crate::observe::status::Board;
 use anyhow::bail;
+use egress_core::policy::state::Unlisted;
 use egress_ebpf::abi::counter;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Cgroups of canaries, whose refusals are no news. The newest are kept.
+/// What the keeper and the rules know of canaries together.
 #[derive(Clone, Debug, Default)]
-pub struct Cages(Arc<Mutex<BTreeSet<u64>>>);
+pub struct Canaries(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Their cgroups, whose refusals are no news. The newest are kept.
+    cages: BTreeSet<u64>,
+    /// What the policy of each enforced root makes of what no rule lists.
+    unlisted: Vec<Unlisted>,
+}
 
 /// More than are between a refusal and its event.
 const CAGES: usize = 256;
+/// How long after a canary that showed something else another is sent: the rules may have changed
+/// under the first.
+const AGAIN: Duration = Duration::from_millis(200);
 
-impl Cages {
+impl Canaries {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, id: u64) {
-        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.insert(id);
-        if ids.len() > CAGES {
+        let cages = &mut self.known().cages;
+        cages.insert(id);
+        if cages.len() > CAGES {
             // Ids grow, so the smallest is the oldest.
-            ids.pop_first();
+            cages.pop_first();
         }
     }
 
     /// Whether it is or was a canary's.
     pub fn has(&self, id: u64) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&id)
+        self.known().cages.contains(&id)
     }
-}
 
-/// What proves that the programs judge: a canary's outcome, and the counter that rises with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proof {
-    outcome: canary::Outcome,
-    errno: i32,
-    counter: u32,
-}
+    /// Says what becomes of what no rule lists, by enforced root.
+    pub fn expect(&self, unlisted: Vec<Unlisted>) {
+        self.known().unlisted = unlisted;
+    }
 
-impl Proof {
-    /// Where what no rule lists is refused, its refusal; else that it was seen and let pass.
-    pub fn of(config: &Config) -> Self {
-        use canary::Outcome::{Open, Refused};
-        let (outcome, counter) = match (config.outbound_traffic_policy, config.mode) {
-            (TrafficPolicy::AllowAny, _) => (Open, counter::ALLOWED),
-            (TrafficPolicy::RegistryOnly, Mode::Audit) => (Open, counter::WOULD_DENY),
-            (TrafficPolicy::RegistryOnly, Mode::Enforce) => (Refused, counter::DENIED),
-        };
-        let errno = match config.deny_errno.number() {
-            0 => libc::EPERM,
-            other => other.cast_signed(),
-        };
-        Self {
-            outcome,
-            errno,
-            counter,
-        }
+    fn expected(&self, root: usize) -> Unlisted {
+        let known = self.known();
+        known.unlisted.get(root).copied().unwrap_or_default()
     }
 }
 
@@ -76,10 +70,10 @@ pub struct Keeper {
     pub roots: Vec<PathBuf>,
     /// Where it is noted.
     pub board: Board,
-    /// The canaries so far.
-    pub cages: Cages,
-    /// What they must show.
-    pub proof: Proof,
+    /// The canaries so far, and what they must show.
+    pub canaries: Canaries,
+    /// What a refused call fails with.
+    pub errno: DenyErrno,
     /// Where it shows.
     pub counters: Counters,
 }
@@ -92,25 +86,42 @@ impl Keeper {
 
     /// Has the kernel judge a connect of the agent's own below every enforced root.
     pub async fn prove(&self) -> anyhow::Result<()> {
-        let proof = self.proof;
-        for root in self.roots.clone() {
-            let cages = self.cages.clone();
-            let before = self.counters.get(proof.counter);
-            let shown = root.display().to_string();
-            let check = move || canary::check(&root, proof.errno, |id| cages.add(id));
-            let outcome = tokio::task::spawn_blocking(check).await??;
-            // A host without a route fails a connect too: the counter says that the gate did.
-            let counted = self.counters.get(proof.counter) > before;
-            match outcome {
-                _ if outcome == proof.outcome && counted => {}
-                canary::Outcome::Open => bail!("{shown}: an unlisted connect went through unseen"),
-                canary::Outcome::Refused => bail!("{shown}: a connect failed, but not by the gate"),
+        for root in 0..self.roots.len() {
+            if self.send_canary(root).await.is_err() {
+                tokio::time::sleep(AGAIN).await;
+                self.send_canary(root).await?;
             }
         }
         let mut gate = self.board.gate();
         gate.proven = Some(Instant::now());
         gate.trouble = None;
         Ok(())
+    }
+
+    /// Where what no rule lists is refused, its refusal is the proof; else that it was seen and let
+    /// pass.
+    async fn send_canary(&self, root: usize) -> anyhow::Result<()> {
+        let (wanted, counter) = match self.canaries.expected(root) {
+            Unlisted::Refused => (canary::Outcome::Refused, counter::DENIED),
+            Unlisted::Recorded => (canary::Outcome::Open, counter::WOULD_DENY),
+            Unlisted::Passes => (canary::Outcome::Open, counter::ALLOWED),
+        };
+        let errno = match self.errno.number() {
+            0 => libc::EPERM,
+            other => other.cast_signed(),
+        };
+        let (folder, canaries) = (self.roots[root].clone(), self.canaries.clone());
+        let shown = folder.display().to_string();
+        let before = self.counters.get(counter);
+        let check = move || canary::check(&folder, errno, |id| canaries.add(id));
+        let outcome = tokio::task::spawn_blocking(check).await??;
+        // A host without a route fails a connect too: the counter says that the gate did.
+        let noticed = self.counters.get(counter) > before;
+        match outcome {
+            _ if outcome == wanted && noticed => Ok(()),
+            canary::Outcome::Open => bail!("{shown}: an unlisted connect went through unseen"),
+            canary::Outcome::Refused => bail!("{shown}: a connect failed, but not by the gate"),
+        }
     }
 
     /// Looks after the gate for ever.

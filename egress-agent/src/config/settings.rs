@@ -77,7 +77,8 @@ pub struct Settings {
     /// Unix socket of `status` and `wait` [default: /run/egress-agent.sock]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
-    /// Who runs in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME}'
+    /// Who runs in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME,
+    /// mode: MODE}'
     #[arg(long = "workload", value_name = "ENTRY")]
     pub workloads: Vec<WorkloadEntry>,
 }

@@ -2,6 +2,7 @@
 //! root, and what Istio's selectors ask of a workload. For services of a VM, and for pods where no
 //! Kubernetes API says it.
 
+use super::values::Mode;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -22,6 +23,8 @@ pub struct WorkloadEntry {
     /// Service account.
     #[serde(default = "default_name")]
     pub service_account: String,
+    /// Whether what no rule lists is refused to it; what is not said here, `mode` of all says.
+    pub mode: Option<Mode>,
 }
 
 /// Kubernetes' name for what was not named.
@@ -176,9 +179,10 @@ mod tests {
     #[test]
     fn an_entry_is_the_same_in_the_file_and_on_the_command_line() {
         let entry: WorkloadEntry =
-            "{cgroup: shop/*, namespace: shop, labels: {app: web}, serviceAccount: web}"
+            "{cgroup: shop/*, namespace: shop, labels: {app: web}, serviceAccount: web, mode: audit}"
                 .parse()
                 .unwrap();
+        assert_eq!(entry.mode, Some(Mode::Audit));
         assert_eq!(entry.namespace, "shop");
         assert_eq!(entry.labels["app"], "web");
         let short: WorkloadEntry = "cgroup: shop".parse().unwrap();
@@ -186,11 +190,13 @@ mod tests {
             (short.namespace.as_str(), short.service_account.as_str()),
             ("default", "default")
         );
+        assert_eq!(short.mode, None);
         for wrong in [
             "shop",
             "{namespace: a}",
             "{cgroup: a, labels: [a]}",
             "{cgroup: a, x: 1}",
+            "{cgroup: a, mode: off}",
         ] {
             assert!(wrong.parse::<WorkloadEntry>().is_err(), "{wrong}");
         }

@@ -49,6 +49,9 @@ impl Engine {
             let ops = self.state.poll_ops();
             left_out += self.write(&ops)?;
         }
+        let roots = self.workloads.roots();
+        let unlisted = roots.map(|id| self.state.unlisted(id)).collect();
+        self.canaries.expect(unlisted);
         Ok(left_out)
     }
 

@@ -2,7 +2,7 @@
 //! to the log, what the kernel refused. Nothing of it changes a verdict.
 
 use super::Engine;
-use crate::keeper::Cages;
+use crate::keeper::Canaries;
 use crate::kernel::Room;
 use crate::observe::cgroups::CgroupPaths;
 use crate::observe::deny::Denial;
@@ -38,16 +38,16 @@ pub enum Ask {
 pub(super) struct Denials {
     cgroups: CgroupPaths,
     /// Refusals in these are no news.
-    cages: Cages,
+    canaries: Canaries,
     throttle: Throttle,
 }
 
 impl Denials {
     /// Nothing told yet.
-    pub(super) fn new(cages: Cages) -> anyhow::Result<Self> {
+    pub(super) fn new(canaries: Canaries) -> anyhow::Result<Self> {
         Ok(Self {
             cgroups: CgroupPaths::new()?,
-            cages,
+            canaries,
             throttle: Throttle::new(DENIALS_LOGGED),
         })
     }
@@ -98,7 +98,7 @@ impl Engine {
     /// Takes a refusal of the kernel.
     pub(super) fn report(&mut self, event: &DenyEvent) {
         self.shown.events += 1;
-        if self.denials.cages.has(event.cgroup) {
+        if self.denials.canaries.has(event.cgroup) {
             return;
         }
         self.missed(event);

@@ -6,7 +6,7 @@
 use anyhow::Context as _;
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// The hidden verb under which the agent runs itself as the canary.
@@ -26,13 +26,18 @@ pub enum Outcome {
     Open,
 }
 
+/// The cgroup of this process's canaries below `root`.
+pub fn cage(root: &Path) -> PathBuf {
+    root.join(format!("egress-canary-{}", std::process::id()))
+}
+
 /// Runs a canary in a cgroup of its own below `root`; `errno` is what a refusal fails with. `told`
 /// gets the id of that cgroup before anything happens in it, so that its refusals can be told from
 /// others.
 ///
 /// Blocks for as long as a process start takes; call it off the async threads.
 pub fn check(root: &Path, errno: i32, told: impl FnOnce(u64)) -> anyhow::Result<Outcome> {
-    let cage = root.join(format!("egress-canary-{}", std::process::id()));
+    let cage = cage(root);
     match std::fs::create_dir(&cage) {
         // Of an agent that was killed and had this process id.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}

@@ -26,6 +26,19 @@ struct Kind {
     name: Option<String>,
     destination: Option<SocketAddr>,
     cgroup: Option<u64>,
+    audit: bool,
+}
+
+impl Kind {
+    /// What its lines say.
+    const fn message(&self, again: bool) -> &'static str {
+        match (self.audit, again) {
+            (false, false) => "refused",
+            (false, true) => "refused again",
+            (true, false) => "would_deny",
+            (true, true) => "would_deny again",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -39,6 +52,7 @@ struct Bounds {
 pub struct FlowLog {
     bounds: Mutex<Bounds>,
     refused: AtomicU64,
+    would_deny: AtomicU64,
     not_logged: AtomicU64,
 }
 
@@ -50,6 +64,7 @@ impl Default for FlowLog {
                 throttle: Throttle::new(LINES),
             }),
             refused: AtomicU64::new(0),
+            would_deny: AtomicU64::new(0),
             not_logged: AtomicU64::new(0),
         }
     }
@@ -60,6 +75,7 @@ impl FlowLog {
     pub fn status(&self) -> ProxyStatus {
         ProxyStatus {
             refused: self.refused.load(Ordering::Relaxed),
+            would_deny: self.would_deny.load(Ordering::Relaxed),
             not_logged: self.not_logged.load(Ordering::Relaxed),
         }
     }
@@ -86,14 +102,20 @@ impl FlowLog {
                 destination = kind.destination.map(tracing::field::display),
                 cgroup = kind.cgroup,
                 repeated,
-                "refused again"
+                "{}",
+                kind.message(true)
             );
         }
     }
 
     /// The number of repeats to tell with this refusal, if it has a line at all.
     fn allows(&self, now: Instant, kind: Kind) -> Option<u64> {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        let counter = if kind.audit {
+            &self.would_deny
+        } else {
+            &self.refused
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         let (repeated, more) = {
             let mut bounds = self.bounds();
             let repeated = bounds.repeats.tells(now, kind)?;
@@ -137,8 +159,9 @@ impl Observer for FlowLog {
             name: refusal.name.as_deref().map(shown),
             destination: origin.map(|origin| origin.destination),
             cgroup: origin.map(|origin| origin.cgroup),
+            audit: refusal.audit,
         };
-        let name = kind.name.clone();
+        let (name, message) = (kind.name.clone(), kind.message(false));
         let Some(repeated) = self.allows(Instant::now(), kind) else {
             return;
         };
@@ -154,7 +177,7 @@ impl Observer for FlowLog {
             comm = origin.map(|origin| origin.comm.as_str()),
             netns = origin.map(|origin| origin.netns),
             repeated,
-            "refused"
+            "{message}"
         );
     }
 
@@ -200,6 +223,7 @@ mod tests {
             name: Some(name.into()),
             destination: Some(([192, 0, 2, 1], 80).into()),
             cgroup: Some(1),
+            audit: false,
         }
     }
 
@@ -244,6 +268,7 @@ mod tests {
             peer: ([127, 0, 0, 1], 4000).into(),
             name: Some("a.example\nforged".into()),
             reason: RefusalReason::UnlistedHost,
+            audit: false,
         };
         let lines = lines_of(|log| {
             for _ in 0..100 {
@@ -259,6 +284,25 @@ mod tests {
         let own = lines.iter().filter(|l| l["message"] == "refused").count();
         assert_eq!(own as u64 + repeated, 100, "{lines:?}");
         assert!(lines.iter().all(|l| l["name"] == "a.example\nforged"));
+    }
+
+    #[test]
+    fn what_an_auditing_policy_let_through_is_told_as_such_and_no_refusal() {
+        let refusal = Refusal {
+            peer: ([127, 0, 0, 1], 4000).into(),
+            name: Some("a.example".into()),
+            reason: RefusalReason::UnlistedHost,
+            audit: true,
+        };
+        let lines = lines_of(|log| {
+            log.refused(None, &refusal);
+            log.refused(None, &refusal);
+            log.tell_ended(Instant::now() + WINDOW);
+            let status = log.status();
+            assert_eq!((status.refused, status.would_deny), (0, 2));
+        });
+        let message = |n: usize| lines[n]["message"].as_str().unwrap();
+        assert_eq!((message(0), message(1)), ("would_deny", "would_deny again"));
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct KernelStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RulesStatus {
-    /// `enforce` or `audit`.
+    /// `enforce` or `audit`: of workloads that have no `mode` of their own.
     pub mode: String,
     /// Resources in force.
     pub objects: usize,
@@ -87,7 +87,9 @@ pub struct RulesStatus {
 pub struct ProxyStatus {
     /// Connections and requests that it refused since the start.
     pub refused: u64,
-    /// Of them, those of which no log line tells, because there were too many.
+    /// Those that it would have refused, but for a policy that audits.
+    pub would_deny: u64,
+    /// Of both, those of which no log line tells, because there were too many.
     pub not_logged: u64,
 }
 
@@ -105,6 +107,8 @@ pub struct WorkloadStatus {
     pub pod: Option<String>,
     /// Id of the container, where the path names one.
     pub container: Option<String>,
+    /// `enforce` or `audit`, where it has a mode of its own.
+    pub mode: Option<String>,
     /// The policy of its own; without one, that of the cgroup above holds.
     pub policy: Option<u32>,
     /// Network namespaces of its processes other than the agent's.
@@ -191,7 +195,11 @@ impl fmt::Display for Status {
         }
         let p = &self.proxy;
         writeln!(f, "proxy")?;
-        for (name, count) in [("refused", p.refused), ("unlogged", p.not_logged)] {
+        for (name, count) in [
+            ("refused", p.refused),
+            ("would deny", p.would_deny),
+            ("unlogged", p.not_logged),
+        ] {
             writeln!(f, "  {name:<9} {count}")?;
         }
         for w in &self.workloads {
@@ -199,9 +207,13 @@ impl fmt::Display for Status {
             let policy = w.policy.map_or("of the root".to_owned(), |p| p.to_string());
             let (proxied, all) = (w.proxied, w.network_namespaces);
             let cgroup = &w.cgroup;
+            let mode = w
+                .mode
+                .as_deref()
+                .map_or(String::new(), |m| format!(" ({m})"));
             writeln!(
                 f,
-                "workload    {identity}, policy {policy}, proxy in {proxied} of {all} namespaces: {cgroup}"
+                "workload    {identity}, policy {policy}{mode}, proxy in {proxied} of {all} namespaces: {cgroup}"
             )?;
         }
         writeln!(f, "counters")?;

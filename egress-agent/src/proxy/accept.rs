@@ -63,21 +63,23 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, drain: DrainSignal) {
-    let refuse = |origin: Option<&super::Origin>, reason| {
-        shared.observer.refused(
-            origin,
-            &Refusal {
-                peer,
-                name: None,
-                reason,
-            },
-        );
-    };
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
-        return refuse(None, RefusalReason::NoOrigin);
+        let refusal = Refusal {
+            peer,
+            name: None,
+            reason: RefusalReason::NoOrigin,
+            audit: false,
+        };
+        return shared.observer.refused(None, &refusal);
     };
+    let client = Client {
+        shared: Arc::clone(&shared),
+        origin: Arc::new(origin),
+        peer,
+    };
+    let origin = &client.origin;
     let Some(_place) = shared.connections.take(origin.cgroup) else {
-        return refuse(Some(&origin), RefusalReason::ConnectionLimit);
+        return client.refuse(RefusalReason::ConnectionLimit, None);
     };
     let (kind, otherwise) = {
         let routes = shared.routes.load();
@@ -90,17 +92,9 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
             routes.tcp(origin.policy, origin.destination, shared.next_turn()),
         )
     };
-    if kind.is_none() && otherwise == TcpDecision::Unlisted {
-        return refuse(Some(&origin), RefusalReason::UnlistedPort);
-    }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
     }
-    let client = Client {
-        shared: Arc::clone(&shared),
-        origin: Arc::new(origin),
-        peer,
-    };
     match (kind, otherwise) {
         (Some(PortKind::Tls), TcpDecision::Unlisted) => {
             tls::pass_through(client, stream, Vec::new(), None).await;
@@ -115,7 +109,16 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
         (Some(_), TcpDecision::Relay(cluster)) => {
             mixed::by_name(client, stream, &cluster, drain).await;
         }
-        (None, TcpDecision::Unlisted) => {}
+        (None, TcpDecision::Unlisted) => {
+            tcp::refuse(
+                client,
+                Vec::new(),
+                stream,
+                RefusalReason::UnlistedPort,
+                None,
+            )
+            .await;
+        }
     }
 }
 
@@ -144,7 +147,9 @@ async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drai
     let found: std::io::Result<Sniffed> = tokio::select! {
         found = timeout(patience, look) => match found {
             Ok(found) => found,
-            Err(_) => return client.refuse(RefusalReason::NameTimeout, None),
+            Err(_) => {
+                return tcp::refuse(client, ahead, stream, RefusalReason::NameTimeout, None).await;
+            }
         },
         _ = drain.started() => return,
     };
@@ -155,23 +160,32 @@ async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drai
         }
         return;
     };
-    match (kind, found) {
-        (_, Sniffed::Http2) => client.refuse(RefusalReason::Http2, None),
-        (PortKind::Sniff, Sniffed::Tls) => tls::pass_through(client, stream, ahead, None).await,
-        (_, Sniffed::Tls) => client.refuse(RefusalReason::WrongProtocol, None),
-        (PortKind::Http, Sniffed::Http10) => {
-            client.refuse(RefusalReason::Http10, None);
-            upgrade_required(stream).await;
+    let audits = client.shared.routes.load().audits(client.origin.policy);
+    let reason = match (kind, found) {
+        (PortKind::Sniff, Sniffed::Tls) => {
+            return tls::pass_through(client, stream, ahead, None).await;
         }
-        // A sniffed HTTP/1.0 flow is TCP to Istio, and no TCP is listed on this port.
-        (_, Sniffed::Http10) => client.refuse(RefusalReason::Http10, None),
-        (_, Sniffed::Http11) | (PortKind::Http, Sniffed::Unknown | Sniffed::NeedMore) => {
-            http::serve(client, Rewound::new(ahead, stream), drain).await;
+        (_, Sniffed::Http11) => {
+            return http::serve(client, Rewound::new(ahead, stream), drain).await;
         }
-        (_, Sniffed::Unknown | Sniffed::NeedMore) => {
-            client.refuse(RefusalReason::UnknownProtocol, None);
+        // Answered as HTTP that is malformed.
+        (PortKind::Http, Sniffed::Unknown | Sniffed::NeedMore) if !audits => {
+            return http::serve(client, Rewound::new(ahead, stream), drain).await;
         }
+        (_, Sniffed::Http2) => RefusalReason::Http2,
+        (_, Sniffed::Tls) => RefusalReason::WrongProtocol,
+        // On a port that is sniffed an HTTP/1.0 flow is TCP to Istio, and no TCP is listed.
+        (_, Sniffed::Http10) => RefusalReason::Http10,
+        (_, Sniffed::Unknown | Sniffed::NeedMore) => RefusalReason::UnknownProtocol,
+    };
+    if let Some(cluster) = client.audited(&reason, None) {
+        return tcp::relay(client, ahead, stream, &cluster).await;
     }
+    if kind == PortKind::Http && reason == RefusalReason::Http10 {
+        client.refuse(reason, None);
+        return upgrade_required(stream).await;
+    }
+    client.refuse(reason, None);
 }
 
 /// Envoy answers HTTP/1.0 with a status line of HTTP/1.1; hyper would answer in 1.0.

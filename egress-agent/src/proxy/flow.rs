@@ -4,7 +4,7 @@
 use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
 use egress_core::http::framing::FramingWatch;
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
-use egress_core::routing::{Cluster, candidates};
+use egress_core::routing::{Cluster, RouteTable, candidates};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -33,10 +33,44 @@ impl Client {
 
     /// Tells the observer about a refusal.
     pub(super) fn refuse(&self, reason: RefusalReason, name: Option<&str>) {
+        self.tell(reason, name, false);
+    }
+
+    /// Where what no rule lets through goes all the same, if its policy audits: the observer is
+    /// told then.
+    pub(super) fn audited(
+        &self,
+        reason: &RefusalReason,
+        name: Option<&str>,
+    ) -> Option<Arc<Cluster>> {
+        let origin = &self.origin;
+        let routes = self.shared.routes.load();
+        let cluster = routes.audited(origin.policy, origin.destination)?;
+        self.tell(reason.clone(), name, true);
+        Some(cluster)
+    }
+
+    /// Waits until the routes no longer hold what `listed` asks for; never, where running
+    /// connections are kept, nor while the policy audits.
+    pub(super) async fn removed(&self, listed: impl Fn(&RouteTable) -> bool) {
+        let stays = |routes: &RouteTable| routes.audits(self.origin.policy) || listed(routes);
+        if let Some(mut changes) = self.shared.changes.clone() {
+            while stays(&self.shared.routes.load()) {
+                if changes.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn tell(&self, reason: RefusalReason, name: Option<&str>, audit: bool) {
         let refusal = Refusal {
             peer: self.peer,
             name: name.map(str::to_owned),
             reason,
+            audit,
         };
         self.shared.observer.refused(Some(&self.origin), &refusal);
     }

@@ -101,7 +101,7 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
         () = to_its_end => {}
         // A body or a websocket that does not go on; between requests the parser's limit is first.
         () = counters.silence(limits.idle) => {}
-        () = this.client.shared.removed(|routes| this.is_listed(routes)) => {
+        () = this.client.removed(|routes| this.is_listed(routes)) => {
             let last = this.last.lock().unwrap_or_else(PoisonError::into_inner).take();
             this.client.refuse(RefusalReason::Removed, last.as_deref());
         }
@@ -204,21 +204,35 @@ impl Connection {
             .routes
             .load()
             .http(origin.policy, origin.destination, &head, turn);
-        let (cluster, route) = match decision {
-            HttpDecision::Forward(cluster, route) => (cluster, route),
+        let Refused(reply, reason) = match decision {
+            HttpDecision::Forward(cluster, route) => {
+                return self.allow(request, authority, cluster, route);
+            }
             HttpDecision::UnlistedHost => {
                 let reason = parse_authority(authority)
                     .map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
-                return Err(Refused(LocalReply::unlisted_host(), reason));
+                Refused(LocalReply::unlisted_host(), reason)
             }
-            HttpDecision::NoRoute => {
-                return Err(Refused(LocalReply::no_route(), RefusalReason::NoRoute));
-            }
+            HttpDecision::NoRoute => Refused(LocalReply::no_route(), RefusalReason::NoRoute),
             HttpDecision::NoCluster(cluster) => {
                 let reason = RefusalReason::NoCluster(cluster.host.clone());
-                return Err(Refused(LocalReply::no_cluster(), reason));
+                Refused(LocalReply::no_cluster(), reason)
             }
         };
+        match self.client.audited(&reason, Some(authority)) {
+            Some(cluster) => self.allow(request, authority, cluster, Arc::default()),
+            None => Err(Refused(reply, reason)),
+        }
+    }
+
+    /// Lets a request go on to where it was judged to go, unless it is more than a request.
+    fn allow(
+        &self,
+        request: &Request<Incoming>,
+        authority: &str,
+        cluster: Arc<Cluster>,
+        route: Arc<HttpRoute>,
+    ) -> Result<Allowed, Refused> {
         let upgrade = upgrade_asked(request.headers());
         if upgrade == UpgradeAsked::Other {
             return Err(Refused(

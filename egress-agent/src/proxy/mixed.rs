@@ -26,9 +26,13 @@ pub(super) async fn by_protocol(
     let found = look(&client, &mut stream, &mut ahead, client.shared.limits.name).await;
     match found {
         Found::Gone if ahead.is_empty() => {}
-        Found::Late if ahead.is_empty() => client.refuse(RefusalReason::NameTimeout, None),
+        Found::Late if ahead.is_empty() => {
+            tcp::refuse(client, ahead, stream, RefusalReason::NameTimeout, None).await;
+        }
         Found::As(Sniffed::Http11) => http::serve(client, Rewound::new(ahead, stream), drain).await,
-        Found::As(Sniffed::Http2) => client.refuse(RefusalReason::Http2, None),
+        Found::As(Sniffed::Http2) => {
+            tcp::refuse(client, ahead, stream, RefusalReason::Http2, None).await;
+        }
         Found::As(Sniffed::Tls) => {
             tls::pass_through(client, stream, ahead, Some(Arc::clone(cluster))).await;
         }

@@ -148,20 +148,6 @@ impl Shared {
         self
     }
 
-    /// Waits until the routes no longer hold what `listed` asks for; never, where running
-    /// connections are kept.
-    async fn removed(&self, listed: impl Fn(&RouteTable) -> bool) {
-        if let Some(mut changes) = self.changes.clone() {
-            while listed(&self.routes.load()) {
-                if changes.changed().await.is_err() {
-                    return std::future::pending().await;
-                }
-            }
-        } else {
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// The next place in a cluster's list of endpoints.
     fn next_turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)

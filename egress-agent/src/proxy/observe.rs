@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use thiserror::Error;
 
-/// A flow or request that was not let through.
+/// A flow or request that no rule lets through.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// The client's address.
@@ -19,6 +19,8 @@ pub struct Refusal {
     pub name: Option<String>,
     /// Why.
     pub reason: RefusalReason,
+    /// It was let through all the same: its policy audits.
+    pub audit: bool,
 }
 
 /// Why a flow or request was not let through.
@@ -135,7 +137,7 @@ pub struct AccessRecord {
 
 /// Gets each refusal and each finished request or connection.
 pub trait Observer: Send + Sync {
-    /// A flow or request was not let through. There is no origin where the kernel knows none.
+    /// No rule lets a flow or request through. There is no origin where the kernel knows none.
     fn refused(&self, origin: Option<&Origin>, refusal: &Refusal);
     /// A request (refused ones too) or a TLS connection is over.
     fn finished(&self, origin: &Origin, record: &AccessRecord);

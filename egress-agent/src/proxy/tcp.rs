@@ -1,6 +1,7 @@
 //! Bytes that are not read, or no further: copied both ways between the client and a destination.
 //!
-//! It judges nothing: that the flow may pass was decided by its name or its original destination.
+//! It judges nothing: that the flow may pass was decided by its name, its original destination, or a
+//! policy that audits.
 
 use super::flow::{Client, Counters, Rewound, Ticket};
 use super::upstream::connect_any;
@@ -10,6 +11,21 @@ use egress_core::routing::{Cluster, RouteTable, TcpDecision};
 use std::sync::Arc;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
+
+/// Ends a connection that no rule lets through, of which `ahead` was read so far; or relays it, if
+/// its policy audits.
+pub(super) async fn refuse(
+    client: Client,
+    ahead: Vec<u8>,
+    stream: TcpStream,
+    reason: RefusalReason,
+    name: Option<&str>,
+) {
+    match client.audited(&reason, name) {
+        Some(cluster) => relay(client, ahead, stream, &cluster).await,
+        None => client.refuse(reason, name),
+    }
+}
 
 /// Relays a connection of which `ahead` was read so far.
 pub(super) async fn relay(
@@ -52,7 +68,7 @@ pub(super) async fn forward(
             },
             // As Envoy ends it: without a flag.
             () = counters.silence(client.shared.limits.idle) => ticket.done(),
-            () = client.shared.removed(listed) => {
+            () = client.removed(listed) => {
                 let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
                 client.refuse(RefusalReason::Removed, name);
                 ticket.flag(ResponseFlag::UC);

@@ -29,7 +29,7 @@ pub(super) async fn pass_through(
     let name = match (found, otherwise) {
         (Ok(name), _) => name.into_string(),
         (Err(_), Some(cluster)) => return tcp::relay(client, ahead, stream, &cluster).await,
-        (Err(reason), None) => return client.refuse(reason, None),
+        (Err(reason), None) => return tcp::refuse(client, ahead, stream, reason, None).await,
     };
     let decision = {
         let (origin, turn) = (&client.origin, client.shared.next_turn());
@@ -51,7 +51,10 @@ pub(super) async fn pass_through(
             let downstream = Rewound::new(ahead, stream);
             tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
-        TlsDecision::UnlistedName => client.refuse(RefusalReason::UnlistedName, Some(&name)),
+        TlsDecision::UnlistedName => {
+            let reason = RefusalReason::UnlistedName;
+            tcp::refuse(client, ahead, stream, reason, Some(&name)).await;
+        }
     }
 }
 

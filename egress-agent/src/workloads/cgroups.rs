@@ -83,6 +83,11 @@ impl Cgroups {
         })
     }
 
+    /// The cgroup of a folder, if it was there when it was looked at.
+    pub fn known(&self, folder: &Path) -> Option<&Cgroup> {
+        self.known.get(folder).map(AsRef::as_ref)
+    }
+
     /// Whether there are cgroups of which only a scan tells.
     pub fn blind(&self) -> bool {
         self.blind

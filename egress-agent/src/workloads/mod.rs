@@ -14,8 +14,8 @@ pub use egress_core::registry::scope::Workload;
 pub use owners::Owners;
 pub use spaces::Spaces;
 
-use crate::config::{Config, WorkloadEntry};
-use crate::kernel::Tables;
+use crate::config::{Config, Mode, WorkloadEntry};
+use crate::kernel::{Tables, canary};
 use crate::observe::status::WorkloadStatus;
 use crate::sockets::NetnsId;
 use cgroups::{Cgroup, Cgroups, Change};
@@ -41,6 +41,7 @@ impl From<&WorkloadEntry> for Workload {
             namespace: entry.namespace.clone(),
             labels: entry.labels.clone(),
             service_account: entry.service_account.clone(),
+            audit: entry.mode.map(|mode| mode == Mode::Audit),
         }
     }
 }
@@ -169,7 +170,10 @@ impl Workloads {
     fn appeared(&mut self, now: Instant, cgroup: Arc<Cgroup>) -> Option<Told> {
         let below = cgroup.folder.strip_prefix(&self.roots[cgroup.root]);
         let below = below.map_or_else(|_| String::new(), |b| b.to_string_lossy().into_owned());
-        let entry = self.entries.iter().find(|entry| entry.cgroup.fits(&below));
+        // What the gate is proven by is judged as its root is.
+        let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
+        let mut entries = self.entries.iter().filter(|_| !proof);
+        let entry = entries.find(|entry| entry.cgroup.fits(&below));
         let workload = entry.map(Workload::from);
         let id = cgroup.id;
         self.look_soon(now, id);
@@ -182,6 +186,12 @@ impl Workloads {
         };
         self.members.insert(id, member);
         workload.map(|workload| Told::Workload(id, workload))
+    }
+
+    /// The cgroups of the enforced roots; 0, which none has, for one that is not there.
+    pub fn roots(&self) -> impl Iterator<Item = u64> {
+        let root = |folder| self.cgroups.known(folder).map_or(0, |cgroup| cgroup.id);
+        self.roots.iter().map(move |folder| root(folder))
     }
 
     fn look_soon(&mut self, now: Instant, id: u64) {
@@ -301,6 +311,7 @@ impl Workloads {
 
     fn status_of(&self, member: &Member) -> WorkloadStatus {
         let (id, name) = (member.cgroup.id, names::read(&member.below));
+        let mode = |w: &Workload| Some(if w.audit? { "audit" } else { "enforce" }.to_owned());
         let identity = |w: &Workload| format!("{}/{}", w.namespace, w.service_account);
         let proxied = |namespace: &&NsInode| self.proxied(**namespace);
         WorkloadStatus {
@@ -309,6 +320,7 @@ impl Workloads {
             identity: member.workload.as_ref().map(identity),
             pod: name.pod.map(|pod| pod.uid),
             container: name.container.map(|container| container.id),
+            mode: member.workload.as_ref().and_then(mode),
             policy: self.owners.of(id),
             network_namespaces: member.namespaces.len(),
             proxied: member.namespaces.iter().filter(proxied).count(),

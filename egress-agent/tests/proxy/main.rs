@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod as_dialled;
+mod audit;
 mod bodies;
 mod drain;
 mod ends;

@@ -120,7 +120,11 @@ impl Bed {
 
     /// Other routes are in force, and running connections hear of it.
     pub fn change(&self, port: PortRoutes) {
-        self.routes.store(Arc::new(table(port)));
+        self.put(table(port));
+    }
+
+    pub fn put(&self, routes: RouteTable) {
+        self.routes.store(Arc::new(routes));
         self.changes.send_modify(|n| *n += 1);
     }
 
@@ -129,11 +133,17 @@ impl Bed {
     }
 
     pub async fn refusal(&self) -> RefusalReason {
+        let told = self.told().await;
+        assert!(!told.audit, "{told:?}");
+        told.reason
+    }
+
+    /// The next that no rule lets through, whatever became of it.
+    pub async fn told(&self) -> Refusal {
         timeout(PATIENCE, self.refusals.lock().await.recv())
             .await
             .expect("a refusal")
             .unwrap()
-            .reason
     }
 
     pub async fn record(&self) -> AccessRecord {

@@ -86,7 +86,7 @@ impl Question {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether a flow gets through.
+    /// Whether the rules let a flow through.
     pub allowed: bool,
     /// The verdict and its reasons, a line each.
     pub lines: Vec<String>,
@@ -104,10 +104,16 @@ impl State {
     /// Explains a flow under a policy, with the addresses that are known at the moment. A name is
     /// asked for by the protocol of its port, an address by TCP and UDP alike.
     pub fn explain(&mut self, policy: u32, question: &Question) -> Explanation {
-        match question {
+        let mut explanation = match question {
             Question::Name { host, port, path } => self.explain_name(policy, host, *port, path),
             Question::Address(to) => self.explain_address(policy, *to),
+        };
+        if !explanation.allowed && self.policies.get(&policy).is_some_and(|p| p.audit) {
+            let line =
+                "the policy audits: it gets through all the same, and is logged as would_deny";
+            explanation.lines.push(line.to_owned());
         }
+        explanation
     }
 
     fn explain_name(&mut self, policy: u32, host: &str, port: u16, path: &str) -> Explanation {

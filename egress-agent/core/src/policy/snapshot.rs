@@ -56,10 +56,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Of a view, with every port still to be built. `passthrough` as in [`PolicyRoutes`].
-    pub fn new(view: &View, leases: &Leases, passthrough: Vec<IpNet>) -> Self {
+    /// Of a view, with every port still to be built. `passthrough` and `audit` as in
+    /// [`PolicyRoutes`].
+    pub fn new(view: &View, leases: &Leases, passthrough: Vec<IpNet>, audit: bool) -> Self {
         let routes = PolicyRoutes {
             passthrough: passthrough.into(),
+            audit,
             ..PolicyRoutes::default()
         };
         let mut new = Self {

@@ -9,6 +9,7 @@ mod settings;
 mod workloads;
 
 pub(super) use policy::PolicyState;
+pub use policy::Unlisted;
 pub use settings::Settings;
 
 use super::diff::{Desired, Planner, TableOp};
@@ -96,7 +97,7 @@ impl State {
         let desired = |p: &PolicyState| Desired {
             table: p.ledger.table(),
             allow_any: p.allow_any,
-            audit: self.settings.audit,
+            audit: p.audit,
             errno: self.settings.deny_errno,
         };
         let policies = self.policies.iter();

@@ -19,6 +19,9 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Service account; no rule of Istio's for egress looks at it.
     pub service_account: String,
+    /// Whether what no rule lists is let pass to it and recorded; `None`: as it is for all. No rule
+    /// of Istio's says it.
+    pub audit: Option<bool>,
 }
 
 impl Default for Workload {
@@ -28,6 +31,7 @@ impl Default for Workload {
             namespace: "default".to_owned(),
             labels: BTreeMap::new(),
             service_account: String::new(),
+            audit: None,
         }
     }
 }

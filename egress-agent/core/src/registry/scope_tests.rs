@@ -28,7 +28,7 @@ fn workload(namespace: &str, labels: &[(&str, &str)]) -> Workload {
     Workload {
         namespace: namespace.into(),
         labels: labels.collect::<BTreeMap<_, _>>(),
-        service_account: String::new(),
+        ..Workload::default()
     }
 }
 

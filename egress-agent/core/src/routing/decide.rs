@@ -140,6 +140,18 @@ impl RouteTable {
     }
 }
 
+impl RouteTable {
+    /// Whether a policy refuses nothing.
+    pub fn audits(&self, policy: u32) -> bool {
+        self.policies.get(&policy).is_some_and(|p| p.audit)
+    }
+
+    /// Where a flow goes that was refused, if its policy refuses nothing: to what it dialled.
+    pub fn audited(&self, policy: u32, dialled: SocketAddr) -> Option<Arc<Cluster>> {
+        self.audits(policy).then(|| Arc::new(passthrough(dialled)))
+    }
+}
+
 impl PortRoutes {
     /// Decides one HTTP request among the hosts of this port only.
     pub fn by_host(
@@ -162,14 +174,17 @@ impl PortRoutes {
 impl PolicyRoutes {
     fn pass_through(&self, dialled: SocketAddr) -> Option<TcpDecision> {
         let passes = !self.passthrough.is_empty() && within(&self.passthrough, dialled.ip());
-        passes.then(|| {
-            TcpDecision::Relay(Arc::new(Cluster {
-                host: PASSTHROUGH.to_owned(),
-                port: dialled.port(),
-                original_dst: Some(dialled.port()),
-                ..Cluster::default()
-            }))
-        })
+        passes.then(|| TcpDecision::Relay(Arc::new(passthrough(dialled))))
+    }
+}
+
+/// What was dialled, whatever it is.
+fn passthrough(dialled: SocketAddr) -> Cluster {
+    Cluster {
+        host: PASSTHROUGH.to_owned(),
+        port: dialled.port(),
+        original_dst: Some(dialled.port()),
+        ..Cluster::default()
     }
 }
 

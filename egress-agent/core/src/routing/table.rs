@@ -28,6 +28,8 @@ pub struct PolicyRoutes {
     /// ranges, and everything under `ALLOW_ANY`. A port that is redirected for the names on it
     /// must not cut them off.
     pub passthrough: Arc<[IpNet]>,
+    /// What is refused goes to where it was going all the same, and is recorded.
+    pub audit: bool,
 }
 
 /// How the first bytes of a flow on a port are read.

@@ -5,6 +5,7 @@ use crate::policy::claims::{UnlistedAddress, claims};
 use crate::policy::leases::Leases;
 use crate::policy::snapshot::Snapshot;
 use crate::policy::tables::{Claims, Delta, Ledger, Target, Transport};
+use crate::registry::scope::Scope;
 use crate::registry::services::Service;
 use crate::registry::view::View;
 use egress_ebpf::addr::Addr;
@@ -12,10 +13,32 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+/// What becomes of a destination that no rule lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unlisted {
+    /// It is refused.
+    #[default]
+    Refused,
+    /// It passes and is recorded: the policy audits.
+    Recorded,
+    /// It passes: `ALLOW_ANY`.
+    Passes,
+}
+
+/// What workloads have in common that share a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    /// What they see.
+    pub(super) scope: Scope,
+    /// Nothing is refused to them; what would be is recorded.
+    pub(super) audit: bool,
+}
+
 /// One policy: what its workloads see.
 #[derive(Clone, Debug, Default)]
 pub(in crate::policy) struct PolicyState {
     pub(in crate::policy) view: View,
+    pub(in crate::policy) audit: bool,
     /// What each service holds in the ledger.
     claims: BTreeMap<Arc<str>, Claims>,
     pub(super) ledger: Ledger,
@@ -25,11 +48,12 @@ pub(in crate::policy) struct PolicyState {
 
 impl PolicyState {
     /// Of a view, with the addresses that its names have now.
-    pub(super) fn new(view: View, settings: &Settings, leases: &Leases) -> Self {
+    pub(super) fn new(view: View, audit: bool, settings: &Settings, leases: &Leases) -> Self {
         let allow_any = view.scope.allow_any().unwrap_or(settings.allow_any);
-        let snapshot = Snapshot::new(&view, leases, settings.passthrough(allow_any));
+        let snapshot = Snapshot::new(&view, leases, settings.passthrough(allow_any), audit);
         let mut policy = Self {
             view,
+            audit,
             snapshot,
             allow_any,
             ..Self::default()
@@ -40,6 +64,23 @@ impl PolicyState {
             policy.reclaim(&host, leases, settings.unlisted_address);
         }
         policy
+    }
+
+    /// What becomes of what its rules do not list.
+    pub(super) fn unlisted(&self) -> Unlisted {
+        match (self.allow_any, self.audit) {
+            (true, _) => Unlisted::Passes,
+            (false, true) => Unlisted::Recorded,
+            (false, false) => Unlisted::Refused,
+        }
+    }
+
+    /// Whose policy it is.
+    pub(super) fn kind(&self) -> Kind {
+        Kind {
+            scope: self.view.scope.clone(),
+            audit: self.audit,
+        }
     }
 
     /// Services that claim a destination.

@@ -27,7 +27,7 @@ pub struct Settings {
     pub root_namespace: String,
     /// What a workload that nobody told of is taken for.
     pub unknown: Workload,
-    /// Nothing is refused; what would be is recorded.
+    /// Nothing is refused to workloads that say nothing else; what would be is recorded.
     pub audit: bool,
     /// Errno (positive) that a refused call gets; 0 is EPERM.
     pub deny_errno: u32,

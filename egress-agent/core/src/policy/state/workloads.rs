@@ -1,10 +1,10 @@
-//! The state machine's part with workloads: those with the same view share a policy, and a policy
-//! that none has any more goes.
+//! The state machine's part with workloads: those of one kind share a policy, and a policy that
+//! none has any more goes.
 
 use super::State;
-use super::policy::PolicyState;
+use super::policy::{Kind, PolicyState, Unlisted};
 use crate::policy::diff::TableOp;
-use crate::registry::scope::{Scope, Workload};
+use crate::registry::scope::Workload;
 use crate::registry::view::View;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +15,11 @@ impl State {
     /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
     /// here on, once the ops are written.
     pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
-        let scope = self.registry.scope_of(&workload);
-        let known = self.policies.iter().find(|(_, p)| p.view.scope == scope);
+        let kind = self.kind_of(&workload);
+        let known = self
+            .policies
+            .iter()
+            .find(|(_, p)| (&p.view.scope, p.audit) == (&kind.scope, kind.audit));
         let policy = known.map(|(id, _)| *id);
         if let (Some(policy), Some((_, held))) = (policy, self.workloads.get(&id))
             && policy == *held
@@ -31,7 +34,7 @@ impl State {
             None => {
                 let free = free_id(self.settings.policies_end, &self.taken());
                 if free != CLOSED_POLICY {
-                    self.open(now, free, scope);
+                    self.open(now, free, kind);
                     self.replace();
                 }
                 free
@@ -40,6 +43,13 @@ impl State {
         self.workloads.insert(id, (workload, policy));
         self.sweep(now);
         self.handle_timeout(now);
+    }
+
+    fn kind_of(&self, workload: &Workload) -> Kind {
+        Kind {
+            scope: self.registry.scope_of(workload),
+            audit: workload.audit.unwrap_or(self.settings.audit),
+        }
     }
 
     /// A workload is gone.
@@ -54,7 +64,13 @@ impl State {
         self.workloads.get(&id).map_or(DEFAULT_POLICY, |(_, p)| *p)
     }
 
-    /// Workloads for whose view there was no policy left: everything is refused to them.
+    /// What becomes of what no rule lists for a workload.
+    pub fn unlisted(&self, id: u64) -> Unlisted {
+        let policy = self.policies.get(&self.policy_of(id));
+        policy.map_or(Unlisted::Refused, PolicyState::unlisted)
+    }
+
+    /// Workloads for whose kind there was no policy left: everything is refused to them.
     pub fn without_policy(&self) -> usize {
         let policies = self.workloads.values().map(|(_, policy)| *policy);
         policies.filter(|policy| *policy == CLOSED_POLICY).count()
@@ -101,43 +117,43 @@ impl State {
         }
     }
 
-    /// Policies of all workloads, each scope one. A scope keeps the id that it has.
+    /// Policies of all workloads, each kind one. A kind keeps the id that it has.
     pub(super) fn rebuild(&mut self, now: Instant) {
-        let old: BTreeMap<Scope, u32> = self
+        let old: BTreeMap<Kind, u32> = self
             .policies
             .iter()
-            .map(|(id, p)| (p.view.scope.clone(), *id))
+            .map(|(id, p)| (p.kind(), *id))
             .collect();
-        let default = self.registry.scope_of(&self.settings.unknown);
+        let default = self.kind_of(&self.settings.unknown);
         let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
         let mut taken = self.taken();
         let end = self.settings.policies_end;
         let mut workloads = std::mem::take(&mut self.workloads);
         for (workload, policy) in workloads.values_mut() {
-            let scope = self.registry.scope_of(workload);
-            let kept = old.get(&scope).copied().filter(|id| *id != DEFAULT_POLICY);
+            let kind = self.kind_of(workload);
+            let kept = old.get(&kind).copied().filter(|id| *id != DEFAULT_POLICY);
             *policy = *ids
-                .entry(scope)
+                .entry(kind)
                 .or_insert_with(|| kept.unwrap_or_else(|| free_id(end, &taken)));
             taken.insert(*policy);
         }
         self.workloads = workloads;
         self.policies.clear();
         self.users.clear();
-        for (scope, id) in ids.into_iter().filter(|(_, id)| *id != CLOSED_POLICY) {
-            self.open(now, id, scope);
+        for (kind, id) in ids.into_iter().filter(|(_, id)| *id != CLOSED_POLICY) {
+            self.open(now, id, kind);
         }
         self.leases.want(now, &self.users.keys().cloned().collect());
         self.replace();
     }
 
-    /// Makes a policy for a scope.
-    fn open(&mut self, now: Instant, id: u32, scope: Scope) {
-        let view = View::new(&self.registry, scope);
+    /// Makes a policy for workloads of a kind.
+    fn open(&mut self, now: Instant, id: u32, kind: Kind) {
+        let view = View::new(&self.registry, kind.scope);
         needs(&mut self.users, &view);
         let names = view.services.values().flat_map(|s| s.lookups());
         names.for_each(|name| self.leases.add(now, name));
-        let policy = PolicyState::new(view, &self.settings, &self.leases);
+        let policy = PolicyState::new(view, kind.audit, &self.settings, &self.leases);
         self.policies.insert(id, policy);
     }
 }

@@ -1,10 +1,10 @@
-//! More views than the kernel has policies.
+//! Which policy a workload has, and more kinds of them than the kernel has policies.
 
 use super::bench::objects;
 use crate::policy::diff::TableOp;
 use crate::policy::state::{Settings, State};
 use crate::registry::scope::Workload;
-use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
+use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY, policy_flag};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -79,6 +79,45 @@ fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
         0,
         "the freed ids serve those that waited"
     );
+}
+
+#[test]
+fn a_workload_that_is_audited_has_a_policy_of_its_own() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  \
+                hosts: [h.example]\n  resolution: STATIC\n  ports: [{number: 80, name: http, \
+                protocol: HTTP}]\n  endpoints: [{address: 203.0.113.1}]\n";
+    let now = Instant::now();
+    for by_default in [false, true] {
+        let mut state = State::new(Settings {
+            audit: by_default,
+            ..Settings::default()
+        });
+        let told = [None, Some(true), Some(false), Some(true)];
+        for (id, audit) in (0..).zip(told) {
+            let workload = Workload {
+                audit,
+                ..Workload::default()
+            };
+            state.handle_workload(now, id, workload);
+        }
+        let mut audits = std::collections::BTreeMap::new();
+        for rules in [rule.to_owned(), rule.replace("80", "81")] {
+            state.handle_rules(now, &objects(&[&rules]));
+            for op in state.poll_ops() {
+                if let TableOp::SetPolicy(id, policy) = op {
+                    audits.insert(id, policy.flags & policy_flag::AUDIT != 0);
+                }
+            }
+            let routes = state.routes();
+            for (id, audit) in (0..).zip(told) {
+                let (policy, audit) = (state.policy_of(id), audit.unwrap_or(by_default));
+                assert_eq!(audits[&policy], audit, "workload {id}");
+                assert_eq!(routes.audits(policy), audit, "workload {id}");
+            }
+            assert_eq!(state.policy_of(0), DEFAULT_POLICY);
+            assert_eq!(routes.policies.len(), 2, "one for each mode");
+        }
+    }
 }
 
 #[test]
