@@ -11,6 +11,10 @@
 //!
 //! What must come of it is for the tests to say.
 
+mod options;
+
+pub use options::{Family, LabOptions};
+
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -32,40 +36,8 @@ use crate::place::{Place, ResolverFiles};
 use crate::probe::{self, Answer};
 use crate::wait::wait_until;
 
-/// The address families that the names of the hosts have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4 only.
-    V4,
-    /// IPv6 only.
-    V6,
-    /// Both.
-    Dual,
-}
-
-/// How a lab is set up.
-#[derive(Debug, Clone)]
-pub struct LabOptions {
-    /// The families of the hosts' names; the hosts listen in both always.
-    pub family: Family,
-    /// The TTL of every name, in seconds.
-    pub ttl: u32,
-    /// Flags for `egress-agent run` beside the lab's own.
-    pub agent: Vec<String>,
-}
-
 /// How long a running agent may take to answer `status`.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-
-impl Default for LabOptions {
-    fn default() -> Self {
-        Self {
-            family: Family::Dual,
-            ttl: 30,
-            agent: Vec::new(),
-        }
-    }
-}
 
 /// The lab without its agent: what [`Lab`] adds is the running process.
 pub struct Lab {

@@ -22,10 +22,7 @@ const ALWAYS: CapabilitySet = CapabilitySet::BPF
 const NAMESPACES: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_PTRACE);
 
 fn lab(flags: &[&str]) -> Lab {
-    let lab = Lab::without_agent(LabOptions {
-        agent: flags.iter().map(|f| (*f).to_owned()).collect(),
-        ..LabOptions::default()
-    });
+    let lab = Lab::without_agent(LabOptions::flags(flags));
     let lab = lab.unwrap();
     lab.write_rules("httpbin.yaml", HTTPBIN).unwrap();
     lab

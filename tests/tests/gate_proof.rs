@@ -12,11 +12,7 @@ const ALLOW_ANY: &str = "apiVersion: networking.istio.io/v1\nkind: Sidecar\n\
 
 fn lab(flags: &[&str]) -> Lab {
     let flags = [&["--canary-interval", "1s"], flags].concat();
-    Lab::start_with(LabOptions {
-        agent: flags.iter().map(|f| (*f).to_owned()).collect(),
-        ..LabOptions::default()
-    })
-    .unwrap()
+    Lab::start_with(LabOptions::flags(&flags)).unwrap()
 }
 
 fn count(lab: &Lab, counter: &str) -> u64 {

@@ -8,11 +8,7 @@ const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 const GOOGLE: &str = include_str!("../../examples/google.yaml");
 
 fn lab(flags: &[&str]) -> Lab {
-    let lab = Lab::start_with(LabOptions {
-        agent: flags.iter().map(|f| (*f).to_owned()).collect(),
-        ..LabOptions::default()
-    });
-    let lab = lab.unwrap();
+    let lab = Lab::start_with(LabOptions::flags(flags)).unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     lab.rules("google.yaml", GOOGLE).unwrap();
     lab

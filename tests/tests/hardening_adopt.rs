@@ -58,14 +58,8 @@ fn programs_are_replaced_in_the_links_that_are_there() {
 fn links_of_a_cgroup_that_is_gone_are_collected_while_the_agent_runs() {
     let extra = Cgroup::new().unwrap();
     let path = extra.path().to_string_lossy().into_owned();
-    let agent = ["--cgroup", &path, "--canary-interval", "1s"]
-        .map(String::from)
-        .to_vec();
-    let lab = Lab::start_with(LabOptions {
-        agent,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let flags = ["--cgroup", &path, "--canary-interval", "1s"];
+    let lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
     let of_extra = extra.id().unwrap().to_string();
     let there = |lab: &Lab| {
         let all = pinned::links(lab.bpf_dir()).unwrap();

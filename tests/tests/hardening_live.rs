@@ -24,12 +24,7 @@ fn entry(host: &str, port: u16, protocol: &str) -> String {
 }
 
 fn lab(flags: &[&str]) -> Lab {
-    let agent = flags.iter().map(ToString::to_string).collect();
-    Lab::start_with(LabOptions {
-        agent,
-        ..LabOptions::default()
-    })
-    .unwrap()
+    Lab::start_with(LabOptions::flags(flags)).unwrap()
 }
 
 fn number(lab: &Lab, pointer: &str) -> u64 {

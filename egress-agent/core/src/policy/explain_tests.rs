@@ -39,12 +39,40 @@ fn state() -> State {
 }
 
 fn state_of(rules: &str) -> State {
+    state_with(Settings::default(), rules)
+}
+
+fn state_with(settings: Settings, rules: &str) -> State {
     let decoded = decode("rules.yaml", rules);
     assert!(!decoded.is_broken(), "{:?}", decoded.messages);
     let objects: Vec<Arc<Object>> = decoded.objects.into_iter().map(Arc::new).collect();
-    let mut state = State::new(Settings::default());
+    let mut state = State::new(settings);
     state.handle_rules(Instant::now(), &objects);
     state
+}
+
+#[test]
+fn a_policy_that_audits_has_the_same_verdicts_and_says_what_it_makes_of_them() {
+    let audits = Settings {
+        audit: true,
+        ..Settings::default()
+    };
+    let (mut plain, mut audited) = (state(), state_with(audits, RULES));
+    for (text, refused) in [
+        ("db.internal:5432", false),
+        ("http://httpbin.org/", true),
+        ("httpbin.org:81", true),
+        ("192.0.2.1:53", true),
+    ] {
+        let question = Question::parse(text).unwrap();
+        let (before, mut after) = (plain.explain(0, &question), audited.explain(0, &question));
+        if refused {
+            let last = after.lines.pop().unwrap();
+            assert!(last.contains("would_deny"), "{text}: {last}");
+        }
+        assert_eq!(after, before, "{text}");
+        assert_eq!(before.allowed, !refused, "{text}");
+    }
 }
 
 #[test]

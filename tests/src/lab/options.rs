@@ -1,0 +1,43 @@
+//! What a lab may have otherwise.
+
+/// The address families that the names of the hosts have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Both.
+    Dual,
+}
+
+/// How a lab is set up.
+#[derive(Debug, Clone)]
+pub struct LabOptions {
+    /// The families of the hosts' names; the hosts listen in both always.
+    pub family: Family,
+    /// The TTL of every name, in seconds.
+    pub ttl: u32,
+    /// Flags for `egress-agent run` beside the lab's own.
+    pub agent: Vec<String>,
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self {
+            family: Family::Dual,
+            ttl: 30,
+            agent: Vec::new(),
+        }
+    }
+}
+
+impl LabOptions {
+    /// An agent with these flags.
+    pub fn flags(flags: &[&str]) -> Self {
+        Self {
+            agent: flags.iter().map(ToString::to_string).collect(),
+            ..Self::default()
+        }
+    }
+}
