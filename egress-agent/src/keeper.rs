@@ -87,7 +87,8 @@ impl Keeper {
     /// Has the kernel judge a connect of the agent's own below every enforced root.
     pub async fn prove(&self) -> anyhow::Result<()> {
         for root in 0..self.roots.len() {
-            if self.send_canary(root).await.is_err() {
+            if let Err(error) = self.send_canary(root).await {
+                tracing::debug!(error = format!("{error:#}"), "sending another canary");
                 tokio::time::sleep(AGAIN).await;
                 self.send_canary(root).await?;
             }

@@ -133,7 +133,7 @@ pub struct Board(Arc<Mutex<Gate>>);
 /// The gate as its keeper last found it.
 #[derive(Debug, Default)]
 pub struct Gate {
-    /// When the last canary was refused.
+    /// When a canary was last judged as the rules have it.
     pub proven: Option<Instant>,
     /// What is wrong; none while the gate is closed.
     pub trouble: Option<String>,
@@ -155,7 +155,7 @@ impl fmt::Display for Status {
             (None, false) => writeln!(f, "NOT READY   not proven yet")?,
         }
         if let Some(age) = self.canary_age_seconds {
-            writeln!(f, "canary      refused {age:.1} s ago")?;
+            writeln!(f, "canary      judged as the rules have it {age:.1} s ago")?;
         }
         for root in &self.roots {
             writeln!(f, "root        {root}")?;

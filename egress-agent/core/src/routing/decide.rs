@@ -138,9 +138,7 @@ impl RouteTable {
             .or_else(listed)
             .unwrap_or(TcpDecision::Unlisted)
     }
-}
 
-impl RouteTable {
     /// Whether a policy refuses nothing.
     pub fn audits(&self, policy: u32) -> bool {
         self.policies.get(&policy).is_some_and(|p| p.audit)
