@@ -62,7 +62,7 @@ pub fn attempt(place: &Place<'_>, way: &str, to: SocketAddr) -> Result<Answer> {
 /// A probe that goes on. Dropping it kills it.
 #[derive(Debug)]
 pub struct Session {
-    _child: Guarded,
+    child: Guarded,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
 }
@@ -111,7 +111,7 @@ impl Session {
         let stdin = child.stdin.take();
         let lines = lines(child.stdout.take());
         let session = Self {
-            _child: child,
+            child,
             stdin,
             lines,
         };
@@ -128,6 +128,11 @@ impl Session {
             "{word}"
         )?;
         self.line()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends a loop and returns its counts.

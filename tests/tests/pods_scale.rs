@@ -4,17 +4,21 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use egress_tests::child::Guarded;
-use egress_tests::lab::v4;
-use egress_tests::{Lab, LabOptions, pinned, probe, wait_until};
+use egress_tests::lab::{host, v4};
+use egress_tests::{Lab, LabOptions, Session, pinned, probe, wait_until};
 
 const WORKLOADS: usize = 500;
 const POLICIES: usize = 50;
 /// New workloads whose time is taken.
 const SAMPLES: usize = 21;
+const SOON: Duration = Duration::from_secs(5);
+/// Times that a client's cgroup is replaced by another.
+const CHANGES: usize = 1000;
 
 /// A host of its own for each namespace, which no other one sees.
 fn rules() -> String {
@@ -40,6 +44,20 @@ fn rules() -> String {
     text
 }
 
+/// Cgroups `nsN-*` are workloads of the namespace `ns-N`.
+fn lab() -> Lab {
+    let entries = (0..POLICIES).map(|n| format!("{{cgroup: ns{n}-*, namespace: ns-{n}}}"));
+    let lab = Lab::start_with(LabOptions {
+        agent: entries
+            .flat_map(|entry| ["--workload".to_owned(), entry])
+            .collect(),
+        ..LabOptions::default()
+    })
+    .unwrap();
+    lab.rules("rules.yaml", &rules()).unwrap();
+    lab
+}
+
 fn resident_kib(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -51,15 +69,7 @@ fn resident_kib(pid: u32) -> usize {
 
 #[test]
 fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
-    let entries = (0..POLICIES).map(|n| format!("{{cgroup: ns{n}-*, namespace: ns-{n}}}"));
-    let mut lab = Lab::start_with(LabOptions {
-        agent: entries
-            .flat_map(|entry| ["--workload".to_owned(), entry])
-            .collect(),
-        ..LabOptions::default()
-    })
-    .unwrap();
-    lab.rules("rules.yaml", &rules()).unwrap();
+    let mut lab = lab();
     let pid = lab.agent().unwrap().pid();
     let bpf = lab.bpf_dir().to_owned();
     let owners = || pinned::owners(&bpf).unwrap();
@@ -141,4 +151,41 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
         || (proxies() == 1).then_some(()),
     )
     .unwrap();
+}
+
+#[test]
+fn what_everyone_may_reach_is_never_refused_while_workloads_come_and_go() {
+    let lab = lab();
+    // Nobody listens there: an answer at once, and no queue that could be full.
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: all}\nspec:\n  \
+                 hosts: [all.example]\n  resolution: STATIC\n  \
+                 ports: [{number: 9, name: tcp, protocol: TCP}]\n  \
+                 endpoints: [{address: 198.51.100.30}]\n";
+    lab.rules("all.yaml", entry).unwrap();
+    let to = SocketAddr::new(v4(host::ECHO), 9);
+    let client = Session::connects(&lab.client_place(), to).unwrap();
+    // The client's cgroup goes in the moment in which another comes, each of another policy.
+    let bpf = lab.bpf_dir().to_owned();
+    let owners = || pinned::owners(&bpf).unwrap();
+    let mut left: Option<PathBuf> = None;
+    for n in 0..CHANGES {
+        let name = format!("ns{}-moving{n}", n % POLICIES);
+        let folder = lab.workloads().path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("cgroup.procs"), client.pid().to_string()).unwrap();
+        if let Some(left) = left.replace(folder) {
+            fs::remove_dir(left).unwrap();
+        }
+        // Of each three changes the agent may hear at once.
+        if n % 3 == 0 {
+            wait_until("the agent has heard", SOON, || {
+                (owners() == 1).then_some(())
+            })
+            .unwrap();
+        }
+    }
+    let tally = client.tally().unwrap();
+    let wrong = (tally.denied, tally.connected, tally.other);
+    assert_eq!(wrong, (0, 0, 0), "{tally:?}");
+    assert!(tally.refused > 1000, "{tally:?}");
 }

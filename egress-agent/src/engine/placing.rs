@@ -12,10 +12,13 @@ use std::time::Instant;
 use tokio::net::TcpListener;
 
 impl Engine {
-    /// Hears of workloads that came and went.
-    pub(super) fn hear(&mut self, told: Vec<Told>) {
+    /// Hears of workloads that came and went: of those that came first, so that their policies
+    /// stand before others end and before their cgroups are put under them. The kernel gives no id
+    /// of a cgroup twice (`kernfs_new_node`).
+    pub(super) fn hear(&mut self, mut told: Vec<Told>) {
         let now = Instant::now();
         self.moved |= !told.is_empty();
+        told.sort_by_key(|news| matches!(news, Told::Gone(_)));
         for news in told {
             match news {
                 Told::Workload(cgroup, workload) => {
