@@ -30,21 +30,17 @@ fn at(place: &Place<'_>, last: u8, url: &str, host_and_port: &str) -> [Reply; 2]
 fn an_unlisted_name_at_a_listed_address_reaches_what_was_dialled() {
     let mut lab = lab(&["--mode", "audit"]);
     let place = lab.client_place();
-    for reply in at(
-        &place,
-        host::HTTPBIN,
-        "http://other.example/get",
-        "other.example:80",
-    ) {
-        assert_eq!(reply.code, 200, "{reply:?}");
-    }
-    for reply in at(
-        &place,
-        host::GOOGLE,
-        "https://other.example/",
-        "other.example:443",
-    ) {
-        assert_eq!(reply.code, 200, "{reply:?}");
+    for (last, url, host_and_port) in [
+        (
+            host::HTTPBIN,
+            "http://other.example/get",
+            "other.example:80",
+        ),
+        (host::GOOGLE, "https://other.example/", "other.example:443"),
+    ] {
+        for reply in at(&place, last, url, host_and_port) {
+            assert_eq!(reply.code, 200, "{reply:?}");
+        }
     }
     assert_eq!(lab.httpbin.requests().len(), 2);
     let status = lab.status().unwrap();

@@ -258,18 +258,22 @@ mod tests {
         );
     }
 
+    fn refusal(name: &str, audit: bool) -> Refusal {
+        Refusal {
+            peer: ([127, 0, 0, 1], 4000).into(),
+            name: Some(name.into()),
+            reason: RefusalReason::UnlistedHost,
+            audit,
+        }
+    }
+
     fn lines_of(work: impl FnOnce(&FlowLog)) -> Vec<serde_json::Value> {
         captured::lines(|| work(&FlowLog::default()))
     }
 
     #[test]
     fn the_lines_tell_of_every_refusal() {
-        let refusal = Refusal {
-            peer: ([127, 0, 0, 1], 4000).into(),
-            name: Some("a.example\nforged".into()),
-            reason: RefusalReason::UnlistedHost,
-            audit: false,
-        };
+        let refusal = refusal("a.example\nforged", false);
         let lines = lines_of(|log| {
             for _ in 0..100 {
                 log.refused(None, &refusal);
@@ -288,12 +292,7 @@ mod tests {
 
     #[test]
     fn what_an_auditing_policy_let_through_is_told_as_such_and_no_refusal() {
-        let refusal = Refusal {
-            peer: ([127, 0, 0, 1], 4000).into(),
-            name: Some("a.example".into()),
-            reason: RefusalReason::UnlistedHost,
-            audit: true,
-        };
+        let refusal = refusal("a.example", true);
         let lines = lines_of(|log| {
             log.refused(None, &refusal);
             log.refused(None, &refusal);

@@ -20,7 +20,7 @@ pub struct Status {
     pub ready: bool,
     /// Why not, where it is not.
     pub trouble: Option<String>,
-    /// Seconds since the last canary that was refused.
+    /// Seconds since a canary was last judged as the rules have it.
     pub canary_age_seconds: Option<f64>,
     /// Enforced roots.
     pub roots: Vec<String>,
@@ -151,6 +151,9 @@ impl fmt::Display for Status {
         let r = &self.rules;
         match (&self.trouble, self.ready) {
             (Some(why), _) => writeln!(f, "NOT READY   {why}")?,
+            (None, true) if r.mode == "audit" => {
+                writeln!(f, "ready       the gate is in place, and audits")?;
+            }
             (None, true) => writeln!(f, "ready       the gate is closed")?,
             (None, false) => writeln!(f, "NOT READY   not proven yet")?,
         }
@@ -197,7 +200,7 @@ impl fmt::Display for Status {
         writeln!(f, "proxy")?;
         for (name, count) in [
             ("refused", p.refused),
-            ("would deny", p.would_deny),
+            ("audited", p.would_deny),
             ("unlogged", p.not_logged),
         ] {
             writeln!(f, "  {name:<9} {count}")?;
@@ -232,7 +235,17 @@ mod tests {
         let mut status = Status::default();
         assert!(status.to_string().starts_with("NOT READY   not proven yet"));
         status.ready = true;
-        assert!(status.to_string().starts_with("ready"));
+        assert!(
+            status
+                .to_string()
+                .starts_with("ready       the gate is closed")
+        );
+        status.rules.mode = "audit".into();
+        assert!(
+            status
+                .to_string()
+                .starts_with("ready       the gate is in place, and audits")
+        );
         status.trouble = Some("an unlisted connect went through".into());
         status
             .rules

@@ -172,8 +172,8 @@ impl Workloads {
         let below = below.map_or_else(|_| String::new(), |b| b.to_string_lossy().into_owned());
         // What the gate is proven by is judged as its root is.
         let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
-        let mut entries = self.entries.iter().filter(|_| !proof);
-        let entry = entries.find(|entry| entry.cgroup.fits(&below));
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| !proof && entry.cgroup.fits(&below));
         let workload = entry.map(Workload::from);
         let id = cgroup.id;
         self.look_soon(now, id);

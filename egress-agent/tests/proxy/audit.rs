@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Answers one request, after saying nothing of its own.
+/// Answers every request.
 async fn dialled() -> SocketAddr {
     fixed_origin("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\ndialled").await
 }
