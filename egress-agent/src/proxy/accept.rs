@@ -3,17 +3,17 @@
 //! A connection without an origin, above the limit, or on a port where nothing is listed ends here.
 
 use super::flow::{Client, Rewound};
-use super::sniff::{Sniffed, sniff};
-use super::{DrainSignal, Refusal, RefusalReason, Shared, http, mixed, tcp, tls};
-use egress_core::routing::{PortKind, TcpDecision};
+use super::inspect::inspect;
+use super::{DrainSignal, Refusal, RefusalReason, Shared, http, tcp, tls};
+use egress_core::routing::{Reading, Step};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout_at};
 
 /// How long accepting pauses when the system has no room (EMFILE, ENOBUFS).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -62,7 +62,13 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, drain: DrainSignal) {
+async fn connection(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    drain: DrainSignal,
+) {
+    let mut waiting = drain.clone();
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
         let refusal = Refusal {
             peer,
@@ -81,111 +87,46 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, dr
     let Some(_place) = shared.connections.take(origin.cgroup) else {
         return client.refuse(RefusalReason::ConnectionLimit, None);
     };
-    let (kind, otherwise) = {
+    let reading = {
         let routes = shared.routes.load();
-        let names = routes.port(origin.policy, origin.destination.port());
-        let kind = names
-            .filter(|n| !n.hosts.is_empty() || !n.tls.is_empty())
-            .map(|n| n.kind);
-        (
-            kind,
-            routes.tcp(origin.policy, origin.destination, shared.next_turn()),
-        )
+        routes.reading(origin.policy, origin.destination, shared.next_turn())
     };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
     }
-    match (kind, otherwise) {
-        (Some(PortKind::Tls), TcpDecision::Unlisted) => {
-            tls::pass_through(client, stream, Vec::new(), None).await;
-        }
-        (Some(kind), TcpDecision::Unlisted) => sniffed(client, stream, kind, drain).await,
-        (None, TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster)) => {
-            tcp::relay(client, Vec::new(), stream, &cluster).await;
-        }
-        (Some(_), TcpDecision::RelayNonHttp(cluster)) => {
-            mixed::by_protocol(client, stream, &cluster, drain).await;
-        }
-        (Some(_), TcpDecision::Relay(cluster)) => {
-            mixed::by_name(client, stream, &cluster, drain).await;
-        }
-        (None, TcpDecision::Unlisted) => {
-            tcp::refuse(
-                client,
-                Vec::new(),
-                stream,
-                RefusalReason::UnlistedPort,
-                None,
-            )
-            .await;
-        }
-    }
+    let mut ahead = Vec::new();
+    // A connection that names are expected on, and on which nothing was asked yet, has nothing to
+    // finish.
+    let step = tokio::select! {
+        step = inspect(&client, &reading, &mut stream, &mut ahead) => step,
+        _ = waiting.started(), if matches!(reading, Reading::Names(_)) => return,
+    };
+    take(client, step, stream, ahead, drain).await;
 }
 
-/// Reads ahead as far as it takes to know the protocol.
-async fn sniffed(client: Client, mut stream: TcpStream, kind: PortKind, mut drain: DrainSignal) {
-    let limits = client.shared.limits;
-    let patience = if kind == PortKind::Http {
-        limits.idle
-    } else {
-        limits.name
-    };
-    let mut ahead = Vec::new();
-    let look = async {
-        loop {
-            let found = sniff(&ahead);
-            // A request line longer than a whole head may be is for the HTTP parser to refuse.
-            if found != Sniffed::NeedMore || ahead.len() > limits.head {
-                return Ok(found);
-            }
-            if stream.read_buf(&mut ahead).await? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
+/// Carries out what the first bytes mean.
+async fn take(client: Client, step: Step, stream: TcpStream, ahead: Vec<u8>, drain: DrainSignal) {
+    match step {
+        Step::Http | Step::HttpIfListed(_) => {
+            http::serve(client, Rewound::new(ahead, stream), drain).await;
         }
-    };
-    // A connection on which nothing was asked yet has nothing to finish.
-    let found: std::io::Result<Sniffed> = tokio::select! {
-        found = timeout(patience, look) => match found {
-            Ok(found) => found,
-            Err(_) => {
-                return tcp::refuse(client, ahead, stream, RefusalReason::NameTimeout, None).await;
-            }
+        // The parser answers it, and tells why.
+        Step::NotHttp => match client.audited(&RefusalReason::UnknownProtocol, None) {
+            Some(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
+            None => http::serve(client, Rewound::new(ahead, stream), drain).await,
         },
-        _ = drain.started() => return,
-    };
-    let Ok(found) = found else {
-        // Connections that are opened ahead and never used are no finding.
-        if !ahead.is_empty() {
-            client.refuse(RefusalReason::EndedEarly, None);
+        Step::UpgradeRequired => {
+            if let Some(cluster) = client.audited(&RefusalReason::Http10, None) {
+                return tcp::relay(client, ahead, stream, &cluster).await;
+            }
+            client.refuse(RefusalReason::Http10, None);
+            upgrade_required(stream).await;
         }
-        return;
-    };
-    let audits = client.shared.routes.load().audits(client.origin.policy);
-    let reason = match (kind, found) {
-        (PortKind::Sniff, Sniffed::Tls) => {
-            return tls::pass_through(client, stream, ahead, None).await;
-        }
-        (_, Sniffed::Http11) => {
-            return http::serve(client, Rewound::new(ahead, stream), drain).await;
-        }
-        // Answered as HTTP that is malformed.
-        (PortKind::Http, Sniffed::Unknown | Sniffed::NeedMore) if !audits => {
-            return http::serve(client, Rewound::new(ahead, stream), drain).await;
-        }
-        (_, Sniffed::Http2) => RefusalReason::Http2,
-        (_, Sniffed::Tls) => RefusalReason::WrongProtocol,
-        // On a port that is sniffed an HTTP/1.0 flow is TCP to Istio, and no TCP is listed.
-        (_, Sniffed::Http10) => RefusalReason::Http10,
-        (_, Sniffed::Unknown | Sniffed::NeedMore) => RefusalReason::UnknownProtocol,
-    };
-    if let Some(cluster) = client.audited(&reason, None) {
-        return tcp::relay(client, ahead, stream, &cluster).await;
+        Step::Tls(otherwise) => tls::pass_through(client, stream, ahead, otherwise).await,
+        Step::Relay(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
+        Step::Refuse(reason) => tcp::refuse(client, ahead, stream, reason, None).await,
+        Step::Close => {}
     }
-    if kind == PortKind::Http && reason == RefusalReason::Http10 {
-        client.refuse(reason, None);
-        return upgrade_required(stream).await;
-    }
-    client.refuse(reason, None);
 }
 
 /// Envoy answers HTTP/1.0 with a status line of HTTP/1.1; hyper would answer in 1.0.

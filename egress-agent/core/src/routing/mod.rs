@@ -9,12 +9,18 @@ mod index;
 mod inside;
 mod matching;
 mod pick;
+mod reading;
+mod refusal;
+mod sniff;
 mod table;
 
 pub use decide::{HttpDecision, RequestHead, TcpDecision, TlsDecision};
 pub use index::PortIndex;
 pub use matching::{Fit, HttpMatch};
 pub use pick::candidates;
+pub use reading::{Patience, Reading, Step, only_host};
+pub use refusal::RefusalReason;
+pub use sniff::{Sniffed, sniff};
 pub use table::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TcpRoute, TlsRoute,
     VirtualHost,

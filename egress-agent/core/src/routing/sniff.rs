@@ -1,10 +1,10 @@
 //! Tells from the first bytes what a flow speaks, as Envoy's TLS and HTTP inspectors do.
 //!
-//! It only looks; judging the name is for `http` and `tls`.
+//! It only looks: what they mean on a port is for `reading`.
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sniffed {
+pub enum Sniffed {
     /// A valid beginning of more than one.
     NeedMore,
     /// A TLS handshake record.
@@ -23,7 +23,7 @@ pub(super) enum Sniffed {
 const MAX_METHOD: usize = 32;
 
 /// Looks at the bytes so far.
-pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
+pub fn sniff(bytes: &[u8]) -> Sniffed {
     match bytes {
         [] | [0x16] => return Sniffed::NeedMore,
         [0x16, 0x03, ..] => return Sniffed::Tls,

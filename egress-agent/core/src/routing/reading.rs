@@ -1,0 +1,246 @@
+//! How a redirected flow is read, and what its first bytes mean.
+//!
+//! The proxy carries out what stands here and `explain` asks it, so that both give one answer. It
+//! reads no socket and keeps no clock: the bytes, their end and the time limit come in as arguments.
+
+use super::{Cluster, HttpDecision, PortKind, RefusalReason, RequestHead, RouteTable};
+use super::{Sniffed, TcpDecision};
+use http::HeaderMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// How a flow is read, by what is listed on its port and for its destination.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reading {
+    /// Neither a name on this port nor the destination is listed: denied unread.
+    Unlisted,
+    /// No name is listed on this port, and the destination is listed for TCP: relayed unread.
+    Unread(Arc<Cluster>),
+    /// Only TLS names are listed: a `ClientHello` is expected.
+    Hello,
+    /// Only names are listed: the flow must be of the port's kind.
+    Names(PortKind),
+    /// Names, and this destination with a port of unset protocol: HTTP goes by its Host, what else
+    /// names nobody listed is relayed.
+    Sniffed(Arc<Cluster>),
+    /// Names, and this destination as TCP: what has a listed name goes by it, everything else is
+    /// relayed as if no name were listed beside it. Nothing is denied that TCP alone lets through.
+    ByName(Arc<Cluster>),
+}
+
+/// How long the first bytes may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as an HTTP connection may be idle.
+    Idle,
+    /// As long as a name may take.
+    Name,
+    /// So long that a server may be the one to speak first.
+    FirstBytes,
+}
+
+/// What is done with a flow.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Served as HTTP/1.1: the Host of each request decides.
+    Http,
+    /// Served as HTTP/1.1 if the Host of the first request is listed, otherwise relayed.
+    HttpIfListed(Arc<Cluster>),
+    /// Served as HTTP/1.1, which answers what it cannot parse with 400.
+    NotHttp,
+    /// Answered with 426: HTTP/1.0 on a port that is listed as HTTP.
+    UpgradeRequired,
+    /// The `ClientHello` is read and its server name decides; without a listed one the flow is
+    /// relayed to this cluster, or denied where there is none.
+    Tls(Option<Arc<Cluster>>),
+    /// Relayed, whatever is spoken.
+    Relay(Arc<Cluster>),
+    /// Denied.
+    Refuse(RefusalReason),
+    /// The client left before it said anything: it is closed, and that is no denial.
+    Close,
+}
+
+impl RouteTable {
+    /// How a flow to this destination is read. `turn` counts flows.
+    pub fn reading(&self, policy: u32, dialled: SocketAddr, turn: usize) -> Reading {
+        let names = self.port(policy, dialled.port());
+        let kind = names
+            .filter(|names| !names.hosts.is_empty() || !names.tls.is_empty())
+            .map(|names| names.kind);
+        match (kind, self.tcp(policy, dialled, turn)) {
+            (None, TcpDecision::Unlisted) => Reading::Unlisted,
+            (None, TcpDecision::Relay(to) | TcpDecision::RelayNonHttp(to)) => Reading::Unread(to),
+            (Some(PortKind::Tls), TcpDecision::Unlisted) => Reading::Hello,
+            (Some(kind), TcpDecision::Unlisted) => Reading::Names(kind),
+            (Some(_), TcpDecision::RelayNonHttp(to)) => Reading::Sniffed(to),
+            (Some(_), TcpDecision::Relay(to)) => Reading::ByName(to),
+        }
+    }
+
+    /// Whether a Host is listed on the port of a destination, whatever its routes say.
+    pub fn lists_host(&self, policy: u32, dialled: SocketAddr, authority: &str) -> bool {
+        let head = RequestHead {
+            authority,
+            method: "GET",
+            path: "/",
+            headers: &HeaderMap::new(),
+        };
+        let names = self.port(policy, dialled.port());
+        !matches!(
+            names.map(|names| names.by_host(dialled, &head, 0)),
+            None | Some(HttpDecision::UnlistedHost)
+        )
+    }
+}
+
+impl Reading {
+    /// What is done before a byte was read; `None`: the first bytes must be looked at.
+    pub fn unread(&self) -> Option<Step> {
+        Some(match self {
+            Self::Unlisted => Step::Refuse(RefusalReason::UnlistedPort),
+            Self::Unread(to) => Step::Relay(Arc::clone(to)),
+            Self::Hello => Step::Tls(None),
+            Self::Names(_) | Self::Sniffed(_) | Self::ByName(_) => return None,
+        })
+    }
+
+    /// How long the first bytes may take.
+    pub fn patience(&self) -> Patience {
+        match self {
+            Self::Names(PortKind::Http) => Patience::Idle,
+            Self::ByName(_) => Patience::FirstBytes,
+            Self::Unlisted
+            | Self::Unread(_)
+            | Self::Hello
+            | Self::Names(_)
+            // As Istio's sniffing: the client speaks first, or nobody does.
+            | Self::Sniffed(_) => Patience::Name,
+        }
+    }
+
+    /// What the first bytes mean.
+    pub fn first_bytes(&self, found: Sniffed) -> Step {
+        if let Some(step) = self.unread() {
+            return step;
+        }
+        match (self, found) {
+            (Self::ByName(to), Sniffed::Http11) => Step::HttpIfListed(Arc::clone(to)),
+            (Self::Sniffed(to) | Self::ByName(to), Sniffed::Tls) => Step::Tls(Some(Arc::clone(to))),
+            (_, Sniffed::Http11) => Step::Http,
+            (Self::Names(PortKind::Http), Sniffed::Http10) => Step::UpgradeRequired,
+            (Self::Names(PortKind::Http), Sniffed::Unknown | Sniffed::NeedMore) => Step::NotHttp,
+            (Self::Names(PortKind::Sniff | PortKind::Tls), Sniffed::Tls) => Step::Tls(None),
+            (Self::Names(_), Sniffed::Tls) => Step::Refuse(RefusalReason::WrongProtocol),
+            (Self::Names(_) | Self::Sniffed(_), Sniffed::Http2) => {
+                Step::Refuse(RefusalReason::Http2)
+            }
+            // On a port that is sniffed an HTTP/1.0 flow is TCP to Istio, and no TCP is listed.
+            (Self::Names(_), Sniffed::Http10) => Step::Refuse(RefusalReason::Http10),
+            (Self::Sniffed(to) | Self::ByName(to), _) => Step::Relay(Arc::clone(to)),
+            _ => Step::Refuse(RefusalReason::UnknownProtocol),
+        }
+    }
+
+    /// What is done when the time for the first bytes is over. `spoke`: some came, but too few to
+    /// tell the protocol.
+    pub fn late(&self, spoke: bool) -> Step {
+        match self {
+            Self::ByName(to) => Step::Relay(Arc::clone(to)),
+            Self::Sniffed(to) if spoke => Step::Relay(Arc::clone(to)),
+            _ => Step::Refuse(RefusalReason::NameTimeout),
+        }
+    }
+
+    /// What is done when the client has ended its side before the protocol was known. `spoke` as
+    /// for [`Self::late`].
+    pub fn ended(&self, spoke: bool) -> Step {
+        match self {
+            // Connections that are opened ahead and never used are no finding.
+            _ if !spoke => Step::Close,
+            Self::Sniffed(to) | Self::ByName(to) => Step::Relay(Arc::clone(to)),
+            _ => Step::Refuse(RefusalReason::EndedEarly),
+        }
+    }
+}
+
+/// The value of the only Host line in the bytes of a request head; `None` where there is no such
+/// line, or more than one.
+pub fn only_host(head: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(head).ok()?;
+    let lines = text
+        .split("\r\n")
+        .skip(1)
+        .filter_map(|line| line.split_once(':'));
+    let mut hosts = lines.filter(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let (_, value) = hosts.next()?;
+    hosts.next().is_none().then(|| value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_mean_what_the_port_is_listed_for() {
+        use RefusalReason::{Http2, Http10, UnknownProtocol, UnlistedPort, WrongProtocol};
+        let to = || Arc::new(Cluster::default());
+        let http = || Reading::Names(PortKind::Http);
+        let both = || Reading::Names(PortKind::Sniff);
+        let refuse = Step::Refuse;
+        for (reading, found, step) in [
+            (http(), Sniffed::Http11, Step::Http),
+            (http(), Sniffed::Http10, Step::UpgradeRequired),
+            (http(), Sniffed::Tls, refuse(WrongProtocol)),
+            (http(), Sniffed::Http2, refuse(Http2)),
+            (http(), Sniffed::Unknown, Step::NotHttp),
+            (both(), Sniffed::Http11, Step::Http),
+            (both(), Sniffed::Http10, refuse(Http10)),
+            (both(), Sniffed::Tls, Step::Tls(None)),
+            (both(), Sniffed::Unknown, refuse(UnknownProtocol)),
+            (Reading::Sniffed(to()), Sniffed::Http11, Step::Http),
+            (Reading::Sniffed(to()), Sniffed::Http10, Step::Relay(to())),
+            (Reading::Sniffed(to()), Sniffed::Http2, refuse(Http2)),
+            (Reading::Sniffed(to()), Sniffed::Tls, Step::Tls(Some(to()))),
+            (Reading::Sniffed(to()), Sniffed::Unknown, Step::Relay(to())),
+            (
+                Reading::ByName(to()),
+                Sniffed::Http11,
+                Step::HttpIfListed(to()),
+            ),
+            (Reading::ByName(to()), Sniffed::Http2, Step::Relay(to())),
+            (Reading::ByName(to()), Sniffed::Tls, Step::Tls(Some(to()))),
+            (Reading::Unlisted, Sniffed::Http11, refuse(UnlistedPort)),
+            (Reading::Unread(to()), Sniffed::Tls, Step::Relay(to())),
+            (Reading::Hello, Sniffed::Http11, Step::Tls(None)),
+        ] {
+            assert_eq!(reading.first_bytes(found), step, "{reading:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn silence_is_denied_where_a_name_is_needed_and_relayed_where_tcp_is_listed() {
+        let to = || Arc::new(Cluster::default());
+        let late = || Step::Refuse(RefusalReason::NameTimeout);
+        for (reading, spoke, after_a_time, at_the_end) in [
+            (Reading::Names(PortKind::Http), false, late(), Step::Close),
+            (
+                Reading::Names(PortKind::Http),
+                true,
+                late(),
+                Step::Refuse(RefusalReason::EndedEarly),
+            ),
+            (Reading::Sniffed(to()), false, late(), Step::Close),
+            (
+                Reading::Sniffed(to()),
+                true,
+                Step::Relay(to()),
+                Step::Relay(to()),
+            ),
+            (Reading::ByName(to()), false, Step::Relay(to()), Step::Close),
+        ] {
+            assert_eq!(reading.late(spoke), after_a_time, "{reading:?} {spoke}");
+            assert_eq!(reading.ended(spoke), at_the_end, "{reading:?} {spoke}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Why the proxy denies a flow or a request. The text is what the log and `explain` say.
+//!
+//! It decides nothing and writes no log line.
+
+use crate::http::authority::HostError;
+use crate::tls::client_hello::HelloError;
+use thiserror::Error;
+
+/// Why a flow or request was not let through.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RefusalReason {
+    /// The kernel did not redirect this connection: somebody dialled the proxy itself.
+    #[error("no original destination: not a redirected connection")]
+    NoOrigin,
+    /// All connections that the limits allow are taken.
+    #[error("connection limit reached")]
+    ConnectionLimit,
+    /// Nothing on this port goes through the proxy under this policy.
+    #[error("nothing is listed on this port")]
+    UnlistedPort,
+    /// The Host header is not listed on this port.
+    #[error("the Host is not listed on this port")]
+    UnlistedHost,
+    /// The rule that listed the host of a running connection was removed.
+    #[error("the rule that listed it was removed")]
+    Removed,
+    /// The Host header cannot be read.
+    #[error("bad Host: {0}")]
+    BadHost(HostError),
+    /// No Host, or a target of another scheme.
+    #[error("the request names no HTTP host")]
+    AmbiguousHost,
+    /// The host is listed, but none of its routes matches.
+    #[error("no route of the host matches")]
+    NoRoute,
+    /// The route leads to a service, port or subset that no rule lists.
+    #[error("the route leads to {0}, which is not registered")]
+    NoCluster(String),
+    /// CONNECT.
+    #[error("CONNECT")]
+    Connect,
+    /// An upgrade other than websocket.
+    #[error("an upgrade that is not passed through")]
+    UpgradeRefused,
+    /// HTTP/1.0.
+    #[error("HTTP/1.0")]
+    Http10,
+    /// HTTP/2 without TLS.
+    #[error("HTTP/2 with prior knowledge")]
+    Http2,
+    /// Bytes that break HTTP/1.1.
+    #[error("malformed HTTP: {0}")]
+    MalformedHttp(String),
+    /// TLS on a port that is listed as HTTP only, or HTTP on one that is TLS only.
+    #[error("the protocol of the flow is not that of the port")]
+    WrongProtocol,
+    /// Neither HTTP nor TLS.
+    #[error("neither HTTP nor TLS")]
+    UnknownProtocol,
+    /// The first bytes did not come in time.
+    #[error("no name within the time limit")]
+    NameTimeout,
+    /// The client left before its name was known.
+    #[error("closed before the name was known")]
+    EndedEarly,
+    /// No `ClientHello` that may pass.
+    #[error("bad ClientHello: {0}")]
+    BadHello(HelloError),
+    /// The server name is not listed on this port.
+    #[error("the server name is not listed on this port")]
+    UnlistedName,
+    /// The hello names no server.
+    #[error("the ClientHello has no server name")]
+    NoServerName,
+}

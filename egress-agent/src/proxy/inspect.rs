@@ -1,0 +1,98 @@
+//! Reads ahead as far as it takes to know what a flow speaks, and which of the steps that
+//! `egress_core::routing::reading` names the flow takes.
+//!
+//! It serves nothing and decides nothing of its own: it brings the bytes and the clock.
+
+use super::flow::Client;
+use egress_core::routing::{Patience, Reading, Sniffed, Step, only_host, sniff};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// What is done with a flow of which `ahead` is read so far.
+pub(super) async fn inspect(
+    client: &Client,
+    reading: &Reading,
+    stream: &mut TcpStream,
+    ahead: &mut Vec<u8>,
+) -> Step {
+    if let Some(step) = reading.unread() {
+        return step;
+    }
+    let limits = client.shared.limits;
+    let patience = match reading.patience() {
+        Patience::Idle => limits.idle,
+        Patience::Name => limits.name,
+        Patience::FirstBytes => limits.first_bytes,
+    };
+    let step = match look(stream, ahead, patience, limits.head).await {
+        Ended::As(found) => reading.first_bytes(found),
+        Ended::Gone => reading.ended(!ahead.is_empty()),
+        Ended::Late => reading.late(!ahead.is_empty()),
+    };
+    match step {
+        Step::HttpIfListed(to) if !is_listed(client, stream, ahead, patience).await => {
+            Step::Relay(to)
+        }
+        Step::HttpIfListed(_) => Step::Http,
+        step => step,
+    }
+}
+
+/// How reading ahead ended.
+enum Ended {
+    As(Sniffed),
+    /// The client ended its side first.
+    Gone,
+    /// Nothing was sure in time.
+    Late,
+}
+
+async fn look(
+    stream: &mut TcpStream,
+    ahead: &mut Vec<u8>,
+    patience: Duration,
+    limit: usize,
+) -> Ended {
+    let deadline = Instant::now() + patience;
+    loop {
+        let found = sniff(ahead);
+        // A request line longer than a whole head may be is for the HTTP parser to refuse.
+        if found != Sniffed::NeedMore || ahead.len() > limit {
+            return Ended::As(found);
+        }
+        match timeout_at(deadline, stream.read_buf(ahead)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return Ended::Gone,
+            Err(_) => return Ended::Late,
+        }
+    }
+}
+
+/// Reads the first head and says whether its Host is listed. Anything that is not one plain Host
+/// line is not.
+async fn is_listed(
+    client: &Client,
+    stream: &mut TcpStream,
+    ahead: &mut Vec<u8>,
+    patience: Duration,
+) -> bool {
+    let deadline = Instant::now() + patience;
+    let end = loop {
+        if let Some(at) = ahead.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at;
+        }
+        if ahead.len() > client.shared.limits.head {
+            return false;
+        }
+        match timeout_at(deadline, stream.read_buf(ahead)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) | Err(_) => return false,
+        }
+    };
+    let origin = &client.origin;
+    let routes = client.shared.routes.load();
+    only_host(&ahead[..end])
+        .is_some_and(|host| routes.lists_host(origin.policy, origin.destination, host))
+}
