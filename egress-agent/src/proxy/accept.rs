@@ -5,7 +5,7 @@
 use super::flow::{Client, Rewound};
 use super::inspect::inspect;
 use super::{DrainSignal, Refusal, RefusalReason, Shared, http, tcp, tls};
-use egress_core::routing::{Reading, Step};
+use egress_core::routing::{Reading, Step, Turn};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ async fn connection(
     };
     let reading = {
         let routes = shared.routes.load();
-        routes.reading(origin.policy, origin.destination, shared.next_turn())
+        routes.reading(origin.policy, origin.destination, Turn::Next)
     };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");

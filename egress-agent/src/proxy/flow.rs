@@ -4,7 +4,7 @@
 use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
 use egress_core::http::framing::FramingWatch;
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
-use egress_core::routing::{Cluster, RouteTable, candidates};
+use egress_core::routing::{Cluster, RouteTable, Turn, candidates};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -28,7 +28,7 @@ pub(super) struct Client {
 impl Client {
     /// Addresses of a destination, in the order in which they are dialled for this client.
     pub(super) fn addresses_of(&self, cluster: &Cluster) -> Vec<SocketAddr> {
-        candidates(cluster, self.origin.destination, self.shared.next_turn())
+        candidates(cluster, self.origin.destination, Turn::Next)
     }
 
     /// Tells the observer about a refusal.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
-use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable};
+use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable, Turn};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, SERVER};
 use hyper::http::HeaderMap;
@@ -199,11 +199,11 @@ impl Connection {
             headers: request.headers(),
         };
         let (origin, shared) = (&self.client.origin, &self.client.shared);
-        let turn = shared.next_turn();
-        let decision = shared
-            .routes
-            .load()
-            .http(origin.policy, origin.destination, &head, turn);
+        let decision =
+            shared
+                .routes
+                .load()
+                .http(origin.policy, origin.destination, &head, Turn::Next);
         let Refused(reply, reason) = match decision {
             HttpDecision::Forward(cluster, route) => {
                 return self.allow(request, authority, cluster, route);

@@ -30,7 +30,6 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -113,7 +112,6 @@ pub struct Shared {
     observer: Arc<dyn Observer>,
     limits: Limits,
     connections: Arc<Places>,
-    turn: AtomicUsize,
     changes: Option<watch::Receiver<u64>>,
 }
 
@@ -134,7 +132,6 @@ impl Shared {
             observer,
             limits,
             connections,
-            turn: AtomicUsize::new(0),
             changes: None,
         }
     }
@@ -145,10 +142,5 @@ impl Shared {
     pub fn ending_removed(mut self, changes: watch::Receiver<u64>) -> Self {
         self.changes = Some(changes);
         self
-    }
-
-    /// The next place in a cluster's list of endpoints.
-    fn next_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -4,7 +4,7 @@
 
 use super::flow::{Client, Rewound, Ticket};
 use super::{Protocol, RefusalReason, tcp};
-use egress_core::routing::{Cluster, RouteTable, TlsDecision};
+use egress_core::routing::{Cluster, RouteTable, TlsDecision, Turn};
 use egress_core::tls::client_hello::{ClientHello, HelloOutcome, HelloReader};
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
@@ -32,9 +32,9 @@ pub(super) async fn pass_through(
         (Err(reason), None) => return tcp::refuse(client, ahead, stream, reason, None).await,
     };
     let decision = {
-        let (origin, turn) = (&client.origin, client.shared.next_turn());
+        let origin = &client.origin;
         let routes = client.shared.routes.load();
-        routes.tls(origin.policy, origin.destination, Some(&name), turn)
+        routes.tls(origin.policy, origin.destination, Some(&name), Turn::Next)
     };
     match decision {
         TlsDecision::Forward(cluster) => {

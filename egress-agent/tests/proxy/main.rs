@@ -3,6 +3,7 @@
 
 mod as_dialled;
 mod audit;
+mod balance;
 mod bodies;
 mod drain;
 mod ends;

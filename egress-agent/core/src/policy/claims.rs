@@ -245,7 +245,8 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
         } else {
             Vec::new()
         },
-        missing: false,
+        balanced: resolution == Resolution::Static,
+        ..Cluster::default()
     }
 }
 

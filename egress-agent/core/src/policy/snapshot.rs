@@ -287,7 +287,8 @@ impl Clusters<'_> {
     }
 
     fn split(&mut self, shares: &Shares) -> Split {
-        Split(shares.iter().map(|(w, to)| (*w, self.of(to))).collect())
+        let shares = shares.iter().map(|(w, to)| (*w, self.of(to)));
+        shares.collect::<Vec<_>>().into()
     }
 
     fn http(&mut self, route: &HttpPlan) -> Arc<HttpRoute> {

@@ -2,7 +2,7 @@
 
 use super::matching::Fit;
 use super::table::within;
-use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, VirtualHost};
+use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, Turn, VirtualHost};
 use crate::http::authority::parse_authority;
 use http::HeaderMap;
 use std::net::SocketAddr;
@@ -63,24 +63,26 @@ impl RouteTable {
         Some(self.policies.get(&policy)?.ports.get(&port)?)
     }
 
-    /// Decides one HTTP request by its Host. `dialled` is the original destination; `turn` counts
-    /// requests.
+    /// Decides one HTTP request by its Host. `dialled` is the original destination; `turn` says
+    /// whose turn it is among destinations by weight.
     pub fn http(
         &self,
         policy: u32,
         dialled: SocketAddr,
         head: &RequestHead<'_>,
-        turn: usize,
+        turn: impl Into<Turn>,
     ) -> HttpDecision {
+        let turn = turn.into();
         let names = self.port(policy, dialled.port());
         let listed = names.map_or(HttpDecision::UnlistedHost, |n| {
             n.by_host(dialled, head, turn)
         });
-        match (listed, self.tcp(policy, dialled, turn)) {
-            (HttpDecision::UnlistedHost, TcpDecision::Relay(cluster)) => {
-                HttpDecision::Forward(cluster, Arc::default())
-            }
-            (listed, _) => listed,
+        if !matches!(listed, HttpDecision::UnlistedHost) {
+            return listed;
+        }
+        match self.tcp(policy, dialled, turn) {
+            TcpDecision::Relay(cluster) => HttpDecision::Forward(cluster, Arc::default()),
+            TcpDecision::RelayNonHttp(_) | TcpDecision::Unlisted => listed,
         }
     }
 
@@ -90,8 +92,9 @@ impl RouteTable {
         policy: u32,
         dialled: SocketAddr,
         sni: Option<&str>,
-        turn: usize,
+        turn: impl Into<Turn>,
     ) -> TlsDecision {
+        let turn = turn.into();
         let by_name = || {
             let (routes, name) = (self.port(policy, dialled.port())?, sni?);
             let fits = |at: usize| {
@@ -114,7 +117,8 @@ impl RouteTable {
     }
 
     /// Decides bytes by their original destination alone.
-    pub fn tcp(&self, policy: u32, dialled: SocketAddr, turn: usize) -> TcpDecision {
+    pub fn tcp(&self, policy: u32, dialled: SocketAddr, turn: impl Into<Turn>) -> TcpDecision {
+        let turn = turn.into();
         let Some(routes) = self.policies.get(&policy) else {
             return TcpDecision::Unlisted;
         };
@@ -156,8 +160,9 @@ impl PortRoutes {
         &self,
         dialled: SocketAddr,
         head: &RequestHead<'_>,
-        turn: usize,
+        turn: impl Into<Turn>,
     ) -> HttpDecision {
+        let turn = turn.into();
         let decided = |at: usize| match self.hosts[at].decide(dialled, head, turn) {
             // Not at this address: a wildcard over it may be.
             HttpDecision::UnlistedHost => None,
@@ -187,7 +192,7 @@ fn passthrough(dialled: SocketAddr) -> Cluster {
 }
 
 impl VirtualHost {
-    fn decide(&self, dialled: SocketAddr, head: &RequestHead<'_>, turn: usize) -> HttpDecision {
+    fn decide(&self, dialled: SocketAddr, head: &RequestHead<'_>, turn: Turn) -> HttpDecision {
         for route in &self.routes {
             let fits = route.matches.iter().map(|m| m.fit(head));
             match fits.max().unwrap_or(Fit::Yes) {

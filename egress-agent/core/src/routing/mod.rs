@@ -13,6 +13,7 @@ mod reading;
 mod refusal;
 mod sniff;
 mod table;
+mod turns;
 
 pub use decide::{HttpDecision, RequestHead, TcpDecision, TlsDecision};
 pub use index::PortIndex;
@@ -25,3 +26,4 @@ pub use table::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TcpRoute, TlsRoute,
     VirtualHost,
 };
+pub use turns::{Turn, Turns};

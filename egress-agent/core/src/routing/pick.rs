@@ -2,29 +2,42 @@
 //!
 //! It dials nothing; where the turn stands comes in as a number.
 
-use super::Cluster;
+use super::{Cluster, Turn};
 use std::net::SocketAddr;
 
-/// The addresses to try: the one that the client dialled where the cluster has it, then the others
-/// from the place that `turn` says, those of the client's address family first. Empty where the
-/// cluster has none. With resolution NONE there is only what the client dialled.
-pub fn candidates(cluster: &Cluster, dialled: SocketAddr, turn: usize) -> Vec<SocketAddr> {
+/// The addresses to try. The first is the one that the client dialled, where the cluster has it and
+/// is not balanced; else the endpoint whose turn it is, of all of them where it is balanced, else of
+/// the client's address family. The others follow, those of the client's family first. Empty where
+/// the cluster has none. With resolution NONE there is only what the client dialled.
+pub fn candidates(
+    cluster: &Cluster,
+    dialled: SocketAddr,
+    turn: impl Into<Turn>,
+) -> Vec<SocketAddr> {
     let dialled = SocketAddr::new(dialled.ip().to_canonical(), dialled.port());
     if let Some(port) = cluster.original_dst {
         return vec![SocketAddr::new(dialled.ip(), port)];
     }
     let mut order: Vec<SocketAddr> = cluster.endpoints.clone();
-    if !order.is_empty() {
-        let turn = turn % order.len();
-        order.rotate_left(turn);
+    let other_family = |endpoint: &SocketAddr| endpoint.is_ipv4() != dialled.is_ipv4();
+    if !cluster.balanced {
+        order.sort_by_key(other_family);
+        // What was dialled takes no turn from those who have to choose.
+        if let Some(at) = order.iter().position(|endpoint| *endpoint == dialled) {
+            order[..=at].rotate_right(1);
+            return order;
+        }
     }
-    // Stable: the turn stays within each class.
-    order.sort_by_key(|endpoint| {
-        (
-            *endpoint != dialled,
-            endpoint.is_ipv4() != dialled.is_ipv4(),
-        )
-    });
+    let near = order.iter().filter(|e| !other_family(e)).count();
+    let chosen_from = match near {
+        near @ 1.. if !cluster.balanced => near,
+        _ => order.len(),
+    };
+    if let Some(at) = cluster.turns.number(turn.into()).checked_rem(chosen_from) {
+        order[..chosen_from].rotate_left(at);
+        // Stable: the order of the turn stays within each family.
+        order[1..].sort_by_key(other_family);
+    }
     order
 }
 

@@ -4,7 +4,7 @@
 //! reads no socket and keeps no clock: the bytes, their end and the time limit come in as arguments.
 
 use super::{Cluster, HttpDecision, PortKind, RefusalReason, RequestHead, RouteTable};
-use super::{Sniffed, TcpDecision};
+use super::{Sniffed, TcpDecision, Turn};
 use http::HeaderMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,8 +62,9 @@ pub enum Step {
 }
 
 impl RouteTable {
-    /// How a flow to this destination is read. `turn` counts flows.
-    pub fn reading(&self, policy: u32, dialled: SocketAddr, turn: usize) -> Reading {
+    /// How a flow to this destination is read. `turn` says whose turn it is among
+    /// destinations by weight.
+    pub fn reading(&self, policy: u32, dialled: SocketAddr, turn: impl Into<Turn>) -> Reading {
         let names = self.port(policy, dialled.port());
         let kind = names
             .filter(|names| !names.hosts.is_empty() || !names.tls.is_empty())

@@ -3,6 +3,7 @@
 use super::index::PortIndex;
 use super::inside::leads_inside;
 use super::matching::HttpMatch;
+use super::turns::{Turn, Turns};
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -117,22 +118,44 @@ pub struct TcpRoute {
 
 /// Destinations by weight. Weights are relative to their sum; those of 0 get nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Split(pub Vec<(u32, Arc<Cluster>)>);
+pub struct Split {
+    shares: Vec<(u32, Arc<Cluster>)>,
+    turns: Turns,
+}
+
+impl From<Vec<(u32, Arc<Cluster>)>> for Split {
+    fn from(shares: Vec<(u32, Arc<Cluster>)>) -> Self {
+        Self {
+            shares,
+            turns: Turns::default(),
+        }
+    }
+}
 
 impl Split {
     /// Everything to one place.
     pub fn one(cluster: Arc<Cluster>) -> Self {
-        Self(vec![(1, cluster)])
+        vec![(1, cluster)].into()
     }
 
-    /// The destination of one request or connection. `turn` counts these; every stretch of
-    /// turns, even or odd ones alike, meets the weights closely.
-    pub fn pick(&self, turn: usize) -> Option<&Arc<Cluster>> {
-        let total: u64 = self.0.iter().map(|(weight, _)| u64::from(*weight)).sum();
+    /// The destinations that get a share.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let weighed = self.shares.iter().filter(|(weight, _)| *weight > 0);
+        weighed.map(|(_, cluster)| cluster)
+    }
+
+    /// The destination of one request or connection. Every stretch of draws meets the weights
+    /// closely.
+    pub fn pick(&self, turn: Turn) -> Option<&Arc<Cluster>> {
+        let total: u64 = self
+            .shares
+            .iter()
+            .map(|(weight, _)| u64::from(*weight))
+            .sum();
         // Multiples of the golden ratio, taken modulo 1, spread evenly over the interval.
-        let point = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let point = (self.turns.number(turn) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut at = (u128::from(point) * u128::from(total)) >> 64;
-        self.0.iter().find_map(|(weight, cluster)| {
+        self.shares.iter().find_map(|(weight, cluster)| {
             let weight = u128::from(*weight);
             let here = at < weight;
             at = at.saturating_sub(weight);
@@ -157,6 +180,11 @@ pub struct Cluster {
     pub nets: Vec<IpNet>,
     /// The service, its port or the subset is not registered: 503 with an empty body, flag NC.
     pub missing: bool,
+    /// Flows are shared out over all endpoints (resolution STATIC). Otherwise the one that the
+    /// client dialled is first, if it is one of them.
+    pub balanced: bool,
+    /// Whose turn it is among the endpoints.
+    pub turns: Turns,
 }
 
 impl Cluster {
@@ -196,12 +224,17 @@ mod tests {
                 };
                 (*w, Arc::new(cluster))
             };
-            let split = Split(weights.iter().enumerate().map(named).collect());
+            let split = Split::from(weights.iter().enumerate().map(named).collect::<Vec<_>>());
             let total: u32 = weights.iter().sum();
             for stride in [1, 2, 3, 5] {
                 let mut counts = [0_u32; 3];
                 for turn in 0..100 {
-                    let place: usize = split.pick(turn * stride).unwrap().host.parse().unwrap();
+                    let place: usize = split
+                        .pick(Turn::At(turn * stride))
+                        .unwrap()
+                        .host
+                        .parse()
+                        .unwrap();
                     counts[place] += 1;
                 }
                 for (count, weight) in counts.iter().zip(weights) {
@@ -210,6 +243,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Split::default().pick(3), None);
+        assert_eq!(Split::default().pick(Turn::At(3)), None);
     }
 }

@@ -1,0 +1,61 @@
+//! Whose turn it is: each list that flows are shared out over counts its own draws.
+//!
+//! A count that several lists share starves entries: a flow that advances it twice only ever
+//! meets every second entry of a list. The count lives in the snapshot, beside the list that it is for.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How a list is drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The next draw of the list, which counts.
+    Next,
+    /// The draw of this number, which counts nothing: for a look at what a flow would get.
+    At(usize),
+}
+
+impl From<usize> for Turn {
+    fn from(number: usize) -> Self {
+        Self::At(number)
+    }
+}
+
+/// The draws from one list.
+#[derive(Debug)]
+pub struct Turns(AtomicUsize);
+
+impl Turns {
+    /// The number of a draw.
+    pub(super) fn number(&self, turn: Turn) -> usize {
+        match turn {
+            Turn::Next => self.0.fetch_add(1, Ordering::Relaxed),
+            Turn::At(number) => number,
+        }
+    }
+}
+
+impl Default for Turns {
+    /// Lists start at different places: those that are made anew with every DNS answer, or once for
+    /// each policy, would all send their first flow to the first entry.
+    fn default() -> Self {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let made = MADE.fetch_add(1, Ordering::Relaxed) as u64;
+        // SplitMix64's finalizer: neighbours get unrelated starts.
+        let mixed = (made ^ (made >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self(AtomicUsize::new((mixed ^ (mixed >> 31)) as usize))
+    }
+}
+
+impl Clone for Turns {
+    fn clone(&self) -> Self {
+        Self(AtomicUsize::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+/// Two snapshots are equal whatever was drawn from them.
+impl PartialEq for Turns {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
