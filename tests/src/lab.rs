@@ -194,11 +194,13 @@ impl Lab {
         flag("--agent-cgroup", self.agent_cgroup.path());
         flag("--bpf-dir", self.bpffs.path());
         flag("--admin-socket", &self.admin_socket());
-        for address in [v4(host::DNS), v6(host::DNS)] {
-            flag(
-                "--dns-server",
-                Path::new(&SocketAddr::new(address, 53).to_string()),
-            );
+        let own = [v4(host::DNS), v6(host::DNS)].map(|ip| SocketAddr::new(ip, 53));
+        let servers = match &self.options.servers[..] {
+            [] => &own[..],
+            servers => servers,
+        };
+        for server in servers {
+            flag("--dns-server", Path::new(&server.to_string()));
         }
         arguments.push("--allow-private-answers".into());
         arguments.extend(self.options.agent.iter().map(OsString::from));

@@ -2,7 +2,9 @@
 //! the business of the pure state machine.
 
 mod chain;
+mod question;
 mod resolver;
+mod server;
 mod transport;
 
 pub use resolver::Resolver;

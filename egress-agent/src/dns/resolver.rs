@@ -3,10 +3,10 @@
 //! No search domains, no hosts file, no cache: names are complete, and what a lifetime means is
 //! decided elsewhere. A server that fails is followed by the next; one that says no is believed.
 
-use super::{chain, transport::Transport};
+use super::chain;
+use super::server::Server;
 use crate::sockets::SocketFactory;
 use egress_core::policy::leases::{Answer, Failure};
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
@@ -15,8 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// How long one server has for one question, the change to TCP included.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the list of servers is gone through.
 const ROUNDS: usize = 2;
 /// Names that are asked for at the same time.
@@ -27,7 +25,7 @@ const HALF_TTL: Duration = Duration::from_secs(5);
 /// The servers, in order. Cheap to clone.
 #[derive(Clone)]
 pub struct Resolver {
-    servers: Arc<[(SocketAddr, hickory_resolver::Resolver<Transport>)]>,
+    servers: Arc<[Server]>,
     slots: Arc<Semaphore>,
 }
 
@@ -36,7 +34,7 @@ impl Resolver {
     pub fn new(servers: &[SocketAddr], sockets: &Arc<SocketFactory>) -> anyhow::Result<Self> {
         let servers = servers
             .iter()
-            .map(|&server| Ok((server, client(server, Arc::clone(sockets))?)))
+            .map(|&server| Server::new(server, sockets, CONCURRENT))
             .collect::<anyhow::Result<_>>()?;
         Ok(Self {
             servers,
@@ -61,8 +59,8 @@ impl Resolver {
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, Failure> {
         let mut failures = Vec::new();
         for _ in 0..ROUNDS {
-            for (server, client) in &*self.servers {
-                match client.lookup(name.clone(), kind).await {
+            for server in &*self.servers {
+                match server.lookup(name, kind).await {
                     Ok(lookup) => {
                         let found = chain::addresses(name, lookup.answers());
                         return found
@@ -76,7 +74,7 @@ impl Resolver {
                         });
                     }
                     Err(e) => {
-                        let failure = format!("{server}: {e}");
+                        let failure = format!("{}: {e}", server.address);
                         if !failures.contains(&failure) {
                             failures.push(failure);
                         }
@@ -86,31 +84,6 @@ impl Resolver {
         }
         Err(Failure::Failed(format!("{kind}: {}", failures.join(", "))))
     }
-}
-
-/// One server, over UDP, then TCP where the answer is truncated.
-fn client(
-    server: SocketAddr,
-    sockets: Arc<SocketFactory>,
-) -> anyhow::Result<hickory_resolver::Resolver<Transport>> {
-    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut c| {
-        c.port = server.port();
-        c
-    });
-    let config = NameServerConfig::new(server.ip(), true, connections.into());
-    let config = ResolverConfig::from_name_servers(vec![config]);
-    let mut builder =
-        hickory_resolver::Resolver::builder_with_config(config, Transport::new(sockets));
-    let options = builder.options_mut();
-    options.ndots = 0;
-    options.timeout = TIMEOUT;
-    options.attempts = 0;
-    options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Never;
-    options.preserve_intermediates = true;
-    options.num_concurrent_reqs = 1;
-    options.max_active_requests = 2 * CONCURRENT;
-    Ok(builder.build()?)
 }
 
 fn combine(v4: Result<Answer, Failure>, v6: Result<Answer, Failure>) -> Result<Answer, Failure> {

@@ -1,5 +1,6 @@
 //! hickory's view of the socket factory: its connections and datagrams are made there.
 
+use super::question::QuestionSocket;
 use crate::sockets::SocketFactory;
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{RuntimeProvider, TokioHandle, TokioTime};
@@ -7,8 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 
 type Made<S> = Pin<Box<dyn Send + Future<Output = io::Result<S>>>>;
 
@@ -17,13 +19,16 @@ type Made<S> = Pin<Box<dyn Send + Future<Output = io::Result<S>>>>;
 pub(super) struct Transport {
     handle: TokioHandle,
     sockets: Arc<SocketFactory>,
+    only_tcp: Arc<AtomicBool>,
 }
 
 impl Transport {
-    pub(super) fn new(sockets: Arc<SocketFactory>) -> Self {
+    /// `only_tcp` is set once the server is found to change the case of a question.
+    pub(super) fn new(sockets: Arc<SocketFactory>, only_tcp: Arc<AtomicBool>) -> Self {
         Self {
             handle: TokioHandle::default(),
             sockets,
+            only_tcp,
         }
     }
 }
@@ -31,7 +36,7 @@ impl Transport {
 impl RuntimeProvider for Transport {
     type Handle = TokioHandle;
     type Timer = TokioTime;
-    type Udp = UdpSocket;
+    type Udp = QuestionSocket;
     type Tcp = AsyncIoTokioAsStd<TcpStream>;
 
     fn create_handle(&self) -> TokioHandle {
@@ -46,7 +51,7 @@ impl RuntimeProvider for Transport {
     ) -> Made<Self::Tcp> {
         let sockets = Arc::clone(&self.sockets);
         Box::pin(async move {
-            let limit = limit.unwrap_or(super::resolver::TIMEOUT);
+            let limit = limit.unwrap_or(super::server::TIMEOUT);
             sockets
                 .connect(sockets.own_netns(), server, limit)
                 .await
@@ -54,8 +59,11 @@ impl RuntimeProvider for Transport {
         })
     }
 
-    fn bind_udp(&self, local: SocketAddr, _server: SocketAddr) -> Made<UdpSocket> {
-        let sockets = Arc::clone(&self.sockets);
-        Box::pin(async move { sockets.datagram(sockets.own_netns(), local).await })
+    fn bind_udp(&self, local: SocketAddr, server: SocketAddr) -> Made<QuestionSocket> {
+        let (sockets, only_tcp) = (Arc::clone(&self.sockets), Arc::clone(&self.only_tcp));
+        Box::pin(async move {
+            let socket = sockets.datagram(sockets.own_netns(), local).await?;
+            QuestionSocket::connect(socket, server, only_tcp).await
+        })
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
@@ -31,6 +32,8 @@ pub enum Fault {
     Silent,
     /// Every answer over UDP is empty and says that TCP has the whole of it.
     Truncated,
+    /// It answers this much later over UDP.
+    Late(Duration),
 }
 
 /// A running DNS server, seen from the test.
@@ -94,6 +97,13 @@ impl Dns {
         self.lock().queries.clone()
     }
 
+    fn late(&self) -> Duration {
+        match self.lock().fault {
+            Fault::Late(by) => by,
+            _ => Duration::ZERO,
+        }
+    }
+
     fn insert(&self, name: &str, entry: Entry) {
         self.lock().zone.insert(key(name), entry);
     }
@@ -120,7 +130,7 @@ impl Dns {
             Fault::ServerFailure => reply.metadata.response_code = ResponseCode::ServFail,
             Fault::Refused => reply.metadata.response_code = ResponseCode::Refused,
             Fault::Truncated if limit.is_some() => reply.metadata.truncation = true,
-            Fault::None | Fault::Truncated => fill(
+            Fault::None | Fault::Truncated | Fault::Late(_) => fill(
                 &mut reply,
                 &state.zone,
                 question.name(),
@@ -196,6 +206,7 @@ pub(super) async fn serve(dns: Dns, addresses: Vec<SocketAddr>) -> Result<()> {
 }
 
 async fn datagrams(dns: Dns, socket: UdpSocket) {
+    let socket = Arc::new(socket);
     let mut buffer = vec![0; 65536];
     loop {
         // An ICMP error of an earlier answer comes up here: the next query is what matters.
@@ -203,7 +214,12 @@ async fn datagrams(dns: Dns, socket: UdpSocket) {
             continue;
         };
         if let Some(answer) = dns.answer(&buffer[..length], Some(PLAIN_UDP)) {
-            let _ = socket.send_to(&answer, peer).await;
+            let socket = Arc::clone(&socket);
+            let late = dns.late();
+            tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                let _ = socket.send_to(&answer, peer).await;
+            });
         }
     }
 }

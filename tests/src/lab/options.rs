@@ -1,5 +1,7 @@
 //! What a lab may have otherwise.
 
+use std::net::SocketAddr;
+
 /// The address families that the names of the hosts have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -18,6 +20,8 @@ pub struct LabOptions {
     pub family: Family,
     /// The TTL of every name, in seconds.
     pub ttl: u32,
+    /// The agent's name servers; none are the lab's own, over both families.
+    pub servers: Vec<SocketAddr>,
     /// Flags for `egress-agent run` beside the lab's own.
     pub agent: Vec<String>,
 }
@@ -27,6 +31,7 @@ impl Default for LabOptions {
         Self {
             family: Family::Dual,
             ttl: 30,
+            servers: Vec::new(),
             agent: Vec::new(),
         }
     }
