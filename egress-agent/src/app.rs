@@ -190,6 +190,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     helpers.spawn(keeper.keep(config.canary_interval));
     helpers.spawn(status.serve(config.admin_socket.clone()));
     helpers.spawn(async move { flows.tell_of_repeats().await });
+    helpers.spawn(observe::log::report_suppressed());
 
     let result = tokio::select! {
         ended = engine.run(feed.current, events) => ended,

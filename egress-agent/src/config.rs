@@ -23,6 +23,10 @@ use std::time::Duration;
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/egress-agent";
 /// Where a running agent answers `status` and `wait`.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/egress-agent.sock";
+/// What is logged: of libraries errors only, since their warnings are about single datagrams and
+/// files and mean nothing to who reads the agent's log.
+pub const DEFAULT_LOG_FILTER: &str =
+    "info,hickory_net=error,hickory_proto=error,hickory_resolver=error,notify=error";
 /// The port that Istio's sidecars redirect outbound TCP to.
 pub const DEFAULT_PROXY_PORT: u16 = 15001;
 /// Networks that the kernel's tables have room for: as many as single addresses. Room costs nothing until
@@ -155,7 +159,10 @@ impl Config {
             drain_deadline: s.drain_deadline.map_or(Duration::from_secs(5), |d| d.0),
             log: Log {
                 format: s.log.format.unwrap_or_default(),
-                filter: s.log.filter.unwrap_or_else(|| "info".to_owned()),
+                filter: s
+                    .log
+                    .filter
+                    .unwrap_or_else(|| DEFAULT_LOG_FILTER.to_owned()),
             },
             outbound_traffic_policy: s.outbound_traffic_policy.unwrap_or_default(),
             unlisted_address: s.unlisted_address.unwrap_or_default(),

@@ -147,6 +147,17 @@ impl Agent {
         self.child.id()
     }
 
+    /// The processor time that it used so far: utime and stime of proc_pid_stat(5), in ticks of
+    /// 10 ms.
+    pub fn cpu(&self) -> Result<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The name may hold spaces; fields are counted from its closing bracket.
+        let fields = text.rsplit_once(')').context("no name")?.1;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("no times")?.parse()?) };
+        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+    }
+
     /// A place in the log: its length now.
     pub fn mark(&self) -> usize {
         self.log.lock().len()

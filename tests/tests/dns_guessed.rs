@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use egress_tests::background::Background;
 use egress_tests::hosts::{Fault, World};
 use egress_tests::lab::{LabOptions, host, v4};
-use egress_tests::rules::ECHO;
+use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, agent, wait_until};
 
 /// As systemd-resolved has it.
@@ -68,4 +68,52 @@ fn a_workload_cannot_answer_for_a_resolver_on_loopback() {
     let lines = guess.end().unwrap();
     assert!(won.is_err(), "won after {won:?}; {lines:?}");
     assert_eq!(tcp(host::ECHO), None, "the name still leads to its host");
+}
+
+/// Datagrams a second to the agent's question ports, or as many as the machine can.
+const RATE: u64 = 100_000;
+const SECONDS: u64 = 10;
+/// Log lines a second, of everything.
+const MOST_LINES: usize = 200;
+/// Of one core, per cent.
+const MOST_CPU: f64 = 10.0;
+
+#[test]
+fn stray_datagrams_to_the_ports_of_open_questions_cost_neither_lines_nor_a_core() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("echo.yaml", ECHO).unwrap();
+    let hosts: Vec<_> = (0..64).map(|n| format!("n{n}.example")).collect();
+    let more = HTTPBIN
+        .replace("httpbin.org", &hosts.join("\n  - "))
+        .replace("name: httpbin-ext", "name: more");
+    for name in &hosts {
+        lab.dns.set(name, &[v4(host::HTTPBIN)], 1);
+    }
+    lab.rules("more.yaml", &more).unwrap();
+    // Every question stays open until it times out.
+    lab.dns.fail(Fault::Silent);
+    let rate = RATE.to_string();
+    let agent = lab.agent().unwrap();
+    let (mark, before) = (agent.mark(), agent.cpu().unwrap());
+    let guess = guess(
+        &lab,
+        "0.0.0.0:0",
+        Ipv4Addr::LOCALHOST.into(),
+        &["--rate", &rate],
+    );
+    let start = Instant::now();
+    wait_until(
+        "the flood goes on",
+        Duration::from_secs(SECONDS + 5),
+        || (start.elapsed() >= Duration::from_secs(SECONDS)).then_some(()),
+    )
+    .unwrap();
+    let done = guess.end().unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    let spent = lab.agent().unwrap().cpu().unwrap().saturating_sub(before);
+    let percent = 100.0 * spent.as_secs_f64() / seconds;
+    let lines = lab.agent().unwrap().log_since(mark).len();
+    println!("{done}, {lines} lines and {percent:.1} % of a core in {seconds:.1} s");
+    assert!(lines < MOST_LINES * SECONDS as usize, "{lines} lines");
+    assert!(percent < MOST_CPU, "{percent:.1} %");
 }

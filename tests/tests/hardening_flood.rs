@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use egress_tests::client::run;
@@ -19,20 +18,6 @@ fn number(status: &Value, pointer: &str) -> u64 {
         .pointer(pointer)
         .and_then(Value::as_u64)
         .unwrap_or_else(|| panic!("{pointer}: {status}"))
-}
-
-/// utime and stime of a process (proc_pid_stat(5)), in ticks of 10 ms.
-fn cpu(pid: u32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name may hold spaces; fields are counted from its closing bracket.
-    let fields: Vec<&str> = text
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .collect();
-    let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
 }
 
 /// Waits until each refusal is counted in one of the three ways, and says what they are.
@@ -53,8 +38,8 @@ fn settled(lab: &Lab) -> (u64, u64, u64, u64) {
 
 fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
     let before = settled(lab);
-    let pid = lab.agent().unwrap().pid();
-    let (start, cpu_before) = (Instant::now(), cpu(pid));
+    let cpu_before = lab.agent().unwrap().cpu().unwrap();
+    let start = Instant::now();
     let each = (RATE / processes as u64).to_string();
     let seconds = SECONDS.to_string();
     let arguments = [&["flood", "--rate", &each, "--seconds", &seconds], spread].concat();
@@ -67,7 +52,12 @@ fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
         let threads: Vec<_> = (0..processes).map(|_| scope.spawn(one)).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    let spent = cpu(pid).saturating_sub(cpu_before);
+    let spent = lab
+        .agent()
+        .unwrap()
+        .cpu()
+        .unwrap()
+        .saturating_sub(cpu_before);
     let percent = 100.0 * spent.as_secs_f64() / start.elapsed().as_secs_f64();
     let after = settled(lab);
     let all = |name: &str| done.iter().map(|d| d[name]).sum::<u64>();

@@ -106,7 +106,7 @@ pub struct LogSettings {
     /// Log format [default: text]
     #[arg(id = "log_format", long = "log-format", value_name = "FORMAT")]
     pub format: Option<LogFormat>,
-    /// Log filter: a level, or module=level,... [default: info]
+    /// Log filter: a level, or module=level,... [default: info, and error for libraries]
     #[arg(id = "log_filter", long = "log-filter", value_name = "FILTER")]
     pub filter: Option<String>,
 }

@@ -62,7 +62,7 @@ impl Engine {
         let now = Instant::now();
         let good = result.is_ok();
         if let Err(failure) = &result {
-            tracing::warn!(%name, %failure, "no answer; the addresses known stay listed");
+            tracing::warn!(%name, %failure, "DNS lookup failed; keeping the last known addresses");
         }
         let outcome = self.state.handle_answer(now, &name, result);
         if good {

@@ -15,8 +15,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// Log lines of refusals in a second; the kernel's bound on events is higher, and each costs a line.
-const DENIALS_LOGGED: u32 = 200;
+/// Log lines of denials in a second; the kernel's bound on events is higher, and each costs a line.
+const DENIALS_LOGGED: u32 = 75;
 
 /// A question to the running engine, with the way back.
 #[derive(Debug)]
@@ -126,6 +126,6 @@ impl Engine {
 
 fn tell_held_back(more: u64) {
     if more > 0 {
-        tracing::warn!(more, "refusals that were too many to log one by one");
+        tracing::warn!(suppressed = more, "denials not logged (rate limit)");
     }
 }

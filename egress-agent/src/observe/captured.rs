@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use tracing_subscriber::layer::{Identity, SubscriberExt as _};
+use tracing_subscriber::{Layer, Registry};
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -18,13 +20,22 @@ impl Write for Sink {
 
 /// Each line as `logFormat: json` writes it.
 pub fn lines(work: impl FnOnce()) -> Vec<serde_json::Value> {
+    lines_through(Identity::new(), work)
+}
+
+/// The same with a layer that may hold lines back.
+pub fn lines_through(
+    layer: impl Layer<Registry> + Send + Sync,
+    work: impl FnOnce(),
+) -> Vec<serde_json::Value> {
     let sink = Sink::default();
     let writer = sink.clone();
-    let subscriber = tracing_subscriber::fmt()
+    let json = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_writer(move || writer.clone());
-    tracing::subscriber::with_default(subscriber.finish(), work);
+    let subscriber = tracing_subscriber::registry().with(layer).with(json);
+    tracing::subscriber::with_default(subscriber, work);
     let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
     let lines = text.lines().map(serde_json::from_str);
     lines.collect::<Result<_, _>>().unwrap()

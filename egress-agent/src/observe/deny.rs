@@ -102,6 +102,9 @@ pub fn comm(bytes: &[u8; 16]) -> String {
 }
 
 #[cfg(test)]
+pub(super) const MODULE: &str = module_path!();
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::captured;

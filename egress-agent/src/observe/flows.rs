@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines of refusals in a second, as many as of the kernel's.
-const LINES: u32 = 200;
+/// Lines of denials in a second, as many as of the kernel's.
+const LINES: u32 = 75;
 /// Kinds of refusals that are remembered, to tell a repeat from another.
 const KINDS: usize = 1024;
 /// Time between two looks for repeats that are still to be told.
@@ -95,6 +95,11 @@ impl FlowLog {
         };
         tell_held_back(more);
         for (kind, repeated) in ended {
+            let Some(more) = self.bounds().throttle.allows(now) else {
+                self.not_logged.fetch_add(repeated, Ordering::Relaxed);
+                continue;
+            };
+            tell_held_back(more);
             tracing::warn!(
                 target: "egress::proxy",
                 reason = kind.reason,
@@ -138,8 +143,8 @@ fn tell_held_back(more: u64) {
     if more > 0 {
         tracing::warn!(
             target: "egress::proxy",
-            more,
-            "refusals of the proxy that were too many to log one by one"
+            suppressed = more,
+            "denials of the proxy not logged (rate limit)"
         );
     }
 }
@@ -209,6 +214,9 @@ impl Observer for FlowLog {
         );
     }
 }
+
+#[cfg(test)]
+pub(super) const MODULE: &str = module_path!();
 
 #[cfg(test)]
 mod tests {
@@ -318,7 +326,7 @@ mod tests {
                 log.tell_ended(start + WINDOW);
             });
             assert_eq!(lines.len(), 1, "{lines:?}");
-            assert_eq!(lines[0]["more"], 7);
+            assert_eq!(lines[0]["suppressed"], 7);
         }
     }
 

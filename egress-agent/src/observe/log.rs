@@ -1,24 +1,93 @@
-//! Where log lines go and how they look. Says nothing of what is logged.
+//! Where log lines go and how they look: one line each, whatever is in it. Says nothing of what is
+//! logged; how much is [`super::limit`]'s.
 
+use super::limit::{LineLimit, report_held_back};
 use crate::config::{Log, LogFormat};
 use crate::failure::Failure;
-use std::io::{self, IsTerminal};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+static LIMIT: LazyLock<LineLimit> = LazyLock::new(LineLimit::default);
 
 /// Sends all log lines of this process to stderr from here on. Once per process.
 pub fn init(log: &Log) -> Result<(), Failure> {
     let filter = filter(&log.filter)?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let lines = tracing_subscriber::registry().with(filter).with(&*LIMIT);
+    let colours = io::stderr().is_terminal() && log.format == LogFormat::Text;
+    let to = move || OneLine {
+        to: io::stderr(),
+        colours,
+    };
+    let form = tracing_subscriber::fmt::layer().with_writer(to);
     let done = match log.format {
-        LogFormat::Text => lines
-            .with_ansi(io::stderr().is_terminal())
-            .with_target(false)
-            .try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let form = form.with_ansi(colours).with_target(false);
+            lines.with(form).try_init()
+        }
+        LogFormat::Json => lines.with(form.json().flatten_event(true)).try_init(),
     };
     done.map_err(|e| Failure::usage(format_args!("log: {e}")))
+}
+
+/// Reports, for ever, how many lines had no room.
+pub async fn report_suppressed() {
+    report_held_back(&LIMIT).await;
+}
+
+/// Escapes what would end the line or rewrite it on a terminal: names of processes, cgroups and
+/// files are chosen by workloads.
+struct OneLine<W> {
+    to: W,
+    /// The escape sequences in it are the formatter's, which escapes those of the values.
+    colours: bool,
+}
+
+impl<W: Write> Write for OneLine<W> {
+    /// Takes a whole line: the formatter writes each in one call.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let (text, end) = match line.split_last() {
+            Some((b'\n', text)) => (text, "\n"),
+            _ => (line, ""),
+        };
+        let mut out = escaped(text, self.colours).into_owned();
+        out.push_str(end);
+        self.to.write_all(out.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// The escapes are those of JSON, so that a line of JSON stays one.
+fn escaped(text: &[u8], colours: bool) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(text);
+    let harmful = |c: char| {
+        let breaks = matches!(c, '\u{2028}' | '\u{2029}');
+        let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        (c.is_control() && !(colours && c == '\u{1b}')) || breaks || turns
+    };
+    if !text.contains(harmful) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            // All of them have at most four digits. To a String it never fails.
+            c if harmful(c) => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.into()
 }
 
 fn filter(directives: &str) -> Result<EnvFilter, Failure> {
@@ -31,7 +100,35 @@ fn filter(directives: &str) -> Result<EnvFilter, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::filter;
+    use super::*;
+
+    fn written(line: &str, colours: bool) -> String {
+        let mut to = Vec::new();
+        let mut one = OneLine {
+            to: &mut to,
+            colours,
+        };
+        one.write_all(line.as_bytes()).unwrap();
+        String::from_utf8(to).unwrap()
+    }
+
+    #[test]
+    fn a_value_cannot_end_its_line_or_write_over_it() {
+        for (value, shown) in [
+            ("a\nWARN forged", r"a\nWARN forged"),
+            ("a\r\tb", r"a\r\tb"),
+            ("\u{1b}[2K\u{7f}\u{85}", r"\u001b[2K\u007f\u0085"),
+            ("\u{202e}\u{2028}", r"\u202e\u2028"),
+            ("h\u{e9}llo", "h\u{e9}llo"),
+        ] {
+            assert_eq!(written(&format!("{value}\n"), false), format!("{shown}\n"));
+        }
+        let colour = "\u{1b}[33m WARN\u{1b}[0m x\n";
+        assert_eq!(written(colour, true), colour);
+        let json = serde_json::json!({ "name": "a\u{85}\n" }).to_string();
+        let read: serde_json::Value = serde_json::from_str(&written(&json, false)).unwrap();
+        assert_eq!(read["name"], "a\u{85}\n");
+    }
 
     #[test]
     fn a_filter_that_is_none_is_bad_input() {

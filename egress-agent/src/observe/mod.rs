@@ -5,6 +5,7 @@ mod captured;
 pub mod cgroups;
 pub mod deny;
 pub mod flows;
+pub mod limit;
 pub mod log;
 pub mod repeats;
 pub mod status;
