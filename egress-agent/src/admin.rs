@@ -7,6 +7,7 @@
 use crate::failure::Failure;
 use crate::observe::status::Status;
 use anyhow::Context as _;
+use egress_core::policy::explain::{DeniedBy, Explanation, Question, QuestionError};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -53,21 +54,63 @@ pub enum Request {
     #[default]
     Status,
     /// [`Explained`].
-    Explain {
-        /// HOST:PORT, IP:PORT or URL.
-        destination: String,
-        /// Cgroup id of the workload that would dial it.
-        workload: Option<u64>,
-    },
+    Explain(Asked),
+}
+
+/// A destination that is asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Asked {
+    /// HOST:PORT, IP:PORT or URL.
+    pub destination: String,
+    /// Method of the HTTP request; empty means GET.
+    pub method: String,
+    /// Headers of the HTTP request, as `NAME: VALUE`.
+    pub headers: Vec<String>,
+    /// Cgroup ids of the workload that would dial it: its own, then that of each cgroup above.
+    /// None: a workload that no entry names.
+    pub workload: Vec<u64>,
+}
+
+impl Asked {
+    /// As the engine is asked.
+    pub fn question(&self) -> Result<Question, QuestionError> {
+        let mut question = Question::parse(&self.destination)?;
+        if !self.method.is_empty() {
+            question = question.with_method(&self.method)?;
+        }
+        self.headers
+            .iter()
+            .try_fold(question, |question, header| question.with_header(header))
+    }
 }
 
 /// What becomes of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Explained {
     /// Whether a flow gets through.
     pub allowed: bool,
+    /// Who denies it: `kernel` (the call fails), `proxy` (the connection is closed), or the status
+    /// with which the proxy answers.
+    pub denied_by: Option<String>,
     /// The verdict and its reasons, a line each.
     pub lines: Vec<String>,
+}
+
+impl From<Explanation> for Explained {
+    fn from(explanation: Explanation) -> Self {
+        let by = |denied| match denied {
+            DeniedBy::Kernel => "kernel".to_owned(),
+            DeniedBy::Closed => "proxy".to_owned(),
+            DeniedBy::Status(status) => status.to_string(),
+        };
+        Self {
+            allowed: explanation.allowed(),
+            denied_by: explanation.denied.map(by),
+            lines: explanation.lines,
+        }
+    }
 }
 
 /// Answers for ever; `reply` gives each request its JSON document.
@@ -123,15 +166,8 @@ pub fn ask(path: &Path) -> anyhow::Result<Status> {
 }
 
 /// Asks a running agent what becomes of a destination.
-pub fn explain(path: &Path, destination: &str, workload: Option<u64>) -> anyhow::Result<Explained> {
-    let destination = destination.to_owned();
-    request(
-        path,
-        &Request::Explain {
-            destination,
-            workload,
-        },
-    )
+pub fn explain(path: &Path, asked: Asked) -> anyhow::Result<Explained> {
+    request(path, &Request::Explain(asked))
 }
 
 fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> anyhow::Result<T> {

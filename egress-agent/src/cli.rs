@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Lets out of a cgroup what Istio's rules list, and nothing else.
@@ -34,7 +34,7 @@ enum Verb {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: check::Output,
     },
-    /// Say why a destination is let through or refused by rule files; exit 1 if it is refused
+    /// Say what the gate does with a destination and which rule says so; exit 1 if it is denied
     Explain(explain::Asked),
     /// Say how a running agent is: ready, rules, tables, counters, what stays open; exit 1 if not ready
     Status(StatusArgs),
@@ -96,7 +96,7 @@ struct DetachArgs {
 /// Where the running agent answers.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
-    /// Config file of the agent, for `adminSocket`
+    /// Config file of the agent: `adminSocket`, and with `explain --rules` every setting
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Unix socket of the agent [default: /run/egress-agent.sock]
@@ -105,6 +105,11 @@ pub struct AdminArgs {
 }
 
 impl AdminArgs {
+    /// The config file, where one is named.
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Its socket.
     pub fn socket(self) -> Result<PathBuf, Failure> {
         let file = file_settings(self.config)?;

@@ -277,7 +277,8 @@ impl Engine {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// What the state machine is told of the config.
+pub(crate) fn settings(config: &Config) -> Settings {
     Settings {
         leases: LeaseSettings {
             min_ttl: config.dns.min_ttl,
@@ -294,6 +295,7 @@ fn settings(config: &Config) -> Settings {
         allow_any: config.outbound_traffic_policy == TrafficPolicy::AllowAny,
         audit: config.mode == Mode::Audit,
         deny_errno: config.deny_errno.number(),
+        proxy_port: config.proxy_port,
         keep_removed: config.on_removal == OnRemoval::Keep,
         ..Settings::default()
     }

@@ -1,23 +1,26 @@
-//! `egress-agent explain`: why a destination is let through or refused, by the running agent or by
-//! rule files alone, which needs no kernel, no root and no agent.
+//! `egress-agent explain`: what the gate does with a destination, and why. The running agent says it,
+//! or rule files and the agent's config do, which needs no kernel, no root and no agent.
 
 use crate::admin::{self, Explained};
 use crate::cgroup2;
 use crate::cli::AdminArgs;
+use crate::config::{Config, LogFormat, Settings};
+use crate::engine;
 use crate::failure::Failure;
 use crate::sources::{files, rules};
-use egress_core::policy::explain::Question;
-use egress_core::policy::state::{Settings, State};
+use egress_core::policy::leases::Answer;
+use egress_core::policy::state::{self, State};
 use egress_core::registry::scope::Workload;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What is asked, by the flags' names.
 #[derive(Debug, clap::Args)]
 pub struct Asked {
-    /// Rule files and folders, instead of the running agent
+    /// Rule files and folders, instead of the running agent; --config adds the agent's settings
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
     /// With --rules: namespace of the workload that asks
@@ -29,6 +32,15 @@ pub struct Asked {
     /// Cgroup of the workload that asks the running agent [default: one that no one named]
     #[arg(long, value_name = "PATH", conflicts_with = "rules")]
     workload: Option<PathBuf>,
+    /// Method of the HTTP request
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    method: String,
+    /// A header of the HTTP request
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// How it is written
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: LogFormat,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     /// HOST:PORT, IP:PORT or URL
@@ -41,42 +53,92 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
-/// Writes the verdict and its reasons; a failure with exit code 1 if the destination is refused.
+/// Writes the verdict and its reasons; a failure with exit code 1 if the destination is denied.
 pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
-    let destination = asked.destination.clone();
-    let Explained { allowed, lines } = if asked.rules.is_empty() {
-        let workload = asked.workload.as_deref().map(cgroup2::id).transpose();
-        let workload = workload.map_err(|e| Failure::usage(format_args!("--workload: {e}")))?;
-        admin::explain(&asked.admin.socket()?, &destination, workload)?
-    } else {
-        by_files(&asked)?
+    let request = admin::Asked {
+        destination: asked.destination.clone(),
+        method: asked.method.clone(),
+        headers: asked.headers.clone(),
+        workload: asked.workload.as_deref().map_or(Ok(Vec::new()), owners)?,
     };
-    for line in &lines {
-        writeln!(out, "{line}")?;
+    // Before anybody is asked: a question that is none is bad usage.
+    let question = request
+        .question()
+        .map_err(|e| Failure::usage(format_args!("{}: {e}", asked.destination)))?;
+    let output = asked.output;
+    let told: Explained = if asked.rules.is_empty() {
+        admin::explain(&asked.admin.socket()?, request)?
+    } else {
+        let mut state = by_files(&asked)?;
+        state
+            .explain(egress_ebpf::abi::DEFAULT_POLICY, &question)
+            .into()
+    };
+    match output {
+        LogFormat::Json => writeln!(out, "{}", serde_json::to_string(&told)?)?,
+        LogFormat::Text => {
+            for line in &told.lines {
+                writeln!(out, "{line}")?;
+            }
+        }
     }
-    if allowed {
+    if told.allowed {
         return Ok(());
     }
     Err(Failure::told().into())
 }
 
-fn by_files(asked: &Asked) -> anyhow::Result<Explained> {
-    let question = Question::parse(&asked.destination)
-        .map_err(|e| Failure::usage(format_args!("{}: {e}", asked.destination)))?;
+/// Ids of a cgroup and of those above it.
+fn owners(cgroup: &Path) -> Result<Vec<u64>, Failure> {
+    let bad = |e| Failure::usage(format_args!("--workload {}: {e}", cgroup.display()));
+    let real = cgroup.canonicalize().map_err(bad)?;
+    real.ancestors()
+        .map(|folder| cgroup2::id(folder).map_err(bad))
+        .collect()
+}
+
+/// The rules as an agent with this config would have them. Each name has an address of its own, as
+/// if DNS had given it.
+fn by_files(asked: &Asked) -> anyhow::Result<State> {
     let files = files::read(&asked.rules).map_err(Failure::usage)?;
     let rules = rules::compile(&files).map_err(Failure::usage)?;
-    let mut state = State::new(Settings {
+    let mut state = State::new(state::Settings {
         unknown: Workload {
             namespace: asked.namespace.clone(),
             labels: asked.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             ..Workload::default()
         },
-        ..Settings::default()
+        ..settings(asked)?
     });
     state.handle_rules(Instant::now(), &rules.objects);
-    let explanation = state.explain(egress_ebpf::abi::DEFAULT_POLICY, &question);
-    Ok(Explained {
-        allowed: explanation.allowed,
-        lines: explanation.lines,
-    })
+    resolve(&mut state);
+    Ok(state)
+}
+
+/// Those of the agent whose config file was named, else the defaults.
+fn settings(asked: &Asked) -> Result<state::Settings, Failure> {
+    let Some(file) = asked.admin.config() else {
+        return Ok(state::Settings::default());
+    };
+    let flags = Settings {
+        rules: asked.rules.clone(),
+        // What is explained does not depend on them, and a config without one is no config.
+        cgroups: vec![PathBuf::from("/")],
+        ..Settings::default()
+    };
+    Ok(engine::settings(&Config::load(flags, Some(file))?))
+}
+
+/// Answers every question of the state machine, each name with the next address of a range that is
+/// no one's (RFC 2544).
+fn resolve(state: &mut State) {
+    let mut next = u32::from(Ipv4Addr::new(198, 18, 0, 1));
+    while let Some(query) = state.poll_query() {
+        let answer = Answer {
+            addresses: vec![IpAddr::V4(Ipv4Addr::from(next))],
+            ttl: Duration::from_hours(1),
+        };
+        next += 1;
+        state.handle_answer(Instant::now(), &query.name, Ok(answer));
+    }
 }

@@ -6,7 +6,7 @@ use crate::engine::Ask;
 use crate::kernel::{Counters, Kernel, counter_names};
 use crate::observe::flows::FlowLog;
 use crate::observe::status::{Board, KernelStatus, Status};
-use egress_core::policy::explain::{Explanation, Question};
+use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,15 +75,13 @@ impl Reporter {
     async fn answer(&self, request: Request) -> Option<Vec<u8>> {
         match request {
             Request::Status => serde_json::to_vec(&self.status().await?).ok(),
-            Request::Explain {
-                destination,
-                workload,
-            } => {
-                let told = match Question::parse(&destination) {
-                    Ok(question) => self.explain(question, workload).await?,
+            Request::Explain(asked) => {
+                let told = match asked.question() {
+                    Ok(question) => self.explain(question, asked.workload).await?,
                     Err(error) => Explained {
                         allowed: false,
-                        lines: vec![format!("{destination}: {error}")],
+                        denied_by: None,
+                        lines: vec![format!("{}: {error}", asked.destination)],
                     },
                 };
                 serde_json::to_vec(&told).ok()
@@ -91,16 +89,15 @@ impl Reporter {
         }
     }
 
-    async fn explain(&self, question: Question, workload: Option<u64>) -> Option<Explained> {
+    async fn explain(&self, question: Question, workload: Vec<u64>) -> Option<Explained> {
         let (answer, told) = oneshot::channel();
         let ask = Ask::Explain {
-            question,
+            question: Box::new(question),
             workload,
             answer,
         };
         self.engine.send(ask).await.ok()?;
-        let Explanation { allowed, lines } = told.await.ok()?;
-        Some(Explained { allowed, lines })
+        Some(told.await.ok()?.into())
     }
 
     async fn status(&self) -> Option<Status> {

@@ -118,13 +118,13 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
-fn explain_says_once_that_a_destination_is_refused() {
+fn explain_says_once_that_a_destination_is_denied() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
     let out = run(&["explain", "--rules", folder, "a.example:80"]);
     assert_eq!(out.status.code(), Some(1));
     let stdout = String::from_utf8(out.stdout).unwrap();
-    assert!(stdout.starts_with("refused: "), "{stdout}");
+    assert!(stdout.starts_with("denied: "), "{stdout}");
     assert!(out.stderr.is_empty());
 }
 

@@ -26,9 +26,10 @@ pub enum Ask {
     /// What becomes of a destination.
     Explain {
         /// The destination.
-        question: Question,
-        /// Cgroup id of the workload that would dial it; none is the enforced root's default.
-        workload: Option<u64>,
+        question: Box<Question>,
+        /// Cgroup ids of the workload that would dial it, the deepest first; none is the enforced
+        /// root's default.
+        workload: Vec<u64>,
         /// The way back.
         answer: oneshot::Sender<Explanation>,
     },
@@ -65,7 +66,9 @@ impl Engine {
                 workload,
                 answer,
             } => {
-                let policy = workload.map_or(DEFAULT_POLICY, |id| self.state.policy_of(id));
+                // As the kernel finds it: the deepest cgroup that has a policy.
+                let mut owners = workload.into_iter().filter_map(|id| self.state.owned(id));
+                let policy = owners.next().unwrap_or(DEFAULT_POLICY);
                 let _ = answer.send(self.state.explain(policy, &question));
             }
         }

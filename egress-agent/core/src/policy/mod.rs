@@ -5,6 +5,7 @@ pub mod diff;
 pub mod explain;
 mod hints;
 pub mod leases;
+mod lookup;
 mod ops;
 mod ranges;
 #[cfg(test)]

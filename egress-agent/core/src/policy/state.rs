@@ -265,6 +265,11 @@ impl State {
         Arc::clone(&self.routes)
     }
 
+    /// What it was made with.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Names without an address.
     pub fn addressless(&self) -> Vec<Arc<str>> {
         let names = self.users.keys();

@@ -266,13 +266,18 @@ impl Ledger {
                 self.entries.remove(target);
             }
         }
-        let holds = |t: &Target| self.entries.get(t).and_then(|h| h.action());
+        let holds = |t: &Target| self.action(t);
         before
             .into_iter()
             .map(|(t, was)| (t, was, holds(&t)))
             .filter(|(_, was, is)| was != is)
             .map(|(t, _, is)| (t, is))
             .collect()
+    }
+
+    /// What holds for a target, if it is claimed.
+    pub fn action(&self, target: &Target) -> Option<Action> {
+        self.entries.get(target).and_then(|held| held.action())
     }
 
     /// The table as a whole.

@@ -254,6 +254,19 @@ impl Service {
             .map(|p| p.class)
     }
 
+    /// Whether a port is listed for HTTP/2: `HTTP2` or one of gRPC's protocols.
+    pub fn is_http2(&self, number: u16) -> bool {
+        let entry = self.entries.iter().find(|e| e.port(number).is_some());
+        let entry = entry.and_then(|e| e.entry());
+        let ports = entry.into_iter().flat_map(|e| &e.ports);
+        let mut own = ports.filter(|p| p.number == u32::from(number));
+        own.any(|p| {
+            ["http2", "grpc", "grpc-web"]
+                .iter()
+                .any(|h2| p.protocol.eq_ignore_ascii_case(h2))
+        })
+    }
+
     /// Names whose addresses it needs.
     pub fn lookups(&self) -> impl Iterator<Item = &Arc<str>> {
         let resolved = matches!(

@@ -6,7 +6,7 @@ use egress_core::policy::diff::TableOp;
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{Settings, State};
 use egress_core::routing::{
-    Cluster, HttpDecision, PolicyRoutes, RequestHead, TcpDecision, TlsDecision,
+    Cluster, HttpDecision, PolicyRoutes, RequestHead, Sniffed, Step, TlsDecision,
 };
 use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, proto};
 use egress_ebpf::addr::Addr;
@@ -214,25 +214,24 @@ impl Gate {
 
     fn proxied(&mut self, policy: u32, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
         let routes = self.state.routes();
-        let went = |c: &Cluster| match c.host.as_str() {
-            "PassthroughCluster" => Outcome::Original,
-            host => Outcome::To(format!("{host}:{}", c.port)),
-        };
-        let relay = routes.tcp(policy, to, 0);
-        match spoken {
-            Spoken::Http(authority) => {
+        let step = routes.reading(policy, to, 0).first_bytes(match spoken {
+            Spoken::Http(_) => Sniffed::Http11,
+            Spoken::Tls(_) => Sniffed::Tls,
+            Spoken::Bytes => Sniffed::Unknown,
+        });
+        match (step, spoken) {
+            (Step::HttpIfListed(cluster), Spoken::Http(host))
+                if !routes.lists_host(policy, to, host) =>
+            {
+                went(&cluster)
+            }
+            (Step::Http | Step::HttpIfListed(_), Spoken::Http(authority)) => {
                 let head = RequestHead {
                     authority,
                     method: "GET",
                     path: "/",
                     headers: &HeaderMap::new(),
                 };
-                let names = routes
-                    .port(policy, to.port())
-                    .is_some_and(|p| !p.hosts.is_empty());
-                if !names && relay == TcpDecision::Unlisted {
-                    return Outcome::Closed;
-                }
                 match routes.http(policy, to, &head, 0) {
                     HttpDecision::Forward(cluster, _) => went(&cluster),
                     HttpDecision::UnlistedHost => Outcome::Status(502),
@@ -240,14 +239,25 @@ impl Gate {
                     HttpDecision::NoCluster(_) => Outcome::Status(503),
                 }
             }
-            Spoken::Tls(name) => match routes.tls(policy, to, name, 0) {
-                TlsDecision::Forward(cluster) => went(&cluster),
-                TlsDecision::UnlistedName => Outcome::Closed,
-            },
-            Spoken::Bytes => match relay {
-                TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster) => went(&cluster),
-                TcpDecision::Unlisted => Outcome::Closed,
-            },
+            (Step::Http | Step::HttpIfListed(_) | Step::NotHttp, _) => Outcome::Status(400),
+            (Step::UpgradeRequired, _) => Outcome::Status(426),
+            (Step::Tls(otherwise), Spoken::Tls(name)) => {
+                match (routes.tls(policy, to, name, 0), otherwise, name) {
+                    (_, Some(cluster), None) | (TlsDecision::Forward(cluster), ..) => {
+                        went(&cluster)
+                    }
+                    (TlsDecision::UnlistedName, ..) => Outcome::Closed,
+                }
+            }
+            (Step::Tls(Some(cluster)) | Step::Relay(cluster), _) => went(&cluster),
+            (Step::Tls(None) | Step::Refuse(_) | Step::Close, _) => Outcome::Closed,
         }
+    }
+}
+
+fn went(cluster: &Cluster) -> Outcome {
+    match cluster.host.as_str() {
+        "PassthroughCluster" => Outcome::Original,
+        host => Outcome::To(format!("{host}:{}", cluster.port)),
     }
 }

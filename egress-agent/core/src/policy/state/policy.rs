@@ -4,13 +4,13 @@ use super::Settings;
 use crate::policy::claims::{UnlistedAddress, claims};
 use crate::policy::leases::Leases;
 use crate::policy::snapshot::Snapshot;
-use crate::policy::tables::{Claims, Delta, Ledger, Target, Transport};
+use crate::policy::tables::{Claims, Delta, Ledger, Transport};
 use crate::registry::scope::Scope;
 use crate::registry::services::Service;
 use crate::registry::view::View;
 use egress_ebpf::addr::Addr;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What becomes of a destination that no rule lists.
@@ -98,13 +98,9 @@ impl PolicyState {
             .collect()
     }
 
-    /// Whether a destination is in the table, but for no service's sake.
-    pub(in crate::policy) fn fixed(&self, to: SocketAddr) -> bool {
-        let addr = Addr::from(to.ip()).canonical();
-        let via = [Transport::Tcp, Transport::Udp];
-        let listed = |t: &Target| via.iter().any(|v| t.covers(addr, to.port(), *v));
-        let mine = |t: &Target| self.claims.values().any(|c| c.contains_key(t));
-        self.ledger.table().keys().any(|t| listed(t) && !mine(t))
+    /// What the kernel's table is to hold.
+    pub(in crate::policy) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Services with this port whose addresses come from DNS.

@@ -33,6 +33,8 @@ pub struct Settings {
     pub deny_errno: u32,
     /// First policy id that may not be given out, at most [`CLOSED_POLICY`].
     pub policies_end: u32,
+    /// Port of the proxy on both loopback addresses, which no workload may dial.
+    pub proxy_port: u16,
     /// Running flows outlive the rule that listed them.
     pub keep_removed: bool,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             audit: false,
             deny_errno: 0,
             policies_end: CLOSED_POLICY,
+            proxy_port: 15001,
             keep_removed: false,
         }
     }

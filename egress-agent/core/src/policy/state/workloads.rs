@@ -61,7 +61,12 @@ impl State {
 
     /// The policy of a workload; of one that was not told of, the enforced root's default.
     pub fn policy_of(&self, id: u64) -> u32 {
-        self.workloads.get(&id).map_or(DEFAULT_POLICY, |(_, p)| *p)
+        self.owned(id).unwrap_or(DEFAULT_POLICY)
+    }
+
+    /// The policy of a workload that was told of.
+    pub fn owned(&self, id: u64) -> Option<u32> {
+        self.workloads.get(&id).map(|(_, policy)| *policy)
     }
 
     /// What becomes of what no rule lists for a workload.

@@ -1,0 +1,182 @@
+//! What the gate does with one flow: the kernel's `decide()` over the policy's table, then the
+//! proxy's reading of the flow and its routes.
+//!
+//! It is the decision itself, asked for a flow that nobody has made: nothing here judges by rules of
+//! its own. It finds no words.
+
+use super::DeniedBy;
+use crate::policy::state::PolicyState;
+use crate::policy::tables::Transport;
+use crate::routing::{
+    Cluster, HttpDecision, HttpRoute, RefusalReason, RequestHead, RouteTable, Sniffed, Step,
+    TlsDecision, candidates, sniff,
+};
+use crate::tls::client_hello::HelloError;
+use egress_ebpf::abi::{Policy, policy_flag};
+use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::verdict::{Reason, Verdict};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a client says first.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spoken<'a> {
+    /// An HTTP/1.1 request.
+    Http(RequestHead<'a>),
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.4).
+    Http2,
+    /// A `ClientHello` with this server name in canonical form.
+    Tls(Option<&'a str>),
+    /// Bytes that are neither.
+    Bytes,
+}
+
+/// What becomes of a flow.
+#[derive(Clone, Debug)]
+pub(super) enum Fate {
+    /// The kernel lets it through to what was dialled.
+    Straight,
+    /// The kernel denies it.
+    DeniedByKernel(Reason),
+    /// The proxy relays its bytes.
+    Relayed(Arc<Cluster>),
+    /// The proxy passes its TLS on, by its server name.
+    Tls(Arc<Cluster>),
+    /// The proxy forwards the request.
+    Request(Arc<Cluster>, Arc<HttpRoute>),
+    /// The proxy denies it: it answers with this status, or closes the connection.
+    DeniedByProxy(RefusalReason, Option<u16>),
+    /// It would go to a destination that has no address: 503 for a request, closed otherwise.
+    NoEndpoint(Arc<Cluster>, Option<u16>),
+}
+
+impl Fate {
+    /// Whether the flow reaches a destination.
+    pub(super) fn passes(&self) -> bool {
+        self.denied_by().is_none()
+    }
+
+    /// Who denies the flow.
+    pub(super) fn denied_by(&self) -> Option<DeniedBy> {
+        match self {
+            Self::Straight | Self::Relayed(_) | Self::Tls(_) | Self::Request(..) => None,
+            Self::DeniedByKernel(_) => Some(DeniedBy::Kernel),
+            Self::DeniedByProxy(_, status) | Self::NoEndpoint(_, status) => {
+                Some(status.map_or(DeniedBy::Closed, DeniedBy::Status))
+            }
+        }
+    }
+}
+
+/// One policy of the gate.
+pub(super) struct Gate<'a> {
+    pub(super) id: u32,
+    pub(super) policy: &'a PolicyState,
+    pub(super) routes: &'a RouteTable,
+    /// Where the proxy listens in the flow's network namespace.
+    pub(super) proxy_port: u16,
+}
+
+impl Gate<'_> {
+    /// The kernel's verdict on a destination.
+    pub(super) fn kernel(&self, to: SocketAddr, via: Transport) -> Verdict {
+        let any = if self.policy.allow_any {
+            policy_flag::ALLOW_ANY
+        } else {
+            0
+        };
+        let policy = Policy {
+            flags: policy_flag::HAS_PREFIXES | any,
+            ..Policy::default()
+        };
+        let to = Destination {
+            addr: to.ip().into(),
+            port: to.port(),
+            proto: via.number(),
+        };
+        decide(self.policy.ledger(), &policy, &to, || Some(self.proxy_port))
+    }
+
+    /// What becomes of a flow.
+    pub(super) fn fate(&self, to: SocketAddr, via: Transport, spoken: Spoken<'_>) -> Fate {
+        match self.kernel(to, via) {
+            Verdict::Allow => Fate::Straight,
+            Verdict::Deny(reason) => Fate::DeniedByKernel(reason),
+            Verdict::Proxy => self.proxied(to, spoken),
+        }
+    }
+
+    fn proxied(&self, to: SocketAddr, spoken: Spoken<'_>) -> Fate {
+        let step = self
+            .routes
+            .reading(self.id, to, 0)
+            .first_bytes(first_bytes(spoken));
+        let denied = Fate::DeniedByProxy;
+        match (step, spoken) {
+            (Step::HttpIfListed(cluster), Spoken::Http(head))
+                if !self.routes.lists_host(self.id, to, head.authority) =>
+            {
+                relayed(cluster, to)
+            }
+            (Step::Http | Step::HttpIfListed(_), Spoken::Http(head)) => self.request(to, &head),
+            (Step::NotHttp | Step::Http | Step::HttpIfListed(_), _) => {
+                denied(RefusalReason::UnknownProtocol, Some(400))
+            }
+            (Step::UpgradeRequired, _) => denied(RefusalReason::Http10, Some(426)),
+            (Step::Tls(_), Spoken::Tls(Some(name))) => self.tls(to, name),
+            (Step::Tls(Some(cluster)) | Step::Relay(cluster), _) => relayed(cluster, to),
+            (Step::Tls(None), Spoken::Tls(None)) => denied(RefusalReason::NoServerName, None),
+            (Step::Tls(None), _) => denied(RefusalReason::BadHello(HelloError::NotTls), None),
+            (Step::Refuse(reason), _) => denied(reason, None),
+            (Step::Close, _) => denied(RefusalReason::EndedEarly, None),
+        }
+    }
+
+    fn request(&self, to: SocketAddr, head: &RequestHead<'_>) -> Fate {
+        match self.routes.http(self.id, to, head, 0) {
+            HttpDecision::Forward(cluster, _) if candidates(&cluster, to, 0).is_empty() => {
+                Fate::NoEndpoint(cluster, Some(503))
+            }
+            HttpDecision::Forward(cluster, route) => Fate::Request(cluster, route),
+            HttpDecision::UnlistedHost => {
+                Fate::DeniedByProxy(RefusalReason::UnlistedHost, Some(502))
+            }
+            HttpDecision::NoRoute => Fate::DeniedByProxy(RefusalReason::NoRoute, Some(404)),
+            HttpDecision::NoCluster(cluster) => {
+                let reason = RefusalReason::NoCluster(cluster.host.clone());
+                Fate::DeniedByProxy(reason, Some(503))
+            }
+        }
+    }
+
+    fn tls(&self, to: SocketAddr, name: &str) -> Fate {
+        match self.routes.tls(self.id, to, Some(name), 0) {
+            TlsDecision::Forward(cluster) if candidates(&cluster, to, 0).is_empty() => {
+                Fate::NoEndpoint(cluster, None)
+            }
+            TlsDecision::Forward(cluster) => Fate::Tls(cluster),
+            TlsDecision::UnlistedName => Fate::DeniedByProxy(RefusalReason::UnlistedName, None),
+        }
+    }
+}
+
+fn relayed(cluster: Arc<Cluster>, to: SocketAddr) -> Fate {
+    if candidates(&cluster, to, 0).is_empty() {
+        Fate::NoEndpoint(cluster, None)
+    } else {
+        Fate::Relayed(cluster)
+    }
+}
+
+/// What the proxy reads first of such a flow.
+fn first_bytes(spoken: Spoken<'_>) -> Sniffed {
+    match spoken {
+        Spoken::Http(head) => {
+            sniff(format!("{} {} HTTP/1.1\r\n", head.method, head.path).as_bytes())
+        }
+        Spoken::Http2 => sniff(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        // A handshake record of TLS 1.0 to 1.2 (RFC 8446 §5.1).
+        Spoken::Tls(_) => sniff(&[0x16, 0x03, 0x01]),
+        Spoken::Bytes => sniff(&[0]),
+    }
+}

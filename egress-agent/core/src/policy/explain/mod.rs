@@ -1,0 +1,84 @@
+//! Why a destination is allowed or denied, for people: the gate's own decision, the rule that gave
+//! it, or the nearest one and the field in which it differs.
+//!
+//! `gate` asks what the kernel and the proxy decide, `words` says it. Decides nothing.
+
+mod address;
+mod addresses;
+mod asked;
+mod gate;
+mod name;
+mod nearest;
+mod question;
+mod words;
+
+pub use question::{Dialled, Question, QuestionError, Scheme};
+
+use super::state::State;
+use asked::Asked;
+use gate::Gate;
+
+/// Who denies a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeniedBy {
+    /// The call fails, with EPERM unless the settings say otherwise.
+    Kernel,
+    /// The connection is made and closed.
+    Closed,
+    /// The request is answered with this status.
+    Status(u16),
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// Who denies the flow; `None` if it is allowed. A policy that audits lets it through all the
+    /// same.
+    pub denied: Option<DeniedBy>,
+    /// The verdict and its reasons, a line each.
+    pub lines: Vec<String>,
+}
+
+impl Explanation {
+    /// Whether the rules let the flow through.
+    pub const fn allowed(&self) -> bool {
+        self.denied.is_none()
+    }
+}
+
+impl State {
+    /// Explains a flow under a policy, with the addresses that are known at the moment. Without a
+    /// scheme a name is asked for by the protocol of its port, an address by TCP and UDP alike.
+    pub fn explain(&mut self, policy: u32, question: &Question) -> Explanation {
+        let routes = self.routes();
+        let Some(state) = self.policies.get(&policy) else {
+            return Explanation {
+                denied: Some(DeniedBy::Kernel),
+                lines: vec![format!("denied: there is no policy {policy}")],
+            };
+        };
+        let asked = Asked {
+            state: self,
+            question,
+            gate: Gate {
+                id: policy,
+                policy: state,
+                routes: &routes,
+                proxy_port: self.settings().proxy_port,
+            },
+        };
+        let mut explanation = match &question.to {
+            Dialled::Name(host, port) => asked.name(host, *port),
+            Dialled::Address(to) => asked.address(*to),
+        };
+        if !explanation.allowed() && state.audit {
+            let line =
+                "the policy audits: the flow passes all the same, and is logged as would_deny";
+            explanation.lines.push(line.to_owned());
+        }
+        explanation
+    }
+}
+
+#[cfg(test)]
+mod tests;

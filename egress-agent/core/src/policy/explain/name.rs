@@ -1,0 +1,231 @@
+//! The answer for a host and port, or a URL with a name in it.
+//!
+//! It words what `asked` found out.
+
+use super::addresses::Addresses;
+use super::asked::{Asked, Judged};
+use super::gate::Fate;
+use super::nearest::nearest_host;
+use super::words::{self, rule_of};
+use super::{DeniedBy, Explanation};
+use crate::policy::hints::ports;
+use crate::policy::tables::Transport;
+use crate::registry::services::{Class, Service};
+use crate::registry::view::View;
+use crate::routing::RefusalReason;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+impl<'a> Asked<'a> {
+    /// The answer for a name.
+    pub(super) fn name(&self, host: &'a str, port: u16) -> Explanation {
+        let view = &self.policy().view;
+        let service = service_of(view, host, port);
+        let class = service.and_then(|s| s.class(port));
+        let (judged, addresses) = self.judge_name(host, port, service.map(AsRef::as_ref));
+        // One that is denied says more than those that pass.
+        let worst = judged.iter().find(|j| !j.fate.passes());
+        let Some(shown) = worst.or(judged.first()) else {
+            return Explanation {
+                denied: Some(DeniedBy::Kernel),
+                lines: Vec::new(),
+            };
+        };
+        let rule = service.filter(|_| class.is_some());
+        let by =
+            rule.and_then(|s| words::virtual_service(&self.state.registry, view, s, &shown.spoken));
+        let mut lines = if shown.fate.passes() {
+            self.allowed_lines(shown, service, class, by.as_deref())
+        } else {
+            self.denied_lines(host, port, shown, service, by.as_deref(), &addresses)
+        };
+        lines.extend(rule.map(|s| format!("listed by {}", rule_of(s, Some(port)))));
+        if shown.fate.passes() {
+            lines.extend(rule.map(|s| words::reached(s, &addresses)));
+        }
+        let denied: Vec<_> = judged.iter().filter(|j| !j.fate.passes()).collect();
+        if !denied.is_empty() && denied.len() < judged.len() {
+            let all = denied.iter().map(|j| j.to.ip().to_string());
+            let all = all.collect::<Vec<_>>().join(", ");
+            lines.push(format!(
+                "so at {all} only; it is allowed at its other addresses"
+            ));
+        }
+        Explanation {
+            denied: shown.fate.denied_by(),
+            lines,
+        }
+    }
+
+    fn allowed_lines(
+        &self,
+        shown: &Judged<'_>,
+        service: Option<&Arc<Service>>,
+        class: Option<Class>,
+        by: Option<&str>,
+    ) -> Vec<String> {
+        let how = words::passes(&shown.fate, "its addresses", &shown.spoken, by);
+        let udp = if shown.via == Transport::Udp {
+            "UDP "
+        } else {
+            ""
+        };
+        let mut lines = vec![format!("allowed: {udp}{how}")];
+        if class.is_none() {
+            lines.push(self.why_unlisted_passes(shown.to, shown.via, service));
+        }
+        lines
+    }
+
+    /// Why a flow passes though no rule lists its name and port.
+    pub(super) fn why_unlisted_passes(
+        &self,
+        to: SocketAddr,
+        via: Transport,
+        service: Option<&Arc<Service>>,
+    ) -> String {
+        let all = self.policy().covering(to.ip(), to.port(), via);
+        let open = all
+            .iter()
+            .filter(|s| service.is_none_or(|own| !Arc::ptr_eq(own, s)));
+        let rules: Vec<_> = open.map(|s| rule_of(s, Some(to.port()))).collect();
+        let port = to.port();
+        if !rules.is_empty() {
+            return format!(
+                "no rule lists the name: {} opens port {port} to any address",
+                rules.join(" and ")
+            );
+        }
+        if self.policy().allow_any {
+            return "no rule lists it, and outboundTrafficPolicy is ALLOW_ANY".to_owned();
+        }
+        "it is a name server or in the agent's `internal` ranges".to_owned()
+    }
+
+    fn denied_lines(
+        &self,
+        host: &str,
+        port: u16,
+        shown: &Judged<'_>,
+        service: Option<&Arc<Service>>,
+        by: Option<&str>,
+        addresses: &Addresses,
+    ) -> Vec<String> {
+        let view = &self.policy().view;
+        let (why, hint) = match (service, service.and_then(|s| s.class(port))) {
+            (None, _) => (
+                format!("no ServiceEntry lists {host} (field spec.hosts)"),
+                nearest_host(view, host, port),
+            ),
+            (Some(service), None) => (
+                format!(
+                    "{} lists {host}, but not port {port} (field spec.ports)",
+                    rule_of(service, None)
+                ),
+                Some(format!("it lists {}", ports(service))),
+            ),
+            (Some(service), Some(class)) => {
+                self.denied_though_listed(shown, service, class, by, addresses)
+            }
+        };
+        let mut lines = vec![format!("denied: {why}"), words::denial(&shown.fate)];
+        lines.extend(hint);
+        lines
+    }
+
+    /// Why a flow is denied though its name and port are listed, and what may help.
+    fn denied_though_listed(
+        &self,
+        shown: &Judged<'_>,
+        service: &Service,
+        class: Class,
+        by: Option<&str>,
+        addresses: &Addresses,
+    ) -> (String, Option<String>) {
+        let what = words::request(&shown.spoken);
+        match (&shown.fate, addresses) {
+            (Fate::DeniedByKernel(_), Addresses::Unknown(_)) => self.without_address(service),
+            (Fate::NoEndpoint(cluster, _), _) => (
+                format!("{}:{} has no address", cluster.host, cluster.port),
+                Some(self.without_address(service).0),
+            ),
+            (Fate::DeniedByKernel(_), _) => (
+                format!("{} is not an address of {}", shown.to.ip(), service.host),
+                None,
+            ),
+            (Fate::DeniedByProxy(reason, _), _) => {
+                let rule = by.unwrap_or("the host");
+                let why = match reason {
+                    RefusalReason::NoRoute => format!("no route of {rule} takes {what}"),
+                    RefusalReason::NoCluster(to) => {
+                        format!("{rule} sends {what} to {to}, which no rule lists")
+                    }
+                    _ => {
+                        let (port, speaks) = (
+                            shown.to.port(),
+                            words::speaks(service, class, shown.to.port()),
+                        );
+                        format!(
+                            "{what}: port {port} of {} is listed for {speaks}",
+                            service.host
+                        )
+                    }
+                };
+                (why, None)
+            }
+            (Fate::Straight | Fate::Relayed(_) | Fate::Tls(_) | Fate::Request(..), _) => {
+                (String::new(), None)
+            }
+        }
+    }
+
+    /// Why a listed service has no address, and the setting or field that may help.
+    fn without_address(&self, service: &Service) -> (String, Option<String>) {
+        let names: Vec<_> = service.lookups().cloned().collect();
+        let failing = self.state.failing();
+        let failure = failing.iter().find(|(name, _)| names.contains(name));
+        if let Some((name, failure)) = failure {
+            return (
+                format!("DNS gave no usable address for {name}: {failure}"),
+                Some(
+                    "addresses that are not public are left out of answers unless \
+                     allowPrivateAnswers is true"
+                        .to_owned(),
+                ),
+            );
+        }
+        if !names.is_empty() {
+            let why = format!(
+                "DNS gave no address for {} yet",
+                names
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
+            return (why, None);
+        }
+        (
+            format!(
+                "{} lists no address for {} (fields spec.endpoints, spec.addresses, spec.workloadSelector)",
+                rule_of(service, None),
+                service.host
+            ),
+            None,
+        )
+    }
+}
+
+/// The service that a host falls under, itself or the longest wildcard: of those with this port,
+/// since each port has routes of its own; else of all.
+fn service_of<'a>(view: &'a View, host: &str, port: u16) -> Option<&'a Arc<Service>> {
+    let wildcards = (0..=host.len())
+        .filter_map(|at| host.get(at..))
+        .map(|s| format!("*{s}"));
+    let all = std::iter::once(host.to_owned()).chain(wildcards);
+    let mut all = all.filter_map(|h| view.services.get(h.as_str()));
+    let first = all.next()?;
+    let with_port = |s: &&Arc<Service>| s.class(port).is_some();
+    let found = std::iter::once(first).chain(all).find(with_port);
+    found.or(Some(first))
+}

@@ -1,0 +1,57 @@
+//! The service whose host is most like one that no rule lists.
+
+use super::words::rule_of;
+use crate::policy::hints::ports;
+use crate::registry::hosts;
+use crate::registry::view::View;
+use std::sync::Arc;
+
+/// One line about it: a slip of the keyboard, a host of the same domain, or a wildcard above.
+pub(super) fn nearest_host(view: &View, host: &str, port: u16) -> Option<String> {
+    let suffix = host.split_once('.').map(|(_, rest)| rest);
+    let alike = |listed: &str| {
+        let bare = listed.trim_start_matches('*').trim_start_matches('.');
+        if bare == host {
+            return Some(0);
+        }
+        let typo = distance(listed, host);
+        let sibling = suffix.is_some_and(|s| s.contains('.') && bare.ends_with(s));
+        (typo <= 2).then_some(1).or_else(|| sibling.then_some(2))
+    };
+    let found = view
+        .services
+        .values()
+        .filter_map(|s| Some((alike(&s.host)?, s)));
+    let (_, service) =
+        found.min_by_key(|(rank, s)| (*rank, s.class(port).is_none(), Arc::clone(&s.host)))?;
+    let apex = if hosts::is_wildcard(&service.host) {
+        " (which is not the name itself)"
+    } else {
+        ""
+    };
+    Some(format!(
+        "nearest: {} lists {}{apex}, {}",
+        rule_of(service, None),
+        service.host,
+        ports(service)
+    ))
+}
+
+/// Edits from one name to another, at most three.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().abs_diff(b.len()) > 2 {
+        return 3;
+    }
+    let b: Vec<u8> = b.bytes().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = corner + usize::from(x != *y);
+            corner = row[j + 1];
+            row[j + 1] = cost.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()].min(3)
+}

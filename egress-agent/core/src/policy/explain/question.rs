@@ -1,0 +1,139 @@
+//! What `explain` is asked: a host, an address or a URL, and what a request to it would carry.
+//!
+//! It only reads the text; no rule is looked at here.
+
+use crate::http::authority::parse_authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use std::net::{IpAddr, SocketAddr};
+use thiserror::Error;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// What is dialled.
+    pub to: Dialled,
+    /// What the client speaks; `None`: what the port is listed for.
+    pub scheme: Option<Scheme>,
+    /// Host and port as written in the URL, as a client sends them in the Host header.
+    pub authority: String,
+    /// Method of the HTTP request.
+    pub method: Method,
+    /// Path and query of the HTTP request; `/` without one.
+    pub path: String,
+    /// Further headers of the HTTP request.
+    pub headers: HeaderMap,
+}
+
+/// What a client dials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dialled {
+    /// A name in canonical form, and a port.
+    Name(String, u16),
+    /// An address and port.
+    Address(SocketAddr),
+}
+
+/// Scheme of a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP in plain text.
+    Http,
+    /// TLS with the URL's host as server name.
+    Https,
+}
+
+/// Why a text is no question.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum QuestionError {
+    /// No port, and no scheme that has one.
+    #[error("no port: give HOST:PORT, IP:PORT or a URL")]
+    NoPort,
+    /// The host is no name or address.
+    #[error("{0:?} is no host")]
+    BadHost(String),
+    /// Neither http nor https.
+    #[error("scheme {0:?} is neither http nor https")]
+    Scheme(String),
+    /// Not a method of HTTP.
+    #[error("{0:?} is no HTTP method")]
+    Method(String),
+    /// Not a header.
+    #[error("{0:?} is no header: give NAME: VALUE")]
+    Header(String),
+}
+
+impl Question {
+    /// Reads `HOST:PORT`, `IP:PORT`, `[IPV6]:PORT` or a URL.
+    pub fn parse(text: &str) -> Result<Self, QuestionError> {
+        let (rest, scheme) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => {
+                (rest, Some(Scheme::Http))
+            }
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
+                (rest, Some(Scheme::Https))
+            }
+            Some((other, _)) => return Err(QuestionError::Scheme(other.to_owned())),
+            None => (text, None),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let path = match path.split('#').next().unwrap_or_default() {
+            "" => "/".to_owned(),
+            query if query.starts_with('?') => format!("/{query}"),
+            path => path.to_owned(),
+        };
+        Ok(Self {
+            to: dialled(authority, scheme)?,
+            scheme,
+            authority: authority.to_owned(),
+            method: Method::GET,
+            path,
+            headers: HeaderMap::new(),
+        })
+    }
+
+    /// The same with another method.
+    pub fn with_method(mut self, method: &str) -> Result<Self, QuestionError> {
+        let bad = |_| QuestionError::Method(method.to_owned());
+        self.method = Method::from_bytes(method.as_bytes()).map_err(bad)?;
+        Ok(self)
+    }
+
+    /// The same with a header more, given as `NAME: VALUE`.
+    pub fn with_header(mut self, header: &str) -> Result<Self, QuestionError> {
+        let bad = || QuestionError::Header(header.to_owned());
+        let (name, value) = header.split_once(':').ok_or_else(bad)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| bad())?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;
+        self.headers.append(name, value);
+        Ok(self)
+    }
+
+    /// The port that is dialled.
+    pub fn port(&self) -> u16 {
+        match &self.to {
+            Dialled::Name(_, port) => *port,
+            Dialled::Address(to) => to.port(),
+        }
+    }
+}
+
+fn dialled(authority: &str, scheme: Option<Scheme>) -> Result<Dialled, QuestionError> {
+    if let Ok(address) = authority.parse::<SocketAddr>() {
+        return Ok(Dialled::Address(address));
+    }
+    let default = scheme.map(|scheme| match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    });
+    let bare = authority.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        let port = default.ok_or(QuestionError::NoPort)?;
+        return Ok(Dialled::Address(SocketAddr::new(ip, port)));
+    }
+    let port = authority.rsplit_once(':').and_then(|(_, p)| p.parse().ok());
+    let port = port.or(default).ok_or(QuestionError::NoPort)?;
+    let host = parse_authority(authority);
+    let host = host.map_err(|_| QuestionError::BadHost(authority.to_owned()))?;
+    Ok(Dialled::Name(host.as_str().to_owned(), port))
+}

@@ -1,0 +1,365 @@
+//! The verdict and the words, on rules alone.
+
+use super::{DeniedBy, Dialled, Question, QuestionError, Scheme};
+use crate::istio::{Object, decode};
+use crate::policy::leases::Answer;
+use crate::policy::state::{Settings, State};
+use crate::routing::TlsDecision;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const RULES: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bin}
+spec: {hosts: [httpbin.org], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: slow}
+spec:
+  hosts: [httpbin.org]
+  http:
+  - match: [{uri: {prefix: /delay}}]
+    timeout: 3s
+    route: [{destination: {host: httpbin.org}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec: {hosts: [\"*.example.com\"], ports: [{number: 443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec: {hosts: [db.internal], addresses: [203.0.113.0/24], ports: [{number: 5432, name: p, protocol: TCP}]}
+";
+
+fn state() -> State {
+    state_of(RULES)
+}
+
+fn state_of(rules: &str) -> State {
+    state_with(Settings::default(), rules)
+}
+
+fn state_with(settings: Settings, rules: &str) -> State {
+    let decoded = decode("rules.yaml", rules);
+    assert!(!decoded.is_broken(), "{:?}", decoded.messages);
+    let objects: Vec<Arc<Object>> = decoded.objects.into_iter().map(Arc::new).collect();
+    let mut state = State::new(settings);
+    state.handle_rules(Instant::now(), &objects);
+    while let Some(query) = state.poll_query() {
+        let answer = Answer {
+            addresses: vec!["203.0.113.80".parse().unwrap()],
+            ttl: Duration::from_mins(1),
+        };
+        state.handle_answer(Instant::now(), &query.name, Ok(answer));
+    }
+    state
+}
+
+#[test]
+fn a_policy_that_audits_has_the_same_verdicts_and_says_what_it_makes_of_them() {
+    let audits = Settings {
+        audit: true,
+        ..Settings::default()
+    };
+    let (mut plain, mut audited) = (state(), state_with(audits, RULES));
+    for (text, denied) in [
+        ("db.internal:5432", false),
+        ("http://httpbin.org/", true),
+        ("httpbin.org:81", true),
+        ("192.0.2.1:53", true),
+    ] {
+        let question = Question::parse(text).unwrap();
+        let (before, mut after) = (plain.explain(0, &question), audited.explain(0, &question));
+        if denied {
+            let last = after.lines.pop().unwrap();
+            assert!(last.contains("would_deny"), "{text}: {last}");
+        }
+        assert_eq!(after, before, "{text}");
+        assert_eq!(before.allowed(), !denied, "{text}");
+    }
+}
+
+#[test]
+fn questions_are_names_addresses_and_urls() {
+    let name = |host: &str, port| Dialled::Name(host.to_owned(), port);
+    let address = |text: &str| Dialled::Address(text.parse().unwrap());
+    let (http, https) = (Some(Scheme::Http), Some(Scheme::Https));
+    for (text, to, scheme, authority, path) in [
+        ("a.com:80", name("a.com", 80), None, "a.com:80", "/"),
+        (
+            "http://A.com/x?y#z",
+            name("a.com", 80),
+            http,
+            "A.com",
+            "/x?y",
+        ),
+        ("https://a.com", name("a.com", 443), https, "a.com", "/"),
+        (
+            "https://a.com:8443?q",
+            name("a.com", 8443),
+            https,
+            "a.com:8443",
+            "/?q",
+        ),
+        (
+            "192.0.2.1:53",
+            address("192.0.2.1:53"),
+            None,
+            "192.0.2.1:53",
+            "/",
+        ),
+        (
+            "[2001:db8::1]:53",
+            address("[2001:db8::1]:53"),
+            None,
+            "[2001:db8::1]:53",
+            "/",
+        ),
+        (
+            "http://192.0.2.1/",
+            address("192.0.2.1:80"),
+            http,
+            "192.0.2.1",
+            "/",
+        ),
+        (
+            "http://[2001:db8::1]/",
+            address("[2001:db8::1]:80"),
+            http,
+            "[2001:db8::1]",
+            "/",
+        ),
+    ] {
+        let found = Question::parse(text).unwrap();
+        assert_eq!((found.to, found.scheme), (to, scheme), "{text}");
+        assert_eq!(
+            (found.authority.as_str(), found.path.as_str()),
+            (authority, path),
+            "{text}"
+        );
+    }
+    for (text, error) in [
+        ("a.com", QuestionError::NoPort),
+        ("192.0.2.1", QuestionError::NoPort),
+        ("ftp://a.com", QuestionError::Scheme("ftp".into())),
+        ("a b:80", QuestionError::BadHost("a b:80".into())),
+    ] {
+        assert_eq!(Question::parse(text), Err(error), "{text}");
+    }
+}
+
+#[test]
+fn the_answer_names_the_rule_or_the_nearest_and_the_field() {
+    let mut state = state();
+    for (question, allowed, words) in [
+        (
+            "http://httpbin.org/delay/5",
+            true,
+            "httpbin.org:80 by VirtualService default/slow (rules.yaml:7), timeout 3s",
+        ),
+        (
+            "http://httpbin.org/delay/5",
+            true,
+            "listed by ServiceEntry default/bin (rules.yaml:2)",
+        ),
+        (
+            "http://httpbin.org/get",
+            false,
+            "no route of VirtualService default/slow (rules.yaml:7) takes GET /get",
+        ),
+        (
+            "httpbin.org:443",
+            false,
+            "but not port 443 (field spec.ports)",
+        ),
+        (
+            "httpbim.org:80",
+            false,
+            "nearest: ServiceEntry default/bin (rules.yaml:2) lists httpbin.org, port 80",
+        ),
+        (
+            "a.example.com:443",
+            true,
+            "at any address: resolution is NONE",
+        ),
+        (
+            "example.com:443",
+            false,
+            "lists *.example.com (which is not the name itself)",
+        ),
+        (
+            "unheard.of:1",
+            false,
+            "no ServiceEntry lists unheard.of (field spec.hosts)",
+        ),
+        (
+            "db.internal:5432",
+            true,
+            "at the addresses of spec.addresses only",
+        ),
+        (
+            "203.0.113.7:5432",
+            true,
+            "TCP is listed by ServiceEntry default/db",
+        ),
+        ("203.0.113.7:80", false, "db.internal lists port 5432 only"),
+        (
+            "192.0.2.1:80",
+            false,
+            "port 80 is listed for httpbin.org, if DNS gives this address",
+        ),
+    ] {
+        let found = state.explain(0, &Question::parse(question).unwrap());
+        assert_eq!(found.allowed(), allowed, "{question}: {found:?}");
+        assert!(
+            found.lines.join("\n").contains(words),
+            "{question}: {words}\n{found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_wildcard_answers_for_a_port_that_the_name_itself_does_not_list() {
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: exact}
+spec: {hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 53, name: d, protocol: UDP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec: {hosts: [\"*.example.com\"], ports: [{number: 443, name: t, protocol: TLS}]}
+";
+    let mut state = state_of(rules);
+    let to = "192.0.2.1:443".parse().unwrap();
+    let decision = state.routes().tls(0, to, Some("a.example.com"), 0);
+    assert!(matches!(decision, TlsDecision::Forward(_)), "{decision:?}");
+    let mut explain = |text: &str| state.explain(0, &Question::parse(text).unwrap());
+    let found = explain("a.example.com:443");
+    assert!(found.allowed(), "as the routes decide: {found:?}");
+    assert!(found.lines.join("\n").contains("default/wild"), "{found:?}");
+    let found = explain("a.example.com:8080");
+    assert!(!found.allowed());
+    assert_eq!(found.lines[2], "it lists ports 53/udp and 80 only");
+}
+
+/// Ports that are dialled in another way than they are listed for, and destinations that are not
+/// there.
+const UNMEANT: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web}
+spec: {hosts: [web.example], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: open}
+spec: {hosts: [db.example], resolution: NONE, ports: [{number: 5432, name: p, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: nowhere}
+spec: {hosts: [nowhere.example], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: vip}
+spec: {hosts: [vip.example], addresses: [203.0.113.9], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}, {number: 22, name: s, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: led}
+spec: {hosts: [led.example], resolution: DNS, ports: [{number: 9000, name: p, protocol: TCP}, {number: 8443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: away}
+spec:
+  hosts: [led.example]
+  tcp: [{match: [{port: 9000}], route: [{destination: {host: gone.example, port: {number: 9000}}}]}]
+  tls: [{match: [{port: 8443, sniHosts: [led.example]}], route: [{destination: {host: gone.example, port: {number: 8443}}}]}]
+";
+
+#[test]
+fn a_destination_that_the_gate_denies_is_denied_with_its_reason() {
+    let mut state = state_of(UNMEANT);
+    for (question, denied, words) in [
+        ("http://web.example/", None, "GET / goes to web.example:80"),
+        (
+            "https://web.example:80/",
+            Some(DeniedBy::Closed),
+            "reason=\"the protocol of the flow is not that of the port\"",
+        ),
+        (
+            "http://web.example:443/",
+            Some(DeniedBy::Closed),
+            "port 443 of web.example is listed for TLS",
+        ),
+        (
+            "other.example:5432",
+            None,
+            "ServiceEntry default/open (rules.yaml:7) opens port 5432 to any address",
+        ),
+        (
+            "other.example:5433",
+            Some(DeniedBy::Kernel),
+            "no ServiceEntry lists other.example",
+        ),
+        (
+            "nowhere.example:80",
+            Some(DeniedBy::Kernel),
+            "ServiceEntry default/nowhere (rules.yaml:12) lists no address for nowhere.example",
+        ),
+        (
+            "vip.example:80",
+            Some(DeniedBy::Status(503)),
+            "no healthy upstream",
+        ),
+        (
+            "vip.example:22",
+            Some(DeniedBy::Closed),
+            "lists no address for vip.example",
+        ),
+        ("led.example:9000", Some(DeniedBy::Closed), "led.example"),
+        ("led.example:8443", Some(DeniedBy::Closed), "led.example"),
+    ] {
+        let found = state.explain(0, &Question::parse(question).unwrap());
+        assert_eq!(found.denied, denied, "{question}: {found:?}");
+        let lines = found.lines.join("\n");
+        assert!(lines.contains(words), "{question}: {words}\n{lines}");
+    }
+}
+
+#[test]
+fn a_request_is_explained_with_its_method_and_headers() {
+    let rules = format!(
+        "{UNMEANT}---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: picky}}
+spec:
+  hosts: [web.example]
+  http:
+  - match: [{{method: {{exact: POST}}, headers: {{x-key: {{exact: one}}}}}}]
+    route: [{{destination: {{host: web.example}}}}]
+"
+    );
+    let mut state = state_of(&rules);
+    let question = || Question::parse("http://web.example/").unwrap();
+    let post = || question().with_method("POST").unwrap();
+    let keyed = |q: Question| q.with_header("X-Key: one").unwrap();
+    for (question, denied) in [
+        (keyed(post()), None),
+        (post(), Some(DeniedBy::Status(404))),
+        (keyed(question()), Some(DeniedBy::Status(404))),
+    ] {
+        assert_eq!(state.explain(0, &question).denied, denied, "{question:?}");
+    }
+    let bad = question().with_header("no colon");
+    assert!(matches!(bad, Err(QuestionError::Header(_))));
+}

@@ -1,0 +1,119 @@
+//! The words of an explanation: of each verdict, and of the rule that gave it.
+//!
+//! It decides nothing.
+
+use super::addresses::Addresses;
+use super::gate::{Fate, Spoken};
+use crate::istio::Object;
+use crate::istio::service_entry::Resolution;
+use crate::registry::lint::name;
+use crate::registry::services::{Class, Service};
+use crate::registry::view::View;
+use crate::registry::{Registry, VirtualService};
+
+/// What becomes of a flow that passes. `to` names what was dialled.
+pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str>) -> String {
+    match fate {
+        Fate::Straight => format!("straight to {to}"),
+        Fate::Relayed(c) if c.original_dst.is_some() => format!("relayed to {to}"),
+        Fate::Relayed(c) => format!("relayed to {}:{}", c.host, c.port),
+        Fate::Tls(c) => format!("TLS with this server name goes to {}:{}", c.host, c.port),
+        Fate::Request(cluster, route) => {
+            let timeout = route.timeout;
+            let timeout = timeout.map_or_else(String::new, |t| format!(", timeout {t:?}"));
+            let by = by.map_or_else(String::new, |rule| format!(" by {rule}"));
+            let to = format!("{}:{}", cluster.host, cluster.port);
+            format!("{} goes to {to}{by}{timeout}", request(spoken))
+        }
+        Fate::DeniedByKernel(_) | Fate::DeniedByProxy(..) | Fate::NoEndpoint(..) => String::new(),
+    }
+}
+
+/// Who denies a flow, why, and what the client sees; empty for one that passes.
+pub(super) fn denial(fate: &Fate) -> String {
+    let seen = |status: &Option<u16>| match status {
+        Some(status) => format!("answers {status}"),
+        None => "closes the connection".to_owned(),
+    };
+    match fate {
+        Fate::DeniedByKernel(reason) => {
+            format!("the kernel denies it: reason=\"{}\"", reason.word())
+        }
+        Fate::DeniedByProxy(reason, status) => {
+            format!("the proxy {}: reason=\"{reason}\"", seen(status))
+        }
+        Fate::NoEndpoint(_, status) => {
+            format!("the proxy {}: no healthy upstream (flag UH)", seen(status))
+        }
+        Fate::Straight | Fate::Relayed(_) | Fate::Tls(_) | Fate::Request(..) => String::new(),
+    }
+}
+
+/// What is asked for, as a log line has it.
+pub(super) fn request(spoken: &Spoken<'_>) -> String {
+    match spoken {
+        Spoken::Http(head) => format!("{} {}", head.method, head.path),
+        Spoken::Http2 => "HTTP/2 with prior knowledge".to_owned(),
+        Spoken::Tls(Some(name)) => format!("TLS with the server name {name}"),
+        Spoken::Tls(None) => "TLS without a server name".to_owned(),
+        Spoken::Bytes => "a connection".to_owned(),
+    }
+}
+
+/// Kind, name and place of the entry that lists a port; of the first entry without a port.
+pub(super) fn rule_of(service: &Service, port: Option<u16>) -> String {
+    let mut entries = service.entries.iter();
+    let entry = match port {
+        Some(port) => entries.find(|e| e.port(port).is_some()),
+        None => entries.next(),
+    };
+    entry.map_or_else(String::new, |e| placed(&e.object))
+}
+
+fn placed(object: &Object) -> String {
+    format!("{} ({}:{})", name(object), object.source, object.line)
+}
+
+/// The `VirtualService` that has a say about what is spoken to a service.
+pub(super) fn virtual_service(
+    registry: &Registry,
+    view: &View,
+    service: &Service,
+    spoken: &Spoken<'_>,
+) -> Option<String> {
+    let has_say = |vs: &&VirtualService| match spoken {
+        Spoken::Http(_) | Spoken::Http2 => !vs.spec().http.is_empty(),
+        Spoken::Tls(_) => !vs.spec().tls.is_empty(),
+        Spoken::Bytes => !vs.spec().tcp.is_empty(),
+    };
+    let mut rules = registry.rules_for(&service.host, &view.scope);
+    rules.find(has_say).map(|vs| placed(&vs.object))
+}
+
+/// Where a service is reached.
+pub(super) fn reached(service: &Service, addresses: &Addresses) -> String {
+    let listed = service
+        .entries
+        .iter()
+        .any(|e| !e.addresses.is_empty() || e.endpoints.is_some());
+    match (service.resolution(), addresses) {
+        (Resolution::None, _) if listed => "at the addresses of spec.addresses only".to_owned(),
+        (Resolution::None, _) => {
+            "at any address: resolution is NONE and spec.addresses is empty".to_owned()
+        }
+        (_, Addresses::Listed(_)) => "at the addresses of its rule only".to_owned(),
+        (..) => format!("at the addresses that DNS gives for {}", service.host),
+    }
+}
+
+/// What a port is listed for.
+pub(super) fn speaks(service: &Service, class: Class, port: u16) -> &'static str {
+    match class {
+        Class::Http if service.is_http2(port) => "HTTP/2",
+        Class::Http => "HTTP",
+        Class::Tls => "TLS",
+        Class::Tcp => "TCP",
+        Class::Udp => "UDP",
+        Class::Sniffed => "any protocol",
+    }
+}
