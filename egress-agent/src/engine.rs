@@ -242,11 +242,7 @@ impl Engine {
 
     /// The snapshot first: a flow that the kernel redirects by a new entry must find its route.
     fn carry_out(&mut self, ops: &[TableOp]) -> anyhow::Result<()> {
-        let routes = self.state.routes();
-        if !Arc::ptr_eq(&routes, &self.routes.load()) {
-            self.routes.store(routes);
-            self.changes.send_modify(|n| *n += 1);
-        }
+        self.publish();
         if !ops.is_empty() || self.moved {
             let left_out = self.write(ops)?;
             if left_out > 0 {
@@ -274,6 +270,15 @@ impl Engine {
             self.announce = None;
         }
         Ok(())
+    }
+
+    /// Hands the proxy the routes and owners as they are, and has running connections judged by them.
+    fn publish(&mut self) {
+        let routes = self.state.routes();
+        if !Arc::ptr_eq(&routes, &self.routes.load()) {
+            self.routes.store(routes);
+            self.changes.send_modify(|n| *n += 1);
+        }
     }
 }
 

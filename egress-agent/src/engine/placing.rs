@@ -49,6 +49,7 @@ impl Engine {
         }
         if self.state.place_closed(Instant::now()) {
             self.moved = true;
+            self.publish();
             let ops = self.state.poll_ops();
             left_out += self.write(&ops)?;
         }

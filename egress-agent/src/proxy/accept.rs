@@ -89,7 +89,7 @@ async fn connection(
     };
     let reading = {
         let routes = shared.routes.load();
-        routes.reading(origin.policy, origin.destination, Turn::Next)
+        routes.reading(origin.policy_in(&routes), origin.destination, Turn::Next)
     };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");

@@ -45,17 +45,23 @@ impl Client {
     ) -> Option<Arc<Cluster>> {
         let origin = &self.origin;
         let routes = self.shared.routes.load();
-        let cluster = routes.audited(origin.policy, origin.destination)?;
+        let cluster = routes.audited(origin.policy_in(&routes), origin.destination)?;
         self.tell(reason.clone(), name, true);
         Some(cluster)
     }
 
-    /// Waits until the routes no longer hold what `listed` asks for; never, where running
+    /// Whether the policy that the owner has now holds what `listed` asks for, or denies nothing.
+    pub(super) fn may(&self, listed: impl Fn(&RouteTable, u32) -> bool) -> bool {
+        let routes = self.shared.routes.load();
+        let policy = self.origin.policy_in(&routes);
+        routes.audits(policy) || listed(&routes, policy)
+    }
+
+    /// Waits until the owner's policy no longer holds what `listed` asks for; never, where running
     /// connections are kept, nor while the policy audits.
-    pub(super) async fn removed(&self, listed: impl Fn(&RouteTable) -> bool) {
-        let stays = |routes: &RouteTable| routes.audits(self.origin.policy) || listed(routes);
+    pub(super) async fn removed(&self, listed: impl Fn(&RouteTable, u32) -> bool) {
         if let Some(mut changes) = self.shared.changes.clone() {
-            while stays(&self.shared.routes.load()) {
+            while self.may(&listed) {
                 if changes.changed().await.is_err() {
                     return std::future::pending().await;
                 }
@@ -72,7 +78,12 @@ impl Client {
             reason,
             audit,
         };
-        self.shared.observer.refused(Some(&self.origin), &refusal);
+        let policy = self.origin.policy_in(&self.shared.routes.load());
+        let origin = Origin {
+            policy,
+            ..Origin::clone(&self.origin)
+        };
+        self.shared.observer.refused(Some(&origin), &refusal);
     }
 }
 

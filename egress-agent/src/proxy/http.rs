@@ -101,7 +101,7 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
         () = to_its_end => {}
         // A body or a websocket that does not go on; between requests the parser's limit is first.
         () = counters.silence(limits.idle) => {}
-        () = this.client.removed(|routes| this.is_listed(routes)) => {
+        () = this.client.removed(|routes, policy| this.is_listed(routes, policy)) => {
             let last = this.last.lock().unwrap_or_else(PoisonError::into_inner).take();
             this.client.refuse(RefusalReason::Removed, last.as_deref());
         }
@@ -164,8 +164,8 @@ impl Connection {
     }
 
     /// Whether the host of the last request still is listed; before the first, whether the port is.
-    fn is_listed(&self, routes: &RouteTable) -> bool {
-        let origin = &self.client.origin;
+    fn is_listed(&self, routes: &RouteTable, policy: u32) -> bool {
+        let dialled = self.client.origin.destination;
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_deref() {
             // A host is found by its name alone, not by method or path.
@@ -177,13 +177,11 @@ impl Connection {
                     headers: &HeaderMap::new(),
                 };
                 !matches!(
-                    routes.http(origin.policy, origin.destination, &head, 0),
+                    routes.http(policy, dialled, &head, 0),
                     HttpDecision::UnlistedHost
                 )
             }
-            None => routes
-                .port(origin.policy, origin.destination.port())
-                .is_some(),
+            None => routes.port(policy, dialled.port()).is_some(),
         }
     }
 
@@ -198,13 +196,7 @@ impl Connection {
             path,
             headers: request.headers(),
         };
-        let (origin, shared) = (&self.client.origin, &self.client.shared);
-        let decision =
-            shared
-                .routes
-                .load()
-                .http(origin.policy, origin.destination, &head, Turn::Next);
-        let Refused(reply, reason) = match decision {
+        let Refused(reply, reason) = match self.decide(&head) {
             HttpDecision::Forward(cluster, route) => {
                 return self.allow(request, authority, cluster, route);
             }
@@ -222,6 +214,26 @@ impl Connection {
         match self.client.audited(&reason, Some(authority)) {
             Some(cluster) => self.allow(request, authority, cluster, Arc::default()),
             None => Err(Refused(reply, reason)),
+        }
+    }
+
+    /// Judges by the policy that the owner has now. `last` is in place before the snapshot is looked
+    /// at again: a change that comes later finds the request there and ends it.
+    fn decide(&self, head: &RequestHead<'_>) -> HttpDecision {
+        let (origin, routes) = (&self.client.origin, &self.client.shared.routes);
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last().clone();
+        loop {
+            let now = routes.load();
+            let policy = origin.policy_in(&now);
+            let decision = now.http(policy, origin.destination, head, Turn::Next);
+            *last() = match decision {
+                HttpDecision::Forward(..) => Some(head.authority.to_owned()),
+                _ => before.clone(),
+            };
+            if Arc::ptr_eq(&now, &routes.load()) {
+                return decision;
+            }
         }
     }
 

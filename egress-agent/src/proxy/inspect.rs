@@ -93,6 +93,6 @@ async fn is_listed(
     };
     let origin = &client.origin;
     let routes = client.shared.routes.load();
-    only_host(&ahead[..end])
-        .is_some_and(|host| routes.lists_host(origin.policy, origin.destination, host))
+    let policy = origin.policy_in(&routes);
+    only_host(&ahead[..end]).is_some_and(|host| routes.lists_host(policy, origin.destination, host))
 }

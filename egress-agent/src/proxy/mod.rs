@@ -42,16 +42,35 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Origin {
     /// What the client dialled.
     pub destination: SocketAddr,
-    /// The policy of the socket's owner.
+    /// The policy of the socket's owner when the flow was redirected.
     pub policy: u32,
     /// The cgroup id of the socket's owner.
     pub cgroup: u64,
+    /// That cgroup and those above it below the enforced root, deepest first; empty where the kernel
+    /// does not tell.
+    pub owners: Vec<u64>,
     /// The process that connected.
     pub pid: u32,
     /// Its name, as the kernel has it (at most 15 bytes).
     pub comm: String,
     /// The network namespace (its cookie) that upstream connections are made in.
     pub netns: u64,
+}
+
+impl Origin {
+    /// The policy that the owner has now: each judgement asks for it, since a workload may get
+    /// another policy while its connections run, and an id may pass to another view.
+    pub fn policy_in(&self, routes: &RouteTable) -> u32 {
+        if self.owners.is_empty() {
+            routes
+                .owners
+                .get(&self.cgroup)
+                .copied()
+                .unwrap_or(self.policy)
+        } else {
+            routes.policy_of(&self.owners)
+        }
+    }
 }
 
 /// Finds the original destination of an accepted connection.

@@ -7,7 +7,7 @@ use super::flow::{Client, Counters, Rewound, Ticket};
 use super::upstream::connect_any;
 use super::{Protocol, RefusalReason};
 use egress_core::http::local_reply::ResponseFlag;
-use egress_core::routing::{Cluster, RouteTable, TcpDecision};
+use egress_core::routing::{Cluster, RouteTable};
 use std::sync::Arc;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
@@ -36,31 +36,41 @@ pub(super) async fn relay(
 ) {
     let ticket = |counters| Ticket::new(client.clone(), Protocol::Tcp, counters);
     let origin = Arc::clone(&client.origin);
-    let listed = |routes: &RouteTable| {
-        routes.tcp(origin.policy, origin.destination, 0) != TcpDecision::Unlisted
-    };
+    let listed = |routes: &RouteTable, policy| routes.lists_tcp(policy, origin.destination);
     let downstream = Rewound::new(ahead, stream);
     forward(&client, downstream, ticket, cluster, listed).await;
 }
 
 /// Connects to one of the destination's addresses and copies until both sides have ended, or the
-/// routes no longer hold what `listed` asks for.
+/// owner's policy no longer holds what `listed` asks for. Nothing is sent where it does not hold it
+/// before: the client may have taken its time until then.
 pub(super) async fn forward(
     client: &Client,
     mut downstream: Rewound,
     ticket: impl FnOnce(Arc<Counters>) -> Ticket,
     cluster: &Arc<Cluster>,
-    listed: impl Fn(&RouteTable) -> bool,
+    listed: impl Fn(&RouteTable, u32) -> bool,
 ) {
     let counters = downstream.counters();
     let mut ticket = ticket(Arc::clone(&counters));
     ticket.record.service = Some(cluster.host.clone());
+    let removed = |ticket: &mut Ticket| {
+        let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
+        client.refuse(RefusalReason::Removed, name);
+        ticket.flag(ResponseFlag::UC);
+    };
+    if !client.may(&listed) {
+        return removed(&mut ticket);
+    }
     let order = client.addresses_of(cluster);
     if order.is_empty() {
         return ticket.flag(ResponseFlag::UH);
     }
     match connect_any(client, &order, &mut ticket.record).await {
         Ok(mut upstream) => tokio::select! {
+            // Looked at first, so that no byte follows a change that came while it connected.
+            biased;
+            () = client.removed(&listed) => removed(&mut ticket),
             copied = copy_bidirectional(&mut downstream, &mut upstream) => match copied {
                 Ok(_) => ticket.done(),
                 // Which side broke off is not told; both are closed.
@@ -68,11 +78,6 @@ pub(super) async fn forward(
             },
             // As Envoy ends it: without a flag.
             () = counters.silence(client.shared.limits.idle) => ticket.done(),
-            () = client.removed(listed) => {
-                let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
-                client.refuse(RefusalReason::Removed, name);
-                ticket.flag(ResponseFlag::UC);
-            }
         },
         Err(_) => ticket.flag(ResponseFlag::UF),
     }

@@ -34,7 +34,12 @@ pub(super) async fn pass_through(
     let decision = {
         let origin = &client.origin;
         let routes = client.shared.routes.load();
-        routes.tls(origin.policy, origin.destination, Some(&name), Turn::Next)
+        routes.tls(
+            origin.policy_in(&routes),
+            origin.destination,
+            Some(&name),
+            Turn::Next,
+        )
     };
     match decision {
         TlsDecision::Forward(cluster) => {
@@ -44,9 +49,8 @@ pub(super) async fn pass_through(
                 ticket
             };
             let origin = Arc::clone(&client.origin);
-            let listed = |routes: &RouteTable| {
-                let decision = routes.tls(origin.policy, origin.destination, Some(&name), 0);
-                matches!(decision, TlsDecision::Forward(_))
+            let listed = |routes: &RouteTable, policy| {
+                routes.lists_server(policy, origin.destination, Some(&name))
             };
             let downstream = Rewound::new(ahead, stream);
             tcp::forward(&client, downstream, ticket, &cluster, listed).await;

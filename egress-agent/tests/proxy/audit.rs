@@ -31,6 +31,7 @@ fn auditing(port: Option<(u16, PortRoutes)>) -> RouteTable {
     RouteTable {
         generation: 1,
         policies: BTreeMap::from([(POLICY, Arc::new(policy))]),
+        ..RouteTable::default()
     }
 }
 

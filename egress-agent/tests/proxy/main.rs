@@ -8,6 +8,7 @@ mod bodies;
 mod drain;
 mod ends;
 mod http;
+mod owners;
 mod shared;
 mod support;
 mod tls;

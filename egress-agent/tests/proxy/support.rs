@@ -75,6 +75,7 @@ pub fn destination(addr: &str) -> Origin {
         destination,
         policy: POLICY,
         cgroup: 1,
+        owners: vec![],
         pid: 1,
         comm: "curl".into(),
         netns: 1,
@@ -162,6 +163,7 @@ pub fn table(port: PortRoutes) -> RouteTable {
     RouteTable {
         generation: 1,
         policies: BTreeMap::from([(POLICY, Arc::new(policy))]),
+        ..RouteTable::default()
     }
 }
 

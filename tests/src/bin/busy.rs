@@ -43,6 +43,13 @@ enum Verb {
         threads: usize,
         target: SocketAddr,
     },
+    /// Requests over one connection, a new one where it ends, until standard input ends; a line for
+    /// each change of the outcome
+    Ask {
+        #[arg(long)]
+        host: String,
+        target: SocketAddr,
+    },
     /// Connects again and again until standard input ends; a line for each change of the outcome
     Watch { target: SocketAddr },
 }
@@ -66,6 +73,7 @@ fn main() -> Result<()> {
             requests(&host, count, threads, target);
             Ok(())
         }
+        Verb::Ask { host, target } => ask(&host, target),
         Verb::Watch { target } => watch(target),
     }
 }
@@ -201,6 +209,35 @@ fn requests(host: &str, count: usize, threads: usize, target: SocketAddr) {
         "{}",
         json!({ "ok": ok.into_inner(), "failed": failures.len(), "first": failures.first() })
     );
+}
+
+fn ask(host: &str, target: SocketAddr) -> Result<()> {
+    let ended = told_to_end();
+    let (mut stream, mut last, mut asked) = (None, String::new(), 0_u64);
+    while !ended.load(Ordering::SeqCst) {
+        let outcome = match kept(&mut stream, host, target) {
+            Ok(()) => "200".to_owned(),
+            Err(error) => {
+                let error = format!("{error:#}");
+                // Only an answer leaves the connection usable.
+                if !error.starts_with("status") {
+                    stream = None;
+                }
+                error
+            }
+        };
+        asked += 1;
+        if outcome != last {
+            println!(
+                "{}",
+                json!({ "at": microseconds() as u64, "outcome": outcome })
+            );
+            io::stdout().flush()?;
+            last = outcome;
+        }
+    }
+    println!("{}", json!({ "asked": asked }));
+    Ok(())
 }
 
 fn kept(

@@ -47,6 +47,10 @@ pub struct State {
     due: VecDeque<Query>,
     /// The policies are others than those of `routes`.
     rebuilt: bool,
+    /// Where the search for an id of a new policy begins.
+    next_id: u32,
+    /// Workloads came, went or have other policies than in `routes`.
+    moved: bool,
     routes: Arc<RouteTable>,
 }
 
@@ -70,6 +74,8 @@ impl State {
             ops: VecDeque::new(),
             due: VecDeque::new(),
             rebuilt: false,
+            next_id: 1,
+            moved: false,
             routes: Arc::new(RouteTable::default()),
         }
     }
@@ -250,16 +256,23 @@ impl State {
     /// The proxy's snapshot: the same as before if nothing in it changed. Put together here, so
     /// that many answers in a row cost one.
     pub fn routes(&mut self) -> Arc<RouteTable> {
-        if self.rebuilt || self.policies.values().any(|p| p.snapshot.is_stale()) {
+        if self.rebuilt || self.moved || self.policies.values().any(|p| p.snapshot.is_stale()) {
             self.rebuilt = false;
             let policies = self.policies.iter_mut();
             let policies = policies
                 .map(|(id, p)| (*id, p.snapshot.routes(&p.view, &self.leases)))
                 .collect();
             let generation = self.routes.generation + 1;
+            let owners = if std::mem::take(&mut self.moved) {
+                let owners = self.workloads.iter();
+                Arc::new(owners.map(|(id, (_, policy))| (*id, *policy)).collect())
+            } else {
+                Arc::clone(&self.routes.owners)
+            };
             self.routes = Arc::new(RouteTable {
                 generation,
                 policies,
+                owners,
             });
         }
         Arc::clone(&self.routes)

@@ -2,7 +2,7 @@
 
 use super::matching::Fit;
 use super::table::within;
-use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, Turn, VirtualHost};
+use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, Split, Turn, VirtualHost};
 use crate::http::authority::parse_authority;
 use http::HeaderMap;
 use std::net::SocketAddr;
@@ -143,6 +143,33 @@ impl RouteTable {
             .unwrap_or(TcpDecision::Unlisted)
     }
 
+    /// Whether a running TLS connection with this server name still is listed, whichever of its
+    /// route's destinations it went to.
+    pub fn lists_server(&self, policy: u32, dialled: SocketAddr, sni: Option<&str>) -> bool {
+        let leads = |at: &usize, routes: &PortRoutes| {
+            let route = &routes.tls[*at];
+            within(&route.nets, dialled.ip()) && leads_somewhere(&route.to, dialled)
+        };
+        let by_name = || {
+            let (routes, name) = (self.port(policy, dialled.port())?, sni?);
+            routes.find_tls(name, |at| Some(at).filter(|at| leads(at, routes)))
+        };
+        by_name().is_some() || self.lists_tcp(policy, dialled)
+    }
+
+    /// Whether a destination is listed for bytes that name nobody.
+    pub fn lists_tcp(&self, policy: u32, dialled: SocketAddr) -> bool {
+        let Some(routes) = self.policies.get(&policy) else {
+            return false;
+        };
+        let leads = |at: &usize, port: &PortRoutes| leads_somewhere(&port.tcp[*at].to, dialled);
+        let listed = || {
+            let port = routes.ports.get(&dialled.port())?;
+            port.find_tcp(dialled.ip(), |at| Some(at).filter(|at| leads(at, port)))
+        };
+        routes.pass_through(dialled).is_some() || listed().is_some()
+    }
+
     /// Whether a policy refuses nothing.
     pub fn audits(&self, policy: u32) -> bool {
         self.policies.get(&policy).is_some_and(|p| p.audit)
@@ -179,6 +206,12 @@ impl PolicyRoutes {
         let passes = !self.passthrough.is_empty() && within(&self.passthrough, dialled.ip());
         passes.then(|| TcpDecision::Relay(Arc::new(passthrough(dialled))))
     }
+}
+
+/// Whether any destination of a split takes a flow to this address.
+fn leads_somewhere(split: &Split, dialled: SocketAddr) -> bool {
+    let mut clusters = split.clusters();
+    clusters.any(|cluster| !cluster.missing && cluster.takes(dialled.ip()))
 }
 
 /// What was dialled, whatever it is.

@@ -51,6 +51,7 @@ fn table(port: PortRoutes) -> RouteTable {
                 ..PolicyRoutes::default()
             }),
         )]),
+        ..RouteTable::default()
     }
 }
 

@@ -21,8 +21,9 @@ pub enum RefusalReason {
     /// The Host header is not listed on this port.
     #[error("the Host is not listed on this port")]
     UnlistedHost,
-    /// The rule that listed the host of a running connection was removed.
-    #[error("the rule that listed it was removed")]
+    /// The policy that the workload has now does not list what a running connection goes to: a rule
+    /// was removed, or the workload got another policy.
+    #[error("the workload's rules do not list it any more")]
     Removed,
     /// The Host header cannot be read.
     #[error("bad Host: {0}")]

@@ -32,7 +32,7 @@ impl State {
             // With no rules yet it is judged with the first ones.
             None if self.policies.is_empty() => DEFAULT_POLICY,
             None => {
-                let free = free_id(self.settings.policies_end, &self.taken());
+                let free = self.free_id(&self.taken());
                 if free != CLOSED_POLICY {
                     self.open(now, free, kind);
                     self.replace();
@@ -41,6 +41,7 @@ impl State {
             }
         };
         self.workloads.insert(id, (workload, policy));
+        self.moved = true;
         self.sweep(now);
         self.handle_timeout(now);
     }
@@ -55,6 +56,7 @@ impl State {
     /// A workload is gone.
     pub fn forget_workload(&mut self, now: Instant, id: u64) {
         if self.workloads.remove(&id).is_some() {
+            self.moved = true;
             self.sweep(now);
         }
     }
@@ -85,12 +87,25 @@ impl State {
     /// written. Returns whether any got one: owners and ops are then to be written again.
     pub fn place_closed(&mut self, now: Instant) -> bool {
         let closed = self.without_policy();
-        if closed == 0 || free_id(self.settings.policies_end, &self.taken()) == CLOSED_POLICY {
+        let taken = self.taken();
+        if closed == 0 || (1..self.settings.policies_end).all(|id| taken.contains(&id)) {
             return false;
         }
         self.rebuild(now);
         self.handle_timeout(now);
         self.without_policy() < closed
+    }
+
+    /// An id for one more policy; with none left, that of no policy. The one that was given out
+    /// longest ago comes first: flows of its former view may still carry it.
+    fn free_id(&mut self, taken: &BTreeSet<u32>) -> u32 {
+        let end = self.settings.policies_end;
+        let mut order = (self.next_id..end).chain(1..self.next_id.min(end));
+        let Some(free) = order.find(|id| !taken.contains(id)) else {
+            return CLOSED_POLICY;
+        };
+        self.next_id = free + 1;
+        free
     }
 
     /// Ids that are not free: of this state, of what the kernel has (cgroups stand under adopted
@@ -132,17 +147,19 @@ impl State {
         let default = self.kind_of(&self.settings.unknown);
         let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
         let mut taken = self.taken();
-        let end = self.settings.policies_end;
         let mut workloads = std::mem::take(&mut self.workloads);
         for (workload, policy) in workloads.values_mut() {
             let kind = self.kind_of(workload);
             let kept = old.get(&kind).copied().filter(|id| *id != DEFAULT_POLICY);
-            *policy = *ids
-                .entry(kind)
-                .or_insert_with(|| kept.unwrap_or_else(|| free_id(end, &taken)));
+            *policy = match ids.get(&kind) {
+                Some(id) => *id,
+                None => kept.unwrap_or_else(|| self.free_id(&taken)),
+            };
+            ids.insert(kind, *policy);
             taken.insert(*policy);
         }
         self.workloads = workloads;
+        self.moved = true;
         self.policies.clear();
         self.users.clear();
         for (kind, id) in ids.into_iter().filter(|(_, id)| *id != CLOSED_POLICY) {
@@ -161,12 +178,6 @@ impl State {
         let policy = PolicyState::new(view, kind.audit, &self.settings, &self.leases);
         self.policies.insert(id, policy);
     }
-}
-
-/// An id for one more policy; with none left, that of no policy.
-fn free_id(end: u32, taken: &BTreeSet<u32>) -> u32 {
-    let free = (1..end).find(|id| !taken.contains(id));
-    free.unwrap_or(CLOSED_POLICY)
 }
 
 /// Adds the names that a view's services need, each with the hosts that need it.

@@ -1,0 +1,108 @@
+//! A workload gets another policy while its connections run.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::{Background, Lab, LabOptions};
+
+const BUSY: &str = env!("CARGO_BIN_EXE_busy");
+const SOON: Duration = Duration::from_secs(10);
+/// How soon after a change is in force nothing may be let through by the policy before it.
+const IN_FORCE: u64 = 100_000;
+
+/// Two hosts on one address.
+const RULES: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: both}
+spec:
+  hosts: [a.example, b.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.10}, {address: '2001:db8:2::10'}]
+";
+
+/// The workload's namespace sees one of them.
+const NARROW: &str = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: shop}
+spec:
+  egress: [{hosts: ['*/a.example']}]
+";
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_micros()).unwrap()
+}
+
+fn asking(lab: &Lab, name: &str, target: SocketAddr) -> Background {
+    let mut command = lab.command(BUSY).unwrap();
+    command.args(["ask", "--host", name, &target.to_string()]);
+    Background::start(command).unwrap()
+}
+
+/// `EGRESS_POLICY_CHANGES` narrows and widens that often instead.
+#[test]
+fn a_narrowed_workload_gets_no_answer_by_its_former_policy() {
+    let changes = std::env::var("EGRESS_POLICY_CHANGES").ok();
+    let changes: u64 = changes.map_or(12, |text| text.parse().unwrap());
+    let entry = "{cgroup: client, namespace: shop}";
+    let lab = Lab::start_with(LabOptions::flags(&["--workload", entry])).unwrap();
+    lab.rules("both.yaml", RULES).unwrap();
+    let targets = [v4(host::HTTPBIN), v6(host::HTTPBIN)].map(|ip| SocketAddr::new(ip, 80));
+    let clients = targets.map(|target| {
+        (
+            asking(&lab, "b.example", target),
+            asking(&lab, "a.example", target),
+        )
+    });
+    for (b, a) in &clients {
+        for client in [a, b] {
+            client
+                .wait_line("a first answer", SOON, |l| l["outcome"] == "200")
+                .unwrap();
+        }
+    }
+    // (from, until): 200 is a leak.
+    let mut narrow = Vec::new();
+    for _ in 0..changes.div_ceil(2) {
+        lab.rules("narrow.yaml", NARROW).unwrap();
+        let from = now() + IN_FORCE;
+        for (b, _) in &clients {
+            b.wait_line("b is denied", SOON, |l| {
+                l["outcome"] == "status 502" && l["at"].as_u64() > Some(from - 2 * IN_FORCE)
+            })
+            .unwrap();
+        }
+        narrow.push((from, now()));
+        let written = now();
+        lab.remove_rules("narrow.yaml").unwrap();
+        for (b, _) in &clients {
+            b.wait_line("b is listed again", SOON, |l| {
+                l["outcome"] == "200" && l["at"].as_u64() > Some(written)
+            })
+            .unwrap();
+        }
+    }
+    for (b, a) in clients {
+        // When a 200 was the outcome: from its line to the next.
+        let lines = b.lines();
+        let at = |line: &serde_json::Value| line["at"].as_u64();
+        for pair in lines.windows(2).filter(|pair| pair[0]["outcome"] == "200") {
+            let (begin, end) = (at(&pair[0]).unwrap(), at(&pair[1]).unwrap_or(u64::MAX));
+            for (from, until) in &narrow {
+                assert!(
+                    begin > *until || end <= *from,
+                    "200 from {begin} to {end}; narrow from {from} to {until}"
+                );
+            }
+        }
+        println!("b: {} changes seen, {}", lines.len(), b.end().unwrap());
+        let outcomes: Vec<_> = a.lines().iter().map(|l| l["outcome"].clone()).collect();
+        assert_eq!(outcomes, ["200"], "a stays listed");
+        println!("a: {}", a.end().unwrap());
+    }
+}
