@@ -283,6 +283,11 @@ impl State {
         &self.settings
     }
 
+    /// Whether a name is asked for.
+    pub fn resolves(&self, name: &str) -> bool {
+        self.users.contains_key(name)
+    }
+
     /// Names without an address.
     pub fn addressless(&self) -> Vec<Arc<str>> {
         let names = self.users.keys();

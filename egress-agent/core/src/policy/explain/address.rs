@@ -2,12 +2,12 @@
 //!
 //! It words what `asked` found out.
 
-use super::Explanation;
 use super::asked::{Asked, Judged};
-use super::gate::Spoken;
+use super::gate::{Fate, Spoken};
 use super::words::{self, rule_of};
+use super::{Explanation, Flow};
 use crate::policy::tables::Transport;
-use crate::routing::RequestHead;
+use crate::routing::{RefusalReason, RequestHead};
 use egress_ebpf::verdict::Verdict;
 use http::HeaderMap;
 use std::net::SocketAddr;
@@ -18,6 +18,10 @@ impl Asked<'_> {
         let flow = |via| self.judge(to, via, None, None);
         let tcp = flow(Transport::Tcp);
         let udp = self.question.scheme.is_none().then(|| flow(Transport::Udp));
+        let flows: Vec<_> = std::iter::once(&tcp)
+            .chain(&udp)
+            .map(Judged::flow)
+            .collect();
         let by_name = self.question.scheme.is_none() && !tcp.fate.passes();
         let by_name = by_name.then(|| self.name_that_passes(to)).flatten();
         let mut lines = Vec::new();
@@ -35,12 +39,13 @@ impl Asked<'_> {
             lines.push(format!("{word}UDP straight to {to}"));
         }
         if lines.is_empty() {
-            return self.denied_address(to, &tcp);
+            return self.denied_address(to, &tcp, flows);
         }
         lines.extend(self.listed_by(to));
         Explanation {
             denied: None,
             lines,
+            flows,
         }
     }
 
@@ -63,14 +68,18 @@ impl Asked<'_> {
         lines
     }
 
-    fn denied_address(&self, to: SocketAddr, tcp: &Judged<'_>) -> Explanation {
+    fn denied_address(&self, to: SocketAddr, tcp: &Judged<'_>, flows: Vec<Flow>) -> Explanation {
         let denied = tcp.fate.denied_by();
         let port = to.port();
         if self.gate.kernel(to, Transport::Tcp) == Verdict::Proxy {
             let what = words::request(&tcp.spoken);
             let mut lines = vec![format!("denied: {what} to {to}"), words::denial(&tcp.fate)];
             lines.extend(self.listed_by(to));
-            return Explanation { denied, lines };
+            return Explanation {
+                denied,
+                lines,
+                flows,
+            };
         }
         let why = format!(
             "denied: no rule lists {} (fields spec.addresses, spec.endpoints)",
@@ -81,7 +90,11 @@ impl Asked<'_> {
             .state
             .nearest(self.gate.id, to.ip(), port, Transport::Tcp);
         lines.extend(nearest.or_else(|| self.by_dns(port)));
-        Explanation { denied, lines }
+        Explanation {
+            denied,
+            lines,
+            flows,
+        }
     }
 
     /// Services of a port whose addresses come from DNS.
@@ -107,9 +120,9 @@ impl Asked<'_> {
                 path: "/",
                 headers: &headers,
             };
-            self.gate
-                .fate(to, Transport::Tcp, Spoken::Http(head))
-                .passes()
+            let fate = self.gate.fate(to, Transport::Tcp, Spoken::Http(head));
+            // Another path may have a route.
+            fate.passes() || matches!(fate, Fate::DeniedByProxy(RefusalReason::NoRoute, _))
         });
         if let Some(host) = host {
             return Some(format!("HTTP to the Host {}", host.host));

@@ -5,6 +5,7 @@
 use super::addresses::Addresses;
 use super::gate::{Fate, Gate, Spoken};
 use super::question::{Question, Scheme};
+use super::{Flow, Speaks};
 use crate::policy::state::{PolicyState, State};
 use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Service};
@@ -27,6 +28,22 @@ pub(super) struct Judged<'a> {
     pub(super) via: Transport,
     pub(super) spoken: Spoken<'a>,
     pub(super) fate: Fate,
+}
+
+impl Judged<'_> {
+    /// The flow, for those who want to make it.
+    pub(super) fn flow(&self) -> Flow {
+        Flow {
+            to: self.to,
+            transport: self.via,
+            speaks: match self.spoken {
+                Spoken::Http(_) => Speaks::Http,
+                Spoken::Http2 => Speaks::Http2,
+                Spoken::Tls(_) => Speaks::Tls,
+                Spoken::Bytes => Speaks::Bytes,
+            },
+        }
+    }
 }
 
 impl<'a> Asked<'a> {

@@ -15,8 +15,10 @@ mod words;
 pub use question::{Dialled, Question, QuestionError, Scheme};
 
 use super::state::State;
+use super::tables::Transport;
 use asked::Asked;
 use gate::Gate;
+use std::net::SocketAddr;
 
 /// Who denies a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,30 @@ pub enum DeniedBy {
     Status(u16),
 }
 
+/// A flow that was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// What is dialled.
+    pub to: SocketAddr,
+    /// By which transport.
+    pub transport: Transport,
+    /// What the client speaks.
+    pub speaks: Speaks,
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.1, with the question's host in the Host header.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// TLS, with the question's host as server name unless it is an address.
+    Tls,
+    /// Something else.
+    Bytes,
+}
+
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
@@ -37,6 +63,9 @@ pub struct Explanation {
     pub denied: Option<DeniedBy>,
     /// The verdict and its reasons, a line each.
     pub lines: Vec<String>,
+    /// The flows that were judged: one to each address of a name; to an address by TCP and, without a
+    /// scheme, by UDP.
+    pub flows: Vec<Flow>,
 }
 
 impl Explanation {
@@ -55,6 +84,7 @@ impl State {
             return Explanation {
                 denied: Some(DeniedBy::Kernel),
                 lines: vec![format!("denied: there is no policy {policy}")],
+                flows: Vec::new(),
             };
         };
         let asked = Asked {

@@ -29,6 +29,7 @@ impl<'a> Asked<'a> {
             return Explanation {
                 denied: Some(DeniedBy::Kernel),
                 lines: Vec::new(),
+                flows: Vec::new(),
             };
         };
         let rule = service.filter(|_| class.is_some());
@@ -41,7 +42,8 @@ impl<'a> Asked<'a> {
         };
         lines.extend(rule.map(|s| format!("listed by {}", rule_of(s, Some(port)))));
         if shown.fate.passes() {
-            lines.extend(rule.map(|s| words::reached(s, &addresses)));
+            let private = self.state.settings().leases.allow_private_answers;
+            lines.extend(rule.map(|s| words::reached(s, &addresses, private)));
         }
         let denied: Vec<_> = judged.iter().filter(|j| !j.fate.passes()).collect();
         if !denied.is_empty() && denied.len() < judged.len() {
@@ -54,6 +56,7 @@ impl<'a> Asked<'a> {
         Explanation {
             denied: shown.fate.denied_by(),
             lines,
+            flows: judged.iter().map(Judged::flow).collect(),
         }
     }
 

@@ -91,7 +91,9 @@ pub(super) fn virtual_service(
 }
 
 /// Where a service is reached.
-pub(super) fn reached(service: &Service, addresses: &Addresses) -> String {
+///
+/// `private`: addresses that are not public are taken from answers.
+pub(super) fn reached(service: &Service, addresses: &Addresses, private: bool) -> String {
     let listed = service
         .entries
         .iter()
@@ -102,7 +104,17 @@ pub(super) fn reached(service: &Service, addresses: &Addresses) -> String {
             "at any address: resolution is NONE and spec.addresses is empty".to_owned()
         }
         (_, Addresses::Listed(_)) => "at the addresses of its rule only".to_owned(),
-        (..) => format!("at the addresses that DNS gives for {}", service.host),
+        (..) => {
+            let public = if private {
+                ""
+            } else {
+                ", public ones only (allowPrivateAnswers)"
+            };
+            format!(
+                "at the addresses that DNS gives for {}{public}",
+                service.host
+            )
+        }
     }
 }
 
