@@ -129,7 +129,7 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
                 HttpDecision::Forward(cluster, _) => served(&cluster, status(503)),
                 HttpDecision::UnlistedHost => status(502),
                 HttpDecision::NoRoute => status(404),
-                HttpDecision::NoCluster(_) => status(503),
+                HttpDecision::NoCluster(_) | HttpDecision::NotCarriedOut(_) => status(503),
             }
         }
         Step::NotHttp => status(400),
@@ -141,7 +141,9 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
                 (Some(cluster), None) => served(&cluster, Some(DeniedBy::Closed)),
                 _ => match routes.tls(0, to, name, 3) {
                     TlsDecision::Forward(cluster) => served(&cluster, Some(DeniedBy::Closed)),
-                    TlsDecision::UnlistedName => Some(DeniedBy::Closed),
+                    TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) => {
+                        Some(DeniedBy::Closed)
+                    }
                 },
             }
         }

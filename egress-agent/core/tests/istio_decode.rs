@@ -80,15 +80,15 @@ fn both_spellings_of_a_field_are_read_and_camel_case_wins() {
 #[test]
 fn enums_are_read_by_exact_name_or_number() {
     assert_eq!(
-        only_service_entry("  resolution: DNS\n").resolution,
+        only_service_entry("  resolution: DNS\n").resolution(),
         Resolution::Dns
     );
     assert_eq!(
-        only_service_entry("  resolution: 2\n").resolution,
+        only_service_entry("  resolution: 2\n").resolution(),
         Resolution::Dns
     );
     assert_eq!(
-        only_service_entry("  resolution: null\n").resolution,
+        only_service_entry("  resolution: null\n").resolution(),
         Resolution::None
     );
     for bad in ["dns", "Dns", "'2'", "9", "on"] {

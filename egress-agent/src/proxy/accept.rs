@@ -99,7 +99,7 @@ async fn connection(
     // finish.
     let step = tokio::select! {
         step = inspect(&client, &reading, &mut stream, &mut ahead) => step,
-        _ = waiting.started(), if matches!(reading, Reading::Names(_)) => return,
+        _ = waiting.started(), if matches!(reading, Reading::Names(_) | Reading::NamesOrDenied(_)) => return,
     };
     take(client, step, stream, ahead, drain).await;
 }

@@ -210,6 +210,9 @@ impl Connection {
                 let reason = RefusalReason::NoCluster(cluster.host.clone());
                 Refused(LocalReply::no_cluster(), reason)
             }
+            HttpDecision::NotCarriedOut(why) => {
+                Refused(LocalReply::no_cluster(), RefusalReason::NotCarriedOut(why))
+            }
         };
         match self.client.audited(&reason, Some(authority)) {
             Some(cluster) => self.allow(request, authority, cluster, Arc::default()),

@@ -55,6 +55,10 @@ pub(super) async fn pass_through(
             let downstream = Rewound::new(ahead, stream);
             tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
+        TlsDecision::NotCarriedOut(why) => {
+            let reason = RefusalReason::NotCarriedOut(why);
+            tcp::refuse(client, ahead, stream, reason, Some(&name)).await;
+        }
         TlsDecision::UnlistedName => {
             let reason = RefusalReason::UnlistedName;
             tcp::refuse(client, ahead, stream, reason, Some(&name)).await;

@@ -8,6 +8,7 @@ mod bodies;
 mod drain;
 mod ends;
 mod http;
+mod not_carried_out;
 mod owners;
 mod shared;
 mod support;

@@ -39,8 +39,8 @@ messages! {
         ports: Vec<ServicePort> = "ports",
         /// Inside or outside the mesh.
         location: Location = "location",
-        /// How endpoints are found.
-        resolution: Resolution = "resolution",
+        /// How endpoints are found, where it is written; see [`ServiceEntry::resolution`].
+        resolution: Option<Resolution> = "resolution",
         /// Endpoints by address.
         endpoints: Vec<WorkloadEntry> = "endpoints",
         /// Endpoints by labels; excludes `endpoints`.
@@ -61,5 +61,12 @@ messages! {
         name: String = "name",
         /// Port of the endpoints; 0 means `number`.
         target_port: u32 = "targetPort",
+    }
+}
+
+impl ServiceEntry {
+    /// How endpoints are found: `NONE` where the object does not say.
+    pub fn resolution(&self) -> Resolution {
+        self.resolution.unwrap_or_default()
     }
 }

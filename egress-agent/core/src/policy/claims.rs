@@ -13,6 +13,7 @@ use crate::routing::Cluster;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// What happens to an address that is none of the host's, on a port whose name is checked anyway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,7 +46,9 @@ pub fn claims(
                 entry,
                 port,
                 class,
-                ruled: plan.get(port.number).is_some_and(|p| !p.tcp.is_empty()),
+                ruled: plan
+                    .get(port.number)
+                    .is_some_and(|p| !p.tcp.is_empty() || p.denied.is_some()),
             };
             match entry.resolution {
                 Resolution::None => own.as_dialled(&mut claims),
@@ -72,7 +75,7 @@ struct OfPort<'a> {
     entry: &'a Entry,
     port: &'a Port,
     class: Class,
-    /// A `VirtualService` tcp route decides where it goes.
+    /// A `VirtualService` tcp route decides where it goes, or the proxy tells why it goes nowhere.
     ruled: bool,
 }
 
@@ -204,6 +207,14 @@ fn endpoints(
 /// Where a destination is at the moment, for the proxy to dial. `service` is the destination's, if
 /// it is registered.
 pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
+    if let Some(why) = &to.denied {
+        return Cluster {
+            host: to.host.to_string(),
+            port: to.port,
+            denied: Some(Arc::clone(why)),
+            ..Cluster::default()
+        };
+    }
     let found = service.filter(|s| s.class(to.port).is_some_and(|c| c != Class::Udp));
     let labels = match &to.subset {
         Subset::All => None,

@@ -112,6 +112,7 @@ impl Snapshot {
             host: Arc::clone(host),
             port: 0,
             subset: Subset::All,
+            denied: None,
         };
         let uses = self.users.range((first, first_door())..);
         let mut made: Option<(&To, bool)> = None;
@@ -211,7 +212,7 @@ impl Snapshot {
             Arc::new(TlsRoute {
                 sni_hosts: vec![service.host.to_string()],
                 nets: Vec::new(),
-                to: clusters.split(&vec![(1, itself(service, port))]),
+                to: clusters.split(&vec![(1, itself(service, port, &plan.denied))]),
             })
         });
         Part {
@@ -266,6 +267,7 @@ fn destinations(host: &Arc<str>, port: u16, plan: &PortPlan) -> impl Iterator<It
         host: Arc::clone(host),
         port,
         subset: Subset::All,
+        denied: plan.denied.clone(),
     };
     plan.destinations().cloned().chain([own])
 }
@@ -296,6 +298,7 @@ impl Clusters<'_> {
             matches: route.matches.clone(),
             to: self.split(&route.to),
             timeout: route.timeout,
+            denied: route.denied.clone(),
         })
     }
 
@@ -325,10 +328,12 @@ impl Clusters<'_> {
                 host: service.host.to_string(),
                 port,
                 original_dst: Some(port),
+                denied: plan.denied.clone(),
                 ..Cluster::default()
             };
             add(doors.endpoints, Split::one(Arc::new(straight)));
-            add(doors.others, self.split(&vec![(1, itself(service, port))]));
+            let own = itself(service, port, &plan.denied);
+            add(doors.others, self.split(&vec![(1, own)]));
         }
         routes
     }

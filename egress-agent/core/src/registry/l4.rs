@@ -2,6 +2,8 @@
 //!
 //! Order and precedence as in istio `pilot/pkg/networking/core/tls.go`.
 
+use super::destination_policy::{denied, not_carried_out};
+use super::not_done::table::{TCP_MATCH, serves_nothing};
 use super::routes::{Context, Shares, Subset, TcpPlan, TlsPlan, To, shares};
 use super::services::{Service, network};
 use super::{VirtualService, hosts};
@@ -9,6 +11,7 @@ use crate::istio::fields::Destination;
 use crate::istio::virtual_service::RouteDestination;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What both kinds of match have in common.
 struct Conditions<'a> {
@@ -65,7 +68,7 @@ pub(super) fn tls(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tl
 pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<TcpPlan> {
     let mut plans = Vec::new();
     for vs in context.registry.rules_for(&service.host, context.scope) {
-        for route in &vs.spec().tcp {
+        for (index, route) in vs.spec().tcp.iter().enumerate() {
             let to = || destinations(&route.route, vs, port, context);
             if route.r#match.is_empty() && vs.for_mesh(&[]) {
                 plans.push(TcpPlan {
@@ -74,7 +77,7 @@ pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tc
                 });
                 return plans;
             }
-            for m in &route.r#match {
+            for (n, m) in route.r#match.iter().enumerate() {
                 let conditions = Conditions {
                     port: m.port,
                     labels: &m.source_labels,
@@ -84,13 +87,21 @@ pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tc
                 if !conditions.hold(vs, port, context) {
                     continue;
                 }
+                let mut to = to();
+                if let Some(field) = serves_nothing(TCP_MATCH, m) {
+                    let field = format!("spec.tcp[{index}].match[{n}].{field}");
+                    let why = not_carried_out(&field, &vs.object);
+                    for (_, to) in &mut to {
+                        to.denied = Some(Arc::clone(&why));
+                    }
+                }
                 let whole = m.destination_subnets.is_empty();
                 // A subnet that cannot be read is no subnet.
                 let nets = (!whole).then(|| subnets(&m.destination_subnets).unwrap_or_default());
                 if nets.as_ref().is_some_and(Vec::is_empty) {
                     continue;
                 }
-                plans.push(TcpPlan { nets, to: to() });
+                plans.push(TcpPlan { nets, to });
                 if whole {
                     return plans;
                 }
@@ -153,5 +164,11 @@ pub(super) fn target(
         );
         found.map_or(Subset::Undefined, Subset::Labels)
     };
-    To { host, port, subset }
+    let denied = service.and_then(|s| denied(&host, Some(&to.subset), port, s, context));
+    To {
+        host,
+        port,
+        subset,
+        denied,
+    }
 }

@@ -5,6 +5,7 @@
 //! many costs its own part. Knows no address that DNS gave.
 
 mod delegate;
+mod destination_policy;
 pub mod hosts;
 mod l4;
 pub mod lint;
@@ -19,7 +20,6 @@ mod tests;
 pub mod view;
 mod virtual_service;
 
-use crate::istio::destination_rule::DestinationRule;
 use crate::istio::workload_entry::WorkloadEntry;
 use crate::istio::{Object, Spec};
 use scope::{Dependences, Scope};
@@ -81,7 +81,7 @@ pub struct Registry {
     pub(crate) rules: BTreeMap<Arc<str>, Vec<VirtualService>>,
     /// `VirtualService`s without hosts, by namespace and name.
     delegates: BTreeMap<(String, String), VirtualService>,
-    /// `DestinationRule`s with subsets, by host in canonical form, oldest first.
+    /// `DestinationRule`s by host in canonical form, oldest first.
     destination_rules: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
     /// Oldest first.
     sidecars: Vec<Arc<Object>>,
@@ -212,7 +212,7 @@ impl Registry {
                     }
                 }
             }
-            Some(Spec::DestinationRule(spec)) if !spec.subsets.is_empty() => {
+            Some(Spec::DestinationRule(spec)) => {
                 let host = hosts::full_name(&spec.host, &object.meta.namespace, &self.domain);
                 insert(
                     self.destination_rules.entry(host).or_default(),
@@ -221,7 +221,7 @@ impl Registry {
                 );
             }
             Some(Spec::Sidecar(_)) => insert(&mut self.sidecars, object, |o| o),
-            Some(Spec::DestinationRule(_) | Spec::WorkloadEntry(_)) | None => {}
+            Some(Spec::WorkloadEntry(_)) | None => {}
         }
     }
 
@@ -306,45 +306,6 @@ impl Registry {
         let wildcards = (0..=host.len()).filter(move |_| any).filter_map(cut);
         let first = itself.clone();
         std::iter::once(first).chain(wildcards.filter(move |p| *p != itself))
-    }
-
-    /// A `DestinationRule`'s subset: the labels of its endpoints. Of the client's namespace first,
-    /// then the service's, then the root one (istio `pilot/pkg/model/push_context.go`
-    /// `destinationRule`).
-    pub(crate) fn subset(
-        &self,
-        host: &str,
-        of: &str,
-        name: &str,
-        scope: &Scope,
-    ) -> Option<Arc<BTreeMap<String, String>>> {
-        let suffixes = (0..=host.len())
-            .filter_map(|at| host.get(at..))
-            .map(|s| format!("*{s}"));
-        let all = std::iter::once(host.to_owned()).chain(suffixes);
-        let rules: Vec<_> = all
-            .filter_map(|p| self.destination_rules.get(p.as_str()))
-            .flatten()
-            .collect();
-        let spec = |o: &&Arc<Object>| -> Option<DestinationRule> {
-            match &o.spec {
-                Some(Spec::DestinationRule(spec)) => Some(spec.clone()),
-                _ => None,
-            }
-        };
-        let places = [scope.namespace(), of, &*self.root_namespace];
-        let in_place = |n: &str| rules.iter().find(|o| o.meta.namespace == n).copied();
-        let chosen = places
-            .into_iter()
-            .filter(|n| !n.is_empty())
-            .find_map(in_place);
-        let chosen = chosen.or_else(|| rules.first().copied())?;
-        let rule = spec(&chosen)?;
-        if !scope.sees(&rule.export_to, &chosen.meta.namespace) {
-            return None;
-        }
-        let subset = rule.subsets.into_iter().find(|s| s.name == name)?;
-        Some(Arc::new(subset.labels))
     }
 }
 

@@ -5,7 +5,9 @@
 //! where these are at the moment is `policy`'s business.
 
 use super::delegate::merged;
+use super::destination_policy::{denied, not_carried_out};
 use super::l4::{target, tcp, tls};
+use super::not_done::denied_route;
 use super::scope::Scope;
 use super::services::{Class, Service};
 use super::{Registry, VirtualService};
@@ -27,6 +29,8 @@ pub struct To {
     pub port: u16,
     /// Which endpoints.
     pub subset: Subset,
+    /// Why it serves nothing, whatever its addresses: a rule about it cannot be carried out.
+    pub denied: Option<Arc<str>>,
 }
 
 /// Which endpoints of a service.
@@ -53,6 +57,8 @@ pub struct HttpPlan {
     pub to: Shares,
     /// `timeout`.
     pub timeout: Option<Duration>,
+    /// Why its requests are denied: it asks for what is not carried out.
+    pub denied: Option<Arc<str>>,
 }
 
 /// One TLS route.
@@ -88,6 +94,8 @@ pub struct PortPlan {
     pub tcp: Vec<TcpPlan>,
     /// Whether bytes that name nobody go to the service by its addresses.
     pub opaque: bool,
+    /// Why the service itself serves nothing on this port.
+    pub denied: Option<Arc<str>>,
 }
 
 impl PortPlan {
@@ -139,9 +147,13 @@ pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
         if port.class == Class::Udp {
             continue;
         }
-        let mut plan = PortPlan::default();
+        let mut plan = PortPlan {
+            denied: denied(&service.host, None, number, service, context),
+            ..PortPlan::default()
+        };
         if port.class.is_http() {
-            plan.http = Some(http(service, number, context));
+            let own = itself(service, number, &plan.denied);
+            plan.http = Some(http(service, number, own, context));
         }
         match port.class {
             Class::Tls => {
@@ -160,22 +172,24 @@ pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
     HostPlan(plans)
 }
 
-/// The way to a service itself.
-pub fn itself(service: &Service, port: u16) -> To {
+/// The way to a service itself, and why it serves nothing where it does.
+pub fn itself(service: &Service, port: u16, denied: &Option<Arc<str>>) -> To {
     To {
         host: Arc::clone(&service.host),
         port,
         subset: Subset::All,
+        denied: denied.clone(),
     }
 }
 
 /// The first `VirtualService` with http routes has the host; they are not merged.
-fn http(service: &Service, port: u16, context: &Context<'_>) -> Vec<HttpPlan> {
+fn http(service: &Service, port: u16, own: To, context: &Context<'_>) -> Vec<HttpPlan> {
     let own = || {
         vec![HttpPlan {
             matches: Vec::new(),
-            to: vec![(1, itself(service, port))],
+            to: vec![(1, own)],
             timeout: None,
+            denied: None,
         }]
     };
     let mut rules = context.registry.rules_for(&service.host, context.scope);
@@ -190,24 +204,24 @@ fn http(service: &Service, port: u16, context: &Context<'_>) -> Vec<HttpPlan> {
 /// `BuildHTTPRoutesForVirtualService`).
 fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<Vec<HttpPlan>> {
     let mut plans = Vec::new();
-    for route in &vs.spec().http {
+    for (index, route) in vs.spec().http.iter().enumerate() {
         let Some(matches) = matching(route, vs, vs, port, context) else {
             continue;
         };
         let catch_all = matches.is_empty();
         match &route.delegate {
-            None => plans.push(http_plan(route, matches, vs, port, context)),
+            None => plans.push(http_plan((index, route), matches, vs, port, context)),
             Some(to) => {
                 let Some(delegate) = context.registry.delegate(to, vs) else {
                     continue;
                 };
-                for inner in &delegate.spec().http {
+                for (index, inner) in delegate.spec().http.iter().enumerate() {
                     let Some(own) = matching(inner, delegate, vs, port, context) else {
                         continue;
                     };
                     let both = HttpMatch::both(&matches, own);
                     let route = merged(route, inner);
-                    plans.push(http_plan(&route, both, delegate, port, context));
+                    plans.push(http_plan((index, &route), both, delegate, port, context));
                 }
             }
         }
@@ -219,25 +233,29 @@ fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<
 }
 
 fn http_plan(
-    route: &HttpRoute,
+    (index, route): (usize, &HttpRoute),
     matches: Vec<HttpMatch>,
     vs: &VirtualService,
     port: u16,
     context: &Context<'_>,
 ) -> HttpPlan {
-    let elsewhere = route.redirect.is_some() || route.direct_response.is_some();
+    let denied = denied_route(route).map(|field| {
+        let field = format!("spec.http[{index}].{field}");
+        not_carried_out(&field, &vs.object)
+    });
     let to = route
         .route
         .iter()
         .map(|r| (r.weight, r.destination.as_ref()));
     HttpPlan {
         matches,
-        to: if elsewhere {
+        to: if denied.is_some() {
             Vec::new()
         } else {
             shares(to, vs, port, context)
         },
         timeout: route.timeout.map(TimeSpan::duration),
+        denied,
     }
 }
 

@@ -4,8 +4,10 @@
 //! Owns Sidecar selection (istio `pilot/pkg/model/push_context.go` `getSidecarScope`). Workloads
 //! with an equal scope see the same and share a policy. Does not know the services.
 
+use super::not_done::table::{LISTENER, OUTBOUND, serves_nothing};
 use super::{Registry, hosts};
-use crate::istio::sidecar::{OutboundTrafficPolicyMode, Sidecar};
+use crate::istio::destination_rule::DestinationRule;
+use crate::istio::sidecar::{IstioEgressListener, OutboundTrafficPolicyMode, Sidecar};
 use crate::istio::{Object, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -162,6 +164,13 @@ impl Scope {
             || ((namespace.is_empty() || self.namespace == namespace) && labels.iter().all(has))
     }
 
+    /// Whether a `DestinationRule` of namespace `of` is for this client (`workloadSelector`).
+    pub fn selected_by(&self, rule: &DestinationRule, of: &str) -> bool {
+        let selector = rule.workload_selector.as_ref();
+        let labels = selector.map(|s| &s.match_labels).filter(|l| !l.is_empty());
+        labels.is_none_or(|labels| self.is_source(labels, of))
+    }
+
     /// The namespace, where it matters.
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -211,6 +220,9 @@ impl Dependences {
             Some(Spec::DestinationRule(spec)) => {
                 export_to(&spec.export_to, &mut self.namespaces);
                 self.namespaces.insert(own.clone());
+                let selector = spec.workload_selector.iter();
+                self.labels
+                    .extend(selector.flat_map(|s| s.match_labels.keys().cloned()));
             }
             Some(Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => {}
         }
@@ -235,8 +247,9 @@ impl Registry {
             labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
             imports: sidecar.and_then(|s| imports(s, namespace)),
             allow_any: sidecar.and_then(|s| {
-                let mode = s.outbound_traffic_policy.as_ref()?.mode;
-                Some(mode == OutboundTrafficPolicyMode::AllowAny)
+                let policy = s.outbound_traffic_policy.as_ref()?;
+                let denied = serves_nothing(OUTBOUND, policy).is_some();
+                Some(policy.mode == OutboundTrafficPolicyMode::AllowAny && !denied)
             }),
             all: false,
         }
@@ -283,7 +296,8 @@ fn imports(sidecar: &Sidecar, own: &str) -> Option<Vec<Import>> {
         return None;
     }
     let mut all = Vec::new();
-    for listener in &sidecar.egress {
+    let carried_out = |l: &&IstioEgressListener| serves_nothing(LISTENER, *l).is_none();
+    for listener in sidecar.egress.iter().filter(carried_out) {
         let port = listener.port.as_ref().map(|p| p.number).filter(|n| *n != 0);
         for host in &listener.hosts {
             let (namespace, host) = host.split_once('/').unwrap_or((".", host));

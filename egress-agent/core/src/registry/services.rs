@@ -142,7 +142,7 @@ impl Entry {
         }
         Self {
             object,
-            resolution: entry.resolution,
+            resolution: entry.resolution(),
             addresses,
             ports,
             endpoints,

@@ -236,15 +236,15 @@ fn what_is_asked_and_not_done_is_named_by_field() {
     let text = vs(
         "v",
         "a.com",
-        "http: [{match: [{uri: {exact: /}}], redirect: {uri: /}}, {fault: {}, retries: {}, route: [{headers: {}, destination: {host: a.com, subset: s}}]}], tcp: [{}]",
+        "http: [{match: [{uri: {exact: /}}], redirect: {uri: /}}, {fault: {abort: {httpStatus: 403}}, retries: {}, route: [{headers: {request: {remove: [x]}}, destination: {host: a.com, subset: s}}]}], tcp: [{}]",
     );
     let found = not_done(&objects(&text)[0]);
     let fields: Vec<_> = found.iter().map(|m| m.field.as_str()).collect();
     let expected = [
         "spec.http[0].redirect",
+        "spec.http[1].fault.abort",
         "spec.http[1].retries",
-        "spec.http[1].fault",
-        "spec.http[1].route[0].headers",
+        "spec.http[1].route[0].headers.request",
     ];
     assert_eq!(fields, expected);
     assert!(found.iter().all(|m| m.line == 5), "{found:?}");

@@ -25,20 +25,33 @@ impl VirtualService {
 
     /// Whether it is for workloads and not only for gateways; a match's own list comes first.
     pub fn for_mesh(&self, of_match: &[String]) -> bool {
-        let own = &self.spec().gateways;
-        let gateways = if of_match.is_empty() { own } else { of_match };
-        gateways.is_empty() || gateways.iter().any(|g| g == MESH)
+        for_mesh(self.spec(), of_match)
     }
 
     pub(super) fn serves_mesh(&self) -> bool {
-        let spec = self.spec();
-        let http = spec.http.iter().flat_map(|r| &r.r#match);
-        let tls = spec.tls.iter().flat_map(|r| &r.r#match);
-        let tcp = spec.tcp.iter().flat_map(|r| &r.r#match);
-        let lists = http
-            .map(|m| &m.gateways)
-            .chain(tls.map(|m| &m.gateways))
-            .chain(tcp.map(|m| &m.gateways));
-        self.for_mesh(&[]) || lists.into_iter().any(|g| !g.is_empty() && self.for_mesh(g))
+        serves_mesh(self.spec())
     }
+}
+
+/// As [`VirtualService::for_mesh`].
+pub(super) fn for_mesh(spec: &virtual_service::VirtualService, of_match: &[String]) -> bool {
+    let gateways = if of_match.is_empty() {
+        &spec.gateways
+    } else {
+        of_match
+    };
+    gateways.is_empty() || gateways.iter().any(|g| g == MESH)
+}
+
+/// Whether any part of it is for workloads.
+pub(super) fn serves_mesh(spec: &virtual_service::VirtualService) -> bool {
+    let http = spec.http.iter().flat_map(|r| &r.r#match);
+    let tls = spec.tls.iter().flat_map(|r| &r.r#match);
+    let tcp = spec.tcp.iter().flat_map(|r| &r.r#match);
+    let lists = http
+        .map(|m| &m.gateways)
+        .chain(tls.map(|m| &m.gateways))
+        .chain(tcp.map(|m| &m.gateways));
+    let of_a_match = |list: &Vec<String>| !list.is_empty() && for_mesh(spec, list);
+    for_mesh(spec, &[]) || lists.into_iter().any(of_a_match)
 }

@@ -35,6 +35,9 @@ pub enum HttpDecision {
     NoRoute,
     /// The route leads to what is not registered: 503 with an empty body, flag NC.
     NoCluster(Arc<Cluster>),
+    /// The route, or its destination, has a field that is not carried out and would narrow or
+    /// protect: 503 with an empty body, flag NC. The text names the field and the object.
+    NotCarriedOut(Arc<str>),
 }
 
 /// What happens to one TLS connection.
@@ -44,6 +47,8 @@ pub enum TlsDecision {
     Forward(Arc<Cluster>),
     /// The name is not listed on this port: closed.
     UnlistedName,
+    /// Its destination has a field that is not carried out and would protect: closed.
+    NotCarriedOut(Arc<str>),
 }
 
 /// What happens to bytes that name nobody.
@@ -55,6 +60,8 @@ pub enum TcpDecision {
     RelayNonHttp(Arc<Cluster>),
     /// The destination is not listed for TCP: closed.
     Unlisted,
+    /// It is listed with a field that is not carried out and would protect: closed.
+    NotCarriedOut(Arc<str>),
 }
 
 impl RouteTable {
@@ -82,6 +89,7 @@ impl RouteTable {
         }
         match self.tcp(policy, dialled, turn) {
             TcpDecision::Relay(cluster) => HttpDecision::Forward(cluster, Arc::default()),
+            TcpDecision::NotCarriedOut(why) => HttpDecision::NotCarriedOut(why),
             TcpDecision::RelayNonHttp(_) | TcpDecision::Unlisted => listed,
         }
     }
@@ -99,21 +107,27 @@ impl RouteTable {
             let (routes, name) = (self.port(policy, dialled.port())?, sni?);
             let fits = |at: usize| {
                 let route = &routes.tls[at];
-                let cluster = route
-                    .to
-                    .pick(turn)
-                    .filter(|c| !c.missing && c.takes(dialled.ip()))?;
-                within(&route.nets, dialled.ip()).then(|| Arc::clone(cluster))
+                let cluster = route.to.pick(turn)?;
+                if !within(&route.nets, dialled.ip()) {
+                    return None;
+                }
+                // It takes the name: a wildcard over it must not have what it denies.
+                if let Some(why) = &cluster.denied {
+                    return Some(TlsDecision::NotCarriedOut(Arc::clone(why)));
+                }
+                let takes = !cluster.missing && cluster.takes(dialled.ip());
+                takes.then(|| TlsDecision::Forward(Arc::clone(cluster)))
             };
             routes.find_tls(name, fits)
         };
         let by_address = || match self.tcp(policy, dialled, turn) {
-            TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster) => Some(cluster),
-            TcpDecision::Unlisted => None,
+            TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster) => {
+                TlsDecision::Forward(cluster)
+            }
+            TcpDecision::Unlisted => TlsDecision::UnlistedName,
+            TcpDecision::NotCarriedOut(why) => TlsDecision::NotCarriedOut(why),
         };
-        by_name()
-            .or_else(by_address)
-            .map_or(TlsDecision::UnlistedName, TlsDecision::Forward)
+        by_name().unwrap_or_else(by_address)
     }
 
     /// Decides bytes by their original destination alone.
@@ -127,6 +141,9 @@ impl RouteTable {
             port.find_tcp(dialled.ip(), |at| {
                 let route = &port.tcp[at];
                 let cluster = route.to.pick(turn)?;
+                if let Some(why) = &cluster.denied {
+                    return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
+                }
                 // One that leads nowhere takes nothing from the others.
                 let cluster = Some(cluster).filter(|c| !c.missing && c.takes(dialled.ip()))?;
                 let cluster = Arc::clone(cluster);
@@ -146,15 +163,15 @@ impl RouteTable {
     /// Whether a running TLS connection with this server name still is listed, whichever of its
     /// route's destinations it went to.
     pub fn lists_server(&self, policy: u32, dialled: SocketAddr, sni: Option<&str>) -> bool {
-        let leads = |at: &usize, routes: &PortRoutes| {
-            let route = &routes.tls[*at];
-            within(&route.nets, dialled.ip()) && leads_somewhere(&route.to, dialled)
+        let leads = |at: usize, routes: &PortRoutes| {
+            let route = &routes.tls[at];
+            within(&route.nets, dialled.ip()).then(|| leads_somewhere(&route.to, dialled))?
         };
         let by_name = || {
             let (routes, name) = (self.port(policy, dialled.port())?, sni?);
-            routes.find_tls(name, |at| Some(at).filter(|at| leads(at, routes)))
+            routes.find_tls(name, |at| leads(at, routes))
         };
-        by_name().is_some() || self.lists_tcp(policy, dialled)
+        by_name().unwrap_or_else(|| self.lists_tcp(policy, dialled))
     }
 
     /// Whether a destination is listed for bytes that name nobody.
@@ -162,12 +179,13 @@ impl RouteTable {
         let Some(routes) = self.policies.get(&policy) else {
             return false;
         };
-        let leads = |at: &usize, port: &PortRoutes| leads_somewhere(&port.tcp[*at].to, dialled);
         let listed = || {
             let port = routes.ports.get(&dialled.port())?;
-            port.find_tcp(dialled.ip(), |at| Some(at).filter(|at| leads(at, port)))
+            port.find_tcp(dialled.ip(), |at| {
+                leads_somewhere(&port.tcp[at].to, dialled)
+            })
         };
-        routes.pass_through(dialled).is_some() || listed().is_some()
+        routes.pass_through(dialled).is_some() || listed().unwrap_or(false)
     }
 
     /// Whether a policy refuses nothing.
@@ -208,10 +226,16 @@ impl PolicyRoutes {
     }
 }
 
-/// Whether any destination of a split takes a flow to this address.
-fn leads_somewhere(split: &Split, dialled: SocketAddr) -> bool {
-    let mut clusters = split.clusters();
-    clusters.any(|cluster| !cluster.missing && cluster.takes(dialled.ip()))
+/// Whether a split takes a flow to this address: to a destination, or to deny it. `None`: neither.
+fn leads_somewhere(split: &Split, dialled: SocketAddr) -> Option<bool> {
+    let takes = |c: &Arc<Cluster>| !c.missing && c.denied.is_none() && c.takes(dialled.ip());
+    if split.clusters().any(takes) {
+        return Some(true);
+    }
+    split
+        .clusters()
+        .any(|c| c.denied.is_some())
+        .then_some(false)
 }
 
 /// What was dialled, whatever it is.
@@ -234,7 +258,14 @@ impl VirtualHost {
                 // It may be this route's: not a later one's to have.
                 Fit::Unknown => return HttpDecision::NoRoute,
             }
-            return match route.to.pick(turn) {
+            if let Some(why) = &route.denied {
+                return HttpDecision::NotCarriedOut(Arc::clone(why));
+            }
+            let cluster = route.to.pick(turn);
+            if let Some(why) = cluster.and_then(|c| c.denied.as_ref()) {
+                return HttpDecision::NotCarriedOut(Arc::clone(why));
+            }
+            return match cluster {
                 None => HttpDecision::NoRoute,
                 Some(cluster) if cluster.missing => HttpDecision::NoCluster(Arc::clone(cluster)),
                 // Its own addresses only: Host and destination must both be listed.

@@ -23,6 +23,11 @@ pub enum Reading {
     /// Names, and this destination with a port of unset protocol: HTTP goes by its Host, what else
     /// names nobody listed is relayed.
     Sniffed(Arc<Cluster>),
+    /// No name is listed on this port, and the destination is listed with a field that is not
+    /// carried out: denied unread, for this reason.
+    Denied(Arc<str>),
+    /// Names, beside a destination that is [`Reading::Denied`]: what names nobody listed is denied.
+    NamesOrDenied(Arc<str>),
     /// Names, and this destination as TCP: what has a listed name goes by it, everything else is
     /// relayed as if no name were listed beside it. Nothing is denied that TCP alone lets through.
     ByName(Arc<Cluster>),
@@ -74,6 +79,8 @@ impl RouteTable {
             (None, TcpDecision::Relay(to) | TcpDecision::RelayNonHttp(to)) => Reading::Unread(to),
             (Some(PortKind::Tls), TcpDecision::Unlisted) => Reading::Hello,
             (Some(kind), TcpDecision::Unlisted) => Reading::Names(kind),
+            (None, TcpDecision::NotCarriedOut(why)) => Reading::Denied(why),
+            (Some(_), TcpDecision::NotCarriedOut(why)) => Reading::NamesOrDenied(why),
             (Some(_), TcpDecision::RelayNonHttp(to)) => Reading::Sniffed(to),
             (Some(_), TcpDecision::Relay(to)) => Reading::ByName(to),
         }
@@ -102,7 +109,10 @@ impl Reading {
             Self::Unlisted => Step::Refuse(RefusalReason::UnlistedPort),
             Self::Unread(to) => Step::Relay(Arc::clone(to)),
             Self::Hello => Step::Tls(None),
-            Self::Names(_) | Self::Sniffed(_) | Self::ByName(_) => return None,
+            Self::Denied(why) => Step::Refuse(RefusalReason::NotCarriedOut(Arc::clone(why))),
+            Self::Names(_) | Self::NamesOrDenied(_) | Self::Sniffed(_) | Self::ByName(_) => {
+                return None;
+            }
         })
     }
 
@@ -114,7 +124,9 @@ impl Reading {
             Self::Unlisted
             | Self::Unread(_)
             | Self::Hello
+            | Self::Denied(_)
             | Self::Names(_)
+            | Self::NamesOrDenied(_)
             // As Istio's sniffing: the client speaks first, or nobody does.
             | Self::Sniffed(_) => Patience::Name,
         }
@@ -126,6 +138,7 @@ impl Reading {
             return step;
         }
         match (self, found) {
+            (Self::NamesOrDenied(_), Sniffed::Tls) => Step::Tls(None),
             (Self::ByName(to), Sniffed::Http11) => Step::HttpIfListed(Arc::clone(to)),
             (Self::Sniffed(to) | Self::ByName(to), Sniffed::Tls) => Step::Tls(Some(Arc::clone(to))),
             (_, Sniffed::Http11) => Step::Http,
@@ -139,6 +152,9 @@ impl Reading {
             // On a port that is sniffed an HTTP/1.0 flow is TCP to Istio, and no TCP is listed.
             (Self::Names(_), Sniffed::Http10) => Step::Refuse(RefusalReason::Http10),
             (Self::Sniffed(to) | Self::ByName(to), _) => Step::Relay(Arc::clone(to)),
+            (Self::NamesOrDenied(why), _) => {
+                Step::Refuse(RefusalReason::NotCarriedOut(Arc::clone(why)))
+            }
             _ => Step::Refuse(RefusalReason::UnknownProtocol),
         }
     }

@@ -4,6 +4,7 @@
 
 use crate::http::authority::HostError;
 use crate::tls::client_hello::HelloError;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Why a flow or request was not let through.
@@ -37,6 +38,10 @@ pub enum RefusalReason {
     /// The route leads to a service, port or subset that no rule lists.
     #[error("the route leads to {0}, which is not registered")]
     NoCluster(String),
+    /// The rule asks for what is not carried out and would narrow or protect. The text names the
+    /// field and the object.
+    #[error("{0}")]
+    NotCarriedOut(Arc<str>),
     /// CONNECT.
     #[error("CONNECT")]
     Connect,

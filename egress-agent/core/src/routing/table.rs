@@ -100,11 +100,12 @@ pub struct VirtualHost {
 pub struct HttpRoute {
     /// Requests that it is for, any of them; empty means all.
     pub matches: Vec<HttpMatch>,
-    /// Where to. Empty: the route does something that the proxy cannot do, and its requests are
-    /// refused as if no route had matched.
+    /// Where to. Empty: it leads nowhere, as if no route had matched.
     pub to: Split,
     /// `VirtualService.http[].timeout`: from the end of the request to the end of the response.
     pub timeout: Option<Duration>,
+    /// Why its requests are denied: it asks for what is not carried out and would narrow.
+    pub denied: Option<Arc<str>>,
 }
 
 /// One TLS route.
@@ -199,6 +200,8 @@ pub struct Cluster {
     pub balanced: bool,
     /// Whose turn it is among the endpoints.
     pub turns: Turns,
+    /// Why it serves nothing: a rule about it is not carried out and would protect.
+    pub denied: Option<Arc<str>>,
 }
 
 impl Cluster {

@@ -250,7 +250,9 @@ impl Gate {
                     HttpDecision::Forward(cluster, _) => went(&cluster),
                     HttpDecision::UnlistedHost => Outcome::Status(502),
                     HttpDecision::NoRoute => Outcome::Status(404),
-                    HttpDecision::NoCluster(_) => Outcome::Status(503),
+                    HttpDecision::NoCluster(_) | HttpDecision::NotCarriedOut(_) => {
+                        Outcome::Status(503)
+                    }
                 }
             }
             (Step::Http | Step::HttpIfListed(_) | Step::NotHttp, _) => Outcome::Status(400),
@@ -260,7 +262,9 @@ impl Gate {
                     (_, Some(cluster), None) | (TlsDecision::Forward(cluster), ..) => {
                         went(&cluster)
                     }
-                    (TlsDecision::UnlistedName, ..) => Outcome::Closed,
+                    (TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_), ..) => {
+                        Outcome::Closed
+                    }
                 }
             }
             (Step::Tls(Some(cluster)) | Step::Relay(cluster), _) => went(&cluster),

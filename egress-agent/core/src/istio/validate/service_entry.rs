@@ -22,14 +22,14 @@ pub fn service_entry(check: &mut Check<'_>, entry: &ServiceEntry) {
         check.require(addresses::subnet(address));
     });
     let has_cidr = entry.addresses.iter().any(|address| address.contains('/'));
-    if has_cidr && !matches!(entry.resolution, Resolution::None | Resolution::Static) {
+    if has_cidr && !matches!(entry.resolution(), Resolution::None | Resolution::Static) {
         check.at("addresses", |check| {
             check.error("CIDR addresses are allowed only for NONE/STATIC resolution types");
         });
     }
     ports(check, entry);
     let names: PortNames<'_> = entry.ports.iter().map(|port| port.name.as_str()).collect();
-    match entry.resolution {
+    match entry.resolution() {
         Resolution::None => {
             if !entry.endpoints.is_empty() {
                 check.at("endpoints", |check| {
@@ -49,7 +49,7 @@ pub fn service_entry(check: &mut Check<'_>, entry: &ServiceEntry) {
         Resolution::DynamicDns => by_dynamic_dns(check, entry),
     }
     // Plain TCP has nothing that tells several hosts apart; with NONE the hosts are ignored.
-    let several = entry.resolution != Resolution::None && entry.hosts.len() > 1;
+    let several = entry.resolution() != Resolution::None && entry.hosts.len() > 1;
     let blind = entry.ports.iter().position(|port| {
         Protocol::parse(&port.protocol)
             .is_none_or(|protocol| !protocol.is_http() && !protocol.is_tls())
@@ -72,7 +72,7 @@ fn hosts(check: &mut Check<'_>, entry: &ServiceEntry) {
             return;
         }
         check.require(names::wildcard_domain(host));
-        if entry.resolution != Resolution::DynamicDns
+        if entry.resolution() != Resolution::DynamicDns
             && let Err(reason) = names::partial_wildcard(host)
         {
             check.warn(reason);
@@ -88,7 +88,7 @@ fn is_auto_allocated(check: &Check<'_>, entry: &ServiceEntry) -> bool {
         .meta
         .labels
         .get("networking.istio.io/enable-autoallocate-ip");
-    entry.resolution != Resolution::None
+    entry.resolution() != Resolution::None
         && label.is_none_or(|value| !value.eq_ignore_ascii_case("false"))
 }
 
@@ -117,7 +117,7 @@ fn ports(check: &mut Check<'_>, entry: &ServiceEntry) {
 }
 
 fn by_dns(check: &mut Check<'_>, entry: &ServiceEntry, port_names: &PortNames<'_>) {
-    let mode = entry.resolution.as_str();
+    let mode = entry.resolution().as_str();
     if entry.endpoints.is_empty() {
         check.each("hosts", &entry.hosts, |check, host| {
             if let Err(reason) = names::fqdn(host) {
@@ -127,7 +127,7 @@ fn by_dns(check: &mut Check<'_>, entry: &ServiceEntry, port_names: &PortNames<'_
             }
         });
     }
-    if entry.resolution == Resolution::DnsRoundRobin && entry.endpoints.len() > 1 {
+    if entry.resolution() == Resolution::DnsRoundRobin && entry.endpoints.len() > 1 {
         check.at("endpoints", |check| {
             check.error(format!(
                 "there must only be 0 or 1 endpoint for resolution mode {mode}"

@@ -139,8 +139,11 @@ impl<'a> Asked<'a> {
             None => match self.gate.routes.reading(self.gate.id, to, 0) {
                 Reading::Hello => vec![tls],
                 Reading::Names(PortKind::Http) => vec![http],
-                Reading::Names(PortKind::Sniff | PortKind::Tls) => vec![http, tls],
+                Reading::Names(PortKind::Sniff | PortKind::Tls) | Reading::NamesOrDenied(_) => {
+                    vec![http, tls]
+                }
                 Reading::Unlisted
+                | Reading::Denied(_)
                 | Reading::Unread(_)
                 | Reading::Sniffed(_)
                 | Reading::ByName(_) => vec![Spoken::Bytes],

@@ -146,6 +146,9 @@ impl Gate<'_> {
                 let reason = RefusalReason::NoCluster(cluster.host.clone());
                 Fate::DeniedByProxy(reason, Some(503))
             }
+            HttpDecision::NotCarriedOut(why) => {
+                Fate::DeniedByProxy(RefusalReason::NotCarriedOut(why), Some(503))
+            }
         }
     }
 
@@ -156,6 +159,9 @@ impl Gate<'_> {
             }
             TlsDecision::Forward(cluster) => Fate::Tls(cluster),
             TlsDecision::UnlistedName => Fate::DeniedByProxy(RefusalReason::UnlistedName, None),
+            TlsDecision::NotCarriedOut(why) => {
+                Fate::DeniedByProxy(RefusalReason::NotCarriedOut(why), None)
+            }
         }
     }
 }

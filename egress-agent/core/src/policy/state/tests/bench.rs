@@ -116,14 +116,17 @@ impl Bench {
             HttpDecision::Forward(c, _) => {
                 Some(c.endpoints.iter().map(SocketAddr::to_string).collect())
             }
-            HttpDecision::NoRoute | HttpDecision::UnlistedHost | HttpDecision::NoCluster(_) => None,
+            HttpDecision::NoRoute
+            | HttpDecision::UnlistedHost
+            | HttpDecision::NoCluster(_)
+            | HttpDecision::NotCarriedOut(_) => None,
         }
     }
 
     pub(super) fn tls(&mut self, port: u16, sni: &str) -> Option<String> {
         match self.state.routes().tls(0, dialled(port), Some(sni), 0) {
             TlsDecision::Forward(c) => Some(format!("{}:{}", c.host, c.port)),
-            TlsDecision::UnlistedName => None,
+            TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) => None,
         }
     }
 }

@@ -1,0 +1,120 @@
+//! `DestinationRule`s: which ones hold for a destination, the subsets they define, and what of their
+//! traffic policies makes a destination serve nothing.
+//!
+//! Source of the choice: istio `pilot/pkg/model/push_context.go` `destinationRule`. Carries out no
+//! traffic policy.
+
+use super::Registry;
+use super::lint::name;
+use super::not_done::table::{Policy, serves_nothing, traffic_policy};
+use super::routes::Context;
+use super::scope::Scope;
+use super::services::Service;
+use crate::istio::destination_rule::DestinationRule;
+use crate::istio::{Object, Spec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Registry {
+    /// The `DestinationRule`s that hold for a host, oldest first: those for its most specific
+    /// pattern, of the client's namespace, else of the service's (`of`), else of the root one.
+    fn destination_rules_for(
+        &self,
+        host: &str,
+        of: &str,
+        scope: &Scope,
+    ) -> Vec<(&Arc<Object>, &DestinationRule)> {
+        let suffixes = (0..=host.len())
+            .filter_map(|at| host.get(at..))
+            .map(|s| format!("*{s}"));
+        let patterns = std::iter::once(host.to_owned()).chain(suffixes);
+        let mut found: Vec<(String, &Arc<Object>, &DestinationRule)> = Vec::new();
+        if self.destination_rules.is_empty() {
+            return Vec::new();
+        }
+        for pattern in patterns {
+            let rules = self.destination_rules.get(pattern.as_str());
+            for object in rules.into_iter().flatten() {
+                if let Some(Spec::DestinationRule(spec)) = &object.spec
+                    && scope.sees(&spec.export_to, &object.meta.namespace)
+                    && scope.selected_by(spec, &object.meta.namespace)
+                {
+                    found.push((pattern.clone(), object, spec));
+                }
+            }
+        }
+        let places = [scope.namespace(), of, &*self.root_namespace];
+        let in_place = |n: &str| found.iter().find(|(_, o, _)| o.meta.namespace == n);
+        let chosen = places
+            .into_iter()
+            .filter(|n| !n.is_empty())
+            .find_map(in_place)
+            .or_else(|| found.first());
+        let Some((pattern, first, _)) = chosen else {
+            return Vec::new();
+        };
+        let same = |(p, o, _): &&(String, &Arc<Object>, &DestinationRule)| {
+            p == pattern && o.meta.namespace == first.meta.namespace
+        };
+        found
+            .iter()
+            .filter(same)
+            .map(|(_, o, s)| (*o, *s))
+            .collect()
+    }
+
+    /// A subset of a host: the labels of its endpoints. Several rules for one host define their
+    /// subsets together.
+    pub(crate) fn subset(
+        &self,
+        host: &str,
+        of: &str,
+        name: &str,
+        scope: &Scope,
+    ) -> Option<Arc<BTreeMap<String, String>>> {
+        let rules = self.destination_rules_for(host, of, scope);
+        let mut subsets = rules.iter().flat_map(|(_, rule)| &rule.subsets);
+        let subset = subsets.find(|s| s.name == name)?;
+        Some(Arc::new(subset.labels.clone()))
+    }
+}
+
+/// Why a destination serves nothing: a field of a traffic policy that holds for it is not carried
+/// out and protects.
+pub(super) fn denied(
+    host: &str,
+    subset: Option<&str>,
+    port: u16,
+    service: &Service,
+    context: &Context<'_>,
+) -> Option<Arc<str>> {
+    let of = service.entries.first();
+    let of = of.map_or("", |e| e.object.meta.namespace.as_str());
+    let rules = context
+        .registry
+        .destination_rules_for(host, of, context.scope);
+    // Each rule by itself: of several for one host Istio takes the first policy that it finds, by
+    // an order that a file does not show.
+    rules.into_iter().find_map(|(object, rule)| {
+        let mut policy = Policy::default();
+        if let Some(own) = &rule.traffic_policy {
+            policy = policy.under(own, port);
+        }
+        let mut of_subset = rule
+            .subsets
+            .iter()
+            .filter(|s| Some(s.name.as_str()) == subset);
+        let of_subset = of_subset.find_map(|s| s.traffic_policy.as_deref());
+        if let Some(own) = of_subset {
+            policy = policy.under(own, port);
+        }
+        let field = serves_nothing(&traffic_policy(), &policy)?;
+        Some(not_carried_out(&format!("trafficPolicy.{field}"), object))
+    })
+}
+
+/// The reason that a log line, `explain` and the proxy give.
+pub(super) fn not_carried_out(field: &str, object: &Object) -> Arc<str> {
+    let (name, file, line) = (name(object), &object.source, object.line);
+    format!("{field} of {name} ({file}:{line}) is not carried out, so it serves nothing").into()
+}

@@ -1,0 +1,241 @@
+//! The table of fields that the gate does not carry out, and what becomes of a rule that has one.
+//!
+//! The one source of this: `check`, the notes at load and in `status`, and the routes themselves are
+//! made from it. Does not walk objects.
+
+use crate::istio::destination_rule::{
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings,
+    OutlierDetection, PortTrafficPolicy, ProxyProtocol, RetryBudget, TcpSettings, TrafficPolicy,
+    TunnelSettings,
+};
+use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};
+use crate::istio::sidecar::{CaptureMode, IstioEgressListener, OutboundTrafficPolicy};
+use crate::istio::virtual_service::{
+    CorsPolicy, HeaderOperations, Headers, HttpRoute, HttpRouteDestination, L4MatchAttributes,
+    UnmatchedPreflights,
+};
+use crate::istio::workload_entry::WorkloadEntry;
+use crate::registry::services::Class;
+
+/// What becomes of a rule that has a field which is not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The field adds convenience. The rule applies without it.
+    PassedOver,
+    /// The field narrows or protects. What it is a part of serves nothing: without the field more
+    /// would leave than its author allows.
+    ServesNothing,
+}
+
+/// One field of `T` that is not carried out.
+pub struct Field<T> {
+    /// Its path below `T`, with dots.
+    pub name: &'static str,
+    /// What becomes of the rule.
+    pub effect: Effect,
+    /// Whether an object asks for it.
+    pub asked: fn(&T) -> bool,
+    /// What is missing, for people; may be empty.
+    pub note: &'static str,
+}
+
+/// The first field that something asks for and that makes it serve nothing.
+pub fn serves_nothing<T>(table: &[Field<T>], of: &T) -> Option<&'static str> {
+    let strict = |f: &&Field<T>| f.effect == Effect::ServesNothing && (f.asked)(of);
+    table.iter().find(strict).map(|f| f.name)
+}
+
+/// A row: the field's name, its effect, whether it is asked for, and what is missing.
+macro_rules! fields {
+    ($($name:literal $effect:ident ($asked:expr) $note:literal)*) => {
+        [$(Field { name: $name, effect: Effect::$effect, asked: $asked, note: $note }),*]
+    };
+}
+
+/// Fields of `VirtualService.http[]`.
+pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
+    "redirect"                ServesNothing (|r| r.redirect.is_some()) ""
+    "directResponse"          ServesNothing (|r| r.direct_response.is_some()) ""
+    "rewrite.uri"             ServesNothing (|r| r.rewrite.as_ref().is_some_and(|w| !w.uri.is_empty())) ""
+    "rewrite.authority"       ServesNothing (|r| r.rewrite.as_ref().is_some_and(|w| !w.authority.is_empty())) ""
+    "rewrite.uriRegexRewrite" ServesNothing (|r| r.rewrite.as_ref().is_some_and(|w| w.uri_regex_rewrite.is_some())) ""
+    "fault.abort"             ServesNothing (|r| r.fault.as_ref().is_some_and(|f| f.abort.is_some())) ""
+    "fault.delay"             ServesNothing (|r| r.fault.as_ref().is_some_and(|f| f.delay.is_some())) ""
+    "headers.request"         ServesNothing (|r| changes_request(r.headers.as_ref())) ""
+    "headers.response"        ServesNothing (|r| changes_response(r.headers.as_ref())) ""
+    "corsPolicy.unmatchedPreflights" ServesNothing (|r| r.cors_policy.as_ref().is_some_and(stops_preflights)) ""
+    "corsPolicy"              PassedOver    (|r| r.cors_policy.as_ref().is_some_and(|c| !stops_preflights(c))) "the upstream answers preflight requests"
+    "retries"                 PassedOver    (|r| r.retries.is_some()) "only connections that cannot be made are tried again"
+    "mirror"                  PassedOver    (|r| r.mirror.is_some()) "no copy is sent"
+    "mirrors"                 PassedOver    (|r| !r.mirrors.is_empty()) "no copy is sent"
+};
+
+/// Fields of `VirtualService.http[].route[]`. One of them is enough for the whole route to serve
+/// nothing.
+pub const HTTP_DESTINATION: &[Field<HttpRouteDestination>] = &fields! {
+    "headers.request"  ServesNothing (|d| changes_request(d.headers.as_ref())) ""
+    "headers.response" ServesNothing (|d| changes_response(d.headers.as_ref())) ""
+};
+
+fn changes_request(headers: Option<&Headers>) -> bool {
+    headers.is_some_and(|h| h.request.as_ref().is_some_and(changes))
+}
+
+fn changes_response(headers: Option<&Headers>) -> bool {
+    headers.is_some_and(|h| h.response.as_ref().is_some_and(changes))
+}
+
+fn changes(operations: &HeaderOperations) -> bool {
+    !operations.set.is_empty() || !operations.add.is_empty() || !operations.remove.is_empty()
+}
+
+fn stops_preflights(policy: &CorsPolicy) -> bool {
+    policy.unmatched_preflights == UnmatchedPreflights::Ignore
+}
+
+/// Fields of `VirtualService.tcp[].match[]`.
+pub const TCP_MATCH: &[Field<L4MatchAttributes>] = &fields! {
+    "sourceSubnet" ServesNothing (|m| !m.source_subnet.is_empty()) ""
+};
+
+/// A traffic policy of a `DestinationRule`: of the host, of a subset or of a port.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Policy<'a> {
+    tls: Option<&'a ClientTlsSettings>,
+    tunnel: Option<&'a TunnelSettings>,
+    proxy_protocol: Option<&'a ProxyProtocol>,
+    load_balancer: Option<&'a LoadBalancerSettings>,
+    connection_pool: Option<&'a ConnectionPoolSettings>,
+    outlier_detection: Option<&'a OutlierDetection>,
+    retry_budget: Option<&'a RetryBudget>,
+}
+
+impl<'a> From<&'a TrafficPolicy> for Policy<'a> {
+    fn from(p: &'a TrafficPolicy) -> Self {
+        Self {
+            tls: p.tls.as_ref(),
+            tunnel: p.tunnel.as_ref(),
+            proxy_protocol: p.proxy_protocol.as_ref(),
+            load_balancer: p.load_balancer.as_ref(),
+            connection_pool: p.connection_pool.as_ref(),
+            outlier_detection: p.outlier_detection.as_ref(),
+            retry_budget: p.retry_budget.as_ref(),
+        }
+    }
+}
+
+impl<'a> From<&'a PortTrafficPolicy> for Policy<'a> {
+    fn from(p: &'a PortTrafficPolicy) -> Self {
+        Self {
+            tls: p.tls.as_ref(),
+            load_balancer: p.load_balancer.as_ref(),
+            connection_pool: p.connection_pool.as_ref(),
+            outlier_detection: p.outlier_detection.as_ref(),
+            ..Self::default()
+        }
+    }
+}
+
+impl<'a> Policy<'a> {
+    fn tcp(&self) -> Option<&'a TcpSettings> {
+        self.connection_pool.and_then(|c| c.tcp.as_ref())
+    }
+
+    /// This policy with another one over it for a port (istio `pilot/pkg/networking/util`,
+    /// `MergeTrafficPolicy`): what the other sets replaces, and its settings for the port inherit
+    /// nothing.
+    #[must_use]
+    pub fn under(self, other: &'a TrafficPolicy, port: u16) -> Self {
+        let own = Self::from(other);
+        let merged = Self {
+            tls: own.tls.or(self.tls),
+            tunnel: own.tunnel.or(self.tunnel),
+            proxy_protocol: own.proxy_protocol.or(self.proxy_protocol),
+            load_balancer: own.load_balancer.or(self.load_balancer),
+            connection_pool: own.connection_pool.or(self.connection_pool),
+            outlier_detection: own.outlier_detection.or(self.outlier_detection),
+            retry_budget: own.retry_budget.or(self.retry_budget),
+        };
+        let of_port = other.port_level_settings.iter().find(|p| {
+            let number = p.port.as_ref().map(|p| p.number);
+            number == Some(u32::from(port))
+        });
+        of_port.map_or(merged, |settings| Self {
+            tunnel: merged.tunnel,
+            proxy_protocol: merged.proxy_protocol,
+            retry_budget: merged.retry_budget,
+            ..Self::from(settings)
+        })
+    }
+}
+
+/// Fields of a traffic policy. Limits are passed over: they bound the load on a server, not what may
+/// be reached, and each sidecar counts for itself.
+pub fn traffic_policy<'a>() -> [Field<Policy<'a>>; 12] {
+    fields! {
+    "tls"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable)) "without TLS the traffic would leave in clear text"
+    "tunnel"        ServesNothing (|p| p.tunnel.is_some()) ""
+    "proxyProtocol" ServesNothing (|p| p.proxy_protocol.is_some()) ""
+    "connectionPool.tcp.maxConnections"        PassedOver (|p| p.tcp().is_some_and(|t| t.max_connections != 0)) "the limit is not enforced"
+    "connectionPool.tcp.connectTimeout"        PassedOver (|p| p.tcp().is_some_and(|t| t.connect_timeout.is_some())) ""
+    "connectionPool.tcp.tcpKeepalive"          PassedOver (|p| p.tcp().is_some_and(|t| t.tcp_keepalive.is_some())) ""
+    "connectionPool.tcp.maxConnectionDuration" PassedOver (|p| p.tcp().is_some_and(|t| t.max_connection_duration.is_some())) "the limit is not enforced"
+    "connectionPool.tcp.idleTimeout"           PassedOver (|p| p.tcp().is_some_and(|t| t.idle_timeout.is_some())) ""
+    "connectionPool.http"                      PassedOver (|p| p.connection_pool.is_some_and(|c| c.http.is_some())) "its limits are not enforced"
+    "outlierDetection"                         PassedOver (|p| p.outlier_detection.is_some()) "no endpoint is ejected"
+    "loadBalancer"                             PassedOver (|p| p.load_balancer.is_some()) "endpoints take turns"
+    "retryBudget"                              PassedOver (|p| p.retry_budget.is_some()) ""
+    }
+}
+
+/// Fields of a `ServiceEntry`.
+pub const SERVICE_ENTRY: &[Field<ServiceEntry>] = &fields! {
+    "resolution"      ServesNothing (|s| s.resolution() == Resolution::DynamicDns) "the hosts of DYNAMIC_DNS are denied"
+    "subjectAltNames" PassedOver    (|s| !s.subject_alt_names.is_empty()) "it holds for TLS that the proxy originates"
+};
+
+/// Fields of `ServiceEntry.endpoints[]` and of a `WorkloadEntry`.
+pub const ENDPOINT: &[Field<WorkloadEntry>] = &fields! {
+    "address" ServesNothing (|e| e.address.starts_with("unix:")) "an endpoint that is a Unix socket gets nothing"
+    "weight"  PassedOver    (|e| e.weight > 1) "endpoints take turns"
+};
+
+/// A port of a `ServiceEntry`, with what else of the entry decides.
+pub struct PortOf<'a> {
+    /// The port.
+    pub port: &'a ServicePort,
+    /// The entry has `addresses`, which clients dial instead of its endpoints.
+    pub vips: bool,
+}
+
+impl PortOf<'_> {
+    fn is_udp(&self) -> bool {
+        Class::parse(&self.port.protocol) == Some(Class::Udp)
+    }
+
+    fn is_http2(&self) -> bool {
+        let protocol = self.port.protocol.to_ascii_lowercase();
+        ["http2", "grpc", "grpc-web"].contains(&protocol.as_str())
+    }
+}
+
+/// Fields of `ServiceEntry.ports[]`.
+pub fn port<'a>() -> [Field<PortOf<'a>>; 3] {
+    fields! {
+    "targetPort" ServesNothing (|p| p.is_udp() && p.port.target_port != 0 && p.port.target_port != p.port.number) "a UDP port with another targetPort is denied"
+    "protocol"   ServesNothing (|p| p.is_udp() && p.vips) "UDP to spec.addresses is denied"
+    "protocol"   ServesNothing (|p| p.is_http2()) "HTTP/2 is denied, HTTP/1.1 passes"
+    }
+}
+
+/// Fields of `Sidecar.outboundTrafficPolicy`.
+pub const OUTBOUND: &[Field<OutboundTrafficPolicy>] = &fields! {
+    "egressProxy" ServesNothing (|o| o.egress_proxy.is_some()) "what no rule lists is denied"
+};
+
+/// Fields of `Sidecar.egress[]`.
+pub const LISTENER: &[Field<IstioEgressListener>] = &fields! {
+    "bind"        ServesNothing (|l| !l.bind.is_empty()) "the listener imports nothing"
+    "captureMode" ServesNothing (|l| l.capture_mode == CaptureMode::None) "the listener imports nothing"
+    "port"        ServesNothing (|l| l.port.as_ref().is_some_and(|p| p.protocol.eq_ignore_ascii_case("HTTP_PROXY"))) "a listener for an explicit proxy imports nothing"
+};

@@ -1,0 +1,305 @@
+//! Rules with fields that are not carried out: what would narrow or protect is denied with a reason
+//! that names the field, and nothing reaches the origin; what is convenience is passed over.
+
+use crate::support::*;
+use egress_agent::proxy::{Limits, Origin, RefusalReason};
+use egress_core::istio::{decode, validate};
+use egress_core::policy::state::{Settings, State};
+use egress_core::routing::{PortRoutes, RouteTable};
+use egress_ebpf::abi::DEFAULT_POLICY;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// `a.example` with an origin at each of its ports, and the rules that a case adds.
+fn rules(origin: SocketAddr, port: &str, more: &str) -> RouteTable {
+    let (ip, at) = (origin.ip(), origin.port());
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\nspec:\n  \
+         hosts: [a.example]\n  resolution: STATIC\n  addresses: [192.0.2.1]\n  ports: [{{number: 80, name: p, {port}}}]\n  \
+         endpoints: [{{address: {ip}, ports: {{p: {at}}}}}]\n---\n{more}"
+    );
+    let decoded = decode("rules.yaml", &text);
+    assert!(!decoded.is_broken(), "{decoded:?}");
+    let errors = decoded.objects.iter().flat_map(validate);
+    let errors: Vec<_> = errors
+        .filter(|m| m.severity == egress_core::istio::Severity::Error)
+        .collect();
+    assert!(errors.is_empty(), "{more}: {errors:?}");
+    let objects: Vec<_> = decoded.objects.into_iter().map(Arc::new).collect();
+    let mut state = State::new(Settings::default());
+    state.handle_rules(Instant::now(), &objects);
+    let _ = state.poll_ops();
+    RouteTable::clone(&state.routes())
+}
+
+fn object(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: b}}\nspec: {spec}\n"
+    )
+}
+
+fn rule(policy: &str) -> String {
+    object("DestinationRule", &format!("{{host: a.example, {policy}}}"))
+}
+
+fn route(kind: &str, fields: &str) -> String {
+    let to = "route: [{destination: {host: a.example}}]";
+    object(
+        "VirtualService",
+        &format!("{{hosts: [a.example], {kind}: [{{{to}, {fields}}}]}}"),
+    )
+}
+
+struct Case {
+    bed: Bed,
+    reached: Arc<AtomicUsize>,
+}
+
+impl Case {
+    /// A client that dials the service's address under these rules.
+    async fn new(port: &str, more: &str) -> Self {
+        let reached = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reached);
+        let origin = raw_origin(move |_, mut raw| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if raw.head().await.is_some() {
+                    raw.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                        .await;
+                }
+            }
+        })
+        .await;
+        let origin_of = Origin {
+            policy: DEFAULT_POLICY,
+            ..destination("192.0.2.1:80")
+        };
+        let bed = Bed::with(PortRoutes::default(), Some(origin_of), Limits::default()).await;
+        bed.put(rules(origin, port, more));
+        Self { bed, reached }
+    }
+
+    async fn denied(&self, field: &str) {
+        let reason = self.bed.refusal().await;
+        let RefusalReason::NotCarriedOut(why) = reason else {
+            panic!("{field}: {reason:?}");
+        };
+        assert!(why.starts_with(field), "{why} is not about {field}");
+        assert!(why.contains("(rules.yaml:"), "{why} names no place");
+        assert_eq!(
+            self.reached.load(Ordering::SeqCst),
+            0,
+            "{field}: bytes left"
+        );
+    }
+}
+
+const HTTP: &str = "protocol: HTTP";
+
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one row a field")]
+async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave() {
+    for (more, field) in [
+        (
+            rule("trafficPolicy: {tls: {mode: SIMPLE}}"),
+            "trafficPolicy.tls",
+        ),
+        (
+            rule("trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}}"),
+            "trafficPolicy.tls",
+        ),
+        (
+            rule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}"),
+            "trafficPolicy.tls",
+        ),
+        (
+            rule("trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}"),
+            "trafficPolicy.tls",
+        ),
+        (
+            rule(
+                "trafficPolicy: {tunnel: {protocol: CONNECT, targetHost: b.example, targetPort: 443}}",
+            ),
+            "trafficPolicy.tunnel",
+        ),
+        (
+            rule("trafficPolicy: {proxyProtocol: {version: V1}}"),
+            "trafficPolicy.proxyProtocol",
+        ),
+        (
+            rule("subsets: [{name: s, trafficPolicy: {tls: {mode: SIMPLE}}}]")
+                + "---\n"
+                + &object(
+                    "VirtualService",
+                    "{hosts: [a.example], http: [{route: [{destination: {host: a.example, subset: s}}]}]}",
+                ),
+            "trafficPolicy.tls",
+        ),
+        (
+            rule(
+                "subsets: [{name: s, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}}]",
+            ) + "---\n"
+                + &object(
+                    "VirtualService",
+                    "{hosts: [a.example], http: [{route: [{destination: {host: a.example, subset: s}}]}]}",
+                ),
+            "trafficPolicy.tls",
+        ),
+        (
+            object(
+                "DestinationRule",
+                "{host: '*.example', trafficPolicy: {tls: {mode: SIMPLE}}}",
+            ),
+            "trafficPolicy.tls",
+        ),
+        (
+            route(
+                "http",
+                "fault: {abort: {httpStatus: 403, percentage: {value: 100}}}",
+            ),
+            "spec.http[0].fault.abort",
+        ),
+        (
+            route(
+                "http",
+                "fault: {delay: {fixedDelay: 1s, percentage: {value: 100}}}",
+            ),
+            "spec.http[0].fault.delay",
+        ),
+        (
+            route("http", "headers: {request: {remove: [x-internal-token]}}"),
+            "spec.http[0].headers.request",
+        ),
+        (
+            route("http", "headers: {request: {set: {host: b}}}"),
+            "spec.http[0].headers.request",
+        ),
+        (
+            route("http", "headers: {request: {add: {x: b}}}"),
+            "spec.http[0].headers.request",
+        ),
+        (
+            route("http", "headers: {response: {remove: [x]}}"),
+            "spec.http[0].headers.response",
+        ),
+        (
+            route("http", "rewrite: {uri: /}"),
+            "spec.http[0].rewrite.uri",
+        ),
+        (
+            route("http", "rewrite: {authority: b}"),
+            "spec.http[0].rewrite.authority",
+        ),
+        (
+            route("http", "rewrite: {uriRegexRewrite: {match: a, rewrite: b}}"),
+            "spec.http[0].rewrite.uriRegexRewrite",
+        ),
+        (
+            route("http", "corsPolicy: {unmatchedPreflights: IGNORE}"),
+            "spec.http[0].corsPolicy.unmatchedPreflights",
+        ),
+        (
+            object(
+                "VirtualService",
+                "{hosts: [a.example], http: [{route: [{destination: {host: a.example}, headers: {request: {remove: [x]}}}]}]}",
+            ),
+            "spec.http[0].route.headers",
+        ),
+        (
+            object(
+                "VirtualService",
+                "{hosts: [a.example], http: [{redirect: {uri: /b}}]}",
+            ),
+            "spec.http[0].redirect",
+        ),
+        (
+            object(
+                "VirtualService",
+                "{hosts: [a.example], http: [{directResponse: {status: 403}}]}",
+            ),
+            "spec.http[0].directResponse",
+        ),
+    ] {
+        for protocol in [HTTP, "protocol: ''"] {
+            let case = Case::new(protocol, &more).await;
+            let reply = case.bed.client().await.ask(&get("a.example", "/")).await;
+            assert_eq!((reply.status(), reply.text()), (503, ""), "{more}");
+            case.denied(field).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_route_that_is_denied_keeps_its_requests_from_the_routes_behind_it() {
+    let more = object(
+        "VirtualService",
+        "{hosts: [a.example], http: [{match: [{uri: {prefix: /admin}}], fault: {abort: {httpStatus: 403, percentage: \
+         {value: 100}}}, route: [{destination: {host: a.example}}]}, {route: [{destination: {host: a.example}}]}]}",
+    );
+    let case = Case::new(HTTP, &more).await;
+    let mut client = case.bed.client().await;
+    assert_eq!(
+        client.ask(&get("a.example", "/admin/x")).await.status(),
+        503
+    );
+    case.denied("spec.http[0].fault.abort").await;
+    assert_eq!(client.ask(&get("a.example", "/")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_connection_under_a_field_that_narrows_is_closed_and_does_not_leave() {
+    let tls = rule("trafficPolicy: {tls: {mode: SIMPLE}}");
+    let subnet = route("tcp", "match: [{sourceSubnet: 10.0.0.0/8}]");
+    let hello = crate::tls::real_hello("a.example");
+    let http = get("a.example", "/").into_bytes();
+    for (protocol, more, field, bytes) in [
+        ("protocol: TCP", &tls, "trafficPolicy.tls", &http),
+        (
+            "protocol: TCP",
+            &subnet,
+            "spec.tcp[0].match[0].sourceSubnet",
+            &http,
+        ),
+        ("protocol: TLS", &tls, "trafficPolicy.tls", &hello),
+        ("protocol: HTTPS", &tls, "trafficPolicy.tls", &hello),
+        ("protocol: ''", &tls, "trafficPolicy.tls", &hello),
+    ] {
+        let case = Case::new(protocol, more).await;
+        let mut client = case.bed.client().await;
+        client.send(bytes).await;
+        assert_eq!(client.rest().await, b"", "{protocol} {more}");
+        case.denied(field).await;
+    }
+}
+
+#[tokio::test]
+async fn a_field_of_convenience_is_passed_over() {
+    for more in [
+        rule("trafficPolicy: {tls: {mode: DISABLE}}"),
+        rule(
+            "trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}, outlierDetection: {}, loadBalancer: {simple: RANDOM}}",
+        ),
+        // A policy of a port inherits nothing from that of the host (istio `MergeTrafficPolicy`).
+        rule(
+            "trafficPolicy: {tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 80}, outlierDetection: {}}]}",
+        ),
+        // Nobody routes to the subset.
+        rule("subsets: [{name: s, trafficPolicy: {tls: {mode: SIMPLE}}}]"),
+        // A more specific rule holds alone.
+        object(
+            "DestinationRule",
+            "{host: '*.example', trafficPolicy: {tls: {mode: SIMPLE}}}",
+        ) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: c}\nspec: {host: a.example}\n",
+        route(
+            "http",
+            "retries: {attempts: 2}, mirror: {host: b.example}, corsPolicy: {allowOrigins: [{exact: a}]}",
+        ),
+        route("http", "headers: {}"),
+    ] {
+        let case = Case::new(HTTP, &more).await;
+        let reply = case.bed.client().await.ask(&get("a.example", "/")).await;
+        assert_eq!(reply.status(), 200, "{more}");
+    }
+}
