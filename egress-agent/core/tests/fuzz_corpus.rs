@@ -7,6 +7,8 @@ mod client_hello;
 mod compile;
 #[path = "../../../tests/fuzz/src/decode.rs"]
 mod decode;
+#[path = "../../../tests/fuzz/src/request_head.rs"]
+mod request_head;
 
 use std::fs;
 use std::path::Path;
@@ -35,4 +37,9 @@ fn any_bytes_as_rules_compile_without_a_panic() {
 #[test]
 fn any_bytes_as_a_hello_are_read_alike_in_one_piece_and_byte_by_byte() {
     replay("client_hello", client_hello::run);
+}
+
+#[test]
+fn any_bytes_as_a_request_have_one_canonical_head() {
+    replay("request_head", request_head::run);
 }

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
@@ -115,27 +114,14 @@ async fn take(client: Client, step: Step, stream: TcpStream, ahead: Vec<u8>, dra
             Some(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
             None => http::serve(client, Rewound::new(ahead, stream), drain).await,
         },
-        Step::UpgradeRequired => {
-            if let Some(cluster) = client.audited(&RefusalReason::Http10, None) {
-                return tcp::relay(client, ahead, stream, &cluster).await;
-            }
-            client.refuse(RefusalReason::Http10, None);
-            upgrade_required(stream).await;
-        }
+        // As for `NotHttp`.
+        Step::UpgradeRequired => match client.audited(&RefusalReason::Http10, None) {
+            Some(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
+            None => http::serve(client, Rewound::new(ahead, stream), drain).await,
+        },
         Step::Tls(otherwise) => tls::pass_through(client, stream, ahead, otherwise).await,
         Step::Relay(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
         Step::Refuse(reason) => tcp::refuse(client, ahead, stream, reason, None).await,
         Step::Close => {}
-    }
-}
-
-/// Envoy answers HTTP/1.0 with a status line of HTTP/1.1; hyper would answer in 1.0.
-async fn upgrade_required(mut stream: TcpStream) {
-    const REPLY: &[u8] =
-        b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 16\r\ncontent-type: text/plain\r\n\
-        server: envoy\r\nconnection: close\r\n\r\nUpgrade Required";
-    // The client is refused either way; that it left is no finding.
-    if stream.write_all(REPLY).await.is_ok() {
-        let _ = stream.shutdown().await;
     }
 }

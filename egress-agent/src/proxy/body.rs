@@ -1,5 +1,6 @@
 //! Bodies on their way through: counted, never gathered, with the moment at which the request ended.
 
+use super::control::Control;
 use super::flow::{Counters, Ticket};
 use super::upstream::{Pool, Upstream};
 use bytes::Bytes;
@@ -7,19 +8,22 @@ use egress_core::http::local_reply::ResponseFlag;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{self, poll_fn};
+use std::io;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// When the whole request had come in; a route's timeout counts from there.
+/// How the request ended: when the whole of it had come in, since a route's timeout counts from
+/// there, or that its body broke the protocol.
 #[derive(Debug, Default)]
 pub(super) struct RequestEnd {
     at: OnceLock<Instant>,
+    broken: AtomicBool,
     wake: Notify,
 }
 
@@ -43,6 +47,41 @@ impl RequestEnd {
             woken.await;
         }
     }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Waits until the body has broken the protocol.
+    pub(super) async fn broken(&self) {
+        loop {
+            let woken = self.wake.notified();
+            if self.is_broken() {
+                return;
+            }
+            woken.await;
+        }
+    }
+
+    fn mark_broken(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.wake.notify_waiters();
+    }
+}
+
+/// Whether a peer broke the protocol, rather than the connection.
+pub(super) fn broke_protocol(error: &hyper::Error) -> bool {
+    let mut source: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+            );
+        }
+        source = error.source();
+    }
+    error.is_parse()
 }
 
 /// Bytes of a request body that are read while the upstream connection is still being made.
@@ -121,7 +160,11 @@ impl RequestBody {
                 .received
                 .fetch_add(data.len() as u64, Ordering::Relaxed);
         }
-        if polled.is_none() || inner.is_end_stream() {
+        if let Some(Err(error)) = &polled {
+            if broke_protocol(error) {
+                self.end.mark_broken();
+            }
+        } else if polled.is_none() || inner.is_end_stream() {
             self.inner = None;
             self.end.mark();
         }
@@ -165,15 +208,35 @@ impl Body for RequestBody {
 }
 
 /// Why a response that had begun was broken off.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum ReplyError {
     #[error("the route's timeout passed after the response had begun")]
     Timeout,
     #[error("the upstream broke off its response: {0}")]
     Upstream(hyper::Error),
+    #[error("the request broke the protocol after the response had begun")]
+    Request,
 }
 
-/// A response body on its way down.
+/// A response body on its way down, which says when the library has taken all of it.
+pub(super) struct Reply {
+    body: ReplyBody,
+    control: Arc<Control>,
+}
+
+impl Reply {
+    pub(super) fn new(body: ReplyBody, control: Arc<Control>) -> Self {
+        Self { body, control }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.control.replied();
+    }
+}
+
+/// Where a response body comes from.
 pub(super) enum ReplyBody {
     /// The proxy's own.
     Local(Option<Bytes>),
@@ -230,15 +293,23 @@ impl Relay {
                         .sent
                         .fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
-                if self.inner.is_end_stream() {
+                // Nobody polls beyond the trailers.
+                if frame.is_trailers() || self.inner.is_end_stream() {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                self.ticket.flag(ResponseFlag::UC);
                 self.upstream = None;
-                Poll::Ready(Some(Err(ReplyError::Upstream(error))))
+                let (flag, error) = if self.end.is_broken() {
+                    (ResponseFlag::DPE, ReplyError::Request)
+                } else if broke_protocol(&error) {
+                    (ResponseFlag::UPE, ReplyError::Upstream(error))
+                } else {
+                    (ResponseFlag::UC, ReplyError::Upstream(error))
+                };
+                self.ticket.flag(flag);
+                Poll::Ready(Some(Err(error)))
             }
             None => {
                 self.finish();
@@ -248,7 +319,7 @@ impl Relay {
     }
 }
 
-impl Body for ReplyBody {
+impl Body for Reply {
     type Data = Bytes;
     type Error = ReplyError;
 
@@ -256,25 +327,25 @@ impl Body for ReplyBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
-        match self.get_mut() {
-            Self::Local(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Upstream(relay) => relay.poll(cx),
+        match &mut self.get_mut().body {
+            ReplyBody::Local(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ReplyBody::Upstream(relay) => relay.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Local(body) => body.is_none(),
-            Self::Upstream(relay) => relay.inner.is_end_stream(),
+        match &self.body {
+            ReplyBody::Local(body) => body.is_none(),
+            ReplyBody::Upstream(relay) => relay.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Local(body) => {
+        match &self.body {
+            ReplyBody::Local(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Upstream(relay) => relay.inner.size_hint(),
+            ReplyBody::Upstream(relay) => relay.inner.size_hint(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One allowed request: headers, connection, tries, the route's timeout, and the response or the
 //! local reply in its place.
 
-use super::body::{Relay, ReplyBody, RequestBody, RequestEnd};
+use super::body::{Relay, ReplyBody, RequestBody, RequestEnd, broke_protocol};
 use super::flow::{OwnedTask, Ticket};
 use super::http::{Connection, local_response};
 use super::upstream::{Upstream, connect_any};
@@ -9,6 +9,8 @@ use egress_core::http::headers::{RequestContext, prepare_request, prepare_respon
 use egress_core::http::local_reply::{LocalReply, UpstreamReset};
 use egress_core::routing::Cluster;
 use hyper::body::{Body, Incoming};
+use hyper::ext::on_informational;
+use hyper::header::{EXPECT, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode};
@@ -26,6 +28,8 @@ pub(super) struct Exchange {
     pub(super) cluster: Arc<Cluster>,
     pub(super) timeout: Option<Duration>,
     pub(super) websocket: bool,
+    /// The client's `expect`.
+    pub(super) expect: Option<HeaderValue>,
 }
 
 /// An upstream that has begun to answer.
@@ -39,6 +43,7 @@ pub(super) async fn exchange(
     connection: &Arc<Connection>,
     to: Exchange,
     mut request: Request<Incoming>,
+    end: Arc<RequestEnd>,
     mut ticket: Ticket,
 ) -> Response<ReplyBody> {
     let client = &connection.client;
@@ -62,7 +67,9 @@ pub(super) async fn exchange(
             websocket: to.websocket,
         },
     );
-    let end = Arc::new(RequestEnd::default());
+    if let Some(expect) = to.expect {
+        parts.headers.insert(EXPECT, expect);
+    }
     let body = RequestBody::new(Some(body), Arc::clone(&end), Arc::clone(&ticket.counters));
     // A websocket is open-ended by nature; Envoy's timer does not run for it either.
     let mut deadline = deadline(to.timeout.filter(|_| !to.websocket), Arc::clone(&end));
@@ -71,6 +78,7 @@ pub(super) async fn exchange(
         tokio::select! {
             biased;
             answered = trying => answered,
+            () = end.broken() => Err(LocalReply::malformed()),
             () = &mut deadline => Err(LocalReply::request_timeout()),
         }
     };
@@ -79,6 +87,8 @@ pub(super) async fn exchange(
         upstream,
     } = match answered {
         Ok(answered) => answered,
+        // The upstream was lost because its request was.
+        Err(_) if end.is_broken() => return local_response(&LocalReply::malformed(), ticket),
         Err(reply) => return local_response(&reply, ticket),
     };
     let waited = end.at().map_or(Duration::ZERO, |at| at.elapsed());
@@ -94,6 +104,7 @@ pub(super) async fn exchange(
             let reset = UpstreamReset::ProtocolError;
             return local_response(&LocalReply::upstream_reset(&reset, false), ticket);
         };
+        connection.control.tunnel();
         let tunnel = OwnedTask(tokio::spawn(tunnel(downstream, upgraded, upstream, ticket)));
         *connection
             .tunnel
@@ -142,17 +153,15 @@ async fn send(
         ticket.record.upstream = Some(upstream.address);
         set_attempt(&mut parts.headers, ticket.record.attempts);
         let replay = replayable(&parts, &body).then(|| (clone_of(&parts), body.replay()));
-        match upstream
-            .send
-            .try_send_request(Request::from_parts(parts, body))
-            .await
-        {
+        upstream.expect_response();
+        let request = passing_interim(connection, Request::from_parts(parts, body));
+        match upstream.send.try_send_request(request).await {
             Ok(response) => return Ok(Answered { response, upstream }),
             Err(mut failed) => {
                 let unsent = failed.take_message().map(Request::into_parts);
                 let error = failed.into_error();
                 (parts, body) = unsent
-                    .or(replay.filter(|_| !error.is_parse()))
+                    .or(replay.filter(|_| !broke_protocol(&error)))
                     .ok_or_else(|| reply_to(&error, false))?;
             }
         }
@@ -170,19 +179,29 @@ async fn send(
     let mut upstream = Upstream::new(stream, address, Arc::clone(cluster))
         .await
         .map_err(|error| reply_to(&error, retried))?;
-    match upstream
-        .send
-        .send_request(Request::from_parts(parts, body))
-        .await
-    {
+    let request = passing_interim(connection, Request::from_parts(parts, body));
+    match upstream.send.send_request(request).await {
         Ok(response) => Ok(Answered { response, upstream }),
         Err(error) => Err(reply_to(&error, retried)),
     }
 }
 
+/// Has the origin's 1xx responses passed on to the client.
+fn passing_interim(
+    connection: &Connection,
+    mut request: Request<RequestBody>,
+) -> Request<RequestBody> {
+    let control = Arc::clone(&connection.control);
+    let number = control.number();
+    on_informational(&mut request, move |response| {
+        control.interim(number, response.status(), response.headers());
+    });
+    request
+}
+
 /// What the client is told when the upstream was lost before its response began.
 fn reply_to(error: &hyper::Error, retried: bool) -> LocalReply {
-    let reset = if error.is_parse() {
+    let reset = if broke_protocol(error) {
         UpstreamReset::ProtocolError
     } else {
         UpstreamReset::Termination

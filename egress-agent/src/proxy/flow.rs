@@ -2,14 +2,13 @@
 //! counted, and the one record that is written when it is over.
 
 use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
-use egress_core::http::framing::FramingWatch;
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
 use egress_core::routing::{Cluster, RouteTable, Turn, candidates};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -119,7 +118,6 @@ pub(super) struct Rewound {
     given: usize,
     stream: TcpStream,
     counters: Arc<Counters>,
-    watch: Option<(FramingWatch, Arc<AtomicBool>)>,
 }
 
 impl Rewound {
@@ -129,16 +127,7 @@ impl Rewound {
             given: 0,
             stream,
             counters: Arc::default(),
-            watch: None,
         }
-    }
-
-    /// Watches what is read as HTTP/1.1. The flag is set before the head that frames its body twice
-    /// is handed to its reader.
-    pub(super) fn watch_framing(&mut self) -> Arc<AtomicBool> {
-        let flag = Arc::new(AtomicBool::new(false));
-        self.watch = Some((FramingWatch::default(), Arc::clone(&flag)));
-        flag
     }
 
     pub(super) fn counters(&self) -> Arc<Counters> {
@@ -164,13 +153,7 @@ impl AsyncRead for Rewound {
         } else {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         }
-        let fresh = &buffer.filled()[before..];
-        if let Some((watch, flag)) = &mut self.watch
-            && watch.push(fresh)
-        {
-            flag.store(true, Ordering::Release);
-        }
-        let count = fresh.len();
+        let count = buffer.filled().len() - before;
         self.counters
             .received
             .fetch_add(count as u64, Ordering::Relaxed);

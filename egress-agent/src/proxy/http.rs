@@ -3,36 +3,36 @@
 //! The Host of every request is checked against the routes of that moment. How an allowed request is
 //! carried upstream is `exchange`'s affair.
 
-use super::body::ReplyBody;
+use super::body::{Reply, ReplyBody, RequestEnd};
+use super::control::{Asked, Control};
 use super::exchange::{Exchange, exchange};
-use super::flow::{Client, Counters, OwnedTask, Rewound, Ticket};
+use super::flow::{Client, OwnedTask, Rewound, Ticket};
 use super::upstream::Pool;
+use super::wire::Wire;
 use super::{DrainSignal, Protocol, RefusalReason};
 use bytes::Bytes;
 use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
+use egress_core::http::request_head::MAX_HEADERS;
 use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable, Turn};
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, SERVER};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::http::HeaderMap;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, Uri, Version};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Headers of one request (Envoy's `max_headers_count` default).
-const MAX_HEADERS: usize = 100;
 
 /// One client connection.
 pub(super) struct Connection {
     pub(super) client: Client,
-    /// A head on this connection had both `content-length` and `transfer-encoding`.
-    framed_twice: Arc<AtomicBool>,
+    pub(super) control: Arc<Control>,
     pub(super) pool: Arc<Pool>,
     /// The websocket that the connection has become.
     pub(super) tunnel: Mutex<Option<OwnedTask>>,
@@ -41,13 +41,14 @@ pub(super) struct Connection {
 }
 
 /// Serves a connection until it ends or the drain lets it go.
-pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainSignal) {
+pub(super) async fn serve(client: Client, stream: Rewound, mut drain: DrainSignal) {
     let limits = client.shared.limits;
-    let framed_twice = stream.watch_framing();
+    let control = Arc::new(Control::default());
+    let stream = Wire::new(stream, limits.head, Arc::clone(&control));
     let counters = stream.counters();
     let this = Arc::new(Connection {
         client,
-        framed_twice,
+        control,
         pool: Arc::default(),
         tunnel: Mutex::default(),
         last: Mutex::default(),
@@ -63,9 +64,10 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle);
+    // The canonical form of a head may be longer than the head was.
     builder
         .max_headers(MAX_HEADERS)
-        .max_header_size(limits.head);
+        .max_header_size(limits.head.saturating_mul(4));
     let mut serving = pin!(
         builder
             .serve_connection(TokioIo::new(stream), service)
@@ -96,9 +98,16 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
             tracing::error!(target: "egress::proxy", %error, "a websocket ended badly");
         }
     };
+    // A denial is told at once; the connection ends a moment later.
+    let refusal = async {
+        this.control.refusal().await;
+        this.tell_refused();
+        future::pending::<()>().await;
+    };
     // Whatever it is at, upstream and websocket included: they go with the connection.
     tokio::select! {
         () = to_its_end => {}
+        () = refusal => {}
         // A body or a websocket that does not go on; between requests the parser's limit is first.
         () = counters.silence(limits.idle) => {}
         () = this.client.removed(|routes, policy| this.is_listed(routes, policy)) => {
@@ -106,6 +115,7 @@ pub(super) async fn serve(client: Client, mut stream: Rewound, mut drain: DrainS
             this.client.refuse(RefusalReason::Removed, last.as_deref());
         }
     }
+    this.tell_refused();
 }
 
 /// A request that may go on.
@@ -119,48 +129,70 @@ struct Allowed {
 struct Refused(LocalReply, RefusalReason);
 
 impl Connection {
-    async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Response<ReplyBody> {
-        let counters = Arc::new(Counters::default());
-        let mut ticket = Ticket::new(self.client.clone(), Protocol::Http, counters);
+    async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
+        let response = self.answer(request).await;
+        self.control.responds();
+        response.map(|body| Reply::new(body, Arc::clone(&self.control)))
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
+        let mut ticket = self.ticket();
         ticket.record.method = request.method().to_string();
         ticket.record.path = request
             .uri()
             .path_and_query()
             .map_or_else(String::new, ToString::to_string);
-        let framed_twice = self.framed_twice.load(Ordering::Acquire);
-        let authority = if framed_twice {
-            let reason =
-                RefusalReason::MalformedHttp("both content-length and transfer-encoding".into());
-            Err(Refused(LocalReply::malformed(), reason))
-        } else {
-            take_authority(&mut request)
+        let Some(Asked { authority, expect }) = self.control.take_asked() else {
+            // The library gives no request but those that it was given.
+            return local_response(&LocalReply::malformed(), ticket);
         };
-        if let Ok(authority) = &authority {
-            ticket.record.host.clone_from(authority);
-        }
-        let allowed = authority.and_then(|authority| self.judge(&request, &authority));
-        match allowed {
+        ticket.record.host.clone_from(&authority);
+        let end = Arc::new(RequestEnd::default());
+        let without_body = request.body().is_end_stream();
+        let (mut response, is_whole) = match self.judge(&request, &authority) {
             Ok(allowed) => {
                 let exchange_of = Exchange {
                     cluster: allowed.cluster,
                     timeout: allowed.route.timeout,
                     websocket: allowed.upgrade == UpgradeAsked::Websocket,
+                    expect: expect.and_then(|value| HeaderValue::from_bytes(&value).ok()),
                 };
-                exchange(&self, exchange_of, request, ticket).await
+                let response = exchange(self, exchange_of, request, Arc::clone(&end), ticket).await;
+                (response, end.at().is_some())
             }
             Err(Refused(reply, reason)) => {
-                let name = Some(ticket.record.host.clone()).filter(|name| !name.is_empty());
-                let close = closes(&reason);
+                let name = Some(authority).filter(|name| !name.is_empty());
+                let closes = reason == RefusalReason::UpgradeRefused;
                 self.client.refuse(reason, name.as_deref());
-                let mut response = local_response(&reply, ticket);
-                if close {
-                    response
-                        .headers_mut()
-                        .insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                response
+                (local_response(&reply, ticket), without_body && !closes)
             }
+        };
+        // A client that has not sent all of its request is not waited for, as in Envoy. It must not
+        // take what follows for a new request.
+        if !is_whole {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
+        response
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket::new(self.client.clone(), Protocol::Http, Arc::default())
+    }
+
+    /// Records a request whose head was refused and answered below the library.
+    fn tell_refused(&self) {
+        let Some(error) = self.control.take_refused() else {
+            return;
+        };
+        let mut ticket = self.ticket();
+        let reply = error.reply();
+        ticket.record.response_code = reply.status;
+        ticket.record.flags = reply.flags;
+        let sent = reply.body.len() as u64;
+        ticket.counters.sent.store(sent, Ordering::Relaxed);
+        ticket.done();
+        self.client.refuse(error.reason(), None);
     }
 
     /// Whether the host of the last request still is listed; before the first, whether the port is.
@@ -262,61 +294,6 @@ impl Connection {
             upgrade,
         })
     }
-}
-
-/// Finds the one host that a request names, and leaves it in one place: the target becomes a path,
-/// the Host header the authority. An absolute target outweighs a Host header (RFC 9112 §3.2.2).
-fn take_authority(request: &mut Request<Incoming>) -> Result<String, Refused> {
-    let ambiguous = || Refused(LocalReply::bad_request(), RefusalReason::AmbiguousHost);
-    if request.version() != Version::HTTP_11 {
-        return Err(Refused(
-            LocalReply::upgrade_required(),
-            RefusalReason::Http10,
-        ));
-    }
-    if request.method() == Method::CONNECT {
-        // No route of Istio's has a connect matcher.
-        return Err(Refused(LocalReply::no_route(), RefusalReason::Connect));
-    }
-    // Several Host lines are one value of several hosts, which is listed nowhere.
-    let hosts: Vec<_> = request
-        .headers()
-        .get_all(HOST)
-        .iter()
-        .map(HeaderValue::to_str)
-        .collect();
-    let hosts: Vec<&str> = hosts
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(|_| ambiguous())?;
-    if hosts.is_empty() {
-        return Err(ambiguous());
-    }
-    let host = hosts.join(",");
-    let Some(authority) = request.uri().authority().map(ToString::to_string) else {
-        return Ok(host.trim().to_owned());
-    };
-    if request.uri().scheme_str() != Some("http") {
-        return Err(ambiguous());
-    }
-    let header = HeaderValue::from_str(&authority).map_err(|_| ambiguous())?;
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |path| path.as_str());
-    let target: Uri = path.parse().map_err(|_| ambiguous())?;
-    *request.uri_mut() = target;
-    request.headers_mut().insert(HOST, header);
-    Ok(authority)
-}
-
-/// Whether Envoy closes the connection after a reply of its own.
-fn closes(reason: &RefusalReason) -> bool {
-    use RefusalReason::{AmbiguousHost, Connect, Http10, MalformedHttp, UpgradeRefused};
-    matches!(
-        reason,
-        AmbiguousHost | Connect | Http10 | MalformedHttp(_) | UpgradeRefused
-    )
 }
 
 /// A local reply as Envoy sends it; `date` is hyper's to add.

@@ -6,6 +6,7 @@
 
 mod accept;
 mod body;
+mod control;
 mod drain;
 mod exchange;
 mod flow;
@@ -13,9 +14,11 @@ mod http;
 mod inspect;
 mod observe;
 mod places;
+mod responses;
 mod tcp;
 mod tls;
 mod upstream;
+mod wire;
 
 pub use accept::serve;
 pub use drain::{Drain, DrainSignal, drain_channel};

@@ -5,12 +5,14 @@
 use super::AccessRecord;
 use super::body::RequestBody;
 use super::flow::{Client, OwnedTask};
+use super::responses::Responses;
 use egress_core::http::local_reply::{UpstreamReset, connect_failure};
 use egress_core::routing::Cluster;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -74,6 +76,8 @@ pub(super) struct Upstream {
     pub(super) address: SocketAddr,
     pub(super) service: Arc<Cluster>,
     pub(super) send: SendRequest<RequestBody>,
+    /// See [`Responses`].
+    expected: Arc<AtomicBool>,
     _task: OwnedTask,
 }
 
@@ -83,7 +87,11 @@ impl Upstream {
         address: SocketAddr,
         service: Arc<Cluster>,
     ) -> hyper::Result<Self> {
-        let (send, connection) = Builder::new().handshake(TokioIo::new(stream)).await?;
+        let expected = Arc::default();
+        let stream = Responses::new(stream, Arc::clone(&expected));
+        let mut builder = Builder::new();
+        builder.allow_obsolete_multiline_headers_in_responses(true);
+        let (send, connection) = builder.handshake(TokioIo::new(stream)).await?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(target: "egress::proxy", %error, "upstream connection ended");
@@ -93,8 +101,14 @@ impl Upstream {
             address,
             service,
             send,
+            expected,
             _task: OwnedTask(task),
         })
+    }
+
+    /// The next bytes that it sends are the head of a response.
+    pub(super) fn expect_response(&self) {
+        self.expected.store(true, Ordering::Release);
     }
 
     /// Whether the connection was made for this service at this address.

@@ -121,24 +121,6 @@ async fn a_response_streams_and_is_not_gathered() {
 }
 
 #[tokio::test]
-async fn expect_continue_is_answered_before_the_body() {
-    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
-    let mut client = bed.client().await;
-    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n").as_bytes()).await;
-    assert_eq!(
-        client.head().await.unwrap(),
-        "HTTP/1.1 100 Continue\r\n\r\n"
-    );
-    client.send(b"abc").await;
-    let reply = client.message().await.unwrap();
-    assert!(
-        reply.text().ends_with("abc") && !reply.text().contains("expect"),
-        "{}",
-        reply.text()
-    );
-}
-
-#[tokio::test]
 async fn a_client_that_leaves_takes_its_upstream_with_it() {
     let (closed, mut seen) = mpsc::unbounded_channel();
     let origin = raw_origin(move |_, mut raw: Raw| {

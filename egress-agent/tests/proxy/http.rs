@@ -1,7 +1,7 @@
 //! Which requests pass, under which headers, and what the others are answered.
 
 use crate::support::{
-    Bed, HOST, Raw, destination, echo_origin, get, http_port, raw_origin, raw_origin_on, table,
+    Bed, HOST, Raw, destination, echo_origin, get, http_port, raw_origin_on, table,
 };
 use egress_agent::proxy::Limits;
 use egress_agent::proxy::RefusalReason;
@@ -126,134 +126,6 @@ async fn the_path_of_an_absolute_target_goes_on_and_its_host_is_the_one_that_cou
         ))
         .await;
     assert_eq!(reply.status(), 502);
-}
-
-#[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one table")]
-async fn a_request_that_two_readers_could_frame_or_address_differently_never_goes_up() {
-    let forbidden = raw_origin(|_, mut raw: Raw| async move {
-        let head = raw.head().await;
-        panic!("the origin was asked: {head:?}");
-    })
-    .await;
-    for (what, request, status) in [
-        (
-            "CL and TE",
-            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "TE and CL",
-            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "two lengths",
-            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
-            400,
-        ),
-        (
-            "a signed length",
-            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nContent-Length: +4\r\n\r\nabcd",
-            400,
-        ),
-        (
-            "TE not chunked",
-            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "TE with more behind",
-            "POST / HTTP/1.1\r\nHost: httpbin.org\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "space before colon",
-            "GET / HTTP/1.1\r\nHost : httpbin.org\r\n\r\n",
-            400,
-        ),
-        (
-            "folded header",
-            "GET / HTTP/1.1\r\nHost: httpbin.org\r\nA: b\r\n c\r\n\r\n",
-            400,
-        ),
-        (
-            "two Hosts",
-            "GET / HTTP/1.1\r\nHost: httpbin.org\r\nHost: evil.example\r\n\r\n",
-            502,
-        ),
-        ("no Host", "GET / HTTP/1.1\r\n\r\n", 400),
-        (
-            "NUL in Host",
-            "GET / HTTP/1.1\r\nHost: httpbin.org\0.evil.example\r\n\r\n",
-            400,
-        ),
-        (
-            "https target",
-            "GET https://httpbin.org/ HTTP/1.1\r\nHost: httpbin.org\r\n\r\n",
-            400,
-        ),
-        (
-            "user in Host",
-            "GET / HTTP/1.1\r\nHost: httpbin.org@evil.example\r\n\r\n",
-            502,
-        ),
-        (
-            "brackets",
-            "GET / HTTP/1.1\r\nHost: [httpbin.org]\r\n\r\n",
-            502,
-        ),
-        (
-            "longer name",
-            "GET / HTTP/1.1\r\nHost: httpbin.org.evil.example\r\n\r\n",
-            502,
-        ),
-        (
-            "suffix",
-            "GET / HTTP/1.1\r\nHost: evilhttpbin.org\r\n\r\n",
-            502,
-        ),
-        (
-            "CONNECT",
-            "CONNECT httpbin.org:80 HTTP/1.1\r\nHost: httpbin.org:80\r\n\r\n",
-            404,
-        ),
-        (
-            "CONNECT elsewhere",
-            "CONNECT evil.example:80 HTTP/1.1\r\nHost: httpbin.org\r\n\r\n",
-            404,
-        ),
-        (
-            "HTTP/1.0",
-            "GET / HTTP/1.0\r\nHost: httpbin.org\r\n\r\n",
-            426,
-        ),
-        ("garbage", "\0\0\0\0\r\n\r\n", 400),
-    ] {
-        let bed = Bed::new(http_port(HOST, &[forbidden], None)).await;
-        let mut client = bed.client().await;
-        let reply = client.ask(request).await;
-        assert_eq!(reply.status(), status, "{what}: {}", reply.head);
-        assert!(
-            reply.head.starts_with("HTTP/1.1 "),
-            "{what}: {}",
-            reply.head
-        );
-        bed.refusal().await;
-    }
-}
-
-#[tokio::test]
-async fn a_head_beyond_the_limit_is_431() {
-    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
-    let large = |size: usize| {
-        format!(
-            "GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Large: {}\r\n\r\n",
-            "a".repeat(size)
-        )
-    };
-    assert_eq!(bed.client().await.ask(&large(50_000)).await.status(), 200);
-    assert_eq!(bed.client().await.ask(&large(70_000)).await.status(), 431);
 }
 
 #[tokio::test]

@@ -183,6 +183,24 @@ impl LocalReply {
         }
     }
 
+    /// The request's head is over 60 KiB or has over 100 headers.
+    pub fn head_too_large() -> Self {
+        Self {
+            status: 431,
+            body: "Request Header Fields Too Large".into(),
+            flags: ResponseFlag::DPE.into(),
+        }
+    }
+
+    /// A transfer coding other than chunked.
+    pub fn not_implemented() -> Self {
+        Self {
+            status: 501,
+            body: "Not Implemented".into(),
+            flags: ResponseFlag::DPE.into(),
+        }
+    }
+
     /// HTTP/1.0 on a port that is HTTP by its protocol.
     pub fn upgrade_required() -> Self {
         Self {
@@ -255,6 +273,13 @@ mod tests {
             ),
             (LocalReply::bad_request(), 400, "", "-"),
             (LocalReply::malformed(), 400, "Bad Request", "DPE"),
+            (
+                LocalReply::head_too_large(),
+                431,
+                "Request Header Fields Too Large",
+                "DPE",
+            ),
+            (LocalReply::not_implemented(), 501, "Not Implemented", "DPE"),
             (
                 LocalReply::upgrade_required(),
                 426,

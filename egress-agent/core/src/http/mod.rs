@@ -1,8 +1,12 @@
-//! The pure half of HTTP: the Host in one canonical form, Envoy's local replies, a sidecar's headers.
+//! The pure half of HTTP: request and response heads read strictly, the Host and the path in one
+//! canonical form, Envoy's local replies, a sidecar's headers.
 //!
 //! No connection, no body and no clock here; the proxy owns those.
 
 pub mod authority;
-pub mod framing;
+pub mod chunked;
 pub mod headers;
 pub mod local_reply;
+pub mod request_head;
+pub mod response_head;
+pub mod target;

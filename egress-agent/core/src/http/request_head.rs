@@ -1,0 +1,397 @@
+//! Reads the request heads of one client connection strictly, and writes each down again in the one
+//! form that is judged and forwarded.
+//!
+//! A head that two readers could frame or address differently is refused here with Envoy's status,
+//! before the HTTP library sees a byte of it. Which host may be asked is not decided here.
+
+use super::local_reply::LocalReply;
+use super::target::{Target, TargetError, parse_target};
+use crate::routing::RefusalReason;
+use thiserror::Error;
+
+/// Headers of one request (Envoy's `max_headers_count` default).
+pub const MAX_HEADERS: usize = 100;
+
+/// The methods that Envoy knows (`source/common/http/http1/balsa_parser.cc`, `kValidMethods`).
+const METHODS: [&str; 34] = [
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "MSEARCH",
+    "NOTIFY",
+    "OPTIONS",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "PUT",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "TRACE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
+
+/// Why a head is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum HeadError {
+    /// It is no HTTP head.
+    #[error("{0}")]
+    Malformed(httparse::Error),
+    /// The head is larger than the limit.
+    #[error("the request head is over the size limit")]
+    TooLarge,
+    /// More than [`MAX_HEADERS`] fields.
+    #[error("the request has more than 100 headers")]
+    TooManyHeaders,
+    /// Not one of Envoy's methods.
+    #[error("unknown method")]
+    Method,
+    /// HTTP, but not 1.1.
+    #[error("not HTTP/1.1")]
+    Version,
+    /// See [`TargetError`].
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A `transfer-encoding` other than one `chunked`.
+    #[error("a transfer-encoding other than chunked")]
+    TransferEncoding,
+    /// A `content-length` that is no number, or more than one.
+    #[error("a content-length that is not one number")]
+    ContentLength,
+    /// The classic request smuggling (RFC 9112 §6.3).
+    #[error("both content-length and transfer-encoding")]
+    FramedTwice,
+    /// No Host line.
+    #[error("no Host")]
+    NoHost,
+    /// A Host with a byte that no authority has.
+    #[error("the Host has a byte that no host has")]
+    BadHost,
+    /// CONNECT: no route of Istio's has a connect matcher.
+    #[error("CONNECT")]
+    Connect,
+}
+
+impl HeadError {
+    /// What Envoy answers; the connection is closed after it.
+    pub fn reply(&self) -> LocalReply {
+        match self {
+            Self::TooLarge | Self::TooManyHeaders => LocalReply::head_too_large(),
+            Self::TransferEncoding => LocalReply::not_implemented(),
+            Self::Version => LocalReply::upgrade_required(),
+            Self::NoHost | Self::Target(TargetError::Nul) => LocalReply::bad_request(),
+            Self::Connect => LocalReply::no_route(),
+            Self::Malformed(_)
+            | Self::Method
+            | Self::Target(_)
+            | Self::ContentLength
+            | Self::FramedTwice
+            | Self::BadHost => LocalReply::malformed(),
+        }
+    }
+
+    /// What the log says.
+    pub fn reason(&self) -> RefusalReason {
+        match self {
+            Self::Version => RefusalReason::Http10,
+            Self::NoHost => RefusalReason::AmbiguousHost,
+            Self::Connect => RefusalReason::Connect,
+            Self::Malformed(_)
+            | Self::TooLarge
+            | Self::TooManyHeaders
+            | Self::Method
+            | Self::Target(_)
+            | Self::TransferEncoding
+            | Self::ContentLength
+            | Self::FramedTwice
+            | Self::BadHost => RefusalReason::MalformedHttp(self.to_string()),
+        }
+    }
+}
+
+/// How the end of a request's body is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// After so many bytes; 0 without a body.
+    Length(u64),
+    /// By its chunks.
+    Chunked,
+}
+
+/// A head that may be judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The head in its canonical form, from the method to the empty line: path and Host are those
+    /// that count, and `expect` is taken out.
+    pub bytes: Vec<u8>,
+    /// The one host that the request names; several Host lines are joined by commas, which is
+    /// listed nowhere.
+    pub authority: String,
+    /// The body's.
+    pub framing: Framing,
+    /// The value of `expect`, which goes upstream although the HTTP library must not act on it.
+    pub expect: Option<Vec<u8>>,
+}
+
+/// What was read so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeadOutcome {
+    /// A valid beginning.
+    NeedMore,
+    /// A whole head.
+    Head(Head),
+    /// Not to be answered by anyone but the proxy.
+    Refused(HeadError),
+}
+
+/// Gathers the bytes of one head after the other.
+#[derive(Debug)]
+pub struct HeadReader {
+    raw: Vec<u8>,
+    limit: usize,
+    /// Bytes in which no end of a head was found.
+    searched: usize,
+    /// How many bytes there must be for another look at an unfinished head.
+    next_look: usize,
+}
+
+impl HeadReader {
+    /// For heads of at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            raw: Vec::new(),
+            limit,
+            searched: 0,
+            next_look: 0,
+        }
+    }
+
+    /// Takes bytes of the connection.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.raw.extend_from_slice(bytes);
+    }
+
+    /// Puts bytes back in front: they follow the body of the last request.
+    pub fn push_back(&mut self, bytes: &[u8]) {
+        self.raw.splice(..0, bytes.iter().copied());
+    }
+
+    /// Bytes that were taken and are not part of a head that was given.
+    pub fn pending(&self) -> &[u8] {
+        &self.raw
+    }
+
+    /// Takes up to `most` of the pending bytes: they belong to a body.
+    pub fn take(&mut self, most: usize) -> Vec<u8> {
+        let rest = self.raw.split_off(most.min(self.raw.len()));
+        std::mem::replace(&mut self.raw, rest)
+    }
+
+    /// Looks for a head at the beginning of the pending bytes, and takes it.
+    pub fn next_head(&mut self) -> HeadOutcome {
+        // Empty lines before a request line are to be ignored (RFC 9112 §2.2).
+        let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        if self.searched == 0 && self.raw.first().is_some_and(is_end) {
+            let end = self.raw.iter().take_while(|byte| is_end(byte)).count();
+            // A lone CR may be the first half of a line's end.
+            let keep = usize::from(end == self.raw.len() && self.raw.last() == Some(&b'\r'));
+            self.raw.drain(..end - keep);
+            if self.raw.len() == keep {
+                return HeadOutcome::NeedMore;
+            }
+        }
+        if self.raw.is_empty() {
+            return HeadOutcome::NeedMore;
+        }
+        let from = self.searched.saturating_sub(3);
+        let ended = ends_head(&self.raw[from..]);
+        self.searched = self.raw.len();
+        // An unfinished head is parsed whenever it has doubled, so that nonsense is found early and
+        // a slow client costs no more than its bytes.
+        if !ended && self.raw.len() < self.next_look && self.raw.len() <= self.limit {
+            return HeadOutcome::NeedMore;
+        }
+        self.next_look = self.raw.len() * 2;
+        match parse(&self.raw, self.limit) {
+            Ok(None) => HeadOutcome::NeedMore,
+            Ok(Some((head, used))) => {
+                self.raw.drain(..used);
+                (self.searched, self.next_look) = (0, 0);
+                HeadOutcome::Head(head)
+            }
+            Err(error) => HeadOutcome::Refused(error),
+        }
+    }
+}
+
+/// Whether an empty line is among these bytes. A bare LF ends a line too (RFC 9112 §2.2).
+fn ends_head(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}
+
+fn parse(raw: &[u8], limit: usize) -> Result<Option<(Head, usize)>, HeadError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let used = match request.parse(raw) {
+        Ok(httparse::Status::Complete(used)) => used,
+        Ok(httparse::Status::Partial) if raw.len() > limit => return Err(HeadError::TooLarge),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+        Err(_) if is_other_version(raw) => return Err(HeadError::Version),
+        Err(error) => return Err(HeadError::Malformed(error)),
+    };
+    if used > limit {
+        return Err(HeadError::TooLarge);
+    }
+    let method = request.method.unwrap_or_default();
+    if METHODS.binary_search(&method).is_err() {
+        return Err(HeadError::Method);
+    }
+    if request.version != Some(1) {
+        return Err(HeadError::Version);
+    }
+    let framing = framing(request.headers)?;
+    let hosts = fields(request.headers, "host");
+    let raw_target = request.path.unwrap_or_default();
+    if method == "CONNECT" {
+        return Err(if is_authority_form(raw_target.as_bytes()) {
+            HeadError::Connect
+        } else {
+            TargetError::Form.into()
+        });
+    }
+    let Target { authority, path } = parse_target(method.as_bytes(), raw_target.as_bytes())?;
+    if hosts.is_empty() {
+        return Err(HeadError::NoHost);
+    }
+    let host = match &authority {
+        Some(authority) => authority.clone(),
+        None => String::from_utf8(hosts.join(&b','))
+            .map_err(|_| HeadError::BadHost)?
+            .trim_matches([' ', '\t'])
+            .to_owned(),
+    };
+    if !host.bytes().all(is_of_authority) {
+        return Err(HeadError::BadHost);
+    }
+    let mut bytes = Vec::with_capacity(used + 16);
+    for part in [method, " ", &path, " HTTP/1.1\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    let replaced = authority.is_some();
+    if replaced {
+        write_field(&mut bytes, "host", host.as_bytes());
+    }
+    let mut expect = None;
+    for header in request.headers.iter() {
+        if header.name.eq_ignore_ascii_case("expect") {
+            expect = Some(header.value.to_vec());
+        } else if !(replaced && header.name.eq_ignore_ascii_case("host")) {
+            write_field(&mut bytes, header.name, header.value);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    let head = Head {
+        bytes,
+        authority: host,
+        framing,
+        expect,
+    };
+    Ok(Some((head, used)))
+}
+
+fn write_field(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        bytes.extend_from_slice(part);
+    }
+}
+
+fn fields<'a>(headers: &[httparse::Header<'a>], name: &str) -> Vec<&'a [u8]> {
+    let named = headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case(name));
+    named.map(|header| header.value).collect()
+}
+
+fn framing(headers: &[httparse::Header<'_>]) -> Result<Framing, HeadError> {
+    let lengths = fields(headers, "content-length");
+    let codings = fields(headers, "transfer-encoding");
+    match (lengths.as_slice(), codings.as_slice()) {
+        ([], []) => Ok(Framing::Length(0)),
+        ([_, ..], [_, ..]) => Err(HeadError::FramedTwice),
+        ([length], []) => length_of(length)
+            .map(Framing::Length)
+            .ok_or(HeadError::ContentLength),
+        ([], [coding]) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            Ok(Framing::Chunked)
+        }
+        ([], _) => Err(HeadError::TransferEncoding),
+        (_, []) => Err(HeadError::ContentLength),
+    }
+}
+
+/// Digits only; no sign, no list (RFC 9110 §8.6 would allow a list of equal numbers).
+pub(super) fn length_of(value: &[u8]) -> Option<u64> {
+    let value = value.trim_ascii();
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    // The two largest are what HTTP libraries keep for "unknown".
+    let length = str::from_utf8(value).ok()?.parse().ok();
+    length.filter(|length| digits && *length < u64::MAX - 1)
+}
+
+/// A request line of HTTP whose version is not 1.1; without a version it is HTTP/0.9.
+fn is_other_version(raw: &[u8]) -> bool {
+    let line = raw.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = str::from_utf8(line).unwrap_or_default().trim_ascii_end();
+    let mut words = line.split(' ');
+    let method = words.next().unwrap_or_default();
+    if METHODS.binary_search(&method).is_err() || words.next().is_none() {
+        return false;
+    }
+    match (words.next().map(str::as_bytes), words.next()) {
+        (None, _) => raw.len() > line.len(),
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None) => {
+            let digits = major.is_ascii_digit() && minor.is_ascii_digit();
+            digits && (*major, *minor) != (b'1', b'1')
+        }
+        (Some(_), _) => false,
+    }
+}
+
+/// `host:port` (RFC 9112 §3.2.3).
+fn is_authority_form(target: &[u8]) -> bool {
+    let Some(colon) = target.iter().rposition(|byte| *byte == b':') else {
+        return false;
+    };
+    let (host, port) = (&target[..colon], &target[colon + 1..]);
+    let is_port = !port.is_empty() && port.iter().all(u8::is_ascii_digit);
+    is_port && !host.is_empty() && host.iter().copied().all(is_of_authority)
+}
+
+/// The bytes of an authority (RFC 3986 §3.2).
+fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
+}
+
+#[cfg(test)]
+#[path = "request_head_tests.rs"]
+mod tests;

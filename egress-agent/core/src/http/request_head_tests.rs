@@ -1,0 +1,312 @@
+//! Request heads by table. The outcomes are Envoy 1.40's, unless a row says otherwise.
+
+use super::*;
+
+const LIMIT: usize = 60 * 1024;
+
+/// In one piece and byte by byte.
+fn read(bytes: &[u8]) -> HeadOutcome {
+    let mut whole = HeadReader::new(LIMIT);
+    whole.push(bytes);
+    let outcome = whole.next_head();
+    let mut split = HeadReader::new(LIMIT);
+    let by_byte = bytes
+        .iter()
+        .map(|byte| {
+            split.push(&[*byte]);
+            split.next_head()
+        })
+        .find(|outcome| *outcome != HeadOutcome::NeedMore)
+        .unwrap_or(HeadOutcome::NeedMore);
+    // One byte at a time an error may be found before a second one comes in sight.
+    match (&outcome, &by_byte) {
+        (HeadOutcome::Refused(_), HeadOutcome::Refused(_)) => {}
+        _ => assert_eq!(outcome, by_byte, "{:?}", String::from_utf8_lossy(bytes)),
+    }
+    outcome
+}
+
+fn head(text: &str) -> Head {
+    match read(text.as_bytes()) {
+        HeadOutcome::Head(head) => head,
+        other => panic!("{text:?}: {other:?}"),
+    }
+}
+
+fn refused(text: &str) -> HeadError {
+    match read(text.as_bytes()) {
+        HeadOutcome::Refused(error) => error,
+        other => panic!("{text:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_head_is_written_down_again_in_one_form() {
+    for (raw, canonical) in [
+        (
+            "GET /a/../%62?c HTTP/1.1\r\nHost: a.example\r\nX:1\r\n\r\n",
+            "GET /b?c HTTP/1.1\r\nHost: a.example\r\nX: 1\r\n\r\n",
+        ),
+        ("\r\n\nGET http://a.example:80\\ HTTP/1.1\r\n\r\n", ""),
+        (
+            "\r\n\r\nGET http://A.example:80?x HTTP/1.1\nhost: evil.example\nHost: b\n\n",
+            "GET /?x HTTP/1.1\r\nhost: A.example:80\r\n\r\n",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\ncontent-length: 3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 3\r\n\r\n",
+        ),
+        (
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\nempty:\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\nempty: \r\n\r\n",
+        ),
+    ] {
+        if canonical.is_empty() {
+            assert_eq!(refused(raw), HeadError::Target(TargetError::Form), "{raw}");
+            continue;
+        }
+        let found = head(raw);
+        assert_eq!(String::from_utf8_lossy(&found.bytes), canonical, "{raw}");
+        assert_eq!(head(canonical).bytes, found.bytes, "again: {raw}");
+    }
+}
+
+#[test]
+fn a_request_names_one_host_and_frames_its_body_once() {
+    let found = |fields: &str| head(&format!("POST / HTTP/1.1\r\n{fields}\r\n\r\n"));
+    for (fields, authority) in [
+        ("Host:a.example", "a.example"),
+        ("Host: \t a.example \t", "a.example"),
+        ("Host: A.example.:81", "A.example.:81"),
+        ("Host: a\r\nHOST: b", "a,b"),
+        ("Host:", ""),
+    ] {
+        assert_eq!(found(fields).authority, authority, "{fields}");
+    }
+    for (fields, framing) in [
+        ("Host: a", Framing::Length(0)),
+        ("Host: a\r\nContent-Length: 003 ", Framing::Length(3)),
+        ("Host: a\r\ntransfer-encoding: \tChunked ", Framing::Chunked),
+        ("Host: a\r\ntransfer_encoding: chunked", Framing::Length(0)),
+    ] {
+        assert_eq!(found(fields).framing, framing, "{fields}");
+    }
+    assert_eq!(
+        found("Host: a\r\nexpect: 100-Continue").expect.as_deref(),
+        Some(&b"100-Continue"[..])
+    );
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
+fn a_head_that_two_readers_could_understand_differently_is_refused_with_envoys_status() {
+    use HeadError::{
+        BadHost, Connect, ContentLength, FramedTwice, Method, NoHost, TransferEncoding, Version,
+    };
+    let form = || HeadError::Target(TargetError::Form);
+    let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+    let get = |line: &str| format!("{line}\r\nHost: a\r\n\r\n");
+    for (raw, error, status) in [
+        (post("Transfer-Encoding: xchunked"), TransferEncoding, 501),
+        (
+            post("Transfer-Encoding: gzip, chunked"),
+            TransferEncoding,
+            501,
+        ),
+        (
+            post("Transfer-Encoding: chunked, chunked"),
+            TransferEncoding,
+            501,
+        ),
+        (
+            post("Transfer-Encoding: chunked;q=1"),
+            TransferEncoding,
+            501,
+        ),
+        (post("Transfer-Encoding: identity"), TransferEncoding, 501),
+        (post("Transfer-Encoding:"), TransferEncoding, 501),
+        (
+            post("Transfer-Encoding: chunked\r\ntransfer-encoding: chunked"),
+            TransferEncoding,
+            501,
+        ),
+        (
+            post("Transfer-Encoding: gzip\r\ntransfer-encoding: chunked"),
+            TransferEncoding,
+            501,
+        ),
+        (
+            post("Content-Length: 3\r\nTransfer-Encoding: chunked"),
+            FramedTwice,
+            400,
+        ),
+        (
+            post("Transfer-Encoding: gzip\r\nContent-Length: 0"),
+            FramedTwice,
+            400,
+        ),
+        (post("Content-Length: +3"), ContentLength, 400),
+        (post("Content-Length: -3"), ContentLength, 400),
+        (post("Content-Length: 3,3"), ContentLength, 400),
+        (post("Content-Length: 0x3"), ContentLength, 400),
+        (post("Content-Length:"), ContentLength, 400),
+        (
+            post("Content-Length: 99999999999999999999"),
+            ContentLength,
+            400,
+        ),
+        (
+            post("Content-Length: 18446744073709551615"),
+            ContentLength,
+            400,
+        ),
+        (
+            post("Content-Length: 3\r\nContent-Length: 3"),
+            ContentLength,
+            400,
+        ),
+        (get("get / HTTP/1.1"), Method, 400),
+        (get("FOO / HTTP/1.1"), Method, 400),
+        (get("QUERY / HTTP/1.1"), Method, 400),
+        (
+            get("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1"),
+            Method,
+            400,
+        ),
+        (get("GET / HTTP/1.0"), Version, 426),
+        (get("GET / HTTP/1.2"), Version, 426),
+        (get("GET / HTTP/2.0"), Version, 426),
+        ("GET /\r\n\r\n".to_owned(), Version, 426),
+        (get("GET * HTTP/1.1"), form(), 400),
+        (get("GET x HTTP/1.1"), form(), 400),
+        (get("GET ftp://a/ HTTP/1.1"), form(), 400),
+        (get("CONNECT / HTTP/1.1"), form(), 400),
+        (get("CONNECT a.example:443 HTTP/1.1"), Connect, 404),
+        (
+            get("GET /%00 HTTP/1.1"),
+            HeadError::Target(TargetError::Nul),
+            400,
+        ),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), NoHost, 400),
+        (
+            "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n".to_owned(),
+            BadHost,
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(),
+            BadHost,
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a#\r\n\r\n".to_owned(),
+            BadHost,
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\\b\r\n\r\n".to_owned(),
+            BadHost,
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: b\u{fc}\r\n\r\n".to_owned(),
+            BadHost,
+            400,
+        ),
+        (
+            post(&"a: b\r\n".repeat(100)),
+            HeadError::TooManyHeaders,
+            431,
+        ),
+        (
+            post(&format!("a: {}", "b".repeat(LIMIT))),
+            HeadError::TooLarge,
+            431,
+        ),
+        (
+            get(&format!("GET /{} HTTP/1.1", "b".repeat(LIMIT))),
+            HeadError::TooLarge,
+            431,
+        ),
+    ] {
+        let shown = &raw[..raw.len().min(200)];
+        assert_eq!(refused(&raw), error, "{shown:?}");
+        assert_eq!(error.reply().status, status, "{shown:?}");
+    }
+}
+
+#[test]
+fn what_is_no_head_is_malformed() {
+    for raw in [
+        "\0\0\0\0\r\n\r\n",
+        "hello\r\n\r\n",
+        " GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / http/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.10\r\nHost: a\r\n\r\n",
+        "GET / HTTP/11\r\nHost: a\r\n\r\n",
+        "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA b: c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA(: c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n: c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nAb\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n:path: /b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\0c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\u{1}c\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\u{7f}c\r\n\r\n",
+        // Envoy drops the CR, and joins folded lines: RFC 9112 §2.2 and §5.2 allow to refuse both.
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\rc\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n",
+    ] {
+        assert!(
+            matches!(refused(raw), HeadError::Malformed(_)),
+            "{raw:?}: {:?}",
+            refused(raw)
+        );
+        assert_eq!(refused(raw).reply(), LocalReply::malformed());
+    }
+}
+
+#[test]
+fn heads_follow_each_other_and_bytes_of_a_body_are_not_among_them() {
+    let mut reader = HeadReader::new(LIMIT);
+    reader.push(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /2 HT");
+    let HeadOutcome::Head(first) = reader.next_head() else {
+        panic!();
+    };
+    assert_eq!(first.framing, Framing::Length(3));
+    assert_eq!(reader.take(3), b"abc");
+    assert_eq!(reader.next_head(), HeadOutcome::NeedMore);
+    assert_eq!(reader.pending(), b"GET /2 HT");
+    reader.push(b"TP/1.1\r\nHost: b\r\n\r\n");
+    let HeadOutcome::Head(second) = reader.next_head() else {
+        panic!();
+    };
+    assert_eq!(second.authority, "b");
+    reader.push(b"def");
+    reader.push_back(b"abc");
+    assert_eq!(reader.pending(), b"abcdef");
+}
+
+#[test]
+fn an_endless_head_is_refused_at_the_limit_and_empty_lines_take_no_room() {
+    let mut reader = HeadReader::new(LIMIT);
+    for _ in 0..LIMIT {
+        reader.push(b"\r\n");
+        assert_eq!(reader.next_head(), HeadOutcome::NeedMore);
+    }
+    assert!(reader.pending().len() <= 1);
+    reader.push(b"GET / HTTP/1.1\r\nA: ");
+    let refused = (0..LIMIT).find_map(|_| {
+        reader.push(b"b");
+        match reader.next_head() {
+            HeadOutcome::Refused(error) => Some(error),
+            HeadOutcome::NeedMore | HeadOutcome::Head(_) => None,
+        }
+    });
+    assert_eq!(refused, Some(HeadError::TooLarge));
+}

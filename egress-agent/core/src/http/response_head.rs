@@ -1,0 +1,218 @@
+//! Judges the head of an upstream's response before the HTTP library reads it: a response that two
+//! readers could frame differently is the upstream's protocol error, as in Envoy.
+//!
+//! The library drops one of two framings and goes on, and then nobody behind it can tell.
+
+use super::request_head::{MAX_HEADERS, length_of};
+use http::StatusCode;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use thiserror::Error;
+
+/// The largest response head (Envoy's `max_response_headers_kb` default).
+pub const MAX_HEAD: usize = 60 * 1024;
+
+/// Why a response is the upstream's protocol error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ResponseError {
+    /// It is no HTTP head.
+    #[error("no HTTP response: {0}")]
+    Malformed(httparse::Error),
+    /// The head is larger than [`MAX_HEAD`].
+    #[error("the response head is over 60 KiB")]
+    TooLarge,
+    /// A `transfer-encoding` other than one `chunked`.
+    #[error("the response has a transfer-encoding other than chunked")]
+    TransferEncoding,
+    /// A `content-length` that is no number, or more than one.
+    #[error("the response has a content-length that is not one number")]
+    ContentLength,
+    /// Both framings.
+    #[error("the response has both content-length and transfer-encoding")]
+    FramedTwice,
+    /// 1xx or 204 with a body (RFC 9112 §6.3).
+    #[error("a response without a body frames one")]
+    FramedNothing,
+}
+
+/// A whole head that may be read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// Its bytes.
+    pub length: usize,
+    /// 1xx: another head follows. 101 is not one of these.
+    pub interim: bool,
+}
+
+/// Looks at the beginning of a response; `None` where the head is not whole yet.
+pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let mut config = httparse::ParserConfig::default();
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    let length = match config.parse_response(&mut response, raw) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if raw.len() > MAX_HEAD => {
+            return Err(ResponseError::TooLarge);
+        }
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return Err(ResponseError::Malformed(error)),
+    };
+    let status = response.code.unwrap_or_default();
+    let of = |name: &str| {
+        let named = response
+            .headers
+            .iter()
+            .filter(|header| header.name.eq_ignore_ascii_case(name));
+        named.map(|header| header.value).collect::<Vec<_>>()
+    };
+    let (lengths, codings) = (of("content-length"), of("transfer-encoding"));
+    let interim = (100..200).contains(&status) && status != 101;
+    match (lengths.as_slice(), codings.as_slice()) {
+        ([], []) => {}
+        ([_, ..], [_, ..]) => return Err(ResponseError::FramedTwice),
+        ([value], []) => {
+            let length = length_of(value).ok_or(ResponseError::ContentLength)?;
+            if (interim || status == 204) && length > 0 {
+                return Err(ResponseError::FramedNothing);
+            }
+        }
+        (_, []) => return Err(ResponseError::ContentLength),
+        ([], [coding]) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            if interim || status == 204 {
+                return Err(ResponseError::FramedNothing);
+            }
+        }
+        ([], _) => return Err(ResponseError::TransferEncoding),
+    }
+    Ok(Some(ResponseHead { length, interim }))
+}
+
+/// A 1xx response as the client gets it.
+pub fn interim_response(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or("Unknown");
+    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    for (name, value) in headers {
+        // Fields of one hop, and framing that a response without a body does not have.
+        if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE].contains(name) {
+            continue;
+        }
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_head_is_read_as_envoy_reads_it() {
+        use ResponseError::{ContentLength, FramedNothing, FramedTwice, TransferEncoding};
+        for (head, expected) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", Ok(false)),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 003\r\n\r\n", Ok(false)),
+            ("HTTP/1.1 200\r\n\r\n", Ok(false)),
+            ("HTTP/1.0 200 OK\r\n\r\n", Ok(false)),
+            ("HTTP/1.1 200 OK\ncontent-length: 3\n\n", Ok(false)),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\t\r\n\r\n",
+                Ok(false),
+            ),
+            ("HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n", Ok(false)),
+            ("HTTP/1.1 204 No\r\ncontent-length: 0\r\n\r\n", Ok(false)),
+            ("HTTP/1.1 304 NM\r\ncontent-length: 3\r\n\r\n", Ok(false)),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Ok(true)),
+            ("HTTP/1.1 103 Early Hints\r\nlink: <a>\r\n\r\n", Ok(true)),
+            ("HTTP/1.1 101 Switching\r\n\r\n", Ok(false)),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+                Err(FramedTwice),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ncontent-length: 3\r\n\r\n",
+                Err(FramedTwice),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+                Err(TransferEncoding),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\n",
+                Err(TransferEncoding),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+                Err(TransferEncoding),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\n",
+                Err(ContentLength),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 3, 3\r\n\r\n",
+                Err(ContentLength),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: +3\r\n\r\n",
+                Err(ContentLength),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n",
+                Err(ContentLength),
+            ),
+            (
+                "HTTP/1.1 204 No\r\ncontent-length: 3\r\n\r\n",
+                Err(FramedNothing),
+            ),
+            (
+                "HTTP/1.1 204 No\r\ntransfer-encoding: chunked\r\n\r\n",
+                Err(FramedNothing),
+            ),
+            (
+                "HTTP/1.1 103 Early Hints\r\ncontent-length: 3\r\n\r\n",
+                Err(FramedNothing),
+            ),
+        ] {
+            let body = format!("{head}abc");
+            let found = check_response(body.as_bytes());
+            let wanted = expected.map(|interim| {
+                let length = head.len();
+                Some(ResponseHead { length, interim })
+            });
+            assert_eq!(found, wanted, "{head}");
+            if expected.is_ok() {
+                assert_eq!(
+                    check_response(&head.as_bytes()[..head.len() - 1]),
+                    Ok(None),
+                    "{head}"
+                );
+            }
+        }
+        for head in [
+            "SSH-2.0\r\n\r\n",
+            "\0",
+            "http/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na : c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\rc\r\n\r\n",
+            "HTTP/1.1 99 X\r\n\r\n",
+        ] {
+            let found = check_response(head.as_bytes());
+            assert!(
+                matches!(found, Err(ResponseError::Malformed(_))),
+                "{head:?}: {found:?}"
+            );
+        }
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101));
+        assert!(check_response(many.as_bytes()).is_err());
+        let large = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(MAX_HEAD));
+        assert_eq!(
+            check_response(large.as_bytes()),
+            Err(ResponseError::TooLarge)
+        );
+    }
+}

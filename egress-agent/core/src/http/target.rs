@@ -1,0 +1,188 @@
+//! The one canonical form of a request target, as Envoy's `normalize_path` makes it with Istio's
+//! default setting (`pathNormalization: BASE`).
+//!
+//! What a route matches is what goes upstream: nothing else in the proxy reads a path on its own.
+//! It does not merge slashes and does not decode `%2F` or `%5C`: those belong to Istio's stronger
+//! settings.
+
+use thiserror::Error;
+
+/// Why a request target cannot be matched against routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TargetError {
+    /// A space, a control character, or a byte outside ASCII.
+    #[error("the request target has the byte 0x{0:02x}")]
+    BadByte(u8),
+    /// `%00` in the path.
+    #[error("the path has an encoded NUL")]
+    Nul,
+    /// Neither a path, nor `*` of OPTIONS, nor an absolute `http` or `https` URI with a host.
+    #[error("the request target is neither a path nor an http URI")]
+    Form,
+}
+
+/// A request target in canonical form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The authority of an absolute target, as sent. It outweighs Host (RFC 9112 §3.2.2).
+    pub authority: Option<String>,
+    /// Path and query, or `*`.
+    pub path: String,
+}
+
+/// Reads the target of a method other than CONNECT.
+///
+/// The fragment is cut off, dot segments are removed (those with parameters too: `..;x` is `..` to
+/// some servers), backslashes become slashes, and escapes of unreserved characters are decoded
+/// (RFC 3986 §2.3). The query is kept as it is, but for `"`, `<` and `>`, which no URI has.
+pub fn parse_target(method: &[u8], raw: &[u8]) -> Result<Target, TargetError> {
+    if let Some(bad) = raw.iter().find(|byte| !(0x21..=0x7e).contains(*byte)) {
+        return Err(TargetError::BadByte(*bad));
+    }
+    let raw = str::from_utf8(raw).map_err(|_| TargetError::Form)?;
+    let whole = raw.split('#').next().unwrap_or_default();
+    if whole == "*" && method == b"OPTIONS" {
+        let path = whole.to_owned();
+        return Ok(Target {
+            authority: None,
+            path,
+        });
+    }
+    if whole.starts_with('/') {
+        let path = canonical_path(whole)?;
+        return Ok(Target {
+            authority: None,
+            path,
+        });
+    }
+    let (scheme, rest) = whole.split_once("://").ok_or(TargetError::Form)?;
+    if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
+        return Err(TargetError::Form);
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if authority.is_empty() || authority.contains('\\') {
+        return Err(TargetError::Form);
+    }
+    let path = match path.strip_prefix('/') {
+        Some(_) => canonical_path(path)?,
+        None => canonical_path(&format!("/{path}"))?,
+    };
+    Ok(Target {
+        authority: Some(authority.to_owned()),
+        path,
+    })
+}
+
+/// A path, which begins with a slash, and its query.
+fn canonical_path(text: &str) -> Result<String, TargetError> {
+    let (path, query) = match text.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (text, None),
+    };
+    let mut canonical = without_dot_segments(&decoded(path)?);
+    if let Some(query) = query {
+        canonical.push('?');
+        for char in query.chars() {
+            match char {
+                // Envoy passes these three; the HTTP library takes them for an error.
+                '"' | '<' | '>' => push_escaped(&mut canonical, char as u8),
+                char => canonical.push(char),
+            }
+        }
+    }
+    Ok(canonical)
+}
+
+/// Escapes of unreserved characters decoded, backslashes turned, and the characters that no URI
+/// has escaped.
+fn decoded(path: &str) -> Result<String, TargetError> {
+    let bytes = path.as_bytes();
+    let mut out = String::with_capacity(bytes.len());
+    // Where in `out` a percent sign stands that begins no escape.
+    let mut bare = Vec::new();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match *byte {
+            b'%' => {
+                let Some(escaped) = escape(&bytes[at..]) else {
+                    bare.push(out.len());
+                    out.push('%');
+                    continue;
+                };
+                if escaped == 0 {
+                    return Err(TargetError::Nul);
+                }
+                if is_unreserved(escaped) {
+                    out.push(char::from(escaped));
+                } else {
+                    out.push('%');
+                    out.push(char::from(bytes[at]));
+                    out.push(char::from(bytes[at + 1]));
+                }
+                at += 2;
+            }
+            b'\\' => out.push('/'),
+            b'<' | b'>' | b'"' | b'`' | b'{' | b'}' | b'|' | b'^' => {
+                push_escaped(&mut out, *byte);
+            }
+            other => out.push(char::from(other)),
+        }
+    }
+    // What was decoded must not make an escape of its own: `%%32e` is `%252e`, not `%2e`.
+    for at in bare.into_iter().rev() {
+        if escape(&out.as_bytes()[at + 1..]).is_some() {
+            out.insert_str(at + 1, "25");
+        }
+    }
+    Ok(out)
+}
+
+fn push_escaped(to: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let digit = |value: u8| char::from(DIGITS[usize::from(value & 15)]);
+    to.extend(['%', digit(byte >> 4), digit(byte)]);
+}
+
+/// The byte that two hexadecimal digits stand for.
+fn escape(digits: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+}
+
+/// RFC 3986 §2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// RFC 3986 §5.2.4; what leads above the root ends at the root.
+fn without_dot_segments(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut ends_with_slash = false;
+    // The path begins with a slash: what is before it is no segment.
+    for segment in path.split('/').skip(1) {
+        let name = segment.split(';').next().unwrap_or_default();
+        ends_with_slash = matches!(name, "." | "..");
+        match name {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            _ => kept.push(segment),
+        }
+    }
+    let mut out = String::with_capacity(path.len());
+    for segment in &kept {
+        out.push('/');
+        out.push_str(segment);
+    }
+    if ends_with_slash || out.is_empty() {
+        out.push('/');
+    }
+    out
+}
+
+#[cfg(test)]
+#[path = "target_tests.rs"]
+mod tests;

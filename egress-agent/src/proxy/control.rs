@@ -1,0 +1,161 @@
+//! What the service of an HTTP connection and the bytes below the HTTP library tell each other about
+//! the one request that is under way.
+
+use egress_core::http::request_head::HeadError;
+use egress_core::http::response_head::interim_response;
+use hyper::StatusCode;
+use hyper::http::HeaderMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use tokio::sync::Notify;
+
+/// Bytes of 1xx responses that wait for one client; more are left out.
+const MAX_INTERIM: usize = 64 * 1024;
+
+/// What a head said that the HTTP library is not told.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The one host that the request names.
+    pub(super) authority: String,
+    /// The value of `expect`.
+    pub(super) expect: Option<Vec<u8>>,
+}
+
+/// Shared by both sides of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    state: Mutex<State>,
+    refusal: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of the task that serves the connection.
+    waker: Option<Waker>,
+    asked: Option<Asked>,
+    refused: Option<HeadError>,
+    /// Counts requests.
+    number: u64,
+    /// The final response of the request has not begun: 1xx responses may be sent.
+    open: bool,
+    /// A 100 was sent for the request.
+    continued: bool,
+    interim: Vec<u8>,
+    /// The body of the response is done.
+    replied: bool,
+    /// The response is on the wire.
+    answered: bool,
+    tunnel: bool,
+}
+
+impl Control {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request begins.
+    pub(super) fn asked(&self, asked: Asked) {
+        let mut state = self.state();
+        state.asked = Some(asked);
+        state.number += 1;
+        (state.open, state.continued) = (true, false);
+        (state.replied, state.answered) = (false, false);
+    }
+
+    /// The head of the request under way.
+    pub(super) fn take_asked(&self) -> Option<Asked> {
+        self.state().asked.take()
+    }
+
+    /// A head was refused and answered.
+    pub(super) fn refused(&self, error: HeadError) {
+        self.state().refused = Some(error);
+        self.refusal.notify_one();
+    }
+
+    /// What [`Self::refused`] was told, once.
+    pub(super) fn take_refused(&self) -> Option<HeadError> {
+        self.state().refused.take()
+    }
+
+    /// Waits until a head is refused.
+    pub(super) async fn refusal(&self) {
+        self.refusal.notified().await;
+    }
+
+    /// The number of the request under way, for [`Self::interim`].
+    pub(super) fn number(&self) -> u64 {
+        self.state().number
+    }
+
+    /// Passes a 1xx response on, unless the final response of that request has begun. Only the
+    /// first 100 is passed on, as Envoy does.
+    pub(super) fn interim(&self, number: u64, status: StatusCode, headers: &HeaderMap) {
+        let waker = {
+            let mut state = self.state();
+            let again = status == StatusCode::CONTINUE && state.continued;
+            if state.number != number || !state.open || again {
+                return;
+            }
+            state.continued |= status == StatusCode::CONTINUE;
+            let bytes = interim_response(status, headers);
+            if state.interim.len() + bytes.len() <= MAX_INTERIM {
+                state.interim.extend(bytes);
+            }
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn take_interim(&self, to: &mut Vec<u8>) {
+        to.append(&mut self.state().interim);
+    }
+
+    /// The final response begins.
+    pub(super) fn responds(&self) {
+        self.state().open = false;
+    }
+
+    /// The body of the response was given to the library.
+    pub(super) fn replied(&self) {
+        self.state().replied = true;
+    }
+
+    /// All that the library has given was written.
+    pub(super) fn flushed(&self) {
+        let mut state = self.state();
+        if std::mem::take(&mut state.replied) {
+            state.answered = true;
+            let waker = state.waker.take();
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Whether the next request may be given; once.
+    pub(super) fn take_answered(&self) -> bool {
+        std::mem::take(&mut self.state().answered)
+    }
+
+    /// The connection is no longer HTTP.
+    pub(super) fn tunnel(&self) {
+        self.state().tunnel = true;
+    }
+
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.state().tunnel
+    }
+
+    /// Wakes this task when there is something to write or to read.
+    pub(super) fn wait(&self, cx: &Context<'_>) {
+        let mut state = self.state();
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+}
