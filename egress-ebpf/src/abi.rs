@@ -351,8 +351,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Addr, DenyEvent, FlowKey, FlowOrigin, Policy, PrefixData, ProxyPort, Rule, RuleKey,
-        SocketState,
+        Addr, DenyEvent, FlowKey, FlowOrigin, PeerKey, Policy, PrefixData, ProxyPort, Rule,
+        RuleKey, SocketState,
     };
     macro_rules! pod {
         ($($t:ty),*) => { $(
@@ -366,6 +366,7 @@ mod pod {
         DenyEvent,
         FlowKey,
         FlowOrigin,
+        PeerKey,
         Policy,
         PrefixData,
         ProxyPort,

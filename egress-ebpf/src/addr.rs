@@ -18,6 +18,9 @@ const NAT64: u32 = 0x0064_ff9b_u32.to_be();
 /// 2001:0::/32, RFC 4380 §2.6.
 const TEREDO: u32 = 0x2001_0000_u32.to_be();
 
+/// The length of a network that is one address.
+pub const ITSELF: u32 = 128;
+
 impl Addr {
     /// `::`, which the kernel dials as loopback; also "not set" in the ABI.
     pub const UNSPECIFIED: Self = Self { be: [0; 4] };
@@ -76,6 +79,26 @@ impl Addr {
     pub const fn is_unspecified(&self) -> bool {
         let [a, b, c, d] = self.be;
         a == 0 && b == 0 && (c == 0 || c == MAPPED) && d == 0
+    }
+
+    /// The length (of 128 bits) that a network must have at least to list this address. Networks are
+    /// listed for the hosts in them; what goes to many hosts at once is listed itself, or by a
+    /// network of groups: 224.0.0.0/4 (RFC 5771), 255.255.255.255 (RFC 919), ff00::/8 (RFC 4291
+    /// §2.7).
+    #[must_use]
+    #[inline(always)]
+    pub const fn shortest_network(&self) -> u32 {
+        let [a, _, _, d] = self.be;
+        if self.is_v4() {
+            return if d == u32::MAX {
+                ITSELF
+            } else if u32::from_be(d) >> 28 == 0xe {
+                96 + 4
+            } else {
+                0
+            };
+        }
+        if u32::from_be(a) >> 24 == 0xff { 8 } else { 0 }
     }
 
     /// Loopback as the kernel dials it: 127.0.0.0/8, `::1`, and the unspecified addresses, which
@@ -158,6 +181,25 @@ mod tests {
         }
         for own in ["2001:db8::1", "::1", "::", "64:ff9b:1::1", "fe80::1"] {
             assert_eq!(addr(own).canonical(), addr(own), "{own}");
+        }
+    }
+
+    #[test]
+    fn what_goes_to_many_hosts_is_in_networks_of_groups_only() {
+        for (s, shortest) in [
+            ("224.0.0.1", 100),
+            ("239.255.255.255", 100),
+            ("255.255.255.255", 128),
+            ("ff02::1", 8),
+            ("ffff::1", 8),
+            ("223.255.255.255", 0),
+            ("240.0.0.1", 0),
+            ("255.255.255.254", 0),
+            ("10.0.0.255", 0),
+            ("fe80::1", 0),
+            ("e000::1", 0),
+        ] {
+            assert_eq!(addr(s).shortest_network(), shortest, "{s}");
         }
     }
 

@@ -2,15 +2,15 @@
 //! backstop, over whatever tables the caller has.
 
 use crate::abi::{Policy, Rule, action, policy_flag, proto};
-use crate::addr::Addr;
+use crate::addr::{Addr, ITSELF};
 use crate::verdict::{Reason, Verdict};
 
 /// The tables that a decision looks into: BPF maps in the kernel, memory on the host.
 pub trait Tables {
-    /// The entry of a table that a destination falls under: the address on the port; else, if
-    /// `prefixes`, the narrowest network on the port; else the narrowest on any port. `to` holds
-    /// the canonical address.
-    fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule>;
+    /// The entry of a table that a destination falls under: the address on the port; else the
+    /// narrowest network on the port; else the narrowest on any port. Networks shorter than
+    /// `shortest` (of 128 bits) are passed over. `to` holds the canonical address.
+    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<Rule>;
 }
 
 /// Where a flow is going.
@@ -24,6 +24,9 @@ pub struct Destination {
     pub proto: u8,
 }
 
+/// No network is long enough.
+pub const NO_NETWORK: u32 = ITSELF + 1;
+
 /// Judges a destination under a policy. `proxy` tells the proxy's port in the flow's network
 /// namespace, `None` where it has none; it is asked only where the verdict hangs on it.
 #[inline(always)]
@@ -31,6 +34,19 @@ pub fn decide<T: Tables>(
     tables: &T,
     policy: &Policy,
     to: &Destination,
+    proxy: impl Fn() -> Option<u16>,
+) -> Verdict {
+    decide_for(tables, policy, to, 0, proxy)
+}
+
+/// [`decide`] where something else than the address says how long a network must be at least to
+/// list it: that it is the broadcast address of a link shows in the route only.
+#[inline(always)]
+pub fn decide_for<T: Tables>(
+    tables: &T,
+    policy: &Policy,
+    to: &Destination,
+    shortest: u32,
     proxy: impl Fn() -> Option<u16>,
 ) -> Verdict {
     let any = policy.flags & policy_flag::ALLOW_ANY != 0;
@@ -54,8 +70,12 @@ pub fn decide<T: Tables>(
     if addr.is_loopback() {
         return Verdict::Deny(Reason::NotListed);
     }
-    let prefixes = policy.flags & policy_flag::HAS_PREFIXES != 0;
-    match tables.find(policy.table, prefixes, &Destination { addr, ..*to }) {
+    let shortest = if policy.flags & policy_flag::HAS_PREFIXES == 0 {
+        NO_NETWORK
+    } else {
+        addr.shortest_network().max(shortest)
+    };
+    match tables.find(policy.table, shortest, &Destination { addr, ..*to }) {
         Some(rule) if rule.action == action::ALLOW => Verdict::Allow,
         Some(rule) if rule.action == action::PROXY => {
             if to.proto == proto::TCP && proxy().is_some() {
@@ -71,7 +91,7 @@ pub fn decide<T: Tables>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Destination, Tables, decide};
+    use super::{Destination, Tables, decide, decide_for};
     use crate::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag, proto};
     use crate::addr::Addr;
     use crate::verdict::{Reason, Verdict};
@@ -94,7 +114,7 @@ mod tests {
     }
 
     impl Tables for Model {
-        fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+        fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<Rule> {
             let key = RuleKey {
                 table,
                 port: to.port,
@@ -106,7 +126,7 @@ mod tests {
                 self.prefixes
                     .iter()
                     .filter(|(bits, p, _)| {
-                        prefixes
+                        *bits >= shortest
                             && (p.table, p.port, p.proto) == (table, port, to.proto)
                             && covers(*bits, &p.addr, &to.addr)
                     })
@@ -219,6 +239,51 @@ mod tests {
                 "{addr}:{port}/{p}"
             );
         }
+    }
+
+    #[test]
+    fn a_network_of_hosts_lists_no_group_and_no_broadcast_address() {
+        let mut m = Model::default();
+        for (bits, addr) in [
+            (96, "0.0.0.0"),
+            (97, "128.0.0.0"),
+            (99, "224.0.0.0"),
+            (1, "8000::"),
+            (7, "fe00::"),
+            (100 + 4, "239.0.0.0"),
+            (16, "ff05::"),
+            (96 + 24, "198.51.100.0"),
+            (128, "203.0.113.255"),
+        ] {
+            let data = PrefixData {
+                table: 7,
+                port: 0,
+                proto: proto::UDP,
+                reserved: 0,
+                addr: ip(addr),
+            };
+            let rule = Rule {
+                action: action::ALLOW,
+            };
+            m.prefixes.push((bits, data, rule));
+        }
+        let judged = |addr: &str, shortest| {
+            let to = Destination {
+                addr: ip(addr),
+                port: 9,
+                proto: proto::UDP,
+            };
+            decide_for(&m, &LISTED, &to, shortest, || None) == Verdict::Allow
+        };
+        for listed in ["198.51.100.255", "239.1.2.3", "ff05::1", "e000::1"] {
+            assert!(judged(listed, 0), "{listed}");
+        }
+        for not in ["224.0.0.1", "255.255.255.255", "ff02::1", "ffff::1"] {
+            assert!(!judged(not, 0), "{not}");
+        }
+        // As the route has it: a broadcast address is listed itself or not at all.
+        assert!(!judged("198.51.100.255", 128));
+        assert!(judged("203.0.113.255", 128));
     }
 
     #[test]

@@ -7,10 +7,12 @@
 mod bpf;
 
 use aya_ebpf::macros::{
-    cgroup_skb, cgroup_sock, cgroup_sock_addr, lsm_cgroup, sock_ops, socket_filter,
+    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm_cgroup, sock_ops, socket_filter,
 };
-use aya_ebpf::programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
-use bpf::{backstop, connect, datagram, listener, origin, server, socket};
+use aya_ebpf::programs::{
+    LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+};
+use bpf::{backstop, connect, datagram, listener, options, origin, server, socket};
 
 #[cgroup_sock(sock_create)]
 fn sock_create(ctx: SockContext) -> i32 {
@@ -31,6 +33,11 @@ fn bind4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(bind6)]
 fn bind6(ctx: SockAddrContext) -> i32 {
     listener::bind6(&ctx)
+}
+
+#[cgroup_sockopt(setsockopt)]
+fn setsockopt(ctx: SockoptContext) -> i32 {
+    options::set(&ctx)
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -258,9 +258,9 @@ pub fn action<L: Lines>(lines: L, of: Key) -> u32 {
 }
 
 /// The first action that `action` has for the networks that an address lies in, by the lengths of
-/// one list; 0 where it has none.
+/// one list down to `shortest`; 0 where it has none.
 #[inline(always)]
-pub fn narrowest<L: Lines>(lines: L, list: u32, action: impl Fn(u32) -> u32) -> u32 {
+pub fn narrowest<L: Lines>(lines: L, list: u32, shortest: u32, action: impl Fn(u32) -> u32) -> u32 {
     let Some(lengths) = lines.line(list) else {
         return 0;
     };
@@ -268,7 +268,8 @@ pub fn narrowest<L: Lines>(lines: L, list: u32, action: impl Fn(u32) -> u32) -> 
         let eight = lengths.word(word);
         unrolled!(byte of [0 1 2 3 4 5 6 7] {
             let bits = ((eight >> (8 * byte)) & END) as u32;
-            if bits > FULL {
+            // The lengths fall.
+            if bits > FULL || bits < shortest {
                 return 0;
             }
             let found = action(bits);
@@ -285,7 +286,7 @@ pub trait Table {
     /// [`action`].
     fn action(&self, of: Key) -> u32;
     /// [`narrowest`].
-    fn narrowest(&self, of: Key, list: u32) -> u32;
+    fn narrowest(&self, of: Key, list: u32, shortest: u32) -> u32;
 }
 
 impl Table for [Line] {
@@ -293,16 +294,16 @@ impl Table for [Line] {
         action(self, of)
     }
 
-    fn narrowest(&self, of: Key, list: u32) -> u32 {
-        narrowest(self, list, |bits| action(self, of.of_bits(bits)))
+    fn narrowest(&self, of: Key, list: u32, shortest: u32) -> u32 {
+        narrowest(self, list, shortest, |bits| action(self, of.of_bits(bits)))
     }
 }
 
 /// The entry that a destination falls under, in this order: the address on the port; the narrowest
 /// network on the port; the narrowest network on any port. `to` holds the canonical address.
-/// Networks are looked at only if `prefixes` says that there are some.
+/// Networks shorter than `shortest` are not looked at; beyond 128, none is.
 #[inline(always)]
-pub fn find<T: Table + ?Sized>(table: &T, prefixes: bool, to: &Destination) -> Option<Rule> {
+pub fn find<T: Table + ?Sized>(table: &T, shortest: u32, to: &Destination) -> Option<Rule> {
     let rule = |action| (action != 0).then_some(Rule { action });
     let (port, any) = if to.addr.is_v4() {
         (List::V4Port, List::V4Any)
@@ -313,18 +314,18 @@ pub fn find<T: Table + ?Sized>(table: &T, prefixes: bool, to: &Destination) -> O
     if to.port != 0 {
         let on_port = Key::new(to.addr, to.port, to.proto, FULL as u8);
         let mut found = table.action(on_port);
-        if found == 0 && prefixes {
-            found = table.narrowest(on_port, port as u32);
+        if found == 0 && shortest <= FULL {
+            found = table.narrowest(on_port, port as u32, shortest);
         }
         if found != 0 {
             return rule(found);
         }
     }
-    if !prefixes {
+    if shortest > FULL {
         return None;
     }
     let on_any = Key::new(to.addr, 0, to.proto, FULL as u8);
-    rule(table.narrowest(on_any, any as u32))
+    rule(table.narrowest(on_any, any as u32, shortest))
 }
 
 #[cfg(test)]

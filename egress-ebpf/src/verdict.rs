@@ -81,6 +81,8 @@ coded! {
         Bind6 = 8 => "bind6",
         /// `lsm_cgroup/socket_create`.
         SocketCreate = 9 => "socket_create",
+        /// `cgroup/setsockopt`.
+        Setsockopt = 10 => "setsockopt",
     }
 }
 

@@ -11,7 +11,7 @@ use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
-use egress_ebpf::abi::{FlowKey, FlowOrigin, ProxyPort};
+use egress_ebpf::abi::{FlowKey, FlowOrigin, PeerKey, ProxyPort};
 
 /// Namespaces in which a proxy listens.
 pub fn proxies(bpf_dir: &Path) -> Result<usize> {
@@ -31,6 +31,16 @@ pub fn flows(bpf_dir: &Path) -> Result<usize> {
 /// The table of such flows.
 pub fn flow_table(bpf_dir: &Path) -> Result<HashMap<MapData, FlowKey, FlowOrigin>> {
     table(bpf_dir, "FLOWS")
+}
+
+/// Makes every permission to answer a peer as old as the machine; how many there were.
+pub fn age_answers(bpf_dir: &Path) -> Result<usize> {
+    let mut table = table::<PeerKey, u64>(bpf_dir, "PEERS")?;
+    let keys: Vec<PeerKey> = table.keys().collect::<Result<_, _>>()?;
+    for key in &keys {
+        table.insert(key, 0, 0)?;
+    }
+    Ok(keys.len())
 }
 
 fn table<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {

@@ -10,7 +10,7 @@ use egress_agent::kernel::{self, Kernel, Tables};
 use egress_core::policy::diff::{Desired, Planner, TableOp};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
-use egress_ebpf::decide::{Destination, Tables as _};
+use egress_ebpf::decide::{Destination, NO_NETWORK, Tables as _};
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
@@ -268,14 +268,14 @@ fn an_agent_that_comes_finds_the_tables_of_policies_and_takes_the_others_away() 
         proto: key.proto,
     };
     let view = gate.tables.view();
-    assert_eq!(view.find(unused, false, &to), Some(rule));
+    assert_eq!(view.find(unused, NO_NETWORK, &to), Some(rule));
     let (policies, tables) = gate.tables.standing().unwrap();
     assert_eq!(policies[&DEFAULT_POLICY].table, used);
     assert_eq!(tables, BTreeSet::from([used]));
-    assert_eq!(view.find(used, false, &to), Some(rule));
-    assert_eq!(view.find(unused, false, &to), None);
+    assert_eq!(view.find(used, NO_NETWORK, &to), Some(rule));
+    assert_eq!(view.find(unused, NO_NETWORK, &to), None);
     gate.tables.apply(&[TableOp::DropTable(used)]).unwrap();
-    assert_eq!(view.find(used, false, &to), None);
+    assert_eq!(view.find(used, NO_NETWORK, &to), None);
 }
 
 #[test]

@@ -74,10 +74,9 @@ fn attach_all(
                 sys::obj_pin(link.as_fd(), &pin).with_context(pinning)?;
                 link
             } else {
-                let link = create(kernel.program(name)?, &dir)
-                    .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
                 fresh.0.push(pin.clone());
-                link.pin(&pin).with_context(pinning)?;
+                create(kernel.program(name)?, &dir, &pin)
+                    .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
                 open(&pin)?
             }
         };
@@ -99,10 +98,12 @@ fn of(link: Option<OwnedFd>, cgroup: &File) -> anyhow::Result<Option<OwnedFd>> {
     })
 }
 
-fn create(program: &mut Program, cgroup: &File) -> anyhow::Result<FdLink> {
+/// Attaches a program by a link that is pinned.
+fn create(program: &mut Program, cgroup: &File, pin: &Path) -> anyhow::Result<()> {
     // The flags of a cgroup link must be zero; the kernel treats every link as "multi".
     let mode = CgroupAttachMode::Single;
-    Ok(match program {
+    let pinning = || format!("pinning {}", pin.display());
+    let link: FdLink = match program {
         Program::CgroupSockAddr(p) => {
             let id = p.attach(cgroup, mode)?;
             p.take_link(id)?.try_into()?
@@ -123,8 +124,16 @@ fn create(program: &mut Program, cgroup: &File) -> anyhow::Result<FdLink> {
             let id = p.attach(cgroup)?;
             p.take_link(id)?.into()
         }
+        // aya's link of this type cannot be pinned.
+        Program::CgroupSockopt(p) => {
+            let program = p.fd()?.as_fd();
+            let link = sys::link_create(program, cgroup.as_fd(), sys::CGROUP_SETSOCKOPT)?;
+            return sys::obj_pin(link.as_fd(), pin).with_context(pinning);
+        }
         _ => anyhow::bail!("not a cgroup program"),
-    })
+    };
+    link.pin(pin).with_context(pinning)?;
+    Ok(())
 }
 
 /// Lets go of links whose cgroup is gone: they hold programs in memory for nothing.

@@ -159,6 +159,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSockAddr(p) => p.load(),
         Program::CgroupSock(p) => p.load(),
         Program::CgroupSkb(p) => p.load(),
+        Program::CgroupSockopt(p) => p.load(),
         Program::SockOps(p) => p.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }

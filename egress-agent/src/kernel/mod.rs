@@ -31,9 +31,10 @@ pub use tables::Tables;
 
 /// Programs attached to each enforced root, in the order of attachment: what carries origins
 /// first, what refuses last, so that no flow is redirected before its origin can be told.
-pub const ROOT_PROGRAMS: [&str; 12] = [
+pub const ROOT_PROGRAMS: [&str; 13] = [
     "bind4",
     "bind6",
+    "setsockopt",
     "sock_create",
     "getpeername4",
     "getpeername6",

@@ -36,11 +36,11 @@ impl View {
 }
 
 impl decide::Tables for View {
-    fn find(&self, id: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<Rule> {
         let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let memory = Arc::clone(tables.get(&id)?);
         drop(tables);
-        table::find(memory.lines(), prefixes, to)
+        table::find(memory.lines(), shortest, to)
     }
 }
 

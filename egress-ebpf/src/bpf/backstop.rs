@@ -378,7 +378,9 @@ fn by_header(
         Verdict::Proxy => Judged::Refused(to, Reason::NoProxy),
         // The state above may hold what another thread has sent in between.
         // SAFETY: takes no pointer but the context.
-        Verdict::Deny(_) if answers(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }, &to) => {
+        Verdict::Deny(Reason::NotListed)
+            if answers(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }, &to) =>
+        {
             Judged::Passes
         }
         Verdict::Deny(reason) => Judged::Refused(to, reason),

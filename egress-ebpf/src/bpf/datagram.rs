@@ -47,9 +47,10 @@ fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
     }
     note_task(state);
     let verdict = match judge(&applied, state.netns, to) {
-        Verdict::Deny(_) if answers(cookie(ctx), to) => {
+        // Not remembered: the next answer needs a peer that wrote, too.
+        Verdict::Deny(Reason::NotListed) if answers(cookie(ctx), to) => {
             count(counter::ANSWERED);
-            Verdict::Allow
+            return Verdict::Allow.return_code();
         }
         // The proxy takes connections only.
         Verdict::Proxy => Verdict::Deny(Reason::NoProxy),

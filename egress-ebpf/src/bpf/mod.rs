@@ -7,6 +7,7 @@ pub mod event;
 pub mod judge;
 pub mod listener;
 pub mod maps;
+pub mod options;
 pub mod origin;
 pub mod server;
 pub mod socket;

@@ -23,8 +23,8 @@ pub struct KernelTables;
 
 impl Tables for KernelTables {
     #[inline(always)]
-    fn find(&self, id: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
-        table::find(&ById(id), prefixes, to)
+    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<Rule> {
+        table::find(&ById(id), shortest, to)
     }
 }
 
@@ -38,8 +38,10 @@ impl Table for ById {
     }
 
     #[inline(always)]
-    fn narrowest(&self, of: Key, list: u32) -> u32 {
-        table_narrowest(self.0, of.kind, of.high, of.low, list) as u32
+    fn narrowest(&self, of: Key, list: u32, shortest: u32) -> u32 {
+        // A function has five arguments at most.
+        let lists = list | (shortest << 16);
+        table_narrowest(self.0, of.kind, of.high, of.low, lists) as u32
     }
 }
 
@@ -57,13 +59,14 @@ extern "C" fn table_action(id: u32, kind: u32, high: u64, low: u64) -> u64 {
         .map_or(0, |lines| u64::from(table::action(InnerLines(lines), of)))
 }
 
-/// [`table::narrowest`].
+/// [`table::narrowest`]. `lists` has the list in the lower half and the shortest length above it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn table_narrowest(id: u32, kind: u32, high: u64, low: u64, list: u32) -> u64 {
+extern "C" fn table_narrowest(id: u32, kind: u32, high: u64, low: u64, lists: u32) -> u64 {
     let of = Key { high, low, kind };
     let action = |bits| ById(id).action(of.of_bits(bits));
     TABLES.get(id).map_or(0, |lines| {
-        u64::from(table::narrowest(InnerLines(lines), list, action))
+        let (list, shortest) = (lists & 0xffff, lists >> 16);
+        u64::from(table::narrowest(InnerLines(lines), list, shortest, action))
     })
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::abi::{Rule, action, proto};
 use crate::addr::Addr;
-use crate::decide::Destination;
+use crate::decide::{Destination, NO_NETWORK};
 use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -85,7 +85,7 @@ fn number(key: &Key) -> u128 {
 }
 
 /// What a look-up says, by looking at every entry.
-fn model(all: &BTreeMap<Key, u32>, prefixes: bool, to: &Destination) -> Option<Rule> {
+fn model(all: &BTreeMap<Key, u32>, shortest: u32, to: &Destination) -> Option<Rule> {
     let value = number(&Key::new(to.addr, 0, 0, 0));
     let covers = |key: &Key, port: u16| {
         let bits = key.kind >> 24;
@@ -105,8 +105,8 @@ fn model(all: &BTreeMap<Key, u32>, prefixes: bool, to: &Destination) -> Option<R
     } else {
         narrowest(to.port, 128)
     };
-    let by_network = || narrowest(to.port, 0).or_else(|| narrowest(0, 0));
-    let action = on_port.or_else(|| prefixes.then(by_network).flatten());
+    let by_network = || narrowest(to.port, shortest).or_else(|| narrowest(0, shortest));
+    let action = on_port.or_else(by_network);
     action.map(|action| Rule { action })
 }
 
@@ -146,9 +146,9 @@ fn a_table_answers_as_a_list_of_its_entries_would_while_it_changes() {
                 port: [0, 53, 443, 80][random.below(4) as usize],
                 proto: [proto::TCP, proto::UDP][random.below(2) as usize],
             };
-            for prefixes in [false, true] {
-                let got = find(&lines[..], prefixes, &to);
-                assert_eq!(got, model(&all, prefixes, &to), "{to:?}");
+            for shortest in [NO_NETWORK, 0, 8, 100, 128] {
+                let got = find(&lines[..], shortest, &to);
+                assert_eq!(got, model(&all, shortest, &to), "{to:?}");
                 if got.is_some() {
                     found += 1;
                 } else {
@@ -223,8 +223,8 @@ fn a_key_without_a_place_is_refused_and_nothing_else_is_lost() {
         port: 443,
         proto: proto::TCP,
     };
-    assert!(find(&lines[..], false, &to(PROBES * 2 - 1)).is_some());
-    assert!(find(&lines[..], false, &to(PROBES * 2)).is_none());
+    assert!(find(&lines[..], NO_NETWORK, &to(PROBES * 2 - 1)).is_some());
+    assert!(find(&lines[..], NO_NETWORK, &to(PROBES * 2)).is_none());
 }
 
 #[test]
@@ -245,9 +245,9 @@ fn a_slot_that_is_only_half_seen_is_no_entry() {
         port: 443,
         proto: proto::TCP,
     };
-    assert_eq!(find(&lines[..], false, &to), None);
+    assert_eq!(find(&lines[..], NO_NETWORK, &to), None);
     store(3, hash(&lines[0], &seen));
-    assert!(find(&lines[..], false, &to).is_some());
+    assert!(find(&lines[..], NO_NETWORK, &to).is_some());
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn a_line_of_zeroes_and_no_lines_are_an_empty_table() {
         proto: proto::TCP,
     };
     for lines in [&[][..], &[Line::default()][..]] {
-        assert_eq!(find(lines, true, &to), None);
+        assert_eq!(find(lines, 0, &to), None);
         assert!(!holds(lines, &exact(1).key));
     }
 }

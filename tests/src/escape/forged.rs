@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use libc::{SOCK_DGRAM, SOCK_STREAM};
 
 use super::sock::{Sock, Step, Stop, check};
+use super::staged::pause;
 use super::tcp::be_transparent;
 use super::{Aim, PAYLOAD};
 
@@ -31,51 +32,91 @@ pub(super) fn local_pair(aim: &Aim) -> Step<(Sock, Sock)> {
     Ok((client, Sock::from_fd(unsafe { OwnedFd::from_raw_fd(fd) })))
 }
 
+/// A socket that claims to be the target.
+fn claiming(aim: &Aim, kind: libc::c_int) -> Step<Sock> {
+    let sock = Sock::of(aim.to.ip(), kind, 0)?;
+    // Others stand between their parts.
+    sock.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    be_transparent(&sock, aim)?;
+    sock.bind(aim.to)?;
+    Ok(sock)
+}
+
 /// A server of this node whose client claims to be the target: the handshake is answered there.
 pub(super) fn handshake(aim: &Aim) -> Step {
+    connect_to_server(aim, &claiming(aim, SOCK_STREAM)?)
+}
+
+/// The same, with the address taken before the attach.
+pub(super) fn older_handshake(aim: &Aim) -> Step {
+    let client = claiming(aim, SOCK_STREAM)?;
+    pause();
+    connect_to_server(aim, &client)
+}
+
+fn connect_to_server(aim: &Aim, client: &Sock) -> Step {
     let listener = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
     listener.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
     listener.bind(SocketAddr::new(aim.own, SERVER_PORT))?;
     listener.listen()?;
-    let client = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
-    be_transparent(&client, aim)?;
-    client.bind(aim.to)?;
     client.connect(SocketAddr::new(aim.own, SERVER_PORT))
 }
 
 /// The same with the proxy as the server.
 pub(super) fn handshake_of_the_proxy(aim: &Aim) -> Step {
-    let client = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
-    be_transparent(&client, aim)?;
-    client.bind(aim.to)?;
+    claiming(aim, SOCK_STREAM)?.connect(aim.proxied)
+}
+
+/// The same, with the address taken before the attach.
+pub(super) fn older_handshake_of_the_proxy(aim: &Aim) -> Step {
+    let client = claiming(aim, SOCK_STREAM)?;
+    pause();
     client.connect(aim.proxied)
 }
 
 /// A closed port of this node: the kernel's reset goes to the claimed sender.
 pub(super) fn reset(aim: &Aim) -> Step {
-    let client = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
-    be_transparent(&client, aim)?;
-    client.bind(aim.to)?;
+    claiming(aim, SOCK_STREAM)?.connect(SocketAddr::new(aim.own, SERVER_PORT + 1))
+}
+
+/// The same, with the address taken before the attach.
+pub(super) fn older_reset(aim: &Aim) -> Step {
+    let client = claiming(aim, SOCK_STREAM)?;
+    pause();
     client.connect(SocketAddr::new(aim.own, SERVER_PORT + 1))
 }
 
 /// A closed port for datagrams: the kernel's "unreachable" carries the datagram to the claimed
 /// sender.
 pub(super) fn unreachable(aim: &Aim) -> Step {
-    let client = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
-    be_transparent(&client, aim)?;
-    client.bind(aim.to)?;
+    let client = claiming(aim, SOCK_DGRAM)?;
+    client.send_to(PAYLOAD, SocketAddr::new(aim.own, SERVER_PORT + 1), 0)
+}
+
+/// The same, with the address taken before the attach.
+pub(super) fn older_unreachable(aim: &Aim) -> Step {
+    let client = claiming(aim, SOCK_DGRAM)?;
+    pause();
     client.send_to(PAYLOAD, SocketAddr::new(aim.own, SERVER_PORT + 1), 0)
 }
 
 /// A datagram server that is made to believe that the target wrote to it.
 pub(super) fn peer(aim: &Aim) -> Step {
+    write_to_own_server(aim, || claiming(aim, SOCK_DGRAM))
+}
+
+/// The same, with the address taken before the attach.
+pub(super) fn older_peer(aim: &Aim) -> Step {
+    let client = claiming(aim, SOCK_DGRAM)?;
+    pause();
+    write_to_own_server(aim, || Ok(client))
+}
+
+fn write_to_own_server(aim: &Aim, client: impl FnOnce() -> Step<Sock>) -> Step {
     let server = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     server.bind(SocketAddr::new(aim.own, 0))?;
-    let client = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
-    be_transparent(&client, aim)?;
-    client.bind(aim.to)?;
-    let forged = client.send_to(PAYLOAD, SocketAddr::new(aim.own, server.port()?), 0);
+    let to = SocketAddr::new(aim.own, server.port()?);
+    let forged = client().and_then(|client| client.send_to(PAYLOAD, to, 0));
     // Whether it came or not, the server tries to answer it.
     let read = server.sender(0);
     server.send_to(PAYLOAD, aim.to, 0)?;
@@ -101,6 +142,20 @@ fn called(aim: &Aim) -> Step<(Sock, SocketAddr)> {
 pub(super) fn answer(aim: &Aim) -> Step {
     let (server, peer) = called(aim)?;
     server.send_to(PAYLOAD, peer, 0)
+}
+
+/// The same, and once more when the suite has let the time go by.
+pub(super) fn answer_aged(aim: &Aim) -> Step {
+    let (server, peer) = called(aim)?;
+    server.send_to(PAYLOAD, peer, 0)?;
+    pause();
+    server.send_to(PAYLOAD, peer, 0)
+}
+
+/// Many answers to one who wrote once.
+pub(super) fn answers(aim: &Aim) -> Step {
+    let (server, peer) = called(aim)?;
+    (0..100).try_for_each(|_| server.send_to(PAYLOAD, peer, 0))
 }
 
 /// An answer to another port of the one who wrote.

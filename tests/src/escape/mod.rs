@@ -7,11 +7,13 @@
 
 pub mod capture;
 mod cell;
+mod claimed;
 mod families;
 mod flows;
 mod forged;
 mod held;
 mod ip;
+mod neighbours;
 pub mod page;
 mod raw;
 mod rows;

@@ -40,6 +40,11 @@ impl Bench {
                 Ok((closed_if(answer.is_empty()), words))
             }
             Scenario::FlowsFlooded => self.with_flooded_flows(&aim),
+            Scenario::NonlocalBind(probe) => self.with_nonlocal_bind(probe, &aim),
+            Scenario::Neighbour(probe) => self.by_neighbour(probe, false, &aim),
+            Scenario::NonlocalNeighbour(probe) => self.by_neighbour(probe, true, &aim),
+            Scenario::AnswerAged => self.answer_aged(&aim),
+            Scenario::Forwarder => self.by_forwarder(&aim),
             Scenario::AgentKilled => {
                 self.kill_agent()?;
                 let mut words = Vec::new();

@@ -10,12 +10,14 @@ use anyhow::Result;
 
 use super::capture::Capture;
 pub use super::cell::{Cell, Seen};
+use super::claimed::RESOLVER;
 use super::held::Held;
 pub use super::held::result_line;
 use super::table::{Between, Expect, Path, TARGET_PORT, Trial, paths};
 use super::{Aim, table};
 use crate::cgroup::Cgroup;
 use crate::lab::{Lab, LabOptions, host, v4, v6};
+use crate::netns::NetNs;
 use crate::pinned;
 
 /// The proxy's port in this lab.
@@ -57,6 +59,26 @@ spec:
   resolution: STATIC
   ports: [{number: 80, name: http, protocol: HTTP}]
   endpoints: [{address: 198.51.100.10}, {address: \"2001:db8:2::10\"}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: groups}
+spec:
+  hosts: [groups.example]
+  location: MESH_EXTERNAL
+  resolution: NONE
+  addresses: [203.0.113.255, 224.0.0.1, \"ff02::1\"]
+  ports: [{number: 10, name: udp-groups, protocol: UDP}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: networks}
+spec:
+  hosts: [networks.example]
+  location: MESH_EXTERNAL
+  resolution: NONE
+  addresses: [203.0.113.0/24, 128.0.0.0/1, \"8000::/1\"]
+  ports: [{number: 11, name: udp-networks, protocol: UDP}]
 ";
 
 /// Tries all paths whose name contains `filter`; `show` gets each cell as soon as it is known.
@@ -83,6 +105,7 @@ pub(super) struct Bench {
     pub(super) held: Vec<(&'static str, bool, Held)>,
     lsm: bool,
     pub(super) killed: bool,
+    pub(super) neighbour: Option<NetNs>,
 }
 
 impl Bench {
@@ -91,6 +114,7 @@ impl Bench {
         for range in OWN_RANGES {
             agent.push(format!("--internal={range}"));
         }
+        agent.push(format!("--dns-server={RESOLVER}"));
         let lab = Lab::without_agent(LabOptions {
             agent,
             ..LabOptions::default()
@@ -111,6 +135,7 @@ impl Bench {
             held: Vec::new(),
             lsm: false,
             killed: false,
+            neighbour: None,
         };
         for path in paths().filter(|p| p.name.contains(filter)) {
             if matches!(path.trial, Trial::Staged(_, Between::Attach)) {

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use super::Aim;
-pub use super::rows::SECTIONS;
+pub use super::rows::{SECTIONS, SUITE_PROBES};
 use super::sock::Step;
 
 /// The families over which a path exists.
@@ -92,6 +92,18 @@ pub enum Scenario {
     FlowsFlooded,
     /// A process outside the gate dials the proxy.
     NoOrigin,
+    /// `net.ipv4.ip_nonlocal_bind` and `net.ipv6.ip_nonlocal_bind` are set in the workload's
+    /// network namespace; then this probe.
+    NonlocalBind(&'static str),
+    /// A workload in another network namespace of this node claims to be the target, by this
+    /// probe, and writes to a server behind the gate.
+    Neighbour(&'static str),
+    /// The same with `ip_nonlocal_bind` set in that namespace.
+    NonlocalNeighbour(&'static str),
+    /// A server answers, and again when the time for it is over.
+    AnswerAged,
+    /// A process outside the gate connects for whoever asks it on the loopback device.
+    Forwarder,
 }
 
 /// One path.
@@ -197,12 +209,15 @@ impl Path {
 
 /// A probe by its name.
 pub fn probe(name: &str) -> Option<fn(&Aim) -> Step> {
-    paths()
-        .find(|p| p.name == name)
-        .and_then(|p| match p.trial {
-            Trial::Probe(probe) | Trial::Staged(probe, _) => Some(probe),
-            Trial::Suite(_) | Trial::Untried => None,
-        })
+    let of_suite = SUITE_PROBES.iter().find(|(of, _)| *of == name);
+    of_suite.map(|(_, probe)| *probe).or_else(|| {
+        paths()
+            .find(|p| p.name == name)
+            .and_then(|p| match p.trial {
+                Trial::Probe(probe) | Trial::Staged(probe, _) => Some(probe),
+                Trial::Suite(_) | Trial::Untried => None,
+            })
+    })
 }
 
 /// Every path, in the order of the page.

@@ -91,6 +91,7 @@ pub(super) fn unspecified_as_bound(aim: &Aim) -> Step {
     let sock = tcp(aim)?;
     be_transparent(&sock, aim)?;
     sock.bind(SocketAddr::new(aim.to.ip(), 0))?;
+    super::staged::pause();
     sock.connect(SocketAddr::new(aim.unspecified(), aim.to.port()))?;
     say(&sock)
 }

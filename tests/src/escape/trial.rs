@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::capture::Frame;
 use super::cell::Seen;
+use super::claimed::{GROUP_PORT, listed_groups};
 use super::forged::SERVER_PORT;
 use super::held::{Held, arguments, binary, read_result};
 use super::served::STREAM_PORTS;
@@ -25,7 +26,7 @@ use crate::place::Place;
 /// Between two calls from outside.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longer than any probe waits.
-const PROBE_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy)]
 pub(super) enum Gate {
@@ -125,7 +126,12 @@ impl Bench {
     }
 
     /// Has somebody outside call the node's server as long as `run` runs.
-    fn while_called<T>(&self, caller: Option<Caller>, aim: &Aim, run: impl FnOnce() -> T) -> T {
+    pub(super) fn while_called<T>(
+        &self,
+        caller: Option<Caller>,
+        aim: &Aim,
+        run: impl FnOnce() -> T,
+    ) -> T {
         let stop = AtomicBool::new(false);
         let outside = self.lab.outside();
         thread::scope(|scope| {
@@ -143,10 +149,15 @@ impl Bench {
     }
 
     /// Looks at what arrived since the last look.
-    fn judge(&mut self, result: Step, aim: &Aim, called: bool) -> Result<Run> {
+    pub(super) fn judge(&mut self, result: Step, aim: &Aim, called: bool) -> Result<Run> {
         let frames = self.settle(usize::from(aim.to.is_ipv6()))?;
         let to = |frame: &Frame, ip: IpAddr| frame.to == Some(ip);
+        let groups = listed_groups();
         let is_listed = |frame: &Frame| {
+            let is_group = frame.to.is_some_and(|ip| groups.contains(&ip));
+            if (is_group, frame.protocol, frame.port) == (true, 17, GROUP_PORT) {
+                return true;
+            }
             // Later fragments have no port to look at.
             (to(frame, aim.listed.ip()) && matches!(frame.protocol, 6 | 17 | 44))
                 || (to(frame, aim.proxied.ip()) && (frame.protocol, frame.port) == (6, 80))

@@ -52,6 +52,28 @@ fn send_by_ring(sock: &Sock) -> Step {
     run("io_uring send", &entry).map(drop)
 }
 
+/// Takes the option by which a socket claims an address.
+pub(super) fn claim(aim: &Aim) -> Step {
+    let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    let (level, name) = if aim.to.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_FREEBIND)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)
+    };
+    let on: libc::c_int = 1;
+    let value = (&raw const on).cast();
+    let length = size_of::<libc::c_int>() as u32;
+    let entry = opcode::SetSockOpt::new(
+        types::Fd(sock.fd()),
+        level.cast_unsigned(),
+        name.cast_unsigned(),
+        value,
+        length,
+    )
+    .build();
+    run("io_uring setsockopt", &entry).map(drop)
+}
+
 pub(super) fn connect(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
     connect_by_ring(&sock, aim.to)?;

@@ -21,7 +21,7 @@ pub fn number(a: &Addr) -> u128 {
 }
 
 impl Tables for Model {
-    fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<Rule> {
         let (addr, port, proto, reserved) = (to.addr, to.port, to.proto, 0);
         let key = RuleKey {
             table,
@@ -40,7 +40,7 @@ impl Tables for Model {
             self.prefixes
                 .iter()
                 .filter(|((bits, p), _)| {
-                    prefixes
+                    *bits >= shortest
                         && (p.table, p.port, p.proto) == (table, port, proto)
                         && covers(*bits, &p.addr)
                 })

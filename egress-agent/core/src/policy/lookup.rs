@@ -11,7 +11,7 @@ use std::net::IpAddr;
 impl Tables for Ledger {
     /// In the kernel's order: the address on the port, the narrowest network on the port, the
     /// narrowest network on any port. A ledger is one table, so that its id says nothing.
-    fn find(&self, _: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+    fn find(&self, _: u32, shortest: u32, to: &Destination) -> Option<Rule> {
         let transport = match to.proto {
             proto::TCP => Transport::Tcp,
             proto::UDP => Transport::Udp,
@@ -23,8 +23,8 @@ impl Tables for Ledger {
         let exact = || at(&Target::address(to.addr, to.port, transport));
         let narrowest = |port| {
             networks(to.addr, ip, port, transport)
+                .filter(|target| u32::from(target.bits()) >= shortest)
                 .find_map(|target| at(&target))
-                .filter(|_| prefixes)
         };
         let on_port = || exact().or_else(|| narrowest(to.port));
         (to.port != 0)

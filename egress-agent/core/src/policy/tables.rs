@@ -122,6 +122,11 @@ impl Target {
         }
     }
 
+    /// Length of the network, of 128 bits; IPv4 is counted in its mapped form.
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// Whether this is one address on one port, not a network.
     pub const fn is_exact(&self) -> bool {
         self.bits == FULL && self.port != 0

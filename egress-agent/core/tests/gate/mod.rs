@@ -37,7 +37,7 @@ fn number(addr: &Addr) -> u128 {
 }
 
 impl Tables for Kernel {
-    fn find(&self, table: u32, prefixes: bool, to: &Destination) -> Option<Rule> {
+    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<Rule> {
         let (addr, port, proto, reserved) = (to.addr, to.port, to.proto, 0);
         let key = RuleKey {
             table,
@@ -50,7 +50,7 @@ impl Tables for Kernel {
         let covers = |bits: u32, p: &PrefixData, port: u16| {
             let differ = number(&p.addr) ^ number(&addr);
             let family = !addr.is_v4() || bits == 64 || bits >= 64 + 96;
-            prefixes
+            bits - 64 >= shortest
                 && family
                 && (p.table, p.port, p.proto) == (table, port, proto)
                 && differ.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0

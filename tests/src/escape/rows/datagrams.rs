@@ -1,7 +1,7 @@
 //! Datagrams.
 
 use super::forms::{loopback_in_6to4, nat64, six_to_four};
-use super::{CONNECT, CREATE, EGRESS, SENDMSG};
+use super::{CREATE, EGRESS, SENDMSG, SETSOCKOPT};
 use crate::escape::table::Over::{Both, V4, V6};
 use crate::escape::table::{Path, path};
 use crate::escape::udp;
@@ -12,7 +12,7 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "udp-connect",
         Both,
         udp::connect,
-        CONNECT,
+        EGRESS,
         "UDP connect, send",
     )
     .listable(),
@@ -37,7 +37,7 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "udp-mapped-connect",
         V4,
         udp::mapped_connect,
-        CONNECT,
+        EGRESS,
         "UDP connect to ::ffff:a.b.c.d",
     )
     .listable(),
@@ -53,7 +53,7 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "udp-reconnect",
         Both,
         udp::reconnect,
-        CONNECT,
+        EGRESS,
         "connected, AF_UNSPEC, connected again",
     )
     .listable(),
@@ -132,10 +132,9 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "udp-transparent",
         Both,
         udp::transparent,
-        SENDMSG,
+        SETSOCKOPT,
         "IP_TRANSPARENT, IPV6_FREEBIND",
-    )
-    .listable(),
+    ),
     path(
         "udp-loopback-by-device",
         Both,

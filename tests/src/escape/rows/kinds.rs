@@ -1,7 +1,7 @@
 //! What is neither a stream nor a datagram of UDP, and what is called by another way: protocols of
 //! IP, other socket families, io_uring.
 
-use super::{CONNECT, CREATE, SENDMSG};
+use super::{CONNECT, CREATE, SENDMSG, SETSOCKOPT};
 use crate::escape::table::Over::{Both, Neither};
 use crate::escape::table::{Expect, Path, Trial, path};
 use crate::escape::{families, ip, tcp, uring};
@@ -49,6 +49,14 @@ pub(super) static URING: &[Path] = &[
         "connect and send of a datagram",
     )
     .listable(),
+    path(
+        "uring-setsockopt",
+        Both,
+        uring::claim,
+        SETSOCKOPT,
+        "IP_FREEBIND, IPV6_FREEBIND",
+    )
+    .uncontrolled("by itself it sends nothing"),
     path("uring-sendmsg", Both, uring::send_msg, SENDMSG, "sendmsg").listable(),
 ];
 

@@ -3,6 +3,7 @@
 //! Owns the words and the expectation of each path, and the forms that an address may take. What
 //! the columns mean stands in `table`.
 
+mod claimed;
 mod datagrams;
 mod forged;
 mod forms;
@@ -10,12 +11,20 @@ mod kinds;
 mod owners;
 mod streams;
 
+use super::Aim;
+use super::sock::Step;
 use super::table::Path;
+
+pub use claimed::SUITE_PROBES;
+
+/// A probe by its name.
+pub type Named = (&'static str, fn(&Aim) -> Step);
 
 const CONNECT: &str = "connect4/6";
 const SENDMSG: &str = "sendmsg4/6";
 const CREATE: &str = "sock_create";
 const EGRESS: &str = "egress";
+const SETSOCKOPT: &str = "setsockopt";
 const ACCEPTED: &str = "an accepted connection is answered, whoever made it";
 const NO_ROUTE: &str = "without the gate it goes nowhere else";
 
@@ -24,6 +33,7 @@ pub static SECTIONS: &[(&str, &[Path])] = &[
     ("Streams", streams::STREAMS),
     ("Datagrams", datagrams::DATAGRAMS),
     ("Forged senders and answers", forged::FORGED),
+    ("Claimed sources", claimed::CLAIMED),
     ("Other protocols", kinds::PROTOCOLS),
     ("io_uring", kinds::URING),
     ("Other socket families", kinds::FAMILIES),

@@ -1,9 +1,9 @@
 //! Streams.
 
 use super::forms::{compatible, loopback_in_6to4, nat64, nothing_in_6to4, six_to_four, teredo};
-use super::{ACCEPTED, CONNECT, CREATE, EGRESS, NO_ROUTE};
+use super::{ACCEPTED, CONNECT, CREATE, EGRESS, NO_ROUTE, SETSOCKOPT};
 use crate::escape::table::Over::{Both, V4, V6};
-use crate::escape::table::{Caller, Expect, Path, path};
+use crate::escape::table::{Between, Caller, Expect, Path, path};
 use crate::escape::{served, staged, tcp};
 
 pub(super) static STREAMS: &[Path] = &[
@@ -95,17 +95,17 @@ pub(super) static STREAMS: &[Path] = &[
         "tcp-transparent",
         Both,
         tcp::transparent,
-        CONNECT,
+        SETSOCKOPT,
         "IP_TRANSPARENT, IPV6_FREEBIND",
-    )
-    .listable(),
+    ),
     path(
         "tcp-unspecified-as-bound",
         V4,
         tcp::unspecified_as_bound,
         EGRESS,
-        "bound to the target, connect to 0.0.0.0, which the kernel dials as the bound address",
-    ),
+        "bound to the target before the attach, connect to 0.0.0.0, which the kernel dials as the bound address",
+    )
+    .staged(Between::Attach),
     path(
         "tcp-nat64",
         V6,
