@@ -4,7 +4,7 @@
 //! Mode 0600, and the peer must be root or the agent's own user. One connection, one request and
 //! one answer, each a JSON document that ends with its direction; no request asks for the status.
 
-use crate::failure::Failure;
+use crate::failure::{ABSENT, Failure};
 use crate::observe::status::Status;
 use anyhow::Context as _;
 use egress_core::policy::explain::{DeniedBy, Explanation, Question, QuestionError};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,6 +22,8 @@ use tokio::net::{UnixListener, UnixStream};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of one request.
 const MAX_REQUEST: u64 = 8192;
+/// Time between two looks whether the socket is there.
+const GONE: Duration = Duration::from_secs(2);
 /// Time between two looks of `wait`.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -31,7 +33,7 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
         Ok(_) => anyhow::bail!("{}: another agent answers there", path.display()),
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(_) if !is_socket(path)? => {
-            anyhow::bail!("{}: there is something that is no socket", path.display())
+            anyhow::bail!("{}: exists and is not a socket", path.display())
         }
         Err(_) => fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?,
     }
@@ -40,6 +42,19 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     // Whoever connects in between is held to its credentials all the same.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Returns when the socket that this process listens on is no longer at its path.
+pub async fn replaced(path: &Path) {
+    let inode = || {
+        fs::symlink_metadata(path)
+            .ok()
+            .map(|meta| (meta.dev(), meta.ino()))
+    };
+    let ours = inode();
+    while ours.is_some() && inode() == ours {
+        tokio::time::sleep(GONE).await;
+    }
 }
 
 fn is_socket(path: &Path) -> std::io::Result<bool> {
@@ -153,7 +168,7 @@ where
         .await?;
     let request = match text.as_slice() {
         [] => Request::default(),
-        text => serde_json::from_slice(text).context("a request that is none")?,
+        text => serde_json::from_slice(text).context("malformed request")?,
     };
     let document = reply(request).await.context("the agent is going down")?;
     stream.write_all(&document).await?;
@@ -172,14 +187,17 @@ pub fn explain(path: &Path, asked: Asked) -> anyhow::Result<Explained> {
 
 fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> anyhow::Result<T> {
     let mut stream = std::os::unix::net::UnixStream::connect(path).map_err(|e| {
-        let hint = match e.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                "no agent runs there, or name its --admin-socket"
-            }
-            ErrorKind::PermissionDenied => "run as root, or as the agent's user",
-            _ => "asking the agent",
-        };
-        Failure::finding(format_args!("{}: {e}; {hint}", path.display()))
+        let shown = path.display();
+        match e.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure {
+                code: ABSENT,
+                message: format!("{shown}: {e}; no agent runs there, or name its --admin-socket"),
+            },
+            ErrorKind::PermissionDenied => Failure::privilege(format_args!(
+                "{shown}: {e}; run as root, or as the agent's user"
+            )),
+            _ => Failure::finding(format_args!("{shown}: {e}; asking the agent")),
+        }
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&serde_json::to_vec(request)?)?;
@@ -187,7 +205,11 @@ fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> an
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     if text.is_empty() {
-        return Err(Failure::finding(format_args!("{}: no answer", path.display())).into());
+        return Err(Failure::finding(format_args!(
+            "{}: the agent gave no answer: it is stopping, or this user may not ask it",
+            path.display()
+        ))
+        .into());
     }
     serde_json::from_slice(&text).context("the agent's answer")
 }
@@ -242,7 +264,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rules.yaml");
         fs::write(&path, "kept").unwrap();
-        assert!(listen(&path).unwrap_err().to_string().contains("no socket"));
+        assert!(
+            listen(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("not a socket")
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
     }
 

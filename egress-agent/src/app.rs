@@ -1,39 +1,51 @@
 //! The composition root: what is made, in which order, and what ends it. No decision stands here.
 
-use crate::config::{Config, OnExit, OnRemoval};
+use crate::config::{Config, Mode, OnExit, OnRemoval};
 use crate::dns::Resolver;
-use crate::engine::{Ending, Engine};
-use crate::failure::Failure;
+use crate::engine::{Ending, Engine, News};
+use crate::gate::{self, Gate};
 use crate::keeper::{Canaries, Keeper};
-use crate::kernel::{self, Counters, Kernel, Live};
+use crate::kernel::{self, Counters, Live};
 use crate::observe::flows::FlowLog;
-use crate::observe::status::Board;
+use crate::observe::readiness::Board;
+use crate::placement::Started;
 use crate::privilege::Needs;
 use crate::proxy::{self, DrainSignal, Limits, Shared};
 use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
-use crate::wiring::FactoryDialer;
+use crate::wiring::{FactoryDialer, listen};
 use crate::workloads::Spaces;
-use crate::{admin, cgroup2, observe, privilege, stop};
+use crate::{admin, cgroup2, observe, privilege, rootwatch, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Runs the agent until it is told to stop. Whatever is wrong with the input is found before
-/// anything is loaded or attached.
+/// Runs the agent until it is told to stop. The gate comes first: whatever is wrong with the rest
+/// is found with the gate closed.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
+    stop::ignore_others();
     privilege::require()?;
     kernel::supported()?;
     privilege::no_new_privileges()?;
     cgroup2::join_first_namespace()?;
-    let roots = cgroup2::enforced_roots(&config.cgroups)?;
+    let started = Started::now();
+    let mut gate = gate::close(&config.bpf_dir, &config.cgroups, config.max_networks)?;
+    tracing::info!(
+        roots = %gate::shown(&gate.roots.paths),
+        adopted = gate.kernel.adopted,
+        "the gate is closed; reading the rules"
+    );
+    if let Some(wrong) = gate.roots.wrong.take() {
+        return Err(wrong.into());
+    }
+    let roots = gate.roots.paths.clone();
     let kept = privilege::kept(Needs {
         foreign_cgroups: cgroup2::any_foreign(&roots),
         namespaces: config.enter_namespaces,
@@ -46,10 +58,16 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     })??;
     // Before the first socket: a socket belongs to the cgroup that its process is in when it is made.
     let own = cgroup2::settle(config, &roots)?;
-    let place = Place { own, roots, kept };
+    kernel::attach_agent(&mut gate.kernel, &own)?;
+    let place = Place {
+        own,
+        started,
+        roots,
+        kept,
+    };
     runtime.block_on(async {
         let follower = tokio::spawn(follower);
-        let result = serve(config, &place, feed).await;
+        let result = serve(config, &place, gate, feed).await;
         follower.abort();
         result
     })
@@ -83,43 +101,27 @@ fn with_less<T: Send>(kept: CapabilitySet, work: impl FnOnce() -> T + Send) -> a
     })
 }
 
-/// Opens the gate.
-pub fn detach(bpf_dir: &Path) -> anyhow::Result<()> {
-    privilege::require()?;
-    let was_closed = kernel::detach(bpf_dir)?;
-    if !was_closed {
-        eprintln!("egress-agent: no gate is pinned at {}", bpf_dir.display());
-    }
-    Ok(())
-}
-
-/// Fails unless the gate is closed around this enforced root.
-pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<()> {
-    if kernel::is_attached(bpf_dir, root)? {
-        return Ok(());
-    }
-    Err(Failure::usage(format_args!(
-        "no gate at {} (pins at {}): start `egress-agent run` with --cgroup {} first",
-        root.display(),
-        bpf_dir.display(),
-        root.display()
-    ))
-    .into())
-}
-
 /// Where the agent and the workloads are.
 struct Place {
     own: PathBuf,
+    started: Started,
     roots: Vec<PathBuf>,
     /// Capabilities of the running agent.
     kept: CapabilitySet,
 }
 
-async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    place: &Place,
+    gate: Gate,
+    feed: Feed<RuleSet>,
+) -> anyhow::Result<()> {
+    let Gate {
+        mut kernel, lock, ..
+    } = gate;
+    // Before anyone is told of the start: a signal that comes while its handler is set up is lost.
+    let stop = stop::told()?;
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
-    // The port first: another agent that still runs is found before its gate is touched.
-    let listeners = listen(config, &sockets).await?;
-    let mut kernel = Kernel::load(&config.bpf_dir, config.max_networks)?;
     let events = kernel.events()?;
     let origins = Arc::new(kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());
@@ -129,6 +131,7 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let tables = kernel.tables()?;
     let live = Live::open(&kernel.pins, tables.view())?;
     let ending = Ending::new(config.on_removal, live, Arc::clone(&sockets));
+    let came = Arc::new(Notify::new());
     let mut engine = Engine::new(
         config,
         &place.roots,
@@ -136,14 +139,31 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
         resolver,
         ending,
         canaries.clone(),
-        asks,
+        News {
+            asks,
+            came: Arc::clone(&came),
+            board: board.clone(),
+        },
     )?;
+    let flows = Arc::new(FlowLog::default());
+    let status = Reporter::new(
+        config,
+        &kernel,
+        &place.roots,
+        &board,
+        feed.problem,
+        ask,
+        Arc::clone(&flows),
+    )?;
+    let mut helpers = JoinSet::new();
+    helpers.spawn(status.serve(config.admin_socket.clone()));
 
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
+    // The rules are in force by now: what they list straight through does not wait for the proxy.
+    let listeners = listen(config, &sockets).await?;
     engine.admit(&listeners)?;
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
-    let flows = Arc::new(FlowLog::default());
     let (routes, observer) = (engine.routes(), Arc::clone(&flows));
     let mut shared = Shared::new(routes, origins, dialer, observer, Limits::default());
     if config.on_removal == OnRemoval::Close {
@@ -155,40 +175,26 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     let (own, port) = (sockets.own_netns(), config.proxy_port);
     let spaces = Spaces::new(sockets, shared, signal, port);
     engine.open(own, port, spaces).await?;
-    let status = Reporter::new(
-        config,
-        &kernel,
-        &place.roots,
-        &board,
-        feed.problem,
-        ask,
-        Arc::clone(&flows),
-    )?;
-    let adopted = kernel.adopted;
-    let mut keeper = Keeper {
-        counters: Counters::open(&kernel.pins)?,
+    let counters = Counters::open(&kernel.pins)?;
+    let kernel = Arc::new(Mutex::new(kernel));
+    privilege::give_up(place.kept)?;
+    rootwatch::start(&kernel, &place.roots, board.clone(), came)?;
+    let keeper = Keeper {
+        counters,
         errno: config.deny_errno,
+        audits: config.mode == Mode::Audit,
         kernel,
         own: place.own.clone(),
         roots: place.roots.clone(),
+        started: place.started.clone(),
         board,
         canaries,
     };
-    keeper.close()?;
-    privilege::give_up(place.kept)?;
-    keeper.prove().await?;
-    // Before anyone is told of the start: a signal that comes while its handler is set up is lost.
-    let stop = stop::told()?;
-    tracing::info!(
-        roots = %shown(&place.roots),
-        rules = first.objects.len(),
-        adopted,
-        "ready: the gate is closed"
-    );
+    keeper.check().await;
+    // The service manager's "started" is the closed gate; `status` says when it is ready, which
+    // waits for workloads that the service manager may start only now.
     admin::notify_ready();
-    let mut helpers = JoinSet::new();
     helpers.spawn(keeper.keep(config.canary_interval));
-    helpers.spawn(status.serve(config.admin_socket.clone()));
     helpers.spawn(async move { flows.tell_of_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 
@@ -201,29 +207,19 @@ async fn serve(config: &Config, place: &Place, feed: Feed<RuleSet>) -> anyhow::R
     };
     engine.keep_leases();
     engine.close(own)?;
+    // Nobody mends the gate from here on.
+    helpers.shutdown().await;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");
     }
     drain.start(Instant::now() + config.drain_deadline);
+    // The next agent may take the gate while running flows end here.
+    drop(lock);
     while proxies.join_next().await.is_some() {}
     engine.drained().await;
     program_log.abort();
-    helpers.shutdown().await;
     result
-}
-
-async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
-    let pair = sockets
-        .listen_loopback(sockets.own_netns(), config.proxy_port)
-        .await
-        .map_err(|e| {
-            Failure::usage(format_args!(
-                "proxy port {}: {e}; another agent runs here, or choose one with --proxy-port",
-                config.proxy_port
-            ))
-        })?;
-    Ok([Some(pair.v4), pair.v6].into_iter().flatten().collect())
 }
 
 fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>, signal: &DrainSignal) -> JoinSet<()> {
@@ -231,12 +227,4 @@ fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>, signal: &DrainSignal
         .into_iter()
         .map(|l| proxy::serve(l, Arc::clone(shared), signal.clone()))
         .collect()
-}
-
-fn shown(paths: &[PathBuf]) -> String {
-    paths
-        .iter()
-        .map(|p| p.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
 }

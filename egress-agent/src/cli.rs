@@ -1,13 +1,19 @@
 //! The command line: parses it, hands over, turns an error into one line and an exit code.
 
-use crate::config::{Config, DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, LogFormat, Settings, Span};
-use crate::failure::{Failure, USAGE};
+use crate::config::{
+    Config, DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, LogFormat,
+    Settings, Span,
+};
+use crate::failure::{ABSENT, Failure, USAGE};
+use crate::gate::{self, Closing};
 use crate::kernel::canary;
+use crate::observe::{log, pinned};
+use crate::quiet;
 use crate::{admin, app, check, exec, explain, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,6 +29,9 @@ struct Cli {
 enum Verb {
     /// Close the gate around the enforced roots and serve what the rules list
     Run(RunArgs),
+    /// Close the gate around the enforced roots without rules, prove it and leave; an agent takes
+    /// it over. A gate that is closed already is left as it is
+    Close(CloseArgs),
     /// Run a command behind the gate, in a fresh cgroup below an enforced root
     Exec(ExecArgs),
     /// Say of each rule in files and folders whether it is valid, and why not
@@ -36,7 +45,8 @@ enum Verb {
     },
     /// Say what the gate does with a destination and which rule says so; exit 1 if it is denied
     Explain(explain::Asked),
-    /// Say how a running agent is: ready, rules, tables, counters, what stays open; exit 1 if not ready
+    /// Say how a running agent is, or the gate that is pinned without one; exit 0 if ready, 1 if
+    /// not, 69 if no agent runs, 77 if it may not be asked
     Status(StatusArgs),
     /// Wait until a running agent is ready
     Wait(WaitArgs),
@@ -65,6 +75,26 @@ struct RunArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+}
+
+#[derive(Debug, Args)]
+struct CloseArgs {
+    /// Config file of the agent, for `cgroups`, `bpfDir` and `maxNetworks`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Enforced root [default: those of the config file]
+    #[arg(long = "cgroup", value_name = "PATH")]
+    cgroups: Vec<PathBuf>,
+    /// Where programs, links and maps are pinned [default: /sys/fs/bpf/egress-agent]
+    #[arg(long, value_name = "PATH")]
+    bpf_dir: Option<PathBuf>,
+    /// Make roots that are not there. Only for a path that the kubelet or the service manager will
+    /// use: a root made elsewhere is closed around nothing
+    #[arg(long)]
+    create: bool,
+    /// How long to wait for roots that are not there
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    wait: Span,
 }
 
 #[derive(Debug, Args)]
@@ -122,6 +152,9 @@ impl AdminArgs {
 struct StatusArgs {
     #[command(flatten)]
     admin: AdminArgs,
+    /// Without an agent: where the gate is pinned [default: /sys/fs/bpf/egress-agent]
+    #[arg(long, value_name = "PATH")]
+    bpf_dir: Option<PathBuf>,
     /// How it is written
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: LogFormat,
@@ -146,7 +179,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(e) => {
-            eprintln!("egress-agent: {}", usage_line(&e));
+            quiet::error(format_args!("egress-agent: {}", usage_line(&e)));
             return USAGE.into();
         }
     };
@@ -158,7 +191,7 @@ pub fn main() -> ExitCode {
         Err(e) => {
             let message = format!("{e:#}");
             if !message.is_empty() {
-                eprintln!("egress-agent: {message}");
+                quiet::error(format_args!("egress-agent: {message}"));
             }
             Failure::code_of(&e).into()
         }
@@ -167,12 +200,8 @@ pub fn main() -> ExitCode {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run(args) => {
-            let config = Config::load(args.settings, args.config.as_deref())?;
-            // Before the cgroups are looked at and anything is made.
-            privilege::require()?;
-            app::run(&config)
-        }
+        Verb::Run(args) => run(args),
+        Verb::Close(args) => close(args),
         Verb::Exec(args) => {
             let file = file_settings(args.config)?;
             let root = args.cgroup.or_else(|| file.cgroups.first().cloned()).ok_or_else(|| {
@@ -183,32 +212,20 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 .or(file.bpf_dir)
                 .unwrap_or_else(|| DEFAULT_BPF_DIR.into());
             match exec::run(&root, &args.command, |root| {
-                app::is_attached(&bpf_dir, root)
+                gate::is_attached(&bpf_dir, root)
             })? {}
         }
         Verb::Check { paths, output } => {
-            let mut out = std::io::stdout().lock();
-            let colour = out.is_terminal();
-            check::run(&paths, output, colour, &mut out)
+            let colour = std::io::stdout().is_terminal();
+            check::run(&paths, output, colour, &mut quiet::stdout())
         }
-        Verb::Explain(asked) => explain::run(asked, &mut std::io::stdout().lock()),
-        Verb::Status(args) => {
-            let status = admin::ask(&args.admin.socket()?)?;
-            match args.output {
-                LogFormat::Text => print!("{status}"),
-                LogFormat::Json => println!("{}", serde_json::to_string(&status)?),
-            }
-            if status.ready {
-                Ok(())
-            } else {
-                Err(Failure::told().into())
-            }
-        }
+        Verb::Explain(asked) => explain::run(asked, &mut quiet::stdout()),
+        Verb::Status(args) => status(args),
         Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0),
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
             privilege::require()?;
-            app::detach(
+            gate::detach(
                 &args
                     .bpf_dir
                     .or(file.bpf_dir)
@@ -218,6 +235,76 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Reap { cgroup } => exec::reap(&cgroup),
         Verb::Canary { .. } => Ok(()),
     }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    let flags = args.settings.clone();
+    let config = match Config::load(args.settings, args.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            let Some(file) = args.config else {
+                return Err(error.into());
+            };
+            // A config file that was fine at the last boot must not leave the node open at this one.
+            let known = Essentials::of(&flags, &file);
+            let error = gate::close_for(error, &known);
+            return Err(log::last_line(error.into(), known.log_format));
+        }
+    };
+    // Before the cgroups are looked at and anything is made.
+    let allowed = privilege::require().map_err(anyhow::Error::from);
+    allowed
+        .and_then(|()| app::run(&config))
+        .map_err(|error| log::last_line(error, config.log.format))
+}
+
+fn close(args: CloseArgs) -> anyhow::Result<()> {
+    let file = file_settings(args.config)?;
+    let cgroups = if args.cgroups.is_empty() {
+        file.cgroups
+    } else {
+        args.cgroups
+    };
+    if cgroups.is_empty() {
+        return Err(Failure::usage(
+            "no enforced root: name one with --cgroup PATH or a config file with --config",
+        )
+        .into());
+    }
+    gate::close_and_leave(&Closing {
+        bpf_dir: args
+            .bpf_dir
+            .or(file.bpf_dir)
+            .unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
+        cgroups,
+        max_networks: file.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
+        create: args.create,
+        wait: args.wait.0,
+    })
+}
+
+fn status(args: StatusArgs) -> anyhow::Result<()> {
+    let bpf_dir = args.bpf_dir;
+    let file = file_settings(args.admin.config.clone())?;
+    let socket = args.admin.socket()?;
+    let (status, result) = match admin::ask(&socket) {
+        Ok(status) if status.ready => (status, Ok(())),
+        Ok(status) => (status, Err(Failure::told().into())),
+        Err(error) if Failure::code_of(&error) == ABSENT => {
+            let bpf_dir = bpf_dir
+                .or(file.bpf_dir)
+                .unwrap_or_else(|| DEFAULT_BPF_DIR.into());
+            (pinned::status(&bpf_dir)?, Err(error))
+        }
+        Err(error) => return Err(error),
+    };
+    let mut out = quiet::stdout();
+    match args.output {
+        LogFormat::Text => write!(out, "{status}")?,
+        LogFormat::Json => writeln!(out, "{}", serde_json::to_string(&status)?)?,
+    }
+    out.flush()?;
+    result
 }
 
 fn file_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {

@@ -1,11 +1,13 @@
 //! The agent's own configuration: settings of the command line over those of a file, defaults
 //! filled in, and checked for what makes no sense together. Looks at no cgroup and no kernel.
 
+mod essentials;
 mod resolv_conf;
 mod settings;
 mod values;
 mod workloads;
 
+pub use essentials::Essentials;
 pub use settings::{DnsSettings, LogSettings, Settings};
 pub use values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
@@ -38,7 +40,7 @@ pub const DEFAULT_MAX_NETWORKS: u32 = 1 << 20;
 pub struct Config {
     /// Rule files and folders, at least one.
     pub rules: Vec<PathBuf>,
-    /// Enforced roots as given, at least one; [`crate::cgroup2::enforced_roots`] checks them.
+    /// Enforced roots as given, at least one; [`crate::roots::Roots::look`] checks them.
     pub cgroups: Vec<PathBuf>,
     /// The agent's own cgroup, where the user chose one.
     pub agent_cgroup: Option<PathBuf>,

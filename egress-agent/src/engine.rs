@@ -19,6 +19,7 @@ use crate::dns::Resolver;
 use crate::failure::Failure;
 use crate::keeper::Canaries;
 use crate::kernel::{Events, Tables};
+use crate::observe::readiness::Board;
 use crate::observe::status::RulesStatus;
 use crate::sources::RuleSet;
 use crate::workloads::{Owners, Workloads};
@@ -33,14 +34,26 @@ use std::future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// How long the first questions may take before the tables are written with what is known. Names
 /// that answer later join then.
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+/// The same where no rule is in force yet: a resolver nearby answers all in one write.
+const FIRST_ANSWERS_ALONE: Duration = Duration::from_millis(100);
 
 /// Notes on the rules that `status` shows; the log had all of them.
 const NOTES: usize = 100;
+
+/// What reaches a running engine from the rest of the agent, and where it says how far it is.
+pub struct News {
+    /// Questions.
+    pub asks: mpsc::Receiver<Ask>,
+    /// Notified when an enforced root came.
+    pub came: Arc<Notify>,
+    /// Readiness.
+    pub board: Board,
+}
 
 /// See the module.
 pub struct Engine {
@@ -59,7 +72,9 @@ pub struct Engine {
     /// Raised with each new snapshot of the routes.
     changes: watch::Sender<u64>,
     ending: Ending,
-    asks: mpsc::Receiver<Ask>,
+    news: News,
+    /// Until when the first answers are waited for; none once they are there.
+    answers_until: Option<Instant>,
     denials: Denials,
     canaries: Canaries,
     /// What `status` shows; the parts that are looked up are filled in when it is asked.
@@ -75,7 +90,7 @@ impl Engine {
         resolver: Resolver,
         ending: Ending,
         canaries: Canaries,
-        asks: mpsc::Receiver<Ask>,
+        news: News,
     ) -> anyhow::Result<Self> {
         let (policies, ids) = tables
             .standing()
@@ -95,7 +110,8 @@ impl Engine {
             announce: None,
             changes: watch::channel(0).0,
             ending,
-            asks,
+            news,
+            answers_until: None,
             denials: Denials::new(canaries.clone())?,
             canaries,
             shown: RulesStatus {
@@ -115,9 +131,11 @@ impl Engine {
         self.changes.subscribe()
     }
 
-    /// Takes the workloads that are there and the first rules: asks for every name in them, and
-    /// writes the tables once each has an answer or a failure, or time is up. Rules that the tables
-    /// have no room for are an error: what an agent before this one wrote stays in force.
+    /// Takes the workloads that are there and the first rules: asks for every name in them and
+    /// writes the tables. Where a previous agent's rules stand, they stay in force until each name
+    /// has an answer or a failure, or time is up, so that nothing that both list is denied in
+    /// between. Where nothing is listed yet, what is known is in force at once, and names join as
+    /// they answer. Rules that the tables have no room for are an error: what stood stays in force.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.workloads.next().await?;
         self.hear(told);
@@ -125,19 +143,7 @@ impl Engine {
         self.show(rules);
         self.restore_leases();
         self.ask();
-        let deadline = tokio::time::Instant::now() + FIRST_ANSWERS;
-        while !self.state.unresolved().is_empty() {
-            let Ok(Some(reply)) = tokio::time::timeout_at(deadline, self.questions.reply()).await
-            else {
-                let refused = self.state.addressless().join(", ");
-                tracing::warn!(
-                    refused,
-                    "not every name is answered yet; those without an address are refused until they are"
-                );
-                break;
-            };
-            self.answer(reply);
-        }
+        self.first_answers().await;
         // With all that is known in the new tables before they are looked at: what an agent before
         // this one let through is not refused in between.
         self.state.replan(std::mem::take(&mut self.standing));
@@ -174,12 +180,13 @@ impl Engine {
                     self.take(&set)?;
                     continue;
                 }
-                Some(ask) = self.asks.recv() => {
+                Some(ask) = self.news.asks.recv() => {
                     self.reply(ask);
                     continue;
                 }
                 told = self.workloads.next() => {
                     self.hear(told?);
+                    self.news.board.poke();
                     let ops = self.state.poll_ops();
                     self.carry_out(&ops)?;
                     self.settle().await?;
@@ -187,12 +194,23 @@ impl Engine {
                     self.tell_held_back();
                     continue;
                 }
-                Some(reply) = self.questions.reply() => self.answer(reply),
+                Some(reply) = self.questions.reply() => {
+                    self.answer(reply);
+                    self.tell_of_answers();
+                }
                 () = until(self.lease_file.due()) => {
                     self.keep_leases();
                     continue;
                 }
                 () = until(due) => self.state.handle_timeout(Instant::now()),
+                () = until(self.answers_until) => {
+                    self.stop_waiting();
+                    continue;
+                }
+                () = self.news.came.notified() => {
+                    self.workloads.look_again();
+                    continue;
+                }
                 batch = events.next() => {
                     for event in batch.context("reading the kernel's events")? {
                         self.report(&event);

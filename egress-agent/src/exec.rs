@@ -4,8 +4,8 @@
 //! and the exit status are the command's own and nothing needs forwarding. What is left to do at
 //! the end, removing the cgroup, is done by a reaper that outlives it. Judges nothing.
 
-use crate::cgroup2;
 use crate::failure::Failure;
+use crate::roots;
 use anyhow::Context;
 use std::ffi::OsString;
 use std::fs;
@@ -31,7 +31,7 @@ pub fn run(
     check: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<std::convert::Infallible> {
     let (program, args) = command.split_first().context("no command")?;
-    let root = cgroup2::enforced_root(root)?;
+    let root = roots::enforced_root(root)?;
     check(&root)?;
     let cgroup = make(&root)?;
     let reaper = match start_reaper(&cgroup) {

@@ -10,6 +10,10 @@ pub const FINDING: u8 = 1;
 pub const UNEXPECTED: u8 = 1;
 /// Exit code of bad usage or bad input (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;
+/// Exit code of `status` where no agent runs (`EX_UNAVAILABLE` of sysexits.h).
+pub const ABSENT: u8 = 69;
+/// Exit code of a second agent on one gate (`EX_TEMPFAIL` of sysexits.h).
+pub const BUSY: u8 = 75;
 /// Exit code of a missing privilege (`EX_NOPERM` of sysexits.h).
 pub const PRIVILEGE: u8 = 77;
 

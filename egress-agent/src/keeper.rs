@@ -2,12 +2,14 @@
 //! vanished cgroups left behind. Readiness follows.
 
 use crate::config::DenyErrno;
+use crate::gate;
 use crate::kernel::{self, Counters, Kernel, canary};
-use crate::observe::status::Board;
+use crate::observe::readiness::{Board, Part};
+use crate::placement::{self, Started};
 use anyhow::bail;
 use egress_core::policy::state::Unlisted;
 use egress_ebpf::abi::counter;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -63,43 +65,49 @@ impl Canaries {
 /// See the module.
 pub struct Keeper {
     /// Programs and pins.
-    pub kernel: Kernel,
+    pub kernel: Arc<Mutex<Kernel>>,
     /// The agent's own cgroup.
     pub own: PathBuf,
     /// Enforced roots.
     pub roots: Vec<PathBuf>,
+    /// Where this process was started.
+    pub started: Started,
     /// Where it is noted.
     pub board: Board,
     /// The canaries so far, and what they must show.
     pub canaries: Canaries,
-    /// What a refused call fails with.
+    /// What a denied call fails with.
     pub errno: DenyErrno,
+    /// Nothing is denied, by the settings: for the words of the log.
+    pub audits: bool,
     /// Where it shows.
     pub counters: Counters,
 }
 
 impl Keeper {
-    /// Closes the gate. What was newly attached is detached again on an error.
-    pub fn close(&mut self) -> anyhow::Result<()> {
-        kernel::attach(&mut self.kernel, &self.own, &self.roots)
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the kernel judge a connect of the agent's own below every enforced root.
+    /// Has the kernel judge a connect of the agent's own below every enforced root that is there.
     pub async fn prove(&self) -> anyhow::Result<()> {
         for root in 0..self.roots.len() {
+            if !self.roots[root].exists() {
+                continue;
+            }
             if let Err(error) = self.send_canary(root).await {
                 tracing::debug!(error = format!("{error:#}"), "sending another canary");
                 tokio::time::sleep(AGAIN).await;
-                self.send_canary(root).await?;
+                if self.roots[root].exists() {
+                    self.send_canary(root).await?;
+                }
             }
         }
-        let mut gate = self.board.gate();
-        gate.proven = Some(Instant::now());
-        gate.trouble = None;
+        self.board.known().proven = Some(Instant::now());
         Ok(())
     }
 
-    /// Where what no rule lists is refused, its refusal is the proof; else that it was seen and let
+    /// Where what no rule lists is denied, its denial is the proof; else that it was seen and let
     /// pass.
     async fn send_canary(&self, root: usize) -> anyhow::Result<()> {
         let (wanted, counter) = match self.canaries.expected(root) {
@@ -126,27 +134,101 @@ impl Keeper {
     }
 
     /// Looks after the gate for ever.
-    pub async fn keep(mut self, interval: Duration) {
+    pub async fn keep(self, interval: Duration) {
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut said = None;
+        self.look();
         loop {
-            ticks.tick().await;
-            let result = match self.mend() {
-                Ok(()) => self.prove().await,
-                Err(e) => Err(e),
-            };
-            if let Err(error) = result {
-                let why = format!("{error:#}");
-                tracing::error!(error = why, "not ready: the gate is not proven closed");
-                self.board.gate().trouble = Some(why);
+            self.tell(&mut said);
+            tokio::select! {
+                _ = ticks.tick() => {
+                    self.check().await;
+                    self.look();
+                }
+                () = self.board.changed() => {
+                    // The first workload and the return of a root are not waited for.
+                    let misplaced = [Part::Workloads, Part::Roots].map(|p| self.board.troubled(p));
+                    if misplaced.contains(&true) || !self.roots.iter().all(|r| r.exists()) {
+                        self.look();
+                    }
+                }
             }
         }
     }
 
+    /// Mends the gate and proves it.
+    pub async fn check(&self) {
+        let result = match self.mend() {
+            Ok(()) => self.prove().await,
+            Err(e) => Err(e),
+        };
+        let trouble = result.err().map(|error| format!("{error:#}"));
+        self.board.set(Part::Gate, trouble);
+    }
+
+    /// Looks whether the gate is where it should be.
+    fn look(&self) {
+        let absent: Vec<PathBuf> = self.roots.iter().filter(|r| !r.exists()).cloned().collect();
+        let absent = (!absent.is_empty()).then(|| {
+            format!(
+                "the enforced root {} is not there; it is closed as soon as it comes, and is the kubelet's or the service manager's to make: if the workloads run in another cgroup, `cgroups` must name that one",
+                gate::shown(&absent)
+            )
+        });
+        self.board.set(Part::Roots, absent);
+        let misplaced = placement::misplaced(&self.started, &self.roots);
+        self.board.set(Part::Workloads, misplaced);
+        let (pins, mounted_here) = {
+            let kernel = self.kernel();
+            (kernel.pins.root().to_owned(), kernel.pins.mounted_here)
+        };
+        let short_lived = placement::short_lived(&pins, mounted_here);
+        self.board.set(Part::Pins, short_lived);
+    }
+
+    /// Logs what became of readiness, once for each change.
+    fn tell(&self, said: &mut Option<BTreeMap<Part, String>>) {
+        let troubles = {
+            let known = self.board.known();
+            if known.proven.is_none() && known.troubles().is_empty() {
+                return;
+            }
+            known.by_part()
+        };
+        if said.as_ref() == Some(&troubles) {
+            return;
+        }
+        let roots = gate::shown(&self.roots);
+        match (troubles.is_empty(), self.audits) {
+            (true, false) => tracing::info!(%roots, "ready: the gate is closed"),
+            (true, true) => {
+                tracing::info!(%roots, "ready: the gate is in place, audits and denies nothing");
+            }
+            (false, _) => {}
+        }
+        for (part, why) in &troubles {
+            if said
+                .as_ref()
+                .is_some_and(|said| said.get(part) == Some(why))
+            {
+                continue;
+            }
+            match part {
+                Part::Gate => tracing::error!(why, "not ready: the gate is not proven closed"),
+                // Names that are waited for are logged when they fail.
+                Part::Answers => {}
+                _ => tracing::warn!(why, "not ready"),
+            }
+        }
+        *said = Some(troubles);
+    }
+
     /// Attaches again where a link, a pin or the cgroup itself was removed.
-    fn mend(&mut self) -> anyhow::Result<()> {
-        kernel::forget_vanished(&mut self.kernel)?;
-        let missing = kernel::missing(&self.kernel, &self.own, &self.roots)?;
+    fn mend(&self) -> anyhow::Result<()> {
+        let mut kernel = self.kernel();
+        kernel::forget_vanished(&mut kernel)?;
+        let missing = kernel::missing(&kernel, &self.own, &self.roots)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -163,7 +245,7 @@ impl Keeper {
                 "a pin was removed from outside; the agent held the link, and the gate stayed closed"
             );
         }
-        self.close()?;
+        kernel::attach(&mut kernel, &self.own, &self.roots)?;
         tracing::warn!(what, "attached again");
         Ok(())
     }

@@ -5,12 +5,16 @@ use crate::config::Config;
 use crate::engine::Ask;
 use crate::kernel::{Counters, Kernel, counter_names};
 use crate::observe::flows::FlowLog;
-use crate::observe::status::{Board, KernelStatus, Status};
+use crate::observe::readiness::{Board, Part};
+use crate::observe::status::{KernelStatus, Status};
 use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// Time between two tries to listen.
+const SOCKET_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// See the module.
 pub struct Reporter {
@@ -63,11 +67,31 @@ impl Reporter {
         })
     }
 
-    /// Serves it for ever. Without its socket the agent does its work all the same.
+    /// Serves it for ever. Without its socket the gate works all the same, and the agent tries
+    /// again: a path that is taken or cannot be made may become free.
     pub async fn serve(self, socket: PathBuf) {
-        match admin::listen(&socket) {
-            Ok(listener) => admin::serve(listener, |request| self.answer(request)).await,
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "no status socket"),
+        loop {
+            let listener = match admin::listen(&socket) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if !self.board.troubled(Part::Admin) {
+                        tracing::error!(error, "cannot listen on the admin socket; trying again");
+                    }
+                    let why = format!("`status` cannot be asked: {error}");
+                    self.board.set(Part::Admin, Some(why));
+                    tokio::time::sleep(SOCKET_AGAIN).await;
+                    continue;
+                }
+            };
+            self.board.set(Part::Admin, None);
+            let served = admin::serve(listener, |request| self.answer(request));
+            tokio::select! {
+                () = served => {}
+                () = admin::replaced(&socket) => {
+                    tracing::warn!(socket = %socket.display(), "the admin socket was removed; making it again");
+                }
+            }
         }
     }
 
@@ -107,16 +131,21 @@ impl Reporter {
         if let Some(problem) = self.problem.borrow().as_ref() {
             rules.problem = Some(problem.clone());
         }
-        let (age, mut trouble) = {
-            let gate = self.board.gate();
-            (gate.proven.map(|at| at.elapsed()), gate.trouble.clone())
+        let (age, closed, mut troubles) = {
+            let known = self.board.known();
+            let age = known.proven.map(|at| at.elapsed());
+            (age, known.closed(), known.troubles())
         };
-        if trouble.is_none() && age.is_some_and(|age| age > self.stale) {
-            trouble = Some("the last canary is too long ago".to_owned());
+        let overdue = age.is_some_and(|age| age > self.stale);
+        if troubles.is_empty() && overdue {
+            troubles.push("the last canary is too long ago".to_owned());
         }
         Some(Status {
-            ready: age.is_some() && trouble.is_none(),
-            trouble,
+            running: true,
+            closed: closed && !overdue,
+            ready: age.is_some() && troubles.is_empty(),
+            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
+            troubles,
             canary_age_seconds: age.map(|age| age.as_secs_f64()),
             rules,
             workloads,

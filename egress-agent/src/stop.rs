@@ -1,15 +1,32 @@
-//! The signals that end the agent.
+//! The signals: which end the agent, and which must not.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// From this call on, the first SIGTERM or SIGINT, by its name.
+/// From this call on, the signals whose default would end the process without a line and without
+/// a drain are ignored, until [`told`] takes them. To be called before anything takes time.
+pub fn ignore_others() {
+    for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
+        // SAFETY: SIG_IGN is a valid disposition of these signals.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// From this call on, the first SIGTERM or SIGINT, by its name. SIGUSR1 and SIGUSR2 are logged and
+/// do nothing.
 pub fn told() -> std::io::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut first = signal(SignalKind::user_defined1())?;
+    let mut second = signal(SignalKind::user_defined2())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        loop {
+            let unused = tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                _ = first.recv() => "SIGUSR1",
+                _ = second.recv() => "SIGUSR2",
+            };
+            tracing::info!(signal = unused, "signal ignored: it has no meaning here");
         }
     })
 }

@@ -1,14 +1,18 @@
 //! Adapters between rooms that must not know each other: the kernel's origins and the one socket
 //! factory as the proxy wants them.
 
+use crate::config::Config;
+use crate::failure::Failure;
 use crate::kernel::Origins;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup};
 use crate::sockets::{NetnsId, SocketFactory};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use tokio::net::TcpStream;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 impl OriginLookup for Origins {
     fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin> {
@@ -35,4 +39,29 @@ impl Dialer for FactoryDialer {
 }
 
 /// Upper bound of one connect; the proxy's own limit ends it earlier.
-const UPSTREAM_CONNECT: std::time::Duration = std::time::Duration::from_secs(30);
+const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
+
+/// How long the proxy's port may be taken by an agent that is leaving.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
+/// Time between two tries.
+const PORT_AGAIN: Duration = Duration::from_millis(20);
+
+/// The proxy's listeners in the agent's own network namespace.
+pub async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
+    let (own, port) = (sockets.own_netns(), config.proxy_port);
+    let end = Instant::now() + PORT_PATIENCE;
+    loop {
+        match sockets.listen_loopback(own, port).await {
+            Ok(pair) => return Ok([Some(pair.v4), pair.v6].into_iter().flatten().collect()),
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                tokio::time::sleep(PORT_AGAIN).await;
+            }
+            Err(e) => {
+                let why = format_args!(
+                    "proxy port {port}: {e}; the gate stays closed; stop what listens there, or choose another with --proxy-port"
+                );
+                return Err(Failure::usage(why).into());
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@
 )]
 
 use egress_agent::config::{Config, Settings};
-use egress_agent::{cgroup2, exec, failure::Failure};
+use egress_agent::{cgroup2, exec, failure::Failure, roots::Roots};
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
@@ -270,9 +270,9 @@ fn settle(root: &OsString, agent_cgroup: Option<&OsString>) -> ExitCode {
         ..Settings::default()
     };
     let config = Config::load(flags, None).unwrap();
-    match cgroup2::enforced_roots(&config.cgroups)
-        .and_then(|roots| cgroup2::settle(&config, &roots))
-    {
+    let roots = Roots::look(&config.cgroups);
+    let checked = roots.wrong.map_or(Ok(roots.paths), Err);
+    match checked.and_then(|roots| cgroup2::settle(&config, &roots)) {
         Ok(_) => {
             print!("{}", fs::read_to_string("/proc/self/cgroup").unwrap());
             ExitCode::SUCCESS

@@ -31,7 +31,7 @@ const SHOWN: usize = 30;
 
 /// The line by which the agent says that the kernel enforces the rules.
 fn says_ready(line: &str) -> bool {
-    line.contains("ready: the gate is closed")
+    line.contains("ready: the gate is ")
 }
 
 /// The line by which the agent says that changed rules are in force.

@@ -57,6 +57,7 @@ fn programs_are_replaced_in_the_links_that_are_there() {
 #[test]
 fn links_of_a_cgroup_that_is_gone_are_collected_while_the_agent_runs() {
     let extra = Cgroup::new().unwrap();
+    let inner = extra.child("workload").unwrap();
     let path = extra.path().to_string_lossy().into_owned();
     let flags = ["--cgroup", &path, "--canary-interval", "1s"];
     let lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
@@ -66,7 +67,7 @@ fn links_of_a_cgroup_that_is_gone_are_collected_while_the_agent_runs() {
         all.iter().any(|dir| dir.ends_with(&of_extra))
     };
     assert!(there(&lab));
-    drop(extra);
+    drop((inner, extra));
     wait_until("its links are gone", SOON, || (!there(&lab)).then_some(())).unwrap();
     assert!(unlisted_is_denied(&lab), "the other root's stay");
 }

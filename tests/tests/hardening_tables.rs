@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use egress_agent::kernel::{self, Kernel, Tables};
+use egress_agent::kernel::{self, Kernel, Pins, Tables};
 use egress_core::policy::diff::{Desired, Planner, TableOp};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
@@ -40,7 +40,7 @@ impl Gate {
         let (workload, agent) = (Cgroup::new().unwrap(), Cgroup::new().unwrap());
         let netns = NetNs::new().unwrap();
         netns.ip("route add default dev lo").unwrap();
-        let mut kernel = Kernel::load(pins.path(), NETWORKS).unwrap();
+        let mut kernel = Kernel::load(Pins::mount(pins.path()).unwrap(), NETWORKS).unwrap();
         let tables = kernel.tables().unwrap();
         kernel::attach(&mut kernel, agent.path(), &[workload.path().to_path_buf()]).unwrap();
         Self {

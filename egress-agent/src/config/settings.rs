@@ -9,7 +9,12 @@ use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use clap::Args;
 use serde::Deserialize;
+use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+
+/// A larger config file is not read.
+const MAX_FILE: u64 = 4 << 20;
 
 /// Settings as given; `None` and empty lists are "not said".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
@@ -114,13 +119,14 @@ pub struct LogSettings {
 impl Settings {
     /// Reads a config file; an empty one says nothing and is no error.
     pub fn from_file(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path)
+        let text = read(path)
             .map_err(|e| Failure::usage(format_args!("config file {}: {e}", path.display())))?;
         Self::from_yaml(&text)
             .map_err(|e| Failure::usage(format_args!("config file {}: {e}", path.display())))
     }
 
-    fn from_yaml(text: &str) -> Result<Self, serde_yaml::Error> {
+    /// Reads settings from the text of a config file.
+    pub(super) fn from_yaml(text: &str) -> Result<Self, serde_yaml::Error> {
         let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
         if text.lines().all(blank) {
             return Ok(Self::default());
@@ -167,6 +173,24 @@ impl Settings {
             workloads: list(self.workloads, below.workloads),
         }
     }
+}
+
+/// The text of a config file. Not opened before it is known to be a file: opening a FIFO waits for
+/// its writer.
+pub(super) fn read(path: &Path) -> io::Result<String> {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
+    if meta.len() > MAX_FILE {
+        let limit = MAX_FILE >> 20;
+        return Err(io::Error::other(format!("is larger than {limit} MiB")));
+    }
+    let mut text = String::new();
+    fs::File::open(path)?
+        .take(MAX_FILE)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]

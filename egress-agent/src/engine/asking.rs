@@ -1,14 +1,18 @@
 //! The engine's part with name servers: sends the questions that the state machine wants asked and
 //! takes what came of them. Which name is due, and what an answer means, does not stand here.
 
-use super::Engine;
+use super::{Engine, FIRST_ANSWERS, FIRST_ANSWERS_ALONE};
 use crate::dns::Resolver;
+use crate::observe::readiness::Part;
 use egress_core::policy::leases::{Answer, Failure};
 use egress_core::policy::state::Query;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
+
+/// Names that are waited for and shown.
+const NAMES_SHOWN: usize = 5;
 
 /// A question that came back.
 pub(super) struct Reply {
@@ -50,6 +54,66 @@ impl Questions {
 }
 
 impl Engine {
+    /// Waits for the first answers, as long as [`Engine::begin`] says, and answers `status`
+    /// meanwhile.
+    pub(super) async fn first_answers(&mut self) {
+        let begin = Instant::now();
+        self.answers_until = Some(begin + FIRST_ANSWERS);
+        let patience = if self.standing.lists_nothing() {
+            FIRST_ANSWERS_ALONE
+        } else {
+            FIRST_ANSWERS
+        };
+        let deadline = tokio::time::Instant::from_std(begin + patience);
+        self.tell_of_answers();
+        while self.answers_until.is_some() {
+            tokio::select! {
+                Some(reply) = self.questions.reply() => {
+                    self.answer(reply);
+                    self.tell_of_answers();
+                }
+                Some(ask) = self.news.asks.recv() => self.reply(ask),
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        if self
+            .answers_until
+            .is_some_and(|until| until <= Instant::now())
+        {
+            self.stop_waiting();
+        }
+    }
+
+    /// Says which names are waited for, while the first answers are.
+    pub(super) fn tell_of_answers(&mut self) {
+        if self.answers_until.is_none() {
+            return;
+        }
+        let names = self.state.unresolved();
+        if names.is_empty() {
+            self.answers_until = None;
+        }
+        let why = (!names.is_empty()).then(|| {
+            let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
+            format!(
+                "waiting for the first DNS answers: {} names, {shown}",
+                names.len()
+            )
+        });
+        self.news.board.set(Part::Answers, why);
+    }
+
+    /// Goes on without the first answers that did not come.
+    pub(super) fn stop_waiting(&mut self) {
+        self.answers_until = None;
+        self.news.board.set(Part::Answers, None);
+        let denied = self.state.addressless().join(", ");
+        tracing::warn!(
+            denied,
+            "not every name is answered yet; those without an address are denied until they are"
+        );
+    }
+
     /// Asks what is due.
     pub(super) fn ask(&mut self) {
         while let Some(query) = self.state.poll_query() {

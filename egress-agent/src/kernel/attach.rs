@@ -4,56 +4,46 @@
 use super::load::Kernel;
 use super::pins::{Pins, private_dir, remove_tree};
 use super::{AGENT_PROGRAMS, ROOT_PROGRAMS, sys};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program};
+use egress_ebpf::abi::{DEFAULT_POLICY, Policy, policy_flag};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Attaches to the agent's cgroup and to every enforced root. On an error, what this call newly
-/// attached is detached again; what was adopted stays closed.
+/// Attaches to the agent's cgroup and to every enforced root.
 pub fn attach(kernel: &mut Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Result<()> {
-    let mut fresh = Undo::default();
-    attach_all(kernel, agent, &AGENT_PROGRAMS, &mut fresh)?;
-    let programs = kernel.root_programs();
-    for root in roots {
-        attach_all(kernel, root, &programs, &mut fresh)?;
-    }
-    fresh.keep();
+    attach_agent(kernel, agent)?;
+    attach_roots(kernel, roots)?;
     forget_vanished(kernel)
 }
 
-/// Pins to remove again unless the whole attach succeeds.
-#[derive(Default)]
-struct Undo(Vec<PathBuf>);
-
-impl Undo {
-    fn keep(mut self) {
-        self.0.clear();
+/// Attaches to every enforced root that is there. One that cannot be closed keeps no other from
+/// it; the first error is returned at the end, and what was attached stays.
+pub fn attach_roots(kernel: &mut Kernel, roots: &[PathBuf]) -> anyhow::Result<()> {
+    let programs = kernel.root_programs();
+    let mut result = Ok(());
+    for root in roots {
+        result = result.and(attach_all(kernel, root, &programs));
     }
+    result
 }
 
-impl Drop for Undo {
-    fn drop(&mut self) {
-        for pin in self.0.drain(..).rev() {
-            // The folder of a pin may hold adopted ones too: it goes when it is empty.
-            let _ = std::fs::remove_file(&pin);
-            if let Some(dir) = pin.parent() {
-                let _ = std::fs::remove_dir(dir);
-            }
-        }
-    }
+/// Attaches to the agent's own cgroup.
+pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
+    attach_all(kernel, agent, &AGENT_PROGRAMS)
 }
 
-fn attach_all(
-    kernel: &mut Kernel,
-    cgroup: &Path,
-    programs: &[&str],
-    fresh: &mut Undo,
-) -> anyhow::Result<()> {
-    let dir = File::open(cgroup).with_context(|| format!("opening cgroup {}", cgroup.display()))?;
+fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::Result<()> {
+    let dir = match File::open(cgroup) {
+        // It is closed when it comes.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        opened => opened.with_context(|| format!("opening cgroup {}", cgroup.display()))?,
+    };
     let links = kernel.pins.links(dir.metadata()?.ino());
     private_dir(&links).with_context(|| format!("making {}", links.display()))?;
     for name in programs {
@@ -74,7 +64,6 @@ fn attach_all(
                 sys::obj_pin(link.as_fd(), &pin).with_context(pinning)?;
                 link
             } else {
-                fresh.0.push(pin.clone());
                 create(kernel.program(name)?, &dir, &pin)
                     .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
                 open(&pin)?
@@ -136,14 +125,33 @@ fn create(program: &mut Program, cgroup: &File, pin: &Path) -> anyhow::Result<()
     Ok(())
 }
 
+impl Kernel {
+    /// Whether a root is there to which this process attached nothing.
+    pub fn is_new(&self, root: &Path) -> bool {
+        let Ok(meta) = std::fs::metadata(root) else {
+            return false;
+        };
+        let links = self.pins.links(meta.ino());
+        !self.held.keys().any(|pin| pin.starts_with(&links))
+    }
+}
+
 /// Lets go of links whose cgroup is gone: they hold programs in memory for nothing.
 pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
     kernel
         .held
         .retain(|_, link| sys::link_cgroup(link.as_fd()).is_ok_and(|id| id != 0));
-    let links = std::fs::read_dir(kernel.pins.all_links()).context(
-        "the gate was detached from outside and is open; a start of the agent closes it",
-    )?;
+    let folder = kernel.pins.all_links();
+    let links = match std::fs::read_dir(&folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound && kernel.held.is_empty() => {
+            bail!("the gate was detached from outside and is open: restart the agent to close it")
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => bail!(
+            "the pins at {} were removed from outside, and the gate would open with the agent's end: restart the agent to pin it again",
+            folder.display()
+        ),
+        links => links.with_context(|| format!("reading {}", folder.display()))?,
+    };
     for entry in links {
         let dir = entry?.path();
         let Some(first) = std::fs::read_dir(&dir)?.next() else {
@@ -177,7 +185,30 @@ pub fn detach_links(bpf_dir: &Path) -> anyhow::Result<()> {
 
 /// Whether every program is attached to this enforced root.
 pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
-    Ok(unlinked(&Pins::at(bpf_dir), root, &ROOT_PROGRAMS)?.is_empty())
+    let there = root.exists();
+    Ok(there && unlinked(&Pins::at(bpf_dir), root, &ROOT_PROGRAMS)?.is_empty())
+}
+
+/// What a denied call fails with where the pinned policy of an enforced root denies what no rule
+/// lists; none where it lets that pass (`ALLOW_ANY`, audit).
+pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32>> {
+    let open = |name| MapData::from_pin(Pins::at(bpf_dir).maps().join(name));
+    let owners: HashMap<_, u64, u32> = Map::HashMap(open("OWNERS")?).try_into()?;
+    let id = std::fs::metadata(root)?.ino();
+    let policy = policy(bpf_dir, owners.get(&id, 0).unwrap_or(DEFAULT_POLICY))?;
+    let lets_pass = policy.flags & (policy_flag::ALLOW_ANY | policy_flag::AUDIT) != 0;
+    let errno = match policy.errno {
+        0 => libc::EPERM,
+        other => other.cast_signed(),
+    };
+    Ok((!lets_pass).then_some(errno))
+}
+
+/// A pinned policy.
+pub fn policy(bpf_dir: &Path, id: u32) -> anyhow::Result<Policy> {
+    let map = MapData::from_pin(Pins::at(bpf_dir).maps().join("POLICIES"))?;
+    let policies: Array<_, Policy> = Map::Array(map).try_into()?;
+    Ok(policies.get(&id, 0)?)
 }
 
 /// A link that is not pinned where it should be.
@@ -216,9 +247,13 @@ fn unlinked(
     cgroup: &Path,
     programs: &[&str],
 ) -> anyhow::Result<Vec<(PathBuf, String)>> {
-    let id = std::fs::metadata(cgroup)
-        .with_context(|| format!("looking at {}", cgroup.display()))?
-        .ino();
+    let id = match std::fs::metadata(cgroup) {
+        // Without the cgroup there is nothing to close; readiness says so.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        meta => meta
+            .with_context(|| format!("looking at {}", cgroup.display()))?
+            .ino(),
+    };
     let links = pins.links(id);
     let mut missing = Vec::new();
     for name in programs {

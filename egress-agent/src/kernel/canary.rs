@@ -3,6 +3,7 @@
 //! It connects a datagram socket, which runs the same hook as every connect and sends no packet
 //! even if the gate should be open.
 
+use crate::placement::CANARY;
 use anyhow::Context as _;
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt as _;
@@ -28,7 +29,7 @@ pub enum Outcome {
 
 /// The cgroup of this process's canaries below `root`.
 pub fn cage(root: &Path) -> PathBuf {
-    root.join(format!("egress-canary-{}", std::process::id()))
+    root.join(format!("{CANARY}{}", std::process::id()))
 }
 
 /// Runs a canary in a cgroup of its own below `root`; `errno` is what a refusal fails with. `told`

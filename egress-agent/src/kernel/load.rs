@@ -7,12 +7,14 @@ use super::{
 };
 use crate::failure::Failure;
 use anyhow::Context as _;
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
+use egress_ebpf::abi::{DEFAULT_POLICY, Policy};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
@@ -58,10 +60,10 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs for pins at `bpf_dir`. The tables have room for `max_networks` networks.
-    pub fn load(bpf_dir: &Path, max_networks: u32) -> anyhow::Result<Self> {
+    /// Loads the programs for these pins. The tables have room for `max_networks` networks.
+    pub fn load(pins: Pins, max_networks: u32) -> anyhow::Result<Self> {
         supported()?;
-        let pins = Pins::prepare(bpf_dir)?;
+        pins.prepare()?;
         let maps = pins.maps();
         let adopted = maps.join("POLICIES").exists();
         let mut loader = EbpfLoader::new();
@@ -95,6 +97,22 @@ impl Kernel {
         let lsm = self.has_lsm.then_some(LSM_PROGRAM);
         let optional = accepted.into_iter().chain(lsm);
         ROOT_PROGRAMS.into_iter().chain(optional).collect()
+    }
+
+    /// Without rules in the kernel, writes the policy that denies everything but loopback, so that a
+    /// root is closed from the moment that a program is attached to it. Rules of a previous agent
+    /// stay.
+    pub fn deny_without_rules(&self) -> anyhow::Result<()> {
+        let map = MapData::from_pin(self.pins.maps().join("POLICIES"))?;
+        let mut policies: Array<_, Policy> = Map::Array(map).try_into()?;
+        if policies.get(&DEFAULT_POLICY, 0)?.generation == 0 {
+            let deny_all = Policy {
+                generation: 1,
+                ..Policy::default()
+            };
+            policies.set(DEFAULT_POLICY, deny_all, 0)?;
+        }
+        Ok(())
     }
 
     /// The rule tables. Once.

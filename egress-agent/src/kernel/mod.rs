@@ -10,6 +10,7 @@ mod diag;
 mod events;
 mod live;
 mod load;
+mod lock;
 mod origins;
 mod outer;
 mod pins;
@@ -18,20 +19,26 @@ mod slots;
 mod sys;
 mod tables;
 
-pub use attach::{attach, detach, detach_links, forget_vanished, is_attached, missing};
+pub use attach::{
+    attach, attach_agent, attach_roots, denies_unlisted, detach, detach_links, forget_vanished,
+    is_attached, missing, policy,
+};
 pub use counters::{Counters, counter_names};
 pub use events::{Events, ProgramLog};
 pub use live::{Ended, Live};
 pub use load::{Kernel, OBJECT, supported};
+pub use lock::Lock;
 pub use origins::Origins;
 pub use outer::View;
 pub use pins::Pins;
 pub use rules::{NoRoom, Room};
 pub use tables::Tables;
 
-/// Programs attached to each enforced root, in the order of attachment: what carries origins
-/// first, what refuses last, so that no flow is redirected before its origin can be told.
+/// Programs attached to each enforced root, in the order of attachment: the egress hook first, which
+/// alone lets no packet out that the rules do not list, so that a root is closed by the first link;
+/// connect last, so that no flow is redirected before its origin can be told.
 pub const ROOT_PROGRAMS: [&str; 13] = [
+    "egress",
     "bind4",
     "bind6",
     "setsockopt",
@@ -40,7 +47,6 @@ pub const ROOT_PROGRAMS: [&str; 13] = [
     "getpeername6",
     "recvmsg4",
     "recvmsg6",
-    "egress",
     "sendmsg4",
     "sendmsg6",
     "connect4",

@@ -20,6 +20,8 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+    /// This process mounted the file system that they are in.
+    pub mounted_here: bool,
 }
 
 impl Pins {
@@ -27,15 +29,18 @@ impl Pins {
     pub fn at(bpf_dir: &Path) -> Self {
         Self {
             root: bpf_dir.to_path_buf(),
+            mounted_here: false,
         }
     }
 
-    /// Makes the folders, mounting a BPF file system on `bpf_dir` where there is none.
-    ///
-    /// # Errors
-    /// A folder that another ABI's pins are in: that gate stays as it is.
-    pub fn prepare(bpf_dir: &Path) -> anyhow::Result<Self> {
-        let pins = Self::at(bpf_dir);
+    /// The folder that holds everything.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the folder, mounting a BPF file system on `bpf_dir` where there is none.
+    pub fn mount(bpf_dir: &Path) -> anyhow::Result<Self> {
+        let mut pins = Self::at(bpf_dir);
         let made = private_dir(bpf_dir);
         if let Err(e) = &made
             && e.kind() == ErrorKind::PermissionDenied
@@ -48,12 +53,21 @@ impl Pins {
         }
         if made.is_err() || !on_bpffs(bpf_dir)? {
             mount_bpffs(bpf_dir)?;
-        }
-        pins.refuse_other_abi()?;
-        for dir in [pins.abi(), pins.maps(), pins.all_links()] {
-            private_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+            pins.mounted_here = true;
         }
         Ok(pins)
+    }
+
+    /// Makes the folders of this ABI.
+    ///
+    /// # Errors
+    /// A folder that another ABI's pins are in: that gate stays as it is.
+    pub fn prepare(&self) -> anyhow::Result<()> {
+        self.refuse_other_abi()?;
+        for dir in [self.abi(), self.maps(), self.all_links()] {
+            private_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+        }
+        Ok(())
     }
 
     fn refuse_other_abi(&self) -> anyhow::Result<()> {

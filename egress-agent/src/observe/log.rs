@@ -23,7 +23,10 @@ pub fn init(log: &Log) -> Result<(), Failure> {
         to: io::stderr(),
         colours,
     };
-    let form = tracing_subscriber::fmt::layer().with_writer(to);
+    let form = tracing_subscriber::fmt::layer()
+        // The layer would panic on a standard error that nobody reads any more.
+        .log_internal_errors(false)
+        .with_writer(to);
     let done = match log.format {
         LogFormat::Text => {
             let form = form.with_ansi(colours).with_target(false);
@@ -88,6 +91,29 @@ fn escaped(text: &[u8], colours: bool) -> Cow<'_, str> {
         }
     }
     out.into()
+}
+
+/// An error that ends the agent, as a line like the others where those are JSON: then nothing is
+/// left to say but the exit code.
+pub fn last_line(error: anyhow::Error, format: LogFormat) -> anyhow::Error {
+    let code = Failure::code_of(&error);
+    if format == LogFormat::Text {
+        return error;
+    }
+    // Before the first line of a run there is no subscriber yet.
+    let _ = init(&Log {
+        format,
+        filter: "info".to_owned(),
+    });
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        return error;
+    }
+    tracing::error!(exit_code = code, "{error:#}");
+    Failure {
+        code,
+        message: String::new(),
+    }
+    .into()
 }
 
 fn filter(directives: &str) -> Result<EnvFilter, Failure> {

@@ -5,21 +5,30 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Everything `status` shows. Field names are part of `-o json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each a field of its own in the JSON"
+)]
 pub struct Status {
     /// The agent's version.
     pub version: String,
     /// Version of the maps' types.
     pub abi: u32,
-    /// The kernel refused the last canary below every enforced root.
+    /// Whether an agent runs. Without one only the gate that is pinned is told of.
+    pub running: bool,
+    /// The kernel judged the last canary as the rules have it, below every enforced root.
+    pub closed: bool,
+    /// The gate is closed, its roots are where the workloads are, its pins outlive the agent, and
+    /// a redirected flow reaches this agent.
     pub ready: bool,
-    /// Why not, where it is not.
+    /// Why not, where it is not: every reason.
     pub trouble: Option<String>,
+    /// The same, one by one.
+    pub troubles: Vec<String>,
     /// Seconds since a canary was last judged as the rules have it.
     pub canary_age_seconds: Option<f64>,
     /// Enforced roots.
@@ -126,30 +135,14 @@ pub struct TableStatus {
     pub limit: usize,
 }
 
-/// What the gate's keeper writes and `status` reads.
-#[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<Gate>>);
-
-/// The gate as its keeper last found it.
-#[derive(Debug, Default)]
-pub struct Gate {
-    /// When a canary was last judged as the rules have it.
-    pub proven: Option<Instant>,
-    /// What is wrong; none while the gate is closed.
-    pub trouble: Option<String>,
-}
-
-impl Board {
-    /// Reads or writes it.
-    pub fn gate(&self) -> MutexGuard<'_, Gate> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let r = &self.rules;
+        for why in &self.troubles {
+            writeln!(f, "NOT READY   {why}")?;
+        }
         match (&self.trouble, self.ready) {
+            (Some(_), _) if !self.troubles.is_empty() => {}
             (Some(why), _) => writeln!(f, "NOT READY   {why}")?,
             (None, true) if r.mode == "audit" => {
                 writeln!(f, "ready       the gate is in place, and audits")?;

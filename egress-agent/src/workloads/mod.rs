@@ -194,6 +194,11 @@ impl Workloads {
         self.roots.iter().map(move |folder| root(folder))
     }
 
+    /// Looks at everything at once: an enforced root came.
+    pub fn look_again(&mut self) {
+        self.scan_due = Instant::now();
+    }
+
     fn look_soon(&mut self, now: Instant, id: u64) {
         if self.enters {
             self.schedule.start(now, id);

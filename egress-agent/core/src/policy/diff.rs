@@ -70,6 +70,13 @@ impl Planner {
         self
     }
 
+    /// Whether no policy that stands lists anything: no agent wrote rules here before.
+    pub fn lists_nothing(&self) -> bool {
+        self.policies
+            .values()
+            .all(|p| p.table == EMPTY_TABLE && p.flags == 0)
+    }
+
     /// The generation that was given out last.
     pub fn generation(&self) -> u32 {
         self.generation

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 use egress_agent::config::DEFAULT_MAX_NETWORKS;
-use egress_agent::kernel::{self, Kernel, Tables};
+use egress_agent::kernel::{self, Kernel, Pins, Tables};
 use egress_core::policy::diff::{Desired, Planner};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
@@ -74,7 +74,7 @@ impl Setup {
     pub fn new(nft: bool) -> Result<Self> {
         let pins = BpfFs::mount()?;
         let (hooked, plain, agent) = (Cgroup::new()?, Cgroup::new()?, Cgroup::new()?);
-        let mut kernel = Kernel::load(pins.path(), DEFAULT_MAX_NETWORKS)?;
+        let mut kernel = Kernel::load(Pins::mount(pins.path())?, DEFAULT_MAX_NETWORKS)?;
         let tables = kernel.tables()?;
         kernel::attach(&mut kernel, agent.path(), &[hooked.path().to_path_buf()])?;
         Ok(Self {

@@ -1,0 +1,122 @@
+//! What keeps the agent from being ready, part by part, as those who know write it and `status`
+//! reads it. Judges nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// A part of readiness, in the order in which `status` tells of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The kernel denies what no rule lists, below every root that is there.
+    Gate,
+    /// Every root is there.
+    Roots,
+    /// The roots are where the workloads are.
+    Workloads,
+    /// The pins outlive the agent.
+    Pins,
+    /// A redirected flow reaches this agent.
+    Redirect,
+    /// The names of the first rules were asked.
+    Answers,
+    /// Descriptors are left.
+    Descriptors,
+    /// `status` can be asked.
+    Admin,
+}
+
+/// See the module. A copy is the same board.
+#[derive(Clone, Debug, Default)]
+pub struct Board {
+    known: Arc<Mutex<Known>>,
+    changed: Arc<Notify>,
+}
+
+/// What stands on the board.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// When a canary was last judged as the rules have it.
+    pub proven: Option<Instant>,
+    /// What is wrong, by part.
+    troubles: BTreeMap<Part, String>,
+}
+
+impl Known {
+    /// What is wrong; empty while nothing is.
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.values().cloned().collect()
+    }
+
+    /// The same with the parts.
+    pub fn by_part(&self) -> BTreeMap<Part, String> {
+        self.troubles.clone()
+    }
+
+    /// Whether the gate was proven closed around every root.
+    pub fn closed(&self) -> bool {
+        let open = |part: &Part| matches!(part, Part::Gate | Part::Roots);
+        self.proven.is_some() && !self.troubles.keys().any(open)
+    }
+
+    /// Whether the gate was proven closed and nothing is wrong.
+    pub fn ready(&self) -> bool {
+        self.proven.is_some() && self.troubles.is_empty()
+    }
+}
+
+impl Board {
+    /// Reads or writes it.
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what is wrong with a part; none while it is well.
+    pub fn set(&self, part: Part, trouble: Option<String>) {
+        let changed = {
+            let troubles = &mut self.known().troubles;
+            let before = troubles.remove(&part);
+            troubles.extend(trouble.map(|why| (part, why)));
+            before.as_ref() != troubles.get(&part)
+        };
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether something is wrong with a part.
+    pub fn troubled(&self, part: Part) -> bool {
+        self.known().troubles.contains_key(&part)
+    }
+
+    /// Asks for another look at what is wrong.
+    pub fn poke(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Returns when something changed since the last call.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_proven_and_without_trouble() {
+        let board = Board::default();
+        assert!(!board.known().ready());
+        board.known().proven = Some(Instant::now());
+        assert!(board.known().ready());
+        board.set(Part::Admin, Some("b".into()));
+        board.set(Part::Gate, Some("a".into()));
+        assert_eq!(board.known().troubles(), ["a", "b"]);
+        assert!(!board.known().ready());
+        board.set(Part::Gate, None);
+        board.set(Part::Admin, None);
+        assert!(board.known().ready());
+    }
+}

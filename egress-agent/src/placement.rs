@@ -1,0 +1,229 @@
+//! Whether the gate is where it should be: enforced roots around the workloads, pins in a file
+//! system that outlives the agent. Looks at the machine and changes nothing.
+
+use crate::cgroup2;
+use crate::roots::{pods_root, populated};
+use crate::workloads::names;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// What the name of a canary's cgroup begins with; it is no workload.
+pub const CANARY: &str = "egress-canary-";
+/// `PROC_PID_INIT_INO` of include/linux/proc_ns.h: the process ids of the machine itself.
+const FIRST_PIDS: &str = "pid:[4026531836]";
+
+/// Where this process was started, before it moved to a cgroup of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Started {
+    /// Its cgroup of version 2.
+    v2: String,
+    /// The first one of version 1 that names a pod.
+    v1_pod: Option<String>,
+}
+
+impl Started {
+    /// As it is now.
+    pub fn now() -> Self {
+        Self::read(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
+    }
+
+    /// From the lines of `/proc/self/cgroup` (cgroups(7)): `0::PATH` is version 2.
+    fn read(text: &str) -> Self {
+        let pod = |path: &&str| names::read(path).pod.is_some();
+        let v1 = text.lines().filter(|l| !l.starts_with("0::"));
+        let v2 = text.lines().find_map(|l| l.strip_prefix("0::"));
+        Self {
+            v2: v2.unwrap_or_default().to_owned(),
+            v1_pod: v1
+                .filter_map(|l| l.splitn(3, ':').nth(2))
+                .find(pod)
+                .map(str::to_owned),
+        }
+    }
+
+    /// The pods' root, where this process was started in a pod.
+    fn pods_root(&self) -> Option<&Path> {
+        names::read(&self.v2).pod?;
+        let path = Path::new(&self.v2);
+        path.ancestors().find(|a| {
+            let name = a.file_name().unwrap_or_default().to_string_lossy();
+            name == "kubepods" || name.ends_with("kubepods.slice")
+        })
+    }
+}
+
+/// Why the roots are not where the workloads are; none where they are, as far as this machine
+/// shows.
+pub fn misplaced(started: &Started, roots: &[PathBuf]) -> Option<String> {
+    let mount = cgroup2::mount_point().ok()?;
+    misplaced_in(&mount, started, roots)
+}
+
+fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<String> {
+    let covered = |pods: &Path| {
+        let related = |r: &PathBuf| r.starts_with(pods) || pods.starts_with(r);
+        roots.iter().any(related)
+    };
+    if let Some(pods) = started.pods_root() {
+        let pods = mount.join(pods.strip_prefix("/").unwrap_or(pods));
+        if !covered(&pods) {
+            return Some(format!(
+                "this agent was started as a pod below {0}, and no enforced root holds it: the pods of this node are not behind the gate; set `cgroups: [{0}]`",
+                pods.display()
+            ));
+        }
+    } else if let Some(pod) = &started.v1_pod {
+        return Some(format!(
+            "this agent was started as a pod in a cgroup of version 1 ({pod}) and in {} of version 2: the runtime does not put pods into cgroup v2, and no enforced root can hold them",
+            started.v2
+        ));
+    }
+    let pods = pods_root(mount).filter(|pods| !covered(pods) && populated(pods));
+    for root in roots.iter().filter(|root| root.exists()) {
+        let busy = populated(root);
+        match &pods {
+            Some(pods) if !busy => {
+                return Some(format!(
+                    "no process runs below {}, while pods run below {1}, outside every enforced root; set `cgroups: [{1}]`",
+                    root.display(),
+                    pods.display()
+                ));
+            }
+            _ if !busy && !has_children(root) => {
+                return Some(format!(
+                    "no workload is below {}: nothing is behind the gate yet; if the workloads run in another cgroup, `cgroups` must name that one",
+                    root.display()
+                ));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn has_children(root: &Path) -> bool {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let mut folders = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.any(|e| !e.file_name().to_string_lossy().starts_with(CANARY))
+}
+
+/// Why the pins would go with the agent; none where they outlive it, as far as this process can see.
+/// `mounted_here`: this process mounted the file system that they are in.
+pub fn short_lived(pins: &Path, mounted_here: bool) -> Option<String> {
+    let device = fs::metadata(pins).ok()?.dev();
+    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    let first = fs::read_to_string("/proc/1/mountinfo").ok();
+    let seen = first.as_ref().map(|text| mounts(text, &device));
+    let machine = fs::read_link("/proc/self/ns/pid").is_ok_and(|p| p == Path::new(FIRST_PIDS));
+    let outlives = (seen == Some(true) && std::process::id() != 1 && (machine || !mounted_here))
+        || seen_elsewhere(&device);
+    if outlives || (seen != Some(false) && !mounted_here) {
+        return None;
+    }
+    Some(format!(
+        "the BPF file system at {} is mounted for the agent alone: the gate opens when the agent ends; mount one on the node (`mount -t bpf bpf /sys/fs/bpf`) and give that to the agent",
+        pins.display()
+    ))
+}
+
+/// Whether a file system is mounted, by the lines of `/proc/PID/mountinfo`: field 3 is the device.
+fn mounts(text: &str, device: &str) -> bool {
+    text.lines().any(|l| l.split(' ').nth(2) == Some(device))
+}
+
+/// Whether it is mounted in a mount namespace other than this process's.
+fn seen_elsewhere(device: &str) -> bool {
+    let Ok(own) = fs::read_link("/proc/self/ns/mnt") else {
+        return false;
+    };
+    let mut known = BTreeSet::from([own]);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.map(|p| p.path()).any(|process| {
+        // A process that may not be looked at tells nothing.
+        fs::read_link(process.join("ns/mnt")).is_ok_and(|namespace| known.insert(namespace))
+            && fs::read_to_string(process.join("mountinfo")).is_ok_and(|text| mounts(&text, device))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0f1e2d3c_4b5a_6978_8796_a5b4c3d2e1f0.slice";
+
+    /// Folders that look like cgroups; those with a star have a process.
+    fn tree(folders: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in folders {
+            let (name, busy) = match folder.strip_suffix('*') {
+                Some(name) => (name, 1),
+                None => (*folder, 0),
+            };
+            let folder = dir.path().join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(
+                folder.join("cgroup.events"),
+                format!("populated {busy}\nfrozen 0\n"),
+            )
+            .unwrap();
+        }
+        dir
+    }
+
+    fn why(tree: &tempfile::TempDir, own: &str, roots: &[&str]) -> Option<String> {
+        let roots: Vec<PathBuf> = roots.iter().map(|r| tree.path().join(r)).collect();
+        misplaced_in(tree.path(), &Started::read(own), &roots)
+    }
+
+    #[test]
+    fn a_pod_outside_every_root_says_where_the_pods_are() {
+        let node = tree(&["kubepods.slice*", "behind*"]);
+        let own = format!("0::/{POD}/cri-containerd-x.scope\n");
+        let told = why(&node, &own, &["behind"]).unwrap();
+        let wanted = format!(
+            "cgroups: [{}]",
+            node.path().join("kubepods.slice").display()
+        );
+        assert!(told.contains(&wanted), "{told}");
+        assert_eq!(why(&node, &own, &["kubepods.slice"]), None);
+    }
+
+    #[test]
+    fn an_empty_root_beside_running_pods_is_misplaced_and_a_used_one_is_not() {
+        let node = tree(&["kubepods*", "behind", "behind/a", "used*"]);
+        let service = "0::/system.slice/egress-agent.service\n";
+        let told = why(&node, service, &["behind"]).unwrap();
+        assert!(told.contains("pods run below"), "{told}");
+        assert_eq!(why(&node, service, &["used"]), None);
+        assert_eq!(why(&node, service, &["kubepods"]), None);
+    }
+
+    #[test]
+    fn a_root_without_workloads_is_misplaced_until_one_comes() {
+        let machine = tree(&["gated", "other*"]);
+        let service = "0::/system.slice/egress-agent.service\n";
+        let told = why(&machine, service, &["gated"]).unwrap();
+        assert!(told.contains("no workload"), "{told}");
+        fs::create_dir(machine.path().join("gated/egress-canary-7")).unwrap();
+        assert!(why(&machine, service, &["gated"]).is_some());
+        fs::create_dir(machine.path().join("gated/web.service")).unwrap();
+        assert_eq!(why(&machine, service, &["gated"]), None);
+    }
+
+    #[test]
+    fn pods_that_are_in_version_1_only_cannot_be_held() {
+        let node = tree(&["kubepods*"]);
+        let own =
+            "4:memory:/kubepods/burstable/pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0/abc\n0::/\n";
+        let told = why(&node, own, &["kubepods"]).unwrap();
+        assert!(told.contains("version 1"), "{told}");
+    }
+
+    #[test]
+    fn a_mount_is_found_by_its_device() {
+        let text = "30 23 0:26 / /sys/fs/bpf rw - bpf bpf rw\n";
+        assert!(mounts(text, "0:26") && !mounts(text, "0:2"));
+    }
+}

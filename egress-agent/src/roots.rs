@@ -1,0 +1,211 @@
+//! The enforced roots as the user named them: which folders they are, which are not there yet, and
+//! which can be none. Attaches nothing.
+
+use crate::cgroup2::{self, is_cgroup2};
+use crate::failure::Failure;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// How deep below the mount a pods' root is looked for: `kubelet.slice/kubelet-kubepods.slice`.
+const PODS_DEPTH: usize = 3;
+
+/// All enforced roots of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    /// Without symlinks where they are there. One that is not there yet is closed when it comes.
+    pub paths: Vec<PathBuf>,
+    /// What is wrong with the first that cannot be an enforced root.
+    pub wrong: Option<Failure>,
+}
+
+impl Roots {
+    /// Sorts what was named into roots and the first mistake. The roots are usable whatever the
+    /// mistake is, so that one wrong path does not leave the others open.
+    pub fn look(named: &[PathBuf]) -> Self {
+        let mut roots = Self::default();
+        for path in named {
+            match look(path) {
+                Ok(path) => roots.paths.push(path),
+                Err(wrong) => roots.wrong = roots.wrong.or(Some(wrong)),
+            }
+        }
+        roots.paths.sort();
+        roots.paths.dedup();
+        // A cgroup below an exclusive attachment takes no second one.
+        let all = roots.paths.clone();
+        roots.paths.retain(|inner| {
+            let outer = all.iter().find(|o| *o != inner && inner.starts_with(o));
+            if let Some(outer) = outer {
+                let wrong = Failure::usage(format_args!(
+                    "cgroup {} lies in cgroup {}: the outer one is enough",
+                    inner.display(),
+                    outer.display()
+                ));
+                roots.wrong = roots.wrong.take().or(Some(wrong));
+            }
+            outer.is_none()
+        });
+        roots
+    }
+
+    /// Makes the folders of roots that are not there.
+    pub fn create(&self) -> Result<(), Failure> {
+        for root in &self.paths {
+            fs::create_dir_all(root).map_err(|e| {
+                Failure::usage(format_args!("cgroup {}: making it: {e}", root.display()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn look(path: &Path) -> Result<PathBuf, Failure> {
+    match fs::canonicalize(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            awaited(path).ok_or_else(|| missing(path, &e))
+        }
+        _ => enforced_root(path),
+    }
+}
+
+/// One enforced root that is there: absolute, without symlinks, a folder of cgroup v2 that is not
+/// the hierarchy's own root.
+pub fn enforced_root(path: &Path) -> Result<PathBuf, Failure> {
+    let shown = path.display();
+    let real = fs::canonicalize(path).map_err(|e| missing(path, &e))?;
+    if !is_cgroup2(&real) {
+        let hint = cgroup2::mount_point().map_or_else(
+            |f| f.message,
+            |m| format!("it is mounted on {}", m.display()),
+        );
+        return Err(Failure::usage(format_args!(
+            "cgroup {shown} is no folder of cgroup v2; {hint}{}",
+            pods_hint()
+        )));
+    }
+    // Every cgroup but the hierarchy's root has this file (CFTYPE_NOT_ON_ROOT in
+    // kernel/cgroup/cgroup.c).
+    if !real.join("cgroup.type").exists() {
+        return Err(Failure::usage(format_args!(
+            "cgroup {shown} is the root of the hierarchy: programs there would cut off the machine itself; name a cgroup below it{}",
+            pods_hint()
+        )));
+    }
+    Ok(real)
+}
+
+fn missing(path: &Path, error: &io::Error) -> Failure {
+    // Never "make it first": a folder that somebody makes is not where the workloads are.
+    Failure::usage(format_args!(
+        "cgroup {}: {error}; name the cgroup that the workloads run in{}",
+        path.display(),
+        pods_hint()
+    ))
+}
+
+fn pods_hint() -> String {
+    let found = cgroup2::mount_point().ok().and_then(|m| pods_root(&m));
+    found.map_or_else(String::new, |root| {
+        format!(" (pods run below {})", root.display())
+    })
+}
+
+/// A path that is not there, without symlinks, if it would be a cgroup of version 2.
+fn awaited(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let (there, real) = path
+        .ancestors()
+        .skip(1)
+        .find_map(|a| Some((a, fs::canonicalize(a).ok()?)))?;
+    let rest = path.strip_prefix(there).ok()?;
+    let plain = rest.components().all(|c| matches!(c, Component::Normal(_)));
+    (plain && is_cgroup2(&real)).then(|| real.join(rest))
+}
+
+/// The cgroup that the kubelet makes pods in, by its name: `kubepods`, `kubepods.slice`, or one
+/// below another cgroup root (`kubelet-kubepods.slice`). Prefers one in which processes run.
+pub fn pods_root(mount: &Path) -> Option<PathBuf> {
+    let mut found = Vec::new();
+    search(mount, PODS_DEPTH, &mut found);
+    let busy = found.iter().position(|root| populated(root));
+    (!found.is_empty()).then(|| found.swap_remove(busy.unwrap_or(0)))
+}
+
+fn search(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name == "kubepods" || name.ends_with("kubepods.slice") {
+            found.push(entry.path());
+        } else if depth > 1 {
+            search(&entry.path(), depth - 1, found);
+        }
+    }
+}
+
+/// Whether a process runs in a cgroup or below it.
+pub fn populated(root: &Path) -> bool {
+    let events = fs::read_to_string(root.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_no_cgroup_is_refused_without_a_hint_to_make_it() {
+        let missing = Roots::look(&["/nonexistent/cg".into()]).wrong.unwrap();
+        assert!(missing.message.contains("/nonexistent/cg"), "{missing}");
+        assert!(!missing.message.contains("mkdir"), "{missing}");
+        let plain = tempfile::tempdir().unwrap();
+        let wrong = enforced_root(plain.path()).unwrap_err();
+        assert!(wrong.message.contains("no folder of cgroup v2"), "{wrong}");
+    }
+
+    #[test]
+    fn the_root_of_the_hierarchy_is_no_enforced_root() {
+        let mount = cgroup2::mount_point().unwrap();
+        let roots = Roots::look(std::slice::from_ref(&mount));
+        assert!(roots.paths.is_empty());
+        let wrong = roots.wrong.unwrap();
+        assert!(wrong.message.contains("root of the hierarchy"), "{wrong}");
+    }
+
+    #[test]
+    fn a_mistake_leaves_the_other_roots_and_an_absent_one_is_awaited() {
+        let mount = cgroup2::mount_point().unwrap();
+        let absent = mount.join("egress-absent/inner");
+        let inner = absent.join("pod");
+        let roots = Roots::look(&["/nonexistent/cg".into(), absent.clone(), inner]);
+        assert_eq!(roots.paths, [absent]);
+        let wrong = roots.wrong.unwrap();
+        assert!(wrong.message.contains("/nonexistent/cg"), "{wrong}");
+    }
+
+    #[test]
+    fn a_pods_root_is_known_by_its_name() {
+        for (made, want) in [
+            (
+                "kubepods.slice/kubepods-burstable.slice",
+                Some("kubepods.slice"),
+            ),
+            ("kubepods/burstable", Some("kubepods")),
+            (
+                "kubelet.slice/kubelet-kubepods.slice",
+                Some("kubelet.slice/kubelet-kubepods.slice"),
+            ),
+            ("system.slice/kubelet.service", None),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir_all(dir.path().join(made)).unwrap();
+            let want = want.map(|w| dir.path().join(w));
+            assert_eq!(pods_root(dir.path()), want, "{made}");
+        }
+    }
+}

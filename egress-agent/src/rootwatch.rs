@@ -1,0 +1,130 @@
+//! Closes an enforced root that comes, or comes again, as soon as the kernel tells of it: inotify on
+//! the folders above each root. A thread of its own, so that nothing else the agent does is waited
+//! for. It holds the kernel side weakly, and ends with it.
+
+use crate::kernel::{self, Kernel};
+use crate::observe::readiness::Board;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// Time between two looks that no event asked for.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000_000,
+};
+/// The same where the kernel tells of nothing.
+const LOOK_BLIND: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// Starts the thread. `came` is notified after a root was closed, `board` when one came or went.
+pub fn start(
+    kernel: &Arc<Mutex<Kernel>>,
+    roots: &[PathBuf],
+    board: Board,
+    came: Arc<Notify>,
+) -> io::Result<()> {
+    let (kernel, roots) = (Arc::downgrade(kernel), roots.to_vec());
+    let watcher = move || watch(&kernel, &roots, &board, &came);
+    thread::Builder::new()
+        .name("roots".to_owned())
+        .spawn(watcher)?;
+    Ok(())
+}
+
+fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &Notify) {
+    let there = || roots.iter().filter(|root| root.exists()).count();
+    let mut before = there();
+    let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
+    if let Err(error) = &queue {
+        tracing::warn!(%error, "no inotify: a root that comes again is closed by polling");
+    }
+    let mut failed = false;
+    loop {
+        // Watches first, so that a folder is either there now or told of.
+        let blind = queue.as_ref().map_or(true, |queue| !arm(queue, roots));
+        let Some(kernel) = kernel.upgrade() else {
+            return;
+        };
+        match close(&kernel, roots) {
+            Ok(false) => failed = false,
+            Ok(true) => {
+                failed = false;
+                came.notify_one();
+            }
+            Err(error) => {
+                // Said once; the keeper says it again with each canary.
+                if !std::mem::replace(&mut failed, true) {
+                    let error = format!("{error:#}");
+                    tracing::error!(error, "an enforced root came and is not closed");
+                }
+            }
+        }
+        drop(kernel);
+        let now = there();
+        if now != std::mem::replace(&mut before, now) {
+            board.poke();
+        }
+        wait(queue.as_ref().ok(), blind);
+    }
+}
+
+/// Closes the roots that are there and have no programs. Whether there was any.
+fn close(kernel: &Mutex<Kernel>, roots: &[PathBuf]) -> anyhow::Result<bool> {
+    let begin = Instant::now();
+    let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut closed = false;
+    for root in roots {
+        if !kernel.is_new(root) {
+            continue;
+        }
+        kernel::attach_roots(&mut kernel, std::slice::from_ref(root))?;
+        closed = true;
+        tracing::warn!(
+            root = %root.display(),
+            micros = begin.elapsed().as_micros(),
+            "an enforced root came and was closed"
+        );
+    }
+    Ok(closed)
+}
+
+/// Watches every folder above each root that is there. Whether the kernel tells of all of them.
+fn arm(queue: &OwnedFd, roots: &[PathBuf]) -> bool {
+    let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+    let folders = roots.iter().flat_map(|root| root.ancestors().skip(1));
+    let folders = folders.filter(|folder| crate::cgroup2::is_cgroup2(folder));
+    let mut all = true;
+    for folder in folders {
+        all &= inotify::add_watch(queue, folder, flags).is_ok();
+    }
+    all
+}
+
+fn wait(queue: Option<&OwnedFd>, blind: bool) {
+    let limit = if blind { LOOK_BLIND } else { LOOK };
+    let Some(queue) = queue else {
+        thread::sleep(std::time::Duration::from_millis(20));
+        return;
+    };
+    let mut polled = [PollFd::new(queue, PollFlags::IN)];
+    if poll(&mut polled, Some(&limit)).unwrap_or(0) == 0 {
+        return;
+    }
+    // What they say does not matter: the roots are looked at in any case.
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(queue, &mut buffer);
+    while reader
+        .next()
+        .is_ok_and(|e| !e.events().contains(ReadFlags::UNMOUNT))
+    {}
+}

@@ -1,0 +1,390 @@
+//! The gate from boot on: closed before the agent, closed while the agent starts, whatever it finds,
+//! closed again when its root comes again; one agent a gate; ready only where it holds.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use egress_tests::agent::{self, Agent};
+use egress_tests::cgroup::Cgroup;
+use egress_tests::client::{self, Finished};
+use egress_tests::lab::{host, v4};
+use egress_tests::place::Place;
+use egress_tests::probe::Session;
+use egress_tests::rules::{ECHO, HTTPBIN};
+use egress_tests::{Lab, LabOptions, wait_until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(10);
+/// A workload's pod as the kubelet names it.
+const POD: &str = "pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+/// What goes straight through, by address.
+const DIRECT: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: direct}
+spec:
+  hosts: [direct.example]
+  addresses: [198.51.100.30]
+  ports: [{number: 7, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.30}]
+";
+
+fn bystander() -> SocketAddr {
+    SocketAddr::new(v4(host::BYSTANDER), 80)
+}
+
+fn direct() -> SocketAddr {
+    SocketAddr::new(v4(host::ECHO), 7)
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn close(lab: &Lab, root: &Path, more: &[&str]) -> Finished {
+    let (root, pins) = (shown(root), shown(lab.bpf_dir()));
+    let mut words = vec!["close", "--cgroup", &root, "--bpf-dir", &pins];
+    words.extend(more);
+    lab.verb(&words).unwrap()
+}
+
+fn spawn(lab: &Lab, place: &Place<'_>, more: &[&str]) -> Agent {
+    let mut arguments = lab.agent_arguments();
+    arguments.extend(more.iter().map(Into::into));
+    Agent::spawn(place, &agent::binary().unwrap(), &arguments).unwrap()
+}
+
+/// What `status` says, with its exit code.
+fn status(lab: &Lab) -> (i32, Value) {
+    let (socket, pins) = (shown(&lab.admin_socket()), shown(lab.bpf_dir()));
+    let told = lab
+        .verb(&[
+            "status",
+            "-o",
+            "json",
+            "--admin-socket",
+            &socket,
+            "--bpf-dir",
+            &pins,
+        ])
+        .unwrap();
+    (
+        told.exit,
+        serde_json::from_str(&told.stdout).unwrap_or_default(),
+    )
+}
+
+fn wait_status(lab: &Lab, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    let found = wait_until(what, SOON, || {
+        last = status(lab).1;
+        fits(&last).then(|| last.clone())
+    });
+    found.unwrap_or_else(|e| panic!("{e}: {last}"))
+}
+
+fn not_ready(lab: &Lab, why: &str) -> String {
+    let status = wait_status(lab, why, |s| {
+        s["trouble"].as_str().is_some_and(|t| t.contains(why))
+    });
+    assert_eq!(status["ready"], false, "{status}");
+    status["trouble"].as_str().unwrap().to_owned()
+}
+
+/// From the first instruction of a workload to rules in force, with a prober all the while.
+fn boot(what: &str, prepare: impl FnOnce(&Lab), more: &[&str]) -> Value {
+    let lab = Lab::without_agent(LabOptions::default()).unwrap();
+    lab.write_rules("direct.yaml", DIRECT).unwrap();
+    prepare(&lab);
+    let closed = close(&lab, lab.workloads().path(), &[]);
+    assert_eq!(closed.exit, 0, "{closed:?}");
+    let prober = Session::connects(&lab.client_place(), bystander()).unwrap();
+    assert!(lab.attempt("tcp-echo", direct()).unwrap().denied());
+    let begin = Instant::now();
+    let agent = spawn(&lab, &lab.agent_place(), more);
+    wait_until("what is valid is in force", SOON, || {
+        lab.attempt("tcp-echo", direct())
+            .unwrap()
+            .passed()
+            .then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{what}: {e}\n{}", agent.tail()));
+    let took = begin.elapsed();
+    let status = wait_status(&lab, "status answers", |s| s["closed"] == true);
+    println!("boot, {what}: in force after {} ms", took.as_millis());
+    let tally = prober.tally().unwrap();
+    println!("boot, {what}: {tally:?}");
+    assert!(tally.all_denied(50), "{what}: {tally:?}");
+    assert_eq!(lab.bystander.connections(), 0, "{what}: a leak");
+    status
+}
+
+#[test]
+fn a_gate_that_was_closed_before_lets_nothing_out_while_the_agent_starts() {
+    boot("nothing wrong", |_| (), &[]);
+}
+
+#[test]
+fn a_silent_resolver_delays_no_rule_that_needs_no_name() {
+    let rules = |lab: &Lab| lab.write_rules("httpbin.yaml", HTTPBIN).unwrap();
+    // Nobody answers there.
+    let status = boot("no DNS", rules, &["--dns-server", "198.51.100.54"]);
+    assert!(status.is_object(), "{status}");
+}
+
+#[test]
+fn the_agent_closes_a_root_before_it_finds_that_its_settings_are_wrong() {
+    let lab = Lab::without_agent(LabOptions::default()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.yaml");
+    let (root, pins) = (shown(lab.workloads().path()), shown(lab.bpf_dir()));
+    for (text, part) in [
+        ("proxyPort: many", "proxyPort"),
+        ("prooxyPort: 1", "prooxyPort"),
+        ("rules: []", "no rules"),
+    ] {
+        fs::write(
+            &file,
+            format!("cgroups: [{root}]\nbpfDir: {pins}\n{text}\n"),
+        )
+        .unwrap();
+        let told = lab.verb(&["run", "--config", &shown(&file)]).unwrap();
+        assert_eq!(told.exit, 64, "{told:?}");
+        assert_eq!(told.stderr.lines().count(), 1, "{told:?}");
+        assert!(
+            told.stderr.contains(part) && told.stderr.contains("closed around"),
+            "{told:?}"
+        );
+        assert!(lab.attempt("tcp", bystander()).unwrap().denied(), "{text}");
+        lab.verb(&["detach", "--bpf-dir", &pins]).unwrap();
+        assert!(lab.attempt("tcp", bystander()).unwrap().passed());
+    }
+    fs::write(&file, format!("cgroups: [{root}\n")).unwrap();
+    let told = lab.verb(&["run", "--config", &shown(&file)]).unwrap();
+    assert!(told.stderr.contains("no gate was closed"), "{told:?}");
+    // One root that cannot be leaves the other closed.
+    let more = ["--cgroup", "/nonexistent/cgroup"];
+    let mut agent = spawn(&lab, &lab.agent_place(), &more);
+    assert_eq!(agent.wait_end(SOON).unwrap().code(), Some(64));
+    assert!(
+        agent.tail().contains("/nonexistent/cgroup"),
+        "{}",
+        agent.tail()
+    );
+    assert!(lab.attempt("tcp", bystander()).unwrap().denied());
+}
+
+#[test]
+fn a_config_file_that_is_a_fifo_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("agent.yaml");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut run = Command::new(agent::binary().unwrap());
+    run.args(["run", "--config"]).arg(&fifo);
+    let told = client::run(run, SOON).unwrap();
+    assert_eq!(told.exit, 64, "{told:?}");
+    assert!(told.stderr.contains("not a regular file"), "{told:?}");
+    let file = dir.path().join("json.yaml");
+    fs::write(&file, "log: {format: json}\nnope: 1\n").unwrap();
+    let mut run = Command::new(agent::binary().unwrap());
+    run.args(["run", "--config"]).arg(&file);
+    let told = client::run(run, SOON).unwrap();
+    let line: Value = serde_json::from_str(told.stderr.trim()).unwrap();
+    assert!(line["message"].as_str().unwrap().contains("nope"), "{line}");
+    assert_eq!((told.exit, &line["level"]), (64, &Value::from("ERROR")));
+}
+
+#[test]
+fn close_is_for_a_gate_without_an_agent_and_changes_none_that_is_closed() {
+    let mut lab = Lab::without_agent(LabOptions::default()).unwrap();
+    let absent = lab.workloads().path().join("../later");
+    let told = close(&lab, &absent, &[]);
+    assert_eq!(told.exit, 1, "{told:?}");
+    assert!(
+        told.stderr.contains("--create") && !absent.exists(),
+        "{told:?}"
+    );
+    let told = close(&lab, &absent, &["--create"]);
+    assert_eq!(told.exit, 0, "{told:?}");
+    fs::remove_dir(&absent).unwrap();
+
+    lab.write_rules("echo.yaml", ECHO).unwrap();
+    lab.start_agent().unwrap();
+    let running = close(&lab, lab.workloads().path(), &[]);
+    assert_eq!(running.exit, 0, "{running:?}");
+    assert!(lab.attempt("tcp-echo", direct()).unwrap().passed());
+    lab.agent().unwrap().kill().unwrap();
+    let dead = close(&lab, lab.workloads().path(), &[]);
+    assert_eq!(dead.exit, 0, "{dead:?}");
+    assert!(
+        lab.attempt("tcp-echo", direct()).unwrap().passed(),
+        "the rules stay"
+    );
+}
+
+#[test]
+fn a_second_agent_is_refused_and_the_first_is_unharmed() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let second = ["--proxy-port", "15901"];
+    let mut second = spawn(&lab, &lab.agent_place(), &second);
+    let ended = second.wait_end(SOON).unwrap();
+    assert_eq!(ended.code(), Some(75), "{}", second.tail());
+    let line = second.wait_line(0, SOON, "it says why", |_| true).unwrap();
+    let pid = format!("another agent (pid {})", lab.agent().unwrap().pid());
+    assert!(line.contains(&pid) && second.tail() == line, "{line}");
+    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
+    assert!(lab.attempt("tcp", bystander()).unwrap().denied());
+    assert_eq!(status(&lab).0, 0);
+}
+
+#[test]
+fn a_root_that_comes_again_is_closed_again_at_once() {
+    let parent = Cgroup::new().unwrap();
+    let root = parent.child("root").unwrap();
+    let workload = root.child("workload").unwrap();
+    let flag = shown(root.path());
+    // A canary is not what finds it.
+    let flags = ["--cgroup", &flag, "--canary-interval", "1h"];
+    let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
+    drop((workload, root));
+    not_ready(&lab, "is not there");
+    for round in 0..10 {
+        let begin = Instant::now();
+        let root = parent.child("root").unwrap();
+        let place = Place {
+            cgroup: Some(&root),
+            ..lab.client_place()
+        };
+        let prober = Session::connects(&place, bystander()).unwrap();
+        let answer = egress_tests::probe::attempt(&place, "tcp", bystander()).unwrap();
+        let took = begin.elapsed().as_millis();
+        println!("round {round}: denied {} after {took} ms", answer.denied());
+        wait_until("it is closed", SOON / 10, || {
+            let answer = egress_tests::probe::attempt(&place, "tcp", bystander()).unwrap();
+            answer.denied().then_some(())
+        })
+        .unwrap();
+        println!("round {round}: {:?}", prober.tally().unwrap());
+        drop(root);
+    }
+    for line in lab.agent().unwrap().log_since(0) {
+        if line.contains("an enforced root came") {
+            println!("{line}");
+        }
+    }
+}
+
+#[test]
+fn no_signal_but_those_that_stop_it_ends_the_agent() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    for signal in [Signal::USR1, Signal::USR2, Signal::PIPE, Signal::HUP] {
+        lab.agent().unwrap().signal(signal).unwrap();
+    }
+    lab.rules("echo.yaml", ECHO).unwrap();
+    assert!(lab.agent().unwrap().is_running());
+    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
+    let log = lab.agent().unwrap().log_since(0).join("\n");
+    assert!(log.contains("SIGUSR1") && log.contains("SIGUSR2"), "{log}");
+    assert!(lab.agent().unwrap().terminate().unwrap().success());
+}
+
+#[test]
+fn a_root_without_workloads_is_closed_and_not_ready_until_one_comes() {
+    let empty = Cgroup::new().unwrap();
+    let flag = shown(empty.path());
+    let lab = Lab::without_agent(LabOptions::flags(&["--cgroup", &flag])).unwrap();
+    let agent = spawn(&lab, &lab.agent_place(), &["--cgroup", &flag]);
+    not_ready(&lab, "no workload is below");
+    let _first = empty.child("first").unwrap();
+    wait_status(&lab, "the first workload makes it ready", |s| {
+        s["ready"] == true
+    });
+    drop(agent);
+}
+
+#[test]
+fn an_agent_that_is_a_pod_outside_its_roots_is_not_ready_and_names_the_pods_root() {
+    let lab = Lab::without_agent(LabOptions::default()).unwrap();
+    let node = Cgroup::new().unwrap();
+    let pods = node.child("kubepods").unwrap();
+    let class = pods.child("burstable").unwrap();
+    let pod = class.child(POD).unwrap();
+    let container = pod.child(&"a".repeat(64)).unwrap();
+    let place = Place {
+        cgroup: Some(&container),
+        ..lab.agent_place()
+    };
+    let agent = spawn(&lab, &place, &[]);
+    let why = not_ready(&lab, "started as a pod");
+    let hint = format!("cgroups: [{}]", shown(pods.path()));
+    assert!(why.contains(&hint) && !why.contains("mkdir"), "{why}");
+    drop(agent);
+    drop((container, pod, class, pods));
+}
+
+#[test]
+fn pins_that_go_with_the_agents_mounts_are_not_ready() {
+    let lab = Lab::without_agent(LabOptions::default()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut words = lab.agent_arguments();
+    let at = words.iter().position(|w| w == "--bpf-dir").unwrap();
+    words[at + 1] = dir.path().into();
+    let mut command = lab.agent_place().command("unshare").unwrap();
+    command.args(["--mount", "--propagation", "private"]);
+    command.arg(agent::binary().unwrap()).args(words);
+    let agent = egress_tests::child::Guarded::spawn(&mut command).unwrap();
+    let why = not_ready(&lab, "mounted for the agent alone");
+    assert!(why.contains("opens when the agent ends"), "{why}");
+    drop(agent);
+}
+
+#[test]
+fn without_an_agent_status_tells_of_the_gate_that_is_pinned() {
+    let mut lab = Lab::start().unwrap();
+    assert_eq!(status(&lab).0, 0);
+    lab.agent().unwrap().kill().unwrap();
+    let (exit, told) = status(&lab);
+    assert_eq!(exit, 69, "{told}");
+    assert_eq!(
+        (&told["running"], &told["closed"]),
+        (&false.into(), &true.into()),
+        "{told}"
+    );
+    assert_eq!(told["roots"][0], shown(lab.workloads().path()), "{told}");
+    lab.verb(&["detach", "--bpf-dir", &shown(lab.bpf_dir())])
+        .unwrap();
+    let (exit, told) = status(&lab);
+    assert_eq!((exit, &told["closed"]), (69, &false.into()), "{told}");
+}
+
+#[test]
+fn an_admin_socket_that_was_taken_or_removed_is_made_again() {
+    let lab = Lab::without_agent(LabOptions::default()).unwrap();
+    fs::create_dir(lab.admin_socket()).unwrap();
+    let mut agent = spawn(&lab, &lab.agent_place(), &[]);
+    agent
+        .wait_line(0, SOON, "it says so", |l| {
+            l.contains("cannot listen on the admin socket")
+        })
+        .unwrap();
+    fs::remove_dir(lab.admin_socket()).unwrap();
+    agent.wait_ready().unwrap();
+    wait_status(&lab, "it answers", |s| s["ready"] == true);
+    fs::remove_file(lab.admin_socket()).unwrap();
+    wait_status(&lab, "it answers again", |s| s["ready"] == true);
+}
