@@ -202,7 +202,10 @@ impl Lab {
         for server in servers {
             flag("--dns-server", Path::new(&server.to_string()));
         }
-        arguments.push("--allow-private-answers".into());
+        let private = "--allow-private-answers";
+        if !self.options.agent.iter().any(|f| f.starts_with(private)) {
+            arguments.push(private.into());
+        }
         arguments.extend(self.options.agent.iter().map(OsString::from));
         arguments
     }

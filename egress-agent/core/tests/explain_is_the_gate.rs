@@ -141,9 +141,9 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
                 (Some(cluster), None) => served(&cluster, Some(DeniedBy::Closed)),
                 _ => match routes.tls(0, to, name, 3) {
                     TlsDecision::Forward(cluster) => served(&cluster, Some(DeniedBy::Closed)),
-                    TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) => {
-                        Some(DeniedBy::Closed)
-                    }
+                    TlsDecision::UnlistedName
+                    | TlsDecision::NotCarriedOut(_)
+                    | TlsDecision::NoCluster(_) => Some(DeniedBy::Closed),
                 },
             }
         }

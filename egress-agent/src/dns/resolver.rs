@@ -87,7 +87,7 @@ impl Resolver {
 }
 
 fn combine(v4: Result<Answer, Failure>, v6: Result<Answer, Failure>) -> Result<Answer, Failure> {
-    use Failure::{Failed, NoAddress, NoSuchName};
+    use Failure::{Failed, NoAddress, NoSuchName, NotPublic};
     match (v4, v6) {
         (Ok(mut v4), Ok(v6)) => {
             v4.addresses.extend(v6.addresses);
@@ -103,7 +103,10 @@ fn combine(v4: Result<Answer, Failure>, v6: Result<Answer, Failure>) -> Result<A
         (Ok(whole), Err(_)) | (Err(_), Ok(whole)) => Ok(whole),
         (Err(Failed(why)), Err(_)) | (Err(_), Err(Failed(why))) => Err(Failed(why)),
         (Err(NoSuchName), Err(NoSuchName)) => Err(NoSuchName),
-        (Err(NoAddress | NoSuchName), Err(NoAddress | NoSuchName)) => Err(NoAddress),
+        (
+            Err(NoAddress | NoSuchName | NotPublic(_)),
+            Err(NoAddress | NoSuchName | NotPublic(_)),
+        ) => Err(NoAddress),
     }
 }
 

@@ -132,12 +132,12 @@ impl Engine {
         if good {
             self.lease_file.answered(now, outcome.changed);
         }
-        if !outcome.refused.is_empty() {
-            let addresses = join(&outcome.refused);
-            tracing::warn!(%name, addresses, "answer with addresses that are not public: left out (--allow-private-answers takes them)");
+        if !outcome.not_public.is_empty() {
+            let addresses = join(&outcome.not_public);
+            tracing::warn!(%name, addresses, "DNS answer has addresses that are not public; left out (allowPrivateAnswers accepts them)");
         }
         if outcome.left_out > 0 {
-            tracing::warn!(%name, left_out = outcome.left_out, "more addresses than one name may hold");
+            tracing::warn!(%name, left_out = outcome.left_out, "DNS answer has more addresses than one name may have; left out");
         }
     }
 }

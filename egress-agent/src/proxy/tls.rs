@@ -63,6 +63,10 @@ pub(super) async fn pass_through(
             let reason = RefusalReason::UnlistedName;
             tcp::refuse(client, ahead, stream, reason, Some(&name)).await;
         }
+        TlsDecision::NoCluster(cluster) => {
+            let reason = RefusalReason::NoCluster(cluster.host.clone());
+            tcp::refuse(client, ahead, stream, reason, Some(&name)).await;
+        }
     }
 }
 

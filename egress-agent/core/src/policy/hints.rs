@@ -2,7 +2,7 @@
 //!
 //! Owns the words. Decides nothing.
 
-use super::claims::transport;
+use super::claims::{UnlistedAddress, transport};
 use super::state::State;
 use super::tables::Transport;
 use crate::istio::service_entry::Resolution;
@@ -12,24 +12,21 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Most names with changing answers that one look goes through.
+const LOOKED_AT: usize = 64;
+
 impl State {
-    /// Hosts of the services that have this address at the moment, sorted.
+    /// Hosts of the services that have this address at the moment, or would have it if it were
+    /// public, sorted.
     pub fn names_of(&self, addr: IpAddr) -> Vec<String> {
-        self.hosts_of(addr)
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        let mut hosts = self.hosts_of(addr);
+        hosts.extend(self.hosts_left_out(addr));
+        hosts.iter().map(ToString::to_string).collect()
     }
 
     fn hosts_of(&self, addr: IpAddr) -> BTreeSet<Arc<str>> {
         let addr = Addr::from(addr).canonical();
-        let mut hosts: BTreeSet<_> = self
-            .leases
-            .names_of(addr)
-            .filter_map(|name| self.users.get(name))
-            .flatten()
-            .cloned()
-            .collect();
+        let mut hosts: BTreeSet<_> = self.users_of(self.leases.names_of(addr)).cloned().collect();
         let services = self.policies.values().flat_map(|p| &p.view.services);
         let fixed = services
             .filter(|(_, s)| lists(s, addr.into()))
@@ -38,8 +35,21 @@ impl State {
         hosts
     }
 
-    /// One line about the rule that comes nearest to a flow that `policy` refused; `None` if no
-    /// rule knows the address.
+    /// Hosts of whose answers this address was left out as not public.
+    fn hosts_left_out(&self, addr: IpAddr) -> impl Iterator<Item = Arc<str>> {
+        let names = self.leases.names_left_out(Addr::from(addr));
+        self.users_of(names).cloned()
+    }
+
+    fn users_of<'a>(
+        &'a self,
+        names: impl Iterator<Item = &'a Arc<str>>,
+    ) -> impl Iterator<Item = &'a Arc<str>> {
+        names.filter_map(|name| self.users.get(name)).flatten()
+    }
+
+    /// One line about the rule that comes nearest to a flow that `policy` denied, and the setting
+    /// that would let it pass; `None` if no rule knows the address.
     pub fn nearest(&self, policy: u32, addr: IpAddr, port: u16, via: Transport) -> Option<String> {
         let view = &self.policies.get(&policy)?.view;
         let hosts = self.hosts_of(addr);
@@ -47,15 +57,51 @@ impl State {
             .iter()
             .filter_map(|host| view.services.get(host))
             .collect();
-        let lists_port = |s: &&&Arc<Service>| s.class(port).is_some_and(|c| transport(c) == via);
-        if let Some(service) = here.iter().find(lists_port) {
+        let lists_port = |s: &&Arc<Service>| s.class(port).is_some_and(|c| transport(c) == via);
+        if let Some(service) = here.iter().copied().find(lists_port) {
             return Some(format!(
                 "{} lists port {port}, but not this way",
                 service.host
             ));
         }
-        let service = here.first()?;
-        Some(format!("{} lists {}", service.host, ports(service)))
+        if let Some(service) = here.first() {
+            return Some(format!("{} lists {}", service.host, ports(service)));
+        }
+        let visible = |host: &Arc<str>| view.services.get(host);
+        let mut left_out: Vec<_> = self
+            .hosts_left_out(addr)
+            .filter_map(|host| visible(&host))
+            .collect();
+        left_out.sort_by_key(|s| (!lists_port(s), &s.host));
+        if let Some(service) = left_out.first() {
+            let host = &service.host;
+            return Some(if lists_port(service) {
+                format!(
+                    "{host} lists port {port}; DNS gives it this address, which is not public: \
+                     allowPrivateAnswers accepts such addresses"
+                )
+            } else {
+                format!("{host} has this address and lists {}", ports(service))
+            });
+        }
+        let rotating = self.users_of(self.leases.rotating()).take(LOOKED_AT);
+        let service = rotating.filter_map(visible).find(lists_port)?;
+        let (host, class) = (&service.host, service.class(port)?);
+        // By name it would have gone to the proxy.
+        let by_name = class.needs_name();
+        let setting = match self.settings().unlisted_address {
+            UnlistedAddress::Refuse if by_name => {
+                "unlistedAddress: byName decides by name instead of address"
+            }
+            UnlistedAddress::ByName if by_name => return None,
+            UnlistedAddress::Refuse | UnlistedAddress::ByName => {
+                "dns.minTTL and dns.grace keep addresses longer, spec.addresses lists networks"
+            }
+        };
+        Some(format!(
+            "{host} lists port {port}, and DNS gives it other addresses with each answer; if this \
+             is one of them: {setting}"
+        ))
     }
 }
 

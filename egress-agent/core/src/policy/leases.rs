@@ -3,90 +3,22 @@
 //! Owns when a name is asked again and how long an address stays. Does not know what a name is
 //! listed for: `state` says which names are wanted and turns changes into table entries.
 
+mod answer;
+mod left_out;
+mod settings;
 pub mod store;
 
+pub use answer::{Answer, Failure, Outcome};
+pub use settings::LeaseSettings;
+
 use super::ranges;
+use answer::Moves;
 use egress_ebpf::addr::Addr;
-use ipnet::IpNet;
+use left_out::LeftOut;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How leases live.
-#[derive(Clone, Debug)]
-pub struct LeaseSettings {
-    /// Shortest time that an answer is taken to be valid for.
-    pub min_ttl: Duration,
-    /// How long an address that newer answers no longer hold stays listed after its time.
-    /// Clients cache addresses far longer than the TTL says.
-    pub grace: Duration,
-    /// Most addresses held for one name; further ones are counted and left out.
-    pub max_addresses: usize,
-    /// Shortest time between two questions for one name.
-    pub min_refresh: Duration,
-    /// Longest time between two questions for one name.
-    pub max_refresh: Duration,
-    /// First pause after a failed question; doubled with each further failure.
-    pub min_retry: Duration,
-    /// Longest pause after a failed question.
-    pub max_retry: Duration,
-    /// Take private, loopback, link-local and metadata addresses from any answer.
-    pub allow_private_answers: bool,
-    /// Ranges that are taken from answers although they are not public.
-    pub allowed_answers: Vec<IpNet>,
-}
-
-impl Default for LeaseSettings {
-    fn default() -> Self {
-        Self {
-            min_ttl: Duration::from_secs(30),
-            grace: Duration::from_mins(10),
-            max_addresses: 4096,
-            min_refresh: Duration::from_secs(1),
-            max_refresh: Duration::from_mins(5),
-            min_retry: Duration::from_secs(1),
-            max_retry: Duration::from_secs(30),
-            allow_private_answers: false,
-            allowed_answers: Vec::new(),
-        }
-    }
-}
-
-/// A good answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Addresses of both families, in the order of the answer.
-    pub addresses: Vec<IpAddr>,
-    /// The smallest TTL of the records that led to them.
-    pub ttl: Duration,
-}
-
-/// No answer. Every kind keeps the last good set: a name server that says NXDOMAIN during an
-/// outage must not empty a list that worked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// NXDOMAIN.
-    #[error("no such name")]
-    NoSuchName,
-    /// The name exists and has no address, or none that may be used.
-    #[error("no usable address")]
-    NoAddress,
-    /// Timeout, SERVFAIL, REFUSED or a broken message, in words.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// What an answer did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// The name's set of addresses, or the order in which they are dialled, is another one.
-    pub changed: bool,
-    /// Addresses that were refused as not public.
-    pub refused: Vec<IpAddr>,
-    /// Addresses left out because the name was full.
-    pub left_out: usize,
-}
 
 #[derive(Clone, Debug, Default)]
 struct Name {
@@ -101,6 +33,7 @@ struct Name {
     heard: bool,
     last_failure: Option<Failure>,
     left_out: u64,
+    moves: Moves,
 }
 
 impl Name {
@@ -122,6 +55,10 @@ pub struct Leases {
     holders: BTreeMap<Addr, BTreeSet<Arc<str>>>,
     ask: BTreeSet<(Instant, Arc<str>)>,
     expire: BTreeSet<(Instant, Arc<str>)>,
+    /// For hints.
+    not_public: LeftOut,
+    /// Names whose answers go on bringing other addresses.
+    rotating: BTreeSet<Arc<str>>,
 }
 
 impl Leases {
@@ -133,6 +70,8 @@ impl Leases {
             holders: BTreeMap::new(),
             ask: BTreeSet::new(),
             expire: BTreeSet::new(),
+            not_public: LeftOut::default(),
+            rotating: BTreeSet::new(),
         }
     }
 
@@ -179,6 +118,8 @@ impl Leases {
         for ip in state.expiry.keys() {
             release(&mut self.holders, *ip, name);
         }
+        self.not_public.replace(name, &[]);
+        self.rotating.remove(name);
     }
 
     /// The next name to ask for at `now`, if one is due. It is not handed out again until
@@ -219,7 +160,12 @@ impl Leases {
         }
         state.heard = true;
         let mut outcome = Outcome::default();
-        let pause = match self.usable(result, &mut outcome) {
+        let answered = result.is_ok();
+        let usable = self.usable(result, &mut outcome);
+        if answered {
+            self.not_public.replace(&name, &outcome.not_public);
+        }
+        let pause = match usable {
             Ok((addresses, ttl)) => {
                 self.take(now, &name, &mut state, addresses, ttl, &mut outcome);
                 state.failures = 0;
@@ -260,13 +206,14 @@ impl Leases {
             // the address inside.
             let ip = IpAddr::from(Addr::from(ip).canonical());
             if self.refuses(ip) {
-                outcome.refused.push(ip);
+                outcome.not_public.push(ip);
             } else if !usable.contains(&ip) {
                 usable.push(ip);
             }
         }
         if usable.is_empty() {
-            Err(Failure::NoAddress)
+            let first = outcome.not_public.first();
+            Err(first.map_or(Failure::NoAddress, |ip| Failure::NotPublic(*ip)))
         } else {
             Ok((usable, ttl))
         }
@@ -295,6 +242,8 @@ impl Leases {
             .max(self.settings.min_ttl)
             .saturating_add(self.settings.grace);
         let until = now.checked_add(lease).unwrap_or(now);
+        let first = state.expiry.is_empty();
+        let mut moved = false;
         addresses.retain(|ip| {
             let known = state.expiry.contains_key(ip);
             if !known && state.expiry.len() >= self.settings.max_addresses {
@@ -304,6 +253,7 @@ impl Leases {
             let at = state.expiry.entry(*ip).or_insert(until);
             *at = until.max(*at);
             if !known {
+                moved = !first;
                 outcome.changed = true;
                 self.holders
                     .entry((*ip).into())
@@ -313,6 +263,12 @@ impl Leases {
             true
         });
         state.left_out = state.left_out.saturating_add(outcome.left_out as u64);
+        state.moves.note(moved);
+        if state.moves.rotates() {
+            self.rotating.insert(Arc::clone(name));
+        } else {
+            self.rotating.remove(name);
+        }
         // A full name whose whole answer was left out keeps its last good set.
         if !addresses.is_empty() && state.newest != addresses {
             state.newest = addresses;
@@ -362,6 +318,16 @@ impl Leases {
     /// Every name that leases an address.
     pub fn names_of(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
         self.holders.get(&addr.canonical()).into_iter().flatten()
+    }
+
+    /// Every name whose newest answer gave this address, which was left out as not public.
+    pub fn names_left_out(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
+        self.not_public.names_of(addr.canonical())
+    }
+
+    /// Names whose answers go on bringing other addresses, sorted.
+    pub fn rotating(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rotating.iter()
     }
 
     /// Names for which neither an answer nor a failure came yet.

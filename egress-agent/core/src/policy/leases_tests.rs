@@ -147,7 +147,7 @@ fn addresses_that_lead_inside_are_refused_unless_allowed() {
     let mut l = leases(now, &[NAME], LeaseSettings::default());
     let mixed = || answer(&["10.0.0.1", "203.0.113.1", "64:ff9b::a9fe:a9fe"], 60);
     let outcome = l.handle_answer(now, NAME, mixed());
-    assert_eq!(outcome.refused, [ip("10.0.0.1"), ip("169.254.169.254")]);
+    assert_eq!(outcome.not_public, [ip("10.0.0.1"), ip("169.254.169.254")]);
     assert_eq!(held(&l), ["203.0.113.1"]);
 
     let only = l.handle_answer(now, NAME, answer(&["192.168.0.1"], 60));
@@ -165,7 +165,7 @@ fn addresses_that_lead_inside_are_refused_unless_allowed() {
     };
     let mut l = leases(now, &[NAME], settings);
     assert_eq!(
-        l.handle_answer(now, NAME, mixed()).refused,
+        l.handle_answer(now, NAME, mixed()).not_public,
         [ip("169.254.169.254")]
     );
     let settings = LeaseSettings {
@@ -173,7 +173,7 @@ fn addresses_that_lead_inside_are_refused_unless_allowed() {
         ..LeaseSettings::default()
     };
     let mut l = leases(now, &[NAME], settings);
-    assert!(l.handle_answer(now, NAME, mixed()).refused.is_empty());
+    assert!(l.handle_answer(now, NAME, mixed()).not_public.is_empty());
 }
 
 #[test]

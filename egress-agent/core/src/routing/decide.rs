@@ -5,6 +5,7 @@ use super::table::within;
 use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, Split, Turn, VirtualHost};
 use crate::http::authority::parse_authority;
 use http::HeaderMap;
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ pub enum TlsDecision {
     UnlistedName,
     /// Its destination has a field that is not carried out and would protect: closed.
     NotCarriedOut(Arc<str>),
+    /// A route takes the name and leads to what no rule lists: closed.
+    NoCluster(Arc<Cluster>),
 }
 
 /// What happens to bytes that name nobody.
@@ -103,6 +106,7 @@ impl RouteTable {
         turn: impl Into<Turn>,
     ) -> TlsDecision {
         let turn = turn.into();
+        let missing = OnceCell::new();
         let by_name = || {
             let (routes, name) = (self.port(policy, dialled.port())?, sni?);
             let fits = |at: usize| {
@@ -115,7 +119,11 @@ impl RouteTable {
                 if let Some(why) = &cluster.denied {
                     return Some(TlsDecision::NotCarriedOut(Arc::clone(why)));
                 }
-                let takes = !cluster.missing && cluster.takes(dialled.ip());
+                if cluster.missing {
+                    missing.get_or_init(|| Arc::clone(cluster));
+                    return None;
+                }
+                let takes = cluster.takes(dialled.ip());
                 takes.then(|| TlsDecision::Forward(Arc::clone(cluster)))
             };
             routes.find_tls(name, fits)
@@ -127,7 +135,10 @@ impl RouteTable {
             TcpDecision::Unlisted => TlsDecision::UnlistedName,
             TcpDecision::NotCarriedOut(why) => TlsDecision::NotCarriedOut(why),
         };
-        by_name().unwrap_or_else(by_address)
+        match (by_name().unwrap_or_else(by_address), missing.into_inner()) {
+            (TlsDecision::UnlistedName, Some(cluster)) => TlsDecision::NoCluster(cluster),
+            (decision, _) => decision,
+        }
     }
 
     /// Decides bytes by their original destination alone.

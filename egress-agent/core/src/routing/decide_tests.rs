@@ -121,7 +121,9 @@ fn the_most_specific_server_name_wins_and_of_equal_ones_the_first_route() {
     });
     let find = |name: Option<&str>| match table.tls(7, to(80), name, 0) {
         TlsDecision::Forward(cluster) => Some(cluster.host.clone()),
-        TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) => None,
+        TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) | TlsDecision::NoCluster(_) => {
+            None
+        }
     };
     // A canonical name has no star; the parser refuses it before this place.
     for (host, expected) in CASES.iter().filter(|(host, _)| !host.contains('*')) {
@@ -129,6 +131,36 @@ fn the_most_specific_server_name_wins_and_of_equal_ones_the_first_route() {
     }
     assert_eq!(find(Some("second.example")).as_deref(), Some("shadowed"));
     assert_eq!(find(None), None);
+}
+
+#[test]
+fn a_server_name_whose_route_leads_to_nothing_registered_is_told_from_an_unlisted_one() {
+    let missing = Arc::new(Cluster {
+        missing: true,
+        ..Cluster::clone(&cluster("gone.example"))
+    });
+    let route = |names: &[&str], to: Arc<Cluster>| {
+        Arc::new(TlsRoute {
+            sni_hosts: names.iter().map(|name| (*name).to_owned()).collect(),
+            nets: vec![],
+            to: Split::one(to),
+        })
+    };
+    let table = table(PortRoutes {
+        tls: vec![
+            route(&["a.example", "b.example"], missing),
+            route(&["b.example"], cluster("b.example")),
+        ],
+        ..PortRoutes::default()
+    });
+    let told = |name| match table.tls(7, to(80), Some(name), 0) {
+        TlsDecision::Forward(cluster) => format!("to {}", cluster.host),
+        TlsDecision::NoCluster(cluster) => format!("no {}", cluster.host),
+        TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) => "unlisted".to_owned(),
+    };
+    assert_eq!(told("a.example"), "no gone.example");
+    assert_eq!(told("b.example"), "to b.example");
+    assert_eq!(told("c.example"), "unlisted");
 }
 
 #[test]

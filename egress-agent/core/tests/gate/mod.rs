@@ -262,9 +262,12 @@ impl Gate {
                     (_, Some(cluster), None) | (TlsDecision::Forward(cluster), ..) => {
                         went(&cluster)
                     }
-                    (TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_), ..) => {
-                        Outcome::Closed
-                    }
+                    (
+                        TlsDecision::UnlistedName
+                        | TlsDecision::NotCarriedOut(_)
+                        | TlsDecision::NoCluster(_),
+                        ..,
+                    ) => Outcome::Closed,
                 }
             }
             (Step::Tls(Some(cluster)) | Step::Relay(cluster), _) => went(&cluster),

@@ -162,6 +162,9 @@ impl Gate<'_> {
             TlsDecision::NotCarriedOut(why) => {
                 Fate::DeniedByProxy(RefusalReason::NotCarriedOut(why), None)
             }
+            TlsDecision::NoCluster(cluster) => {
+                Fate::DeniedByProxy(RefusalReason::NoCluster(cluster.host.clone()), None)
+            }
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The state machine from YAML to ops and routes.
 
 mod bench;
+mod hints;
 mod workloads;
 
 use super::{Settings, State};
 use crate::policy::claims::UnlistedAddress;
 use crate::policy::diff::TableOp;
 use crate::policy::leases::Failure;
-use crate::policy::tables::Transport;
 use crate::routing::{HttpDecision, PortKind};
 use bench::{Bench, objects};
 use std::collections::BTreeMap;
@@ -291,28 +291,6 @@ fn the_same_answer_gives_no_ops_and_no_new_snapshot() {
     );
     bench.state.handle_rules(bench.now, &objects(&[LAB]));
     assert!(bench.state.poll_ops().is_empty(), "nor are the same rules");
-}
-
-#[test]
-fn the_nearest_rule_says_what_differs() {
-    let mixed = format!(
-        "{}, {{number: 53, name: d, protocol: UDP}}",
-        port(443, "TLS")
-    );
-    let other = entry("b.example", "DNS", &mixed, "");
-    let mut bench = Bench::new(Settings::default(), &[LAB, &other]);
-    bench.answer("httpbin.org", &["203.0.113.80"]);
-    bench.answer("b.example", &["203.0.113.9"]);
-    let nearest = |ip: &str, port, via| bench.state.nearest(0, ip.parse().unwrap(), port, via);
-    assert_eq!(
-        nearest("203.0.113.80", 8080, Transport::Tcp).as_deref(),
-        Some("httpbin.org lists port 80 only")
-    );
-    assert_eq!(
-        nearest("::ffff:203.0.113.9", 80, Transport::Tcp).as_deref(),
-        Some("b.example lists ports 53/udp and 443 only")
-    );
-    assert_eq!(nearest("203.0.113.99", 80, Transport::Tcp), None);
 }
 
 #[test]

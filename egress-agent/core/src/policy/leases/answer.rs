@@ -1,0 +1,58 @@
+//! What comes of a question for a name, and what it does to the name's leases.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Addresses of both families, in the order of the answer.
+    pub addresses: Vec<IpAddr>,
+    /// The smallest TTL of the records that led to them.
+    pub ttl: Duration,
+}
+
+/// No answer. Every kind keeps the last good set: a name server that says NXDOMAIN during an
+/// outage must not empty a list that worked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// NXDOMAIN.
+    #[error("no such name")]
+    NoSuchName,
+    /// The name exists and has no address.
+    #[error("the name has no address")]
+    NoAddress,
+    /// All its addresses are left out; the first of them.
+    #[error("its address {0} is not public; allowPrivateAnswers accepts such addresses")]
+    NotPublic(IpAddr),
+    /// Timeout, SERVFAIL, REFUSED or a broken message, in words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What an answer did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The name's set of addresses, or the order in which they are dialled, is another one.
+    pub changed: bool,
+    /// Addresses that were left out as not public.
+    pub not_public: Vec<IpAddr>,
+    /// Addresses left out because the name was full.
+    pub left_out: usize,
+}
+
+/// Which of a name's last eight answers brought an address that it did not have, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moves(u8);
+
+impl Moves {
+    /// Notes an answer.
+    pub(super) fn note(&mut self, moved: bool) {
+        self.0 = self.0 << 1 | u8::from(moved);
+    }
+
+    /// Whether the next answer is likely to bring another one.
+    pub(super) fn rotates(self) -> bool {
+        self.0.count_ones() >= 2
+    }
+}

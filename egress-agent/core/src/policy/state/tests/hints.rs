@@ -1,0 +1,100 @@
+//! What a denial says about the rule that comes nearest, and the setting that would let it pass.
+
+use super::bench::Bench;
+use super::{LAB, entry, port};
+use crate::policy::claims::UnlistedAddress;
+use crate::policy::state::Settings;
+use crate::policy::tables::Transport;
+
+#[test]
+fn the_nearest_rule_says_what_differs() {
+    let mixed = format!(
+        "{}, {{number: 53, name: d, protocol: UDP}}",
+        port(443, "TLS")
+    );
+    let other = entry("b.example", "DNS", &mixed, "");
+    let mut bench = Bench::new(Settings::default(), &[LAB, &other]);
+    bench.answer("httpbin.org", &["203.0.113.80"]);
+    bench.answer("b.example", &["203.0.113.9"]);
+    let nearest = |ip: &str, port, via| bench.state.nearest(0, ip.parse().unwrap(), port, via);
+    assert_eq!(
+        nearest("203.0.113.80", 8080, Transport::Tcp).as_deref(),
+        Some("httpbin.org lists port 80 only")
+    );
+    assert_eq!(
+        nearest("::ffff:203.0.113.9", 80, Transport::Tcp).as_deref(),
+        Some("b.example lists ports 53/udp and 443 only")
+    );
+    assert_eq!(nearest("203.0.113.99", 80, Transport::Tcp), None);
+}
+
+#[test]
+fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
+    let tcp = entry("db.example", "DNS", &port(5432, "TCP"), "");
+    let mut bench = Bench::new(Settings::default(), &[LAB, &tcp]);
+    bench.answer("db.example", &["10.1.2.3", "fd00::3"]);
+    for ip in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::3"] {
+        let ip = ip.parse().unwrap();
+        assert_eq!(bench.state.names_of(ip), ["db.example"]);
+        let nearest = |port, via| bench.state.nearest(0, ip, port, via);
+        assert_eq!(
+            nearest(5432, Transport::Tcp).as_deref(),
+            Some(
+                "db.example lists port 5432; DNS gives it this address, which is not public: \
+                 allowPrivateAnswers accepts such addresses"
+            )
+        );
+        assert_eq!(
+            nearest(22, Transport::Tcp).as_deref(),
+            Some("db.example has this address and lists port 5432 only")
+        );
+    }
+    let failing = bench.state.failing();
+    assert_eq!(
+        failing[0].1.to_string(),
+        "its address 10.1.2.3 is not public; allowPrivateAnswers accepts such addresses"
+    );
+    bench.answer("db.example", &["203.0.113.5"]);
+    let gone = "10.1.2.3".parse().unwrap();
+    assert_eq!(bench.state.nearest(0, gone, 5432, Transport::Tcp), None);
+    assert!(bench.state.names_of(gone).is_empty());
+}
+
+#[test]
+fn where_answers_change_a_denied_address_of_the_port_names_the_settings() {
+    let web = entry("cdn.example", "DNS", &port(443, "TLS"), "");
+    let tcp = entry("db.example", "DNS", &port(5432, "TCP"), "");
+    let by_name = Settings {
+        unlisted_address: UnlistedAddress::ByName,
+        ..Settings::default()
+    };
+    for settings in [Settings::default(), by_name] {
+        let by_name = settings.unlisted_address == UnlistedAddress::ByName;
+        let mut bench = Bench::new(settings, &[&web, &tcp]);
+        let hint = |bench: &Bench, port| {
+            let ip = "203.0.113.99".parse().unwrap();
+            bench.state.nearest(0, ip, port, Transport::Tcp)
+        };
+        for n in 1..=3 {
+            assert_eq!(hint(&bench, 443), None, "{n} answers are no rotation");
+            for name in ["cdn.example", "db.example"] {
+                bench.answer(name, &[&format!("203.0.113.{n}")]);
+            }
+        }
+        let web = hint(&bench, 443);
+        assert_eq!(web.is_none(), by_name, "{web:?}");
+        assert!(
+            web.is_none_or(|hint| hint.contains("cdn.example lists port 443")
+                && hint.contains("unlistedAddress: byName"))
+        );
+        let tcp = hint(&bench, 5432).unwrap();
+        assert!(tcp.contains("db.example lists port 5432") && tcp.contains("dns.grace"));
+        assert_eq!(hint(&bench, 80), None);
+        for _ in 0..8 {
+            bench.answer("db.example", &["203.0.113.3"]);
+        }
+        assert_eq!(hint(&bench, 5432), None, "the answers have settled");
+        bench.rules(&[]);
+        assert_eq!(hint(&bench, 443), None);
+    }
+}
