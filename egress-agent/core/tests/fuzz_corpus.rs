@@ -9,6 +9,8 @@ mod compile;
 mod decode;
 #[path = "../../../tests/fuzz/src/request_head.rs"]
 mod request_head;
+#[path = "../../../tests/fuzz/src/second_hello.rs"]
+mod second_hello;
 
 use std::fs;
 use std::path::Path;
@@ -42,4 +44,14 @@ fn any_bytes_as_a_hello_are_read_alike_in_one_piece_and_byte_by_byte() {
 #[test]
 fn any_bytes_as_a_request_have_one_canonical_head() {
     replay("request_head", request_head::run);
+}
+
+#[test]
+fn any_bytes_behind_a_hello_hold_no_other_name_that_goes_on() {
+    replay("client_hello", |hello| {
+        for piece in [0, 1, 6, 63] {
+            second_hello::run(&[&[piece], hello].concat());
+            second_hello::run(&[&[piece], hello, hello].concat());
+        }
+    });
 }

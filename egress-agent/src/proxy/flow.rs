@@ -1,6 +1,7 @@
 //! One redirected connection: its stream with the bytes that were read ahead put back, its bytes
 //! counted, and the one record that is written when it is over.
 
+use super::guard::Guard;
 use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
 use egress_core::routing::{Cluster, RouteTable, Turn, candidates};
@@ -118,6 +119,7 @@ pub(super) struct Rewound {
     given: usize,
     stream: TcpStream,
     counters: Arc<Counters>,
+    guard: Option<Box<Guard>>,
 }
 
 impl Rewound {
@@ -127,7 +129,20 @@ impl Rewound {
             given: 0,
             stream,
             counters: Arc::default(),
+            guard: None,
         }
+    }
+
+    /// The stream of a TLS connection of which `hello` was read and `guard` holds what follows.
+    pub(super) fn guarded(hello: Vec<u8>, guard: Guard, stream: TcpStream) -> Self {
+        let mut new = Self::new(hello, stream);
+        new.guard = Some(Box::new(guard));
+        new
+    }
+
+    /// Why the guard lets the connection go no further.
+    pub(super) fn denied(&mut self) -> Option<RefusalReason> {
+        self.guard.as_mut()?.denied()
     }
 
     pub(super) fn counters(&self) -> Arc<Counters> {
@@ -151,7 +166,16 @@ impl AsyncRead for Rewound {
                 self.given = 0;
             }
         } else {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            let this = &mut *self;
+            match &mut this.guard {
+                Some(guard) => {
+                    ready!(guard.poll_read(&mut this.stream, cx, buffer))?;
+                    if guard.is_over() {
+                        this.guard = None;
+                    }
+                }
+                None => ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?,
+            }
         }
         let count = buffer.filled().len() - before;
         self.counters
@@ -168,6 +192,9 @@ impl AsyncWrite for Rewound {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        if let Some(guard) = &mut self.guard {
+            guard.server(&bytes[..count]);
+        }
         self.counters
             .sent
             .fetch_add(count as u64, Ordering::Relaxed);
@@ -180,6 +207,14 @@ impl AsyncWrite for Rewound {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        if let Some(guard) = &mut self.guard {
+            let mut left = count;
+            for slice in slices {
+                let written = left.min(slice.len());
+                guard.server(&slice[..written]);
+                left -= written;
+            }
+        }
         self.counters
             .sent
             .fetch_add(count as u64, Ordering::Relaxed);

@@ -10,6 +10,7 @@ mod control;
 mod drain;
 mod exchange;
 mod flow;
+mod guard;
 mod http;
 mod inspect;
 mod observe;

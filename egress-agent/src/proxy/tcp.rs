@@ -73,8 +73,14 @@ pub(super) async fn forward(
             () = client.removed(&listed) => removed(&mut ticket),
             copied = copy_bidirectional(&mut downstream, &mut upstream) => match copied {
                 Ok(_) => ticket.done(),
-                // Which side broke off is not told; both are closed.
-                Err(_) => ticket.flag(ResponseFlag::DC),
+                Err(_) => match downstream.denied() {
+                    Some(reason) => {
+                        client.refuse(reason, Some(&ticket.record.host));
+                        ticket.flag(ResponseFlag::UC);
+                    }
+                    // Which side broke off is not told; both are closed.
+                    None => ticket.flag(ResponseFlag::DC),
+                },
             },
             // As Envoy ends it: without a flag.
             () = counters.silence(client.shared.limits.idle) => ticket.done(),

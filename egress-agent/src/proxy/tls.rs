@@ -1,8 +1,9 @@
 //! TLS passthrough: reads the `ClientHello`, decides by its name, and copies bytes both ways.
 //!
-//! It never decrypts, holds no key and changes no byte.
+//! It never decrypts, holds no key and changes no byte. What follows the hello passes `guard`.
 
 use super::flow::{Client, Rewound, Ticket};
+use super::guard::Guard;
 use super::{Protocol, RefusalReason, tcp};
 use egress_core::routing::{Cluster, RouteTable, TlsDecision, Turn};
 use egress_core::tls::client_hello::{ClientHello, HelloOutcome, HelloReader};
@@ -21,16 +22,20 @@ pub(super) async fn pass_through(
 ) {
     let limit = client.shared.limits.name;
     let found = match timeout(limit, read_hello(&mut stream, &mut ahead)).await {
-        Ok(Ok(hello)) => hello.name.ok_or(RefusalReason::NoServerName),
+        Ok(Ok((hello, length))) => match hello.name {
+            Some(name) => Ok((name, length)),
+            None => Err(RefusalReason::NoServerName),
+        },
         Ok(Err(RefusalReason::EndedEarly)) if ahead.is_empty() => return,
         Ok(Err(reason)) => Err(reason),
         Err(_) => Err(RefusalReason::NameTimeout),
     };
-    let name = match (found, otherwise) {
-        (Ok(name), _) => name.into_string(),
+    let (server, length) = match (found, otherwise) {
+        (Ok(found), _) => found,
         (Err(_), Some(cluster)) => return tcp::relay(client, ahead, stream, &cluster).await,
         (Err(reason), None) => return tcp::refuse(client, ahead, stream, reason, None).await,
     };
+    let name = server.as_str().to_owned();
     let decision = {
         let origin = &client.origin;
         let routes = client.shared.routes.load();
@@ -52,7 +57,12 @@ pub(super) async fn pass_through(
             let listed = |routes: &RouteTable, policy| {
                 routes.lists_server(policy, origin.destination, Some(&name))
             };
-            let downstream = Rewound::new(ahead, stream);
+            let behind = ahead.split_off(length);
+            let mut guard = Guard::new(&client, Some(server), &behind);
+            if let Some(reason) = guard.denied() {
+                return client.refuse(reason, Some(&name));
+            }
+            let downstream = Rewound::guarded(ahead, guard, stream);
             tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
         TlsDecision::NotCarriedOut(why) => {
@@ -70,16 +80,17 @@ pub(super) async fn pass_through(
     }
 }
 
+/// The first hello, and how many bytes it takes.
 async fn read_hello(
     stream: &mut TcpStream,
     ahead: &mut Vec<u8>,
-) -> Result<ClientHello, RefusalReason> {
+) -> Result<(ClientHello, usize), RefusalReason> {
     let mut reader = HelloReader::default();
     let mut read = 0;
     loop {
         match reader.push(&ahead[read..]) {
             HelloOutcome::NeedMore => {}
-            HelloOutcome::Hello(hello) => return Ok(hello),
+            HelloOutcome::Hello(hello) => return Ok((hello, reader.taken())),
             HelloOutcome::Invalid(error) => return Err(RefusalReason::BadHello(error)),
         }
         read = ahead.len();

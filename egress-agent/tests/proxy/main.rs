@@ -13,6 +13,7 @@ mod http;
 mod not_carried_out;
 mod owners;
 mod paths;
+mod retry;
 mod shared;
 mod support;
 mod tls;

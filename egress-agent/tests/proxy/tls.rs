@@ -12,18 +12,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-const NAME: &str = "www.google.com";
+pub const NAME: &str = "www.google.com";
 
-/// A TLS echo server for `NAME`, and the configuration of a client that trusts it.
-async fn tls_origin() -> (SocketAddr, Arc<rustls::ClientConfig>) {
+/// A server for `NAME`, and what a client must trust.
+pub fn server_config(
+    provider: rustls::crypto::CryptoProvider,
+) -> (rustls::ServerConfig, rustls::RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let server = rustls::ServerConfig::builder()
+    let server = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
+    (server, roots)
+}
+
+/// A TLS echo server for `NAME`, and the configuration of a client that trusts it.
+async fn tls_origin() -> (SocketAddr, Arc<rustls::ClientConfig>) {
+    let (server, roots) = server_config(rustls::crypto::ring::default_provider());
     let client = rustls::ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();

@@ -4,6 +4,7 @@
 
 use crate::http::authority::HostError;
 use crate::tls::client_hello::HelloError;
+use crate::tls::second_hello::SecondHelloError;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -72,6 +73,9 @@ pub enum RefusalReason {
     /// No `ClientHello` that may pass.
     #[error("bad ClientHello: {0}")]
     BadHello(HelloError),
+    /// A second `ClientHello` that does not keep to the first, or could not be read.
+    #[error("{0}")]
+    SecondHello(SecondHelloError),
     /// The server name is not listed on this port.
     #[error("the server name is not listed on this port")]
     UnlistedName,

@@ -104,6 +104,11 @@ impl HelloReader {
         HelloOutcome::NeedMore
     }
 
+    /// Bytes that it took: once the hello is whole, those of its records.
+    pub const fn taken(&self) -> usize {
+        self.seen
+    }
+
     /// Consumes a record header or a piece of a record's body.
     fn step(&mut self, bytes: &mut &[u8]) -> Result<Option<ClientHello>, HelloError> {
         if self.record_left == 0 {
@@ -162,7 +167,7 @@ pub fn parse(bytes: &[u8]) -> HelloOutcome {
 }
 
 /// The fields of `ClientHello` (RFC 8446 §4.1.2), each one bounded by what is left.
-fn parse_body(body: &[u8]) -> Result<ClientHello, HelloError> {
+pub(super) fn parse_body(body: &[u8]) -> Result<ClientHello, HelloError> {
     let mut body = Cursor(body);
     let version_and_random = 2 + 32;
     body.take(version_and_random)?;
@@ -254,4 +259,4 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 #[path = "client_hello_tests.rs"]
-mod tests;
+pub(super) mod tests;

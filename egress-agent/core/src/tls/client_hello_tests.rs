@@ -3,26 +3,26 @@
 use super::*;
 use proptest::prelude::*;
 
-fn vector16(data: &[u8]) -> Vec<u8> {
+pub(in crate::tls) fn vector16(data: &[u8]) -> Vec<u8> {
     let mut out = (data.len() as u16).to_be_bytes().to_vec();
     out.extend_from_slice(data);
     out
 }
 
-fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
+pub(in crate::tls) fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
     [kind.to_be_bytes().to_vec(), vector16(data)].concat()
 }
 
-fn host_name(name: &[u8]) -> Vec<u8> {
+pub(in crate::tls) fn host_name(name: &[u8]) -> Vec<u8> {
     [vec![0], vector16(name)].concat()
 }
 
-fn sni(name: &[u8]) -> Vec<u8> {
+pub(in crate::tls) fn sni(name: &[u8]) -> Vec<u8> {
     extension(0, &vector16(&host_name(name)))
 }
 
 /// A handshake message with these extensions.
-fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
+pub(in crate::tls) fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend_from_slice(&[7; 32]);
     body.push(32);
@@ -33,13 +33,13 @@ fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
     handshake(&body)
 }
 
-fn handshake(body: &[u8]) -> Vec<u8> {
+pub(in crate::tls) fn handshake(body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u32).to_be_bytes();
     [&[1, length[1], length[2], length[3]], body].concat()
 }
 
 /// The message in records of at most `size` bytes.
-fn records(message: &[u8], size: usize) -> Vec<u8> {
+pub(in crate::tls) fn records(message: &[u8], size: usize) -> Vec<u8> {
     message
         .chunks(size)
         .flat_map(|part| [vec![22, 3, 1], vector16(part)].concat())
