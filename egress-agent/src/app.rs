@@ -14,7 +14,7 @@ use crate::proxy::{self, DrainSignal, Limits, Shared};
 use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
-use crate::wiring::{FactoryDialer, listen};
+use crate::wiring::{self, FactoryDialer, listen};
 use crate::workloads::Spaces;
 use crate::{admin, cgroup2, observe, privilege, rootwatch, stop};
 use anyhow::Context as _;
@@ -163,9 +163,11 @@ async fn serve(
     // The rules are in force by now: what they list straight through does not wait for the proxy.
     let listeners = listen(config, &sockets).await?;
     engine.admit(&listeners)?;
+    let proof: Arc<str> = wiring::proof()?.into();
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
     let (routes, observer) = (engine.routes(), Arc::clone(&flows));
-    let mut shared = Shared::new(routes, origins, dialer, observer, Limits::default());
+    let mut shared = Shared::new(routes, origins, dialer, observer, Limits::default())
+        .proven_by(Arc::clone(&proof));
     if config.on_removal == OnRemoval::Close {
         shared = shared.ending_removed(engine.changes());
     }
@@ -182,6 +184,7 @@ async fn serve(
     let keeper = Keeper {
         counters,
         errno: config.deny_errno,
+        proof,
         audits: config.mode == Mode::Audit,
         kernel,
         own: place.own.clone(),
@@ -191,6 +194,7 @@ async fn serve(
         canaries,
     };
     keeper.check().await;
+    keeper.check_redirect().await;
     // The service manager's "started" is the closed gate; `status` says when it is ready, which
     // waits for workloads that the service manager may start only now.
     admin::notify_ready();

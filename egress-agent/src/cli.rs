@@ -63,8 +63,8 @@ enum Verb {
     Canary {
         /// The cgroup's folder
         cgroup: PathBuf,
-        /// What a refusal fails with
-        errno: i32,
+        /// What it is to try, and how it is to end
+        words: Vec<String>,
     },
 }
 
@@ -183,8 +183,8 @@ pub fn main() -> ExitCode {
             return USAGE.into();
         }
     };
-    if let Verb::Canary { cgroup, errno } = &cli.verb {
-        return canary::run(cgroup, *errno);
+    if let Verb::Canary { cgroup, words } = &cli.verb {
+        return canary::run(cgroup, words);
     }
     match dispatch(cli.verb) {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,8 @@
 
 use crate::config::DenyErrno;
 use crate::gate;
-use crate::kernel::{self, Counters, Kernel, canary};
+use crate::kernel::canary::{self, Redirected};
+use crate::kernel::{self, Counters, Kernel};
 use crate::observe::readiness::{Board, Part};
 use crate::placement::{self, Started};
 use anyhow::bail;
@@ -78,6 +79,8 @@ pub struct Keeper {
     pub canaries: Canaries,
     /// What a denied call fails with.
     pub errno: DenyErrno,
+    /// What the proxy answers a canary that was redirected to it.
+    pub proof: Arc<str>,
     /// Nothing is denied, by the settings: for the words of the log.
     pub audits: bool,
     /// Where it shows.
@@ -144,6 +147,7 @@ impl Keeper {
             tokio::select! {
                 _ = ticks.tick() => {
                     self.check().await;
+                    self.check_redirect().await;
                     self.look();
                 }
                 () = self.board.changed() => {
@@ -165,6 +169,31 @@ impl Keeper {
         };
         let trouble = result.err().map(|error| format!("{error:#}"));
         self.board.set(Part::Gate, trouble);
+    }
+
+    /// Has the kernel redirect a connect of the agent's own to the proxy, and the proxy answer it.
+    pub async fn check_redirect(&self) {
+        let Some(root) = self.roots.iter().find(|root| root.exists()).cloned() else {
+            return;
+        };
+        let proof = self.kernel().proof();
+        let (words, canaries) = (Arc::clone(&self.proof), self.canaries.clone());
+        let run = move || canary::redirect(&root, &mut proof?, &words, |id| canaries.add(id));
+        let outcome = match tokio::task::spawn_blocking(run).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(error.into()),
+        };
+        let trouble = match outcome {
+            Ok(Redirected::Here) => None,
+            Ok(Redirected::Denied) => Some(
+                "a redirected connect is denied: the kernel has no listener of this agent, and everything that needs the proxy is denied; restart the agent".to_owned(),
+            ),
+            Ok(Redirected::Elsewhere) => Some(
+                "a redirected connect does not reach this agent: its proxy does not answer, or programs of another agent are attached to the same cgroup".to_owned(),
+            ),
+            Err(error) => Some(format!("the canary of the proxy failed: {error:#}")),
+        };
+        self.board.set(Part::Redirect, trouble);
     }
 
     /// Looks whether the gate is where it should be.

@@ -65,3 +65,13 @@ pub async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<
         }
     }
 }
+
+/// Words that no other process knows: what the proxy answers the agent's own canaries.
+pub fn proof() -> io::Result<String> {
+    let mut random = [0; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!(
+        "egress-agent {:032x}\n",
+        u128::from_ne_bytes(random)
+    ))
+}

@@ -46,6 +46,8 @@ pub mod policy_flag {
     pub const HAS_PREFIXES: u32 = 2;
     /// Nothing is refused; what would be is recorded.
     pub const AUDIT: u32 = 4;
+    /// TCP that no entry lists goes to the proxy: [`super::PROOF_POLICY`] only.
+    pub const PROOF: u32 = 8;
 }
 
 /// What applies to the sockets of one set of workloads. Key of its map: the policy id. One write
@@ -307,6 +309,9 @@ pub const MAX_TABLES: u32 = 2 * MAX_POLICIES;
 pub const TABLE_FLAGS: u32 = (1 << 10) | (1 << 12);
 /// Policy id that is never written: owners under it are refused everything, for want of state.
 pub const CLOSED_POLICY: u32 = MAX_POLICIES - 1;
+/// Policy id of the agent's own canaries, with [`policy_flag::PROOF`] and the empty table: the proxy
+/// answers their connections itself and dials nothing.
+pub const PROOF_POLICY: u32 = MAX_POLICIES - 2;
 /// "No policy" in an event.
 pub const NO_POLICY: u32 = u32::MAX;
 

@@ -77,15 +77,19 @@ pub fn decide_for<T: Tables>(
     };
     match tables.find(policy.table, shortest, &Destination { addr, ..*to }) {
         Some(rule) if rule.action == action::ALLOW => Verdict::Allow,
-        Some(rule) if rule.action == action::PROXY => {
-            if to.proto == proto::TCP && proxy().is_some() {
-                Verdict::Proxy
-            } else {
-                Verdict::Deny(Reason::NoProxy)
-            }
-        }
+        Some(rule) if rule.action == action::PROXY => by_proxy(to, &proxy),
         None if any => Verdict::Allow,
+        None if policy.flags & policy_flag::PROOF != 0 => by_proxy(to, &proxy),
         _ => Verdict::Deny(Reason::NotListed),
+    }
+}
+
+#[inline(always)]
+fn by_proxy(to: &Destination, proxy: &impl Fn() -> Option<u16>) -> Verdict {
+    if to.proto == proto::TCP && proxy().is_some() {
+        Verdict::Proxy
+    } else {
+        Verdict::Deny(Reason::NoProxy)
     }
 }
 

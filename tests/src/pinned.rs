@@ -18,6 +18,17 @@ pub fn proxies(bpf_dir: &Path) -> Result<usize> {
     entries::<u64, ProxyPort>(bpf_dir, "PROXIES")
 }
 
+/// Those namespaces, by cookie.
+pub fn proxy_namespaces(bpf_dir: &Path) -> Result<Vec<u64>> {
+    let proxies = table::<u64, ProxyPort>(bpf_dir, "PROXIES")?;
+    Ok(proxies.keys().collect::<std::result::Result<_, _>>()?)
+}
+
+/// Makes the kernel forget the proxy of a namespace.
+pub fn forget_proxy(bpf_dir: &Path, netns: u64) -> Result<()> {
+    Ok(table::<u64, ProxyPort>(bpf_dir, "PROXIES")?.remove(&netns)?)
+}
+
 /// Cgroups under a policy of their own.
 pub fn owners(bpf_dir: &Path) -> Result<usize> {
     entries::<u64, u32>(bpf_dir, "OWNERS")

@@ -16,7 +16,7 @@ use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::probe::Session;
 use egress_tests::rules::{ECHO, HTTPBIN};
-use egress_tests::{Lab, LabOptions, wait_until};
+use egress_tests::{Lab, LabOptions, pinned, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -387,4 +387,16 @@ fn an_admin_socket_that_was_taken_or_removed_is_made_again() {
     wait_status(&lab, "it answers", |s| s["ready"] == true);
     fs::remove_file(lab.admin_socket()).unwrap();
     wait_status(&lab, "it answers again", |s| s["ready"] == true);
+}
+
+/// Fault 16 of old: the kernel redirects to listeners of an agent that is gone.
+#[test]
+fn an_agent_that_redirected_flows_do_not_reach_is_not_ready() {
+    let lab = Lab::start_with(LabOptions::flags(&["--canary-interval", "1s"])).unwrap();
+    let netns = pinned::proxy_namespaces(lab.bpf_dir()).unwrap();
+    for cookie in netns {
+        pinned::forget_proxy(lab.bpf_dir(), cookie).unwrap();
+    }
+    let why = not_ready(&lab, "redirected connect");
+    assert!(why.contains("listener of this agent"), "{why}");
 }

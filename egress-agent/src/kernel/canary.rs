@@ -5,10 +5,14 @@
 
 use crate::placement::CANARY;
 use anyhow::Context as _;
-use std::net::UdpSocket;
+use aya::maps::{HashMap, MapData};
+use egress_ebpf::abi::PROOF_POLICY;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 /// The hidden verb under which the agent runs itself as the canary.
 pub const VERB: &str = "canary";
@@ -17,6 +21,11 @@ pub const VERB: &str = "canary";
 const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:fffe]:9"];
 const REFUSED: u8 = 10;
 const OPEN: u8 = 11;
+const HERE: u8 = 12;
+/// Says that the canary is to be redirected.
+const REDIRECT: &str = "redirect";
+/// How long a redirected canary waits for each step.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of a canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +47,9 @@ pub fn cage(root: &Path) -> PathBuf {
 ///
 /// Blocks for as long as a process start takes; call it off the async threads.
 pub fn check(root: &Path, errno: i32, told: impl FnOnce(u64)) -> anyhow::Result<Outcome> {
-    let cage = cage(root);
-    match std::fs::create_dir(&cage) {
-        // Of an agent that was killed and had this process id.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-        made => made.with_context(|| format!("making {}", cage.display()))?,
-    }
+    let cage = make_cage(root)?;
     told(std::fs::metadata(&cage)?.ino());
-    let status = spawn(&cage, errno);
+    let status = spawn(&cage, &[&errno.to_string()]);
     // The process has ended, so the cgroup is empty.
     std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;
     match status?.code().and_then(|code| u8::try_from(code).ok()) {
@@ -55,24 +59,95 @@ pub fn check(root: &Path, errno: i32, told: impl FnOnce(u64)) -> anyhow::Result<
     }
 }
 
-fn spawn(cage: &Path, errno: i32) -> anyhow::Result<std::process::ExitStatus> {
+fn make_cage(root: &Path) -> anyhow::Result<PathBuf> {
+    let cage = cage(root);
+    match std::fs::create_dir(&cage) {
+        // Of an agent that was killed and had this process id.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => made.with_context(|| format!("making {}", cage.display()))?,
+    }
+    Ok(cage)
+}
+
+fn spawn(cage: &Path, words: &[&str]) -> anyhow::Result<std::process::ExitStatus> {
     Command::new("/proc/self/exe")
         .arg(VERB)
         .arg(cage)
-        .arg(errno.to_string())
+        .args(words)
         .stdin(Stdio::null())
         .status()
         .context("starting the canary")
 }
 
+/// What became of a canary that was to be redirected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirected {
+    /// It read the words that it was to read.
+    Here,
+    /// The connect was denied: the kernel knows no proxy of this agent.
+    Denied,
+    /// Another proxy took it, or none answered.
+    Elsewhere,
+}
+
+/// Runs a canary that connects by TCP under [`PROOF_POLICY`], in a cgroup of its own below `root`,
+/// and reads `words`. `owners` is where the kernel finds the policy of a cgroup. `told` gets the
+/// cgroup's id.
+pub fn redirect(
+    root: &Path,
+    owners: &mut HashMap<MapData, u64, u32>,
+    words: &str,
+    told: impl FnOnce(u64),
+) -> anyhow::Result<Redirected> {
+    let cage = make_cage(root)?;
+    let id = std::fs::metadata(&cage)?.ino();
+    told(id);
+    owners.insert(id, PROOF_POLICY, 0)?;
+    let status = spawn(&cage, &[REDIRECT, words]);
+    let forgotten = owners.remove(&id);
+    std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;
+    forgotten?;
+    match status?.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(REFUSED) => Ok(Redirected::Denied),
+        Some(OPEN) => Ok(Redirected::Elsewhere),
+        Some(HERE) => Ok(Redirected::Here),
+        other => anyhow::bail!("{}: the canary could not run ({other:?})", root.display()),
+    }
+}
+
 /// The canary itself: moves into its cage and tries.
-pub fn run(cage: &Path, errno: i32) -> ExitCode {
+pub fn run(cage: &Path, words: &[String]) -> ExitCode {
     if let Err(e) = std::fs::write(cage.join("cgroup.procs"), std::process::id().to_string()) {
         eprintln!("canary: joining {}: {e}", cage.display());
         return ExitCode::FAILURE;
     }
-    let refused = TARGETS.iter().all(|target| refused(target, errno));
-    ExitCode::from(if refused { REFUSED } else { OPEN })
+    match words {
+        [kind, wanted] if kind == REDIRECT => ExitCode::from(reached(wanted)),
+        [errno] => match errno.parse() {
+            Ok(errno) if TARGETS.iter().all(|target| refused(target, errno)) => {
+                ExitCode::from(REFUSED)
+            }
+            Ok(_) => ExitCode::from(OPEN),
+            Err(_) => ExitCode::FAILURE,
+        },
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn reached(wanted: &str) -> u8 {
+    let read = || -> std::io::Result<String> {
+        let target = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
+        let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut words = String::new();
+        (&mut stream).take(256).read_to_string(&mut words)?;
+        Ok(words)
+    };
+    match read() {
+        Ok(words) if words == wanted => HERE,
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => REFUSED,
+        Ok(_) | Err(_) => OPEN,
+    }
 }
 
 fn refused(target: &str, errno: i32) -> bool {

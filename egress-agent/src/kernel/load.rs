@@ -7,11 +7,11 @@ use super::{
 };
 use crate::failure::Failure;
 use anyhow::Context as _;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
-use egress_ebpf::abi::{DEFAULT_POLICY, Policy};
+use egress_ebpf::abi::{DEFAULT_POLICY, PROOF_POLICY, Policy, policy_flag};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -113,6 +113,20 @@ impl Kernel {
             policies.set(DEFAULT_POLICY, deny_all, 0)?;
         }
         Ok(())
+    }
+
+    /// The policies of cgroups, to put the agent's own canaries under [`PROOF_POLICY`], which is
+    /// written here.
+    pub fn proof(&self) -> anyhow::Result<HashMap<MapData, u64, u32>> {
+        let open = |name| MapData::from_pin(self.pins.maps().join(name));
+        let mut policies: Array<_, Policy> = Map::Array(open("POLICIES")?).try_into()?;
+        let proof = Policy {
+            generation: 1,
+            flags: policy_flag::PROOF,
+            ..Policy::default()
+        };
+        policies.set(PROOF_POLICY, proof, 0)?;
+        Ok(Map::HashMap(open("OWNERS")?).try_into()?)
     }
 
     /// The rule tables. Once.

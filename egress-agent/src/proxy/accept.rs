@@ -6,10 +6,12 @@ use super::flow::{Client, Rewound};
 use super::inspect::inspect;
 use super::{DrainSignal, Refusal, RefusalReason, Shared, http, tcp, tls};
 use egress_core::routing::{Reading, Step, Turn};
+use egress_ebpf::abi::PROOF_POLICY;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
@@ -77,6 +79,11 @@ async fn connection(
         };
         return shared.observer.refused(None, &refusal);
     };
+    if origin.policy == PROOF_POLICY {
+        // A canary that left already proves nothing.
+        let _ = stream.write_all(shared.proof.as_bytes()).await;
+        return;
+    }
     let client = Client {
         shared: Arc::clone(&shared),
         origin: Arc::new(origin),

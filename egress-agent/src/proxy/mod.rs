@@ -136,6 +136,8 @@ pub struct Shared {
     limits: Limits,
     connections: Arc<Places>,
     changes: Option<watch::Receiver<u64>>,
+    /// What canaries are answered.
+    proof: Arc<str>,
 }
 
 impl Shared {
@@ -156,7 +158,16 @@ impl Shared {
             limits,
             connections,
             changes: None,
+            proof: Arc::default(),
         }
+    }
+
+    /// Answers connections of the agent's own canaries with these words, by which it knows that a
+    /// redirected flow reached it and no other proxy.
+    #[must_use]
+    pub fn proven_by(mut self, words: Arc<str>) -> Self {
+        self.proof = words;
+        self
     }
 
     /// Ends connections whose host is no longer listed, looked at whenever `changes` has a new

@@ -4,7 +4,7 @@ use crate::policy::claims::{UnlistedAddress, everywhere};
 use crate::policy::leases::LeaseSettings;
 use crate::policy::tables::{Action, Claims, Target, Transport, claim};
 use crate::registry::scope::Workload;
-use egress_ebpf::abi::CLOSED_POLICY;
+use egress_ebpf::abi::{CLOSED_POLICY, PROOF_POLICY};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 
@@ -52,7 +52,7 @@ impl Default for Settings {
             unknown: Workload::default(),
             audit: false,
             deny_errno: 0,
-            policies_end: CLOSED_POLICY,
+            policies_end: PROOF_POLICY.min(CLOSED_POLICY),
             proxy_port: 15001,
             keep_removed: false,
         }
