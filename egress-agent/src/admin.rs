@@ -7,11 +7,12 @@
 use crate::failure::{ABSENT, Failure};
 use crate::observe::status::Status;
 use anyhow::Context as _;
-use egress_core::policy::explain::{DeniedBy, Explanation, Question, QuestionError};
+use egress_core::policy::explain::{DeniedBy, Explanation, Flow, Question, QuestionError, Speaks};
+use egress_core::policy::tables::Transport;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -111,6 +112,41 @@ pub struct Explained {
     pub denied_by: Option<String>,
     /// The verdict and its reasons, a line each.
     pub lines: Vec<String>,
+    /// The flows that were judged.
+    #[serde(default)]
+    pub flows: Vec<JudgedFlow>,
+}
+
+/// A flow that was judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JudgedFlow {
+    /// What is dialled.
+    pub to: SocketAddr,
+    /// `tcp` or `udp`.
+    pub transport: String,
+    /// `http`, `http2`, `tls` or `bytes`.
+    pub speaks: String,
+}
+
+impl From<Flow> for JudgedFlow {
+    fn from(flow: Flow) -> Self {
+        let transport = match flow.transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        };
+        let speaks = match flow.speaks {
+            Speaks::Http => "http",
+            Speaks::Http2 => "http2",
+            Speaks::Tls => "tls",
+            Speaks::Bytes => "bytes",
+        };
+        Self {
+            to: flow.to,
+            transport: transport.to_owned(),
+            speaks: speaks.to_owned(),
+        }
+    }
 }
 
 impl From<Explanation> for Explained {
@@ -124,6 +160,7 @@ impl From<Explanation> for Explained {
             allowed: explanation.allowed(),
             denied_by: explanation.denied.map(by),
             lines: explanation.lines,
+            flows: explanation.flows.into_iter().map(Into::into).collect(),
         }
     }
 }

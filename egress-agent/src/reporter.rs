@@ -106,6 +106,7 @@ impl Reporter {
                         allowed: false,
                         denied_by: None,
                         lines: vec![format!("{}: {error}", asked.destination)],
+                        flows: Vec::new(),
                     },
                 };
                 serde_json::to_vec(&told).ok()

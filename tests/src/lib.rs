@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod child;
 pub mod client;
 pub mod escape;
+pub mod flows;
 pub mod hosts;
 pub mod lab;
 pub mod load;

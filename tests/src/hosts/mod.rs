@@ -1,8 +1,9 @@
 //! The outside: hosts that answer as the lab's real ones do, in a network namespace.
 //!
 //! Owns the threads that run them. What each host answers is in its own file: `origin` (HTTP
-//! and TLS), `dns`, `echo`. Dropping the world ends them all.
+//! and TLS), `dns`, `echo`, `anyone`. Dropping the world ends them all.
 
+mod anyone;
 mod authority;
 mod dns;
 mod echo;
@@ -109,6 +110,12 @@ impl World {
         let dns = Dns::default();
         self.inside(dns::serve(dns.clone(), sockets(addresses, 53)))?;
         Ok(dns)
+    }
+
+    /// Hosts that answer in what they are spoken to, at these ports of each address.
+    pub fn anyone(&self, addresses: &[IpAddr], ports: &[u16]) -> Result<()> {
+        let all = ports.iter().flat_map(|port| sockets(addresses, *port));
+        self.inside(anyone::serve(all.collect()))
     }
 
     /// A host that sends back what it gets, over TCP and UDP.

@@ -17,6 +17,28 @@ pub const ANSWERS: [(&str, &[&str]); 7] = [
     ("z.example", &["198.51.100.26"]),
     ("y.sub.example", &["198.51.100.25", "2001:db8:2::25"]),
 ];
+/// Every address that a flow to such a destination can end at: those above and below, endpoints, the
+/// first of each network that is listed, and one that no rule names.
+pub const WORLD: [&str; 18] = [
+    "198.51.100.1",
+    "198.51.100.2",
+    "198.51.100.3",
+    "198.51.100.5",
+    "198.51.100.25",
+    "198.51.100.26",
+    "198.51.100.98",
+    "198.51.100.161",
+    "198.51.100.169",
+    "198.51.100.170",
+    "2001:db8:2::",
+    "2001:db8:2::1",
+    "2001:db8:2::4",
+    "2001:db8:2::5",
+    "2001:db8:2::25",
+    "2001:db8:2::98",
+    "192.0.2.1",
+    "198.51.100.160",
+];
 /// Hosts that entries list. The first is the most common, so that entries and routes meet.
 const HOSTS: [&str; 10] = [
     "a.example",
@@ -64,15 +86,18 @@ const DIALLED: [&str; 11] = [
     "198.51.100.2",
     "198.51.100.3",
     "198.51.100.26",
-    "198.51.100.99",
+    "198.51.100.98",
     "198.51.100.161",
     "198.51.100.169",
     "198.51.100.170",
     "2001:db8:2::1",
     "2001:db8:2::4",
-    "2001:db8:2::99",
+    "2001:db8:2::98",
 ];
-const PORTS: [u16; 4] = [80, 443, 5432, 8080];
+/// Ports that entries list.
+pub const PORTS: [u16; 4] = [80, 443, 5432, 8080];
+/// A port that no entry lists, and the `targetPort` of some.
+pub const OTHER_PORTS: [u16; 2] = [22, 8081];
 const PROTOCOLS: [&str; 11] = [
     "HTTP", "HTTP", "TLS", "HTTPS", "TCP", "TCP", "\"\"", "UDP", "GRPC", "HTTP2", "MONGO",
 ];

@@ -1,0 +1,110 @@
+//! A client that makes many flows at one time: reads them from standard input as JSON and writes how
+//! each ended, in their order.
+//!
+//! Owns sockets only; it runs inside a cgroup and a namespace that a test chose.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Longer than any answer of a host of the lab.
+const LIMIT: Duration = Duration::from_secs(8);
+/// Flows at one time.
+const AT_ONCE: usize = 24;
+
+fn main() -> io::Result<()> {
+    let asked: Vec<Value> = serde_json::from_reader(io::stdin())?;
+    let ends = Mutex::new(vec![Value::Null; asked.len()]);
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(flow) = asked.get(at) else {
+                        return;
+                    };
+                    let end = made(flow);
+                    let mut ends = ends
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    ends[at] = end;
+                }
+            });
+        }
+    });
+    let ends = ends
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    serde_json::to_writer(io::stdout(), &ends)?;
+    Ok(())
+}
+
+/// `"denied"`, `"closed"`, `"served"`, the status of the proxy's answer, or an error.
+fn made(flow: &Value) -> Value {
+    let to = flow["to"].as_str().and_then(|to| to.parse().ok());
+    let first = flow["first"].as_array().into_iter().flatten();
+    let first: Vec<u8> = first
+        .filter_map(|byte| u8::try_from(byte.as_u64()?).ok())
+        .collect();
+    let Some(to) = to else {
+        return json!({"error": "no destination"});
+    };
+    let ended = if flow["udp"] == true {
+        datagram(to, &first)
+    } else {
+        stream(to, &first)
+    };
+    match ended {
+        Ok(end) => end,
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => json!("denied"),
+        Err(error) => json!({"error": error.to_string(), "to": to.to_string()}),
+    }
+}
+
+fn stream(to: SocketAddr, first: &[u8]) -> io::Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    // One that was closed before is found out by reading.
+    let _ = stream.write_all(first);
+    let mut answer = vec![0; 4096];
+    let mut length = 0;
+    // A whole head, or all that comes.
+    while length < answer.len() && !answer[..length].ends_with(b"served") {
+        match stream.read(&mut answer[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error),
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    let status = answer
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3));
+    Ok(match status.and_then(|status| status.parse::<u16>().ok()) {
+        _ if answer.contains("x-served") || answer == "served" => json!("served"),
+        Some(status) => json!(status),
+        None if answer.is_empty() => json!("closed"),
+        None => json!({"answer": answer}),
+    })
+}
+
+fn datagram(to: SocketAddr, first: &[u8]) -> io::Result<Value> {
+    let any: SocketAddr = if to.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.send_to(first, to)?;
+    let mut back = [0; 16];
+    socket.recv_from(&mut back)?;
+    Ok(json!("served"))
+}

@@ -1,0 +1,116 @@
+//! The program `flows`, as a test uses it: many flows at one time from one place, and how each ended.
+//!
+//! Owns how it is run and read, and the form of a flow. What should have become of it is the test's
+//! to say.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use serde_json::{Value, json};
+
+use crate::agent::beside;
+use crate::child::Guarded;
+use crate::place::Place;
+
+/// One flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// What is dialled.
+    pub to: SocketAddr,
+    /// By UDP; by TCP otherwise.
+    pub udp: bool,
+    /// What the client sends first.
+    pub first: Vec<u8>,
+}
+
+/// How a flow ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The call failed with EPERM.
+    Denied,
+    /// The connection came up and was closed without a byte.
+    Closed,
+    /// The proxy answered with this status.
+    Status(u16),
+    /// The host answered.
+    Served,
+    /// Something else, which no gate should do.
+    Other(String),
+}
+
+impl Flow {
+    /// An HTTP/1.1 request.
+    pub fn http(to: SocketAddr, host: &str, path: &str) -> Self {
+        let first = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        Self::bytes(to, first.into_bytes())
+    }
+
+    /// HTTP/2 with prior knowledge: the preface and empty settings.
+    pub fn http2(to: SocketAddr) -> Self {
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        Self::bytes(to, [preface, &settings].concat())
+    }
+
+    /// A `ClientHello`; for an address it has no server name.
+    pub fn tls(to: SocketAddr, host: &str) -> Result<Self> {
+        let config = ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = ServerName::try_from(host.to_owned())?;
+        let mut hello = Vec::new();
+        ClientConnection::new(Arc::new(config), name)?.write_tls(&mut hello)?;
+        Ok(Self::bytes(to, hello))
+    }
+
+    /// These bytes.
+    pub fn bytes(to: SocketAddr, first: Vec<u8>) -> Self {
+        Self {
+            to,
+            udp: false,
+            first,
+        }
+    }
+
+    /// A datagram.
+    pub fn datagram(to: SocketAddr) -> Self {
+        Self {
+            to,
+            udp: true,
+            first: b"word".to_vec(),
+        }
+    }
+}
+
+/// Makes the flows in `place` and returns how each ended, in their order.
+pub fn run(place: &Place<'_>, flows: &[Flow]) -> Result<Vec<End>> {
+    let mut command = place.command(beside("flows")?)?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Guarded::spawn(&mut command).context("cannot run flows")?;
+    let asked: Vec<Value> = flows
+        .iter()
+        .map(|flow| json!({"to": flow.to.to_string(), "udp": flow.udp, "first": flow.first}))
+        .collect();
+    let mut stdin = child.stdin.take().context("flows has a pipe")?;
+    stdin.write_all(&serde_json::to_vec(&asked)?)?;
+    drop(stdin);
+    let stdout = child.stdout.take().context("flows has a pipe")?;
+    let told: Vec<Value> = serde_json::from_reader(stdout).context("what flows said")?;
+    anyhow::ensure!(told.len() == flows.len(), "{} ends", told.len());
+    Ok(told.iter().map(end).collect())
+}
+
+fn end(told: &Value) -> End {
+    match (told.as_str(), told.as_u64()) {
+        (Some("denied"), _) => End::Denied,
+        (Some("closed"), _) => End::Closed,
+        (Some("served"), _) => End::Served,
+        (_, Some(status)) => End::Status(u16::try_from(status).unwrap_or_default()),
+        _ => End::Other(told.to_string()),
+    }
+}

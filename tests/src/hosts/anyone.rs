@@ -1,0 +1,54 @@
+//! A host that answers whatever it is asked, in what it is spoken to.
+//!
+//! It keeps no record: that an answer came is all that a client learns.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+/// Of HTTP. The header tells it from an answer of the proxy's own.
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nx-served: yes\r\nconnection: close\r\n\r\nserved";
+
+/// Listens at every address, then goes on in tasks of its own.
+pub(super) async fn serve(addresses: Vec<SocketAddr>) -> Result<()> {
+    for address in addresses {
+        let tcp = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("anyone, TCP at {address}"))?;
+        let udp = UdpSocket::bind(address)
+            .await
+            .with_context(|| format!("anyone, UDP at {address}"))?;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = tcp.accept().await {
+                tokio::spawn(answer(stream));
+            }
+        });
+        tokio::spawn(async move {
+            let mut buffer = [0; 2048];
+            loop {
+                // An ICMP error of an earlier answer comes up here: it is not the end.
+                if let Ok((_, peer)) = udp.recv_from(&mut buffer).await {
+                    let _ = udp.send_to(b"served", peer).await;
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn answer(mut stream: TcpStream) {
+    let mut first = vec![0; 4096];
+    let Ok(length @ 1..) = stream.read(&mut first).await else {
+        return;
+    };
+    let http = first[..length].windows(9).any(|nine| nine == b" HTTP/1.1");
+    // A client that has left is a result, not an error.
+    let _ = stream
+        .write_all(if http { RESPONSE } else { b"served" })
+        .await;
+    let _ = stream.shutdown().await;
+    while matches!(stream.read(&mut first).await, Ok(1..)) {}
+}
