@@ -79,7 +79,10 @@ fn a_denied_address_of_a_port_whose_host_rotates_names_the_setting() {
         line.contains("unlistedAddress: byName").then_some(line)
     })
     .unwrap();
-    assert!(hint.contains("www.google.com lists port 443"), "{hint}");
+    assert!(
+        hint.contains("port 443 is listed for www.google.com"),
+        "{hint}"
+    );
 }
 
 #[test]

@@ -6,12 +6,14 @@ use super::claims::{UnlistedAddress, transport};
 use super::state::State;
 use super::tables::Transport;
 use crate::istio::service_entry::Resolution;
-use crate::registry::services::{Location, Service};
+use crate::registry::services::{Class, Location, Service};
 use egress_ebpf::addr::Addr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Most hosts that one hint names.
+const NAMED: usize = 3;
 /// Most names with changing answers that one look goes through.
 const LOOKED_AT: usize = 64;
 
@@ -64,45 +66,56 @@ impl State {
                 service.host
             ));
         }
-        if let Some(service) = here.first() {
-            return Some(format!("{} lists {}", service.host, ports(service)));
-        }
         let visible = |host: &Arc<str>| view.services.get(host);
         let mut left_out: Vec<_> = self
             .hosts_left_out(addr)
             .filter_map(|host| visible(&host))
             .collect();
-        left_out.sort_by_key(|s| (!lists_port(s), &s.host));
-        if let Some(service) = left_out.first() {
-            let host = &service.host;
-            return Some(if lists_port(service) {
-                format!(
-                    "{host} lists port {port}; DNS gives it this address, which is not public: \
-                     allowPrivateAnswers accepts such addresses"
-                )
-            } else {
-                format!("{host} has this address and lists {}", ports(service))
-            });
+        left_out.sort_by_key(|s| &s.host);
+        if let Some(service) = left_out.iter().copied().find(lists_port) {
+            return Some(format!(
+                "{} lists port {port}; DNS gives it this address, which is not public: \
+                 allowPrivateAnswers accepts such addresses",
+                service.host
+            ));
         }
         let rotating = self.users_of(self.leases.rotating()).take(LOOKED_AT);
-        let service = rotating.filter_map(visible).find(lists_port)?;
-        let (host, class) = (&service.host, service.class(port)?);
-        // By name it would have gone to the proxy.
-        let by_name = class.needs_name();
-        let setting = match self.settings().unlisted_address {
-            UnlistedAddress::Refuse if by_name => {
-                "unlistedAddress: byName decides by name instead of address"
-            }
-            UnlistedAddress::ByName if by_name => return None,
-            UnlistedAddress::Refuse | UnlistedAddress::ByName => {
-                "dns.minTTL and dns.grace keep addresses longer, spec.addresses lists networks"
-            }
-        };
-        Some(format!(
-            "{host} lists port {port}, and DNS gives it other addresses with each answer; if this \
-             is one of them: {setting}"
-        ))
+        let rotating = rotating.filter_map(visible).filter(lists_port);
+        let hint = moved(rotating, port, self.settings().unlisted_address);
+        hint.or_else(|| {
+            let service = here.first().or(left_out.first())?;
+            Some(format!("{} lists {}", service.host, ports(service)))
+        })
     }
+}
+
+/// What helps where the answers of services change, if the denied address is in one that the agent
+/// has not seen.
+fn moved<'a>(
+    services: impl Iterator<Item = &'a Arc<Service>>,
+    port: u16,
+    unlisted: UnlistedAddress,
+) -> Option<String> {
+    let by_name = |s: &Arc<Service>| s.class(port).is_some_and(Class::needs_name);
+    // Under byName the kernel gives every address of a port whose name is checked to the proxy.
+    let mut services = services.filter(|s| !(by_name(s) && unlisted == UnlistedAddress::ByName));
+    let first = services.next()?;
+    let setting = if by_name(first) {
+        "unlistedAddress: byName decides by name instead of address"
+    } else {
+        "dns.minTTL and dns.grace keep addresses longer, spec.addresses lists networks"
+    };
+    let alike = services.filter(|s| by_name(s) == by_name(first));
+    let hosts: BTreeSet<&str> = std::iter::once(first)
+        .chain(alike)
+        .map(|s| &*s.host)
+        .take(NAMED)
+        .collect();
+    let hosts = hosts.into_iter().collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "port {port} is listed for {hosts}, whose DNS answers change; if this address is in one of \
+         them: {setting}"
+    ))
 }
 
 /// Whether a service spells out an address, as VIP or endpoint.

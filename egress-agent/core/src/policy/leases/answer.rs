@@ -51,8 +51,8 @@ impl Moves {
         self.0 = self.0 << 1 | u8::from(moved);
     }
 
-    /// Whether the next answer is likely to bring another one.
+    /// Whether the next answer may well bring another one.
     pub(super) fn rotates(self) -> bool {
-        self.0.count_ones() >= 2
+        self.0 != 0
     }
 }
