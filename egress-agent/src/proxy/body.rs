@@ -244,6 +244,16 @@ pub(super) enum ReplyBody {
     Upstream(Box<Relay>),
 }
 
+impl ReplyBody {
+    /// Bytes of the proxy's own.
+    pub(super) fn local_length(&self) -> u64 {
+        match self {
+            Self::Local(body) => body.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Self::Upstream(_) => 0,
+        }
+    }
+}
+
 /// The upstream's response body with all that must end with it.
 pub(super) struct Relay {
     pub(super) inner: Incoming,
@@ -342,9 +352,7 @@ impl Body for Reply {
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            ReplyBody::Local(body) => {
-                SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
+            local @ ReplyBody::Local(_) => SizeHint::with_exact(local.local_length()),
             ReplyBody::Upstream(relay) => relay.inner.size_hint(),
         }
     }

@@ -29,6 +29,10 @@ pub(super) struct Control {
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact that one side tells the other"
+)]
 struct State {
     /// Of the task that serves the connection.
     waker: Option<Waker>,

@@ -241,6 +241,8 @@ pub(super) struct Ticket {
     started: Instant,
     pub(super) counters: Arc<Counters>,
     pub(super) record: AccessRecord,
+    /// The client speaks gRPC: replies of the proxy's own are in its form.
+    pub(super) grpc: bool,
     done: bool,
 }
 
@@ -267,6 +269,7 @@ impl Ticket {
             started: Instant::now(),
             counters,
             record,
+            grpc: false,
             done: false,
         }
     }

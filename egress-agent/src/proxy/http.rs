@@ -13,7 +13,7 @@ use super::{DrainSignal, Protocol, RefusalReason};
 use bytes::Bytes;
 use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
-use egress_core::http::local_reply::LocalReply;
+use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::http::request_head::MAX_HEADERS;
 use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable, Turn};
 use hyper::body::{Body as _, Incoming};
@@ -21,7 +21,7 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVE
 use hyper::http::HeaderMap;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future;
@@ -138,6 +138,8 @@ impl Connection {
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
         let mut ticket = self.ticket();
         ticket.record.method = request.method().to_string();
+        let content_type = request.headers().get(CONTENT_TYPE);
+        ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
         ticket.record.path = request
             .uri()
             .path_and_query()
@@ -298,23 +300,46 @@ impl Connection {
 
 /// A local reply as Envoy sends it; `date` is hyper's to add.
 pub(super) fn local_response(reply: &LocalReply, mut ticket: Ticket) -> Response<ReplyBody> {
-    ticket.record.response_code = reply.status;
+    let mut response = if ticket.grpc {
+        grpc_response(reply)
+    } else {
+        plain_response(reply)
+    };
+    let headers = response.headers_mut();
+    headers.insert(SERVER, HeaderValue::from_static("envoy"));
+    let sent = response.body().local_length();
+    let length = HeaderValue::from(sent);
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    ticket.record.response_code = response.status().as_u16();
     ticket.record.flags = reply.flags;
-    ticket
-        .counters
-        .sent
-        .store(reply.body.len() as u64, Ordering::Relaxed);
+    ticket.counters.sent.store(sent, Ordering::Relaxed);
     ticket.done();
+    response
+}
+
+fn plain_response(reply: &LocalReply) -> Response<ReplyBody> {
     let body = Some(Bytes::from(reply.body.clone().into_owned())).filter(|body| !body.is_empty());
     let mut response = Response::new(ReplyBody::Local(body));
     // Every status of `LocalReply` is a valid one.
-    *response.status_mut() =
-        hyper::StatusCode::from_u16(reply.status).unwrap_or(hyper::StatusCode::BAD_GATEWAY);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
     if !reply.body.is_empty() {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        let text = HeaderValue::from_static("text/plain");
+        response.headers_mut().insert(CONTENT_TYPE, text);
     }
-    headers.insert(SERVER, HeaderValue::from_static("envoy"));
+    response
+}
+
+fn grpc_response(reply: &LocalReply) -> Response<ReplyBody> {
+    let (status, message) = reply.in_grpc();
+    let mut response = Response::new(ReplyBody::Local(None));
+    let headers = response.headers_mut();
+    let grpc = HeaderValue::from_static("application/grpc");
+    headers.insert(CONTENT_TYPE, grpc);
+    headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+    if let Ok(message) = HeaderValue::from_str(&message)
+        && !message.is_empty()
+    {
+        headers.insert("grpc-message", message);
+    }
     response
 }

@@ -373,6 +373,7 @@ async fn a_reply_to_an_upload_that_goes_on_is_not_lost_in_a_reset() {
     let origin = raw_origin(move |_, mut raw: Raw| async move {
         raw.head().await;
         raw.send(early.as_bytes()).await;
+        raw.rest().await;
     })
     .await;
     let bed = Bed::new(http_port(HOST, &[origin], None)).await;

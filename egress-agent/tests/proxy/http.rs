@@ -237,3 +237,42 @@ async fn ipv6_is_served_like_ipv4() {
     assert_eq!(client.ask(&get("[2001:db8::1]", "/")).await.status(), 502);
     assert_eq!(bed.record().await.upstream, Some(origin));
 }
+
+#[tokio::test]
+async fn a_grpc_client_gets_the_proxys_replies_in_its_form() {
+    let refused = crate::support::refused_address().await;
+    let bed = Bed::new(http_port(HOST, &[refused], None)).await;
+    for (host, content_type, status, message) in [
+        ("evil.example", "application/grpc", "14", None),
+        (
+            HOST,
+            "application/grpc+proto",
+            "14",
+            Some("upstream connect error"),
+        ),
+    ] {
+        let mut client = bed.client().await;
+        let reply = client
+            .ask(&format!(
+                "POST /a.B/C HTTP/1.1\r\nHost: {host}\r\nContent-Type: {content_type}\r\nContent-Length: 0\r\n\r\n"
+            ))
+            .await;
+        assert_eq!((reply.status(), reply.text()), (200, ""), "{host}");
+        assert_eq!(reply.header("content-type"), Some("application/grpc"));
+        assert_eq!(reply.header("grpc-status"), Some(status), "{host}");
+        let told = reply.header("grpc-message").map(|text| &text[..22]);
+        assert_eq!(told, message, "{host}");
+        assert_eq!(bed.record().await.response_code, 200, "{host}");
+    }
+    assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+}
+
+#[tokio::test]
+async fn options_of_the_whole_server_is_404_without_a_route_for_it() {
+    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
+    let mut client = bed.client().await;
+    let request = format!("OPTIONS * HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    assert_eq!(client.ask(&request).await.status(), 404);
+    assert_eq!(bed.refusal().await, RefusalReason::NoRoute);
+    assert_eq!(client.ask(&get(HOST, "/")).await.status(), 200);
+}

@@ -91,6 +91,11 @@ pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
     }
 }
 
+/// Whether a header of a client's request goes no further than the proxy, whatever it says.
+pub fn ends_here(name: &str) -> bool {
+    name == CONNECTION || HOP_BY_HOP.contains(&name) || STEERING.contains(&name)
+}
+
 /// Turns a client's request headers into those that go upstream. `x-envoy-attempt-count` belongs to
 /// each try: [`set_attempt`].
 pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {

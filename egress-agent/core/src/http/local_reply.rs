@@ -116,6 +116,12 @@ pub fn connect_failure(text: &str, immediate: bool) -> UpstreamReset {
     UpstreamReset::ConnectFailure(format!("{when} connect error: {text}"))
 }
 
+/// Whether a request is gRPC by its `content-type` (Envoy `grpc/common.cc`).
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
+}
+
 /// One reply of the proxy's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalReply {
@@ -134,6 +140,20 @@ impl LocalReply {
             body: Cow::Borrowed(""),
             flags,
         }
+    }
+
+    /// `grpc-status` and `grpc-message` in which a gRPC client gets the reply, with 200 (Envoy
+    /// `grpc/status.cc`, `httpToGrpcStatus`).
+    pub fn in_grpc(&self) -> (u8, String) {
+        let status = match self.status {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502 | 503 | 504 => 14,
+            _ => 2,
+        };
+        (status, self.body.replace('%', "%25"))
     }
 
     /// The Host is not listed: Istio's vhost `block_all`.
@@ -251,6 +271,29 @@ impl LocalReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grpc_client_gets_envoys_status_of_the_reply() {
+        for (reply, status) in [
+            (LocalReply::unlisted_host(), 14),
+            (LocalReply::no_route(), 12),
+            (LocalReply::request_timeout(), 14),
+            (LocalReply::malformed(), 13),
+            (LocalReply::upgrade_refused(), 7),
+            (LocalReply::not_implemented(), 2),
+        ] {
+            assert_eq!(reply.in_grpc(), (status, reply.body.to_string()));
+        }
+        for (content_type, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/grpc;x", false),
+            ("text/plain", false),
+        ] {
+            assert_eq!(is_grpc(content_type.as_bytes()), grpc, "{content_type}");
+        }
+    }
 
     #[test]
     fn each_local_reply_has_envoys_status_body_and_flags() {

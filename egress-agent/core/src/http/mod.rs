@@ -7,6 +7,7 @@ pub mod authority;
 pub mod chunked;
 pub mod headers;
 pub mod local_reply;
+pub mod method;
 pub mod request_head;
 pub mod response_head;
 pub mod target;

@@ -5,50 +5,13 @@
 //! before the HTTP library sees a byte of it. Which host may be asked is not decided here.
 
 use super::local_reply::LocalReply;
+use super::method::is_known_method;
 use super::target::{Target, TargetError, parse_target};
 use crate::routing::RefusalReason;
 use thiserror::Error;
 
 /// Headers of one request (Envoy's `max_headers_count` default).
 pub const MAX_HEADERS: usize = 100;
-
-/// The methods that Envoy knows (`source/common/http/http1/balsa_parser.cc`, `kValidMethods`).
-const METHODS: [&str; 34] = [
-    "ACL",
-    "BIND",
-    "CHECKOUT",
-    "CONNECT",
-    "COPY",
-    "DELETE",
-    "GET",
-    "HEAD",
-    "LINK",
-    "LOCK",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MOVE",
-    "MSEARCH",
-    "NOTIFY",
-    "OPTIONS",
-    "PATCH",
-    "POST",
-    "PROPFIND",
-    "PROPPATCH",
-    "PURGE",
-    "PUT",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "SOURCE",
-    "SUBSCRIBE",
-    "TRACE",
-    "UNBIND",
-    "UNLINK",
-    "UNLOCK",
-    "UNSUBSCRIBE",
-];
 
 /// Why a head is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -263,7 +226,7 @@ fn parse(raw: &[u8], limit: usize) -> Result<Option<(Head, usize)>, HeadError> {
         return Err(HeadError::TooLarge);
     }
     let method = request.method.unwrap_or_default();
-    if METHODS.binary_search(&method).is_err() {
+    if !is_known_method(method) {
         return Err(HeadError::Method);
     }
     if request.version != Some(1) {
@@ -364,7 +327,7 @@ fn is_other_version(raw: &[u8]) -> bool {
     let line = str::from_utf8(line).unwrap_or_default().trim_ascii_end();
     let mut words = line.split(' ');
     let method = words.next().unwrap_or_default();
-    if METHODS.binary_search(&method).is_err() || words.next().is_none() {
+    if !is_known_method(method) || words.next().is_none() {
         return false;
     }
     match (words.next().map(str::as_bytes), words.next()) {

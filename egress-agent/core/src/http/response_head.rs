@@ -109,6 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn a_response_head_is_read_as_envoy_reads_it() {
         use ResponseError::{ContentLength, FramedNothing, FramedTwice, TransferEncoding};
         for (head, expected) in [

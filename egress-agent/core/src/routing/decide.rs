@@ -1,6 +1,6 @@
 //! The decisions: Host, SNI or bare bytes in, a destination or a refusal out.
 
-use super::matching::Fit;
+use super::matching::{Fit, HttpMatch};
 use super::table::within;
 use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, Split, Turn, VirtualHost};
 use crate::http::authority::parse_authority;
@@ -263,7 +263,7 @@ impl VirtualHost {
     fn decide(&self, dialled: SocketAddr, head: &RequestHead<'_>, turn: Turn) -> HttpDecision {
         for route in &self.routes {
             let fits = route.matches.iter().map(|m| m.fit(head));
-            match fits.max().unwrap_or(Fit::Yes) {
+            match fits.max().unwrap_or(HttpMatch::unconditional(head)) {
                 Fit::Yes => {}
                 Fit::No => continue,
                 // It may be this route's: not a later one's to have.

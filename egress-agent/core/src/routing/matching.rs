@@ -5,9 +5,11 @@
 //! istio `pilot/pkg/networking/core/route/route.go` `translateRouteMatch`.
 
 use super::decide::RequestHead;
+use crate::http::headers::ends_here;
 use crate::istio::fields::StringMatch;
 use crate::istio::virtual_service::HttpMatchRequest;
 use regex::{Regex, RegexBuilder};
+use std::borrow::Cow;
 
 /// Largest compiled expression, in bytes.
 const REGEX_SIZE: usize = 1 << 20;
@@ -139,9 +141,23 @@ impl HttpMatch {
         self.conditions.is_empty()
     }
 
+    /// Judges a request that no match was needed for: `OPTIONS *` asks for no path, and a route
+    /// without a match is one for the prefix `/`.
+    pub fn unconditional(head: &RequestHead<'_>) -> Fit {
+        if head.path == "*" { Fit::No } else { Fit::Yes }
+    }
+
     /// Judges a request.
     pub fn fit(&self, head: &RequestHead<'_>) -> Fit {
-        let mut found = Fit::Yes;
+        let on_path = |(subject, _): &(Subject, Test)| *subject == Subject::Path;
+        let mut found = if self.conditions.iter().any(on_path) {
+            Fit::Yes
+        } else {
+            Self::unconditional(head)
+        };
+        if found == Fit::No {
+            return found;
+        }
         for (subject, test) in &self.conditions {
             if matches!(test, Test::Broken) {
                 found = Fit::Unknown;
@@ -156,18 +172,19 @@ impl HttpMatch {
 fn holds(subject: &Subject, test: &Test, head: &RequestHead<'_>) -> bool {
     let path = head.path.split(['?', '#']).next().unwrap_or_default();
     match subject {
-        Subject::Path => test.accepts(Some(path)),
-        // Only plain HTTP is read here.
-        Subject::Scheme => test.accepts(Some("http")),
-        Subject::Method => test.accepts(Some(head.method)),
-        Subject::Authority => test.accepts(Some(head.authority)),
-        Subject::Header(name) => test.accepts(header(name, head).as_deref()),
+        Subject::Path => test.accepts(path),
+        Subject::Scheme => test.accepts(scheme(head)),
+        Subject::Method => test.accepts(head.method),
+        Subject::Authority => test.accepts(head.authority),
+        Subject::Header(name) => values(name, head).iter().any(|value| test.accepts(value)),
         // An absent header counts as an empty one, but is not present.
-        Subject::Without(name) => match (test, header(name, head)) {
-            (Test::Present, value) => value.is_none(),
-            (test, value) => !test.accepts(Some(value.as_deref().unwrap_or_default())),
-        },
-        Subject::Query(name) => test.accepts(query(name, head.path).as_deref()),
+        Subject::Without(name) => {
+            let values = values(name, head);
+            let passes = values.iter().any(|value| test.accepts(value));
+            let empty_passes = *test != Test::Present && test.accepts("");
+            !(passes || (values.is_empty() && empty_passes))
+        }
+        Subject::Query(name) => query(name, head.path).is_some_and(|value| test.accepts(value)),
     }
 }
 
@@ -186,10 +203,7 @@ impl Test {
         }
     }
 
-    fn accepts(&self, value: Option<&str>) -> bool {
-        let Some(value) = value else {
-            return false;
-        };
+    fn accepts(&self, value: &str) -> bool {
         match self {
             Self::Present => true,
             Self::Exact(text) => value == text,
@@ -205,48 +219,46 @@ impl Test {
     }
 }
 
-/// A header's values joined by commas, as Envoy compares them; pseudo headers by their names.
-fn header(name: &str, head: &RequestHead<'_>) -> Option<String> {
+/// A header's values, each of which is compared by itself (Envoy's `match_headers_individually`);
+/// pseudo headers by their names.
+fn values<'a>(name: &str, head: &RequestHead<'a>) -> Vec<Cow<'a, str>> {
     match name {
-        ":method" => return Some(head.method.to_owned()),
-        ":path" => return Some(head.path.to_owned()),
-        ":authority" | "host" => return Some(head.authority.to_owned()),
-        ":scheme" => return Some("http".to_owned()),
+        ":method" => return vec![head.method.into()],
+        ":path" => return vec![head.path.into()],
+        ":authority" | "host" => return vec![head.authority.into()],
+        ":scheme" => return vec![scheme(head).into()],
+        // The proxy takes these off before it looks for a route, as Envoy does.
+        name if ends_here(name) => return Vec::new(),
         _ => {}
     }
-    let values = head.headers.get_all(name);
-    let values: Vec<_> = values
-        .iter()
-        .map(|v| String::from_utf8_lossy(v.as_bytes()))
+    let values = head.headers.get_all(name).iter();
+    let mut values: Vec<_> = values
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
         .collect();
-    (!values.is_empty()).then(|| values.join(","))
+    if values.is_empty() && name == "x-forwarded-proto" {
+        values.push("http".into());
+    }
+    values
 }
 
-/// The first value of a query parameter, decoded.
-fn query(name: &str, target: &str) -> Option<String> {
+/// The scheme of a plain-text request: what `x-forwarded-proto` says, if it says one of the two
+/// (Envoy `conn_manager_utility.cc`).
+fn scheme(head: &RequestHead<'_>) -> &'static str {
+    let mut values = head.headers.get_all("x-forwarded-proto").iter();
+    match (values.next(), values.next()) {
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"https") => "https",
+        _ => "http",
+    }
+}
+
+/// The first value of a query parameter, as it stands in the URL.
+fn query<'a>(name: &str, target: &'a str) -> Option<&'a str> {
     let (_, query) = target.split_once('?')?;
     let query = query.split('#').next().unwrap_or_default();
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(key) == name).then(|| decode(value))
+        (key == name).then_some(value)
     })
-}
-
-fn decode(text: &str) -> String {
-    let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
-    let bytes = text.as_bytes();
-    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while let Some(byte) = bytes.get(at) {
-        let pair = (hex(bytes.get(at + 1)), hex(bytes.get(at + 2)));
-        if let (b'%', (Some(high), Some(low))) = (byte, pair) {
-            out.push((high * 16 + low) as u8);
-            at += 3;
-        } else {
-            out.push(*byte);
-            at += 1;
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ fn methods_schemes_and_authorities_keep_their_case() {
 }
 
 #[test]
-fn headers_match_by_name_in_any_case_and_joined_values() {
+fn headers_match_by_name_in_any_case_and_each_value_by_itself() {
     for (name, kind, pattern, headers, expected) in [
         ("X-A", "exact", "1", &[("x-a", "1")][..], Fit::Yes),
         ("x-a", "exact", "1", &[], Fit::No),
@@ -120,6 +120,23 @@ fn headers_match_by_name_in_any_case_and_joined_values() {
             "exact",
             "1,2",
             &[("x-a", "1"), ("x-a", "2")],
+            Fit::No,
+        ),
+        ("x-a", "exact", "1,2", &[("x-a", "1,2")], Fit::Yes),
+        ("x-a", "exact", "2", &[("x-a", "1"), ("x-a", "2")], Fit::Yes),
+        ("x-a", "exact", "1", &[("x-a", "1,2")], Fit::No),
+        (
+            "x-a",
+            "prefix",
+            "2",
+            &[("x-a", "1"), ("x-a", "2b")],
+            Fit::Yes,
+        ),
+        (
+            "x-a",
+            "regex",
+            "[0-9]",
+            &[("x-a", "a"), ("x-a", "2")],
             Fit::Yes,
         ),
         ("x-a", "present", "", &[("x-a", "")], Fit::Yes),
@@ -135,6 +152,44 @@ fn headers_match_by_name_in_any_case_and_joined_values() {
         (":method", "exact", "GET", &[], Fit::Yes),
         (":method", "exact", "POST", &[], Fit::No),
         (":authority", "prefix", "a.com", &[], Fit::Yes),
+        ("host", "exact", "a.com:80", &[], Fit::Yes),
+        // What ends at the proxy is not there to be matched.
+        (
+            "connection",
+            "present",
+            "",
+            &[("connection", "close")],
+            Fit::No,
+        ),
+        (
+            "transfer-encoding",
+            "present",
+            "",
+            &[("transfer-encoding", "chunked")],
+            Fit::No,
+        ),
+        (
+            "x-envoy-max-retries",
+            "present",
+            "",
+            &[("x-envoy-max-retries", "9")],
+            Fit::No,
+        ),
+        (
+            "content-length",
+            "exact",
+            "3",
+            &[("content-length", "3")],
+            Fit::Yes,
+        ),
+        ("x-forwarded-proto", "exact", "http", &[], Fit::Yes),
+        (
+            "x-forwarded-proto",
+            "exact",
+            "http",
+            &[("x-forwarded-proto", "https")],
+            Fit::No,
+        ),
     ] {
         let m = HttpMatchRequest {
             headers: BTreeMap::from([(name.into(), text(kind, pattern))]),
@@ -145,6 +200,52 @@ fn headers_match_by_name_in_any_case_and_joined_values() {
             expected,
             "{name} {kind} {pattern} {headers:?}"
         );
+    }
+}
+
+#[test]
+fn the_scheme_is_what_x_forwarded_proto_says_it_is() {
+    for (values, expected) in [
+        (&[][..], "http"),
+        (&["https"], "https"),
+        (&["HTTPS"], "https"),
+        (&["http"], "http"),
+        (&["foo"], "http"),
+        (&["https,http"], "http"),
+        (&["https", "https"], "http"),
+    ] {
+        let headers: Vec<_> = values.iter().map(|v| ("x-forwarded-proto", *v)).collect();
+        for scheme in ["http", "https"] {
+            let by_field = HttpMatchRequest {
+                scheme: Some(text("exact", scheme)),
+                ..HttpMatchRequest::default()
+            };
+            let by_header = HttpMatchRequest {
+                headers: BTreeMap::from([(":scheme".into(), text("exact", scheme))]),
+                ..HttpMatchRequest::default()
+            };
+            for m in [by_field, by_header] {
+                let fits = fit(&m, "GET /", &headers) == Fit::Yes;
+                assert_eq!(fits, scheme == expected, "{values:?} {scheme}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_asterisk_of_options_is_a_path_of_its_own() {
+    for (uri, expected) in [
+        (None, Fit::No),
+        (Some(text("prefix", "/")), Fit::No),
+        (Some(text("exact", "*")), Fit::Yes),
+        (Some(text("prefix", "")), Fit::Yes),
+    ] {
+        let m = HttpMatchRequest {
+            uri,
+            method: Some(text("exact", "OPTIONS")),
+            ..HttpMatchRequest::default()
+        };
+        assert_eq!(fit(&m, "OPTIONS *", &[]), expected, "{m:?}");
     }
 }
 
@@ -164,15 +265,25 @@ fn an_absent_header_counts_as_empty_where_it_must_not_match() {
         let seen = [&[("end-user", "jason")][..], &[("end-user", "")], &[]]
             .map(|headers| fit(&m, "GET /", headers) == Fit::Yes);
         assert_eq!(seen, [jason, empty, absent], "{kind} {pattern}");
+        // Of several values none may pass.
+        let both = [("end-user", "else"), ("end-user", "jason")];
+        assert_eq!(
+            fit(&m, "GET /", &both) == Fit::Yes,
+            jason,
+            "{kind} {pattern}"
+        );
     }
 }
 
 #[test]
-fn query_parameters_are_decoded_and_the_first_counts() {
+fn query_parameters_are_compared_as_they_stand_and_the_first_counts() {
     for (name, kind, pattern, path, expected) in [
         ("k", "exact", "v", "/?k=v", Fit::Yes),
         ("k", "exact", "v", "/?k=w&k=v", Fit::No),
-        ("k", "exact", "a b", "/?x=1&k=a%20b", Fit::Yes),
+        ("k", "exact", "a b", "/?x=1&k=a%20b", Fit::No),
+        ("k", "exact", "a%20b", "/?x=1&k=a%20b", Fit::Yes),
+        ("k", "exact", "a b", "/?k=a+b", Fit::No),
+        ("k", "exact", "v", "/?%6b=v", Fit::No),
         ("k", "present", "", "/?k", Fit::Yes),
         ("k", "present", "", "/?kk=1", Fit::No),
         ("k", "prefix", "v", "/?k=vw", Fit::Yes),

@@ -3,6 +3,8 @@
 //! It only reads the text; no rule is looked at here.
 
 use crate::http::authority::parse_authority;
+use crate::http::method::is_known_method;
+use crate::http::target::{TargetError, parse_target};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
@@ -54,9 +56,12 @@ pub enum QuestionError {
     /// Neither http nor https.
     #[error("scheme {0:?} is neither http nor https")]
     Scheme(String),
-    /// Not a method of HTTP.
-    #[error("{0:?} is no HTTP method")]
+    /// Not a method that the proxy knows.
+    #[error("{0:?} is no HTTP method that the gate lets through")]
     Method(String),
+    /// The proxy answers such a target with 400.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Not a header.
     #[error("{0:?} is no header: give NAME: VALUE")]
     Header(String),
@@ -78,10 +83,11 @@ impl Question {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let path = match path.split('#').next().unwrap_or_default() {
-            "" => "/".to_owned(),
-            query if query.starts_with('?') => format!("/{query}"),
-            path => path.to_owned(),
+            path if path.starts_with('/') => path.to_owned(),
+            query => format!("/{query}"),
         };
+        // What the proxy matches, whatever a client makes of the URL.
+        let path = parse_target(b"GET", path.as_bytes())?.path;
         Ok(Self {
             to: dialled(authority, scheme)?,
             scheme,
@@ -94,8 +100,9 @@ impl Question {
 
     /// The same with another method.
     pub fn with_method(mut self, method: &str) -> Result<Self, QuestionError> {
-        let bad = |_| QuestionError::Method(method.to_owned());
-        self.method = Method::from_bytes(method.as_bytes()).map_err(bad)?;
+        let read = Method::from_bytes(method.as_bytes()).ok();
+        let read = read.filter(|_| is_known_method(method));
+        self.method = read.ok_or_else(|| QuestionError::Method(method.to_owned()))?;
         Ok(self)
     }
 

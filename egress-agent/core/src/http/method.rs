@@ -1,0 +1,46 @@
+//! The methods that are let through: those that Envoy knows.
+//!
+//! Which of them a route is for is not decided here.
+
+/// The methods that Envoy knows (`source/common/http/http1/balsa_parser.cc`, `kValidMethods`).
+const METHODS: [&str; 34] = [
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "MSEARCH",
+    "NOTIFY",
+    "OPTIONS",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "PUT",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "TRACE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
+
+/// Whether a request with this method is let through; others are 400.
+pub fn is_known_method(method: &str) -> bool {
+    METHODS.binary_search(&method).is_ok()
+}
