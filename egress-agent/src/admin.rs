@@ -251,12 +251,12 @@ fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> an
     serde_json::from_slice(&text).context("the agent's answer")
 }
 
-/// Waits until a running agent is ready.
-pub fn wait(path: &Path, limit: Duration) -> anyhow::Result<()> {
+/// Waits until a running agent is ready, or until its gate is closed, ready or not.
+pub fn wait(path: &Path, limit: Duration, closed: bool) -> anyhow::Result<()> {
     let until = Instant::now() + limit;
     loop {
         let why = match ask(path) {
-            Ok(status) if status.ready => return Ok(()),
+            Ok(status) if status.ready || (closed && status.closed) => return Ok(()),
             Ok(status) => status
                 .trouble
                 .unwrap_or_else(|| "not proven yet".to_owned()),
@@ -332,7 +332,7 @@ mod tests {
         let (asked, waited, second) = tokio::task::spawn_blocking(move || {
             (
                 ask(&path),
-                wait(&path, Duration::from_secs(5)),
+                wait(&path, Duration::from_secs(5), false),
                 listen(&path).map(drop),
             )
         })

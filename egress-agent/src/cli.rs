@@ -167,6 +167,9 @@ struct WaitArgs {
     /// How long at most
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     timeout: Span,
+    /// Wait only until the gate is closed: a root without workloads is not ready before one comes
+    #[arg(long)]
+    closed: bool,
 }
 
 /// The whole program.
@@ -221,7 +224,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Explain(asked) => explain::run(asked, &mut quiet::stdout()),
         Verb::Status(args) => status(args),
-        Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0),
+        Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0, args.closed),
         Verb::Detach(args) => {
             let file = file_settings(args.config)?;
             privilege::require()?;

@@ -35,9 +35,15 @@ pub struct Gate {
 /// Another agent holds the gate, or the kernel refuses. A wrong root is no error: the others are
 /// closed all the same.
 pub fn close(bpf_dir: &Path, cgroups: &[PathBuf], max_networks: u32) -> anyhow::Result<Gate> {
+    let mut roots = Roots::look(cgroups);
+    if roots.paths.is_empty()
+        && let Some(wrong) = roots.wrong.take()
+    {
+        // Nothing to close, so nothing is touched.
+        return Err(wrong.into());
+    }
     let pins = Pins::mount(bpf_dir)?;
     let lock = Lock::take(bpf_dir, LEAVING)?;
-    let roots = Roots::look(cgroups);
     let mut kernel = Kernel::load(pins, max_networks)?;
     kernel.deny_without_rules()?;
     kernel::attach_roots(&mut kernel, &roots.paths)?;

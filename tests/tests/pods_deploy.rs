@@ -25,20 +25,33 @@ fn data(path: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_config_maps_rules_are_the_examples_and_pass_the_check() {
-    let dir = tempfile::tempdir().unwrap();
-    let rules = data("deploy/kubernetes/rules.yaml");
-    assert_eq!(
-        rules.len(),
-        fs::read_dir(workspace().join("examples")).unwrap().count()
-    );
-    for (name, content) in rules {
-        assert_eq!(content, text(&format!("examples/{name}")), "{name}");
-        fs::write(dir.path().join(name), content).unwrap();
+fn no_rule_is_deployed_that_nobody_wrote() {
+    assert_eq!(data("deploy/kubernetes/rules.yaml"), []);
+}
+
+/// Whoever needs a unit to be closed first must not start without it.
+#[test]
+fn the_gate_is_closed_before_the_first_workload_starts() {
+    for (unit, before) in [
+        ("egress-gate.service", "gated.slice"),
+        ("egress-gate-kubelet.service", "kubelet.service"),
+    ] {
+        let unit = text(&format!("deploy/systemd/{unit}"));
+        let words = |key: &str| {
+            let lines = unit.lines().filter_map(|l| l.strip_prefix(key));
+            lines.flat_map(str::split_whitespace).collect::<Vec<_>>()
+        };
+        assert!(words("Before=").contains(&before), "{unit}");
+        assert!(words("RequiredBy=").contains(&before), "{unit}");
+        let start = words("ExecStart=");
+        assert_eq!(start[1], "close", "{unit}");
+        let mut help = Command::new(agent::binary().unwrap());
+        let help = help.args(["close", "--help"]).output().unwrap();
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        for flag in start.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.contains(flag), "{flag}");
+        }
     }
-    let mut check = Command::new(agent::binary().unwrap());
-    let output = check.arg("check").arg(dir.path()).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
 }
 
 /// The agent reads its settings before it looks at a rule or a cgroup, so an error tells whether

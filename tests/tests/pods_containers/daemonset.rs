@@ -121,6 +121,11 @@ fn source(lab: &Lab, volume: &Value, files: &Path) -> Result<PathBuf> {
     let own = files.join(volume["name"].as_str().context("a name")?);
     match volume["hostPath"]["path"].as_str() {
         Some("/sys/fs/bpf") => return Ok(lab.bpf_dir().to_owned()),
+        // The node's own is this machine's.
+        Some(path) if path.starts_with("/run/") => {
+            fs::create_dir(&own)?;
+            return Ok(own);
+        }
         Some(path) => return Ok(path.into()),
         None => {}
     }
