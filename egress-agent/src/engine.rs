@@ -95,7 +95,7 @@ impl Engine {
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the agent before this one")?;
-        let standing = Planner::adopt(policies, ids);
+        let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
         let mut state = State::adopting(settings(config), standing.clone());
         let owners = Owners::standing(&tables)?;
         Ok(Self {

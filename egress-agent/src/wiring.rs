@@ -21,7 +21,7 @@ impl OriginLookup for Origins {
             destination: SocketAddr::new(IpAddr::from(flow.addr), flow.port),
             policy: flow.policy,
             cgroup: flow.cgroup,
-            owners: Vec::new(),
+            owners: self.owners(&flow),
             pid: flow.pid,
             comm: crate::observe::deny::comm(&flow.comm),
             netns: flow.netns,

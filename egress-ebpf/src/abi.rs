@@ -4,16 +4,20 @@
 //! sides see raw bytes. [`ABI_VERSION`] changes with any of them. Does not say who writes which
 //! map: that stands beside the maps.
 
+mod flow;
+mod owner;
+mod socket;
+
+pub use flow::{FlowKey, FlowOrigin};
+pub use owner::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
+pub use socket::{Mode, SocketState, socket_flag};
+
 use crate::addr::Addr;
 use core::mem::size_of;
 
 /// Raised with every change of a type here or of a map's meaning; an agent refuses to adopt
 /// pinned maps of another version.
-pub const ABI_VERSION: u32 = 2;
-
-/// Cgroup ids that a socket remembers: those of the creating task's ancestors from level 1 down,
-/// then its leaf in the last place. The deepest one with a policy wins.
-pub const OWNER_DEPTH: usize = 8;
+pub const ABI_VERSION: u32 = 3;
 
 /// IANA protocol numbers that the tables know.
 pub mod proto {
@@ -50,19 +54,50 @@ pub mod policy_flag {
     pub const PROOF: u32 = 8;
 }
 
-/// What applies to the sockets of one set of workloads. Key of its map: the policy id. One write
-/// of this value makes a whole new table visible.
-#[repr(C)]
+/// What applies to the sockets of one set of workloads. Its map has the policy id as the key and
+/// [`Self::word`] as the value: all of a policy is read and written in one piece, and one write makes
+/// a whole new table visible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Policy {
     /// Table whose entries apply, below [`MAX_TABLES`]. 0 is the table that is always empty.
     pub table: u32,
-    /// Raised with each change after which a cached verdict must be judged again. Never 0.
+    /// Raised with each change after which a cached verdict must be judged again. Never 0, and
+    /// never given out twice.
     pub generation: u32,
     /// Bits of [`policy_flag`].
     pub flags: u32,
-    /// Errno (positive) that a refused connect or datagram gets; 0 is EPERM.
+    /// Errno (positive) that a denied connect or datagram gets; 0 is EPERM.
     pub errno: u32,
+}
+
+impl Policy {
+    const TABLE: u32 = MAX_TABLES - 1;
+    const FLAGS_AT: u32 = MAX_TABLES.trailing_zeros();
+    const FLAGS: u32 = 15;
+    const ERRNO_AT: u32 = Self::FLAGS_AT + 4;
+
+    /// As it stands in the map. What does not fit is cut off: no errno is above 4 095 (`MAX_ERRNO`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(&self) -> u64 {
+        let low = (self.table & Self::TABLE)
+            | ((self.flags & Self::FLAGS) << Self::FLAGS_AT)
+            | (self.errno << Self::ERRNO_AT);
+        ((self.generation as u64) << 32) | low as u64
+    }
+
+    /// From the map.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_word(word: u64) -> Self {
+        let low = word as u32;
+        Self {
+            table: low & Self::TABLE,
+            generation: (word >> 32) as u32,
+            flags: (low >> Self::FLAGS_AT) & Self::FLAGS,
+            errno: low >> Self::ERRNO_AT,
+        }
+    }
 }
 
 /// One address on one port of a table, as the agent's writes name it. How it lies in the table,
@@ -109,94 +144,6 @@ pub const PREFIX_FIXED_BITS: u32 = 64;
 pub struct Rule {
     /// One of [`action`].
     pub action: u32,
-}
-
-/// What the kernel remembers of one socket, in its `sk_storage`. Written by the hooks only.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct SocketState {
-    /// Cgroup ids of the creator: levels 1, 2, ... and the leaf in the last place; 0 = none.
-    pub owner: [u64; OWNER_DEPTH],
-    /// Network namespace cookie; 0 = not known yet.
-    pub netns: u64,
-    /// The destination that was last let through, canonical form; the original one of a
-    /// redirected flow.
-    pub dst: Addr,
-    /// The address as dialled (not canonical): what getpeername must show and the proxy must dial.
-    pub dialled: Addr,
-    /// Port of both, host byte order.
-    pub port: u16,
-    /// IANA protocol number of the socket.
-    pub proto: u8,
-    /// One of [`socket_flag`], together.
-    pub flags: u8,
-    /// [`action`] of the last verdict; 0 = none.
-    pub action: u32,
-    /// [`Policy::generation`] under which it was given.
-    pub generation: u32,
-    /// Policy id that gave it.
-    pub policy: u32,
-    /// Thread group id of the creator (of the connecting task once there was one).
-    pub pid: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Name of that task.
-    pub comm: [u8; 16],
-}
-
-/// Bits of [`SocketState::flags`].
-pub mod socket_flag {
-    /// The flow of a redirected socket stands in the flow table; its SYN may leave.
-    pub const PUBLISHED: u8 = 1;
-    /// A listener older than the gate, or accepted by one: answers go out.
-    pub const INBOUND: u8 = 2;
-    /// Made below an enforced root while the gate was attached, or accepted by such a listener:
-    /// `owner` is to be trusted.
-    pub const OWNED: u8 = 4;
-}
-
-/// Key of a flow between its SYN and the handshake's end.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct FlowKey {
-    /// Cookie of the network namespace that both ends are in.
-    pub netns: u64,
-    /// The client's address towards the proxy.
-    pub addr: Addr,
-    /// The client's port, host byte order.
-    pub port: u16,
-    /// IANA protocol number.
-    pub proto: u8,
-    /// Zero.
-    pub reserved: [u8; 5],
-}
-
-/// What the proxy must know of a redirected flow: where it was going and whose it is.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FlowOrigin {
-    /// Cgroup id of the socket's owner.
-    pub cgroup: u64,
-    /// Socket cookie of the client's socket.
-    pub cookie: u64,
-    /// Network namespace cookie of the client.
-    pub netns: u64,
-    /// The destination as dialled.
-    pub addr: Addr,
-    /// Its port, host byte order.
-    pub port: u16,
-    /// IANA protocol number.
-    pub proto: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// Policy id under which it was redirected.
-    pub policy: u32,
-    /// Thread group id of the connecting task.
-    pub pid: u32,
-    /// Zero.
-    pub reserved2: u32,
-    /// Name of that task.
-    pub comm: [u8; 16],
 }
 
 /// Where the proxy listens in one network namespace. Key of its map: the namespace cookie. A
@@ -339,13 +286,11 @@ pub mod counter {
 
 const _: () = {
     assert!(size_of::<Addr>() == 16);
-    assert!(size_of::<Policy>() == 16);
+    assert!(MAX_TABLES.is_power_of_two());
+    assert!(policy_flag::PROOF <= Policy::FLAGS && Policy::ERRNO_AT + 12 <= 32);
     assert!(size_of::<RuleKey>() == 24);
     assert!(size_of::<PrefixData>() == 24);
     assert!(size_of::<Rule>() == 4);
-    assert!(size_of::<SocketState>() == OWNER_DEPTH * 8 + 8 + 32 + 4 + 20 + 16);
-    assert!(size_of::<FlowKey>() == 32);
-    assert!(size_of::<FlowOrigin>() == 8 * 3 + 16 + 8 + 8 + 16);
     assert!(size_of::<ProxyPort>() == 8);
     assert!(size_of::<DenyEvent>() == 24 + 16 + 8 + 16 + 16);
     assert!(size_of::<DenyKey>() == 32);
@@ -356,7 +301,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Addr, DenyEvent, FlowKey, FlowOrigin, PeerKey, Policy, PrefixData, ProxyPort, Rule,
+        Addr, Ancestors, DenyEvent, FlowKey, FlowOrigin, PeerKey, PrefixData, ProxyPort, Rule,
         RuleKey, SocketState,
     };
     macro_rules! pod {
@@ -368,15 +313,38 @@ mod pod {
     }
     pod!(
         Addr,
+        Ancestors,
         DenyEvent,
         FlowKey,
         FlowOrigin,
         PeerKey,
-        Policy,
         PrefixData,
         ProxyPort,
         Rule,
         RuleKey,
         SocketState
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CLOSED_POLICY, MAX_TABLES, Policy};
+
+    #[test]
+    fn a_policy_survives_its_word() {
+        for (table, generation, flags, errno) in [
+            (0, 0, 0, 0),
+            (1, 1, 1, 1),
+            (MAX_TABLES - 1, u32::MAX, 15, 133),
+            (CLOSED_POLICY, 1 << 31, 4, 4_095),
+        ] {
+            let policy = Policy {
+                table,
+                generation,
+                flags,
+                errno,
+            };
+            assert_eq!(Policy::of_word(policy.word()), policy);
+        }
+    }
 }

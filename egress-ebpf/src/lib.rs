@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod addr;
 pub mod decide;
+pub mod digest;
 pub mod packet;
 pub mod table;
 pub mod verdict;

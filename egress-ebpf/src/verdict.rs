@@ -57,6 +57,11 @@ coded! {
         State = 7 => "state",
         /// The packet claims a sender that is not of this network namespace.
         ForgedSource = 8 => "forged-source",
+        /// The socket's cgroup is nested deeper than the gate can follow
+        /// ([`MAX_DEPTH`](crate::abi::MAX_DEPTH) levels).
+        CgroupDepth = 9 => "cgroup-depth",
+        /// Whose the socket is cannot be told: its cgroup's ancestors are not known.
+        UnknownOwner = 10 => "unknown-owner",
     }
 }
 

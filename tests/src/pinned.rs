@@ -31,7 +31,7 @@ pub fn forget_proxy(bpf_dir: &Path, netns: u64) -> Result<()> {
 
 /// Cgroups under a policy of their own.
 pub fn owners(bpf_dir: &Path) -> Result<usize> {
-    entries::<u64, u32>(bpf_dir, "OWNERS")
+    entries::<u64, u64>(bpf_dir, "OWNERS")
 }
 
 /// Redirected flows between their SYN and the end of the handshake.

@@ -44,6 +44,9 @@ impl Engine {
         }
         left_out += self.tables.apply(after)?;
         if !left.is_empty() {
+            // A program that looked up an owner before must not remember its verdict under the
+            // generation that comes now.
+            self.tables.wait_for_programs()?;
             self.state.handle_moved(left);
             left_out += self.tables.apply(&self.state.poll_ops())?;
         }

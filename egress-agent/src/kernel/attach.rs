@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program};
-use egress_ebpf::abi::{DEFAULT_POLICY, Policy, policy_flag};
+use egress_ebpf::abi::{DEFAULT_POLICY, Owner, Policy, policy_flag};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -193,9 +193,10 @@ pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
 /// lists; none where it lets that pass (`ALLOW_ANY`, audit).
 pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32>> {
     let open = |name| MapData::from_pin(Pins::at(bpf_dir).maps().join(name));
-    let owners: HashMap<_, u64, u32> = Map::HashMap(open("OWNERS")?).try_into()?;
+    let owners: HashMap<_, u64, u64> = Map::HashMap(open("OWNERS")?).try_into()?;
     let id = std::fs::metadata(root)?.ino();
-    let policy = policy(bpf_dir, owners.get(&id, 0).unwrap_or(DEFAULT_POLICY))?;
+    let own = owners.get(&id, 0).map(|entry| Owner::policy(id, entry));
+    let policy = policy(bpf_dir, own.unwrap_or(DEFAULT_POLICY))?;
     let lets_pass = policy.flags & (policy_flag::ALLOW_ANY | policy_flag::AUDIT) != 0;
     let errno = match policy.errno {
         0 => libc::EPERM,
@@ -207,8 +208,8 @@ pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32
 /// A pinned policy.
 pub fn policy(bpf_dir: &Path, id: u32) -> anyhow::Result<Policy> {
     let map = MapData::from_pin(Pins::at(bpf_dir).maps().join("POLICIES"))?;
-    let policies: Array<_, Policy> = Map::Array(map).try_into()?;
-    Ok(policies.get(&id, 0)?)
+    let policies: Array<_, u64> = Map::Array(map).try_into()?;
+    Ok(Policy::of_word(policies.get(&id, 0)?))
 }
 
 /// A link that is not pinned where it should be.

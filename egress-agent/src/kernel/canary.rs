@@ -6,7 +6,7 @@
 use crate::placement::CANARY;
 use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
-use egress_ebpf::abi::PROOF_POLICY;
+use egress_ebpf::abi::{Owner, PROOF_POLICY};
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
@@ -95,14 +95,14 @@ pub enum Redirected {
 /// cgroup's id.
 pub fn redirect(
     root: &Path,
-    owners: &mut HashMap<MapData, u64, u32>,
+    owners: &mut HashMap<MapData, u64, u64>,
     words: &str,
     told: impl FnOnce(u64),
 ) -> anyhow::Result<Redirected> {
     let cage = make_cage(root)?;
     let id = std::fs::metadata(&cage)?.ino();
     told(id);
-    owners.insert(id, PROOF_POLICY, 0)?;
+    owners.insert(id, Owner::entry(id, PROOF_POLICY), 0)?;
     let status = spawn(&cage, &[REDIRECT, words]);
     let forgotten = owners.remove(&id);
     std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;

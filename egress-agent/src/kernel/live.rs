@@ -6,13 +6,15 @@
 //! that audits ends nothing.
 
 use super::diag::{Diag, SocketId};
+use super::origins::AncestorsOf;
 use super::outer::View;
 use super::pins::Pins;
+use super::policies::Policies;
 use anyhow::Context as _;
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData};
 use egress_ebpf::abi::{
-    DEFAULT_POLICY, FlowOrigin, Policy, SocketState, action, policy_flag, proto, socket_flag,
+    DEFAULT_POLICY, FlowOrigin, Mode, Owner, Policy, SocketState, policy_flag, proto,
 };
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, decide};
@@ -22,8 +24,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Looks at live connections and ends those that no rule lists.
 pub struct Live {
-    policies: Array<MapData, Policy>,
-    owners: HashMap<MapData, u64, u32>,
+    policies: Policies,
+    owners: HashMap<MapData, u64, u64>,
+    ancestors: AncestorsOf,
     tables: View,
     sockets: MapData,
     origins: MapData,
@@ -49,7 +52,8 @@ impl Live {
             MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
         };
         Ok(Self {
-            policies: Map::Array(open("POLICIES")?).try_into()?,
+            policies: Policies::of(&open("POLICIES")?).context("mapping POLICIES")?,
+            ancestors: AncestorsOf::open(pins)?,
             owners: Map::HashMap(open("OWNERS")?).try_into()?,
             tables,
             sockets: open("SOCKETS")?,
@@ -87,39 +91,38 @@ impl Live {
     }
 
     fn unlisted(&self, state: &SocketState) -> Option<Ended> {
-        let inbound = state.flags & socket_flag::INBOUND != 0;
-        if state.proto != proto::TCP || state.action == 0 || inbound {
+        let mode = Mode(state.mode);
+        if state.proto != proto::TCP || mode.action() == 0 || mode.is_inbound(state.answered) {
             return None;
         }
-        let id = self.owner_policy(state);
-        let policy = self.policies.get(&id, 0).ok()?;
-        let judged = id == state.policy && policy.generation == state.generation;
+        let id = self.owner_policy(state.cgroup)?;
+        let policy = self.policies.get(id);
+        let judged = state.judged == SocketState::pair(id, policy.generation);
         if judged || self.lists(&policy, state.dialled, state.port) {
             return None;
         }
         Some(Ended {
             destination: SocketAddr::new(IpAddr::from(state.dialled), state.port),
-            cgroup: state.owner[state.owner.len() - 1],
+            cgroup: state.cgroup,
             pid: state.pid,
-            proxied: state.action == action::PROXY,
+            proxied: mode.is_redirected(),
         })
     }
 
     fn unlisted_origin(&self, origin: &FlowOrigin) -> bool {
-        self.policies
-            .get(&origin.policy, 0)
-            .is_ok_and(|policy| !self.lists(&policy, origin.addr, origin.port))
+        let id = self.owner_policy(origin.cgroup).unwrap_or(origin.policy);
+        !self.lists(&self.policies.get(id), origin.addr, origin.port)
     }
 
-    /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs.
-    fn owner_policy(&self, state: &SocketState) -> u32 {
-        let known = |id: &u64| (*id != 0).then(|| self.owners.get(id, 0).ok()).flatten();
-        state
-            .owner
-            .iter()
-            .rev()
-            .find_map(known)
-            .unwrap_or(DEFAULT_POLICY)
+    /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs. `None`
+    /// where it cannot be told: what the socket sends is denied, or judged by its packets.
+    fn owner_policy(&self, cgroup: u64) -> Option<u32> {
+        if cgroup == 0 {
+            return Some(DEFAULT_POLICY);
+        }
+        let above = self.ancestors.deepest_first(cgroup);
+        let own = |id: &u64| Some(Owner::policy(*id, self.owners.get(id, 0).ok()?));
+        (!above.is_empty()).then(|| above.iter().find_map(own).unwrap_or(DEFAULT_POLICY))
     }
 
     fn lists(&self, policy: &Policy, addr: Addr, port: u16) -> bool {

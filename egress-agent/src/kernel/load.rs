@@ -1,17 +1,20 @@
 //! Loads the programs and makes or adopts the maps. Attaches nothing.
 
 use super::pins::Pins;
+use super::policies::PolicyWriter;
 use super::tables::Tables;
 use super::{
     ACCEPTED_PROGRAM, AGENT_PROGRAMS, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS,
+    random,
 };
 use crate::failure::Failure;
 use anyhow::Context as _;
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
 use egress_ebpf::abi::{DEFAULT_POLICY, PROOF_POLICY, Policy, policy_flag};
+use egress_ebpf::digest::Secret;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -28,9 +31,11 @@ const MINIMUM: (u8, u8) = (6, 1);
 const ANSWERS_SEEN: (u8, u8) = (6, 12);
 
 /// Maps that outlive the agent.
-const PINNED_MAPS: [&str; 12] = [
+const PINNED_MAPS: [&str; 14] = [
     "POLICIES",
+    "GENERATION",
     "OWNERS",
+    "ANCESTORS",
     "TABLES",
     "VACANT",
     "PROXIES",
@@ -70,6 +75,8 @@ impl Kernel {
         for name in PINNED_MAPS {
             loader.map_pin_path(name, maps.join(name));
         }
+        let secret = random::words::<{ Secret::WORDS }>().context("drawing random numbers")?;
+        loader.override_global("SECRET", &secret, true);
         let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
         let programs = ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS);
         for name in programs.chain([ACCEPTED_PROGRAM]) {
@@ -103,30 +110,29 @@ impl Kernel {
     /// root is closed from the moment that a program is attached to it. Rules of a previous agent
     /// stay.
     pub fn deny_without_rules(&self) -> anyhow::Result<()> {
-        let map = MapData::from_pin(self.pins.maps().join("POLICIES"))?;
-        let mut policies: Array<_, Policy> = Map::Array(map).try_into()?;
-        if policies.get(&DEFAULT_POLICY, 0)?.generation == 0 {
+        let mut policies = PolicyWriter::open(&self.pins)?;
+        if policies.read().get(DEFAULT_POLICY).generation == 0 {
             let deny_all = Policy {
-                generation: 1,
+                generation: policies.highest() + 1,
                 ..Policy::default()
             };
-            policies.set(DEFAULT_POLICY, deny_all, 0)?;
+            policies.set(DEFAULT_POLICY, &deny_all)?;
         }
         Ok(())
     }
 
     /// The policies of cgroups, to put the agent's own canaries under [`PROOF_POLICY`], which is
     /// written here.
-    pub fn proof(&self) -> anyhow::Result<HashMap<MapData, u64, u32>> {
-        let open = |name| MapData::from_pin(self.pins.maps().join(name));
-        let mut policies: Array<_, Policy> = Map::Array(open("POLICIES")?).try_into()?;
+    pub fn proof(&self) -> anyhow::Result<HashMap<MapData, u64, u64>> {
+        let mut policies = PolicyWriter::open(&self.pins)?;
         let proof = Policy {
             generation: 1,
             flags: policy_flag::PROOF,
             ..Policy::default()
         };
-        policies.set(PROOF_POLICY, proof, 0)?;
-        Ok(Map::HashMap(open("OWNERS")?).try_into()?)
+        policies.set(PROOF_POLICY, &proof)?;
+        let owners = MapData::from_pin(self.pins.maps().join("OWNERS"))?;
+        Ok(Map::HashMap(owners).try_into()?)
     }
 
     /// The rule tables. Once.
@@ -136,7 +142,7 @@ impl Kernel {
 
     /// The origins of accepted flows. Once.
     pub fn origins(&mut self) -> anyhow::Result<Origins> {
-        Origins::take(&mut self.ebpf)
+        Origins::take(&mut self.ebpf, &self.pins)
     }
 
     /// The refusals. Once.

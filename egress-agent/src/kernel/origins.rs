@@ -1,28 +1,55 @@
-//! Where an accepted connection of the proxy was going, from the socket's own storage.
+//! Where an accepted connection of the proxy was going, from the socket's own storage, and whose it is.
 
+use super::pins::Pins;
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{MapData, SkStorage};
-use egress_ebpf::abi::FlowOrigin;
+use aya::maps::{HashMap, Map, MapData, SkStorage};
+use egress_ebpf::abi::{Ancestors, FlowOrigin};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// Reads origins.
 pub struct Origins {
     map: SkStorage<MapData, FlowOrigin>,
+    ancestors: AncestorsOf,
 }
 
 impl Origins {
-    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+    pub(super) fn take(ebpf: &mut Ebpf, pins: &Pins) -> anyhow::Result<Self> {
         let map = ebpf
             .take_map("ORIGINS")
             .context("no map ORIGINS in the object")?;
         Ok(Self {
             map: map.try_into()?,
+            ancestors: AncestorsOf::open(pins)?,
         })
     }
 
     /// The origin of an accepted connection; `None` for one that was not redirected here.
     pub fn get(&self, accepted: BorrowedFd<'_>) -> Option<FlowOrigin> {
         self.map.get(&accepted.as_raw_fd(), 0).ok()
+    }
+
+    /// The cgroups that own an origin's flow: its own, then those above it, up to level 1. Empty where
+    /// the kernel does not know them any more: then [`FlowOrigin::policy`] is what is left.
+    pub fn owners(&self, origin: &FlowOrigin) -> Vec<u64> {
+        self.ancestors.deepest_first(origin.cgroup)
+    }
+}
+
+/// The kernel's map of ancestors.
+pub(super) struct AncestorsOf(HashMap<MapData, u64, Ancestors>);
+
+impl AncestorsOf {
+    /// Opens the pinned map once more.
+    pub(super) fn open(pins: &Pins) -> anyhow::Result<Self> {
+        let map =
+            MapData::from_pin(pins.maps().join("ANCESTORS")).context("opening map ANCESTORS")?;
+        Ok(Self(Map::LruHashMap(map).try_into()?))
+    }
+
+    /// A cgroup and those above it; empty where they are not known, or the cgroup is nested too deep.
+    pub(super) fn deepest_first(&self, cgroup: u64) -> Vec<u64> {
+        let ancestors = self.0.get(&cgroup, 0);
+        ancestors.map_or_else(|_| Vec::new(), |a| a.deepest_first(cgroup).collect())
     }
 }

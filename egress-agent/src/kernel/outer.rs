@@ -40,7 +40,7 @@ impl decide::Tables for View {
         let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let memory = Arc::clone(tables.get(&id)?);
         drop(tables);
-        table::find(memory.lines(), shortest, to)
+        table::find(memory.values(), shortest, to)
     }
 }
 
@@ -117,6 +117,12 @@ impl Outer {
             self.view.change(*id, None);
         }
         Ok(())
+    }
+
+    /// Returns once every program that runs has ended: the kernel waits for them where a place of an
+    /// array of maps is written, be it with what stands there. Table 0 is empty by definition.
+    pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
+        self.write(&[0], &[self.vacant.as_raw_fd().cast_unsigned()])
     }
 
     /// In several threads: before Linux 6.8 a call waits for the programs that run at each table

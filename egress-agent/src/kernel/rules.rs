@@ -73,6 +73,11 @@ impl Rules {
         &self.outer
     }
 
+    /// [`Outer::wait_for_programs`].
+    pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
+        self.outer.wait_for_programs()
+    }
+
     /// How full the tables are: single addresses, and networks.
     pub fn room(&self) -> (Room, Room) {
         let [exact, nets] = self.used();

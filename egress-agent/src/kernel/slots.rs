@@ -4,69 +4,19 @@
 //! Owns the size of the array and when it is too small. How entries lie in it, the pure crate
 //! says; which table is whose, `outer`.
 
-use super::sys;
+use super::mapped::Mapped;
+use super::{random, sys};
 use egress_ebpf::abi::TABLE_FLAGS;
 use egress_ebpf::table::{self, Entry, Key, Lengths, Line, Put, SEED_WORDS};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::ptr;
-use std::slice;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 /// Seeds that are tried before the table gets twice the buckets.
 const SEEDS: usize = 4;
 
-/// The lines of an array of the kernel's, in this process's memory.
-#[derive(Debug)]
-pub struct Memory {
-    start: *mut Line,
-    lines: usize,
-}
-
-// SAFETY: the memory is the process's until it is dropped, whatever thread looks at it, and its
-// lines are atomic words.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn of(array: BorrowedFd<'_>, lines: usize) -> io::Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: at a place of the kernel's choice, so over nothing that is there.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                lines * size_of::<Line>(),
-                protection,
-                MapFlags::SHARED,
-                array,
-                0,
-            )?
-        };
-        Ok(Self {
-            start: start.cast(),
-            lines,
-        })
-    }
-
-    /// The lines.
-    pub fn lines(&self) -> &[Line] {
-        // SAFETY: mapped from page to page for as long as this lives; the kernel made the array as
-        // long, and lines are atomic words for which any bytes are valid. Others that write (no
-        // program does) would do so word by word.
-        unsafe { slice::from_raw_parts(self.start, self.lines) }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `of` with this length, and nothing borrows from it any more.
-        let unmapped = unsafe { munmap(self.start.cast(), self.lines * size_of::<Line>()) };
-        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
-    }
-}
+/// The lines of a table's array, in this process's memory.
+pub type Memory = Mapped<Line>;
 
 /// Which of two counts an entry is one of: addresses on a port, and networks.
 pub fn kind(key: &Key) -> usize {
@@ -127,8 +77,13 @@ impl Slots {
             let array = sys::create_array("rule_table", size_of::<Line>(), entries, TABLE_FLAGS)?;
             let memory = Memory::of(array.as_fd(), lines)?;
             for _ in 0..SEEDS {
-                table::begin(memory.lines(), buckets, &seed()?, &draft.lengths);
-                if let Ok(filled) = table::put_all(memory.lines(), &draft.entries) {
+                table::begin(
+                    memory.values(),
+                    buckets,
+                    &random::words::<SEED_WORDS>()?,
+                    &draft.lengths,
+                );
+                if let Ok(filled) = table::put_all(memory.values(), &draft.entries) {
                     let slots = Self {
                         memory: Arc::new(memory),
                         lengths: draft.lengths,
@@ -154,12 +109,12 @@ impl Slots {
 
     /// Whether an entry is there.
     pub fn holds(&self, key: &Key) -> bool {
-        table::holds(self.memory.lines(), key)
+        table::holds(self.memory.values(), key)
     }
 
     /// Puts in an entry, or changes it, at once; false if there is no place for it.
     pub fn put(&mut self, entry: &Entry) -> bool {
-        let lines = self.memory.lines();
+        let lines = self.memory.values();
         let known = entry.key.is_exact() || self.lengths.has(&entry.key);
         let room = self.used < table::slots(lines) / 2;
         if !known || !(room || table::holds(lines, &entry.key)) {
@@ -180,7 +135,7 @@ impl Slots {
 
     /// Takes out an entry, at once. One that is not there is what is wanted.
     pub fn delete(&mut self, key: &Key) {
-        if table::delete(self.memory.lines(), key) {
+        if table::delete(self.memory.values(), key) {
             self.count[kind(key)] -= 1;
         }
     }
@@ -188,7 +143,7 @@ impl Slots {
     /// What it holds, for a table in its place: with room to grow, and without what was deleted.
     pub fn draft(&self) -> Draft {
         let mut draft = Draft::default();
-        for entry in table::entries(self.memory.lines()) {
+        for entry in table::entries(self.memory.values()) {
             draft.add(entry);
         }
         // A table that stands at its limit and has an address come for each that goes would else
@@ -196,17 +151,4 @@ impl Slots {
         draft.spare = draft.entries.len() / 4 + 1;
         draft
     }
-}
-
-fn seed() -> io::Result<[u64; SEED_WORDS]> {
-    let mut bytes = [0_u8; SEED_WORDS * 8];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty())?;
-    }
-    let mut seed = [0; SEED_WORDS];
-    for (word, bytes) in seed.iter_mut().zip(bytes.as_chunks().0) {
-        *word = u64::from_ne_bytes(*bytes);
-    }
-    Ok(seed)
 }

@@ -1,19 +1,20 @@
 //! Writes the rule tables: applies the pure crate's operations, in their order.
 
 use super::outer::{Outer, View};
+use super::policies::PolicyWriter;
 use super::rules::{NoRoom, Room, Rules};
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError, SkStorage};
+use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
-use egress_ebpf::abi::{FlowKey, FlowOrigin, Policy, ProxyPort};
+use egress_ebpf::abi::{FlowKey, FlowOrigin, Owner, Policy, ProxyPort};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 
 /// The maps that the agent writes.
 pub struct Tables {
-    policies: Array<MapData, Policy>,
-    owners: HashMap<MapData, u64, u32>,
+    policies: PolicyWriter,
+    owners: HashMap<MapData, u64, u64>,
     rules: Rules,
     proxies: HashMap<MapData, u64, ProxyPort>,
     flows: HashMap<MapData, FlowKey, FlowOrigin>,
@@ -45,8 +46,11 @@ impl Tables {
                 .with_context(|| format!("no map {name} in the object"))
         };
         let outer = Outer::of(&map("TABLES")?, &map("VACANT")?)?;
+        let Map::Array(policies) = &map("POLICIES")? else {
+            anyhow::bail!("POLICIES is a map of another kind");
+        };
         Ok(Self {
-            policies: map("POLICIES")?.try_into()?,
+            policies: PolicyWriter::of(policies, map("GENERATION")?.try_into()?)?,
             owners: map("OWNERS")?.try_into()?,
             rules: Rules::of(outer, max_networks),
             proxies: map("PROXIES")?.try_into()?,
@@ -59,13 +63,7 @@ impl Tables {
     /// before this one left. Tables that no policy looks at are taken away where they are found;
     /// others are overwritten when their id comes round.
     pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<u32, Policy>, BTreeSet<u32>)> {
-        let mut policies = BTreeMap::new();
-        for id in 0..self.policies.len() {
-            let policy = self.policies.get(&id, 0)?;
-            if policy.generation != 0 {
-                policies.insert(id, policy);
-            }
-        }
+        let policies = self.policies.read().standing();
         let used: BTreeSet<u32> = policies.values().map(|p| p.table).collect();
         if !used.is_empty() {
             for id in self.rules.outer().ids()?.difference(&used) {
@@ -119,8 +117,8 @@ impl Tables {
 
     fn apply_other(&mut self, op: &TableOp) -> anyhow::Result<()> {
         match op {
-            TableOp::SetPolicy(id, policy) => self.set_policy(*id, policy)?,
-            TableOp::DeletePolicy(id) => self.policies.set(*id, Policy::default(), 0)?,
+            TableOp::SetPolicy(id, policy) => self.policies.set(*id, policy)?,
+            TableOp::DeletePolicy(id) => self.policies.remove(*id),
             TableOp::DropTable(id) => self.rules.drop_table(*id),
             TableOp::PutExact(..)
             | TableOp::PutPrefix { .. }
@@ -130,22 +128,17 @@ impl Tables {
         Ok(())
     }
 
-    /// In two writes: the table under the old generation, then the generation. A program between
-    /// them caches the new verdict under the old generation, which is judged once more; the other
-    /// way round it could keep an old verdict for good.
-    fn set_policy(&mut self, id: u32, policy: &Policy) -> anyhow::Result<()> {
-        let before = self.policies.get(&id, 0)?;
-        if before.generation != 0 {
-            self.policies.set(
-                id,
-                Policy {
-                    generation: before.generation,
-                    ..*policy
-                },
-                0,
-            )?;
-        }
-        Ok(self.policies.set(id, *policy, 0)?)
+    /// The highest generation that a policy ever had.
+    pub fn highest_generation(&self) -> u32 {
+        self.policies.highest()
+    }
+
+    /// Returns once every program that runs has ended. A verdict that is remembered from here on was
+    /// made with what was written before.
+    pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
+        self.rules
+            .wait_for_programs()
+            .context("waiting for the programs that run")
     }
 
     /// Lets flows be redirected to this listening socket: the kernel redirects to no other, so
@@ -181,7 +174,7 @@ impl Tables {
         match policy {
             Some(policy) => self
                 .owners
-                .insert(cgroup, policy, 0)
+                .insert(cgroup, Owner::entry(cgroup, policy), 0)
                 .context("the table of owners is full, or cannot be written"),
             None => absent_is_fine(self.owners.remove(&cgroup)),
         }
@@ -189,7 +182,11 @@ impl Tables {
 
     /// Every cgroup that stands under a policy of its own.
     pub fn owners(&self) -> anyhow::Result<BTreeMap<u64, u32>> {
-        Ok(self.owners.iter().collect::<Result<_, _>>()?)
+        let entries = self.owners.iter();
+        let policy = |(cgroup, entry)| (cgroup, Owner::policy(cgroup, entry));
+        Ok(entries
+            .map(|entry| entry.map(policy))
+            .collect::<Result<_, _>>()?)
     }
 
     /// Flows between their SYN and the end of the handshake.

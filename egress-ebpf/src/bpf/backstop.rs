@@ -7,24 +7,26 @@
 //! Of a stream's header only that is checked which no NAT changes and which could send it
 //! elsewhere: that it is plain TCP, and that what was let through as loopback stays there.
 
-use crate::bpf::connect::redirected;
 use crate::bpf::datagram::answers;
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, is_current, is_fresh, judge, policy, policy_of, remember, state};
+use crate::bpf::judge::{
+    Applied, fresh, has_passed, is_current, judge, policy, policy_of, remember, renew,
+};
 use crate::bpf::listener::LOOPBACK;
 use crate::bpf::origin;
+use crate::bpf::owner;
 use crate::bpf::server::{is_accepted, note_listener};
+use crate::bpf::skb::Skb;
+use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id};
 use aya_ebpf::programs::SkBuffContext;
-use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{DEFAULT_POLICY, SocketState, action, policy_flag, proto, socket_flag};
+use egress_ebpf::abi::{DEFAULT_POLICY, Mode, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
-use egress_ebpf::packet::{
-    Packet, Plain, destination, is_neighbour_talk, is_plain_tcp, source_is_local,
-};
+use egress_ebpf::packet::{Plain, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
 const SOCK_STREAM: u32 = 1;
@@ -32,48 +34,8 @@ const SOCK_DGRAM: u32 = 2;
 /// `TCP_SYN_SENT`.
 pub const SYN_SENT: u32 = 2;
 /// `TCP_LISTEN` and `TCP_NEW_SYN_RECV`: what leaves is the answer to a handshake.
-const LISTEN: u32 = 10;
-const NEW_SYN_RECV: u32 = 12;
-
-struct Skb<'a>(&'a SkBuffContext);
-
-impl Skb<'_> {
-    /// What the packet says where it is IPv4 and its header is plain and at hand, by direct access:
-    /// each read by a helper costs more than all of this.
-    #[inline(always)]
-    fn plain4(&self) -> Option<Plain> {
-        self.words().and_then(Plain::v4)
-    }
-
-    /// The same for IPv6.
-    #[inline(always)]
-    fn plain6(&self) -> Option<Plain> {
-        self.words().and_then(Plain::v6)
-    }
-
-    /// The first words of the packet, if they are at hand.
-    #[inline(always)]
-    fn words<const N: usize>(&self) -> Option<&[u32; N]> {
-        // SAFETY: context fields that cgroup_skb may read. The verifier holds each read to the
-        // bounds just checked; headers are aligned to four bytes where the kernel builds them
-        // (`LL_RESERVED_SPACE`), and BPF does not ask for more.
-        unsafe {
-            let start = ptr::read_volatile(&raw const (*self.0.skb.skb).data) as usize;
-            let end = ptr::read_volatile(&raw const (*self.0.skb.skb).data_end) as usize;
-            if start + size_of::<[u32; N]>() > end {
-                return None;
-            }
-            Some(&*(start as *const [u32; N]))
-        }
-    }
-}
-
-impl Packet for Skb<'_> {
-    #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        self.0.load(offset as usize).ok()
-    }
-}
+pub const LISTEN: u32 = 10;
+pub const NEW_SYN_RECV: u32 = 12;
 
 /// What is to become of a packet.
 enum Judged {
@@ -113,8 +75,8 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         }
         (sk, device, ptr::read_volatile(&raw const (*sk).state))
     };
-    if let Some(state) = state(sk.cast()) {
-        if is_settled(&Skb(ctx), state, device, tcp_state) {
+    if let Some(sock) = Sock::find(sk.cast()) {
+        if is_settled(&Skb(ctx), sock, device, tcp_state) {
             return Verdict::Allow.return_code();
         }
     }
@@ -130,78 +92,112 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
             tcp_state,
             device,
         };
-        (sk.cast::<c_void>(), sent)
+        (sk, sent)
     };
-    let known = state(sk);
-    let applied = match known.as_deref() {
-        Some(state) => policy_of(state),
-        None => policy(DEFAULT_POLICY),
+    let known = if sent.is_tcp() || sent.is_udp() {
+        Sock::find_or_make(sk.cast())
+    } else {
+        Sock::find(sk.cast())
     };
+    let applied = applied(ctx, known);
     // One place that judges and one that refuses: each is large once inlined, and the verifier
     // walks every copy.
     match judged(ctx, sk, &sent, known, &applied) {
         Judged::Passes => Verdict::Allow.return_code(),
         Judged::Refused(to, reason) => {
-            let known = state(sk);
-            event::refuse(known.as_deref(), Some(&applied), &to, reason, Hook::Egress).return_code()
+            event::refuse(known, Some(&applied), &to, reason, Hook::Egress).return_code()
         }
+    }
+}
+
+/// The policy of a packet's socket. Where the socket is older than the gate, or the ancestors of its
+/// cgroup gave way to others, the kernel tells by the packet whose it is.
+#[inline(always)]
+fn applied(ctx: &SkBuffContext, known: Option<Sock<'_>>) -> Applied {
+    if let Some(sock) = known {
+        if sock.cgroup() == 0 {
+            // SAFETY: takes no pointer but the context.
+            sock.set_cgroup(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) });
+        }
+        let applied = policy_of(sock);
+        if !applied.is_unknown() {
+            return applied;
+        }
+    }
+    match owner::policy_id_of_packet(ctx) {
+        Ok(id) => policy(id),
+        Err(reason) => Applied::none(reason),
     }
 }
 
 /// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
 /// and this tells at the price of one look-up. All others are for [`judged`].
 #[inline(always)]
-fn is_settled(skb: &Skb<'_>, state: &SocketState, device: u32, tcp_state: u32) -> bool {
-    let accepted = is_accepted(state, tcp_state);
-    if !accepted && (state.action == 0 || !is_fresh(state)) {
+fn is_settled(skb: &Skb<'_>, sock: Sock<'_>, device: u32, tcp_state: u32) -> bool {
+    let mode = sock.mode();
+    let accepted = is_accepted(sock, mode, tcp_state);
+    let judged = fresh(sock);
+    if !accepted && judged.is_none() {
         return false;
     }
+    let flow = Flow {
+        sock,
+        mode,
+        accepted,
+        judged: judged.unwrap_or((0, 0)),
+        device,
+        tcp_state,
+    };
     // A call for each family: in one form for both, the compiler would keep all of it on the stack.
     if let Some(plain) = skb.plain4() {
-        return belongs(&plain, state, accepted, device, tcp_state);
+        return flow.has(&plain);
     }
-    skb.plain6()
-        .is_some_and(|plain| belongs(&plain, state, accepted, device, tcp_state))
+    skb.plain6().is_some_and(|plain| flow.has(&plain))
 }
 
-/// Whether a packet is of the flow that its socket's state was let through for.
-#[inline(always)]
-fn belongs(
-    plain: &Plain,
-    state: &SocketState,
+/// The flow that a socket's state was let through for.
+struct Flow<'a> {
+    sock: Sock<'a>,
+    mode: Mode,
     accepted: bool,
+    /// Policy and generation that apply.
+    judged: (u32, u32),
     device: u32,
     tcp_state: u32,
-) -> bool {
-    if plain.to.proto != state.proto {
-        return false;
+}
+
+impl Flow<'_> {
+    /// Whether a packet is of this flow.
+    #[inline(always)]
+    fn has(&self, plain: &Plain) -> bool {
+        if plain.to.proto != self.sock.proto() {
+            return false;
+        }
+        if self.accepted {
+            return true;
+        }
+        if plain.to.proto == proto::TCP {
+            // Of a stream only the first packet is looked at: its addresses stay.
+            let first = self.tcp_state == SYN_SENT && self.device == LOOPBACK;
+            return self.mode.action() != 0
+                && (!first || plain.source_is_local())
+                && !has_strayed(self.sock, self.mode, self.device)
+                && (!self.mode.is_redirected() || self.mode.has(socket_flag::PUBLISHED));
+        }
+        let from_here = if self.device == LOOPBACK {
+            plain.source_is_local()
+        } else {
+            !plain.to.addr.is_loopback()
+        };
+        from_here && has_passed(self.sock, &plain.to, self.judged)
     }
-    if accepted {
-        return true;
-    }
-    if state.proto == proto::TCP {
-        // Of a stream only the first packet is looked at: its addresses stay.
-        return (tcp_state != SYN_SENT || device != LOOPBACK || plain.source_is_local())
-            && !has_strayed(state, device)
-            && (!redirected(state) || state.flags & socket_flag::PUBLISHED != 0);
-    }
-    let from_here = if device == LOOPBACK {
-        plain.source_is_local()
-    } else {
-        !state.dst.is_loopback()
-    };
-    from_here
-        && state.proto == proto::UDP
-        && state.action == action::ALLOW
-        && state.port == plain.to.port
-        && state.dst == plain.to.addr
 }
 
 /// A device that the socket is bound to, or an unspecified address that became the bound one,
 /// takes what was let through as loopback to the outside.
 #[inline(always)]
-fn has_strayed(state: &SocketState, device: u32) -> bool {
-    device != LOOPBACK && (redirected(state) || state.dialled.is_loopback())
+fn has_strayed(sock: Sock<'_>, mode: Mode, device: u32) -> bool {
+    device != LOOPBACK && (mode.is_redirected() || sock.dialled().is_loopback())
 }
 
 const UNKNOWN: Destination = Destination {
@@ -213,9 +209,9 @@ const UNKNOWN: Destination = Destination {
 #[inline(always)]
 fn judged(
     ctx: &SkBuffContext,
-    sk: *mut c_void,
+    sk: *mut bpf_sock,
     sent: &Sent,
-    mut known: Option<&mut SocketState>,
+    known: Option<Sock<'_>>,
     applied: &Applied,
 ) -> Judged {
     // Of a stream only the first packet: its addresses stay.
@@ -223,20 +219,21 @@ fn judged(
     let forged = sent.device == LOOPBACK && first && !source_is_local(&Skb(ctx));
     if sent.is_tcp() {
         if !is_plain_tcp(&Skb(ctx)) {
-            let to = known.as_deref().map_or(UNKNOWN, destination_of);
+            let to = known.map_or(UNKNOWN, Sock::destination);
             return Judged::Refused(to, Reason::Unparsable);
         }
         if matches!(sent.tcp_state, LISTEN | NEW_SYN_RECV) {
-            note_listener(sk);
+            // SAFETY: a full socket of the running program's.
+            unsafe { note_listener(sk) };
             return Judged::Passes;
         }
-        if let Some(state) = known.as_deref_mut() {
-            if let Some(judged) = stream(ctx, sent, state, applied, forged) {
+        if let Some(sock) = known {
+            if let Some(judged) = stream(ctx, sent, sock, applied, forged) {
                 return judged;
             }
         }
     } else if !sent.is_udp() {
-        return other(ctx, sent, known.as_deref(), applied, forged);
+        return other(ctx, sent, known, applied, forged);
     }
     by_header(ctx, sent, known, applied, forged)
 }
@@ -246,65 +243,53 @@ fn judged(
 fn stream(
     ctx: &SkBuffContext,
     sent: &Sent,
-    state: &mut SocketState,
+    sock: Sock<'_>,
     applied: &Applied,
     forged: bool,
 ) -> Option<Judged> {
-    if is_accepted(state, sent.tcp_state) {
+    let mode = sock.mode();
+    if is_accepted(sock, mode, sent.tcp_state) {
         return Some(Judged::Passes);
     }
-    if state.action == 0 || has_strayed(state, sent.device) {
+    if mode.action() == 0 || has_strayed(sock, mode, sent.device) {
         return None;
     }
-    let redirected = redirected(state);
     // The proxy's answer to a forged sender is stopped by `listener::answers_stay`; but Linux 6.1
     // runs no egress hook for a handshake's answer over IPv6, so there its question is.
-    if forged && !(redirected && state.dialled.is_v4()) {
-        return Some(Judged::Refused(destination_of(state), Reason::ForgedSource));
+    if forged && !(mode.is_redirected() && sock.dialled().is_v4()) {
+        return Some(Judged::Refused(sock.destination(), Reason::ForgedSource));
     }
-    if redirected && state.flags & socket_flag::PUBLISHED == 0 && !publish(ctx, sent, state) {
-        return Some(Judged::Refused(
-            destination_of(state),
-            Reason::FlowTableFull,
-        ));
+    let unpublished = mode.is_redirected() && !mode.has(socket_flag::PUBLISHED);
+    if unpublished && !publish(ctx, sent, sock) {
+        return Some(Judged::Refused(sock.destination(), Reason::FlowTableFull));
     }
-    if is_current(state, applied) {
+    if is_current(sock, applied) {
         return Some(Judged::Passes);
     }
-    Some(rejudge(state, applied))
+    Some(rejudge(sock, applied))
 }
 
 /// Publishes a redirected flow by its first packet.
 #[inline(always)]
-fn publish(ctx: &SkBuffContext, sent: &Sent, state: &mut SocketState) -> bool {
+fn publish(ctx: &SkBuffContext, sent: &Sent, sock: Sock<'_>) -> bool {
     sent.tcp_state == SYN_SENT
         && Skb(ctx)
             .plain4()
             .or_else(|| Skb(ctx).plain6())
-            .is_some_and(|plain| origin::publish(ctx, state, plain.from, plain.from_port))
+            .is_some_and(|plain| origin::publish(ctx, sock, plain.from, plain.from_port))
 }
 
 /// A flow that began under another generation goes on only if the present one lists it. Where it
 /// runs (straight or through the proxy) was settled at its connect and stays.
 #[inline(always)]
-fn rejudge(state: &mut SocketState, applied: &Applied) -> Judged {
-    let to = destination_of(state);
-    match judge(applied, state.netns, &to) {
+fn rejudge(sock: Sock<'_>, applied: &Applied) -> Judged {
+    let to = sock.destination();
+    match judge(applied, sock.netns(), &to) {
         Verdict::Deny(reason) => Judged::Refused(to, reason),
         Verdict::Allow | Verdict::Proxy => {
-            state.policy = applied.id;
-            state.generation = applied.policy.generation;
+            renew(sock, applied);
             Judged::Passes
         }
-    }
-}
-
-#[inline(always)]
-fn destination_of(state: &SocketState) -> Destination {
-    Destination {
-        addr: state.dialled,
-        port: state.port,
-        proto: state.proto,
     }
 }
 
@@ -315,11 +300,11 @@ fn destination_of(state: &SocketState) -> Destination {
 fn other(
     ctx: &SkBuffContext,
     sent: &Sent,
-    known: Option<&SocketState>,
+    known: Option<Sock<'_>>,
     applied: &Applied,
     forged: bool,
 ) -> Judged {
-    let owned = known.is_some_and(|s| s.flags & socket_flag::OWNED != 0);
+    let owned = known.is_some_and(|sock| sock.mode().has(socket_flag::OWNED));
     if !owned {
         let home = sent.device == LOOPBACK && !forged;
         let link = sent.protocol == proto::ICMPV6 as u32 && is_neighbour_talk(&Skb(ctx));
@@ -342,7 +327,7 @@ fn other(
 fn by_header(
     ctx: &SkBuffContext,
     sent: &Sent,
-    known: Option<&mut SocketState>,
+    known: Option<Sock<'_>>,
     applied: &Applied,
     forged: bool,
 ) -> Judged {
@@ -356,21 +341,11 @@ fn by_header(
     if sent.device != LOOPBACK && to.addr.is_loopback() {
         return Judged::Refused(to, Reason::NotListed);
     }
-    if let Some(state) = known.as_deref() {
-        if state.action == action::ALLOW
-            && is_current(state, applied)
-            && state.port == to.port
-            && state.proto == to.proto
-            && state.dst == to.addr.canonical()
-        {
-            return Judged::Passes;
-        }
-    }
-    let netns = known.as_deref().map_or(0, |s| s.netns);
+    let netns = known.map_or(0, Sock::netns);
     match judge(applied, netns, &to) {
         Verdict::Allow => {
-            if let Some(state) = known {
-                remember(state, applied, &to, Verdict::Allow);
+            if let Some(sock) = known {
+                remember(sock, applied, &to, Verdict::Allow);
             }
             Judged::Passes
         }

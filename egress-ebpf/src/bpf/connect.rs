@@ -1,16 +1,16 @@
 //! connect(): judges the destination and, for a flow that needs the proxy, turns it there.
 
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember, state_or_new};
+use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember};
 use crate::bpf::listener;
 use crate::bpf::maps::count;
-use crate::bpf::socket::note_task;
+use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::SockAddrContext;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{SocketState, action, counter, proto, socket_flag};
+use egress_ebpf::abi::{counter, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
@@ -68,18 +68,19 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     if to.proto == proto::UDP && to.port == 0 {
         return (Verdict::Allow, 0);
     }
-    let Some(state) = state_or_new(sock(ctx)) else {
+    let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {
         return (event::refuse(None, None, to, Reason::State, hook), 0);
     };
-    if state.netns == 0 {
-        // SAFETY: takes no pointer but the context.
-        state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let netns = sock.netns_or_ask(ctx.as_ptr());
+    sock.note_task();
+    let applied = policy_of(sock);
+    // Each datagram is judged on egress, where the kernel can tell whose the socket is.
+    if to.proto == proto::UDP && applied.is_unknown() {
+        return (Verdict::Allow, 0);
     }
-    note_task(state);
-    let applied = policy_of(state);
-    let (verdict, port) = match judge(&applied, state.netns, to) {
+    let (verdict, port) = match judge(&applied, netns, to) {
         Verdict::Proxy => {
-            let port = proxy_port(state.netns).unwrap_or(0);
+            let port = proxy_port(netns).unwrap_or(0);
             if listener::is_there(ctx, to.addr.is_v4(), port) {
                 (Verdict::Proxy, port)
             } else {
@@ -90,19 +91,17 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     };
     // The same for resolvers that hand the service's port to the kernel too: a datagram socket may
     // be connected, and show its source address, to where a stream may go. It still sends nothing:
-    // the backstop judges each datagram.
+    // nothing is remembered, and the backstop judges each datagram.
     if to.proto == proto::UDP && matches!(verdict, Verdict::Deny(_)) {
         let stream = Destination {
             proto: proto::TCP,
             ..*to
         };
-        if !matches!(judge(&applied, state.netns, &stream), Verdict::Deny(_)) {
+        if !matches!(judge(&applied, netns, &stream), Verdict::Deny(_)) {
             return (Verdict::Allow, 0);
         }
     }
-    // What the socket was before, a connection accepted and ended with AF_UNSPEC, is over.
-    state.flags &= !socket_flag::INBOUND;
-    let verdict = settle(state, &applied, to, verdict, hook);
+    let verdict = settle(sock, &applied, to, verdict, hook);
     (verdict, port)
 }
 
@@ -110,7 +109,7 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
 /// becomes of the call.
 #[inline(always)]
 pub fn settle(
-    state: &mut SocketState,
+    sock: Sock<'_>,
     applied: &Applied,
     to: &Destination,
     verdict: Verdict,
@@ -122,15 +121,14 @@ pub fn settle(
             verdict
         }
         Verdict::Proxy => {
-            state.flags &= !socket_flag::PUBLISHED;
             count(counter::REDIRECTED);
             verdict
         }
         Verdict::Deny(reason) => {
             if to.proto == proto::TCP {
-                state.action = 0;
+                sock.set_mode(sock.mode().dialled(0));
             }
-            let verdict = event::refuse(Some(state), Some(applied), to, reason, hook);
+            let verdict = event::refuse(Some(sock), Some(applied), to, reason, hook);
             if verdict != Verdict::Allow && applied.policy.errno != 0 {
                 // SAFETY: a plain integer argument; connect and sendmsg may set what the caller
                 // gets (kernel/bpf/cgroup.c, cgroup_base_func_proto).
@@ -139,13 +137,13 @@ pub fn settle(
             verdict
         }
     };
-    remember(state, applied, to, verdict);
+    remember(sock, applied, to, verdict);
     verdict
 }
 
 /// The socket behind an address context.
 #[inline(always)]
-pub fn sock(ctx: &SockAddrContext) -> *mut c_void {
+pub fn sock_of(ctx: &SockAddrContext) -> *mut c_void {
     // SAFETY: the context's socket pointer, never null in these hooks.
     unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
 }
@@ -188,10 +186,4 @@ pub fn destination6(ctx: &SockAddrContext) -> Destination {
             proto: protocol as u8,
         }
     }
-}
-
-/// Whether a socket's flow was turned to the proxy.
-#[inline(always)]
-pub fn redirected(state: &SocketState) -> bool {
-    state.action == action::PROXY
 }

@@ -1,16 +1,16 @@
 //! Datagrams with an address of their own, answers to peers that wrote first, and the peer address
 //! that a redirected socket shows.
 
-use crate::bpf::connect::{destination4, destination6, redirected, settle, sock};
+use crate::bpf::connect::{destination4, destination6, settle, sock_of};
 use crate::bpf::event;
-use crate::bpf::judge::{is_fresh, judge, policy_of, state, state_or_new};
+use crate::bpf::judge::{fresh, has_passed, judge, policy_of};
 use crate::bpf::maps::{PEERS, count};
-use crate::bpf::socket::note_task;
+use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockAddrContext;
 use core::ptr;
-use egress_ebpf::abi::{ANSWER_NS, PeerKey, action, counter, proto};
+use egress_ebpf::abi::{ANSWER_NS, PeerKey, counter, proto};
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
@@ -28,25 +28,21 @@ pub fn send6(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
-    let Some(state) = state_or_new(sock(ctx)) else {
+    let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {
         return event::refuse(None, None, to, Reason::State, hook).return_code();
     };
     // A stream of datagrams to one place is judged once a generation.
-    if state.action == action::ALLOW
-        && state.port == to.port
-        && state.dialled == to.addr
-        && state.proto == to.proto
-        && is_fresh(state)
-    {
+    if fresh(sock).is_some_and(|judged| has_passed(sock, to, judged)) {
         return Verdict::Allow.return_code();
     }
-    let applied = policy_of(state);
-    if state.netns == 0 {
-        // SAFETY: takes no pointer but the context.
-        state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let applied = policy_of(sock);
+    let netns = sock.netns_or_ask(ctx.as_ptr());
+    sock.note_task();
+    // The datagram is judged on egress, where the kernel can tell whose the socket is.
+    if applied.is_unknown() {
+        return Verdict::Allow.return_code();
     }
-    note_task(state);
-    let verdict = match judge(&applied, state.netns, to) {
+    let verdict = match judge(&applied, netns, to) {
         // Not remembered: the next answer needs a peer that wrote, too.
         Verdict::Deny(Reason::NotListed) if answers(cookie(ctx), to) => {
             count(counter::ANSWERED);
@@ -56,7 +52,7 @@ fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
         Verdict::Proxy => Verdict::Deny(Reason::NoProxy),
         other => other,
     };
-    settle(state, &applied, to, verdict, hook).return_code()
+    settle(sock, &applied, to, verdict, hook).return_code()
 }
 
 /// Whether a datagram answers a peer that wrote to this very socket and was read from it.
@@ -107,9 +103,8 @@ pub fn receive6(ctx: &SockAddrContext) -> i32 {
 /// client's own questions need no leave to answer.
 #[inline(always)]
 fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
-    let asked = state(sock(ctx)).is_some_and(|s| {
-        s.action == action::ALLOW && s.port == peer.port && s.dst == peer.addr.canonical()
-    });
+    let asked = Sock::find(sock_of(ctx))
+        .is_some_and(|sock| fresh(sock).is_some_and(|judged| has_passed(sock, peer, judged)));
     if asked {
         return;
     }
@@ -122,14 +117,14 @@ fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
 /// getpeername() on an IPv4 socket: a redirected flow shows where it was going.
 #[inline(always)]
 pub fn peer4(ctx: &SockAddrContext) -> i32 {
-    if let Some(state) = state(sock(ctx)) {
-        if redirected(state) {
+    if let Some(sock) = Sock::find(sock_of(ctx)) {
+        if sock.mode().is_redirected() {
             // SAFETY: context fields that these hooks may write.
             unsafe {
-                ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, state.dialled.be[3]);
+                ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, sock.dialled().be[3]);
                 ptr::write_volatile(
                     &raw mut (*ctx.sock_addr).user_port,
-                    u32::from(state.port.to_be()),
+                    u32::from(sock.port().to_be()),
                 );
             }
         }
@@ -140,9 +135,9 @@ pub fn peer4(ctx: &SockAddrContext) -> i32 {
 /// getpeername() on an IPv6 socket.
 #[inline(always)]
 pub fn peer6(ctx: &SockAddrContext) -> i32 {
-    if let Some(state) = state(sock(ctx)) {
-        if redirected(state) {
-            let words = state.dialled.be;
+    if let Some(sock) = Sock::find(sock_of(ctx)) {
+        if sock.mode().is_redirected() {
+            let words = sock.dialled().be;
             // SAFETY: context fields that these hooks may write.
             unsafe {
                 let ip = &raw mut (*ctx.sock_addr).user_ip6;
@@ -152,7 +147,7 @@ pub fn peer6(ctx: &SockAddrContext) -> i32 {
                 ptr::write_volatile(&raw mut (*ip)[3], words[3]);
                 ptr::write_volatile(
                     &raw mut (*ctx.sock_addr).user_port,
-                    u32::from(state.port.to_be()),
+                    u32::from(sock.port().to_be()),
                 );
             }
         }

@@ -5,10 +5,10 @@
 
 use crate::bpf::judge::Applied;
 use crate::bpf::maps::{DENIES, EVENTS, RATE, count};
+use crate::bpf::sock::Sock;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use egress_ebpf::abi::{
-    DenyEvent, DenyKey, DenySeen, EVENTS_PER_WINDOW, NO_POLICY, OWNER_DEPTH, REPEAT_NS,
-    SocketState, counter, policy_flag,
+    DenyEvent, DenyKey, DenySeen, EVENTS_PER_WINDOW, NO_POLICY, REPEAT_NS, counter, policy_flag,
 };
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
@@ -17,7 +17,7 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 /// auditing policy [`Verdict::Allow`].
 #[inline(always)]
 pub fn refuse(
-    state: Option<&SocketState>,
+    sock: Option<Sock<'_>>,
     applied: Option<&Applied>,
     to: &Destination,
     reason: Reason,
@@ -30,7 +30,7 @@ pub fn refuse(
         counter::DENIED
     });
     emit(
-        state,
+        sock,
         applied.map_or(NO_POLICY, |a| a.id),
         to,
         reason,
@@ -46,7 +46,7 @@ pub fn refuse(
 
 #[inline(always)]
 fn emit(
-    state: Option<&SocketState>,
+    sock: Option<Sock<'_>>,
     policy: u32,
     to: &Destination,
     reason: Reason,
@@ -56,7 +56,7 @@ fn emit(
     // SAFETY: takes no argument and only reads a clock.
     let at = unsafe { bpf_ktime_get_ns() };
     let key = DenyKey {
-        cgroup: state.map_or(0, |s| s.owner[OWNER_DEPTH - 1]),
+        cgroup: sock.map_or(0, Sock::cgroup),
         addr: to.addr,
         port: to.port,
         proto: to.proto,
@@ -88,10 +88,10 @@ fn emit(
         repeated: repeated as u32,
         ..DenyEvent::default()
     };
-    if let Some(state) = state {
-        event.netns = state.netns;
-        event.pid = state.pid;
-        event.comm = state.comm;
+    if let Some(sock) = sock {
+        event.netns = sock.netns();
+        event.pid = sock.pid();
+        event.comm = sock.comm();
     }
     slot.write(event);
     slot.submit(0);

@@ -1,150 +1,150 @@
-//! From a socket and a destination to a verdict: finds the socket's state and its owner's policy,
-//! asks `decide()`, and remembers what was let through.
+//! From a socket and a destination to a verdict: finds the policy of the socket's owner, asks
+//! `decide()`, and remembers what was let through.
 
-use crate::bpf::maps::{OWNERS, POLICIES, PROXIES, SOCKETS};
+use crate::bpf::maps::{POLICIES, PROXIES};
+use crate::bpf::owner;
+use crate::bpf::sock::Sock;
 use crate::bpf::tables::KernelTables;
-use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
-use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{DEFAULT_POLICY, Policy, SocketState, action};
+use egress_ebpf::abi::{NO_POLICY, Policy, SocketState, action, proto};
 use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::digest::{self, Secret};
 use egress_ebpf::verdict::{Reason, Verdict};
 
-/// The state of a socket, if it has one.
-///
-/// `sk` is a socket pointer as the context of the running program gives it.
-#[inline(always)]
-pub fn state<'a>(sk: *mut c_void) -> Option<&'a mut SocketState> {
-    storage(sk, 0)
-}
-
-/// The state of a socket, made of zeroes if it has none. `None` only out of memory.
-#[inline(always)]
-pub fn state_or_new<'a>(sk: *mut c_void) -> Option<&'a mut SocketState> {
-    storage(sk, BPF_SK_STORAGE_GET_F_CREATE as u64)
-}
-
-#[inline(always)]
-fn storage<'a>(sk: *mut c_void, flags: u64) -> Option<&'a mut SocketState> {
-    let map = ptr::from_ref(&SOCKETS).cast_mut().cast();
-    // SAFETY: the verifier holds `map` and `sk` to their types; the value lives as long as the
-    // socket, which outlives the program's run. Two CPUs may write one state: `remember` says why
-    // that is harmless.
-    unsafe {
-        bpf_sk_storage_get(map, sk, ptr::null_mut(), flags)
-            .cast::<SocketState>()
-            .as_mut()
-    }
-}
+/// Written by the loader, another one at each load: what was remembered under another is judged again.
+#[unsafe(no_mangle)]
+static SECRET: Secret = Secret::UNSET;
 
 /// A policy with its id.
 #[derive(Clone, Copy)]
 pub struct Applied {
     pub id: u32,
     pub policy: Policy,
+    /// Why everything is denied where the policy has no generation.
+    missing: Reason,
 }
 
-/// The policy of a socket's owner: the one cached in its state while it is current, else that of
-/// the deepest owner that has one, else the default of the enforced root.
-#[inline(always)]
-pub fn policy_of(state: &SocketState) -> Applied {
-    if state.generation != 0 {
-        let cached = policy(state.policy);
-        if cached.policy.generation == state.generation {
-            return cached;
+impl Applied {
+    /// A policy that could not be told.
+    #[inline(always)]
+    pub fn none(missing: Reason) -> Self {
+        Self {
+            id: NO_POLICY,
+            policy: Policy::default(),
+            missing,
         }
     }
-    // Without a loop: before Linux 6.2 the verifier refuses a loop that is entered by falling into
-    // its head, and the compiler may lay one out so.
-    let [a, b, c, d, e, f, g, leaf] = state.owner;
-    let id = own(leaf).or_else(|| own(g)).or_else(|| own(f));
-    let id = id.or_else(|| own(e)).or_else(|| own(d));
-    let id = id.or_else(|| own(c)).or_else(|| own(b)).or_else(|| own(a));
-    policy(id.unwrap_or(DEFAULT_POLICY))
-}
 
-/// The policy id that an owner has of its own.
-#[inline(always)]
-fn own(owner: u64) -> Option<u32> {
-    if owner == 0 {
-        return None;
+    /// Whether it is not known whose the socket is.
+    #[inline(always)]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.missing, Reason::UnknownOwner)
     }
-    // SAFETY: the value is one word, copied out at once.
-    unsafe { OWNERS.get(owner) }.copied()
+
+    /// The pair that a socket remembers.
+    #[inline(always)]
+    fn pair(&self) -> u64 {
+        SocketState::pair(self.id, self.policy.generation)
+    }
 }
 
+/// The policy of a socket's owner: the one of its last verdict while that is current, else that of
+/// the deepest owner that has one, else the default of the enforced root.
+#[inline(always)]
+pub fn policy_of(sock: Sock<'_>) -> Applied {
+    let (id, generation) = SocketState::of_pair(sock.judged());
+    if generation != 0 {
+        let last = policy(id);
+        if last.policy.generation == generation {
+            return last;
+        }
+    }
+    match owner::policy_id(sock.cgroup()) {
+        Ok(id) => policy(id),
+        Err(reason) => Applied::none(reason),
+    }
+}
+
+/// A policy as it stands now, in one piece.
 #[inline(always)]
 pub fn policy(id: u32) -> Applied {
-    let policy = match POLICIES.get_ptr(id) {
-        // SAFETY: a slot of an array map is always there. The generation is read first: with the
-        // agent writing the table first and the generation in a second write, no verdict of an
-        // old table is ever cached under a new generation.
-        Some(slot) => unsafe {
-            let generation = ptr::read_volatile(&raw const (*slot).generation);
-            let table = ptr::read_volatile(&raw const (*slot).table);
-            let flags = ptr::read_volatile(&raw const (*slot).flags);
-            let errno = ptr::read_volatile(&raw const (*slot).errno);
-            Policy {
-                table,
-                generation,
-                flags,
-                errno,
-            }
-        },
-        None => Policy::default(),
+    let word = match POLICIES.get_ptr(id) {
+        // SAFETY: a slot of an array map is always there; the agent writes it whole.
+        Some(slot) => unsafe { ptr::read_volatile(slot) },
+        None => 0,
     };
-    Applied { id, policy }
+    Applied {
+        id,
+        policy: Policy::of_word(word),
+        missing: Reason::State,
+    }
 }
 
 /// Judges a destination for a socket.
 #[inline(always)]
 pub fn judge(applied: &Applied, netns: u64, to: &Destination) -> Verdict {
     if applied.policy.generation == 0 {
-        return Verdict::Deny(Reason::State);
+        return Verdict::Deny(applied.missing);
     }
     decide(&KernelTables, &applied.policy, to, || proxy_port(netns))
 }
 
-/// Whether the policy that judged a socket stands as it did: told without looking at the rest of it.
+/// Policy and generation of a socket's last verdict, while that policy stands as it did: told without
+/// looking at the rest of it.
 #[inline(always)]
-pub fn is_fresh(state: &SocketState) -> bool {
-    let slot = POLICIES.get_ptr(state.policy);
-    // SAFETY: a slot of an array map is always there.
-    let now = slot.map_or(0, |slot| unsafe {
-        ptr::read_volatile(&raw const (*slot).generation)
-    });
-    now != 0 && now == state.generation
+pub fn fresh(sock: Sock<'_>) -> Option<(u32, u32)> {
+    let (id, generation) = SocketState::of_pair(sock.judged());
+    let now = policy(id).policy.generation;
+    (now != 0 && now == generation).then_some((id, generation))
 }
 
 /// Whether what is stored in a socket was judged under the policy that applies now.
 #[inline(always)]
-pub fn is_current(state: &SocketState, applied: &Applied) -> bool {
-    state.generation == applied.policy.generation && state.policy == applied.id
+pub fn is_current(sock: Sock<'_>, applied: &Applied) -> bool {
+    sock.judged() == applied.pair()
 }
 
-/// The proxy's port in a network namespace, if it listens there.
+/// Whether this is the destination of datagrams that was last let through, under this policy of this
+/// generation.
+#[inline(always)]
+pub fn has_passed(sock: Sock<'_>, to: &Destination, (id, generation): (u32, u32)) -> bool {
+    let word = digest::passed(&SECRET, to, id, generation);
+    word != 0 && sock.passed() == word
+}
+
+/// The proxy's port in a network namespace, if it listens there. An element that is deleted may tell
+/// another namespace's: a connect there finds no listener of the agent's, and is denied.
 #[inline(always)]
 pub fn proxy_port(netns: u64) -> Option<u16> {
-    // SAFETY: the port is one half-word, copied out at once.
-    unsafe { PROXIES.get(netns).map(|proxy| proxy.port) }
+    PROXIES
+        .get_ptr(netns)
+        // SAFETY: an element of the map, which stays mapped while the program runs; one half-word.
+        .map(|proxy| unsafe { ptr::read_volatile(&raw const (*proxy).port) })
 }
 
 /// Stores what was let through, so that the egress backstop need not judge it again.
 ///
-/// Only verdicts that let a flow through are stored. Threads that share a datagram socket may
-/// interleave here, but every mix of two stored destinations is of destinations that each passed.
+/// A datagram's destination is one word, which no other thread can mix with another. A stream's is
+/// more, and is written under the socket's lock.
 #[inline(always)]
-pub fn remember(state: &mut SocketState, applied: &Applied, to: &Destination, verdict: Verdict) {
-    state.action = match verdict {
+pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Verdict) {
+    let action = match verdict {
         Verdict::Allow => action::ALLOW,
         Verdict::Proxy => action::PROXY,
         Verdict::Deny(_) => return,
     };
-    state.dst = to.addr.canonical();
-    state.dialled = to.addr;
-    state.port = to.port;
-    state.proto = to.proto;
-    state.policy = applied.id;
-    state.generation = applied.policy.generation;
+    sock.set_judged(applied.pair());
+    if to.proto == proto::UDP {
+        let word = digest::passed(&SECRET, to, applied.id, applied.policy.generation);
+        sock.set_passed(word);
+    } else {
+        sock.set_destination(to);
+        sock.set_mode(sock.mode().dialled(action));
+    }
+}
+
+/// A stream that was let through before is let through by what applies now.
+#[inline(always)]
+pub fn renew(sock: Sock<'_>, applied: &Applied) {
+    sock.set_judged(applied.pair());
 }

@@ -1,10 +1,11 @@
 //! The proxy's listening sockets: whether one is there, that nobody takes its port, and that its
 //! answers do not leave the node. Which they are is the agent's to say.
 
-use crate::bpf::connect::{destination4, destination6};
+use crate::bpf::connect::{destination4, destination6, sock_of};
 use crate::bpf::event;
-use crate::bpf::judge::{policy_of, proxy_port, state_or_new};
+use crate::bpf::judge::{policy_of, proxy_port};
 use crate::bpf::maps::LISTENERS;
+use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
@@ -100,16 +101,9 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
     if proxy_port(netns) != Some(own.port) {
         return Verdict::Allow.return_code();
     }
-    let state = state_or_new(crate::bpf::connect::sock(ctx));
-    let applied = state.as_deref().map(policy_of);
-    event::refuse(
-        state.as_deref(),
-        applied.as_ref(),
-        own,
-        Reason::ProxyPort,
-        hook,
-    )
-    .return_code()
+    let sock = Sock::find_or_make(sock_of(ctx));
+    let applied = sock.map(policy_of);
+    event::refuse(sock, applied.as_ref(), own, Reason::ProxyPort, hook).return_code()
 }
 
 /// Every packet of the agent's own sockets: an answer of the proxy's listeners to a handshake

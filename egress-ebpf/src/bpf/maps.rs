@@ -1,22 +1,36 @@
 //! Every map, with who writes it and who deletes from it. All but the log ring are pinned by the
 //! agent and outlive it. Sizes are defaults; the agent may raise them before the maps are made.
 
-use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
+use aya_ebpf::bindings::{
+    BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps, SkStorage};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use egress_ebpf::abi::{
-    DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, MAX_TABLES, PeerKey, Policy, ProxyPort,
-    SocketState, TABLE_FLAGS, counter,
+    Ancestors, DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, MAX_TABLES, PeerKey,
+    ProxyPort, SocketState, TABLE_FLAGS, counter,
 };
 
-/// Policies by id. Written by the agent; zeroed by it when a policy goes.
+/// [Policies](egress_ebpf::abi::Policy::word) by id. Written by the agent, through its memory, word by
+/// word; zeroed by it when a policy goes.
 #[map]
-pub static POLICIES: Array<Policy> = Array::with_max_entries(MAX_POLICIES, 0);
+pub static POLICIES: Array<u64> = Array::with_max_entries(MAX_POLICIES, BPF_F_MMAPABLE);
 
-/// Cgroup id of a workload to policy id. Written and deleted by the agent.
+/// The highest generation that a policy ever had. Written by the agent before that policy.
 #[map]
-pub static OWNERS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
+pub static GENERATION: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Cgroup id of a workload to its [`Owner`](egress_ebpf::abi::Owner) entry. Written and deleted by
+/// the agent.
+#[map]
+pub static OWNERS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// Ancestors of cgroups that sockets were made in. Written by `sock_create` and the LSM hook, once for
+/// each cgroup; the one that was looked for longest ago gives way, whether its cgroup is there or not.
+/// A workload that fills it takes the place of cgroups that make no sockets and judge none.
+#[map]
+pub static ANCESTORS: LruHashMap<u64, Ancestors> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Rule tables by id, each an array of [`Line`](egress_ebpf::table::Line)s. The agent makes the arrays, writes them through
 /// its memory, and puts them in their places here.
@@ -37,7 +51,8 @@ pub static PROXIES: HashMap<u64, ProxyPort> = HashMap::with_max_entries(4096, 0)
 
 /// Redirected flows between SYN and the end of the handshake. Written by the backstop before the
 /// SYN leaves, deleted by the agent's sock_ops. What a handshake that came to nothing leaves behind
-/// is replaced by the next flow from its address, or gives way when the table is full.
+/// is replaced by the next flow from its address, or gives way when the table is full. An element that
+/// gave way may be written for another flow while it is read: its seal tells.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowOrigin> = LruHashMap::with_max_entries(65_536, 0);
 

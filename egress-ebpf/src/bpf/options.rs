@@ -2,8 +2,8 @@
 //! its network namespace. What such a datagram reaches would answer to the claimed address.
 
 use crate::bpf::event;
-use crate::bpf::judge::{policy_of, state_or_new};
-use crate::bpf::socket::note_task;
+use crate::bpf::judge::policy_of;
+use crate::bpf::sock::Sock;
 use aya_ebpf::programs::SockoptContext;
 use core::ptr;
 use egress_ebpf::abi::policy_flag;
@@ -94,16 +94,16 @@ fn deny(ctx: &SockoptContext) -> i32 {
         port: 0,
         proto: protocol as u8,
     };
-    let Some(state) = state_or_new(sk.cast()) else {
+    let Some(sock) = Sock::find_or_make(sk.cast()) else {
         return event::refuse(None, None, &to, Reason::State, Hook::Setsockopt).return_code();
     };
-    note_task(state);
-    let applied = policy_of(state);
+    sock.note_task();
+    let applied = policy_of(sock);
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
     }
     event::refuse(
-        Some(state),
+        Some(sock),
         Some(&applied),
         &to,
         Reason::ForgedSource,

@@ -5,18 +5,17 @@
 //! can reach the proxy, so a reused port is never told the destination of the one before it.
 
 use crate::bpf::maps::{FLOWS, ORIGINS, count};
+use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get,
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_delete, bpf_sk_storage_get,
 };
 use aya_ebpf::programs::{SkBuffContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{
-    FlowKey, FlowOrigin, OWNER_DEPTH, SocketState, counter, proto, socket_flag,
-};
+use egress_ebpf::abi::{FlowKey, FlowOrigin, SocketState, counter, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 
 /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`: before the accepting task can see the socket.
@@ -26,39 +25,44 @@ const AF_INET: u32 = 2;
 /// Publishes a redirected flow under the address that its SYN comes from, once. `false` without
 /// room: the SYN must not leave.
 #[inline(always)]
-pub fn publish(ctx: &SkBuffContext, state: &mut SocketState, from: Addr, port: u16) -> bool {
+pub fn publish(ctx: &SkBuffContext, sock: Sock<'_>, from: Addr, port: u16) -> bool {
     let key = FlowKey {
-        netns: state.netns,
+        netns: sock.netns(),
         addr: from,
         port,
         proto: proto::TCP,
         reserved: [0; 5],
     };
-    let origin = FlowOrigin {
-        cgroup: state.owner[OWNER_DEPTH - 1],
+    let (policy, _) = SocketState::of_pair(sock.judged());
+    let mut origin = FlowOrigin {
+        cgroup: sock.cgroup(),
         // SAFETY: takes no pointer but the context.
         cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        netns: state.netns,
-        addr: state.dialled,
-        port: state.port,
+        netns: sock.netns(),
+        addr: sock.dialled(),
+        port: sock.port(),
         proto: proto::TCP,
         reserved: 0,
-        policy: state.policy,
-        pid: state.pid,
+        policy,
+        pid: sock.pid(),
         reserved2: 0,
-        comm: state.comm,
+        comm: sock.comm(),
+        seal: 0,
     };
+    // SAFETY: a value of this function's own.
+    origin.seal = unsafe { FlowOrigin::sealed(&raw const origin, &key) };
     // An entry that is there already belongs to a handshake of this very address that came to
     // nothing: its socket is gone, or this one could not have the port.
     if FLOWS.insert(&key, &origin, 0).is_err() {
         count(counter::FLOWS_FULL);
         warn!(
             ctx,
-            "no room for flows: a redirected flow of pid {} is refused", state.pid
+            "no room for flows: a redirected flow of pid {} is denied",
+            sock.pid()
         );
         return false;
     }
-    state.flags |= socket_flag::PUBLISHED;
+    sock.set_mode(sock.mode().with(socket_flag::PUBLISHED));
     true
 }
 
@@ -79,17 +83,22 @@ pub fn agent(ctx: &SockOpsContext) -> u32 {
         proto: proto::TCP,
         reserved: [0; 5],
     };
-    // SAFETY: read and copied before the entry is deleted below; nobody else deletes it.
-    let Some(origin) = (unsafe { FLOWS.get(&key) }) else {
+    let Some(found) = FLOWS.get_ptr(&key) else {
         return 1;
     };
-    let map = ptr::from_ref(&ORIGINS).cast_mut().cast();
+    let map: *mut c_void = ptr::from_ref(&ORIGINS).cast_mut().cast();
     let create = BPF_SK_STORAGE_GET_F_CREATE as u64;
-    // SAFETY: the verifier holds `map` and `sk` to their types; no one else sees the socket yet.
+    // SAFETY: the verifier holds `map` and `sk` to their types; no one else sees the socket yet. The
+    // entry may be written for another flow while it is copied: what was copied then has another seal.
     unsafe {
         let slot = bpf_sk_storage_get(map, sk, ptr::null_mut(), create).cast::<FlowOrigin>();
-        if let Some(slot) = slot.as_mut() {
-            *slot = *origin;
+        if !slot.is_null() {
+            *slot = *found;
+            if FlowOrigin::sealed(slot, &key) != (*slot).seal {
+                // Without an origin the proxy closes the connection.
+                bpf_sk_storage_delete(map, sk);
+                return 1;
+            }
         }
     }
     // Deleting can only fail if the entry is gone, which is what is wanted.

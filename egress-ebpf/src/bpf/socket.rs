@@ -1,16 +1,14 @@
 //! Socket creation: notes whose the socket is, and refuses the kinds that no rule can list.
 
 use crate::bpf::event;
-use crate::bpf::judge::{policy_of, state_or_new};
+use crate::bpf::judge::policy_of;
+use crate::bpf::owner;
+use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
-    bpf_get_netns_cookie, bpf_set_retval,
-};
+use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::{LsmContext, SockContext};
 use core::ptr;
-use egress_ebpf::abi::{OWNER_DEPTH, SocketState, policy_flag, proto, socket_flag};
+use egress_ebpf::abi::{Mode, SocketState, policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
@@ -43,25 +41,24 @@ pub fn create(ctx: &SockContext) -> i32 {
         port: 0,
         proto: number,
     };
-    let Some(state) = state_or_new(ctx.sock.cast()) else {
+    let Some(sock) = Sock::find_or_make(ctx.sock.cast()) else {
         return event::refuse(None, None, &to, Reason::State, Hook::SockCreate).return_code();
     };
-    owner_of_task(&mut state.owner);
-    // SAFETY: takes no pointer but the context.
-    state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    state.flags |= socket_flag::OWNED;
-    state.proto = number;
+    sock.set_cgroup(owner::of_task());
+    sock.netns_or_ask(ctx.as_ptr());
+    sock.set_mode(Mode(0).with(socket_flag::OWNED));
+    sock.set_proto(number);
     if listable {
         // Which task uses it, its first use notes.
         return Verdict::Allow.return_code();
     }
-    note_task(state);
-    let applied = policy_of(state);
+    sock.note_task();
+    let applied = policy_of(sock);
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
     }
     let verdict = event::refuse(
-        Some(state),
+        Some(sock),
         Some(&applied),
         &to,
         Reason::Protocol,
@@ -90,9 +87,10 @@ pub fn family(ctx: &LsmContext) -> i32 {
         return Verdict::Allow.return_code();
     }
     let mut state = SocketState::default();
-    owner_of_task(&mut state.owner);
-    note_task(&mut state);
-    let applied = policy_of(&state);
+    let sock = Sock::of(&mut state);
+    sock.set_cgroup(owner::of_task());
+    sock.note_task();
+    let applied = policy_of(sock);
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
     }
@@ -103,37 +101,11 @@ pub fn family(ctx: &LsmContext) -> i32 {
         proto: 0,
     };
     event::refuse(
-        Some(&state),
+        Some(sock),
         Some(&applied),
         &to,
         Reason::Protocol,
         Hook::SocketCreate,
     )
     .return_code()
-}
-
-#[inline(always)]
-fn owner_of_task(owner: &mut [u64; OWNER_DEPTH]) {
-    // SAFETY: takes no argument.
-    let leaf = unsafe { bpf_get_current_cgroup_id() };
-    owner[OWNER_DEPTH - 1] = leaf;
-    for level in 1..OWNER_DEPTH {
-        // SAFETY: a plain integer argument; 0 comes back for a level below the task's own.
-        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-        if id == leaf || id == 0 {
-            break;
-        }
-        owner[level - 1] = id;
-    }
-}
-
-/// Notes which task acts on the socket.
-#[inline(always)]
-pub fn note_task(state: &mut SocketState) {
-    state.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // Straight into its place: copied through the stack it would go byte by byte.
-    // SAFETY: a buffer of the length given, which the helper fills whatever comes of it.
-    unsafe {
-        bpf_get_current_comm(state.comm.as_mut_ptr().cast(), state.comm.len() as u32);
-    }
 }

@@ -320,7 +320,7 @@ fn every_kind_of_packet_gets_its_verdict() {
 #[test]
 fn egress_refuses_and_records_by_its_policy() {
     let (mut ebpf, program) = loaded("egress");
-    let mut policies: Array<_, Policy> = ebpf.take_map("POLICIES").unwrap().try_into().unwrap();
+    let mut policies: Array<_, u64> = ebpf.take_map("POLICIES").unwrap().try_into().unwrap();
     let counters: PerCpuArray<_, u64> = ebpf.take_map("COUNTERS").unwrap().try_into().unwrap();
     let mut events: RingBuf<_> = ebpf.take_map("EVENTS").unwrap().try_into().unwrap();
     let count = |index| counters.get(&index, 0).unwrap().iter().sum::<u64>();
@@ -344,7 +344,7 @@ fn egress_refuses_and_records_by_its_policy() {
             flags,
             errno: 0,
         };
-        policies.set(0, policy, 0).unwrap();
+        policies.set(0, policy.word(), 0).unwrap();
         let before = [counter::DENIED, counter::WOULD_DENY].map(&count);
         assert_eq!(run(program.as_fd(), packet), want, "flags {flags}");
         let after = [counter::DENIED, counter::WOULD_DENY].map(&count);

@@ -62,6 +62,13 @@ impl Planner {
         }
     }
 
+    /// Gives out no generation up to this one: sockets may remember those of policies that are gone.
+    #[must_use]
+    pub fn above(mut self, generation: u32) -> Self {
+        self.generation = self.generation.max(generation);
+        self
+    }
+
     /// From here on a rules change leaves the generation of a policy that stands as it is, so that
     /// sockets go on under the verdict that they have; only what is new is judged by the new table.
     #[must_use]
@@ -119,7 +126,9 @@ impl Planner {
             let table = self.place(id, desired.table, &mut ops);
             let before = self.policies.get(&id).copied();
             if before.is_none_or(|p| (p.table, p.flags, p.errno) != (table, flags, errno)) {
-                let kept = before.filter(|_| self.keep_flows);
+                // What only an audit let through was never listed.
+                let audits = |flags: u32| flags & policy_flag::AUDIT;
+                let kept = before.filter(|p| self.keep_flows && audits(p.flags) == audits(flags));
                 switches.push((
                     id,
                     Policy {

@@ -1,0 +1,103 @@
+//! The kernel's policies, each one word that a program reads whole, and the highest generation that
+//! one ever had.
+
+use super::mapped::Mapped;
+use super::pins::Pins;
+use anyhow::Context as _;
+use aya::maps::{Array, Map, MapData};
+use egress_ebpf::abi::{MAX_POLICIES, Policy};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The map `POLICIES` in this process's memory.
+#[derive(Debug)]
+pub struct Policies(Mapped<AtomicU64>);
+
+impl Policies {
+    /// Maps the map.
+    pub fn of(map: &MapData) -> io::Result<Self> {
+        Ok(Self(Mapped::of(map.fd().as_fd(), MAX_POLICIES as usize)?))
+    }
+
+    /// A policy; one without a generation where none stands.
+    pub fn get(&self, id: u32) -> Policy {
+        let word = self.0.values().get(id as usize);
+        word.map_or_else(Policy::default, |word| {
+            Policy::of_word(word.load(Ordering::Acquire))
+        })
+    }
+
+    /// Every policy that stands.
+    pub fn standing(&self) -> BTreeMap<u32, Policy> {
+        (0..MAX_POLICIES)
+            .map(|id| (id, self.get(id)))
+            .filter(|(_, policy)| policy.generation != 0)
+            .collect()
+    }
+
+    /// Puts a policy in force, after all that was written before.
+    fn set(&self, id: u32, policy: Policy) {
+        if let Some(word) = self.0.values().get(id as usize) {
+            word.store(policy.word(), Ordering::Release);
+        }
+    }
+}
+
+/// Policies as the one who writes them has them.
+pub struct PolicyWriter {
+    policies: Policies,
+    highest: Array<MapData, u64>,
+    /// What `highest` holds.
+    known: u64,
+}
+
+impl PolicyWriter {
+    /// Of the maps `POLICIES` and `GENERATION`.
+    pub fn of(policies: &MapData, highest: Array<MapData, u64>) -> anyhow::Result<Self> {
+        let known = highest.get(&0, 0)?;
+        Ok(Self {
+            policies: Policies::of(policies)?,
+            highest,
+            known,
+        })
+    }
+
+    /// Opens the pinned maps once more.
+    pub fn open(pins: &Pins) -> anyhow::Result<Self> {
+        let open = |name: &str| {
+            MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
+        };
+        Self::of(
+            &open("POLICIES")?,
+            Map::Array(open("GENERATION")?).try_into()?,
+        )
+    }
+
+    /// The policies, to read.
+    pub fn read(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// The highest generation that a policy ever had: what comes after it is remembered by no socket.
+    pub fn highest(&self) -> u32 {
+        u32::try_from(self.known).unwrap_or(u32::MAX)
+    }
+
+    /// Puts a policy in force, in one write.
+    pub fn set(&mut self, id: u32, policy: &Policy) -> anyhow::Result<()> {
+        // First, so that no agent that comes after this one gives the generation out again.
+        if u64::from(policy.generation) > self.known {
+            self.known = policy.generation.into();
+            self.highest.set(0, self.known, 0)?;
+        }
+        self.policies.set(id, *policy);
+        Ok(())
+    }
+
+    /// Takes a policy away: what is still under it is denied.
+    pub fn remove(&self, id: u32) {
+        self.policies.set(id, Policy::default());
+    }
+}

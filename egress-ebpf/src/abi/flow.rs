@@ -1,0 +1,134 @@
+//! A redirected flow between the client's socket and the proxy's.
+
+use crate::addr::Addr;
+use crate::digest;
+use core::mem::size_of;
+
+/// Key of a flow between its SYN and the handshake's end.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FlowKey {
+    /// Cookie of the network namespace that both ends are in.
+    pub netns: u64,
+    /// The client's address towards the proxy.
+    pub addr: Addr,
+    /// The client's port, host byte order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// What the proxy must know of a redirected flow: where it was going and whose it is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowOrigin {
+    /// Cgroup id of the socket's owner.
+    pub cgroup: u64,
+    /// Socket cookie of the client's socket.
+    pub cookie: u64,
+    /// Network namespace cookie of the client.
+    pub netns: u64,
+    /// The destination as dialled.
+    pub addr: Addr,
+    /// Its port, host byte order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Policy id under which it was redirected.
+    pub policy: u32,
+    /// Thread group id of the connecting task.
+    pub pid: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// Name of that task.
+    pub comm: [u8; 16],
+    /// [`Self::sealed`] of the flow's key.
+    pub seal: u64,
+}
+
+impl FlowOrigin {
+    /// Words before the seal.
+    const WORDS: usize = 9;
+
+    /// The seal of this origin under this key. A program that copies an entry of the flow table may
+    /// find it given to another flow meanwhile (the table is an LRU hash, whose elements are used
+    /// again at once): what it copied then has not the seal of the key that it looked for.
+    ///
+    /// # Safety
+    /// `origin` points to a whole value, aligned. Others may write it at the same time.
+    #[must_use]
+    #[inline(always)]
+    pub unsafe fn sealed(origin: *const Self, key: &FlowKey) -> u64 {
+        let [a, b, c, d] = key.addr.be.map(u64::from);
+        let mut sum = digest::chain(key.netns, a | (b << 32));
+        sum = digest::chain(sum, c | (d << 32));
+        sum = digest::chain(sum, u64::from(key.port));
+        let words = origin.cast::<u64>();
+        let mut index = 0;
+        while index < Self::WORDS {
+            // SAFETY: within the value, which has no padding; the caller's word for the rest.
+            sum = digest::chain(sum, unsafe { words.add(index).read_volatile() });
+            index += 1;
+        }
+        sum
+    }
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey>() == 32);
+    assert!(size_of::<FlowOrigin>() == FlowOrigin::WORDS * 8 + 8);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::{FlowKey, FlowOrigin};
+
+    #[test]
+    fn an_origin_has_the_seal_of_its_own_key_only() {
+        let key = FlowKey {
+            netns: 1,
+            port: 40_000,
+            ..FlowKey::default()
+        };
+        let origin = FlowOrigin {
+            cgroup: 7,
+            policy: 3,
+            ..FlowOrigin::default()
+        };
+        // SAFETY: a value of this function's own.
+        let seal = |o: &FlowOrigin, k: &FlowKey| unsafe { FlowOrigin::sealed(o, k) };
+        let whole = seal(&origin, &key);
+        assert_eq!(seal(&FlowOrigin { seal: 9, ..origin }, &key), whole);
+        assert_ne!(
+            seal(
+                &origin,
+                &FlowKey {
+                    port: 40_001,
+                    ..key
+                }
+            ),
+            whole
+        );
+        assert_ne!(seal(&origin, &FlowKey { netns: 2, ..key }), whole);
+        for other in [
+            FlowOrigin {
+                cgroup: 8,
+                ..origin
+            },
+            FlowOrigin {
+                policy: 4,
+                ..origin
+            },
+            FlowOrigin {
+                comm: [1; 16],
+                ..origin
+            },
+        ] {
+            assert_ne!(seal(&other, &key), whole);
+        }
+    }
+}

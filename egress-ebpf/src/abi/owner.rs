@@ -1,0 +1,236 @@
+//! Whose a socket is: the cgroup ids above a cgroup, and the policy that a cgroup has of its own.
+//!
+//! Both lie in hash maps, whose elements the kernel uses again as soon as they are deleted: a program
+//! that still reads one may see the value of another key, or half of it. So each value vouches for
+//! its key and for being whole. Does not say who writes them: that stands beside the maps.
+
+use super::{CLOSED_POLICY, MAX_POLICIES};
+use crate::digest::chain;
+use core::mem::size_of;
+use core::ptr;
+
+/// Levels of cgroups below the root of the hierarchy that have a policy. The kernel itself allows
+/// any number (`cgroup.max.depth`); what is nested deeper is denied everything, with a reason.
+pub const MAX_DEPTH: usize = 32;
+
+/// The ancestors of a cgroup: value of the map that has a cgroup's id as its key. Written once: a
+/// cgroup stays where it was made (`cgroup_rename` in kernel/cgroup/cgroup.c refuses another parent),
+/// and no id comes twice (`kernfs_new_node`).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ancestors {
+    /// Ids by level from 1 on, up to the cgroup itself; 0 below it.
+    pub ids: [u64; MAX_DEPTH],
+    /// A digest of the ids and of the cgroup, from which [`Self::lookup`] knows a value that is whole.
+    pub seal: u64,
+}
+
+/// What the ancestors of a cgroup say about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnerOf {
+    /// The policy of the deepest cgroup that has one.
+    Policy(u32),
+    /// None of them has one.
+    Nobody,
+    /// It lies below [`MAX_DEPTH`].
+    TooDeep,
+    /// The value is of another cgroup, or another CPU is writing it.
+    Torn,
+}
+
+/// Runs a block for each level, the deepest first, written out: before Linux 6.2 the verifier refuses
+/// a loop that is entered by falling into its head, and the compiler may lay one out so.
+macro_rules! levels {
+    ($level:ident $block:block) => {
+        levels!($level $block 31 30 29 28 27 26 25 24 23 22 21 20 19 18 17 16);
+        levels!($level $block 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1 0);
+    };
+    ($level:ident $block:block $($value:literal)+) => {
+        $( { let $level: usize = $value; $block } )*
+    };
+}
+
+impl Ancestors {
+    /// What a seal differs by where a cgroup lies too deep.
+    const DEEP: u64 = 1;
+    /// Of the map where nothing was written.
+    pub const NONE: Self = Self {
+        ids: [0; MAX_DEPTH],
+        seal: 0,
+    };
+
+    /// Writes the ancestors of a cgroup. `at` tells the one at a level, 0 for a level below the cgroup
+    /// itself.
+    ///
+    /// # Safety
+    /// `value` points to memory for a value that is nobody else's.
+    #[inline(always)]
+    pub unsafe fn write(value: *mut Self, cgroup: u64, at: impl Fn(i32) -> u64) {
+        let deep = if at(MAX_DEPTH as i32 + 1) == 0 {
+            0
+        } else {
+            Self::DEEP
+        };
+        let mut sum = cgroup;
+        levels!(level {
+            let id = at(level as i32 + 1);
+            // Volatile, or the compiler keeps every word twice on the stack, which has no room.
+            // SAFETY: a word of the value.
+            unsafe { ptr::write_volatile(&raw mut (*value).ids[level], id) };
+            sum = chain(sum, id);
+        });
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(&raw mut (*value).seal, sum ^ deep) };
+    }
+
+    /// Finds the deepest owner in a value that others may be writing: each word is read once, and
+    /// what was found counts only if the words read have the seal. `own` tells the policy that one
+    /// cgroup has of its own.
+    ///
+    /// # Safety
+    /// `value` points to a whole value, aligned.
+    #[inline(always)]
+    pub unsafe fn lookup(
+        value: *const Self,
+        cgroup: u64,
+        own: impl Fn(u64) -> Option<u32>,
+    ) -> OwnerOf {
+        let mut sum = cgroup;
+        let mut found = None;
+        levels!(level {
+            // SAFETY: a word of the value.
+            let id = unsafe { ptr::read_volatile(&raw const (*value).ids[level]) };
+            sum = chain(sum, id);
+            if id != 0 && found.is_none() {
+                found = own(id);
+            }
+        });
+        // SAFETY: as above.
+        match unsafe { ptr::read_volatile(&raw const (*value).seal) } ^ sum {
+            0 => found.map_or(OwnerOf::Nobody, OwnerOf::Policy),
+            Self::DEEP => OwnerOf::TooDeep,
+            _ => OwnerOf::Torn,
+        }
+    }
+
+    /// The ids from the cgroup itself up; none where the value is not whole or the cgroup too deep.
+    pub fn deepest_first(&self, cgroup: u64) -> impl Iterator<Item = u64> + '_ {
+        // SAFETY: a whole value, which nobody writes.
+        let found = unsafe { Self::lookup(self, cgroup, |_| None) };
+        let whole = found == OwnerOf::Nobody;
+        let ids = self.ids.iter().rev().copied();
+        ids.filter(move |id| whole && *id != 0)
+    }
+}
+
+/// The policy that a cgroup has of its own, with the cgroup: value of the map of owners, one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner;
+
+impl Owner {
+    const POLICY: u64 = MAX_POLICIES as u64 - 1;
+
+    /// The value that puts a cgroup under a policy.
+    #[must_use]
+    #[inline(always)]
+    pub const fn entry(cgroup: u64, policy: u32) -> u64 {
+        let policy = policy as u64 & Self::POLICY;
+        (chain(cgroup, policy) & !Self::POLICY) | policy
+    }
+
+    /// The policy in the value of a cgroup. What vouches for another cgroup is read as
+    /// [`CLOSED_POLICY`]: the cgroup has an entry, and it is not known what it says.
+    #[must_use]
+    #[inline(always)]
+    pub const fn policy(cgroup: u64, entry: u64) -> u32 {
+        let policy = (entry & Self::POLICY) as u32;
+        if Self::entry(cgroup, policy) == entry {
+            policy
+        } else {
+            CLOSED_POLICY
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Ancestors>() == MAX_DEPTH * 8 + 8);
+    assert!(MAX_POLICIES.is_power_of_two());
+};
+
+#[cfg(test)]
+mod tests {
+    use super::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
+    use crate::abi::CLOSED_POLICY;
+    use std::vec::Vec;
+
+    /// A cgroup at this level whose id is 100 + its level.
+    fn at(level: usize) -> (u64, Ancestors) {
+        let mut value = Ancestors::NONE;
+        let cgroup = 100 + level as u64;
+        let id = |at: i32| (at as usize <= level).then_some(100 + at as u64);
+        // SAFETY: a value of the test's own.
+        unsafe { Ancestors::write(&raw mut value, cgroup, |at| id(at).unwrap_or(0)) };
+        (cgroup, value)
+    }
+
+    fn lookup(value: &Ancestors, cgroup: u64, owners: &[(u64, u32)]) -> OwnerOf {
+        let own = |id| owners.iter().find(|o| o.0 == id).map(|o| o.1);
+        // SAFETY: a value of the test's own.
+        unsafe { Ancestors::lookup(value, cgroup, own) }
+    }
+
+    #[test]
+    fn the_deepest_owner_counts_at_every_level() {
+        for level in 1..=MAX_DEPTH {
+            let (cgroup, value) = at(level);
+            assert_eq!(lookup(&value, cgroup, &[]), OwnerOf::Nobody, "{level}");
+            for named in 1..=level as u64 {
+                let owners = [(101, 1), (100 + named, 2)];
+                let want = if named == 1 { 1 } else { 2 };
+                let found = lookup(&value, cgroup, &owners);
+                assert_eq!(found, OwnerOf::Policy(want), "{level} {named}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_level_more_is_too_deep_whoever_is_named_above() {
+        let (cgroup, value) = at(MAX_DEPTH + 1);
+        assert_eq!(lookup(&value, cgroup, &[(101, 1)]), OwnerOf::TooDeep);
+        assert_eq!(value.deepest_first(cgroup).count(), 0);
+    }
+
+    #[test]
+    fn a_mixture_of_two_values_is_of_nobody() {
+        let (cgroup, value) = at(9);
+        let (other, second) = at(12);
+        assert_eq!(lookup(&value, other, &[(101, 1)]), OwnerOf::Torn);
+        for words in 1..MAX_DEPTH {
+            let mut mixed = value;
+            mixed.ids[words..].copy_from_slice(&second.ids[words..]);
+            if mixed.ids != value.ids {
+                assert_eq!(lookup(&mixed, cgroup, &[(101, 1)]), OwnerOf::Torn);
+            }
+        }
+        assert_eq!(lookup(&Ancestors::NONE, cgroup, &[]), OwnerOf::Torn);
+    }
+
+    #[test]
+    fn the_agent_reads_the_same_ancestors() {
+        let (cgroup, value) = at(4);
+        let ids: Vec<u64> = value.deepest_first(cgroup).collect();
+        assert_eq!(ids, [104, 103, 102, 101]);
+        assert_eq!(value.deepest_first(5).count(), 0);
+    }
+
+    #[test]
+    fn an_entry_of_another_cgroup_closes() {
+        for policy in [0, 1, 77, CLOSED_POLICY] {
+            let entry = Owner::entry(42, policy);
+            assert_eq!(Owner::policy(42, entry), policy);
+            assert_eq!(Owner::policy(43, entry), CLOSED_POLICY);
+        }
+        let mixed = (Owner::entry(42, 1) & !0xff) | 2;
+        assert_eq!(Owner::policy(42, mixed), CLOSED_POLICY);
+    }
+}

@@ -1,0 +1,194 @@
+//! What the kernel remembers of one socket, and who may touch which part of it when.
+
+use super::action;
+use crate::addr::Addr;
+use core::mem::size_of;
+
+/// State of one socket, in its `sk_storage`. Written by the programs only; several of them may run on
+/// one socket at the same time.
+///
+/// What serialises them is the socket's lock, where there is one:
+///
+/// - `connect` runs under it for both protocols: `tcp_v4_connect` keeps it from the hook until the
+///   SYN has left (`inet_stream_connect`), `udp_pre_connect` holds it for the hook alone. So do
+///   `sendmsg`, `recvmsg`, `bind` (`BPF_CGROUP_RUN_SA_PROG_LOCK`) and `getpeername` (`inet_getname`).
+/// - Packets of a TCP connection leave under it, from a call, a softirq or a timer alike
+///   (`bh_lock_sock`; a timer that finds a call at work leaves the packet to it, `tcp_release_cb`).
+/// - Datagrams leave without it (`udp_sendmsg` without corking), from any number of threads.
+/// - A listener answers handshakes without it, on every CPU (`tcp_conn_request`), and so does a socket
+///   whose resets carry it (`ip_send_unicast_reply`, since Linux 6.13).
+/// - `sock_create` runs before anybody else has the socket. What a listener accepts begins with a
+///   copy of its state (`bpf_sk_storage_clone`) that nobody else sees until the handshake ends.
+///
+/// | field | written by | read by | what holds it together |
+/// |---|---|---|---|
+/// | `cgroup`, `netns`, `proto` | `sock_create`; the first hook for sockets older than the gate | every hook | one word each that has one value for life |
+/// | `passed` | `connect`, `sendmsg`, egress of datagrams | the same | one word, which says all that it stands for |
+/// | `judged` | `connect`, `sendmsg`, egress | every hook | one word: policy and generation. A stale pair is judged again |
+/// | `mode` | `connect`, egress of streams, under the lock | egress of streams, `getpeername`, the agent | the lock; one word all the same, since a listener's answer reads it without |
+/// | `answered` | a listener's answer, on any CPU | egress of streams | one word, which counts only beside the `mode` that it was written for: each `connect` makes another. One that is late says nothing |
+/// | `dialled`, `port` | `connect` and egress of streams, under the lock | egress of streams under the lock, `getpeername` under the lock, the agent's dump | the lock. The agent may read a mixture: it ends the connection or not, the egress hook judges all the same |
+/// | `pid`, `comm` | `connect`, `sendmsg`, under the lock | events, the origin of a redirected flow (under the lock) | an event of a datagram may show half of each name; nothing is judged by them |
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SocketState {
+    /// Cgroup id of the creating task (its leaf); 0 = not known.
+    pub cgroup: u64,
+    /// Network namespace cookie; 0 = not known yet.
+    pub netns: u64,
+    /// Datagrams: [`crate::digest::passed`] of the destination that was last let through; 0 = none.
+    pub passed: u64,
+    /// Policy id and generation of the last verdict: [`Self::pair`].
+    pub judged: u64,
+    /// Streams: [`Mode`].
+    pub mode: u64,
+    /// Streams: [`Mode::answers`] of the mode in which the socket last answered a handshake.
+    pub answered: u64,
+    /// Streams: the address as dialled (not canonical), which getpeername must show and the proxy
+    /// must dial.
+    pub dialled: Addr,
+    /// Streams: port of that, host byte order.
+    pub port: u16,
+    /// IANA protocol number of the socket.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Thread group id of the creator (of the task that last dialled, once there was one).
+    pub pid: u32,
+    /// Name of that task.
+    pub comm: [u8; 16],
+}
+
+impl SocketState {
+    /// A policy and its generation as one word; never 0, since no generation is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pair(policy: u32, generation: u32) -> u64 {
+        ((generation as u64) << 32) | policy as u64
+    }
+
+    /// Policy and generation of [`Self::pair`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_pair(pair: u64) -> (u32, u32) {
+        (pair as u32, (pair >> 32) as u32)
+    }
+}
+
+/// What a stream's socket is at: action, flags, and how often it was dialled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mode(pub u64);
+
+impl Mode {
+    const FLAGS_AT: u32 = 8;
+    const DIALS_AT: u32 = 32;
+
+    /// [`action`] of the last verdict; 0 = none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn action(self) -> u32 {
+        (self.0 & 0xff) as u32
+    }
+
+    /// Whether any of these [`socket_flag`]s is set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, flags: u8) -> bool {
+        (self.0 >> Self::FLAGS_AT) as u8 & flags != 0
+    }
+
+    /// With these flags too.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, flags: u8) -> Self {
+        Self(self.0 | ((flags as u64) << Self::FLAGS_AT))
+    }
+
+    /// Whether its flow was turned to the proxy.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_redirected(self) -> bool {
+        self.action() == action::PROXY
+    }
+
+    /// Dialled once more: an action of its own, nothing published, nothing accepted.
+    #[must_use]
+    #[inline(always)]
+    pub const fn dialled(self, action: u32) -> Self {
+        let owned = self.0 & ((socket_flag::OWNED as u64) << Self::FLAGS_AT);
+        let dials = (self.0 >> Self::DIALS_AT) as u32;
+        Self(action as u64 | owned | ((dials.wrapping_add(1) as u64) << Self::DIALS_AT))
+    }
+
+    /// What a listener in this mode notes when it answers a handshake; never 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn answers(self) -> u64 {
+        (self.0 >> Self::DIALS_AT) + 1
+    }
+
+    /// Whether a stream is a listener's or was accepted by one, by all but the state of its
+    /// connection: the listener answered a handshake in this very mode, or is older than the gate.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_inbound(self, answered: u64) -> bool {
+        self.has(socket_flag::INBOUND) || answered == self.answers()
+    }
+}
+
+/// Bits of [`Mode`].
+pub mod socket_flag {
+    /// The flow of a redirected socket stands in the flow table; its SYN may leave.
+    pub const PUBLISHED: u8 = 1;
+    /// Accepted by a listener older than the gate: answers go out.
+    pub const INBOUND: u8 = 2;
+    /// Made below an enforced root while the gate was attached, or accepted by such a listener.
+    pub const OWNED: u8 = 4;
+}
+
+const _: () = assert!(size_of::<SocketState>() == 6 * 8 + 16 + 8 + 16);
+
+#[cfg(test)]
+mod tests {
+    use super::{Mode, SocketState, socket_flag};
+    use crate::abi::action;
+
+    #[test]
+    fn a_pair_survives_its_word() {
+        for pair in [(0, 1), (4095, u32::MAX), (7, 1 << 31)] {
+            assert_eq!(
+                SocketState::of_pair(SocketState::pair(pair.0, pair.1)),
+                pair
+            );
+        }
+    }
+
+    #[test]
+    fn dialling_ends_what_the_socket_was_and_counts() {
+        let made = Mode(0).with(socket_flag::OWNED);
+        let dialled = made.dialled(action::PROXY).with(socket_flag::PUBLISHED);
+        assert!(dialled.is_redirected() && dialled.has(socket_flag::PUBLISHED));
+        let again = dialled.with(socket_flag::INBOUND).dialled(action::ALLOW);
+        assert_eq!(again.action(), action::ALLOW);
+        assert!(!again.has(socket_flag::PUBLISHED | socket_flag::INBOUND));
+        assert!(again.has(socket_flag::OWNED));
+        // The count goes round.
+        let last = Mode(made.0 | (0xffff_ffff << 32));
+        assert_eq!(last.dialled(0), made);
+    }
+
+    #[test]
+    fn an_answer_says_nothing_after_the_next_connect() {
+        for made in [
+            Mode(0),
+            Mode(0).with(socket_flag::OWNED).dialled(action::ALLOW),
+        ] {
+            let answered = made.answers();
+            assert!(!made.is_inbound(0));
+            assert!(made.is_inbound(answered));
+            for action in [0, action::ALLOW, action::PROXY] {
+                assert!(!made.dialled(action).is_inbound(answered));
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Whose a socket is: the ancestors of its cgroup, and the policy of the deepest that has one.
+//!
+//! A socket holds the id of its cgroup only. The ids above it stand in a map, written by the first
+//! socket that is made in the cgroup. Where they gave way to others, the next socket of the cgroup
+//! writes them again, and packets are judged by what the kernel says of their socket.
+
+use crate::bpf::maps::{ANCESTORS, OWNERS};
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_skb_ancestor_cgroup_id,
+};
+use aya_ebpf::programs::SkBuffContext;
+use core::mem::MaybeUninit;
+use core::ptr;
+use egress_ebpf::abi::{Ancestors, DEFAULT_POLICY, MAX_DEPTH, Owner, OwnerOf};
+use egress_ebpf::verdict::Reason;
+
+/// Codes of [`owner_of`] beside policy ids.
+const TOO_DEEP: u64 = 1 << 32;
+const UNKNOWN: u64 = 1 << 33;
+
+/// The cgroup of the running task, whose ancestors are known from here on.
+#[inline(always)]
+pub fn of_task() -> u64 {
+    // SAFETY: takes no argument.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if ANCESTORS.get_ptr(cgroup).is_none() {
+        note_ancestors(cgroup);
+    }
+    cgroup
+}
+
+/// Writes the ancestors of the running task's cgroup. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_ancestors(cgroup: u64) -> u64 {
+    let mut ancestors = MaybeUninit::uninit();
+    // SAFETY: a value of this function's own. The helper takes a plain integer, and gives 0 for a
+    // level below the task's own.
+    let ancestors = unsafe {
+        Ancestors::write(ancestors.as_mut_ptr(), cgroup, |level| {
+            bpf_get_current_ancestor_cgroup_id(level)
+        });
+        ancestors.assume_init_ref()
+    };
+    // Another CPU may write the same at the same time. Without room, what belongs to the cgroup is
+    // denied.
+    let _ = ANCESTORS.insert(cgroup, ancestors, 0);
+    0
+}
+
+/// The policy id of a cgroup's deepest owner, or why there is none to tell. Cgroup 0 is one that the
+/// socket's program could not know.
+#[inline(always)]
+pub fn policy_id(cgroup: u64) -> Result<u32, Reason> {
+    if cgroup == 0 {
+        return Ok(DEFAULT_POLICY);
+    }
+    match owner_of(cgroup) {
+        TOO_DEEP => Err(Reason::CgroupDepth),
+        UNKNOWN => Err(Reason::UnknownOwner),
+        id => Ok(id as u32),
+    }
+}
+
+// Functions of plain numbers, which the verifier walks once, each by itself (see `tables`).
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn owner_of(cgroup: u64) -> u64 {
+    let Some(ancestors) = ANCESTORS.get_ptr(cgroup) else {
+        return UNKNOWN;
+    };
+    // SAFETY: an element of the map, which stays mapped while the program runs.
+    match unsafe { Ancestors::lookup(ancestors, cgroup, own) } {
+        OwnerOf::Policy(id) => u64::from(id),
+        OwnerOf::Nobody => u64::from(DEFAULT_POLICY),
+        OwnerOf::TooDeep => TOO_DEEP,
+        OwnerOf::Torn => UNKNOWN,
+    }
+}
+
+/// The policy id that a cgroup has of its own.
+#[inline(always)]
+fn own(cgroup: u64) -> Option<u32> {
+    OWNERS
+        .get_ptr(cgroup)
+        // SAFETY: an element of the map, which stays mapped while the program runs; one word.
+        .map(|entry| Owner::policy(cgroup, unsafe { ptr::read_volatile(entry) }))
+}
+
+/// The policy id of the deepest owner of a packet's socket, as the kernel knows it.
+#[inline(always)]
+pub fn policy_id_of_packet(ctx: &SkBuffContext) -> Result<u32, Reason> {
+    match owner_of_packet(ctx.skb.skb) {
+        TOO_DEEP => Err(Reason::CgroupDepth),
+        id => Ok(id as u32),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn owner_of_packet(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: takes no pointer but the context; 0 comes back for a level below the socket's own.
+    let at = |level: usize| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) };
+    if at(MAX_DEPTH + 1) != 0 {
+        return TOO_DEEP;
+    }
+    macro_rules! levels {
+        ($($level:literal)*) => { $(
+            let id = at($level);
+            if id != 0 {
+                if let Some(policy) = own(id) {
+                    return u64::from(policy);
+                }
+            }
+        )* };
+    }
+    levels!(32 31 30 29 28 27 26 25 24 23 22 21 20 19 18 17);
+    levels!(16 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1);
+    u64::from(DEFAULT_POLICY)
+}

@@ -1,0 +1,47 @@
+//! A packet as the egress hooks read it: by direct access where its header is plain and at hand, else
+//! by helper. What a header means is the library's to say.
+
+use aya_ebpf::programs::SkBuffContext;
+use core::ptr;
+use egress_ebpf::packet::{Packet, Plain};
+
+/// A packet, from its IP header on.
+pub struct Skb<'a>(pub &'a SkBuffContext);
+
+impl Skb<'_> {
+    /// What the packet says where it is IPv4 and its header is plain and at hand, by direct access:
+    /// each read by a helper costs more than all of this.
+    #[inline(always)]
+    pub fn plain4(&self) -> Option<Plain> {
+        self.words().and_then(Plain::v4)
+    }
+
+    /// The same for IPv6.
+    #[inline(always)]
+    pub fn plain6(&self) -> Option<Plain> {
+        self.words().and_then(Plain::v6)
+    }
+
+    /// The first words of the packet, if they are at hand.
+    #[inline(always)]
+    fn words<const N: usize>(&self) -> Option<&[u32; N]> {
+        // SAFETY: context fields that cgroup_skb may read. The verifier holds each read to the
+        // bounds just checked; headers are aligned to four bytes where the kernel builds them
+        // (`LL_RESERVED_SPACE`), and BPF does not ask for more.
+        unsafe {
+            let start = ptr::read_volatile(&raw const (*self.0.skb.skb).data) as usize;
+            let end = ptr::read_volatile(&raw const (*self.0.skb.skb).data_end) as usize;
+            if start + size_of::<[u32; N]>() > end {
+                return None;
+            }
+            Some(&*(start as *const [u32; N]))
+        }
+    }
+}
+
+impl Packet for Skb<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.load(offset as usize).ok()
+    }
+}

@@ -1,0 +1,171 @@
+//! The state of a socket as a program may touch it: word by word, since other CPUs may read and write
+//! it at the same time. Who does so when stands at [`SocketState`].
+
+use crate::bpf::maps::SOCKETS;
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_comm, bpf_get_netns_cookie, bpf_sk_storage_get,
+};
+use core::ffi::c_void;
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+use egress_ebpf::abi::{Mode, SocketState};
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::Destination;
+
+/// A socket's state. No reference to it is ever made: each access is of one word, which is read and
+/// written whole.
+#[derive(Clone, Copy)]
+pub struct Sock<'a> {
+    state: NonNull<SocketState>,
+    life: PhantomData<&'a ()>,
+}
+
+macro_rules! words {
+    ($($get:ident $set:ident $field:ident: $type:ty;)*) => { $(
+        #[inline(always)]
+        pub fn $get(self) -> $type {
+            // SAFETY: a valid, aligned word, whatever another CPU makes of it at the same time.
+            unsafe { ptr::read_volatile(&raw const (*self.state.as_ptr()).$field) }
+        }
+
+        #[inline(always)]
+        pub fn $set(self, value: $type) {
+            // SAFETY: as above.
+            unsafe { ptr::write_volatile(&raw mut (*self.state.as_ptr()).$field, value) }
+        }
+    )* };
+}
+
+impl<'a> Sock<'a> {
+    /// The state of a socket, if it has one.
+    ///
+    /// `sk` is a socket pointer as the context of the running program gives it.
+    #[inline(always)]
+    pub fn find(sk: *mut c_void) -> Option<Self> {
+        Self::storage(sk, 0)
+    }
+
+    /// The state of a socket, made of zeroes if it has none. `None` only out of memory.
+    #[inline(always)]
+    pub fn find_or_make(sk: *mut c_void) -> Option<Self> {
+        Self::storage(sk, BPF_SK_STORAGE_GET_F_CREATE as u64)
+    }
+
+    #[inline(always)]
+    fn storage(sk: *mut c_void, flags: u64) -> Option<Self> {
+        let map = ptr::from_ref(&SOCKETS).cast_mut().cast();
+        // SAFETY: the verifier holds `map` and `sk` to their types. The value lives as long as the
+        // socket, which outlives the program's run.
+        let state = unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), flags) };
+        NonNull::new(state.cast()).map(|state| Self {
+            state,
+            life: PhantomData,
+        })
+    }
+
+    /// State that is no socket's yet.
+    #[inline(always)]
+    pub fn of(state: &'a mut SocketState) -> Self {
+        Self {
+            state: NonNull::from(state),
+            life: PhantomData,
+        }
+    }
+
+    words! {
+        cgroup set_cgroup cgroup: u64;
+        netns set_netns netns: u64;
+        passed set_passed passed: u64;
+        judged set_judged judged: u64;
+        answered set_answered answered: u64;
+        port set_port port: u16;
+        proto set_proto proto: u8;
+        pid set_pid pid: u32;
+    }
+
+    #[inline(always)]
+    pub fn mode(self) -> Mode {
+        // SAFETY: as in `words`.
+        Mode(unsafe { ptr::read_volatile(&raw const (*self.state.as_ptr()).mode) })
+    }
+
+    /// Under the socket's lock, or before anybody else has the socket.
+    #[inline(always)]
+    pub fn set_mode(self, mode: Mode) {
+        // SAFETY: as in `words`.
+        unsafe { ptr::write_volatile(&raw mut (*self.state.as_ptr()).mode, mode.0) }
+    }
+
+    /// A stream's address as dialled. Under the socket's lock; else it may be a mixture of two.
+    #[inline(always)]
+    pub fn dialled(self) -> Addr {
+        // SAFETY: as in `words`.
+        let word = |n: usize| unsafe {
+            ptr::read_volatile(&raw const (*self.state.as_ptr()).dialled.be[n])
+        };
+        Addr::from_v6_be([word(0), word(1), word(2), word(3)])
+    }
+
+    /// Where a stream was dialled to. Under the socket's lock.
+    #[inline(always)]
+    pub fn destination(self) -> Destination {
+        Destination {
+            addr: self.dialled(),
+            port: self.port(),
+            proto: self.proto(),
+        }
+    }
+
+    /// Notes where a stream is dialled to. Under the socket's lock.
+    #[inline(always)]
+    pub fn set_destination(self, to: &Destination) {
+        let [a, b, c, d] = to.addr.be;
+        // SAFETY: as in `words`.
+        let put = |n: usize, word: u32| unsafe {
+            ptr::write_volatile(&raw mut (*self.state.as_ptr()).dialled.be[n], word);
+        };
+        put(0, a);
+        put(1, b);
+        put(2, c);
+        put(3, d);
+        self.set_port(to.port);
+        self.set_proto(to.proto);
+    }
+
+    /// The cookie of the socket's network namespace. `ctx` is the context of the running program.
+    #[inline(always)]
+    pub fn netns_or_ask(self, ctx: *mut c_void) -> u64 {
+        let known = self.netns();
+        if known != 0 {
+            return known;
+        }
+        // SAFETY: takes no pointer but the context.
+        let netns = unsafe { bpf_get_netns_cookie(ctx) };
+        self.set_netns(netns);
+        netns
+    }
+
+    /// The name of the task that uses the socket, for events and the proxy.
+    #[inline(always)]
+    pub fn comm(self) -> [u8; 16] {
+        // SAFETY: bytes of any value; as two words, so that the compiler does not copy each.
+        unsafe {
+            let words = (&raw const (*self.state.as_ptr()).comm).cast::<u64>();
+            let two = [words.read_volatile(), words.add(1).read_volatile()];
+            core::mem::transmute::<[u64; 2], [u8; 16]>(two)
+        }
+    }
+
+    /// Notes which task uses the socket.
+    #[inline(always)]
+    pub fn note_task(self) {
+        self.set_pid((bpf_get_current_pid_tgid() >> 32) as u32);
+        // SAFETY: a buffer of the length given, which the helper fills whatever comes of it.
+        unsafe {
+            let comm = &raw mut (*self.state.as_ptr()).comm;
+            bpf_get_current_comm(comm.cast(), 16);
+        }
+    }
+}
