@@ -5,6 +5,7 @@
 
 mod gate;
 
+use egress_core::http::request_head::{HeadOutcome, HeadReader};
 use egress_core::istio::{Object, Severity, decode, validate};
 use egress_core::policy::claims::UnlistedAddress;
 use egress_core::policy::explain::{DeniedBy, Explanation, Flow, Question, Speaks};
@@ -119,10 +120,16 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
             served(&cluster, Some(DeniedBy::Closed))
         }
         Step::Http | Step::HttpIfListed(_) => {
+            let mut reader = HeadReader::new(1 << 16);
+            reader.push(request.as_bytes());
+            let HeadOutcome::Head(read) = reader.next_head() else {
+                return status(400);
+            };
+            let line = String::from_utf8(read.bytes).unwrap();
             let head = RequestHead {
-                authority: &authority,
+                authority: &read.authority,
                 method: "GET",
-                path: asked.path,
+                path: line.split(' ').nth(1).unwrap(),
                 headers: &HeaderMap::new(),
             };
             match routes.http(0, to, &head, 3) {

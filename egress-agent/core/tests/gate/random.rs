@@ -101,7 +101,17 @@ pub const OTHER_PORTS: [u16; 2] = [22, 8081];
 const PROTOCOLS: [&str; 11] = [
     "HTTP", "HTTP", "TLS", "HTTPS", "TCP", "TCP", "\"\"", "UDP", "GRPC", "HTTP2", "MONGO",
 ];
-const PATHS: [&str; 6] = ["/", "/x", "/x/y?q=1", "/admin", "/moved", "/no/such"];
+const PATHS: [&str; 9] = [
+    "/",
+    "/x",
+    "/x/y?q=1",
+    "/admin",
+    "/moved",
+    "/no/such",
+    "/x/../admin",
+    "/x/%2e%2e/no",
+    "/%78/y",
+];
 
 /// A small generator of numbers (Marsaglia's xorshift).
 #[derive(Clone, Debug)]

@@ -5,18 +5,25 @@
 //! its own. It finds no words.
 
 use super::DeniedBy;
+use crate::http::authority::parse_authority;
+use crate::http::headers::{UpgradeAsked, upgrade_asked};
+use crate::http::request_head::{HeadOutcome, HeadReader};
 use crate::policy::state::PolicyState;
 use crate::policy::tables::Transport;
 use crate::routing::{
     Cluster, HttpDecision, HttpRoute, RefusalReason, RequestHead, RouteTable, Sniffed, Step,
-    TlsDecision, candidates, sniff,
+    TlsDecision, candidates, only_host, sniff,
 };
 use crate::tls::client_hello::HelloError;
 use egress_ebpf::abi::{Policy, policy_flag};
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::verdict::{Reason, Verdict};
+use http::header::HOST;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Bytes of one request head that the proxy takes; a question has fewer.
+const MAX_HEAD: usize = 60 * 1024;
 
 /// What a client says first.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +121,8 @@ impl Gate<'_> {
         let denied = Fate::DeniedByProxy;
         match (step, spoken) {
             (Step::HttpIfListed(cluster), Spoken::Http(head))
-                if !self.routes.lists_host(self.id, to, head.authority) =>
+                if !only_host(&wire(&head))
+                    .is_some_and(|host| self.routes.lists_host(self.id, to, host)) =>
             {
                 relayed(cluster, to)
             }
@@ -132,14 +140,41 @@ impl Gate<'_> {
         }
     }
 
-    fn request(&self, to: SocketAddr, head: &RequestHead<'_>) -> Fate {
+    /// The request as the proxy reads it off the wire, and what its routes say.
+    fn request(&self, to: SocketAddr, asked: &RequestHead<'_>) -> Fate {
+        let mut reader = HeadReader::new(MAX_HEAD);
+        reader.push(&wire(asked));
+        let read = match reader.next_head() {
+            HeadOutcome::Head(read) => read,
+            HeadOutcome::Refused(error) => {
+                return Fate::DeniedByProxy(error.reason(), Some(error.reply().status));
+            }
+            HeadOutcome::NeedMore => return Fate::DeniedByProxy(RefusalReason::EndedEarly, None),
+        };
+        let line = String::from_utf8_lossy(&read.bytes);
+        let head = RequestHead {
+            authority: &read.authority,
+            path: line.split(' ').nth(1).unwrap_or("/"),
+            ..*asked
+        };
+        match self.decide(to, &head) {
+            Fate::Request(..) if upgrade_asked(head.headers) == UpgradeAsked::Other => {
+                Fate::DeniedByProxy(RefusalReason::UpgradeRefused, Some(403))
+            }
+            fate => fate,
+        }
+    }
+
+    fn decide(&self, to: SocketAddr, head: &RequestHead<'_>) -> Fate {
         match self.routes.http(self.id, to, head, 0) {
             HttpDecision::Forward(cluster, _) if candidates(&cluster, to, 0).is_empty() => {
                 Fate::NoEndpoint(cluster, Some(503))
             }
             HttpDecision::Forward(cluster, route) => Fate::Request(cluster, route),
             HttpDecision::UnlistedHost => {
-                Fate::DeniedByProxy(RefusalReason::UnlistedHost, Some(502))
+                let reason = parse_authority(head.authority)
+                    .map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
+                Fate::DeniedByProxy(reason, Some(502))
             }
             HttpDecision::NoRoute => Fate::DeniedByProxy(RefusalReason::NoRoute, Some(404)),
             HttpDecision::NoCluster(cluster) => {
@@ -177,12 +212,31 @@ fn relayed(cluster: Arc<Cluster>, to: SocketAddr) -> Fate {
     }
 }
 
+/// A request as a client sends it.
+fn wire(head: &RequestHead<'_>) -> Vec<u8> {
+    let RequestHead {
+        authority,
+        method,
+        path,
+        ..
+    } = head;
+    let mut bytes = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
+    if !head.headers.contains_key(HOST) {
+        bytes.extend_from_slice(format!("host: {authority}\r\n").as_bytes());
+    }
+    for (name, value) in head.headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
 /// What the proxy reads first of such a flow.
 fn first_bytes(spoken: Spoken<'_>) -> Sniffed {
     match spoken {
-        Spoken::Http(head) => {
-            sniff(format!("{} {} HTTP/1.1\r\n", head.method, head.path).as_bytes())
-        }
+        Spoken::Http(head) => sniff(&wire(&head)),
         Spoken::Http2 => sniff(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         // A handshake record of TLS 1.0 to 1.2 (RFC 8446 §5.1).
         Spoken::Tls(_) => sniff(&[0x16, 0x03, 0x01]),

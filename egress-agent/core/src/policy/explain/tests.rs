@@ -360,6 +360,46 @@ spec:
     ] {
         assert_eq!(state.explain(0, &question).denied, denied, "{question:?}");
     }
+    let mut denied = |text: &str, method: &str, header: &str| {
+        let question = Question::parse(text).unwrap().with_method(method).unwrap();
+        state
+            .explain(0, &question.with_header(header).unwrap())
+            .denied
+    };
+    // A Host given as a header is the one that counts.
+    for (text, method, header, expected) in [
+        (
+            "http://web.example/",
+            "GET",
+            "Host: other.example",
+            Some(DeniedBy::Status(502)),
+        ),
+        (
+            "http://web.example/",
+            "GET",
+            "Transfer-Encoding: gzip",
+            Some(DeniedBy::Status(501)),
+        ),
+        (
+            "http://web.example/",
+            "BREW",
+            "X-Key: one",
+            Some(DeniedBy::Status(400)),
+        ),
+        (
+            "http://web.example/%00",
+            "POST",
+            "X-Key: one",
+            Some(DeniedBy::Status(400)),
+        ),
+        ("http://web.example/", "POST", "X-Key: one", None),
+    ] {
+        assert_eq!(
+            denied(text, method, header),
+            expected,
+            "{text} {method} {header}"
+        );
+    }
     let bad = question().with_header("no colon");
     assert!(matches!(bad, Err(QuestionError::Header(_))));
 }
