@@ -138,13 +138,15 @@ impl Reading {
             return step;
         }
         match (self, found) {
-            (Self::NamesOrDenied(_), Sniffed::Tls) => Step::Tls(None),
             (Self::ByName(to), Sniffed::Http11) => Step::HttpIfListed(Arc::clone(to)),
             (Self::Sniffed(to) | Self::ByName(to), Sniffed::Tls) => Step::Tls(Some(Arc::clone(to))),
             (_, Sniffed::Http11) => Step::Http,
             (Self::Names(PortKind::Http), Sniffed::Http10) => Step::UpgradeRequired,
             (Self::Names(PortKind::Http), Sniffed::Unknown | Sniffed::NeedMore) => Step::NotHttp,
-            (Self::Names(PortKind::Sniff | PortKind::Tls), Sniffed::Tls) => Step::Tls(None),
+            (
+                Self::Names(PortKind::Sniff | PortKind::Tls) | Self::NamesOrDenied(_),
+                Sniffed::Tls,
+            ) => Step::Tls(None),
             (Self::Names(_), Sniffed::Tls) => Step::Refuse(RefusalReason::WrongProtocol),
             (Self::Names(_) | Self::Sniffed(_), Sniffed::Http2) => {
                 Step::Refuse(RefusalReason::Http2)

@@ -125,7 +125,10 @@ impl<'a> Asked<'a> {
                     "{} lists {host}, but not port {port} (field spec.ports)",
                     rule_of(service, None)
                 ),
-                Some(format!("it lists {}", ports(service))),
+                Some(
+                    not_in_force(service, port)
+                        .unwrap_or_else(|| format!("it lists {}", ports(service))),
+                ),
             ),
             (Some(service), Some(class)) => {
                 self.denied_though_listed(shown, service, class, by, addresses)
@@ -163,6 +166,9 @@ impl<'a> Asked<'a> {
                     RefusalReason::NoCluster(to) => {
                         format!("{rule} sends {what} to {to}, which no rule lists")
                     }
+                    RefusalReason::NotCarriedOut(_) => format!(
+                        "{what}: a field of its rule is not carried out, so that it serves nothing"
+                    ),
                     _ => {
                         let (port, speaks) = (
                             shown.to.port(),
@@ -217,6 +223,16 @@ impl<'a> Asked<'a> {
             None,
         )
     }
+}
+
+/// The entry that lists a port of a host and has no say, since an older one cannot be merged with it.
+fn not_in_force(service: &Service, port: u16) -> Option<String> {
+    let entry = service.left_out.iter().find(|e| e.port(port).is_some())?;
+    Some(format!(
+        "{} lists port {port} too, but is not in force: it cannot be merged with the older {}",
+        words::placed(&entry.object),
+        rule_of(service, None)
+    ))
 }
 
 /// The service that a host falls under, itself or the longest wildcard: of those with this port,

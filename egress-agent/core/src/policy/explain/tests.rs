@@ -277,6 +277,11 @@ metadata: {name: led}
 spec: {hosts: [led.example], resolution: DNS, ports: [{number: 9000, name: p, protocol: TCP}, {number: 8443, name: t, protocol: TLS}]}
 ---
 apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web-too, labels: {chart: other}}
+spec: {hosts: [web.example], resolution: DNS, ports: [{number: 8443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: away}
 spec:

@@ -70,7 +70,8 @@ pub(super) fn rule_of(service: &Service, port: Option<u16>) -> String {
     entry.map_or_else(String::new, |e| placed(&e.object))
 }
 
-fn placed(object: &Object) -> String {
+/// Kind, name and place of an object.
+pub(super) fn placed(object: &Object) -> String {
     format!("{} ({}:{})", name(object), object.source, object.line)
 }
 
