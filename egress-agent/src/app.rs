@@ -11,6 +11,7 @@ use crate::observe::readiness::Board;
 use crate::placement::Started;
 use crate::privilege::Needs;
 use crate::proxy::{self, DrainSignal, Limits, Shared};
+use crate::reload::{self, Source};
 use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules};
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 
 /// Runs the agent until it is told to stop. The gate comes first: whatever is wrong with the rest
 /// is found with the gate closed.
-pub fn run(config: &Config) -> anyhow::Result<()> {
+pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
     stop::ignore_others();
     privilege::require()?;
@@ -67,7 +68,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     };
     runtime.block_on(async {
         let follower = tokio::spawn(follower);
-        let result = serve(config, &place, gate, feed).await;
+        let result = serve(config, source, &place, gate, feed).await;
         follower.abort();
         result
     })
@@ -112,6 +113,7 @@ struct Place {
 
 async fn serve(
     config: &Config,
+    source: Source,
     place: &Place,
     gate: Gate,
     feed: Feed<RuleSet>,
@@ -120,7 +122,7 @@ async fn serve(
         mut kernel, lock, ..
     } = gate;
     // Before anyone is told of the start: a signal that comes while its handler is set up is lost.
-    let stop = stop::told()?;
+    let (stop, hangup) = (stop::told()?, reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let events = kernel.events()?;
     let origins = Arc::new(kernel.origins()?);
@@ -128,6 +130,8 @@ async fn serve(
     let resolver = Resolver::new(&config.dns.servers, &sockets)?;
     let (board, canaries) = (Board::default(), Canaries::default());
     let (ask, asks) = mpsc::channel(4);
+    let (reloaded, configs) = mpsc::channel(1);
+    canaries.expect_errno(config.deny_errno);
     let tables = kernel.tables()?;
     let live = Live::open(&kernel.pins, tables.view())?;
     let ending = Ending::new(config.on_removal, live, Arc::clone(&sockets));
@@ -141,6 +145,7 @@ async fn serve(
         canaries.clone(),
         News {
             asks,
+            configs,
             came: Arc::clone(&came),
             board: board.clone(),
         },
@@ -183,7 +188,6 @@ async fn serve(
     rootwatch::start(&kernel, &place.roots, board.clone(), came)?;
     let keeper = Keeper {
         counters,
-        errno: config.deny_errno,
         proof,
         audits: config.mode == Mode::Audit,
         kernel,
@@ -199,6 +203,7 @@ async fn serve(
     // waits for workloads that the service manager may start only now.
     admin::notify_ready();
     helpers.spawn(keeper.keep(config.canary_interval));
+    helpers.spawn(reload::follow(source, config.clone(), hangup, reloaded));
     helpers.spawn(async move { flows.tell_of_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 

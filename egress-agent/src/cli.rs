@@ -9,6 +9,7 @@ use crate::gate::{self, Closing};
 use crate::kernel::canary;
 use crate::observe::{log, pinned};
 use crate::quiet;
+use crate::reload::Source;
 use crate::{admin, app, check, exec, explain, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -245,19 +246,23 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = match Config::load(args.settings, args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {
-            let Some(file) = args.config else {
+            let Some(file) = &args.config else {
                 return Err(error.into());
             };
             // A config file that was fine at the last boot must not leave the node open at this one.
-            let known = Essentials::of(&flags, &file);
+            let known = Essentials::of(&flags, file);
             let error = gate::close_for(error, &known);
             return Err(log::last_line(error.into(), known.log_format));
         }
     };
+    let source = Source {
+        flags,
+        file: args.config,
+    };
     // Before the cgroups are looked at and anything is made.
     let allowed = privilege::require().map_err(anyhow::Error::from);
     allowed
-        .and_then(|()| app::run(&config))
+        .and_then(|()| app::run(&config, source))
         .map_err(|error| log::last_line(error, config.log.format))
 }
 

@@ -114,6 +114,48 @@ impl Config {
         Self::complete(settings, servers, resolv_conf::system_servers)
     }
 
+    /// Takes over from `new` what a running agent can change. Returns the other fields that differ.
+    pub fn take_live(&mut self, new: &Self) -> Vec<&'static str> {
+        macro_rules! take {
+            ($($field:ident).+) => {
+                self.$($field).+.clone_from(&new.$($field).+)
+            };
+        }
+        take!(allow_private_answers);
+        take!(internal);
+        take!(outbound_traffic_policy);
+        take!(unlisted_address);
+        take!(mode);
+        take!(deny_errno);
+        take!(workloads);
+        take!(dns.min_ttl);
+        take!(dns.grace);
+        let fixed = [
+            ("rules", self.rules != new.rules),
+            ("cgroups", self.cgroups != new.cgroups),
+            ("agentCgroup", self.agent_cgroup != new.agent_cgroup),
+            ("bpfDir", self.bpf_dir != new.bpf_dir),
+            ("dns.servers", self.dns.servers != new.dns.servers),
+            (
+                "enterNamespaces",
+                self.enter_namespaces != new.enter_namespaces,
+            ),
+            ("proxyPort", self.proxy_port != new.proxy_port),
+            ("onExit", self.on_exit != new.on_exit),
+            ("drainDeadline", self.drain_deadline != new.drain_deadline),
+            ("log", self.log != new.log),
+            ("maxNetworks", self.max_networks != new.max_networks),
+            ("onRemoval", self.on_removal != new.on_removal),
+            (
+                "canaryInterval",
+                self.canary_interval != new.canary_interval,
+            ),
+            ("adminSocket", self.admin_socket != new.admin_socket),
+        ];
+        let differ = fixed.into_iter().filter(|(_, differs)| *differs);
+        differ.map(|(name, _)| name).collect()
+    }
+
     fn complete(
         s: Settings,
         servers: Vec<SocketAddr>,
@@ -231,6 +273,22 @@ mod tests {
         );
         assert_eq!(c.cgroups, [PathBuf::from("/f")]);
         assert_eq!(c.dns.servers, ["192.0.2.9:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_reload_takes_what_can_change_and_names_the_rest() {
+        let mut running = complete(minimal()).unwrap();
+        let new = complete(Settings {
+            mode: Some(Mode::Audit),
+            proxy_port: Some(15002),
+            workloads: vec!["cgroup: shop".parse().unwrap()],
+            ..minimal()
+        })
+        .unwrap();
+        assert_eq!(running.take_live(&new), ["proxyPort"]);
+        assert_eq!(running.mode, Mode::Audit);
+        assert_eq!(running.workloads, new.workloads);
+        assert_eq!(running.proxy_port, DEFAULT_PROXY_PORT);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod asking;
 mod ending;
 mod lease_file;
 mod placing;
+mod reloading;
 mod telling;
 
 pub use ending::Ending;
@@ -49,6 +50,8 @@ const NOTES: usize = 100;
 pub struct News {
     /// Questions.
     pub asks: mpsc::Receiver<Ask>,
+    /// Configs that follow the first.
+    pub configs: mpsc::Receiver<Config>,
     /// Notified when an enforced root came.
     pub came: Arc<Notify>,
     /// Readiness.
@@ -205,6 +208,10 @@ impl Engine {
                 () = until(due) => self.state.handle_timeout(Instant::now()),
                 () = until(self.answers_until) => {
                     self.stop_waiting();
+                    continue;
+                }
+                Some(config) = self.news.configs.recv() => {
+                    self.reload(&config)?;
                     continue;
                 }
                 () = self.news.came.notified() => {

@@ -25,6 +25,8 @@ struct Known {
     cages: BTreeSet<u64>,
     /// What the policy of each enforced root makes of what no rule lists.
     unlisted: Vec<Unlisted>,
+    /// What a denied call fails with.
+    errno: DenyErrno,
 }
 
 /// More than are between a refusal and its event.
@@ -57,6 +59,11 @@ impl Canaries {
         self.known().unlisted = unlisted;
     }
 
+    /// Says what a denied call fails with.
+    pub fn expect_errno(&self, errno: DenyErrno) {
+        self.known().errno = errno;
+    }
+
     fn expected(&self, root: usize) -> Unlisted {
         let known = self.known();
         known.unlisted.get(root).copied().unwrap_or_default()
@@ -77,8 +84,6 @@ pub struct Keeper {
     pub board: Board,
     /// The canaries so far, and what they must show.
     pub canaries: Canaries,
-    /// What a denied call fails with.
-    pub errno: DenyErrno,
     /// What the proxy answers a canary that was redirected to it.
     pub proof: Arc<str>,
     /// Nothing is denied, by the settings: for the words of the log.
@@ -118,7 +123,7 @@ impl Keeper {
             Unlisted::Recorded => (canary::Outcome::Open, counter::WOULD_DENY),
             Unlisted::Passes => (canary::Outcome::Open, counter::ALLOWED),
         };
-        let errno = match self.errno.number() {
+        let errno = match self.canaries.known().errno.number() {
             0 => libc::EPERM,
             other => other.cast_signed(),
         };

@@ -22,6 +22,7 @@ pub mod placement;
 pub mod privilege;
 pub mod proxy;
 pub mod quiet;
+pub mod reload;
 pub mod reporter;
 pub mod roots;
 pub mod rootwatch;

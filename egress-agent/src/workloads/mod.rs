@@ -170,11 +170,7 @@ impl Workloads {
     fn appeared(&mut self, now: Instant, cgroup: Arc<Cgroup>) -> Option<Told> {
         let below = cgroup.folder.strip_prefix(&self.roots[cgroup.root]);
         let below = below.map_or_else(|_| String::new(), |b| b.to_string_lossy().into_owned());
-        // What the gate is proven by is judged as its root is.
-        let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
-        let mut entries = self.entries.iter();
-        let entry = entries.find(|entry| !proof && entry.cgroup.fits(&below));
-        let workload = entry.map(Workload::from);
+        let workload = self.named(&cgroup, &below);
         let id = cgroup.id;
         self.look_soon(now, id);
         let member = Member {
@@ -186,6 +182,33 @@ impl Workloads {
         };
         self.members.insert(id, member);
         workload.map(|workload| Told::Workload(id, workload))
+    }
+
+    /// Who a cgroup is, by the first entry that fits it.
+    fn named(&self, cgroup: &Cgroup, below: &str) -> Option<Workload> {
+        // What the gate is proven by is judged as its root is.
+        let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| !proof && entry.cgroup.fits(below));
+        entry.map(Workload::from)
+    }
+
+    /// Other entries hold from here on. Returns what the rules must hear of.
+    pub fn rename(&mut self, entries: Vec<WorkloadEntry>) -> Vec<Told> {
+        self.entries = entries;
+        let mut told = Vec::new();
+        for (id, mut member) in std::mem::take(&mut self.members) {
+            let workload = self.named(&member.cgroup, &member.below);
+            if workload != member.workload {
+                told.push(match workload.clone() {
+                    Some(workload) => Told::Workload(id, workload),
+                    None => Told::Gone(id),
+                });
+                member.workload = workload;
+            }
+            self.members.insert(id, member);
+        }
+        told
     }
 
     /// The cgroups of the enforced roots; 0, which none has, for one that is not there.

@@ -75,6 +75,11 @@ impl Leases {
         }
     }
 
+    /// Other settings for the answers to come.
+    pub fn set(&mut self, settings: LeaseSettings) {
+        self.settings = settings;
+    }
+
     /// Sets which names are wanted. New ones are asked for at once; those that are gone lose
     /// their leases.
     pub fn want(&mut self, now: Instant, wanted: &BTreeSet<Arc<str>>) {

@@ -91,6 +91,15 @@ impl State {
         self.handle_timeout(now);
     }
 
+    /// Goes on under other settings: every policy is made anew from them. Leases keep the addresses
+    /// that they have.
+    pub fn handle_settings(&mut self, now: Instant, settings: Settings) {
+        self.leases.set(settings.leases.clone());
+        self.settings = settings;
+        self.rebuild(now);
+        self.handle_timeout(now);
+    }
+
     /// Forgets the ops that were not polled and plans again from what the kernel has: tables that
     /// were filled step by step while names were asked for the first time become visible whole.
     pub fn replan(&mut self, standing: Planner) {

@@ -1,0 +1,87 @@
+//! The config file while the agent runs: read again when it changes and on SIGHUP. A file with a
+//! mistake changes nothing. Says which fields only a restart changes.
+
+use crate::config::{Config, Settings};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Time between two looks at the file.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Flags, which beat the file.
+    pub flags: Settings,
+    /// The config file, where there is one.
+    pub file: Option<PathBuf>,
+}
+
+/// What tells two versions of a file apart: device, inode, size, seconds and nanoseconds.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
+/// From this call on SIGHUP is heard.
+pub fn hangup() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// Follows the file for ever and hands each good version of it to `engine`.
+pub async fn follow(
+    source: Source,
+    mut current: Config,
+    mut hangup: Signal,
+    engine: mpsc::Sender<Config>,
+) {
+    let file = source.file.as_deref();
+    let mut seen = stamp(file);
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        let now = stamp(file);
+        if !asked && now == seen {
+            continue;
+        }
+        seen = now;
+        let Some(file) = file else {
+            tracing::info!(
+                "SIGHUP: there is no config file; rule files are followed as they change"
+            );
+            continue;
+        };
+        let new = match Config::load(source.flags.clone(), Some(file)) {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(%error, "config not applied; the previous one stays in force");
+                continue;
+            }
+        };
+        let fixed = current.take_live(&new);
+        if !fixed.is_empty() {
+            let fields = fixed.join(", ");
+            tracing::warn!(
+                fields,
+                "restart the agent to change these fields of the config"
+            );
+        }
+        if engine.send(current.clone()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn stamp(file: Option<&Path>) -> Stamp {
+    let meta = fs::metadata(file?).ok()?;
+    Some((
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+    ))
+}
