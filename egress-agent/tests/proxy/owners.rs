@@ -20,6 +20,9 @@ const CONTAINER: u64 = 10;
 /// How soon after a change nothing may run under the old policy.
 const IN_FORCE: Duration = Duration::from_millis(100);
 
+/// A TLS record that may follow a hello.
+const RECORD: &[u8] = &[21, 3, 3, 0, 2, 1, 0];
+
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: b.example\r\nconnection: upgrade\r\n\
                        upgrade: websocket\r\n\r\n";
 
@@ -131,8 +134,12 @@ async fn what_a_narrowed_or_recognised_workload_may_not_reach_any_more_ends() {
             ends_at_once(client, since).await;
             assert_eq!(bed.refusal().await, RefusalReason::Removed);
         }
-        a.send(b"x").await;
-        assert_eq!(a.take(1).await.as_deref(), Some(&b"x"[..]), "still listed");
+        a.send(RECORD).await;
+        assert_eq!(
+            a.take(RECORD.len()).await.as_deref(),
+            Some(RECORD),
+            "still listed"
+        );
         let mut new = bed.client().await;
         assert_eq!(new.ask(&get("a.example", "/")).await.status(), 200);
         assert_eq!(new.ask(&get("b.example", "/")).await.status(), 502);
@@ -150,8 +157,8 @@ async fn where_running_connections_are_kept_each_new_request_is_judged_all_the_s
     bed.routes.store(Arc::new(routes(origin, &[(POD, ONLY_A)])));
     assert_eq!(kept.ask(&get("b.example", "/")).await.status(), 502);
     assert_eq!(kept.ask(&get("a.example", "/")).await.status(), 200);
-    b.send(b"x").await;
-    assert_eq!(b.take(1).await.as_deref(), Some(&b"x"[..]), "kept");
+    b.send(RECORD).await;
+    assert_eq!(b.take(RECORD.len()).await.as_deref(), Some(RECORD), "kept");
     let mut new = bed.client().await;
     new.send(&real_hello("b.example")).await;
     assert!(new.rest().await.is_empty());
