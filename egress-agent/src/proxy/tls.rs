@@ -22,62 +22,53 @@ pub(super) async fn pass_through(
 ) {
     let limit = client.shared.limits.name;
     let found = match timeout(limit, read_hello(&mut stream, &mut ahead)).await {
-        Ok(Ok((hello, length))) => match hello.name {
-            Some(name) => Ok((name, length)),
-            None => Err(RefusalReason::NoServerName),
-        },
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(RefusalReason::EndedEarly)) if ahead.is_empty() => return,
         Ok(Err(reason)) => Err(reason),
         Err(_) => Err(RefusalReason::NameTimeout),
     };
-    let (server, length) = match (found, otherwise) {
-        (Ok(found), _) => found,
-        (Err(_), Some(cluster)) => return tcp::relay(client, ahead, stream, &cluster).await,
+    let (hello, length) = match (found, otherwise) {
+        (Ok((hello, length)), None) => (hello, length),
+        (Ok((hello, length)), Some(_)) if hello.name.is_some() => (hello, length),
+        (_, Some(cluster)) => return tcp::relay(client, ahead, stream, &cluster).await,
         (Err(reason), None) => return tcp::refuse(client, ahead, stream, reason, None).await,
     };
-    let name = server.as_str().to_owned();
-    let decision = {
+    let name = hello.name.as_ref().map(|name| name.as_str().to_owned());
+    let name = name.as_deref();
+    let (policy, decision) = {
         let origin = &client.origin;
         let routes = client.shared.routes.load();
-        routes.tls(
-            origin.policy_in(&routes),
-            origin.destination,
-            Some(&name),
-            Turn::Next,
-        )
+        let policy = origin.policy_in(&routes);
+        let decision = routes.tls(policy, origin.destination, name, Turn::Next);
+        (policy, decision)
     };
-    match decision {
+    let reason = match decision {
         TlsDecision::Forward(cluster) => {
             let ticket = |counters| {
                 let mut ticket = Ticket::new(client.clone(), Protocol::Tls, counters);
-                ticket.record.host.clone_from(&name);
+                ticket.record.host = name.unwrap_or_default().to_owned();
                 ticket
             };
             let origin = Arc::clone(&client.origin);
-            let listed = |routes: &RouteTable, policy| {
-                routes.lists_server(policy, origin.destination, Some(&name))
-            };
+            let listed =
+                |routes: &RouteTable, policy| routes.lists_server(policy, origin.destination, name);
             let behind = ahead.split_off(length);
-            let mut guard = Guard::new(&client, Some(server), &behind);
+            let mut guard = Guard::new(&client, hello.name.clone(), &behind);
             if let Some(reason) = guard.denied() {
-                return client.refuse(reason, Some(&name));
+                return client.refuse(reason, name);
             }
             let downstream = Rewound::guarded(ahead, guard, stream);
-            tcp::forward(&client, downstream, ticket, &cluster, listed).await;
+            return tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
-        TlsDecision::NotCarriedOut(why) => {
-            let reason = RefusalReason::NotCarriedOut(why);
-            tcp::refuse(client, ahead, stream, reason, Some(&name)).await;
+        TlsDecision::NotCarriedOut(why) => RefusalReason::NotCarriedOut(why),
+        TlsDecision::NoCluster(cluster) => RefusalReason::NoCluster(cluster.host.clone()),
+        TlsDecision::UnlistedName if name.is_none() => {
+            let routes = client.shared.routes.load();
+            routes.no_server_name(policy, client.origin.destination)
         }
-        TlsDecision::UnlistedName => {
-            let reason = RefusalReason::UnlistedName;
-            tcp::refuse(client, ahead, stream, reason, Some(&name)).await;
-        }
-        TlsDecision::NoCluster(cluster) => {
-            let reason = RefusalReason::NoCluster(cluster.host.clone());
-            tcp::refuse(client, ahead, stream, reason, Some(&name)).await;
-        }
-    }
+        TlsDecision::UnlistedName => RefusalReason::UnlistedName,
+    };
+    tcp::refuse(client, ahead, stream, reason, name).await;
 }
 
 /// The first hello, and how many bytes it takes.

@@ -275,6 +275,16 @@ fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &P
     entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
 }
 
+/// `addresses` of the entries that list a port; with one that has none, and so stands for every
+/// address with resolution NONE, none.
+pub fn listed_networks(service: &Service, number: u16) -> Vec<IpNet> {
+    if service.resolution() == Resolution::None {
+        return own_networks(service, number);
+    }
+    let with_port = with_port(service, number);
+    with_port.flat_map(|(e, _)| &e.addresses).copied().collect()
+}
+
 /// `addresses` of a port with resolution NONE; empty where any address will do.
 pub fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
     let any = with_port(service, number).any(|(e, _)| e.addresses.is_empty());

@@ -3,7 +3,7 @@
 //! Owns what must be put together anew after a change, so that one answer or one rule costs its
 //! own hosts and not all. Does not decide which route applies: `registry` did.
 
-use super::claims::{cluster, doors, own_networks};
+use super::claims::{cluster, doors, everywhere, listed_networks, own_networks};
 use super::leases::Leases;
 use crate::istio::service_entry::Resolution;
 use crate::registry::hosts;
@@ -35,6 +35,10 @@ fn first_door() -> Door {
 #[derive(Clone, Debug, Default)]
 struct Part {
     host: Option<Arc<VirtualHost>>,
+    /// `addresses` of the entries.
+    addresses: Vec<IpNet>,
+    /// Resolution NONE: everything that these cover is dialled as it is.
+    as_dialled: bool,
     /// Of `VirtualService`s.
     tls: Vec<Arc<TlsRoute>>,
     own_name: Option<Arc<TlsRoute>>,
@@ -216,6 +220,8 @@ impl Snapshot {
             })
         });
         Part {
+            addresses: listed_networks(service, port),
+            as_dialled: service.resolution() == Resolution::None,
             host: http,
             tls,
             own_name,
@@ -232,15 +238,34 @@ impl Snapshot {
             .range(from..)
             .take_while(|(door, _)| door.0 == port);
         for ((_, (.., host)), part) in parts {
-            made.hosts.extend(part.host.iter().cloned());
+            if let Some(host) = &part.host {
+                let at = made.hosts.len();
+                let known = part
+                    .addresses
+                    .iter()
+                    .filter(|net| part.as_dialled || net.prefix_len() == net.max_prefix_len());
+                made.host_addresses.extend(known.map(|net| (*net, at)));
+                if part.as_dialled && part.addresses.is_empty() {
+                    made.host_addresses
+                        .extend(everywhere().map(|net| (net, at)));
+                }
+                made.hosts.push(Arc::clone(host));
+            }
             made.tls.extend(part.tls.iter().cloned());
-            own.extend(part.own_name.iter().cloned());
+            if let Some(name) = &part.own_name {
+                own.push((Arc::clone(name), &part.addresses));
+            }
             if !part.tcp.is_empty() {
                 let age = view.services.get(host).and_then(|s| s.entries.first());
                 tcp.push((age.map(|e| Arc::clone(&e.object)), &part.tcp));
             }
         }
-        made.tls.append(&mut own);
+        for (route, addresses) in own {
+            let at = made.tls.len();
+            made.tls_addresses
+                .extend(addresses.iter().map(|net| (*net, at)));
+            made.tls.push(route);
+        }
         // Of two services with one address the older one's is the route.
         tcp.sort_by(|(a, _), (b, _)| match (a, b) {
             (Some(a), Some(b)) => crate::registry::by_age(a, b),

@@ -1,12 +1,15 @@
 //! The decisions: Host, SNI or bare bytes in, a destination or a refusal out.
 
+use super::VirtualHost;
 use super::matching::{Fit, HttpMatch};
-use super::table::within;
-use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RouteTable, Split, Turn, VirtualHost};
+use super::table::{canonical, within};
+use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RefusalReason, RouteTable, Split, Turn};
 use crate::http::authority::parse_authority;
 use http::HeaderMap;
+use ipnet::IpNet;
 use std::cell::OnceCell;
-use std::net::SocketAddr;
+use std::cmp::Reverse;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Name that Istio gives the destination of traffic that no service matches.
@@ -108,7 +111,7 @@ impl RouteTable {
         let turn = turn.into();
         let missing = OnceCell::new();
         let by_name = || {
-            let (routes, name) = (self.port(policy, dialled.port())?, sni?);
+            let routes = self.port(policy, dialled.port())?;
             let fits = |at: usize| {
                 let route = &routes.tls[at];
                 let cluster = route.to.pick(turn)?;
@@ -126,7 +129,10 @@ impl RouteTable {
                 let takes = cluster.takes(dialled.ip());
                 takes.then(|| TlsDecision::Forward(Arc::clone(cluster)))
             };
-            routes.find_tls(name, fits)
+            match sni {
+                Some(name) => routes.find_tls(name, fits),
+                None => routes.nameless(dialled.ip()).find_map(fits),
+            }
         };
         let by_address = || match self.tcp(policy, dialled, turn) {
             TcpDecision::Relay(cluster) | TcpDecision::RelayNonHttp(cluster) => {
@@ -179,10 +185,29 @@ impl RouteTable {
             within(&route.nets, dialled.ip()).then(|| leads_somewhere(&route.to, dialled))?
         };
         let by_name = || {
-            let (routes, name) = (self.port(policy, dialled.port())?, sni?);
-            routes.find_tls(name, |at| leads(at, routes))
+            let routes = self.port(policy, dialled.port())?;
+            match sni {
+                Some(name) => routes.find_tls(name, |at| leads(at, routes)),
+                None => routes
+                    .nameless(dialled.ip())
+                    .find_map(|at| leads(at, routes)),
+            }
         };
         by_name().unwrap_or_else(|| self.lists_tcp(policy, dialled))
+    }
+
+    /// Why a TLS connection without a server name is denied: the network that lists its address needs
+    /// one.
+    pub fn no_server_name(&self, policy: u32, dialled: SocketAddr) -> RefusalReason {
+        let addr = canonical(dialled.ip());
+        let listed = self.port(policy, dialled.port()).and_then(|routes| {
+            let mut networks = routes.tls_addresses.iter().map(|(net, _)| *net);
+            networks.find(|net| net.contains(&addr))
+        });
+        listed.map_or(
+            RefusalReason::NoServerName,
+            RefusalReason::NoServerNameInNetwork,
+        )
     }
 
     /// Whether a destination is listed for bytes that name nobody.
@@ -225,8 +250,32 @@ impl PortRoutes {
             decided => Some(decided),
         };
         let host = parse_authority(head.authority).ok();
-        let found = host.and_then(|h| self.find_host(h.as_str(), decided));
+        let found = host.and_then(|h| match h.as_str().parse::<IpAddr>() {
+            Ok(ip) => self.known_by(dialled.ip(), ip).find_map(decided),
+            Err(_) => self.find_host(h.as_str(), decided),
+        });
         found.unwrap_or(HttpDecision::UnlistedHost)
+    }
+
+    /// Places in `hosts` for a Host that is an address, the longest network first. It must be the
+    /// address that was dialled: the name of one entry never goes with the address of another.
+    fn known_by(&self, dialled: IpAddr, host: IpAddr) -> impl Iterator<Item = usize> {
+        let addr = canonical(dialled);
+        let known = self.host_addresses.iter();
+        let mut known: Vec<_> = known
+            .filter(|(net, _)| canonical(host) == addr && net.contains(&addr))
+            .collect();
+        known.sort_by_key(|(net, _)| Reverse(net.prefix_len()));
+        known.into_iter().map(|(_, at)| *at)
+    }
+
+    /// Places in `tls` that an address leads to without a server name.
+    fn nameless(&self, dialled: IpAddr) -> impl Iterator<Item = usize> {
+        let single = IpNet::from(canonical(dialled));
+        let known = self.tls_addresses.iter();
+        known
+            .filter(move |(net, _)| *net == single)
+            .map(|(_, at)| *at)
     }
 }
 

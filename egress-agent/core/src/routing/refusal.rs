@@ -5,6 +5,7 @@
 use crate::http::authority::HostError;
 use crate::tls::client_hello::HelloError;
 use crate::tls::second_hello::SecondHelloError;
+use ipnet::IpNet;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -82,4 +83,10 @@ pub enum RefusalReason {
     /// The hello names no server.
     #[error("the ClientHello has no server name")]
     NoServerName,
+    /// The hello names no server, and its address is listed as part of a network.
+    #[error(
+        "the ClientHello has no server name, which {0} in spec.addresses needs: list the single \
+         address, or the port with protocol TCP"
+    )]
+    NoServerNameInNetwork(IpNet),
 }

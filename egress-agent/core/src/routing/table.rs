@@ -73,6 +73,12 @@ pub struct PortRoutes {
     /// longest prefix wins among those for any bytes, then among the sniffed ones; of one prefix
     /// listed twice, the first.
     pub tcp: Vec<Arc<TcpRoute>>,
+    /// Networks by which a place in `hosts` is known to requests whose Host is the address that was
+    /// dialled: the single addresses of `addresses`; with resolution NONE everything it covers.
+    pub host_addresses: Vec<(IpNet, usize)>,
+    /// Networks of `addresses` of a place in `tls`. A single address needs no server name (istio
+    /// `pilot/pkg/networking/core/tls.go`), a larger network does.
+    pub tls_addresses: Vec<(IpNet, usize)>,
     /// Leave it `Default`: made from the lists when the port is first asked.
     pub index: PortIndex,
 }
@@ -81,6 +87,8 @@ impl PartialEq for PortRoutes {
     fn eq(&self, other: &Self) -> bool {
         (self.kind, &self.hosts, &self.tls, &self.tcp)
             == (other.kind, &other.hosts, &other.tls, &other.tcp)
+            && self.host_addresses == other.host_addresses
+            && self.tls_addresses == other.tls_addresses
     }
 }
 

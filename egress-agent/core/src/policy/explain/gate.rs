@@ -131,9 +131,9 @@ impl Gate<'_> {
                 denied(RefusalReason::UnknownProtocol, Some(400))
             }
             (Step::UpgradeRequired, _) => denied(RefusalReason::Http10, Some(426)),
-            (Step::Tls(_), Spoken::Tls(Some(name))) => self.tls(to, name),
+            (Step::Tls(_), Spoken::Tls(Some(name))) => self.tls(to, Some(name)),
             (Step::Tls(Some(cluster)) | Step::Relay(cluster), _) => relayed(cluster, to),
-            (Step::Tls(None), Spoken::Tls(None)) => denied(RefusalReason::NoServerName, None),
+            (Step::Tls(None), Spoken::Tls(None)) => self.tls(to, None),
             (Step::Tls(None), _) => denied(RefusalReason::BadHello(HelloError::NotTls), None),
             (Step::Refuse(reason), _) => denied(reason, None),
             (Step::Close, _) => denied(RefusalReason::EndedEarly, None),
@@ -187,13 +187,19 @@ impl Gate<'_> {
         }
     }
 
-    fn tls(&self, to: SocketAddr, name: &str) -> Fate {
-        match self.routes.tls(self.id, to, Some(name), 0) {
+    fn tls(&self, to: SocketAddr, name: Option<&str>) -> Fate {
+        match self.routes.tls(self.id, to, name, 0) {
             TlsDecision::Forward(cluster) if candidates(&cluster, to, 0).is_empty() => {
                 Fate::NoEndpoint(cluster, None)
             }
             TlsDecision::Forward(cluster) => Fate::Tls(cluster),
-            TlsDecision::UnlistedName => Fate::DeniedByProxy(RefusalReason::UnlistedName, None),
+            TlsDecision::UnlistedName => {
+                let reason = match name {
+                    Some(_) => RefusalReason::UnlistedName,
+                    None => self.routes.no_server_name(self.id, to),
+                };
+                Fate::DeniedByProxy(reason, None)
+            }
             TlsDecision::NotCarriedOut(why) => {
                 Fate::DeniedByProxy(RefusalReason::NotCarriedOut(why), None)
             }

@@ -1,6 +1,7 @@
 //! The state machine from YAML to ops and routes.
 
 mod bench;
+mod by_address;
 mod hints;
 mod workloads;
 
