@@ -126,6 +126,7 @@ async fn take(client: Client, step: Step, stream: TcpStream, ahead: Vec<u8>, dra
             Some(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
             None => http::serve(client, Rewound::new(ahead, stream), drain).await,
         },
+        Step::AnyHttp => http::serve_any(client, Rewound::new(ahead, stream), drain).await,
         Step::Tls(otherwise) => tls::pass_through(client, stream, ahead, otherwise).await,
         Step::Relay(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
         Step::Refuse(reason) => tcp::refuse(client, ahead, stream, reason, None).await,

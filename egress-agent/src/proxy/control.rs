@@ -19,6 +19,8 @@ pub(super) struct Asked {
     pub(super) authority: String,
     /// The value of `expect`.
     pub(super) expect: Option<Vec<u8>>,
+    /// The client can read 1xx responses.
+    pub(super) interim: bool,
 }
 
 /// Shared by both sides of one connection.
@@ -60,9 +62,9 @@ impl Control {
     /// A request begins.
     pub(super) fn asked(&self, asked: Asked) {
         let mut state = self.state();
-        state.asked = Some(asked);
         state.number += 1;
-        (state.open, state.continued) = (true, false);
+        (state.open, state.continued) = (asked.interim, false);
+        state.asked = Some(asked);
         (state.replied, state.answered) = (false, false);
     }
 

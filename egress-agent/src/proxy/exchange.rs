@@ -13,7 +13,7 @@ use hyper::ext::on_informational;
 use hyper::header::{EXPECT, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use std::future;
 use std::net::SocketAddr;
@@ -55,6 +55,7 @@ pub(super) async fn exchange(
     }
     let downstream = to.websocket.then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
+    parts.version = Version::HTTP_11;
     let numbers = uuid::Uuid::new_v4();
     prepare_request(
         &mut parts.headers,
@@ -97,7 +98,7 @@ pub(super) async fn exchange(
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgraded = on(&mut response);
     let (mut head, inner) = response.into_parts();
-    head.version = hyper::Version::HTTP_11;
+    head.version = Version::HTTP_11;
     prepare_response(&mut head.headers, waited, switching);
     if switching {
         let Some(downstream) = downstream else {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::{LocalReply, is_grpc};
-use egress_core::http::request_head::MAX_HEADERS;
+use egress_core::http::request_head::{HeadReader, MAX_HEADERS};
 use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable, Turn};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
@@ -41,10 +41,21 @@ pub(super) struct Connection {
 }
 
 /// Serves a connection until it ends or the drain lets it go.
-pub(super) async fn serve(client: Client, stream: Rewound, mut drain: DrainSignal) {
+pub(super) async fn serve(client: Client, stream: Rewound, drain: DrainSignal) {
+    let reader = HeadReader::new(client.shared.limits.head);
+    serve_heads(client, stream, reader, drain).await;
+}
+
+/// The same for a connection that may speak HTTP/1.0 too.
+pub(super) async fn serve_any(client: Client, stream: Rewound, drain: DrainSignal) {
+    let reader = HeadReader::new(client.shared.limits.head).accepting_http10();
+    serve_heads(client, stream, reader, drain).await;
+}
+
+async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut drain: DrainSignal) {
     let limits = client.shared.limits;
     let control = Arc::new(Control::default());
-    let stream = Wire::new(stream, limits.head, Arc::clone(&control));
+    let stream = Wire::new(stream, reader, Arc::clone(&control));
     let counters = stream.counters();
     let this = Arc::new(Connection {
         client,
@@ -144,7 +155,10 @@ impl Connection {
             .uri()
             .path_and_query()
             .map_or_else(String::new, ToString::to_string);
-        let Some(Asked { authority, expect }) = self.control.take_asked() else {
+        let Some(Asked {
+            authority, expect, ..
+        }) = self.control.take_asked()
+        else {
             // The library gives no request but those that it was given.
             return local_response(&LocalReply::malformed(), ticket);
         };

@@ -29,7 +29,7 @@ pub(super) async fn inspect(
     let step = match look(stream, ahead, patience, limits.head).await {
         Ended::As(found) => reading.first_bytes(found),
         Ended::Gone => reading.ended(!ahead.is_empty()),
-        Ended::Late => reading.late(!ahead.is_empty()),
+        Ended::Late => reading.late(),
     };
     match step {
         Step::HttpIfListed(to) if !is_listed(client, stream, ahead, patience).await => {

@@ -54,12 +54,12 @@ enum Place {
 }
 
 impl Wire {
-    /// A connection whose heads may have at most `limit` bytes.
-    pub(super) fn new(stream: Rewound, limit: usize, control: Arc<Control>) -> Self {
+    /// A connection whose heads `reader` reads.
+    pub(super) fn new(stream: Rewound, reader: HeadReader, control: Arc<Control>) -> Self {
         Self {
             stream,
             control,
-            reader: HeadReader::new(limit),
+            reader,
             place: Place::Head,
             inward: Vec::new(),
             given: 0,
@@ -85,8 +85,11 @@ impl Wire {
                     Framing::Length(length) => Place::Length(length),
                     Framing::Chunked => Place::Chunked(ChunkScanner::default()),
                 };
-                let (authority, expect) = (head.authority, head.expect);
-                self.control.asked(Asked { authority, expect });
+                self.control.asked(Asked {
+                    authority: head.authority,
+                    expect: head.expect,
+                    interim: !head.http10,
+                });
             }
             HeadOutcome::Refused(error) => self.refuse(error),
         }

@@ -5,6 +5,8 @@ use egress_agent::proxy::{Limits, Protocol, RefusalReason};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// The port with one more route, for bytes to where the tests' client dialled.
 fn beside(mut port: PortRoutes, sniffed: bool, origin: SocketAddr) -> PortRoutes {
@@ -86,6 +88,123 @@ async fn without_a_protocol_http_goes_by_its_host_and_the_rest_by_its_address() 
     let mut client = bed.client().await;
     client.send(b"\x01bytes").await;
     assert_eq!(client.take(6).await.unwrap(), b"\x01bytes");
+}
+
+#[tokio::test]
+async fn without_a_protocol_no_spelling_of_http_hides_a_host_from_the_gate() {
+    let forbidden = raw_origin(|_, mut raw| async move {
+        let bytes = raw.take(1).await;
+        panic!("the origin was reached: {bytes:?}");
+    })
+    .await;
+    let limits = Limits {
+        name: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let method = "M".repeat(40);
+    let line = |line: &str| format!("{line}\r\nHost: unlisted.example\r\n\r\n");
+    for (bytes, status) in [
+        (line("\r\nGET / HTTP/1.1"), 502),
+        (line("\n\r\n\nGET / HTTP/1.1"), 502),
+        (line("GET / HTTP/1.0"), 502),
+        ("GET / HTTP/1.0\r\n\r\n".to_owned(), 400),
+        (
+            line("GET http://httpbin.org@unlisted.example/ HTTP/1.0"),
+            502,
+        ),
+        (line("GET / http/1.1"), 400),
+        (line("GET / HTTP/1.2"), 426),
+        (line("GET / HTTP/1.1 "), 400),
+        (line("GET  / HTTP/1.1"), 400),
+        (line("GET\t/ HTTP/1.1"), 400),
+        (line(" GET / HTTP/1.1"), 400),
+        (line("\x0bGET / HTTP/1.1"), 400),
+        (line("get / HTTP/1.1"), 400),
+        (line(&format!("{method} / HTTP/1.1")), 400),
+        (line("GET http://unlisted.example/"), 426),
+        (format!("{} / HTTP/1.1", "M".repeat(70_000)), 431),
+    ] {
+        let port = beside(http_port(HOST, &[forbidden], None), true, forbidden);
+        let bed = Bed::with(port, Some(destination("192.0.2.1:80")), limits).await;
+        let mut client = bed.client().await;
+        client.send(bytes.as_bytes()).await;
+        let head = client.head().await.unwrap_or_default();
+        let begin = format!(" {status} ");
+        let shown = &bytes[..bytes.len().min(60)];
+        assert!(head.contains(&begin), "{shown:?}: {head}");
+        bed.refusal().await;
+    }
+    // Half a request, and then silence or the end.
+    for (bytes, ends, reason) in [
+        ("", false, RefusalReason::NameTimeout),
+        ("G", false, RefusalReason::NameTimeout),
+        ("\r\n", false, RefusalReason::NameTimeout),
+        ("GET / HTT", false, RefusalReason::NameTimeout),
+        (
+            "GET http://unlisted.example/ HTTP/1.1",
+            true,
+            RefusalReason::EndedEarly,
+        ),
+    ] {
+        let port = beside(http_port(HOST, &[forbidden], None), true, forbidden);
+        let bed = Bed::with(port, Some(destination("192.0.2.1:80")), limits).await;
+        let mut client = bed.client().await;
+        client.send(bytes.as_bytes()).await;
+        if ends {
+            client.stream.shutdown().await.unwrap();
+        }
+        assert!(client.rest().await.is_empty(), "{bytes:?}");
+        assert_eq!(bed.refusal().await, reason, "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_with_a_listed_host_passes_where_the_protocol_is_not_set() {
+    let named = echo_origin().await;
+    let port = beside(
+        http_port(HOST, &[named], None),
+        true,
+        refused_address().await,
+    );
+    let bed = Bed::new(port).await;
+    let mut client = bed.client().await;
+    client
+        .send(b"GET /a/../b HTTP/1.0\r\nHost: httpbin.org\r\n\r\n")
+        .await;
+    let reply = client.message().await.unwrap();
+    assert!(reply.head.starts_with("HTTP/1.0 200 "), "{}", reply.head);
+    assert!(
+        reply.text().starts_with("GET /b HTTP/1.1\r\n"),
+        "{}",
+        reply.text()
+    );
+    assert!(client.rest().await.is_empty());
+    // Each request of a kept connection is judged.
+    let mut client = bed.client().await;
+    let kept =
+        |host: &str| format!("GET / HTTP/1.0\r\nHost: {host}\r\nConnection: keep-alive\r\n\r\n");
+    assert_eq!(client.ask(&kept(HOST)).await.status(), 200);
+    assert_eq!(client.ask(&kept("unlisted.example")).await.status(), 502);
+    assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+}
+
+#[tokio::test]
+async fn without_a_protocol_what_is_not_http_is_relayed() {
+    let tcp = speaker(b"").await;
+    let port = beside(http_port(HOST, &[refused_address().await], None), true, tcp);
+    let bed = Bed::new(port).await;
+    for bytes in [
+        &b"*1\r\n$4\r\nPING\r\n"[..],
+        b"get key\r\n",
+        b"SSH-2.0-x\r\n",
+        b"EHLO a.example\r\n",
+        b"AMQP\0\0\x09\x01",
+        b"\0\0\0\x08\x04\xd2\x16\x2f",
+    ] {
+        let mut client = bed.client().await;
+        client.send(bytes).await;
+        assert_eq!(client.take(bytes.len()).await.unwrap(), bytes);
+    }
 }
 
 #[tokio::test]

@@ -113,6 +113,8 @@ pub struct Head {
     pub framing: Framing,
     /// The value of `expect`, which goes upstream although the HTTP library must not act on it.
     pub expect: Option<Vec<u8>>,
+    /// HTTP/1.0, where that is accepted: the client knows neither chunks nor 1xx responses.
+    pub http10: bool,
 }
 
 /// What was read so far.
@@ -131,6 +133,7 @@ pub enum HeadOutcome {
 pub struct HeadReader {
     raw: Vec<u8>,
     limit: usize,
+    http10: bool,
     /// Bytes in which no end of a head was found.
     searched: usize,
     /// How many bytes there must be for another look at an unfinished head.
@@ -143,9 +146,17 @@ impl HeadReader {
         Self {
             raw: Vec::new(),
             limit,
+            http10: false,
             searched: 0,
             next_look: 0,
         }
+    }
+
+    /// Takes HTTP/1.0 as well.
+    #[must_use]
+    pub fn accepting_http10(mut self) -> Self {
+        self.http10 = true;
+        self
     }
 
     /// Takes bytes of the connection.
@@ -194,7 +205,7 @@ impl HeadReader {
             return HeadOutcome::NeedMore;
         }
         self.next_look = self.raw.len() * 2;
-        match parse(&self.raw, self.limit) {
+        match parse(&self.raw, self.limit, self.http10) {
             Ok(None) => HeadOutcome::NeedMore,
             Ok(Some((head, used))) => {
                 self.raw.drain(..used);
@@ -211,7 +222,7 @@ fn ends_head(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
-fn parse(raw: &[u8], limit: usize) -> Result<Option<(Head, usize)>, HeadError> {
+fn parse(raw: &[u8], limit: usize, http10: bool) -> Result<Option<(Head, usize)>, HeadError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let used = match request.parse(raw) {
@@ -229,10 +240,16 @@ fn parse(raw: &[u8], limit: usize) -> Result<Option<(Head, usize)>, HeadError> {
     if !is_known_method(method) {
         return Err(HeadError::Method);
     }
-    if request.version != Some(1) {
-        return Err(HeadError::Version);
-    }
+    let http10 = match request.version {
+        Some(1) => false,
+        _ if http10 => true,
+        _ => return Err(HeadError::Version),
+    };
     let framing = framing(request.headers)?;
+    // HTTP/1.0 has no chunks (RFC 9112 §6.1).
+    if http10 && framing == Framing::Chunked {
+        return Err(HeadError::TransferEncoding);
+    }
     let hosts = fields(request.headers, "host");
     let raw_target = request.path.unwrap_or_default();
     if method == "CONNECT" {
@@ -257,7 +274,12 @@ fn parse(raw: &[u8], limit: usize) -> Result<Option<(Head, usize)>, HeadError> {
         return Err(HeadError::BadHost);
     }
     let mut bytes = Vec::with_capacity(used + 16);
-    for part in [method, " ", &path, " HTTP/1.1\r\n"] {
+    let version = if http10 {
+        " HTTP/1.0\r\n"
+    } else {
+        " HTTP/1.1\r\n"
+    };
+    for part in [method, " ", &path, version] {
         bytes.extend_from_slice(part.as_bytes());
     }
     let replaced = authority.is_some();
@@ -277,7 +299,8 @@ fn parse(raw: &[u8], limit: usize) -> Result<Option<(Head, usize)>, HeadError> {
         bytes,
         authority: host,
         framing,
-        expect,
+        expect: expect.filter(|_| !http10),
+        http10,
     };
     Ok(Some((head, used)))
 }

@@ -272,6 +272,36 @@ fn what_is_no_head_is_malformed() {
 }
 
 #[test]
+fn http_1_0_is_read_where_it_is_accepted_and_must_name_a_host() {
+    let read = |text: &str| {
+        let mut reader = HeadReader::new(LIMIT).accepting_http10();
+        reader.push(text.as_bytes());
+        reader.next_head()
+    };
+    let HeadOutcome::Head(head) =
+        read("GET /a/../b HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\n\r\n")
+    else {
+        panic!();
+    };
+    assert_eq!(head.bytes, b"GET /b HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert_eq!((head.http10, head.expect), (true, None));
+    for (text, error) in [
+        ("GET / HTTP/1.0\r\n\r\n", HeadError::NoHost),
+        (
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            HeadError::TransferEncoding,
+        ),
+        ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", HeadError::Version),
+    ] {
+        assert_eq!(read(text), HeadOutcome::Refused(error), "{text:?}");
+    }
+    assert!(matches!(
+        read("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        HeadOutcome::Head(Head { http10: false, .. })
+    ));
+}
+
+#[test]
 fn heads_follow_each_other_and_bytes_of_a_body_are_not_among_them() {
     let mut reader = HeadReader::new(LIMIT);
     reader.push(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /2 HT");

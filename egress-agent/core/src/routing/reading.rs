@@ -55,6 +55,8 @@ pub enum Step {
     NotHttp,
     /// Answered with 426: HTTP/1.0 on a port that is listed as HTTP.
     UpgradeRequired,
+    /// Served as HTTP, 1.0 included: the Host of each request decides.
+    AnyHttp,
     /// The `ClientHello` is read and its server name decides; without a listed one the flow is
     /// relayed to this cluster, or denied where there is none.
     Tls(Option<Arc<Cluster>>),
@@ -142,7 +144,11 @@ impl Reading {
             (Self::Sniffed(to) | Self::ByName(to), Sniffed::Tls) => Step::Tls(Some(Arc::clone(to))),
             (_, Sniffed::Http11) => Step::Http,
             (Self::Names(PortKind::Http), Sniffed::Http10) => Step::UpgradeRequired,
-            (Self::Names(PortKind::Http), Sniffed::Unknown | Sniffed::NeedMore) => Step::NotHttp,
+            (Self::Names(PortKind::Http), Sniffed::Unknown | Sniffed::NeedMore)
+            // A server could read a name in it that this side does not.
+            | (Self::Names(_) | Self::Sniffed(_), Sniffed::LikeHttp)
+            | (Self::Sniffed(_), Sniffed::NeedMore) => Step::NotHttp,
+            (Self::Sniffed(_), Sniffed::Http10) => Step::AnyHttp,
             (
                 Self::Names(PortKind::Sniff | PortKind::Tls) | Self::NamesOrDenied(_),
                 Sniffed::Tls,
@@ -161,23 +167,22 @@ impl Reading {
         }
     }
 
-    /// What is done when the time for the first bytes is over. `spoke`: some came, but too few to
-    /// tell the protocol.
-    pub fn late(&self, spoke: bool) -> Step {
+    /// What is done when the time for the first bytes is over and they do not tell the protocol.
+    pub fn late(&self) -> Step {
         match self {
             Self::ByName(to) => Step::Relay(Arc::clone(to)),
-            Self::Sniffed(to) if spoke => Step::Relay(Arc::clone(to)),
+            // What came so far may be half a request.
             _ => Step::Refuse(RefusalReason::NameTimeout),
         }
     }
 
-    /// What is done when the client has ended its side before the protocol was known. `spoke` as
-    /// for [`Self::late`].
+    /// What is done when the client has ended its side before the protocol was known. `spoke`: some
+    /// bytes came.
     pub fn ended(&self, spoke: bool) -> Step {
         match self {
             // Connections that are opened ahead and never used are no finding.
             _ if !spoke => Step::Close,
-            Self::Sniffed(to) | Self::ByName(to) => Step::Relay(Arc::clone(to)),
+            Self::ByName(to) => Step::Relay(Arc::clone(to)),
             _ => Step::Refuse(RefusalReason::EndedEarly),
         }
     }
@@ -218,7 +223,12 @@ mod tests {
             (both(), Sniffed::Tls, Step::Tls(None)),
             (both(), Sniffed::Unknown, refuse(UnknownProtocol)),
             (Reading::Sniffed(to()), Sniffed::Http11, Step::Http),
-            (Reading::Sniffed(to()), Sniffed::Http10, Step::Relay(to())),
+            (Reading::Sniffed(to()), Sniffed::Http10, Step::AnyHttp),
+            (Reading::Sniffed(to()), Sniffed::LikeHttp, Step::NotHttp),
+            (Reading::Sniffed(to()), Sniffed::NeedMore, Step::NotHttp),
+            (both(), Sniffed::LikeHttp, Step::NotHttp),
+            (http(), Sniffed::LikeHttp, Step::NotHttp),
+            (Reading::ByName(to()), Sniffed::LikeHttp, Step::Relay(to())),
             (Reading::Sniffed(to()), Sniffed::Http2, refuse(Http2)),
             (Reading::Sniffed(to()), Sniffed::Tls, Step::Tls(Some(to()))),
             (Reading::Sniffed(to()), Sniffed::Unknown, Step::Relay(to())),
@@ -253,12 +263,12 @@ mod tests {
             (
                 Reading::Sniffed(to()),
                 true,
-                Step::Relay(to()),
-                Step::Relay(to()),
+                late(),
+                Step::Refuse(RefusalReason::EndedEarly),
             ),
             (Reading::ByName(to()), false, Step::Relay(to()), Step::Close),
         ] {
-            assert_eq!(reading.late(spoke), after_a_time, "{reading:?} {spoke}");
+            assert_eq!(reading.late(), after_a_time, "{reading:?} {spoke}");
             assert_eq!(reading.ended(spoke), at_the_end, "{reading:?} {spoke}");
         }
     }

@@ -239,7 +239,7 @@ impl Gate {
             {
                 went(&cluster)
             }
-            (Step::Http | Step::HttpIfListed(_), Spoken::Http(authority)) => {
+            (Step::Http | Step::AnyHttp | Step::HttpIfListed(_), Spoken::Http(authority)) => {
                 let head = RequestHead {
                     authority,
                     method: "GET",
@@ -255,7 +255,9 @@ impl Gate {
                     }
                 }
             }
-            (Step::Http | Step::HttpIfListed(_) | Step::NotHttp, _) => Outcome::Status(400),
+            (Step::Http | Step::AnyHttp | Step::HttpIfListed(_) | Step::NotHttp, _) => {
+                Outcome::Status(400)
+            }
             (Step::UpgradeRequired, _) => Outcome::Status(426),
             (Step::Tls(otherwise), Spoken::Tls(name)) => {
                 match (routes.tls(policy, to, name, 0), otherwise, name) {

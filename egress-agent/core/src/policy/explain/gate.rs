@@ -126,8 +126,10 @@ impl Gate<'_> {
             {
                 relayed(cluster, to)
             }
-            (Step::Http | Step::HttpIfListed(_), Spoken::Http(head)) => self.request(to, &head),
-            (Step::NotHttp | Step::Http | Step::HttpIfListed(_), _) => {
+            (Step::Http | Step::AnyHttp | Step::HttpIfListed(_), Spoken::Http(head)) => {
+                self.request(to, &head)
+            }
+            (Step::NotHttp | Step::Http | Step::AnyHttp | Step::HttpIfListed(_), _) => {
                 denied(RefusalReason::UnknownProtocol, Some(400))
             }
             (Step::UpgradeRequired, _) => denied(RefusalReason::Http10, Some(426)),
