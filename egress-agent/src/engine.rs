@@ -170,6 +170,7 @@ impl Engine {
         let mut following = true;
         loop {
             let due = self.state.poll_timeout();
+            let kept_back = self.denials_due();
             tokio::select! {
                 changed = rules.changed(), if following => {
                     following = changed.is_ok();
@@ -216,6 +217,10 @@ impl Engine {
                 }
                 () = self.news.came.notified() => {
                     self.workloads.look_again();
+                    continue;
+                }
+                () = until(kept_back) => {
+                    self.tell_kept_back();
                     continue;
                 }
                 batch = events.next() => {

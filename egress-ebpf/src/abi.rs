@@ -232,7 +232,7 @@ pub const EVENTS_PER_WINDOW: u64 = 1000;
 pub struct PeerKey {
     /// Socket cookie of the socket that it wrote to.
     pub cookie: u64,
-    /// Its address, canonical.
+    /// Its address as it is: one that has another address in it earns nothing for that one.
     pub addr: Addr,
     /// Its port, host byte order.
     pub port: u16,
@@ -243,6 +243,9 @@ pub struct PeerKey {
 /// How long after its last datagram a peer may be answered, nanoseconds: the time that netfilter
 /// gives a UDP stream (`nf_conntrack_udp_timeout_stream`).
 pub const ANSWER_NS: u64 = 120_000_000_000;
+
+/// Peers that one workload may note in a second, an eighth of what the table holds.
+pub const PEERS_PER_SECOND: u64 = 8192;
 
 /// Policy id of an enforced root's default: owners that no one told the kernel about.
 pub const DEFAULT_POLICY: u32 = 0;

@@ -187,6 +187,8 @@ mod tests {
     #[test]
     fn what_goes_to_many_hosts_is_in_networks_of_groups_only() {
         for (s, shortest) in [
+            ("169.254.169.254", 0),
+            ("fe80::1", 0),
             ("224.0.0.1", 100),
             ("239.255.255.255", 100),
             ("255.255.255.255", 128),
@@ -196,7 +198,6 @@ mod tests {
             ("240.0.0.1", 0),
             ("255.255.255.254", 0),
             ("10.0.0.255", 0),
-            ("fe80::1", 0),
             ("e000::1", 0),
         ] {
             assert_eq!(addr(s).shortest_network(), shortest, "{s}");

@@ -6,6 +6,7 @@ use crate::keeper::Canaries;
 use crate::kernel::Room;
 use crate::observe::cgroups::CgroupPaths;
 use crate::observe::deny::Denial;
+use crate::observe::sorting::Sorting;
 use crate::observe::status::{RulesStatus, TableStatus, WorkloadStatus};
 use crate::observe::throttle::Throttle;
 use egress_core::policy::explain::{Explanation, Question};
@@ -41,6 +42,7 @@ pub(super) struct Denials {
     /// Refusals in these are no news.
     canaries: Canaries,
     throttle: Throttle,
+    sorting: Sorting,
 }
 
 impl Denials {
@@ -50,6 +52,7 @@ impl Denials {
             cgroups: CgroupPaths::new()?,
             canaries,
             throttle: Throttle::new(DENIALS_LOGGED),
+            sorting: Sorting::default(),
         })
     }
 }
@@ -105,6 +108,24 @@ impl Engine {
             return;
         }
         self.missed(event);
+        if self.denials.sorting.tells(event, Instant::now()) {
+            self.tell(event);
+        }
+    }
+
+    /// When a denial that was kept back is to be told.
+    pub(super) fn denials_due(&self) -> Option<Instant> {
+        self.denials.sorting.due()
+    }
+
+    /// Tells of denials that were kept back for as long as that makes sense.
+    pub(super) fn tell_kept_back(&mut self) {
+        while let Some(event) = self.denials.sorting.ripe(Instant::now()) {
+            self.tell(&event);
+        }
+    }
+
+    fn tell(&mut self, event: &DenyEvent) {
         let Some(more) = self.denials.throttle.allows(Instant::now()) else {
             self.shown.not_logged += 1;
             return;

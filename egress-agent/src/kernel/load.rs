@@ -1,5 +1,6 @@
 //! Loads the programs and makes or adopts the maps. Attaches nothing.
 
+use super::btf;
 use super::pins::Pins;
 use super::policies::PolicyWriter;
 use super::tables::Tables;
@@ -15,6 +16,7 @@ use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
 use egress_ebpf::abi::{DEFAULT_POLICY, PROOF_POLICY, Policy, policy_flag};
 use egress_ebpf::digest::Secret;
+use egress_ebpf::layout::Layout;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -77,6 +79,9 @@ impl Kernel {
         }
         let secret = random::words::<{ Secret::WORDS }>().context("drawing random numbers")?;
         loader.override_global("SECRET", &secret, true);
+        let layout = btf::layout();
+        let places = *layout.as_ref().unwrap_or(&Layout::UNKNOWN);
+        loader.override_global("LAYOUT", &places, true);
         let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
         let programs = ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS);
         for name in programs.chain([ACCEPTED_PROGRAM]) {
@@ -93,7 +98,7 @@ impl Kernel {
             held: BTreeMap::new(),
             has_lsm: lsm.is_ok(),
             answers_seen: at_least(ANSWERS_SEEN)?,
-            gaps: lsm.err().into_iter().collect(),
+            gaps: lsm.err().into_iter().chain(layout.err()).collect(),
             max_networks,
         })
     }

@@ -4,6 +4,7 @@
 //! It judges nothing and knows no rule; what it writes comes from the pure crate.
 
 mod attach;
+mod btf;
 pub mod canary;
 mod counters;
 mod diag;

@@ -10,5 +10,6 @@ pub mod log;
 pub mod pinned;
 pub mod readiness;
 pub mod repeats;
+pub mod sorting;
 pub mod status;
 pub mod throttle;

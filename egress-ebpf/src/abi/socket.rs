@@ -28,6 +28,7 @@ use core::mem::size_of;
 /// | `mode` | `connect`, egress of streams, under the lock | egress of streams, `getpeername`, the agent | the lock; one word all the same, since a listener's answer reads it without |
 /// | `answered` | a listener's answer, on any CPU | egress of streams | one word, which counts only beside the `mode` that it was written for: each `connect` makes another. One that is late says nothing |
 /// | `dialled`, `port` | `connect` and egress of streams, under the lock | egress of streams under the lock, `getpeername` under the lock, the agent's dump | the lock. The agent may read a mixture: it ends the connection or not, the egress hook judges all the same |
+/// | `broadcasts` | `setsockopt`, without the lock | `sendmsg`, egress of datagrams | one byte that is set and never cleared; it is part of what `passed` stands for |
 /// | `pid`, `comm` | `connect`, `sendmsg`, under the lock | events, the origin of a redirected flow (under the lock) | an event of a datagram may show half of each name; nothing is judged by them |
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,8 +52,8 @@ pub struct SocketState {
     pub port: u16,
     /// IANA protocol number of the socket.
     pub proto: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Not 0: the socket may send to broadcast addresses (`SO_BROADCAST`).
+    pub broadcasts: u8,
     /// Thread group id of the creator (of the task that last dialled, once there was one).
     pub pid: u32,
     /// Name of that task.

@@ -10,11 +10,12 @@
 use crate::bpf::datagram::answers;
 use crate::bpf::event;
 use crate::bpf::judge::{
-    Applied, fresh, has_passed, is_current, judge, policy, policy_of, remember, renew,
+    Applied, fresh, has_passed, is_current, judge, judge_for, policy, policy_of, remember, renew,
 };
 use crate::bpf::listener::LOOPBACK;
 use crate::bpf::origin;
 use crate::bpf::owner;
+use crate::bpf::sender;
 use crate::bpf::server::{is_accepted, note_listener};
 use crate::bpf::skb::Skb;
 use crate::bpf::sock::Sock;
@@ -76,7 +77,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         (sk, device, ptr::read_volatile(&raw const (*sk).state))
     };
     if let Some(sock) = Sock::find(sk.cast()) {
-        if is_settled(&Skb(ctx), sock, device, tcp_state) {
+        if is_settled(&Skb(ctx), sk, sock, device, tcp_state) {
             return Verdict::Allow.return_code();
         }
     }
@@ -133,7 +134,13 @@ fn applied(ctx: &SkBuffContext, known: Option<Sock<'_>>) -> Applied {
 /// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
 /// and this tells at the price of one look-up. All others are for [`judged`].
 #[inline(always)]
-fn is_settled(skb: &Skb<'_>, sock: Sock<'_>, device: u32, tcp_state: u32) -> bool {
+fn is_settled(
+    skb: &Skb<'_>,
+    sk: *mut bpf_sock,
+    sock: Sock<'_>,
+    device: u32,
+    tcp_state: u32,
+) -> bool {
     let mode = sock.mode();
     let accepted = is_accepted(sock, mode, tcp_state);
     let judged = fresh(sock);
@@ -141,6 +148,7 @@ fn is_settled(skb: &Skb<'_>, sock: Sock<'_>, device: u32, tcp_state: u32) -> boo
         return false;
     }
     let flow = Flow {
+        sk,
         sock,
         mode,
         accepted,
@@ -157,6 +165,7 @@ fn is_settled(skb: &Skb<'_>, sock: Sock<'_>, device: u32, tcp_state: u32) -> boo
 
 /// The flow that a socket's state was let through for.
 struct Flow<'a> {
+    sk: *mut bpf_sock,
     sock: Sock<'a>,
     mode: Mode,
     accepted: bool,
@@ -185,7 +194,7 @@ impl Flow<'_> {
                 && (!self.mode.is_redirected() || self.mode.has(socket_flag::PUBLISHED));
         }
         let from_here = if self.device == LOOPBACK {
-            plain.source_is_local()
+            plain.source_is_local() && sender::is_own(self.sk, &plain.from)
         } else {
             !plain.to.addr.is_loopback()
         };
@@ -235,7 +244,7 @@ fn judged(
     } else if !sent.is_udp() {
         return other(ctx, sent, known, applied, forged);
     }
-    by_header(ctx, sent, known, applied, forged)
+    by_header(ctx, sk, sent, known, applied, forged)
 }
 
 /// A connection by what its socket stored; `None` where that does not say.
@@ -326,6 +335,7 @@ fn other(
 #[inline(always)]
 fn by_header(
     ctx: &SkBuffContext,
+    sk: *mut bpf_sock,
     sent: &Sent,
     known: Option<Sock<'_>>,
     applied: &Applied,
@@ -335,14 +345,28 @@ fn by_header(
         Ok(to) => to,
         Err(reason) => return Judged::Refused(UNKNOWN, reason),
     };
-    if forged {
+    let another = sent.is_udp()
+        && sent.device == LOOPBACK
+        && !Skb(ctx)
+            .plain4()
+            .or_else(|| Skb(ctx).plain6())
+            .is_some_and(|plain| sender::is_own(sk, &plain.from));
+    if forged || another {
         return Judged::Refused(to, Reason::ForgedSource);
     }
     if sent.device != LOOPBACK && to.addr.is_loopback() {
         return Judged::Refused(to, Reason::NotListed);
     }
     let netns = known.map_or(0, Sock::netns);
-    match judge(applied, netns, &to) {
+    let mut shortest = 0;
+    if sent.is_udp() && sent.device != LOOPBACK {
+        let owned = known.is_some_and(|sock| sock.mode().has(socket_flag::OWNED));
+        match sender::shortest_network(ctx, sk, owned, &to) {
+            Ok(length) => shortest = length,
+            Err(reason) => return Judged::Refused(to, reason),
+        }
+    }
+    match judge_for(applied, netns, &to, shortest) {
         Verdict::Allow => {
             if let Some(sock) = known {
                 remember(sock, applied, &to, Verdict::Allow);

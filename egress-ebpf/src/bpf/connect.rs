@@ -1,5 +1,6 @@
 //! connect(): judges the destination and, for a flow that needs the proxy, turns it there.
 
+use crate::bpf::datagram::older_claims;
 use crate::bpf::event;
 use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember};
 use crate::bpf::listener;
@@ -74,6 +75,12 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     let netns = sock.netns_or_ask(ctx.as_ptr());
     sock.note_task();
     let applied = policy_of(sock);
+    if to.proto == proto::UDP && older_claims(ctx, sock, to) {
+        return (
+            event::refuse(Some(sock), Some(&applied), to, Reason::ForgedSource, hook),
+            0,
+        );
+    }
     // Each datagram is judged on egress, where the kernel can tell whose the socket is.
     if to.proto == proto::UDP && applied.is_unknown() {
         return (Verdict::Allow, 0);
@@ -137,7 +144,10 @@ pub fn settle(
             verdict
         }
     };
-    remember(sock, applied, to, verdict);
+    // Where a socket may broadcast, the egress hook remembers: it sees the route.
+    if to.proto != proto::UDP || !sock.may_broadcast() {
+        remember(sock, applied, to, verdict);
+    }
     verdict
 }
 

@@ -7,7 +7,7 @@ use crate::bpf::sock::Sock;
 use crate::bpf::tables::KernelTables;
 use core::ptr;
 use egress_ebpf::abi::{NO_POLICY, Policy, SocketState, action, proto};
-use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::decide::{Destination, decide, decide_for};
 use egress_ebpf::digest::{self, Secret};
 use egress_ebpf::verdict::{Reason, Verdict};
 
@@ -89,6 +89,16 @@ pub fn judge(applied: &Applied, netns: u64, to: &Destination) -> Verdict {
     decide(&KernelTables, &applied.policy, to, || proxy_port(netns))
 }
 
+/// [`judge`] for a destination that networks shorter than `shortest` do not list.
+#[inline(always)]
+pub fn judge_for(applied: &Applied, netns: u64, to: &Destination, shortest: u32) -> Verdict {
+    if applied.policy.generation == 0 {
+        return Verdict::Deny(applied.missing);
+    }
+    let proxy = || proxy_port(netns);
+    decide_for(&KernelTables, &applied.policy, to, shortest, proxy)
+}
+
 /// Policy and generation of a socket's last verdict, while that policy stands as it did: told without
 /// looking at the rest of it.
 #[inline(always)]
@@ -104,11 +114,25 @@ pub fn is_current(sock: Sock<'_>, applied: &Applied) -> bool {
     sock.judged() == applied.pair()
 }
 
+/// What a socket that may broadcast remembers is another thing than what it remembered before: only
+/// the egress hook, which sees the route, lets its datagrams pass.
+#[inline(always)]
+fn by_route(sock: Sock<'_>, id: u32) -> u32 {
+    id | (u32::from(sock.may_broadcast()) << 31)
+}
+
+/// The time at which a peer wrote, as the table of peers has it: one word, which is of this very
+/// peer and socket. The table gives an element that a program looks at to another peer at once.
+#[inline(always)]
+pub fn of_peer(cookie: u64, peer: &Destination) -> u64 {
+    digest::passed(&SECRET, peer, cookie as u32, (cookie >> 32) as u32)
+}
+
 /// Whether this is the destination of datagrams that was last let through, under this policy of this
 /// generation.
 #[inline(always)]
 pub fn has_passed(sock: Sock<'_>, to: &Destination, (id, generation): (u32, u32)) -> bool {
-    let word = digest::passed(&SECRET, to, id, generation);
+    let word = digest::passed(&SECRET, to, by_route(sock, id), generation);
     word != 0 && sock.passed() == word
 }
 
@@ -135,7 +159,8 @@ pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Ve
     };
     sock.set_judged(applied.pair());
     if to.proto == proto::UDP {
-        let word = digest::passed(&SECRET, to, applied.id, applied.policy.generation);
+        let id = by_route(sock, applied.id);
+        let word = digest::passed(&SECRET, to, id, applied.policy.generation);
         sock.set_passed(word);
     } else {
         sock.set_destination(to);

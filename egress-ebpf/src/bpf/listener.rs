@@ -2,9 +2,11 @@
 //! answers do not leave the node. Which they are is the agent's to say.
 
 use crate::bpf::connect::{destination4, destination6, sock_of};
+use crate::bpf::datagram;
 use crate::bpf::event;
 use crate::bpf::judge::{policy_of, proxy_port};
 use crate::bpf::maps::LISTENERS;
+use crate::bpf::sender;
 use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
@@ -90,9 +92,16 @@ pub fn bind6(ctx: &SockAddrContext) -> i32 {
     bind(ctx, &destination6(ctx), Hook::Bind6)
 }
 
-/// Keeps the proxy's port free for the agent that comes back.
+/// Keeps the proxy's port free for the agent that comes back, and foreign addresses from datagram
+/// sockets.
 #[inline(always)]
 fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
+    // Groups are bound to for hearing them.
+    let names_a_host = !own.addr.is_loopback() && own.addr.shortest_network() == 0;
+    if own.proto == proto::UDP && names_a_host {
+        let claims = sender::may_claim(sock_of(ctx).cast(), !own.addr.is_v4());
+        return datagram::refuse_claim(ctx, own, claims, hook);
+    }
     if own.proto != proto::TCP || !own.addr.is_loopback() {
         return Verdict::Allow.return_code();
     }

@@ -83,10 +83,15 @@ pub static DENIES: LruHashMap<DenyKey, DenySeen> = LruHashMap::with_max_entries(
 #[map]
 pub static RATE: PerCpuArray<DenySeen> = PerCpuArray::with_max_entries(1, 0);
 
-/// Peers that wrote first, by the time of their last datagram. Written by recvmsg; the oldest
-/// gives way.
+/// Peers that wrote first: the time of their last datagram, of `judge::of_peer`. Written by recvmsg;
+/// the oldest gives way.
 #[map]
 pub static PEERS: LruHashMap<PeerKey, u64> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Peers that a workload has noted in the running second, by its cgroup. Written by recvmsg; the
+/// oldest gives way.
+#[map]
+pub static SHARES: LruHashMap<u64, DenySeen> = LruHashMap::with_max_entries(4096, 0);
 
 /// [`counter`]. Written by the hooks, read by the agent.
 #[map]

@@ -10,6 +10,7 @@ pub mod maps;
 pub mod options;
 pub mod origin;
 pub mod owner;
+pub mod sender;
 pub mod server;
 pub mod skb;
 pub mod sock;

@@ -19,6 +19,8 @@ const IP_TRANSPARENT: i32 = 19;
 const SOL_IPV6: i32 = 41;
 const IPV6_TRANSPARENT: i32 = 75;
 const IPV6_FREEBIND: i32 = 78;
+const SOL_SOCKET: i32 = 1;
+const SO_BROADCAST: i32 = 6;
 const SOL_TCP: i32 = 6;
 /// Makes a connection without a handshake: the other end never heard of it.
 const TCP_REPAIR: i32 = 19;
@@ -44,6 +46,9 @@ pub fn set(ctx: &SockoptContext) -> i32 {
         } else {
             deny(ctx)
         };
+    }
+    if level == SOL_SOCKET && name == SO_BROADCAST && !turns_off(ctx, length) {
+        return note_broadcasts(ctx);
     }
     if length > PAGE {
         // "The program looks at nothing": the handler gets the caller's own buffer. Without this a
@@ -77,6 +82,21 @@ fn turns_off(ctx: &SockoptContext, length: i32) -> bool {
         }
         length >= 1 && length < 4 && value + 1 <= end && *(value as *const u8) == 0
     }
+}
+
+/// Without the option the kernel sends nothing to a broadcast address.
+#[inline(always)]
+fn note_broadcasts(ctx: &SockoptContext) -> i32 {
+    // SAFETY: a context field that setsockopt may read.
+    let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
+    if sk.is_null() {
+        return Verdict::Deny(Reason::State).return_code();
+    }
+    let Some(sock) = Sock::find_or_make(sk.cast()) else {
+        return Verdict::Deny(Reason::State).return_code();
+    };
+    sock.set_broadcasts(1);
+    Verdict::Allow.return_code()
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
-use egress_ebpf::abi::{Mode, SocketState};
+use egress_ebpf::abi::{Mode, SocketState, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 
@@ -82,6 +82,7 @@ impl<'a> Sock<'a> {
         answered set_answered answered: u64;
         port set_port port: u16;
         proto set_proto proto: u8;
+        broadcasts set_broadcasts broadcasts: u8;
         pid set_pid pid: u32;
     }
 
@@ -89,6 +90,13 @@ impl<'a> Sock<'a> {
     pub fn mode(self) -> Mode {
         // SAFETY: as in `words`.
         Mode(unsafe { ptr::read_volatile(&raw const (*self.state.as_ptr()).mode) })
+    }
+
+    /// Whether a datagram of this socket may go to a broadcast address, which only its route says: a
+    /// socket that said so, and one of which it is not known.
+    #[inline(always)]
+    pub fn may_broadcast(self) -> bool {
+        self.broadcasts() != 0 || !self.mode().has(socket_flag::OWNED)
     }
 
     /// Under the socket's lock, or before anybody else has the socket.

@@ -1,7 +1,7 @@
 //! Datagrams.
 
 use super::forms::{loopback_in_6to4, nat64, six_to_four};
-use super::{CREATE, EGRESS, SENDMSG, SETSOCKOPT};
+use super::{CONNECT, CREATE, EGRESS, SENDMSG, SETSOCKOPT};
 use crate::escape::table::Over::{Both, V4, V6};
 use crate::escape::table::{Path, path};
 use crate::escape::udp;
@@ -12,7 +12,7 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "udp-connect",
         Both,
         udp::connect,
-        EGRESS,
+        CONNECT,
         "UDP connect, send",
     )
     .listable(),
@@ -37,7 +37,7 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "udp-mapped-connect",
         V4,
         udp::mapped_connect,
-        EGRESS,
+        CONNECT,
         "UDP connect to ::ffff:a.b.c.d",
     )
     .listable(),
@@ -53,7 +53,7 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "udp-reconnect",
         Both,
         udp::reconnect,
-        EGRESS,
+        CONNECT,
         "connected, AF_UNSPEC, connected again",
     )
     .listable(),

@@ -1,6 +1,6 @@
 //! Senders that are not who they say, and what a server may answer.
 
-use super::{EGRESS, SENDMSG, SETSOCKOPT};
+use super::{CONNECT, EGRESS, SENDMSG, SETSOCKOPT};
 use crate::escape::forged;
 use crate::escape::table::Over::Both;
 use crate::escape::table::{Between, Caller, Expect, Path, path};
@@ -125,7 +125,7 @@ pub(super) static FORGED: &[Path] = &[
         "udp-answer-other-socket",
         Both,
         forged::answer_by_another,
-        EGRESS,
+        CONNECT,
         "another socket at the server's port answers: refused though some servers do so",
     )
     .called(Caller::Datagrams),

@@ -1,0 +1,147 @@
+//! Whether the kernel itself vouches for a datagram's source address, and whether a packet goes to
+//! every host of a link. No helper tells either: both are read from the kernel's structures, at the
+//! places that the loader found in its type information.
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::programs::SkBuffContext;
+use core::ptr;
+use egress_ebpf::addr::{Addr, ITSELF};
+use egress_ebpf::decide::Destination;
+use egress_ebpf::layout::Layout;
+use egress_ebpf::verdict::Reason;
+
+/// Written by the loader. Without places the verifier removes all that reads by them.
+#[unsafe(no_mangle)]
+static LAYOUT: Layout = Layout::UNKNOWN;
+
+/// `RTCF_BROADCAST` of include/uapi/linux/in_route.h.
+const BROADCAST: u32 = 0x1000_0000;
+/// `SKB_DST_NOREF`: the lowest bit of `_skb_refdst` is no part of the address.
+const NO_REFERENCE: u64 = 1;
+
+macro_rules! place {
+    ($field:ident) => {
+        // SAFETY: a constant of this program's own; volatile, since the loader writes it.
+        unsafe { ptr::read_volatile(&raw const LAYOUT.$field) }
+    };
+}
+
+/// Whether a socket may send from any address: without these the kernel looks a source address up
+/// among those of the network namespace (`ip_route_output_key_hash_rcu`, `ip6_datagram_send_ctl`,
+/// `__inet6_bind`). For IPv4 only `IP_TRANSPARENT` lets a packet leave by a foreign one.
+#[inline(always)]
+pub fn may_claim(sk: *mut bpf_sock, v6: bool) -> bool {
+    if place!(known) == 0 {
+        return false;
+    }
+    let Some(sk) = address(sk) else {
+        return true;
+    };
+    bit(sk, place!(transparent)) || (v6 && (bit(sk, place!(freebind)) || nonlocal_bind6(sk)))
+}
+
+/// Whether a packet's source is the address that its socket is bound to, where it is bound to one.
+/// On the loopback device every 127.0.0.0/8 is the node's, also a resolver's that another program
+/// serves (`IP_PKTINFO` names any of them).
+#[inline(always)]
+pub fn is_own(sk: *mut bpf_sock, from: &Addr) -> bool {
+    // Every field is read before any branch: else the compiler may read one from a computed place,
+    // which the verifier refuses.
+    // SAFETY: fields of a socket that the verifier knows.
+    let (v4, v6) = unsafe {
+        let v6 = &raw const (*sk).src_ip6;
+        (
+            ptr::read_volatile(&raw const (*sk).src_ip4),
+            [
+                ptr::read_volatile(&raw const (*v6)[0]),
+                ptr::read_volatile(&raw const (*v6)[1]),
+                ptr::read_volatile(&raw const (*v6)[2]),
+                ptr::read_volatile(&raw const (*v6)[3]),
+            ],
+        )
+    };
+    let own = if from.is_v4() {
+        Addr::from_v4_be(v4)
+    } else {
+        Addr::from_v6_be(v6)
+    };
+    own.is_unspecified() || own == *from
+}
+
+/// Whether a socket that is older than the gate, of which no hook saw the bind(), claims a source.
+#[inline(always)]
+pub fn older_claims(sk: *mut bpf_sock, v6: bool) -> bool {
+    if place!(known) == 0 {
+        return false;
+    }
+    let Some(address) = address(sk) else {
+        return true;
+    };
+    if v6 {
+        bit(address, place!(bound)) && may_claim(sk, true)
+    } else {
+        bit(address, place!(transparent))
+    }
+}
+
+/// How long a network must be to list a datagram that leaves the node: what its route says, and not
+/// its address.
+///
+/// # Errors
+/// The socket claims its source. Of a socket made behind the gate (`owned`) the other hooks have
+/// seen each source that it names.
+#[inline(always)]
+pub fn shortest_network(
+    ctx: &SkBuffContext,
+    sk: *mut bpf_sock,
+    owned: bool,
+    to: &Destination,
+) -> Result<u32, Reason> {
+    if !owned && older_claims(sk, !to.addr.is_v4()) {
+        return Err(Reason::ForgedSource);
+    }
+    let all = to.addr.is_v4() && is_broadcast(ctx);
+    Ok(if all { ITSELF } else { 0 })
+}
+
+/// Whether the route of an IPv4 packet is one to a broadcast address.
+#[inline(always)]
+fn is_broadcast(ctx: &SkBuffContext) -> bool {
+    if place!(known) == 0 {
+        return false;
+    }
+    let flags = address(ctx.skb.skb)
+        .and_then(|skb| read::<u64>(skb, place!(skb_dst)))
+        .and_then(|dst| read::<u32>(dst & !NO_REFERENCE, place!(route_flags)));
+    // Without a route it is not known where it goes.
+    flags.is_none_or(|flags| flags & BROADCAST != 0)
+}
+
+#[inline(always)]
+fn nonlocal_bind6(sk: u64) -> bool {
+    let net = read::<u64>(sk, place!(sock_net));
+    let set = net.and_then(|net| read::<u8>(net, place!(nonlocal_bind6)));
+    set.is_none_or(|set| set != 0)
+}
+
+#[inline(always)]
+fn bit(base: u64, bit: u32) -> bool {
+    // As on every machine that the agent runs on, the lowest byte comes first.
+    read::<u8>(base, bit >> 3).is_none_or(|byte| byte >> (bit & 7) & 1 != 0)
+}
+
+/// A pointer of the verifier's as a number, to reckon with.
+#[inline(always)]
+fn address<T>(pointer: *mut T) -> Option<u64> {
+    let held = pointer;
+    // SAFETY: eight bytes of this program's stack.
+    unsafe { bpf_probe_read_kernel((&raw const held).cast::<u64>()) }.ok()
+}
+
+#[inline(always)]
+fn read<T>(base: u64, offset: u32) -> Option<T> {
+    let at = base.wrapping_add(u64::from(offset)) as *const T;
+    // SAFETY: the helper reads any address, and fails where nothing is.
+    unsafe { bpf_probe_read_kernel(at) }.ok()
+}

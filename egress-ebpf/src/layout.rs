@@ -1,0 +1,47 @@
+//! Where the running kernel keeps what no helper tells: the loader finds the places in the kernel's
+//! type information and writes them into the programs before the verifier sees them.
+//!
+//! Does not read anything itself.
+
+/// Places in structures of the kernel. With [`Layout::UNKNOWN`] the programs read none of them.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Byte of `sk_buff._skb_refdst`.
+    pub skb_dst: u32,
+    /// Byte of `rtable.rt_flags`.
+    pub route_flags: u32,
+    /// Byte of `sock.__sk_common.skc_net`.
+    pub sock_net: u32,
+    /// Byte of `net.ipv6.sysctl.ip_nonlocal_bind`, which is one byte long.
+    pub nonlocal_bind6: u32,
+    /// Bit of `inet_sock` that says `IP_FREEBIND`.
+    pub freebind: u32,
+    /// Bit of `inet_sock` that says `IP_TRANSPARENT`.
+    pub transparent: u32,
+    /// Bit of `sock.sk_userlocks` that says that bind() named the address (`SOCK_BINDADDR_LOCK`).
+    pub bound: u32,
+    /// 1 if all of these are known.
+    pub known: u32,
+}
+
+impl Layout {
+    /// Nothing is known: the kernel has no type information, or does not let programs read its
+    /// memory.
+    pub const UNKNOWN: Self = Self {
+        skb_dst: 0,
+        route_flags: 0,
+        sock_net: 0,
+        nonlocal_bind6: 0,
+        freebind: 0,
+        transparent: 0,
+        bound: 0,
+        known: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Layout>() == 32);
+
+#[cfg(feature = "user")]
+// SAFETY: `#[repr(C)]`, integers only, no padding (size asserted above).
+unsafe impl aya::Pod for Layout {}
