@@ -1,0 +1,236 @@
+//! Cases that users reported for Istio's sidecars, as `tests/data/field-cases/README.md` lists them: the
+//! rules on the running agent, the client with curl, and `explain` of the same destination.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use egress_tests::hosts::Origin;
+use egress_tests::lab::{v4, v6};
+use egress_tests::{Lab, LabOptions, wait_until};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// `api.shop.example`: HTTP at 80, 8080 and 9090, TLS at 8443.
+const API: u8 = 110;
+/// `www.shop.example`: TLS at 443.
+const WWW: u8 = 120;
+
+macro_rules! rules {
+    ($name:literal) => {
+        include_str!(concat!("../data/field-cases/", $name, ".yaml"))
+    };
+}
+
+fn lab(rules: &str, flags: &[&str]) -> Lab {
+    let lab = Lab::start_with(LabOptions::flags(flags)).unwrap();
+    lab.dns.set("api.shop.example", &[v4(API), v6(API)], 30);
+    lab.dns.set("www.shop.example", &[v4(WWW)], 30);
+    lab.rules("case.yaml", rules).unwrap();
+    lab
+}
+
+fn http(lab: &Lab, addresses: &[IpAddr], ports: &[u16]) -> Origin {
+    let origin = lab.world().http(addresses, ports[0]).unwrap();
+    for port in &ports[1..] {
+        lab.world().http_as(&origin, addresses, *port).unwrap();
+    }
+    origin
+}
+
+fn tls(lab: &Lab, addresses: &[IpAddr], port: u16, names: &[&str]) -> Origin {
+    let world = lab.world();
+    world
+        .https(addresses, port, lab.authority(), names)
+        .unwrap()
+}
+
+/// The status of a request; 0 where there was none.
+fn get(lab: &Lab, arguments: &[&str]) -> u16 {
+    lab.curl(&[&["-m", "10"], arguments].concat()).unwrap().code
+}
+
+/// Exit code and lines of `explain`, asked of the running agent.
+fn explain(lab: &Lab, arguments: &[&str]) -> (i32, String) {
+    let socket = lab.admin_socket().display().to_string();
+    let verb = [&["explain", "--admin-socket", &socket], arguments].concat();
+    let told = lab.verb(&verb).unwrap();
+    (told.exit, told.stdout)
+}
+
+/// Exit code and lines of `check`, and of `check --strict`.
+fn check(lab: &Lab) -> (i32, i32, String) {
+    let folder = lab.rules_dir().display().to_string();
+    let plain = lab.verb(&["check", &folder]).unwrap();
+    let strict = lab.verb(&["check", "--strict", &folder]).unwrap();
+    (plain.exit, strict.exit, plain.stdout)
+}
+
+/// The request is denied, nothing of it reaches the origin, and check, explain and the log say why.
+#[track_caller]
+fn serves_nothing(lab: &mut Lab, origin: &Origin, arguments: &[&str], url: &str, field: &str) {
+    let mark = lab.agent().unwrap().mark();
+    let before = origin.connections();
+    let code = get(lab, &[arguments, &[url]].concat());
+    assert!(!(200..400).contains(&code), "{url}: {code}");
+    assert_eq!(origin.connections(), before, "{url}");
+    let (exit, told) = explain(lab, &[url]);
+    assert!(exit == 1 && told.contains(field), "{told}");
+    let said = || {
+        let log = lab.agent().unwrap().log_since(mark);
+        log.iter().any(|line| line.contains(field)).then_some(())
+    };
+    wait_until("the log names the field", SOON, said).unwrap();
+    let (_, strict, told) = check(lab);
+    assert!(strict != 0 && told.contains(field), "{strict} {told}");
+}
+
+#[test]
+fn a_route_that_aborts_lets_nothing_through() {
+    let mut lab = lab(rules!("fault-default-deny"), &[]);
+    let origin = http(&lab, &[v4(API), v6(API)], &[80]);
+    let url = "http://api.shop.example/get";
+    assert_eq!(get(&lab, &["-u", "test:pass", url]), 200);
+    let credential = ["-H", "Authorization: Basic dGVzdDpwYXNz", url];
+    assert_eq!(explain(&lab, &credential).0, 0);
+    serves_nothing(&mut lab, &origin, &[], url, "fault.abort");
+}
+
+#[test]
+fn headers_that_must_not_leave_do_not_leave() {
+    let mut lab = lab(rules!("header-strip"), &[]);
+    let origin = http(&lab, &[v4(API), v6(API)], &[80]);
+    let token = ["-H", "x-internal-token: abc"];
+    let url = "http://api.shop.example/get";
+    serves_nothing(&mut lab, &origin, &token, url, "headers.request");
+    assert!(origin.requests().is_empty());
+}
+
+#[test]
+fn a_request_that_must_be_rewritten_does_not_leave_as_it_is() {
+    let mut lab = lab(rules!("rewrite-alias"), &[]);
+    lab.dns.set("shortname.alias", &[v4(API)], 30);
+    let origin = http(&lab, &[v4(API), v6(API)], &[80]);
+    for (url, field) in [
+        ("http://shortname.alias/v1/get", "rewrite"),
+        ("http://shortname.alias/get", "headers.request"),
+    ] {
+        serves_nothing(&mut lab, &origin, &[], url, field);
+    }
+}
+
+#[test]
+fn what_should_leave_as_tls_does_not_leave_in_clear_text() {
+    let mut lab = lab(rules!("tls-origination"), &[]);
+    let www = tls(&lab, &[v4(WWW)], 443, &["www.shop.example"]);
+    assert_eq!(get(&lab, &["https://www.shop.example/get"]), 200);
+    let token = ["-H", "Authorization: Bearer s3cret-token"];
+    let url = "http://www.shop.example/politics";
+    serves_nothing(&mut lab, &www, &token, url, "tls");
+}
+
+#[test]
+fn http2_without_tls_is_denied_and_said_so() {
+    let mut lab = lab(rules!("grpc-h2c"), &[]);
+    let origin = http(&lab, &[v4(API), v6(API)], &[8080, 9090]);
+    tls(&lab, &[v4(API), v6(API)], 8443, &["api.shop.example"]);
+    for port in [8080, 9090] {
+        let mark = lab.agent().unwrap().mark();
+        let url = format!("http://api.shop.example:{port}/get");
+        assert_eq!(get(&lab, &["--http2-prior-knowledge", &url]), 0, "{url}");
+        let destination = format!("api.shop.example:{port}");
+        let (exit, told) = explain(&lab, &[&destination]);
+        assert!(exit == 1 && told.contains("HTTP/2"), "{told}");
+        let said = || {
+            let log = lab.agent().unwrap().log_since(mark);
+            log.iter().any(|line| line.contains("HTTP/2")).then_some(())
+        };
+        wait_until("the log says why", SOON, said).unwrap();
+    }
+    assert_eq!(origin.connections(), 0);
+    assert_eq!(get(&lab, &["https://api.shop.example:8443/get"]), 200);
+    assert!(check(&lab).2.contains("HTTP/2"));
+}
+
+#[test]
+fn retries_that_are_not_carried_out_are_said() {
+    let lab = lab(rules!("retries"), &[]);
+    http(&lab, &[v4(API), v6(API)], &[80]);
+    assert_eq!(get(&lab, &["http://api.shop.example/status/503"]), 503);
+    let (exit, strict, told) = check(&lab);
+    assert!(exit == 0 && strict != 0, "{exit} {strict}");
+    assert!(told.contains("retries"), "{told}");
+}
+
+#[test]
+fn a_denial_of_an_address_that_dns_gave_another_time_names_the_setting() {
+    let rules = rules!("dns-rotating");
+    let url = "https://s3.shop.example/get";
+    let resolve = |last: u8| format!("s3.shop.example:443:198.51.100.{last}");
+    for (flags, passes) in [(&[][..], false), (&["--unlisted-address", "byName"], true)] {
+        let flags = [&["--dns-min-ttl", "1s"], flags].concat();
+        let lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
+        for name in ["s3.shop.example", "cdn.shop.example", "rr.shop.example"] {
+            lab.dns.set(name, &[v4(121)], 1);
+        }
+        let addresses = [v4(121), v4(122), v4(123)];
+        tls(&lab, &addresses, 443, &["s3.shop.example"]);
+        let mut lab = lab;
+        lab.rules("case.yaml", rules).unwrap();
+        assert_eq!(get(&lab, &["--resolve", &resolve(121), url]), 200);
+        lab.dns.set("s3.shop.example", &[v4(122)], 1);
+        let second = || (get(&lab, &["--resolve", &resolve(122), url]) == 200).then_some(());
+        wait_until("the second answer is taken", SOON, second).unwrap();
+        let mark = lab.agent().unwrap().mark();
+        let third = lab.curl(&["--resolve", &resolve(123), url]).unwrap();
+        if passes {
+            assert_eq!(third.code, 200);
+            continue;
+        }
+        assert!(third.refused(), "{third:?}");
+        let named = || {
+            let log = lab.agent().unwrap().log_since(mark);
+            let denied = |line: &&String| line.contains("198.51.100.123");
+            let line = log.iter().find(denied)?;
+            line.contains("unlistedAddress").then_some(())
+        };
+        wait_until("the denial names the setting", SOON, named).unwrap();
+    }
+}
+
+#[test]
+fn a_denial_of_a_private_address_names_the_setting() {
+    let flags = LabOptions::flags(&["--allow-private-answers=false"]);
+    let mut lab = match Lab::start_with(flags) {
+        Ok(lab) => lab,
+        Err(error) => panic!("{error:#}"),
+    };
+    let name = "host.minikube.internal";
+    lab.dns.set(name, &["192.168.65.254".parse().unwrap()], 30);
+    lab.rules("case.yaml", rules!("private-answer")).unwrap();
+    let mark = lab.agent().unwrap().mark();
+    let answer = lab.attempt("tcp", "192.168.65.254:5432".parse().unwrap());
+    assert!(answer.unwrap().denied());
+    let named = || {
+        let log = lab.agent().unwrap().log_since(mark);
+        let denied =
+            |line: &&String| line.contains("denied") && line.contains("192.168.65.254:5432");
+        log.iter()
+            .find(denied)?
+            .contains("allowPrivateAnswers")
+            .then_some(())
+    };
+    wait_until("the denial names the setting", SOON, named).unwrap();
+    let (exit, told) = explain(&lab, &["host.minikube.internal:5432"]);
+    assert!(exit == 1 && told.contains("allowPrivateAnswers"), "{told}");
+}
+
+#[test]
+fn explain_names_the_entry_that_is_not_in_force_and_a_port_that_is_open_to_any_address() {
+    let lab = lab(rules!("lint-at-load"), &[]);
+    let (exit, told) = explain(&lab, &["https://www.shop.example/"]);
+    assert!(exit == 1 && told.contains("default/cloud-https"), "{told}");
+    assert!(told.contains("not in force"), "{told}");
+    let (exit, told) = explain(&lab, &["other.shop.example:22"]);
+    assert!(exit == 0 && told.contains("default/ssh"), "{told}");
+}
