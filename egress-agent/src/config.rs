@@ -16,6 +16,7 @@ pub use values::{
 pub use workloads::{CgroupGlob, WorkloadEntry};
 
 use crate::failure::Failure;
+use egress_core::policy::leases::PrivateAnswers;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ pub struct Config {
     pub dns: Dns,
     /// Whether private, loopback and link-local addresses in answers are taken.
     pub allow_private_answers: bool,
+    /// Those that are taken where not all are.
+    pub private_answers: Vec<PrivateAnswers>,
     /// Networks that go straight through.
     pub internal: Vec<IpNet>,
     /// Whether workloads may be in network namespaces other than the agent's own: then the proxy
@@ -122,6 +125,7 @@ impl Config {
             };
         }
         take!(allow_private_answers);
+        take!(private_answers);
         take!(internal);
         take!(outbound_traffic_policy);
         take!(unlisted_address);
@@ -195,6 +199,7 @@ impl Config {
                 grace: s.dns.grace.map_or(Duration::from_mins(10), |d| d.0),
             },
             allow_private_answers: s.allow_private_answers.unwrap_or(false),
+            private_answers: s.private_answers.into_iter().map(|a| a.0).collect(),
             internal: s.internal.into_iter().map(|c| c.0).collect(),
             enter_namespaces: s.enter_namespaces.unwrap_or(true),
             proxy_port: s.proxy_port.unwrap_or(DEFAULT_PROXY_PORT),

@@ -319,6 +319,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
             min_ttl: config.dns.min_ttl,
             grace: config.dns.grace,
             allow_private_answers: config.allow_private_answers,
+            private_answers: config.private_answers.clone(),
             ..LeaseSettings::default()
         },
         dns_servers: config.dns.servers.clone(),

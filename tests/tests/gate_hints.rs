@@ -46,6 +46,26 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting_in_log_and
 }
 
 #[test]
+fn a_private_network_that_is_accepted_for_one_host_lists_its_addresses_alone() {
+    let lab = Lab::start_with(LabOptions::flags(&[
+        "--allow-private-answers=false",
+        "--private-answer=echo.example=10.9.8.0/24",
+    ]))
+    .unwrap();
+    let near: IpAddr = "10.9.8.7".parse().unwrap();
+    let far: IpAddr = "10.9.9.7".parse().unwrap();
+    lab.dns.set("echo.example", &[near, far], 30);
+    lab.dns.set("www.google.com", &[near], 30);
+    lab.rules("echo.yaml", ECHO).unwrap();
+    lab.rules("google.yaml", ENTRY).unwrap();
+    let errno = |ip, port| lab.attempt("tcp", SocketAddr::new(ip, port)).unwrap().errno;
+    // The gate lets it through, and the node has no route.
+    assert_eq!(errno(near, 7), Some(libc::ENETUNREACH));
+    assert_eq!(errno(far, 7), Some(libc::EPERM));
+    assert_eq!(errno(near, 443), Some(libc::EPERM));
+}
+
+#[test]
 fn a_denied_address_of_a_port_whose_host_rotates_names_the_setting() {
     let mut lab = Lab::start().unwrap();
     lab.dns.set("www.google.com", &[v4(host::GOOGLE)], 1);

@@ -2,8 +2,8 @@
 //! without its flag cannot exist. Fills in no defaults and looks at nothing on the machine.
 
 use super::values::{
-    Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
-    UnlistedAddress,
+    Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, PrivateAnswer, Span,
+    TrafficPolicy, UnlistedAddress,
 };
 use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
@@ -38,6 +38,10 @@ pub struct Settings {
     /// Accept private, loopback and link-local addresses in DNS answers for listed hosts
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub allow_private_answers: Option<bool>,
+    /// Accept addresses of this network in DNS answers although it is not public, for one host or
+    /// for all
+    #[arg(long = "private-answer", value_name = "[HOST=]CIDR")]
+    pub private_answers: Vec<PrivateAnswer>,
     /// Networks that go straight through, such as the cluster's pod and service ranges
     #[arg(long, value_name = "CIDR")]
     pub internal: Vec<Cidr>,
@@ -151,6 +155,7 @@ impl Settings {
                 grace: self.dns.grace.or(below.dns.grace),
             },
             allow_private_answers: self.allow_private_answers.or(below.allow_private_answers),
+            private_answers: list(self.private_answers, below.private_answers),
             internal: list(self.internal, below.internal),
             enter_namespaces: self.enter_namespaces.or(below.enter_namespaces),
             proxy_port: self.proxy_port.or(below.proxy_port),
@@ -205,6 +210,7 @@ agentCgroup: /sys/fs/cgroup/egress-agent
 bpfDir: /sys/fs/bpf/x
 dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m}
 allowPrivateAnswers: true
+privateAnswers: [172.16.0.0/12, '*.rds.example=10.0.0.0/8']
 internal: [10.0.0.0/8]
 enterNamespaces: false
 proxyPort: 15002
@@ -228,6 +234,12 @@ workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
         assert_eq!(s.dns.servers[1].0.port(), 5353);
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
+        let hosts: Vec<_> = s
+            .private_answers
+            .iter()
+            .map(|a| a.0.host.as_deref())
+            .collect();
+        assert_eq!(hosts, [None, Some("*.rds.example")]);
         assert_eq!(s.outbound_traffic_policy, Some(TrafficPolicy::AllowAny));
         assert_eq!(s.unlisted_address, Some(UnlistedAddress::ByName));
         assert_eq!(s.deny_errno.map(DenyErrno::number), Some(111));
@@ -260,6 +272,14 @@ workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
                 vec!["dns.grace", "`soon`", "line 2"],
             ),
             ("onExit: open\n", vec!["onExit", "open", "keep", "line 1"]),
+            (
+                "privateAnswers: [a=10.1.0.0/8]\n",
+                vec!["privateAnswers[0]", "10.0.0.0/8"],
+            ),
+            (
+                "privateAnswers: ['*=10.0.0.0/8']\n",
+                vec!["privateAnswers[0]", "`*`"],
+            ),
             (
                 "internal: [10.1.0.0/8]\n",
                 vec!["internal[0]", "10.0.0.0/8"],

@@ -3,6 +3,9 @@
 
 use super::workloads::CgroupGlob;
 use clap::ValueEnum;
+use egress_core::http::authority::parse_server_name;
+use egress_core::policy::leases::PrivateAnswers;
+use egress_core::registry::hosts;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::marker::PhantomData;
@@ -157,6 +160,34 @@ impl FromStr for Cidr {
     }
 }
 
+/// A network that answers may hold although it is not public: `10.0.0.0/8` for every host, or
+/// `db.example=10.0.0.0/8`, `*.db.example=10.0.0.0/8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateAnswer(pub PrivateAnswers);
+
+impl FromStr for PrivateAnswer {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (host, network) = match s.split_once('=') {
+            Some((host, network)) => (Some(host), network),
+            None => (None, s),
+        };
+        let name = |host: &str| {
+            let host = hosts::canonical(host);
+            let bare = host.strip_prefix("*.").unwrap_or(&host);
+            match parse_server_name(bare.as_bytes()) {
+                Ok(_) => Ok(host),
+                Err(_) => Err(format!("`{host}` is no host: want NAME or *.NAME")),
+            }
+        };
+        Ok(Self(PrivateAnswers {
+            host: host.map(name).transpose()?,
+            network: network.parse::<Cidr>()?.0,
+        }))
+    }
+}
+
 /// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. Not negative, and no
 /// longer than the clock's arithmetic bears with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +256,7 @@ macro_rules! deserialize_from_str {
         }
     )* };
 }
-deserialize_from_str!(CgroupGlob, DnsServer, Cidr, Span);
+deserialize_from_str!(CgroupGlob, DnsServer, Cidr, PrivateAnswer, Span);
 
 #[cfg(test)]
 mod tests {

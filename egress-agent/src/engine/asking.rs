@@ -134,7 +134,7 @@ impl Engine {
         }
         if !outcome.not_public.is_empty() {
             let addresses = join(&outcome.not_public);
-            tracing::warn!(%name, addresses, "DNS answer has addresses that are not public; left out (allowPrivateAnswers accepts them)");
+            tracing::warn!(%name, addresses, "DNS answer has addresses that are not public; left out (allowPrivateAnswers or privateAnswers accepts them)");
         }
         if outcome.left_out > 0 {
             tracing::warn!(%name, left_out = outcome.left_out, "DNS answer has more addresses than one name may have; left out");

@@ -75,7 +75,7 @@ impl State {
         if let Some(service) = left_out.iter().copied().find(lists_port) {
             return Some(format!(
                 "{} lists port {port}; DNS gives it this address, which is not public: \
-                 allowPrivateAnswers accepts such addresses",
+                 allowPrivateAnswers accepts all such addresses, privateAnswers those of one network",
                 service.host
             ));
         }

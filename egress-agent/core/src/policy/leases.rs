@@ -9,7 +9,7 @@ mod settings;
 pub mod store;
 
 pub use answer::{Answer, Failure, Outcome};
-pub use settings::LeaseSettings;
+pub use settings::{LeaseSettings, PrivateAnswers};
 
 use super::ranges;
 use answer::Moves;
@@ -166,7 +166,7 @@ impl Leases {
         state.heard = true;
         let mut outcome = Outcome::default();
         let answered = result.is_ok();
-        let usable = self.usable(result, &mut outcome);
+        let usable = self.usable(&name, result, &mut outcome);
         if answered {
             self.not_public.replace(&name, &outcome.not_public);
         }
@@ -201,6 +201,7 @@ impl Leases {
 
     fn usable(
         &self,
+        name: &str,
         result: Result<Answer, Failure>,
         outcome: &mut Outcome,
     ) -> Result<(Vec<IpAddr>, Duration), Failure> {
@@ -210,7 +211,7 @@ impl Leases {
             // The form that the kernel looks up, so that a NAT64 or mapped spelling is judged by
             // the address inside.
             let ip = IpAddr::from(Addr::from(ip).canonical());
-            if self.refuses(ip) {
+            if self.refuses(name, ip) {
                 outcome.not_public.push(ip);
             } else if !usable.contains(&ip) {
                 usable.push(ip);
@@ -224,14 +225,11 @@ impl Leases {
         }
     }
 
-    fn refuses(&self, ip: IpAddr) -> bool {
+    fn refuses(&self, name: &str, ip: IpAddr) -> bool {
+        let accepted = &self.settings.private_answers;
         !self.settings.allow_private_answers
             && !ranges::is_public(ip)
-            && !self
-                .settings
-                .allowed_answers
-                .iter()
-                .any(|net| net.contains(&ip))
+            && !accepted.iter().any(|a| a.accepts(name, ip))
     }
 
     fn take(

@@ -1,6 +1,6 @@
 //! Leases over time.
 
-use super::{Answer, Failure, LeaseSettings, Leases};
+use super::{Answer, Failure, LeaseSettings, Leases, PrivateAnswers};
 use egress_ebpf::addr::Addr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -158,16 +158,27 @@ fn addresses_that_lead_inside_are_refused_unless_allowed() {
         "an answer with nothing usable is a failure"
     );
 
-    let allowed = vec!["10.0.0.0/8".parse().unwrap()];
-    let settings = LeaseSettings {
-        allowed_answers: allowed,
-        ..LeaseSettings::default()
-    };
-    let mut l = leases(now, &[NAME], settings);
-    assert_eq!(
-        l.handle_answer(now, NAME, mixed()).not_public,
-        [ip("169.254.169.254")]
-    );
+    let suffix = format!("*.{}", NAME.split_once('.').unwrap().1);
+    for (host, accepted) in [
+        (None, true),
+        (Some(NAME), true),
+        (Some(&*suffix), true),
+        (Some("other.example"), false),
+        (Some("*.other.example"), false),
+    ] {
+        let private_answers = vec![PrivateAnswers {
+            host: host.map(Into::into),
+            network: "10.0.0.0/8".parse().unwrap(),
+        }];
+        let settings = LeaseSettings {
+            private_answers,
+            ..LeaseSettings::default()
+        };
+        let mut l = leases(now, &[NAME], settings);
+        let left_out = l.handle_answer(now, NAME, mixed()).not_public;
+        assert_eq!(!left_out.contains(&ip("10.0.0.1")), accepted, "{host:?}");
+        assert!(left_out.contains(&ip("169.254.169.254")), "{host:?}");
+    }
     let settings = LeaseSettings {
         allow_private_answers: true,
         ..LeaseSettings::default()

@@ -42,7 +42,8 @@ impl<'a> Asked<'a> {
         };
         lines.extend(rule.map(|s| format!("listed by {}", rule_of(s, Some(port)))));
         if shown.fate.passes() {
-            let private = self.state.settings().leases.allow_private_answers;
+            let leases = &self.state.settings().leases;
+            let private = leases.allow_private_answers || !leases.private_answers.is_empty();
             lines.extend(rule.map(|s| words::reached(s, &addresses, private)));
         }
         let denied: Vec<_> = judged.iter().filter(|j| !j.fate.passes()).collect();

@@ -23,7 +23,9 @@ pub enum Failure {
     #[error("the name has no address")]
     NoAddress,
     /// All its addresses are left out; the first of them.
-    #[error("its address {0} is not public; allowPrivateAnswers accepts such addresses")]
+    #[error(
+        "its address {0} is not public; allowPrivateAnswers accepts all such addresses, privateAnswers those of one network"
+    )]
     NotPublic(IpAddr),
     /// Timeout, SERVFAIL, REFUSED or a broken message, in words.
     #[error("{0}")]

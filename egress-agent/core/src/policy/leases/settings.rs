@@ -1,8 +1,27 @@
 //! How long leases live and which addresses get one. Defaults are filled in here for tests; the
 //! agent's own are in its configuration.
 
+use crate::registry::hosts;
 use ipnet::IpNet;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Addresses that are not public and may stand in answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateAnswers {
+    /// The name that is asked for or a wildcard over it, in canonical form; none is every name.
+    pub host: Option<Arc<str>>,
+    /// The network that they are in.
+    pub network: IpNet,
+}
+
+impl PrivateAnswers {
+    pub(super) fn accepts(&self, name: &str, ip: IpAddr) -> bool {
+        let host = self.host.as_deref();
+        host.is_none_or(|host| hosts::covers(host, name)) && self.network.contains(&ip)
+    }
+}
 
 /// How leases live.
 #[derive(Clone, Debug)]
@@ -24,8 +43,8 @@ pub struct LeaseSettings {
     pub max_retry: Duration,
     /// Take private, loopback, link-local and metadata addresses from any answer.
     pub allow_private_answers: bool,
-    /// Ranges that are taken from answers although they are not public.
-    pub allowed_answers: Vec<IpNet>,
+    /// What is taken from answers although it is not public.
+    pub private_answers: Vec<PrivateAnswers>,
 }
 
 impl Default for LeaseSettings {
@@ -39,7 +58,7 @@ impl Default for LeaseSettings {
             min_retry: Duration::from_secs(1),
             max_retry: Duration::from_secs(30),
             allow_private_answers: false,
-            allowed_answers: Vec::new(),
+            private_answers: Vec::new(),
         }
     }
 }

@@ -170,7 +170,9 @@ impl Leases {
                 continue;
             };
             let believed = leases.iter().filter_map(|l| Some((l, l.left(clock)?)));
-            let mut usable: Vec<_> = believed.filter(|(l, _)| !self.refuses(l.ip)).collect();
+            let mut usable: Vec<_> = believed
+                .filter(|(l, _)| !self.refuses(&name, l.ip))
+                .collect();
             usable.truncate(self.settings.max_addresses);
             // Without a last good answer there is nothing to dial.
             if state.expiry.is_empty() && usable.iter().any(|(lease, _)| lease.newest) {

@@ -41,7 +41,7 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
             nearest(5432, Transport::Tcp).as_deref(),
             Some(
                 "db.example lists port 5432; DNS gives it this address, which is not public: \
-                 allowPrivateAnswers accepts such addresses"
+                 allowPrivateAnswers accepts all such addresses, privateAnswers those of one network"
             )
         );
         assert_eq!(
@@ -52,7 +52,7 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
     let failing = bench.state.failing();
     assert_eq!(
         failing[0].1.to_string(),
-        "its address 10.1.2.3 is not public; allowPrivateAnswers accepts such addresses"
+        "its address 10.1.2.3 is not public; allowPrivateAnswers accepts all such addresses, privateAnswers those of one network"
     );
     bench.answer("db.example", &["203.0.113.5"]);
     let gone = "10.1.2.3".parse().unwrap();
