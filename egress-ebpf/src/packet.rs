@@ -69,6 +69,37 @@ impl Plain {
         Self::of(Addr::from_v6_be(from), Addr::from_v6_be(to), proto, ports)
     }
 
+    /// The same for an IPv6 packet of TCP over 64 KiB ([`is_jumbo`]).
+    #[must_use]
+    #[inline(always)]
+    pub fn jumbo(words: &[u32; 13]) -> Option<Self> {
+        let [
+            first,
+            next,
+            f0,
+            f1,
+            f2,
+            f3,
+            t0,
+            t1,
+            t2,
+            t3,
+            hop,
+            length,
+            ports,
+        ] = *words;
+        if u32::from_be(first) >> 28 != 6 || !is_jumbo([next, hop, length].map(u32::from_be)) {
+            return None;
+        }
+        let (from, to) = ([f0, f1, f2, f3], [t0, t1, t2, t3]);
+        Self::of(
+            Addr::from_v6_be(from),
+            Addr::from_v6_be(to),
+            proto::TCP,
+            ports,
+        )
+    }
+
     #[inline(always)]
     fn of(from: Addr, to: Addr, proto: u8, ports: u32) -> Option<Self> {
         let ports = u32::from_be(ports);
@@ -91,9 +122,33 @@ impl Plain {
     }
 }
 
+/// Bytes of the header of [`is_jumbo`].
+const JUMBO: u32 = 8;
+
+/// Whether an IPv6 packet has the header that the kernel itself puts in front of TCP where a segment
+/// to be cut up by the device is longer than the length field can say (`ip6_xmit` in
+/// net/ipv6/ip6_output.c; the device's driver takes it off again): payload length 0, one hop-by-hop
+/// header of eight bytes with the jumbo payload option alone (RFC 2675 §2), a length above 65 535, then
+/// TCP. It sends the packet nowhere else. A hop-by-hop header of a socket's own (`IPV6_HOPOPTS`) comes
+/// with a payload length, or behind this one.
+///
+/// The numbers are the words at 4, 40 and 44.
+#[inline(always)]
+const fn is_jumbo([fixed, hop, length]: [u32; 3]) -> bool {
+    // Payload length and next header are 0.
+    fixed >> 8 == 0
+        && hop == u32::from_be_bytes([proto::TCP, 0, 0xc2, 4])
+        && length > u16::MAX as u32
+}
+
+#[inline(always)]
+fn has_jumbo<P: Packet>(packet: &P) -> bool {
+    is_jumbo([packet.word(4), packet.word(40), packet.word(44)])
+}
+
 /// Whether a packet carries TCP right behind a plain IP header. A stream passes by what its socket
 /// stored, so nothing in the header may send the packet elsewhere: no IPv4 option, no IPv6
-/// extension header, and no tunnel's header in front.
+/// extension header but [`is_jumbo`]'s, and no tunnel's header in front.
 #[must_use]
 #[inline(always)]
 pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {
@@ -102,7 +157,7 @@ pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {
     };
     match header[0] >> 4 {
         4 => header[0] == V4_PLAIN && header[9] == proto::TCP,
-        6 => header[6] == proto::TCP,
+        6 => header[6] == proto::TCP || has_jumbo(packet),
         _ => false,
     }
 }
@@ -197,6 +252,7 @@ fn v6<P: Packet>(packet: &P) -> Result<Destination, Reason> {
     // Hop-by-hop, routing, fragment, AH, destination options, mobility, HIP, shim6 (IANA
     // "IPv6 Extension Header Types"); ESP hides everything behind it.
     match next {
+        0 if has_jumbo(packet) => transport(packet, proto::TCP, 40 + JUMBO, addr),
         0 | 43 | 44 | 50 | 51 | 60 | 135 | 139 | 140 => Err(Reason::Unparsable),
         _ => transport(packet, next, 40, addr),
     }
@@ -220,180 +276,5 @@ fn transport<P: Packet>(packet: &P, proto: u8, at: u32, addr: Addr) -> Result<De
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Packet, Plain, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
-    use crate::decide::Destination;
-    use crate::verdict::Reason;
-    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-    use std::vec::Vec;
-
-    struct Bytes<'a>(&'a [u8]);
-
-    impl Packet for Bytes<'_> {
-        fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-            let at = offset as usize;
-            self.0.get(at..at + N)?.try_into().ok()
-        }
-    }
-
-    /// What the first words say, where there are as many.
-    fn plain(packet: &[u8]) -> Option<Plain> {
-        fn words<const N: usize>(packet: &[u8]) -> Option<[u32; N]> {
-            let mut words = [0; N];
-            for (word, bytes) in words.iter_mut().zip(packet.get(..N * 4)?.chunks(4)) {
-                *word = u32::from_ne_bytes(bytes.try_into().unwrap());
-            }
-            Some(words)
-        }
-        let v4 = words(packet).as_ref().and_then(Plain::v4);
-        v4.or_else(|| words(packet).as_ref().and_then(Plain::v6))
-    }
-
-    fn v4(version_ihl: u8, fragment: u16, proto: u8, transport: &[u8]) -> Vec<u8> {
-        let mut p = std::vec![0; 20];
-        p[0] = version_ihl;
-        p[6..8].copy_from_slice(&fragment.to_be_bytes());
-        p[9] = proto;
-        p[16..20].copy_from_slice(&Ipv4Addr::new(203, 0, 113, 10).octets());
-        p.resize(usize::from(version_ihl & 15) * 4, 0);
-        p.extend_from_slice(transport);
-        p
-    }
-
-    fn v6(next: u8, transport: &[u8]) -> Vec<u8> {
-        let mut p = std::vec![0; 40];
-        p[0] = 0x60;
-        p[6] = next;
-        p[24..40].copy_from_slice(&"2001:db8::10".parse::<Ipv6Addr>().unwrap().octets());
-        p.extend_from_slice(transport);
-        p
-    }
-
-    const PORTS: [u8; 8] = [0x30, 0x39, 0x00, 0x50, 0, 0, 0, 0];
-
-    #[test]
-    fn good_packets_give_their_destination() {
-        let to = |addr: &str, port, proto| {
-            Ok(Destination {
-                addr: addr.parse::<IpAddr>().unwrap().into(),
-                port,
-                proto,
-            })
-        };
-        for (packet, want) in [
-            (v4(0x45, 0, 6, &PORTS), to("203.0.113.10", 80, 6)),
-            (v4(0x45, 0x4000, 17, &PORTS), to("203.0.113.10", 80, 17)),
-            (v4(0x45, 0, 1, &[8, 0]), to("203.0.113.10", 0, 1)),
-            (v6(6, &PORTS), to("2001:db8::10", 80, 6)),
-            (v6(58, &[128, 0, 0, 0]), to("2001:db8::10", 0, 58)),
-        ] {
-            assert_eq!(destination(&Bytes(&packet)), want);
-            let listable = want.ok().filter(|to| to.port != 0);
-            assert_eq!(plain(&packet).map(|p| p.to), listable, "{packet:?}");
-        }
-    }
-
-    #[test]
-    fn what_hides_its_transport_header_is_refused() {
-        for packet in [
-            Vec::new(),
-            std::vec![0x50; 60],
-            v4(0x44, 0, 6, &PORTS),
-            v4(0x46, 0, 6, &PORTS),
-            v4(0x4f, 0, 17, &PORTS),
-            v4(0x45, 0x2000, 6, &PORTS),
-            v4(0x45, 0x0001, 6, &PORTS),
-            v4(0x45, 0, 6, &PORTS[..3]),
-            v4(0x45, 0, 6, &[])[..19].to_vec(),
-            v6(44, &PORTS),
-            v6(0, &PORTS),
-            v6(60, &PORTS),
-            v6(17, &PORTS[..2]),
-            v6(6, &[])[..39].to_vec(),
-        ] {
-            assert_eq!(
-                destination(&Bytes(&packet)),
-                Err(Reason::Unparsable),
-                "{packet:?}"
-            );
-            assert_eq!(plain(&packet), None, "{packet:?}");
-        }
-    }
-
-    #[test]
-    fn a_stream_is_plain_tcp_and_nothing_in_front() {
-        for (packet, want) in [
-            (v4(0x45, 0, 6, &PORTS), true),
-            (v4(0x46, 0, 6, &PORTS), false),
-            (v4(0x45, 0, 4, &PORTS), false),
-            (v4(0x45, 0, 17, &PORTS), false),
-            (v4(0x45, 0, 6, &[])[..9].to_vec(), false),
-            (v6(6, &PORTS), true),
-            (v6(43, &PORTS), false),
-            (v6(41, &PORTS), false),
-            (std::vec![0x50; 60], false),
-        ] {
-            assert_eq!(is_plain_tcp(&Bytes(&packet)), want, "{packet:?}");
-        }
-    }
-
-    #[test]
-    fn a_packet_on_loopback_names_its_true_sender() {
-        let from = |from: &str, to: &str| {
-            let octets = |s: &str| match s.parse().unwrap() {
-                IpAddr::V4(a) => a.octets().to_vec(),
-                IpAddr::V6(a) => a.octets().to_vec(),
-            };
-            let (from, to) = (octets(from), octets(to));
-            let (mut packet, at) = if from.len() == 4 {
-                (v4(0x45, 0, 17, &PORTS), 12)
-            } else {
-                (v6(17, &PORTS), 8)
-            };
-            packet[at..at + from.len()].copy_from_slice(&from);
-            packet[at + from.len()..at + 2 * from.len()].copy_from_slice(&to);
-            let said = source_is_local(&Bytes(&packet));
-            assert_eq!(plain(&packet).unwrap().source_is_local(), said);
-            said
-        };
-        assert!(from("127.0.0.1", "127.0.0.9"));
-        assert!(from("192.0.2.1", "192.0.2.1"));
-        assert!(from("::1", "::1"));
-        assert!(from("2001:db8::1", "2001:db8::1"));
-        assert!(!from("198.51.100.99", "127.0.0.1"));
-        assert!(!from("2001:db8::99", "::1"));
-        assert!(!from("192.0.2.1", "192.0.2.2"));
-        assert!(!from("0.0.0.0", "0.0.0.0"));
-        assert!(!from("::", "::"));
-    }
-
-    #[test]
-    fn neighbour_talk_stays_on_the_link() {
-        let packet = |next: u8, hops: u8, to: &str, body: &[u8]| {
-            let mut p = v6(next, body);
-            p[7] = hops;
-            p[24..40].copy_from_slice(&to.parse::<Ipv6Addr>().unwrap().octets());
-            p
-        };
-        let report = [58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0];
-        for (p, want) in [
-            (packet(58, 255, "ff02::1:ff00:1", &[135, 0, 0, 0]), true),
-            (packet(58, 255, "fe80::1", &[136, 0, 0, 0]), true),
-            (packet(0, 1, "ff02::16", &report), true),
-            (packet(58, 255, "2001:db8::1", &[135, 0, 0, 0]), false),
-            (packet(58, 64, "ff02::1", &[135, 0, 0, 0]), false),
-            (packet(58, 255, "ff02::1", &[128, 0, 0, 0]), false),
-            (packet(58, 255, "ff05::1", &[135, 0, 0, 0]), false),
-            (packet(0, 1, "2001:db8::1", &report), false),
-            (packet(0, 64, "ff02::16", &report), false),
-            (
-                packet(0, 1, "ff02::16", &[17, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0]),
-                false,
-            ),
-            (packet(17, 255, "ff02::1", &[135, 0, 0, 0]), false),
-            (packet(58, 255, "ff02::1", &[]), false),
-        ] {
-            assert_eq!(is_neighbour_talk(&Bytes(&p)), want, "{p:?}");
-        }
-    }
-}
+#[path = "packet/tests.rs"]
+mod tests;

@@ -19,7 +19,8 @@ impl Skb<'_> {
     /// The same for IPv6.
     #[inline(always)]
     pub fn plain6(&self) -> Option<Plain> {
-        self.words().and_then(Plain::v6)
+        let jumbo = || self.words().and_then(Plain::jumbo);
+        self.words().and_then(Plain::v6).or_else(jumbo)
     }
 
     /// The first words of the packet, if they are at hand.
