@@ -37,11 +37,17 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     privilege::no_new_privileges()?;
     cgroup2::join_first_namespace()?;
     let started = Started::now();
-    let mut gate = gate::close(&config.bpf_dir, &config.cgroups, config.max_networks)?;
+    let audits = config.audits_all();
+    let mut gate = gate::close(
+        &config.bpf_dir,
+        &config.cgroups,
+        config.max_networks,
+        audits,
+    )?;
     tracing::info!(
         roots = %gate::shown(&gate.roots.paths),
         adopted = gate.kernel.adopted,
-        "the gate is closed; reading the rules"
+        "attached to the enforced roots; reading the rules"
     );
     if let Some(wrong) = gate.roots.wrong.take() {
         return Err(wrong.into());

@@ -117,6 +117,12 @@ impl Config {
         Self::complete(settings, servers, resolv_conf::system_servers)
     }
 
+    /// Whether nothing is denied to any workload.
+    pub fn audits_all(&self) -> bool {
+        let enforced = |entry: &WorkloadEntry| entry.mode == Some(Mode::Enforce);
+        self.mode == Mode::Audit && !self.workloads.iter().any(enforced)
+    }
+
     /// Takes over from `new` what a running agent can change. Returns the other fields that differ.
     pub fn take_live(&mut self, new: &Self) -> Vec<&'static str> {
         macro_rules! take {

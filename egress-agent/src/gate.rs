@@ -34,7 +34,15 @@ pub struct Gate {
 /// # Errors
 /// Another agent holds the gate, or the kernel refuses. A wrong root is no error: the others are
 /// closed all the same.
-pub fn close(bpf_dir: &Path, cgroups: &[PathBuf], max_networks: u32) -> anyhow::Result<Gate> {
+///
+/// With `audits` a gate that is made anew records what it would deny and denies nothing, as its rules
+/// will: whoever tries the gate on a running machine must not be cut off by its start.
+pub fn close(
+    bpf_dir: &Path,
+    cgroups: &[PathBuf],
+    max_networks: u32,
+    audits: bool,
+) -> anyhow::Result<Gate> {
     let mut roots = Roots::look(cgroups);
     if roots.paths.is_empty()
         && let Some(wrong) = roots.wrong.take()
@@ -45,7 +53,7 @@ pub fn close(bpf_dir: &Path, cgroups: &[PathBuf], max_networks: u32) -> anyhow::
     let pins = Pins::mount(bpf_dir)?;
     let lock = Lock::take(bpf_dir, LEAVING)?;
     let mut kernel = Kernel::load(pins, max_networks)?;
-    kernel.deny_without_rules()?;
+    kernel.deny_without_rules(audits)?;
     kernel::attach_roots(&mut kernel, &roots.paths)?;
     Ok(Gate {
         kernel,
@@ -89,7 +97,12 @@ pub fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
         prove(&closing.bpf_dir, &roots)?;
     } else {
         // The roots that are there first: one that is waited for must not keep them open.
-        let mut gate = close(&closing.bpf_dir, &closing.cgroups, closing.max_networks)?;
+        let mut gate = close(
+            &closing.bpf_dir,
+            &closing.cgroups,
+            closing.max_networks,
+            false,
+        )?;
         let end = Instant::now() + closing.wait;
         while roots.paths.iter().any(|root| !root.exists()) && Instant::now() < end {
             thread::sleep(LOOK);
@@ -153,7 +166,7 @@ fn try_close(known: &Essentials) -> anyhow::Result<String> {
     let roots = Roots::look(&known.cgroups);
     let there: Vec<PathBuf> = roots.paths.into_iter().filter(|r| r.exists()).collect();
     if !there.is_empty() {
-        drop(close(&known.bpf_dir, &there, known.max_networks)?);
+        drop(close(&known.bpf_dir, &there, known.max_networks, false)?);
     }
     Ok(shown(&there))
 }

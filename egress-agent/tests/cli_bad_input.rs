@@ -174,3 +174,41 @@ fn check_ends_0_1_or_64() {
         &["/nonexistent.yaml"],
     );
 }
+
+/// `status | head` and its like: the reader has seen enough, and the verdict stays what it is.
+#[test]
+fn a_pipe_whose_reader_left_ends_nothing_with_noise() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let script = "\"$@\" | true; exit ${PIPESTATUS[0]}";
+    let piped = |args: &[&str]| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script, "bash", env!("CARGO_BIN_EXE_egress-agent")]);
+        bash.args(args).output().unwrap()
+    };
+    fs::write(
+        dir.path().join("a.yaml"),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
+    )
+    .unwrap();
+    for (args, code) in [
+        (&["check", folder][..], 0),
+        (&["explain", "--rules", folder, "a.example:80"], 1),
+        (&["--help"], 0),
+        (
+            &[
+                "status",
+                "--admin-socket",
+                "/nonexistent",
+                "--bpf-dir",
+                folder,
+            ],
+            69,
+        ),
+    ] {
+        let out = piped(args);
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    }
+}

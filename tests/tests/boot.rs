@@ -16,13 +16,11 @@ use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::probe::Session;
 use egress_tests::rules::{ECHO, HTTPBIN};
-use egress_tests::{Lab, LabOptions, pinned, wait_until};
+use egress_tests::{Lab, LabOptions, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
-/// A workload's pod as the kubelet names it.
-const POD: &str = "pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 /// What goes straight through, by address.
 const DIRECT: &str = "
 apiVersion: networking.istio.io/v1
@@ -304,56 +302,6 @@ fn no_signal_but_those_that_stop_it_ends_the_agent() {
 }
 
 #[test]
-fn a_root_without_workloads_is_closed_and_not_ready_until_one_comes() {
-    let empty = Cgroup::new().unwrap();
-    let flag = shown(empty.path());
-    let lab = Lab::without_agent(LabOptions::flags(&["--cgroup", &flag])).unwrap();
-    let agent = spawn(&lab, &lab.agent_place(), &["--cgroup", &flag]);
-    not_ready(&lab, "no workload is below");
-    let _first = empty.child("first").unwrap();
-    wait_status(&lab, "the first workload makes it ready", |s| {
-        s["ready"] == true
-    });
-    drop(agent);
-}
-
-#[test]
-fn an_agent_that_is_a_pod_outside_its_roots_is_not_ready_and_names_the_pods_root() {
-    let lab = Lab::without_agent(LabOptions::default()).unwrap();
-    let node = Cgroup::new().unwrap();
-    let pods = node.child("kubepods").unwrap();
-    let class = pods.child("burstable").unwrap();
-    let pod = class.child(POD).unwrap();
-    let container = pod.child(&"a".repeat(64)).unwrap();
-    let place = Place {
-        cgroup: Some(&container),
-        ..lab.agent_place()
-    };
-    let agent = spawn(&lab, &place, &[]);
-    let why = not_ready(&lab, "started as a pod");
-    let hint = format!("cgroups: [{}]", shown(pods.path()));
-    assert!(why.contains(&hint) && !why.contains("mkdir"), "{why}");
-    drop(agent);
-    drop((container, pod, class, pods));
-}
-
-#[test]
-fn pins_that_go_with_the_agents_mounts_are_not_ready() {
-    let lab = Lab::without_agent(LabOptions::default()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let mut words = lab.agent_arguments();
-    let at = words.iter().position(|w| w == "--bpf-dir").unwrap();
-    words[at + 1] = dir.path().into();
-    let mut command = lab.agent_place().command("unshare").unwrap();
-    command.args(["--mount", "--propagation", "private"]);
-    command.arg(agent::binary().unwrap()).args(words);
-    let agent = egress_tests::child::Guarded::spawn(&mut command).unwrap();
-    let why = not_ready(&lab, "mounted for the agent alone");
-    assert!(why.contains("opens when the agent ends"), "{why}");
-    drop(agent);
-}
-
-#[test]
 fn without_an_agent_status_tells_of_the_gate_that_is_pinned() {
     let mut lab = Lab::start().unwrap();
     assert_eq!(status(&lab).0, 0);
@@ -387,16 +335,4 @@ fn an_admin_socket_that_was_taken_or_removed_is_made_again() {
     wait_status(&lab, "it answers", |s| s["ready"] == true);
     fs::remove_file(lab.admin_socket()).unwrap();
     wait_status(&lab, "it answers again", |s| s["ready"] == true);
-}
-
-/// Fault 16 of old: the kernel redirects to listeners of an agent that is gone.
-#[test]
-fn an_agent_that_redirected_flows_do_not_reach_is_not_ready() {
-    let lab = Lab::start_with(LabOptions::flags(&["--canary-interval", "1s"])).unwrap();
-    let netns = pinned::proxy_namespaces(lab.bpf_dir()).unwrap();
-    for cookie in netns {
-        pinned::forget_proxy(lab.bpf_dir(), cookie).unwrap();
-    }
-    let why = not_ready(&lab, "redirected connect");
-    assert!(why.contains("listener of this agent"), "{why}");
 }

@@ -112,16 +112,17 @@ impl Kernel {
     }
 
     /// Without rules in the kernel, writes the policy that denies everything but loopback, so that a
-    /// root is closed from the moment that a program is attached to it. Rules of a previous agent
-    /// stay.
-    pub fn deny_without_rules(&self) -> anyhow::Result<()> {
+    /// root is closed from the moment that a program is attached to it; with `audits`, the one that
+    /// records and denies nothing. Rules of a previous agent stay.
+    pub fn deny_without_rules(&self, audits: bool) -> anyhow::Result<()> {
         let mut policies = PolicyWriter::open(&self.pins)?;
         if policies.read().get(DEFAULT_POLICY).generation == 0 {
-            let deny_all = Policy {
+            let without_rules = Policy {
                 generation: policies.highest() + 1,
+                flags: if audits { policy_flag::AUDIT } else { 0 },
                 ..Policy::default()
             };
-            policies.set(DEFAULT_POLICY, &deny_all)?;
+            policies.set(DEFAULT_POLICY, &without_rules)?;
         }
         Ok(())
     }

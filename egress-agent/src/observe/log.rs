@@ -117,11 +117,14 @@ pub fn last_line(error: anyhow::Error, format: LogFormat) -> anyhow::Error {
 }
 
 fn filter(directives: &str) -> Result<EnvFilter, Failure> {
-    EnvFilter::builder().parse(directives).map_err(|e| {
+    let parse = |text: &str| EnvFilter::builder().parse(text);
+    let chosen = parse(directives).map_err(|e| {
         Failure::usage(format_args!(
             "log.filter: `{directives}`: {e}; want a level or module=level,..."
         ))
-    })
+    })?;
+    // Each swap of a ConfigMap takes a watched folder along, of which `notify` warns.
+    Ok(parse(&format!("notify=error,{directives}")).unwrap_or(chosen))
 }
 
 #[cfg(test)]
