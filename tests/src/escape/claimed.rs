@@ -188,27 +188,27 @@ pub(super) fn older_multicast(aim: &Aim) -> Step {
 
 /// One of two workloads: writes to the other one, in another network namespace, as the target.
 pub(super) fn write_as_target(aim: &Aim) -> Step {
-    write_to_server(aim, bound_to_target(aim)?, false)
+    write_to_server(aim, &bound_to_target(aim)?, false)
 }
 
 /// The same by a control message.
 pub(super) fn write_as_target_by_message(aim: &Aim) -> Step {
-    write_to_server(aim, unbound(aim)?, true)
+    write_to_server(aim, &unbound(aim)?, true)
 }
 
 /// The same without an option: `ip_nonlocal_bind` is set.
 pub(super) fn write_as_target_by_sysctl(aim: &Aim) -> Step {
-    write_to_server(aim, bound_by_sysctl(aim)?, false)
+    write_to_server(aim, &bound_by_sysctl(aim)?, false)
 }
 
-fn write_to_server(aim: &Aim, sock: Sock, by_message: bool) -> Step {
+fn write_to_server(aim: &Aim, sock: &Sock, by_message: bool) -> Step {
     let to = SocketAddr::new(aim.own, SERVER_PORT);
     let start = Instant::now();
     let mut last = Ok(());
     // Until the server is there and has read one.
     while start.elapsed() < Duration::from_secs(1) {
         last = if by_message {
-            claimed_anywhere(&sock, aim, to)
+            claimed_anywhere(sock, aim, to)
         } else {
             sock.send_to(PAYLOAD, to, 0)
         };
@@ -310,7 +310,18 @@ pub(super) fn other_options(aim: &Aim) -> Step {
     sock.set_bytes(libc::SOL_SOCKET, libc::SO_RCVBUF, &long)?;
     sock.set::<c_int>(libc::IPPROTO_IP, libc::IP_FREEBIND, &0)?;
     sock.set_bytes(libc::IPPROTO_IP, libc::IP_TRANSPARENT, &[0])?;
-    sock.send_to(PAYLOAD, aim.listed, 0)
+    // As every datagram socket of Go has it.
+    sock.turn_on(libc::SOL_SOCKET, libc::SO_BROADCAST)?;
+    let server = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    server.bind(SocketAddr::new(aim.own, 0))?;
+    let own_range = SocketAddr::new(aim.own, server.port()?);
+    for to in [aim.listed, own_range, aim.listed] {
+        sock.send_to(PAYLOAD, to, 0)?;
+        sock.connect(to)?;
+        sock.send(PAYLOAD)?;
+        sock.disconnect()?;
+    }
+    Ok(())
 }
 
 /// A datagram on the loopback device that names a resolver of the agent as its sender, which

@@ -32,7 +32,7 @@ pub(super) static CLAIMED: &[Path] = &[
     path("claimed-neighbour-sysctl", V6, claimed::write_as_target_by_sysctl, "bind6", "the same without an option, where net.ipv6.ip_nonlocal_bind is set").by(Trial::Suite(Scenario::NonlocalNeighbour("write-as-target-by-sysctl"))),
     path("claimed-repair", Both, claimed::repaired_reset, SETSOCKOPT, "a TCP_REPAIR socket claims a connection between the target and a closed port: the kernel's reset goes to the target"),
     path("tcp-repair", Both, claimed::repair, SETSOCKOPT, "TCP_REPAIR alone").uncontrolled("by itself it sends nothing"),
-    path("setsockopt-others", Both, claimed::other_options, SETSOCKOPT, "a value longer than a page, and IP_FREEBIND and IP_TRANSPARENT turned off").uncontrolled("they claim nothing").expect(Expect::Works("other options are left alone")),
+    path("setsockopt-others", Both, claimed::other_options, SETSOCKOPT, "a value longer than a page, IP_FREEBIND and IP_TRANSPARENT turned off, SO_BROADCAST and what is listed").uncontrolled("they claim nothing").expect(Expect::Works("other options are left alone")),
     path("claimed-resolver", V4, claimed::resolver, EGRESS, "a datagram on the loopback device from the address and port of a resolver of the agent, by IP_PKTINFO of a socket that is bound to another address of that port").uncontrolled("it stays on the node"),
     path("udp-answer-aged", Both, forged::answer_aged, SENDMSG, "a datagram server answers, and again when 120 s are over").by(Trial::Suite(Scenario::AnswerAged)),
     path("udp-broadcast-network", V4, claimed::broadcast_in_network, "sendmsg4, egress", "broadcast, limited and of the subnet, to an address in a listed network"),
