@@ -55,7 +55,7 @@ pub(super) async fn serve_any(client: Client, stream: Rewound, drain: DrainSigna
 async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut drain: DrainSignal) {
     let limits = client.shared.limits;
     let control = Arc::new(Control::default());
-    let stream = Wire::new(stream, reader, Arc::clone(&control));
+    let stream = Wire::new(client.clone(), stream, reader, Arc::clone(&control));
     let counters = stream.counters();
     let this = Arc::new(Connection {
         client,

@@ -105,6 +105,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
     pub head: usize,
+    /// Bytes of unfinished request heads over all connections; one cgroup gets a quarter.
+    pub heads: usize,
     /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
     /// relayed unread, since the server may be the one to speak first.
     pub first_bytes: Duration,
@@ -121,6 +123,7 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
             head: 60 * 1024,
+            heads: 64 * 1024 * 1024,
             first_bytes: Duration::from_millis(300),
             idle_upstreams: 4,
         }
@@ -135,6 +138,8 @@ pub struct Shared {
     observer: Arc<dyn Observer>,
     limits: Limits,
     connections: Arc<Places>,
+    /// Blocks of [`wire::BLOCK`] bytes of unfinished request heads.
+    heads: Arc<Places>,
     changes: Option<watch::Receiver<u64>>,
     /// What canaries are answered.
     proof: Arc<str>,
@@ -150,6 +155,8 @@ impl Shared {
         limits: Limits,
     ) -> Self {
         let connections = Arc::new(Places::new(limits.connections, limits.connections_each));
+        let blocks = limits.heads / wire::BLOCK;
+        let heads = Arc::new(Places::new(blocks, blocks / 4));
         Self {
             routes,
             origins,
@@ -157,6 +164,7 @@ impl Shared {
             observer,
             limits,
             connections,
+            heads,
             changes: None,
             proof: Arc::default(),
         }

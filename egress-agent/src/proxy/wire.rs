@@ -6,7 +6,8 @@
 //! no host and no route.
 
 use super::control::{Asked, Control};
-use super::flow::{Counters, Rewound};
+use super::flow::{Client, Counters, Rewound};
+use super::places::Place;
 use egress_core::http::chunked::{ChunkScanner, Scanned};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::request_head::{Framing, HeadError, HeadOutcome, HeadReader};
@@ -22,12 +23,18 @@ use tokio::time::{Sleep, sleep};
 /// reset the connection, and the client would lose the response (Envoy's `delayed_close_timeout`).
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Unfinished heads are counted in blocks of so many bytes; what is less is not counted.
+pub(super) const BLOCK: usize = 4096;
+
 /// See the module.
 pub(super) struct Wire {
     stream: Rewound,
+    client: Client,
+    /// Room that the pending bytes take.
+    room: Vec<Place>,
     control: Arc<Control>,
     reader: HeadReader,
-    place: Place,
+    place: Next,
     /// A head on its way to the library.
     inward: Vec<u8>,
     given: usize,
@@ -39,7 +46,7 @@ pub(super) struct Wire {
 }
 
 /// What the next bytes of the client are.
-enum Place {
+enum Next {
     Head,
     Length(u64),
     Chunked(ChunkScanner),
@@ -55,12 +62,19 @@ enum Place {
 
 impl Wire {
     /// A connection whose heads `reader` reads.
-    pub(super) fn new(stream: Rewound, reader: HeadReader, control: Arc<Control>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        stream: Rewound,
+        reader: HeadReader,
+        control: Arc<Control>,
+    ) -> Self {
         Self {
             stream,
+            client,
+            room: Vec::new(),
             control,
             reader,
-            place: Place::Head,
+            place: Next::Head,
             inward: Vec::new(),
             given: 0,
             outward: Vec::new(),
@@ -81,9 +95,9 @@ impl Wire {
             HeadOutcome::Head(head) => {
                 (self.inward, self.given) = (head.bytes, 0);
                 self.place = match head.framing {
-                    Framing::Length(0) => Place::Held,
-                    Framing::Length(length) => Place::Length(length),
-                    Framing::Chunked => Place::Chunked(ChunkScanner::default()),
+                    Framing::Length(0) => Next::Held,
+                    Framing::Length(length) => Next::Length(length),
+                    Framing::Chunked => Next::Chunked(ChunkScanner::default()),
                 };
                 self.control.asked(Asked {
                     authority: head.authority,
@@ -96,11 +110,26 @@ impl Wire {
         true
     }
 
+    /// Takes and gives back room for the pending bytes; false where there is no more of it.
+    fn has_room(&mut self) -> bool {
+        let blocks = self.reader.pending().len() / BLOCK;
+        self.room.truncate(blocks);
+        while self.room.len() < blocks {
+            let heads = &self.client.shared.heads;
+            let Some(block) = heads.take(self.client.origin.cgroup) else {
+                return false;
+            };
+            self.room.push(block);
+        }
+        true
+    }
+
     fn refuse(&mut self, error: HeadError) {
         self.outward.extend(closing_reply(&error.reply()));
         self.control.refused(error);
         self.reader.take(usize::MAX);
-        self.place = Place::Refused;
+        self.room.clear();
+        self.place = Next::Refused;
     }
 
     /// Reads into `buffer` and hands over the fresh bytes, which are then not in it.
@@ -143,15 +172,15 @@ impl Wire {
         ready!(self.poll_read_on(cx, buffer))?;
         let fresh = &buffer.filled()[before..];
         let scanned = match &mut self.place {
-            Place::Length(left) => {
+            Next::Length(left) => {
                 let used = usize::try_from(*left).unwrap_or(usize::MAX);
                 let used = used.min(fresh.len());
                 *left -= used as u64;
                 let ended = *left == 0;
                 Ok(Scanned { used, ended })
             }
-            Place::Chunked(scanner) => scanner.scan(fresh),
-            Place::Head | Place::Broken | Place::Held | Place::Refused | Place::Tunnel => {
+            Next::Chunked(scanner) => scanner.scan(fresh),
+            Next::Head | Next::Broken | Next::Held | Next::Refused | Next::Tunnel => {
                 return Poll::Ready(Ok(()));
             }
         };
@@ -159,12 +188,12 @@ impl Wire {
             Ok(Scanned { used, ended }) => {
                 self.reader.push_back(&fresh[used..]);
                 if ended {
-                    self.place = Place::Held;
+                    self.place = Next::Held;
                 }
                 (used, Ok(()))
             }
             Err(error) => {
-                self.place = Place::Broken;
+                self.place = Next::Broken;
                 (0, Err(io::Error::new(io::ErrorKind::InvalidData, error)))
             }
         };
@@ -175,8 +204,8 @@ impl Wire {
     /// Whether the client may be sending something that nobody will read.
     fn is_amid_a_request(&self) -> bool {
         match self.place {
-            Place::Length(_) | Place::Chunked(_) | Place::Broken | Place::Refused => true,
-            Place::Head | Place::Held | Place::Tunnel => false,
+            Next::Length(_) | Next::Chunked(_) | Next::Broken | Next::Refused => true,
+            Next::Head | Next::Held | Next::Tunnel => false,
         }
     }
 
@@ -238,8 +267,13 @@ impl AsyncRead for Wire {
                 return Poll::Ready(Ok(()));
             }
             match this.place {
-                Place::Head => {
+                Next::Head => {
                     if this.next_head() {
+                        this.has_room();
+                        continue;
+                    }
+                    if !this.has_room() {
+                        this.refuse(HeadError::NoRoom);
                         continue;
                     }
                     if this.ended || ready!(this.poll_read_aside(cx, buffer))? == 0 {
@@ -247,10 +281,10 @@ impl AsyncRead for Wire {
                         return Poll::Ready(Ok(()));
                     }
                 }
-                Place::Length(_) | Place::Chunked(_) => return this.poll_body(cx, buffer),
-                Place::Held if this.control.is_tunnel() => this.place = Place::Tunnel,
-                Place::Held if this.control.take_answered() => this.place = Place::Head,
-                Place::Held => {
+                Next::Length(_) | Next::Chunked(_) => return this.poll_body(cx, buffer),
+                Next::Held if this.control.is_tunnel() => this.place = Next::Tunnel,
+                Next::Held if this.control.take_answered() => this.place = Next::Head,
+                Next::Held => {
                     // Read on only to see that the client leaves; what it sends instead waits.
                     if !this.reader.pending().is_empty()
                         || ready!(this.poll_read_aside(cx, buffer))? > 0
@@ -261,9 +295,9 @@ impl AsyncRead for Wire {
                     return Poll::Ready(Ok(()));
                 }
                 // The library sees the end once the reply is written.
-                Place::Refused => return this.poll_outward(cx),
-                Place::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
-                Place::Tunnel => return this.poll_read_on(cx, buffer).map_ok(|_| ()),
+                Next::Refused => return this.poll_outward(cx),
+                Next::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+                Next::Tunnel => return this.poll_read_on(cx, buffer).map_ok(|_| ()),
             }
         }
     }

@@ -135,3 +135,51 @@ async fn a_cgroup_gets_no_more_connections_than_its_share() {
     let mut again = bed.client().await;
     assert_eq!(again.take(5).await.as_deref(), Some(&b"hello"[..]));
 }
+
+#[tokio::test]
+async fn unfinished_heads_of_a_cgroup_have_a_bound_and_their_room_is_given_back() {
+    let limits = Limits {
+        heads: 4 * 64 * 1024,
+        ..Limits::default()
+    };
+    let origin = fixed_origin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let bed = bed(http_port(HOST, &[origin], None), limits).await;
+    let half = format!(
+        "GET / HTTP/1.1\r\nHost: {HOST}\r\nx: {}",
+        "y".repeat(30_000)
+    );
+    let mut held = [bed.client().await, bed.client().await];
+    for client in &mut held {
+        client.send(half.as_bytes()).await;
+    }
+    // Whether a head is held is seen by the next one that has no room.
+    let mut refused = bed.client().await;
+    refused.send(half.as_bytes()).await;
+    let (mut kept, mut denied) = (0, 0);
+    let [a, b] = &mut held;
+    for client in [a, b, &mut refused] {
+        match timeout(Duration::from_millis(500), client.message()).await {
+            Ok(reply) => {
+                let reply = reply.unwrap();
+                assert_eq!((reply.status(), reply.text()), (503, "envoy overloaded"));
+                assert_eq!(bed.refusal().await, RefusalReason::HeadLimit);
+                assert_eq!(bed.record().await.flags.to_string(), "UO");
+                denied += 1;
+            }
+            Err(_) => kept += 1,
+        }
+    }
+    assert_eq!((kept, denied), (2, 1));
+    for client in &mut held {
+        client.send(b"\r\n\r\n").await;
+    }
+    let mut answered = 0;
+    for client in held {
+        let mut client = client;
+        answered +=
+            usize::from(matches!(client.message().await, Some(reply) if reply.status() == 200));
+    }
+    assert!(answered >= 1, "{answered}");
+    let mut again = bed.client().await;
+    assert_eq!(again.ask(&format!("{half}\r\n\r\n")).await.status(), 200);
+}

@@ -212,6 +212,15 @@ impl LocalReply {
         }
     }
 
+    /// No room for what the client sends (Envoy's overload manager).
+    pub fn overloaded() -> Self {
+        Self {
+            status: 503,
+            body: "envoy overloaded".into(),
+            flags: ResponseFlag::UO.into(),
+        }
+    }
+
     /// A transfer coding other than chunked.
     pub fn not_implemented() -> Self {
         Self {

@@ -22,6 +22,9 @@ pub enum HeadError {
     /// The head is larger than the limit.
     #[error("the request head is over the size limit")]
     TooLarge,
+    /// The unfinished heads of this workload, or of all, take all the room that there is.
+    #[error("no room for more unfinished request heads")]
+    NoRoom,
     /// More than [`MAX_HEADERS`] fields.
     #[error("the request has more than 100 headers")]
     TooManyHeaders,
@@ -59,6 +62,7 @@ impl HeadError {
     pub fn reply(&self) -> LocalReply {
         match self {
             Self::TooLarge | Self::TooManyHeaders => LocalReply::head_too_large(),
+            Self::NoRoom => LocalReply::overloaded(),
             Self::TransferEncoding => LocalReply::not_implemented(),
             Self::Version => LocalReply::upgrade_required(),
             Self::NoHost | Self::Target(TargetError::Nul) => LocalReply::bad_request(),
@@ -78,6 +82,7 @@ impl HeadError {
             Self::Version => RefusalReason::Http10,
             Self::NoHost => RefusalReason::AmbiguousHost,
             Self::Connect => RefusalReason::Connect,
+            Self::NoRoom => RefusalReason::HeadLimit,
             Self::Malformed(_)
             | Self::TooLarge
             | Self::TooManyHeaders
@@ -161,6 +166,10 @@ impl HeadReader {
 
     /// Takes bytes of the connection.
     pub fn push(&mut self, bytes: &[u8]) {
+        // Not twice what there is: many connections may hold an unfinished head.
+        if self.raw.capacity() - self.raw.len() < bytes.len() {
+            self.raw.reserve_exact(bytes.len().max(2048));
+        }
         self.raw.extend_from_slice(bytes);
     }
 
@@ -209,6 +218,9 @@ impl HeadReader {
             Ok(None) => HeadOutcome::NeedMore,
             Ok(Some((head, used))) => {
                 self.raw.drain(..used);
+                if self.raw.is_empty() {
+                    self.raw = Vec::new();
+                }
                 (self.searched, self.next_look) = (0, 0);
                 HeadOutcome::Head(head)
             }

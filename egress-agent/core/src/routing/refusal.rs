@@ -18,6 +18,9 @@ pub enum RefusalReason {
     /// All connections that the limits allow are taken.
     #[error("connection limit reached")]
     ConnectionLimit,
+    /// Unfinished request heads take all the room that the limits allow.
+    #[error("limit of unfinished request heads reached")]
+    HeadLimit,
     /// Nothing on this port goes through the proxy under this policy.
     #[error("nothing is listed on this port")]
     UnlistedPort,
