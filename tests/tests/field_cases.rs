@@ -66,6 +66,65 @@ fn check(lab: &Lab) -> (i32, i32, String) {
     (plain.exit, strict.exit, plain.stdout)
 }
 
+#[test]
+fn a_listed_address_is_a_host_of_its_own() {
+    let mut lab = lab(rules!("vip-host-is-ip"), &[]);
+    let origin = http(&lab, &[v4(169), v6(169)], &[80]);
+    lab.dns.set("metadata.shop.example", &[v4(169)], 30);
+    let url = "http://198.51.100.169/computeMetadata/v1/";
+    let ported = ["-H", "Host: 198.51.100.169:80", "http://198.51.100.169/"];
+    assert_eq!(get(&lab, &["http://metadata.shop.example/get"]), 200);
+    for arguments in [&["http://198.51.100.169/get"][..], &ported] {
+        assert_ne!(get(&lab, arguments), 502, "{arguments:?}");
+    }
+    assert!(origin.connections() > 0);
+    assert_eq!(explain(&lab, &[url]).0, 0);
+    // An address that is not the one dialled is another Host.
+    assert_eq!(get(&lab, &["-H", "Host: 198.51.100.170", url]), 502);
+    assert_eq!(explain(&lab, &["-H", "Host: 198.51.100.170", url]).0, 1);
+    let v6_rules = rules!("vip-host-is-ip")
+        .replace("198.51.100.169/32", "\"2001:db8:2::169\"")
+        .replace("address: 198.51.100.169", "address: \"2001:db8:2::169\"");
+    lab.rules("case.yaml", &v6_rules).unwrap();
+    let url = "http://[2001:db8:2::169]/get";
+    assert_eq!(get(&lab, &[url]), 200);
+    assert_eq!(explain(&lab, &[url]).0, 0);
+    assert!(lab.agent().unwrap().is_running());
+}
+
+#[test]
+fn tls_to_a_listed_single_address_needs_no_server_name() {
+    let lab = lab(rules!("https-vip-no-sni"), &[]);
+    let addresses = [v4(36), v4(37), v4(38)];
+    let kubelet = tls(&lab, &addresses, 10250, &["kubelet.local"]);
+    for (address, passes) in [
+        ("198.51.100.36", true),
+        ("198.51.100.37", true),
+        ("198.51.100.38", false),
+    ] {
+        let url = format!("https://{address}:10250/get");
+        let code = get(&lab, &["-k", &url]);
+        assert_eq!(code == 200, passes, "{url}: {code}");
+        assert_eq!(explain(&lab, &[&url]).0, i32::from(!passes), "{url}");
+    }
+    assert!(kubelet.handshakes() > 0);
+    // Of a network the name is needed, as in Istio.
+    let network = rules!("https-vip-no-sni")
+        .replace("[198.51.100.36/32, 198.51.100.37/32]", "[198.51.100.36/31]");
+    lab.rules("case.yaml", &network).unwrap();
+    let url = "https://198.51.100.36:10250/get";
+    assert_eq!(get(&lab, &["-k", url]), 0);
+    let (exit, told) = explain(&lab, &[url]);
+    assert!(exit == 1 && told.contains("no server name"), "{told}");
+    let named = [
+        "-k",
+        "--resolve",
+        "kubelet.local:10250:198.51.100.36",
+        "https://kubelet.local:10250/get",
+    ];
+    assert_eq!(get(&lab, &named), 200);
+}
+
 /// The request is denied, nothing of it reaches the origin, and check, explain and the log say why.
 #[track_caller]
 fn serves_nothing(lab: &mut Lab, origin: &Origin, arguments: &[&str], url: &str, field: &str) {

@@ -111,4 +111,6 @@ impl State {
 }
 
 #[cfg(test)]
+mod denied_tests;
+#[cfg(test)]
 mod tests;

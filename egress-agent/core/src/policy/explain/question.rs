@@ -3,8 +3,6 @@
 //! It only reads the text; no rule is looked at here.
 
 use crate::http::authority::parse_authority;
-use crate::http::method::is_known_method;
-use crate::http::target::{TargetError, parse_target};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
@@ -56,12 +54,9 @@ pub enum QuestionError {
     /// Neither http nor https.
     #[error("scheme {0:?} is neither http nor https")]
     Scheme(String),
-    /// Not a method that the proxy knows.
-    #[error("{0:?} is no HTTP method that the gate lets through")]
+    /// Not a method of HTTP.
+    #[error("{0:?} is no HTTP method")]
     Method(String),
-    /// The proxy answers such a target with 400.
-    #[error(transparent)]
-    Target(#[from] TargetError),
     /// Not a header.
     #[error("{0:?} is no header: give NAME: VALUE")]
     Header(String),
@@ -86,8 +81,6 @@ impl Question {
             path if path.starts_with('/') => path.to_owned(),
             query => format!("/{query}"),
         };
-        // What the proxy matches, whatever a client makes of the URL.
-        let path = parse_target(b"GET", path.as_bytes())?.path;
         Ok(Self {
             to: dialled(authority, scheme)?,
             scheme,
@@ -100,9 +93,8 @@ impl Question {
 
     /// The same with another method.
     pub fn with_method(mut self, method: &str) -> Result<Self, QuestionError> {
-        let read = Method::from_bytes(method.as_bytes()).ok();
-        let read = read.filter(|_| is_known_method(method));
-        self.method = read.ok_or_else(|| QuestionError::Method(method.to_owned()))?;
+        let bad = |_| QuestionError::Method(method.to_owned());
+        self.method = Method::from_bytes(method.as_bytes()).map_err(bad)?;
         Ok(self)
     }
 

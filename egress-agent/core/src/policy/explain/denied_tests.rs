@@ -1,0 +1,165 @@
+//! Destinations that the gate denies although a rule lists them, and requests with more than a path.
+
+use super::tests::state_of;
+use super::{DeniedBy, Question, QuestionError};
+
+/// Ports that are dialled in another way than they are listed for, and destinations that are not
+/// there.
+const UNMEANT: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web}
+spec: {hosts: [web.example], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: open}
+spec: {hosts: [db.example], resolution: NONE, ports: [{number: 5432, name: p, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: nowhere}
+spec: {hosts: [nowhere.example], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: vip}
+spec: {hosts: [vip.example], addresses: [203.0.113.9], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}, {number: 22, name: s, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: led}
+spec: {hosts: [led.example], resolution: DNS, ports: [{number: 9000, name: p, protocol: TCP}, {number: 8443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web-too, labels: {chart: other}}
+spec: {hosts: [web.example], resolution: DNS, ports: [{number: 8443, name: t, protocol: TLS}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: away}
+spec:
+  hosts: [led.example]
+  tcp: [{match: [{port: 9000}], route: [{destination: {host: gone.example, port: {number: 9000}}}]}]
+  tls: [{match: [{port: 8443, sniHosts: [led.example]}], route: [{destination: {host: gone.example, port: {number: 8443}}}]}]
+";
+
+#[test]
+fn a_destination_that_the_gate_denies_is_denied_with_its_reason() {
+    let mut state = state_of(UNMEANT);
+    for (question, denied, words) in [
+        ("http://web.example/", None, "GET / goes to web.example:80"),
+        (
+            "https://web.example:80/",
+            Some(DeniedBy::Closed),
+            "reason=\"the protocol of the flow is not that of the port\"",
+        ),
+        (
+            "http://web.example:443/",
+            Some(DeniedBy::Closed),
+            "port 443 of web.example is listed for TLS",
+        ),
+        (
+            "other.example:5432",
+            None,
+            "ServiceEntry default/open (rules.yaml:7) opens port 5432 to any address",
+        ),
+        (
+            "other.example:5433",
+            Some(DeniedBy::Kernel),
+            "no ServiceEntry lists other.example",
+        ),
+        (
+            "nowhere.example:80",
+            Some(DeniedBy::Kernel),
+            "ServiceEntry default/nowhere (rules.yaml:12) lists no address for nowhere.example",
+        ),
+        (
+            "vip.example:80",
+            Some(DeniedBy::Status(503)),
+            "no healthy upstream",
+        ),
+        (
+            "vip.example:22",
+            Some(DeniedBy::Closed),
+            "lists no address for vip.example",
+        ),
+        ("led.example:9000", Some(DeniedBy::Closed), "led.example"),
+        ("led.example:8443", Some(DeniedBy::Closed), "led.example"),
+    ] {
+        let found = state.explain(0, &Question::parse(question).unwrap());
+        assert_eq!(found.denied, denied, "{question}: {found:?}");
+        let lines = found.lines.join("\n");
+        assert!(lines.contains(words), "{question}: {words}\n{lines}");
+    }
+}
+
+#[test]
+fn a_request_is_explained_with_its_method_and_headers() {
+    let rules = format!(
+        "{UNMEANT}---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: picky}}
+spec:
+  hosts: [web.example]
+  http:
+  - match: [{{method: {{exact: POST}}, headers: {{x-key: {{exact: one}}}}}}]
+    route: [{{destination: {{host: web.example}}}}]
+"
+    );
+    let mut state = state_of(&rules);
+    let question = || Question::parse("http://web.example/").unwrap();
+    let post = || question().with_method("POST").unwrap();
+    let keyed = |q: Question| q.with_header("X-Key: one").unwrap();
+    for (question, denied) in [
+        (keyed(post()), None),
+        (post(), Some(DeniedBy::Status(404))),
+        (keyed(question()), Some(DeniedBy::Status(404))),
+    ] {
+        assert_eq!(state.explain(0, &question).denied, denied, "{question:?}");
+    }
+    let mut denied = |text: &str, method: &str, header: &str| {
+        let question = Question::parse(text).unwrap().with_method(method).unwrap();
+        state
+            .explain(0, &question.with_header(header).unwrap())
+            .denied
+    };
+    // A Host given as a header is the one that counts.
+    for (text, method, header, expected) in [
+        (
+            "http://web.example/",
+            "GET",
+            "Host: other.example",
+            Some(DeniedBy::Status(502)),
+        ),
+        (
+            "http://web.example/",
+            "GET",
+            "Transfer-Encoding: gzip",
+            Some(DeniedBy::Status(501)),
+        ),
+        (
+            "http://web.example/",
+            "BREW",
+            "X-Key: one",
+            Some(DeniedBy::Status(400)),
+        ),
+        (
+            "http://web.example/%00",
+            "POST",
+            "X-Key: one",
+            Some(DeniedBy::Status(400)),
+        ),
+        ("http://web.example/", "POST", "X-Key: one", None),
+    ] {
+        assert_eq!(
+            denied(text, method, header),
+            expected,
+            "{text} {method} {header}"
+        );
+    }
+    let bad = question().with_header("no colon");
+    assert!(matches!(bad, Err(QuestionError::Header(_))));
+}
