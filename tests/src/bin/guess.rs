@@ -72,7 +72,7 @@ fn guess(cli: &Cli, over: &AtomicBool) -> io::Result<(u64, usize)> {
     };
     let socket = UdpSocket::bind(cli.bind)?;
     let own = socket.local_addr()?.port();
-    let answer = answer(&cli.name, address)?;
+    let mut batch = vec![answer(&cli.name, address)?; BATCH];
     println!("up");
     let (start, mut sent, mut seen) = (Instant::now(), 0_u64, BTreeSet::<u16>::new());
     while !over.load(Ordering::Relaxed) {
@@ -81,7 +81,7 @@ fn guess(cli: &Cli, over: &AtomicBool) -> io::Result<(u64, usize)> {
         for port in ports {
             for first in (0..=u16::MAX).step_by(BATCH) {
                 let to = SocketAddrV4::new(to, port);
-                sent += send(&socket, source, to, &answer, first);
+                sent += send(&socket, source, to, &mut batch, first);
                 if let Some(rate) = cli.rate {
                     let due = Duration::from_micros(sent * 1_000_000 / rate);
                     thread::sleep(due.saturating_sub(start.elapsed()));
@@ -121,12 +121,12 @@ fn open_ports() -> io::Result<Vec<u16>> {
     Ok(ports.filter(|port| *port >= 1024).collect())
 }
 
-/// Sends the answer with each id from `first` on; says how many left.
+/// Sends the batch with each id from `first` on; says how many left.
 fn send(
     socket: &UdpSocket,
     source: std::net::Ipv4Addr,
     to: SocketAddrV4,
-    answer: &[u8],
+    batch: &mut [Vec<u8>],
     first: u16,
 ) -> u64 {
     use std::os::fd::AsRawFd as _;
@@ -154,14 +154,10 @@ fn send(
             .cast::<libc::in_pktinfo>()
             .write_unaligned(info);
     }
-    let mut bytes: Vec<Vec<u8>> = (0..BATCH as u16)
-        .map(|n| {
-            let mut bytes = answer.to_vec();
-            bytes[..2].copy_from_slice(&first.wrapping_add(n).to_be_bytes());
-            bytes
-        })
-        .collect();
-    let mut vectors: Vec<libc::iovec> = bytes
+    for (n, bytes) in (0..).zip(batch.iter_mut()) {
+        bytes[..2].copy_from_slice(&first.wrapping_add(n).to_be_bytes());
+    }
+    let mut vectors: Vec<libc::iovec> = batch
         .iter_mut()
         .map(|bytes| libc::iovec {
             iov_base: bytes.as_mut_ptr().cast(),
