@@ -14,7 +14,7 @@ use crate::proxy::{self, DrainSignal, Limits, Shared};
 use crate::reload::{self, Source};
 use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
-use crate::sources::{Feed, RuleSet, follow_rules};
+use crate::sources::{Feed, RuleSet, follow_rules, store};
 use crate::wiring::{self, FactoryDialer, listen};
 use crate::workloads::Spaces;
 use crate::{admin, cgroup2, observe, privilege, rootwatch, stop};
@@ -61,7 +61,7 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     let _inside = runtime.enter();
     let (feed, follower) = with_less(kept, || {
         let _inside = runtime.enter();
-        follow_rules(&config.rules)
+        follow_rules(&config.rules, &store::beside(&config.admin_socket))
     })??;
     // Before the first socket: a socket belongs to the cgroup that its process is in when it is made.
     let own = cgroup2::settle(config, &roots)?;

@@ -1,10 +1,15 @@
 //! `egress-agent check`: a verdict for each object of the files named. Needs no kernel, no root.
+//!
+//! Judges as a starting agent would. Owns the counts and the exit code; the words are the core's.
 
 use crate::failure::Failure;
-use crate::sources::files;
+use crate::sources::files::{self, Reading};
+use crate::sources::judge::{Id, twice};
 use clap::ValueEnum;
 use egress_core::istio::report::Report;
-use egress_core::istio::{Decoded, Verdict, decode};
+use egress_core::istio::{
+    Decoded, Message, Object, Severity, Strictness, Verdict, decode_as, validate,
+};
 use egress_core::registry::lint::{Finding, lint};
 use egress_core::registry::not_done::not_done;
 use std::io::Write;
@@ -21,38 +26,55 @@ pub enum Output {
     Json,
 }
 
-/// Writes the verdicts; a failure if any object is invalid.
+/// What was found in all files.
+#[derive(Default)]
+struct Counts {
+    objects: usize,
+    invalid: usize,
+    warned: usize,
+    /// Documents of which no object could be made.
+    unusable: usize,
+    /// Fields that are not carried out, and ports that are open to any address.
+    strict: usize,
+}
+
+/// Writes the verdicts. A failure with exit code 1 if anything is invalid; if `strict`, with
+/// [`crate::failure::STRICT`] if a field is not carried out or a port is open to any address.
 pub fn run(
     paths: &[PathBuf],
     output: Output,
+    strict: bool,
     colour: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let files = files::read(paths).map_err(Failure::usage)?;
-    let decode = |f: &files::SourceFile| decode(&f.path.display().to_string(), &f.text);
-    let all: Vec<Decoded> = files.iter().map(decode).collect();
+    let reading = read(paths)?;
+    let decode = |f: &files::SourceFile| {
+        decode_as(&f.path.display().to_string(), &f.text, Strictness::Files)
+    };
+    let all: Vec<Decoded> = reading.files.iter().map(decode).collect();
     let mut together = across(&all).into_iter().peekable();
-    let mut worst = Verdict::Valid;
-    let (mut objects, mut invalid, mut warned) = (0, 0, 0);
-    for (file, decoded) in files.iter().zip(&all) {
+    let mut counts = Counts::default();
+    for (file, decoded) in reading.files.iter().zip(&all) {
         let name = file.path.display().to_string();
         let mut report = Report::new(&name, &file.text, decoded);
         for (index, object) in decoded.objects.iter().enumerate() {
-            let number = objects + index;
+            let number = counts.objects + index;
             while let Some(finding) = together.next_if(|f| f.object == number) {
+                counts.strict += usize::from(finding.opens);
                 report.add(index, finding.message);
             }
             for message in not_done(object) {
+                counts.strict += 1;
                 report.add(index, message);
             }
         }
-        worst = worst.max(report.verdict());
+        counts.unusable += decoded.messages.len();
         for object in 0..decoded.objects.len() {
-            objects += 1;
+            counts.objects += 1;
             match report.object_verdict(object) {
                 Verdict::Valid => {}
-                Verdict::Warning => warned += 1,
-                Verdict::Invalid => invalid += 1,
+                Verdict::Warning => counts.warned += 1,
+                Verdict::Invalid => counts.invalid += 1,
             }
         }
         match output {
@@ -60,26 +82,75 @@ pub fn run(
             Output::Json => out.write_all(report.json_lines().as_bytes())?,
         }
     }
-    let broken = all.iter().filter(|d| d.is_broken() && d.objects.is_empty());
-    let unusable = match broken.count() {
+    for folder in &reading.ignored {
+        let folder = folder.display();
+        eprintln!(
+            "egress-agent: {folder}: a folder in a rules folder is not read: name it as well"
+        );
+    }
+    conclude(&counts, reading.files.len(), output, strict, out)
+}
+
+/// The files that an agent with these paths would read. Nothing to read is bad usage.
+fn read(paths: &[PathBuf]) -> Result<Reading, Failure> {
+    let reading = files::read(paths);
+    if let Some((path, why)) = reading.failed.first() {
+        return Err(Failure::usage(format_args!("{}: {why}", path.display())));
+    }
+    let empty = |path: &&PathBuf| {
+        path.is_dir() && !reading.files.iter().any(|file| file.path.starts_with(path))
+    };
+    if let Some(folder) = paths.iter().find(empty) {
+        let below = match reading.ignored.first() {
+            Some(folder) => format!("; {} is not read with it: name it", folder.display()),
+            None => String::new(),
+        };
+        return Err(Failure::usage(format_args!(
+            "{}: no rule file in it (.yaml, .yml, .json){below}",
+            folder.display()
+        )));
+    }
+    Ok(reading)
+}
+
+fn conclude(
+    counts: &Counts,
+    files: usize,
+    output: Output,
+    strict: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let unusable = match counts.unusable {
         0 => String::new(),
-        broken => format!("; {} unusable", counted(broken, "file")),
+        documents => format!("; {} unusable", counted(documents, "document")),
     };
     let summary = format!(
-        "{}, {}: {invalid} invalid, {warned} with warnings{unusable}",
-        counted(files.len(), "file"),
-        counted(objects, "object")
+        "{}, {}: {} invalid, {} with warnings{unusable}",
+        counted(files, "file"),
+        counted(counts.objects, "object"),
+        counts.invalid,
+        counts.warned,
     );
-    let found = worst == Verdict::Invalid;
-    match output {
-        Output::Text => writeln!(out, "{summary}")?,
-        Output::Json if found => return Err(Failure::finding(summary).into()),
-        Output::Json => {}
+    let findings = counts.strict;
+    let failure = if counts.invalid + counts.unusable > 0 {
+        Some(Failure::finding(&summary))
+    } else if strict && findings > 0 {
+        Some(Failure::strict(format_args!(
+            "{summary}; {} that --strict does not take",
+            counted(findings, "finding")
+        )))
+    } else {
+        None
+    };
+    match (output, failure) {
+        (Output::Json, Some(failure)) => Err(failure.into()),
+        (Output::Json, None) => Ok(()),
+        (Output::Text, None) => Ok(writeln!(out, "{summary}")?),
+        (Output::Text, Some(failure)) => {
+            writeln!(out, "{}", failure.message)?;
+            Err(failure.said().into())
+        }
     }
-    if found {
-        return Err(Failure::told().into());
-    }
-    Ok(())
 }
 
 fn counted(number: usize, what: &str) -> String {
@@ -87,9 +158,36 @@ fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{s}")
 }
 
-/// Findings across the objects of all files, in their order.
+/// Findings across the objects of all files, in their order: what is given more than once, and what
+/// the valid ones do together.
 fn across(files: &[Decoded]) -> Vec<Finding> {
-    let objects = files.iter().flat_map(|f| &f.objects);
-    let objects: Vec<_> = objects.cloned().map(Arc::new).collect();
-    lint(&objects)
+    let objects: Vec<&Object> = files.iter().flat_map(|f| &f.objects).collect();
+    let is_valid = |o: &Object| validate(o).iter().all(|m| m.severity < Severity::Error);
+    let valid = || objects.iter().enumerate().filter(|(_, o)| is_valid(o));
+    let again = twice(valid().map(|(_, o)| (Id::of(o), *o)));
+    let mut findings: Vec<Finding> = Vec::new();
+    for (number, object) in valid() {
+        if let Some(again) = again.get(&Id::of(object)) {
+            let severity = if again.same {
+                Severity::Warning
+            } else {
+                Severity::Error
+            };
+            findings.push(Finding {
+                object: number,
+                opens: false,
+                message: Message {
+                    severity,
+                    field: "metadata.name".to_owned(),
+                    line: object.line,
+                    column: 1,
+                    text: again.text(object),
+                },
+            });
+        }
+    }
+    let shared: Vec<_> = objects.into_iter().cloned().map(Arc::new).collect();
+    findings.extend(lint(&shared));
+    findings.sort_by_key(|f| f.object);
+    findings
 }

@@ -43,6 +43,9 @@ enum Verb {
         /// Who reads the verdicts
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: check::Output,
+        /// Exit with 2 if a field is not carried out or a port is open to any address
+        #[arg(long)]
+        strict: bool,
     },
     /// Say what the gate does with a destination and which rule says so; exit 1 if it is denied
     Explain(explain::Asked),
@@ -219,9 +222,13 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
                 gate::is_attached(&bpf_dir, root)
             })? {}
         }
-        Verb::Check { paths, output } => {
+        Verb::Check {
+            paths,
+            output,
+            strict,
+        } => {
             let colour = std::io::stdout().is_terminal();
-            check::run(&paths, output, colour, &mut quiet::stdout())
+            check::run(&paths, output, strict, colour, &mut quiet::stdout())
         }
         Verb::Explain(asked) => explain::run(asked, &mut quiet::stdout()),
         Verb::Status(args) => status(args),

@@ -6,6 +6,7 @@ mod ending;
 mod lease_file;
 mod placing;
 mod reloading;
+mod ruling;
 mod telling;
 
 pub use ending::Ending;
@@ -13,11 +14,11 @@ pub use telling::Ask;
 
 use asking::Questions;
 use lease_file::LeaseFile;
+use ruling::RulesFile;
 use telling::Denials;
 
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use crate::dns::Resolver;
-use crate::failure::Failure;
 use crate::keeper::Canaries;
 use crate::kernel::{Events, Tables};
 use crate::observe::readiness::Board;
@@ -33,7 +34,7 @@ use egress_core::policy::state::{Settings, State};
 use egress_core::routing::RouteTable;
 use std::future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -42,9 +43,6 @@ use tokio::sync::{Notify, mpsc, watch};
 const FIRST_ANSWERS: Duration = Duration::from_secs(5);
 /// The same where no rule is in force yet: a resolver nearby answers all in one write.
 const FIRST_ANSWERS_ALONE: Duration = Duration::from_millis(100);
-
-/// Notes on the rules that `status` shows; the log had all of them.
-const NOTES: usize = 100;
 
 /// What reaches a running engine from the rest of the agent, and where it says how far it is.
 pub struct News {
@@ -67,6 +65,7 @@ pub struct Engine {
     routes: Arc<ArcSwap<RouteTable>>,
     questions: Questions,
     lease_file: LeaseFile,
+    rules_file: RulesFile,
     workloads: Workloads,
     /// A workload came, went or may have another policy.
     moved: bool,
@@ -80,6 +79,8 @@ pub struct Engine {
     answers_until: Option<Instant>,
     denials: Denials,
     canaries: Canaries,
+    /// Findings across the objects in force, once they are there.
+    findings: Arc<OnceLock<Vec<String>>>,
     /// What `status` shows; the parts that are looked up are filled in when it is asked.
     shown: RulesStatus,
 }
@@ -108,6 +109,8 @@ impl Engine {
             tables,
             questions: Questions::new(resolver),
             lease_file: LeaseFile::beside(&config.admin_socket),
+            rules_file: RulesFile::beside(&config.admin_socket),
+            findings: Arc::default(),
             workloads: Workloads::new(config, roots, owners)?,
             moved: true,
             announce: None,
@@ -138,7 +141,8 @@ impl Engine {
     /// writes the tables. Where a previous agent's rules stand, they stay in force until each name
     /// has an answer or a failure, or time is up, so that nothing that both list is denied in
     /// between. Where nothing is listed yet, what is known is in force at once, and names join as
-    /// they answer. Rules that the tables have no room for are an error: what stood stays in force.
+    /// they answer. Rules that the tables have no room for give way to those of the previous agent,
+    /// or to none.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.workloads.next().await?;
         self.hear(told);
@@ -149,13 +153,13 @@ impl Engine {
         self.first_answers().await;
         // With all that is known in the new tables before they are looked at: what an agent before
         // this one let through is not refused in between.
-        self.state.replan(std::mem::take(&mut self.standing));
-        let ops = self.state.poll_ops();
-        if let Err(full) = self.tables.fits(&ops) {
-            return Err(Failure::usage(format_args!(
-                "the rules do not fit: {full}; nothing was changed"
-            ))
-            .into());
+        let standing = std::mem::take(&mut self.standing);
+        let before = self.state.clone();
+        self.state.replan(standing.clone());
+        let mut ops = self.state.poll_ops();
+        match self.tables.fits(&ops) {
+            Ok(()) => self.keep_rules(rules),
+            Err(full) => ops = self.give_way(rules, &full, &before, &standing)?,
         }
         self.carry_out(&ops)
     }
@@ -233,41 +237,6 @@ impl Engine {
             let ops = self.state.poll_ops();
             self.carry_out(&ops)?;
         }
-    }
-
-    /// Puts new rules in force, all of them or, where the tables have no room, none.
-    fn take(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
-        let before = self.state.clone();
-        self.state.handle_rules(Instant::now(), &rules.objects);
-        let ops = self.state.poll_ops();
-        if let Err(full) = self.tables.fits(&ops) {
-            self.state = before;
-            let problem = format!("the rules do not fit: {full}");
-            tracing::error!(
-                problem,
-                "rules not applied; the last good ones stay in force"
-            );
-            self.shown.problem = Some(problem);
-            return Ok(());
-        }
-        self.show(rules);
-        self.announce = Some(rules.objects.len());
-        self.moved = true;
-        self.carry_out(&ops)?;
-        if ops
-            .iter()
-            .any(|op| matches!(op, TableOp::SetPolicy(..) | TableOp::DeletePolicy(_)))
-        {
-            self.ending.end_unlisted();
-        }
-        Ok(())
-    }
-
-    /// These rules are what `status` tells of.
-    fn show(&mut self, rules: &RuleSet) {
-        self.shown.objects = rules.objects.len();
-        self.shown.notes = rules.notes.iter().take(NOTES).cloned().collect();
-        self.shown.problem = None;
     }
 
     /// The snapshot first: a flow that the kernel redirects by a new entry must find its route.

@@ -100,8 +100,10 @@ fn owners(cgroup: &Path) -> Result<Vec<u64>, Failure> {
 /// The rules as an agent with this config would have them. Each name has an address of its own, as
 /// if DNS had given it.
 fn by_files(asked: &Asked) -> anyhow::Result<State> {
-    let files = files::read(&asked.rules).map_err(Failure::usage)?;
-    let rules = rules::compile(&files).map_err(Failure::usage)?;
+    let rules = rules::compile(&files::read(&asked.rules));
+    for problem in &rules.problems {
+        eprintln!("egress-agent: {problem}");
+    }
     let mut state = State::new(state::Settings {
         unknown: Workload {
             namespace: asked.namespace.clone(),

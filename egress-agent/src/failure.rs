@@ -6,6 +6,9 @@ use std::fmt;
 
 /// Exit code of a finding: `check` saw an invalid rule, a probe disagreed.
 pub const FINDING: u8 = 1;
+/// Exit code of `check --strict` where nothing is invalid, but a field is not carried out or a port is
+/// open to any address.
+pub const STRICT: u8 = 2;
 /// Exit code of an error that is nobody's input: the same as a finding, so that scripts stop.
 pub const UNEXPECTED: u8 = 1;
 /// Exit code of bad usage or bad input (`EX_USAGE` of sysexits.h).
@@ -49,6 +52,23 @@ impl Failure {
         Self {
             code: FINDING,
             message: one_line(&message.to_string()),
+        }
+    }
+
+    /// The command did its work and found what only `--strict` does not take.
+    pub fn strict(message: impl fmt::Display) -> Self {
+        Self {
+            code: STRICT,
+            message: one_line(&message.to_string()),
+        }
+    }
+
+    /// The same with its message said already.
+    #[must_use]
+    pub fn said(self) -> Self {
+        Self {
+            message: String::new(),
+            ..self
         }
     }
 

@@ -28,6 +28,7 @@ pub mod roots;
 pub mod rootwatch;
 pub mod sockets;
 pub mod sources;
+mod state_file;
 pub mod stop;
 pub mod wiring;
 pub mod workloads;

@@ -129,7 +129,7 @@ fn explain_says_once_that_a_destination_is_denied() {
 }
 
 #[test]
-fn check_ends_0_1_or_64() {
+fn check_ends_0_1_2_or_64() {
     let dir = tempfile::tempdir().unwrap();
     let good = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n\
         spec:\n  hosts: [a.example]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: DNS\n";
@@ -161,12 +161,42 @@ fn check_ends_0_1_or_64() {
     fs::write(dir.path().join("b.yaml"), "a: [b\n").unwrap();
     assert_eq!(
         ending(&run(&["check", folder])),
-        "2 files, 1 object: 0 invalid, 0 with warnings; 1 file unusable"
+        "2 files, 1 object: 0 invalid, 0 with warnings; 1 document unusable"
     );
     let stdout = String::from_utf8(out.stdout).unwrap();
     assert!(
         stdout.contains("b.yaml:6:") && stdout.contains("spec.ports[0].number"),
         "{stdout}"
+    );
+    let opens = good
+        .replace("DNS", "NONE")
+        .replace("HTTP", "TCP")
+        .replace("a.example", "b.example");
+    fs::write(
+        dir.path().join("b.yaml"),
+        opens.replace("{name: a}", "{name: b}"),
+    )
+    .unwrap();
+    assert_eq!(run(&["check", folder]).status.code(), Some(0));
+    let out = run(&["check", "--strict", folder]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(
+        ending(&out).ends_with("; 1 finding that --strict does not take"),
+        "{out:?}"
+    );
+    // The same set of files as the agent's: folders in a folder are not read.
+    let below = tempfile::tempdir().unwrap();
+    refused(
+        &run(&["check", below.path().to_str().unwrap()]),
+        64,
+        &["no rule file"],
+    );
+    fs::create_dir(below.path().join("team")).unwrap();
+    fs::write(below.path().join("team/a.yaml"), good).unwrap();
+    refused(
+        &run(&["check", below.path().to_str().unwrap()]),
+        64,
+        &["no rule file", "team is not read"],
     );
     refused(
         &run(&["check", "/nonexistent.yaml"]),

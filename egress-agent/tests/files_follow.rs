@@ -4,7 +4,7 @@
     reason = "a test that cannot go on should stop there"
 )]
 
-use egress_agent::sources::{Feed, SourceFile, follow};
+use egress_agent::sources::{Feed, Reading, follow};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -16,23 +16,28 @@ use tokio::time::timeout;
 /// Shorter than the poll, so that what passes was seen by inotify.
 const SOON: Duration = Duration::from_millis(1500);
 
-/// Stands for the rules: every line of every file; a line `bad` makes a file invalid.
+/// Stands for the rules: every line of every file but the bad ones.
 type Lines = Vec<String>;
 
-fn compile(files: &[SourceFile]) -> Result<Lines, String> {
-    let mut lines = Lines::new();
-    for file in files {
+/// A line `bad`, an empty file and one that cannot be read are problems.
+fn compile(reading: &Reading) -> (Lines, Option<String>) {
+    let (mut lines, mut problem) = (Lines::new(), None);
+    for file in &reading.files {
         for line in file.text.lines() {
             if line == "bad" {
-                return Err(format!("{}:1: bad", file.path.display()));
+                problem = Some(format!("{}:1: bad", file.path.display()));
+            } else {
+                lines.push(line.to_owned());
             }
-            lines.push(line.to_owned());
         }
         if file.text.is_empty() {
-            return Err(format!("{}: empty", file.path.display()));
+            problem = Some(format!("{}: empty", file.path.display()));
         }
     }
-    Ok(lines)
+    for (path, why) in &reading.failed {
+        problem = Some(format!("{}: {why}", path.display()));
+    }
+    (lines, problem)
 }
 
 struct Rules {
@@ -42,7 +47,7 @@ struct Rules {
 
 impl Rules {
     fn follow(path: &Path) -> Self {
-        let (feed, run) = follow(&[path.to_owned()], compile).expect("first load");
+        let (feed, run) = follow(&[path.to_owned()], compile, |_| {}).expect("first load");
         Self {
             feed,
             task: tokio::spawn(run),
@@ -159,7 +164,6 @@ async fn a_folder_that_was_deleted_and_made_again_is_followed_again() {
     let mut seen = Rules::follow(&rules);
     fs::remove_dir_all(&rules).unwrap();
     seen.problem("rules: No such file").await;
-    assert_eq!(*seen.now(), ["one"], "the last good set stays");
     fs::create_dir(&rules).unwrap();
     fs::write(rules.join("a.yaml"), "two").unwrap();
     seen.become_lines(&["two"]).await;
@@ -169,27 +173,19 @@ async fn a_folder_that_was_deleted_and_made_again_is_followed_again() {
 }
 
 #[tokio::test]
-async fn an_invalid_file_changes_nothing_until_it_is_mended() {
+async fn a_problem_is_told_beside_what_is_good_until_it_is_mended() {
     let (_dir, rules) = folder();
     fs::write(rules.join("a.yaml"), "a1").unwrap();
     fs::write(rules.join("b.yaml"), "b1").unwrap();
     let mut seen = Rules::follow(&rules);
     fs::write(rules.join("b.yaml"), "bad").unwrap();
     seen.problem("b.yaml:1: bad").await;
-    // A good change beside a bad file waits with it: the set is one.
+    seen.become_lines(&["a1"]).await;
     fs::write(rules.join("a.yaml"), "a2").unwrap();
-    fs::write(rules.join("b.yaml"), "").unwrap();
-    seen.problem("b.yaml: empty").await;
-    assert_eq!(*seen.now(), ["a1", "b1"]);
+    seen.become_lines(&["a2"]).await;
     fs::write(rules.join("b.yaml"), "b2").unwrap();
     seen.become_lines(&["a2", "b2"]).await;
     seen.no_problem().await;
-    // Mended by going back to what is in force already.
-    fs::write(rules.join("b.yaml"), "bad").unwrap();
-    seen.problem("b.yaml:1: bad").await;
-    fs::write(rules.join("b.yaml"), "b2").unwrap();
-    seen.no_problem().await;
-    assert_eq!(*seen.now(), ["a2", "b2"]);
 }
 
 #[tokio::test]
@@ -218,13 +214,14 @@ async fn a_half_written_file_is_not_applied() {
 }
 
 #[tokio::test]
-async fn a_missing_path_at_the_start_is_bad_input() {
+async fn a_missing_path_at_the_start_is_a_problem_until_it_is_there() {
     let (_dir, rules) = folder();
-    let failure = follow(&[rules.join("none.yaml")], compile)
-        .err()
-        .expect("refused");
-    assert_eq!(failure.code, egress_agent::failure::USAGE);
-    assert!(failure.message.contains("none.yaml"), "{failure}");
+    let path = rules.join("none.yaml");
+    let mut seen = Rules::follow(&path);
+    seen.problem("none.yaml: No such file").await;
+    fs::write(&path, "one").unwrap();
+    seen.become_lines(&["one"]).await;
+    seen.no_problem().await;
 }
 
 #[tokio::test]

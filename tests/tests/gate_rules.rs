@@ -145,7 +145,7 @@ fn a_mistake_in_a_file_changes_nothing_and_says_where() {
                 mark,
                 Duration::from_secs(5),
                 "the mistake is reported",
-                |l| l.contains("not applied"),
+                |l| l.contains("rule not applied"),
             )
             .unwrap();
         assert!(line.contains(place) && line.contains(reason), "{line}");
@@ -156,11 +156,55 @@ fn a_mistake_in_a_file_changes_nothing_and_says_where() {
             .wait_line(
                 mark,
                 Duration::from_secs(5),
-                "the files are good again",
-                |l| l.contains("as they were applied"),
+                "the files are valid again",
+                |l| l.contains("are valid again"),
             )
             .unwrap();
     }
+}
+
+#[test]
+fn an_invalid_object_is_left_out_at_the_start_and_at_reload_and_the_others_apply() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let bad = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: db}\nspec:\n  \
+         hosts: [db.example]\n  ports: [{number: 80, name: tcp, protocol: TCP}]\n  resolutoin: DNS\n";
+    let mark = lab.agent().unwrap().mark();
+    lab.write_rules("bad.yaml", bad).unwrap();
+    let told = |lab: &mut Lab, mark| {
+        let agent = lab.agent().unwrap();
+        let soon = Duration::from_secs(5);
+        agent
+            .wait_line(mark, soon, "the object is reported", |l| {
+                l.contains("bad.yaml:7") && l.contains("resolutoin")
+            })
+            .unwrap();
+    };
+    told(&mut lab, mark);
+    let unlisted = "http://203.0.113.251/";
+    for round in ["at reload", "at the start"] {
+        assert_eq!(
+            lab.curl(&["http://httpbin.org/get"]).unwrap().code,
+            200,
+            "{round}"
+        );
+        assert!(lab.curl(&[unlisted]).unwrap().refused(), "{round}");
+        if round == "at reload" {
+            lab.agent().unwrap().terminate().unwrap();
+            lab.start_agent().unwrap();
+            told(&mut lab, 0);
+        }
+    }
+    // A start without readable rules: what was in force stays.
+    lab.agent().unwrap().terminate().unwrap();
+    fs::write(lab.rules_dir().join("httpbin.yaml"), [0xff, 0xfe]).unwrap();
+    lab.start_agent().unwrap();
+    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
+    assert!(lab.curl(&[unlisted]).unwrap().refused());
+    let status = lab.status().unwrap();
+    let problems = status["rules"]["problems"].to_string();
+    assert!(problems.contains("httpbin.yaml: is not UTF-8"), "{status}");
+    assert!(problems.contains("bad.yaml:7"), "{status}");
 }
 
 #[test]

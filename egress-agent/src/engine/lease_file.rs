@@ -2,11 +2,8 @@
 //! a reboot, as the pins do. What the text means is the state machine's to say.
 
 use super::Engine;
-use anyhow::{Context as _, ensure};
+use crate::state_file;
 use egress_core::policy::leases::store::{MAX_TEXT, Stored};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -98,46 +95,18 @@ fn clock() -> Duration {
 }
 
 fn read(path: &Path, clock: Duration) -> anyhow::Result<Option<Stored>> {
-    let mut options = OpenOptions::new();
-    let opened = options
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = match opened.open(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    let meta = file.metadata()?;
-    let own = rustix::process::geteuid().as_raw();
-    ensure!(meta.is_file(), "no plain file");
-    ensure!(
-        meta.uid() == own && meta.mode() & 0o777 == 0o600,
-        "not the agent's alone"
-    );
-    let mut text = String::new();
-    // One byte more than is taken, so that a longer one is seen to be.
-    file.take(MAX_TEXT as u64 + 1).read_to_string(&mut text)?;
-    Ok(Some(Stored::parse(&text, clock)?))
+    let text = state_file::read(path, MAX_TEXT)?;
+    Ok(text.map(|text| Stored::parse(&text, clock)).transpose()?)
 }
 
-/// Whole or not at all: under another name first.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    ensure!(text.len() <= MAX_TEXT, "more than {MAX_TEXT} bytes");
-    let unfinished = path.with_extension("leases.new");
-    match fs::remove_file(&unfinished) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
-        Ok(()) | Err(_) => {}
-    }
-    let mut options = OpenOptions::new();
-    let new = options.write(true).create_new(true).mode(0o600);
-    let mut file: File = new.open(&unfinished).context("making it")?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&unfinished, path)?;
-    Ok(())
+    state_file::write(path, text, MAX_TEXT)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     const CLOCK: Duration = Duration::from_secs(1_795_000_000);

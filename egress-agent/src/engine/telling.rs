@@ -91,6 +91,7 @@ impl Engine {
             failing: failing
                 .map(|(n, f)| (n.to_string(), f.to_string()))
                 .collect(),
+            findings: self.findings(),
             flows_ended: self.ending.ended(),
             ..self.shown.clone()
         }

@@ -57,6 +57,9 @@ pub struct KernelStatus {
     pub gaps: Vec<String>,
 }
 
+/// Lines on the rules of each kind in the text form; `-o json` has more.
+const LINES: usize = 20;
+
 /// `rules` of [`Status`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,8 +70,13 @@ pub struct RulesStatus {
     pub objects: usize,
     /// Why the files as they are now are not in force.
     pub problem: Option<String>,
-    /// What the rules ask that has no effect, by file, line and field; the first of them.
+    /// What is wrong with the files: file, line, field, reason, and what is in force instead; the
+    /// first of them.
+    pub problems: Vec<String>,
+    /// What was skipped or is not carried out, by file, line and field; the first of them.
     pub notes: Vec<String>,
+    /// What objects do together that their author may not want; the first of them.
+    pub findings: Vec<String>,
     /// Generation of the kernel's policies.
     pub generation: u32,
     /// Single addresses in the tables.
@@ -173,6 +181,17 @@ impl fmt::Display for Status {
         )?;
         if let Some(problem) = &r.problem {
             writeln!(f, "  problem   {problem}")?;
+        }
+        let first = r.problem.as_deref().unwrap_or_default();
+        let others = r.problems.iter().filter(|p| !first.starts_with(p.as_str()));
+        for (word, lines) in [
+            ("problem", others.collect::<Vec<_>>()),
+            ("finding", r.findings.iter().collect()),
+            ("note", r.notes.iter().collect()),
+        ] {
+            for line in lines.into_iter().take(LINES) {
+                writeln!(f, "  {word:<9} {line}")?;
+            }
         }
         for (name, table) in [("addresses", r.addresses), ("networks", r.networks)] {
             writeln!(f, "  {name:<9} {} of {}", table.used, table.limit)?;

@@ -1,7 +1,7 @@
-//! Rules from files and folders: read as a whole, applied as a whole, followed while they change.
+//! Rules from files and folders: read as a whole, followed while they change.
 //!
-//! Owns when the files are read and that a bad state of them changes nothing. What a text means is
-//! the business of the `compile` function that the caller hands in.
+//! Owns when the files are read. What a text means, and what becomes of one that cannot be read, is
+//! for the `compile` function that the caller hands in.
 
 use super::watch::Watch;
 use crate::failure::Failure;
@@ -28,27 +28,40 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// The rules in force and what is wrong with newer ones.
+/// All files of all paths as they are at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reading {
+    /// Files, sorted by path.
+    pub files: Vec<SourceFile>,
+    /// Files and folders that cannot be read, each with the reason.
+    pub failed: Vec<(PathBuf, String)>,
+    /// Folders with rule files in a folder that was named: they are not read.
+    pub ignored: Vec<PathBuf>,
+}
+
+/// What a set of files amounts to, and what is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Feed<T> {
-    /// Last good set.
+    /// The latest.
     pub current: watch::Receiver<Arc<T>>,
-    /// Why the files as they are now are not in force; `None` while they are.
+    /// One line on what of the files is not in force; `None` while all is.
     pub problem: watch::Receiver<Option<String>>,
 }
 
 /// Loads `paths` and follows them until the returned future is dropped.
 ///
-/// `compile` sees all files at once and gives the set, or why there is none (file, line, field).
-/// The first load must succeed; after it, a state of the files that cannot be read or compiled
-/// leaves the last good set in force and is reported once.
-pub fn follow<T, C>(
+/// `compile` sees all files at once and gives what they amount to, with one line if something is
+/// wrong with them; it is asked again when they changed. `after` is called with each set once it is
+/// published, for work that must not hold it up.
+pub fn follow<T, C, A>(
     paths: &[PathBuf],
     compile: C,
-) -> Result<(Feed<T>, impl Future<Output = ()> + Send + use<T, C>), Failure>
+    after: A,
+) -> Result<(Feed<T>, impl Future<Output = ()> + Send + use<T, C, A>), Failure>
 where
     T: Send + Sync + 'static,
-    C: Fn(&[SourceFile]) -> Result<T, String> + Send + Sync + 'static,
+    C: Fn(&Reading) -> (T, Option<String>) + Send + Sync + 'static,
+    A: Fn(&T) + Send + Sync + 'static,
 {
     // Absolute: the watcher compares paths, and the working directory may go.
     let paths: Vec<PathBuf> = paths
@@ -58,144 +71,137 @@ where
         })
         .collect::<Result<_, _>>()?;
     let mut changes = Watch::new(&paths);
-    let files = read(&paths).map_err(Failure::usage)?;
-    let mut seen = Some(digest(&files));
-    let mut applied = seen;
-    let first = compile(&files).map_err(Failure::usage)?;
-    let (set_current, current) = watch::channel(Arc::new(first));
-    let (set_problem, problem) = watch::channel(None);
-    let compile = Arc::new(compile);
+    let reading = read(&paths);
+    let mut seen = digest(&reading);
+    let (first, problem) = compile(&reading);
+    let first = Arc::new(first);
+    let (set_current, current) = watch::channel(Arc::clone(&first));
+    let (set_problem, problem) = watch::channel(problem);
+    let (compile, after) = (Arc::new(compile), Arc::new(after));
     let run = async move {
         let mut took = Duration::ZERO;
+        let mut new = Some(first);
         loop {
+            if let Some(set) = new.take() {
+                let after = Arc::clone(&after);
+                finished(tokio::task::spawn_blocking(move || after(&set)).await);
+            }
             changes.changed(took).await;
             changes.arm();
             let begin = Instant::now();
             let (paths, compile) = (paths.clone(), Arc::clone(&compile));
             // 10 000 rules take long enough to hold up other tasks.
-            let outcome =
-                tokio::task::spawn_blocking(move || load(&paths, seen, applied, &*compile)).await;
-            let (now, outcome) = outcome.unwrap_or_else(|error| {
-                (None, Outcome::Bad(format!("reading the rules: {error}")))
-            });
-            seen = now;
+            let look = move || {
+                let reading = read(&paths);
+                let now = digest(&reading);
+                (now, (now != seen).then(|| compile(&reading)))
+            };
+            let looked = finished(tokio::task::spawn_blocking(look).await);
             took = begin.elapsed();
-            match outcome {
-                Outcome::Same => {}
-                Outcome::Back => {
-                    tracing::info!("the rule files are again as they were applied");
-                    set_problem.send_replace(None);
-                }
-                Outcome::Good(set) => {
-                    applied = now;
-                    set_current.send_replace(Arc::new(set));
-                    set_problem.send_replace(None);
-                }
-                Outcome::Bad(why) => {
-                    let known = set_problem.borrow().as_deref() == Some(why.as_str());
-                    if !known {
-                        tracing::error!(problem = %why, "rules not applied; the last good ones stay in force");
-                        set_problem.send_replace(Some(why));
-                    }
-                }
+            if let Some((now, Some((set, problem)))) = looked {
+                seen = now;
+                let set = Arc::new(set);
+                set_current.send_replace(Arc::clone(&set));
+                set_problem.send_replace(problem);
+                new = Some(set);
             }
         }
     };
     Ok((Feed { current, problem }, run))
 }
 
-enum Outcome<T> {
-    /// As at the last look.
-    Same,
-    /// Other than at the last look, but what is in force already.
-    Back,
-    Good(T),
-    Bad(String),
-}
-
-fn load<T>(
-    paths: &[PathBuf],
-    seen: Option<u64>,
-    applied: Option<u64>,
-    compile: impl Fn(&[SourceFile]) -> Result<T, String>,
-) -> (Option<u64>, Outcome<T>) {
-    let files = match read(paths) {
-        Ok(files) => files,
-        Err(why) => return (None, Outcome::Bad(why)),
-    };
-    let now = Some(digest(&files));
-    let outcome = if now == seen {
-        Outcome::Same
-    } else if now == applied {
-        Outcome::Back
-    } else {
-        compile(&files).map_or_else(Outcome::Bad, Outcome::Good)
-    };
-    (now, outcome)
+/// What a blocking task gave; a panic is told.
+fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
+    ended
+        .inspect_err(|error| tracing::error!(%error, "reading the rules failed"))
+        .ok()
 }
 
 /// Whether two reads saw the same; says nothing across versions of the agent.
-pub(super) fn digest(files: &[SourceFile]) -> u64 {
+pub(super) fn digest(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    files.hash(&mut hasher);
+    of.hash(&mut hasher);
     hasher.finish()
 }
 
-/// All files of all paths in one consistent read, sorted; why not, otherwise.
-pub fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>, String> {
-    let mut last = String::new();
-    for _ in 0..READ_ATTEMPTS {
-        match read_once(paths) {
-            Ok(files) => return Ok(files),
-            // A file between two names of a rename, or one being written.
-            Err(why) => last = why,
+/// All files of all paths in one consistent read.
+pub fn read(paths: &[PathBuf]) -> Reading {
+    let mut last = read_once(paths);
+    for _ in 1..READ_ATTEMPTS {
+        if last.failed.is_empty() {
+            break;
         }
+        // A file between two names of a rename, or one being written.
+        last = read_once(paths);
     }
-    Err(last)
+    last
 }
 
-fn read_once(paths: &[PathBuf]) -> Result<Vec<SourceFile>, String> {
-    let mut files = Vec::new();
+fn read_once(paths: &[PathBuf]) -> Reading {
+    let mut reading = Reading::default();
     let mut known = BTreeSet::new();
     for path in paths {
-        let meta = fs::metadata(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let members = if meta.is_dir() {
-            members(path)?
-        } else {
-            vec![path.clone()]
+        let members = match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => members(path, &mut reading.ignored),
+            Ok(_) => Ok(vec![path.clone()]),
+            Err(error) => Err(error),
         };
+        let members = members.unwrap_or_else(|error| {
+            reading.failed.push((path.clone(), error.to_string()));
+            Vec::new()
+        });
         for file in members {
-            let named = |e: io::Error| format!("{}: {e}", file.display());
-            if known.insert(fs::canonicalize(&file).map_err(named)?) {
-                let text = read_stable(&file).map_err(named)?;
-                files.push(SourceFile { path: file, text });
+            match fs::canonicalize(&file) {
+                Ok(real) => {
+                    if known.insert(real) {
+                        match read_stable(&file) {
+                            Ok(text) => reading.files.push(SourceFile { path: file, text }),
+                            Err(error) => reading.failed.push((file, error.to_string())),
+                        }
+                    }
+                }
+                Err(error) => reading.failed.push((file, error.to_string())),
             }
         }
     }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+    reading.files.sort_by(|a, b| a.path.cmp(&b.path));
+    reading
 }
 
 /// The rule files of a folder, not of folders in it. Names that begin with a dot are an editor's,
 /// or Kubernetes' own (`..data` and the folder it points to).
-fn members(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let named = |e: io::Error| format!("{}: {e}", folder.display());
+fn members(folder: &Path, ignored: &mut Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(named)? {
-        let path = entry.map_err(named)?.path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
-        let rules = path.extension().is_some_and(|e| {
-            ["yaml", "yml", "json"]
-                .iter()
-                .any(|known| e.eq_ignore_ascii_case(known))
-        });
-        if rules && !hidden && !path.is_dir() {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if is_hidden(&path) {
+            continue;
+        }
+        if path.is_dir() {
+            let inside = fs::read_dir(&path).into_iter().flatten().flatten();
+            if inside
+                .map(|e| e.path())
+                .any(|p| is_rules(&p) && !is_hidden(&p))
+            {
+                ignored.push(path);
+            }
+        } else if is_rules(&path) {
             found.push(path);
         }
     }
     Ok(found)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name();
+    name.is_none_or(|n| n.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Whether a file of a folder is taken for rules, by its name.
+fn is_rules(path: &Path) -> bool {
+    let known = ["yaml", "yml", "json"];
+    let extension = path.extension();
+    extension.is_some_and(|e| known.iter().any(|k| e.eq_ignore_ascii_case(k)))
 }
 
 /// The text of a file that did not change while it was read.
@@ -232,8 +238,10 @@ mod tests {
     use super::*;
 
     fn names(paths: &[PathBuf]) -> Vec<String> {
-        let files = read(paths).unwrap();
-        files
+        let reading = read(paths);
+        assert_eq!(reading.failed, []);
+        reading
+            .files
             .iter()
             .map(|f| f.path.file_name().unwrap().to_string_lossy().into_owned())
             .collect()
@@ -275,10 +283,10 @@ mod tests {
             (at("loose.yaml"), "No such file"),
             ("/dev/null".into(), "is no file"),
         ] {
-            let why = read(std::slice::from_ref(&path)).unwrap_err();
+            let failed = read(std::slice::from_ref(&path)).failed;
             assert!(
-                why.contains(part) && why.contains(&path.display().to_string()),
-                "{why}"
+                failed[0].0 == path && failed[0].1.contains(part),
+                "{failed:?}"
             );
         }
     }

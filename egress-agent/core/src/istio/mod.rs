@@ -9,10 +9,11 @@ pub mod protocol;
 pub mod report;
 pub mod service_entry;
 pub mod sidecar;
+pub mod stand_in;
 pub mod validate;
 pub mod virtual_service;
 pub mod workload_entry;
 
-pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, decode};
+pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, Strictness, decode, decode_as};
 pub use message::{Message, Severity};
 pub use validate::{Verdict, validate};

@@ -65,6 +65,12 @@ messages! {
 }
 
 impl ServiceEntry {
+    /// Whether its ports would be open to any address only because `resolution` was left out, as a
+    /// misspelt field leaves it out too.
+    pub fn opens_by_default(&self) -> bool {
+        self.resolution.is_none() && self.addresses.is_empty()
+    }
+
     /// How endpoints are found: `NONE` where the object does not say.
     pub fn resolution(&self) -> Resolution {
         self.resolution.unwrap_or_default()

@@ -216,7 +216,7 @@ impl Snapshot {
             Arc::new(TlsRoute {
                 sni_hosts: vec![service.host.to_string()],
                 nets: Vec::new(),
-                to: clusters.split(&vec![(1, itself(service, port, &plan.denied))]),
+                to: clusters.split(&vec![(1, itself(service, port, plan.denied.as_ref()))]),
             })
         });
         Part {
@@ -357,7 +357,7 @@ impl Clusters<'_> {
                 ..Cluster::default()
             };
             add(doors.endpoints, Split::one(Arc::new(straight)));
-            let own = itself(service, port, &plan.denied);
+            let own = itself(service, port, plan.denied.as_ref());
             add(doors.others, self.split(&vec![(1, own)]));
         }
         routes

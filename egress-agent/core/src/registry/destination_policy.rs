@@ -96,6 +96,9 @@ pub(super) fn denied(
     // Each rule by itself: of several for one host Istio takes the first policy that it finds, by
     // an order that a file does not show.
     rules.into_iter().find_map(|(object, rule)| {
+        if let Some(why) = &object.denied {
+            return Some(Arc::clone(why));
+        }
         let mut policy = Policy::default();
         if let Some(own) = &rule.traffic_policy {
             policy = policy.under(own, port);

@@ -4,7 +4,7 @@
 //! Owns the list of findings. Judges the rules as a whole, not what one workload sees of them.
 
 use super::scope::Scope;
-use super::services::{Class, Entry, Service};
+use super::services::{Class, Entry, Port, Service};
 use super::view::View;
 use super::{Registry, VirtualService, hosts};
 use crate::istio::message::{Path, Step};
@@ -20,6 +20,8 @@ pub struct Finding {
     pub object: usize,
     /// What is found; a warning or a note.
     pub message: Message,
+    /// A port is open to any address.
+    pub opens: bool,
 }
 
 /// Everything that is found about these objects together, in their order.
@@ -39,7 +41,7 @@ pub fn lint(objects: &[Arc<Object>]) -> Vec<Finding> {
     let mut seen: Vec<usize> = Vec::new();
     for rule in registry.rules.values().flatten() {
         let place = Arc::as_ptr(&rule.object).addr();
-        if !seen.contains(&place) {
+        if !seen.contains(&place) && rule.object.denied.is_none() {
             seen.push(place);
             lint.rule(rule);
         }
@@ -73,6 +75,7 @@ impl Lint<'_> {
         let mark = object.place(path);
         let finding = Finding {
             object: *place,
+            opens: false,
             message: Message {
                 severity,
                 field: path.to_string(),
@@ -103,8 +106,10 @@ impl Lint<'_> {
         let ports = service.ports();
         for entry in &service.entries {
             self.public_suffix(service, entry);
-            for (index, port) in entry.ports.iter().enumerate() {
-                let at = [("ports", Some(index))];
+            let spec = || entry.entry().into_iter().flat_map(|s| &s.ports);
+            let index = |n: u16| spec().position(|p| p.number == u32::from(n));
+            for port in &entry.ports {
+                let at = [("ports", index(port.number))];
                 let held = ports.get(&port.number).map_or(port.class, |p| p.class);
                 if held != port.class {
                     let text = format!(
@@ -113,16 +118,39 @@ impl Lint<'_> {
                     );
                     self.warn(&entry.object, &at, text);
                 }
-                let opaque = matches!(port.class, Class::Tcp | Class::Udp | Class::Sniffed);
-                let any = entry.resolution == Resolution::None && entry.addresses.is_empty();
-                if opaque && any {
-                    let text = format!(
-                        "with resolution NONE and no addresses this opens port {} to any address",
-                        port.number
-                    );
-                    self.warn(&entry.object, &at, text);
+                if entry.resolution == Resolution::None && entry.addresses.is_empty() {
+                    self.any_address(entry, &at, port);
                 }
             }
+            for port in &entry.unspelt {
+                let text = format!(
+                    "port {port} serves nothing: without resolution and addresses it would be open to any \
+                     address; write resolution: NONE if that is meant"
+                );
+                self.warn(&entry.object, &[("ports", index(*port))], text);
+            }
+        }
+    }
+
+    /// A port of an entry with resolution NONE and no addresses.
+    fn any_address(&mut self, entry: &Arc<Entry>, at: &[(&str, Option<usize>)], port: &Port) {
+        let number = port.number;
+        let text = match port.class {
+            Class::Tcp | Class::Udp | Class::Sniffed => format!(
+                "with resolution NONE and no addresses this opens port {number} to any address"
+            ),
+            Class::Http => format!(
+                "with resolution NONE and no addresses any address gets port {number} if the client sends \
+                 the right Host"
+            ),
+            Class::Tls => format!(
+                "with resolution NONE and no addresses any address gets port {number} if the client sends \
+                 the right server name"
+            ),
+        };
+        self.warn(&entry.object, at, text);
+        if let Some(finding) = self.found.last_mut() {
+            finding.opens = true;
         }
     }
 
@@ -307,7 +335,7 @@ impl Lint<'_> {
 }
 
 /// `Kind namespace/name`.
-pub(crate) fn name(object: &Object) -> String {
+pub fn name(object: &Object) -> String {
     let meta = &object.meta;
     format!("{} {}/{}", object.kind, meta.namespace, meta.name)
 }

@@ -88,9 +88,23 @@ fn each_finding_names_the_object_and_the_field() {
         (
             entry(
                 "a",
-                "hosts: [a.com], ports: [{number: 90, name: p, protocol: TCP}]",
+                "hosts: [a.com], resolution: NONE, ports: [{number: 90, name: p, protocol: TCP}]",
             ),
             "0 spec.ports[0]: with resolution NONE and no addresses this opens port 90 to any address",
+        ),
+        (
+            entry(
+                "a",
+                "hosts: [a.com], ports: [{number: 90, name: p, protocol: TCP}]",
+            ),
+            "0 spec.ports[0]: port 90 serves nothing: without resolution",
+        ),
+        (
+            entry(
+                "a",
+                "hosts: [a.com], ports: [{number: 443, name: p, protocol: TLS}]",
+            ),
+            "0 spec.ports[0]: with resolution NONE and no addresses any address gets port 443",
         ),
         (
             entry("a", HTTP)
@@ -164,7 +178,7 @@ fn a_wildcard_below_an_owner_is_no_finding() {
         "a",
         &HTTP
             .replace("a.com", "\"*.example.com\"")
-            .replace("DNS", "NONE"),
+            .replace("DNS", "NONE, addresses: [192.0.2.1]"),
     );
     assert_eq!(findings(&text), [""; 0]);
 }

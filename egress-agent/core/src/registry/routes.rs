@@ -61,6 +61,18 @@ pub struct HttpPlan {
     pub denied: Option<Arc<str>>,
 }
 
+impl HttpPlan {
+    /// Every request to one destination.
+    fn all(to: To) -> Self {
+        Self {
+            matches: Vec::new(),
+            to: vec![(1, to)],
+            timeout: None,
+            denied: None,
+        }
+    }
+}
+
 /// One TLS route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsPlan {
@@ -143,16 +155,28 @@ pub struct Context<'a> {
 /// What a service does with flows, by port. UDP ports are not here.
 pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
     let mut plans = Vec::new();
+    // An invalid VirtualService may be the one that narrows: nothing of the host is served.
+    let mut rules = context.registry.rules_for(&service.host, context.scope);
+    let invalid = rules.find_map(|vs| vs.object.denied.clone());
     for (number, port) in service.ports() {
         if port.class == Class::Udp {
             continue;
         }
         let mut plan = PortPlan {
-            denied: denied(&service.host, None, number, service, context),
+            denied: invalid
+                .clone()
+                .or_else(|| denied(&service.host, None, number, service, context)),
             ..PortPlan::default()
         };
+        let own = itself(service, number, plan.denied.as_ref());
+        if invalid.is_some() {
+            plan.http = port.class.is_http().then(|| vec![HttpPlan::all(own)]);
+            plan.own_name = port.class == Class::Tls;
+            plan.opaque = matches!(port.class, Class::Tcp | Class::Sniffed);
+            plans.push((number, plan));
+            continue;
+        }
         if port.class.is_http() {
-            let own = itself(service, number, &plan.denied);
             plan.http = Some(http(service, number, own, context));
         }
         match port.class {
@@ -173,30 +197,22 @@ pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
 }
 
 /// The way to a service itself, and why it serves nothing where it does.
-pub fn itself(service: &Service, port: u16, denied: &Option<Arc<str>>) -> To {
+pub fn itself(service: &Service, port: u16, denied: Option<&Arc<str>>) -> To {
     To {
         host: Arc::clone(&service.host),
         port,
         subset: Subset::All,
-        denied: denied.clone(),
+        denied: denied.cloned(),
     }
 }
 
 /// The first `VirtualService` with http routes has the host; they are not merged.
 fn http(service: &Service, port: u16, own: To, context: &Context<'_>) -> Vec<HttpPlan> {
-    let own = || {
-        vec![HttpPlan {
-            matches: Vec::new(),
-            to: vec![(1, own)],
-            timeout: None,
-            denied: None,
-        }]
-    };
     let mut rules = context.registry.rules_for(&service.host, context.scope);
     let in_force = rules.find(|vs| !vs.spec().http.is_empty());
     in_force
         .and_then(|vs| http_routes(vs, port, context))
-        .unwrap_or_else(own)
+        .unwrap_or_else(|| vec![HttpPlan::all(own)])
 }
 
 /// The routes of a `VirtualService` on a dialled port; `None` if it has none for it, which leaves
@@ -215,6 +231,15 @@ fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<
                 let Some(delegate) = context.registry.delegate(to, vs) else {
                     continue;
                 };
+                if let Some(why) = &delegate.object.denied {
+                    plans.push(HttpPlan {
+                        matches,
+                        to: Vec::new(),
+                        timeout: None,
+                        denied: Some(Arc::clone(why)),
+                    });
+                    continue;
+                }
                 for (index, inner) in delegate.spec().http.iter().enumerate() {
                     let Some(own) = matching(inner, delegate, vs, port, context) else {
                         continue;

@@ -44,6 +44,11 @@ impl Class {
         matches!(self, Self::Http | Self::Tls | Self::Sniffed)
     }
 
+    /// Whether what names nobody is decided by its address alone.
+    pub const fn is_opaque(self) -> bool {
+        matches!(self, Self::Tcp | Self::Udp | Self::Sniffed)
+    }
+
     /// Whether `VirtualService.http` applies.
     pub const fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Sniffed)
@@ -94,6 +99,9 @@ pub struct Entry {
     pub addresses: Vec<IpNet>,
     /// Ports of the service.
     pub ports: Vec<Port>,
+    /// Ports that it lists and that serve nothing, because they would be open to any address and
+    /// nobody wrote so: without `resolution` it is NONE, and there are no `addresses`.
+    pub unspelt: Vec<u16>,
     /// Listed endpoints; `None` if there are none, so that the host itself is resolved.
     pub endpoints: Option<Vec<Endpoint>>,
     /// Namespaces that see it.
@@ -136,6 +144,14 @@ impl Entry {
             })
         });
         let mut ports: Vec<_> = ports.collect();
+        let mut unspelt = Vec::new();
+        if entry.opens_by_default() {
+            ports.retain(|p| {
+                let opens = p.class.is_opaque();
+                unspelt.extend(opens.then_some(p.number));
+                !opens
+            });
+        }
         // Without an address that can be read it must not stand for every address.
         if addresses.is_empty() && !entry.addresses.is_empty() {
             ports.clear();
@@ -145,6 +161,7 @@ impl Entry {
             resolution: entry.resolution(),
             addresses,
             ports,
+            unspelt,
             endpoints,
             export_to: entry.export_to.clone(),
         }

@@ -9,7 +9,11 @@ mod object;
 mod parse;
 pub mod reader;
 mod scalar;
+mod stream;
 mod suggest;
 pub mod values;
 
-pub use object::{Decoded, Kind, MAX_FILE, Meta, Object, Skipped, Spec, decode};
+pub(crate) use suggest::nearest;
+
+pub use object::{Kind, Meta, Object, Spec};
+pub use stream::{Decoded, MAX_FILE, Skipped, Strictness, decode, decode_as, decode_part};

@@ -1,12 +1,12 @@
-//! Documents to objects: kinds, versions, metadata, lists, and what is skipped.
+//! One object: its kind, version and metadata, and its spec. Which documents a file holds is
+//! `stream`'s.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use super::node::{Mark, Node, Value};
-use super::parse::{Copied, parse};
+use super::node::{Entry, Mark, Node, Value};
 use super::reader::{self, Decode, Reader};
-use super::suggest::nearest;
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::message::{Message, Path, Severity, Step};
 use crate::istio::service_entry::ServiceEntry;
@@ -14,14 +14,35 @@ use crate::istio::sidecar::Sidecar;
 use crate::istio::virtual_service::VirtualService;
 use crate::istio::workload_entry::WorkloadEntry;
 
-/// Longest file that is read, in bytes.
-pub const MAX_FILE: usize = 4 << 20;
-/// Most errors that are kept for a file besides those of its objects.
-const MAX_FILE_MESSAGES: usize = 100;
 /// The API group of all five kinds.
-const GROUP: &str = "networking.istio.io";
+pub(super) const GROUP: &str = "networking.istio.io";
+/// Kinds of the group that the gate does not read.
+pub(super) const OTHER_KINDS: [&str; 4] =
+    ["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"];
 /// Its versions, which share one schema (istio `manifests/charts/base/files/crd-all.gen.yaml`).
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
+
+/// Fields of an object (Kubernetes API conventions).
+const TOP_LEVEL: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+/// Fields of `metadata` (Kubernetes `meta/v1` `ObjectMeta`); `clusterName` is of older versions.
+const METADATA: [&str; 16] = [
+    "name",
+    "generateName",
+    "namespace",
+    "selfLink",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "clusterName",
+];
 
 /// The kinds that the gate reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +60,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::ServiceEntry,
         Self::VirtualService,
         Self::DestinationRule,
@@ -109,7 +130,16 @@ pub struct Object {
     pub spec: Option<Spec>,
     /// What decoding has to say. Validation gives its own.
     pub messages: Vec<Message>,
-    root: Node,
+    /// The document that it stands in, by which it can be decoded again.
+    pub text: Arc<str>,
+    /// Line of the file that `text` starts at.
+    pub text_line: u32,
+    /// Why what it is about serves nothing: this is the stand-in of an object that is invalid and
+    /// narrows or protects. See [`super::super::stand_in`].
+    pub denied: Option<Arc<str>>,
+    /// What could be decoded of a spec that is broken.
+    pub(crate) draft: Option<Spec>,
+    pub(crate) root: Node,
 }
 
 impl Object {
@@ -126,6 +156,7 @@ impl Object {
     /// Gives up the tree of marks, the larger part of an object's memory. Places of fields are
     /// unknown afterwards, so validate first.
     pub fn forget_places(&mut self) {
+        self.draft = None;
         self.root = Node {
             mark: self.root.mark,
             value: Value::Null,
@@ -133,188 +164,53 @@ impl Object {
     }
 }
 
-/// A document that is none of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// Number of the document in the file, from 0.
-    pub document: usize,
-    /// Line that it starts at, from 1.
-    pub line: u32,
-    /// `apiVersion` and `kind` as written.
-    pub what: String,
+/// Where an object stands.
+pub(super) struct Place<'a> {
+    pub(super) source: &'a str,
+    pub(super) document: usize,
+    pub(super) text: &'a Arc<str>,
+    pub(super) text_line: u32,
 }
 
-/// What a file holds.
-#[derive(Clone, Debug, Default)]
-pub struct Decoded {
-    /// Objects of the five kinds, in the order of the file.
-    pub objects: Vec<Object>,
-    /// Documents of other kinds.
-    pub skipped: Vec<Skipped>,
-    /// What is wrong with the file itself: no YAML, no object, too long.
-    pub messages: Vec<Message>,
-}
-
-impl Decoded {
-    /// Adds an error of the file, unless it has more than anyone would read.
-    fn complain(&mut self, message: Message) {
-        if self.messages.len() < MAX_FILE_MESSAGES {
-            self.messages.push(message);
-        }
-    }
-
-    /// Whether anything in the file could not be decoded. Validation may still refuse objects.
-    pub fn is_broken(&self) -> bool {
-        self.messages
-            .iter()
-            .any(|message| message.severity == Severity::Error)
-            || self.objects.iter().any(Object::is_broken)
-    }
-}
-
-/// Decodes the objects of a file. `source` is its name, used in messages only.
-///
-/// Never fails as a whole: a document that cannot be read is a message, and the others are read.
-pub fn decode(source: &str, text: &str) -> Decoded {
-    let mut decoded = Decoded::default();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.len() > MAX_FILE {
-        decoded.complain(error(
-            Mark::default(),
-            format!("file is longer than {MAX_FILE} bytes"),
-        ));
-        return decoded;
-    }
-    let mut number = 0;
-    let mut copied = Copied::default();
-    for (part, line) in documents(text) {
-        match parse(part, line, &mut copied) {
-            Ok(nodes) => {
-                for node in nodes {
-                    if node.value != Value::Null {
-                        document(&mut decoded, source, number, node);
-                        number += 1;
-                    }
-                }
-            }
-            Err(syntax) => {
-                decoded.complain(error(syntax.mark, syntax.text));
-                number += 1;
-            }
-        }
-    }
-    if number == 0 {
-        decoded.complain(error(
-            Mark { line: 1, column: 1 },
-            "file holds no object".to_owned(),
-        ));
-    }
-    decoded
-}
-
-fn error(mark: Mark, text: String) -> Message {
-    Message {
-        severity: Severity::Error,
-        field: String::new(),
-        line: mark.line,
-        column: mark.column,
-        text,
-    }
-}
-
-/// Splits a stream at its `---` lines, so that one broken document does not hide the others.
-fn documents(text: &str) -> Vec<(&str, u32)> {
-    let mut parts = Vec::new();
-    let (mut start, mut offset, mut first_line) = (0, 0, 1);
-    for (line, number) in text.split_inclusive('\n').zip(1_u32..) {
-        let separates = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if separates && offset > start {
-            parts.push((&text[start..offset], first_line));
-            (start, first_line) = (offset, number);
-        }
-        offset += line.len();
-    }
-    parts.push((&text[start..], first_line));
-    parts
-}
-
-fn document(decoded: &mut Decoded, source: &str, number: usize, node: Node) {
-    let kind = node.get("kind").and_then(Node::text).unwrap_or_default();
-    let has_items = matches!(
-        node.get("items"),
-        Some(Node {
-            value: Value::List(_),
-            ..
-        })
-    );
-    if !kind.ends_with("List") || !has_items {
-        object(decoded, source, number, node);
-        return;
-    }
-    let Value::Map(entries) = node.value else {
-        return;
+/// Decodes an object of a known kind; `version` is that of its `apiVersion`, `twice` is the error of
+/// a key that its document sets twice.
+pub(super) fn object(
+    at: &Place<'_>,
+    kind: Kind,
+    version: &str,
+    root: Node,
+    strict: bool,
+    twice: Option<Message>,
+) -> Object {
+    let mut reader = Reader {
+        strict,
+        ..Reader::default()
     };
-    for entry in entries {
-        if let ("items", Value::List(items)) = (entry.key.as_str(), entry.value.value) {
-            for item in items {
-                object(decoded, source, number, item);
-            }
-        }
+    if let Some(error) = twice {
+        reader.messages.push(error);
     }
-}
-
-fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
-    let line = root.mark.line;
-    if !matches!(root.value, Value::Map(_)) {
-        decoded.complain(error(
-            root.mark,
-            format!("document is no object but a {}", root.value.kind()),
-        ));
-        return;
-    }
-    let text = |key: &str| root.get(key).and_then(Node::text).unwrap_or_default();
-    let (api_version, kind_name) = (text("apiVersion"), text("kind"));
-    if api_version.is_empty() || kind_name.is_empty() {
-        let missing = if kind_name.is_empty() {
-            "kind"
-        } else {
-            "apiVersion"
-        };
-        decoded.complain(Message {
-            field: missing.to_owned(),
-            ..error(root.mark, format!("{missing} is not set"))
-        });
-        return;
-    }
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let kind = Kind::ALL
-        .into_iter()
-        .find(|kind| kind.as_str() == kind_name);
-    let (Some(kind), GROUP) = (kind, group) else {
-        decoded.skipped.push(Skipped {
-            document,
-            line,
-            what: format!("{api_version} {kind_name}"),
-        });
-        return;
-    };
-    let mut reader = Reader::default();
     if !VERSIONS.contains(&version) {
+        let (severity, end) = if strict {
+            (Severity::Error, "")
+        } else {
+            (Severity::Note, "; read as v1")
+        };
         reader.within(Step::Field("apiVersion"), |reader| {
             let node = root.get("apiVersion").unwrap_or(&root);
-            reader.say(
-                Severity::Note,
-                node,
-                format!("Istio serves v1, v1beta1 and v1alpha3 of {kind_name}, not {version}; read as v1"),
-            );
+            let text =
+                format!("Istio serves v1, v1beta1 and v1alpha3 of {kind}, not {version}{end}");
+            reader.say(severity, node, text);
         });
     }
     let meta = reader.within(Step::Field("metadata"), |reader| {
         meta(root.get("metadata"), reader)
     });
-    top_level_fields(&root, &mut reader);
+    if let Value::Map(entries) = &root.value {
+        let unknown = |e: &&Entry| !TOP_LEVEL.contains(&e.key.as_str());
+        for entry in entries.iter().filter(unknown) {
+            reader.unknown(entry, TOP_LEVEL.into_iter());
+        }
+    }
     let empty = Node {
         mark: root.mark,
         value: Value::Null,
@@ -328,46 +224,25 @@ fn object(decoded: &mut Decoded, source: &str, document: usize, root: Node) {
         Kind::WorkloadEntry => Spec::WorkloadEntry(Decode::decode(node, reader)),
     });
     let messages = reader.messages.into_vec();
-    let broken = messages
-        .iter()
-        .any(|message| message.severity == Severity::Error);
-    decoded.objects.push(Object {
-        source: source.to_owned(),
-        document,
-        line,
+    let is_error = |message: &Message| message.severity == Severity::Error;
+    let (spec, draft) = if messages.iter().any(is_error) {
+        (None, Some(spec))
+    } else {
+        (Some(spec), None)
+    };
+    Object {
+        source: at.source.to_owned(),
+        document: at.document,
+        line: root.mark.line,
         kind,
         meta,
-        spec: (!broken).then_some(spec),
+        spec,
         messages,
+        text: Arc::clone(at.text),
+        text_line: at.text_line,
+        denied: None,
+        draft,
         root,
-    });
-}
-
-fn top_level_fields(root: &Node, reader: &mut Reader) {
-    const KNOWN: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
-    let Value::Map(entries) = &root.value else {
-        return;
-    };
-    for entry in entries
-        .iter()
-        .filter(|entry| !KNOWN.contains(&entry.key.as_str()))
-    {
-        let at = Node {
-            mark: entry.mark,
-            value: Value::Null,
-        };
-        if !reader.messages.has_room(Severity::Warning) {
-            return;
-        }
-        let hint =
-            nearest(&entry.key, KNOWN.into_iter()).map(|name| format!(", did you mean {name:?}?"));
-        reader.within(Step::Key(entry.key.clone()), |reader| {
-            reader.say(
-                Severity::Warning,
-                &at,
-                format!("unknown field {:?}{}", entry.key, hint.unwrap_or_default()),
-            );
-        });
     }
 }
 
@@ -380,6 +255,12 @@ fn meta(node: Option<&Node>, reader: &mut Reader) -> Meta {
     if !matches!(node.value, Value::Map(_) | Value::Null) {
         reader.mismatch(node, "v1.ObjectMeta");
         return meta;
+    }
+    if let Value::Map(entries) = &node.value {
+        let unknown = |e: &&Entry| !METADATA.contains(&e.key.as_str());
+        for entry in entries.iter().filter(unknown) {
+            reader.unknown(entry, METADATA.into_iter());
+        }
     }
     let node = &reader::Message::open(node);
     let namespace: String = reader.field(node, "namespace", "namespace");

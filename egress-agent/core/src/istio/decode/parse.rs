@@ -57,9 +57,22 @@ impl Size {
 #[derive(Debug, Default)]
 pub struct Copied(Size);
 
+/// A document of a text.
+#[derive(Debug)]
+pub struct Document {
+    /// What it holds. Of a key that is set twice the first value counts.
+    pub root: Node,
+    /// The first key that is set twice. Whether that matters depends on whose document it is.
+    pub twice: Option<SyntaxError>,
+}
+
 /// Reads the documents of a text, as a rule one. `first_line` is the number of its first line in the
 /// file; `copied` is of the whole file.
-pub fn parse(text: &str, first_line: u32, copied: &mut Copied) -> Result<Vec<Node>, SyntaxError> {
+pub fn parse(
+    text: &str,
+    first_line: u32,
+    copied: &mut Copied,
+) -> Result<Vec<Document>, SyntaxError> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
         text,
@@ -68,6 +81,7 @@ pub fn parse(text: &str, first_line: u32, copied: &mut Copied) -> Result<Vec<Nod
         copied,
         anchors: BTreeMap::new(),
         cursor: (0, 0),
+        twice: None,
     };
     let mut documents = Vec::new();
     loop {
@@ -76,7 +90,9 @@ pub fn parse(text: &str, first_line: u32, copied: &mut Copied) -> Result<Vec<Nod
             (Event::DocumentStart(_), _) => {
                 builder.anchors.clear();
                 let (event, span) = builder.next()?;
-                documents.push(builder.node(event, span, 0)?);
+                let root = builder.node(event, span, 0)?;
+                let twice = builder.twice.take();
+                documents.push(Document { root, twice });
             }
             _ => {}
         }
@@ -93,6 +109,8 @@ struct Builder<'t> {
     anchors: BTreeMap<usize, (Node, Size)>,
     /// A character of the text, and the byte that it starts at.
     cursor: (usize, usize),
+    /// The first key of the document that is set twice in one map.
+    twice: Option<SyntaxError>,
 }
 
 impl<'t> Builder<'t> {
@@ -294,7 +312,13 @@ impl<'t> Builder<'t> {
                     ""
                 };
                 let text = format!("key {key:?} already set in map, on line {line}{hint}");
-                return Err(SyntaxError { mark, text });
+                let error = SyntaxError { mark, text };
+                if depth == 0 && ["apiVersion", "kind"].contains(&key.as_str()) {
+                    // Of what kind the document is cannot be told.
+                    return Err(error);
+                }
+                self.twice.get_or_insert(error);
+                continue;
             }
             entries.push(Entry { key, mark, value });
         }

@@ -6,9 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use super::node::{Node, Value};
+use super::node::{Entry, Node, Value};
 use super::suggest::nearest;
 use crate::istio::message::{self, Messages, Path, Severity, Step};
+
+/// Fields of older APIs, with the field around them, that may be left out: a websocket passes without
+/// being asked for, and a fault denies its route whatever its share is.
+const IGNORED: [(&str, &str); 3] = [
+    ("http", "websocketUpgrade"),
+    ("http", "websocket_upgrade"),
+    ("abort", "percent"),
+];
 
 /// A map that is read as a message of the API.
 #[derive(Debug)]
@@ -31,6 +39,8 @@ impl<'n> Message<'n> {
 /// The state of reading one document: where we are, and what was found wrong.
 #[derive(Debug, Default)]
 pub struct Reader {
+    /// Whether an unknown field is an error.
+    pub strict: bool,
     /// The way to the value being read.
     pub path: Path,
     /// What was found so far.
@@ -93,23 +103,9 @@ impl Reader {
             return None;
         };
         for entry in entries {
-            // Finding the nearest name costs time, which a file of nothing but mistakes is not given.
-            if self.messages.has_room(Severity::Warning)
-                && !fields
-                    .iter()
-                    .any(|(camel, snake)| entry.key == *camel || entry.key == *snake)
-            {
-                let at = Node {
-                    mark: entry.mark,
-                    value: Value::Null,
-                };
-                let mut text = format!("unknown field {:?}", entry.key);
-                if let Some(name) = nearest(&entry.key, fields.iter().map(|(camel, _)| *camel)) {
-                    text = format!("{text}, did you mean {name:?}?");
-                }
-                self.within(Step::Key(entry.key.clone()), |reader| {
-                    reader.say(Severity::Warning, &at, text);
-                });
+            let known = |(camel, snake): &(&str, &str)| entry.key == *camel || entry.key == *snake;
+            if !fields.iter().any(known) {
+                self.unknown(entry, fields.iter().map(|(camel, _)| *camel));
             }
         }
         let mut overridden = Vec::new();
@@ -128,11 +124,47 @@ impl Reader {
                     "only one of {}, {last} may be set; Istio uses {last}",
                     set.join(", ")
                 );
-                self.say(Severity::Note, node, text);
+                let severity = if self.strict {
+                    Severity::Error
+                } else {
+                    Severity::Note
+                };
+                self.say(severity, node, text);
                 overridden.append(&mut set);
             }
         }
         Some(Message { node, overridden })
+    }
+
+    /// Tells of a field that is none of the known ones.
+    pub fn unknown<'f>(&mut self, entry: &Entry, known: impl Iterator<Item = &'f str>) {
+        let around = self.path.0.iter().rev().find_map(|step| match step {
+            Step::Field(name) => Some(*name),
+            Step::Key(_) | Step::Index(_) => None,
+        });
+        let ignored = around.is_some_and(|name| IGNORED.contains(&(name, entry.key.as_str())));
+        let severity = if self.strict && !ignored {
+            Severity::Error
+        } else {
+            Severity::Warning
+        };
+        // Finding the nearest name costs time, which a file of nothing but mistakes is not given.
+        if !self.messages.has_room(severity) {
+            return;
+        }
+        let at = Node {
+            mark: entry.mark,
+            value: Value::Null,
+        };
+        let mut text = format!("unknown field {:?}", entry.key);
+        if ignored {
+            text += " of an older API, which changes nothing";
+        } else if let Some(name) = nearest(&entry.key, known) {
+            text = format!("{text}, did you mean {name:?}?");
+        }
+        self.within(Step::Key(entry.key.clone()), |reader| {
+            reader.say(severity, &at, text);
+        });
     }
 
     /// Reads one field; absent and null give the default.

@@ -1,0 +1,106 @@
+//! Stand-ins for objects that are invalid and narrow or protect: what they are about serves nothing.
+//!
+//! Left out, a `VirtualService` would open every path of its hosts, a `DestinationRule` would let go in
+//! clear text what it encrypts, and a `Sidecar` would show a workload every service. A `ServiceEntry`
+//! and a `WorkloadEntry` only add, so they need none.
+
+use super::decode::node::{Node, Value};
+use super::decode::{Object, Spec};
+use super::destination_rule::DestinationRule;
+use super::fields::WorkloadSelector;
+use super::sidecar::{IstioEgressListener, OutboundTrafficPolicy, Sidecar};
+use super::virtual_service::VirtualService;
+use std::sync::Arc;
+
+/// What is in force instead of an invalid object; `None` where leaving it out denies. Hosts and
+/// selectors are taken from what could be read of it.
+pub fn stand_in(object: &Object) -> Option<Object> {
+    let spec = object.spec.as_ref().or(object.draft.as_ref())?;
+    let raw = object.root.get("spec");
+    let spec = match spec {
+        Spec::VirtualService(read) => {
+            // A delegate without hosts stands in for its routes.
+            let hosts = texts(&read.hosts, raw, "hosts");
+            let gateways = texts(&read.gateways, raw, "gateways");
+            Spec::VirtualService(VirtualService {
+                hosts,
+                gateways: for_workloads(gateways, object),
+                ..VirtualService::default()
+            })
+        }
+        Spec::DestinationRule(read) => {
+            let read = Vec::from_iter((!read.host.is_empty()).then(|| read.host.clone()));
+            Spec::DestinationRule(DestinationRule {
+                host: texts(&read, raw, "host").into_iter().next()?,
+                ..DestinationRule::default()
+            })
+        }
+        Spec::Sidecar(read) => {
+            // A selector that cannot be read may be for any workload of the namespace.
+            let labels = raw.and_then(|r| r.get("workloadSelector"));
+            let labels = labels.and_then(|s| s.get("labels")?.string_map());
+            let selector = read.workload_selector.clone();
+            let selector = selector.or(labels.map(|labels| WorkloadSelector { labels }));
+            Spec::Sidecar(Sidecar {
+                workload_selector: selector,
+                egress: vec![IstioEgressListener {
+                    hosts: vec!["~/*".to_owned()],
+                    ..IstioEgressListener::default()
+                }],
+                // REGISTRY_ONLY.
+                outbound_traffic_policy: Some(OutboundTrafficPolicy::default()),
+                ..Sidecar::default()
+            })
+        }
+        Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => return None,
+    };
+    let (kind, meta, source) = (object.kind, &object.meta, &object.source);
+    let why = format!(
+        "{kind} {}/{} ({source}:{}) is invalid, so what it is about serves nothing until it is mended",
+        meta.namespace, meta.name, object.line
+    );
+    Some(Object {
+        spec: Some(spec),
+        denied: Some(why.into()),
+        draft: None,
+        messages: Vec::new(),
+        root: Node::default(),
+        text: Arc::default(),
+        ..object.clone()
+    })
+}
+
+/// Texts of a field: as they were decoded, else what stands under it or under a name like it.
+fn texts(read: &[String], raw: Option<&Node>, field: &str) -> Vec<String> {
+    if !read.is_empty() {
+        return read.to_vec();
+    }
+    let Some(Value::Map(entries)) = raw.map(|r| &r.value) else {
+        return Vec::new();
+    };
+    let known = [
+        "hosts", "host", "gateways", "http", "tls", "tcp", "exportTo",
+    ];
+    let mut found = Vec::new();
+    for entry in entries {
+        let own = entry.key == field;
+        let meant = super::decode::nearest(&entry.key, std::iter::once(field)).is_some();
+        if own || (meant && !known.contains(&entry.key.as_str())) {
+            match &entry.value.value {
+                Value::String(text) => found.push(text.clone()),
+                Value::List(items) => {
+                    found.extend(items.iter().filter_map(Node::text).map(str::to_owned));
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Map(_) => {}
+            }
+        }
+    }
+    found
+}
+
+/// The gateways of a stand-in: those of an object that is for gateways only, otherwise none, which
+/// is every workload.
+fn for_workloads(gateways: Vec<String>, object: &Object) -> Vec<String> {
+    let only = !gateways.is_empty() && !object.text.contains("mesh");
+    if only { gateways } else { Vec::new() }
+}

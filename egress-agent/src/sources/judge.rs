@@ -1,0 +1,141 @@
+//! The verdict on the objects of one file: valid, or why not.
+//!
+//! Knows no other file and nothing of what was in force.
+
+use super::files::SourceFile;
+use egress_core::istio::stand_in::stand_in;
+use egress_core::istio::{Kind, Message, Object, Severity, Strictness, decode_as, validate};
+use egress_core::registry::lint::name;
+use egress_core::registry::not_done::not_done;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What makes two documents one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Id {
+    kind: Kind,
+    namespace: String,
+    name: String,
+    /// Of an object without a name: where it stands.
+    nameless: Option<(String, usize, u32)>,
+}
+
+impl Id {
+    pub(crate) fn of(object: &Object) -> Self {
+        let meta = &object.meta;
+        let place = || (object.source.clone(), object.document, object.line);
+        Self {
+            kind: object.kind,
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            nameless: meta.name.is_empty().then(place),
+        }
+    }
+}
+
+/// One object of a file.
+#[derive(Clone, Debug)]
+pub(super) struct One {
+    pub(super) id: Id,
+    pub(super) object: Arc<Object>,
+    /// Why it is invalid, one line each; empty if it is valid.
+    pub(super) errors: Vec<String>,
+    /// What is in force instead of an invalid one, where leaving it out would open something.
+    pub(super) stand_in: Option<Arc<Object>>,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Judged {
+    pub(super) objects: Vec<One>,
+    /// What is wrong with documents of which no object could be made.
+    pub(super) errors: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) fn judge(file: &SourceFile) -> Judged {
+    let mut judged = Judged::default();
+    let name = file.path.display().to_string();
+    let decoded = decode_as(&name, &file.text, Strictness::Files);
+    for message in &decoded.messages {
+        let line = line(&name, message);
+        judged.errors.push(format!(
+            "{line}; this document is left out, and the last good versions of the file's objects that it may hold stay in force"
+        ));
+    }
+    for mut object in decoded.objects {
+        let (errors, notes): (Vec<_>, Vec<_>) = validate(&object)
+            .into_iter()
+            .partition(|m| m.severity == Severity::Error);
+        let errors: Vec<_> = errors.iter().map(|m| line(&name, m)).collect();
+        let stand_in = if errors.is_empty() {
+            let notes = notes.into_iter().chain(not_done(&object));
+            judged.notes.extend(notes.map(|m| line(&name, &m)));
+            None
+        } else {
+            stand_in(&object).map(Arc::new)
+        };
+        // Only messages need them, and they are the larger part of an object.
+        object.forget_places();
+        judged.objects.push(One {
+            id: Id::of(&object),
+            object: Arc::new(object),
+            errors,
+            stand_in,
+        });
+    }
+    let skipped = decoded.skipped.iter();
+    judged
+        .notes
+        .extend(skipped.map(|s| format!("{name}:{}: {}: not a rule; skipped", s.line, s.what)));
+    judged
+}
+
+fn line(file: &str, message: &Message) -> String {
+    let field = if message.field.is_empty() {
+        String::new()
+    } else {
+        format!("{}: ", message.field)
+    };
+    format!("{file}:{}: {field}{}", message.line, message.text)
+}
+
+/// An object that stands in more than one valid document.
+#[derive(Clone, Debug)]
+pub(crate) struct Again {
+    /// The same each time, which does no harm. Otherwise none of them is in force: a copy
+    /// that somebody forgot must not decide.
+    pub(crate) same: bool,
+    places: String,
+}
+
+impl Again {
+    pub(crate) fn text(&self, object: &Object) -> String {
+        let (name, places) = (name(object), &self.places);
+        if self.same {
+            format!("{name} is given more than once, the same each time ({places})")
+        } else {
+            format!("{name} is given more than once ({places}): remove all but one")
+        }
+    }
+}
+
+/// Of valid objects, those that stand in more than one document.
+pub(crate) fn twice<'a>(objects: impl Iterator<Item = (Id, &'a Object)>) -> BTreeMap<Id, Again> {
+    let mut all: BTreeMap<Id, Vec<&Object>> = BTreeMap::new();
+    for (id, object) in objects {
+        all.entry(id).or_default().push(object);
+    }
+    let again = |ones: Vec<&Object>| {
+        let first = ones.first().filter(|_| ones.len() > 1)?;
+        let alike = |o: &&Object| o.spec == first.spec && o.meta == first.meta;
+        let places = ones.iter().map(|o| format!("{}:{}", o.source, o.line));
+        Some(Again {
+            same: ones.iter().all(alike),
+            places: places.collect::<Vec<_>>().join(", "),
+        })
+    };
+    all.into_iter()
+        .filter_map(|(id, ones)| Some((id, again(ones)?)))
+        .collect()
+}

@@ -1,0 +1,52 @@
+//! Files in which state outlives the agent: the agent's alone, written whole or not at all.
+//!
+//! They lie beside the admin socket, in a folder that goes with a reboot, as the pins do. What a text
+//! means is the caller's.
+
+use anyhow::{Context as _, ensure};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// The text of a file; none where there is none. A file that another could have written is an error.
+pub fn read(path: &Path, most: usize) -> anyhow::Result<Option<String>> {
+    let mut options = OpenOptions::new();
+    let opened = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match opened.open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let meta = file.metadata()?;
+    let own = rustix::process::geteuid().as_raw();
+    ensure!(meta.is_file(), "not a plain file");
+    ensure!(
+        meta.uid() == own && meta.mode() & 0o777 == 0o600,
+        "another user may have written it"
+    );
+    let mut text = String::new();
+    // One byte more than is taken, so that a longer one is seen to be.
+    file.take(most as u64 + 1).read_to_string(&mut text)?;
+    ensure!(text.len() <= most, "more than {most} bytes");
+    Ok(Some(text))
+}
+
+/// Replaces a file: under another name first.
+pub fn write(path: &Path, text: &str, most: usize) -> anyhow::Result<()> {
+    ensure!(text.len() <= most, "more than {most} bytes");
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let unfinished = Path::new(&unfinished);
+    match fs::remove_file(unfinished) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+        Ok(()) | Err(_) => {}
+    }
+    let mut options = OpenOptions::new();
+    let new = options.write(true).create_new(true).mode(0o600);
+    let mut file: File = new.open(unfinished).context("making it")?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(unfinished, path)?;
+    Ok(())
+}
