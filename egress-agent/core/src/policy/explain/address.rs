@@ -28,7 +28,9 @@ impl Asked<'_> {
         let passes = tcp.fate.passes() || by_name.is_some();
         if tcp.fate.passes() {
             let how = words::passes(&tcp.fate, &to.to_string(), &tcp.spoken, None);
-            lines.push(format!("allowed: TCP {how}"));
+            let unread = matches!(tcp.fate, Fate::Straight | Fate::Relayed(_));
+            let by = if unread { "TCP " } else { "" };
+            lines.push(format!("allowed: {by}{how}"));
         } else if let Some(what) = by_name {
             lines.push(format!(
                 "allowed: {to}, as far as an address decides: {what} passes"

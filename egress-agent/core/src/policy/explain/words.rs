@@ -17,7 +17,7 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
         Fate::Straight => format!("straight to {to}"),
         Fate::Relayed(c) if c.original_dst.is_some() => format!("relayed to {to}"),
         Fate::Relayed(c) => format!("relayed to {}:{}", c.host, c.port),
-        Fate::Tls(c) => format!("TLS with this server name goes to {}:{}", c.host, c.port),
+        Fate::Tls(c) => format!("{} goes to {}:{}", request(spoken), c.host, c.port),
         Fate::Request(cluster, route) => {
             let timeout = route.timeout;
             let timeout = timeout.map_or_else(String::new, |t| format!(", timeout {t:?}"));
