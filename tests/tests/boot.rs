@@ -137,6 +137,35 @@ fn a_silent_resolver_delays_no_rule_that_needs_no_name() {
     assert!(status.is_object(), "{status}");
 }
 
+fn names(status: &Value, part: &str) {
+    let problems = status["rules"]["problems"].to_string();
+    assert!(problems.contains(part), "{part}: {status}");
+}
+
+#[test]
+fn an_invalid_object_and_an_unreadable_file_keep_no_other_rule_out() {
+    let broken = |lab: &Lab| {
+        let bad = DIRECT
+            .replace("direct", "bad")
+            .replace("number: 7", "number: {}");
+        lab.write_rules("invalid.yaml", &bad).unwrap();
+        fs::write(lab.rules_dir().join("latin.yaml"), [0xff, 0xfe]).unwrap();
+    };
+    let status = boot("an invalid object, an unreadable file", broken, &[]);
+    names(&status, "invalid.yaml");
+    names(&status, "latin.yaml");
+}
+
+#[test]
+fn a_missing_rules_folder_keeps_no_other_rule_out() {
+    let status = boot(
+        "a missing folder",
+        |_| (),
+        &["--rules", "/nonexistent/rules"],
+    );
+    names(&status, "/nonexistent/rules");
+}
+
 #[test]
 fn the_agent_closes_a_root_before_it_finds_that_its_settings_are_wrong() {
     let lab = Lab::without_agent(LabOptions::default()).unwrap();
