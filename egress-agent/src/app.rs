@@ -10,7 +10,7 @@ use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
 use crate::placement::Started;
 use crate::privilege::Needs;
-use crate::proxy::{self, DrainSignal, Limits, Shared};
+use crate::proxy::{self, DrainSignal, Shared};
 use crate::reload::{self, Source};
 use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
@@ -177,12 +177,13 @@ async fn serve(
     let proof: Arc<str> = wiring::proof()?.into();
     let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
     let (routes, observer) = (engine.routes(), Arc::clone(&flows));
-    let mut shared = Shared::new(routes, origins, dialer, observer, Limits::default())
+    let mut shared = Shared::new(routes, origins, dialer, observer, privilege::proxy_limits())
         .proven_by(Arc::clone(&proof));
     if config.on_removal == OnRemoval::Close {
         shared = shared.ending_removed(engine.changes());
     }
     let shared = Arc::new(shared);
+    let memory = Arc::clone(&shared).give_back();
     let (drain, signal) = proxy::drain_channel();
     let mut proxies = start(listeners, &shared, &signal);
     let (own, port) = (sockets.own_netns(), config.proxy_port);
@@ -208,6 +209,7 @@ async fn serve(
     // The service manager's "started" is the closed gate; `status` says when it is ready, which
     // waits for workloads that the service manager may start only now.
     admin::notify_ready();
+    helpers.spawn(memory);
     helpers.spawn(keeper.keep(config.canary_interval));
     helpers.spawn(reload::follow(source, config.clone(), hangup, reloaded));
     helpers.spawn(async move { flows.tell_of_repeats().await });

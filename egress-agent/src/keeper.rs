@@ -7,6 +7,7 @@ use crate::kernel::canary::{self, Redirected};
 use crate::kernel::{self, Counters, Kernel};
 use crate::observe::readiness::{Board, Part};
 use crate::placement::{self, Started};
+use crate::privilege;
 use anyhow::bail;
 use egress_core::policy::state::Unlisted;
 use egress_ebpf::abi::counter;
@@ -153,6 +154,7 @@ impl Keeper {
                 _ = ticks.tick() => {
                     self.check().await;
                     self.check_redirect().await;
+                    self.board.set(Part::Descriptors, privilege::descriptor_trouble());
                     self.look();
                 }
                 () = self.board.changed() => {

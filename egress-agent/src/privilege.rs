@@ -2,6 +2,8 @@
 //! it gives away once it has.
 
 use crate::failure::Failure;
+use crate::proxy::Limits;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs,
@@ -19,6 +21,49 @@ pub fn require() -> Result<(), Failure> {
             "not enough privilege: run as root (missing: {names})"
         ))),
     }
+}
+
+/// Raises the limit of open files as far as the system lets this process, instead of the few that it
+/// is started with for the sake of `select(2)`.
+pub fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files (RLIMIT_NOFILE) stays as it is");
+    }
+}
+
+/// Open descriptors of this process, and how many it may have.
+pub fn descriptors() -> (usize, usize) {
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    (open, limit)
+}
+
+/// Descriptors that are kept from the proxy: for the rules, `status`, DNS and namespaces.
+fn reserve(limit: usize) -> usize {
+    (limit / 8).clamp(48, 1024)
+}
+
+/// What the proxy may have of the descriptors that are left, once everything else is open.
+pub fn proxy_limits() -> Limits {
+    raise_descriptors();
+    let (open, limit) = descriptors();
+    Limits::within(limit.saturating_sub(open).saturating_sub(reserve(limit)))
+}
+
+/// What is wrong with the descriptors of this process.
+pub fn descriptor_trouble() -> Option<String> {
+    let (open, limit) = descriptors();
+    (limit.saturating_sub(open) < reserve(limit) / 4).then(|| {
+        format!(
+            "{open} of {limit} descriptors are open: the agent may fail to read rules, to ask DNS and \
+             to accept; raise its limit (LimitNOFILE, RLIMIT_NOFILE)"
+        )
+    })
 }
 
 /// What the running agent needs beyond what every agent does.

@@ -165,8 +165,15 @@ impl Lab {
     pub fn start_agent(&mut self) -> Result<()> {
         // The old one is gone before the new one comes: they share the pins and the port.
         self.agent = None;
-        let (place, arguments) = (self.agent_place(), self.agent_arguments());
-        self.agent = Some(Agent::start(&place, &self.binary, &arguments)?);
+        let (place, mut arguments) = (self.agent_place(), self.agent_arguments());
+        let mut program = self.binary.clone();
+        if let Some(count) = self.options.descriptors {
+            let limited = format!("ulimit -n {count} && exec \"$0\" \"$@\"");
+            let shell = ["-c".into(), limited.into(), program.into_os_string()];
+            arguments.splice(0..0, shell);
+            program = "/bin/sh".into();
+        }
+        self.agent = Some(Agent::start(&place, &program, &arguments)?);
         Ok(())
     }
 

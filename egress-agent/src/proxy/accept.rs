@@ -4,14 +4,15 @@
 
 use super::flow::{Client, Rewound};
 use super::inspect::inspect;
+use super::places::Place;
 use super::{DrainSignal, Refusal, RefusalReason, Shared, http, tcp, tls};
-use egress_core::routing::{Reading, Step, Turn};
+use egress_core::routing::{PortKind, Reading, Step, Turn};
 use egress_ebpf::abi::PROOF_POLICY;
+use rustix::net::SendFlags;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
@@ -32,7 +33,10 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainS
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     failing = false;
-                    connections.spawn(connection(stream, peer, Arc::clone(&shared), signal.clone()));
+                    // Before the next is accepted: one that may not stay takes no descriptor then.
+                    if let Some((client, places)) = admit(&stream, peer, &shared) {
+                        connections.spawn(connection(stream, client, places, signal.clone()));
+                    }
                 }
                 Err(error) => {
                     // Told once: it goes on for as long as there is no room.
@@ -63,13 +67,25 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(
-    mut stream: TcpStream,
+/// Answered to a client beyond its share where HTTP is spoken, instead of closing without a byte.
+const OVERFLOW: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 81\r\ncontent-type: text/plain\r\n\
+    server: envoy\r\nconnection: close\r\n\r\n\
+    upstream connect error or disconnect/reset before headers. reset reason: overflow";
+
+/// Writes what fits into a fresh socket's buffer, without waiting for the reactor to know the socket.
+/// A client that is gone gets nothing.
+fn say(stream: &TcpStream, bytes: &[u8]) {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let _ = rustix::net::send(stream.as_fd(), bytes, flags);
+}
+
+/// Whose connection it is, and its places among all and in the workload's share.
+fn admit(
+    stream: &TcpStream,
     peer: SocketAddr,
-    shared: Arc<Shared>,
-    drain: DrainSignal,
-) {
-    let mut waiting = drain.clone();
+    shared: &Arc<Shared>,
+) -> Option<(Client, [Place; 2])> {
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
         let refusal = Refusal {
             peer,
@@ -77,22 +93,45 @@ async fn connection(
             reason: RefusalReason::NoOrigin,
             audit: false,
         };
-        return shared.observer.refused(None, &refusal);
+        shared.observer.refused(None, &refusal);
+        return None;
     };
-    if origin.policy == PROOF_POLICY {
-        // A canary that left already proves nothing.
-        let _ = stream.write_all(shared.proof.as_bytes()).await;
-        return;
-    }
     let client = Client {
-        shared: Arc::clone(&shared),
+        shared: Arc::clone(shared),
         origin: Arc::new(origin),
         peer,
     };
-    let origin = &client.origin;
-    let Some(_place) = shared.connections.take(origin.cgroup) else {
-        return client.refuse(RefusalReason::ConnectionLimit, None);
+    if client.origin.policy == PROOF_POLICY {
+        // A canary that left already proves nothing.
+        say(stream, shared.proof.as_bytes());
+        return None;
+    }
+    let cgroup = client.origin.cgroup;
+    let places = shared
+        .connections
+        .take(cgroup)
+        .zip(shared.descriptors.take(cgroup));
+    let Some((connection, descriptor)) = places else {
+        client.refuse(RefusalReason::ConnectionLimit, None);
+        let routes = shared.routes.load();
+        let policy = client.origin.policy_in(&routes);
+        let reading = routes.reading(policy, client.origin.destination, 0);
+        if reading == Reading::Names(PortKind::Http) {
+            say(stream, OVERFLOW);
+        }
+        return None;
     };
+    Some((client, [connection, descriptor]))
+}
+
+async fn connection(
+    mut stream: TcpStream,
+    client: Client,
+    _places: [Place; 2],
+    drain: DrainSignal,
+) {
+    let mut waiting = drain.clone();
+    let (shared, origin) = (&client.shared, &client.origin);
     let reading = {
         let routes = shared.routes.load();
         routes.reading(origin.policy_in(&routes), origin.destination, Turn::Next)

@@ -85,7 +85,7 @@ pub(super) fn broke_protocol(error: &hyper::Error) -> bool {
 }
 
 /// Bytes of a request body that are read while the upstream connection is still being made.
-const AHEAD: usize = 64 * 1024;
+const AHEAD: usize = 16 * 1024;
 
 /// A request body on its way up.
 pub(super) struct RequestBody {

@@ -1,6 +1,7 @@
 //! One allowed request: headers, connection, tries, the route's timeout, and the response or the
 //! local reply in its place.
 
+use super::RefusalReason;
 use super::body::{Relay, ReplyBody, RequestBody, RequestEnd, broke_protocol};
 use super::flow::{OwnedTask, Ticket};
 use super::http::{Connection, local_response};
@@ -49,9 +50,15 @@ pub(super) async fn exchange(
     let client = &connection.client;
     let cluster = &to.cluster;
     ticket.record.service = Some(cluster.host.clone());
-    let order = client.addresses_of(cluster);
+    let mut order = client.addresses_of(cluster);
     if order.is_empty() {
-        return local_response(&LocalReply::no_healthy_upstream(), ticket);
+        let name = Some(ticket.record.host.as_str());
+        let reason = RefusalReason::NoEndpoint(cluster.host.clone());
+        let Some(dialled) = client.audited(&reason, name) else {
+            client.refuse(reason, name);
+            return local_response(&LocalReply::no_healthy_upstream(), ticket);
+        };
+        order = client.addresses_of(&dialled);
     }
     let downstream = to.websocket.then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -174,10 +181,10 @@ async fn send(
         never = body.read_ahead() => match never {},
     };
     let retried = ticket.record.attempts > tries_before + 1;
-    let stream = stream.map_err(|reset| LocalReply::upstream_reset(&reset, retried))?;
+    let (stream, place) = stream.map_err(|reset| LocalReply::upstream_reset(&reset, retried))?;
     set_attempt(&mut parts.headers, ticket.record.attempts);
     let address = ticket.record.upstream.unwrap_or(order[0]);
-    let mut upstream = Upstream::new(stream, address, Arc::clone(cluster))
+    let mut upstream = Upstream::new(stream, place, address, Arc::clone(cluster))
         .await
         .map_err(|error| reply_to(&error, retried))?;
     let request = passing_interim(connection, Request::from_parts(parts, body));

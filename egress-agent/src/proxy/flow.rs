@@ -113,6 +113,10 @@ impl Counters {
     }
 }
 
+/// Bytes of one read at most: a reader doubles its buffer for as long as reads fill it, and keeps it
+/// for the life of the connection.
+const READ: usize = 16 * 1024;
+
 /// The client's stream: first what was read ahead, then the socket.
 pub(super) struct Rewound {
     ahead: Vec<u8>,
@@ -173,6 +177,12 @@ impl AsyncRead for Rewound {
                     if guard.is_over() {
                         this.guard = None;
                     }
+                }
+                None if buffer.remaining() > READ => {
+                    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(READ));
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
+                    let count = part.filled().len();
+                    buffer.advance(count);
                 }
                 None => ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?,
             }

@@ -96,6 +96,10 @@ pub struct Limits {
     pub connections: usize,
     /// The same of one cgroup, so that no workload can take them all.
     pub connections_each: usize,
+    /// Open sockets at one time, of clients and upstream connections together.
+    pub descriptors: usize,
+    /// The same of one cgroup.
+    pub descriptors_each: usize,
     /// Time from accept until the name is known on ports that are not plain HTTP.
     pub name: Duration,
     /// Time for one upstream connect (Istio's `connectTimeout` default).
@@ -119,6 +123,8 @@ impl Default for Limits {
         Self {
             connections: 16_384,
             connections_each: 4096,
+            descriptors: 3 * 16_384,
+            descriptors_each: 3 * 4096,
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
@@ -130,6 +136,34 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// No more sockets than `descriptors`, of which one cgroup gets a quarter.
+    #[must_use]
+    pub fn within(descriptors: usize) -> Self {
+        let all = Self::default();
+        let descriptors = descriptors.clamp(4, all.descriptors);
+        Self {
+            descriptors,
+            descriptors_each: (descriptors / 4).max(2),
+            ..all
+        }
+    }
+}
+
+/// How often it is looked whether many connections have ended.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: it takes the allocator's own locks, and any thread may call it at any time
+    // (malloc_trim(3)).
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators give large blocks back by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
 /// What all connections share.
 pub struct Shared {
     routes: Arc<ArcSwap<RouteTable>>,
@@ -140,6 +174,7 @@ pub struct Shared {
     connections: Arc<Places>,
     /// Blocks of [`wire::BLOCK`] bytes of unfinished request heads.
     heads: Arc<Places>,
+    descriptors: Arc<Places>,
     changes: Option<watch::Receiver<u64>>,
     /// What canaries are answered.
     proof: Arc<str>,
@@ -157,6 +192,7 @@ impl Shared {
         let connections = Arc::new(Places::new(limits.connections, limits.connections_each));
         let blocks = limits.heads / wire::BLOCK;
         let heads = Arc::new(Places::new(blocks, blocks / 4));
+        let descriptors = Arc::new(Places::new(limits.descriptors, limits.descriptors_each));
         Self {
             routes,
             origins,
@@ -165,6 +201,7 @@ impl Shared {
             limits,
             connections,
             heads,
+            descriptors,
             changes: None,
             proof: Arc::default(),
         }
@@ -176,6 +213,17 @@ impl Shared {
     pub fn proven_by(mut self, words: Arc<str>) -> Self {
         self.proof = words;
         self
+    }
+
+    /// Gives the system the memory back that connections had, whenever many of them have ended: the
+    /// C library keeps it otherwise. Runs until it is dropped.
+    pub async fn give_back(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(GIVE_BACK).await;
+            if self.connections.fell() && tokio::task::spawn_blocking(trim).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Ends connections whose host is no longer listed, looked at whenever `changes` has a new

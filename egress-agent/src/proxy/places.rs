@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Places whose end is worth a look at the memory that they had.
+const MANY: usize = 128;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -15,6 +18,8 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
+    /// The most since [`Places::fell`] was last true.
+    peak: usize,
     /// By cgroup id; none of them 0.
     each: BTreeMap<u64, usize>,
 }
@@ -43,11 +48,22 @@ impl Places {
             return None;
         }
         taken.all += 1;
+        taken.peak = taken.peak.max(taken.all);
         taken.each.insert(cgroup, own + 1);
         Some(Place {
             of: Arc::clone(self),
             cgroup,
         })
+    }
+
+    /// Whether many places were given back since this was last true.
+    pub(super) fn fell(&self) -> bool {
+        let mut taken = self.taken();
+        let fell = taken.peak >= MANY && taken.all <= taken.peak / 2;
+        if fell {
+            taken.peak = taken.all;
+        }
+        fell
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {

@@ -62,12 +62,18 @@ pub(super) async fn forward(
     if !client.may(&listed) {
         return removed(&mut ticket);
     }
-    let order = client.addresses_of(cluster);
+    let mut order = client.addresses_of(cluster);
     if order.is_empty() {
-        return ticket.flag(ResponseFlag::UH);
+        let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
+        let reason = RefusalReason::NoEndpoint(cluster.host.clone());
+        let Some(dialled) = client.audited(&reason, name) else {
+            client.refuse(reason, name);
+            return ticket.flag(ResponseFlag::UH);
+        };
+        order = client.addresses_of(&dialled);
     }
     match connect_any(client, &order, &mut ticket.record).await {
-        Ok(mut upstream) => tokio::select! {
+        Ok((mut upstream, _place)) => tokio::select! {
             // Looked at first, so that no byte follows a change that came while it connected.
             biased;
             () = client.removed(&listed) => removed(&mut ticket),

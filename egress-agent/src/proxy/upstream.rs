@@ -2,10 +2,11 @@
 //!
 //! Connections are never shared between client connections, so no workload can meet another's.
 
-use super::AccessRecord;
 use super::body::RequestBody;
 use super::flow::{Client, OwnedTask};
+use super::places::Place;
 use super::responses::Responses;
+use super::{AccessRecord, RefusalReason};
 use egress_core::http::local_reply::{UpstreamReset, connect_failure};
 use egress_core::routing::Cluster;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -21,6 +22,8 @@ use tokio::time::{sleep, timeout};
 /// One try and two retries, Istio's default for a connection that could not be made
 /// (`pilot/pkg/networking/core/route/retry/retry.go`).
 const TRIES: u32 = 3;
+/// Bytes that an upstream connection buffers either way, and so of a response head (Envoy takes 60 KiB).
+const BUFFER: usize = 64 * 1024;
 /// Envoy's base interval of the jittered exponential back-off between tries.
 const BACK_OFF: Duration = Duration::from_millis(25);
 
@@ -29,7 +32,14 @@ pub(super) async fn connect_any(
     client: &Client,
     order: &[SocketAddr],
     record: &mut AccessRecord,
-) -> Result<TcpStream, UpstreamReset> {
+) -> Result<(TcpStream, Place), UpstreamReset> {
+    let Some(place) = client.shared.descriptors.take(client.origin.cgroup) else {
+        client.refuse(RefusalReason::ConnectionLimit, None);
+        return Err(connect_failure(
+            "too many open connections of this workload",
+            true,
+        ));
+    };
     let mut last = UpstreamReset::ConnectTimeout;
     for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
         if attempt > 0 {
@@ -43,7 +53,7 @@ pub(super) async fn connect_any(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
                 }
-                return Ok(stream);
+                return Ok((stream, place));
             }
             Ok(Err(error)) => last = reset_of(&error),
             Err(_) => last = UpstreamReset::ConnectTimeout,
@@ -79,17 +89,20 @@ pub(super) struct Upstream {
     /// See [`Responses`].
     expected: Arc<AtomicBool>,
     _task: OwnedTask,
+    _place: Place,
 }
 
 impl Upstream {
     pub(super) async fn new(
         stream: TcpStream,
+        place: Place,
         address: SocketAddr,
         service: Arc<Cluster>,
     ) -> hyper::Result<Self> {
         let expected = Arc::default();
         let stream = Responses::new(stream, Arc::clone(&expected));
         let mut builder = Builder::new();
+        builder.max_buf_size(BUFFER);
         builder.allow_obsolete_multiline_headers_in_responses(true);
         let (send, connection) = builder.handshake(TokioIo::new(stream)).await?;
         let task = tokio::spawn(async move {
@@ -103,6 +116,7 @@ impl Upstream {
             send,
             expected,
             _task: OwnedTask(task),
+            _place: place,
         })
     }
 

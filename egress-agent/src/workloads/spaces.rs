@@ -9,7 +9,6 @@ use crate::kernel::Tables;
 use crate::proxy::{self, DrainSignal, Shared};
 use crate::sockets::{LoopbackListeners, NetnsId, SocketFactory};
 use anyhow::Context as _;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -41,7 +40,6 @@ impl Spaces {
         drain: DrainSignal,
         port: u16,
     ) -> Self {
-        room_for_descriptors();
         Self {
             sockets,
             shared,
@@ -142,15 +140,5 @@ impl Spaces {
         for space in self.open.values_mut() {
             while space.serving.join_next().await.is_some() {}
         }
-    }
-}
-
-/// Each namespace takes three descriptors and each flow two: as many as the system lets this
-/// process have, instead of the few that it is started with for the sake of `select(2)`.
-fn room_for_descriptors() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }

@@ -162,7 +162,14 @@ async fn first_bytes_that_are_not_http_are_closed_and_recorded() {
         let bed = Bed::new(port).await;
         let mut client = bed.client().await;
         client.send(bytes).await;
-        assert_eq!(client.rest().await, b"", "{reason}");
+        let answer = client.rest().await;
+        if reason == RefusalReason::ConnectionLimit {
+            // Or nothing: the reset of a socket with unread bytes may be faster.
+            let told = answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 ");
+            assert!(told, "{answer:?}");
+        } else {
+            assert_eq!(answer, b"", "{reason}");
+        }
         assert_eq!(bed.refusal().await, reason);
     }
 }

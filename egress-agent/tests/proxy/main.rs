@@ -6,6 +6,7 @@ mod audit;
 mod balance;
 mod bodies;
 mod drain;
+mod endpoints;
 mod ends;
 mod expect;
 mod framing;

@@ -43,6 +43,19 @@ enum Verb {
         threads: usize,
         target: SocketAddr,
     },
+    /// Opens connections, sends the beginning of a request on each, and holds them until standard
+    /// input ends; a line with how many are open, each second
+    Hoard {
+        #[arg(long)]
+        count: usize,
+        /// The beginning of each request; a backslash and an n are CR LF
+        #[arg(long, default_value = "")]
+        begin: String,
+        /// Bytes that follow it
+        #[arg(long, default_value_t = 0)]
+        bytes: usize,
+        target: SocketAddr,
+    },
     /// Requests over one connection, a new one where it ends, until standard input ends; a line for
     /// each change of the outcome
     Ask {
@@ -73,6 +86,12 @@ fn main() -> Result<()> {
             requests(&host, count, threads, target);
             Ok(())
         }
+        Verb::Hoard {
+            count,
+            begin,
+            bytes,
+            target,
+        } => hoard(count, &begin, bytes, target),
         Verb::Ask { host, target } => ask(&host, target),
         Verb::Watch { target } => watch(target),
     }
@@ -209,6 +228,37 @@ fn requests(host: &str, count: usize, threads: usize, target: SocketAddr) {
         "{}",
         json!({ "ok": ok.into_inner(), "failed": failures.len(), "first": failures.first() })
     );
+}
+
+fn hoard(count: usize, begin: &str, bytes: usize, target: SocketAddr) -> Result<()> {
+    let ended = told_to_end();
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
+    let mut head = begin.replace("\\n", "\r\n").into_bytes();
+    head.resize(head.len() + bytes, b'x');
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let Ok(mut stream) = TcpStream::connect_timeout(&target, LIMIT) else {
+            continue;
+        };
+        stream.set_nonblocking(true)?;
+        // What does not fit the kernel's buffers is not sent: the proxy has stopped reading then.
+        let _ = stream.write(&head);
+        held.push(stream);
+    }
+    while !ended.load(Ordering::SeqCst) {
+        let mut byte = [0];
+        let open = |stream: &&TcpStream| match stream.peek(&mut byte) {
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            Ok(_) => false,
+        };
+        let open = held.iter().filter(open).count();
+        println!("{}", json!({ "connected": held.len(), "open": open }));
+        io::stdout().flush()?;
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
 }
 
 fn ask(host: &str, target: SocketAddr) -> Result<()> {

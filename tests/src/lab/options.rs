@@ -22,6 +22,8 @@ pub struct LabOptions {
     pub ttl: u32,
     /// The agent's name servers; none are the lab's own, over both families.
     pub servers: Vec<SocketAddr>,
+    /// Descriptors that the agent may have (`ulimit -n`), where it is not what the test may have.
+    pub descriptors: Option<u32>,
     /// Flags for `egress-agent run` beside the lab's own.
     pub agent: Vec<String>,
 }
@@ -31,6 +33,7 @@ impl Default for LabOptions {
         Self {
             family: Family::Dual,
             ttl: 30,
+            descriptors: None,
             servers: Vec::new(),
             agent: Vec::new(),
         }

@@ -16,7 +16,7 @@ pub enum RefusalReason {
     #[error("no original destination: not a redirected connection")]
     NoOrigin,
     /// All connections that the limits allow are taken.
-    #[error("connection limit reached")]
+    #[error("the workload's share of the proxy's connections is taken, or all of them are")]
     ConnectionLimit,
     /// Unfinished request heads take all the room that the limits allow.
     #[error("limit of unfinished request heads reached")]
@@ -47,6 +47,13 @@ pub enum RefusalReason {
     /// field and the object.
     #[error("{0}")]
     NotCarriedOut(Arc<str>),
+    /// The service has no endpoint: none is listed, no `WorkloadEntry` has the labels of its
+    /// selector, or no name of it has an address yet.
+    #[error(
+        "{0} has no endpoint: it lists none, its workloadSelector selects none, or its name has no \
+         address yet"
+    )]
+    NoEndpoint(String),
     /// CONNECT.
     #[error("CONNECT")]
     Connect,

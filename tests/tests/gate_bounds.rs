@@ -1,0 +1,132 @@
+//! What one workload can take of the proxy: descriptors and memory.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use egress_tests::lab::{host, v4};
+use egress_tests::rules::HTTPBIN;
+
+use egress_tests::place::Place;
+use egress_tests::{Background, Lab, LabOptions, client, wait_until};
+
+const GOOGLE: &str = include_str!("../../examples/google.yaml");
+const BUSY: &str = env!("CARGO_BIN_EXE_busy");
+const SOON: Duration = Duration::from_secs(60);
+const MIB: usize = 1 << 20;
+
+/// Resident memory of the agent in bytes.
+fn resident(lab: &mut Lab) -> usize {
+    let pid = lab.agent().unwrap().pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        * 1024
+}
+
+fn hoard(lab: &Lab, count: usize, begin: &str, bytes: usize) -> Background {
+    let target = SocketAddr::new(v4(host::HTTPBIN), 80).to_string();
+    let mut command = lab.command(BUSY).unwrap();
+    let (count, bytes) = (count.to_string(), bytes.to_string());
+    command.args([
+        "hoard", "--count", &count, "--begin", begin, "--bytes", &bytes, &target,
+    ]);
+    Background::start(command).unwrap()
+}
+
+#[test]
+fn with_256_descriptors_a_hog_leaves_its_neighbours_and_the_agent_enough() {
+    let options = LabOptions {
+        descriptors: Some(256),
+        ..LabOptions::default()
+    };
+    let mut lab = Lab::start_with(options).unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let neighbour = lab.workloads().child("neighbour").unwrap();
+    let hoard = hoard(&lab, 500, "GET /get HTTP/1.1\\nHost: httpbin.org\\n", 0);
+    hoard
+        .wait_line("all are connected", SOON, |l| l["connected"].is_number())
+        .unwrap();
+    let place = Place {
+        cgroup: Some(&neighbour),
+        ..lab.client_place()
+    };
+    for _ in 0..10 {
+        let reply = client::curl(&place, &["http://httpbin.org/get"]).unwrap();
+        assert_eq!(reply.code, 200, "{reply:?}");
+    }
+    let status = lab.status().unwrap();
+    assert_eq!(status["ready"], true, "{status}");
+    // The rules are read and followed all the same.
+    lab.rules("google.yaml", GOOGLE).unwrap();
+    let pid = lab.agent().unwrap().pid();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert!(open < 240, "{open} descriptors");
+    let few = |line: &serde_json::Value| line["open"].as_u64() < Some(64);
+    let last = hoard.wait_line("the hog has its share", SOON, few).unwrap();
+    println!("{open} descriptors open; the hog: {last}");
+    let share = |line: &str| line.contains("share of the proxy's connections");
+    lab.agent()
+        .unwrap()
+        .wait_line(0, SOON, "the reason", share)
+        .unwrap();
+}
+
+#[test]
+fn unfinished_requests_of_a_workload_take_a_bounded_share_of_memory_and_give_it_back() {
+    const COUNT: usize = 4000;
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
+    let before = resident(&mut lab);
+    for (what, begin, bytes) in [
+        ("short heads", "GET /get HTTP/1.1\\nHost: httpbin.org\\n", 0),
+        (
+            "long heads",
+            "GET /get HTTP/1.1\\nHost: httpbin.org\\nx: ",
+            55_000,
+        ),
+        ("no more than a long method", "", 40),
+        (
+            "bodies",
+            "POST /post HTTP/1.1\\nHost: httpbin.org\\nContent-Length: 9999999\\n\\n",
+            200_000,
+        ),
+        ("ends of lines", "\\n\\n", 0),
+    ] {
+        let hoard = hoard(&lab, COUNT, begin, bytes);
+        let first = hoard
+            .wait_line("all are connected", SOON, |l| l["connected"].is_number())
+            .unwrap();
+        let mut most = 0;
+        let seen = hoard.lines().len();
+        wait_until("a while", SOON, || {
+            most = most.max(resident(&mut lab));
+            (hoard.lines().len() > seen + 3).then_some(())
+        })
+        .unwrap();
+        let last = hoard.lines().pop().unwrap();
+        println!(
+            "{what}: {first} {last}, {} MiB before, {} MiB at most",
+            before / MIB,
+            most / MIB
+        );
+        assert!(most < 120 * MIB, "{what}: {} MiB", most / MIB);
+        hoard.end().unwrap();
+        let mut after = 0;
+        wait_until("the memory is given back", SOON, || {
+            after = resident(&mut lab);
+            (after <= before + before / 5).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{what}: {} MiB: {error}", after / MIB));
+        println!("{what}: {} MiB afterwards", after / MIB);
+    }
+}
