@@ -6,12 +6,23 @@
 use super::scope::Scope;
 use super::services::{Class, Entry, Port, Service};
 use super::view::View;
+use super::virtual_service::serves_mesh;
 use super::{Registry, VirtualService, hosts};
 use crate::istio::message::{Path, Step};
 use crate::istio::service_entry::Resolution;
-use crate::istio::{Message, Object, Severity};
+use crate::istio::{Message, Object, Severity, Spec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Domains of one owner that give names below them to many: the private section of the Public Suffix
+/// List has suffixes below each.
+const MANY_OWNERS: [&str; 5] = [
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "azure.com",
+    "core.windows.net",
+    "windows.net",
+];
 
 /// A finding about one of the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +55,20 @@ pub fn lint(objects: &[Arc<Object>]) -> Vec<Finding> {
         if !seen.contains(&place) && rule.object.denied.is_none() {
             seen.push(place);
             lint.rule(rule);
+        }
+    }
+    for object in objects {
+        if let Some(Spec::VirtualService(spec)) = &object.spec
+            && !serves_mesh(spec)
+        {
+            let text =
+                "it does nothing here: its gateways are without mesh, which is every workload";
+            lint.say(
+                object,
+                &path(&[("gateways", None)]),
+                Severity::Note,
+                text.to_owned(),
+            );
         }
     }
     lint.found.sort_by_key(|f| f.object);
@@ -118,6 +143,17 @@ impl Lint<'_> {
                     );
                     self.warn(&entry.object, &at, text);
                 }
+                if let Some(usual) = match (port.number, port.class) {
+                    (443, Class::Http) => Some("HTTPS or TLS"),
+                    (80, Class::Tls) => Some("HTTP"),
+                    _ => None,
+                } {
+                    let text = format!(
+                        "port {} usually speaks {usual}: what does not speak the port's protocol is denied",
+                        port.number
+                    );
+                    self.warn(&entry.object, &at, text);
+                }
                 if entry.resolution == Resolution::None && entry.addresses.is_empty() {
                     self.any_address(entry, &at, port);
                 }
@@ -162,7 +198,10 @@ impl Lint<'_> {
         // What is on the Public Suffix List (publicsuffix.org) is its own suffix; a top-level
         // domain needs no list.
         let known = psl::suffix(suffix.as_bytes());
-        if !suffix.contains('.') || known.is_some_and(|s| s.is_known() && s == suffix.as_bytes()) {
+        if !suffix.contains('.')
+            || MANY_OWNERS.contains(&suffix)
+            || known.is_some_and(|s| s.is_known() && s == suffix.as_bytes())
+        {
             let text = format!(
                 "{} covers names of many owners: anyone can register one",
                 service.host
@@ -270,6 +309,11 @@ impl Lint<'_> {
         });
         for (kind, route, place, to) in http.chain(tls).chain(tcp) {
             let Some(to) = to else { continue };
+            let denied = if kind == "http" {
+                "gets 503 (NC)"
+            } else {
+                "is closed"
+            };
             let at = [
                 (kind, Some(route)),
                 ("route", Some(place)),
@@ -277,7 +321,7 @@ impl Lint<'_> {
             ];
             let host = hosts::full_name(&to.host, &object.meta.namespace, &self.registry.domain);
             let Some(service) = self.view.services.get(&host) else {
-                let text = format!("no ServiceEntry lists {host}: this destination gets 503 (NC)");
+                let text = format!("no ServiceEntry lists {host}: this destination {denied}");
                 self.warn(object, &at, text);
                 continue;
             };
@@ -288,7 +332,7 @@ impl Lint<'_> {
                     .and_then(|p| service.class(p))
                     .is_none()
             {
-                let text = format!("{host} has no port {port}: this destination gets 503 (NC)");
+                let text = format!("{host} has no port {port}: this destination {denied}");
                 self.warn(object, &at, text);
             }
             let namespace = service

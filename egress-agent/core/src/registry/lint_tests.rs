@@ -156,6 +156,34 @@ fn each_finding_names_the_object_and_the_field() {
             "1 spec.tls: tls routes can have no effect",
         ),
         (
+            entry(
+                "a",
+                &HTTP
+                    .replace("a.com", "\"*.amazonaws.com\"")
+                    .replace("DNS", "NONE"),
+            ),
+            "0 spec.hosts: *.amazonaws.com covers names of many owners",
+        ),
+        (
+            entry("a", &HTTP.replace("80", "443")),
+            "0 spec.ports[0]: port 443 usually speaks HTTPS or TLS",
+        ),
+        (
+            rule(
+                "v",
+                &format!("hosts: [a.com], gateways: [g], http: [{{{TO_A}}}]"),
+            ),
+            "0 spec.gateways: it does nothing here",
+        ),
+        (
+            entry("a", TLS)
+                + &rule(
+                    "v",
+                    "hosts: [a.com], tls: [{match: [{sniHosts: [a.com]}], route: [{destination: {host: b.com}}]}]",
+                ),
+            "1 spec.tls[0].route[0].destination: no ServiceEntry lists b.com: this destination is closed",
+        ),
+        (
             entry("a", HTTP) + &entry("b", &HTTP.replace("DNS", "NONE")),
             "1 spec.hosts: not in force: ServiceEntry default/a lists a.com too",
         ),
