@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::{privilege, tasks};
+use crate::{privilege, provision, tasks};
 
 /// A bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -17,10 +17,15 @@ pub enum Bench {
 /// Runs a bench with arguments of its own.
 pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
     let root = privilege::find().context("a bench loads BPF programs: it needs root, or sudo")?;
-    tasks::build()?;
     let program = match bench {
-        Bench::Kernel => "bench_kernel",
+        Bench::Kernel => {
+            if !arguments.iter().any(|argument| argument == "--no-nft") {
+                provision::programs(&[("nft", "nftables")])?;
+            }
+            "bench_kernel"
+        }
     };
+    tasks::build()?;
     let program = tasks::target().join("debug").join(program);
     let mut command = root.command(&program.to_string_lossy());
     command.args(arguments);
