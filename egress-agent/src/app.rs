@@ -1,6 +1,6 @@
 //! The composition root: what is made, in which order, and what ends it. No decision stands here.
 
-use crate::config::{Config, Mode, OnExit, OnRemoval};
+use crate::config::{Config, Mode, OnExit};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
 use crate::gate::{self, Gate};
@@ -15,7 +15,7 @@ use crate::reload::{self, Source};
 use crate::reporter::Reporter;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
-use crate::wiring::{self, FactoryDialer, listen};
+use crate::wiring::{self, listen};
 use crate::workloads::Spaces;
 use crate::{admin, cgroup2, observe, privilege, rootwatch, stop};
 use anyhow::Context as _;
@@ -175,14 +175,7 @@ async fn serve(
     let listeners = listen(config, &sockets).await?;
     engine.admit(&listeners)?;
     let proof: Arc<str> = wiring::proof()?.into();
-    let dialer = Arc::new(FactoryDialer(Arc::clone(&sockets)));
-    let (routes, observer) = (engine.routes(), Arc::clone(&flows));
-    let mut shared = Shared::new(routes, origins, dialer, observer, privilege::proxy_limits())
-        .proven_by(Arc::clone(&proof));
-    if config.on_removal == OnRemoval::Close {
-        shared = shared.ending_removed(engine.changes());
-    }
-    let shared = Arc::new(shared);
+    let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
     let memory = Arc::clone(&shared).give_back();
     let (drain, signal) = proxy::drain_channel();
     let mut proxies = start(listeners, &shared, &signal);

@@ -1,10 +1,13 @@
-//! Adapters between rooms that must not know each other: the kernel's origins and the one socket
-//! factory as the proxy wants them.
+//! Adapters between rooms that must not know each other: what the proxy is given of the kernel, the
+//! engine and the socket factory.
 
-use crate::config::Config;
+use crate::config::{Config, OnRemoval};
+use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::kernel::Origins;
-use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup};
+use crate::observe::flows::FlowLog;
+use crate::privilege;
+use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
 use crate::sockets::{NetnsId, SocketFactory};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -45,6 +48,26 @@ const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two tries.
 const PORT_AGAIN: Duration = Duration::from_millis(20);
+
+/// What the proxy's connections share.
+pub fn shared(
+    config: &Config,
+    engine: &Engine,
+    origins: Arc<Origins>,
+    sockets: &Arc<SocketFactory>,
+    flows: &Arc<FlowLog>,
+    proof: &Arc<str>,
+) -> Arc<Shared> {
+    let dialer = Arc::new(FactoryDialer(Arc::clone(sockets)));
+    let limits = privilege::proxy_limits();
+    let (routes, observer) = (engine.routes(), Arc::clone(flows));
+    let shared =
+        Shared::new(routes, origins, dialer, observer, limits).proven_by(Arc::clone(proof));
+    Arc::new(match config.on_removal {
+        OnRemoval::Close => shared.ending_removed(engine.changes()),
+        OnRemoval::Keep => shared,
+    })
+}
 
 /// The proxy's listeners in the agent's own network namespace.
 pub async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {

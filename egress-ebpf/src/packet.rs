@@ -69,7 +69,7 @@ impl Plain {
         Self::of(Addr::from_v6_be(from), Addr::from_v6_be(to), proto, ports)
     }
 
-    /// The same for an IPv6 packet of TCP over 64 KiB ([`is_jumbo`]).
+    /// The same for an IPv6 packet of TCP over 64 KiB, as `is_jumbo` has it.
     #[must_use]
     #[inline(always)]
     pub fn jumbo(words: &[u32; 13]) -> Option<Self> {
@@ -148,7 +148,7 @@ fn has_jumbo<P: Packet>(packet: &P) -> bool {
 
 /// Whether a packet carries TCP right behind a plain IP header. A stream passes by what its socket
 /// stored, so nothing in the header may send the packet elsewhere: no IPv4 option, no IPv6
-/// extension header but [`is_jumbo`]'s, and no tunnel's header in front.
+/// extension header but the one of `is_jumbo`, and no tunnel's header in front.
 #[must_use]
 #[inline(always)]
 pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {

@@ -13,7 +13,7 @@ use egress_tests::{Background, Lab, LabOptions, client, wait_until};
 
 const GOOGLE: &str = include_str!("../../examples/google.yaml");
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const MIB: usize = 1 << 20;
 
 /// Resident memory of the agent in bytes.

@@ -46,7 +46,7 @@ pub(super) async fn pass_through(
         TlsDecision::Forward(cluster) => {
             let ticket = |counters| {
                 let mut ticket = Ticket::new(client.clone(), Protocol::Tls, counters);
-                ticket.record.host = name.unwrap_or_default().to_owned();
+                name.unwrap_or_default().clone_into(&mut ticket.record.host);
                 ticket
             };
             let origin = Arc::clone(&client.origin);

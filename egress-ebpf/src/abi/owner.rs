@@ -65,6 +65,10 @@ impl Ancestors {
     /// # Safety
     /// `value` points to memory for a value that is nobody else's.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "levels are at most MAX_DEPTH + 1"
+    )]
     pub unsafe fn write(value: *mut Self, cgroup: u64, at: impl Fn(i32) -> u64) {
         let deep = if at(MAX_DEPTH as i32 + 1) == 0 {
             0

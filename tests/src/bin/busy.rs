@@ -237,7 +237,7 @@ fn hoard(count: usize, begin: &str, bytes: usize, target: SocketAddr) -> Result<
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
     let mut head = begin.replace("\\n", "\r\n").into_bytes();
     head.resize(head.len() + bytes, b'x');
-    let mut held = Vec::new();
+    let mut hoarded = Vec::new();
     for _ in 0..count {
         let Ok(mut stream) = TcpStream::connect_timeout(&target, LIMIT) else {
             continue;
@@ -245,7 +245,7 @@ fn hoard(count: usize, begin: &str, bytes: usize, target: SocketAddr) -> Result<
         stream.set_nonblocking(true)?;
         // What does not fit the kernel's buffers is not sent: the proxy has stopped reading then.
         let _ = stream.write(&head);
-        held.push(stream);
+        hoarded.push(stream);
     }
     while !ended.load(Ordering::SeqCst) {
         let mut byte = [0];
@@ -253,8 +253,8 @@ fn hoard(count: usize, begin: &str, bytes: usize, target: SocketAddr) -> Result<
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
             Ok(_) => false,
         };
-        let open = held.iter().filter(open).count();
-        println!("{}", json!({ "connected": held.len(), "open": open }));
+        let open = hoarded.iter().filter(open).count();
+        println!("{}", json!({ "connected": hoarded.len(), "open": open }));
         io::stdout().flush()?;
         thread::sleep(Duration::from_secs(1));
     }

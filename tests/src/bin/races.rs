@@ -195,7 +195,7 @@ impl<'a> Thread<'a> {
             let to = pair[turn % 2];
             // SAFETY: a name of this thread's, as long as said.
             let outcome = match kind {
-                0 => self.connect(fd, self.connect.unwrap_or(to)),
+                0 => Self::connect(fd, self.connect.unwrap_or(to)),
                 // SAFETY: as above.
                 1..=6 => sent(unsafe { libc::send(fd, b"race".as_ptr().cast(), 4, 0) }),
                 // SAFETY: as above.
@@ -211,7 +211,7 @@ impl<'a> Thread<'a> {
     }
 
     /// Through AF_UNSPEC, which gives up the source address of the connect before.
-    fn connect(&mut self, fd: RawFd, to: Name) -> io::Result<()> {
+    fn connect(fd: RawFd, to: Name) -> io::Result<()> {
         // SAFETY: a family alone is a name for AF_UNSPEC; the other as in `datagrams`.
         unsafe {
             let nowhere: libc::sockaddr_storage = mem::zeroed();
@@ -254,8 +254,8 @@ impl<'a> Thread<'a> {
         unsafe {
             ring.submission()
                 .push(&send.build())
-                .map_err(io::Error::other)?
-        };
+                .map_err(io::Error::other)?;
+        }
         ring.submit_and_wait(1)?;
         let results: Vec<i32> = ring.completion().map(|entry| entry.result()).collect();
         match results.iter().find(|result| **result < 0) {
