@@ -11,20 +11,20 @@ use egress_tests::rules::HTTPBIN;
 use egress_tests::{Lab, client, pinned, wait_until};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-/// So many that the proxy's own connections to any one of them never run out of ports: it would
-/// rightly try another address of the host.
+/// So many that the proxy's own connections to any one of them never run out of ports.
 const HOSTS: std::ops::Range<u8> = 100..140;
 const CONNECTS: usize = 10_000;
 
-/// One host with every address of both families.
+/// One host with every address of both families. With resolution NONE the proxy goes to the address
+/// that was dialled, so that the origin tells which one the proxy took it for.
 fn many(addresses: &[IpAddr]) -> String {
     let mut text = String::from(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: many}\nspec:\n  \
          hosts: [many.example]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  \
-         resolution: STATIC\n  endpoints:\n",
+         resolution: NONE\n  addresses:\n",
     );
     for address in addresses {
-        writeln!(text, "  - address: '{address}'").unwrap();
+        writeln!(text, "  - '{address}'").unwrap();
     }
     text
 }

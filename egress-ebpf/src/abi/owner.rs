@@ -171,9 +171,12 @@ mod tests {
     fn at(level: usize) -> (u64, Ancestors) {
         let mut value = Ancestors::NONE;
         let cgroup = 100 + level as u64;
-        let id = |at: i32| (at as usize <= level).then_some(100 + at as u64);
+        let id = |at: i32| {
+            let at = usize::try_from(at).unwrap();
+            if at <= level { 100 + at as u64 } else { 0 }
+        };
         // SAFETY: a value of the test's own.
-        unsafe { Ancestors::write(&raw mut value, cgroup, |at| id(at).unwrap_or(0)) };
+        unsafe { Ancestors::write(&raw mut value, cgroup, id) };
         (cgroup, value)
     }
 
