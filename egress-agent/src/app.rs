@@ -131,7 +131,7 @@ async fn serve(
     let (stop, hangup) = (stop::told()?, reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let events = kernel.events()?;
-    let origins = Arc::new(kernel.origins()?);
+    let origins = kernel.origins()?;
     let program_log = tokio::spawn(kernel.program_log()?.pump());
     let resolver = Resolver::new(&config.dns.servers, &sockets)?;
     let (board, canaries) = (Board::default(), Canaries::default());

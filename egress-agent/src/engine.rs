@@ -24,7 +24,7 @@ use crate::kernel::{Events, Tables};
 use crate::observe::readiness::Board;
 use crate::observe::status::RulesStatus;
 use crate::sources::RuleSet;
-use crate::workloads::{Owners, Workloads};
+use crate::workloads::{Owners, Sharers, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::policy::claims;
@@ -130,6 +130,11 @@ impl Engine {
     /// The proxy's view of the rules, replaced with each change.
     pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
         Arc::clone(&self.routes)
+    }
+
+    /// Who shares the proxy as one.
+    pub fn sharers(&self) -> Sharers {
+        self.workloads.sharers()
     }
 
     /// Raised whenever [`Self::routes`] was replaced.

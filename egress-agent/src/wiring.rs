@@ -9,6 +9,7 @@ use crate::observe::flows::FlowLog;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
 use crate::sockets::{NetnsId, SocketFactory};
+use crate::workloads::Sharers;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -17,14 +18,22 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-impl OriginLookup for Origins {
+/// The kernel's origins, with what the agent knows of the workloads.
+struct FlowOrigins {
+    kernel: Origins,
+    sharers: Sharers,
+}
+
+impl OriginLookup for FlowOrigins {
     fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin> {
-        let flow = self.get(accepted)?;
+        let flow = self.kernel.get(accepted)?;
+        let owners = self.kernel.owners(&flow);
         Some(Origin {
             destination: SocketAddr::new(IpAddr::from(flow.addr), flow.port),
             policy: flow.policy,
             cgroup: flow.cgroup,
-            owners: self.owners(&flow),
+            sharer: self.sharers.of(&owners),
+            owners,
             pid: flow.pid,
             comm: crate::observe::deny::comm(&flow.comm),
             netns: flow.netns,
@@ -53,11 +62,15 @@ const PORT_AGAIN: Duration = Duration::from_millis(20);
 pub fn shared(
     config: &Config,
     engine: &Engine,
-    origins: Arc<Origins>,
+    origins: Origins,
     sockets: &Arc<SocketFactory>,
     flows: &Arc<FlowLog>,
     proof: &Arc<str>,
 ) -> Arc<Shared> {
+    let origins = Arc::new(FlowOrigins {
+        kernel: origins,
+        sharers: engine.sharers(),
+    });
     let dialer = Arc::new(FactoryDialer(Arc::clone(sockets)));
     let limits = privilege::proxy_limits();
     let (routes, observer) = (engine.routes(), Arc::clone(flows));

@@ -106,11 +106,11 @@ fn admit(
         say(stream, shared.proof.as_bytes());
         return None;
     }
-    let cgroup = client.origin.cgroup;
+    let share = client.share();
     let places = shared
         .connections
-        .take(cgroup)
-        .zip(shared.descriptors.take(cgroup));
+        .take(share)
+        .zip(shared.descriptors.take(share));
     let Some((connection, descriptor)) = places else {
         client.refuse(RefusalReason::ConnectionLimit, None);
         let routes = shared.routes.load();

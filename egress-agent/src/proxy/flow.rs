@@ -31,6 +31,11 @@ impl Client {
         candidates(cluster, self.origin.destination, Turn::Next)
     }
 
+    /// The cgroup whose share of the proxy it takes at the moment.
+    pub(super) fn share(&self) -> u64 {
+        self.origin.share_in(&self.shared.routes.load())
+    }
+
     /// Tells the observer about a refusal.
     pub(super) fn refuse(&self, reason: RefusalReason, name: Option<&str>) {
         self.tell(reason, name, false);

@@ -53,6 +53,9 @@ pub struct Origin {
     /// That cgroup and those above it below the enforced root, deepest first; empty where the kernel
     /// does not tell.
     pub owners: Vec<u64>,
+    /// The cgroup among them whose share of the proxy the flow takes where none has a policy of its
+    /// own: one that the workload cannot make more of.
+    pub sharer: u64,
     /// The process that connected.
     pub pid: u32,
     /// Its name, as the kernel has it (at most 15 bytes).
@@ -75,6 +78,19 @@ impl Origin {
             routes.policy_of(&self.owners)
         }
     }
+
+    /// The cgroup whose share of the proxy the flow takes: the deepest of its owners that has a
+    /// policy of its own, so the workload's, however many cgroups it makes below.
+    fn share_in(&self, routes: &RouteTable) -> u64 {
+        let own = [self.cgroup];
+        let owners = if self.owners.is_empty() {
+            &own[..]
+        } else {
+            &self.owners
+        };
+        let named = owners.iter().find(|id| routes.owners.contains_key(id));
+        named.copied().unwrap_or(self.sharer)
+    }
 }
 
 /// Finds the original destination of an accepted connection.
@@ -94,11 +110,11 @@ pub trait Dialer: Send + Sync {
 pub struct Limits {
     /// Connections at one time, over all listeners; one more is closed at once.
     pub connections: usize,
-    /// The same of one cgroup, so that no workload can take them all.
+    /// The same of one workload, so that none can take them all.
     pub connections_each: usize,
     /// Open sockets at one time, of clients and upstream connections together.
     pub descriptors: usize,
-    /// The same of one cgroup.
+    /// The same of one workload.
     pub descriptors_each: usize,
     /// Time from accept until the name is known on ports that are not plain HTTP.
     pub name: Duration,
@@ -109,7 +125,7 @@ pub struct Limits {
     pub idle: Duration,
     /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
     pub head: usize,
-    /// Bytes of unfinished request heads over all connections; one cgroup gets a quarter.
+    /// Bytes of unfinished request heads over all connections; one workload gets a quarter.
     pub heads: usize,
     /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
     /// relayed unread, since the server may be the one to speak first.
@@ -137,7 +153,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// No more sockets than `descriptors`, of which one cgroup gets a quarter.
+    /// No more sockets than `descriptors`, of which one workload gets a quarter.
     #[must_use]
     pub fn within(descriptors: usize) -> Self {
         let all = Self::default();

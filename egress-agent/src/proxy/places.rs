@@ -1,4 +1,4 @@
-//! How many connections there may be at one time: over all, and of one cgroup, so that a workload
+//! How many connections there may be at one time: over all, and of one workload, so that one
 //! that opens too many is refused more of them and its neighbours are not.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ struct Taken {
     all: usize,
     /// The most since [`Places::fell`] was last true.
     peak: usize,
-    /// By cgroup id; none of them 0.
+    /// By the cgroup that stands for the workload; none of them 0.
     each: BTreeMap<u64, usize>,
 }
 
@@ -28,7 +28,7 @@ struct Taken {
 #[derive(Debug)]
 pub(super) struct Place {
     of: Arc<Places>,
-    cgroup: u64,
+    share: u64,
 }
 
 impl Places {
@@ -40,19 +40,19 @@ impl Places {
         }
     }
 
-    /// A place for a connection of this cgroup, if there is one.
-    pub(super) fn take(self: &Arc<Self>, cgroup: u64) -> Option<Place> {
+    /// A place for a connection of the workload that this cgroup stands for, if there is one.
+    pub(super) fn take(self: &Arc<Self>, share: u64) -> Option<Place> {
         let mut taken = self.taken();
-        let own = taken.each.get(&cgroup).copied().unwrap_or(0);
+        let own = taken.each.get(&share).copied().unwrap_or(0);
         if taken.all >= self.most || own >= self.most_each {
             return None;
         }
         taken.all += 1;
         taken.peak = taken.peak.max(taken.all);
-        taken.each.insert(cgroup, own + 1);
+        taken.each.insert(share, own + 1);
         Some(Place {
             of: Arc::clone(self),
-            cgroup,
+            share,
         })
     }
 
@@ -75,10 +75,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.of.taken();
         taken.all -= 1;
-        if let Some(own) = taken.each.get_mut(&self.cgroup) {
+        if let Some(own) = taken.each.get_mut(&self.share) {
             *own -= 1;
             if *own == 0 {
-                taken.each.remove(&self.cgroup);
+                taken.each.remove(&self.share);
             }
         }
     }
@@ -90,11 +90,11 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn a_cgroup_that_has_its_share_leaves_room_for_others_until_all_is_taken() {
+    fn a_workload_that_has_its_share_leaves_room_for_others_until_all_is_taken() {
         let places = Arc::new(Places::new(5, 3));
         let own: Vec<_> = (0..10).filter_map(|_| places.take(1)).collect();
         assert_eq!(own.len(), 3);
-        let others: Vec<_> = (2..10).filter_map(|cgroup| places.take(cgroup)).collect();
+        let others: Vec<_> = (2..10).filter_map(|share| places.take(share)).collect();
         assert_eq!(others.len(), 2);
         drop(others);
         assert!(places.take(1).is_none(), "its share is taken");

@@ -33,7 +33,7 @@ pub(super) async fn connect_any(
     order: &[SocketAddr],
     record: &mut AccessRecord,
 ) -> Result<(TcpStream, Place), UpstreamReset> {
-    let Some(place) = client.shared.descriptors.take(client.origin.cgroup) else {
+    let Some(place) = client.shared.descriptors.take(client.share()) else {
         client.refuse(RefusalReason::ConnectionLimit, None);
         return Err(connect_failure(
             "too many open connections of this workload",

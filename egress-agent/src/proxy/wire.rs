@@ -116,7 +116,7 @@ impl Wire {
         self.room.truncate(blocks);
         while self.room.len() < blocks {
             let heads = &self.client.shared.heads;
-            let Some(block) = heads.take(self.client.origin.cgroup) else {
+            let Some(block) = heads.take(self.client.share()) else {
                 return false;
             };
             self.room.push(block);

@@ -7,11 +7,14 @@ pub mod cgroups;
 pub mod names;
 mod owners;
 mod processes;
+mod room;
 mod schedule;
+mod sharers;
 mod spaces;
 
 pub use egress_core::registry::scope::Workload;
 pub use owners::Owners;
+pub use sharers::Sharers;
 pub use spaces::Spaces;
 
 use crate::config::{Config, Mode, WorkloadEntry};
@@ -22,7 +25,7 @@ use cgroups::{Cgroup, Cgroups, Change};
 use processes::NsInode;
 use schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +33,7 @@ use std::time::{Duration, Instant};
 const SCAN: Duration = Duration::from_secs(10);
 /// How often where the kernel does not tell of everything.
 const SCAN_BLIND: Duration = Duration::from_secs(1);
-/// Network namespaces of one cgroup that are served: each costs descriptors of the agent.
+/// Network namespaces of one workload that are served: each costs descriptors of the agent.
 const NAMESPACES_EACH: usize = 64;
 /// Time between two scans at least.
 const SCAN_AT_MOST: Duration = Duration::from_millis(100);
@@ -84,6 +87,7 @@ pub struct Workloads {
     wanted: BTreeMap<NsInode, u32>,
     /// A namespace lost its last cgroup, or may have.
     emptied: bool,
+    sharers: Sharers,
 }
 
 impl Workloads {
@@ -103,6 +107,7 @@ impl Workloads {
             spaces: None,
             wanted: BTreeMap::new(),
             emptied: false,
+            sharers: Sharers::default(),
         })
     }
 
@@ -153,6 +158,7 @@ impl Workloads {
                 Change::Appeared(cgroup) => told.extend(self.appeared(now, cgroup)),
                 Change::Vanished(cgroup) => {
                     let gone = self.members.remove(&cgroup.id);
+                    self.sharers.remove(cgroup.id);
                     self.schedule.forget(cgroup.id);
                     self.emptied |= gone.as_ref().is_some_and(|m| !m.namespaces.is_empty());
                     let known = gone.is_some_and(|m| m.workload.is_some());
@@ -172,6 +178,9 @@ impl Workloads {
         let below = below.map_or_else(|_| String::new(), |b| b.to_string_lossy().into_owned());
         let workload = self.named(&cgroup, &below);
         let id = cgroup.id;
+        if sharers::sharer(&below) == Path::new(&below) {
+            self.sharers.add(id);
+        }
         self.look_soon(now, id);
         let member = Member {
             cgroup,
@@ -217,6 +226,11 @@ impl Workloads {
         self.roots.iter().map(move |folder| root(folder))
     }
 
+    /// Who shares the proxy as one, kept as it is.
+    pub fn sharers(&self) -> Sharers {
+        self.sharers.clone()
+    }
+
     /// Looks at everything at once: an enforced root came.
     pub fn look_again(&mut self) {
         self.scan_due = Instant::now();
@@ -230,13 +244,22 @@ impl Workloads {
 
     /// Looks where the processes of a cgroup are.
     fn look(&mut self, id: u64) {
-        let Some(member) = self.members.get_mut(&id) else {
+        let Some(member) = self.members.get(&id) else {
             return;
         };
         let mut found = processes::namespaces(&member.cgroup.folder);
         found.remove(&self.own);
+        let all_known = found.keys().all(|n| member.namespaces.contains(n));
         // Those that are served keep their place.
-        let mut room = NAMESPACES_EACH.saturating_sub(member.namespaces.len());
+        let taken = if all_known {
+            0
+        } else {
+            self.namespaces_beside(id)
+        };
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        let mut room = NAMESPACES_EACH.saturating_sub(taken);
         let before = found.len();
         found.retain(|namespace, _| {
             let known = member.namespaces.contains(namespace);

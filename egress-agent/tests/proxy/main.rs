@@ -16,6 +16,7 @@ mod owners;
 mod paths;
 mod retry;
 mod shared;
+mod shares;
 mod support;
 mod tls;
 mod upstream;

@@ -27,11 +27,11 @@ pub const POLICY: u32 = 7;
 pub const HOST: &str = "httpbin.org";
 pub const PORT: u16 = 80;
 
-struct FixedOrigin(Option<Origin>);
+struct FixedOrigin(Arc<ArcSwap<Option<Origin>>>);
 
 impl OriginLookup for FixedOrigin {
     fn origin(&self, _: BorrowedFd<'_>) -> Option<Origin> {
-        self.0.clone()
+        self.0.load().as_ref().clone()
     }
 }
 
@@ -62,6 +62,8 @@ impl Observer for Recorder {
 pub struct Bed {
     pub proxy: SocketAddr,
     pub drain: Drain,
+    /// Whose connections are accepted from here on.
+    pub origin: Arc<ArcSwap<Option<Origin>>>,
     pub routes: Arc<ArcSwap<RouteTable>>,
     changes: watch::Sender<u64>,
     pub serving: JoinHandle<()>,
@@ -70,12 +72,12 @@ pub struct Bed {
 }
 
 pub fn destination(addr: &str) -> Origin {
-    let destination = addr.parse().unwrap();
     Origin {
-        destination,
+        destination: addr.parse().unwrap(),
         policy: POLICY,
         cgroup: 1,
         owners: vec![],
+        sharer: 1,
         pid: 1,
         comm: "curl".into(),
         netns: 1,
@@ -95,12 +97,13 @@ impl Bed {
         let listener = TcpListener::bind(bind).await.unwrap();
         let proxy = listener.local_addr().unwrap();
         let routes = Arc::new(ArcSwap::from_pointee(table(port)));
+        let origin = Arc::new(ArcSwap::from_pointee(origin));
         let (refusals, refusals_in) = mpsc::unbounded_channel();
         let (records, records_in) = mpsc::unbounded_channel();
         let (drain, signal) = drain_channel();
         let shared = Shared::new(
             Arc::clone(&routes),
-            Arc::new(FixedOrigin(origin)),
+            Arc::new(FixedOrigin(Arc::clone(&origin))),
             Arc::new(DirectDialer),
             Arc::new(Recorder { refusals, records }),
             limits,
@@ -111,6 +114,7 @@ impl Bed {
         Self {
             proxy,
             drain,
+            origin,
             routes,
             changes,
             serving,
@@ -208,11 +212,8 @@ pub fn tls_port(kind: PortKind, name: &str, endpoints: &[SocketAddr]) -> PortRou
 
 /// An address on which nobody listens.
 pub async fn refused_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
 }
 
 /// A raw origin: each accepted connection is handed to `serve_one`, with its number from 0.

@@ -1,0 +1,108 @@
+//! Cgroups that have one share of the proxy each, where no entry of `workloads` names the flow's: the
+//! enforced roots, and below them each pod and each service or scope of systemd. A process with a
+//! cgroup subtree of its own makes cgroups below its workload only, and these add no share.
+//!
+//! Counts nothing: the proxy does.
+
+use super::names;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// See the module. Clones are of one set.
+#[derive(Clone, Debug, Default)]
+pub struct Sharers(Arc<RwLock<BTreeSet<u64>>>);
+
+impl Sharers {
+    pub(super) fn add(&self, cgroup: u64) {
+        let mut set = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        set.insert(cgroup);
+    }
+
+    pub(super) fn remove(&self, cgroup: u64) {
+        let mut set = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        set.remove(&cgroup);
+    }
+
+    /// That of a flow whose owner is in these cgroups, deepest first; the uppermost, which all of its
+    /// neighbours have too, where none of them is known yet, and 0 without any.
+    pub fn of(&self, owners: &[u64]) -> u64 {
+        let set = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = owners.iter().find(|id| set.contains(id));
+        known.or(owners.last()).copied().unwrap_or(0)
+    }
+}
+
+/// The part of a path below an enforced root that names its sharer: the first folder that does not
+/// merely group others. Empty for the root's own processes and those of a group.
+pub(super) fn sharer(below: &str) -> &Path {
+    let below = Path::new(below);
+    let mut upper: Vec<&Path> = below.ancestors().collect();
+    upper.reverse();
+    let groups = |path: &&Path| {
+        path.file_name()
+            .is_none_or(|name| groups(&name.to_string_lossy()))
+    };
+    upper
+        .into_iter()
+        .find(|path| !groups(path))
+        .unwrap_or(Path::new(""))
+}
+
+/// Whether a folder groups workloads: a slice of systemd that is no pod, the kubelet's folders under
+/// the cgroupfs driver, and those of Docker and Podman under theirs.
+fn groups(name: &str) -> bool {
+    let kept = [
+        "kubepods",
+        "burstable",
+        "besteffort",
+        "docker",
+        "libpod_parent",
+    ];
+    kept.contains(&name)
+        || (name.strip_suffix(".slice").is_some() && names::read(name).pod.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Sharers, sharer};
+
+    const POD: &str = "pod12345678-1234-1234-1234-123456789abc";
+
+    #[test]
+    fn a_pod_or_a_service_is_one_however_many_cgroups_it_makes() {
+        let slice = "kubepods-burstable-pod12345678_1234_1234_1234_123456789abc.slice";
+        let slices = format!("kubepods.slice/kubepods-burstable.slice/{slice}");
+        let folders = format!("kubepods/burstable/{POD}");
+        for (below, own) in [
+            (String::new(), ""),
+            ("shop-1".into(), "shop-1"),
+            (format!("shop-1/a/{POD}"), "shop-1"),
+            ("app.service/x.slice/y.service".into(), "app.service"),
+            (
+                "user.slice/user-1.slice/user@1.service/app.slice/b.scope".into(),
+                "user.slice/user-1.slice/user@1.service",
+            ),
+            ("kubepods.slice/kubepods-burstable.slice".into(), ""),
+            (slices.clone(), &slices),
+            (format!("{slices}/cri-containerd-1.scope/{POD}"), &slices),
+            (folders.clone(), &folders),
+            (format!("{folders}/0123/made"), &folders),
+            (format!("docker/0123/{POD}"), "docker/0123"),
+        ] {
+            assert_eq!(sharer(&below).to_str(), Some(own), "{below}");
+        }
+    }
+
+    #[test]
+    fn cgroups_of_one_sharer_have_one_and_unknown_ones_all_the_same() {
+        let sharers = Sharers::default();
+        sharers.add(5);
+        assert_eq!(sharers.of(&[10, 5, 1]), sharers.of(&[12, 11, 5, 1]));
+        assert_eq!(sharers.of(&[10, 5, 1]), 5);
+        assert_eq!((sharers.of(&[20, 1]), sharers.of(&[21, 1])), (1, 1));
+        assert_eq!(sharers.of(&[]), 0);
+        sharers.remove(5);
+        assert_eq!(sharers.of(&[10, 5, 1]), 1);
+    }
+}
