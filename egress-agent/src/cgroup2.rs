@@ -116,6 +116,22 @@ fn own_in(mount: &Mount, proc_cgroup: &str) -> Option<PathBuf> {
     Some(mount.point.components().chain(below.components()).collect())
 }
 
+/// Levels of a cgroup below the hierarchy's root, which is level 0. Of a folder outside the mount, 0:
+/// it is looked at, whatever the kernel makes of it.
+pub fn level(folder: &Path) -> usize {
+    mount().map_or(0, |mount| level_in(&mount, folder))
+}
+
+fn level_in(mount: &Mount, folder: &Path) -> usize {
+    let names = |path: &Path| {
+        let is_name = |c: &std::path::Component<'_>| matches!(c, std::path::Component::Normal(_));
+        path.components().filter(is_name).count()
+    };
+    folder
+        .strip_prefix(&mount.point)
+        .map_or(0, |below| names(&mount.root) + names(below))
+}
+
 /// The cgroup id that `bpf_sk_cgroup_id` gives: the inode of its folder in kernfs.
 pub fn id(folder: &Path) -> io::Result<u64> {
     Ok(fs::metadata(folder)?.ino())
@@ -252,6 +268,22 @@ mod tests {
             (&whole, "1:cpu:/\n", None),
         ] {
             assert_eq!(own_in(mount, text), want.map(PathBuf::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_are_counted_from_the_root_of_the_hierarchy() {
+        let mount = |root: &str| Mount {
+            root: root.into(),
+            point: "/sys/fs/cgroup".into(),
+        };
+        for (root, folder, want) in [
+            ("/", "/sys/fs/cgroup", 0),
+            ("/", "/sys/fs/cgroup/a/b", 2),
+            ("/pods/x", "/sys/fs/cgroup/a/b", 4),
+            ("/", "/elsewhere/a/b", 0),
+        ] {
+            assert_eq!(level_in(&mount(root), Path::new(folder)), want, "{folder}");
         }
     }
 

@@ -92,6 +92,7 @@ impl Engine {
                 .map(|(n, f)| (n.to_string(), f.to_string()))
                 .collect(),
             findings: self.findings(),
+            too_deep: self.workloads.too_deep(),
             flows_ended: self.ending.ended(),
             ..self.shown.clone()
         }

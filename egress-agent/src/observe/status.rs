@@ -2,6 +2,7 @@
 //!
 //! Owns the form and the words. Each part is filled in by who knows it.
 
+use crate::workloads::TooDeep;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -88,6 +89,8 @@ pub struct RulesStatus {
     /// Workloads that are refused everything, because their view is one more than there are
     /// policies.
     pub without_policy: u64,
+    /// Cgroups that are refused everything, because they are nested deeper than the kernel judges.
+    pub too_deep: TooDeep,
     /// Names whose last question failed, and why.
     pub failing: BTreeMap<String, String>,
     /// Running flows that a rules change ended since the start.
@@ -193,6 +196,13 @@ impl fmt::Display for Status {
                 writeln!(f, "  {word:<9} {line}")?;
             }
         }
+        if let Some(first) = &r.too_deep.first {
+            let count = r.too_deep.cgroups;
+            writeln!(
+                f,
+                "  too deep  {count} cgroups are nested deeper than the kernel judges, and denied (cgroup-depth): {first}"
+            )?;
+        }
         for (name, table) in [("addresses", r.addresses), ("networks", r.networks)] {
             writeln!(f, "  {name:<9} {} of {}", table.used, table.limit)?;
         }
@@ -263,7 +273,13 @@ mod tests {
             .rules
             .failing
             .insert("a.example".into(), "no such name".into());
+        status.rules.too_deep.cgroups = 2;
+        status.rules.too_deep.first = Some("/pods/a".into());
         let text = status.to_string();
+        assert!(
+            text.contains("  too deep  2 cgroups") && text.contains("(cgroup-depth): /pods/a\n"),
+            "{text}"
+        );
         assert!(
             text.starts_with("NOT READY   an unlisted connect"),
             "{text}"

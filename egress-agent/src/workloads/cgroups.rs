@@ -4,6 +4,7 @@
 //! The kernel tells of each by inotify on the hierarchy's own folders; a scan finds what was there
 //! before, and what a full queue or a missing watch passed over. Says nothing of what a cgroup is.
 
+use super::depth::{self, Deep};
 use crate::cgroup2;
 use anyhow::Context as _;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -17,9 +18,6 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Levels below an enforced root that are looked at. What is nested deeper still has the policy
-/// of what it is nested in.
-const DEPTH: usize = 12;
 /// Cgroups that are followed: as many as the kernel's table of owners holds.
 const MOST: usize = 16_384;
 /// Room for the events of one read.
@@ -62,6 +60,8 @@ pub struct Cgroups {
     queue: AsyncFd<OwnedFd>,
     watches: BTreeMap<i32, Watched>,
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
+    /// Cgroups that the kernel does not judge. What lies below them is not looked at.
+    deep: Deep,
     /// A watch could not be set: only scans tell.
     blind: bool,
 }
@@ -79,6 +79,7 @@ impl Cgroups {
             queue,
             watches: BTreeMap::new(),
             known: BTreeMap::new(),
+            deep: Deep::default(),
             blind: false,
         })
     }
@@ -86,6 +87,11 @@ impl Cgroups {
     /// The cgroup of a folder, if it was there when it was looked at.
     pub fn known(&self, folder: &Path) -> Option<&Cgroup> {
         self.known.get(folder).map(AsRef::as_ref)
+    }
+
+    /// The cgroups that lie too deep for the kernel to judge.
+    pub fn deep(&self) -> &Deep {
+        &self.deep
     }
 
     /// Whether there are cgroups of which only a scan tells.
@@ -100,8 +106,10 @@ impl Cgroups {
         let mut seen = BTreeSet::new();
         for root in 0..self.roots.len() {
             let folder = self.roots[root].clone();
-            self.visit(&folder, root, 0, &mut changes, &mut seen);
+            let level = cgroup2::level(&folder);
+            self.visit(&folder, root, level, &mut changes, &mut seen);
         }
+        self.deep.retain(&seen);
         let gone: Vec<PathBuf> = self
             .known
             .keys()
@@ -163,6 +171,9 @@ impl Cgroups {
     /// A folder of that name went. Another one may have come in its place since.
     fn vanished(&mut self, folder: &Path, changes: &mut Vec<Change>) {
         let there = cgroup2::id(folder).ok();
+        if there.is_none() {
+            self.deep.remove(folder);
+        }
         if self.known.get(folder).is_some_and(|c| Some(c.id) != there) {
             changes.extend(self.known.remove(folder).map(Change::Vanished));
         }
@@ -171,9 +182,8 @@ impl Cgroups {
     fn appeared(&mut self, folder: &Path, changes: &mut Vec<Change>) {
         let root = self.roots.iter().position(|root| folder.starts_with(root));
         if let Some(root) = root {
-            let below = folder.strip_prefix(&self.roots[root]);
-            let depth = below.map_or(0, |below| below.components().count());
-            self.visit(folder, root, depth, changes, &mut BTreeSet::new());
+            let level = cgroup2::level(folder);
+            self.visit(folder, root, level, changes, &mut BTreeSet::new());
         }
     }
 
@@ -181,23 +191,25 @@ impl Cgroups {
         &mut self,
         folder: &Path,
         root: usize,
-        depth: usize,
+        level: usize,
         changes: &mut Vec<Change>,
         seen: &mut BTreeSet<PathBuf>,
     ) {
         // Gone since it was named: its parent's watch tells of that too.
         let Ok(id) = cgroup2::id(folder) else { return };
-        if self.known.get(folder).is_none_or(|known| known.id != id) {
-            if self.known.len() >= MOST {
-                self.blind = true;
-                return;
-            }
-            changes.extend(self.known.remove(folder).map(Change::Vanished));
-            changes.push(Change::Appeared(self.know(folder, id, root)));
+        let known = self.known.get(folder).is_some_and(|known| known.id == id);
+        if !known && self.known.len() + self.deep.count() >= MOST {
+            self.blind = true;
+            return;
         }
         seen.insert(folder.to_path_buf());
-        if depth == DEPTH {
+        if !depth::is_judged(level) {
+            self.deep.insert(folder);
             return;
+        }
+        if !known {
+            changes.extend(self.known.remove(folder).map(Change::Vanished));
+            changes.push(Change::Appeared(self.know(folder, id, root)));
         }
         // After the watch: a child is either listed here or told of by it, or both.
         let Ok(entries) = fs::read_dir(folder) else {
@@ -205,7 +217,7 @@ impl Cgroups {
         };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.visit(&entry.path(), root, depth + 1, changes, seen);
+                self.visit(&entry.path(), root, level + 1, changes, seen);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! Decides nothing about a destination: what a workload sees is the pure crate's to say.
 
 pub mod cgroups;
+mod depth;
 pub mod names;
 mod owners;
 mod processes;
@@ -12,6 +13,7 @@ mod schedule;
 mod sharers;
 mod spaces;
 
+pub use depth::TooDeep;
 pub use egress_core::registry::scope::Workload;
 pub use owners::Owners;
 pub use sharers::Sharers;
@@ -349,6 +351,11 @@ impl Workloads {
             .filter_map(|(id, _)| Some((*id, policy_of(*id)?)))
             .collect();
         self.owners.become_these(tables, &wanted)
+    }
+
+    /// What `status` shows of the cgroups that the kernel does not judge.
+    pub fn too_deep(&self) -> TooDeep {
+        self.cgroups.deep().status()
     }
 
     /// What `status` shows of them.

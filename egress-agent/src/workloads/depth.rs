@@ -1,0 +1,63 @@
+//! The cgroups that lie deeper than the kernel judges: everything in them is denied
+//! (`cgroup-depth`), whoever is named above. Owns which there are and that the log tells of them.
+
+use egress_ebpf::abi::MAX_DEPTH;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// What `status` shows of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TooDeep {
+    /// Cgroups one level below the limit; what they hold is denied too.
+    pub cgroups: usize,
+    /// The folder of the first of them by name.
+    pub first: Option<String>,
+}
+
+/// Whether a cgroup that many levels below the hierarchy's root is judged by the kernel.
+pub const fn is_judged(level: usize) -> bool {
+    level <= MAX_DEPTH
+}
+
+/// The cgroups one level below the limit.
+#[derive(Debug, Default)]
+pub struct Deep(BTreeSet<PathBuf>);
+
+impl Deep {
+    /// One is there.
+    pub fn insert(&mut self, folder: &Path) {
+        if self.0.is_empty() {
+            tracing::warn!(
+                cgroup = %folder.display(),
+                limit = MAX_DEPTH,
+                "a cgroup is nested deeper than the kernel judges: what runs in it is denied (cgroup-depth)"
+            );
+        }
+        self.0.insert(folder.to_path_buf());
+    }
+
+    /// One is gone.
+    pub fn remove(&mut self, folder: &Path) {
+        self.0.remove(folder);
+    }
+
+    /// Those that a scan of everything did not see are gone.
+    pub fn retain(&mut self, seen: &BTreeSet<PathBuf>) {
+        self.0.retain(|folder| seen.contains(folder));
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What `status` shows.
+    pub fn status(&self) -> TooDeep {
+        TooDeep {
+            cgroups: self.count(),
+            first: self.0.first().map(|folder| folder.display().to_string()),
+        }
+    }
+}
