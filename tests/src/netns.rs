@@ -3,6 +3,8 @@
 //! Owns their making; they end with the last process and descriptor in them. The machine's own
 //! namespace is never changed.
 
+mod link;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -95,6 +97,13 @@ impl NetNs {
             );
         }
         Ok(())
+    }
+
+    /// Sets the largest segment of a device, in bytes, for sending and for receiving, in both families.
+    /// Over 65536 it has BIG TCP.
+    pub fn segments(&self, device: &str, bytes: u32) -> Result<()> {
+        self.run(|| link::segments(device, bytes))?
+            .with_context(|| format!("cannot set the segments of {device} to {bytes}"))
     }
 
     /// Sets a key below `net` of its sysctls, such as `ipv4/ip_local_port_range`.

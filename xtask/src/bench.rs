@@ -10,8 +10,10 @@ use crate::{privilege, provision, tasks};
 /// A bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bench {
-    /// Cost of the hooks against none, and against nft sets.
+    /// Cost of the hooks against none, and against nft sets or another agent's hooks.
     Kernel,
+    /// Time of long transfers with the gate and without it.
+    Bulk,
 }
 
 /// Runs a bench with arguments of its own.
@@ -19,11 +21,14 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
     let root = privilege::find().context("a bench loads BPF programs: it needs root, or sudo")?;
     let program = match bench {
         Bench::Kernel => {
-            if !arguments.iter().any(|argument| argument == "--no-nft") {
+            let without =
+                |argument: &String| argument == "--no-nft" || argument.starts_with("--against");
+            if !arguments.iter().any(without) {
                 provision::programs(&[("nft", "nftables")])?;
             }
             "bench_kernel"
         }
+        Bench::Bulk => "bench_bulk",
     };
     tasks::build()?;
     let program = tasks::target().join("debug").join(program);

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 /// httpbin's own limit of `/delay`, in seconds.
 const LONGEST_DELAY: f64 = 10.0;
 
-/// More than httpbin gives, and still nothing that hurts the machine.
-const MOST_BYTES: usize = 64 << 20;
+/// More than httpbin gives: as much as the longest transfer of a bench.
+const MOST_BYTES: usize = 256 << 20;
 
 /// The answer to one request.
 pub(super) async fn answer(
@@ -79,8 +79,22 @@ pub(super) async fn answer(
             ),
             Err(_) => status(StatusCode::NOT_FOUND),
         },
+        // Not httpbin's: counts a long upload without keeping it.
+        "sink" => match count(body).await {
+            Some(bytes) => json_body(&json!({ "bytes": bytes })),
+            None => status(StatusCode::BAD_REQUEST),
+        },
         _ => status(StatusCode::NOT_FOUND),
     }
+}
+
+/// How many bytes a body has, unless it breaks off.
+async fn count(mut body: Incoming) -> Option<usize> {
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        bytes += frame.ok()?.data_ref().map_or(0, Bytes::len);
+    }
+    Some(bytes)
 }
 
 /// What httpbin repeats of a request.

@@ -1,9 +1,10 @@
 //! What the hooks cost: the same calls with and without them, interleaved, beside nft sets of the
-//! same size.
+//! same size or beside the hooks of another agent's binary.
 //!
 //! Owns the measuring. `cargo xtask bench kernel` runs it. Times are of the calls alone, so the
 //! profile that this program is built in does not matter; the BPF programs are optimised always.
 
+mod against;
 mod setup;
 mod work;
 mod worker;
@@ -18,7 +19,7 @@ use anyhow::Result;
 use clap::Parser;
 use setup::{Kind, Setup};
 use work::{CALLS, Call, serve};
-use worker::{Config, Sample};
+use worker::{Config, Sample, Worker};
 
 #[derive(Parser)]
 struct Cli {
@@ -37,6 +38,9 @@ struct Cli {
     /// Leave out nft.
     #[arg(long)]
     no_nft: bool,
+    /// Compare with the hooks of another agent's binary instead, in the same run.
+    #[arg(long, value_name = "AGENT")]
+    against: Option<PathBuf>,
     /// Measure in this process: what its parent starts it for.
     #[arg(long, hide = true, requires = "spread")]
     measure: Option<Call>,
@@ -52,7 +56,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match (cli.measure, cli.spread) {
         (Some(call), Some(spread)) => serve(call, spread, cli.join.as_deref()),
-        _ => bench(&cli),
+        _ => match &cli.against {
+            Some(other) => against::bench(&cli, other),
+            None => bench(&cli),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,17 +72,7 @@ fn main() -> ExitCode {
 
 fn bench(cli: &Cli) -> Result<()> {
     let mut setup = Setup::new(!cli.no_nft)?;
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    println!(
-        "kernel {}, load {}",
-        rustix::system::uname().release().to_string_lossy(),
-        load.trim()
-    );
-    println!(
-        "ns of one call: median cpu (min to max), median wall; then what is added to it, pair by \
-         pair: median (middle half), share; {} rounds, interleaved",
-        cli.rounds
-    );
+    introduce(cli.rounds)?;
     for kind in [Kind::Addresses, Kind::Networks, Kind::Mixed] {
         let limit = match kind {
             Kind::Addresses => setup.tables.room().0.limit,
@@ -90,6 +87,21 @@ fn bench(cli: &Cli) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Says on what is measured, and what the columns are.
+fn introduce(rounds: usize) -> Result<()> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    println!(
+        "kernel {}, load {}",
+        rustix::system::uname().release().to_string_lossy(),
+        load.trim()
+    );
+    println!(
+        "ns of one call: median cpu (min to max), median wall; then what is added to it, pair by \
+         pair: median (middle half), share; {rounds} rounds, interleaved"
+    );
     Ok(())
 }
 
@@ -128,13 +140,13 @@ fn compare(setup: &Setup, call: Call, spread: u32, cli: &Cli) -> Result<()> {
     }
     drop(workers);
     if cli.programs {
-        programs(setup, call, spread)?;
+        programs(call, &mut setup.worker(call, spread, Config::Hooks)?)?;
     }
     Ok(())
 }
 
 /// Runs and time of each program in one more sample (`kernel.bpf_stats_enabled`).
-fn programs(setup: &Setup, call: Call, spread: u32) -> Result<()> {
+fn programs(call: Call, worker: &mut Worker) -> Result<()> {
     let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
     let read = || -> Result<BTreeMap<u32, (String, u64, Duration)>> {
         let mut all = BTreeMap::new();
@@ -145,7 +157,6 @@ fn programs(setup: &Setup, call: Call, spread: u32) -> Result<()> {
         }
         Ok(all)
     };
-    let mut worker = setup.worker(call, spread, Config::Hooks)?;
     let before = read()?;
     worker.batch()?;
     for (id, (name, runs, time)) in read()? {

@@ -1,14 +1,12 @@
 //! The places that are compared, and the tables that stand in them.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum as _;
 use egress_agent::config::DEFAULT_MAX_NETWORKS;
 use egress_agent::kernel::{self, Kernel, Pins, Tables};
 use egress_core::policy::diff::{Desired, Planner};
@@ -17,7 +15,6 @@ use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
-use egress_tests::place::Place;
 
 use crate::work::{Call, PORT, address};
 use crate::worker::{Config, Worker};
@@ -63,7 +60,8 @@ pub struct Setup {
     _pins: BpfFs,
 }
 
-fn namespace() -> Result<NetNs> {
+/// A network namespace in which every destination is local.
+pub fn namespace() -> Result<NetNs> {
     let netns = NetNs::new()?;
     netns.ip("route add local 20.0.0.0/8 dev lo")?;
     Ok(netns)
@@ -159,23 +157,11 @@ impl Setup {
             Config::Hooks => &self.governed,
             Config::Nft => self.nft.as_ref().context("nft was left out")?,
         };
-        let place = Place {
-            cgroup: None,
-            netns: Some(netns),
-            resolver: None,
-        };
-        let name = call.to_possible_value().context("a call has a name")?;
         let cgroup = match config {
             Config::Hooks => &self.hooked,
             Config::None | Config::Nft => &self.plain,
         };
-        let mut command = place.command(env::current_exe()?)?;
-        command
-            .args(["--measure", name.get_name()])
-            .args(["--spread", &spread.to_string()])
-            .arg("--join")
-            .arg(cgroup.path());
-        Worker::start(command)
+        Worker::below(netns, cgroup, call, spread)
     }
 }
 

@@ -1,10 +1,16 @@
 //! The processes that make the calls, one a configuration, each a batch at a time.
 
+use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use egress_tests::cgroup::Cgroup;
 use egress_tests::child::Guarded;
+use egress_tests::netns::NetNs;
+use egress_tests::place::Place;
+
+use crate::work::Call;
 
 /// Nanoseconds of one call.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -40,8 +46,24 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// One that calls in a network namespace, with its sockets in a cgroup.
+    pub fn below(netns: &NetNs, cgroup: &Cgroup, call: Call, spread: u32) -> Result<Self> {
+        let place = Place {
+            cgroup: None,
+            netns: Some(netns),
+            resolver: None,
+        };
+        let mut command = place.command(env::current_exe()?)?;
+        command
+            .args(["--measure", &call.to_string()])
+            .args(["--spread", &spread.to_string()])
+            .arg("--join")
+            .arg(cgroup.path());
+        Self::start(command)
+    }
+
     /// Starts it, and has it make a first batch to warm up.
-    pub fn start(mut command: Command) -> Result<Self> {
+    fn start(mut command: Command) -> Result<Self> {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = Guarded::spawn(command)?;
         let stdin = child.stdin.take().context("a worker has an input")?;

@@ -1,0 +1,190 @@
+//! This build's hooks against those of another agent's binary, in one run.
+//!
+//! Owns the two agents, each with pins, admin socket, cgroups and a network namespace of its own, and
+//! the comparison. Both get the same rules files, and only flags that older agents know too.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use egress_tests::Agent;
+use egress_tests::agent;
+use egress_tests::bpffs::BpfFs;
+use egress_tests::cgroup::Cgroup;
+use egress_tests::netns::NetNs;
+use egress_tests::place::Place;
+use tempfile::TempDir;
+
+use crate::setup::namespace;
+use crate::work::{Call, PORT, address};
+use crate::worker::{Sample, Worker};
+use crate::{Cli, Spread, introduce, programs, shown};
+
+/// A million addresses are read, compiled and written in this time on one busy core.
+const APPLIED_WITHIN: Duration = Duration::from_mins(5);
+
+/// An agent that closed the gate around a cgroup, and the namespace of the calls below it.
+struct Contender {
+    // Dropped in this order: the agent first, then what it stands on.
+    agent: Agent,
+    rules: TempDir,
+    client: Cgroup,
+    _root: Cgroup,
+    _own: Cgroup,
+    netns: NetNs,
+    _pins: BpfFs,
+}
+
+impl Contender {
+    fn start(binary: &Path, proxy_port: u16) -> Result<Self> {
+        let (netns, pins) = (namespace()?, BpfFs::mount()?);
+        let (root, own) = (Cgroup::new()?, Cgroup::new()?);
+        // A root without anything below it is not ready.
+        let client = root.child("client")?;
+        let rules = tempfile::tempdir()?;
+        let mut arguments = vec!["run".into()];
+        let mut flag =
+            |name: &str, value: PathBuf| arguments.extend([name.into(), value.into_os_string()]);
+        flag("--rules", rules.path().into());
+        flag("--cgroup", root.path().into());
+        flag("--agent-cgroup", own.path().into());
+        flag("--bpf-dir", pins.path().into());
+        // Hidden, so that it is no rule.
+        flag("--admin-socket", rules.path().join(".admin.sock"));
+        flag("--proxy-port", proxy_port.to_string().into());
+        // No rule has a name to ask for.
+        flag("--dns-server", "127.0.0.1".into());
+        let place = Place {
+            cgroup: Some(&own),
+            netns: Some(&netns),
+            resolver: None,
+        };
+        let agent = Agent::start(&place, binary, &arguments)
+            .with_context(|| binary.display().to_string())?;
+        Ok(Self {
+            agent,
+            rules,
+            client,
+            _root: root,
+            _own: own,
+            netns,
+            _pins: pins,
+        })
+    }
+
+    /// Lists that many destinations, each for TCP and for UDP.
+    fn list(&self, destinations: u32) -> Result<()> {
+        let all: Vec<String> = (0..destinations).map(|n| address(n).to_string()).collect();
+        let all = all.join(", ");
+        let entry = |protocol: &str| {
+            let name = protocol.to_ascii_lowercase();
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+                 spec:\n  hosts: [{name}.example]\n  addresses: [{all}]\n  \
+                 ports: [{{number: {PORT}, name: {name}-listed, protocol: {protocol}}}]\n  \
+                 resolution: NONE\n---\n"
+            )
+        };
+        let mark = self.agent.mark();
+        let hidden = self.rules.path().join(".rules.yaml");
+        fs::write(&hidden, entry("TCP") + &entry("UDP"))?;
+        fs::rename(hidden, self.rules.path().join("rules.yaml"))?;
+        self.agent
+            .wait_line(mark, APPLIED_WITHIN, "the rules are in force", |line| {
+                line.contains("rules applied")
+            })?;
+        Ok(())
+    }
+}
+
+/// Samples of one place, in the order of the rounds.
+type Samples = Vec<Sample>;
+
+/// Compares the hooks of this build with those of the agent at `other`.
+pub fn bench(cli: &Cli, other: &Path) -> Result<()> {
+    introduce(cli.rounds)?;
+    println!("this build against {}", other.display());
+    for entries in &cli.entries {
+        let destinations = (*entries / 2).max(1);
+        println!("\nSingle addresses, {entries} entries");
+        let this = Contender::start(&agent::binary()?, 15_001)?;
+        let that = Contender::start(other, 15_002)?;
+        this.list(destinations).context("this build")?;
+        that.list(destinations).context("the other")?;
+        let (open, plain) = (namespace()?, Cgroup::new()?);
+        for call in &cli.calls {
+            let mut workers = Vec::new();
+            for (netns, cgroup) in [
+                (&open, &plain),
+                (&this.netns, &this.client),
+                (&that.netns, &that.client),
+            ] {
+                let worker = Worker::below(netns, cgroup, *call, destinations)?;
+                workers.push((worker, Samples::new()));
+            }
+            for round in 0..cli.rounds {
+                // Each goes first as often as the others, and before each of the others as often.
+                let forward = round / 3 % 2 == 0;
+                for turn in 0..3 {
+                    let turn = if forward { turn } else { 2 - turn };
+                    let (worker, samples) = &mut workers[(round + turn) % 3];
+                    samples.push(worker.batch()?);
+                }
+            }
+            if cli.programs {
+                for (worker, _) in &mut workers[1..] {
+                    programs(*call, worker)?;
+                }
+            }
+            let samples: Vec<Samples> = workers.into_iter().map(|(_, samples)| samples).collect();
+            if let [none, this, that] = &samples[..] {
+                report(*call, none, this, that);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn report(call: Call, none: &[Sample], this: &[Sample], that: &[Sample]) {
+    println!("  {:<20} none   {}", call.name(), shown(none));
+    let added = |hooks: &[Sample]| -> Vec<(f64, f64)> {
+        let pairs = hooks.iter().zip(none).map(|(h, n)| h.cpu - n.cpu);
+        pairs
+            .zip(none)
+            .map(|(ns, none)| (ns, 100.0 * ns / none.cpu))
+            .collect()
+    };
+    let (this_added, that_added) = (added(this), added(that));
+    for (name, samples, added) in [("this", this, &this_added), ("other", that, &that_added)] {
+        println!(
+            "  {:<20} {name:<6} {}  {}",
+            "",
+            shown(samples),
+            difference(added.iter().copied(), "%")
+        );
+    }
+    let pairs = this_added.iter().zip(&that_added);
+    let pairs = pairs.map(|(this, that)| (this.0 - that.0, this.1 - that.1));
+    println!("  {:<20} this - other: {}", "", difference(pairs, "points"));
+}
+
+/// Median, middle half and bounds of nanoseconds and of shares.
+fn difference(pairs: impl Iterator<Item = (f64, f64)>, unit: &str) -> String {
+    let (ns, share): (Vec<f64>, Vec<f64>) = pairs.unzip();
+    let mut line = String::from("cpu");
+    for (values, unit) in [(ns, "ns"), (share, unit)] {
+        let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), v| {
+            (low.min(*v), high.max(*v))
+        });
+        let spread = Spread::of(values.into_iter());
+        // Writing to a string does not fail.
+        let _ = write!(
+            line,
+            " {:+.1} {unit} ({:+.1} to {:+.1}, all {low:+.0} to {high:+.0})",
+            spread.median, spread.low, spread.high
+        );
+    }
+    line
+}
