@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::{Background, Lab, LabOptions};
+use egress_tests::place::Place;
+use egress_tests::{Background, Lab, LabOptions, Load, wait_until};
+use rustix::process::Signal;
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 const SOON: Duration = Duration::from_secs(10);
@@ -104,5 +106,55 @@ fn a_narrowed_workload_gets_no_answer_by_its_former_policy() {
         let outcomes: Vec<_> = a.lines().iter().map(|l| l["outcome"].clone()).collect();
         assert_eq!(outcomes, ["200"], "a stays listed");
         println!("a: {}", a.end().unwrap());
+    }
+}
+
+const ECHO: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo}
+spec:
+  hosts: [echo.example]
+  ports: [{number: 7, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.30}, {address: '2001:db8:2::30'}]
+";
+
+/// The agent is stopped while the workload comes, so that its flows begin under the root's default.
+#[test]
+fn a_flow_from_before_its_workload_was_recognised_ends_where_the_workloads_policy_denies_it() {
+    let entry = "{cgroup: late, namespace: shop}";
+    let mut lab = Lab::start_with(LabOptions::flags(&["--workload", entry])).unwrap();
+    lab.rules("both.yaml", RULES).unwrap();
+    lab.rules("echo.yaml", ECHO).unwrap();
+    lab.rules("narrow.yaml", NARROW).unwrap();
+    lab.agent().unwrap().signal(Signal::STOP).unwrap();
+    let late = lab.workloads().child("late").unwrap();
+    let place = Place {
+        cgroup: Some(&late),
+        ..lab.client_place()
+    };
+    let hold = |place: &Place<'_>, ip| {
+        let to = SocketAddr::new(ip, 7).to_string();
+        Load::start(place, &["hold", &to]).unwrap()
+    };
+    let ips = [v4(host::ECHO), v6(host::ECHO)];
+    let narrowed = ips.map(|ip| hold(&place, ip));
+    let kept = ips.map(|ip| hold(&lab.client_place(), ip));
+    lab.agent().unwrap().signal(Signal::CONT).unwrap();
+    wait_until("the flows are ended", SOON, || {
+        (lab.status().unwrap()["rules"]["flowsEnded"] == 2).then_some(())
+    })
+    .unwrap();
+    for flow in narrowed {
+        let counts = flow.stop().unwrap();
+        assert!(
+            counts.contains_key("hold.errno103"),
+            "ECONNABORTED: {counts:?}"
+        );
+    }
+    for flow in kept {
+        let counts = flow.stop().unwrap();
+        assert!(counts.keys().all(|name| name == "hold.ok"), "{counts:?}");
     }
 }

@@ -137,7 +137,7 @@ fn what_the_unit_gives_is_enough_from_the_start_to_the_end() {
     let agent = lab.agent().unwrap();
     agent
         .wait_line(mark, SOON, "its flow is ended", |l| {
-            l.contains("the rule that listed it was removed")
+            l.contains("no rule of its workload lists it any more")
         })
         .unwrap();
     let counts = hold.stop().unwrap();

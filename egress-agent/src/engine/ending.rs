@@ -1,4 +1,4 @@
-//! Ends running flows that a rules change no longer lists, in every network namespace where the
+//! Ends running flows that a change of rules or of their workload's policy no longer lists, in every network namespace where the
 //! agent makes sockets, off the async threads. Which flows these are, the kernel's tables say.
 
 use crate::config::OnRemoval;
@@ -6,7 +6,12 @@ use crate::kernel::{Ended, Live};
 use crate::sockets::{NetnsId, SocketFactory};
 use anyhow::Context as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Workloads that get a policy within this time of each other are looked at together: a look lists
+/// every connection of every namespace.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Ending {
@@ -14,6 +19,8 @@ pub struct Ending {
     live: Option<Arc<Live>>,
     sockets: Arc<SocketFactory>,
     ended: Arc<AtomicU64>,
+    /// A look at the flows of moved workloads is to come.
+    due: Arc<AtomicBool>,
 }
 
 impl Ending {
@@ -23,6 +30,7 @@ impl Ending {
             live: (on_removal == OnRemoval::Close).then(|| Arc::new(live)),
             sockets,
             ended: Arc::default(),
+            due: Arc::default(),
         }
     }
 
@@ -33,26 +41,45 @@ impl Ending {
 
     /// Ends what the tables no longer list, a moment from now.
     pub(super) fn end_unlisted(&self) {
+        if let Some(live) = self.live.clone() {
+            let (sockets, ended) = (Arc::clone(&self.sockets), Arc::clone(&self.ended));
+            tokio::spawn(async move { end_all(&live, &sockets, &ended).await });
+        }
+    }
+
+    /// The same after workloads got other policies: once for all that do within [`TOGETHER`].
+    pub(super) fn end_moved(&self) {
         let Some(live) = self.live.clone() else {
             return;
         };
+        if self.due.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let (sockets, ended) = (Arc::clone(&self.sockets), Arc::clone(&self.ended));
+        let due = Arc::clone(&self.due);
         tokio::spawn(async move {
-            for netns in sockets.namespaces() {
-                match end_in(&live, &sockets, netns).await {
-                    Ok(flows) => {
-                        flows.iter().for_each(tell);
-                        ended.fetch_add(flows.len() as u64, Ordering::Relaxed);
-                    }
-                    // Their packets are refused all the same.
-                    Err(error) => tracing::error!(
-                        netns = netns.0,
-                        error = format!("{error:#}"),
-                        "flows of removed rules could not be ended; they stall"
-                    ),
-                }
-            }
+            tokio::time::sleep(TOGETHER).await;
+            // Before the look: what moves from here on has one of its own.
+            due.store(false, Ordering::Release);
+            end_all(&live, &sockets, &ended).await;
         });
+    }
+}
+
+async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, ended: &AtomicU64) {
+    for netns in sockets.namespaces() {
+        match end_in(live, sockets, netns).await {
+            Ok(flows) => {
+                flows.iter().for_each(tell);
+                ended.fetch_add(flows.len() as u64, Ordering::Relaxed);
+            }
+            // Their packets are denied all the same.
+            Err(error) => tracing::error!(
+                netns = netns.0,
+                error = format!("{error:#}"),
+                "flows that no rule lists any more could not be ended; they stall"
+            ),
+        }
     }
 }
 
@@ -76,6 +103,6 @@ fn tell(flow: &Ended) {
         pid = flow.pid,
         cgroup = flow.cgroup,
         proxied = flow.proxied,
-        "ended: the rule that listed it was removed"
+        "ended: no rule of its workload lists it any more"
     );
 }

@@ -49,6 +49,7 @@ impl Engine {
             self.tables.wait_for_programs()?;
             self.state.handle_moved(left);
             left_out += self.tables.apply(&self.state.poll_ops())?;
+            self.ending.end_moved();
         }
         if self.state.place_closed(Instant::now()) {
             self.moved = true;
