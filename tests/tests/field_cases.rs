@@ -212,13 +212,22 @@ fn http2_without_tls_is_denied_and_said_so() {
 }
 
 #[test]
-fn retries_that_are_not_carried_out_are_said() {
-    let lab = lab(rules!("retries"), &[]);
-    http(&lab, &[v4(API), v6(API)], &[80]);
+fn a_route_that_bounds_each_attempt_lets_nothing_through() {
+    let mut lab = lab(rules!("retries"), &[]);
+    let origin = http(&lab, &[v4(API), v6(API)], &[80]);
+    let url = "http://api.shop.example/get";
+    assert_eq!(get(&lab, &[url]), 503);
+    serves_nothing(&mut lab, &origin, &[], url, "retries.perTryTimeout");
+    // Without the bound, retries are a convenience: passed over, and said to be.
+    let unbounded = rules!("retries").replace("perTryTimeout: 1s, ", "");
+    lab.rules("case.yaml", &unbounded).unwrap();
+    let status = "http://api.shop.example/status/418";
+    let passes = || (get(&lab, &[status]) == 418).then_some(());
+    wait_until("the route serves", SOON, passes).unwrap();
     assert_eq!(get(&lab, &["http://api.shop.example/status/503"]), 503);
     let (exit, strict, told) = check(&lab);
     assert!(exit == 0 && strict != 0, "{exit} {strict}");
-    assert!(told.contains("retries"), "{told}");
+    assert!(told.contains("spec.http[0].retries:"), "{told}");
 }
 
 #[test]

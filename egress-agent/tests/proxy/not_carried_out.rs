@@ -162,6 +162,10 @@ async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave(
             "spec.http[0].fault.abort",
         ),
         (
+            route("http", "retries: {attempts: 2, perTryTimeout: 1s}"),
+            "spec.http[0].retries.perTryTimeout",
+        ),
+        (
             route(
                 "http",
                 "fault: {delay: {fixedDelay: 1s, percentage: {value: 100}}}",
