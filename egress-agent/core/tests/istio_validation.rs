@@ -20,9 +20,11 @@ fn rows(table: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// A reason without the star at its end, which the table's maker took for a list's bullet.
+/// A reason without the star at its end, which the table's maker took for a list's bullet, and without
+/// the hint that the gate adds.
 fn bare(reason: &str) -> &str {
-    reason.trim_end_matches([' ', '*'])
+    let reason = reason.split("; it is an address, and").next();
+    reason.unwrap_or_default().trim_end_matches([' ', '*'])
 }
 
 /// What Istio would have said: an unknown field, which it takes in silence, is left out.

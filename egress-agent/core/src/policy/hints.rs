@@ -6,7 +6,7 @@ use super::claims::{UnlistedAddress, transport};
 use super::state::State;
 use super::tables::Transport;
 use crate::istio::service_entry::Resolution;
-use crate::registry::services::{Class, Location, Service};
+use crate::registry::services::{Class, Entry, Location, Port, Service};
 use egress_ebpf::addr::Addr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -79,6 +79,10 @@ impl State {
                 service.host
             ));
         }
+        let mut services = view.services.values();
+        if let Some(service) = services.find(|s| lists_unspelt(s, port, via).is_some()) {
+            return Some(unspelt(service, port));
+        }
         let rotating = self.users_of(self.leases.rotating()).take(LOOKED_AT);
         let rotating = rotating.filter_map(visible).filter(lists_port);
         let hint = moved(rotating, port, self.settings().unlisted_address);
@@ -129,6 +133,23 @@ fn lists(service: &Service, ip: IpAddr) -> bool {
         let used = e.resolution != Resolution::DynamicDns;
         used && (endpoints || e.addresses.iter().any(|net| net.contains(&ip)))
     })
+}
+
+/// What to write where a port serves nothing because nobody wrote that it is open to any address.
+pub(super) fn unspelt(service: &Service, port: u16) -> String {
+    format!(
+        "port {port} of {} serves nothing, because its resolution is not spelt out: write resolution: NONE \
+         if the port shall be open to any address, DNS or STATIC if not",
+        service.host
+    )
+}
+
+/// The entry of a service that lists a port which serves nothing, since it would be open to any
+/// address and nobody wrote so.
+pub(super) fn lists_unspelt(service: &Service, port: u16, via: Transport) -> Option<&Arc<Entry>> {
+    let is_it = |p: &Port| p.number == port && transport(p.class) == via;
+    let mut entries = service.entries.iter();
+    entries.find(|e| e.unspelt.iter().any(is_it))
 }
 
 /// The ports of a service, in words.

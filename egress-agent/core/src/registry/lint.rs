@@ -3,6 +3,8 @@
 //!
 //! Owns the list of findings. Judges the rules as a whole, not what one workload sees of them.
 
+mod names;
+
 use super::scope::Scope;
 use super::services::{Class, Entry, Port, Service};
 use super::view::View;
@@ -10,19 +12,11 @@ use super::virtual_service::serves_mesh;
 use super::{Registry, VirtualService, hosts};
 use crate::istio::message::{Path, Step};
 use crate::istio::service_entry::Resolution;
+use crate::istio::validate::ADDRESS_HINT;
 use crate::istio::{Message, Object, Severity, Spec};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
-
-/// Domains of one owner that give names below them to many: the private section of the Public Suffix
-/// List has suffixes below each.
-const MANY_OWNERS: [&str; 5] = [
-    "amazonaws.com",
-    "amazonaws.com.cn",
-    "azure.com",
-    "core.windows.net",
-    "windows.net",
-];
 
 /// A finding about one of the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +51,7 @@ pub fn lint(objects: &[Arc<Object>]) -> Vec<Finding> {
             lint.rule(rule);
         }
     }
+    lint.sidecars(objects);
     for object in objects {
         if let Some(Spec::VirtualService(spec)) = &object.spec
             && !serves_mesh(spec)
@@ -158,7 +153,7 @@ impl Lint<'_> {
                     self.any_address(entry, &at, port);
                 }
             }
-            for port in &entry.unspelt {
+            for Port { number: port, .. } in &entry.unspelt {
                 let text = format!(
                     "port {port} serves nothing: without resolution and addresses it would be open to any \
                      address; write resolution: NONE if that is meant"
@@ -190,26 +185,6 @@ impl Lint<'_> {
         }
     }
 
-    fn public_suffix(&mut self, service: &Service, entry: &Arc<Entry>) {
-        let Some(suffix) = service.host.strip_prefix('*') else {
-            return;
-        };
-        let suffix = suffix.strip_prefix('.').unwrap_or(suffix);
-        // What is on the Public Suffix List (publicsuffix.org) is its own suffix; a top-level
-        // domain needs no list.
-        let known = psl::suffix(suffix.as_bytes());
-        if !suffix.contains('.')
-            || MANY_OWNERS.contains(&suffix)
-            || known.is_some_and(|s| s.is_known() && s == suffix.as_bytes())
-        {
-            let text = format!(
-                "{} covers names of many owners: anyone can register one",
-                service.host
-            );
-            self.warn(&entry.object, &[("hosts", None)], text);
-        }
-    }
-
     fn rule(&mut self, rule: &VirtualService) {
         let (object, spec) = (&rule.object, rule.spec());
         for (index, host) in spec.hosts.iter().enumerate() {
@@ -217,7 +192,10 @@ impl Lint<'_> {
             let host = hosts::full_name(host, &object.meta.namespace, &self.registry.domain);
             let covered: Vec<_> = self.covered(&host);
             if covered.is_empty() {
-                let text = format!("no ServiceEntry lists {host}: this rule has no effect for it");
+                let is_address = host.parse::<IpAddr>().is_ok();
+                let hint = if is_address { ADDRESS_HINT } else { "" };
+                let text =
+                    format!("no ServiceEntry lists {host}: this rule has no effect for it{hint}");
                 self.warn(object, &at, text);
             }
             let scope = Scope::everything();

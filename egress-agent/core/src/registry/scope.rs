@@ -55,19 +55,41 @@ pub struct Scope {
 
 /// One entry of `egress[].hosts`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Import {
+pub(super) struct Import {
     /// `None` means any.
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// Host or wildcard, in canonical form.
-    host: Arc<str>,
+    pub(super) host: Arc<str>,
     /// Takes away from what the others import.
-    excludes: bool,
+    pub(super) excludes: bool,
     /// Port of the listener, which then imports that port only.
-    port: Option<u16>,
+    pub(super) port: Option<u16>,
 }
 
 impl Import {
-    fn covers(&self, namespace: &str, host: &str) -> bool {
+    /// From `namespace/host` as a Sidecar of the namespace `own` has it, for all ports. `None` for
+    /// `~/*`, which imports nothing.
+    pub(super) fn new(host: &str, own: &str) -> Option<Self> {
+        let (namespace, host) = host.split_once('/').unwrap_or((".", host));
+        if namespace == "~" && host == "*" {
+            return None;
+        }
+        let bare = match namespace.trim_start_matches('~') {
+            "" | "*" => None,
+            "." => Some(own.to_owned()),
+            name => Some(name.to_owned()),
+        };
+        Some(Self {
+            namespace: bare,
+            host: hosts::canonical(host),
+            // `~/*` imports nothing; any other entry that begins so takes hosts away again.
+            excludes: namespace.starts_with('~'),
+            port: None,
+        })
+    }
+
+    /// Whether it is about the service of this host in this namespace.
+    pub(super) fn covers(&self, namespace: &str, host: &str) -> bool {
         self.namespace.as_deref().is_none_or(|n| n == namespace) && hosts::covers(&self.host, host)
     }
 }
@@ -299,26 +321,9 @@ fn imports(sidecar: &Sidecar, own: &str) -> Option<Vec<Import>> {
     let carried_out = |l: &&IstioEgressListener| serves_nothing(LISTENER, *l).is_none();
     for listener in sidecar.egress.iter().filter(carried_out) {
         let port = listener.port.as_ref().map(|p| p.number).filter(|n| *n != 0);
-        for host in &listener.hosts {
-            let (namespace, host) = host.split_once('/').unwrap_or((".", host));
-            // `~/*` imports nothing; any other entry that begins so takes hosts away again.
-            let excludes = namespace.starts_with('~');
-            if namespace == "~" && host == "*" {
-                continue;
-            }
-            let namespace = match namespace.trim_start_matches('~') {
-                "" | "*" => None,
-                "." => Some(own.to_owned()),
-                name => Some(name.to_owned()),
-            };
-            let port = port.map(|n| u16::try_from(n).unwrap_or(0));
-            all.push(Import {
-                namespace,
-                host: hosts::canonical(host),
-                excludes,
-                port,
-            });
-        }
+        let port = port.map(|n| u16::try_from(n).unwrap_or(0));
+        let imports = listener.hosts.iter().filter_map(|h| Import::new(h, own));
+        all.extend(imports.map(|import| Import { port, ..import }));
     }
     all.sort();
     all.dedup();

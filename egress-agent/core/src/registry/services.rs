@@ -101,7 +101,7 @@ pub struct Entry {
     pub ports: Vec<Port>,
     /// Ports that it lists and that serve nothing, because they would be open to any address and
     /// nobody wrote so: without `resolution` it is NONE, and there are no `addresses`.
-    pub unspelt: Vec<u16>,
+    pub unspelt: Vec<Port>,
     /// Listed endpoints; `None` if there are none, so that the host itself is resolved.
     pub endpoints: Option<Vec<Endpoint>>,
     /// Namespaces that see it.
@@ -143,15 +143,8 @@ impl Entry {
                 },
             })
         });
-        let mut ports: Vec<_> = ports.collect();
-        let mut unspelt = Vec::new();
-        if entry.opens_by_default() {
-            ports.retain(|p| {
-                let opens = p.class.is_opaque();
-                unspelt.extend(opens.then_some(p.number));
-                !opens
-            });
-        }
+        let opens = |p: &Port| entry.opens_by_default() && p.class.is_opaque();
+        let (unspelt, mut ports): (Vec<_>, Vec<_>) = ports.partition(opens);
         // Without an address that can be read it must not stand for every address.
         if addresses.is_empty() && !entry.addresses.is_empty() {
             ports.clear();
@@ -172,6 +165,7 @@ impl Entry {
     pub fn with_ports_of(&self, ports: &BTreeSet<u16>) -> Self {
         let mut narrow = self.clone();
         narrow.ports.retain(|p| ports.contains(&p.number));
+        narrow.unspelt.retain(|p| ports.contains(&p.number));
         narrow
     }
 

@@ -11,6 +11,7 @@ pub mod reader;
 mod scalar;
 mod stream;
 mod suggest;
+mod template;
 pub mod values;
 
 pub(crate) use suggest::nearest;

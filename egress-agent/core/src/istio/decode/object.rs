@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::node::{Entry, Mark, Node, Value};
 use super::reader::{self, Decode, Reader};
+use super::template;
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::message::{Message, Path, Severity, Step};
 use crate::istio::service_entry::ServiceEntry;
@@ -223,7 +224,17 @@ pub(super) fn object(
         Kind::Sidecar => Spec::Sidecar(Decode::decode(node, reader)),
         Kind::WorkloadEntry => Spec::WorkloadEntry(Decode::decode(node, reader)),
     });
-    let messages = reader.messages.into_vec();
+    let mut messages = reader.messages.into_vec();
+    if strict && let Some((path, mark)) = template::find(&root) {
+        // What else is wrong with a template is nothing that its author wrote.
+        messages = vec![Message {
+            severity: Severity::Error,
+            field: path.to_string(),
+            line: mark.line,
+            column: mark.column,
+            text: template::ADVICE.to_owned(),
+        }];
+    }
     let is_error = |message: &Message| message.severity == Severity::Error;
     let (spec, draft) = if messages.iter().any(is_error) {
         (None, Some(spec))

@@ -9,6 +9,7 @@ use super::node::{Mark, Node, Value};
 use super::object::{self, GROUP, Kind, OTHER_KINDS, Object, Place};
 use super::parse::{Copied, SyntaxError, parse};
 use super::suggest::nearest;
+use super::template;
 use crate::istio::message::{Message, Severity};
 
 /// Longest file that is read, in bytes.
@@ -201,7 +202,7 @@ impl Stream<'_> {
                     Some(what) => self.skip(line, format!("{what} ({syntax})")),
                     None => self.decoded.complain(error(
                         syntax.mark,
-                        format!("{}{}", syntax.text, template_hint(part)),
+                        format!("{}{}", syntax.text, template::hint(part)),
                     )),
                 }
                 self.number += 1;
@@ -316,13 +317,4 @@ fn without_marks(text: &str) -> String {
     lines
         .map(|line| line.trim_start_matches(BYTE_ORDER_MARK))
         .collect()
-}
-
-/// Of a text that looks like a Helm template: what to do with it.
-pub(crate) fn template_hint(text: &str) -> &'static str {
-    if text.contains("{{") {
-        "; this looks like a Helm template: render it first (helm template)"
-    } else {
-        ""
-    }
 }

@@ -161,7 +161,7 @@ pub fn destination(check: &mut Check<'_>, destination: &Destination) {
         if destination.host == "*" {
             check.error("invalid destination host *");
         } else {
-            check.require(names::wildcard_domain(&destination.host));
+            check.require(names::host(&destination.host));
         }
     });
     if !destination.subset.is_empty() {

@@ -16,7 +16,7 @@ use crate::istio::destination_rule::{
 /// Checks the spec of a `DestinationRule`.
 pub fn destination_rule(check: &mut Check<'_>, rule: &DestinationRule) {
     check.at("host", |check| {
-        check.require(names::wildcard_domain(&rule.host));
+        check.require(names::host(&rule.host));
     });
     check.some(
         "trafficPolicy",

@@ -24,6 +24,8 @@ mod unreachable;
 mod virtual_service;
 mod workload_entry;
 
+pub(crate) use names::ADDRESS_HINT;
+
 use check::Check;
 
 use super::decode::{Object, Spec};

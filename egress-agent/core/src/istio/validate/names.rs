@@ -1,5 +1,6 @@
 //! Names: DNS labels and domains, with and without wildcards, and Kubernetes labels.
 
+use super::addresses::subnet;
 use super::check::Rule;
 
 /// Longest DNS label, and longest name part of a Kubernetes label (RFC 1123).
@@ -82,6 +83,21 @@ pub fn wildcard_domain(domain: &str) -> Rule {
         ));
     }
     rest.map_or(Ok(()), labels)
+}
+
+/// What to do about an address in the place of a host.
+pub const ADDRESS_HINT: &str =
+    "; it is an address, and hosts are names: put addresses in spec.addresses";
+
+/// As [`wildcard_domain`]; of an address or network it says where that belongs.
+pub fn host(host: &str) -> Rule {
+    wildcard_domain(host).map_err(|reason| {
+        if subnet(host).is_ok() {
+            reason + ADDRESS_HINT
+        } else {
+            reason
+        }
+    })
 }
 
 /// As [`wildcard_domain`]; for a `VirtualService` bound to gateways, names such as
@@ -204,6 +220,27 @@ mod tests {
             assert_eq!(reason(fqdn(domain)), exact, "{domain}");
             assert_eq!(reason(wildcard_domain(domain)), wildcard, "{domain}");
         }
+    }
+
+    #[test]
+    fn an_address_as_a_host_is_told_where_addresses_belong() {
+        for (text, is_address) in [
+            ("169.254.169.254", true),
+            ("10.0.0.0/8", true),
+            ("2001:db8::1", true),
+            ("2001:db8::/32", true),
+            ("10.0.0.256", false),
+            ("a_b.com", false),
+        ] {
+            let reason = host(text).err().unwrap_or_default();
+            assert!(!reason.is_empty(), "{text}");
+            assert_eq!(
+                reason.ends_with(ADDRESS_HINT),
+                is_address,
+                "{text}: {reason}"
+            );
+        }
+        assert_eq!(host("*.example.com"), Ok(()));
     }
 
     #[test]

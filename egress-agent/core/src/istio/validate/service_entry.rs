@@ -71,7 +71,7 @@ fn hosts(check: &mut Check<'_>, entry: &ServiceEntry) {
             check.error("invalid host *");
             return;
         }
-        check.require(names::wildcard_domain(host));
+        check.require(names::host(host));
         if entry.resolution() != Resolution::DynamicDns
             && let Err(reason) = names::partial_wildcard(host)
         {

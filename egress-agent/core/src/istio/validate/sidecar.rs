@@ -271,7 +271,7 @@ fn imported_host(check: &mut Check<'_>, namespace: &str, name: &str) {
     if name != "*" && !name.contains('.') {
         check.error("short names (non FQDN) are not allowed");
     }
-    check.require(names::wildcard_domain(name));
+    check.require(names::host(name));
     check.require(names::partial_wildcard(name));
 }
 

@@ -163,3 +163,31 @@ spec:
     let bad = question().with_header("no colon");
     assert!(matches!(bad, Err(QuestionError::Header(_))));
 }
+
+#[test]
+fn a_port_whose_resolution_is_not_spelt_out_is_said_to_serve_nothing() {
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db}
+spec: {hosts: [db.example], ports: [{number: 5432, name: p, protocol: TCP}, {number: 443, name: t, protocol: TLS}]}
+";
+    let mut state = state_of(rules);
+    for (question, unspelt) in [
+        ("db.example:5432", true),
+        ("203.0.113.9:5432", true),
+        ("[2001:db8::9]:5432", true),
+        ("db.example:5433", false),
+        ("203.0.113.9:5433", false),
+    ] {
+        let explanation = state.explain(0, &Question::parse(question).unwrap());
+        let lines = explanation.lines.join("\n");
+        assert_eq!(explanation.denied, Some(DeniedBy::Kernel), "{lines}");
+        assert_eq!(
+            lines.contains("resolution is not spelt out"),
+            unspelt,
+            "{lines}"
+        );
+        assert!(!unspelt || !lines.contains("but not port"), "{lines}");
+    }
+}

@@ -8,7 +8,7 @@ use super::gate::Fate;
 use super::nearest::nearest_host;
 use super::words::{self, rule_of};
 use super::{DeniedBy, Explanation};
-use crate::policy::hints::ports;
+use crate::policy::hints::{lists_unspelt, ports, unspelt};
 use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
@@ -121,16 +121,22 @@ impl<'a> Asked<'a> {
                 format!("no ServiceEntry lists {host} (field spec.hosts)"),
                 nearest_host(view, host, port),
             ),
-            (Some(service), None) => (
-                format!(
-                    "{} lists {host}, but not port {port} (field spec.ports)",
-                    rule_of(service, None)
+            (Some(service), None) => match lists_unspelt(service, port, Transport::Tcp) {
+                Some(entry) => (
+                    unspelt(service, port),
+                    Some(format!("listed by {}", words::placed(&entry.object))),
                 ),
-                Some(
-                    not_in_force(service, port)
-                        .unwrap_or_else(|| format!("it lists {}", ports(service))),
+                None => (
+                    format!(
+                        "{} lists {host}, but not port {port} (field spec.ports)",
+                        rule_of(service, None)
+                    ),
+                    Some(
+                        not_in_force(service, port)
+                            .unwrap_or_else(|| format!("it lists {}", ports(service))),
+                    ),
                 ),
-            ),
+            },
             (Some(service), Some(class)) => {
                 self.denied_though_listed(shown, service, class, by, addresses)
             }

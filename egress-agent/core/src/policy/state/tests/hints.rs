@@ -107,3 +107,32 @@ fn where_answers_change_a_denied_address_of_the_port_names_the_settings() {
         assert_eq!(hint(&bench, 443), None);
     }
 }
+
+#[test]
+fn a_port_that_serves_nothing_for_want_of_a_resolution_says_so() {
+    let object = |resolution: &str, protocol: &str| {
+        entry("db.example", "NONE", &port(5432, protocol), "")
+            .replace("resolution: NONE", resolution)
+    };
+    let hint = |rules: &str, number, via| {
+        let bench = Bench::new(Settings::default(), &[LAB, rules]);
+        let ip = "203.0.113.99".parse().unwrap();
+        bench.state.nearest(0, ip, number, via)
+    };
+    let unspelt = object("exportTo: ['*']", "TCP");
+    let said = hint(&unspelt, 5432, Transport::Tcp).unwrap();
+    assert!(
+        said.starts_with(
+            "port 5432 of db.example serves nothing, because its resolution is not spelt out"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("write resolution: NONE"), "{said}");
+    assert_eq!(hint(&unspelt, 5433, Transport::Tcp), None);
+    assert_eq!(hint(&unspelt, 5432, Transport::Udp), None);
+    let datagrams = object("exportTo: ['*']", "UDP");
+    assert!(hint(&datagrams, 5432, Transport::Udp).is_some());
+    assert_eq!(hint(&datagrams, 5432, Transport::Tcp), None);
+    let spelt = object("resolution: NONE", "TCP");
+    assert_eq!(hint(&spelt, 5432, Transport::Tcp), None);
+}

@@ -1,0 +1,103 @@
+//! Findings about hosts: wildcards over names of many owners, and Sidecar imports that no entry lists.
+
+use super::Lint;
+use crate::istio::{Object, Spec};
+use crate::registry::scope::Import;
+use crate::registry::services::{Entry, Service};
+use std::sync::Arc;
+
+/// Domains of one owner that give names below them to many: the private section of the Public Suffix
+/// List has suffixes below each.
+const MANY_OWNERS: [&str; 5] = [
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "azure.com",
+    "core.windows.net",
+    "windows.net",
+];
+
+impl Lint<'_> {
+    pub(super) fn public_suffix(&mut self, service: &Service, entry: &Arc<Entry>) {
+        let Some(suffix) = service.host.strip_prefix('*') else {
+            return;
+        };
+        let suffix = suffix.strip_prefix('.').unwrap_or(suffix);
+        // What is on the Public Suffix List (publicsuffix.org) is its own suffix; a top-level
+        // domain needs no list.
+        let known = psl::suffix(suffix.as_bytes());
+        if !suffix.contains('.')
+            || MANY_OWNERS.contains(&suffix)
+            || known.is_some_and(|s| s.is_known() && s == suffix.as_bytes())
+        {
+            let text = format!(
+                "{} covers names of many owners: anyone can register one",
+                service.host
+            );
+            self.warn(&entry.object, &[("hosts", None)], text);
+        }
+    }
+
+    /// Imports of Sidecars that no entry lists.
+    pub(super) fn sidecars(&mut self, objects: &[Arc<Object>]) {
+        for object in objects {
+            let Some(Spec::Sidecar(spec)) = &object.spec else {
+                continue;
+            };
+            if object.denied.is_some() {
+                continue;
+            }
+            for (n, listener) in spec.egress.iter().enumerate() {
+                for (m, host) in listener.hosts.iter().enumerate() {
+                    if let Some(text) = self.unlisted_import(object, host) {
+                        let at = [("egress", Some(n)), ("hosts", Some(m))];
+                        self.warn(object, &at, text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn unlisted_import(&self, object: &Object, host: &str) -> Option<String> {
+        let import = Import::new(host, &object.meta.namespace)?;
+        // Everything of the own, of the root or of any namespace: such an import stands in most
+        // Sidecars, whether there is an entry yet or not.
+        let usual = [&*object.meta.namespace, &*self.registry.root_namespace];
+        let whole = import.namespace.as_deref();
+        if &*import.host == "*" && whole.is_none_or(|n| usual.contains(&n)) {
+            return None;
+        }
+        let anywhere = Import {
+            namespace: None,
+            ..import.clone()
+        };
+        let candidates = self.covered(&import.host);
+        let lists = |import: &Import| {
+            candidates.iter().find_map(|s| {
+                let mut entries = s.entries.iter().chain(&s.left_out);
+                entries.find(|e| import.covers(&e.object.meta.namespace, &s.host))
+            })
+        };
+        if lists(&import).is_some() {
+            return None;
+        }
+        let effect = if import.excludes {
+            "this excludes nothing"
+        } else {
+            "this imports nothing"
+        };
+        let what = match &*import.host {
+            "*" => "any host",
+            host => host,
+        };
+        Some(match (import.namespace.as_deref(), lists(&anywhere)) {
+            (Some(namespace), Some(other)) if what != "any host" => format!(
+                "no ServiceEntry of namespace {namespace} lists {what}: {effect} ({} does)",
+                super::name(&other.object)
+            ),
+            (Some(namespace), _) => {
+                format!("no ServiceEntry of namespace {namespace} lists {what}: {effect}")
+            }
+            (None, _) => format!("no ServiceEntry lists {what}: {effect}"),
+        })
+    }
+}
