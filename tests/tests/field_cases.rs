@@ -294,11 +294,32 @@ fn a_denial_of_a_private_address_names_the_setting() {
 }
 
 #[test]
-fn explain_names_the_entry_that_is_not_in_force_and_a_port_that_is_open_to_any_address() {
-    let lab = lab(rules!("lint-at-load"), &[]);
+fn explain_names_the_entry_that_is_not_in_force_and_a_port_without_a_resolution() {
+    let mut lab = lab(rules!("lint-at-load"), &[]);
     let (exit, told) = explain(&lab, &["https://www.shop.example/"]);
     assert!(exit == 1 && told.contains("default/cloud-https"), "{told}");
     assert!(told.contains("not in force"), "{told}");
-    let (exit, told) = explain(&lab, &["other.shop.example:22"]);
-    assert!(exit == 0 && told.contains("default/ssh"), "{told}");
+    // Without a resolution the port would be open to any address: it serves nothing, and says so.
+    let (exit, told) = explain(&lab, &["git.shop.example:22"]);
+    assert!(exit == 1 && told.contains("default/ssh"), "{told}");
+    assert!(told.contains("resolution is not spelt out"), "{told}");
+    let mark = lab.agent().unwrap().mark();
+    for target in ["198.51.100.99:22", "[2001:db8:2::99]:22"] {
+        let answer = lab.attempt("tcp", target.parse().unwrap()).unwrap();
+        assert!(answer.denied(), "{target}");
+        let said = || {
+            let log = lab.agent().unwrap().log_since(mark);
+            let denied = |line: &&String| line.contains("denied") && line.contains(target);
+            let line = log.iter().find(denied)?;
+            line.contains("resolution is not spelt out").then_some(())
+        };
+        wait_until("the denial says why", SOON, said).unwrap();
+    }
+    // Spelt out, it is open to any address, and explain names the rule.
+    let spelt = format!("{}  resolution: NONE\n", rules!("lint-at-load"));
+    lab.rules("case.yaml", &spelt).unwrap();
+    let open = || (explain(&lab, &["other.shop.example:22"]).0 == 0).then_some(());
+    wait_until("the port is open", SOON, open).unwrap();
+    let (_, told) = explain(&lab, &["other.shop.example:22"]);
+    assert!(told.contains("default/ssh"), "{told}");
 }

@@ -175,6 +175,7 @@ spec: {hosts: [db.example], ports: [{number: 5432, name: p, protocol: TCP}, {num
     let mut state = state_of(rules);
     for (question, unspelt) in [
         ("db.example:5432", true),
+        ("other.example:5432", true),
         ("203.0.113.9:5432", true),
         ("[2001:db8::9]:5432", true),
         ("db.example:5433", false),

@@ -119,7 +119,11 @@ impl<'a> Asked<'a> {
         let (why, hint) = match (service, service.and_then(|s| s.class(port))) {
             (None, _) => (
                 format!("no ServiceEntry lists {host} (field spec.hosts)"),
-                nearest_host(view, host, port),
+                view.services
+                    .values()
+                    .find(|s| lists_unspelt(s, port, Transport::Tcp).is_some())
+                    .map(|s| unspelt(s, port))
+                    .or_else(|| nearest_host(view, host, port)),
             ),
             (Some(service), None) => match lists_unspelt(service, port, Transport::Tcp) {
                 Some(entry) => (
