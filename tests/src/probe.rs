@@ -95,6 +95,12 @@ impl Session {
         Self::start(place, "hold", to)
     }
 
+    /// The same over a connected datagram socket. [`Session::say`] returns `errno` and the number
+    /// where a datagram is refused.
+    pub fn hold_udp(place: &Place<'_>, to: SocketAddr) -> Result<Self> {
+        Self::start(place, "hold-udp", to)
+    }
+
     /// Connects without end, to be ended with [`Session::tally`].
     pub fn connects(place: &Place<'_>, to: SocketAddr) -> Result<Self> {
         Self::start(place, "loop", to)

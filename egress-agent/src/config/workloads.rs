@@ -3,6 +3,7 @@
 //! Kubernetes API says it.
 
 use super::values::Mode;
+use egress_core::registry::scope::Workload;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -114,6 +115,17 @@ fn part_fits(glob: &str, part: &str) -> bool {
         part = &part[at + piece.len()..];
     }
     part.ends_with(last)
+}
+
+impl From<&WorkloadEntry> for Workload {
+    fn from(entry: &WorkloadEntry) -> Self {
+        Self {
+            namespace: entry.namespace.clone(),
+            labels: entry.labels.clone(),
+            service_account: entry.service_account.clone(),
+            audit: entry.mode.map(|mode| mode == Mode::Audit),
+        }
+    }
 }
 
 #[cfg(test)]

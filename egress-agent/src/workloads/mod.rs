@@ -19,7 +19,7 @@ pub use owners::Owners;
 pub use sharers::Sharers;
 pub use spaces::Spaces;
 
-use crate::config::{Config, Mode, WorkloadEntry};
+use crate::config::{Config, WorkloadEntry};
 use crate::kernel::{Tables, canary};
 use crate::observe::status::WorkloadStatus;
 use crate::sockets::NetnsId;
@@ -39,17 +39,6 @@ const SCAN_BLIND: Duration = Duration::from_secs(1);
 const NAMESPACES_EACH: usize = 64;
 /// Time between two scans at least.
 const SCAN_AT_MOST: Duration = Duration::from_millis(100);
-
-impl From<&WorkloadEntry> for Workload {
-    fn from(entry: &WorkloadEntry) -> Self {
-        Self {
-            namespace: entry.namespace.clone(),
-            labels: entry.labels.clone(),
-            service_account: entry.service_account.clone(),
-            audit: entry.mode.map(|mode| mode == Mode::Audit),
-        }
-    }
-}
 
 /// What the rules must hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,6 +36,8 @@ enum Way {
     UdpConnected { to: SocketAddr },
     /// Connect over TCP, then send back and forth each line of standard input.
     Hold { to: SocketAddr },
+    /// Connect a datagram socket, then send each line of standard input and wait for it.
+    HoldUdp { to: SocketAddr },
     /// Connect over TCP and close, again and again until standard input ends.
     Loop { to: SocketAddr },
 }
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Way::Udp { to } => timed(|| udp(to, false)),
         Way::UdpConnected { to } => timed(|| udp(to, true)),
         Way::Hold { to } => timed(|| hold(to)),
+        Way::HoldUdp { to } => timed(|| hold_udp(to)),
         Way::Loop { to } => connects(to),
     };
     println!("{result}");
@@ -75,7 +78,8 @@ fn tcp_echo(to: SocketAddr) -> io::Result<()> {
     stream.read_exact(&mut back)
 }
 
-fn udp(to: SocketAddr, connected: bool) -> io::Result<()> {
+/// A datagram socket without an address of its own, for destinations like `to`.
+fn unbound(to: SocketAddr) -> io::Result<UdpSocket> {
     let any: SocketAddr = if to.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
@@ -83,6 +87,11 @@ fn udp(to: SocketAddr, connected: bool) -> io::Result<()> {
     };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(LIMIT))?;
+    Ok(socket)
+}
+
+fn udp(to: SocketAddr, connected: bool) -> io::Result<()> {
+    let socket = unbound(to)?;
     if connected {
         socket.connect(to)?;
         socket.send(b"word")?;
@@ -108,6 +117,23 @@ fn hold(to: SocketAddr) -> io::Result<()> {
         let mut back = vec![0; line.len()];
         stream.read_exact(&mut back)?;
         println!("{}", String::from_utf8_lossy(&back));
+    }
+    Ok(())
+}
+
+/// Says `up` once connected, then each line as it came back, or `errno` and the number.
+fn hold_udp(to: SocketAddr) -> io::Result<()> {
+    let socket = unbound(to)?;
+    socket.connect(to)?;
+    println!("up");
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let mut back = vec![0; line.len()];
+        let sent = socket.send(line.as_bytes());
+        match sent.and_then(|_| socket.recv(&mut back)) {
+            Ok(many) => println!("{}", String::from_utf8_lossy(&back[..many])),
+            Err(error) => println!("errno {}", error.raw_os_error().unwrap_or(-1)),
+        }
     }
     Ok(())
 }

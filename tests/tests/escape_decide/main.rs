@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod jumbo;
 mod kernel;
 mod model;
 mod random;
@@ -150,6 +151,7 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
     let view = tables.view();
 
     let mut seen: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut large: BTreeMap<u32, usize> = BTreeMap::new();
     for round in 0..100 {
         let policy = Policy {
             table: TABLE,
@@ -190,6 +192,9 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
             let got = run(program.as_fd(), &packet);
             assert_eq!(got, want.number(), "{want:?}, {policy:?}, {packet:02x?}");
             *seen.entry(got).or_default() += 1;
+            if jumbo::is_own(&packet) {
+                *large.entry(got).or_default() += 1;
+            }
         }
     }
     // Agreement on one answer alone would say little.
@@ -206,7 +211,15 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
         let count = seen.get(&verdict.number()).copied().unwrap_or_default();
         assert!(count > 20, "{verdict:?}: {count} of {seen:?}");
     }
-    eprintln!("verdicts: {seen:?}");
+    for verdict in [
+        Verdict::Allow,
+        Verdict::Proxy,
+        Verdict::Deny(Reason::NotListed),
+    ] {
+        let count = large.get(&verdict.number()).copied().unwrap_or_default();
+        assert!(count > 20, "{verdict:?}: {count} of {large:?}, over 64 KiB");
+    }
+    eprintln!("verdicts: {seen:?}; over 64 KiB: {large:?}");
 }
 
 fn v4(first: u8, fragment: u8, from: [u8; 4], to: [u8; 4]) -> Vec<u8> {

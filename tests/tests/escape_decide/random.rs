@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::PROXY_PORT;
+use super::{PROXY_PORT, jumbo};
 
 /// xorshift64*: the same numbers in every run.
 pub struct Random(pub u64);
@@ -59,6 +59,18 @@ impl Random {
         self.pick(&[0, 7, 53, 80, 443, 9000, PROXY_PORT, any])
     }
 
+    /// Puts the kernel's own header of a TCP packet over 64 KiB behind the IPv6 header, or one that
+    /// differs from it in one byte.
+    fn large(&mut self, packet: &mut Vec<u8>) {
+        (packet[0], packet[6]) = (0x60, 0);
+        packet.extend_from_slice(&jumbo::HEADER);
+        // Next header behind it, its length, the option, that one's length, the payload's length.
+        let at = self.pick(&[4, 5, 6, 40, 41, 42, 43, 44, 45, 46, 47]);
+        if self.byte() < 128 {
+            packet[at] = self.pick(&[0, 1, 6, 17, 43]);
+        }
+    }
+
     pub fn packet(&mut self) -> Vec<u8> {
         let any = self.byte();
         let proto = self.pick(&[6, 6, 6, 6, 17, 17, 17, 1, 58, 132, 44, 0, 43, 60, any]);
@@ -76,6 +88,9 @@ impl Random {
                 p[0] = self.pick(&[0x60, 0x60, 0x60, 0x60, 0x6f, 0x50]);
                 p[6] = proto;
                 p[24..].copy_from_slice(&to.octets());
+                if self.byte() < 48 {
+                    self.large(&mut p);
+                }
                 p
             }
         };

@@ -1,0 +1,111 @@
+//! A socket remembers its verdict under a policy's id and generation. No policy that comes later
+//! has that pair, whoever wrote it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::place::Place;
+use egress_tests::{Lab, LabOptions, Session, wait_until};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Changes by which the workload's policy gets generations that the default's has not. Twice as
+/// many after the restart come past all of them, should they begin again.
+const CHANGES: u64 = 8;
+
+/// The datagrams of `shop`. The default lists nothing.
+const RULES: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: datagrams, namespace: shop}
+spec:
+  hosts: [datagrams.example]
+  exportTo: ['.']
+  ports: [{number: 7, name: udp, protocol: UDP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.30}, {address: '2001:db8:2::30'}]
+";
+
+/// What a namespace alone lists: with another port it is another policy.
+fn streams(namespace: &str, port: u64) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: streams, namespace: {namespace}}}
+spec:
+  hosts: [{namespace}.example]
+  exportTo: ['.']
+  ports: [{{number: {port}, name: tcp, protocol: TCP}}]
+  resolution: STATIC
+  endpoints: [{{address: 198.51.100.99}}]
+"
+    )
+}
+
+/// The generation that was given out last, once so many workloads have a policy of their own.
+fn generation(lab: &Lab, workloads: usize) -> u64 {
+    wait_until("the workloads have their policies", SOON, || {
+        let status = lab.status().ok()?;
+        let all = status["workloads"].as_array()?;
+        let placed = all
+            .iter()
+            .filter(|w| w["policy"].as_u64() > Some(0))
+            .count();
+        (placed == workloads).then(|| status["rules"]["generation"].as_u64())?
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_policy_after_a_restart_is_not_taken_for_the_one_that_a_socket_remembers() {
+    let names = [
+        "--workload",
+        "{cgroup: former, namespace: shop}",
+        "--workload",
+        "{cgroup: client, namespace: other}",
+    ];
+    let mut lab = Lab::without_agent(LabOptions::flags(&names)).unwrap();
+    let former = lab.workloads().child("former").unwrap();
+    lab.write_rules("rules.yaml", RULES).unwrap();
+    lab.start_agent().unwrap();
+    for port in 1..=CHANGES {
+        lab.rules("shop.yaml", &streams("shop", port)).unwrap();
+    }
+    let remembered = generation(&lab, 1);
+    let place = Place {
+        cgroup: Some(&former),
+        ..lab.client_place()
+    };
+    let mut sockets = [v4(host::ECHO), v6(host::ECHO)]
+        .map(|ip| Session::hold_udp(&place, SocketAddr::new(ip, 7)).unwrap());
+    let everybody = lab.client_place().cgroup.unwrap().path();
+    for socket in &sockets {
+        fs::write(everybody.join("cgroup.procs"), socket.pid().to_string()).unwrap();
+    }
+    let mut say = |word: &str| sockets.each_mut().map(|socket| socket.say(word).unwrap());
+    assert_eq!(say("listed"), ["listed"; 2]);
+
+    // The policy with the highest generation goes with its workload.
+    drop(former);
+    generation(&lab, 0);
+    assert_eq!(say("gone"), ["errno 1"; 2]);
+
+    // Another one comes, which does not list these datagrams, again and again.
+    lab.start_agent().unwrap();
+    let mut after = Vec::new();
+    for port in 1..=2 * CHANGES {
+        lab.rules("other.yaml", &streams("other", port)).unwrap();
+        after.push(generation(&lab, 1));
+        assert_eq!(
+            say("other"),
+            ["errno 1"; 2],
+            "remembered {remembered}, now {after:?}"
+        );
+    }
+    println!("generation {remembered} is remembered, {after:?} came after the restart");
+    assert!(after.iter().all(|new| *new > remembered), "{after:?}");
+}
