@@ -21,7 +21,8 @@ pub const MAX_DEPTH: usize = 32;
 pub struct Ancestors {
     /// Ids by level from 1 on, up to the cgroup itself; 0 below it.
     pub ids: [u64; MAX_DEPTH],
-    /// A digest of the ids and of the cgroup, from which [`Self::lookup`] knows a value that is whole.
+    /// The cgroup's level, or that it is too deep, in the low byte; above it a digest of the level, the
+    /// cgroup and the ids, from which [`Self::lookup`] knows a value that is whole.
     pub seal: u64,
 }
 
@@ -51,8 +52,17 @@ macro_rules! levels {
 }
 
 impl Ancestors {
-    /// What a seal differs by where a cgroup lies too deep.
-    const DEEP: u64 = 1;
+    /// The byte of a seal that says the level.
+    const LEVEL: u64 = 0xff;
+    /// In the place of the level of a cgroup that lies below [`MAX_DEPTH`].
+    const DEEP: u64 = 0xff;
+
+    /// The seal of a cgroup with a level and the sum of cgroup and ids.
+    #[inline(always)]
+    const fn sealed(sum: u64, level: u64) -> u64 {
+        (chain(sum, level) & !Self::LEVEL) | level
+    }
+
     /// Of the map where nothing was written.
     pub const NONE: Self = Self {
         ids: [0; MAX_DEPTH],
@@ -70,21 +80,25 @@ impl Ancestors {
         reason = "levels are at most MAX_DEPTH + 1"
     )]
     pub unsafe fn write(value: *mut Self, cgroup: u64, at: impl Fn(i32) -> u64) {
-        let deep = if at(MAX_DEPTH as i32 + 1) == 0 {
-            0
-        } else {
-            Self::DEEP
-        };
         let mut sum = cgroup;
+        let mut depth = 0;
         levels!(level {
             let id = at(level as i32 + 1);
             // Volatile, or the compiler keeps every word twice on the stack, which has no room.
             // SAFETY: a word of the value.
             unsafe { ptr::write_volatile(&raw mut (*value).ids[level], id) };
-            sum = chain(sum, id);
+            if id != 0 {
+                sum = chain(sum, id);
+                depth += 1;
+            }
         });
+        let seal = if at(MAX_DEPTH as i32 + 1) == 0 {
+            Self::sealed(sum, depth)
+        } else {
+            Self::sealed(cgroup, Self::DEEP)
+        };
         // SAFETY: as above.
-        unsafe { ptr::write_volatile(&raw mut (*value).seal, sum ^ deep) };
+        unsafe { ptr::write_volatile(&raw mut (*value).seal, seal) };
     }
 
     /// Finds the deepest owner in a value that others may be writing: each word is read once, and
@@ -99,21 +113,33 @@ impl Ancestors {
         cgroup: u64,
         own: impl Fn(u64) -> Option<u32>,
     ) -> OwnerOf {
+        // SAFETY: a word of the value.
+        let seal = unsafe { ptr::read_volatile(&raw const (*value).seal) };
+        let depth = seal & Self::LEVEL;
+        if depth > MAX_DEPTH as u64 {
+            return if seal == Self::sealed(cgroup, Self::DEEP) {
+                OwnerOf::TooDeep
+            } else {
+                OwnerOf::Torn
+            };
+        }
         let mut sum = cgroup;
         let mut found = None;
+        // The levels below the cgroup are not read: most cgroups have a few above them.
         levels!(level {
-            // SAFETY: a word of the value.
-            let id = unsafe { ptr::read_volatile(&raw const (*value).ids[level]) };
-            sum = chain(sum, id);
-            if id != 0 && found.is_none() {
-                found = own(id);
+            if (level as u64) < depth {
+                // SAFETY: a word of the value.
+                let id = unsafe { ptr::read_volatile(&raw const (*value).ids[level]) };
+                sum = chain(sum, id);
+                if found.is_none() {
+                    found = own(id);
+                }
             }
         });
-        // SAFETY: as above.
-        match unsafe { ptr::read_volatile(&raw const (*value).seal) } ^ sum {
-            0 => found.map_or(OwnerOf::Nobody, OwnerOf::Policy),
-            Self::DEEP => OwnerOf::TooDeep,
-            _ => OwnerOf::Torn,
+        if seal == Self::sealed(sum, depth) {
+            found.map_or(OwnerOf::Nobody, OwnerOf::Policy)
+        } else {
+            OwnerOf::Torn
         }
     }
 
@@ -121,9 +147,12 @@ impl Ancestors {
     pub fn deepest_first(&self, cgroup: u64) -> impl Iterator<Item = u64> + '_ {
         // SAFETY: a whole value, which nobody writes.
         let found = unsafe { Self::lookup(self, cgroup, |_| None) };
-        let whole = found == OwnerOf::Nobody;
-        let ids = self.ids.iter().rev().copied();
-        ids.filter(move |id| whole && *id != 0)
+        let depth = if found == OwnerOf::Nobody {
+            (self.seal & Self::LEVEL) as usize
+        } else {
+            0
+        };
+        self.ids.iter().take(depth).rev().copied()
     }
 }
 
@@ -169,11 +198,16 @@ mod tests {
 
     /// A cgroup at this level whose id is 100 + its level.
     fn at(level: usize) -> (u64, Ancestors) {
+        below(100, level)
+    }
+
+    /// One whose ids, from the outermost on, follow a number.
+    fn below(first: u64, level: usize) -> (u64, Ancestors) {
         let mut value = Ancestors::NONE;
-        let cgroup = 100 + level as u64;
+        let cgroup = first + level as u64;
         let id = |at: i32| {
             let at = usize::try_from(at).unwrap();
-            if at <= level { 100 + at as u64 } else { 0 }
+            if at <= level { first + at as u64 } else { 0 }
         };
         // SAFETY: a value of the test's own.
         unsafe { Ancestors::write(&raw mut value, cgroup, id) };
@@ -210,16 +244,39 @@ mod tests {
     #[test]
     fn a_mixture_of_two_values_is_of_nobody() {
         let (cgroup, value) = at(9);
-        let (other, second) = at(12);
+        let (other, second) = below(500, 12);
         assert_eq!(lookup(&value, other, &[(101, 1)]), OwnerOf::Torn);
         for words in 1..MAX_DEPTH {
-            let mut mixed = value;
-            mixed.ids[words..].copy_from_slice(&second.ids[words..]);
-            if mixed.ids != value.ids {
-                assert_eq!(lookup(&mixed, cgroup, &[(101, 1)]), OwnerOf::Torn);
+            let (mut front, mut back) = (value, value);
+            front.ids[..words].copy_from_slice(&second.ids[..words]);
+            back.ids[words..].copy_from_slice(&second.ids[words..]);
+            for mixed in [front, back] {
+                // What lies below the cgroup is nothing that a value says.
+                let want = if mixed.ids[..9] == value.ids[..9] {
+                    OwnerOf::Policy(1)
+                } else {
+                    OwnerOf::Torn
+                };
+                assert_eq!(lookup(&mixed, cgroup, &[(101, 1)]), want, "{words}");
+                let with_seal = Ancestors {
+                    seal: second.seal,
+                    ..mixed
+                };
+                assert_eq!(lookup(&with_seal, cgroup, &[(101, 1)]), OwnerOf::Torn);
             }
         }
         assert_eq!(lookup(&Ancestors::NONE, cgroup, &[]), OwnerOf::Torn);
+    }
+
+    #[test]
+    fn no_seal_but_its_own_fits_a_value() {
+        let (cgroup, value) = at(9);
+        for depth in 0..=u8::MAX {
+            let seal = (value.seal & !Ancestors::LEVEL) | u64::from(depth);
+            let other = Ancestors { seal, ..value };
+            let whole = lookup(&other, cgroup, &[]) == OwnerOf::Nobody;
+            assert_eq!(whole, seal == value.seal, "{depth}");
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub struct SocketState {
     pub broadcasts: u8,
     /// Thread group id of the creator (of the task that last dialled, once there was one).
     pub pid: u32,
-    /// Name of that task.
+    /// Name of that task; of a datagram socket the name that its process had first, unless it was denied.
     pub comm: [u8; 16],
 }
 

@@ -73,9 +73,14 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
         return (event::refuse(None, None, to, Reason::State, hook), 0);
     };
     let netns = sock.netns_or_ask(ctx.as_ptr());
-    sock.note_task();
+    if to.proto == proto::UDP {
+        sock.note_process();
+    } else {
+        sock.note_task();
+    }
     let applied = policy_of(sock);
     if to.proto == proto::UDP && older_claims(ctx, sock, to) {
+        sock.note_task();
         return (
             event::refuse(Some(sock), Some(&applied), to, Reason::ForgedSource, hook),
             0,
@@ -134,6 +139,8 @@ pub fn settle(
         Verdict::Deny(reason) => {
             if to.proto == proto::TCP {
                 sock.set_mode(sock.mode().dialled(0));
+            } else {
+                sock.note_task();
             }
             let verdict = event::refuse(Some(sock), Some(applied), to, reason, hook);
             if verdict != Verdict::Allow && applied.policy.errno != 0 {

@@ -113,7 +113,7 @@ fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
     }
     let applied = policy_of(sock);
     let netns = sock.netns_or_ask(ctx.as_ptr());
-    sock.note_task();
+    sock.note_process();
     // The datagram is judged on egress, where the kernel can tell whose the socket is.
     if applied.is_unknown() {
         return Verdict::Allow.return_code();

@@ -166,14 +166,29 @@ impl<'a> Sock<'a> {
         }
     }
 
+    /// Notes which task uses the socket, unless its process did before: the name stays the one that
+    /// the process, or another of its threads, had then. A denial is noted whole.
+    #[inline(always)]
+    pub fn note_process(self) {
+        if self.pid() != current_process() {
+            self.note_task();
+        }
+    }
+
     /// Notes which task uses the socket.
     #[inline(always)]
     pub fn note_task(self) {
-        self.set_pid((bpf_get_current_pid_tgid() >> 32) as u32);
+        self.set_pid(current_process());
         // SAFETY: a buffer of the length given, which the helper fills whatever comes of it.
         unsafe {
             let comm = &raw mut (*self.state.as_ptr()).comm;
             bpf_get_current_comm(comm.cast(), 16);
         }
     }
+}
+
+/// The thread group id of the running task.
+#[inline(always)]
+fn current_process() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
 }

@@ -8,13 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use egress_tests::Agent;
 use egress_tests::agent;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
+use egress_tests::wait_until;
 use tempfile::TempDir;
 
 use crate::setup::namespace;
@@ -22,15 +23,17 @@ use crate::work::{Call, PORT, address};
 use crate::worker::{Sample, Worker};
 use crate::{Cli, Spread, introduce, programs, shown};
 
-/// A million addresses are read, compiled and written in this time on one busy core.
-const APPLIED_WITHIN: Duration = Duration::from_mins(5);
+/// Addresses of one rules file, which agents read up to 4 MiB of.
+const PER_FILE: usize = 100_000;
+/// A million entries are read, compiled and written in this time on one busy core.
+const READY_WITHIN: Duration = Duration::from_mins(5);
 
 /// An agent that closed the gate around a cgroup, and the namespace of the calls below it.
 struct Contender {
     // Dropped in this order: the agent first, then what it stands on.
-    agent: Agent,
-    rules: TempDir,
+    _agent: Agent,
     client: Cgroup,
+    _rules: TempDir,
     _root: Cgroup,
     _own: Cgroup,
     netns: NetNs,
@@ -38,12 +41,14 @@ struct Contender {
 }
 
 impl Contender {
-    fn start(binary: &Path, proxy_port: u16) -> Result<Self> {
+    /// Starts one that lists that many destinations, each for TCP and for UDP.
+    fn start(binary: &Path, proxy_port: u16, destinations: u32) -> Result<Self> {
         let (netns, pins) = (namespace()?, BpfFs::mount()?);
         let (root, own) = (Cgroup::new()?, Cgroup::new()?);
         // A root without anything below it is not ready.
         let client = root.child("client")?;
         let rules = tempfile::tempdir()?;
+        list(rules.path(), destinations)?;
         let mut arguments = vec!["run".into()];
         let mut flag =
             |name: &str, value: PathBuf| arguments.extend([name.into(), value.into_os_string()]);
@@ -61,42 +66,45 @@ impl Contender {
             netns: Some(&netns),
             resolver: None,
         };
-        let agent = Agent::start(&place, binary, &arguments)
-            .with_context(|| binary.display().to_string())?;
+        let mut agent = Agent::spawn(&place, binary, &arguments)?;
+        let ready = wait_until("an agent is ready", READY_WITHIN, || {
+            let log = agent.log_since(0);
+            let ready = log.iter().any(|line| line.contains("ready: the gate is "));
+            (ready || !agent.is_running()).then_some(ready)
+        })?;
+        if !ready {
+            bail!("{} ended:\n{}", binary.display(), agent.tail());
+        }
         Ok(Self {
-            agent,
-            rules,
+            _agent: agent,
             client,
+            _rules: rules,
             _root: root,
             _own: own,
             netns,
             _pins: pins,
         })
     }
+}
 
-    /// Lists that many destinations, each for TCP and for UDP.
-    fn list(&self, destinations: u32) -> Result<()> {
-        let all: Vec<String> = (0..destinations).map(|n| address(n).to_string()).collect();
-        let all = all.join(", ");
-        let entry = |protocol: &str| {
-            let name = protocol.to_ascii_lowercase();
-            format!(
+/// Writes rules for that many destinations.
+fn list(folder: &Path, destinations: u32) -> Result<()> {
+    let all: Vec<u32> = (0..destinations).collect();
+    for (part, some) in all.chunks(PER_FILE).enumerate() {
+        let some: Vec<String> = some.iter().map(|n| address(*n).to_string()).collect();
+        let some = some.join(", ");
+        for protocol in ["tcp", "udp"] {
+            let name = format!("{protocol}-{part}");
+            let text = format!(
                 "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
-                 spec:\n  hosts: [{name}.example]\n  addresses: [{all}]\n  \
-                 ports: [{{number: {PORT}, name: {name}-listed, protocol: {protocol}}}]\n  \
-                 resolution: NONE\n---\n"
-            )
-        };
-        let mark = self.agent.mark();
-        let hidden = self.rules.path().join(".rules.yaml");
-        fs::write(&hidden, entry("TCP") + &entry("UDP"))?;
-        fs::rename(hidden, self.rules.path().join("rules.yaml"))?;
-        self.agent
-            .wait_line(mark, APPLIED_WITHIN, "the rules are in force", |line| {
-                line.contains("rules applied")
-            })?;
-        Ok(())
+                 spec:\n  hosts: [{name}.example]\n  addresses: [{some}]\n  ports: [{{number: \
+                 {PORT}, name: {protocol}-listed, protocol: {}}}]\n  resolution: NONE\n",
+                protocol.to_ascii_uppercase()
+            );
+            fs::write(folder.join(format!("{name}.yaml")), text)?;
+        }
     }
+    Ok(())
 }
 
 /// Samples of one place, in the order of the rounds.
@@ -109,10 +117,8 @@ pub fn bench(cli: &Cli, other: &Path) -> Result<()> {
     for entries in &cli.entries {
         let destinations = (*entries / 2).max(1);
         println!("\nSingle addresses, {entries} entries");
-        let this = Contender::start(&agent::binary()?, 15_001)?;
-        let that = Contender::start(other, 15_002)?;
-        this.list(destinations).context("this build")?;
-        that.list(destinations).context("the other")?;
+        let this = Contender::start(&agent::binary()?, 15_001, destinations)?;
+        let that = Contender::start(other, 15_002, destinations)?;
         let (open, plain) = (namespace()?, Cgroup::new()?);
         for call in &cli.calls {
             let mut workers = Vec::new();
