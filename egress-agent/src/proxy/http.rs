@@ -28,6 +28,7 @@ use std::future;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::timeout;
 
 /// One client connection.
 pub(super) struct Connection {
@@ -55,7 +56,7 @@ pub(super) async fn serve_any(client: Client, stream: Rewound, drain: DrainSigna
 async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut drain: DrainSignal) {
     let limits = client.shared.limits;
     let control = Arc::new(Control::default());
-    let stream = Wire::new(client.clone(), stream, reader, Arc::clone(&control));
+    let mut stream = Wire::new(client.clone(), stream, reader, Arc::clone(&control));
     let counters = stream.counters();
     let this = Arc::new(Connection {
         client,
@@ -79,12 +80,16 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut dr
     builder
         .max_headers(MAX_HEADERS)
         .max_header_size(limits.head.saturating_mul(4));
-    let mut serving = pin!(
-        builder
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-    );
     let to_its_end = async {
+        // A connection on which nothing was asked yet has nothing to finish.
+        tokio::select! {
+            begun = timeout(limits.idle, stream.begun()) => if !matches!(begun, Ok(Ok(()))) {
+                return;
+            },
+            _ = drain.started() => return,
+        }
+        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        let mut serving = pin!(serving.with_upgrades());
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
             _ = drain.started() => {

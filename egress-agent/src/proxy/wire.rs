@@ -11,6 +11,7 @@ use super::places::Place;
 use egress_core::http::chunked::{ChunkScanner, Scanned};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::request_head::{Framing, HeadError, HeadOutcome, HeadReader};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Unfinished heads are counted in blocks of so many bytes; what is less is not counted.
 pub(super) const BLOCK: usize = 4096;
+
+/// Bytes that are read at once while the library has no buffer yet.
+const ASIDE: usize = 4096;
 
 /// See the module.
 pub(super) struct Wire {
@@ -145,6 +149,36 @@ impl Wire {
         self.reader.push(fresh);
         buffer.set_filled(before);
         Poll::Ready(Ok(count))
+    }
+
+    /// Waits until there is something for the library: a request, a refusal, or the client's end.
+    /// From its first look on the library keeps a buffer, which an unfinished head does not need.
+    pub(super) async fn begun(&mut self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut aside = [0; ASIDE];
+            self.poll_head(cx, &mut ReadBuf::new(&mut aside))
+        })
+        .await
+    }
+
+    /// Reads on to the end of a head. It is still the turn of one afterwards if the client has ended.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.next_head() {
+            if !self.has_room() {
+                self.refuse(HeadError::NoRoom);
+                return Poll::Ready(Ok(()));
+            }
+            if self.ended || ready!(self.poll_read_aside(cx, buffer))? == 0 {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.has_room();
+        Poll::Ready(Ok(()))
     }
 
     /// Gives the next bytes, whatever they are, and says how many.
@@ -268,16 +302,8 @@ impl AsyncRead for Wire {
             }
             match this.place {
                 Next::Head => {
-                    if this.next_head() {
-                        this.has_room();
-                        continue;
-                    }
-                    if !this.has_room() {
-                        this.refuse(HeadError::NoRoom);
-                        continue;
-                    }
-                    if this.ended || ready!(this.poll_read_aside(cx, buffer))? == 0 {
-                        this.ended = true;
+                    ready!(this.poll_head(cx, buffer))?;
+                    if matches!(this.place, Next::Head) {
                         return Poll::Ready(Ok(()));
                     }
                 }
