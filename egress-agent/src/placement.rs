@@ -61,6 +61,12 @@ pub fn misplaced(started: &Started, roots: &[PathBuf]) -> Option<String> {
     misplaced_in(&mount, started, roots)
 }
 
+/// Whether this agent was started below an enforced root, as its pods are then too.
+fn is_held(mount: &Path, started: &Started, roots: &[PathBuf]) -> bool {
+    let own = mount.join(started.v2.trim_start_matches('/'));
+    roots.iter().any(|root| own.starts_with(root))
+}
+
 fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<String> {
     let covered = |pods: &Path| {
         let related = |r: &PathBuf| r.starts_with(pods) || pods.starts_with(r);
@@ -74,7 +80,9 @@ fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<St
                 pods.display()
             ));
         }
-    } else if let Some(pod) = &started.v1_pod {
+    } else if let Some(pod) = &started.v1_pod
+        && !is_held(mount, started, roots)
+    {
         return Some(format!(
             "this agent was started as a pod in a cgroup of version 1 ({pod}) and in {} of version 2: the runtime does not put pods into cgroup v2, and no enforced root can hold them",
             started.v2
