@@ -84,10 +84,10 @@ fn both_families_are_one_answer_with_the_smallest_ttl() {
         assert!(
             asked
                 .iter()
-                .all(|(n, ..)| n.eq_ignore_ascii_case("both.example.")),
+                .all(|one| one.name.eq_ignore_ascii_case("both.example.")),
             "no search domains: {asked:?}"
         );
-        assert_eq!(asked.len(), 6, "no cache between two questions: {asked:?}");
+        assert_eq!(server.ways(), (6, 0), "no cache between two: {asked:?}");
     });
 }
 
@@ -158,8 +158,8 @@ fn each_question_has_a_port_and_an_upper_and_lower_case_of_its_own() {
             assert_eq!(addresses(&resolver, "both.example").await, BOTH);
         }
         let asked = server.asked();
-        let ports: BTreeSet<u16> = asked.iter().map(|(.., port)| *port).collect();
-        let cases: BTreeSet<&str> = asked.iter().map(|(name, ..)| name.as_str()).collect();
+        let ports: BTreeSet<u16> = asked.iter().map(|one| one.port).collect();
+        let cases: BTreeSet<&str> = asked.iter().map(|one| one.name.as_str()).collect();
         // Two of 16 may be the same by chance: one of 64 000 ports, one of 2 048 cases.
         assert!(ports.len() >= 14, "{asked:?}");
         assert!(cases.len() >= 14, "{asked:?}");

@@ -30,8 +30,17 @@ pub enum Manner {
     LowerCase,
 }
 
-/// The name as it was asked, its type, and the port of the client.
-pub type Asked = (String, RecordType, Via, u16);
+/// One datagram or message that asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    pub id: u16,
+    /// The name as it was spelt.
+    pub name: String,
+    pub kind: RecordType,
+    pub via: Via,
+    /// The client's.
+    pub port: u16,
+}
 
 /// Two nodes: the resolver's, and the servers'.
 pub struct Nodes {
@@ -136,15 +145,27 @@ impl Server {
         Self { addr, asked }
     }
 
+    /// Every message that came, retransmissions included.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
-    /// How often it was asked over UDP and over TCP.
+    /// How many questions came over UDP and over TCP. A retransmission has the id and the
+    /// spelling of its question: a slow machine sends some, and they are not questions.
     pub fn ways(&self) -> (usize, usize) {
-        let asked = self.asked();
-        let udp = asked.iter().filter(|(.., via, _)| *via == Via::Udp).count();
-        (udp, asked.len() - udp)
+        let mut udp = Vec::new();
+        let mut tcp = Vec::new();
+        for one in self.asked() {
+            let question = (one.id, one.name, one.kind);
+            let over = match one.via {
+                Via::Udp => &mut udp,
+                Via::Tcp => &mut tcp,
+            };
+            if !over.contains(&question) {
+                over.push(question);
+            }
+        }
+        (udp.len(), tcp.len())
     }
 }
 
@@ -175,8 +196,15 @@ fn reply(
     let question = query.queries[0].clone();
     let (name, kind) = (question.name().to_ascii(), question.query_type());
     let lower = name.to_lowercase();
-    log.lock().unwrap().push((name, kind, via, from.port()));
-    let mut response = Message::response(query.metadata.id, OpCode::Query);
+    let (id, port) = (query.metadata.id, from.port());
+    log.lock().unwrap().push(Asked {
+        id,
+        name,
+        kind,
+        via,
+        port,
+    });
+    let mut response = Message::response(id, OpCode::Query);
     response.add_query(question);
     script(&lower, kind, via, &mut response).then_some(response)
 }
