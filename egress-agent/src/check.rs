@@ -34,6 +34,8 @@ struct Counts {
     warned: usize,
     /// Documents of which no object could be made.
     unusable: usize,
+    /// Files and folders that cannot be read.
+    unreadable: usize,
     /// Fields that are not carried out, and ports that are open to any address.
     strict: usize,
 }
@@ -52,6 +54,10 @@ pub fn run(
         decode_as(&f.path.display().to_string(), &f.text, Strictness::Files)
     };
     let all: Vec<Decoded> = reading.files.iter().map(decode).collect();
+    let written = |report: &Report<'_>| match output {
+        Output::Text => report.text(colour),
+        Output::Json => report.json_lines(),
+    };
     let mut together = across(&all).into_iter().peekable();
     let mut counts = Counts::default();
     for (file, decoded) in reading.files.iter().zip(&all) {
@@ -77,10 +83,16 @@ pub fn run(
                 Verdict::Invalid => counts.invalid += 1,
             }
         }
-        match output {
-            Output::Text => out.write_all(report.text(colour).as_bytes())?,
-            Output::Json => out.write_all(report.json_lines().as_bytes())?,
-        }
+        out.write_all(written(&report).as_bytes())?;
+    }
+    for (path, why) in &reading.failed {
+        counts.unreadable += 1;
+        let name = path.display().to_string();
+        let unread = Decoded {
+            messages: vec![unreadable(why)],
+            ..Decoded::default()
+        };
+        out.write_all(written(&Report::new(&name, "", &unread)).as_bytes())?;
     }
     for folder in &reading.ignored {
         let folder = folder.display();
@@ -88,17 +100,32 @@ pub fn run(
             "egress-agent: {folder}: a folder in a rules folder is not read: name it as well"
         );
     }
-    conclude(&counts, reading.files.len(), output, strict, out)
+    let files = reading.files.len() + reading.failed.len();
+    conclude(&counts, files, output, strict, out)
 }
 
-/// The files that an agent with these paths would read. Nothing to read is bad usage.
+fn unreadable(why: &str) -> Message {
+    Message {
+        severity: Severity::Error,
+        field: String::new(),
+        line: 1,
+        column: 1,
+        text: format!("cannot be read: {why}"),
+    }
+}
+
+/// The files that an agent with these paths would read. Nothing to read is bad usage, and so is a
+/// path that is not there.
 fn read(paths: &[PathBuf]) -> Result<Reading, Failure> {
     let reading = files::read(paths);
-    if let Some((path, why)) = reading.failed.first() {
+    let absent = |(path, _): &&(PathBuf, String)| paths.contains(path) && !path.exists();
+    if let Some((path, why)) = reading.failed.iter().find(absent) {
         return Err(Failure::usage(format_args!("{}: {why}", path.display())));
     }
     let empty = |path: &&PathBuf| {
-        path.is_dir() && !reading.files.iter().any(|file| file.path.starts_with(path))
+        let files = reading.files.iter().map(|file| &file.path);
+        let failed = reading.failed.iter().map(|(path, _)| path);
+        path.is_dir() && !files.chain(failed).any(|file| file.starts_with(path))
     };
     if let Some(folder) = paths.iter().find(empty) {
         let below = match reading.ignored.first() {
@@ -120,10 +147,13 @@ fn conclude(
     strict: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let unusable = match counts.unusable {
+    let mut unusable = match counts.unusable {
         0 => String::new(),
         documents => format!("; {} unusable", counted(documents, "document")),
     };
+    if counts.unreadable > 0 {
+        unusable += &format!("; {} unreadable", counted(counts.unreadable, "file"));
+    }
     let summary = format!(
         "{}, {}: {} invalid, {} with warnings{unusable}",
         counted(files, "file"),
@@ -132,7 +162,7 @@ fn conclude(
         counts.warned,
     );
     let findings = counts.strict;
-    let failure = if counts.invalid + counts.unusable > 0 {
+    let failure = if counts.invalid + counts.unusable + counts.unreadable > 0 {
         Some(Failure::finding(&summary))
     } else if strict && findings > 0 {
         Some(Failure::strict(format_args!(

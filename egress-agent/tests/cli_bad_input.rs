@@ -163,6 +163,21 @@ fn check_ends_0_1_2_or_64() {
         ending(&run(&["check", folder])),
         "2 files, 1 object: 0 invalid, 0 with warnings; 1 document unusable"
     );
+    // One that cannot be read hides nothing that is said of the others.
+    fs::write(dir.path().join("b.yaml"), b"kind: \xff").unwrap();
+    std::os::unix::fs::symlink("/nonexistent", dir.path().join("c.yaml")).unwrap();
+    let unread = run(&["check", folder]);
+    assert_eq!(unread.status.code(), Some(1));
+    assert_eq!(
+        ending(&unread),
+        "3 files, 1 object: 0 invalid, 0 with warnings; 2 files unreadable"
+    );
+    let said = String::from_utf8(unread.stdout).unwrap();
+    assert!(
+        said.contains("b.yaml:1:1: error: cannot be read: the text is not UTF-8"),
+        "{said}"
+    );
+    fs::remove_file(dir.path().join("c.yaml")).unwrap();
     let stdout = String::from_utf8(out.stdout).unwrap();
     assert!(
         stdout.contains("b.yaml:6:") && stdout.contains("spec.ports[0].number"),

@@ -1,6 +1,7 @@
 //! A workload gets another policy while its connections run.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,6 +47,14 @@ fn asking(lab: &Lab, name: &str, target: SocketAddr) -> Background {
     Background::start(command).unwrap()
 }
 
+/// Waits by `status`: of thousands of changes the log has not every line (its rate limit).
+fn wait_objects(lab: &Lab, objects: u64) {
+    wait_until("the rules are in force", SOON, || {
+        (lab.status().unwrap()["rules"]["objects"] == objects).then_some(())
+    })
+    .unwrap();
+}
+
 /// `EGRESS_POLICY_CHANGES` narrows and widens that often instead.
 #[test]
 fn a_narrowed_workload_gets_no_answer_by_its_former_policy() {
@@ -72,7 +81,8 @@ fn a_narrowed_workload_gets_no_answer_by_its_former_policy() {
     let mut narrow = Vec::new();
     for _ in 0..changes.div_ceil(2) {
         let written = now();
-        lab.rules("narrow.yaml", NARROW).unwrap();
+        lab.write_rules("narrow.yaml", NARROW).unwrap();
+        wait_objects(&lab, 2);
         let from = now() + IN_FORCE;
         for (b, _) in &clients {
             b.wait_line("b is denied", SOON, |l| {
@@ -82,7 +92,8 @@ fn a_narrowed_workload_gets_no_answer_by_its_former_policy() {
         }
         narrow.push((from, now()));
         let written = now();
-        lab.remove_rules("narrow.yaml").unwrap();
+        fs::remove_file(lab.rules_dir().join("narrow.yaml")).unwrap();
+        wait_objects(&lab, 1);
         for (b, _) in &clients {
             b.wait_line("b is listed again", SOON, |l| {
                 l["outcome"] == "200" && l["at"].as_u64() > Some(written)

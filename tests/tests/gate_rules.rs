@@ -203,7 +203,10 @@ fn an_invalid_object_is_left_out_at_the_start_and_at_reload_and_the_others_apply
     assert!(lab.curl(&[unlisted]).unwrap().refused());
     let status = lab.status().unwrap();
     let problems = status["rules"]["problems"].to_string();
-    assert!(problems.contains("httpbin.yaml: is not UTF-8"), "{status}");
+    assert!(
+        problems.contains("httpbin.yaml: the text is not UTF-8"),
+        "{status}"
+    );
     assert!(problems.contains("bad.yaml:7"), "{status}");
 }
 

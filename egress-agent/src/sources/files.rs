@@ -224,7 +224,7 @@ fn read_stable(path: &Path) -> io::Result<String> {
         .take(MAX_FILE)
         .read_to_string(&mut text)
         .map_err(|e| match e.kind() {
-            io::ErrorKind::InvalidData => io::Error::other("is not UTF-8"),
+            io::ErrorKind::InvalidData => io::Error::other("the text is not UTF-8"),
             _ => e,
         })?;
     if stamp(&file.metadata()?) != stamp(&before) {
