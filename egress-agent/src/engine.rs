@@ -22,7 +22,7 @@ use crate::dns::Resolver;
 use crate::keeper::Canaries;
 use crate::kernel::{Events, Tables};
 use crate::observe::readiness::Board;
-use crate::observe::status::RulesStatus;
+use crate::operate::status::RulesStatus;
 use crate::sources::RuleSet;
 use crate::workloads::{Owners, Sharers, Workloads};
 use anyhow::Context as _;

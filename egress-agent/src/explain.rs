@@ -1,12 +1,12 @@
 //! `egress-agent explain`: what the gate does with a destination, and why. The running agent says it,
 //! or rule files and the agent's config do, which needs no kernel, no root and no agent.
 
-use crate::admin::{self, Explained};
 use crate::cgroup2;
 use crate::cli::AdminArgs;
 use crate::config::{Config, LogFormat, Settings};
 use crate::engine;
 use crate::failure::Failure;
+use crate::operate::admin::{self, Explained};
 use crate::sources::{files, rules};
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{self, State};

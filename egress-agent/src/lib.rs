@@ -3,7 +3,6 @@
 //!
 //! Binary and integration tests use it; it promises nothing to other crates.
 
-pub mod admin;
 pub mod app;
 pub mod cgroup2;
 pub mod check;
@@ -18,12 +17,12 @@ pub mod gate;
 pub mod keeper;
 pub mod kernel;
 pub mod observe;
+pub mod operate;
 pub mod placement;
 pub mod privilege;
 pub mod proxy;
 pub mod quiet;
 pub mod reload;
-pub mod reporter;
 pub mod roots;
 pub mod rootwatch;
 pub mod sockets;

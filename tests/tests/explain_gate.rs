@@ -8,7 +8,7 @@ mod random;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use egress_agent::admin::{self, Explained};
+use egress_agent::operate::admin::{self, Explained};
 use egress_core::istio::{Severity, decode, validate};
 use egress_tests::flows::{self, End, Flow};
 use egress_tests::{Lab, LabOptions};

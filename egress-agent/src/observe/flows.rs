@@ -2,8 +2,8 @@
 //! is refused over and over costs a bounded number of lines; what has none is counted and told.
 
 use super::repeats::Repeats;
-use super::status::ProxyStatus;
 use super::throttle::Throttle;
+use crate::operate::status::ProxyStatus;
 use crate::proxy::{AccessRecord, Observer, Origin, Refusal};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

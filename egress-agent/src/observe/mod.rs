@@ -11,5 +11,4 @@ pub mod pinned;
 pub mod readiness;
 pub mod repeats;
 pub mod sorting;
-pub mod status;
 pub mod throttle;

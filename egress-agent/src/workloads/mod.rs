@@ -21,7 +21,7 @@ pub use spaces::Spaces;
 
 use crate::config::{Config, WorkloadEntry};
 use crate::kernel::{Tables, canary};
-use crate::observe::status::WorkloadStatus;
+use crate::operate::status::WorkloadStatus;
 use crate::sockets::NetnsId;
 use cgroups::{Cgroup, Cgroups, Change};
 use processes::NsInode;

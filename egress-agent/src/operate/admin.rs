@@ -5,7 +5,7 @@
 //! one answer, each a JSON document that ends with its direction; no request asks for the status.
 
 use crate::failure::{ABSENT, Failure};
-use crate::observe::status::Status;
+use crate::operate::status::Status;
 use anyhow::Context as _;
 use egress_core::policy::explain::{DeniedBy, Explanation, Flow, Question, QuestionError, Speaks};
 use egress_core::policy::tables::Transport;

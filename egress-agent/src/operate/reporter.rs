@@ -1,12 +1,12 @@
 //! Puts the agent's status together from those who know its parts, and serves it.
 
-use crate::admin::{self, Explained, Request};
 use crate::config::Config;
 use crate::engine::Ask;
 use crate::kernel::{Counters, Kernel, counter_names};
 use crate::observe::flows::FlowLog;
 use crate::observe::readiness::{Board, Part};
-use crate::observe::status::{KernelStatus, Status};
+use crate::operate::admin::{self, Explained, Request};
+use crate::operate::status::{KernelStatus, Status};
 use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
 use std::path::PathBuf;

@@ -1,0 +1,6 @@
+//! How the running agent is operated: the admin socket, the status that it serves there, and the
+//! question to the engine behind each request. Decides nothing about a flow.
+
+pub mod admin;
+pub mod reporter;
+pub mod status;
