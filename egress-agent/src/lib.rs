@@ -5,13 +5,10 @@
 
 pub mod app;
 pub mod cgroup2;
-pub mod check;
 pub mod cli;
 pub mod config;
 pub mod dns;
 pub mod engine;
-pub mod exec;
-pub mod explain;
 pub mod failure;
 pub mod gate;
 pub mod keeper;
@@ -29,5 +26,6 @@ pub mod sockets;
 pub mod sources;
 mod state_file;
 pub mod stop;
+pub mod verbs;
 pub mod wiring;
 pub mod workloads;

@@ -114,7 +114,10 @@ fn help_and_version_are_no_errors() {
     for verb in ["run", "exec", "check", "detach"] {
         assert!(help.contains(verb), "{help}");
     }
-    assert!(!help.contains(egress_agent::exec::REAPER_VERB), "{help}");
+    assert!(
+        !help.contains(egress_agent::verbs::exec::REAPER_VERB),
+        "{help}"
+    );
 }
 
 #[test]
