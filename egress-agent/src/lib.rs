@@ -13,6 +13,7 @@ pub mod failure;
 pub mod gate;
 pub mod keeper;
 pub mod kernel;
+pub mod namespaces;
 pub mod observe;
 pub mod operate;
 pub mod placement;

@@ -2,8 +2,9 @@
 //! brings the proxy to their namespaces. In which order stands here; who a workload is does not.
 
 use super::Engine;
+use crate::namespaces::Spaces;
 use crate::sockets::NetnsId;
-use crate::workloads::{Spaces, Told};
+use crate::workloads::Told;
 use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::DenyEvent;

@@ -7,25 +7,22 @@ pub mod cgroups;
 mod depth;
 pub mod names;
 mod owners;
-mod processes;
 mod room;
-mod schedule;
 mod sharers;
-mod spaces;
 
 pub use depth::TooDeep;
 pub use egress_core::registry::scope::Workload;
 pub use owners::Owners;
 pub use sharers::Sharers;
-pub use spaces::Spaces;
 
 use crate::config::{Config, WorkloadEntry};
 use crate::kernel::{Tables, canary};
+use crate::namespaces::Spaces;
+use crate::namespaces::processes::{self, NsInode};
+use crate::namespaces::schedule::Schedule;
 use crate::operate::status::WorkloadStatus;
 use crate::sockets::NetnsId;
 use cgroups::{Cgroup, Cgroups, Change};
-use processes::NsInode;
-use schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

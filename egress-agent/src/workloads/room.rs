@@ -1,8 +1,8 @@
 //! How much of the network namespaces that the agent serves a workload has taken, over all of its
 //! cgroups. What the bound is stands where the namespaces are looked for.
 
-use super::processes::NsInode;
 use super::{Workloads, sharers};
+use crate::namespaces::processes::NsInode;
 use std::collections::BTreeSet;
 use std::path::Path;
 
