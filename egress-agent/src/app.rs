@@ -1,9 +1,11 @@
 //! The composition root: what is made, in which order, and what ends it. No decision stands here.
 
+use crate::config::reload::{self, Source};
 use crate::config::{Config, Mode, OnExit};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
-use crate::gate::{self, Gate};
+use crate::gate::placement::Started;
+use crate::gate::{self, Gate, rootwatch};
 use crate::keeper::{Canaries, Keeper};
 use crate::kernel::{self, Counters, Live};
 use crate::namespaces::Spaces;
@@ -11,14 +13,12 @@ use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
 use crate::operate::admin;
 use crate::operate::reporter::Reporter;
-use crate::placement::Started;
 use crate::privilege::Needs;
 use crate::proxy::{self, DrainSignal, Shared};
-use crate::reload::{self, Source};
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
 use crate::wiring::{self, listen};
-use crate::{cgroup2, observe, privilege, rootwatch, stop};
+use crate::{cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;

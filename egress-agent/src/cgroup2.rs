@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::roots::enforced_root;
+use crate::gate::roots::enforced_root;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;

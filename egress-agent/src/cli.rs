@@ -1,5 +1,6 @@
 //! The command line: parses it, hands over, turns an error into one line and an exit code.
 
+use crate::config::reload::Source;
 use crate::config::{
     Config, DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, LogFormat,
     Settings, Span,
@@ -10,7 +11,6 @@ use crate::kernel::canary;
 use crate::observe::{log, pinned};
 use crate::operate::admin;
 use crate::quiet;
-use crate::reload::Source;
 use crate::verbs::{check, exec, explain};
 use crate::{app, privilege};
 use clap::error::ErrorKind;

@@ -2,6 +2,7 @@
 //! filled in, and checked for what makes no sense together. Looks at no cgroup and no kernel.
 
 mod essentials;
+pub mod reload;
 mod resolv_conf;
 mod settings;
 mod values;
@@ -41,7 +42,7 @@ pub const DEFAULT_MAX_NETWORKS: u32 = 1 << 20;
 pub struct Config {
     /// Rule files and folders, at least one.
     pub rules: Vec<PathBuf>,
-    /// Enforced roots as given, at least one; [`crate::roots::Roots::look`] checks them.
+    /// Enforced roots as given, at least one; [`crate::gate::roots::Roots::look`] checks them.
     pub cgroups: Vec<PathBuf>,
     /// The agent's own cgroup, where the user chose one.
     pub agent_cgroup: Option<PathBuf>,

@@ -3,10 +3,10 @@
 
 use crate::config::DenyErrno;
 use crate::gate;
+use crate::gate::placement::{self, Started};
 use crate::kernel::canary::{self, Redirected};
 use crate::kernel::{self, Counters, Kernel};
 use crate::observe::readiness::{Board, Part};
-use crate::placement::{self, Started};
 use crate::privilege;
 use anyhow::bail;
 use egress_core::policy::state::Unlisted;

@@ -8,8 +8,9 @@
 )]
 
 use egress_agent::config::{Config, Settings};
+use egress_agent::gate::roots::Roots;
 use egress_agent::verbs::exec;
-use egress_agent::{cgroup2, failure::Failure, roots::Roots};
+use egress_agent::{cgroup2, failure::Failure};
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read;

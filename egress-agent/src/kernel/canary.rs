@@ -3,7 +3,7 @@
 //! It connects a datagram socket, which runs the same hook as every connect and sends no packet
 //! even if the gate should be open.
 
-use crate::placement::CANARY;
+use crate::gate::placement::CANARY;
 use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{Owner, PROOF_POLICY};

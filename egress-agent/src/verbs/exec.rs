@@ -5,7 +5,7 @@
 //! the end, removing the cgroup, is done by a reaper that outlives it. Judges nothing.
 
 use crate::failure::Failure;
-use crate::roots;
+use crate::gate::roots;
 use anyhow::Context;
 use std::ffi::OsString;
 use std::fs;

@@ -2,7 +2,7 @@
 //! system that outlives the agent. Looks at the machine and changes nothing.
 
 use crate::cgroup2;
-use crate::roots::{pods_root, populated};
+use crate::gate::roots::{pods_root, populated};
 use crate::workloads::names;
 use std::collections::BTreeSet;
 use std::fs;

@@ -3,12 +3,18 @@
 //!
 //! Knows no rule, and no agent's own cgroup.
 
+pub mod lock;
+pub mod placement;
+pub mod roots;
+pub mod rootwatch;
+
 use crate::config::Essentials;
 use crate::failure::Failure;
-use crate::kernel::{self, Kernel, Lock, Pins, canary};
-use crate::roots::Roots;
+use crate::kernel::{self, Kernel, Pins, canary};
 use crate::{cgroup2, privilege, quiet};
 use anyhow::Context as _;
+use lock::Lock;
+use roots::Roots;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::thread;
