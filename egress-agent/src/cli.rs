@@ -8,9 +8,10 @@ use crate::config::{
 use crate::failure::{ABSENT, Failure, USAGE};
 use crate::gate::{self, Closing};
 use crate::kernel::canary;
-use crate::observe::{log, pinned};
+use crate::observe::log;
 use crate::operate::admin;
-use crate::quiet;
+use crate::operate::pinned;
+use crate::verbs::quiet;
 use crate::verbs::{check, exec, explain};
 use crate::{app, privilege};
 use clap::error::ErrorKind;

@@ -18,7 +18,6 @@ pub mod observe;
 pub mod operate;
 pub mod privilege;
 pub mod proxy;
-pub mod quiet;
 pub mod sockets;
 pub mod sources;
 mod state_file;

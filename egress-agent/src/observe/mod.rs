@@ -7,7 +7,6 @@ pub mod deny;
 pub mod flows;
 pub mod limit;
 pub mod log;
-pub mod pinned;
 pub mod readiness;
 pub mod repeats;
 pub mod sorting;

@@ -2,5 +2,6 @@
 //! question to the engine behind each request. Decides nothing about a flow.
 
 pub mod admin;
+pub mod pinned;
 pub mod reporter;
 pub mod status;

@@ -1,9 +1,9 @@
 //! The gate as it is pinned, for `status` where no agent runs. Reads pins and changes nothing.
 
-use super::cgroups::CgroupPaths;
 use crate::cgroup2;
 use crate::failure::Failure;
 use crate::kernel::{self, Pins, ROOT_PROGRAMS};
+use crate::observe::cgroups::CgroupPaths;
 use crate::operate::status::Status;
 use egress_ebpf::abi::{ABI_VERSION, DEFAULT_POLICY};
 use std::collections::BTreeMap;
