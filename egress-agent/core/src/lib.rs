@@ -10,3 +10,4 @@ pub mod policy;
 pub mod registry;
 pub mod routing;
 pub mod tls;
+pub mod traffic;

@@ -15,6 +15,7 @@ use egress_core::policy::tables::Transport;
 use egress_core::routing::{
     Cluster, HttpDecision, RequestHead, RouteTable, Step, TlsDecision, candidates, sniff,
 };
+use egress_core::traffic::HttpAction;
 use egress_ebpf::verdict::Verdict;
 use gate::Gate;
 use gate::random::{ANSWERS, Asked, Random, asked, rules};
@@ -133,7 +134,7 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
                 headers: &HeaderMap::new(),
             };
             match routes.http(0, to, &head, 3) {
-                HttpDecision::Forward(cluster, _) => served(&cluster, status(503)),
+                HttpDecision::Act(HttpAction::Forward(cluster), _) => served(&cluster, status(503)),
                 HttpDecision::UnlistedHost => status(502),
                 HttpDecision::NoRoute => status(404),
                 HttpDecision::NoCluster(_) | HttpDecision::NotCarriedOut(_) => status(503),

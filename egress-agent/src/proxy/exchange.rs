@@ -9,6 +9,7 @@ use super::upstream::{Upstream, connect_any};
 use egress_core::http::headers::{RequestContext, prepare_request, prepare_response, set_attempt};
 use egress_core::http::local_reply::{LocalReply, UpstreamReset};
 use egress_core::routing::Cluster;
+use egress_core::traffic::RoutePolicy;
 use hyper::body::{Body, Incoming};
 use hyper::ext::on_informational;
 use hyper::header::{EXPECT, HeaderValue};
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 /// Where a request goes and how.
 pub(super) struct Exchange {
     pub(super) cluster: Arc<Cluster>,
-    pub(super) timeout: Option<Duration>,
+    pub(super) policy: Arc<RoutePolicy>,
     pub(super) websocket: bool,
     /// The client's `expect`.
     pub(super) expect: Option<HeaderValue>,
@@ -69,7 +70,7 @@ pub(super) async fn exchange(
         &RequestContext {
             request_id: &numbers.to_string(),
             trace_id: uuid::Uuid::new_v4().as_u128(),
-            timeout: to.timeout,
+            timeout: to.policy.timeout,
             service_host: &cluster.host,
             service_port: cluster.port,
             websocket: to.websocket,
@@ -80,7 +81,10 @@ pub(super) async fn exchange(
     }
     let body = RequestBody::new(Some(body), Arc::clone(&end), Arc::clone(&ticket.counters));
     // A websocket is open-ended by nature; Envoy's timer does not run for it either.
-    let mut deadline = deadline(to.timeout.filter(|_| !to.websocket), Arc::clone(&end));
+    let mut deadline = deadline(
+        to.policy.timeout.filter(|_| !to.websocket),
+        Arc::clone(&end),
+    );
     let answered = {
         let trying = send(connection, cluster, &order, parts, body, &mut ticket);
         tokio::select! {
@@ -124,7 +128,7 @@ pub(super) async fn exchange(
         inner,
         ticket,
         end,
-        deadline: to.timeout.map(|_| deadline),
+        deadline: to.policy.timeout.map(|_| deadline),
         upstream: Some(upstream),
         pool: Arc::clone(&connection.pool),
         idle_upstreams: client.shared.limits.idle_upstreams,

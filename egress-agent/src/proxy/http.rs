@@ -11,11 +11,11 @@ use super::upstream::Pool;
 use super::wire::Wire;
 use super::{DrainSignal, Protocol, RefusalReason};
 use bytes::Bytes;
-use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::http::request_head::{HeadReader, MAX_HEADERS};
-use egress_core::routing::{Cluster, HttpDecision, HttpRoute, RequestHead, RouteTable, Turn};
+use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
+use egress_core::traffic::{HttpAction, RoutePolicy};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::http::HeaderMap;
@@ -137,12 +137,9 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut dr
 /// A request that may go on.
 struct Allowed {
     cluster: Arc<Cluster>,
-    route: Arc<HttpRoute>,
+    policy: Arc<RoutePolicy>,
     upgrade: UpgradeAsked,
 }
-
-/// A request that may not: what the client gets, and what the observer does.
-struct Refused(LocalReply, RefusalReason);
 
 impl Connection {
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
@@ -174,14 +171,14 @@ impl Connection {
             Ok(allowed) => {
                 let exchange_of = Exchange {
                     cluster: allowed.cluster,
-                    timeout: allowed.route.timeout,
+                    policy: allowed.policy,
                     websocket: allowed.upgrade == UpgradeAsked::Websocket,
                     expect: expect.and_then(|value| HeaderValue::from_bytes(&value).ok()),
                 };
                 let response = exchange(self, exchange_of, request, Arc::clone(&end), ticket).await;
                 (response, end.at().is_some())
             }
-            Err(Refused(reply, reason)) => {
+            Err(HttpDenial { reply, reason }) => {
                 let name = Some(authority).filter(|name| !name.is_empty());
                 let closes = reason == RefusalReason::UpgradeRefused;
                 self.client.refuse(reason, name.as_deref());
@@ -238,7 +235,7 @@ impl Connection {
         }
     }
 
-    fn judge(&self, request: &Request<Incoming>, authority: &str) -> Result<Allowed, Refused> {
+    fn judge(&self, request: &Request<Incoming>, authority: &str) -> Result<Allowed, HttpDenial> {
         let path = request
             .uri()
             .path_and_query()
@@ -249,27 +246,14 @@ impl Connection {
             path,
             headers: request.headers(),
         };
-        let Refused(reply, reason) = match self.decide(&head) {
-            HttpDecision::Forward(cluster, route) => {
-                return self.allow(request, authority, cluster, route);
+        match self.decide(&head).or_denial(authority) {
+            Ok((HttpAction::Forward(cluster), policy)) => {
+                self.allow(request, authority, cluster, policy)
             }
-            HttpDecision::UnlistedHost => {
-                let reason = parse_authority(authority)
-                    .map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
-                Refused(LocalReply::unlisted_host(), reason)
-            }
-            HttpDecision::NoRoute => Refused(LocalReply::no_route(), RefusalReason::NoRoute),
-            HttpDecision::NoCluster(cluster) => {
-                let reason = RefusalReason::NoCluster(cluster.host.clone());
-                Refused(LocalReply::no_cluster(), reason)
-            }
-            HttpDecision::NotCarriedOut(why) => {
-                Refused(LocalReply::no_cluster(), RefusalReason::NotCarriedOut(why))
-            }
-        };
-        match self.client.audited(&reason, Some(authority)) {
-            Some(cluster) => self.allow(request, authority, cluster, Arc::default()),
-            None => Err(Refused(reply, reason)),
+            Err(denial) => match self.client.audited(&denial.reason, Some(authority)) {
+                Some(cluster) => self.allow(request, authority, cluster, Arc::default()),
+                None => Err(denial),
+            },
         }
     }
 
@@ -284,7 +268,7 @@ impl Connection {
             let policy = origin.policy_in(&now);
             let decision = now.http(policy, origin.destination, head, Turn::Next);
             *last() = match decision {
-                HttpDecision::Forward(..) => Some(head.authority.to_owned()),
+                HttpDecision::Act(..) => Some(head.authority.to_owned()),
                 _ => before.clone(),
             };
             if Arc::ptr_eq(&now, &routes.load()) {
@@ -299,19 +283,19 @@ impl Connection {
         request: &Request<Incoming>,
         authority: &str,
         cluster: Arc<Cluster>,
-        route: Arc<HttpRoute>,
-    ) -> Result<Allowed, Refused> {
+        policy: Arc<RoutePolicy>,
+    ) -> Result<Allowed, HttpDenial> {
         let upgrade = upgrade_asked(request.headers());
         if upgrade == UpgradeAsked::Other {
-            return Err(Refused(
-                LocalReply::upgrade_refused(),
-                RefusalReason::UpgradeRefused,
-            ));
+            return Err(HttpDenial {
+                reply: LocalReply::upgrade_refused(),
+                reason: RefusalReason::UpgradeRefused,
+            });
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority.to_owned());
         Ok(Allowed {
             cluster,
-            route,
+            policy,
             upgrade,
         })
     }

@@ -17,10 +17,7 @@ fn as_dialled(origin: SocketAddr, nets: &[&str]) -> PortRoutes {
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
         ..Cluster::default()
     });
-    let route = HttpRoute {
-        to: Split::one(Arc::clone(&cluster)),
-        ..HttpRoute::default()
-    };
+    let route = HttpRoute::forwarding(Split::one(Arc::clone(&cluster)));
     PortRoutes {
         kind: PortKind::Sniff,
         hosts: vec![Arc::new(VirtualHost {

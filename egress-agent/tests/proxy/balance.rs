@@ -36,10 +36,7 @@ fn service(endpoints: &[SocketAddr]) -> Arc<Cluster> {
 }
 
 fn by_host(to: Split) -> PortRoutes {
-    let route = HttpRoute {
-        to,
-        ..HttpRoute::default()
-    };
+    let route = HttpRoute::forwarding(to);
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {
             host: HOST.into(),

@@ -16,8 +16,7 @@ fn public_only(origin: SocketAddr) -> PortRoutes {
     };
     let route = HttpRoute {
         matches: vec![HttpMatch::new(&matched)],
-        to: Split::one(cluster(HOST, &[origin])),
-        ..HttpRoute::default()
+        ..HttpRoute::forwarding(Split::one(cluster(HOST, &[origin])))
     };
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {

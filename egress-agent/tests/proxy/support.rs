@@ -9,6 +9,7 @@ use egress_core::routing::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
     VirtualHost,
 };
+use egress_core::traffic::RoutePolicy;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -183,9 +184,8 @@ pub fn cluster(host: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
 /// A port with one listed host.
 pub fn http_port(host: &str, endpoints: &[SocketAddr], timeout: Option<Duration>) -> PortRoutes {
     let routes = vec![Arc::new(HttpRoute {
-        to: Split::one(cluster(host, endpoints)),
-        timeout,
-        ..HttpRoute::default()
+        policy: Arc::new(RoutePolicy { timeout }),
+        ..HttpRoute::forwarding(Split::one(cluster(host, endpoints)))
     })];
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {

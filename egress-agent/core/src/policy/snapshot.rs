@@ -321,9 +321,12 @@ impl Clusters<'_> {
     fn http(&mut self, route: &HttpPlan) -> Arc<HttpRoute> {
         Arc::new(HttpRoute {
             matches: route.matches.clone(),
-            to: self.split(&route.to),
-            timeout: route.timeout,
-            denied: route.denied.clone(),
+            action: route
+                .action
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|action| action.try_map(|to| Ok(self.split(to)))),
+            policy: Arc::clone(&route.policy),
         })
     }
 

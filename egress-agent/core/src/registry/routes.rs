@@ -11,14 +11,13 @@ use super::not_done::denied_route;
 use super::scope::Scope;
 use super::services::{Class, Service};
 use super::{Registry, VirtualService};
-use crate::istio::duration::TimeSpan;
 use crate::istio::fields::Destination;
 use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute};
 use crate::routing::HttpMatch;
+use crate::traffic::{HttpAction, NoAction, RoutePolicy};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A destination: a service's host, one of its ports, and which of its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,12 +52,10 @@ pub type Shares = Vec<(u32, To)>;
 pub struct HttpPlan {
     /// Requests that it is for, any of them; empty means all.
     pub matches: Vec<HttpMatch>,
-    /// Where it goes.
-    pub to: Shares,
-    /// `timeout`.
-    pub timeout: Option<Duration>,
-    /// Why its requests are denied: it asks for what is not carried out.
-    pub denied: Option<Arc<str>>,
+    /// What it does with them.
+    pub action: Result<HttpAction<Shares>, NoAction>,
+    /// What it asks for besides.
+    pub policy: Arc<RoutePolicy>,
 }
 
 impl HttpPlan {
@@ -66,9 +63,8 @@ impl HttpPlan {
     fn all(to: To) -> Self {
         Self {
             matches: Vec::new(),
-            to: vec![(1, to)],
-            timeout: None,
-            denied: None,
+            action: Ok(HttpAction::Forward(vec![(1, to)])),
+            policy: Arc::default(),
         }
     }
 }
@@ -113,7 +109,8 @@ pub struct PortPlan {
 impl PortPlan {
     /// Every destination that its routes lead to, but not the service itself.
     pub fn destinations(&self) -> impl Iterator<Item = &To> {
-        let http = self.http.iter().flatten().flat_map(|r| &r.to);
+        let actions = self.http.iter().flatten().flat_map(|r| &r.action);
+        let http = actions.filter_map(HttpAction::destinations).flatten();
         let tls = self.tls.iter().flat_map(|r| &r.to);
         let tcp = self.tcp.iter().flat_map(|r| &r.to);
         http.chain(tls).chain(tcp).map(|(_, to)| to)
@@ -234,9 +231,8 @@ fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<
                 if let Some(why) = &delegate.object.denied {
                     plans.push(HttpPlan {
                         matches,
-                        to: Vec::new(),
-                        timeout: None,
-                        denied: Some(Arc::clone(why)),
+                        action: Err(NoAction::NotCarriedOut(Arc::clone(why))),
+                        policy: Arc::default(),
                     });
                     continue;
                 }
@@ -264,23 +260,21 @@ fn http_plan(
     port: u16,
     context: &Context<'_>,
 ) -> HttpPlan {
-    let denied = denied_route(route).map(|field| {
-        let field = format!("spec.http[{index}].{field}");
-        not_carried_out(&field, &vs.object)
-    });
-    let to = route
-        .route
-        .iter()
-        .map(|r| (r.weight, r.destination.as_ref()));
+    let action = match denied_route(route) {
+        Some(field) => {
+            let field = format!("spec.http[{index}].{field}");
+            let why = not_carried_out(&field, &vs.object);
+            Err(NoAction::NotCarriedOut(why))
+        }
+        None => HttpAction::of_rule(route, |to| {
+            let to = to.iter().map(|r| (r.weight, r.destination.as_ref()));
+            Some(shares(to, vs, port, context)).filter(|shares| !shares.is_empty())
+        }),
+    };
     HttpPlan {
         matches,
-        to: if denied.is_some() {
-            Vec::new()
-        } else {
-            shares(to, vs, port, context)
-        },
-        timeout: route.timeout.map(TimeSpan::duration),
-        denied,
+        action,
+        policy: Arc::new(route.into()),
     }
 }
 

@@ -225,7 +225,9 @@ fn rules_for_a_source_apply_to_it_alone() {
         let view = View::new(&registry, registry.scope_of(&of));
         let plan = view.plans["all.com"].get(80).unwrap();
         let routes = plan.http.iter().flatten();
-        let seconds: Vec<_> = routes.map(|r| r.timeout.unwrap().as_secs()).collect();
+        let seconds: Vec<_> = routes
+            .map(|r| r.policy.timeout.unwrap().as_secs())
+            .collect();
         assert_eq!(seconds[..1], expected, "{of:?}");
     }
 }
@@ -260,8 +262,11 @@ fn delegates_subsets_and_selected_workloads_lead_where_istio_says() {
         .map(|r| {
             (
                 r.matches.len(),
-                r.timeout.map(|t| t.as_secs()),
-                r.to[0].1.subset.clone(),
+                r.policy.timeout.map(|t| t.as_secs()),
+                r.action.as_ref().unwrap().destinations().unwrap()[0]
+                    .1
+                    .subset
+                    .clone(),
             )
         })
         .collect();

@@ -6,6 +6,7 @@ use super::routes::{HostPlan, To};
 use super::scope::Workload;
 use super::view::View;
 use crate::istio::{Object, decode};
+use crate::traffic::HttpAction;
 use std::sync::Arc;
 
 fn objects(text: &str) -> Vec<Arc<Object>> {
@@ -58,8 +59,9 @@ fn http(text: &str, host: &str) -> Vec<String> {
     routes
         .map(|r| {
             let to = |(weight, to): &(u32, To)| format!("{}:{}*{weight} ", to.host, to.port);
-            let to: String = r.to.iter().map(to).collect();
-            to + &r.timeout.unwrap_or_default().as_secs().to_string()
+            let shares = r.action.iter().filter_map(HttpAction::destinations);
+            let to: String = shares.flatten().map(to).collect();
+            to + &r.policy.timeout.unwrap_or_default().as_secs().to_string()
         })
         .collect()
 }

@@ -3,8 +3,9 @@
 use super::VirtualHost;
 use super::matching::{Fit, HttpMatch};
 use super::table::{canonical, within};
-use super::{Cluster, HttpRoute, PolicyRoutes, PortRoutes, RefusalReason, RouteTable, Split, Turn};
+use super::{Cluster, PolicyRoutes, PortRoutes, RefusalReason, RouteTable, Split, Turn};
 use crate::http::authority::parse_authority;
+use crate::traffic::{HttpAction, NoAction, RoutePolicy};
 use http::HeaderMap;
 use ipnet::IpNet;
 use std::cell::OnceCell;
@@ -31,8 +32,8 @@ pub struct RequestHead<'a> {
 /// What happens to one HTTP request.
 #[derive(Clone, Debug)]
 pub enum HttpDecision {
-    /// Forwarded.
-    Forward(Arc<Cluster>, Arc<HttpRoute>),
+    /// A route takes it: what the route does, and what it asks for besides.
+    Act(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>),
     /// The Host is not listed on this port: 502 with an empty body (Istio's `block_all`).
     UnlistedHost,
     /// Listed, but no route matches: 404 with an empty body, flag NR.
@@ -94,7 +95,9 @@ impl RouteTable {
             return listed;
         }
         match self.tcp(policy, dialled, turn) {
-            TcpDecision::Relay(cluster) => HttpDecision::Forward(cluster, Arc::default()),
+            TcpDecision::Relay(cluster) => {
+                HttpDecision::Act(HttpAction::Forward(cluster), Arc::default())
+            }
             TcpDecision::NotCarriedOut(why) => HttpDecision::NotCarriedOut(why),
             TcpDecision::RelayNonHttp(_) | TcpDecision::Unlisted => listed,
         }
@@ -318,21 +321,33 @@ impl VirtualHost {
                 // It may be this route's: not a later one's to have.
                 Fit::Unknown => return HttpDecision::NoRoute,
             }
-            if let Some(why) = &route.denied {
-                return HttpDecision::NotCarriedOut(Arc::clone(why));
-            }
-            let cluster = route.to.pick(turn);
-            if let Some(why) = cluster.and_then(|c| c.denied.as_ref()) {
-                return HttpDecision::NotCarriedOut(Arc::clone(why));
-            }
-            return match cluster {
-                None => HttpDecision::NoRoute,
-                Some(cluster) if cluster.missing => HttpDecision::NoCluster(Arc::clone(cluster)),
-                // Its own addresses only: Host and destination must both be listed.
-                Some(cluster) if !cluster.takes(dialled.ip()) => HttpDecision::UnlistedHost,
-                Some(cluster) => HttpDecision::Forward(Arc::clone(cluster), Arc::clone(route)),
+            return match &route.action {
+                Err(NoAction::Nowhere) => HttpDecision::NoRoute,
+                Err(NoAction::NotCarriedOut(why)) => HttpDecision::NotCarriedOut(Arc::clone(why)),
+                Ok(action) => match action.try_map(|to| destination(to, dialled, turn)) {
+                    Ok(action) => HttpDecision::Act(action, Arc::clone(&route.policy)),
+                    Err(denied) => denied,
+                },
             };
         }
         HttpDecision::NoRoute
     }
+}
+
+/// The cluster that one request of a route goes to, or why it is denied.
+fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Arc<Cluster>, HttpDecision> {
+    let Some(cluster) = to.pick(turn) else {
+        return Err(HttpDecision::NoRoute);
+    };
+    if let Some(why) = &cluster.denied {
+        return Err(HttpDecision::NotCarriedOut(Arc::clone(why)));
+    }
+    if cluster.missing {
+        return Err(HttpDecision::NoCluster(Arc::clone(cluster)));
+    }
+    // Its own addresses only: Host and destination must both be listed.
+    if !cluster.takes(dialled.ip()) {
+        return Err(HttpDecision::UnlistedHost);
+    }
+    Ok(Arc::clone(cluster))
 }

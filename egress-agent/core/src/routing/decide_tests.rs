@@ -1,6 +1,8 @@
 //! The decisions by Host, SNI and address.
 
 use super::*;
+use crate::routing::HttpRoute;
+use crate::traffic::HttpAction;
 use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,10 +35,7 @@ fn virtual_host(host: &str) -> Arc<VirtualHost> {
     Arc::new(VirtualHost {
         host: host.into(),
         nets: vec![],
-        routes: vec![Arc::new(HttpRoute {
-            to: Split::one(cluster(host)),
-            ..HttpRoute::default()
-        })],
+        routes: vec![Arc::new(HttpRoute::forwarding(Split::one(cluster(host))))],
     })
 }
 
@@ -93,7 +92,7 @@ fn the_most_specific_host_wins_whatever_the_order_of_the_list() {
         for (host, expected) in CASES {
             let head = head(host);
             let found = match table.http(7, to(80), &head, 0) {
-                HttpDecision::Forward(cluster, _) => Some(cluster.host.clone()),
+                HttpDecision::Act(HttpAction::Forward(cluster), _) => Some(cluster.host.clone()),
                 HttpDecision::UnlistedHost
                 | HttpDecision::NoRoute
                 | HttpDecision::NoCluster(_)
@@ -178,7 +177,7 @@ fn host_forms_that_istio_takes_for_one_host_find_it() {
     ] {
         let head = head(authority);
         assert!(
-            matches!(table.http(7, to(80), &head, 0), HttpDecision::Forward(..)),
+            matches!(table.http(7, to(80), &head, 0), HttpDecision::Act(..)),
             "{authority}"
         );
     }
@@ -226,7 +225,7 @@ fn a_changed_copy_of_a_port_is_asked_by_its_own_names() {
     });
     assert!(matches!(
         first.http(7, to(80), &head("a.example"), 0),
-        HttpDecision::Forward(..)
+        HttpDecision::Act(..)
     ));
     let mut port = first.port(7, 80).unwrap().clone();
     port.hosts = vec![virtual_host("0.example"), virtual_host("b.example")];
@@ -237,7 +236,7 @@ fn a_changed_copy_of_a_port_is_asked_by_its_own_names() {
     ));
     assert!(matches!(
         second.http(7, to(80), &head("b.example"), 0),
-        HttpDecision::Forward(..)
+        HttpDecision::Act(..)
     ));
 }
 
@@ -254,7 +253,7 @@ fn ten_thousand_hosts_on_one_port_are_each_found() {
         let host = format!("h{number}.example");
         let head = head(&host);
         assert!(
-            matches!(table.http(7, to(80), &head, 0), HttpDecision::Forward(cluster, _) if cluster.host == host)
+            matches!(table.http(7, to(80), &head, 0), HttpDecision::Act(HttpAction::Forward(cluster), _) if cluster.host == host)
         );
     }
 }

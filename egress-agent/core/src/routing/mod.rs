@@ -5,6 +5,7 @@
 mod decide;
 #[cfg(test)]
 mod decide_tests;
+mod denial;
 mod index;
 mod inside;
 mod matching;
@@ -16,6 +17,7 @@ mod table;
 mod turns;
 
 pub use decide::{HttpDecision, RequestHead, TcpDecision, TlsDecision};
+pub use denial::HttpDenial;
 pub use index::PortIndex;
 pub use matching::{Fit, HttpMatch};
 pub use pick::candidates;

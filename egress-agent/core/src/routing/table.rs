@@ -4,13 +4,13 @@ use super::index::PortIndex;
 use super::inside::leads_inside;
 use super::matching::HttpMatch;
 use super::turns::{Turn, Turns};
+use crate::traffic::{HttpAction, NoAction, RoutePolicy};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Everything the proxy may do, by policy id.
 #[derive(Clone, Debug, Default)]
@@ -104,16 +104,25 @@ pub struct VirtualHost {
 }
 
 /// One HTTP route.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
     /// Requests that it is for, any of them; empty means all.
     pub matches: Vec<HttpMatch>,
-    /// Where to. Empty: it leads nowhere, as if no route had matched.
-    pub to: Split,
-    /// `VirtualService.http[].timeout`: from the end of the request to the end of the response.
-    pub timeout: Option<Duration>,
-    /// Why its requests are denied: it asks for what is not carried out and would narrow.
-    pub denied: Option<Arc<str>>,
+    /// What it does with them. Where there is no action, they are denied.
+    pub action: Result<HttpAction<Split>, NoAction>,
+    /// What it asks for besides.
+    pub policy: Arc<RoutePolicy>,
+}
+
+impl HttpRoute {
+    /// Forwards every request and asks for nothing besides.
+    pub fn forwarding(to: Split) -> Self {
+        Self {
+            matches: Vec::new(),
+            action: Ok(HttpAction::Forward(to)),
+            policy: Arc::default(),
+        }
+    }
 }
 
 /// One TLS route.

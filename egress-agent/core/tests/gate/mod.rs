@@ -11,6 +11,7 @@ use egress_core::policy::state::{Settings, State};
 use egress_core::routing::{
     Cluster, HttpDecision, PolicyRoutes, RequestHead, Sniffed, Step, TlsDecision,
 };
+use egress_core::traffic::HttpAction;
 use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables, decide};
@@ -247,7 +248,7 @@ impl Gate {
                     headers: &HeaderMap::new(),
                 };
                 match routes.http(policy, to, &head, 0) {
-                    HttpDecision::Forward(cluster, _) => went(&cluster),
+                    HttpDecision::Act(HttpAction::Forward(cluster), _) => went(&cluster),
                     HttpDecision::UnlistedHost => Outcome::Status(502),
                     HttpDecision::NoRoute => Outcome::Status(404),
                     HttpDecision::NoCluster(_) | HttpDecision::NotCarriedOut(_) => {

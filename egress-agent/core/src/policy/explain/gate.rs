@@ -5,16 +5,16 @@
 //! its own. It finds no words.
 
 use super::DeniedBy;
-use crate::http::authority::parse_authority;
 use crate::http::headers::{UpgradeAsked, upgrade_asked};
 use crate::http::request_head::{HeadOutcome, HeadReader};
 use crate::policy::state::PolicyState;
 use crate::policy::tables::Transport;
 use crate::routing::{
-    Cluster, HttpDecision, HttpRoute, RefusalReason, RequestHead, RouteTable, Sniffed, Step,
-    TlsDecision, candidates, only_host, sniff,
+    Cluster, RefusalReason, RequestHead, RouteTable, Sniffed, Step, TlsDecision, candidates,
+    only_host, sniff,
 };
 use crate::tls::client_hello::HelloError;
+use crate::traffic::{HttpAction, RoutePolicy};
 use egress_ebpf::abi::{Policy, policy_flag};
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::verdict::{Reason, Verdict};
@@ -49,8 +49,8 @@ pub(super) enum Fate {
     Relayed(Arc<Cluster>),
     /// The proxy passes its TLS on, by its server name.
     Tls(Arc<Cluster>),
-    /// The proxy forwards the request.
-    Request(Arc<Cluster>, Arc<HttpRoute>),
+    /// The proxy carries out what the request's route does.
+    Request(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>),
     /// The proxy denies it: it answers with this status, or closes the connection.
     DeniedByProxy(RefusalReason, Option<u16>),
     /// It would go to a destination that has no address: 503 for a request, closed otherwise.
@@ -168,24 +168,15 @@ impl Gate<'_> {
     }
 
     fn decide(&self, to: SocketAddr, head: &RequestHead<'_>) -> Fate {
-        match self.routes.http(self.id, to, head, 0) {
-            HttpDecision::Forward(cluster, _) if candidates(&cluster, to, 0).is_empty() => {
-                Fate::NoEndpoint(cluster, Some(503))
-            }
-            HttpDecision::Forward(cluster, route) => Fate::Request(cluster, route),
-            HttpDecision::UnlistedHost => {
-                let reason = parse_authority(head.authority)
-                    .map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
-                Fate::DeniedByProxy(reason, Some(502))
-            }
-            HttpDecision::NoRoute => Fate::DeniedByProxy(RefusalReason::NoRoute, Some(404)),
-            HttpDecision::NoCluster(cluster) => {
-                let reason = RefusalReason::NoCluster(cluster.host.clone());
-                Fate::DeniedByProxy(reason, Some(503))
-            }
-            HttpDecision::NotCarriedOut(why) => {
-                Fate::DeniedByProxy(RefusalReason::NotCarriedOut(why), Some(503))
-            }
+        let decision = self.routes.http(self.id, to, head, 0);
+        match decision.or_denial(head.authority) {
+            Err(denial) => Fate::DeniedByProxy(denial.reason, Some(denial.reply.status)),
+            Ok((action, policy)) => match action.destinations() {
+                Some(cluster) if candidates(cluster, to, 0).is_empty() => {
+                    Fate::NoEndpoint(Arc::clone(cluster), Some(503))
+                }
+                _ => Fate::Request(action, policy),
+            },
         }
     }
 

@@ -10,6 +10,7 @@ use crate::registry::lint::name;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
+use crate::traffic::HttpAction;
 
 /// What becomes of a flow that passes. `to` names what was dialled.
 pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str>) -> String {
@@ -18,12 +19,16 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
         Fate::Relayed(c) if c.original_dst.is_some() => format!("relayed to {to}"),
         Fate::Relayed(c) => format!("relayed to {}:{}", c.host, c.port),
         Fate::Tls(c) => format!("{} goes to {}:{}", request(spoken), c.host, c.port),
-        Fate::Request(cluster, route) => {
-            let timeout = route.timeout;
-            let timeout = timeout.map_or_else(String::new, |t| format!(", timeout {t:?}"));
+        Fate::Request(action, policy) => {
+            let what = match action {
+                HttpAction::Forward(cluster) => {
+                    format!("goes to {}:{}", cluster.host, cluster.port)
+                }
+            };
             let by = by.map_or_else(String::new, |rule| format!(" by {rule}"));
-            let to = format!("{}:{}", cluster.host, cluster.port);
-            format!("{} goes to {to}{by}{timeout}", request(spoken))
+            let timeout = policy.timeout;
+            let timeout = timeout.map_or_else(String::new, |t| format!(", timeout {t:?}"));
+            format!("{} {what}{by}{timeout}", request(spoken))
         }
         Fate::DeniedByKernel(_) | Fate::DeniedByProxy(..) | Fate::NoEndpoint(..) => String::new(),
     }

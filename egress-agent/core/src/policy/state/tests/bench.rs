@@ -5,6 +5,7 @@ use crate::policy::diff::TableOp;
 use crate::policy::leases::Answer;
 use crate::policy::state::{Settings, State};
 use crate::routing::{HttpDecision, RequestHead, TlsDecision};
+use crate::traffic::HttpAction;
 use egress_ebpf::abi::action;
 use http::HeaderMap;
 use std::collections::BTreeSet;
@@ -113,7 +114,7 @@ impl Bench {
 
     pub(super) fn endpoints(&mut self, port: u16, authority: &str) -> Option<Vec<String>> {
         match self.http(port, authority) {
-            HttpDecision::Forward(c, _) => {
+            HttpDecision::Act(HttpAction::Forward(c), _) => {
                 Some(c.endpoints.iter().map(SocketAddr::to_string).collect())
             }
             HttpDecision::NoRoute

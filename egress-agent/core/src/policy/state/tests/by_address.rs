@@ -4,6 +4,7 @@ use super::bench::Bench;
 use super::{entry, port};
 use crate::policy::state::Settings;
 use crate::routing::{HttpDecision, RefusalReason, RequestHead, TlsDecision};
+use crate::traffic::HttpAction;
 use http::HeaderMap;
 
 /// Host of the destination of a request for `authority` to a dialled address.
@@ -20,7 +21,7 @@ fn http(text: &[&str], dialled: &str, authority: &str) -> Option<String> {
         .routes()
         .http(0, dialled.parse().unwrap(), &head, 0)
     {
-        HttpDecision::Forward(cluster, _) => Some(cluster.host.clone()),
+        HttpDecision::Act(HttpAction::Forward(cluster), _) => Some(cluster.host.clone()),
         _ => None,
     }
 }

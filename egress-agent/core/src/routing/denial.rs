@@ -1,0 +1,44 @@
+//! What the client of a denied request gets, and why it is denied.
+//!
+//! The proxy answers by it, and `explain` says it. Decides nothing.
+
+use super::{Cluster, HttpDecision, RefusalReason};
+use crate::http::authority::parse_authority;
+use crate::http::local_reply::LocalReply;
+use crate::traffic::{HttpAction, RoutePolicy};
+use std::sync::Arc;
+
+/// A denied request.
+#[derive(Clone, Debug)]
+pub struct HttpDenial {
+    /// What the client gets.
+    pub reply: LocalReply,
+    /// Why.
+    pub reason: RefusalReason,
+}
+
+impl HttpDecision {
+    /// What the route of a request with this Host does and asks for, or the request's denial.
+    pub fn or_denial(
+        self,
+        authority: &str,
+    ) -> Result<(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>), HttpDenial> {
+        let (reply, reason) = match self {
+            Self::Act(action, policy) => return Ok((action, policy)),
+            Self::UnlistedHost => {
+                let reason = parse_authority(authority)
+                    .map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
+                (LocalReply::unlisted_host(), reason)
+            }
+            Self::NoRoute => (LocalReply::no_route(), RefusalReason::NoRoute),
+            Self::NoCluster(cluster) => {
+                let reason = RefusalReason::NoCluster(cluster.host.clone());
+                (LocalReply::no_cluster(), reason)
+            }
+            Self::NotCarriedOut(why) => {
+                (LocalReply::no_cluster(), RefusalReason::NotCarriedOut(why))
+            }
+        };
+        Err(HttpDenial { reply, reason })
+    }
+}
