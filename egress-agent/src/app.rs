@@ -8,22 +8,21 @@ use crate::gate::placement::Started;
 use crate::gate::{self, Gate, rootwatch};
 use crate::keeper::{Canaries, Keeper};
 use crate::kernel::{self, Counters, Live};
-use crate::namespaces::Spaces;
+use crate::namespaces::Services;
 use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
 use crate::operate::admin;
 use crate::operate::reporter::Reporter;
 use crate::privilege::Needs;
-use crate::proxy::{self, DrainSignal, Shared};
+use crate::proxy;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
-use crate::wiring::{self, listen};
+use crate::wiring;
 use crate::{cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -173,16 +172,16 @@ async fn serve(
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
     // The rules are in force by now: what they list straight through does not wait for the proxy.
-    let listeners = listen(config, &sockets).await?;
-    engine.admit(&listeners)?;
     let proof: Arc<str> = wiring::proof()?.into();
     let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
     let memory = Arc::clone(&shared).give_back();
     let (drain, signal) = proxy::drain_channel();
-    let mut proxies = start(listeners, &shared, &signal);
-    let (own, port) = (sockets.own_netns(), config.proxy_port);
-    let spaces = Spaces::new(sockets, shared, signal, port);
-    engine.open(own, port, spaces).await?;
+    let services = Services {
+        shared,
+        drain: signal,
+        port: config.proxy_port,
+    };
+    engine.open(sockets, services).await?;
     let counters = Counters::open(&kernel.pins)?;
     let kernel = Arc::new(Mutex::new(kernel));
     privilege::give_up(place.kept)?;
@@ -217,7 +216,7 @@ async fn serve(
         }
     };
     engine.keep_leases();
-    engine.close(own)?;
+    engine.close()?;
     // Nobody mends the gate from here on.
     helpers.shutdown().await;
     if result.is_ok() && config.on_exit == OnExit::Detach {
@@ -227,15 +226,7 @@ async fn serve(
     drain.start(Instant::now() + config.drain_deadline);
     // The next agent may take the gate while running flows end here.
     drop(lock);
-    while proxies.join_next().await.is_some() {}
     engine.drained().await;
     program_log.abort();
     result
-}
-
-fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>, signal: &DrainSignal) -> JoinSet<()> {
-    listeners
-        .into_iter()
-        .map(|l| proxy::serve(l, Arc::clone(shared), signal.clone()))
-        .collect()
 }

@@ -3,20 +3,18 @@
 
 use crate::config::{Config, OnRemoval};
 use crate::engine::Engine;
-use crate::failure::Failure;
 use crate::kernel::Origins;
 use crate::observe::flows::FlowLog;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
 use crate::sockets::{NetnsId, SocketFactory};
 use crate::workloads::Sharers;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
+use tokio::net::TcpStream;
 
 /// The kernel's origins, with what the agent knows of the workloads.
 struct FlowOrigins {
@@ -53,11 +51,6 @@ impl Dialer for FactoryDialer {
 /// Upper bound of one connect; the proxy's own limit ends it earlier.
 const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 
-/// How long the proxy's port may be taken by an agent that is leaving.
-const PORT_PATIENCE: Duration = Duration::from_secs(3);
-/// Time between two tries.
-const PORT_AGAIN: Duration = Duration::from_millis(20);
-
 /// What the proxy's connections share.
 pub fn shared(
     config: &Config,
@@ -80,26 +73,6 @@ pub fn shared(
         OnRemoval::Close => shared.ending_removed(engine.changes()),
         OnRemoval::Keep => shared,
     })
-}
-
-/// The proxy's listeners in the agent's own network namespace.
-pub async fn listen(config: &Config, sockets: &SocketFactory) -> anyhow::Result<Vec<TcpListener>> {
-    let (own, port) = (sockets.own_netns(), config.proxy_port);
-    let end = Instant::now() + PORT_PATIENCE;
-    loop {
-        match sockets.listen_loopback(own, port).await {
-            Ok(pair) => return Ok([Some(pair.v4), pair.v6].into_iter().flatten().collect()),
-            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
-                tokio::time::sleep(PORT_AGAIN).await;
-            }
-            Err(e) => {
-                let why = format_args!(
-                    "proxy port {port}: {e}; the gate stays closed; stop what listens there, or choose another with --proxy-port"
-                );
-                return Err(Failure::usage(why).into());
-            }
-        }
-    }
 }
 
 /// Words that no other process knows: what the proxy answers the agent's own canaries.

@@ -2,15 +2,14 @@
 //! brings the proxy to their namespaces. In which order stands here; who a workload is does not.
 
 use super::Engine;
-use crate::namespaces::Spaces;
-use crate::sockets::NetnsId;
+use crate::namespaces::{Services, Spaces};
+use crate::sockets::SocketFactory;
 use crate::workloads::Told;
-use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::DenyEvent;
 use egress_ebpf::verdict::Reason;
+use std::sync::Arc;
 use std::time::Instant;
-use tokio::net::TcpListener;
 
 impl Engine {
     /// Hears of workloads that came and went: of those that came first, so that their policies
@@ -79,7 +78,7 @@ impl Engine {
 
     /// Brings the proxy to where the workloads are.
     pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
-        self.workloads.settle(&mut self.tables).await
+        self.workloads.namespaces().settle(&mut self.tables).await
     }
 
     /// A refusal whose cause may be that the proxy is not where the flow is.
@@ -89,33 +88,24 @@ impl Engine {
         }
     }
 
-    /// Lets flows of the agent's own namespace be redirected to these listeners.
-    pub fn admit(&mut self, listeners: &[TcpListener]) -> anyhow::Result<()> {
+    /// Serves in the agent's own namespace, in those of the workloads, and nowhere else.
+    pub async fn open(
+        &mut self,
+        sockets: Arc<SocketFactory>,
+        services: Services,
+    ) -> anyhow::Result<()> {
         let tables = &mut self.tables;
-        listeners
-            .iter()
-            .try_for_each(|listener| tables.admit(listener))
-            .context("admitting the proxy's listeners")
+        let spaces = Spaces::open_own(sockets, services, tables).await?;
+        self.workloads.namespaces().open(tables, spaces).await
     }
 
-    /// Tells the kernel where the proxy listens: in the agent's own namespace, in those of the
-    /// workloads, and nowhere else.
-    pub async fn open(&mut self, own: NetnsId, port: u16, spaces: Spaces) -> anyhow::Result<()> {
-        self.tables.set_proxy(own.0, Some(port))?;
-        self.workloads.serve_by(spaces);
-        self.settle().await?;
-        self.workloads.tidy(&mut self.tables, own)
+    /// Takes no redirected flow any more, in any namespace.
+    pub fn close(&mut self) -> anyhow::Result<()> {
+        self.workloads.namespaces().withdraw(&mut self.tables)
     }
 
-    /// Tells the kernel that the proxy listens nowhere any more: what is still to come is refused
-    /// with a reason instead of running into a closed port.
-    pub fn close(&mut self, own: NetnsId) -> anyhow::Result<()> {
-        self.tables.set_proxy(own.0, None)?;
-        self.workloads.withdraw(&mut self.tables)
-    }
-
-    /// Waits for the flows in the workloads' namespaces to end, which a drain makes sure of.
+    /// Waits for the flows through the proxy to end, which a drain makes sure of.
     pub async fn drained(&mut self) {
-        self.workloads.drained().await;
+        self.workloads.namespaces().drained().await;
     }
 }

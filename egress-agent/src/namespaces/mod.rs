@@ -1,9 +1,218 @@
-//! The network namespaces in which the agent serves: which there are, found by the processes in
-//! them, when each cgroup is looked at again, and the proxy's listeners in each. Which cgroups are
-//! followed, and what they are to the rules, is `workloads`'s.
+//! The network namespaces in which the agent serves: in which of them each cgroup's processes are,
+//! when that is looked at again, and the proxy's listeners there. Which cgroups there are, and who
+//! each is to the rules, is `workloads`'s.
 
-pub mod processes;
-pub mod schedule;
-pub mod spaces;
+mod processes;
+mod schedule;
+mod serving;
+mod spaces;
 
+pub use serving::Services;
 pub use spaces::Spaces;
+
+use crate::kernel::Tables;
+use processes::NsInode;
+use schedule::Schedule;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+/// Network namespaces of one workload that are served: each costs descriptors of the agent.
+const NAMESPACES_EACH: usize = 64;
+
+/// Where a cgroup's processes are.
+#[derive(Debug, Default)]
+struct Seen {
+    namespaces: BTreeSet<NsInode>,
+    /// It has more of them than are served.
+    crowded: bool,
+}
+
+/// How many namespaces other than the agent's a cgroup's processes are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// All of them.
+    pub all: usize,
+    /// Those in which the agent serves.
+    pub served: usize,
+}
+
+/// See the module.
+pub struct Namespaces {
+    /// Whether namespaces other than the agent's are looked for.
+    enters: bool,
+    own: NsInode,
+    schedule: Schedule,
+    /// By cgroup.
+    seen: BTreeMap<u64, Seen>,
+    /// None until the proxy is there.
+    spaces: Option<Spaces>,
+    /// Namespaces in which nothing is served, each with a process that was seen in it.
+    wanted: BTreeMap<NsInode, u32>,
+    /// A namespace lost its last cgroup, or may have.
+    emptied: bool,
+}
+
+impl Namespaces {
+    /// Knows no cgroup. `enters`: whether the agent serves in namespaces other than its own.
+    pub fn new(enters: bool) -> io::Result<Self> {
+        Ok(Self {
+            enters,
+            own: processes::own()?,
+            schedule: Schedule::default(),
+            seen: BTreeMap::new(),
+            spaces: None,
+            wanted: BTreeMap::new(),
+            emptied: false,
+        })
+    }
+
+    /// When the next cgroup is to be looked at.
+    pub fn next(&self) -> Option<Instant> {
+        self.schedule.next()
+    }
+
+    /// The cgroups that are to be looked at; each is due again later.
+    pub fn due(&mut self, now: Instant) -> Vec<u64> {
+        self.schedule.take(now)
+    }
+
+    /// A cgroup is there, or its first process came.
+    pub fn follow(&mut self, now: Instant, cgroup: u64) {
+        if self.enters {
+            self.schedule.start(now, cgroup);
+        }
+    }
+
+    /// A flow of this cgroup found no proxy in its namespace.
+    pub fn hurry(&mut self, now: Instant, cgroup: u64) {
+        if self.enters {
+            self.schedule.hurry(now, cgroup);
+        }
+    }
+
+    /// A cgroup is gone.
+    pub fn forget(&mut self, cgroup: u64) {
+        self.schedule.forget(cgroup);
+        let gone = self.seen.remove(&cgroup);
+        self.emptied |= gone.is_some_and(|seen| !seen.namespaces.is_empty());
+    }
+
+    /// Looks where the processes of a cgroup are. `folder` is the cgroup's, `shown` its path for
+    /// the log; `workload` gives the cgroups that share its bound on namespaces, itself included.
+    pub fn look(
+        &mut self,
+        cgroup: u64,
+        folder: &Path,
+        shown: &str,
+        workload: impl FnOnce() -> Vec<u64>,
+    ) {
+        let mut found = processes::namespaces(folder);
+        found.remove(&self.own);
+        let known = self.seen.get(&cgroup).map(|seen| &seen.namespaces);
+        let is_known = |ns: &NsInode| known.is_some_and(|known| known.contains(ns));
+        // Those that are served keep their place.
+        let taken = if found.keys().all(is_known) {
+            0
+        } else {
+            self.used_by(&workload())
+        };
+        let seen = self.seen.entry(cgroup).or_default();
+        let mut room = NAMESPACES_EACH.saturating_sub(taken);
+        let before = found.len();
+        found.retain(|namespace, _| {
+            let known = seen.namespaces.contains(namespace);
+            let new = !known && room > 0;
+            room -= usize::from(new);
+            known || new
+        });
+        let crowded = found.len() < before;
+        if crowded && !seen.crowded {
+            tracing::warn!(
+                cgroup = shown,
+                served = NAMESPACES_EACH,
+                "more network namespaces than are served: flows that need the proxy are denied in the others"
+            );
+        }
+        seen.crowded = crowded;
+        let namespaces: BTreeSet<NsInode> = found.keys().copied().collect();
+        self.emptied |= !seen.namespaces.is_subset(&namespaces);
+        seen.namespaces = namespaces;
+        found.retain(|namespace, _| !self.is_served(*namespace));
+        self.wanted.append(&mut found);
+    }
+
+    /// How many namespaces these cgroups are in.
+    fn used_by(&self, cgroups: &[u64]) -> usize {
+        let seen = cgroups.iter().filter_map(|id| self.seen.get(id));
+        let all: BTreeSet<&NsInode> = seen.flat_map(|seen| &seen.namespaces).collect();
+        all.len()
+    }
+
+    fn is_served(&self, namespace: NsInode) -> bool {
+        let spaces = self.spaces.as_ref();
+        spaces.is_some_and(|spaces| spaces.is_open(namespace))
+    }
+
+    /// For `status`.
+    pub fn counted(&self, cgroup: u64) -> Counted {
+        let Some(seen) = self.seen.get(&cgroup) else {
+            return Counted::default();
+        };
+        let served = |namespace: &&NsInode| self.is_served(**namespace);
+        Counted {
+            all: seen.namespaces.len(),
+            served: seen.namespaces.iter().filter(served).count(),
+        }
+    }
+
+    /// The proxy is there: serves where the workloads are, and nowhere else.
+    pub async fn open(&mut self, tables: &mut Tables, spaces: Spaces) -> anyhow::Result<()> {
+        self.spaces = Some(spaces);
+        self.settle(tables).await?;
+        self.spaces
+            .iter()
+            .try_for_each(|spaces| spaces.remove_stale(tables))
+    }
+
+    /// Brings the listeners to where the workloads are, and takes them away from where none is
+    /// left.
+    pub async fn settle(&mut self, tables: &mut Tables) -> anyhow::Result<()> {
+        let Some(spaces) = &mut self.spaces else {
+            return Ok(());
+        };
+        for (namespace, pid) in std::mem::take(&mut self.wanted) {
+            // A process that has ended meanwhile is no finding; another look follows in any case.
+            if let Err(error) = spaces.open(tables, namespace, pid).await
+                && Path::new(&format!("/proc/{pid}")).exists()
+            {
+                tracing::warn!(
+                    pid,
+                    error = format!("{error:#}"),
+                    "no proxy in a network namespace: flows that need it are denied there"
+                );
+            }
+        }
+        if std::mem::take(&mut self.emptied) {
+            let seen = self.seen.values();
+            let used: BTreeSet<NsInode> = seen.flat_map(|s| &s.namespaces).copied().collect();
+            spaces.close_but(tables, |namespace| used.contains(&namespace))?;
+        }
+        Ok(())
+    }
+
+    /// Takes no redirected flow any more; those that run go on until drained.
+    pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
+        self.spaces
+            .iter()
+            .try_for_each(|spaces| spaces.withdraw(tables))
+    }
+
+    /// Waits until the flows have ended, which the drain makes sure of.
+    pub async fn drained(&mut self) {
+        if let Some(spaces) = &mut self.spaces {
+            spaces.drained().await;
+        }
+    }
+}

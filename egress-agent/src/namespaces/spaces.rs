@@ -1,66 +1,61 @@
-//! The proxy in other network namespaces: one pair of listeners in each that a workload's process
-//! is in, however many workloads share it, and nothing left of it when the last one has gone.
+//! The network namespaces in which the agent serves: its own, and each that a workload's process is
+//! in, however many workloads share it. Nothing is left in one when the last workload has gone.
 //!
-//! The kernel is told of the listeners after they listen and before they close, so a redirected
-//! connect meets either a listener or a refusal.
+//! The kernel is told of a namespace's proxy port after the proxy listens and before it closes, so a
+//! redirected connect meets either a listener or a denial. What is served stands in `serving`.
 
 use super::processes::{self, NsInode};
+use super::serving::{Services, Serving};
 use crate::kernel::Tables;
-use crate::proxy::{self, DrainSignal, Shared};
-use crate::sockets::{LoopbackListeners, NetnsId, SocketFactory};
+use crate::sockets::{NetnsId, SocketFactory};
 use anyhow::Context as _;
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tokio::task::JoinSet;
 
-/// Makes and ends the proxy's part in a namespace.
+/// See the module.
 pub struct Spaces {
     sockets: Arc<SocketFactory>,
-    shared: Arc<Shared>,
-    drain: DrainSignal,
-    /// The port to listen on where it is free.
-    port: u16,
+    services: Services,
+    own: Space,
+    /// Those of workloads.
     open: BTreeMap<NsInode, Space>,
 }
 
 /// A namespace with listeners.
 struct Space {
     netns: NetnsId,
-    port: u16,
-    /// Ends the listeners and every connection that came by them.
-    serving: JoinSet<()>,
+    serving: Serving,
 }
 
 impl Spaces {
-    /// None open. `port` is the one to listen on; a namespace where it is taken gets another.
-    pub fn new(
+    /// Serves in the agent's own namespace, and in no other yet.
+    pub async fn open_own(
         sockets: Arc<SocketFactory>,
-        shared: Arc<Shared>,
-        drain: DrainSignal,
-        port: u16,
-    ) -> Self {
-        Self {
+        services: Services,
+        tables: &mut Tables,
+    ) -> anyhow::Result<Self> {
+        let netns = sockets.own_netns();
+        let serving = services.start_own(&sockets, tables).await?;
+        tables.set_proxy(netns.0, Some(serving.port))?;
+        Ok(Self {
             sockets,
-            shared,
-            drain,
-            port,
+            services,
+            own: Space { netns, serving },
             open: BTreeMap::new(),
-        }
+        })
     }
 
-    /// Whether the proxy listens in this namespace.
+    /// Whether the agent serves in this namespace of a workload.
     pub fn is_open(&self, namespace: NsInode) -> bool {
         self.open.contains_key(&namespace)
     }
 
-    /// Namespace cookies and ports of all that are open.
-    pub fn ports(&self) -> impl Iterator<Item = (NetnsId, u16)> {
-        self.open.values().map(|space| (space.netns, space.port))
+    fn all(&self) -> impl Iterator<Item = &Space> {
+        std::iter::once(&self.own).chain(self.open.values())
     }
 
-    /// Listens in the namespace of a process, and tells the kernel. Does nothing where that is
-    /// done already.
+    /// Serves in the namespace of a process, and tells the kernel. Does nothing where that is done
+    /// already.
     pub async fn open(
         &mut self,
         tables: &mut Tables,
@@ -73,11 +68,10 @@ impl Spaces {
         let held = processes::hold(pid, namespace)
             .with_context(|| format!("holding the network namespace of process {pid}"))?;
         let netns = self.sockets.admit(held).await.context("entering it")?;
-        let opened = self.listen(tables, netns).await;
-        match opened {
-            Ok(space) => {
-                tracing::debug!(netns = netns.0, pid, port = space.port, "proxy listens");
-                self.open.insert(namespace, space);
+        match self.start(tables, netns).await {
+            Ok(serving) => {
+                tracing::debug!(netns = netns.0, pid, port = serving.port, "proxy listens");
+                self.open.insert(namespace, Space { netns, serving });
                 Ok(())
             }
             Err(error) => {
@@ -87,31 +81,13 @@ impl Spaces {
         }
     }
 
-    async fn listen(&self, tables: &mut Tables, netns: NetnsId) -> anyhow::Result<Space> {
-        let LoopbackListeners { v4, v6, port } =
-            match self.sockets.listen_loopback(netns, self.port).await {
-                // The workload's own service may have the port.
-                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                    self.sockets.listen_loopback(netns, 0).await
-                }
-                listening => listening,
-            }
-            .context("listening in it")?;
-        let mut serving = JoinSet::new();
-        for listener in [Some(v4), v6].into_iter().flatten() {
-            tables.admit(&listener).context("admitting a listener")?;
-            let shared = Arc::clone(&self.shared);
-            serving.spawn(proxy::serve(listener, shared, self.drain.clone()));
-        }
-        tables.set_proxy(netns.0, Some(port))?;
-        Ok(Space {
-            netns,
-            port,
-            serving,
-        })
+    async fn start(&self, tables: &mut Tables, netns: NetnsId) -> anyhow::Result<Serving> {
+        let serving = self.services.start(&self.sockets, tables, netns).await?;
+        tables.set_proxy(netns.0, Some(serving.port))?;
+        Ok(serving)
     }
 
-    /// Closes every namespace but those that `keep` names.
+    /// Closes every workload's namespace but those that `keep` names.
     pub fn close_but(
         &mut self,
         tables: &mut Tables,
@@ -128,17 +104,28 @@ impl Spaces {
         Ok(())
     }
 
-    /// Tells the kernel that no proxy listens anywhere any more: what is still to come is refused
-    /// with a reason instead of running into a closed port.
+    /// Removes the ports that the kernel has of a previous agent's namespaces.
+    pub fn remove_stale(&self, tables: &mut Tables) -> anyhow::Result<()> {
+        let open: BTreeSet<u64> = self.all().map(|space| space.netns.0).collect();
+        let mut stale = tables.proxies()?;
+        stale.retain(|netns| !open.contains(netns));
+        stale
+            .into_iter()
+            .try_for_each(|netns| tables.set_proxy(netns, None))
+    }
+
+    /// Tells the kernel that no proxy listens anywhere any more: what is still to come is denied
+    /// with a reason instead of running into a closed port. Running flows go on until drained.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
-        self.ports()
-            .try_for_each(|(netns, _)| tables.set_proxy(netns.0, None))
+        self.all()
+            .try_for_each(|space| tables.set_proxy(space.netns.0, None))
     }
 
     /// Waits until all connections have ended, which the drain makes sure of.
     pub async fn drained(&mut self) {
+        self.own.serving.drained().await;
         for space in self.open.values_mut() {
-            while space.serving.join_next().await.is_some() {}
+            space.serving.drained().await;
         }
     }
 }
