@@ -9,12 +9,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use egress_tests::agent::{self, Agent};
+use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::client::{self, Finished};
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::probe::Session;
+use egress_tests::readiness::{not_ready, spawn, status, wait_status};
 use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, LabOptions, wait_until};
 use rustix::process::Signal;
@@ -53,49 +54,6 @@ fn close(lab: &Lab, root: &Path, more: &[&str]) -> Finished {
     lab.verb(&words).unwrap()
 }
 
-fn spawn(lab: &Lab, place: &Place<'_>, more: &[&str]) -> Agent {
-    let mut arguments = lab.agent_arguments();
-    arguments.extend(more.iter().map(Into::into));
-    Agent::spawn(place, &agent::binary().unwrap(), &arguments).unwrap()
-}
-
-/// What `status` says, with its exit code.
-fn status(lab: &Lab) -> (i32, Value) {
-    let (socket, pins) = (shown(&lab.admin_socket()), shown(lab.bpf_dir()));
-    let told = lab
-        .verb(&[
-            "status",
-            "-o",
-            "json",
-            "--admin-socket",
-            &socket,
-            "--bpf-dir",
-            &pins,
-        ])
-        .unwrap();
-    (
-        told.exit,
-        serde_json::from_str(&told.stdout).unwrap_or_default(),
-    )
-}
-
-fn wait_status(lab: &Lab, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    let found = wait_until(what, SOON, || {
-        last = status(lab).1;
-        fits(&last).then(|| last.clone())
-    });
-    found.unwrap_or_else(|e| panic!("{e}: {last}"))
-}
-
-fn not_ready(lab: &Lab, why: &str) -> String {
-    let status = wait_status(lab, why, |s| {
-        s["trouble"].as_str().is_some_and(|t| t.contains(why))
-    });
-    assert_eq!(status["ready"], false, "{status}");
-    status["trouble"].as_str().unwrap().to_owned()
-}
-
 /// From the first instruction of a workload to rules in force, with a prober all the while.
 fn boot(what: &str, prepare: impl FnOnce(&Lab), more: &[&str]) -> Value {
     let lab = Lab::without_agent(LabOptions::default()).unwrap();
@@ -106,7 +64,7 @@ fn boot(what: &str, prepare: impl FnOnce(&Lab), more: &[&str]) -> Value {
     let prober = Session::connects(&lab.client_place(), bystander()).unwrap();
     assert!(lab.attempt("tcp-echo", direct()).unwrap().denied());
     let begin = Instant::now();
-    let agent = spawn(&lab, &lab.agent_place(), more);
+    let agent = spawn(&lab, &lab.agent_place(), more).unwrap();
     wait_until("what is valid is in force", SOON, || {
         lab.attempt("tcp-echo", direct())
             .unwrap()
@@ -115,7 +73,7 @@ fn boot(what: &str, prepare: impl FnOnce(&Lab), more: &[&str]) -> Value {
     })
     .unwrap_or_else(|e| panic!("{what}: {e}\n{}", agent.tail()));
     let took = begin.elapsed();
-    let status = wait_status(&lab, "status answers", |s| s["closed"] == true);
+    let status = wait_status(&lab, "status answers", |s| s["closed"] == true).unwrap();
     println!("boot, {what}: in force after {} ms", took.as_millis());
     let tally = prober.tally().unwrap();
     println!("boot, {what}: {tally:?}");
@@ -198,7 +156,7 @@ fn the_agent_closes_a_root_before_it_finds_that_its_settings_are_wrong() {
     assert!(told.stderr.contains("no gate was closed"), "{told:?}");
     // One root that cannot be leaves the other closed.
     let more = ["--cgroup", "/nonexistent/cgroup"];
-    let mut agent = spawn(&lab, &lab.agent_place(), &more);
+    let mut agent = spawn(&lab, &lab.agent_place(), &more).unwrap();
     assert_eq!(agent.wait_end(SOON).unwrap().code(), Some(64));
     assert!(
         agent.tail().contains("/nonexistent/cgroup"),
@@ -267,7 +225,7 @@ fn a_second_agent_is_refused_and_the_first_is_unharmed() {
     let mut lab = Lab::start().unwrap();
     lab.rules("httpbin.yaml", HTTPBIN).unwrap();
     let second = ["--proxy-port", "15901"];
-    let mut second = spawn(&lab, &lab.agent_place(), &second);
+    let mut second = spawn(&lab, &lab.agent_place(), &second).unwrap();
     let ended = second.wait_end(SOON).unwrap();
     assert_eq!(ended.code(), Some(75), "{}", second.tail());
     let line = second.wait_line(0, SOON, "it says why", |_| true).unwrap();
@@ -275,7 +233,7 @@ fn a_second_agent_is_refused_and_the_first_is_unharmed() {
     assert!(line.contains(&pid) && second.tail() == line, "{line}");
     assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
     assert!(lab.attempt("tcp", bystander()).unwrap().denied());
-    assert_eq!(status(&lab).0, 0);
+    assert_eq!(status(&lab).unwrap().0, 0);
 }
 
 #[test]
@@ -288,7 +246,7 @@ fn a_root_that_comes_again_is_closed_again_at_once() {
     let flags = ["--cgroup", &flag, "--canary-interval", "1h"];
     let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
     drop((workload, root));
-    not_ready(&lab, "is not there");
+    not_ready(&lab, "is not there").unwrap();
     for round in 0..10 {
         let begin = Instant::now();
         let root = parent.child("root").unwrap();
@@ -333,9 +291,9 @@ fn no_signal_but_those_that_stop_it_ends_the_agent() {
 #[test]
 fn without_an_agent_status_tells_of_the_gate_that_is_pinned() {
     let mut lab = Lab::start().unwrap();
-    assert_eq!(status(&lab).0, 0);
+    assert_eq!(status(&lab).unwrap().0, 0);
     lab.agent().unwrap().kill().unwrap();
-    let (exit, told) = status(&lab);
+    let (exit, told) = status(&lab).unwrap();
     assert_eq!(exit, 69, "{told}");
     assert_eq!(
         (&told["running"], &told["closed"]),
@@ -345,7 +303,7 @@ fn without_an_agent_status_tells_of_the_gate_that_is_pinned() {
     assert_eq!(told["roots"][0], shown(lab.workloads().path()), "{told}");
     lab.verb(&["detach", "--bpf-dir", &shown(lab.bpf_dir())])
         .unwrap();
-    let (exit, told) = status(&lab);
+    let (exit, told) = status(&lab).unwrap();
     assert_eq!((exit, &told["closed"]), (69, &false.into()), "{told}");
 }
 
@@ -353,7 +311,7 @@ fn without_an_agent_status_tells_of_the_gate_that_is_pinned() {
 fn an_admin_socket_that_was_taken_or_removed_is_made_again() {
     let lab = Lab::without_agent(LabOptions::default()).unwrap();
     fs::create_dir(lab.admin_socket()).unwrap();
-    let mut agent = spawn(&lab, &lab.agent_place(), &[]);
+    let mut agent = spawn(&lab, &lab.agent_place(), &[]).unwrap();
     agent
         .wait_line(0, SOON, "it says so", |l| {
             l.contains("cannot listen on the admin socket")
@@ -361,7 +319,7 @@ fn an_admin_socket_that_was_taken_or_removed_is_made_again() {
         .unwrap();
     fs::remove_dir(lab.admin_socket()).unwrap();
     agent.wait_ready().unwrap();
-    wait_status(&lab, "it answers", |s| s["ready"] == true);
+    wait_status(&lab, "it answers", |s| s["ready"] == true).unwrap();
     fs::remove_file(lab.admin_socket()).unwrap();
-    wait_status(&lab, "it answers again", |s| s["ready"] == true);
+    wait_status(&lab, "it answers again", |s| s["ready"] == true).unwrap();
 }

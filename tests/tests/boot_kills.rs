@@ -8,21 +8,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use egress_tests::lab::{host, v4, v6};
-use egress_tests::load::Counts;
-use egress_tests::rules::{ECHO, HTTPBIN};
-use egress_tests::{Lab, Load};
-
-/// The echo's port by UDP too.
-const ECHO_UDP: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo-udp}
-spec:
-  hosts: [echo-udp.example]
-  ports: [{number: 7, name: udp, protocol: UDP}]
-  resolution: DNS
-";
+use egress_tests::lab::{host, v4};
+use egress_tests::{Lab, steady};
 
 /// Each is wrong in another way: an unknown field, a bad value, no YAML, an unknown kind.
 const INVALID: [&str; 4] = [
@@ -36,47 +23,10 @@ fn kills() -> usize {
     std::env::var("EGRESS_KILLS").map_or(20, |n| n.parse().unwrap())
 }
 
-/// All results of one kind but those given.
-fn others(counts: &Counts, kind: &str, but: &[&str]) -> Vec<(String, u64)> {
-    counts
-        .iter()
-        .filter(|(name, _)| name.split('.').next() == Some(kind))
-        .filter(|(name, _)| !but.iter().any(|b| **name == format!("{kind}.{b}")))
-        .map(|(name, n)| (name.clone(), *n))
-        .collect()
-}
-
 #[test]
 fn nothing_leaks_and_valid_rules_hold_while_the_agent_is_killed_in_reloads() {
     let mut lab = Lab::start().unwrap();
-    for (key, value) in [
-        ("tcp_tw_reuse", "1"),
-        ("ip_local_port_range", "16000 65000"),
-    ] {
-        lab.node().sysctl(&format!("ipv4/{key}"), value).unwrap();
-    }
-    lab.dns
-        .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
-    for (name, text) in [
-        ("echo.yaml", ECHO),
-        ("echo-udp.yaml", ECHO_UDP),
-        ("httpbin.yaml", HTTPBIN),
-    ] {
-        lab.rules(name, text).unwrap();
-    }
-    let load = Load::start(
-        &lab.client_place(),
-        &[
-            "mix",
-            "--direct",
-            &format!("{}:7", v4(host::ECHO)),
-            "--proxied",
-            &format!("{}:80", v4(host::HTTPBIN)),
-            "--unlisted",
-            &format!("{}:80", v4(host::BYSTANDER)),
-        ],
-    )
-    .unwrap();
+    let load = steady::start(&lab).unwrap();
     let kills = kills();
     for round in 0..kills {
         lab.write_rules("bad.yaml", INVALID[round % INVALID.len()])
@@ -99,16 +49,5 @@ fn nothing_leaks_and_valid_rules_hold_while_the_agent_is_killed_in_reloads() {
     }
     let counts = load.stop().unwrap();
     println!("{kills} kills: {counts:?}");
-    for kind in ["standing", "direct-tcp", "direct-udp"] {
-        assert_eq!(
-            others(&counts, kind, &["ok"]),
-            [],
-            "a false deny: {counts:?}"
-        );
-    }
-    for kind in ["unlisted-tcp", "unlisted-udp"] {
-        assert!(counts[&format!("{kind}.eperm")] > 100, "{counts:?}");
-        assert_eq!(others(&counts, kind, &["eperm"]), [], "a leak: {counts:?}");
-    }
-    assert_eq!(lab.bystander.connections(), 0, "a leak, seen from outside");
+    steady::assert_held(&lab, &counts);
 }

@@ -4,15 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
-use std::time::Duration;
 
-use egress_tests::agent::{self, Agent};
+use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::place::Place;
-use egress_tests::{Lab, LabOptions, pinned, wait_until};
-use serde_json::Value;
+use egress_tests::readiness::{not_ready, spawn, wait_status};
+use egress_tests::{Lab, LabOptions, pinned};
 
-const SOON: Duration = Duration::from_secs(10);
 /// A workload's pod as the kubelet names it.
 const POD: &str = "pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 
@@ -20,60 +18,18 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn spawn(lab: &Lab, place: &Place<'_>, more: &[&str]) -> Agent {
-    let mut arguments = lab.agent_arguments();
-    arguments.extend(more.iter().map(Into::into));
-    Agent::spawn(place, &agent::binary().unwrap(), &arguments).unwrap()
-}
-
-/// What `status` says, with its exit code.
-fn status(lab: &Lab) -> (i32, Value) {
-    let (socket, pins) = (shown(&lab.admin_socket()), shown(lab.bpf_dir()));
-    let told = lab
-        .verb(&[
-            "status",
-            "-o",
-            "json",
-            "--admin-socket",
-            &socket,
-            "--bpf-dir",
-            &pins,
-        ])
-        .unwrap();
-    (
-        told.exit,
-        serde_json::from_str(&told.stdout).unwrap_or_default(),
-    )
-}
-
-fn wait_status(lab: &Lab, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    let found = wait_until(what, SOON, || {
-        last = status(lab).1;
-        fits(&last).then(|| last.clone())
-    });
-    found.unwrap_or_else(|e| panic!("{e}: {last}"))
-}
-
-fn not_ready(lab: &Lab, why: &str) -> String {
-    let status = wait_status(lab, why, |s| {
-        s["trouble"].as_str().is_some_and(|t| t.contains(why))
-    });
-    assert_eq!(status["ready"], false, "{status}");
-    status["trouble"].as_str().unwrap().to_owned()
-}
-
 #[test]
 fn a_root_without_workloads_is_closed_and_not_ready_until_one_comes() {
     let empty = Cgroup::new().unwrap();
     let flag = shown(empty.path());
     let lab = Lab::without_agent(LabOptions::flags(&["--cgroup", &flag])).unwrap();
-    let agent = spawn(&lab, &lab.agent_place(), &["--cgroup", &flag]);
-    not_ready(&lab, "no workload is below");
+    let agent = spawn(&lab, &lab.agent_place(), &["--cgroup", &flag]).unwrap();
+    not_ready(&lab, "no workload is below").unwrap();
     let _first = empty.child("first").unwrap();
     wait_status(&lab, "the first workload makes it ready", |s| {
         s["ready"] == true
-    });
+    })
+    .unwrap();
     drop(agent);
 }
 
@@ -89,8 +45,8 @@ fn an_agent_that_is_a_pod_outside_its_roots_is_not_ready_and_names_the_pods_root
         cgroup: Some(&container),
         ..lab.agent_place()
     };
-    let agent = spawn(&lab, &place, &[]);
-    let why = not_ready(&lab, "started as a pod");
+    let agent = spawn(&lab, &place, &[]).unwrap();
+    let why = not_ready(&lab, "started as a pod").unwrap();
     let hint = format!("cgroups: [{}]", shown(pods.path()));
     assert!(why.contains(&hint) && !why.contains("mkdir"), "{why}");
     drop(agent);
@@ -108,7 +64,7 @@ fn pins_that_go_with_the_agents_mounts_are_not_ready() {
     command.args(["--mount", "--propagation", "private"]);
     command.arg(agent::binary().unwrap()).args(words);
     let agent = egress_tests::child::Guarded::spawn(&mut command).unwrap();
-    let why = not_ready(&lab, "mounted for the agent alone");
+    let why = not_ready(&lab, "mounted for the agent alone").unwrap();
     assert!(why.contains("opens when the agent ends"), "{why}");
     drop(agent);
 }
@@ -121,6 +77,6 @@ fn an_agent_that_redirected_flows_do_not_reach_is_not_ready() {
     for cookie in netns {
         pinned::forget_proxy(lab.bpf_dir(), cookie).unwrap();
     }
-    let why = not_ready(&lab, "redirected connect");
+    let why = not_ready(&lab, "redirected connect").unwrap();
     assert!(why.contains("listener of this agent"), "{why}");
 }

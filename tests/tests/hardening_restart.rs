@@ -11,44 +11,17 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
-use egress_tests::lab::{host, v4, v6};
-use egress_tests::load::Counts;
+use egress_tests::lab::{host, v4};
 use egress_tests::memory::MemoryLimit;
-use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::upgrade::upgrade;
-use egress_tests::{Lab, Load};
+use egress_tests::{Lab, steady};
 use rustix::process::Signal;
-
-/// The echo's port by UDP too.
-const ECHO_UDP: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo-udp}
-spec:
-  hosts: [echo-udp.example]
-  ports: [{number: 7, name: udp, protocol: UDP}]
-  resolution: DNS
-";
 
 /// How long the agent may take to ask for more memory than it gets.
 const KILLED_WITHIN: Duration = Duration::from_secs(20);
 
 fn seconds() -> u64 {
     env::var("EGRESS_HARDENING_SECONDS").map_or(60, |s| s.parse().unwrap())
-}
-
-fn count(counts: &Counts, name: &str) -> u64 {
-    counts.get(name).copied().unwrap_or(0)
-}
-
-/// All results of one kind but those given.
-fn others(counts: &Counts, kind: &str, but: &[&str]) -> Vec<(String, u64)> {
-    counts
-        .iter()
-        .filter(|(name, _)| name.split('.').next() == Some(kind))
-        .filter(|(name, _)| !but.iter().any(|b| **name == format!("{kind}.{b}")))
-        .map(|(name, n)| (name.clone(), *n))
-        .collect()
 }
 
 /// SIGSTOP, SIGCONT. What the kernel decides by itself goes on meanwhile.
@@ -95,35 +68,7 @@ fn out_of_memory(lab: &mut Lab, memory: &MemoryLimit) {
 #[test]
 fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
     let mut lab = Lab::start().unwrap();
-    // A connect a millisecond uses up the ports in less than their TIME_WAIT.
-    for (key, value) in [
-        ("tcp_tw_reuse", "1"),
-        ("ip_local_port_range", "16000 65000"),
-    ] {
-        lab.node().sysctl(&format!("ipv4/{key}"), value).unwrap();
-    }
-    lab.dns
-        .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
-    for (name, text) in [
-        ("echo.yaml", ECHO),
-        ("echo-udp.yaml", ECHO_UDP),
-        ("httpbin.yaml", HTTPBIN),
-    ] {
-        lab.rules(name, text).unwrap();
-    }
-    let load = Load::start(
-        &lab.client_place(),
-        &[
-            "mix",
-            "--direct",
-            &format!("{}:7", v4(host::ECHO)),
-            "--proxied",
-            &format!("{}:80", v4(host::HTTPBIN)),
-            "--unlisted",
-            &format!("{}:80", v4(host::BYSTANDER)),
-        ],
-    )
-    .unwrap();
+    let load = steady::start(&lab).unwrap();
     let memory = MemoryLimit::around(lab.agent_place().cgroup.unwrap()).unwrap();
     let end = Instant::now() + Duration::from_secs(seconds());
     let mut rounds = 0_u32;
@@ -147,28 +92,5 @@ fn nothing_leaks_and_no_direct_flow_is_denied_whatever_happens_to_the_agent() {
         println!("  {name:<24} {n}");
     }
     assert!(rounds > 0);
-    for kind in ["standing", "direct-tcp", "direct-udp"] {
-        assert!(count(&counts, &format!("{kind}.ok")) > 100, "{counts:?}");
-        assert_eq!(
-            others(&counts, kind, &["ok"]),
-            [],
-            "a false deny: {counts:?}"
-        );
-    }
-    for kind in ["unlisted-tcp", "unlisted-udp"] {
-        assert!(count(&counts, &format!("{kind}.eperm")) > 100, "{counts:?}");
-        assert_eq!(others(&counts, kind, &["eperm"]), [], "a leak: {counts:?}");
-    }
-    assert_eq!(lab.bystander.connections(), 0, "a leak, seen from outside");
-    // Without its proxy a redirected flow is refused, and never goes straight.
-    assert!(count(&counts, "proxied.ok") > 0, "{counts:?}");
-    assert_eq!(
-        others(
-            &counts,
-            "proxied",
-            &["ok", "econnrefused", "eperm", "errno104"]
-        ),
-        [],
-        "{counts:?}"
-    );
+    steady::assert_held(&lab, &counts);
 }

@@ -1,0 +1,107 @@
+//! The load under which a test kills, stops or replaces the agent: what must go on is tried without
+//! a pause, and so is what must stay denied.
+//!
+//! Owns the rules, the load's targets and what must have come of each. What happens to the agent
+//! meanwhile is the test's.
+
+use anyhow::Result;
+
+use crate::lab::{Lab, host, v4, v6};
+use crate::load::{Counts, Load};
+use crate::rules::{ECHO, HTTPBIN};
+
+/// The echo's port by UDP too.
+const ECHO_UDP: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: echo-udp}
+spec:
+  hosts: [echo-udp.example]
+  ports: [{number: 7, name: udp, protocol: UDP}]
+  resolution: DNS
+";
+
+/// Each of them must have been tried more often than this for the counts to say anything.
+const AT_LEAST: u64 = 100;
+
+/// Lists the echo by TCP and UDP and `httpbin.org` through the proxy, and starts the load.
+///
+/// # Errors
+/// The rules are not applied, or the load does not start.
+pub fn start(lab: &Lab) -> Result<Load> {
+    // A connect a millisecond uses up the ports in less than their TIME_WAIT.
+    for (key, value) in [
+        ("tcp_tw_reuse", "1"),
+        ("ip_local_port_range", "16000 65000"),
+    ] {
+        lab.node().sysctl(&format!("ipv4/{key}"), value)?;
+    }
+    lab.dns
+        .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
+    for (name, text) in [
+        ("echo.yaml", ECHO),
+        ("echo-udp.yaml", ECHO_UDP),
+        ("httpbin.yaml", HTTPBIN),
+    ] {
+        lab.rules(name, text)?;
+    }
+    Load::start(
+        &lab.client_place(),
+        &[
+            "mix",
+            "--direct",
+            &format!("{}:7", v4(host::ECHO)),
+            "--proxied",
+            &format!("{}:80", v4(host::HTTPBIN)),
+            "--unlisted",
+            &format!("{}:80", v4(host::BYSTANDER)),
+        ],
+    )
+}
+
+/// Panics where a direct flow was denied, or where anything unlisted was let through.
+pub fn assert_held(lab: &Lab, counts: &Counts) {
+    for kind in ["standing", "direct-tcp", "direct-udp"] {
+        assert_only(counts, kind, &["ok"], "a false deny");
+        assert!(count(counts, kind, "ok") > AT_LEAST, "{counts:?}");
+    }
+    for kind in ["unlisted-tcp", "unlisted-udp"] {
+        assert_only(counts, kind, &["eperm"], "a leak");
+        assert!(count(counts, kind, "eperm") > AT_LEAST, "{counts:?}");
+    }
+    assert_eq!(lab.bystander.connections(), 0, "a leak, seen from outside");
+    // A redirected flow without its proxy is denied or reset. It never goes straight.
+    let without_proxy = ["ok", "econnrefused", "eperm", "errno104"];
+    assert_only(counts, "proxied", &without_proxy, "a redirected flow");
+    assert!(count(counts, "proxied", "ok") > 0, "{counts:?}");
+}
+
+fn count(counts: &Counts, kind: &str, result: &str) -> u64 {
+    let name = format!("{kind}.{result}");
+    counts.get(&name).copied().unwrap_or_default()
+}
+
+/// Panics where a try of this kind had another result than those given.
+fn assert_only(counts: &Counts, kind: &str, results: &[&str], what: &str) {
+    let others: Vec<_> = counts
+        .iter()
+        .filter(|(name, _)| name.split('.').next() == Some(kind))
+        .filter(|(name, _)| !results.iter().any(|r| **name == format!("{kind}.{r}")))
+        .collect();
+    assert!(others.is_empty(), "{what}: {others:?} of {counts:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_is_not_among_those_given_is_found() {
+        let counts = Counts::from([("a.ok".to_owned(), 5), ("a.eperm".to_owned(), 1)]);
+        assert_only(&counts, "a", &["ok", "eperm"], "both");
+        let found = std::panic::catch_unwind(|| assert_only(&counts, "a", &["ok"], "one"));
+        assert!(found.is_err());
+        assert_eq!(count(&counts, "a", "ok"), 5);
+        assert_eq!(count(&counts, "b", "ok"), 0);
+    }
+}
