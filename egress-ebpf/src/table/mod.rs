@@ -329,5 +329,4 @@ pub fn find<T: Table + ?Sized>(table: &T, shortest: u32, to: &Destination) -> Op
 }
 
 #[cfg(test)]
-#[path = "table/tests.rs"]
 mod tests;

@@ -276,5 +276,4 @@ fn transport<P: Packet>(packet: &P, proto: u8, at: u32, addr: Addr) -> Result<De
 }
 
 #[cfg(test)]
-#[path = "packet/tests.rs"]
 mod tests;

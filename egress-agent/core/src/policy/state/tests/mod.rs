@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LAB: &str = include_str!("../../../../../examples/httpbin-serviceentry.yaml");
-const TIMEOUT: &str = include_str!("../../../../../examples/httpbin-timeout.yaml");
-const GOOGLE: &str = include_str!("../../../../../examples/google.yaml");
+const LAB: &str = include_str!("../../../../../../examples/httpbin-serviceentry.yaml");
+const TIMEOUT: &str = include_str!("../../../../../../examples/httpbin-timeout.yaml");
+const GOOGLE: &str = include_str!("../../../../../../examples/google.yaml");
 
 fn entry(host: &str, resolution: &str, ports: &str, rest: &str) -> String {
     format!(

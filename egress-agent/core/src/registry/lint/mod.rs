@@ -363,5 +363,4 @@ pub fn name(object: &Object) -> String {
 }
 
 #[cfg(test)]
-#[path = "lint_tests.rs"]
 mod tests;

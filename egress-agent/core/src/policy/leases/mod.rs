@@ -365,5 +365,4 @@ fn release(holders: &mut BTreeMap<Addr, BTreeSet<Arc<str>>>, ip: IpAddr, name: &
 }
 
 #[cfg(test)]
-#[path = "leases_tests.rs"]
 mod tests;
