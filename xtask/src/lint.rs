@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::tasks::{cargo, root, show};
 use crate::tidy::{self, Finding};
-use crate::{ebpf, manifests, provision};
+use crate::{circles, ebpf, manifests, provision};
 
 /// Folders that hold no source of this project.
 const SKIPPED: [&str; 4] = ["target", ".git", "data", "corpus"];
@@ -76,6 +76,10 @@ pub fn tidy() -> Result<()> {
                 }
             }
         }
+    }
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md"))?;
+    for finding in circles::findings(&circles::all(root())?, &architecture) {
+        eprintln!("tidy: note: {finding}");
     }
     if broken > 0 {
         bail!("tidy: {broken} findings in {files} files");

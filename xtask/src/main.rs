@@ -3,6 +3,7 @@
 //! Hands each verb to what carries it out.
 
 mod bench;
+mod circles;
 mod cli;
 mod ebpf;
 mod lint;
