@@ -7,7 +7,7 @@ use super::leases::Leases;
 use super::tables::{Action, Claims, Target, Transport, claim};
 use crate::istio::service_entry::Resolution;
 use crate::registry::hosts;
-use crate::registry::routes::{HostPlan, Subset, To};
+use crate::registry::plan::{HostPlan, Subset, To};
 use crate::registry::services::{Class, Endpoint, Entry, Location, Port, Service};
 use crate::routing::Cluster;
 use ipnet::IpNet;

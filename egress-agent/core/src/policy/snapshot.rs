@@ -7,8 +7,9 @@ use super::claims::{cluster, doors, everywhere, listed_networks, own_networks};
 use super::leases::Leases;
 use crate::istio::service_entry::Resolution;
 use crate::registry::hosts;
-use crate::registry::routes::{HostPlan, HttpPlan, PortPlan, Shares, Subset, To, itself};
+use crate::registry::plan::{HostPlan, HttpPlan, PortPlan, Shares, Subset, To};
 use crate::registry::services::{Class, Service};
+use crate::registry::target::itself;
 use crate::registry::view::View;
 use crate::routing::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost,

@@ -7,7 +7,7 @@
 use super::Registry;
 use super::lint::name;
 use super::not_done::table::{Policy, serves_nothing, traffic_policy};
-use super::routes::Context;
+use super::plan::Context;
 use super::scope::Scope;
 use super::services::Service;
 use crate::istio::destination_rule::DestinationRule;

@@ -1,13 +1,13 @@
-//! Routes of `VirtualService`s for TLS and TCP, and the form of a destination.
+//! Routes of `VirtualService`s for TLS and TCP.
 //!
 //! Order and precedence as in istio `pilot/pkg/networking/core/tls.go`.
 
-use super::destination_policy::{denied, not_carried_out};
+use super::destination_policy::not_carried_out;
 use super::not_done::table::{TCP_MATCH, serves_nothing};
-use super::routes::{Context, Shares, Subset, TcpPlan, TlsPlan, To, shares};
+use super::plan::{Context, Shares, TcpPlan, TlsPlan};
 use super::services::{Service, network};
+use super::target::shares;
 use super::{VirtualService, hosts};
-use crate::istio::fields::Destination;
 use crate::istio::virtual_service::RouteDestination;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -125,50 +125,4 @@ fn destinations(
 ) -> Shares {
     let route = route.iter().map(|r| (r.weight, r.destination.as_ref()));
     shares(route, vs, port, context)
-}
-
-/// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the
-/// service's only one, else the one that was dialled.
-pub(super) fn target(
-    to: &Destination,
-    vs: &VirtualService,
-    dialled: u16,
-    context: &Context<'_>,
-) -> To {
-    let host = hosts::full_name(
-        &to.host,
-        &vs.object.meta.namespace,
-        &context.registry.domain,
-    );
-    let service = context.services.get(&host);
-    let only = || {
-        let ports = service?.ports();
-        (ports.len() == 1).then(|| ports.keys().next().copied())?
-    };
-    let port = match &to.port {
-        // A number that is no port leads nowhere: no service lists port 0.
-        Some(port) => u16::try_from(port.number).unwrap_or(0),
-        None => only().unwrap_or(dialled),
-    };
-    let subset = if to.subset.is_empty() {
-        Subset::All
-    } else {
-        let namespace = service
-            .and_then(|s| s.entries.first())
-            .map(|e| e.object.meta.namespace.as_str());
-        let found = context.registry.subset(
-            &host,
-            namespace.unwrap_or_default(),
-            &to.subset,
-            context.scope,
-        );
-        found.map_or(Subset::Undefined, Subset::Labels)
-    };
-    let denied = service.and_then(|s| denied(&host, Some(&to.subset), port, s, context));
-    To {
-        host,
-        port,
-        subset,
-        denied,
-    }
 }

@@ -10,11 +10,13 @@ pub mod hosts;
 mod l4;
 pub mod lint;
 pub mod not_done;
-pub mod routes;
+pub mod plan;
+mod routes;
 pub mod scope;
 #[cfg(test)]
 mod scope_tests;
 pub mod services;
+pub mod target;
 #[cfg(test)]
 mod tests;
 pub mod view;

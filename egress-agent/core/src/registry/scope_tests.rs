@@ -1,7 +1,7 @@
 //! What each workload sees, and how several share policies.
 
 use super::Registry;
-use super::routes::Subset;
+use super::plan::Subset;
 use super::scope::Workload;
 use super::view::View;
 use crate::istio::{Object, decode};

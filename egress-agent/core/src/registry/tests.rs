@@ -2,7 +2,7 @@
 
 use super::Registry;
 use super::not_done::not_done;
-use super::routes::{HostPlan, To};
+use super::plan::{HostPlan, To};
 use super::scope::Workload;
 use super::view::View;
 use crate::istio::{Object, decode};

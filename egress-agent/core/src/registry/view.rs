@@ -2,7 +2,8 @@
 //!
 //! Owns which entry is visible, and what must be looked at anew when some rules changed.
 
-use super::routes::{self, Context, HostPlan};
+use super::plan::{Context, HostPlan};
+use super::routes;
 use super::scope::{Imported, Scope};
 use super::services::{Entry, Service};
 use super::{Registry, hosts};

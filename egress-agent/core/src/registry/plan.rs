@@ -1,0 +1,150 @@
+//! What services do with flows, as data: the routes of each port and the destinations that they name
+//! by host and port.
+//!
+//! Where destinations are at the moment is `policy`'s business; which route applies is `routes`'.
+
+use super::Registry;
+use super::scope::Scope;
+use super::services::Service;
+use crate::routing::HttpMatch;
+use crate::traffic::{HttpAction, NoAction, RoutePolicy};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A destination: a service's host, one of its ports, and which of its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct To {
+    /// Host in canonical form; may be registered or not.
+    pub host: Arc<str>,
+    /// Port of that service.
+    pub port: u16,
+    /// Which endpoints.
+    pub subset: Subset,
+    /// Why it serves nothing, whatever its addresses: a rule about it cannot be carried out.
+    pub denied: Option<Arc<str>>,
+}
+
+/// Which endpoints of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subset {
+    /// All.
+    #[default]
+    All,
+    /// Those with these labels.
+    Labels(Arc<BTreeMap<String, String>>),
+    /// One that no `DestinationRule` defines.
+    Undefined,
+}
+
+/// Destinations by weight; none means that what the route does cannot be done.
+pub type Shares = Vec<(u32, To)>;
+
+/// One HTTP route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpPlan {
+    /// Requests that it is for, any of them; empty means all.
+    pub matches: Vec<HttpMatch>,
+    /// What it does with them.
+    pub action: Result<HttpAction<Shares>, NoAction>,
+    /// What it asks for besides.
+    pub policy: Arc<RoutePolicy>,
+}
+
+impl HttpPlan {
+    /// Every request to one destination.
+    pub(super) fn all(to: To) -> Self {
+        Self {
+            matches: Vec::new(),
+            action: Ok(HttpAction::Forward(vec![(1, to)])),
+            policy: Arc::default(),
+        }
+    }
+}
+
+/// One TLS route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsPlan {
+    /// Server names.
+    pub sni_hosts: Vec<String>,
+    /// `destinationSubnets`; empty means all.
+    pub nets: Vec<IpNet>,
+    /// Where it goes.
+    pub to: Shares,
+}
+
+/// One TCP route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpPlan {
+    /// `destinationSubnets`; `None` means the addresses of the service itself.
+    pub nets: Option<Vec<IpNet>>,
+    /// Where it goes.
+    pub to: Shares,
+}
+
+/// What one port of one service does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PortPlan {
+    /// Routes of the virtual host, if HTTP is spoken here.
+    pub http: Option<Vec<HttpPlan>>,
+    /// Routes of `VirtualService`s for TLS.
+    pub tls: Vec<TlsPlan>,
+    /// Whether the service's own name leads to it by SNI.
+    pub own_name: bool,
+    /// Routes of `VirtualService`s for TCP.
+    pub tcp: Vec<TcpPlan>,
+    /// Whether bytes that name nobody go to the service by its addresses.
+    pub opaque: bool,
+    /// Why the service itself serves nothing on this port.
+    pub denied: Option<Arc<str>>,
+}
+
+impl PortPlan {
+    /// Every destination that its routes lead to, but not the service itself.
+    pub fn destinations(&self) -> impl Iterator<Item = &To> {
+        let actions = self.http.iter().flatten().flat_map(|r| &r.action);
+        let http = actions.filter_map(HttpAction::destinations).flatten();
+        let tls = self.tls.iter().flat_map(|r| &r.to);
+        let tcp = self.tcp.iter().flat_map(|r| &r.to);
+        http.chain(tls).chain(tcp).map(|(_, to)| to)
+    }
+}
+
+/// Every TCP port of one service. A list, since there are as many as hosts and each has a few.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostPlan(Vec<(u16, PortPlan)>);
+
+impl From<Vec<(u16, PortPlan)>> for HostPlan {
+    fn from(mut ports: Vec<(u16, PortPlan)>) -> Self {
+        ports.shrink_to_fit();
+        Self(ports)
+    }
+}
+
+impl HostPlan {
+    /// The plan of a port.
+    pub fn get(&self, port: u16) -> Option<&PortPlan> {
+        self.iter().find(|(p, _)| *p == port).map(|(_, plan)| plan)
+    }
+
+    /// Every port with its plan.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &PortPlan)> {
+        self.0.iter().map(|(port, plan)| (*port, plan))
+    }
+
+    /// Every destination that the routes lead to.
+    pub fn destinations(&self) -> impl Iterator<Item = &To> {
+        self.0.iter().flat_map(|(_, plan)| plan.destinations())
+    }
+}
+
+/// What plans are made with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Rules.
+    pub registry: &'a Registry,
+    /// Services that are visible.
+    pub services: &'a BTreeMap<Arc<str>, Arc<Service>>,
+    /// To whom.
+    pub scope: &'a Scope,
+}

@@ -1,0 +1,80 @@
+//! Where a rule's destination leads: which service, port and subset, and its share.
+//!
+//! Source of the port's choice: istio `GetDestinationCluster`.
+
+use super::destination_policy::denied;
+use super::plan::{Context, Shares, Subset, To};
+use super::services::Service;
+use super::{VirtualService, hosts};
+use crate::istio::fields::Destination;
+use std::sync::Arc;
+
+/// The way to a service itself, and why it serves nothing where it does.
+pub fn itself(service: &Service, port: u16, denied: Option<&Arc<str>>) -> To {
+    To {
+        host: Arc::clone(&service.host),
+        port,
+        subset: Subset::All,
+        denied: denied.cloned(),
+    }
+}
+
+/// Destinations by weight. A single one gets everything, whatever its weight.
+pub(super) fn shares<'a>(
+    route: impl Iterator<Item = (i32, Option<&'a Destination>)>,
+    vs: &VirtualService,
+    port: u16,
+    context: &Context<'_>,
+) -> Shares {
+    let all: Vec<_> = route
+        .filter_map(|(w, to)| Some((w, target(to?, vs, port, context))))
+        .collect();
+    if let [(_, only)] = all.as_slice() {
+        return vec![(1, only.clone())];
+    }
+    let weighted = all
+        .into_iter()
+        .map(|(w, to)| (u32::try_from(w).unwrap_or(0), to));
+    weighted.filter(|(w, _)| *w > 0).collect()
+}
+
+/// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the
+/// service's only one, else the one that was dialled.
+fn target(to: &Destination, vs: &VirtualService, dialled: u16, context: &Context<'_>) -> To {
+    let host = hosts::full_name(
+        &to.host,
+        &vs.object.meta.namespace,
+        &context.registry.domain,
+    );
+    let service = context.services.get(&host);
+    let only = || {
+        let ports = service?.ports();
+        (ports.len() == 1).then(|| ports.keys().next().copied())?
+    };
+    let port = match &to.port {
+        // A number that is no port leads nowhere: no service lists port 0.
+        Some(port) => u16::try_from(port.number).unwrap_or(0),
+        None => only().unwrap_or(dialled),
+    };
+    let subset = if to.subset.is_empty() {
+        Subset::All
+    } else {
+        let namespace = service
+            .and_then(|s| s.entries.first())
+            .map(|e| e.object.meta.namespace.as_str());
+        let found = context.registry.subset(
+            &host,
+            namespace.unwrap_or_default(),
+            &to.subset,
+            context.scope,
+        );
+        found.map_or(Subset::Undefined, Subset::Labels)
+    };
+    let denied = service.and_then(|s| denied(&host, Some(&to.subset), port, s, context));
+    To {
+        host,
+        port,
+        subset,
+        denied,
+    }
+}
