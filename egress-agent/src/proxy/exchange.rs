@@ -50,11 +50,11 @@ pub(super) async fn exchange(
 ) -> Response<ReplyBody> {
     let client = &connection.client;
     let cluster = &to.cluster;
-    ticket.record.service = Some(cluster.host.clone());
+    ticket.record.service = Some(cluster.id.host.to_string());
     let mut order = client.addresses_of(cluster);
     if order.is_empty() {
         let name = Some(ticket.record.host.as_str());
-        let reason = RefusalReason::NoEndpoint(cluster.host.clone());
+        let reason = RefusalReason::NoEndpoint(cluster.id.host.to_string());
         let Some(dialled) = client.audited(&reason, name) else {
             client.refuse(reason, name);
             return local_response(&LocalReply::no_healthy_upstream(), ticket);
@@ -71,8 +71,8 @@ pub(super) async fn exchange(
             request_id: &numbers.to_string(),
             trace_id: uuid::Uuid::new_v4().as_u128(),
             timeout: to.policy.timeout,
-            service_host: &cluster.host,
-            service_port: cluster.port,
+            service_host: &cluster.id.host,
+            service_port: cluster.id.port,
             websocket: to.websocket,
         },
     );

@@ -53,7 +53,7 @@ pub(super) async fn forward(
 ) {
     let counters = downstream.counters();
     let mut ticket = ticket(Arc::clone(&counters));
-    ticket.record.service = Some(cluster.host.clone());
+    ticket.record.service = Some(cluster.id.host.to_string());
     let removed = |ticket: &mut Ticket| {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
         client.refuse(RefusalReason::Removed, name);
@@ -65,7 +65,7 @@ pub(super) async fn forward(
     let mut order = client.addresses_of(cluster);
     if order.is_empty() {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
-        let reason = RefusalReason::NoEndpoint(cluster.host.clone());
+        let reason = RefusalReason::NoEndpoint(cluster.id.host.to_string());
         let Some(dialled) = client.audited(&reason, name) else {
             client.refuse(reason, name);
             return ticket.flag(ResponseFlag::UH);

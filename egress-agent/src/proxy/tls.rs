@@ -61,7 +61,7 @@ pub(super) async fn pass_through(
             return tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
         TlsDecision::NotCarriedOut(why) => RefusalReason::NotCarriedOut(why),
-        TlsDecision::NoCluster(cluster) => RefusalReason::NoCluster(cluster.host.clone()),
+        TlsDecision::NoCluster(cluster) => RefusalReason::NoCluster(cluster.id.host.to_string()),
         TlsDecision::UnlistedName if name.is_none() => {
             let routes = client.shared.routes.load();
             routes.no_server_name(policy, client.origin.destination)

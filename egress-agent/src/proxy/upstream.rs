@@ -127,9 +127,7 @@ impl Upstream {
 
     /// Whether the connection was made for this service at this address.
     fn fits(&self, service: &Cluster, address: SocketAddr) -> bool {
-        self.address == address
-            && self.service.host == service.host
-            && self.service.port == service.port
+        self.address == address && self.service.id == service.id
     }
 }
 

@@ -5,14 +5,14 @@ use egress_agent::proxy::{Limits, RefusalReason};
 use egress_core::routing::{
     Cluster, HttpRoute, PortKind, PortRoutes, Split, TlsRoute, VirtualHost,
 };
+use egress_core::traffic::ClusterId;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A port whose one host is wherever the client says, at the port of `origin`.
 fn as_dialled(origin: SocketAddr, nets: &[&str]) -> PortRoutes {
     let cluster = Arc::new(Cluster {
-        host: HOST.into(),
-        port: PORT,
+        id: ClusterId::new(HOST, PORT),
         original_dst: Some(origin.port()),
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
         ..Cluster::default()

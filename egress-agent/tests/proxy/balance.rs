@@ -5,6 +5,7 @@ use crate::tls::real_hello;
 use egress_core::routing::{
     Cluster, HttpRoute, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost,
 };
+use egress_core::traffic::ClusterId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,8 +28,7 @@ async fn origin(name: usize) -> SocketAddr {
 
 fn service(endpoints: &[SocketAddr]) -> Arc<Cluster> {
     Arc::new(Cluster {
-        host: HOST.into(),
-        port: PORT,
+        id: ClusterId::new(HOST, PORT),
         endpoints: endpoints.to_vec(),
         balanced: true,
         ..Cluster::default()

@@ -4,6 +4,7 @@
 use crate::support::*;
 use egress_agent::proxy::{Limits, RefusalReason};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
+use egress_core::traffic::ClusterId;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +46,7 @@ async fn websocket() -> SocketAddr {
 
 fn tcp_port(origin: SocketAddr) -> PortRoutes {
     let cluster = Cluster {
-        host: "tcp.example".into(),
-        port: 80,
+        id: ClusterId::new("tcp.example", 80),
         endpoints: vec![origin],
         ..Cluster::default()
     };

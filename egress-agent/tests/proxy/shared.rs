@@ -3,6 +3,7 @@
 use crate::support::*;
 use egress_agent::proxy::{Limits, Protocol, RefusalReason};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
+use egress_core::traffic::ClusterId;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,7 @@ use tokio::io::AsyncWriteExt;
 /// The port with one more route, for bytes to where the tests' client dialled.
 fn beside(mut port: PortRoutes, sniffed: bool, origin: SocketAddr) -> PortRoutes {
     let cluster = Cluster {
-        host: "tcp.example".into(),
-        port: origin.port(),
+        id: ClusterId::new("tcp.example", origin.port()),
         endpoints: vec![origin],
         ..Cluster::default()
     };

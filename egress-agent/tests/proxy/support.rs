@@ -9,7 +9,7 @@ use egress_core::routing::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
     VirtualHost,
 };
-use egress_core::traffic::RoutePolicy;
+use egress_core::traffic::{ClusterId, RoutePolicy};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -174,8 +174,7 @@ pub fn table(port: PortRoutes) -> RouteTable {
 
 pub fn cluster(host: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
     Arc::new(Cluster {
-        host: host.into(),
-        port: 80,
+        id: ClusterId::new(host, 80),
         endpoints: endpoints.to_vec(),
         ..Cluster::default()
     })

@@ -48,7 +48,7 @@ pub fn claims(
                 class,
                 ruled: plan
                     .get(port.number)
-                    .is_some_and(|p| !p.tcp.is_empty() || p.denied.is_some()),
+                    .is_some_and(|p| !p.tcp.is_empty() || p.own.policy.denied.is_some()),
             };
             match entry.resolution {
                 Resolution::None => own.as_dialled(&mut claims),
@@ -207,25 +207,30 @@ fn endpoints(
 /// Where a destination is at the moment, for the proxy to dial. `service` is the destination's, if
 /// it is registered.
 pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
-    if let Some(why) = &to.denied {
-        return Cluster {
-            host: to.host.to_string(),
-            port: to.port,
-            denied: Some(Arc::clone(why)),
-            ..Cluster::default()
-        };
+    let of_rules = || Cluster {
+        id: to.id.clone(),
+        policy: Arc::clone(&to.policy),
+        ..Cluster::default()
+    };
+    if to.policy.denied.is_some() {
+        return of_rules();
     }
-    let found = service.filter(|s| s.class(to.port).is_some_and(|c| c != Class::Udp));
+    let missing = || Cluster {
+        missing: true,
+        ..of_rules()
+    };
+    let port = to.id.port;
+    let found = service.filter(|s| s.class(port).is_some_and(|c| c != Class::Udp));
     let labels = match &to.subset {
         Subset::All => None,
         Subset::Labels(labels) => Some(labels.as_ref()),
-        Subset::Undefined => return missing(to),
+        Subset::Undefined => return missing(),
     };
     let Some(service) = found else {
-        return missing(to);
+        return missing();
     };
     let resolution = service.resolution();
-    let with_port = || with_port(service, to.port);
+    let with_port = || with_port(service, port);
     let pick = Pick {
         leased: false,
         labels,
@@ -243,30 +248,19 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
     let target = || {
         with_port()
             .find_map(|(_, port)| port.target)
-            .unwrap_or(to.port)
+            .unwrap_or(port)
     };
     let as_dialled = resolution == Resolution::None;
     Cluster {
-        host: service.host.to_string(),
-        port: to.port,
         endpoints,
         original_dst: as_dialled.then(target),
         nets: if as_dialled {
-            own_networks(service, to.port)
+            own_networks(service, port)
         } else {
             Vec::new()
         },
         balanced: resolution == Resolution::Static,
-        ..Cluster::default()
-    }
-}
-
-fn missing(to: &To) -> Cluster {
-    Cluster {
-        host: to.host.to_string(),
-        port: to.port,
-        missing: true,
-        ..Cluster::default()
+        ..of_rules()
     }
 }
 

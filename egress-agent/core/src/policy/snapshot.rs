@@ -7,13 +7,13 @@ use super::claims::{cluster, doors, everywhere, listed_networks, own_networks};
 use super::leases::Leases;
 use crate::istio::service_entry::Resolution;
 use crate::registry::hosts;
-use crate::registry::plan::{HostPlan, HttpPlan, PortPlan, Shares, Subset, To};
+use crate::registry::plan::{HostPlan, HttpPlan, PortPlan, Shares, To};
 use crate::registry::services::{Class, Service};
-use crate::registry::target::itself;
 use crate::registry::view::View;
 use crate::routing::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost,
 };
+use crate::traffic::ClusterId;
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,10 +84,10 @@ impl Snapshot {
     pub fn replan(&mut self, host: &Arc<str>, old: &HostPlan, view: &View, leases: &Leases) {
         for (port, plan) in old.iter() {
             let door = door(port, host);
-            for to in destinations(host, port, plan) {
+            for to in destinations(plan) {
                 self.users.remove(&(to.clone(), door.clone()));
-                if self.doors_to(&to).next().is_none() {
-                    self.clusters.remove(&to);
+                if self.doors_to(to).next().is_none() {
+                    self.clusters.remove(to);
                 }
             }
             self.parts.remove(&door);
@@ -96,8 +96,8 @@ impl Snapshot {
         }
         for (port, plan) in view.plans.get(host).into_iter().flat_map(HostPlan::iter) {
             let door = door(port, host);
-            for to in destinations(host, port, plan) {
-                self.users.insert((to, door.clone()));
+            for to in destinations(plan) {
+                self.users.insert((to.clone(), door.clone()));
             }
             self.stale.insert(door);
         }
@@ -114,14 +114,12 @@ impl Snapshot {
     pub fn relocate(&mut self, host: &Arc<str>, view: &View, leases: &Leases) {
         let service = view.services.get(host).map(AsRef::as_ref);
         let first = To {
-            host: Arc::clone(host),
-            port: 0,
-            subset: Subset::All,
-            denied: None,
+            id: ClusterId::new(Arc::clone(host), 0),
+            ..To::default()
         };
         let uses = self.users.range((first, first_door())..);
         let mut made: Option<(&To, bool)> = None;
-        for (to, door) in uses.take_while(|(to, _)| to.host == *host) {
+        for (to, door) in uses.take_while(|(to, _)| to.id.host == *host) {
             let changed = match made {
                 Some((held, changed)) if held == to => changed,
                 _ => {
@@ -217,7 +215,7 @@ impl Snapshot {
             Arc::new(TlsRoute {
                 sni_hosts: vec![service.host.to_string()],
                 nets: Vec::new(),
-                to: clusters.split(&vec![(1, itself(service, port, plan.denied.as_ref()))]),
+                to: Split::one(clusters.of(&plan.own)),
             })
         });
         Part {
@@ -288,14 +286,8 @@ impl Snapshot {
 }
 
 /// Every destination of a port's routes, itself included.
-fn destinations(host: &Arc<str>, port: u16, plan: &PortPlan) -> impl Iterator<Item = To> {
-    let own = To {
-        host: Arc::clone(host),
-        port,
-        subset: Subset::All,
-        denied: plan.denied.clone(),
-    };
-    plan.destinations().cloned().chain([own])
+fn destinations(plan: &PortPlan) -> impl Iterator<Item = &To> {
+    plan.destinations().chain([&plan.own])
 }
 
 /// Destinations as they are at the moment.
@@ -308,7 +300,7 @@ struct Clusters<'a> {
 impl Clusters<'_> {
     fn of(&mut self, to: &To) -> Arc<Cluster> {
         let make = || {
-            let service = self.view.services.get(&to.host);
+            let service = self.view.services.get(&to.id.host);
             Arc::new(cluster(service.map(AsRef::as_ref), to, self.leases))
         };
         Arc::clone(self.known.entry(to.clone()).or_insert_with(make))
@@ -354,15 +346,13 @@ impl Clusters<'_> {
         if plan.opaque {
             // As in the kernel, had no name been listed beside it: straight through.
             let straight = Cluster {
-                host: service.host.to_string(),
-                port,
+                id: plan.own.id.clone(),
                 original_dst: Some(port),
-                denied: plan.denied.clone(),
+                policy: Arc::clone(&plan.own.policy),
                 ..Cluster::default()
             };
             add(doors.endpoints, Split::one(Arc::new(straight)));
-            let own = itself(service, port, plan.denied.as_ref());
-            add(doors.others, self.split(&vec![(1, own)]));
+            add(doors.others, Split::one(self.of(&plan.own)));
         }
         routes
     }

@@ -1,17 +1,18 @@
-//! `DestinationRule`s: which ones hold for a destination, the subsets they define, and what of their
-//! traffic policies makes a destination serve nothing.
+//! `DestinationRule`s: which ones hold for a destination, the subsets they define, and the policy that
+//! they give to its cluster.
 //!
-//! Source of the choice: istio `pilot/pkg/model/push_context.go` `destinationRule`. Carries out no
-//! traffic policy.
+//! Source of the choice: istio `pilot/pkg/model/push_context.go` `destinationRule`. How policies merge
+//! is `traffic`'s.
 
 use super::Registry;
 use super::lint::name;
-use super::not_done::table::{Policy, serves_nothing, traffic_policy};
+use super::not_done::table::{serves_nothing, traffic_policy};
 use super::plan::Context;
 use super::scope::Scope;
 use super::services::Service;
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::{Object, Spec};
+use crate::traffic::{ClusterPolicy, MergedPolicy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -79,15 +80,15 @@ impl Registry {
     }
 }
 
-/// Why a destination serves nothing: a field of a traffic policy that holds for it is not carried
-/// out and protects.
-pub(super) fn denied(
+/// The policy of a destination. It denies where a field of a traffic policy that holds for it is not
+/// carried out and protects.
+pub(super) fn policy(
     host: &str,
     subset: Option<&str>,
     port: u16,
     service: &Service,
     context: &Context<'_>,
-) -> Option<Arc<str>> {
+) -> ClusterPolicy {
     let of = service.entries.first();
     let of = of.map_or("", |e| e.object.meta.namespace.as_str());
     let rules = context
@@ -95,11 +96,11 @@ pub(super) fn denied(
         .destination_rules_for(host, of, context.scope);
     // Each rule by itself: of several for one host Istio takes the first policy that it finds, by
     // an order that a file does not show.
-    rules.into_iter().find_map(|(object, rule)| {
+    let denied = rules.into_iter().find_map(|(object, rule)| {
         if let Some(why) = &object.denied {
             return Some(Arc::clone(why));
         }
-        let mut policy = Policy::default();
+        let mut policy = MergedPolicy::default();
         if let Some(own) = &rule.traffic_policy {
             policy = policy.under(own, port);
         }
@@ -113,7 +114,8 @@ pub(super) fn denied(
         }
         let field = serves_nothing(&traffic_policy(), &policy)?;
         Some(not_carried_out(&format!("trafficPolicy.{field}"), object))
-    })
+    });
+    ClusterPolicy { denied }
 }
 
 /// The reason that a log line, `explain` and the proxy give.

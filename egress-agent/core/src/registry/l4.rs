@@ -9,9 +9,9 @@ use super::services::{Service, network};
 use super::target::shares;
 use super::{VirtualService, hosts};
 use crate::istio::virtual_service::RouteDestination;
+use crate::traffic::ClusterPolicy;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// What both kinds of match have in common.
 struct Conditions<'a> {
@@ -92,7 +92,7 @@ pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tc
                     let field = format!("spec.tcp[{index}].match[{n}].{field}");
                     let why = not_carried_out(&field, &vs.object);
                     for (_, to) in &mut to {
-                        to.denied = Some(Arc::clone(&why));
+                        to.policy = ClusterPolicy::denying(&why);
                     }
                 }
                 let whole = m.destination_subnets.is_empty();

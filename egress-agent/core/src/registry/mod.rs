@@ -16,7 +16,7 @@ pub mod scope;
 #[cfg(test)]
 mod scope_tests;
 pub mod services;
-pub mod target;
+mod target;
 #[cfg(test)]
 mod tests;
 pub mod view;

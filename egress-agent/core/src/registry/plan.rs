@@ -7,22 +7,20 @@ use super::Registry;
 use super::scope::Scope;
 use super::services::Service;
 use crate::routing::HttpMatch;
-use crate::traffic::{HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A destination: a service's host, one of its ports, and which of its endpoints.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct To {
-    /// Host in canonical form; may be registered or not.
-    pub host: Arc<str>,
-    /// Port of that service.
-    pub port: u16,
-    /// Which endpoints.
+    /// Which service, port and subset.
+    pub id: ClusterId,
+    /// Which endpoints of the service.
     pub subset: Subset,
-    /// Why it serves nothing, whatever its addresses: a rule about it cannot be carried out.
-    pub denied: Option<Arc<str>>,
+    /// What `DestinationRule`s ask for it.
+    pub policy: Arc<ClusterPolicy>,
 }
 
 /// Which endpoints of a service.
@@ -95,12 +93,12 @@ pub struct PortPlan {
     pub tcp: Vec<TcpPlan>,
     /// Whether bytes that name nobody go to the service by its addresses.
     pub opaque: bool,
-    /// Why the service itself serves nothing on this port.
-    pub denied: Option<Arc<str>>,
+    /// The way to the service itself.
+    pub own: To,
 }
 
 impl PortPlan {
-    /// Every destination that its routes lead to, but not the service itself.
+    /// Every destination that its routes lead to, without `own`.
     pub fn destinations(&self) -> impl Iterator<Item = &To> {
         let actions = self.http.iter().flatten().flat_map(|r| &r.action);
         let http = actions.filter_map(HttpAction::destinations).flatten();

@@ -6,7 +6,7 @@
 
 use super::VirtualService;
 use super::delegate::merged;
-use super::destination_policy::{denied, not_carried_out};
+use super::destination_policy::{not_carried_out, policy};
 use super::l4::{tcp, tls};
 use super::not_done::denied_route;
 use super::plan::{Context, HostPlan, HttpPlan, PortPlan, To};
@@ -14,7 +14,7 @@ use super::services::{Class, Service};
 use super::target::{itself, shares};
 use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute};
 use crate::routing::HttpMatch;
-use crate::traffic::{HttpAction, NoAction};
+use crate::traffic::{ClusterPolicy, HttpAction, NoAction};
 use std::sync::Arc;
 
 /// What a service does with flows, by port. UDP ports are not here.
@@ -27,13 +27,15 @@ pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
         if port.class == Class::Udp {
             continue;
         }
+        let policy = match &invalid {
+            Some(why) => ClusterPolicy::denying(why),
+            None => Arc::new(policy(&service.host, None, number, service, context)),
+        };
+        let own = itself(service, number, policy);
         let mut plan = PortPlan {
-            denied: invalid
-                .clone()
-                .or_else(|| denied(&service.host, None, number, service, context)),
+            own: own.clone(),
             ..PortPlan::default()
         };
-        let own = itself(service, number, plan.denied.as_ref());
         if invalid.is_some() {
             plan.http = port.class.is_http().then(|| vec![HttpPlan::all(own)]);
             plan.own_name = port.class == Class::Tls;

@@ -2,20 +2,20 @@
 //!
 //! Source of the port's choice: istio `GetDestinationCluster`.
 
-use super::destination_policy::denied;
+use super::destination_policy::policy;
 use super::plan::{Context, Shares, Subset, To};
 use super::services::Service;
 use super::{VirtualService, hosts};
 use crate::istio::fields::Destination;
+use crate::traffic::{ClusterId, ClusterPolicy};
 use std::sync::Arc;
 
-/// The way to a service itself, and why it serves nothing where it does.
-pub fn itself(service: &Service, port: u16, denied: Option<&Arc<str>>) -> To {
+/// The way to a service itself.
+pub(super) fn itself(service: &Service, port: u16, policy: Arc<ClusterPolicy>) -> To {
     To {
-        host: Arc::clone(&service.host),
-        port,
+        id: ClusterId::new(Arc::clone(&service.host), port),
         subset: Subset::All,
-        denied: denied.cloned(),
+        policy,
     }
 }
 
@@ -70,11 +70,14 @@ fn target(to: &Destination, vs: &VirtualService, dialled: u16, context: &Context
         );
         found.map_or(Subset::Undefined, Subset::Labels)
     };
-    let denied = service.and_then(|s| denied(&host, Some(&to.subset), port, s, context));
+    let policy = service.map(|s| policy(&host, Some(&to.subset), port, s, context));
     To {
-        host,
-        port,
+        id: ClusterId {
+            host,
+            port,
+            subset: to.subset.as_str().into(),
+        },
         subset,
-        denied,
+        policy: Arc::new(policy.unwrap_or_default()),
     }
 }

@@ -58,7 +58,7 @@ fn http(text: &str, host: &str) -> Vec<String> {
     let routes = plan.get(80).unwrap().http.iter().flatten();
     routes
         .map(|r| {
-            let to = |(weight, to): &(u32, To)| format!("{}:{}*{weight} ", to.host, to.port);
+            let to = |(weight, to): &(u32, To)| format!("{}:{}*{weight} ", to.id.host, to.id.port);
             let shares = r.action.iter().filter_map(HttpAction::destinations);
             let to: String = shares.flatten().map(to).collect();
             to + &r.policy.timeout.unwrap_or_default().as_secs().to_string()
@@ -200,7 +200,7 @@ fn a_tls_match_takes_the_port_from_the_services_own_name() {
     assert_eq!(
         (
             matched.tls[0].sni_hosts.as_slice(),
-            &*matched.tls[0].to[0].1.host
+            &*matched.tls[0].to[0].1.id.host
         ),
         (&["a.com".to_owned()][..], "b.com")
     );

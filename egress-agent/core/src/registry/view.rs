@@ -83,10 +83,10 @@ impl View {
     fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> HostPlan {
         let old = self.plans.remove(host).unwrap_or_default();
         for to in old.destinations() {
-            if let Some(users) = self.used_by.get_mut(&to.host) {
+            if let Some(users) = self.used_by.get_mut(&to.id.host) {
                 users.remove(host);
                 if users.is_empty() {
-                    self.used_by.remove(&to.host);
+                    self.used_by.remove(&to.id.host);
                 }
             }
         }
@@ -100,8 +100,8 @@ impl View {
         };
         let plan = routes::plan(service, &context);
         for to in plan.destinations() {
-            if to.host != *host {
-                let users = self.used_by.entry(Arc::clone(&to.host)).or_default();
+            if to.id.host != *host {
+                let users = self.used_by.entry(Arc::clone(&to.id.host)).or_default();
                 users.insert(Arc::clone(host));
             }
         }

@@ -5,7 +5,7 @@ use super::matching::{Fit, HttpMatch};
 use super::table::{canonical, within};
 use super::{Cluster, PolicyRoutes, PortRoutes, RefusalReason, RouteTable, Split, Turn};
 use crate::http::authority::parse_authority;
-use crate::traffic::{HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{ClusterId, HttpAction, NoAction, RoutePolicy};
 use http::HeaderMap;
 use ipnet::IpNet;
 use std::cell::OnceCell;
@@ -122,7 +122,7 @@ impl RouteTable {
                     return None;
                 }
                 // It takes the name: a wildcard over it must not have what it denies.
-                if let Some(why) = &cluster.denied {
+                if let Some(why) = &cluster.policy.denied {
                     return Some(TlsDecision::NotCarriedOut(Arc::clone(why)));
                 }
                 if cluster.missing {
@@ -161,7 +161,7 @@ impl RouteTable {
             port.find_tcp(dialled.ip(), |at| {
                 let route = &port.tcp[at];
                 let cluster = route.to.pick(turn)?;
-                if let Some(why) = &cluster.denied {
+                if let Some(why) = &cluster.policy.denied {
                     return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
                 }
                 // One that leads nowhere takes nothing from the others.
@@ -291,21 +291,20 @@ impl PolicyRoutes {
 
 /// Whether a split takes a flow to this address: to a destination, or to deny it. `None`: neither.
 fn leads_somewhere(split: &Split, dialled: SocketAddr) -> Option<bool> {
-    let takes = |c: &Arc<Cluster>| !c.missing && c.denied.is_none() && c.takes(dialled.ip());
+    let takes = |c: &Arc<Cluster>| !c.missing && c.policy.denied.is_none() && c.takes(dialled.ip());
     if split.clusters().any(takes) {
         return Some(true);
     }
     split
         .clusters()
-        .any(|c| c.denied.is_some())
+        .any(|c| c.policy.denied.is_some())
         .then_some(false)
 }
 
 /// What was dialled, whatever it is.
 fn passthrough(dialled: SocketAddr) -> Cluster {
     Cluster {
-        host: PASSTHROUGH.to_owned(),
-        port: dialled.port(),
+        id: ClusterId::new(PASSTHROUGH, dialled.port()),
         original_dst: Some(dialled.port()),
         ..Cluster::default()
     }
@@ -339,7 +338,7 @@ fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Arc<Cluste
     let Some(cluster) = to.pick(turn) else {
         return Err(HttpDecision::NoRoute);
     };
-    if let Some(why) = &cluster.denied {
+    if let Some(why) = &cluster.policy.denied {
         return Err(HttpDecision::NotCarriedOut(Arc::clone(why)));
     }
     if cluster.missing {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::HttpRoute;
-use crate::traffic::HttpAction;
+use crate::traffic::{ClusterId, HttpAction};
 use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,8 +25,7 @@ fn to(port: u16) -> SocketAddr {
 
 fn cluster(host: &str) -> Arc<Cluster> {
     Arc::new(Cluster {
-        host: host.into(),
-        port: 80,
+        id: ClusterId::new(host, 80),
         ..Cluster::default()
     })
 }
@@ -92,7 +91,9 @@ fn the_most_specific_host_wins_whatever_the_order_of_the_list() {
         for (host, expected) in CASES {
             let head = head(host);
             let found = match table.http(7, to(80), &head, 0) {
-                HttpDecision::Act(HttpAction::Forward(cluster), _) => Some(cluster.host.clone()),
+                HttpDecision::Act(HttpAction::Forward(cluster), _) => {
+                    Some(cluster.id.host.to_string())
+                }
                 HttpDecision::UnlistedHost
                 | HttpDecision::NoRoute
                 | HttpDecision::NoCluster(_)
@@ -119,7 +120,7 @@ fn the_most_specific_server_name_wins_and_of_equal_ones_the_first_route() {
         ..PortRoutes::default()
     });
     let find = |name: Option<&str>| match table.tls(7, to(80), name, 0) {
-        TlsDecision::Forward(cluster) => Some(cluster.host.clone()),
+        TlsDecision::Forward(cluster) => Some(cluster.id.host.to_string()),
         TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) | TlsDecision::NoCluster(_) => {
             None
         }
@@ -153,8 +154,8 @@ fn a_server_name_whose_route_leads_to_nothing_registered_is_told_from_an_unliste
         ..PortRoutes::default()
     });
     let told = |name| match table.tls(7, to(80), Some(name), 0) {
-        TlsDecision::Forward(cluster) => format!("to {}", cluster.host),
-        TlsDecision::NoCluster(cluster) => format!("no {}", cluster.host),
+        TlsDecision::Forward(cluster) => format!("to {}", cluster.id.host),
+        TlsDecision::NoCluster(cluster) => format!("no {}", cluster.id.host),
         TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) => "unlisted".to_owned(),
     };
     assert_eq!(told("a.example"), "no gone.example");
@@ -253,7 +254,7 @@ fn ten_thousand_hosts_on_one_port_are_each_found() {
         let host = format!("h{number}.example");
         let head = head(&host);
         assert!(
-            matches!(table.http(7, to(80), &head, 0), HttpDecision::Act(HttpAction::Forward(cluster), _) if cluster.host == host)
+            matches!(table.http(7, to(80), &head, 0), HttpDecision::Act(HttpAction::Forward(cluster), _) if *cluster.id.host == *host)
         );
     }
 }

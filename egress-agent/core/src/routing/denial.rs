@@ -32,7 +32,7 @@ impl HttpDecision {
             }
             Self::NoRoute => (LocalReply::no_route(), RefusalReason::NoRoute),
             Self::NoCluster(cluster) => {
-                let reason = RefusalReason::NoCluster(cluster.host.clone());
+                let reason = RefusalReason::NoCluster(cluster.id.host.to_string());
                 (LocalReply::no_cluster(), reason)
             }
             Self::NotCarriedOut(why) => {

@@ -44,12 +44,12 @@ pub fn candidates(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::traffic::ClusterId;
 
     fn cluster(endpoints: &[&str], original_dst: Option<u16>) -> Cluster {
         let endpoints = endpoints.iter().map(|text| text.parse().unwrap()).collect();
         Cluster {
-            host: "httpbin.org".into(),
-            port: 80,
+            id: ClusterId::new("httpbin.org", 80),
             endpoints,
             original_dst,
             ..Cluster::default()

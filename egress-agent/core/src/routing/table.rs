@@ -4,7 +4,7 @@ use super::index::PortIndex;
 use super::inside::leads_inside;
 use super::matching::HttpMatch;
 use super::turns::{Turn, Turns};
-use crate::traffic::{HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
@@ -199,10 +199,8 @@ impl Split {
 /// A destination: one service on one port and the addresses it has at the moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cluster {
-    /// The service's host as registered; `httpbin.org`.
-    pub host: String,
-    /// The service's port (not the endpoint's): part of `x-envoy-decorator-operation`.
-    pub port: u16,
+    /// Which service, port and subset. Host and port are part of `x-envoy-decorator-operation`.
+    pub id: ClusterId,
     /// Addresses to dial, sorted. Empty is 503 `no healthy upstream`.
     pub endpoints: Vec<SocketAddr>,
     /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
@@ -217,8 +215,8 @@ pub struct Cluster {
     pub balanced: bool,
     /// Whose turn it is among the endpoints.
     pub turns: Turns,
-    /// Why it serves nothing: a rule about it is not carried out and would protect.
-    pub denied: Option<Arc<str>>,
+    /// What `DestinationRule`s ask for it.
+    pub policy: Arc<ClusterPolicy>,
 }
 
 impl Cluster {
@@ -253,7 +251,7 @@ mod tests {
         for weights in [[50, 25, 25], [80, 10, 10], [1, 1, 0], [7, 0, 3]] {
             let named = |(n, w): (usize, &u32)| {
                 let cluster = Cluster {
-                    host: n.to_string(),
+                    id: ClusterId::new(n.to_string(), 80),
                     ..Cluster::default()
                 };
                 (*w, Arc::new(cluster))
@@ -266,6 +264,7 @@ mod tests {
                     let place: usize = split
                         .pick(Turn::At(turn * stride))
                         .unwrap()
+                        .id
                         .host
                         .parse()
                         .unwrap();

@@ -1,11 +1,15 @@
-//! What rules ask of traffic: the action and the policy of a route, as typed values that the
-//! registry builds and the proxy carries out.
+//! What rules ask of traffic: the action and the policy of a route, the policy of a cluster, as
+//! typed values that the registry builds and the proxy carries out.
 //!
 //! Everything between the two carries them unopened: a new field of a rule is read here and carried
 //! out in the proxy. Decides nothing about a flow.
 
+mod cluster_id;
+mod cluster_policy;
 mod http_action;
 mod route_policy;
 
+pub use cluster_id::ClusterId;
+pub use cluster_policy::{ClusterPolicy, MergedPolicy};
 pub use http_action::{HttpAction, NoAction};
 pub use route_policy::RoutePolicy;

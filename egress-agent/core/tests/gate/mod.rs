@@ -281,8 +281,8 @@ impl Gate {
 
 #[allow(dead_code, reason = "not every test file asks for flows of this form")]
 fn went(cluster: &Cluster) -> Outcome {
-    match cluster.host.as_str() {
+    match &*cluster.id.host {
         "PassthroughCluster" => Outcome::Original,
-        host => Outcome::To(format!("{host}:{}", cluster.port)),
+        host => Outcome::To(format!("{host}:{}", cluster.id.port)),
     }
 }

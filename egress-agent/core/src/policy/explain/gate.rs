@@ -197,7 +197,7 @@ impl Gate<'_> {
                 Fate::DeniedByProxy(RefusalReason::NotCarriedOut(why), None)
             }
             TlsDecision::NoCluster(cluster) => {
-                Fate::DeniedByProxy(RefusalReason::NoCluster(cluster.host.clone()), None)
+                Fate::DeniedByProxy(RefusalReason::NoCluster(cluster.id.host.to_string()), None)
             }
         }
     }

@@ -163,7 +163,7 @@ impl<'a> Asked<'a> {
         match (&shown.fate, addresses) {
             (Fate::DeniedByKernel(_), Addresses::Unknown(_)) => self.without_address(service),
             (Fate::NoEndpoint(cluster, _), _) => (
-                format!("{}:{} has no address", cluster.host, cluster.port),
+                format!("{}:{} has no address", cluster.id.host, cluster.id.port),
                 Some(self.without_address(service).0),
             ),
             (Fate::DeniedByKernel(_), _) => (

@@ -17,12 +17,12 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
     match fate {
         Fate::Straight => format!("straight to {to}"),
         Fate::Relayed(c) if c.original_dst.is_some() => format!("relayed to {to}"),
-        Fate::Relayed(c) => format!("relayed to {}:{}", c.host, c.port),
-        Fate::Tls(c) => format!("{} goes to {}:{}", request(spoken), c.host, c.port),
+        Fate::Relayed(c) => format!("relayed to {}:{}", c.id.host, c.id.port),
+        Fate::Tls(c) => format!("{} goes to {}:{}", request(spoken), c.id.host, c.id.port),
         Fate::Request(action, policy) => {
             let what = match action {
                 HttpAction::Forward(cluster) => {
-                    format!("goes to {}:{}", cluster.host, cluster.port)
+                    format!("goes to {}:{}", cluster.id.host, cluster.id.port)
                 }
             };
             let by = by.map_or_else(String::new, |rule| format!(" by {rule}"));

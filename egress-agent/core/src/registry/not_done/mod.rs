@@ -12,7 +12,8 @@ use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::sidecar::Sidecar;
 use crate::istio::virtual_service::{HttpRoute, VirtualService};
 use crate::istio::{Message, Object, Severity, Spec};
-use table::{Effect, Field, Policy, PortOf};
+use crate::traffic::MergedPolicy;
+use table::{Effect, Field, PortOf};
 
 /// One message for each field of an object that asks for something that is not carried out.
 pub fn not_done(object: &Object) -> Vec<Message> {
@@ -142,12 +143,16 @@ impl Notes<'_> {
 
     fn traffic_policy(&mut self, policy: &TrafficPolicy, whole: &str) {
         self.inside("trafficPolicy", |notes| {
-            notes.fields(&table::traffic_policy(), &Policy::from(policy), whole);
+            notes.fields(&table::traffic_policy(), &MergedPolicy::from(policy), whole);
             notes.each(
                 "portLevelSettings",
                 &policy.port_level_settings,
                 |notes, port| {
-                    notes.fields(&table::traffic_policy(), &Policy::from(port), "the port");
+                    notes.fields(
+                        &table::traffic_policy(),
+                        &MergedPolicy::from(port),
+                        "the port",
+                    );
                 },
             );
         });

@@ -3,11 +3,7 @@
 //! The one source of this: `check`, the notes at load and in `status`, and the routes themselves are
 //! made from it. Does not walk objects.
 
-use crate::istio::destination_rule::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings,
-    OutlierDetection, PortTrafficPolicy, ProxyProtocol, RetryBudget, TcpSettings, TrafficPolicy,
-    TunnelSettings,
-};
+use crate::istio::destination_rule::ClientTlsMode;
 use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};
 use crate::istio::sidecar::{CaptureMode, IstioEgressListener, OutboundTrafficPolicy};
 use crate::istio::virtual_service::{
@@ -16,6 +12,7 @@ use crate::istio::virtual_service::{
 };
 use crate::istio::workload_entry::WorkloadEntry;
 use crate::registry::services::Class;
+use crate::traffic::MergedPolicy;
 
 /// What becomes of a rule that has a field which is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,80 +96,9 @@ pub const TCP_MATCH: &[Field<L4MatchAttributes>] = &fields! {
     "sourceSubnet" ServesNothing (|m| !m.source_subnet.is_empty()) ""
 };
 
-/// A traffic policy of a `DestinationRule`: of the host, of a subset or of a port.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Policy<'a> {
-    tls: Option<&'a ClientTlsSettings>,
-    tunnel: Option<&'a TunnelSettings>,
-    proxy_protocol: Option<&'a ProxyProtocol>,
-    load_balancer: Option<&'a LoadBalancerSettings>,
-    connection_pool: Option<&'a ConnectionPoolSettings>,
-    outlier_detection: Option<&'a OutlierDetection>,
-    retry_budget: Option<&'a RetryBudget>,
-}
-
-impl<'a> From<&'a TrafficPolicy> for Policy<'a> {
-    fn from(p: &'a TrafficPolicy) -> Self {
-        Self {
-            tls: p.tls.as_ref(),
-            tunnel: p.tunnel.as_ref(),
-            proxy_protocol: p.proxy_protocol.as_ref(),
-            load_balancer: p.load_balancer.as_ref(),
-            connection_pool: p.connection_pool.as_ref(),
-            outlier_detection: p.outlier_detection.as_ref(),
-            retry_budget: p.retry_budget.as_ref(),
-        }
-    }
-}
-
-impl<'a> From<&'a PortTrafficPolicy> for Policy<'a> {
-    fn from(p: &'a PortTrafficPolicy) -> Self {
-        Self {
-            tls: p.tls.as_ref(),
-            load_balancer: p.load_balancer.as_ref(),
-            connection_pool: p.connection_pool.as_ref(),
-            outlier_detection: p.outlier_detection.as_ref(),
-            ..Self::default()
-        }
-    }
-}
-
-impl<'a> Policy<'a> {
-    fn tcp(&self) -> Option<&'a TcpSettings> {
-        self.connection_pool.and_then(|c| c.tcp.as_ref())
-    }
-
-    /// This policy with another one over it for a port (istio `pilot/pkg/networking/util`,
-    /// `MergeTrafficPolicy`): what the other sets replaces, and its settings for the port inherit
-    /// nothing.
-    #[must_use]
-    pub fn under(self, other: &'a TrafficPolicy, port: u16) -> Self {
-        let own = Self::from(other);
-        let merged = Self {
-            tls: own.tls.or(self.tls),
-            tunnel: own.tunnel.or(self.tunnel),
-            proxy_protocol: own.proxy_protocol.or(self.proxy_protocol),
-            load_balancer: own.load_balancer.or(self.load_balancer),
-            connection_pool: own.connection_pool.or(self.connection_pool),
-            outlier_detection: own.outlier_detection.or(self.outlier_detection),
-            retry_budget: own.retry_budget.or(self.retry_budget),
-        };
-        let of_port = other.port_level_settings.iter().find(|p| {
-            let number = p.port.as_ref().map(|p| p.number);
-            number == Some(u32::from(port))
-        });
-        of_port.map_or(merged, |settings| Self {
-            tunnel: merged.tunnel,
-            proxy_protocol: merged.proxy_protocol,
-            retry_budget: merged.retry_budget,
-            ..Self::from(settings)
-        })
-    }
-}
-
 /// Fields of a traffic policy. Limits are passed over: they bound the load on a server, not what may
 /// be reached, and each sidecar counts for itself.
-pub fn traffic_policy<'a>() -> [Field<Policy<'a>>; 12] {
+pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 12] {
     fields! {
     "tls"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable)) "without TLS the traffic would leave in clear text"
     "tunnel"        ServesNothing (|p| p.tunnel.is_some()) ""

@@ -126,7 +126,7 @@ impl Bench {
 
     pub(super) fn tls(&mut self, port: u16, sni: &str) -> Option<String> {
         match self.state.routes().tls(0, dialled(port), Some(sni), 0) {
-            TlsDecision::Forward(c) => Some(format!("{}:{}", c.host, c.port)),
+            TlsDecision::Forward(c) => Some(format!("{}:{}", c.id.host, c.id.port)),
             TlsDecision::UnlistedName
             | TlsDecision::NotCarriedOut(_)
             | TlsDecision::NoCluster(_) => None,

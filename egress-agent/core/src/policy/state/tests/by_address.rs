@@ -21,7 +21,7 @@ fn http(text: &[&str], dialled: &str, authority: &str) -> Option<String> {
         .routes()
         .http(0, dialled.parse().unwrap(), &head, 0)
     {
-        HttpDecision::Act(HttpAction::Forward(cluster), _) => Some(cluster.host.clone()),
+        HttpDecision::Act(HttpAction::Forward(cluster), _) => Some(cluster.id.host.to_string()),
         _ => None,
     }
 }

@@ -1,0 +1,99 @@
+//! What `DestinationRule`s ask for one destination.
+//!
+//! Owns which fields are read, and how the policies of host, subset and port merge. Which rules hold
+//! for a destination is the registry's to find; the proxy carries the policy out.
+
+use crate::istio::destination_rule::{
+    ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection,
+    PortTrafficPolicy, ProxyProtocol, RetryBudget, TcpSettings, TrafficPolicy, TunnelSettings,
+};
+use std::sync::Arc;
+
+/// The policy of one cluster. The default asks for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterPolicy {
+    /// Why the cluster serves nothing, whatever its addresses: a rule about it is not carried out
+    /// and would protect. The text names the field and the object.
+    pub denied: Option<Arc<str>>,
+}
+
+impl ClusterPolicy {
+    /// Serves nothing, for this reason.
+    pub fn denying(why: &Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            denied: Some(Arc::clone(why)),
+        })
+    }
+}
+
+/// A traffic policy of a `DestinationRule`, of the host, of a subset or of a port, or several that
+/// hold together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MergedPolicy<'a> {
+    pub(crate) tls: Option<&'a ClientTlsSettings>,
+    pub(crate) tunnel: Option<&'a TunnelSettings>,
+    pub(crate) proxy_protocol: Option<&'a ProxyProtocol>,
+    pub(crate) load_balancer: Option<&'a LoadBalancerSettings>,
+    pub(crate) connection_pool: Option<&'a ConnectionPoolSettings>,
+    pub(crate) outlier_detection: Option<&'a OutlierDetection>,
+    pub(crate) retry_budget: Option<&'a RetryBudget>,
+}
+
+impl<'a> From<&'a TrafficPolicy> for MergedPolicy<'a> {
+    fn from(p: &'a TrafficPolicy) -> Self {
+        Self {
+            tls: p.tls.as_ref(),
+            tunnel: p.tunnel.as_ref(),
+            proxy_protocol: p.proxy_protocol.as_ref(),
+            load_balancer: p.load_balancer.as_ref(),
+            connection_pool: p.connection_pool.as_ref(),
+            outlier_detection: p.outlier_detection.as_ref(),
+            retry_budget: p.retry_budget.as_ref(),
+        }
+    }
+}
+
+impl<'a> From<&'a PortTrafficPolicy> for MergedPolicy<'a> {
+    fn from(p: &'a PortTrafficPolicy) -> Self {
+        Self {
+            tls: p.tls.as_ref(),
+            load_balancer: p.load_balancer.as_ref(),
+            connection_pool: p.connection_pool.as_ref(),
+            outlier_detection: p.outlier_detection.as_ref(),
+            ..Self::default()
+        }
+    }
+}
+
+impl<'a> MergedPolicy<'a> {
+    pub(crate) fn tcp(&self) -> Option<&'a TcpSettings> {
+        self.connection_pool.and_then(|c| c.tcp.as_ref())
+    }
+
+    /// This policy with another one over it for a port (istio `pilot/pkg/networking/util`,
+    /// `MergeTrafficPolicy`): what the other sets replaces, and its settings for the port inherit
+    /// nothing.
+    #[must_use]
+    pub fn under(self, other: &'a TrafficPolicy, port: u16) -> Self {
+        let own = Self::from(other);
+        let merged = Self {
+            tls: own.tls.or(self.tls),
+            tunnel: own.tunnel.or(self.tunnel),
+            proxy_protocol: own.proxy_protocol.or(self.proxy_protocol),
+            load_balancer: own.load_balancer.or(self.load_balancer),
+            connection_pool: own.connection_pool.or(self.connection_pool),
+            outlier_detection: own.outlier_detection.or(self.outlier_detection),
+            retry_budget: own.retry_budget.or(self.retry_budget),
+        };
+        let of_port = other.port_level_settings.iter().find(|p| {
+            let number = p.port.as_ref().map(|p| p.number);
+            number == Some(u32::from(port))
+        });
+        of_port.map_or(merged, |settings| Self {
+            tunnel: merged.tunnel,
+            proxy_protocol: merged.proxy_protocol,
+            retry_budget: merged.retry_budget,
+            ..Self::from(settings)
+        })
+    }
+}
