@@ -21,6 +21,10 @@ pub struct Layout {
     pub transparent: u32,
     /// Bit of `sock.sk_userlocks` that says that bind() named the address (`SOCK_BINDADDR_LOCK`).
     pub bound: u32,
+    /// Byte of `sock.sk_receive_queue`, a `sk_buff_head`.
+    pub receive_queue: u32,
+    /// Byte of `udp_sock.reader_queue`, a `sk_buff_head`.
+    pub reader_queue: u32,
     /// 1 if all of these are known.
     pub known: u32,
 }
@@ -36,11 +40,13 @@ impl Layout {
         freebind: 0,
         transparent: 0,
         bound: 0,
+        receive_queue: 0,
+        reader_queue: 0,
         known: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 32);
+const _: () = assert!(size_of::<Layout>() == 40);
 
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]`, integers only, no padding (size asserted above).

@@ -9,6 +9,7 @@ pub mod abi;
 pub mod addr;
 pub mod decide;
 pub mod digest;
+pub mod heard;
 pub mod layout;
 pub mod packet;
 pub mod table;

@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, SkStorage};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
-use egress_ebpf::abi::{ANSWER_NS, FlowKey, FlowOrigin, PeerKey, ProxyPort};
+use egress_ebpf::abi::{ANSWER_NS, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// Namespaces in which a proxy listens.
 pub fn proxies(bpf_dir: &Path) -> Result<usize> {
@@ -44,16 +46,42 @@ pub fn flow_table(bpf_dir: &Path) -> Result<HashMap<MapData, FlowKey, FlowOrigin
     table(bpf_dir, "FLOWS")
 }
 
-/// Makes every permission to answer a peer ten seconds older than it may be; how many there were.
-pub fn age_answers(bpf_dir: &Path) -> Result<usize> {
+/// Makes every permission to answer a peer ten seconds older than it may be, and what this process's
+/// sockets have heard as well; how many permissions there were.
+pub fn age_answers(bpf_dir: &Path, process: u32) -> Result<usize> {
+    const AGE: u64 = ANSWER_NS + 10_000_000_000;
+    let map = MapData::from_pin(abi(bpf_dir)?.join("maps/SOCKETS"))?;
+    let mut states: SkStorage<_, SocketState> = Map::SkStorage(map).try_into()?;
+    for socket in sockets_of(process)? {
+        if let Ok(mut state) = states.get(&socket.as_raw_fd(), 0) {
+            state.heard_at = state.heard_at.wrapping_sub(AGE);
+            states.insert(&socket.as_raw_fd(), state, 0)?;
+        }
+    }
     let mut table = table::<PeerKey, u64>(bpf_dir, "PEERS")?;
     let keys: Vec<PeerKey> = table.keys().collect::<Result<_, _>>()?;
     for key in &keys {
         // The time is one summand of the value.
-        let aged = table.get(key, 0)?.wrapping_sub(ANSWER_NS + 10_000_000_000);
+        let aged = table.get(key, 0)?.wrapping_sub(AGE);
         table.insert(key, aged, 0)?;
     }
     Ok(keys.len())
+}
+
+/// Descriptors of the sockets that another process has.
+fn sockets_of(process: u32) -> Result<Vec<OwnedFd>> {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+    let pidfd = pidfd_open(pid.context("a process id")?, PidfdFlags::empty())?;
+    let mut sockets = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{process}/fd"))? {
+        let entry = entry?;
+        let to = fs::read_link(entry.path()).unwrap_or_default();
+        if to.to_string_lossy().starts_with("socket:") {
+            let number = entry.file_name().to_string_lossy().parse()?;
+            sockets.push(pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?);
+        }
+    }
+    Ok(sockets)
 }
 
 fn table<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {

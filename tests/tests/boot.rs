@@ -1,5 +1,5 @@
 //! The gate from boot on: closed before the agent, closed while the agent starts, whatever it finds,
-//! closed again when its root comes again; one agent a gate; ready only where it holds.
+//! closed again when its root comes again; ready only where it holds.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -218,22 +218,6 @@ fn close_is_for_a_gate_without_an_agent_and_changes_none_that_is_closed() {
         lab.attempt("tcp-echo", direct()).unwrap().passed(),
         "the rules stay"
     );
-}
-
-#[test]
-fn a_second_agent_is_refused_and_the_first_is_unharmed() {
-    let mut lab = Lab::start().unwrap();
-    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
-    let second = ["--proxy-port", "15901"];
-    let mut second = spawn(&lab, &lab.agent_place(), &second).unwrap();
-    let ended = second.wait_end(SOON).unwrap();
-    assert_eq!(ended.code(), Some(75), "{}", second.tail());
-    let line = second.wait_line(0, SOON, "it says why", |_| true).unwrap();
-    let pid = format!("another agent (pid {})", lab.agent().unwrap().pid());
-    assert!(line.contains(&pid) && second.tail() == line, "{line}");
-    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
-    assert!(lab.attempt("tcp", bystander()).unwrap().denied());
-    assert_eq!(status(&lab).unwrap().0, 0);
 }
 
 #[test]

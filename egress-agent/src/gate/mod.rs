@@ -59,6 +59,9 @@ pub fn close(
     }
     let pins = Pins::mount(bpf_dir)?;
     let lock = Lock::take(bpf_dir, LEAVING)?;
+    for root in &roots.paths {
+        kernel::refuse_rival(&pins, root)?;
+    }
     let mut kernel = Kernel::load(pins, max_networks)?;
     kernel.deny_without_rules(audits)?;
     kernel::attach_roots(&mut kernel, &roots.paths)?;

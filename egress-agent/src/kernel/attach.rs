@@ -3,6 +3,7 @@
 
 use super::load::Kernel;
 use super::pins::{Pins, private_dir, remove_tree};
+use super::rival::{self, Among};
 use super::{AGENT_PROGRAMS, ROOT_PROGRAMS, sys};
 use anyhow::{Context as _, bail};
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -28,9 +29,40 @@ pub fn attach_roots(kernel: &mut Kernel, roots: &[PathBuf]) -> anyhow::Result<()
     let programs = kernel.root_programs();
     let mut result = Ok(());
     for root in roots {
-        result = result.and(attach_all(kernel, root, &programs));
+        result = result.and(attach_root(kernel, root, &programs));
     }
     result
+}
+
+fn attach_root(kernel: &mut Kernel, root: &Path, programs: &[&str]) -> anyhow::Result<()> {
+    if !kernel.is_new(root) {
+        return attach_all(kernel, root, programs);
+    }
+    refuse_rival(&kernel.pins, root)?;
+    let (first, others) = programs.split_at(1);
+    attach_all(kernel, root, first)?;
+    // Of two agents that saw nobody, the one that attached first stays.
+    if let Ok(dir) = File::open(root)
+        && let Err(rival) = rival::refuse(&kernel.pins, root, &dir, Among::Earlier)
+    {
+        let links = kernel.pins.links(dir.metadata()?.ino());
+        kernel.held.retain(|pin, _| !pin.starts_with(&links));
+        remove_tree(&links)?;
+        return Err(rival);
+    }
+    attach_all(kernel, root, others)
+}
+
+/// Fails if another agent's gate, with pins elsewhere, is around a root.
+///
+/// # Errors
+/// Exit code [`BUSY`](crate::failure::BUSY).
+pub fn refuse_rival(pins: &Pins, root: &Path) -> anyhow::Result<()> {
+    match File::open(root) {
+        Ok(dir) => rival::refuse(pins, root, &dir, Among::Effective),
+        // A root that cannot be opened is an error when it is attached to.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Attaches to the agent's own cgroup.

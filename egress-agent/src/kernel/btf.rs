@@ -45,7 +45,7 @@ pub fn layout() -> Result<Layout, String> {
     };
     found.map_err(|why| {
         format!(
-            "subnet broadcast addresses in listed networks, and foreign IPv6 source addresses where net.ipv6.ip_nonlocal_bind is set: {why}; keep that sysctl at 0 and list no network that holds a subnet's broadcast address"
+            "subnet broadcast addresses in listed networks, foreign IPv6 source addresses where net.ipv6.ip_nonlocal_bind is set, and answers later than 120 s to a datagram that is read with MSG_PEEK: {why}; keep that sysctl at 0 and list no network that holds a subnet's broadcast address"
         )
     })
 }
@@ -68,6 +68,11 @@ fn places() -> Result<Layout, String> {
     let userlocks = types
         .bit(&["sock", "sk_userlocks"])
         .ok_or("the kernel's types have no sock.sk_userlocks")?;
+    // Programs read a queue's head as three words (include/linux/skbuff.h).
+    let head = |field| types.bit(&["sk_buff_head", field]);
+    if (head("next"), head("qlen")) != (Some(0), Some(128)) {
+        return Err("the kernel's sk_buff_head is another".to_owned());
+    }
     Ok(Layout {
         skb_dst: byte(&["sk_buff", "_skb_refdst"])?,
         route_flags: byte(&["rtable", "rt_flags"])?,
@@ -76,6 +81,8 @@ fn places() -> Result<Layout, String> {
         freebind: flag("freebind", "INET_FLAGS_FREEBIND")?,
         transparent: flag("transparent", "INET_FLAGS_TRANSPARENT")?,
         bound: userlocks + BINDADDR_LOCK_BIT,
+        receive_queue: byte(&["sock", "sk_receive_queue"])?,
+        reader_queue: byte(&["udp_sock", "reader_queue"])?,
         known: 1,
     })
 }
@@ -226,6 +233,8 @@ mod tests {
             layout.freebind / 8,
             layout.transparent / 8,
             layout.bound / 8,
+            layout.receive_queue,
+            layout.reader_queue,
         ] {
             assert!((1..8192).contains(&place), "{layout:?}");
         }

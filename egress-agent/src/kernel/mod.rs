@@ -17,6 +17,7 @@ mod outer;
 mod pins;
 mod policies;
 mod random;
+mod rival;
 mod rules;
 mod slots;
 mod sys;
@@ -24,7 +25,7 @@ mod tables;
 
 pub use attach::{
     attach, attach_agent, attach_roots, denies_unlisted, detach, detach_links, forget_vanished,
-    is_attached, missing, policy,
+    is_attached, missing, policy, refuse_rival,
 };
 pub use counters::{Counters, counter_names};
 pub use events::{Events, ProgramLog};

@@ -13,6 +13,7 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -147,6 +148,15 @@ struct CgroupLinkInfo {
 
 /// The id of the cgroup that a link is attached to; 0 once that cgroup is gone.
 pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    link_info(link).map(|info| info.cgroup_id)
+}
+
+/// The id of the program that a link runs.
+pub fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    link_info(link).map(|info| info.prog_id)
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
     let mut info = CgroupLinkInfo::default();
     let mut attr = GetInfo {
         bpf_fd: link.as_raw_fd().cast_unsigned(),
@@ -154,7 +164,41 @@ pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
         info: &raw mut info as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.cgroup_id)
+    Ok(info)
+}
+
+/// The `query` member of `union bpf_attr`.
+#[repr(C)]
+struct Query {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+}
+
+/// The ids of the `cgroup_skb/egress` programs of a cgroup, in the order of their attachment; with
+/// `effective`, of all that run for it: its own first, then those of the cgroups above.
+pub fn egress_programs(cgroup: BorrowedFd<'_>, effective: bool) -> io::Result<Vec<u32>> {
+    const BPF_CGROUP_INET_EGRESS: u32 = 1;
+    const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+    /// The kernel runs no more at one level (`BPF_CGROUP_MAX_PROGS`), and there are 32 levels or so.
+    const MOST: usize = 64 * 64;
+    let mut ids = vec![0_u32; MOST];
+    let mut attr = Query {
+        target_fd: cgroup.as_raw_fd().cast_unsigned(),
+        attach_type: BPF_CGROUP_INET_EGRESS,
+        query_flags: if effective { BPF_F_QUERY_EFFECTIVE } else { 0 },
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: u32::try_from(MOST).unwrap_or(u32::MAX),
+        pad: 0,
+    };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.prog_cnt as usize);
+    Ok(ids)
 }
 
 /// The head of the `map_create` member of `union bpf_attr`.

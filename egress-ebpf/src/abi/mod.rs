@@ -17,7 +17,7 @@ use core::mem::size_of;
 
 /// Raised with every change of a type here or of a map's meaning; an agent refuses to adopt
 /// pinned maps of another version.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// IANA protocol numbers that the tables know.
 pub mod proto {
@@ -240,7 +240,7 @@ pub struct PeerKey {
     pub reserved: [u8; 6],
 }
 
-/// How long after its last datagram a peer may be answered, nanoseconds: the time that netfilter
+/// How long a peer may be answered after its last datagram was there to be read, nanoseconds: the time that netfilter
 /// gives a UDP stream (`nf_conntrack_udp_timeout_stream`).
 pub const ANSWER_NS: u64 = 120_000_000_000;
 

@@ -28,6 +28,7 @@ use core::mem::size_of;
 /// | `mode` | `connect`, egress of streams, under the lock | egress of streams, `getpeername`, the agent | the lock; one word all the same, since a listener's answer reads it without |
 /// | `answered` | a listener's answer, on any CPU | egress of streams | one word, which counts only beside the `mode` that it was written for: each `connect` makes another. One that is late says nothing |
 /// | `dialled`, `port` | `connect` and egress of streams, under the lock | egress of streams under the lock, `getpeername` under the lock, the agent's dump | the lock. The agent may read a mixture: it ends the connection or not, the egress hook judges all the same |
+/// | `heard_at`, `heard` | `recvmsg`, under the lock | the same | the lock |
 /// | `broadcasts` | `setsockopt`, without the lock | `sendmsg`, egress of datagrams | one byte that is set and never cleared; it is part of what `passed` stands for |
 /// | `pid`, `comm` | `connect`, `sendmsg`, under the lock | events, the origin of a redirected flow (under the lock) | an event of a datagram may show half of each name; nothing is judged by them |
 #[repr(C)]
@@ -45,6 +46,10 @@ pub struct SocketState {
     pub mode: u64,
     /// Streams: [`Mode::answers`] of the mode in which the socket last answered a handshake.
     pub answered: u64,
+    /// Datagrams: when the `heard` datagrams waited ([`crate::heard`]), `bpf_ktime_get_ns`.
+    pub heard_at: u64,
+    /// Datagrams: those that waited then, as one word.
+    pub heard: u64,
     /// Streams: the address as dialled (not canonical), which getpeername must show and the proxy
     /// must dial.
     pub dialled: Addr,
@@ -147,7 +152,7 @@ pub mod socket_flag {
     pub const OWNED: u8 = 4;
 }
 
-const _: () = assert!(size_of::<SocketState>() == 6 * 8 + 16 + 8 + 16);
+const _: () = assert!(size_of::<SocketState>() == 8 * 8 + 16 + 8 + 16);
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 
 use crate::bpf::connect::{destination4, destination6, settle, sock_of};
 use crate::bpf::event;
+use crate::bpf::heard;
 use crate::bpf::judge::{fresh, has_passed, judge, of_peer, policy_of};
 use crate::bpf::maps::{PEERS, SHARES, count};
 use crate::bpf::sender;
@@ -182,21 +183,23 @@ pub fn receive6(ctx: &SockAddrContext) -> i32 {
 /// client's own questions need no leave to answer.
 #[inline(always)]
 fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
-    let sock = Sock::find(sock_of(ctx));
-    let asked =
-        sock.is_some_and(|sock| fresh(sock).is_some_and(|judged| has_passed(sock, peer, judged)));
-    if asked {
+    // Without state the answer is denied, which is the default.
+    let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {
+        return;
+    };
+    if fresh(sock).is_some_and(|judged| has_passed(sock, peer, judged)) {
         return;
     }
     let cookie = cookie(ctx);
     let key = peer_key(cookie, peer);
     // SAFETY: takes no argument and only reads a clock.
-    let at = unsafe { bpf_ktime_get_ns() };
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(at) = heard::arrival(sock_of(ctx), sock, now) else {
+        return;
+    };
     let word = at.wrapping_add(of_peer(cookie, peer));
-    // Without room the answer is denied, which is the default.
-    if PEERS.insert(&key, &word, BPF_EXIST).is_err()
-        && within_share(sock.map_or(0, Sock::cgroup), at)
-    {
+    // Without room the answer is denied too.
+    if PEERS.insert(&key, &word, BPF_EXIST).is_err() && within_share(sock.cgroup(), now) {
         let _ = PEERS.insert(&key, &word, 0);
     }
 }

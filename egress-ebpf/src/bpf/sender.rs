@@ -1,31 +1,18 @@
 //! Whether the kernel itself vouches for a datagram's source address, and whether a packet goes to
-//! every host of a link. No helper tells either: both are read from the kernel's structures, at the
-//! places that the loader found in its type information.
+//! every host of a link. No helper tells either: both are read from the kernel's structures.
 
+use crate::bpf::memory::{address, bit, place, read};
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr;
 use egress_ebpf::addr::{Addr, ITSELF};
 use egress_ebpf::decide::Destination;
-use egress_ebpf::layout::Layout;
 use egress_ebpf::verdict::Reason;
-
-/// Written by the loader. Without places the verifier removes all that reads by them.
-#[unsafe(no_mangle)]
-static LAYOUT: Layout = Layout::UNKNOWN;
 
 /// `RTCF_BROADCAST` of include/uapi/linux/in_route.h.
 const BROADCAST: u32 = 0x1000_0000;
 /// `SKB_DST_NOREF`: the lowest bit of `_skb_refdst` is no part of the address.
 const NO_REFERENCE: u64 = 1;
-
-macro_rules! place {
-    ($field:ident) => {
-        // SAFETY: a constant of this program's own; volatile, since the loader writes it.
-        unsafe { ptr::read_volatile(&raw const LAYOUT.$field) }
-    };
-}
 
 /// Whether a socket may send from any address: without these the kernel looks a source address up
 /// among those of the network namespace (`ip_route_output_key_hash_rcu`, `ip6_datagram_send_ctl`,
@@ -123,25 +110,4 @@ fn nonlocal_bind6(sk: u64) -> bool {
     let net = read::<u64>(sk, place!(sock_net));
     let set = net.and_then(|net| read::<u8>(net, place!(nonlocal_bind6)));
     set.is_none_or(|set| set != 0)
-}
-
-#[inline(always)]
-fn bit(base: u64, bit: u32) -> bool {
-    // As on every machine that the agent runs on, the lowest byte comes first.
-    read::<u8>(base, bit >> 3).is_none_or(|byte| byte >> (bit & 7) & 1 != 0)
-}
-
-/// A pointer of the verifier's as a number, to reckon with.
-#[inline(always)]
-fn address<T>(pointer: *mut T) -> Option<u64> {
-    let held = pointer;
-    // SAFETY: eight bytes of this program's stack.
-    unsafe { bpf_probe_read_kernel((&raw const held).cast::<u64>()) }.ok()
-}
-
-#[inline(always)]
-fn read<T>(base: u64, offset: u32) -> Option<T> {
-    let at = base.wrapping_add(u64::from(offset)) as *const T;
-    // SAFETY: the helper reads any address, and fails where nothing is.
-    unsafe { bpf_probe_read_kernel(at) }.ok()
 }

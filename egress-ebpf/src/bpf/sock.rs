@@ -80,6 +80,8 @@ impl<'a> Sock<'a> {
         passed set_passed passed: u64;
         judged set_judged judged: u64;
         answered set_answered answered: u64;
+        heard_at set_heard_at heard_at: u64;
+        heard set_heard heard: u64;
         port set_port port: u16;
         proto set_proto proto: u8;
         broadcasts set_broadcasts broadcasts: u8;

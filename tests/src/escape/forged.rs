@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libc::{SOCK_DGRAM, SOCK_STREAM};
+use libc::{SOCK_DGRAM, SOCK_STREAM, c_int};
 
 use super::sock::{Sock, Step, Stop, check};
 use super::staged::pause;
@@ -16,6 +16,9 @@ pub const SERVER_PORT: u16 = 7001;
 
 /// How long a server waits for the outside to write to it.
 const CALLED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Bytes of a receive queue that holds several small datagrams: each takes 700 or more.
+const SEVERAL: u32 = 8192;
 
 /// Both ends of a connection to a server of this node.
 pub(super) fn local_pair(aim: &Aim) -> Step<(Sock, Sock)> {
@@ -125,12 +128,16 @@ fn write_to_own_server(aim: &Aim, client: impl FnOnce() -> Step<Sock>) -> Step {
 
 /// A server that the target itself wrote to, and its peer.
 fn called(aim: &Aim) -> Step<(Sock, SocketAddr)> {
+    called_by(aim, 0)
+}
+
+fn called_by(aim: &Aim, flags: c_int) -> Step<(Sock, SocketAddr)> {
     let server = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     server.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
     server.bind(SocketAddr::new(aim.own, SERVER_PORT))?;
     let start = Instant::now();
     loop {
-        match server.sender(0) {
+        match server.sender(flags) {
             Ok(peer) if peer.ip() == aim.to.ip() => return Ok((server, peer)),
             Err(stop) if start.elapsed() > CALLED_WITHIN => return Err(stop),
             _ => {}
@@ -149,6 +156,34 @@ pub(super) fn answer_aged(aim: &Aim) -> Step {
     let (server, peer) = called(aim)?;
     server.send_to(PAYLOAD, peer, 0)?;
     pause();
+    server.send_to(PAYLOAD, peer, 0)
+}
+
+/// The same, with the datagram left where it is and read again.
+pub(super) fn answer_peeked(aim: &Aim) -> Step {
+    let (server, peer) = called_by(aim, libc::MSG_PEEK)?;
+    server.send_to(PAYLOAD, peer, 0)?;
+    pause();
+    server.sender(libc::MSG_PEEK)?;
+    server.send_to(PAYLOAD, peer, 0)
+}
+
+/// The same, with one datagram of several read before the pause and the next one after it.
+pub(super) fn answer_waited(aim: &Aim) -> Step {
+    let (server, peer) = called_by(aim, libc::MSG_PEEK)?;
+    let start = Instant::now();
+    while server.memory()? < SEVERAL {
+        if start.elapsed() > CALLED_WITHIN {
+            return Err(Stop {
+                call: "waiting for datagrams".to_owned(),
+                errno: libc::ETIMEDOUT,
+            });
+        }
+    }
+    server.sender(0)?;
+    server.send_to(PAYLOAD, peer, 0)?;
+    pause();
+    server.sender(0)?;
     server.send_to(PAYLOAD, peer, 0)
 }
 

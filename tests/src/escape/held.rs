@@ -79,6 +79,11 @@ impl Held {
         Ok(held)
     }
 
+    /// The probe's process id.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn move_to(&self, cgroup: &Cgroup) -> Result<()> {
         let file = cgroup.path().join("cgroup.procs");
         std::fs::write(file, self.child.id().to_string()).context("moving the probe")

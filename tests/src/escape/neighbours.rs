@@ -19,7 +19,6 @@ use crate::place::Place;
 
 /// The server that a neighbour writes to.
 const SERVER: &str = "udp-answer";
-const AGED: &str = "udp-answer-aged";
 const NONLOCAL_BIND: [&str; 2] = ["ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind"];
 
 impl Bench {
@@ -78,22 +77,23 @@ impl Bench {
     }
 
     /// A server answers; then its permission is made as old as its end.
-    pub(super) fn answer_aged(&mut self, aim: &Aim) -> Result<(Seen, String)> {
-        let control = self.answer_twice(Gate::Outside, aim)?;
-        let run = self.answer_twice(Gate::Behind, aim)?;
+    pub(super) fn answer_aged(&mut self, probe: &str, aim: &Aim) -> Result<(Seen, String)> {
+        let control = self.answer_twice(Gate::Outside, probe, aim)?;
+        let run = self.answer_twice(Gate::Behind, probe, aim)?;
         seen((control, run))
     }
 
-    fn answer_twice(&mut self, gate: Gate, aim: &Aim) -> Result<Run> {
+    fn answer_twice(&mut self, gate: Gate, probe: &str, aim: &Aim) -> Result<Run> {
         let place = self.place(gate);
         let held = self.while_called(Some(Caller::Datagrams), aim, || {
-            Held::start(&place, AGED, aim)
+            Held::start(&place, probe, aim)
         })?;
         let first = self.settle(usize::from(aim.to.is_ipv6()))?;
         if !first.iter().any(|f| f.to == Some(aim.to.ip())) {
             bail!("the first answer does not leave");
         }
-        if matches!(gate, Gate::Behind) && pinned::age_answers(self.lab.bpf_dir())? == 0 {
+        if matches!(gate, Gate::Behind) && pinned::age_answers(self.lab.bpf_dir(), held.id())? == 0
+        {
             bail!("no peer is known that wrote first");
         }
         let result = held.finish()?;

@@ -43,7 +43,7 @@ impl Bench {
             Scenario::NonlocalBind(probe) => self.with_nonlocal_bind(probe, &aim),
             Scenario::Neighbour(probe) => self.by_neighbour(probe, false, &aim),
             Scenario::NonlocalNeighbour(probe) => self.by_neighbour(probe, true, &aim),
-            Scenario::AnswerAged => self.answer_aged(&aim),
+            Scenario::AnswerAged(probe) => self.answer_aged(probe, &aim),
             Scenario::Forwarder => self.by_forwarder(&aim),
             Scenario::AgentKilled => {
                 self.kill_agent()?;

@@ -259,6 +259,23 @@ impl Sock {
         })
     }
 
+    /// Bytes of memory that its receive queue takes (`SK_MEMINFO_RMEM_ALLOC`).
+    pub fn memory(&self) -> Step<u32> {
+        let mut info = [0_u32; 9];
+        let mut length = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the value is written within the length given
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        check("getsockopt", result.into()).map(|_| info[0])
+    }
+
     /// The port that it is bound to.
     pub fn port(&self) -> Step<u16> {
         let mut raw = Raw::room();

@@ -100,8 +100,8 @@ pub enum Scenario {
     Neighbour(&'static str),
     /// The same with `ip_nonlocal_bind` set in that namespace.
     NonlocalNeighbour(&'static str),
-    /// A server answers, and again when the time for it is over.
-    AnswerAged,
+    /// A server answers, by this probe, and again when the time for it is over.
+    AnswerAged(&'static str),
     /// A process outside the gate connects for whoever asks it on the loopback device.
     Forwarder,
 }

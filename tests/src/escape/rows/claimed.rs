@@ -18,6 +18,8 @@ pub static SUITE_PROBES: &[Named] = &[
         claimed::write_as_target_by_sysctl,
     ),
     ("udp-answer-aged", forged::answer_aged),
+    ("udp-answer-peeked", forged::answer_peeked),
+    ("udp-answer-waited", forged::answer_waited),
 ];
 
 pub(super) static CLAIMED: &[Path] = &[
@@ -34,7 +36,9 @@ pub(super) static CLAIMED: &[Path] = &[
     path("tcp-repair", Both, claimed::repair, SETSOCKOPT, "TCP_REPAIR alone").uncontrolled("by itself it sends nothing"),
     path("setsockopt-others", Both, claimed::other_options, SETSOCKOPT, "a value longer than a page, IP_FREEBIND and IP_TRANSPARENT turned off, SO_BROADCAST and what is listed").uncontrolled("they claim nothing").expect(Expect::Works("other options are left alone")),
     path("claimed-resolver", V4, claimed::resolver, EGRESS, "a datagram on the loopback device from the address and port of a resolver of the agent, by IP_PKTINFO of a socket that is bound to another address of that port").uncontrolled("it stays on the node"),
-    path("udp-answer-aged", Both, forged::answer_aged, SENDMSG, "a datagram server answers, and again when 120 s are over").by(Trial::Suite(Scenario::AnswerAged)),
+    path("udp-answer-aged", Both, forged::answer_aged, SENDMSG, "a datagram server answers, and again when 120 s are over").by(Trial::Suite(Scenario::AnswerAged("udp-answer-aged"))),
+    path("udp-answer-peeked", Both, forged::answer_peeked, SENDMSG, "the same, the datagram left in the queue and read again by MSG_PEEK in between").by(Trial::Suite(Scenario::AnswerAged("udp-answer-peeked"))),
+    path("udp-answer-waited", Both, forged::answer_waited, SENDMSG, "the same, another datagram read in between that had waited since").by(Trial::Suite(Scenario::AnswerAged("udp-answer-waited"))),
     path("udp-broadcast-network", V4, claimed::broadcast_in_network, "sendmsg4, egress", "broadcast, limited and of the subnet, to an address in a listed network"),
     path("udp-multicast-network", Both, claimed::multicast_in_network, SENDMSG, "multicast to a group in a listed network of unicast addresses"),
     path("udp-broadcast-listed", V4, claimed::broadcast_listed, SENDMSG, "a broadcast address that is listed itself").uncontrolled("it is listed").expect(Expect::Works("an address is listed whatever it stands for")),

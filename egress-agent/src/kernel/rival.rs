@@ -1,0 +1,114 @@
+//! Finds the gate of another agent around a cgroup: programs of this product that are attached there
+//! or above, by links that are not pinned in this agent's folder. Two gates on one root redirect the
+//! same flows, and neither reads the other's state.
+//!
+//! A lock on the cgroup's folder would be held by any process that can read it.
+
+use super::pins::Pins;
+use super::sys;
+use crate::failure::{BUSY, Failure};
+use anyhow::Context as _;
+use aya::maps::MapInfo;
+use aya::programs::{ProgramInfo, loaded_programs};
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+/// The program that every gate attaches first.
+const PROGRAM: &str = "egress";
+/// Maps that this program uses, in every version of the ABI.
+const MAPS: [&str; 3] = ["POLICIES", "OWNERS", "SOCKETS"];
+
+/// Which programs of a cgroup count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Among {
+    /// All that run for its packets: its own and those of the cgroups above.
+    Effective,
+    /// Its own that were attached before the first of this agent.
+    Earlier,
+}
+
+/// Fails if another agent's gate is around this cgroup.
+///
+/// Without `CAP_SYS_ADMIN` the kernel does not say what a program is, and none is found.
+///
+/// # Errors
+/// With exit code [`BUSY`]; names the process that holds the other gate, if one does.
+pub(super) fn refuse(pins: &Pins, cgroup: &Path, dir: &File, among: Among) -> anyhow::Result<()> {
+    let own = own_programs(pins)?;
+    let attached = sys::egress_programs(dir.as_fd(), among == Among::Effective)
+        .with_context(|| format!("listing the programs of {}", cgroup.display()))?;
+    let mut others: Vec<u32> = match among {
+        Among::Effective => attached,
+        Among::Earlier => attached
+            .into_iter()
+            .take_while(|id| !own.contains(id))
+            .collect(),
+    };
+    others.retain(|id| !own.contains(id));
+    if others.is_empty() {
+        return Ok(());
+    }
+    let Some(rival) = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| others.contains(&program.id()) && is_gate(program))
+    else {
+        return Ok(());
+    };
+    let (shown, ours) = (cgroup.display(), pins.root().display());
+    let message = match holder(rival.id()) {
+        Some(pid) => format!(
+            "another agent (pid {pid}) holds the gate around {shown}, with pins outside {ours}: one agent a gate; stop it first, or run both with the same --bpf-dir for one to follow the other"
+        ),
+        None => format!(
+            "another agent left its gate around {shown} closed, with pins outside {ours}: run this agent with that --bpf-dir, or `egress-agent detach` with it first"
+        ),
+    };
+    Err(Failure {
+        code: BUSY,
+        message,
+    }
+    .into())
+}
+
+/// Programs of the links that are pinned in this agent's folder.
+fn own_programs(pins: &Pins) -> anyhow::Result<Vec<u32>> {
+    let links = pins.every_link()?;
+    let mut programs = Vec::with_capacity(links.len());
+    for pin in links.iter().filter(|pin| pin.ends_with(PROGRAM)) {
+        let link = sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))?;
+        programs.push(sys::link_program(link.as_fd())?);
+    }
+    Ok(programs)
+}
+
+fn is_gate(program: &ProgramInfo) -> bool {
+    let maps = program.map_ids().ok().flatten().unwrap_or_default();
+    let names: Vec<String> = maps
+        .into_iter()
+        .filter_map(|id| MapInfo::from_id(id).ok())
+        .filter_map(|map| map.name_as_str().map(str::to_owned))
+        .collect();
+    program.name_as_str() == Some(PROGRAM) && MAPS.iter().all(|m| names.iter().any(|n| n == m))
+}
+
+/// The process that has a link with this program, as far as `/proc` shows
+/// (`bpf_link_show_fdinfo` in kernel/bpf/syscall.c).
+fn holder(program: u32) -> Option<u32> {
+    let wanted = format!("prog_id:\t{program}");
+    let has = |pid: u32| {
+        fs::read_dir(format!("/proc/{pid}/fdinfo")).is_ok_and(|mut all| {
+            all.any(|fd| {
+                let text = fd.and_then(|fd| fs::read_to_string(fd.path()));
+                text.is_ok_and(|text| {
+                    text.contains("link_type:\tcgroup") && text.lines().any(|l| l == wanted)
+                })
+            })
+        })
+    };
+    let processes = fs::read_dir("/proc").ok()?;
+    let mut ids = processes
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.find(|pid| has(*pid))
+}

@@ -1,0 +1,45 @@
+//! By when a datagram that recvmsg() reads was there: looks at the socket's queues. What they say,
+//! the library knows.
+
+use crate::bpf::memory::{address, place, read};
+use crate::bpf::sock::Sock;
+use core::ffi::c_void;
+use egress_ebpf::heard::{Heard, Waiting};
+
+/// The time by which the datagram at hand had arrived, at the latest, and a note of those that wait
+/// behind it. Under the socket's lock, as recvmsg hooks are. `None` where the queues cannot be read.
+#[inline(always)]
+pub fn arrival(sk: *mut c_void, sock: Sock<'_>, now: u64) -> Option<u64> {
+    if place!(known) == 0 {
+        return Some(now);
+    }
+    let waiting = waiting(address(sk)?)?;
+    let before = Heard {
+        at: sock.heard_at(),
+        word: sock.heard(),
+    };
+    let (at, after) = before.read(waiting, now);
+    sock.set_heard_at(after.at);
+    sock.set_heard(after.word);
+    Some(at)
+}
+
+/// The datagrams that wait at a UDP socket: what is read comes from `reader_queue`, and all of
+/// `sk_receive_queue` moves there once that is empty (`__skb_recv_udp`). In this order none is missed
+/// that moves in between.
+#[inline(always)]
+fn waiting(sk: u64) -> Option<Waiting> {
+    let (first, received) = queue(sk, place!(receive_queue))?;
+    let (next, moved) = queue(sk, place!(reader_queue))?;
+    Some(Waiting {
+        first: if moved == 0 { first } else { next },
+        count: received.wrapping_add(moved),
+    })
+}
+
+/// The first packet of a `sk_buff_head` and how many it has.
+#[inline(always)]
+fn queue(sk: u64, place: u32) -> Option<(u64, u32)> {
+    let [next, _, length] = read::<[u64; 3]>(sk, place)?;
+    Some((next, length as u32))
+}

@@ -1,0 +1,165 @@
+//! By when a datagram that is read had arrived. A peer may be answered for some time after it wrote;
+//! the kernel tells programs when a datagram is read, and not whether it stays (`MSG_PEEK`) or how
+//! long it waited.
+//!
+//! What is known is the queue behind each read. Datagrams leave it in their order, so those that
+//! waited at one moment are the first ones read after it. Knows nothing of sockets.
+
+/// The datagrams that wait at a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// Address of the first.
+    pub first: u64,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// What a socket remembers: how many datagrams waited at one moment and may wait still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Heard {
+    /// That moment.
+    pub at: u64,
+    /// How many, and in the upper half a part of the address of the first one at the last look.
+    pub word: u64,
+}
+
+impl Heard {
+    /// One of the datagrams is read while these wait, itself among them if it stays. Returns the time
+    /// by which it had arrived, and what to remember.
+    ///
+    /// What waits at one moment is given one time, the next moment comes when all of that is gone: so
+    /// a datagram is given the time of its own first read at the latest. One that leaves nothing behind
+    /// arrived just now: it may be one that came after others were read without this being called
+    /// (`recv` without an address).
+    #[must_use]
+    #[inline(always)]
+    pub const fn read(self, waiting: Waiting, now: u64) -> (u64, Self) {
+        if waiting.count == 0 {
+            return (now, Self { at: now, word: 0 });
+        }
+        let (first_before, older) = (self.word >> 32, self.word & 0xffff_ffff);
+        let first = (waiting.first >> 6) & 0xffff_ffff;
+        let at = if older == 0 { now } else { self.at };
+        // Another first one: at least one is gone, and the oldest goes first.
+        let gone = (first != first_before) as u64;
+        let older = if older < gone { 0 } else { older - gone };
+        let count = waiting.count as u64;
+        let older = if older < count { older } else { count };
+        let after = if older == 0 {
+            Self {
+                at: now,
+                word: (first << 32) | count,
+            }
+        } else {
+            Self {
+                at: self.at,
+                word: (first << 32) | older,
+            }
+        };
+        (at, after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Heard, Waiting};
+    use std::collections::{BTreeSet, VecDeque};
+
+    /// A socket whose datagrams are named by where they lie and when they came.
+    #[derive(Default)]
+    struct Socket {
+        queue: VecDeque<(u64, u64)>,
+        heard: Heard,
+        made: u64,
+    }
+
+    impl Socket {
+        fn comes(&mut self, now: u64) {
+            self.made += 1;
+            self.queue.push_back((self.made * 256, now));
+        }
+
+        /// The time by which what is read had arrived, with the time at which it did.
+        fn read(&mut self, now: u64, peek: bool) -> Option<(u64, u64)> {
+            let (_, came) = *self.queue.front()?;
+            if !peek {
+                self.queue.pop_front();
+            }
+            let waiting = Waiting {
+                first: self.queue.front().map_or(0, |d| d.0),
+                count: u32::try_from(self.queue.len()).unwrap(),
+            };
+            let (at, after) = self.heard.read(waiting, now);
+            self.heard = after;
+            Some((at, came))
+        }
+    }
+
+    #[test]
+    fn reading_the_same_datagram_again_renews_nothing() {
+        let mut socket = Socket::default();
+        socket.comes(5);
+        for now in [10, 20, 300, 4000] {
+            assert_eq!(socket.read(now, true), Some((10, 5)));
+        }
+        // One that came later is known from its first read on.
+        socket.comes(4001);
+        assert_eq!(socket.read(4002, false).unwrap().0, 10);
+        assert_eq!(socket.read(4003, true).unwrap(), (4002, 4001));
+        assert_eq!(socket.read(4999, true).unwrap(), (4002, 4001));
+    }
+
+    #[test]
+    fn a_server_that_waits_and_answers_hears_each_peer_now() {
+        let mut socket = Socket::default();
+        for now in (0..10_000).step_by(100) {
+            socket.comes(now);
+            assert_eq!(socket.read(now + 1, false).unwrap().0, now + 1);
+        }
+    }
+
+    #[test]
+    fn datagrams_that_waited_at_a_read_are_no_younger_than_it() {
+        let mut socket = Socket::default();
+        for _ in 0..200 {
+            socket.comes(1);
+        }
+        for n in 0..199 {
+            assert_eq!(socket.read(10 + n * 100, false).unwrap().0, 10);
+        }
+        // Nothing is behind the last one.
+        assert_eq!(socket.read(50_000, false).unwrap().0, 50_000);
+    }
+
+    /// In any order of arrivals, reads, peeks and reads that are not seen: once nothing comes any more,
+    /// what waits is given the time of at most one more read, until the last of it leaves.
+    #[test]
+    fn what_waits_is_renewed_once_at_most() {
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        for _ in 0..5000 {
+            let mut socket = Socket::default();
+            let mut renewed = BTreeSet::new();
+            for now in 1..300 {
+                match next(8) {
+                    0..4 if now < 100 => socket.comes(now),
+                    4 => {
+                        socket.queue.pop_front();
+                    }
+                    n => {
+                        let read = socket.read(now, n < 7);
+                        if now >= 100 && !socket.queue.is_empty() {
+                            renewed.extend(read.map(|(at, _)| at).filter(|at| *at >= 100));
+                        }
+                    }
+                }
+            }
+            assert!(renewed.len() <= 1, "{renewed:?}");
+        }
+    }
+}
