@@ -1,24 +1,16 @@
 //! The command line: parses it, hands over, turns an error into one line and an exit code.
 
 use crate::config::reload::Source;
-use crate::config::{
-    Config, DEFAULT_ADMIN_SOCKET, DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, LogFormat,
-    Settings, Span,
-};
-use crate::failure::{ABSENT, Failure, USAGE};
-use crate::gate::{self, Closing};
+use crate::config::{Config, Essentials, Settings};
+use crate::failure::{Failure, USAGE};
 use crate::kernel::canary;
 use crate::observe::log;
-use crate::operate::admin;
-use crate::operate::pinned;
-use crate::verbs::quiet;
-use crate::verbs::{check, exec, explain};
+use crate::verbs::{check, close, detach, exec, explain, quiet, status, wait};
 use crate::{app, privilege};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Lets out of a cgroup what Istio's rules list, and nothing else.
@@ -35,9 +27,9 @@ enum Verb {
     Run(RunArgs),
     /// Close the gate around the enforced roots without rules, prove it and leave; an agent takes
     /// it over. A gate that is closed already is left as it is
-    Close(CloseArgs),
+    Close(close::CloseArgs),
     /// Run a command behind the gate, in a fresh cgroup below an enforced root
-    Exec(ExecArgs),
+    Exec(exec::ExecArgs),
     /// Say of each rule in files and folders whether it is valid, and why not
     Check {
         /// Files and folders
@@ -54,11 +46,11 @@ enum Verb {
     Explain(explain::Asked),
     /// Say how a running agent is, or the gate that is pinned without one; exit 0 if ready, 1 if
     /// not, 69 if no agent runs, 77 if it may not be asked
-    Status(StatusArgs),
+    Status(status::StatusArgs),
     /// Wait until a running agent is ready
-    Wait(WaitArgs),
+    Wait(wait::WaitArgs),
     /// Open the gate: detach every program and remove every pin
-    Detach(DetachArgs),
+    Detach(detach::DetachArgs),
     /// Wait until a cgroup is empty and remove it
     #[command(name = exec::REAPER_VERB, hide = true)]
     Reap {
@@ -82,101 +74,6 @@ struct RunArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
-}
-
-#[derive(Debug, Args)]
-struct CloseArgs {
-    /// Config file of the agent, for `cgroups`, `bpfDir` and `maxNetworks`
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Enforced root [default: those of the config file]
-    #[arg(long = "cgroup", value_name = "PATH")]
-    cgroups: Vec<PathBuf>,
-    /// Where programs, links and maps are pinned [default: /sys/fs/bpf/egress-agent]
-    #[arg(long, value_name = "PATH")]
-    bpf_dir: Option<PathBuf>,
-    /// Make roots that are not there. Only for a path that the kubelet or the service manager will
-    /// use: a root made elsewhere is closed around nothing
-    #[arg(long)]
-    create: bool,
-    /// How long to wait for roots that are not there
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
-    wait: Span,
-}
-
-#[derive(Debug, Args)]
-struct ExecArgs {
-    /// Config file of the agent, for `cgroups` and `bpfDir`
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Enforced root to run below [default: the first of the config file]
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
-    /// Where the agent pinned its programs
-    #[arg(long, value_name = "PATH")]
-    bpf_dir: Option<PathBuf>,
-    /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<OsString>,
-}
-
-#[derive(Debug, Args)]
-struct DetachArgs {
-    /// Config file of the agent, for `bpfDir`
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where the agent pinned its programs
-    #[arg(long, value_name = "PATH")]
-    bpf_dir: Option<PathBuf>,
-}
-
-/// Where the running agent answers.
-#[derive(Debug, Args)]
-pub struct AdminArgs {
-    /// Config file of the agent: `adminSocket`, and with `explain --rules` every setting
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Unix socket of the agent [default: /run/egress-agent.sock]
-    #[arg(long, value_name = "PATH")]
-    admin_socket: Option<PathBuf>,
-}
-
-impl AdminArgs {
-    /// The config file, where one is named.
-    pub fn config(&self) -> Option<&Path> {
-        self.config.as_deref()
-    }
-
-    /// Its socket.
-    pub fn socket(self) -> Result<PathBuf, Failure> {
-        let file = file_settings(self.config)?;
-        let named = self.admin_socket.or(file.admin_socket);
-        Ok(named.unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()))
-    }
-}
-
-#[derive(Debug, Args)]
-struct StatusArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// Without an agent: where the gate is pinned [default: /sys/fs/bpf/egress-agent]
-    #[arg(long, value_name = "PATH")]
-    bpf_dir: Option<PathBuf>,
-    /// How it is written
-    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: LogFormat,
-}
-
-#[derive(Debug, Args)]
-struct WaitArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// How long at most
-    #[arg(long, value_name = "DURATION", default_value = "30s")]
-    timeout: Span,
-    /// Wait only until the gate is closed: a root without workloads is not ready before one comes
-    #[arg(long)]
-    closed: bool,
 }
 
 /// The whole program.
@@ -211,20 +108,8 @@ pub fn main() -> ExitCode {
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Run(args) => run(args),
-        Verb::Close(args) => close(args),
-        Verb::Exec(args) => {
-            let file = file_settings(args.config)?;
-            let root = args.cgroup.or_else(|| file.cgroups.first().cloned()).ok_or_else(|| {
-                Failure::usage("no enforced root: name one with --cgroup PATH or a config file with --config")
-            })?;
-            let bpf_dir = args
-                .bpf_dir
-                .or(file.bpf_dir)
-                .unwrap_or_else(|| DEFAULT_BPF_DIR.into());
-            match exec::run(&root, &args.command, |root| {
-                gate::is_attached(&bpf_dir, root)
-            })? {}
-        }
+        Verb::Close(args) => close::run(args),
+        Verb::Exec(args) => exec::verb(args),
         Verb::Check {
             paths,
             output,
@@ -234,18 +119,9 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             check::run(&paths, output, strict, colour, &mut quiet::stdout())
         }
         Verb::Explain(asked) => explain::run(asked, &mut quiet::stdout()),
-        Verb::Status(args) => status(args),
-        Verb::Wait(args) => admin::wait(&args.admin.socket()?, args.timeout.0, args.closed),
-        Verb::Detach(args) => {
-            let file = file_settings(args.config)?;
-            privilege::require()?;
-            gate::detach(
-                &args
-                    .bpf_dir
-                    .or(file.bpf_dir)
-                    .unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
-            )
-        }
+        Verb::Status(args) => status::run(args),
+        Verb::Wait(args) => wait::run(args),
+        Verb::Detach(args) => detach::run(args),
         Verb::Reap { cgroup } => exec::reap(&cgroup),
         Verb::Canary { .. } => Ok(()),
     }
@@ -261,7 +137,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
             };
             // A config file that was fine at the last boot must not leave the node open at this one.
             let known = Essentials::of(&flags, file);
-            let error = gate::close_for(error, &known);
+            let error = close::close_for(error, &known);
             return Err(log::last_line(error.into(), known.log_format));
         }
     };
@@ -274,62 +150,6 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
     allowed
         .and_then(|()| app::run(&config, source))
         .map_err(|error| log::last_line(error, config.log.format))
-}
-
-fn close(args: CloseArgs) -> anyhow::Result<()> {
-    let file = file_settings(args.config)?;
-    let cgroups = if args.cgroups.is_empty() {
-        file.cgroups
-    } else {
-        args.cgroups
-    };
-    if cgroups.is_empty() {
-        return Err(Failure::usage(
-            "no enforced root: name one with --cgroup PATH or a config file with --config",
-        )
-        .into());
-    }
-    gate::close_and_leave(&Closing {
-        bpf_dir: args
-            .bpf_dir
-            .or(file.bpf_dir)
-            .unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
-        cgroups,
-        max_networks: file.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
-        create: args.create,
-        wait: args.wait.0,
-    })
-}
-
-fn status(args: StatusArgs) -> anyhow::Result<()> {
-    let bpf_dir = args.bpf_dir;
-    let file = file_settings(args.admin.config.clone())?;
-    let socket = args.admin.socket()?;
-    let (status, result) = match admin::ask(&socket) {
-        Ok(status) if status.ready => (status, Ok(())),
-        Ok(status) => (status, Err(Failure::told().into())),
-        Err(error) if Failure::code_of(&error) == ABSENT => {
-            let bpf_dir = bpf_dir
-                .or(file.bpf_dir)
-                .unwrap_or_else(|| DEFAULT_BPF_DIR.into());
-            (pinned::status(&bpf_dir)?, Err(error))
-        }
-        Err(error) => return Err(error),
-    };
-    let mut out = quiet::stdout();
-    match args.output {
-        LogFormat::Text => write!(out, "{status}")?,
-        LogFormat::Json => writeln!(out, "{}", serde_json::to_string(&status)?)?,
-    }
-    out.flush()?;
-    result
-}
-
-fn file_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {
-    config.map_or_else(
-        || Ok(Settings::default()),
-        |path| Settings::from_file(&path),
-    )
 }
 
 /// clap's message as one line: what is wrong and its tip, without the usage block.

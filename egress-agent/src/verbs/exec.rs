@@ -4,8 +4,10 @@
 //! and the exit status are the command's own and nothing needs forwarding. What is left to do at
 //! the end, removing the cgroup, is done by a reaper that outlives it. Judges nothing.
 
+use super::args::file_settings;
+use crate::config::DEFAULT_BPF_DIR;
 use crate::failure::Failure;
-use crate::gate::roots;
+use crate::gate::{self, roots};
 use anyhow::Context;
 use std::ffi::OsString;
 use std::fs;
@@ -21,6 +23,41 @@ pub const REAPER_VERB: &str = "remove-cgroup-when-empty";
 const NOT_FOUND: u8 = 127;
 /// Exit code of a command that cannot be run, as shells give it.
 const NOT_RUNNABLE: u8 = 126;
+
+/// Arguments of `exec`.
+#[derive(Debug, clap::Args)]
+pub struct ExecArgs {
+    /// Config file of the agent, for `cgroups` and `bpfDir`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Enforced root to run below [default: the first of the config file]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Where the agent pinned its programs
+    #[arg(long, value_name = "PATH")]
+    bpf_dir: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// The verb. Returns only if the command could not be run.
+pub fn verb(args: ExecArgs) -> anyhow::Result<()> {
+    let file = file_settings(args.config)?;
+    let root = args.cgroup.or_else(|| file.cgroups.first().cloned());
+    let root = root.ok_or_else(|| {
+        Failure::usage(
+            "no enforced root: name one with --cgroup PATH or a config file with --config",
+        )
+    })?;
+    let bpf_dir = args
+        .bpf_dir
+        .or(file.bpf_dir)
+        .unwrap_or_else(|| DEFAULT_BPF_DIR.into());
+    match run(&root, &args.command, |root| {
+        gate::is_attached(&bpf_dir, root)
+    })? {}
+}
 
 /// Becomes `command` in a fresh child cgroup of `root`. Returns only if it could not.
 ///

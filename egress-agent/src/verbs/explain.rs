@@ -1,8 +1,8 @@
 //! `egress-agent explain`: what the gate does with a destination, and why. The running agent says it,
 //! or rule files and the agent's config do, which needs no kernel, no root and no agent.
 
+use super::args::AdminArgs;
 use crate::cgroup2;
-use crate::cli::AdminArgs;
 use crate::config::{Config, LogFormat, Settings};
 use crate::engine;
 use crate::failure::Failure;
@@ -42,7 +42,7 @@ pub struct Asked {
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: LogFormat,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    admin: AdminArgs,
     /// HOST:PORT, IP:PORT or URL
     #[arg(value_name = "DESTINATION")]
     destination: String,
@@ -119,7 +119,7 @@ fn by_files(asked: &Asked) -> anyhow::Result<State> {
 
 /// Those of the agent whose config file was named, else the defaults.
 fn settings(asked: &Asked) -> Result<state::Settings, Failure> {
-    let Some(file) = asked.admin.config() else {
+    let Some(file) = asked.admin.config.as_deref() else {
         return Ok(state::Settings::default());
     };
     let flags = Settings {

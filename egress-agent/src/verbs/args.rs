@@ -1,0 +1,38 @@
+//! Arguments that several verbs have: the config file of the agent, and where it answers.
+
+use crate::config::{DEFAULT_ADMIN_SOCKET, Settings};
+use crate::failure::Failure;
+use std::path::{Path, PathBuf};
+
+/// Where the running agent answers.
+#[derive(Debug, clap::Args)]
+pub struct AdminArgs {
+    /// Config file of the agent: `adminSocket`, and with `explain --rules` every setting
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Unix socket of the agent [default: /run/egress-agent.sock]
+    #[arg(long, value_name = "PATH")]
+    admin_socket: Option<PathBuf>,
+}
+
+impl AdminArgs {
+    /// The config file, where one is named.
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// Its socket.
+    pub fn socket(self) -> Result<PathBuf, Failure> {
+        let file = file_settings(self.config)?;
+        let named = self.admin_socket.or(file.admin_socket);
+        Ok(named.unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()))
+    }
+}
+
+/// Settings of a config file; none of them without one.
+pub fn file_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {
+    config.map_or_else(
+        || Ok(Settings::default()),
+        |path| Settings::from_file(&path),
+    )
+}

@@ -1,0 +1,179 @@
+//! `egress-agent close`: closes the gate without rules, proves it, and leaves. A gate that is closed
+//! already, with rules or without, by an agent that runs or not, is left as it is.
+//!
+//! Also what `run` does where its config file cannot be used: closes what the file names.
+
+use super::args::file_settings;
+use super::quiet;
+use crate::config::{DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, Span};
+use crate::failure::Failure;
+use crate::gate::lock::Lock;
+use crate::gate::roots::Roots;
+use crate::kernel::{self, canary};
+use crate::{cgroup2, gate, privilege};
+use anyhow::Context as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Time between two looks for a root that `close` waits for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Arguments of `close`.
+#[derive(Debug, clap::Args)]
+pub struct CloseArgs {
+    /// Config file of the agent, for `cgroups`, `bpfDir` and `maxNetworks`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Enforced root [default: those of the config file]
+    #[arg(long = "cgroup", value_name = "PATH")]
+    cgroups: Vec<PathBuf>,
+    /// Where programs, links and maps are pinned [default: /sys/fs/bpf/egress-agent]
+    #[arg(long, value_name = "PATH")]
+    bpf_dir: Option<PathBuf>,
+    /// Make roots that are not there. Only for a path that the kubelet or the service manager will
+    /// use: a root made elsewhere is closed around nothing
+    #[arg(long)]
+    create: bool,
+    /// How long to wait for roots that are not there
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    wait: Span,
+}
+
+/// The verb.
+pub fn run(args: CloseArgs) -> anyhow::Result<()> {
+    let file = file_settings(args.config)?;
+    let cgroups = if args.cgroups.is_empty() {
+        file.cgroups
+    } else {
+        args.cgroups
+    };
+    if cgroups.is_empty() {
+        return Err(Failure::usage(
+            "no enforced root: name one with --cgroup PATH or a config file with --config",
+        )
+        .into());
+    }
+    close_and_leave(&Closing {
+        bpf_dir: args
+            .bpf_dir
+            .or(file.bpf_dir)
+            .unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
+        cgroups,
+        max_networks: file.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
+        create: args.create,
+        wait: args.wait.0,
+    })
+}
+
+/// What it is told, the config file's fields included.
+struct Closing {
+    /// Folder of the pins.
+    bpf_dir: PathBuf,
+    /// Enforced roots as named.
+    cgroups: Vec<PathBuf>,
+    /// Room of the tables, which are made here where there are none.
+    max_networks: u32,
+    /// Whether roots that are not there are made.
+    create: bool,
+    /// How long roots that are not there are waited for.
+    wait: Duration,
+}
+
+fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
+    privilege::require()?;
+    kernel::supported()?;
+    cgroup2::join_first_namespace()?;
+    let roots = Roots::look(&closing.cgroups);
+    if closing.create {
+        roots.create()?;
+    }
+    if all_closed(&closing.bpf_dir, &roots) {
+        // An agent that runs proves it itself.
+        let Ok(_lock) = Lock::take(&closing.bpf_dir, Duration::ZERO) else {
+            let roots = gate::shown(&roots.paths);
+            writeln!(quiet::stdout(), "closed by a running agent: {roots}")?;
+            return Ok(());
+        };
+        prove(&closing.bpf_dir, &roots)?;
+    } else {
+        // The roots that are there first: one that is waited for must not keep them open.
+        let mut gate = gate::close(
+            &closing.bpf_dir,
+            &closing.cgroups,
+            closing.max_networks,
+            false,
+        )?;
+        let end = Instant::now() + closing.wait;
+        while roots.paths.iter().any(|root| !root.exists()) && Instant::now() < end {
+            thread::sleep(LOOK);
+        }
+        kernel::attach_roots(&mut gate.kernel, &roots.paths)?;
+        prove(&closing.bpf_dir, &roots)?;
+    }
+    roots.wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
+}
+
+fn all_closed(bpf_dir: &Path, roots: &Roots) -> bool {
+    let closed = |root: &PathBuf| kernel::is_attached(bpf_dir, root).unwrap_or(false);
+    !roots.paths.is_empty() && roots.paths.iter().all(closed)
+}
+
+/// Fails unless the kernel denies an unlisted connect below every root. Where rules of an agent let
+/// it pass, the programs' presence has to do.
+fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
+    for root in &roots.paths {
+        let shown = root.display();
+        anyhow::ensure!(
+            root.exists(),
+            Failure::finding(format_args!(
+                "cgroup {shown} is not there, so nothing is closed around it; `close --create` makes it, `close --wait 30s` waits for whoever does"
+            ))
+        );
+        anyhow::ensure!(
+            kernel::is_attached(bpf_dir, root)?,
+            "the gate is not closed around {shown}"
+        );
+        if let Some(errno) = kernel::denies_unlisted(bpf_dir, root)? {
+            let outcome = canary::check(root, errno, |_| ()).context("the canary")?;
+            anyhow::ensure!(
+                outcome == canary::Outcome::Refused,
+                "{shown}: an unlisted connect was not denied"
+            );
+        }
+        writeln!(quiet::stdout(), "closed: {shown}")?;
+    }
+    Ok(())
+}
+
+/// What is left to do where the config file cannot be used: closes what it names, as far as that
+/// can be read, and adds to the error what became of the gate.
+pub fn close_for(mut error: Failure, known: &Essentials) -> Failure {
+    let said = match try_close(known) {
+        Ok(closed) if closed.is_empty() => {
+            "; no gate was closed: the enforced roots are not known".to_owned()
+        }
+        Ok(closed) => format!("; the gate is closed around {closed} all the same"),
+        Err(e) => format!("; closing the gate failed: {e:#}"),
+    };
+    error.message.push_str(&said);
+    error
+}
+
+fn try_close(known: &Essentials) -> anyhow::Result<String> {
+    privilege::require()?;
+    kernel::supported()?;
+    cgroup2::join_first_namespace()?;
+    let roots = Roots::look(&known.cgroups);
+    let there: Vec<PathBuf> = roots.paths.into_iter().filter(|r| r.exists()).collect();
+    if !there.is_empty() {
+        drop(gate::close(
+            &known.bpf_dir,
+            &there,
+            known.max_networks,
+            false,
+        )?);
+    }
+    Ok(gate::shown(&there))
+}

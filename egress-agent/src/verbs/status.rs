@@ -1,0 +1,47 @@
+//! `egress-agent status`: how a running agent is, or the gate that is pinned without one.
+
+use super::args::{AdminArgs, file_settings};
+use super::quiet;
+use crate::config::{DEFAULT_BPF_DIR, LogFormat};
+use crate::failure::{ABSENT, Failure};
+use crate::operate::{admin, pinned};
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Without an agent: where the gate is pinned [default: /sys/fs/bpf/egress-agent]
+    #[arg(long, value_name = "PATH")]
+    bpf_dir: Option<PathBuf>,
+    /// How it is written
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: LogFormat,
+}
+
+/// The verb.
+pub fn run(args: StatusArgs) -> anyhow::Result<()> {
+    let bpf_dir = args.bpf_dir;
+    let file = file_settings(args.admin.config.clone())?;
+    let socket = args.admin.socket()?;
+    let (status, result) = match admin::ask(&socket) {
+        Ok(status) if status.ready => (status, Ok(())),
+        Ok(status) => (status, Err(Failure::told().into())),
+        Err(error) if Failure::code_of(&error) == ABSENT => {
+            let bpf_dir = bpf_dir
+                .or(file.bpf_dir)
+                .unwrap_or_else(|| DEFAULT_BPF_DIR.into());
+            (pinned::status(&bpf_dir)?, Err(error))
+        }
+        Err(error) => return Err(error),
+    };
+    let mut out = quiet::stdout();
+    match args.output {
+        LogFormat::Text => write!(out, "{status}")?,
+        LogFormat::Json => writeln!(out, "{}", serde_json::to_string(&status)?)?,
+    }
+    out.flush()?;
+    result
+}

@@ -1,0 +1,23 @@
+//! `egress-agent wait`: returns when a running agent is ready, or when its gate is closed.
+
+use super::args::AdminArgs;
+use crate::config::Span;
+use crate::operate::admin;
+
+/// Arguments of `wait`.
+#[derive(Debug, clap::Args)]
+pub struct WaitArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How long at most
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    timeout: Span,
+    /// Wait only until the gate is closed: a root without workloads is not ready before one comes
+    #[arg(long)]
+    closed: bool,
+}
+
+/// The verb.
+pub fn run(args: WaitArgs) -> anyhow::Result<()> {
+    admin::wait(&args.admin.socket()?, args.timeout.0, args.closed)
+}
