@@ -5,7 +5,7 @@ use crate::config::{Config, Mode, OnExit};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
 use crate::gate::placement::Started;
-use crate::gate::{self, Gate, rootwatch};
+use crate::gate::{self, Gate, own, rootwatch};
 use crate::keeper::{Canaries, Keeper};
 use crate::kernel::{self, Counters, Live};
 use crate::namespaces::Services;
@@ -64,7 +64,7 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
         follow_rules(&config.rules, &store::beside(&config.admin_socket))
     })??;
     // Before the first socket: a socket belongs to the cgroup that its process is in when it is made.
-    let own = cgroup2::settle(config, &roots)?;
+    let own = own::settle(config.agent_cgroup.as_deref(), &roots)?;
     kernel::attach_agent(&mut gate.kernel, &own)?;
     let place = Place {
         own,

@@ -8,6 +8,7 @@
 )]
 
 use egress_agent::config::{Config, Settings};
+use egress_agent::gate::own;
 use egress_agent::gate::roots::Roots;
 use egress_agent::verbs::exec;
 use egress_agent::{cgroup2, failure::Failure};
@@ -274,7 +275,7 @@ fn settle(root: &OsString, agent_cgroup: Option<&OsString>) -> ExitCode {
     let config = Config::load(flags, None).unwrap();
     let roots = Roots::look(&config.cgroups);
     let checked = roots.wrong.map_or(Ok(roots.paths), Err);
-    match checked.and_then(|roots| cgroup2::settle(&config, &roots)) {
+    match checked.and_then(|roots| own::settle(config.agent_cgroup.as_deref(), &roots)) {
         Ok(_) => {
             print!("{}", fs::read_to_string("/proc/self/cgroup").unwrap());
             ExitCode::SUCCESS

@@ -4,6 +4,7 @@
 //! Knows no rule, and no agent's own cgroup.
 
 pub mod lock;
+pub mod own;
 pub mod placement;
 pub mod roots;
 pub mod rootwatch;

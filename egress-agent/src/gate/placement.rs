@@ -3,14 +3,13 @@
 
 use crate::cgroup2;
 use crate::gate::roots::{pods_root, populated};
+use crate::kernel::canary::CAGE;
 use crate::workloads::names;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// What the name of a canary's cgroup begins with; it is no workload.
-pub const CANARY: &str = "egress-canary-";
 /// `PROC_PID_INIT_INO` of include/linux/proc_ns.h: the process ids of the machine itself.
 const FIRST_PIDS: &str = "pid:[4026531836]";
 
@@ -114,7 +113,7 @@ fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<St
 fn has_children(root: &Path) -> bool {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let mut folders = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders.any(|e| !e.file_name().to_string_lossy().starts_with(CANARY))
+    folders.any(|e| !e.file_name().to_string_lossy().starts_with(CAGE))
 }
 
 /// Why the pins would go with the agent; none where they outlive it, as far as this process can see.

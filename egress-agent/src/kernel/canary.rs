@@ -3,7 +3,6 @@
 //! It connects a datagram socket, which runs the same hook as every connect and sends no packet
 //! even if the gate should be open.
 
-use crate::gate::placement::CANARY;
 use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{Owner, PROOF_POLICY};
@@ -16,6 +15,8 @@ use std::time::Duration;
 
 /// The hidden verb under which the agent runs itself as the canary.
 pub const VERB: &str = "canary";
+/// What the name of a canary's cgroup begins with; it is no workload.
+pub const CAGE: &str = "egress-canary-";
 /// Of TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule has a reason to list
 /// the port with it.
 const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:fffe]:9"];
@@ -38,7 +39,7 @@ pub enum Outcome {
 
 /// The cgroup of this process's canaries below `root`.
 pub fn cage(root: &Path) -> PathBuf {
-    root.join(format!("{CANARY}{}", std::process::id()))
+    root.join(format!("{CAGE}{}", std::process::id()))
 }
 
 /// Runs a canary in a cgroup of its own below `root`; `errno` is what a refusal fails with. `told`

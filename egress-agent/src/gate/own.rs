@@ -1,0 +1,105 @@
+//! The agent's own cgroup: outside every enforced root and above none. Attaches nothing.
+
+use super::roots::enforced_root;
+use crate::cgroup2;
+use crate::failure::Failure;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Puts this process into the cgroup that is the agent's own and returns its folder. It lies in no
+/// enforced root (the agent's upstream connects would be redirected into itself) and above none
+/// (its own programs would see the workloads). `chosen` is what the config names.
+pub fn settle(chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
+    let here = cgroup2::own()?;
+    let chosen = chosen.map(real_path).transpose()?;
+    let wanted = plan(&here, chosen.as_deref(), roots)?;
+    if wanted != here {
+        match fs::create_dir(&wanted) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Failure::usage(format_args!(
+                    "agent cgroup {}: {e}",
+                    wanted.display()
+                )));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        enforced_root(&wanted)?;
+        fs::write(wanted.join("cgroup.procs"), std::process::id().to_string()).map_err(|e| {
+            Failure::usage(format_args!(
+                "agent cgroup {}: moving there: {e}",
+                wanted.display()
+            ))
+        })?;
+    }
+    Ok(wanted)
+}
+
+/// A path without symlinks, the last part of which need not be there yet.
+fn real_path(path: &Path) -> Result<PathBuf, Failure> {
+    let named = |e: io::Error| Failure::usage(format_args!("agent cgroup {}: {e}", path.display()));
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => Ok(real),
+        (Err(_), Some(parent), Some(name)) => {
+            Ok(fs::canonicalize(parent).map_err(named)?.join(name))
+        }
+        (Err(e), _, _) => Err(named(e)),
+    }
+}
+
+fn plan(here: &Path, chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
+    let wanted = match chosen {
+        Some(path) => path.to_owned(),
+        None if roots.iter().any(|r| r.starts_with(here) && r != here) => here.join("egress-agent"),
+        None => here.to_owned(),
+    };
+    for root in roots {
+        if wanted.starts_with(root) {
+            return Err(Failure::usage(format_args!(
+                "the agent's own cgroup {} lies in the enforced root {}: start it elsewhere, or name one with --agent-cgroup",
+                wanted.display(),
+                root.display()
+            )));
+        }
+        if root.starts_with(&wanted) {
+            return Err(Failure::usage(format_args!(
+                "the enforced root {} lies in the agent's own cgroup {}: name another with --agent-cgroup",
+                root.display(),
+                wanted.display()
+            )));
+        }
+    }
+    Ok(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_lives_neither_in_nor_above_an_enforced_root() {
+        let roots = [PathBuf::from("/cg/pods")];
+        let settled = |here: &str, chosen: Option<&str>| {
+            plan(Path::new(here), chosen.map(Path::new), &roots).map_err(|f| f.message)
+        };
+        assert_eq!(settled("/cg/system", None), Ok("/cg/system".into()));
+        assert_eq!(settled("/cg", None), Ok("/cg/egress-agent".into()));
+        assert_eq!(settled("/cg", Some("/cg/mine")), Ok("/cg/mine".into()));
+        assert_eq!(settled("/cg/podsfoo", None), Ok("/cg/podsfoo".into()));
+        for (here, chosen) in [
+            ("/cg/pods", None),
+            ("/cg/pods/a", None),
+            ("/cg", Some("/cg/pods/x")),
+            ("/cg/a", Some("/cg")),
+        ] {
+            assert!(
+                settled(here, chosen)
+                    .unwrap_err()
+                    .contains("--agent-cgroup"),
+                "{here}"
+            );
+        }
+        let whole = plan(Path::new("/cg"), None, &["/cg".into()]).unwrap_err();
+        assert!(whole.message.contains("enforced root /cg"), "{whole}");
+    }
+}
