@@ -2,14 +2,13 @@
 
 use crate::config::reload::{self, Source};
 use crate::config::{Config, Mode, OnExit};
-use crate::dns::Resolver;
-use crate::engine::{Ending, Engine, News};
+use crate::engine::News;
 use crate::gate::placement::Started;
 use crate::gate::{self, Gate, own, rootwatch};
 use crate::keeper::{Canaries, Keeper};
-use crate::kernel::{self, Counters, Live};
+use crate::kernel::{self, Counters};
 use crate::namespaces::Services;
-use crate::observe::flows::FlowLog;
+use crate::observe::observed::Observed;
 use crate::observe::readiness::Board;
 use crate::operate::admin;
 use crate::operate::reporter::Reporter;
@@ -133,30 +132,21 @@ async fn serve(
     let events = kernel.events()?;
     let origins = kernel.origins()?;
     let program_log = tokio::spawn(kernel.program_log()?.pump());
-    let resolver = Resolver::new(&config.dns.servers, &sockets)?;
     let (board, canaries) = (Board::default(), Canaries::default());
     let (ask, asks) = mpsc::channel(4);
     let (reloaded, configs) = mpsc::channel(1);
     canaries.expect_errno(config.deny_errno);
-    let tables = kernel.tables()?;
-    let live = Live::open(&kernel.pins, tables.view())?;
-    let ending = Ending::new(config.on_removal, live, Arc::clone(&sockets));
     let came = Arc::new(Notify::new());
-    let mut engine = Engine::new(
-        config,
-        &place.roots,
-        tables,
-        resolver,
-        ending,
-        canaries.clone(),
-        News {
-            asks,
-            configs,
-            came: Arc::clone(&came),
-            board: board.clone(),
-        },
-    )?;
-    let flows = Arc::new(FlowLog::default());
+    let news = News {
+        asks,
+        configs,
+        came: Arc::clone(&came),
+        board: board.clone(),
+        canaries: canaries.clone(),
+    };
+    let mut engine = wiring::engine(config, &place.roots, &mut kernel, &sockets, news)?;
+    let observed = Observed::default();
+    let flows = Arc::clone(&observed.flows);
     let status = Reporter::new(
         config,
         &kernel,
@@ -164,7 +154,7 @@ async fn serve(
         &board,
         feed.problem,
         ask,
-        Arc::clone(&flows),
+        observed.clone(),
     )?;
     let mut helpers = JoinSet::new();
     helpers.spawn(status.serve(config.admin_socket.clone()));
@@ -195,7 +185,7 @@ async fn serve(
         roots: place.roots.clone(),
         started: place.started.clone(),
         board,
-        canaries,
+        canaries: canaries.clone(),
     };
     keeper.check().await;
     keeper.check_redirect().await;
@@ -208,8 +198,11 @@ async fn serve(
     helpers.spawn(async move { flows.tell_of_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 
+    let denials = wiring::denials(&engine, canaries, observed)?;
+    let mut denials = tokio::spawn(denials.follow(events));
     let result = tokio::select! {
-        ended = engine.run(feed.current, events) => ended,
+        ended = engine.run(feed.current) => ended,
+        ended = &mut denials => ended.unwrap_or_else(|panic| Err(panic.into())),
         name = stop => {
             tracing::info!(signal = name, "stopping");
             Ok(())
@@ -227,6 +220,7 @@ async fn serve(
     // The next agent may take the gate while running flows end here.
     drop(lock);
     engine.drained().await;
+    denials.abort();
     program_log.abort();
     result
 }

@@ -1,10 +1,14 @@
-//! Adapters between rooms that must not know each other: what the proxy is given of the kernel, the
-//! engine and the socket factory.
+//! Adapters between rooms that must not know each other: what the engine is given of the kernel and
+//! the socket factory, and what the proxy is given of these and of the engine.
 
 use crate::config::{Config, OnRemoval};
-use crate::engine::Engine;
-use crate::kernel::Origins;
+use crate::dns::Resolver;
+use crate::engine::{Ending, Engine, News};
+use crate::keeper::Canaries;
+use crate::kernel::{Kernel, Live, Origins};
+use crate::observe::denials::Denials;
 use crate::observe::flows::FlowLog;
+use crate::observe::observed::Observed;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
 use crate::sockets::{NetnsId, SocketFactory};
@@ -12,6 +16,7 @@ use crate::workloads::Sharers;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -50,6 +55,26 @@ impl Dialer for FactoryDialer {
 
 /// Upper bound of one connect; the proxy's own limit ends it earlier.
 const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
+
+/// An engine over the kernel's tables.
+pub fn engine(
+    config: &Config,
+    roots: &[PathBuf],
+    kernel: &mut Kernel,
+    sockets: &Arc<SocketFactory>,
+    news: News,
+) -> anyhow::Result<Engine> {
+    let resolver = Resolver::new(&config.dns.servers, sockets)?;
+    let tables = kernel.tables()?;
+    let live = Live::open(&kernel.pins, tables.view())?;
+    let ending = Ending::new(config.on_removal, live, Arc::clone(sockets));
+    Engine::new(config, roots, tables, resolver, ending, news)
+}
+
+/// What follows the kernel's denials with the names that the engine knows.
+pub fn denials(engine: &Engine, canaries: Canaries, observed: Observed) -> anyhow::Result<Denials> {
+    Denials::new(engine.names(), engine.missed(), canaries, observed.denied)
+}
 
 /// What the proxy's connections share.
 pub fn shared(

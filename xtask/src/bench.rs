@@ -14,6 +14,8 @@ pub enum Bench {
     Kernel,
     /// Time of long transfers with the gate and without it.
     Bulk,
+    /// Cost of denials and of a changed object with many rules, in release builds.
+    Rules,
 }
 
 /// Runs a bench with arguments of its own.
@@ -29,9 +31,16 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
             "bench_kernel"
         }
         Bench::Bulk => "bench_bulk",
+        Bench::Rules => "bench_rules",
     };
     tasks::build()?;
-    let program = tasks::target().join("debug").join(program);
+    let mut profile = "debug";
+    if bench == Bench::Rules {
+        // The agent's own code is what is measured.
+        tasks::show(&mut tasks::cargo(&["build", "--release", "--bins"]))?;
+        profile = "release";
+    }
+    let program = tasks::target().join(profile).join(program);
     let mut command = root.command(&program.to_string_lossy());
     command.args(arguments);
     tasks::show(&mut command)

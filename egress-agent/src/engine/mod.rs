@@ -15,24 +15,24 @@ pub use telling::Ask;
 use asking::Questions;
 use lease_file::LeaseFile;
 use ruling::RulesFile;
-use telling::Denials;
 
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use crate::dns::Resolver;
 use crate::keeper::Canaries;
-use crate::kernel::{Events, Tables};
+use crate::kernel::Tables;
 use crate::observe::readiness::Board;
 use crate::operate::status::RulesStatus;
 use crate::sources::RuleSet;
-use crate::workloads::{Owners, Sharers, Workloads};
+use crate::timer::until;
+use crate::workloads::{Missed, Owners, Sharers, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use egress_core::policy::claims;
 use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::leases::LeaseSettings;
+use egress_core::policy::naming::Names;
 use egress_core::policy::state::{Settings, State};
 use egress_core::routing::RouteTable;
-use std::future;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -54,6 +54,8 @@ pub struct News {
     pub came: Arc<Notify>,
     /// Readiness.
     pub board: Board,
+    /// What the canaries must show.
+    pub canaries: Canaries,
 }
 
 /// See the module.
@@ -63,6 +65,7 @@ pub struct Engine {
     standing: Planner,
     tables: Tables,
     routes: Arc<ArcSwap<RouteTable>>,
+    names: Arc<ArcSwap<Names>>,
     questions: Questions,
     lease_file: LeaseFile,
     rules_file: RulesFile,
@@ -75,10 +78,10 @@ pub struct Engine {
     changes: watch::Sender<u64>,
     ending: Ending,
     news: News,
+    /// Cgroups whose flow found no proxy.
+    missed: Missed,
     /// Until when the first answers are waited for; none once they are there.
     answers_until: Option<Instant>,
-    denials: Denials,
-    canaries: Canaries,
     /// Findings across the objects in force, once they are there.
     findings: Arc<OnceLock<Vec<String>>>,
     /// What `status` shows; the parts that are looked up are filled in when it is asked.
@@ -93,7 +96,6 @@ impl Engine {
         mut tables: Tables,
         resolver: Resolver,
         ending: Ending,
-        canaries: Canaries,
         news: News,
     ) -> anyhow::Result<Self> {
         let (policies, ids) = tables
@@ -104,6 +106,7 @@ impl Engine {
         let owners = Owners::standing(&tables)?;
         Ok(Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
+            names: Arc::default(),
             state,
             standing,
             tables,
@@ -117,9 +120,8 @@ impl Engine {
             changes: watch::channel(0).0,
             ending,
             news,
+            missed: Missed::default(),
             answers_until: None,
-            denials: Denials::new(canaries.clone())?,
-            canaries,
             shown: RulesStatus {
                 mode: format!("{:?}", config.mode).to_lowercase(),
                 ..RulesStatus::default()
@@ -130,6 +132,16 @@ impl Engine {
     /// The proxy's view of the rules, replaced with each change.
     pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
         Arc::clone(&self.routes)
+    }
+
+    /// Which hosts each address is known by, replaced with each change.
+    pub fn names(&self) -> Arc<ArcSwap<Names>> {
+        Arc::clone(&self.names)
+    }
+
+    /// Where to say which cgroups found no proxy.
+    pub fn missed(&self) -> Missed {
+        self.missed.clone()
     }
 
     /// Who shares the proxy as one.
@@ -170,16 +182,11 @@ impl Engine {
     }
 
     /// Runs until something fails that the agent cannot go on without.
-    pub async fn run(
-        &mut self,
-        mut rules: watch::Receiver<Arc<RuleSet>>,
-        mut events: Events,
-    ) -> anyhow::Result<()> {
+    pub async fn run(&mut self, mut rules: watch::Receiver<Arc<RuleSet>>) -> anyhow::Result<()> {
         rules.mark_unchanged();
         let mut following = true;
         loop {
             let due = self.state.poll_timeout();
-            let kept_back = self.denials_due();
             tokio::select! {
                 changed = rules.changed(), if following => {
                     following = changed.is_ok();
@@ -203,8 +210,6 @@ impl Engine {
                     let ops = self.state.poll_ops();
                     self.carry_out(&ops)?;
                     self.settle().await?;
-                    // At the latest with the next scan.
-                    self.tell_held_back();
                     continue;
                 }
                 Some(reply) = self.questions.reply() => {
@@ -228,13 +233,9 @@ impl Engine {
                     self.workloads.look_again();
                     continue;
                 }
-                () = until(kept_back) => {
-                    self.tell_kept_back();
-                    continue;
-                }
-                batch = events.next() => {
-                    for event in batch.context("reading the kernel's events")? {
-                        self.report(&event);
+                cgroups = self.missed.next() => {
+                    for cgroup in cgroups {
+                        self.workloads.missed(cgroup);
                     }
                     continue;
                 }
@@ -276,8 +277,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands the proxy the routes and owners as they are, and has running connections judged by them.
+    /// Hands the proxy the routes and owners as they are, and has running connections judged by them;
+    /// and the log the names.
     fn publish(&mut self) {
+        self.names.store(Arc::new(self.state.names()));
         let routes = self.state.routes();
         if !Arc::ptr_eq(&routes, &self.routes.load()) {
             self.routes.store(routes);
@@ -308,12 +311,5 @@ pub(crate) fn settings(config: &Config) -> Settings {
         proxy_port: config.proxy_port,
         keep_removed: config.on_removal == OnRemoval::Keep,
         ..Settings::default()
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => future::pending().await,
     }
 }

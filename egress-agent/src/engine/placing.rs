@@ -6,8 +6,6 @@ use crate::namespaces::{Services, Spaces};
 use crate::sockets::SocketFactory;
 use crate::workloads::Told;
 use egress_core::policy::diff::TableOp;
-use egress_ebpf::abi::DenyEvent;
-use egress_ebpf::verdict::Reason;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,7 +57,7 @@ impl Engine {
         }
         let roots = self.workloads.roots();
         let unlisted = roots.map(|id| self.state.unlisted(id)).collect();
-        self.canaries.expect(unlisted);
+        self.news.canaries.expect(unlisted);
         Ok(left_out)
     }
 
@@ -79,13 +77,6 @@ impl Engine {
     /// Brings the proxy to where the workloads are.
     pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
         self.workloads.namespaces().settle(&mut self.tables).await
-    }
-
-    /// A refusal whose cause may be that the proxy is not where the flow is.
-    pub(super) fn missed(&mut self, event: &DenyEvent) {
-        if event.reason == Reason::NoProxy as u8 {
-            self.workloads.missed(event.cgroup);
-        }
     }
 
     /// Serves in the agent's own namespace, in those of the workloads, and nowhere else.

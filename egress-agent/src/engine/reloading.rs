@@ -16,7 +16,7 @@ impl Engine {
             return Ok(());
         }
         self.shown.mode = format!("{:?}", config.mode).to_lowercase();
-        self.canaries.expect_errno(config.deny_errno);
+        self.news.canaries.expect_errno(config.deny_errno);
         self.moved = true;
         self.carry_out(&ops)?;
         let told = self.workloads.rename(config.workloads.clone());

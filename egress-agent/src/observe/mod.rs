@@ -3,10 +3,12 @@
 #[cfg(test)]
 mod captured;
 pub mod cgroups;
+pub mod denials;
 pub mod deny;
 pub mod flows;
 pub mod limit;
 pub mod log;
+pub mod observed;
 pub mod readiness;
 pub mod repeats;
 pub mod sorting;

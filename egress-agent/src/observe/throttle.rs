@@ -47,6 +47,13 @@ impl Throttle {
         }
     }
 
+    /// When [`Self::take`] has something to give; none while nothing is held back.
+    pub fn due(&self) -> Option<Instant> {
+        self.since
+            .filter(|_| self.held_back > 0)
+            .map(|since| since + WINDOW)
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         self.since
             .is_none_or(|since| now.saturating_duration_since(since) >= WINDOW)
@@ -64,12 +71,14 @@ mod tests {
         let said: Vec<_> = (0..5).map(|_| throttle.allows(start)).collect();
         assert_eq!(said, [Some(0), Some(0), None, None, None]);
         assert_eq!(throttle.take(start), 0, "more may follow");
+        assert_eq!(throttle.due(), Some(start + WINDOW));
         let later = start + WINDOW;
         assert_eq!(throttle.allows(later), Some(3));
         assert_eq!(throttle.allows(later), Some(0));
         assert_eq!(throttle.allows(later), None);
         assert_eq!(throttle.take(later + WINDOW), 1, "nothing followed");
         assert_eq!(throttle.take(later + WINDOW), 0);
+        assert_eq!(throttle.due(), None);
         assert_eq!(throttle.allows(later + WINDOW), Some(0));
     }
 }

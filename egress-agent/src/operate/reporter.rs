@@ -3,14 +3,13 @@
 use crate::config::Config;
 use crate::engine::Ask;
 use crate::kernel::{Counters, Kernel, counter_names};
-use crate::observe::flows::FlowLog;
+use crate::observe::observed::Observed;
 use crate::observe::readiness::{Board, Part};
 use crate::operate::admin::{self, Explained, Request};
 use crate::operate::status::{KernelStatus, Status};
 use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
 use std::path::PathBuf;
-use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Time between two tries to listen.
@@ -24,7 +23,7 @@ pub struct Reporter {
     counters: Counters,
     problem: watch::Receiver<Option<String>>,
     engine: mpsc::Sender<Ask>,
-    flows: Arc<FlowLog>,
+    observed: Observed,
     /// A proof older than this is none.
     stale: std::time::Duration,
 }
@@ -38,7 +37,7 @@ impl Reporter {
         board: &Board,
         problem: watch::Receiver<Option<String>>,
         engine: mpsc::Sender<Ask>,
-        flows: Arc<FlowLog>,
+        observed: Observed,
     ) -> anyhow::Result<Self> {
         for gap in &kernel.gaps {
             tracing::warn!(gap, "this kernel leaves a way open");
@@ -62,7 +61,7 @@ impl Reporter {
             counters: Counters::open(&kernel.pins)?,
             problem,
             engine,
-            flows,
+            observed,
             stale: config.canary_interval * 3,
         })
     }
@@ -132,6 +131,8 @@ impl Reporter {
         if let Some(problem) = self.problem.borrow().as_ref() {
             rules.problem = Some(problem.clone());
         }
+        rules.events = self.observed.denied.events();
+        rules.not_logged = self.observed.denied.not_logged();
         let (age, closed, mut troubles) = {
             let known = self.board.known();
             let age = known.proven.map(|at| at.elapsed());
@@ -150,7 +151,7 @@ impl Reporter {
             canary_age_seconds: age.map(|age| age.as_secs_f64()),
             rules,
             workloads,
-            proxy: self.flows.status(),
+            proxy: self.observed.flows.status(),
             counters: counter_names()
                 .map(|(index, name)| (name.to_owned(), self.counters.get(index)))
                 .collect(),

@@ -5,6 +5,7 @@
 
 pub mod cgroups;
 mod depth;
+mod missed;
 pub mod names;
 mod owners;
 mod room;
@@ -12,6 +13,7 @@ mod sharers;
 
 pub use depth::TooDeep;
 pub use egress_core::registry::scope::Workload;
+pub use missed::Missed;
 pub use owners::Owners;
 pub use sharers::Sharers;
 

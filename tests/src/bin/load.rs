@@ -61,6 +61,9 @@ enum Task {
         /// Each to another destination.
         #[arg(long)]
         spread: bool,
+        /// By TCP, not by UDP.
+        #[arg(long)]
+        stream: bool,
     },
 }
 
@@ -88,7 +91,8 @@ fn run(task: Task) -> Result<()> {
             rate,
             seconds,
             spread,
-        } => flood(rate, Duration::from_secs(seconds), spread),
+            stream,
+        } => flood(rate, Duration::from_secs(seconds), spread, stream),
         Task::Mix {
             direct,
             proxied,
@@ -234,10 +238,11 @@ fn send(to: SocketAddr) -> io::Result<()> {
         .map(drop)
 }
 
-/// In bursts of a millisecond, so that the rate holds over the whole time.
-fn flood(rate: u64, time: Duration, spread: bool) -> Result<()> {
+/// In bursts of a millisecond or more, so that the rate holds over the whole time.
+fn flood(rate: u64, time: Duration, spread: bool, stream: bool) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    let burst = rate / 1000;
+    let pause = Duration::from_millis((1000 / rate.max(1)).max(1));
+    let burst = rate * u64::try_from(pause.as_millis())? / 1000;
     let start = Instant::now();
     let (mut bursts, mut done, mut passed) = (0_u32, 0_u64, 0_u64);
     while start.elapsed() < time {
@@ -245,11 +250,16 @@ fn flood(rate: u64, time: Duration, spread: bool) -> Result<()> {
             let last = if spread { done as u32 } else { 0 };
             // 198.18.0.0/15 is for benchmarks (RFC 2544).
             let to = (Ipv4Addr::from_bits(0xc612_0000 | last & 0x1_ffff), 9);
-            passed += u64::from(socket.connect(to).is_ok());
+            let connected = if stream {
+                TcpStream::connect_timeout(&to.into(), PATIENCE).map(drop)
+            } else {
+                socket.connect(to)
+            };
+            passed += u64::from(connected.is_ok());
             done += 1;
         }
         bursts += 1;
-        let next = start + Duration::from_millis(1) * bursts;
+        let next = start + pause * bursts;
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     let per_second = u128::from(done) * 1000 / start.elapsed().as_millis().max(1);

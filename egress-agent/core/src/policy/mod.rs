@@ -3,9 +3,9 @@
 pub mod claims;
 pub mod diff;
 pub mod explain;
-mod hints;
 pub mod leases;
 mod lookup;
+pub mod naming;
 mod ops;
 mod ranges;
 #[cfg(test)]

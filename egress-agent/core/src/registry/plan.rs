@@ -8,6 +8,7 @@ use super::scope::Scope;
 use super::services::Service;
 use crate::routing::HttpMatch;
 use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
+use imbl::OrdMap;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -142,7 +143,7 @@ pub struct Context<'a> {
     /// Rules.
     pub registry: &'a Registry,
     /// Services that are visible.
-    pub services: &'a BTreeMap<Arc<str>, Arc<Service>>,
+    pub services: &'a OrdMap<Arc<str>, Arc<Service>>,
     /// To whom.
     pub scope: &'a Scope,
 }

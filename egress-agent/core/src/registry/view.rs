@@ -7,6 +7,7 @@ use super::routes;
 use super::scope::{Imported, Scope};
 use super::services::{Entry, Service};
 use super::{Registry, hosts};
+use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ use std::sync::Arc;
 pub struct View {
     /// Whose view it is.
     pub scope: Scope,
-    /// Services.
-    pub services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// Services. A copy of the map shares what did not change.
+    pub services: OrdMap<Arc<str>, Arc<Service>>,
     /// What each does, by port.
     pub plans: BTreeMap<Arc<str>, HostPlan>,
     /// Hosts whose routes lead to another one.

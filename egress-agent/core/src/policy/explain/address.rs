@@ -88,9 +88,8 @@ impl Asked<'_> {
             to.ip()
         );
         let mut lines = vec![why, words::denial(&tcp.fate)];
-        let nearest = self
-            .state
-            .nearest(self.gate.id, to.ip(), port, Transport::Tcp);
+        let names = self.state.names();
+        let nearest = names.nearest(self.gate.id, to.ip(), port, Transport::Tcp);
         lines.extend(nearest.or_else(|| self.by_dns(port)));
         Explanation {
             denied,

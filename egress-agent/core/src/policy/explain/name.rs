@@ -8,7 +8,7 @@ use super::gate::Fate;
 use super::nearest::nearest_host;
 use super::words::{self, rule_of};
 use super::{DeniedBy, Explanation};
-use crate::policy::hints::{lists_unspelt, ports, unspelt};
+use crate::policy::naming::{lists_unspelt, ports, unspelt};
 use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;

@@ -4,17 +4,16 @@
 //! listed for: `state` says which names are wanted and turns changes into table entries.
 
 mod answer;
-mod left_out;
 mod settings;
 pub mod store;
 
 pub use answer::{Answer, Failure, Outcome};
 pub use settings::{LeaseSettings, PrivateAnswers};
 
+use super::naming::addresses::Addresses;
 use super::ranges;
 use answer::Moves;
 use egress_ebpf::addr::Addr;
-use left_out::LeftOut;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,14 +50,10 @@ impl Name {
 pub struct Leases {
     settings: LeaseSettings,
     names: BTreeMap<Arc<str>, Name>,
-    /// Union over all leases: an address under several names is here with all of them.
-    holders: BTreeMap<Addr, BTreeSet<Arc<str>>>,
+    /// For people. Union over all leases: an address under several names is here with all of them.
+    addresses: Addresses,
     ask: BTreeSet<(Instant, Arc<str>)>,
     expire: BTreeSet<(Instant, Arc<str>)>,
-    /// For hints.
-    not_public: LeftOut,
-    /// Names whose answers go on bringing other addresses.
-    rotating: BTreeSet<Arc<str>>,
 }
 
 impl Leases {
@@ -67,11 +62,9 @@ impl Leases {
         Self {
             settings,
             names: BTreeMap::new(),
-            holders: BTreeMap::new(),
+            addresses: Addresses::default(),
             ask: BTreeSet::new(),
             expire: BTreeSet::new(),
-            not_public: LeftOut::default(),
-            rotating: BTreeSet::new(),
         }
     }
 
@@ -121,10 +114,9 @@ impl Leases {
             self.expire.remove(&(at, Arc::clone(name)));
         }
         for ip in state.expiry.keys() {
-            release(&mut self.holders, *ip, name);
+            self.addresses.release(*ip, name);
         }
-        self.not_public.replace(name, &[]);
-        self.rotating.remove(name);
+        self.addresses.forget(name);
     }
 
     /// The next name to ask for at `now`, if one is due. It is not handed out again until
@@ -168,7 +160,7 @@ impl Leases {
         let answered = result.is_ok();
         let usable = self.usable(&name, result, &mut outcome);
         if answered {
-            self.not_public.replace(&name, &outcome.not_public);
+            self.addresses.leave_out(&name, &outcome.not_public);
         }
         let pause = match usable {
             Ok((addresses, ttl)) => {
@@ -258,20 +250,13 @@ impl Leases {
             if !known {
                 moved = !first;
                 outcome.changed = true;
-                self.holders
-                    .entry((*ip).into())
-                    .or_default()
-                    .insert(Arc::clone(name));
+                self.addresses.lease(*ip, name);
             }
             true
         });
         state.left_out = state.left_out.saturating_add(outcome.left_out as u64);
         state.moves.note(moved);
-        if state.moves.rotates() {
-            self.rotating.insert(Arc::clone(name));
-        } else {
-            self.rotating.remove(name);
-        }
+        self.addresses.set_rotating(name, state.moves.rotates());
         // A full name whose whole answer was left out keeps its last good set.
         if !addresses.is_empty() && state.newest != addresses {
             state.newest = addresses;
@@ -293,7 +278,7 @@ impl Leases {
             expiry.retain(|ip, at| {
                 let stays = *at > now || newest.contains(ip);
                 if !stays {
-                    release(&mut self.holders, *ip, &name);
+                    self.addresses.release(*ip, &name);
                 }
                 stays
             });
@@ -318,19 +303,9 @@ impl Leases {
         self.names.get(name).map_or(&[], |n| &n.newest)
     }
 
-    /// Every name that leases an address.
-    pub fn names_of(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
-        self.holders.get(&addr.canonical()).into_iter().flatten()
-    }
-
-    /// Every name whose newest answer gave this address, which was left out as not public.
-    pub fn names_left_out(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
-        self.not_public.names_of(addr.canonical())
-    }
-
-    /// Names whose answers go on bringing other addresses, sorted.
-    pub fn rotating(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.rotating.iter()
+    /// The names by which each address is known, for people.
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Names for which neither an answer nor a failure came yet.
@@ -351,16 +326,6 @@ impl Leases {
     /// Addresses that were left out over time because a name was full.
     pub fn left_out(&self) -> u64 {
         self.names.values().map(|n| n.left_out).sum()
-    }
-}
-
-fn release(holders: &mut BTreeMap<Addr, BTreeSet<Arc<str>>>, ip: IpAddr, name: &Arc<str>) {
-    let addr = Addr::from(ip);
-    if let Some(names) = holders.get_mut(&addr) {
-        names.remove(name);
-        if names.is_empty() {
-            holders.remove(&addr);
-        }
     }
 }
 

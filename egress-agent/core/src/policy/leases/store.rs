@@ -178,12 +178,12 @@ impl Leases {
             if state.expiry.is_empty() && usable.iter().any(|(lease, _)| lease.newest) {
                 for (lease, left) in usable {
                     let until = now.checked_add(left).unwrap_or(now);
-                    state.expiry.insert(lease.ip, until);
+                    if state.expiry.insert(lease.ip, until).is_none() {
+                        self.addresses.lease(lease.ip, &name);
+                    }
                     if lease.newest && !state.newest.contains(&lease.ip) {
                         state.newest.push(lease.ip);
                     }
-                    let holders = self.holders.entry(lease.ip.into()).or_default();
-                    holders.insert(Arc::clone(&name));
                 }
                 if let Some(at) = state.expires_next() {
                     self.expire.insert((at, Arc::clone(&name)));

@@ -93,7 +93,7 @@ fn an_address_goes_after_its_ttl_and_grace_but_not_while_it_is_in_the_newest_ans
     assert_eq!(held(&l), ["203.0.113.2"]);
     l.handle_timeout(now + secs(100_000));
     assert_eq!(held(&l), ["203.0.113.2"], "the last good set stays");
-    assert_eq!(l.names_of(ip("203.0.113.1").into()).count(), 0);
+    assert_eq!(l.addresses().names_of(ip("203.0.113.1").into()).count(), 0);
 }
 
 #[test]
@@ -195,16 +195,22 @@ fn an_address_of_two_names_stays_until_both_let_it_go() {
     l.handle_answer(now, NAME, answer(&["203.0.113.1"], 60));
     l.handle_answer(now, "b.example", answer(&["203.0.113.1"], 60));
     assert_eq!(
-        l.names_of(shared).map(|n| &**n).collect::<Vec<_>>(),
+        l.addresses()
+            .names_of(shared)
+            .map(|n| &**n)
+            .collect::<Vec<_>>(),
         ["b.example", NAME]
     );
     l.want(now, &set(&["b.example"]));
     assert_eq!(
-        l.names_of(shared).map(|n| &**n).collect::<Vec<_>>(),
+        l.addresses()
+            .names_of(shared)
+            .map(|n| &**n)
+            .collect::<Vec<_>>(),
         ["b.example"]
     );
     l.want(now, &set(&[]));
-    assert_eq!(l.names_of(shared).count(), 0);
+    assert_eq!(l.addresses().names_of(shared).count(), 0);
     assert_eq!(
         l.poll_timeout(),
         None,

@@ -1,50 +1,82 @@
-//! The addresses that answers gave and that were left out as not public, so that who is denied
-//! one of them learns why. No verdict looks at them.
+//! The names by which DNS knows an address, as the leases keep them for people. No verdict looks at
+//! them.
 
+use super::pairs::Pairs;
 use egress_ebpf::addr::Addr;
-use std::collections::{BTreeMap, BTreeSet};
+use imbl::{OrdMap, OrdSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Addresses that are remembered for one name.
+/// Left-out addresses that are remembered for one name.
 const MOST: usize = 16;
 
-/// By name and by address.
+/// See the module.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LeftOut {
-    names: BTreeMap<Arc<str>, Vec<Addr>>,
-    holders: BTreeMap<Addr, BTreeSet<Arc<str>>>,
+pub(in crate::policy) struct Addresses {
+    leased: Pairs<Addr>,
+    left_out: Pairs<Addr>,
+    /// The addresses of each name in `left_out`.
+    left_out_of: OrdMap<Arc<str>, Arc<[Addr]>>,
+    rotating: OrdSet<Arc<str>>,
 }
 
-impl LeftOut {
-    /// The addresses of a name's newest answer that were left out take the place of those before.
-    pub(super) fn replace(&mut self, name: &Arc<str>, addresses: &[IpAddr]) {
-        let new: Vec<Addr> = addresses
-            .iter()
-            .take(MOST)
-            .map(|ip| Addr::from(*ip))
-            .collect();
-        let old = if new.is_empty() {
-            self.names.remove(name)
-        } else {
-            self.names.insert(Arc::clone(name), new.clone())
-        };
-        for addr in old.into_iter().flatten() {
-            if let Some(names) = self.holders.get_mut(&addr) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.holders.remove(&addr);
-                }
-            }
+impl Addresses {
+    /// A name leases an address, which it did not before.
+    pub(in crate::policy) fn lease(&mut self, ip: IpAddr, name: &Arc<str>) {
+        self.leased.add(&ip.into(), name);
+    }
+
+    /// Such a lease ended.
+    pub(in crate::policy) fn release(&mut self, ip: IpAddr, name: &Arc<str>) {
+        self.leased.remove(&ip.into(), name);
+    }
+
+    /// The addresses of a name's newest answer that were left out as not public, in the place of
+    /// those of the answer before.
+    pub(in crate::policy) fn leave_out(&mut self, name: &Arc<str>, addresses: &[IpAddr]) {
+        let new: BTreeSet<Addr> = addresses.iter().take(MOST).map(|ip| (*ip).into()).collect();
+        for addr in &new {
+            self.left_out.add(addr, name);
         }
-        for addr in new {
-            let names = self.holders.entry(addr).or_default();
-            names.insert(Arc::clone(name));
+        let old = if new.is_empty() {
+            self.left_out_of.remove(name)
+        } else {
+            self.left_out_of
+                .insert(Arc::clone(name), new.into_iter().collect())
+        };
+        for addr in old.iter().flat_map(|old| old.iter()) {
+            self.left_out.remove(addr, name);
         }
     }
 
-    /// The names whose newest answer gave this address.
-    pub(super) fn names_of(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
-        self.holders.get(&addr).into_iter().flatten()
+    /// Whether the answers for a name go on bringing other addresses.
+    pub(in crate::policy) fn set_rotating(&mut self, name: &Arc<str>, rotates: bool) {
+        if rotates {
+            self.rotating.insert(Arc::clone(name));
+        } else {
+            self.rotating.remove(name);
+        }
+    }
+
+    /// A name is not wanted any more; its leases were released.
+    pub(in crate::policy) fn forget(&mut self, name: &Arc<str>) {
+        self.leave_out(name, &[]);
+        self.rotating.remove(name);
+    }
+
+    /// Every name that leases an address.
+    pub(in crate::policy) fn names_of(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
+        self.leased.of(&addr.canonical())
+    }
+
+    /// Every name whose newest answer gave this address, which was left out.
+    pub(in crate::policy) fn names_left_out(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
+        self.left_out.of(&addr.canonical())
+    }
+
+    /// Names whose answers go on bringing other addresses, sorted.
+    pub(in crate::policy) fn rotating(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rotating.iter().inspect(|_| super::work::note())
     }
 }

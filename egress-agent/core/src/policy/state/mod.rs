@@ -15,6 +15,7 @@ pub use settings::Settings;
 use super::diff::{Desired, Planner, TableOp};
 use super::leases::store::Stored;
 use super::leases::{Answer, Failure, Leases, Outcome};
+use super::naming::{Hosts, Names, Needs};
 use super::tables::Delta;
 use crate::istio::Object;
 use crate::registry::scope::Workload;
@@ -41,8 +42,8 @@ pub struct State {
     pub(super) policies: BTreeMap<u32, PolicyState>,
     /// Workloads that were told of, with their policy.
     workloads: BTreeMap<u64, (Workload, u32)>,
-    /// Hosts of the services that need each name.
-    pub(super) users: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// What the policies list, for people; and which names their services need.
+    pub(super) hosts: Hosts,
     ops: VecDeque<TableOp>,
     due: VecDeque<Query>,
     /// The policies are others than those of `routes`.
@@ -67,10 +68,10 @@ impl State {
             registry: Registry::empty(&settings.domain, &settings.root_namespace),
             leases: Leases::new(settings.leases.clone()),
             planner: planner.keeping_flows(settings.keep_removed),
+            hosts: Hosts::new(settings.unlisted_address),
             settings,
             policies: BTreeMap::new(),
             workloads: BTreeMap::new(),
-            users: BTreeMap::new(),
             ops: VecDeque::new(),
             due: VecDeque::new(),
             rebuilt: false,
@@ -125,11 +126,13 @@ impl State {
     /// A few rules changed.
     fn amend(&mut self, now: Instant, touched: &Touched) {
         let mut hosts = BTreeSet::new();
-        let before = self.lookups(touched);
-        for policy in self.policies.values_mut() {
+        let mut needs = Needs::default();
+        for (id, policy) in &mut self.policies {
             let changed = policy
                 .view
                 .update(&self.registry, &touched.services, &touched.rules);
+            self.hosts
+                .change(*id, &policy.view, &touched.services, &mut needs);
             for (host, old) in changed {
                 policy
                     .snapshot
@@ -137,38 +140,25 @@ impl State {
                 hosts.insert(host);
             }
         }
-        let after = self.lookups(touched);
-        for (name, host) in before.difference(&after) {
-            if let Some(users) = self.users.get_mut(name) {
-                users.remove(host);
-                if users.is_empty() {
-                    self.users.remove(name);
-                    self.leases.forget(name);
-                }
-            }
-        }
-        for (name, host) in after.difference(&before) {
-            let users = self.users.entry(Arc::clone(name)).or_default();
-            users.insert(Arc::clone(host));
-            self.leases.add(now, name);
-        }
+        self.want(now, &needs);
         let changes = self.reclaim(&hosts);
         let ops = self.planner.amend(&changes);
         self.ops.extend(ops);
     }
 
-    /// Names that the touched services need, each with the host that needs it.
-    fn lookups(&self, touched: &Touched) -> BTreeSet<(Arc<str>, Arc<str>)> {
-        let policies = self.policies.values();
-        let services = policies.flat_map(|p| {
-            touched
-                .services
-                .iter()
-                .filter_map(|h| p.view.services.get(h))
-        });
-        let names =
-            services.flat_map(|s| s.lookups().map(|n| (Arc::clone(n), Arc::clone(&s.host))));
-        names.collect()
+    /// Asks for the names that are needed from here on, and forgets those that no service needs any
+    /// more.
+    fn want(&mut self, now: Instant, needs: &Needs) {
+        for name in &needs.fewer {
+            if !self.hosts.need(name) {
+                self.leases.forget(name);
+            }
+        }
+        for name in &needs.more {
+            if self.hosts.need(name) {
+                self.leases.add(now, name);
+            }
+        }
     }
 
     /// What hosts that changed claim, in every policy.
@@ -188,7 +178,7 @@ impl State {
     /// names got some.
     pub fn handle_stored(&mut self, now: Instant, clock: Duration, stored: &Stored) -> usize {
         let names = self.leases.restore(now, clock, stored);
-        self.relocate(names.iter().map(|n| &**n));
+        self.relocate(names.iter());
         names.len()
     }
 
@@ -206,7 +196,7 @@ impl State {
     ) -> Outcome {
         let outcome = self.leases.handle_answer(now, name, result);
         if outcome.changed {
-            self.relocate(std::iter::once(name));
+            self.relocate(std::iter::once(&name.into()));
         }
         outcome
     }
@@ -214,16 +204,15 @@ impl State {
     /// Does what is due: leases that end, names to ask for.
     pub fn handle_timeout(&mut self, now: Instant) {
         let changed = self.leases.handle_timeout(now);
-        self.relocate(changed.iter().map(|n| &**n));
+        self.relocate(changed.iter());
         while let Some(name) = self.leases.poll_query(now) {
             self.due.push_back(Query { name });
         }
     }
 
-    fn relocate<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+    fn relocate<'a>(&mut self, names: impl Iterator<Item = &'a Arc<str>>) {
         let hosts: BTreeSet<Arc<str>> = names
-            .filter_map(|n| self.users.get(n))
-            .flatten()
+            .flat_map(|name| self.hosts.users_of(name))
             .cloned()
             .collect();
         if hosts.is_empty() {
@@ -287,6 +276,12 @@ impl State {
         Arc::clone(&self.routes)
     }
 
+    /// Which hosts each address is known by at the moment, for people. A snapshot: to take one costs
+    /// the same however many rules there are.
+    pub fn names(&self) -> Names {
+        Names::new(self.leases.addresses(), &self.hosts)
+    }
+
     /// What it was made with.
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
@@ -294,12 +289,12 @@ impl State {
 
     /// Whether a name is asked for.
     pub fn resolves(&self, name: &str) -> bool {
-        self.users.contains_key(name)
+        self.hosts.need(&name.into())
     }
 
     /// Names without an address.
     pub fn addressless(&self) -> Vec<Arc<str>> {
-        let names = self.users.keys();
+        let names = self.hosts.needed();
         names
             .filter(|name| self.leases.leased(name).next().is_none())
             .cloned()

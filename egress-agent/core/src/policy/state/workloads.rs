@@ -4,11 +4,11 @@
 use super::State;
 use super::policy::{Kind, PolicyState, Unlisted};
 use crate::policy::diff::TableOp;
+use crate::policy::naming::{Hosts, Needs};
 use crate::registry::scope::Workload;
 use crate::registry::view::View;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Instant;
 
 impl State {
@@ -124,15 +124,15 @@ impl State {
     /// Every policy that no workload has any more goes.
     fn sweep(&mut self, now: Instant) {
         let used: BTreeSet<u32> = self.workloads.values().map(|(_, p)| *p).collect();
-        let before = self.policies.len();
-        self.policies
-            .retain(|id, _| *id == DEFAULT_POLICY || used.contains(id));
-        if self.policies.len() != before {
-            self.users.clear();
-            for policy in self.policies.values() {
-                needs(&mut self.users, &policy.view);
+        let unused = |id: &u32| *id != DEFAULT_POLICY && !used.contains(id);
+        let gone: Vec<u32> = self.policies.keys().copied().filter(unused).collect();
+        if !gone.is_empty() {
+            let mut needs = Needs::default();
+            for id in gone {
+                self.policies.remove(&id);
+                self.hosts.close(id, &mut needs);
             }
-            self.leases.want(now, &self.users.keys().cloned().collect());
+            self.want(now, &needs);
             self.replace();
         }
     }
@@ -161,31 +161,22 @@ impl State {
         self.workloads = workloads;
         self.moved = true;
         self.policies.clear();
-        self.users.clear();
+        self.hosts = Hosts::new(self.settings.unlisted_address);
         for (kind, id) in ids.into_iter().filter(|(_, id)| *id != CLOSED_POLICY) {
             self.open(now, id, kind);
         }
-        self.leases.want(now, &self.users.keys().cloned().collect());
+        let needed = self.hosts.needed().cloned().collect();
+        self.leases.want(now, &needed);
         self.replace();
     }
 
     /// Makes a policy for workloads of a kind.
     fn open(&mut self, now: Instant, id: u32, kind: Kind) {
         let view = View::new(&self.registry, kind.scope);
-        needs(&mut self.users, &view);
-        let names = view.services.values().flat_map(|s| s.lookups());
-        names.for_each(|name| self.leases.add(now, name));
+        let mut needs = Needs::default();
+        self.hosts.open(id, &view, &mut needs);
+        self.want(now, &needs);
         let policy = PolicyState::new(view, kind.audit, &self.settings, &self.leases);
         self.policies.insert(id, policy);
-    }
-}
-
-/// Adds the names that a view's services need, each with the hosts that need it.
-fn needs(users: &mut BTreeMap<Arc<str>, BTreeSet<Arc<str>>>, view: &View) {
-    for (host, service) in &view.services {
-        for name in service.lookups() {
-            let users = users.entry(Arc::clone(name)).or_default();
-            users.insert(Arc::clone(host));
-        }
     }
 }

@@ -16,7 +16,12 @@ fn the_nearest_rule_says_what_differs() {
     let mut bench = Bench::new(Settings::default(), &[LAB, &other]);
     bench.answer("httpbin.org", &["203.0.113.80"]);
     bench.answer("b.example", &["203.0.113.9"]);
-    let nearest = |ip: &str, port, via| bench.state.nearest(0, ip.parse().unwrap(), port, via);
+    let nearest = |ip: &str, port, via| {
+        bench
+            .state
+            .names()
+            .nearest(0, ip.parse().unwrap(), port, via)
+    };
     assert_eq!(
         nearest("203.0.113.80", 8080, Transport::Tcp).as_deref(),
         Some("httpbin.org lists port 80 only")
@@ -35,8 +40,8 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
     bench.answer("db.example", &["10.1.2.3", "fd00::3"]);
     for ip in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::3"] {
         let ip = ip.parse().unwrap();
-        assert_eq!(bench.state.names_of(ip), ["db.example"]);
-        let nearest = |port, via| bench.state.nearest(0, ip, port, via);
+        assert_eq!(bench.state.names().of(ip), ["db.example"]);
+        let nearest = |port, via| bench.state.names().nearest(0, ip, port, via);
         assert_eq!(
             nearest(5432, Transport::Tcp).as_deref(),
             Some(
@@ -56,8 +61,11 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
     );
     bench.answer("db.example", &["203.0.113.5"]);
     let gone = "10.1.2.3".parse().unwrap();
-    assert_eq!(bench.state.nearest(0, gone, 5432, Transport::Tcp), None);
-    assert!(bench.state.names_of(gone).is_empty());
+    assert_eq!(
+        bench.state.names().nearest(0, gone, 5432, Transport::Tcp),
+        None
+    );
+    assert!(bench.state.names().of(gone).is_empty());
 }
 
 #[test]
@@ -73,7 +81,7 @@ fn where_answers_change_a_denied_address_of_the_port_names_the_settings() {
         let mut bench = Bench::new(settings, &[&web, &tcp]);
         let hint = |bench: &Bench, port| {
             let ip = "203.0.113.99".parse().unwrap();
-            bench.state.nearest(0, ip, port, Transport::Tcp)
+            bench.state.names().nearest(0, ip, port, Transport::Tcp)
         };
         for n in 1..=2 {
             assert_eq!(hint(&bench, 443), None, "nothing changed before answer {n}");
@@ -117,7 +125,7 @@ fn a_port_that_serves_nothing_for_want_of_a_resolution_says_so() {
     let hint = |rules: &str, number, via| {
         let bench = Bench::new(Settings::default(), &[LAB, rules]);
         let ip = "203.0.113.99".parse().unwrap();
-        bench.state.nearest(0, ip, number, via)
+        bench.state.names().nearest(0, ip, number, via)
     };
     let unspelt = object("exportTo: ['*']", "TCP");
     let said = hint(&unspelt, 5432, Transport::Tcp).unwrap();

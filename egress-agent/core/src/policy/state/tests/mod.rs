@@ -198,7 +198,7 @@ fn endpoints_by_name_are_resolved_instead_of_the_host() {
         Some(vec!["203.0.113.1:80".into()])
     );
     assert_eq!(
-        bench.state.names_of("203.0.113.1".parse().unwrap()),
+        bench.state.names().of("203.0.113.1".parse().unwrap()),
         ["*.a.example"]
     );
 }
@@ -251,7 +251,7 @@ fn an_address_of_two_services_goes_to_the_proxy_while_either_needs_it() {
     assert_eq!(bench.entries(), ["203.0.113.1 443 allow"]);
     bench.answer("tls.example", &["203.0.113.1"]);
     assert_eq!(bench.entries(), ["203.0.113.1 443 proxy"]);
-    let names = bench.state.names_of("203.0.113.1".parse().unwrap());
+    let names = bench.state.names().of("203.0.113.1".parse().unwrap());
     assert_eq!(names, ["tcp.example", "tls.example"]);
     bench.rules(&[&tcp]);
     assert_eq!(bench.entries(), ["203.0.113.1 443 allow"]);

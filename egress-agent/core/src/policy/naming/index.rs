@@ -1,0 +1,154 @@
+//! The index itself: what is added and removed with each policy and each changed service.
+
+use super::addresses::Addresses;
+use super::listed::Listed;
+use super::pairs::Pairs;
+use super::work;
+use crate::policy::claims::{UnlistedAddress, transport};
+use crate::policy::tables::Transport;
+use crate::registry::services::Service;
+use crate::registry::view::View;
+use imbl::{OrdMap, OrdSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A snapshot of the index.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    pub(super) addresses: Addresses,
+    pub(super) hosts: Hosts,
+}
+
+impl Names {
+    pub(in crate::policy) fn new(addresses: &Addresses, hosts: &Hosts) -> Self {
+        Self {
+            addresses: addresses.clone(),
+            hosts: hosts.clone(),
+        }
+    }
+}
+
+/// The part of the index that comes from rules.
+#[derive(Clone, Debug, Default)]
+pub(in crate::policy) struct Hosts {
+    /// Hosts of the services that need each name, once for each policy.
+    users: Pairs<Arc<str>>,
+    pub(super) listed: Listed,
+    pub(super) views: OrdMap<u32, Sight>,
+    pub(super) unlisted: UnlistedAddress,
+}
+
+/// What one policy lists.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sight {
+    services: OrdMap<Arc<str>, Arc<Service>>,
+    /// Hosts by a port that they list and that serves nothing, because it would be open to any
+    /// address and nobody wrote so.
+    unspelt: OrdSet<(u16, Transport, Arc<str>)>,
+}
+
+/// Names that a change of views may have begun or ended the need for.
+#[derive(Debug, Default)]
+pub(in crate::policy) struct Needs {
+    /// Needed by a service that did not need it before.
+    pub(in crate::policy) more: BTreeSet<Arc<str>>,
+    /// Not needed any more by a service that did.
+    pub(in crate::policy) fewer: BTreeSet<Arc<str>>,
+}
+
+impl Hosts {
+    pub(in crate::policy) fn new(unlisted: UnlistedAddress) -> Self {
+        Self {
+            unlisted,
+            ..Self::default()
+        }
+    }
+
+    /// A policy with this view is there.
+    pub(in crate::policy) fn open(&mut self, policy: u32, view: &View, needs: &mut Needs) {
+        self.change(policy, view, view.services.keys(), needs);
+    }
+
+    /// A policy is gone.
+    pub(in crate::policy) fn close(&mut self, policy: u32, needs: &mut Needs) {
+        let Some(sight) = self.views.remove(&policy) else {
+            return;
+        };
+        for service in sight.services.values() {
+            self.replace(Some(service), None, needs);
+        }
+    }
+
+    /// A policy has other services for these hosts.
+    pub(in crate::policy) fn change<'a>(
+        &mut self,
+        policy: u32,
+        view: &View,
+        hosts: impl IntoIterator<Item = &'a Arc<str>>,
+        needs: &mut Needs,
+    ) {
+        let mut sight = self.views.remove(&policy).unwrap_or_default();
+        for host in hosts {
+            let (old, new) = (sight.services.get(host), view.services.get(host));
+            for at in old.into_iter().flat_map(|s| unspelt_ports(s)) {
+                sight.unspelt.remove(&at);
+            }
+            for at in new.into_iter().flat_map(|s| unspelt_ports(s)) {
+                sight.unspelt.insert(at);
+            }
+            self.replace(old.map(AsRef::as_ref), new.map(AsRef::as_ref), needs);
+        }
+        sight.services = view.services.clone();
+        self.views.insert(policy, sight);
+    }
+
+    fn replace(&mut self, old: Option<&Service>, new: Option<&Service>, needs: &mut Needs) {
+        self.listed.replace(old, new);
+        for (service, name) in new.iter().flat_map(|s| s.lookups().map(move |n| (s, n))) {
+            if self.users.add(name, &service.host) {
+                needs.more.insert(Arc::clone(name));
+            }
+        }
+        for (service, name) in old.iter().flat_map(|s| s.lookups().map(move |n| (s, n))) {
+            if self.users.remove(name, &service.host) {
+                needs.fewer.insert(Arc::clone(name));
+            }
+        }
+    }
+
+    /// Hosts of the services that need a name, sorted.
+    pub(in crate::policy) fn users_of(&self, name: &Arc<str>) -> impl Iterator<Item = &Arc<str>> {
+        self.users.of(name)
+    }
+
+    /// Whether a service needs a name.
+    pub(in crate::policy) fn need(&self, name: &Arc<str>) -> bool {
+        self.users.has(name)
+    }
+
+    /// Every name that a service needs, once.
+    pub(in crate::policy) fn needed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.users.keys()
+    }
+}
+
+fn unspelt_ports(service: &Service) -> impl Iterator<Item = (u16, Transport, Arc<str>)> {
+    let ports = service.entries.iter().flat_map(|e| &e.unspelt);
+    ports.map(|p| (p.number, transport(p.class), Arc::clone(&service.host)))
+}
+
+impl Sight {
+    pub(super) fn service(&self, host: &Arc<str>) -> Option<&Arc<Service>> {
+        work::note();
+        self.services.get(host)
+    }
+
+    /// The first service that lists this port, which serves nothing.
+    pub(super) fn first_unspelt(&self, port: u16, via: Transport) -> Option<&Arc<Service>> {
+        let from = (port, via, Arc::<str>::default());
+        let (number, transport, host) = self.unspelt.range(from..).next()?;
+        (*number == port && *transport == via)
+            .then(|| self.service(host))
+            .flatten()
+    }
+}

@@ -1,0 +1,142 @@
+//! Follows the kernel's denials: from the ring buffer to log lines, in a task of its own.
+//!
+//! Reads the snapshot of names that the engine publishes and asks the engine nothing, so that
+//! workloads that dial at random hold up neither rules nor new pods. Decides nothing.
+
+use super::cgroups::CgroupPaths;
+use super::deny::Denial;
+use super::sorting::Sorting;
+use super::throttle::Throttle;
+use crate::keeper::Canaries;
+use crate::kernel::Events;
+use crate::timer::until;
+use crate::workloads::Missed;
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use egress_core::policy::naming::Names;
+use egress_core::policy::tables::Transport;
+use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
+use egress_ebpf::verdict::Reason;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Log lines of denials in a second; the kernel's bound on events is higher, and each costs a line.
+const LOGGED: u32 = 75;
+
+/// What `status` shows of denials; clones are one and the same.
+#[derive(Clone, Debug, Default)]
+pub struct DenialCounts(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    events: AtomicU64,
+    not_logged: AtomicU64,
+}
+
+impl DenialCounts {
+    /// Denials that came out of the kernel one by one.
+    pub fn events(&self) -> u64 {
+        self.0.events.load(Ordering::Relaxed)
+    }
+
+    /// Of them, those without a log line because there were too many.
+    pub fn not_logged(&self) -> u64 {
+        self.0.not_logged.load(Ordering::Relaxed)
+    }
+}
+
+/// See the module.
+pub struct Denials {
+    names: Arc<ArcSwap<Names>>,
+    cgroups: CgroupPaths,
+    /// Denials of these are no news.
+    canaries: Canaries,
+    missed: Missed,
+    counts: DenialCounts,
+    throttle: Throttle,
+    sorting: Sorting,
+}
+
+impl Denials {
+    /// Nothing logged yet. `names` is replaced by whoever knows them; `missed` hears of cgroups whose
+    /// namespace has no proxy.
+    pub fn new(
+        names: Arc<ArcSwap<Names>>,
+        missed: Missed,
+        canaries: Canaries,
+        counts: DenialCounts,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            names,
+            cgroups: CgroupPaths::new()?,
+            canaries,
+            missed,
+            counts,
+            throttle: Throttle::new(LOGGED),
+            sorting: Sorting::default(),
+        })
+    }
+
+    /// Follows the kernel's events until they cannot be read.
+    pub async fn follow(mut self, mut events: Events) -> anyhow::Result<()> {
+        loop {
+            let due = [self.sorting.due(), self.throttle.due()];
+            tokio::select! {
+                batch = events.next() => {
+                    for event in batch.context("reading the kernel's events")? {
+                        self.take(&event);
+                    }
+                }
+                () = until(due.into_iter().flatten().min()) => {
+                    while let Some(event) = self.sorting.ripe(Instant::now()) {
+                        self.log(&event);
+                    }
+                    log_suppressed(self.throttle.take(Instant::now()));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: &DenyEvent) {
+        self.counts.0.events.fetch_add(1, Ordering::Relaxed);
+        if self.canaries.has(event.cgroup) {
+            return;
+        }
+        if event.reason == Reason::NoProxy as u8 {
+            self.missed.add(event.cgroup);
+        }
+        if self.sorting.tells(event, Instant::now()) {
+            self.log(event);
+        }
+    }
+
+    fn log(&mut self, event: &DenyEvent) {
+        let Some(more) = self.throttle.allows(Instant::now()) else {
+            self.counts.0.not_logged.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        log_suppressed(more);
+        let addr = IpAddr::from(event.addr);
+        let policy = if event.policy == NO_POLICY {
+            DEFAULT_POLICY
+        } else {
+            event.policy
+        };
+        let via = match event.proto {
+            proto::TCP => Some(Transport::Tcp),
+            proto::UDP => Some(Transport::Udp),
+            _ => None,
+        };
+        let names = self.names.load();
+        let nearest = via.and_then(|via| names.nearest(policy, addr, event.port, via));
+        Denial::of(event, &mut self.cgroups).log(&names.of(addr), nearest.as_deref());
+    }
+}
+
+fn log_suppressed(more: u64) {
+    if more > 0 {
+        tracing::warn!(suppressed = more, "denials not logged (rate limit)");
+    }
+}
