@@ -20,3 +20,19 @@ spec:
   ports: [{number: 7, name: tcp, protocol: TCP}]
   resolution: DNS
 ";
+
+/// `www.google.com`, TLS, without the route of [`GOOGLE`].
+pub const GOOGLE_ENTRY: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: google}
+spec:
+  hosts: [www.google.com]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: DNS
+";
+
+/// A host for each way that bytes take: straight through, and by HTTP and TLS through the proxy.
+pub fn each_way() -> String {
+    [ECHO, HTTPBIN, GOOGLE_ENTRY].join("\n---\n")
+}

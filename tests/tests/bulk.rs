@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use egress_tests::agent::beside;
 use egress_tests::lab::{host, v4, v6};
+use egress_tests::rules::each_way;
 use egress_tests::{Lab, client};
 
 const MB: usize = 1 << 20;
@@ -16,32 +17,6 @@ const MB: usize = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Agent and hosts are not optimised here; curl ends earlier where nothing moves.
 const PROXIED_LIMIT: Duration = Duration::from_mins(2);
-
-const RULES: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports: [{number: 7, name: tcp-echo, protocol: TCP}]
-  resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: httpbin}
-spec:
-  hosts: [httpbin.org]
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: google}
-spec:
-  hosts: [www.google.com]
-  ports: [{number: 443, name: tls, protocol: TLS}]
-  resolution: DNS
-";
 
 /// Runs the client inside the gate; the error is what it says.
 fn bulk(lab: &Lab, way: &str, at: SocketAddr, bytes: usize) -> f64 {
@@ -69,7 +44,7 @@ fn bulk_within_a_workload_over_the_loopback_device() {
 #[test]
 fn bulk_straight_to_a_listed_host_at_every_segment_size() {
     let lab = Lab::start().unwrap();
-    lab.rules("rules.yaml", RULES).unwrap();
+    lab.rules("rules.yaml", &each_way()).unwrap();
     for size in [65_536, 131_072, 196_608] {
         lab.node().segments("out0", size).unwrap();
         lab.outside().segments("node0", size).unwrap();
@@ -83,7 +58,7 @@ fn bulk_straight_to_a_listed_host_at_every_segment_size() {
 #[test]
 fn bulk_uploads_and_downloads_through_the_proxy() {
     let lab = Lab::start().unwrap();
-    lab.rules("rules.yaml", RULES).unwrap();
+    lab.rules("rules.yaml", &each_way()).unwrap();
     let bytes = 50 * MB;
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(bytes as u64).unwrap();

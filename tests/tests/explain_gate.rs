@@ -2,6 +2,9 @@
 //! destination that was explained is then really dialled from behind the gate.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[allow(dead_code, reason = "its random rules are all that is made here")]
+#[path = "../../egress-agent/core/tests/gate/documents.rs"]
+mod documents;
 #[path = "../../egress-agent/core/tests/gate/random.rs"]
 mod random;
 

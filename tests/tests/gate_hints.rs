@@ -4,19 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use egress_tests::lab::{LabOptions, host, v4};
-use egress_tests::rules::ECHO;
+use egress_tests::rules::{ECHO, GOOGLE_ENTRY};
 use egress_tests::{Lab, wait_until};
-
-/// `www.google.com` alone: the shipped example has a route too.
-const ENTRY: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: google}
-spec:
-  hosts: [www.google.com]
-  ports: [{number: 443, name: tls, protocol: TLS}]
-  resolution: DNS
-";
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -57,7 +46,7 @@ fn a_private_network_that_is_accepted_for_one_host_lists_its_addresses_alone() {
     lab.dns.set("echo.example", &[near, far], 30);
     lab.dns.set("www.google.com", &[near], 30);
     lab.rules("echo.yaml", ECHO).unwrap();
-    lab.rules("google.yaml", ENTRY).unwrap();
+    lab.rules("google.yaml", GOOGLE_ENTRY).unwrap();
     let errno = |ip, port| lab.attempt("tcp", SocketAddr::new(ip, port)).unwrap().errno;
     // The gate lets it through, and the node has no route.
     assert_eq!(errno(near, 7), Some(libc::ENETUNREACH));
@@ -69,7 +58,7 @@ fn a_private_network_that_is_accepted_for_one_host_lists_its_addresses_alone() {
 fn a_denied_address_of_a_port_whose_host_rotates_names_the_setting() {
     let mut lab = Lab::start().unwrap();
     lab.dns.set("www.google.com", &[v4(host::GOOGLE)], 1);
-    lab.rules("google.yaml", ENTRY).unwrap();
+    lab.rules("google.yaml", GOOGLE_ENTRY).unwrap();
     let asked = || {
         let queries = lab.dns.queries();
         queries
@@ -108,7 +97,7 @@ fn a_denied_address_of_a_port_whose_host_rotates_names_the_setting() {
 #[test]
 fn a_tls_route_to_nothing_registered_is_the_reason() {
     let mut lab = Lab::start().unwrap();
-    lab.rules("google.yaml", ENTRY).unwrap();
+    lab.rules("google.yaml", GOOGLE_ENTRY).unwrap();
     let route = "
 apiVersion: networking.istio.io/v1
 kind: VirtualService

@@ -7,12 +7,14 @@ mod gate;
 
 use egress_core::istio::Object;
 use egress_core::policy::state::Settings;
+use gate::documents::{Port, document, resolution, service_entry};
+use gate::random::Random;
 use gate::{Gate, Outcome, Spoken, objects};
 use proptest::prelude::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-const HOSTS: [&str; 4] = ["a.example", "b.example", "c.example", "\"*.example\""];
+const HOSTS: [&str; 4] = ["a.example", "b.example", "c.example", "*.example"];
 /// Two names share an address.
 const ANSWERS: [(&str, &str); 3] = [
     ("a.example", "203.0.113.1"),
@@ -40,42 +42,22 @@ struct Entry {
 
 impl Entry {
     fn text(&self, name: &str) -> String {
-        let wildcard = self.host == 3;
-        let resolution = match self.resolution {
-            0 => "NONE",
-            1 => "STATIC",
-            _ if wildcard => "NONE",
-            2 => "DNS",
-            _ => "DNS_ROUND_ROBIN",
+        let host = HOSTS[self.host];
+        let asked = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN"][self.resolution];
+        let resolution = resolution(host, asked);
+        let port = |(port, protocol, moved): &(usize, usize, bool)| Port {
+            number: PORTS[*port],
+            protocol: PROTOCOLS[*protocol],
+            target: moved.then_some(8443),
         };
-        // Addresses with a length are for NONE and STATIC only.
-        let addresses = match ADDRESSES[self.addresses] {
-            cidr if cidr.contains('/') && resolution.starts_with("DNS") => "",
-            addresses => addresses,
-        };
-        let mut ports: Vec<String> = Vec::new();
-        for (n, (port, protocol, moved)) in self.ports.iter().enumerate() {
-            let number = PORTS[*port];
-            if self.ports[..n].iter().any(|(p, ..)| p == port) {
-                continue;
-            }
-            let target = if *moved { ", targetPort: 8443" } else { "" };
-            let protocol = PROTOCOLS[*protocol];
-            ports.push(format!(
-                "{{number: {number}, name: p{n}, protocol: {protocol}{target}}}"
-            ));
-        }
+        let ports: Vec<Port> = self.ports.iter().map(port).collect();
         let endpoints = if resolution == "STATIC" {
-            "\n  endpoints: [{address: 203.0.113.3}]"
+            "endpoints: [{address: 203.0.113.3}]"
         } else {
             ""
         };
-        format!(
-            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  \
-             hosts: [{}]\n  resolution: {resolution}\n  ports: [{}]\n  {addresses}{endpoints}\n",
-            HOSTS[self.host],
-            ports.join(", ")
-        )
+        let addresses = ADDRESSES[self.addresses];
+        service_entry(name, host, resolution, &ports, addresses, endpoints)
     }
 }
 
@@ -115,10 +97,8 @@ fn rule(name: usize, form: usize) -> String {
         ),
         _ => format!("tcp: [{{match: [{{port: 443}}], {}}}]", to(other, 443)),
     };
-    format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v{name}}}\nspec:\n  \
-         hosts: [{host}]\n  {body}\n"
-    )
+    let spec = format!("  hosts: [{host}]\n  {body}\n");
+    document("VirtualService", &format!("v{name}"), &spec)
 }
 
 fn texts() -> impl Strategy<Value = Vec<String>> {
@@ -232,12 +212,9 @@ proptest! {
     fn the_order_of_files_does_not_matter(texts in texts(), seed in any::<u64>()) {
         let ordered = parsed(&texts);
         let mut shuffled = ordered.clone();
-        let mut state = seed | 1;
+        let mut random = Random::new(seed);
         for n in (1..shuffled.len()).rev() {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            shuffled.swap(n, (state % (n as u64 + 1)) as usize);
+            shuffled.swap(n, random.below(n + 1));
         }
         let (mut first, mut second) = (gate(&ordered), gate(&shuffled));
         prop_assert_eq!(first.kernel.content(0), second.kernel.content(0));

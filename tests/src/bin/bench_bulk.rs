@@ -16,37 +16,12 @@ use egress_tests::agent::beside;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::place::Place;
+use egress_tests::rules::each_way;
 use egress_tests::{Lab, client};
 
 const MB: usize = 1 << 20;
 /// The client ends earlier where nothing moves.
 const LIMIT: Duration = Duration::from_mins(5);
-
-const RULES: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: echo}
-spec:
-  hosts: [echo.example]
-  ports: [{number: 7, name: tcp-echo, protocol: TCP}]
-  resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: httpbin}
-spec:
-  hosts: [httpbin.org]
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: google}
-spec:
-  hosts: [www.google.com]
-  ports: [{number: 443, name: tls, protocol: TLS}]
-  resolution: DNS
-";
 
 #[derive(Parser)]
 struct Cli {
@@ -141,7 +116,7 @@ struct Bench {
 impl Bench {
     fn new(cli: &Cli) -> Result<Self> {
         let lab = Lab::start()?;
-        lab.rules("rules.yaml", RULES)?;
+        lab.rules("rules.yaml", &each_way())?;
         lab.node().ip("link set lo mtu 65536")?;
         let (file, bytes) = (tempfile::NamedTempFile::new()?, cli.megabytes * MB);
         File::set_len(file.as_file(), bytes as u64)?;

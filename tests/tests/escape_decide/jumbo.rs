@@ -1,16 +1,12 @@
 //! TCP over 64 KiB in IPv6: the hop-by-hop header that the kernel itself puts in front passes, and no
 //! header like it.
 
-use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
-use egress_agent::kernel::Tables;
-use egress_core::policy::diff::TableOp;
-use egress_ebpf::abi::{DEFAULT_POLICY, Policy, Rule, RuleKey, action};
 use egress_ebpf::verdict::{Reason, Verdict};
 
 use super::kernel::{loaded, run};
-use super::{NETWORKS, TABLE, v6};
+use super::{list, v6};
 
 /// The hop-by-hop header that the kernel puts in front of TCP over 64 KiB (RFC 2675 §2): TCP behind
 /// it, eight bytes, the jumbo payload option of four, 100 000.
@@ -36,27 +32,7 @@ fn over_64k(change: (usize, u8), payload: u16, to: &str) -> Vec<u8> {
 #[test]
 fn the_kernels_own_jumbo_header_passes_and_no_other() {
     let (mut ebpf, program) = loaded("decide_probe");
-    let mut tables = Tables::take(&mut ebpf, NETWORKS).unwrap();
-    let policy = Policy {
-        table: TABLE,
-        generation: 1,
-        ..Policy::default()
-    };
-    let mut ops = vec![TableOp::SetPolicy(DEFAULT_POLICY, policy)];
-    for proto in [6, 17] {
-        let key = RuleKey {
-            table: TABLE,
-            port: 53,
-            proto,
-            reserved: 0,
-            addr: "2001:db8::53".parse::<IpAddr>().unwrap().into(),
-        };
-        let rule = Rule {
-            action: action::ALLOW,
-        };
-        ops.push(TableOp::PutExact(key, rule));
-    }
-    assert_eq!(tables.apply(&ops).unwrap(), 0);
+    list(&mut ebpf, &[("2001:db8::53", 6), ("2001:db8::53", 17)]);
     let (own, listed) = ((0, 6), "2001:db8::53");
     let with = |at, byte| over_64k((at, byte), 0, listed);
     let cut = |length: usize| over_64k(own, 0, listed)[..length].to_vec();

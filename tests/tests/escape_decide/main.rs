@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 
+use aya::Ebpf;
 use aya::maps::{Array, PerCpuArray, RingBuf};
 use egress_agent::kernel::Tables;
 use egress_core::policy::diff::TableOp;
@@ -222,6 +223,31 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
     eprintln!("verdicts: {seen:?}; over 64 KiB: {large:?}");
 }
 
+/// Lists addresses, each for one protocol, at port 53.
+fn list(ebpf: &mut Ebpf, listed: &[(&str, u8)]) {
+    let policy = Policy {
+        table: TABLE,
+        generation: 1,
+        ..Policy::default()
+    };
+    let mut ops = vec![TableOp::SetPolicy(DEFAULT_POLICY, policy)];
+    for (ip, proto) in listed {
+        let key = RuleKey {
+            table: TABLE,
+            port: 53,
+            proto: *proto,
+            reserved: 0,
+            addr: ip.parse::<IpAddr>().unwrap().into(),
+        };
+        let rule = Rule {
+            action: action::ALLOW,
+        };
+        ops.push(TableOp::PutExact(key, rule));
+    }
+    let mut tables = Tables::take(ebpf, NETWORKS).unwrap();
+    assert_eq!(tables.apply(&ops).unwrap(), 0);
+}
+
 fn v4(first: u8, fragment: u8, from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     let mut p = vec![0; 28];
     (p[0], p[6], p[9]) = (first, fragment, 17);
@@ -242,27 +268,7 @@ fn v6(next: u8, to: &str) -> Vec<u8> {
 #[test]
 fn every_kind_of_packet_gets_its_verdict() {
     let (mut ebpf, program) = loaded("decide_probe");
-    let mut tables = Tables::take(&mut ebpf, NETWORKS).unwrap();
-    let policy = Policy {
-        table: TABLE,
-        generation: 1,
-        ..Policy::default()
-    };
-    let mut ops = vec![TableOp::SetPolicy(DEFAULT_POLICY, policy)];
-    for ip in ["198.51.100.53", "2001:db8::53"] {
-        let key = RuleKey {
-            table: TABLE,
-            port: 53,
-            proto: 17,
-            reserved: 0,
-            addr: ip.parse::<IpAddr>().unwrap().into(),
-        };
-        let rule = Rule {
-            action: action::ALLOW,
-        };
-        ops.push(TableOp::PutExact(key, rule));
-    }
-    assert_eq!(tables.apply(&ops).unwrap(), 0);
+    list(&mut ebpf, &[("198.51.100.53", 17), ("2001:db8::53", 17)]);
     let deny = Verdict::Deny;
     let (own, listed, other) = ([192, 0, 2, 1], [198, 51, 100, 53], [198, 51, 100, 99]);
     for (what, packet, want) in [

@@ -2,6 +2,8 @@
 //! `decide()` over maps that the state's own writes filled; the proxy is its decisions.
 
 #[allow(dead_code, reason = "not every test file makes rules")]
+pub mod documents;
+#[allow(dead_code, reason = "not every test file makes rules")]
 pub mod random;
 
 use egress_core::istio::{Object, decode};

@@ -3,7 +3,7 @@
 //! Owns the names, addresses and ports that rules and clients have in common. What becomes of a flow
 //! is for those who use it.
 
-use std::fmt::Write as _;
+use super::documents::{Port, document, resolution, service_entry};
 use std::net::IpAddr;
 
 /// What DNS gives for each name. Two names share an address; the last two are listed by no entry
@@ -213,47 +213,19 @@ pub fn rules(random: &mut Random) -> Vec<String> {
     all
 }
 
-fn document(kind: &str, name: &str, spec: &str) -> String {
-    let version = "networking.istio.io/v1";
-    format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
-}
-
 fn entry(random: &mut Random, n: usize) -> String {
     let host = random.of(&HOSTS);
-    let resolution = random.of(&["NONE", "NONE", "STATIC", "DNS", "DNS", "DNS_ROUND_ROBIN"]);
-    // A wildcard cannot be resolved.
-    let resolution = if host.starts_with('*') && resolution.starts_with("DNS") {
-        "NONE"
-    } else {
-        resolution
-    };
-    let mut ports = String::new();
-    let mut taken = Vec::new();
-    for n in 0..2 + random.below(3) {
-        let number = random.of(&PORTS);
-        if taken.contains(&number) {
-            continue;
-        }
-        taken.push(number);
-        let protocol = random.of(&PROTOCOLS);
-        let target = if random.once_in(8) {
-            ", targetPort: 8081"
-        } else {
-            ""
-        };
-        write!(
-            ports,
-            "{{number: {number}, name: p{n}, protocol: {protocol}{target}}}, "
-        )
-        .unwrap();
+    let asked = random.of(&["NONE", "NONE", "STATIC", "DNS", "DNS", "DNS_ROUND_ROBIN"]);
+    let resolution = resolution(host, asked);
+    let mut ports = Vec::new();
+    for _ in 0..2 + random.below(3) {
+        ports.push(Port {
+            number: random.of(&PORTS),
+            protocol: random.of(&PROTOCOLS),
+            target: random.once_in(8).then_some(8081),
+        });
     }
     let addresses = random.of(&LISTED);
-    // Networks are for NONE and STATIC only.
-    let addresses = if addresses.contains('/') && resolution.starts_with("DNS") {
-        ""
-    } else {
-        addresses
-    };
     let endpoints = match (resolution, random.below(4)) {
         ("STATIC", 0) => "",
         ("STATIC", 1) => "endpoints: [{address: 198.51.100.5}, {address: \"2001:db8:2::5\"}]",
@@ -261,10 +233,8 @@ fn entry(random: &mut Random, n: usize) -> String {
         ("DNS", 0) => "endpoints: [{address: e.example}]",
         _ => "",
     };
-    let spec = format!(
-        "  hosts: [\"{host}\"]\n  resolution: {resolution}\n  ports: [{ports}]\n  {addresses}\n  {endpoints}\n"
-    );
-    document("ServiceEntry", &format!("e{n}"), &spec)
+    let name = format!("e{n}");
+    service_entry(&name, host, resolution, &ports, addresses, endpoints)
 }
 
 fn destination(random: &mut Random) -> String {

@@ -1,41 +1,39 @@
 //! Destinations that the gate denies although a rule lists them, and requests with more than a path.
 
-use super::tests::state_of;
+use super::tests::{entries, state_of};
 use super::{DeniedBy, Question, QuestionError};
 
 /// Ports that are dialled in another way than they are listed for, and destinations that are not
 /// there.
-const UNMEANT: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: web}
-spec: {hosts: [web.example], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 443, name: t, protocol: TLS}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: open}
-spec: {hosts: [db.example], resolution: NONE, ports: [{number: 5432, name: p, protocol: TCP}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: nowhere}
-spec: {hosts: [nowhere.example], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: vip}
-spec: {hosts: [vip.example], addresses: [203.0.113.9], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}, {number: 22, name: s, protocol: TCP}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: led}
-spec: {hosts: [led.example], resolution: DNS, ports: [{number: 9000, name: p, protocol: TCP}, {number: 8443, name: t, protocol: TLS}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: web-too, labels: {chart: other}}
-spec: {hosts: [web.example], resolution: DNS, ports: [{number: 8443, name: t, protocol: TLS}]}
----
+const UNMEANT: [(&str, &str); 6] = [
+    (
+        "web",
+        "hosts: [web.example], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 443, name: t, protocol: TLS}]",
+    ),
+    (
+        "open",
+        "hosts: [db.example], resolution: NONE, ports: [{number: 5432, name: p, protocol: TCP}]",
+    ),
+    (
+        "nowhere",
+        "hosts: [nowhere.example], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}]",
+    ),
+    (
+        "vip",
+        "hosts: [vip.example], addresses: [203.0.113.9], resolution: STATIC, ports: [{number: 80, name: h, protocol: HTTP}, {number: 22, name: s, protocol: TCP}]",
+    ),
+    (
+        "led",
+        "hosts: [led.example], resolution: DNS, ports: [{number: 9000, name: p, protocol: TCP}, {number: 8443, name: t, protocol: TLS}]",
+    ),
+    (
+        "web-too, labels: {chart: other}",
+        "hosts: [web.example], resolution: DNS, ports: [{number: 8443, name: t, protocol: TLS}]",
+    ),
+];
+
+/// No route leads to a listed host.
+const AWAY: &str = "
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: away}
@@ -45,9 +43,13 @@ spec:
   tls: [{match: [{port: 8443, sniHosts: [led.example]}], route: [{destination: {host: gone.example, port: {number: 8443}}}]}]
 ";
 
+fn unmeant() -> String {
+    entries(&UNMEANT) + AWAY
+}
+
 #[test]
 fn a_destination_that_the_gate_denies_is_denied_with_its_reason() {
-    let mut state = state_of(UNMEANT);
+    let mut state = state_of(&unmeant());
     for (question, denied, words) in [
         ("http://web.example/", None, "GET / goes to web.example:80"),
         (
@@ -98,7 +100,7 @@ fn a_destination_that_the_gate_denies_is_denied_with_its_reason() {
 #[test]
 fn a_request_is_explained_with_its_method_and_headers() {
     let rules = format!(
-        "{UNMEANT}---
+        "{}---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {{name: picky}}
@@ -107,7 +109,8 @@ spec:
   http:
   - match: [{{method: {{exact: POST}}, headers: {{x-key: {{exact: one}}}}}}]
     route: [{{destination: {{host: web.example}}}}]
-"
+",
+        unmeant()
     );
     let mut state = state_of(&rules);
     let question = || Question::parse("http://web.example/").unwrap();
@@ -166,13 +169,10 @@ spec:
 
 #[test]
 fn a_port_whose_resolution_is_not_spelt_out_is_said_to_serve_nothing() {
-    let rules = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: db}
-spec: {hosts: [db.example], ports: [{number: 5432, name: p, protocol: TCP}, {number: 443, name: t, protocol: TLS}]}
-";
-    let mut state = state_of(rules);
+    let mut state = state_of(&entries(&[(
+        "db",
+        "hosts: [db.example], ports: [{number: 5432, name: p, protocol: TCP}, {number: 443, name: t, protocol: TLS}]",
+    )]));
     for (question, unspelt) in [
         ("db.example:5432", true),
         ("other.example:5432", true),

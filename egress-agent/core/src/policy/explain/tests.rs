@@ -35,6 +35,17 @@ metadata: {name: db}
 spec: {hosts: [db.internal], addresses: [203.0.113.0/24], ports: [{number: 5432, name: p, protocol: TCP}]}
 ";
 
+/// Service entries of names and specs: five lines each, with the line between documents.
+pub(super) fn entries(all: &[(&str, &str)]) -> String {
+    let entry = |(name, spec): &(&str, &str)| {
+        let version = "networking.istio.io/v1";
+        format!(
+            "\napiVersion: {version}\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---"
+        )
+    };
+    all.iter().map(entry).collect()
+}
+
 fn state() -> State {
     state_of(RULES)
 }
@@ -224,18 +235,16 @@ fn the_answer_names_the_rule_or_the_nearest_and_the_field() {
 
 #[test]
 fn a_wildcard_answers_for_a_port_that_the_name_itself_does_not_list() {
-    let rules = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: exact}
-spec: {hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 53, name: d, protocol: UDP}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: wild}
-spec: {hosts: [\"*.example.com\"], ports: [{number: 443, name: t, protocol: TLS}]}
-";
-    let mut state = state_of(rules);
+    let mut state = state_of(&entries(&[
+        (
+            "exact",
+            "hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}, {number: 53, name: d, protocol: UDP}]",
+        ),
+        (
+            "wild",
+            "hosts: [\"*.example.com\"], ports: [{number: 443, name: t, protocol: TLS}]",
+        ),
+    ]));
     let to = "192.0.2.1:443".parse().unwrap();
     let decision = state.routes().tls(0, to, Some("a.example.com"), 0);
     assert!(matches!(decision, TlsDecision::Forward(_)), "{decision:?}");
