@@ -5,8 +5,11 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use egress_tests::cgroup::Cgroup;
+use egress_tests::child::Guarded;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::netns::NetNs;
+use egress_tests::place::Place;
 use egress_tests::pods::held::Held;
 use egress_tests::pods::{self, Pod, Pods, Stack};
 use egress_tests::rules::{ECHO, HTTPBIN, TIMEOUT};
@@ -300,4 +303,46 @@ fn two_pods_in_two_namespaces_are_under_their_own_rules() {
         assert!(tally.all_denied(100), "{tally:?}");
     }
     see_their_own(&lab);
+}
+
+/// Network namespaces of one workload that the agent serves.
+const SERVED: usize = 64;
+
+/// A process in each of `count` network namespaces of its own, all in one cgroup.
+fn unshared(lab: &Lab, cgroup: &Cgroup, count: usize) -> Guarded {
+    let place = Place {
+        cgroup: Some(cgroup),
+        ..lab.client_place()
+    };
+    let script = format!("for n in $(seq {count}); do unshare --net sleep 600 & done; wait");
+    let mut shell = place.command("sh").unwrap();
+    Guarded::spawn(shell.args(["-c", &script])).unwrap()
+}
+
+#[test]
+fn the_namespaces_of_a_workload_are_bounded_over_all_cgroups_that_it_makes() {
+    let mut lab = lab();
+    let workload = lab.workloads().child("hog").unwrap();
+    let made = ["a", "b", "c"].map(|name| workload.child(name).unwrap());
+    // Each of them alone is within the bound.
+    let hogs = made.each_ref().map(|cgroup| unshared(&lab, cgroup, 40));
+    let crowded = |line: &str| line.contains("more network namespaces than are served");
+    let agent = lab.agent().unwrap();
+    agent.wait_line(0, SOON, "it says so", crowded).unwrap();
+    // The lab's own namespace is served too.
+    let all = || pinned::proxies(lab.bpf_dir()).unwrap();
+    wait_until("as many as may be", SOON, || (all() > SERVED).then_some(())).unwrap();
+    let beside = lab.workloads().child("beside").unwrap();
+    let _neighbour = unshared(&lab, &beside, 1);
+    wait_until("a neighbour is served", SOON, || {
+        (all() > SERVED + 1).then_some(())
+    })
+    .unwrap();
+    assert_eq!(all(), SERVED + 2);
+    // Where some of it ends, others of it are served.
+    drop(hogs);
+    drop(made);
+    let again = workload.child("d").unwrap();
+    let _hog = unshared(&lab, &again, 2);
+    wait_until("the new ones alone", SOON, || (all() == 4).then_some(())).unwrap();
 }
