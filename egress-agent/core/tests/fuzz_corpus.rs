@@ -7,6 +7,8 @@ mod client_hello;
 mod compile;
 #[path = "../../../tests/fuzz/src/decode.rs"]
 mod decode;
+#[path = "../../../tests/fuzz/src/dns_question.rs"]
+mod dns_question;
 #[path = "../../../tests/fuzz/src/request_head.rs"]
 mod request_head;
 #[path = "../../../tests/fuzz/src/second_hello.rs"]
@@ -44,6 +46,11 @@ fn any_bytes_as_a_hello_are_read_alike_in_one_piece_and_byte_by_byte() {
 #[test]
 fn any_bytes_as_a_request_have_one_canonical_head() {
     replay("request_head", request_head::run);
+}
+
+#[test]
+fn any_bytes_as_a_dns_answer_are_judged_as_by_a_plain_reader() {
+    replay("dns_question", dns_question::run);
 }
 
 #[test]

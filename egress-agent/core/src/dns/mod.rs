@@ -1,0 +1,3 @@
+//! DNS messages, as far as the agent reads them itself: whether a datagram answers a question.
+
+pub mod question;
