@@ -2,6 +2,7 @@
 //!
 //! A connection without an origin, above the limit, or on a port where nothing is listed ends here.
 
+use super::ahead::Ahead;
 use super::flow::{Client, Rewound};
 use super::inspect::inspect;
 use super::places::Place;
@@ -139,7 +140,7 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
     }
-    let mut ahead = Vec::new();
+    let mut ahead = Ahead::default();
     // A connection that names are expected on, and on which nothing was asked yet, has nothing to
     // finish.
     let step = tokio::select! {
@@ -150,7 +151,7 @@ async fn connection(
 }
 
 /// Carries out what the first bytes mean.
-async fn take(client: Client, step: Step, stream: TcpStream, ahead: Vec<u8>, drain: DrainSignal) {
+async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain: DrainSignal) {
     match step {
         Step::Http | Step::HttpIfListed(_) => {
             http::serve(client, Rewound::new(ahead, stream), drain).await;

@@ -47,6 +47,10 @@ struct State {
     /// A 100 was sent for the request.
     continued: bool,
     interim: Vec<u8>,
+    /// Bytes of the response's body that the library has and the client's socket has not.
+    queued: usize,
+    /// The body waits for the library to have written them.
+    full: bool,
     /// The body of the response is done.
     replied: bool,
     /// The response is on the wire.
@@ -129,11 +133,29 @@ impl Control {
         self.state().replied = true;
     }
 
+    /// The library was given so many bytes of the body of the response.
+    pub(super) fn queue(&self, bytes: usize) {
+        self.state().queued += bytes;
+    }
+
+    /// Bytes of the body of the response that wait in the library.
+    pub(super) fn queued(&self) -> usize {
+        self.state().queued
+    }
+
+    /// The body gives no more until those are written: the task is woken then.
+    pub(super) fn full(&self) {
+        self.state().full = true;
+    }
+
     /// All that the library has given was written.
     pub(super) fn flushed(&self) {
         let mut state = self.state();
-        if std::mem::take(&mut state.replied) {
-            state.answered = true;
+        state.queued = 0;
+        let full = std::mem::take(&mut state.full);
+        let replied = std::mem::take(&mut state.replied);
+        state.answered |= replied;
+        if replied || full {
             let waker = state.waker.take();
             drop(state);
             if let Some(waker) = waker {

@@ -2,9 +2,11 @@
 //! local reply in its place.
 
 use super::RefusalReason;
-use super::body::{Relay, ReplyBody, RequestBody, RequestEnd, broke_protocol};
 use super::flow::{OwnedTask, Ticket};
-use super::http::{Connection, local_response};
+use super::http::Connection;
+use super::local::local_response;
+use super::reply_body::{Relay, ReplyBody};
+use super::request_body::{RequestBody, RequestEnd, broke_protocol};
 use super::upstream::{Upstream, connect_any};
 use egress_core::http::headers::{RequestContext, prepare_request, prepare_response, set_attempt};
 use egress_core::http::local_reply::{LocalReply, UpstreamReset};
@@ -131,7 +133,6 @@ pub(super) async fn exchange(
         deadline: to.policy.timeout.map(|_| deadline),
         upstream: Some(upstream),
         pool: Arc::clone(&connection.pool),
-        idle_upstreams: client.shared.limits.idle_upstreams,
     };
     Response::from_parts(head, relay.into_body())
 }

@@ -1,7 +1,9 @@
 //! One redirected connection: its stream with the bytes that were read ahead put back, its bytes
 //! counted, and the one record that is written when it is over.
 
+use super::ahead::Ahead;
 use super::guard::Guard;
+use super::places::Place;
 use super::{AccessRecord, Origin, Protocol, Refusal, RefusalReason, Shared};
 use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
 use egress_core::routing::{Cluster, RouteTable, Turn, candidates};
@@ -34,6 +36,22 @@ impl Client {
     /// The cgroup whose share of the proxy it takes at the moment.
     pub(super) fn share(&self) -> u64 {
         self.origin.share_in(&self.shared.routes.load())
+    }
+
+    /// Takes and gives back blocks of memory, so that `room` has so many; false where there are no
+    /// more.
+    pub(super) fn keep_room(&self, room: &mut Option<Place>, blocks: usize) -> bool {
+        match room {
+            Some(place) if blocks > 0 => place.resize(blocks),
+            None if blocks > 0 => {
+                *room = self.shared.memory.take_many(self.share(), blocks);
+                room.is_some()
+            }
+            Some(_) | None => {
+                *room = None;
+                true
+            }
+        }
     }
 
     /// Tells the observer about a refusal.
@@ -118,13 +136,29 @@ impl Counters {
     }
 }
 
-/// Bytes of one read at most: a reader doubles its buffer for as long as reads fill it, and keeps it
-/// for the life of the connection.
-const READ: usize = 16 * 1024;
+/// Bytes of one read at most. hyper begins with a buffer of 8 KiB, doubles it when a read fills it,
+/// and keeps it for the life of the connection: with one byte less it never grows.
+const READ: usize = 8 * 1024 - 1;
+
+/// Reads at most [`READ`] bytes.
+pub(super) fn poll_part(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let mut part = buffer.take(READ);
+    ready!(Pin::new(stream).poll_read(cx, &mut part))?;
+    let count = part.filled().len();
+    // SAFETY: `part` is the beginning of the unfilled part of `buffer`, and so many bytes of it are
+    // filled. Zeroing them before would make a page of each idle buffer resident.
+    unsafe { buffer.assume_init(count) };
+    buffer.advance(count);
+    Poll::Ready(Ok(()))
+}
 
 /// The client's stream: first what was read ahead, then the socket.
 pub(super) struct Rewound {
-    ahead: Vec<u8>,
+    ahead: Ahead,
     given: usize,
     stream: TcpStream,
     counters: Arc<Counters>,
@@ -132,7 +166,7 @@ pub(super) struct Rewound {
 }
 
 impl Rewound {
-    pub(super) fn new(ahead: Vec<u8>, stream: TcpStream) -> Self {
+    pub(super) fn new(ahead: Ahead, stream: TcpStream) -> Self {
         Self {
             ahead,
             given: 0,
@@ -143,7 +177,7 @@ impl Rewound {
     }
 
     /// The stream of a TLS connection of which `hello` was read and `guard` holds what follows.
-    pub(super) fn guarded(hello: Vec<u8>, guard: Guard, stream: TcpStream) -> Self {
+    pub(super) fn guarded(hello: Ahead, guard: Guard, stream: TcpStream) -> Self {
         let mut new = Self::new(hello, stream);
         new.guard = Some(Box::new(guard));
         new
@@ -171,7 +205,7 @@ impl AsyncRead for Rewound {
             buffer.put_slice(&self.ahead[self.given..self.given + take]);
             self.given += take;
             if self.given == self.ahead.len() {
-                self.ahead = Vec::new();
+                self.ahead = Ahead::default();
                 self.given = 0;
             }
         } else {
@@ -183,13 +217,7 @@ impl AsyncRead for Rewound {
                         this.guard = None;
                     }
                 }
-                None if buffer.remaining() > READ => {
-                    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(READ));
-                    ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
-                    let count = part.filled().len();
-                    buffer.advance(count);
-                }
-                None => ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?,
+                None => ready!(poll_part(&mut this.stream, cx, buffer))?,
             }
         }
         let count = buffer.filled().len() - before;
@@ -287,6 +315,11 @@ impl Ticket {
             grpc: false,
             done: false,
         }
+    }
+
+    /// Whose flow it is.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The flow came to its end; without this the record says that the client left (DC).

@@ -5,7 +5,9 @@
 //! What a second hello may say is decided in `egress_core::tls::second_hello`.
 
 use super::RefusalReason;
+use super::ahead::BLOCK;
 use super::flow::Client;
+use super::places::Place;
 use egress_core::http::authority::CanonicalHost;
 use egress_core::tls::second_hello::{SecondHello, SecondHelloError};
 use std::future::Future;
@@ -26,6 +28,7 @@ pub(super) struct Guard {
     watch: SecondHello,
     /// Bytes that were read: `ready` that may go on, then those that wait.
     held: Vec<u8>,
+    room: Option<Place>,
     ready: usize,
     deadline: Option<Pin<Box<Sleep>>>,
     denied: Option<RefusalReason>,
@@ -39,6 +42,7 @@ impl Guard {
             name: name.as_ref().map(|name| name.as_str().to_owned()),
             watch: SecondHello::new(name),
             held: Vec::new(),
+            room: None,
             ready: 0,
             deadline: None,
             denied: None,
@@ -66,13 +70,17 @@ impl Guard {
         self.held.extend_from_slice(bytes);
         match self.watch.client(bytes) {
             Ok(waiting) => self.ready = self.held.len() - waiting,
-            Err(error) => self.deny(error),
+            Err(error) => self.deny(RefusalReason::SecondHello(error)),
+        }
+        // The watch gathers a hello once more.
+        let blocks = 2 * self.held.len() / BLOCK;
+        if !self.client.keep_room(&mut self.room, blocks) {
+            self.deny(RefusalReason::MemoryLimit);
         }
     }
 
     /// Where nothing is denied the connection goes on, and is not watched any more.
-    fn deny(&mut self, error: SecondHelloError) {
-        let reason = RefusalReason::SecondHello(error);
+    fn deny(&mut self, reason: RefusalReason) {
         if self.client.audited(&reason, self.name.as_deref()).is_some() {
             self.watch = SecondHello::ended();
             self.ready = self.held.len();
@@ -125,7 +133,7 @@ impl Guard {
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(deadline.as_mut().poll(cx));
         self.deadline = None;
-        self.deny(SecondHelloError::Late);
+        self.deny(RefusalReason::SecondHello(SecondHelloError::Late));
         if self.denied.is_some() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -3,25 +3,26 @@
 //! The Host of every request is checked against the routes of that moment. How an allowed request is
 //! carried upstream is `exchange`'s affair.
 
-use super::body::{Reply, ReplyBody, RequestEnd};
 use super::control::{Asked, Control};
 use super::exchange::{Exchange, exchange};
 use super::flow::{Client, OwnedTask, Rewound, Ticket};
+use super::local::local_response;
+use super::reply_body::{Reply, ReplyBody};
+use super::request_body::RequestEnd;
 use super::upstream::Pool;
 use super::wire::Wire;
 use super::{DrainSignal, Protocol, RefusalReason};
-use bytes::Bytes;
 use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::http::request_head::{HeadReader, MAX_HEADERS};
 use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
 use egress_core::traffic::{HttpAction, RoutePolicy};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::HeaderMap;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future;
@@ -83,7 +84,7 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut dr
     let to_its_end = async {
         // A connection on which nothing was asked yet has nothing to finish.
         tokio::select! {
-            begun = timeout(limits.idle, stream.begun()) => if !matches!(begun, Ok(Ok(()))) {
+            begun = timeout(limits.idle, stream.begun()) => if !matches!(begun, Ok(Ok(true))) {
                 return;
             },
             _ = drain.started() => return,
@@ -145,7 +146,8 @@ impl Connection {
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
         let response = self.answer(request).await;
         self.control.responds();
-        response.map(|body| Reply::new(body, Arc::clone(&self.control)))
+        let client = self.client.clone();
+        response.map(|body| Reply::new(body, Arc::clone(&self.control), client))
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -299,50 +301,4 @@ impl Connection {
             upgrade,
         })
     }
-}
-
-/// A local reply as Envoy sends it; `date` is hyper's to add.
-pub(super) fn local_response(reply: &LocalReply, mut ticket: Ticket) -> Response<ReplyBody> {
-    let mut response = if ticket.grpc {
-        grpc_response(reply)
-    } else {
-        plain_response(reply)
-    };
-    let headers = response.headers_mut();
-    headers.insert(SERVER, HeaderValue::from_static("envoy"));
-    let sent = response.body().local_length();
-    let length = HeaderValue::from(sent);
-    response.headers_mut().insert(CONTENT_LENGTH, length);
-    ticket.record.response_code = response.status().as_u16();
-    ticket.record.flags = reply.flags;
-    ticket.counters.sent.store(sent, Ordering::Relaxed);
-    ticket.done();
-    response
-}
-
-fn plain_response(reply: &LocalReply) -> Response<ReplyBody> {
-    let body = Some(Bytes::from(reply.body.clone().into_owned())).filter(|body| !body.is_empty());
-    let mut response = Response::new(ReplyBody::Local(body));
-    // Every status of `LocalReply` is a valid one.
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    if !reply.body.is_empty() {
-        let text = HeaderValue::from_static("text/plain");
-        response.headers_mut().insert(CONTENT_TYPE, text);
-    }
-    response
-}
-
-fn grpc_response(reply: &LocalReply) -> Response<ReplyBody> {
-    let (status, message) = reply.in_grpc();
-    let mut response = Response::new(ReplyBody::Local(None));
-    let headers = response.headers_mut();
-    let grpc = HeaderValue::from_static("application/grpc");
-    headers.insert(CONTENT_TYPE, grpc);
-    headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
-    if let Ok(message) = HeaderValue::from_str(&message)
-        && !message.is_empty()
-    {
-        headers.insert("grpc-message", message);
-    }
-    response
 }

@@ -3,10 +3,12 @@
 //!
 //! It serves nothing and decides nothing of its own: it brings the bytes and the clock.
 
+use super::RefusalReason;
+use super::ahead::Ahead;
 use super::flow::Client;
 use egress_core::routing::{Patience, Reading, Sniffed, Step, only_host, sniff};
+use std::io::ErrorKind;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,7 +17,7 @@ pub(super) async fn inspect(
     client: &Client,
     reading: &Reading,
     stream: &mut TcpStream,
-    ahead: &mut Vec<u8>,
+    ahead: &mut Ahead,
 ) -> Step {
     if let Some(step) = reading.unread() {
         return step;
@@ -26,10 +28,11 @@ pub(super) async fn inspect(
         Patience::Name => limits.name,
         Patience::FirstBytes => limits.first_bytes,
     };
-    let step = match look(stream, ahead, patience, limits.head).await {
+    let step = match look(client, stream, ahead, patience).await {
         Ended::As(found) => reading.first_bytes(found),
         Ended::Gone => reading.ended(!ahead.is_empty()),
         Ended::Late => reading.late(),
+        Ended::NoRoom => Step::Refuse(RefusalReason::MemoryLimit),
     };
     match step {
         Step::HttpIfListed(to) if !is_listed(client, stream, ahead, patience).await => {
@@ -47,14 +50,17 @@ enum Ended {
     Gone,
     /// Nothing was sure in time.
     Late,
+    /// The workload's memory is taken.
+    NoRoom,
 }
 
 async fn look(
+    client: &Client,
     stream: &mut TcpStream,
-    ahead: &mut Vec<u8>,
+    ahead: &mut Ahead,
     patience: Duration,
-    limit: usize,
 ) -> Ended {
+    let limit = client.shared.limits.head;
     let deadline = Instant::now() + patience;
     loop {
         let found = sniff(ahead);
@@ -62,8 +68,9 @@ async fn look(
         if found != Sniffed::NeedMore || ahead.len() > limit {
             return Ended::As(found);
         }
-        match timeout_at(deadline, stream.read_buf(ahead)).await {
+        match timeout_at(deadline, ahead.read(client, stream, 1)).await {
             Ok(Ok(1..)) => {}
+            Ok(Err(error)) if error.kind() == ErrorKind::OutOfMemory => return Ended::NoRoom,
             Ok(Ok(0) | Err(_)) => return Ended::Gone,
             Err(_) => return Ended::Late,
         }
@@ -75,7 +82,7 @@ async fn look(
 async fn is_listed(
     client: &Client,
     stream: &mut TcpStream,
-    ahead: &mut Vec<u8>,
+    ahead: &mut Ahead,
     patience: Duration,
 ) -> bool {
     let deadline = Instant::now() + patience;
@@ -86,7 +93,7 @@ async fn is_listed(
         if ahead.len() > client.shared.limits.head {
             return false;
         }
-        match timeout_at(deadline, stream.read_buf(ahead)).await {
+        match timeout_at(deadline, ahead.read(client, stream, 1)).await {
             Ok(Ok(1..)) => {}
             Ok(Ok(0) | Err(_)) | Err(_) => return false,
         }

@@ -5,7 +5,7 @@
 //! BPF map and builds no routes: those come in through [`Shared`].
 
 mod accept;
-mod body;
+mod ahead;
 mod control;
 mod drain;
 mod exchange;
@@ -13,9 +13,13 @@ mod flow;
 mod guard;
 mod http;
 mod inspect;
+mod local;
 mod observe;
 mod places;
+mod reply_body;
+mod request_body;
 mod responses;
+mod room;
 mod tcp;
 mod tls;
 mod upstream;
@@ -125,8 +129,11 @@ pub struct Limits {
     pub idle: Duration,
     /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
     pub head: usize,
-    /// Bytes of unfinished request heads over all connections; one workload gets a quarter.
-    pub heads: usize,
+    /// Bytes of memory over all connections, for requests that are under way, unfinished heads and
+    /// buffers of relayed connections; one workload gets a quarter.
+    pub memory: usize,
+    /// Time that a request waits for memory, where its workload's is taken, before it is denied.
+    pub room: Duration,
     /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
     /// relayed unread, since the server may be the one to speak first.
     pub first_bytes: Duration,
@@ -145,7 +152,8 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
             head: 60 * 1024,
-            heads: 64 * 1024 * 1024,
+            memory: 160 * 1024 * 1024,
+            room: Duration::from_secs(5),
             first_bytes: Duration::from_millis(300),
             idle_upstreams: 4,
         }
@@ -188,8 +196,8 @@ pub struct Shared {
     observer: Arc<dyn Observer>,
     limits: Limits,
     connections: Arc<Places>,
-    /// Blocks of [`wire::BLOCK`] bytes of unfinished request heads.
-    heads: Arc<Places>,
+    /// Blocks of [`ahead::BLOCK`] bytes.
+    memory: Arc<Places>,
     descriptors: Arc<Places>,
     changes: Option<watch::Receiver<u64>>,
     /// What canaries are answered.
@@ -206,8 +214,8 @@ impl Shared {
         limits: Limits,
     ) -> Self {
         let connections = Arc::new(Places::new(limits.connections, limits.connections_each));
-        let blocks = limits.heads / wire::BLOCK;
-        let heads = Arc::new(Places::new(blocks, blocks / 4));
+        let blocks = limits.memory / ahead::BLOCK;
+        let memory = Arc::new(Places::new(blocks, blocks / 4));
         let descriptors = Arc::new(Places::new(limits.descriptors, limits.descriptors_each));
         Self {
             routes,
@@ -216,7 +224,7 @@ impl Shared {
             observer,
             limits,
             connections,
-            heads,
+            memory,
             descriptors,
             changes: None,
             proof: Arc::default(),

@@ -1,11 +1,21 @@
-//! How many connections there may be at one time: over all, and of one workload, so that one
-//! that opens too many is refused more of them and its neighbours are not.
+//! What the proxy has to give, counted in places: over all, and of one workload, so that one that
+//! takes too many is denied more of them and its neighbours are not.
+//!
+//! A place is a connection, a descriptor, or a block of memory, as the owner of a [`Places`] has it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::timeout;
 
 /// Places whose end is worth a look at the memory that they had.
 const MANY: usize = 128;
+
+/// How often one that waits looks again where no place of its own workload was given back: what it
+/// waits for may be another's.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug)]
@@ -20,15 +30,30 @@ struct Taken {
     all: usize,
     /// The most since [`Places::fell`] was last true.
     peak: usize,
-    /// By the cgroup that stands for the workload; none of them 0.
-    each: BTreeMap<u64, usize>,
+    /// By the cgroup that stands for the workload; none of them has 0.
+    each: BTreeMap<u64, Share>,
 }
 
-/// A connection's place. Dropping it gives it back.
+#[derive(Debug, Default)]
+struct Share {
+    taken: usize,
+    signals: Arc<Signals>,
+}
+
+#[derive(Debug, Default)]
+struct Signals {
+    /// Places were given back.
+    freed: Notify,
+    /// Somebody waits for places.
+    wanted: Arc<Notify>,
+}
+
+/// Places of one workload. Dropping them gives them back.
 #[derive(Debug)]
 pub(super) struct Place {
     of: Arc<Places>,
     share: u64,
+    count: usize,
 }
 
 impl Places {
@@ -40,20 +65,33 @@ impl Places {
         }
     }
 
-    /// A place for a connection of the workload that this cgroup stands for, if there is one.
+    /// A place of the workload that this cgroup stands for, if there is one.
     pub(super) fn take(self: &Arc<Self>, share: u64) -> Option<Place> {
-        let mut taken = self.taken();
-        let own = taken.each.get(&share).copied().unwrap_or(0);
-        if taken.all >= self.most || own >= self.most_each {
-            return None;
-        }
-        taken.all += 1;
-        taken.peak = taken.peak.max(taken.all);
-        taken.each.insert(share, own + 1);
-        Some(Place {
+        self.take_many(share, 1)
+    }
+
+    /// So many places, or none.
+    pub(super) fn take_many(self: &Arc<Self>, share: u64, count: usize) -> Option<Place> {
+        let mut place = self.none(share);
+        place.resize(count).then_some(place)
+    }
+
+    /// So many places where the workload has more than half of its share left: for what goes on with
+    /// less.
+    pub(super) fn spare(self: &Arc<Self>, share: u64, count: usize) -> Option<Place> {
+        let own = self.taken().each.get(&share).map_or(0, |own| own.taken);
+        (own + count <= self.most_each / 2)
+            .then(|| self.take_many(share, count))
+            .flatten()
+    }
+
+    /// None yet, to be made more of.
+    pub(super) fn none(self: &Arc<Self>, share: u64) -> Place {
+        Place {
             of: Arc::clone(self),
             share,
-        })
+            count: 0,
+        }
     }
 
     /// Whether many places were given back since this was last true.
@@ -71,16 +109,70 @@ impl Places {
     }
 }
 
+impl Place {
+    /// Makes it so many; false where there are not so many, and then nothing is changed.
+    pub(super) fn resize(&mut self, count: usize) -> bool {
+        if count == self.count {
+            return true;
+        }
+        let mut taken = self.of.taken();
+        let share = taken.each.entry(self.share).or_default();
+        let own = share.taken - self.count + count;
+        let signals = Arc::clone(&share.signals);
+        let all = taken.all - self.count + count;
+        if count > self.count && (all > self.of.most || own > self.of.most_each) {
+            taken.forget_empty(self.share);
+            return false;
+        }
+        taken.all = all;
+        taken.peak = taken.peak.max(all);
+        if let Some(share) = taken.each.get_mut(&self.share) {
+            share.taken = own;
+        }
+        taken.forget_empty(self.share);
+        drop(taken);
+        if count < self.count {
+            signals.freed.notify_one();
+        }
+        self.count = count;
+        true
+    }
+
+    /// Makes it so many as soon as there are so many, and asks those who can do without theirs.
+    /// Dropping the future gives back what there was.
+    pub(super) async fn grown(mut self, count: usize) -> Self {
+        while !self.resize(count) {
+            let signals = self.signals();
+            signals.wanted.notify_one();
+            // Either way it looks again.
+            let _ = timeout(LOOK_AGAIN, signals.freed.notified()).await;
+        }
+        self
+    }
+
+    /// Fires when another of the workload waits for places.
+    pub(super) fn wanted(&self) -> OwnedNotified {
+        Arc::clone(&self.signals().wanted).notified_owned()
+    }
+
+    fn signals(&self) -> Arc<Signals> {
+        let taken = self.of.taken();
+        let share = taken.each.get(&self.share);
+        share.map_or_else(Arc::default, |share| Arc::clone(&share.signals))
+    }
+}
+
+impl Taken {
+    fn forget_empty(&mut self, share: u64) {
+        if self.each.get(&share).is_some_and(|share| share.taken == 0) {
+            self.each.remove(&share);
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.of.taken();
-        taken.all -= 1;
-        if let Some(own) = taken.each.get_mut(&self.share) {
-            *own -= 1;
-            if *own == 0 {
-                taken.each.remove(&self.share);
-            }
-        }
+        self.resize(0);
     }
 }
 
@@ -102,6 +194,40 @@ mod tests {
         drop(own);
         assert!(places.take(1).is_some());
         assert!(places.taken().each.is_empty(), "nothing is left behind");
+        assert_eq!(places.taken().all, 0);
+    }
+    #[test]
+    fn a_place_grows_as_far_as_there_is_room_and_gives_back_what_it_no_longer_needs() {
+        let places = Arc::new(Places::new(8, 6));
+        let mut place = places.take_many(1, 2).expect("there are 8");
+        assert!(place.resize(6));
+        assert!(!place.resize(7), "over its share");
+        assert!(places.take(1).is_none());
+        assert!(places.take_many(2, 3).is_none(), "2 of all are left");
+        assert!(place.resize(1));
+        assert!(places.take_many(2, 3).is_some());
+        drop(place);
+        assert!(places.taken().each.is_empty(), "nothing is left behind");
+        assert_eq!(places.taken().all, 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_places_asks_for_them_and_gets_the_first_that_are_given_back() {
+        let places = Arc::new(Places::new(8, 4));
+        let held = places.take_many(1, 3).expect("there are 4");
+        let wanted = held.wanted();
+        let small = places.take(1).expect("there are 4");
+        let waiting = tokio::spawn(small.grown(4));
+        wanted.await;
+        assert!(!waiting.is_finished());
+        drop(held);
+        let place = waiting.await.expect("it got its places");
+        assert!(places.take(1).is_none());
+        assert!(
+            places.take_many(2, 4).is_some(),
+            "a neighbour's are its own"
+        );
+        drop(place);
         assert_eq!(places.taken().all, 0);
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Bytes pass unchanged. A head that is refused ends the connection with an error.
 
+use super::flow::poll_part;
 use egress_core::http::response_head::check_response;
 use std::io;
 use std::pin::Pin;
@@ -59,7 +60,7 @@ impl AsyncRead for Responses {
                 return Poll::Ready(Ok(()));
             }
             if !this.expected.load(Ordering::Acquire) && this.held.is_empty() {
-                return Pin::new(&mut this.stream).poll_read(cx, buffer);
+                return poll_part(&mut this.stream, cx, buffer);
             }
             match check_response(&this.held) {
                 Ok(Some(head)) if head.interim => this.passed = head.length,
@@ -76,7 +77,7 @@ impl AsyncRead for Responses {
                 }
                 Ok(None) => {
                     let before = buffer.filled().len();
-                    ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+                    ready!(poll_part(&mut this.stream, cx, buffer))?;
                     this.held.extend_from_slice(&buffer.filled()[before..]);
                     this.ended = buffer.filled().len() == before;
                     buffer.set_filled(before);

@@ -3,20 +3,25 @@
 //! It judges nothing: that the flow may pass was decided by its name, its original destination, or a
 //! policy that audits.
 
+use super::ahead::{Ahead, BLOCK};
 use super::flow::{Client, Counters, Rewound, Ticket};
 use super::upstream::connect_any;
 use super::{Protocol, RefusalReason};
 use egress_core::http::local_reply::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
 use std::sync::Arc;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
+
+/// Bytes of one direction's buffer, and where the workload's memory is taken.
+const BUFFER: usize = 2 * BLOCK;
+const SMALL_BUFFER: usize = 1024;
 
 /// Ends a connection that no rule lets through, of which `ahead` was read so far; or relays it, if
 /// its policy audits.
 pub(super) async fn refuse(
     client: Client,
-    ahead: Vec<u8>,
+    ahead: Ahead,
     stream: TcpStream,
     reason: RefusalReason,
     name: Option<&str>,
@@ -28,12 +33,7 @@ pub(super) async fn refuse(
 }
 
 /// Relays a connection of which `ahead` was read so far.
-pub(super) async fn relay(
-    client: Client,
-    ahead: Vec<u8>,
-    stream: TcpStream,
-    cluster: &Arc<Cluster>,
-) {
+pub(super) async fn relay(client: Client, ahead: Ahead, stream: TcpStream, cluster: &Arc<Cluster>) {
     let ticket = |counters| Ticket::new(client.clone(), Protocol::Tcp, counters);
     let origin = Arc::clone(&client.origin);
     let listed = |routes: &RouteTable, policy| routes.lists_tcp(policy, origin.destination);
@@ -72,12 +72,17 @@ pub(super) async fn forward(
         };
         order = client.addresses_of(&dialled);
     }
-    match connect_any(client, &order, &mut ticket.record).await {
+    let connected = connect_any(client, &order, &mut ticket.record).await;
+    // One that finds none goes on more slowly.
+    let memory = &client.shared.memory;
+    let room = memory.spare(client.share(), 2 * BUFFER / BLOCK);
+    let buffer = room.as_ref().map_or(SMALL_BUFFER, |_| BUFFER);
+    match connected {
         Ok((mut upstream, _place)) => tokio::select! {
             // Looked at first, so that no byte follows a change that came while it connected.
             biased;
             () = client.removed(&listed) => removed(&mut ticket),
-            copied = copy_bidirectional(&mut downstream, &mut upstream) => match copied {
+            copied = copy_bidirectional_with_sizes(&mut downstream, &mut upstream, buffer, buffer) => match copied {
                 Ok(_) => ticket.done(),
                 Err(_) => match downstream.denied() {
                     Some(reason) => {

@@ -2,13 +2,14 @@
 //!
 //! It never decrypts, holds no key and changes no byte. What follows the hello passes `guard`.
 
+use super::ahead::Ahead;
 use super::flow::{Client, Rewound, Ticket};
 use super::guard::Guard;
 use super::{Protocol, RefusalReason, tcp};
 use egress_core::routing::{Cluster, RouteTable, TlsDecision, Turn};
 use egress_core::tls::client_hello::{ClientHello, HelloOutcome, HelloReader};
+use std::io::ErrorKind;
 use std::sync::Arc;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -17,11 +18,11 @@ use tokio::time::timeout;
 pub(super) async fn pass_through(
     client: Client,
     mut stream: TcpStream,
-    mut ahead: Vec<u8>,
+    mut ahead: Ahead,
     otherwise: Option<Arc<Cluster>>,
 ) {
     let limit = client.shared.limits.name;
-    let found = match timeout(limit, read_hello(&mut stream, &mut ahead)).await {
+    let found = match timeout(limit, read_hello(&client, &mut stream, &mut ahead)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(RefusalReason::EndedEarly)) if ahead.is_empty() => return,
         Ok(Err(reason)) => Err(reason),
@@ -73,8 +74,9 @@ pub(super) async fn pass_through(
 
 /// The first hello, and how many bytes it takes.
 async fn read_hello(
+    client: &Client,
     stream: &mut TcpStream,
-    ahead: &mut Vec<u8>,
+    ahead: &mut Ahead,
 ) -> Result<(ClientHello, usize), RefusalReason> {
     let mut reader = HelloReader::default();
     let mut read = 0;
@@ -85,9 +87,13 @@ async fn read_hello(
             HelloOutcome::Invalid(error) => return Err(RefusalReason::BadHello(error)),
         }
         read = ahead.len();
-        match stream.read_buf(ahead).await {
+        // The reader gathers the message once more.
+        match ahead.read(client, stream, 2).await {
+            Ok(1..) => {}
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => {
+                return Err(RefusalReason::MemoryLimit);
+            }
             Ok(0) | Err(_) => return Err(RefusalReason::EndedEarly),
-            Ok(_) => {}
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Connections are never shared between client connections, so no workload can meet another's.
 
-use super::body::RequestBody;
 use super::flow::{Client, OwnedTask};
 use super::places::Place;
+use super::request_body::RequestBody;
 use super::responses::Responses;
 use super::{AccessRecord, RefusalReason};
 use egress_core::http::local_reply::{UpstreamReset, connect_failure};
@@ -24,6 +24,8 @@ use tokio::time::{sleep, timeout};
 const TRIES: u32 = 3;
 /// Bytes that an upstream connection buffers either way, and so of a response head (Envoy takes 60 KiB).
 const BUFFER: usize = 64 * 1024;
+/// Blocks of memory that an idle connection takes.
+const IDLE: usize = 6;
 /// Envoy's base interval of the jittered exponential back-off between tries.
 const BACK_OFF: Duration = Duration::from_millis(25);
 
@@ -90,6 +92,8 @@ pub(super) struct Upstream {
     expected: Arc<AtomicBool>,
     _task: OwnedTask,
     _place: Place,
+    /// That of one which is idle beside another: the request under way has room for one.
+    room: Option<Place>,
 }
 
 impl Upstream {
@@ -117,6 +121,7 @@ impl Upstream {
             expected,
             _task: OwnedTask(task),
             _place: place,
+            room: None,
         })
     }
 
@@ -153,11 +158,19 @@ impl Pool {
     }
 
     /// Keeps a connection whose exchange is over; the oldest goes where there are too many.
-    pub(super) fn put(&self, upstream: Upstream, most: usize) {
+    /// One beside others is kept only where the workload has memory to spare.
+    pub(super) fn put(&self, client: &Client, mut upstream: Upstream) {
         if upstream.send.is_closed() {
             return;
         }
+        let (memory, most) = (&client.shared.memory, client.shared.limits.idle_upstreams);
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !idle.is_empty() && upstream.room.is_none() {
+            upstream.room = memory.spare(client.share(), IDLE);
+            if upstream.room.is_none() {
+                return;
+            }
+        }
         idle.push(upstream);
         if idle.len() > most {
             idle.remove(0);

@@ -7,16 +7,16 @@
 
 use super::control::{Asked, Control};
 use super::flow::{Client, Counters, Rewound};
-use super::places::Place;
+use super::local::closing_reply;
+use super::room::Room;
 use egress_core::http::chunked::{ChunkScanner, Scanned};
-use egress_core::http::local_reply::LocalReply;
-use egress_core::http::request_head::{Framing, HeadError, HeadOutcome, HeadReader};
+use egress_core::http::request_head::{Framing, Head, HeadError, HeadOutcome, HeadReader};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -24,18 +24,15 @@ use tokio::time::{Sleep, sleep};
 /// reset the connection, and the client would lose the response (Envoy's `delayed_close_timeout`).
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Unfinished heads are counted in blocks of so many bytes; what is less is not counted.
-pub(super) const BLOCK: usize = 4096;
-
 /// Bytes that are read at once while the library has no buffer yet.
 const ASIDE: usize = 4096;
 
 /// See the module.
 pub(super) struct Wire {
     stream: Rewound,
-    client: Client,
-    /// Room that the pending bytes take.
-    room: Vec<Place>,
+    room: Room,
+    /// A whole head that waits for room.
+    waiting: Option<Head>,
     control: Arc<Control>,
     reader: HeadReader,
     place: Next,
@@ -74,8 +71,8 @@ impl Wire {
     ) -> Self {
         Self {
             stream,
-            client,
-            room: Vec::new(),
+            room: Room::new(client),
+            waiting: None,
             control,
             reader,
             place: Next::Head,
@@ -92,47 +89,58 @@ impl Wire {
         self.stream.counters()
     }
 
-    /// Takes the next head from what was read, if there is a whole one.
-    fn next_head(&mut self) -> bool {
+    /// Looks for the next head in what was read, and for its room.
+    fn look(&mut self) -> Looked {
         match self.reader.next_head() {
-            HeadOutcome::NeedMore => return false,
+            HeadOutcome::NeedMore if self.room.keep(self.reader.pending().len()) => {
+                return Looked::NeedMore;
+            }
+            HeadOutcome::NeedMore => self.refuse(HeadError::NoRoom),
             HeadOutcome::Head(head) => {
-                (self.inward, self.given) = (head.bytes, 0);
-                self.place = match head.framing {
-                    Framing::Length(0) => Next::Held,
-                    Framing::Length(length) => Next::Length(length),
-                    Framing::Chunked => Next::Chunked(ChunkScanner::default()),
-                };
-                self.control.asked(Asked {
-                    authority: head.authority,
-                    expect: head.expect,
-                    interim: !head.http10,
-                });
+                let pending = self.reader.pending().len();
+                if !self.room.ask(head.bytes.len(), pending) {
+                    self.waiting = Some(head);
+                    return Looked::Waits;
+                }
+                self.begin(head);
             }
             HeadOutcome::Refused(error) => self.refuse(error),
         }
-        true
+        Looked::Done
     }
 
-    /// Takes and gives back room for the pending bytes; false where there is no more of it.
-    fn has_room(&mut self) -> bool {
-        let blocks = self.reader.pending().len() / BLOCK;
-        self.room.truncate(blocks);
-        while self.room.len() < blocks {
-            let heads = &self.client.shared.heads;
-            let Some(block) = heads.take(self.client.share()) else {
-                return false;
-            };
-            self.room.push(block);
+    /// Waits for the room of a head, if one does.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.is_some() {
+            let has_room = ready!(self.room.poll_asked(cx));
+            match self.waiting.take() {
+                Some(head) if has_room => self.begin(head),
+                Some(_) | None => self.refuse(HeadError::NoRoom),
+            }
         }
-        true
+        Poll::Ready(())
+    }
+
+    /// Gives the library a head.
+    fn begin(&mut self, head: Head) {
+        (self.inward, self.given) = (head.bytes, 0);
+        self.place = match head.framing {
+            Framing::Length(0) => Next::Held,
+            Framing::Length(length) => Next::Length(length),
+            Framing::Chunked => Next::Chunked(ChunkScanner::default()),
+        };
+        self.control.asked(Asked {
+            authority: head.authority,
+            expect: head.expect,
+            interim: !head.http10,
+        });
     }
 
     fn refuse(&mut self, error: HeadError) {
         self.outward.extend(closing_reply(&error.reply()));
         self.control.refused(error);
         self.reader.take(usize::MAX);
-        self.room.clear();
+        self.room.keep(0);
         self.place = Next::Refused;
     }
 
@@ -151,14 +159,18 @@ impl Wire {
         Poll::Ready(Ok(count))
     }
 
-    /// Waits until there is something for the library: a request, a refusal, or the client's end.
-    /// From its first look on the library keeps a buffer, which an unfinished head does not need.
-    pub(super) async fn begun(&mut self) -> io::Result<()> {
+    /// Waits for a request, and says whether the library is to serve it: it keeps buffers from its
+    /// first look on, which neither an unfinished head nor one that is refused needs.
+    pub(super) async fn begun(&mut self) -> io::Result<bool> {
         poll_fn(|cx| {
             let mut aside = [0; ASIDE];
             self.poll_head(cx, &mut ReadBuf::new(&mut aside))
         })
-        .await
+        .await?;
+        if matches!(self.place, Next::Refused) {
+            poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx)).await?;
+        }
+        Ok(!matches!(self.place, Next::Refused | Next::Head))
     }
 
     /// Reads on to the end of a head. It is still the turn of one afterwards if the client has ended.
@@ -167,17 +179,28 @@ impl Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while !self.next_head() {
-            if !self.has_room() {
-                self.refuse(HeadError::NoRoom);
+        while matches!(self.place, Next::Head) {
+            ready!(self.poll_room(cx));
+            if !matches!(self.place, Next::Head) {
+                break;
+            }
+            match self.look() {
+                Looked::Done => break,
+                Looked::Waits => continue,
+                Looked::NeedMore => {}
+            }
+            if self.ended {
                 return Poll::Ready(Ok(()));
             }
-            if self.ended || ready!(self.poll_read_aside(cx, buffer))? == 0 {
-                self.ended = true;
-                return Poll::Ready(Ok(()));
+            match self.poll_read_aside(cx, buffer) {
+                Poll::Ready(count) => self.ended = count? == 0,
+                Poll::Pending if self.reader.pending().is_empty() => {
+                    ready!(self.room.poll_wanted(cx));
+                    self.ended = true;
+                }
+                Poll::Pending => return Poll::Pending,
             }
         }
-        self.has_room();
         Poll::Ready(Ok(()))
     }
 
@@ -259,24 +282,13 @@ impl Wire {
     }
 }
 
-/// A reply after which the connection closes, as Envoy sends it.
-fn closing_reply(reply: &LocalReply) -> Vec<u8> {
-    let status = hyper::StatusCode::from_u16(reply.status);
-    let reason = status.ok().and_then(|status| status.canonical_reason());
-    let kind = if reply.body.is_empty() {
-        ""
-    } else {
-        "content-type: text/plain\r\n"
-    };
-    format!(
-        "HTTP/1.1 {} {}\r\ncontent-length: {}\r\n{kind}date: {}\r\nserver: envoy\r\nconnection: close\r\n\r\n{}",
-        reply.status,
-        reason.unwrap_or_default(),
-        reply.body.len(),
-        httpdate::fmt_http_date(SystemTime::now()),
-        reply.body,
-    )
-    .into_bytes()
+/// What came of a look at what was read.
+enum Looked {
+    NeedMore,
+    /// A whole head waits for its blocks.
+    Waits,
+    /// It is no longer the turn of a head.
+    Done,
 }
 
 impl AsyncRead for Wire {

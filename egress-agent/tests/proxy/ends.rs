@@ -139,14 +139,14 @@ async fn a_cgroup_gets_no_more_connections_than_its_share() {
 #[tokio::test]
 async fn unfinished_heads_of_a_cgroup_have_a_bound_and_their_room_is_given_back() {
     let limits = Limits {
-        heads: 4 * 64 * 1024,
+        memory: 4 * 38 * 4096,
         ..Limits::default()
     };
     let origin = fixed_origin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let bed = bed(http_port(HOST, &[origin], None), limits).await;
     let half = format!(
         "GET / HTTP/1.1\r\nHost: {HOST}\r\nx: {}",
-        "y".repeat(30_000)
+        "y".repeat(57_000)
     );
     let mut held = [bed.client().await, bed.client().await];
     for client in &mut held {
@@ -162,7 +162,7 @@ async fn unfinished_heads_of_a_cgroup_have_a_bound_and_their_room_is_given_back(
             Ok(reply) => {
                 let reply = reply.unwrap();
                 assert_eq!((reply.status(), reply.text()), (503, "envoy overloaded"));
-                assert_eq!(bed.refusal().await, RefusalReason::HeadLimit);
+                assert_eq!(bed.refusal().await, RefusalReason::MemoryLimit);
                 assert_eq!(bed.record().await.flags.to_string(), "UO");
                 denied += 1;
             }

@@ -11,6 +11,7 @@ mod ends;
 mod expect;
 mod framing;
 mod http;
+mod memory;
 mod not_carried_out;
 mod owners;
 mod paths;

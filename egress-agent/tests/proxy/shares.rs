@@ -99,7 +99,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_unfinished_heads_and_a_ne
     for owners in OWNERS {
         let limits = Limits {
             // A quarter is two of these heads.
-            heads: 4 * 64 * 1024,
+            memory: 4 * 38 * 4096,
             ..Limits::default()
         };
         let port = http_port(HOST, &[ok_origin().await], None);
@@ -107,7 +107,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_unfinished_heads_and_a_ne
         named(&bed, port, owners);
         let half = format!(
             "GET / HTTP/1.1\r\nHost: {HOST}\r\nx: {}",
-            "y".repeat(30_000)
+            "y".repeat(57_000)
         );
         let mut held = Vec::new();
         for cgroup in [10, 11, 12] {
@@ -116,7 +116,11 @@ async fn two_cgroups_of_one_workload_have_one_share_of_unfinished_heads_and_a_ne
             held.push(client);
         }
         // One of the three finds no room, whichever is last.
-        assert_eq!(bed.refusal().await, RefusalReason::HeadLimit, "{owners:?}");
+        assert_eq!(
+            bed.refusal().await,
+            RefusalReason::MemoryLimit,
+            "{owners:?}"
+        );
         let mut neighbour = as_flow(&bed, made(20, NEIGHBOUR)).await;
         neighbour.send(half.as_bytes()).await;
         let early = timeout(Duration::from_millis(300), neighbour.message()).await;

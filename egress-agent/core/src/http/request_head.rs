@@ -22,8 +22,8 @@ pub enum HeadError {
     /// The head is larger than the limit.
     #[error("the request head is over the size limit")]
     TooLarge,
-    /// The unfinished heads of this workload, or of all, take all the room that there is.
-    #[error("no room for more unfinished request heads")]
+    /// Requests of this workload, or of all, take all the memory that there is.
+    #[error("no memory left for the request")]
     NoRoom,
     /// More than [`MAX_HEADERS`] fields.
     #[error("the request has more than 100 headers")]
@@ -82,7 +82,7 @@ impl HeadError {
             Self::Version => RefusalReason::Http10,
             Self::NoHost => RefusalReason::AmbiguousHost,
             Self::Connect => RefusalReason::Connect,
-            Self::NoRoom => RefusalReason::HeadLimit,
+            Self::NoRoom => RefusalReason::MemoryLimit,
             Self::Malformed(_)
             | Self::TooLarge
             | Self::TooManyHeaders

@@ -18,9 +18,9 @@ pub enum RefusalReason {
     /// All connections that the limits allow are taken.
     #[error("the workload's share of the proxy's connections is taken, or all of them are")]
     ConnectionLimit,
-    /// Unfinished request heads take all the room that the limits allow.
-    #[error("limit of unfinished request heads reached")]
-    HeadLimit,
+    /// Requests under way and unfinished heads take all the memory that the limits allow.
+    #[error("the workload's share of the proxy's memory is taken, or all of it is")]
+    MemoryLimit,
     /// Nothing on this port goes through the proxy under this policy.
     #[error("nothing is listed on this port")]
     UnlistedPort,

@@ -1,0 +1,55 @@
+//! Bytes that are read of a connection before it is known what becomes of it, counted in the memory
+//! that its workload may take.
+//!
+//! It does not look at them.
+
+use super::flow::Client;
+use super::places::Place;
+use std::io;
+use std::ops::Deref;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// Memory is counted in blocks of so many bytes; what is less is not counted.
+pub(super) const BLOCK: usize = 4096;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    bytes: Vec<u8>,
+    room: Option<Place>,
+}
+
+impl Ahead {
+    /// Reads some bytes and says how many: 0 at the client's end. `OutOfMemory` where the workload's
+    /// memory is taken. A reader of the bytes that gathers them once more has `copies` of 2.
+    pub(super) async fn read(
+        &mut self,
+        client: &Client,
+        stream: &mut TcpStream,
+        copies: usize,
+    ) -> io::Result<usize> {
+        if !client.keep_room(&mut self.room, self.bytes.len() * copies / BLOCK) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        // A full buffer would be doubled at one stroke.
+        if self.bytes.len() == self.bytes.capacity() {
+            let more = (self.bytes.len() / 2).clamp(64, BLOCK);
+            self.bytes.reserve_exact(more);
+        }
+        stream.read_buf(&mut self.bytes).await
+    }
+
+    /// The bytes from `at` on, which are then not in it.
+    pub(super) fn split_off(&mut self, at: usize) -> Vec<u8> {
+        self.bytes.split_off(at)
+    }
+}
+
+impl Deref for Ahead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}

@@ -1,0 +1,224 @@
+//! The body of a response on its way down: counted, never gathered, no more of it in memory than the
+//! client's workload has room for.
+//!
+//! It makes no response and reads no head.
+
+use super::ahead::BLOCK;
+use super::control::Control;
+use super::flow::{Client, Ticket};
+use super::places::Place;
+use super::request_body::{RequestEnd, broke_protocol};
+use super::upstream::{Pool, Upstream};
+use bytes::Bytes;
+use egress_core::http::local_reply::ResponseFlag;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+/// Why a response that had begun was broken off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplyError {
+    #[error("the route's timeout passed after the response had begun")]
+    Timeout,
+    #[error("the upstream broke off its response: {0}")]
+    Upstream(hyper::Error),
+    #[error("the request broke the protocol after the response had begun")]
+    Request,
+}
+
+/// A response body on its way down, which says when the library has taken all of it.
+pub(super) struct Reply {
+    body: ReplyBody,
+    queue: Queue,
+}
+
+impl Reply {
+    pub(super) fn new(body: ReplyBody, control: Arc<Control>, client: Client) -> Self {
+        let room = None;
+        let queue = Queue {
+            control,
+            client,
+            room,
+        };
+        Self { body, queue }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.queue.control.replied();
+    }
+}
+
+/// Bytes of a response that may wait for a slow client, where its workload has memory to spare. One
+/// frame may always.
+const QUEUE: usize = 64 * 1024;
+
+/// What the library has of a body and the client's socket has not.
+struct Queue {
+    control: Arc<Control>,
+    client: Client,
+    /// For [`QUEUE`].
+    room: Option<Place>,
+}
+
+impl Queue {
+    /// Whether the next frame may be given.
+    fn has_room(&mut self) -> bool {
+        let queued = self.control.queued();
+        if queued > 0 && self.room.is_none() {
+            let memory = &self.client.shared.memory;
+            self.room = memory.spare(self.client.share(), QUEUE / BLOCK);
+        }
+        let has_room = queued < self.room.as_ref().map_or(1, |_| QUEUE);
+        if !has_room {
+            self.control.full();
+        }
+        has_room
+    }
+}
+
+/// Where a response body comes from.
+pub(super) enum ReplyBody {
+    /// The proxy's own.
+    Local(Option<Bytes>),
+    /// The upstream's.
+    Upstream(Box<Relay>),
+}
+
+impl ReplyBody {
+    /// Bytes of the proxy's own.
+    pub(super) fn local_length(&self) -> u64 {
+        match self {
+            Self::Local(body) => body.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Self::Upstream(_) => 0,
+        }
+    }
+}
+
+/// The upstream's response body with all that must end with it.
+pub(super) struct Relay {
+    pub(super) inner: Incoming,
+    pub(super) ticket: Ticket,
+    pub(super) end: Arc<RequestEnd>,
+    /// Fires when the route's timeout has passed.
+    pub(super) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Dropping it closes the connection; it goes back to the pool after a whole exchange.
+    pub(super) upstream: Option<Upstream>,
+    pub(super) pool: Arc<Pool>,
+}
+
+impl Relay {
+    pub(super) fn into_body(mut self) -> ReplyBody {
+        if self.inner.is_end_stream() {
+            self.finish();
+        }
+        ReplyBody::Upstream(Box::new(self))
+    }
+
+    fn finish(&mut self) {
+        self.ticket.done();
+        self.deadline = None;
+        // An upstream that answered before the end of the request is in the middle of that request.
+        if let Some(upstream) = self.upstream.take()
+            && self.end.at().is_some()
+        {
+            self.pool.put(self.ticket.client(), upstream);
+        }
+    }
+
+    /// Ends the exchange where the route's timeout has passed.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let late = self
+            .deadline
+            .as_mut()
+            .is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
+        if late {
+            self.ticket.flag(ResponseFlag::UT);
+            self.upstream = None;
+            self.deadline = None;
+        }
+        late
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.ticket
+                        .counters
+                        .sent
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                // Nobody polls beyond the trailers.
+                if frame.is_trailers() || self.inner.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.upstream = None;
+                let (flag, error) = if self.end.is_broken() {
+                    (ResponseFlag::DPE, ReplyError::Request)
+                } else if broke_protocol(&error) {
+                    (ResponseFlag::UPE, ReplyError::Upstream(error))
+                } else {
+                    (ResponseFlag::UC, ReplyError::Upstream(error))
+                };
+                self.ticket.flag(flag);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = ReplyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        let this = self.get_mut();
+        let relay = match &mut this.body {
+            ReplyBody::Local(body) => {
+                return Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            ReplyBody::Upstream(relay) => relay,
+        };
+        if relay.is_late(cx) {
+            return Poll::Ready(Some(Err(ReplyError::Timeout)));
+        }
+        if !this.queue.has_room() {
+            return Poll::Pending;
+        }
+        let frame = relay.poll(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            this.queue.control.queue(bytes);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            ReplyBody::Local(body) => body.is_none(),
+            ReplyBody::Upstream(relay) => relay.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            local @ ReplyBody::Local(_) => SizeHint::with_exact(local.local_length()),
+            ReplyBody::Upstream(relay) => relay.inner.size_hint(),
+        }
+    }
+}
