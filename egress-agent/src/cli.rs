@@ -6,16 +6,20 @@ use crate::failure::{Failure, USAGE};
 use crate::kernel::canary;
 use crate::observe::log;
 use crate::verbs::{check, close, detach, exec, explain, quiet, status, wait};
-use crate::{app, privilege};
+use crate::{app, privilege, terminal};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Lets out of a cgroup what Istio's rules list, and nothing else.
 #[derive(Debug, Parser)]
-#[command(name = "egress-agent", version, disable_help_subcommand = true)]
+#[command(
+    name = "egress-agent",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -85,6 +89,10 @@ pub fn main() -> ExitCode {
             drop(e.print());
             return ExitCode::SUCCESS;
         }
+        Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            drop(e.print());
+            return USAGE.into();
+        }
         Err(e) => {
             quiet::error(format_args!("egress-agent: {}", usage_line(&e)));
             return USAGE.into();
@@ -115,7 +123,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             output,
             strict,
         } => {
-            let colour = std::io::stdout().is_terminal();
+            let colour = terminal::colours(&std::io::stdout());
             check::run(&paths, output, strict, colour, &mut quiet::stdout())
         }
         Verb::Explain(asked) => explain::run(asked, &mut quiet::stdout()),

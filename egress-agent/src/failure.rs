@@ -9,8 +9,11 @@ pub const FINDING: u8 = 1;
 /// Exit code of `check --strict` where nothing is invalid, but a field is not carried out or a port is
 /// open to any address.
 pub const STRICT: u8 = 2;
-/// Exit code of an error that is nobody's input: the same as a finding, so that scripts stop.
-pub const UNEXPECTED: u8 = 1;
+/// Exit code of an error that is nobody's input (`EX_SOFTWARE` of sysexits.h): not [`FINDING`], which
+/// says that the command did its work.
+pub const UNEXPECTED: u8 = 70;
+/// Exit code of a kernel that is too old (`EX_OSERR` of sysexits.h).
+pub const UNSUPPORTED: u8 = 71;
 /// Exit code of bad usage or bad input (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;
 /// Exit code of `status` where no agent runs (`EX_UNAVAILABLE` of sysexits.h).
@@ -43,6 +46,14 @@ impl Failure {
     pub fn privilege(message: impl fmt::Display) -> Self {
         Self {
             code: PRIVILEGE,
+            message: one_line(&message.to_string()),
+        }
+    }
+
+    /// The kernel lacks what the gate needs.
+    pub fn unsupported(message: impl fmt::Display) -> Self {
+        Self {
+            code: UNSUPPORTED,
             message: one_line(&message.to_string()),
         }
     }

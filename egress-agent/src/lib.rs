@@ -22,6 +22,7 @@ pub mod sockets;
 pub mod sources;
 mod state_file;
 pub mod stop;
+pub mod terminal;
 mod timer;
 pub mod verbs;
 pub mod wiring;

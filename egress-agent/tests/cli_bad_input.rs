@@ -29,7 +29,6 @@ fn refused(out: &Output, code: i32, parts: &[&str]) {
 
 #[test]
 fn bad_usage_is_one_line_and_64() {
-    refused(&run(&[]), 64, &["--help"]);
     refused(&run(&["fly"]), 64, &["fly"]);
     refused(
         &run(&["run", "--proxy-port", "0", "--rules", "x", "--cgroup", "y"]),
@@ -102,6 +101,31 @@ fn without_privilege_it_is_77_and_nothing_happens() {
             .unwrap();
         refused(&out, 77, &["root", "CAP_NET_ADMIN"]);
     }
+}
+
+#[test]
+fn a_bare_call_shows_the_help_and_is_bad_usage() {
+    let (bare, help) = (run(&[]), run(&["--help"]));
+    assert_eq!(bare.status.code(), Some(64));
+    assert!(bare.stdout.is_empty(), "{bare:?}");
+    assert_eq!(bare.stderr, help.stdout);
+}
+
+#[test]
+fn what_nobody_foresaw_is_no_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    // Answers what is no status: neither "not ready" nor "no agent".
+    let socket = dir.path().join("admin.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let server = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        stream.write_all(b"no status").unwrap();
+    });
+    let out = run(&["status", "--admin-socket", socket.to_str().unwrap()]);
+    server.join().unwrap();
+    refused(&out, 70, &["the agent's answer"]);
 }
 
 #[test]

@@ -188,7 +188,7 @@ pub fn supported() -> anyhow::Result<()> {
         .release()
         .to_string_lossy()
         .into_owned();
-    Err(Failure::usage(format_args!(
+    Err(Failure::unsupported(format_args!(
         "kernel {release}: the gate needs {major}.{minor} or newer (bpf_get_netns_cookie in sock_ops); nothing was attached"
     ))
     .into())

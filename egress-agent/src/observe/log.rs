@@ -4,9 +4,10 @@
 use super::limit::{LineLimit, report_held_back};
 use crate::config::{Log, LogFormat};
 use crate::failure::Failure;
+use crate::terminal;
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::LazyLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -18,7 +19,7 @@ static LIMIT: LazyLock<LineLimit> = LazyLock::new(LineLimit::default);
 pub fn init(log: &Log) -> Result<(), Failure> {
     let filter = filter(&log.filter)?;
     let lines = tracing_subscriber::registry().with(filter).with(&*LIMIT);
-    let colours = io::stderr().is_terminal() && log.format == LogFormat::Text;
+    let colours = terminal::colours(&io::stderr()) && log.format == LogFormat::Text;
     let to = move || OneLine {
         to: io::stderr(),
         colours,

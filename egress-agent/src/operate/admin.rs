@@ -237,10 +237,14 @@ fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> an
         }
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(&serde_json::to_vec(request)?)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text)?;
+    let document = serde_json::to_vec(request)?;
+    let mut exchange = || {
+        stream.write_all(&document)?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).map(|_| text)
+    };
+    let text = exchange().with_context(|| format!("asking the agent at {}", path.display()))?;
     if text.is_empty() {
         return Err(Failure::finding(format_args!(
             "{}: the agent gave no answer: it is stopping, or this user may not ask it",

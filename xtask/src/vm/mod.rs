@@ -136,12 +136,12 @@ fn judge(kernel: &Kernel, output: &str) -> Result<String> {
         Role::Refusal => {
             let line = output.lines().find(|l| l.contains("the gate needs"));
             let line = line.with_context(|| format!("no clear refusal:\n{}", tail(output)))?;
-            if exit != 64 {
-                bail!("the agent ended with {exit} and not 64: {line}");
+            if exit != 71 {
+                bail!("the agent ended with {exit} and not 71: {line}");
             }
             // What comes before is the console's own control sequence.
             let from = line.find("kernel").unwrap_or_default();
-            Ok(format!("refused, exit 64: {}", line[from..].trim()))
+            Ok(format!("refused, exit 71: {}", line[from..].trim()))
         }
     }
 }
