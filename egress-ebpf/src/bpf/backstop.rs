@@ -119,6 +119,8 @@ fn applied(ctx: &SkBuffContext, known: Option<Sock<'_>>) -> Applied {
         if sock.cgroup() == 0 {
             // SAFETY: takes no pointer but the context.
             sock.set_cgroup(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) });
+            // What was let through before was let through under the root's default.
+            sock.set_judged(0);
         }
         let applied = policy_of(sock);
         if !applied.is_unknown() {
@@ -141,6 +143,10 @@ fn is_settled(
     device: u32,
     tcp_state: u32,
 ) -> bool {
+    // Whose it is, only the packet says of a socket older than the gate.
+    if sock.cgroup() == 0 {
+        return false;
+    }
     let mode = sock.mode();
     let accepted = is_accepted(sock, mode, tcp_state);
     let judged = fresh(sock);
@@ -275,7 +281,7 @@ fn stream(
     if is_current(sock, applied) {
         return Some(Judged::Passes);
     }
-    Some(rejudge(sock, applied))
+    Some(rejudge(sock, applied, sent.tcp_state))
 }
 
 /// Publishes a redirected flow by its first packet.
@@ -288,13 +294,17 @@ fn publish(ctx: &SkBuffContext, sent: &Sent, sock: Sock<'_>) -> bool {
             .is_some_and(|plain| origin::publish(ctx, sock, plain.from, plain.from_port))
 }
 
-/// A flow that began under another generation goes on only if the present one lists it. Where it
-/// runs (straight or through the proxy) was settled at its connect and stays.
+/// A flow that began under another policy or generation goes on only if the present one lists it.
+/// Where it runs (straight or through the proxy) was settled at its connect and stays; before its first
+/// packet it does not run yet, and must not go past the proxy.
 #[inline(always)]
-fn rejudge(sock: Sock<'_>, applied: &Applied) -> Judged {
+fn rejudge(sock: Sock<'_>, applied: &Applied, tcp_state: u32) -> Judged {
     let to = sock.destination();
     match judge(applied, sock.netns(), &to) {
         Verdict::Deny(reason) => Judged::Refused(to, reason),
+        Verdict::Proxy if tcp_state == SYN_SENT && !sock.mode().is_redirected() => {
+            Judged::Refused(to, Reason::NoProxy)
+        }
         Verdict::Allow | Verdict::Proxy => {
             renew(sock, applied);
             Judged::Passes

@@ -5,13 +5,14 @@ use crate::bpf::event;
 use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember};
 use crate::bpf::listener;
 use crate::bpf::maps::count;
+use crate::bpf::sender;
 use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::SockAddrContext;
 use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{counter, proto};
+use egress_ebpf::abi::{counter, policy_flag, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
@@ -79,7 +80,12 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
         sock.note_task();
     }
     let applied = policy_of(sock);
-    if to.proto == proto::UDP && older_claims(ctx, sock, to) {
+    let claims = if to.proto == proto::UDP {
+        older_claims(ctx, sock, to)
+    } else {
+        applied.policy.flags & policy_flag::ALLOW_ANY == 0 && stream_claims(ctx, to)
+    };
+    if claims {
         sock.note_task();
         return (
             event::refuse(Some(sock), Some(&applied), to, Reason::ForgedSource, hook),
@@ -115,6 +121,16 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     }
     let verdict = settle(sock, &applied, to, verdict, hook);
     (verdict, port)
+}
+
+/// Whether a stream would claim its source: the answer to its handshake would go there.
+#[inline(always)]
+fn stream_claims(ctx: &SockAddrContext, to: &Destination) -> bool {
+    let sk = sock_of(ctx).cast();
+    // Both before any branch, as in `destination4`.
+    let (v4, v6) = (sender::bound4(sk), sender::bound6(sk));
+    let from = if to.addr.is_v4() { v4 } else { v6 };
+    !from.is_unspecified() && !from.is_loopback() && sender::may_claim(sk, !to.addr.is_v4())
 }
 
 /// Writes a verdict into the socket's state, counts it, and records a refusal. Returns what

@@ -28,6 +28,29 @@ pub fn may_claim(sk: *mut bpf_sock, v6: bool) -> bool {
     bit(sk, place!(transparent)) || (v6 && (bit(sk, place!(freebind)) || nonlocal_bind6(sk)))
 }
 
+/// The IPv4 address that a socket is bound to; unspecified for none.
+#[inline(always)]
+pub fn bound4(sk: *mut bpf_sock) -> Addr {
+    // SAFETY: a field of a socket that the verifier knows.
+    Addr::from_v4_be(unsafe { ptr::read_volatile(&raw const (*sk).src_ip4) })
+}
+
+/// The IPv6 address that a socket is bound to; unspecified for none.
+#[inline(always)]
+pub fn bound6(sk: *mut bpf_sock) -> Addr {
+    // SAFETY: fields of a socket that the verifier knows.
+    let words = unsafe {
+        let v6 = &raw const (*sk).src_ip6;
+        [
+            ptr::read_volatile(&raw const (*v6)[0]),
+            ptr::read_volatile(&raw const (*v6)[1]),
+            ptr::read_volatile(&raw const (*v6)[2]),
+            ptr::read_volatile(&raw const (*v6)[3]),
+        ]
+    };
+    Addr::from_v6_be(words)
+}
+
 /// Whether a packet's source is the address that its socket is bound to, where it is bound to one.
 /// On the loopback device every 127.0.0.0/8 is the node's, also a resolver's that another program
 /// serves (`IP_PKTINFO` names any of them).
@@ -35,24 +58,8 @@ pub fn may_claim(sk: *mut bpf_sock, v6: bool) -> bool {
 pub fn is_own(sk: *mut bpf_sock, from: &Addr) -> bool {
     // Every field is read before any branch: else the compiler may read one from a computed place,
     // which the verifier refuses.
-    // SAFETY: fields of a socket that the verifier knows.
-    let (v4, v6) = unsafe {
-        let v6 = &raw const (*sk).src_ip6;
-        (
-            ptr::read_volatile(&raw const (*sk).src_ip4),
-            [
-                ptr::read_volatile(&raw const (*v6)[0]),
-                ptr::read_volatile(&raw const (*v6)[1]),
-                ptr::read_volatile(&raw const (*v6)[2]),
-                ptr::read_volatile(&raw const (*v6)[3]),
-            ],
-        )
-    };
-    let own = if from.is_v4() {
-        Addr::from_v4_be(v4)
-    } else {
-        Addr::from_v6_be(v6)
-    };
+    let (v4, v6) = (bound4(sk), bound6(sk));
+    let own = if from.is_v4() { v4 } else { v6 };
     own.is_unspecified() || own == *from
 }
 

@@ -171,6 +171,14 @@ pub(super) fn multicast_by_sysctl(aim: &Aim) -> Step {
     looped(aim, group(aim, GROUP_PORT), by_message, true).or(unforced)
 }
 
+/// A connection to a listed host by a socket that is bound to the target's address: the host answers
+/// the handshake there.
+pub(super) fn stream_by_sysctl(aim: &Aim) -> Step {
+    let sock = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
+    sock.bind(aim.to)?;
+    sock.connect(aim.listed)
+}
+
 /// The socket took the target's address before the gate was there.
 pub(super) fn older_multicast(aim: &Aim) -> Step {
     let client = bound_to_target(aim)?;

@@ -30,6 +30,23 @@ impl Bench {
         seen(runs?)
     }
 
+    /// A stream to a listed host in the same namespace: its first packet arrives, or does not.
+    pub(super) fn claimed_stream(&mut self, probe: &str, aim: &Aim) -> Result<(Seen, String)> {
+        set_nonlocal_bind(self.lab.node(), "1")?;
+        let runs = self.try_both(probe, aim);
+        set_nonlocal_bind(self.lab.node(), "0")?;
+        let (control, run) = runs?;
+        if control.listed == 0 {
+            bail!("outside the gate nothing arrives: {}", control.words());
+        }
+        let arrived = if run.listed == 0 {
+            Seen::Closed
+        } else {
+            Seen::Open
+        };
+        Ok((arrived, run.words()))
+    }
+
     fn try_both(&mut self, probe: &str, aim: &Aim) -> Result<(Run, Run)> {
         let mut run = |gate| {
             let command = self.place(gate).command(binary()?)?;

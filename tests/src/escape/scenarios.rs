@@ -41,6 +41,7 @@ impl Bench {
             }
             Scenario::FlowsFlooded => self.with_flooded_flows(&aim),
             Scenario::NonlocalBind(probe) => self.with_nonlocal_bind(probe, &aim),
+            Scenario::ClaimedStream(probe) => self.claimed_stream(probe, &aim),
             Scenario::Neighbour(probe) => self.by_neighbour(probe, false, &aim),
             Scenario::NonlocalNeighbour(probe) => self.by_neighbour(probe, true, &aim),
             Scenario::AnswerAged(probe) => self.answer_aged(probe, &aim),

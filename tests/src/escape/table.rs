@@ -95,6 +95,8 @@ pub enum Scenario {
     /// `net.ipv4.ip_nonlocal_bind` and `net.ipv6.ip_nonlocal_bind` are set in the workload's
     /// network namespace; then this probe.
     NonlocalBind(&'static str),
+    /// The same with a probe that dials a listed host: what counts is whether its packets arrive.
+    ClaimedStream(&'static str),
     /// A workload in another network namespace of this node claims to be the target, by this
     /// probe, and writes to a server behind the gate.
     Neighbour(&'static str),

@@ -8,6 +8,7 @@ use crate::escape::{claimed, forged, tcp};
 /// Probes that are a part of a scenario.
 pub static SUITE_PROBES: &[Named] = &[
     ("claimed-multicast-by-sysctl", claimed::multicast_by_sysctl),
+    ("claimed-stream-by-sysctl", claimed::stream_by_sysctl),
     ("write-as-target", claimed::write_as_target),
     (
         "write-as-target-by-message",
@@ -32,6 +33,7 @@ pub(super) static CLAIMED: &[Path] = &[
     path("claimed-neighbour", Both, claimed::write_as_target, SETSOCKOPT, "a workload in another network namespace writes as the target to a server, which answers").by(Trial::Suite(Scenario::Neighbour("write-as-target"))),
     path("claimed-neighbour-message", Both, claimed::write_as_target_by_message, SETSOCKOPT, "the same, the source named by IP_PKTINFO, IPV6_PKTINFO").by(Trial::Suite(Scenario::Neighbour("write-as-target-by-message"))),
     path("claimed-neighbour-sysctl", V6, claimed::write_as_target_by_sysctl, "bind6", "the same without an option, where net.ipv6.ip_nonlocal_bind is set").by(Trial::Suite(Scenario::NonlocalNeighbour("write-as-target-by-sysctl"))),
+    path("claimed-stream-sysctl", V6, claimed::stream_by_sysctl, "connect6", "a TCP socket bound to the target's address dials a listed host, which answers there, where net.ipv6.ip_nonlocal_bind is set").by(Trial::Suite(Scenario::ClaimedStream("claimed-stream-by-sysctl"))),
     path("claimed-repair", Both, claimed::repaired_reset, SETSOCKOPT, "a TCP_REPAIR socket claims a connection between the target and a closed port: the kernel's reset goes to the target"),
     path("tcp-repair", Both, claimed::repair, SETSOCKOPT, "TCP_REPAIR alone").uncontrolled("by itself it sends nothing"),
     path("setsockopt-others", Both, claimed::other_options, SETSOCKOPT, "a value longer than a page, IP_FREEBIND and IP_TRANSPARENT turned off, SO_BROADCAST and what is listed").uncontrolled("they claim nothing").expect(Expect::Works("other options are left alone")),
