@@ -10,6 +10,7 @@ pub mod addr;
 pub mod decide;
 pub mod digest;
 pub mod heard;
+pub mod ids;
 pub mod layout;
 pub mod packet;
 pub mod table;

@@ -1,0 +1,45 @@
+//! The numbers by which the kernel and the agent name things, a type each: a cgroup's id is no policy's,
+//! and a namespace's cookie not its inode. As wide as they lie in the maps.
+//!
+//! Knows nothing of what they name.
+
+use core::fmt;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident($number:ty);)*) => { $(
+        $(#[$doc])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        pub struct $name(pub $number);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        #[cfg(feature = "user")]
+        // SAFETY: `#[repr(transparent)]` over an integer, of which any bytes are a value.
+        unsafe impl aya::Pod for $name {}
+    )* };
+}
+
+ids! {
+    /// A cgroup of version 2: the inode of its folder (`cgroup_id` in include/linux/cgroup.h). 0 is
+    /// none, or one that is not known.
+    CgroupId(u64);
+    /// A policy's place in the kernel's array of policies, below
+    /// [`MAX_POLICIES`](crate::abi::MAX_POLICIES).
+    PolicyId(u32);
+    /// A rule table's place in the kernel's array of tables, below
+    /// [`MAX_TABLES`](crate::abi::MAX_TABLES).
+    TableId(u32);
+    /// A network namespace as programs know it (`net_cookie`, SO_NETNS_COOKIE); never given out
+    /// twice. 0 is one that is not known.
+    NetnsCookie(u64);
+    /// A network namespace as `/proc/PID/ns/net` shows it: given out again once it is gone.
+    NetnsInode(u64);
+    /// How often what a policy says has changed, over all policies. 0 is that of a policy that was
+    /// never written.
+    Generation(u32);
+}
