@@ -42,7 +42,7 @@ impl Heard {
         let at = if older == 0 { now } else { self.at };
         // Another first one: at least one is gone, and the oldest goes first.
         let gone = (first != first_before) as u64;
-        let older = if older < gone { 0 } else { older - gone };
+        let older = older.saturating_sub(gone);
         let count = waiting.count as u64;
         let older = if older < count { older } else { count };
         let after = if older == 0 {
