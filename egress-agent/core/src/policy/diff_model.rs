@@ -81,7 +81,7 @@ impl Tables for Kernel {
             addr,
         };
         let exact = self.exact.get(&key).copied();
-        let number = crate::policy::ranges::number;
+        let number = crate::policy::numbers::number;
         let covers = |bits: u32, p: &PrefixData, port: u16| {
             let differ = number(p.addr) ^ number(addr);
             let family = !addr.is_v4() || bits == 64 || bits >= 64 + 96;

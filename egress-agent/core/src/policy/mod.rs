@@ -6,8 +6,8 @@ pub mod explain;
 pub mod leases;
 mod lookup;
 pub mod naming;
+mod numbers;
 mod ops;
-mod ranges;
 #[cfg(test)]
 mod scale_tests;
 pub mod snapshot;

@@ -3,7 +3,7 @@
 //! Owns the form of an entry and the rule for two claims on one entry. Does not know why a
 //! service claims it (`claims`) nor in which order the kernel hears of it (`diff`).
 
-use super::ranges;
+use super::numbers;
 use egress_ebpf::abi::{PREFIX_FIXED_BITS, PrefixData, Rule, RuleKey, action, proto};
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
@@ -100,7 +100,7 @@ impl Target {
     pub fn network(net: IpNet, port: u16, transport: Transport) -> Vec<Self> {
         let entry = |bits: u8, value: u128| {
             let mask = u128::MAX.checked_shl(u32::from(FULL - bits)).unwrap_or(0);
-            let addr = ranges::addr(value & mask);
+            let addr = numbers::addr(value & mask);
             if bits == FULL {
                 Self::address(addr, port, transport)
             } else {
@@ -112,7 +112,7 @@ impl Target {
                 }
             }
         };
-        let value = ranges::number(net.addr().into());
+        let value = numbers::number(net.addr().into());
         match net {
             IpNet::V4(v4) => vec![entry(MAPPED_BITS + v4.prefix_len(), value)],
             IpNet::V6(v6) => match v6.prefix_len() {
@@ -146,7 +146,7 @@ impl Target {
     /// network of IPv6, though the mapped form of IPv4 may lie in it.
     pub fn covers(&self, addr: Addr, port: u16, transport: Transport) -> bool {
         let addr = addr.canonical();
-        let differ = ranges::number(addr) ^ ranges::number(self.addr);
+        let differ = numbers::number(addr) ^ numbers::number(self.addr);
         let family = !addr.is_v4() || self.bits == 0 || self.bits >= MAPPED_BITS;
         self.transport == transport
             && family

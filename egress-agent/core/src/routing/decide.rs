@@ -1,12 +1,13 @@
 //! The decisions: Host, SNI or bare bytes in, a destination or a refusal out.
 
-use super::VirtualHost;
+use super::head::RequestHead;
+use super::inside::{canonical, within};
 use super::matching::{Fit, HttpMatch};
-use super::table::{canonical, within};
-use super::{Cluster, PolicyRoutes, PortRoutes, RefusalReason, RouteTable, Split, Turn};
+use super::{
+    Cluster, PolicyRoutes, PortRoutes, RefusalReason, RouteTable, Split, Turn, VirtualHost,
+};
 use crate::http::authority::parse_authority;
 use crate::traffic::{ClusterId, HttpAction, NoAction, RoutePolicy};
-use http::HeaderMap;
 use ipnet::IpNet;
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -15,19 +16,6 @@ use std::sync::Arc;
 
 /// Name that Istio gives the destination of traffic that no service matches.
 const PASSTHROUGH: &str = "PassthroughCluster";
-
-/// What a route match looks at.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestHead<'a> {
-    /// The Host header or `:authority`, as sent, port included.
-    pub authority: &'a str,
-    /// Method.
-    pub method: &'a str,
-    /// Path and query.
-    pub path: &'a str,
-    /// Headers.
-    pub headers: &'a HeaderMap,
-}
 
 /// What happens to one HTTP request.
 #[derive(Clone, Debug)]

@@ -1,47 +1,125 @@
-//! Addresses that a rule for any address does not mean: those that lead into the machine itself or
-//! to the platform that runs it. A rule that wants one of them names it.
+//! Addresses in the form in which they are judged, and the one list of special ones.
+//!
+//! A rule for any address does not mean those that lead into the machine itself or to the platform
+//! that runs it; an answer for a public name should hold none of the list. A rule that wants one of
+//! them names it.
 
-use super::table::canonical;
+use egress_ebpf::addr::Addr;
+use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Metadata services outside of the link-local ranges: they hand out credentials to whoever asks,
-/// whatever Host the request names. Alibaba, Oracle, Azure.
-const METADATA_V4: [Ipv4Addr; 3] = [
-    Ipv4Addr::new(100, 100, 100, 200),
-    Ipv4Addr::new(192, 0, 0, 192),
-    Ipv4Addr::new(168, 63, 129, 16),
-];
-/// AWS, Google.
-const METADATA_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+/// Where the addresses of a special range lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads {
+    /// Into the machine itself or to the platform that runs it. Metadata services hand out
+    /// credentials to whoever asks, whatever Host the request names.
+    Inside,
+    /// Elsewhere, and not to the public network.
+    Private,
+}
+
+/// Ranges of the IANA special-purpose registries (RFC 6890 and its updates) that are not public, and
+/// the addresses of platforms. Of two ranges of one address the first counts.
+const SPECIAL: &[(IpNet, Leads)] = &[
+    // "This network" (RFC 791), of which Linux takes the first address for loopback.
+    (v4(Ipv4Addr::UNSPECIFIED, 8), Leads::Inside),
+    (v4(Ipv4Addr::new(127, 0, 0, 0), 8), Leads::Inside),
+    // Link-local and most metadata services, RFC 3927.
+    (v4(Ipv4Addr::new(169, 254, 0, 0), 16), Leads::Inside),
+    // Multicast and limited broadcast.
+    (v4(Ipv4Addr::new(224, 0, 0, 0), 4), Leads::Inside),
+    (v4(Ipv4Addr::BROADCAST, 32), Leads::Inside),
+    // Metadata: Alibaba, Oracle, Azure.
+    (v4(Ipv4Addr::new(100, 100, 100, 200), 32), Leads::Inside),
+    (v4(Ipv4Addr::new(192, 0, 0, 192), 32), Leads::Inside),
+    (v4(Ipv4Addr::new(168, 63, 129, 16), 32), Leads::Inside),
+    // RFC 1918.
+    (v4(Ipv4Addr::new(10, 0, 0, 0), 8), Leads::Private),
+    (v4(Ipv4Addr::new(172, 16, 0, 0), 12), Leads::Private),
+    (v4(Ipv4Addr::new(192, 168, 0, 0), 16), Leads::Private),
+    // Shared address space, RFC 6598.
+    (v4(Ipv4Addr::new(100, 64, 0, 0), 10), Leads::Private),
+    // IETF protocol assignments, RFC 6890.
+    (v4(Ipv4Addr::new(192, 0, 0, 0), 24), Leads::Private),
+    // Reserved.
+    (v4(Ipv4Addr::new(240, 0, 0, 0), 4), Leads::Private),
+    // Unspecified and loopback.
+    (v6(Ipv6Addr::UNSPECIFIED, 127), Leads::Inside),
+    // Link-local and multicast.
+    (
+        v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+        Leads::Inside,
+    ),
+    (
+        v6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+        Leads::Inside,
+    ),
+    // Metadata: AWS, Google.
+    (
+        v6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
+        Leads::Inside,
+    ),
+    (
+        v6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128),
+        Leads::Inside,
+    ),
+    // Unique local, RFC 4193.
+    (
+        v6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
+        Leads::Private,
+    ),
+    // Site-local, RFC 3879.
+    (
+        v6(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
+        Leads::Private,
+    ),
+    // Local NAT64, RFC 8215.
+    (
+        v6(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
+        Leads::Private,
+    ),
 ];
 
-/// Whether an address is one of these. Forms that embed an IPv4 address are judged by it.
+const fn v4(addr: Ipv4Addr, bits: u8) -> IpNet {
+    IpNet::new_assert(IpAddr::V4(addr), bits)
+}
+
+const fn v6(addr: Ipv6Addr, bits: u8) -> IpNet {
+    IpNet::new_assert(IpAddr::V6(addr), bits)
+}
+
+/// The range of an address. Forms that embed an IPv4 address are judged by it.
+fn special(addr: IpAddr) -> Option<Leads> {
+    let addr = canonical(addr);
+    let range = SPECIAL.iter().find(|(net, _)| net.contains(&addr));
+    range.map(|(_, leads)| *leads)
+}
+
+/// Whether an address leads into the machine itself or to the platform that runs it.
 pub(super) fn leads_inside(addr: IpAddr) -> bool {
-    match canonical(addr) {
-        IpAddr::V4(ip) => {
-            // "This network" (RFC 791), of which Linux takes the first address for loopback.
-            ip.octets()[0] == 0
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || METADATA_V4.contains(&ip)
-        }
-        IpAddr::V6(ip) => {
-            ip.is_unspecified()
-                || ip.is_loopback()
-                || ip.is_unicast_link_local()
-                || ip.is_multicast()
-                || METADATA_V6.contains(&ip)
-        }
-    }
+    special(addr) == Some(Leads::Inside)
+}
+
+/// Whether an address may stand in an answer for a public name: to bind a listed name to another one
+/// would open the inside of the network.
+pub fn is_public(addr: IpAddr) -> bool {
+    special(addr).is_none()
+}
+
+/// The form in which the kernel judges an address.
+pub(super) fn canonical(addr: IpAddr) -> IpAddr {
+    Addr::from(addr).canonical().into()
+}
+
+/// Whether an address is in one of the networks; no network means every address.
+pub(super) fn within(nets: &[IpNet], addr: IpAddr) -> bool {
+    let addr = canonical(addr);
+    nets.is_empty() || nets.iter().any(|net| net.contains(&addr))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::leads_inside;
+    use super::{is_public, leads_inside};
 
     #[test]
     fn the_machine_itself_and_its_platform_are_inside_and_private_networks_are_not() {
@@ -80,6 +158,62 @@ mod tests {
             "64:ff9b::808:808",
         ] {
             assert!(!leads_inside(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_lead_inside_are_not_public() {
+        for s in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.100.100.200",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.168.1.1",
+            "168.63.129.16",
+            "224.0.0.1",
+            "240.240.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:0a00:0001::1",
+            "64:ff9b:1::1",
+        ] {
+            assert!(!is_public(s.parse().unwrap()), "{s}");
+        }
+    }
+
+    #[test]
+    fn neighbours_of_those_ranges_are_public() {
+        for s in [
+            "1.1.1.1",
+            "11.0.0.1",
+            "100.63.0.1",
+            "100.128.0.1",
+            "128.0.0.1",
+            "169.253.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "192.169.0.1",
+            "168.63.129.17",
+            "223.0.0.1",
+            "203.0.113.1",
+            "2001:db8::1",
+            "2600::1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+        ] {
+            assert!(is_public(s.parse().unwrap()), "{s}");
         }
     }
 }

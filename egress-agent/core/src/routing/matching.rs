@@ -4,7 +4,7 @@
 //! labels and namespace) was decided when the routes were made. Forms as in
 //! istio `pilot/pkg/networking/core/route/route.go` `translateRouteMatch`.
 
-use super::decide::RequestHead;
+use super::head::RequestHead;
 use crate::http::headers::ends_here;
 use crate::istio::fields::StringMatch;
 use crate::istio::virtual_service::HttpMatchRequest;

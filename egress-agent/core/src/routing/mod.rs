@@ -6,8 +6,10 @@ mod decide;
 #[cfg(test)]
 mod decide_tests;
 mod denial;
+mod find;
+mod head;
 mod index;
-mod inside;
+pub mod inside;
 mod matching;
 mod pick;
 mod reading;
@@ -16,8 +18,9 @@ mod sniff;
 mod table;
 mod turns;
 
-pub use decide::{HttpDecision, RequestHead, TcpDecision, TlsDecision};
+pub use decide::{HttpDecision, TcpDecision, TlsDecision};
 pub use denial::HttpDenial;
+pub use head::RequestHead;
 pub use index::PortIndex;
 pub use matching::{Fit, HttpMatch};
 pub use pick::candidates;

@@ -1,12 +1,11 @@
 //! The data of the snapshot. Plain values: a test writes one down as a literal.
 
 use super::index::PortIndex;
-use super::inside::leads_inside;
+use super::inside::{leads_inside, within};
 use super::matching::HttpMatch;
 use super::turns::{Turn, Turns};
 use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
 use egress_ebpf::abi::DEFAULT_POLICY;
-use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -229,17 +228,6 @@ impl Cluster {
             Some(_) => within(&self.nets, dialled),
         }
     }
-}
-
-/// The form in which the kernel judges an address.
-pub(super) fn canonical(addr: IpAddr) -> IpAddr {
-    Addr::from(addr).canonical().into()
-}
-
-/// Whether an address is in one of the networks; no network means every address.
-pub(super) fn within(nets: &[IpNet], addr: IpAddr) -> bool {
-    let addr = canonical(addr);
-    nets.is_empty() || nets.iter().any(|net| net.contains(&addr))
 }
 
 #[cfg(test)]

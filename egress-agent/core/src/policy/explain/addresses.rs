@@ -81,7 +81,7 @@ fn endpoints(entry: &Entry, leases: &Leases) -> Vec<IpAddr> {
 pub(super) fn stranger(policy: &PolicyState, port: u16, via: Transport) -> IpAddr {
     let documentation = [[192, 0, 2, 1], [198, 51, 100, 1], [203, 0, 113, 1]];
     let others = (1..=223).map(|first| [first, 0, 0, 1]);
-    let public = |ip: &IpAddr| crate::policy::ranges::is_public(*ip);
+    let public = |ip: &IpAddr| crate::routing::inside::is_public(*ip);
     let mut all = documentation
         .into_iter()
         .chain(others)

@@ -11,7 +11,7 @@ pub use answer::{Answer, Failure, Outcome};
 pub use settings::{LeaseSettings, PrivateAnswers};
 
 use super::naming::addresses::Addresses;
-use super::ranges;
+use crate::routing::inside::is_public;
 use answer::Moves;
 use egress_ebpf::addr::Addr;
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,7 +220,7 @@ impl Leases {
     fn refuses(&self, name: &str, ip: IpAddr) -> bool {
         let accepted = &self.settings.private_answers;
         !self.settings.allow_private_answers
-            && !ranges::is_public(ip)
+            && !is_public(ip)
             && !accepted.iter().any(|a| a.accepts(name, ip))
     }
 
