@@ -5,7 +5,6 @@
 use super::files::SourceFile;
 use egress_core::istio::stand_in::stand_in;
 use egress_core::istio::{Kind, Message, Object, Severity, Strictness, decode_as, validate};
-use egress_core::registry::lint::name;
 use egress_core::registry::not_done::not_done;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -111,7 +110,7 @@ pub(crate) struct Again {
 
 impl Again {
     pub(crate) fn text(&self, object: &Object) -> String {
-        let (name, places) = (name(object), &self.places);
+        let (name, places) = (object.to_string(), &self.places);
         if self.same {
             format!("{name} is given more than once, the same each time ({places})")
         } else {

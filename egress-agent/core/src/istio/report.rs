@@ -129,10 +129,7 @@ impl<'d> Report<'d> {
             self.push_message(&mut out, message, &mut lines, "", colour);
         }
         for (object, found) in self.decoded.objects.iter().zip(&self.found) {
-            let owner = format!(
-                "{} {}/{}",
-                object.kind, object.meta.namespace, object.meta.name
-            );
+            let owner = object.to_string();
             for message in found {
                 self.push_message(&mut out, message, &mut lines, &owner, colour);
             }

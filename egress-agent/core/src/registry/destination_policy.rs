@@ -5,7 +5,6 @@
 //! is `traffic`'s.
 
 use super::Registry;
-use super::lint::name;
 use super::not_done::table::{serves_nothing, traffic_policy};
 use super::plan::Context;
 use super::scope::Scope;
@@ -120,6 +119,6 @@ pub(super) fn policy(
 
 /// The reason that a log line, `explain` and the proxy give.
 pub(super) fn not_carried_out(field: &str, object: &Object) -> Arc<str> {
-    let (name, file, line) = (name(object), &object.source, object.line);
-    format!("{field} of {name} ({file}:{line}) is not carried out, so it serves nothing").into()
+    let (file, line) = (&object.source, object.line);
+    format!("{field} of {object} ({file}:{line}) is not carried out, so it serves nothing").into()
 }

@@ -16,6 +16,7 @@ pub mod scope;
 #[cfg(test)]
 mod scope_tests;
 pub mod services;
+mod sidecars;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,11 @@
 //! What one workload may see: its Sidecar's imports, what is exported to its namespace, and the
 //! labels that rules ask for.
 //!
-//! Owns Sidecar selection (istio `pilot/pkg/model/push_context.go` `getSidecarScope`). Workloads
-//! with an equal scope see the same and share a policy. Does not know the services.
+//! Workloads with an equal scope see the same and share a policy. Does not know the services, nor how
+//! a Sidecar is chosen.
 
-use super::not_done::table::{LISTENER, OUTBOUND, serves_nothing};
-use super::{Registry, hosts};
+use super::hosts;
 use crate::istio::destination_rule::DestinationRule;
-use crate::istio::sidecar::{IstioEgressListener, OutboundTrafficPolicyMode, Sidecar};
 use crate::istio::{Object, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,15 +40,15 @@ impl Default for Workload {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Scope {
     /// Its namespace, if some rule is for that one; else empty.
-    namespace: String,
+    pub(super) namespace: String,
     /// Those of its labels that some rule asks for.
-    labels: BTreeMap<String, String>,
+    pub(super) labels: BTreeMap<String, String>,
     /// Of its Sidecar; `None` without one.
-    imports: Option<Vec<Import>>,
+    pub(super) imports: Option<Vec<Import>>,
     /// `outboundTrafficPolicy` of its Sidecar, where it has one.
-    allow_any: Option<bool>,
+    pub(super) allow_any: Option<bool>,
     /// Sees everything, whoever it is exported to.
-    all: bool,
+    pub(super) all: bool,
 }
 
 /// One entry of `egress[].hosts`.
@@ -202,8 +200,8 @@ impl Scope {
 /// What rules of the registry depend on, gathered from all objects.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dependences {
-    namespaces: BTreeSet<String>,
-    labels: BTreeSet<String>,
+    pub(super) namespaces: BTreeSet<String>,
+    pub(super) labels: BTreeSet<String>,
 }
 
 impl Dependences {
@@ -250,82 +248,4 @@ impl Dependences {
         }
         some || before != (self.namespaces.len(), self.labels.len())
     }
-}
-
-impl Registry {
-    /// The scope of a workload under the rules as they are.
-    pub fn scope_of(&self, workload: &Workload) -> Scope {
-        let namespace = &workload.namespace;
-        let matters = self.dependences.namespaces.contains(namespace);
-        let labels = workload.labels.iter();
-        let labels = labels.filter(|(k, _)| self.dependences.labels.contains(*k));
-        let sidecar = self.sidecar_of(workload);
-        Scope {
-            namespace: if matters {
-                namespace.clone()
-            } else {
-                String::new()
-            },
-            labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
-            imports: sidecar.and_then(|s| imports(s, namespace)),
-            allow_any: sidecar.and_then(|s| {
-                let policy = s.outbound_traffic_policy.as_ref()?;
-                let denied = serves_nothing(OUTBOUND, policy).is_some();
-                Some(policy.mode == OutboundTrafficPolicyMode::AllowAny && !denied)
-            }),
-            all: false,
-        }
-    }
-
-    /// The Sidecar of a workload: one of its namespace that selects it, else one of its namespace
-    /// for all, else one of the root namespace for all; of equals the oldest.
-    fn sidecar_of(&self, workload: &Workload) -> Option<&Sidecar> {
-        let selector = |s: &Sidecar| {
-            let labels = s.workload_selector.as_ref().map(|w| &w.labels);
-            labels.filter(|l| !l.is_empty()).cloned()
-        };
-        let selects = |s: &Sidecar| {
-            selector(s).is_some_and(|l| l.iter().all(|(k, v)| workload.labels.get(k) == Some(v)))
-        };
-        let own = self.sidecars_in(&workload.namespace);
-        let root = self.sidecars_in(&self.root_namespace);
-        let for_all = |s: &&&Sidecar| selector(s).is_none();
-        let chosen = own
-            .iter()
-            .find(|s| selects(s))
-            .or_else(|| own.iter().find(for_all));
-        chosen.or_else(|| root.iter().find(for_all)).copied()
-    }
-}
-
-impl Registry {
-    fn sidecars_in(&self, namespace: &str) -> Vec<&Sidecar> {
-        let here = self
-            .sidecars
-            .iter()
-            .filter(|o| o.meta.namespace == namespace);
-        here.filter_map(|o| match &o.spec {
-            Some(Spec::Sidecar(sidecar)) => Some(sidecar),
-            _ => None,
-        })
-        .collect()
-    }
-}
-
-/// The imports of a Sidecar; `None` means everything.
-fn imports(sidecar: &Sidecar, own: &str) -> Option<Vec<Import>> {
-    if sidecar.egress.is_empty() {
-        return None;
-    }
-    let mut all = Vec::new();
-    let carried_out = |l: &&IstioEgressListener| serves_nothing(LISTENER, *l).is_none();
-    for listener in sidecar.egress.iter().filter(carried_out) {
-        let port = listener.port.as_ref().map(|p| p.number).filter(|n| *n != 0);
-        let port = port.map(|n| u16::try_from(n).unwrap_or(0));
-        let imports = listener.hosts.iter().filter_map(|h| Import::new(h, own));
-        all.extend(imports.map(|import| Import { port, ..import }));
-    }
-    all.sort();
-    all.dedup();
-    Some(all)
 }

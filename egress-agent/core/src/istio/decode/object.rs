@@ -143,6 +143,17 @@ pub struct Object {
     pub(crate) root: Node,
 }
 
+/// `Kind namespace/name`.
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}/{}",
+            self.kind, self.meta.namespace, self.meta.name
+        )
+    }
+}
+
 impl Object {
     /// The place of a field, or of the nearest value around it that the file has.
     pub fn place(&self, path: &Path) -> Mark {

@@ -1,13 +1,25 @@
 //! Rules of TLS and TCP routes.
 
 use super::check::Check;
+use super::hosts::HostSet;
 use super::http_route::{total_weight, weight};
-use super::virtual_service::Context;
 use super::{addresses, common, names};
 use crate::istio::virtual_service::{
     L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute,
 };
 use std::collections::BTreeMap;
+
+/// What a route must know of the object around it.
+pub struct Context<'v> {
+    /// Whether it holds routes for another `VirtualService`.
+    pub is_delegate: bool,
+    /// Whether no gateway of it is `mesh`. True too where it names none, as in Istio.
+    pub is_gateway: bool,
+    /// Its hosts.
+    pub hosts: HostSet<'v>,
+    /// Its hosts, for a message.
+    pub host_list: String,
+}
 
 /// Checks one TLS route.
 pub fn tls_route(check: &mut Check<'_>, route: &TlsRoute, context: &Context<'_>) {

@@ -6,24 +6,12 @@ use super::common::{self, Exporter};
 use super::headers::is_claim;
 use super::hosts::HostSet;
 use super::http_route::http_route;
-use super::l4_route::{tcp_route, tls_route};
+use super::l4_route::{Context, tcp_route, tls_route};
 use super::{names, unreachable};
 use crate::istio::virtual_service::VirtualService;
 
 /// Most hosts that a message lists.
 const MAX_LISTED: usize = 100;
-
-/// What a route must know of the object around it.
-pub struct Context<'v> {
-    /// Whether it holds routes for another `VirtualService`.
-    pub is_delegate: bool,
-    /// Whether no gateway of it is `mesh`. True too where it names none, as in Istio.
-    pub is_gateway: bool,
-    /// Its hosts.
-    pub hosts: HostSet<'v>,
-    /// Its hosts, for a message.
-    pub host_list: String,
-}
 
 /// Checks the spec of a `VirtualService`.
 pub fn virtual_service(check: &mut Check<'_>, service: &VirtualService) {

@@ -6,7 +6,6 @@ use super::addresses::Addresses;
 use super::gate::{Fate, Spoken};
 use crate::istio::Object;
 use crate::istio::service_entry::Resolution;
-use crate::registry::lint::name;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
@@ -77,7 +76,7 @@ pub(super) fn rule_of(service: &Service, port: Option<u16>) -> String {
 
 /// Kind, name and place of an object.
 pub(super) fn placed(object: &Object) -> String {
-    format!("{} ({}:{})", name(object), object.source, object.line)
+    format!("{object} ({}:{})", object.source, object.line)
 }
 
 /// The `VirtualService` that has a say about what is spoken to a service.

@@ -115,7 +115,7 @@ impl Lint<'_> {
 
     fn service(&mut self, service: &Service) {
         for entry in &service.left_out {
-            let first = service.entries.first().map(|e| name(&e.object));
+            let first = service.entries.first().map(|e| e.object.to_string());
             let text = format!(
                 "not in force: {} lists {} too, is older and cannot be merged with this one",
                 first.unwrap_or_default(),
@@ -207,7 +207,7 @@ impl Lint<'_> {
                 let text = format!(
                     "its http routes are not in force for {host}: those of {} are, and rules for \
                      one host are not merged",
-                    name(&first.object)
+                    first.object
                 );
                 self.warn(object, &at, text);
             }
@@ -354,12 +354,6 @@ impl Lint<'_> {
             self.warn(&rule.object, &[("http", Some(index))], text);
         }
     }
-}
-
-/// `Kind namespace/name`.
-pub fn name(object: &Object) -> String {
-    let meta = &object.meta;
-    format!("{} {}/{}", object.kind, meta.namespace, meta.name)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Lint<'_> {
         Some(match (import.namespace.as_deref(), lists(&anywhere)) {
             (Some(namespace), Some(other)) if what != "any host" => format!(
                 "no ServiceEntry of namespace {namespace} lists {what}: {effect} ({} does)",
-                super::name(&other.object)
+                other.object
             ),
             (Some(namespace), _) => {
                 format!("no ServiceEntry of namespace {namespace} lists {what}: {effect}")

@@ -1,0 +1,85 @@
+//! The Sidecar of a workload and the scope that it gives.
+//!
+//! Source of the choice: istio `pilot/pkg/model/push_context.go` `getSidecarScope`.
+
+use super::Registry;
+use super::not_done::table::{LISTENER, OUTBOUND, serves_nothing};
+use super::scope::{Import, Scope, Workload};
+use crate::istio::Spec;
+use crate::istio::sidecar::{IstioEgressListener, OutboundTrafficPolicyMode, Sidecar};
+
+impl Registry {
+    /// The scope of a workload under the rules as they are.
+    pub fn scope_of(&self, workload: &Workload) -> Scope {
+        let namespace = &workload.namespace;
+        let matters = self.dependences.namespaces.contains(namespace);
+        let labels = workload.labels.iter();
+        let labels = labels.filter(|(k, _)| self.dependences.labels.contains(*k));
+        let sidecar = self.sidecar_of(workload);
+        Scope {
+            namespace: if matters {
+                namespace.clone()
+            } else {
+                String::new()
+            },
+            labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
+            imports: sidecar.and_then(|s| imports(s, namespace)),
+            allow_any: sidecar.and_then(|s| {
+                let policy = s.outbound_traffic_policy.as_ref()?;
+                let denied = serves_nothing(OUTBOUND, policy).is_some();
+                Some(policy.mode == OutboundTrafficPolicyMode::AllowAny && !denied)
+            }),
+            all: false,
+        }
+    }
+
+    /// The Sidecar of a workload: one of its namespace that selects it, else one of its namespace
+    /// for all, else one of the root namespace for all; of equals the oldest.
+    fn sidecar_of(&self, workload: &Workload) -> Option<&Sidecar> {
+        let selector = |s: &Sidecar| {
+            let labels = s.workload_selector.as_ref().map(|w| &w.labels);
+            labels.filter(|l| !l.is_empty()).cloned()
+        };
+        let selects = |s: &Sidecar| {
+            selector(s).is_some_and(|l| l.iter().all(|(k, v)| workload.labels.get(k) == Some(v)))
+        };
+        let own = self.sidecars_in(&workload.namespace);
+        let root = self.sidecars_in(&self.root_namespace);
+        let for_all = |s: &&&Sidecar| selector(s).is_none();
+        let chosen = own
+            .iter()
+            .find(|s| selects(s))
+            .or_else(|| own.iter().find(for_all));
+        chosen.or_else(|| root.iter().find(for_all)).copied()
+    }
+
+    fn sidecars_in(&self, namespace: &str) -> Vec<&Sidecar> {
+        let here = self
+            .sidecars
+            .iter()
+            .filter(|o| o.meta.namespace == namespace);
+        here.filter_map(|o| match &o.spec {
+            Some(Spec::Sidecar(sidecar)) => Some(sidecar),
+            _ => None,
+        })
+        .collect()
+    }
+}
+
+/// The imports of a Sidecar; `None` means everything.
+fn imports(sidecar: &Sidecar, own: &str) -> Option<Vec<Import>> {
+    if sidecar.egress.is_empty() {
+        return None;
+    }
+    let mut all = Vec::new();
+    let carried_out = |l: &&IstioEgressListener| serves_nothing(LISTENER, *l).is_none();
+    for listener in sidecar.egress.iter().filter(carried_out) {
+        let port = listener.port.as_ref().map(|p| p.number).filter(|n| *n != 0);
+        let port = port.map(|n| u16::try_from(n).unwrap_or(0));
+        let imports = listener.hosts.iter().filter_map(|h| Import::new(h, own));
+        all.extend(imports.map(|import| Import { port, ..import }));
+    }
+    all.sort();
+    all.dedup();
+    Some(all)
+}
