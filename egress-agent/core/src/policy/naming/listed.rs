@@ -2,7 +2,7 @@
 
 use super::pairs::Pairs;
 use crate::istio::service_entry::Resolution;
-use crate::policy::ranges;
+use crate::policy::numbers;
 use crate::registry::services::{Location, Service};
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
@@ -56,7 +56,7 @@ fn network(bits: u8, addr: Addr) -> Network {
     let mask = u128::MAX
         .checked_shl(128 - u32::from(bits))
         .unwrap_or_default();
-    (bits, ranges::number(addr) & mask)
+    (bits, numbers::number(addr) & mask)
 }
 
 /// Each network that a service lists, once.
