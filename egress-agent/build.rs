@@ -5,11 +5,10 @@
 //! by path, so that a `cargo build` by hand does what `cargo xtask build` does. It installs
 //! nothing.
 
+use anyhow::{Context as _, Result};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result};
 
 #[path = "../xtask/src/ebpf.rs"]
 mod ebpf;

@@ -3,6 +3,9 @@
 //! Owns the process and its log. It reads the log for three things only, each in one function:
 //! that the gate is closed, that rules were applied, and what a test looks for.
 
+use crate::place::Place;
+use crate::wait::wait_until;
+use anyhow::{Context as _, Result, bail};
 use std::env;
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
@@ -11,11 +14,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-
-use crate::place::Place;
-use crate::wait::wait_until;
 
 /// How long the agent may take to close the gate.
 const READY_WITHIN: Duration = Duration::from_secs(20);

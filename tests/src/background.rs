@@ -1,16 +1,14 @@
 //! A client that runs beside the test and reports a line of JSON now and then.
 
+use crate::child::Guarded;
+use crate::wait::wait_until;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-use serde_json::Value;
-
-use crate::child::Guarded;
-use crate::wait::wait_until;
 
 /// How long it may take to end once it was told to.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);

@@ -2,10 +2,9 @@
 //!
 //! Owns the mount. What is pinned there goes with it, and with the pins the hooks.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::path::Path;
 use tempfile::TempDir;
 
 /// A mounted BPF file system. Dropping it unmounts it and removes the folder.

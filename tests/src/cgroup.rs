@@ -3,6 +3,8 @@
 //! Owns their making and removal. Programs are attached only to these, never to a cgroup that
 //! was there before. What runs in them is `place`'s business.
 
+use crate::wait::wait_until;
+use anyhow::{Context as _, Result};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,10 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-
-use crate::wait::wait_until;
 
 /// What every cgroup of this harness is called, before the process id and a number.
 const PREFIX: &str = "egress-test-";

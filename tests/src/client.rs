@@ -2,17 +2,15 @@
 //!
 //! Owns how a client is run and what of it is kept. Where it runs is `place`'s.
 
+use crate::child::Guarded;
+use crate::place::Place;
+use crate::wait::wait_until;
+use anyhow::{Context as _, Result, bail};
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, bail};
-
-use crate::child::Guarded;
-use crate::place::Place;
-use crate::wait::wait_until;
 
 /// Longer than any answer of the hosts.
 const CURL_LIMIT: Duration = Duration::from_secs(20);

@@ -3,19 +3,17 @@
 //! Owns how it is run and read, and the form of a flow. What should have become of it is the test's
 //! to say.
 
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::process::Stdio;
-use std::sync::Arc;
-
+use crate::agent::beside;
+use crate::child::Guarded;
+use crate::place::Place;
 use anyhow::{Context as _, Result};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::{Value, json};
-
-use crate::agent::beside;
-use crate::child::Guarded;
-use crate::place::Place;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
 
 /// One flow.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,15 +2,13 @@
 //!
 //! Owns the process. What it tries is in `bin/load.rs`.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{ChildStdout, Command, Stdio};
-
-use anyhow::{Context as _, Result, bail};
-
 use crate::agent::beside;
 use crate::child::Guarded;
 use crate::place::Place;
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{ChildStdout, Command, Stdio};
 
 /// A load at work. Dropping it kills it.
 #[derive(Debug)]

@@ -3,14 +3,12 @@
 //! Owns the cgroup that has the limit: of version 2 the agent's own, which the lab made, of
 //! version 1 one that is made here and removed again.
 
+use crate::cgroup::Cgroup;
+use crate::wait::wait_until;
+use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-
-use crate::cgroup::Cgroup;
-use crate::wait::wait_until;
 
 /// What the agent may have beyond what it has. It takes more than that to read rules.
 const ROOM: u64 = 256 << 10;

@@ -1,12 +1,6 @@
 //! What stands pinned below an agent's `--bpf-dir`: entries of its maps, and the programs that
 //! its links run.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context as _, Result};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, SkStorage};
@@ -14,6 +8,11 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use egress_ebpf::abi::{ANSWER_NS, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 /// Namespaces in which a proxy listens.
 pub fn proxies(bpf_dir: &Path) -> Result<usize> {

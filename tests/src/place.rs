@@ -3,6 +3,9 @@
 //!
 //! Owns what happens between fork and exec. The places themselves are `cgroup` and `netns`.
 
+use crate::cgroup::Cgroup;
+use crate::netns::{NetNs, setns};
+use anyhow::{Context as _, Result};
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -13,12 +16,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
-
-use anyhow::{Context as _, Result};
 use tempfile::TempDir;
-
-use crate::cgroup::Cgroup;
-use crate::netns::{NetNs, setns};
 
 /// A place for processes. Empty, it is where the test itself runs.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,20 +2,18 @@
 //!
 //! Owns how it is run and read. What it does on the wire is in the program.
 
+use crate::agent::beside;
+use crate::child::Guarded;
+use crate::client;
+use crate::place::Place;
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
-
-use crate::agent::beside;
-use crate::child::Guarded;
-use crate::client;
-use crate::place::Place;
 
 /// Longer than the program's own limit of an attempt.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -2,15 +2,13 @@
 //!
 //! Owns the call and the waiting. Whether it should be ready is for the tests to say.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
-
 use crate::agent::{self, Agent};
 use crate::lab::Lab;
 use crate::place::Place;
 use crate::wait::wait_until;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use std::time::Duration;
 
 /// How long `status` may take to say what is awaited.
 const SOON: Duration = Duration::from_secs(10);

@@ -2,10 +2,9 @@
 //!
 //! Owns the reading of replies. What must hold is `walk`'s.
 
-use serde_json::Value;
-
 use crate::client::Reply;
 use crate::hosts::Origin;
+use serde_json::Value;
 
 /// A reply in a few words.
 pub fn brief(reply: &Reply) -> String {

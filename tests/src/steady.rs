@@ -4,11 +4,10 @@
 //! Owns the rules, the load's targets and what must have come of each. What happens to the agent
 //! meanwhile is the test's.
 
-use anyhow::Result;
-
 use crate::lab::{Lab, host, v4, v6};
 use crate::load::{Counts, Load};
 use crate::rules::{ECHO, HTTPBIN};
+use anyhow::Result;
 
 /// The echo's port by UDP too.
 const ECHO_UDP: &str = "

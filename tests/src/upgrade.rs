@@ -1,11 +1,9 @@
 //! The lab's agent replaced by another build of it, and the proof that it was.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Result, ensure};
-
 use crate::lab::Lab;
 use crate::pinned::{self, Attached};
+use anyhow::{Result, ensure};
+use std::collections::BTreeMap;
 
 /// Hooks whose programs have other instructions in the two builds: all that decide.
 const DECIDE: [&str; 6] = [

@@ -3,11 +3,10 @@
 //! Owns no condition. Nothing in the harness sleeps for a fixed time: it asks again until the
 //! deadline.
 
+use anyhow::{Result, bail};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
 
 /// How long to rest between two looks.
 const REST: Duration = Duration::from_millis(5);

@@ -2,14 +2,13 @@
 //!
 //! Owns the steps and their bounds. The hosts, the agent and curl are real and stand in `lab`.
 
-use std::fs;
-use std::time::{Duration, Instant};
-
 use crate::lab::{Family, Lab, LabOptions, host, v4, v6};
 use crate::rules;
 use crate::seen::{between, brief, last_header, missing_headers};
 use crate::wait::{interrupted, wait_until};
 use anyhow::{Context as _, Result, bail};
+use std::fs;
+use std::time::{Duration, Instant};
 
 /// The rules that the user applies, by their files' names.
 const HTTPBIN: (&str, &str) = ("httpbin-serviceentry.yaml", rules::HTTPBIN);

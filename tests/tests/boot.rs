@@ -3,12 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
 use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::client::{self, Finished};
@@ -20,6 +14,11 @@ use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, LabOptions, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 /// What goes straight through, by address.

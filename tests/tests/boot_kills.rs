@@ -4,12 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::lab::{host, v4};
+use egress_tests::{Lab, steady};
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
-
-use egress_tests::lab::{host, v4};
-use egress_tests::{Lab, steady};
 
 /// Each is wrong in another way: an unknown field, a bad value, no YAML, an unknown kind.
 const INVALID: [&str; 4] = [

@@ -3,13 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::path::Path;
-
 use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::place::Place;
 use egress_tests::readiness::{not_ready, spawn, wait_status};
 use egress_tests::{Lab, LabOptions, pinned};
+use std::path::Path;
 
 /// A workload's pod as the kubelet names it.
 const POD: &str = "pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";

@@ -4,13 +4,12 @@
 //! A transfer that stands still fails. How long one takes, compared with none beside it, is a bench's.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
-
 use egress_tests::agent::beside;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::rules::each_way;
 use egress_tests::{Lab, client};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 const MB: usize = 1 << 20;
 /// Fault 20 took 11 s for 5 MB and 31 s for 50 MB.

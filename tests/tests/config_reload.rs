@@ -3,13 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4};
 use egress_tests::{Lab, LabOptions, wait_until};
 use rustix::process::Signal;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 

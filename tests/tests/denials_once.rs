@@ -1,11 +1,10 @@
 //! One line for one thing that was tried: getaddrinfo's sorting of addresses is no attempt of its
 //! own.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_tests::Lab;
 use egress_tests::lab::{host, v4, v6};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 const NAME_SERVER: &str = "\
 apiVersion: networking.istio.io/v1

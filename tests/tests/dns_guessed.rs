@@ -2,14 +2,13 @@
 //! succeed, and must not fill the log.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
-
 use egress_tests::background::Background;
 use egress_tests::hosts::{Fault, World};
 use egress_tests::lab::{LabOptions, host, v4};
 use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, agent, wait_until};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 /// As systemd-resolved has it.
 const STUB: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);

@@ -8,14 +8,13 @@ mod documents;
 #[path = "../../egress-agent/core/tests/gate/random.rs"]
 mod random;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-
 use egress_agent::operate::admin::{self, Explained};
 use egress_core::istio::{Severity, decode, validate};
 use egress_tests::flows::{self, End, Flow};
 use egress_tests::{Lab, LabOptions};
 use random::{ANSWERS, Asked, OTHER_PORTS, PORTS, Random, WORLD, asked, rules};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 /// Rule sets and destinations of each agent: 10 000 pairs in all.
 const SETS: [usize; 3] = [50, 30, 20];

@@ -2,12 +2,11 @@
 //! rules on the running agent, the client with curl, and `explain` of the same destination.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::IpAddr;
-use std::time::Duration;
-
 use egress_tests::hosts::Origin;
 use egress_tests::lab::{v4, v6};
 use egress_tests::{Lab, LabOptions, wait_until};
+use std::net::IpAddr;
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 

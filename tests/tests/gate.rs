@@ -1,11 +1,10 @@
 //! The gate as a client meets it: what is listed, and what is not.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::{Lab, wait_until};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 /// A host whose TCP and UDP ports go straight through in the kernel.
 const ECHO: &str = "

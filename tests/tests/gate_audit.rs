@@ -1,11 +1,10 @@
 //! Audit: what no rule lists passes, the kernel and the proxy alike, and is recorded.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, Reply, client, wait_until};
+use std::time::Duration;
 
 const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
 const GOOGLE: &str = include_str!("../../examples/google.yaml");

@@ -1,15 +1,13 @@
 //! What one workload can take of the proxy: descriptors and memory.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::lab::{host, v4};
+use egress_tests::place::Place;
+use egress_tests::rules::HTTPBIN;
+use egress_tests::{Background, Lab, LabOptions, client, wait_until};
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
-
-use egress_tests::lab::{host, v4};
-use egress_tests::rules::HTTPBIN;
-
-use egress_tests::place::Place;
-use egress_tests::{Background, Lab, LabOptions, client, wait_until};
 
 const GOOGLE: &str = include_str!("../../examples/google.yaml");
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");

@@ -2,14 +2,13 @@
 //! lies deeper is denied and told of.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
-
 use egress_tests::cgroup::{Cgroup, mount_point};
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, probe, wait_until};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 /// Levels of cgroups that the kernel judges, counted from the hierarchy's root.
 const LIMIT: usize = 32;

@@ -2,13 +2,12 @@
 //! has that pair, whoever wrote it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, Session, wait_until};
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 

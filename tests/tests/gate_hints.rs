@@ -1,11 +1,10 @@
 //! The log line of a denial leads to what to change.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
-
 use egress_tests::lab::{LabOptions, host, v4};
 use egress_tests::rules::{ECHO, GOOGLE_ENTRY};
 use egress_tests::{Lab, wait_until};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(5);
 

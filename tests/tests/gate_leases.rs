@@ -2,16 +2,15 @@
 //! else becomes so.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::hosts::Fault;
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::rules::{ECHO, HTTPBIN};
+use egress_tests::{Lab, wait_until};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use egress_tests::hosts::Fault;
-use egress_tests::lab::{host, v4, v6};
-use egress_tests::rules::{ECHO, HTTPBIN};
-use egress_tests::{Lab, wait_until};
 
 fn lab() -> Lab {
     let lab = Lab::start().unwrap();

@@ -2,12 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Background, Lab, LabOptions, Load, Session};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Listed and unlisted destinations of both families.
 fn both(last: u8, port: u16) -> [SocketAddr; 2] {

@@ -2,11 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::{Background, Lab, LabOptions};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 const ESCAPE: &str = env!("CARGO_BIN_EXE_escape");
 const SOON: Duration = Duration::from_secs(30);

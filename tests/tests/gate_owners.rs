@@ -1,14 +1,13 @@
 //! A workload gets another policy while its connections run.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::place::Place;
 use egress_tests::{Background, Lab, LabOptions, Load, wait_until};
 use rustix::process::Signal;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 const SOON: Duration = Duration::from_secs(10);

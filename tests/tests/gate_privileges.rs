@@ -1,16 +1,15 @@
 //! What the running agent may do follows its settings, and the unit of `deploy/systemd` has enough.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::path::Path;
-use std::thread;
-use std::time::Duration;
-
 use egress_agent::kernel;
 use egress_tests::lab::{host, v4};
 use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, LabOptions, Load, wait_until};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 

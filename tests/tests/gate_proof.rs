@@ -1,9 +1,8 @@
 //! The canary shows what the policy of its root makes of what no rule lists.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::time::Duration;
-
 use egress_tests::{Lab, LabOptions, wait_until};
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
 const ALLOW_ANY: &str = "apiVersion: networking.istio.io/v1\nkind: Sidecar\n\

@@ -2,13 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::rules::HTTPBIN;
 use egress_tests::{Lab, client, pinned, wait_until};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 /// So many that the proxy's own connections to any one of them never run out of ports.

@@ -2,14 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::rules::HTTPBIN;
+use egress_tests::{Background, Lab, wait_until};
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use egress_tests::lab::{host, v4, v6};
-use egress_tests::rules::HTTPBIN;
-use egress_tests::{Background, Lab, wait_until};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 

@@ -2,14 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_tests::agent::{self, Agent};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::lab::{host, v4};
 use egress_tests::{Lab, LabOptions, pinned, wait_until};
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(5);
 

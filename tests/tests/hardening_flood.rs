@@ -2,11 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::time::{Duration, Instant};
-
 use egress_tests::client::run;
 use egress_tests::{Lab, load, wait_until};
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 const RATE: u64 = 200_000;
 const SECONDS: u64 = 5;

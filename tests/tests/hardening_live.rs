@@ -2,16 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use egress_agent::kernel;
 use egress_tests::hosts::Echo;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::load::Counts;
 use egress_tests::{Lab, LabOptions, Load, pinned, wait_until};
 use serde_json::Value;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(5);
 

@@ -5,17 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::env;
-use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt as _;
-use std::time::{Duration, Instant};
-
 use egress_tests::lab::{host, v4};
 use egress_tests::memory::MemoryLimit;
 use egress_tests::upgrade::upgrade;
 use egress_tests::{Lab, steady};
 use rustix::process::Signal;
+use std::env;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::{Duration, Instant};
 
 /// How long the agent may take to ask for more memory than it gets.
 const KILLED_WITHIN: Duration = Duration::from_secs(20);

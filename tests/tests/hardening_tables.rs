@@ -2,10 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
-
 use egress_agent::kernel::{self, Kernel, Pins, Tables};
 use egress_core::policy::diff::{Desired, Planner, TableOp};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
@@ -16,6 +12,9 @@ use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, Load, wait_until};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 const ENTRIES: u32 = 100_000;
 const WITHIN: Duration = Duration::from_millis(150);

@@ -3,14 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use egress_tests::cgroup::Cgroup;
 use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::netns::NetNs;
 use egress_tests::{Family, Lab, LabOptions, wait_until};
+use std::path::PathBuf;
+use std::time::Duration;
 
 fn lab(family: Family) -> Lab {
     Lab::without_agent(LabOptions {

@@ -1,15 +1,14 @@
 //! The agent where a container runtime puts it: inside the enforced root, in a cgroup namespace
 //! and a mount namespace of its own.
 
-use std::fs;
-use std::process::Stdio;
-use std::time::Duration;
-
 use egress_tests::cgroup::Cgroup;
 use egress_tests::child::Guarded;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, agent, probe, wait_until};
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
 /// Version 2 runtimes give a container a cgroup namespace whose root is its own cgroup.
 #[test]

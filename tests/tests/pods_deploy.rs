@@ -2,12 +2,11 @@
 //! DaemonSet asks for no more than it says why.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::agent;
+use serde_yaml::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use egress_tests::agent;
-use serde_yaml::Value;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -2,9 +2,6 @@
 //! what is left when they have gone.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::time::Duration;
-
 use egress_tests::cgroup::Cgroup;
 use egress_tests::child::Guarded;
 use egress_tests::lab::{host, v4, v6};
@@ -14,6 +11,8 @@ use egress_tests::pods::held::Held;
 use egress_tests::pods::{self, Pod, Pods, Stack};
 use egress_tests::rules::{ECHO, HTTPBIN, TIMEOUT};
 use egress_tests::{Lab, Load, Session, pinned, probe, wait_until};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::Duration;
 
 /// Long enough for an agent that shares the machine with other tests.
 const SOON: Duration = Duration::from_secs(5);

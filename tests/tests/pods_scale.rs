@@ -1,16 +1,15 @@
 //! Many workloads on one node: what they cost the agent, and how soon a new one is governed.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::child::Guarded;
+use egress_tests::lab::{host, v4};
+use egress_tests::{Lab, LabOptions, Session, pinned, probe, wait_until};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-use egress_tests::child::Guarded;
-use egress_tests::lab::{host, v4};
-use egress_tests::{Lab, LabOptions, Session, pinned, probe, wait_until};
 
 const WORKLOADS: usize = 500;
 const POLICIES: usize = 50;

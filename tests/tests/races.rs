@@ -3,13 +3,12 @@
 //! `EGRESS_RACE_SECONDS` is how long each of the eight runs takes; three if it is not set.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
-
 use egress_tests::agent::beside;
 use egress_tests::hosts::Echo;
 use egress_tests::lab::{v4, v6};
 use egress_tests::{Lab, client, wait_until};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 const ALPHA: u8 = 41;
 const BETA: u8 = 42;

@@ -2,17 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
-
 use egress_tests::agent::{self, Agent};
 use egress_tests::bpffs::BpfFs;
 use egress_tests::lab::{host, v4};
 use egress_tests::readiness::spawn;
 use egress_tests::rules::HTTPBIN;
 use egress_tests::{Lab, pinned};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 

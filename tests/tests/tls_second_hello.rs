@@ -2,17 +2,16 @@
 //! host that no rule lists.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
-
 use egress_tests::lab::{v4, v6};
 use egress_tests::{Lab, client};
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_hello");
 const LISTED: &str = "hello.example";

@@ -2,10 +2,9 @@
 //!
 //! Owns which benches there are. What they measure is in `tests/src/bin/bench_*.rs`.
 
+use crate::{privilege, provision, tasks};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-
-use crate::{privilege, provision, tasks};
 
 /// A bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

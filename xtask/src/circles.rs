@@ -4,11 +4,10 @@
 //! re-export (`pub use`) is no import of the file that has it. Unit tests do not count. Expansions of
 //! macros are not seen.
 
+use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result};
 use syn::visit::Visit;
 use syn::{Attribute, Item, ItemUse, UseTree, Visibility};
 

@@ -1,8 +1,7 @@
 //! The verbs and their arguments. Does nothing.
 
-use clap::{Parser, Subcommand};
-
 use crate::bench::Bench;
+use clap::{Parser, Subcommand};
 
 /// The command line.
 #[derive(Parser)]

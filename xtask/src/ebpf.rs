@@ -5,13 +5,12 @@
 //! `cargo build` by hand and `cargo xtask` cannot differ. It installs nothing: that is
 //! `provision`.
 
+use anyhow::{Context as _, Result, bail};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use anyhow::{Context as _, Result, bail};
 
 /// The LLVM that the provisioned `bpf-linker` is built against.
 ///

@@ -2,14 +2,12 @@
 //!
 //! Owns the list of checks and the walk over the sources. The house rules are `tidy`'s.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result, bail};
-
 use crate::tasks::{cargo, root, show};
 use crate::tidy::{self, Finding};
 use crate::{circles, ebpf, manifests, provision};
+use anyhow::{Context as _, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Folders that hold no source of this project.
 const SKIPPED: [&str; 4] = ["target", ".git", "data", "corpus"];
@@ -57,17 +55,21 @@ pub fn tidy() -> Result<()> {
     let mut paths = Vec::new();
     sources(root(), &mut paths)?;
     paths.sort();
+    let shown = |path: &PathBuf| {
+        let below = path.strip_prefix(root()).unwrap_or(path);
+        below.to_string_lossy().into_owned()
+    };
+    let all: Vec<String> = paths.iter().map(shown).collect();
     let (mut broken, mut files) = (0, 0);
-    for path in paths {
+    for path in tidy::beside_their_folder(&all) {
+        broken += 1;
+        eprintln!("tidy: {path}: a module with a folder is the folder's mod.rs");
+    }
+    for (path, shown) in paths.iter().zip(&all) {
         let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let shown = path
-            .strip_prefix(root())
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         files += 1;
-        for finding in tidy::check(&shown, &text) {
+        for finding in tidy::check(shown, &text) {
             match finding {
                 Finding::Note(note) => eprintln!("tidy: note: {shown}: {note}"),
                 Finding::Broken { line, rule } => {

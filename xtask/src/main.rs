@@ -15,10 +15,9 @@ mod tasks;
 mod tidy;
 mod vm;
 
-use std::process::ExitCode;
-
 use clap::Parser as _;
 use cli::{Cli, Task};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {

@@ -2,15 +2,13 @@
 //!
 //! Owns the checker's installation and call. What the manifests say is looked at by the tests.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::{Context as _, Result};
-
 use crate::progress::step;
 use crate::tasks::{root, show};
 use crate::{ebpf, provision};
+use anyhow::{Context as _, Result};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
 /// The checker's release, which brings the schemas.
 const CHECKER: &str = "kubernetes-validate==1.37.0";

@@ -2,12 +2,11 @@
 //!
 //! Owns how a command is given privilege. It decides nothing about which step needs it.
 
+use crate::ebpf;
 use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
-
-use crate::ebpf;
 
 /// How this process gets to run something as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,14 +2,13 @@
 //!
 //! Owns how a long command is run and shown. It knows nothing of what the commands do.
 
+use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, bail};
 
 /// How often a step that still runs says so where the output is a file.
 const QUIET: Duration = Duration::from_secs(30);

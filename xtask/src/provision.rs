@@ -5,16 +5,14 @@
 //! that are built go to a folder of the user's cache; packages need root or sudo and are the
 //! only steps that do.
 
+use crate::ebpf::{self, LINKER_LLVM, Toolchain};
+use crate::privilege::{self, Privilege};
+use crate::progress::step;
+use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Once;
-
-use anyhow::{Context as _, Result, bail};
-
-use crate::ebpf::{self, LINKER_LLVM, Toolchain};
-use crate::privilege::{self, Privilege};
-use crate::progress::step;
 
 /// The linker's release that is known to work with the pinned aya.
 const LINKER_VERSION: &str = "0.13.0";

@@ -3,20 +3,18 @@
 //! Owns the order of their steps and which of them need root. Tools come from `provision`, the
 //! BPF object from `ebpf`.
 
+use crate::ebpf;
+use crate::lint::all;
+use crate::privilege::{self, Privilege};
+use crate::progress::step_fn;
+use crate::provision;
+use anyhow::{Context as _, Result, bail};
 use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use anyhow::{Context as _, Result, bail};
-
-use crate::ebpf;
-use crate::lint::all;
-use crate::privilege::{self, Privilege};
-use crate::progress::step_fn;
-use crate::provision;
 
 /// The workspace's folder: xtask stands directly below it.
 pub fn root() -> &'static Path {

@@ -98,7 +98,45 @@ fn mentions_place(line: &str, place: &str) -> bool {
     })
 }
 
+/// Modules that are not their folder's `mod.rs` although they have one, by the paths of all files.
+pub fn beside_their_folder(paths: &[String]) -> Vec<&str> {
+    let has_folder = |path: &str| {
+        let folder = path.strip_suffix(".rs").map(|stem| format!("{stem}/"));
+        folder.is_some_and(|folder| paths.iter().any(|p| p.starts_with(&folder)))
+    };
+    let all = paths.iter().map(String::as_str);
+    all.filter(|path| has_folder(path)).collect()
+}
+
+/// Imports are one block, which rustfmt sorts: an empty line between two of them is a second order.
+fn imports(text: &str, findings: &mut Vec<Finding>) {
+    // The indentation of the import that ended last, with nothing but empty lines since.
+    let (mut last, mut apart): (Option<usize>, bool) = (None, false);
+    let mut open = None;
+    for (line, content) in numbered(text) {
+        let code = content.trim();
+        let indent = content.len() - content.trim_start().len();
+        if code.is_empty() {
+            apart = true;
+            continue;
+        }
+        if code.starts_with("use ") {
+            if apart && last == Some(indent) {
+                findings.push(broken(line, "an empty line between imports".into()));
+            }
+            open = Some(indent);
+        } else if open.is_none() {
+            last = None;
+        }
+        if code.ends_with(';') && open.is_some() {
+            last = open.take();
+        }
+        apart = false;
+    }
+}
+
 fn rust_file(path: &str, text: &str, findings: &mut Vec<Finding>) {
+    imports(text, findings);
     if !text.starts_with("//!") {
         findings.push(broken(
             1,
@@ -212,7 +250,7 @@ mod tests {
         let core = "egress-agent/core/src/a.rs";
         let shell = "egress-agent/src/a.rs";
         let place = concat!("/work", "/x");
-        let cases: [(&str, String, usize); 20] = [
+        let cases: [(&str, String, usize); 24] = [
             (shell, "//! a\nfn a() {}\n".into(), 0),
             (shell, "fn a() {}\n".into(), 1),
             (core, "//! a\nuse tokio::net;\n".into(), 1),
@@ -259,6 +297,22 @@ mod tests {
             ),
             (shell, "//! a\npub unsafe fn f() {}\n".into(), 0),
             (shell, format!("//! a\n// {place}\n"), 1),
+            (shell, "//! a\nuse a::b;\nuse std::c;\n".into(), 0),
+            (
+                shell,
+                "//! a\nuse a::{\n    b,\n};\n\nuse std::c;\n".into(),
+                1,
+            ),
+            (
+                shell,
+                "//! a\nuse a;\n\npub use b;\n\nmod c;\n\nuse d;\n".into(),
+                0,
+            ),
+            (
+                shell,
+                "//! a\nuse a;\n\nmod tests {\n    use b;\n\n    use c;\n}\n".into(),
+                1,
+            ),
             ("a.md", format!("see {place}\n"), 1),
             ("a.md", "see src/network/x and my/work/x\n".into(), 0),
         ];
@@ -275,6 +329,12 @@ mod tests {
         assert_eq!(rules("egress-agent/src/main.rs", &lines(80)).len(), 1);
         assert!(rules("egress-agent/src/app.rs", &lines(249)).is_empty());
         assert_eq!(rules("egress-agent/src/app.rs", &lines(250)).len(), 1);
+    }
+
+    #[test]
+    fn a_module_with_a_folder_is_in_it() {
+        let paths = ["src/a.rs", "src/a/b.rs", "src/c/mod.rs", "src/c/d.rs"].map(str::to_owned);
+        assert_eq!(beside_their_folder(&paths), ["src/a.rs"]);
     }
 
     #[test]

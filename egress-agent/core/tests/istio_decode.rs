@@ -1,11 +1,10 @@
 //! Decoding of whole files: dialect, kinds, lists, aliases, and what is said about errors.
 
-use std::fmt::Write as _;
-
 use egress_core::istio::fields::StringMatch;
 use egress_core::istio::service_entry::{Resolution, ServiceEntry};
 use egress_core::istio::virtual_service::{RedirectPortSelection, VirtualService};
 use egress_core::istio::{Decoded, Severity, Spec, decode};
+use std::fmt::Write as _;
 
 fn service_entry(spec: &str) -> Decoded {
     decode(

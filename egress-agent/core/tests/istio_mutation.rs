@@ -1,11 +1,10 @@
 //! Damaged files: no panic, no hang, whatever the bytes.
 
+use egress_core::istio::decode;
+use egress_core::istio::report::Report;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use egress_core::istio::decode;
-use egress_core::istio::report::Report;
 
 /// Far above what a file of this size takes, so that a busy machine does not matter, and far below
 /// what a quadratic walk takes.

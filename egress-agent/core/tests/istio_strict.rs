@@ -1,10 +1,9 @@
 //! Rules files as the gate reads them: what it refuses that istiod would take.
 
+use egress_core::istio::{Severity, Strictness, Verdict, decode_as, validate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-
-use egress_core::istio::{Severity, Strictness, Verdict, decode_as, validate};
 
 const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  hosts: [a.com]\n  resolution: DNS\n  ports: [{number: 80, name: h, protocol: HTTP}]\n";
 

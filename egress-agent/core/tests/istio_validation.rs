@@ -1,10 +1,9 @@
 //! Istio's own verdicts on 811 objects, and on the objects of published repositories.
 
+use egress_core::istio::{Message, Object, Verdict, decode, validate};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use egress_core::istio::{Message, Object, Verdict, decode, validate};
 
 fn data(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -12,10 +12,6 @@ mod telling;
 pub use ending::Ending;
 pub use telling::Ask;
 
-use asking::Questions;
-use lease_file::LeaseFile;
-use ruling::RulesFile;
-
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use crate::dns::Resolver;
 use crate::keeper::Canaries;
@@ -27,12 +23,15 @@ use crate::timer::until;
 use crate::workloads::{Missed, Owners, Sharers, Workloads};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use asking::Questions;
 use egress_core::policy::claims;
 use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::leases::LeaseSettings;
 use egress_core::policy::naming::Names;
 use egress_core::policy::state::{Settings, State};
 use egress_core::routing::RouteTable;
+use lease_file::LeaseFile;
+use ruling::RulesFile;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

@@ -29,10 +29,9 @@ pub use accept::serve;
 pub use drain::{Drain, DrainSignal, drain_channel};
 pub use observe::{AccessRecord, Observer, Protocol, Refusal, RefusalReason};
 
-use places::Places;
-
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
+use places::Places;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;

@@ -5,11 +5,6 @@
 //! and the hosts are in cargo's dev profile there: a straight transfer does not run in them, a proxied
 //! one does.
 
-use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::ExitCode;
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use egress_tests::agent::beside;
@@ -18,6 +13,10 @@ use egress_tests::lab::{host, v4, v6};
 use egress_tests::place::Place;
 use egress_tests::rules::each_way;
 use egress_tests::{Lab, client};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
 
 const MB: usize = 1 << 20;
 /// The client ends earlier where nothing moves.

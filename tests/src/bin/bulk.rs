@@ -3,14 +3,13 @@
 //!
 //! Owns sockets only. Where it runs, and how long it may take, is the test's to say.
 
+use clap::{Parser, Subcommand};
+use serde_json::json;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use clap::{Parser, Subcommand};
-use serde_json::json;
 
 /// Longer than a transfer that goes on; one that stands still ends here.
 const STALLED: Duration = Duration::from_secs(10);

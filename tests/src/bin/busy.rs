@@ -3,16 +3,15 @@
 //! Every verb prints one line of JSON at its end (`watch` one for each change too). What must
 //! come of it is for the tests to say.
 
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+use serde_json::json;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use anyhow::{Context as _, Result, bail};
-use clap::{Parser, Subcommand};
-use serde_json::json;
 
 #[derive(Parser)]
 struct Cli {

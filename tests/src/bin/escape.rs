@@ -3,13 +3,12 @@
 //! Owns the command line. As `try` it runs inside the gate and ends with one line that says how
 //! far it got.
 
-use std::net::{IpAddr, SocketAddr};
-use std::process::ExitCode;
-
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use egress_tests::escape::{Aim, page, suite, table};
 use egress_tests::wait::end_waits_on_signals;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
 
 /// Ways past the gate.
 #[derive(Parser)]

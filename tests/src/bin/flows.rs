@@ -3,14 +3,13 @@
 //!
 //! Owns sockets only; it runs inside a cgroup and a namespace that a test chose.
 
+use serde_json::{Value, json};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-
-use serde_json::{Value, json};
 
 /// Longer than any answer of a host of the lab.
 const LIMIT: Duration = Duration::from_secs(8);

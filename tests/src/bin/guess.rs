@@ -5,6 +5,11 @@
 //! its standard input ends, then says in a line of JSON how many datagrams it sent to how many
 //! ports.
 
+use clap::Parser;
+use hickory_proto::op::{Message, OpCode, Query};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddrV4, UdpSocket};
@@ -13,12 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use clap::Parser;
-use hickory_proto::op::{Message, OpCode, Query};
-use hickory_proto::rr::rdata::A;
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-use serde_json::json;
 
 /// Datagrams of one `sendmmsg`.
 const BATCH: usize = 512;

@@ -3,17 +3,16 @@
 //!
 //! Owns one socket and checks no certificate. What must come of it is for the tests to say.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::json;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// How long the other side may be silent.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -2,16 +2,15 @@
 //!
 //! Owns what is printed and the exit code. The steps are `walk`'s.
 
-use std::io::Write as _;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, bail};
 use clap::Parser;
 use egress_tests::lab::{Family, Lab, LabOptions};
 use egress_tests::wait::{end_waits_on_signals, interrupted};
 use egress_tests::wait_until;
 use egress_tests::walk::{Row, walk};
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// Walk through the lab: real agent, real kernel, hosts of its own.
 #[derive(Parser)]

@@ -4,6 +4,8 @@
 //! Owns the tries. What must come of them is for the test to say. It works until its standard
 //! input is closed and then prints one line: `NAME=COUNT ...`.
 
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -12,9 +14,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, bail};
-use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 struct Cli {

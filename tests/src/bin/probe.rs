@@ -3,6 +3,8 @@
 //! Owns sockets only; it runs inside a cgroup and a namespace that a test chose. What the answer
 //! should have been is the test's to say.
 
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::ExitCode;
@@ -10,9 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use clap::{Parser, Subcommand};
-use serde_json::{Value, json};
 
 /// Longer than any answer of a host of the lab.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -3,6 +3,9 @@
 //!
 //! What arrived where is the test's to count.
 
+use clap::Parser;
+use io_uring::{IoUring, opcode, types};
+use serde_json::json;
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -11,10 +14,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use clap::Parser;
-use io_uring::{IoUring, opcode, types};
-use serde_json::json;
 
 const NOBODY: u32 = 65_534;
 

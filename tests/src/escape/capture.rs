@@ -4,16 +4,14 @@
 //! Owns the reading and the telling apart of what the probes sent from what the kernel says on
 //! any link. Which frames are allowed is the caller's to say.
 
+use crate::netns::NetNs;
+use crate::wait::wait_until;
+use anyhow::{Context as _, Result};
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::thread;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-
-use crate::netns::NetNs;
-use crate::wait::wait_until;
 
 /// What the harness itself sends to know that it has seen all that was sent before.
 const SENTINEL: &[u8] = b"escape-suite sentinel ";

@@ -4,15 +4,13 @@
 //! Owns the ways to claim an address and the ways by which such a datagram comes back to a socket
 //! of the node without the loopback device: broadcast, groups, and another workload.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::time::{Duration, Instant};
-
-use libc::{SOCK_DGRAM, SOCK_STREAM, c_int};
-
 use super::forged::SERVER_PORT;
 use super::sock::{Sock, Step, Stop, device_index};
 use super::tcp::be_transparent;
 use super::{Aim, DEVICE, PAYLOAD};
+use libc::{SOCK_DGRAM, SOCK_STREAM, c_int};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant};
 
 /// The port on which [`listed_groups`] are listed.
 pub const GROUP_PORT: u16 = 10;

@@ -1,11 +1,10 @@
 //! Socket families beyond IP. Those that need a counterpart to send to are tried as far as
 //! `socket()`, which is where they can be stopped.
 
-use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
-
 use super::raw::Raw;
 use super::sock::{Sock, Step, device_index};
 use super::{Aim, PAYLOAD};
+use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
 
 /// An EtherType for experiments (IEEE Std 802, local experimental).
 pub const ETHERTYPE: u16 = 0x88b5;

@@ -1,12 +1,10 @@
 //! The table of redirected flows, flooded.
 
-use std::path::Path;
-
+use crate::pinned;
 use anyhow::Result;
 use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{FlowKey, FlowOrigin};
-
-use crate::pinned;
+use std::path::Path;
 
 /// Half as many again as the table has room for.
 const FLOOD: u64 = 98_304;

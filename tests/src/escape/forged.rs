@@ -1,15 +1,13 @@
 //! Forged senders, and answers that nobody asked for: ways to make somebody else send.
 
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::time::{Duration, Instant};
-
-use libc::{SOCK_DGRAM, SOCK_STREAM, c_int};
-
 use super::sock::{Sock, Step, Stop, check};
 use super::staged::pause;
 use super::tcp::be_transparent;
 use super::{Aim, PAYLOAD};
+use libc::{SOCK_DGRAM, SOCK_STREAM, c_int};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// The port of servers that probes make of this node's own address.
 pub const SERVER_PORT: u16 = 7001;

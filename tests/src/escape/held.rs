@@ -1,13 +1,6 @@
 //! A probe as a process: how it is started, how it says how far it got, and how it is kept
 //! between its two parts.
 
-use std::env;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::PathBuf;
-use std::process::{ChildStdout, Command, Stdio};
-
-use anyhow::{Context as _, Result, bail};
-
 use super::Aim;
 use super::sock::{Step, Stop};
 use super::staged::READY;
@@ -15,6 +8,11 @@ use crate::agent::beside;
 use crate::cgroup::Cgroup;
 use crate::child::Guarded;
 use crate::place::Place;
+use anyhow::{Context as _, Result, bail};
+use std::env;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{ChildStdout, Command, Stdio};
 
 pub(super) fn arguments(command: &mut Command, name: &str, aim: &Aim) {
     command

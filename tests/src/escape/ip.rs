@@ -1,12 +1,10 @@
 //! Other protocols over IP: ICMP, raw packets, SCTP, DCCP, tunnels, and group membership.
 
-use std::net::IpAddr;
-
-use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
-
 use super::raw::Raw;
 use super::sock::{Sock, Step};
 use super::{Aim, PAYLOAD};
+use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
+use std::net::IpAddr;
 
 fn icmp(aim: &Aim) -> c_int {
     if aim.to.is_ipv4() {

@@ -1,12 +1,6 @@
 //! Scenarios of claimed sources: a second network namespace, a sysctl of the namespace, the time
 //! that an answer has, and a forwarder on the loopback device.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
-
-use anyhow::{Context as _, Result, bail};
-
 use super::Aim;
 use super::held::{Held, arguments, binary, read_result};
 use super::suite::{Bench, Seen};
@@ -16,6 +10,10 @@ use crate::client;
 use crate::netns::NetNs;
 use crate::pinned;
 use crate::place::Place;
+use anyhow::{Context as _, Result, bail};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 
 /// The server that a neighbour writes to.
 const SERVER: &str = "udp-answer";

@@ -1,9 +1,8 @@
 //! The page of the documentation: the table as text. What it says is held against the kernel by
 //! the suite, and against the committed page by a test.
 
-use std::fmt::Write as _;
-
 use super::table::{Expect, Over, Path, SECTIONS};
+use std::fmt::Write as _;
 
 /// Where the page stands, from the workspace's folder.
 pub const FILE: &str = "docs/escape-matrix.md";

@@ -1,9 +1,8 @@
 //! What the bare calls of `sock` take: addresses and messages as the kernel reads them.
 
+use libc::{c_int, socklen_t};
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
-
-use libc::{c_int, socklen_t};
 
 /// A socket address as the kernel reads it.
 pub struct Raw {

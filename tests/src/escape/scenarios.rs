@@ -1,12 +1,6 @@
 //! The paths that are more than one process: the harness kills the agent, fills tables, or takes
 //! the proxy's place.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-
 use super::Aim;
 use super::flows::Flows;
 use super::held::binary;
@@ -14,6 +8,10 @@ use super::suite::{Bench, PROXY_PORT, Seen, aim};
 use super::table::Scenario;
 use super::trial::{Gate, Run};
 use crate::place::Place;
+use anyhow::{Context as _, Result, bail};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 /// The probe that scenarios dial with.
 const CONNECT: &str = "tcp-connect";

@@ -1,15 +1,13 @@
 //! Servers of streams behind the gate: whoever comes in is answered, and what has served is no way
 //! out.
 
-use std::net::SocketAddr;
-use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::time::{Duration, Instant};
-
-use libc::SOCK_STREAM;
-
 use super::sock::{Sock, Step, Stop, check};
 use super::staged::pause;
 use super::{Aim, PAYLOAD};
+use libc::SOCK_STREAM;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// Ports of servers that the outside calls: one that waits for the agent keeps its own.
 pub const STREAM_PORTS: [u16; 2] = [7011, 7012];

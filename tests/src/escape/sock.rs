@@ -3,14 +3,12 @@
 //!
 //! Owns the calls. What a probe tries with them is in the files beside this one.
 
+use super::raw::{Message, Raw};
+use libc::{c_int, c_void, socklen_t};
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
-
-use libc::{c_int, c_void, socklen_t};
-
-use super::raw::{Message, Raw};
 
 /// The call at which a probe ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,9 @@
 //! Probes in two parts: between them the harness moves the process, starts the agent, or kills it.
 
-use std::io::{BufRead as _, Write as _};
-
-use libc::{SOCK_DGRAM, SOCK_STREAM};
-
 use super::sock::{Sock, Step};
 use super::{Aim, PAYLOAD};
+use libc::{SOCK_DGRAM, SOCK_STREAM};
+use std::io::{BufRead as _, Write as _};
 
 /// The line by which the first part says that it is done.
 pub const READY: &str = "ready";

@@ -4,10 +4,6 @@
 //! Owns the arrangement and the judging. What is tried stands in `table` and the probes, how in
 //! `trial` and `scenarios`.
 
-use std::net::{IpAddr, SocketAddr};
-
-use anyhow::Result;
-
 use super::capture::Capture;
 pub use super::cell::{Cell, Seen};
 use super::claimed::RESOLVER;
@@ -19,6 +15,8 @@ use crate::cgroup::Cgroup;
 use crate::lab::{Lab, LabOptions, host, v4, v6};
 use crate::netns::NetNs;
 use crate::pinned;
+use anyhow::Result;
+use std::net::{IpAddr, SocketAddr};
 
 /// The proxy's port in this lab.
 pub(super) const PROXY_PORT: u16 = 15001;

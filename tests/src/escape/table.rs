@@ -3,11 +3,10 @@
 //! The documentation's matrix is made from this table, and the suite holds each cell against the
 //! running kernel. It tries nothing itself.
 
-use std::net::SocketAddr;
-
 use super::Aim;
 pub use super::rows::{SECTIONS, SUITE_PROBES};
 use super::sock::Step;
+use std::net::SocketAddr;
 
 /// The families over which a path exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,9 @@
 //! Streams: every call that can begin a connection, and every option that can lead it elsewhere.
 
-use std::net::{IpAddr, SocketAddr};
-
-use libc::{IPPROTO_TCP, SOCK_STREAM};
-
 use super::sock::{Sock, Step};
 use super::{Aim, DEVICE, PAYLOAD};
+use libc::{IPPROTO_TCP, SOCK_STREAM};
+use std::net::{IpAddr, SocketAddr};
 
 fn tcp(aim: &Aim) -> Step<Sock> {
     Sock::of(aim.to.ip(), SOCK_STREAM, 0)

@@ -1,15 +1,6 @@
 //! One path on trial: outside the gate, where it must get out (else the trial would prove nothing),
 //! then behind it, and what arrived on the cable meanwhile.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-
 use super::capture::Frame;
 use super::cell::Seen;
 use super::claimed::{GROUP_PORT, listed_groups};
@@ -22,6 +13,13 @@ use super::table::{Between, Caller, Control, Expect, Path, Trial};
 use super::{Aim, PAYLOAD};
 use crate::client;
 use crate::place::Place;
+use anyhow::{Context as _, Result, bail};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 /// Between two calls from outside.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -1,12 +1,10 @@
 //! Datagrams: every call that sends one, and every option that can lead it elsewhere.
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
-
-use libc::{IPPROTO_UDP, SOCK_DGRAM};
-
 use super::sock::{Sock, Step, Stop, device_index};
 use super::tcp::{PADDING, away_from_loopback, be_transparent, route4, set_route};
 use super::{Aim, DEVICE, PAYLOAD};
+use libc::{IPPROTO_UDP, SOCK_DGRAM};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// `UDP_SEGMENT` of include/uapi/linux/udp.h.
 const UDP_SEGMENT: libc::c_int = 103;

@@ -1,13 +1,11 @@
 //! The same calls by `io_uring`, whose workers make them for the task.
 
-use std::net::SocketAddr;
-
-use io_uring::{IoUring, opcode, squeue, types};
-use libc::{SOCK_DGRAM, SOCK_STREAM};
-
 use super::raw::{Message, Raw};
 use super::sock::{Sock, Step, Stop, check};
 use super::{Aim, PAYLOAD};
+use io_uring::{IoUring, opcode, squeue, types};
+use libc::{SOCK_DGRAM, SOCK_STREAM};
+use std::net::SocketAddr;
 
 /// Runs one operation to its end and returns its result.
 fn run(call: &str, entry: &squeue::Entry) -> Step<i32> {

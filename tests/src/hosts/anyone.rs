@@ -2,9 +2,8 @@
 //!
 //! It keeps no record: that an answer came is all that a client learns.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context as _, Result};
+use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 

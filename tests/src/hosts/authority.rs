@@ -2,9 +2,6 @@
 //!
 //! Owns its key. Clients trust it by the file that it writes; the agent never sees it.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
@@ -12,6 +9,8 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use std::path::Path;
+use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 /// The authority and the file with its certificate.

@@ -3,15 +3,14 @@
 //! Owns the zone, the faults and the record of queries. It answers as an authority for every
 //! name: what it does not hold does not exist.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -248,9 +247,8 @@ async fn conversation(dns: Dns, mut stream: TcpStream) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::op::Query;
-
     use super::*;
+    use hickory_proto::op::Query;
 
     fn ask(dns: &Dns, name: &str, kind: RecordType, limit: Option<usize>) -> Message {
         let mut query = Message::query();

@@ -2,11 +2,10 @@
 //!
 //! Owns nothing but the record of what reached it.
 
+use anyhow::{Context as _, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use anyhow::{Context as _, Result};
 use tokio::net::{TcpListener, UdpSocket};
 
 /// A running echo, seen from the test.

@@ -3,14 +3,13 @@
 //! Owns the mapping from a request to a response. Shapes follow httpbin 0.9: keys sorted,
 //! header names capitalised by word (`X-B3-Traceid`), two spaces of indentation.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 /// httpbin's own limit of `/delay`, in seconds.
 const LONGEST_DELAY: f64 = 10.0;

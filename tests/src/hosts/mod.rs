@@ -15,14 +15,12 @@ pub use dns::{Dns, Fault};
 pub use echo::Echo;
 pub use origin::{Origin, Seen};
 
+use crate::netns::NetNs;
+use anyhow::{Context as _, Result, anyhow};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
-
-use anyhow::{Context as _, Result, anyhow};
 use tokio::runtime::{Handle, Runtime};
-
-use crate::netns::NetNs;
 
 /// The hosts of one network namespace.
 #[derive(Debug)]

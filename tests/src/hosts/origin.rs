@@ -2,11 +2,7 @@
 //!
 //! Owns connections and the record of requests. What is answered is `httpbin`'s.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
+use super::httpbin;
 use anyhow::{Context as _, Result};
 use hyper::Request;
 use hyper::body::Incoming;
@@ -14,11 +10,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-
-use super::httpbin;
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]

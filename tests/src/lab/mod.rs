@@ -15,17 +15,6 @@ mod options;
 
 pub use options::{Family, LabOptions};
 
-use std::ffi::OsString;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-use serde_json::Value;
-use tempfile::TempDir;
-
 use crate::agent::{self, Agent};
 use crate::bpffs::BpfFs;
 use crate::cgroup::Cgroup;
@@ -35,6 +24,15 @@ use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
 use crate::probe::{self, Answer};
 use crate::wait::wait_until;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
 
 /// How long a running agent may take to answer `status`.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);

@@ -5,6 +5,8 @@
 
 mod link;
 
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -14,9 +16,6 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{self, Command, Stdio};
 use std::thread;
-
-use anyhow::{Context as _, Result, anyhow, bail};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// A network namespace, held by a descriptor.
 #[derive(Debug)]

@@ -1,12 +1,10 @@
 //! What an agent holds for pods, so that a test can say that nothing is left of those that went.
 
-use std::fs;
-use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-
 use crate::lab::Lab;
 use crate::{pinned, wait_until};
+use anyhow::{Context as _, Result};
+use std::fs;
+use std::time::Duration;
 
 /// A count of each.
 #[derive(Debug, Clone, PartialEq, Eq)]

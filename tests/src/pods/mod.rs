@@ -5,19 +5,17 @@
 
 pub mod held;
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Stdio;
-use std::sync::atomic::{AtomicU16, Ordering};
-
-use anyhow::Result;
-
 use crate::cgroup::Cgroup;
 use crate::child::Guarded;
 use crate::client::{self, Reply};
 use crate::lab::{Lab, LabOptions};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
+use anyhow::Result;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The node's side of every pod's cable.
 const GATEWAY: (Ipv4Addr, Ipv6Addr) = (

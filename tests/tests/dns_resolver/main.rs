@@ -12,11 +12,10 @@ use egress_core::policy::leases::Failure;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::{CNAME, SOA};
 use hickory_proto::rr::{RData, Record, RecordType};
+use server::{Manner, Nodes, Server, Via, add, name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-use server::{Manner, Nodes, Server, Via, add, name};
 
 fn resolver(servers: &[&Server]) -> Resolver {
     let sockets = Arc::new(SocketFactory::new().unwrap());

@@ -1,12 +1,10 @@
 //! TCP over 64 KiB in IPv6: the hop-by-hop header that the kernel itself puts in front passes, and no
 //! header like it.
 
-use std::os::fd::AsFd as _;
-
-use egress_ebpf::verdict::{Reason, Verdict};
-
 use super::kernel::{loaded, run};
 use super::{list, v6};
+use egress_ebpf::verdict::{Reason, Verdict};
+use std::os::fd::AsFd as _;
 
 /// The hop-by-hop header that the kernel puts in front of TCP over 64 KiB (RFC 2675 §2): TCP behind
 /// it, eight bytes, the jumbo payload option of four, 100 000.

@@ -1,9 +1,8 @@
 //! The programs as functions, by `BPF_PROG_TEST_RUN`.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 /// The head of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
 #[repr(C)]

@@ -8,10 +8,6 @@ mod kernel;
 mod model;
 mod random;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd as _;
-
 use aya::Ebpf;
 use aya::maps::{Array, PerCpuArray, RingBuf};
 use egress_agent::kernel::Tables;
@@ -27,6 +23,9 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 use kernel::{loaded, run};
 use model::{Bytes, Model, number};
 use random::Random;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 
 const TABLE: u32 = 7;
 const PROXY_PORT: u16 = 15001;

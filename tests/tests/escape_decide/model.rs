@@ -1,11 +1,10 @@
 //! The rule tables as the host keeps them, and a packet as the host reads it.
 
-use std::collections::BTreeMap;
-
 use egress_ebpf::abi::{PrefixData, Rule, RuleKey};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables};
 use egress_ebpf::packet::Packet;
+use std::collections::BTreeMap;
 
 /// The same tables on the host.
 #[derive(Default)]

@@ -1,8 +1,7 @@
 //! Random addresses, ports and packets, near enough to what rules name that every verdict comes up.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use super::{PROXY_PORT, jumbo};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// xorshift64*: the same numbers in every run.
 pub struct Random(pub u64);

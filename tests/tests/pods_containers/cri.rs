@@ -1,9 +1,11 @@
 //! A client of the Container Runtime Interface, as the kubelet is one: gRPC on a Unix socket, one
 //! call at a time. The messages are in `api`.
 
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-
+use super::api::{
+    ContainerConfig, ContainerId, ContainerStatus, ContainerStatusResponse, CreateContainer,
+    ExecSync, ExecSyncResponse, Nothing, PodSandboxConfig, PodSandboxId, PodSandboxStatusResponse,
+    RunPodSandbox,
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
@@ -11,14 +13,10 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
-
-use super::api::{
-    ContainerConfig, ContainerId, ContainerStatus, ContainerStatusResponse, CreateContainer,
-    ExecSync, ExecSyncResponse, Nothing, PodSandboxConfig, PodSandboxId, PodSandboxStatusResponse,
-    RunPodSandbox,
-};
 
 /// What a program in a container did.
 #[derive(Debug)]

@@ -1,15 +1,6 @@
 //! The DaemonSet as a node's kubelet would run it: its manifest read and turned into a container,
 //! with the folders of the node replaced by the lab's.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result};
-use egress_tests::Lab;
-use egress_tests::lab::{host, v4};
-use serde_yaml::Value;
-use tempfile::TempDir;
-
 use super::api::{
     CONTAINER, Capability, ContainerConfig, LinuxContainerConfig, LinuxContainerSecurityContext,
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NODE, NamespaceOption, POD,
@@ -17,6 +8,13 @@ use super::api::{
 };
 use super::image::{self, workspace};
 use super::node::{Node, Pod};
+use anyhow::{Context as _, Result};
+use egress_tests::Lab;
+use egress_tests::lab::{host, v4};
+use serde_yaml::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Where the manifest mounts the node's cgroups.
 const NODE_CGROUPS: &str = "/node";

@@ -1,14 +1,13 @@
 //! Images made by hand: a folder packed as the archive that `docker save` writes. There is no
 //! registry to pull from, and nothing is built.
 
+use anyhow::{Context as _, Result, ensure};
+use egress_tests::agent;
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use anyhow::{Context as _, Result, ensure};
-use egress_tests::agent;
-use serde_json::json;
 
 /// What pods run: a shell, curl, the probe. Its entrypoint, the pause container's, waits.
 pub const POD: &str = "test.invalid/pod:1";

@@ -8,9 +8,6 @@ mod image;
 mod node;
 mod own_rules;
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
-
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::pods::held::Held;
 use egress_tests::rules::{ECHO, GOOGLE, HTTPBIN, TIMEOUT};
@@ -18,6 +15,8 @@ use egress_tests::upgrade::upgrade;
 use egress_tests::{Lab, LabOptions, wait_until};
 use egress_tests::{pinned, pods};
 use node::{Node, Pod};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -2,19 +2,6 @@
 //! packages, in a mount namespace of their own and in the lab's network namespace. Nothing of the
 //! machine is touched but cgroups below the lab's own.
 
-use std::fs;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-use egress_tests::cgroup::{Cgroup, hierarchies, mount_point, remove_tree};
-use egress_tests::lab::{Lab, host, v4};
-use egress_tests::place::Place;
-use egress_tests::{pods, wait_until};
-use tempfile::TempDir;
-
 use super::api::{
     CONTAINER, ContainerConfig, ContainerMetadata, DnsConfig, ImageSpec, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
@@ -22,6 +9,17 @@ use super::api::{
 };
 use super::cri::{Cri, Done};
 use super::image::{self, run};
+use anyhow::{Context as _, Result};
+use egress_tests::cgroup::{Cgroup, hierarchies, mount_point, remove_tree};
+use egress_tests::lab::{Lab, host, v4};
+use egress_tests::place::Place;
+use egress_tests::{pods, wait_until};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
 
 /// containerd starts its plugins and makes its database.
 const UP_WITHIN: Duration = Duration::from_secs(30);

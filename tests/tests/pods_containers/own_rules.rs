@@ -1,14 +1,12 @@
 //! Two pods of two namespaces that run side by side, with different rules for the same hosts.
 
+use super::SOON;
+use super::node::{Node, Pod};
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::{Lab, pods, wait_until};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
-
-use egress_tests::lab::{host, v4, v6};
-use egress_tests::{Lab, pods, wait_until};
-
-use super::SOON;
-use super::node::{Node, Pod};
 
 /// Tries of each kind by each pod.
 const TRIES: usize = 5;

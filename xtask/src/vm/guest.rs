@@ -3,17 +3,15 @@
 //!
 //! Owns its making. The programs are those of this machine, with the libraries that they name.
 
+use super::Files;
+use super::kernels::{Kernel, Role, run};
+use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use anyhow::{Context as _, Result, bail};
-
-use super::Files;
-use super::kernels::{Kernel, Role, run};
 
 /// What `init` prints last, before the exit code.
 pub const END: &str = "xtask-vm-end";

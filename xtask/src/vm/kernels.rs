@@ -3,14 +3,12 @@
 //! Owns the list and the cache. Each has package lists of its own: the machine's sources stay as
 //! they are, and need not be Debian 12's.
 
+use super::Files;
+use crate::progress::{step, step_fn};
+use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-use anyhow::{Context as _, Result, bail};
-
-use super::Files;
-use crate::progress::{step, step_fn};
 
 /// What a kernel is booted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

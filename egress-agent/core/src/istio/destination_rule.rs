@@ -1,10 +1,9 @@
 //! `DestinationRule`: how connections to a service are made, once it is chosen.
 
-use std::collections::BTreeMap;
-
 use super::decode::macros::{enums, messages};
 use super::duration::TimeSpan;
 use super::fields::{MatchLabelsSelector, PortSelector};
+use std::collections::BTreeMap;
 
 enums! {
     /// Load balancing without state of the client.

@@ -3,7 +3,6 @@
 //! Only the syntax: which spans a field may hold is validation's business.
 
 use std::time::Duration;
-
 use thiserror::Error;
 
 /// A signed span of time, in nanoseconds. Istio's decoder accepts a minus sign; validation then

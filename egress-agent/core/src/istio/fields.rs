@@ -3,11 +3,10 @@
 //! Field by field as in istio/api `networking/v1alpha3/*.proto`; what they mean for a flow is the
 //! registry's business.
 
-use std::collections::BTreeMap;
-
 use super::decode::macros::messages;
 use super::decode::node::{Node, Value};
 use super::decode::reader::{Decode, Reader};
+use std::collections::BTreeMap;
 
 /// How a string is compared. The member of Istio's `StringMatch` oneof that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

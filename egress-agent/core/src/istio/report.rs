@@ -2,14 +2,12 @@
 //!
 //! Only the rendering: which files are read and where the result goes is the caller's business.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
-use serde::Serialize;
-
 use super::decode::{Decoded, Kind};
 use super::message::{Message, Severity};
 use super::validate::{Verdict, validate};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// Longest part of a line that is shown, in characters.
 const MAX_SHOWN: usize = 160;

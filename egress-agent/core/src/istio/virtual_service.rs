@@ -1,11 +1,10 @@
 //! `VirtualService`: what happens to a request or connection once its host is known.
 
-use std::collections::BTreeMap;
-
 use super::decode::macros::{enums, messages};
 use super::decode::values::Bytes;
 use super::duration::TimeSpan;
 use super::fields::{Destination, Percent, StringMatch};
+use std::collections::BTreeMap;
 
 enums! {
     /// Which port a redirect without an explicit one names.

@@ -1,8 +1,7 @@
 //! `WorkloadEntry`: an address behind a service, alone or as an endpoint of a `ServiceEntry`.
 
-use std::collections::BTreeMap;
-
 use super::decode::macros::messages;
+use std::collections::BTreeMap;
 
 messages! {
     /// One endpoint (`networking/v1alpha3/workload_entry.proto`).

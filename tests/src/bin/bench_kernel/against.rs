@@ -3,11 +3,10 @@
 //! Owns the two agents, each with pins, admin socket, cgroups and a network namespace of its own, and
 //! the comparison. Both get the same rules files, and only flags that older agents know too.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
+use crate::setup::namespace;
+use crate::work::{Call, PORT, address};
+use crate::worker::{Sample, Worker};
+use crate::{Cli, Spread, introduce, programs, shown};
 use anyhow::{Result, bail};
 use egress_tests::Agent;
 use egress_tests::agent;
@@ -16,12 +15,11 @@ use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
 use egress_tests::wait_until;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
-
-use crate::setup::namespace;
-use crate::work::{Call, PORT, address};
-use crate::worker::{Sample, Worker};
-use crate::{Cli, Spread, introduce, programs, shown};
 
 /// Addresses of one rules file, which agents read up to 4 MiB of.
 const PER_FILE: usize = 100_000;

@@ -9,15 +9,14 @@ mod setup;
 mod work;
 mod worker;
 
+use anyhow::Result;
+use clap::Parser;
+use setup::{Kind, Setup};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-
-use anyhow::Result;
-use clap::Parser;
-use setup::{Kind, Setup};
 use work::{CALLS, Call, serve};
 use worker::{Config, Sample, Worker};
 

@@ -1,11 +1,7 @@
 //! The places that are compared, and the tables that stand in them.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
-use std::process::{Command, Stdio};
-
+use crate::work::{Call, PORT, address};
+use crate::worker::{Config, Worker};
 use anyhow::{Context as _, Result, bail};
 use egress_agent::config::DEFAULT_MAX_NETWORKS;
 use egress_agent::kernel::{self, Kernel, Pins, Tables};
@@ -15,9 +11,11 @@ use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
-
-use crate::work::{Call, PORT, address};
-use crate::worker::{Config, Worker};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
 
 /// What lists the destinations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,13 @@
 //! The calls that are measured, made in the place of one configuration.
 
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result};
-use clap::ValueEnum;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The port of every destination.
 pub const PORT: u16 = 443;

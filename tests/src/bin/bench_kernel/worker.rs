@@ -1,16 +1,14 @@
 //! The processes that make the calls, one a configuration, each a batch at a time.
 
-use std::env;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-
+use crate::work::Call;
 use anyhow::{Context as _, Result, bail};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::child::Guarded;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
-
-use crate::work::Call;
+use std::env;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 /// Nanoseconds of one call.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]

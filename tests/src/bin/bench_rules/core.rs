@@ -1,15 +1,13 @@
 //! What the pure core alone takes for the same change, in this process.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
+use super::fleet::{Fleet, address, changed, files, host};
 use anyhow::{Result, ensure};
 use egress_core::istio::{Object, decode};
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{Settings, State};
 use egress_core::registry::scope::Workload;
-
-use super::fleet::{Fleet, address, changed, files, host};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Processor time of this thread for one change, the median.
 pub fn changes(fleet: &Fleet, changes: usize) -> Result<Duration> {

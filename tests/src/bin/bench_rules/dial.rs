@@ -3,15 +3,14 @@
 //! Reads a destination a line and answers with the time at which a connect was not denied any more,
 //! of the clock that all processes share.
 
+use anyhow::{Context as _, Result, bail};
+use egress_tests::child::Guarded;
+use egress_tests::place::Place;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::thread;
 use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
-use egress_tests::child::Guarded;
-use egress_tests::place::Place;
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_micros(200);

@@ -1,18 +1,16 @@
 //! A lab with many services and policies, and an agent that has taken them.
 
-use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::thread;
-use std::time::{Duration, Instant};
-
+use super::LONG;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, pinned, wait_until};
 use serde_json::Value;
-
-use super::LONG;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Services in one file.
 const IN_A_FILE: usize = 100;

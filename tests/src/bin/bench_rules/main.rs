@@ -9,15 +9,14 @@ mod dial;
 mod fleet;
 mod together;
 
-use std::process::ExitCode;
-use std::thread;
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use egress_tests::client::run;
 use egress_tests::{load, wait_until};
 use fleet::{Fleet, Size};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 /// For the agent to take all rules at once.
 const LONG: Duration = Duration::from_mins(10);

@@ -1,19 +1,17 @@
 //! New pods and new rules while a workload dials unlisted destinations: how soon each is governed and
 //! in force.
 
+use super::RATE;
+use super::dial::{Dialer, now};
+use super::fleet::Fleet;
+use anyhow::{Context as _, Result, bail};
+use egress_tests::child::Guarded;
+use egress_tests::{load, pinned};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, bail};
-use egress_tests::child::Guarded;
-use egress_tests::{load, pinned};
-
-use super::RATE;
-use super::dial::{Dialer, now};
-use super::fleet::Fleet;
 
 /// A pod comes this often; rules change at another pace, so that they meet at all distances.
 const PODS: Duration = Duration::from_millis(137);

@@ -1,8 +1,7 @@
 //! A YAML document as a tree of values with their places. Says nothing about what they mean.
 
-use std::collections::BTreeMap;
-
 use crate::istio::message::{Path, Step};
+use std::collections::BTreeMap;
 
 /// Where a value starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,6 @@
 //! One object: its kind, version and metadata, and its spec. Which documents a file holds is
 //! `stream`'s.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
-
 use super::node::{Entry, Mark, Node, Value};
 use super::reader::{self, Decode, Reader};
 use super::template;
@@ -14,6 +10,9 @@ use crate::istio::service_entry::ServiceEntry;
 use crate::istio::sidecar::Sidecar;
 use crate::istio::virtual_service::VirtualService;
 use crate::istio::workload_entry::WorkloadEntry;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// The API group of all five kinds.
 pub(super) const GROUP: &str = "networking.istio.io";

@@ -1,12 +1,10 @@
 //! YAML text to a tree of values with marks. Bounded in depth, in nodes and in what aliases copy.
 
-use std::collections::{BTreeMap, HashMap};
-
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use thiserror::Error;
-
 use super::node::{Entry, Mark, Node, Value};
 use super::scalar::resolve;
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use std::collections::{BTreeMap, HashMap};
+use thiserror::Error;
 
 /// Values nested deeper than this are refused. Istio's deepest field is at about 15.
 const MAX_DEPTH: usize = 64;

@@ -4,11 +4,10 @@
 //! (istio `pkg/util/protomarshal/protomarshal.go`). The structs themselves stand in the files of
 //! the kinds; the macros of `super::macros` write their reading.
 
-use std::collections::BTreeMap;
-
 use super::node::{Entry, Node, Value};
 use super::suggest::nearest;
 use crate::istio::message::{self, Messages, Path, Severity, Step};
+use std::collections::BTreeMap;
 
 /// Fields of older APIs, with the field around them, that may be left out: a websocket passes without
 /// being asked for, and a fault denies its route whatever its share is.

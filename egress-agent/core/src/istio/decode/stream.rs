@@ -3,14 +3,13 @@
 //! One broken document does not hide the others, and what is wrong inside a document of another kind
 //! is nobody's business here.
 
-use std::sync::Arc;
-
 use super::node::{Mark, Node, Value};
 use super::object::{self, GROUP, Kind, OTHER_KINDS, Object, Place};
 use super::parse::{Copied, SyntaxError, parse};
 use super::suggest::nearest;
 use super::template;
 use crate::istio::message::{Message, Severity};
+use std::sync::Arc;
 
 /// Longest file that is read, in bytes.
 pub const MAX_FILE: usize = 4 << 20;

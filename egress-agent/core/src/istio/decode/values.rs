@@ -1,11 +1,10 @@
 //! Reading of single values: strings, booleans, numbers, durations and bytes.
 
-use base64::Engine as _;
-
 use super::node::{Node, Value};
 use super::reader::{Decode, Reader};
 use crate::istio::duration::{TimeSpan, parse_duration};
 use crate::istio::message::Severity;
+use base64::Engine as _;
 
 /// An integer, whose quotes the decoder strips.
 fn integer<T: std::str::FromStr + Default>(node: &Node, reader: &mut Reader, go_type: &str) -> T {

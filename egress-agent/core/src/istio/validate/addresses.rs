@@ -1,8 +1,7 @@
 //! IP addresses, CIDR blocks and Unix socket paths, as Go's `net/netip` and Istio read them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use super::check::Rule;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Prefix of an address that names a Unix socket.
 pub const UNIX_PREFIX: &str = "unix://";

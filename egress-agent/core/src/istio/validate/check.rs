@@ -1,9 +1,8 @@
 //! The state of validating one object: where we are and what was found.
 
-use std::collections::BTreeMap;
-
 use crate::istio::decode::Object;
 use crate::istio::message::{Message, Messages, Path, Severity, Step};
+use std::collections::BTreeMap;
 
 /// A rule's outcome: the reason why a value is refused.
 pub type Rule = Result<(), String>;

@@ -1,12 +1,11 @@
 //! Rules that several kinds share: durations, ports, percentages, selectors, destinations, `exportTo`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::check::{Check, Rule};
 use super::names;
 use crate::istio::duration::TimeSpan;
 use crate::istio::fields::{Destination, WorkloadSelector};
 use crate::istio::protocol::Protocol;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NANOS_PER_MILLI: i64 = 1_000_000;
 

@@ -1,7 +1,5 @@
 //! Rules of `DestinationRule`: policies, subsets, tunnels, TLS and outlier detection.
 
-use std::collections::BTreeSet;
-
 use super::check::Check;
 use super::common::{self, Exporter, percent, some_duration};
 use super::connection_pool::connection_pool;
@@ -12,6 +10,7 @@ use crate::istio::destination_rule::{
     LoadBalancerSettings, OutlierDetection, PortTrafficPolicy, Subset, TrafficPolicy,
     TunnelSettings,
 };
+use std::collections::BTreeSet;
 
 /// Checks the spec of a `DestinationRule`.
 pub fn destination_rule(check: &mut Check<'_>, rule: &DestinationRule) {

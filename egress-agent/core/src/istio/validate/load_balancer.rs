@@ -1,13 +1,12 @@
 //! Rules of load balancing: hashes, localities, warmup.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::check::{Check, Rule};
 use super::common::required_duration;
 use crate::istio::destination_rule::{
     ConsistentHashLb, Distribute, Failover, HttpCookie, LoadBalancerSettings,
     LocalityLoadBalancerSetting, MagLev, WarmupConfiguration,
 };
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Envoy's limit of a Maglev table.
 const MAGLEV_LIMIT: u64 = 5_000_011;

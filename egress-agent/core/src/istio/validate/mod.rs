@@ -26,10 +26,9 @@ mod workload_entry;
 
 pub(crate) use names::ADDRESS_HINT;
 
-use check::Check;
-
 use super::decode::{Object, Spec};
 use super::message::{Message, Severity};
+use check::Check;
 
 /// What Istio's validator says of an object as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,9 +1,8 @@
 //! Rules of TLS on a sidecar's own listeners. Of no meaning for egress, but part of the verdict.
 
-use std::collections::BTreeSet;
-
 use super::check::Check;
 use crate::istio::sidecar::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
+use std::collections::BTreeSet;
 
 /// Cipher suites that Istio knows (istio `pkg/config/security/security.go`).
 const CIPHERS: [&str; 20] = [

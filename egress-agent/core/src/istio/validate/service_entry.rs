@@ -1,13 +1,12 @@
 //! Rules of `ServiceEntry`.
 
-use std::collections::BTreeSet;
-
 use super::check::Check;
 use super::common::{self, Exporter};
 use super::workload_entry::{PortNames, dns_endpoint, workload_entry};
 use super::{addresses, names};
 use crate::istio::protocol::Protocol;
 use crate::istio::service_entry::{Location, Resolution, ServiceEntry};
+use std::collections::BTreeSet;
 
 /// Checks the spec of a `ServiceEntry`.
 pub fn service_entry(check: &mut Check<'_>, entry: &ServiceEntry) {

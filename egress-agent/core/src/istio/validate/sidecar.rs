@@ -1,7 +1,5 @@
 //! Rules of `Sidecar`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::addresses::{self, UNIX_PREFIX};
 use super::check::Check;
 use super::common;
@@ -13,6 +11,7 @@ use crate::istio::sidecar::{
     CaptureMode, IstioEgressListener, IstioIngressListener, OutboundTrafficPolicy,
     OutboundTrafficPolicyMode, Sidecar, SidecarPort,
 };
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Checks the spec of a `Sidecar`.
 pub fn sidecar(check: &mut Check<'_>, sidecar: &Sidecar) {

@@ -1,11 +1,10 @@
 //! Warnings about routes and conditions that can never be used, because an earlier one takes all.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Debug;
-
 use super::check::Check;
 use crate::istio::fields::StringMatch;
 use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute, TcpRoute, TlsRoute};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 
 /// Pairs of prefixes that are compared. Routes beyond what this covers get no warning; the
 /// verdict of an object does not hang on one warning among thousands.

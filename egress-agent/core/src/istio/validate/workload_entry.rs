@@ -1,11 +1,10 @@
 //! Rules of `WorkloadEntry`, alone and as an endpoint.
 
-use std::collections::BTreeSet;
-
 use super::addresses::{UNIX_PREFIX, is_ip, unix_path};
 use super::check::Check;
 use super::{common, names};
 use crate::istio::workload_entry::WorkloadEntry;
+use std::collections::BTreeSet;
 
 /// Names of the ports of the service that an endpoint belongs to.
 pub type PortNames<'s> = BTreeSet<&'s str>;
