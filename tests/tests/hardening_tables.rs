@@ -185,13 +185,9 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
     gate.tables.fits(&ops).unwrap();
     gate.tables.apply(&ops).unwrap();
     // The new ones stand beside the old ones until the switch.
-    let ops = gate.planner.clone().replace(BTreeMap::from([(
-        DEFAULT_POLICY,
-        Desired {
-            table: nets(limit, limit / 2 + 10),
-            ..Desired::default()
-        },
-    )]));
+    let mark = gate.planner.mark();
+    let ops = gate.plan(nets(limit, limit / 2 + 10));
+    gate.planner.go_back(mark);
     let refused = gate.tables.fits(&ops).unwrap_err().to_string();
     assert!(
         refused.contains("networks") && refused.contains(&limit.to_string()),

@@ -59,7 +59,7 @@ impl Engine {
     pub(super) async fn first_answers(&mut self) {
         let begin = Instant::now();
         self.answers_until = Some(begin + FIRST_ANSWERS);
-        let patience = if self.standing.lists_nothing() {
+        let patience = if self.state.lists_nothing() {
             FIRST_ANSWERS_ALONE
         } else {
             FIRST_ANSWERS

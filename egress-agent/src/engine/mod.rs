@@ -60,8 +60,6 @@ pub struct News {
 /// See the module.
 pub struct Engine {
     state: State,
-    /// What the kernel had when this agent came.
-    standing: Planner,
     tables: Tables,
     routes: Arc<ArcSwap<RouteTable>>,
     names: Arc<ArcSwap<Names>>,
@@ -101,13 +99,12 @@ impl Engine {
             .standing()
             .context("reading the tables of the agent before this one")?;
         let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
-        let mut state = State::adopting(settings(config), standing.clone());
+        let mut state = State::adopting(settings(config), standing);
         let owners = Owners::standing(&tables)?;
         Ok(Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
             names: Arc::default(),
             state,
-            standing,
             tables,
             questions: Questions::new(resolver),
             lease_file: LeaseFile::beside(&config.admin_socket),
@@ -169,14 +166,18 @@ impl Engine {
         self.first_answers().await;
         // With all that is known in the new tables before they are looked at: what an agent before
         // this one let through is not refused in between.
-        let standing = std::mem::take(&mut self.standing);
-        let before = self.state.clone();
-        self.state.replan(standing.clone());
-        let mut ops = self.state.poll_ops();
-        match self.tables.fits(&ops) {
-            Ok(()) => self.keep_rules(rules),
-            Err(full) => ops = self.give_way(rules, &full, &before, &standing)?,
+        let plan = self.state.begin(Instant::now());
+        match self.tables.fits(plan.ops()) {
+            Ok(()) => {
+                plan.commit();
+                self.keep_rules(rules);
+            }
+            Err(full) => {
+                drop(plan);
+                self.give_way(rules, &full)?;
+            }
         }
+        let ops = self.state.poll_ops();
         self.carry_out(&ops)
     }
 

@@ -7,14 +7,14 @@ use std::time::Instant;
 impl Engine {
     /// Goes on under another config, all of it or, where the tables have no room, none.
     pub(super) fn reload(&mut self, config: &Config) -> anyhow::Result<()> {
-        let before = self.state.clone();
-        self.state.handle_settings(Instant::now(), settings(config));
-        let ops = self.state.poll_ops();
-        if let Err(full) = self.tables.fits(&ops) {
-            self.state = before;
+        let plan = self.state.plan_settings(Instant::now(), settings(config));
+        if let Err(full) = self.tables.fits(plan.ops()) {
+            drop(plan);
             tracing::error!(%full, "config not applied: the tables have no room; the previous one stays in force");
             return Ok(());
         }
+        plan.commit();
+        let ops = self.state.poll_ops();
         self.shown.mode = format!("{:?}", config.mode).to_lowercase();
         self.news.canaries.expect_errno(config.deny_errno);
         self.moved = true;

@@ -5,8 +5,7 @@ use super::Engine;
 use crate::kernel::NoRoom;
 use crate::sources::{RuleSet, store};
 use egress_core::istio::Object;
-use egress_core::policy::diff::{Planner, TableOp};
-use egress_core::policy::state::State;
+use egress_core::policy::diff::TableOp;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,14 +56,14 @@ impl RulesFile {
 impl Engine {
     /// Puts new rules in force, all of them or, where the tables have no room, none.
     pub(super) fn take(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
-        let before = self.state.clone();
-        self.state.handle_rules(Instant::now(), &rules.objects);
-        let ops = self.state.poll_ops();
-        if let Err(full) = self.tables.fits(&ops) {
-            self.state = before;
+        let plan = self.state.plan_rules(Instant::now(), &rules.objects);
+        if let Err(full) = self.tables.fits(plan.ops()) {
+            drop(plan);
             self.does_not_fit(&full, "the last good ones stay in force");
             return Ok(());
         }
+        plan.commit();
+        let ops = self.state.poll_ops();
         self.show(rules);
         self.keep_rules(rules);
         self.announce = Some(rules.objects.len());
@@ -80,23 +79,16 @@ impl Engine {
     }
 
     /// At the start, for rules that do not fit: what the previous agent had in force, or nothing.
-    /// `before` and `standing` are as they were before these rules were planned.
-    pub(super) fn give_way(
-        &mut self,
-        rules: &RuleSet,
-        full: &NoRoom,
-        before: &State,
-        standing: &Planner,
-    ) -> anyhow::Result<Vec<TableOp>> {
+    pub(super) fn give_way(&mut self, rules: &RuleSet, full: &NoRoom) -> anyhow::Result<()> {
         self.does_not_fit(full, "those of the previous agent are in force, or none");
         for objects in [&rules.previous[..], &[]] {
-            self.state = before.clone();
-            self.state.handle_rules(Instant::now(), objects);
-            self.state.replan(standing.clone());
+            let now = Instant::now();
+            self.state.handle_rules(now, objects);
             self.shown.objects = objects.len();
-            let ops = self.state.poll_ops();
-            if self.tables.fits(&ops).is_ok() {
-                return Ok(ops);
+            let plan = self.state.begin(now);
+            if self.tables.fits(plan.ops()).is_ok() {
+                plan.commit();
+                return Ok(());
             }
         }
         anyhow::bail!("the tables have no room for an empty rule set")

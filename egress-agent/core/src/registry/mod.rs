@@ -63,6 +63,15 @@ pub enum Change {
     Some(Touched),
 }
 
+/// What an update did, which [`Registry::go_back`] undoes.
+#[derive(Debug)]
+pub struct Update {
+    /// What it changed.
+    pub change: Change,
+    added: Vec<Arc<Object>>,
+    gone: Vec<Arc<Object>>,
+}
+
 /// Hosts that an update touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -110,20 +119,21 @@ impl Registry {
     /// From resources, whatever their order, with the usual root namespace.
     pub fn new(objects: &[Arc<Object>], domain: &str) -> Self {
         let mut new = Self::empty(domain, "istio-system");
-        new.update(objects);
+        let _ = new.update(objects);
         new
     }
 
     /// Makes these the resources. An object that is the same one as before (by its place in
     /// memory) costs next to nothing.
-    pub fn update(&mut self, objects: &[Arc<Object>]) -> Change {
+    #[must_use]
+    pub fn update(&mut self, objects: &[Arc<Object>]) -> Update {
         self.updates += 1;
         let mut added = Vec::new();
         for object in objects {
             let place = Arc::as_ptr(object).addr();
             match self.held.get_mut(&place) {
                 Some((_, seen)) => *seen = self.updates,
-                None => added.push(object),
+                None => added.push(Arc::clone(object)),
             }
         }
         let fresh: BTreeSet<usize> = added.iter().map(|o| Arc::as_ptr(o).addr()).collect();
@@ -142,23 +152,45 @@ impl Registry {
             self.held.insert(place, (Arc::clone(object), self.updates));
         }
         let few = added.len() + gone.len() <= FEW.max(self.held.len() / 8);
-        if few
-            && gone
-                .iter()
-                .chain(added.iter().copied())
-                .all(|o| is_plain(o))
-        {
+        let change = if few && gone.iter().chain(&added).all(|o| is_plain(o)) {
             let mut touched = Touched::default();
             for object in &gone {
                 self.take_out(object, &mut touched);
             }
-            for object in added {
+            for object in &added {
                 self.put_in(object, &mut touched);
             }
             Change::Some(touched)
         } else {
             self.rebuild();
             Change::Everything
+        };
+        Update {
+            change,
+            added,
+            gone,
+        }
+    }
+
+    /// Makes the resources those from before an update, which must be the last one.
+    pub fn go_back(&mut self, update: Update) {
+        for object in &update.added {
+            self.held.remove(&Arc::as_ptr(object).addr());
+        }
+        for object in &update.gone {
+            let place = Arc::as_ptr(object).addr();
+            self.held.insert(place, (Arc::clone(object), self.updates));
+        }
+        match update.change {
+            Change::Some(mut touched) => {
+                for object in &update.added {
+                    self.take_out(object, &mut touched);
+                }
+                for object in &update.gone {
+                    self.put_in(object, &mut touched);
+                }
+            }
+            Change::Everything => self.rebuild(),
         }
     }
 

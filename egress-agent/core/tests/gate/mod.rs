@@ -151,7 +151,7 @@ pub enum Outcome {
 }
 
 /// See the module.
-#[derive(Clone)]
+
 pub struct Gate {
     pub state: State,
     pub now: Instant,

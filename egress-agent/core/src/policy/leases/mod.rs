@@ -73,6 +73,7 @@ impl Leases {
         self.settings = settings;
     }
 
+    #[cfg(test)]
     /// Sets which names are wanted. New ones are asked for at once; those that are gone lose
     /// their leases.
     pub fn want(&mut self, now: Instant, wanted: &BTreeSet<Arc<str>>) {

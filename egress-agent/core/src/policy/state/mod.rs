@@ -4,10 +4,12 @@
 //! Owns the order in which everything else here is called. No input is ever refused: what cannot
 //! be used denies. The shell does what `poll_*` says and reports back with `handle_*`.
 
+mod plan;
 mod policy;
 mod settings;
 mod workloads;
 
+pub use plan::Plan;
 pub(super) use policy::PolicyState;
 pub use policy::Unlisted;
 pub use settings::Settings;
@@ -19,7 +21,7 @@ use super::naming::{Hosts, Names, Needs};
 use super::tables::Delta;
 use crate::istio::Object;
 use crate::registry::scope::Workload;
-use crate::registry::{Change, Registry, Touched};
+use crate::registry::{Registry, Touched};
 use crate::routing::RouteTable;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -32,13 +34,15 @@ pub struct Query {
     pub name: Arc<str>,
 }
 
-/// See the module. A copy is the way back from rules that the kernel has no room for.
-#[derive(Clone, Debug)]
+/// See the module.
+#[derive(Debug)]
 pub struct State {
     settings: Settings,
     pub(super) registry: Registry,
     pub(super) leases: Leases,
     planner: Planner,
+    /// Plans are made. Until then the kernel goes on under what stands in it.
+    begun: bool,
     pub(super) policies: BTreeMap<u32, PolicyState>,
     /// Workloads that were told of, with their policy.
     workloads: BTreeMap<u64, (Workload, u32)>,
@@ -58,17 +62,21 @@ pub struct State {
 impl State {
     /// Nothing known and nothing written.
     pub fn new(settings: Settings) -> Self {
-        Self::adopting(settings, Planner::default())
+        Self {
+            begun: true,
+            ..Self::adopting(settings, Planner::default())
+        }
     }
 
-    /// Starts from pinned maps, which stay in force until the ops of the first
-    /// [`Self::handle_rules`] are written.
+    /// Starts from pinned maps, which stay in force until the plan of [`Self::begin`] is committed
+    /// and written.
     pub fn adopting(settings: Settings, planner: Planner) -> Self {
         Self {
             registry: Registry::empty(&settings.domain, &settings.root_namespace),
             leases: Leases::new(settings.leases.clone()),
             planner: planner.keeping_flows(settings.keep_removed),
             hosts: Hosts::new(settings.unlisted_address),
+            begun: false,
             settings,
             policies: BTreeMap::new(),
             workloads: BTreeMap::new(),
@@ -85,31 +93,20 @@ impl State {
     /// without a spec are left out. Addresses of names that stay listed are kept. Objects that
     /// are the same as before (the same `Arc`) are not looked at again.
     pub fn handle_rules(&mut self, now: Instant, objects: &[Arc<Object>]) {
-        match self.registry.update(objects) {
-            Change::Some(touched) if !self.policies.is_empty() => self.amend(now, &touched),
-            Change::Some(_) | Change::Everything => self.rebuild(now),
-        }
-        self.handle_timeout(now);
+        self.plan_rules(now, objects).commit();
     }
 
-    /// Goes on under other settings: every policy is made anew from them. Leases keep the addresses
-    /// that they have.
-    pub fn handle_settings(&mut self, now: Instant, settings: Settings) {
-        self.leases.set(settings.leases.clone());
-        self.settings = settings;
-        self.rebuild(now);
-        self.handle_timeout(now);
+    /// Whether the policies that stand in the kernel list nothing: no agent wrote rules before.
+    pub fn lists_nothing(&self) -> bool {
+        self.planner.lists_nothing()
     }
 
-    /// Forgets the ops that were not polled and plans again from what the kernel has: tables that
-    /// were filled step by step while names were asked for the first time become visible whole.
-    pub fn replan(&mut self, standing: Planner) {
-        self.planner = standing.keeping_flows(self.settings.keep_removed);
-        self.ops.clear();
-        self.replace();
-    }
-
+    /// Makes the kernel's tables what the policies say.
     fn replace(&mut self) {
+        self.rebuilt = true;
+        if !self.begun {
+            return;
+        }
         let desired = |p: &PolicyState| Desired {
             table: p.ledger.table(),
             allow_any: p.allow_any,
@@ -120,11 +117,20 @@ impl State {
         let desired = policies.map(|(id, p)| (*id, desired(p))).collect();
         let ops = self.planner.replace(desired);
         self.ops.extend(ops);
-        self.rebuilt = true;
     }
 
-    /// A few rules changed.
-    fn amend(&mut self, now: Instant, touched: &Touched) {
+    /// A few rules changed. Returns which names may be needed from here on, and which no more.
+    fn amend(&mut self, touched: &Touched) -> Needs {
+        let (needs, changes) = self.look_anew(touched);
+        if self.begun {
+            let ops = self.planner.amend(&changes);
+            self.ops.extend(ops);
+        }
+        needs
+    }
+
+    /// Brings every policy to what the registry says of what changed in it.
+    fn look_anew(&mut self, touched: &Touched) -> (Needs, BTreeMap<u32, Delta>) {
         let mut hosts = BTreeSet::new();
         let mut needs = Needs::default();
         for (id, policy) in &mut self.policies {
@@ -140,10 +146,7 @@ impl State {
                 hosts.insert(host);
             }
         }
-        self.want(now, &needs);
-        let changes = self.reclaim(&hosts);
-        let ops = self.planner.amend(&changes);
-        self.ops.extend(ops);
+        (needs, self.reclaim(&hosts))
     }
 
     /// Asks for the names that are needed from here on, and forgets those that no service needs any
@@ -224,8 +227,10 @@ impl State {
                 policy.snapshot.relocate(host, &policy.view, &self.leases);
             }
         }
-        let ops = self.planner.update(&changes);
-        self.ops.extend(ops);
+        if self.begun {
+            let ops = self.planner.update(&changes);
+            self.ops.extend(ops);
+        }
     }
 
     /// The kernel has other owners for some cgroups: sockets that it judged under these policies

@@ -34,7 +34,9 @@ impl State {
             None => {
                 let free = self.free_id(&self.taken());
                 if free != CLOSED_POLICY {
-                    self.open(now, free, kind);
+                    let mut needs = Needs::default();
+                    self.open(free, kind, &mut needs);
+                    self.want(now, &needs);
                     self.replace();
                 }
                 free
@@ -91,7 +93,8 @@ impl State {
         if closed == 0 || (1..self.settings.policies_end).all(|id| taken.contains(&id)) {
             return false;
         }
-        self.rebuild(now);
+        let (_, needs) = self.rebuild();
+        self.want(now, &needs);
         self.handle_timeout(now);
         self.without_policy() < closed
     }
@@ -137,8 +140,9 @@ impl State {
         }
     }
 
-    /// Policies of all workloads, each kind one. A kind keeps the id that it has.
-    pub(super) fn rebuild(&mut self, now: Instant) {
+    /// Policies of all workloads, each kind one. A kind keeps the id that it has. Returns the former
+    /// ones, and the names that may be needed from here on or no more.
+    pub(super) fn rebuild(&mut self) -> (BTreeMap<u32, PolicyState>, Needs) {
         let old: BTreeMap<Kind, u32> = self
             .policies
             .iter()
@@ -160,22 +164,21 @@ impl State {
         }
         self.workloads = workloads;
         self.moved = true;
-        self.policies.clear();
-        self.hosts = Hosts::new(self.settings.unlisted_address);
+        let before = std::mem::take(&mut self.policies);
+        let hosts = std::mem::replace(&mut self.hosts, Hosts::new(self.settings.unlisted_address));
+        let mut needs = Needs::default();
+        needs.fewer.extend(hosts.needed().cloned());
         for (kind, id) in ids.into_iter().filter(|(_, id)| *id != CLOSED_POLICY) {
-            self.open(now, id, kind);
+            self.open(id, kind, &mut needs);
         }
-        let needed = self.hosts.needed().cloned().collect();
-        self.leases.want(now, &needed);
         self.replace();
+        (before, needs)
     }
 
     /// Makes a policy for workloads of a kind.
-    fn open(&mut self, now: Instant, id: u32, kind: Kind) {
+    fn open(&mut self, id: u32, kind: Kind, needs: &mut Needs) {
         let view = View::new(&self.registry, kind.scope);
-        let mut needs = Needs::default();
-        self.hosts.open(id, &view, &mut needs);
-        self.want(now, &needs);
+        self.hosts.open(id, &view, needs);
         let policy = PolicyState::new(view, kind.audit, &self.settings, &self.leases);
         self.policies.insert(id, policy);
     }

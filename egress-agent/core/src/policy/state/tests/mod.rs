@@ -3,6 +3,7 @@
 mod bench;
 mod by_address;
 mod hints;
+mod plans;
 mod workloads;
 
 use super::{Settings, State};

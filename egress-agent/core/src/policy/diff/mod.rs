@@ -5,8 +5,13 @@
 //! that neither the old nor the new rules list, and no step refuses what both list. Does not
 //! write: the shell does.
 
+mod contents;
+#[cfg(test)]
+mod model;
+
 pub use super::ops::TableOp;
 use super::tables::{Delta, Table};
+use contents::{Contents, apply};
 use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,16 +29,24 @@ pub struct Desired {
 }
 
 /// What the kernel holds, as far as this agent wrote or adopted it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Planner {
     /// See [`Self::keeping_flows`].
     keep_flows: bool,
-    /// None: adopted, content not known.
-    tables: BTreeMap<u32, Option<Table>>,
+    tables: Contents,
     policies: BTreeMap<u32, Policy>,
     /// The table id that was given out last.
     last_table: u32,
     /// Highest generation ever used.
+    generation: u32,
+}
+
+/// How a planner was before a plan: the words of its policies; what the plan changes in tables is
+/// noted beside them.
+#[derive(Debug)]
+pub struct Mark {
+    policies: BTreeMap<u32, Policy>,
+    last_table: u32,
     generation: u32,
 }
 
@@ -57,7 +70,7 @@ impl Planner {
             keep_flows: false,
             last_table: all.keys().next_back().copied().unwrap_or(EMPTY_TABLE),
             generation: policies.values().map(|p| p.generation).max().unwrap_or(0),
-            tables: all,
+            tables: Contents::new(all),
             policies,
         }
     }
@@ -75,6 +88,30 @@ impl Planner {
     pub fn keeping_flows(mut self, keep: bool) -> Self {
         self.keep_flows = keep;
         self
+    }
+
+    /// From here on what is planned can be taken back with [`Self::go_back`], or stays with
+    /// [`Self::keep`].
+    pub fn mark(&mut self) -> Mark {
+        self.tables.mark();
+        Mark {
+            policies: self.policies.clone(),
+            last_table: self.last_table,
+            generation: self.generation,
+        }
+    }
+
+    /// What was planned since the mark is carried out.
+    pub fn keep(&mut self) {
+        self.tables.keep();
+    }
+
+    /// What was planned since the mark is not carried out.
+    pub fn go_back(&mut self, mark: Mark) {
+        self.tables.go_back();
+        self.policies = mark.policies;
+        self.last_table = mark.last_table;
+        self.generation = mark.generation;
     }
 
     /// Whether no policy that stands lists anything: no agent wrote rules here before.
@@ -160,11 +197,7 @@ impl Planner {
 
     /// Finds a table with this content or fills one that nothing looks up yet.
     fn place(&mut self, policy: u32, content: Table, ops: &mut Vec<TableOp>) -> u32 {
-        let holds = |id: &u32| {
-            self.tables
-                .get(id)
-                .is_some_and(|t| t.as_ref() == Some(&content))
-        };
+        let holds = |id: &u32| self.tables.get(*id) == Some(&content);
         if let Some(current) = self
             .policies
             .get(&policy)
@@ -173,8 +206,8 @@ impl Planner {
         {
             return current;
         }
-        if let Some(same) = self.tables.keys().find(|id| holds(id)) {
-            return *same;
+        if let Some(same) = self.tables.ids().find(|id| holds(id)) {
+            return same;
         }
         let id = self.unused_id();
         ops.extend(
@@ -182,7 +215,7 @@ impl Planner {
                 .iter()
                 .map(|(target, action)| TableOp::put(id, target, *action)),
         );
-        self.tables.insert(id, Some(content));
+        self.tables.insert(id, content);
         id
     }
 
@@ -190,7 +223,7 @@ impl Planner {
         loop {
             self.last_table = next(self.last_table) % MAX_TABLES;
             // The empty table is always there, so 0 is never given out.
-            if !self.tables.contains_key(&self.last_table) {
+            if !self.tables.has(self.last_table) {
                 return self.last_table;
             }
         }
@@ -200,17 +233,16 @@ impl Planner {
         let used: BTreeSet<u32> = self.policies.values().map(|p| p.table).collect();
         let unused: Vec<u32> = self
             .tables
-            .keys()
-            .filter(|id| **id != EMPTY_TABLE && !used.contains(id))
-            .copied()
+            .ids()
+            .filter(|id| *id != EMPTY_TABLE && !used.contains(id))
             .collect();
         for id in unused {
-            match self.tables.remove(&id).flatten() {
+            self.tables.remove(id, |content| match content {
                 Some(content) => {
                     ops.extend(content.keys().map(|target| TableOp::delete(id, target)));
                 }
                 None => ops.push(TableOp::DropTable(id)),
-            }
+            });
         }
     }
 
@@ -276,13 +308,13 @@ impl Planner {
         policies: &[u32],
         ops: &mut Vec<TableOp>,
     ) {
-        let Some(Some(content)) = self.tables.get_mut(&table) else {
+        let Some(content) = self.tables.get(table) else {
             return;
         };
         let mut delta = delta.clone();
         delta.retain(|target, action| content.get(target) != action.as_ref());
-        apply(content, &delta);
-        let has_prefixes = has_prefixes(content);
+        self.tables.change(table, &delta);
+        let has_prefixes = self.tables.get(table).is_some_and(has_prefixes);
         // What shadows others comes first, so that a wider entry never shows through it.
         ops.extend(
             delta
@@ -309,7 +341,7 @@ impl Planner {
     }
 
     fn move_out(&mut self, id: u32, from: u32, delta: &Delta, ops: &mut Vec<TableOp>) {
-        let Some(Some(content)) = self.tables.get(&from) else {
+        let Some(content) = self.tables.get(from) else {
             return;
         };
         let mut content = content.clone();
@@ -321,15 +353,6 @@ impl Planner {
             policy.flags = with_prefixes(policy.flags, has_prefixes);
             ops.push(TableOp::SetPolicy(id, *policy));
         }
-    }
-}
-
-fn apply(content: &mut Table, delta: &Delta) {
-    for (target, action) in delta {
-        match action {
-            Some(action) => content.insert(*target, *action),
-            None => content.remove(target),
-        };
     }
 }
 
@@ -365,5 +388,4 @@ const fn next(n: u32) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "diff_tests.rs"]
 mod tests;

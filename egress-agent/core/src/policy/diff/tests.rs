@@ -1,13 +1,10 @@
 //! Every step of every plan against a model of the kernel's maps.
 
-#[path = "diff_model.rs"]
-mod model;
-
+use super::model::{Kernel, Seen};
 use super::{Desired, Planner, TableOp};
 use crate::policy::tables::{Action, Delta, Table, Target, Transport};
 use egress_ebpf::abi::{MAX_TABLES, Policy, Rule, RuleKey, policy_flag};
 use egress_ebpf::addr::Addr;
-use model::{Kernel, Seen};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,0 +1,107 @@
+//! What each table of the kernel holds, and the way back from a plan that is not carried out.
+
+use crate::policy::tables::{Delta, Table};
+use std::collections::BTreeMap;
+
+/// Tables by id; one without content was adopted, so that its content is not known.
+#[derive(Debug)]
+pub(super) struct Contents {
+    tables: BTreeMap<u32, Option<Table>>,
+    /// What undoes each change since [`Self::mark`], the first first.
+    undo: Option<Vec<Undo>>,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Remove(u32),
+    Put(u32, Option<Table>),
+    Change(u32, Delta),
+}
+
+impl Contents {
+    pub(super) fn new(tables: BTreeMap<u32, Option<Table>>) -> Self {
+        Self { tables, undo: None }
+    }
+
+    /// From here on changes can be undone.
+    pub(super) fn mark(&mut self) {
+        self.undo = Some(Vec::new());
+    }
+
+    /// What changed since the mark stays.
+    pub(super) fn keep(&mut self) {
+        self.undo = None;
+    }
+
+    /// Undoes what changed since the mark.
+    pub(super) fn go_back(&mut self) {
+        for step in self.undo.take().into_iter().flatten().rev() {
+            match step {
+                Undo::Remove(id) => drop(self.tables.remove(&id)),
+                Undo::Put(id, table) => drop(self.tables.insert(id, table)),
+                Undo::Change(id, delta) => {
+                    if let Some(Some(content)) = self.tables.get_mut(&id) {
+                        apply(content, &delta);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a table stands.
+    pub(super) fn has(&self, id: u32) -> bool {
+        self.tables.contains_key(&id)
+    }
+
+    /// What a table holds, where that is known.
+    pub(super) fn get(&self, id: u32) -> Option<&Table> {
+        self.tables.get(&id)?.as_ref()
+    }
+
+    /// Every table's id.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.tables.keys().copied()
+    }
+
+    /// Adds a table.
+    pub(super) fn insert(&mut self, id: u32, content: Table) {
+        self.tables.insert(id, Some(content));
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Remove(id));
+        }
+    }
+
+    /// Removes a table; `gone` hears of what it held, where that is known.
+    pub(super) fn remove(&mut self, id: u32, gone: impl FnOnce(Option<&Table>)) {
+        let Some(content) = self.tables.remove(&id) else {
+            return;
+        };
+        gone(content.as_ref());
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Put(id, content));
+        }
+    }
+
+    /// Changes a table whose content is known. Returns whether there is one.
+    pub(super) fn change(&mut self, id: u32, delta: &Delta) -> bool {
+        let Some(Some(content)) = self.tables.get_mut(&id) else {
+            return false;
+        };
+        if let Some(undo) = &mut self.undo {
+            let before = delta.keys().map(|t| (*t, content.get(t).copied()));
+            undo.push(Undo::Change(id, before.collect()));
+        }
+        apply(content, delta);
+        true
+    }
+}
+
+/// Makes a change of a table's content.
+pub(super) fn apply(content: &mut Table, delta: &Delta) {
+    for (target, action) in delta {
+        match action {
+            Some(action) => content.insert(*target, *action),
+            None => content.remove(target),
+        };
+    }
+}
