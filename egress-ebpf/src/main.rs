@@ -12,7 +12,8 @@ use aya_ebpf::macros::{
 use aya_ebpf::programs::{
     LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
 };
-use bpf::{backstop, connect, datagram, listener, options, origin, server, socket};
+use bpf::{backstop, connect, datagram, listener, options, origin, probe, server, socket};
+use egress_ebpf::verdict::NOTED;
 
 #[cgroup_sock(sock_create)]
 fn sock_create(ctx: SockContext) -> i32 {
@@ -82,12 +83,14 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[sock_ops]
 fn workload_ops(ctx: SockOpsContext) -> u32 {
-    server::accepted(&ctx)
+    server::accepted(&ctx);
+    NOTED
 }
 
 #[sock_ops]
 fn agent_ops(ctx: SockOpsContext) -> u32 {
-    origin::agent(&ctx)
+    origin::agent(&ctx);
+    NOTED
 }
 
 #[cgroup_skb(egress)]
@@ -103,7 +106,7 @@ fn agent_egress(ctx: SkBuffContext) -> i32 {
 /// Never attached: `BPF_PROG_TEST_RUN` runs it, to hold the kernel's decision against the host's.
 #[socket_filter]
 fn decide_probe(ctx: SkBuffContext) -> i64 {
-    backstop::probe(&ctx)
+    probe::probe(&ctx)
 }
 
 #[panic_handler]

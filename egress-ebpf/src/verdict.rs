@@ -91,6 +91,9 @@ coded! {
     }
 }
 
+/// What a program returns that judges nothing: sock_ops.
+pub const NOTED: u32 = 1;
+
 impl Verdict {
     /// For every cgroup hook alike: 1 lets the call or packet go on, 0 makes it EPERM
     /// (`BPF_CGROUP_RUN_PROG_*` in include/linux/bpf-cgroup.h).

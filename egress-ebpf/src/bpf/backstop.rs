@@ -7,12 +7,13 @@
 //! Of a stream's header only that is checked which no NAT changes and which could send it
 //! elsewhere: that it is plain TCP, and that what was let through as loopback stays there.
 
-use crate::bpf::datagram::answers;
+use crate::bpf::answers::answers;
+use crate::bpf::context::{LISTEN, LOOPBACK, NEW_SYN_RECV, SOCK_DGRAM, SOCK_STREAM, SYN_SENT};
 use crate::bpf::event;
+use crate::bpf::fast::{has_strayed, is_settled};
 use crate::bpf::judge::{
-    Applied, fresh, has_passed, is_current, judge, judge_for, policy, policy_of, remember, renew,
+    Applied, is_current, judge, judge_for, policy, policy_of, remember, renew,
 };
-use crate::bpf::listener::LOOPBACK;
 use crate::bpf::origin;
 use crate::bpf::owner;
 use crate::bpf::sender;
@@ -24,19 +25,11 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id};
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr;
-use egress_ebpf::abi::{DEFAULT_POLICY, Mode, policy_flag, proto, socket_flag};
+use egress_ebpf::abi::{policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
-use egress_ebpf::packet::{Plain, destination, is_neighbour_talk, is_plain_tcp, source_is_local};
+use egress_ebpf::packet::{destination, is_neighbour_talk, is_plain_tcp, source_is_local};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
-
-const SOCK_STREAM: u32 = 1;
-const SOCK_DGRAM: u32 = 2;
-/// `TCP_SYN_SENT`.
-pub const SYN_SENT: u32 = 2;
-/// `TCP_LISTEN` and `TCP_NEW_SYN_RECV`: what leaves is the answer to a handshake.
-pub const LISTEN: u32 = 10;
-pub const NEW_SYN_RECV: u32 = 12;
 
 /// What is to become of a packet.
 enum Judged {
@@ -131,88 +124,6 @@ fn applied(ctx: &SkBuffContext, known: Option<Sock<'_>>) -> Applied {
         Ok(id) => policy(id),
         Err(reason) => Applied::none(reason),
     }
-}
-
-/// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
-/// and this tells at the price of one look-up. All others are for [`judged`].
-#[inline(always)]
-fn is_settled(
-    skb: &Skb<'_>,
-    sk: *mut bpf_sock,
-    sock: Sock<'_>,
-    device: u32,
-    tcp_state: u32,
-) -> bool {
-    // Whose it is, only the packet says of a socket older than the gate.
-    if sock.cgroup() == 0 {
-        return false;
-    }
-    let mode = sock.mode();
-    let accepted = is_accepted(sock, mode, tcp_state);
-    let judged = fresh(sock);
-    if !accepted && judged.is_none() {
-        return false;
-    }
-    let flow = Flow {
-        sk,
-        sock,
-        mode,
-        accepted,
-        judged: judged.unwrap_or((0, 0)),
-        device,
-        tcp_state,
-    };
-    // A call for each family: in one form for both, the compiler would keep all of it on the stack.
-    if let Some(plain) = skb.plain4() {
-        return flow.has(&plain);
-    }
-    skb.plain6().is_some_and(|plain| flow.has(&plain))
-}
-
-/// The flow that a socket's state was let through for.
-struct Flow<'a> {
-    sk: *mut bpf_sock,
-    sock: Sock<'a>,
-    mode: Mode,
-    accepted: bool,
-    /// Policy and generation that apply.
-    judged: (u32, u32),
-    device: u32,
-    tcp_state: u32,
-}
-
-impl Flow<'_> {
-    /// Whether a packet is of this flow.
-    #[inline(always)]
-    fn has(&self, plain: &Plain) -> bool {
-        if plain.to.proto != self.sock.proto() {
-            return false;
-        }
-        if self.accepted {
-            return true;
-        }
-        if plain.to.proto == proto::TCP {
-            // Of a stream only the first packet is looked at: its addresses stay.
-            let first = self.tcp_state == SYN_SENT && self.device == LOOPBACK;
-            return self.mode.action() != 0
-                && (!first || plain.source_is_local())
-                && !has_strayed(self.sock, self.mode, self.device)
-                && (!self.mode.is_redirected() || self.mode.has(socket_flag::PUBLISHED));
-        }
-        let from_here = if self.device == LOOPBACK {
-            plain.source_is_local() && sender::is_own(self.sk, &plain.from)
-        } else {
-            !plain.to.addr.is_loopback()
-        };
-        from_here && has_passed(self.sock, &plain.to, self.judged)
-    }
-}
-
-/// A device that the socket is bound to, or an unspecified address that became the bound one,
-/// takes what was let through as loopback to the outside.
-#[inline(always)]
-fn has_strayed(sock: Sock<'_>, mode: Mode, device: u32) -> bool {
-    device != LOOPBACK && (mode.is_redirected() || sock.dialled().is_loopback())
 }
 
 const UNKNOWN: Destination = Destination {
@@ -394,17 +305,4 @@ fn by_header(
         }
         Verdict::Deny(reason) => Judged::Refused(to, reason),
     }
-}
-
-/// The network namespace of packets that a test hands to [`probe`].
-const PROBE_NETNS: u64 = 1;
-
-/// The verdict on a packet alone, under the default policy, as [`Verdict::number`].
-#[inline(always)]
-pub fn probe(ctx: &SkBuffContext) -> i64 {
-    let verdict = match destination(&Skb(ctx)) {
-        Ok(to) => judge(&policy(DEFAULT_POLICY), PROBE_NETNS, &to),
-        Err(reason) => Verdict::Deny(reason),
-    };
-    i64::from(verdict.number())
 }

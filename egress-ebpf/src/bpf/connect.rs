@@ -1,24 +1,19 @@
 //! connect(): judges the destination and, for a flow that needs the proxy, turns it there.
 
-use crate::bpf::datagram::older_claims;
+use crate::bpf::claims::{older_claims, stream_claims};
+use crate::bpf::context::{LOOPBACK4, LOOPBACK6, destination4, destination6, sock_of};
 use crate::bpf::event;
-use crate::bpf::judge::{Applied, judge, policy_of, proxy_port, remember};
+use crate::bpf::judge::{judge, policy_of, proxy_port};
 use crate::bpf::listener;
-use crate::bpf::maps::count;
-use crate::bpf::sender;
+use crate::bpf::settle::settle;
 use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::programs::SockAddrContext;
-use core::ffi::c_void;
 use core::ptr;
-use egress_ebpf::abi::{counter, policy_flag, proto};
+use egress_ebpf::abi::{policy_flag, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
-
-/// 127.0.0.1 in network byte order.
-const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
 
 /// connect() on an IPv4 socket.
 #[inline(always)]
@@ -46,7 +41,7 @@ pub fn v6(ctx: &SockAddrContext) -> i32 {
         let loopback = if to.addr.is_v4() {
             Addr::from_v4_be(LOOPBACK4).be
         } else {
-            [0, 0, 0, 1_u32.to_be()]
+            LOOPBACK6
         };
         // SAFETY: context fields that connect6 may write.
         unsafe {
@@ -121,102 +116,4 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     }
     let verdict = settle(sock, &applied, to, verdict, hook);
     (verdict, port)
-}
-
-/// Whether a stream would claim its source: the answer to its handshake would go there.
-#[inline(always)]
-fn stream_claims(ctx: &SockAddrContext, to: &Destination) -> bool {
-    let sk = sock_of(ctx).cast();
-    // Both before any branch, as in `destination4`.
-    let (v4, v6) = (sender::bound4(sk), sender::bound6(sk));
-    let from = if to.addr.is_v4() { v4 } else { v6 };
-    !from.is_unspecified() && !from.is_loopback() && sender::may_claim(sk, !to.addr.is_v4())
-}
-
-/// Writes a verdict into the socket's state, counts it, and records a refusal. Returns what
-/// becomes of the call.
-#[inline(always)]
-pub fn settle(
-    sock: Sock<'_>,
-    applied: &Applied,
-    to: &Destination,
-    verdict: Verdict,
-    hook: Hook,
-) -> Verdict {
-    let verdict = match verdict {
-        Verdict::Allow => {
-            count(counter::ALLOWED);
-            verdict
-        }
-        Verdict::Proxy => {
-            count(counter::REDIRECTED);
-            verdict
-        }
-        Verdict::Deny(reason) => {
-            if to.proto == proto::TCP {
-                sock.set_mode(sock.mode().dialled(0));
-            } else {
-                sock.note_task();
-            }
-            let verdict = event::refuse(Some(sock), Some(applied), to, reason, hook);
-            if verdict != Verdict::Allow && applied.policy.errno != 0 {
-                // SAFETY: a plain integer argument; connect and sendmsg may set what the caller
-                // gets (kernel/bpf/cgroup.c, cgroup_base_func_proto).
-                unsafe { bpf_set_retval(-(applied.policy.errno as i32)) };
-            }
-            verdict
-        }
-    };
-    // Where a socket may broadcast, the egress hook remembers: it sees the route.
-    if to.proto != proto::UDP || !sock.may_broadcast() {
-        remember(sock, applied, to, verdict);
-    }
-    verdict
-}
-
-/// The socket behind an address context.
-#[inline(always)]
-pub fn sock_of(ctx: &SockAddrContext) -> *mut c_void {
-    // SAFETY: the context's socket pointer, never null in these hooks.
-    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
-}
-
-/// Where an IPv4 call is going. Every field is read before any branch: a branch on the family
-/// lets the compiler merge two loads into one from a computed context offset, which the verifier
-/// refuses.
-#[inline(always)]
-pub fn destination4(ctx: &SockAddrContext) -> Destination {
-    // SAFETY: context fields that the IPv4 hooks may read.
-    unsafe {
-        let ip = ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip4);
-        let port = ptr::read_volatile(&raw const (*ctx.sock_addr).user_port);
-        let protocol = ptr::read_volatile(&raw const (*ctx.sock_addr).protocol);
-        Destination {
-            addr: Addr::from_v4_be(ip),
-            port: u16::from_be(port as u16),
-            proto: protocol as u8,
-        }
-    }
-}
-
-/// Where an IPv6 call is going.
-#[inline(always)]
-pub fn destination6(ctx: &SockAddrContext) -> Destination {
-    // SAFETY: context fields that the IPv6 hooks may read.
-    unsafe {
-        let ip = &raw const (*ctx.sock_addr).user_ip6;
-        let words = [
-            ptr::read_volatile(&raw const (*ip)[0]),
-            ptr::read_volatile(&raw const (*ip)[1]),
-            ptr::read_volatile(&raw const (*ip)[2]),
-            ptr::read_volatile(&raw const (*ip)[3]),
-        ];
-        let port = ptr::read_volatile(&raw const (*ctx.sock_addr).user_port);
-        let protocol = ptr::read_volatile(&raw const (*ctx.sock_addr).protocol);
-        Destination {
-            addr: Addr::from_v6_be(words),
-            port: u16::from_be(port as u16),
-            proto: protocol as u8,
-        }
-    }
 }

@@ -1,8 +1,10 @@
 //! The proxy's listening sockets: whether one is there, that nobody takes its port, and that its
 //! answers do not leave the node. Which they are is the agent's to say.
 
-use crate::bpf::connect::{destination4, destination6, sock_of};
-use crate::bpf::datagram;
+use crate::bpf::claims::refuse_claim;
+use crate::bpf::context::{
+    LISTEN, LOOPBACK, LOOPBACK4, LOOPBACK6, destination4, destination6, sock_of,
+};
 use crate::bpf::event;
 use crate::bpf::judge::{policy_of, proxy_port};
 use crate::bpf::maps::LISTENERS;
@@ -25,15 +27,6 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
 /// `BPF_F_CURRENT_NETNS`: the namespace of the socket at hand.
 const OWN_NETNS: u64 = u64::MAX;
-/// 127.0.0.1 in network byte order.
-const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
-/// `::1`.
-const LOOPBACK6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
-/// `TCP_LISTEN`.
-const LISTEN: u32 = 10;
-/// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`).
-pub const LOOPBACK: u32 = 1;
-
 /// Whether the agent listens at this port of the loopback address, in the network namespace of the
 /// calling socket. A listener of anyone else does not count.
 #[inline(always)]
@@ -100,7 +93,7 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
     let names_a_host = !own.addr.is_loopback() && own.addr.shortest_network() == 0;
     if own.proto == proto::UDP && names_a_host {
         let claims = sender::may_claim(sock_of(ctx).cast(), !own.addr.is_v4());
-        return datagram::refuse_claim(ctx, own, claims, hook);
+        return refuse_claim(ctx, own, claims, hook);
     }
     if own.proto != proto::TCP || !own.addr.is_loopback() {
         return Verdict::Allow.return_code();
@@ -120,17 +113,28 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
 /// the source of a redirected flow; the answer would go there.
 #[inline(always)]
 pub fn answers_stay(ctx: &SkBuffContext) -> i32 {
+    let verdict = if strays(ctx) {
+        Verdict::Deny(Reason::ForgedSource)
+    } else {
+        Verdict::Allow
+    };
+    verdict.return_code()
+}
+
+/// Whether this is a packet of an admitted listener on its way to another device.
+#[inline(always)]
+fn strays(ctx: &SkBuffContext) -> bool {
     // SAFETY: context fields that cgroup_skb may read; the socket is checked for null.
     unsafe {
         let device = ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex);
         let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
         if device == LOOPBACK || sk.is_null() {
-            return 1;
+            return false;
         }
         let sk = bpf_sk_fullsock(sk);
         if sk.is_null() || ptr::read_volatile(&raw const (*sk).state) != LISTEN {
-            return 1;
+            return false;
         }
-        i32::from(!is_admitted(sk.cast()))
+        is_admitted(sk.cast())
     }
 }

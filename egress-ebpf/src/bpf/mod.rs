@@ -1,9 +1,13 @@
 //! The hooks by family, and the maps between them.
 
+pub mod answers;
 pub mod backstop;
+pub mod claims;
 pub mod connect;
+pub mod context;
 pub mod datagram;
 pub mod event;
+pub mod fast;
 pub mod heard;
 pub mod judge;
 pub mod listener;
@@ -12,8 +16,10 @@ pub mod memory;
 pub mod options;
 pub mod origin;
 pub mod owner;
+pub mod probe;
 pub mod sender;
 pub mod server;
+pub mod settle;
 pub mod skb;
 pub mod sock;
 pub mod socket;

@@ -4,6 +4,7 @@
 //! when the handshake ends, and deleted there. Every redirected flow publishes its own before it
 //! can reach the proxy, so a reused port is never told the destination of the one before it.
 
+use crate::bpf::context::{AF_INET, accepted};
 use crate::bpf::maps::{FLOWS, ORIGINS, count};
 use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
@@ -17,10 +18,6 @@ use core::ffi::c_void;
 use core::ptr;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, SocketState, counter, proto, socket_flag};
 use egress_ebpf::addr::Addr;
-
-/// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`: before the accepting task can see the socket.
-pub const PASSIVE_ESTABLISHED: u32 = 5;
-const AF_INET: u32 = 2;
 
 /// Publishes a redirected flow under the address that its SYN comes from, once. `false` without
 /// room: the SYN must not leave.
@@ -68,12 +65,10 @@ pub fn publish(ctx: &SkBuffContext, sock: Sock<'_>, from: Addr, port: u16) -> bo
 
 /// On the agent's sockets: takes the origin over into the accepted socket.
 #[inline(always)]
-pub fn agent(ctx: &SockOpsContext) -> u32 {
-    // SAFETY: context fields that sock_ops may read.
-    let (op, sk) = unsafe { (ptr::read_volatile(&raw const (*ctx.ops).op), sock(ctx)) };
-    if op != PASSIVE_ESTABLISHED || sk.is_null() {
-        return 1;
-    }
+pub fn agent(ctx: &SockOpsContext) {
+    let Some(sk) = accepted(ctx) else {
+        return;
+    };
     let (addr, port) = remote(ctx);
     let key = FlowKey {
         // SAFETY: takes no pointer but the context.
@@ -84,7 +79,7 @@ pub fn agent(ctx: &SockOpsContext) -> u32 {
         reserved: [0; 5],
     };
     let Some(found) = FLOWS.get_ptr(&key) else {
-        return 1;
+        return;
     };
     let map: *mut c_void = ptr::from_ref(&ORIGINS).cast_mut().cast();
     let create = BPF_SK_STORAGE_GET_F_CREATE as u64;
@@ -97,23 +92,15 @@ pub fn agent(ctx: &SockOpsContext) -> u32 {
             if FlowOrigin::sealed(slot, &key) != (*slot).seal {
                 // Without an origin the proxy closes the connection.
                 bpf_sk_storage_delete(map, sk);
-                return 1;
+                return;
             }
         }
     }
     // Deleting can only fail if the entry is gone, which is what is wanted.
     let _ = FLOWS.remove(&key);
-    1
 }
 
-#[inline(always)]
-pub unsafe fn sock(ctx: &SockOpsContext) -> *mut c_void {
-    // SAFETY: a context field that sock_ops may read; may be null for a request socket.
-    unsafe { (*ctx.ops).__bindgen_anon_2.sk.cast() }
-}
-
-/// The other end of a connection, every field read before any branch (see
-/// `connect::destination4`).
+/// The other end of a connection.
 #[inline(always)]
 fn remote(ctx: &SockOpsContext) -> (Addr, u16) {
     // SAFETY: context fields that sock_ops may read.
@@ -130,7 +117,7 @@ fn remote(ctx: &SockOpsContext) -> (Addr, u16) {
         ];
         // In the upper half, big-endian (sock_ops_convert_ctx_access in net/core/filter.c).
         let port = u32::from_be(ptr::read_volatile(&raw const (*ops).remote_port)) as u16;
-        if family == AF_INET {
+        if family == AF_INET as u32 {
             (Addr::from_v4_be(v4), port)
         } else {
             (Addr::from_v6_be(v6), port)

@@ -3,8 +3,7 @@
 //! What a listener accepts begins with a copy of its state, made by the kernel before the accepting
 //! task can see the socket.
 
-use crate::bpf::backstop::{LISTEN, NEW_SYN_RECV, SYN_SENT};
-use crate::bpf::origin::{PASSIVE_ESTABLISHED, sock};
+use crate::bpf::context::{self, LISTEN, NEW_SYN_RECV, SYN_SENT};
 use crate::bpf::sock::Sock;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockOpsContext;
@@ -49,14 +48,9 @@ pub unsafe fn note_listener(sk: *mut bpf_sock) {
 /// On the sockets of workloads, where the kernel runs no egress hook for a listener's answer over
 /// IPv6: marks what a listener older than the gate accepts. Nobody else sees the socket yet.
 #[inline(always)]
-pub fn accepted(ctx: &SockOpsContext) -> u32 {
-    // SAFETY: context fields that sock_ops may read.
-    let (op, sk) = unsafe { (ptr::read_volatile(&raw const (*ctx.ops).op), sock(ctx)) };
-    if op == PASSIVE_ESTABLISHED && !sk.is_null() {
-        if let Some(sock) = Sock::find_or_make(sk) {
-            sock.set_mode(sock.mode().with(socket_flag::INBOUND));
-            sock.set_proto(proto::TCP);
-        }
+pub fn accepted(ctx: &SockOpsContext) {
+    if let Some(sock) = context::accepted(ctx).and_then(Sock::find_or_make) {
+        sock.set_mode(sock.mode().with(socket_flag::INBOUND));
+        sock.set_proto(proto::TCP);
     }
-    1
 }

@@ -1,5 +1,6 @@
 //! Socket creation: notes whose the socket is, and refuses the kinds that no rule can list.
 
+use crate::bpf::context::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, SOCK_DGRAM, SOCK_STREAM};
 use crate::bpf::event;
 use crate::bpf::judge::policy_of;
 use crate::bpf::owner;
@@ -13,8 +14,6 @@ use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-const SOCK_STREAM: u32 = 1;
-const SOCK_DGRAM: u32 = 2;
 /// `IPPROTO_MPTCP`: one socket, several flows, the later ones made by the kernel.
 const MPTCP: u32 = 262;
 const EPROTONOSUPPORT: i32 = 93;
@@ -72,17 +71,12 @@ pub fn create(ctx: &SockContext) -> i32 {
     verdict.return_code()
 }
 
-/// Address families whose sockets the other hooks judge, or that cannot leave the node.
-const AF_UNIX: i32 = 1;
-const AF_INET: i32 = 2;
-const AF_INET6: i32 = 10;
-const AF_NETLINK: i32 = 16;
-
 /// `socket()` and `socketpair()` of every address family (`security_socket_create`). The hooks of
 /// IP sockets know nothing of packet, VM, TIPC, RDS or Bluetooth sockets: those are refused here.
 #[inline(always)]
 pub fn family(ctx: &LsmContext) -> i32 {
     let (family, kern): (i32, i32) = (ctx.arg(0), ctx.arg(3));
+    // Families whose sockets the other hooks judge, or that cannot leave the node.
     if kern != 0 || matches!(family, AF_UNIX | AF_INET | AF_INET6 | AF_NETLINK) {
         return Verdict::Allow.return_code();
     }

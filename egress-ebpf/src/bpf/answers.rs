@@ -1,0 +1,96 @@
+//! Answers to peers that wrote first: who was heard, by which socket, and when.
+
+use crate::bpf::context::sock_of;
+use crate::bpf::heard;
+use crate::bpf::judge::{fresh, has_passed, of_peer};
+use crate::bpf::maps::{PEERS, SHARES};
+use crate::bpf::sock::Sock;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::programs::SockAddrContext;
+use core::ptr;
+use egress_ebpf::abi::{ANSWER_NS, DenySeen, PEERS_PER_SECOND, PeerKey, REPEAT_NS, proto};
+use egress_ebpf::decide::Destination;
+
+/// `BPF_EXIST` of include/uapi/linux/bpf.h: only what is there is written.
+const BPF_EXIST: u64 = 2;
+
+/// Whether a datagram answers a peer that wrote to this very socket and was read from it.
+#[inline(always)]
+pub fn answers(cookie: u64, to: &Destination) -> bool {
+    if to.proto != proto::UDP {
+        return false;
+    }
+    let Some(word) = PEERS.get_ptr(&peer_key(cookie, to)) else {
+        return false;
+    };
+    // SAFETY: an element of the map, which stays mapped while the program runs; one word. The clock
+    // takes no argument.
+    unsafe {
+        let at = ptr::read_volatile(word).wrapping_sub(of_peer(cookie, to));
+        bpf_ktime_get_ns().wrapping_sub(at) < ANSWER_NS
+    }
+}
+
+#[inline(always)]
+fn peer_key(cookie: u64, peer: &Destination) -> PeerKey {
+    PeerKey {
+        cookie,
+        addr: peer.addr,
+        port: peer.port,
+        reserved: [0; 6],
+    }
+}
+
+/// The cookie of a call's socket.
+#[inline(always)]
+pub fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: takes no pointer but the context.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// Notes a peer that a server has read a datagram from, unless this socket wrote to it last: a
+/// client's own questions need no leave to answer.
+#[inline(always)]
+pub fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
+    // Without state the answer is denied, which is the default.
+    let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {
+        return;
+    };
+    if fresh(sock).is_some_and(|judged| has_passed(sock, peer, judged)) {
+        return;
+    }
+    let cookie = cookie(ctx);
+    let key = peer_key(cookie, peer);
+    // SAFETY: takes no argument and only reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(at) = heard::arrival(sock_of(ctx), sock, now) else {
+        return;
+    };
+    let word = at.wrapping_add(of_peer(cookie, peer));
+    // Without room the answer is denied too.
+    if PEERS.insert(&key, &word, BPF_EXIST).is_err() && within_share(sock.cgroup(), now) {
+        let _ = PEERS.insert(&key, &word, 0);
+    }
+}
+
+/// Whether a workload has noted fewer peers in this second than it may: whoever is written to from
+/// many addresses does not push its neighbours' peers out of the table at once.
+#[inline(always)]
+fn within_share(cgroup: u64, at: u64) -> bool {
+    let Some(seen) = SHARES.get_ptr_mut(&cgroup) else {
+        let first = DenySeen { at, repeated: 1 };
+        return SHARES.insert(&cgroup, &first, 0).is_ok();
+    };
+    // SAFETY: an element of the map, which stays mapped while the program runs; words that other
+    // CPUs may write too: a share is no verdict, and some peers more or fewer do not matter.
+    unsafe {
+        if at.wrapping_sub(ptr::read_volatile(&raw const (*seen).at)) >= REPEAT_NS {
+            ptr::write_volatile(&raw mut (*seen).at, at);
+            ptr::write_volatile(&raw mut (*seen).repeated, 0);
+        }
+        let noted = ptr::read_volatile(&raw const (*seen).repeated) + 1;
+        ptr::write_volatile(&raw mut (*seen).repeated, noted);
+        noted <= PEERS_PER_SECOND
+    }
+}

@@ -1,0 +1,94 @@
+//! How the programs read their contexts, and the kernel's constants that several of them know.
+//!
+//! Judges nothing. Every field is read before any branch on another one: the compiler may else merge
+//! two loads into one from a computed place, which the verifier refuses.
+
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+use core::ffi::c_void;
+use core::ptr;
+use egress_ebpf::addr::Addr;
+use egress_ebpf::decide::Destination;
+
+/// `SOCK_STREAM` and `SOCK_DGRAM` of include/linux/net.h.
+pub const SOCK_STREAM: u32 = 1;
+pub const SOCK_DGRAM: u32 = 2;
+
+/// Address families of include/linux/socket.h.
+pub const AF_UNIX: i32 = 1;
+pub const AF_INET: i32 = 2;
+pub const AF_INET6: i32 = 10;
+pub const AF_NETLINK: i32 = 16;
+
+/// `TCP_SYN_SENT` of include/net/tcp_states.h.
+pub const SYN_SENT: u32 = 2;
+/// `TCP_LISTEN` and `TCP_NEW_SYN_RECV`: what leaves is the answer to a handshake.
+pub const LISTEN: u32 = 10;
+pub const NEW_SYN_RECV: u32 = 12;
+
+/// Index of the loopback device in every network namespace (`LOOPBACK_IFINDEX`).
+pub const LOOPBACK: u32 = 1;
+/// 127.0.0.1 in network byte order.
+pub const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
+/// `::1`.
+pub const LOOPBACK6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+
+/// The socket behind an address context.
+#[inline(always)]
+pub fn sock_of(ctx: &SockAddrContext) -> *mut c_void {
+    // SAFETY: the context's socket pointer, never null in these hooks.
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
+}
+
+/// Where an IPv4 call is going.
+#[inline(always)]
+pub fn destination4(ctx: &SockAddrContext) -> Destination {
+    // SAFETY: context fields that the IPv4 hooks may read.
+    unsafe {
+        let ip = ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip4);
+        let port = ptr::read_volatile(&raw const (*ctx.sock_addr).user_port);
+        let protocol = ptr::read_volatile(&raw const (*ctx.sock_addr).protocol);
+        Destination {
+            addr: Addr::from_v4_be(ip),
+            port: u16::from_be(port as u16),
+            proto: protocol as u8,
+        }
+    }
+}
+
+/// Where an IPv6 call is going.
+#[inline(always)]
+pub fn destination6(ctx: &SockAddrContext) -> Destination {
+    // SAFETY: context fields that the IPv6 hooks may read.
+    unsafe {
+        let ip = &raw const (*ctx.sock_addr).user_ip6;
+        let words = [
+            ptr::read_volatile(&raw const (*ip)[0]),
+            ptr::read_volatile(&raw const (*ip)[1]),
+            ptr::read_volatile(&raw const (*ip)[2]),
+            ptr::read_volatile(&raw const (*ip)[3]),
+        ];
+        let port = ptr::read_volatile(&raw const (*ctx.sock_addr).user_port);
+        let protocol = ptr::read_volatile(&raw const (*ctx.sock_addr).protocol);
+        Destination {
+            addr: Addr::from_v6_be(words),
+            port: u16::from_be(port as u16),
+            proto: protocol as u8,
+        }
+    }
+}
+
+/// The socket of a connection of which the handshake has just ended on the accepting side
+/// (`BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`), before the accepting task can see it. `None` at any other
+/// time, and for a request socket.
+#[inline(always)]
+pub fn accepted(ctx: &SockOpsContext) -> Option<*mut c_void> {
+    const PASSIVE_ESTABLISHED: u32 = 5;
+    // SAFETY: context fields that sock_ops may read.
+    let (op, sk): (u32, *mut c_void) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*ctx.ops).op),
+            (*ctx.ops).__bindgen_anon_2.sk.cast(),
+        )
+    };
+    (op == PASSIVE_ESTABLISHED && !sk.is_null()).then_some(sk)
+}

@@ -1,0 +1,94 @@
+//! The egress hook's short way: packets of a flow that was let through and still is. What it does not
+//! know, `backstop` judges.
+
+use crate::bpf::context::{LOOPBACK, SYN_SENT};
+use crate::bpf::judge::{fresh, has_passed};
+use crate::bpf::sender;
+use crate::bpf::server::is_accepted;
+use crate::bpf::skb::Skb;
+use crate::bpf::sock::Sock;
+use aya_ebpf::bindings::bpf_sock;
+use egress_ebpf::abi::{Mode, proto, socket_flag};
+use egress_ebpf::packet::Plain;
+
+/// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
+/// and this tells at the price of one look-up. All others are for the backstop.
+#[inline(always)]
+pub fn is_settled(
+    skb: &Skb<'_>,
+    sk: *mut bpf_sock,
+    sock: Sock<'_>,
+    device: u32,
+    tcp_state: u32,
+) -> bool {
+    // Whose it is, only the packet says of a socket older than the gate.
+    if sock.cgroup() == 0 {
+        return false;
+    }
+    let mode = sock.mode();
+    let accepted = is_accepted(sock, mode, tcp_state);
+    let judged = fresh(sock);
+    if !accepted && judged.is_none() {
+        return false;
+    }
+    let flow = Flow {
+        sk,
+        sock,
+        mode,
+        accepted,
+        judged: judged.unwrap_or((0, 0)),
+        device,
+        tcp_state,
+    };
+    // A call for each family: in one form for both, the compiler would keep all of it on the stack.
+    if let Some(plain) = skb.plain4() {
+        return flow.has(&plain);
+    }
+    skb.plain6().is_some_and(|plain| flow.has(&plain))
+}
+
+/// The flow that a socket's state was let through for.
+struct Flow<'a> {
+    sk: *mut bpf_sock,
+    sock: Sock<'a>,
+    mode: Mode,
+    accepted: bool,
+    /// Policy and generation that apply.
+    judged: (u32, u32),
+    device: u32,
+    tcp_state: u32,
+}
+
+impl Flow<'_> {
+    /// Whether a packet is of this flow.
+    #[inline(always)]
+    fn has(&self, plain: &Plain) -> bool {
+        if plain.to.proto != self.sock.proto() {
+            return false;
+        }
+        if self.accepted {
+            return true;
+        }
+        if plain.to.proto == proto::TCP {
+            // Of a stream only the first packet is looked at: its addresses stay.
+            let first = self.tcp_state == SYN_SENT && self.device == LOOPBACK;
+            return self.mode.action() != 0
+                && (!first || plain.source_is_local())
+                && !has_strayed(self.sock, self.mode, self.device)
+                && (!self.mode.is_redirected() || self.mode.has(socket_flag::PUBLISHED));
+        }
+        let from_here = if self.device == LOOPBACK {
+            plain.source_is_local() && sender::is_own(self.sk, &plain.from)
+        } else {
+            !plain.to.addr.is_loopback()
+        };
+        from_here && has_passed(self.sock, &plain.to, self.judged)
+    }
+}
+
+/// A device that the socket is bound to, or an unspecified address that became the bound one,
+/// takes what was let through as loopback to the outside.
+#[inline(always)]
+pub fn has_strayed(sock: Sock<'_>, mode: Mode, device: u32) -> bool {
+    device != LOOPBACK && (mode.is_redirected() || sock.dialled().is_loopback())
+}
