@@ -13,6 +13,8 @@ pub enum Bench {
     Kernel,
     /// Time of long transfers with the gate and without it.
     Bulk,
+    /// The agent's processor time for what goes through the proxy, in release builds.
+    Proxy,
     /// Cost of denials and of a changed object with many rules, in release builds.
     Rules,
 }
@@ -30,11 +32,12 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
             "bench_kernel"
         }
         Bench::Bulk => "bench_bulk",
+        Bench::Proxy => "bench_proxy",
         Bench::Rules => "bench_rules",
     };
     tasks::build()?;
     let mut profile = "debug";
-    if bench == Bench::Rules {
+    if matches!(bench, Bench::Proxy | Bench::Rules) {
         // The agent's own code is what is measured.
         tasks::show(&mut tasks::cargo(&["build", "--release", "--bins"]))?;
         profile = "release";

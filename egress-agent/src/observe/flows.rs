@@ -1,5 +1,5 @@
-//! What the proxy refused and served, as log lines with Envoy's names for the flags. A client that
-//! is refused over and over costs a bounded number of lines; what has none is counted and told.
+//! What the proxy denied and served, as log lines with Envoy's names for the flags. A client that
+//! is denied over and over costs a bounded number of lines; what has none is counted and told.
 
 use super::repeats::Repeats;
 use super::throttle::Throttle;
@@ -33,8 +33,8 @@ impl Kind {
     /// What its lines say.
     const fn message(&self, again: bool) -> &'static str {
         match (self.audit, again) {
-            (false, false) => "refused",
-            (false, true) => "refused again",
+            (false, false) => "denied",
+            (false, true) => "denied again",
             (true, false) => "would_deny",
             (true, true) => "would_deny again",
         }
@@ -288,12 +288,12 @@ mod tests {
             }
             log.tell_ended(Instant::now() + WINDOW);
         });
-        assert_eq!(lines[0]["message"], "refused");
+        assert_eq!(lines[0]["message"], "denied");
         assert_eq!(lines[0]["peer"], "127.0.0.1:4000");
-        assert_eq!(lines.last().unwrap()["message"], "refused again");
+        assert_eq!(lines.last().unwrap()["message"], "denied again");
         // A slow machine may take more than a second for the hundred.
         let repeated: u64 = lines.iter().filter_map(|l| l["repeated"].as_u64()).sum();
-        let own = lines.iter().filter(|l| l["message"] == "refused").count();
+        let own = lines.iter().filter(|l| l["message"] == "denied").count();
         assert_eq!(own as u64 + repeated, 100, "{lines:?}");
         assert!(lines.iter().all(|l| l["name"] == "a.example\nforged"));
     }

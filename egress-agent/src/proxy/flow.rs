@@ -138,15 +138,22 @@ impl Counters {
 
 /// Bytes of one read at most. hyper begins with a buffer of 8 KiB, doubles it when a read fills it,
 /// and keeps it for the life of the connection: with one byte less it never grows.
-const READ: usize = 8 * 1024 - 1;
+pub(super) const NARROW: usize = 8 * 1024 - 1;
+/// The same where there is memory for it: long bodies cost less in larger parts.
+const WIDE: usize = 16 * 1024;
+/// Blocks of memory that such reads take: hyper's buffer grows to 56 KiB.
+pub(super) const WIDER: usize = 16;
+/// Bytes of a body for which it is worth the while.
+pub(super) const LONG: usize = 32 * 1024;
 
-/// Reads at most [`READ`] bytes.
+/// Reads at most so many bytes.
 pub(super) fn poll_part(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
+    most: usize,
 ) -> Poll<io::Result<()>> {
-    let mut part = buffer.take(READ);
+    let mut part = buffer.take(most);
     ready!(Pin::new(stream).poll_read(cx, &mut part))?;
     let count = part.filled().len();
     // SAFETY: `part` is the beginning of the unfilled part of `buffer`, and so many bytes of it are
@@ -163,6 +170,8 @@ pub(super) struct Rewound {
     stream: TcpStream,
     counters: Arc<Counters>,
     guard: Option<Box<Guard>>,
+    /// There is memory for large reads.
+    pub(super) wide: bool,
 }
 
 impl Rewound {
@@ -173,6 +182,7 @@ impl Rewound {
             stream,
             counters: Arc::default(),
             guard: None,
+            wide: false,
         }
     }
 
@@ -210,14 +220,14 @@ impl AsyncRead for Rewound {
             }
         } else {
             let this = &mut *self;
-            match &mut this.guard {
-                Some(guard) => {
-                    ready!(guard.poll_read(&mut this.stream, cx, buffer))?;
-                    if guard.is_over() {
-                        this.guard = None;
-                    }
+            if let Some(guard) = &mut this.guard {
+                ready!(guard.poll_read(&mut this.stream, cx, buffer))?;
+                if guard.is_over() {
+                    this.guard = None;
                 }
-                None => ready!(poll_part(&mut this.stream, cx, buffer))?,
+            } else {
+                let most = if this.wide { WIDE } else { NARROW };
+                ready!(poll_part(&mut this.stream, cx, buffer, most))?;
             }
         }
         let count = buffer.filled().len() - before;

@@ -5,7 +5,7 @@
 
 use super::ahead::BLOCK;
 use super::control::Control;
-use super::flow::{Client, Ticket};
+use super::flow::{Client, LONG, Ticket};
 use super::places::Place;
 use super::request_body::{RequestEnd, broke_protocol};
 use super::upstream::{Pool, Upstream};
@@ -144,14 +144,21 @@ impl Relay {
         late
     }
 
+    fn count(&mut self, bytes: usize) {
+        let sent = &self.ticket.counters.sent;
+        let sent = bytes as u64 + sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(upstream) = &mut self.upstream
+            && sent >= LONG as u64
+        {
+            upstream.widen(self.ticket.client());
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    self.ticket
-                        .counters
-                        .sent
-                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.count(data.len());
                 }
                 // Nobody polls beyond the trailers.
                 if frame.is_trailers() || self.inner.is_end_stream() {

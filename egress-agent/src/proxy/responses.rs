@@ -3,7 +3,7 @@
 //!
 //! Bytes pass unchanged. A head that is refused ends the connection with an error.
 
-use super::flow::poll_part;
+use super::flow::{NARROW, poll_part};
 use egress_core::http::response_head::check_response;
 use std::io;
 use std::pin::Pin;
@@ -13,11 +13,19 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// What the connection's owner tells those who read it.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// A response is to begin.
+    pub(super) expected: AtomicBool,
+    /// There is memory for large reads.
+    pub(super) wide: AtomicBool,
+}
+
 /// See the module.
 pub(super) struct Responses {
     stream: TcpStream,
-    /// A response is to begin.
-    expected: Arc<AtomicBool>,
+    reading: Arc<Reading>,
     /// The beginning of a head, or a whole one and what follows, on their way to the library.
     held: Vec<u8>,
     /// Bytes of `held` that may go on.
@@ -26,12 +34,12 @@ pub(super) struct Responses {
 }
 
 impl Responses {
-    /// The next bytes are a response's. So are those after `expected` was set.
-    pub(super) fn new(stream: TcpStream, expected: Arc<AtomicBool>) -> Self {
-        expected.store(true, Ordering::Release);
+    /// The next bytes are a response's. So are those after one was expected.
+    pub(super) fn new(stream: TcpStream, reading: Arc<Reading>) -> Self {
+        reading.expected.store(true, Ordering::Release);
         Self {
             stream,
-            expected,
+            reading,
             held: Vec::new(),
             passed: 0,
             ended: false,
@@ -54,18 +62,20 @@ impl AsyncRead for Responses {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let wide = this.reading.wide.load(Ordering::Relaxed);
+        let most = if wide { usize::MAX } else { NARROW };
         loop {
             if this.passed > 0 {
                 this.give(buffer);
                 return Poll::Ready(Ok(()));
             }
-            if !this.expected.load(Ordering::Acquire) && this.held.is_empty() {
-                return poll_part(&mut this.stream, cx, buffer);
+            if !this.reading.expected.load(Ordering::Acquire) && this.held.is_empty() {
+                return poll_part(&mut this.stream, cx, buffer, most);
             }
             match check_response(&this.held) {
                 Ok(Some(head)) if head.interim => this.passed = head.length,
                 Ok(Some(_)) => {
-                    this.expected.store(false, Ordering::Release);
+                    this.reading.expected.store(false, Ordering::Release);
                     this.passed = this.held.len();
                 }
                 // The library finds that its head is cut off.
@@ -77,7 +87,7 @@ impl AsyncRead for Responses {
                 }
                 Ok(None) => {
                     let before = buffer.filled().len();
-                    ready!(poll_part(&mut this.stream, cx, buffer))?;
+                    ready!(poll_part(&mut this.stream, cx, buffer, most))?;
                     this.held.extend_from_slice(&buffer.filled()[before..]);
                     this.ended = buffer.filled().len() == before;
                     buffer.set_filled(before);

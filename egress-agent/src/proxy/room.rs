@@ -4,7 +4,7 @@
 //! It allocates nothing itself. Who has too little waits, and is denied in the end.
 
 use super::ahead::BLOCK;
-use super::flow::Client;
+use super::flow::{Client, WIDER};
 use super::places::Place;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,6 +22,8 @@ pub(super) struct Room {
     place: Option<Place>,
     /// Blocks of the HTTP library, which keeps its buffers to the end of the connection.
     buffers: usize,
+    /// For wide reads.
+    wide: Option<Place>,
     growing: Option<Pin<Box<dyn Future<Output = Option<Place>> + Send>>>,
     wanted: Option<Pin<Box<OwnedNotified>>>,
 }
@@ -32,6 +34,7 @@ impl Room {
             client,
             place: None,
             buffers: 0,
+            wide: None,
             growing: None,
             wanted: None,
         }
@@ -59,6 +62,15 @@ impl Room {
         let growing = timeout(shared.limits.room, grown);
         self.growing = Some(Box::pin(async move { growing.await.ok() }));
         false
+    }
+
+    /// Takes blocks for wide reads, if the workload has them to spare.
+    pub(super) fn widen(&mut self) -> bool {
+        if self.wide.is_none() {
+            let memory = &self.client.shared.memory;
+            self.wide = memory.spare(self.client.share(), WIDER);
+        }
+        self.wide.is_some()
     }
 
     /// Waits for the blocks that were asked for; false where there were none in time.

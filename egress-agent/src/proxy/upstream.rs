@@ -5,7 +5,7 @@
 use super::flow::{Client, OwnedTask};
 use super::places::Place;
 use super::request_body::RequestBody;
-use super::responses::Responses;
+use super::responses::{Reading, Responses};
 use super::{AccessRecord, RefusalReason};
 use egress_core::http::local_reply::{UpstreamReset, connect_failure};
 use egress_core::routing::Cluster;
@@ -13,7 +13,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -26,6 +26,8 @@ const TRIES: u32 = 3;
 const BUFFER: usize = 64 * 1024;
 /// Blocks of memory that an idle connection takes.
 const IDLE: usize = 6;
+/// Blocks of memory that reads of up to [`BUFFER`] bytes take.
+const WIDE: usize = 32;
 /// Envoy's base interval of the jittered exponential back-off between tries.
 const BACK_OFF: Duration = Duration::from_millis(25);
 
@@ -88,8 +90,9 @@ pub(super) struct Upstream {
     pub(super) address: SocketAddr,
     pub(super) service: Arc<Cluster>,
     pub(super) send: SendRequest<RequestBody>,
-    /// See [`Responses`].
-    expected: Arc<AtomicBool>,
+    reading: Arc<Reading>,
+    /// For wide reads.
+    wide: Option<Place>,
     _task: OwnedTask,
     _place: Place,
     /// That of one which is idle beside another: the request under way has room for one.
@@ -103,8 +106,8 @@ impl Upstream {
         address: SocketAddr,
         service: Arc<Cluster>,
     ) -> hyper::Result<Self> {
-        let expected = Arc::default();
-        let stream = Responses::new(stream, Arc::clone(&expected));
+        let reading = Arc::default();
+        let stream = Responses::new(stream, Arc::clone(&reading));
         let mut builder = Builder::new();
         builder.max_buf_size(BUFFER);
         builder.allow_obsolete_multiline_headers_in_responses(true);
@@ -118,7 +121,8 @@ impl Upstream {
             address,
             service,
             send,
-            expected,
+            reading,
+            wide: None,
             _task: OwnedTask(task),
             _place: place,
             room: None,
@@ -127,7 +131,16 @@ impl Upstream {
 
     /// The next bytes that it sends are the head of a response.
     pub(super) fn expect_response(&self) {
-        self.expected.store(true, Ordering::Release);
+        self.reading.expected.store(true, Ordering::Release);
+    }
+
+    /// Reads a long response in larger parts, if the workload has memory to spare.
+    pub(super) fn widen(&mut self, client: &Client) {
+        if self.wide.is_none() {
+            self.wide = client.shared.memory.spare(client.share(), WIDE);
+            let wide = self.wide.is_some();
+            self.reading.wide.store(wide, Ordering::Relaxed);
+        }
     }
 
     /// Whether the connection was made for this service at this address.

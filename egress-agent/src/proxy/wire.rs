@@ -6,8 +6,8 @@
 //! no host and no route.
 
 use super::control::{Asked, Control};
-use super::flow::{Client, Counters, Rewound};
-use super::local::closing_reply;
+use super::flow::{Client, Counters, LONG, Rewound};
+use super::local::{Outward, closing_reply};
 use super::room::Room;
 use egress_core::http::chunked::{ChunkScanner, Scanned};
 use egress_core::http::request_head::{Framing, Head, HeadError, HeadOutcome, HeadReader};
@@ -39,10 +39,10 @@ pub(super) struct Wire {
     /// A head on its way to the library.
     inward: Vec<u8>,
     given: usize,
-    /// Bytes of the proxy's own on their way to the client.
-    outward: Vec<u8>,
-    sent: usize,
+    outward: Outward,
     ended: bool,
+    /// Bytes of the body that were read narrowly.
+    narrow: usize,
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -78,9 +78,9 @@ impl Wire {
             place: Next::Head,
             inward: Vec::new(),
             given: 0,
-            outward: Vec::new(),
-            sent: 0,
+            outward: Outward::default(),
             ended: false,
+            narrow: 0,
             linger: None,
         }
     }
@@ -137,7 +137,7 @@ impl Wire {
     }
 
     fn refuse(&mut self, error: HeadError) {
-        self.outward.extend(closing_reply(&error.reply()));
+        self.outward.bytes.extend(closing_reply(&error.reply()));
         self.control.refused(error);
         self.reader.take(usize::MAX);
         self.room.keep(0);
@@ -228,6 +228,13 @@ impl Wire {
         let before = buffer.filled().len();
         ready!(self.poll_read_on(cx, buffer))?;
         let fresh = &buffer.filled()[before..];
+        if !self.stream.wide {
+            self.narrow += fresh.len();
+            if self.narrow >= LONG {
+                self.narrow = 0;
+                self.stream.wide = self.room.widen();
+            }
+        }
         let scanned = match &mut self.place {
             Next::Length(left) => {
                 let used = usize::try_from(*left).unwrap_or(usize::MAX);
@@ -268,17 +275,8 @@ impl Wire {
 
     /// Writes the proxy's own bytes, those that were asked for meanwhile included.
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.control.take_interim(&mut self.outward);
-        while self.sent < self.outward.len() {
-            let bytes = &self.outward[self.sent..];
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.sent += count,
-            }
-        }
-        self.outward = Vec::new();
-        self.sent = 0;
-        Poll::Ready(Ok(()))
+        self.control.take_interim(&mut self.outward.bytes);
+        self.outward.poll_write(&mut self.stream, cx)
     }
 }
 

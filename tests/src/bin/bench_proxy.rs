@@ -1,0 +1,134 @@
+//! Processor time of the agent for what goes through the proxy: a request on a kept connection, one
+//! on a fresh connection, a megabyte of HTTP and of TLS up and down.
+//!
+//! Owns the measuring. `cargo xtask bench proxy` runs it. `$EGRESS_AGENT_BIN` names another agent to
+//! hold against: the figures hold within one machine and one load.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use egress_tests::agent::beside;
+use egress_tests::lab::{host, v4};
+use egress_tests::rules::each_way;
+use egress_tests::{Lab, client};
+
+const LIMIT: Duration = Duration::from_mins(5);
+
+#[derive(Parser)]
+struct Cli {
+    /// Measurements of each kind; the median is printed.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Requests of each measurement.
+    #[arg(long, default_value_t = 20_000)]
+    requests: usize,
+    /// Megabytes of each measurement.
+    #[arg(long, default_value_t = 200)]
+    megabytes: usize,
+}
+
+fn main() -> ExitCode {
+    match bench(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(cli: &Cli) -> Result<()> {
+    let mut lab = Lab::start()?;
+    lab.rules("rules.yaml", &each_way())?;
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    println!(
+        "median of {} (min to max), load {}",
+        cli.rounds,
+        load.trim()
+    );
+    let target = SocketAddr::new(v4(host::HTTPBIN), 80).to_string();
+    for (name, verb) in [
+        ("request, kept connection", "requests"),
+        ("request, fresh connection", "hammer"),
+    ] {
+        let count = cli.requests.to_string();
+        let arguments = [
+            verb,
+            "--host",
+            "httpbin.org",
+            "--count",
+            &count,
+            "--threads",
+            "8",
+            &target,
+        ];
+        let unit = cli.requests as f64;
+        measure(&mut lab, cli.rounds, name, unit, |lab| {
+            let mut command = lab.command(beside("busy")?.to_str().context("a path")?)?;
+            command.args(arguments);
+            let ended = client::run(command, LIMIT)?;
+            let report: serde_json::Value = serde_json::from_str(&ended.stdout)?;
+            if report["failed"] != 0 {
+                bail!("{report}");
+            }
+            Ok(())
+        })?;
+    }
+    let bytes = cli.megabytes << 20;
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(bytes as u64)?;
+    let path = file.path().to_str().context("a path")?;
+    let down = format!("/bytes/{bytes}");
+    for (name, url, way) in [
+        ("MB of HTTP, up", "http://httpbin.org", None),
+        ("MB of HTTP, down", "http://httpbin.org", Some(&down)),
+        ("MB of TLS, up", "https://www.google.com", None),
+        ("MB of TLS, down", "https://www.google.com", Some(&down)),
+    ] {
+        measure(&mut lab, cli.rounds, name, cli.megabytes as f64, |lab| {
+            let mut arguments = vec!["--fail", "-o", "/dev/null"];
+            let authority = lab.authority().path().to_owned();
+            let authority = authority.to_str().context("a path")?;
+            arguments.extend(["--cacert", authority]);
+            let url = match way {
+                Some(down) => format!("{url}{down}"),
+                None => {
+                    arguments.extend(["-H", "Expect:", "-T", path]);
+                    format!("{url}/sink")
+                }
+            };
+            arguments.push(&url);
+            let reply = lab.curl(&arguments)?;
+            if reply.code != 200 {
+                bail!("{url}: {reply:?}");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Prints microseconds of the agent for each of `units`.
+fn measure(
+    lab: &mut Lab,
+    rounds: usize,
+    name: &str,
+    units: f64,
+    mut run: impl FnMut(&mut Lab) -> Result<()>,
+) -> Result<()> {
+    let mut all = Vec::new();
+    for _ in 0..rounds {
+        let before = lab.agent()?.cpu()?;
+        run(lab)?;
+        let took = lab.agent()?.cpu()?.saturating_sub(before);
+        all.push(took.as_secs_f64() * 1e6 / units);
+    }
+    all.sort_by(f64::total_cmp);
+    if let (Some(min), Some(median), Some(max)) = (all.first(), all.get(rounds / 2), all.last()) {
+        println!("  {name:<26} {median:8.1} µs ({min:.1} to {max:.1})");
+    }
+    Ok(())
+}
