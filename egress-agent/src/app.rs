@@ -6,9 +6,10 @@ use crate::engine::News;
 use crate::gate::placement::Started;
 use crate::gate::{self, Gate, own, rootwatch};
 use crate::keeper::{Canaries, Keeper};
-use crate::kernel::{self, Counters};
+use crate::kernel;
 use crate::namespaces::Services;
-use crate::observe::observed::Observed;
+use crate::observe::counters::Registry;
+use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
 use crate::operate::admin;
 use crate::operate::reporter::Reporter;
@@ -137,16 +138,20 @@ async fn serve(
     let (reloaded, configs) = mpsc::channel(1);
     canaries.expect_errno(config.deny_errno);
     let came = Arc::new(Notify::new());
+    let registry = Registry {
+        own: observe::counters::Counters::default(),
+        kernel: Arc::new(kernel::Counters::open(&kernel.pins)?),
+    };
     let news = News {
         asks,
         configs,
         came: Arc::clone(&came),
         board: board.clone(),
         canaries: canaries.clone(),
+        counters: registry.own.clone(),
     };
     let mut engine = wiring::engine(config, &place.roots, &mut kernel, &sockets, news)?;
-    let observed = Observed::default();
-    let flows = Arc::clone(&observed.flows);
+    let flows = Arc::new(FlowLog::new(registry.own.clone()));
     let status = Reporter::new(
         config,
         &kernel,
@@ -154,8 +159,8 @@ async fn serve(
         &board,
         feed.problem,
         ask,
-        observed.clone(),
-    )?;
+        registry.clone(),
+    );
     let mut helpers = JoinSet::new();
     helpers.spawn(status.serve(config.admin_socket.clone()));
 
@@ -172,12 +177,11 @@ async fn serve(
         port: config.proxy_port,
     };
     engine.open(sockets, services).await?;
-    let counters = Counters::open(&kernel.pins)?;
     let kernel = Arc::new(Mutex::new(kernel));
     privilege::give_up(place.kept)?;
     rootwatch::start(&kernel, &place.roots, board.clone(), came)?;
     let keeper = Keeper {
-        counters,
+        counters: Arc::clone(&registry.kernel),
         proof,
         audits: config.mode == Mode::Audit,
         kernel,
@@ -198,7 +202,7 @@ async fn serve(
     helpers.spawn(async move { flows.tell_of_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 
-    let denials = wiring::denials(&engine, canaries, observed)?;
+    let denials = wiring::denials(&engine, canaries, registry.own)?;
     let mut denials = tokio::spawn(denials.follow(events));
     let result = tokio::select! {
         ended = engine.run(feed.current) => ended,

@@ -130,6 +130,13 @@ fn level_in(mount: &Mount, folder: &Path) -> usize {
         .map_or(0, |below| names(&mount.root) + names(below))
 }
 
+/// Path of a cgroup in the hierarchy, as `/proc/PID/cgroup` shows it to this process. `mount` is
+/// where the hierarchy is mounted.
+pub fn path_in(mount: &Path, folder: &Path) -> String {
+    let below = folder.strip_prefix(mount).unwrap_or(folder);
+    Path::new("/").join(below).to_string_lossy().into_owned()
+}
+
 /// The cgroup id that `bpf_sk_cgroup_id` gives: the inode of its folder in kernfs.
 pub fn id(folder: &Path) -> io::Result<u64> {
     Ok(fs::metadata(folder)?.ino())

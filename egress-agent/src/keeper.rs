@@ -90,7 +90,7 @@ pub struct Keeper {
     /// Nothing is denied, by the settings: for the words of the log.
     pub audits: bool,
     /// Where it shows.
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
 }
 
 impl Keeper {

@@ -6,9 +6,9 @@ use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
 use crate::keeper::Canaries;
 use crate::kernel::{Kernel, Live, Origins};
+use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
 use crate::observe::flows::FlowLog;
-use crate::observe::observed::Observed;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
 use crate::sockets::{NetnsId, SocketFactory};
@@ -67,13 +67,14 @@ pub fn engine(
     let resolver = Resolver::new(&config.dns.servers, sockets)?;
     let tables = kernel.tables()?;
     let live = Live::open(&kernel.pins, tables.view())?;
-    let ending = Ending::new(config.on_removal, live, Arc::clone(sockets));
+    let counters = news.counters.clone();
+    let ending = Ending::new(config.on_removal, live, Arc::clone(sockets), counters);
     Engine::new(config, roots, tables, resolver, ending, news)
 }
 
 /// What follows the kernel's denials with the names that the engine knows.
-pub fn denials(engine: &Engine, canaries: Canaries, observed: Observed) -> anyhow::Result<Denials> {
-    Denials::new(engine.names(), engine.missed(), canaries, observed.denied)
+pub fn denials(engine: &Engine, canaries: Canaries, counters: Counters) -> anyhow::Result<Denials> {
+    Denials::new(engine.names(), engine.missed(), canaries, counters)
 }
 
 /// What the proxy's connections share.

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use egress_core::http::authority::parse_server_name;
 use egress_core::policy::leases::PrivateAnswers;
 use egress_core::registry::hosts;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
@@ -60,15 +60,24 @@ pub enum UnlistedAddress {
     ByName,
 }
 
-/// Whether what no rule lists is refused or only recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+/// Whether what no rule lists is denied or only recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
-    /// Refused.
+    /// Denied.
     #[default]
     Enforce,
-    /// Everything passes; what would be refused is recorded.
+    /// Everything passes; what would be denied is recorded.
     Audit,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        })
+    }
 }
 
 /// What happens to running flows whose destination a rules change no longer lists.

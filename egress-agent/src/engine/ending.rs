@@ -3,10 +3,12 @@
 
 use crate::config::OnRemoval;
 use crate::kernel::{Ended, Live};
+use crate::observe::counters::Counters;
+use crate::observe::families::Own;
 use crate::sockets::{NetnsId, SocketFactory};
 use anyhow::Context as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Workloads that get a policy within this time of each other are looked at together: a look lists
@@ -18,32 +20,32 @@ pub struct Ending {
     /// None where running flows outlive their rule.
     live: Option<Arc<Live>>,
     sockets: Arc<SocketFactory>,
-    ended: Arc<AtomicU64>,
+    counters: Counters,
     /// A look at the flows of moved workloads is to come.
     due: Arc<AtomicBool>,
 }
 
 impl Ending {
     /// Ends none yet.
-    pub fn new(on_removal: OnRemoval, live: Live, sockets: Arc<SocketFactory>) -> Self {
+    pub fn new(
+        on_removal: OnRemoval,
+        live: Live,
+        sockets: Arc<SocketFactory>,
+        counters: Counters,
+    ) -> Self {
         Self {
             live: (on_removal == OnRemoval::Close).then(|| Arc::new(live)),
             sockets,
-            ended: Arc::default(),
+            counters,
             due: Arc::default(),
         }
-    }
-
-    /// Flows that were ended since the start.
-    pub(super) fn ended(&self) -> u64 {
-        self.ended.load(Ordering::Relaxed)
     }
 
     /// Ends what the tables no longer list, a moment from now.
     pub(super) fn end_unlisted(&self) {
         if let Some(live) = self.live.clone() {
-            let (sockets, ended) = (Arc::clone(&self.sockets), Arc::clone(&self.ended));
-            tokio::spawn(async move { end_all(&live, &sockets, &ended).await });
+            let (sockets, counters) = (Arc::clone(&self.sockets), self.counters.clone());
+            tokio::spawn(async move { end_all(&live, &sockets, &counters).await });
         }
     }
 
@@ -55,23 +57,23 @@ impl Ending {
         if self.due.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (sockets, ended) = (Arc::clone(&self.sockets), Arc::clone(&self.ended));
+        let (sockets, counters) = (Arc::clone(&self.sockets), self.counters.clone());
         let due = Arc::clone(&self.due);
         tokio::spawn(async move {
             tokio::time::sleep(TOGETHER).await;
             // Before the look: what moves from here on has one of its own.
             due.store(false, Ordering::Release);
-            end_all(&live, &sockets, &ended).await;
+            end_all(&live, &sockets, &counters).await;
         });
     }
 }
 
-async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, ended: &AtomicU64) {
+async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, counters: &Counters) {
     for netns in sockets.namespaces() {
         match end_in(live, sockets, netns).await {
             Ok(flows) => {
                 flows.iter().for_each(tell);
-                ended.fetch_add(flows.len() as u64, Ordering::Relaxed);
+                counters.add(Own::FlowsEnded, flows.len() as u64);
             }
             // Their packets are denied all the same.
             Err(error) => tracing::error!(

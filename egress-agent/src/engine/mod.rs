@@ -10,14 +10,15 @@ mod ruling;
 mod telling;
 
 pub use ending::Ending;
-pub use telling::Ask;
+pub use telling::{Ask, Facts, Noted};
 
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use crate::dns::Resolver;
 use crate::keeper::Canaries;
 use crate::kernel::Tables;
+use crate::observe::counters::Counters;
+use crate::observe::families::Own;
 use crate::observe::readiness::Board;
-use crate::operate::status::RulesStatus;
 use crate::sources::RuleSet;
 use crate::timer::until;
 use crate::workloads::{Missed, Owners, Sharers, Workloads};
@@ -53,6 +54,8 @@ pub struct News {
     pub came: Arc<Notify>,
     /// Readiness.
     pub board: Board,
+    /// What is counted.
+    pub counters: Counters,
     /// What the canaries must show.
     pub canaries: Canaries,
 }
@@ -81,8 +84,8 @@ pub struct Engine {
     answers_until: Option<Instant>,
     /// Findings across the objects in force, once they are there.
     findings: Arc<OnceLock<Vec<String>>>,
-    /// What `status` shows; the parts that are looked up are filled in when it is asked.
-    shown: RulesStatus,
+    /// What is noted for `status`.
+    noted: Noted,
 }
 
 impl Engine {
@@ -118,9 +121,9 @@ impl Engine {
             news,
             missed: Missed::default(),
             answers_until: None,
-            shown: RulesStatus {
-                mode: format!("{:?}", config.mode).to_lowercase(),
-                ..RulesStatus::default()
+            noted: Noted {
+                mode: config.mode,
+                ..Noted::default()
             },
         })
     }
@@ -193,7 +196,7 @@ impl Engine {
                     if !following {
                         let problem = "the rule files are not followed any more: restart the agent";
                         tracing::error!(problem, "the last good rules stay in force");
-                        self.shown.problem = Some(problem.to_owned());
+                        self.noted.problem = Some(problem.to_owned());
                         continue;
                     }
                     let set = Arc::clone(&rules.borrow_and_update());
@@ -251,10 +254,10 @@ impl Engine {
         if !ops.is_empty() || self.moved {
             let left_out = self.write(ops)?;
             if left_out > 0 {
-                self.shown.left_out += left_out as u64;
+                self.news.counters.add(Own::LeftOut, left_out as u64);
                 tracing::error!(
                     left_out,
-                    "the table is full: addresses of listed names are left out and refused"
+                    "the table is full: addresses of listed names are left out and denied"
                 );
             }
             tracing::debug!(

@@ -63,11 +63,11 @@ impl Engine {
 
     /// Views can be more than the kernel has policies.
     fn tell_of_closed(&mut self) {
-        let before = self.shown.without_policy;
-        self.shown.without_policy = self.state.without_policy() as u64;
-        if self.shown.without_policy > before {
+        let before = self.noted.without_policy;
+        self.noted.without_policy = self.state.without_policy();
+        if self.noted.without_policy > before {
             tracing::error!(
-                workloads = self.shown.without_policy,
+                workloads = self.noted.without_policy,
                 "more different views than the kernel has policies: these workloads are refused \
                  everything until others go or share a view"
             );

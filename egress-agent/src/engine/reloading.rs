@@ -15,7 +15,7 @@ impl Engine {
         }
         plan.commit();
         let ops = self.state.poll_ops();
-        self.shown.mode = format!("{:?}", config.mode).to_lowercase();
+        self.noted.mode = config.mode;
         self.news.canaries.expect_errno(config.deny_errno);
         self.moved = true;
         self.carry_out(&ops)?;

@@ -84,7 +84,7 @@ impl Engine {
         for objects in [&rules.previous[..], &[]] {
             let now = Instant::now();
             self.state.handle_rules(now, objects);
-            self.shown.objects = objects.len();
+            self.noted.objects = objects.len();
             let plan = self.state.begin(now);
             if self.tables.fits(plan.ops()).is_ok() {
                 plan.commit();
@@ -97,7 +97,7 @@ impl Engine {
     fn does_not_fit(&mut self, full: &NoRoom, instead: &str) {
         let problem = format!("the rules do not fit: {full}; {instead}");
         tracing::error!(problem, "rules not applied");
-        self.shown.problem = Some(problem);
+        self.noted.problem = Some(problem);
     }
 
     /// Writes the rules in force for the next agent.
@@ -107,10 +107,10 @@ impl Engine {
 
     /// These rules are what `status` tells of.
     pub(super) fn show(&mut self, rules: &RuleSet) {
-        self.shown.objects = rules.objects.len();
-        self.shown.problems = rules.problems.iter().take(SHOWN).cloned().collect();
-        self.shown.notes = rules.notes.iter().take(SHOWN).cloned().collect();
-        self.shown.problem = None;
+        self.noted.objects = rules.objects.len();
+        self.noted.problems = rules.problems.iter().take(SHOWN).cloned().collect();
+        self.noted.notes = rules.notes.iter().take(SHOWN).cloned().collect();
+        self.noted.problem = None;
         self.findings = Arc::clone(&rules.findings);
     }
 

@@ -2,17 +2,58 @@
 //! of it changes a verdict.
 
 use super::Engine;
+use crate::config::Mode;
 use crate::kernel::Room;
-use crate::operate::status::{RulesStatus, TableStatus, WorkloadStatus};
+use crate::workloads::{Placed, TooDeep};
 use egress_core::policy::explain::{Explanation, Question};
+use egress_core::policy::leases::Failure;
 use egress_ebpf::abi::DEFAULT_POLICY;
+use std::sync::Arc;
 use tokio::sync::oneshot;
+
+/// What the engine notes as it happens, for `status`.
+#[derive(Clone, Debug, Default)]
+pub struct Noted {
+    /// That of workloads without a mode of their own.
+    pub mode: Mode,
+    /// Resources in force.
+    pub objects: usize,
+    /// Why the rules as they are now are not in force.
+    pub problem: Option<String>,
+    /// What is wrong with the files; the first of them.
+    pub problems: Vec<String>,
+    /// What was skipped or is not carried out; the first of them.
+    pub notes: Vec<String>,
+    /// Workloads that are denied everything, because there are no more policies.
+    pub without_policy: usize,
+}
+
+/// How the rules stand, and who is under them.
+#[derive(Debug)]
+pub struct Facts {
+    /// What was noted as it happened.
+    pub noted: Noted,
+    /// Generation of the kernel's policies.
+    pub generation: u32,
+    /// Single addresses in the tables.
+    pub addresses: Room,
+    /// Networks in the tables.
+    pub networks: Room,
+    /// Names whose last question failed, and why.
+    pub failing: Vec<(Arc<str>, Failure)>,
+    /// What objects do together that their author may not want; the first of them.
+    pub findings: Vec<String>,
+    /// Cgroups that are nested deeper than the kernel judges.
+    pub too_deep: TooDeep,
+    /// Cgroups below the roots.
+    pub workloads: Vec<Placed>,
+}
 
 /// A question to the running engine, with the way back.
 #[derive(Debug)]
 pub enum Ask {
     /// How the rules stand, and who is under them.
-    Status(oneshot::Sender<(RulesStatus, Vec<WorkloadStatus>)>),
+    Status(oneshot::Sender<Facts>),
     /// What becomes of a destination.
     Explain {
         /// The destination.
@@ -30,7 +71,7 @@ impl Engine {
     pub(super) fn reply(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => {
-                let _ = answer.send((self.status(), self.workloads.status()));
+                let _ = answer.send(self.facts());
             }
             Ask::Explain {
                 question,
@@ -45,24 +86,17 @@ impl Engine {
         }
     }
 
-    fn status(&self) -> RulesStatus {
-        let (exact, ranges) = self.tables.room();
-        let table = |room: Room| TableStatus {
-            used: room.used,
-            limit: room.limit,
-        };
-        let failing = self.state.failing().into_iter();
-        RulesStatus {
+    fn facts(&self) -> Facts {
+        let (addresses, networks) = self.tables.room();
+        Facts {
+            noted: self.noted.clone(),
             generation: self.state.generation(),
-            addresses: table(exact),
-            networks: table(ranges),
-            failing: failing
-                .map(|(n, f)| (n.to_string(), f.to_string()))
-                .collect(),
+            addresses,
+            networks,
+            failing: self.state.failing(),
             findings: self.findings(),
             too_deep: self.workloads.too_deep(),
-            flows_ended: self.ending.ended(),
-            ..self.shown.clone()
+            workloads: self.workloads.placed(),
         }
     }
 }

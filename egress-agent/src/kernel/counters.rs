@@ -3,24 +3,6 @@
 use super::pins::Pins;
 use anyhow::Context as _;
 use aya::maps::{Map, MapData, PerCpuArray};
-use egress_ebpf::abi::counter;
-
-/// Names that users see, by [`counter`].
-const NAMES: [(u32, &str); counter::COUNT as usize] = [
-    (counter::ALLOWED, "allowed"),
-    (counter::REDIRECTED, "redirected"),
-    (counter::DENIED, "denied"),
-    (counter::EVENTS_LOST, "eventsLost"),
-    (counter::FLOWS_FULL, "flowsFull"),
-    (counter::REPEATED, "repeated"),
-    (counter::WOULD_DENY, "wouldDeny"),
-    (counter::ANSWERED, "answered"),
-];
-
-/// Each counter's index and name.
-pub fn counter_names() -> impl Iterator<Item = (u32, &'static str)> {
-    NAMES.into_iter()
-}
 
 /// Reads counters; they count since the maps were made, over every agent since.
 pub struct Counters(PerCpuArray<MapData, u64>);
@@ -33,7 +15,7 @@ impl Counters {
         Ok(Self(Map::PerCpuArray(map).try_into()?))
     }
 
-    /// A counter's sum over the CPUs; an index is one of [`counter`].
+    /// A counter's sum over the CPUs; an index is one of [`egress_ebpf::abi::counter`].
     pub fn get(&self, index: u32) -> u64 {
         self.0
             .get(&index, 0)

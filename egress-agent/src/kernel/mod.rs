@@ -27,7 +27,7 @@ pub use attach::{
     attach, attach_agent, attach_roots, denies_unlisted, detach, detach_links, forget_vanished,
     is_attached, missing, policy, refuse_rival,
 };
-pub use counters::{Counters, counter_names};
+pub use counters::Counters;
 pub use events::{Events, ProgramLog};
 pub use live::{Ended, Live};
 pub use load::{Kernel, OBJECT, supported};

@@ -4,7 +4,9 @@
 //! workloads that dial at random hold up neither rules nor new pods. Decides nothing.
 
 use super::cgroups::CgroupPaths;
+use super::counters::Counters;
 use super::deny::Denial;
+use super::families::Own;
 use super::sorting::Sorting;
 use super::throttle::Throttle;
 use crate::keeper::Canaries;
@@ -19,33 +21,10 @@ use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
 use egress_ebpf::verdict::Reason;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Log lines of denials in a second; the kernel's bound on events is higher, and each costs a line.
 const LOGGED: u32 = 75;
-
-/// What `status` shows of denials; clones are one and the same.
-#[derive(Clone, Debug, Default)]
-pub struct DenialCounts(Arc<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    events: AtomicU64,
-    not_logged: AtomicU64,
-}
-
-impl DenialCounts {
-    /// Denials that came out of the kernel one by one.
-    pub fn events(&self) -> u64 {
-        self.0.events.load(Ordering::Relaxed)
-    }
-
-    /// Of them, those without a log line because there were too many.
-    pub fn not_logged(&self) -> u64 {
-        self.0.not_logged.load(Ordering::Relaxed)
-    }
-}
 
 /// See the module.
 pub struct Denials {
@@ -54,7 +33,7 @@ pub struct Denials {
     /// Denials of these are no news.
     canaries: Canaries,
     missed: Missed,
-    counts: DenialCounts,
+    counters: Counters,
     throttle: Throttle,
     sorting: Sorting,
 }
@@ -66,14 +45,14 @@ impl Denials {
         names: Arc<ArcSwap<Names>>,
         missed: Missed,
         canaries: Canaries,
-        counts: DenialCounts,
+        counters: Counters,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             names,
             cgroups: CgroupPaths::new()?,
             canaries,
             missed,
-            counts,
+            counters,
             throttle: Throttle::new(LOGGED),
             sorting: Sorting::default(),
         })
@@ -100,7 +79,7 @@ impl Denials {
     }
 
     fn take(&mut self, event: &DenyEvent) {
-        self.counts.0.events.fetch_add(1, Ordering::Relaxed);
+        self.counters.add(Own::Events, 1);
         if self.canaries.has(event.cgroup) {
             return;
         }
@@ -114,7 +93,7 @@ impl Denials {
 
     fn log(&mut self, event: &DenyEvent) {
         let Some(more) = self.throttle.allows(Instant::now()) else {
-            self.counts.0.not_logged.fetch_add(1, Ordering::Relaxed);
+            self.counters.add(Own::EventsNotLogged, 1);
             return;
         };
         log_suppressed(more);

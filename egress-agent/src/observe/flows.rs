@@ -1,12 +1,12 @@
 //! What the proxy denied and served, as log lines with Envoy's names for the flags. A client that
 //! is denied over and over costs a bounded number of lines; what has none is counted and told.
 
+use super::counters::Counters;
+use super::families::Own;
 use super::repeats::Repeats;
 use super::throttle::Throttle;
-use crate::operate::status::ProxyStatus;
 use crate::proxy::{AccessRecord, Observer, Origin, Refusal};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,32 +51,18 @@ struct Bounds {
 #[derive(Debug)]
 pub struct FlowLog {
     bounds: Mutex<Bounds>,
-    refused: AtomicU64,
-    would_deny: AtomicU64,
-    not_logged: AtomicU64,
+    counters: Counters,
 }
 
-impl Default for FlowLog {
-    fn default() -> Self {
+impl FlowLog {
+    /// Nothing logged yet.
+    pub fn new(counters: Counters) -> Self {
         Self {
             bounds: Mutex::new(Bounds {
                 repeats: Repeats::new(KINDS),
                 throttle: Throttle::new(LINES),
             }),
-            refused: AtomicU64::new(0),
-            would_deny: AtomicU64::new(0),
-            not_logged: AtomicU64::new(0),
-        }
-    }
-}
-
-impl FlowLog {
-    /// What `status` shows of it.
-    pub fn status(&self) -> ProxyStatus {
-        ProxyStatus {
-            refused: self.refused.load(Ordering::Relaxed),
-            would_deny: self.would_deny.load(Ordering::Relaxed),
-            not_logged: self.not_logged.load(Ordering::Relaxed),
+            counters,
         }
     }
 
@@ -96,7 +82,7 @@ impl FlowLog {
         tell_held_back(more);
         for (kind, repeated) in ended {
             let Some(more) = self.bounds().throttle.allows(now) else {
-                self.not_logged.fetch_add(repeated, Ordering::Relaxed);
+                self.counters.add(Own::ProxyNotLogged, repeated);
                 continue;
             };
             tell_held_back(more);
@@ -116,16 +102,16 @@ impl FlowLog {
     /// The number of repeats to tell with this refusal, if it has a line at all.
     fn allows(&self, now: Instant, kind: Kind) -> Option<u64> {
         let counter = if kind.audit {
-            &self.would_deny
+            Own::ProxyWouldDeny
         } else {
-            &self.refused
+            Own::ProxyDenied
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.counters.add(counter, 1);
         let (repeated, more) = {
             let mut bounds = self.bounds();
             let repeated = bounds.repeats.tells(now, kind)?;
             let Some(more) = bounds.throttle.allows(now) else {
-                self.not_logged.fetch_add(1 + repeated, Ordering::Relaxed);
+                self.counters.add(Own::ProxyNotLogged, 1 + repeated);
                 return None;
             };
             (repeated, more)
@@ -237,15 +223,15 @@ mod tests {
 
     #[test]
     fn a_client_that_asks_the_same_over_and_over_has_one_line_a_second() {
-        let (log, start) = (FlowLog::default(), Instant::now());
+        let (log, start) = (FlowLog::new(Counters::default()), Instant::now());
         let mut lines = Vec::new();
         for n in 0..1000 {
             lines.extend(log.allows(start + WINDOW * (n / 500), kind("a.example")));
         }
         assert_eq!(lines, [0, 499]);
-        let told = log.status();
+        let told = |own| log.counters.get(own);
         assert_eq!(
-            (told.refused, told.not_logged),
+            (told(Own::ProxyDenied), told(Own::ProxyNotLogged)),
             (1000, 0),
             "all are told of"
         );
@@ -253,16 +239,16 @@ mod tests {
 
     #[test]
     fn a_client_that_asks_for_ever_new_names_has_as_many_lines_as_the_bound() {
-        let (log, start) = (FlowLog::default(), Instant::now());
+        let (log, start) = (FlowLog::new(Counters::default()), Instant::now());
         let names = (0..5000).map(|n| kind(&format!("n{n}.example")));
         let lines = names.filter_map(|kind| log.allows(start, kind)).count();
         assert_eq!(lines, LINES as usize);
-        let status = log.status();
-        assert_eq!(status.refused, 5000);
-        assert_eq!(status.not_logged, 5000 - u64::from(LINES));
+        let told = |own| log.counters.get(own);
+        assert_eq!(told(Own::ProxyDenied), 5000);
+        assert_eq!(told(Own::ProxyNotLogged), 5000 - u64::from(LINES));
         assert_eq!(
             log.bounds().throttle.take(start + WINDOW),
-            status.not_logged
+            told(Own::ProxyNotLogged)
         );
     }
 
@@ -276,7 +262,7 @@ mod tests {
     }
 
     fn lines_of(work: impl FnOnce(&FlowLog)) -> Vec<serde_json::Value> {
-        captured::lines(|| work(&FlowLog::default()))
+        captured::lines(|| work(&FlowLog::new(Counters::default())))
     }
 
     #[test]
@@ -305,8 +291,8 @@ mod tests {
             log.refused(None, &refusal);
             log.refused(None, &refusal);
             log.tell_ended(Instant::now() + WINDOW);
-            let status = log.status();
-            assert_eq!((status.refused, status.would_deny), (0, 2));
+            let told = |own| log.counters.get(own);
+            assert_eq!((told(Own::ProxyDenied), told(Own::ProxyWouldDeny)), (0, 2));
         });
         let message = |n: usize| lines[n]["message"].as_str().unwrap();
         assert_eq!((message(0), message(1)), ("would_deny", "would_deny again"));

@@ -3,12 +3,13 @@
 #[cfg(test)]
 mod captured;
 pub mod cgroups;
+pub mod counters;
 pub mod denials;
 pub mod deny;
+pub mod families;
 pub mod flows;
 pub mod limit;
 pub mod log;
-pub mod observed;
 pub mod readiness;
 pub mod repeats;
 pub mod sorting;

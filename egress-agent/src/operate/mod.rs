@@ -5,3 +5,4 @@ pub mod admin;
 pub mod pinned;
 pub mod reporter;
 pub mod status;
+pub mod text;

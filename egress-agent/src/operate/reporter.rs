@@ -1,14 +1,17 @@
-//! Puts the agent's status together from those who know its parts, and serves it.
+//! Fills the agent's status in, from what those say who know its parts, and serves it.
 
 use crate::config::Config;
 use crate::engine::Ask;
-use crate::kernel::{Counters, Kernel, counter_names};
-use crate::observe::observed::Observed;
+use crate::kernel::{Kernel, Room};
+use crate::observe::counters::Registry;
+use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
 use crate::operate::admin::{self, Explained, Request};
-use crate::operate::status::{KernelStatus, Status};
+use crate::operate::status::{KernelStatus, RulesStatus, Status, TableStatus, WorkloadStatus};
+use crate::workloads::Placed;
 use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -20,10 +23,9 @@ pub struct Reporter {
     /// What does not change while the agent runs.
     fixed: Status,
     board: Board,
-    counters: Counters,
+    registry: Registry,
     problem: watch::Receiver<Option<String>>,
     engine: mpsc::Sender<Ask>,
-    observed: Observed,
     /// A proof older than this is none.
     stale: std::time::Duration,
 }
@@ -37,12 +39,12 @@ impl Reporter {
         board: &Board,
         problem: watch::Receiver<Option<String>>,
         engine: mpsc::Sender<Ask>,
-        observed: Observed,
-    ) -> anyhow::Result<Self> {
+        registry: Registry,
+    ) -> Self {
         for gap in &kernel.gaps {
             tracing::warn!(gap, "this kernel leaves a way open");
         }
-        Ok(Self {
+        Self {
             fixed: Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 abi: ABI_VERSION,
@@ -58,12 +60,11 @@ impl Reporter {
                 ..Status::default()
             },
             board: board.clone(),
-            counters: Counters::open(&kernel.pins)?,
+            registry,
             problem,
             engine,
-            observed,
             stale: config.canary_interval * 3,
-        })
+        }
     }
 
     /// Serves it for ever. Without its socket the gate works all the same, and the agent tries
@@ -125,14 +126,9 @@ impl Reporter {
     }
 
     async fn status(&self) -> Option<Status> {
-        let (answer, state) = oneshot::channel();
+        let (answer, facts) = oneshot::channel();
         self.engine.send(Ask::Status(answer)).await.ok()?;
-        let (mut rules, workloads) = state.await.ok()?;
-        if let Some(problem) = self.problem.borrow().as_ref() {
-            rules.problem = Some(problem.clone());
-        }
-        rules.events = self.observed.denied.events();
-        rules.not_logged = self.observed.denied.not_logged();
+        let facts = facts.await.ok()?;
         let (age, closed, mut troubles) = {
             let known = self.board.known();
             let age = known.proven.map(|at| at.elapsed());
@@ -142,6 +138,14 @@ impl Reporter {
         if troubles.is_empty() && overdue {
             troubles.push("the last canary is too long ago".to_owned());
         }
+        let counters = |section| -> BTreeMap<String, u64> {
+            let samples = self.registry.samples();
+            samples
+                .filter(|sample| sample.series.section == section)
+                .map(|sample| (sample.series.key.to_owned(), sample.value))
+                .collect()
+        };
+        let noted = facts.noted;
         Some(Status {
             running: true,
             closed: closed && !overdue,
@@ -149,13 +153,47 @@ impl Reporter {
             trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
             troubles,
             canary_age_seconds: age.map(|age| age.as_secs_f64()),
-            rules,
-            workloads,
-            proxy: self.observed.flows.status(),
-            counters: counter_names()
-                .map(|(index, name)| (name.to_owned(), self.counters.get(index)))
-                .collect(),
+            rules: RulesStatus {
+                mode: noted.mode,
+                objects: noted.objects,
+                problem: self.problem.borrow().clone().or(noted.problem),
+                problems: noted.problems,
+                notes: noted.notes,
+                findings: facts.findings,
+                generation: facts.generation,
+                addresses: table(facts.addresses),
+                networks: table(facts.networks),
+                without_policy: noted.without_policy,
+                too_deep: facts.too_deep,
+                failing: facts
+                    .failing
+                    .into_iter()
+                    .map(|(name, why)| (name.to_string(), why.to_string()))
+                    .collect(),
+                counters: counters(Section::Rules),
+            },
+            workloads: facts.workloads.into_iter().map(workload).collect(),
+            proxy: counters(Section::Proxy),
+            counters: counters(Section::Counters),
             ..self.fixed.clone()
         })
+    }
+}
+
+fn table(Room { used, limit }: Room) -> TableStatus {
+    TableStatus { used, limit }
+}
+
+fn workload(placed: Placed) -> WorkloadStatus {
+    WorkloadStatus {
+        cgroup: placed.cgroup,
+        id: placed.id,
+        identity: placed.identity,
+        pod: placed.name.pod.map(|pod| pod.uid),
+        container: placed.name.container.map(|container| container.id),
+        mode: placed.mode,
+        policy: placed.policy,
+        network_namespaces: placed.namespaces.all,
+        proxied: placed.namespaces.served,
     }
 }

@@ -147,15 +147,16 @@ fn conclude(
     strict: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut unusable = match counts.unusable {
+    let unusable = match counts.unusable {
         0 => String::new(),
         documents => format!("; {} unusable", counted(documents, "document")),
     };
-    if counts.unreadable > 0 {
-        unusable += &format!("; {} unreadable", counted(counts.unreadable, "file"));
-    }
+    let unreadable = match counts.unreadable {
+        0 => String::new(),
+        files => format!("; {} unreadable", counted(files, "file")),
+    };
     let summary = format!(
-        "{}, {}: {} invalid, {} with warnings{unusable}",
+        "{}, {}: {} invalid, {} with warnings{unusable}{unreadable}",
         counted(files, "file"),
         counted(counts.objects, "object"),
         counts.invalid,

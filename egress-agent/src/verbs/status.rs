@@ -4,6 +4,7 @@ use super::args::{AdminArgs, file_settings};
 use super::quiet;
 use crate::config::{DEFAULT_BPF_DIR, LogFormat};
 use crate::failure::{ABSENT, Failure};
+use crate::operate::text::Text;
 use crate::operate::{admin, pinned};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -16,7 +17,10 @@ pub struct StatusArgs {
     /// Without an agent: where the gate is pinned [default: /sys/fs/bpf/egress-agent]
     #[arg(long, value_name = "PATH")]
     bpf_dir: Option<PathBuf>,
-    /// How it is written
+    /// With every counter, the versions and how full the tables are
+    #[arg(short, long)]
+    verbose: bool,
+    /// How it is written; JSON has everything
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: LogFormat,
 }
@@ -39,7 +43,14 @@ pub fn run(args: StatusArgs) -> anyhow::Result<()> {
     };
     let mut out = quiet::stdout();
     match args.output {
-        LogFormat::Text => write!(out, "{status}")?,
+        LogFormat::Text => write!(
+            out,
+            "{}",
+            Text {
+                status: &status,
+                verbose: args.verbose
+            }
+        )?,
         LogFormat::Json => writeln!(out, "{}", serde_json::to_string(&status)?)?,
     }
     out.flush()?;

@@ -5,6 +5,7 @@
 
 pub mod cgroups;
 mod depth;
+mod identities;
 mod missed;
 pub mod names;
 mod owners;
@@ -13,14 +14,15 @@ mod sharers;
 
 pub use depth::TooDeep;
 pub use egress_core::registry::scope::Workload;
+pub use identities::Identities;
 pub use missed::Missed;
 pub use owners::Owners;
 pub use sharers::Sharers;
 
-use crate::config::{Config, WorkloadEntry};
+use crate::cgroup2;
+use crate::config::{Config, Mode, WorkloadEntry};
 use crate::kernel::{Tables, canary};
-use crate::namespaces::Namespaces;
-use crate::operate::status::WorkloadStatus;
+use crate::namespaces::{Counted, Namespaces};
 use cgroups::{Cgroup, Cgroups, Change};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,15 +45,39 @@ pub enum Told {
     Gone(u64),
 }
 
+/// A cgroup that is a workload, or has network namespaces of its own, for `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its path in the hierarchy.
+    pub cgroup: String,
+    /// The kernel's id.
+    pub id: u64,
+    /// Who it is; none where no entry names it.
+    pub identity: Option<String>,
+    /// What its path says of the pod and the container.
+    pub name: names::CgroupName,
+    /// A mode of its own.
+    pub mode: Option<Mode>,
+    /// A policy of its own.
+    pub policy: Option<u32>,
+    /// Network namespaces of its processes.
+    pub namespaces: Counted,
+}
+
 /// A cgroup and what is known of it.
 struct Member {
     cgroup: Arc<Cgroup>,
+    /// Its path in the hierarchy.
+    path: String,
+    /// Its path below the enforced root.
     below: String,
     workload: Option<Workload>,
 }
 
 /// See the module.
 pub struct Workloads {
+    /// Where the hierarchy is mounted.
+    mount: PathBuf,
     roots: Vec<PathBuf>,
     entries: Vec<WorkloadEntry>,
     cgroups: Cgroups,
@@ -61,12 +87,14 @@ pub struct Workloads {
     scan_due: Instant,
     owners: Owners,
     sharers: Sharers,
+    identities: Identities,
 }
 
 impl Workloads {
     /// Follows the cgroups below `roots`. Knows none until the first [`Self::next`].
     pub fn new(config: &Config, roots: &[PathBuf], owners: Owners) -> anyhow::Result<Self> {
         Ok(Self {
+            mount: cgroup2::mount_point()?,
             roots: roots.to_vec(),
             entries: config.workloads.clone(),
             cgroups: Cgroups::new(roots)?,
@@ -76,6 +104,7 @@ impl Workloads {
             scan_due: Instant::now(),
             owners,
             sharers: Sharers::default(),
+            identities: Identities::default(),
         })
     }
 
@@ -128,7 +157,11 @@ impl Workloads {
                     let gone = self.members.remove(&cgroup.id);
                     self.sharers.remove(cgroup.id);
                     self.namespaces.forget(cgroup.id);
-                    let known = gone.is_some_and(|m| m.workload.is_some());
+                    let gone = gone.filter(|m| m.workload.is_some());
+                    let known = gone.is_some();
+                    if let Some(member) = gone {
+                        self.identities.set(&member.path, None);
+                    }
                     told.extend(known.then_some(Told::Gone(cgroup.id)));
                 }
                 Change::Populated(id) => {
@@ -149,8 +182,13 @@ impl Workloads {
             self.sharers.add(id);
         }
         self.namespaces.follow(now, id);
+        let path = cgroup2::path_in(&self.mount, &cgroup.folder);
+        if workload.is_some() {
+            self.identities.set(&path, workload.as_ref());
+        }
         let member = Member {
             cgroup,
+            path,
             below,
             workload: workload.clone(),
         };
@@ -178,6 +216,7 @@ impl Workloads {
                     Some(workload) => Told::Workload(id, workload),
                     None => Told::Gone(id),
                 });
+                self.identities.set(&member.path, workload.as_ref());
                 member.workload = workload;
             }
             self.members.insert(id, member);
@@ -194,6 +233,11 @@ impl Workloads {
     /// Who shares the proxy as one, kept as it is.
     pub fn sharers(&self) -> Sharers {
         self.sharers.clone()
+    }
+
+    /// Who the workloads are, kept as it is.
+    pub fn identities(&self) -> Identities {
+        self.identities.clone()
     }
 
     /// Looks at everything at once: an enforced root came.
@@ -240,31 +284,27 @@ impl Workloads {
         self.cgroups.deep().status()
     }
 
-    /// What `status` shows of them.
-    pub fn status(&self) -> Vec<WorkloadStatus> {
+    /// The cgroups that are workloads, or have network namespaces of their own, by path.
+    pub fn placed(&self) -> Vec<Placed> {
         let in_others = |m: &Member| self.namespaces.counted(m.cgroup.id).all > 0;
         let shown = |m: &&Member| m.workload.is_some() || in_others(m);
         let members = self.members.values().filter(shown);
-        let mut all: Vec<WorkloadStatus> = members.map(|member| self.status_of(member)).collect();
+        let mut all: Vec<Placed> = members.map(|member| self.place_of(member)).collect();
         all.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
         all
     }
 
-    fn status_of(&self, member: &Member) -> WorkloadStatus {
-        let (id, name) = (member.cgroup.id, names::read(&member.below));
-        let mode = |w: &Workload| Some(if w.audit? { "audit" } else { "enforce" }.to_owned());
-        let identity = |w: &Workload| format!("{}/{}", w.namespace, w.service_account);
-        let namespaces = self.namespaces.counted(id);
-        WorkloadStatus {
-            cgroup: member.below.clone(),
+    fn place_of(&self, member: &Member) -> Placed {
+        let id = member.cgroup.id;
+        let audits = member.workload.as_ref().and_then(|w| w.audit);
+        Placed {
+            cgroup: member.path.clone(),
             id,
-            identity: member.workload.as_ref().map(identity),
-            pod: name.pod.map(|pod| pod.uid),
-            container: name.container.map(|container| container.id),
-            mode: member.workload.as_ref().and_then(mode),
+            identity: member.workload.as_ref().map(identities::spelling),
+            name: names::read(&member.below),
+            mode: audits.map(|audits| if audits { Mode::Audit } else { Mode::Enforce }),
             policy: self.owners.of(id),
-            network_namespaces: namespaces.all,
-            proxied: namespaces.served,
+            namespaces: self.namespaces.counted(id),
         }
     }
 }

@@ -1,0 +1,259 @@
+//! Every counter of the gate, by family: name, unit, labels and what it counts. The one list that
+//! `status` reads, and what serves metrics can. Counts nothing itself.
+//!
+//! A new counter is an entry here and the place that counts it.
+
+use egress_ebpf::abi::counter;
+
+/// What a family counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Connects and first datagrams.
+    Flows,
+    /// Denied connects, packets and requests, or what an auditing policy let pass.
+    Denials,
+    /// Datagrams.
+    Datagrams,
+    /// Entries of a rule table.
+    Entries,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The programs, over every agent since the maps were made; one of [`counter`].
+    Kernel(u32),
+    /// This agent, since its start.
+    Agent(Own),
+}
+
+/// What the agent counts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Denials that the kernel handed over one by one.
+    Events,
+    /// Of them, those without a log line.
+    EventsNotLogged,
+    /// Addresses that found no room in a table.
+    LeftOut,
+    /// Running flows that a rules change ended.
+    FlowsEnded,
+    /// Denials of the proxy.
+    ProxyDenied,
+    /// What the proxy let pass because the policy audits.
+    ProxyWouldDeny,
+    /// Of both, those without a log line.
+    ProxyNotLogged,
+}
+
+impl Own {
+    /// How many there are.
+    pub const COUNT: usize = Self::ProxyNotLogged as usize + 1;
+}
+
+/// The object of `status -o json` that has a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    /// `counters`.
+    Counters,
+    /// `rules`.
+    Rules,
+    /// `proxy`.
+    Proxy,
+}
+
+/// One value of a family.
+#[derive(Debug)]
+pub struct Series {
+    /// Labels and their values.
+    pub labels: &'static [(&'static str, &'static str)],
+    /// Where `status` has it.
+    pub section: Section,
+    /// Its name there.
+    pub key: &'static str,
+    /// Where the value comes from.
+    pub source: Source,
+}
+
+/// Values that count the same and differ by their labels.
+#[derive(Debug)]
+pub struct Family {
+    /// As metrics name it.
+    pub name: &'static str,
+    /// What it counts.
+    pub unit: Unit,
+    /// The same in a sentence.
+    pub help: &'static str,
+    /// Its values.
+    pub series: &'static [Series],
+}
+
+const fn kernel(
+    labels: &'static [(&'static str, &'static str)],
+    key: &'static str,
+    index: u32,
+) -> Series {
+    Series {
+        labels,
+        section: Section::Counters,
+        key,
+        source: Source::Kernel(index),
+    }
+}
+
+const fn agent(
+    labels: &'static [(&'static str, &'static str)],
+    section: Section,
+    key: &'static str,
+    own: Own,
+) -> Series {
+    Series {
+        labels,
+        section,
+        key,
+        source: Source::Agent(own),
+    }
+}
+
+/// All of them.
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "egress_kernel_verdicts_total",
+        unit: Unit::Flows,
+        help: "Verdicts of the kernel programs since the maps were made.",
+        series: &[
+            kernel(&[("verdict", "allowed")], "allowed", counter::ALLOWED),
+            kernel(
+                &[("verdict", "redirected")],
+                "redirected",
+                counter::REDIRECTED,
+            ),
+            kernel(&[("verdict", "denied")], "denied", counter::DENIED),
+            kernel(
+                &[("verdict", "would-deny")],
+                "wouldDeny",
+                counter::WOULD_DENY,
+            ),
+        ],
+    },
+    Family {
+        name: "egress_kernel_answers_total",
+        unit: Unit::Datagrams,
+        help: "Datagrams let out as the answer to a peer that wrote first.",
+        series: &[kernel(&[], "answered", counter::ANSWERED)],
+    },
+    Family {
+        name: "egress_kernel_denials_repeated_total",
+        unit: Unit::Denials,
+        help: "Denials without an event of their own: the same one had one a moment before.",
+        series: &[kernel(&[], "repeated", counter::REPEATED)],
+    },
+    Family {
+        name: "egress_kernel_events_lost_total",
+        unit: Unit::Denials,
+        help: "Denials whose event exceeded the rate or found the ring buffer full.",
+        series: &[kernel(&[], "eventsLost", counter::EVENTS_LOST)],
+    },
+    Family {
+        name: "egress_kernel_flow_table_full_total",
+        unit: Unit::Flows,
+        help: "Redirected flows that were denied because the flow table had no room.",
+        series: &[kernel(&[], "flowsFull", counter::FLOWS_FULL)],
+    },
+    Family {
+        name: "egress_denial_events_total",
+        unit: Unit::Denials,
+        help: "Denials that the kernel handed to this agent one by one.",
+        series: &[agent(&[], Section::Rules, "events", Own::Events)],
+    },
+    Family {
+        name: "egress_denials_not_logged_total",
+        unit: Unit::Denials,
+        help: "Denials without a log line, because of the rate limit.",
+        series: &[
+            agent(
+                &[("by", "kernel")],
+                Section::Rules,
+                "notLogged",
+                Own::EventsNotLogged,
+            ),
+            agent(
+                &[("by", "proxy")],
+                Section::Proxy,
+                "notLogged",
+                Own::ProxyNotLogged,
+            ),
+        ],
+    },
+    Family {
+        name: "egress_proxy_denials_total",
+        unit: Unit::Denials,
+        help: "Connections and requests that the proxy denied, or would have under enforce.",
+        series: &[
+            agent(
+                &[("verdict", "denied")],
+                Section::Proxy,
+                "denied",
+                Own::ProxyDenied,
+            ),
+            agent(
+                &[("verdict", "would-deny")],
+                Section::Proxy,
+                "wouldDeny",
+                Own::ProxyWouldDeny,
+            ),
+        ],
+    },
+    Family {
+        name: "egress_table_entries_left_out_total",
+        unit: Unit::Entries,
+        help: "Addresses of listed names that found no room in a table and are denied.",
+        series: &[agent(&[], Section::Rules, "leftOut", Own::LeftOut)],
+    },
+    Family {
+        name: "egress_flows_ended_total",
+        unit: Unit::Flows,
+        help: "Running flows that a change of rules ended.",
+        series: &[agent(&[], Section::Rules, "flowsEnded", Own::FlowsEnded)],
+    },
+];
+
+/// What a value of `status` counts.
+pub fn help(section: Section, key: &str) -> Option<&'static str> {
+    let has = |family: &&Family| {
+        let mut series = family.series.iter();
+        series.any(|one| one.section == section && one.key == key)
+    };
+    FAMILIES.iter().find(has).map(|family| family.help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_counter_is_one_series_and_each_name_is_given_once() {
+        let all = || FAMILIES.iter().flat_map(|family| family.series);
+        for index in 0..counter::COUNT {
+            let of = all().filter(|one| one.source == Source::Kernel(index));
+            assert_eq!(of.count(), 1, "counter {index} of the kernel");
+        }
+        let own = all().filter(|one| matches!(one.source, Source::Agent(_)));
+        assert_eq!(own.count(), Own::COUNT);
+        assert_eq!(all().count(), Own::COUNT + counter::COUNT as usize);
+        let places: BTreeSet<_> = all().map(|one| (one.section, one.key)).collect();
+        assert_eq!(places.len(), all().count());
+        let names: BTreeSet<_> = FAMILIES.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), FAMILIES.len());
+        for family in FAMILIES {
+            let keys = |one: &Series| one.labels.iter().map(|(key, _)| *key).collect::<Vec<_>>();
+            let first = keys(&family.series[0]);
+            assert!(
+                family.series.iter().all(|one| keys(one) == first),
+                "{}",
+                family.name
+            );
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The status for people: what is wrong first, then what is in force; what is zero is left out.
+//! Every field and every counter is in `-o json`.
+
+use super::status::{Status, TableStatus};
+use crate::config::Mode;
+use crate::observe::families::{Section, help};
+use std::fmt::{self, Formatter};
+
+/// Lines on the rules of each kind; `-o json` has more.
+const LINES: usize = 20;
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a> {
+    /// What is said.
+    pub status: &'a Status,
+    /// With the counters, the versions and how full the tables are.
+    pub verbose: bool,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.readiness(f)?;
+        self.wrong(f)?;
+        self.in_force(f)?;
+        if self.verbose {
+            self.details(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Text<'_> {
+    fn readiness(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let s = self.status;
+        for why in &s.troubles {
+            line(f, "NOT READY", why)?;
+        }
+        match (&s.trouble, s.ready) {
+            (Some(_), _) if !s.troubles.is_empty() => {}
+            (Some(why), _) => line(f, "NOT READY", why)?,
+            (None, true) if s.rules.mode == Mode::Audit => {
+                line(
+                    f,
+                    "ready",
+                    "the gate is in place, audits and denies nothing",
+                )?;
+            }
+            (None, true) => line(f, "ready", "the gate is closed")?,
+            (None, false) => line(f, "NOT READY", "not proven yet")?,
+        }
+        if let Some(age) = s.canary_age_seconds {
+            line(f, "canary", format_args!("last passed {age:.1} s ago"))?;
+        }
+        Ok(())
+    }
+
+    /// What denies more than the rules say, lets more out, or is not as it was written.
+    fn wrong(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let r = &self.status.rules;
+        for gap in &self.status.kernel.gaps {
+            line(f, "open", gap)?;
+        }
+        if let Some(problem) = &r.problem {
+            line(f, "problem", problem)?;
+        }
+        let first = r.problem.as_deref().unwrap_or_default();
+        let others = r.problems.iter().filter(|p| !first.starts_with(p.as_str()));
+        for problem in others.take(LINES) {
+            line(f, "problem", problem)?;
+        }
+        for (name, why) in &r.failing {
+            line(f, "failing", format_args!("{name}: {why}"))?;
+        }
+        if let Some(first) = &r.too_deep.first {
+            let count = r.too_deep.cgroups;
+            line(
+                f,
+                "too deep",
+                format_args!(
+                    "{count} cgroups are nested deeper than the kernel judges, and denied (cgroup-depth): {first}"
+                ),
+            )?;
+        }
+        if r.without_policy > 0 {
+            let text =
+                "workloads are denied everything: there are more different views than policies";
+            line(f, "no policy", format_args!("{} {text}", r.without_policy))?;
+        }
+        if let Some(left_out) = r.counters.get("leftOut").filter(|count| **count > 0) {
+            let text = "addresses of listed names found no room in the tables, and are denied";
+            line(f, "table full", format_args!("{left_out} {text}"))?;
+        }
+        for (word, lines) in [("finding", &r.findings), ("note", &r.notes)] {
+            for text in lines.iter().take(LINES) {
+                line(f, word, text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn in_force(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (s, r) = (self.status, &self.status.rules);
+        for root in &s.roots {
+            line(f, "root", root)?;
+        }
+        if s.running {
+            let text = format_args!("{} objects, mode {}", r.objects, r.mode);
+            line(f, "rules", text)?;
+        }
+        for (word, key) in [("denied", "denied"), ("would deny", "wouldDeny")] {
+            let [kernel, proxy] =
+                [&s.counters, &s.proxy].map(|all| all.get(key).copied().unwrap_or_default());
+            if kernel + proxy > 0 {
+                let text = format_args!("{kernel} by the kernel, {proxy} by the proxy");
+                line(f, word, text)?;
+            }
+        }
+        for w in &s.workloads {
+            let identity = w.identity.as_deref().unwrap_or("unnamed");
+            let mode = w
+                .mode
+                .map_or(String::new(), |mode| format!(", mode {mode}"));
+            let (served, all) = (w.proxied, w.network_namespaces);
+            let missing = if served < all {
+                format!(", proxy in {served} of {all} network namespaces")
+            } else {
+                String::new()
+            };
+            let cgroup = &w.cgroup;
+            line(
+                f,
+                "workload",
+                format_args!("{identity} {cgroup}{mode}{missing}"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn details(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (s, r) = (self.status, &self.status.rules);
+        let adopted = if s.adopted { ", adopted maps" } else { "" };
+        let text = format_args!("{} (abi {}{adopted})", s.version, s.abi);
+        line(f, "agent", text)?;
+        line(f, "kernel", &s.kernel.release)?;
+        line(f, "generation", r.generation)?;
+        for (name, TableStatus { used, limit }) in
+            [("addresses", r.addresses), ("networks", r.networks)]
+        {
+            line(f, name, format_args!("{used} of {limit}"))?;
+        }
+        for (section, name, counters) in [
+            (Section::Counters, "counters", &s.counters),
+            (Section::Rules, "rules", &r.counters),
+            (Section::Proxy, "proxy", &s.proxy),
+        ] {
+            for (key, count) in counters {
+                let help = help(section, key).unwrap_or_default();
+                writeln!(f, "{name:<11} {key:<10} {count:>12}  {help}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(f: &mut Formatter<'_>, word: &str, text: impl fmt::Display) -> fmt::Result {
+    writeln!(f, "{word:<11} {text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn short(status: &Status) -> String {
+        let verbose = false;
+        Text { status, verbose }.to_string()
+    }
+
+    #[test]
+    fn readiness_is_the_first_line() {
+        let mut status = Status::default();
+        assert_eq!(short(&status), "NOT READY   not proven yet\n");
+        status.ready = true;
+        assert_eq!(short(&status), "ready       the gate is closed\n");
+        status.rules.mode = Mode::Audit;
+        assert!(short(&status).starts_with("ready       the gate is in place, audits"));
+        status.trouble = Some("an unlisted connect went through".into());
+        assert!(short(&status).starts_with("NOT READY   an unlisted connect went through\n"));
+    }
+
+    #[test]
+    fn what_is_wrong_comes_before_what_is_in_force_and_zeros_are_left_out() {
+        let mut status = Status {
+            running: true,
+            ready: true,
+            roots: vec!["/sys/fs/cgroup/pods".into()],
+            canary_age_seconds: Some(1.25),
+            ..Status::default()
+        };
+        status.rules.objects = 3;
+        for key in ["denied", "wouldDeny"] {
+            status.counters.insert(key.into(), 0);
+            status.proxy.insert(key.into(), 0);
+        }
+        status.rules.counters.insert("leftOut".into(), 0);
+        assert_eq!(
+            short(&status),
+            "ready       the gate is closed\n\
+             canary      last passed 1.2 s ago\n\
+             root        /sys/fs/cgroup/pods\n\
+             rules       3 objects, mode enforce\n"
+        );
+        status.proxy.insert("denied".into(), 2);
+        status.rules.counters.insert("leftOut".into(), 4);
+        status.rules.without_policy = 1;
+        let failing = &mut status.rules.failing;
+        failing.insert("a.example".into(), "no such name".into());
+        status.rules.too_deep.cgroups = 2;
+        status.rules.too_deep.first = Some("/pods/a".into());
+        let text = short(&status);
+        let words: Vec<&str> = text.lines().map(|line| line[..11].trim_end()).collect();
+        assert_eq!(
+            words,
+            [
+                "ready",
+                "canary",
+                "failing",
+                "too deep",
+                "no policy",
+                "table full",
+                "root",
+                "rules",
+                "denied"
+            ]
+        );
+        assert!(
+            text.contains("denied      0 by the kernel, 2 by the proxy\n"),
+            "{text}"
+        );
+        assert!(text.contains("(cgroup-depth): /pods/a\n"), "{text}");
+    }
+
+    #[test]
+    fn counters_come_with_their_meaning_where_they_are_asked_for() {
+        let mut status = Status::default();
+        status.counters.insert("eventsLost".into(), 0);
+        let text = Text {
+            status: &status,
+            verbose: true,
+        };
+        let text = text.to_string();
+        let line = text.lines().last().unwrap_or_default();
+        assert!(
+            line.starts_with("counters    eventsLost            0  Denials whose event"),
+            "{text}"
+        );
+        assert!(!short(&status).contains("eventsLost"));
+    }
+}
