@@ -249,6 +249,23 @@ fn check_ends_0_1_2_or_64() {
 
 /// `status | head` and its like: the reader has seen enough, and the verdict stays what it is.
 #[test]
+fn check_reports_every_fault_of_an_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yaml");
+    let text = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  hosts: [a.example]\n  resolutions: DNS\n  ports: [{number: 80, name: http, protocol: HTTPX}]\n";
+    std::fs::write(&file, text).unwrap();
+    let out = run(&["check", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stdout);
+    for part in [
+        "spec.resolutions: unknown field",
+        "spec.ports[0].protocol: unsupported protocol: HTTPX",
+    ] {
+        assert!(said.contains(part), "{part}\n{said}");
+    }
+    assert_eq!(out.status.code(), Some(1), "{said}");
+}
+
+#[test]
 fn a_pipe_whose_reader_left_ends_nothing_with_noise() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();

@@ -63,6 +63,7 @@ pub fn stand_in(object: &Object) -> Option<Object> {
         spec: Some(spec),
         denied: Some(why.into()),
         draft: None,
+        misspelt: Vec::new(),
         messages: Vec::new(),
         root: Node::default(),
         text: Arc::default(),

@@ -78,13 +78,13 @@ macro_rules! enums {
                         reader.say(
                             $crate::istio::message::Severity::Error,
                             node,
-                            format!("unknown value {shown:?} for enum istio.networking.v1alpha3.{}", $proto),
+                            format!("{} {shown:?} for enum istio.networking.v1alpha3.{}", $crate::istio::decode::reader::UNKNOWN_VALUE, $proto),
                         );
                     }
                     Value::Number(literal) => reader.say(
                         $crate::istio::message::Severity::Error,
                         node,
-                        format!("unknown value {literal} for enum istio.networking.v1alpha3.{}", $proto),
+                        format!("{} {literal} for enum istio.networking.v1alpha3.{}", $crate::istio::decode::reader::UNKNOWN_VALUE, $proto),
                     ),
                     Value::Bool(_) | Value::List(_) | Value::Map(_) => reader.mismatch(node, "protoreflect.EnumNumber"),
                 }

@@ -4,6 +4,7 @@
 //! [`super::validate()`] to say.
 
 pub(crate) mod macros;
+mod mended;
 pub mod node;
 mod object;
 mod parse;
@@ -14,6 +15,7 @@ mod suggest;
 mod template;
 pub mod values;
 
+pub(crate) use mended::mended;
 pub(crate) use suggest::nearest;
 
 pub use object::{Kind, Meta, Object, Spec};

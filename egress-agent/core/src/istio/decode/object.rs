@@ -2,7 +2,7 @@
 //! `stream`'s.
 
 use super::node::{Entry, Mark, Node, Value};
-use super::reader::{self, Decode, Reader};
+use super::reader::{self, Decode, Misspelt, Reader};
 use super::template;
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::message::{Message, Path, Severity, Step};
@@ -139,6 +139,8 @@ pub struct Object {
     pub denied: Option<Arc<str>>,
     /// What could be decoded of a spec that is broken.
     pub(crate) draft: Option<Spec>,
+    /// Unknown fields that may be meant for another.
+    pub(crate) misspelt: Vec<Misspelt>,
     pub(crate) root: Node,
 }
 
@@ -168,6 +170,7 @@ impl Object {
     /// unknown afterwards, so validate first.
     pub fn forget_places(&mut self) {
         self.draft = None;
+        self.misspelt = Vec::new();
         self.root = Node {
             mark: self.root.mark,
             value: Value::Null,
@@ -222,18 +225,7 @@ pub(super) fn object(
             reader.unknown(entry, TOP_LEVEL.into_iter());
         }
     }
-    let empty = Node {
-        mark: root.mark,
-        value: Value::Null,
-    };
-    let node = root.get("spec").unwrap_or(&empty);
-    let spec = reader.within(Step::Field("spec"), |reader| match kind {
-        Kind::ServiceEntry => Spec::ServiceEntry(Decode::decode(node, reader)),
-        Kind::VirtualService => Spec::VirtualService(Decode::decode(node, reader)),
-        Kind::DestinationRule => Spec::DestinationRule(Decode::decode(node, reader)),
-        Kind::Sidecar => Spec::Sidecar(Decode::decode(node, reader)),
-        Kind::WorkloadEntry => Spec::WorkloadEntry(Decode::decode(node, reader)),
-    });
+    let spec = spec_of(kind, &root, &mut reader);
     let mut messages = reader.messages.into_vec();
     if strict && let Some((path, mark)) = template::find(&root) {
         // What else is wrong with a template is nothing that its author wrote.
@@ -263,8 +255,25 @@ pub(super) fn object(
         text_line: at.text_line,
         denied: None,
         draft,
+        misspelt: reader.misspelt,
         root,
     }
+}
+
+/// The spec of an object.
+pub(super) fn spec_of(kind: Kind, root: &Node, reader: &mut Reader) -> Spec {
+    let empty = Node {
+        mark: root.mark,
+        value: Value::Null,
+    };
+    let node = root.get("spec").unwrap_or(&empty);
+    reader.within(Step::Field("spec"), |reader| match kind {
+        Kind::ServiceEntry => Spec::ServiceEntry(Decode::decode(node, reader)),
+        Kind::VirtualService => Spec::VirtualService(Decode::decode(node, reader)),
+        Kind::DestinationRule => Spec::DestinationRule(Decode::decode(node, reader)),
+        Kind::Sidecar => Spec::Sidecar(Decode::decode(node, reader)),
+        Kind::WorkloadEntry => Spec::WorkloadEntry(Decode::decode(node, reader)),
+    })
 }
 
 fn meta(node: Option<&Node>, reader: &mut Reader) -> Meta {

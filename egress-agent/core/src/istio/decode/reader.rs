@@ -17,6 +17,24 @@ const IGNORED: [(&str, &str); 3] = [
     ("abort", "percent"),
 ];
 
+/// How the error of an unknown field starts.
+pub(super) const UNKNOWN_FIELD: &str = "unknown field";
+/// How the error of an unknown member of an enum starts.
+pub(crate) const UNKNOWN_VALUE: &str = "unknown value";
+/// How the error of a value that should be a list or a map ends.
+pub(super) const CONTAINERS: [&str; 2] = ["[]json.RawMessage", "map[string]json.RawMessage"];
+
+/// A field that is unknown and is like a known one.
+#[derive(Clone, Debug)]
+pub(crate) struct Misspelt {
+    /// The way to the map that has it.
+    pub(super) within: Path,
+    /// As it is written.
+    pub(super) key: String,
+    /// The known field.
+    pub(super) meant: String,
+}
+
 /// A map that is read as a message of the API.
 #[derive(Debug)]
 pub struct Message<'n> {
@@ -44,6 +62,8 @@ pub struct Reader {
     pub path: Path,
     /// What was found so far.
     pub messages: Messages,
+    /// Fields that may be meant for another.
+    pub(super) misspelt: Vec<Misspelt>,
 }
 
 impl Reader {
@@ -155,11 +175,16 @@ impl Reader {
             mark: entry.mark,
             value: Value::Null,
         };
-        let mut text = format!("unknown field {:?}", entry.key);
+        let mut text = format!("{UNKNOWN_FIELD} {:?}", entry.key);
         if ignored {
             text += " of an older API, which changes nothing";
         } else if let Some(name) = nearest(&entry.key, known) {
             text = format!("{text}, did you mean {name:?}?");
+            self.misspelt.push(Misspelt {
+                within: self.path.clone(),
+                key: entry.key.clone(),
+                meant: name.to_owned(),
+            });
         }
         self.within(Step::Key(entry.key.clone()), |reader| {
             reader.say(severity, &at, text);

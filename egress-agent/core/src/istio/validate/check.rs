@@ -1,6 +1,7 @@
 //! The state of validating one object: where we are and what was found.
 
 use crate::istio::decode::Object;
+use crate::istio::decode::node::Node;
 use crate::istio::message::{Message, Messages, Path, Severity, Step};
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ pub type Rule = Result<(), String>;
 /// Walks an object's fields and collects messages with their places.
 pub struct Check<'o> {
     object: &'o Object,
+    /// Its document, for places.
+    root: &'o Node,
     path: Path,
     messages: Messages,
     errors_only: bool,
@@ -17,9 +20,10 @@ pub struct Check<'o> {
 
 impl<'o> Check<'o> {
     /// Starts at `spec`.
-    pub fn new(object: &'o Object) -> Self {
+    pub fn new(object: &'o Object, root: &'o Node) -> Self {
         Self {
             object,
+            root,
             path: Path(vec![Step::Field("spec")]),
             messages: Messages::default(),
             errors_only: false,
@@ -42,7 +46,7 @@ impl<'o> Check<'o> {
         if !self.messages.has_room(severity) {
             return;
         }
-        let mark = self.object.place(&self.path);
+        let mark = self.root.place(&self.path);
         self.messages.push(Message {
             severity,
             field: self.path.to_string(),

@@ -26,7 +26,8 @@ mod workload_entry;
 
 pub(crate) use names::ADDRESS_HINT;
 
-use super::decode::{Object, Spec};
+use super::decode::node::Node;
+use super::decode::{Object, Spec, mended};
 use super::message::{Message, Severity};
 use check::Check;
 
@@ -61,28 +62,40 @@ impl Verdict {
     }
 }
 
-/// Checks an object. The result holds what decoding found too, so that it is the whole verdict.
+/// Checks an object. The result holds what decoding found too, so that it is the whole verdict. Of an
+/// object with decoding errors the rest is checked as it was most likely meant; what may come of
+/// those errors is not told again.
 pub fn validate(object: &Object) -> Vec<Message> {
     let mut messages = object.messages.clone();
-    let Some(spec) = &object.spec else {
-        return messages;
-    };
-    let mut check = Check::new(object);
+    match (&object.spec, mended(object)) {
+        (Some(spec), _) => messages.extend(found(object, spec, &object.root)),
+        (None, Some(mended)) => {
+            let more = found(object, &mended.spec, &mended.root).into_iter();
+            let more = more.filter(|m| m.severity == Severity::Error && mended.is_own(m));
+            messages.extend(more);
+            messages.extend(mended.inside);
+        }
+        (None, None) => {}
+    }
+    messages
+}
+
+/// What the validator finds in a spec.
+fn found(object: &Object, spec: &Spec, root: &Node) -> Vec<Message> {
+    let mut check = Check::new(object, root);
     if let Err(reason) = annotations(object) {
         check.error(reason);
-    } else {
-        match spec {
-            Spec::ServiceEntry(entry) => service_entry::service_entry(&mut check, entry),
-            Spec::VirtualService(service) => virtual_service::virtual_service(&mut check, service),
-            Spec::DestinationRule(rule) => destination_rule::destination_rule(&mut check, rule),
-            Spec::Sidecar(sidecar) => sidecar::sidecar(&mut check, sidecar),
-            Spec::WorkloadEntry(entry) => {
-                workload_entry::workload_entry(&mut check, entry, None, true);
-            }
+    }
+    match spec {
+        Spec::ServiceEntry(entry) => service_entry::service_entry(&mut check, entry),
+        Spec::VirtualService(service) => virtual_service::virtual_service(&mut check, service),
+        Spec::DestinationRule(rule) => destination_rule::destination_rule(&mut check, rule),
+        Spec::Sidecar(sidecar) => sidecar::sidecar(&mut check, sidecar),
+        Spec::WorkloadEntry(entry) => {
+            workload_entry::workload_entry(&mut check, entry, None, true);
         }
     }
-    messages.extend(check.finish());
-    messages
+    check.finish()
 }
 
 /// Annotations that no user may set (istio `validateMetadata`).
