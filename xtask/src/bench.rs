@@ -2,7 +2,7 @@
 //!
 //! Owns which benches there are. What they measure is in `tests/src/bin/bench_*.rs`.
 
-use crate::{privilege, provision, tasks};
+use crate::{privilege, provision, tasks, workspace};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
@@ -39,11 +39,11 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
     let mut profile = "debug";
     if matches!(bench, Bench::Proxy | Bench::Rules) {
         // The agent's own code is what is measured.
-        tasks::show(&mut tasks::cargo(&["build", "--release", "--bins"]))?;
+        workspace::show(&mut workspace::cargo(&["build", "--release", "--bins"]))?;
         profile = "release";
     }
-    let program = tasks::target().join(profile).join(program);
+    let program = workspace::target().join(profile).join(program);
     let mut command = root.command(&program.to_string_lossy());
     command.args(arguments);
-    tasks::show(&mut command)
+    workspace::show(&mut command)
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the list of checks and the walk over the sources. The house rules are `tidy`'s.
 
-use crate::tasks::{cargo, root, show};
 use crate::tidy::{self, Finding};
+use crate::workspace::{all, cargo, root, show};
 use crate::{circles, ebpf, manifests, provision};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
@@ -36,18 +36,6 @@ pub fn run() -> Result<()> {
         manifests::check(),
     ];
     all(results)
-}
-
-/// Fails with every failure, one a line.
-pub fn all(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
-    let failures: Vec<String> = results
-        .into_iter()
-        .filter_map(|result| result.err().map(|error| format!("{error:#}")))
-        .collect();
-    if failures.is_empty() {
-        return Ok(());
-    }
-    bail!(failures.join("\n"))
 }
 
 /// The house rules over every source file.

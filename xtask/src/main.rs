@@ -14,6 +14,7 @@ mod provision;
 mod tasks;
 mod tidy;
 mod vm;
+mod workspace;
 
 use clap::Parser as _;
 use cli::{Cli, Task};

@@ -3,7 +3,7 @@
 //! Owns the checker's installation and call. What the manifests say is looked at by the tests.
 
 use crate::progress::step;
-use crate::tasks::{root, show};
+use crate::workspace::{root, show};
 use crate::{ebpf, provision};
 use anyhow::{Context as _, Result};
 use std::fs;

@@ -2,6 +2,7 @@
 //! filled in, and checked for what makes no sense together. Looks at no cgroup and no kernel.
 
 mod essentials;
+mod glob;
 pub mod reload;
 mod resolv_conf;
 mod settings;
@@ -9,12 +10,13 @@ mod values;
 mod workloads;
 
 pub use essentials::Essentials;
+pub use glob::CgroupGlob;
 pub use settings::{DnsSettings, LogSettings, Settings};
 pub use values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
     UnlistedAddress,
 };
-pub use workloads::{CgroupGlob, WorkloadEntry};
+pub use workloads::WorkloadEntry;
 
 use crate::failure::Failure;
 use egress_core::policy::leases::PrivateAnswers;

@@ -1,7 +1,7 @@
 //! Values that stand in the config file and on the command line alike: each is written the same
 //! way in both, and says what it wanted when it is not that.
 
-use super::workloads::CgroupGlob;
+use super::glob::CgroupGlob;
 use clap::ValueEnum;
 use egress_core::http::authority::parse_server_name;
 use egress_core::policy::leases::PrivateAnswers;

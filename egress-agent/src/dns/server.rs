@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// How long one server has for one question, the change to TCP included.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 type Client = hickory_resolver::Resolver<Transport>;
 
@@ -37,7 +37,7 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let only_tcp = Arc::new(AtomicBool::new(address.ip().is_loopback()));
         let client = |connection| {
-            let transport = Transport::new(Arc::clone(sockets), Arc::clone(&only_tcp));
+            let transport = Transport::new(Arc::clone(sockets), Arc::clone(&only_tcp), TIMEOUT);
             client(address, connection, transport, concurrent)
         };
         Ok(Self {

@@ -20,15 +20,22 @@ pub(super) struct Transport {
     handle: TokioHandle,
     sockets: Arc<SocketFactory>,
     only_tcp: Arc<AtomicBool>,
+    limit: Duration,
 }
 
 impl Transport {
-    /// `only_tcp` is set once the server is found to change the case of a question.
-    pub(super) fn new(sockets: Arc<SocketFactory>, only_tcp: Arc<AtomicBool>) -> Self {
+    /// `only_tcp` is set once the server is found to change the case of a question; `limit` bounds
+    /// a connect for which hickory names none.
+    pub(super) fn new(
+        sockets: Arc<SocketFactory>,
+        only_tcp: Arc<AtomicBool>,
+        limit: Duration,
+    ) -> Self {
         Self {
             handle: TokioHandle::default(),
             sockets,
             only_tcp,
+            limit,
         }
     }
 }
@@ -50,8 +57,8 @@ impl RuntimeProvider for Transport {
         limit: Option<Duration>,
     ) -> Made<Self::Tcp> {
         let sockets = Arc::clone(&self.sockets);
+        let limit = limit.unwrap_or(self.limit);
         Box::pin(async move {
-            let limit = limit.unwrap_or(super::server::TIMEOUT);
             sockets
                 .connect(sockets.own_netns(), server, limit)
                 .await

@@ -5,7 +5,6 @@
 //! panic or find no way back it ends, and its place with it: no other code can come to run in the
 //! wrong namespace. The next request starts another one.
 
-use super::BACKLOG;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, listen, netlink, socket_with, sockopt,
 };
@@ -17,6 +16,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
 
 /// What is to be made.
 #[derive(Clone, Copy, Debug)]

@@ -14,8 +14,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 4096;
 /// include/uapi/asm-generic/socket.h; since Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 

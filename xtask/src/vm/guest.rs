@@ -3,8 +3,7 @@
 //!
 //! Owns its making. The programs are those of this machine, with the libraries that they name.
 
-use super::Files;
-use super::kernels::{Kernel, Role, run};
+use super::kernels::{Files, Kernel, Role, run};
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeSet;
 use std::fs;

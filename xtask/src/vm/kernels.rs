@@ -3,11 +3,10 @@
 //! Owns the list and the cache. Each has package lists of its own: the machine's sources stay as
 //! they are, and need not be Debian 12's.
 
-use super::Files;
 use crate::progress::{step, step_fn};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What a kernel is booted for.
@@ -30,6 +29,16 @@ pub struct Kernel {
     suite: &'static str,
     /// The package that depends on the newest image.
     package: &'static str,
+}
+
+/// A kernel's files.
+pub struct Files {
+    /// The compressed image that QEMU boots.
+    pub image: PathBuf,
+    /// The folder that holds `lib/modules`.
+    pub root: PathBuf,
+    /// What `uname -r` says.
+    pub release: String,
 }
 
 /// Oldest supported, a newer one, and one that is too old.

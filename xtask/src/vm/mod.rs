@@ -10,9 +10,10 @@ use crate::ebpf;
 use crate::progress::{step, step_fn};
 use crate::provision;
 use crate::tasks;
+use crate::workspace;
 use anyhow::{Context as _, Result, bail};
 use kernels::{KERNELS, Kernel, Role};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -60,12 +61,12 @@ pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
 /// Runs one machine to its end and looks for what must be in its output.
 fn boot(kernel: &Kernel, cache: &Path, filter: &str) -> Result<String> {
     let files = kernels::fetch(kernel, cache)?;
-    let binaries = tasks::target().join("debug");
+    let binaries = workspace::target().join("debug");
     let initramfs = cache.join(format!("{}.cpio", kernel.name));
     step_fn(&format!("guest for Linux {}", kernel.name), || {
         guest::build(kernel, &files, &binaries, filter, &initramfs)
     })?;
-    let console = tasks::target().join(format!("vm-{}.log", kernel.name));
+    let console = workspace::target().join(format!("vm-{}.log", kernel.name));
     step(
         &format!("Linux {} in QEMU", kernel.name),
         qemu(&files.image, &initramfs, &console),
@@ -159,16 +160,6 @@ fn wrong(output: &str) -> String {
 fn tail(output: &str) -> String {
     let lines: Vec<&str> = output.lines().collect();
     lines[lines.len().saturating_sub(25)..].join("\n")
-}
-
-/// A kernel's files.
-pub struct Files {
-    /// The compressed image that QEMU boots.
-    pub image: PathBuf,
-    /// The folder that holds `lib/modules`.
-    pub root: PathBuf,
-    /// What `uname -r` says.
-    pub release: String,
 }
 
 #[cfg(test)]
