@@ -1,16 +1,16 @@
 //! The decision about a destination: one function for connect, datagrams and the egress
 //! backstop, over whatever tables the caller has.
 
-use crate::abi::{Policy, Rule, action, policy_flag, proto};
+use crate::abi::{Policy, action, policy_flag, proto};
 use crate::addr::{Addr, ITSELF};
 use crate::verdict::{Reason, Verdict};
 
 /// The tables that a decision looks into: BPF maps in the kernel, memory on the host.
 pub trait Tables {
-    /// The entry of a table that a destination falls under: the address on the port; else the
+    /// The [`action`] of the entry of a table that a destination falls under: the address on the port; else the
     /// narrowest network on the port; else the narrowest on any port. Networks shorter than
     /// `shortest` (of 128 bits) are passed over. `to` holds the canonical address.
-    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<Rule>;
+    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<u32>;
 }
 
 /// Where a flow is going.
@@ -76,8 +76,8 @@ pub fn decide_for<T: Tables>(
         addr.shortest_network().max(shortest)
     };
     match tables.find(policy.table, shortest, &Destination { addr, ..*to }) {
-        Some(rule) if rule.action == action::ALLOW => Verdict::Allow,
-        Some(rule) if rule.action == action::PROXY => by_proxy(to, &proxy),
+        Some(action::ALLOW) => Verdict::Allow,
+        Some(action::PROXY) => by_proxy(to, &proxy),
         None if any => Verdict::Allow,
         None if policy.flags & policy_flag::PROOF != 0 => by_proxy(to, &proxy),
         _ => Verdict::Deny(Reason::NotListed),
@@ -95,54 +95,13 @@ fn by_proxy(to: &Destination, proxy: &impl Fn() -> Option<u16>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::{Destination, Tables, decide, decide_for};
-    use crate::abi::{Policy, PrefixData, Rule, RuleKey, action, policy_flag, proto};
+    use super::{Destination, decide, decide_for};
+    use crate::abi::{Policy, action, policy_flag, proto};
     use crate::addr::Addr;
+    use crate::model::Model;
+    use crate::table::{Entry, Key};
     use crate::verdict::{Reason, Verdict};
     use core::net::IpAddr;
-    use std::collections::BTreeMap;
-    use std::vec::Vec;
-
-    #[derive(Default)]
-    struct Model {
-        exact: BTreeMap<RuleKey, Rule>,
-        prefixes: Vec<(u32, PrefixData, Rule)>,
-    }
-
-    fn covers(bits: u32, network: &Addr, addr: &Addr) -> bool {
-        let value = |a: &Addr| {
-            a.be.iter()
-                .fold(0u128, |n, w| (n << 32) | u128::from(u32::from_be(*w)))
-        };
-        bits == 0 || (value(network) ^ value(addr)) >> (128 - bits) == 0
-    }
-
-    impl Tables for Model {
-        fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<Rule> {
-            let key = RuleKey {
-                table,
-                port: to.port,
-                proto: to.proto,
-                reserved: 0,
-                addr: to.addr,
-            };
-            let narrowest = |port: u16| {
-                self.prefixes
-                    .iter()
-                    .filter(|(bits, p, _)| {
-                        *bits >= shortest
-                            && (p.table, p.port, p.proto) == (table, port, to.proto)
-                            && covers(*bits, &p.addr, &to.addr)
-                    })
-                    .max_by_key(|(bits, ..)| *bits)
-                    .map(|(.., rule)| *rule)
-            };
-            let exact = self.exact.get(&key).copied();
-            exact
-                .or_else(|| narrowest(to.port))
-                .or_else(|| narrowest(0))
-        }
-    }
 
     fn ip(s: &str) -> Addr {
         s.parse::<IpAddr>().unwrap().into()
@@ -158,28 +117,16 @@ mod tests {
             ("203.0.113.54", 53, proto::UDP, action::PROXY),
             ("203.0.113.99", 1, proto::TCP, 77),
         ] {
-            let key = RuleKey {
-                table: 7,
-                port,
-                proto: p,
-                reserved: 0,
-                addr: ip(addr),
-            };
-            m.exact.insert(key, Rule { action: act });
+            let key = Key::new(ip(addr), port, p, 128);
+            m.put(7, Entry { key, action: act });
         }
         for (bits, addr, port, act) in [
             (96 + 24, "198.51.100.0", 9000, action::ALLOW),
             (96 + 8, "10.0.0.0", 0, action::ALLOW),
             (96 + 16, "10.1.0.0", 0, action::PROXY),
         ] {
-            let data = PrefixData {
-                table: 7,
-                port,
-                proto: proto::TCP,
-                reserved: 0,
-                addr: ip(addr),
-            };
-            m.prefixes.push((bits, data, Rule { action: act }));
+            let key = Key::new(ip(addr), port, proto::TCP, bits);
+            m.put(7, Entry { key, action: act });
         }
         m
     }
@@ -259,17 +206,9 @@ mod tests {
             (96 + 24, "198.51.100.0"),
             (128, "203.0.113.255"),
         ] {
-            let data = PrefixData {
-                table: 7,
-                port: 0,
-                proto: proto::UDP,
-                reserved: 0,
-                addr: ip(addr),
-            };
-            let rule = Rule {
-                action: action::ALLOW,
-            };
-            m.prefixes.push((bits, data, rule));
+            let key = Key::new(ip(addr), 0, proto::UDP, bits);
+            let action = action::ALLOW;
+            m.put(7, Entry { key, action });
         }
         let judged = |addr: &str, shortest| {
             let to = Destination {

@@ -12,9 +12,11 @@ pub mod digest;
 pub mod heard;
 pub mod ids;
 pub mod layout;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod packet;
 pub mod table;
 pub mod verdict;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "model"))]
 extern crate std;

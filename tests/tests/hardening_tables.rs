@@ -7,6 +7,7 @@ use egress_core::policy::diff::{Desired, Planner, TableOp};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::decide::{Destination, NO_NETWORK, Tables as _};
+use egress_ebpf::table::Entry;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
@@ -218,18 +219,21 @@ fn a_table_that_grows_in_place_gives_no_connect_a_wrong_verdict() {
         &["judge", "--listed", &at, "--unlisted", &never],
     )
     .unwrap();
-    let key = |n: u32| Target::address(address(n), 443, Transport::Udp).rule_key(table);
-    let rule = Action::Allow.rule();
+    let key = |n: u32| Target::address(address(n), 443, Transport::Udp).key();
+    let action = Action::Allow.number();
     // Most of what comes goes again, so that it is made anew for what was deleted, too.
     for round in 0..300_u32 {
         let new = 1 + round * 100..1 + (round + 1) * 100;
         let put: Vec<_> = new
             .clone()
-            .map(|n| TableOp::PutExact(key(n), rule))
+            .map(|n| {
+                let key = key(n);
+                TableOp::Put(table, Entry { key, action })
+            })
             .collect();
         assert_eq!(gate.tables.apply(&put).unwrap(), 0);
         let gone = new.filter(|n| n % 5 != 0);
-        let gone: Vec<_> = gone.map(|n| TableOp::DeleteExact(key(n))).collect();
+        let gone: Vec<_> = gone.map(|n| TableOp::Delete(table, key(n))).collect();
         assert_eq!(gate.tables.apply(&gone).unwrap(), 0);
     }
     assert_eq!(gate.tables.room().0.used, 1 + 300 * 20);
@@ -253,21 +257,23 @@ fn an_agent_that_comes_finds_the_tables_of_policies_and_takes_the_others_away() 
     let used = gate.planner.policies()[&DEFAULT_POLICY].table;
     // As an agent leaves it that dies between a table and its policy.
     let unused = used + 1;
-    let key = target.rule_key(unused);
-    let rule = Action::Allow.rule();
-    let left = [TableOp::PutExact(key, rule)];
+    let entry = Entry {
+        key: target.key(),
+        action: Action::Allow.number(),
+    };
+    let left = [TableOp::Put(unused, entry)];
     assert_eq!(gate.tables.apply(&left).unwrap(), 0);
     let to = Destination {
-        addr: key.addr,
-        port: key.port,
-        proto: key.proto,
+        addr: entry.key.addr(),
+        port: entry.key.port(),
+        proto: entry.key.proto(),
     };
     let view = gate.tables.view();
-    assert_eq!(view.find(unused, NO_NETWORK, &to), Some(rule));
+    assert_eq!(view.find(unused, NO_NETWORK, &to), Some(entry.action));
     let (policies, tables) = gate.tables.standing().unwrap();
     assert_eq!(policies[&DEFAULT_POLICY].table, used);
     assert_eq!(tables, BTreeSet::from([used]));
-    assert_eq!(view.find(used, NO_NETWORK, &to), Some(rule));
+    assert_eq!(view.find(used, NO_NETWORK, &to), Some(entry.action));
     assert_eq!(view.find(unused, NO_NETWORK, &to), None);
     gate.tables.apply(&[TableOp::DropTable(used)]).unwrap();
     assert_eq!(view.find(used, NO_NETWORK, &to), None);

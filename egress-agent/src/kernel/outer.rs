@@ -7,7 +7,7 @@ use super::slots::{Memory, Slots};
 use super::sys::{self, Progress};
 use anyhow::Context as _;
 use aya::maps::{Map, MapData};
-use egress_ebpf::abi::{MAX_TABLES, Rule};
+use egress_ebpf::abi::MAX_TABLES;
 use egress_ebpf::decide::{self, Destination};
 use egress_ebpf::table;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ impl View {
 }
 
 impl decide::Tables for View {
-    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<Rule> {
+    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<u32> {
         let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let memory = Arc::clone(tables.get(&id)?);
         drop(tables);

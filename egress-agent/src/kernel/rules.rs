@@ -8,8 +8,7 @@ use super::outer::Outer;
 use super::slots::{Draft, Slots, kind};
 use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
-use egress_ebpf::abi::PREFIX_FIXED_BITS;
-use egress_ebpf::table::{Entry, Key, Lengths, MAX_LENGTHS};
+use egress_ebpf::table::{Lengths, MAX_LENGTHS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Single addresses that all tables together have room for.
@@ -101,9 +100,9 @@ impl Rules {
         let mut most = used;
         let mut lengths: BTreeMap<u32, Lengths> = BTreeMap::new();
         for op in ops {
-            match write_of(op) {
-                Some(Write::Put(id, entry)) => {
-                    let live = self.live.get(&id);
+            match op {
+                TableOp::Put(id, entry) => {
+                    let live = self.live.get(id);
                     if live.is_some_and(|slots| slots.holds(&entry.key)) {
                         continue;
                     }
@@ -111,7 +110,7 @@ impl Rules {
                     used[kind] += 1;
                     most[kind] = most[kind].max(used[kind]);
                     if !entry.key.is_exact() {
-                        let lengths = lengths.entry(id).or_insert_with(|| {
+                        let lengths = lengths.entry(*id).or_insert_with(|| {
                             live.map(|slots| slots.draft().lengths())
                                 .unwrap_or_default()
                         });
@@ -120,11 +119,11 @@ impl Rules {
                         }
                     }
                 }
-                Some(Write::Delete(_, key)) => {
-                    let kind = kind(&key);
+                TableOp::Delete(_, key) => {
+                    let kind = kind(key);
                     used[kind] = used[kind].saturating_sub(1);
                 }
-                None => {}
+                TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => {}
             }
         }
         for ((what, needed), limit) in WHAT.into_iter().zip(most).zip(self.limits) {
@@ -145,7 +144,7 @@ impl Rules {
         let mut used = self.used();
         let mut left_out = 0;
         for op in ops {
-            let Some(Write::Put(id, entry)) = write_of(op) else {
+            let TableOp::Put(id, entry) = *op else {
                 continue;
             };
             let kind = kind(&entry.key);
@@ -184,7 +183,7 @@ impl Rules {
     /// [`Self::settle`].
     pub fn delete(&mut self, ops: &[TableOp]) {
         for op in ops {
-            let Some(Write::Delete(id, key)) = write_of(op) else {
+            let TableOp::Delete(id, key) = *op else {
                 continue;
             };
             if let Some(slots) = self.live.get_mut(&id) {
@@ -228,40 +227,3 @@ impl Rules {
         }
     }
 }
-
-enum Write {
-    Put(u32, Entry),
-    Delete(u32, Key),
-}
-
-/// What an operation writes to a table.
-fn write_of(op: &TableOp) -> Option<Write> {
-    let network = |bits: u32| u8::try_from(bits.saturating_sub(PREFIX_FIXED_BITS)).ok();
-    Some(match op {
-        TableOp::PutExact(key, rule) => Write::Put(
-            key.table,
-            Entry {
-                key: Key::new(key.addr, key.port, key.proto, FULL),
-                action: rule.action,
-            },
-        ),
-        TableOp::PutPrefix { bits, data, rule } => Write::Put(
-            data.table,
-            Entry {
-                key: Key::new(data.addr, data.port, data.proto, network(*bits)?),
-                action: rule.action,
-            },
-        ),
-        TableOp::DeleteExact(key) => {
-            Write::Delete(key.table, Key::new(key.addr, key.port, key.proto, FULL))
-        }
-        TableOp::DeletePrefix { bits, data } => Write::Delete(
-            data.table,
-            Key::new(data.addr, data.port, data.proto, network(*bits)?),
-        ),
-        TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => return None,
-    })
-}
-
-/// The prefix length of a single address.
-const FULL: u8 = 128;

@@ -31,8 +31,8 @@ enum Step {
 
 fn step(op: &TableOp) -> Step {
     match op {
-        TableOp::PutExact(..) | TableOp::PutPrefix { .. } => Step::Put,
-        TableOp::DeleteExact(_) | TableOp::DeletePrefix { .. } => Step::Delete,
+        TableOp::Put(..) => Step::Put,
+        TableOp::Delete(..) => Step::Delete,
         TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => Step::Other,
     }
 }
@@ -120,10 +120,7 @@ impl Tables {
             TableOp::SetPolicy(id, policy) => self.policies.set(*id, policy)?,
             TableOp::DeletePolicy(id) => self.policies.remove(*id),
             TableOp::DropTable(id) => self.rules.drop_table(*id),
-            TableOp::PutExact(..)
-            | TableOp::PutPrefix { .. }
-            | TableOp::DeleteExact(_)
-            | TableOp::DeletePrefix { .. } => {}
+            TableOp::Put(..) | TableOp::Delete(..) => {}
         }
         Ok(())
     }

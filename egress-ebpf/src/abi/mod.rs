@@ -100,52 +100,6 @@ impl Policy {
     }
 }
 
-/// One address on one port of a table, as the agent's writes name it. How it lies in the table,
-/// [`crate::table`] says.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct RuleKey {
-    /// [`Policy::table`].
-    pub table: u32,
-    /// Host byte order, never 0.
-    pub port: u16,
-    /// IANA protocol number.
-    pub proto: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// Canonical address.
-    pub addr: Addr,
-}
-
-/// A network of a table, as the agent's writes name it; its prefix length spans all of this, so the
-/// first [`PREFIX_FIXED_BITS`] bits are always part of it. With no bits of the address it covers
-/// both families, with 1 to 95 only IPv6, though the mapped form of IPv4 may lie in it.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct PrefixData {
-    /// [`Policy::table`].
-    pub table: u32,
-    /// Host byte order; 0 = any port.
-    pub port: u16,
-    /// IANA protocol number.
-    pub proto: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// Canonical network address.
-    pub addr: Addr,
-}
-
-/// Bits of [`PrefixData`] before the address.
-pub const PREFIX_FIXED_BITS: u32 = 64;
-
-/// What an entry asks for.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Rule {
-    /// One of [`action`].
-    pub action: u32,
-}
-
 /// Where the proxy listens in one network namespace. Key of its map: the namespace cookie. A
 /// redirect in a namespace without one is refused.
 #[repr(C)]
@@ -291,9 +245,6 @@ const _: () = {
     assert!(size_of::<Addr>() == 16);
     assert!(MAX_TABLES.is_power_of_two());
     assert!(policy_flag::PROOF <= Policy::FLAGS && Policy::ERRNO_AT + 12 <= 32);
-    assert!(size_of::<RuleKey>() == 24);
-    assert!(size_of::<PrefixData>() == 24);
-    assert!(size_of::<Rule>() == 4);
     assert!(size_of::<ProxyPort>() == 8);
     assert!(size_of::<DenyEvent>() == 24 + 16 + 8 + 16 + 16);
     assert!(size_of::<DenyKey>() == 32);
@@ -303,10 +254,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{
-        Addr, Ancestors, DenyEvent, FlowKey, FlowOrigin, PeerKey, PrefixData, ProxyPort, Rule,
-        RuleKey, SocketState,
-    };
+    use super::{Addr, Ancestors, DenyEvent, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
     macro_rules! pod {
         ($($t:ty),*) => { $(
             // SAFETY: `#[repr(C)]`, integers only, no padding (sizes asserted above), so any
@@ -321,10 +269,7 @@ mod pod {
         FlowKey,
         FlowOrigin,
         PeerKey,
-        PrefixData,
         ProxyPort,
-        Rule,
-        RuleKey,
         SocketState
     );
 }

@@ -20,9 +20,9 @@ use egress_ebpf::decide::Destination;
 /// out: each access is one volatile read or write of an aligned word, which the compiler neither splits,
 /// repeats nor moves before another one, and which the CPU does whole. Two accesses are two moments;
 /// what must be of one moment is one word, or is written under the socket's lock ([`SocketState`] says
-/// which); `comm` is two words, a name that nothing is judged by. The pointer is valid for as long as `'a`: the kernel frees the storage with the socket, after
-/// an RCU grace period, and a program runs inside one. Copies of a `Sock` are copies of the pointer,
-/// so aliasing rules of references do not apply.
+/// which); `comm` is two words, a name that nothing is judged by. The pointer is valid for as long as
+/// `'a`: the kernel frees the storage with the socket, after an RCU grace period, and a program runs
+/// inside one. Copies of a `Sock` are copies of the pointer, so aliasing rules of references do not apply.
 #[derive(Clone, Copy)]
 pub struct Sock<'a> {
     state: NonNull<SocketState>,

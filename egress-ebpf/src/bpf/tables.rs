@@ -1,7 +1,6 @@
 //! Looks things up in the rule tables, where the kernel has them.
 
 use crate::bpf::maps::{LineArray, TABLES};
-use egress_ebpf::abi::Rule;
 use egress_ebpf::decide::{Destination, Tables};
 use egress_ebpf::table::{self, Key, Line, Lines, Table};
 
@@ -23,7 +22,7 @@ pub struct KernelTables;
 
 impl Tables for KernelTables {
     #[inline(always)]
-    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<Rule> {
+    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<u32> {
         table::find(&ById(id), shortest, to)
     }
 }

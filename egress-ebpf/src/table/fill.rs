@@ -59,10 +59,6 @@ pub struct Filled {
 pub struct Full;
 
 impl Key {
-    const fn bits(&self) -> u32 {
-        self.kind >> 24
-    }
-
     /// The lists that must name its length; the network of no bits is one of both families.
     fn lists(&self) -> [Option<List>; 2] {
         let first = Self::new(Addr::from_v4_be(0), 0, 0, 0);

@@ -15,7 +15,6 @@ pub use fill::{
     lines_for, put, put_all, slots,
 };
 
-use crate::abi::Rule;
 use crate::addr::Addr;
 use crate::decide::Destination;
 use core::mem::size_of;
@@ -95,6 +94,38 @@ impl Key {
             low: c | (d << 32),
             kind: u32::from(port) | (u32::from(proto) << 16) | (u32::from(bits) << 24),
         }
+    }
+
+    /// The network's address.
+    #[must_use]
+    pub const fn addr(&self) -> Addr {
+        let (high, low) = (self.high, self.low);
+        Addr {
+            be: [
+                high as u32,
+                (high >> 32) as u32,
+                low as u32,
+                (low >> 32) as u32,
+            ],
+        }
+    }
+
+    /// Port, host byte order; 0 = any.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.kind as u16
+    }
+
+    /// IANA protocol number.
+    #[must_use]
+    pub const fn proto(&self) -> u8 {
+        (self.kind >> 16) as u8
+    }
+
+    /// Prefix length, of 128 bits; IPv4 is counted in its mapped form.
+    #[must_use]
+    pub const fn bits(&self) -> u32 {
+        self.kind >> 24
     }
 
     /// Whether this is one address on one port, which is looked for without the lists.
@@ -303,8 +334,8 @@ impl Table for [Line] {
 /// network on the port; the narrowest network on any port. `to` holds the canonical address.
 /// Networks shorter than `shortest` are not looked at; beyond 128, none is.
 #[inline(always)]
-pub fn find<T: Table + ?Sized>(table: &T, shortest: u32, to: &Destination) -> Option<Rule> {
-    let rule = |action| (action != 0).then_some(Rule { action });
+pub fn find<T: Table + ?Sized>(table: &T, shortest: u32, to: &Destination) -> Option<u32> {
+    let rule = |action| (action != 0).then_some(action);
     let (port, any) = if to.addr.is_v4() {
         (List::V4Port, List::V4Any)
     } else {

@@ -4,7 +4,7 @@ use super::{
     Entry, Full, Key, Lengths, Line, MAX_LENGTHS, PROBES, Put, SEED_WORDS, WHAT, begin, bucket,
     buckets_for, delete, entries, find, hash, holds, lines_for, put, put_all, slots,
 };
-use crate::abi::{Rule, action, proto};
+use crate::abi::{action, proto};
 use crate::addr::Addr;
 use crate::decide::{Destination, NO_NETWORK};
 use core::net::IpAddr;
@@ -85,7 +85,7 @@ fn number(key: &Key) -> u128 {
 }
 
 /// What a look-up says, by looking at every entry.
-fn model(all: &BTreeMap<Key, u32>, shortest: u32, to: &Destination) -> Option<Rule> {
+fn model(all: &BTreeMap<Key, u32>, shortest: u32, to: &Destination) -> Option<u32> {
     let value = number(&Key::new(to.addr, 0, 0, 0));
     let covers = |key: &Key, port: u16| {
         let bits = key.kind >> 24;
@@ -106,8 +106,7 @@ fn model(all: &BTreeMap<Key, u32>, shortest: u32, to: &Destination) -> Option<Ru
         narrowest(to.port, 128)
     };
     let by_network = || narrowest(to.port, shortest).or_else(|| narrowest(0, shortest));
-    let action = on_port.or_else(by_network);
-    action.map(|action| Rule { action })
+    on_port.or_else(by_network)
 }
 
 fn lengths_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Lengths {

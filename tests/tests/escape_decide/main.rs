@@ -3,25 +3,25 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod bytes;
 mod jumbo;
 mod kernel;
-mod model;
 mod random;
 
 use aya::Ebpf;
 use aya::maps::{Array, PerCpuArray, RingBuf};
+use bytes::Bytes;
 use egress_agent::kernel::Tables;
 use egress_core::policy::diff::TableOp;
-use egress_ebpf::abi::{
-    DEFAULT_POLICY, DenyEvent, PREFIX_FIXED_BITS, Policy, PrefixData, Rule, RuleKey, action,
-    counter, policy_flag,
-};
+use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, Policy, action, counter, policy_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::decide;
+use egress_ebpf::model::{Model, number};
 use egress_ebpf::packet::destination;
+use egress_ebpf::table::{Entry, Key};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 use kernel::{loaded, run};
-use model::{Bytes, Model, number};
+
 use random::Random;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -40,37 +40,27 @@ fn change(tables: &mut Tables, model: &mut Model, ops: &[TableOp]) {
     assert_eq!(tables.apply(ops).unwrap(), 0);
     for op in ops {
         match *op {
-            TableOp::PutExact(key, rule) => drop(model.exact.insert(key, rule)),
-            TableOp::DeleteExact(key) => drop(model.exact.remove(&key)),
-            TableOp::PutPrefix { bits, data, rule } => {
-                let key = (bits - PREFIX_FIXED_BITS, data);
-                model.prefixes.insert(key, rule);
-            }
-            TableOp::DeletePrefix { bits, data } => {
-                model.prefixes.remove(&(bits - PREFIX_FIXED_BITS, data));
-            }
+            TableOp::Put(table, entry) => model.put(table, entry),
+            TableOp::Delete(table, key) => drop(model.delete(table, key)),
             TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => {}
         }
     }
 }
 
 fn exact(random: &mut Random) -> TableOp {
-    let key = RuleKey {
-        table: random.pick(&[TABLE, TABLE, 8]),
-        port: random.port().max(1),
-        proto: random.pick(&[6, 17]),
-        reserved: 0,
-        addr: Addr::from(random.ip()).canonical(),
-    };
-    let rule = Rule {
+    let table = random.pick(&[TABLE, TABLE, 8]);
+    let (port, proto) = (random.port().max(1), random.pick(&[6, 17]));
+    let addr = Addr::from(random.ip()).canonical();
+    let entry = Entry {
+        key: Key::new(addr, port, proto, 128),
         action: random.pick(&[action::ALLOW, action::PROXY, action::PROXY, 77]),
     };
-    TableOp::PutExact(key, rule)
+    TableOp::Put(table, entry)
 }
 
 fn network(random: &mut Random) -> TableOp {
     let addr = Addr::from(random.ip()).canonical();
-    let bits: u32 = if addr.is_v4() {
+    let bits: u8 = if addr.is_v4() {
         96 + random.pick(&[0, 5, 8, 12, 16, 20, 22, 24, 28, 30, 31, 32])
     } else {
         random.pick(&[7, 16, 23, 32, 40, 48, 63, 64, 65, 96, 112, 126, 127, 128])
@@ -83,21 +73,14 @@ fn network(random: &mut Random) -> TableOp {
         128 => 0,
         _ => random.pick(&[0, 0, 80, 9000]),
     };
-    let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-    let data = PrefixData {
-        table: TABLE,
-        port,
-        proto: random.pick(&[6, 17]),
-        reserved: 0,
-        addr: mapped((number(&addr) & mask).to_be_bytes()),
+    let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+    let network = mapped((number(addr) & mask).to_be_bytes());
+    let proto = random.pick(&[6, 17]);
+    let entry = Entry {
+        key: Key::new(network, port, proto, bits),
+        action: random.pick(&[action::ALLOW, action::PROXY]),
     };
-    TableOp::PutPrefix {
-        bits: PREFIX_FIXED_BITS + bits,
-        data,
-        rule: Rule {
-            action: random.pick(&[action::ALLOW, action::PROXY]),
-        },
-    }
+    TableOp::Put(TABLE, entry)
 }
 
 fn mapped(bytes: [u8; 16]) -> Addr {
@@ -107,8 +90,7 @@ fn mapped(bytes: [u8; 16]) -> Addr {
 /// What takes an entry out again.
 fn deletion(op: &TableOp) -> TableOp {
     match *op {
-        TableOp::PutExact(key, _) => TableOp::DeleteExact(key),
-        TableOp::PutPrefix { bits, data, .. } => TableOp::DeletePrefix { bits, data },
+        TableOp::Put(table, entry) => TableOp::Delete(table, entry.key),
         _ => panic!("no insertion: {op:?}"),
     }
 }
@@ -129,10 +111,11 @@ fn fill(random: &mut Random, tables: &mut Tables, model: &mut Model) {
     change(tables, model, &gone);
     // Some of what was taken out comes back, with another action.
     let back = first.iter().step_by(9).map(|op| match *op {
-        TableOp::PutExact(key, _) => TableOp::PutExact(
-            key,
-            Rule {
+        TableOp::Put(table, entry) => TableOp::Put(
+            table,
+            Entry {
                 action: action::ALLOW,
+                ..entry
             },
         ),
         _ => panic!("no address: {op:?}"),
@@ -231,17 +214,12 @@ fn list(ebpf: &mut Ebpf, listed: &[(&str, u8)]) {
     };
     let mut ops = vec![TableOp::SetPolicy(DEFAULT_POLICY, policy)];
     for (ip, proto) in listed {
-        let key = RuleKey {
-            table: TABLE,
-            port: 53,
-            proto: *proto,
-            reserved: 0,
-            addr: ip.parse::<IpAddr>().unwrap().into(),
-        };
-        let rule = Rule {
+        let addr = ip.parse::<IpAddr>().unwrap().into();
+        let entry = Entry {
+            key: Key::new(addr, 53, *proto, 128),
             action: action::ALLOW,
         };
-        ops.push(TableOp::PutExact(key, rule));
+        ops.push(TableOp::Put(TABLE, entry));
     }
     let mut tables = Tables::take(ebpf, NETWORKS).unwrap();
     assert_eq!(tables.apply(&ops).unwrap(), 0);

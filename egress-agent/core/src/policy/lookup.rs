@@ -3,7 +3,7 @@
 //! It holds no entry of its own: the ledger has them.
 
 use super::tables::{Action, Ledger, Target, Transport};
-use egress_ebpf::abi::{Rule, proto};
+use egress_ebpf::abi::proto;
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables};
 use std::net::IpAddr;
@@ -11,14 +11,14 @@ use std::net::IpAddr;
 impl Tables for Ledger {
     /// In the kernel's order: the address on the port, the narrowest network on the port, the
     /// narrowest network on any port. A ledger is one table, so that its id says nothing.
-    fn find(&self, _: u32, shortest: u32, to: &Destination) -> Option<Rule> {
+    fn find(&self, _: u32, shortest: u32, to: &Destination) -> Option<u32> {
         let transport = match to.proto {
             proto::TCP => Transport::Tcp,
             proto::UDP => Transport::Udp,
             _ => return None,
         };
         let ip = IpAddr::from(to.addr);
-        let at = |target: &Target| self.action(target).map(Action::rule);
+        let at = |target: &Target| self.action(target).map(Action::number);
         // Port 0 stands for any, and no entry is for it alone.
         let exact = || at(&Target::address(to.addr, to.port, transport));
         let narrowest = |port| {

@@ -4,8 +4,9 @@
 //! service claims it (`claims`) nor in which order the kernel hears of it (`diff`).
 
 use super::numbers;
-use egress_ebpf::abi::{PREFIX_FIXED_BITS, PrefixData, Rule, RuleKey, action, proto};
+use egress_ebpf::abi::{action, proto};
 use egress_ebpf::addr::Addr;
+use egress_ebpf::table::Key;
 use ipnet::IpNet;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -48,14 +49,10 @@ pub enum Action {
 
 impl Action {
     /// As it stands in the map.
-    pub const fn rule(self) -> Rule {
+    pub const fn number(self) -> u32 {
         match self {
-            Self::Allow => Rule {
-                action: action::ALLOW,
-            },
-            Self::Proxy => Rule {
-                action: action::PROXY,
-            },
+            Self::Allow => action::ALLOW,
+            Self::Proxy => action::PROXY,
         }
     }
 }
@@ -154,29 +151,9 @@ impl Target {
             && differ.checked_shr(u32::from(FULL - self.bits)).unwrap_or(0) == 0
     }
 
-    /// Key of an address on a port; meaningful if [`Self::is_exact`].
-    pub const fn rule_key(&self, table: u32) -> RuleKey {
-        let proto = self.transport.number();
-        RuleKey {
-            table,
-            port: self.port,
-            proto,
-            reserved: 0,
-            addr: self.addr,
-        }
-    }
-
-    /// Key of a network: prefix length over the whole key, and its data.
-    pub const fn prefix_key(&self, table: u32) -> (u32, PrefixData) {
-        let proto = self.transport.number();
-        let data = PrefixData {
-            table,
-            port: self.port,
-            proto,
-            reserved: 0,
-            addr: self.addr,
-        };
-        (PREFIX_FIXED_BITS + self.bits as u32, data)
+    /// As it stands in the table.
+    pub fn key(&self) -> Key {
+        Key::new(self.addr, self.port, self.transport.number(), self.bits)
     }
 }
 

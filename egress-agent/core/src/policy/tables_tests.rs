@@ -75,19 +75,19 @@ fn an_entry_for_any_address_covers_both_families() {
         assert!(!any.covers(addr(ip), 81, Transport::Tcp));
         assert!(!any.covers(addr(ip), 80, Transport::Udp));
     }
-    assert_eq!(any.prefix_key(7).0, 64);
+    assert_eq!(any.key().bits(), 0);
 }
 
 #[test]
 fn the_keys_are_those_of_the_kernel() {
     let target = Target::address("203.0.113.1".parse::<IpAddr>().unwrap(), 53, Transport::Udp);
-    let key = target.rule_key(9);
-    assert_eq!((key.table, key.port, key.proto), (9, 53, 17));
-    assert_eq!(key.addr, addr("203.0.113.1"));
-    let (bits, data) = network("10.0.0.0/8")[0].prefix_key(9);
+    let key = target.key();
+    assert_eq!((key.port(), key.proto(), key.bits()), (53, 17, 128));
+    assert_eq!(key.addr(), addr("203.0.113.1"));
+    let key = network("10.0.0.0/8")[0].key();
     assert_eq!(
-        (bits, data.addr, data.proto),
-        (64 + 104, addr("10.0.0.0"), 6)
+        (key.bits(), key.addr(), key.proto()),
+        (104, addr("10.0.0.0"), 6)
     );
 }
 

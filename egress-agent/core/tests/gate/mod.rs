@@ -14,9 +14,10 @@ use egress_core::routing::{
     Cluster, HttpDecision, PolicyRoutes, RequestHead, Sniffed, Step, TlsDecision,
 };
 use egress_core::traffic::HttpAction;
-use egress_ebpf::abi::{Policy, PrefixData, Rule, RuleKey, proto};
-use egress_ebpf::addr::Addr;
-use egress_ebpf::decide::{Destination, Tables, decide};
+use egress_ebpf::abi::{Policy, proto};
+use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::model::Model;
+use egress_ebpf::table::Entry;
 use egress_ebpf::verdict::Verdict;
 use http::HeaderMap;
 use std::collections::BTreeMap;
@@ -27,59 +28,15 @@ use std::time::{Duration, Instant};
 /// The kernel's maps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kernel {
-    exact: BTreeMap<RuleKey, Rule>,
-    prefixes: BTreeMap<(u32, PrefixData), Rule>,
+    tables: Model,
     policies: BTreeMap<u32, Policy>,
-}
-
-fn number(addr: &Addr) -> u128 {
-    match IpAddr::from(*addr) {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-impl Tables for Kernel {
-    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<Rule> {
-        let (addr, port, proto, reserved) = (to.addr, to.port, to.proto, 0);
-        let key = RuleKey {
-            table,
-            port,
-            proto,
-            reserved,
-            addr,
-        };
-        let exact = self.exact.get(&key).copied();
-        let covers = |bits: u32, p: &PrefixData, port: u16| {
-            let differ = number(&p.addr) ^ number(&addr);
-            let family = !addr.is_v4() || bits == 64 || bits >= 64 + 96;
-            bits - 64 >= shortest
-                && family
-                && (p.table, p.port, p.proto) == (table, port, proto)
-                && differ.checked_shr(128 - (bits - 64)).unwrap_or(0) == 0
-        };
-        let narrowest = |port| {
-            self.prefixes
-                .iter()
-                .filter(|((bits, p), _)| covers(*bits, p, port))
-                .max_by_key(|((bits, _), _)| *bits)
-                .map(|(_, rule)| *rule)
-        };
-        exact.or_else(|| narrowest(port)).or_else(|| narrowest(0))
-    }
 }
 
 impl Kernel {
     fn apply(&mut self, op: &TableOp) {
         match *op {
-            TableOp::PutExact(key, rule) => drop(self.exact.insert(key, rule)),
-            TableOp::DeleteExact(key) => assert!(self.exact.remove(&key).is_some()),
-            TableOp::PutPrefix { bits, data, rule } => {
-                self.prefixes.insert((bits, data), rule);
-            }
-            TableOp::DeletePrefix { bits, data } => {
-                assert!(self.prefixes.remove(&(bits, data)).is_some());
-            }
+            TableOp::Put(table, entry) => self.tables.put(table, entry),
+            TableOp::Delete(table, key) => assert!(self.tables.delete(table, key)),
             TableOp::SetPolicy(id, policy) => drop(self.policies.insert(id, policy)),
             TableOp::DeletePolicy(id) => assert!(self.policies.remove(&id).is_some()),
             TableOp::DropTable(_) => panic!("nothing was adopted"),
@@ -92,30 +49,11 @@ impl Kernel {
         let Some(p) = self.policies.get(&policy) else {
             return Vec::new();
         };
-        let exact = self.exact.iter().filter(|(k, _)| k.table == p.table);
-        let exact = exact.map(|(k, r)| {
-            format!(
-                "{} {} {} {}",
-                IpAddr::from(k.addr),
-                k.port,
-                k.proto,
-                r.action
-            )
-        });
-        let prefixes = self
-            .prefixes
-            .iter()
-            .filter(|((_, d), _)| d.table == p.table);
-        let prefixes = prefixes.map(|((b, d), r)| {
-            format!(
-                "{}/{b} {} {} {}",
-                IpAddr::from(d.addr),
-                d.port,
-                d.proto,
-                r.action
-            )
-        });
-        let mut all: Vec<_> = exact.chain(prefixes).collect();
+        let shown = |e: Entry| {
+            let (ip, port, proto) = (IpAddr::from(e.key.addr()), e.key.port(), e.key.proto());
+            format!("{ip}/{} {port} {proto} {}", e.key.bits(), e.action)
+        };
+        let mut all: Vec<_> = self.tables.entries(p.table).map(shown).collect();
         all.push(format!("flags {}", p.flags));
         all.sort();
         all
@@ -215,7 +153,7 @@ impl Gate {
             port: to.port(),
             proto,
         };
-        decide(&self.kernel, &entry, &dialled, || Some(15001))
+        decide(&self.kernel.tables, &entry, &dialled, || Some(15001))
     }
 
     /// What becomes of a TCP flow.

@@ -3,8 +3,9 @@
 use super::model::{Kernel, Seen};
 use super::{Desired, Planner, TableOp};
 use crate::policy::tables::{Action, Delta, Table, Target, Transport};
-use egress_ebpf::abi::{MAX_TABLES, Policy, Rule, RuleKey, policy_flag};
+use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
 use egress_ebpf::addr::Addr;
+use egress_ebpf::table::Key;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -97,31 +98,18 @@ fn walk(kernel: &mut Kernel, ops: &[TableOp]) {
     }
 }
 
-fn content(kernel: &Kernel, policy: u32) -> Option<(Vec<(RuleKey, Rule)>, usize)> {
+fn content(kernel: &Kernel, policy: u32) -> Option<Vec<Key>> {
     let (table, ..) = *kernel.policies.get(&policy)?;
-    let exact = kernel.exact.iter().filter(|(k, _)| k.table == table);
-    let exact = exact
-        .map(|(k, r)| (RuleKey { table: 0, ..*k }, *r))
-        .collect();
-    Some((
-        exact,
-        kernel
-            .prefixes
-            .keys()
-            .filter(|(_, d)| d.table == table)
-            .count(),
-    ))
+    Some(kernel.tables.entries(table).map(|e| e.key).collect())
 }
 
 fn agrees(kernel: &Kernel, desired: &BTreeMap<u32, Desired>) {
     let mut entries = BTreeMap::new();
     for (id, want) in desired {
-        let (exact, prefixes) = content(kernel, *id).unwrap();
-        assert!(want.table.keys().filter(|t| t.is_exact()).eq_by_key(&exact));
-        assert_eq!(
-            prefixes,
-            want.table.keys().filter(|t| !t.is_exact()).count()
-        );
+        let mut wanted: Vec<_> = want.table.keys().map(Target::key).collect();
+        wanted.sort_unstable();
+        assert_eq!(content(kernel, *id).unwrap(), wanted);
+        let prefixes = wanted.iter().filter(|key| !key.is_exact()).count();
         let (table, flags, _) = kernel.policies[id];
         assert_eq!(flags & policy_flag::ALLOW_ANY != 0, want.allow_any);
         assert_eq!(flags & policy_flag::HAS_PREFIXES != 0, prefixes > 0);
@@ -130,23 +118,7 @@ fn agrees(kernel: &Kernel, desired: &BTreeMap<u32, Desired>) {
     }
     assert_eq!(kernel.policies.len(), desired.len());
     let total: usize = entries.values().sum();
-    assert_eq!(
-        kernel.exact.len() + kernel.prefixes.len(),
-        total,
-        "nothing is left behind"
-    );
-}
-
-trait SameKeys {
-    fn eq_by_key(self, keys: &[(RuleKey, Rule)]) -> bool;
-}
-
-impl<'a, I: Iterator<Item = &'a Target>> SameKeys for I {
-    fn eq_by_key(self, keys: &[(RuleKey, Rule)]) -> bool {
-        let mut wanted: Vec<_> = self.map(|t| t.rule_key(0)).collect();
-        wanted.sort_unstable();
-        wanted.iter().eq(keys.iter().map(|(k, _)| k))
-    }
+    assert_eq!(kernel.tables.len(), total, "nothing is left behind");
 }
 
 proptest! {
@@ -246,10 +218,10 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
     };
     let mut planner = Planner::adopt([(0, pinned), (5, pinned)].into(), [7, 9]);
     let ops = planner.replace(wants(&[(0, one("10.0.0.1"))]));
-    let TableOp::PutExact(key, _) = ops[0] else {
+    let TableOp::Put(table, _) = ops[0] else {
         panic!("{ops:?}")
     };
-    assert_eq!(key.table, 10, "ids of adopted tables are not used again");
+    assert_eq!(table, 10, "ids of adopted tables are not used again");
     let policy = Policy {
         table: 10,
         generation: 41,

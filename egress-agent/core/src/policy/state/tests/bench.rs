@@ -7,6 +7,7 @@ use crate::policy::state::{Settings, State};
 use crate::routing::{HttpDecision, RequestHead, TlsDecision};
 use crate::traffic::HttpAction;
 use egress_ebpf::abi::action;
+use egress_ebpf::table::Key;
 use http::HeaderMap;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -67,35 +68,21 @@ impl Bench {
     pub(super) fn write(&mut self) {
         for op in self.state.poll_ops() {
             let word = |a| if a == action::PROXY { "proxy" } else { "allow" };
-            let proto = |p| if p == 17 { "/udp" } else { "" };
             match op {
-                TableOp::PutExact(k, r) => {
-                    let ip = IpAddr::from(k.addr);
-                    let key = format!("{ip} {}{} ", k.port, proto(k.proto));
-                    self.map
-                        .retain(|(t, e)| *t != k.table || !e.starts_with(&key));
-                    self.map.insert((k.table, key + word(r.action)));
+                TableOp::Put(table, entry) => {
+                    self.take_out(table, &shown(&entry.key));
+                    let line = shown(&entry.key) + word(entry.action);
+                    self.map.insert((table, line));
                 }
-                TableOp::DeleteExact(k) => {
-                    let key = format!("{} {}{} ", IpAddr::from(k.addr), k.port, proto(k.proto));
-                    self.map
-                        .retain(|(t, e)| *t != k.table || !e.starts_with(&key));
-                }
-                TableOp::PutPrefix { bits, data, rule } => {
-                    let net = format!("{}/{}", IpAddr::from(data.addr), bits - 64);
-                    let entry = format!("{net} {}{} ", data.port, proto(data.proto));
-                    self.map.insert((data.table, entry + word(rule.action)));
-                }
-                TableOp::DeletePrefix { bits, data } => {
-                    let net = format!("{}/{}", IpAddr::from(data.addr), bits - 64);
-                    let key = format!("{net} {}{} ", data.port, proto(data.proto));
-                    self.map
-                        .retain(|(t, e)| *t != data.table || !e.starts_with(&key));
-                }
+                TableOp::Delete(table, key) => self.take_out(table, &shown(&key)),
                 TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) => {}
                 TableOp::DropTable(_) => panic!("nothing was adopted"),
             }
         }
+    }
+
+    fn take_out(&mut self, table: u32, key: &str) {
+        self.map.retain(|(t, e)| *t != table || !e.starts_with(key));
     }
 
     pub(super) fn entries(&self) -> Vec<&str> {
@@ -131,5 +118,16 @@ impl Bench {
             | TlsDecision::NotCarriedOut(_)
             | TlsDecision::NoCluster(_) => None,
         }
+    }
+}
+
+/// `ADDRESS PORT ` or `NETWORK/BITS PORT `, bits of 128.
+fn shown(key: &Key) -> String {
+    let proto = if key.proto() == 17 { "/udp" } else { "" };
+    let (ip, port) = (IpAddr::from(key.addr()), key.port());
+    if key.is_exact() {
+        format!("{ip} {port}{proto} ")
+    } else {
+        format!("{ip}/{} {port}{proto} ", key.bits())
     }
 }
