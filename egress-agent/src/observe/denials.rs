@@ -109,7 +109,8 @@ impl Denials {
             _ => None,
         };
         let names = self.names.load();
-        let nearest = via.and_then(|via| names.nearest(policy, addr, event.port, via));
+        let reason = Reason::from_code(event.reason).unwrap_or(Reason::State);
+        let nearest = via.and_then(|via| names.nearest(policy, addr, event.port, via, reason));
         Denial::of(event, &mut self.cgroups).log(&names.of(addr), nearest.as_deref());
     }
 }

@@ -89,7 +89,6 @@ pub enum Outcome {
 }
 
 /// See the module.
-
 pub struct Gate {
     pub state: State,
     pub now: Instant,

@@ -8,7 +8,7 @@ use super::words::{self, rule_of};
 use super::{Explanation, Flow};
 use crate::policy::tables::Transport;
 use crate::routing::{RefusalReason, RequestHead};
-use egress_ebpf::verdict::Verdict;
+use egress_ebpf::verdict::{Reason, Verdict};
 use http::HeaderMap;
 use std::net::SocketAddr;
 
@@ -89,7 +89,11 @@ impl Asked<'_> {
         );
         let mut lines = vec![why, words::denial(&tcp.fate)];
         let names = self.state.names();
-        let nearest = names.nearest(self.gate.id, to.ip(), port, Transport::Tcp);
+        let reason = match tcp.fate {
+            Fate::DeniedByKernel(reason) => reason,
+            _ => Reason::NotListed,
+        };
+        let nearest = names.nearest(self.gate.id, to.ip(), port, Transport::Tcp, reason);
         lines.extend(nearest.or_else(|| self.by_dns(port)));
         Explanation {
             denied,

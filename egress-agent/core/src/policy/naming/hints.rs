@@ -6,7 +6,9 @@ use super::index::{Names, Sight};
 use crate::policy::claims::{UnlistedAddress, transport};
 use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Entry, Port, Service};
+use egress_ebpf::abi::MAX_DEPTH;
 use egress_ebpf::addr::Addr;
+use egress_ebpf::verdict::Reason;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,9 +51,16 @@ impl Names {
         names.flat_map(|name| self.hosts.users_of(name))
     }
 
-    /// One line about the rule that comes nearest to a flow that `policy` denied, and the setting
-    /// that would let it pass; `None` if no rule knows the address.
-    pub fn nearest(&self, policy: u32, addr: IpAddr, port: u16, via: Transport) -> Option<String> {
+    /// One line about the rule that comes nearest to a flow that `policy` denied for this reason, and
+    /// the setting that would let it pass; `None` if no rule knows the address.
+    pub fn nearest(
+        &self,
+        policy: u32,
+        addr: IpAddr,
+        port: u16,
+        via: Transport,
+        reason: Reason,
+    ) -> Option<String> {
         let sight = self.hosts.views.get(&policy)?;
         let visible = |hosts: BTreeSet<&Arc<str>>| -> Vec<&Arc<Service>> {
             let services = hosts.into_iter().filter_map(|host| sight.service(host));
@@ -60,10 +69,7 @@ impl Names {
         let here = visible(self.hosts_of(addr));
         let lists_port = |s: &&Arc<Service>| s.class(port).is_some_and(|c| transport(c) == via);
         if let Some(service) = here.iter().copied().find(lists_port) {
-            return Some(format!(
-                "{} lists port {port}, but not this way",
-                service.host
-            ));
+            return Some(denied_though_listed(&service.host, port, via, reason));
         }
         let left_out = visible(self.hosts_left_out(addr));
         if let Some(service) = left_out.iter().copied().find(lists_port) {
@@ -92,6 +98,41 @@ impl Names {
         let hosts = self.users_of(self.addresses.rotating());
         hosts.take(LOOKED_AT).filter_map(|host| sight.service(host))
     }
+}
+
+/// Why a flow to a listed address and port is denied.
+fn denied_though_listed(host: &str, port: u16, via: Transport, reason: Reason) -> String {
+    let why = match reason {
+        Reason::NoProxy => {
+            return format!(
+                "port {port} of {host} is allowed through the proxy, and this network namespace has \
+                 no proxy yet"
+            );
+        }
+        Reason::CgroupDepth => {
+            return format!(
+                "port {port} of {host} is listed, but the socket's cgroup is more than {MAX_DEPTH} \
+                 levels deep: run the workload in a cgroup nearer to the root"
+            );
+        }
+        Reason::UnknownOwner => {
+            "the kernel does not know the ancestors of the socket's cgroup; the next socket that is \
+             made in the cgroup brings them back"
+        }
+        Reason::ForgedSource => "the source address is not one of the network namespace",
+        Reason::ProxyPort => "the proxy's own port was dialled",
+        Reason::FlowTableFull => "the table of redirected flows is full",
+        Reason::State => "the kernel has no state of the socket",
+        Reason::Unparsable => "the packet is malformed, a fragment, or has extension headers",
+        Reason::Protocol => "no rule can list the socket's protocol",
+        Reason::NotListed => match via {
+            Transport::Udp => {
+                "UDP to spec.addresses and to a port with another targetPort is denied"
+            }
+            Transport::Tcp => "its addresses changed at the moment of the denial",
+        },
+    };
+    format!("port {port} of {host} is listed, but {why}")
 }
 
 /// What helps where the answers of services change, if the denied address is in one that the agent

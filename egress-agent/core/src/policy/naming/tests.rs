@@ -8,6 +8,7 @@ use crate::policy::state::{Settings, State};
 use crate::policy::tables::Transport;
 use crate::registry::scope::Workload;
 use crate::registry::services::{Location, Service};
+use egress_ebpf::verdict::Reason;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -78,7 +79,7 @@ fn looks(services: usize, policies: usize) -> usize {
     for ip in asked.map(|ip| ip.parse::<IpAddr>().unwrap()) {
         for port in [443, 8080] {
             names.of(ip);
-            names.nearest(1, ip, port, Transport::Tcp);
+            names.nearest(1, ip, port, Transport::Tcp, Reason::NotListed);
         }
     }
     work::take()
@@ -108,7 +109,9 @@ fn an_address_that_thousands_of_hosts_list_is_known_by_the_first() {
     work::take();
     let ip = IpAddr::from([198, 18, 1, 2]);
     assert_eq!(names.of(ip).len(), 64);
-    let nearest = names.nearest(0, ip, 22, Transport::Tcp).unwrap();
+    let nearest = names
+        .nearest(0, ip, 22, Transport::Tcp, Reason::NotListed)
+        .unwrap();
     assert_eq!(nearest, "h0.example lists port 80 only");
     assert!(work::take() < 400);
 }

@@ -5,6 +5,7 @@ use super::{LAB, entry, port};
 use crate::policy::claims::UnlistedAddress;
 use crate::policy::state::Settings;
 use crate::policy::tables::Transport;
+use egress_ebpf::verdict::Reason;
 
 #[test]
 fn the_nearest_rule_says_what_differs() {
@@ -20,7 +21,7 @@ fn the_nearest_rule_says_what_differs() {
         bench
             .state
             .names()
-            .nearest(0, ip.parse().unwrap(), port, via)
+            .nearest(0, ip.parse().unwrap(), port, via, Reason::NotListed)
     };
     assert_eq!(
         nearest("203.0.113.80", 8080, Transport::Tcp).as_deref(),
@@ -34,6 +35,32 @@ fn the_nearest_rule_says_what_differs() {
 }
 
 #[test]
+fn a_flow_that_is_denied_though_its_port_is_listed_says_what_is_in_its_way() {
+    let mut bench = Bench::new(Settings::default(), &[LAB]);
+    bench.answer("httpbin.org", &["203.0.113.80"]);
+    let names = bench.state.names();
+    let ip = "203.0.113.80".parse().unwrap();
+    let said = |reason| names.nearest(0, ip, 80, Transport::Tcp, reason).unwrap();
+    assert_eq!(
+        said(Reason::NoProxy),
+        "port 80 of httpbin.org is allowed through the proxy, and this network namespace has no \
+         proxy yet"
+    );
+    assert_eq!(
+        said(Reason::CgroupDepth),
+        "port 80 of httpbin.org is listed, but the socket's cgroup is more than 32 levels deep: run \
+         the workload in a cgroup nearer to the root"
+    );
+    let others = Reason::ALL.iter().filter(|r| **r != Reason::NoProxy);
+    let said: std::collections::BTreeSet<_> = others.map(|reason| said(*reason)).collect();
+    assert_eq!(said.len(), Reason::ALL.len() - 1, "one each: {said:?}");
+    assert!(
+        said.iter()
+            .all(|s| s.starts_with("port 80 of httpbin.org is listed, but "))
+    );
+}
+
+#[test]
 fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
     let tcp = entry("db.example", "DNS", &port(5432, "TCP"), "");
     let mut bench = Bench::new(Settings::default(), &[LAB, &tcp]);
@@ -41,7 +68,12 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
     for ip in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::3"] {
         let ip = ip.parse().unwrap();
         assert_eq!(bench.state.names().of(ip), ["db.example"]);
-        let nearest = |port, via| bench.state.names().nearest(0, ip, port, via);
+        let nearest = |port, via| {
+            bench
+                .state
+                .names()
+                .nearest(0, ip, port, via, Reason::NotListed)
+        };
         assert_eq!(
             nearest(5432, Transport::Tcp).as_deref(),
             Some(
@@ -62,7 +94,10 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
     bench.answer("db.example", &["203.0.113.5"]);
     let gone = "10.1.2.3".parse().unwrap();
     assert_eq!(
-        bench.state.names().nearest(0, gone, 5432, Transport::Tcp),
+        bench
+            .state
+            .names()
+            .nearest(0, gone, 5432, Transport::Tcp, Reason::NotListed),
         None
     );
     assert!(bench.state.names().of(gone).is_empty());
@@ -81,7 +116,10 @@ fn where_answers_change_a_denied_address_of_the_port_names_the_settings() {
         let mut bench = Bench::new(settings, &[&web, &tcp]);
         let hint = |bench: &Bench, port| {
             let ip = "203.0.113.99".parse().unwrap();
-            bench.state.names().nearest(0, ip, port, Transport::Tcp)
+            bench
+                .state
+                .names()
+                .nearest(0, ip, port, Transport::Tcp, Reason::NotListed)
         };
         for n in 1..=2 {
             assert_eq!(hint(&bench, 443), None, "nothing changed before answer {n}");
@@ -125,7 +163,10 @@ fn a_port_that_serves_nothing_for_want_of_a_resolution_says_so() {
     let hint = |rules: &str, number, via| {
         let bench = Bench::new(Settings::default(), &[LAB, rules]);
         let ip = "203.0.113.99".parse().unwrap();
-        bench.state.names().nearest(0, ip, number, via)
+        bench
+            .state
+            .names()
+            .nearest(0, ip, number, via, Reason::NotListed)
     };
     let unspelt = object("exportTo: ['*']", "TCP");
     let said = hint(&unspelt, 5432, Transport::Tcp).unwrap();
