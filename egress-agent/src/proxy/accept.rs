@@ -3,10 +3,16 @@
 //! A connection without an origin, above the limit, or on a port where nothing is listed ends here.
 
 use super::ahead::Ahead;
-use super::flow::{Client, Rewound};
+use super::client::Client;
+use super::drain::DrainSignal;
 use super::inspect::inspect;
+use super::observe::{Refusal, RefusalReason};
 use super::places::Place;
-use super::{DrainSignal, Refusal, RefusalReason, Shared, http, tcp, tls};
+use super::shared::Shared;
+use super::stream::Rewound;
+use crate::proxy::http;
+use crate::proxy::tcp;
+use crate::proxy::tls;
 use egress_core::routing::{PortKind, Reading, Step, Turn};
 use egress_ebpf::abi::PROOF_POLICY;
 use rustix::net::SendFlags;

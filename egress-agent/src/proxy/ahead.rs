@@ -3,15 +3,13 @@
 //!
 //! It does not look at them.
 
-use super::flow::Client;
+use super::client::Client;
+use super::places::BLOCK;
 use super::places::Place;
 use std::io;
 use std::ops::Deref;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-
-/// Memory is counted in blocks of so many bytes; what is less is not counted.
-pub(super) const BLOCK: usize = 4096;
 
 /// See the module.
 #[derive(Debug, Default)]

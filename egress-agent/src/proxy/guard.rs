@@ -4,10 +4,9 @@
 //! It lies on the way of a running connection and is gone after the client's first encrypted record.
 //! What a second hello may say is decided in `egress_core::tls::second_hello`.
 
-use super::RefusalReason;
-use super::ahead::BLOCK;
-use super::flow::Client;
-use super::places::Place;
+use super::client::Client;
+use super::observe::RefusalReason;
+use super::places::{BLOCK, Place};
 use egress_core::http::authority::CanonicalHost;
 use egress_core::tls::second_hello::{SecondHello, SecondHelloError};
 use std::future::Future;

@@ -3,9 +3,9 @@
 //!
 //! It serves nothing and decides nothing of its own: it brings the bytes and the clock.
 
-use super::RefusalReason;
 use super::ahead::Ahead;
-use super::flow::Client;
+use super::client::Client;
+use super::observe::RefusalReason;
 use egress_core::routing::{Patience, Reading, Sniffed, Step, only_host, sniff};
 use std::io::ErrorKind;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! It decides nothing; a slow observer slows the flow it watches, so observers only hand on.
 
-use super::Origin;
+use super::origin::Origin;
 use egress_core::http::local_reply::ResponseFlags;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::timeout;
 
+/// Memory is counted in blocks of so many bytes; what is less is not counted.
+pub(super) const BLOCK: usize = 4096;
+
 /// Places whose end is worth a look at the memory that they had.
 const MANY: usize = 128;
 

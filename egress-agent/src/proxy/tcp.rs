@@ -3,10 +3,13 @@
 //! It judges nothing: that the flow may pass was decided by its name, its original destination, or a
 //! policy that audits.
 
-use super::ahead::{Ahead, BLOCK};
-use super::flow::{Client, Counters, Rewound, Ticket};
-use super::upstream::connect_any;
-use super::{Protocol, RefusalReason};
+use super::ahead::Ahead;
+use super::client::Client;
+use super::observe::{Protocol, RefusalReason};
+use super::places::BLOCK;
+use super::stream::Rewound;
+use super::ticket::{Counters, Ticket};
+use super::upstream::connect::connect_any;
 use egress_core::http::local_reply::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
 use std::sync::Arc;

@@ -3,9 +3,12 @@
 //! It never decrypts, holds no key and changes no byte. What follows the hello passes `guard`.
 
 use super::ahead::Ahead;
-use super::flow::{Client, Rewound, Ticket};
+use super::client::Client;
 use super::guard::Guard;
-use super::{Protocol, RefusalReason, tcp};
+use super::observe::{Protocol, RefusalReason};
+use super::stream::Rewound;
+use super::ticket::Ticket;
+use crate::proxy::tcp;
 use egress_core::routing::{Cluster, RouteTable, TlsDecision, Turn};
 use egress_core::tls::client_hello::{ClientHello, HelloOutcome, HelloReader};
 use std::io::ErrorKind;

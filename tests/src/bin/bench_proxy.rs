@@ -4,16 +4,15 @@
 //! Owns the measuring. `cargo xtask bench proxy` runs it. `$EGRESS_AGENT_BIN` names another agent to
 //! hold against: the figures hold within one machine and one load.
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use egress_tests::agent::beside;
 use egress_tests::lab::{host, v4};
 use egress_tests::rules::each_way;
 use egress_tests::{Lab, client};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_mins(5);
 

@@ -1,13 +1,14 @@
 //! One allowed request: headers, connection, tries, the route's timeout, and the response or the
 //! local reply in its place.
 
-use super::RefusalReason;
-use super::flow::{OwnedTask, Ticket};
-use super::http::Connection;
 use super::local::local_response;
 use super::reply_body::{Relay, ReplyBody};
 use super::request_body::{RequestBody, RequestEnd, broke_protocol};
-use super::upstream::{Upstream, connect_any};
+use super::session::Session;
+use crate::proxy::observe::RefusalReason;
+use crate::proxy::ticket::{OwnedTask, Ticket};
+use crate::proxy::upstream::connect::connect_any;
+use crate::proxy::upstream::pool::Upstream;
 use egress_core::http::headers::{RequestContext, prepare_request, prepare_response, set_attempt};
 use egress_core::http::local_reply::{LocalReply, UpstreamReset};
 use egress_core::routing::Cluster;
@@ -22,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use std::future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::time::{Instant, sleep_until};
@@ -39,18 +40,18 @@ pub(super) struct Exchange {
 /// An upstream that has begun to answer.
 struct Answered {
     response: Response<Incoming>,
-    upstream: Upstream,
+    upstream: Upstream<RequestBody>,
 }
 
 /// Carries one request upstream and gives what the client shall see.
 pub(super) async fn exchange(
-    connection: &Arc<Connection>,
+    session: &Session,
     to: Exchange,
     mut request: Request<Incoming>,
     end: Arc<RequestEnd>,
     mut ticket: Ticket,
 ) -> Response<ReplyBody> {
-    let client = &connection.client;
+    let client = &session.client;
     let cluster = &to.cluster;
     ticket.record.service = Some(cluster.id.host.to_string());
     let mut order = client.addresses_of(cluster);
@@ -88,7 +89,7 @@ pub(super) async fn exchange(
         Arc::clone(&end),
     );
     let answered = {
-        let trying = send(connection, cluster, &order, parts, body, &mut ticket);
+        let trying = send(session, cluster, &order, parts, body, &mut ticket);
         tokio::select! {
             biased;
             answered = trying => answered,
@@ -118,12 +119,9 @@ pub(super) async fn exchange(
             let reset = UpstreamReset::ProtocolError;
             return local_response(&LocalReply::upstream_reset(&reset, false), ticket);
         };
-        connection.control.tunnel();
+        session.control.tunnel();
         let tunnel = OwnedTask(tokio::spawn(tunnel(downstream, upgraded, upstream, ticket)));
-        *connection
-            .tunnel
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        session.tunnel(tunnel);
         return Response::from_parts(head, ReplyBody::Local(None));
     }
     let relay = Relay {
@@ -132,7 +130,7 @@ pub(super) async fn exchange(
         end,
         deadline: to.policy.timeout.map(|_| deadline),
         upstream: Some(upstream),
-        pool: Arc::clone(&connection.pool),
+        pool: Arc::clone(&session.pool),
     };
     Response::from_parts(head, relay.into_body())
 }
@@ -154,20 +152,20 @@ fn deadline(
 /// Sends on a kept connection or a fresh one. A kept one that its origin closed before any byte of
 /// the response is replaced once, where the request was not sent or may be sent twice.
 async fn send(
-    connection: &Connection,
+    session: &Session,
     cluster: &Arc<Cluster>,
     order: &[SocketAddr],
     mut parts: Parts,
     mut body: RequestBody,
     ticket: &mut Ticket,
 ) -> Result<Answered, LocalReply> {
-    if let Some(mut upstream) = connection.pool.take(cluster, order[0]).await {
+    if let Some(mut upstream) = session.pool.take(cluster, order[0]).await {
         ticket.record.attempts += 1;
         ticket.record.upstream = Some(upstream.address);
         set_attempt(&mut parts.headers, ticket.record.attempts);
         let replay = replayable(&parts, &body).then(|| (clone_of(&parts), body.replay()));
         upstream.expect_response();
-        let request = passing_interim(connection, Request::from_parts(parts, body));
+        let request = passing_interim(session, Request::from_parts(parts, body));
         match upstream.send.try_send_request(request).await {
             Ok(response) => return Ok(Answered { response, upstream }),
             Err(mut failed) => {
@@ -182,7 +180,7 @@ async fn send(
     let tries_before = ticket.record.attempts;
     let stream = tokio::select! {
         biased;
-        stream = connect_any(&connection.client, order, &mut ticket.record) => stream,
+        stream = connect_any(&session.client, order, &mut ticket.record) => stream,
         never = body.read_ahead() => match never {},
     };
     let retried = ticket.record.attempts > tries_before + 1;
@@ -192,7 +190,7 @@ async fn send(
     let mut upstream = Upstream::new(stream, place, address, Arc::clone(cluster))
         .await
         .map_err(|error| reply_to(&error, retried))?;
-    let request = passing_interim(connection, Request::from_parts(parts, body));
+    let request = passing_interim(session, Request::from_parts(parts, body));
     match upstream.send.send_request(request).await {
         Ok(response) => Ok(Answered { response, upstream }),
         Err(error) => Err(reply_to(&error, retried)),
@@ -200,11 +198,8 @@ async fn send(
 }
 
 /// Has the origin's 1xx responses passed on to the client.
-fn passing_interim(
-    connection: &Connection,
-    mut request: Request<RequestBody>,
-) -> Request<RequestBody> {
-    let control = Arc::clone(&connection.control);
+fn passing_interim(session: &Session, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    let control = Arc::clone(&session.control);
     let number = control.number();
     on_informational(&mut request, move |response| {
         control.interim(number, response.status(), response.headers());
@@ -241,7 +236,7 @@ fn clone_of(parts: &Parts) -> Parts {
 async fn tunnel(
     downstream: OnUpgrade,
     upstream_side: OnUpgrade,
-    upstream: Upstream,
+    upstream: Upstream<RequestBody>,
     mut ticket: Ticket,
 ) {
     let (Ok(downstream), Ok(upstream_io)) = (downstream.await, upstream_side.await) else {

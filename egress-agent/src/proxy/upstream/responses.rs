@@ -3,7 +3,7 @@
 //!
 //! Bytes pass unchanged. A head that is refused ends the connection with an error.
 
-use super::flow::{NARROW, poll_part};
+use crate::proxy::stream::{NARROW, poll_part};
 use egress_core::http::response_head::check_response;
 use std::io;
 use std::pin::Pin;

@@ -3,8 +3,9 @@
 //!
 //! Which reply a request gets is not decided here.
 
-use super::flow::{Rewound, Ticket};
 use super::reply_body::ReplyBody;
+use crate::proxy::stream::Rewound;
+use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
 use egress_core::http::local_reply::LocalReply;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};

@@ -3,7 +3,7 @@
 //!
 //! Where the body goes is not its affair.
 
-use super::flow::Counters;
+use crate::proxy::ticket::Counters;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::collections::VecDeque;

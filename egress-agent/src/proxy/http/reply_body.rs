@@ -3,12 +3,14 @@
 //!
 //! It makes no response and reads no head.
 
-use super::ahead::BLOCK;
 use super::control::Control;
-use super::flow::{Client, LONG, Ticket};
-use super::places::Place;
+use super::request_body::RequestBody;
 use super::request_body::{RequestEnd, broke_protocol};
-use super::upstream::{Pool, Upstream};
+use crate::proxy::client::Client;
+use crate::proxy::places::{BLOCK, Place};
+use crate::proxy::stream::LONG;
+use crate::proxy::ticket::Ticket;
+use crate::proxy::upstream::pool::{Pool, Upstream};
 use bytes::Bytes;
 use egress_core::http::local_reply::ResponseFlag;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -107,8 +109,8 @@ pub(super) struct Relay {
     /// Fires when the route's timeout has passed.
     pub(super) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Dropping it closes the connection; it goes back to the pool after a whole exchange.
-    pub(super) upstream: Option<Upstream>,
-    pub(super) pool: Arc<Pool>,
+    pub(super) upstream: Option<Upstream<RequestBody>>,
+    pub(super) pool: Arc<Pool<RequestBody>>,
 }
 
 impl Relay {

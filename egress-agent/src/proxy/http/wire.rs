@@ -6,9 +6,11 @@
 //! no host and no route.
 
 use super::control::{Asked, Control};
-use super::flow::{Client, Counters, LONG, Rewound};
 use super::local::{Outward, closing_reply};
 use super::room::Room;
+use crate::proxy::client::Client;
+use crate::proxy::stream::{LONG, Rewound};
+use crate::proxy::ticket::Counters;
 use egress_core::http::chunked::{ChunkScanner, Scanned};
 use egress_core::http::request_head::{Framing, Head, HeadError, HeadOutcome, HeadReader};
 use std::future::poll_fn;

@@ -3,9 +3,9 @@
 //!
 //! It allocates nothing itself. Who has too little waits, and is denied in the end.
 
-use super::ahead::BLOCK;
-use super::flow::{Client, WIDER};
-use super::places::Place;
+use crate::proxy::client::Client;
+use crate::proxy::places::{BLOCK, Place};
+use crate::proxy::stream::WIDER;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::sync::futures::OwnedNotified;

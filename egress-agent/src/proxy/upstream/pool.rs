@@ -1,95 +1,33 @@
-//! Upstream connections: tries to make one, and the few idle ones that a client connection keeps.
+//! HTTP/1.1 connections to endpoints, and the few idle ones that a client connection keeps.
 //!
 //! Connections are never shared between client connections, so no workload can meet another's.
 
-use super::flow::{Client, OwnedTask};
-use super::places::Place;
-use super::request_body::RequestBody;
 use super::responses::{Reading, Responses};
-use super::{AccessRecord, RefusalReason};
-use egress_core::http::local_reply::{UpstreamReset, connect_failure};
+use crate::proxy::client::Client;
+use crate::proxy::places::Place;
+use crate::proxy::ticket::OwnedTask;
 use egress_core::routing::Cluster;
+use hyper::body::Body;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use std::io;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
 
-/// One try and two retries, Istio's default for a connection that could not be made
-/// (`pilot/pkg/networking/core/route/retry/retry.go`).
-const TRIES: u32 = 3;
 /// Bytes that an upstream connection buffers either way, and so of a response head (Envoy takes 60 KiB).
 const BUFFER: usize = 64 * 1024;
 /// Blocks of memory that an idle connection takes.
 const IDLE: usize = 6;
 /// Blocks of memory that reads of up to [`BUFFER`] bytes take.
 const WIDE: usize = 32;
-/// Envoy's base interval of the jittered exponential back-off between tries.
-const BACK_OFF: Duration = Duration::from_millis(25);
-
-/// Connects to the first address that answers; the record gets the address and the tries.
-pub(super) async fn connect_any(
-    client: &Client,
-    order: &[SocketAddr],
-    record: &mut AccessRecord,
-) -> Result<(TcpStream, Place), UpstreamReset> {
-    let Some(place) = client.shared.descriptors.take(client.share()) else {
-        client.refuse(RefusalReason::ConnectionLimit, None);
-        return Err(connect_failure(
-            "too many open connections of this workload",
-            true,
-        ));
-    };
-    let mut last = UpstreamReset::ConnectTimeout;
-    for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
-        if attempt > 0 {
-            sleep(jitter(BACK_OFF * ((1 << attempt) - 1))).await;
-        }
-        record.attempts += 1;
-        record.upstream = Some(*to);
-        let connecting = client.shared.dialer.connect(client.origin.netns, *to);
-        match timeout(client.shared.limits.connect, connecting).await {
-            Ok(Ok(stream)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
-                }
-                return Ok((stream, place));
-            }
-            Ok(Err(error)) => last = reset_of(&error),
-            Err(_) => last = UpstreamReset::ConnectTimeout,
-        }
-    }
-    Err(last)
-}
-
-/// A random share of an interval.
-fn jitter(most: Duration) -> Duration {
-    let share = uuid::Uuid::new_v4().as_u128() % 1000;
-    most * (share as u32) / 1000
-}
-
-fn reset_of(error: &io::Error) -> UpstreamReset {
-    let text = error.to_string();
-    let text = text.split(" (os error ").next().unwrap_or(&text);
-    let from_the_network = matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::TimedOut
-    );
-    connect_failure(text, !from_the_network)
-}
 
 /// An HTTP/1.1 connection to an endpoint. Dropping it closes the socket, whatever is under way.
-pub(super) struct Upstream {
-    pub(super) address: SocketAddr,
-    pub(super) service: Arc<Cluster>,
-    pub(super) send: SendRequest<RequestBody>,
+pub(in crate::proxy) struct Upstream<B> {
+    pub(in crate::proxy) address: SocketAddr,
+    pub(in crate::proxy) service: Arc<Cluster>,
+    pub(in crate::proxy) send: SendRequest<B>,
     reading: Arc<Reading>,
     /// For wide reads.
     wide: Option<Place>,
@@ -99,8 +37,13 @@ pub(super) struct Upstream {
     room: Option<Place>,
 }
 
-impl Upstream {
-    pub(super) async fn new(
+impl<B> Upstream<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    pub(in crate::proxy) async fn new(
         stream: TcpStream,
         place: Place,
         address: SocketAddr,
@@ -130,12 +73,12 @@ impl Upstream {
     }
 
     /// The next bytes that it sends are the head of a response.
-    pub(super) fn expect_response(&self) {
+    pub(in crate::proxy) fn expect_response(&self) {
         self.reading.expected.store(true, Ordering::Release);
     }
 
     /// Reads a long response in larger parts, if the workload has memory to spare.
-    pub(super) fn widen(&mut self, client: &Client) {
+    pub(in crate::proxy) fn widen(&mut self, client: &Client) {
         if self.wide.is_none() {
             self.wide = client.shared.memory.spare(client.share(), WIDE);
             let wide = self.wide.is_some();
@@ -150,12 +93,26 @@ impl Upstream {
 }
 
 /// Idle upstream connections of one client connection.
-#[derive(Default)]
-pub(super) struct Pool(Mutex<Vec<Upstream>>);
+pub(in crate::proxy) struct Pool<B>(Mutex<Vec<Upstream<B>>>);
 
-impl Pool {
+impl<B> Default for Pool<B> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     /// Takes a connection that is open and ready.
-    pub(super) async fn take(&self, service: &Cluster, address: SocketAddr) -> Option<Upstream> {
+    pub(in crate::proxy) async fn take(
+        &self,
+        service: &Cluster,
+        address: SocketAddr,
+    ) -> Option<Upstream<B>> {
         loop {
             let mut upstream = {
                 let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +129,7 @@ impl Pool {
 
     /// Keeps a connection whose exchange is over; the oldest goes where there are too many.
     /// One beside others is kept only where the workload has memory to spare.
-    pub(super) fn put(&self, client: &Client, mut upstream: Upstream) {
+    pub(in crate::proxy) fn put(&self, client: &Client, mut upstream: Upstream<B>) {
         if upstream.send.is_closed() {
             return;
         }

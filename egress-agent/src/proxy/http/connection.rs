@@ -1,0 +1,196 @@
+//! One client connection from its first request to its end.
+//!
+//! Whether a request may go on is decided in `judge`; how it is carried upstream is `exchange`'s affair.
+
+use super::control::Asked;
+use super::exchange::{Exchange, exchange};
+use super::judge::Judge;
+use super::local::local_response;
+use super::reply_body::{Reply, ReplyBody};
+use super::request_body::RequestEnd;
+use super::session::Session;
+use super::wire::Wire;
+use crate::proxy::client::Client;
+use crate::proxy::drain::DrainSignal;
+use crate::proxy::observe::RefusalReason;
+use crate::proxy::stream::Rewound;
+use egress_core::http::headers::UpgradeAsked;
+use egress_core::http::local_reply::{LocalReply, is_grpc};
+use egress_core::http::request_head::{HeadReader, MAX_HEADERS};
+use egress_core::routing::HttpDenial;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::time::timeout;
+
+/// One client connection.
+struct Connection {
+    session: Session,
+    judge: Judge,
+}
+
+/// Serves a connection until it ends or the drain lets it go.
+pub(in crate::proxy) async fn serve(client: Client, stream: Rewound, drain: DrainSignal) {
+    let reader = HeadReader::new(client.shared.limits.head);
+    serve_heads(client, stream, reader, drain).await;
+}
+
+/// The same for a connection that may speak HTTP/1.0 too.
+pub(in crate::proxy) async fn serve_any(client: Client, stream: Rewound, drain: DrainSignal) {
+    let reader = HeadReader::new(client.shared.limits.head).accepting_http10();
+    serve_heads(client, stream, reader, drain).await;
+}
+
+async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut drain: DrainSignal) {
+    let limits = client.shared.limits;
+    let this = Arc::new(Connection {
+        session: Session::new(client.clone()),
+        judge: Judge::new(client.clone()),
+    });
+    let mut stream = Wire::new(
+        client.clone(),
+        stream,
+        reader,
+        Arc::clone(&this.session.control),
+    );
+    let counters = stream.counters();
+    let service = {
+        let this = Arc::clone(&this);
+        service_fn(move |request| {
+            let this = Arc::clone(&this);
+            async move { Ok::<_, Infallible>(this.handle(request).await) }
+        })
+    };
+    let mut builder = Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle);
+    // The canonical form of a head may be longer than the head was.
+    builder
+        .max_headers(MAX_HEADERS)
+        .max_header_size(limits.head.saturating_mul(4));
+    let to_its_end = async {
+        // A connection on which nothing was asked yet has nothing to finish.
+        tokio::select! {
+            begun = timeout(limits.idle, stream.begun()) => if !matches!(begun, Ok(Ok(true))) {
+                return;
+            },
+            _ = drain.started() => return,
+        }
+        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        let mut serving = pin!(serving.with_upgrades());
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            _ = drain.started() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended
+            && error.is_parse()
+        {
+            client.refuse(RefusalReason::MalformedHttp(error.to_string()), None);
+        }
+        this.session.tunnelled().await;
+    };
+    // A denial is told at once; the connection ends a moment later.
+    let refusal = async {
+        this.session.control.refusal().await;
+        this.tell_refused();
+        future::pending::<()>().await;
+    };
+    // Whatever it is at, upstream and websocket included: they go with the connection.
+    tokio::select! {
+        () = to_its_end => {}
+        () = refusal => {}
+        // A body or a websocket that does not go on; between requests the parser's limit is first.
+        () = counters.silence(limits.idle) => {}
+        () = this.judge.removed() => {}
+    }
+    this.tell_refused();
+}
+
+impl Connection {
+    async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
+        let response = self.answer(request).await;
+        self.session.control.responds();
+        let client = self.session.client.clone();
+        response.map(|body| Reply::new(body, Arc::clone(&self.session.control), client))
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
+        let mut ticket = self.session.ticket();
+        ticket.record.method = request.method().to_string();
+        let content_type = request.headers().get(CONTENT_TYPE);
+        ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
+        ticket.record.path = request
+            .uri()
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string);
+        let Some(Asked {
+            authority, expect, ..
+        }) = self.session.control.take_asked()
+        else {
+            // The library gives no request but those that it was given.
+            return local_response(&LocalReply::malformed(), ticket);
+        };
+        ticket.record.host.clone_from(&authority);
+        let end = Arc::new(RequestEnd::default());
+        let without_body = request.body().is_end_stream();
+        let (mut response, is_whole) = match self.judge.judge(&request, &authority) {
+            Ok(allowed) => {
+                let exchange_of = Exchange {
+                    cluster: allowed.cluster,
+                    policy: allowed.policy,
+                    websocket: allowed.upgrade == UpgradeAsked::Websocket,
+                    expect: expect.and_then(|value| HeaderValue::from_bytes(&value).ok()),
+                };
+                let response = exchange(
+                    &self.session,
+                    exchange_of,
+                    request,
+                    Arc::clone(&end),
+                    ticket,
+                )
+                .await;
+                (response, end.at().is_some())
+            }
+            Err(HttpDenial { reply, reason }) => {
+                let name = Some(authority).filter(|name| !name.is_empty());
+                let closes = reason == RefusalReason::UpgradeRefused;
+                self.session.client.refuse(reason, name.as_deref());
+                (local_response(&reply, ticket), without_body && !closes)
+            }
+        };
+        // A client that has not sent all of its request is not waited for, as in Envoy. It must not
+        // take what follows for a new request.
+        if !is_whole {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        response
+    }
+
+    /// Records a request whose head was refused and answered below the library.
+    fn tell_refused(&self) {
+        let Some(error) = self.session.control.take_refused() else {
+            return;
+        };
+        let mut ticket = self.session.ticket();
+        let reply = error.reply();
+        ticket.record.response_code = reply.status;
+        ticket.record.flags = reply.flags;
+        let sent = reply.body.len() as u64;
+        ticket.counters.sent.store(sent, Ordering::Relaxed);
+        ticket.done();
+        self.session.client.refuse(error.reason(), None);
+    }
+}

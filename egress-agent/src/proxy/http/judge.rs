@@ -1,0 +1,141 @@
+//! The judgement of each request on a connection, by the routes and the policy of that moment.
+//!
+//! It answers nothing and forwards nothing.
+
+use crate::proxy::client::Client;
+use crate::proxy::observe::RefusalReason;
+use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
+use egress_core::http::local_reply::LocalReply;
+use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
+use egress_core::traffic::{HttpAction, RoutePolicy};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::http::HeaderMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A request that may go on.
+pub(super) struct Allowed {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) policy: Arc<RoutePolicy>,
+    pub(super) upgrade: UpgradeAsked,
+}
+
+/// The judge of one connection.
+pub(super) struct Judge {
+    client: Client,
+    /// The host of the last request that was let through.
+    last: Mutex<Option<String>>,
+}
+
+impl Judge {
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            client,
+            last: Mutex::default(),
+        }
+    }
+
+    /// Waits until the owner's policy no longer lists the host of the last request, and tells it.
+    pub(super) async fn removed(&self) {
+        let listed = |routes: &RouteTable, policy| self.is_listed(routes, policy);
+        self.client.removed(listed).await;
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.client.refuse(RefusalReason::Removed, last.as_deref());
+    }
+
+    /// Whether the host of the last request still is listed; before the first, whether the port is.
+    fn is_listed(&self, routes: &RouteTable, policy: u32) -> bool {
+        let dialled = self.client.origin.destination;
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.as_deref() {
+            // A host is found by its name alone, not by method or path.
+            Some(authority) => {
+                let head = RequestHead {
+                    authority,
+                    method: "GET",
+                    path: "/",
+                    headers: &HeaderMap::new(),
+                };
+                !matches!(
+                    routes.http(policy, dialled, &head, 0),
+                    HttpDecision::UnlistedHost
+                )
+            }
+            None => routes.port(policy, dialled.port()).is_some(),
+        }
+    }
+
+    /// Where a request goes, or why it does not.
+    pub(super) fn judge(
+        &self,
+        request: &Request<Incoming>,
+        authority: &str,
+    ) -> Result<Allowed, HttpDenial> {
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let head = RequestHead {
+            authority,
+            method: request.method().as_str(),
+            path,
+            headers: request.headers(),
+        };
+        match self.decide(&head).or_denial(authority) {
+            Ok((HttpAction::Forward(cluster), policy)) => {
+                self.allow(request, authority, cluster, policy)
+            }
+            Err(denial) => match self.client.audited(&denial.reason, Some(authority)) {
+                Some(cluster) => self.allow(request, authority, cluster, Arc::default()),
+                None => Err(denial),
+            },
+        }
+    }
+
+    /// Judges by the policy that the owner has now. `last` is in place before the snapshot is looked
+    /// at again: a change that comes later finds the request there and ends it.
+    fn decide(&self, head: &RequestHead<'_>) -> HttpDecision {
+        let (origin, routes) = (&self.client.origin, &self.client.shared.routes);
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last().clone();
+        loop {
+            let now = routes.load();
+            let policy = origin.policy_in(&now);
+            let decision = now.http(policy, origin.destination, head, Turn::Next);
+            *last() = match decision {
+                HttpDecision::Act(..) => Some(head.authority.to_owned()),
+                _ => before.clone(),
+            };
+            if Arc::ptr_eq(&now, &routes.load()) {
+                return decision;
+            }
+        }
+    }
+
+    /// Lets a request go on to where it was judged to go, unless it is more than a request.
+    fn allow(
+        &self,
+        request: &Request<Incoming>,
+        authority: &str,
+        cluster: Arc<Cluster>,
+        policy: Arc<RoutePolicy>,
+    ) -> Result<Allowed, HttpDenial> {
+        let upgrade = upgrade_asked(request.headers());
+        if upgrade == UpgradeAsked::Other {
+            return Err(HttpDenial {
+                reply: LocalReply::upgrade_refused(),
+                reason: RefusalReason::UpgradeRefused,
+            });
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority.to_owned());
+        Ok(Allowed {
+            cluster,
+            policy,
+            upgrade,
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! What the requests of one client connection share on their way.
+//!
+//! It serves nothing itself.
+
+use super::control::Control;
+use super::request_body::RequestBody;
+use crate::proxy::client::Client;
+use crate::proxy::observe::Protocol;
+use crate::proxy::ticket::{OwnedTask, Ticket};
+use crate::proxy::upstream::pool::Pool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One client connection, as its requests see it.
+pub(super) struct Session {
+    pub(super) client: Client,
+    pub(super) control: Arc<Control>,
+    pub(super) pool: Arc<Pool<RequestBody>>,
+    /// The websocket that the connection has become.
+    tunnel: Mutex<Option<OwnedTask>>,
+}
+
+impl Session {
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            client,
+            control: Arc::default(),
+            pool: Arc::default(),
+            tunnel: Mutex::default(),
+        }
+    }
+
+    /// The record of another request.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket::new(self.client.clone(), Protocol::Http, Arc::default())
+    }
+
+    /// The connection becomes a websocket, which `copying` serves and which ends with the connection.
+    pub(super) fn tunnel(&self, copying: OwnedTask) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(copying);
+    }
+
+    /// Waits for the end of the websocket, if the connection became one.
+    pub(super) async fn tunnelled(&self) {
+        let tunnel = self
+            .tunnel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut tunnel) = tunnel
+            && let Err(error) = (&mut tunnel.0).await
+        {
+            tracing::error!(target: "egress::proxy", %error, "a websocket ended badly");
+        }
+    }
+}

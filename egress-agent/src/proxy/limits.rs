@@ -1,0 +1,70 @@
+//! What the proxy may take of time, memory and descriptors.
+//!
+//! Who keeps to each bound is where it is taken.
+
+use std::time::Duration;
+
+/// Bounds of the proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at one time, over all listeners; one more is closed at once.
+    pub connections: usize,
+    /// The same of one workload, so that none can take them all.
+    pub connections_each: usize,
+    /// Open sockets at one time, of clients and upstream connections together.
+    pub descriptors: usize,
+    /// The same of one workload.
+    pub descriptors_each: usize,
+    /// Time from accept until the name is known on ports that are not plain HTTP.
+    pub name: Duration,
+    /// Time for one upstream connect (Istio's `connectTimeout` default).
+    pub connect: Duration,
+    /// Time that an HTTP connection may wait for a whole request head, and that any connection may
+    /// stand without a byte either way (Envoy's `idle_timeout` default, for HTTP and TCP).
+    pub idle: Duration,
+    /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
+    pub head: usize,
+    /// Bytes of memory over all connections, for requests that are under way, unfinished heads and
+    /// buffers of relayed connections; one workload gets a quarter.
+    pub memory: usize,
+    /// Time that a request waits for memory, where its workload's is taken, before it is denied.
+    pub room: Duration,
+    /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
+    /// relayed unread, since the server may be the one to speak first.
+    pub first_bytes: Duration,
+    /// Idle upstream connections that one client connection keeps.
+    pub idle_upstreams: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            connections_each: 4096,
+            descriptors: 3 * 16_384,
+            descriptors_each: 3 * 4096,
+            name: Duration::from_secs(10),
+            connect: Duration::from_secs(10),
+            idle: Duration::from_hours(1),
+            head: 60 * 1024,
+            memory: 160 * 1024 * 1024,
+            room: Duration::from_secs(5),
+            first_bytes: Duration::from_millis(300),
+            idle_upstreams: 4,
+        }
+    }
+}
+
+impl Limits {
+    /// No more sockets than `descriptors`, of which one workload gets a quarter.
+    #[must_use]
+    pub fn within(descriptors: usize) -> Self {
+        let all = Self::default();
+        let descriptors = descriptors.clamp(4, all.descriptors);
+        Self {
+            descriptors,
+            descriptors_each: (descriptors / 4).max(2),
+            ..all
+        }
+    }
+}

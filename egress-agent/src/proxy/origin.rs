@@ -1,0 +1,65 @@
+//! Who a redirected flow belongs to and where it wanted to go.
+//!
+//! Where that is found out is not its affair.
+
+use egress_core::routing::RouteTable;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+/// Who a redirected flow belongs to and where it wanted to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What the client dialled.
+    pub destination: SocketAddr,
+    /// The policy of the socket's owner when the flow was redirected.
+    pub policy: u32,
+    /// The cgroup id of the socket's owner.
+    pub cgroup: u64,
+    /// That cgroup and those above it below the enforced root, deepest first; empty where the kernel
+    /// does not tell.
+    pub owners: Vec<u64>,
+    /// The cgroup among them whose share of the proxy the flow takes where none has a policy of its
+    /// own: one that the workload cannot make more of.
+    pub sharer: u64,
+    /// The process that connected.
+    pub pid: u32,
+    /// Its name, as the kernel has it (at most 15 bytes).
+    pub comm: String,
+    /// The network namespace (its cookie) that upstream connections are made in.
+    pub netns: u64,
+}
+
+impl Origin {
+    /// The policy that the owner has now: each judgement asks for it, since a workload may get
+    /// another policy while its connections run, and an id may pass to another view.
+    pub fn policy_in(&self, routes: &RouteTable) -> u32 {
+        if self.owners.is_empty() {
+            routes
+                .owners
+                .get(&self.cgroup)
+                .copied()
+                .unwrap_or(self.policy)
+        } else {
+            routes.policy_of(&self.owners)
+        }
+    }
+
+    /// The cgroup whose share of the proxy the flow takes: the deepest of its owners that has a
+    /// policy of its own, so the workload's, however many cgroups it makes below.
+    pub(super) fn share_in(&self, routes: &RouteTable) -> u64 {
+        let own = [self.cgroup];
+        let owners = if self.owners.is_empty() {
+            &own[..]
+        } else {
+            &self.owners
+        };
+        let named = owners.iter().find(|id| routes.owners.contains_key(id));
+        named.copied().unwrap_or(self.sharer)
+    }
+}
+
+/// Finds the original destination of an accepted connection.
+pub trait OriginLookup: Send + Sync {
+    /// The origin of the flow; `None` where the kernel did not redirect it here. Such a flow is closed.
+    fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin>;
+}

@@ -1,0 +1,111 @@
+//! What all connections of the proxy share.
+//!
+//! It serves none of them.
+
+use super::limits::Limits;
+use super::observe::Observer;
+use super::origin::OriginLookup;
+use super::places::{BLOCK, Places};
+use arc_swap::ArcSwap;
+use egress_core::routing::RouteTable;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// A boxed future, for traits that are used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Makes upstream connections. The proxy bounds the time from outside by dropping the future.
+pub trait Dialer: Send + Sync {
+    /// Connects to `to` from within the network namespace `netns`.
+    fn connect(&self, netns: u64, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
+}
+
+/// How often it is looked whether many connections have ended.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: it takes the allocator's own locks, and any thread may call it at any time
+    // (malloc_trim(3)).
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators give large blocks back by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+/// What all connections share.
+pub struct Shared {
+    pub(super) routes: Arc<ArcSwap<RouteTable>>,
+    pub(super) origins: Arc<dyn OriginLookup>,
+    pub(super) dialer: Arc<dyn Dialer>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) limits: Limits,
+    pub(super) connections: Arc<Places>,
+    /// Blocks of [`BLOCK`] bytes.
+    pub(super) memory: Arc<Places>,
+    pub(super) descriptors: Arc<Places>,
+    pub(super) changes: Option<watch::Receiver<u64>>,
+    /// What canaries are answered.
+    pub(super) proof: Arc<str>,
+}
+
+impl Shared {
+    /// Puts the parts together. `routes` is read anew for every request and every TLS connection.
+    pub fn new(
+        routes: Arc<ArcSwap<RouteTable>>,
+        origins: Arc<dyn OriginLookup>,
+        dialer: Arc<dyn Dialer>,
+        observer: Arc<dyn Observer>,
+        limits: Limits,
+    ) -> Self {
+        let connections = Arc::new(Places::new(limits.connections, limits.connections_each));
+        let blocks = limits.memory / BLOCK;
+        let memory = Arc::new(Places::new(blocks, blocks / 4));
+        let descriptors = Arc::new(Places::new(limits.descriptors, limits.descriptors_each));
+        Self {
+            routes,
+            origins,
+            dialer,
+            observer,
+            limits,
+            connections,
+            memory,
+            descriptors,
+            changes: None,
+            proof: Arc::default(),
+        }
+    }
+
+    /// Answers connections of the agent's own canaries with these words, by which it knows that a
+    /// redirected flow reached it and no other proxy.
+    #[must_use]
+    pub fn proven_by(mut self, words: Arc<str>) -> Self {
+        self.proof = words;
+        self
+    }
+
+    /// Gives the system the memory back that connections had, whenever many of them have ended: the
+    /// C library keeps it otherwise. Runs until it is dropped.
+    pub async fn give_back(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(GIVE_BACK).await;
+            if self.connections.fell() && tokio::task::spawn_blocking(trim).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends connections whose host is no longer listed, looked at whenever `changes` has a new
+    /// value. Without it a connection that was let through runs to its own end.
+    #[must_use]
+    pub fn ending_removed(mut self, changes: watch::Receiver<u64>) -> Self {
+        self.changes = Some(changes);
+        self
+    }
+}

@@ -1,0 +1,166 @@
+//! The client's stream: with the bytes that were read ahead put back, and its bytes counted.
+//!
+//! It judges nothing; what follows a TLS hello passes `guard`.
+
+use super::ahead::Ahead;
+use super::guard::Guard;
+use super::observe::RefusalReason;
+use super::ticket::Counters;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Bytes of one read at most. hyper begins with a buffer of 8 KiB, doubles it when a read fills it,
+/// and keeps it for the life of the connection: with one byte less it never grows.
+pub(super) const NARROW: usize = 8 * 1024 - 1;
+/// The same where there is memory for it: long bodies cost less in larger parts.
+const WIDE: usize = 16 * 1024;
+/// Blocks of memory that such reads take: hyper's buffer grows to 56 KiB.
+pub(super) const WIDER: usize = 16;
+/// Bytes of a body for which it is worth the while.
+pub(super) const LONG: usize = 32 * 1024;
+
+/// Reads at most so many bytes.
+pub(super) fn poll_part(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+    most: usize,
+) -> Poll<io::Result<()>> {
+    let mut part = buffer.take(most);
+    ready!(Pin::new(stream).poll_read(cx, &mut part))?;
+    let count = part.filled().len();
+    // SAFETY: `part` is the beginning of the unfilled part of `buffer`, and so many bytes of it are
+    // filled. Zeroing them before would make a page of each idle buffer resident.
+    unsafe { buffer.assume_init(count) };
+    buffer.advance(count);
+    Poll::Ready(Ok(()))
+}
+
+/// The client's stream: first what was read ahead, then the socket.
+pub(super) struct Rewound {
+    ahead: Ahead,
+    given: usize,
+    stream: TcpStream,
+    counters: Arc<Counters>,
+    guard: Option<Box<Guard>>,
+    /// There is memory for large reads.
+    pub(super) wide: bool,
+}
+
+impl Rewound {
+    pub(super) fn new(ahead: Ahead, stream: TcpStream) -> Self {
+        Self {
+            ahead,
+            given: 0,
+            stream,
+            counters: Arc::default(),
+            guard: None,
+            wide: false,
+        }
+    }
+
+    /// The stream of a TLS connection of which `hello` was read and `guard` holds what follows.
+    pub(super) fn guarded(hello: Ahead, guard: Guard, stream: TcpStream) -> Self {
+        let mut new = Self::new(hello, stream);
+        new.guard = Some(Box::new(guard));
+        new
+    }
+
+    /// Why the guard lets the connection go no further.
+    pub(super) fn denied(&mut self) -> Option<RefusalReason> {
+        self.guard.as_mut()?.denied()
+    }
+
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if self.given < self.ahead.len() {
+            let take = buffer.remaining().min(self.ahead.len() - self.given);
+            buffer.put_slice(&self.ahead[self.given..self.given + take]);
+            self.given += take;
+            if self.given == self.ahead.len() {
+                self.ahead = Ahead::default();
+                self.given = 0;
+            }
+        } else {
+            let this = &mut *self;
+            if let Some(guard) = &mut this.guard {
+                ready!(guard.poll_read(&mut this.stream, cx, buffer))?;
+                if guard.is_over() {
+                    this.guard = None;
+                }
+            } else {
+                let most = if this.wide { WIDE } else { NARROW };
+                ready!(poll_part(&mut this.stream, cx, buffer, most))?;
+            }
+        }
+        let count = buffer.filled().len() - before;
+        self.counters
+            .received
+            .fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        if let Some(guard) = &mut self.guard {
+            guard.server(&bytes[..count]);
+        }
+        self.counters
+            .sent
+            .fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        if let Some(guard) = &mut self.guard {
+            let mut left = count;
+            for slice in slices {
+                let written = left.min(slice.len());
+                guard.server(&slice[..written]);
+                left -= written;
+            }
+        }
+        self.counters
+            .sent
+            .fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,119 @@
+//! The one record that is written when a request or connection is over, and the bytes that it counts.
+//!
+//! Who is told decides what becomes of it.
+
+use super::client::Client;
+use super::observe::{AccessRecord, Protocol};
+use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// Bytes of one request or connection.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) received: AtomicU64,
+    pub(super) sent: AtomicU64,
+}
+
+impl Counters {
+    /// Waits until no byte went either way for `limit`, at most twice as long.
+    pub(super) async fn silence(&self, limit: Duration) {
+        let total = || {
+            let received = self.received.load(Ordering::Relaxed);
+            received.wrapping_add(self.sent.load(Ordering::Relaxed))
+        };
+        let mut before = total();
+        loop {
+            sleep(limit).await;
+            let now = total();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+}
+
+/// The record of one request or connection, handed to the observer when it is dropped: however a
+/// flow ends, it is recorded once.
+pub(super) struct Ticket {
+    client: Client,
+    started: Instant,
+    pub(super) counters: Arc<Counters>,
+    pub(super) record: AccessRecord,
+    /// The client speaks gRPC: replies of the proxy's own are in its form.
+    pub(super) grpc: bool,
+    done: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(client: Client, protocol: Protocol, counters: Arc<Counters>) -> Self {
+        let record = AccessRecord {
+            protocol,
+            peer: client.peer,
+            host: String::new(),
+            method: String::new(),
+            path: String::new(),
+            service: None,
+            upstream: None,
+            attempts: 0,
+            response_code: 0,
+            flags: ResponseFlags::default(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            duration: Duration::ZERO,
+            upstream_service_time: None,
+        };
+        Self {
+            client,
+            started: Instant::now(),
+            counters,
+            record,
+            grpc: false,
+            done: false,
+        }
+    }
+
+    /// Whose flow it is.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The flow came to its end; without this the record says that the client left (DC).
+    pub(super) fn done(&mut self) {
+        self.done = true;
+    }
+
+    pub(super) fn flag(&mut self, flag: ResponseFlag) {
+        self.record.flags = self.record.flags.with(flag);
+        self.done = true;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.done {
+            self.record.flags = self.record.flags.with(ResponseFlag::DC);
+        }
+        self.record.bytes_received = self.counters.received.load(Ordering::Relaxed);
+        self.record.bytes_sent = self.counters.sent.load(Ordering::Relaxed);
+        self.record.duration = self.started.elapsed();
+        self.client
+            .shared
+            .observer
+            .finished(&self.client.origin, &self.record);
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+pub(super) struct OwnedTask(pub(super) JoinHandle<()>);
+
+impl Drop for OwnedTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,73 @@
+//! Makes a connection to one of several addresses.
+//!
+//! It sends nothing on it, and decides nothing about where a flow may go.
+
+use crate::proxy::client::Client;
+use crate::proxy::observe::{AccessRecord, RefusalReason};
+use crate::proxy::places::Place;
+use egress_core::http::local_reply::{UpstreamReset, connect_failure};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// One try and two retries, Istio's default for a connection that could not be made
+/// (`pilot/pkg/networking/core/route/retry/retry.go`).
+const TRIES: u32 = 3;
+/// Envoy's base interval of the jittered exponential back-off between tries.
+const BACK_OFF: Duration = Duration::from_millis(25);
+
+/// Connects to the first address that answers; the record gets the address and the tries.
+pub(in crate::proxy) async fn connect_any(
+    client: &Client,
+    order: &[SocketAddr],
+    record: &mut AccessRecord,
+) -> Result<(TcpStream, Place), UpstreamReset> {
+    let Some(place) = client.shared.descriptors.take(client.share()) else {
+        client.refuse(RefusalReason::ConnectionLimit, None);
+        return Err(connect_failure(
+            "too many open connections of this workload",
+            true,
+        ));
+    };
+    let mut last = UpstreamReset::ConnectTimeout;
+    for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
+        if attempt > 0 {
+            sleep(jitter(BACK_OFF * ((1 << attempt) - 1))).await;
+        }
+        record.attempts += 1;
+        record.upstream = Some(*to);
+        let connecting = client.shared.dialer.connect(client.origin.netns, *to);
+        match timeout(client.shared.limits.connect, connecting).await {
+            Ok(Ok(stream)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
+                }
+                return Ok((stream, place));
+            }
+            Ok(Err(error)) => last = reset_of(&error),
+            Err(_) => last = UpstreamReset::ConnectTimeout,
+        }
+    }
+    Err(last)
+}
+
+/// A random share of an interval.
+fn jitter(most: Duration) -> Duration {
+    let share = uuid::Uuid::new_v4().as_u128() % 1000;
+    most * (share as u32) / 1000
+}
+
+fn reset_of(error: &io::Error) -> UpstreamReset {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or(&text);
+    let from_the_network = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::TimedOut
+    );
+    connect_failure(text, !from_the_network)
+}
