@@ -18,6 +18,7 @@ use crate::proxy;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
 use crate::wiring;
+use crate::workloads::Missed;
 use crate::{cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
@@ -142,10 +143,12 @@ async fn serve(
         own: observe::counters::Counters::default(),
         kernel: Arc::new(kernel::Counters::open(&kernel.pins)?),
     };
+    let missed = Missed::default();
     let news = News {
         asks,
         configs,
         came: Arc::clone(&came),
+        missed: missed.clone(),
         board: board.clone(),
         canaries: canaries.clone(),
         counters: registry.own.clone(),
@@ -202,7 +205,7 @@ async fn serve(
     helpers.spawn(async move { flows.tell_of_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 
-    let denials = wiring::denials(&engine, canaries, registry.own)?;
+    let denials = wiring::denials(&engine, missed, canaries, registry.own)?;
     let mut denials = tokio::spawn(denials.follow(events));
     let result = tokio::select! {
         ended = engine.run(feed.current) => ended,

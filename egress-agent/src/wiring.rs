@@ -12,7 +12,7 @@ use crate::observe::flows::FlowLog;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
 use crate::sockets::{NetnsId, SocketFactory};
-use crate::workloads::Sharers;
+use crate::workloads::{Missed, Sharers};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -73,8 +73,13 @@ pub fn engine(
 }
 
 /// What follows the kernel's denials with the names that the engine knows.
-pub fn denials(engine: &Engine, canaries: Canaries, counters: Counters) -> anyhow::Result<Denials> {
-    Denials::new(engine.names(), engine.missed(), canaries, counters)
+pub fn denials(
+    engine: &Engine,
+    missed: Missed,
+    canaries: Canaries,
+    counters: Counters,
+) -> anyhow::Result<Denials> {
+    Denials::new(engine.published().names, missed, canaries, counters)
 }
 
 /// What the proxy's connections share.
@@ -92,11 +97,12 @@ pub fn shared(
     });
     let dialer = Arc::new(FactoryDialer(Arc::clone(sockets)));
     let limits = privilege::proxy_limits();
-    let (routes, observer) = (engine.routes(), Arc::clone(flows));
+    let published = engine.published();
+    let (routes, observer) = (Arc::clone(&published.routes), Arc::clone(flows));
     let shared =
         Shared::new(routes, origins, dialer, observer, limits).proven_by(Arc::clone(proof));
     Arc::new(match config.on_removal {
-        OnRemoval::Close => shared.ending_removed(engine.changes()),
+        OnRemoval::Close => shared.ending_removed(published.changes()),
         OnRemoval::Keep => shared,
     })
 }

@@ -1,9 +1,9 @@
 //! The file in which the leases outlive the agent, beside its admin socket: a folder that goes with
 //! a reboot, as the pins do. What the text means is the state machine's to say.
 
-use super::Engine;
 use crate::state_file;
 use egress_core::policy::leases::store::{MAX_TEXT, Stored};
+use egress_core::policy::state::State;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +31,7 @@ impl LeaseFile {
         }
     }
 
-    /// When [`Engine::keep_leases`] is due.
+    /// When [`Self::keep`] is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -54,6 +54,25 @@ impl LeaseFile {
         }
     }
 
+    /// Begins with the addresses that an agent before this one knew, for the names that the rules
+    /// list at the moment.
+    pub(super) fn restore(&self, state: &mut State) {
+        let clock = clock();
+        let Some(stored) = self.read(clock) else {
+            return;
+        };
+        let names = state.handle_stored(Instant::now(), clock, &stored);
+        if names > 0 {
+            tracing::info!(names, "last good addresses of the agent before this one");
+        }
+    }
+
+    /// Writes the leases for the next agent.
+    pub(super) fn keep(&mut self, state: &State) {
+        let text = state.stored(Instant::now(), clock());
+        self.write(&text);
+    }
+
     fn write(&mut self, text: &str) {
         self.due = None;
         let result = write(&self.path, text);
@@ -64,27 +83,6 @@ impl LeaseFile {
             tracing::warn!(%file, error, "leases are not kept for the next agent");
         }
         self.failing = result.is_err();
-    }
-}
-
-impl Engine {
-    /// Begins with the addresses that an agent before this one knew, for the names that the rules
-    /// list at the moment.
-    pub(super) fn restore_leases(&mut self) {
-        let clock = clock();
-        let Some(stored) = self.lease_file.read(clock) else {
-            return;
-        };
-        let names = self.state.handle_stored(Instant::now(), clock, &stored);
-        if names > 0 {
-            tracing::info!(names, "last good addresses of the agent before this one");
-        }
-    }
-
-    /// Writes the leases for the next agent.
-    pub fn keep_leases(&mut self) {
-        let text = self.state.stored(Instant::now(), clock());
-        self.lease_file.write(&text);
     }
 }
 

@@ -1,91 +1,67 @@
 //! Drives the pure state machine: hands it rules, answers and time, and carries out what it asks
-//! for: kernel writes, questions, and the proxy's snapshot. Decides nothing itself.
+//! for: kernel writes, questions, and the snapshots that other tasks read. Decides nothing itself.
+//!
+//! Each thing that happens is one [`Input`]; after each, everything that the state machine asks for
+//! is carried out.
 
-mod asking;
 mod ending;
+mod first_answers;
+mod input;
 mod lease_file;
 mod placing;
-mod reloading;
-mod ruling;
-mod telling;
+mod published;
+mod questions;
+mod rules_file;
+mod settings;
+mod shown;
 
 pub use ending::Ending;
-pub use telling::{Ask, Facts, Noted};
+pub use input::News;
+pub use published::Published;
+pub(crate) use settings::settings;
 
-use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
+use crate::config::Config;
 use crate::dns::Resolver;
-use crate::keeper::Canaries;
-use crate::kernel::Tables;
-use crate::observe::counters::Counters;
+use crate::kernel::{NoRoom, Tables};
+use crate::namespaces::Services;
 use crate::observe::families::Own;
-use crate::observe::readiness::Board;
+use crate::operate::ask::Ask;
+use crate::sockets::SocketFactory;
 use crate::sources::RuleSet;
 use crate::timer::until;
-use crate::workloads::{Missed, Owners, Sharers, Workloads};
+use crate::workloads::{Owners, Sharers, Workloads};
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use asking::Questions;
-use egress_core::policy::claims;
+use egress_core::istio::Object;
 use egress_core::policy::diff::{Planner, TableOp};
-use egress_core::policy::leases::LeaseSettings;
-use egress_core::policy::naming::Names;
-use egress_core::policy::state::{Settings, State};
-use egress_core::routing::RouteTable;
+use egress_core::policy::state::State;
+use egress_ebpf::abi::DEFAULT_POLICY;
+use first_answers::FirstAnswers;
+use input::{Input, Rules};
 use lease_file::LeaseFile;
-use ruling::RulesFile;
+use placing::Placing;
+use questions::{Questions, Reply};
+use rules_file::RulesFile;
+use shown::Shown;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, watch};
-
-/// How long the first questions may take before the tables are written with what is known. Names
-/// that answer later join then.
-const FIRST_ANSWERS: Duration = Duration::from_secs(5);
-/// The same where no rule is in force yet: a resolver nearby answers all in one write.
-const FIRST_ANSWERS_ALONE: Duration = Duration::from_millis(100);
-
-/// What reaches a running engine from the rest of the agent, and where it says how far it is.
-pub struct News {
-    /// Questions.
-    pub asks: mpsc::Receiver<Ask>,
-    /// Configs that follow the first.
-    pub configs: mpsc::Receiver<Config>,
-    /// Notified when an enforced root came.
-    pub came: Arc<Notify>,
-    /// Readiness.
-    pub board: Board,
-    /// What is counted.
-    pub counters: Counters,
-    /// What the canaries must show.
-    pub canaries: Canaries,
-}
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
 
 /// See the module.
 pub struct Engine {
     state: State,
-    tables: Tables,
-    routes: Arc<ArcSwap<RouteTable>>,
-    names: Arc<ArcSwap<Names>>,
+    placing: Placing,
+    published: Published,
     questions: Questions,
+    first_answers: FirstAnswers,
     lease_file: LeaseFile,
     rules_file: RulesFile,
-    workloads: Workloads,
-    /// A workload came, went or may have another policy.
-    moved: bool,
     /// Objects of rules that are in force but were not announced: names in them are being asked.
     announce: Option<usize>,
-    /// Raised with each new snapshot of the routes.
-    changes: watch::Sender<u64>,
-    ending: Ending,
+    /// Running flows may not be listed any more.
+    end_unlisted: bool,
     news: News,
-    /// Cgroups whose flow found no proxy.
-    missed: Missed,
-    /// Until when the first answers are waited for; none once they are there.
-    answers_until: Option<Instant>,
-    /// Findings across the objects in force, once they are there.
-    findings: Arc<OnceLock<Vec<String>>>,
-    /// What is noted for `status`.
-    noted: Noted,
+    shown: Shown,
 }
 
 impl Engine {
@@ -104,53 +80,30 @@ impl Engine {
         let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
         let mut state = State::adopting(settings(config), standing);
         let owners = Owners::standing(&tables)?;
+        let workloads = Workloads::new(config, roots, owners)?;
         Ok(Self {
-            routes: Arc::new(ArcSwap::new(state.routes())),
-            names: Arc::default(),
+            published: Published::of(&mut state),
             state,
-            tables,
+            placing: Placing::new(tables, workloads, ending),
             questions: Questions::new(resolver),
+            first_answers: FirstAnswers::new(news.board.clone()),
             lease_file: LeaseFile::beside(&config.admin_socket),
             rules_file: RulesFile::beside(&config.admin_socket),
-            findings: Arc::default(),
-            workloads: Workloads::new(config, roots, owners)?,
-            moved: true,
             announce: None,
-            changes: watch::channel(0).0,
-            ending,
+            end_unlisted: false,
             news,
-            missed: Missed::default(),
-            answers_until: None,
-            noted: Noted {
-                mode: config.mode,
-                ..Noted::default()
-            },
+            shown: Shown::new(config.mode),
         })
     }
 
-    /// The proxy's view of the rules, replaced with each change.
-    pub fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
-        Arc::clone(&self.routes)
-    }
-
-    /// Which hosts each address is known by, replaced with each change.
-    pub fn names(&self) -> Arc<ArcSwap<Names>> {
-        Arc::clone(&self.names)
-    }
-
-    /// Where to say which cgroups found no proxy.
-    pub fn missed(&self) -> Missed {
-        self.missed.clone()
+    /// The snapshots that other tasks read.
+    pub fn published(&self) -> Published {
+        self.published.clone()
     }
 
     /// Who shares the proxy as one.
     pub fn sharers(&self) -> Sharers {
-        self.workloads.sharers()
-    }
-
-    /// Raised whenever [`Self::routes`] was replaced.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.placing.workloads.sharers()
     }
 
     /// Takes the workloads that are there and the first rules: asks for every name in them and
@@ -160,99 +113,128 @@ impl Engine {
     /// they answer. Rules that the tables have no room for give way to those of the previous agent,
     /// or to none.
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
-        let told = self.workloads.next().await?;
-        self.hear(told);
+        let told = self.placing.workloads.next().await?;
+        self.placing.hear(&mut self.state, told);
         self.state.handle_rules(Instant::now(), &rules.objects);
-        self.show(rules);
-        self.restore_leases();
-        self.ask();
-        self.first_answers().await;
+        self.shown.set_rules(rules);
+        self.lease_file.restore(&mut self.state);
+        self.questions.ask(&mut self.state);
+        self.wait_for_answers().await;
         // With all that is known in the new tables before they are looked at: what an agent before
         // this one let through is not refused in between.
-        let plan = self.state.begin(Instant::now());
-        match self.tables.fits(plan.ops()) {
-            Ok(()) => {
-                plan.commit();
-                self.keep_rules(rules);
-            }
-            Err(full) => {
-                drop(plan);
-                self.give_way(rules, &full)?;
+        match self.begin_with(None) {
+            Ok(()) => self.rules_file.keep(rules.objects.clone()),
+            Err(full) => self.give_way(rules, &full)?,
+        }
+        self.flush()
+    }
+
+    /// Waits for the first answers, as long as [`Self::begin`] says, and answers `status` meanwhile.
+    async fn wait_for_answers(&mut self) {
+        let patience = self.first_answers.begin(&self.state);
+        let deadline = tokio::time::Instant::now() + patience;
+        while self.first_answers.due().is_some() {
+            tokio::select! {
+                reply = self.questions.reply() => self.answer(reply),
+                Some(ask) = self.news.asks.recv() => self.reply(ask),
+                () = tokio::time::sleep_until(deadline) => break,
             }
         }
-        let ops = self.state.poll_ops();
-        self.carry_out(&ops)
+        if self
+            .first_answers
+            .due()
+            .is_some_and(|at| at <= Instant::now())
+        {
+            self.first_answers.give_up(&self.state);
+        }
+    }
+
+    /// Puts the first rules in force, or other ones in their place, if the tables have room.
+    fn begin_with(&mut self, instead: Option<&[Arc<Object>]>) -> Result<(), NoRoom> {
+        let now = Instant::now();
+        if let Some(objects) = instead {
+            self.state.handle_rules(now, objects);
+        }
+        let plan = self.state.begin(now);
+        self.placing.tables.fits(plan.ops())?;
+        plan.commit();
+        Ok(())
+    }
+
+    /// At the start, for rules that do not fit: what the previous agent had in force, or nothing.
+    fn give_way(&mut self, rules: &RuleSet, full: &NoRoom) -> anyhow::Result<()> {
+        let instead = "those of the previous agent are in force, or none";
+        self.shown.does_not_fit(full, instead);
+        for objects in [&rules.previous[..], &[]] {
+            self.shown.set_objects(objects.len());
+            if self.begin_with(Some(objects)).is_ok() {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the tables have no room for an empty rule set")
     }
 
     /// Runs until something fails that the agent cannot go on without.
-    pub async fn run(&mut self, mut rules: watch::Receiver<Arc<RuleSet>>) -> anyhow::Result<()> {
-        rules.mark_unchanged();
-        let mut following = true;
+    pub async fn run(&mut self, rules: watch::Receiver<Arc<RuleSet>>) -> anyhow::Result<()> {
+        let mut rules = Rules::after_first(rules);
         loop {
-            let due = self.state.poll_timeout();
-            tokio::select! {
-                changed = rules.changed(), if following => {
-                    following = changed.is_ok();
-                    if !following {
-                        let problem = "the rule files are not followed any more: restart the agent";
-                        tracing::error!(problem, "the last good rules stay in force");
-                        self.noted.problem = Some(problem.to_owned());
-                        continue;
-                    }
-                    let set = Arc::clone(&rules.borrow_and_update());
-                    self.take(&set)?;
-                    continue;
-                }
-                Some(ask) = self.news.asks.recv() => {
-                    self.reply(ask);
-                    continue;
-                }
-                told = self.workloads.next() => {
-                    self.hear(told?);
-                    self.news.board.poke();
-                    let ops = self.state.poll_ops();
-                    self.carry_out(&ops)?;
-                    self.settle().await?;
-                    continue;
-                }
-                Some(reply) = self.questions.reply() => {
-                    self.answer(reply);
-                    self.tell_of_answers();
-                }
-                () = until(self.lease_file.due()) => {
-                    self.keep_leases();
-                    continue;
-                }
-                () = until(due) => self.state.handle_timeout(Instant::now()),
-                () = until(self.answers_until) => {
-                    self.stop_waiting();
-                    continue;
-                }
-                Some(config) = self.news.configs.recv() => {
-                    self.reload(&config)?;
-                    continue;
-                }
-                () = self.news.came.notified() => {
-                    self.workloads.look_again();
-                    continue;
-                }
-                cgroups = self.missed.next() => {
-                    for cgroup in cgroups {
-                        self.workloads.missed(cgroup);
-                    }
-                    continue;
-                }
-            }
-            let ops = self.state.poll_ops();
-            self.carry_out(&ops)?;
+            let input = self.next(&mut rules).await?;
+            self.handle(input).await?;
         }
     }
 
-    /// The snapshot first: a flow that the kernel redirects by a new entry must find its route.
-    fn carry_out(&mut self, ops: &[TableOp]) -> anyhow::Result<()> {
-        self.publish();
-        if !ops.is_empty() || self.moved {
-            let left_out = self.write(ops)?;
+    /// The next thing that happens. Dropping the future loses nothing.
+    async fn next(&mut self, rules: &mut Rules) -> anyhow::Result<Input> {
+        let due = self.state.poll_timeout();
+        Ok(tokio::select! {
+            rules = rules.next() => rules,
+            input = self.news.next() => input,
+            told = self.placing.workloads.next() => Input::Workloads(told?),
+            reply = self.questions.reply() => Input::Reply(reply),
+            () = until(due) => Input::Due,
+            () = until(self.first_answers.due()) => Input::FirstAnswersLate,
+            () = until(self.lease_file.due()) => Input::KeepLeases,
+        })
+    }
+
+    /// Takes what happened and carries out all that follows from it.
+    async fn handle(&mut self, input: Input) -> anyhow::Result<()> {
+        self.news.counters.add(Own::Inputs, 1);
+        let settles = matches!(input, Input::Workloads(_));
+        match input {
+            Input::Rules(rules) => self.take(&rules),
+            Input::RulesLost => self.shown.not_followed(),
+            Input::Config(config) => self.reload(&config),
+            Input::Workloads(told) => {
+                self.placing.hear(&mut self.state, told);
+                self.news.board.poke();
+            }
+            Input::Missed(cgroups) => {
+                for cgroup in cgroups {
+                    self.placing.workloads.missed(cgroup);
+                }
+            }
+            Input::RootCame => self.placing.workloads.look_again(),
+            Input::Reply(reply) => self.answer(reply),
+            Input::Due => self.state.handle_timeout(Instant::now()),
+            Input::FirstAnswersLate => self.first_answers.give_up(&self.state),
+            Input::KeepLeases => self.keep_leases(),
+            Input::Ask(ask) => self.reply(ask),
+        }
+        self.flush()?;
+        if settles {
+            self.placing.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Carries out what the state machine asks for. The snapshots first: a flow that the kernel
+    /// redirects by a new entry must find its route.
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.published.publish(&mut self.state);
+        let mut ops = self.state.poll_ops();
+        while !ops.is_empty() || self.placing.is_due() {
+            let left_out = self.placing.write(&mut self.state, &ops)?;
             if left_out > 0 {
                 self.news.counters.add(Own::LeftOut, left_out as u64);
                 tracing::error!(
@@ -265,8 +247,19 @@ impl Engine {
                 generation = self.state.generation(),
                 "tables written"
             );
+            self.published.publish(&mut self.state);
+            ops = self.state.poll_ops();
+            if ops.is_empty() && !self.placing.is_due() {
+                self.shown.without_policy(self.state.without_policy());
+                self.news
+                    .canaries
+                    .expect(self.placing.unlisted(&self.state));
+            }
         }
-        self.ask();
+        self.questions.ask(&mut self.state);
+        if std::mem::take(&mut self.end_unlisted) {
+            self.placing.ending.end_unlisted();
+        }
         if let Some(objects) = self.announce
             && self.state.unresolved().is_empty()
         {
@@ -280,39 +273,92 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands the proxy the routes and owners as they are, and has running connections judged by them;
-    /// and the log the names.
-    fn publish(&mut self) {
-        self.names.store(Arc::new(self.state.names()));
-        let routes = self.state.routes();
-        if !Arc::ptr_eq(&routes, &self.routes.load()) {
-            self.routes.store(routes);
-            self.changes.send_modify(|n| *n += 1);
+    /// Puts new rules in force, all of them or, where the tables have no room, none.
+    fn take(&mut self, rules: &RuleSet) {
+        let plan = self.state.plan_rules(Instant::now(), &rules.objects);
+        if let Err(full) = self.placing.tables.fits(plan.ops()) {
+            drop(plan);
+            self.shown
+                .does_not_fit(&full, "the last good ones stay in force");
+            return;
+        }
+        let judges = |op: &TableOp| matches!(op, TableOp::SetPolicy(..) | TableOp::DeletePolicy(_));
+        self.end_unlisted |= plan.ops().iter().any(judges);
+        plan.commit();
+        self.shown.set_rules(rules);
+        self.rules_file.keep(rules.objects.clone());
+        self.announce = Some(rules.objects.len());
+        self.placing.place_anew();
+    }
+
+    /// Goes on under another config, all of it or, where the tables have no room, none.
+    fn reload(&mut self, config: &Config) {
+        let plan = self.state.plan_settings(Instant::now(), settings(config));
+        if let Err(full) = self.placing.tables.fits(plan.ops()) {
+            tracing::error!(%full, "config not applied: the tables have no room; the previous one stays in force");
+            return;
+        }
+        plan.commit();
+        self.shown.set_mode(config.mode);
+        self.news.canaries.expect_errno(config.deny_errno);
+        let told = self.placing.workloads.rename(config.workloads.clone());
+        self.placing.hear(&mut self.state, told);
+        self.placing.place_anew();
+        self.end_unlisted = true;
+        tracing::info!("config applied");
+    }
+
+    /// Takes what came of a DNS question.
+    fn answer(&mut self, reply: Reply) {
+        let now = Instant::now();
+        let good = reply.is_good();
+        let changed = reply.give(now, &mut self.state);
+        if good {
+            self.lease_file.answered(now, changed);
+        }
+        self.first_answers.look(&self.state);
+    }
+
+    /// Answers a question; whoever asked may have left.
+    fn reply(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(answer) => {
+                let _ = answer.send(self.shown.facts(&self.state, &self.placing));
+            }
+            Ask::Explain {
+                question,
+                workload,
+                answer,
+            } => {
+                // As the kernel finds it: the deepest cgroup that has a policy.
+                let mut owners = workload.into_iter().filter_map(|id| self.state.owned(id));
+                let policy = owners.next().unwrap_or(DEFAULT_POLICY);
+                let _ = answer.send(self.state.explain(policy, &question));
+            }
         }
     }
-}
 
-/// What the state machine is told of the config.
-pub(crate) fn settings(config: &Config) -> Settings {
-    Settings {
-        leases: LeaseSettings {
-            min_ttl: config.dns.min_ttl,
-            grace: config.dns.grace,
-            allow_private_answers: config.allow_private_answers,
-            private_answers: config.private_answers.clone(),
-            ..LeaseSettings::default()
-        },
-        dns_servers: config.dns.servers.clone(),
-        internal: config.internal.clone(),
-        unlisted_address: match config.unlisted_address {
-            UnlistedAddress::Refuse => claims::UnlistedAddress::Refuse,
-            UnlistedAddress::ByName => claims::UnlistedAddress::ByName,
-        },
-        allow_any: config.outbound_traffic_policy == TrafficPolicy::AllowAny,
-        audit: config.mode == Mode::Audit,
-        deny_errno: config.deny_errno.number(),
-        proxy_port: config.proxy_port,
-        keep_removed: config.on_removal == OnRemoval::Keep,
-        ..Settings::default()
+    /// Writes the leases for the next agent.
+    pub fn keep_leases(&mut self) {
+        self.lease_file.keep(&self.state);
+    }
+
+    /// Serves in the agent's own namespace, in those of the workloads, and nowhere else.
+    pub async fn open(
+        &mut self,
+        sockets: Arc<SocketFactory>,
+        services: Services,
+    ) -> anyhow::Result<()> {
+        self.placing.open(sockets, services).await
+    }
+
+    /// Takes no redirected flow any more, in any namespace.
+    pub fn close(&mut self) -> anyhow::Result<()> {
+        self.placing.close()
+    }
+
+    /// Waits for the flows through the proxy to end, which a drain makes sure of.
+    pub async fn drained(&mut self) {
+        self.placing.workloads.namespaces().drained().await;
     }
 }

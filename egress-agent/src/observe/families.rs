@@ -16,6 +16,8 @@ pub enum Unit {
     Datagrams,
     /// Entries of a rule table.
     Entries,
+    /// What the engine acts on.
+    Inputs,
 }
 
 /// Where a value comes from.
@@ -38,6 +40,8 @@ pub enum Own {
     LeftOut,
     /// Running flows that a rules change ended.
     FlowsEnded,
+    /// What the engine acted on.
+    Inputs,
     /// Denials of the proxy.
     ProxyDenied,
     /// What the proxy let pass because the policy audits.
@@ -215,6 +219,12 @@ pub const FAMILIES: &[Family] = &[
         unit: Unit::Flows,
         help: "Running flows that a change of rules ended.",
         series: &[agent(&[], Section::Rules, "flowsEnded", Own::FlowsEnded)],
+    },
+    Family {
+        name: "egress_engine_inputs_total",
+        unit: Unit::Inputs,
+        help: "Rules, workloads, DNS answers and questions that the engine acted on; denials are none of it.",
+        series: &[agent(&[], Section::Rules, "inputs", Own::Inputs)],
     },
 ];
 

@@ -2,6 +2,7 @@
 //! question to the engine behind each request. Decides nothing about a flow.
 
 pub mod admin;
+pub mod ask;
 pub mod pinned;
 pub mod reporter;
 pub mod status;

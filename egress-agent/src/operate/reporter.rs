@@ -1,12 +1,12 @@
 //! Fills the agent's status in, from what those say who know its parts, and serves it.
 
 use crate::config::Config;
-use crate::engine::Ask;
 use crate::kernel::{Kernel, Room};
 use crate::observe::counters::Registry;
 use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
 use crate::operate::admin::{self, Explained, Request};
+use crate::operate::ask::Ask;
 use crate::operate::status::{KernelStatus, RulesStatus, Status, TableStatus, WorkloadStatus};
 use crate::workloads::Placed;
 use egress_core::policy::explain::Question;

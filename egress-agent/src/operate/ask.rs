@@ -1,13 +1,10 @@
-//! What the engine tells whoever asks: how the rules stand and what becomes of a destination. Nothing
-//! of it changes a verdict.
+//! Questions to the running engine, each with the way back, and what it knows for `status`.
 
-use super::Engine;
 use crate::config::Mode;
 use crate::kernel::Room;
 use crate::workloads::{Placed, TooDeep};
 use egress_core::policy::explain::{Explanation, Question};
 use egress_core::policy::leases::Failure;
-use egress_ebpf::abi::DEFAULT_POLICY;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -64,39 +61,4 @@ pub enum Ask {
         /// The way back.
         answer: oneshot::Sender<Explanation>,
     },
-}
-
-impl Engine {
-    /// Answers; whoever asked may have left.
-    pub(super) fn reply(&mut self, ask: Ask) {
-        match ask {
-            Ask::Status(answer) => {
-                let _ = answer.send(self.facts());
-            }
-            Ask::Explain {
-                question,
-                workload,
-                answer,
-            } => {
-                // As the kernel finds it: the deepest cgroup that has a policy.
-                let mut owners = workload.into_iter().filter_map(|id| self.state.owned(id));
-                let policy = owners.next().unwrap_or(DEFAULT_POLICY);
-                let _ = answer.send(self.state.explain(policy, &question));
-            }
-        }
-    }
-
-    fn facts(&self) -> Facts {
-        let (addresses, networks) = self.tables.room();
-        Facts {
-            noted: self.noted.clone(),
-            generation: self.state.generation(),
-            addresses,
-            networks,
-            failing: self.state.failing(),
-            findings: self.findings(),
-            too_deep: self.workloads.too_deep(),
-            workloads: self.workloads.placed(),
-        }
-    }
 }

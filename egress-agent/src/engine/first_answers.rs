@@ -1,0 +1,73 @@
+//! The wait for the first answers of the name servers, which readiness shows.
+
+use crate::observe::readiness::{Board, Part};
+use egress_core::policy::state::State;
+use std::time::{Duration, Instant};
+
+/// How long the first questions may take before the tables are written with what is known. Names
+/// that answer later join then.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where no rule is in force yet: a resolver nearby answers all in one write.
+const PATIENCE_ALONE: Duration = Duration::from_millis(100);
+/// Names that are waited for and shown.
+const NAMES_SHOWN: usize = 5;
+
+/// See the module.
+pub(super) struct FirstAnswers {
+    board: Board,
+    /// Until when they are waited for; none once they are there.
+    until: Option<Instant>,
+}
+
+impl FirstAnswers {
+    /// Waits for none yet.
+    pub(super) fn new(board: Board) -> Self {
+        Self { board, until: None }
+    }
+
+    /// Begins to wait. Returns how long the start may.
+    pub(super) fn begin(&mut self, state: &State) -> Duration {
+        self.until = Some(Instant::now() + PATIENCE);
+        self.look(state);
+        if state.lists_nothing() {
+            PATIENCE_ALONE
+        } else {
+            PATIENCE
+        }
+    }
+
+    /// When [`Self::give_up`] is due; none while nothing is waited for.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Looks which names are still waited for.
+    pub(super) fn look(&mut self, state: &State) {
+        if self.until.is_none() {
+            return;
+        }
+        let names = state.unresolved();
+        if names.is_empty() {
+            self.until = None;
+        }
+        let why = (!names.is_empty()).then(|| {
+            let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
+            format!(
+                "waiting for the first DNS answers: {} names, {shown}",
+                names.len()
+            )
+        });
+        self.board.set(Part::Answers, why);
+    }
+
+    /// Goes on without those that did not come.
+    pub(super) fn give_up(&mut self, state: &State) {
+        self.until = None;
+        self.board.set(Part::Answers, None);
+        let denied = state.addressless().join(", ");
+        tracing::warn!(
+            denied,
+            "not every name is answered yet; those without an address are denied until they are"
+        );
+    }
+}

@@ -1,0 +1,44 @@
+//! The snapshots of the state that other tasks read.
+
+use arc_swap::ArcSwap;
+use egress_core::policy::naming::Names;
+use egress_core::policy::state::State;
+use egress_core::routing::RouteTable;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// See the module. Clones are one and the same.
+#[derive(Clone)]
+pub struct Published {
+    /// The proxy's view of the rules, with the owners of cgroups.
+    pub routes: Arc<ArcSwap<RouteTable>>,
+    /// Which hosts each address is known by, for the log.
+    pub names: Arc<ArcSwap<Names>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Published {
+    /// Of a state.
+    pub(super) fn of(state: &mut State) -> Self {
+        Self {
+            routes: Arc::new(ArcSwap::new(state.routes())),
+            names: Arc::new(ArcSwap::from_pointee(state.names())),
+            changes: watch::channel(0).0,
+        }
+    }
+
+    /// Raised whenever the routes were replaced.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Publishes the state as it is, and has running connections judged by it.
+    pub(super) fn publish(&self, state: &mut State) {
+        self.names.store(Arc::new(state.names()));
+        let routes = state.routes();
+        if !Arc::ptr_eq(&routes, &self.routes.load()) {
+            self.routes.store(routes);
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+}

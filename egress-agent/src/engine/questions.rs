@@ -1,0 +1,90 @@
+//! Sends the questions that the state machine wants asked and gives it what came of them. Which name
+//! is due, and what an answer means, does not stand here.
+
+use crate::dns::Resolver;
+use egress_core::policy::leases::{Answer, Failure};
+use egress_core::policy::state::{Query, State};
+use std::future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// A question that came back.
+pub(super) struct Reply {
+    name: Arc<str>,
+    result: Result<Answer, Failure>,
+}
+
+/// Questions that are under way: one for a name at a time, so there are never more than names.
+pub(super) struct Questions {
+    resolver: Resolver,
+    replies: mpsc::UnboundedSender<Reply>,
+    inbox: mpsc::UnboundedReceiver<Reply>,
+}
+
+impl Questions {
+    /// None under way.
+    pub(super) fn new(resolver: Resolver) -> Self {
+        let (replies, inbox) = mpsc::unbounded_channel();
+        Self {
+            resolver,
+            replies,
+            inbox,
+        }
+    }
+
+    /// Asks what is due.
+    pub(super) fn ask(&self, state: &mut State) {
+        while let Some(Query { name }) = state.poll_query() {
+            let (resolver, replies) = (self.resolver.clone(), self.replies.clone());
+            tokio::spawn(async move {
+                let result = resolver.resolve(&name).await;
+                // The receiver is gone only when the agent ends.
+                let _ = replies.send(Reply { name, result });
+            });
+        }
+    }
+
+    /// The next one that came back. Dropping the future loses none.
+    pub(super) async fn reply(&mut self) -> Reply {
+        match self.inbox.recv().await {
+            Some(reply) => reply,
+            // A sender is kept here.
+            None => future::pending().await,
+        }
+    }
+}
+
+impl Reply {
+    /// Whether it is an answer.
+    pub(super) fn is_good(&self) -> bool {
+        self.result.is_ok()
+    }
+
+    /// Gives it to the state machine, and logs what is wrong with it. Returns whether the name has
+    /// other addresses.
+    pub(super) fn give(self, now: Instant, state: &mut State) -> bool {
+        let Self { name, result } = self;
+        if let Err(failure) = &result {
+            tracing::warn!(%name, %failure, "DNS lookup failed; keeping the last known addresses");
+        }
+        let outcome = state.handle_answer(now, &name, result);
+        if !outcome.not_public.is_empty() {
+            let addresses = join(&outcome.not_public);
+            tracing::warn!(%name, addresses, "DNS answer has addresses that are not public; left out (allowPrivateAnswers or privateAnswers accepts them)");
+        }
+        if outcome.left_out > 0 {
+            tracing::warn!(%name, left_out = outcome.left_out, "DNS answer has more addresses than one name may have; left out");
+        }
+        outcome.changed
+    }
+}
+
+fn join(addresses: &[IpAddr]) -> String {
+    addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}

@@ -1,0 +1,94 @@
+//! What the engine notes for `status`, and the log lines that say the same.
+
+use super::placing::Placing;
+use crate::config::Mode;
+use crate::kernel::NoRoom;
+use crate::operate::ask::{Facts, Noted};
+use crate::sources::RuleSet;
+use egress_core::policy::state::State;
+use std::sync::{Arc, OnceLock};
+
+/// Lines on the rules that `status` shows, of problems, notes and findings each; the log had all of
+/// them.
+const LINES: usize = 100;
+
+/// See the module.
+pub(super) struct Shown {
+    noted: Noted,
+    /// Findings across the objects in force, once they are there.
+    findings: Arc<OnceLock<Vec<String>>>,
+}
+
+impl Shown {
+    /// No rules yet.
+    pub(super) fn new(mode: Mode) -> Self {
+        Self {
+            noted: Noted {
+                mode,
+                ..Noted::default()
+            },
+            findings: Arc::default(),
+        }
+    }
+
+    /// What holds for workloads without a mode of their own.
+    pub(super) fn set_mode(&mut self, mode: Mode) {
+        self.noted.mode = mode;
+    }
+
+    /// These rules are in force.
+    pub(super) fn set_rules(&mut self, rules: &RuleSet) {
+        self.noted.objects = rules.objects.len();
+        self.noted.problems = rules.problems.iter().take(LINES).cloned().collect();
+        self.noted.notes = rules.notes.iter().take(LINES).cloned().collect();
+        self.noted.problem = None;
+        self.findings = Arc::clone(&rules.findings);
+    }
+
+    /// So many objects are in force instead of those of the files.
+    pub(super) fn set_objects(&mut self, objects: usize) {
+        self.noted.objects = objects;
+    }
+
+    /// The tables have no room for new rules.
+    pub(super) fn does_not_fit(&mut self, full: &NoRoom, instead: &str) {
+        let problem = format!("the rules do not fit: {full}; {instead}");
+        tracing::error!(problem, "rules not applied");
+        self.noted.problem = Some(problem);
+    }
+
+    /// The rule files are not followed any more.
+    pub(super) fn not_followed(&mut self) {
+        let problem = "the rule files are not followed any more: restart the agent";
+        tracing::error!(problem, "the last good rules stay in force");
+        self.noted.problem = Some(problem.to_owned());
+    }
+
+    /// So many workloads have no policy: views can be more than the kernel has policies.
+    pub(super) fn without_policy(&mut self, workloads: usize) {
+        let before = std::mem::replace(&mut self.noted.without_policy, workloads);
+        if workloads > before {
+            tracing::error!(
+                workloads,
+                "more different views than the kernel has policies: these workloads are denied \
+                 everything until others go or share a view"
+            );
+        }
+    }
+
+    /// How the rules stand, and who is under them.
+    pub(super) fn facts(&self, state: &State, placing: &Placing) -> Facts {
+        let (addresses, networks) = placing.tables.room();
+        let findings = self.findings.get().into_iter().flatten();
+        Facts {
+            noted: self.noted.clone(),
+            generation: state.generation(),
+            addresses,
+            networks,
+            failing: state.failing(),
+            findings: findings.take(LINES).cloned().collect(),
+            too_deep: placing.workloads.too_deep(),
+            workloads: placing.workloads.placed(),
+        }
+    }
+}
