@@ -4,8 +4,8 @@
 use super::glob::CgroupGlob;
 use clap::ValueEnum;
 use egress_core::http::authority::parse_server_name;
+use egress_core::istio::hosts;
 use egress_core::policy::leases::PrivateAnswers;
-use egress_core::registry::hosts;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::fmt;
 use std::marker::PhantomData;

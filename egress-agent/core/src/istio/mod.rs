@@ -4,6 +4,7 @@ pub mod decode;
 pub mod destination_rule;
 pub mod duration;
 pub mod fields;
+pub mod hosts;
 pub mod message;
 pub mod protocol;
 pub mod report;

@@ -5,8 +5,8 @@
 
 use super::leases::Leases;
 use super::tables::{Action, Claims, Target, Transport, claim};
+use crate::istio::hosts;
 use crate::istio::service_entry::Resolution;
-use crate::registry::hosts;
 use crate::registry::plan::{HostPlan, Subset, To};
 use crate::registry::services::{Class, Endpoint, Entry, Location, Port, Service};
 use crate::routing::Cluster;

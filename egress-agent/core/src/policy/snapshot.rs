@@ -5,8 +5,8 @@
 
 use super::claims::{cluster, doors, everywhere, listed_networks, own_networks};
 use super::leases::Leases;
+use crate::istio::hosts;
 use crate::istio::service_entry::Resolution;
-use crate::registry::hosts;
 use crate::registry::plan::{HostPlan, HttpPlan, PortPlan, Shares, To};
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;

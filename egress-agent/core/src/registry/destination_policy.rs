@@ -10,8 +10,9 @@ use super::plan::Context;
 use super::scope::Scope;
 use super::services::Service;
 use crate::istio::destination_rule::DestinationRule;
-use crate::istio::{Object, Spec};
+use crate::istio::{Object, Spec, hosts};
 use crate::traffic::{ClusterPolicy, MergedPolicy};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -24,16 +25,12 @@ impl Registry {
         of: &str,
         scope: &Scope,
     ) -> Vec<(&Arc<Object>, &DestinationRule)> {
-        let suffixes = (0..=host.len())
-            .filter_map(|at| host.get(at..))
-            .map(|s| format!("*{s}"));
-        let patterns = std::iter::once(host.to_owned()).chain(suffixes);
-        let mut found: Vec<(String, &Arc<Object>, &DestinationRule)> = Vec::new();
+        let mut found: Vec<(Cow<'_, str>, &Arc<Object>, &DestinationRule)> = Vec::new();
         if self.destination_rules.is_empty() {
             return Vec::new();
         }
-        for pattern in patterns {
-            let rules = self.destination_rules.get(pattern.as_str());
+        for pattern in hosts::patterns(host) {
+            let rules = self.destination_rules.get(&*pattern);
             for object in rules.into_iter().flatten() {
                 if let Some(Spec::DestinationRule(spec)) = &object.spec
                     && scope.sees(&spec.export_to, &object.meta.namespace)
@@ -53,7 +50,7 @@ impl Registry {
         let Some((pattern, first, _)) = chosen else {
             return Vec::new();
         };
-        let same = |(p, o, _): &&(String, &Arc<Object>, &DestinationRule)| {
+        let same = |(p, o, _): &&(Cow<'_, str>, &Arc<Object>, &DestinationRule)| {
             p == pattern && o.meta.namespace == first.meta.namespace
         };
         found

@@ -2,12 +2,13 @@
 //!
 //! Order and precedence as in istio `pilot/pkg/networking/core/tls.go`.
 
+use super::VirtualService;
 use super::destination_policy::not_carried_out;
 use super::not_done::table::{TCP_MATCH, serves_nothing};
 use super::plan::{Context, Shares, TcpPlan, TlsPlan};
 use super::services::{Service, network};
 use super::target::shares;
-use super::{VirtualService, hosts};
+use crate::istio::hosts;
 use crate::istio::virtual_service::RouteDestination;
 use crate::traffic::ClusterPolicy;
 use ipnet::IpNet;

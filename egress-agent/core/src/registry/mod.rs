@@ -6,7 +6,6 @@
 
 mod delegate;
 mod destination_policy;
-pub mod hosts;
 mod l4;
 pub mod lint;
 pub mod not_done;
@@ -23,6 +22,7 @@ mod tests;
 pub mod view;
 mod virtual_service;
 
+use crate::istio::hosts;
 use crate::istio::workload_entry::WorkloadEntry;
 use crate::istio::{Object, Spec};
 use scope::{Dependences, Scope};
@@ -322,25 +322,14 @@ impl Registry {
             let (spec, namespace) = (vs.spec(), &vs.object.meta.namespace);
             scope.sees(&spec.export_to, namespace) && scope.imports_rule(namespace, &spec.hosts)
         };
-        self.patterns(host)
-            .filter_map(|p| self.rules.get(p.as_str()))
+        // Wildcards sort before every name.
+        let first = self.rules.keys().next();
+        let wildcards = first.is_some_and(|host| hosts::is_wildcard(host));
+        hosts::patterns(host)
+            .take(if wildcards { usize::MAX } else { 1 })
+            .filter_map(|p| self.rules.get(&*p))
             .flatten()
             .filter(visible)
-    }
-
-    /// The host itself and every wildcard over it, longest first.
-    fn patterns(&self, host: &str) -> impl Iterator<Item = String> + use<> {
-        let suffix = host.strip_prefix('*').unwrap_or(host).to_owned();
-        let itself = host.to_owned();
-        let any = self
-            .rules
-            .keys()
-            .next()
-            .is_some_and(|k| hosts::is_wildcard(k));
-        let cut = move |at: usize| suffix.get(at..).map(|s| format!("*{s}"));
-        let wildcards = (0..=host.len()).filter(move |_| any).filter_map(cut);
-        let first = itself.clone();
-        std::iter::once(first).chain(wildcards.filter(move |p| *p != itself))
     }
 }
 

@@ -4,8 +4,8 @@
 //! Workloads with an equal scope see the same and share a policy. Does not know the services, nor how
 //! a Sidecar is chosen.
 
-use super::hosts;
 use crate::istio::destination_rule::DestinationRule;
+use crate::istio::hosts;
 use crate::istio::{Object, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! Owns how several entries for one host become one service. Does not resolve names.
 
-use super::hosts;
 use crate::istio::Object;
+use crate::istio::hosts;
 use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::workload_entry::WorkloadEntry;
 use ipnet::IpNet;

@@ -2,11 +2,12 @@
 //!
 //! Source of the port's choice: istio `GetDestinationCluster`.
 
+use super::VirtualService;
 use super::destination_policy::policy;
 use super::plan::{Context, Shares, Subset, To};
 use super::services::Service;
-use super::{VirtualService, hosts};
 use crate::istio::fields::Destination;
+use crate::istio::hosts;
 use crate::traffic::{ClusterId, ClusterPolicy};
 use std::sync::Arc;
 

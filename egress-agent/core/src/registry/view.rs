@@ -2,11 +2,12 @@
 //!
 //! Owns which entry is visible, and what must be looked at anew when some rules changed.
 
+use super::Registry;
 use super::plan::{Context, HostPlan};
 use super::routes;
 use super::scope::{Imported, Scope};
 use super::services::{Entry, Service};
-use super::{Registry, hosts};
+use crate::istio::hosts;
 use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

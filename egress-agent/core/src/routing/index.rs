@@ -6,6 +6,7 @@
 //! `badexample.com` too.
 
 use super::inside::canonical;
+use crate::istio::hosts::ends;
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -75,14 +76,12 @@ impl Names {
                 return None;
             }
             let mut wildcard = String::with_capacity(host.len() + 1);
-            (0..=host.len())
-                .filter(|start| host.is_char_boundary(*start))
-                .find_map(|start| {
-                    wildcard.clear();
-                    wildcard.push('*');
-                    wildcard.push_str(&host[start..]);
-                    find(wildcards, &wildcard)
-                })
+            ends(host).find_map(|end| {
+                wildcard.clear();
+                wildcard.push('*');
+                wildcard.push_str(end);
+                find(wildcards, &wildcard)
+            })
         };
         find(names, host).or_else(longest_wildcard)
     }

@@ -1,5 +1,6 @@
 //! Which hosts cover which: the order of names and wildcards (istio `pkg/config/host/name.go`).
 
+use crate::istio::hosts::ends;
 use std::collections::HashMap;
 
 /// Hosts of an object, to look up in time that does not grow with their number.
@@ -34,7 +35,7 @@ impl<'h> HostSet<'h> {
             None if self.exact.contains_key(host) => return true,
             None => host,
         };
-        suffixes(tail).any(|suffix| self.wildcards.contains_key(suffix))
+        ends(tail).any(|suffix| self.wildcards.contains_key(suffix))
     }
 
     /// Pairs of hosts that share a name, lower index first, each pair once. Stops where the list
@@ -52,8 +53,7 @@ impl<'h> HostSet<'h> {
             } else {
                 self.exact.get(host.as_str())
             };
-            let wider =
-                suffixes(tail.unwrap_or(host)).filter_map(|suffix| self.wildcards.get(suffix));
+            let wider = ends(tail.unwrap_or(host)).filter_map(|suffix| self.wildcards.get(suffix));
             for other in equal
                 .into_iter()
                 .chain(wider)
@@ -68,13 +68,6 @@ impl<'h> HostSet<'h> {
         pairs.dedup();
         pairs
     }
-}
-
-/// All ends of a text, itself and the empty one included.
-fn suffixes(text: &str) -> impl Iterator<Item = &str> {
-    text.char_indices()
-        .map(|(at, _)| &text[at..])
-        .chain(std::iter::once(""))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::gate::Fate;
 use super::nearest::nearest_host;
 use super::words::{self, rule_of};
 use super::{DeniedBy, Explanation};
+use crate::istio::hosts;
 use crate::policy::naming::{lists_unspelt, ports, unspelt};
 use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Service};
@@ -249,11 +250,7 @@ fn not_in_force(service: &Service, port: u16) -> Option<String> {
 /// The service that a host falls under, itself or the longest wildcard: of those with this port,
 /// since each port has routes of its own; else of all.
 fn service_of<'a>(view: &'a View, host: &str, port: u16) -> Option<&'a Arc<Service>> {
-    let wildcards = (0..=host.len())
-        .filter_map(|at| host.get(at..))
-        .map(|s| format!("*{s}"));
-    let all = std::iter::once(host.to_owned()).chain(wildcards);
-    let mut all = all.filter_map(|h| view.services.get(h.as_str()));
+    let mut all = hosts::patterns(host).filter_map(|h| view.services.get(&*h));
     let first = all.next()?;
     let with_port = |s: &&Arc<Service>| s.class(port).is_some();
     let found = std::iter::once(first).chain(all).find(with_port);

@@ -1,8 +1,8 @@
 //! The service whose host is most like one that no rule lists.
 
 use super::words::rule_of;
+use crate::istio::hosts;
 use crate::policy::naming::ports;
-use crate::registry::hosts;
 use crate::registry::view::View;
 use std::sync::Arc;
 

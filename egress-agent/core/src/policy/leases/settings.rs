@@ -1,7 +1,7 @@
 //! How long leases live and which addresses get one. Defaults are filled in here for tests; the
 //! agent's own are in its configuration.
 
-use crate::registry::hosts;
+use crate::istio::hosts;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! `example.com` but not itself, and `*example.com` covers `badexample.com` as well
 //! (istio `pkg/config/host/name.go`). Does not know which hosts are registered.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -29,6 +30,21 @@ pub fn covers(pattern: &str, host: &str) -> bool {
     }
 }
 
+/// All ends of a text, the longest first: itself, and at last the empty one. A host falls under the
+/// wildcards that are a star and one of its ends.
+pub fn ends(text: &str) -> impl Iterator<Item = &str> {
+    let starts = text.char_indices().map(|(at, _)| at);
+    starts.chain([text.len()]).map(|at| &text[at..])
+}
+
+/// A host and every wildcard over it, the most specific first. In canonical form.
+pub fn patterns(host: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let bare = host.strip_prefix('*').unwrap_or(host);
+    let wildcards = ends(bare).map(|end| Cow::Owned(format!("*{end}")));
+    let wider = wildcards.filter(move |pattern| pattern != host);
+    std::iter::once(Cow::Borrowed(host)).chain(wider)
+}
+
 /// Sort key: the most specific host first, exact names before wildcards, longer suffixes before
 /// shorter ones, then by text.
 pub fn specificity(host: &str) -> (bool, Reverse<usize>, &str) {
@@ -52,7 +68,7 @@ pub fn full_name(host: &str, namespace: &str, domain: &str) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{canonical, covers, full_name, specificity};
+    use super::{canonical, covers, full_name, patterns, specificity};
 
     #[test]
     fn wildcards_cover_by_suffix_of_text() {
@@ -86,6 +102,20 @@ mod tests {
             hosts,
             ["a.com", "b.a.com", "*.a.com", "*.b.com", "*.com", "*"]
         );
+    }
+
+    #[test]
+    fn the_patterns_of_a_host_are_itself_and_every_wildcard_over_it() {
+        for (host, expected) in [
+            ("b.a", vec!["b.a", "*b.a", "*.a", "*a", "*"]),
+            ("*.a", vec!["*.a", "*a", "*"]),
+            ("*", vec!["*"]),
+            ("ä", vec!["ä", "*ä", "*"]),
+        ] {
+            let found: Vec<_> = patterns(host).collect();
+            assert_eq!(found, expected);
+            assert!(found.iter().all(|pattern| covers(pattern, host)), "{host}");
+        }
     }
 
     #[test]
