@@ -9,6 +9,7 @@ use crate::keeper::{Canaries, Keeper};
 use crate::kernel;
 use crate::namespaces::Services;
 use crate::observe::counters::Registry;
+use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
 use crate::operate::admin;
@@ -154,7 +155,8 @@ async fn serve(
         counters: registry.own.clone(),
     };
     let mut engine = wiring::engine(config, &place.roots, &mut kernel, &sockets, news)?;
-    let flows = Arc::new(FlowLog::new(registry.own.clone()));
+    let owners = Owners::new(engine.identities())?;
+    let flows = Arc::new(FlowLog::new(registry.own.clone(), owners.clone()));
     let status = Reporter::new(
         config,
         &kernel,
@@ -205,7 +207,7 @@ async fn serve(
     helpers.spawn(async move { flows.tell_of_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 
-    let denials = wiring::denials(&engine, missed, canaries, registry.own)?;
+    let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);
     let mut denials = tokio::spawn(denials.follow(events));
     let result = tokio::select! {
         ended = engine.run(feed.current) => ended,

@@ -8,6 +8,7 @@ use crate::keeper::Canaries;
 use crate::kernel::{Kernel, Live, Origins};
 use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
+use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
@@ -78,8 +79,9 @@ pub fn denials(
     missed: Missed,
     canaries: Canaries,
     counters: Counters,
-) -> anyhow::Result<Denials> {
-    Denials::new(engine.published().names, missed, canaries, counters)
+    owners: Owners,
+) -> Denials {
+    Denials::new(engine.published().names, missed, canaries, counters, owners)
 }
 
 /// What the proxy's connections share.

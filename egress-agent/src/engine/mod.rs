@@ -29,7 +29,7 @@ use crate::operate::ask::Ask;
 use crate::sockets::SocketFactory;
 use crate::sources::RuleSet;
 use crate::timer::until;
-use crate::workloads::{Owners, Sharers, Workloads};
+use crate::workloads::{Identities, Owners, Sharers, Workloads};
 use anyhow::Context as _;
 use egress_core::istio::Object;
 use egress_core::policy::diff::{Planner, TableOp};
@@ -104,6 +104,11 @@ impl Engine {
     /// Who shares the proxy as one.
     pub fn sharers(&self) -> Sharers {
         self.placing.workloads.sharers()
+    }
+
+    /// Who the workloads are.
+    pub fn identities(&self) -> Identities {
+        self.placing.workloads.identities()
     }
 
     /// Takes the workloads that are there and the first rules: asks for every name in them and

@@ -3,9 +3,9 @@
 //! Reads the snapshot of names that the engine publishes and asks the engine nothing, so that
 //! workloads that dial at random hold up neither rules nor new pods. Decides nothing.
 
-use super::cgroups::CgroupPaths;
 use super::counters::Counters;
-use super::deny::Denial;
+use super::deny;
+use super::event::{By, Owners, log_suppressed};
 use super::families::Own;
 use super::sorting::Sorting;
 use super::throttle::Throttle;
@@ -29,7 +29,7 @@ const LOGGED: u32 = 75;
 /// See the module.
 pub struct Denials {
     names: Arc<ArcSwap<Names>>,
-    cgroups: CgroupPaths,
+    owners: Owners,
     /// Denials of these are no news.
     canaries: Canaries,
     missed: Missed,
@@ -46,16 +46,17 @@ impl Denials {
         missed: Missed,
         canaries: Canaries,
         counters: Counters,
-    ) -> anyhow::Result<Self> {
-        Ok(Self {
+        owners: Owners,
+    ) -> Self {
+        Self {
             names,
-            cgroups: CgroupPaths::new()?,
+            owners,
             canaries,
             missed,
             counters,
             throttle: Throttle::new(LOGGED),
             sorting: Sorting::default(),
-        })
+        }
     }
 
     /// Follows the kernel's events until they cannot be read.
@@ -72,7 +73,7 @@ impl Denials {
                     while let Some(event) = self.sorting.ripe(Instant::now()) {
                         self.log(&event);
                     }
-                    log_suppressed(self.throttle.take(Instant::now()));
+                    log_suppressed(By::Kernel, self.throttle.take(Instant::now()));
                 }
             }
         }
@@ -96,7 +97,7 @@ impl Denials {
             self.counters.add(Own::EventsNotLogged, 1);
             return;
         };
-        log_suppressed(more);
+        log_suppressed(By::Kernel, more);
         let addr = IpAddr::from(event.addr);
         let policy = if event.policy == NO_POLICY {
             DEFAULT_POLICY
@@ -111,12 +112,7 @@ impl Denials {
         let names = self.names.load();
         let reason = Reason::from_code(event.reason).unwrap_or(Reason::State);
         let nearest = via.and_then(|via| names.nearest(policy, addr, event.port, via, reason));
-        Denial::of(event, &mut self.cgroups).log(&names.of(addr), nearest.as_deref());
-    }
-}
-
-fn log_suppressed(more: u64) {
-    if more > 0 {
-        tracing::warn!(suppressed = more, "denials not logged (rate limit)");
+        let owner = self.owners.of(event.cgroup);
+        deny::log(event, &owner, &names.of(addr), nearest.as_deref());
     }
 }

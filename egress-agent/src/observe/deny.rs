@@ -1,85 +1,33 @@
-//! One refusal of the kernel as one structured log line.
+//! A denial of the kernel in the words of the log. Owns the names of its numbers.
 
-use super::cgroups::CgroupPaths;
-use egress_ebpf::abi::{DenyEvent, proto};
+use super::event::{By, Event, Owner};
+use egress_ebpf::abi::{DenyEvent, NO_POLICY, proto};
 use egress_ebpf::verdict::{Hook, Reason};
 use std::net::{IpAddr, SocketAddr};
 
-/// A refusal in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// [`Reason::word`].
-    pub reason: &'static str,
-    /// Destination as dialled.
-    pub destination: SocketAddr,
-    /// `tcp`, `udp`, or the IANA number.
-    pub protocol: String,
-    /// [`Hook::word`].
-    pub hook: &'static str,
-    /// Thread group id of the task.
-    pub pid: u32,
-    /// Its name, as far as it is UTF-8.
-    pub comm: String,
-    /// Path of the socket owner's cgroup; empty if the kernel did not know it.
-    pub cgroup: String,
-    /// It passed: the policy audits.
-    pub audit: bool,
-    /// Refusals of the same kind since its last event that had none of their own.
-    pub repeated: u32,
-}
-
-impl Denial {
-    /// Puts an event into words. Numbers of a newer kernel side are `unknown`, not lost.
-    pub fn of(event: &DenyEvent, cgroups: &mut CgroupPaths) -> Self {
-        Self {
-            reason: Reason::from_code(event.reason).map_or("unknown", Reason::word),
-            destination: SocketAddr::new(IpAddr::from(event.addr), event.port),
-            protocol: protocol(event.proto),
-            hook: Hook::from_code(event.hook).map_or("unknown", Hook::word),
-            pid: event.pid,
-            comm: comm(&event.comm),
-            cgroup: if event.cgroup == 0 {
-                String::new()
-            } else {
-                cgroups.path(event.cgroup)
-            },
-            audit: event.audit != 0,
-            repeated: event.repeated,
-        }
+/// Writes the line. `names` are those that the address is known by; `nearest` is the rule that came
+/// closest and what about it differs. Numbers of a newer kernel side are `unknown`, not lost.
+pub fn log(event: &DenyEvent, owner: &Owner, names: &[impl AsRef<str>], nearest: Option<&str>) {
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    let names = names.join(",");
+    Event {
+        by: By::Kernel,
+        audit: event.audit != 0,
+        reason: Reason::from_code(event.reason).map_or("unknown", Reason::word),
+        detail: None,
+        destination: Some(SocketAddr::new(IpAddr::from(event.addr), event.port)),
+        protocol: &protocol(event.proto),
+        names: Some(names.as_str()).filter(|names| !names.is_empty()),
+        nearest,
+        owner,
+        policy: Some(event.policy).filter(|policy| *policy != NO_POLICY),
+        pid: Some(event.pid),
+        comm: Some(&comm(&event.comm)),
+        hook: Some(Hook::from_code(event.hook).map_or("unknown", Hook::word)),
+        peer: None,
+        repeated: event.repeated.into(),
     }
-
-    /// Writes the line. `names` are those that the address is known by; `nearest` is the rule that
-    /// came closest and what about it differs.
-    pub fn log(&self, names: &[impl AsRef<str>], nearest: Option<&str>) {
-        let names = names
-            .iter()
-            .map(AsRef::as_ref)
-            .collect::<Vec<_>>()
-            .join(",");
-        // The message is part of a line's static shape, so there is one for each.
-        macro_rules! line {
-            ($level:ident, $message:literal) => {
-                tracing::$level!(
-                    reason = self.reason,
-                    destination = %self.destination,
-                    protocol = self.protocol,
-                    hook = self.hook,
-                    names,
-                    nearest = nearest.unwrap_or_default(),
-                    pid = self.pid,
-                    comm = self.comm,
-                    cgroup = self.cgroup,
-                    repeated = self.repeated,
-                    $message
-                )
-            };
-        }
-        if self.audit {
-            line!(info, "would_deny");
-        } else {
-            line!(warn, "denied");
-        }
-    }
+    .log();
 }
 
 fn protocol(number: u8) -> String {
@@ -102,9 +50,6 @@ pub fn comm(bytes: &[u8; 16]) -> String {
 }
 
 #[cfg(test)]
-pub(super) const MODULE: &str = module_path!();
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::captured;
@@ -124,20 +69,23 @@ mod tests {
         }
     }
 
-    fn line_of(denial: &Denial) -> serde_json::Value {
+    fn line_of(event: &DenyEvent) -> serde_json::Value {
+        let owner = Owner {
+            cgroup: Some("/pods/a".into()),
+            workload: Some("shop/web".into()),
+        };
         let listed = Some("a.example lists port 80");
-        let mut lines = captured::lines(|| denial.log(&["a.example", "b.example"], listed));
+        let mut lines = captured::lines(|| log(event, &owner, &["a.example", "b.example"], listed));
         assert_eq!(lines.len(), 1, "{lines:?}");
         lines.remove(0)
     }
 
     #[test]
     fn what_an_auditing_policy_lets_pass_is_told_as_such() {
-        let event = DenyEvent {
+        let line = line_of(&DenyEvent {
             audit: 1,
             ..event()
-        };
-        let line = line_of(&Denial::of(&event, &mut CgroupPaths::new().unwrap()));
+        });
         assert_eq!(
             (&line["message"], &line["level"]),
             (&"would_deny".into(), &"INFO".into())
@@ -146,14 +94,14 @@ mod tests {
 
     #[test]
     fn a_denial_is_one_line_with_everything_known() {
-        let event = DenyEvent {
+        let line = line_of(&DenyEvent {
             repeated: 3,
             ..event()
-        };
-        let line = line_of(&Denial::of(&event, &mut CgroupPaths::new().unwrap()));
+        });
         assert_eq!(line["repeated"], 3);
         for (field, want) in [
             ("message", "denied"),
+            ("by", "kernel"),
             ("reason", "no-proxy"),
             ("destination", "203.0.113.9:443"),
             ("protocol", "tcp"),
@@ -161,7 +109,8 @@ mod tests {
             ("names", "a.example,b.example"),
             ("nearest", "a.example lists port 80"),
             ("comm", "cu?rl"),
-            ("cgroup", ""),
+            ("workload", "shop/web"),
+            ("cgroup", "/pods/a"),
         ] {
             assert_eq!(line[field], want, "{field}");
         }
@@ -170,16 +119,18 @@ mod tests {
 
     #[test]
     fn numbers_of_another_kernel_side_are_still_logged() {
-        let newer = DenyEvent {
+        let line = line_of(&DenyEvent {
             reason: 250,
             hook: 0,
             proto: 132,
             ..event()
-        };
-        let denial = Denial::of(&newer, &mut CgroupPaths::new().unwrap());
-        assert_eq!(
-            (denial.reason, denial.hook, denial.protocol.as_str()),
-            ("unknown", "unknown", "132")
-        );
+        });
+        for (field, want) in [
+            ("reason", "unknown"),
+            ("hook", "unknown"),
+            ("protocol", "132"),
+        ] {
+            assert_eq!(line[field], want, "{field}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! is denied over and over costs a bounded number of lines; what has none is counted and told.
 
 use super::counters::Counters;
+use super::event::{By, Event, Owner, Owners, log_suppressed};
 use super::families::Own;
 use super::repeats::Repeats;
 use super::throttle::Throttle;
@@ -22,7 +23,8 @@ const NAME: usize = 262;
 /// What makes two refusals the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
-    reason: String,
+    reason: &'static str,
+    detail: String,
     name: Option<String>,
     destination: Option<SocketAddr>,
     cgroup: Option<u64>,
@@ -30,13 +32,24 @@ struct Kind {
 }
 
 impl Kind {
-    /// What its lines say.
-    const fn message(&self, again: bool) -> &'static str {
-        match (self.audit, again) {
-            (false, false) => "denied",
-            (false, true) => "denied again",
-            (true, false) => "would_deny",
-            (true, true) => "would_deny again",
+    /// Its line, as far as all of this kind have the same.
+    fn event<'a>(&'a self, owner: &'a Owner) -> Event<'a> {
+        Event {
+            by: By::Proxy,
+            audit: self.audit,
+            reason: self.reason,
+            detail: Some(&self.detail),
+            destination: self.destination,
+            protocol: "tcp",
+            names: self.name.as_deref(),
+            nearest: None,
+            owner,
+            policy: None,
+            pid: None,
+            comm: None,
+            hook: None,
+            peer: None,
+            repeated: 0,
         }
     }
 }
@@ -52,17 +65,19 @@ struct Bounds {
 pub struct FlowLog {
     bounds: Mutex<Bounds>,
     counters: Counters,
+    owners: Owners,
 }
 
 impl FlowLog {
     /// Nothing logged yet.
-    pub fn new(counters: Counters) -> Self {
+    pub fn new(counters: Counters, owners: Owners) -> Self {
         Self {
             bounds: Mutex::new(Bounds {
                 repeats: Repeats::new(KINDS),
                 throttle: Throttle::new(LINES),
             }),
             counters,
+            owners,
         }
     }
 
@@ -79,23 +94,19 @@ impl FlowLog {
             let mut bounds = self.bounds();
             (bounds.repeats.ended(now), bounds.throttle.take(now))
         };
-        tell_held_back(more);
+        log_suppressed(By::Proxy, more);
         for (kind, repeated) in ended {
             let Some(more) = self.bounds().throttle.allows(now) else {
                 self.counters.add(Own::ProxyNotLogged, repeated);
                 continue;
             };
-            tell_held_back(more);
-            tracing::warn!(
-                target: "egress::proxy",
-                reason = kind.reason,
-                name = kind.name,
-                destination = kind.destination.map(tracing::field::display),
-                cgroup = kind.cgroup,
+            log_suppressed(By::Proxy, more);
+            let owner = self.owner(kind.cgroup);
+            Event {
                 repeated,
-                "{}",
-                kind.message(true)
-            );
+                ..kind.event(&owner)
+            }
+            .log_repeats();
         }
     }
 
@@ -116,22 +127,16 @@ impl FlowLog {
             };
             (repeated, more)
         };
-        tell_held_back(more);
+        log_suppressed(By::Proxy, more);
         Some(repeated)
+    }
+
+    fn owner(&self, cgroup: Option<u64>) -> Owner {
+        cgroup.map_or_else(Owner::default, |cgroup| self.owners.of(cgroup))
     }
 
     fn bounds(&self) -> std::sync::MutexGuard<'_, Bounds> {
         self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn tell_held_back(more: u64) {
-    if more > 0 {
-        tracing::warn!(
-            target: "egress::proxy",
-            suppressed = more,
-            "denials of the proxy not logged (rate limit)"
-        );
     }
 }
 
@@ -146,34 +151,34 @@ fn shown(name: &str) -> String {
 impl Observer for FlowLog {
     fn refused(&self, origin: Option<&Origin>, refusal: &Refusal) {
         let kind = Kind {
-            reason: refusal.reason.to_string(),
+            reason: refusal.reason.code(),
+            detail: refusal.reason.to_string(),
             name: refusal.name.as_deref().map(shown),
             destination: origin.map(|origin| origin.destination),
             cgroup: origin.map(|origin| origin.cgroup),
             audit: refusal.audit,
         };
-        let (name, message) = (kind.name.clone(), kind.message(false));
-        let Some(repeated) = self.allows(Instant::now(), kind) else {
+        let Some(repeated) = self.allows(Instant::now(), kind.clone()) else {
             return;
         };
-        tracing::warn!(
-            target: "egress::proxy",
-            reason = %refusal.reason,
-            name,
-            peer = %refusal.peer,
-            destination = origin.map(|origin| tracing::field::display(origin.destination)),
-            policy = origin.map(|origin| origin.policy),
-            cgroup = origin.map(|origin| origin.cgroup),
-            pid = origin.map(|origin| origin.pid),
-            comm = origin.map(|origin| origin.comm.as_str()),
-            netns = origin.map(|origin| origin.netns),
+        let owner = self.owner(kind.cgroup);
+        Event {
+            policy: origin.map(|origin| origin.policy),
+            pid: origin.map(|origin| origin.pid),
+            comm: origin.map(|origin| origin.comm.as_str()),
+            peer: Some(refusal.peer),
             repeated,
-            "{message}"
-        );
+            ..kind.event(&owner)
+        }
+        .log();
     }
 
     fn finished(&self, origin: &Origin, record: &AccessRecord) {
         // A line a request costs more than serving it: for those who ask for it.
+        if !tracing::enabled!(target: "egress::proxy", tracing::Level::DEBUG) {
+            return;
+        }
+        let owner = self.owners.of(origin.cgroup);
         tracing::debug!(
             target: "egress::proxy",
             protocol = ?record.protocol,
@@ -192,7 +197,8 @@ impl Observer for FlowLog {
             peer = %record.peer,
             destination = %origin.destination,
             policy = origin.policy,
-            cgroup = origin.cgroup,
+            workload = owner.workload.as_deref(),
+            cgroup = owner.cgroup.as_deref(),
             pid = origin.pid,
             comm = origin.comm,
             netns = origin.netns,
@@ -202,18 +208,22 @@ impl Observer for FlowLog {
 }
 
 #[cfg(test)]
-pub(super) const MODULE: &str = module_path!();
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::captured;
     use crate::observe::repeats::WINDOW;
     use crate::proxy::RefusalReason;
+    use crate::workloads::Identities;
+
+    fn flow_log() -> FlowLog {
+        let owners = Owners::new(Identities::default()).unwrap();
+        FlowLog::new(Counters::default(), owners)
+    }
 
     fn kind(name: &str) -> Kind {
         Kind {
-            reason: "the Host is not listed on this port".into(),
+            reason: "host-not-listed",
+            detail: "the Host is not listed on this port".into(),
             name: Some(name.into()),
             destination: Some(([192, 0, 2, 1], 80).into()),
             cgroup: Some(1),
@@ -223,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_client_that_asks_the_same_over_and_over_has_one_line_a_second() {
-        let (log, start) = (FlowLog::new(Counters::default()), Instant::now());
+        let (log, start) = (flow_log(), Instant::now());
         let mut lines = Vec::new();
         for n in 0..1000 {
             lines.extend(log.allows(start + WINDOW * (n / 500), kind("a.example")));
@@ -239,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_client_that_asks_for_ever_new_names_has_as_many_lines_as_the_bound() {
-        let (log, start) = (FlowLog::new(Counters::default()), Instant::now());
+        let (log, start) = (flow_log(), Instant::now());
         let names = (0..5000).map(|n| kind(&format!("n{n}.example")));
         let lines = names.filter_map(|kind| log.allows(start, kind)).count();
         assert_eq!(lines, LINES as usize);
@@ -262,7 +272,7 @@ mod tests {
     }
 
     fn lines_of(work: impl FnOnce(&FlowLog)) -> Vec<serde_json::Value> {
-        captured::lines(|| work(&FlowLog::new(Counters::default())))
+        captured::lines(|| work(&flow_log()))
     }
 
     #[test]
@@ -281,7 +291,7 @@ mod tests {
         let repeated: u64 = lines.iter().filter_map(|l| l["repeated"].as_u64()).sum();
         let own = lines.iter().filter(|l| l["message"] == "denied").count();
         assert_eq!(own as u64 + repeated, 100, "{lines:?}");
-        assert!(lines.iter().all(|l| l["name"] == "a.example\nforged"));
+        assert!(lines.iter().all(|l| l["names"] == "a.example\nforged"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A bound on the log lines of the whole process, whoever causes them. It holds a line back before
 //! it is formatted, and counts it.
 //!
-//! Denials have bounds of their own ([`super::deny`], [`super::flows`]), with repeats counted by
+//! Denials have bounds of their own ([`super::denials`], [`super::flows`]), with repeats counted by
 //! kind; this is for every other line, those of libraries among them. Levels below INFO have no
 //! bound: who turns them on wants them.
 
@@ -21,11 +21,7 @@ const OWN: Rate = Rate::new(20, 100);
 /// Those of one place in a library: what it says is rarely of use twice.
 const FOREIGN: Rate = Rate::new(1, 1);
 /// Modules whose lines are bounded by themselves.
-const BOUNDED: [&str; 3] = [
-    "egress_agent::observe::deny",
-    "egress_agent::observe::flows",
-    module_path!(),
-];
+const BOUNDED: [&str; 2] = ["egress_agent::observe::event", module_path!()];
 /// Time between two reports of what was held back.
 const REPORT: Duration = Duration::from_secs(5);
 
@@ -246,7 +242,6 @@ mod tests {
         let count = |message: &str| lines.iter().filter(|l| l["message"] == message).count();
         assert!(count("stray") < 200);
         assert_eq!((count("wanted"), count("trouble")), (1000, 1));
-        let denial = |module| BOUNDED.contains(&module);
-        assert!(denial(crate::observe::deny::MODULE) && denial(crate::observe::flows::MODULE));
+        assert!(BOUNDED.contains(&crate::observe::event::MODULE));
     }
 }

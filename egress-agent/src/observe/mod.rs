@@ -6,6 +6,7 @@ pub mod cgroups;
 pub mod counters;
 pub mod denials;
 pub mod deny;
+pub mod event;
 pub mod families;
 pub mod flows;
 pub mod limit;

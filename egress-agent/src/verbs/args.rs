@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use std::path::{Path, PathBuf};
 
 /// Where the running agent answers.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct AdminArgs {
     /// Config file of the agent: `adminSocket`, and with `explain --rules` every setting
     #[arg(long, value_name = "FILE")]

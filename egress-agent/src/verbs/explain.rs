@@ -7,12 +7,13 @@ use crate::config::{Config, LogFormat, Settings};
 use crate::engine;
 use crate::failure::Failure;
 use crate::operate::admin::{self, Explained};
+use crate::operate::status::WorkloadStatus;
 use crate::sources::{files, rules};
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{self, State};
 use egress_core::registry::scope::Workload;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,9 +30,11 @@ pub struct Asked {
     /// With --rules: a label of the workload that asks
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Cgroup of the workload that asks the running agent [default: one that no one named]
-    #[arg(long, value_name = "PATH", conflicts_with = "rules")]
-    workload: Option<PathBuf>,
+    /// Workload that asks the running agent, as the log and `status` spell it: the path of its
+    /// cgroup (with or without the mount), or NAMESPACE/SERVICE-ACCOUNT [default: one that no entry
+    /// names]
+    #[arg(long, value_name = "WORKLOAD", conflicts_with = "rules")]
+    workload: Option<String>,
     /// Method of the HTTP request
     #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
     method: String,
@@ -59,7 +62,7 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
         destination: asked.destination.clone(),
         method: asked.method.clone(),
         headers: asked.headers.clone(),
-        workload: asked.workload.as_deref().map_or(Ok(Vec::new()), owners)?,
+        workload: asked.owners()?,
     };
     // Before anybody is asked: a question that is none is bad usage.
     let question = request
@@ -88,13 +91,43 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
     Err(Failure::told().into())
 }
 
-/// Ids of a cgroup and of those above it.
-fn owners(cgroup: &Path) -> Result<Vec<u64>, Failure> {
-    let bad = |e| Failure::usage(format_args!("--workload {}: {e}", cgroup.display()));
-    let real = cgroup.canonicalize().map_err(bad)?;
-    real.ancestors()
-        .map(|folder| cgroup2::id(folder).map_err(bad))
-        .collect()
+impl Asked {
+    /// Cgroup ids of the workload that is named, the deepest first; none without one.
+    fn owners(&self) -> anyhow::Result<Vec<u64>> {
+        let Some(workload) = &self.workload else {
+            return Ok(Vec::new());
+        };
+        let cgroup = if workload.starts_with('/') {
+            folder(workload)?
+        } else {
+            let status = admin::ask(&self.admin.clone().socket()?)?;
+            let named = |one: &&WorkloadStatus| one.identity.as_ref() == Some(workload);
+            let found = status.workloads.iter().find(named).ok_or_else(|| {
+                Failure::usage(format_args!(
+                    "--workload {workload}: `status` shows no workload of that name; a cgroup's path starts with a slash"
+                ))
+            })?;
+            folder(&found.cgroup)?
+        };
+        let real = cgroup.canonicalize().map_err(|e| bad(workload, &e))?;
+        let ids = real.ancestors().map(cgroup2::id);
+        Ok(ids
+            .collect::<Result<_, _>>()
+            .map_err(|e| bad(workload, &e))?)
+    }
+}
+
+/// The folder of a cgroup by its path, which may be that in the hierarchy.
+fn folder(path: &str) -> Result<PathBuf, Failure> {
+    let (path, mount) = (Path::new(path), cgroup2::mount_point()?);
+    if path.starts_with(&mount) {
+        return Ok(path.to_owned());
+    }
+    Ok(mount.join(path.strip_prefix("/").unwrap_or(path)))
+}
+
+fn bad(workload: &str, error: &io::Error) -> Failure {
+    Failure::usage(format_args!("--workload {workload}: {error}"))
 }
 
 /// The rules as an agent with this config would have them. Each name has an address of its own, as

@@ -1,4 +1,5 @@
-//! Why the proxy denies a flow or a request. The text is what the log and `explain` say.
+//! Why the proxy denies a flow or a request. The code is what the log names, the text what
+//! it and `explain` say.
 //!
 //! It decides nothing and writes no log line.
 
@@ -99,4 +100,39 @@ pub enum RefusalReason {
          address, or the port with protocol TCP"
     )]
     NoServerNameInNetwork(IpNet),
+}
+
+impl RefusalReason {
+    /// The code that the log has for it, in kebab-case as the kernel's reasons are.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoOrigin => "no-origin",
+            Self::ConnectionLimit => "connection-limit",
+            Self::MemoryLimit => "memory-limit",
+            Self::UnlistedPort => "port-not-listed",
+            Self::UnlistedHost => "host-not-listed",
+            Self::Removed => "rule-removed",
+            Self::BadHost(_) => "bad-host",
+            Self::AmbiguousHost => "no-host",
+            Self::NoRoute => "no-route",
+            Self::NoCluster(_) => "no-cluster",
+            Self::NotCarriedOut(_) => "not-carried-out",
+            Self::NoEndpoint(_) => "no-endpoint",
+            Self::Connect => "connect-method",
+            Self::UpgradeRefused => "upgrade",
+            Self::Http10 => "http-1.0",
+            Self::Http2 => "http-2",
+            Self::MalformedHttp(_) => "malformed-http",
+            Self::WrongProtocol => "wrong-protocol",
+            Self::UnknownProtocol => "unknown-protocol",
+            Self::NameTimeout => "name-timeout",
+            Self::EndedEarly => "ended-early",
+            Self::BadHello(_) => "bad-client-hello",
+            Self::SecondHello(_) => "second-client-hello",
+            Self::UnlistedName => "server-name-not-listed",
+            Self::NoServerName => "no-server-name",
+            Self::NoServerNameInNetwork(_) => "no-server-name-in-network",
+        }
+    }
 }

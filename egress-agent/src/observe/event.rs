@@ -1,0 +1,244 @@
+//! The vocabulary of denials: one message, one set of field names and one spelling of each value for
+//! those of the kernel and those of the proxy, and for what an auditing policy let pass.
+//!
+//! Writes lines. Which denial has one is decided by `denials` and `flows`.
+
+use super::cgroups::CgroupPaths;
+use crate::workloads::Identities;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Who denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A kernel program: the call failed, or the packet was dropped.
+    Kernel,
+    /// The proxy: the connection was closed, or the request answered with an error.
+    Proxy,
+}
+
+impl By {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// Whose flow it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Path of the cgroup in the hierarchy; `id:N` for one that is gone, none if it is not known.
+    pub cgroup: Option<String>,
+    /// `NAMESPACE/SERVICE-ACCOUNT`; none where no entry of `workloads` names it.
+    pub workload: Option<Arc<str>>,
+}
+
+/// From cgroup ids to the spelling of workloads and cgroups. Clones are one and the same.
+#[derive(Clone, Debug)]
+pub struct Owners {
+    paths: Arc<Mutex<CgroupPaths>>,
+    identities: Identities,
+}
+
+impl Owners {
+    /// For the hierarchy of this process.
+    pub fn new(identities: Identities) -> anyhow::Result<Self> {
+        Ok(Self {
+            paths: Arc::new(Mutex::new(CgroupPaths::new()?)),
+            identities,
+        })
+    }
+
+    /// The owner of a flow; 0 is a cgroup that is not known.
+    pub fn of(&self, cgroup: u64) -> Owner {
+        if cgroup == 0 {
+            return Owner::default();
+        }
+        let path = {
+            let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+            paths.path(cgroup)
+        };
+        Owner {
+            workload: self.identities.of(&path),
+            cgroup: Some(path),
+        }
+    }
+}
+
+/// A denial, or what an auditing policy let pass. What is not known is none, and has no field.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Who denied.
+    pub by: By,
+    /// It passed: the policy audits.
+    pub audit: bool,
+    /// Why, as a code in kebab-case.
+    pub reason: &'a str,
+    /// The same in a sentence, where it says more than the code.
+    pub detail: Option<&'a str>,
+    /// Destination as dialled.
+    pub destination: Option<SocketAddr>,
+    /// `tcp`, `udp`, `icmp`, `icmpv6` or the IANA number.
+    pub protocol: &'a str,
+    /// The name that was asked for, or the names that the address is known by, comma-separated.
+    pub names: Option<&'a str>,
+    /// The rule that came closest, and what about it differs.
+    pub nearest: Option<&'a str>,
+    /// Whose flow it was.
+    pub owner: &'a Owner,
+    /// Id of the policy that judged.
+    pub policy: Option<u32>,
+    /// Thread group id of the task.
+    pub pid: Option<u32>,
+    /// Its name.
+    pub comm: Option<&'a str>,
+    /// The kernel's hook that denied.
+    pub hook: Option<&'a str>,
+    /// Address of the proxy's client.
+    pub peer: Option<SocketAddr>,
+    /// Denials of the same kind since its last line that had none of their own.
+    pub repeated: u64,
+}
+
+impl Event<'_> {
+    /// Writes the line.
+    pub fn log(&self) {
+        self.line(false);
+    }
+
+    /// Writes a line that stands for the repeats alone.
+    pub fn log_repeats(&self) {
+        self.line(true);
+    }
+
+    fn line(&self, again: bool) {
+        // Level and message are part of a line's static shape, so there is one for each.
+        macro_rules! line {
+            ($level:ident, $message:literal) => {
+                tracing::$level!(
+                    target: "egress::event",
+                    reason = self.reason,
+                    by = self.by.word(),
+                    detail = self.detail,
+                    destination = self.destination.map(tracing::field::display),
+                    protocol = self.protocol,
+                    names = self.names,
+                    nearest = self.nearest,
+                    workload = self.owner.workload.as_deref(),
+                    cgroup = self.owner.cgroup.as_deref(),
+                    policy = self.policy,
+                    pid = self.pid,
+                    comm = self.comm,
+                    hook = self.hook,
+                    peer = self.peer.map(tracing::field::display),
+                    repeated = self.repeated,
+                    $message
+                )
+            };
+        }
+        match (self.audit, again) {
+            (false, false) => line!(warn, "denied"),
+            (false, true) => line!(warn, "denied again"),
+            (true, false) => line!(info, "would_deny"),
+            (true, true) => line!(info, "would_deny again"),
+        }
+    }
+}
+
+/// Says how many denials had no line of their own.
+pub fn log_suppressed(by: By, suppressed: u64) {
+    if suppressed > 0 {
+        tracing::warn!(
+            target: "egress::event",
+            by = by.word(),
+            suppressed,
+            "denials not logged (rate limit)"
+        );
+    }
+}
+
+#[cfg(test)]
+pub(super) const MODULE: &str = module_path!();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::captured;
+
+    const fn event(owner: &Owner, by: By) -> Event<'_> {
+        Event {
+            by,
+            audit: false,
+            reason: "not-listed",
+            detail: None,
+            destination: None,
+            protocol: "tcp",
+            names: Some("a.example"),
+            nearest: None,
+            owner,
+            policy: Some(1),
+            pid: None,
+            comm: None,
+            hook: None,
+            peer: None,
+            repeated: 0,
+        }
+    }
+
+    #[test]
+    fn kernel_and_proxy_differ_in_who_denied_only() {
+        let owner = Owner {
+            cgroup: Some("/pods/a".into()),
+            workload: Some("shop/web".into()),
+        };
+        let mut lines = captured::lines(|| {
+            event(&owner, By::Kernel).log();
+            event(&owner, By::Proxy).log();
+        });
+        for (line, by) in lines.iter_mut().zip(["kernel", "proxy"]) {
+            assert_eq!(line["by"], by);
+            let fields = line.as_object_mut().unwrap();
+            fields.remove("by");
+            fields.remove("timestamp");
+        }
+        assert_eq!(lines[0], lines[1]);
+        assert_eq!(
+            lines[0],
+            serde_json::json!({
+                "level": "WARN", "target": "egress::event", "message": "denied",
+                "reason": "not-listed", "protocol": "tcp", "names": "a.example",
+                "workload": "shop/web", "cgroup": "/pods/a", "policy": 1, "repeated": 0,
+            })
+        );
+    }
+
+    #[test]
+    fn the_message_says_whether_it_passed_and_whether_it_stands_for_repeats() {
+        let owner = Owner::default();
+        let lines = captured::lines(|| {
+            for audit in [false, true] {
+                let event = Event {
+                    audit,
+                    ..event(&owner, By::Proxy)
+                };
+                event.log();
+                event.log_repeats();
+            }
+        });
+        let said: Vec<_> = lines
+            .iter()
+            .map(|line| (line["level"].as_str(), line["message"].as_str()))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (Some("WARN"), Some("denied")),
+                (Some("WARN"), Some("denied again")),
+                (Some("INFO"), Some("would_deny")),
+                (Some("INFO"), Some("would_deny again")),
+            ]
+        );
+    }
+}
