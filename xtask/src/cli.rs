@@ -22,6 +22,8 @@ pub enum Task {
     Setup,
     /// Build the BPF programs, the agent and the lab.
     Build,
+    /// Build the agent for a node, in `target/dist`: without symbols, these in a file beside it.
+    Release,
     /// Walk through the lab (no arguments), or run the agent with the arguments given.
     Run {
         /// Leave the lab up and print the lines to paste in another terminal.
@@ -57,7 +59,7 @@ pub enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Check format, clippy, docs and the house rules.
+    /// Check format, clippy, docs, the house rules, manifests and dependencies.
     Lint,
     /// Check the house rules only.
     Tidy,

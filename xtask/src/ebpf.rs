@@ -208,6 +208,8 @@ pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, next: bool) -> R
         // BTF comes from the debug information, and aya's maps and CO-RE need BTF.
         .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        // The agent's profile strips what the agent is made of, not what it loads.
+        .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker);
     if toolchain.bootstrap {
         cargo.env("RUSTC_BOOTSTRAP", "1");

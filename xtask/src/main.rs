@@ -11,6 +11,7 @@ mod manifests;
 mod privilege;
 mod progress;
 mod provision;
+mod release;
 mod tasks;
 mod tidy;
 mod vm;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Setup => tasks::setup(),
         Task::Build => tasks::build_all(),
+        Task::Release => release::run(),
         Task::Run { keep, agent } => tasks::run(keep, &agent),
         Task::Test { filter } => tasks::test(filter.as_deref()),
         Task::Bench { bench, arguments } => bench::run(bench, &arguments),

@@ -72,7 +72,7 @@ pub fn build() -> Result<()> {
 }
 
 /// Builds the BPF object, so that the agent's build script finds it fresh.
-fn bpf_object() -> Result<()> {
+pub fn bpf_object() -> Result<()> {
     if env::var_os("EGRESS_BPF_OBJECT").is_some() {
         return Ok(());
     }
