@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Lets out of a cgroup what Istio's rules list, and nothing else.
+/// Denies connections from a cgroup unless Istio's rules list them.
 #[derive(Debug, Parser)]
 #[command(
     name = "egress-agent",
@@ -27,29 +27,29 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Close the gate around the enforced roots and serve what the rules list
+    /// Run the agent: close the gate around the enforced roots and apply the rules
     Run(RunArgs),
-    /// Close the gate around the enforced roots without rules, prove it and leave; an agent takes
-    /// it over. A gate that is closed already is left as it is
+    /// Close the gate around the enforced roots without rules, test it and exit; an agent adopts it
+    /// later. A closed gate is not changed
     Close(close::CloseArgs),
     /// Run a command behind the gate, in a fresh cgroup below an enforced root
     Exec(exec::ExecArgs),
-    /// Say of each rule in files and folders whether it is valid, and why not
+    /// Validate the rules in files and folders
     Check {
         /// Files and folders
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
-        /// Who reads the verdicts
+        /// Output format
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: check::Output,
-        /// Exit with 2 if a field is not carried out or a port is open to any address
+        /// Exit with 2 also if a field is not carried out or a port is open to any address
         #[arg(long)]
         strict: bool,
     },
-    /// Say what the gate does with a destination and which rule says so; exit 1 if it is denied
+    /// Show the gate's verdict on a destination, and the rule for it; exit 1 if denied
     Explain(explain::Asked),
-    /// Say how a running agent is, or the gate that is pinned without one; exit 0 if ready, 1 if
-    /// not, 69 if no agent runs, 77 if it may not be asked
+    /// Show the state of the running agent, or of the pinned gate without one; exit 0 if ready, 1 if
+    /// not, 69 if no agent runs, 77 if permission is missing
     Status(status::StatusArgs),
     /// Wait until a running agent is ready
     Wait(wait::WaitArgs),
@@ -61,7 +61,7 @@ enum Verb {
         /// The cgroup's folder
         cgroup: PathBuf,
     },
-    /// Try to leave from within a cgroup, and say by the exit code whether the kernel refused it
+    /// Try to leave from within a cgroup; the exit code says whether the kernel denied it
     #[command(name = canary::VERB, hide = true)]
     Canary {
         /// The cgroup's folder
@@ -73,7 +73,7 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Config file, YAML; a flag beats its field there
+    /// Config file (YAML). A flag overrides the field of the same name
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]

@@ -208,7 +208,7 @@ impl Keeper {
         let absent: Vec<PathBuf> = self.roots.iter().filter(|r| !r.exists()).cloned().collect();
         let absent = (!absent.is_empty()).then(|| {
             format!(
-                "the enforced root {} is not there; it is closed as soon as it comes, and is the kubelet's or the service manager's to make: if the workloads run in another cgroup, `cgroups` must name that one",
+                "the enforced root {} is not there; the kubelet or the service manager creates it, and the agent then closes it: if the workloads run in another cgroup, `cgroups` must name that one",
                 gate::shown(&absent)
             )
         });

@@ -91,7 +91,7 @@ pub fn kept(needs: Needs) -> CapabilitySet {
 /// these; where they are not there, nothing comes in their place. What is executed from here on
 /// cannot have them either, whatever its file or its user.
 pub fn give_up(kept: CapabilitySet) -> Result<(), Failure> {
-    let failed = |e| Failure::privilege(format_args!("giving up capabilities: {e}"));
+    let failed = |e| Failure::privilege(format_args!("dropping capabilities: {e}"));
     let have = capabilities(None).map_err(failed)?;
     // `PR_CAPBSET_DROP` asks for it; without it `no_new_privs` has to do.
     if have.effective.contains(CapabilitySet::SETPCAP) {

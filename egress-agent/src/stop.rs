@@ -26,7 +26,7 @@ pub fn told() -> std::io::Result<impl Future<Output = &'static str>> {
                 _ = first.recv() => "SIGUSR1",
                 _ = second.recv() => "SIGUSR2",
             };
-            tracing::info!(signal = unused, "signal ignored: it has no meaning here");
+            tracing::info!(signal = unused, "signal ignored: the agent does not use it");
         }
     })
 }

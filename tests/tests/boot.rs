@@ -250,7 +250,7 @@ fn a_root_that_comes_again_is_closed_again_at_once() {
         drop(root);
     }
     for line in lab.agent().unwrap().log_since(0) {
-        if line.contains("an enforced root came") {
+        if line.contains("an enforced root appeared") {
             println!("{line}");
         }
     }

@@ -84,6 +84,8 @@ fn an_agent_that_was_killed_has_left_them_and_without_the_file_they_are_refused(
     lab.start_agent().unwrap();
     assert_eq!(straight(&lab), REFUSED);
     let told = lab.agent().unwrap().log_since(0);
-    let not_taken = told.iter().filter(|line| line.contains("are not taken"));
+    let not_taken = told
+        .iter()
+        .filter(|line| line.contains("cannot use the DNS leases"));
     assert_eq!(not_taken.count(), 1, "{told:?}");
 }

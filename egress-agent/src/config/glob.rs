@@ -30,7 +30,7 @@ impl FromStr for CgroupGlob {
         }
         if parts.iter().any(|p| p.is_empty() || p == "." || p == "..") {
             return Err(format!(
-                "`{s}` is no glob of a cgroup: want shop.slice/web-*"
+                "`{s}` is not a cgroup pattern: want shop.slice/web-*"
             ));
         }
         Ok(Self(parts))

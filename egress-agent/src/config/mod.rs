@@ -75,7 +75,7 @@ pub struct Config {
     pub unlisted_address: UnlistedAddress,
     /// Whether that is done, or only recorded.
     pub mode: Mode,
-    /// What a refused call fails with.
+    /// Error that a denied call returns.
     pub deny_errno: DenyErrno,
     /// Most networks that the kernel's tables have room for.
     pub max_networks: u32,
@@ -83,7 +83,7 @@ pub struct Config {
     pub on_removal: OnRemoval,
     /// Time between two canaries.
     pub canary_interval: Duration,
-    /// Unix socket of `status` and `wait`.
+    /// Unix socket for `status`, `wait` and `explain`.
     pub admin_socket: PathBuf,
     /// Who runs in which cgroup, where no API says it. The first that fits holds.
     pub workloads: Vec<WorkloadEntry>,
@@ -185,7 +185,9 @@ impl Config {
             ));
         }
         if s.proxy_port == Some(0) {
-            return Err(Failure::usage("proxyPort: 0 is no port; want 1 to 65535"));
+            return Err(Failure::usage(
+                "proxyPort: 0 is not a port; want 1 to 65535",
+            ));
         }
         if s.canary_interval
             .is_some_and(|d| d.0 < Duration::from_secs(1))

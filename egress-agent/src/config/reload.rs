@@ -50,14 +50,14 @@ pub async fn follow(
         seen = now;
         let Some(file) = file else {
             tracing::info!(
-                "SIGHUP: there is no config file; rule files are followed as they change"
+                "SIGHUP ignored: the agent has no config file; it reloads rule files when they change"
             );
             continue;
         };
         let new = match Config::load(source.flags.clone(), Some(file)) {
             Ok(new) => new,
             Err(error) => {
-                tracing::error!(%error, "config not applied; the previous one stays in force");
+                tracing::error!(%error, "config not applied; the previous config stays in force");
                 continue;
             }
         };

@@ -20,10 +20,10 @@ const MAX_FILE: u64 = 4 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
-    /// Istio YAML or JSON: a file, or a folder whose *.yaml, *.yml and *.json are read
+    /// Istio rules, YAML or JSON: a file, or a folder with *.yaml, *.yml and *.json files
     #[arg(long, value_name = "PATH")]
     pub rules: Vec<PathBuf>,
-    /// Enforced root: a cgroup v2 folder; what runs below it is behind the gate
+    /// Enforced root: a cgroup v2 folder. The gate governs all processes below it
     #[arg(long = "cgroup", value_name = "PATH")]
     pub cgroups: Vec<PathBuf>,
     /// Cgroup of the agent itself, outside every enforced root [default: the one it is started in]
@@ -42,38 +42,39 @@ pub struct Settings {
     /// for all
     #[arg(long = "private-answer", value_name = "[HOST=]CIDR")]
     pub private_answers: Vec<PrivateAnswer>,
-    /// Networks that go straight through, such as the cluster's pod and service ranges
+    /// Network that is allowed without a rule, such as the cluster's pod and service ranges
     #[arg(long, value_name = "CIDR")]
     pub internal: Vec<Cidr>,
-    /// Serve workloads in network namespaces other than the agent's own too [default: true]
+    /// Serve workloads in other network namespaces than the agent's [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub enter_namespaces: Option<bool>,
     /// Port of the proxy on both loopback addresses [default: 15001]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_port: Option<u16>,
-    /// What SIGTERM and Ctrl-C leave behind [default: keep]
+    /// What happens to the gate on SIGTERM and Ctrl-C [default: keep]
     #[arg(long, value_name = "MODE")]
     pub on_exit: Option<OnExit>,
-    /// How long running flows get to end on SIGTERM [default: 5s]
+    /// How long running flows may take to end after SIGTERM [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub drain_deadline: Option<Span>,
     /// What is written to stderr
     #[command(flatten)]
     pub log: LogSettings,
-    /// What happens to destinations that no rule lists [default: refused]
+    /// What happens to destinations that no rule lists [default: REGISTRY_ONLY]
     #[arg(long, value_name = "MODE")]
     pub outbound_traffic_policy: Option<TrafficPolicy>,
-    /// What happens to an address that is none of a listed host's, where the name is checked
+    /// What happens to a connection to an address that does not belong to a listed host, on ports
+    /// whose name is checked
     /// [default: refuse]
     #[arg(long, value_name = "MODE")]
     pub unlisted_address: Option<UnlistedAddress>,
-    /// Whether what no rule lists is refused, or let pass and recorded [default: enforce]
+    /// Whether unlisted destinations are denied, or allowed and logged [default: enforce]
     #[arg(long, value_name = "MODE")]
     pub mode: Option<Mode>,
-    /// What a refused call fails with [default: EPERM]
+    /// Error that a denied call returns [default: EPERM]
     #[arg(long, value_name = "ERRNO")]
     pub deny_errno: Option<DenyErrno>,
-    /// Most networks (CIDRs) that all policies hold together; counts when the gate is made anew
+    /// Maximum number of networks (CIDRs) of all policies together; used when the gate is created
     /// [default: 1048576]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_networks: Option<u32>,
@@ -83,10 +84,10 @@ pub struct Settings {
     /// How often the agent proves that the gate is closed [default: 10s]
     #[arg(long, value_name = "DURATION")]
     pub canary_interval: Option<Span>,
-    /// Unix socket of `status` and `wait` [default: /run/egress-agent.sock]
+    /// Unix socket for `status`, `wait` and `explain` [default: /run/egress-agent.sock]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
-    /// Who runs in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME,
+    /// Identity of the workload in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME,
     /// mode: MODE}'
     #[arg(long = "workload", value_name = "ENTRY")]
     pub workloads: Vec<WorkloadEntry>,
@@ -99,11 +100,11 @@ pub struct DnsSettings {
     /// DNS server to ask, instead of those of /etc/resolv.conf
     #[arg(id = "dns_servers", long = "dns-server", value_name = "IP[:PORT]")]
     pub servers: Vec<DnsServer>,
-    /// Shortest time that an answer is kept, whatever its TTL [default: 30s]
+    /// Minimum time to keep a DNS answer, whatever its TTL [default: 30s]
     #[arg(id = "dns_min_ttl", long = "dns-min-ttl", value_name = "DURATION")]
     #[serde(rename = "minTTL")]
     pub min_ttl: Option<Span>,
-    /// How long an address stays allowed after its TTL ended [default: 10m]
+    /// How long an address stays allowed after its TTL has ended [default: 10m]
     #[arg(id = "dns_grace", long = "dns-grace", value_name = "DURATION")]
     pub grace: Option<Span>,
 }

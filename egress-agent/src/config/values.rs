@@ -17,7 +17,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 pub enum OnExit {
-    /// The gate stays closed: denies hold, direct flows go on, redirected flows are refused.
+    /// The gate stays closed: direct flows continue, redirected flows are denied.
     #[default]
     Keep,
     /// The gate is opened, as by `egress-agent detach`.
@@ -31,7 +31,7 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -41,33 +41,34 @@ pub enum LogFormat {
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[value(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TrafficPolicy {
-    /// Refused.
+    /// They are denied.
     #[default]
     RegistryOnly,
     /// Straight through.
     AllowAny,
 }
 
-/// What happens to an address that is none of a listed host's, on a port whose name is checked.
+/// What happens to a connection to an address that does not belong to a listed host, on a port
+/// whose name is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 #[value(rename_all = "camelCase")]
 pub enum UnlistedAddress {
-    /// Refused in the kernel.
+    /// The kernel denies it.
     #[default]
     Refuse,
     /// Host or server name decides, and the agent dials its own resolution, as a sidecar does.
     ByName,
 }
 
-/// Whether what no rule lists is denied or only recorded.
+/// Whether unlisted destinations are denied or only logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
-    /// Denied.
+    /// They are denied.
     #[default]
     Enforce,
-    /// Everything passes; what would be denied is recorded.
+    /// Everything is allowed; what would be denied is logged as would_deny.
     Audit,
 }
 
@@ -87,11 +88,11 @@ pub enum OnRemoval {
     /// They are ended.
     #[default]
     Close,
-    /// They go on until they end by themselves; new ones are refused.
+    /// They continue until they end; new ones are denied.
     Keep,
 }
 
-/// What a refused call fails with (errno(3)).
+/// Error that a denied call returns (errno(3)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "UPPERCASE")]
 #[value(rename_all = "UPPER")]
@@ -141,7 +142,7 @@ impl FromStr for DnsServer {
         match s.parse::<SocketAddr>() {
             Ok(addr) if addr.port() != 0 => Ok(Self(addr)),
             Ok(_) | Err(_) => Err(format!(
-                "`{s}` is no DNS server: want IP, IP:PORT or [IPv6]:PORT"
+                "`{s}` is not a DNS server: want IP, IP:PORT or [IPv6]:PORT"
             )),
         }
     }
@@ -158,7 +159,7 @@ impl FromStr for Cidr {
         let net = s
             .parse::<ipnet::IpNet>()
             .or_else(|_| s.parse::<IpAddr>().map(ipnet::IpNet::from))
-            .map_err(|_| format!("`{s}` is no network: want ADDRESS/LENGTH"))?;
+            .map_err(|_| format!("`{s}` is not a network: want ADDRESS/LENGTH"))?;
         if net.addr() != net.network() {
             return Err(format!(
                 "`{s}` has bits set beyond its length: did you mean {}?",
@@ -187,7 +188,7 @@ impl FromStr for PrivateAnswer {
             let bare = host.strip_prefix("*.").unwrap_or(&host);
             match parse_server_name(bare.as_bytes()) {
                 Ok(_) => Ok(host),
-                Err(_) => Err(format!("`{host}` is no host: want NAME or *.NAME")),
+                Err(_) => Err(format!("`{host}` is not a host: want NAME or *.NAME")),
             }
         };
         Ok(Self(PrivateAnswers {
@@ -208,7 +209,7 @@ impl FromStr for Span {
     fn from_str(s: &str) -> Result<Self, String> {
         parse_span(s)
             .map(Self)
-            .ok_or_else(|| format!("`{s}` is no duration: want 500ms, 3s, 1m30s, at most 8760h"))
+            .ok_or_else(|| format!("`{s}` is not a duration: want 500ms, 3s, 1m30s, at most 8760h"))
     }
 }
 

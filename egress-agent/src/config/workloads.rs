@@ -38,7 +38,7 @@ impl FromStr for WorkloadEntry {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        serde_yaml::from_str(s).map_err(|e| format!("`{s}` is no workload: {e}"))
+        serde_yaml::from_str(s).map_err(|e| format!("`{s}` is not a workload: {e}"))
     }
 }
 

@@ -25,10 +25,10 @@ enum Doubt {
     #[error("the server is on this node")]
     OnThisNode,
     /// Somebody guesses.
-    #[error("{MOST_WRONG} datagrams arrived that are not the answer")]
+    #[error("{MOST_WRONG} wrong answers arrived")]
     WrongAnswers,
     /// The server changes upper and lower case in the question that it repeats.
-    #[error("the server does not keep the case of the question")]
+    #[error("the server does not preserve the case of the question")]
     CaseLost,
 }
 
@@ -75,10 +75,10 @@ impl QuestionSocket {
         let server = self.server;
         match doubt {
             Doubt::CaseLost if !self.only_tcp.swap(true, Ordering::Relaxed) => {
-                tracing::info!(%server, "DNS server is asked over TCP from now on: {doubt}");
+                tracing::info!(%server, "this DNS server is asked over TCP: {doubt}");
             }
             Doubt::WrongAnswers => {
-                tracing::warn!(%server, "DNS question is asked again over TCP: {doubt}");
+                tracing::warn!(%server, "repeating the DNS query over TCP: {doubt}");
             }
             Doubt::OnThisNode | Doubt::CaseLost => {}
         }

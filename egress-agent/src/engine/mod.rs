@@ -76,7 +76,7 @@ impl Engine {
     ) -> anyhow::Result<Self> {
         let (policies, ids) = tables
             .standing()
-            .context("reading the tables of the agent before this one")?;
+            .context("reading the tables of the previous agent")?;
         let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
         let mut state = State::adopting(settings(config), standing);
         let owners = Owners::standing(&tables)?;
@@ -244,7 +244,7 @@ impl Engine {
                 self.news.counters.add(Own::LeftOut, left_out as u64);
                 tracing::error!(
                     left_out,
-                    "the table is full: addresses of listed names are left out and denied"
+                    "the rule table is full: some addresses of listed names are denied"
                 );
             }
             tracing::debug!(

@@ -34,7 +34,7 @@ impl Lock {
                     return Err(Failure {
                         code: BUSY,
                         message: format!(
-                            "another agent{holder} holds the gate at {}: one agent a gate; stop it first, or name another --bpf-dir",
+                            "another agent{holder} holds the gate at {}: a gate has one agent; stop it first, or name another --bpf-dir",
                             bpf_dir.display()
                         ),
                     }

@@ -75,7 +75,7 @@ fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<St
         let pods = mount.join(pods.strip_prefix("/").unwrap_or(pods));
         if !covered(&pods) {
             return Some(format!(
-                "this agent was started as a pod below {0}, and no enforced root holds it: the pods of this node are not behind the gate; set `cgroups: [{0}]`",
+                "this agent was started as a pod below {0}, and no enforced root contains it: the pods of this node are not behind the gate; set `cgroups: [{0}]`",
                 pods.display()
             ));
         }
@@ -83,7 +83,7 @@ fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<St
         && !is_held(mount, started, roots)
     {
         return Some(format!(
-            "this agent was started as a pod in a cgroup of version 1 ({pod}) and in {} of version 2: the runtime does not put pods into cgroup v2, and no enforced root can hold them",
+            "this agent was started as a pod in a cgroup of version 1 ({pod}) and in {} of version 2: the runtime does not put pods into cgroup v2, and no enforced root can contain them",
             started.v2
         ));
     }

@@ -80,7 +80,7 @@ pub fn enforced_root(path: &Path) -> Result<PathBuf, Failure> {
             |m| format!("it is mounted on {}", m.display()),
         );
         return Err(Failure::usage(format_args!(
-            "cgroup {shown} is no folder of cgroup v2; {hint}{}",
+            "cgroup {shown} is not a folder of cgroup v2; {hint}{}",
             pods_hint()
         )));
     }
@@ -165,7 +165,10 @@ mod tests {
         assert!(!missing.message.contains("mkdir"), "{missing}");
         let plain = tempfile::tempdir().unwrap();
         let wrong = enforced_root(plain.path()).unwrap_err();
-        assert!(wrong.message.contains("no folder of cgroup v2"), "{wrong}");
+        assert!(
+            wrong.message.contains("not a folder of cgroup v2"),
+            "{wrong}"
+        );
     }
 
     #[test]

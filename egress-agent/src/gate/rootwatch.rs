@@ -46,7 +46,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
     let mut before = there();
     let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
     if let Err(error) = &queue {
-        tracing::warn!(%error, "no inotify: a root that comes again is closed by polling");
+        tracing::warn!(%error, "inotify is not available; recreated roots are found by polling");
     }
     let mut failed = false;
     loop {
@@ -65,7 +65,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
                 // Said once; the keeper says it again with each canary.
                 if !std::mem::replace(&mut failed, true) {
                     let error = format!("{error:#}");
-                    tracing::error!(error, "an enforced root came and is not closed");
+                    tracing::error!(error, "an enforced root appeared and cannot be closed");
                 }
             }
         }
@@ -92,7 +92,7 @@ fn close(kernel: &Mutex<Kernel>, roots: &[PathBuf]) -> anyhow::Result<bool> {
         tracing::warn!(
             root = %root.display(),
             micros = begin.elapsed().as_micros(),
-            "an enforced root came and was closed"
+            "an enforced root appeared and was closed"
         );
     }
     Ok(closed)

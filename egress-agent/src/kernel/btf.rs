@@ -52,7 +52,7 @@ pub fn layout() -> Result<Layout, String> {
 
 fn places() -> Result<Layout, String> {
     let bytes = std::fs::read(VMLINUX).map_err(|e| format!("reading {VMLINUX}: {e}"))?;
-    let types = Types::parse(&bytes).ok_or_else(|| format!("{VMLINUX}: not understood"))?;
+    let types = Types::parse(&bytes).ok_or_else(|| format!("{VMLINUX}: cannot parse it"))?;
     let byte = |path: &[&str]| {
         let bit = types.bit(path).filter(|bit| bit % 8 == 0);
         bit.map(|bit| bit / 8)

@@ -213,7 +213,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
 fn load_lsm(ebpf: &mut Ebpf) -> Result<(), String> {
     let gap = |why: String| {
         format!(
-            "socket families beyond IP (AF_PACKET, AF_VSOCK, AF_XDP and others): {why}; take CAP_NET_RAW and CAP_NET_ADMIN from the workloads"
+            "socket families beyond IP (AF_PACKET, AF_VSOCK, AF_XDP and others): {why}; drop CAP_NET_RAW and CAP_NET_ADMIN from the workloads"
         )
     };
     let Some(Program::LsmCgroup(program)) = ebpf.program_mut(LSM_PROGRAM) else {
@@ -273,7 +273,7 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
             ))
             .into();
         }
-        return anyhow::anyhow!("the verifier refused program {name} ({io_error}):\n{log}");
+        return anyhow::anyhow!("the verifier rejected program {name} ({io_error}):\n{log}");
     }
     anyhow::Error::new(error).context(format!("loading program {name}"))
 }

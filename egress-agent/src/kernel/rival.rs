@@ -58,7 +58,7 @@ pub(super) fn refuse(pins: &Pins, cgroup: &Path, dir: &File, among: Among) -> an
     let (shown, ours) = (cgroup.display(), pins.root().display());
     let message = match holder(rival.id()) {
         Some(pid) => format!(
-            "another agent (pid {pid}) holds the gate around {shown}, with pins outside {ours}: one agent a gate; stop it first, or run both with the same --bpf-dir for one to follow the other"
+            "another agent (pid {pid}) holds the gate around {shown}, with pins outside {ours}: a gate has one agent; stop it first, or use its --bpf-dir to replace it"
         ),
         None => format!(
             "another agent left its gate around {shown} closed, with pins outside {ours}: run this agent with that --bpf-dir, or `egress-agent detach` with it first"

@@ -175,7 +175,7 @@ where
             Ok((stream, _)) => {
                 let answered = tokio::time::timeout(PATIENCE, answer(stream, &reply)).await;
                 if let Ok(Err(error)) = answered {
-                    tracing::debug!(%error, "an admin client left");
+                    tracing::debug!(%error, "an admin client disconnected");
                 }
             }
             Err(error) => {
@@ -194,7 +194,7 @@ where
     if peer != 0 && peer != rustix::process::geteuid().as_raw() {
         tracing::warn!(
             uid = peer,
-            "admin client refused: not root and not the agent's user"
+            "admin client rejected: it is neither root nor the agent's user"
         );
         return Ok(());
     }
@@ -207,7 +207,7 @@ where
         [] => Request::default(),
         text => serde_json::from_slice(text).context("malformed request")?,
     };
-    let document = reply(request).await.context("the agent is going down")?;
+    let document = reply(request).await.context("the agent is stopping")?;
     stream.write_all(&document).await?;
     Ok(stream.shutdown().await?)
 }
@@ -228,7 +228,7 @@ fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> an
         match e.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure {
                 code: ABSENT,
-                message: format!("{shown}: {e}; no agent runs there, or name its --admin-socket"),
+                message: format!("{shown}: {e}; no agent runs there: start one, or name its socket with --admin-socket"),
             },
             ErrorKind::PermissionDenied => Failure::privilege(format_args!(
                 "{shown}: {e}; run as root, or as the agent's user"

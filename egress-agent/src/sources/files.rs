@@ -209,7 +209,7 @@ fn read_stable(path: &Path) -> io::Result<String> {
     let stamp = |m: &fs::Metadata| (m.modified().ok(), m.len());
     // Not opened before it is known to be a file: opening a FIFO waits for its writer.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("is no file"));
+        return Err(io::Error::other("is not a file"));
     }
     let mut file = fs::File::open(path)?;
     let before = file.metadata()?;
@@ -281,7 +281,7 @@ mod tests {
             (at("none.yaml"), "No such file"),
             (at("latin.yaml"), "not UTF-8"),
             (at("loose.yaml"), "No such file"),
-            ("/dev/null".into(), "is no file"),
+            ("/dev/null".into(), "is not a file"),
         ] {
             let failed = read(std::slice::from_ref(&path)).failed;
             assert!(

@@ -59,7 +59,7 @@ pub(super) fn judge(file: &SourceFile) -> Judged {
     for message in &decoded.messages {
         let line = line(&name, message);
         judged.errors.push(format!(
-            "{line}; this document is left out, and the last good versions of the file's objects that it may hold stay in force"
+            "{line}; this document is ignored, and the last good versions of the objects that it may contain stay in force"
         ));
     }
     for mut object in decoded.objects {

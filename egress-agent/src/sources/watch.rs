@@ -51,7 +51,7 @@ impl Watch {
             }
         });
         let watcher = watcher
-            .inspect_err(|e| tracing::warn!(error = %e, "no inotify: changes of rules are seen within {POLL:?}"))
+            .inspect_err(|e| tracing::warn!(error = %e, "inotify is not available; changes of rules are found within {POLL:?}"))
             .ok();
         let mut watch = Self {
             paths: paths.to_owned(),

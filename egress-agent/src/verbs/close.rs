@@ -128,7 +128,7 @@ fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
         anyhow::ensure!(
             root.exists(),
             Failure::finding(format_args!(
-                "cgroup {shown} is not there, so nothing is closed around it; `close --create` makes it, `close --wait 30s` waits for whoever does"
+                "cgroup {shown} does not exist, so no gate was closed around it; `close --create` creates it, `close --wait 30s` waits until it exists"
             ))
         );
         anyhow::ensure!(

@@ -17,10 +17,10 @@ pub struct StatusArgs {
     /// Without an agent: where the gate is pinned [default: /sys/fs/bpf/egress-agent]
     #[arg(long, value_name = "PATH")]
     bpf_dir: Option<PathBuf>,
-    /// With every counter, the versions and how full the tables are
+    /// Also show every counter, the versions and how full the tables are
     #[arg(short, long)]
     verbose: bool,
-    /// How it is written; JSON has everything
+    /// Output format; JSON has everything
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: LogFormat,
 }

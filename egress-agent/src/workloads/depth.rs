@@ -32,7 +32,7 @@ impl Deep {
             tracing::warn!(
                 cgroup = %folder.display(),
                 limit = MAX_DEPTH,
-                "a cgroup is nested deeper than the kernel judges: what runs in it is denied (cgroup-depth)"
+                "a cgroup is nested too deep for the kernel programs: its processes are denied (cgroup-depth)"
             );
         }
         self.0.insert(folder.to_path_buf());

@@ -36,7 +36,7 @@ pub enum HostError {
     #[error("the brackets of the host hold no IPv6 address")]
     BadBrackets,
     /// Bytes after the colon that are no port.
-    #[error("the port of the host is no number up to 65535")]
+    #[error("the port of the host is not a number up to 65535")]
     BadPort,
     /// An IP address where only a name may be (RFC 6066 §3).
     #[error("the host is an IP address")]

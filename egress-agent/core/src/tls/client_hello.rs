@@ -54,7 +54,7 @@ pub enum HelloError {
     #[error("a TLS record is longer than 16384 bytes")]
     RecordTooLong,
     /// The handshake begins with another message.
-    #[error("the first handshake message is no ClientHello")]
+    #[error("the first handshake message is not a ClientHello")]
     NotClientHello,
     /// The hello needs more than [`MAX_HELLO`] bytes.
     #[error("the ClientHello is longer than 65536 bytes")]

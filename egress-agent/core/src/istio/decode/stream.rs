@@ -257,7 +257,7 @@ impl Stream<'_> {
 
     fn object(&mut self, root: Node, twice: Option<&SyntaxError>, (text, line): (&Arc<str>, u32)) {
         let Value::Map(entries) = &root.value else {
-            let text = format!("document is no object but a {}", root.value.kind());
+            let text = format!("document is a {}, not an object", root.value.kind());
             return self.decoded.complain(error(root.mark, text));
         };
         let of = |key: &str| root.get(key).and_then(Node::text).unwrap_or_default();

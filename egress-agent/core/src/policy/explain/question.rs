@@ -49,16 +49,16 @@ pub enum QuestionError {
     #[error("no port: give HOST:PORT, IP:PORT or a URL")]
     NoPort,
     /// The host is no name or address.
-    #[error("{0:?} is no host")]
+    #[error("{0:?} is not a host")]
     BadHost(String),
     /// Neither http nor https.
     #[error("scheme {0:?} is neither http nor https")]
     Scheme(String),
     /// Not a method of HTTP.
-    #[error("{0:?} is no HTTP method")]
+    #[error("{0:?} is not an HTTP method")]
     Method(String),
     /// Not a header.
-    #[error("{0:?} is no header: give NAME: VALUE")]
+    #[error("{0:?} is not a header: give NAME: VALUE")]
     Header(String),
 }
 
