@@ -3,7 +3,8 @@
 //! Owns the two files. The image's layout is `deploy/image/rootfs.sh`'s.
 
 use crate::progress::step;
-use crate::tasks::{bpf_object, cargo, show, target};
+use crate::tasks::bpf_object;
+use crate::workspace::{cargo, show, target};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::Path;
