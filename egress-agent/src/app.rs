@@ -1,4 +1,4 @@
-//! The composition root: what is made, in which order, and what ends it. No decision stands here.
+//! The composition root: what is made, in which order, and what ends it. It decides nothing.
 
 use crate::config::reload::{self, Source};
 use crate::config::{Config, Mode, OnExit};

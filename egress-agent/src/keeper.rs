@@ -22,7 +22,7 @@ pub struct Canaries(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Their cgroups, whose refusals are no news. The newest are kept.
+    /// Their cgroups, whose denials are no news. The newest are kept.
     cages: BTreeSet<u64>,
     /// What the policy of each enforced root makes of what no rule lists.
     unlisted: Vec<Unlisted>,
@@ -30,7 +30,7 @@ struct Known {
     errno: DenyErrno,
 }
 
-/// More than are between a refusal and its event.
+/// More than are between a denial and its event.
 const CAGES: usize = 256;
 /// How long after a canary that showed something else another is sent: the rules may have changed
 /// under the first.

@@ -1,5 +1,5 @@
 //! The shell of the egress gate: everything with a socket, a file or a clock. How a rule is judged
-//! stands in `egress-core` and `egress-ebpf`; this crate carries it out.
+//! is in `egress-core` and `egress-ebpf`; this crate carries it out.
 //!
 //! Binary and integration tests use it; it promises nothing to other crates.
 

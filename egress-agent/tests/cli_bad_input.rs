@@ -114,7 +114,7 @@ fn a_bare_call_shows_the_help_and_is_bad_usage() {
 #[test]
 fn what_nobody_foresaw_is_no_finding() {
     let dir = tempfile::tempdir().unwrap();
-    // Answers what is no status: neither "not ready" nor "no agent".
+    // Answers what is not a status: neither "not ready" nor "no agent".
     let socket = dir.path().join("admin.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let server = std::thread::spawn(move || {

@@ -50,7 +50,7 @@ impl Addr {
 
     /// The address that a packet to this one ends at, as far as the address itself says: NAT64,
     /// 6to4, Teredo and IPv4-compatible forms become the IPv4 address inside. Everything is
-    /// looked up in this form, so an embedded address is no second name for a denied one.
+    /// looked up in this form, so an embedded address is not a second name for a denied one.
     #[must_use]
     #[inline(always)]
     pub const fn canonical(&self) -> Self {

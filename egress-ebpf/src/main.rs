@@ -111,7 +111,7 @@ fn decide_probe(ctx: SkBuffContext) -> i64 {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Unreachable: the verifier refuses a program in which a panic could be reached.
+    // Unreachable: the verifier rejects a program in which a panic could be reached.
     loop {}
 }
 

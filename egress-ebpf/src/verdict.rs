@@ -39,7 +39,7 @@ macro_rules! coded {
 }
 
 coded! {
-    /// Why a flow was refused. The numbers are part of the ABI.
+    /// Why a flow was denied. The numbers are part of the ABI.
     Reason {
         /// No rule lists this destination.
         NotListed = 1 => "not-listed",
@@ -66,7 +66,7 @@ coded! {
 }
 
 coded! {
-    /// Where it was refused. The numbers are part of the ABI.
+    /// Where it was denied. The numbers are part of the ABI.
     Hook {
         /// `cgroup/connect4`.
         Connect4 = 1 => "connect4",

@@ -26,7 +26,7 @@ pub struct MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// No limit yet, around an agent whose cgroup of version 2 stands in one of the test's own
+    /// No limit yet, around an agent whose cgroup of version 2 is in one of the test's own
     /// that has no processes.
     pub fn around(agent: &Cgroup) -> Result<Self> {
         let parent = agent.path().parent().context("a cgroup has a parent")?;
@@ -53,7 +53,7 @@ impl MemoryLimit {
             return Ok(fs::write(self.folder.join("memory.max"), ROOM.to_string())?);
         }
         fs::write(self.folder.join("cgroup.procs"), agent.to_string())?;
-        // A limit below what is in use is refused (mem_cgroup_resize_max in mm/memcontrol-v1.c).
+        // A limit below what is in use is rejected (mem_cgroup_resize_max in mm/memcontrol-v1.c).
         wait_until("the limit sinks", SET_WITHIN, || {
             let used = fs::read_to_string(self.folder.join("memory.usage_in_bytes")).ok()?;
             let limit = used.trim().parse::<u64>().ok()? + ROOM;

@@ -81,7 +81,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether every connect was the gate's to refuse, and there were more than `many`.
+    /// Whether every connect was the gate's to deny, and there were more than `many`.
     pub fn all_denied(&self, many: u64) -> bool {
         (self.connected, self.refused, self.other) == (0, 0, 0) && self.denied > many
     }
@@ -94,7 +94,7 @@ impl Session {
     }
 
     /// The same over a connected datagram socket. [`Session::say`] returns `errno` and the number
-    /// where a datagram is refused.
+    /// where a datagram is denied.
     pub fn hold_udp(place: &Place<'_>, to: SocketAddr) -> Result<Self> {
         Self::start(place, "hold-udp", to)
     }

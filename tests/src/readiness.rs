@@ -23,7 +23,7 @@ pub fn spawn(lab: &Lab, place: &Place<'_>, more: &[&str]) -> Result<Agent> {
     Agent::spawn(place, &agent::binary()?, &arguments)
 }
 
-/// The exit code of `status`, and what it says; `null` where that is no JSON.
+/// The exit code of `status`, and what it says; `null` where that is not JSON.
 ///
 /// # Errors
 /// The command cannot be run.

@@ -1,6 +1,6 @@
 //! The walk through the lab: what a user does step by step, what must be seen, what was seen.
 //!
-//! Owns the steps and their bounds. The hosts, the agent and curl are real and stand in `lab`.
+//! Owns the steps and their bounds. The hosts, the agent and curl are real and are in `lab`.
 
 use crate::lab::{Family, Lab, LabOptions, host, v4, v6};
 use crate::rules;
@@ -15,7 +15,7 @@ const HTTPBIN: (&str, &str) = ("httpbin-serviceentry.yaml", rules::HTTPBIN);
 const GOOGLE: (&str, &str) = ("google.yaml", rules::GOOGLE);
 const TIMEOUT: (&str, &str) = ("httpbin-timeout.yaml", rules::TIMEOUT);
 
-/// A refusal is the kernel's: it takes no longer than this, name resolution included.
+/// A denial is the kernel's: it takes no longer than this, name resolution included.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// How long a change of the rules may take until it is seen. The promise is 200 ms; a curl that
@@ -174,7 +174,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// The reason that the agent's log gives for a refused destination, or the refused name.
+    /// The reason that the agent's log gives for a denied destination, or the denied name.
     fn reason(&mut self, mark: usize, last: u8) -> Option<String> {
         let address = self.address(last);
         let agent = self.lab.agent().ok()?;

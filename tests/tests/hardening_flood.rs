@@ -1,4 +1,4 @@
-//! A flood of refusals: the agent stays cheap, and every refusal is accounted for.
+//! A flood of denials: the agent stays cheap, and every denial is accounted for.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -19,7 +19,7 @@ fn number(status: &Value, pointer: &str) -> u64 {
         .unwrap_or_else(|| panic!("{pointer}: {status}"))
 }
 
-/// Waits until each refusal is counted in one of the three ways, and says what they are.
+/// Waits until each denial is counted in one of the three ways, and says what they are.
 fn settled(lab: &Lab) -> (u64, u64, u64, u64) {
     let mut last = (0, 0, 0, 0);
     let sum = wait_until("the counters add up", Duration::from_secs(5), || {
@@ -71,7 +71,7 @@ fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
         after.3 - before.3,
     );
     assert_eq!(all("passed"), 0);
-    // The canary's own refusals are among them.
+    // The canary's own denials are among them.
     assert!(
         (all("done")..all("done") + 20).contains(&denied),
         "{denied} of {}",

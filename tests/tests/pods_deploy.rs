@@ -64,7 +64,7 @@ fn the_settings_of_both_deployments_are_read() {
         let file = dir.path().join("agent.yaml");
         fs::write(&file, settings).unwrap();
         let mut run = Command::new(agent::binary().unwrap());
-        // A root that is no cgroup ends the agent before it touches anything.
+        // A root that is not a cgroup ends the agent before it touches anything.
         let output = run
             .args(["run", "--cgroup", "/nonexistent/cgroup", "--config"])
             .arg(&file)

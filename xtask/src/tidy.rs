@@ -88,7 +88,7 @@ fn every_file(text: &str, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether `place` stands in the line as the start of a path, not inside a longer word.
+/// Whether `place` is in the line as the start of a path, not inside a longer word.
 fn mentions_place(line: &str, place: &str) -> bool {
     line.match_indices(place).any(|(at, _)| {
         let before = line[..at].chars().next_back();

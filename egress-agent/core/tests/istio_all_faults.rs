@@ -71,7 +71,7 @@ fn a_fault_of_form_and_a_fault_of_meaning_are_told_together() {
     }
 }
 
-/// What comes of a value that could not be read is no fault of its own.
+/// What comes of a value that could not be read is not a fault of its own.
 #[test]
 fn a_fault_is_told_once_and_not_what_comes_of_it() {
     for (kind, spec, expected) in [

@@ -237,7 +237,7 @@ fn what_aliases_copy_is_bounded_by_bytes_too_and_over_the_whole_file() {
         let told = &decoded.messages.last().expect("something is said").text;
         assert!(told.contains("of the file copy more than"), "{told}");
     }
-    // One such document is no bomb yet.
+    // One such document is not a bomb yet.
     assert!(
         !decode("f", &bomb)
             .messages

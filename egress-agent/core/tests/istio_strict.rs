@@ -1,4 +1,4 @@
-//! Rules files as the gate reads them: what it refuses that istiod would take.
+//! Rules files as the gate reads them: what it rejects that istiod would take.
 
 use egress_core::istio::{Severity, Strictness, Verdict, decode_as, validate};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,7 +79,7 @@ fn a_template_of_helm_is_one_error_that_says_to_render_the_chart() {
     }
 }
 
-/// What Istio takes and the gate refuses, of the objects of published repositories. The figures stand
+/// What Istio takes and the gate rejects, of the objects of published repositories. The figures stand
 /// in docs/differences.md.
 #[test]
 fn eight_of_926_objects_of_published_repositories_are_refused_only_when_read_strictly() {

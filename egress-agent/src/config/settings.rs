@@ -122,7 +122,7 @@ pub struct LogSettings {
 }
 
 impl Settings {
-    /// Reads a config file; an empty one says nothing and is no error.
+    /// Reads a config file; an empty one says nothing and is not an error.
     pub fn from_file(path: &Path) -> Result<Self, Failure> {
         let text = read(path)
             .map_err(|e| Failure::usage(format_args!("config file {}: {e}", path.display())))?;

@@ -1,4 +1,4 @@
-//! Values that stand in the config file and on the command line alike: each is written the same
+//! Values that are in the config file and on the command line alike: each is written the same
 //! way in both, and says what it wanted when it is not that.
 
 use super::glob::CgroupGlob;

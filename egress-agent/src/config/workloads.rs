@@ -24,7 +24,7 @@ pub struct WorkloadEntry {
     /// Service account.
     #[serde(default = "default_name")]
     pub service_account: String,
-    /// Whether what no rule lists is refused to it; what is not said here, `mode` of all says.
+    /// Whether what no rule lists is denied to it; what is not said here, `mode` of all says.
     pub mode: Option<Mode>,
 }
 

@@ -31,7 +31,7 @@ pub struct Gate {
 /// Closes the gate and keeps what it takes to go on.
 ///
 /// # Errors
-/// Another agent holds the gate, or the kernel refuses. A wrong root is no error: the others are
+/// Another agent holds the gate, or the kernel refuses. A wrong root is not an error: the others are
 /// closed all the same.
 ///
 /// With `audits` a gate that is made anew records what it would deny and denies nothing, as its rules

@@ -1,4 +1,4 @@
-//! The proof that the gate is closed: a process below an enforced root that the kernel refuses.
+//! The proof that the gate is closed: a process below an enforced root that the kernel denies.
 //!
 //! It connects a datagram socket, which runs the same hook as every connect and sends no packet
 //! even if the gate should be open.
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// The hidden verb under which the agent runs itself as the canary.
 pub const VERB: &str = "canary";
-/// What the name of a canary's cgroup begins with; it is no workload.
+/// What the name of a canary's cgroup begins with; it is not a workload.
 pub const CAGE: &str = "egress-canary-";
 /// Of TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule has a reason to list
 /// the port with it.
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What became of a canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every connect failed with the errno of a refusal.
+    /// Every connect failed with the errno of a denial.
     Refused,
     /// One went through, or failed otherwise.
     Open,
@@ -42,8 +42,8 @@ pub fn cage(root: &Path) -> PathBuf {
     root.join(format!("{CAGE}{}", std::process::id()))
 }
 
-/// Runs a canary in a cgroup of its own below `root`; `errno` is what a refusal fails with. `told`
-/// gets the id of that cgroup before anything happens in it, so that its refusals can be told from
+/// Runs a canary in a cgroup of its own below `root`; `errno` is what a denial fails with. `told`
+/// gets the id of that cgroup before anything happens in it, so that its denials can be told from
 /// others.
 ///
 /// Blocks for as long as a process start takes; call it off the async threads.

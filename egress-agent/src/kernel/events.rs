@@ -1,4 +1,4 @@
-//! What the programs say: refusals out of the ring buffer, and their own log lines.
+//! What the programs say: denials out of the ring buffer, and their own log lines.
 
 use anyhow::Context as _;
 use aya::Ebpf;
@@ -8,7 +8,7 @@ use egress_ebpf::abi::DenyEvent;
 use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
 
-/// Reads refusals.
+/// Reads denials.
 pub struct Events {
     ring: AsyncFd<RingBuf<MapData>>,
 }
@@ -23,7 +23,7 @@ impl Events {
         })
     }
 
-    /// The next refusals, at least one. Cancel-safe: what is not returned stays in the ring.
+    /// The next denials, at least one. Cancel-safe: what is not returned stays in the ring.
     pub async fn next(&mut self) -> anyhow::Result<Vec<DenyEvent>> {
         loop {
             let mut ready = self.ring.readable_mut().await?;

@@ -55,7 +55,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     /// Where everything is pinned.
     pub pins: Pins,
-    /// Whether the maps are those of an agent before this one.
+    /// Whether the maps are those of a previous agent.
     pub adopted: bool,
     /// The attached links by their pins. With a pin removed from outside, the link lives on here.
     pub(super) held: BTreeMap<PathBuf, OwnedFd>,

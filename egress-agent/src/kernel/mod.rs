@@ -56,7 +56,7 @@ pub const ROOT_PROGRAMS: [&str; 13] = [
     "connect6",
 ];
 
-/// The program attached to each enforced root where the kernel lets it load: it refuses the socket
+/// The program attached to each enforced root where the kernel lets it load: it denies the socket
 /// families that no other hook sees.
 pub const LSM_PROGRAM: &str = "socket_create";
 

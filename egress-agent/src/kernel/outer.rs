@@ -21,7 +21,7 @@ const SEARCH: Duration = Duration::from_millis(250);
 /// Threads that put tables in their places.
 const THREADS: usize = 32;
 
-/// The tables that stand in the kernel, to look things up in from any thread.
+/// The tables that are in the kernel, to look things up in from any thread.
 #[derive(Clone, Debug, Default)]
 pub struct View(Arc<RwLock<BTreeMap<u32, Arc<Memory>>>>);
 

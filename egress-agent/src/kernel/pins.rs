@@ -149,7 +149,7 @@ impl Pins {
     }
 }
 
-/// Like `remove_dir_all`, which bpffs refuses (it opens what it removes).
+/// Like `remove_dir_all`, which bpffs rejects (it opens what it removes).
 pub fn remove_tree(path: &Path) -> anyhow::Result<()> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,

@@ -59,7 +59,7 @@ impl Tables {
         })
     }
 
-    /// The policies that stand in the kernel, and the tables that they look at: what an agent
+    /// The policies that are in the kernel, and the tables that they look at: what an agent
     /// before this one left. Tables that no policy looks at are taken away where they are found;
     /// others are overwritten when their id comes round.
     pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<u32, Policy>, BTreeSet<u32>)> {
@@ -79,7 +79,7 @@ impl Tables {
         self.rules.outer().view()
     }
 
-    /// How much room there is for single addresses and for networks. What an agent before this one
+    /// How much room there is for single addresses and for networks. What a previous agent
     /// left is not counted.
     pub fn room(&self) -> (Room, Room) {
         self.rules.room()

@@ -183,7 +183,7 @@ impl Namespaces {
             return Ok(());
         };
         for (namespace, pid) in std::mem::take(&mut self.wanted) {
-            // A process that has ended meanwhile is no finding; another look follows in any case.
+            // A process that has ended meanwhile is not a finding; another look follows in any case.
             if let Err(error) = spaces.open(tables, namespace, pid).await
                 && Path::new(&format!("/proc/{pid}")).exists()
             {

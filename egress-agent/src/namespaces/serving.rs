@@ -1,7 +1,7 @@
 //! What the agent serves in one network namespace: the proxy's pair of listeners on loopback.
 //!
 //! A further service adds its listener to [`Services::start`] and nothing elsewhere in this room.
-//! Which namespaces there are stands in `spaces`.
+//! Which namespaces there are is in `spaces`.
 
 use crate::failure::Failure;
 use crate::kernel::Tables;

@@ -2,7 +2,7 @@
 //! in, however many workloads share it. Nothing is left in one when the last workload has gone.
 //!
 //! The kernel is told of a namespace's proxy port after the proxy listens and before it closes, so a
-//! redirected connect meets either a listener or a denial. What is served stands in `serving`.
+//! redirected connect meets either a listener or a denial. What is served is in `serving`.
 
 use super::processes::{self, NsInode};
 use super::serving::{Services, Serving};

@@ -1,5 +1,5 @@
 //! Counts: the agent's own counters, and one reader for them and the kernel's. What each counts
-//! stands in `families`.
+//! is in `families`.
 
 use super::families::{FAMILIES, Family, Own, Series, Source};
 use crate::kernel;

@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 /// Lines of denials in a second, as many as of the kernel's.
 const LINES: u32 = 75;
-/// Kinds of refusals that are remembered, to tell a repeat from another.
+/// Kinds of denials that are remembered, to tell a repeat from another.
 const KINDS: usize = 1024;
 /// Time between two looks for repeats that are still to be told.
 const LOOK: Duration = Duration::from_secs(5);
 /// Characters of a name that are logged; the longest that DNS and a port allow is shorter.
 const NAME: usize = 262;
 
-/// What makes two refusals the same.
+/// What makes two denials the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
     reason: &'static str,
@@ -110,7 +110,7 @@ impl FlowLog {
         }
     }
 
-    /// The number of repeats to tell with this refusal, if it has a line at all.
+    /// The number of repeats to tell with this denial, if it has a line at all.
     fn allows(&self, now: Instant, kind: Kind) -> Option<u64> {
         let counter = if kind.audit {
             Own::ProxyWouldDeny

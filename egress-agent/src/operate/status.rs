@@ -34,7 +34,7 @@ pub struct Status {
     pub canary_age_seconds: Option<f64>,
     /// Enforced roots.
     pub roots: Vec<String>,
-    /// The maps were those of an agent before this one.
+    /// The maps were those of a previous agent.
     pub adopted: bool,
     /// What the kernel is and what of it cannot be closed.
     pub kernel: KernelStatus,

@@ -64,7 +64,7 @@ async fn look(
     let deadline = Instant::now() + patience;
     loop {
         let found = sniff(ahead);
-        // A request line longer than a whole head may be is for the HTTP parser to refuse.
+        // A request line longer than a whole head may be is for the HTTP parser to reject.
         if found != Sniffed::NeedMore || ahead.len() > limit {
             return Ended::As(found);
         }

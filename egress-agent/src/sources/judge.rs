@@ -99,7 +99,7 @@ fn line(file: &str, message: &Message) -> String {
     format!("{file}:{}: {field}{}", message.line, message.text)
 }
 
-/// An object that stands in more than one valid document.
+/// An object that is in more than one valid document.
 #[derive(Clone, Debug)]
 pub(crate) struct Again {
     /// The same each time, which does no harm. Otherwise none of them is in force: a copy
@@ -119,7 +119,7 @@ impl Again {
     }
 }
 
-/// Of valid objects, those that stand in more than one document.
+/// Of valid objects, those that are in more than one document.
 pub(crate) fn twice<'a>(objects: impl Iterator<Item = (Id, &'a Object)>) -> BTreeMap<Id, Again> {
     let mut all: BTreeMap<Id, Vec<&Object>> = BTreeMap::new();
     for (id, object) in objects {

@@ -36,7 +36,7 @@ pub struct RuleSet {
 }
 
 /// Loads the rules and follows them; see [`follow`]. `store` has the last good ones of the previous
-/// agent. Fails for a path that is none, not for the sake of what stands in the files.
+/// agent. Fails for a path that is none, not for the sake of what is in the files.
 pub fn follow_rules(
     paths: &[PathBuf],
     store: &Path,
@@ -111,7 +111,7 @@ impl Loader {
             .map(|one| one.id.clone())
             .filter(|id| !differs(id))
             .collect();
-        // Ids that stand in the files, and those of which one document was enough.
+        // Ids that are in the files, and those of which one document was enough.
         let (mut seen, mut applied) = (BTreeSet::new(), BTreeSet::new());
         for (_, judged) in self.read.values() {
             rules.notes.extend(judged.notes.iter().cloned());
@@ -175,7 +175,7 @@ impl Loader {
         rules
     }
 
-    /// Objects that are not there any more go, but for those that may stand in what cannot be read.
+    /// Objects that are not there any more go, but for those that may be in what cannot be read.
     fn keep_unseen(&mut self, seen: &BTreeSet<Id>, reading: &Reading, rules: &mut RuleSet) {
         let broken = |source: &str| {
             let path = Path::new(source);

@@ -157,7 +157,7 @@ fn settings(asked: &Asked) -> Result<state::Settings, Failure> {
     };
     let flags = Settings {
         rules: asked.rules.clone(),
-        // What is explained does not depend on them, and a config without one is no config.
+        // What is explained does not depend on them, and a config without one is not a config.
         cgroups: vec![PathBuf::from("/")],
         ..Settings::default()
     };

@@ -6,12 +6,12 @@ use crate::kernel::Tables;
 use egress_ebpf::abi::DEFAULT_POLICY;
 use std::collections::BTreeMap;
 
-/// What stands in the kernel's table.
+/// What is in the kernel's table.
 #[derive(Debug, Default)]
 pub struct Owners(BTreeMap<u64, u32>);
 
 impl Owners {
-    /// What an agent before this one left, which stays in force until it is written over.
+    /// What a previous agent left, which stays in force until it is written over.
     pub fn standing(tables: &Tables) -> anyhow::Result<Self> {
         Ok(Self(tables.owners()?))
     }

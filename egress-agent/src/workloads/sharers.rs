@@ -49,7 +49,7 @@ pub(super) fn sharer(below: &str) -> &Path {
         .unwrap_or(Path::new(""))
 }
 
-/// Whether a folder groups workloads: a slice of systemd that is no pod, the kubelet's folders under
+/// Whether a folder groups workloads: a slice of systemd that is not a pod, the kubelet's folders under
 /// the cgroupfs driver, and those of Docker and Podman under theirs.
 fn groups(name: &str) -> bool {
     let kept = [

@@ -2,7 +2,7 @@
 //!
 //! Every type is `#[repr(C)]`, has no implicit padding, and its size is asserted, because both
 //! sides see raw bytes. [`ABI_VERSION`] changes with any of them. Does not say who writes which
-//! map: that stands beside the maps.
+//! map: that is documented beside the maps.
 
 mod flow;
 mod owner;
@@ -48,7 +48,7 @@ pub mod policy_flag {
     pub const ALLOW_ANY: u32 = 1;
     /// The table has networks: an address that is not listed itself is looked for in them.
     pub const HAS_PREFIXES: u32 = 2;
-    /// Nothing is refused; what would be is recorded.
+    /// Nothing is denied; what would be denied is recorded.
     pub const AUDIT: u32 = 4;
     /// TCP that no entry lists goes to the proxy: [`super::PROOF_POLICY`] only.
     pub const PROOF: u32 = 8;
@@ -101,7 +101,7 @@ impl Policy {
 }
 
 /// Where the proxy listens in one network namespace. Key of its map: the namespace cookie. A
-/// redirect in a namespace without one is refused.
+/// redirect in a namespace without one is denied.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProxyPort {
@@ -111,7 +111,7 @@ pub struct ProxyPort {
     pub reserved: [u8; 6],
 }
 
-/// One refusal, as it comes out of the ring buffer.
+/// One denial, as it comes out of the ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DenyEvent {
@@ -135,11 +135,11 @@ pub struct DenyEvent {
     pub audit: u8,
     /// Zero.
     pub reserved: u16,
-    /// Policy id that refused, [`NO_POLICY`] if none was found.
+    /// Policy id that denied, [`NO_POLICY`] if none was found.
     pub policy: u32,
     /// Thread group id.
     pub pid: u32,
-    /// Refusals of the same [`DenyKey`] since its last event that had none of their own.
+    /// Denials of the same [`DenyKey`] since its last event that had none of their own.
     pub repeated: u32,
     /// Zero.
     pub reserved2: u32,
@@ -147,7 +147,7 @@ pub struct DenyEvent {
     pub comm: [u8; 16],
 }
 
-/// What makes two refusals the same, for one event a [`REPEAT_NS`].
+/// What makes two denials the same, for one event a [`REPEAT_NS`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DenyKey {
@@ -165,17 +165,17 @@ pub struct DenyKey {
     pub reserved: u32,
 }
 
-/// When a [`DenyKey`] last had an event, and how many refusals had none since.
+/// When a [`DenyKey`] last had an event, and how many denials had none since.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DenySeen {
     /// `bpf_ktime_get_ns`.
     pub at: u64,
-    /// Refusals without an event.
+    /// Denials without an event.
     pub repeated: u64,
 }
 
-/// One event for the same refusal in this time, nanoseconds.
+/// One event for the same denial in this time, nanoseconds.
 pub const REPEAT_NS: u64 = 1_000_000_000;
 /// Events of one CPU in [`REPEAT_NS`]; what goes beyond is counted as lost.
 pub const EVENTS_PER_WINDOW: u64 = 1000;
@@ -211,7 +211,7 @@ pub const MAX_TABLES: u32 = 2 * MAX_POLICIES;
 /// Flags of a table's array: the agent maps it into its memory (`BPF_F_MMAPABLE`), and the arrays
 /// may differ in length (`BPF_F_INNER_MAP`).
 pub const TABLE_FLAGS: u32 = (1 << 10) | (1 << 12);
-/// Policy id that is never written: owners under it are refused everything, for want of state.
+/// Policy id that is never written: owners under it are denied everything, for want of state.
 pub const CLOSED_POLICY: u32 = MAX_POLICIES - 1;
 /// Policy id of the agent's own canaries, with [`policy_flag::PROOF`] and the empty table: the proxy
 /// answers their connections itself and dials nothing.
@@ -225,13 +225,13 @@ pub mod counter {
     pub const ALLOWED: u32 = 0;
     /// Flows redirected to the proxy.
     pub const REDIRECTED: u32 = 1;
-    /// Refusals.
+    /// Denials.
     pub const DENIED: u32 = 2;
-    /// Refusals whose event went beyond the rate or found the ring buffer full.
+    /// Denials whose event went beyond the rate or found the ring buffer full.
     pub const EVENTS_LOST: u32 = 3;
-    /// Redirected flows that the kernel had no room for (refused).
+    /// Redirected flows that the kernel had no room for (denied).
     pub const FLOWS_FULL: u32 = 4;
-    /// Refusals without an event of their own: the same one had one a moment before.
+    /// Denials without an event of their own: the same one had one a moment before.
     pub const REPEATED: u32 = 5;
     /// What an auditing policy let pass though no rule lists it.
     pub const WOULD_DENY: u32 = 6;

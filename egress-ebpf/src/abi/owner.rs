@@ -2,7 +2,7 @@
 //!
 //! Both lie in hash maps, whose elements the kernel uses again as soon as they are deleted: a program
 //! that still reads one may see the value of another key, or half of it. So each value vouches for
-//! its key and for being whole. Does not say who writes them: that stands beside the maps.
+//! its key and for being whole. Does not say who writes them: that is documented beside the maps.
 
 use super::{CLOSED_POLICY, MAX_POLICIES};
 use crate::digest::chain;
@@ -14,7 +14,7 @@ use core::ptr;
 pub const MAX_DEPTH: usize = 32;
 
 /// The ancestors of a cgroup: value of the map that has a cgroup's id as its key. Written once: a
-/// cgroup stays where it was made (`cgroup_rename` in kernel/cgroup/cgroup.c refuses another parent),
+/// cgroup stays where it was made (`cgroup_rename` in kernel/cgroup/cgroup.c rejects another parent),
 /// and no id comes twice (`kernfs_new_node`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ pub enum OwnerOf {
     Torn,
 }
 
-/// Runs a block for each level, the deepest first, written out: before Linux 6.2 the verifier refuses
+/// Runs a block for each level, the deepest first, written out: before Linux 6.2 the verifier rejects
 /// a loop that is entered by falling into its head, and the compiler may lay one out so.
 macro_rules! levels {
     ($level:ident $block:block) => {

@@ -144,7 +144,7 @@ impl Mode {
 
 /// Bits of [`Mode`].
 pub mod socket_flag {
-    /// The flow of a redirected socket stands in the flow table; its SYN may leave.
+    /// The flow of a redirected socket is in the flow table; its SYN may leave.
     pub const PUBLISHED: u8 = 1;
     /// Accepted by a listener older than the gate: answers go out.
     pub const INBOUND: u8 = 2;

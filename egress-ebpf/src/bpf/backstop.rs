@@ -94,7 +94,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         Sock::find(sk.cast())
     };
     let applied = applied(ctx, known);
-    // One place that judges and one that refuses: each is large once inlined, and the verifier
+    // One place that judges and one that denies: each is large once inlined, and the verifier
     // walks every copy.
     match judged(ctx, sk, &sent, known, &applied) {
         Judged::Passes => Verdict::Allow.return_code(),

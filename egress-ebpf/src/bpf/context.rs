@@ -1,7 +1,7 @@
 //! How the programs read their contexts, and the kernel's constants that several of them know.
 //!
 //! Judges nothing. Every field is read before any branch on another one: the compiler may else merge
-//! two loads into one from a computed place, which the verifier refuses.
+//! two loads into one from a computed place, which the verifier rejects.
 
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use core::ffi::c_void;

@@ -1,7 +1,7 @@
-//! Refusals: what an auditing policy makes of them, and the event of each.
+//! Denials: what an auditing policy makes of them, and the event of each.
 //!
-//! The same refusal has one event a second, with the number of those between; a CPU has a bounded
-//! number of events a second. What finds no event is counted, and refused all the same.
+//! The same denial has one event a second, with the number of those between; a CPU has a bounded
+//! number of events a second. What finds no event is counted, and denied all the same.
 
 use crate::bpf::judge::Applied;
 use crate::bpf::maps::{DENIES, EVENTS, RATE, count};
@@ -13,7 +13,7 @@ use egress_ebpf::abi::{
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-/// Records a refusal and returns what becomes of the flow: the refusal itself, or under an
+/// Records a denial and returns what becomes of the flow: the denial itself, or under an
 /// auditing policy [`Verdict::Allow`].
 #[inline(always)]
 pub fn refuse(
@@ -97,7 +97,7 @@ fn emit(
     slot.submit(0);
 }
 
-/// `None` for a refusal that had its event a moment before; else how many had none since the last.
+/// `None` for a denial that had its event a moment before; else how many had none since the last.
 #[inline(always)]
 fn first_in_window(key: &DenyKey, at: u64) -> Option<u64> {
     let mut repeated = 0;
@@ -115,7 +115,7 @@ fn first_in_window(key: &DenyKey, at: u64) -> Option<u64> {
         }
         return Some(repeated);
     }
-    // Without room in the map every refusal is a first one; the rate bounds them.
+    // Without room in the map every denial is a first one; the rate bounds them.
     let _ = DENIES.insert(key, &DenySeen { at, repeated: 0 }, 0);
     Some(repeated)
 }

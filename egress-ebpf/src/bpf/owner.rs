@@ -1,6 +1,6 @@
 //! Whose a socket is: the ancestors of its cgroup, and the policy of the deepest that has one.
 //!
-//! A socket holds the id of its cgroup only. The ids above it stand in a map, written by the first
+//! A socket holds the id of its cgroup only. The ids above it are in a map, written by the first
 //! socket that is made in the cgroup. Where they gave way to others, the next socket of the cgroup
 //! writes them again, and packets are judged by what the kernel says of their socket.
 

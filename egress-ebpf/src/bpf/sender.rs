@@ -11,7 +11,7 @@ use egress_ebpf::verdict::Reason;
 
 /// `RTCF_BROADCAST` of include/uapi/linux/in_route.h.
 const BROADCAST: u32 = 0x1000_0000;
-/// `SKB_DST_NOREF`: the lowest bit of `_skb_refdst` is no part of the address.
+/// `SKB_DST_NOREF`: the lowest bit of `_skb_refdst` is not part of the address.
 const NO_REFERENCE: u64 = 1;
 
 /// Whether a socket may send from any address: without these the kernel looks a source address up
@@ -57,7 +57,7 @@ pub fn bound6(sk: *mut bpf_sock) -> Addr {
 #[inline(always)]
 pub fn is_own(sk: *mut bpf_sock, from: &Addr) -> bool {
     // Every field is read before any branch: else the compiler may read one from a computed place,
-    // which the verifier refuses.
+    // which the verifier rejects.
     let (v4, v6) = (bound4(sk), bound6(sk));
     let own = if from.is_v4() { v4 } else { v6 };
     own.is_unspecified() || own == *from

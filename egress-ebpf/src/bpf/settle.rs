@@ -9,7 +9,7 @@ use egress_ebpf::abi::{counter, proto};
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Verdict};
 
-/// Writes a verdict into the socket's state, counts it, and records a refusal. Returns what
+/// Writes a verdict into the socket's state, counts it, and records a denial. Returns what
 /// becomes of the call.
 #[inline(always)]
 pub fn settle(

@@ -1,4 +1,4 @@
-//! Socket creation: notes whose the socket is, and refuses the kinds that no rule can list.
+//! Socket creation: notes whose the socket is, and denies the kinds that no rule can list.
 
 use crate::bpf::context::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, SOCK_DGRAM, SOCK_STREAM};
 use crate::bpf::event;
@@ -72,7 +72,7 @@ pub fn create(ctx: &SockContext) -> i32 {
 }
 
 /// `socket()` and `socketpair()` of every address family (`security_socket_create`). The hooks of
-/// IP sockets know nothing of packet, VM, TIPC, RDS or Bluetooth sockets: those are refused here.
+/// IP sockets know nothing of packet, VM, TIPC, RDS or Bluetooth sockets: those are denied here.
 #[inline(always)]
 pub fn family(ctx: &LsmContext) -> i32 {
     let (family, kern): (i32, i32) = (ctx.arg(0), ctx.arg(3));

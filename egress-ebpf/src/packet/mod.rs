@@ -1,7 +1,7 @@
 //! The packet parser of the egress backstop: from a packet that starts at its IP header to the
 //! destination that is judged. Whatever could hide the transport header or send the packet
 //! elsewhere than its last stop (a fragment, an IPv4 option, an IPv6 extension header, a truncated
-//! packet) is refused rather than followed.
+//! packet) is denied rather than followed.
 
 use crate::abi::proto;
 use crate::addr::Addr;
@@ -15,7 +15,7 @@ pub trait Packet {
 
     /// Four bytes from `offset` as a big-endian number, 0 past the packet's end. With a value on
     /// both ways, the compiler has no undefined register to compute with, which the verifier of
-    /// Linux 6.1 refuses.
+    /// Linux 6.1 rejects.
     #[inline(always)]
     fn word(&self, offset: u32) -> u32 {
         self.load(offset).map_or(0, u32::from_be_bytes)

@@ -41,11 +41,11 @@ pub enum Put {
     Restored,
     /// It was there; only its action may be another.
     Changed,
-    /// Every bucket that it may stand in is full.
+    /// Every bucket that it may be in is full.
     NoPlace,
 }
 
-/// What stands in a table that was filled.
+/// What is in a table that was filled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Filled {
     /// Slots that were taken.

@@ -22,7 +22,7 @@ use core::sync::atomic::AtomicU64;
 
 /// Lines before the first bucket.
 pub const FIRST_BUCKET: u32 = 5;
-/// Buckets that a key may stand in. What finds no place in them makes its table grow.
+/// Buckets that a key may be in. What finds no place in them makes its table grow.
 pub const PROBES: u32 = 12;
 /// Prefix lengths that one list has room for. IPv4 has 33, and one for both families.
 pub const MAX_LENGTHS: usize = 40;
@@ -240,7 +240,7 @@ const LOW: usize = 1;
 const WHAT: usize = 2;
 const HASH: usize = 3;
 
-/// Runs a block once for each number, written out: before Linux 6.2 the verifier refuses a loop
+/// Runs a block once for each number, written out: before Linux 6.2 the verifier rejects a loop
 /// that is entered by falling into its head, and the compiler may lay one out so.
 macro_rules! unrolled {
     ($n:ident of [$($value:literal)*] $body:block) => { $( { let $n = $value; $body } )* };

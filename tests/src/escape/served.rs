@@ -115,7 +115,7 @@ pub(super) fn client_then_listener(aim: &Aim) -> Step {
     then_connect(aim, &sock)
 }
 
-/// A connection made before the attach is bound again, to the proxy's port: refused, and no reason
+/// A connection made before the attach is bound again, to the proxy's port: denied, and no reason
 /// to trust it.
 pub(super) fn older_connection_bound(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;

@@ -1,5 +1,5 @@
 //! Sockets of any family by bare system calls, for probes: an error says which call the kernel
-//! refused and how.
+//! denied and how.
 //!
 //! Owns the calls. What a probe tries with them is in the files beside this one.
 

@@ -1,7 +1,7 @@
 //! Tries every path of the table on the running kernel and holds what is seen against what the
 //! table says.
 //!
-//! Owns the arrangement and the judging. What is tried stands in `table` and the probes, how in
+//! Owns the arrangement and the judging. What is tried is in `table` and the probes, how in
 //! `trial` and `scenarios`.
 
 use super::capture::Capture;

@@ -39,7 +39,7 @@ pub enum Expect {
 pub enum Control {
     /// Outside the gate it reaches the target.
     Leaves,
-    /// It cannot leave without the gate either, for this reason; the call itself must be refused.
+    /// It cannot leave without the gate either, for this reason; the call itself must be denied.
     None(&'static str),
     /// The same, but the call may succeed: only what leaves is judged.
     Unseen(&'static str),
@@ -54,7 +54,7 @@ pub enum Trial {
     Staged(fn(&Aim) -> Step, Between),
     /// By the suite itself.
     Suite(Scenario),
-    /// Not tried; the reason stands in the row.
+    /// Not tried; the reason is in the row.
     Untried,
 }
 

@@ -315,7 +315,7 @@ impl Lab {
 
     /// Where the agent answers `status`.
     pub fn admin_socket(&self) -> PathBuf {
-        // Hidden, so that it is no rule.
+        // Hidden, so that it is not a rule.
         self.rules.path().join(".admin.sock")
     }
 

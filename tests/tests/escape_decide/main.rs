@@ -1,5 +1,5 @@
 //! The programs as functions, by `BPF_PROG_TEST_RUN`: what the kernel decides on a packet is what
-//! the host's `decide()` decides, and the egress program refuses and records what it must.
+//! the host's `decide()` decides, and the egress program denies and records what it must.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -69,7 +69,7 @@ fn network(random: &mut Random) -> TableOp {
     let bits = random.pick(&[0, bits, bits, bits, bits, bits]);
     let port = match bits {
         0 | 96 => 9000,
-        // An address on a port is no network.
+        // An address on a port is not a network.
         128 => 0,
         _ => random.pick(&[0, 0, 80, 9000]),
     };

@@ -93,7 +93,7 @@ fn an_entrypoint_that_connects_is_under_its_rules_from_its_first_instruction() {
     lab.rules("httpbin.yaml", &shop_only).unwrap();
     let node = Node::start(&lab).unwrap();
     let address = format!("httpbin.org:80:{}", v4(host::HTTPBIN));
-    // Tries twice at most; the exit code is the number of tries that were refused.
+    // Tries twice at most; the exit code is the number of tries that were denied.
     let script = format!(
         "n=0; until curl -qsS --resolve {address} http://httpbin.org/get; do n=$((n+1)); [ $n = 2 ] && break; done; exit $n"
     );

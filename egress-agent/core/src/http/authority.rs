@@ -26,13 +26,13 @@ pub enum HostError {
     /// More than 63 bytes between dots.
     #[error("a label of the host is longer than 63 bytes")]
     LabelTooLong,
-    /// A byte that is no letter, digit, hyphen or underscore.
+    /// A byte that is not a letter, digit, hyphen or underscore.
     #[error("the host has the byte 0x{0:02x}")]
     BadByte(u8),
     /// `user@host`.
     #[error("the host carries user information")]
     UserInfo,
-    /// Brackets around something that is no IPv6 address, or bytes after them.
+    /// Brackets around something that is not an IPv6 address, or bytes after them.
     #[error("the brackets of the host hold no IPv6 address")]
     BadBrackets,
     /// Bytes after the colon that are no port.

@@ -1,4 +1,4 @@
-//! Finds the end of a chunked body (RFC 9112 §7.1) on its way past, and refuses what two readers
+//! Finds the end of a chunked body (RFC 9112 §7.1) on its way past, and rejects what two readers
 //! could frame differently.
 //!
 //! It decodes nothing: the HTTP library behind it does. It is at least as strict as that one, so

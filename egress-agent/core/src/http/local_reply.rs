@@ -100,7 +100,7 @@ pub enum UpstreamReset {
     ConnectTimeout,
     /// The upstream closed before its response headers.
     Termination,
-    /// The upstream sent what is no HTTP response.
+    /// The upstream sent what is not an HTTP response.
     ProtocolError,
 }
 

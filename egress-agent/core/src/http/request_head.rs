@@ -1,7 +1,7 @@
 //! Reads the request heads of one client connection strictly, and writes each down again in the one
 //! form that is judged and forwarded.
 //!
-//! A head that two readers could frame or address differently is refused here with Envoy's status,
+//! A head that two readers could frame or address differently is rejected here with Envoy's status,
 //! before the HTTP library sees a byte of it. Which host may be asked is not decided here.
 
 use super::local_reply::LocalReply;
@@ -16,7 +16,7 @@ pub const MAX_HEADERS: usize = 100;
 /// Why a head is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HeadError {
-    /// It is no HTTP head.
+    /// It is not an HTTP head.
     #[error("{0}")]
     Malformed(httparse::Error),
     /// The head is larger than the limit.
@@ -40,7 +40,7 @@ pub enum HeadError {
     /// A `transfer-encoding` other than one `chunked`.
     #[error("a transfer-encoding other than chunked")]
     TransferEncoding,
-    /// A `content-length` that is no number, or more than one.
+    /// A `content-length` that is not a number, or more than one.
     #[error("a content-length that is not one number")]
     ContentLength,
     /// The classic request smuggling (RFC 9112 §6.3).

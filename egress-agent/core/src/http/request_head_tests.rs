@@ -256,7 +256,7 @@ fn what_is_no_head_is_malformed() {
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\0c\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\u{1}c\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\u{7f}c\r\n\r\n",
-        // Envoy drops the CR, and joins folded lines: RFC 9112 §2.2 and §5.2 allow to refuse both.
+        // Envoy drops the CR, and joins folded lines: RFC 9112 §2.2 and §5.2 allow to reject both.
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\rc\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n",

@@ -14,7 +14,7 @@ pub const MAX_HEAD: usize = 60 * 1024;
 /// Why a response is the upstream's protocol error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ResponseError {
-    /// It is no HTTP head.
+    /// It is not an HTTP head.
     #[error("no HTTP response: {0}")]
     Malformed(httparse::Error),
     /// The head is larger than [`MAX_HEAD`].
@@ -23,7 +23,7 @@ pub enum ResponseError {
     /// A `transfer-encoding` other than one `chunked`.
     #[error("the response has a transfer-encoding other than chunked")]
     TransferEncoding,
-    /// A `content-length` that is no number, or more than one.
+    /// A `content-length` that is not a number, or more than one.
     #[error("the response has a content-length that is not one number")]
     ContentLength,
     /// Both framings.

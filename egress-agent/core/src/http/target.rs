@@ -160,7 +160,7 @@ fn is_unreserved(byte: u8) -> bool {
 fn without_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_with_slash = false;
-    // The path begins with a slash: what is before it is no segment.
+    // The path begins with a slash: what is before it is not a segment.
     for segment in path.split('/').skip(1) {
         let name = segment.split(';').next().unwrap_or_default();
         ends_with_slash = matches!(name, "." | "..");

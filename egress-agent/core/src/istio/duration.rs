@@ -30,7 +30,7 @@ impl TimeSpan {
         self.nanos
     }
 
-    /// The span as [`Duration`]; a negative one, which validation refuses, becomes zero.
+    /// The span as [`Duration`]; a negative one, which validation rejects, becomes zero.
     pub const fn duration(self) -> Duration {
         if self.nanos < 0 {
             Duration::ZERO
@@ -40,7 +40,7 @@ impl TimeSpan {
     }
 }
 
-/// Why a text is no duration, in the words of Go's `time.ParseDuration`.
+/// Why a text is not a duration, in the words of Go's `time.ParseDuration`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DurationError {
     /// No number where one must stand, or more than about 292 years.

@@ -47,7 +47,7 @@ messages! {
 
     /// A port by number.
     PortSelector {
-        /// Port number; 0 is refused by validation.
+        /// Port number; 0 is rejected by validation.
         number: u32 = "number",
     }
 

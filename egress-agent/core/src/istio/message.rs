@@ -9,7 +9,7 @@ pub enum Severity {
     Note,
     /// Istio's validator warns too, or a field has no effect.
     Warning,
-    /// Istio refuses the object.
+    /// Istio rejects the object.
     Error,
 }
 

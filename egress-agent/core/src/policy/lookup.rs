@@ -65,7 +65,7 @@ fn networks(
         .flat_map(move |net| Target::network(net, port, transport))
         // `::/0` is listed in halves, of which the address lies in one.
         .filter(move |target| target.covers(addr, port, transport))
-        // A single address on a port is no network.
+        // A single address on a port is not a network.
         .filter(|target| !target.is_exact())
         .chain([Target::any(port, transport)])
 }

@@ -33,7 +33,7 @@ pub(super) fn merged(root: &HttpRoute, delegate: &HttpRoute) -> HttpRoute {
     merged.mirror = merged.mirror.or_else(|| root.mirror.clone());
     merged.cors_policy = merged.cors_policy.or_else(|| root.cors_policy.clone());
     merged.headers = merged.headers.or_else(|| root.headers.clone());
-    // A delegate of a delegate is no route.
+    // A delegate of a delegate is not a route.
     merged.delegate = None;
     merged
 }

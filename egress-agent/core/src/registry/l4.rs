@@ -97,7 +97,7 @@ pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tc
                     }
                 }
                 let whole = m.destination_subnets.is_empty();
-                // A subnet that cannot be read is no subnet.
+                // A subnet that cannot be read is not a subnet.
                 let nets = (!whole).then(|| subnets(&m.destination_subnets).unwrap_or_default());
                 if nets.as_ref().is_some_and(Vec::is_empty) {
                     continue;

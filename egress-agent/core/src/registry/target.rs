@@ -53,7 +53,7 @@ fn target(to: &Destination, vs: &VirtualService, dialled: u16, context: &Context
         (ports.len() == 1).then(|| ports.keys().next().copied())?
     };
     let port = match &to.port {
-        // A number that is no port leads nowhere: no service lists port 0.
+        // A number that is not a port leads nowhere: no service lists port 0.
         Some(port) => u16::try_from(port.number).unwrap_or(0),
         None => only().unwrap_or(dialled),
     };

@@ -1,4 +1,4 @@
-//! The decisions: Host, SNI or bare bytes in, a destination or a refusal out.
+//! The decisions: Host, SNI or bare bytes in, a destination or a denial out.
 
 use super::head::RequestHead;
 use super::inside::{canonical, within};
@@ -215,12 +215,12 @@ impl RouteTable {
         routes.pass_through(dialled).is_some() || listed().unwrap_or(false)
     }
 
-    /// Whether a policy refuses nothing.
+    /// Whether a policy denies nothing.
     pub fn audits(&self, policy: u32) -> bool {
         self.policies.get(&policy).is_some_and(|p| p.audit)
     }
 
-    /// Where a flow goes that was refused, if its policy refuses nothing: to what it dialled.
+    /// Where a flow goes that was denied, if its policy denies nothing: to what it dialled.
     pub fn audited(&self, policy: u32, dialled: SocketAddr) -> Option<Arc<Cluster>> {
         self.audits(policy).then(|| Arc::new(passthrough(dialled)))
     }

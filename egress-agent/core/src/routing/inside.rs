@@ -100,7 +100,7 @@ pub(super) fn leads_inside(addr: IpAddr) -> bool {
     special(addr) == Some(Leads::Inside)
 }
 
-/// Whether an address may stand in an answer for a public name: to bind a listed name to another one
+/// Whether an address may be in an answer for a public name: to bind a listed name to another one
 /// would open the inside of the network.
 pub fn is_public(addr: IpAddr) -> bool {
     special(addr).is_none()

@@ -1,6 +1,6 @@
 //! How a redirected flow is read, and what its first bytes mean.
 //!
-//! The proxy carries out what stands here and `explain` asks it, so that both give one answer. It
+//! The proxy carries out what is here and `explain` asks it, so that both give one answer. It
 //! reads no socket and keeps no clock: the bytes, their end and the time limit come in as arguments.
 
 use super::{Cluster, HttpDecision, PortKind, RefusalReason, RequestHead, RouteTable};
@@ -64,7 +64,7 @@ pub enum Step {
     Relay(Arc<Cluster>),
     /// Denied.
     Refuse(RefusalReason),
-    /// The client left before it said anything: it is closed, and that is no denial.
+    /// The client left before it said anything: it is closed, and that is not a denial.
     Close,
 }
 

@@ -42,7 +42,7 @@ pub struct PolicyRoutes {
     /// ranges, and everything under `ALLOW_ANY`. A port that is redirected for the names on it
     /// must not cut them off.
     pub passthrough: Arc<[IpNet]>,
-    /// What is refused goes to where it was going all the same, and is recorded.
+    /// What is denied goes to where it was going all the same, and is recorded.
     pub audit: bool,
 }
 

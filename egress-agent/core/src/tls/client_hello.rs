@@ -44,7 +44,7 @@ pub enum HelloOutcome {
 /// Why bytes are no hello that may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HelloError {
-    /// The first record is no TLS handshake record.
+    /// The first record is not a TLS handshake record.
     #[error("not a TLS handshake record")]
     NotTls,
     /// A handshake record without bytes, which RFC 8446 §5.1 forbids.

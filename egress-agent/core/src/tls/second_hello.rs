@@ -1,6 +1,6 @@
 //! Watches a TLS connection between its first `ClientHello` and its first encrypted record: the
 //! client may be asked for a second hello (HelloRetryRequest, RFC 8446 §4.1.4), and the server serves
-//! the name that stands in that one.
+//! the name that is in that one.
 //!
 //! Bounded and incremental, as `client_hello`. It decrypts nothing and holds back nothing itself: it
 //! says how many bytes must wait.
@@ -33,7 +33,7 @@ pub enum SecondHelloError {
     /// It is none that may pass.
     #[error("the second ClientHello: {0}")]
     Bad(#[from] HelloError),
-    /// Another record stands in the middle of it (RFC 8446 §5.1 forbids that).
+    /// Another record is in the middle of it (RFC 8446 §5.1 forbids that).
     #[error("another record interrupts the second ClientHello")]
     Interrupted,
     /// It was begun and not ended in time.
@@ -223,7 +223,7 @@ impl Records {
     }
 }
 
-/// One handshake message as it comes in; of one that is no `ClientHello` only the header is kept.
+/// One handshake message as it comes in; of one that is not a `ClientHello` only the header is kept.
 #[derive(Debug, Default)]
 struct Message {
     kept: Vec<u8>,

@@ -76,7 +76,7 @@ pub enum Spoken<'a> {
 #[allow(dead_code, reason = "not every test file asks for flows of this form")]
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// The kernel refuses it.
+    /// The kernel denies it.
     Refused,
     /// The proxy closes it.
     Closed,

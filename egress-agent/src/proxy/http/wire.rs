@@ -2,7 +2,7 @@
 //! canonical form that `egress_core::http::request_head` makes, and answers what it refuses.
 //!
 //! The next request is held back until the response before it is on the wire. So what is written
-//! here beside the library, 1xx responses and refusals, stands in its place in the stream. It judges
+//! here beside the library, 1xx responses and refusals, is in its place in the stream. It judges
 //! no host and no route.
 
 use super::control::{Asked, Control};

@@ -54,7 +54,7 @@ impl Contender {
         flag("--cgroup", root.path().into());
         flag("--agent-cgroup", own.path().into());
         flag("--bpf-dir", pins.path().into());
-        // Hidden, so that it is no rule.
+        // Hidden, so that it is not a rule.
         flag("--admin-socket", rules.path().join(".admin.sock"));
         flag("--proxy-port", proxy_port.to_string().into());
         // No rule has a name to ask for.

@@ -1,4 +1,4 @@
-//! The places that are compared, and the tables that stand in them.
+//! The places that are compared, and the tables that are in them.
 
 use crate::work::{Call, PORT, address};
 use crate::worker::{Config, Worker};
@@ -87,7 +87,7 @@ impl Setup {
         })
     }
 
-    /// Fills the tables so that `entries` stand in them; returns how many destinations that lists.
+    /// Fills the tables so that `entries` are in them; returns how many destinations that lists.
     pub fn fill(&mut self, kind: Kind, entries: u32) -> Result<u32> {
         // Each destination takes two entries, one for each transport.
         let destinations = (entries / 2).max(1);

@@ -1,7 +1,7 @@
 //! The rows of the table, section by section.
 //!
 //! Owns the words and the expectation of each path, and the forms that an address may take. What
-//! the columns mean stands in `table`.
+//! the columns mean is in `table`.
 
 mod claimed;
 mod datagrams;

@@ -130,7 +130,7 @@ pub struct Object {
     pub spec: Option<Spec>,
     /// What decoding has to say. Validation gives its own.
     pub messages: Vec<Message>,
-    /// The document that it stands in, by which it can be decoded again.
+    /// The document that it is in, by which it can be decoded again.
     pub text: Arc<str>,
     /// Line of the file that `text` starts at.
     pub text_line: u32,

@@ -6,7 +6,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use std::collections::{BTreeMap, HashMap};
 use thiserror::Error;
 
-/// Values nested deeper than this are refused. Istio's deepest field is at about 15.
+/// Values nested deeper than this are rejected. Istio's deepest field is at about 15.
 const MAX_DEPTH: usize = 64;
 /// Most values of a document, expanded aliases included.
 const MAX_NODES: usize = 400_000;
@@ -16,7 +16,7 @@ const MAX_COPIED_NODES: usize = MAX_NODES;
 /// Most bytes of text that they copy. One value may be as long as the file.
 const MAX_COPIED_BYTES: usize = 16 << 20;
 
-/// Why a text is no YAML document that could be read.
+/// Why a text is not a YAML document that could be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text}")]
 pub struct SyntaxError {

@@ -1,7 +1,7 @@
 //! Typed reading of a tree of YAML values, with the rules of Istio's JSON decoder.
 //!
 //! Source of the rules: golang/protobuf `jsonpb/decode.go`, which istiod uses
-//! (istio `pkg/util/protomarshal/protomarshal.go`). The structs themselves stand in the files of
+//! (istio `pkg/util/protomarshal/protomarshal.go`). The structs themselves are in the files of
 //! the kinds; the macros of `super::macros` write their reading.
 
 use super::node::{Entry, Node, Value};
@@ -44,7 +44,7 @@ pub struct Message<'n> {
 }
 
 impl<'n> Message<'n> {
-    /// A map that other fields than the known ones may stand in.
+    /// A map that other fields than the known ones may be in.
     pub fn open(node: &'n Node) -> Self {
         Self {
             node,
@@ -108,7 +108,7 @@ impl Reader {
     /// anything else (an error).
     ///
     /// Of several members of a oneof, the decoder keeps the one that the .proto file has last. The
-    /// API server's schema would have refused the object.
+    /// API server's schema would have rejected the object.
     pub fn message<'n>(
         &mut self,
         node: &'n Node,

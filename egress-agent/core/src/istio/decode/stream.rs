@@ -58,7 +58,7 @@ impl Decoded {
         }
     }
 
-    /// Whether anything in the file could not be decoded. Validation may still refuse objects.
+    /// Whether anything in the file could not be decoded. Validation may still reject objects.
     pub fn is_broken(&self) -> bool {
         self.messages
             .iter()
@@ -217,7 +217,7 @@ impl Stream<'_> {
         });
     }
 
-    /// `apiVersion` and `kind` of a document that is no YAML, where its lines say that it is none of
+    /// `apiVersion` and `kind` of a document that is not YAML, where its lines say that it is none of
     /// ours.
     fn other_by_its_lines(&self, part: &str) -> Option<String> {
         let of = |key: &'static str| {

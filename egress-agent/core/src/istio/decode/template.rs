@@ -8,7 +8,7 @@ use crate::istio::message::{Path, Step};
 pub(super) const ADVICE: &str =
     "this looks like a Helm template: render the chart first (helm template)";
 
-/// Of a text that is no YAML and looks like a template: what to do with it.
+/// Of a text that is not YAML and looks like a template: what to do with it.
 pub(crate) fn hint(text: &str) -> &'static str {
     if text.contains("{{") {
         "; this looks like a Helm template: render the chart first (helm template)"

@@ -5,7 +5,7 @@ use crate::istio::decode::node::Node;
 use crate::istio::message::{Message, Messages, Path, Severity, Step};
 use std::collections::BTreeMap;
 
-/// A rule's outcome: the reason why a value is refused.
+/// A rule's outcome: the reason why a value is rejected.
 pub type Rule = Result<(), String>;
 
 /// Walks an object's fields and collects messages with their places.

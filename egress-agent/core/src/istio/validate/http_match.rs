@@ -23,7 +23,7 @@ pub fn http_match(check: &mut Check<'_>, request: &HttpMatchRequest) {
             }
         },
     );
-    // An empty prefix matches every path; elsewhere Envoy refuses it.
+    // An empty prefix matches every path; elsewhere Envoy rejects it.
     check.some("uri", request.uri.as_ref(), |check, value| {
         check.require(string_regex(value, "uri"));
     });

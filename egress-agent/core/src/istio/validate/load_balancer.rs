@@ -100,7 +100,7 @@ fn maglev(check: &mut Check<'_>, table: &MagLev) {
 }
 
 /// Whether a number is prime, with 1 taken for one as Envoy takes it. Numbers far above the limit,
-/// which are refused anyway, are not tried.
+/// which are rejected anyway, are not tried.
 fn is_prime(number: u64) -> bool {
     if number < 4 {
         return number != 0;

@@ -2,7 +2,7 @@
 //! writes.
 //!
 //! Owns table ids, generations and the order. Applied in order, no step lets anything through
-//! that neither the old nor the new rules list, and no step refuses what both list. Does not
+//! that neither the old nor the new rules list, and no step denies what both list. Does not
 //! write: the shell does.
 
 mod contents;
@@ -22,7 +22,7 @@ pub struct Desired {
     pub table: Table,
     /// `outboundTrafficPolicy: ALLOW_ANY`.
     pub allow_any: bool,
-    /// Nothing is refused; what would be is recorded.
+    /// Nothing is denied; what would be denied is recorded.
     pub audit: bool,
     /// [`Policy::errno`].
     pub errno: u32,

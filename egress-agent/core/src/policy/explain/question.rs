@@ -42,13 +42,13 @@ pub enum Scheme {
     Https,
 }
 
-/// Why a text is no question.
+/// Why a text is not a question.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QuestionError {
     /// No port, and no scheme that has one.
     #[error("no port: give HOST:PORT, IP:PORT or a URL")]
     NoPort,
-    /// The host is no name or address.
+    /// The host is not a name or address.
     #[error("{0:?} is not a host")]
     BadHost(String),
     /// Neither http nor https.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Addresses that are not public and may stand in answers.
+/// Addresses that are not public and may be in answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrivateAnswers {
     /// The name that is asked for or a wildcard over it, in canonical form; none is every name.

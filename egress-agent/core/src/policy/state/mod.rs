@@ -1,7 +1,7 @@
 //! The state machine: rules, DNS answers and time in; kernel writes, questions and the proxy's
 //! snapshot out.
 //!
-//! Owns the order in which everything else here is called. No input is ever refused: what cannot
+//! Owns the order in which everything else here is called. No input is ever rejected: what cannot
 //! be used denies. The shell does what `poll_*` says and reports back with `handle_*`.
 
 mod plan;
@@ -41,7 +41,7 @@ pub struct State {
     pub(super) registry: Registry,
     pub(super) leases: Leases,
     planner: Planner,
-    /// Plans are made. Until then the kernel goes on under what stands in it.
+    /// Plans are made. Until then the kernel goes on under what is in it.
     begun: bool,
     pub(super) policies: BTreeMap<u32, PolicyState>,
     /// Workloads that were told of, with their policy.
@@ -96,7 +96,7 @@ impl State {
         self.plan_rules(now, objects).commit();
     }
 
-    /// Whether the policies that stand in the kernel list nothing: no agent wrote rules before.
+    /// Whether the policies that are in the kernel list nothing: no agent wrote rules before.
     pub fn lists_nothing(&self) -> bool {
         self.planner.lists_nothing()
     }
@@ -176,7 +176,7 @@ impl State {
         changes
     }
 
-    /// Takes what an agent before this one left: names that are wanted and not answered yet have
+    /// Takes what a previous agent left: names that are wanted and not answered yet have
     /// their last good addresses until they are. `clock` is the time since 1970. Returns how many
     /// names got some.
     pub fn handle_stored(&mut self, now: Instant, clock: Duration, stored: &Stored) -> usize {

@@ -122,7 +122,7 @@ impl State {
     }
 
     /// Plans what was gathered since [`Self::adopting`]: tables that were filled while names were
-    /// asked for the first time become visible whole, in the place of what stands in the kernel.
+    /// asked for the first time become visible whole, in the place of what is in the kernel.
     pub fn begin(&mut self, now: Instant) -> Plan<'_> {
         let before = self.before();
         self.begun = true;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// What becomes of a destination that no rule lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unlisted {
-    /// It is refused.
+    /// It is denied.
     #[default]
     Refused,
     /// It passes and is recorded: the policy audits.
@@ -30,7 +30,7 @@ pub enum Unlisted {
 pub(super) struct Kind {
     /// What they see.
     pub(super) scope: Scope,
-    /// Nothing is refused to them; what would be is recorded.
+    /// Nothing is denied to them; what would be is recorded.
     pub(super) audit: bool,
 }
 

@@ -27,9 +27,9 @@ pub struct Settings {
     pub root_namespace: String,
     /// What a workload that nobody told of is taken for.
     pub unknown: Workload,
-    /// Nothing is refused to workloads that say nothing else; what would be is recorded.
+    /// Nothing is denied to workloads that say nothing else; what would be is recorded.
     pub audit: bool,
-    /// Errno (positive) that a refused call gets; 0 is EPERM.
+    /// Errno (positive) that a denied call gets; 0 is EPERM.
     pub deny_errno: u32,
     /// First policy id that may not be given out, at most [`CLOSED_POLICY`].
     pub policies_end: u32,

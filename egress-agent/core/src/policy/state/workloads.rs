@@ -79,7 +79,7 @@ impl State {
         policy.map_or(Unlisted::Refused, PolicyState::unlisted)
     }
 
-    /// Workloads for whose kind there was no policy left: everything is refused to them.
+    /// Workloads for whose kind there was no policy left: everything is denied to them.
     pub fn without_policy(&self) -> usize {
         let policies = self.workloads.values().map(|(_, policy)| *policy);
         policies.filter(|policy| *policy == CLOSED_POLICY).count()

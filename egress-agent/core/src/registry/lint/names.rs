@@ -59,7 +59,7 @@ impl Lint<'_> {
 
     fn unlisted_import(&self, object: &Object, host: &str) -> Option<String> {
         let import = Import::new(host, &object.meta.namespace)?;
-        // Everything of the own, of the root or of any namespace: such an import stands in most
+        // Everything of the own, of the root or of any namespace: such an import is in most
         // Sidecars, whether there is an entry yet or not.
         let usual = [&*object.meta.namespace, &*self.registry.root_namespace];
         let whole = import.namespace.as_deref();

@@ -205,7 +205,7 @@ impl<'t> Parser<'t> {
 }
 
 /// Reads `{n}`, `{n,}` or `{n,m}`: the larger number, or `None` if they are too big or in the wrong
-/// order, and the length. Anything else is no repetition but text.
+/// order, and the length. Anything else is not a repetition but text.
 fn counts(text: &str) -> Option<(Option<u32>, usize)> {
     let end = text.find('}')?;
     let inner = &text[1..end];
