@@ -31,7 +31,7 @@ fn entry(name: &str, spec: &str) -> String {
 
 fn word(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Refused => "refused".into(),
+        Outcome::Refused => "denied".into(),
         Outcome::Closed => "closed".into(),
         Outcome::Status(status) => status.to_string(),
         Outcome::Original => "original".into(),

@@ -10,7 +10,7 @@ pub const FILE: &str = "docs/escape-matrix.md";
 const HEAD: &str = "\
 # Ways past the gate
 
-Every path by which a process behind the gate could send to a destination that no rule lists, what is tried, and what comes of it. This page is generated (`cargo xtask docs`) from the table that the escape suite runs: each path with real sockets, as root with every capability, first outside the gate, where it must reach the target, then behind it, while a packet socket at the far end of the cable looks for anything that arrives. Paths that a rule can list are tried once more with a listed destination, which must work. `cargo xtask test escape` runs it on the running kernel, `cargo xtask vm` on Linux 6.1 and 6.12; `escape suite` prints it.
+This page lists every path by which a process behind the gate could send to a destination that no rule lists, the attempt, and the result. It is generated (`cargo xtask docs`) from the table of the escape suite. The suite tries each path with real sockets, as root with every capability: first outside the gate, where the path must reach the target, then behind the gate, while a packet socket at the far end of the cable captures anything that arrives. It tries paths that a rule can list once more with a listed destination, which must work. `cargo xtask test escape` runs it on the running kernel, `cargo xtask vm` on Linux 6.1 and 6.12; `escape suite` prints it.
 
 **closed** = nothing leaves. **closed by LSM** = closed where the kernel lets a BPF LSM program load (`bpf` in the `lsm=` list), else open; `egress-agent status` says which. **open** = not closed, for the reason given. **works** = no escape, and must go through. A dash: there is no such path.
 ";

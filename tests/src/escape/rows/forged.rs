@@ -126,7 +126,7 @@ pub(super) static FORGED: &[Path] = &[
         Both,
         forged::answer_by_another,
         CONNECT,
-        "another socket at the server's port answers: refused though some servers do so",
+        "another socket at the server's port answers: denied, though some servers do so",
     )
     .called(Caller::Datagrams),
 ];

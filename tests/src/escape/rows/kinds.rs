@@ -65,7 +65,7 @@ pub(super) static FAMILIES: &[Path] = &[
     path("packet-datagram", Neither, families::packet_datagram, LSM, "AF_PACKET, SOCK_DGRAM").expect(Expect::NeedsLsm(DROP_RAW)),
     path("xdp", Neither, families::xdp, LSM, "AF_XDP").uncontrolled(ONLY_SOCKET).expect(Expect::NeedsLsm(DROP_RAW)),
     path("vsock", Neither, families::vsock, LSM, "AF_VSOCK, to the hypervisor").uncontrolled(ONLY_SOCKET).expect(Expect::NeedsLsm(NO_CAPABILITY)),
-    path("alg", Neither, families::alg, LSM, "AF_ALG (leaves nothing by itself; refused as all that is not IP)").uncontrolled(ONLY_SOCKET).expect(Expect::NeedsLsm(NO_CAPABILITY)),
+    path("alg", Neither, families::alg, LSM, "AF_ALG (leaves nothing by itself; denied like every family beyond IP)").uncontrolled(ONLY_SOCKET).expect(Expect::NeedsLsm(NO_CAPABILITY)),
     path("tipc", Neither, families::tipc, LSM, "AF_TIPC").uncontrolled(ONLY_SOCKET).expect(Expect::NeedsLsm(NO_CAPABILITY)),
     path("rds", Neither, families::rds, LSM, "AF_RDS").uncontrolled(ONLY_SOCKET).expect(Expect::NeedsLsm(NO_CAPABILITY)),
     path("can", Neither, families::can, LSM, "AF_CAN").uncontrolled(ONLY_SOCKET).expect(Expect::NeedsLsm(NO_CAPABILITY)),
