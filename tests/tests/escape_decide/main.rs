@@ -21,7 +21,6 @@ use egress_ebpf::packet::destination;
 use egress_ebpf::table::{Entry, Key};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 use kernel::{loaded, run};
-
 use random::Random;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
