@@ -67,7 +67,7 @@ impl FirstAnswers {
         let denied = state.addressless().join(", ");
         tracing::warn!(
             denied,
-            "not every name is answered yet; those without an address are denied until they are"
+            "some names have no DNS answer yet; they are denied until they have one"
         );
     }
 }

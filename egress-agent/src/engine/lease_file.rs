@@ -48,7 +48,7 @@ impl LeaseFile {
             Ok(stored) => stored,
             Err(error) => {
                 let (file, error) = (self.path.display(), format!("{error:#}"));
-                tracing::warn!(%file, error, "leases of the agent before this one are not taken");
+                tracing::warn!(%file, error, "cannot use the DNS leases of the previous agent");
                 None
             }
         }
@@ -63,7 +63,7 @@ impl LeaseFile {
         };
         let names = state.handle_stored(Instant::now(), clock, &stored);
         if names > 0 {
-            tracing::info!(names, "last good addresses of the agent before this one");
+            tracing::info!(names, "restored DNS leases from the previous agent");
         }
     }
 
@@ -80,7 +80,7 @@ impl LeaseFile {
             && !self.failing
         {
             let (file, error) = (self.path.display(), format!("{error:#}"));
-            tracing::warn!(%file, error, "leases are not kept for the next agent");
+            tracing::warn!(%file, error, "cannot store the DNS leases for the next agent");
         }
         self.failing = result.is_err();
     }

@@ -300,7 +300,7 @@ impl Engine {
     fn reload(&mut self, config: &Config) {
         let plan = self.state.plan_settings(Instant::now(), settings(config));
         if let Err(full) = self.placing.tables.fits(plan.ops()) {
-            tracing::error!(%full, "config not applied: the tables have no room; the previous one stays in force");
+            tracing::error!(%full, "config not applied: the tables have no room for it; the previous config stays in force");
             return;
         }
         plan.commit();

@@ -72,10 +72,10 @@ impl Reply {
         let outcome = state.handle_answer(now, &name, result);
         if !outcome.not_public.is_empty() {
             let addresses = join(&outcome.not_public);
-            tracing::warn!(%name, addresses, "DNS answer has addresses that are not public; left out (allowPrivateAnswers or privateAnswers accepts them)");
+            tracing::warn!(%name, addresses, "DNS answer contains addresses that are not public; ignoring them (allowPrivateAnswers or privateAnswers accepts them)");
         }
         if outcome.left_out > 0 {
-            tracing::warn!(%name, left_out = outcome.left_out, "DNS answer has more addresses than one name may have; left out");
+            tracing::warn!(%name, left_out = outcome.left_out, "DNS answer contains more addresses than a name may have; ignoring the rest");
         }
         outcome.changed
     }

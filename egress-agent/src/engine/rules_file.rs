@@ -39,7 +39,7 @@ impl RulesFile {
             }
             if let Err(error) = store::write(&path, &objects) {
                 let (file, error) = (path.display(), format!("{error:#}"));
-                tracing::warn!(%file, error, "the rules are not kept for the next agent");
+                tracing::warn!(%file, error, "cannot store the rules for the next agent");
             }
         });
     }
