@@ -5,6 +5,7 @@
 mod bench;
 mod circles;
 mod cli;
+mod deny;
 mod ebpf;
 mod lint;
 mod manifests;

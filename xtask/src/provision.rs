@@ -1,5 +1,5 @@
 //! Installs what a build or a test needs and the machine lacks: a compiler for the BPF target,
-//! `bpf-linker`, curl, iproute2.
+//! `bpf-linker`, curl, iproute2, cargo-deny.
 //!
 //! Owns the choice of where a tool comes from. What counts as usable is `ebpf`'s to say. Tools
 //! that are built go to a folder of the user's cache; packages need root or sudo and are the
@@ -10,12 +10,15 @@ use crate::privilege::{self, Privilege};
 use crate::progress::step;
 use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
 
 /// The linker's release that is known to work with the pinned aya.
 const LINKER_VERSION: &str = "0.13.0";
+
+/// The release of cargo-deny that reads `deny.toml`.
+const DENY_VERSION: &str = "0.20.2";
 
 /// Debian's compiler with the library source: a release, unlike the nightly of today.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -40,6 +43,27 @@ pub fn toolchain() -> Result<Toolchain> {
         install_linker()?;
     }
     ebpf::find()?.context(ebpf::MISSING)
+}
+
+/// cargo-deny, built now if it is not there.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let root = ebpf::tools_dir()?.join(format!("cargo-deny-{DENY_VERSION}"));
+    let program = root.join("bin/cargo-deny");
+    if program.is_file() {
+        return Ok(program);
+    }
+    let _lock = lock()?;
+    if !program.is_file() {
+        let version = format!("cargo-deny@{DENY_VERSION}");
+        let mut cargo = host_cargo();
+        cargo
+            .args(["install", &version, "--locked", "--root"])
+            .arg(&root)
+            // Its features are for advisories from the network.
+            .arg("--no-default-features");
+        step(&format!("cargo install cargo-deny {DENY_VERSION}"), cargo)?;
+    }
+    Ok(program)
 }
 
 /// The programs that the lab and the end-to-end tests run.

@@ -21,7 +21,7 @@ pub fn run() -> Result<()> {
     split(&program, &symbols)?;
     let size = |path: &Path| -> Result<String> {
         let bytes = fs::metadata(path)?.len();
-        Ok(format!("{:.1} MB", bytes as f64 / 1e6))
+        Ok(format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10))
     };
     println!("{}: {}", program.display(), size(&program)?);
     println!("{}: {}", symbols.display(), size(&symbols)?);
