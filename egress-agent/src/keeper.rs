@@ -11,6 +11,7 @@ use crate::privilege;
 use anyhow::bail;
 use egress_core::policy::state::Unlisted;
 use egress_ebpf::abi::counter;
+use egress_ebpf::ids::CgroupId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ pub struct Canaries(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     /// Their cgroups, whose denials are no news. The newest are kept.
-    cages: BTreeSet<u64>,
+    cages: BTreeSet<CgroupId>,
     /// What the policy of each enforced root makes of what no rule lists.
     unlisted: Vec<Unlisted>,
     /// What a denied call fails with.
@@ -41,7 +42,7 @@ impl Canaries {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: u64) {
+    fn add(&self, id: CgroupId) {
         let cages = &mut self.known().cages;
         cages.insert(id);
         if cages.len() > CAGES {
@@ -51,7 +52,7 @@ impl Canaries {
     }
 
     /// Whether it is or was a canary's.
-    pub fn has(&self, id: u64) -> bool {
+    pub fn has(&self, id: CgroupId) -> bool {
         self.known().cages.contains(&id)
     }
 

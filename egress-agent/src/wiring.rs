@@ -12,8 +12,9 @@ use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
-use crate::sockets::{NetnsId, SocketFactory};
+use crate::sockets::SocketFactory;
 use crate::workloads::{Missed, Sharers};
+use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -32,10 +33,11 @@ impl OriginLookup for FlowOrigins {
     fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin> {
         let flow = self.kernel.get(accepted)?;
         let owners = self.kernel.owners(&flow);
+        let owners: Vec<u64> = owners.iter().map(|id| id.0).collect();
         Some(Origin {
             destination: SocketAddr::new(IpAddr::from(flow.addr), flow.port),
             policy: flow.policy,
-            cgroup: flow.cgroup,
+            cgroup: flow.cgroup.0,
             sharer: self.sharers.of(&owners),
             owners,
             pid: flow.pid,
@@ -49,8 +51,8 @@ impl OriginLookup for FlowOrigins {
 pub struct FactoryDialer(pub Arc<SocketFactory>);
 
 impl Dialer for FactoryDialer {
-    fn connect(&self, netns: u64, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
-        Box::pin(self.0.connect(NetnsId(netns), to, UPSTREAM_CONNECT))
+    fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+        Box::pin(self.0.connect(netns, to, UPSTREAM_CONNECT))
     }
 }
 

@@ -5,8 +5,9 @@ use crate::config::OnRemoval;
 use crate::kernel::{Ended, Live};
 use crate::observe::counters::Counters;
 use crate::observe::families::Own;
-use crate::sockets::{NetnsId, SocketFactory};
+use crate::sockets::SocketFactory;
 use anyhow::Context as _;
+use egress_ebpf::ids::NetnsCookie;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -88,7 +89,7 @@ async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, counters: &Counters)
 async fn end_in(
     live: &Arc<Live>,
     sockets: &SocketFactory,
-    netns: NetnsId,
+    netns: NetnsCookie,
 ) -> anyhow::Result<Vec<Ended>> {
     let diag = match sockets.diag(netns).await {
         // Gone since it was named, and its flows with it.
@@ -103,7 +104,7 @@ fn tell(flow: &Ended) {
     tracing::info!(
         destination = %flow.destination,
         pid = flow.pid,
-        cgroup = flow.cgroup,
+        cgroup = flow.cgroup.0,
         proxied = flow.proxied,
         "ended: no rule of its workload lists it any more"
     );

@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program};
 use egress_ebpf::abi::{DEFAULT_POLICY, Owner, Policy, policy_flag};
+use egress_ebpf::ids::CgroupId;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -45,7 +46,7 @@ fn attach_root(kernel: &mut Kernel, root: &Path, programs: &[&str]) -> anyhow::R
     if let Ok(dir) = File::open(root)
         && let Err(rival) = rival::refuse(&kernel.pins, root, &dir, Among::Earlier)
     {
-        let links = kernel.pins.links(dir.metadata()?.ino());
+        let links = kernel.pins.links(CgroupId(dir.metadata()?.ino()));
         kernel.held.retain(|pin, _| !pin.starts_with(&links));
         remove_tree(&links)?;
         return Err(rival);
@@ -76,7 +77,7 @@ fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         opened => opened.with_context(|| format!("opening cgroup {}", cgroup.display()))?,
     };
-    let links = kernel.pins.links(dir.metadata()?.ino());
+    let links = kernel.pins.links(CgroupId(dir.metadata()?.ino()));
     private_dir(&links).with_context(|| format!("making {}", links.display()))?;
     for name in programs {
         let pin = links.join(name);
@@ -112,7 +113,7 @@ fn open(pin: &Path) -> anyhow::Result<OwnedFd> {
 
 /// A link, if it is attached to this very cgroup.
 fn of(link: Option<OwnedFd>, cgroup: &File) -> anyhow::Result<Option<OwnedFd>> {
-    let id = cgroup.metadata()?.ino();
+    let id = CgroupId(cgroup.metadata()?.ino());
     Ok(match link {
         Some(link) if sys::link_cgroup(link.as_fd())? == id => Some(link),
         _ => None,
@@ -163,7 +164,7 @@ impl Kernel {
         let Ok(meta) = std::fs::metadata(root) else {
             return false;
         };
-        let links = self.pins.links(meta.ino());
+        let links = self.pins.links(CgroupId(meta.ino()));
         !self.held.keys().any(|pin| pin.starts_with(&links))
     }
 }
@@ -172,7 +173,7 @@ impl Kernel {
 pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
     kernel
         .held
-        .retain(|_, link| sys::link_cgroup(link.as_fd()).is_ok_and(|id| id != 0));
+        .retain(|_, link| sys::link_cgroup(link.as_fd()).is_ok_and(|id| id != CgroupId(0)));
     let folder = kernel.pins.all_links();
     let links = match std::fs::read_dir(&folder) {
         Err(e) if e.kind() == ErrorKind::NotFound && kernel.held.is_empty() => {
@@ -191,7 +192,7 @@ pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
             continue;
         };
         let link = open(&first?.path())?;
-        if sys::link_cgroup(link.as_fd())? == 0 {
+        if sys::link_cgroup(link.as_fd())? == CgroupId(0) {
             remove_tree(&dir)?;
         }
     }
@@ -225,8 +226,8 @@ pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
 /// lists; none where it lets that pass (`ALLOW_ANY`, audit).
 pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32>> {
     let open = |name| MapData::from_pin(Pins::at(bpf_dir).maps().join(name));
-    let owners: HashMap<_, u64, u64> = Map::HashMap(open("OWNERS")?).try_into()?;
-    let id = std::fs::metadata(root)?.ino();
+    let owners: HashMap<_, CgroupId, u64> = Map::HashMap(open("OWNERS")?).try_into()?;
+    let id = CgroupId(std::fs::metadata(root)?.ino());
     let own = owners.get(&id, 0).map(|entry| Owner::policy(id, entry));
     let policy = policy(bpf_dir, own.unwrap_or(DEFAULT_POLICY))?;
     let lets_pass = policy.flags & (policy_flag::ALLOW_ANY | policy_flag::AUDIT) != 0;
@@ -269,7 +270,7 @@ pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Resu
         .into_iter()
         .map(|(pin, what)| Missing {
             what,
-            open: !matches!(held(&pin), Some(Ok(id)) if id != 0),
+            open: !matches!(held(&pin), Some(Ok(id)) if id != CgroupId(0)),
         })
         .collect())
 }
@@ -283,9 +284,10 @@ fn unlinked(
     let id = match std::fs::metadata(cgroup) {
         // Without the cgroup there is nothing to close; readiness says so.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        meta => meta
-            .with_context(|| format!("looking at {}", cgroup.display()))?
-            .ino(),
+        meta => {
+            let meta = meta.with_context(|| format!("looking at {}", cgroup.display()))?;
+            CgroupId(meta.ino())
+        }
     };
     let links = pins.links(id);
     let mut missing = Vec::new();

@@ -6,6 +6,7 @@
 use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{Owner, PROOF_POLICY};
+use egress_ebpf::ids::CgroupId;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
@@ -47,9 +48,9 @@ pub fn cage(root: &Path) -> PathBuf {
 /// others.
 ///
 /// Blocks for as long as a process start takes; call it off the async threads.
-pub fn check(root: &Path, errno: i32, told: impl FnOnce(u64)) -> anyhow::Result<Outcome> {
+pub fn check(root: &Path, errno: i32, told: impl FnOnce(CgroupId)) -> anyhow::Result<Outcome> {
     let cage = make_cage(root)?;
-    told(std::fs::metadata(&cage)?.ino());
+    told(CgroupId(std::fs::metadata(&cage)?.ino()));
     let status = spawn(&cage, &[&errno.to_string()]);
     // The process has ended, so the cgroup is empty.
     std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;
@@ -96,12 +97,12 @@ pub enum Redirected {
 /// cgroup's id.
 pub fn redirect(
     root: &Path,
-    owners: &mut HashMap<MapData, u64, u64>,
+    owners: &mut HashMap<MapData, CgroupId, u64>,
     words: &str,
-    told: impl FnOnce(u64),
+    told: impl FnOnce(CgroupId),
 ) -> anyhow::Result<Redirected> {
     let cage = make_cage(root)?;
-    let id = std::fs::metadata(&cage)?.ino();
+    let id = CgroupId(std::fs::metadata(&cage)?.ino());
     told(id);
     owners.insert(id, Owner::entry(id, PROOF_POLICY), 0)?;
     let status = spawn(&cage, &[REDIRECT, words]);

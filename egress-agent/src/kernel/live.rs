@@ -18,6 +18,7 @@ use egress_ebpf::abi::{
 };
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::ids::CgroupId;
 use egress_ebpf::verdict::Verdict;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -25,7 +26,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 /// Looks at live connections and ends those that no rule lists.
 pub struct Live {
     policies: Policies,
-    owners: HashMap<MapData, u64, u64>,
+    owners: HashMap<MapData, CgroupId, u64>,
     ancestors: AncestorsOf,
     tables: View,
     sockets: MapData,
@@ -37,8 +38,8 @@ pub struct Live {
 pub struct Ended {
     /// Where it was going, as dialled.
     pub destination: SocketAddr,
-    /// Cgroup id of its owner.
-    pub cgroup: u64,
+    /// Its owner.
+    pub cgroup: CgroupId,
     /// Thread group id of the task that made it.
     pub pid: u32,
     /// Whether it ran through the proxy.
@@ -116,12 +117,12 @@ impl Live {
 
     /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs. `None`
     /// where it cannot be told: what the socket sends is denied, or judged by its packets.
-    fn owner_policy(&self, cgroup: u64) -> Option<u32> {
-        if cgroup == 0 {
+    fn owner_policy(&self, cgroup: CgroupId) -> Option<u32> {
+        if cgroup == CgroupId(0) {
             return Some(DEFAULT_POLICY);
         }
         let above = self.ancestors.deepest_first(cgroup);
-        let own = |id: &u64| Some(Owner::policy(*id, self.owners.get(id, 0).ok()?));
+        let own = |id: &CgroupId| Some(Owner::policy(*id, self.owners.get(id, 0).ok()?));
         (!above.is_empty()).then(|| above.iter().find_map(own).unwrap_or(DEFAULT_POLICY))
     }
 

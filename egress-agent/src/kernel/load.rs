@@ -16,6 +16,7 @@ use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
 use egress_ebpf::abi::{DEFAULT_POLICY, PROOF_POLICY, Policy, policy_flag};
 use egress_ebpf::digest::Secret;
+use egress_ebpf::ids::CgroupId;
 use egress_ebpf::layout::Layout;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -129,7 +130,7 @@ impl Kernel {
 
     /// The policies of cgroups, to put the agent's own canaries under [`PROOF_POLICY`], which is
     /// written here.
-    pub fn proof(&self) -> anyhow::Result<HashMap<MapData, u64, u64>> {
+    pub fn proof(&self) -> anyhow::Result<HashMap<MapData, CgroupId, u64>> {
         let mut policies = PolicyWriter::open(&self.pins)?;
         let proof = Policy {
             generation: 1,

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, SkStorage};
 use egress_ebpf::abi::{Ancestors, FlowOrigin};
+use egress_ebpf::ids::CgroupId;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// Reads origins.
@@ -31,13 +32,13 @@ impl Origins {
 
     /// The cgroups that own an origin's flow: its own, then those above it, up to level 1. Empty where
     /// the kernel does not know them any more: then [`FlowOrigin::policy`] is what is left.
-    pub fn owners(&self, origin: &FlowOrigin) -> Vec<u64> {
+    pub fn owners(&self, origin: &FlowOrigin) -> Vec<CgroupId> {
         self.ancestors.deepest_first(origin.cgroup)
     }
 }
 
 /// The kernel's map of ancestors.
-pub(super) struct AncestorsOf(HashMap<MapData, u64, Ancestors>);
+pub(super) struct AncestorsOf(HashMap<MapData, CgroupId, Ancestors>);
 
 impl AncestorsOf {
     /// Opens the pinned map once more.
@@ -48,7 +49,7 @@ impl AncestorsOf {
     }
 
     /// A cgroup and those above it; empty where they are not known, or the cgroup is nested too deep.
-    pub(super) fn deepest_first(&self, cgroup: u64) -> Vec<u64> {
+    pub(super) fn deepest_first(&self, cgroup: CgroupId) -> Vec<CgroupId> {
         let ancestors = self.0.get(&cgroup, 0);
         ancestors.map_or_else(|_| Vec::new(), |a| a.deepest_first(cgroup).collect())
     }

@@ -6,6 +6,7 @@
 use crate::failure::Failure;
 use anyhow::Context as _;
 use egress_ebpf::abi::ABI_VERSION;
+use egress_ebpf::ids::CgroupId;
 use rustix::fs::{StatFs, statfs};
 use rustix::mount::{MountFlags, mount};
 use std::fs;
@@ -100,7 +101,7 @@ impl Pins {
     }
 
     /// Folder of a cgroup's links.
-    pub fn links(&self, cgroup: u64) -> PathBuf {
+    pub fn links(&self, cgroup: CgroupId) -> PathBuf {
         self.all_links().join(cgroup.to_string())
     }
 

@@ -3,6 +3,7 @@
 //! map entries in one call.
 
 use aya::Pod;
+use egress_ebpf::ids::CgroupId;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -147,8 +148,8 @@ struct CgroupLinkInfo {
 }
 
 /// The id of the cgroup that a link is attached to; 0 once that cgroup is gone.
-pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
-    link_info(link).map(|info| info.cgroup_id)
+pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<CgroupId> {
+    link_info(link).map(|info| CgroupId(info.cgroup_id))
 }
 
 /// The id of the program that a link runs.

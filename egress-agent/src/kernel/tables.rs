@@ -8,15 +8,16 @@ use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Owner, Policy, ProxyPort};
+use egress_ebpf::ids::{CgroupId, NetnsCookie};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 
 /// The maps that the agent writes.
 pub struct Tables {
     policies: PolicyWriter,
-    owners: HashMap<MapData, u64, u64>,
+    owners: HashMap<MapData, CgroupId, u64>,
     rules: Rules,
-    proxies: HashMap<MapData, u64, ProxyPort>,
+    proxies: HashMap<MapData, NetnsCookie, ProxyPort>,
     flows: HashMap<MapData, FlowKey, FlowOrigin>,
     listeners: SkStorage<MapData, u32>,
 }
@@ -145,7 +146,7 @@ impl Tables {
     }
 
     /// Says where the proxy listens in a network namespace; `None` takes it back.
-    pub fn set_proxy(&mut self, netns: u64, port: Option<u16>) -> anyhow::Result<()> {
+    pub fn set_proxy(&mut self, netns: NetnsCookie, port: Option<u16>) -> anyhow::Result<()> {
         match port {
             Some(port) => self.proxies.insert(
                 netns,
@@ -160,14 +161,14 @@ impl Tables {
         Ok(())
     }
 
-    /// The namespaces (by cookie) for which a proxy's port stands.
-    pub fn proxies(&self) -> anyhow::Result<BTreeSet<u64>> {
+    /// The namespaces for which a proxy's port stands.
+    pub fn proxies(&self) -> anyhow::Result<BTreeSet<NetnsCookie>> {
         Ok(self.proxies.keys().collect::<Result<_, _>>()?)
     }
 
     /// Puts the sockets of a cgroup, and of those below it, under a policy; `None` leaves them to
     /// the next owner above, and in the end to the default.
-    pub fn set_owner(&mut self, cgroup: u64, policy: Option<u32>) -> anyhow::Result<()> {
+    pub fn set_owner(&mut self, cgroup: CgroupId, policy: Option<u32>) -> anyhow::Result<()> {
         match policy {
             Some(policy) => self
                 .owners
@@ -178,7 +179,7 @@ impl Tables {
     }
 
     /// Every cgroup that stands under a policy of its own.
-    pub fn owners(&self) -> anyhow::Result<BTreeMap<u64, u32>> {
+    pub fn owners(&self) -> anyhow::Result<BTreeMap<CgroupId, u32>> {
         let entries = self.owners.iter();
         let policy = |(cgroup, entry)| (cgroup, Owner::policy(cgroup, entry));
         Ok(entries

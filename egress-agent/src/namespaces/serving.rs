@@ -6,8 +6,9 @@
 use crate::failure::Failure;
 use crate::kernel::Tables;
 use crate::proxy::{self, DrainSignal, Shared};
-use crate::sockets::{LoopbackListeners, NetnsId, SocketFactory};
+use crate::sockets::{LoopbackListeners, SocketFactory};
 use anyhow::Context as _;
+use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +80,7 @@ impl Services {
         &self,
         sockets: &SocketFactory,
         tables: &mut Tables,
-        netns: NetnsId,
+        netns: NetnsCookie,
     ) -> anyhow::Result<Serving> {
         let listeners = match sockets.listen_loopback(netns, self.port).await {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {

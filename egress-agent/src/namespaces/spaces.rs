@@ -7,8 +7,9 @@
 use super::processes::{self, NsInode};
 use super::serving::{Services, Serving};
 use crate::kernel::Tables;
-use crate::sockets::{NetnsId, SocketFactory};
+use crate::sockets::SocketFactory;
 use anyhow::Context as _;
+use egress_ebpf::ids::NetnsCookie;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub struct Spaces {
 
 /// A namespace with listeners.
 struct Space {
-    netns: NetnsId,
+    netns: NetnsCookie,
     serving: Serving,
 }
 
@@ -36,7 +37,7 @@ impl Spaces {
     ) -> anyhow::Result<Self> {
         let netns = sockets.own_netns();
         let serving = services.start_own(&sockets, tables).await?;
-        tables.set_proxy(netns.0, Some(serving.port))?;
+        tables.set_proxy(netns, Some(serving.port))?;
         Ok(Self {
             sockets,
             services,
@@ -81,9 +82,9 @@ impl Spaces {
         }
     }
 
-    async fn start(&self, tables: &mut Tables, netns: NetnsId) -> anyhow::Result<Serving> {
+    async fn start(&self, tables: &mut Tables, netns: NetnsCookie) -> anyhow::Result<Serving> {
         let serving = self.services.start(&self.sockets, tables, netns).await?;
-        tables.set_proxy(netns.0, Some(serving.port))?;
+        tables.set_proxy(netns, Some(serving.port))?;
         Ok(serving)
     }
 
@@ -96,7 +97,7 @@ impl Spaces {
         let gone: Vec<NsInode> = self.open.keys().copied().filter(|ns| !keep(*ns)).collect();
         for namespace in gone {
             if let Some(space) = self.open.remove(&namespace) {
-                tables.set_proxy(space.netns.0, None)?;
+                tables.set_proxy(space.netns, None)?;
                 self.sockets.forget(space.netns);
                 tracing::debug!(netns = space.netns.0, "proxy left");
             }
@@ -106,7 +107,7 @@ impl Spaces {
 
     /// Removes the ports that the kernel has of a previous agent's namespaces.
     pub fn remove_stale(&self, tables: &mut Tables) -> anyhow::Result<()> {
-        let open: BTreeSet<u64> = self.all().map(|space| space.netns.0).collect();
+        let open: BTreeSet<NetnsCookie> = self.all().map(|space| space.netns).collect();
         let mut stale = tables.proxies()?;
         stale.retain(|netns| !open.contains(netns));
         stale
@@ -118,7 +119,7 @@ impl Spaces {
     /// with a reason instead of running into a closed port. Running flows go on until drained.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
         self.all()
-            .try_for_each(|space| tables.set_proxy(space.netns.0, None))
+            .try_for_each(|space| tables.set_proxy(space.netns, None))
     }
 
     /// Waits until all connections have ended, which the drain makes sure of.

@@ -201,7 +201,7 @@ impl Observer for FlowLog {
             cgroup = owner.cgroup.as_deref(),
             pid = origin.pid,
             comm = origin.comm,
-            netns = origin.netns,
+            netns = origin.netns.0,
             "finished"
         );
     }

@@ -6,6 +6,7 @@
 
 use egress_ebpf::abi::{DenyEvent, proto};
 use egress_ebpf::addr::Addr;
+use egress_ebpf::ids::CgroupId;
 use egress_ebpf::verdict::Hook;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 const ROOM: usize = 64;
 
 /// What a socket was to reach, and whose it is.
-type Dialled = (u64, Addr, u16);
+type Dialled = (CgroupId, Addr, u16);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -78,13 +79,14 @@ impl Sorting {
 mod tests {
     use super::{MOMENT, ROOM, Sorting};
     use egress_ebpf::abi::{DenyEvent, proto};
+    use egress_ebpf::ids::CgroupId;
     use egress_ebpf::verdict::Hook;
     use std::net::Ipv4Addr;
     use std::time::{Duration, Instant};
 
     fn denial(last: u8, proto: u8, hook: Hook) -> DenyEvent {
         DenyEvent {
-            cgroup: 7,
+            cgroup: CgroupId(7),
             addr: Ipv4Addr::new(203, 0, 113, last).into(),
             port: 443,
             proto,
@@ -119,7 +121,7 @@ mod tests {
         // Another place, another workload: nothing to do with it.
         assert!(sorting.tells(&denial(2, proto::TCP, Hook::Connect4), start));
         let other = DenyEvent {
-            cgroup: 8,
+            cgroup: CgroupId(8),
             ..denial(1, proto::TCP, Hook::Connect4)
         };
         assert!(sorting.tells(&other, start));

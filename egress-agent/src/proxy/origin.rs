@@ -3,6 +3,7 @@
 //! Where that is found out is not its affair.
 
 use egress_core::routing::RouteTable;
+use egress_ebpf::ids::NetnsCookie;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
@@ -26,7 +27,7 @@ pub struct Origin {
     /// Its name, as the kernel has it (at most 15 bytes).
     pub comm: String,
     /// The network namespace (its cookie) that upstream connections are made in.
-    pub netns: u64,
+    pub netns: NetnsCookie,
 }
 
 impl Origin {

@@ -8,6 +8,7 @@ use super::origin::OriginLookup;
 use super::places::{BLOCK, Places};
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
+use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -22,7 +23,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Makes upstream connections. The proxy bounds the time from outside by dropping the future.
 pub trait Dialer: Send + Sync {
     /// Connects to `to` from within the network namespace `netns`.
-    fn connect(&self, netns: u64, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
+    fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
 /// How often it is looked whether many connections have ended.

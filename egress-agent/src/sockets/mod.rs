@@ -4,6 +4,7 @@
 
 mod maker;
 
+use egress_ebpf::ids::NetnsCookie;
 use maker::{Maker, Wanted};
 use std::collections::BTreeMap;
 use std::io;
@@ -17,16 +18,12 @@ use tokio::time::timeout;
 /// include/uapi/asm-generic/socket.h; since Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// A network namespace by its cookie, as the kernel side knows it (`bpf_get_netns_cookie`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NetnsId(pub u64);
-
 /// Makes sockets.
 #[derive(Debug)]
 pub struct SocketFactory {
-    own: NetnsId,
+    own: NetnsCookie,
     /// The other namespaces in which sockets may be made, each held by a descriptor.
-    others: RwLock<BTreeMap<NetnsId, Arc<OwnedFd>>>,
+    others: RwLock<BTreeMap<NetnsCookie, Arc<OwnedFd>>>,
     maker: Maker,
 }
 
@@ -53,13 +50,13 @@ impl SocketFactory {
     }
 
     /// The agent's own namespace.
-    pub fn own_netns(&self) -> NetnsId {
+    pub fn own_netns(&self) -> NetnsCookie {
         self.own
     }
 
     /// Takes the namespace behind a descriptor (of `/proc/PID/ns/net` or a mount of it): sockets
     /// can be made there until [`Self::forget`]. The descriptor keeps the namespace alive.
-    pub async fn admit(&self, namespace: OwnedFd) -> io::Result<NetnsId> {
+    pub async fn admit(&self, namespace: OwnedFd) -> io::Result<NetnsCookie> {
         let namespace = Arc::new(namespace);
         let any = Wanted::Stream(Ipv4Addr::LOCALHOST.into());
         let probe = self.maker.make(Arc::clone(&namespace), any).await?;
@@ -72,7 +69,7 @@ impl SocketFactory {
     }
 
     /// Lets go of a namespace. Sockets in it stay until they are closed.
-    pub fn forget(&self, netns: NetnsId) {
+    pub fn forget(&self, netns: NetnsCookie) {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         others.remove(&netns);
     }
@@ -80,7 +77,7 @@ impl SocketFactory {
     /// Listens on 127.0.0.1 and `::1`; port 0 takes one that is free on both.
     pub async fn listen_loopback(
         &self,
-        netns: NetnsId,
+        netns: NetnsCookie,
         port: u16,
     ) -> io::Result<LoopbackListeners> {
         let mut attempts = if port == 0 { 16 } else { 1 };
@@ -100,7 +97,7 @@ impl SocketFactory {
 
     async fn listen(
         &self,
-        netns: NetnsId,
+        netns: NetnsCookie,
         local: impl Into<SocketAddr>,
     ) -> io::Result<TcpListener> {
         let socket = self.make(netns, Wanted::Listener(local.into())).await?;
@@ -110,7 +107,7 @@ impl SocketFactory {
     /// Connects within `limit`, without Nagle's delay: what is relayed was gathered by its sender.
     pub async fn connect(
         &self,
-        netns: NetnsId,
+        netns: NetnsCookie,
         to: SocketAddr,
         limit: Duration,
     ) -> io::Result<TcpStream> {
@@ -128,13 +125,13 @@ impl SocketFactory {
     }
 
     /// An unconnected datagram socket on `local`.
-    pub async fn datagram(&self, netns: NetnsId, local: SocketAddr) -> io::Result<UdpSocket> {
+    pub async fn datagram(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.make(netns, Wanted::Datagram(local)).await?;
         UdpSocket::from_std(socket.into())
     }
 
     /// Every namespace in which sockets can be made.
-    pub fn namespaces(&self) -> Vec<NetnsId> {
+    pub fn namespaces(&self) -> Vec<NetnsCookie> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
         std::iter::once(self.own)
             .chain(others.keys().copied())
@@ -142,11 +139,11 @@ impl SocketFactory {
     }
 
     /// A `sock_diag(7)` socket, blocking: the kernel answers at once.
-    pub async fn diag(&self, netns: NetnsId) -> io::Result<OwnedFd> {
+    pub async fn diag(&self, netns: NetnsCookie) -> io::Result<OwnedFd> {
         self.make(netns, Wanted::Diag).await
     }
 
-    async fn make(&self, netns: NetnsId, wanted: Wanted) -> io::Result<OwnedFd> {
+    async fn make(&self, netns: NetnsCookie, wanted: Wanted) -> io::Result<OwnedFd> {
         if netns == self.own {
             return maker::make(wanted);
         }
@@ -165,7 +162,7 @@ impl SocketFactory {
 }
 
 /// The namespace that a socket is in.
-pub fn netns_of(socket: &impl AsFd) -> io::Result<NetnsId> {
+pub fn netns_of(socket: &impl AsFd) -> io::Result<NetnsCookie> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the descriptor is open for the length of the borrow, and the option writes at most
@@ -180,7 +177,7 @@ pub fn netns_of(socket: &impl AsFd) -> io::Result<NetnsId> {
         )
     };
     if done == 0 {
-        Ok(NetnsId(cookie))
+        Ok(NetnsCookie(cookie))
     } else {
         Err(io::Error::last_os_error())
     }
@@ -221,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn a_namespace_that_was_not_shown_is_refused_and_not_mistaken_for_the_own() {
         let factory = SocketFactory::new().unwrap();
-        let other = NetnsId(factory.own_netns().0 + 1);
+        let other = NetnsCookie(factory.own_netns().0 + 1);
         let listening = factory.listen_loopback(other, 0).await;
         assert_eq!(listening.unwrap_err().kind(), io::ErrorKind::NotFound);
         let to = (Ipv4Addr::LOCALHOST, 9).into();

@@ -4,11 +4,12 @@
 
 use crate::kernel::Tables;
 use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 
 /// What is in the kernel's table.
 #[derive(Debug, Default)]
-pub struct Owners(BTreeMap<u64, u32>);
+pub struct Owners(BTreeMap<CgroupId, u32>);
 
 impl Owners {
     /// What a previous agent left, which stays in force until it is written over.
@@ -18,7 +19,7 @@ impl Owners {
 
     /// The policy that a cgroup is under by an entry of its own.
     pub fn of(&self, cgroup: u64) -> Option<u32> {
-        self.0.get(&cgroup).copied()
+        self.0.get(&CgroupId(cgroup)).copied()
     }
 
     /// Writes what differs from `wanted`. Returns the policies that sockets were under whose
@@ -30,17 +31,18 @@ impl Owners {
     ) -> anyhow::Result<Vec<u32>> {
         let mut left = Vec::new();
         for (cgroup, policy) in wanted {
-            let before = self.0.get(cgroup).copied();
+            let cgroup = CgroupId(*cgroup);
+            let before = self.0.get(&cgroup).copied();
             if before != Some(*policy) {
-                tables.set_owner(*cgroup, Some(*policy))?;
-                self.0.insert(*cgroup, *policy);
+                tables.set_owner(cgroup, Some(*policy))?;
+                self.0.insert(cgroup, *policy);
                 left.push(before.unwrap_or(DEFAULT_POLICY));
             }
         }
-        let gone: Vec<u64> = self
+        let gone: Vec<CgroupId> = self
             .0
             .keys()
-            .filter(|id| !wanted.contains_key(id))
+            .filter(|id| !wanted.contains_key(&id.0))
             .copied()
             .collect();
         for cgroup in gone {

@@ -39,7 +39,11 @@ impl OriginLookup for FixedOrigin {
 struct DirectDialer;
 
 impl Dialer for DirectDialer {
-    fn connect(&self, _: u64, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+    fn connect(
+        &self,
+        _: egress_ebpf::ids::NetnsCookie,
+        to: SocketAddr,
+    ) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(TcpStream::connect(to))
     }
 }
@@ -81,7 +85,7 @@ pub fn destination(addr: &str) -> Origin {
         sharer: 1,
         pid: 1,
         comm: "curl".into(),
-        netns: 1,
+        netns: egress_ebpf::ids::NetnsCookie(1),
     }
 }
 

@@ -2,14 +2,15 @@
 
 use crate::addr::Addr;
 use crate::digest;
+use crate::ids::{CgroupId, NetnsCookie};
 use core::mem::size_of;
 
 /// Key of a flow between its SYN and the handshake's end.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowKey {
-    /// Cookie of the network namespace that both ends are in.
-    pub netns: u64,
+    /// The network namespace that both ends are in.
+    pub netns: NetnsCookie,
     /// The client's address towards the proxy.
     pub addr: Addr,
     /// The client's port, host byte order.
@@ -24,12 +25,12 @@ pub struct FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowOrigin {
-    /// Cgroup id of the socket's owner.
-    pub cgroup: u64,
+    /// The socket's owner.
+    pub cgroup: CgroupId,
     /// Socket cookie of the client's socket.
     pub cookie: u64,
-    /// Network namespace cookie of the client.
-    pub netns: u64,
+    /// The client's network namespace.
+    pub netns: NetnsCookie,
     /// The destination as dialled.
     pub addr: Addr,
     /// Its port, host byte order.
@@ -64,7 +65,7 @@ impl FlowOrigin {
     #[inline(always)]
     pub unsafe fn sealed(origin: *const Self, key: &FlowKey) -> u64 {
         let [a, b, c, d] = key.addr.be.map(u64::from);
-        let mut sum = digest::chain(key.netns, a | (b << 32));
+        let mut sum = digest::chain(key.netns.0, a | (b << 32));
         sum = digest::chain(sum, c | (d << 32));
         sum = digest::chain(sum, u64::from(key.port));
         let words = origin.cast::<u64>();
@@ -86,16 +87,17 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::{FlowKey, FlowOrigin};
+    use crate::ids::{CgroupId, NetnsCookie};
 
     #[test]
     fn an_origin_has_the_seal_of_its_own_key_only() {
         let key = FlowKey {
-            netns: 1,
+            netns: NetnsCookie(1),
             port: 40_000,
             ..FlowKey::default()
         };
         let origin = FlowOrigin {
-            cgroup: 7,
+            cgroup: CgroupId(7),
             policy: 3,
             ..FlowOrigin::default()
         };
@@ -113,10 +115,19 @@ mod tests {
             ),
             whole
         );
-        assert_ne!(seal(&origin, &FlowKey { netns: 2, ..key }), whole);
+        assert_ne!(
+            seal(
+                &origin,
+                &FlowKey {
+                    netns: NetnsCookie(2),
+                    ..key
+                }
+            ),
+            whole
+        );
         for other in [
             FlowOrigin {
-                cgroup: 8,
+                cgroup: CgroupId(8),
                 ..origin
             },
             FlowOrigin {

@@ -13,6 +13,7 @@ pub use owner::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
 pub use socket::{Mode, SocketState, socket_flag};
 
 use crate::addr::Addr;
+use crate::ids::{CgroupId, NetnsCookie};
 use core::mem::size_of;
 
 /// Raised with every change of a type here or of a map's meaning; an agent refuses to adopt
@@ -117,10 +118,10 @@ pub struct ProxyPort {
 pub struct DenyEvent {
     /// `bpf_ktime_get_ns`: nanoseconds since boot, without suspend.
     pub at: u64,
-    /// Cgroup id of the socket's owner (leaf), 0 if not known.
-    pub cgroup: u64,
-    /// Network namespace cookie, 0 if not known.
-    pub netns: u64,
+    /// The socket's owner (leaf).
+    pub cgroup: CgroupId,
+    /// The socket's network namespace.
+    pub netns: NetnsCookie,
     /// Destination as dialled.
     pub addr: Addr,
     /// Port, host byte order.
@@ -152,7 +153,7 @@ pub struct DenyEvent {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DenyKey {
     /// [`DenyEvent::cgroup`].
-    pub cgroup: u64,
+    pub cgroup: CgroupId,
     /// [`DenyEvent::addr`].
     pub addr: Addr,
     /// [`DenyEvent::port`].

@@ -6,6 +6,7 @@
 
 use super::{CLOSED_POLICY, MAX_POLICIES};
 use crate::digest::chain;
+use crate::ids::CgroupId;
 use core::mem::size_of;
 use core::ptr;
 
@@ -79,8 +80,8 @@ impl Ancestors {
         clippy::cast_possible_wrap,
         reason = "levels are at most MAX_DEPTH + 1"
     )]
-    pub unsafe fn write(value: *mut Self, cgroup: u64, at: impl Fn(i32) -> u64) {
-        let mut sum = cgroup;
+    pub unsafe fn write(value: *mut Self, cgroup: CgroupId, at: impl Fn(i32) -> u64) {
+        let mut sum = cgroup.0;
         let mut depth = 0;
         levels!(level {
             let id = at(level as i32 + 1);
@@ -95,7 +96,7 @@ impl Ancestors {
         let seal = if at(MAX_DEPTH as i32 + 1) == 0 {
             Self::sealed(sum, depth)
         } else {
-            Self::sealed(cgroup, Self::DEEP)
+            Self::sealed(cgroup.0, Self::DEEP)
         };
         // SAFETY: as above.
         unsafe { ptr::write_volatile(&raw mut (*value).seal, seal) };
@@ -110,20 +111,20 @@ impl Ancestors {
     #[inline(always)]
     pub unsafe fn lookup(
         value: *const Self,
-        cgroup: u64,
-        own: impl Fn(u64) -> Option<u32>,
+        cgroup: CgroupId,
+        own: impl Fn(CgroupId) -> Option<u32>,
     ) -> OwnerOf {
         // SAFETY: a word of the value.
         let seal = unsafe { ptr::read_volatile(&raw const (*value).seal) };
         let depth = seal & Self::LEVEL;
         if depth > MAX_DEPTH as u64 {
-            return if seal == Self::sealed(cgroup, Self::DEEP) {
+            return if seal == Self::sealed(cgroup.0, Self::DEEP) {
                 OwnerOf::TooDeep
             } else {
                 OwnerOf::Torn
             };
         }
-        let mut sum = cgroup;
+        let mut sum = cgroup.0;
         let mut found = None;
         // The levels below the cgroup are not read: most cgroups have a few above them.
         levels!(level {
@@ -132,7 +133,7 @@ impl Ancestors {
                 let id = unsafe { ptr::read_volatile(&raw const (*value).ids[level]) };
                 sum = chain(sum, id);
                 if found.is_none() {
-                    found = own(id);
+                    found = own(CgroupId(id));
                 }
             }
         });
@@ -144,7 +145,7 @@ impl Ancestors {
     }
 
     /// The ids from the cgroup itself up; none where the value is not whole or the cgroup too deep.
-    pub fn deepest_first(&self, cgroup: u64) -> impl Iterator<Item = u64> + '_ {
+    pub fn deepest_first(&self, cgroup: CgroupId) -> impl Iterator<Item = CgroupId> + '_ {
         // SAFETY: a whole value, which nobody writes.
         let found = unsafe { Self::lookup(self, cgroup, |_| None) };
         let depth = if found == OwnerOf::Nobody {
@@ -152,7 +153,8 @@ impl Ancestors {
         } else {
             0
         };
-        self.ids.iter().take(depth).rev().copied()
+        let ids = self.ids.iter().take(depth).rev();
+        ids.map(|id| CgroupId(*id))
     }
 }
 
@@ -166,16 +168,16 @@ impl Owner {
     /// The value that puts a cgroup under a policy.
     #[must_use]
     #[inline(always)]
-    pub const fn entry(cgroup: u64, policy: u32) -> u64 {
+    pub const fn entry(cgroup: CgroupId, policy: u32) -> u64 {
         let policy = policy as u64 & Self::POLICY;
-        (chain(cgroup, policy) & !Self::POLICY) | policy
+        (chain(cgroup.0, policy) & !Self::POLICY) | policy
     }
 
     /// The policy in the value of a cgroup. What vouches for another cgroup is read as
     /// [`CLOSED_POLICY`]: the cgroup has an entry, and it is not known what it says.
     #[must_use]
     #[inline(always)]
-    pub const fn policy(cgroup: u64, entry: u64) -> u32 {
+    pub const fn policy(cgroup: CgroupId, entry: u64) -> u32 {
         let policy = (entry & Self::POLICY) as u32;
         if Self::entry(cgroup, policy) == entry {
             policy
@@ -194,17 +196,18 @@ const _: () = {
 mod tests {
     use super::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
     use crate::abi::CLOSED_POLICY;
+    use crate::ids::CgroupId;
     use std::vec::Vec;
 
     /// A cgroup at this level whose id is 100 + its level.
-    fn at(level: usize) -> (u64, Ancestors) {
+    fn at(level: usize) -> (CgroupId, Ancestors) {
         below(100, level)
     }
 
     /// One whose ids, from the outermost on, follow a number.
-    fn below(first: u64, level: usize) -> (u64, Ancestors) {
+    fn below(first: u64, level: usize) -> (CgroupId, Ancestors) {
         let mut value = Ancestors::NONE;
-        let cgroup = first + level as u64;
+        let cgroup = CgroupId(first + level as u64);
         let id = |at: i32| {
             let at = usize::try_from(at).unwrap();
             if at <= level { first + at as u64 } else { 0 }
@@ -214,8 +217,8 @@ mod tests {
         (cgroup, value)
     }
 
-    fn lookup(value: &Ancestors, cgroup: u64, owners: &[(u64, u32)]) -> OwnerOf {
-        let own = |id| owners.iter().find(|o| o.0 == id).map(|o| o.1);
+    fn lookup(value: &Ancestors, cgroup: CgroupId, owners: &[(u64, u32)]) -> OwnerOf {
+        let own = |id: CgroupId| owners.iter().find(|o| o.0 == id.0).map(|o| o.1);
         // SAFETY: a value of the test's own.
         unsafe { Ancestors::lookup(value, cgroup, own) }
     }
@@ -282,19 +285,19 @@ mod tests {
     #[test]
     fn the_agent_reads_the_same_ancestors() {
         let (cgroup, value) = at(4);
-        let ids: Vec<u64> = value.deepest_first(cgroup).collect();
+        let ids: Vec<u64> = value.deepest_first(cgroup).map(|id| id.0).collect();
         assert_eq!(ids, [104, 103, 102, 101]);
-        assert_eq!(value.deepest_first(5).count(), 0);
+        assert_eq!(value.deepest_first(CgroupId(5)).count(), 0);
     }
 
     #[test]
     fn an_entry_of_another_cgroup_closes() {
         for policy in [0, 1, 77, CLOSED_POLICY] {
-            let entry = Owner::entry(42, policy);
-            assert_eq!(Owner::policy(42, entry), policy);
-            assert_eq!(Owner::policy(43, entry), CLOSED_POLICY);
+            let entry = Owner::entry(CgroupId(42), policy);
+            assert_eq!(Owner::policy(CgroupId(42), entry), policy);
+            assert_eq!(Owner::policy(CgroupId(43), entry), CLOSED_POLICY);
         }
-        let mixed = (Owner::entry(42, 1) & !0xff) | 2;
-        assert_eq!(Owner::policy(42, mixed), CLOSED_POLICY);
+        let mixed = (Owner::entry(CgroupId(42), 1) & !0xff) | 2;
+        assert_eq!(Owner::policy(CgroupId(42), mixed), CLOSED_POLICY);
     }
 }

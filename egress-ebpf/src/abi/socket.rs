@@ -2,6 +2,7 @@
 
 use super::action;
 use crate::addr::Addr;
+use crate::ids::{CgroupId, NetnsCookie};
 use core::mem::size_of;
 
 /// State of one socket, in its `sk_storage`. Written by the programs only; several of them may run on
@@ -34,10 +35,10 @@ use core::mem::size_of;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketState {
-    /// Cgroup id of the creating task (its leaf); 0 = not known.
-    pub cgroup: u64,
-    /// Network namespace cookie; 0 = not known yet.
-    pub netns: u64,
+    /// The creating task's cgroup (its leaf).
+    pub cgroup: CgroupId,
+    /// Its network namespace.
+    pub netns: NetnsCookie,
     /// Datagrams: [`crate::digest::passed`] of the destination that was last let through; 0 = none.
     pub passed: u64,
     /// Policy id and generation of the last verdict: [`Self::pair`].

@@ -11,6 +11,7 @@ use aya_ebpf::programs::SockAddrContext;
 use core::ptr;
 use egress_ebpf::abi::{ANSWER_NS, DenySeen, PEERS_PER_SECOND, PeerKey, REPEAT_NS, proto};
 use egress_ebpf::decide::Destination;
+use egress_ebpf::ids::CgroupId;
 
 /// `BPF_EXIST` of include/uapi/linux/bpf.h: only what is there is written.
 const BPF_EXIST: u64 = 2;
@@ -77,7 +78,7 @@ pub fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
 /// Whether a workload has noted fewer peers in this second than it may: whoever is written to from
 /// many addresses does not push its neighbours' peers out of the table at once.
 #[inline(always)]
-fn within_share(cgroup: u64, at: u64) -> bool {
+fn within_share(cgroup: CgroupId, at: u64) -> bool {
     let Some(seen) = SHARES.get_ptr_mut(&cgroup) else {
         let first = DenySeen { at, repeated: 1 };
         return SHARES.insert(&cgroup, &first, 0).is_ok();

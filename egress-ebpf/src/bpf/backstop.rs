@@ -28,6 +28,7 @@ use core::ptr;
 use egress_ebpf::abi::{policy_flag, proto, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
+use egress_ebpf::ids::{CgroupId, NetnsCookie};
 use egress_ebpf::packet::{destination, is_neighbour_talk, is_plain_tcp, source_is_local};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
@@ -109,9 +110,9 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 #[inline(always)]
 fn applied(ctx: &SkBuffContext, known: Option<Sock<'_>>) -> Applied {
     if let Some(sock) = known {
-        if sock.cgroup() == 0 {
+        if sock.cgroup() == CgroupId(0) {
             // SAFETY: takes no pointer but the context.
-            sock.set_cgroup(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) });
+            sock.set_cgroup(CgroupId(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }));
             // What was let through before was let through under the root's default.
             sock.set_judged(0);
         }
@@ -278,7 +279,7 @@ fn by_header(
     if sent.device != LOOPBACK && to.addr.is_loopback() {
         return Judged::Refused(to, Reason::NotListed);
     }
-    let netns = known.map_or(0, Sock::netns);
+    let netns = known.map_or(NetnsCookie(0), Sock::netns);
     let mut shortest = 0;
     if sent.is_udp() && sent.device != LOOPBACK {
         let owned = known.is_some_and(|sock| sock.mode().has(socket_flag::OWNED));

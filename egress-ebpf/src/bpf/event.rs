@@ -11,6 +11,7 @@ use egress_ebpf::abi::{
     DenyEvent, DenyKey, DenySeen, EVENTS_PER_WINDOW, NO_POLICY, REPEAT_NS, counter, policy_flag,
 };
 use egress_ebpf::decide::Destination;
+use egress_ebpf::ids::CgroupId;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
 /// Records a denial and returns what becomes of the flow: the denial itself, or under an
@@ -56,7 +57,7 @@ fn emit(
     // SAFETY: takes no argument and only reads a clock.
     let at = unsafe { bpf_ktime_get_ns() };
     let key = DenyKey {
-        cgroup: sock.map_or(0, Sock::cgroup),
+        cgroup: sock.map_or(CgroupId(0), Sock::cgroup),
         addr: to.addr,
         port: to.port,
         proto: to.proto,

@@ -9,6 +9,7 @@ use crate::bpf::skb::Skb;
 use crate::bpf::sock::Sock;
 use aya_ebpf::bindings::bpf_sock;
 use egress_ebpf::abi::{Mode, proto, socket_flag};
+use egress_ebpf::ids::CgroupId;
 use egress_ebpf::packet::Plain;
 
 /// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
@@ -22,7 +23,7 @@ pub fn is_settled(
     tcp_state: u32,
 ) -> bool {
     // Whose it is, only the packet says of a socket older than the gate.
-    if sock.cgroup() == 0 {
+    if sock.cgroup() == CgroupId(0) {
         return false;
     }
     let mode = sock.mode();

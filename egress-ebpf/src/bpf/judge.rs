@@ -9,6 +9,7 @@ use core::ptr;
 use egress_ebpf::abi::{NO_POLICY, Policy, SocketState, action, proto};
 use egress_ebpf::decide::{Destination, decide, decide_for};
 use egress_ebpf::digest::{self, Secret};
+use egress_ebpf::ids::NetnsCookie;
 use egress_ebpf::verdict::{Reason, Verdict};
 
 /// Written by the loader, another one at each load: what was remembered under another is judged again.
@@ -82,7 +83,7 @@ pub fn policy(id: u32) -> Applied {
 
 /// Judges a destination for a socket.
 #[inline(always)]
-pub fn judge(applied: &Applied, netns: u64, to: &Destination) -> Verdict {
+pub fn judge(applied: &Applied, netns: NetnsCookie, to: &Destination) -> Verdict {
     if applied.policy.generation == 0 {
         return Verdict::Deny(applied.missing);
     }
@@ -91,7 +92,12 @@ pub fn judge(applied: &Applied, netns: u64, to: &Destination) -> Verdict {
 
 /// [`judge`] for a destination that networks shorter than `shortest` do not list.
 #[inline(always)]
-pub fn judge_for(applied: &Applied, netns: u64, to: &Destination, shortest: u32) -> Verdict {
+pub fn judge_for(
+    applied: &Applied,
+    netns: NetnsCookie,
+    to: &Destination,
+    shortest: u32,
+) -> Verdict {
     if applied.policy.generation == 0 {
         return Verdict::Deny(applied.missing);
     }
@@ -139,7 +145,7 @@ pub fn has_passed(sock: Sock<'_>, to: &Destination, (id, generation): (u32, u32)
 /// The proxy's port in a network namespace, if it listens there. An element that is deleted may tell
 /// another namespace's: a connect there finds no listener of the agent's, and is denied.
 #[inline(always)]
-pub fn proxy_port(netns: u64) -> Option<u16> {
+pub fn proxy_port(netns: NetnsCookie) -> Option<u16> {
     PROXIES
         .get_ptr(netns)
         // SAFETY: an element of the map, which stays mapped while the program runs; one half-word.

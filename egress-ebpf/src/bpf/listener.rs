@@ -23,6 +23,7 @@ use core::ffi::c_void;
 use core::ptr;
 use egress_ebpf::abi::proto;
 use egress_ebpf::decide::Destination;
+use egress_ebpf::ids::NetnsCookie;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
 /// `BPF_F_CURRENT_NETNS`: the namespace of the socket at hand.
@@ -99,7 +100,7 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
         return Verdict::Allow.return_code();
     }
     // SAFETY: takes no pointer but the context.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let netns = NetnsCookie(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
     if proxy_port(netns) != Some(own.port) {
         return Verdict::Allow.return_code();
     }

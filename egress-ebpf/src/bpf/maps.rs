@@ -11,6 +11,7 @@ use egress_ebpf::abi::{
     Ancestors, DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, MAX_TABLES, PeerKey,
     ProxyPort, SocketState, TABLE_FLAGS, counter,
 };
+use egress_ebpf::ids::{CgroupId, NetnsCookie};
 
 /// [Policies](egress_ebpf::abi::Policy::word) by id. Written by the agent, through its memory, word by
 /// word; zeroed by it when a policy goes.
@@ -24,13 +25,13 @@ pub static GENERATION: Array<u64> = Array::with_max_entries(1, 0);
 /// Cgroup id of a workload to its [`Owner`](egress_ebpf::abi::Owner) entry. Written and deleted by
 /// the agent.
 #[map]
-pub static OWNERS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+pub static OWNERS: HashMap<CgroupId, u64> = HashMap::with_max_entries(16_384, 0);
 
 /// Ancestors of cgroups that sockets were made in. Written by `sock_create` and the LSM hook, once for
 /// each cgroup; the one that was looked for longest ago gives way, whether its cgroup is there or not.
 /// A workload that fills it takes the place of cgroups that make no sockets and judge none.
 #[map]
-pub static ANCESTORS: LruHashMap<u64, Ancestors> = LruHashMap::with_max_entries(16_384, 0);
+pub static ANCESTORS: LruHashMap<CgroupId, Ancestors> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Rule tables by id, each an array of [`Line`](egress_ebpf::table::Line)s. The agent makes the arrays, writes them through
 /// its memory, and puts them in their places here.
@@ -47,7 +48,7 @@ pub static VACANT: Array<[u64; 8]> = Array::with_max_entries(1, TABLE_FLAGS);
 
 /// Proxy listeners by network namespace cookie. Written and deleted by the agent.
 #[map]
-pub static PROXIES: HashMap<u64, ProxyPort> = HashMap::with_max_entries(4096, 0);
+pub static PROXIES: HashMap<NetnsCookie, ProxyPort> = HashMap::with_max_entries(4096, 0);
 
 /// Redirected flows between SYN and the end of the handshake. Written by the backstop before the
 /// SYN leaves, deleted by the agent's sock_ops. What a handshake that came to nothing leaves behind
@@ -91,7 +92,7 @@ pub static PEERS: LruHashMap<PeerKey, u64> = LruHashMap::with_max_entries(65_536
 /// Peers that a workload has noted in the running second, by its cgroup. Written by recvmsg; the
 /// oldest gives way.
 #[map]
-pub static SHARES: LruHashMap<u64, DenySeen> = LruHashMap::with_max_entries(4096, 0);
+pub static SHARES: LruHashMap<CgroupId, DenySeen> = LruHashMap::with_max_entries(4096, 0);
 
 /// [`counter`]. Written by the hooks, read by the agent.
 #[map]

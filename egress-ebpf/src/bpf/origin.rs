@@ -18,6 +18,7 @@ use core::ffi::c_void;
 use core::ptr;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, SocketState, counter, proto, socket_flag};
 use egress_ebpf::addr::Addr;
+use egress_ebpf::ids::NetnsCookie;
 
 /// Publishes a redirected flow under the address that its SYN comes from, once. `false` without
 /// room: the SYN must not leave.
@@ -72,7 +73,7 @@ pub fn agent(ctx: &SockOpsContext) {
     let (addr, port) = remote(ctx);
     let key = FlowKey {
         // SAFETY: takes no pointer but the context.
-        netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        netns: NetnsCookie(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }),
         addr,
         port,
         proto: proto::TCP,

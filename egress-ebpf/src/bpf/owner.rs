@@ -13,6 +13,7 @@ use aya_ebpf::programs::SkBuffContext;
 use core::mem::MaybeUninit;
 use core::ptr;
 use egress_ebpf::abi::{Ancestors, DEFAULT_POLICY, MAX_DEPTH, Owner, OwnerOf};
+use egress_ebpf::ids::CgroupId;
 use egress_ebpf::verdict::Reason;
 
 /// Codes of [`owner_of`] beside policy ids.
@@ -21,11 +22,11 @@ const UNKNOWN: u64 = 1 << 33;
 
 /// The cgroup of the running task, whose ancestors are known from here on.
 #[inline(always)]
-pub fn of_task() -> u64 {
+pub fn of_task() -> CgroupId {
     // SAFETY: takes no argument.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let cgroup = CgroupId(unsafe { bpf_get_current_cgroup_id() });
     if ANCESTORS.get_ptr(cgroup).is_none() {
-        note_ancestors(cgroup);
+        note_ancestors(cgroup.0);
     }
     cgroup
 }
@@ -34,6 +35,7 @@ pub fn of_task() -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn note_ancestors(cgroup: u64) -> u64 {
+    let cgroup = CgroupId(cgroup);
     let mut ancestors = MaybeUninit::uninit();
     // SAFETY: a value of this function's own. The helper takes a plain integer, and gives 0 for a
     // level below the task's own.
@@ -52,11 +54,11 @@ extern "C" fn note_ancestors(cgroup: u64) -> u64 {
 /// The policy id of a cgroup's deepest owner, or why there is none to tell. Cgroup 0 is one that the
 /// socket's program could not know.
 #[inline(always)]
-pub fn policy_id(cgroup: u64) -> Result<u32, Reason> {
-    if cgroup == 0 {
+pub fn policy_id(cgroup: CgroupId) -> Result<u32, Reason> {
+    if cgroup == CgroupId(0) {
         return Ok(DEFAULT_POLICY);
     }
-    match owner_of(cgroup) {
+    match owner_of(cgroup.0) {
         TOO_DEEP => Err(Reason::CgroupDepth),
         UNKNOWN => Err(Reason::UnknownOwner),
         id => Ok(id as u32),
@@ -68,6 +70,7 @@ pub fn policy_id(cgroup: u64) -> Result<u32, Reason> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn owner_of(cgroup: u64) -> u64 {
+    let cgroup = CgroupId(cgroup);
     let Some(ancestors) = ANCESTORS.get_ptr(cgroup) else {
         return UNKNOWN;
     };
@@ -82,7 +85,7 @@ extern "C" fn owner_of(cgroup: u64) -> u64 {
 
 /// The policy id that a cgroup has of its own.
 #[inline(always)]
-fn own(cgroup: u64) -> Option<u32> {
+fn own(cgroup: CgroupId) -> Option<u32> {
     OWNERS
         .get_ptr(cgroup)
         // SAFETY: an element of the map, which stays mapped while the program runs; one word.
@@ -110,7 +113,7 @@ extern "C" fn owner_of_packet(skb: *mut __sk_buff) -> u64 {
         ($($level:literal)*) => { $(
             let id = at($level);
             if id != 0 {
-                if let Some(policy) = own(id) {
+                if let Some(policy) = own(CgroupId(id)) {
                     return u64::from(policy);
                 }
             }

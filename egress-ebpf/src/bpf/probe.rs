@@ -4,11 +4,12 @@ use crate::bpf::judge::{judge, policy};
 use crate::bpf::skb::Skb;
 use aya_ebpf::programs::SkBuffContext;
 use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_ebpf::ids::NetnsCookie;
 use egress_ebpf::packet::destination;
 use egress_ebpf::verdict::Verdict;
 
 /// The network namespace of packets that a test hands to [`probe`].
-const PROBE_NETNS: u64 = 1;
+const PROBE_NETNS: NetnsCookie = NetnsCookie(1);
 
 /// The verdict on a packet alone, under the default policy, as [`Verdict::number`].
 #[inline(always)]

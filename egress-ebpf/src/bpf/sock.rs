@@ -13,6 +13,7 @@ use core::ptr::{self, NonNull};
 use egress_ebpf::abi::{Mode, SocketState, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
+use egress_ebpf::ids::{CgroupId, NetnsCookie};
 
 /// A socket's state.
 ///
@@ -82,8 +83,8 @@ impl<'a> Sock<'a> {
     }
 
     words! {
-        cgroup set_cgroup cgroup: u64;
-        netns set_netns netns: u64;
+        cgroup set_cgroup cgroup: CgroupId;
+        netns set_netns netns: NetnsCookie;
         passed set_passed passed: u64;
         judged set_judged judged: u64;
         answered set_answered answered: u64;
@@ -153,13 +154,13 @@ impl<'a> Sock<'a> {
 
     /// The cookie of the socket's network namespace. `ctx` is the context of the running program.
     #[inline(always)]
-    pub fn netns_or_ask(self, ctx: *mut c_void) -> u64 {
+    pub fn netns_or_ask(self, ctx: *mut c_void) -> NetnsCookie {
         let known = self.netns();
-        if known != 0 {
+        if known != NetnsCookie(0) {
             return known;
         }
         // SAFETY: takes no pointer but the context.
-        let netns = unsafe { bpf_get_netns_cookie(ctx) };
+        let netns = NetnsCookie(unsafe { bpf_get_netns_cookie(ctx) });
         self.set_netns(netns);
         netns
     }

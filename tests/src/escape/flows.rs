@@ -4,6 +4,7 @@ use crate::pinned;
 use anyhow::Result;
 use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{FlowKey, FlowOrigin};
+use egress_ebpf::ids::NetnsCookie;
 use std::path::Path;
 
 /// Half as many again as the table has room for.
@@ -27,7 +28,7 @@ impl Flows {
     pub(super) fn flood(&mut self) -> Result<usize> {
         for number in 0..FLOOD {
             let key = FlowKey {
-                netns: u64::MAX - number,
+                netns: NetnsCookie(u64::MAX - number),
                 ..FlowKey::default()
             };
             self.table.insert(key, FlowOrigin::default(), 0)?;

@@ -16,6 +16,7 @@ use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, Policy, action, counter, policy_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::decide;
+use egress_ebpf::ids::NetnsCookie;
 use egress_ebpf::model::{Model, number};
 use egress_ebpf::packet::destination;
 use egress_ebpf::table::{Entry, Key};
@@ -29,7 +30,7 @@ use std::os::fd::AsFd as _;
 const TABLE: u32 = 7;
 const PROXY_PORT: u16 = 15001;
 /// The network namespace that the probe program takes packets to be of.
-const NETNS: u64 = 1;
+const NETNS: NetnsCookie = NetnsCookie(1);
 
 /// Room for networks.
 const NETWORKS: u32 = 1 << 16;
