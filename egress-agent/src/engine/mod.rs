@@ -1,7 +1,7 @@
 //! Drives the pure state machine: hands it rules, answers and time, and carries out what it asks
 //! for: kernel writes, questions, and the snapshots that other tasks read. Decides nothing itself.
 //!
-//! Each thing that happens is one [`Input`]; after each, everything that the state machine asks for
+//! Each thing that happens is one `Input`; after each, everything that the state machine asks for
 //! is carried out.
 
 mod ending;

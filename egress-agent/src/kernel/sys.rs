@@ -169,6 +169,7 @@ fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
 }
 
 /// The `query` member of `union bpf_attr`.
+#[expect(clippy::struct_field_names, reason = "the kernel's names")]
 #[repr(C)]
 struct Query {
     target_fd: u32,

@@ -1,5 +1,5 @@
 //! The proxy: takes redirected flows, learns the name each one asks for, and forwards, answers or
-//! closes it as the current [`RouteTable`] says.
+//! closes it as the current `RouteTable` says.
 //!
 //! It owns accepted connections and what is dialled for them. It makes no listening socket, reads no
 //! BPF map and builds no routes: those come in through [`Shared`].

@@ -36,7 +36,7 @@ fn verify(asked: &[u8], received: &[u8]) {
 /// The same by RFC 1035 §4.1: `None` is wrong.
 fn plainly(asked: &[u8], received: &[u8]) -> Option<Fit> {
     let (id, flags, count) = (received.get(..2)?, received.get(2)?, received.get(4..6)?);
-    let is_answer = *flags >> 7 == 1 && (*flags >> 3) & 15 == 0;
+    let is_answer = flags & 0b1111_1000 == 0b1000_0000;
     let (ours, theirs) = (section(asked)?, section(received));
     if id != asked.get(..2)? || !is_answer || count != [0, 1] {
         return None;
