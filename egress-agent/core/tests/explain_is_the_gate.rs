@@ -110,7 +110,7 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
     };
     let status = |code| Some(DeniedBy::Status(code));
     let served = |cluster: &Cluster, otherwise: End| {
-        if candidates(cluster, to, 3).is_empty() {
+        if candidates(cluster, to, || 3).is_empty() {
             otherwise
         } else {
             None

@@ -6,7 +6,7 @@ use super::observe::{Refusal, RefusalReason};
 use super::origin::Origin;
 use super::places::Place;
 use super::shared::Shared;
-use egress_core::routing::{Cluster, RouteTable, Turn, candidates};
+use egress_core::routing::{Cluster, RouteTable, candidates};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,7 +21,10 @@ pub(super) struct Client {
 impl Client {
     /// Addresses of a destination, in the order in which they are dialled for this client.
     pub(super) fn addresses_of(&self, cluster: &Cluster) -> Vec<SocketAddr> {
-        candidates(cluster, self.origin.destination, Turn::Next)
+        candidates(cluster, self.origin.destination, || {
+            let policy = self.origin.policy_in(&self.shared.routes.load());
+            self.shared.clusters.draw(cluster, policy)
+        })
     }
 
     /// The cgroup whose share of the proxy it takes at the moment.

@@ -6,6 +6,7 @@ use super::limits::Limits;
 use super::observe::Observer;
 use super::origin::OriginLookup;
 use super::places::{BLOCK, Places};
+use super::upstream::clusters::Clusters;
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
 use egress_ebpf::ids::NetnsCookie;
@@ -51,6 +52,7 @@ pub struct Shared {
     /// Blocks of [`BLOCK`] bytes.
     pub(super) memory: Arc<Places>,
     pub(super) descriptors: Arc<Places>,
+    pub(super) clusters: Clusters,
     pub(super) changes: Option<watch::Receiver<u64>>,
     /// What canaries are answered.
     pub(super) proof: Arc<str>,
@@ -78,6 +80,7 @@ impl Shared {
             connections,
             memory,
             descriptors,
+            clusters: Clusters::default(),
             changes: None,
             proof: Arc::default(),
         }

@@ -27,8 +27,12 @@ async fn origin(name: usize) -> SocketAddr {
 }
 
 fn service(endpoints: &[SocketAddr]) -> Arc<Cluster> {
+    named(HOST, endpoints)
+}
+
+fn named(host: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
     Arc::new(Cluster {
-        id: ClusterId::new(HOST, PORT),
+        id: ClusterId::new(host, PORT),
         endpoints: endpoints.to_vec(),
         balanced: true,
         ..Cluster::default()
@@ -156,7 +160,7 @@ async fn flows_of_one_service_take_no_turns_from_another() {
         b.push(origin(name).await);
     }
     let mut port = by_host(Split::one(service(&a)));
-    let other = by_host(Split::one(service(&b)));
+    let other = by_host(Split::one(named("b.example", &b)));
     port.hosts.extend(other.hosts.iter().map(|host| {
         Arc::new(VirtualHost {
             host: "b.example".into(),

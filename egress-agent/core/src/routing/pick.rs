@@ -1,8 +1,8 @@
 //! Which addresses of a cluster one flow dials, in order.
 //!
-//! It dials nothing; where the turn stands comes in as a number.
+//! It dials nothing; where the turn stands is asked for only where there is a choice.
 
-use super::{Cluster, Turn};
+use super::Cluster;
 use std::net::SocketAddr;
 
 /// The addresses to try. The first is the one that the client dialled, where the cluster has it and
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 pub fn candidates(
     cluster: &Cluster,
     dialled: SocketAddr,
-    turn: impl Into<Turn>,
+    turn: impl FnOnce() -> usize,
 ) -> Vec<SocketAddr> {
     let dialled = SocketAddr::new(dialled.ip().to_canonical(), dialled.port());
     if let Some(port) = cluster.original_dst {
@@ -33,7 +33,7 @@ pub fn candidates(
         near @ 1.. if !cluster.balanced => near,
         _ => order.len(),
     };
-    if let Some(at) = cluster.turns.number(turn.into()).checked_rem(chosen_from) {
+    if let Some(at) = turn().checked_rem(chosen_from) {
         order[..chosen_from].rotate_left(at);
         // Stable: the order of the turn stays within each family.
         order[1..].sort_by_key(other_family);
@@ -96,13 +96,13 @@ mod tests {
                 .map(|text| text.parse().unwrap())
                 .collect();
             assert_eq!(
-                candidates(&cluster(&three, None), dialled.parse().unwrap(), turn),
+                candidates(&cluster(&three, None), dialled.parse().unwrap(), || turn),
                 order,
                 "{dialled} {turn}"
             );
         }
         assert_eq!(
-            candidates(&cluster(&[], None), "192.0.2.1:80".parse().unwrap(), 3),
+            candidates(&cluster(&[], None), "192.0.2.1:80".parse().unwrap(), || 3),
             vec![]
         );
     }
@@ -111,7 +111,7 @@ mod tests {
     fn resolution_none_dials_what_the_client_dialled_on_the_clusters_port() {
         let none = cluster(&[], Some(8080));
         assert_eq!(
-            candidates(&none, "[::ffff:203.0.113.9]:80".parse().unwrap(), 0),
+            candidates(&none, "[::ffff:203.0.113.9]:80".parse().unwrap(), || 0),
             vec!["203.0.113.9:8080".parse().unwrap()]
         );
     }

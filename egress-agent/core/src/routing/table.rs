@@ -212,8 +212,6 @@ pub struct Cluster {
     /// Flows are shared out over all endpoints (resolution STATIC). Otherwise the one that the
     /// client dialled is first, if it is one of them.
     pub balanced: bool,
-    /// Whose turn it is among the endpoints.
-    pub turns: Turns,
     /// What `DestinationRule`s ask for it.
     pub policy: Arc<ClusterPolicy>,
 }

@@ -1,7 +1,8 @@
 //! Whose turn it is: each list that flows are shared out over counts its own draws.
 //!
 //! A count that several lists share starves entries: a flow that advances it twice only ever
-//! meets every second entry of a list. The count lives in the snapshot, beside the list that it is for.
+//! meets every second entry of a list. The count of a split lives in the snapshot beside it; that of a
+//! cluster's endpoints outlives snapshots, with the proxy.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,6 +26,11 @@ impl From<usize> for Turn {
 pub struct Turns(AtomicUsize);
 
 impl Turns {
+    /// The number of the next draw.
+    pub fn draw(&self) -> usize {
+        self.number(Turn::Next)
+    }
+
     /// The number of a draw.
     pub(super) fn number(&self, turn: Turn) -> usize {
         match turn {

@@ -172,7 +172,7 @@ impl Gate<'_> {
         match decision.or_denial(head.authority) {
             Err(denial) => Fate::DeniedByProxy(denial.reason, Some(denial.reply.status)),
             Ok((action, policy)) => match action.destinations() {
-                Some(cluster) if candidates(cluster, to, 0).is_empty() => {
+                Some(cluster) if candidates(cluster, to, || 0).is_empty() => {
                     Fate::NoEndpoint(Arc::clone(cluster), Some(503))
                 }
                 _ => Fate::Request(action, policy),
@@ -182,7 +182,7 @@ impl Gate<'_> {
 
     fn tls(&self, to: SocketAddr, name: Option<&str>) -> Fate {
         match self.routes.tls(self.id, to, name, 0) {
-            TlsDecision::Forward(cluster) if candidates(&cluster, to, 0).is_empty() => {
+            TlsDecision::Forward(cluster) if candidates(&cluster, to, || 0).is_empty() => {
                 Fate::NoEndpoint(cluster, None)
             }
             TlsDecision::Forward(cluster) => Fate::Tls(cluster),
@@ -204,7 +204,7 @@ impl Gate<'_> {
 }
 
 fn relayed(cluster: Arc<Cluster>, to: SocketAddr) -> Fate {
-    if candidates(&cluster, to, 0).is_empty() {
+    if candidates(&cluster, to, || 0).is_empty() {
         Fate::NoEndpoint(cluster, None)
     } else {
         Fate::Relayed(cluster)
