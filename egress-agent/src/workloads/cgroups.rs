@@ -5,23 +5,15 @@
 //! before, and what a full queue or a missing watch passed over. Says nothing of what a cgroup is.
 
 use super::depth::{self, Deep};
+use super::watches::{Happened, Watches};
 use crate::cgroup2;
-use anyhow::Context as _;
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Cgroups that are followed: as many as the kernel's table of owners holds.
 const MOST: usize = 16_384;
-/// Room for the events of one read.
-const BUFFER: usize = 16 * 1024;
 
 /// A cgroup below an enforced root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,20 +37,10 @@ pub enum Change {
     Populated(u64),
 }
 
-/// What a watch is on.
-#[derive(Clone, Debug)]
-enum Watched {
-    /// A cgroup's folder: its children come and go.
-    Folder(PathBuf),
-    /// Its `cgroup.events`.
-    Events(u64),
-}
-
 /// See the module.
 pub struct Cgroups {
     roots: Vec<PathBuf>,
-    queue: AsyncFd<OwnedFd>,
-    watches: BTreeMap<i32, Watched>,
+    watches: Watches,
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
     /// Cgroups that the kernel does not judge. What lies below them is not looked at.
     deep: Deep,
@@ -70,14 +52,9 @@ impl Cgroups {
     /// For folders that are enforced roots. Knows nothing until the first [`Self::scan`]. Must be
     /// called within a tokio runtime.
     pub fn new(roots: &[PathBuf]) -> anyhow::Result<Self> {
-        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-            .context("watching cgroups")?;
-        // SAFETY: the descriptor is owned by what is registered, and stays the same for its life.
-        let queue = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }?;
         Ok(Self {
             roots: roots.to_vec(),
-            queue,
-            watches: BTreeMap::new(),
+            watches: Watches::new()?,
             known: BTreeMap::new(),
             deep: Deep::default(),
             blind: false,
@@ -125,13 +102,7 @@ impl Cgroups {
     /// Waits for the next events. Dropping the future loses none.
     pub async fn changed(&mut self) -> anyhow::Result<Vec<Change>> {
         loop {
-            let mut ready = self.queue.readable().await?;
-            let mut events = Vec::new();
-            let read = ready.try_io(|queue| read_events(queue.get_ref(), &mut events));
-            match read {
-                Ok(result) => result.context("reading cgroup events")?,
-                Err(_would_block) => continue,
-            }
+            let events = self.watches.next().await?;
             let changes = self.take(events);
             if !changes.is_empty() {
                 return Ok(changes);
@@ -139,30 +110,17 @@ impl Cgroups {
         }
     }
 
-    fn take(&mut self, events: Vec<Event>) -> Vec<Change> {
-        if events
-            .iter()
-            .any(|e| e.flags.contains(ReadFlags::QUEUE_OVERFLOW))
-        {
+    fn take(&mut self, events: Vec<Happened>) -> Vec<Change> {
+        if events.contains(&Happened::Overflow) {
             return self.scan();
         }
         let mut changes = Vec::new();
-        for Event { watch, flags, name } in events {
-            if flags.contains(ReadFlags::IGNORED) {
-                self.watches.remove(&watch);
-                continue;
-            }
-            match (self.watches.get(&watch).cloned(), name) {
-                (Some(Watched::Events(id)), _) => changes.push(Change::Populated(id)),
-                (Some(Watched::Folder(parent)), Some(name)) if flags.contains(ReadFlags::ISDIR) => {
-                    let folder = parent.join(name);
-                    if flags.contains(ReadFlags::DELETE) {
-                        self.vanished(&folder, &mut changes);
-                    } else {
-                        self.appeared(&folder, &mut changes);
-                    }
-                }
-                (Some(Watched::Folder(_)) | None, _) => {}
+        for event in events {
+            match event {
+                Happened::Overflow => {}
+                Happened::Populated(id) => changes.push(Change::Populated(id)),
+                Happened::Came(folder) => self.appeared(&folder, &mut changes),
+                Happened::Went(folder) => self.vanished(&folder, &mut changes),
             }
         }
         changes
@@ -223,11 +181,17 @@ impl Cgroups {
     }
 
     fn know(&mut self, folder: &Path, id: u64, root: usize) -> Arc<Cgroup> {
-        let children = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-        self.watch(folder, children, Watched::Folder(folder.to_path_buf()));
-        // The kernel tells when `populated` in it changes (cgroup v2, "Un/populated Notification").
-        let events = folder.join("cgroup.events");
-        self.watch(&events, WatchFlags::MODIFY, Watched::Events(id));
+        for watched in [
+            self.watches.folder(folder),
+            self.watches.populated(folder, id),
+        ] {
+            if let Err(error) = watched {
+                if !self.blind {
+                    tracing::warn!(path = %folder.display(), %error, "cannot watch every cgroup: new ones are seen only by scans; raise fs.inotify.max_user_watches");
+                }
+                self.blind = true;
+            }
+        }
         let cgroup = Arc::new(Cgroup {
             id,
             folder: folder.to_path_buf(),
@@ -235,50 +199,6 @@ impl Cgroups {
         });
         self.known.insert(folder.to_path_buf(), Arc::clone(&cgroup));
         cgroup
-    }
-
-    fn watch(&mut self, path: &Path, flags: WatchFlags, what: Watched) {
-        match inotify::add_watch(self.queue.get_ref(), path, flags) {
-            Ok(watch) => {
-                self.watches.insert(watch, what);
-            }
-            // Gone already.
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(error) => {
-                if !self.blind {
-                    tracing::warn!(path = %path.display(), %error, "cannot watch every cgroup: new ones are seen only by scans; raise fs.inotify.max_user_watches");
-                }
-                self.blind = true;
-            }
-        }
-    }
-}
-
-struct Event {
-    watch: i32,
-    flags: ReadFlags,
-    name: Option<String>,
-}
-
-/// Reads what the queue holds. Names that are not UTF-8 are left to the scan.
-fn read_events(queue: &OwnedFd, events: &mut Vec<Event>) -> io::Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); BUFFER];
-    let mut reader = inotify::Reader::new(queue, &mut buffer);
-    loop {
-        match reader.next() {
-            Ok(event) => events.push(Event {
-                watch: event.wd(),
-                flags: event.events(),
-                name: event
-                    .file_name()
-                    .and_then(|n| Some(n.to_str().ok()?.to_owned())),
-            }),
-            Err(rustix::io::Errno::AGAIN) if !events.is_empty() => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        if reader.is_buffer_empty() {
-            return Ok(());
-        }
     }
 }
 

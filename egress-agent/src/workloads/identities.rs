@@ -2,7 +2,7 @@
 //! `NAMESPACE/SERVICE-ACCOUNT`. Owns the spelling and which cgroups have one; who a cgroup is, the
 //! entries of `workloads` say.
 
-use super::Workload;
+use egress_core::registry::scope::Workload;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};

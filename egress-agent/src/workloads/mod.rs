@@ -6,15 +6,18 @@
 pub mod cgroups;
 mod depth;
 mod identities;
+mod member;
 mod missed;
 pub mod names;
 mod owners;
 mod room;
 mod sharers;
+mod watches;
 
 pub use depth::TooDeep;
 pub use egress_core::registry::scope::Workload;
 pub use identities::Identities;
+pub use member::Placed;
 pub use missed::Missed;
 pub use owners::Owners;
 pub use sharers::Sharers;
@@ -22,8 +25,9 @@ pub use sharers::Sharers;
 use crate::cgroup2;
 use crate::config::{Config, Mode, WorkloadEntry};
 use crate::kernel::{Tables, canary};
-use crate::namespaces::{Counted, Namespaces};
+use crate::namespaces::Namespaces;
 use cgroups::{Cgroup, Cgroups, Change};
+use member::Member;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,35 +47,6 @@ pub enum Told {
     Workload(u64, Workload),
     /// It is gone.
     Gone(u64),
-}
-
-/// A cgroup that is a workload, or has network namespaces of its own, for `status`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Its path in the hierarchy.
-    pub cgroup: String,
-    /// The kernel's id.
-    pub id: u64,
-    /// Who it is; none where no entry names it.
-    pub identity: Option<String>,
-    /// What its path says of the pod and the container.
-    pub name: names::CgroupName,
-    /// A mode of its own.
-    pub mode: Option<Mode>,
-    /// A policy of its own.
-    pub policy: Option<u32>,
-    /// Network namespaces of its processes.
-    pub namespaces: Counted,
-}
-
-/// A cgroup and what is known of it.
-struct Member {
-    cgroup: Arc<Cgroup>,
-    /// Its path in the hierarchy.
-    path: String,
-    /// Its path below the enforced root.
-    below: String,
-    workload: Option<Workload>,
 }
 
 /// See the module.

@@ -2,7 +2,8 @@
 //! bound itself is `namespaces`'s.
 
 use super::cgroups::Cgroups;
-use super::{Member, sharers};
+use super::member::Member;
+use super::sharers;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
