@@ -269,12 +269,9 @@ fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &P
     entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
 }
 
-/// `addresses` of the entries that list a port; with one that has none, and so stands for every
-/// address with resolution NONE, none.
+/// `addresses` of the entries that list a port. With resolution NONE an entry without any stands for
+/// every address beside these.
 pub fn listed_networks(service: &Service, number: u16) -> Vec<IpNet> {
-    if service.resolution() == Resolution::None {
-        return own_networks(service, number);
-    }
     let with_port = with_port(service, number);
     with_port.flat_map(|(e, _)| &e.addresses).copied().collect()
 }

@@ -40,6 +40,8 @@ struct Part {
     addresses: Vec<IpNet>,
     /// Resolution NONE: everything that these cover is dialled as it is.
     as_dialled: bool,
+    /// Resolution NONE, and some entry has no `addresses`: every address will do.
+    anywhere: bool,
     /// Of `VirtualService`s.
     tls: Vec<Arc<TlsRoute>>,
     own_name: Option<Arc<TlsRoute>>,
@@ -221,6 +223,8 @@ impl Snapshot {
         Part {
             addresses: listed_networks(service, port),
             as_dialled: service.resolution() == Resolution::None,
+            anywhere: service.resolution() == Resolution::None
+                && own_networks(service, port).is_empty(),
             host: http,
             tls,
             own_name,
@@ -244,7 +248,7 @@ impl Snapshot {
                     .iter()
                     .filter(|net| part.as_dialled || net.prefix_len() == net.max_prefix_len());
                 made.host_addresses.extend(known.map(|net| (*net, at)));
-                if part.as_dialled && part.addresses.is_empty() {
+                if part.anywhere {
                     made.host_addresses
                         .extend(everywhere().map(|net| (net, at)));
                 }

@@ -104,6 +104,24 @@ fn the_dialled_address_of_one_entry_takes_no_address_of_another_as_its_name() {
 }
 
 #[test]
+fn an_entry_for_every_address_takes_no_single_address_from_an_older_one() {
+    let narrow = single("NONE", "TLS", "198.51.100.7");
+    let wide = single("NONE", "TLS", "").replace("name: e", "name: f");
+    for text in [vec![&*narrow], vec![&*narrow, &wide]] {
+        let mut bench = Bench::new(Settings::default(), &text);
+        let (routes, dialled) = (bench.state.routes(), "198.51.100.7:80".parse().unwrap());
+        let decision = routes.tls(0, dialled, None, 0);
+        assert!(matches!(decision, TlsDecision::Forward(_)), "{text:?}");
+    }
+    let narrow = single("NONE", "HTTP", "198.51.100.7");
+    let wide = single("NONE", "HTTP", "").replace("name: e", "name: f");
+    for ip in ["198.51.100.7", "198.51.100.8"] {
+        let to = http(&[&narrow, &wide], &format!("{ip}:80"), ip);
+        assert_eq!(to.as_deref(), Some("a.example"), "{ip}");
+    }
+}
+
+#[test]
 fn tls_to_a_single_address_needs_no_server_name_and_to_a_network_it_does() {
     let decide = |text: &str, dialled: &str, sni: Option<&str>| {
         let mut bench = Bench::new(Settings::default(), &[text]);
