@@ -26,8 +26,8 @@ pub(super) enum Input {
     Missed(BTreeSet<u64>),
     /// An enforced root came.
     RootCame,
-    /// A DNS question came back.
-    Reply(Reply),
+    /// DNS questions came back.
+    Replies(Vec<Reply>),
     /// A lease ends, or a name is to be asked for.
     Due,
     /// The first answers took too long.

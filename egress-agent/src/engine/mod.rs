@@ -140,7 +140,7 @@ impl Engine {
         let deadline = tokio::time::Instant::now() + patience;
         while self.first_answers.due().is_some() {
             tokio::select! {
-                reply = self.questions.reply() => self.answer(reply),
+                replies = self.questions.replies() => self.answer(replies),
                 Some(ask) = self.news.asks.recv() => self.reply(ask),
                 () = tokio::time::sleep_until(deadline) => break,
             }
@@ -195,7 +195,7 @@ impl Engine {
             rules = rules.next() => rules,
             input = self.news.next() => input,
             told = self.placing.workloads.next() => Input::Workloads(told?),
-            reply = self.questions.reply() => Input::Reply(reply),
+            replies = self.questions.replies() => Input::Replies(replies),
             () = until(due) => Input::Due,
             () = until(self.first_answers.due()) => Input::FirstAnswersLate,
             () = until(self.lease_file.due()) => Input::KeepLeases,
@@ -220,7 +220,7 @@ impl Engine {
                 }
             }
             Input::RootCame => self.placing.workloads.look_again(),
-            Input::Reply(reply) => self.answer(reply),
+            Input::Replies(replies) => self.answer(replies),
             Input::Due => self.state.handle_timeout(Instant::now()),
             Input::FirstAnswersLate => self.first_answers.give_up(&self.state),
             Input::KeepLeases => self.keep_leases(),
@@ -313,13 +313,15 @@ impl Engine {
         tracing::info!("config applied");
     }
 
-    /// Takes what came of a DNS question.
-    fn answer(&mut self, reply: Reply) {
+    /// Takes what came of DNS questions.
+    fn answer(&mut self, replies: Vec<Reply>) {
         let now = Instant::now();
-        let good = reply.is_good();
-        let changed = reply.give(now, &mut self.state);
-        if good {
-            self.lease_file.answered(now, changed);
+        for reply in replies {
+            let good = reply.is_good();
+            let changed = reply.give(now, &mut self.state);
+            if good {
+                self.lease_file.answered(now, changed);
+            }
         }
         self.first_answers.look(&self.state);
     }

@@ -4,11 +4,13 @@
 use crate::dns::Resolver;
 use egress_core::policy::leases::{Answer, Failure};
 use egress_core::policy::state::{Query, State};
-use std::future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
+
+/// Replies that are taken together: what follows from them is carried out once.
+const AT_ONCE: usize = 256;
 
 /// A question that came back.
 pub(super) struct Reply {
@@ -46,13 +48,12 @@ impl Questions {
         }
     }
 
-    /// The next one that came back. Dropping the future loses none.
-    pub(super) async fn reply(&mut self) -> Reply {
-        match self.inbox.recv().await {
-            Some(reply) => reply,
-            // A sender is kept here.
-            None => future::pending().await,
-        }
+    /// Those that came back, at least one. Dropping the future loses none.
+    pub(super) async fn replies(&mut self) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        // None come only where no sender is left, and one is kept here.
+        self.inbox.recv_many(&mut replies, AT_ONCE).await;
+        replies
     }
 }
 

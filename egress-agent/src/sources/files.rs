@@ -20,12 +20,36 @@ const MAX_FILE: u64 = egress_core::istio::decode::MAX_FILE as u64;
 const READ_ATTEMPTS: u32 = 5;
 
 /// One file as it was read.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
     /// As the user named it, or below the folder that the user named.
     pub path: PathBuf,
     /// UTF-8.
     pub text: String,
+    /// Of path and text, made once: the texts of many files are long.
+    digest: u64,
+}
+
+impl SourceFile {
+    /// Of a text.
+    pub fn new(path: PathBuf, text: String) -> Self {
+        Self {
+            digest: digest(&(&path, &text)),
+            path,
+            text,
+        }
+    }
+
+    /// Whether two files are the same; says nothing across versions of the agent.
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
+    }
+}
+
+impl Hash for SourceFile {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.digest.hash(hasher);
+    }
 }
 
 /// All files of all paths as they are at one moment.
@@ -155,7 +179,7 @@ fn read_once(paths: &[PathBuf]) -> Reading {
                 Ok(real) => {
                     if known.insert(real) {
                         match read_stable(&file) {
-                            Ok(text) => reading.files.push(SourceFile { path: file, text }),
+                            Ok(text) => reading.files.push(SourceFile::new(file, text)),
                             Err(error) => reading.failed.push((file, error.to_string())),
                         }
                     }

@@ -95,7 +95,7 @@ impl Loader {
         };
         let mut now = BTreeMap::new();
         for file in &reading.files {
-            let own = digest(file);
+            let own = file.digest();
             let judged = match self.read.remove(&file.path) {
                 Some((held, judged)) if held == own => judged,
                 _ => judge(file),

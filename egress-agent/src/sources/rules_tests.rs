@@ -6,10 +6,7 @@ use egress_core::istio::Spec;
 use egress_core::policy::state::{Settings, State};
 
 fn file(name: &str, text: &str) -> SourceFile {
-    SourceFile {
-        path: name.into(),
-        text: text.into(),
-    }
+    SourceFile::new(name.into(), text.into())
 }
 
 fn reading(files: &[(&str, &str)]) -> Reading {
