@@ -6,6 +6,8 @@
 
 mod flow;
 mod owner;
+#[cfg(feature = "user")]
+mod pod;
 mod socket;
 
 pub use flow::{FlowKey, FlowOrigin};
@@ -252,28 +254,6 @@ const _: () = {
     assert!(size_of::<DenySeen>() == 16);
     assert!(size_of::<PeerKey>() == 32);
 };
-
-#[cfg(feature = "user")]
-mod pod {
-    use super::{Addr, Ancestors, DenyEvent, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
-    macro_rules! pod {
-        ($($t:ty),*) => { $(
-            // SAFETY: `#[repr(C)]`, integers only, no padding (sizes asserted above), so any
-            // bytes of this length are a valid value.
-            unsafe impl aya::Pod for $t {}
-        )* };
-    }
-    pod!(
-        Addr,
-        Ancestors,
-        DenyEvent,
-        FlowKey,
-        FlowOrigin,
-        PeerKey,
-        ProxyPort,
-        SocketState
-    );
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,20 @@
+//! Which of the types the agent may take from bytes, for `aya`.
+
+use super::{Addr, Ancestors, DenyEvent, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
+macro_rules! pod {
+    ($($t:ty),*) => { $(
+        // SAFETY: `#[repr(C)]`, integers only, no padding (sizes asserted above), so any
+        // bytes of this length are a valid value.
+        unsafe impl aya::Pod for $t {}
+    )* };
+}
+pod!(
+    Addr,
+    Ancestors,
+    DenyEvent,
+    FlowKey,
+    FlowOrigin,
+    PeerKey,
+    ProxyPort,
+    SocketState
+);
