@@ -1,7 +1,6 @@
 //! What must not look ready: a gate that is closed where no workload is, that goes with its agent,
 //! or that no redirected flow gets through.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;

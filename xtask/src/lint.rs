@@ -70,7 +70,8 @@ pub fn tidy() -> Result<()> {
     }
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md"))?;
     for finding in circles::findings(&circles::all(root())?, &architecture) {
-        eprintln!("tidy: note: {finding}");
+        broken += 1;
+        eprintln!("tidy: {finding}");
     }
     if broken > 0 {
         bail!("tidy: {broken} findings in {files} files");

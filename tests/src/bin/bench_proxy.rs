@@ -23,10 +23,10 @@ struct Cli {
     rounds: usize,
     /// Requests of each measurement.
     #[arg(long, default_value_t = 20_000)]
-    requests: usize,
+    requests: u32,
     /// Megabytes of each measurement.
     #[arg(long, default_value_t = 200)]
-    megabytes: usize,
+    megabytes: u32,
 }
 
 fn main() -> ExitCode {
@@ -64,7 +64,7 @@ fn bench(cli: &Cli) -> Result<()> {
             "8",
             &target,
         ];
-        let unit = cli.requests as f64;
+        let unit = cli.requests.into();
         measure(&mut lab, cli.rounds, name, unit, |lab| {
             let mut command = lab.command(beside("busy")?.to_str().context("a path")?)?;
             command.args(arguments);
@@ -76,9 +76,9 @@ fn bench(cli: &Cli) -> Result<()> {
             Ok(())
         })?;
     }
-    let bytes = cli.megabytes << 20;
+    let bytes = u64::from(cli.megabytes) << 20;
     let file = tempfile::NamedTempFile::new()?;
-    file.as_file().set_len(bytes as u64)?;
+    file.as_file().set_len(bytes)?;
     let path = file.path().to_str().context("a path")?;
     let down = format!("/bytes/{bytes}");
     for (name, url, way) in [
@@ -87,17 +87,16 @@ fn bench(cli: &Cli) -> Result<()> {
         ("MB of TLS, up", "https://www.google.com", None),
         ("MB of TLS, down", "https://www.google.com", Some(&down)),
     ] {
-        measure(&mut lab, cli.rounds, name, cli.megabytes as f64, |lab| {
+        measure(&mut lab, cli.rounds, name, cli.megabytes.into(), |lab| {
             let mut arguments = vec!["--fail", "-o", "/dev/null"];
             let authority = lab.authority().path().to_owned();
             let authority = authority.to_str().context("a path")?;
             arguments.extend(["--cacert", authority]);
-            let url = match way {
-                Some(down) => format!("{url}{down}"),
-                None => {
-                    arguments.extend(["-H", "Expect:", "-T", path]);
-                    format!("{url}/sink")
-                }
+            let url = if let Some(down) = way {
+                format!("{url}{down}")
+            } else {
+                arguments.extend(["-H", "Expect:", "-T", path]);
+                format!("{url}/sink")
             };
             arguments.push(&url);
             let reply = lab.curl(&arguments)?;
