@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Runs the agent until it is told to stop. The gate comes first: whatever is wrong with the rest
+/// Runs the agent until it is asked to stop. The gate comes first: whatever is wrong with the rest
 /// is found with the gate closed.
 pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
@@ -129,7 +129,7 @@ async fn serve(
     let Gate {
         mut kernel, lock, ..
     } = gate;
-    // Before anyone is told of the start: a signal that comes while its handler is set up is lost.
+    // Before the start is announced: a signal that comes while its handler is set up is lost.
     let (stop, hangup) = (stop::told()?, reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let events = kernel.events()?;

@@ -42,7 +42,7 @@ fn choose(mounts: Vec<Mount>) -> Option<Mount> {
 /// Joins the cgroup namespace of process 1, where that is another one and may be looked at: in a
 /// container that shares the node's process ids. The kernel lets no process leave the part of the
 /// hierarchy that its own namespace shows (`cgroup_attach_permissions` in kernel/cgroup/cgroup.c),
-/// and paths are told relative to it. To be called before any other thread is started, since a
+/// and paths are shown relative to it. To be called before any other thread is started, since a
 /// thread hands its namespace on and changes only its own.
 pub fn join_first_namespace() -> Result<(), Failure> {
     let Ok(first) = fs::File::open("/proc/1/ns/cgroup") else {

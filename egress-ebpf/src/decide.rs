@@ -16,7 +16,7 @@ pub trait Tables {
 /// Where a flow is going.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Destination {
-    /// The address as dialled or as it stands in the packet.
+    /// The address as dialled, or as the packet has it.
     pub addr: Addr,
     /// Host byte order.
     pub port: u16,

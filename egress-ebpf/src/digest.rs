@@ -34,11 +34,11 @@ const PARTS: usize = 7;
 /// The word for "this destination passes under this policy of this generation". 0 where the secret
 /// is not set, and with the chance of any other value.
 ///
-/// The address is taken as it was dialled, or as it stands in the packet: two spellings of one
+/// The address is taken as it was dialled, or as the packet has it: two spellings of one
 /// address have two words.
 ///
 /// Each half is the upper half of a sum of products of 32-bit parts with random numbers of 64 bits:
-/// two different inputs, chosen by whoever does not know these numbers, have the same half with a
+/// two different inputs, chosen by someone who does not know these numbers, have the same half with a
 /// probability of 2⁻³² (M. Thorup, "High Speed Hashing for Integers and Strings", on vectors), and
 /// the halves have numbers of their own. So a destination that does not pass has the word of one
 /// that does with a probability of 2⁻⁶⁴, whatever a workload chooses: at a million datagrams a

@@ -1,7 +1,6 @@
 //! What must not look ready: a gate that is closed where no workload is, that goes with its agent,
 //! or that no redirected flow gets through.
 
-
 use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::place::Place;

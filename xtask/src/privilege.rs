@@ -46,7 +46,7 @@ impl Privilege {
     }
 }
 
-/// What sudo is told before the program: which variables and which PATH to keep.
+/// The arguments of sudo before the program: which variables and which PATH to keep.
 fn sudo_arguments() -> Vec<String> {
     let path = env::var("PATH").unwrap_or_default();
     // The suites' own settings all begin alike.

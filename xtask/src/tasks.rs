@@ -133,7 +133,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
         cargo(&["test", "--no-fail-fast", "--workspace", "--doc"]),
         suites("*"),
     ];
-    // Every part runs, whatever the one before said.
+    // Every part runs, even if an earlier one failed.
     let mut passed = 0;
     all(parts.map(|mut part| {
         passed += show_tests(part.args(filter))?;
@@ -214,7 +214,7 @@ fn root_access() -> Result<Privilege> {
     )
 }
 
-/// The variable by which cargo is told what runs a test binary.
+/// The variable that says what runs a test binary.
 fn runner_variable() -> String {
     format!(
         "CARGO_TARGET_{}_UNKNOWN_LINUX_{}_RUNNER",

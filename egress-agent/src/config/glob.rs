@@ -59,7 +59,7 @@ fn parts_fit(glob: &[String], path: &[&str]) -> bool {
     glob[g..].iter().all(|part| part == "**")
 }
 
-/// The pieces between the stars, each found after the one before it.
+/// Finds each piece between the stars after the previous piece.
 fn part_fits(glob: &str, part: &str) -> bool {
     let Some((first, rest)) = glob.split_once('*') else {
         return glob == part;

@@ -71,7 +71,7 @@ pub struct Config {
     pub log: Log,
     /// What happens to destinations that no rule lists.
     pub outbound_traffic_policy: TrafficPolicy,
-    /// What happens to addresses that are none of a listed host's, where the name is checked.
+    /// What happens to addresses that belong to no listed host, where the name is checked.
     pub unlisted_address: UnlistedAddress,
     /// Whether that is done, or only recorded.
     pub mode: Mode,

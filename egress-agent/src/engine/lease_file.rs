@@ -17,7 +17,7 @@ pub(super) struct LeaseFile {
     path: PathBuf,
     /// When to write; none while nothing changed.
     due: Option<Instant>,
-    /// The last write failed, which was told.
+    /// The last write failed, and that was logged.
     failing: bool,
 }
 
@@ -42,7 +42,7 @@ impl LeaseFile {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// What an agent before this one left; none where there was none, or none that can be believed.
+    /// What the previous agent left; none if there was no agent, or if its file cannot be trusted.
     fn read(&self, clock: Duration) -> Option<Stored> {
         match read(&self.path, clock) {
             Ok(stored) => stored,
@@ -54,7 +54,7 @@ impl LeaseFile {
         }
     }
 
-    /// Begins with the addresses that an agent before this one knew, for the names that the rules
+    /// Begins with the addresses that the previous agent knew, for the names that the rules
     /// list at the moment.
     pub(super) fn restore(&self, state: &mut State) {
         let clock = clock();

@@ -65,7 +65,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts from what stands in the kernel's tables, which stay in force until [`Self::begin`].
+    /// Starts from the kernel's tables as they are, which stay in force until [`Self::begin`].
     pub fn new(
         config: &Config,
         roots: &[PathBuf],
@@ -326,7 +326,7 @@ impl Engine {
         self.first_answers.look(&self.state);
     }
 
-    /// Answers a question; whoever asked may have left.
+    /// Answers a question; the asker may have left.
     fn reply(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => {

@@ -1,4 +1,4 @@
-//! What the state machine is told of the config.
+//! The part of the config that the state machine needs.
 
 use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
 use egress_core::policy::claims;

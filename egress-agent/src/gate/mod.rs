@@ -16,7 +16,7 @@ use roots::Roots;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long an agent that is told to stop may take to let go of the gate.
+/// How long an agent that was asked to stop may take to release the gate.
 const LEAVING: Duration = Duration::from_secs(3);
 /// A gate that is closed around every root that is there.
 pub struct Gate {
@@ -35,7 +35,7 @@ pub struct Gate {
 /// closed all the same.
 ///
 /// With `audits` a gate that is made anew records what it would deny and denies nothing, as its rules
-/// will: whoever tries the gate on a running machine must not be cut off by its start.
+/// will: a user who tries the gate on a running machine must not be cut off by its start.
 pub fn close(
     bpf_dir: &Path,
     cgroups: &[PathBuf],

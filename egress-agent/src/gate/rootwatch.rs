@@ -50,7 +50,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
     }
     let mut failed = false;
     loop {
-        // Watches first, so that a folder is either there now or told of.
+        // Watches first, so that a folder is either there now or reported.
         let blind = queue.as_ref().map_or(true, |queue| !arm(queue, roots));
         let Some(kernel) = kernel.upgrade() else {
             return;

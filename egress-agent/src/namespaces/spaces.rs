@@ -1,7 +1,7 @@
 //! The network namespaces in which the agent serves: its own, and each that a workload's process is
 //! in, however many workloads share it. Nothing is left in one when the last workload has gone.
 //!
-//! The kernel is told of a namespace's proxy port after the proxy listens and before it closes, so a
+//! The kernel gets a namespace's proxy port after the proxy listens, and loses it before the proxy closes, so a
 //! redirected connect meets either a listener or a denial. What is served is in `serving`.
 
 use super::processes::{self, NsInode};

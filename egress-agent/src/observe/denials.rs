@@ -39,7 +39,7 @@ pub struct Denials {
 }
 
 impl Denials {
-    /// Nothing logged yet. `names` is replaced by whoever knows them; `missed` hears of cgroups whose
+    /// Nothing logged yet. the engine replaces `names`; `missed` hears of cgroups whose
     /// namespace has no proxy.
     pub fn new(
         names: Arc<ArcSwap<Names>>,

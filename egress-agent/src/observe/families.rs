@@ -223,7 +223,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "egress_engine_inputs_total",
         unit: Unit::Inputs,
-        help: "Rules, workloads, DNS answers and questions that the engine acted on; denials are none of it.",
+        help: "Rules, workloads, DNS answers and questions that the engine acted on. Denials are not among them.",
         series: &[agent(&[], Section::Rules, "inputs", Own::Inputs)],
     },
 ];

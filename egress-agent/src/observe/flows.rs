@@ -81,7 +81,7 @@ impl FlowLog {
         }
     }
 
-    /// Tells, for ever, of repeats after which nothing came that could have told of them.
+    /// Logs, for ever, the repeats after which no further denial of their kind came.
     pub async fn tell_of_repeats(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(
             (told(Own::ProxyDenied), told(Own::ProxyNotLogged)),
             (1000, 0),
-            "all are told of"
+            "all are counted"
         );
     }
 

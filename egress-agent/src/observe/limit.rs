@@ -1,4 +1,4 @@
-//! A bound on the log lines of the whole process, whoever causes them. It holds a line back before
+//! A bound on the log lines of the whole process, whatever causes them. It holds a line back before
 //! it is formatted, and counts it.
 //!
 //! Denials have bounds of their own ([`super::denials`], [`super::flows`]), with repeats counted by

@@ -1,4 +1,4 @@
-//! Tells the first of a kind, and its repeats as a number. Says nothing of how much is told of
+//! Tells the first of a kind, and its repeats as a number. Does not bound how much is logged of
 //! kinds that differ: that is [`super::throttle`]'s.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Time within which the same is not told twice, as in the kernel side (`REPEAT_NS`).
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// What was told of late. Bounded: a kind that finds no room is told each time.
+/// What was logged lately. Bounded: a kind that finds no room is logged each time.
 #[derive(Debug)]
 pub struct Repeats<K> {
     most: usize,
@@ -35,7 +35,7 @@ impl<K: Ord> Repeats<K> {
         }
     }
 
-    /// Whether this one is told: then, how many of its kind were not since the last that was.
+    /// Whether this one is logged; if so, how many of its kind were suppressed since the last that was.
     pub fn tells(&mut self, now: Instant, kind: K) -> Option<u64> {
         if let Some(seen) = self.seen.get_mut(&kind) {
             if !seen.is_over(now) {
@@ -59,7 +59,7 @@ impl<K: Ord> Repeats<K> {
         Some(0)
     }
 
-    /// Forgets kinds of which none came for a while. Those that have repeats that nobody told of
+    /// Forgets kinds of which none came for a while. Those whose repeats were not logged yet
     /// are returned with their number.
     pub fn ended(&mut self, now: Instant) -> Vec<(K, u64)> {
         let over: Vec<(K, Seen)> = self

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// for the same denial, so another one may be as long away.
 const MOMENT: Duration = Duration::from_secs(1);
 /// Denials that are kept back, and dialled destinations that are remembered. With no room a denial
-/// is told at once.
+/// is logged at once.
 const ROOM: usize = 64;
 
 /// What a socket was to reach, and whose it is.
@@ -37,7 +37,7 @@ fn is_connect(event: &DenyEvent) -> bool {
 }
 
 impl Sorting {
-    /// Whether a denial is to be told now. One that is not is told by [`Self::ripe`], unless a
+    /// Whether a denial is to be logged now. If not, [`Self::ripe`] returns it later, unless a
     /// stream to the same place is denied within a moment before or after it.
     pub fn tells(&mut self, event: &DenyEvent, now: Instant) -> bool {
         if !is_connect(event) {

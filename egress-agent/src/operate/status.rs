@@ -19,7 +19,7 @@ pub struct Status {
     pub version: String,
     /// Version of the maps' types.
     pub abi: u32,
-    /// Whether an agent runs. Without one only the gate that is pinned is told of.
+    /// Whether an agent runs. Without one, only the pinned gate is described.
     pub running: bool,
     /// The kernel judged the last canary as the rules have it, below every enforced root.
     pub closed: bool,
@@ -36,7 +36,7 @@ pub struct Status {
     pub roots: Vec<String>,
     /// The maps were those of a previous agent.
     pub adopted: bool,
-    /// What the kernel is and what of it cannot be closed.
+    /// The kernel, and the ways out that it leaves open.
     pub kernel: KernelStatus,
     /// The rules and the tables made of them.
     pub rules: RulesStatus,

@@ -1,6 +1,6 @@
 //! The one record that is written when a request or connection is over, and the bytes that it counts.
 //!
-//! Who is told decides what becomes of it.
+//! The receiver decides what becomes of it.
 
 use super::client::Client;
 use super::observe::{AccessRecord, Protocol};

@@ -134,7 +134,7 @@ where
     Ok((Feed { current, problem }, run))
 }
 
-/// What a blocking task gave; a panic is told.
+/// The result of a blocking task; a panic is logged.
 fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
     ended
         .inspect_err(|error| tracing::error!(%error, "reading the rules failed"))

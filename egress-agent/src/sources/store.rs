@@ -44,7 +44,7 @@ fn key(object: &Object) -> (String, String, String) {
     )
 }
 
-/// The objects that the previous agent had in force; none where there are none, or none that can be
+/// The objects that the previous agent had in force; none if there are none, or none that can be
 /// believed.
 pub fn read(path: &Path) -> Vec<Arc<Object>> {
     match load(path) {

@@ -67,13 +67,13 @@ pub fn run(args: CloseArgs) -> anyhow::Result<()> {
     })
 }
 
-/// What it is told, the config file's fields included.
+/// Its settings, the config file's fields included.
 struct Closing {
     /// Folder of the pins.
     bpf_dir: PathBuf,
     /// Enforced roots as named.
     cgroups: Vec<PathBuf>,
-    /// Room of the tables, which are made here where there are none.
+    /// Room of the tables, which are created here if there are none.
     max_networks: u32,
     /// Whether roots that are not there are made.
     create: bool,

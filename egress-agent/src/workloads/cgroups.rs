@@ -169,7 +169,7 @@ impl Cgroups {
             changes.extend(self.known.remove(folder).map(Change::Vanished));
             changes.push(Change::Appeared(self.know(folder, id, root)));
         }
-        // After the watch: a child is either listed here or told of by it, or both.
+        // After the watch: a child is listed here or reported by it, or both.
         let Ok(entries) = fs::read_dir(folder) else {
             return;
         };
@@ -264,7 +264,7 @@ mod tests {
         let mut cgroups = Cgroups::new(std::slice::from_ref(&root.0)).unwrap();
         let found = shown(&root, &cgroups.scan());
         assert_eq!(found, ["+", "+kubepods", "+kubepods/pod1"]);
-        assert!(cgroups.scan().is_empty(), "nothing is told twice");
+        assert!(cgroups.scan().is_empty(), "nothing is reported twice");
 
         let pod = root.make("kubepods/pod2");
         assert_eq!(next(&root, &mut cgroups).await, ["+kubepods/pod2"]);

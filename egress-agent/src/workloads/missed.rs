@@ -1,4 +1,4 @@
-//! Cgroups whose flow found no proxy in its network namespace: from the kernel's events to whoever
+//! Cgroups whose flow found no proxy in its network namespace: from the kernel's events to the task that
 //! brings the proxy there. However many events there are, a cgroup waits once.
 
 use std::collections::BTreeSet;

@@ -79,7 +79,7 @@ impl Policy {
     const FLAGS: u32 = 15;
     const ERRNO_AT: u32 = Self::FLAGS_AT + 4;
 
-    /// As it stands in the map. What does not fit is cut off: no errno is above 4 095 (`MAX_ERRNO`).
+    /// As stored in the map. What does not fit is cut off: no errno is above 4 095 (`MAX_ERRNO`).
     #[must_use]
     #[inline(always)]
     pub const fn word(&self) -> u64 {

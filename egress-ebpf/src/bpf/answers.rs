@@ -75,7 +75,7 @@ pub fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
     }
 }
 
-/// Whether a workload has noted fewer peers in this second than it may: whoever is written to from
+/// Whether a workload has noted fewer peers in this second than it may: a workload that is written to from
 /// many addresses does not push its neighbours' peers out of the table at once.
 #[inline(always)]
 fn within_share(cgroup: CgroupId, at: u64) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Published under the client's address before the SYN leaves, taken over into the accepted socket
 //! when the handshake ends, and deleted there. Every redirected flow publishes its own before it
-//! can reach the proxy, so a reused port is never told the destination of the one before it.
+//! can reach the proxy, so a reused port never gets the destination of the previous flow.
 
 use crate::bpf::context::{AF_INET, accepted};
 use crate::bpf::maps::{FLOWS, ORIGINS, count};

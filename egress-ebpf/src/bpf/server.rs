@@ -1,4 +1,4 @@
-//! Servers of workloads: their answers go out, to whoever connected to them.
+//! Servers of workloads: their answers go out, to every client that connected to them.
 //!
 //! What a listener accepts begins with a copy of its state, made by the kernel before the accepting
 //! task can see the socket.

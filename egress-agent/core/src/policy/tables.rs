@@ -48,7 +48,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// As it stands in the map.
+    /// As stored in the map.
     pub const fn number(self) -> u32 {
         match self {
             Self::Allow => action::ALLOW,
@@ -151,7 +151,7 @@ impl Target {
             && differ.checked_shr(u32::from(FULL - self.bits)).unwrap_or(0) == 0
     }
 
-    /// As it stands in the table.
+    /// As stored in the table.
     pub fn key(&self) -> Key {
         Key::new(self.addr, self.port, self.transport.number(), self.bits)
     }

@@ -47,7 +47,7 @@ pub struct Scope {
     pub(super) imports: Option<Vec<Import>>,
     /// `outboundTrafficPolicy` of its Sidecar, where it has one.
     pub(super) allow_any: Option<bool>,
-    /// Sees everything, whoever it is exported to.
+    /// Sees everything, wherever it is exported to.
     pub(super) all: bool,
 }
 

@@ -43,7 +43,7 @@ impl View {
         view
     }
 
-    /// Everything that is registered, whoever it is exported to.
+    /// Everything that is registered, wherever it is exported to.
     pub fn everything(registry: &Registry) -> Self {
         Self::new(registry, Scope::everything())
     }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leads {
     /// Into the machine itself or to the platform that runs it. Metadata services hand out
-    /// credentials to whoever asks, whatever Host the request names.
+    /// credentials to any client, whatever Host the request names.
     Inside,
     /// Elsewhere, and not to the public network.
     Private,

@@ -251,7 +251,7 @@ fn scheme(head: &RequestHead<'_>) -> &'static str {
     }
 }
 
-/// The first value of a query parameter, as it stands in the URL.
+/// The first value of a query parameter, as written in the URL.
 fn query<'a>(name: &str, target: &'a str) -> Option<&'a str> {
     let (_, query) = target.split_once('?')?;
     let query = query.split('#').next().unwrap_or_default();

@@ -140,7 +140,7 @@ pub struct TlsRoute {
 pub struct TcpRoute {
     /// Destinations that it is for.
     pub nets: Vec<IpNet>,
-    /// The port's protocol is not set, so that HTTP is told by its Host and only the rest is
+    /// The port's protocol is not set, so that HTTP is routed by its Host and only the rest is
     /// relayed. Otherwise it is TCP, and HTTP to an unlisted Host is relayed too.
     pub sniffed: bool,
     /// Where to.

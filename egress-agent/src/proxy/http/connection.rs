@@ -101,7 +101,7 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut dr
         }
         this.session.tunnelled().await;
     };
-    // A denial is told at once; the connection ends a moment later.
+    // A denial is logged at once; the connection ends a moment later.
     let refusal = async {
         this.session.control.refusal().await;
         this.tell_refused();

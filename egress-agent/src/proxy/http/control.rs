@@ -83,7 +83,7 @@ impl Control {
         self.refusal.notify_one();
     }
 
-    /// What [`Self::refused`] was told, once.
+    /// What [`Self::refused`] got, once.
     pub(super) fn take_refused(&self) -> Option<HeadError> {
         self.state().refused.take()
     }

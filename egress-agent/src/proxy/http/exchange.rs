@@ -207,7 +207,7 @@ fn passing_interim(session: &Session, mut request: Request<RequestBody>) -> Requ
     request
 }
 
-/// What the client is told when the upstream was lost before its response began.
+/// The client's reply when the upstream was lost before its response began.
 fn reply_to(error: &hyper::Error, retried: bool) -> LocalReply {
     let reset = if broke_protocol(error) {
         UpstreamReset::ProtocolError

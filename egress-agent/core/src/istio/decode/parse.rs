@@ -20,7 +20,7 @@ const MAX_COPIED_BYTES: usize = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text}")]
 pub struct SyntaxError {
-    /// Place in the text, with lines counted from the one it was told.
+    /// Place in the text, with lines counted from the given one.
     pub mark: Mark,
     /// The reason.
     pub text: String,

@@ -1,7 +1,7 @@
 //! Leases as text and back: what an agent leaves for the next one, so that names go on having
 //! their last good addresses where no name server answers meanwhile.
 //!
-//! Owns the form and what of it is still believed. Where the text lies is the shell's business.
+//! Owns the form, and decides which leases are still valid. Where the text is stored is the shell's business.
 //! Times in it are those of the wall clock, as [`Duration`] since 1970: an [`Instant`] means
 //! nothing to another process.
 

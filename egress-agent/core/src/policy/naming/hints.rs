@@ -1,4 +1,4 @@
-//! What people are told about an address: whose it is, and which rule comes nearest.
+//! What a log line says about an address: whose it is, and which rule comes nearest.
 //!
 //! Owns the words. Decides nothing.
 

@@ -1,4 +1,4 @@
-//! Which hosts an address is known by, and what each policy lists of them: what people are told of a
+//! Which hosts an address is known by, and what each policy lists of them: what a log line says of a
 //! denial.
 //!
 //! Owns the index. Its parts are persistent maps: the state machine changes its copy in place, and a

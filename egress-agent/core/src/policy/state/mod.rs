@@ -44,7 +44,7 @@ pub struct State {
     /// Plans are made. Until then the kernel goes on under what is in it.
     begun: bool,
     pub(super) policies: BTreeMap<u32, PolicyState>,
-    /// Workloads that were told of, with their policy.
+    /// Known workloads, with their policy.
     workloads: BTreeMap<u64, (Workload, u32)>,
     /// What the policies list, for people; and which names their services need.
     pub(super) hosts: Hosts,

@@ -25,7 +25,7 @@ pub struct Settings {
     pub domain: String,
     /// Namespace whose Sidecar is for every namespace.
     pub root_namespace: String,
-    /// What a workload that nobody told of is taken for.
+    /// What an unknown workload is taken for.
     pub unknown: Workload,
     /// Nothing is denied to workloads that say nothing else; what would be is recorded.
     pub audit: bool,

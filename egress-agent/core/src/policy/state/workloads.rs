@@ -63,12 +63,12 @@ impl State {
         }
     }
 
-    /// The policy of a workload; of one that was not told of, the enforced root's default.
+    /// The policy of a workload; of one that is not known, the enforced root's default.
     pub fn policy_of(&self, id: u64) -> u32 {
         self.owned(id).unwrap_or(DEFAULT_POLICY)
     }
 
-    /// The policy of a workload that was told of.
+    /// The policy of a known workload.
     pub fn owned(&self, id: u64) -> Option<u32> {
         self.workloads.get(&id).map(|(_, policy)| *policy)
     }
@@ -112,7 +112,7 @@ impl State {
     }
 
     /// Ids that are not free: of this state, of what the kernel has (cgroups stand under adopted
-    /// ones until they are told of another), and of policies whose end is not written yet, because
+    /// ones until they get another), and of policies whose end is not written yet, because
     /// owners are written before the end of policies.
     fn taken(&self) -> BTreeSet<u32> {
         let standing = self.planner.policies().keys().copied();
