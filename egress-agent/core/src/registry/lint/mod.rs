@@ -15,7 +15,7 @@ use crate::istio::message::{Path, Step};
 use crate::istio::service_entry::Resolution;
 use crate::istio::validate::ADDRESS_HINT;
 use crate::istio::{Message, Object, Severity, Spec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,15 +40,16 @@ pub fn lint(objects: &[Arc<Object>]) -> Vec<Finding> {
         registry: &registry,
         view: &view,
         found: Vec::new(),
+        said: BTreeSet::new(),
     };
     for service in view.services.values() {
         lint.service(service);
     }
-    let mut seen: Vec<usize> = Vec::new();
+    // A rule is registered under each of its hosts.
+    let mut seen = BTreeSet::new();
     for rule in registry.rules.values().flatten() {
         let place = Arc::as_ptr(&rule.object).addr();
-        if !seen.contains(&place) && rule.object.denied.is_none() {
-            seen.push(place);
+        if rule.object.denied.is_none() && seen.insert(place) {
             lint.rule(rule);
         }
     }
@@ -76,6 +77,8 @@ struct Lint<'a> {
     registry: &'a Registry,
     view: &'a View,
     found: Vec<Finding>,
+    /// Object, field and text of each finding.
+    said: BTreeSet<(usize, String, String)>,
 }
 
 /// A path from `spec` down.
@@ -90,24 +93,37 @@ fn path(steps: &[(&str, Option<usize>)]) -> Path {
 
 impl Lint<'_> {
     fn say(&mut self, object: &Arc<Object>, path: &Path, severity: Severity, text: String) {
+        self.add(object, path, severity, text, false);
+    }
+
+    /// A finding, unless the same is there: a service is looked at under each of its hosts.
+    fn add(
+        &mut self,
+        object: &Arc<Object>,
+        path: &Path,
+        severity: Severity,
+        text: String,
+        opens: bool,
+    ) {
         let Some(place) = self.places.get(&Arc::as_ptr(object).addr()) else {
             return;
         };
+        let field = path.to_string();
+        if !self.said.insert((*place, field.clone(), text.clone())) {
+            return;
+        }
         let mark = object.place(path);
-        let finding = Finding {
+        self.found.push(Finding {
             object: *place,
-            opens: false,
+            opens,
             message: Message {
                 severity,
-                field: path.to_string(),
+                field,
                 line: mark.line,
                 column: mark.column,
                 text,
             },
-        };
-        if !self.found.contains(&finding) {
-            self.found.push(finding);
-        }
+        });
     }
 
     fn warn(&mut self, object: &Arc<Object>, steps: &[(&str, Option<usize>)], text: String) {
@@ -180,10 +196,7 @@ impl Lint<'_> {
                  the right server name"
             ),
         };
-        self.warn(&entry.object, at, text);
-        if let Some(finding) = self.found.last_mut() {
-            finding.opens = true;
-        }
+        self.add(&entry.object, &path(at), Severity::Warning, text, true);
     }
 
     fn rule(&mut self, rule: &VirtualService) {

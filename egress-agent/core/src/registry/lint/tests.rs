@@ -299,3 +299,24 @@ fn a_wildcard_below_an_owner_is_no_finding() {
     );
     assert_eq!(findings(&text), [""; 0]);
 }
+
+/// The same port under two hosts is one finding, and only that one says that a port is open.
+#[test]
+fn only_the_finding_of_an_open_port_says_that_it_opens() {
+    let text = entry(
+        "a",
+        "hosts: ['a.com', '*.co.uk'], resolution: NONE, ports: [{number: 90, name: p, protocol: TCP}]",
+    );
+    let objects = decode("test.yaml", &text).objects.into_iter().map(Arc::new);
+    let found = lint(&objects.collect::<Vec<_>>());
+    let opens: Vec<bool> = found
+        .iter()
+        .map(|f| {
+            let says = f.message.text.contains("opens port 90");
+            assert_eq!(f.opens, says, "{found:?}");
+            says
+        })
+        .collect();
+    assert_eq!(opens.iter().filter(|opens| **opens).count(), 1, "{found:?}");
+    assert!(opens.len() > 1, "{found:?}");
+}
