@@ -11,7 +11,7 @@ use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::privilege;
-use crate::proxy::{BoxFuture, Dialer, Origin, OriginLookup, Shared};
+use crate::proxy::{BoxFuture, Dialer, Limits, Origin, OriginLookup, Shared};
 use crate::sockets::SocketFactory;
 use crate::workloads::{Missed, Sharers};
 use egress_ebpf::ids::NetnsCookie;
@@ -100,7 +100,10 @@ pub fn shared(
         sharers: engine.sharers(),
     });
     let dialer = Arc::new(FactoryDialer(Arc::clone(sockets)));
-    let limits = privilege::proxy_limits();
+    let limits = Limits {
+        memory: usize::from(config.proxy_memory) << 20,
+        ..privilege::proxy_limits()
+    };
     let published = engine.published();
     let (routes, observer) = (Arc::clone(&published.routes), Arc::clone(flows));
     let shared =

@@ -38,6 +38,10 @@ pub const DEFAULT_PROXY_PORT: u16 = 15001;
 /// Networks that the kernel's tables have room for: as many as single addresses. Room costs nothing until
 /// it is used.
 pub const DEFAULT_MAX_NETWORKS: u32 = 1 << 20;
+/// MiB: 853 requests of one workload under way at one time.
+const DEFAULT_PROXY_MEMORY: u16 = 160;
+/// MiB: with less, a workload has no room for some dozens of requests.
+const LEAST_PROXY_MEMORY: u16 = 16;
 
 /// The agent's configuration, complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +83,8 @@ pub struct Config {
     pub deny_errno: DenyErrno,
     /// Most networks that the kernel's tables have room for.
     pub max_networks: u32,
+    /// Memory of the proxy for requests under way and buffers, MiB.
+    pub proxy_memory: u16,
     /// What happens to running flows whose rule was removed.
     pub on_removal: OnRemoval,
     /// Time between two canaries.
@@ -158,6 +164,7 @@ impl Config {
             ("drainDeadline", self.drain_deadline != new.drain_deadline),
             ("log", self.log != new.log),
             ("maxNetworks", self.max_networks != new.max_networks),
+            ("proxyMemory", self.proxy_memory != new.proxy_memory),
             ("onRemoval", self.on_removal != new.on_removal),
             (
                 "canaryInterval",
@@ -188,6 +195,11 @@ impl Config {
             return Err(Failure::usage(
                 "proxyPort: 0 is not a port; want 1 to 65535",
             ));
+        }
+        if s.proxy_memory.is_some_and(|mib| mib < LEAST_PROXY_MEMORY) {
+            return Err(Failure::usage(format_args!(
+                "proxyMemory: want at least {LEAST_PROXY_MEMORY} (MiB)"
+            )));
         }
         if s.canary_interval
             .is_some_and(|d| d.0 < Duration::from_secs(1))
@@ -229,6 +241,7 @@ impl Config {
             mode: s.mode.unwrap_or_default(),
             deny_errno: s.deny_errno.unwrap_or_default(),
             max_networks: s.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
+            proxy_memory: s.proxy_memory.unwrap_or(DEFAULT_PROXY_MEMORY),
             on_removal: s.on_removal.unwrap_or_default(),
             canary_interval: s.canary_interval.map_or(Duration::from_secs(10), |d| d.0),
             admin_socket: s

@@ -78,6 +78,10 @@ pub struct Settings {
     /// [default: 1048576]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_networks: Option<u32>,
+    /// Memory for the proxy's requests and buffers, MiB; one workload gets a quarter. A request takes
+    /// 48 KiB [default: 160]
+    #[arg(long, value_name = "MIB")]
+    pub proxy_memory: Option<u16>,
     /// What happens to running flows whose rule was removed [default: close]
     #[arg(long, value_name = "MODE")]
     pub on_removal: Option<OnRemoval>,
@@ -173,6 +177,7 @@ impl Settings {
             mode: self.mode.or(below.mode),
             deny_errno: self.deny_errno.or(below.deny_errno),
             max_networks: self.max_networks.or(below.max_networks),
+            proxy_memory: self.proxy_memory.or(below.proxy_memory),
             on_removal: self.on_removal.or(below.on_removal),
             canary_interval: self.canary_interval.or(below.canary_interval),
             admin_socket: self.admin_socket.or(below.admin_socket),
@@ -223,6 +228,7 @@ unlistedAddress: byName
 mode: audit
 denyErrno: ECONNREFUSED
 maxNetworks: 65536
+proxyMemory: 640
 onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock
@@ -235,6 +241,7 @@ workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
         assert_eq!(s.dns.servers[1].0.port(), 5353);
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
+        assert_eq!(s.proxy_memory, Some(640));
         let hosts: Vec<_> = s
             .private_answers
             .iter()
