@@ -78,6 +78,33 @@ fn with_256_descriptors_a_hog_leaves_its_neighbours_and_the_agent_enough() {
         .unwrap();
 }
 
+/// A quarter of 16 MiB has room for 85 requests of 48 KiB.
+#[test]
+fn the_configured_memory_says_how_many_requests_a_workload_has_under_way() {
+    const COUNT: usize = 200;
+    let begin = "POST /post HTTP/1.1\\nHost: httpbin.org\\nContent-Length: 9999999\\n\\n";
+    for (flags, share) in [(&["--proxy-memory", "16"][..], 20..=85), (&[], 200..=200)] {
+        let mut lab = Lab::start_with(LabOptions::flags(flags)).unwrap();
+        lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+        let hoard = hoard(&lab, COUNT, begin, 20_000);
+        let first = hoard
+            .wait_line("all are connected", SOON, |l| l["connected"].is_number())
+            .unwrap();
+        assert_eq!(first["connected"], COUNT, "{first}");
+        let lacks = *share.end() < COUNT as u64;
+        if lacks {
+            let says = |line: &str| line.contains("memory-limit");
+            lab.agent()
+                .unwrap()
+                .wait_line(0, SOON, "the reason", says)
+                .unwrap();
+        }
+        let fits = |l: &serde_json::Value| l["open"].as_u64().is_some_and(|n| share.contains(&n));
+        let last = hoard.wait_line("its share", SOON, fits).unwrap();
+        println!("{flags:?}: {last}");
+    }
+}
+
 /// Resident memory while a workload does its worst, in a debug build too.
 const MOST: usize = 120_000_000;
 
