@@ -26,6 +26,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match if cli.keep { keep() } else { walk_both() } {
         Ok(()) => ExitCode::SUCCESS,
+        // Ctrl-C reaches curl too, which may be the first to say so.
+        Err(_) if interrupted() => {
+            eprintln!("lab: interrupted");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("lab: {error:#}");
             ExitCode::FAILURE
