@@ -122,9 +122,14 @@ impl Agent {
 
     /// Waits until the agent says that the gate is closed; fails at once where it ends instead.
     pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait_ready_for(READY_WITHIN)
+    }
+
+    /// The same, for an agent that has a lot to read.
+    pub fn wait_ready_for(&mut self, limit: Duration) -> Result<()> {
         let child = &mut self.child;
         let log = &self.log;
-        let outcome = wait_until("the agent closes the gate", READY_WITHIN, || {
+        let outcome = wait_until("the agent closes the gate", limit, || {
             if log.lock().iter().any(|line| says_ready(line)) {
                 return Some(Ok(()));
             }
@@ -154,6 +159,14 @@ impl Agent {
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("no times")?.parse()?) };
         Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+    }
+
+    /// Its resident memory, in bytes (`VmRSS` of proc_pid_status(5)).
+    pub fn resident(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
     }
 
     /// A place in the log: its length now.
@@ -188,13 +201,13 @@ impl Agent {
 
     /// Waits until the agent says, after `mark`, that rules were applied.
     pub fn wait_applied(&self, mark: usize) -> Result<()> {
-        self.wait_line(
-            mark,
-            APPLIED_WITHIN,
-            "the agent applies the rules",
-            says_applied,
-        )
-        .map(drop)
+        self.wait_applied_for(mark, APPLIED_WITHIN)
+    }
+
+    /// The same, for rules that are many.
+    pub fn wait_applied_for(&self, mark: usize, limit: Duration) -> Result<()> {
+        self.wait_line(mark, limit, "the agent applies the rules", says_applied)
+            .map(drop)
     }
 
     /// Whether it still runs.

@@ -22,6 +22,7 @@ pub mod pinned;
 pub mod place;
 pub mod pods;
 pub mod probe;
+pub mod prober;
 pub mod readiness;
 pub mod rules;
 pub mod seen;

@@ -165,7 +165,7 @@ impl Session {
 }
 
 /// The lines of a stream, read by a thread so that waiting for one can have a limit.
-fn lines(stream: Option<ChildStdout>) -> Receiver<String> {
+pub(crate) fn lines(stream: Option<ChildStdout>) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let lines = stream

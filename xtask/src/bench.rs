@@ -17,6 +17,8 @@ pub enum Bench {
     Proxy,
     /// Cost of denials and of a changed object with many rules, in release builds.
     Rules,
+    /// Cost of edits, starts, restarts and names with many policies, in release builds.
+    Scale,
 }
 
 /// Runs a bench with arguments of its own.
@@ -34,10 +36,11 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
         Bench::Bulk => "bench_bulk",
         Bench::Proxy => "bench_proxy",
         Bench::Rules => "bench_rules",
+        Bench::Scale => "bench_scale",
     };
     tasks::build()?;
     let mut profile = "debug";
-    if matches!(bench, Bench::Proxy | Bench::Rules) {
+    if matches!(bench, Bench::Proxy | Bench::Rules | Bench::Scale) {
         // The agent's own code is what is measured.
         workspace::show(&mut workspace::cargo(&["build", "--release", "--bins"]))?;
         profile = "release";

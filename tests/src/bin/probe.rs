@@ -4,9 +4,10 @@
 //! should have been is the test's to say.
 
 use clap::{Parser, Subcommand};
+use egress_tests::prober::now;
 use serde_json::{Value, json};
 use std::io::{self, BufRead as _, Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,11 @@ use std::time::{Duration, Instant};
 
 /// Longer than any answer of a host of the lab.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// For the handshake of a connect that the gate allows. Longer than the kernel takes on loopback.
+const HANDSHAKE: Duration = Duration::from_millis(100);
+/// Between two connects that wait for another verdict.
+const BETWEEN: Duration = Duration::from_micros(200);
 
 /// Try one way out and say what the kernel answered.
 #[derive(Parser)]
@@ -39,6 +45,12 @@ enum Way {
     HoldUdp { to: SocketAddr },
     /// Connect over TCP and close, again and again until standard input ends.
     Loop { to: SocketAddr },
+    /// Read `allowed ADDRESS COUNT` or `denied ADDRESS COUNT` line by line. Connect over TCP to that
+    /// many addresses in turn, to each until the gate's verdict is that one, and say when it was.
+    When,
+    /// Connect over TCP to each destination, again after a pause in milliseconds, until standard input
+    /// ends. Count the connects that the gate denied.
+    Watch { pause: u64, to: Vec<SocketAddr> },
 }
 
 fn main() -> ExitCode {
@@ -50,6 +62,8 @@ fn main() -> ExitCode {
         Way::Hold { to } => timed(|| hold(to)),
         Way::HoldUdp { to } => timed(|| hold_udp(to)),
         Way::Loop { to } => connects(to),
+        Way::When => return when(),
+        Way::Watch { pause, to } => watch(Duration::from_millis(pause), &to),
     };
     println!("{result}");
     ExitCode::SUCCESS
@@ -140,12 +154,7 @@ fn hold_udp(to: SocketAddr) -> io::Result<()> {
 /// Counts outcomes until standard input ends: `{"connected": n, "denied": n, "refused": n,
 /// "other": n, "longest_micros": n}`. Denied is EPERM, refused is ECONNREFUSED.
 fn connects(to: SocketAddr) -> Value {
-    let over = Arc::new(AtomicBool::new(false));
-    let watched = Arc::clone(&over);
-    thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        watched.store(true, Ordering::Relaxed);
-    });
+    let over = end_of_input();
     let (mut connected, mut denied, mut refused, mut other) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut longest = Duration::ZERO;
     println!("up");
@@ -164,4 +173,86 @@ fn connects(to: SocketAddr) -> Value {
         "connected": connected, "denied": denied, "refused": refused, "other": other,
         "longest_micros": longest,
     })
+}
+
+/// Set when standard input ends.
+fn end_of_input() -> Arc<AtomicBool> {
+    let over = Arc::new(AtomicBool::new(false));
+    let watched = Arc::clone(&over);
+    thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        watched.store(true, Ordering::Relaxed);
+    });
+    over
+}
+
+/// Whether the gate denies a connect. It answers at once, and so does the kernel for a local address
+/// that nobody listens at.
+fn denies(to: SocketAddr) -> io::Result<bool> {
+    match TcpStream::connect_timeout(&to, HANDSHAKE) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(false),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    }
+}
+
+fn when() -> ExitCode {
+    for line in io::stdin().lines().map_while(Result::ok) {
+        let words: Vec<_> = line.split(' ').collect();
+        let (asked, first, count) = match words[..] {
+            [asked, first, count] => (asked == "denied", first.parse(), count.parse()),
+            _ => return ExitCode::FAILURE,
+        };
+        let (Ok(first), Ok(count)) = (first, count) else {
+            return ExitCode::FAILURE;
+        };
+        let mut to: SocketAddr = first;
+        let mut at = now();
+        for _ in 0..count {
+            // A connect that fails otherwise was not denied.
+            while denies(to).unwrap_or(false) != asked {
+                thread::sleep(BETWEEN);
+                at = now();
+            }
+            if let IpAddr::V4(ip) = to.ip() {
+                to.set_ip(Ipv4Addr::from_bits(ip.to_bits() + 1).into());
+            }
+        }
+        println!("{}", at.as_nanos());
+        if io::stdout().flush().is_err() {
+            break;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// `{"tries": n, "denied": n, "failed": n, "longest_micros": n}`.
+fn watch(pause: Duration, all: &[SocketAddr]) -> Value {
+    let over = end_of_input();
+    let (mut tries, mut denied, mut failed) = (0_u64, 0_u64, 0_u64);
+    // Of each destination, the first denied connect of those that were not followed by another yet.
+    let mut since: Vec<Option<Instant>> = vec![None; all.len()];
+    let mut longest = Duration::ZERO;
+    while !over.load(Ordering::Relaxed) {
+        for (to, since) in all.iter().zip(&mut since) {
+            tries += 1;
+            match denies(*to) {
+                Ok(true) => {
+                    denied += 1;
+                    since.get_or_insert_with(Instant::now);
+                }
+                Ok(false) => {
+                    let was = since.take().map_or(Duration::ZERO, |at| at.elapsed());
+                    longest = longest.max(was);
+                }
+                Err(_) => failed += 1,
+            }
+        }
+        thread::sleep(pause);
+    }
+    let still = since.into_iter().flatten().map(|at| at.elapsed()).max();
+    let longest = longest.max(still.unwrap_or_default());
+    let longest = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+    json!({ "tries": tries, "denied": denied, "failed": failed, "longest_micros": longest })
 }

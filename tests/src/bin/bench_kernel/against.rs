@@ -7,14 +7,13 @@ use crate::setup::namespace;
 use crate::work::{Call, PORT, address};
 use crate::worker::{Sample, Worker};
 use crate::{Cli, Spread, introduce, programs, shown};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use egress_tests::Agent;
 use egress_tests::agent;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
-use egress_tests::wait_until;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,14 +64,7 @@ impl Contender {
             resolver: None,
         };
         let mut agent = Agent::spawn(&place, binary, &arguments)?;
-        let ready = wait_until("an agent is ready", READY_WITHIN, || {
-            let log = agent.log_since(0);
-            let ready = log.iter().any(|line| line.contains("ready: the gate is "));
-            (ready || !agent.is_running()).then_some(ready)
-        })?;
-        if !ready {
-            bail!("{} ended:\n{}", binary.display(), agent.tail());
-        }
+        agent.wait_ready_for(READY_WITHIN)?;
         Ok(Self {
             _agent: agent,
             client,

@@ -5,12 +5,11 @@
 //! measure. Which figures are good enough is for the reader: other work on the machine moves them.
 
 mod core;
-mod dial;
 mod fleet;
 mod together;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use egress_tests::client::run;
 use egress_tests::{load, wait_until};
 use fleet::{Fleet, Size};
@@ -25,8 +24,6 @@ const RATE: &str = "200";
 
 #[derive(Parser)]
 struct Cli {
-    #[command(subcommand)]
-    helper: Option<Helper>,
     #[command(flatten)]
     size: Size,
     /// Seconds of each measurement.
@@ -37,20 +34,8 @@ struct Cli {
     changes: usize,
 }
 
-#[derive(Subcommand)]
-enum Helper {
-    /// Dials destinations inside the gate; see `dial`.
-    #[command(hide = true)]
-    Dial,
-}
-
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match cli.helper {
-        Some(Helper::Dial) => dial::serve(),
-        None => bench(&cli),
-    };
-    match done {
+    match bench(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");

@@ -2,10 +2,10 @@
 //! in force.
 
 use super::RATE;
-use super::dial::{Dialer, now};
 use super::fleet::Fleet;
 use anyhow::{Context as _, Result, bail};
 use egress_tests::child::Guarded;
+use egress_tests::prober::{Dialer, now};
 use egress_tests::{load, pinned};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -100,7 +100,7 @@ fn rules(fleet: &Fleet, changes: usize) -> Result<Vec<Duration>> {
     for n in 0..changes {
         let ip = IpAddr::from([198, 51, 100, 200 + u8::try_from(n % 50)?]);
         let port = 7000 + u16::try_from(n)?;
-        dialer.dial(SocketAddr::new(ip, port))?;
+        dialer.until_allowed(SocketAddr::new(ip, port), 1)?;
         thread::sleep(BETWEEN);
         let text = format!(
             "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: more, namespace: all}}\n\
@@ -109,7 +109,7 @@ fn rules(fleet: &Fleet, changes: usize) -> Result<Vec<Duration>> {
         );
         let begin = now();
         fleet.lab.write_rules("more.yaml", &text)?;
-        let at = dialer.let_at().context("the rule never came into force")?;
+        let at = dialer.at(LIMIT).context("the rule never came into force")?;
         times.push(at.saturating_sub(begin));
     }
     Ok(times)

@@ -1,0 +1,178 @@
+//! What many policies, services and names cost a running agent: edits, start, memory, restart, DNS.
+//!
+//! Owns which parts there are and whose figures stand side by side. `cargo xtask bench scale` runs it
+//! and `--write` puts its tables into a page of the documentation. Each part is one file with one
+//! `PART`. Which figures are good enough is for the reader: other work on the machine moves them.
+//! One thing is not: a connect that the rules list and the gate denied is counted, and ends the bench
+//! with an error.
+
+mod edits;
+mod names;
+mod nameserver;
+mod page;
+mod restart;
+mod rules;
+mod site;
+mod size;
+mod table;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser};
+use egress_tests::agent;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+use table::Table;
+
+/// Longer than an agent needs to take all rules at once.
+const LONG: Duration = Duration::from_mins(5);
+/// Longer than any edit of one object may take.
+const SOON: Duration = Duration::from_mins(1);
+
+/// One part of the bench: a table of figures.
+struct Part {
+    /// What `--only` calls it.
+    name: &'static str,
+    /// What its figures are: how they are measured, in which unit.
+    about: &'static str,
+    /// The columns after the first, which says what was measured.
+    columns: &'static [&'static str],
+    /// Measures one agent. Rows that are in the table when it fails are shown.
+    run: fn(&Options, &Path, &mut Table) -> Result<()>,
+}
+
+/// Every part, in the order of the page.
+const PARTS: [Part; 4] = [edits::PART, size::PART, restart::PART, names::PART];
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench scale --")]
+struct Cli {
+    /// Only these parts [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = part)]
+    only: Vec<&'static str>,
+    /// Measure another agent's binary too, and show its figures before this build's
+    #[arg(long, value_name = "AGENT")]
+    against: Option<PathBuf>,
+    /// Put the tables into this page, each in place of the part's last one
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How much of everything.
+#[derive(Args, Clone, Debug)]
+struct Options {
+    /// Workloads, each with a policy of its own, and services that all of them see
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "VIEWSxSERVICES",
+        default_value = "1x1000,50x1000,500x1000,4000x10"
+    )]
+    sizes: Vec<Size>,
+    /// Edits of each kind
+    #[arg(long, default_value_t = 10)]
+    edits: usize,
+    /// Edits between the two measurements of memory
+    #[arg(long, default_value_t = 200)]
+    reloads: usize,
+    /// Names at the start, and as many that are added to the running agent
+    #[arg(long, value_delimiter = ',', default_value = "10000")]
+    names: Vec<usize>,
+    /// Answers that the DNS server gives in a second
+    #[arg(long, default_value_t = 25_000)]
+    answers: u32,
+}
+
+/// A number of views and of services that each sees.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    views: usize,
+    services: usize,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('x');
+        let numbers = numbers.map(|(views, services)| (views.parse(), services.parse()));
+        match numbers {
+            Some((Ok(views), Ok(services))) if views > 0 && services > 0 => {
+                Ok(Self { views, services })
+            }
+            _ => Err(format!("`{text}` is not VIEWSxSERVICES, such as 50x1000")),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} views × {} services", self.views, self.services)
+    }
+}
+
+fn part(name: &str) -> Result<&'static str, String> {
+    let names: Vec<_> = PARTS.iter().map(|part| part.name).collect();
+    let found = names.iter().find(|n| **n == name);
+    found
+        .copied()
+        .ok_or_else(|| format!("there is {}", names.join(", ")))
+}
+
+fn main() -> ExitCode {
+    match bench(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(cli: &Cli) -> Result<()> {
+    egress_tests::wait::end_waits_on_signals();
+    let mut failed = Vec::new();
+    for part in &PARTS {
+        if !cli.only.is_empty() && !cli.only.contains(&part.name) {
+            continue;
+        }
+        let before = cli
+            .against
+            .as_deref()
+            .map(|other| measure(part, cli, other));
+        let now = measure(part, cli, &agent::binary()?);
+        let text = page::section(part, &now, before.as_ref())?;
+        println!("{text}");
+        if let Some(page) = &cli.write {
+            page::put(page, part.name, &text)
+                .with_context(|| format!("writing {}", page.display()))?;
+        }
+        failed.extend(
+            now.trouble
+                .iter()
+                .map(|why| format!("{}: {why}", part.name)),
+        );
+        if egress_tests::wait::interrupted() {
+            bail!("interrupted");
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", failed.join("; "))
+}
+
+/// One agent's table of a part. What went wrong is in it.
+fn measure(part: &Part, cli: &Cli, binary: &Path) -> Table {
+    eprintln!("{}: {}", part.name, binary.display());
+    let mut table = Table::default();
+    if let Err(error) = (part.run)(&cli.options, binary, &mut table) {
+        eprintln!("{}: {error:#}", part.name);
+        table.trouble.push(format!("{error:#}"));
+    }
+    table
+}

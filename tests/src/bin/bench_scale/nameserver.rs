@@ -1,0 +1,168 @@
+//! A DNS server that answers fast: one thread, no parser beyond the question, no record of it.
+//!
+//! Owns its pace. Each name of the bench has one IPv4 address and none of IPv6.
+
+use crate::rules;
+use anyhow::{Context as _, Result};
+use egress_tests::netns::NetNs;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How soon the thread sees that it is to end.
+const LOOK: Duration = Duration::from_millis(100);
+/// Answers are paced in steps of this.
+const STEP: Duration = Duration::from_millis(2);
+/// Seconds that an answer may be kept: no bench lasts as long.
+const TTL: u32 = 3600;
+
+/// Its address. An agent asks a server on its own node over TCP, so this one is elsewhere.
+pub const AT: &str = "203.0.113.254";
+
+/// The server. Dropping it ends its thread.
+pub struct Nameserver {
+    _elsewhere: NetNs,
+    state: Arc<State>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    over: AtomicBool,
+    silent: AtomicBool,
+    questions: AtomicU64,
+}
+
+impl Nameserver {
+    /// Answers at [`AT`], which `node` gets a way to, `pace` answers a second at most.
+    pub fn start(node: &NetNs, pace: u32) -> Result<Self> {
+        let elsewhere = NetNs::new()?;
+        let (near, far) = ("203.0.113.1".parse()?, AT.parse()?);
+        node.connect("dns0", &[(near, 24)], &elsewhere, "node0", &[(far, 24)])?;
+        let socket = elsewhere.run(|| UdpSocket::bind((far, 53)))?;
+        let socket = socket.context("DNS over UDP")?;
+        socket.set_read_timeout(Some(LOOK))?;
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        let thread = thread::spawn(move || serve(&socket, &shared, pace));
+        Ok(Self {
+            _elsewhere: elsewhere,
+            state,
+            thread: Some(thread),
+        })
+    }
+
+    /// Questions so far.
+    pub fn questions(&self) -> u64 {
+        self.state.questions.load(Ordering::Relaxed)
+    }
+
+    /// From now on it answers nothing, or answers again.
+    pub fn silence(&self, silent: bool) {
+        self.state.silent.store(silent, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Nameserver {
+    fn drop(&mut self) {
+        self.state.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(socket: &UdpSocket, state: &State, pace: u32) {
+    let step = (u64::from(pace) * STEP.as_millis() as u64 / 1000).max(1);
+    let (mut begin, mut given) = (Instant::now(), 0);
+    let mut message = [0; 1500];
+    while !state.over.load(Ordering::Relaxed) {
+        let Ok((length, peer)) = socket.recv_from(&mut message) else {
+            continue;
+        };
+        state.questions.fetch_add(1, Ordering::Relaxed);
+        if state.silent.load(Ordering::Relaxed) {
+            continue;
+        }
+        if begin.elapsed() >= STEP {
+            (begin, given) = (Instant::now(), 0);
+        } else if given >= step {
+            thread::sleep(STEP.saturating_sub(begin.elapsed()));
+            (begin, given) = (Instant::now(), 0);
+        }
+        given += 1;
+        reply(socket, &message[..length], peer);
+    }
+}
+
+fn reply(socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
+    if let Some(answer) = answer(query) {
+        // An asker that has gone needs none.
+        let _ = socket.send_to(&answer, peer);
+    }
+}
+
+/// The answer to a query with one question (RFC 1035 section 4.1).
+fn answer(query: &[u8]) -> Option<Vec<u8>> {
+    let length = usize::from(*query.get(12)?);
+    let label = query.get(13..13 + length)?;
+    let mut end = 12;
+    while *query.get(end)? != 0 {
+        end += 1 + usize::from(*query.get(end)?);
+    }
+    let question = query.get(12..end + 5)?;
+    let kind = u16::from_be_bytes(query.get(end + 1..end + 3)?.try_into().ok()?);
+    let number = rules::number(label);
+    let mut reply = query.get(..2)?.to_vec();
+    // A response of an authority, recursion desired and available; NXDOMAIN for other names.
+    reply.extend([0x85, if number.is_some() { 0x80 } else { 0x83 }]);
+    let found = number.filter(|_| kind == 1);
+    let counts: [u16; 4] = [1, found.is_some().into(), found.is_none().into(), 0];
+    reply.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
+    reply.extend(question);
+    if let Some(number) = found {
+        reply.extend([0xc0, 12, 0, 1, 0, 1]);
+        reply.extend(TTL.to_be_bytes());
+        reply.extend([0, 4]);
+        reply.extend(rules::address(number).octets());
+    } else {
+        // The SOA of the root says how long "there is none" holds (RFC 2308 section 3).
+        reply.extend([0, 0, 6, 0, 1]);
+        reply.extend(TTL.to_be_bytes());
+        reply.extend([0, 22, 0, 0]);
+        for number in [1, TTL, TTL, TTL, TTL] {
+            reply.extend(number.to_be_bytes());
+        }
+    }
+    Some(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::{Message, Query, ResponseCode};
+    use hickory_proto::rr::{Name, RecordType};
+
+    fn ask(name: &str, kind: RecordType) -> Message {
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_utf8(name).unwrap(), kind));
+        Message::from_vec(&answer(&query.to_vec().unwrap()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_name_has_its_address_no_ipv6_address_and_other_names_do_not_exist() {
+        let found = ask("h5.example.com.", RecordType::A);
+        assert_eq!(
+            found.answers[0].data.to_string(),
+            rules::name(5).ip().to_string()
+        );
+        let none = ask("H5.exaMPle.com.", RecordType::AAAA);
+        let codes = (none.answers.len(), none.authorities.len());
+        assert_eq!(codes, (0, 1));
+        assert_eq!(none.metadata.response_code, ResponseCode::NoError);
+        let other = ask("www.example.com.", RecordType::A);
+        assert_eq!(other.metadata.response_code, ResponseCode::NXDomain);
+    }
+}

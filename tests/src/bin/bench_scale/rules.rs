@@ -1,0 +1,138 @@
+//! The rules of the bench, and the addresses that they list.
+//!
+//! Every address is below 20.0.0.0/8, which is local in the bench's network namespace: a connect that
+//! the gate allows is answered by the kernel with a reset, and leaves no port behind.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// The TCP port of each service, which goes straight through.
+pub const PORT: u16 = 5432;
+/// Objects of one file.
+const IN_A_FILE: usize = 500;
+/// Beginning of the addresses of the services that all see, of each view's own service, of what edits
+/// list, and of names.
+const SERVICES: u32 = 0x1400_0000;
+const OWN: u32 = 0x1440_0000;
+const EDITED: u32 = 0x1480_0000;
+const NAMES: u32 = 0x14a0_0000;
+
+fn at(begin: u32, n: usize, port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::from_bits(begin + n as u32).into(), port)
+}
+
+/// A service that every workload sees.
+pub fn service(n: usize) -> SocketAddr {
+    at(SERVICES, n, PORT)
+}
+
+/// The service that only the workload `n` sees.
+pub fn own(n: usize) -> SocketAddr {
+    at(OWN, n, PORT)
+}
+
+/// What an edit lists, at a port of the edit's.
+pub fn edited(n: usize, port: u16) -> SocketAddr {
+    at(EDITED, n, port)
+}
+
+/// The address of a name.
+pub fn name(n: usize) -> SocketAddr {
+    at(NAMES, n, PORT)
+}
+
+/// A name.
+pub fn host(n: usize) -> String {
+    format!("h{n}.example.com")
+}
+
+/// The number in the first label of [`host`]. A question has its letters in any case.
+pub fn number(label: &[u8]) -> Option<u32> {
+    let digits = label.strip_prefix(b"h").or(label.strip_prefix(b"H"))?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The address that the DNS server gives for it.
+pub fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(NAMES.wrapping_add(number))
+}
+
+fn head(kind: &str, name: &str, namespace: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: \
+         {namespace}}}\nspec:\n"
+    )
+}
+
+/// A service with a TCP port, and one of TLS that goes through the proxy.
+fn fixed(name: &str, namespace: &str, own: bool, to: SocketAddr) -> String {
+    let export = if own { "  exportTo: ['.']\n" } else { "" };
+    let port = to.port();
+    format!(
+        "{}  hosts: [{name}.example]\n{export}  resolution: STATIC\n  ports: \
+         [{{number: {port}, name: tcp, protocol: TCP}}, {{number: 443, name: tls, protocol: TLS}}]\n  \
+         endpoints: [{{address: {ip}}}]\n",
+        head("ServiceEntry", name, namespace),
+        ip = to.ip()
+    )
+}
+
+/// Files with a service for all, `services` of them, and one for each of `views` namespaces.
+pub fn all(views: usize, services: usize) -> Vec<(String, String)> {
+    let mut objects: Vec<String> = Vec::new();
+    objects.extend((0..services).map(|n| fixed(&format!("s{n}"), "all", false, service(n))));
+    objects.extend((0..views).map(|n| fixed(&format!("own{n}"), &namespace(n), true, own(n))));
+    let files = objects.chunks(IN_A_FILE).enumerate();
+    files
+        .map(|(n, part)| (format!("all-{n}.yaml"), part.concat()))
+        .collect()
+}
+
+/// The namespace of a workload.
+pub fn namespace(n: usize) -> String {
+    format!("ns-{n}")
+}
+
+/// Services of the names `from..to`, in one file's text.
+pub fn named(from: usize, to: usize) -> String {
+    let mut text = String::new();
+    for n in from..to {
+        let host = host(n);
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "{}  hosts: [{host}]\n  resolution: DNS\n  ports: [{{number: {PORT}, name: tcp, protocol: \
+             TCP}}]\n",
+            head("ServiceEntry", &format!("n{n}"), "all")
+        );
+    }
+    text
+}
+
+/// An edit's service, seen by all or by its own namespace.
+pub fn entry(namespace: &str, own: bool, to: SocketAddr) -> String {
+    fixed("edited", namespace, own, to)
+}
+
+/// A service that a Sidecar imports or does not.
+pub fn extra(to: SocketAddr) -> String {
+    fixed("extra", "extra", false, to)
+}
+
+/// A Sidecar that imports what is for all, and `extra` or not.
+pub fn sidecar(namespace: &str, extra: bool) -> String {
+    let more = if extra { ", 'extra/*'" } else { "" };
+    format!(
+        "{}  egress: [{{hosts: ['./*', 'all/*'{more}]}}]\n",
+        head("Sidecar", "edited", namespace)
+    )
+}
+
+/// A DestinationRule of one namespace for the first service.
+pub fn destination_rule(namespace: &str, seconds: usize) -> String {
+    format!(
+        "{}  host: s0.example\n  exportTo: ['.']\n  trafficPolicy: {{connectionPool: {{tcp: \
+         {{connectTimeout: {seconds}s}}}}}}\n",
+        head("DestinationRule", "edited", namespace)
+    )
+}

@@ -1,0 +1,211 @@
+//! A node of the bench: workloads in cgroups of their own, each in a namespace of its own, one agent
+//! that governs them, and a DNS server.
+//!
+//! Owns the arrangement. Its flags are those that older agents know too.
+
+use crate::nameserver::{self, Nameserver};
+use crate::{LONG, Size, rules};
+use anyhow::{Context as _, Result};
+use egress_tests::Agent;
+use egress_tests::bpffs::BpfFs;
+use egress_tests::cgroup::Cgroup;
+use egress_tests::netns::NetNs;
+use egress_tests::place::Place;
+use egress_tests::prober::{Dialer, Watch, Watched, now};
+use egress_tests::wait_until;
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Between two connects of a watch.
+const EVERY: Duration = Duration::from_millis(5);
+
+/// See the module.
+pub struct Site {
+    // Dropped in this order: the agent first, then what it stands on.
+    agent: Option<Agent>,
+    binary: PathBuf,
+    workloads: Vec<Cgroup>,
+    rules: TempDir,
+    root: Cgroup,
+    own: Cgroup,
+    nameserver: Nameserver,
+    netns: NetNs,
+    pins: BpfFs,
+}
+
+impl Site {
+    /// Workloads and rules, and no agent yet.
+    pub fn new(binary: &Path, size: Size, answers: u32) -> Result<Self> {
+        let (netns, pins) = (NetNs::new()?, BpfFs::mount()?);
+        netns.ip("route add local 20.0.0.0/8 dev lo")?;
+        let (root, own) = (Cgroup::new()?, Cgroup::new()?);
+        let workloads = (0..size.views).map(|n| root.child(&format!("w{n}")));
+        let site = Self {
+            agent: None,
+            binary: binary.to_owned(),
+            workloads: workloads.collect::<Result<_>>()?,
+            rules: tempfile::tempdir()?,
+            nameserver: Nameserver::start(&netns, answers)?,
+            root,
+            own,
+            netns,
+            pins,
+        };
+        for (name, text) in rules::all(size.views, size.services) {
+            site.write(&name, &text)?;
+        }
+        Ok(site)
+    }
+
+    /// The same with an agent that has everything in force.
+    pub fn running(binary: &Path, size: Size, answers: u32) -> Result<Self> {
+        let mut site = Self::new(binary, size, answers)?;
+        site.start()?;
+        site.in_force()?;
+        site.rested()?;
+        Ok(site)
+    }
+
+    /// Starts the agent and waits until it says that it is ready. Returns the time that took.
+    pub fn start(&mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        self.agent = None;
+        self.agent = Some(self.spawn()?);
+        self.agent()?.wait_ready_for(LONG)?;
+        Ok(begin.elapsed())
+    }
+
+    fn spawn(&self) -> Result<Agent> {
+        let place = Place {
+            cgroup: Some(&self.own),
+            netns: Some(&self.netns),
+            resolver: None,
+        };
+        Agent::spawn(&place, &self.binary, &self.arguments())
+    }
+
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["run".into()];
+        let mut flag = |name: &str, value: &Path| arguments.extend([name.into(), value.into()]);
+        flag("--rules", self.rules.path());
+        flag("--cgroup", self.root.path());
+        flag("--agent-cgroup", self.own.path());
+        flag("--bpf-dir", self.pins.path());
+        // Hidden, so that it is not a rule.
+        flag("--admin-socket", &self.rules.path().join(".admin.sock"));
+        flag("--dns-server", Path::new(nameserver::AT));
+        for n in 0..self.workloads.len() {
+            let namespace = rules::namespace(n);
+            let entry = format!("{{cgroup: w{n}, namespace: {namespace}}}");
+            flag("--workload", Path::new(&entry));
+        }
+        arguments
+    }
+
+    /// The running agent.
+    pub fn agent(&mut self) -> Result<&mut Agent> {
+        self.agent.as_mut().context("the agent was not started")
+    }
+
+    /// Where a workload runs.
+    pub fn workload(&self, n: usize) -> Place<'_> {
+        Place {
+            cgroup: self.workloads.get(n),
+            netns: Some(&self.netns),
+            resolver: None,
+        }
+    }
+
+    /// The first workload, one in the middle and the last, or as many as there are.
+    pub fn some(&self) -> Vec<usize> {
+        let last = self.workloads.len() - 1;
+        let mut some = vec![0, last / 2, last];
+        some.dedup();
+        some
+    }
+
+    /// The workload in the middle, whose namespace has the edited objects.
+    pub fn middle(&self) -> usize {
+        (self.workloads.len() - 1) / 2
+    }
+
+    /// Waits until each of [`Self::some`] reaches its own service: the agent governs them all.
+    pub fn in_force(&self) -> Result<()> {
+        for n in self.some() {
+            let mut dialer = Dialer::start(&self.workload(n))?;
+            dialer.until_allowed(rules::own(n), 1)?;
+            dialer.at(LONG).context("its own service")?;
+            // Without a policy of its own it would be under the root's, which has no such service.
+            dialer.until_denied(rules::own(n + 1), 1)?;
+            dialer.at(LONG).context("another's service")?;
+        }
+        Ok(())
+    }
+
+    /// Watches a service for all and its own one, in each of [`Self::some`].
+    pub fn watch(&self) -> Result<Vec<Watch>> {
+        let some = self.some().into_iter();
+        some.map(|n| self.watch_in(n, &[rules::service(0), rules::own(n)]))
+            .collect()
+    }
+
+    /// Watches listed destinations in one workload.
+    pub fn watch_in(&self, n: usize, to: &[SocketAddr]) -> Result<Watch> {
+        Watch::start(&self.workload(n), EVERY, to)
+    }
+
+    /// Puts a rules file in place, all at once. Returns when, by [`now`].
+    pub fn write(&self, name: &str, text: &str) -> Result<Duration> {
+        let hidden = self.rules.path().join(format!(".{name}"));
+        fs::write(&hidden, text)?;
+        let at = now();
+        fs::rename(hidden, self.rules.path().join(name))?;
+        Ok(at)
+    }
+
+    /// Removes one and waits until the agent has nothing to do any more.
+    pub fn remove(&mut self, name: &str) -> Result<()> {
+        fs::remove_file(self.rules.path().join(name))?;
+        self.rested()?;
+        Ok(())
+    }
+
+    /// Waits until the agent has nothing to do. Returns the CPU time that it used so far.
+    pub fn rested(&mut self) -> Result<Duration> {
+        let agent = self.agent()?;
+        let mut last = agent.cpu()?;
+        let mut still = 0;
+        wait_until("the agent rests", LONG, || {
+            thread::sleep(Duration::from_millis(200));
+            let spent = agent.cpu().ok()?;
+            let rests = spent.saturating_sub(last) <= Duration::from_millis(10);
+            still = if rests { still + 1 } else { 0 };
+            last = spent;
+            (still == 2).then_some(spent)
+        })
+    }
+
+    /// The DNS server.
+    pub fn nameserver(&self) -> &Nameserver {
+        &self.nameserver
+    }
+
+    /// Resident memory of the agent, in bytes.
+    pub fn resident(&mut self) -> Result<u64> {
+        self.agent()?.resident()
+    }
+}
+
+/// Ends watches. What they saw together.
+pub fn seen(watches: Vec<Watch>) -> Result<Watched> {
+    let mut all = Watched::default();
+    for watch in watches {
+        all = all.and(watch.end()?);
+    }
+    Ok(all)
+}
