@@ -3,7 +3,7 @@
 //!
 //! One level only. Owns the merge of fields; how matches combine is `routes`'.
 
-use super::{Registry, VirtualService};
+use super::{Named, Registry, VirtualService};
 use crate::istio::virtual_service::{Delegate, HttpRoute};
 
 impl Registry {
@@ -11,16 +11,22 @@ impl Registry {
     /// may use, which leaves the route out as in Istio.
     pub(super) fn delegate(&self, to: &Delegate, root: &VirtualService) -> Option<&VirtualService> {
         let own = &root.object.meta.namespace;
-        let namespace = if to.namespace.is_empty() {
-            own
-        } else {
-            &to.namespace
-        };
-        let found = self.delegates.get(&(namespace.clone(), to.name.clone()))?;
+        let key = named(to, own);
+        let found = self.delegates.get(&key)?.first()?;
+        let namespace = &key.0;
         let export_to = &found.spec().export_to;
         let to_root = |n: &String| n == "*" || n == own || (n == "." && namespace == own);
         (export_to.is_empty() || export_to.iter().any(to_root)).then_some(found)
     }
+}
+
+/// Which `VirtualService` a route of one of the namespace `own` means.
+pub(super) fn named(to: &Delegate, own: &str) -> Named {
+    let namespace = match to.namespace.as_str() {
+        "" => own,
+        namespace => namespace,
+    };
+    (namespace.to_owned(), to.name.clone())
 }
 
 /// A delegate's route with what it leaves unset taken from the root's.

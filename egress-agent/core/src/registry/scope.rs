@@ -6,7 +6,6 @@
 
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::hosts;
-use crate::istio::{Object, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -194,58 +193,5 @@ impl Scope {
     /// The namespace, where it matters.
     pub fn namespace(&self) -> &str {
         &self.namespace
-    }
-}
-
-/// What rules of the registry depend on, gathered from all objects.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Dependences {
-    pub(super) namespaces: BTreeSet<String>,
-    pub(super) labels: BTreeSet<String>,
-}
-
-impl Dependences {
-    /// Adds what an object depends on. Returns whether it depends on anything.
-    pub(super) fn add(&mut self, object: &Object) -> bool {
-        let own = &object.meta.namespace;
-        let before = (self.namespaces.len(), self.labels.len());
-        let mut some = false;
-        let mut export_to = |names: &[String], set: &mut BTreeSet<String>| {
-            let narrow = !names.is_empty() && names.iter().all(|n| n != "*");
-            if narrow {
-                some = true;
-                let full = names
-                    .iter()
-                    .map(|n| if n == "." { own.clone() } else { n.clone() });
-                set.extend(full.filter(|n| n != "~"));
-            }
-        };
-        match &object.spec {
-            Some(Spec::ServiceEntry(spec)) => export_to(&spec.export_to, &mut self.namespaces),
-            Some(Spec::VirtualService(spec)) => {
-                export_to(&spec.export_to, &mut self.namespaces);
-                let http = spec.http.iter().flat_map(|r| &r.r#match);
-                let http = http.map(|m| (&m.source_labels, &m.source_namespace));
-                let tls = spec.tls.iter().flat_map(|r| &r.r#match);
-                let tls = tls.map(|m| (&m.source_labels, &m.source_namespace));
-                let tcp = spec.tcp.iter().flat_map(|r| &r.r#match);
-                let tcp = tcp.map(|m| (&m.source_labels, &m.source_namespace));
-                for (labels, namespace) in http.chain(tls).chain(tcp) {
-                    some |= !labels.is_empty() || !namespace.is_empty();
-                    self.labels.extend(labels.keys().cloned());
-                    self.namespaces
-                        .extend((!namespace.is_empty()).then(|| namespace.clone()));
-                }
-            }
-            Some(Spec::DestinationRule(spec)) => {
-                export_to(&spec.export_to, &mut self.namespaces);
-                self.namespaces.insert(own.clone());
-                let selector = spec.workload_selector.iter();
-                self.labels
-                    .extend(selector.flat_map(|s| s.match_labels.keys().cloned()));
-            }
-            Some(Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => {}
-        }
-        some || before != (self.namespaces.len(), self.labels.len())
     }
 }

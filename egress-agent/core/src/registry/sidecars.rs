@@ -12,9 +12,9 @@ impl Registry {
     /// The scope of a workload under the rules as they are.
     pub fn scope_of(&self, workload: &Workload) -> Scope {
         let namespace = &workload.namespace;
-        let matters = self.dependences.namespaces.contains(namespace);
+        let matters = self.dependences.on_namespace(namespace);
         let labels = workload.labels.iter();
-        let labels = labels.filter(|(k, _)| self.dependences.labels.contains(*k));
+        let labels = labels.filter(|(k, _)| self.dependences.on_label(k));
         let sidecar = self.sidecar_of(workload);
         Scope {
             namespace: if matters {
@@ -54,10 +54,7 @@ impl Registry {
     }
 
     fn sidecars_in(&self, namespace: &str) -> Vec<&Sidecar> {
-        let here = self
-            .sidecars
-            .iter()
-            .filter(|o| o.meta.namespace == namespace);
+        let here = self.sidecars.get(namespace).into_iter().flatten();
         here.filter_map(|o| match &o.spec {
             Some(Spec::Sidecar(sidecar)) => Some(sidecar),
             _ => None,

@@ -7,6 +7,7 @@ use super::plan::{Context, HostPlan};
 use super::routes;
 use super::scope::{Imported, Scope};
 use super::services::{Entry, Service};
+use super::touched::{Touched, What};
 use crate::istio::hosts;
 use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,15 @@ pub struct View {
     pub plans: BTreeMap<Arc<str>, HostPlan>,
     /// Hosts whose routes lead to another one.
     used_by: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+}
+
+/// What a view looked at again.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Hosts that may have another service.
+    pub services: BTreeSet<Arc<str>>,
+    /// Hosts whose routes may be others, with their former plans.
+    pub plans: BTreeMap<Arc<str>, HostPlan>,
 }
 
 impl View {
@@ -48,37 +58,67 @@ impl View {
         Self::new(registry, Scope::everything())
     }
 
-    /// Looks anew at what changed: hosts with other entries, and hosts or wildcards with other
-    /// `VirtualService`s. Returns the hosts that may be others now, with
-    /// their former plans.
-    pub fn update(
-        &mut self,
-        registry: &Registry,
-        services: &BTreeSet<Arc<str>>,
-        rules: &BTreeSet<Arc<str>>,
-    ) -> BTreeMap<Arc<str>, HostPlan> {
-        let mut changed = services.clone();
-        for host in services {
+    /// Looks anew at what an update touched, as far as it is visible.
+    pub fn update(&mut self, registry: &Registry, touched: &Touched) -> Looked {
+        let mut looked = Looked::default();
+        let mut hosts = BTreeSet::new();
+        for part in touched.parts.iter().filter(|p| p.is_seen(&self.scope)) {
+            match part.what {
+                What::Services => {
+                    let namespace = &part.object.meta.namespace;
+                    let imported = |h: &&Arc<str>| self.scope.imports(namespace, h) != Imported::No;
+                    let of = part.hosts.iter().filter(imported).cloned();
+                    looked.services.extend(of);
+                }
+                What::Routes => {
+                    for pattern in &part.hosts {
+                        hosts.extend(self.covered(pattern));
+                    }
+                }
+                What::Destinations => {
+                    for pattern in &part.hosts {
+                        hosts.extend(self.covered(pattern));
+                        hosts.extend(self.users_of(pattern));
+                    }
+                }
+            }
+        }
+        for host in &looked.services {
             let entries = registry.entries.get(host);
             match entries.and_then(|all| self.service(host, all)) {
                 Some(service) => self.services.insert(Arc::clone(host), service),
                 None => self.services.remove(host),
             };
-            changed.extend(self.used_by.get(host).into_iter().flatten().cloned());
-        }
-        for pattern in rules {
-            if hosts::is_wildcard(pattern) {
-                let covered = self.services.keys().filter(|h| hosts::covers(pattern, h));
-                changed.extend(covered.cloned());
-            } else if self.services.contains_key(pattern) {
-                changed.insert(Arc::clone(pattern));
-            }
+            hosts.insert(Arc::clone(host));
+            hosts.extend(self.used_by.get(host).into_iter().flatten().cloned());
         }
         let replan = |host: Arc<str>| {
             let old = self.plan(&host, registry);
             (host, old)
         };
-        changed.into_iter().map(replan).collect()
+        looked.plans = hosts.into_iter().map(replan).collect();
+        looked
+    }
+
+    /// Services that a host or wildcard is for.
+    fn covered(&self, pattern: &Arc<str>) -> Vec<Arc<str>> {
+        if hosts::is_wildcard(pattern) {
+            let all = self.services.keys();
+            return all.filter(|h| hosts::covers(pattern, h)).cloned().collect();
+        }
+        let known = self.services.contains_key(pattern);
+        known.then(|| Arc::clone(pattern)).into_iter().collect()
+    }
+
+    /// Services whose routes lead to a host, or to one that a wildcard is for, known or not.
+    fn users_of(&self, pattern: &Arc<str>) -> Vec<Arc<str>> {
+        if hosts::is_wildcard(pattern) {
+            let all = self.used_by.iter();
+            let covered = all.filter(|(h, _)| hosts::covers(pattern, h));
+            return covered.flat_map(|(_, users)| users).cloned().collect();
+        }
+        let users = self.used_by.get(pattern).into_iter();
+        users.flatten().cloned().collect()
     }
 
     /// Makes a host's plan anew. Returns the former one.

@@ -149,18 +149,40 @@ impl Planner {
     /// deletes what nothing looks up. A policy whose content stays keeps its table, its
     /// generation and the verdicts that sockets remember.
     pub fn replace(&mut self, desired: BTreeMap<u32, Desired>) -> Vec<TableOp> {
-        let mut ops = Vec::new();
-        let mut switches = Vec::new();
-        let gone: Vec<_> = self
-            .policies
-            .keys()
+        let standing = self.policies.keys();
+        let gone: Vec<_> = standing
             .filter(|id| !desired.contains_key(id))
             .copied()
             .collect();
+        let mut ops = Vec::new();
+        self.put_in_force(desired, &gone, &mut ops);
+        ops
+    }
+
+    /// Some policies changed as [`Self::amend`] says, these are to be made or made anew, and these
+    /// end. The others stay as they are.
+    pub fn change(
+        &mut self,
+        amended: &BTreeMap<u32, Delta>,
+        made: BTreeMap<u32, Desired>,
+        ended: &[u32],
+    ) -> Vec<TableOp> {
+        let mut ops = self.amend(amended);
+        self.put_in_force(made, ended, &mut ops);
+        ops
+    }
+
+    fn put_in_force(
+        &mut self,
+        desired: BTreeMap<u32, Desired>,
+        gone: &[u32],
+        ops: &mut Vec<TableOp>,
+    ) {
+        let mut switches = Vec::new();
         for (id, desired) in desired {
             let flags = flags(&desired);
             let errno = desired.errno;
-            let table = self.place(id, desired.table, &mut ops);
+            let table = self.place(id, desired.table, ops);
             let before = self.policies.get(&id).copied();
             if before.is_none_or(|p| (p.table, p.flags, p.errno) != (table, flags, errno)) {
                 // What only an audit let through was never listed.
@@ -188,11 +210,11 @@ impl Planner {
             ops.push(TableOp::SetPolicy(id, policy));
         }
         for id in gone {
-            self.policies.remove(&id);
-            ops.push(TableOp::DeletePolicy(id));
+            if self.policies.remove(id).is_some() {
+                ops.push(TableOp::DeletePolicy(*id));
+            }
         }
-        self.sweep(&mut ops);
-        ops
+        self.sweep(ops);
     }
 
     /// Finds a table with this content or fills one that nothing looks up yet.

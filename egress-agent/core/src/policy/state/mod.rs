@@ -4,12 +4,13 @@
 //! Owns the order in which everything else here is called. No input is ever rejected: what cannot
 //! be used denies. The shell does what `poll_*` says and reports back with `handle_*`.
 
+mod grouping;
 mod plan;
 mod policy;
 mod settings;
 mod workloads;
 
-pub use plan::Plan;
+pub use plan::{Plan, Work};
 pub(super) use policy::PolicyState;
 pub use policy::Unlisted;
 pub use settings::Settings;
@@ -20,8 +21,8 @@ use super::leases::{Answer, Failure, Leases, Outcome};
 use super::naming::{Hosts, Names, Needs};
 use super::tables::Delta;
 use crate::istio::Object;
+use crate::registry::Registry;
 use crate::registry::scope::Workload;
-use crate::registry::{Registry, Touched};
 use crate::routing::RouteTable;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -107,46 +108,20 @@ impl State {
         if !self.begun {
             return;
         }
-        let desired = |p: &PolicyState| Desired {
-            table: p.ledger.table(),
-            allow_any: p.allow_any,
-            audit: p.audit,
-            errno: self.settings.deny_errno,
-        };
         let policies = self.policies.iter();
-        let desired = policies.map(|(id, p)| (*id, desired(p))).collect();
+        let desired = policies.map(|(id, p)| (*id, self.desired(p))).collect();
         let ops = self.planner.replace(desired);
         self.ops.extend(ops);
     }
 
-    /// A few rules changed. Returns which names may be needed from here on, and which no more.
-    fn amend(&mut self, touched: &Touched) -> Needs {
-        let (needs, changes) = self.look_anew(touched);
-        if self.begun {
-            let ops = self.planner.amend(&changes);
-            self.ops.extend(ops);
+    /// What the kernel is to hold of a policy.
+    fn desired(&self, policy: &PolicyState) -> Desired {
+        Desired {
+            table: policy.ledger.table(),
+            allow_any: policy.allow_any,
+            audit: policy.audit,
+            errno: self.settings.deny_errno,
         }
-        needs
-    }
-
-    /// Brings every policy to what the registry says of what changed in it.
-    fn look_anew(&mut self, touched: &Touched) -> (Needs, BTreeMap<u32, Delta>) {
-        let mut hosts = BTreeSet::new();
-        let mut needs = Needs::default();
-        for (id, policy) in &mut self.policies {
-            let changed = policy
-                .view
-                .update(&self.registry, &touched.services, &touched.rules);
-            self.hosts
-                .change(*id, &policy.view, &touched.services, &mut needs);
-            for (host, old) in changed {
-                policy
-                    .snapshot
-                    .replan(&host, &old, &policy.view, &self.leases);
-                hosts.insert(host);
-            }
-        }
-        (needs, self.reclaim(&hosts))
     }
 
     /// Asks for the names that are needed from here on, and forgets those that no service needs any

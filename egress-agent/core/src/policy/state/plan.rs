@@ -3,12 +3,15 @@
 //! are changed back, and policies that were made anew give way to those that were put aside.
 
 use super::State;
+use super::grouping::Regrouped;
 use super::policy::PolicyState;
 use super::settings::Settings;
 use crate::istio::Object;
 use crate::policy::diff::{Mark, TableOp};
 use crate::policy::naming::{Hosts, Needs};
-use crate::registry::{Change, Touched, Update};
+use crate::policy::tables::Delta;
+use crate::registry::touched::Touched;
+use crate::registry::update::{Change, Update};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +23,7 @@ pub struct Plan<'a> {
     state: &'a mut State,
     now: Instant,
     ops: Vec<TableOp>,
+    work: Work,
     /// None once it is decided.
     back: Option<Back>,
 }
@@ -30,7 +34,7 @@ struct Back {
     before: Before,
     registry: Option<Update>,
     settings: Option<Settings>,
-    policies: Policies,
+    aside: Option<Box<Aside>>,
     needs: Needs,
 }
 
@@ -43,33 +47,49 @@ struct Before {
     ops: usize,
 }
 
-/// What a plan does to the policies.
-#[derive(Debug)]
-enum Policies {
-    /// None is another.
-    Kept,
-    /// These parts of them are others.
-    Amended(Touched),
-    /// All were made anew.
-    Rebuilt(Box<Aside>),
-}
-
-/// What gave way to policies that were made anew.
+/// What gave way to policies that are others.
 #[derive(Debug)]
 struct Aside {
+    /// Policies that ended, or that were made anew.
     policies: BTreeMap<u32, PolicyState>,
+    /// Policies that were made.
+    made: Vec<u32>,
+    /// What was looked at again in the others.
+    touched: Touched,
     hosts: Hosts,
-    /// Policies of workloads.
-    placed: BTreeMap<u64, u32>,
+    /// Workloads that moved, with their former policies.
+    moved: Vec<(u64, u32)>,
     next_id: u32,
-    moved: bool,
-    rebuilt: bool,
+    was_moved: bool,
+    was_rebuilt: bool,
+}
+
+/// How much a plan looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Policies in which something was planned.
+    pub policies: usize,
+    /// Services that were planned, once for each of these policies.
+    pub services: usize,
+}
+
+/// What is being planned.
+#[derive(Debug, Default)]
+pub(super) struct Planned {
+    pub(super) work: Work,
+    pub(super) needs: Needs,
+    aside: Option<Box<Aside>>,
 }
 
 impl Plan<'_> {
     /// The writes, in their order; to be looked at before the plan is committed.
     pub fn ops(&self) -> &[TableOp] {
         &self.ops
+    }
+
+    /// What it took to make it.
+    pub fn work(&self) -> Work {
+        self.work
     }
 
     /// Puts it in force: [`State::poll_ops`] gives the writes, and names are asked for and
@@ -102,14 +122,11 @@ impl State {
     pub fn plan_rules(&mut self, now: Instant, objects: &[Arc<Object>]) -> Plan<'_> {
         let before = self.before();
         let update = self.registry.update(objects);
-        let (policies, needs) = match &update.change {
-            Change::Some(touched) if !self.policies.is_empty() => {
-                let needs = self.amend(touched);
-                (Policies::Amended(touched.clone()), needs)
-            }
+        let planned = match &update.change {
+            Change::Some(touched) if !self.policies.is_empty() => self.amend(touched),
             Change::Some(_) | Change::Everything => self.plan_anew(),
         };
-        self.planned(now, before, Some(update), None, policies, needs)
+        self.planned(now, before, Some(update), None, planned)
     }
 
     /// Plans other settings: every policy is made anew from them. Leases keep the addresses that
@@ -117,8 +134,8 @@ impl State {
     pub fn plan_settings(&mut self, now: Instant, settings: Settings) -> Plan<'_> {
         let before = self.before();
         let held = std::mem::replace(&mut self.settings, settings);
-        let (policies, needs) = self.plan_anew();
-        self.planned(now, before, None, Some(held), policies, needs)
+        let planned = self.plan_anew();
+        self.planned(now, before, None, Some(held), planned)
     }
 
     /// Plans what was gathered since [`Self::adopting`]: tables that were filled while names were
@@ -127,23 +144,105 @@ impl State {
         let before = self.before();
         self.begun = true;
         self.replace();
-        self.planned(now, before, None, None, Policies::Kept, Needs::default())
+        self.planned(now, before, None, None, Planned::default())
+    }
+
+    /// Plans what an update touched: in the policies that see it, and in those of workloads that
+    /// see something else from here on.
+    fn amend(&mut self, touched: &Touched) -> Planned {
+        let mut planned = Planned::default();
+        let mut aside = self.aside();
+        let groups = if touched.scopes.is_empty() {
+            Regrouped::default()
+        } else {
+            self.regroup(|workload, _| touched.scopes.concerns(workload))
+        };
+        for id in groups.made.keys().chain(&groups.ended) {
+            aside.policies.extend(self.close(*id, &mut planned.needs));
+        }
+        let changes = self.look_anew(touched, &mut planned);
+        aside.touched = touched.clone();
+        planned.work.policies += groups.made.len();
+        aside.made = groups.made.keys().copied().collect();
+        let made = self.make(groups.made, &mut planned.needs);
+        let services = aside.made.iter().filter_map(|id| self.policies.get(id));
+        planned.work.services += services.map(|p| p.view.services.len()).sum::<usize>();
+        if self.begun {
+            let ops = self.planner.change(&changes, made, &groups.ended);
+            self.ops.extend(ops);
+        }
+        aside.moved = groups.moved;
+        planned.aside = Some(Box::new(aside));
+        planned
+    }
+
+    /// Brings the policies that see it to what the registry says of what an update touched.
+    fn look_anew(&mut self, touched: &Touched, planned: &mut Planned) -> BTreeMap<u32, Delta> {
+        let mut changes = BTreeMap::new();
+        for (id, policy) in &mut self.policies {
+            let looked = policy.view.update(&self.registry, touched);
+            if looked.services.is_empty() && looked.plans.is_empty() {
+                continue;
+            }
+            planned.work.policies += 1;
+            planned.work.services += looked.plans.len();
+            let (view, needs) = (&policy.view, &mut planned.needs);
+            self.hosts.change(*id, view, &looked.services, needs);
+            let mut delta = Delta::new();
+            for (host, old) in looked.plans {
+                policy
+                    .snapshot
+                    .replan(&host, &old, &policy.view, &self.leases);
+                let unlisted = self.settings.unlisted_address;
+                delta.extend(policy.reclaim(&host, &self.leases, unlisted));
+            }
+            changes.insert(*id, delta);
+        }
+        changes
     }
 
     /// Makes every policy anew and puts the former ones aside.
-    fn plan_anew(&mut self) -> (Policies, Needs) {
-        let placed = self.workloads.iter();
-        let mut aside = Aside {
-            policies: BTreeMap::new(),
-            hosts: self.hosts.clone(),
-            placed: placed.map(|(id, (_, policy))| (*id, *policy)).collect(),
-            next_id: self.next_id,
-            moved: self.moved,
-            rebuilt: self.rebuilt,
+    fn plan_anew(&mut self) -> Planned {
+        let mut aside = self.aside();
+        let mut planned = Planned::default();
+        let groups = self.regroup(|_, _| true);
+        let hosts = Hosts::new(self.settings.unlisted_address);
+        let hosts = std::mem::replace(&mut self.hosts, hosts);
+        planned.needs.fewer.extend(hosts.needed().cloned());
+        aside.policies = std::mem::take(&mut self.policies);
+        let mut kinds = groups.made;
+        for (id, policy) in &aside.policies {
+            if !groups.ended.contains(id) {
+                kinds.entry(*id).or_insert_with(|| policy.kind());
+            }
+        }
+        aside.made = kinds.keys().copied().collect();
+        for (id, kind) in kinds {
+            self.open(id, kind, &mut planned.needs);
+        }
+        self.replace();
+        let all = self.policies.values();
+        planned.work = Work {
+            policies: self.policies.len(),
+            services: all.map(|p| p.view.services.len()).sum(),
         };
-        let (policies, needs) = self.rebuild();
-        aside.policies = policies;
-        (Policies::Rebuilt(Box::new(aside)), needs)
+        aside.moved = groups.moved;
+        planned.aside = Some(Box::new(aside));
+        planned
+    }
+
+    /// Nothing put aside yet.
+    fn aside(&self) -> Aside {
+        Aside {
+            policies: BTreeMap::new(),
+            made: Vec::new(),
+            touched: Touched::default(),
+            hosts: self.hosts.clone(),
+            moved: Vec::new(),
+            next_id: self.next_id,
+            was_moved: self.moved,
+            was_rebuilt: self.rebuilt,
+        }
     }
 
     fn planned(
@@ -152,19 +251,19 @@ impl State {
         before: Before,
         registry: Option<Update>,
         settings: Option<Settings>,
-        policies: Policies,
-        needs: Needs,
+        planned: Planned,
     ) -> Plan<'_> {
         let back = Back {
             before,
             registry,
             settings,
-            policies,
-            needs,
+            aside: planned.aside,
+            needs: planned.needs,
         };
         Plan {
             now,
             ops: self.ops.split_off(back.before.ops).into(),
+            work: planned.work,
             back: Some(back),
             state: self,
         }
@@ -187,21 +286,23 @@ impl State {
         if let Some(update) = back.registry {
             self.registry.go_back(update);
         }
-        match back.policies {
-            Policies::Kept => {}
-            Policies::Amended(touched) => drop(self.look_anew(&touched)),
-            Policies::Rebuilt(aside) => {
-                self.policies = aside.policies;
-                self.hosts = aside.hosts;
-                for (id, policy) in aside.placed {
-                    if let Some((_, held)) = self.workloads.get_mut(&id) {
-                        *held = policy;
-                    }
-                }
-                self.next_id = aside.next_id;
-                self.moved = aside.moved;
-                self.rebuilt = aside.rebuilt;
+        let Some(aside) = back.aside else {
+            return;
+        };
+        let aside = *aside;
+        for id in &aside.made {
+            self.policies.remove(id);
+        }
+        drop(self.look_anew(&aside.touched, &mut Planned::default()));
+        self.policies.extend(aside.policies);
+        self.hosts = aside.hosts;
+        for (id, policy) in aside.moved {
+            if let Some((_, held)) = self.workloads.get_mut(&id) {
+                *held = policy;
             }
         }
+        self.next_id = aside.next_id;
+        self.moved = aside.was_moved;
+        self.rebuilt = aside.was_rebuilt;
     }
 }

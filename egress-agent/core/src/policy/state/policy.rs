@@ -75,6 +75,11 @@ impl PolicyState {
         }
     }
 
+    /// Whether it is the policy of a kind.
+    pub(super) fn is_of(&self, kind: &Kind) -> bool {
+        self.audit == kind.audit && self.view.scope == kind.scope
+    }
+
     /// Whose policy it is.
     pub(super) fn kind(&self) -> Kind {
         Kind {

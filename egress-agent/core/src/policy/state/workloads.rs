@@ -3,8 +3,8 @@
 
 use super::State;
 use super::policy::{Kind, PolicyState, Unlisted};
-use crate::policy::diff::TableOp;
-use crate::policy::naming::{Hosts, Needs};
+use crate::policy::diff::{Desired, TableOp};
+use crate::policy::naming::Needs;
 use crate::registry::scope::Workload;
 use crate::registry::view::View;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
@@ -16,10 +16,7 @@ impl State {
     /// here on, once the ops are written.
     pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
         let kind = self.kind_of(&workload);
-        let known = self
-            .policies
-            .iter()
-            .find(|(_, p)| (&p.view.scope, p.audit) == (&kind.scope, kind.audit));
+        let known = self.policies.iter().find(|(_, p)| p.is_of(&kind));
         let policy = known.map(|(id, _)| *id);
         if let (Some(policy), Some((_, held))) = (policy, self.workloads.get(&id))
             && policy == *held
@@ -35,9 +32,9 @@ impl State {
                 let free = self.free_id(&self.taken());
                 if free != CLOSED_POLICY {
                     let mut needs = Needs::default();
-                    self.open(free, kind, &mut needs);
+                    let made = self.make([(free, kind)].into(), &mut needs);
                     self.want(now, &needs);
-                    self.replace();
+                    self.write(made, &[]);
                 }
                 free
             }
@@ -48,7 +45,7 @@ impl State {
         self.handle_timeout(now);
     }
 
-    fn kind_of(&self, workload: &Workload) -> Kind {
+    pub(super) fn kind_of(&self, workload: &Workload) -> Kind {
         Kind {
             scope: self.registry.scope_of(workload),
             audit: workload.audit.unwrap_or(self.settings.audit),
@@ -93,15 +90,21 @@ impl State {
         if closed == 0 || (1..self.settings.policies_end).all(|id| taken.contains(&id)) {
             return false;
         }
-        let (_, needs) = self.rebuild();
+        let mut needs = Needs::default();
+        let groups = self.regroup(|_, policy| policy == CLOSED_POLICY);
+        for id in &groups.ended {
+            self.close(*id, &mut needs);
+        }
+        let made = self.make(groups.made, &mut needs);
         self.want(now, &needs);
+        self.write(made, &groups.ended);
         self.handle_timeout(now);
         self.without_policy() < closed
     }
 
     /// An id for one more policy; with none left, that of no policy. The one that was given out
     /// longest ago comes first: flows of its former view may still carry it.
-    fn free_id(&mut self, taken: &BTreeSet<u32>) -> u32 {
+    pub(super) fn free_id(&mut self, taken: &BTreeSet<u32>) -> u32 {
         let end = self.settings.policies_end;
         let mut order = (self.next_id..end).chain(1..self.next_id.min(end));
         let Some(free) = order.find(|id| !taken.contains(id)) else {
@@ -114,7 +117,7 @@ impl State {
     /// Ids that are not free: of this state, of what the kernel has (cgroups stand under adopted
     /// ones until they get another), and of policies whose end is not written yet, because
     /// owners are written before the end of policies.
-    fn taken(&self) -> BTreeSet<u32> {
+    pub(super) fn taken(&self) -> BTreeSet<u32> {
         let standing = self.planner.policies().keys().copied();
         let ending = self.ops.iter().filter_map(|op| match op {
             TableOp::DeletePolicy(id) => Some(*id),
@@ -131,55 +134,51 @@ impl State {
         let gone: Vec<u32> = self.policies.keys().copied().filter(unused).collect();
         if !gone.is_empty() {
             let mut needs = Needs::default();
-            for id in gone {
-                self.policies.remove(&id);
-                self.hosts.close(id, &mut needs);
+            for id in &gone {
+                self.close(*id, &mut needs);
             }
             self.want(now, &needs);
-            self.replace();
+            self.write(BTreeMap::new(), &gone);
         }
     }
 
-    /// Policies of all workloads, each kind one. A kind keeps the id that it has. Returns the former
-    /// ones, and the names that may be needed from here on or no more.
-    pub(super) fn rebuild(&mut self) -> (BTreeMap<u32, PolicyState>, Needs) {
-        let old: BTreeMap<Kind, u32> = self
-            .policies
-            .iter()
-            .map(|(id, p)| (p.kind(), *id))
-            .collect();
-        let default = self.kind_of(&self.settings.unknown);
-        let mut ids = BTreeMap::from([(default, DEFAULT_POLICY)]);
-        let mut taken = self.taken();
-        let mut workloads = std::mem::take(&mut self.workloads);
-        for (workload, policy) in workloads.values_mut() {
-            let kind = self.kind_of(workload);
-            let kept = old.get(&kind).copied().filter(|id| *id != DEFAULT_POLICY);
-            *policy = match ids.get(&kind) {
-                Some(id) => *id,
-                None => kept.unwrap_or_else(|| self.free_id(&taken)),
-            };
-            ids.insert(kind, *policy);
-            taken.insert(*policy);
+    /// Makes policies for workloads of these kinds. Returns what the kernel is to hold of them.
+    pub(super) fn make(
+        &mut self,
+        kinds: BTreeMap<u32, Kind>,
+        needs: &mut Needs,
+    ) -> BTreeMap<u32, Desired> {
+        let mut desired = BTreeMap::new();
+        for (id, kind) in kinds {
+            self.open(id, kind, needs);
+            let policy = self.policies.get(&id).filter(|_| self.begun);
+            desired.extend(policy.map(|p| (id, self.desired(p))));
         }
-        self.workloads = workloads;
-        self.moved = true;
-        let before = std::mem::take(&mut self.policies);
-        let hosts = std::mem::replace(&mut self.hosts, Hosts::new(self.settings.unlisted_address));
-        let mut needs = Needs::default();
-        needs.fewer.extend(hosts.needed().cloned());
-        for (kind, id) in ids.into_iter().filter(|(_, id)| *id != CLOSED_POLICY) {
-            self.open(id, kind, &mut needs);
+        desired
+    }
+
+    /// Has the kernel's policies follow those that were made and those that ended.
+    fn write(&mut self, made: BTreeMap<u32, Desired>, ended: &[u32]) {
+        if self.begun {
+            let ops = self.planner.change(&BTreeMap::new(), made, ended);
+            self.ops.extend(ops);
         }
-        self.replace();
-        (before, needs)
     }
 
     /// Makes a policy for workloads of a kind.
-    fn open(&mut self, id: u32, kind: Kind, needs: &mut Needs) {
+    pub(super) fn open(&mut self, id: u32, kind: Kind, needs: &mut Needs) {
+        self.rebuilt = true;
         let view = View::new(&self.registry, kind.scope);
         self.hosts.open(id, &view, needs);
         let policy = PolicyState::new(view, kind.audit, &self.settings, &self.leases);
         self.policies.insert(id, policy);
+    }
+
+    /// Ends a policy, and returns it.
+    pub(super) fn close(&mut self, id: u32, needs: &mut Needs) -> Option<(u32, PolicyState)> {
+        let policy = self.policies.remove(&id)?;
+        self.rebuilt = true;
+        self.hosts.close(id, needs);
+        Some((id, policy))
     }
 }

@@ -1,0 +1,139 @@
+//! Which workloads share a policy: those of one kind. Owns who moves where when what workloads see
+//! changes, and which ids policies have then.
+//!
+//! Makes no policy.
+
+use super::State;
+use super::policy::Kind;
+use crate::registry::scope::{Scope, Workload};
+use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What became of the policies when workloads were looked at again.
+#[derive(Debug, Default)]
+pub(super) struct Regrouped {
+    /// Workloads that have another policy, with the former one.
+    pub(super) moved: Vec<(u64, u32)>,
+    /// Policies to make; of an id that stands, in the place of what stands.
+    pub(super) made: BTreeMap<u32, Kind>,
+    /// Policies that no workload has any more.
+    pub(super) ended: Vec<u32>,
+}
+
+/// Workloads of one kind that leave their policies.
+#[derive(Default)]
+struct Leaving {
+    workloads: Vec<(u64, u32)>,
+    /// The policies that they leave.
+    from: BTreeSet<u32>,
+}
+
+impl State {
+    /// Looks at workloads again: at those that `concerned` says, or at all if the default sees
+    /// something else.
+    ///
+    /// The kernel hears of policies before it hears of who moved. So a policy becomes another under
+    /// its id only if everyone under it sees the same from here on; nobody is judged by what others
+    /// see. Where that is so, the id is kept, and no other one is needed beside it.
+    pub(super) fn regroup(&mut self, concerned: impl Fn(&Workload, u32) -> bool) -> Regrouped {
+        let default = self.kind_of(&self.settings.unknown);
+        let standing = self.policies.get(&DEFAULT_POLICY);
+        let other_default = !standing.is_some_and(|p| p.is_of(&default));
+        let mut stays = BTreeSet::from([DEFAULT_POLICY]);
+        let mut to_default = Leaving::default();
+        let mut leaving: BTreeMap<Kind, Leaving> = BTreeMap::new();
+        for (id, (workload, from)) in &self.workloads {
+            if !other_default && !concerned(workload, *from) {
+                stays.insert(*from);
+                continue;
+            }
+            let kind = self.kind_of(workload);
+            let held = self.policies.get(from).filter(|_| *from != DEFAULT_POLICY);
+            let group = if kind == default {
+                if *from == DEFAULT_POLICY {
+                    continue;
+                }
+                &mut to_default
+            } else if held.is_some_and(|p| p.is_of(&kind)) {
+                stays.insert(*from);
+                continue;
+            } else {
+                leaving.entry(kind).or_default()
+            };
+            group.workloads.push((*id, *from));
+            group.from.insert(*from);
+        }
+        let mut made = BTreeMap::new();
+        let mut targets = vec![(DEFAULT_POLICY, to_default.workloads)];
+        let ids = self.ids_for(&leaving, &to_default.from, &mut stays);
+        for ((kind, group), (id, is_new)) in leaving.into_iter().zip(ids) {
+            if is_new && id != CLOSED_POLICY {
+                made.insert(id, kind);
+            }
+            targets.push((id, group.workloads));
+        }
+        let mut moved = Vec::new();
+        for (to, workloads) in targets {
+            for (id, from) in workloads.into_iter().filter(|(_, from)| *from != to) {
+                if let Some((_, held)) = self.workloads.get_mut(&id) {
+                    *held = to;
+                }
+                moved.push((id, from));
+            }
+        }
+        self.moved |= !moved.is_empty();
+        let unused = |id: &&u32| !stays.contains(id) && !made.contains_key(id);
+        let ended = self.policies.keys().filter(unused).copied().collect();
+        if other_default {
+            made.insert(DEFAULT_POLICY, default);
+        }
+        Regrouped { moved, made, ended }
+    }
+
+    /// A policy for each kind, and whether it is yet to be made: the one that stands, else one that
+    /// all leave for this kind, else a free one, else that of no policy.
+    fn ids_for(
+        &mut self,
+        leaving: &BTreeMap<Kind, Leaving>,
+        to_default: &BTreeSet<u32>,
+        stays: &mut BTreeSet<u32>,
+    ) -> Vec<(u32, bool)> {
+        if leaving.is_empty() {
+            return Vec::new();
+        }
+        let others = self
+            .policies
+            .iter()
+            .filter(|(id, _)| **id != DEFAULT_POLICY);
+        let known: BTreeMap<(&Scope, bool), u32> = others
+            .map(|(id, p)| ((&p.view.scope, p.audit), *id))
+            .collect();
+        let known: Vec<_> = leaving
+            .keys()
+            .map(|kind| known.get(&(&kind.scope, kind.audit)).copied())
+            .collect();
+        stays.extend(known.iter().flatten());
+        let mut groups: BTreeMap<u32, usize> = to_default.iter().map(|id| (*id, 1)).collect();
+        for id in leaving.values().flat_map(|group| &group.from) {
+            *groups.entry(*id).or_default() += 1;
+        }
+        let left_whole = |id: &&u32| {
+            self.policies.contains_key(*id) && !stays.contains(*id) && groups.get(*id) == Some(&1)
+        };
+        let known: Vec<_> = leaving
+            .values()
+            .zip(known)
+            .map(|(group, known)| {
+                let own = || group.from.iter().find(left_whole).copied();
+                (known.or_else(own), known.is_none())
+            })
+            .collect();
+        let mut taken = self.taken();
+        let mut id = |(known, is_new): (Option<u32>, bool)| {
+            let id = known.unwrap_or_else(|| self.free_id(&taken));
+            taken.insert(id);
+            (id, is_new)
+        };
+        known.into_iter().map(&mut id).collect()
+    }
+}

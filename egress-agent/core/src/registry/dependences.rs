@@ -1,0 +1,124 @@
+//! What rules of the registry depend on of a workload: which namespaces and which labels. What no rule
+//! asks for is left out of a scope, so that workloads share a policy.
+//!
+//! Counts, so that one object can come or go without the others.
+
+use super::touched::Rescoped;
+use crate::istio::{Object, Spec};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dependences {
+    namespaces: Counted,
+    labels: Counted,
+}
+
+/// How many objects ask for a name.
+#[derive(Clone, Debug, Default)]
+struct Counted(BTreeMap<String, usize>);
+
+impl Counted {
+    /// Returns whether it is the first.
+    fn add(&mut self, name: &str) -> bool {
+        if let Some(count) = self.0.get_mut(name) {
+            *count += 1;
+            return false;
+        }
+        self.0.insert(name.to_owned(), 1);
+        true
+    }
+
+    /// Returns whether it was the last.
+    fn remove(&mut self, name: &str) -> bool {
+        match self.0.get_mut(name) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            Some(_) => self.0.remove(name).is_some(),
+            None => false,
+        }
+    }
+}
+
+impl Dependences {
+    /// Whether a rule is for this namespace.
+    pub(super) fn on_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.0.contains_key(namespace)
+    }
+
+    /// Whether a rule asks for this label.
+    pub(super) fn on_label(&self, label: &str) -> bool {
+        self.labels.0.contains_key(label)
+    }
+
+    /// Adds what an object depends on.
+    pub(super) fn add(&mut self, object: &Object, rescoped: &mut Rescoped) {
+        let asked = Asked::of(object);
+        let namespaces = asked.namespaces.into_iter();
+        let fresh = namespaces.filter(|n| self.namespaces.add(n));
+        rescoped.namespaces.extend(fresh.map(str::to_owned));
+        let fresh = asked.labels.into_iter().filter(|l| self.labels.add(l));
+        rescoped.labels.extend(fresh.map(str::to_owned));
+    }
+
+    /// Removes what an object depended on.
+    pub(super) fn remove(&mut self, object: &Object, rescoped: &mut Rescoped) {
+        let asked = Asked::of(object);
+        let namespaces = asked.namespaces.into_iter();
+        let gone = namespaces.filter(|n| self.namespaces.remove(n));
+        rescoped.namespaces.extend(gone.map(str::to_owned));
+        let gone = asked.labels.into_iter().filter(|l| self.labels.remove(l));
+        rescoped.labels.extend(gone.map(str::to_owned));
+    }
+}
+
+/// What one object depends on.
+#[derive(Default)]
+struct Asked<'a> {
+    namespaces: BTreeSet<&'a str>,
+    labels: BTreeSet<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(object: &'a Object) -> Self {
+        let mut asked = Self::default();
+        let own = object.meta.namespace.as_str();
+        match &object.spec {
+            Some(Spec::ServiceEntry(spec)) => asked.export_to(&spec.export_to, own),
+            Some(Spec::VirtualService(spec)) => {
+                asked.export_to(&spec.export_to, own);
+                let http = spec.http.iter().flat_map(|r| &r.r#match);
+                let http = http.map(|m| (&m.source_labels, &m.source_namespace));
+                let tls = spec.tls.iter().flat_map(|r| &r.r#match);
+                let tls = tls.map(|m| (&m.source_labels, &m.source_namespace));
+                let tcp = spec.tcp.iter().flat_map(|r| &r.r#match);
+                let tcp = tcp.map(|m| (&m.source_labels, &m.source_namespace));
+                for (labels, namespace) in http.chain(tls).chain(tcp) {
+                    asked.labels.extend(labels.keys().map(String::as_str));
+                    if !namespace.is_empty() {
+                        asked.namespaces.insert(namespace);
+                    }
+                }
+            }
+            Some(Spec::DestinationRule(spec)) => {
+                asked.export_to(&spec.export_to, own);
+                // Rules of the client's own namespace come first.
+                asked.namespaces.insert(own);
+                let selector = spec.workload_selector.iter();
+                let labels = selector.flat_map(|s| s.match_labels.keys());
+                asked.labels.extend(labels.map(String::as_str));
+            }
+            Some(Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => {}
+        }
+        asked
+    }
+
+    fn export_to(&mut self, names: &'a [String], own: &'a str) {
+        if names.iter().all(|n| n != "*") {
+            let full = names.iter().map(|n| if n == "." { own } else { n });
+            self.namespaces.extend(full.filter(|n| *n != "~"));
+        }
+    }
+}

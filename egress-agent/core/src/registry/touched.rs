@@ -1,0 +1,88 @@
+//! What an update of the rules touched, and whom that concerns.
+//!
+//! Says it by object, so that each view passes over what is not visible to it. Does not look at any
+//! service.
+
+use super::scope::{Scope, Workload};
+use crate::istio::{Object, Spec};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What an update touched.
+#[derive(Clone, Debug, Default)]
+pub struct Touched {
+    pub(super) parts: Vec<Part>,
+    /// Workloads whose scope may be another.
+    pub scopes: Rescoped,
+}
+
+/// What is made from an object, and is to be made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The services of these hosts.
+    Services,
+    /// The routes of these hosts, which may be wildcards.
+    Routes,
+    /// The destinations of this host or wildcard, wherever routes lead to one.
+    Destinations,
+}
+
+/// One object that came, went, or has other parts, and the hosts that it is about, in canonical form.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) what: What,
+    pub(super) object: Arc<Object>,
+    pub(super) hosts: Vec<Arc<str>>,
+}
+
+impl Part {
+    /// Whether a scope sees the object at all.
+    pub(super) fn is_seen(&self, scope: &Scope) -> bool {
+        let namespace = &self.object.meta.namespace;
+        match &self.object.spec {
+            Some(Spec::ServiceEntry(spec)) => scope.sees(&spec.export_to, namespace),
+            Some(Spec::VirtualService(spec)) => {
+                scope.sees(&spec.export_to, namespace) && scope.imports_rule(namespace, &spec.hosts)
+            }
+            Some(Spec::DestinationRule(spec)) => {
+                scope.sees(&spec.export_to, namespace) && scope.selected_by(spec, namespace)
+            }
+            Some(Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => false,
+        }
+    }
+}
+
+impl Touched {
+    pub(super) fn add(&mut self, what: What, object: &Arc<Object>, hosts: Vec<Arc<str>>) {
+        self.parts.push(Part {
+            what,
+            object: Arc::clone(object),
+            hosts,
+        });
+    }
+}
+
+/// Workloads whose scope may be another after an update.
+#[derive(Clone, Debug, Default)]
+pub struct Rescoped {
+    /// Every one.
+    pub(super) all: bool,
+    /// Those of these namespaces.
+    pub(super) namespaces: BTreeSet<String>,
+    /// Those with one of these labels.
+    pub(super) labels: BTreeSet<String>,
+}
+
+impl Rescoped {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        !self.all && self.namespaces.is_empty() && self.labels.is_empty()
+    }
+
+    /// Whether a workload is one of them.
+    pub fn concerns(&self, workload: &Workload) -> bool {
+        self.all
+            || self.namespaces.contains(&workload.namespace)
+            || self.labels.iter().any(|l| workload.labels.contains_key(l))
+    }
+}

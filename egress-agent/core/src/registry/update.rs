@@ -1,0 +1,347 @@
+//! The registry changes with the rules: what came and what went, object by object.
+//!
+//! Owns what each kind of object touches. What a view makes of that is `view`'s.
+
+use super::delegate::named;
+use super::services::Entry;
+use super::touched::{Touched, What};
+use super::{Named, Registry, VirtualService, by_age};
+use crate::istio::fields::WorkloadSelector;
+use crate::istio::service_entry::ServiceEntry;
+use crate::istio::workload_entry::WorkloadEntry;
+use crate::istio::{Object, Spec, hosts, virtual_service};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// So many changed objects are taken in one by one, however few there are in all.
+const FEW: usize = 16;
+
+/// What an update changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Anything; what was made from the registry must be made anew.
+    Everything,
+    /// Only this.
+    Some(Touched),
+}
+
+/// What an update did, which [`Registry::go_back`] undoes.
+#[derive(Debug)]
+pub struct Update {
+    /// What it changed.
+    pub change: Change,
+    added: Vec<Arc<Object>>,
+    gone: Vec<Arc<Object>>,
+}
+
+impl Registry {
+    /// Makes these the resources. An object that is the same one as before (by its place in
+    /// memory) costs next to nothing.
+    #[must_use]
+    pub fn update(&mut self, objects: &[Arc<Object>]) -> Update {
+        self.updates += 1;
+        let mut added = Vec::new();
+        for object in objects {
+            let place = Arc::as_ptr(object).addr();
+            match self.held.get_mut(&place) {
+                Some((_, seen)) => *seen = self.updates,
+                None => added.push(Arc::clone(object)),
+            }
+        }
+        let fresh: BTreeSet<usize> = added.iter().map(|o| Arc::as_ptr(o).addr()).collect();
+        let mut gone = Vec::new();
+        if self.held.len() + fresh.len() > objects.len() || added.len() > fresh.len() {
+            self.held.retain(|_, (object, seen)| {
+                let stays = *seen == self.updates;
+                if !stays {
+                    gone.push(Arc::clone(object));
+                }
+                stays
+            });
+        }
+        for object in &added {
+            let place = Arc::as_ptr(object).addr();
+            self.held.insert(place, (Arc::clone(object), self.updates));
+        }
+        let change = if added.len() + gone.len() <= FEW.max(self.held.len() / 8) {
+            let mut touched = Touched::default();
+            for object in &gone {
+                self.take_out(object, &mut touched);
+            }
+            for object in &added {
+                self.put_in(object, &mut touched);
+            }
+            Change::Some(touched)
+        } else {
+            self.rebuild();
+            Change::Everything
+        };
+        Update {
+            change,
+            added,
+            gone,
+        }
+    }
+
+    /// Makes the resources those from before an update, which must be the last one.
+    pub fn go_back(&mut self, update: Update) {
+        for object in &update.added {
+            self.held.remove(&Arc::as_ptr(object).addr());
+        }
+        for object in &update.gone {
+            let place = Arc::as_ptr(object).addr();
+            self.held.insert(place, (Arc::clone(object), self.updates));
+        }
+        match update.change {
+            Change::Some(mut touched) => {
+                for object in &update.added {
+                    self.take_out(object, &mut touched);
+                }
+                for object in &update.gone {
+                    self.put_in(object, &mut touched);
+                }
+            }
+            Change::Everything => self.rebuild(),
+        }
+    }
+
+    fn rebuild(&mut self) {
+        let mut objects: Vec<_> = self.held.values().map(|(o, _)| Arc::clone(o)).collect();
+        objects.sort_by(|a, b| by_age(a, b));
+        // Entries select them, so they are there first.
+        objects.sort_by_key(|o| !matches!(o.spec, Some(Spec::WorkloadEntry(_))));
+        let held = std::mem::take(&mut self.held);
+        *self = Self {
+            held,
+            updates: self.updates,
+            ..Self::empty(&self.domain, &self.root_namespace)
+        };
+        for object in &objects {
+            self.put_in(object, &mut Touched::default());
+        }
+    }
+
+    fn put_in(&mut self, object: &Arc<Object>, touched: &mut Touched) {
+        self.dependences.add(object, &mut touched.scopes);
+        let namespace = &object.meta.namespace;
+        match &object.spec {
+            Some(Spec::ServiceEntry(spec)) => {
+                if spec.workload_selector.is_some() {
+                    insert_at(&mut self.selecting, namespace, object);
+                }
+                let hosts = self.list(object, spec);
+                touched.add(What::Services, object, hosts);
+            }
+            Some(Spec::VirtualService(spec)) => {
+                let vs = VirtualService {
+                    object: Arc::clone(object),
+                };
+                if spec.hosts.is_empty() {
+                    let key = own_name(object);
+                    let same = self.delegates.entry(key.clone()).or_default();
+                    insert(same, &vs, |v| &v.object);
+                    self.touch_delegating(&key, touched);
+                } else if vs.serves_mesh() {
+                    let hosts = self.full_names(object, spec);
+                    for host in &hosts {
+                        let same = self.rules.entry(Arc::clone(host)).or_default();
+                        insert(same, &vs, |v| &v.object);
+                    }
+                    for key in delegates(object, spec) {
+                        let same = self.delegating.entry(key).or_default();
+                        insert(same, object, |o| o);
+                    }
+                    touched.add(What::Routes, object, hosts);
+                }
+            }
+            Some(Spec::DestinationRule(spec)) => {
+                let host = hosts::full_name(&spec.host, namespace, &self.domain);
+                let same = self.destination_rules.entry(Arc::clone(&host)).or_default();
+                insert(same, object, |o| o);
+                touched.add(What::Destinations, object, vec![host]);
+            }
+            Some(Spec::Sidecar(_)) => {
+                insert_at(&mut self.sidecars, namespace, object);
+                self.touch_sidecars(namespace, touched);
+            }
+            Some(Spec::WorkloadEntry(spec)) => {
+                insert_at(&mut self.workload_entries, namespace, object);
+                self.select_anew(object, spec, touched);
+            }
+            None => {}
+        }
+    }
+
+    fn take_out(&mut self, object: &Arc<Object>, touched: &mut Touched) {
+        self.dependences.remove(object, &mut touched.scopes);
+        let namespace = &object.meta.namespace;
+        match &object.spec {
+            Some(Spec::ServiceEntry(spec)) => {
+                remove(&mut self.selecting, namespace, object);
+                let hosts = self.unlist(object, spec);
+                touched.add(What::Services, object, hosts);
+            }
+            Some(Spec::VirtualService(spec)) if spec.hosts.is_empty() => {
+                let key = own_name(object);
+                remove_where(&mut self.delegates, &key, |v| {
+                    Arc::ptr_eq(&v.object, object)
+                });
+                self.touch_delegating(&key, touched);
+            }
+            Some(Spec::VirtualService(spec)) => {
+                let hosts = self.full_names(object, spec);
+                for host in &hosts {
+                    remove_where(&mut self.rules, host, |v| Arc::ptr_eq(&v.object, object));
+                }
+                for key in delegates(object, spec) {
+                    remove(&mut self.delegating, &key, object);
+                }
+                touched.add(What::Routes, object, hosts);
+            }
+            Some(Spec::DestinationRule(spec)) => {
+                let host = hosts::full_name(&spec.host, namespace, &self.domain);
+                remove(&mut self.destination_rules, &host, object);
+                touched.add(What::Destinations, object, vec![host]);
+            }
+            Some(Spec::Sidecar(_)) => {
+                remove(&mut self.sidecars, namespace, object);
+                self.touch_sidecars(namespace, touched);
+            }
+            Some(Spec::WorkloadEntry(spec)) => {
+                remove(&mut self.workload_entries, namespace, object);
+                self.select_anew(object, spec, touched);
+            }
+            None => {}
+        }
+    }
+
+    /// Puts an entry under each of its hosts, which it returns.
+    fn list(&mut self, object: &Arc<Object>, spec: &ServiceEntry) -> Vec<Arc<str>> {
+        let selected = self.selected(object, spec.workload_selector.as_ref());
+        let entry = Arc::new(Entry::new(Arc::clone(object), spec, selected.as_deref()));
+        let hosts = canonical(spec);
+        for host in &hosts {
+            let same = self.entries.entry(Arc::clone(host)).or_default();
+            insert(same, &entry, |e| &e.object);
+        }
+        hosts
+    }
+
+    fn unlist(&mut self, object: &Arc<Object>, spec: &ServiceEntry) -> Vec<Arc<str>> {
+        let hosts = canonical(spec);
+        for host in &hosts {
+            remove_where(&mut self.entries, host, |e| Arc::ptr_eq(&e.object, object));
+        }
+        hosts
+    }
+
+    /// A `WorkloadEntry` came or went: entries that select it have other endpoints.
+    fn select_anew(&mut self, object: &Object, spec: &WorkloadEntry, touched: &mut Touched) {
+        let here = self.selecting.get(&object.meta.namespace);
+        let selecting: Vec<_> = here.into_iter().flatten().cloned().collect();
+        for entry in selecting {
+            let Some(Spec::ServiceEntry(of)) = &entry.spec else {
+                continue;
+            };
+            let selector = of.workload_selector.as_ref();
+            if selector.is_some_and(|s| selects(s, object, spec)) {
+                self.unlist(&entry, of);
+                let hosts = self.list(&entry, of);
+                touched.add(What::Services, &entry, hosts);
+            }
+        }
+    }
+
+    /// Routes that take others from the `VirtualService` of this name.
+    fn touch_delegating(&self, key: &Named, touched: &mut Touched) {
+        for object in self.delegating.get(key).into_iter().flatten() {
+            if let Some(Spec::VirtualService(spec)) = &object.spec {
+                touched.add(What::Routes, object, self.full_names(object, spec));
+            }
+        }
+    }
+
+    fn touch_sidecars(&self, namespace: &str, touched: &mut Touched) {
+        touched.scopes.all |= *namespace == *self.root_namespace;
+        touched.scopes.namespaces.insert(namespace.to_owned());
+    }
+
+    fn full_names(&self, object: &Object, spec: &virtual_service::VirtualService) -> Vec<Arc<str>> {
+        let hosts = spec.hosts.iter();
+        hosts
+            .map(|h| hosts::full_name(h, &object.meta.namespace, &self.domain))
+            .collect()
+    }
+
+    /// The `WorkloadEntry`s that an entry selects, of its namespace.
+    fn selected(
+        &self,
+        object: &Object,
+        selector: Option<&WorkloadSelector>,
+    ) -> Option<Vec<WorkloadEntry>> {
+        let selector = selector?;
+        let here = self.workload_entries.get(&object.meta.namespace);
+        let chosen = here.into_iter().flatten().filter_map(|o| match &o.spec {
+            Some(Spec::WorkloadEntry(w)) => selects(selector, o, w).then(|| w.clone()),
+            _ => None,
+        });
+        Some(chosen.collect())
+    }
+}
+
+/// Whether a selector chooses a `WorkloadEntry`. Labels of the object count as the workload's too.
+fn selects(selector: &WorkloadSelector, object: &Object, spec: &WorkloadEntry) -> bool {
+    let label = |k| spec.labels.get(k).or_else(|| object.meta.labels.get(k));
+    let mut wanted = selector.labels.iter();
+    wanted.all(|(k, v)| label(k) == Some(v))
+}
+
+/// The hosts of an entry; one that is listed twice is one.
+fn canonical(spec: &ServiceEntry) -> Vec<Arc<str>> {
+    let hosts: BTreeSet<_> = spec.hosts.iter().map(|h| hosts::canonical(h)).collect();
+    hosts.into_iter().collect()
+}
+
+fn own_name(object: &Object) -> Named {
+    (object.meta.namespace.clone(), object.meta.name.clone())
+}
+
+/// The `VirtualService`s that one with hosts delegates to, each once.
+fn delegates(object: &Object, spec: &virtual_service::VirtualService) -> BTreeSet<Named> {
+    let delegates = spec.http.iter().filter_map(|r| r.delegate.as_ref());
+    delegates
+        .map(|to| named(to, &object.meta.namespace))
+        .collect()
+}
+
+/// Inserts by age.
+fn insert<T: Clone>(list: &mut Vec<T>, item: &T, object: impl Fn(&T) -> &Arc<Object>) {
+    let at = list.partition_point(|e| by_age(object(e), object(item)).is_le());
+    list.insert(at, item.clone());
+}
+
+fn insert_at(map: &mut BTreeMap<String, Vec<Arc<Object>>>, key: &str, object: &Arc<Object>) {
+    insert(map.entry(key.to_owned()).or_default(), object, |o| o);
+}
+
+/// Removes an object from the list of a key, and the list with the last one.
+fn remove<K: Ord + std::borrow::Borrow<Q>, Q: Ord + ?Sized>(
+    map: &mut BTreeMap<K, Vec<Arc<Object>>>,
+    key: &Q,
+    object: &Arc<Object>,
+) {
+    remove_where(map, key, |o| Arc::ptr_eq(o, object));
+}
+
+fn remove_where<K: Ord + std::borrow::Borrow<Q>, Q: Ord + ?Sized, T>(
+    map: &mut BTreeMap<K, Vec<T>>,
+    key: &Q,
+    is: impl Fn(&T) -> bool,
+) {
+    if let Some(list) = map.get_mut(key) {
+        list.retain(|item| !is(item));
+        if list.is_empty() {
+            map.remove(key);
+        }
+    }
+}
