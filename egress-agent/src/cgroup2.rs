@@ -2,6 +2,7 @@
 //! ids that the kernel side knows cgroups by. Attaches nothing.
 
 use crate::failure::Failure;
+use egress_ebpf::ids::CgroupId;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -138,8 +139,8 @@ pub fn path_in(mount: &Path, folder: &Path) -> String {
 }
 
 /// The cgroup id that `bpf_sk_cgroup_id` gives: the inode of its folder in kernfs.
-pub fn id(folder: &Path) -> io::Result<u64> {
-    Ok(fs::metadata(folder)?.ino())
+pub fn id(folder: &Path) -> io::Result<CgroupId> {
+    Ok(CgroupId(fs::metadata(folder)?.ino()))
 }
 
 /// Whether a path is a folder of cgroup v2.

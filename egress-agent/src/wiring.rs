@@ -33,11 +33,10 @@ impl OriginLookup for FlowOrigins {
     fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin> {
         let flow = self.kernel.get(accepted)?;
         let owners = self.kernel.owners(&flow);
-        let owners: Vec<u64> = owners.iter().map(|id| id.0).collect();
         Some(Origin {
             destination: SocketAddr::new(IpAddr::from(flow.addr), flow.port),
             policy: flow.policy,
-            cgroup: flow.cgroup.0,
+            cgroup: flow.cgroup,
             sharer: self.sharers.of(&owners),
             owners,
             pid: flow.pid,

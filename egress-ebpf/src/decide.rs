@@ -3,6 +3,7 @@
 
 use crate::abi::{Policy, action, policy_flag, proto};
 use crate::addr::{Addr, ITSELF};
+use crate::ids::TableId;
 use crate::verdict::{Reason, Verdict};
 
 /// The tables that a decision looks into: BPF maps in the kernel, memory on the host.
@@ -10,7 +11,7 @@ pub trait Tables {
     /// The [`action`] of the entry of a table that a destination falls under: the address on the port; else the
     /// narrowest network on the port; else the narrowest on any port. Networks shorter than
     /// `shortest` (of 128 bits) are passed over. `to` holds the canonical address.
-    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<u32>;
+    fn find(&self, table: TableId, shortest: u32, to: &Destination) -> Option<u32>;
 }
 
 /// Where a flow is going.
@@ -98,6 +99,7 @@ mod tests {
     use super::{Destination, decide, decide_for};
     use crate::abi::{Policy, action, policy_flag, proto};
     use crate::addr::Addr;
+    use crate::ids::{Generation, TableId};
     use crate::model::Model;
     use crate::table::{Entry, Key};
     use crate::verdict::{Reason, Verdict};
@@ -118,7 +120,7 @@ mod tests {
             ("203.0.113.99", 1, proto::TCP, 77),
         ] {
             let key = Key::new(ip(addr), port, p, 128);
-            m.put(7, Entry { key, action: act });
+            m.put(TableId(7), Entry { key, action: act });
         }
         for (bits, addr, port, act) in [
             (96 + 24, "198.51.100.0", 9000, action::ALLOW),
@@ -126,14 +128,14 @@ mod tests {
             (96 + 16, "10.1.0.0", 0, action::PROXY),
         ] {
             let key = Key::new(ip(addr), port, proto::TCP, bits);
-            m.put(7, Entry { key, action: act });
+            m.put(TableId(7), Entry { key, action: act });
         }
         m
     }
 
     const LISTED: Policy = Policy {
-        table: 7,
-        generation: 1,
+        table: TableId(7),
+        generation: Generation(1),
         flags: policy_flag::HAS_PREFIXES,
         errno: 0,
     };
@@ -208,7 +210,7 @@ mod tests {
         ] {
             let key = Key::new(ip(addr), 0, proto::UDP, bits);
             let action = action::ALLOW;
-            m.put(7, Entry { key, action });
+            m.put(TableId(7), Entry { key, action });
         }
         let judged = |addr: &str, shortest| {
             let to = Destination {

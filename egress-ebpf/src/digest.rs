@@ -31,8 +31,9 @@ impl Secret {
 /// Four words of the address; port and protocol; policy; generation.
 const PARTS: usize = 7;
 
-/// The word for "this destination passes under this policy of this generation". 0 where the secret
-/// is not set, and with the chance of any other value.
+/// The word for "this destination passes under this policy of this generation"; `under` has the policy's
+/// id and the generation, or what else a destination passes by. 0 where the secret is not set, and with
+/// the chance of any other value.
 ///
 /// The address is taken as it was dialled, or as the packet has it: two spellings of one
 /// address have two words.
@@ -45,10 +46,11 @@ const PARTS: usize = 7;
 /// second, once in 500 000 years.
 #[must_use]
 #[inline(always)]
-pub fn passed(secret: &Secret, to: &Destination, policy: u32, generation: u32) -> u64 {
+pub fn passed(secret: &Secret, to: &Destination, under: [u32; 2]) -> u64 {
     let [a, b, c, d] = to.addr.be;
     let service = u32::from(to.port) | (u32::from(to.proto) << 16);
-    let parts = [a, b, c, d, service, policy, generation].map(u64::from);
+    let [first, second] = under;
+    let parts = [a, b, c, d, service, first, second].map(u64::from);
     let half = |first: usize| {
         let product = |n: usize| secret.word(first + 1 + n).wrapping_mul(parts[n]);
         secret
@@ -118,7 +120,7 @@ mod tests {
             },
         ] {
             for (policy, generation) in [(0, 1), (1, 1), (0, 2), (1, 2)] {
-                words.push(passed(&secret(), &destination, policy, generation));
+                words.push(passed(&secret(), &destination, [policy, generation]));
             }
         }
         let different: BTreeSet<u64> = words.iter().copied().collect();
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn without_a_secret_nothing_passes() {
-        assert_eq!(passed(&Secret::UNSET, &to("::1", 53, 17), 5, 9), 0);
+        assert_eq!(passed(&Secret::UNSET, &to("::1", 53, 17), [5, 9]), 0);
     }
 
     /// Neighbours in every part, which a linear sum tells apart worst.
@@ -144,7 +146,7 @@ mod tests {
                         port: port << 8,
                         proto: 17,
                     };
-                    assert!(seen.insert(passed(&secret, &to, 0, 1)), "{to:?}");
+                    assert!(seen.insert(passed(&secret, &to, [0, 1])), "{to:?}");
                 }
             }
         }

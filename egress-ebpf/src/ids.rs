@@ -10,6 +10,8 @@ macro_rules! ids {
         $(#[$doc])*
         #[repr(transparent)]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "serde", serde(transparent))]
         pub struct $name(pub $number);
 
         impl fmt::Display for $name {
@@ -42,4 +44,18 @@ ids! {
     /// How often what a policy says has changed, over all policies. 0 is that of a policy that was
     /// never written.
     Generation(u32);
+}
+
+impl Generation {
+    /// That of a policy that was never written.
+    pub const NEVER: Self = Self(0);
+
+    /// The one to give out after this one; [`Self::NEVER`] is not given out.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self.0.wrapping_add(1) {
+            0 => Self(1),
+            next => Self(next),
+        }
+    }
 }

@@ -3,33 +3,34 @@
 
 use crate::addr::Addr;
 use crate::decide::{Destination, Tables};
+use crate::ids::TableId;
 use crate::table::{Entry, Key};
 use std::collections::BTreeMap;
 
 /// Tables by id.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct Model {
-    entries: BTreeMap<(u32, Key), u32>,
+    entries: BTreeMap<(TableId, Key), u32>,
 }
 
 impl Model {
     /// Adds an entry to a table, or changes its action.
-    pub fn put(&mut self, table: u32, entry: Entry) {
+    pub fn put(&mut self, table: TableId, entry: Entry) {
         self.entries.insert((table, entry.key), entry.action);
     }
 
     /// Takes an entry out; whether it was there.
-    pub fn delete(&mut self, table: u32, key: Key) -> bool {
+    pub fn delete(&mut self, table: TableId, key: Key) -> bool {
         self.entries.remove(&(table, key)).is_some()
     }
 
     /// Takes a table away.
-    pub fn drop_table(&mut self, table: u32) {
+    pub fn drop_table(&mut self, table: TableId) {
         self.entries.retain(|(id, _), _| *id != table);
     }
 
     /// The entries of a table.
-    pub fn entries(&self, table: u32) -> impl Iterator<Item = Entry> + '_ {
+    pub fn entries(&self, table: TableId) -> impl Iterator<Item = Entry> + '_ {
         let of_table = self.entries.iter().filter(move |((id, _), _)| *id == table);
         of_table.map(|((_, key), action)| Entry {
             key: *key,
@@ -66,7 +67,7 @@ fn holds(key: &Key, addr: Addr) -> bool {
 }
 
 impl Tables for Model {
-    fn find(&self, table: u32, shortest: u32, to: &Destination) -> Option<u32> {
+    fn find(&self, table: TableId, shortest: u32, to: &Destination) -> Option<u32> {
         let listed = |port: u16| {
             let entries = self.entries(table);
             entries.filter(move |e| e.key.proto() == to.proto && e.key.port() == port)

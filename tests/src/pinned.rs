@@ -7,6 +7,7 @@ use aya::maps::{HashMap, Map, MapData, SkStorage};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use egress_ebpf::abi::{ANSWER_NS, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
+use egress_ebpf::ids::{CgroupId, NetnsCookie};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,23 +17,23 @@ use std::path::{Path, PathBuf};
 
 /// Namespaces in which a proxy listens.
 pub fn proxies(bpf_dir: &Path) -> Result<usize> {
-    entries::<u64, ProxyPort>(bpf_dir, "PROXIES")
+    entries::<NetnsCookie, ProxyPort>(bpf_dir, "PROXIES")
 }
 
 /// Those namespaces, by cookie.
-pub fn proxy_namespaces(bpf_dir: &Path) -> Result<Vec<u64>> {
-    let proxies = table::<u64, ProxyPort>(bpf_dir, "PROXIES")?;
+pub fn proxy_namespaces(bpf_dir: &Path) -> Result<Vec<NetnsCookie>> {
+    let proxies = table::<NetnsCookie, ProxyPort>(bpf_dir, "PROXIES")?;
     Ok(proxies.keys().collect::<std::result::Result<_, _>>()?)
 }
 
 /// Makes the kernel forget the proxy of a namespace.
-pub fn forget_proxy(bpf_dir: &Path, netns: u64) -> Result<()> {
-    Ok(table::<u64, ProxyPort>(bpf_dir, "PROXIES")?.remove(&netns)?)
+pub fn forget_proxy(bpf_dir: &Path, netns: NetnsCookie) -> Result<()> {
+    Ok(table::<NetnsCookie, ProxyPort>(bpf_dir, "PROXIES")?.remove(&netns)?)
 }
 
 /// Cgroups under a policy of their own.
 pub fn owners(bpf_dir: &Path) -> Result<usize> {
-    entries::<u64, u64>(bpf_dir, "OWNERS")
+    entries::<CgroupId, u64>(bpf_dir, "OWNERS")
 }
 
 /// Redirected flows between their SYN and the end of the handshake.

@@ -7,6 +7,7 @@ use egress_core::policy::diff::{Desired, Planner, TableOp};
 use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::decide::{Destination, NO_NETWORK, Tables as _};
+use egress_ebpf::ids::TableId;
 use egress_ebpf::table::Entry;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
@@ -256,7 +257,7 @@ fn an_agent_that_comes_finds_the_tables_of_policies_and_takes_the_others_away() 
     assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
     let used = gate.planner.policies()[&DEFAULT_POLICY].table;
     // As an agent leaves it that dies between a table and its policy.
-    let unused = used + 1;
+    let unused = TableId(used.0 + 1);
     let entry = Entry {
         key: target.key(),
         action: Action::Allow.number(),

@@ -7,6 +7,7 @@ use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{Settings, State};
 use egress_core::policy::tables::Transport;
 use egress_core::registry::scope::Workload;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::Reason;
 use std::io;
 use std::net::IpAddr;
@@ -70,7 +71,7 @@ fn main() -> io::Result<()> {
             namespace: format!("n{n}"),
             ..Workload::default()
         };
-        state.handle_workload(now, n as u64 + 1, workload);
+        state.handle_workload(now, CgroupId(n as u64 + 1), workload);
     }
     drop((state.routes(), state.poll_ops()));
     println!("{policies} policies more: {:?}", begin.elapsed());
@@ -126,7 +127,13 @@ fn denials(state: &State) {
         let begin = Instant::now();
         for ip in &addresses {
             std::hint::black_box(names.of(*ip));
-            std::hint::black_box(names.nearest(0, *ip, 8080, Transport::Tcp, Reason::NotListed));
+            std::hint::black_box(names.nearest(
+                PolicyId(0),
+                *ip,
+                8080,
+                Transport::Tcp,
+                Reason::NotListed,
+            ));
         }
         let each = begin.elapsed() / HOSTS as u32;
         println!("names of a denial, {what} address: {each:?}");

@@ -16,6 +16,7 @@ use egress_core::routing::{
     Cluster, HttpDecision, RequestHead, RouteTable, Step, TlsDecision, candidates, sniff,
 };
 use egress_core::traffic::HttpAction;
+use egress_ebpf::ids::PolicyId;
 use egress_ebpf::verdict::Verdict;
 use gate::Gate;
 use gate::random::{ANSWERS, Asked, Random, asked, rules};
@@ -87,7 +88,7 @@ fn answer(state: &mut State, now: std::time::Instant) {
 /// What becomes of a flow at the kernel and the proxy, as these carry it out.
 fn carried_out(gate: &mut Gate, flow: &Flow, asked: &Asked) -> End {
     let routes = gate.state.routes();
-    match gate.verdict(0, flow.to, flow.transport.number()) {
+    match gate.verdict(PolicyId(0), flow.to, flow.transport.number()) {
         Verdict::Allow => None,
         Verdict::Deny(_) => Some(DeniedBy::Kernel),
         Verdict::Proxy => proxied(&routes, flow, asked),
@@ -116,8 +117,8 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
             None
         }
     };
-    match routes.reading(0, to, 3).first_bytes(sniff(first)) {
-        Step::HttpIfListed(cluster) if !routes.lists_host(0, to, &authority) => {
+    match routes.reading(PolicyId(0), to, 3).first_bytes(sniff(first)) {
+        Step::HttpIfListed(cluster) if !routes.lists_host(PolicyId(0), to, &authority) => {
             served(&cluster, Some(DeniedBy::Closed))
         }
         Step::Http | Step::AnyHttp | Step::HttpIfListed(_) => {
@@ -133,7 +134,7 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
                 path: line.split(' ').nth(1).unwrap(),
                 headers: &HeaderMap::new(),
             };
-            match routes.http(0, to, &head, 3) {
+            match routes.http(PolicyId(0), to, &head, 3) {
                 HttpDecision::Act(HttpAction::Forward(cluster), _) => served(&cluster, status(503)),
                 HttpDecision::UnlistedHost => status(502),
                 HttpDecision::NoRoute => status(404),
@@ -147,7 +148,7 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
             let name = Some(name.as_str()).filter(|_| asked.address().is_none());
             match (otherwise, name) {
                 (Some(cluster), None) => served(&cluster, Some(DeniedBy::Closed)),
-                _ => match routes.tls(0, to, name, 3) {
+                _ => match routes.tls(PolicyId(0), to, name, 3) {
                     TlsDecision::Forward(cluster) => served(&cluster, Some(DeniedBy::Closed)),
                     TlsDecision::UnlistedName
                     | TlsDecision::NotCarriedOut(_)
@@ -214,7 +215,7 @@ fn dials_what_is_known(explained: &Explanation, asked: &Asked, gate: &Gate) -> b
 
 fn compare(gate: &mut Gate, asked: &Asked, context: &str) -> End {
     let question = Question::parse(&asked.text()).unwrap();
-    let explained = gate.state.explain(0, &question);
+    let explained = gate.state.explain(PolicyId(0), &question);
     let ends: Vec<End> = explained
         .flows
         .iter()

@@ -9,6 +9,7 @@ use egress_core::istio::Object;
 use egress_core::policy::diff::TableOp;
 use egress_core::policy::state::{Settings, State, Work};
 use egress_core::registry::scope::Workload;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use gate::{Gate, objects};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,7 +159,7 @@ fn start(unknown: &str) -> Gate {
 
 fn place(gate: &mut Gate) {
     for (id, workload) in (1..).zip(workloads()) {
-        gate.state.handle_workload(gate.now, id, workload);
+        gate.state.handle_workload(gate.now, CgroupId(id), workload);
     }
     gate.write();
 }
@@ -171,10 +172,10 @@ fn answer(gate: &mut Gate) {
 /// What each workload and the default see, and who shares a policy.
 fn seen(gate: &mut Gate) -> (Vec<String>, BTreeSet<Vec<u64>>) {
     let ids = 0..=workloads().len() as u64;
-    let mut shares: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    let mut shares: BTreeMap<PolicyId, Vec<u64>> = BTreeMap::new();
     let mut all = Vec::new();
     for id in ids {
-        let policy = gate.state.policy_of(id);
+        let policy = gate.state.policy_of(CgroupId(id));
         shares.entry(policy).or_default().push(id);
         let mut text = format!("{id}: {:?}", gate.kernel.content(policy));
         write!(text, " {:?}", gate.routes(policy)).unwrap();
@@ -249,7 +250,7 @@ fn many() -> (State, Vec<Arc<Object>>) {
             namespace: format!("n{n}"),
             ..Workload::default()
         };
-        state.handle_workload(now, n as u64 + 1, workload);
+        state.handle_workload(now, CgroupId(n as u64 + 1), workload);
     }
     state.handle_rules(now, &rules);
     drop(state.poll_ops());
@@ -329,7 +330,9 @@ fn an_edit_plans_the_policies_that_see_it_and_no_others() {
     for (what, object, policies, writes) in edits {
         let (mut state, mut rules) = many();
         let now = Instant::now();
-        let stood: BTreeSet<u32> = (0..all as u64).map(|id| state.policy_of(id)).collect();
+        let stood: BTreeSet<PolicyId> = (0..all as u64)
+            .map(|id| state.policy_of(CgroupId(id)))
+            .collect();
         match rules
             .iter()
             .position(|o| o.to_string() == object.to_string())
@@ -352,7 +355,9 @@ fn an_edit_plans_the_policies_that_see_it_and_no_others() {
             .count();
         assert!(tables <= writes * policies, "{what}: {tables} entries");
         plan.commit();
-        let stands: BTreeSet<u32> = (0..all as u64).map(|id| state.policy_of(id)).collect();
+        let stands: BTreeSet<PolicyId> = (0..all as u64)
+            .map(|id| state.policy_of(CgroupId(id)))
+            .collect();
         assert_eq!(
             stands, stood,
             "{what}: no policy gives way to one with another id"

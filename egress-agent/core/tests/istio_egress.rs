@@ -7,6 +7,7 @@ mod gate;
 
 use egress_core::policy::claims::UnlistedAddress;
 use egress_core::policy::state::Settings;
+use egress_ebpf::ids::PolicyId;
 use gate::{Gate, Outcome, Spoken};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -76,7 +77,7 @@ impl<'a> Row<'a> {
             ("http", _) => Spoken::Http(self.get("host_header")),
             _ => Spoken::Bytes,
         };
-        word(&gate.flow(0, to.parse().unwrap(), spoken))
+        word(&gate.flow(PolicyId(0), to.parse().unwrap(), spoken))
     }
 
     /// Istio's outcome in the words of the gate.
@@ -296,7 +297,7 @@ fn addresses_lead_to_the_entry_that_istio_finds() {
         let to = std::net::SocketAddr::new(dialled.parse().unwrap(), 9999);
         let mut gate = Gate::new(Settings::default(), &rules);
         assert_eq!(
-            gate.flow(0, to, spoken),
+            gate.flow(PolicyId(0), to, spoken),
             expected,
             "{protocol} {first} {second} {dialled} {spoken:?}"
         );
@@ -311,7 +312,7 @@ fn addresses_lead_to_the_entry_that_istio_finds() {
             };
             let mut gate = Gate::new(Settings::default(), &rules);
             assert_eq!(
-                gate.flow(0, to, spoken),
+                gate.flow(PolicyId(0), to, spoken),
                 one(host),
                 "{first} {second} {dialled}"
             );
@@ -331,13 +332,13 @@ fn one_host_in_two_entries_has_the_ports_of_both() {
     let mut gate = Gate::new(Settings::default(), &rules);
     gate.answer("istio.io", &["203.0.113.9"]);
     let http = gate.flow(
-        0,
+        PolicyId(0),
         "203.0.113.9:80".parse().unwrap(),
         Spoken::Http("istio.io"),
     );
     assert_eq!(http, Outcome::To("istio.io:80".into()));
     let tls = gate.flow(
-        0,
+        PolicyId(0),
         "203.0.113.9:443".parse().unwrap(),
         Spoken::Tls(Some("istio.io")),
     );
@@ -351,7 +352,11 @@ fn every_address_of_an_entry_counts() {
         ports: [{number: 443, name: t, protocol: TCP}], resolution: NONE";
     let mut gate = Gate::new(Settings::default(), &entry("a", spec));
     for address in ["203.0.113.77:443", "198.51.100.77:443"] {
-        let outcome = gate.flow(0, address.parse().unwrap(), Spoken::Tls(Some("any")));
+        let outcome = gate.flow(
+            PolicyId(0),
+            address.parse().unwrap(),
+            Spoken::Tls(Some("any")),
+        );
         assert_eq!(outcome, Outcome::Original, "{address}");
     }
 }
@@ -373,7 +378,11 @@ fn every_form_of_a_host_leads_to_it_and_its_port_does_not_count() {
         ("s.ns", false),
         ("t.ns.svc", false),
     ] {
-        let outcome = gate.flow(0, "203.0.113.9:80".parse().unwrap(), Spoken::Http(host));
+        let outcome = gate.flow(
+            PolicyId(0),
+            "203.0.113.9:80".parse().unwrap(),
+            Spoken::Http(host),
+        );
         assert_eq!(
             matches!(outcome, Outcome::To(_)),
             known,

@@ -7,6 +7,7 @@ mod gate;
 
 use egress_core::istio::Object;
 use egress_core::policy::state::Settings;
+use egress_ebpf::ids::PolicyId;
 use gate::documents::{Port, document, resolution, service_entry};
 use gate::random::Random;
 use gate::{Gate, Outcome, Spoken, objects};
@@ -194,18 +195,18 @@ proptest! {
     fn adding_an_entry_never_narrows_and_taking_it_away_restores_everything(base in texts(), added in entry()) {
         let base = parsed(&base);
         let mut gate = gate(&base);
-        let before: Vec<_> = flows().into_iter().map(|(to, s)| gate.flow(0, to, s)).collect();
-        let (tables, routes) = (gate.kernel.content(0), gate.routes(0));
+        let before: Vec<_> = flows().into_iter().map(|(to, s)| gate.flow(PolicyId(0), to, s)).collect();
+        let (tables, routes) = (gate.kernel.content(PolicyId(0)), gate.routes(PolicyId(0)));
         let more = [base.clone(), parsed(&[added.text("zz")])].concat();
         gate.rules(&more);
         resolve(&mut gate);
         for ((to, spoken), old) in flows().into_iter().zip(&before) {
-            let new = gate.flow(0, to, spoken);
+            let new = gate.flow(PolicyId(0), to, spoken);
             prop_assert!(!passes(old) || passes(&new), "{to} {spoken:?}: {old:?} became {new:?}\n{}", added.text("zz"));
         }
         gate.rules(&base);
-        prop_assert_eq!(gate.kernel.content(0), tables);
-        prop_assert_eq!(gate.routes(0), routes);
+        prop_assert_eq!(gate.kernel.content(PolicyId(0)), tables);
+        prop_assert_eq!(gate.routes(PolicyId(0)), routes);
     }
 
     #[test]
@@ -217,8 +218,8 @@ proptest! {
             shuffled.swap(n, random.below(n + 1));
         }
         let (mut first, mut second) = (gate(&ordered), gate(&shuffled));
-        prop_assert_eq!(first.kernel.content(0), second.kernel.content(0));
-        prop_assert_eq!(first.routes(0), second.routes(0));
+        prop_assert_eq!(first.kernel.content(PolicyId(0)), second.kernel.content(PolicyId(0)));
+        prop_assert_eq!(first.routes(PolicyId(0)), second.routes(PolicyId(0)));
     }
 
     #[test]
@@ -237,8 +238,8 @@ proptest! {
         }
         resolve(&mut step);
         let mut fresh = gate(&to);
-        prop_assert_eq!(step.kernel.content(0), fresh.kernel.content(0));
-        prop_assert_eq!(step.routes(0), fresh.routes(0));
+        prop_assert_eq!(step.kernel.content(PolicyId(0)), fresh.kernel.content(PolicyId(0)));
+        prop_assert_eq!(step.routes(PolicyId(0)), fresh.routes(PolicyId(0)));
         prop_assert_eq!(step.state.unresolved(), fresh.state.unresolved());
     }
 }

@@ -8,6 +8,7 @@ use crate::observe::readiness::Board;
 use crate::operate::ask::Ask;
 use crate::sources::RuleSet;
 use crate::workloads::{Missed, Told};
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
@@ -23,7 +24,7 @@ pub(super) enum Input {
     /// Workloads came or went, or it is time to look where their processes are.
     Workloads(Vec<Told>),
     /// Flows of these cgroups found no proxy in their network namespace.
-    Missed(BTreeSet<u64>),
+    Missed(BTreeSet<CgroupId>),
     /// An enforced root came.
     RootCame,
     /// DNS questions came back.

@@ -249,7 +249,7 @@ impl Engine {
             }
             tracing::debug!(
                 writes = ops.len(),
-                generation = self.state.generation(),
+                generation = self.state.generation().0,
                 "tables written"
             );
             self.published.publish(&mut self.state);
@@ -270,7 +270,7 @@ impl Engine {
         {
             tracing::info!(
                 objects,
-                generation = self.state.generation(),
+                generation = self.state.generation().0,
                 "rules applied"
             );
             self.announce = None;

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program};
 use egress_ebpf::abi::{DEFAULT_POLICY, Owner, Policy, policy_flag};
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -239,10 +239,10 @@ pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32
 }
 
 /// A pinned policy.
-pub fn policy(bpf_dir: &Path, id: u32) -> anyhow::Result<Policy> {
+pub fn policy(bpf_dir: &Path, id: PolicyId) -> anyhow::Result<Policy> {
     let map = MapData::from_pin(Pins::at(bpf_dir).maps().join("POLICIES"))?;
     let policies: Array<_, u64> = Map::Array(map).try_into()?;
-    Ok(Policy::of_word(policies.get(&id, 0)?))
+    Ok(Policy::of_word(policies.get(&id.0, 0)?))
 }
 
 /// A link that is not pinned where it should be.

@@ -18,7 +18,7 @@ use egress_ebpf::abi::{
 };
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, decide};
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::Verdict;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -117,7 +117,7 @@ impl Live {
 
     /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs. `None`
     /// where it cannot be told: what the socket sends is denied, or judged by its packets.
-    fn owner_policy(&self, cgroup: CgroupId) -> Option<u32> {
+    fn owner_policy(&self, cgroup: CgroupId) -> Option<PolicyId> {
         if cgroup == CgroupId(0) {
             return Some(DEFAULT_POLICY);
         }

@@ -16,7 +16,7 @@ use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
 use egress_ebpf::abi::{DEFAULT_POLICY, PROOF_POLICY, Policy, policy_flag};
 use egress_ebpf::digest::Secret;
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, Generation};
 use egress_ebpf::layout::Layout;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -117,9 +117,9 @@ impl Kernel {
     /// records and denies nothing. Rules of a previous agent stay.
     pub fn deny_without_rules(&self, audits: bool) -> anyhow::Result<()> {
         let mut policies = PolicyWriter::open(&self.pins)?;
-        if policies.read().get(DEFAULT_POLICY).generation == 0 {
+        if policies.read().get(DEFAULT_POLICY).generation == Generation::NEVER {
             let without_rules = Policy {
-                generation: policies.highest() + 1,
+                generation: policies.highest().next(),
                 flags: if audits { policy_flag::AUDIT } else { 0 },
                 ..Policy::default()
             };
@@ -133,7 +133,7 @@ impl Kernel {
     pub fn proof(&self) -> anyhow::Result<HashMap<MapData, CgroupId, u64>> {
         let mut policies = PolicyWriter::open(&self.pins)?;
         let proof = Policy {
-            generation: 1,
+            generation: Generation(1),
             flags: policy_flag::PROOF,
             ..Policy::default()
         };

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use aya::maps::{Map, MapData};
 use egress_ebpf::abi::MAX_TABLES;
 use egress_ebpf::decide::{self, Destination};
+use egress_ebpf::ids::TableId;
 use egress_ebpf::table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -23,10 +24,10 @@ const THREADS: usize = 32;
 
 /// The tables that are in the kernel, to look things up in from any thread.
 #[derive(Clone, Debug, Default)]
-pub struct View(Arc<RwLock<BTreeMap<u32, Arc<Memory>>>>);
+pub struct View(Arc<RwLock<BTreeMap<TableId, Arc<Memory>>>>);
 
 impl View {
-    fn change(&self, table: u32, memory: Option<Arc<Memory>>) {
+    fn change(&self, table: TableId, memory: Option<Arc<Memory>>) {
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match memory {
             Some(memory) => tables.insert(table, memory),
@@ -36,7 +37,7 @@ impl View {
 }
 
 impl decide::Tables for View {
-    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<u32> {
+    fn find(&self, id: TableId, shortest: u32, to: &Destination) -> Option<u32> {
         let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let memory = Arc::clone(tables.get(&id)?);
         drop(tables);
@@ -80,11 +81,14 @@ impl Outer {
 
     /// The ids of tables that there are, as far as they are found in [`SEARCH`]: before Linux 6.8
     /// each look-up waits for the programs that run (`bpf_map_copy_value`).
-    pub fn ids(&self) -> anyhow::Result<BTreeSet<u32>> {
+    pub fn ids(&self) -> anyhow::Result<BTreeSet<TableId>> {
         let end = Instant::now() + SEARCH;
         let mut ids = BTreeSet::new();
-        for id in (0..MAX_TABLES).take_while(|_| Instant::now() < end) {
-            let inner = sys::inner_id(self.map.as_fd(), id).context("reading the tables")?;
+        for id in (0..MAX_TABLES)
+            .map(TableId)
+            .take_while(|_| Instant::now() < end)
+        {
+            let inner = sys::inner_id(self.map.as_fd(), id.0).context("reading the tables")?;
             if inner.is_some_and(|inner| inner != self.vacant_id) {
                 ids.insert(id);
             }
@@ -94,8 +98,8 @@ impl Outer {
 
     /// Puts tables in their places, each whole in one step. Returns once no program looks at
     /// what stood there (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
-    pub fn put(&mut self, tables: &[(u32, Slots, OwnedFd)]) -> anyhow::Result<()> {
-        let ids: Vec<u32> = tables.iter().map(|(id, ..)| *id).collect();
+    pub fn put(&mut self, tables: &[(TableId, Slots, OwnedFd)]) -> anyhow::Result<()> {
+        let ids: Vec<TableId> = tables.iter().map(|(id, ..)| *id).collect();
         let arrays: Vec<u32> = tables
             .iter()
             .map(|(.., array)| array.as_raw_fd().cast_unsigned())
@@ -108,7 +112,7 @@ impl Outer {
     }
 
     /// Takes tables away.
-    pub fn vacate(&mut self, ids: &[u32]) -> anyhow::Result<()> {
+    pub fn vacate(&mut self, ids: &[TableId]) -> anyhow::Result<()> {
         self.write(
             ids,
             &vec![self.vacant.as_raw_fd().cast_unsigned(); ids.len()],
@@ -122,12 +126,12 @@ impl Outer {
     /// Returns once every program that runs has ended: the kernel waits for them where a place of an
     /// array of maps is written, be it with what stands there. Table 0 is empty by definition.
     pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
-        self.write(&[0], &[self.vacant.as_raw_fd().cast_unsigned()])
+        self.write(&[TableId(0)], &[self.vacant.as_raw_fd().cast_unsigned()])
     }
 
     /// In several threads: before Linux 6.8 a call waits for the programs that run at each table
     /// of a batch, and those that wait at one time wait for the same.
-    fn write(&mut self, ids: &[u32], arrays: &[u32]) -> anyhow::Result<()> {
+    fn write(&mut self, ids: &[TableId], arrays: &[u32]) -> anyhow::Result<()> {
         let each = ids.len().div_ceil(THREADS).max(1);
         let (map, batches) = (self.map.as_fd(), self.batches);
         let refused = thread::scope(|scope| {
@@ -159,7 +163,7 @@ impl Outer {
 /// Puts arrays in places; whether the kernel refused to take many in one call.
 fn write(
     map: BorrowedFd<'_>,
-    ids: &[u32],
+    ids: &[TableId],
     arrays: &[u32],
     mut batches: bool,
 ) -> anyhow::Result<bool> {

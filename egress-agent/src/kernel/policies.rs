@@ -6,6 +6,7 @@ use super::pins::Pins;
 use anyhow::Context as _;
 use aya::maps::{Array, Map, MapData};
 use egress_ebpf::abi::{MAX_POLICIES, Policy};
+use egress_ebpf::ids::{Generation, PolicyId};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -22,24 +23,25 @@ impl Policies {
     }
 
     /// A policy; one without a generation where none stands.
-    pub fn get(&self, id: u32) -> Policy {
-        let word = self.0.values().get(id as usize);
+    pub fn get(&self, id: PolicyId) -> Policy {
+        let word = self.0.values().get(id.0 as usize);
         word.map_or_else(Policy::default, |word| {
             Policy::of_word(word.load(Ordering::Acquire))
         })
     }
 
     /// Every policy that stands.
-    pub fn standing(&self) -> BTreeMap<u32, Policy> {
+    pub fn standing(&self) -> BTreeMap<PolicyId, Policy> {
         (0..MAX_POLICIES)
+            .map(PolicyId)
             .map(|id| (id, self.get(id)))
-            .filter(|(_, policy)| policy.generation != 0)
+            .filter(|(_, policy)| policy.generation != Generation::NEVER)
             .collect()
     }
 
     /// Puts a policy in force, after all that was written before.
-    fn set(&self, id: u32, policy: Policy) {
-        if let Some(word) = self.0.values().get(id as usize) {
+    fn set(&self, id: PolicyId, policy: Policy) {
+        if let Some(word) = self.0.values().get(id.0 as usize) {
             word.store(policy.word(), Ordering::Release);
         }
     }
@@ -81,15 +83,15 @@ impl PolicyWriter {
     }
 
     /// The highest generation that a policy ever had: what comes after it is remembered by no socket.
-    pub fn highest(&self) -> u32 {
-        u32::try_from(self.known).unwrap_or(u32::MAX)
+    pub fn highest(&self) -> Generation {
+        Generation(u32::try_from(self.known).unwrap_or(u32::MAX))
     }
 
     /// Puts a policy in force, in one write.
-    pub fn set(&mut self, id: u32, policy: &Policy) -> anyhow::Result<()> {
+    pub fn set(&mut self, id: PolicyId, policy: &Policy) -> anyhow::Result<()> {
         // First, so that no agent that comes after this one gives the generation out again.
-        if u64::from(policy.generation) > self.known {
-            self.known = policy.generation.into();
+        if u64::from(policy.generation.0) > self.known {
+            self.known = policy.generation.0.into();
             self.highest.set(0, self.known, 0)?;
         }
         self.policies.set(id, *policy);
@@ -97,7 +99,7 @@ impl PolicyWriter {
     }
 
     /// Takes a policy away: what is still under it is denied.
-    pub fn remove(&self, id: u32) {
+    pub fn remove(&self, id: PolicyId) {
         self.policies.set(id, Policy::default());
     }
 }

@@ -8,6 +8,7 @@ use super::outer::Outer;
 use super::slots::{Draft, Slots, kind};
 use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
+use egress_ebpf::ids::TableId;
 use egress_ebpf::table::{Lengths, MAX_LENGTHS};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,11 +50,11 @@ pub enum NoRoom {
 pub struct Rules {
     outer: Outer,
     limits: [usize; 2],
-    live: BTreeMap<u32, Slots>,
+    live: BTreeMap<TableId, Slots>,
     /// Tables to be made, some of them for one that stands.
-    drafts: BTreeMap<u32, Draft>,
+    drafts: BTreeMap<TableId, Draft>,
     /// Tables to be taken away.
-    gone: BTreeSet<u32>,
+    gone: BTreeSet<TableId>,
 }
 
 impl Rules {
@@ -98,7 +99,7 @@ impl Rules {
     pub fn fits(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
         let mut used = self.used();
         let mut most = used;
-        let mut lengths: BTreeMap<u32, Lengths> = BTreeMap::new();
+        let mut lengths: BTreeMap<TableId, Lengths> = BTreeMap::new();
         for op in ops {
             match op {
                 TableOp::Put(id, entry) => {
@@ -196,7 +197,7 @@ impl Rules {
     }
 
     /// Takes a table away, with [`Self::settle`].
-    pub fn drop_table(&mut self, id: u32) {
+    pub fn drop_table(&mut self, id: TableId) {
         self.live.remove(&id);
         self.gone.insert(id);
     }

@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Owner, Policy, ProxyPort};
-use egress_ebpf::ids::{CgroupId, NetnsCookie};
+use egress_ebpf::ids::{CgroupId, Generation, NetnsCookie, PolicyId, TableId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 
@@ -63,9 +63,9 @@ impl Tables {
     /// The policies that are in the kernel, and the tables that they look at: what an agent
     /// before this one left. Tables that no policy looks at are taken away where they are found;
     /// others are overwritten when their id comes round.
-    pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<u32, Policy>, BTreeSet<u32>)> {
+    pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<PolicyId, Policy>, BTreeSet<TableId>)> {
         let policies = self.policies.read().standing();
-        let used: BTreeSet<u32> = policies.values().map(|p| p.table).collect();
+        let used: BTreeSet<TableId> = policies.values().map(|p| p.table).collect();
         if !used.is_empty() {
             for id in self.rules.outer().ids()?.difference(&used) {
                 self.rules.drop_table(*id);
@@ -127,7 +127,7 @@ impl Tables {
     }
 
     /// The highest generation that a policy ever had.
-    pub fn highest_generation(&self) -> u32 {
+    pub fn highest_generation(&self) -> Generation {
         self.policies.highest()
     }
 
@@ -168,7 +168,7 @@ impl Tables {
 
     /// Puts the sockets of a cgroup, and of those below it, under a policy; `None` leaves them to
     /// the next owner above, and in the end to the default.
-    pub fn set_owner(&mut self, cgroup: CgroupId, policy: Option<u32>) -> anyhow::Result<()> {
+    pub fn set_owner(&mut self, cgroup: CgroupId, policy: Option<PolicyId>) -> anyhow::Result<()> {
         match policy {
             Some(policy) => self
                 .owners
@@ -179,7 +179,7 @@ impl Tables {
     }
 
     /// Every cgroup that stands under a policy of its own.
-    pub fn owners(&self) -> anyhow::Result<BTreeMap<CgroupId, u32>> {
+    pub fn owners(&self) -> anyhow::Result<BTreeMap<CgroupId, PolicyId>> {
         let entries = self.owners.iter();
         let policy = |(cgroup, entry)| (cgroup, Owner::policy(cgroup, entry));
         Ok(entries

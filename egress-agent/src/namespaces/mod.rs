@@ -11,7 +11,7 @@ pub use serving::Services;
 pub use spaces::Spaces;
 
 use crate::kernel::Tables;
-use processes::NsInode;
+use egress_ebpf::ids::{CgroupId, NetnsInode};
 use schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,7 +24,7 @@ const NAMESPACES_EACH: usize = 64;
 /// Where a cgroup's processes are.
 #[derive(Debug, Default)]
 struct Seen {
-    namespaces: BTreeSet<NsInode>,
+    namespaces: BTreeSet<NetnsInode>,
     /// It has more of them than are served.
     crowded: bool,
 }
@@ -42,14 +42,14 @@ pub struct Counted {
 pub struct Namespaces {
     /// Whether namespaces other than the agent's are looked for.
     enters: bool,
-    own: NsInode,
+    own: NetnsInode,
     schedule: Schedule,
     /// By cgroup.
-    seen: BTreeMap<u64, Seen>,
+    seen: BTreeMap<CgroupId, Seen>,
     /// None until the proxy is there.
     spaces: Option<Spaces>,
     /// Namespaces in which nothing is served, each with a process that was seen in it.
-    wanted: BTreeMap<NsInode, u32>,
+    wanted: BTreeMap<NetnsInode, u32>,
     /// A namespace lost its last cgroup, or may have.
     emptied: bool,
 }
@@ -74,26 +74,26 @@ impl Namespaces {
     }
 
     /// The cgroups that are to be looked at; each is due again later.
-    pub fn due(&mut self, now: Instant) -> Vec<u64> {
+    pub fn due(&mut self, now: Instant) -> Vec<CgroupId> {
         self.schedule.take(now)
     }
 
     /// A cgroup is there, or its first process came.
-    pub fn follow(&mut self, now: Instant, cgroup: u64) {
+    pub fn follow(&mut self, now: Instant, cgroup: CgroupId) {
         if self.enters {
             self.schedule.start(now, cgroup);
         }
     }
 
     /// A flow of this cgroup found no proxy in its namespace.
-    pub fn hurry(&mut self, now: Instant, cgroup: u64) {
+    pub fn hurry(&mut self, now: Instant, cgroup: CgroupId) {
         if self.enters {
             self.schedule.hurry(now, cgroup);
         }
     }
 
     /// A cgroup is gone.
-    pub fn forget(&mut self, cgroup: u64) {
+    pub fn forget(&mut self, cgroup: CgroupId) {
         self.schedule.forget(cgroup);
         let gone = self.seen.remove(&cgroup);
         self.emptied |= gone.is_some_and(|seen| !seen.namespaces.is_empty());
@@ -103,15 +103,15 @@ impl Namespaces {
     /// the log; `workload` gives the cgroups that share its bound on namespaces, itself included.
     pub fn look(
         &mut self,
-        cgroup: u64,
+        cgroup: CgroupId,
         folder: &Path,
         shown: &str,
-        workload: impl FnOnce() -> Vec<u64>,
+        workload: impl FnOnce() -> Vec<CgroupId>,
     ) {
         let mut found = processes::namespaces(folder);
         found.remove(&self.own);
         let known = self.seen.get(&cgroup).map(|seen| &seen.namespaces);
-        let is_known = |ns: &NsInode| known.is_some_and(|known| known.contains(ns));
+        let is_known = |ns: &NetnsInode| known.is_some_and(|known| known.contains(ns));
         // Those that are served keep their place.
         let taken = if found.keys().all(is_known) {
             0
@@ -136,7 +136,7 @@ impl Namespaces {
             );
         }
         seen.crowded = crowded;
-        let namespaces: BTreeSet<NsInode> = found.keys().copied().collect();
+        let namespaces: BTreeSet<NetnsInode> = found.keys().copied().collect();
         self.emptied |= !seen.namespaces.is_subset(&namespaces);
         seen.namespaces = namespaces;
         found.retain(|namespace, _| !self.is_served(*namespace));
@@ -144,23 +144,23 @@ impl Namespaces {
     }
 
     /// How many namespaces these cgroups are in.
-    fn used_by(&self, cgroups: &[u64]) -> usize {
+    fn used_by(&self, cgroups: &[CgroupId]) -> usize {
         let seen = cgroups.iter().filter_map(|id| self.seen.get(id));
-        let all: BTreeSet<&NsInode> = seen.flat_map(|seen| &seen.namespaces).collect();
+        let all: BTreeSet<&NetnsInode> = seen.flat_map(|seen| &seen.namespaces).collect();
         all.len()
     }
 
-    fn is_served(&self, namespace: NsInode) -> bool {
+    fn is_served(&self, namespace: NetnsInode) -> bool {
         let spaces = self.spaces.as_ref();
         spaces.is_some_and(|spaces| spaces.is_open(namespace))
     }
 
     /// For `status`.
-    pub fn counted(&self, cgroup: u64) -> Counted {
+    pub fn counted(&self, cgroup: CgroupId) -> Counted {
         let Some(seen) = self.seen.get(&cgroup) else {
             return Counted::default();
         };
-        let served = |namespace: &&NsInode| self.is_served(**namespace);
+        let served = |namespace: &&NetnsInode| self.is_served(**namespace);
         Counted {
             all: seen.namespaces.len(),
             served: seen.namespaces.iter().filter(served).count(),
@@ -196,7 +196,7 @@ impl Namespaces {
         }
         if std::mem::take(&mut self.emptied) {
             let seen = self.seen.values();
-            let used: BTreeSet<NsInode> = seen.flat_map(|s| &s.namespaces).copied().collect();
+            let used: BTreeSet<NetnsInode> = seen.flat_map(|s| &s.namespaces).copied().collect();
             spaces.close_but(tables, |namespace| used.contains(&namespace))?;
         }
         Ok(())

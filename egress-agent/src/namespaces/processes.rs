@@ -3,6 +3,7 @@
 //! A namespace is known by the inode of its file (nsfs), which is unique while something holds the
 //! namespace. Makes no socket.
 
+use egress_ebpf::ids::NetnsInode;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -14,17 +15,14 @@ use std::path::Path;
 /// the first process of each comes early.
 const LOOKED_AT: usize = 1024;
 
-/// Inode of a namespace's file.
-pub type NsInode = u64;
-
 /// The namespace of the agent itself.
-pub fn own() -> io::Result<NsInode> {
-    Ok(fs::metadata("/proc/self/ns/net")?.ino())
+pub fn own() -> io::Result<NetnsInode> {
+    Ok(NetnsInode(fs::metadata("/proc/self/ns/net")?.ino()))
 }
 
 /// The namespaces of the processes in a cgroup (not in those below it), each with a process that
 /// was in it. Nothing for a cgroup that is empty or gone.
-pub fn namespaces(cgroup: &Path) -> BTreeMap<NsInode, u32> {
+pub fn namespaces(cgroup: &Path) -> BTreeMap<NetnsInode, u32> {
     let mut found = BTreeMap::new();
     let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     // 0 stands for a process that this pid namespace does not show.
@@ -32,16 +30,16 @@ pub fn namespaces(cgroup: &Path) -> BTreeMap<NsInode, u32> {
     for pid in pids.filter(|pid| *pid != 0).take(LOOKED_AT) {
         // A process that has ended meanwhile has none.
         if let Ok(file) = fs::metadata(path(pid)) {
-            found.entry(file.ino()).or_insert(pid);
+            found.entry(NetnsInode(file.ino())).or_insert(pid);
         }
     }
     found
 }
 
 /// Holds the namespace that a process is in, if it still is in the one that was seen.
-pub fn hold(pid: u32, seen: NsInode) -> io::Result<OwnedFd> {
+pub fn hold(pid: u32, seen: NetnsInode) -> io::Result<OwnedFd> {
     let file = File::open(path(pid))?;
-    if file.metadata()?.ino() == seen {
+    if NetnsInode(file.metadata()?.ino()) == seen {
         Ok(file.into())
     } else {
         Err(io::ErrorKind::NotFound.into())

@@ -1,6 +1,7 @@
 //! When to look at a cgroup again: often while it is young, since nothing tells of a process that
 //! changes its namespace, and now and then for ever after.
 
+use egress_ebpf::ids::CgroupId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -14,19 +15,19 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    due: BTreeSet<(Instant, u64)>,
-    of: BTreeMap<u64, (Instant, Duration)>,
+    due: BTreeSet<(Instant, CgroupId)>,
+    of: BTreeMap<CgroupId, (Instant, Duration)>,
 }
 
 impl Schedule {
     /// Something happened to this cgroup: it is due now, and young again.
-    pub fn start(&mut self, now: Instant, id: u64) {
+    pub fn start(&mut self, now: Instant, id: CgroupId) {
         self.put(id, now, FIRST);
     }
 
     /// As [`Self::start`], at the word of the workload itself: one that is looked at soon in any
     /// case is not looked at oftener for it.
-    pub fn hurry(&mut self, now: Instant, id: u64) {
+    pub fn hurry(&mut self, now: Instant, id: CgroupId) {
         let soon = |(at, _): &(Instant, Duration)| *at <= now + SOON;
         if !self.of.get(&id).is_some_and(soon) {
             self.start(now, id);
@@ -34,7 +35,7 @@ impl Schedule {
     }
 
     /// It is gone.
-    pub fn forget(&mut self, id: u64) {
+    pub fn forget(&mut self, id: CgroupId) {
         if let Some((at, _)) = self.of.remove(&id) {
             self.due.remove(&(at, id));
         }
@@ -46,8 +47,8 @@ impl Schedule {
     }
 
     /// What is due; each comes again later.
-    pub fn take(&mut self, now: Instant) -> Vec<u64> {
-        let due: Vec<u64> = self
+    pub fn take(&mut self, now: Instant) -> Vec<CgroupId> {
+        let due: Vec<CgroupId> = self
             .due
             .iter()
             .take_while(|(at, _)| *at <= now)
@@ -61,7 +62,7 @@ impl Schedule {
         due
     }
 
-    fn put(&mut self, id: u64, at: Instant, wait: Duration) {
+    fn put(&mut self, id: CgroupId, at: Instant, wait: Duration) {
         self.forget(id);
         self.due.insert((at, id));
         self.of.insert(id, (at, wait));
@@ -76,13 +77,13 @@ mod tests {
     fn a_young_cgroup_is_looked_at_often_and_an_old_one_now_and_then() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
-        schedule.start(start, 1);
+        schedule.start(start, CgroupId(1));
         let mut looks = Vec::new();
         while let Some(at) = schedule
             .next()
             .filter(|at| *at < start + Duration::from_secs(30))
         {
-            assert_eq!(schedule.take(at), [1]);
+            assert_eq!(schedule.take(at), [CgroupId(1)]);
             looks.push(at - start);
         }
         let within = |limit| {
@@ -100,12 +101,12 @@ mod tests {
     fn a_workload_that_asks_for_looks_all_the_time_gets_few_and_each_soon() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
-        schedule.start(start, 1);
+        schedule.start(start, CgroupId(1));
         schedule.take(start + LONGEST);
         let mut looks = Vec::new();
         for micros in (0..1_000_000).step_by(100) {
             let now = start + LONGEST * 2 + Duration::from_micros(micros);
-            schedule.hurry(now, 1);
+            schedule.hurry(now, CgroupId(1));
             looks.extend(schedule.take(now).iter().map(|_| now));
         }
         assert!(looks.len() < 120, "{}", looks.len());
@@ -117,18 +118,18 @@ mod tests {
     fn what_happens_makes_it_young_again_and_what_is_gone_never_comes() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
-        schedule.start(start, 1);
-        schedule.start(start, 2);
+        schedule.start(start, CgroupId(1));
+        schedule.start(start, CgroupId(2));
         for step in 0..20 {
             schedule.take(start + LONGEST * step);
         }
         let later = start + LONGEST * 30;
         schedule.take(later);
-        schedule.start(later, 1);
-        assert_eq!(schedule.take(later), [1]);
+        schedule.start(later, CgroupId(1));
+        assert_eq!(schedule.take(later), [CgroupId(1)]);
         assert_eq!(schedule.next(), Some(later + FIRST));
-        schedule.forget(1);
-        schedule.forget(2);
+        schedule.forget(CgroupId(1));
+        schedule.forget(CgroupId(2));
         assert_eq!(schedule.next(), None);
     }
 }

@@ -4,12 +4,12 @@
 //! The kernel gets a namespace's proxy port after the proxy listens, and loses it before the proxy closes, so a
 //! redirected connect meets either a listener or a denial. What is served is in `serving`.
 
-use super::processes::{self, NsInode};
+use super::processes;
 use super::serving::{Services, Serving};
 use crate::kernel::Tables;
 use crate::sockets::SocketFactory;
 use anyhow::Context as _;
-use egress_ebpf::ids::NetnsCookie;
+use egress_ebpf::ids::{NetnsCookie, NetnsInode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub struct Spaces {
     services: Services,
     own: Space,
     /// Those of workloads.
-    open: BTreeMap<NsInode, Space>,
+    open: BTreeMap<NetnsInode, Space>,
 }
 
 /// A namespace with listeners.
@@ -47,7 +47,7 @@ impl Spaces {
     }
 
     /// Whether the agent serves in this namespace of a workload.
-    pub fn is_open(&self, namespace: NsInode) -> bool {
+    pub fn is_open(&self, namespace: NetnsInode) -> bool {
         self.open.contains_key(&namespace)
     }
 
@@ -60,7 +60,7 @@ impl Spaces {
     pub async fn open(
         &mut self,
         tables: &mut Tables,
-        namespace: NsInode,
+        namespace: NetnsInode,
         pid: u32,
     ) -> anyhow::Result<()> {
         if self.is_open(namespace) {
@@ -92,9 +92,9 @@ impl Spaces {
     pub fn close_but(
         &mut self,
         tables: &mut Tables,
-        keep: impl Fn(NsInode) -> bool,
+        keep: impl Fn(NetnsInode) -> bool,
     ) -> anyhow::Result<()> {
-        let gone: Vec<NsInode> = self.open.keys().copied().filter(|ns| !keep(*ns)).collect();
+        let gone: Vec<NetnsInode> = self.open.keys().copied().filter(|ns| !keep(*ns)).collect();
         for namespace in gone {
             if let Some(space) = self.open.remove(&namespace) {
                 tables.set_proxy(space.netns, None)?;

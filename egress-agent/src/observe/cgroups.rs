@@ -1,6 +1,7 @@
 //! From the cgroup ids of kernel events to paths that a person knows.
 
 use crate::cgroup2;
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -17,14 +18,14 @@ const FILEID_KERNFS: libc::c_int = 0xfe;
 struct KernfsHandle {
     bytes: u32,
     kind: libc::c_int,
-    id: u64,
+    id: CgroupId,
 }
 
 /// Looks up paths below the cgroup v2 mount.
 #[derive(Debug)]
 pub struct CgroupPaths {
     mount: File,
-    known: BTreeMap<u64, String>,
+    known: BTreeMap<CgroupId, String>,
 }
 
 impl CgroupPaths {
@@ -37,7 +38,7 @@ impl CgroupPaths {
     }
 
     /// Notes a cgroup while it is there.
-    pub fn remember(&mut self, id: u64, path: String) {
+    pub fn remember(&mut self, id: CgroupId, path: String) {
         if self.known.len() >= KEPT {
             // Ids grow, so the smallest is the oldest.
             self.known.pop_first();
@@ -46,7 +47,7 @@ impl CgroupPaths {
     }
 
     /// Path of a cgroup as `/proc/PID/cgroup` would show it; `id:N` for one that is gone.
-    pub fn path(&mut self, id: u64) -> String {
+    pub fn path(&mut self, id: CgroupId) -> String {
         if let Some(path) = self.known.get(&id) {
             return path.clone();
         }
@@ -59,7 +60,7 @@ impl CgroupPaths {
         }
     }
 
-    fn ask(&self, id: u64) -> io::Result<String> {
+    fn ask(&self, id: CgroupId) -> io::Result<String> {
         let handle = KernfsHandle {
             bytes: 8,
             kind: FILEID_KERNFS,

@@ -85,7 +85,7 @@ impl Denials {
             return;
         }
         if event.reason == Reason::NoProxy as u8 {
-            self.missed.add(event.cgroup.0);
+            self.missed.add(event.cgroup);
         }
         if self.sorting.tells(event, Instant::now()) {
             self.log(event);
@@ -112,7 +112,7 @@ impl Denials {
         let names = self.names.load();
         let reason = Reason::from_code(event.reason).unwrap_or(Reason::State);
         let nearest = via.and_then(|via| names.nearest(policy, addr, event.port, via, reason));
-        let owner = self.owners.of(event.cgroup.0);
+        let owner = self.owners.of(event.cgroup);
         deny::log(event, &owner, &names.of(addr), nearest.as_deref());
     }
 }

@@ -5,6 +5,7 @@
 
 use super::cgroups::CgroupPaths;
 use crate::workloads::Identities;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,8 +53,8 @@ impl Owners {
     }
 
     /// The owner of a flow; 0 is a cgroup that is not known.
-    pub fn of(&self, cgroup: u64) -> Owner {
-        if cgroup == 0 {
+    pub fn of(&self, cgroup: CgroupId) -> Owner {
+        if cgroup == CgroupId(0) {
             return Owner::default();
         }
         let path = {
@@ -89,7 +90,7 @@ pub struct Event<'a> {
     /// Whose flow it was.
     pub owner: &'a Owner,
     /// Id of the policy that judged.
-    pub policy: Option<u32>,
+    pub policy: Option<PolicyId>,
     /// Thread group id of the task.
     pub pid: Option<u32>,
     /// Its name.
@@ -128,7 +129,7 @@ impl Event<'_> {
                     nearest = self.nearest,
                     workload = self.owner.workload.as_deref(),
                     cgroup = self.owner.cgroup.as_deref(),
-                    policy = self.policy,
+                    policy = self.policy.map(|id| id.0),
                     pid = self.pid,
                     comm = self.comm,
                     hook = self.hook,
@@ -178,7 +179,7 @@ mod tests {
             names: Some("a.example"),
             nearest: None,
             owner,
-            policy: Some(1),
+            policy: Some(PolicyId(1)),
             pid: None,
             comm: None,
             hook: None,

@@ -7,6 +7,7 @@ use super::families::Own;
 use super::repeats::Repeats;
 use super::throttle::Throttle;
 use crate::proxy::{AccessRecord, Observer, Origin, Refusal};
+use egress_ebpf::ids::CgroupId;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ struct Kind {
     detail: String,
     name: Option<String>,
     destination: Option<SocketAddr>,
-    cgroup: Option<u64>,
+    cgroup: Option<CgroupId>,
     audit: bool,
 }
 
@@ -131,7 +132,7 @@ impl FlowLog {
         Some(repeated)
     }
 
-    fn owner(&self, cgroup: Option<u64>) -> Owner {
+    fn owner(&self, cgroup: Option<CgroupId>) -> Owner {
         cgroup.map_or_else(Owner::default, |cgroup| self.owners.of(cgroup))
     }
 
@@ -196,7 +197,7 @@ impl Observer for FlowLog {
             upstream_service_time_ms = record.upstream_service_time.map(|time| time.as_millis() as u64),
             peer = %record.peer,
             destination = %origin.destination,
-            policy = origin.policy,
+            policy = origin.policy.0,
             workload = owner.workload.as_deref(),
             cgroup = owner.cgroup.as_deref(),
             pid = origin.pid,
@@ -226,7 +227,7 @@ mod tests {
             detail: "the Host is not listed on this port".into(),
             name: Some(name.into()),
             destination: Some(([192, 0, 2, 1], 80).into()),
-            cgroup: Some(1),
+            cgroup: Some(CgroupId(1)),
             audit: false,
         }
     }

@@ -9,6 +9,7 @@ use crate::operate::status::Status;
 use anyhow::Context as _;
 use egress_core::policy::explain::{DeniedBy, Explanation, Flow, Question, QuestionError, Speaks};
 use egress_core::policy::tables::Transport;
+use egress_ebpf::ids::CgroupId;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -85,7 +86,7 @@ pub struct Asked {
     pub headers: Vec<String>,
     /// Cgroup ids of the workload that would dial it: its own, then that of each cgroup above.
     /// None: a workload that no entry names.
-    pub workload: Vec<u64>,
+    pub workload: Vec<CgroupId>,
 }
 
 impl Asked {

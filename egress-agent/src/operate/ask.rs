@@ -5,6 +5,7 @@ use crate::kernel::Room;
 use crate::workloads::{Placed, TooDeep};
 use egress_core::policy::explain::{Explanation, Question};
 use egress_core::policy::leases::Failure;
+use egress_ebpf::ids::{CgroupId, Generation};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -31,7 +32,7 @@ pub struct Facts {
     /// What was noted as it happened.
     pub noted: Noted,
     /// Generation of the kernel's policies.
-    pub generation: u32,
+    pub generation: Generation,
     /// Single addresses in the tables.
     pub addresses: Room,
     /// Networks in the tables.
@@ -57,7 +58,7 @@ pub enum Ask {
         question: Box<Question>,
         /// Cgroup ids of the workload that would dial it, the deepest first; none is the enforced
         /// root's default.
-        workload: Vec<u64>,
+        workload: Vec<CgroupId>,
         /// The way back.
         answer: oneshot::Sender<Explanation>,
     },

@@ -6,6 +6,7 @@ use crate::kernel::{self, Pins, ROOT_PROGRAMS};
 use crate::observe::cgroups::CgroupPaths;
 use crate::operate::status::Status;
 use egress_ebpf::abi::{ABI_VERSION, DEFAULT_POLICY};
+use egress_ebpf::ids::{CgroupId, TableId};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -43,7 +44,7 @@ pub fn status(bpf_dir: &Path) -> anyhow::Result<Status> {
             continue;
         }
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let path = paths.path(name.parse().unwrap_or_default());
+        let path = paths.path(CgroupId(name.parse().unwrap_or_default()));
         // The links of a cgroup that is gone hold nothing.
         if let Some(below) = path.strip_prefix('/') {
             status.roots.push(mount.join(below).display().to_string());
@@ -58,7 +59,7 @@ pub fn status(bpf_dir: &Path) -> anyhow::Result<Status> {
         status.closed = true;
         let policy = kernel::policy(bpf_dir, DEFAULT_POLICY).unwrap_or_default();
         status.rules.generation = policy.generation;
-        let rules = if policy.table == 0 {
+        let rules = if policy.table == TableId(0) {
             "without rules: everything but loopback is denied"
         } else {
             "with the last rules: what they list straight through passes, what needs the proxy is denied"

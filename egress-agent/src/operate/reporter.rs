@@ -11,6 +11,7 @@ use crate::operate::status::{KernelStatus, RulesStatus, Status, TableStatus, Wor
 use crate::workloads::Placed;
 use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -114,7 +115,7 @@ impl Reporter {
         }
     }
 
-    async fn explain(&self, question: Question, workload: Vec<u64>) -> Option<Explained> {
+    async fn explain(&self, question: Question, workload: Vec<CgroupId>) -> Option<Explained> {
         let (answer, told) = oneshot::channel();
         let ask = Ask::Explain {
             question: Box::new(question),

@@ -4,6 +4,7 @@
 
 use crate::config::Mode;
 use crate::workloads::TooDeep;
+use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -76,7 +77,7 @@ pub struct RulesStatus {
     /// What objects do together that their author may not want; the first of them.
     pub findings: Vec<String>,
     /// Generation of the kernel's policies.
-    pub generation: u32,
+    pub generation: Generation,
     /// Single addresses in the tables.
     pub addresses: TableStatus,
     /// Networks in the tables.
@@ -99,7 +100,7 @@ pub struct WorkloadStatus {
     /// Its path in the hierarchy, as in `/proc/PID/cgroup` and in the log.
     pub cgroup: String,
     /// The kernel's id.
-    pub id: u64,
+    pub id: CgroupId,
     /// `NAMESPACE/SERVICE-ACCOUNT`; none where nobody said who it is.
     pub identity: Option<String>,
     /// `metadata.uid` of the pod, where the path names one.
@@ -109,7 +110,7 @@ pub struct WorkloadStatus {
     /// Where it has a mode of its own.
     pub mode: Option<Mode>,
     /// The policy of its own; without one, that of the cgroup above holds.
-    pub policy: Option<u32>,
+    pub policy: Option<PolicyId>,
     /// Network namespaces of its processes other than the agent's.
     pub network_namespaces: usize,
     /// Those of them in which the proxy listens.

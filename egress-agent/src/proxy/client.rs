@@ -7,6 +7,7 @@ use super::origin::Origin;
 use super::places::Place;
 use super::shared::Shared;
 use egress_core::routing::{Cluster, RouteTable, candidates};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ impl Client {
     }
 
     /// The cgroup whose share of the proxy it takes at the moment.
-    pub(super) fn share(&self) -> u64 {
+    pub(super) fn share(&self) -> CgroupId {
         self.origin.share_in(&self.shared.routes.load())
     }
 
@@ -68,7 +69,7 @@ impl Client {
     }
 
     /// Whether the policy that the owner has now holds what `listed` asks for, or denies nothing.
-    pub(super) fn may(&self, listed: impl Fn(&RouteTable, u32) -> bool) -> bool {
+    pub(super) fn may(&self, listed: impl Fn(&RouteTable, PolicyId) -> bool) -> bool {
         let routes = self.shared.routes.load();
         let policy = self.origin.policy_in(&routes);
         routes.audits(policy) || listed(&routes, policy)
@@ -76,7 +77,7 @@ impl Client {
 
     /// Waits until the owner's policy no longer holds what `listed` asks for; never, where running
     /// connections are kept, nor while the policy audits.
-    pub(super) async fn removed(&self, listed: impl Fn(&RouteTable, u32) -> bool) {
+    pub(super) async fn removed(&self, listed: impl Fn(&RouteTable, PolicyId) -> bool) {
         if let Some(mut changes) = self.shared.changes.clone() {
             while self.may(&listed) {
                 if changes.changed().await.is_err() {

@@ -3,7 +3,7 @@
 //! Where that is found out is not its affair.
 
 use egress_core::routing::RouteTable;
-use egress_ebpf::ids::NetnsCookie;
+use egress_ebpf::ids::{CgroupId, NetnsCookie, PolicyId};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
@@ -13,15 +13,15 @@ pub struct Origin {
     /// What the client dialled.
     pub destination: SocketAddr,
     /// The policy of the socket's owner when the flow was redirected.
-    pub policy: u32,
+    pub policy: PolicyId,
     /// The cgroup id of the socket's owner.
-    pub cgroup: u64,
+    pub cgroup: CgroupId,
     /// That cgroup and those above it below the enforced root, deepest first; empty where the kernel
     /// does not tell.
-    pub owners: Vec<u64>,
+    pub owners: Vec<CgroupId>,
     /// The cgroup among them whose share of the proxy the flow takes where none has a policy of its
     /// own: one that the workload cannot make more of.
-    pub sharer: u64,
+    pub sharer: CgroupId,
     /// The process that connected.
     pub pid: u32,
     /// Its name, as the kernel has it (at most 15 bytes).
@@ -33,7 +33,7 @@ pub struct Origin {
 impl Origin {
     /// The policy that the owner has now: each judgement asks for it, since a workload may get
     /// another policy while its connections run, and an id may pass to another view.
-    pub fn policy_in(&self, routes: &RouteTable) -> u32 {
+    pub fn policy_in(&self, routes: &RouteTable) -> PolicyId {
         if self.owners.is_empty() {
             routes
                 .owners
@@ -47,7 +47,7 @@ impl Origin {
 
     /// The cgroup whose share of the proxy the flow takes: the deepest of its owners that has a
     /// policy of its own, so the workload's, however many cgroups it makes below.
-    pub(super) fn share_in(&self, routes: &RouteTable) -> u64 {
+    pub(super) fn share_in(&self, routes: &RouteTable) -> CgroupId {
         let own = [self.cgroup];
         let owners = if self.owners.is_empty() {
             &own[..]

@@ -3,6 +3,7 @@
 //!
 //! A place is a connection, a descriptor, or a block of memory, as the owner of a [`Places`] has it.
 
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,7 +35,7 @@ struct Taken {
     /// The most since [`Places::fell`] was last true.
     peak: usize,
     /// By the cgroup that stands for the workload; none of them has 0.
-    each: BTreeMap<u64, Share>,
+    each: BTreeMap<CgroupId, Share>,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +56,7 @@ struct Signals {
 #[derive(Debug)]
 pub(super) struct Place {
     of: Arc<Places>,
-    share: u64,
+    share: CgroupId,
     count: usize,
 }
 
@@ -69,19 +70,19 @@ impl Places {
     }
 
     /// A place of the workload that this cgroup stands for, if there is one.
-    pub(super) fn take(self: &Arc<Self>, share: u64) -> Option<Place> {
+    pub(super) fn take(self: &Arc<Self>, share: CgroupId) -> Option<Place> {
         self.take_many(share, 1)
     }
 
     /// So many places, or none.
-    pub(super) fn take_many(self: &Arc<Self>, share: u64, count: usize) -> Option<Place> {
+    pub(super) fn take_many(self: &Arc<Self>, share: CgroupId, count: usize) -> Option<Place> {
         let mut place = self.none(share);
         place.resize(count).then_some(place)
     }
 
     /// So many places where the workload has more than half of its share left: for what goes on with
     /// less.
-    pub(super) fn spare(self: &Arc<Self>, share: u64, count: usize) -> Option<Place> {
+    pub(super) fn spare(self: &Arc<Self>, share: CgroupId, count: usize) -> Option<Place> {
         let own = self.taken().each.get(&share).map_or(0, |own| own.taken);
         (own + count <= self.most_each / 2)
             .then(|| self.take_many(share, count))
@@ -89,7 +90,7 @@ impl Places {
     }
 
     /// None yet, to be made more of.
-    pub(super) fn none(self: &Arc<Self>, share: u64) -> Place {
+    pub(super) fn none(self: &Arc<Self>, share: CgroupId) -> Place {
         Place {
             of: Arc::clone(self),
             share,
@@ -166,7 +167,7 @@ impl Place {
 }
 
 impl Taken {
-    fn forget_empty(&mut self, share: u64) {
+    fn forget_empty(&mut self, share: CgroupId) {
         if self.each.get(&share).is_some_and(|share| share.taken == 0) {
             self.each.remove(&share);
         }
@@ -182,33 +183,39 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::Places;
+    use egress_ebpf::ids::CgroupId;
     use std::sync::Arc;
 
     #[test]
     fn a_workload_that_has_its_share_leaves_room_for_others_until_all_is_taken() {
         let places = Arc::new(Places::new(5, 3));
-        let own: Vec<_> = (0..10).filter_map(|_| places.take(1)).collect();
+        let own: Vec<_> = (0..10).filter_map(|_| places.take(CgroupId(1))).collect();
         assert_eq!(own.len(), 3);
-        let others: Vec<_> = (2..10).filter_map(|share| places.take(share)).collect();
+        let others: Vec<_> = (2..10)
+            .filter_map(|share| places.take(CgroupId(share)))
+            .collect();
         assert_eq!(others.len(), 2);
         drop(others);
-        assert!(places.take(1).is_none(), "its share is taken");
-        assert!(places.take(2).is_some());
+        assert!(places.take(CgroupId(1)).is_none(), "its share is taken");
+        assert!(places.take(CgroupId(2)).is_some());
         drop(own);
-        assert!(places.take(1).is_some());
+        assert!(places.take(CgroupId(1)).is_some());
         assert!(places.taken().each.is_empty(), "nothing is left behind");
         assert_eq!(places.taken().all, 0);
     }
     #[test]
     fn a_place_grows_as_far_as_there_is_room_and_gives_back_what_it_no_longer_needs() {
         let places = Arc::new(Places::new(8, 6));
-        let mut place = places.take_many(1, 2).expect("there are 8");
+        let mut place = places.take_many(CgroupId(1), 2).expect("there are 8");
         assert!(place.resize(6));
         assert!(!place.resize(7), "over its share");
-        assert!(places.take(1).is_none());
-        assert!(places.take_many(2, 3).is_none(), "2 of all are left");
+        assert!(places.take(CgroupId(1)).is_none());
+        assert!(
+            places.take_many(CgroupId(2), 3).is_none(),
+            "2 of all are left"
+        );
         assert!(place.resize(1));
-        assert!(places.take_many(2, 3).is_some());
+        assert!(places.take_many(CgroupId(2), 3).is_some());
         drop(place);
         assert!(places.taken().each.is_empty(), "nothing is left behind");
         assert_eq!(places.taken().all, 0);
@@ -217,17 +224,17 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_places_asks_for_them_and_gets_the_first_that_are_given_back() {
         let places = Arc::new(Places::new(8, 4));
-        let held = places.take_many(1, 3).expect("there are 4");
+        let held = places.take_many(CgroupId(1), 3).expect("there are 4");
         let wanted = held.wanted();
-        let small = places.take(1).expect("there are 4");
+        let small = places.take(CgroupId(1)).expect("there are 4");
         let waiting = tokio::spawn(small.grown(4));
         wanted.await;
         assert!(!waiting.is_finished());
         drop(held);
         let place = waiting.await.expect("it got its places");
-        assert!(places.take(1).is_none());
+        assert!(places.take(CgroupId(1)).is_none());
         assert!(
-            places.take_many(2, 4).is_some(),
+            places.take_many(CgroupId(2), 4).is_some(),
             "a neighbour's are its own"
         );
         drop(place);

@@ -12,6 +12,7 @@ use super::ticket::{Counters, Ticket};
 use super::upstream::connect::connect_any;
 use egress_core::http::local_reply::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
+use egress_ebpf::ids::PolicyId;
 use std::sync::Arc;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
@@ -52,7 +53,7 @@ pub(super) async fn forward(
     mut downstream: Rewound,
     ticket: impl FnOnce(Arc<Counters>) -> Ticket,
     cluster: &Arc<Cluster>,
-    listed: impl Fn(&RouteTable, u32) -> bool,
+    listed: impl Fn(&RouteTable, PolicyId) -> bool,
 ) {
     let counters = downstream.counters();
     let mut ticket = ticket(Arc::clone(&counters));

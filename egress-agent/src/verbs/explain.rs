@@ -12,6 +12,7 @@ use crate::sources::{files, rules};
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{self, State};
 use egress_core::registry::scope::Workload;
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -93,7 +94,7 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
 
 impl Asked {
     /// Cgroup ids of the workload that is named, the deepest first; none without one.
-    fn owners(&self) -> anyhow::Result<Vec<u64>> {
+    fn owners(&self) -> anyhow::Result<Vec<CgroupId>> {
         let Some(workload) = &self.workload else {
             return Ok(Vec::new());
         };

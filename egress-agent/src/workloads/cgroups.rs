@@ -7,6 +7,7 @@
 use super::depth::{self, Deep};
 use super::watches::{Happened, Watches};
 use crate::cgroup2;
+use egress_ebpf::ids::CgroupId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ const MOST: usize = 16_384;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cgroup {
     /// The kernel's id.
-    pub id: u64,
+    pub id: CgroupId,
     /// Its folder.
     pub folder: PathBuf,
     /// Index of the enforced root.
@@ -34,7 +35,7 @@ pub enum Change {
     /// It is gone.
     Vanished(Arc<Cgroup>),
     /// Its first process came or its last one went.
-    Populated(u64),
+    Populated(CgroupId),
 }
 
 /// See the module.
@@ -180,7 +181,7 @@ impl Cgroups {
         }
     }
 
-    fn know(&mut self, folder: &Path, id: u64, root: usize) -> Arc<Cgroup> {
+    fn know(&mut self, folder: &Path, id: CgroupId, root: usize) -> Arc<Cgroup> {
         for watched in [
             self.watches.folder(folder),
             self.watches.populated(folder, id),

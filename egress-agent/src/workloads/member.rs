@@ -5,6 +5,7 @@ use super::names;
 use crate::config::Mode;
 use crate::namespaces::Counted;
 use egress_core::registry::scope::Workload;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::sync::Arc;
 
 /// A cgroup that is a workload, or has network namespaces of its own, for `status`.
@@ -13,7 +14,7 @@ pub struct Placed {
     /// Its path in the hierarchy.
     pub cgroup: String,
     /// The kernel's id.
-    pub id: u64,
+    pub id: CgroupId,
     /// Who it is; none where no entry names it.
     pub identity: Option<String>,
     /// What its path says of the pod and the container.
@@ -21,7 +22,7 @@ pub struct Placed {
     /// A mode of its own.
     pub mode: Option<Mode>,
     /// A policy of its own.
-    pub policy: Option<u32>,
+    pub policy: Option<PolicyId>,
     /// Network namespaces of its processes.
     pub namespaces: Counted,
 }

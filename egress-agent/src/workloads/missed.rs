@@ -1,6 +1,7 @@
 //! Cgroups whose flow found no proxy in its network namespace: from the kernel's events to the task that
 //! brings the proxy there. However many events there are, a cgroup waits once.
 
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -14,26 +15,26 @@ pub struct Missed(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    cgroups: Mutex<BTreeSet<u64>>,
+    cgroups: Mutex<BTreeSet<CgroupId>>,
     came: Notify,
 }
 
 impl Missed {
     /// A flow of this cgroup found no proxy. With too many waiting it is left to the next scan.
-    pub fn add(&self, cgroup: u64) {
+    pub fn add(&self, cgroup: CgroupId) {
         let mut cgroups = self.waiting();
         if cgroups.len() < MOST && cgroups.insert(cgroup) {
             self.0.came.notify_one();
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeSet<CgroupId>> {
         let cgroups = self.0.cgroups.lock();
         cgroups.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for cgroups and takes them. Dropping the future loses none.
-    pub async fn next(&self) -> BTreeSet<u64> {
+    pub async fn next(&self) -> BTreeSet<CgroupId> {
         loop {
             let came = self.0.came.notified();
             let cgroups = std::mem::take(&mut *self.waiting());
@@ -48,6 +49,7 @@ impl Missed {
 #[cfg(test)]
 mod tests {
     use super::Missed;
+    use egress_ebpf::ids::CgroupId;
 
     #[tokio::test]
     async fn a_cgroup_that_misses_often_is_told_of_once() {
@@ -56,11 +58,11 @@ mod tests {
         let next = tokio::spawn(async move { waiting.next().await });
         tokio::task::yield_now().await;
         for _ in 0..100 {
-            missed.add(7);
+            missed.add(CgroupId(7));
         }
         let first = next.await.unwrap();
-        assert_eq!(first.into_iter().collect::<Vec<_>>(), [7]);
-        missed.add(9);
+        assert_eq!(first.into_iter().collect::<Vec<_>>(), [CgroupId(7)]);
+        missed.add(CgroupId(9));
         assert_eq!(missed.next().await.len(), 1, "nothing is left of the first");
     }
 }

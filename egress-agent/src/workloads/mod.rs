@@ -27,6 +27,7 @@ use crate::config::{Config, Mode, WorkloadEntry};
 use crate::kernel::{Tables, canary};
 use crate::namespaces::Namespaces;
 use cgroups::{Cgroup, Cgroups, Change};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use member::Member;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,9 +45,9 @@ const SCAN_AT_MOST: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// This cgroup is a workload.
-    Workload(u64, Workload),
+    Workload(CgroupId, Workload),
     /// It is gone.
-    Gone(u64),
+    Gone(CgroupId),
 }
 
 /// See the module.
@@ -56,7 +57,7 @@ pub struct Workloads {
     roots: Vec<PathBuf>,
     entries: Vec<WorkloadEntry>,
     cgroups: Cgroups,
-    members: BTreeMap<u64, Member>,
+    members: BTreeMap<CgroupId, Member>,
     namespaces: Namespaces,
     scanned: Option<Instant>,
     scan_due: Instant,
@@ -200,8 +201,12 @@ impl Workloads {
     }
 
     /// The cgroups of the enforced roots; 0, which none has, for one that is not there.
-    pub fn roots(&self) -> impl Iterator<Item = u64> {
-        let root = |folder| self.cgroups.known(folder).map_or(0, |cgroup| cgroup.id);
+    pub fn roots(&self) -> impl Iterator<Item = CgroupId> {
+        let root = |folder| {
+            self.cgroups
+                .known(folder)
+                .map_or(CgroupId(0), |cgroup| cgroup.id)
+        };
         self.roots.iter().map(move |folder| root(folder))
     }
 
@@ -221,7 +226,7 @@ impl Workloads {
     }
 
     /// Looks where the processes of a cgroup are.
-    fn look(&mut self, id: u64) {
+    fn look(&mut self, id: CgroupId) {
         let Some(member) = self.members.get(&id) else {
             return;
         };
@@ -232,7 +237,7 @@ impl Workloads {
     }
 
     /// A flow of this cgroup found no proxy in its namespace: looks there now.
-    pub fn missed(&mut self, cgroup: u64) {
+    pub fn missed(&mut self, cgroup: CgroupId) {
         if self.members.contains_key(&cgroup) {
             self.namespaces.hurry(Instant::now(), cgroup);
         } else if let Some(scanned) = self.scanned {
@@ -245,8 +250,8 @@ impl Workloads {
     pub fn place(
         &mut self,
         tables: &mut Tables,
-        policy_of: impl Fn(u64) -> Option<u32>,
-    ) -> anyhow::Result<Vec<u32>> {
+        policy_of: impl Fn(CgroupId) -> Option<PolicyId>,
+    ) -> anyhow::Result<Vec<PolicyId>> {
         let members = self.members.iter().filter(|(_, m)| m.workload.is_some());
         let wanted = members
             .filter_map(|(id, _)| Some((*id, policy_of(*id)?)))

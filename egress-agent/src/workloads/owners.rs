@@ -4,12 +4,12 @@
 
 use crate::kernel::Tables;
 use egress_ebpf::abi::DEFAULT_POLICY;
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 
 /// What is in the kernel's table.
 #[derive(Debug, Default)]
-pub struct Owners(BTreeMap<CgroupId, u32>);
+pub struct Owners(BTreeMap<CgroupId, PolicyId>);
 
 impl Owners {
     /// What a previous agent left, which stays in force until it is written over.
@@ -18,8 +18,8 @@ impl Owners {
     }
 
     /// The policy that a cgroup is under by an entry of its own.
-    pub fn of(&self, cgroup: u64) -> Option<u32> {
-        self.0.get(&CgroupId(cgroup)).copied()
+    pub fn of(&self, cgroup: CgroupId) -> Option<PolicyId> {
+        self.0.get(&cgroup).copied()
     }
 
     /// Writes what differs from `wanted`. Returns the policies that sockets were under whose
@@ -27,11 +27,10 @@ impl Owners {
     pub fn become_these(
         &mut self,
         tables: &mut Tables,
-        wanted: &BTreeMap<u64, u32>,
-    ) -> anyhow::Result<Vec<u32>> {
+        wanted: &BTreeMap<CgroupId, PolicyId>,
+    ) -> anyhow::Result<Vec<PolicyId>> {
         let mut left = Vec::new();
-        for (cgroup, policy) in wanted {
-            let cgroup = CgroupId(*cgroup);
+        for (&cgroup, policy) in wanted {
             let before = self.0.get(&cgroup).copied();
             if before != Some(*policy) {
                 tables.set_owner(cgroup, Some(*policy))?;
@@ -42,7 +41,7 @@ impl Owners {
         let gone: Vec<CgroupId> = self
             .0
             .keys()
-            .filter(|id| !wanted.contains_key(&id.0))
+            .filter(|id| !wanted.contains_key(*id))
             .copied()
             .collect();
         for cgroup in gone {

@@ -4,6 +4,7 @@
 use super::cgroups::Cgroups;
 use super::member::Member;
 use super::sharers;
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,9 @@ use std::path::{Path, PathBuf};
 pub(super) fn one_workload(
     roots: &[PathBuf],
     cgroups: &Cgroups,
-    members: &BTreeMap<u64, Member>,
+    members: &BTreeMap<CgroupId, Member>,
     of: &Member,
-) -> Vec<u64> {
+) -> Vec<CgroupId> {
     let named = of.cgroup.folder.ancestors().find(|folder| {
         let known = cgroups.known(folder);
         let member = known.and_then(|cgroup| members.get(&cgroup.id));

@@ -5,31 +5,32 @@
 //! Counts nothing: the proxy does.
 
 use super::names;
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// See the module. Clones are of one set.
 #[derive(Clone, Debug, Default)]
-pub struct Sharers(Arc<RwLock<BTreeSet<u64>>>);
+pub struct Sharers(Arc<RwLock<BTreeSet<CgroupId>>>);
 
 impl Sharers {
-    pub(super) fn add(&self, cgroup: u64) {
+    pub(super) fn add(&self, cgroup: CgroupId) {
         let mut set = self.0.write().unwrap_or_else(PoisonError::into_inner);
         set.insert(cgroup);
     }
 
-    pub(super) fn remove(&self, cgroup: u64) {
+    pub(super) fn remove(&self, cgroup: CgroupId) {
         let mut set = self.0.write().unwrap_or_else(PoisonError::into_inner);
         set.remove(&cgroup);
     }
 
     /// That of a flow whose owner is in these cgroups, deepest first; the uppermost, which all of its
     /// neighbours have too, where none of them is known yet, and 0 without any.
-    pub fn of(&self, owners: &[u64]) -> u64 {
+    pub fn of(&self, owners: &[CgroupId]) -> CgroupId {
         let set = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let known = owners.iter().find(|id| set.contains(id));
-        known.or(owners.last()).copied().unwrap_or(0)
+        known.or(owners.last()).copied().unwrap_or_default()
     }
 }
 
@@ -66,6 +67,7 @@ fn groups(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Sharers, sharer};
+    use egress_ebpf::ids::CgroupId;
 
     const POD: &str = "pod12345678-1234-1234-1234-123456789abc";
 
@@ -97,12 +99,16 @@ mod tests {
     #[test]
     fn cgroups_of_one_sharer_have_one_and_unknown_ones_all_the_same() {
         let sharers = Sharers::default();
-        sharers.add(5);
-        assert_eq!(sharers.of(&[10, 5, 1]), sharers.of(&[12, 11, 5, 1]));
-        assert_eq!(sharers.of(&[10, 5, 1]), 5);
-        assert_eq!((sharers.of(&[20, 1]), sharers.of(&[21, 1])), (1, 1));
-        assert_eq!(sharers.of(&[]), 0);
-        sharers.remove(5);
-        assert_eq!(sharers.of(&[10, 5, 1]), 1);
+        let of = |owners: &[u64]| {
+            let owners: Vec<CgroupId> = owners.iter().copied().map(CgroupId).collect();
+            sharers.of(&owners).0
+        };
+        sharers.add(CgroupId(5));
+        assert_eq!(of(&[10, 5, 1]), of(&[12, 11, 5, 1]));
+        assert_eq!(of(&[10, 5, 1]), 5);
+        assert_eq!((of(&[20, 1]), of(&[21, 1])), (1, 1));
+        assert_eq!(of(&[]), 0);
+        sharers.remove(CgroupId(5));
+        assert_eq!(of(&[10, 5, 1]), 1);
     }
 }

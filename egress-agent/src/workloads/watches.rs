@@ -2,6 +2,7 @@
 //! no cgroup but by its folder and the id that it was given.
 
 use anyhow::Context as _;
+use egress_ebpf::ids::CgroupId;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use std::collections::BTreeMap;
 use std::io;
@@ -24,7 +25,7 @@ pub(super) enum Happened {
     /// A child of a watched folder went.
     Went(PathBuf),
     /// The first process of this cgroup came or its last one went.
-    Populated(u64),
+    Populated(CgroupId),
 }
 
 /// What a watch is on.
@@ -33,7 +34,7 @@ enum Watched {
     /// A cgroup's folder: its children come and go.
     Folder(PathBuf),
     /// Its `cgroup.events`.
-    Events(u64),
+    Events(CgroupId),
 }
 
 /// See the module.
@@ -63,7 +64,7 @@ impl Watches {
 
     /// Watches whether a cgroup has processes: the kernel tells when `populated` in `cgroup.events`
     /// changes (cgroup v2, "Un/populated Notification").
-    pub fn populated(&mut self, folder: &Path, id: u64) -> io::Result<()> {
+    pub fn populated(&mut self, folder: &Path, id: CgroupId) -> io::Result<()> {
         let events = folder.join("cgroup.events");
         self.add(&events, WatchFlags::MODIFY, Watched::Events(id))
     }

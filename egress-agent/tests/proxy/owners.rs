@@ -5,6 +5,7 @@ use crate::support::*;
 use crate::tls::real_hello;
 use egress_agent::proxy::{Limits, Origin, RefusalReason};
 use egress_core::routing::{PolicyRoutes, PortKind, PortRoutes, RouteTable};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Both names stand on one address; the narrow policy lists `a.example` alone.
-const BOTH: u32 = 1;
-const ONLY_A: u32 = 2;
-const DEFAULT: u32 = 0;
-const POD: u64 = 5;
-const CONTAINER: u64 = 10;
+const BOTH: PolicyId = PolicyId(1);
+const ONLY_A: PolicyId = PolicyId(2);
+const DEFAULT: PolicyId = PolicyId(0);
+const POD: CgroupId = CgroupId(5);
+const CONTAINER: CgroupId = CgroupId(10);
 /// How soon after a change nothing may run under the old policy.
 const IN_FORCE: Duration = Duration::from_millis(100);
 
@@ -63,7 +64,7 @@ fn ports(names: &[&str], origin: SocketAddr) -> PortRoutes {
 }
 
 /// The routes with these owners. The default policy is the wide one.
-fn routes(origin: SocketAddr, owners: &[(u64, u32)]) -> RouteTable {
+fn routes(origin: SocketAddr, owners: &[(CgroupId, PolicyId)]) -> RouteTable {
     let policy = |names: &[&str]| {
         Arc::new(PolicyRoutes {
             ports: BTreeMap::from([(PORT, Arc::new(ports(names, origin)))]),
@@ -82,7 +83,7 @@ fn routes(origin: SocketAddr, owners: &[(u64, u32)]) -> RouteTable {
     }
 }
 
-async fn bed(origin: SocketAddr, owners: &[(u64, u32)]) -> Bed {
+async fn bed(origin: SocketAddr, owners: &[(CgroupId, PolicyId)]) -> Bed {
     let flow = Origin {
         policy: BOTH,
         cgroup: CONTAINER,
@@ -118,7 +119,7 @@ async fn what_a_narrowed_or_recognised_workload_may_not_reach_any_more_ends() {
         // The container gets an entry of its own: the deepest one counts.
         (vec![(POD, BOTH)], vec![(POD, BOTH), (CONTAINER, ONLY_A)]),
         // An id that the flow was redirected under now is another view.
-        (vec![(POD, BOTH)], vec![(POD, ONLY_A), (99, BOTH)]),
+        (vec![(POD, BOTH)], vec![(POD, ONLY_A), (CgroupId(99), BOTH)]),
     ] {
         let bed = bed(origin, &before).await;
         let mut kept = bed.client().await;

@@ -3,16 +3,17 @@
 use crate::support::*;
 use egress_agent::proxy::{Limits, Origin, RefusalReason};
 use egress_core::routing::RouteTable;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-const POD: u64 = 5;
-const NEIGHBOUR: u64 = 6;
-const SLICE: u64 = 1;
+const POD: CgroupId = CgroupId(5);
+const NEIGHBOUR: CgroupId = CgroupId(6);
+const SLICE: CgroupId = CgroupId(1);
 
 /// A flow of a cgroup that a workload made, below its own.
-fn made(cgroup: u64, workload: u64) -> Origin {
+fn made(cgroup: CgroupId, workload: CgroupId) -> Origin {
     Origin {
         cgroup,
         owners: vec![cgroup, workload, SLICE],
@@ -22,11 +23,11 @@ fn made(cgroup: u64, workload: u64) -> Origin {
 }
 
 /// What the bed's origin is asked for, under these owners.
-fn named(bed: &Bed, port: egress_core::routing::PortRoutes, owners: &[u64]) {
+fn named(bed: &Bed, port: egress_core::routing::PortRoutes, owners: &[CgroupId]) {
     let default = table(port);
     let policies = default.policies.get(&POLICY).map(Arc::clone).unwrap();
     bed.put(RouteTable {
-        policies: [(0, Arc::clone(&policies)), (POLICY, policies)].into(),
+        policies: [(PolicyId(0), Arc::clone(&policies)), (POLICY, policies)].into(),
         owners: Arc::new(owners.iter().map(|id| (*id, POLICY)).collect()),
         ..RouteTable::default()
     });
@@ -47,7 +48,7 @@ async fn ok_origin() -> std::net::SocketAddr {
 }
 
 /// Where the workload has an entry of its own, and where the root's default policy is all there is.
-const OWNERS: [&[u64]; 2] = [&[POD, NEIGHBOUR], &[]];
+const OWNERS: [&[CgroupId]; 2] = [&[POD, NEIGHBOUR], &[]];
 
 #[tokio::test]
 async fn two_cgroups_of_one_workload_have_one_share_of_connections_and_a_neighbour_its_own() {
@@ -61,14 +62,14 @@ async fn two_cgroups_of_one_workload_have_one_share_of_connections_and_a_neighbo
         named(&bed, port, owners);
         let mut held = Vec::new();
         for cgroup in [10, 11] {
-            let mut client = as_flow(&bed, made(cgroup, POD)).await;
+            let mut client = as_flow(&bed, made(CgroupId(cgroup), POD)).await;
             assert!(served(&mut client).await, "{owners:?}");
             held.push(client);
         }
-        let mut third = as_flow(&bed, made(12, POD)).await;
+        let mut third = as_flow(&bed, made(CgroupId(12), POD)).await;
         assert!(!served(&mut third).await, "{owners:?}");
         assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
-        let mut neighbour = as_flow(&bed, made(20, NEIGHBOUR)).await;
+        let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         assert!(served(&mut neighbour).await, "{owners:?}");
     }
 }
@@ -84,12 +85,12 @@ async fn two_cgroups_of_one_workload_have_one_share_of_descriptors_and_a_neighbo
         let port = http_port(HOST, &[ok_origin().await], None);
         let bed = Bed::with(port.clone(), None, limits).await;
         named(&bed, port, owners);
-        let mut first = as_flow(&bed, made(10, POD)).await;
+        let mut first = as_flow(&bed, made(CgroupId(10), POD)).await;
         assert!(served(&mut first).await, "{owners:?}");
-        let mut second = as_flow(&bed, made(11, POD)).await;
+        let mut second = as_flow(&bed, made(CgroupId(11), POD)).await;
         assert!(!served(&mut second).await, "no upstream: {owners:?}");
         assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
-        let mut neighbour = as_flow(&bed, made(20, NEIGHBOUR)).await;
+        let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         assert!(served(&mut neighbour).await, "{owners:?}");
     }
 }
@@ -111,7 +112,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_unfinished_heads_and_a_ne
         );
         let mut held = Vec::new();
         for cgroup in [10, 11, 12] {
-            let mut client = as_flow(&bed, made(cgroup, POD)).await;
+            let mut client = as_flow(&bed, made(CgroupId(cgroup), POD)).await;
             client.send(half.as_bytes()).await;
             held.push(client);
         }
@@ -121,7 +122,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_unfinished_heads_and_a_ne
             RefusalReason::MemoryLimit,
             "{owners:?}"
         );
-        let mut neighbour = as_flow(&bed, made(20, NEIGHBOUR)).await;
+        let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         neighbour.send(half.as_bytes()).await;
         let early = timeout(Duration::from_millis(300), neighbour.message()).await;
         assert!(early.is_err(), "{early:?} {owners:?}");

@@ -10,6 +10,7 @@ use egress_core::routing::{
     VirtualHost,
 };
 use egress_core::traffic::{ClusterId, RoutePolicy};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 
 /// Nothing in these tests takes this long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-pub const POLICY: u32 = 7;
+pub const POLICY: PolicyId = PolicyId(7);
 pub const HOST: &str = "httpbin.org";
 pub const PORT: u16 = 80;
 
@@ -80,9 +81,9 @@ pub fn destination(addr: &str) -> Origin {
     Origin {
         destination: addr.parse().unwrap(),
         policy: POLICY,
-        cgroup: 1,
+        cgroup: CgroupId(1),
         owners: vec![],
-        sharer: 1,
+        sharer: CgroupId(1),
         pid: 1,
         comm: "curl".into(),
         netns: egress_ebpf::ids::NetnsCookie(1),

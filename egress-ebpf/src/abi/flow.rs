@@ -2,7 +2,7 @@
 
 use crate::addr::Addr;
 use crate::digest;
-use crate::ids::{CgroupId, NetnsCookie};
+use crate::ids::{CgroupId, NetnsCookie, PolicyId};
 use core::mem::size_of;
 
 /// Key of a flow between its SYN and the handshake's end.
@@ -40,7 +40,7 @@ pub struct FlowOrigin {
     /// Zero.
     pub reserved: u8,
     /// Policy id under which it was redirected.
-    pub policy: u32,
+    pub policy: PolicyId,
     /// Thread group id of the connecting task.
     pub pid: u32,
     /// Zero.
@@ -87,7 +87,7 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::{FlowKey, FlowOrigin};
-    use crate::ids::{CgroupId, NetnsCookie};
+    use crate::ids::{CgroupId, NetnsCookie, PolicyId};
 
     #[test]
     fn an_origin_has_the_seal_of_its_own_key_only() {
@@ -98,7 +98,7 @@ mod tests {
         };
         let origin = FlowOrigin {
             cgroup: CgroupId(7),
-            policy: 3,
+            policy: PolicyId(3),
             ..FlowOrigin::default()
         };
         // SAFETY: a value of this function's own.
@@ -131,7 +131,7 @@ mod tests {
                 ..origin
             },
             FlowOrigin {
-                policy: 4,
+                policy: PolicyId(4),
                 ..origin
             },
             FlowOrigin {

@@ -15,7 +15,7 @@ pub use owner::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
 pub use socket::{Mode, SocketState, socket_flag};
 
 use crate::addr::Addr;
-use crate::ids::{CgroupId, NetnsCookie};
+use crate::ids::{CgroupId, Generation, NetnsCookie, PolicyId, TableId};
 use core::mem::size_of;
 
 /// Raised with every change of a type here or of a map's meaning; an agent refuses to adopt
@@ -63,10 +63,10 @@ pub mod policy_flag {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Policy {
     /// Table whose entries apply, below [`MAX_TABLES`]. 0 is the table that is always empty.
-    pub table: u32,
+    pub table: TableId,
     /// Raised with each change after which a cached verdict must be judged again. Never 0, and
     /// never given out twice.
-    pub generation: u32,
+    pub generation: Generation,
     /// Bits of [`policy_flag`].
     pub flags: u32,
     /// Errno (positive) that a denied connect or datagram gets; 0 is EPERM.
@@ -83,10 +83,10 @@ impl Policy {
     #[must_use]
     #[inline(always)]
     pub const fn word(&self) -> u64 {
-        let low = (self.table & Self::TABLE)
+        let low = (self.table.0 & Self::TABLE)
             | ((self.flags & Self::FLAGS) << Self::FLAGS_AT)
             | (self.errno << Self::ERRNO_AT);
-        ((self.generation as u64) << 32) | low as u64
+        ((self.generation.0 as u64) << 32) | low as u64
     }
 
     /// From the map.
@@ -95,8 +95,8 @@ impl Policy {
     pub const fn of_word(word: u64) -> Self {
         let low = word as u32;
         Self {
-            table: low & Self::TABLE,
-            generation: (word >> 32) as u32,
+            table: TableId(low & Self::TABLE),
+            generation: Generation((word >> 32) as u32),
             flags: (low >> Self::FLAGS_AT) & Self::FLAGS,
             errno: low >> Self::ERRNO_AT,
         }
@@ -139,7 +139,7 @@ pub struct DenyEvent {
     /// Zero.
     pub reserved: u16,
     /// Policy id that denied, [`NO_POLICY`] if none was found.
-    pub policy: u32,
+    pub policy: PolicyId,
     /// Thread group id.
     pub pid: u32,
     /// Denials of the same [`DenyKey`] since its last event that had none of their own.
@@ -205,7 +205,7 @@ pub const ANSWER_NS: u64 = 120_000_000_000;
 pub const PEERS_PER_SECOND: u64 = 8192;
 
 /// Policy id of an enforced root's default: owners that no one told the kernel about.
-pub const DEFAULT_POLICY: u32 = 0;
+pub const DEFAULT_POLICY: PolicyId = PolicyId(0);
 /// Policies that the kernel has room for, by ids from 0 on.
 pub const MAX_POLICIES: u32 = 4096;
 /// Tables that the kernel has room for, by ids from 0 on: the one that each policy has, and the one
@@ -215,12 +215,12 @@ pub const MAX_TABLES: u32 = 2 * MAX_POLICIES;
 /// may differ in length (`BPF_F_INNER_MAP`).
 pub const TABLE_FLAGS: u32 = (1 << 10) | (1 << 12);
 /// Policy id that is never written: owners under it are denied everything, for want of state.
-pub const CLOSED_POLICY: u32 = MAX_POLICIES - 1;
+pub const CLOSED_POLICY: PolicyId = PolicyId(MAX_POLICIES - 1);
 /// Policy id of the agent's own canaries, with [`policy_flag::PROOF`] and the empty table: the proxy
 /// answers their connections itself and dials nothing.
-pub const PROOF_POLICY: u32 = MAX_POLICIES - 2;
+pub const PROOF_POLICY: PolicyId = PolicyId(MAX_POLICIES - 2);
 /// "No policy" in an event.
-pub const NO_POLICY: u32 = u32::MAX;
+pub const NO_POLICY: PolicyId = PolicyId(u32::MAX);
 
 /// Indices of the per-CPU counters.
 pub mod counter {
@@ -257,7 +257,8 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use super::{CLOSED_POLICY, MAX_TABLES, Policy};
+    use super::{MAX_TABLES, Policy};
+    use crate::ids::{Generation, TableId};
 
     #[test]
     fn a_policy_survives_its_word() {
@@ -265,11 +266,11 @@ mod tests {
             (0, 0, 0, 0),
             (1, 1, 1, 1),
             (MAX_TABLES - 1, u32::MAX, 15, 133),
-            (CLOSED_POLICY, 1 << 31, 4, 4_095),
+            (4_095, 1 << 31, 4, 4_095),
         ] {
             let policy = Policy {
-                table,
-                generation,
+                table: TableId(table),
+                generation: Generation(generation),
                 flags,
                 errno,
             };

@@ -6,7 +6,7 @@
 
 use super::{CLOSED_POLICY, MAX_POLICIES};
 use crate::digest::chain;
-use crate::ids::CgroupId;
+use crate::ids::{CgroupId, PolicyId};
 use core::mem::size_of;
 use core::ptr;
 
@@ -31,7 +31,7 @@ pub struct Ancestors {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OwnerOf {
     /// The policy of the deepest cgroup that has one.
-    Policy(u32),
+    Policy(PolicyId),
     /// None of them has one.
     Nobody,
     /// It lies below [`MAX_DEPTH`].
@@ -112,7 +112,7 @@ impl Ancestors {
     pub unsafe fn lookup(
         value: *const Self,
         cgroup: CgroupId,
-        own: impl Fn(CgroupId) -> Option<u32>,
+        own: impl Fn(CgroupId) -> Option<PolicyId>,
     ) -> OwnerOf {
         // SAFETY: a word of the value.
         let seal = unsafe { ptr::read_volatile(&raw const (*value).seal) };
@@ -168,8 +168,8 @@ impl Owner {
     /// The value that puts a cgroup under a policy.
     #[must_use]
     #[inline(always)]
-    pub const fn entry(cgroup: CgroupId, policy: u32) -> u64 {
-        let policy = policy as u64 & Self::POLICY;
+    pub const fn entry(cgroup: CgroupId, policy: PolicyId) -> u64 {
+        let policy = policy.0 as u64 & Self::POLICY;
         (chain(cgroup.0, policy) & !Self::POLICY) | policy
     }
 
@@ -177,8 +177,8 @@ impl Owner {
     /// [`CLOSED_POLICY`]: the cgroup has an entry, and it is not known what it says.
     #[must_use]
     #[inline(always)]
-    pub const fn policy(cgroup: CgroupId, entry: u64) -> u32 {
-        let policy = (entry & Self::POLICY) as u32;
+    pub const fn policy(cgroup: CgroupId, entry: u64) -> PolicyId {
+        let policy = PolicyId((entry & Self::POLICY) as u32);
         if Self::entry(cgroup, policy) == entry {
             policy
         } else {
@@ -196,7 +196,7 @@ const _: () = {
 mod tests {
     use super::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
     use crate::abi::CLOSED_POLICY;
-    use crate::ids::CgroupId;
+    use crate::ids::{CgroupId, PolicyId};
     use std::vec::Vec;
 
     /// A cgroup at this level whose id is 100 + its level.
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn lookup(value: &Ancestors, cgroup: CgroupId, owners: &[(u64, u32)]) -> OwnerOf {
-        let own = |id: CgroupId| owners.iter().find(|o| o.0 == id.0).map(|o| o.1);
+        let own = |id: CgroupId| owners.iter().find(|o| o.0 == id.0).map(|o| PolicyId(o.1));
         // SAFETY: a value of the test's own.
         unsafe { Ancestors::lookup(value, cgroup, own) }
     }
@@ -232,7 +232,7 @@ mod tests {
                 let owners = [(101, 1), (100 + named, 2)];
                 let want = if named == 1 { 1 } else { 2 };
                 let found = lookup(&value, cgroup, &owners);
-                assert_eq!(found, OwnerOf::Policy(want), "{level} {named}");
+                assert_eq!(found, OwnerOf::Policy(PolicyId(want)), "{level} {named}");
             }
         }
     }
@@ -256,7 +256,7 @@ mod tests {
             for mixed in [front, back] {
                 // What lies below the cgroup is nothing that a value says.
                 let want = if mixed.ids[..9] == value.ids[..9] {
-                    OwnerOf::Policy(1)
+                    OwnerOf::Policy(PolicyId(1))
                 } else {
                     OwnerOf::Torn
                 };
@@ -292,12 +292,12 @@ mod tests {
 
     #[test]
     fn an_entry_of_another_cgroup_closes() {
-        for policy in [0, 1, 77, CLOSED_POLICY] {
+        for policy in [PolicyId(0), PolicyId(1), PolicyId(77), CLOSED_POLICY] {
             let entry = Owner::entry(CgroupId(42), policy);
             assert_eq!(Owner::policy(CgroupId(42), entry), policy);
             assert_eq!(Owner::policy(CgroupId(43), entry), CLOSED_POLICY);
         }
-        let mixed = (Owner::entry(CgroupId(42), 1) & !0xff) | 2;
+        let mixed = (Owner::entry(CgroupId(42), PolicyId(1)) & !0xff) | 2;
         assert_eq!(Owner::policy(CgroupId(42), mixed), CLOSED_POLICY);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::action;
 use crate::addr::Addr;
-use crate::ids::{CgroupId, NetnsCookie};
+use crate::ids::{CgroupId, Generation, NetnsCookie, PolicyId};
 use core::mem::size_of;
 
 /// State of one socket, in its `sk_storage`. Written by the programs only; several of them may run on
@@ -70,15 +70,15 @@ impl SocketState {
     /// A policy and its generation as one word; never 0, since no generation is.
     #[must_use]
     #[inline(always)]
-    pub const fn pair(policy: u32, generation: u32) -> u64 {
-        ((generation as u64) << 32) | policy as u64
+    pub const fn pair(policy: PolicyId, generation: Generation) -> u64 {
+        ((generation.0 as u64) << 32) | policy.0 as u64
     }
 
     /// Policy and generation of [`Self::pair`].
     #[must_use]
     #[inline(always)]
-    pub const fn of_pair(pair: u64) -> (u32, u32) {
-        (pair as u32, (pair >> 32) as u32)
+    pub const fn of_pair(pair: u64) -> (PolicyId, Generation) {
+        (PolicyId(pair as u32), Generation((pair >> 32) as u32))
     }
 }
 
@@ -159,14 +159,14 @@ const _: () = assert!(size_of::<SocketState>() == 8 * 8 + 16 + 8 + 16);
 mod tests {
     use super::{Mode, SocketState, socket_flag};
     use crate::abi::action;
+    use crate::ids::{Generation, PolicyId};
 
     #[test]
     fn a_pair_survives_its_word() {
-        for pair in [(0, 1), (4095, u32::MAX), (7, 1 << 31)] {
-            assert_eq!(
-                SocketState::of_pair(SocketState::pair(pair.0, pair.1)),
-                pair
-            );
+        for (policy, generation) in [(0, 1), (4095, u32::MAX), (7, 1 << 31)] {
+            let (policy, generation) = (PolicyId(policy), Generation(generation));
+            let word = SocketState::pair(policy, generation);
+            assert_eq!(SocketState::of_pair(word), (policy, generation));
         }
     }
 

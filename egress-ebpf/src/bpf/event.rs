@@ -11,7 +11,7 @@ use egress_ebpf::abi::{
     DenyEvent, DenyKey, DenySeen, EVENTS_PER_WINDOW, NO_POLICY, REPEAT_NS, counter, policy_flag,
 };
 use egress_ebpf::decide::Destination;
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
 /// Records a denial and returns what becomes of the flow: the denial itself, or under an
@@ -48,7 +48,7 @@ pub fn refuse(
 #[inline(always)]
 fn emit(
     sock: Option<Sock<'_>>,
-    policy: u32,
+    policy: PolicyId,
     to: &Destination,
     reason: Reason,
     hook: Hook,

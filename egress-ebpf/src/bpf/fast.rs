@@ -9,7 +9,7 @@ use crate::bpf::skb::Skb;
 use crate::bpf::sock::Sock;
 use aya_ebpf::bindings::bpf_sock;
 use egress_ebpf::abi::{Mode, proto, socket_flag};
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use egress_ebpf::packet::Plain;
 
 /// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
@@ -37,7 +37,7 @@ pub fn is_settled(
         sock,
         mode,
         accepted,
-        judged: judged.unwrap_or((0, 0)),
+        judged: judged.unwrap_or_default(),
         device,
         tcp_state,
     };
@@ -55,7 +55,7 @@ struct Flow<'a> {
     mode: Mode,
     accepted: bool,
     /// Policy and generation that apply.
-    judged: (u32, u32),
+    judged: (PolicyId, Generation),
     device: u32,
     tcp_state: u32,
 }

@@ -9,7 +9,7 @@ use core::ptr;
 use egress_ebpf::abi::{NO_POLICY, Policy, SocketState, action, proto};
 use egress_ebpf::decide::{Destination, decide, decide_for};
 use egress_ebpf::digest::{self, Secret};
-use egress_ebpf::ids::NetnsCookie;
+use egress_ebpf::ids::{Generation, NetnsCookie, PolicyId};
 use egress_ebpf::verdict::{Reason, Verdict};
 
 /// Written by the loader, another one at each load: what was remembered under another is judged again.
@@ -19,7 +19,7 @@ static SECRET: Secret = Secret::UNSET;
 /// A policy with its id.
 #[derive(Clone, Copy)]
 pub struct Applied {
-    pub id: u32,
+    pub id: PolicyId,
     pub policy: Policy,
     /// Why everything is denied where the policy has no generation.
     missing: Reason,
@@ -54,7 +54,7 @@ impl Applied {
 #[inline(always)]
 pub fn policy_of(sock: Sock<'_>) -> Applied {
     let (id, generation) = SocketState::of_pair(sock.judged());
-    if generation != 0 {
+    if generation != Generation::NEVER {
         let last = policy(id);
         if last.policy.generation == generation {
             return last;
@@ -68,8 +68,8 @@ pub fn policy_of(sock: Sock<'_>) -> Applied {
 
 /// A policy as it stands now, in one piece.
 #[inline(always)]
-pub fn policy(id: u32) -> Applied {
-    let word = match POLICIES.get_ptr(id) {
+pub fn policy(id: PolicyId) -> Applied {
+    let word = match POLICIES.get_ptr(id.0) {
         // SAFETY: a slot of an array map is always there; the agent writes it whole.
         Some(slot) => unsafe { ptr::read_volatile(slot) },
         None => 0,
@@ -84,7 +84,7 @@ pub fn policy(id: u32) -> Applied {
 /// Judges a destination for a socket.
 #[inline(always)]
 pub fn judge(applied: &Applied, netns: NetnsCookie, to: &Destination) -> Verdict {
-    if applied.policy.generation == 0 {
+    if applied.policy.generation == Generation::NEVER {
         return Verdict::Deny(applied.missing);
     }
     decide(&KernelTables, &applied.policy, to, || proxy_port(netns))
@@ -98,7 +98,7 @@ pub fn judge_for(
     to: &Destination,
     shortest: u32,
 ) -> Verdict {
-    if applied.policy.generation == 0 {
+    if applied.policy.generation == Generation::NEVER {
         return Verdict::Deny(applied.missing);
     }
     let proxy = || proxy_port(netns);
@@ -108,10 +108,10 @@ pub fn judge_for(
 /// Policy and generation of a socket's last verdict, while that policy stands as it did: told without
 /// looking at the rest of it.
 #[inline(always)]
-pub fn fresh(sock: Sock<'_>) -> Option<(u32, u32)> {
+pub fn fresh(sock: Sock<'_>) -> Option<(PolicyId, Generation)> {
     let (id, generation) = SocketState::of_pair(sock.judged());
     let now = policy(id).policy.generation;
-    (now != 0 && now == generation).then_some((id, generation))
+    (now != Generation::NEVER && now == generation).then_some((id, generation))
 }
 
 /// Whether what is stored in a socket was judged under the policy that applies now.
@@ -123,22 +123,26 @@ pub fn is_current(sock: Sock<'_>, applied: &Applied) -> bool {
 /// What a socket that may broadcast remembers is another thing than what it remembered before: only
 /// the egress hook, which sees the route, lets its datagrams pass.
 #[inline(always)]
-fn by_route(sock: Sock<'_>, id: u32) -> u32 {
-    id | (u32::from(sock.may_broadcast()) << 31)
+fn by_route(sock: Sock<'_>, id: PolicyId) -> u32 {
+    id.0 | (u32::from(sock.may_broadcast()) << 31)
 }
 
 /// The time at which a peer wrote, as the table of peers has it: one word, which is of this very
 /// peer and socket. The table gives an element that a program looks at to another peer at once.
 #[inline(always)]
 pub fn of_peer(cookie: u64, peer: &Destination) -> u64 {
-    digest::passed(&SECRET, peer, cookie as u32, (cookie >> 32) as u32)
+    digest::passed(&SECRET, peer, [cookie as u32, (cookie >> 32) as u32])
 }
 
 /// Whether this is the destination of datagrams that was last let through, under this policy of this
 /// generation.
 #[inline(always)]
-pub fn has_passed(sock: Sock<'_>, to: &Destination, (id, generation): (u32, u32)) -> bool {
-    let word = digest::passed(&SECRET, to, by_route(sock, id), generation);
+pub fn has_passed(
+    sock: Sock<'_>,
+    to: &Destination,
+    (id, generation): (PolicyId, Generation),
+) -> bool {
+    let word = digest::passed(&SECRET, to, [by_route(sock, id), generation.0]);
     word != 0 && sock.passed() == word
 }
 
@@ -166,7 +170,7 @@ pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Ve
     sock.set_judged(applied.pair());
     if to.proto == proto::UDP {
         let id = by_route(sock, applied.id);
-        let word = digest::passed(&SECRET, to, id, applied.policy.generation);
+        let word = digest::passed(&SECRET, to, [id, applied.policy.generation.0]);
         sock.set_passed(word);
     } else {
         sock.set_destination(to);

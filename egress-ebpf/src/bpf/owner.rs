@@ -13,7 +13,7 @@ use aya_ebpf::programs::SkBuffContext;
 use core::mem::MaybeUninit;
 use core::ptr;
 use egress_ebpf::abi::{Ancestors, DEFAULT_POLICY, MAX_DEPTH, Owner, OwnerOf};
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::Reason;
 
 /// Codes of [`owner_of`] beside policy ids.
@@ -54,14 +54,14 @@ extern "C" fn note_ancestors(cgroup: u64) -> u64 {
 /// The policy id of a cgroup's deepest owner, or why there is none to tell. Cgroup 0 is one that the
 /// socket's program could not know.
 #[inline(always)]
-pub fn policy_id(cgroup: CgroupId) -> Result<u32, Reason> {
+pub fn policy_id(cgroup: CgroupId) -> Result<PolicyId, Reason> {
     if cgroup == CgroupId(0) {
         return Ok(DEFAULT_POLICY);
     }
     match owner_of(cgroup.0) {
         TOO_DEEP => Err(Reason::CgroupDepth),
         UNKNOWN => Err(Reason::UnknownOwner),
-        id => Ok(id as u32),
+        id => Ok(PolicyId(id as u32)),
     }
 }
 
@@ -76,8 +76,8 @@ extern "C" fn owner_of(cgroup: u64) -> u64 {
     };
     // SAFETY: an element of the map, which stays mapped while the program runs.
     match unsafe { Ancestors::lookup(ancestors, cgroup, own) } {
-        OwnerOf::Policy(id) => u64::from(id),
-        OwnerOf::Nobody => u64::from(DEFAULT_POLICY),
+        OwnerOf::Policy(id) => u64::from(id.0),
+        OwnerOf::Nobody => u64::from(DEFAULT_POLICY.0),
         OwnerOf::TooDeep => TOO_DEEP,
         OwnerOf::Torn => UNKNOWN,
     }
@@ -85,7 +85,7 @@ extern "C" fn owner_of(cgroup: u64) -> u64 {
 
 /// The policy id that a cgroup has of its own.
 #[inline(always)]
-fn own(cgroup: CgroupId) -> Option<u32> {
+fn own(cgroup: CgroupId) -> Option<PolicyId> {
     OWNERS
         .get_ptr(cgroup)
         // SAFETY: an element of the map, which stays mapped while the program runs; one word.
@@ -94,10 +94,10 @@ fn own(cgroup: CgroupId) -> Option<u32> {
 
 /// The policy id of the deepest owner of a packet's socket, as the kernel knows it.
 #[inline(always)]
-pub fn policy_id_of_packet(ctx: &SkBuffContext) -> Result<u32, Reason> {
+pub fn policy_id_of_packet(ctx: &SkBuffContext) -> Result<PolicyId, Reason> {
     match owner_of_packet(ctx.skb.skb) {
         TOO_DEEP => Err(Reason::CgroupDepth),
-        id => Ok(id as u32),
+        id => Ok(PolicyId(id as u32)),
     }
 }
 
@@ -114,12 +114,12 @@ extern "C" fn owner_of_packet(skb: *mut __sk_buff) -> u64 {
             let id = at($level);
             if id != 0 {
                 if let Some(policy) = own(CgroupId(id)) {
-                    return u64::from(policy);
+                    return u64::from(policy.0);
                 }
             }
         )* };
     }
     levels!(32 31 30 29 28 27 26 25 24 23 22 21 20 19 18 17);
     levels!(16 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1);
-    u64::from(DEFAULT_POLICY)
+    u64::from(DEFAULT_POLICY.0)
 }

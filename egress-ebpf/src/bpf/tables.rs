@@ -2,6 +2,7 @@
 
 use crate::bpf::maps::{LineArray, TABLES};
 use egress_ebpf::decide::{Destination, Tables};
+use egress_ebpf::ids::TableId;
 use egress_ebpf::table::{self, Key, Line, Lines, Table};
 
 /// One table's lines.
@@ -22,25 +23,25 @@ pub struct KernelTables;
 
 impl Tables for KernelTables {
     #[inline(always)]
-    fn find(&self, id: u32, shortest: u32, to: &Destination) -> Option<u32> {
+    fn find(&self, id: TableId, shortest: u32, to: &Destination) -> Option<u32> {
         table::find(&ById(id), shortest, to)
     }
 }
 
 /// The table of this id.
-struct ById(u32);
+struct ById(TableId);
 
 impl Table for ById {
     #[inline(always)]
     fn action(&self, of: Key) -> u32 {
-        table_action(self.0, of.kind, of.high, of.low) as u32
+        table_action(self.0.0, of.kind, of.high, of.low) as u32
     }
 
     #[inline(always)]
     fn narrowest(&self, of: Key, list: u32, shortest: u32) -> u32 {
         // A function has five arguments at most.
         let lists = list | (shortest << 16);
-        table_narrowest(self.0, of.kind, of.high, of.low, lists) as u32
+        table_narrowest(self.0.0, of.kind, of.high, of.low, lists) as u32
     }
 }
 
@@ -63,7 +64,7 @@ extern "C" fn table_action(id: u32, kind: u32, high: u64, low: u64) -> u64 {
 #[inline(never)]
 extern "C" fn table_narrowest(id: u32, kind: u32, high: u64, low: u64, lists: u32) -> u64 {
     let of = Key { high, low, kind };
-    let action = |bits| ById(id).action(of.of_bits(bits));
+    let action = |bits| ById(TableId(id)).action(of.of_bits(bits));
     TABLES.get(id).map_or(0, |lines| {
         let (list, shortest) = (lists & 0xffff, lists >> 16);
         u64::from(table::narrowest(InnerLines(lines), list, shortest, action))

@@ -16,7 +16,7 @@ use egress_core::policy::diff::TableOp;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, Policy, action, counter, policy_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::decide;
-use egress_ebpf::ids::NetnsCookie;
+use egress_ebpf::ids::{Generation, NetnsCookie, TableId};
 use egress_ebpf::model::{Model, number};
 use egress_ebpf::packet::destination;
 use egress_ebpf::table::{Entry, Key};
@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 
-const TABLE: u32 = 7;
+const TABLE: TableId = TableId(7);
 const PROXY_PORT: u16 = 15001;
 /// The network namespace that the probe program takes packets to be of.
 const NETNS: NetnsCookie = NetnsCookie(1);
@@ -48,7 +48,7 @@ fn change(tables: &mut Tables, model: &mut Model, ops: &[TableOp]) {
 }
 
 fn exact(random: &mut Random) -> TableOp {
-    let table = random.pick(&[TABLE, TABLE, 8]);
+    let table = random.pick(&[TABLE, TABLE, TableId(8)]);
     let (port, proto) = (random.port().max(1), random.pick(&[6, 17]));
     let addr = Addr::from(random.ip()).canonical();
     let entry = Entry {
@@ -138,7 +138,7 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
     for round in 0..100 {
         let policy = Policy {
             table: TABLE,
-            generation: u32::from(round != 50),
+            generation: Generation(u32::from(round != 50)),
             flags: random.pick(&[
                 0,
                 policy_flag::HAS_PREFIXES,
@@ -163,7 +163,7 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
         for _ in 0..1000 {
             let packet = random.packet();
             let want = match destination(&Bytes(&packet)) {
-                Ok(_) if policy.generation == 0 => Verdict::Deny(Reason::State),
+                Ok(_) if policy.generation == Generation::NEVER => Verdict::Deny(Reason::State),
                 Ok(to) => {
                     let want = decide(&model, &policy, &to, || proxy);
                     let outside = decide(&view, &policy, &to, || proxy);
@@ -209,7 +209,7 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
 fn list(ebpf: &mut Ebpf, listed: &[(&str, u8)]) {
     let policy = Policy {
         table: TABLE,
-        generation: 1,
+        generation: Generation(1),
         ..Policy::default()
     };
     let mut ops = vec![TableOp::SetPolicy(DEFAULT_POLICY, policy)];
@@ -336,7 +336,7 @@ fn egress_refuses_and_records_by_its_policy() {
     ] {
         let policy = Policy {
             table: TABLE,
-            generation: 1,
+            generation: Generation(1),
             flags,
             errno: 0,
         };
@@ -357,7 +357,7 @@ fn egress_refuses_and_records_by_its_policy() {
             let event = unsafe { item.as_ptr().cast::<DenyEvent>().read_unaligned() };
             assert_eq!(event.reason, Reason::Protocol as u8);
             assert_eq!(event.hook, Hook::Egress as u8);
-            assert_eq!((event.audit, event.policy), (audit, 0));
+            assert_eq!((event.audit, event.policy), (audit, DEFAULT_POLICY));
         }
     }
 }

@@ -6,12 +6,13 @@ use super::tables::{Action, Ledger, Target, Transport};
 use egress_ebpf::abi::proto;
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables};
+use egress_ebpf::ids::TableId;
 use std::net::IpAddr;
 
 impl Tables for Ledger {
     /// In the kernel's order: the address on the port, the narrowest network on the port, the
     /// narrowest network on any port. A ledger is one table, so that its id says nothing.
-    fn find(&self, _: u32, shortest: u32, to: &Destination) -> Option<u32> {
+    fn find(&self, _: TableId, shortest: u32, to: &Destination) -> Option<u32> {
         let transport = match to.proto {
             proto::TCP => Transport::Tcp,
             proto::UDP => Transport::Udp,

@@ -3,6 +3,7 @@
 use super::state::{Settings, State};
 use crate::istio::{Object, decode};
 use crate::policy::leases::Answer;
+use egress_ebpf::ids::PolicyId;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,5 +56,8 @@ fn one_answer_among_ten_thousand_services_writes_its_own_entries_only() {
         "compile {compiled:?}, answer {answers:?}, change {:?}",
         begin.elapsed()
     );
-    assert_eq!(state.routes().port(0, 80).unwrap().hosts.len(), HOSTS - 1);
+    assert_eq!(
+        state.routes().port(PolicyId(0), 80).unwrap().hosts.len(),
+        HOSTS - 1
+    );
 }

@@ -6,6 +6,7 @@ use super::scope::Workload;
 use super::view::View;
 use crate::istio::{Object, decode};
 use crate::policy::state::{Settings, State};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -166,41 +167,45 @@ fn workloads_that_see_the_same_share_a_policy_and_it_goes_with_the_last() {
     let mut state = State::new(Settings::default());
     state.handle_rules(now, &rules);
     for (id, namespace) in [(1, "one"), (2, "one"), (3, "two"), (4, "three")] {
-        state.handle_workload(now, id, workload(namespace, &[("pod", namespace)]));
+        state.handle_workload(
+            now,
+            CgroupId(id),
+            workload(namespace, &[("pod", namespace)]),
+        );
     }
-    let policies = [1, 2, 3, 4, 5].map(|id| state.policy_of(id));
+    let policies = [1, 2, 3, 4, 5].map(|id| state.policy_of(CgroupId(id)));
     assert_eq!(policies[0], policies[1], "the same namespace");
-    assert_ne!(policies[0], 0);
+    assert_ne!(policies[0], PolicyId(0));
     assert_eq!(
         policies[2..],
-        [0, 0, 0],
+        [PolicyId(0); 3],
         "nothing but what all see, and one that nobody told of"
     );
     assert_eq!(state.unresolved().len(), 2);
     let routes = state.routes();
-    let hosts = |policy: u32| routes.port(policy, 80).unwrap().hosts.len();
-    assert_eq!((hosts(0), hosts(policies[0])), (1, 2));
+    let hosts = |policy: PolicyId| routes.port(policy, 80).unwrap().hosts.len();
+    assert_eq!((hosts(PolicyId(0)), hosts(policies[0])), (1, 2));
 
-    state.forget_workload(now, 1);
+    state.forget_workload(now, CgroupId(1));
     assert!(state.routes().policies.contains_key(&policies[0]));
-    state.forget_workload(now, 2);
+    state.forget_workload(now, CgroupId(2));
     assert!(!state.routes().policies.contains_key(&policies[0]));
     assert_eq!(state.unresolved().len(), 1, "a name that only it needed");
 
     // The rule that told them apart goes, and then comes back, each written before the next.
     drop(state.poll_ops());
-    state.handle_workload(now, 1, workload("one", &[]));
-    let own = state.policy_of(1);
+    state.handle_workload(now, CgroupId(1), workload("one", &[]));
+    let own = state.policy_of(CgroupId(1));
     state.handle_rules(now, &rules[..1]);
-    assert_eq!(state.policy_of(1), 0);
+    assert_eq!(state.policy_of(CgroupId(1)), PolicyId(0));
     drop(state.poll_ops());
     state.handle_rules(now, &rules);
-    let anew = state.policy_of(1);
+    let anew = state.policy_of(CgroupId(1));
     assert!(
-        anew != 0 && anew != own,
+        anew != PolicyId(0) && anew != own,
         "flows may still carry the former id"
     );
-    assert_eq!(state.policy_of(3), 0);
+    assert_eq!(state.policy_of(CgroupId(3)), PolicyId(0));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::http::authority::parse_authority;
 use crate::traffic::{ClusterId, HttpAction, NoAction, RoutePolicy};
+use egress_ebpf::ids::PolicyId;
 use ipnet::IpNet;
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -61,7 +62,7 @@ pub enum TcpDecision {
 
 impl RouteTable {
     /// The routes of a policy on a dialled port; `None` means that no name is listed there.
-    pub fn port(&self, policy: u32, port: u16) -> Option<&PortRoutes> {
+    pub fn port(&self, policy: PolicyId, port: u16) -> Option<&PortRoutes> {
         Some(self.policies.get(&policy)?.ports.get(&port)?)
     }
 
@@ -69,7 +70,7 @@ impl RouteTable {
     /// whose turn it is among destinations by weight.
     pub fn http(
         &self,
-        policy: u32,
+        policy: PolicyId,
         dialled: SocketAddr,
         head: &RequestHead<'_>,
         turn: impl Into<Turn>,
@@ -94,7 +95,7 @@ impl RouteTable {
     /// Decides one TLS connection by its server name in canonical form.
     pub fn tls(
         &self,
-        policy: u32,
+        policy: PolicyId,
         dialled: SocketAddr,
         sni: Option<&str>,
         turn: impl Into<Turn>,
@@ -139,7 +140,7 @@ impl RouteTable {
     }
 
     /// Decides bytes by their original destination alone.
-    pub fn tcp(&self, policy: u32, dialled: SocketAddr, turn: impl Into<Turn>) -> TcpDecision {
+    pub fn tcp(&self, policy: PolicyId, dialled: SocketAddr, turn: impl Into<Turn>) -> TcpDecision {
         let turn = turn.into();
         let Some(routes) = self.policies.get(&policy) else {
             return TcpDecision::Unlisted;
@@ -170,7 +171,7 @@ impl RouteTable {
 
     /// Whether a running TLS connection with this server name still is listed, whichever of its
     /// route's destinations it went to.
-    pub fn lists_server(&self, policy: u32, dialled: SocketAddr, sni: Option<&str>) -> bool {
+    pub fn lists_server(&self, policy: PolicyId, dialled: SocketAddr, sni: Option<&str>) -> bool {
         let leads = |at: usize, routes: &PortRoutes| {
             let route = &routes.tls[at];
             within(&route.nets, dialled.ip()).then(|| leads_somewhere(&route.to, dialled))?
@@ -189,7 +190,7 @@ impl RouteTable {
 
     /// Why a TLS connection without a server name is denied: the network that lists its address needs
     /// one.
-    pub fn no_server_name(&self, policy: u32, dialled: SocketAddr) -> RefusalReason {
+    pub fn no_server_name(&self, policy: PolicyId, dialled: SocketAddr) -> RefusalReason {
         let addr = canonical(dialled.ip());
         let listed = self.port(policy, dialled.port()).and_then(|routes| {
             let mut networks = routes.tls_addresses.iter().map(|(net, _)| *net);
@@ -202,7 +203,7 @@ impl RouteTable {
     }
 
     /// Whether a destination is listed for bytes that name nobody.
-    pub fn lists_tcp(&self, policy: u32, dialled: SocketAddr) -> bool {
+    pub fn lists_tcp(&self, policy: PolicyId, dialled: SocketAddr) -> bool {
         let Some(routes) = self.policies.get(&policy) else {
             return false;
         };
@@ -216,12 +217,12 @@ impl RouteTable {
     }
 
     /// Whether a policy denies nothing.
-    pub fn audits(&self, policy: u32) -> bool {
+    pub fn audits(&self, policy: PolicyId) -> bool {
         self.policies.get(&policy).is_some_and(|p| p.audit)
     }
 
     /// Where a flow goes that was denied, if its policy denies nothing: to what it dialled.
-    pub fn audited(&self, policy: u32, dialled: SocketAddr) -> Option<Arc<Cluster>> {
+    pub fn audited(&self, policy: PolicyId, dialled: SocketAddr) -> Option<Arc<Cluster>> {
         self.audits(policy).then(|| Arc::new(passthrough(dialled)))
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::routing::HttpRoute;
 use crate::traffic::{ClusterId, HttpAction};
+use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -43,7 +44,7 @@ fn table(port: PortRoutes) -> RouteTable {
     RouteTable {
         generation: 1,
         policies: BTreeMap::from([(
-            7,
+            PolicyId(7),
             Arc::new(PolicyRoutes {
                 ports,
                 ..PolicyRoutes::default()
@@ -90,7 +91,7 @@ fn the_most_specific_host_wins_whatever_the_order_of_the_list() {
         });
         for (host, expected) in CASES {
             let head = head(host);
-            let found = match table.http(7, to(80), &head, 0) {
+            let found = match table.http(PolicyId(7), to(80), &head, 0) {
                 HttpDecision::Act(HttpAction::Forward(cluster), _) => {
                     Some(cluster.id.host.to_string())
                 }
@@ -119,7 +120,7 @@ fn the_most_specific_server_name_wins_and_of_equal_ones_the_first_route() {
         tls,
         ..PortRoutes::default()
     });
-    let find = |name: Option<&str>| match table.tls(7, to(80), name, 0) {
+    let find = |name: Option<&str>| match table.tls(PolicyId(7), to(80), name, 0) {
         TlsDecision::Forward(cluster) => Some(cluster.id.host.to_string()),
         TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) | TlsDecision::NoCluster(_) => {
             None
@@ -153,7 +154,7 @@ fn a_server_name_whose_route_leads_to_nothing_registered_is_told_from_an_unliste
         ],
         ..PortRoutes::default()
     });
-    let told = |name| match table.tls(7, to(80), Some(name), 0) {
+    let told = |name| match table.tls(PolicyId(7), to(80), Some(name), 0) {
         TlsDecision::Forward(cluster) => format!("to {}", cluster.id.host),
         TlsDecision::NoCluster(cluster) => format!("no {}", cluster.id.host),
         TlsDecision::UnlistedName | TlsDecision::NotCarriedOut(_) => "unlisted".to_owned(),
@@ -178,7 +179,10 @@ fn host_forms_that_istio_takes_for_one_host_find_it() {
     ] {
         let head = head(authority);
         assert!(
-            matches!(table.http(7, to(80), &head, 0), HttpDecision::Act(..)),
+            matches!(
+                table.http(PolicyId(7), to(80), &head, 0),
+                HttpDecision::Act(..)
+            ),
             "{authority}"
         );
     }
@@ -197,23 +201,29 @@ fn what_is_not_there_is_denied_and_a_host_without_routes_is_no_route() {
     });
     let head = head("exact.example");
     assert!(matches!(
-        table.http(7, to(80), &head, 0),
+        table.http(PolicyId(7), to(80), &head, 0),
         HttpDecision::NoRoute
     ));
     assert!(
-        matches!(table.http(8, to(80), &head, 0), HttpDecision::UnlistedHost),
+        matches!(
+            table.http(PolicyId(8), to(80), &head, 0),
+            HttpDecision::UnlistedHost
+        ),
         "another policy"
     );
     assert!(
-        matches!(table.http(7, to(81), &head, 0), HttpDecision::UnlistedHost),
+        matches!(
+            table.http(PolicyId(7), to(81), &head, 0),
+            HttpDecision::UnlistedHost
+        ),
         "another port"
     );
     assert!(matches!(
-        RouteTable::default().http(7, to(80), &head, 0),
+        RouteTable::default().http(PolicyId(7), to(80), &head, 0),
         HttpDecision::UnlistedHost
     ));
     assert!(matches!(
-        RouteTable::default().tls(7, to(80), Some("exact.example"), 0),
+        RouteTable::default().tls(PolicyId(7), to(80), Some("exact.example"), 0),
         TlsDecision::UnlistedName
     ));
 }
@@ -225,18 +235,18 @@ fn a_changed_copy_of_a_port_is_asked_by_its_own_names() {
         ..PortRoutes::default()
     });
     assert!(matches!(
-        first.http(7, to(80), &head("a.example"), 0),
+        first.http(PolicyId(7), to(80), &head("a.example"), 0),
         HttpDecision::Act(..)
     ));
-    let mut port = first.port(7, 80).unwrap().clone();
+    let mut port = first.port(PolicyId(7), 80).unwrap().clone();
     port.hosts = vec![virtual_host("0.example"), virtual_host("b.example")];
     let second = table(port);
     assert!(matches!(
-        second.http(7, to(80), &head("a.example"), 0),
+        second.http(PolicyId(7), to(80), &head("a.example"), 0),
         HttpDecision::UnlistedHost
     ));
     assert!(matches!(
-        second.http(7, to(80), &head("b.example"), 0),
+        second.http(PolicyId(7), to(80), &head("b.example"), 0),
         HttpDecision::Act(..)
     ));
 }
@@ -254,7 +264,7 @@ fn ten_thousand_hosts_on_one_port_are_each_found() {
         let host = format!("h{number}.example");
         let head = head(&host);
         assert!(
-            matches!(table.http(7, to(80), &head, 0), HttpDecision::Act(HttpAction::Forward(cluster), _) if *cluster.id.host == *host)
+            matches!(table.http(PolicyId(7), to(80), &head, 0), HttpDecision::Act(HttpAction::Forward(cluster), _) if *cluster.id.host == *host)
         );
     }
 }

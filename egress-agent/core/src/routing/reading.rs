@@ -5,6 +5,7 @@
 
 use super::{Cluster, HttpDecision, PortKind, RefusalReason, RequestHead, RouteTable};
 use super::{Sniffed, TcpDecision, Turn};
+use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ pub enum Step {
 impl RouteTable {
     /// How a flow to this destination is read. `turn` says whose turn it is among
     /// destinations by weight.
-    pub fn reading(&self, policy: u32, dialled: SocketAddr, turn: impl Into<Turn>) -> Reading {
+    pub fn reading(&self, policy: PolicyId, dialled: SocketAddr, turn: impl Into<Turn>) -> Reading {
         let names = self.port(policy, dialled.port());
         let kind = names
             .filter(|names| !names.hosts.is_empty() || !names.tls.is_empty())
@@ -89,7 +90,7 @@ impl RouteTable {
     }
 
     /// Whether a Host is listed on the port of a destination, whatever its routes say.
-    pub fn lists_host(&self, policy: u32, dialled: SocketAddr, authority: &str) -> bool {
+    pub fn lists_host(&self, policy: PolicyId, dialled: SocketAddr, authority: &str) -> bool {
         let head = RequestHead {
             authority,
             method: "GET",

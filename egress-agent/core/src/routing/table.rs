@@ -6,6 +6,7 @@ use super::matching::HttpMatch;
 use super::turns::{Turn, Turns};
 use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
 use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,17 +18,17 @@ pub struct RouteTable {
     /// Raised with every snapshot, for logs and `status`.
     pub generation: u64,
     /// Routes of each policy; a policy id that is not here may do nothing.
-    pub policies: BTreeMap<u32, Arc<PolicyRoutes>>,
+    pub policies: BTreeMap<PolicyId, Arc<PolicyRoutes>>,
     /// The policy of each cgroup that has one of its own. In one snapshot with the routes, so that
     /// no flow is judged by the owners of one moment and the routes of another.
-    pub owners: Arc<BTreeMap<u64, u32>>,
+    pub owners: Arc<BTreeMap<CgroupId, PolicyId>>,
 }
 
 impl RouteTable {
     /// The policy that a flow is under at the moment: that of the deepest of its owner's `cgroups`
     /// (deepest first) that has one, else the enforced root's default. A workload may get another
     /// policy, or be recognised, while its connections run.
-    pub fn policy_of(&self, cgroups: &[u64]) -> u32 {
+    pub fn policy_of(&self, cgroups: &[CgroupId]) -> PolicyId {
         let own = cgroups.iter().find_map(|id| self.owners.get(id));
         own.copied().unwrap_or(DEFAULT_POLICY)
     }

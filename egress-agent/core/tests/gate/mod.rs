@@ -16,6 +16,7 @@ use egress_core::routing::{
 use egress_core::traffic::HttpAction;
 use egress_ebpf::abi::{Policy, proto};
 use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::ids::PolicyId;
 use egress_ebpf::model::Model;
 use egress_ebpf::table::Entry;
 use egress_ebpf::verdict::Verdict;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kernel {
     tables: Model,
-    policies: BTreeMap<u32, Policy>,
+    policies: BTreeMap<PolicyId, Policy>,
 }
 
 impl Kernel {
@@ -45,7 +46,7 @@ impl Kernel {
 
     /// Entries of a policy without the ids of table and generation.
     #[allow(dead_code, reason = "not every test file compares tables")]
-    pub fn content(&self, policy: u32) -> Vec<String> {
+    pub fn content(&self, policy: PolicyId) -> Vec<String> {
         let Some(p) = self.policies.get(&policy) else {
             return Vec::new();
         };
@@ -139,12 +140,12 @@ impl Gate {
     }
 
     #[allow(dead_code, reason = "not every test file compares routes")]
-    pub fn routes(&mut self, policy: u32) -> Arc<PolicyRoutes> {
+    pub fn routes(&mut self, policy: PolicyId) -> Arc<PolicyRoutes> {
         self.state.routes().policies[&policy].clone()
     }
 
     /// The kernel's verdict on a destination.
-    pub fn verdict(&self, policy: u32, to: SocketAddr, proto: u8) -> Verdict {
+    pub fn verdict(&self, policy: PolicyId, to: SocketAddr, proto: u8) -> Verdict {
         let entry = self.kernel.policies.get(&policy);
         let entry = entry.copied().unwrap_or_default();
         let dialled = Destination {
@@ -157,7 +158,7 @@ impl Gate {
 
     /// What becomes of a TCP flow.
     #[allow(dead_code, reason = "not every test file asks for flows of this form")]
-    pub fn flow(&mut self, policy: u32, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
+    pub fn flow(&mut self, policy: PolicyId, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
         match self.verdict(policy, to, proto::TCP) {
             Verdict::Allow => Outcome::Original,
             Verdict::Proxy => self.proxied(policy, to, spoken),
@@ -166,7 +167,7 @@ impl Gate {
     }
 
     #[allow(dead_code, reason = "not every test file asks for flows of this form")]
-    fn proxied(&mut self, policy: u32, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
+    fn proxied(&mut self, policy: PolicyId, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
         let routes = self.state.routes();
         let step = routes.reading(policy, to, 0).first_bytes(match spoken {
             Spoken::Http(_) => Sniffed::Http11,

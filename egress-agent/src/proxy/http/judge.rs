@@ -8,6 +8,7 @@ use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
 use egress_core::traffic::{HttpAction, RoutePolicy};
+use egress_ebpf::ids::PolicyId;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::http::HeaderMap;
@@ -48,7 +49,7 @@ impl Judge {
     }
 
     /// Whether the host of the last request still is listed; before the first, whether the port is.
-    fn is_listed(&self, routes: &RouteTable, policy: u32) -> bool {
+    fn is_listed(&self, routes: &RouteTable, policy: PolicyId) -> bool {
         let dialled = self.client.origin.destination;
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_deref() {

@@ -5,6 +5,7 @@
 
 use egress_core::routing::{Cluster, Turns};
 use egress_core::traffic::ClusterId;
+use egress_ebpf::ids::PolicyId;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -30,14 +31,14 @@ struct Known {
 struct State {
     /// Whose turn it is among the endpoints, by the policy of those who dial: flows of one take no
     /// turns from another's.
-    turns: BTreeMap<u32, Turns>,
+    turns: BTreeMap<PolicyId, Turns>,
     /// Somebody asked since clusters were last forgotten.
     asked: bool,
 }
 
 impl Clusters {
     /// The number of the next draw from the endpoints of this cluster, for flows under this policy.
-    pub(in crate::proxy) fn draw(&self, cluster: &Cluster, policy: u32) -> usize {
+    pub(in crate::proxy) fn draw(&self, cluster: &Cluster, policy: PolicyId) -> usize {
         let mut known = self.known();
         if !known.states.contains_key(&cluster.id) {
             known.make_room();
@@ -81,6 +82,7 @@ mod tests {
     use super::{Clusters, MANY};
     use egress_core::routing::Cluster;
     use egress_core::traffic::ClusterId;
+    use egress_ebpf::ids::PolicyId;
 
     fn cluster(port: u16) -> Cluster {
         Cluster {
@@ -92,25 +94,25 @@ mod tests {
     #[test]
     fn turns_go_on_in_the_next_snapshot_and_each_policy_has_its_own() {
         let clusters = Clusters::default();
-        let first = clusters.draw(&cluster(80), 1);
+        let first = clusters.draw(&cluster(80), PolicyId(1));
         for _ in 0..5 {
-            clusters.draw(&cluster(80), 2);
-            clusters.draw(&cluster(81), 1);
+            clusters.draw(&cluster(80), PolicyId(2));
+            clusters.draw(&cluster(81), PolicyId(1));
         }
         // The same cluster as another snapshot has it.
         let again = Cluster {
             endpoints: vec!["192.0.2.1:80".parse().expect("an address")],
             ..cluster(80)
         };
-        assert_eq!(clusters.draw(&again, 1), first.wrapping_add(1));
+        assert_eq!(clusters.draw(&again, PolicyId(1)), first.wrapping_add(1));
     }
 
     #[test]
     fn clusters_that_nobody_asks_for_are_forgotten() {
         let clusters = Clusters::default();
         for port in 0..3 * MANY {
-            clusters.draw(&cluster(0), 1);
-            clusters.draw(&cluster(port as u16), 1);
+            clusters.draw(&cluster(0), PolicyId(1));
+            clusters.draw(&cluster(port as u16), PolicyId(1));
         }
         let left = clusters.known().states.len();
         assert!(left <= 2 * (MANY + 1), "{left} of {}", 3 * MANY);

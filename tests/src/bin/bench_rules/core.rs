@@ -6,6 +6,7 @@ use egress_core::istio::{Object, decode};
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{Settings, State};
 use egress_core::registry::scope::Workload;
+use egress_ebpf::ids::CgroupId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ pub fn changes(fleet: &Fleet, changes: usize) -> Result<Duration> {
             namespace: format!("ns-{n}"),
             ..Workload::default()
         };
-        state.handle_workload(now, n as u64 + 1, workload);
+        state.handle_workload(now, CgroupId(n as u64 + 1), workload);
     }
     for n in 0..size.services {
         let answer = Answer {

@@ -1,25 +1,26 @@
 //! What each table of the kernel holds, and the way back from a plan that is not carried out.
 
 use crate::policy::tables::{Delta, Table};
+use egress_ebpf::ids::TableId;
 use std::collections::BTreeMap;
 
 /// Tables by id; one without content was adopted, so that its content is not known.
 #[derive(Debug)]
 pub(super) struct Contents {
-    tables: BTreeMap<u32, Option<Table>>,
+    tables: BTreeMap<TableId, Option<Table>>,
     /// What undoes each change since [`Self::mark`], the first first.
     undo: Option<Vec<Undo>>,
 }
 
 #[derive(Debug)]
 enum Undo {
-    Remove(u32),
-    Put(u32, Option<Table>),
-    Change(u32, Delta),
+    Remove(TableId),
+    Put(TableId, Option<Table>),
+    Change(TableId, Delta),
 }
 
 impl Contents {
-    pub(super) fn new(tables: BTreeMap<u32, Option<Table>>) -> Self {
+    pub(super) fn new(tables: BTreeMap<TableId, Option<Table>>) -> Self {
         Self { tables, undo: None }
     }
 
@@ -49,22 +50,22 @@ impl Contents {
     }
 
     /// Whether a table stands.
-    pub(super) fn has(&self, id: u32) -> bool {
+    pub(super) fn has(&self, id: TableId) -> bool {
         self.tables.contains_key(&id)
     }
 
     /// What a table holds, where that is known.
-    pub(super) fn get(&self, id: u32) -> Option<&Table> {
+    pub(super) fn get(&self, id: TableId) -> Option<&Table> {
         self.tables.get(&id)?.as_ref()
     }
 
     /// Every table's id.
-    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = TableId> {
         self.tables.keys().copied()
     }
 
     /// Adds a table.
-    pub(super) fn insert(&mut self, id: u32, content: Table) {
+    pub(super) fn insert(&mut self, id: TableId, content: Table) {
         self.tables.insert(id, Some(content));
         if let Some(undo) = &mut self.undo {
             undo.push(Undo::Remove(id));
@@ -72,7 +73,7 @@ impl Contents {
     }
 
     /// Removes a table; `gone` hears of what it held, where that is known.
-    pub(super) fn remove(&mut self, id: u32, gone: impl FnOnce(Option<&Table>)) {
+    pub(super) fn remove(&mut self, id: TableId, gone: impl FnOnce(Option<&Table>)) {
         let Some(content) = self.tables.remove(&id) else {
             return;
         };
@@ -83,7 +84,7 @@ impl Contents {
     }
 
     /// Changes a table whose content is known. Returns whether there is one.
-    pub(super) fn change(&mut self, id: u32, delta: &Delta) -> bool {
+    pub(super) fn change(&mut self, id: TableId, delta: &Delta) -> bool {
         let Some(Some(content)) = self.tables.get_mut(&id) else {
             return false;
         };

@@ -13,6 +13,7 @@ pub use super::ops::TableOp;
 use super::tables::{Delta, Table};
 use contents::{Contents, apply};
 use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
+use egress_ebpf::ids::{Generation, PolicyId, TableId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one policy should be.
@@ -34,24 +35,24 @@ pub struct Planner {
     /// See [`Self::keeping_flows`].
     keep_flows: bool,
     tables: Contents,
-    policies: BTreeMap<u32, Policy>,
+    policies: BTreeMap<PolicyId, Policy>,
     /// The table id that was given out last.
-    last_table: u32,
+    last_table: TableId,
     /// Highest generation ever used.
-    generation: u32,
+    generation: Generation,
 }
 
 /// How a planner was before a plan: the words of its policies; what the plan changes in tables is
 /// noted beside them.
 #[derive(Debug)]
 pub struct Mark {
-    policies: BTreeMap<u32, Policy>,
-    last_table: u32,
-    generation: u32,
+    policies: BTreeMap<PolicyId, Policy>,
+    last_table: TableId,
+    generation: Generation,
 }
 
 /// Table 0 is empty by definition and never written.
-const EMPTY_TABLE: u32 = 0;
+const EMPTY_TABLE: TableId = TableId(0);
 
 impl Default for Planner {
     fn default() -> Self {
@@ -62,14 +63,21 @@ impl Default for Planner {
 impl Planner {
     /// Starts from pinned maps: the policies that stand there, and every table id that has an
     /// entry. They stay in force until the first [`Self::replace`].
-    pub fn adopt(policies: BTreeMap<u32, Policy>, tables: impl IntoIterator<Item = u32>) -> Self {
+    pub fn adopt(
+        policies: BTreeMap<PolicyId, Policy>,
+        tables: impl IntoIterator<Item = TableId>,
+    ) -> Self {
         let mut all: BTreeMap<_, _> = tables.into_iter().map(|id| (id, None)).collect();
         all.extend(policies.values().map(|p| (p.table, None)));
         all.insert(EMPTY_TABLE, Some(Table::new()));
         Self {
             keep_flows: false,
             last_table: all.keys().next_back().copied().unwrap_or(EMPTY_TABLE),
-            generation: policies.values().map(|p| p.generation).max().unwrap_or(0),
+            generation: policies
+                .values()
+                .map(|p| p.generation)
+                .max()
+                .unwrap_or_default(),
             tables: Contents::new(all),
             policies,
         }
@@ -77,7 +85,7 @@ impl Planner {
 
     /// Gives out no generation up to this one: sockets may remember those of policies that are gone.
     #[must_use]
-    pub fn above(mut self, generation: u32) -> Self {
+    pub fn above(mut self, generation: Generation) -> Self {
         self.generation = self.generation.max(generation);
         self
     }
@@ -122,22 +130,22 @@ impl Planner {
     }
 
     /// The generation that was given out last.
-    pub fn generation(&self) -> u32 {
+    pub fn generation(&self) -> Generation {
         self.generation
     }
 
     /// Policies as the kernel has them.
-    pub fn policies(&self) -> &BTreeMap<u32, Policy> {
+    pub fn policies(&self) -> &BTreeMap<PolicyId, Policy> {
         &self.policies
     }
 
     /// Sockets that were judged under these policies are judged anew: each policy that stands gets
     /// a generation that none had before.
-    pub fn renew(&mut self, ids: impl IntoIterator<Item = u32>) -> Vec<TableOp> {
+    pub fn renew(&mut self, ids: impl IntoIterator<Item = PolicyId>) -> Vec<TableOp> {
         let mut ops = Vec::new();
         for id in ids {
             if let Some(policy) = self.policies.get_mut(&id) {
-                self.generation = next(self.generation);
+                self.generation = self.generation.next();
                 policy.generation = self.generation;
                 ops.push(TableOp::SetPolicy(id, *policy));
             }
@@ -148,7 +156,7 @@ impl Planner {
     /// The rules changed: fills new tables, makes each policy see its own in one write, then
     /// deletes what nothing looks up. A policy whose content stays keeps its table, its
     /// generation and the verdicts that sockets remember.
-    pub fn replace(&mut self, desired: BTreeMap<u32, Desired>) -> Vec<TableOp> {
+    pub fn replace(&mut self, desired: BTreeMap<PolicyId, Desired>) -> Vec<TableOp> {
         let standing = self.policies.keys();
         let gone: Vec<_> = standing
             .filter(|id| !desired.contains_key(id))
@@ -163,9 +171,9 @@ impl Planner {
     /// end. The others stay as they are.
     pub fn change(
         &mut self,
-        amended: &BTreeMap<u32, Delta>,
-        made: BTreeMap<u32, Desired>,
-        ended: &[u32],
+        amended: &BTreeMap<PolicyId, Delta>,
+        made: BTreeMap<PolicyId, Desired>,
+        ended: &[PolicyId],
     ) -> Vec<TableOp> {
         let mut ops = self.amend(amended);
         self.put_in_force(made, ended, &mut ops);
@@ -174,8 +182,8 @@ impl Planner {
 
     fn put_in_force(
         &mut self,
-        desired: BTreeMap<u32, Desired>,
-        gone: &[u32],
+        desired: BTreeMap<PolicyId, Desired>,
+        gone: &[PolicyId],
         ops: &mut Vec<TableOp>,
     ) {
         let mut switches = Vec::new();
@@ -192,18 +200,21 @@ impl Planner {
                     id,
                     Policy {
                         table,
-                        generation: kept.map_or(0, |p| p.generation),
+                        generation: kept.map_or(Generation::NEVER, |p| p.generation),
                         flags,
                         errno,
                     },
                 ));
             }
         }
-        if switches.iter().any(|(_, p)| p.generation == 0) {
-            self.generation = next(self.generation);
+        if switches
+            .iter()
+            .any(|(_, p)| p.generation == Generation::NEVER)
+        {
+            self.generation = self.generation.next();
         }
         for (id, mut policy) in switches {
-            if policy.generation == 0 {
+            if policy.generation == Generation::NEVER {
                 policy.generation = self.generation;
             }
             self.policies.insert(id, policy);
@@ -218,8 +229,8 @@ impl Planner {
     }
 
     /// Finds a table with this content or fills one that nothing looks up yet.
-    fn place(&mut self, policy: u32, content: Table, ops: &mut Vec<TableOp>) -> u32 {
-        let holds = |id: &u32| self.tables.get(*id) == Some(&content);
+    fn place(&mut self, policy: PolicyId, content: Table, ops: &mut Vec<TableOp>) -> TableId {
+        let holds = |id: &TableId| self.tables.get(*id) == Some(&content);
         if let Some(current) = self
             .policies
             .get(&policy)
@@ -241,9 +252,9 @@ impl Planner {
         id
     }
 
-    fn unused_id(&mut self) -> u32 {
+    fn unused_id(&mut self) -> TableId {
         loop {
-            self.last_table = next(self.last_table) % MAX_TABLES;
+            self.last_table = TableId((self.last_table.0 + 1) % MAX_TABLES);
             // The empty table is always there, so 0 is never given out.
             if !self.tables.has(self.last_table) {
                 return self.last_table;
@@ -252,8 +263,8 @@ impl Planner {
     }
 
     fn sweep(&mut self, ops: &mut Vec<TableOp>) {
-        let used: BTreeSet<u32> = self.policies.values().map(|p| p.table).collect();
-        let unused: Vec<u32> = self
+        let used: BTreeSet<TableId> = self.policies.values().map(|p| p.table).collect();
+        let unused: Vec<TableId> = self
             .tables
             .ids()
             .filter(|id| *id != EMPTY_TABLE && !used.contains(id))
@@ -271,18 +282,18 @@ impl Planner {
     /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
     /// generation, so that flows under way are judged anew. It comes last: a verdict that is
     /// remembered under it was made with the table as it is.
-    pub fn amend(&mut self, changes: &BTreeMap<u32, Delta>) -> Vec<TableOp> {
+    pub fn amend(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
         let mut ops = self.update(changes);
         if self.keep_flows {
             return ops;
         }
-        let renewed: Vec<u32> = changes
+        let renewed: Vec<PolicyId> = changes
             .iter()
             .filter(|(_, delta)| !delta.is_empty())
             .map(|(id, _)| *id)
             .collect();
         if !renewed.is_empty() {
-            self.generation = next(self.generation);
+            self.generation = self.generation.next();
         }
         for id in renewed {
             if let Some(policy) = self.policies.get_mut(&id) {
@@ -298,15 +309,15 @@ impl Planner {
     ///
     /// Policies that share a table and change alike go on sharing it; one that changes otherwise
     /// gets a table of its own.
-    pub fn update(&mut self, changes: &BTreeMap<u32, Delta>) -> Vec<TableOp> {
+    pub fn update(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
         let mut ops = Vec::new();
-        let mut sharers: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let mut sharers: BTreeMap<TableId, Vec<PolicyId>> = BTreeMap::new();
         for (id, policy) in &self.policies {
             sharers.entry(policy.table).or_default().push(*id);
         }
         let none = Delta::new();
         for (table, policies) in sharers {
-            let delta = |id: &u32| changes.get(id).unwrap_or(&none);
+            let delta = |id: &PolicyId| changes.get(id).unwrap_or(&none);
             let Some(leader) = policies.iter().map(delta).find(|d| !d.is_empty()) else {
                 continue;
             };
@@ -325,9 +336,9 @@ impl Planner {
 
     fn change_in_place(
         &mut self,
-        table: u32,
+        table: TableId,
         delta: &Delta,
-        policies: &[u32],
+        policies: &[PolicyId],
         ops: &mut Vec<TableOp>,
     ) {
         let Some(content) = self.tables.get(table) else {
@@ -362,7 +373,7 @@ impl Planner {
         );
     }
 
-    fn move_out(&mut self, id: u32, from: u32, delta: &Delta, ops: &mut Vec<TableOp>) {
+    fn move_out(&mut self, id: PolicyId, from: TableId, delta: &Delta, ops: &mut Vec<TableOp>) {
         let Some(content) = self.tables.get(from) else {
             return;
         };
@@ -398,14 +409,6 @@ const fn with_prefixes(flags: u32, has: bool) -> u32 {
         flags | policy_flag::HAS_PREFIXES
     } else {
         flags & !policy_flag::HAS_PREFIXES
-    }
-}
-
-/// The next id or generation; 0 is never given out.
-const fn next(n: u32) -> u32 {
-    match n.wrapping_add(1) {
-        0 => 1,
-        n => n,
     }
 }
 

@@ -5,6 +5,7 @@ use crate::policy::tables::Transport;
 use egress_ebpf::abi::Policy;
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::ids::{Generation, PolicyId, TableId};
 use egress_ebpf::model::Model;
 use egress_ebpf::verdict::{Reason, Verdict};
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Default, Debug, PartialEq)]
 pub(super) struct Kernel {
     pub(super) tables: Model,
-    pub(super) policies: BTreeMap<u32, (u32, u32, u32)>,
+    pub(super) policies: BTreeMap<PolicyId, (TableId, u32, Generation)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +30,7 @@ impl Kernel {
             TableOp::Put(table, entry) => self.tables.put(table, entry),
             TableOp::Delete(table, key) => assert!(self.tables.delete(table, key), "{key:?}"),
             TableOp::SetPolicy(id, p) => {
-                assert_ne!(p.generation, 0);
+                assert_ne!(p.generation, Generation::NEVER);
                 self.policies.insert(id, (p.table, p.flags, p.generation));
             }
             TableOp::DeletePolicy(id) => assert!(self.policies.remove(&id).is_some()),
@@ -37,13 +38,19 @@ impl Kernel {
         }
     }
 
-    pub(super) fn judge(&self, policy: u32, addr: Addr, port: u16, transport: Transport) -> Seen {
+    pub(super) fn judge(
+        &self,
+        policy: PolicyId,
+        addr: Addr,
+        port: u16,
+        transport: Transport,
+    ) -> Seen {
         let Some(&(table, flags, _)) = self.policies.get(&policy) else {
             return Seen::Deny;
         };
         let policy = Policy {
             table,
-            generation: 1,
+            generation: Generation(1),
             flags,
             errno: 0,
         };

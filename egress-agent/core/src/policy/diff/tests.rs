@@ -5,6 +5,7 @@ use super::{Desired, Planner, TableOp};
 use crate::policy::tables::{Action, Delta, Table, Target, Transport};
 use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
 use egress_ebpf::addr::Addr;
+use egress_ebpf::ids::{Generation, PolicyId, TableId};
 use egress_ebpf::table::Key;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -52,17 +53,17 @@ fn table() -> impl Strategy<Value = Table> {
     })
 }
 
-fn desired() -> impl Strategy<Value = BTreeMap<u32, Desired>> {
+fn desired() -> impl Strategy<Value = BTreeMap<PolicyId, Desired>> {
     let one = (table(), prop::bool::weighted(0.1)).prop_map(|(table, allow_any)| Desired {
         table,
         allow_any,
         ..Desired::default()
     });
-    prop::collection::btree_map(0..3_u32, one, 0..4)
+    prop::collection::btree_map((0..3_u32).prop_map(PolicyId), one, 0..4)
 }
 
-fn everything() -> impl Iterator<Item = (u32, Addr, u16, Transport)> {
-    (0..3).flat_map(|policy| {
+fn everything() -> impl Iterator<Item = (PolicyId, Addr, u16, Transport)> {
+    (0..3).map(PolicyId).flat_map(|policy| {
         ADDRS.iter().flat_map(move |a| {
             let addr = a.parse::<IpAddr>().unwrap().into();
             [80, 443, 22].into_iter().flat_map(move |port| {
@@ -98,12 +99,12 @@ fn walk(kernel: &mut Kernel, ops: &[TableOp]) {
     }
 }
 
-fn content(kernel: &Kernel, policy: u32) -> Option<Vec<Key>> {
+fn content(kernel: &Kernel, policy: PolicyId) -> Option<Vec<Key>> {
     let (table, ..) = *kernel.policies.get(&policy)?;
     Some(kernel.tables.entries(table).map(|e| e.key).collect())
 }
 
-fn agrees(kernel: &Kernel, desired: &BTreeMap<u32, Desired>) {
+fn agrees(kernel: &Kernel, desired: &BTreeMap<PolicyId, Desired>) {
     let mut entries = BTreeMap::new();
     for (id, want) in desired {
         let mut wanted: Vec<_> = want.table.keys().map(Target::key).collect();
@@ -113,7 +114,7 @@ fn agrees(kernel: &Kernel, desired: &BTreeMap<u32, Desired>) {
         let (table, flags, _) = kernel.policies[id];
         assert_eq!(flags & policy_flag::ALLOW_ANY != 0, want.allow_any);
         assert_eq!(flags & policy_flag::HAS_PREFIXES != 0, prefixes > 0);
-        assert!(table != 0 || want.table.is_empty());
+        assert!(table != TableId(0) || want.table.is_empty());
         entries.insert(table, want.table.len());
     }
     assert_eq!(kernel.policies.len(), desired.len());
@@ -140,7 +141,7 @@ proptest! {
     #[test]
     fn addresses_change_in_place_and_every_step_is_old_or_new(
         start in desired(),
-        next in prop::collection::vec(prop::collection::btree_map(0..3_u32, table(), 0..4), 1..4)
+        next in prop::collection::vec(prop::collection::btree_map((0..3_u32).prop_map(PolicyId), table(), 0..4), 1..4)
     ) {
         let (mut planner, mut kernel) = (Planner::default(), Kernel::default());
         let mut now = start.clone();
@@ -179,25 +180,28 @@ fn one(ip: &str) -> Table {
     Table::from([(Target::address(ip, 443, Transport::Tcp), Action::Allow)])
 }
 
-fn wants(tables: &[(u32, Table)]) -> BTreeMap<u32, Desired> {
+fn wants(tables: &[(u32, Table)]) -> BTreeMap<PolicyId, Desired> {
     let desired = |t: &Table| Desired {
         table: t.clone(),
         allow_any: false,
         ..Desired::default()
     };
-    tables.iter().map(|(id, t)| (*id, desired(t))).collect()
+    tables
+        .iter()
+        .map(|(id, t)| (PolicyId(*id), desired(t)))
+        .collect()
 }
 
 #[test]
 fn an_empty_rule_set_is_a_policy_over_the_empty_table() {
     let ops = Planner::default().replace(wants(&[(0, Table::new())]));
     let policy = Policy {
-        table: 0,
-        generation: 1,
+        table: TableId(0),
+        generation: Generation(1),
         flags: 0,
         errno: 0,
     };
-    assert_eq!(ops, [TableOp::SetPolicy(0, policy)]);
+    assert_eq!(ops, [TableOp::SetPolicy(PolicyId(0), policy)]);
 }
 
 #[test]
@@ -205,34 +209,44 @@ fn equal_tables_are_one_in_the_kernel() {
     let mut planner = Planner::default();
     let ops = planner.replace(wants(&[(0, one("10.0.0.1")), (1, one("10.0.0.1"))]));
     assert_eq!(ops.len(), 3, "{ops:?}");
-    assert_eq!(planner.policies()[&0].table, planner.policies()[&1].table);
+    assert_eq!(
+        planner.policies()[&PolicyId(0)].table,
+        planner.policies()[&PolicyId(1)].table
+    );
 }
 
 #[test]
 fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
     let pinned = Policy {
-        table: 7,
-        generation: 40,
+        table: TableId(7),
+        generation: Generation(40),
         flags: 0,
         errno: 0,
     };
-    let mut planner = Planner::adopt([(0, pinned), (5, pinned)].into(), [7, 9]);
+    let mut planner = Planner::adopt(
+        [(PolicyId(0), pinned), (PolicyId(5), pinned)].into(),
+        [TableId(7), TableId(9)],
+    );
     let ops = planner.replace(wants(&[(0, one("10.0.0.1"))]));
     let TableOp::Put(table, _) = ops[0] else {
         panic!("{ops:?}")
     };
-    assert_eq!(table, 10, "ids of adopted tables are not used again");
+    assert_eq!(
+        table,
+        TableId(10),
+        "ids of adopted tables are not used again"
+    );
     let policy = Policy {
-        table: 10,
-        generation: 41,
+        table: TableId(10),
+        generation: Generation(41),
         flags: 0,
         errno: 0,
     };
     let rest = [
-        TableOp::SetPolicy(0, policy),
-        TableOp::DeletePolicy(5),
-        TableOp::DropTable(7),
-        TableOp::DropTable(9),
+        TableOp::SetPolicy(PolicyId(0), policy),
+        TableOp::DeletePolicy(PolicyId(5)),
+        TableOp::DropTable(TableId(7)),
+        TableOp::DropTable(TableId(9)),
     ];
     assert_eq!(ops[1..], rest);
 }
@@ -241,43 +255,46 @@ fn what_was_adopted_stays_in_force_until_the_switch_and_is_dropped_after_it() {
 fn table_ids_begin_again_below_their_limit_and_pass_over_those_in_use() {
     let pinned = |table| Policy {
         table,
-        generation: 1,
+        generation: Generation(1),
         flags: 0,
         errno: 0,
     };
-    let last = MAX_TABLES - 1;
-    let mut planner = Planner::adopt([(0, pinned(last)), (1, pinned(1))].into(), [1, last]);
+    let (first, last) = (TableId(1), TableId(MAX_TABLES - 1));
+    let mut planner = Planner::adopt(
+        [(PolicyId(0), pinned(last)), (PolicyId(1), pinned(first))].into(),
+        [first, last],
+    );
     planner.replace(wants(&[(0, one("10.0.0.1"))]));
-    assert_eq!(planner.policies()[&0].table, 2);
+    assert_eq!(planner.policies()[&PolicyId(0)].table, TableId(2));
     planner.replace(wants(&[(0, one("10.0.0.2"))]));
-    assert_eq!(planner.policies()[&0].table, 3);
+    assert_eq!(planner.policies()[&PolicyId(0)].table, TableId(3));
 }
 
 #[test]
 fn a_change_that_keeps_flows_switches_the_table_under_the_old_generation() {
     let mut planner = Planner::default().keeping_flows(true);
     let _ = planner.replace(wants(&[(0, one("10.0.0.1"))]));
-    let before = planner.policies()[&0];
+    let before = planner.policies()[&PolicyId(0)];
     let _ = planner.replace(wants(&[(0, one("10.0.0.2"))]));
-    let after = planner.policies()[&0];
+    let after = planner.policies()[&PolicyId(0)];
     assert_ne!(after.table, before.table);
     assert_eq!(after.generation, before.generation);
-    assert_ne!(after.generation, 0, "0 is no generation");
+    assert_ne!(after.generation, Generation::NEVER);
 }
 
 #[test]
 fn audit_and_errno_are_part_of_the_policy_and_raise_its_generation() {
     let mut planner = Planner::default();
-    let _ = planner.replace(BTreeMap::from([(0, Desired::default())]));
-    let before = planner.policies()[&0];
+    let _ = planner.replace(BTreeMap::from([(PolicyId(0), Desired::default())]));
+    let before = planner.policies()[&PolicyId(0)];
     let audits = Desired {
         audit: true,
         errno: 111,
         ..Desired::default()
     };
-    let ops = planner.replace(BTreeMap::from([(0, audits)]));
-    let after = planner.policies()[&0];
-    assert_eq!(ops, [TableOp::SetPolicy(0, after)]);
+    let ops = planner.replace(BTreeMap::from([(PolicyId(0), audits)]));
+    let after = planner.policies()[&PolicyId(0)];
+    assert_eq!(ops, [TableOp::SetPolicy(PolicyId(0), after)]);
     assert_eq!((after.flags, after.errno), (policy_flag::AUDIT, 111));
     assert_ne!(after.generation, before.generation);
 }
@@ -287,12 +304,16 @@ fn a_renewed_policy_has_a_generation_that_none_had_and_stays_what_it_is() {
     let mut planner = Planner::default();
     planner.replace(wants(&[(0, one("10.0.0.1")), (1, one("10.0.0.2"))]));
     let before = planner.policies().clone();
-    let ops = planner.renew([0, 7]);
+    let ops = planner.renew([PolicyId(0), PolicyId(7)]);
     let renewed = Policy {
         generation: planner.generation(),
-        ..before[&0]
+        ..before[&PolicyId(0)]
     };
-    assert_eq!(ops, [TableOp::SetPolicy(0, renewed)], "7 is nobody's");
+    assert_eq!(
+        ops,
+        [TableOp::SetPolicy(PolicyId(0), renewed)],
+        "7 is nobody's"
+    );
     assert!(before.values().all(|p| p.generation < renewed.generation));
-    assert_eq!(planner.policies()[&1], before[&1]);
+    assert_eq!(planner.policies()[&PolicyId(1)], before[&PolicyId(1)]);
 }

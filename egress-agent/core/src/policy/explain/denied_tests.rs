@@ -2,6 +2,7 @@
 
 use super::tests::{entries, state_of};
 use super::{DeniedBy, Question, QuestionError};
+use egress_ebpf::ids::PolicyId;
 
 /// Ports that are dialled in another way than they are listed for, and destinations that are not
 /// there.
@@ -90,7 +91,7 @@ fn a_destination_that_the_gate_denies_is_denied_with_its_reason() {
         ("led.example:9000", Some(DeniedBy::Closed), "led.example"),
         ("led.example:8443", Some(DeniedBy::Closed), "led.example"),
     ] {
-        let found = state.explain(0, &Question::parse(question).unwrap());
+        let found = state.explain(PolicyId(0), &Question::parse(question).unwrap());
         assert_eq!(found.denied, denied, "{question}: {found:?}");
         let lines = found.lines.join("\n");
         assert!(lines.contains(words), "{question}: {words}\n{lines}");
@@ -121,12 +122,16 @@ spec:
         (post(), Some(DeniedBy::Status(404))),
         (keyed(question()), Some(DeniedBy::Status(404))),
     ] {
-        assert_eq!(state.explain(0, &question).denied, denied, "{question:?}");
+        assert_eq!(
+            state.explain(PolicyId(0), &question).denied,
+            denied,
+            "{question:?}"
+        );
     }
     let mut denied = |text: &str, method: &str, header: &str| {
         let question = Question::parse(text).unwrap().with_method(method).unwrap();
         state
-            .explain(0, &question.with_header(header).unwrap())
+            .explain(PolicyId(0), &question.with_header(header).unwrap())
             .denied
     };
     // A Host given as a header is the one that counts.
@@ -181,7 +186,7 @@ fn a_port_whose_resolution_is_not_spelt_out_is_said_to_serve_nothing() {
         ("db.example:5433", false),
         ("203.0.113.9:5433", false),
     ] {
-        let explanation = state.explain(0, &Question::parse(question).unwrap());
+        let explanation = state.explain(PolicyId(0), &Question::parse(question).unwrap());
         let lines = explanation.lines.join("\n");
         assert_eq!(explanation.denied, Some(DeniedBy::Kernel), "{lines}");
         assert_eq!(

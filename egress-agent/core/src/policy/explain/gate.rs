@@ -17,6 +17,7 @@ use crate::tls::client_hello::HelloError;
 use crate::traffic::{HttpAction, RoutePolicy};
 use egress_ebpf::abi::{Policy, policy_flag};
 use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::ids::PolicyId;
 use egress_ebpf::verdict::{Reason, Verdict};
 use http::header::HOST;
 use std::net::SocketAddr;
@@ -77,7 +78,7 @@ impl Fate {
 
 /// One policy of the gate.
 pub(super) struct Gate<'a> {
-    pub(super) id: u32,
+    pub(super) id: PolicyId,
     pub(super) policy: &'a PolicyState,
     pub(super) routes: &'a RouteTable,
     /// Where the proxy listens in the flow's network namespace.

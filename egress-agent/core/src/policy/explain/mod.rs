@@ -18,12 +18,13 @@ pub use question::{Dialled, Question, QuestionError, Scheme};
 
 use super::state::State;
 use asked::Asked;
+use egress_ebpf::ids::PolicyId;
 use gate::Gate;
 
 impl State {
     /// Explains a flow under a policy, with the addresses that are known at the moment. Without a
     /// scheme a name is asked for by the protocol of its port, an address by TCP and UDP alike.
-    pub fn explain(&mut self, policy: u32, question: &Question) -> Explanation {
+    pub fn explain(&mut self, policy: PolicyId, question: &Question) -> Explanation {
         let routes = self.routes();
         let Some(state) = self.policies.get(&policy) else {
             return Explanation {

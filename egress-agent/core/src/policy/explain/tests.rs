@@ -5,6 +5,7 @@ use crate::istio::{Object, decode};
 use crate::policy::leases::Answer;
 use crate::policy::state::{Settings, State};
 use crate::routing::TlsDecision;
+use egress_ebpf::ids::PolicyId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,10 @@ fn a_policy_that_audits_has_the_same_verdicts_and_says_what_it_makes_of_them() {
         ("192.0.2.1:53", true),
     ] {
         let question = Question::parse(text).unwrap();
-        let (before, mut after) = (plain.explain(0, &question), audited.explain(0, &question));
+        let (before, mut after) = (
+            plain.explain(PolicyId(0), &question),
+            audited.explain(PolicyId(0), &question),
+        );
         if denied {
             let last = after.lines.pop().unwrap();
             assert!(last.contains("would_deny"), "{text}: {last}");
@@ -224,7 +228,7 @@ fn the_answer_names_the_rule_or_the_nearest_and_the_field() {
             "port 80 is listed for httpbin.org, if DNS gives this address",
         ),
     ] {
-        let found = state.explain(0, &Question::parse(question).unwrap());
+        let found = state.explain(PolicyId(0), &Question::parse(question).unwrap());
         assert_eq!(found.allowed(), allowed, "{question}: {found:?}");
         assert!(
             found.lines.join("\n").contains(words),
@@ -246,9 +250,11 @@ fn a_wildcard_answers_for_a_port_that_the_name_itself_does_not_list() {
         ),
     ]));
     let to = "192.0.2.1:443".parse().unwrap();
-    let decision = state.routes().tls(0, to, Some("a.example.com"), 0);
+    let decision = state
+        .routes()
+        .tls(PolicyId(0), to, Some("a.example.com"), 0);
     assert!(matches!(decision, TlsDecision::Forward(_)), "{decision:?}");
-    let mut explain = |text: &str| state.explain(0, &Question::parse(text).unwrap());
+    let mut explain = |text: &str| state.explain(PolicyId(0), &Question::parse(text).unwrap());
     let found = explain("a.example.com:443");
     assert!(found.allowed(), "as the routes decide: {found:?}");
     assert!(found.lines.join("\n").contains("default/wild"), "{found:?}");

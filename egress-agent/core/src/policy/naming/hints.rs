@@ -8,6 +8,7 @@ use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Entry, Port, Service};
 use egress_ebpf::abi::MAX_DEPTH;
 use egress_ebpf::addr::Addr;
+use egress_ebpf::ids::PolicyId;
 use egress_ebpf::verdict::Reason;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -55,7 +56,7 @@ impl Names {
     /// the setting that would let it pass; `None` if no rule knows the address.
     pub fn nearest(
         &self,
-        policy: u32,
+        policy: PolicyId,
         addr: IpAddr,
         port: u16,
         via: Transport,

@@ -8,6 +8,7 @@ use crate::policy::claims::{UnlistedAddress, transport};
 use crate::policy::tables::Transport;
 use crate::registry::services::Service;
 use crate::registry::view::View;
+use egress_ebpf::ids::PolicyId;
 use imbl::{OrdMap, OrdSet};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(in crate::policy) struct Hosts {
     /// Hosts of the services that need each name, once for each policy.
     users: Pairs<Arc<str>>,
     pub(super) listed: Listed,
-    pub(super) views: OrdMap<u32, Sight>,
+    pub(super) views: OrdMap<PolicyId, Sight>,
     pub(super) unlisted: UnlistedAddress,
 }
 
@@ -65,12 +66,12 @@ impl Hosts {
     }
 
     /// A policy with this view is there.
-    pub(in crate::policy) fn open(&mut self, policy: u32, view: &View, needs: &mut Needs) {
+    pub(in crate::policy) fn open(&mut self, policy: PolicyId, view: &View, needs: &mut Needs) {
         self.change(policy, view, view.services.keys(), needs);
     }
 
     /// A policy is gone.
-    pub(in crate::policy) fn close(&mut self, policy: u32, needs: &mut Needs) {
+    pub(in crate::policy) fn close(&mut self, policy: PolicyId, needs: &mut Needs) {
         let Some(sight) = self.views.remove(&policy) else {
             return;
         };
@@ -82,7 +83,7 @@ impl Hosts {
     /// A policy has other services for these hosts.
     pub(in crate::policy) fn change<'a>(
         &mut self,
-        policy: u32,
+        policy: PolicyId,
         view: &View,
         hosts: impl IntoIterator<Item = &'a Arc<str>>,
         needs: &mut Needs,

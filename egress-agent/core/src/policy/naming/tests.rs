@@ -8,6 +8,7 @@ use crate::policy::state::{Settings, State};
 use crate::policy::tables::Transport;
 use crate::registry::scope::Workload;
 use crate::registry::services::{Location, Service};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::Reason;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -64,7 +65,7 @@ fn looks(services: usize, policies: usize) -> usize {
     let mut state = State::new(Settings::default());
     state.handle_rules(now, &objects(&text));
     for n in 0..policies {
-        state.handle_workload(now, n as u64 + 1, workload(n));
+        state.handle_workload(now, CgroupId(n as u64 + 1), workload(n));
     }
     assert_eq!(state.policies.len(), policies + 1);
     for n in 0..services {
@@ -79,7 +80,7 @@ fn looks(services: usize, policies: usize) -> usize {
     for ip in asked.map(|ip| ip.parse::<IpAddr>().unwrap()) {
         for port in [443, 8080] {
             names.of(ip);
-            names.nearest(1, ip, port, Transport::Tcp, Reason::NotListed);
+            names.nearest(PolicyId(1), ip, port, Transport::Tcp, Reason::NotListed);
         }
     }
     work::take()
@@ -110,7 +111,7 @@ fn an_address_that_thousands_of_hosts_list_is_known_by_the_first() {
     let ip = IpAddr::from([198, 18, 1, 2]);
     assert_eq!(names.of(ip).len(), 64);
     let nearest = names
-        .nearest(0, ip, 22, Transport::Tcp, Reason::NotListed)
+        .nearest(PolicyId(0), ip, 22, Transport::Tcp, Reason::NotListed)
         .unwrap();
     assert_eq!(nearest, "h0.example lists port 80 only");
     assert!(work::take() < 400);
@@ -179,8 +180,8 @@ fn pool() -> Vec<Arc<Object>> {
 #[derive(Clone, Debug)]
 enum Step {
     Rules(u16),
-    Workload(u64, usize),
-    Gone(u64),
+    Workload(CgroupId, usize),
+    Gone(CgroupId),
     Answer(usize, u8),
     Later,
 }
@@ -188,8 +189,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         any::<u16>().prop_map(Step::Rules),
-        (1_u64..5, 0_usize..4).prop_map(|(id, n)| Step::Workload(id, n)),
-        (1_u64..5).prop_map(Step::Gone),
+        (1_u64..5, 0_usize..4).prop_map(|(id, n)| Step::Workload(CgroupId(id), n)),
+        (1_u64..5).prop_map(|id| Step::Gone(CgroupId(id))),
         (0_usize..11, 0_u8..4).prop_map(|(name, last)| Step::Answer(name, last)),
         Just(Step::Later),
     ]

@@ -7,25 +7,26 @@ use super::State;
 use super::policy::Kind;
 use crate::registry::scope::{Scope, Workload};
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What became of the policies when workloads were looked at again.
 #[derive(Debug, Default)]
 pub(super) struct Regrouped {
     /// Workloads that have another policy, with the former one.
-    pub(super) moved: Vec<(u64, u32)>,
+    pub(super) moved: Vec<(CgroupId, PolicyId)>,
     /// Policies to make; of an id that stands, in the place of what stands.
-    pub(super) made: BTreeMap<u32, Kind>,
+    pub(super) made: BTreeMap<PolicyId, Kind>,
     /// Policies that no workload has any more.
-    pub(super) ended: Vec<u32>,
+    pub(super) ended: Vec<PolicyId>,
 }
 
 /// Workloads of one kind that leave their policies.
 #[derive(Default)]
 struct Leaving {
-    workloads: Vec<(u64, u32)>,
+    workloads: Vec<(CgroupId, PolicyId)>,
     /// The policies that they leave.
-    from: BTreeSet<u32>,
+    from: BTreeSet<PolicyId>,
 }
 
 impl State {
@@ -35,7 +36,7 @@ impl State {
     /// The kernel hears of policies before it hears of who moved. So a policy becomes another under
     /// its id only if everyone under it sees the same from here on; nobody is judged by what others
     /// see. Where that is so, the id is kept, and no other one is needed beside it.
-    pub(super) fn regroup(&mut self, concerned: impl Fn(&Workload, u32) -> bool) -> Regrouped {
+    pub(super) fn regroup(&mut self, concerned: impl Fn(&Workload, PolicyId) -> bool) -> Regrouped {
         let default = self.kind_of(&self.settings.unknown);
         let standing = self.policies.get(&DEFAULT_POLICY);
         let other_default = !standing.is_some_and(|p| p.is_of(&default));
@@ -82,7 +83,7 @@ impl State {
             }
         }
         self.moved |= !moved.is_empty();
-        let unused = |id: &&u32| !stays.contains(id) && !made.contains_key(id);
+        let unused = |id: &&PolicyId| !stays.contains(id) && !made.contains_key(id);
         let ended = self.policies.keys().filter(unused).copied().collect();
         if other_default {
             made.insert(DEFAULT_POLICY, default);
@@ -95,9 +96,9 @@ impl State {
     fn ids_for(
         &mut self,
         leaving: &BTreeMap<Kind, Leaving>,
-        to_default: &BTreeSet<u32>,
-        stays: &mut BTreeSet<u32>,
-    ) -> Vec<(u32, bool)> {
+        to_default: &BTreeSet<PolicyId>,
+        stays: &mut BTreeSet<PolicyId>,
+    ) -> Vec<(PolicyId, bool)> {
         if leaving.is_empty() {
             return Vec::new();
         }
@@ -105,7 +106,7 @@ impl State {
             .policies
             .iter()
             .filter(|(id, _)| **id != DEFAULT_POLICY);
-        let known: BTreeMap<(&Scope, bool), u32> = others
+        let known: BTreeMap<(&Scope, bool), PolicyId> = others
             .map(|(id, p)| ((&p.view.scope, p.audit), *id))
             .collect();
         let known: Vec<_> = leaving
@@ -113,11 +114,11 @@ impl State {
             .map(|kind| known.get(&(&kind.scope, kind.audit)).copied())
             .collect();
         stays.extend(known.iter().flatten());
-        let mut groups: BTreeMap<u32, usize> = to_default.iter().map(|id| (*id, 1)).collect();
+        let mut groups: BTreeMap<PolicyId, usize> = to_default.iter().map(|id| (*id, 1)).collect();
         for id in leaving.values().flat_map(|group| &group.from) {
             *groups.entry(*id).or_default() += 1;
         }
-        let left_whole = |id: &&u32| {
+        let left_whole = |id: &&PolicyId| {
             self.policies.contains_key(*id) && !stays.contains(*id) && groups.get(*id) == Some(&1)
         };
         let known: Vec<_> = leaving
@@ -129,7 +130,7 @@ impl State {
             })
             .collect();
         let mut taken = self.taken();
-        let mut id = |(known, is_new): (Option<u32>, bool)| {
+        let mut id = |(known, is_new): (Option<PolicyId>, bool)| {
             let id = known.unwrap_or_else(|| self.free_id(&taken));
             taken.insert(id);
             (id, is_new)

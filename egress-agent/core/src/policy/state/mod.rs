@@ -24,6 +24,7 @@ use crate::istio::Object;
 use crate::registry::Registry;
 use crate::registry::scope::Workload;
 use crate::routing::RouteTable;
+use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,9 +45,9 @@ pub struct State {
     planner: Planner,
     /// Plans are made. Until then the kernel goes on under what is in it.
     begun: bool,
-    pub(super) policies: BTreeMap<u32, PolicyState>,
+    pub(super) policies: BTreeMap<PolicyId, PolicyState>,
     /// Known workloads, with their policy.
-    workloads: BTreeMap<u64, (Workload, u32)>,
+    workloads: BTreeMap<CgroupId, (Workload, PolicyId)>,
     /// What the policies list, for people; and which names their services need.
     pub(super) hosts: Hosts,
     ops: VecDeque<TableOp>,
@@ -54,7 +55,7 @@ pub struct State {
     /// The policies are others than those of `routes`.
     rebuilt: bool,
     /// Where the search for an id of a new policy begins.
-    next_id: u32,
+    next_id: PolicyId,
     /// Workloads came, went or have other policies than in `routes`.
     moved: bool,
     routes: Arc<RouteTable>,
@@ -84,7 +85,7 @@ impl State {
             ops: VecDeque::new(),
             due: VecDeque::new(),
             rebuilt: false,
-            next_id: 1,
+            next_id: PolicyId(1),
             moved: false,
             routes: Arc::new(RouteTable::default()),
         }
@@ -140,8 +141,8 @@ impl State {
     }
 
     /// What hosts that changed claim, in every policy.
-    fn reclaim(&mut self, hosts: &BTreeSet<Arc<str>>) -> BTreeMap<u32, Delta> {
-        let mut changes: BTreeMap<u32, Delta> = BTreeMap::new();
+    fn reclaim(&mut self, hosts: &BTreeSet<Arc<str>>) -> BTreeMap<PolicyId, Delta> {
+        let mut changes: BTreeMap<PolicyId, Delta> = BTreeMap::new();
         for (id, policy) in &mut self.policies {
             for host in hosts {
                 let delta = policy.reclaim(host, &self.leases, self.settings.unlisted_address);
@@ -210,7 +211,7 @@ impl State {
 
     /// The kernel has other owners for some cgroups: sockets that it judged under these policies
     /// are judged anew. To be called once the owners are written.
-    pub fn handle_moved(&mut self, policies: impl IntoIterator<Item = u32>) {
+    pub fn handle_moved(&mut self, policies: impl IntoIterator<Item = PolicyId>) {
         self.ops.extend(self.planner.renew(policies));
     }
 
@@ -295,7 +296,7 @@ impl State {
     }
 
     /// Generation of the kernel's policies, for `status`.
-    pub fn generation(&self) -> u32 {
+    pub fn generation(&self) -> Generation {
         self.planner.generation()
     }
 

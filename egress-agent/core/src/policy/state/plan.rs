@@ -12,6 +12,7 @@ use crate::policy::naming::{Hosts, Needs};
 use crate::policy::tables::Delta;
 use crate::registry::touched::Touched;
 use crate::registry::update::{Change, Update};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,15 +52,15 @@ struct Before {
 #[derive(Debug)]
 struct Aside {
     /// Policies that ended, or that were made anew.
-    policies: BTreeMap<u32, PolicyState>,
+    policies: BTreeMap<PolicyId, PolicyState>,
     /// Policies that were made.
-    made: Vec<u32>,
+    made: Vec<PolicyId>,
     /// What was looked at again in the others.
     touched: Touched,
     hosts: Hosts,
     /// Workloads that moved, with their former policies.
-    moved: Vec<(u64, u32)>,
-    next_id: u32,
+    moved: Vec<(CgroupId, PolicyId)>,
+    next_id: PolicyId,
     was_moved: bool,
     was_rebuilt: bool,
 }
@@ -177,7 +178,7 @@ impl State {
     }
 
     /// Brings the policies that see it to what the registry says of what an update touched.
-    fn look_anew(&mut self, touched: &Touched, planned: &mut Planned) -> BTreeMap<u32, Delta> {
+    fn look_anew(&mut self, touched: &Touched, planned: &mut Planned) -> BTreeMap<PolicyId, Delta> {
         let mut changes = BTreeMap::new();
         for (id, policy) in &mut self.policies {
             let looked = policy.view.update(&self.registry, touched);

@@ -5,6 +5,7 @@ use crate::policy::leases::LeaseSettings;
 use crate::policy::tables::{Action, Claims, Target, Transport, claim};
 use crate::registry::scope::Workload;
 use egress_ebpf::abi::{CLOSED_POLICY, PROOF_POLICY};
+use egress_ebpf::ids::PolicyId;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 
@@ -32,7 +33,7 @@ pub struct Settings {
     /// Errno (positive) that a denied call gets; 0 is EPERM.
     pub deny_errno: u32,
     /// First policy id that may not be given out, at most [`CLOSED_POLICY`].
-    pub policies_end: u32,
+    pub policies_end: PolicyId,
     /// Port of the proxy on both loopback addresses, which no workload may dial.
     pub proxy_port: u16,
     /// Running flows outlive the rule that listed them.
@@ -60,6 +61,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Policy ids that may be given out, from this one on.
+    pub(super) fn ids_from(&self, first: PolicyId) -> impl Iterator<Item = PolicyId> + use<> {
+        (first.0..self.policies_end.0).map(PolicyId)
+    }
+
     /// Destinations of every policy that may be reached whatever is spoken.
     pub(super) fn passthrough(&self, allow_any: bool) -> Vec<IpNet> {
         if allow_any {

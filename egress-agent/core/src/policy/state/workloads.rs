@@ -8,13 +8,17 @@ use crate::policy::naming::Needs;
 use crate::registry::scope::Workload;
 use crate::registry::view::View;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
+
+/// The first id that is given out; [`DEFAULT_POLICY`] is that of the enforced roots.
+const FIRST_ID: PolicyId = PolicyId(DEFAULT_POLICY.0 + 1);
 
 impl State {
     /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
     /// here on, once the ops are written.
-    pub fn handle_workload(&mut self, now: Instant, id: u64, workload: Workload) {
+    pub fn handle_workload(&mut self, now: Instant, id: CgroupId, workload: Workload) {
         let kind = self.kind_of(&workload);
         let known = self.policies.iter().find(|(_, p)| p.is_of(&kind));
         let policy = known.map(|(id, _)| *id);
@@ -53,7 +57,7 @@ impl State {
     }
 
     /// A workload is gone.
-    pub fn forget_workload(&mut self, now: Instant, id: u64) {
+    pub fn forget_workload(&mut self, now: Instant, id: CgroupId) {
         if self.workloads.remove(&id).is_some() {
             self.moved = true;
             self.sweep(now);
@@ -61,17 +65,17 @@ impl State {
     }
 
     /// The policy of a workload; of one that is not known, the enforced root's default.
-    pub fn policy_of(&self, id: u64) -> u32 {
+    pub fn policy_of(&self, id: CgroupId) -> PolicyId {
         self.owned(id).unwrap_or(DEFAULT_POLICY)
     }
 
     /// The policy of a known workload.
-    pub fn owned(&self, id: u64) -> Option<u32> {
+    pub fn owned(&self, id: CgroupId) -> Option<PolicyId> {
         self.workloads.get(&id).map(|(_, policy)| *policy)
     }
 
     /// What becomes of what no rule lists for a workload.
-    pub fn unlisted(&self, id: u64) -> Unlisted {
+    pub fn unlisted(&self, id: CgroupId) -> Unlisted {
         let policy = self.policies.get(&self.policy_of(id));
         policy.map_or(Unlisted::Refused, PolicyState::unlisted)
     }
@@ -87,7 +91,12 @@ impl State {
     pub fn place_closed(&mut self, now: Instant) -> bool {
         let closed = self.without_policy();
         let taken = self.taken();
-        if closed == 0 || (1..self.settings.policies_end).all(|id| taken.contains(&id)) {
+        if closed == 0
+            || self
+                .settings
+                .ids_from(FIRST_ID)
+                .all(|id| taken.contains(&id))
+        {
             return false;
         }
         let mut needs = Needs::default();
@@ -104,20 +113,21 @@ impl State {
 
     /// An id for one more policy; with none left, that of no policy. The one that was given out
     /// longest ago comes first: flows of its former view may still carry it.
-    pub(super) fn free_id(&mut self, taken: &BTreeSet<u32>) -> u32 {
-        let end = self.settings.policies_end;
-        let mut order = (self.next_id..end).chain(1..self.next_id.min(end));
+    pub(super) fn free_id(&mut self, taken: &BTreeSet<PolicyId>) -> PolicyId {
+        let (settings, next) = (&self.settings, self.next_id);
+        let before = settings.ids_from(FIRST_ID).take_while(|id| *id < next);
+        let mut order = settings.ids_from(next).chain(before);
         let Some(free) = order.find(|id| !taken.contains(id)) else {
             return CLOSED_POLICY;
         };
-        self.next_id = free + 1;
+        self.next_id = PolicyId(free.0 + 1);
         free
     }
 
     /// Ids that are not free: of this state, of what the kernel has (cgroups stand under adopted
     /// ones until they get another), and of policies whose end is not written yet, because
     /// owners are written before the end of policies.
-    pub(super) fn taken(&self) -> BTreeSet<u32> {
+    pub(super) fn taken(&self) -> BTreeSet<PolicyId> {
         let standing = self.planner.policies().keys().copied();
         let ending = self.ops.iter().filter_map(|op| match op {
             TableOp::DeletePolicy(id) => Some(*id),
@@ -129,9 +139,9 @@ impl State {
 
     /// Every policy that no workload has any more goes.
     fn sweep(&mut self, now: Instant) {
-        let used: BTreeSet<u32> = self.workloads.values().map(|(_, p)| *p).collect();
-        let unused = |id: &u32| *id != DEFAULT_POLICY && !used.contains(id);
-        let gone: Vec<u32> = self.policies.keys().copied().filter(unused).collect();
+        let used: BTreeSet<PolicyId> = self.workloads.values().map(|(_, p)| *p).collect();
+        let unused = |id: &PolicyId| *id != DEFAULT_POLICY && !used.contains(id);
+        let gone: Vec<PolicyId> = self.policies.keys().copied().filter(unused).collect();
         if !gone.is_empty() {
             let mut needs = Needs::default();
             for id in &gone {
@@ -145,9 +155,9 @@ impl State {
     /// Makes policies for workloads of these kinds. Returns what the kernel is to hold of them.
     pub(super) fn make(
         &mut self,
-        kinds: BTreeMap<u32, Kind>,
+        kinds: BTreeMap<PolicyId, Kind>,
         needs: &mut Needs,
-    ) -> BTreeMap<u32, Desired> {
+    ) -> BTreeMap<PolicyId, Desired> {
         let mut desired = BTreeMap::new();
         for (id, kind) in kinds {
             self.open(id, kind, needs);
@@ -158,7 +168,7 @@ impl State {
     }
 
     /// Has the kernel's policies follow those that were made and those that ended.
-    fn write(&mut self, made: BTreeMap<u32, Desired>, ended: &[u32]) {
+    fn write(&mut self, made: BTreeMap<PolicyId, Desired>, ended: &[PolicyId]) {
         if self.begun {
             let ops = self.planner.change(&BTreeMap::new(), made, ended);
             self.ops.extend(ops);
@@ -166,7 +176,7 @@ impl State {
     }
 
     /// Makes a policy for workloads of a kind.
-    pub(super) fn open(&mut self, id: u32, kind: Kind, needs: &mut Needs) {
+    pub(super) fn open(&mut self, id: PolicyId, kind: Kind, needs: &mut Needs) {
         self.rebuilt = true;
         let view = View::new(&self.registry, kind.scope);
         self.hosts.open(id, &view, needs);
@@ -175,7 +185,11 @@ impl State {
     }
 
     /// Ends a policy, and returns it.
-    pub(super) fn close(&mut self, id: u32, needs: &mut Needs) -> Option<(u32, PolicyState)> {
+    pub(super) fn close(
+        &mut self,
+        id: PolicyId,
+        needs: &mut Needs,
+    ) -> Option<(PolicyId, PolicyState)> {
         let policy = self.policies.remove(&id)?;
         self.rebuilt = true;
         self.hosts.close(id, needs);

@@ -7,6 +7,7 @@ use crate::policy::state::{Settings, State};
 use crate::routing::{HttpDecision, RequestHead, TlsDecision};
 use crate::traffic::HttpAction;
 use egress_ebpf::abi::action;
+use egress_ebpf::ids::{PolicyId, TableId};
 use egress_ebpf::table::Key;
 use http::HeaderMap;
 use std::collections::BTreeSet;
@@ -35,7 +36,7 @@ pub(super) fn dialled(port: u16) -> SocketAddr {
 pub(super) struct Bench {
     pub(super) state: State,
     pub(super) now: Instant,
-    map: BTreeSet<(u32, String)>,
+    map: BTreeSet<(TableId, String)>,
 }
 
 impl Bench {
@@ -81,7 +82,7 @@ impl Bench {
         }
     }
 
-    fn take_out(&mut self, table: u32, key: &str) {
+    fn take_out(&mut self, table: TableId, key: &str) {
         self.map.retain(|(t, e)| *t != table || !e.starts_with(key));
     }
 
@@ -96,7 +97,9 @@ impl Bench {
             path: "/",
             headers: &HeaderMap::new(),
         };
-        self.state.routes().http(0, dialled(port), &head, 0)
+        self.state
+            .routes()
+            .http(PolicyId(0), dialled(port), &head, 0)
     }
 
     pub(super) fn endpoints(&mut self, port: u16, authority: &str) -> Option<Vec<String>> {
@@ -112,7 +115,11 @@ impl Bench {
     }
 
     pub(super) fn tls(&mut self, port: u16, sni: &str) -> Option<String> {
-        match self.state.routes().tls(0, dialled(port), Some(sni), 0) {
+        match self
+            .state
+            .routes()
+            .tls(PolicyId(0), dialled(port), Some(sni), 0)
+        {
             TlsDecision::Forward(c) => Some(format!("{}:{}", c.id.host, c.id.port)),
             TlsDecision::UnlistedName
             | TlsDecision::NotCarriedOut(_)

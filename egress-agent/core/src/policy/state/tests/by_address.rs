@@ -5,6 +5,7 @@ use super::{entry, port};
 use crate::policy::state::Settings;
 use crate::routing::{HttpDecision, RefusalReason, RequestHead, TlsDecision};
 use crate::traffic::HttpAction;
+use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
 
 /// Host of the destination of a request for `authority` to a dialled address.
@@ -19,7 +20,7 @@ fn http(text: &[&str], dialled: &str, authority: &str) -> Option<String> {
     match bench
         .state
         .routes()
-        .http(0, dialled.parse().unwrap(), &head, 0)
+        .http(PolicyId(0), dialled.parse().unwrap(), &head, 0)
     {
         HttpDecision::Act(HttpAction::Forward(cluster), _) => Some(cluster.id.host.to_string()),
         _ => None,
@@ -110,7 +111,7 @@ fn an_entry_for_every_address_takes_no_single_address_from_an_older_one() {
     for text in [vec![&*narrow], vec![&*narrow, &wide]] {
         let mut bench = Bench::new(Settings::default(), &text);
         let (routes, dialled) = (bench.state.routes(), "198.51.100.7:80".parse().unwrap());
-        let decision = routes.tls(0, dialled, None, 0);
+        let decision = routes.tls(PolicyId(0), dialled, None, 0);
         assert!(matches!(decision, TlsDecision::Forward(_)), "{text:?}");
     }
     let narrow = single("NONE", "HTTP", "198.51.100.7");
@@ -126,9 +127,12 @@ fn tls_to_a_single_address_needs_no_server_name_and_to_a_network_it_does() {
     let decide = |text: &str, dialled: &str, sni: Option<&str>| {
         let mut bench = Bench::new(Settings::default(), &[text]);
         let (routes, dialled) = (bench.state.routes(), dialled.parse().unwrap());
-        let passes = matches!(routes.tls(0, dialled, sni, 0), TlsDecision::Forward(_));
-        assert_eq!(routes.lists_server(0, dialled, sni), passes);
-        (passes, routes.no_server_name(0, dialled))
+        let passes = matches!(
+            routes.tls(PolicyId(0), dialled, sni, 0),
+            TlsDecision::Forward(_)
+        );
+        assert_eq!(routes.lists_server(PolicyId(0), dialled, sni), passes);
+        (passes, routes.no_server_name(PolicyId(0), dialled))
     };
     for resolution in ["STATIC", "NONE"] {
         let text = single(

@@ -5,6 +5,7 @@ use super::{LAB, entry, port};
 use crate::policy::claims::UnlistedAddress;
 use crate::policy::state::Settings;
 use crate::policy::tables::Transport;
+use egress_ebpf::ids::PolicyId;
 use egress_ebpf::verdict::Reason;
 
 #[test]
@@ -18,10 +19,13 @@ fn the_nearest_rule_says_what_differs() {
     bench.answer("httpbin.org", &["203.0.113.80"]);
     bench.answer("b.example", &["203.0.113.9"]);
     let nearest = |ip: &str, port, via| {
-        bench
-            .state
-            .names()
-            .nearest(0, ip.parse().unwrap(), port, via, Reason::NotListed)
+        bench.state.names().nearest(
+            PolicyId(0),
+            ip.parse().unwrap(),
+            port,
+            via,
+            Reason::NotListed,
+        )
     };
     assert_eq!(
         nearest("203.0.113.80", 8080, Transport::Tcp).as_deref(),
@@ -40,7 +44,11 @@ fn a_flow_that_is_denied_though_its_port_is_listed_says_what_is_in_its_way() {
     bench.answer("httpbin.org", &["203.0.113.80"]);
     let names = bench.state.names();
     let ip = "203.0.113.80".parse().unwrap();
-    let said = |reason| names.nearest(0, ip, 80, Transport::Tcp, reason).unwrap();
+    let said = |reason| {
+        names
+            .nearest(PolicyId(0), ip, 80, Transport::Tcp, reason)
+            .unwrap()
+    };
     assert_eq!(
         said(Reason::NoProxy),
         "port 80 of httpbin.org is allowed through the proxy, and this network namespace has no \
@@ -72,7 +80,7 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
             bench
                 .state
                 .names()
-                .nearest(0, ip, port, via, Reason::NotListed)
+                .nearest(PolicyId(0), ip, port, via, Reason::NotListed)
         };
         assert_eq!(
             nearest(5432, Transport::Tcp).as_deref(),
@@ -97,7 +105,7 @@ fn a_denied_address_that_is_not_public_names_its_host_and_the_setting() {
         bench
             .state
             .names()
-            .nearest(0, gone, 5432, Transport::Tcp, Reason::NotListed),
+            .nearest(PolicyId(0), gone, 5432, Transport::Tcp, Reason::NotListed),
         None
     );
     assert!(bench.state.names().of(gone).is_empty());
@@ -119,7 +127,7 @@ fn where_answers_change_a_denied_address_of_the_port_names_the_settings() {
             bench
                 .state
                 .names()
-                .nearest(0, ip, port, Transport::Tcp, Reason::NotListed)
+                .nearest(PolicyId(0), ip, port, Transport::Tcp, Reason::NotListed)
         };
         for n in 1..=2 {
             assert_eq!(hint(&bench, 443), None, "nothing changed before answer {n}");
@@ -166,7 +174,7 @@ fn a_port_that_serves_nothing_for_want_of_a_resolution_says_so() {
         bench
             .state
             .names()
-            .nearest(0, ip, number, via, Reason::NotListed)
+            .nearest(PolicyId(0), ip, number, via, Reason::NotListed)
     };
     let unspelt = object("exportTo: ['*']", "TCP");
     let said = hint(&unspelt, 5432, Transport::Tcp).unwrap();

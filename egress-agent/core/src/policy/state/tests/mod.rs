@@ -12,6 +12,7 @@ use crate::policy::diff::TableOp;
 use crate::policy::leases::Failure;
 use crate::routing::{HttpDecision, PortKind};
 use bench::{Bench, objects};
+use egress_ebpf::ids::PolicyId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ fn an_empty_rule_set_lists_the_name_servers_only() {
 
     let mut bare = State::new(Settings::default());
     bare.handle_rules(Instant::now(), &[]);
-    assert!(matches!(bare.poll_ops()[..], [TableOp::SetPolicy(0, p)] if p.flags == 0));
+    assert!(matches!(bare.poll_ops()[..], [TableOp::SetPolicy(PolicyId(0), p)] if p.flags == 0));
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn the_lab_runs_through_the_state_machine() {
         HttpDecision::UnlistedHost
     ));
     assert_eq!(
-        bench.state.routes().port(0, 443).unwrap().kind,
+        bench.state.routes().port(PolicyId(0), 443).unwrap().kind,
         PortKind::Tls
     );
 
@@ -302,8 +303,8 @@ fn the_order_of_files_changes_nothing() {
         let mut bench = Bench::new(Settings::default(), texts);
         bench.answer("httpbin.org", &["203.0.113.80"]);
         let routes = bench.state.routes();
-        let routes = format!("{:?}", routes.policies[&0].ports);
-        (bench.state.policies[&0].ledger.table(), routes)
+        let routes = format!("{:?}", routes.policies[&PolicyId(0)].ports);
+        (bench.state.policies[&PolicyId(0)].ledger.table(), routes)
     };
     let first = tables(&texts);
     assert_eq!(first, tables(&[GOOGLE, LAB, TIMEOUT]));

@@ -7,6 +7,7 @@ use crate::policy::diff::Planner;
 use crate::policy::leases::Answer;
 use crate::policy::state::{Settings, State};
 use crate::registry::scope::Workload;
+use egress_ebpf::ids::CgroupId;
 use proptest::prelude::*;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -68,8 +69,8 @@ fn settings(other: bool) -> Settings {
 enum Step {
     Rules(u16),
     Settings(bool),
-    Workload(u64, usize),
-    Gone(u64),
+    Workload(CgroupId, usize),
+    Gone(CgroupId),
     Answer(usize, u8),
     Later,
 }
@@ -78,8 +79,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         any::<u16>().prop_map(Step::Rules),
         any::<bool>().prop_map(Step::Settings),
-        (1_u64..5, 0_usize..4).prop_map(|(id, n)| Step::Workload(id, n)),
-        (1_u64..5).prop_map(Step::Gone),
+        (1_u64..5, 0_usize..4).prop_map(|(id, n)| Step::Workload(CgroupId(id), n)),
+        (1_u64..5).prop_map(|id| Step::Gone(CgroupId(id))),
         (0_usize..6, 0_u8..4).prop_map(|(name, last)| Step::Answer(name, last)),
         Just(Step::Later),
     ]
@@ -115,7 +116,7 @@ fn take(state: &mut State, now: &mut Instant, pool: &[Arc<Object>], step: &Step)
 fn seen(state: &mut State) -> String {
     let ops = state.poll_ops();
     let queries: Vec<_> = std::iter::from_fn(|| state.poll_query()).collect();
-    let placed: Vec<_> = (0..6).map(|id| state.owned(id)).collect();
+    let placed: Vec<_> = (0..6).map(|id| state.owned(CgroupId(id))).collect();
     let names: Vec<_> = (0..4)
         .map(|last| state.names().of(IpAddr::from([203, 0, 113, last])))
         .collect();

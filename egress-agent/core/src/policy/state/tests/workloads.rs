@@ -5,14 +5,20 @@ use crate::policy::diff::TableOp;
 use crate::policy::state::{Settings, State};
 use crate::registry::scope::Workload;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY, policy_flag};
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Instant;
 
 /// First id that is not given out.
-const END: u32 = 6;
+const END: PolicyId = PolicyId(6);
 /// Namespaces, each with a view of its own; two more than there are policies for.
-const NAMESPACES: u32 = END + 1;
+const NAMESPACES: u32 = END.0 + 1;
+
+/// The cgroup of a namespace's workload.
+fn cgroup(namespace: u32) -> CgroupId {
+    CgroupId(namespace.into())
+}
 
 fn workload(namespace: u32) -> Workload {
     Workload {
@@ -40,36 +46,38 @@ fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
         ..Settings::default()
     });
     for n in 0..NAMESPACES {
-        state.handle_workload(now, n.into(), workload(n));
+        state.handle_workload(now, cgroup(n), workload(n));
     }
     state.handle_rules(now, &objects(&[&rules]));
-    let policies = |state: &State| -> BTreeSet<u32> {
-        (0..NAMESPACES).map(|n| state.policy_of(n.into())).collect()
+    let policies = |state: &State| -> BTreeSet<PolicyId> {
+        (0..NAMESPACES)
+            .map(|n| state.policy_of(cgroup(n)))
+            .collect()
     };
     let given = policies(&state);
-    let all = (1..END).chain([CLOSED_POLICY]).collect();
+    let all = (1..END.0).map(PolicyId).chain([CLOSED_POLICY]).collect();
     assert_eq!(given, all, "and none has the default's");
     assert_eq!(state.without_policy(), 2);
     assert!(!state.routes().policies.contains_key(&CLOSED_POLICY));
 
     // One more is no better off, and does not become the default's.
     let default = state.routes().policies[&DEFAULT_POLICY].clone();
-    state.handle_workload(now, 9999, workload(9999));
+    state.handle_workload(now, cgroup(9999), workload(9999));
     assert_eq!(
-        state.policy_of(9999),
+        state.policy_of(cgroup(9999)),
         DEFAULT_POLICY,
         "it sees what the default sees"
     );
     let closed: Vec<u32> = (0..NAMESPACES)
-        .filter(|n| state.policy_of((*n).into()) == CLOSED_POLICY)
+        .filter(|n| state.policy_of(cgroup(*n)) == CLOSED_POLICY)
         .collect();
-    state.handle_workload(now, closed[0].into(), workload(closed[0]));
-    assert_eq!(state.policy_of(closed[0].into()), CLOSED_POLICY);
+    state.handle_workload(now, cgroup(closed[0]), workload(closed[0]));
+    assert_eq!(state.policy_of(cgroup(closed[0])), CLOSED_POLICY);
     assert_eq!(state.routes().policies[&DEFAULT_POLICY], default);
 
     let gone = (0..NAMESPACES).filter(|n| !closed.contains(n)).take(2);
     for n in gone.collect::<Vec<_>>() {
-        state.forget_workload(now, n.into());
+        state.forget_workload(now, cgroup(n));
     }
     assert!(!state.place_closed(now), "their end is not written yet");
     drop(state.poll_ops());
@@ -93,7 +101,7 @@ fn a_workload_that_is_audited_has_a_policy_of_its_own() {
             ..Settings::default()
         });
         let told = [None, Some(true), Some(false), Some(true)];
-        for (id, audit) in (0..).zip(told) {
+        for (id, audit) in (0..).map(cgroup).zip(told) {
             let workload = Workload {
                 audit,
                 ..Workload::default()
@@ -109,12 +117,12 @@ fn a_workload_that_is_audited_has_a_policy_of_its_own() {
                 }
             }
             let routes = state.routes();
-            for (id, audit) in (0..).zip(told) {
+            for (id, audit) in (0..).map(cgroup).zip(told) {
                 let (policy, audit) = (state.policy_of(id), audit.unwrap_or(by_default));
                 assert_eq!(audits[&policy], audit, "workload {id}");
                 assert_eq!(routes.audits(policy), audit, "workload {id}");
             }
-            assert_eq!(state.policy_of(0), DEFAULT_POLICY);
+            assert_eq!(state.policy_of(cgroup(0)), DEFAULT_POLICY);
             assert_eq!(routes.policies.len(), 2, "one for each mode");
         }
     }
@@ -124,7 +132,7 @@ fn a_workload_that_is_audited_has_a_policy_of_its_own() {
 fn rules_that_change_every_view_leave_nobody_closed_where_there_is_room() {
     let rules = |resolution_of: &str| {
         let mut text = String::new();
-        for n in 0..END - 1 {
+        for n in 0..END.0 - 1 {
             write!(
                 text,
                 "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: s, \
@@ -139,8 +147,8 @@ fn rules_that_change_every_view_leave_nobody_closed_where_there_is_room() {
         policies_end: END,
         ..Settings::default()
     });
-    for n in 0..END - 1 {
-        state.handle_workload(now, n.into(), workload(n));
+    for n in 0..END.0 - 1 {
+        state.handle_workload(now, cgroup(n), workload(n));
     }
     state.handle_rules(now, &objects(&[&rules("a")]));
     assert_eq!(state.without_policy(), 0, "first");
@@ -171,17 +179,17 @@ fn an_id_is_not_given_anew_in_the_writes_that_end_its_policy() {
     }
     let now = Instant::now();
     let mut state = State::new(Settings::default());
-    state.handle_workload(now, 0, workload(0));
+    state.handle_workload(now, cgroup(0), workload(0));
     state.handle_rules(now, &objects(&[&rules]));
-    let old = state.policy_of(0);
+    let old = state.policy_of(cgroup(0));
     drop(state.poll_ops());
-    state.forget_workload(now, 0);
-    state.handle_workload(now, 1, workload(1));
+    state.forget_workload(now, cgroup(0));
+    state.handle_workload(now, cgroup(1), workload(1));
     let ops = state.poll_ops();
     let ends = ops.contains(&TableOp::DeletePolicy(old));
     assert!(ends, "{ops:?}");
     assert_ne!(
-        state.policy_of(1),
+        state.policy_of(cgroup(1)),
         old,
         "cgroups are placed before the end of a policy: {ops:?}"
     );
