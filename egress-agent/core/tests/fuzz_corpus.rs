@@ -1,5 +1,4 @@
-//! Replays what the fuzzers found worth keeping: `tests/fuzz/corpus`, through the very functions
-//! that the fuzz targets run.
+//! Replays the inputs in `tests/fuzz/corpus` through the functions that the fuzz targets run.
 
 #[path = "../../../tests/fuzz/src/client_hello.rs"]
 mod client_hello;

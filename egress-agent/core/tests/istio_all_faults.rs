@@ -102,7 +102,7 @@ fn a_fault_is_told_once_and_not_what_comes_of_it() {
             "{hosts: [a.com], hosst: [\"*\"], ports: [{number: 80, name: h, protocol: HTTP}]}",
             vec!["spec.hosst: unknown field"],
         ),
-        // Inside of a misspelt field, faults are told by the name that was meant.
+        // A fault inside a misspelt field is reported under the field's correct name.
         (
             "ServiceEntry",
             "{hosts: [a.com], port: [{number: 80, name: h, protocol: HTTPX, foo: 1}]}",

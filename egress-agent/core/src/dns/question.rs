@@ -1,6 +1,6 @@
 //! Whether a datagram is the answer to a DNS question that the agent asked.
 //!
-//! Reads no more than the header and the question: the records are for the resolver library.
+//! Reads only the header and the question; the resolver library reads the records.
 
 /// Length of a DNS header (RFC 1035 §4.1.1).
 const HEADER: usize = 12;

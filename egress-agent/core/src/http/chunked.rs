@@ -1,8 +1,8 @@
-//! Finds the end of a chunked body (RFC 9112 §7.1) on its way past, and rejects what two readers
-//! could frame differently.
+//! Finds the end of a chunked body (RFC 9112 §7.1) as it passes, and rejects a body that two
+//! readers could frame differently.
 //!
-//! It decodes nothing: the HTTP library behind it does. It is at least as strict as that one, so
-//! that both see the end of the body at the same byte.
+//! The HTTP library decodes the body. This reader is at least as strict as the library, so that
+//! both see the end of the body at the same byte.
 
 use thiserror::Error;
 

@@ -1,5 +1,5 @@
-//! The replies that the proxy gives itself, byte for byte as Envoy's `sendLocalReply`, and the
-//! response flags that say why (Envoy `response_flags`, `source/common/stream_info/utility.cc`).
+//! The proxy's own replies, byte for byte as Envoy's `sendLocalReply`, and the response flags that
+//! give the reason (Envoy `response_flags`, `source/common/stream_info/utility.cc`).
 //!
 //! It writes nothing to a socket and counts nothing.
 

@@ -1,6 +1,6 @@
-//! The methods that are let through: those that Envoy knows.
+//! The allowed methods: those that Envoy knows.
 //!
-//! Which of them a route is for is not decided here.
+//! Routes decide which of them they match.
 
 /// The methods that Envoy knows (`source/common/http/http1/balsa_parser.cc`, `kValidMethods`).
 const METHODS: [&str; 34] = [

@@ -1,8 +1,8 @@
-//! Reads the request heads of one client connection strictly, and writes each down again in the one
-//! form that is judged and forwarded.
+//! Reads the request heads of one client connection strictly, and rewrites each in the one form
+//! that is judged and forwarded.
 //!
 //! A head that two readers could frame or address differently is rejected here with Envoy's status,
-//! before the HTTP library sees a byte of it. Which host may be asked is not decided here.
+//! before the HTTP library sees a byte of it. It does not decide which hosts are allowed.
 
 use super::local_reply::LocalReply;
 use super::method::is_known_method;

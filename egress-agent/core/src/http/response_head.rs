@@ -1,7 +1,7 @@
 //! Judges the head of an upstream's response before the HTTP library reads it: a response that two
 //! readers could frame differently is the upstream's protocol error, as in Envoy.
 //!
-//! The library drops one of two framings and goes on, and then nobody behind it can tell.
+//! The library drops one of two framings and continues, so the code behind it cannot detect that.
 
 use super::request_head::{MAX_HEADERS, length_of};
 use http::StatusCode;

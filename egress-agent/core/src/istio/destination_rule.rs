@@ -1,4 +1,4 @@
-//! `DestinationRule`: how connections to a service are made, once it is chosen.
+//! `DestinationRule`: how connections to a chosen service are made.
 
 use super::decode::macros::{enums, messages};
 use super::duration::TimeSpan;

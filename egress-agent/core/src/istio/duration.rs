@@ -1,6 +1,6 @@
 //! Durations as Go writes them (`1h30m`, `.5s`), which is how Istio's YAML spells every time span.
 //!
-//! Only the syntax: which spans a field may hold is validation's business.
+//! Only the syntax; validation decides which durations a field may have.
 
 use std::time::Duration;
 use thiserror::Error;

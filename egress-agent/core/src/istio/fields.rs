@@ -1,7 +1,7 @@
 //! Types that several kinds share: string matches, selectors, destinations and percentages.
 //!
-//! Field by field as in istio/api `networking/v1alpha3/*.proto`; what they mean for a flow is the
-//! registry's business.
+//! Field by field as in istio/api `networking/v1alpha3/*.proto`; the registry decides what they
+//! mean for a flow.
 
 use super::decode::macros::messages;
 use super::decode::node::{Node, Value};

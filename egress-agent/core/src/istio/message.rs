@@ -1,4 +1,4 @@
-//! What decoding and validation have to say about an object: severity, place and reason.
+//! A message of decoding or validation about an object: severity, place and reason.
 
 use std::fmt;
 

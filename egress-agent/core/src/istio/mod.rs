@@ -1,4 +1,4 @@
-//! Istio's resources: the model, decoding and validation. Knows nothing of what they mean for a flow.
+//! Istio's resources: the model, decoding and validation. Does not know what they mean for a flow.
 
 pub mod decode;
 pub mod destination_rule;

@@ -1,6 +1,6 @@
-//! What was found in a file, as text for people and as JSON lines for machines.
+//! The findings in a file, as text for people and as JSON lines for machines.
 //!
-//! Only the rendering: which files are read and where the result goes is the caller's business.
+//! Only the rendering; the caller reads the files and writes the result.
 
 use super::decode::{Decoded, Kind};
 use super::message::{Message, Severity};

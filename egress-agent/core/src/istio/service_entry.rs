@@ -1,4 +1,4 @@
-//! `ServiceEntry`: hosts outside that may be called, with their ports and how they are found.
+//! `ServiceEntry`: allowed hosts, with their ports and the way their addresses are found.
 
 use super::decode::macros::{enums, messages};
 use super::fields::WorkloadSelector;

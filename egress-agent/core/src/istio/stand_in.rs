@@ -1,8 +1,10 @@
-//! Stand-ins for objects that are invalid and narrow or protect: what they are about serves nothing.
+//! Stand-ins for invalid objects that narrow or protect: their hosts or workloads are denied
+//! everything.
 //!
-//! Left out, a `VirtualService` would open every path of its hosts, a `DestinationRule` would let go in
-//! clear text what it encrypts, and a `Sidecar` would show a workload every service. A `ServiceEntry`
-//! and a `WorkloadEntry` only add, so they need none.
+//! Without the stand-in, leaving out a `VirtualService` would open every path of its hosts, leaving
+//! out a `DestinationRule` would send in clear text what it encrypts, and leaving out a `Sidecar`
+//! would show a workload every service. A `ServiceEntry` and a `WorkloadEntry` only add, so they
+//! need none.
 
 use super::decode::node::{Node, Value};
 use super::decode::{Object, Spec};

@@ -1,4 +1,4 @@
-//! `VirtualService`: what happens to a request or connection once its host is known.
+//! `VirtualService`: what is done with a request or connection whose host is known.
 
 use super::decode::macros::{enums, messages};
 use super::decode::values::Bytes;

@@ -1,7 +1,8 @@
-//! What one service claims in the kernel's tables, and where its ports are dialled.
+//! The entries that one service adds to the kernel's tables, and the addresses at which its ports
+//! are dialled.
 //!
-//! Owns the table "what goes where" of a service's ports by protocol class and resolution. Does
-//! not know other services: the union is `tables`'.
+//! Owns the mapping from protocol class and resolution of a port to its entries. Does not know
+//! other services; `tables` forms the union.
 
 use super::leases::Leases;
 use super::tables::{Action, Claims, Target, Transport, claim};

@@ -1,6 +1,6 @@
 //! The kernel's look-up over a policy's desired table, so that `decide()` can be asked on the host.
 //!
-//! It holds no entry of its own: the ledger has them.
+//! The ledger holds the entries.
 
 use super::tables::{Action, Ledger, Target, Transport};
 use egress_ebpf::abi::proto;

@@ -1,4 +1,4 @@
-//! From services and DNS answers to the kernel's tables and the proxy's snapshot.
+//! Turns services and DNS answers into the kernel's tables and the proxy's snapshot.
 
 pub mod claims;
 pub mod diff;

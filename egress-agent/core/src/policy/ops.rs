@@ -1,5 +1,5 @@
-//! The writes that the shell carries out, each in the form of the kernel's maps. In which order they
-//! come, `diff` says.
+//! The writes that the shell carries out, each in the form of the kernel's maps. `diff` decides
+//! their order.
 
 use super::tables::{Action, Target};
 use egress_ebpf::abi::Policy;

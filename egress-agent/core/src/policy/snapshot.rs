@@ -1,7 +1,7 @@
-//! The proxy's snapshot of one policy: plans of services joined with where these are.
+//! The proxy's snapshot of one policy: the plans of services joined with their addresses.
 //!
-//! Owns what must be put together anew after a change, so that one answer or one rule costs its
-//! own hosts and not all. Does not decide which route applies: `registry` did.
+//! Owns what a change rebuilds: one answer or one rule rebuilds its own hosts and not all.
+//! `registry` decides which route applies.
 
 use super::claims::{cluster, doors, everywhere, listed_networks, own_networks};
 use super::leases::Leases;

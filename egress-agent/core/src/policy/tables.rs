@@ -1,7 +1,7 @@
-//! What one policy's kernel table holds: the union of what every service claims.
+//! The content of one policy's kernel table: the union of the claims of all services.
 //!
-//! Owns the form of an entry and the rule for two claims on one entry. Does not know why a
-//! service claims it (`claims`) nor in which order the kernel hears of it (`diff`).
+//! Owns the form of an entry and the rule for two claims on one entry. `claims` decides what a
+//! service claims, `diff` the order of the writes.
 
 use super::numbers;
 use egress_ebpf::abi::{action, proto};

@@ -1,7 +1,7 @@
 //! Delegates: routes that a `VirtualService` takes from another one without hosts (istio
 //! `pilot/pkg/model/virtualservice.go` `mergeVirtualServicesIfNeeded`).
 //!
-//! One level only. Owns the merge of fields; how matches combine is `routes`'.
+//! One level only. Owns the merge of fields; `routes` combines the matches.
 
 use super::{Named, Registry, VirtualService};
 use crate::istio::virtual_service::{Delegate, HttpRoute};

@@ -1,8 +1,8 @@
-//! `DestinationRule`s: which ones hold for a destination, the subsets they define, and the policy that
-//! they give to its cluster.
+//! `DestinationRule`s: which ones apply to a destination, the subsets they define, and the policy
+//! that they give to its cluster.
 //!
-//! Source of the choice: istio `pilot/pkg/model/push_context.go` `destinationRule`. How policies merge
-//! is `traffic`'s.
+//! Source of the choice: istio `pilot/pkg/model/push_context.go` `destinationRule`. `traffic`
+//! merges the policies.
 
 use super::Registry;
 use super::not_done::table::{serves_nothing, traffic_policy};

@@ -1,8 +1,8 @@
 //! The registry: every service that rules list and the `VirtualService`s for them.
 //!
-//! Made from resources that passed validation, by pure functions; objects that could not be
-//! decoded are no part of it. Changes with the rules in place, so that one changed object among
-//! many costs its own part. Knows no address that DNS gave.
+//! Made from resources that passed validation, by pure functions; objects that cannot be decoded
+//! are not in it. Rule changes update it in place: one changed object costs its own part only.
+//! Knows no DNS answers.
 
 mod delegate;
 mod dependences;

@@ -1,7 +1,7 @@
-//! What services do with flows, as data: the routes of each port and the destinations that they name
-//! by host and port.
+//! The handling of flows by services, as data: the routes of each port and the destinations that
+//! they name by host and port.
 //!
-//! Where destinations are at the moment is `policy`'s business; which route applies is `routes`'.
+//! `policy` knows the present addresses of destinations; `routes` decides which route applies.
 
 use super::Registry;
 use super::scope::Scope;

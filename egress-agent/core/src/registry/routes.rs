@@ -1,8 +1,8 @@
-//! What a service's port does with a flow: the routes of the `VirtualService` that is in force for
-//! it, or the service itself.
+//! The handling of a flow by a service's port: the routes of the `VirtualService` that is in force
+//! for it, or the service itself.
 //!
 //! Owns which `VirtualService` applies and in which order. Names destinations by host and port;
-//! where these are at the moment is `policy`'s business.
+//! `policy` knows their present addresses.
 
 use super::VirtualService;
 use super::delegate::merged;

@@ -1,4 +1,4 @@
-//! Where a rule's destination leads: which service, port and subset, and its share.
+//! The target of a rule's destination: its service, port and subset, and its share.
 //!
 //! Source of the port's choice: istio `GetDestinationCluster`.
 

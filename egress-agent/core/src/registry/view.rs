@@ -1,6 +1,6 @@
-//! What one workload sees of the registry: its services and what each does with a flow.
+//! The part of the registry that one workload sees: its services and their plans.
 //!
-//! Owns which entry is visible, and what must be looked at anew when some rules changed.
+//! Owns which entries are visible, and which of them a rule change makes it check again.
 
 use super::Registry;
 use super::plan::{Context, HostPlan};

@@ -1,4 +1,4 @@
-//! A `VirtualService` as the registry holds it: the object, and for whom it is.
+//! A `VirtualService` as the registry holds it: the object and the workloads that it applies to.
 
 use crate::istio::{Object, Spec, virtual_service};
 use std::sync::{Arc, OnceLock};

@@ -1,6 +1,6 @@
-//! What the client of a denied request gets, and why it is denied.
+//! The reply to a denied request, and the reason for the denial.
 //!
-//! The proxy answers by it, and `explain` says it. Decides nothing.
+//! The proxy sends it, and `explain` prints it. Decides nothing.
 
 use super::{Cluster, HttpDecision, RefusalReason};
 use crate::http::authority::parse_authority;

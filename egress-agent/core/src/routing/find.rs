@@ -1,6 +1,6 @@
 //! Finds the entries of a port's lists by host, server name or address.
 //!
-//! The indices are made at the first question.
+//! The indices are built at the first lookup.
 
 use super::PortRoutes;
 use super::index::{Names, Place, Prefixes};

@@ -1,5 +1,5 @@
-//! Finds the most specific listed host for a name among many: exact, then the longest wildcard;
-//! and the longest listed prefix for an address. Does not know what stands there.
+//! Finds the most specific listed host for a name among many: exact, then the longest wildcard; and
+//! the longest listed prefix for an address. Does not know what the entries mean.
 //!
 //! A wildcard matches by text suffix, any number of labels deep, as in Istio (`pkg/config/host/name.go`):
 //! `*.example.com` is `a.b.example.com` and not `example.com`; `*example.com` is both and

@@ -1,8 +1,8 @@
 //! Addresses in the form in which they are judged, and the one list of special ones.
 //!
-//! A rule for any address does not mean those that lead into the machine itself or to the platform
-//! that runs it; an answer for a public name should hold none of the list. A rule that wants one of
-//! them names it.
+//! A rule for any address does not include addresses of the machine itself or of the platform that
+//! runs it, and a DNS answer for a public name should contain none of them. A rule lists such an
+//! address by naming it.
 
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;

@@ -1,8 +1,8 @@
-//! `VirtualService.http[].match`: whether one request is what a route is for.
+//! `VirtualService.http[].match`: whether a request matches a route.
 //!
-//! Evaluates what only the request can tell. What is known before (port, gateways, the client's
-//! labels and namespace) was decided when the routes were made. Forms as in
-//! istio `pilot/pkg/networking/core/route/route.go` `translateRouteMatch`.
+//! Evaluates the conditions on the request. Conditions that are known earlier (port, gateways, the
+//! client's labels and namespace) are evaluated when the routes are built. Forms as in istio
+//! `pilot/pkg/networking/core/route/route.go` `translateRouteMatch`.
 
 use super::head::RequestHead;
 use crate::http::headers::ends_here;

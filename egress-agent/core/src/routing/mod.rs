@@ -1,6 +1,6 @@
-//! The proxy's immutable snapshot: what happens to a redirected flow once its name is known.
+//! The proxy's immutable snapshot: what is done with a redirected flow whose name is known.
 //!
-//! `registry` and `policy` build it; the proxy only asks. It knows no socket.
+//! `registry` and `policy` build it; the proxy queries it. It knows no socket.
 
 mod decide;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which addresses of a cluster one flow dials, in order.
 //!
-//! It dials nothing; where the turn stands is asked for only where there is a choice.
+//! It dials nothing, and advances the round robin only if there is a choice.
 
 use super::Cluster;
 use std::net::SocketAddr;

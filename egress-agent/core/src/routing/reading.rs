@@ -1,7 +1,7 @@
 //! How a redirected flow is read, and what its first bytes mean.
 //!
-//! The proxy carries out what is here and `explain` asks it, so that both give one answer. It
-//! reads no socket and keeps no clock: the bytes, their end and the time limit come in as arguments.
+//! The proxy carries these decisions out and `explain` reports them, so both agree. It reads no
+//! socket and keeps no clock: the bytes, their end and the time limit come in as arguments.
 
 use super::{Cluster, HttpDecision, PortKind, RefusalReason, RequestHead, RouteTable};
 use super::{Sniffed, TcpDecision, Turn};

@@ -1,5 +1,4 @@
-//! Why the proxy denies a flow or a request. The code is what the log names, the text what
-//! it and `explain` say.
+//! Why the proxy denies a flow or a request. The log has the code and the text, `explain` the text.
 //!
 //! It decides nothing and writes no log line.
 

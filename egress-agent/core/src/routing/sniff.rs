@@ -1,7 +1,7 @@
-//! Tells from the first bytes what a flow speaks, as Envoy's TLS and HTTP inspectors do, and more
-//! warily: what a lenient HTTP server could take for a request is HTTP.
+//! Detects a flow's protocol from its first bytes, as Envoy's TLS and HTTP inspectors do, but
+//! stricter: bytes that a lenient HTTP server could take for a request count as HTTP.
 //!
-//! It only looks: what they mean on a port is for `reading`.
+//! `reading` decides what the protocol means on a port.
 
 use crate::http::method::is_known_method;
 

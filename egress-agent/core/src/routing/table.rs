@@ -108,7 +108,7 @@ pub struct VirtualHost {
 pub struct HttpRoute {
     /// Requests that it is for, any of them; empty means all.
     pub matches: Vec<HttpMatch>,
-    /// What it does with them. Where there is no action, they are denied.
+    /// The route's action on matching requests. A route without an action denies them.
     pub action: Result<HttpAction<Split>, NoAction>,
     /// What it asks for besides.
     pub policy: Arc<RoutePolicy>,

@@ -1,8 +1,8 @@
-//! Whose turn it is: each list that flows are shared out over counts its own draws.
+//! Round robin: each list of destinations counts its own draws.
 //!
-//! A count that several lists share starves entries: a flow that advances it twice only ever
-//! meets every second entry of a list. The count of a split lives in the snapshot beside it; that of a
-//! cluster's endpoints outlives snapshots, with the proxy.
+//! A count that several lists share starves entries: a flow that advances it twice reaches only
+//! every second entry of a list. The snapshot keeps the count of a split; the proxy keeps the count
+//! of a cluster's endpoints, which outlives snapshots.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};

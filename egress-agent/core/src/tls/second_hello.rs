@@ -1,9 +1,9 @@
 //! Watches a TLS connection between its first `ClientHello` and its first encrypted record: the
-//! client may be asked for a second hello (HelloRetryRequest, RFC 8446 §4.1.4), and the server serves
-//! the name that is in that one.
+//! client may be asked for a second hello (HelloRetryRequest, RFC 8446 §4.1.4), and the server
+//! serves the name of the second hello.
 //!
-//! Bounded and incremental, as `client_hello`. It decrypts nothing and holds back nothing itself: it
-//! says how many bytes must wait.
+//! Bounded and incremental, as `client_hello`. It decrypts nothing and holds back no bytes: it
+//! returns how many bytes must wait.
 
 use super::client_hello::{HelloError, MAX_HELLO, parse_body};
 use crate::http::authority::CanonicalHost;

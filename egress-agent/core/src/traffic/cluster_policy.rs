@@ -1,7 +1,7 @@
 //! What `DestinationRule`s ask for one destination.
 //!
-//! Owns which fields are read, and how the policies of host, subset and port merge. Which rules hold
-//! for a destination is the registry's to find; the proxy carries the policy out.
+//! Owns which fields are read, and how the policies of host, subset and port merge. The registry
+//! finds the rules of a destination; the proxy carries the policy out.
 
 use crate::istio::destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection,

@@ -1,8 +1,8 @@
 //! What rules ask of traffic: the action and the policy of a route, the policy of a cluster, as
 //! typed values that the registry builds and the proxy carries out.
 //!
-//! Everything between the two carries them unopened: a new field of a rule is read here and carried
-//! out in the proxy. Decides nothing about a flow.
+//! The code between the two passes them on without reading them: a new field of a rule is read here
+//! and carried out in the proxy. Decides nothing about a flow.
 
 mod cluster_id;
 mod cluster_policy;

@@ -1,7 +1,7 @@
 //! Rule documents as text, for tests that make many of them.
 //!
 //! Owns how a document is written, and what Istio's validation would not take: a name twice, a
-//! wildcard that is to be resolved, networks beside DNS. What the rules say is for those who use it.
+//! wildcard that is to be resolved, networks beside DNS. The callers choose the rules.
 
 /// A document of one kind with a spec, which ends in a line break.
 pub fn document(kind: &str, name: &str, spec: &str) -> String {

@@ -1,5 +1,5 @@
-//! The whole pure half as one gate: rules and answers in, what becomes of a flow out. The kernel is
-//! `decide()` over maps that the state's own writes filled; the proxy is its decisions.
+//! The whole pure half as one gate: rules and answers in, verdicts out. The kernel is `decide()`
+//! over maps that the state's own writes filled; the proxy is its decisions.
 
 #[allow(dead_code, reason = "not every test file makes rules")]
 pub mod documents;

@@ -1,7 +1,7 @@
 //! Random rules, and destinations near them. A seed gives the same ones on every machine.
 //!
-//! Owns the names, addresses and ports that rules and clients have in common. What becomes of a flow
-//! is for those who use it.
+//! Owns the names, addresses and ports that rules and clients have in common. The callers check the
+//! verdicts.
 
 use super::documents::{Port, document, resolution, service_entry};
 use std::net::IpAddr;

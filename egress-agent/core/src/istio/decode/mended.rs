@@ -1,7 +1,8 @@
-//! An object with decoding errors as its author most likely meant it, so that validation can tell what
-//! else is wrong with it.
+//! An object with decoding errors, mended as its author most likely meant it, so that validation
+//! finds its other faults.
 //!
-//! It is never in force. Owns how far a fault reaches: what else it may make look wrong.
+//! It is never in force. Owns which findings a fault may cause, so that they are not reported a
+//! second time.
 
 use super::node::{Node, Value, snake_case};
 use super::object::{Object, Spec, spec_of};
@@ -113,7 +114,7 @@ fn is_below(path: &str, above: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
-/// Gives a field the name that was meant, unless there is one of that name. Returns its path.
+/// Renames a misspelt field to its correct name, unless that field exists too. Returns its path.
 fn rename(root: &mut Node, field: &Misspelt) -> Option<String> {
     let mut node = root;
     for step in &field.within.0 {

@@ -1,7 +1,6 @@
-//! Files of Kubernetes objects to Istio's resources, decoded as istiod does.
+//! Decodes files of Kubernetes objects into Istio's resources, as istiod does.
 //!
-//! Reads text and says what is wrong with its form. What is wrong with its meaning is for
-//! [`super::validate()`] to say.
+//! Reports errors of form. [`super::validate()`] reports errors of meaning.
 
 pub(crate) mod macros;
 mod mended;

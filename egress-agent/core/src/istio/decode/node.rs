@@ -1,4 +1,4 @@
-//! A YAML document as a tree of values with their places. Says nothing about what they mean.
+//! A YAML document as a tree of values with their places. Does not interpret the values.
 
 use crate::istio::message::{Path, Step};
 use std::collections::BTreeMap;

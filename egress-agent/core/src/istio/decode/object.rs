@@ -1,5 +1,4 @@
-//! One object: its kind, version and metadata, and its spec. Which documents a file holds is
-//! `stream`'s.
+//! One object: its kind, version and metadata, and its spec. `stream` splits a file into documents.
 
 use super::node::{Entry, Mark, Node, Value};
 use super::reader::{self, Decode, Misspelt, Reader};

@@ -1,4 +1,5 @@
-//! YAML text to a tree of values with marks. Bounded in depth, in nodes and in what aliases copy.
+//! Parses YAML text into a tree of values with marks. Depth, number of nodes and the nodes that
+//! aliases copy are bounded.
 
 use super::node::{Entry, Mark, Node, Value};
 use super::scalar::resolve;

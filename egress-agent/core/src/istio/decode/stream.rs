@@ -1,7 +1,7 @@
-//! Which objects a file holds: documents, lists, and what is skipped because it is none of ours.
+//! Splits a file into objects: documents, lists, and documents of other kinds, which are skipped.
 //!
-//! One broken document does not hide the others, and what is wrong inside a document of another kind
-//! is nobody's business here.
+//! One broken document does not hide the others. Errors inside a document of another kind are not
+//! reported.
 
 use super::node::{Mark, Node, Value};
 use super::object::{self, GROUP, Kind, OTHER_KINDS, Object, Place};

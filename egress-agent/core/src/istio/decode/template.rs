@@ -1,5 +1,5 @@
-//! Whether a document is a template of Helm that nobody rendered. Knows no template language: two
-//! braces around something are enough.
+//! Whether a document is a Helm template that was not rendered. Does not parse the template
+//! language: a pair of double braces is enough.
 
 use super::node::{Mark, Node, Value};
 use crate::istio::message::{Path, Step};

@@ -1,4 +1,4 @@
-//! The state of validating one object: where we are and what was found.
+//! The state of validating one object: the current field and the findings.
 
 use crate::istio::decode::Object;
 use crate::istio::decode::node::Node;

@@ -1,5 +1,5 @@
-//! Rules of what a route does to a request besides sending it on: faults, CORS, redirects, rewrites,
-//! fixed responses.
+//! Rules of the actions of a route other than forwarding: faults, CORS, redirects, rewrites, fixed
+//! responses.
 
 use super::check::Check;
 use super::common::{self, duration, fraction};

@@ -1,4 +1,4 @@
-//! Rules of what an HTTP request is matched by.
+//! Rules of the conditions on an HTTP request.
 
 use super::check::{Check, Rule};
 use super::headers::match_name;

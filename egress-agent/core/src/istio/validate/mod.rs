@@ -1,7 +1,7 @@
 //! Validation of single objects, with the verdicts and reasons of Istio's own validator.
 //!
 //! Source of the rules: istio `pkg/config/validation/{validation,virtualservice}.go` and
-//! `agent/validation.go`. What objects mean together is not looked at here.
+//! `agent/validation.go`. Does not look at objects together; `registry::lint` does.
 
 mod addresses;
 mod check;

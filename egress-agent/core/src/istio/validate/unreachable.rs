@@ -1,4 +1,5 @@
-//! Warnings about routes and conditions that can never be used, because an earlier one takes all.
+//! Warnings about routes and conditions that can never be used, because an earlier one matches
+//! everything.
 
 use super::check::Check;
 use crate::istio::fields::StringMatch;

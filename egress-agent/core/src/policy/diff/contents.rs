@@ -1,4 +1,4 @@
-//! What each table of the kernel holds, and the way back from a plan that is not carried out.
+//! The content of each kernel table, and the undo of a plan that is not carried out.
 
 use crate::policy::tables::{Delta, Table};
 use egress_ebpf::ids::TableId;

@@ -1,9 +1,8 @@
-//! From the tables that the kernel has to the tables that it should have: an ordered list of
-//! writes.
+//! An ordered list of writes that turns the kernel's present tables into the desired ones.
 //!
-//! Owns table ids, generations and the order. Applied in order, no step lets anything through
-//! that neither the old nor the new rules list, and no step denies what both list. Does not
-//! write: the shell does.
+//! Owns table ids, generations and the order. If the writes are applied in order, no step allows a
+//! destination that neither the old nor the new rules list, and no step denies one that both list.
+//! The shell carries the writes out.
 
 mod contents;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The kernel as the writes of a plan leave it: its tables, and what it makes of a flow.
+//! A model of the kernel after the writes of a plan: its tables and its verdict on a flow.
 
 use crate::policy::diff::TableOp;
 use crate::policy::tables::Transport;

@@ -1,6 +1,6 @@
 //! The answer for an address and port, or a URL with an address in it.
 //!
-//! It words what `asked` found out.
+//! It puts the result of `asked` into words.
 
 use super::asked::{Asked, Judged};
 use super::gate::{Fate, Spoken};

@@ -1,5 +1,5 @@
-//! Which addresses a client dials for a host: what DNS gave the agent, else what its rule spells
-//! out, else an address that no rule names.
+//! The addresses that a client dials for a host: those of DNS answers, else those in its rule, else
+//! an address that no rule names.
 //!
 //! It asks no name server and judges nothing.
 

@@ -1,6 +1,6 @@
-//! A question as flows: what a client speaks to which address, and what the gate makes of it.
+//! A question as flows: the protocol that a client speaks to each address, and the gate's verdict.
 //!
-//! It finds no words.
+//! It writes no text.
 
 use super::addresses::Addresses;
 use super::gate::{Fate, Gate, Spoken};

@@ -1,8 +1,8 @@
 //! What the gate does with one flow: the kernel's `decide()` over the policy's table, then the
 //! proxy's reading of the flow and its routes.
 //!
-//! It is the decision itself, asked for a flow that nobody has made: nothing here judges by rules of
-//! its own. It finds no words.
+//! It calls the decision itself for a flow that does not exist, and has no rules of its own. It
+//! writes no text.
 
 use super::DeniedBy;
 use crate::http::headers::{UpgradeAsked, upgrade_asked};

@@ -1,7 +1,7 @@
 //! Why a destination is allowed or denied, for people: the gate's own decision, the rule that gave
 //! it, or the nearest one and the field in which it differs.
 //!
-//! `gate` asks what the kernel and the proxy decide, `words` says it. Decides nothing.
+//! `gate` gets the decision of kernel and proxy, `words` phrases it. Decides nothing itself.
 
 mod address;
 mod addresses;

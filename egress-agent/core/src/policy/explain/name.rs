@@ -1,6 +1,6 @@
 //! The answer for a host and port, or a URL with a name in it.
 //!
-//! It words what `asked` found out.
+//! It puts the result of `asked` into words.
 
 use super::addresses::Addresses;
 use super::asked::{Asked, Judged};

@@ -1,4 +1,4 @@
-//! The service whose host is most like one that no rule lists.
+//! The service whose host is most similar to an unlisted host.
 
 use super::words::rule_of;
 use crate::istio::hosts;

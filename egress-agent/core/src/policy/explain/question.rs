@@ -1,6 +1,7 @@
-//! What `explain` is asked: a host, an address or a URL, and what a request to it would carry.
+//! The question to `explain`: a host, an address or a URL, and the method and headers of a request
+//! to it.
 //!
-//! It only reads the text; no rule is looked at here.
+//! It only parses the text and reads no rule.
 
 use crate::http::authority::parse_authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};

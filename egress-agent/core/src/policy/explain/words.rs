@@ -1,4 +1,4 @@
-//! The words of an explanation: of each verdict, and of the rule that gave it.
+//! The text of an explanation: for each verdict, and for the rule behind it.
 //!
 //! It decides nothing.
 

@@ -1,4 +1,4 @@
-//! What comes of a question for a name, and what it does to the name's leases.
+//! The result of a DNS question, and its effect on the name's leases.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Which addresses each name has: DNS answers in, leases with an expiry out.
 //!
-//! Owns when a name is asked again and how long an address stays. Does not know what a name is
-//! listed for: `state` says which names are wanted and turns changes into table entries.
+//! Owns when a name is asked again and how long an address stays. Does not know which rules list a
+//! name: `state` says which names it needs and turns changes into table entries.
 
 mod answer;
 mod settings;

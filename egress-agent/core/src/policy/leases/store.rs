@@ -1,9 +1,9 @@
-//! Leases as text and back: what an agent leaves for the next one, so that names go on having
-//! their last good addresses where no name server answers meanwhile.
+//! Leases as text and back. An agent leaves them for the next one, so that names keep their last
+//! good addresses while no name server answers.
 //!
-//! Owns the form, and decides which leases are still valid. Where the text is stored is the shell's business.
-//! Times in it are those of the wall clock, as [`Duration`] since 1970: an [`Instant`] means
-//! nothing to another process.
+//! Owns the form, and decides which leases are still valid. The shell stores the text. Times in it
+//! are those of the wall clock, as [`Duration`] since 1970: an [`Instant`] means nothing to another
+//! process.
 
 use super::Leases;
 use egress_ebpf::addr::Addr;

@@ -1,6 +1,6 @@
-//! What a log line says about an address: whose it is, and which rule comes nearest.
+//! The hint of a log line about an address: its hosts, and the nearest rule.
 //!
-//! Owns the words. Decides nothing.
+//! Owns the text. Decides nothing.
 
 use super::index::{Names, Sight};
 use crate::policy::claims::{UnlistedAddress, transport};

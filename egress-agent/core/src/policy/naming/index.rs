@@ -1,4 +1,4 @@
-//! The index itself: what is added and removed with each policy and each changed service.
+//! The index itself, and its update for each policy and each changed service.
 
 use super::addresses::Addresses;
 use super::listed::Listed;

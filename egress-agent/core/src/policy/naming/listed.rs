@@ -1,4 +1,4 @@
-//! The hosts that spell an address out: as a VIP or network in `addresses`, or as an endpoint.
+//! The hosts whose rules name an address: as a VIP or network in `addresses`, or as an endpoint.
 
 use super::pairs::Pairs;
 use crate::istio::service_entry::Resolution;

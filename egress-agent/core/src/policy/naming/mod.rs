@@ -1,9 +1,8 @@
-//! Which hosts an address is known by, and what each policy lists of them: what a log line says of a
-//! denial.
+//! The hosts of an address and what each policy lists of them, for the log line of a denial.
 //!
-//! Owns the index. Its parts are persistent maps: the state machine changes its copy in place, and a
-//! snapshot shares with it what did not change, so that taking one costs nothing however many rules
-//! there are. No verdict is read from it.
+//! Owns the index. Its parts are persistent maps: the state machine changes its copy in place, and
+//! a snapshot shares the unchanged parts with it, so the cost of a snapshot does not grow with the
+//! rules. No verdict depends on it.
 
 pub(super) mod addresses;
 mod hints;

@@ -1,6 +1,6 @@
 //! Which hosts belong to a key: a persistent map of counted pairs.
 //!
-//! A copy costs nothing and shares what does not change after it.
+//! A copy is cheap and shares unchanged parts with the original.
 
 use imbl::OrdMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The index says what a look through everything would, and does not look through everything.
+//! The index gives the answer of a full search without searching everything.
 
 use super::work;
 use crate::istio::service_entry::Resolution;

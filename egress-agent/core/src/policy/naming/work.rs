@@ -1,4 +1,5 @@
-//! What a question to the index looks at, counted in tests: it must not grow with the rules.
+//! Counts the entries that a question to the index visits, for tests: the count must not grow with
+//! the rules.
 
 #[cfg(test)]
 use std::cell::Cell;

@@ -1,8 +1,9 @@
 //! The state machine: rules, DNS answers and time in; kernel writes, questions and the proxy's
 //! snapshot out.
 //!
-//! Owns the order in which everything else here is called. No input is ever rejected: what cannot
-//! be used denies. The shell does what `poll_*` says and reports back with `handle_*`.
+//! Owns the order in which everything else here is called. No input is ever rejected: input that
+//! cannot be used leads to denials. The shell carries out what `poll_*` returns and reports with
+//! `handle_*`.
 
 mod grouping;
 mod plan;

@@ -1,6 +1,6 @@
-//! New rules and settings as a plan: what they write is known before anything is in force. A plan that
-//! is not committed leaves the state as it was, and nothing was copied for that: a few changed rules
-//! are changed back, and policies that were made anew give way to those that were put aside.
+//! New rules and settings as a plan: its writes are known before anything is in force. A plan that
+//! is dropped leaves the state as it was, without a copy of the state: changed rules are changed
+//! back, and the kept policies replace the rebuilt ones.
 
 use super::State;
 use super::grouping::Regrouped;

@@ -1,4 +1,4 @@
-//! What does not come from resources, and what it lists in every policy.
+//! Settings that do not come from resources, and the entries that they add to every policy.
 
 use crate::policy::claims::{UnlistedAddress, everywhere};
 use crate::policy::leases::LeaseSettings;

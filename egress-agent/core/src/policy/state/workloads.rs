@@ -1,5 +1,5 @@
-//! The state machine's part with workloads: those of one kind share a policy, and a policy that
-//! none has any more goes.
+//! Workloads in the state machine: those of one kind share a policy, and an unused policy is
+//! deleted.
 
 use super::State;
 use super::policy::{Kind, PolicyState, Unlisted};

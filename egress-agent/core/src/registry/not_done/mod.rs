@@ -1,7 +1,7 @@
-//! What a resource asks for and the gate does not carry out, by field.
+//! The fields of a resource that the gate does not carry out.
 //!
-//! Owns the walk over one object and the words, so that nothing is passed over in silence. Which
-//! field has which effect is `table`'s; what an effect does to a route is `routes`'.
+//! Owns the walk over one object and the messages, so that no field is ignored silently. `table`
+//! says which effect a field has, `routes` what the effect does to a route.
 
 pub mod table;
 

@@ -1,7 +1,7 @@
-//! The table of fields that the gate does not carry out, and what becomes of a rule that has one.
+//! The table of fields that the gate does not carry out, and their effect on a rule.
 //!
-//! The one source of this: `check`, the notes at load and in `status`, and the routes themselves are
-//! made from it. Does not walk objects.
+//! The single source of this: `check`, the notes at load and in `status`, and the routes themselves
+//! are made from it. Does not walk objects.
 
 use crate::istio::destination_rule::ClientTlsMode;
 use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};

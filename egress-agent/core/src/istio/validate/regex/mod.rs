@@ -1,7 +1,7 @@
 //! The syntax of regular expressions as Go's `regexp` has it, which is RE2's.
 //!
-//! Only whether an expression is one, and why not, in Go's words; nothing is compiled or matched
-//! here. Source: Go `src/regexp/syntax/parse.go`.
+//! Only says whether an expression is valid, and if not, why, in Go's words; compiles and matches
+//! nothing. Source: Go `src/regexp/syntax/parse.go`.
 
 mod class;
 mod unicode;

@@ -1,4 +1,4 @@
-//! An address in the place of a name: as the Host of a request, and TLS without a server name.
+//! An address instead of a name: as the Host of a request, and TLS without a server name.
 
 use super::bench::Bench;
 use super::{entry, port};

@@ -1,4 +1,4 @@
-//! What a denial says about the rule that comes nearest, and the setting that would let it pass.
+//! The hint of a denial: the nearest rule, and the setting that would allow the connection.
 
 use super::bench::Bench;
 use super::{LAB, entry, port};

@@ -1,4 +1,5 @@
-//! A plan that is not committed leaves nothing behind: what comes after it is as if it had not been.
+//! A plan that is not committed leaves nothing behind: later changes behave as if it had never been
+//! made.
 
 use super::bench::objects;
 use super::{entry, port};
