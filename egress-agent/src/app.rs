@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Runs the agent until it is asked to stop. The gate comes first: whatever is wrong with the rest
+/// Runs the agent until it is asked to stop. The gate is closed first, so an error in anything else
 /// is found with the gate closed.
 pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
@@ -82,8 +82,8 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     })
 }
 
-/// Threads of the runtime never have more than the running agent needs. The calling thread, which
-/// loads and attaches, gives the rest up when that is done.
+/// Threads of the runtime never have more capabilities than the running agent needs. The calling
+/// thread loads and attaches, and drops the others afterwards.
 fn runtime(kept: CapabilitySet) -> anyhow::Result<tokio::runtime::Runtime> {
     let less = move || {
         if let Err(error) = privilege::give_up(kept) {
@@ -97,7 +97,8 @@ fn runtime(kept: CapabilitySet) -> anyhow::Result<tokio::runtime::Runtime> {
         .context("starting the runtime")
 }
 
-/// Does `work` in a thread whose own threads (a file watcher's) get no more than `kept`.
+/// Runs `work` in a thread with the capabilities `kept`; threads that it starts (a file watcher's)
+/// inherit them.
 fn with_less<T: Send>(kept: CapabilitySet, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -129,7 +130,8 @@ async fn serve(
     let Gate {
         mut kernel, lock, ..
     } = gate;
-    // Before the start is announced: a signal that comes while its handler is set up is lost.
+    // The handlers are set up before the start is announced, because an earlier signal would be
+    // lost.
     let (stop, hangup) = (stop::told()?, reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let events = kernel.events()?;
@@ -171,7 +173,7 @@ async fn serve(
 
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first).await?;
-    // The rules are in force by now: what they list straight through does not wait for the proxy.
+    // The rules are in force now, so direct flows do not wait for the proxy.
     let proof: Arc<str> = wiring::proof()?.into();
     let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
     let memory = Arc::clone(&shared).give_back();
@@ -198,8 +200,8 @@ async fn serve(
     };
     keeper.check().await;
     keeper.check_redirect().await;
-    // The service manager's "started" is the closed gate; `status` says when it is ready, which
-    // waits for workloads that the service manager may start only now.
+    // The service manager counts the agent as started when the gate is closed. Readiness comes
+    // later: it needs workloads, which the service manager may start only after this.
     admin::notify_ready();
     helpers.spawn(memory);
     helpers.spawn(keeper.keep(config.canary_interval));
@@ -219,7 +221,7 @@ async fn serve(
     };
     engine.keep_leases();
     engine.close()?;
-    // Nobody mends the gate from here on.
+    // From here on nothing attaches a removed link again.
     helpers.shutdown().await;
     if result.is_ok() && config.on_exit == OnExit::Detach {
         kernel::detach(&config.bpf_dir)?;

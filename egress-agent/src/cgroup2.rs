@@ -34,17 +34,17 @@ fn mount() -> Result<Mount, Failure> {
     })
 }
 
-/// A container has a mount of its own part beside the one of the whole hierarchy that it was given.
+/// A container can have two mounts: its own part, and the whole hierarchy that it was given.
 fn choose(mounts: Vec<Mount>) -> Option<Mount> {
     let whole = mounts.iter().position(|m| m.root == Path::new("/"));
     mounts.into_iter().nth(whole.unwrap_or(0))
 }
 
-/// Joins the cgroup namespace of process 1, where that is another one and may be looked at: in a
-/// container that shares the node's process ids. The kernel lets no process leave the part of the
+/// Joins the cgroup namespace of process 1 if it differs from this process's and can be opened: in
+/// a container that shares the node's process ids. The kernel lets no process leave the part of the
 /// hierarchy that its own namespace shows (`cgroup_attach_permissions` in kernel/cgroup/cgroup.c),
-/// and paths are shown relative to it. To be called before any other thread is started, since a
-/// thread hands its namespace on and changes only its own.
+/// and paths are shown relative to it. Call it before any other thread starts: it changes the
+/// calling thread only, and new threads inherit its namespace.
 pub fn join_first_namespace() -> Result<(), Failure> {
     let Ok(first) = fs::File::open("/proc/1/ns/cgroup") else {
         return Ok(());
@@ -80,7 +80,8 @@ fn parse_mounts(text: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// Space, tab, newline and backslash stand as three octal digits (`mangle` in `fs/proc_namespace.c`).
+/// Space, tab, newline and backslash are written as three octal digits (`mangle` in
+/// `fs/proc_namespace.c`).
 fn unescape(field: &str) -> PathBuf {
     let mut out = field.to_owned();
     for (code, plain) in [
@@ -115,8 +116,8 @@ fn own_in(mount: &Mount, proc_cgroup: &str) -> Option<PathBuf> {
     Some(mount.point.components().chain(below.components()).collect())
 }
 
-/// Levels of a cgroup below the hierarchy's root, which is level 0. Of a folder outside the mount, 0:
-/// it is looked at, whatever the kernel makes of it.
+/// Level of a cgroup below the hierarchy's root, which is level 0. Also 0 for a folder outside the
+/// mount, so that it is not skipped.
 pub fn level(folder: &Path) -> usize {
     mount().map_or(0, |mount| level_in(&mount, folder))
 }

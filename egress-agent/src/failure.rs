@@ -1,6 +1,6 @@
-//! Errors that a user can act on, with the exit code that says whose turn it is.
+//! Errors that a user can act on, each with its exit code.
 //!
-//! Everything else travels as plain `anyhow` and ends with [`UNEXPECTED`].
+//! All other errors are plain `anyhow` errors with the exit code [`UNEXPECTED`].
 
 use std::fmt;
 

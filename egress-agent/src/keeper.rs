@@ -1,5 +1,5 @@
-//! Keeps the gate closed and proves it: looks after the links, sends the canary, collects what
-//! vanished cgroups left behind. Readiness follows.
+//! Keeps the gate closed and proves it: attaches removed links again, sends the canary, deletes the
+//! entries of removed cgroups. Readiness follows from that.
 
 use crate::config::DenyErrno;
 use crate::gate;

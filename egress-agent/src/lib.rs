@@ -1,7 +1,7 @@
-//! The shell of the egress gate: everything with a socket, a file or a clock. How a rule is judged
-//! is in `egress-core` and `egress-ebpf`; this crate carries it out.
+//! The shell of the egress gate: everything with a socket, a file or a clock. `egress-core` and
+//! `egress-ebpf` judge; this crate carries their decisions out.
 //!
-//! Binary and integration tests use it; it promises nothing to other crates.
+//! The binary and the integration tests use it; its API is not stable.
 
 pub mod app;
 pub mod cgroup2;

@@ -1,4 +1,4 @@
-//! Entry point: nothing but the hand-over to the verbs.
+//! Entry point: calls the command line.
 
 use std::process::ExitCode;
 

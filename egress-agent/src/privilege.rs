@@ -1,5 +1,5 @@
-//! Whether this process may close and open the gate, asked before anything is touched; and what
-//! it gives away once it has.
+//! Checks whether this process may close and open the gate before it changes anything, and drops
+//! capabilities afterwards.
 
 use crate::failure::Failure;
 use crate::proxy::Limits;

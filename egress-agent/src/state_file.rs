@@ -1,7 +1,8 @@
-//! Files in which state outlives the agent: the agent's alone, written whole or not at all.
+//! Files in which state outlives the agent: readable by the agent only, written as a whole or not
+//! at all.
 //!
-//! They lie beside the admin socket, in a folder that goes with a reboot, as the pins do. What a text
-//! means is the caller's.
+//! They are beside the admin socket, in a folder that, like the pins, does not survive a reboot.
+//! The caller interprets the text.
 
 use anyhow::{Context as _, ensure};
 use std::fs::{self, File, OpenOptions};

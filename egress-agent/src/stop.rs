@@ -1,4 +1,4 @@
-//! The signals: which end the agent, and which must not.
+//! The signals: those that end the agent, and those that must not.
 
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -1,4 +1,4 @@
-//! Whether what a person reads may have colours. Writes nothing.
+//! Whether output for people has colours. Writes nothing.
 
 use std::env;
 use std::ffi::OsStr;

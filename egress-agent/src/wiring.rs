@@ -1,5 +1,6 @@
-//! Adapters between rooms that must not know each other: what the engine is given of the kernel and
-//! the socket factory, and what the proxy is given of these and of the engine.
+//! Adapters between folders that must not know each other: the parts of the kernel side and the
+//! socket factory that the engine gets, and the parts of these and of the engine that the proxy
+//! gets.
 
 use crate::config::{Config, OnRemoval};
 use crate::dns::Resolver;

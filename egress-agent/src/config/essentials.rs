@@ -1,12 +1,12 @@
-//! What it takes to close the gate, read from a config file that is wrong elsewhere: a mistake in
-//! one field must not leave the node open.
+//! The fields that closing the gate needs, read from a config file with mistakes in other fields:
+//! such a mistake must not leave the node open.
 
 use super::settings::{Settings, read};
 use super::{DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, LogFormat};
 use serde_yaml::Value;
 use std::path::{Path, PathBuf};
 
-/// Where the gate is, whatever else the configuration says.
+/// The fields that say where the gate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Essentials {
     /// Folder of the pins.
@@ -20,7 +20,7 @@ pub struct Essentials {
 }
 
 impl Essentials {
-    /// Flags over what can be read of the file.
+    /// The flags, then the fields that can be read from the file.
     pub fn of(flags: &Settings, file: &Path) -> Self {
         let text = read(file).unwrap_or_default();
         let value = serde_yaml::from_str::<Value>(&text).unwrap_or_default();

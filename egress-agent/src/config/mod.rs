@@ -1,5 +1,5 @@
 //! The agent's own configuration: settings of the command line over those of a file, defaults
-//! filled in, and checked for what makes no sense together. Looks at no cgroup and no kernel.
+//! filled in, contradictions rejected. Reads no cgroup and no kernel.
 
 mod essentials;
 mod glob;
@@ -29,8 +29,8 @@ use std::time::Duration;
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/egress-agent";
 /// Where a running agent answers `status` and `wait`.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/egress-agent.sock";
-/// What is logged: of libraries errors only, since their warnings are about single datagrams and
-/// files and mean nothing to who reads the agent's log.
+/// The default log filter. Libraries log errors only: their warnings concern single datagrams and
+/// files, and do not help a reader of the agent's log.
 pub const DEFAULT_LOG_FILTER: &str =
     "info,hickory_net=error,hickory_proto=error,hickory_resolver=error,notify=error";
 /// The port that Istio's sidecars redirect outbound TCP to.
@@ -58,7 +58,7 @@ pub struct Config {
     pub dns: Dns,
     /// Whether private, loopback and link-local addresses in answers are taken.
     pub allow_private_answers: bool,
-    /// Those that are taken where not all are.
+    /// Private networks that are accepted if not all are.
     pub private_answers: Vec<PrivateAnswers>,
     /// Networks that go straight through.
     pub internal: Vec<IpNet>,
@@ -77,7 +77,7 @@ pub struct Config {
     pub outbound_traffic_policy: TrafficPolicy,
     /// What happens to addresses that belong to no listed host, where the name is checked.
     pub unlisted_address: UnlistedAddress,
-    /// Whether that is done, or only recorded.
+    /// Whether unlisted destinations are denied, or allowed and logged.
     pub mode: Mode,
     /// Error that a denied call returns.
     pub deny_errno: DenyErrno,
@@ -91,7 +91,7 @@ pub struct Config {
     pub canary_interval: Duration,
     /// Unix socket for `status`, `wait` and `explain`.
     pub admin_socket: PathBuf,
-    /// Who runs in which cgroup, where no API says it. The first that fits holds.
+    /// Identities of workloads by cgroup. The first entry that matches applies.
     pub workloads: Vec<WorkloadEntry>,
 }
 

@@ -1,5 +1,5 @@
 //! The config file while the agent runs: read again when it changes and on SIGHUP. A file with a
-//! mistake changes nothing. Says which fields only a restart changes.
+//! mistake changes nothing. Reports the changed fields that need a restart.
 
 use crate::config::{Config, Settings};
 use std::fs;
@@ -24,7 +24,7 @@ pub struct Source {
 /// What tells two versions of a file apart: device, inode, size, seconds and nanoseconds.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
-/// From this call on SIGHUP is heard.
+/// Handles SIGHUP from this call on.
 pub fn hangup() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }

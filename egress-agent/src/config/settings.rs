@@ -1,5 +1,5 @@
-//! Every setting once: the same struct is the config file and the command line, so a field
-//! without its flag cannot exist. Fills in no defaults and looks at nothing on the machine.
+//! Every setting once: the same struct is the config file and the command line, so a field without
+//! its flag cannot exist. Fills in no defaults and reads nothing from the machine.
 
 use super::values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, PrivateAnswer, Span,
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// A larger config file is not read.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Settings as given; `None` and empty lists are "not said".
+/// Settings as given; `None` and empty lists mean "not set".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
@@ -126,7 +126,7 @@ pub struct LogSettings {
 }
 
 impl Settings {
-    /// Reads a config file; an empty one says nothing and is not an error.
+    /// Reads a config file; an empty one sets nothing and is not an error.
     pub fn from_file(path: &Path) -> Result<Self, Failure> {
         let text = read(path)
             .map_err(|e| Failure::usage(format_args!("config file {}: {e}", path.display())))?;
@@ -143,7 +143,7 @@ impl Settings {
         serde_yaml::from_str(text)
     }
 
-    /// These settings, and `below` where these say nothing. A list is taken as a whole.
+    /// These settings, and those of `below` for fields that are not set here. Lists are not merged.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         fn list<T>(above: Vec<T>, below: Vec<T>) -> Vec<T> {

@@ -1,5 +1,5 @@
-//! Values that are in the config file and on the command line alike: each is written the same
-//! way in both, and says what it wanted when it is not that.
+//! Values of the config file and the command line. Each has the same syntax in both, and its parse
+//! error says what was expected.
 
 use super::glob::CgroupGlob;
 use clap::ValueEnum;
@@ -198,8 +198,8 @@ impl FromStr for PrivateAnswer {
     }
 }
 
-/// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. Not negative, and no
-/// longer than the clock's arithmetic bears with.
+/// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. Not negative, and at
+/// most a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 

@@ -1,5 +1,5 @@
-//! Who runs in which cgroup, as the config file says it: which cgroups, and what Istio's selectors ask of a workload. For services of a VM, and for pods where no
-//! Kubernetes API says it.
+//! Entries of `workloads`: the cgroups that they match, and the namespace, labels and service
+//! account of the workload there. For services of a VM, and for pods without a Kubernetes API.
 
 use super::glob::CgroupGlob;
 use super::values::Mode;
@@ -12,8 +12,8 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadEntry {
-    /// Which cgroups. Each that fits is a workload, with all below it; of two that fit, the first
-    /// entry holds.
+    /// Pattern for cgroups. Each cgroup that matches is a workload, with all cgroups below it. If
+    /// two entries match, the first one applies.
     pub cgroup: CgroupGlob,
     /// Namespace: which Sidecars, exportTo and short names apply.
     #[serde(default = "default_name")]
@@ -24,11 +24,11 @@ pub struct WorkloadEntry {
     /// Service account.
     #[serde(default = "default_name")]
     pub service_account: String,
-    /// Whether what no rule lists is denied to it; what is not said here, `mode` of all says.
+    /// Whether unlisted destinations are denied to it. Without it, the global `mode` applies.
     pub mode: Option<Mode>,
 }
 
-/// Kubernetes' name for what was not named.
+/// Kubernetes' default for a name that is not given.
 fn default_name() -> String {
     "default".to_owned()
 }

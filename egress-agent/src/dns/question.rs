@@ -1,8 +1,8 @@
 //! The UDP socket of one question: it passes on the answer and drops every other datagram.
 //!
 //! Owns how many other datagrams end the question. Which one is the answer is decided in the core
-//! (`dns/question.rs`). Who else could have sent one is described in docs/threat-model.md; what
-//! happens to the question then is [`super::server`]'s.
+//! (`dns/question.rs`). Who else could have sent one is described in docs/threat-model.md;
+//! [`super::server`] decides what happens to the question then.
 
 use egress_core::dns::question::{Fit, fit};
 use hickory_resolver::net::runtime::{DnsUdpSocket, TokioTime};
@@ -14,8 +14,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
-/// Datagrams that are not the answer, after which the question is dropped. Each is a guess of one
-/// of 65 536 ids; a server sends none.
+/// The question is dropped after this many datagrams that are not the answer. Each is a guess of
+/// one of 65 536 ids; a server sends none.
 const MOST_WRONG: usize = 3;
 
 /// Why a question cannot be asked over UDP. Over TCP it can.
@@ -24,7 +24,7 @@ enum Doubt {
     /// Any process of this node can send from the server's address.
     #[error("the server is on this node")]
     OnThisNode,
-    /// Somebody guesses.
+    /// Too many datagrams were not the answer: somebody guesses.
     #[error("{MOST_WRONG} wrong answers arrived")]
     WrongAnswers,
     /// The server changes upper and lower case in the question that it repeats.
@@ -49,8 +49,8 @@ pub(super) struct QuestionSocket {
 }
 
 impl QuestionSocket {
-    /// Takes a socket that was made for one question to `server`. `only_tcp` is set where this
-    /// socket finds that none should go over UDP.
+    /// Wraps a socket that was made for one question to `server`. The socket sets `only_tcp` if it
+    /// finds that `server` must not be asked over UDP.
     pub(super) async fn connect(
         socket: UdpSocket,
         server: SocketAddr,
@@ -98,7 +98,7 @@ impl DnsUdpSocket for QuestionSocket {
             let mut buffer = ReadBuf::new(buf);
             let from = ready!(self.socket.poll_recv_from(cx, &mut buffer))?;
             let asked = self.asked.get().map_or(&[][..], |asked| asked);
-            // What came before the socket was connected can be from anywhere.
+            // A datagram that arrived before the socket was connected can be from any sender.
             let fit = if from == self.server {
                 fit(asked, buffer.filled())
             } else {

@@ -1,7 +1,7 @@
 //! Asks the configured servers for the addresses of one name.
 //!
-//! No search domains, no hosts file, no cache: names are complete, and what a lifetime means is
-//! decided elsewhere. A server that fails is followed by the next; one that says no is believed.
+//! No search domains, no hosts file, no cache: names are complete, and the core decides what a TTL
+//! means. If a server fails, the next one is asked; a negative answer is final.
 
 use super::chain;
 use super::server::Server;
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 const ROUNDS: usize = 2;
 /// Names that are asked for at the same time.
 const CONCURRENT: usize = 64;
-/// A half answer (one family failed) is asked again after at most this.
+/// If one family failed, the name is asked again after at most this time.
 const HALF_TTL: Duration = Duration::from_secs(5);
 
 /// The servers, in order. Cheap to clone.
@@ -47,7 +47,8 @@ impl Resolver {
         let mut fqdn =
             Name::from_ascii(name).map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
         fqdn.set_fqdn(true);
-        // Never closed, so never an error; without a permit there would only be more at once.
+        // The semaphore is never closed, so this cannot fail. Without a permit only more questions
+        // would run at once.
         let _slot = self.slots.acquire().await;
         let (v4, v6) = tokio::join!(
             self.ask(&fqdn, RecordType::A),

@@ -1,6 +1,6 @@
 //! One name server, and how it is asked: over UDP where only the server can answer, else over TCP.
 //!
-//! Owns that choice. Which datagram is an answer is [`super::question`]'s.
+//! Owns that choice. [`super::question`] decides which datagram is an answer.
 
 use super::transport::Transport;
 use crate::sockets::SocketFactory;
@@ -48,7 +48,7 @@ impl Server {
         })
     }
 
-    /// The records of `kind` that `name` leads to, as the server says.
+    /// The server's records of `kind` for `name`, aliases followed.
     pub(super) async fn lookup(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
         timeout(TIMEOUT, self.ask(name, kind))
             .await

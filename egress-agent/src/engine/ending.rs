@@ -1,5 +1,6 @@
-//! Ends running flows that a change of rules or of their workload's policy no longer lists, in every network namespace where the
-//! agent makes sockets, off the async threads. Which flows these are, the kernel's tables say.
+//! Ends running flows that a change of rules or of their workload's policy no longer lists, in
+//! every network namespace where the agent makes sockets, off the async threads. The kernel's
+//! tables say which flows these are.
 
 use crate::config::OnRemoval;
 use crate::kernel::{Ended, Live};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Workloads that get a policy within this time of each other are looked at together: a look lists
+/// Workloads that get a policy within this time of each other are checked together: a check lists
 /// every connection of every namespace.
 const TOGETHER: Duration = Duration::from_secs(1);
 
@@ -22,7 +23,7 @@ pub struct Ending {
     live: Option<Arc<Live>>,
     sockets: Arc<SocketFactory>,
     counters: Counters,
-    /// A look at the flows of moved workloads is to come.
+    /// A check of the flows of moved workloads is scheduled.
     due: Arc<AtomicBool>,
 }
 

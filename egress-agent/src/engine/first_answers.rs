@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same where no rule is in force yet: a resolver nearby answers all in one write.
 const PATIENCE_ALONE: Duration = Duration::from_millis(100);
-/// Names that are waited for and shown.
+/// Number of awaited names that readiness shows.
 const NAMES_SHOWN: usize = 5;
 
 /// See the module.
 pub(super) struct FirstAnswers {
     board: Board,
-    /// Until when they are waited for; none once they are there.
+    /// End of the wait; `None` once all answers are there.
     until: Option<Instant>,
 }
 
@@ -25,7 +25,7 @@ impl FirstAnswers {
         Self { board, until: None }
     }
 
-    /// Begins to wait. Returns how long the start may.
+    /// Begins to wait. Returns how long the start may wait.
     pub(super) fn begin(&mut self, state: &State) -> Duration {
         self.until = Some(Instant::now() + PATIENCE);
         self.look(state);
@@ -60,7 +60,7 @@ impl FirstAnswers {
         self.board.set(Part::Answers, why);
     }
 
-    /// Goes on without those that did not come.
+    /// Stops waiting for the missing answers.
     pub(super) fn give_up(&mut self, state: &State) {
         self.until = None;
         self.board.set(Part::Answers, None);

@@ -35,11 +35,12 @@ pub(super) enum Input {
     FirstAnswersLate,
     /// The leases are to be written for the next agent.
     KeepLeases,
-    /// Somebody asks.
+    /// A question of `status` or `explain`.
     Ask(Ask),
 }
 
-/// What reaches a running engine from the rest of the agent, and where it says how far it is.
+/// The channels through which the rest of the agent reaches a running engine, and the board on
+/// which the engine reports.
 pub struct News {
     /// Questions.
     pub asks: mpsc::Receiver<Ask>,
@@ -79,7 +80,8 @@ impl Rules {
         Self(Some(rules))
     }
 
-    /// The next set; once that there is none to come. Dropping the future loses none.
+    /// The next set. Reports once that the files are no longer followed. Dropping the future loses
+    /// none.
     pub(super) async fn next(&mut self) -> Input {
         let Some(rules) = &mut self.0 else {
             return std::future::pending().await;

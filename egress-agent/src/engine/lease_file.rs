@@ -1,5 +1,5 @@
-//! The file in which the leases outlive the agent, beside its admin socket: a folder that goes with
-//! a reboot, as the pins do. What the text means is the state machine's to say.
+//! The file in which the leases outlive the agent, beside its admin socket: like the pins, that
+//! folder does not survive a reboot. The state machine reads and writes the text.
 
 use crate::state_file;
 use egress_core::policy::leases::store::{MAX_TEXT, Stored};
@@ -7,9 +7,10 @@ use egress_core::policy::state::State;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// From an answer with other addresses to the write, with all that come meanwhile.
+/// Delay from an answer with other addresses to the write. Answers that arrive meanwhile are
+/// included.
 const SOON: Duration = Duration::from_secs(3);
-/// The same from an answer that only prolongs.
+/// The same for an answer that only prolongs a lease.
 const LATE: Duration = Duration::from_mins(10);
 
 /// See the module.

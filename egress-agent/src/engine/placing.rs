@@ -1,5 +1,5 @@
-//! Writes what the state machine decides to the kernel: tables, policies, and which cgroups are under
-//! which. In which order stands here; who a workload is does not.
+//! Writes what the state machine decides to the kernel: tables, policies, and which cgroups are
+//! under which. Owns the order of these writes; does not know who a workload is.
 
 use super::ending::Ending;
 use crate::kernel::Tables;

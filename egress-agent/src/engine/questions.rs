@@ -1,5 +1,5 @@
-//! Sends the questions that the state machine wants asked and gives it what came of them. Which name
-//! is due, and what an answer means, does not stand here.
+//! Sends the questions of the state machine and returns their results to it. The state machine
+//! decides which name is due and what an answer means.
 
 use crate::dns::Resolver;
 use egress_core::policy::leases::{Answer, Failure};

@@ -1,5 +1,4 @@
-//! The copy of the rules in force on disk, for the next agent. What a rule means is the state
-//! machine's.
+//! The copy of the rules in force on disk, for the next agent. Does not know what a rule means.
 
 use crate::sources::store;
 use egress_core::istio::Object;

@@ -1,4 +1,4 @@
-//! What the engine notes for `status`, and the log lines that say the same.
+//! The engine's notes for `status`, and the log lines with the same content.
 
 use super::placing::Placing;
 use crate::config::Mode;

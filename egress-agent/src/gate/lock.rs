@@ -1,5 +1,5 @@
-//! One agent a gate: a lock on the folder of the pins, which the kernel lets go of when its holder
-//! ends, however it ends.
+//! One agent per gate: a lock on the folder of the pins, which the kernel releases when its holder
+//! ends, also if it is killed.
 
 use crate::failure::{BUSY, Failure};
 use std::fs::{self, File, TryLockError};

@@ -1,7 +1,8 @@
-//! Closes the gate before anything else can go wrong: takes the lock of the pins, loads or adopts,
-//! denies everything where there are no rules, attaches. `run` goes on from here; `close` ends here.
+//! Closes the gate before anything else can fail: takes the lock of the pins, loads or adopts,
+//! denies everything where there are no rules, attaches. `run` continues from here; `close` ends
+//! here.
 //!
-//! Knows no rule, and no agent's own cgroup.
+//! Knows neither rules nor the agent's own cgroup.
 
 pub mod lock;
 pub mod own;

@@ -1,5 +1,5 @@
-//! The enforced roots as the user named them: which folders they are, which are not there yet, and
-//! which can be none. Attaches nothing.
+//! The enforced roots as the user named them: their folders, which of these do not exist yet, and
+//! which cannot be a root. Attaches nothing.
 
 use crate::cgroup2::{self, is_cgroup2};
 use crate::failure::Failure;

@@ -1,6 +1,6 @@
-//! Closes an enforced root that comes, or comes again, as soon as the kernel tells of it: inotify on
-//! the folders above each root. A thread of its own, so that nothing else the agent does is waited
-//! for. It holds the kernel side weakly, and ends with it.
+//! Closes an enforced root that is created, or created again, as soon as the kernel reports it:
+//! inotify on the folders above each root. It runs in its own thread, so that it never waits for
+//! other work of the agent. It holds a weak reference to the kernel side and ends with it.
 
 use crate::kernel::{self, Kernel};
 use crate::observe::readiness::Board;

@@ -1,5 +1,5 @@
-//! Attaches the programs to cgroups by pinned links, replaces them in place where an agent before
-//! this one did, and opens the gate again.
+//! Attaches the programs to cgroups by pinned links, replaces them in place if the previous agent
+//! attached them, and detaches them.
 
 use super::load::Kernel;
 use super::pins::{Pins, private_dir, remove_tree};

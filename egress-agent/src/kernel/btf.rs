@@ -1,7 +1,8 @@
-//! The places of a few fields in the kernel's structures, from its type information (BTF).
+//! The offsets of a few fields in the kernel's structures, from its type information (BTF).
 //!
-//! Reads the format of Documentation/bpf/btf.rst as far as that takes: structures, unions, enums,
-//! and what stands between a member and its structure. Knows nothing of what the programs do there.
+//! Reads the parts of the format (Documentation/bpf/btf.rst) that this needs: structures, unions,
+//! enums, and the types between a member and its structure. Does not know what the programs read
+//! there.
 
 use egress_ebpf::layout::Layout;
 use std::collections::HashMap;

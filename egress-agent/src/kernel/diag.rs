@@ -1,5 +1,5 @@
-//! The kernel's list of TCP sockets (`sock_diag(7)`), each with what one BPF map keeps on it, and
-//! the way to end one. Knows nothing of what the bytes in the map mean.
+//! The kernel's list of TCP sockets (`sock_diag(7)`), each with its value in one BPF map, and a
+//! call that ends a socket. Does not know what the bytes in the map mean.
 //!
 //! Message layouts: include/uapi/linux/inet_diag.h and sock_diag.h.
 

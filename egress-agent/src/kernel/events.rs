@@ -1,4 +1,4 @@
-//! What the programs say: denials out of the ring buffer, and their own log lines.
+//! The output of the programs: denials from the ring buffer, and log lines.
 
 use anyhow::Context as _;
 use aya::Ebpf;

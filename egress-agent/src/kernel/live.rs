@@ -1,5 +1,5 @@
-//! What still runs after the rules changed: finds connections whose destination the tables no
-//! longer list, on both sides of a redirect, and ends them.
+//! Finds running connections whose destination the tables no longer list, on both sides of a
+//! redirect, and ends them.
 //!
 //! Judges by the same function and the same tables as the programs, in the agent's memory: to open
 //! a table by its id (`BPF_MAP_GET_FD_BY_ID`) takes `CAP_SYS_ADMIN`, which the agent may not have. A policy

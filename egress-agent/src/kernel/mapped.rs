@@ -1,5 +1,5 @@
-//! An array of the kernel's in this process's memory: what the agent writes there, programs see at
-//! once, word by word.
+//! A kernel array mapped into this process's memory: programs see each word as soon as the agent
+//! writes it.
 
 use egress_ebpf::table::Line;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};

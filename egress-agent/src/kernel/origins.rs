@@ -1,4 +1,5 @@
-//! Where an accepted connection of the proxy was going, from the socket's own storage, and whose it is.
+//! The original destination and the owner of an accepted connection of the proxy, from the socket's
+//! storage.
 
 use super::pins::Pins;
 use anyhow::Context as _;

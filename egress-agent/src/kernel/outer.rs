@@ -1,7 +1,6 @@
-//! Which table is whose: the kernel's array of tables, and the same tables in this process's
-//! memory.
+//! The tables by id: the kernel's array of tables, and the same tables in this process's memory.
 //!
-//! Owns the order in which the two change: a table is to be seen here for as long as it is there.
+//! Owns the order in which the two change: a table stays mapped here as long as the kernel has it.
 
 use super::slots::{Memory, Slots};
 use super::sys::{self, Progress};

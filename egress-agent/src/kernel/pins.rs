@@ -1,7 +1,7 @@
-//! Where programs' links and maps are pinned, and who may look.
+//! The paths and permissions of pinned links and maps.
 //!
-//! Layout below the chosen folder: `abi-N/maps/NAME` and `abi-N/links/CGROUP_ID/PROGRAM`. The
-//! ABI's number is part of the path, so an agent never adopts what it would misread.
+//! Layout below the chosen folder: `abi-N/maps/NAME` and `abi-N/links/CGROUP_ID/PROGRAM`. The ABI's
+//! number is part of the path, so an agent never adopts pins that it would misread.
 
 use crate::failure::Failure;
 use anyhow::Context as _;

@@ -1,5 +1,5 @@
 //! The kernel's policies, each one word that a program reads whole, and the highest generation that
-//! one ever had.
+//! any policy ever had.
 
 use super::mapped::Mapped;
 use super::pins::Pins;

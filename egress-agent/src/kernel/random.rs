@@ -1,4 +1,4 @@
-//! Random numbers of the kernel's.
+//! Random numbers from the kernel.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;

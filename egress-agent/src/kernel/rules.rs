@@ -1,8 +1,8 @@
-//! The entries of all rule tables: which go into a table that stands, which into one that is yet
-//! to be made, and whether there is room for them.
+//! The entries of all rule tables: which go into an existing table, which into a new one, and
+//! whether there is room for them.
 //!
-//! A table comes to be seen whole. One that stands is changed in place; where it has no place for
-//! an entry, another takes its place with all that it holds.
+//! Programs see a new table only when it is complete. An existing table is changed in place; if it
+//! has no room for an entry, a larger table with the same content replaces it.
 
 use super::outer::Outer;
 use super::slots::{Draft, Slots, kind};

@@ -1,8 +1,8 @@
 //! One rule table as the agent writes it: a BPF array that is mapped into memory, filled before
 //! any program sees it and changed in place after that.
 //!
-//! Owns the size of the array and when it is too small. How entries lie in it, the pure crate
-//! says; which table is whose, `outer`.
+//! Owns the size of the array and decides when it is too small. The pure crate defines the layout;
+//! `outer` has the ids.
 
 use super::mapped::Mapped;
 use super::{random, sys};

@@ -1,6 +1,6 @@
-//! The network namespaces in which the agent serves: in which of them each cgroup's processes are,
-//! when that is looked at again, and the proxy's listeners there. Which cgroups there are, and who
-//! each is to the rules, is `workloads`'s.
+//! The network namespaces in which the agent serves: which of them each cgroup's processes are in,
+//! when that is checked again, and the proxy's listeners there. `workloads` knows the cgroups and
+//! their identities.
 
 mod processes;
 mod schedule;

@@ -1,5 +1,5 @@
-//! When to look at a cgroup again: often while it is young, since nothing tells of a process that
-//! changes its namespace, and now and then for ever after.
+//! When to check a cgroup again: often while it is young, because the kernel does not report a
+//! process that changes its namespace, and rarely after that.
 
 use egress_ebpf::ids::CgroupId;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,6 @@
-//! What the agent serves in one network namespace: the proxy's pair of listeners on loopback.
+//! The agent's services in one network namespace: the proxy's pair of listeners on loopback.
 //!
-//! A further service adds its listener to [`Services::start`] and nothing elsewhere in this room.
-//! Which namespaces there are is in `spaces`.
+//! A further service adds its listener to [`Services::start`] only. `spaces` knows the namespaces.
 
 use crate::failure::Failure;
 use crate::kernel::Tables;

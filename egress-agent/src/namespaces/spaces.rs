@@ -1,8 +1,9 @@
 //! The network namespaces in which the agent serves: its own, and each that a workload's process is
-//! in, however many workloads share it. Nothing is left in one when the last workload has gone.
+//! in, however many workloads share it. After the last workload has left a namespace, the agent
+//! keeps nothing there.
 //!
-//! The kernel gets a namespace's proxy port after the proxy listens, and loses it before the proxy closes, so a
-//! redirected connect meets either a listener or a denial. What is served is in `serving`.
+//! The kernel gets a namespace's proxy port after the proxy listens, and loses it before the proxy
+//! closes, so a redirected connect meets either a listener or a denial. `serving` has the services.
 
 use super::processes;
 use super::serving::{Services, Serving};

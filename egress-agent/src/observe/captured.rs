@@ -1,4 +1,4 @@
-//! For tests: the lines that some work logs.
+//! For tests: captures the log lines of a function.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! From the cgroup ids of kernel events to paths that a person knows.
+//! Turns the cgroup ids of kernel events into paths.
 
 use crate::cgroup2;
 use egress_ebpf::ids::CgroupId;

@@ -1,5 +1,5 @@
-//! Counts: the agent's own counters, and one reader for them and the kernel's. What each counts
-//! is in `families`.
+//! The agent's own counters, and one reader for them and the kernel's. `families` describes each
+//! counter.
 
 use super::families::{FAMILIES, Family, Own, Series, Source};
 use crate::kernel;

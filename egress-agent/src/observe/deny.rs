@@ -1,4 +1,4 @@
-//! A denial of the kernel in the words of the log. Owns the names of its numbers.
+//! A denial by the kernel, as the log shows it. Owns the names of its numeric codes.
 
 use super::event::{By, Event, Owner};
 use egress_ebpf::abi::{DenyEvent, NO_POLICY, proto};

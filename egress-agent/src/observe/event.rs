@@ -1,7 +1,7 @@
 //! The vocabulary of denials: one message, one set of field names and one spelling of each value for
 //! those of the kernel and those of the proxy, and for what an auditing policy let pass.
 //!
-//! Writes lines. Which denial has one is decided by `denials` and `flows`.
+//! Writes the lines; `denials` and `flows` decide which denial gets one.
 
 use super::cgroups::CgroupPaths;
 use crate::workloads::Identities;

@@ -1,5 +1,5 @@
-//! Every counter of the gate, by family: name, unit, labels and what it counts. The one list that
-//! `status` reads, and what serves metrics can. Counts nothing itself.
+//! Every counter of the gate, by family: name, unit, labels and meaning. `status` reads this list,
+//! and a metrics endpoint can. Counts nothing itself.
 //!
 //! A new counter is an entry here and the place that counts it.
 

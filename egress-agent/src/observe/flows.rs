@@ -1,5 +1,6 @@
-//! What the proxy denied and served, as log lines with Envoy's names for the flags. A client that
-//! is denied over and over costs a bounded number of lines; what has none is counted and told.
+//! Log lines of the flows that the proxy denied and served, with Envoy's response flags. Repeated
+//! denials of a client get a bounded number of lines; the others are counted, and the count is
+//! logged.
 
 use super::counters::Counters;
 use super::event::{By, Event, Owner, Owners, log_suppressed};

@@ -3,7 +3,7 @@
 //!
 //! Denials have bounds of their own ([`super::denials`], [`super::flows`]), with repeats counted by
 //! kind; this is for every other line, those of libraries among them. Levels below INFO have no
-//! bound: who turns them on wants them.
+//! bound: a user who turns them on wants them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Where log lines go and how they look: one line each, whatever is in it. Says nothing of what is
-//! logged; how much is [`super::limit`]'s.
+//! The destination and format of log lines: one line each, whatever the content. [`super::limit`]
+//! bounds their number.
 
 use super::limit::{LineLimit, report_held_back};
 use crate::config::{Log, LogFormat};

@@ -1,4 +1,4 @@
-//! What the agent says about itself and about the flows it judged. Never feeds back into a verdict.
+//! What the agent says about itself and about the flows it judged. No verdict depends on it.
 
 #[cfg(test)]
 mod captured;

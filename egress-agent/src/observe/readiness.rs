@@ -1,5 +1,5 @@
-//! What keeps the agent from being ready, part by part, as those who know write it and `status`
-//! reads it. Judges nothing.
+//! The reasons why the agent is not ready, by part: each part writes its own, `status` reads them.
+//! Judges nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Tells the first of a kind, and its repeats as a number. Does not bound how much is logged of
-//! kinds that differ: that is [`super::throttle`]'s.
+//! Logs the first event of a kind, and its repeats as a count. [`super::throttle`] bounds the
+//! number of different kinds.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! Denied connects of datagram sockets, kept back for a moment. `getaddrinfo` connects one to each
+//! Denied connects of datagram sockets, held back for a moment. `getaddrinfo` connects one to each
 //! address of a name, to sort them by the source address that the kernel would choose (RFC 6724);
-//! then the program dials the same address and port, and one line says all.
+//! then the program dials the same address and port, and one line covers both.
 //!
-//! Owns which of the kernel's denials are one and the same. Writes no line.
+//! Decides which of the kernel's denials belong together. Writes no line.
 
 use egress_ebpf::abi::{DenyEvent, proto};
 use egress_ebpf::addr::Addr;

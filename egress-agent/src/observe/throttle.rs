@@ -1,4 +1,4 @@
-//! A bound on how often something is said. Counts what it holds back.
+//! A bound on the rate of lines. Counts the lines that it holds back.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,9 @@
-//! The Unix socket on which a running agent says how it is and what it would do, and its clients
-//! `status`, `wait` and `explain`.
+//! The Unix socket on which a running agent answers `status`, `wait` and `explain`, and these
+//! clients.
 //!
 //! Mode 0600, and the peer must be root or the agent's own user. One connection, one request and
-//! one answer, each a JSON document that ends with its direction; no request asks for the status.
+//! one answer, each a JSON document that ends with its direction; an empty request asks for the
+//! status.
 
 use crate::failure::{ABSENT, Failure};
 use crate::operate::status::Status;

@@ -1,4 +1,5 @@
-//! Questions to the running engine, each with the way back, and what it knows for `status`.
+//! Questions to the running engine, each with a channel for the answer, and the engine's facts for
+//! `status`.
 
 use crate::config::Mode;
 use crate::kernel::Room;

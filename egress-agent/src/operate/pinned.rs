@@ -1,4 +1,4 @@
-//! The gate as it is pinned, for `status` where no agent runs. Reads pins and changes nothing.
+//! The pinned gate, for `status` when no agent runs. Reads pins and changes nothing.
 
 use crate::cgroup2;
 use crate::failure::Failure;

@@ -1,4 +1,4 @@
-//! Fills the agent's status in, from what those say who know its parts, and serves it.
+//! Fills in the agent's status from its parts and serves it.
 
 use crate::config::Config;
 use crate::kernel::{Kernel, Room};

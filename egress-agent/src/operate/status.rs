@@ -1,6 +1,6 @@
 //! What the agent says about itself: one snapshot for `status`, `wait` and readiness, whole in JSON.
 //!
-//! Owns the form. `reporter` fills it in, `text` says it to people.
+//! Owns the form. `reporter` fills it in, `text` prints it for people.
 
 use crate::config::Mode;
 use crate::workloads::TooDeep;
@@ -22,16 +22,16 @@ pub struct Status {
     pub abi: u32,
     /// Whether an agent runs. Without one, only the pinned gate is described.
     pub running: bool,
-    /// The kernel judged the last canary as the rules have it, below every enforced root.
+    /// The last canary below each enforced root passed.
     pub closed: bool,
     /// The gate is closed, its roots are where the workloads are, its pins outlive the agent, and
     /// a redirected flow reaches this agent.
     pub ready: bool,
-    /// Why not, where it is not: every reason.
+    /// Every reason why it is not ready; `None` if it is.
     pub trouble: Option<String>,
-    /// The same, one by one.
+    /// The same reasons as a list.
     pub troubles: Vec<String>,
-    /// Seconds since a canary was last judged as the rules have it.
+    /// Seconds since a canary last passed.
     pub canary_age_seconds: Option<f64>,
     /// Enforced roots.
     pub roots: Vec<String>,
@@ -63,18 +63,18 @@ pub struct KernelStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RulesStatus {
-    /// That of workloads that have no `mode` of their own.
+    /// The mode of workloads without a `mode` of their own.
     pub mode: Mode,
     /// Resources in force.
     pub objects: usize,
-    /// Why the files as they are now are not in force.
+    /// Why the present content of the files is not in force.
     pub problem: Option<String>,
-    /// What is wrong with the files: file, line, field, reason, and what is in force instead; the
-    /// first of them.
+    /// The first problems of the files: file, line, field, reason, and what is in force instead.
     pub problems: Vec<String>,
-    /// What was skipped or is not carried out, by file, line and field; the first of them.
+    /// The first documents and fields that were skipped or are not carried out, by file, line and
+    /// field.
     pub notes: Vec<String>,
-    /// What objects do together that their author may not want; the first of them.
+    /// The first findings across objects: what they do together that their author may not want.
     pub findings: Vec<String>,
     /// Generation of the kernel's policies.
     pub generation: Generation,
@@ -82,13 +82,13 @@ pub struct RulesStatus {
     pub addresses: TableStatus,
     /// Networks in the tables.
     pub networks: TableStatus,
-    /// Workloads that are denied everything, because there is no policy left for their view.
+    /// Workloads that are denied everything, because the kernel has no free policy for their view.
     pub without_policy: usize,
     /// Cgroups that are denied everything, because they are nested deeper than the kernel judges.
     pub too_deep: TooDeep,
     /// Names whose last question failed, and why.
     pub failing: BTreeMap<String, String>,
-    /// What is counted since the start.
+    /// Counts since the start.
     #[serde(flatten)]
     pub counters: BTreeMap<String, u64>,
 }
@@ -101,15 +101,15 @@ pub struct WorkloadStatus {
     pub cgroup: String,
     /// The kernel's id.
     pub id: CgroupId,
-    /// `NAMESPACE/SERVICE-ACCOUNT`; none where nobody said who it is.
+    /// `NAMESPACE/SERVICE-ACCOUNT`; `None` if no entry of `workloads` matches.
     pub identity: Option<String>,
     /// `metadata.uid` of the pod, where the path names one.
     pub pod: Option<String>,
     /// Id of the container, where the path names one.
     pub container: Option<String>,
-    /// Where it has a mode of its own.
+    /// Its own mode, if it has one.
     pub mode: Option<Mode>,
-    /// The policy of its own; without one, that of the cgroup above holds.
+    /// Its own policy; without one, the policy of the cgroup above it applies.
     pub policy: Option<PolicyId>,
     /// Network namespaces of its processes other than the agent's.
     pub network_namespaces: usize,

@@ -1,5 +1,5 @@
-//! The status for people: what is wrong first, then what is in force; what is zero is left out.
-//! Every field and every counter is in `-o json`.
+//! The status for people: problems first, then what is in force; zeros are left out. Every field
+//! and every counter is in `-o json`.
 
 use super::status::{Status, TableStatus};
 use crate::config::Mode;

@@ -1,4 +1,4 @@
-//! Accepts redirected connections, finds whose each one is, and hands it to HTTP or TLS.
+//! Accepts redirected connections, finds the owner of each, and hands it to HTTP or TLS.
 //!
 //! A connection without an origin, above the limit, or on a port where nothing is listed ends here.
 

@@ -1,7 +1,7 @@
-//! Bytes that are read of a connection before it is known what becomes of it, counted in the memory
-//! that its workload may take.
+//! Bytes that are read from a connection before its handling is decided. They count towards the
+//! memory of its workload.
 //!
-//! It does not look at them.
+//! It does not interpret them.
 
 use super::client::Client;
 use super::places::BLOCK;

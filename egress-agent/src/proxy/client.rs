@@ -1,4 +1,4 @@
-//! Whose a connection is, and what it may do and take at this moment.
+//! The owner of a connection, and its present permissions and shares.
 //!
 //! It reads and writes no bytes of the connection.
 

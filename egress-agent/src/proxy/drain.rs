@@ -1,4 +1,4 @@
-//! Tells all connections that the proxy is going, and until when they may finish.
+//! Notifies all connections that the proxy is stopping, and of the deadline to finish.
 
 use std::future;
 use tokio::sync::watch;

@@ -1,8 +1,8 @@
 //! Holds a TLS client to the server name of its first hello: bytes that may belong to a second one
 //! wait here until it is whole and names the same host.
 //!
-//! It lies on the way of a running connection and is gone after the client's first encrypted record.
-//! What a second hello may say is decided in `egress_core::tls::second_hello`.
+//! It is part of a running connection until the client's first encrypted record.
+//! `egress_core::tls::second_hello` decides what a second hello may contain.
 
 use super::client::Client;
 use super::observe::RefusalReason;

@@ -1,7 +1,7 @@
-//! Reads ahead as far as it takes to know what a flow speaks, and which of the steps that
-//! `egress_core::routing::reading` names the flow takes.
+//! Reads ahead until a flow's protocol is known, and takes the steps that
+//! `egress_core::routing::reading` returns.
 //!
-//! It serves nothing and decides nothing of its own: it brings the bytes and the clock.
+//! It serves nothing and decides nothing itself: it supplies the bytes and the clock.
 
 use super::ahead::Ahead;
 use super::client::Client;

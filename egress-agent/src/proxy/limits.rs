@@ -1,6 +1,6 @@
-//! What the proxy may take of time, memory and descriptors.
+//! The proxy's bounds on time, memory and descriptors.
 //!
-//! Who keeps to each bound is where it is taken.
+//! The code that uses a resource enforces its bound.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the proxy tells about flows: each refusal and each finished request or connection.
+//! What the proxy reports about flows: each denial and each finished request or connection.
 //!
 //! It decides nothing; a slow observer slows the flow it watches, so observers only hand on.
 

@@ -1,6 +1,6 @@
-//! Who a redirected flow belongs to and where it wanted to go.
+//! The owner and the original destination of a redirected flow.
 //!
-//! Where that is found out is not its affair.
+//! It does not look them up.
 
 use egress_core::routing::RouteTable;
 use egress_ebpf::ids::{CgroupId, NetnsCookie, PolicyId};

@@ -1,7 +1,8 @@
-//! What the proxy has to give, counted in places: over all, and of one workload, so that one that
-//! takes too many is denied more of them and its neighbours are not.
+//! The proxy's resources, counted in places, in total and for each workload: a workload at its
+//! limit is denied more places, its neighbours are not.
 //!
-//! A place is a connection, a descriptor, or a block of memory, as the owner of a [`Places`] has it.
+//! A place is a connection, a descriptor, or a block of memory, as the owner of a [`Places`]
+//! defines it.
 
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;

@@ -105,8 +105,8 @@ impl Shared {
         }
     }
 
-    /// Ends connections whose host is no longer listed, looked at whenever `changes` has a new
-    /// value. Without it a connection that was let through runs to its own end.
+    /// Ends connections whose host is no longer listed. They are checked at each change of the
+    /// value in `changes`. Without this, an allowed connection continues until it ends by itself.
     #[must_use]
     pub fn ending_removed(mut self, changes: watch::Receiver<u64>) -> Self {
         self.changes = Some(changes);

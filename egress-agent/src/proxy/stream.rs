@@ -1,4 +1,4 @@
-//! The client's stream: with the bytes that were read ahead put back, and its bytes counted.
+//! The client's stream, beginning with the bytes that were read ahead, and with a byte count.
 //!
 //! It judges nothing; what follows a TLS hello passes `guard`.
 

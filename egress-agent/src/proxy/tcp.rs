@@ -1,7 +1,7 @@
-//! Bytes that are not read, or no further: copied both ways between the client and a destination.
+//! Copies bytes both ways between the client and a destination without reading them.
 //!
-//! It judges nothing: that the flow may pass was decided by its name, its original destination, or a
-//! policy that audits.
+//! It judges nothing: the flow was allowed by its name, its original destination, or a policy that
+//! audits.
 
 use super::ahead::Ahead;
 use super::client::Client;

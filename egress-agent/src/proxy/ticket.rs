@@ -1,6 +1,6 @@
-//! The one record that is written when a request or connection is over, and the bytes that it counts.
+//! The single record of a finished request or connection, and its byte counts.
 //!
-//! The receiver decides what becomes of it.
+//! The receiver decides what to do with it.
 
 use super::client::Client;
 use super::observe::{AccessRecord, Protocol};

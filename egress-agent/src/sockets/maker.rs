@@ -1,9 +1,9 @@
 //! The thread that makes sockets in other network namespaces.
 //!
-//! A thread is in one namespace at a time, and a socket in the one that its maker was in. So one
-//! thread, which runs nothing else, enters the namespace, makes the socket, and leaves. Should it
-//! panic or find no way back it ends, and its place with it: no other code can come to run in the
-//! wrong namespace. The next request starts another one.
+//! A socket belongs to the namespace that its thread is in when it makes the socket. One thread,
+//! which runs nothing else, enters the namespace, makes the socket, and leaves. If it panics or
+//! cannot return, it ends, so no other code runs in the wrong namespace. The next request starts a
+//! new thread.
 
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, listen, netlink, socket_with, sockopt,

@@ -1,6 +1,5 @@
 //! The one factory of the agent's sockets: listeners, connections and datagram sockets, each in a
-//! network namespace that is named. Says nothing of what they carry, nor which namespaces there
-//! are: it makes sockets in those that it was shown.
+//! given network namespace. It knows neither what they carry nor which namespaces exist.
 
 mod maker;
 

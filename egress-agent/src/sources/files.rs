@@ -1,7 +1,7 @@
 //! Rules from files and folders: read as a whole, followed while they change.
 //!
-//! Owns when the files are read. What a text means, and what becomes of one that cannot be read, is
-//! for the `compile` function that the caller hands in.
+//! Owns when the files are read. The caller's `compile` function interprets the text, and handles a
+//! file that cannot be read.
 
 use super::watch::Watch;
 use crate::failure::Failure;

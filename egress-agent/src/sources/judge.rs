@@ -1,6 +1,6 @@
-//! The verdict on the objects of one file: valid, or why not.
+//! The verdict on each object of one file: valid, or the reason why not.
 //!
-//! Knows no other file and nothing of what was in force.
+//! Knows neither other files nor the rules in force.
 
 use super::files::SourceFile;
 use egress_core::istio::stand_in::stand_in;

@@ -1,7 +1,7 @@
 //! Files of Istio's resources as a rule set. The unit is the object: an invalid one is left out and
-//! told, its last good version stays in force, and the others apply.
+//! reported, its last good version stays in force, and the others apply.
 //!
-//! Owns what is in force. How one file is judged is `judge`'s; what survives a restart is `store`'s.
+//! Owns the rules in force. `judge` judges one file; `store` keeps the rules over a restart.
 
 use super::files::{Feed, Reading, digest, follow};
 use super::judge::{Id, Judged, judge, twice};

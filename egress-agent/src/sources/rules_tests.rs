@@ -1,4 +1,4 @@
-//! What is in force when some of the files or objects are bad.
+//! The rules in force when some files or objects are invalid.
 
 use super::*;
 use crate::sources::SourceFile;

@@ -1,6 +1,7 @@
 //! The rules in force on disk, for the next agent: beside the admin socket, like the leases.
 //!
-//! Holds documents as their files had them, which are decoded and validated again when they are read.
+//! Stores documents as their files had them; they are decoded and validated again when they are
+//! read.
 
 use super::judge::Id;
 use crate::state_file;
@@ -44,8 +45,8 @@ fn key(object: &Object) -> (String, String, String) {
     )
 }
 
-/// The objects that the previous agent had in force; none if there are none, or none that can be
-/// believed.
+/// The objects that the previous agent had in force. Empty if it left no file, or if the file
+/// cannot be trusted.
 pub fn read(path: &Path) -> Vec<Arc<Object>> {
     match load(path) {
         Ok(objects) => {

@@ -1,5 +1,5 @@
 //! When to look at the rule files again: inotify for speed, a slow poll for what it cannot see
-//! (network mounts, a full queue). Reads no rules and may wake for nothing.
+//! (network mounts, a full queue). Reads no rules; a wake-up may find no change.
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};

@@ -1,4 +1,4 @@
-//! Arguments that several verbs have: the config file of the agent, and where it answers.
+//! Arguments that several verbs have: the agent's config file and admin socket.
 
 use crate::config::{DEFAULT_ADMIN_SOCKET, Settings};
 use crate::failure::Failure;

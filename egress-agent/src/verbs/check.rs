@@ -1,6 +1,6 @@
-//! `egress-agent check`: a verdict for each object of the files named. Needs no kernel, no root.
+//! `egress-agent check`: a verdict for each object of the given files. Needs no kernel, no root.
 //!
-//! Judges as a starting agent would. Owns the counts and the exit code; the words are the core's.
+//! Judges as a starting agent would. Owns the counts and the exit code; the core has the messages.
 
 use crate::failure::Failure;
 use crate::sources::files::{self, Reading};

@@ -1,7 +1,7 @@
-//! `egress-agent close`: closes the gate without rules, proves it, and leaves. A gate that is closed
-//! already, with rules or without, by an agent that runs or not, is left as it is.
+//! `egress-agent close`: closes the gate without rules, proves it, and exits. It does not change a
+//! gate that is closed already, with or without rules or a running agent.
 //!
-//! Also what `run` does where its config file cannot be used: closes what the file names.
+//! `run` does the same if its config file is invalid: it closes the roots that the file names.
 
 use super::args::file_settings;
 use super::quiet;

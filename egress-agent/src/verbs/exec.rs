@@ -1,8 +1,8 @@
 //! `egress-agent exec -- CMD`: runs a command in a fresh cgroup below an enforced root.
 //!
 //! The process moves itself and then *becomes* the command, so signals, job control, the terminal
-//! and the exit status are the command's own and nothing needs forwarding. What is left to do at
-//! the end, removing the cgroup, is done by a reaper that outlives it. Judges nothing.
+//! and the exit status are the command's own and nothing needs forwarding. A reaper that outlives
+//! the process removes the cgroup at the end. Judges nothing.
 
 use super::args::file_settings;
 use crate::config::DEFAULT_BPF_DIR;

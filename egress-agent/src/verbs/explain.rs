@@ -1,5 +1,6 @@
-//! `egress-agent explain`: what the gate does with a destination, and why. The running agent says it,
-//! or rule files and the agent's config do, which needs no kernel, no root and no agent.
+//! `egress-agent explain`: the gate's verdict on a destination, and the reason. It asks the running
+//! agent, or evaluates rule files with the agent's config, which needs no kernel support, no root
+//! and no agent.
 
 use super::args::AdminArgs;
 use crate::cgroup2;

@@ -1,5 +1,5 @@
-//! What each verb of the command line does that is not the running agent, with its arguments: one
-//! file a verb. Parsing the command line is `cli`'s.
+//! The verbs of the command line except `run`, each with its arguments in one file. `cli` parses
+//! the command line.
 
 pub mod args;
 pub mod check;

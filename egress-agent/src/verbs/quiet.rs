@@ -1,4 +1,4 @@
-//! Output that ends quietly where its reader has left: `status | head` is not an error.
+//! Output that ends quietly if its reader has closed the pipe: `status | head` is not an error.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};

@@ -1,4 +1,4 @@
-//! `egress-agent status`: how a running agent is, or the gate that is pinned without one.
+//! `egress-agent status`: the state of a running agent, or of the pinned gate without one.
 
 use super::args::{AdminArgs, file_settings};
 use super::quiet;

@@ -1,8 +1,9 @@
-//! Follows the cgroups below the enforced roots: which there are, which come and go, and in which
-//! one the first process starts or the last one ends.
+//! Follows the cgroups below the enforced roots: those that exist, those that are created and
+//! removed, and those whose first process starts or whose last one ends.
 //!
-//! The kernel tells of each by inotify on the hierarchy's own folders; a scan finds what was there
-//! before, and what a full queue or a missing watch passed over. Says nothing of what a cgroup is.
+//! The kernel reports each by inotify on the hierarchy's own folders; a scan finds those that
+//! existed before, and those that a full queue or a missing watch lost. Does not know which
+//! workload a cgroup belongs to.
 
 use super::depth::{self, Deep};
 use super::watches::{Happened, Watches};

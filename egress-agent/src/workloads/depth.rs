@@ -1,5 +1,5 @@
-//! The cgroups that lie deeper than the kernel judges: everything in them is denied
-//! (`cgroup-depth`), whatever workload is named above. Owns which there are, and logs them.
+//! The cgroups that are nested deeper than the kernel judges: everything in them is denied
+//! (`cgroup-depth`), whatever workload is named above. Counts them and logs them.
 
 use egress_ebpf::abi::MAX_DEPTH;
 use serde::{Deserialize, Serialize};

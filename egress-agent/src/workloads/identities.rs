@@ -1,6 +1,6 @@
-//! Who the workload of a cgroup is, as log, `status` and `--workload` spell it:
-//! `NAMESPACE/SERVICE-ACCOUNT`. Owns the spelling and which cgroups have one; who a cgroup is, the
-//! entries of `workloads` say.
+//! The identity of a cgroup's workload, as log, `status` and `--workload` spell it:
+//! `NAMESPACE/SERVICE-ACCOUNT`. Owns the spelling and which cgroups have one; the entries of
+//! `workloads` define the identities.
 
 use egress_core::registry::scope::Workload;
 use std::collections::BTreeMap;

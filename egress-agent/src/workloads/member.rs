@@ -1,4 +1,4 @@
-//! A cgroup below an enforced root: what is kept of it, and what `status` shows of it.
+//! A cgroup below an enforced root: its stored state, and the part that `status` shows.
 
 use super::cgroups::Cgroup;
 use super::names;

@@ -1,5 +1,5 @@
-//! Cgroups whose flow found no proxy in its network namespace: from the kernel's events to the task that
-//! brings the proxy there. However many events there are, a cgroup waits once.
+//! Cgroups whose flow found no proxy in its network namespace: from the kernel's events to the task
+//! that brings the proxy there. A cgroup is queued once, however many events there are.
 
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;

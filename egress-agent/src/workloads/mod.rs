@@ -1,7 +1,7 @@
-//! The workloads below the enforced roots: which there are, who each is to the rules, which policy
-//! its cgroup is under in the kernel. Where their processes are is `namespaces`'s to follow.
+//! The workloads below the enforced roots: their cgroups, their identity in the rules, and the
+//! policy of each cgroup in the kernel. `namespaces` follows their processes.
 //!
-//! Decides nothing about a destination: what a workload sees is the pure crate's to say.
+//! Decides nothing about a destination: the pure crate decides what a workload sees.
 
 pub mod cgroups;
 mod depth;

@@ -1,5 +1,5 @@
-//! What a cgroup's path says: which pod, which container, made by whom. Reads text only; every
-//! path is untrusted, and one that fits no form is nobody's.
+//! The pod, container and runtime that a cgroup's path names. Reads text only; every path is
+//! untrusted, and a path of no known form names none.
 //!
 //! Forms of the kubelet (`pkg/kubelet/cm/cgroup_manager_linux.go`, both cgroup drivers) and of the
 //! runtimes' scopes: `cri-containerd-ID.scope` (containerd `pkg/cri`), `crio-ID.scope` (CRI-O),

@@ -1,6 +1,6 @@
-//! Which policy the sockets of a cgroup are under, as the kernel's table of owners has it.
+//! The policy of each cgroup's sockets, as the kernel's table of owners has it.
 //!
-//! Owns what was written there. Which policy a workload has is not decided here.
+//! Owns the entries that were written. It does not decide which policy a workload has.
 
 use crate::kernel::Tables;
 use egress_ebpf::abi::DEFAULT_POLICY;

@@ -1,5 +1,5 @@
-//! Which cgroups share one workload's bound on the network namespaces that the agent serves. The
-//! bound itself is `namespaces`'s.
+//! Which cgroups share one workload's bound on the network namespaces that the agent serves.
+//! `namespaces` has the bound itself.
 
 use super::cgroups::Cgroups;
 use super::member::Member;

@@ -1,6 +1,7 @@
-//! Cgroups that have one share of the proxy each, where no entry of `workloads` names the flow's: the
-//! enforced roots, and below them each pod and each service or scope of systemd. A process with a
-//! cgroup subtree of its own makes cgroups below its workload only, and these add no share.
+//! Cgroups that have one share of the proxy each if no entry of `workloads` matches the flow's
+//! cgroup: the enforced roots, and below them each pod and each service or scope of systemd. A
+//! process with a cgroup subtree of its own makes cgroups below its workload only, and these add no
+//! share.
 //!
 //! Counts nothing: the proxy does.
 

@@ -1,5 +1,5 @@
-//! Inotify on folders of cgroups: what the kernel tells of them, in the order in which it does. Knows
-//! no cgroup but by its folder and the id that it was given.
+//! Inotify on folders of cgroups: the kernel's events, in their order. Knows a cgroup only by its
+//! folder and the given id.
 
 use anyhow::Context as _;
 use egress_ebpf::ids::CgroupId;

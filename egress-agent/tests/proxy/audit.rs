@@ -1,4 +1,4 @@
-//! A policy that audits: what no rule lets through reaches what was dialled, and is told.
+//! A policy that audits: an unlisted flow reaches the dialled address, and is logged.
 
 use crate::support::*;
 use egress_agent::proxy::{Limits, RefusalReason};

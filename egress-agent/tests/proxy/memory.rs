@@ -1,4 +1,4 @@
-//! The memory that one workload may take of the proxy, whatever it takes it for.
+//! The bound on the proxy's memory for one workload, for every use of it.
 
 use crate::support::*;
 use egress_agent::proxy::{Limits, RefusalReason};

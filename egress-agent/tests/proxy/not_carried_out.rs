@@ -1,5 +1,5 @@
 //! Rules with fields that are not carried out: what would narrow or protect is denied with a reason
-//! that names the field, and nothing reaches the origin; what is convenience is passed over.
+//! that names the field, and nothing reaches the origin; fields of mere convenience are ignored.
 
 use crate::support::*;
 use egress_agent::proxy::{Limits, Origin, RefusalReason};

@@ -1,4 +1,5 @@
-//! Whose share of the proxy a connection takes: the workload's, in whichever of its cgroups it is.
+//! A connection takes its workload's share of the proxy, whichever of the workload's cgroups it
+//! belongs to.
 
 use crate::support::*;
 use egress_agent::proxy::{Limits, Origin, RefusalReason};

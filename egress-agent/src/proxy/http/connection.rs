@@ -1,6 +1,6 @@
 //! One client connection from its first request to its end.
 //!
-//! Whether a request may go on is decided in `judge`; how it is carried upstream is `exchange`'s affair.
+//! `judge` decides whether a request is allowed; `exchange` carries it upstream.
 
 use super::control::Asked;
 use super::exchange::{Exchange, exchange};

@@ -1,5 +1,5 @@
-//! What the service of an HTTP connection and the bytes below the HTTP library tell each other about
-//! the one request that is under way.
+//! The signals between the service of an HTTP connection and the layer below the HTTP library,
+//! about the request under way.
 
 use egress_core::http::request_head::HeadError;
 use egress_core::http::response_head::interim_response;

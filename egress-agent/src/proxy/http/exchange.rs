@@ -1,5 +1,5 @@
-//! One allowed request: headers, connection, tries, the route's timeout, and the response or the
-//! local reply in its place.
+//! One allowed request: headers, upstream connection, attempts, the route's timeout, and the
+//! response or a local reply.
 
 use super::local::local_response;
 use super::reply_body::{Relay, ReplyBody};

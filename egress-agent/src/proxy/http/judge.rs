@@ -1,4 +1,4 @@
-//! The judgement of each request on a connection, by the routes and the policy of that moment.
+//! Judges each request on a connection, by the present routes and policy.
 //!
 //! It answers nothing and forwards nothing.
 

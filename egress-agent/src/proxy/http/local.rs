@@ -1,7 +1,7 @@
-//! Replies of the proxy's own, byte for byte as Envoy sends them, and the bytes of those that are
+//! The proxy's own replies, byte for byte as Envoy sends them, and the bytes of those that are
 //! written below the HTTP library.
 //!
-//! Which reply a request gets is not decided here.
+//! It does not decide which reply a request gets.
 
 use super::reply_body::ReplyBody;
 use crate::proxy::stream::Rewound;

@@ -1,6 +1,6 @@
 //! HTTP/1.1: client connections, and each request on them from its head to the end of its response.
 //!
-//! Upstream connections are made in `upstream`; which hosts and routes there are is `egress_core`'s.
+//! `upstream` makes upstream connections; `egress_core` knows hosts and routes.
 
 mod connection;
 mod control;

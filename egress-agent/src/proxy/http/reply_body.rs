@@ -1,5 +1,5 @@
-//! The body of a response on its way down: counted, never gathered, no more of it in memory than the
-//! client's workload has room for.
+//! The body of a response on its way to the client: counted and streamed, with no more of it in
+//! memory than the client's workload has room for.
 //!
 //! It makes no response and reads no head.
 

@@ -1,7 +1,7 @@
-//! The body of a request on its way up: counted, never gathered, with the moment at which the request
-//! ended.
+//! The body of a request on its way upstream: counted and streamed, with the time at which the
+//! request ended.
 //!
-//! Where the body goes is not its affair.
+//! It does not know the destination.
 
 use crate::proxy::ticket::Counters;
 use bytes::Bytes;

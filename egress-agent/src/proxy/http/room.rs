@@ -1,7 +1,7 @@
-//! The memory of one HTTP connection: what its unread bytes take, and what the request under way and
-//! the HTTP library take on both sides.
+//! The memory of one HTTP connection: its unread bytes, the request under way, and the HTTP
+//! library's buffers on both sides.
 //!
-//! It allocates nothing itself. Who has too little waits, and is denied in the end.
+//! It allocates nothing itself. A request without room waits, and is denied after a time limit.
 
 use crate::proxy::client::Client;
 use crate::proxy::places::{BLOCK, Place};

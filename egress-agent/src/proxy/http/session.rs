@@ -1,4 +1,4 @@
-//! What the requests of one client connection share on their way.
+//! The state that the requests of one client connection share.
 //!
 //! It serves nothing itself.
 

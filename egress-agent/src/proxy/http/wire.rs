@@ -1,9 +1,10 @@
 //! The client's connection below the HTTP library: gives it one request at a time, each head in the
-//! canonical form that `egress_core::http::request_head` makes, and answers what it refuses.
+//! canonical form that `egress_core::http::request_head` makes, and answers the heads that it
+//! rejects.
 //!
-//! The next request is held back until the response before it is on the wire. So what is written
-//! here beside the library, 1xx responses and refusals, is in its place in the stream. It judges
-//! no host and no route.
+//! The next request is held back until the previous response is sent. The 1xx and error responses
+//! that this layer writes itself therefore keep their place in the stream. It judges no host and no
+//! route.
 
 use super::control::{Asked, Control};
 use super::local::{Outward, closing_reply};
@@ -287,7 +288,7 @@ enum Looked {
     NeedMore,
     /// A whole head waits for its blocks.
     Waits,
-    /// It is no longer the turn of a head.
+    /// No head is expected: a body follows, or the connection ends.
     Done,
 }
 

@@ -1,7 +1,7 @@
-//! What the proxy knows of each cluster beyond its rules: it lives by the cluster's id and outlives
-//! the snapshots of the route table, which change with every DNS answer.
+//! The proxy's state of each cluster, kept by the cluster's id: it outlives the snapshots of the
+//! route table, which change with every DNS answer.
 //!
-//! Open connections are no part of it: they belong to one client connection (`pool`).
+//! Open connections are not in it: they belong to one client connection (`pool`).
 
 use egress_core::routing::{Cluster, Turns};
 use egress_core::traffic::ClusterId;

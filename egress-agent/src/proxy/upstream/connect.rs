@@ -1,6 +1,6 @@
 //! Makes a connection to one of several addresses.
 //!
-//! It sends nothing on it, and decides nothing about where a flow may go.
+//! It sends nothing on it, and does not decide which destinations are allowed.
 
 use crate::proxy::client::Client;
 use crate::proxy::observe::{AccessRecord, RefusalReason};

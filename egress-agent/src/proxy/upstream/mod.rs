@@ -1,4 +1,4 @@
-//! Upstream: connections that the proxy makes, and what it keeps of them.
+//! Upstream: connections that the proxy makes, and the idle ones that it keeps.
 
 pub(in crate::proxy) mod clusters;
 pub(in crate::proxy) mod connect;

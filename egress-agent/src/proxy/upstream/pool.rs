@@ -1,6 +1,7 @@
 //! HTTP/1.1 connections to endpoints, and the few idle ones that a client connection keeps.
 //!
-//! Connections are never shared between client connections, so no workload can meet another's.
+//! Connections are never shared between client connections, so no workload can use another
+//! workload's connection.
 
 use super::responses::{Reading, Responses};
 use crate::proxy::client::Client;

@@ -1,7 +1,7 @@
 //! An upstream connection below the HTTP library: the head of each response is judged by
 //! `egress_core::http::response_head` before the library reads it.
 //!
-//! Bytes pass unchanged. A head that is refused ends the connection with an error.
+//! Bytes pass unchanged. A rejected head ends the connection with an error.
 
 use crate::proxy::stream::{NARROW, poll_part};
 use egress_core::http::response_head::check_response;
