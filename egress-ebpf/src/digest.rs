@@ -1,5 +1,5 @@
-//! Digests: how one 64-bit word stands for a verdict, and how a map's value vouches that it was read
-//! whole.
+//! Digests: one 64-bit word that represents a verdict, and the checksum that shows that a map's
+//! value was read whole.
 //!
 //! A word of 64 bits is the most that one CPU reads in one piece while another writes. Knows no map.
 

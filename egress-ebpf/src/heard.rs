@@ -1,9 +1,9 @@
-//! By when a datagram that is read had arrived. A peer may be answered for some time after it wrote;
-//! the kernel tells programs when a datagram is read, and not whether it stays (`MSG_PEEK`) or how
-//! long it waited.
+//! The latest arrival time of a datagram that is read. A peer may be answered for some time after
+//! it wrote; the kernel tells programs when a datagram is read, and not whether it stays
+//! (`MSG_PEEK`) or how long it waited.
 //!
-//! What is known is the queue behind each read. Datagrams leave it in their order, so those that
-//! waited at one moment are the first ones read after it. Knows nothing of sockets.
+//! Only the queue after each read is known. Datagrams leave it in order, so those that waited at
+//! one moment are the first ones read after it. Does not know sockets.
 
 /// The datagrams that wait at a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,7 @@
-//! The numbers by which the kernel and the agent name things, a type each: a cgroup's id is no policy's,
-//! and a namespace's cookie not its inode. As wide as they lie in the maps.
+//! The numbers by which the kernel and the agent name things, a type each: a cgroup's id is no
+//! policy's, and a namespace's cookie not its inode. Each has the width that it has in the maps.
 //!
-//! Knows nothing of what they name.
+//! Does not know what they name.
 
 use core::fmt;
 

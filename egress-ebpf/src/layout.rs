@@ -1,5 +1,5 @@
-//! Where the running kernel keeps what no helper tells: the loader finds the places in the kernel's
-//! type information and writes them into the programs before the verifier sees them.
+//! The offsets of kernel fields that no helper returns: the loader finds them in the kernel's type
+//! information and writes them into the programs before the verifier runs.
 //!
 //! Does not read anything itself.
 

@@ -1,8 +1,8 @@
-//! The half of the kernel side that is pure: the types both sides of a BPF map agree on,
-//! the classification of addresses, and the one decision about a flow.
+//! The pure half of the kernel side: the types both sides of a BPF map agree on, the classification
+//! of addresses, and the one decision about a flow.
 //!
-//! It builds for the BPF target and for the host, so `cargo test` judges flows with the very
-//! code that the kernel runs. It knows no map, no helper and no policy language.
+//! It builds for the BPF target and for the host, so `cargo test` judges flows with the code that
+//! the kernel runs. It knows no map, no helper and no policy language.
 #![no_std]
 
 pub mod abi;

@@ -1,4 +1,4 @@
-//! The BPF programs: one entry point a hook, each a call into its family under `bpf/`.
+//! The BPF programs: one entry point per hook, each a call into its family under `bpf/`.
 //!
 //! No decision is made here; see `decide.rs` and `verdict.rs` in the library.
 #![no_std]

@@ -1,5 +1,5 @@
-//! Rule tables as a plain map: what every look-up is held against in tests. Slow, and simple enough to
-//! be believed.
+//! Rule tables as a plain map, with which tests compare every lookup. Slow, and simple enough to
+//! trust.
 
 use crate::addr::Addr;
 use crate::decide::{Destination, Tables};

@@ -1,8 +1,8 @@
-//! The types that lie in BPF maps: read and written by the kernel programs and the agent.
+//! The types in BPF maps: read and written by the kernel programs and the agent.
 //!
 //! Every type is `#[repr(C)]`, has no implicit padding, and its size is asserted, because both
-//! sides see raw bytes. [`ABI_VERSION`] changes with any of them. Does not say who writes which
-//! map: that is documented beside the maps.
+//! sides see raw bytes. [`ABI_VERSION`] changes with any of them. `bpf/maps.rs` documents who
+//! writes which map.
 
 mod flow;
 mod owner;

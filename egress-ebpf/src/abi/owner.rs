@@ -1,8 +1,8 @@
-//! Whose a socket is: the cgroup ids above a cgroup, and the policy that a cgroup has of its own.
+//! The owner of a socket: the cgroup ids above a cgroup, and the policy of a cgroup.
 //!
-//! Both lie in hash maps, whose elements the kernel uses again as soon as they are deleted: a program
-//! that still reads one may see the value of another key, or half of it. So each value vouches for
-//! its key and for being whole. Does not say who writes them: that is documented beside the maps.
+//! Both lie in hash maps, whose elements the kernel uses again as soon as they are deleted: a
+//! program that still reads one may see the value of another key, or half of it. So each value
+//! vouches for its key and for being whole. `bpf/maps.rs` documents who writes them.
 
 use super::{CLOSED_POLICY, MAX_POLICIES};
 use crate::digest::chain;

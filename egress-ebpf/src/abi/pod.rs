@@ -1,4 +1,4 @@
-//! Which of the types the agent may take from bytes, for `aya`.
+//! The types that the agent may read from bytes, for `aya`.
 
 use super::{Addr, Ancestors, DenyEvent, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
 macro_rules! pod {

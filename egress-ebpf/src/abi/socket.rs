@@ -1,4 +1,4 @@
-//! What the kernel remembers of one socket, and who may touch which part of it when.
+//! The state that the kernel keeps for one socket, and who may read and write each part of it when.
 
 use super::action;
 use crate::addr::Addr;

@@ -1,4 +1,4 @@
-//! Answers to peers that wrote first: who was heard, by which socket, and when.
+//! Answers to peers that wrote first: which peer, to which socket, and when.
 
 use crate::bpf::context::sock_of;
 use crate::bpf::heard;

@@ -4,8 +4,8 @@
 //! chain has rewritten them by now. Datagrams are judged by header, with the last destination
 //! that passed as a short cut.
 //!
-//! Of a stream's header only that is checked which no NAT changes and which could send it
-//! elsewhere: that it is plain TCP, and that what was let through as loopback stays there.
+//! Of a stream's header it checks only the parts that NAT does not change and that could send the
+//! packet elsewhere: it is plain TCP, and a flow that was allowed as loopback stays on loopback.
 
 use crate::bpf::answers::answers;
 use crate::bpf::context::{LISTEN, LOOPBACK, NEW_SYN_RECV, SOCK_DGRAM, SOCK_STREAM, SYN_SENT};

@@ -1,5 +1,5 @@
-//! Sources that a socket claims at a call, and their denial. Whether the kernel vouches for a source,
-//! `sender` knows.
+//! Sources that a socket claims at a call, and their denial. `sender` knows whether the kernel
+//! vouches for a source.
 
 use crate::bpf::context::sock_of;
 use crate::bpf::event;

@@ -1,4 +1,4 @@
-//! connect(): judges the destination and, for a flow that needs the proxy, turns it there.
+//! connect(): judges the destination and, for a flow that needs the proxy, redirects it there.
 
 use crate::bpf::claims::{older_claims, stream_claims};
 use crate::bpf::context::{LOOPBACK4, LOOPBACK6, destination4, destination6, sock_of};

@@ -1,7 +1,7 @@
-//! Denials: what an auditing policy makes of them, and the event of each.
+//! Denials: how an auditing policy treats them, and the event of each.
 //!
 //! The same denial has one event a second, with the number of those between; a CPU has a bounded
-//! number of events a second. What finds no event is counted, and denied all the same.
+//! number of events a second. A denial without an event is counted.
 
 use crate::bpf::judge::Applied;
 use crate::bpf::maps::{DENIES, EVENTS, RATE, count};

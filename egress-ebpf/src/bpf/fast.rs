@@ -1,5 +1,5 @@
-//! The egress hook's short way: packets of a flow that was let through and still is. What it does not
-//! know, `backstop` judges.
+//! The egress hook's fast path: packets of a flow that was allowed and still is. `backstop` judges
+//! all others.
 
 use crate::bpf::context::{LOOPBACK, SYN_SENT};
 use crate::bpf::judge::{fresh, has_passed};

@@ -1,5 +1,5 @@
-//! By when a datagram that recvmsg() reads was there: looks at the socket's queues. What they say,
-//! the library knows.
+//! The latest arrival time of a datagram that recvmsg() reads, from the socket's queues. The
+//! library interprets them.
 
 use crate::bpf::memory::{address, place, read};
 use crate::bpf::sock::Sock;

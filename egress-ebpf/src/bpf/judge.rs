@@ -1,5 +1,5 @@
-//! From a socket and a destination to a verdict: finds the policy of the socket's owner, asks
-//! `decide()`, and remembers what was let through.
+//! Judges a socket and a destination: finds the policy of the socket's owner, calls `decide()`, and
+//! remembers an allowed destination.
 
 use crate::bpf::maps::{POLICIES, PROXIES};
 use crate::bpf::owner;

@@ -1,5 +1,5 @@
-//! The proxy's listening sockets: whether one is there, that nobody takes its port, and that its
-//! answers do not leave the node. Which they are is the agent's to say.
+//! The proxy's listening sockets: whether one exists, that no workload takes its port, and that its
+//! answers do not leave the node. The agent admits them.
 
 use crate::bpf::claims::refuse_claim;
 use crate::bpf::context::{

@@ -1,5 +1,5 @@
-//! Reads fields of the kernel's structures, at the places that the loader found in its type
-//! information. What the fields mean, the callers know.
+//! Reads fields of the kernel's structures, at the offsets that the loader found in its type
+//! information. Does not interpret the fields.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use egress_ebpf::layout::Layout;

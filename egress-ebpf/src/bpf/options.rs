@@ -1,5 +1,5 @@
 //! setsockopt() of a workload: denies the options by which a socket names a sender that is not of
-//! its network namespace. What such a datagram reaches would answer to the claimed address.
+//! its network namespace. The receiver of such a datagram would answer to the claimed address.
 
 use crate::bpf::event;
 use crate::bpf::judge::policy_of;

@@ -1,8 +1,10 @@
-//! Whose a socket is: the ancestors of its cgroup, and the policy of the deepest that has one.
+//! The owner of a socket: the ancestors of its cgroup, and the policy of the deepest one that has a
+//! policy.
 //!
 //! A socket holds the id of its cgroup only. The ids above it are in a map, written by the first
-//! socket that is made in the cgroup. Where they gave way to others, the next socket of the cgroup
-//! writes them again, and packets are judged by what the kernel says of their socket.
+//! socket that is made in the cgroup. If the kernel has evicted them, the next socket of the cgroup
+//! writes them again, and until then packets are judged by the ancestors that the kernel gives for
+//! their socket.
 
 use crate::bpf::maps::{ANCESTORS, OWNERS};
 use aya_ebpf::bindings::__sk_buff;

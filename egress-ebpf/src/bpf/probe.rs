@@ -1,4 +1,4 @@
-//! The decision about a packet alone, for tests that hold the kernel's against the host's.
+//! The decision about a packet alone, for tests that compare the kernel's decision with the host's.
 
 use crate::bpf::judge::{judge, policy};
 use crate::bpf::skb::Skb;

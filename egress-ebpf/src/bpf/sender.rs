@@ -1,5 +1,5 @@
 //! Whether the kernel itself vouches for a datagram's source address, and whether a packet goes to
-//! every host of a link. No helper tells either: both are read from the kernel's structures.
+//! every host of a link. No helper shows either: both are read from the kernel's structures.
 
 use crate::bpf::memory::{address, bit, place, read};
 use aya_ebpf::bindings::bpf_sock;

@@ -1,7 +1,7 @@
-//! Servers of workloads: their answers go out, to every client that connected to them.
+//! Servers of workloads: their answers may leave, to every client that connected to them.
 //!
-//! What a listener accepts begins with a copy of its state, made by the kernel before the accepting
-//! task can see the socket.
+//! An accepted socket begins with a copy of its listener's state, which the kernel makes before the
+//! accepting task can see the socket.
 
 use crate::bpf::context::{self, LISTEN, NEW_SYN_RECV, SYN_SENT};
 use crate::bpf::sock::Sock;

@@ -1,4 +1,5 @@
-//! What becomes of a judged call: counted, remembered in the socket's state, or recorded as a denial.
+//! The end of a judged call: it is counted, remembered in the socket's state, or recorded as a
+//! denial.
 
 use crate::bpf::event;
 use crate::bpf::judge::{Applied, remember};

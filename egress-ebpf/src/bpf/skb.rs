@@ -1,5 +1,5 @@
-//! A packet as the egress hooks read it: by direct access where its header is plain and at hand, else
-//! by helper. What a header means is the library's to say.
+//! A packet as the egress hooks read it: by direct access if its header is plain and in linear
+//! memory, else by helper. The library interprets the header.
 
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr;

@@ -1,5 +1,5 @@
-//! The state of a socket as a program may touch it: word by word, since other CPUs may read and write
-//! it at the same time. Who does so when stands at [`SocketState`].
+//! The state of a socket as a program may touch it: word by word, since other CPUs may read and
+//! write it at the same time. [`SocketState`] documents the readers and writers of each word.
 
 use crate::bpf::maps::SOCKETS;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;

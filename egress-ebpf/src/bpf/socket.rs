@@ -1,4 +1,4 @@
-//! Socket creation: notes whose the socket is, and denies the kinds that no rule can list.
+//! Socket creation: stores the socket's owner, and denies the kinds that no rule can list.
 
 use crate::bpf::context::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, SOCK_DGRAM, SOCK_STREAM};
 use crate::bpf::event;

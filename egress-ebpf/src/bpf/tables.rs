@@ -1,4 +1,4 @@
-//! Looks things up in the rule tables, where the kernel has them.
+//! Looks destinations up in the kernel's rule tables.
 
 use crate::bpf::maps::{LineArray, TABLES};
 use egress_ebpf::decide::{Destination, Tables};

@@ -1,9 +1,8 @@
-//! Writes one table, on the host: in memory that nobody looks at yet, or under the eyes of the
-//! programs.
+//! Writes one table, on the host: in memory that no program reads yet, or while programs read it.
 //!
-//! One writer at a time. A slot is written before the word that makes it one, and its key never
-//! changes again: an entry that is deleted leaves its slot behind with action 0, and only its own
-//! key comes back to it.
+//! One writer at a time. A slot is written before the word that makes it valid, and its key never
+//! changes: a deleted entry leaves its slot with action 0, and only the same key can use the slot
+//! again.
 
 use super::{
     END, FIRST_BUCKET, FULL, HASH, HIGH, Key, LOW, Line, List, MAX_LENGTHS, PROBES, SLOT, WHAT,

@@ -1,10 +1,10 @@
 //! One rule table: an open-addressed hash over an array of cache lines, and the one look-up in it
 //! for the kernel programs and the host.
 //!
-//! Line 0 says how to hash; lines 1 to 4 list the prefix lengths that the table has entries of;
-//! the buckets follow, each of two slots, and then a filter that tells of most networks that they
-//! are not there. Reads only: who writes is in `fill`. Knows neither
-//! which table a policy has nor where the lines lie.
+//! Line 0 says how to hash; lines 1 to 4 list the prefix lengths that the table has entries of; the
+//! buckets follow, each of two slots, and then a filter that excludes most networks that are not in
+//! the table. Reads only; `fill` writes. Knows neither which table a policy has nor where the lines
+//! are stored.
 
 #[cfg(not(target_arch = "bpf"))]
 mod fill;

@@ -1,4 +1,4 @@
-//! A table against a list of its entries, while it is filled, changed and looked at.
+//! A table against a list of its entries, while it is filled, changed and read.
 
 use super::{
     Entry, Full, Key, Lengths, Line, MAX_LENGTHS, PROBES, Put, SEED_WORDS, WHAT, begin, bucket,
