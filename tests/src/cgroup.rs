@@ -1,7 +1,7 @@
 //! Child cgroups that a test made.
 //!
-//! Owns their making and removal. Programs are attached only to these, never to a cgroup that
-//! was there before. What runs in them is `place`'s business.
+//! Owns their making and removal. Programs are attached only to these, never to a cgroup that was
+//! there before. `place` starts processes in them.
 
 use crate::wait::wait_until;
 use anyhow::{Context as _, Result};

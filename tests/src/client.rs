@@ -1,6 +1,6 @@
 //! Clients: a program run to its end with a deadline, and curl in particular.
 //!
-//! Owns how a client is run and what of it is kept. Where it runs is `place`'s.
+//! Owns how a client is run and which of its output is kept. `place` decides where it runs.
 
 use crate::child::Guarded;
 use crate::place::Place;

@@ -1,7 +1,6 @@
 //! The program `flows`, as a test uses it: many flows at one time from one place, and how each ended.
 //!
-//! Owns how it is run and read, and the form of a flow. What should have become of it is the test's
-//! to say.
+//! Owns how it is run and read, and the form of a flow. The test checks the results.
 
 use crate::agent::beside;
 use crate::child::Guarded;

@@ -1,6 +1,6 @@
-//! A running load: a workload that counts what becomes of its tries.
+//! A running load: a workload that counts the results of its attempts.
 //!
-//! Owns the process. What it tries is in `bin/load.rs`.
+//! Owns the process. `bin/load.rs` has the attempts.
 
 use crate::agent::beside;
 use crate::child::Guarded;

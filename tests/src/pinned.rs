@@ -1,5 +1,5 @@
-//! What stands pinned below an agent's `--bpf-dir`: entries of its maps, and the programs that
-//! its links run.
+//! The objects pinned below an agent's `--bpf-dir`: entries of its maps, and the programs that its
+//! links run.
 
 use anyhow::{Context as _, Result};
 use aya::Pod;

@@ -1,6 +1,6 @@
 //! The program `probe`, as a test uses it: one attempt, or one that goes on in the background.
 //!
-//! Owns how it is run and read. What it does on the wire is in the program.
+//! Owns how it is run and read. `bin/probe.rs` has the attempts.
 
 use crate::agent::beside;
 use crate::child::Guarded;

@@ -1,6 +1,7 @@
-//! What `status` says of an agent that a test started beside the lab's own, or of a gate without one.
+//! The output of `status` for an agent that a test started beside the lab's own, or for a gate
+//! without one.
 //!
-//! Owns the call and the waiting. Whether it should be ready is for the tests to say.
+//! Owns the call and the waiting. The tests check the result.
 
 use crate::agent::{self, Agent};
 use crate::lab::Lab;

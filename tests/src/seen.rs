@@ -1,6 +1,6 @@
-//! What a step of the lab saw, in words and in checks.
+//! The result of a lab step, as text and as checks.
 //!
-//! Owns the reading of replies. What must hold is `walk`'s.
+//! Owns the reading of replies. `walk` has the expectations.
 
 use crate::client::Reply;
 use crate::hosts::Origin;

@@ -1,8 +1,7 @@
-//! The load under which a test kills, stops or replaces the agent: what must go on is tried without
-//! a pause, and so is what must stay denied.
+//! The load under which a test kills, stops or replaces the agent: it tries listed and unlisted
+//! destinations without a pause.
 //!
-//! Owns the rules, the load's targets and what must have come of each. What happens to the agent
-//! meanwhile is the test's.
+//! Owns the rules, the load's targets and their expected results. The test acts on the agent.
 
 use crate::lab::{Lab, host, v4, v6};
 use crate::load::{Counts, Load};

@@ -1,4 +1,4 @@
-//! The walk through the lab: what a user does step by step, what must be seen, what was seen.
+//! The walk through the lab: the steps of a user, the expected result of each, and the result.
 //!
 //! Owns the steps and their bounds. The hosts, the agent and curl are real and are in `lab`.
 

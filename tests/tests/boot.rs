@@ -1,5 +1,5 @@
-//! The gate from boot on: closed before the agent, closed while the agent starts, whatever it finds,
-//! closed again when its root comes again; ready only where it holds.
+//! The gate from boot on: closed before the agent, closed while the agent starts, whatever it
+//! finds, closed again when its root is created again; ready only while it works.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -1,5 +1,5 @@
-//! The config file while the agent runs: what can change does, what cannot is named, and a mistake
-//! changes nothing.
+//! The config file while the agent runs: fields that can change do, the others are named, and a
+//! mistake changes nothing.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -1,5 +1,4 @@
-//! One line for one thing that was tried: getaddrinfo's sorting of addresses is no attempt of its
-//! own.
+//! One log line per attempt: getaddrinfo's sorting of addresses does not count as an attempt.
 
 use egress_tests::Lab;
 use egress_tests::lab::{host, v4, v6};

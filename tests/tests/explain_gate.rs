@@ -1,5 +1,5 @@
 //! `explain` of the running agent against the gate itself: random rules are put in force, and each
-//! destination that was explained is then really dialled from behind the gate.
+//! explained destination is then dialled from behind the gate.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[allow(dead_code, reason = "its random rules are all that is made here")]

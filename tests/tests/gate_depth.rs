@@ -1,5 +1,5 @@
-//! Workloads in deeply nested cgroups: each has its policy as deep as the kernel judges, and what
-//! lies deeper is denied and told of.
+//! Workloads in deeply nested cgroups: each has its policy as deep as the kernel judges, and deeper
+//! cgroups are denied and reported.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::cgroup::{Cgroup, mount_point};

@@ -1,4 +1,5 @@
-//! The agent dies, comes back, or is told to go: the gate stays as it must.
+//! The agent dies, restarts, or is asked to stop: the gate stays closed or opens as the settings
+//! say.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

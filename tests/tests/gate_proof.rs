@@ -1,4 +1,4 @@
-//! The canary shows what the policy of its root makes of what no rule lists.
+//! The canary expects what the policy of its root does with an unlisted destination.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::{Lab, LabOptions, wait_until};

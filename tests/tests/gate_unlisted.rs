@@ -1,4 +1,4 @@
-//! An address that is none of a listed host's, on a port whose name is checked.
+//! An address that belongs to no listed host, on a port whose name is checked.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::lab::{host, v4, v6};

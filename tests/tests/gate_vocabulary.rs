@@ -1,5 +1,5 @@
-//! A denial by the kernel and one by the proxy are told of in the same words: in the log, in
-//! `status`, and to `explain --workload`.
+//! A denial by the kernel and one by the proxy have the same words: in the log, in `status`, and to
+//! `explain --workload`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::cgroup;

@@ -1,4 +1,4 @@
-//! Whole tables replaced under the eyes of running connects, and tables that do not fit.
+//! Whole tables replaced while connects run, and tables that do not fit.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -1,4 +1,4 @@
-//! A workload that dials at random keeps the agent's log busy, and nothing else in it.
+//! A workload that dials random destinations delays only the agent's log, not rules or new pods.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

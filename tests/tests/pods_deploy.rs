@@ -1,5 +1,5 @@
 //! What is deployed: the manifests' rules and settings are ones that the agent takes, and the
-//! DaemonSet asks for no more than it says why.
+//! DaemonSet gives a reason for each privilege.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::agent;

@@ -1,4 +1,5 @@
-//! One agent a gate: a second one is refused, whatever it shares with the first, and changes nothing.
+//! One agent per gate: a second one ends with an error, whatever it shares with the first, and
+//! changes nothing.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

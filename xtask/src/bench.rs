@@ -1,6 +1,6 @@
 //! The verb that measures: builds what is measured and runs it as root.
 //!
-//! Owns which benches there are. What they measure is in `tests/src/bin/bench_*.rs`.
+//! Owns the list of benches. `tests/src/bin/bench_*.rs` measure.
 
 use crate::{privilege, provision, tasks, workspace};
 use anyhow::{Context as _, Result};

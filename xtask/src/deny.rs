@@ -1,7 +1,7 @@
-//! What dependencies may be: the bans, licences and sources of `deny.toml`.
+//! Checks dependencies: the bans, licences and sources of `deny.toml`.
 //!
-//! Owns the call of cargo-deny. `provision` installs it. Advisories are not asked for here: they
-//! need a database from the network, and an old change would fail by a new entry.
+//! Owns the call of cargo-deny. `provision` installs it. Advisories are not checked: they need a
+//! database from the network, and a new entry would fail an old change.
 
 use crate::progress::step;
 use crate::provision;

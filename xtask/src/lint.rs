@@ -1,6 +1,6 @@
-//! `lint` and `tidy`: what must hold before a change is handed in.
+//! `lint` and `tidy`: the checks before a change is submitted.
 //!
-//! Owns the list of checks and the walk over the sources. The house rules are `tidy`'s.
+//! Owns the list of checks and the walk over the sources. `tidy` has the house rules.
 
 use crate::tidy::{self, Finding};
 use crate::workspace::{all, cargo, root, show};

@@ -1,6 +1,6 @@
 //! `cargo xtask`: the developer's only entry point.
 //!
-//! Hands each verb to what carries it out.
+//! Calls the function of each verb.
 
 mod bench;
 mod circles;

@@ -1,6 +1,6 @@
 //! Checks the Kubernetes manifests against the API's own schema, offline.
 //!
-//! Owns the checker's installation and call. What the manifests say is looked at by the tests.
+//! Owns the checker's installation and call. The tests check the content of the manifests.
 
 use crate::progress::step;
 use crate::workspace::{root, show};

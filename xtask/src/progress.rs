@@ -1,6 +1,6 @@
 //! Steps that a person can follow: one line each, with the seconds it took.
 //!
-//! Owns how a long command is run and shown. It knows nothing of what the commands do.
+//! Owns how a long command is run and shown. It does not know what the commands do.
 
 use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File};

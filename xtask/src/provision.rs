@@ -1,9 +1,9 @@
 //! Installs what a build or a test needs and the machine lacks: a compiler for the BPF target,
 //! `bpf-linker`, curl, iproute2, cargo-deny.
 //!
-//! Owns the choice of where a tool comes from. What counts as usable is `ebpf`'s to say. Tools
-//! that are built go to a folder of the user's cache; packages need root or sudo and are the
-//! only steps that do.
+//! Owns the choice of where a tool comes from. `ebpf` decides which tools are usable. Tools that
+//! are built go to a folder of the user's cache; packages need root or sudo and are the only steps
+//! that do.
 
 use crate::ebpf::{self, LINKER_LLVM, Toolchain};
 use crate::privilege::{self, Privilege};

@@ -1,6 +1,6 @@
 //! `release`: the agent as it is shipped, stripped, and its symbols in a file beside it.
 //!
-//! Owns the two files. The image's layout is `deploy/image/rootfs.sh`'s.
+//! Owns the two files. `deploy/image/rootfs.sh` has the image's layout.
 
 use crate::progress::step;
 use crate::tasks::bpf_object;

@@ -1,7 +1,7 @@
 //! A client that moves many bytes each way over one connection, and says in one line of JSON how long
 //! it took.
 //!
-//! Owns sockets only. Where it runs, and how long it may take, is the test's to say.
+//! Owns sockets only. The test decides where it runs and how long it may take.
 
 use clap::{Parser, Subcommand};
 use serde_json::json;

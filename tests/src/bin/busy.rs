@@ -1,7 +1,7 @@
 //! The busy client of the suites: runs below an enforced root and does one thing many times.
 //!
-//! Every verb prints one line of JSON at its end (`watch` one for each change too). What must
-//! come of it is for the tests to say.
+//! Every verb prints one line of JSON at its end (`watch` one for each change too). The tests check
+//! the results.
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};

@@ -1,7 +1,7 @@
-//! A TLS client that answers a HelloRetryRequest with a `ClientHello` for another host, and says in one
-//! line of JSON what came of it.
+//! A TLS client that answers a HelloRetryRequest with a `ClientHello` for another host, and prints
+//! the result as one line of JSON.
 //!
-//! Owns one socket and checks no certificate. What must come of it is for the tests to say.
+//! Owns one socket and checks no certificate. The tests check the result.
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;

@@ -1,6 +1,6 @@
 //! The lab as a program: walks through it over IPv4 and IPv6, or leaves it up.
 //!
-//! Owns what is printed and the exit code. The steps are `walk`'s.
+//! Owns the output and the exit code. `walk` has the steps.
 
 use anyhow::{Result, bail};
 use clap::Parser;

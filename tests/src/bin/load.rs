@@ -1,8 +1,8 @@
-//! A workload that a test puts behind the gate: connects and sends without end, and counts what
-//! became of each try.
+//! A workload that a test puts behind the gate: connects and sends without end, and counts the
+//! result of each attempt.
 //!
-//! Owns the tries. What must come of them is for the test to say. It works until its standard
-//! input is closed and then prints one line: `NAME=COUNT ...`.
+//! Owns the attempts. The test checks the counts. It works until its standard input is closed and
+//! then prints one line: `NAME=COUNT ...`.
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};

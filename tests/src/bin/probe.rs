@@ -1,7 +1,7 @@
-//! A client that tries one way out and says what the kernel answered, in one line of JSON.
+//! A client that tries one way out and prints the kernel's answer as one line of JSON.
 //!
-//! Owns sockets only; it runs inside a cgroup and a namespace that a test chose. What the answer
-//! should have been is the test's to say.
+//! Owns sockets only; it runs inside a cgroup and a namespace that a test chose. The test checks
+//! the answer.
 
 use clap::{Parser, Subcommand};
 use egress_tests::prober::now;

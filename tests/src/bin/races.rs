@@ -1,7 +1,7 @@
-//! Threads that share sockets and send to listed and unlisted destinations at the same time, by every
-//! call there is, until a time is over. Says in one line of JSON how many sends went through.
+//! Threads that share sockets and send to listed and unlisted destinations at the same time, by
+//! every kind of call, for a given time. Prints as one line of JSON how many sends went through.
 //!
-//! What arrived where is the test's to count.
+//! The test counts what arrived where.
 
 use clap::Parser;
 use io_uring::{IoUring, opcode, types};

@@ -1,8 +1,8 @@
 //! What arrives outside: every frame on the cable, read by a packet socket in the outside's
 //! namespace.
 //!
-//! Owns the reading and the telling apart of what the probes sent from what the kernel says on
-//! any link. Which frames are allowed is the caller's to say.
+//! Owns the reading, and separates the probes' frames from those that the kernel sends on any link.
+//! The caller decides which frames are allowed.
 
 use crate::netns::NetNs;
 use crate::wait::wait_until;

@@ -1,4 +1,4 @@
-//! What the suite says of a path: one cell of the matrix, and how it is shown.
+//! The suite's result for a path: one cell of the matrix, and its text.
 
 use std::fmt;
 

@@ -1,9 +1,9 @@
-//! The ways past a gate, each by name: what is tried, over which family, what must come of it,
-//! and which hook sees to it.
+//! The ways past a gate, each by name: the attempt, its family, the expected result, and the hook
+//! that closes it.
 //!
 //! `table` and `rows` list them and are what the documentation is made from. The probes, which run
 //! inside the gate, are in the files by kind of socket, on the calls of `sock`. `trial` and
-//! `scenarios` run them, `capture` sees what arrives outside, `suite` puts all together.
+//! `scenarios` run them, `capture` sees what arrives outside, `suite` combines them.
 
 pub mod capture;
 mod cell;

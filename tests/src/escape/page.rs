@@ -1,5 +1,5 @@
-//! The page of the documentation: the table as text. What it says is held against the kernel by
-//! the suite, and against the committed page by a test.
+//! The page of the documentation: the table as text. The suite compares it with the kernel, and a
+//! test with the committed page.
 
 use super::table::{Expect, Over, Path, SECTIONS};
 use std::fmt::Write as _;

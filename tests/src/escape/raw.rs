@@ -1,4 +1,4 @@
-//! What the bare calls of `sock` take: addresses and messages as the kernel reads them.
+//! The arguments of the bare calls of `sock`: addresses and messages as the kernel reads them.
 
 use libc::{c_int, socklen_t};
 use std::mem;

@@ -1,5 +1,5 @@
-//! Servers of streams behind the gate: whoever comes in is answered, and what has served is no way
-//! out.
+//! Servers of streams behind the gate: every client is answered, and a socket that has served is no
+//! way out.
 
 use super::sock::{Sock, Step, Stop, check};
 use super::staged::pause;

@@ -1,7 +1,7 @@
 //! Sockets of any family by bare system calls, for probes: an error says which call the kernel
 //! denied and how.
 //!
-//! Owns the calls. What a probe tries with them is in the files beside this one.
+//! Owns the calls. The files beside this one have the probes.
 
 use super::raw::{Message, Raw};
 use libc::{c_int, c_void, socklen_t};

@@ -1,8 +1,7 @@
-//! Tries every path of the table on the running kernel and holds what is seen against what the
-//! table says.
+//! Tries every path of the table on the running kernel and compares the result with the table.
 //!
-//! Owns the arrangement and the judging. What is tried is in `table` and the probes, how in
-//! `trial` and `scenarios`.
+//! Owns the arrangement and the judging. `table` and the probes have the paths, `trial` and
+//! `scenarios` run them.
 
 use super::capture::Capture;
 pub use super::cell::{Cell, Seen};

@@ -1,6 +1,6 @@
-//! Every path past the gate: its name, what it does, and what must come of it.
+//! Every path past the gate: its name, the attempt, and the expected result.
 //!
-//! The documentation's matrix is made from this table, and the suite holds each cell against the
+//! The documentation's matrix is made from this table, and the suite checks each cell on the
 //! running kernel. It tries nothing itself.
 
 use super::Aim;

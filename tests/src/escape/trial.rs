@@ -1,5 +1,5 @@
-//! One path on trial: outside the gate, where it must get out (else the trial would prove nothing),
-//! then behind it, and what arrived on the cable meanwhile.
+//! Tries one path: outside the gate, where it must get out (else the trial would prove nothing),
+//! then behind it, and records the frames on the cable.
 
 use super::capture::Frame;
 use super::cell::Seen;

@@ -1,6 +1,6 @@
-//! A host that answers whatever it is asked, in what it is spoken to.
+//! A host that answers every client in the client's protocol.
 //!
-//! It keeps no record: that an answer came is all that a client learns.
+//! It keeps no record.
 
 use anyhow::{Context as _, Result};
 use std::net::SocketAddr;

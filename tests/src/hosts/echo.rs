@@ -1,6 +1,6 @@
 //! A host that sends back every byte and every datagram.
 //!
-//! Owns nothing but the record of what reached it.
+//! Owns only the record of what reached it.
 
 use anyhow::{Context as _, Result};
 use std::net::{IpAddr, SocketAddr};

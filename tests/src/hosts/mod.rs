@@ -1,7 +1,7 @@
 //! The outside: hosts that answer as the lab's real ones do, in a network namespace.
 //!
-//! Owns the threads that run them. What each host answers is in its own file: `origin` (HTTP
-//! and TLS), `dns`, `echo`, `anyone`. Dropping the world ends them all.
+//! Owns the threads that run them. Each host has its own file: `origin` (HTTP and TLS), `dns`,
+//! `echo`, `anyone`. Dropping the world ends them all.
 
 mod anyone;
 mod authority;

@@ -1,6 +1,6 @@
 //! An HTTP/1.1 origin, plain or behind TLS, that remembers what reached it.
 //!
-//! Owns connections and the record of requests. What is answered is `httpbin`'s.
+//! Owns connections and the record of requests. `httpbin` has the answers.
 
 use super::httpbin;
 use anyhow::{Context as _, Result};

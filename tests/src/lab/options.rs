@@ -1,4 +1,4 @@
-//! What a lab may have otherwise.
+//! Options of a lab.
 
 use std::net::SocketAddr;
 

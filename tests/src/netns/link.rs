@@ -1,6 +1,6 @@
-//! What `ip link` of some distributions cannot set, by rtnetlink(7).
+//! Sets by rtnetlink(7) what `ip link` of some distributions cannot set.
 //!
-//! Owns one message and its answer; it goes to the namespace of the calling thread.
+//! Owns one message and its answer; it is sent in the namespace of the calling thread.
 
 use std::ffi::CString;
 use std::io::{self, Read as _, Write as _};

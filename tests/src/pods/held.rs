@@ -1,4 +1,5 @@
-//! What an agent holds for pods, so that a test can say that nothing is left of those that went.
+//! The resources that an agent holds for pods, so that a test can check that nothing is left of
+//! removed pods.
 
 use crate::lab::Lab;
 use crate::{pinned, wait_until};

@@ -1,7 +1,7 @@
 //! Pods without a container runtime: a network namespace of its own, wired to the lab's node, and
 //! the cgroups that a kubelet with the cgroupfs driver would make, below the enforced root.
 //!
-//! Owns their making and removal. What runs inside is for the tests to say.
+//! Owns their making and removal. The tests decide what runs inside.
 
 pub mod held;
 

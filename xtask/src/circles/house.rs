@@ -1,4 +1,4 @@
-//! The modules of a crate as syntax, and which file takes something from which.
+//! The modules of a crate as syntax, and the imports between its files.
 
 use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: the gate and the escape suite on other kernels, in QEMU.
 //!
-//! Owns which kernels, what runs in them and what must come of it. Kernels come from `kernels`,
-//! the machine's content from `guest`.
+//! Owns the list of kernels, the programs that run in them and the expected results. `kernels`
+//! provides the kernels, `guest` the machine's content.
 
 mod guest;
 mod kernels;

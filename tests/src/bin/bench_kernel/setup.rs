@@ -1,4 +1,4 @@
-//! The places that are compared, and the tables that are in them.
+//! The places that are compared, and their tables.
 
 use crate::work::{Call, PORT, address};
 use crate::worker::{Config, Worker};

@@ -1,4 +1,4 @@
-//! Senders that are not who they say, and what a server may answer.
+//! Forged senders, and the answers that a server may send.
 
 use super::{CONNECT, EGRESS, SENDMSG, SETSOCKOPT};
 use crate::escape::forged;

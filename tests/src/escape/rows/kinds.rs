@@ -1,5 +1,5 @@
-//! What is neither a stream nor a datagram of UDP, and what is called by another way: protocols of
-//! IP, other socket families, io_uring.
+//! Paths that are neither a stream nor a UDP datagram, or use another call: protocols of IP, other
+//! socket families, io_uring.
 
 use super::{CONNECT, CREATE, SENDMSG, SETSOCKOPT};
 use crate::escape::table::Over::{Both, Neither};

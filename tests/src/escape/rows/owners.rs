@@ -1,5 +1,5 @@
-//! Whose a socket is, when it was made, and what stands around it: older and borrowed sockets, and
-//! the agent itself.
+//! The owner of a socket, its age, and its surroundings: older and borrowed sockets, and the agent
+//! itself.
 
 use super::{ACCEPTED, CONNECT, EGRESS, NO_ROUTE, SENDMSG};
 use crate::escape::table::Over::Both;
