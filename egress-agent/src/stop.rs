@@ -2,8 +2,8 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// From this call on, the signals whose default would end the process without a line and without
-/// a drain are ignored, until [`told`] takes them. To be called before anything takes time.
+/// From this call on, the signals whose default would end the process without a line and without a
+/// drain are ignored, until [`told`] takes them. Call it before anything takes time.
 pub fn ignore_others() {
     for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
         // SAFETY: SIG_IGN is a valid disposition of these signals.

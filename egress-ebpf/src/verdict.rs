@@ -60,7 +60,7 @@ coded! {
         /// The socket's cgroup is nested deeper than the gate can follow
         /// ([`MAX_DEPTH`](crate::abi::MAX_DEPTH) levels).
         CgroupDepth = 9 => "cgroup-depth",
-        /// Whose the socket is cannot be told: its cgroup's ancestors are not known.
+        /// The socket's owner is unknown: its cgroup's ancestors are not known.
         UnknownOwner = 10 => "unknown-owner",
     }
 }

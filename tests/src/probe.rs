@@ -1,4 +1,4 @@
-//! The program `probe`, as a test uses it: one attempt, or one that goes on in the background.
+//! The program `probe`, as a test uses it: one attempt, or one that continues in the background.
 //!
 //! Owns how it is run and read. `bin/probe.rs` has the attempts.
 
@@ -57,7 +57,7 @@ pub fn attempt(place: &Place<'_>, way: &str, to: SocketAddr) -> Result<Answer> {
     })
 }
 
-/// A probe that goes on. Dropping it kills it.
+/// A probe that continues. Dropping it kills it.
 #[derive(Debug)]
 pub struct Session {
     child: Guarded,

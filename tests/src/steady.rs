@@ -57,7 +57,7 @@ pub fn start(lab: &Lab) -> Result<Load> {
     )
 }
 
-/// Panics where a direct flow was denied, or where anything unlisted was let through.
+/// Panics where a direct flow was denied, or where anything unlisted was allowed.
 pub fn assert_held(lab: &Lab, counts: &Counts) {
     for kind in ["standing", "direct-tcp", "direct-udp"] {
         assert_only(counts, kind, &["ok"], "a false deny");

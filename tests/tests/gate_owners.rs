@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 const SOON: Duration = Duration::from_secs(10);
-/// How soon after a change is in force nothing may be let through by the policy before it.
+/// How soon after a change is in force the previous policy must not allow anything.
 const IN_FORCE: u64 = 100_000;
 
 /// Two hosts on one address.

@@ -222,7 +222,7 @@ fn a_table_that_grows_in_place_gives_no_connect_a_wrong_verdict() {
     .unwrap();
     let key = |n: u32| Target::address(address(n), 443, Transport::Udp).key();
     let action = Action::Allow.number();
-    // Most of what comes goes again, so that it is made anew for what was deleted, too.
+    // Most of what comes goes again, so that it is rebuilt for what was deleted, too.
     for round in 0..300_u32 {
         let new = 1 + round * 100..1 + (round + 1) * 100;
         let put: Vec<_> = new

@@ -35,7 +35,8 @@ pub enum Task {
     },
     /// Run the unit tests and, as root, the suites on the real kernel.
     Test {
-        /// Only the suites whose name contains this, or where there is none, only such tests.
+        /// Only the suites whose name contains this, or, if there is none, only the tests whose
+        /// name contains it.
         filter: Option<String>,
     },
     /// Measure; arguments of the bench after `--`.

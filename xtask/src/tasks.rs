@@ -112,7 +112,7 @@ pub fn run(keep: bool, agent: &[String]) -> Result<()> {
 }
 
 /// Unit tests as the user, then the suites on the real kernel as root. With a filter the suites of
-/// that name, whole, or where there is none every test of that name.
+/// that name, whole, or, if there is none, every test of that name.
 pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;

@@ -85,7 +85,7 @@ fn answer(state: &mut State, now: std::time::Instant) {
     }
 }
 
-/// What becomes of a flow at the kernel and the proxy, as these carry it out.
+/// The verdict on a flow at the kernel and the proxy, as these carry it out.
 fn carried_out(gate: &mut Gate, flow: &Flow, asked: &Asked) -> End {
     let routes = gate.state.routes();
     match gate.verdict(PolicyId(0), flow.to, flow.transport.number()) {

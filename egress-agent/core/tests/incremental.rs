@@ -346,7 +346,7 @@ fn an_edit_plans_the_policies_that_see_it_and_no_others() {
             services,
         } = plan.work();
         assert_eq!(planned, policies, "{what}");
-        // Of one that is made anew, all of its services; of others those that are touched.
+        // Of one that is rebuilt, all of its services; of others those that are touched.
         assert!(services <= policies.max(SERVICES) * 2, "{what}: {services}");
         let tables = plan
             .ops()

@@ -195,7 +195,7 @@ fn addresses_lead_to_the_entry_that_istio_finds() {
     let (blah1, blah2) = ("blah1.somedomain", "blah2.somedomain");
     let (partial, both) = ("[1.1.1.1]".to_owned(), "[2.2.2.2, 1.1.1.1]".to_owned());
     for (protocol, (first, second), dialled, spoken, expected) in [
-        // The service is seen where the proxy must decide; TCP is let through in the kernel.
+        // The service is seen where the proxy must decide; TCP is allowed in the kernel.
         ("TCP", &same, inside, Spoken::Bytes, Outcome::Original),
         (
             "TCP",

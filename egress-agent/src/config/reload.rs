@@ -21,7 +21,7 @@ pub struct Source {
     pub file: Option<PathBuf>,
 }
 
-/// What tells two versions of a file apart: device, inode, size, seconds and nanoseconds.
+/// What distinguishes two versions of a file: device, inode, size, seconds and nanoseconds.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 /// Handles SIGHUP from this call on.
@@ -29,7 +29,7 @@ pub fn hangup() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Follows the file for ever and hands each good version of it to `engine`.
+/// Follows the file without end and hands each good version of it to `engine`.
 pub async fn follow(
     source: Source,
     mut current: Config,

@@ -35,7 +35,7 @@ pub struct Gate {
 /// Another agent holds the gate, or the kernel refuses. A wrong root is not an error: the others are
 /// closed all the same.
 ///
-/// With `audits` a gate that is made anew records what it would deny and denies nothing, as its rules
+/// With `audits` a gate that is created records what it would deny and denies nothing, as its rules
 /// will: a user who tries the gate on a running machine must not be cut off by its start.
 pub fn close(
     bpf_dir: &Path,

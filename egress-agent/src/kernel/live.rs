@@ -115,8 +115,9 @@ impl Live {
         !self.lists(&self.policies.get(id), origin.addr, origin.port)
     }
 
-    /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs. `None`
-    /// where it cannot be told: what the socket sends is denied, or judged by its packets.
+    /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs.
+    /// `None` where it cannot be determined: what the socket sends is denied, or judged by its
+    /// packets.
     fn owner_policy(&self, cgroup: CgroupId) -> Option<PolicyId> {
         if cgroup == CgroupId(0) {
             return Some(DEFAULT_POLICY);

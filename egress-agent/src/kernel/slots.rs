@@ -146,8 +146,8 @@ impl Slots {
         for entry in table::entries(self.memory.values()) {
             draft.add(entry);
         }
-        // A table that stands at its limit and has an address come for each that goes would else
-        // be made anew for each.
+        // A table that stands at its limit and has an address come for each that goes would else be
+        // rebuilt for each.
         draft.spare = draft.entries.len() / 4 + 1;
         draft
     }

@@ -117,7 +117,7 @@ impl Spaces {
     }
 
     /// Tells the kernel that no proxy listens anywhere any more: what is still to come is denied
-    /// with a reason instead of running into a closed port. Running flows go on until drained.
+    /// with a reason instead of running into a closed port. Running flows continue until drained.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
         self.all()
             .try_for_each(|space| tables.set_proxy(space.netns, None))

@@ -46,7 +46,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainS
                     }
                 }
                 Err(error) => {
-                    // Told once: it goes on for as long as there is no room.
+                    // Logged once: it lasts as long as there is no room.
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(target: "egress::proxy", %error, "cannot accept");
                     }

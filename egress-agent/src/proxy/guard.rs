@@ -25,7 +25,7 @@ pub(super) struct Guard {
     client: Client,
     name: Option<String>,
     watch: SecondHello,
-    /// Bytes that were read: `ready` that may go on, then those that wait.
+    /// Bytes that were read: `ready` that may continue, then those that wait.
     held: Vec<u8>,
     room: Option<Place>,
     ready: usize,
@@ -50,7 +50,7 @@ impl Guard {
         guard
     }
 
-    /// Why the connection may not go on.
+    /// Why the connection may not continue.
     pub(super) fn denied(&mut self) -> Option<RefusalReason> {
         self.denied.take()
     }
@@ -78,7 +78,7 @@ impl Guard {
         }
     }
 
-    /// Where nothing is denied the connection goes on, and is not watched any more.
+    /// Where nothing is denied the connection continues, and is not watched any more.
     fn deny(&mut self, reason: RefusalReason) {
         if self.client.audited(&reason, self.name.as_deref()).is_some() {
             self.watch = SecondHello::ended();
@@ -88,7 +88,7 @@ impl Guard {
         }
     }
 
-    /// Reads what may go on.
+    /// Reads what may continue.
     pub(super) fn poll_read(
         &mut self,
         stream: &mut TcpStream,

@@ -18,7 +18,7 @@ pub struct Refusal {
     pub name: Option<String>,
     /// Why.
     pub reason: RefusalReason,
-    /// It was let through all the same: its policy audits.
+    /// It was allowed all the same: its policy audits.
     pub audit: bool,
 }
 

@@ -81,7 +81,7 @@ impl Places {
         place.resize(count).then_some(place)
     }
 
-    /// So many places where the workload has more than half of its share left: for what goes on with
+    /// That many places if the workload has more than half of its share left: for what goes on with
     /// less.
     pub(super) fn spare(self: &Arc<Self>, share: CgroupId, count: usize) -> Option<Place> {
         let own = self.taken().each.get(&share).map_or(0, |own| own.taken);

@@ -59,7 +59,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Puts the parts together. `routes` is read anew for every request and every TLS connection.
+    /// Puts the parts together. `routes` is read again for every request and every TLS connection.
     pub fn new(
         routes: Arc<ArcSwap<RouteTable>>,
         origins: Arc<dyn OriginLookup>,

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// What is to be made.
+/// What to make.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wanted {
     /// A TCP socket for this address's family.

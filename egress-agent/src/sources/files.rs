@@ -68,7 +68,7 @@ pub struct Reading {
 pub struct Feed<T> {
     /// The latest.
     pub current: watch::Receiver<Arc<T>>,
-    /// One line on what of the files is not in force; `None` while all is.
+    /// One line about the parts of the files that are not in force; `None` while all is.
     pub problem: watch::Receiver<Option<String>>,
 }
 

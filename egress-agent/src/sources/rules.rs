@@ -23,7 +23,7 @@ const LINTED: usize = 20_000;
 pub struct RuleSet {
     /// Objects in force: valid ones, last good versions of invalid ones, and stand-ins that deny.
     pub objects: Vec<Arc<Object>>,
-    /// Of the files' names and texts; tells two sets apart while this process lives.
+    /// Of the files' names and texts; distinguishes two sets while this process lives.
     pub digest: u64,
     /// What is wrong, one line each: file, line, field, reason, and what is in force instead.
     pub problems: Vec<String>,
@@ -36,7 +36,7 @@ pub struct RuleSet {
 }
 
 /// Loads the rules and follows them; see [`follow`]. `store` has the last good ones of the previous
-/// agent. Fails for a path that is none, not for the sake of what is in the files.
+/// agent. Fails for a path that does not exist, not for the content of files.
 pub fn follow_rules(
     paths: &[PathBuf],
     store: &Path,

@@ -63,8 +63,8 @@ impl Watch {
         watch
     }
 
-    /// Watches what is there at the moment. To be called before each read, so that a change during
-    /// the read is seen after it.
+    /// Watches what is there at the moment. Call it before each read, so that a change during the
+    /// read is seen after it.
     pub(super) fn arm(&mut self) {
         let interest = Interest::of(&self.paths);
         if let Some(watcher) = &mut self.watcher {

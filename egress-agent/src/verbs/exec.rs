@@ -162,8 +162,8 @@ fn start_reaper(cgroup: &Path) -> io::Result<ChildStdin> {
 }
 
 /// The reaper: waits on standard input until the command runs or could not, then until the last
-/// process has left the cgroup, then removes it. What the command left running goes on, behind the
-/// gate.
+/// process has left the cgroup, then removes it. What the command left running continues, behind
+/// the gate.
 pub fn reap(cgroup: &Path) -> anyhow::Result<()> {
     // A terminal that closes or a service manager that stops the caller must not leave the folder.
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {

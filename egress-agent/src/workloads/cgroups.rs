@@ -46,7 +46,7 @@ pub struct Cgroups {
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
     /// Cgroups that the kernel does not judge. What lies below them is not looked at.
     deep: Deep,
-    /// A watch could not be set: only scans tell.
+    /// A watch could not be set: only scans find new cgroups.
     blind: bool,
 }
 
@@ -73,7 +73,7 @@ impl Cgroups {
         &self.deep
     }
 
-    /// Whether there are cgroups of which only a scan tells.
+    /// Whether there are cgroups that only a scan finds.
     pub fn blind(&self) -> bool {
         self.blind
     }
@@ -155,7 +155,7 @@ impl Cgroups {
         changes: &mut Vec<Change>,
         seen: &mut BTreeSet<PathBuf>,
     ) {
-        // Gone since it was named: its parent's watch tells of that too.
+        // Gone since it was named: its parent's watch reports that too.
         let Ok(id) = cgroup2::id(folder) else { return };
         let known = self.known.get(folder).is_some_and(|known| known.id == id);
         if !known && self.known.len() + self.deep.count() >= MOST {

@@ -34,14 +34,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often everything is looked at, whatever the kernel told.
+/// How often everything is looked at, whatever the kernel reported.
 const SCAN: Duration = Duration::from_secs(10);
-/// How often where the kernel does not tell of everything.
+/// The same if the kernel does not report everything.
 const SCAN_BLIND: Duration = Duration::from_secs(1);
 /// Time between two scans at least.
 const SCAN_AT_MOST: Duration = Duration::from_millis(100);
 
-/// What the rules must hear of.
+/// What the rules must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// This cgroup is a workload.
@@ -89,9 +89,9 @@ impl Workloads {
         &mut self.namespaces
     }
 
-    /// Waits until there is something to do: what the rules must hear of is returned, the rest
-    /// waits for [`Namespaces::settle`]. The first call returns at once with all that is there.
-    /// Dropping the future loses nothing.
+    /// Waits until there is something to do: what the rules must know is returned, the rest waits
+    /// for [`Namespaces::settle`]. The first call returns at once with all that is there. Dropping
+    /// the future loses nothing.
     pub async fn next(&mut self) -> anyhow::Result<Vec<Told>> {
         let due = self
             .namespaces
@@ -181,7 +181,7 @@ impl Workloads {
         entry.map(Workload::from)
     }
 
-    /// Other entries hold from here on. Returns what the rules must hear of.
+    /// Other entries hold from here on. Returns what the rules must know.
     pub fn rename(&mut self, entries: Vec<WorkloadEntry>) -> Vec<Told> {
         self.entries = entries;
         let mut told = Vec::new();
@@ -246,7 +246,7 @@ impl Workloads {
     }
 
     /// Puts the cgroups of workloads under their policies. Returns the policies that sockets were
-    /// under until then: what these remember must be judged anew.
+    /// under until then: what these remember must be judged again.
     pub fn place(
         &mut self,
         tables: &mut Tables,

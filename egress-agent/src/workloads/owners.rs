@@ -22,8 +22,8 @@ impl Owners {
         self.0.get(&cgroup).copied()
     }
 
-    /// Writes what differs from `wanted`. Returns the policies that sockets were under whose
-    /// cgroup is under another one from here on: what these sockets remember must be judged anew.
+    /// Writes what differs from `wanted`. Returns the policies that sockets were under whose cgroup
+    /// is under another one from here on: what these sockets remember must be judged again.
     pub fn become_these(
         &mut self,
         tables: &mut Tables,

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 /// Room for the events of one read.
 const BUFFER: usize = 16 * 1024;
 
-/// What the kernel tells.
+/// The kernel's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Happened {
     /// Events were lost: only a scan says what is there.

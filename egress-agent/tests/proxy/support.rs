@@ -129,7 +129,7 @@ impl Bed {
         }
     }
 
-    /// Other routes are in force, and running connections hear of it.
+    /// Other routes are in force, and running connections are notified.
     pub fn change(&self, port: PortRoutes) {
         self.put(table(port));
     }

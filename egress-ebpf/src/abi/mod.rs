@@ -204,7 +204,7 @@ pub const ANSWER_NS: u64 = 120_000_000_000;
 /// Peers that one workload may note in a second, an eighth of what the table holds.
 pub const PEERS_PER_SECOND: u64 = 8192;
 
-/// Policy id of an enforced root's default: owners that no one told the kernel about.
+/// Policy id of an enforced root's default: owners that the kernel does not know.
 pub const DEFAULT_POLICY: PolicyId = PolicyId(0);
 /// Policies that the kernel has room for, by ids from 0 on.
 pub const MAX_POLICIES: u32 = 4096;

@@ -39,7 +39,7 @@ pub struct SocketState {
     pub cgroup: CgroupId,
     /// Its network namespace.
     pub netns: NetnsCookie,
-    /// Datagrams: [`crate::digest::passed`] of the destination that was last let through; 0 = none.
+    /// Datagrams: [`crate::digest::passed`] of the destination that was last allowed; 0 = none.
     pub passed: u64,
     /// Policy id and generation of the last verdict: [`Self::pair`].
     pub judged: u64,

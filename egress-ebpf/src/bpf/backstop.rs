@@ -32,7 +32,7 @@ use egress_ebpf::ids::{CgroupId, NetnsCookie};
 use egress_ebpf::packet::{destination, is_neighbour_talk, is_plain_tcp, source_is_local};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-/// What is to become of a packet.
+/// What to do with a packet.
 enum Judged {
     Passes,
     Refused(Destination, Reason),
@@ -105,15 +105,15 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
     }
 }
 
-/// The policy of a packet's socket. Where the socket is older than the gate, or the ancestors of its
-/// cgroup gave way to others, the kernel tells by the packet whose it is.
+/// The policy of a packet's socket. Where the socket is older than the gate, or its cgroup's
+/// ancestors were evicted, the kernel gives the owner of the packet.
 #[inline(always)]
 fn applied(ctx: &SkBuffContext, known: Option<Sock<'_>>) -> Applied {
     if let Some(sock) = known {
         if sock.cgroup() == CgroupId(0) {
             // SAFETY: takes no pointer but the context.
             sock.set_cgroup(CgroupId(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }));
-            // What was let through before was let through under the root's default.
+            // What was allowed before was allowed under the root's default.
             sock.set_judged(0);
         }
         let applied = policy_of(sock);

@@ -14,8 +14,8 @@ use egress_ebpf::decide::Destination;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-/// Records a denial and returns what becomes of the flow: the denial itself, or under an
-/// auditing policy [`Verdict::Allow`].
+/// Records a denial and returns the verdict on the flow: the denial itself, or under an auditing
+/// policy [`Verdict::Allow`].
 #[inline(always)]
 pub fn refuse(
     sock: Option<Sock<'_>>,

@@ -12,8 +12,8 @@ use egress_ebpf::abi::{Mode, proto, socket_flag};
 use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use egress_ebpf::packet::Plain;
 
-/// Whether a packet belongs to a flow that was let through and still is: nearly every packet does,
-/// and this tells at the price of one look-up. All others are for the backstop.
+/// Whether a packet belongs to a flow that was allowed and still is: nearly every packet does, and
+/// this tells at the price of one look-up. All others are for the backstop.
 #[inline(always)]
 pub fn is_settled(
     skb: &Skb<'_>,
@@ -48,7 +48,7 @@ pub fn is_settled(
     skb.plain6().is_some_and(|plain| flow.has(&plain))
 }
 
-/// The flow that a socket's state was let through for.
+/// The allowed flow of a socket's state.
 struct Flow<'a> {
     sk: *mut bpf_sock,
     sock: Sock<'a>,
@@ -87,8 +87,8 @@ impl Flow<'_> {
     }
 }
 
-/// A device that the socket is bound to, or an unspecified address that became the bound one,
-/// takes what was let through as loopback to the outside.
+/// A device that the socket is bound to, or an unspecified address that became the bound one, takes
+/// what was allowed as loopback to the outside.
 #[inline(always)]
 pub fn has_strayed(sock: Sock<'_>, mode: Mode, device: u32) -> bool {
     device != LOOPBACK && (mode.is_redirected() || sock.dialled().is_loopback())

@@ -6,8 +6,9 @@ use crate::bpf::sock::Sock;
 use core::ffi::c_void;
 use egress_ebpf::heard::{Heard, Waiting};
 
-/// The time by which the datagram at hand had arrived, at the latest, and a note of those that wait
-/// behind it. Under the socket's lock, as recvmsg hooks are. `None` where the queues cannot be read.
+/// The time by which the present datagram had arrived, at the latest, and a note of those that wait
+/// behind it. Under the socket's lock, as recvmsg hooks are. `None` where the queues cannot be
+/// read.
 #[inline(always)]
 pub fn arrival(sk: *mut c_void, sock: Sock<'_>, now: u64) -> Option<u64> {
     if place!(known) == 0 {

@@ -134,8 +134,7 @@ pub fn of_peer(cookie: u64, peer: &Destination) -> u64 {
     digest::passed(&SECRET, peer, [cookie as u32, (cookie >> 32) as u32])
 }
 
-/// Whether this is the destination of datagrams that was last let through, under this policy of this
-/// generation.
+/// Whether this is the last allowed destination of datagrams, under this policy of this generation.
 #[inline(always)]
 pub fn has_passed(
     sock: Sock<'_>,
@@ -156,7 +155,7 @@ pub fn proxy_port(netns: NetnsCookie) -> Option<u16> {
         .map(|proxy| unsafe { ptr::read_volatile(&raw const (*proxy).port) })
 }
 
-/// Stores what was let through, so that the egress backstop need not judge it again.
+/// Stores what was allowed, so that the egress backstop need not judge it again.
 ///
 /// A datagram's destination is one word, which no other thread can mix with another. A stream's is
 /// more, and is written under the socket's lock.
@@ -178,7 +177,7 @@ pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Ve
     }
 }
 
-/// A stream that was let through before is let through by what applies now.
+/// A stream that was allowed before is allowed by what applies now.
 #[inline(always)]
 pub fn renew(sock: Sock<'_>, applied: &Applied) {
     sock.set_judged(applied.pair());

@@ -26,7 +26,7 @@ use egress_ebpf::decide::Destination;
 use egress_ebpf::ids::NetnsCookie;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-/// `BPF_F_CURRENT_NETNS`: the namespace of the socket at hand.
+/// `BPF_F_CURRENT_NETNS`: the namespace of the present socket.
 const OWN_NETNS: u64 = u64::MAX;
 /// Whether the agent listens at this port of the loopback address, in the network namespace of the
 /// calling socket. A listener of anyone else does not count.

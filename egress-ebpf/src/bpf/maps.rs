@@ -52,8 +52,8 @@ pub static PROXIES: HashMap<NetnsCookie, ProxyPort> = HashMap::with_max_entries(
 
 /// Redirected flows between SYN and the end of the handshake. Written by the backstop before the
 /// SYN leaves, deleted by the agent's sock_ops. What a handshake that came to nothing leaves behind
-/// is replaced by the next flow from its address, or gives way when the table is full. An element that
-/// gave way may be written for another flow while it is read: its seal tells.
+/// is replaced by the next flow from its address, or evicted when the table is full. An element
+/// that was evicted may be written for another flow while it is read: its seal shows that.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowOrigin> = LruHashMap::with_max_entries(65_536, 0);
 
@@ -76,7 +76,7 @@ pub static LISTENERS: SkStorage<u32> = SkStorage::new();
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 
-/// Refusals of the last moments. Written by the hooks; the oldest gives way.
+/// Refusals of the last moments. Written by the hooks; the oldest is evicted.
 #[map]
 pub static DENIES: LruHashMap<DenyKey, DenySeen> = LruHashMap::with_max_entries(8192, 0);
 
@@ -84,13 +84,13 @@ pub static DENIES: LruHashMap<DenyKey, DenySeen> = LruHashMap::with_max_entries(
 #[map]
 pub static RATE: PerCpuArray<DenySeen> = PerCpuArray::with_max_entries(1, 0);
 
-/// Peers that wrote first: the time of their last datagram, of `judge::of_peer`. Written by recvmsg;
-/// the oldest gives way.
+/// Peers that wrote first: the time of their last datagram, of `judge::of_peer`. Written by
+/// recvmsg; the oldest is evicted.
 #[map]
 pub static PEERS: LruHashMap<PeerKey, u64> = LruHashMap::with_max_entries(65_536, 0);
 
 /// Peers that a workload has noted in the running second, by its cgroup. Written by recvmsg; the
-/// oldest gives way.
+/// oldest is evicted.
 #[map]
 pub static SHARES: LruHashMap<CgroupId, DenySeen> = LruHashMap::with_max_entries(4096, 0);
 

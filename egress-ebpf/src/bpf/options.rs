@@ -22,7 +22,7 @@ const IPV6_FREEBIND: i32 = 78;
 const SOL_SOCKET: i32 = 1;
 const SO_BROADCAST: i32 = 6;
 const SOL_TCP: i32 = 6;
-/// Makes a connection without a handshake: the other end never heard of it.
+/// Makes a connection without a handshake: the other end does not know of it.
 const TCP_REPAIR: i32 = 19;
 
 /// The kernel copies no more of a value for the program (`sockopt_alloc_buf` in

@@ -10,8 +10,8 @@ use egress_ebpf::abi::{counter, proto};
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Verdict};
 
-/// Writes a verdict into the socket's state, counts it, and records a denial. Returns what
-/// becomes of the call.
+/// Writes a verdict into the socket's state, counts it, and records a denial. Returns the result of
+/// the call.
 #[inline(always)]
 pub fn settle(
     sock: Sock<'_>,

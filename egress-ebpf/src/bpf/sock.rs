@@ -189,7 +189,7 @@ impl<'a> Sock<'a> {
     #[inline(always)]
     pub fn note_task(self) {
         self.set_pid(current_process());
-        // SAFETY: a buffer of the length given, which the helper fills whatever comes of it.
+        // SAFETY: a buffer of the length given, which the helper fills whatever the result.
         unsafe {
             let comm = &raw mut (*self.state.as_ptr()).comm;
             bpf_get_current_comm(comm.cast(), 16);

@@ -162,7 +162,7 @@ fn buckets(lines: &[Line]) -> &[Line] {
     lines.get(from..from + count).unwrap_or_default()
 }
 
-/// Begins a table of so many buckets in memory that nobody looks at: [`lines_for`] them.
+/// Begins a table of so many buckets in memory that no program reads: [`lines_for`] them.
 pub fn begin(lines: &[Line], buckets: usize, seed: &[u64; SEED_WORDS], lengths: &Lengths) {
     lines[0].set(0, buckets as u64 - 1);
     for (index, word) in seed.iter().enumerate() {

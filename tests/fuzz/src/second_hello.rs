@@ -1,5 +1,6 @@
-//! Any bytes behind a first hello, before the server settles: the same outcome in pieces of any size,
-//! and what may go on holds no whole hello with another name, as a plain reader finds them.
+//! Any bytes behind a first hello, before the server settles: the same outcome in pieces of any
+//! size, and what may continue holds no whole hello with another name, as a plain reader finds
+//! them.
 
 use egress_core::tls::client_hello::{HelloOutcome, parse};
 use egress_core::tls::second_hello::SecondHello;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than a transfer that goes on; one that stands still ends here.
+/// Longer than a transfer that continues; one that stands still ends here.
 const STALLED: Duration = Duration::from_secs(10);
 const CHUNK: usize = 1 << 20;
 

@@ -46,7 +46,7 @@ impl Held {
     /// Waits until the agent holds no more than this, after `pods` have come and gone.
     ///
     /// Threads alone are not compared one by one: how many the runtime keeps for blocking work,
-    /// which goes on without pods too (looking at files, the canary), depends on how many pieces
+    /// which continues without pods too (looking at files, the canary), depends on how many pieces
     /// of it once met. Half as many as there were pods are more than that ever makes.
     pub fn wait_back(&self, lab: &mut Lab, pods: usize, limit: Duration) -> Result<()> {
         assert!(pods >= 8, "so few pods tell nothing of threads");

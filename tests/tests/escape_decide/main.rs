@@ -149,7 +149,7 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
             errno: 0,
         };
         let some = if round % 10 == 9 {
-            // The tables go on changing.
+            // The tables keep changing.
             let op = exact(&mut random);
             vec![op, deletion(&op), network(&mut random)]
         } else {

@@ -57,7 +57,7 @@ pub struct RequestContext<'a> {
     pub service_host: &'a str,
     /// The service's port.
     pub service_port: u16,
-    /// The request goes on as a websocket handshake.
+    /// The request continues as a websocket handshake.
     pub websocket: bool,
 }
 

@@ -40,7 +40,7 @@ const METHODS: [&str; 34] = [
     "UNSUBSCRIBE",
 ];
 
-/// Whether a request with this method is let through; others are 400.
+/// Whether a request with this method is allowed; others are 400.
 pub fn is_known_method(method: &str) -> bool {
     METHODS.binary_search(&method).is_ok()
 }

@@ -38,7 +38,7 @@ impl Protocol {
         })
     }
 
-    /// Whether requests are told apart by their authority.
+    /// Whether requests are distinguished by their authority.
     pub const fn is_http(self) -> bool {
         matches!(
             self,
@@ -46,7 +46,7 @@ impl Protocol {
         )
     }
 
-    /// Whether connections are told apart by their server name.
+    /// Whether connections are distinguished by their server name.
     pub const fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Tls)
     }

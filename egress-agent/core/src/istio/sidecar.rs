@@ -114,7 +114,7 @@ messages! {
 
     /// What happens to traffic that no service matches.
     OutboundTrafficPolicy {
-        /// Refuse or let through.
+        /// Deny or allow.
         mode: OutboundTrafficPolicyMode = "mode",
         /// Where to send it instead of its own destination; only with `ALLOW_ANY`.
         egress_proxy: Option<Destination> = "egressProxy",

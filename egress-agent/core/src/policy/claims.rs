@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// What happens to an address that is none of the host's, on a port whose name is checked anyway.
+/// What happens to an address that does not belong to the host, on a port whose name is checked
+/// anyway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UnlistedAddress {
     /// Refused in the kernel.
@@ -288,7 +289,7 @@ pub fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
     }
 }
 
-/// Destinations by which a port of a service is known, for bytes that name nobody.
+/// Destinations by which a port of a service is known, for bytes without a name.
 #[derive(Debug, Default)]
 pub struct Doors {
     /// Those that are endpoints themselves, on the port that was dialled.

@@ -55,9 +55,9 @@ pub struct Snapshot {
     /// Each destination with every door that leads to it.
     users: BTreeSet<(To, Door)>,
     parts: BTreeMap<Door, Part>,
-    /// Parts to build anew.
+    /// Parts to rebuild.
     stale: BTreeSet<Door>,
-    /// Ports to put together anew.
+    /// Ports to rebuild.
     stale_ports: BTreeSet<u16>,
     routes: Arc<PolicyRoutes>,
 }
@@ -138,7 +138,7 @@ impl Snapshot {
                 self.stale.insert(door.clone());
             }
         }
-        // Doors of bytes that name nobody are addresses.
+        // Doors of bytes without a name are addresses.
         for (port, plan) in view.plans.get(host).into_iter().flat_map(HostPlan::iter) {
             if plan.opaque || !plan.tcp.is_empty() {
                 self.stale.insert(door(port, host));
@@ -327,7 +327,7 @@ impl Clusters<'_> {
         })
     }
 
-    /// Routes for bytes that name nobody.
+    /// Routes for bytes without a name.
     fn tcp(&mut self, service: &Service, port: u16, plan: &PortPlan) -> Vec<Arc<TcpRoute>> {
         let mut routes = Vec::new();
         if plan.tcp.is_empty() && !plan.opaque {

@@ -37,8 +37,8 @@ impl Transport {
     }
 }
 
-/// What happens to a flow that an entry covers. Ordered: of two claims the greater one holds,
-/// since the proxy can tell claims apart by name and the kernel cannot.
+/// What happens to a flow that an entry covers. Ordered: of two claims the greater one holds, since
+/// the proxy can distinguish claims by name and the kernel cannot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
     /// Straight through.

@@ -92,7 +92,7 @@ pub struct PortPlan {
     pub own_name: bool,
     /// Routes of `VirtualService`s for TCP.
     pub tcp: Vec<TcpPlan>,
-    /// Whether bytes that name nobody go to the service by its addresses.
+    /// Whether bytes without a name go to the service by its addresses.
     pub opaque: bool,
     /// The way to the service itself.
     pub own: To,

@@ -16,7 +16,7 @@ pub struct Touched {
     pub scopes: Rescoped,
 }
 
-/// What is made from an object, and is to be made anew.
+/// What is made from an object, and is to be rebuilt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// The services of these hosts.

@@ -19,7 +19,7 @@ const FEW: usize = 16;
 /// What an update changed.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Anything; what was made from the registry must be made anew.
+    /// Anything; what was made from the registry must be rebuilt.
     Everything,
     /// Only this.
     Some(Touched),

@@ -58,7 +58,7 @@ impl View {
         Self::new(registry, Scope::everything())
     }
 
-    /// Looks anew at what an update touched, as far as it is visible.
+    /// Checks again what an update touched, as far as it is visible.
     pub fn update(&mut self, registry: &Registry, touched: &Touched) -> Looked {
         let mut looked = Looked::default();
         let mut hosts = BTreeSet::new();
@@ -121,7 +121,7 @@ impl View {
         users.flatten().cloned().collect()
     }
 
-    /// Makes a host's plan anew. Returns the former one.
+    /// Rebuilds a host's plan. Returns the former one.
     fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> HostPlan {
         let old = self.plans.remove(host).unwrap_or_default();
         for to in old.destinations() {

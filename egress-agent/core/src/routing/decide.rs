@@ -47,7 +47,7 @@ pub enum TlsDecision {
     NoCluster(Arc<Cluster>),
 }
 
-/// What happens to bytes that name nobody.
+/// What happens to bytes without a name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TcpDecision {
     /// Relayed, whatever is spoken.
@@ -202,7 +202,7 @@ impl RouteTable {
         )
     }
 
-    /// Whether a destination is listed for bytes that name nobody.
+    /// Whether a destination is listed for bytes without a name.
     pub fn lists_tcp(&self, policy: PolicyId, dialled: SocketAddr) -> bool {
         let Some(routes) = self.policies.get(&policy) else {
             return false;

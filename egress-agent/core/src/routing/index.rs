@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-/// The sorted names of one port, made at the first question. A clone starts anew, so that a changed
-/// copy of a port is never asked through the names of the original.
+/// The sorted names of one port, made at the first question. A clone starts again, so that a
+/// changed copy of a port is never asked through the names of the original.
 #[derive(Debug, Default)]
 pub struct PortIndex {
     pub(super) hosts: OnceLock<Names>,

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Why a flow or request was not let through.
+/// Why a flow or request was not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RefusalReason {
     /// The kernel did not redirect this connection: somebody dialled the proxy itself.

@@ -41,7 +41,7 @@ impl Turns {
 }
 
 impl Default for Turns {
-    /// Lists start at different places: those that are made anew with every DNS answer, or once for
+    /// Lists start at different places: those that are rebuilt with every DNS answer, or once for
     /// each policy, would all send their first flow to the first entry.
     fn default() -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);

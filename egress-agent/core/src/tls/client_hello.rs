@@ -25,8 +25,8 @@ const EXTENSION_ECH: u16 = 0xfe0d;
 pub struct ClientHello {
     /// The server name in canonical form; `None` where the hello names none.
     pub name: Option<CanonicalHost>,
-    /// The hello carries `encrypted_client_hello`. A greased one cannot be told from a real one,
-    /// so the decision is taken on the outer name either way.
+    /// The hello carries `encrypted_client_hello`. A greased one cannot be distinguished from a
+    /// real one, so the decision is taken on the outer name either way.
     pub ech: bool,
 }
 
@@ -59,7 +59,7 @@ pub enum HelloError {
     /// The hello needs more than [`MAX_HELLO`] bytes.
     #[error("the ClientHello is longer than 65536 bytes")]
     TooLong,
-    /// The record goes on behind the hello.
+    /// The record continues behind the hello.
     #[error("bytes follow the ClientHello in its record")]
     Excess,
     /// A length inside points outside, or leaves bytes over.

@@ -279,8 +279,8 @@ proptest! {
                 break;
             }
         }
-        // A record that goes on behind the hello is only seen as such where both are in hand or the
-        // record's length says so; both readers know that length.
+        // A record that continues behind the hello is only seen as such where both are in hand or
+        // the record's length says so; both readers know that length.
         prop_assert_eq!(parse(&bytes), outcome);
     }
 }

@@ -24,7 +24,7 @@ const RETRY: [u8; 32] = [
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// Why a connection may not go on after its first hello.
+/// Why a connection may not continue after its first hello.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SecondHelloError {
     /// The second hello names another host, or none.

@@ -64,7 +64,7 @@ enum Said {
 }
 use Said::{Client, Server};
 
-/// What came of a conversation: an error, or how many bytes are held back and whether it is over.
+/// The result of a conversation: an error, or how many bytes are held back and whether it is over.
 fn outcome(said: &[Said], piece: usize) -> Result<(usize, bool), SecondHelloError> {
     let mut watch = SecondHello::new(name());
     let mut held = 0;

@@ -73,7 +73,7 @@ pub enum Spoken<'a> {
     Bytes,
 }
 
-/// What becomes of a flow.
+/// The verdict on a flow.
 #[allow(dead_code, reason = "not every test file asks for flows of this form")]
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
@@ -156,7 +156,7 @@ impl Gate {
         decide(&self.kernel.tables, &entry, &dialled, || Some(15001))
     }
 
-    /// What becomes of a TCP flow.
+    /// The verdict on a TCP flow.
     #[allow(dead_code, reason = "not every test file asks for flows of this form")]
     pub fn flow(&mut self, policy: PolicyId, to: SocketAddr, spoken: Spoken<'_>) -> Outcome {
         match self.verdict(policy, to, proto::TCP) {

@@ -111,7 +111,8 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut dr
     tokio::select! {
         () = to_its_end => {}
         () = refusal => {}
-        // A body or a websocket that does not go on; between requests the parser's limit is first.
+        // A body or a websocket that does not continue; between requests the parser's limit is
+        // first.
         () = counters.silence(limits.idle) => {}
         () = this.judge.removed() => {}
     }

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::http::HeaderMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A request that may go on.
+/// A request that may continue.
 pub(super) struct Allowed {
     pub(super) cluster: Arc<Cluster>,
     pub(super) policy: Arc<RoutePolicy>,
@@ -24,7 +24,7 @@ pub(super) struct Allowed {
 /// The judge of one connection.
 pub(super) struct Judge {
     client: Client,
-    /// The host of the last request that was let through.
+    /// The host of the last request that was allowed.
     last: Mutex<Option<String>>,
 }
 
@@ -117,7 +117,7 @@ impl Judge {
         }
     }
 
-    /// Lets a request go on to where it was judged to go, unless it is more than a request.
+    /// Sends a request to its judged destination, unless it is more than a request.
     fn allow(
         &self,
         request: &Request<Incoming>,

@@ -85,7 +85,8 @@ impl Room {
         Poll::Ready(self.place.is_some())
     }
 
-    /// Whether the connection, which is idle, shall end since another of the workload waits.
+    /// Whether the connection, which is idle, must end because another connection of the workload
+    /// waits.
     pub(super) fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(place) = self.place.as_ref().filter(|_| self.buffers > 0) else {
             return Poll::Pending;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long the client may go on sending after the proxy has ended its side: closing at once would
+/// How long the client may keep sending after the proxy has ended its side: closing at once would
 /// reset the connection, and the client would lose the response (Envoy's `delayed_close_timeout`).
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -268,7 +268,7 @@ impl Wire {
         Poll::Ready(result)
     }
 
-    /// Whether the client may be sending something that nobody will read.
+    /// Whether the client may be sending bytes that the proxy does not read.
     fn is_amid_a_request(&self) -> bool {
         match self.place {
             Next::Length(_) | Next::Chunked(_) | Next::Broken | Next::Refused => true,
@@ -283,7 +283,7 @@ impl Wire {
     }
 }
 
-/// What came of a look at what was read.
+/// The result of a look at the bytes that were read.
 enum Looked {
     NeedMore,
     /// A whole head waits for its blocks.

@@ -46,7 +46,7 @@ impl Clusters {
         let state = known.states.entry(cluster.id.clone()).or_default();
         state.asked = true;
         if state.turns.len() >= MANY_POLICIES && !state.turns.contains_key(&policy) {
-            // A count that starts anew is as fair.
+            // A count that starts again is as fair.
             state.turns.clear();
         }
         state.turns.entry(policy).or_default().draw()

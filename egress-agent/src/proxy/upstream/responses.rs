@@ -28,7 +28,7 @@ pub(super) struct Responses {
     reading: Arc<Reading>,
     /// The beginning of a head, or a whole one and what follows, on their way to the library.
     held: Vec<u8>,
-    /// Bytes of `held` that may go on.
+    /// Bytes of `held` that may continue.
     passed: usize,
     ended: bool,
 }

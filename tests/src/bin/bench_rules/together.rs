@@ -93,7 +93,7 @@ fn pods(fleet: &Fleet, done: &AtomicBool) -> Result<Vec<Duration>> {
 }
 
 /// A rule comes that lists one more address, for everybody: from the moment at which its file is in
-/// place to the first connect that is let through.
+/// place to the first connect that is allowed.
 fn rules(fleet: &Fleet, changes: usize) -> Result<Vec<Duration>> {
     let mut dialer = Dialer::start(&fleet.workload(1))?;
     let mut times = Vec::new();

@@ -39,7 +39,8 @@ enum Reach {
     Around,
 }
 
-/// The object mended; `None` for one without decoding errors and for a template that nobody rendered.
+/// The object mended; `None` for one without decoding errors and for a template that was not
+/// rendered.
 pub(crate) fn mended(object: &Object) -> Option<Mended> {
     if !object.is_broken() || template::find(&object.root).is_some() {
         return None;

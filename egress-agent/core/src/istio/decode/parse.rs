@@ -149,8 +149,7 @@ impl<'t> Builder<'t> {
         Ok(())
     }
 
-    /// As [`Self::count`], for a copy of what was counted before. To be called before the copy is
-    /// made.
+    /// As [`Self::count`], for a copy of what was counted before. Call it before the copy is made.
     fn count_copy(&mut self, size: Size, mark: Mark) -> Result<(), SyntaxError> {
         self.copied.0 = self.copied.0.plus(size);
         if self.copied.0.nodes > MAX_COPIED_NODES || self.copied.0.bytes > MAX_COPIED_BYTES {
@@ -313,7 +312,7 @@ impl<'t> Builder<'t> {
                 let text = format!("key {key:?} already set in map, on line {line}{hint}");
                 let error = SyntaxError { mark, text };
                 if depth == 0 && ["apiVersion", "kind"].contains(&key.as_str()) {
-                    // Of what kind the document is cannot be told.
+                    // The document's kind cannot be determined.
                     return Err(error);
                 }
                 self.twice.get_or_insert(error);

@@ -155,7 +155,7 @@ impl Reader {
         Some(Message { node, overridden })
     }
 
-    /// Tells of a field that is none of the known ones.
+    /// Reports an unknown field.
     pub fn unknown<'f>(&mut self, entry: &Entry, known: impl Iterator<Item = &'f str>) {
         let around = self.path.0.iter().rev().find_map(|step| match step {
             Step::Field(name) => Some(*name),

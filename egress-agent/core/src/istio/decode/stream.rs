@@ -28,7 +28,7 @@ pub enum Strictness {
     Files,
 }
 
-/// A document that is none of ours.
+/// A document of another kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// Number of the document in the file, from 0.

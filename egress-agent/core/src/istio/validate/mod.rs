@@ -62,9 +62,9 @@ impl Verdict {
     }
 }
 
-/// Checks an object. The result holds what decoding found too, so that it is the whole verdict. Of an
-/// object with decoding errors the rest is checked as it was most likely meant; what may come of
-/// those errors is not told again.
+/// Checks an object. The result holds what decoding found too, so that it is the whole verdict. Of
+/// an object with decoding errors the rest is checked as it was most likely meant; what may come of
+/// those errors is not reported again.
 pub fn validate(object: &Object) -> Vec<Message> {
     let mut messages = object.messages.clone();
     match (&object.spec, mended(object)) {

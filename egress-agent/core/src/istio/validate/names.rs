@@ -137,7 +137,7 @@ pub fn partial_wildcard(host: &str) -> Rule {
     Ok(())
 }
 
-/// Letters, digits and inner `-`, `_`, `.`, as Kubernetes has it for label names and values.
+/// Letters, digits and inner `-`, `_`, `.`, as Kubernetes defines it for label names and values.
 fn is_qualified_name(text: &str) -> bool {
     !text.is_empty()
         && text

@@ -72,7 +72,7 @@ impl Contents {
         }
     }
 
-    /// Removes a table; `gone` hears of what it held, where that is known.
+    /// Removes a table; `gone` gets its content, where that is known.
     pub(super) fn remove(&mut self, id: TableId, gone: impl FnOnce(Option<&Table>)) {
         let Some(content) = self.tables.remove(&id) else {
             return;

@@ -90,7 +90,8 @@ impl Planner {
     }
 
     /// From here on a rules change leaves the generation of a policy that stands as it is, so that
-    /// sockets go on under the verdict that they have; only what is new is judged by the new table.
+    /// sockets continue under the verdict that they have; only what is new is judged by the new
+    /// table.
     #[must_use]
     pub fn keeping_flows(mut self, keep: bool) -> Self {
         self.keep_flows = keep;
@@ -138,7 +139,7 @@ impl Planner {
         &self.policies
     }
 
-    /// Sockets that were judged under these policies are judged anew: each policy that stands gets
+    /// Sockets that were judged under these policies are judged again: each policy that stands gets
     /// a generation that none had before.
     pub fn renew(&mut self, ids: impl IntoIterator<Item = PolicyId>) -> Vec<TableOp> {
         let mut ops = Vec::new();
@@ -166,7 +167,7 @@ impl Planner {
         ops
     }
 
-    /// Some policies changed as [`Self::amend`] says, these are to be made or made anew, and these
+    /// Some policies changed as [`Self::amend`] says, these are to be made or rebuilt, and these
     /// end. The others stay as they are.
     pub fn change(
         &mut self,
@@ -192,7 +193,7 @@ impl Planner {
             let table = self.place(id, desired.table, ops);
             let before = self.policies.get(&id).copied();
             if before.is_none_or(|p| (p.table, p.flags, p.errno) != (table, flags, errno)) {
-                // What only an audit let through was never listed.
+                // What only an audit allowed was never listed.
                 let audits = |flags: u32| flags & policy_flag::AUDIT;
                 let kept = before.filter(|p| self.keep_flows && audits(p.flags) == audits(flags));
                 switches.push((
@@ -279,7 +280,7 @@ impl Planner {
     }
 
     /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
-    /// generation, so that flows under way are judged anew. It comes last: a verdict that is
+    /// generation, so that flows under way are judged again. It comes last: a verdict that is
     /// remembered under it was made with the table as it is.
     pub fn amend(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
         let mut ops = self.update(changes);
@@ -306,7 +307,7 @@ impl Planner {
     /// Addresses of listed names changed: changes tables in place, additions before deletions,
     /// without a new generation, so that flows to an address whose lease ended go on.
     ///
-    /// Policies that share a table and change alike go on sharing it; one that changes otherwise
+    /// Policies that share a table and change alike keep sharing it; one that changes otherwise
     /// gets a table of its own.
     pub fn update(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
         let mut ops = Vec::new();

@@ -22,7 +22,7 @@ pub(super) struct Asked<'a> {
     pub(super) gate: Gate<'a>,
 }
 
-/// What became of one flow.
+/// The verdict on one flow.
 pub(super) struct Judged<'a> {
     pub(super) to: SocketAddr,
     pub(super) via: Transport,

@@ -39,7 +39,7 @@ pub(super) enum Spoken<'a> {
     Bytes,
 }
 
-/// What becomes of a flow.
+/// The verdict on a flow.
 #[derive(Clone, Debug)]
 pub(super) enum Fate {
     /// The kernel lets it through to what was dialled.
@@ -105,7 +105,7 @@ impl Gate<'_> {
         decide(self.policy.ledger(), &policy, &to, || Some(self.proxy_port))
     }
 
-    /// What becomes of a flow.
+    /// The verdict on a flow.
     pub(super) fn fate(&self, to: SocketAddr, via: Transport, spoken: Spoken<'_>) -> Fate {
         match self.kernel(to, via) {
             Verdict::Allow => Fate::Straight,

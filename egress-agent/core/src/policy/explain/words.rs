@@ -11,7 +11,7 @@ use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
 use crate::traffic::HttpAction;
 
-/// What becomes of a flow that passes. `to` names what was dialled.
+/// The verdict on a flow that passes. `to` names what was dialled.
 pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str>) -> String {
     match fate {
         Fate::Straight => format!("straight to {to}"),

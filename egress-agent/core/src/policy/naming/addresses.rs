@@ -50,7 +50,7 @@ impl Addresses {
         }
     }
 
-    /// Whether the answers for a name go on bringing other addresses.
+    /// Whether the answers for a name keep bringing other addresses.
     pub(in crate::policy) fn set_rotating(&mut self, name: &Arc<str>, rotates: bool) {
         if rotates {
             self.rotating.insert(Arc::clone(name));
@@ -75,7 +75,7 @@ impl Addresses {
         self.left_out.of(&addr.canonical())
     }
 
-    /// Names whose answers go on bringing other addresses, sorted.
+    /// Names whose answers keep bringing other addresses, sorted.
     pub(in crate::policy) fn rotating(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rotating.iter().inspect(|_| super::work::note())
     }

@@ -33,9 +33,9 @@ impl State {
     /// Looks at workloads again: at those that `concerned` says, or at all if the default sees
     /// something else.
     ///
-    /// The kernel hears of policies before it hears of who moved. So a policy becomes another under
-    /// its id only if everyone under it sees the same from here on; nobody is judged by what others
-    /// see. Where that is so, the id is kept, and no other one is needed beside it.
+    /// The kernel gets the policies before it gets the moved workloads. So a policy becomes another
+    /// under its id only if everyone under it sees the same from here on; nobody is judged by what
+    /// others see. Then the id is kept, and no second one is needed.
     pub(super) fn regroup(&mut self, concerned: impl Fn(&Workload, PolicyId) -> bool) -> Regrouped {
         let default = self.kind_of(&self.settings.unknown);
         let standing = self.policies.get(&DEFAULT_POLICY);

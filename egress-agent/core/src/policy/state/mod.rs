@@ -211,7 +211,7 @@ impl State {
     }
 
     /// The kernel has other owners for some cgroups: sockets that it judged under these policies
-    /// are judged anew. To be called once the owners are written.
+    /// are judged again. Call it once the owners are written.
     pub fn handle_moved(&mut self, policies: impl IntoIterator<Item = PolicyId>) {
         self.ops.extend(self.planner.renew(policies));
     }

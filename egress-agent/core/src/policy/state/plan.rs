@@ -51,7 +51,7 @@ struct Before {
 /// What gave way to policies that are others.
 #[derive(Debug)]
 struct Aside {
-    /// Policies that ended, or that were made anew.
+    /// Policies that ended, or that were rebuilt.
     policies: BTreeMap<PolicyId, PolicyState>,
     /// Policies that were made.
     made: Vec<PolicyId>,
@@ -130,8 +130,8 @@ impl State {
         self.planned(now, before, Some(update), None, planned)
     }
 
-    /// Plans other settings: every policy is made anew from them. Leases keep the addresses that
-    /// they have.
+    /// Plans other settings: every policy is rebuilt from them. Leases keep the addresses that they
+    /// have.
     pub fn plan_settings(&mut self, now: Instant, settings: Settings) -> Plan<'_> {
         let before = self.before();
         let held = std::mem::replace(&mut self.settings, settings);
@@ -202,7 +202,7 @@ impl State {
         changes
     }
 
-    /// Makes every policy anew and puts the former ones aside.
+    /// Rebuilds every policy and puts the former ones aside.
     fn plan_anew(&mut self) -> Planned {
         let mut aside = self.aside();
         let mut planned = Planned::default();

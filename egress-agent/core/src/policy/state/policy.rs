@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What becomes of a destination that no rule lists.
+/// What is done with an unlisted destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unlisted {
     /// It is denied.
@@ -66,7 +66,7 @@ impl PolicyState {
         policy
     }
 
-    /// What becomes of what its rules do not list.
+    /// What is done with unlisted destinations.
     pub(super) fn unlisted(&self) -> Unlisted {
         match (self.allow_any, self.audit) {
             (true, _) => Unlisted::Passes,

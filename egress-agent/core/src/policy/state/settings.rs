@@ -18,7 +18,7 @@ pub struct Settings {
     pub dns_servers: Vec<SocketAddr>,
     /// Ranges that every workload may reach on any port by TCP and UDP.
     pub internal: Vec<IpNet>,
-    /// What happens to an address that is none of the host's.
+    /// What happens to an address that does not belong to the host.
     pub unlisted_address: UnlistedAddress,
     /// `outboundTrafficPolicy: ALLOW_ANY`.
     pub allow_any: bool,

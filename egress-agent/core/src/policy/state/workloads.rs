@@ -74,7 +74,7 @@ impl State {
         self.workloads.get(&id).map(|(_, policy)| *policy)
     }
 
-    /// What becomes of what no rule lists for a workload.
+    /// What is done with unlisted destinations of a workload.
     pub fn unlisted(&self, id: CgroupId) -> Unlisted {
         let policy = self.policies.get(&self.policy_of(id));
         policy.map_or(Unlisted::Refused, PolicyState::unlisted)
@@ -86,8 +86,8 @@ impl State {
         policies.filter(|policy| *policy == CLOSED_POLICY).count()
     }
 
-    /// Gives workloads without a policy one, where ids came free. To be called once the ops are
-    /// written. Returns whether any got one: owners and ops are then to be written again.
+    /// Gives workloads without a policy one, where ids came free. Call it once the ops are written.
+    /// Returns whether any got one: owners and ops are then to be written again.
     pub fn place_closed(&mut self, now: Instant) -> bool {
         let closed = self.without_policy();
         let taken = self.taken();

@@ -14,7 +14,7 @@ use crate::istio::workload_entry::WorkloadEntry;
 use crate::registry::services::Class;
 use crate::traffic::MergedPolicy;
 
-/// What becomes of a rule that has a field which is not carried out.
+/// The effect on a rule with a field that is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The field adds convenience. The rule applies without it.
@@ -28,7 +28,7 @@ pub enum Effect {
 pub struct Field<T> {
     /// Its path below `T`, with dots.
     pub name: &'static str,
-    /// What becomes of the rule.
+    /// The effect on the rule.
     pub effect: Effect,
     /// Whether an object asks for it.
     pub asked: fn(&T) -> bool,
