@@ -5,7 +5,7 @@
 
 mod gate;
 
-use egress_core::http::request_head::{HeadOutcome, HeadReader};
+use egress_core::http::head_reader::{HeadOutcome, HeadReader};
 use egress_core::istio::{Object, Severity, decode, validate};
 use egress_core::policy::claims::UnlistedAddress;
 use egress_core::policy::explain::{DeniedBy, Explanation, Flow, Question, Speaks};

@@ -3,7 +3,7 @@
 //! It decides nothing; a slow observer slows the flow it watches, so observers only hand on.
 
 use super::origin::Origin;
-use egress_core::http::local_reply::ResponseFlags;
+use egress_core::http::response_flags::ResponseFlags;
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use super::places::BLOCK;
 use super::stream::Rewound;
 use super::ticket::{Counters, Ticket};
 use super::upstream::connect::connect_any;
-use egress_core::http::local_reply::ResponseFlag;
+use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
 use egress_ebpf::ids::PolicyId;
 use std::sync::Arc;

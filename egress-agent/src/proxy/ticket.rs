@@ -4,7 +4,7 @@
 
 use super::client::Client;
 use super::observe::{AccessRecord, Protocol};
-use egress_core::http::local_reply::{ResponseFlag, ResponseFlags};
+use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

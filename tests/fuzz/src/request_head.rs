@@ -2,7 +2,7 @@
 //! form that stays as it is: what is judged is what the origin reads.
 
 use egress_core::http::authority::parse_authority;
-use egress_core::http::request_head::{HeadOutcome, HeadReader};
+use egress_core::http::head_reader::{HeadOutcome, HeadReader};
 
 /// Panics where something is wrong.
 pub fn run(bytes: &[u8]) {

@@ -3,11 +3,9 @@
 //!
 //! Header maps in, header maps out. Random numbers come in as parameters.
 
+use super::hop_by_hop::{HOP_BY_HOP, remove_hop_by_hop};
 use http::HeaderMap;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, SERVER};
 use std::time::Duration;
 
 /// What Envoy obeys when a trusted client sends it. A workload is not trusted to steer its gate
@@ -36,14 +34,6 @@ const STEERING: [&str; 21] = [
     "x-envoy-upstream-rq-timeout-ms",
 ];
 
-/// Fields of one hop beside those that `connection` names (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [&str; 4] = [
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "transfer-encoding",
-];
-
 /// What the headers of one request are made from.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext<'a> {
@@ -59,36 +49,6 @@ pub struct RequestContext<'a> {
     pub service_port: u16,
     /// The request continues as a websocket handshake.
     pub websocket: bool,
-}
-
-/// What a request's `connection: upgrade` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpgradeAsked {
-    /// Nothing, or h2c, which Envoy takes off and forgets.
-    No,
-    /// websocket, the one upgrade that Istio's sidecars pass through.
-    Websocket,
-    /// Another protocol.
-    Other,
-}
-
-/// Reads `connection` and `upgrade`.
-pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
-    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
-        return UpgradeAsked::No;
-    }
-    let asked: Vec<&str> = tokens(headers, &UPGRADE).collect();
-    let all = |protocol: &str| {
-        asked
-            .iter()
-            .all(|token| token.eq_ignore_ascii_case(protocol))
-    };
-    match asked.len() {
-        0 => UpgradeAsked::No,
-        _ if all("websocket") => UpgradeAsked::Websocket,
-        _ if all("h2c") => UpgradeAsked::No,
-        _ => UpgradeAsked::Other,
-    }
 }
 
 /// Whether a header of a client's request goes no further than the proxy, whatever it says.
@@ -158,53 +118,6 @@ fn add_trace(headers: &mut HeaderMap, trace_id: u128) {
         }
     }
     headers.insert("x-b3-sampled", HeaderValue::from_static("0"));
-}
-
-fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
-    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter_map(|token| token.parse().ok())
-        .collect();
-    // What frames or addresses a message is not the client's to take off.
-    let kept = [
-        CONNECTION,
-        CONTENT_LENGTH,
-        HOST,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
-    for name in named.iter().filter(|name| !kept.contains(name)) {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    headers.remove(TE);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    headers.remove(CONNECTION);
-    if keep_upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        headers.remove(UPGRADE);
-    }
-}
-
-/// The elements of a comma-separated field, over all its lines.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values: Vec<&str> = headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    values
-        .into_iter()
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -344,25 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn only_websocket_is_an_upgrade_that_passes() {
-        for (connection, upgrade, asked) in [
-            ("upgrade", "websocket", UpgradeAsked::Websocket),
-            ("keep-alive, Upgrade", "WebSocket", UpgradeAsked::Websocket),
-            ("keep-alive", "websocket", UpgradeAsked::No),
-            ("upgrade, http2-settings", "h2c", UpgradeAsked::No),
-            ("upgrade", "websocket, h2c", UpgradeAsked::Other),
-            ("upgrade", "TLS/1.0", UpgradeAsked::Other),
-            ("upgrade", "", UpgradeAsked::No),
-        ] {
-            assert_eq!(
-                upgrade_asked(&headers(&[
-                    ("connection", connection),
-                    ("upgrade", upgrade)
-                ])),
-                asked,
-                "{connection} {upgrade}"
-            );
-        }
+    fn a_websocket_handshake_goes_on_as_one() {
         let mut map = headers(&[("connection", "upgrade"), ("upgrade", "websocket")]);
         prepare_request(
             &mut map,

@@ -1,120 +1,10 @@
-//! The proxy's own replies, byte for byte as Envoy's `sendLocalReply`, and the response flags that
-//! give the reason (Envoy `response_flags`, `source/common/stream_info/utility.cc`).
+//! The proxy's own replies, byte for byte as Envoy's `sendLocalReply`.
 //!
 //! It writes nothing to a socket and counts nothing.
 
+use super::response_flags::{ResponseFlag, ResponseFlags};
+use super::upstream_reset::UpstreamReset;
 use std::borrow::Cow;
-use std::fmt;
-
-/// Why a flow did not simply succeed, by Envoy's short names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum ResponseFlag {
-    /// No healthy upstream.
-    UH,
-    /// The route's timeout.
-    UT,
-    /// The upstream reset the stream.
-    UR,
-    /// The upstream connection failed.
-    UF,
-    /// The upstream closed the connection before its response was whole.
-    UC,
-    /// No room: a limit was reached.
-    UO,
-    /// No route.
-    NR,
-    /// The downstream connection ended first.
-    DC,
-    /// Retries were used up.
-    URX,
-    /// The downstream broke its protocol.
-    DPE,
-    /// The upstream broke its protocol.
-    UPE,
-    /// The route's cluster does not exist.
-    NC,
-}
-
-impl ResponseFlag {
-    /// All, in the order in which Envoy 1.40 prints those that go together.
-    const ALL: [Self; 12] = [
-        Self::URX,
-        Self::UH,
-        Self::UT,
-        Self::UR,
-        Self::UF,
-        Self::UC,
-        Self::UO,
-        Self::NR,
-        Self::DC,
-        Self::DPE,
-        Self::UPE,
-        Self::NC,
-    ];
-}
-
-/// A set of flags; prints as Envoy's `%RESPONSE_FLAGS%`: `URX,UF`, or `-`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ResponseFlags(u16);
-
-impl ResponseFlags {
-    /// The set with one flag more.
-    #[must_use]
-    pub fn with(self, flag: ResponseFlag) -> Self {
-        Self(self.0 | 1 << flag as u8)
-    }
-
-    /// Whether the flag is in the set.
-    pub fn has(self, flag: ResponseFlag) -> bool {
-        self.0 & (1 << flag as u8) != 0
-    }
-}
-
-impl From<ResponseFlag> for ResponseFlags {
-    fn from(flag: ResponseFlag) -> Self {
-        Self::default().with(flag)
-    }
-}
-
-impl fmt::Display for ResponseFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 {
-            return f.write_str("-");
-        }
-        let mut separator = "";
-        for flag in ResponseFlag::ALL.into_iter().filter(|flag| self.has(*flag)) {
-            write!(f, "{separator}{flag:?}")?;
-            separator = ",";
-        }
-        Ok(())
-    }
-}
-
-/// How an upstream was lost before its response began (Envoy `http/utility.cc`, `resetReasonToString`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamReset {
-    /// The connection could not be made; the text is that of [`connect_failure`].
-    ConnectFailure(String),
-    /// The connection was not made in time.
-    ConnectTimeout,
-    /// The upstream closed before its response headers.
-    Termination,
-    /// The upstream sent what is not an HTTP response.
-    ProtocolError,
-}
-
-/// The transport's reason for a connection that could not be made. `text` is the system's, as in
-/// `Connection refused`; `immediate` where `connect` itself said so, before the network could
-/// (Envoy `network/connection_impl.cc`).
-///
-/// Envoy hides this text from the body since 1.38 (envoyproxy/envoy#44746) unless
-/// `hide_transport_failure_reason_in_response_body` is off. It is sent here: the client is a workload
-/// of the same owner, and the text is what people search for.
-pub fn connect_failure(text: &str, immediate: bool) -> UpstreamReset {
-    let when = if immediate { "immediate" } else { "delayed" };
-    UpstreamReset::ConnectFailure(format!("{when} connect error: {text}"))
-}
 
 /// Whether a request is gRPC by its `content-type` (Envoy `grpc/common.cc`).
 pub fn is_grpc(content_type: &[u8]) -> bool {
@@ -280,6 +170,7 @@ impl LocalReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::upstream_reset::connect_failure;
 
     #[test]
     fn a_grpc_client_gets_envoys_status_of_the_reply() {

@@ -5,9 +5,14 @@
 
 pub mod authority;
 pub mod chunked;
+pub mod head_error;
+pub mod head_reader;
 pub mod headers;
+pub mod hop_by_hop;
 pub mod local_reply;
 pub mod method;
 pub mod request_head;
+pub mod response_flags;
 pub mod response_head;
 pub mod target;
+pub mod upstream_reset;

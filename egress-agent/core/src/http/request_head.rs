@@ -1,100 +1,14 @@
-//! Reads the request heads of one client connection strictly, and rewrites each in the one form
-//! that is judged and forwarded.
+//! Reads a request head strictly, and rewrites it in the one form that is judged and forwarded.
 //!
 //! A head that two readers could frame or address differently is rejected here with Envoy's status,
 //! before the HTTP library sees a byte of it. It does not decide which hosts are allowed.
 
-use super::local_reply::LocalReply;
+use super::head_error::HeadError;
 use super::method::is_known_method;
 use super::target::{Target, TargetError, parse_target};
-use crate::routing::RefusalReason;
-use thiserror::Error;
 
 /// Headers of one request (Envoy's `max_headers_count` default).
 pub const MAX_HEADERS: usize = 100;
-
-/// Why a head is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum HeadError {
-    /// It is not an HTTP head.
-    #[error("{0}")]
-    Malformed(httparse::Error),
-    /// The head is larger than the limit.
-    #[error("the request head is over the size limit")]
-    TooLarge,
-    /// Requests of this workload, or of all, take all the memory that there is.
-    #[error("no memory left for the request")]
-    NoRoom,
-    /// More than [`MAX_HEADERS`] fields.
-    #[error("the request has more than 100 headers")]
-    TooManyHeaders,
-    /// Not one of Envoy's methods.
-    #[error("unknown method")]
-    Method,
-    /// HTTP, but not 1.1.
-    #[error("not HTTP/1.1")]
-    Version,
-    /// See [`TargetError`].
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// A `transfer-encoding` other than one `chunked`.
-    #[error("a transfer-encoding other than chunked")]
-    TransferEncoding,
-    /// A `content-length` that is not a number, or more than one.
-    #[error("a content-length that is not one number")]
-    ContentLength,
-    /// The classic request smuggling (RFC 9112 §6.3).
-    #[error("both content-length and transfer-encoding")]
-    FramedTwice,
-    /// No Host line.
-    #[error("no Host")]
-    NoHost,
-    /// A Host with a byte that no authority has.
-    #[error("the Host has a byte that no host has")]
-    BadHost,
-    /// CONNECT: no route of Istio's has a connect matcher.
-    #[error("CONNECT")]
-    Connect,
-}
-
-impl HeadError {
-    /// What Envoy answers; the connection is closed after it.
-    pub fn reply(&self) -> LocalReply {
-        match self {
-            Self::TooLarge | Self::TooManyHeaders => LocalReply::head_too_large(),
-            Self::NoRoom => LocalReply::overloaded(),
-            Self::TransferEncoding => LocalReply::not_implemented(),
-            Self::Version => LocalReply::upgrade_required(),
-            Self::NoHost | Self::Target(TargetError::Nul) => LocalReply::bad_request(),
-            Self::Connect => LocalReply::no_route(),
-            Self::Malformed(_)
-            | Self::Method
-            | Self::Target(_)
-            | Self::ContentLength
-            | Self::FramedTwice
-            | Self::BadHost => LocalReply::malformed(),
-        }
-    }
-
-    /// What the log says.
-    pub fn reason(&self) -> RefusalReason {
-        match self {
-            Self::Version => RefusalReason::Http10,
-            Self::NoHost => RefusalReason::AmbiguousHost,
-            Self::Connect => RefusalReason::Connect,
-            Self::NoRoom => RefusalReason::MemoryLimit,
-            Self::Malformed(_)
-            | Self::TooLarge
-            | Self::TooManyHeaders
-            | Self::Method
-            | Self::Target(_)
-            | Self::TransferEncoding
-            | Self::ContentLength
-            | Self::FramedTwice
-            | Self::BadHost => RefusalReason::MalformedHttp(self.to_string()),
-        }
-    }
-}
 
 /// How the end of a request's body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,119 +36,12 @@ pub struct Head {
     pub http10: bool,
 }
 
-/// What was read so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HeadOutcome {
-    /// A valid beginning.
-    NeedMore,
-    /// A whole head.
-    Head(Head),
-    /// Not to be answered by anyone but the proxy.
-    Refused(HeadError),
-}
-
-/// Gathers the bytes of one head after the other.
-#[derive(Debug)]
-pub struct HeadReader {
-    raw: Vec<u8>,
+/// Looks for a head at the beginning of `raw`; gives it, and how many bytes it took.
+pub(super) fn parse(
+    raw: &[u8],
     limit: usize,
     http10: bool,
-    /// Bytes in which no end of a head was found.
-    searched: usize,
-    /// How many bytes there must be for another look at an unfinished head.
-    next_look: usize,
-}
-
-impl HeadReader {
-    /// For heads of at most `limit` bytes.
-    pub fn new(limit: usize) -> Self {
-        Self {
-            raw: Vec::new(),
-            limit,
-            http10: false,
-            searched: 0,
-            next_look: 0,
-        }
-    }
-
-    /// Takes HTTP/1.0 as well.
-    #[must_use]
-    pub fn accepting_http10(mut self) -> Self {
-        self.http10 = true;
-        self
-    }
-
-    /// Takes bytes of the connection.
-    pub fn push(&mut self, bytes: &[u8]) {
-        // Not twice what there is: many connections may hold an unfinished head.
-        if self.raw.capacity() - self.raw.len() < bytes.len() {
-            self.raw.reserve_exact(bytes.len().max(2048));
-        }
-        self.raw.extend_from_slice(bytes);
-    }
-
-    /// Puts bytes back in front: they follow the body of the last request.
-    pub fn push_back(&mut self, bytes: &[u8]) {
-        self.raw.splice(..0, bytes.iter().copied());
-    }
-
-    /// Bytes that were taken and are not part of a head that was given.
-    pub fn pending(&self) -> &[u8] {
-        &self.raw
-    }
-
-    /// Takes up to `most` of the pending bytes: they belong to a body.
-    pub fn take(&mut self, most: usize) -> Vec<u8> {
-        let rest = self.raw.split_off(most.min(self.raw.len()));
-        std::mem::replace(&mut self.raw, rest)
-    }
-
-    /// Looks for a head at the beginning of the pending bytes, and takes it.
-    pub fn next_head(&mut self) -> HeadOutcome {
-        // Empty lines before a request line are to be ignored (RFC 9112 §2.2).
-        let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-        if self.searched == 0 && self.raw.first().is_some_and(is_end) {
-            let end = self.raw.iter().take_while(|byte| is_end(byte)).count();
-            // A lone CR may be the first half of a line's end.
-            let keep = usize::from(end == self.raw.len() && self.raw.last() == Some(&b'\r'));
-            self.raw.drain(..end - keep);
-            if self.raw.len() == keep {
-                return HeadOutcome::NeedMore;
-            }
-        }
-        if self.raw.is_empty() {
-            return HeadOutcome::NeedMore;
-        }
-        let from = self.searched.saturating_sub(3);
-        let ended = ends_head(&self.raw[from..]);
-        self.searched = self.raw.len();
-        // An unfinished head is parsed whenever it has doubled, so that nonsense is found early and
-        // a slow client costs no more than its bytes.
-        if !ended && self.raw.len() < self.next_look && self.raw.len() <= self.limit {
-            return HeadOutcome::NeedMore;
-        }
-        self.next_look = self.raw.len() * 2;
-        match parse(&self.raw, self.limit, self.http10) {
-            Ok(None) => HeadOutcome::NeedMore,
-            Ok(Some((head, used))) => {
-                self.raw.drain(..used);
-                if self.raw.is_empty() {
-                    self.raw = Vec::new();
-                }
-                (self.searched, self.next_look) = (0, 0);
-                HeadOutcome::Head(head)
-            }
-            Err(error) => HeadOutcome::Refused(error),
-        }
-    }
-}
-
-/// Whether an empty line is among these bytes. A bare LF ends a line too (RFC 9112 §2.2).
-fn ends_head(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
-}
-
-fn parse(raw: &[u8], limit: usize, http10: bool) -> Result<Option<(Head, usize)>, HeadError> {
+) -> Result<Option<(Head, usize)>, HeadError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let used = match request.parse(raw) {

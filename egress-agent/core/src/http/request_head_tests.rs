@@ -1,6 +1,8 @@
 //! Request heads by table. The outcomes are Envoy 1.40's, unless a row says otherwise.
 
 use super::*;
+use crate::http::head_reader::{HeadOutcome, HeadReader};
+use crate::http::local_reply::LocalReply;
 
 const LIMIT: usize = 60 * 1024;
 

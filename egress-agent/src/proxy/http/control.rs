@@ -1,7 +1,7 @@
 //! The signals between the service of an HTTP connection and the layer below the HTTP library,
 //! about the request under way.
 
-use egress_core::http::request_head::HeadError;
+use egress_core::http::head_error::HeadError;
 use egress_core::http::response_head::interim_response;
 use hyper::StatusCode;
 use hyper::http::HeaderMap;

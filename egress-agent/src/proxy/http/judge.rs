@@ -4,7 +4,7 @@
 
 use crate::proxy::client::Client;
 use crate::proxy::observe::RefusalReason;
-use egress_core::http::headers::{UpgradeAsked, upgrade_asked};
+use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
 use egress_core::traffic::{HttpAction, RoutePolicy};

@@ -12,7 +12,7 @@ use crate::proxy::stream::LONG;
 use crate::proxy::ticket::Ticket;
 use crate::proxy::upstream::pool::{Pool, Upstream};
 use bytes::Bytes;
-use egress_core::http::local_reply::ResponseFlag;
+use egress_core::http::response_flags::ResponseFlag;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::future::Future;
 use std::pin::Pin;

@@ -5,7 +5,7 @@
 use crate::proxy::client::Client;
 use crate::proxy::observe::{AccessRecord, RefusalReason};
 use crate::proxy::places::Place;
-use egress_core::http::local_reply::{UpstreamReset, connect_failure};
+use egress_core::http::upstream_reset::{UpstreamReset, connect_failure};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;

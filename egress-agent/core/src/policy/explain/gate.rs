@@ -5,8 +5,8 @@
 //! writes no text.
 
 use super::DeniedBy;
-use crate::http::headers::{UpgradeAsked, upgrade_asked};
-use crate::http::request_head::{HeadOutcome, HeadReader};
+use crate::http::head_reader::{HeadOutcome, HeadReader};
+use crate::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use crate::policy::state::PolicyState;
 use crate::policy::tables::Transport;
 use crate::routing::{

@@ -1,0 +1,91 @@
+//! Why a request head is refused: what the client is answered, and what the log says.
+//!
+//! It reads no head.
+
+use super::local_reply::LocalReply;
+use super::target::TargetError;
+use crate::routing::RefusalReason;
+use thiserror::Error;
+
+/// Why a head is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum HeadError {
+    /// It is not an HTTP head.
+    #[error("{0}")]
+    Malformed(httparse::Error),
+    /// The head is larger than the limit.
+    #[error("the request head is over the size limit")]
+    TooLarge,
+    /// Requests of this workload, or of all, take all the memory that there is.
+    #[error("no memory left for the request")]
+    NoRoom,
+    /// More than [`MAX_HEADERS`] fields.
+    #[error("the request has more than 100 headers")]
+    TooManyHeaders,
+    /// Not one of Envoy's methods.
+    #[error("unknown method")]
+    Method,
+    /// HTTP, but not 1.1.
+    #[error("not HTTP/1.1")]
+    Version,
+    /// See [`TargetError`].
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A `transfer-encoding` other than one `chunked`.
+    #[error("a transfer-encoding other than chunked")]
+    TransferEncoding,
+    /// A `content-length` that is not a number, or more than one.
+    #[error("a content-length that is not one number")]
+    ContentLength,
+    /// The classic request smuggling (RFC 9112 §6.3).
+    #[error("both content-length and transfer-encoding")]
+    FramedTwice,
+    /// No Host line.
+    #[error("no Host")]
+    NoHost,
+    /// A Host with a byte that no authority has.
+    #[error("the Host has a byte that no host has")]
+    BadHost,
+    /// CONNECT: no route of Istio's has a connect matcher.
+    #[error("CONNECT")]
+    Connect,
+}
+
+impl HeadError {
+    /// What Envoy answers; the connection is closed after it.
+    pub fn reply(&self) -> LocalReply {
+        match self {
+            Self::TooLarge | Self::TooManyHeaders => LocalReply::head_too_large(),
+            Self::NoRoom => LocalReply::overloaded(),
+            Self::TransferEncoding => LocalReply::not_implemented(),
+            Self::Version => LocalReply::upgrade_required(),
+            Self::NoHost | Self::Target(TargetError::Nul) => LocalReply::bad_request(),
+            Self::Connect => LocalReply::no_route(),
+            Self::Malformed(_)
+            | Self::Method
+            | Self::Target(_)
+            | Self::ContentLength
+            | Self::FramedTwice
+            | Self::BadHost => LocalReply::malformed(),
+        }
+    }
+
+    /// What the log says.
+    pub fn reason(&self) -> RefusalReason {
+        match self {
+            Self::Version => RefusalReason::Http10,
+            Self::NoHost => RefusalReason::AmbiguousHost,
+            Self::Connect => RefusalReason::Connect,
+            Self::NoRoom => RefusalReason::MemoryLimit,
+            Self::Malformed(_)
+            | Self::TooLarge
+            | Self::TooManyHeaders
+            | Self::Method
+            | Self::Target(_)
+            | Self::TransferEncoding
+            | Self::ContentLength
+            | Self::FramedTwice
+            | Self::BadHost => RefusalReason::MalformedHttp(self.to_string()),
+        }
+    }
+}

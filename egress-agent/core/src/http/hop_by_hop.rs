@@ -1,0 +1,134 @@
+//! The fields of one hop (RFC 9110 §7.6.1), and the upgrade that `connection` asks for.
+//!
+//! Header maps in, header maps out.
+
+use http::HeaderMap;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+
+/// Fields of one hop beside those that `connection` names (RFC 9110 §7.6.1).
+pub(super) const HOP_BY_HOP: [&str; 4] = [
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+];
+
+/// What a request's `connection: upgrade` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeAsked {
+    /// Nothing, or h2c, which Envoy takes off and forgets.
+    No,
+    /// websocket, the one upgrade that Istio's sidecars pass through.
+    Websocket,
+    /// Another protocol.
+    Other,
+}
+
+/// Reads `connection` and `upgrade`.
+pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
+    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return UpgradeAsked::No;
+    }
+    let asked: Vec<&str> = tokens(headers, &UPGRADE).collect();
+    let all = |protocol: &str| {
+        asked
+            .iter()
+            .all(|token| token.eq_ignore_ascii_case(protocol))
+    };
+    match asked.len() {
+        0 => UpgradeAsked::No,
+        _ if all("websocket") => UpgradeAsked::Websocket,
+        _ if all("h2c") => UpgradeAsked::No,
+        _ => UpgradeAsked::Other,
+    }
+}
+
+/// Takes off the fields of one hop, but for an upgrade that goes on.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    // What frames or addresses a message is not the client's to take off.
+    let kept = [
+        CONNECTION,
+        CONTENT_LENGTH,
+        HOST,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    for name in named.iter().filter(|name| !kept.contains(name)) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    headers.remove(CONNECTION);
+    if keep_upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+/// The elements of a comma-separated field, over all its lines.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values: Vec<&str> = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    values
+        .into_iter()
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_websocket_is_an_upgrade_that_passes() {
+        for (connection, upgrade, asked) in [
+            ("upgrade", "websocket", UpgradeAsked::Websocket),
+            ("keep-alive, Upgrade", "WebSocket", UpgradeAsked::Websocket),
+            ("keep-alive", "websocket", UpgradeAsked::No),
+            ("upgrade, http2-settings", "h2c", UpgradeAsked::No),
+            ("upgrade", "websocket, h2c", UpgradeAsked::Other),
+            ("upgrade", "TLS/1.0", UpgradeAsked::Other),
+            ("upgrade", "", UpgradeAsked::No),
+        ] {
+            assert_eq!(
+                upgrade_asked(&headers(&[
+                    ("connection", connection),
+                    ("upgrade", upgrade)
+                ])),
+                asked,
+                "{connection} {upgrade}"
+            );
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Envoy's response flags: why a flow did not simply succeed (`response_flags`,
+//! `source/common/stream_info/utility.cc`).
+//!
+//! Which flags a flow gets is decided where it ends.
+
+use std::fmt;
+
+/// Why a flow did not simply succeed, by Envoy's short names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ResponseFlag {
+    /// No healthy upstream.
+    UH,
+    /// The route's timeout.
+    UT,
+    /// The upstream reset the stream.
+    UR,
+    /// The upstream connection failed.
+    UF,
+    /// The upstream closed the connection before its response was whole.
+    UC,
+    /// No room: a limit was reached.
+    UO,
+    /// No route.
+    NR,
+    /// The downstream connection ended first.
+    DC,
+    /// Retries were used up.
+    URX,
+    /// The downstream broke its protocol.
+    DPE,
+    /// The upstream broke its protocol.
+    UPE,
+    /// The route's cluster does not exist.
+    NC,
+}
+
+impl ResponseFlag {
+    /// All, in the order in which Envoy 1.40 prints those that go together.
+    const ALL: [Self; 12] = [
+        Self::URX,
+        Self::UH,
+        Self::UT,
+        Self::UR,
+        Self::UF,
+        Self::UC,
+        Self::UO,
+        Self::NR,
+        Self::DC,
+        Self::DPE,
+        Self::UPE,
+        Self::NC,
+    ];
+}
+
+/// A set of flags; prints as Envoy's `%RESPONSE_FLAGS%`: `URX,UF`, or `-`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResponseFlags(u16);
+
+impl ResponseFlags {
+    /// The set with one flag more.
+    #[must_use]
+    pub fn with(self, flag: ResponseFlag) -> Self {
+        Self(self.0 | 1 << flag as u8)
+    }
+
+    /// Whether the flag is in the set.
+    pub fn has(self, flag: ResponseFlag) -> bool {
+        self.0 & (1 << flag as u8) != 0
+    }
+}
+
+impl From<ResponseFlag> for ResponseFlags {
+    fn from(flag: ResponseFlag) -> Self {
+        Self::default().with(flag)
+    }
+}
+
+impl fmt::Display for ResponseFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("-");
+        }
+        let mut separator = "";
+        for flag in ResponseFlag::ALL.into_iter().filter(|flag| self.has(*flag)) {
+            write!(f, "{separator}{flag:?}")?;
+            separator = ",";
+        }
+        Ok(())
+    }
+}

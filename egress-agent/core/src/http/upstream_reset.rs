@@ -1,0 +1,28 @@
+//! How an upstream was lost before its response began, in Envoy's words.
+//!
+//! The reply that the client gets for it is in `local_reply`.
+
+/// How an upstream was lost before its response began (Envoy `http/utility.cc`, `resetReasonToString`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamReset {
+    /// The connection could not be made; the text is that of [`connect_failure`].
+    ConnectFailure(String),
+    /// The connection was not made in time.
+    ConnectTimeout,
+    /// The upstream closed before its response headers.
+    Termination,
+    /// The upstream sent what is not an HTTP response.
+    ProtocolError,
+}
+
+/// The transport's reason for a connection that could not be made. `text` is the system's, as in
+/// `Connection refused`; `immediate` where `connect` itself said so, before the network could
+/// (Envoy `network/connection_impl.cc`).
+///
+/// Envoy hides this text from the body since 1.38 (envoyproxy/envoy#44746) unless
+/// `hide_transport_failure_reason_in_response_body` is off. It is sent here: the client is a workload
+/// of the same owner, and the text is what people search for.
+pub fn connect_failure(text: &str, immediate: bool) -> UpstreamReset {
+    let when = if immediate { "immediate" } else { "delayed" };
+    UpstreamReset::ConnectFailure(format!("{when} connect error: {text}"))
+}
