@@ -13,6 +13,7 @@ mod http;
 mod inspect;
 mod limits;
 mod observe;
+mod onward;
 mod origin;
 mod places;
 mod shared;

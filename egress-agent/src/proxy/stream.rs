@@ -41,6 +41,24 @@ pub(super) fn poll_part(
     Poll::Ready(Ok(()))
 }
 
+/// What a stream hands on to the socket in its field `stream` without a look.
+macro_rules! end_of_writes {
+    () => {
+        fn is_write_vectored(&self) -> bool {
+            self.stream.is_write_vectored()
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    };
+}
+pub(super) use end_of_writes;
+
 /// The client's stream: first what was read ahead, then the socket.
 pub(super) struct Rewound {
     ahead: Ahead,
@@ -152,15 +170,5 @@ impl AsyncWrite for Rewound {
         Poll::Ready(Ok(count))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    end_of_writes!();
 }

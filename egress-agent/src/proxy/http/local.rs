@@ -4,18 +4,13 @@
 //! It does not decide which reply a request gets.
 
 use super::reply_body::ReplyBody;
-use crate::proxy::stream::Rewound;
 use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
 use egress_core::http::local_reply::LocalReply;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::{Response, StatusCode};
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
-use tokio::io::AsyncWrite;
 
 /// A local reply as Envoy sends it; `date` is hyper's to add.
 pub(super) fn local_response(reply: &LocalReply, mut ticket: Ticket) -> Response<ReplyBody> {
@@ -81,29 +76,4 @@ pub(super) fn closing_reply(reply: &LocalReply) -> Vec<u8> {
         reply.body,
     )
     .into_bytes()
-}
-
-/// Bytes of the proxy's own on their way to the client.
-#[derive(Debug, Default)]
-pub(super) struct Outward {
-    pub(super) bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Outward {
-    pub(super) fn poll_write(
-        &mut self,
-        stream: &mut Rewound,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.sent < self.bytes.len() {
-            let bytes = &self.bytes[self.sent..];
-            match ready!(Pin::new(&mut *stream).poll_write(cx, bytes))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.sent += count,
-            }
-        }
-        *self = Self::default();
-        Poll::Ready(Ok(()))
-    }
 }

@@ -3,7 +3,8 @@
 //!
 //! Bytes pass unchanged. A rejected head ends the connection with an error.
 
-use crate::proxy::stream::{NARROW, poll_part};
+use crate::proxy::onward::Onward;
+use crate::proxy::stream::{NARROW, end_of_writes, poll_part};
 use egress_core::http::response_head::check_response;
 use std::io;
 use std::pin::Pin;
@@ -26,10 +27,10 @@ pub(super) struct Reading {
 pub(super) struct Responses {
     stream: TcpStream,
     reading: Arc<Reading>,
-    /// The beginning of a head, or a whole one and what follows, on their way to the library.
+    /// A head that is not judged yet, and what follows it.
     held: Vec<u8>,
-    /// Bytes of `held` that may continue.
-    passed: usize,
+    /// What may go on to the library.
+    onward: Onward,
     ended: bool,
 }
 
@@ -41,17 +42,21 @@ impl Responses {
             stream,
             reading,
             held: Vec::new(),
-            passed: 0,
+            onward: Onward::default(),
             ended: false,
         }
     }
 
-    fn give(&mut self, buffer: &mut ReadBuf<'_>) {
-        let count = self.passed.min(buffer.remaining());
+    /// Lets so many bytes go on.
+    fn pass(&mut self, count: usize) {
         let rest = self.held.split_off(count);
-        buffer.put_slice(&self.held);
-        self.held = rest;
-        self.passed -= count;
+        self.onward = Onward::new(std::mem::replace(&mut self.held, rest));
+    }
+
+    /// The connection between two responses; `None` in the middle of one, and where the origin ended.
+    pub(super) fn into_stream(self) -> Option<TcpStream> {
+        let is_between = self.held.is_empty() && self.onward.is_empty() && !self.ended;
+        is_between.then_some(self.stream)
     }
 }
 
@@ -65,25 +70,25 @@ impl AsyncRead for Responses {
         let wide = this.reading.wide.load(Ordering::Relaxed);
         let most = if wide { usize::MAX } else { NARROW };
         loop {
-            if this.passed > 0 {
-                this.give(buffer);
+            if !this.onward.is_empty() {
+                this.onward.give(buffer);
                 return Poll::Ready(Ok(()));
             }
             if !this.reading.expected.load(Ordering::Acquire) && this.held.is_empty() {
                 return poll_part(&mut this.stream, cx, buffer, most);
             }
             match check_response(&this.held) {
-                Ok(Some(head)) if head.interim => this.passed = head.length,
+                Ok(Some(head)) if head.interim => this.pass(head.length),
                 Ok(Some(_)) => {
                     this.reading.expected.store(false, Ordering::Release);
-                    this.passed = this.held.len();
+                    this.pass(this.held.len());
                 }
                 // The library finds that its head is cut off.
                 Ok(None) if this.ended => {
-                    this.passed = this.held.len();
-                    if this.passed == 0 {
+                    if this.held.is_empty() {
                         return Poll::Ready(Ok(()));
                     }
+                    this.pass(this.held.len());
                 }
                 Ok(None) => {
                     let before = buffer.filled().len();
@@ -117,15 +122,5 @@ impl AsyncWrite for Responses {
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    end_of_writes!();
 }

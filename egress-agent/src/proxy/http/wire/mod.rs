@@ -6,34 +6,34 @@
 //! that this layer writes itself therefore keep their place in the stream. It judges no host and no
 //! route.
 
+mod framed;
+mod outward;
+
 use super::control::{Asked, Control};
-use super::local::{Outward, closing_reply};
+use super::local::closing_reply;
 use super::room::Room;
 use crate::proxy::client::Client;
+use crate::proxy::onward::Onward;
 use crate::proxy::stream::{LONG, Rewound};
 use crate::proxy::ticket::Counters;
-use egress_core::http::chunked::{ChunkScanner, Scanned};
+use egress_core::http::chunked::Scanned;
 use egress_core::http::head_error::HeadError;
 use egress_core::http::head_reader::{HeadOutcome, HeadReader};
-use egress_core::http::request_head::{Framing, Head};
+use egress_core::http::request_head::Head;
+use framed::Framed;
+use outward::{Linger, Outward};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
-
-/// How long the client may keep sending after the proxy has ended its side: closing at once would
-/// reset the connection, and the client would lose the response (Envoy's `delayed_close_timeout`).
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes that are read at once while the library has no buffer yet.
 const ASIDE: usize = 4096;
 
 /// See the module.
-pub(super) struct Wire {
+pub(in crate::proxy::http) struct Wire {
     stream: Rewound,
     room: Room,
     /// A whole head that waits for room.
@@ -42,20 +42,18 @@ pub(super) struct Wire {
     reader: HeadReader,
     place: Next,
     /// A head on its way to the library.
-    inward: Vec<u8>,
-    given: usize,
+    inward: Onward,
     outward: Outward,
     ended: bool,
     /// Bytes of the body that were read narrowly.
     narrow: usize,
-    linger: Option<Pin<Box<Sleep>>>,
+    linger: Linger,
 }
 
 /// What the next bytes of the client are.
 enum Next {
     Head,
-    Length(u64),
-    Chunked(ChunkScanner),
+    Body(Framed),
     /// The body broke its coding.
     Broken,
     /// Of the next request, while this one is being answered.
@@ -68,7 +66,7 @@ enum Next {
 
 impl Wire {
     /// A connection whose heads `reader` reads.
-    pub(super) fn new(
+    pub(in crate::proxy::http) fn new(
         client: Client,
         stream: Rewound,
         reader: HeadReader,
@@ -81,16 +79,15 @@ impl Wire {
             control,
             reader,
             place: Next::Head,
-            inward: Vec::new(),
-            given: 0,
+            inward: Onward::default(),
             outward: Outward::default(),
             ended: false,
             narrow: 0,
-            linger: None,
+            linger: Linger::default(),
         }
     }
 
-    pub(super) fn counters(&self) -> Arc<Counters> {
+    pub(in crate::proxy::http) fn counters(&self) -> Arc<Counters> {
         self.stream.counters()
     }
 
@@ -128,12 +125,8 @@ impl Wire {
 
     /// Gives the library a head.
     fn begin(&mut self, head: Head) {
-        (self.inward, self.given) = (head.bytes, 0);
-        self.place = match head.framing {
-            Framing::Length(0) => Next::Held,
-            Framing::Length(length) => Next::Length(length),
-            Framing::Chunked => Next::Chunked(ChunkScanner::default()),
-        };
+        self.inward = Onward::new(head.bytes);
+        self.place = Framed::new(head.framing).map_or(Next::Held, Next::Body);
         self.control.asked(Asked {
             authority: head.authority,
             expect: head.expect,
@@ -166,7 +159,7 @@ impl Wire {
 
     /// Waits for a request, and says whether the library is to serve it: it keeps buffers from its
     /// first look on, which neither an unfinished head nor one that is refused needs.
-    pub(super) async fn begun(&mut self) -> io::Result<bool> {
+    pub(in crate::proxy::http) async fn begun(&mut self) -> io::Result<bool> {
         poll_fn(|cx| {
             let mut aside = [0; ASIDE];
             self.poll_head(cx, &mut ReadBuf::new(&mut aside))
@@ -240,20 +233,10 @@ impl Wire {
                 self.stream.wide = self.room.widen();
             }
         }
-        let scanned = match &mut self.place {
-            Next::Length(left) => {
-                let used = usize::try_from(*left).unwrap_or(usize::MAX);
-                let used = used.min(fresh.len());
-                *left -= used as u64;
-                let ended = *left == 0;
-                Ok(Scanned { used, ended })
-            }
-            Next::Chunked(scanner) => scanner.scan(fresh),
-            Next::Head | Next::Broken | Next::Held | Next::Refused | Next::Tunnel => {
-                return Poll::Ready(Ok(()));
-            }
+        let Next::Body(body) = &mut self.place else {
+            return Poll::Ready(Ok(()));
         };
-        let (used, result) = match scanned {
+        let (used, result) = match body.scan(fresh) {
             Ok(Scanned { used, ended }) => {
                 self.reader.push_back(&fresh[used..]);
                 if ended {
@@ -273,7 +256,7 @@ impl Wire {
     /// Whether the client may be sending bytes that the proxy does not read.
     fn is_amid_a_request(&self) -> bool {
         match self.place {
-            Next::Length(_) | Next::Chunked(_) | Next::Broken | Next::Refused => true,
+            Next::Body(_) | Next::Broken | Next::Refused => true,
             Next::Head | Next::Held | Next::Tunnel => false,
         }
     }
@@ -305,14 +288,8 @@ impl AsyncRead for Wire {
         // What cannot be written yet goes on with the next flush.
         let _ = this.poll_outward(cx)?;
         loop {
-            if this.given < this.inward.len() {
-                let part = &this.inward[this.given..];
-                let part = &part[..part.len().min(buffer.remaining())];
-                buffer.put_slice(part);
-                this.given += part.len();
-                if this.given == this.inward.len() {
-                    (this.inward, this.given) = (Vec::new(), 0);
-                }
+            if !this.inward.is_empty() {
+                this.inward.give(buffer);
                 return Poll::Ready(Ok(()));
             }
             match this.place {
@@ -322,7 +299,7 @@ impl AsyncRead for Wire {
                         return Poll::Ready(Ok(()));
                     }
                 }
-                Next::Length(_) | Next::Chunked(_) => return this.poll_body(cx, buffer),
+                Next::Body(_) => return this.poll_body(cx, buffer),
                 Next::Held if this.control.is_tunnel() => this.place = Next::Tunnel,
                 Next::Held if this.control.take_answered() => this.place = Next::Head,
                 Next::Held => {
@@ -382,20 +359,11 @@ impl AsyncWrite for Wire {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_outward(cx))?;
-        if this.linger.is_none() {
+        if !this.linger.has_begun() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        if !this.is_amid_a_request() {
-            return Poll::Ready(Ok(()));
-        }
-        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut thrown_away = [0; 4096];
-        while !this.ended && linger.as_mut().poll(cx).is_pending() {
-            let mut buffer = ReadBuf::new(&mut thrown_away);
-            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                Ok(()) | Err(_) => this.ended = true,
-            }
+        if this.is_amid_a_request() {
+            ready!(this.linger.poll(&mut this.stream, &mut this.ended, cx));
         }
         Poll::Ready(Ok(()))
     }
