@@ -7,15 +7,15 @@ use super::client::Client;
 use super::drain::DrainSignal;
 use super::inspect::inspect;
 use super::observe::{Refusal, RefusalReason};
+use super::overflow;
 use super::places::Place;
 use super::shared::Shared;
 use super::stream::Rewound;
 use crate::proxy::http;
 use crate::proxy::tcp;
 use crate::proxy::tls;
-use egress_core::routing::{PortKind, Reading, Step, Turn};
+use egress_core::routing::{Reading, Step, Turn};
 use egress_ebpf::abi::PROOF_POLICY;
-use rustix::net::SendFlags;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -41,8 +41,14 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainS
                 Ok((stream, peer)) => {
                     failing = false;
                     // Before the next is accepted: one that may not stay takes no descriptor then.
-                    if let Some((client, places)) = admit(&stream, peer, &shared) {
-                        connections.spawn(connection(stream, client, places, signal.clone()));
+                    match admit(&stream, peer, &shared) {
+                        Some(Admitted::Served(client, places)) => {
+                            connections.spawn(connection(stream, client, places, signal.clone()));
+                        }
+                        Some(Admitted::Told(client, place)) => {
+                            connections.spawn(overflow::tell(client, stream, place));
+                        }
+                        None => {}
                     }
                 }
                 Err(error) => {
@@ -74,25 +80,16 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Answered to a client beyond its share where HTTP is spoken, instead of closing without a byte.
-const OVERFLOW: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 81\r\ncontent-type: text/plain\r\n\
-    server: envoy\r\nconnection: close\r\n\r\n\
-    upstream connect error or disconnect/reset before headers. reset reason: overflow";
-
-/// Writes what fits into a fresh socket's buffer, without waiting for the reactor to know the socket.
-/// A client that is gone gets nothing.
-fn say(stream: &TcpStream, bytes: &[u8]) {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let _ = rustix::net::send(stream.as_fd(), bytes, flags);
+/// A connection that is not closed at once.
+enum Admitted {
+    /// It has its places.
+    Served(Client, [Place; 2]),
+    /// There is none left, and its client is told so.
+    Told(Client, Place),
 }
 
 /// Whose connection it is, and its places among all and in the workload's share.
-fn admit(
-    stream: &TcpStream,
-    peer: SocketAddr,
-    shared: &Arc<Shared>,
-) -> Option<(Client, [Place; 2])> {
+fn admit(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Admitted> {
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
         let refusal = Refusal {
             peer,
@@ -110,7 +107,7 @@ fn admit(
     };
     if client.origin.policy == PROOF_POLICY {
         // A canary that left already proves nothing.
-        say(stream, shared.proof.as_bytes());
+        overflow::say(stream, shared.proof.as_bytes());
         return None;
     }
     let share = client.share();
@@ -119,16 +116,10 @@ fn admit(
         .take(share)
         .zip(shared.descriptors.take(share));
     let Some((connection, descriptor)) = places else {
-        client.refuse(RefusalReason::ConnectionLimit, None);
-        let routes = shared.routes.load();
-        let policy = client.origin.policy_in(&routes);
-        let reading = routes.reading(policy, client.origin.destination, 0);
-        if reading == Reading::Names(PortKind::Http) {
-            say(stream, OVERFLOW);
-        }
-        return None;
+        let place = overflow::admit(&client, stream);
+        return place.map(|place| Admitted::Told(client, place));
     };
-    Some((client, [connection, descriptor]))
+    Some(Admitted::Served(client, [connection, descriptor]))
 }
 
 async fn connection(
@@ -156,26 +147,29 @@ async fn connection(
     take(client, step, stream, ahead, drain).await;
 }
 
-/// Carries out what the first bytes mean.
+/// Carries out what the first bytes mean. Each way is boxed: a connection takes the memory of the one
+/// that it goes.
 async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain: DrainSignal) {
     match step {
         Step::Http | Step::HttpIfListed(_) => {
-            http::serve(client, Rewound::new(ahead, stream), drain).await;
+            Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await;
         }
         // The parser answers it, and tells why.
         Step::NotHttp => match client.audited(&RefusalReason::UnknownProtocol, None) {
-            Some(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
-            None => http::serve(client, Rewound::new(ahead, stream), drain).await,
+            Some(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
+            None => Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await,
         },
         // As for `NotHttp`.
         Step::UpgradeRequired => match client.audited(&RefusalReason::Http10, None) {
-            Some(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
-            None => http::serve(client, Rewound::new(ahead, stream), drain).await,
+            Some(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
+            None => Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await,
         },
-        Step::AnyHttp => http::serve_any(client, Rewound::new(ahead, stream), drain).await,
-        Step::Tls(otherwise) => tls::pass_through(client, stream, ahead, otherwise).await,
-        Step::Relay(cluster) => tcp::relay(client, ahead, stream, &cluster).await,
-        Step::Refuse(reason) => tcp::refuse(client, ahead, stream, reason, None).await,
+        Step::AnyHttp => {
+            Box::pin(http::serve_any(client, Rewound::new(ahead, stream), drain)).await
+        }
+        Step::Tls(otherwise) => Box::pin(tls::pass_through(client, stream, ahead, otherwise)).await,
+        Step::Relay(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
+        Step::Refuse(reason) => Box::pin(tcp::refuse(client, ahead, stream, reason, None)).await,
         Step::Close => {}
     }
 }

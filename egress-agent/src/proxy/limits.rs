@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Bounds of the proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at one time, over all listeners; one more is closed at once.
+    /// Connections at one time, over all listeners.
     pub connections: usize,
     /// The same of one workload, so that none can take them all.
     pub connections_each: usize,
@@ -15,6 +15,8 @@ pub struct Limits {
     pub descriptors: usize,
     /// The same of one workload.
     pub descriptors_each: usize,
+    /// Connections beyond these bounds that are told so at one time; one workload gets a quarter.
+    pub telling: usize,
     /// Time from accept until the name is known on ports that are not plain HTTP.
     pub name: Duration,
     /// Time for one upstream connect (Istio's `connectTimeout` default).
@@ -43,6 +45,7 @@ impl Default for Limits {
             connections_each: 4096,
             descriptors: 3 * 16_384,
             descriptors_each: 3 * 4096,
+            telling: 64,
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
@@ -60,10 +63,14 @@ impl Limits {
     #[must_use]
     pub fn within(descriptors: usize) -> Self {
         let all = Self::default();
-        let descriptors = descriptors.clamp(4, all.descriptors);
+        let telling = (descriptors / 32).clamp(1, all.telling);
+        let descriptors = descriptors
+            .saturating_sub(telling)
+            .clamp(4, all.descriptors);
         Self {
             descriptors,
             descriptors_each: (descriptors / 4).max(2),
+            telling,
             ..all
         }
     }

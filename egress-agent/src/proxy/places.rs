@@ -15,9 +15,6 @@ use tokio::time::timeout;
 /// Memory is counted in blocks of so many bytes; what is less is not counted.
 pub(super) const BLOCK: usize = 4096;
 
-/// Places whose end is worth a look at the memory that they had.
-const MANY: usize = 128;
-
 /// How often one that waits looks again where no place of its own workload was given back: what it
 /// waits for may be another's.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -99,10 +96,10 @@ impl Places {
         }
     }
 
-    /// Whether many places were given back since this was last true.
-    pub(super) fn fell(&self) -> bool {
+    /// Whether half of at least so many places were given back since this was last true.
+    pub(super) fn fell(&self, many: usize) -> bool {
         let mut taken = self.taken();
-        let fell = taken.peak >= MANY && taken.all <= taken.peak / 2;
+        let fell = taken.peak >= many && taken.all <= taken.peak / 2;
         if fell {
             taken.peak = taken.all;
         }

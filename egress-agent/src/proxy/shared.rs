@@ -27,8 +27,13 @@ pub trait Dialer: Send + Sync {
     fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
-/// How often it is looked whether many connections have ended.
+/// How often it is looked whether memory has become free.
 const GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// Connections, and blocks of memory, of which the end of half is worth a look at the memory that
+/// they had.
+const MANY_CONNECTIONS: usize = 128;
+const MANY_BLOCKS: usize = 1024;
 
 #[cfg(target_env = "gnu")]
 fn trim() {
@@ -52,6 +57,8 @@ pub struct Shared {
     /// Blocks of [`BLOCK`] bytes.
     pub(super) memory: Arc<Places>,
     pub(super) descriptors: Arc<Places>,
+    /// Connections beyond a bound that are told so.
+    pub(super) telling: Arc<Places>,
     pub(super) clusters: Clusters,
     pub(super) changes: Option<watch::Receiver<u64>>,
     /// What canaries are answered.
@@ -71,6 +78,7 @@ impl Shared {
         let blocks = limits.memory / BLOCK;
         let memory = Arc::new(Places::new(blocks, blocks / 4));
         let descriptors = Arc::new(Places::new(limits.descriptors, limits.descriptors_each));
+        let telling = Arc::new(Places::new(limits.telling, (limits.telling / 4).max(1)));
         Self {
             routes,
             origins,
@@ -80,6 +88,7 @@ impl Shared {
             connections,
             memory,
             descriptors,
+            telling,
             clusters: Clusters::default(),
             changes: None,
             proof: Arc::default(),
@@ -94,12 +103,14 @@ impl Shared {
         self
     }
 
-    /// Gives the system the memory back that connections had, whenever many of them have ended: the
-    /// C library keeps it otherwise. Runs until it is dropped.
+    /// Gives the system the memory back that connections had, whenever many of them have ended or
+    /// become idle: the C library keeps it otherwise. Runs until it is dropped.
     pub async fn give_back(self: Arc<Self>) {
         loop {
             tokio::time::sleep(GIVE_BACK).await;
-            if self.connections.fell() && tokio::task::spawn_blocking(trim).await.is_err() {
+            let ended = self.connections.fell(MANY_CONNECTIONS);
+            let idle = self.memory.fell(MANY_BLOCKS);
+            if (ended || idle) && tokio::task::spawn_blocking(trim).await.is_err() {
                 return;
             }
         }

@@ -6,7 +6,7 @@
 use super::ahead::Ahead;
 use super::client::Client;
 use super::observe::{Protocol, RefusalReason};
-use super::places::BLOCK;
+use super::relay::{self, Ended};
 use super::stream::Rewound;
 use super::ticket::{Counters, Ticket};
 use super::upstream::connect::connect_any;
@@ -14,12 +14,7 @@ use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
 use egress_ebpf::ids::PolicyId;
 use std::sync::Arc;
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
-
-/// Bytes of one direction's buffer, and where the workload's memory is taken.
-const BUFFER: usize = 2 * BLOCK;
-const SMALL_BUFFER: usize = 1024;
 
 /// Ends a connection that no rule lets through, of which `ahead` was read so far; or relays it, if
 /// its policy audits.
@@ -55,8 +50,7 @@ pub(super) async fn forward(
     cluster: &Arc<Cluster>,
     listed: impl Fn(&RouteTable, PolicyId) -> bool,
 ) {
-    let counters = downstream.counters();
-    let mut ticket = ticket(Arc::clone(&counters));
+    let mut ticket = ticket(downstream.counters());
     ticket.record.service = Some(cluster.id.host.to_string());
     let removed = |ticket: &mut Ticket| {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
@@ -77,17 +71,14 @@ pub(super) async fn forward(
         order = client.addresses_of(&dialled);
     }
     let connected = connect_any(client, &order, &mut ticket.record).await;
-    // One that finds none goes on more slowly.
-    let memory = &client.shared.memory;
-    let room = memory.spare(client.share(), 2 * BUFFER / BLOCK);
-    let buffer = room.as_ref().map_or(SMALL_BUFFER, |_| BUFFER);
     match connected {
         Ok((mut upstream, _place)) => tokio::select! {
             // Looked at first, so that no byte follows a change that came while it connected.
             biased;
             () = client.removed(&listed) => removed(&mut ticket),
-            copied = copy_bidirectional_with_sizes(&mut downstream, &mut upstream, buffer, buffer) => match copied {
-                Ok(_) => ticket.done(),
+            ended = relay::relay(client, &mut downstream, &mut upstream) => match ended {
+                // A silent one is ended as Envoy ends it: without a flag.
+                Ok(Ended::Both | Ended::Silent) => ticket.done(),
                 Err(_) => match downstream.denied() {
                     Some(reason) => {
                         client.refuse(reason, Some(&ticket.record.host));
@@ -97,8 +88,6 @@ pub(super) async fn forward(
                     None => ticket.flag(ResponseFlag::DC),
                 },
             },
-            // As Envoy ends it: without a flag.
-            () = counters.silence(client.shared.limits.idle) => ticket.done(),
         },
         Err(_) => ticket.flag(ResponseFlag::UF),
     }

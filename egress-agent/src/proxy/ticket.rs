@@ -19,16 +19,18 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// Bytes of both ways.
+    pub(super) fn total(&self) -> u64 {
+        let received = self.received.load(Ordering::Relaxed);
+        received.wrapping_add(self.sent.load(Ordering::Relaxed))
+    }
+
     /// Waits until no byte went either way for `limit`, at most twice as long.
     pub(super) async fn silence(&self, limit: Duration) {
-        let total = || {
-            let received = self.received.load(Ordering::Relaxed);
-            received.wrapping_add(self.sent.load(Ordering::Relaxed))
-        };
-        let mut before = total();
+        let mut before = self.total();
         loop {
             sleep(limit).await;
-            let now = total();
+            let now = self.total();
             if now == before {
                 return;
             }

@@ -3,7 +3,9 @@
 use crate::support::*;
 use egress_agent::proxy::{Limits, RefusalReason};
 use egress_core::routing::PortKind;
+use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 /// Of one workload: one request with a short head (12 blocks), and less than another.
@@ -69,18 +71,89 @@ async fn a_request_waits_for_memory_that_another_gives_back() {
     assert_eq!(second.message().await.unwrap().status(), 200);
 }
 
+/// Says in each response on which connection it is sent, and as which there; ends one when it is told
+/// its number.
+async fn numbering() -> (SocketAddr, watch::Sender<usize>) {
+    let (end, ended) = watch::channel(usize::MAX);
+    let origin = raw_origin(move |number, mut raw| {
+        let mut ended = ended.clone();
+        async move {
+            let serve = async {
+                let mut asked = 0;
+                while raw.message().await.is_some() {
+                    asked += 1;
+                    let head = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n";
+                    raw.send(format!("{head}{number}.{asked}").as_bytes()).await;
+                }
+            };
+            tokio::select! {
+                () = serve => {}
+                _ = ended.wait_for(|end| *end == number) => {}
+            }
+        }
+    });
+    (origin.await, end)
+}
+
+/// Waits until so many of its connections are left.
+async fn ended(end: &watch::Sender<usize>, left: usize) {
+    // One receiver is the listener's own.
+    while end.receiver_count() > left + 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn asked(client: &mut Raw, request: &str) -> String {
+    let reply = client.ask(request).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    reply.text().to_owned()
+}
+
 #[tokio::test]
-async fn an_idle_connection_ends_for_a_request_that_needs_its_memory() {
-    let bed = bed(PATIENCE).await;
-    let mut idle = bed.client().await;
-    assert_eq!(idle.ask(&get(HOST, "/")).await.status(), 200);
+async fn an_idle_connection_gives_its_memory_to_a_request_that_needs_it_and_goes_on() {
+    let (origin, _end) = numbering().await;
+    let at = Some(destination("192.0.2.1:80"));
+    let bed = Bed::with(http_port(HOST, &[origin], None), at, limits(PATIENCE)).await;
     let start = Instant::now();
-    for _ in 0..3 {
-        let mut next = bed.client().await;
-        assert_eq!(next.ask(&get(HOST, "/")).await.status(), 200);
+    let mut clients = [bed.client().await, bed.client().await, bed.client().await];
+    for turn in 1..4 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            // On the upstream connection that it had: that one was idle too.
+            let on = asked(client, &get(HOST, "/")).await;
+            assert_eq!(on, format!("{number}.{turn}"));
+        }
     }
     assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
-    assert!(idle.rest().await.is_empty(), "it is closed");
+}
+
+#[tokio::test]
+async fn an_upstream_connection_that_its_origin_closes_while_all_is_idle_is_not_used_again() {
+    let post = "POST / HTTP/1.1\r\nHost: httpbin.org\r\ncontent-length: 1\r\n\r\nx";
+    let (origin, end) = numbering().await;
+    let at = Some(destination("192.0.2.1:80"));
+    let bed = Bed::with(http_port(HOST, &[origin], None), at, limits(PATIENCE)).await;
+    let mut client = bed.client().await;
+    assert_eq!(asked(&mut client, post).await, "0.1");
+    let mut other = bed.client().await;
+    assert_eq!(asked(&mut other, post).await, "1.1", "the first is idle");
+    end.send_replace(0);
+    ended(&end, 1).await;
+    // It must not be sent twice, so it would be answered 503.
+    assert_eq!(asked(&mut client, post).await, "2.1");
+}
+
+#[tokio::test]
+async fn a_head_that_begins_before_a_connection_is_idle_may_end_afterwards() {
+    let (origin, _end) = numbering().await;
+    let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+    let mut client = bed.client().await;
+    assert_eq!(asked(&mut client, &get(HOST, "/")).await, "0.1");
+    let head = get(HOST, "/");
+    let (first, rest) = head.split_at(20);
+    client.send(first.as_bytes()).await;
+    let early = timeout(Duration::from_millis(1500), client.message()).await;
+    assert!(early.is_err(), "half a head was answered");
+    assert_eq!(asked(&mut client, rest).await, "0.2");
 }
 
 #[tokio::test]
@@ -106,7 +179,7 @@ async fn bytes_that_are_read_before_a_flow_is_known_are_counted_too() {
 #[tokio::test]
 async fn a_response_that_nobody_reads_waits_at_its_origin() {
     const LENGTH: usize = 64 << 20;
-    let (gone, mut given) = tokio::sync::watch::channel(0_usize);
+    let (gone, mut given) = watch::channel(0_usize);
     let origin = raw_origin(move |_, mut raw| {
         let gone = gone.clone();
         async move {

@@ -3,11 +3,11 @@
 
 use crate::support::*;
 use egress_agent::proxy::{Limits, Origin, RefusalReason};
-use egress_core::routing::RouteTable;
+use egress_core::routing::{PortKind, PortRoutes, RouteTable};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const POD: CgroupId = CgroupId(5);
 const NEIGHBOUR: CgroupId = CgroupId(6);
@@ -24,7 +24,7 @@ fn made(cgroup: CgroupId, workload: CgroupId) -> Origin {
 }
 
 /// What the bed's origin is asked for, under these owners.
-fn named(bed: &Bed, port: egress_core::routing::PortRoutes, owners: &[CgroupId]) {
+fn named(bed: &Bed, port: PortRoutes, owners: &[CgroupId]) {
     let default = table(port);
     let policies = default.policies.get(&POLICY).map(Arc::clone).unwrap();
     bed.put(RouteTable {
@@ -73,6 +73,80 @@ async fn two_cgroups_of_one_workload_have_one_share_of_connections_and_a_neighbo
         let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         assert!(served(&mut neighbour).await, "{owners:?}");
     }
+}
+
+/// One connection of a workload, which is held, and what it may have no more of.
+async fn full(kind: PortKind) -> (Bed, Raw) {
+    let limits = Limits {
+        connections_each: 1,
+        telling: 4,
+        ..Limits::default()
+    };
+    let origin = ok_origin().await;
+    let port = PortRoutes {
+        kind,
+        tls: tls_port(kind, "tls.example", &[origin]).tls,
+        ..http_port(HOST, &[origin], None)
+    };
+    let bed = Bed::with(port.clone(), None, limits).await;
+    named(&bed, port, &[POD]);
+    let mut held = as_flow(&bed, made(CgroupId(10), POD)).await;
+    assert!(served(&mut held).await);
+    assert_eq!(bed.record().await.response_code, 200);
+    (bed, held)
+}
+
+#[tokio::test]
+async fn an_http_client_beyond_its_share_is_told_503_with_the_reason() {
+    for kind in [PortKind::Http, PortKind::Sniff] {
+        let (bed, _held) = full(kind).await;
+        // More than fits one read: to close with bytes unread would reset the connection.
+        let short = get(HOST, "/");
+        let long = format!("{}\r\nx: {}\r\n\r\n", short.trim_end(), "y".repeat(50_000));
+        for request in [short, long] {
+            let mut next = as_flow(&bed, made(CgroupId(11), POD)).await;
+            next.send(request.as_bytes()).await;
+            let reply = next.message().await.expect("a reply");
+            assert_eq!(reply.status(), 503, "{kind:?}");
+            assert_eq!(reply.header("connection"), Some("close"));
+            let text = "reset reason: overflow, transport failure reason: too many open connections \
+                        of this workload";
+            assert!(reply.text().ends_with(text), "{}", reply.text());
+            assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+            let record = bed.record().await;
+            assert_eq!(record.response_code, 503);
+            assert_eq!(record.flags.to_string(), "UO");
+            assert!(next.rest().await.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tls_client_beyond_its_share_is_closed() {
+    let (bed, _held) = full(PortKind::Sniff).await;
+    let mut next = as_flow(&bed, made(CgroupId(11), POD)).await;
+    next.send(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).await;
+    assert!(next.rest().await.is_empty());
+    assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+}
+
+#[tokio::test]
+async fn telling_clients_beyond_their_share_takes_few_places_for_a_short_time() {
+    let (bed, _held) = full(PortKind::Http).await;
+    let start = Instant::now();
+    // It says nothing and so waits in the one place of its workload.
+    let mut silent = as_flow(&bed, made(CgroupId(11), POD)).await;
+    assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+    for _ in 0..20 {
+        let mut next = as_flow(&bed, made(CgroupId(12), POD)).await;
+        // Told and closed before it asks.
+        assert_eq!(next.message().await.expect("a reply").status(), 503);
+        assert!(next.rest().await.is_empty());
+    }
+    assert!(silent.rest().await.is_empty(), "its time is over");
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
+    assert!(served(&mut neighbour).await);
 }
 
 #[tokio::test]

@@ -111,6 +111,17 @@ impl LocalReply {
         }
     }
 
+    /// The workload has too many open connections (Envoy's overflow of a circuit breaker).
+    pub fn overflow() -> Self {
+        Self {
+            status: 503,
+            body: "upstream connect error or disconnect/reset before headers. reset reason: overflow, \
+                   transport failure reason: too many open connections of this workload"
+                .into(),
+            flags: ResponseFlag::UO.into(),
+        }
+    }
+
     /// A transfer coding other than chunked.
     pub fn not_implemented() -> Self {
         Self {
@@ -221,6 +232,13 @@ mod tests {
                 431,
                 "Request Header Fields Too Large",
                 "DPE",
+            ),
+            (
+                LocalReply::overflow(),
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow, \
+                 transport failure reason: too many open connections of this workload",
+                "UO",
             ),
             (LocalReply::not_implemented(), 501, "Not Implemented", "DPE"),
             (

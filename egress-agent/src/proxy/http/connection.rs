@@ -2,7 +2,7 @@
 //!
 //! `judge` decides whether a request is allowed; `exchange` carries it upstream.
 
-use super::control::Asked;
+use super::control::{Asked, Turn};
 use super::exchange::{Exchange, exchange};
 use super::judge::Judge;
 use super::local::local_response;
@@ -12,6 +12,7 @@ use super::session::Session;
 use super::wire::Wire;
 use crate::proxy::client::Client;
 use crate::proxy::drain::DrainSignal;
+use crate::proxy::loan::Loan;
 use crate::proxy::observe::RefusalReason;
 use crate::proxy::stream::Rewound;
 use egress_core::http::head_reader::HeadReader;
@@ -24,13 +25,19 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
-use std::future;
-use std::pin::pin;
+use std::future::{self, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::time::timeout;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+/// How long the HTTP library, which has some 40 KB of buffers on both sides, is kept for the next
+/// request. It costs some microseconds to make it anew.
+const REST: Duration = Duration::from_secs(1);
 
 /// One client connection.
 struct Connection {
@@ -50,58 +57,20 @@ pub(in crate::proxy) async fn serve_any(client: Client, stream: Rewound, drain: 
     serve_heads(client, stream, reader, drain).await;
 }
 
-async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut drain: DrainSignal) {
+async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain: DrainSignal) {
     let limits = client.shared.limits;
     let this = Arc::new(Connection {
         session: Session::new(client.clone()),
         judge: Judge::new(client.clone()),
     });
-    let mut stream = Wire::new(
+    let stream = Wire::new(
         client.clone(),
         stream,
         reader,
         Arc::clone(&this.session.control),
     );
     let counters = stream.counters();
-    let service = {
-        let this = Arc::clone(&this);
-        service_fn(move |request| {
-            let this = Arc::clone(&this);
-            async move { Ok::<_, Infallible>(this.handle(request).await) }
-        })
-    };
-    let mut builder = Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle);
-    // The canonical form of a head may be longer than the head was.
-    builder
-        .max_headers(MAX_HEADERS)
-        .max_header_size(limits.head.saturating_mul(4));
-    let to_its_end = async {
-        // A connection on which nothing was asked yet has nothing to finish.
-        tokio::select! {
-            begun = timeout(limits.idle, stream.begun()) => if !matches!(begun, Ok(Ok(true))) {
-                return;
-            },
-            _ = drain.started() => return,
-        }
-        let serving = builder.serve_connection(TokioIo::new(stream), service);
-        let mut serving = pin!(serving.with_upgrades());
-        let ended = tokio::select! {
-            ended = serving.as_mut() => ended,
-            _ = drain.started() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
-        };
-        if let Err(error) = ended
-            && error.is_parse()
-        {
-            client.refuse(RefusalReason::MalformedHttp(error.to_string()), None);
-        }
-        this.session.tunnelled().await;
-    };
+    let to_its_end = this.to_its_end(stream, drain);
     // A denial is logged at once; the connection ends a moment later.
     let refusal = async {
         this.session.control.refusal().await;
@@ -121,6 +90,101 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, mut dr
 }
 
 impl Connection {
+    /// Serves requests with the HTTP library, and waits for them without it.
+    async fn to_its_end(self: &Arc<Self>, mut stream: Wire, mut drain: DrainSignal) {
+        let limits = self.session.client.shared.limits;
+        let mut patience = limits.idle;
+        loop {
+            // A connection on which nothing is asked has nothing to finish.
+            tokio::select! {
+                begun = timeout(patience, stream.begun()) => if !matches!(begun, Ok(Ok(true))) {
+                    return;
+                },
+                never = self.session.pool.watch() => match never {},
+                _ = drain.started() => return,
+            }
+            let Some((back, since)) = self.served(stream, &mut drain).await else {
+                return self.session.tunnelled().await;
+            };
+            stream = back;
+            stream.rest();
+            self.session.pool.rest().await;
+            patience = limits.idle.saturating_sub(since.elapsed());
+        }
+    }
+
+    /// Serves requests until there has been none for a while: then the stream comes back, with the
+    /// time since when. `None` at the end of the connection.
+    async fn served(
+        self: &Arc<Self>,
+        stream: Wire,
+        drain: &mut DrainSignal,
+    ) -> Option<(Wire, Instant)> {
+        let limits = self.session.client.shared.limits;
+        let service = {
+            let this = Arc::clone(self);
+            service_fn(move |request| {
+                let this = Arc::clone(&this);
+                async move { Ok::<_, Infallible>(this.handle(request).await) }
+            })
+        };
+        let mut builder = Builder::new();
+        builder
+            // Heads are read and timed below the library.
+            .header_read_timeout(None)
+            // The canonical form of a head may be longer than the head was.
+            .max_headers(MAX_HEADERS)
+            .max_header_size(limits.head.saturating_mul(4));
+        let (loan, home) = Loan::new(stream);
+        let serving = builder.serve_connection(TokioIo::new(loan), service);
+        let mut serving = Box::pin(serving.with_upgrades());
+        let mut rest = pin!(sleep(REST.min(limits.idle)));
+        let until_idle = poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Err(ended)),
+            Poll::Pending => self.poll_idle(rest.as_mut(), cx).map(Ok),
+        });
+        let ended = tokio::select! {
+            ended = until_idle => ended,
+            _ = drain.started() => {
+                serving.as_mut().graceful_shutdown();
+                Err(serving.as_mut().await)
+            }
+        };
+        drop(serving);
+        match ended {
+            Ok(since) => home.take().map(|stream| (stream, since)),
+            Err(ended) => {
+                if let Err(error) = ended
+                    && error.is_parse()
+                {
+                    let reason = RefusalReason::MalformedHttp(error.to_string());
+                    self.session.client.refuse(reason, None);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether the connection has waited for a request for as long as the HTTP library is kept.
+    fn poll_idle(&self, mut rest: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Instant> {
+        let limit = REST.min(self.session.client.shared.limits.idle);
+        loop {
+            let turn = self.session.control.turn();
+            if let Turn::Wanted(since) = turn {
+                return Poll::Ready(since);
+            }
+            ready!(rest.as_mut().poll(cx));
+            let since = match turn {
+                Turn::Head(since) | Turn::Wanted(since) => since,
+                Turn::Request => Instant::now(),
+            };
+            if since.elapsed() >= limit {
+                return Poll::Ready(since);
+            }
+            rest.as_mut().reset(since + limit);
+        }
+    }
+
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
         let response = self.answer(request).await;
         self.session.control.responds();

@@ -8,6 +8,7 @@ use hyper::http::HeaderMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Bytes of 1xx responses that wait for one client; more are left out.
 const MAX_INTERIM: usize = 64 * 1024;
@@ -21,6 +22,18 @@ pub(super) struct Asked {
     pub(super) expect: Option<Vec<u8>>,
     /// The client can read 1xx responses.
     pub(super) interim: bool,
+}
+
+/// What the connection waits for, as far as the HTTP library's buffers go.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Turn {
+    /// A request is under way, or none has been.
+    #[default]
+    Request,
+    /// The next head, since then.
+    Head(Instant),
+    /// The same, and others wait for its memory.
+    Wanted(Instant),
 }
 
 /// Shared by both sides of one connection.
@@ -56,6 +69,7 @@ struct State {
     /// The response is on the wire.
     answered: bool,
     tunnel: bool,
+    turn: Turn,
 }
 
 impl Control {
@@ -70,6 +84,26 @@ impl Control {
         (state.open, state.continued) = (asked.interim, false);
         state.asked = Some(asked);
         (state.replied, state.answered) = (false, false);
+        state.turn = Turn::Request;
+    }
+
+    /// The next head is waited for; `wanted` where others wait for the memory meanwhile.
+    pub(super) fn waits(&self, wanted: bool) {
+        let mut state = self.state();
+        let since = match state.turn {
+            Turn::Request => Instant::now(),
+            Turn::Head(since) | Turn::Wanted(since) => since,
+        };
+        state.turn = if wanted {
+            Turn::Wanted(since)
+        } else {
+            Turn::Head(since)
+        };
+    }
+
+    /// What the connection waits for.
+    pub(super) fn turn(&self) -> Turn {
+        self.state().turn
     }
 
     /// The head of the request under way.

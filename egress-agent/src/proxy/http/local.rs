@@ -59,7 +59,7 @@ fn grpc_response(reply: &LocalReply) -> Response<ReplyBody> {
 }
 
 /// A reply after which the connection closes, as Envoy sends it.
-pub(super) fn closing_reply(reply: &LocalReply) -> Vec<u8> {
+pub(in crate::proxy) fn closing_reply(reply: &LocalReply) -> Vec<u8> {
     let status = StatusCode::from_u16(reply.status);
     let reason = status.ok().and_then(|status| status.canonical_reason());
     let kind = if reply.body.is_empty() {

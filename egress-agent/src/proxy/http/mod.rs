@@ -14,3 +14,4 @@ mod session;
 mod wire;
 
 pub(super) use connection::{serve, serve_any};
+pub(super) use local::closing_reply;

@@ -20,7 +20,7 @@ const REQUEST: usize = 12;
 pub(super) struct Room {
     client: Client,
     place: Option<Place>,
-    /// Blocks of the HTTP library, which keeps its buffers to the end of the connection.
+    /// Blocks of the HTTP library, which keeps its buffers for as long as it lives.
     buffers: usize,
     /// For wide reads.
     wide: Option<Place>,
@@ -64,6 +64,13 @@ impl Room {
         false
     }
 
+    /// The HTTP library is gone on both sides, and so many bytes are unread.
+    pub(super) fn rest(&mut self, unread: usize) {
+        (self.buffers, self.wide, self.wanted) = (0, None, None);
+        // Fewer blocks there always are.
+        self.keep(unread);
+    }
+
     /// Takes blocks for wide reads, if the workload has them to spare.
     pub(super) fn widen(&mut self) -> bool {
         if self.wide.is_none() {
@@ -85,8 +92,7 @@ impl Room {
         Poll::Ready(self.place.is_some())
     }
 
-    /// Whether the connection, which is idle, must end because another connection of the workload
-    /// waits.
+    /// Whether the connection, which is idle, shall give back what it can: another of the workload waits.
     pub(super) fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(place) = self.place.as_ref().filter(|_| self.buffers > 0) else {
             return Poll::Pending;

@@ -5,16 +5,21 @@
 
 use super::responses::{Reading, Responses};
 use crate::proxy::client::Client;
+use crate::proxy::loan::{Home, Loan};
 use crate::proxy::places::Place;
 use crate::proxy::ticket::OwnedTask;
 use egress_core::routing::Cluster;
 use hyper::body::Body;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
 /// Bytes that an upstream connection buffers either way, and so of a response head (Envoy takes 60 KiB).
@@ -30,10 +35,12 @@ pub(in crate::proxy) struct Upstream<B> {
     pub(in crate::proxy) service: Arc<Cluster>,
     pub(in crate::proxy) send: SendRequest<B>,
     reading: Arc<Reading>,
+    /// The stream comes back here from the HTTP library.
+    home: Home<Responses>,
     /// For wide reads.
     wide: Option<Place>,
-    _task: OwnedTask,
-    _place: Place,
+    task: OwnedTask,
+    place: Place,
     /// That of one which is idle beside another: the request under way has room for one.
     room: Option<Place>,
 }
@@ -51,7 +58,7 @@ where
         service: Arc<Cluster>,
     ) -> hyper::Result<Self> {
         let reading = Arc::default();
-        let stream = Responses::new(stream, Arc::clone(&reading));
+        let (stream, home) = Loan::new(Responses::new(stream, Arc::clone(&reading)));
         let mut builder = Builder::new();
         builder.max_buf_size(BUFFER);
         builder.allow_obsolete_multiline_headers_in_responses(true);
@@ -66,9 +73,10 @@ where
             service,
             send,
             reading,
+            home,
             wide: None,
-            _task: OwnedTask(task),
-            _place: place,
+            task: OwnedTask(task),
+            place,
             room: None,
         })
     }
@@ -87,14 +95,68 @@ where
         }
     }
 
+    /// Takes the connection from the HTTP library, if it is open and between two responses.
+    async fn rest(mut self) -> Option<Resting> {
+        if self.send.is_closed() {
+            return None;
+        }
+        self.task.0.abort();
+        // The library's half is dropped by then; had it seen `send` dropped, it would have closed.
+        let _ = (&mut self.task.0).await;
+        let stream = self.home.take()?.into_stream()?;
+        Some(Resting {
+            address: self.address,
+            service: self.service,
+            stream,
+            place: self.place,
+        })
+    }
+}
+
+/// An idle connection without the HTTP library, whose buffers are large.
+struct Resting {
+    address: SocketAddr,
+    service: Arc<Cluster>,
+    stream: TcpStream,
+    place: Place,
+}
+
+impl Resting {
+    /// Ready once the origin has closed it, or sends what nobody asked for.
+    fn poll_lost(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while ready!(self.stream.poll_read_ready(cx)).is_ok() {
+            if !self.is_open() {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn is_open(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// An idle connection.
+enum Idle<B> {
+    Ready(Upstream<B>),
+    Resting(Resting),
+}
+
+impl<B> Idle<B> {
     /// Whether the connection was made for this service at this address.
     fn fits(&self, service: &Cluster, address: SocketAddr) -> bool {
-        self.address == address && self.service.id == service.id
+        let (own, at) = match self {
+            Self::Ready(upstream) => (&upstream.service, upstream.address),
+            Self::Resting(resting) => (&resting.service, resting.address),
+        };
+        at == address && own.id == service.id
     }
 }
 
 /// Idle upstream connections of one client connection.
-pub(in crate::proxy) struct Pool<B>(Mutex<Vec<Upstream<B>>>);
+pub(in crate::proxy) struct Pool<B>(Mutex<Vec<Idle<B>>>);
 
 impl<B> Default for Pool<B> {
     fn default() -> Self {
@@ -115,15 +177,30 @@ where
         address: SocketAddr,
     ) -> Option<Upstream<B>> {
         loop {
-            let mut upstream = {
-                let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let at = idle
-                    .iter()
-                    .rposition(|upstream| upstream.fits(service, address))?;
-                idle.remove(at)
+            let idle = {
+                let mut all = self.all();
+                let at = all.iter().rposition(|idle| idle.fits(service, address))?;
+                all.remove(at)
             };
-            if upstream.send.ready().await.is_ok() {
-                return Some(upstream);
+            match idle {
+                Idle::Ready(mut upstream) => {
+                    if upstream.send.ready().await.is_ok() {
+                        return Some(upstream);
+                    }
+                }
+                Idle::Resting(resting) if !resting.is_open() => {}
+                Idle::Resting(resting) => {
+                    let Resting {
+                        address,
+                        service,
+                        stream,
+                        place,
+                    } = resting;
+                    let woken = Upstream::new(stream, place, address, service).await;
+                    if let Ok(upstream) = woken {
+                        return Some(upstream);
+                    }
+                }
             }
         }
     }
@@ -135,16 +212,46 @@ where
             return;
         }
         let (memory, most) = (&client.shared.memory, client.shared.limits.idle_upstreams);
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.all();
         if !idle.is_empty() && upstream.room.is_none() {
             upstream.room = memory.spare(client.share(), IDLE);
             if upstream.room.is_none() {
                 return;
             }
         }
-        idle.push(upstream);
+        idle.push(Idle::Ready(upstream));
         if idle.len() > most {
             idle.remove(0);
         }
+    }
+
+    /// Takes all from the HTTP library: no request is under way.
+    pub(in crate::proxy) async fn rest(&self) {
+        let all = std::mem::take(&mut *self.all());
+        let mut resting = Vec::with_capacity(all.len());
+        for idle in all {
+            let rested = match idle {
+                Idle::Ready(upstream) => upstream.rest().await,
+                Idle::Resting(resting) => Some(resting),
+            };
+            resting.extend(rested.map(Idle::Resting));
+        }
+        *self.all() = resting;
+    }
+
+    /// Lets go of resting connections that their origin closes.
+    pub(in crate::proxy) async fn watch(&self) -> Infallible {
+        poll_fn(|cx| {
+            self.all().retain(|idle| match idle {
+                Idle::Ready(_) => true,
+                Idle::Resting(resting) => resting.poll_lost(cx).is_pending(),
+            });
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Idle<B>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -171,6 +171,12 @@ impl Wire {
         Ok(!matches!(self.place, Next::Refused | Next::Head))
     }
 
+    /// The HTTP library is gone until the next request.
+    pub(in crate::proxy::http) fn rest(&mut self) {
+        (self.stream.wide, self.narrow) = (false, 0);
+        self.room.rest(self.reader.pending().len());
+    }
+
     /// Reads on to the end of a head. It is still the turn of one afterwards if the client has ended.
     fn poll_head(
         &mut self,
@@ -192,11 +198,12 @@ impl Wire {
             }
             match self.poll_read_aside(cx, buffer) {
                 Poll::Ready(count) => self.ended = count? == 0,
-                Poll::Pending if self.reader.pending().is_empty() => {
-                    ready!(self.room.poll_wanted(cx));
-                    self.ended = true;
+                Poll::Pending => {
+                    let idle = self.reader.pending().is_empty();
+                    let wanted = idle && self.room.poll_wanted(cx).is_ready();
+                    self.control.waits(wanted);
+                    return Poll::Pending;
                 }
-                Poll::Pending => return Poll::Pending,
             }
         }
         Poll::Ready(Ok(()))

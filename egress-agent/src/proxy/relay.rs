@@ -1,0 +1,218 @@
+//! Copies bytes both ways between a client and its destination. A connection on which nothing moves
+//! keeps no buffer: bytes are read into one of the thread's, and only those that the other side does
+//! not take at once are kept.
+//!
+//! It judges nothing, and does not know what the bytes are.
+
+use super::client::Client;
+use super::places::{BLOCK, Place};
+use super::stream::Rewound;
+use std::cell::RefCell;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Bytes of one read, where the workload has memory to spare for both ways, and where it has not.
+const BUFFER: usize = 4 * BLOCK;
+const SMALL_BUFFER: usize = 1024;
+
+/// How long memory is held after the last byte.
+const REST: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+}
+
+/// How a relayed connection ended.
+pub(super) enum Ended {
+    /// Both sides have.
+    Both,
+    /// No byte went either way for the limit.
+    Silent,
+}
+
+/// Copies until both sides have ended, one breaks off, or nothing moves any more.
+pub(super) async fn relay(
+    client: &Client,
+    downstream: &mut Rewound,
+    upstream: &mut TcpStream,
+) -> io::Result<Ended> {
+    let counters = downstream.counters();
+    let (mut up, mut down) = (Way::default(), Way::default());
+    let mut room = Room::new(client, counters.total());
+    let mut tick = pin!(sleep(client.shared.limits.idle));
+    std::future::poll_fn(|cx| {
+        loop {
+            downstream.wide = room.place.is_some();
+            let most = room.most();
+            let ended = up.poll(cx, downstream, upstream, most)?.is_ready()
+                & down.poll(cx, upstream, downstream, most)?.is_ready();
+            if ended {
+                return Poll::Ready(Ok(Ended::Both));
+            }
+            if !room.take(counters.total(), tick.as_mut()) {
+                break;
+            }
+        }
+        while tick.as_mut().poll(cx).is_ready() {
+            let is_empty = up.is_empty() && down.is_empty();
+            if room.is_silent(counters.total(), is_empty, tick.as_mut()) {
+                return Poll::Ready(Ok(Ended::Silent));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// The memory of a connection, held while bytes move.
+struct Room<'a> {
+    client: &'a Client,
+    place: Option<Place>,
+    /// Bytes that had moved when this was last looked at.
+    seen: u64,
+    /// When they were.
+    moved: Instant,
+}
+
+impl<'a> Room<'a> {
+    fn new(client: &'a Client, seen: u64) -> Self {
+        Self {
+            client,
+            place: None,
+            seen,
+            moved: Instant::now(),
+        }
+    }
+
+    /// Bytes that may be read at a time.
+    fn most(&self) -> usize {
+        self.place.as_ref().map_or(SMALL_BUFFER, |_| BUFFER)
+    }
+
+    /// Takes memory if bytes have moved and there is some to spare; true if it did.
+    fn take(&mut self, total: u64, tick: Pin<&mut Sleep>) -> bool {
+        if self.place.is_some() || total == self.seen {
+            return false;
+        }
+        (self.seen, self.moved) = (total, Instant::now());
+        let memory = &self.client.shared.memory;
+        self.place = memory.spare(self.client.share(), 2 * BUFFER / BLOCK);
+        let taken = self.place.is_some();
+        if taken {
+            tick.reset(self.moved + REST.min(self.client.shared.limits.idle));
+        }
+        taken
+    }
+
+    /// Looks how long nothing has moved, and sets the time of the next look.
+    fn is_silent(&mut self, total: u64, is_empty: bool, tick: Pin<&mut Sleep>) -> bool {
+        let (now, idle) = (Instant::now(), self.client.shared.limits.idle);
+        if total != self.seen {
+            (self.seen, self.moved) = (total, now);
+        } else if now >= self.moved + idle {
+            return true;
+        } else if is_empty && now >= self.moved + REST {
+            self.place = None;
+        }
+        let next = if self.place.is_some() {
+            (now + REST).min(self.moved + idle)
+        } else {
+            self.moved + idle
+        };
+        tick.reset(next.max(now + Duration::from_millis(1)));
+        false
+    }
+}
+
+/// One direction.
+#[derive(Default)]
+struct Way {
+    /// What the receiver has not taken yet.
+    held: Vec<u8>,
+    written: usize,
+    /// The sender has ended its side.
+    ended: bool,
+    /// So has the proxy, towards the receiver.
+    over: bool,
+}
+
+impl Way {
+    fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Moves what can be moved; ready when the sender's end has reached the receiver.
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        most: usize,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        while !self.over {
+            ready!(self.poll_held(cx, to))?;
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                self.over = true;
+            } else {
+                ready!(self.poll_fresh(cx, from, to, most))?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_held<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<io::Result<()>> {
+        while self.written < self.held.len() {
+            match ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+        }
+        if !self.held.is_empty() {
+            (self.held, self.written) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and keeps what the receiver does not take.
+    fn poll_fresh<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        most: usize,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(&mut scratch[..most]);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+            let fresh = buffer.filled();
+            if fresh.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let taken = match Pin::new(to).poll_write(cx, fresh)? {
+                Poll::Ready(count) => count,
+                Poll::Pending => 0,
+            };
+            self.held.extend_from_slice(&fresh[taken..]);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
