@@ -19,7 +19,7 @@ use crate::proxy;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
 use crate::wiring;
-use crate::workloads::Missed;
+use crate::workloads::{Identities, Missed};
 use crate::{cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
@@ -146,7 +146,8 @@ async fn serve(
         own: observe::counters::Counters::default(),
         kernel: Arc::new(kernel::Counters::open(&kernel.pins)?),
     };
-    let missed = Missed::default();
+    let (missed, identities) = (Missed::default(), Identities::default());
+    let owners = Owners::new(identities.clone())?;
     let news = News {
         asks,
         configs,
@@ -155,9 +156,10 @@ async fn serve(
         board: board.clone(),
         canaries: canaries.clone(),
         counters: registry.own.clone(),
+        identities,
     };
-    let mut engine = wiring::engine(config, &place.roots, &mut kernel, &sockets, news)?;
-    let owners = Owners::new(engine.identities())?;
+    let sides = (&mut kernel, &sockets);
+    let mut engine = wiring::engine(config, &place.roots, sides, news, owners.clone())?;
     let flows = Arc::new(FlowLog::new(registry.own.clone(), owners.clone()));
     let status = Reporter::new(
         config,

@@ -121,7 +121,7 @@ impl Keeper {
     /// pass.
     async fn send_canary(&self, root: usize) -> anyhow::Result<()> {
         let (wanted, counter) = match self.canaries.expected(root) {
-            Unlisted::Refused => (canary::Outcome::Refused, counter::DENIED),
+            Unlisted::Denied => (canary::Outcome::Refused, counter::DENIED),
             Unlisted::Recorded => (canary::Outcome::Open, counter::WOULD_DENY),
             Unlisted::Passes => (canary::Outcome::Open, counter::ALLOWED),
         };

@@ -41,7 +41,7 @@ impl OriginLookup for FlowOrigins {
             sharer: self.sharers.of(&owners),
             owners,
             pid: flow.pid,
-            comm: crate::observe::deny::comm(&flow.comm),
+            comm: flow.comm.to_string(),
             netns: flow.netns,
         })
     }
@@ -63,15 +63,21 @@ const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 pub fn engine(
     config: &Config,
     roots: &[PathBuf],
-    kernel: &mut Kernel,
-    sockets: &Arc<SocketFactory>,
+    (kernel, sockets): (&mut Kernel, &Arc<SocketFactory>),
     news: News,
+    owners: Owners,
 ) -> anyhow::Result<Engine> {
     let resolver = Resolver::new(&config.dns.servers, sockets)?;
     let tables = kernel.tables()?;
     let live = Live::open(&kernel.pins, tables.view())?;
     let counters = news.counters.clone();
-    let ending = Ending::new(config.on_removal, live, Arc::clone(sockets), counters);
+    let ending = Ending::new(
+        config.on_removal,
+        live,
+        Arc::clone(sockets),
+        counters,
+        owners,
+    );
     Engine::new(config, roots, tables, resolver, ending, news)
 }
 

@@ -102,14 +102,21 @@ fn names_have_addresses_without_a_name_server() {
 fn the_answer_for_machines_says_who_denies() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("rules.yaml"), RULES).unwrap();
-    for (destination, allowed, by) in [
-        ("a.example:80", true, serde_json::Value::Null),
-        ("https://a.example:80", false, "proxy".into()),
-        ("b.example:80", false, "kernel".into()),
+    let null = serde_json::Value::Null;
+    for (destination, allowed, by, reason) in [
+        ("a.example:80", true, null.clone(), null),
+        (
+            "https://a.example:80",
+            false,
+            "proxy".into(),
+            "wrong-protocol".into(),
+        ),
+        ("b.example:80", false, "kernel".into(), "not-listed".into()),
     ] {
         let (_, told) = explain(dir.path(), &["-o", "json", destination]);
         let told: serde_json::Value = serde_json::from_str(&told).unwrap();
         assert_eq!(told["allowed"], allowed, "{told}");
         assert_eq!(told["deniedBy"], by, "{told}");
+        assert_eq!(told["reason"], reason, "{told}");
     }
 }

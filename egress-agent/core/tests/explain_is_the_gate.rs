@@ -157,7 +157,7 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
             }
         }
         Step::Relay(cluster) | Step::Tls(Some(cluster)) => served(&cluster, Some(DeniedBy::Closed)),
-        Step::Tls(None) | Step::Refuse(_) | Step::Close => Some(DeniedBy::Closed),
+        Step::Tls(None) | Step::Deny(_) | Step::Close => Some(DeniedBy::Closed),
     }
 }
 

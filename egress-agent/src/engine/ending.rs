@@ -5,6 +5,7 @@
 use crate::config::OnRemoval;
 use crate::kernel::{Ended, Live};
 use crate::observe::counters::Counters;
+use crate::observe::event::Owners;
 use crate::observe::families::Own;
 use crate::sockets::SocketFactory;
 use anyhow::Context as _;
@@ -17,12 +18,19 @@ use std::time::Duration;
 /// every connection of every namespace.
 const TOGETHER: Duration = Duration::from_secs(1);
 
+/// Where it shows that a flow was ended.
+#[derive(Clone)]
+struct Told {
+    counters: Counters,
+    owners: Owners,
+}
+
 /// See the module.
 pub struct Ending {
     /// None where running flows outlive their rule.
     live: Option<Arc<Live>>,
     sockets: Arc<SocketFactory>,
-    counters: Counters,
+    told: Told,
     /// A check of the flows of moved workloads is scheduled.
     due: Arc<AtomicBool>,
 }
@@ -34,11 +42,12 @@ impl Ending {
         live: Live,
         sockets: Arc<SocketFactory>,
         counters: Counters,
+        owners: Owners,
     ) -> Self {
         Self {
             live: (on_removal == OnRemoval::Close).then(|| Arc::new(live)),
             sockets,
-            counters,
+            told: Told { counters, owners },
             due: Arc::default(),
         }
     }
@@ -46,8 +55,8 @@ impl Ending {
     /// Ends what the tables no longer list, a moment from now.
     pub(super) fn end_unlisted(&self) {
         if let Some(live) = self.live.clone() {
-            let (sockets, counters) = (Arc::clone(&self.sockets), self.counters.clone());
-            tokio::spawn(async move { end_all(&live, &sockets, &counters).await });
+            let (sockets, told) = (Arc::clone(&self.sockets), self.told.clone());
+            tokio::spawn(async move { end_all(&live, &sockets, &told).await });
         }
     }
 
@@ -59,23 +68,23 @@ impl Ending {
         if self.due.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (sockets, counters) = (Arc::clone(&self.sockets), self.counters.clone());
+        let (sockets, told) = (Arc::clone(&self.sockets), self.told.clone());
         let due = Arc::clone(&self.due);
         tokio::spawn(async move {
             tokio::time::sleep(TOGETHER).await;
             // Before the look: what moves from here on has one of its own.
             due.store(false, Ordering::Release);
-            end_all(&live, &sockets, &counters).await;
+            end_all(&live, &sockets, &told).await;
         });
     }
 }
 
-async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, counters: &Counters) {
+async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, told: &Told) {
     for netns in sockets.namespaces() {
         match end_in(live, sockets, netns).await {
             Ok(flows) => {
-                flows.iter().for_each(tell);
-                counters.add(Own::FlowsEnded, flows.len() as u64);
+                flows.iter().for_each(|flow| told.log(flow));
+                told.counters.add(Own::FlowsEnded, flows.len() as u64);
             }
             // Their packets are denied all the same.
             Err(error) => tracing::error!(
@@ -101,12 +110,43 @@ async fn end_in(
     tokio::task::spawn_blocking(move || live.end_unlisted(diag)).await?
 }
 
-fn tell(flow: &Ended) {
-    tracing::info!(
-        destination = %flow.destination,
-        pid = flow.pid,
-        cgroup = flow.cgroup.0,
-        proxied = flow.proxied,
-        "ended: no rule of its workload lists it any more"
-    );
+impl Told {
+    /// In the spelling of a denial's line.
+    fn log(&self, flow: &Ended) {
+        let owner = self.owners.of(flow.cgroup);
+        tracing::info!(
+            destination = %flow.destination,
+            pid = flow.pid,
+            workload = owner.workload.as_deref(),
+            cgroup = owner.cgroup.as_deref(),
+            proxied = flow.proxied,
+            "ended: no rule of its workload lists it any more"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup2;
+    use crate::observe::captured;
+    use crate::workloads::Identities;
+
+    #[test]
+    fn the_line_of_an_ended_flow_names_its_cgroup_by_path() {
+        let told = Told {
+            counters: Counters::default(),
+            owners: Owners::new(Identities::default()).unwrap(),
+        };
+        let flow = Ended {
+            destination: "203.0.113.9:443".parse().unwrap(),
+            cgroup: cgroup2::id(&cgroup2::mount_point().unwrap()).unwrap(),
+            pid: 7,
+            proxied: false,
+        };
+        let lines = captured::lines(|| told.log(&flow));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(lines[0]["cgroup"], "/", "{lines:?}");
+        assert_eq!(lines[0]["destination"], "203.0.113.9:443");
+    }
 }

@@ -7,7 +7,7 @@ use crate::observe::counters::Counters;
 use crate::observe::readiness::Board;
 use crate::operate::ask::Ask;
 use crate::sources::RuleSet;
-use crate::workloads::{Missed, Told};
+use crate::workloads::{Identities, Missed, Told};
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,6 +54,8 @@ pub struct News {
     pub board: Board,
     /// What is counted.
     pub counters: Counters,
+    /// Who the workloads are, for the log.
+    pub identities: Identities,
     /// What the canaries must show.
     pub canaries: Canaries,
 }

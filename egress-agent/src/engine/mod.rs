@@ -29,7 +29,7 @@ use crate::operate::ask::Ask;
 use crate::sockets::SocketFactory;
 use crate::sources::RuleSet;
 use crate::timer::until;
-use crate::workloads::{Identities, Owners, Sharers, Workloads};
+use crate::workloads::{Owners, Sharers, Workloads};
 use anyhow::Context as _;
 use egress_core::istio::Object;
 use egress_core::policy::diff::{Planner, TableOp};
@@ -80,7 +80,7 @@ impl Engine {
         let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
         let mut state = State::adopting(settings(config), standing);
         let owners = Owners::standing(&tables)?;
-        let workloads = Workloads::new(config, roots, owners)?;
+        let workloads = Workloads::new(config, roots, owners, news.identities.clone())?;
         Ok(Self {
             published: Published::of(&mut state),
             state,
@@ -104,11 +104,6 @@ impl Engine {
     /// Who shares the proxy as one.
     pub fn sharers(&self) -> Sharers {
         self.placing.workloads.sharers()
-    }
-
-    /// Who the workloads are.
-    pub fn identities(&self) -> Identities {
-        self.placing.workloads.identities()
     }
 
     /// Takes the workloads that are there and the first rules: asks for every name in them and

@@ -22,7 +22,7 @@ pub fn log(event: &DenyEvent, owner: &Owner, names: &[impl AsRef<str>], nearest:
         owner,
         policy: Some(event.policy).filter(|policy| *policy != NO_POLICY),
         pid: Some(event.pid),
-        comm: Some(&comm(&event.comm)),
+        comm: Some(&event.comm.to_string()),
         hook: Some(Hook::from_code(event.hook).map_or("unknown", Hook::word)),
         peer: None,
         repeated: event.repeated.into(),
@@ -40,19 +40,11 @@ fn protocol(number: u8) -> String {
     }
 }
 
-/// The bytes before the NUL. A task chooses its name: control characters would forge log lines.
-pub fn comm(bytes: &[u8; 16]) -> String {
-    let name = bytes.split(|b| *b == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(name)
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::captured;
+    use egress_ebpf::abi::Comm;
 
     fn event() -> DenyEvent {
         let mut comm = [0; 16];
@@ -64,7 +56,7 @@ mod tests {
             reason: Reason::NoProxy as u8,
             hook: Hook::Connect6 as u8,
             pid: 42,
-            comm,
+            comm: Comm(comm),
             ..DenyEvent::default()
         }
     }

@@ -7,7 +7,7 @@ use super::event::{By, Event, Owner, Owners, log_suppressed};
 use super::families::Own;
 use super::repeats::Repeats;
 use super::throttle::Throttle;
-use crate::proxy::{AccessRecord, Observer, Origin, Refusal};
+use crate::proxy::{AccessRecord, Denial, Observer, Origin};
 use egress_ebpf::ids::CgroupId;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -151,14 +151,14 @@ fn shown(name: &str) -> String {
 }
 
 impl Observer for FlowLog {
-    fn refused(&self, origin: Option<&Origin>, refusal: &Refusal) {
+    fn denied(&self, origin: Option<&Origin>, denial: &Denial) {
         let kind = Kind {
-            reason: refusal.reason.code(),
-            detail: refusal.reason.to_string(),
-            name: refusal.name.as_deref().map(shown),
+            reason: denial.reason.code(),
+            detail: denial.reason.to_string(),
+            name: denial.name.as_deref().map(shown),
             destination: origin.map(|origin| origin.destination),
             cgroup: origin.map(|origin| origin.cgroup),
-            audit: refusal.audit,
+            audit: denial.audit,
         };
         let Some(repeated) = self.allows(Instant::now(), kind.clone()) else {
             return;
@@ -168,7 +168,7 @@ impl Observer for FlowLog {
             policy: origin.map(|origin| origin.policy),
             pid: origin.map(|origin| origin.pid),
             comm: origin.map(|origin| origin.comm.as_str()),
-            peer: Some(refusal.peer),
+            peer: Some(denial.peer),
             repeated,
             ..kind.event(&owner)
         }
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::observe::captured;
     use crate::observe::repeats::WINDOW;
-    use crate::proxy::RefusalReason;
+    use crate::proxy::DenialReason;
     use crate::workloads::Identities;
 
     fn flow_log() -> FlowLog {
@@ -264,11 +264,11 @@ mod tests {
         );
     }
 
-    fn refusal(name: &str, audit: bool) -> Refusal {
-        Refusal {
+    fn denial(name: &str, audit: bool) -> Denial {
+        Denial {
             peer: ([127, 0, 0, 1], 4000).into(),
             name: Some(name.into()),
-            reason: RefusalReason::UnlistedHost,
+            reason: DenialReason::UnlistedHost,
             audit,
         }
     }
@@ -279,10 +279,10 @@ mod tests {
 
     #[test]
     fn the_lines_tell_of_every_refusal() {
-        let refusal = refusal("a.example\nforged", false);
+        let denial = denial("a.example\nforged", false);
         let lines = lines_of(|log| {
             for _ in 0..100 {
-                log.refused(None, &refusal);
+                log.denied(None, &denial);
             }
             log.tell_ended(Instant::now() + WINDOW);
         });
@@ -298,10 +298,10 @@ mod tests {
 
     #[test]
     fn what_an_auditing_policy_let_through_is_told_as_such_and_no_refusal() {
-        let refusal = refusal("a.example", true);
+        let denial = denial("a.example", true);
         let lines = lines_of(|log| {
-            log.refused(None, &refusal);
-            log.refused(None, &refusal);
+            log.denied(None, &denial);
+            log.denied(None, &denial);
             log.tell_ended(Instant::now() + WINDOW);
             let told = |own| log.counters.get(own);
             assert_eq!((told(Own::ProxyDenied), told(Own::ProxyWouldDeny)), (0, 2));

@@ -1,7 +1,7 @@
 //! What the agent says about itself and about the flows it judged. No verdict depends on it.
 
 #[cfg(test)]
-mod captured;
+pub(crate) mod captured;
 pub mod cgroups;
 pub mod counters;
 pub mod denials;

@@ -112,6 +112,9 @@ pub struct Explained {
     /// Who denies it: `kernel` (the call fails), `proxy` (the connection is closed), or the status
     /// with which the proxy answers.
     pub denied_by: Option<String>,
+    /// The code of the reason, as the log line of the denial has it.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// The verdict and its reasons, a line each.
     pub lines: Vec<String>,
     /// The flows that were judged.
@@ -161,6 +164,7 @@ impl From<Explanation> for Explained {
         Self {
             allowed: explanation.allowed(),
             denied_by: explanation.denied.map(by),
+            reason: explanation.reason.map(str::to_owned),
             lines: explanation.lines,
             flows: explanation.flows.into_iter().map(Into::into).collect(),
         }

@@ -106,6 +106,7 @@ impl Reporter {
                     Err(error) => Explained {
                         allowed: false,
                         denied_by: None,
+                        reason: None,
                         lines: vec![format!("{}: {error}", asked.destination)],
                         flows: Vec::new(),
                     },

@@ -6,7 +6,7 @@ use super::ahead::Ahead;
 use super::client::Client;
 use super::drain::DrainSignal;
 use super::inspect::inspect;
-use super::observe::{Refusal, RefusalReason};
+use super::observe::{Denial, DenialReason};
 use super::overflow;
 use super::places::Place;
 use super::shared::Shared;
@@ -91,13 +91,13 @@ enum Admitted {
 /// Whose connection it is, and its places among all and in the workload's share.
 fn admit(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Admitted> {
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
-        let refusal = Refusal {
+        let denial = Denial {
             peer,
             name: None,
-            reason: RefusalReason::NoOrigin,
+            reason: DenialReason::NoOrigin,
             audit: false,
         };
-        shared.observer.refused(None, &refusal);
+        shared.observer.denied(None, &denial);
         return None;
     };
     let client = Client {
@@ -155,12 +155,12 @@ async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain
             Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await;
         }
         // The parser answers it, and tells why.
-        Step::NotHttp => match client.audited(&RefusalReason::UnknownProtocol, None) {
+        Step::NotHttp => match client.audited(&DenialReason::UnknownProtocol, None) {
             Some(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
             None => Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await,
         },
         // As for `NotHttp`.
-        Step::UpgradeRequired => match client.audited(&RefusalReason::Http10, None) {
+        Step::UpgradeRequired => match client.audited(&DenialReason::Http10, None) {
             Some(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
             None => Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await,
         },
@@ -169,7 +169,7 @@ async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain
         }
         Step::Tls(otherwise) => Box::pin(tls::pass_through(client, stream, ahead, otherwise)).await,
         Step::Relay(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
-        Step::Refuse(reason) => Box::pin(tcp::refuse(client, ahead, stream, reason, None)).await,
+        Step::Deny(reason) => Box::pin(tcp::deny(client, ahead, stream, reason, None)).await,
         Step::Close => {}
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It reads and writes no bytes of the connection.
 
-use super::observe::{Refusal, RefusalReason};
+use super::observe::{Denial, DenialReason};
 use super::origin::Origin;
 use super::places::Place;
 use super::shared::Shared;
@@ -49,8 +49,8 @@ impl Client {
         }
     }
 
-    /// Tells the observer about a refusal.
-    pub(super) fn refuse(&self, reason: RefusalReason, name: Option<&str>) {
+    /// Tells the observer about a denial.
+    pub(super) fn deny(&self, reason: DenialReason, name: Option<&str>) {
         self.tell(reason, name, false);
     }
 
@@ -58,7 +58,7 @@ impl Client {
     /// told then.
     pub(super) fn audited(
         &self,
-        reason: &RefusalReason,
+        reason: &DenialReason,
         name: Option<&str>,
     ) -> Option<Arc<Cluster>> {
         let origin = &self.origin;
@@ -89,8 +89,8 @@ impl Client {
         }
     }
 
-    fn tell(&self, reason: RefusalReason, name: Option<&str>, audit: bool) {
-        let refusal = Refusal {
+    fn tell(&self, reason: DenialReason, name: Option<&str>, audit: bool) {
+        let denial = Denial {
             peer: self.peer,
             name: name.map(str::to_owned),
             reason,
@@ -101,6 +101,6 @@ impl Client {
             policy,
             ..Origin::clone(&self.origin)
         };
-        self.shared.observer.refused(Some(&origin), &refusal);
+        self.shared.observer.denied(Some(&origin), &denial);
     }
 }

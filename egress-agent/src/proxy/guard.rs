@@ -5,7 +5,7 @@
 //! `egress_core::tls::second_hello` decides what a second hello may contain.
 
 use super::client::Client;
-use super::observe::RefusalReason;
+use super::observe::DenialReason;
 use super::places::{BLOCK, Place};
 use egress_core::http::authority::CanonicalHost;
 use egress_core::tls::second_hello::{SecondHello, SecondHelloError};
@@ -30,7 +30,7 @@ pub(super) struct Guard {
     room: Option<Place>,
     ready: usize,
     deadline: Option<Pin<Box<Sleep>>>,
-    denied: Option<RefusalReason>,
+    denied: Option<DenialReason>,
 }
 
 impl Guard {
@@ -51,7 +51,7 @@ impl Guard {
     }
 
     /// Why the connection may not continue.
-    pub(super) fn denied(&mut self) -> Option<RefusalReason> {
+    pub(super) fn denied(&mut self) -> Option<DenialReason> {
         self.denied.take()
     }
 
@@ -69,17 +69,17 @@ impl Guard {
         self.held.extend_from_slice(bytes);
         match self.watch.client(bytes) {
             Ok(waiting) => self.ready = self.held.len() - waiting,
-            Err(error) => self.deny(RefusalReason::SecondHello(error)),
+            Err(error) => self.deny(DenialReason::SecondHello(error)),
         }
         // The watch gathers a hello once more.
         let blocks = 2 * self.held.len() / BLOCK;
         if !self.client.keep_room(&mut self.room, blocks) {
-            self.deny(RefusalReason::MemoryLimit);
+            self.deny(DenialReason::MemoryLimit);
         }
     }
 
     /// Where nothing is denied the connection continues, and is not watched any more.
-    fn deny(&mut self, reason: RefusalReason) {
+    fn deny(&mut self, reason: DenialReason) {
         if self.client.audited(&reason, self.name.as_deref()).is_some() {
             self.watch = SecondHello::ended();
             self.ready = self.held.len();
@@ -132,7 +132,7 @@ impl Guard {
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(deadline.as_mut().poll(cx));
         self.deadline = None;
-        self.deny(RefusalReason::SecondHello(SecondHelloError::Late));
+        self.deny(DenialReason::SecondHello(SecondHelloError::Late));
         if self.denied.is_some() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

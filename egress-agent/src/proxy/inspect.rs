@@ -5,7 +5,7 @@
 
 use super::ahead::Ahead;
 use super::client::Client;
-use super::observe::RefusalReason;
+use super::observe::DenialReason;
 use egress_core::routing::{Patience, Reading, Sniffed, Step, only_host, sniff};
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) async fn inspect(
         Ended::As(found) => reading.first_bytes(found),
         Ended::Gone => reading.ended(!ahead.is_empty()),
         Ended::Late => reading.late(),
-        Ended::NoRoom => Step::Refuse(RefusalReason::MemoryLimit),
+        Ended::NoRoom => Step::Deny(DenialReason::MemoryLimit),
     };
     match step {
         Step::HttpIfListed(to) if !is_listed(client, stream, ahead, patience).await => {

@@ -29,6 +29,6 @@ mod upstream;
 pub use accept::serve;
 pub use drain::{Drain, DrainSignal, drain_channel};
 pub use limits::Limits;
-pub use observe::{AccessRecord, Observer, Protocol, Refusal, RefusalReason};
+pub use observe::{AccessRecord, Denial, DenialReason, Observer, Protocol};
 pub use origin::{Origin, OriginLookup};
 pub use shared::{BoxFuture, Dialer, Shared};

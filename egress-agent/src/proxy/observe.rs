@@ -7,17 +7,17 @@ use egress_core::http::response_flags::ResponseFlags;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use egress_core::routing::RefusalReason;
+pub use egress_core::routing::DenialReason;
 
 /// A flow or request that no rule lets through.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct Denial {
     /// The client's address.
     pub peer: SocketAddr,
     /// The name that was asked for, where one was read.
     pub name: Option<String>,
     /// Why.
-    pub reason: RefusalReason,
+    pub reason: DenialReason,
     /// It was allowed all the same: its policy audits.
     pub audit: bool,
 }
@@ -66,10 +66,10 @@ pub struct AccessRecord {
     pub upstream_service_time: Option<Duration>,
 }
 
-/// Gets each refusal and each finished request or connection.
+/// Gets each denial and each finished request or connection.
 pub trait Observer: Send + Sync {
     /// No rule lets a flow or request through. There is no origin where the kernel knows none.
-    fn refused(&self, origin: Option<&Origin>, refusal: &Refusal);
+    fn denied(&self, origin: Option<&Origin>, denial: &Denial);
     /// A request (refused ones too) or a TLS connection is over.
     fn finished(&self, origin: &Origin, record: &AccessRecord);
 }

@@ -6,7 +6,7 @@
 
 use super::client::Client;
 use super::http::closing_reply;
-use super::observe::{Protocol, RefusalReason};
+use super::observe::{DenialReason, Protocol};
 use super::places::Place;
 use super::ticket::Ticket;
 use egress_core::http::local_reply::LocalReply;
@@ -37,7 +37,7 @@ pub(super) fn say(stream: &TcpStream, bytes: &[u8]) {
 /// A client beyond its share takes one of the few places of those who are told so. Where none is left
 /// the connection is closed at once, with the reply on it if the port is one of HTTP only.
 pub(super) fn admit(client: &Client, stream: &TcpStream) -> Option<Place> {
-    client.refuse(RefusalReason::ConnectionLimit, None);
+    client.deny(DenialReason::ConnectionLimit, None);
     let place = client.shared.telling.take(client.share());
     if place.is_none() && matches!(reading(client), Reading::Names(PortKind::Http)) {
         say(stream, &closing_reply(&LocalReply::overflow()));
@@ -100,6 +100,6 @@ async fn speaks_http(client: &Client, stream: &mut TcpStream) -> io::Result<bool
 fn is_http(step: &Step) -> bool {
     match step {
         Step::Http | Step::HttpIfListed(_) | Step::UpgradeRequired | Step::AnyHttp => true,
-        Step::NotHttp | Step::Tls(_) | Step::Relay(_) | Step::Refuse(_) | Step::Close => false,
+        Step::NotHttp | Step::Tls(_) | Step::Relay(_) | Step::Deny(_) | Step::Close => false,
     }
 }

@@ -4,7 +4,7 @@
 
 use super::ahead::Ahead;
 use super::guard::Guard;
-use super::observe::RefusalReason;
+use super::observe::DenialReason;
 use super::ticket::Counters;
 use std::io;
 use std::pin::Pin;
@@ -90,7 +90,7 @@ impl Rewound {
     }
 
     /// Why the guard lets the connection go no further.
-    pub(super) fn denied(&mut self) -> Option<RefusalReason> {
+    pub(super) fn denied(&mut self) -> Option<DenialReason> {
         self.guard.as_mut()?.denied()
     }
 

@@ -5,7 +5,7 @@
 
 use super::ahead::Ahead;
 use super::client::Client;
-use super::observe::{Protocol, RefusalReason};
+use super::observe::{DenialReason, Protocol};
 use super::relay::{self, Ended};
 use super::stream::Rewound;
 use super::ticket::{Counters, Ticket};
@@ -18,16 +18,16 @@ use tokio::net::TcpStream;
 
 /// Ends a connection that no rule lets through, of which `ahead` was read so far; or relays it, if
 /// its policy audits.
-pub(super) async fn refuse(
+pub(super) async fn deny(
     client: Client,
     ahead: Ahead,
     stream: TcpStream,
-    reason: RefusalReason,
+    reason: DenialReason,
     name: Option<&str>,
 ) {
     match client.audited(&reason, name) {
         Some(cluster) => relay(client, ahead, stream, &cluster).await,
-        None => client.refuse(reason, name),
+        None => client.deny(reason, name),
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn forward(
     ticket.record.service = Some(cluster.id.host.to_string());
     let removed = |ticket: &mut Ticket| {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
-        client.refuse(RefusalReason::Removed, name);
+        client.deny(DenialReason::Removed, name);
         ticket.flag(ResponseFlag::UC);
     };
     if !client.may(&listed) {
@@ -63,9 +63,9 @@ pub(super) async fn forward(
     let mut order = client.addresses_of(cluster);
     if order.is_empty() {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
-        let reason = RefusalReason::NoEndpoint(cluster.id.host.to_string());
+        let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
         let Some(dialled) = client.audited(&reason, name) else {
-            client.refuse(reason, name);
+            client.deny(reason, name);
             return ticket.flag(ResponseFlag::UH);
         };
         order = client.addresses_of(&dialled);
@@ -81,7 +81,7 @@ pub(super) async fn forward(
                 Ok(Ended::Both | Ended::Silent) => ticket.done(),
                 Err(_) => match downstream.denied() {
                     Some(reason) => {
-                        client.refuse(reason, Some(&ticket.record.host));
+                        client.deny(reason, Some(&ticket.record.host));
                         ticket.flag(ResponseFlag::UC);
                     }
                     // Which side broke off is not told; both are closed.

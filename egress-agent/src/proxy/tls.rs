@@ -5,7 +5,7 @@
 use super::ahead::Ahead;
 use super::client::Client;
 use super::guard::Guard;
-use super::observe::{Protocol, RefusalReason};
+use super::observe::{DenialReason, Protocol};
 use super::stream::Rewound;
 use super::ticket::Ticket;
 use crate::proxy::tcp;
@@ -27,15 +27,15 @@ pub(super) async fn pass_through(
     let limit = client.shared.limits.name;
     let found = match timeout(limit, read_hello(&client, &mut stream, &mut ahead)).await {
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(RefusalReason::EndedEarly)) if ahead.is_empty() => return,
+        Ok(Err(DenialReason::EndedEarly)) if ahead.is_empty() => return,
         Ok(Err(reason)) => Err(reason),
-        Err(_) => Err(RefusalReason::NameTimeout),
+        Err(_) => Err(DenialReason::NameTimeout),
     };
     let (hello, length) = match (found, otherwise) {
         (Ok((hello, length)), None) => (hello, length),
         (Ok((hello, length)), Some(_)) if hello.name.is_some() => (hello, length),
         (_, Some(cluster)) => return tcp::relay(client, ahead, stream, &cluster).await,
-        (Err(reason), None) => return tcp::refuse(client, ahead, stream, reason, None).await,
+        (Err(reason), None) => return tcp::deny(client, ahead, stream, reason, None).await,
     };
     let name = hello.name.as_ref().map(|name| name.as_str().to_owned());
     let name = name.as_deref();
@@ -59,20 +59,20 @@ pub(super) async fn pass_through(
             let behind = ahead.split_off(length);
             let mut guard = Guard::new(&client, hello.name.clone(), &behind);
             if let Some(reason) = guard.denied() {
-                return client.refuse(reason, name);
+                return client.deny(reason, name);
             }
             let downstream = Rewound::guarded(ahead, guard, stream);
             return tcp::forward(&client, downstream, ticket, &cluster, listed).await;
         }
-        TlsDecision::NotCarriedOut(why) => RefusalReason::NotCarriedOut(why),
-        TlsDecision::NoCluster(cluster) => RefusalReason::NoCluster(cluster.id.host.to_string()),
+        TlsDecision::NotCarriedOut(why) => DenialReason::NotCarriedOut(why),
+        TlsDecision::NoCluster(cluster) => DenialReason::NoCluster(cluster.id.host.to_string()),
         TlsDecision::UnlistedName if name.is_none() => {
             let routes = client.shared.routes.load();
             routes.no_server_name(policy, client.origin.destination)
         }
-        TlsDecision::UnlistedName => RefusalReason::UnlistedName,
+        TlsDecision::UnlistedName => DenialReason::UnlistedName,
     };
-    tcp::refuse(client, ahead, stream, reason, name).await;
+    tcp::deny(client, ahead, stream, reason, name).await;
 }
 
 /// The first hello, and how many bytes it takes.
@@ -80,23 +80,23 @@ async fn read_hello(
     client: &Client,
     stream: &mut TcpStream,
     ahead: &mut Ahead,
-) -> Result<(ClientHello, usize), RefusalReason> {
+) -> Result<(ClientHello, usize), DenialReason> {
     let mut reader = HelloReader::default();
     let mut read = 0;
     loop {
         match reader.push(&ahead[read..]) {
             HelloOutcome::NeedMore => {}
             HelloOutcome::Hello(hello) => return Ok((hello, reader.taken())),
-            HelloOutcome::Invalid(error) => return Err(RefusalReason::BadHello(error)),
+            HelloOutcome::Invalid(error) => return Err(DenialReason::BadHello(error)),
         }
         read = ahead.len();
         // The reader gathers the message once more.
         match ahead.read(client, stream, 2).await {
             Ok(1..) => {}
             Err(error) if error.kind() == ErrorKind::OutOfMemory => {
-                return Err(RefusalReason::MemoryLimit);
+                return Err(DenialReason::MemoryLimit);
             }
-            Ok(0) | Err(_) => return Err(RefusalReason::EndedEarly),
+            Ok(0) | Err(_) => return Err(DenialReason::EndedEarly),
         }
     }
 }

@@ -67,8 +67,14 @@ pub struct Workloads {
 }
 
 impl Workloads {
-    /// Follows the cgroups below `roots`. Knows none until the first [`Self::next`].
-    pub fn new(config: &Config, roots: &[PathBuf], owners: Owners) -> anyhow::Result<Self> {
+    /// Follows the cgroups below `roots`, and notes in `identities` who they are. Knows none until the
+    /// first [`Self::next`].
+    pub fn new(
+        config: &Config,
+        roots: &[PathBuf],
+        owners: Owners,
+        identities: Identities,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             mount: cgroup2::mount_point()?,
             roots: roots.to_vec(),
@@ -80,7 +86,7 @@ impl Workloads {
             scan_due: Instant::now(),
             owners,
             sharers: Sharers::default(),
-            identities: Identities::default(),
+            identities,
         })
     }
 
@@ -213,11 +219,6 @@ impl Workloads {
     /// Who shares the proxy as one, kept as it is.
     pub fn sharers(&self) -> Sharers {
         self.sharers.clone()
-    }
-
-    /// Who the workloads are, kept as it is.
-    pub fn identities(&self) -> Identities {
-        self.identities.clone()
     }
 
     /// Looks at everything at once: an enforced root came.

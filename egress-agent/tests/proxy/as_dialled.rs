@@ -1,7 +1,7 @@
 //! Resolution NONE: the proxy dials what the client dialled, but not into the machine itself.
 
 use crate::support::*;
-use egress_agent::proxy::{Limits, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{
     Cluster, HttpRoute, PortKind, PortRoutes, Split, TlsRoute, VirtualHost,
 };
@@ -65,11 +65,7 @@ async fn a_rule_for_any_address_does_not_lead_into_the_machine_by_host_or_by_ser
         let bed = bed(dialled, &[]).await;
         let reply = bed.client().await.ask(&get(HOST, "/")).await;
         assert_eq!(reply.status(), 502, "{dialled}");
-        assert_eq!(
-            bed.refusal().await,
-            RefusalReason::UnlistedHost,
-            "{dialled}"
-        );
+        assert_eq!(bed.denial().await, DenialReason::UnlistedHost, "{dialled}");
         assert_eq!(
             bed.record().await.attempts,
             0,
@@ -78,11 +74,7 @@ async fn a_rule_for_any_address_does_not_lead_into_the_machine_by_host_or_by_ser
         let mut client = bed.client().await;
         client.send(&crate::tls::real_hello(HOST)).await;
         assert!(client.rest().await.is_empty(), "{dialled}");
-        assert_eq!(
-            bed.refusal().await,
-            RefusalReason::UnlistedName,
-            "{dialled}"
-        );
+        assert_eq!(bed.denial().await, DenialReason::UnlistedName, "{dialled}");
     }
 }
 

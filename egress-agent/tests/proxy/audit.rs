@@ -1,7 +1,7 @@
 //! A policy that audits: an unlisted flow reaches the dialled address, and is logged.
 
 use crate::support::*;
-use egress_agent::proxy::{Limits, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{PolicyRoutes, PortKind, PortRoutes, RouteTable};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ async fn bed(origin: SocketAddr, port: Option<PortRoutes>) -> Bed {
     bed
 }
 
-async fn told(bed: &Bed) -> (RefusalReason, Option<String>) {
+async fn told(bed: &Bed) -> (DenialReason, Option<String>) {
     let told = bed.told().await;
     assert!(told.audit, "{told:?}");
     (told.reason, told.name)
@@ -59,7 +59,7 @@ async fn an_unlisted_host_is_served_by_what_was_dialled_and_a_listed_one_as_ever
     assert_eq!(ask("other.example").await, "dialled");
     assert_eq!(ask(HOST).await, "own");
     let name = Some("other.example".to_owned());
-    assert_eq!(told(&bed).await, (RefusalReason::UnlistedHost, name));
+    assert_eq!(told(&bed).await, (DenialReason::UnlistedHost, name));
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_host_without_a_route_is_served_too() {
     let bed = bed(dialled().await, Some(port)).await;
     let reply = bed.client().await.ask(&get(HOST, "/")).await;
     assert_eq!((reply.status(), reply.text()), (200, "dialled"));
-    assert_eq!(told(&bed).await.0, RefusalReason::NoRoute);
+    assert_eq!(told(&bed).await.0, DenialReason::NoRoute);
 }
 
 #[tokio::test]
@@ -82,35 +82,35 @@ async fn bytes_that_no_rule_expects_are_relayed_as_they_are() {
         (
             tls(PortKind::Tls),
             &hello[..],
-            RefusalReason::UnlistedName,
+            DenialReason::UnlistedName,
             other,
         ),
-        (http(), &hello, RefusalReason::WrongProtocol, None),
+        (http(), &hello, DenialReason::WrongProtocol, None),
         (
             http(),
             b"GET / HTTP/1.0\r\n\r\n",
-            RefusalReason::Http10,
+            DenialReason::Http10,
             None,
         ),
         (
             http(),
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            RefusalReason::Http2,
+            DenialReason::Http2,
             None,
         ),
         (
             http(),
             b"SSH-2.0-OpenSSH_9.2\r\n",
-            RefusalReason::UnknownProtocol,
+            DenialReason::UnknownProtocol,
             None,
         ),
         (
             tls(PortKind::Sniff),
             b"SSH-2.0-OpenSSH_9.2\r\n",
-            RefusalReason::UnknownProtocol,
+            DenialReason::UnknownProtocol,
             None,
         ),
-        (None, b"anything", RefusalReason::UnlistedPort, None),
+        (None, b"anything", DenialReason::UnlistedPort, None),
     ] {
         let bed = bed(echo().await, port).await;
         let mut client = bed.client().await;
@@ -126,7 +126,7 @@ async fn what_is_no_hello_is_relayed_on_a_port_of_tls() {
     let mut client = bed.client().await;
     client.send(b"no hello").await;
     assert_eq!(client.take(8).await.unwrap(), b"no hello");
-    assert!(matches!(told(&bed).await.0, RefusalReason::BadHello(_)));
+    assert!(matches!(told(&bed).await.0, DenialReason::BadHello(_)));
 }
 
 #[tokio::test]
@@ -143,6 +143,6 @@ async fn a_rule_that_goes_ends_nothing() {
     // The audit ends, and with it what it let through.
     bed.change(PortRoutes::default());
     assert!(client.rest().await.is_empty());
-    assert_eq!(told(&bed).await.0, RefusalReason::UnlistedPort);
-    assert_eq!(bed.refusal().await, RefusalReason::Removed);
+    assert_eq!(told(&bed).await.0, DenialReason::UnlistedPort);
+    assert_eq!(bed.denial().await, DenialReason::Removed);
 }

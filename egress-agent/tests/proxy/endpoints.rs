@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use crate::tls::{NAME, real_hello};
-use egress_agent::proxy::RefusalReason;
+use egress_agent::proxy::DenialReason;
 use egress_core::routing::{PortKind, PortRoutes, Split, TcpRoute};
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ async fn a_flow_to_a_service_without_endpoints_is_denied_with_its_reason() {
         } else {
             assert!(client.rest().await.is_empty());
         }
-        assert_eq!(bed.refusal().await, RefusalReason::NoEndpoint(host.into()));
+        assert_eq!(bed.denial().await, DenialReason::NoEndpoint(host.into()));
         assert_eq!(bed.record().await.flags.to_string(), "UH");
     }
 }

@@ -2,7 +2,7 @@
 //! that are too many of one cgroup.
 
 use crate::support::*;
-use egress_agent::proxy::{Limits, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
 use egress_core::traffic::ClusterId;
 use std::net::SocketAddr;
@@ -114,7 +114,7 @@ async fn a_websocket_ends_with_the_rule_that_listed_its_host() {
     bed.change(tls_port(PortKind::Sniff, "other.example", &[]));
     let rest = timeout(PATIENCE, client.rest()).await;
     assert!(rest.expect("its end").is_empty());
-    assert_eq!(bed.refusal().await, RefusalReason::Removed);
+    assert_eq!(bed.denial().await, DenialReason::Removed);
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn a_cgroup_gets_no_more_connections_than_its_share() {
         assert_eq!(client.take(5).await.as_deref(), Some(&b"hello"[..]));
     }
     assert!(bed.client().await.rest().await.is_empty());
-    assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+    assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
     drop(held);
     bed.record().await;
     let mut again = bed.client().await;
@@ -162,7 +162,7 @@ async fn unfinished_heads_of_a_cgroup_have_a_bound_and_their_room_is_given_back(
             Ok(reply) => {
                 let reply = reply.unwrap();
                 assert_eq!((reply.status(), reply.text()), (503, "envoy overloaded"));
-                assert_eq!(bed.refusal().await, RefusalReason::MemoryLimit);
+                assert_eq!(bed.denial().await, DenialReason::MemoryLimit);
                 assert_eq!(bed.record().await.flags.to_string(), "UO");
                 denied += 1;
             }

@@ -2,7 +2,7 @@
 //! the origin on the way down.
 
 use crate::support::*;
-use egress_agent::proxy::RefusalReason;
+use egress_agent::proxy::DenialReason;
 use tokio::sync::mpsc::unbounded_channel;
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_request_that_two_readers_could_frame_or_address_differently_never_goe
             assert_eq!(reply.header("connection"), Some("close"), "{what}");
             assert!(client.rest().await.is_empty(), "{what}");
         }
-        bed.refusal().await;
+        bed.denial().await;
         assert_eq!(bed.record().await.response_code, status, "{what}");
     }
 }
@@ -171,7 +171,7 @@ async fn a_head_beyond_the_limits_is_431() {
         assert_eq!((reply.status(), reply.text()), (431, text), "{what}");
         assert_eq!(reply.header("server"), Some("envoy"), "{what}");
         assert!(client.rest().await.is_empty(), "{what}");
-        bed.refusal().await;
+        bed.denial().await;
         let record = bed.record().await;
         assert_eq!(
             (record.response_code, record.flags.to_string().as_str()),
@@ -288,7 +288,7 @@ async fn a_request_hidden_in_or_behind_another_is_judged_or_is_a_body() {
             );
             if !behind.is_empty() {
                 assert_eq!(client.message().await.unwrap().status(), 502, "{what}");
-                assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost, "{what}");
+                assert_eq!(bed.denial().await, DenialReason::UnlistedHost, "{what}");
             }
             let last = client.message().await.unwrap();
             assert!(last.text().starts_with("GET /last "), "{what}: {last:?}");

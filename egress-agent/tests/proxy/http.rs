@@ -3,8 +3,8 @@
 use crate::support::{
     Bed, HOST, Raw, destination, echo_origin, get, http_port, raw_origin_on, table,
 };
+use egress_agent::proxy::DenialReason;
 use egress_agent::proxy::Limits;
-use egress_agent::proxy::RefusalReason;
 use egress_core::routing::PortKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn each_request_on_one_connection_is_judged_by_its_own_host() {
         );
         assert_eq!(unlisted.header("server"), Some("envoy"));
         assert!(unlisted.header("date").is_some());
-        assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+        assert_eq!(bed.denial().await, DenialReason::UnlistedHost);
     }
 }
 
@@ -134,27 +134,27 @@ async fn first_bytes_that_are_not_http_are_closed_and_recorded() {
         (
             PortKind::Http,
             &b"\x16\x03\x01\x02\x00"[..],
-            RefusalReason::WrongProtocol,
+            DenialReason::WrongProtocol,
         ),
         (
             PortKind::Http,
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            RefusalReason::Http2,
+            DenialReason::Http2,
         ),
         (
             PortKind::Sniff,
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            RefusalReason::Http2,
+            DenialReason::Http2,
         ),
         (
             PortKind::Sniff,
             b"SSH-2.0-OpenSSH_9.2\r\n",
-            RefusalReason::UnknownProtocol,
+            DenialReason::UnknownProtocol,
         ),
         (
             PortKind::Sniff,
             b"GET / HTTP/1.0\r\n\r\n",
-            RefusalReason::Http10,
+            DenialReason::Http10,
         ),
     ] {
         let mut port = http_port(HOST, &[echo_origin().await], None);
@@ -163,14 +163,14 @@ async fn first_bytes_that_are_not_http_are_closed_and_recorded() {
         let mut client = bed.client().await;
         client.send(bytes).await;
         let answer = client.rest().await;
-        if reason == RefusalReason::ConnectionLimit {
+        if reason == DenialReason::ConnectionLimit {
             // Or nothing: the reset of a socket with unread bytes may be faster.
             let told = answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 ");
             assert!(told, "{answer:?}");
         } else {
             assert_eq!(answer, b"", "{reason}");
         }
-        assert_eq!(bed.refusal().await, reason);
+        assert_eq!(bed.denial().await, reason);
     }
 }
 
@@ -199,17 +199,17 @@ async fn a_flow_without_origin_or_beyond_the_limit_or_on_an_unlisted_port_is_clo
     )
     .await;
     for (bed, reason) in [
-        (none, RefusalReason::NoOrigin),
-        (other, RefusalReason::UnlistedPort),
-        (full, RefusalReason::ConnectionLimit),
+        (none, DenialReason::NoOrigin),
+        (other, DenialReason::UnlistedPort),
+        (full, DenialReason::ConnectionLimit),
     ] {
         let mut client = bed.client().await;
         client.send(get(HOST, "/").as_bytes()).await;
         let answer = client.rest().await;
         // A client beyond the limit is told, unless the reset of its unread request is faster.
-        let told = reason == RefusalReason::ConnectionLimit && answer.starts_with(b"HTTP/1.1 503 ");
+        let told = reason == DenialReason::ConnectionLimit && answer.starts_with(b"HTTP/1.1 503 ");
         assert!(answer.is_empty() || told, "{reason}: {answer:?}");
-        assert_eq!(bed.refusal().await, reason);
+        assert_eq!(bed.denial().await, reason);
     }
 }
 
@@ -274,7 +274,7 @@ async fn a_grpc_client_gets_the_proxys_replies_in_its_form() {
         assert_eq!(told, message, "{host}");
         assert_eq!(bed.record().await.response_code, 200, "{host}");
     }
-    assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+    assert_eq!(bed.denial().await, DenialReason::UnlistedHost);
 }
 
 #[tokio::test]
@@ -283,6 +283,6 @@ async fn options_of_the_whole_server_is_404_without_a_route_for_it() {
     let mut client = bed.client().await;
     let request = format!("OPTIONS * HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     assert_eq!(client.ask(&request).await.status(), 404);
-    assert_eq!(bed.refusal().await, RefusalReason::NoRoute);
+    assert_eq!(bed.denial().await, DenialReason::NoRoute);
     assert_eq!(client.ask(&get(HOST, "/")).await.status(), 200);
 }

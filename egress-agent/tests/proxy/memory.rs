@@ -1,7 +1,7 @@
 //! The bound on the proxy's memory for one workload, for every use of it.
 
 use crate::support::*;
-use egress_agent::proxy::{Limits, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::PortKind;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -52,7 +52,7 @@ async fn a_request_that_finds_no_memory_in_time_is_answered_503_and_recorded_wit
     let mut second = bed.client().await;
     let reply = second.ask(&get(HOST, "/")).await;
     assert_eq!((reply.status(), reply.text()), (503, "envoy overloaded"));
-    assert_eq!(bed.refusal().await, RefusalReason::MemoryLimit);
+    assert_eq!(bed.denial().await, DenialReason::MemoryLimit);
     assert_eq!(bed.record().await.flags.to_string(), "UO");
     assert!(second.rest().await.is_empty(), "the connection is closed");
     held.send(b"whole!").await;
@@ -172,7 +172,7 @@ async fn bytes_that_are_read_before_a_flow_is_known_are_counted_too() {
             client.send(&bytes).await;
             held.push(client);
         }
-        assert_eq!(bed.refusal().await, RefusalReason::MemoryLimit, "{kind:?}");
+        assert_eq!(bed.denial().await, DenialReason::MemoryLimit, "{kind:?}");
     }
 }
 

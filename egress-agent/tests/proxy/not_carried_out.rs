@@ -2,7 +2,7 @@
 //! that names the field, and nothing reaches the origin; fields of mere convenience are ignored.
 
 use crate::support::*;
-use egress_agent::proxy::{Limits, Origin, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits, Origin};
 use egress_core::istio::{decode, validate};
 use egress_core::policy::state::{Settings, State};
 use egress_core::routing::{PortRoutes, RouteTable};
@@ -82,8 +82,8 @@ impl Case {
     }
 
     async fn denied(&self, field: &str) {
-        let reason = self.bed.refusal().await;
-        let RefusalReason::NotCarriedOut(why) = reason else {
+        let reason = self.bed.denial().await;
+        let DenialReason::NotCarriedOut(why) = reason else {
             panic!("{field}: {reason:?}");
         };
         assert!(why.starts_with(field), "{why} is not about {field}");

@@ -3,7 +3,7 @@
 
 use crate::support::*;
 use crate::tls::real_hello;
-use egress_agent::proxy::{Limits, Origin, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits, Origin};
 use egress_core::routing::{PolicyRoutes, PortKind, PortRoutes, RouteTable};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
@@ -133,7 +133,7 @@ async fn what_a_narrowed_or_recognised_workload_may_not_reach_any_more_ends() {
         bed.put(routes(origin, &after));
         for client in [kept, b, websocket] {
             ends_at_once(client, since).await;
-            assert_eq!(bed.refusal().await, RefusalReason::Removed);
+            assert_eq!(bed.denial().await, DenialReason::Removed);
         }
         a.send(RECORD).await;
         assert_eq!(

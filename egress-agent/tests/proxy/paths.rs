@@ -1,7 +1,7 @@
 //! Paths are normalised before any match, and what is matched is what the origin sees.
 
 use crate::support::*;
-use egress_agent::proxy::RefusalReason;
+use egress_agent::proxy::DenialReason;
 use egress_core::istio::fields::StringMatch;
 use egress_core::istio::virtual_service::HttpMatchRequest;
 use egress_core::routing::{HttpMatch, HttpRoute, PortRoutes, Split, VirtualHost};
@@ -52,7 +52,7 @@ async fn a_path_that_leads_out_of_a_listed_prefix_is_404() {
     ] {
         let reply = client.ask(&get(HOST, path)).await;
         assert_eq!((reply.status(), reply.text()), (404, ""), "{path}");
-        assert_eq!(bed.refusal().await, RefusalReason::NoRoute, "{path}");
+        assert_eq!(bed.denial().await, DenialReason::NoRoute, "{path}");
         assert_eq!(bed.record().await.flags.to_string(), "NR", "{path}");
     }
     // Each was judged on the one connection, which still works.
@@ -110,9 +110,9 @@ async fn a_target_that_is_no_path_is_400_and_the_connection_closes() {
         assert_eq!(reply.header("connection"), Some("close"), "{target}");
         assert_eq!(reply.header("server"), Some("envoy"), "{target}");
         assert!(client.rest().await.is_empty(), "{target}");
-        let reason = bed.refusal().await;
+        let reason = bed.denial().await;
         assert!(
-            matches!(reason, RefusalReason::MalformedHttp(_)),
+            matches!(reason, DenialReason::MalformedHttp(_)),
             "{target}: {reason}"
         );
         assert_eq!(bed.record().await.response_code, 400, "{target}");

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use crate::tls::{NAME, server_config};
-use egress_agent::proxy::{Limits, Protocol, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits, Protocol};
 use egress_core::routing::PortKind;
 use egress_core::tls::second_hello::SecondHelloError;
 use rustls::crypto::ring;
@@ -177,8 +177,8 @@ async fn a_second_hello_with_another_name_does_not_reach_the_server() {
         }
         let after = raw.rest().await;
         assert!(after.is_empty() || after == ccs, "{dressed}: {after:?}");
-        let reason = RefusalReason::SecondHello(SecondHelloError::OtherName(OTHER.into()));
-        assert_eq!(bed.refusal().await, reason, "{dressed}");
+        let reason = DenialReason::SecondHello(SecondHelloError::OtherName(OTHER.into()));
+        assert_eq!(bed.denial().await, reason, "{dressed}");
         let mut seen = seen.lock().unwrap().clone();
         let behind = seen.split_off(first.len());
         assert!(seen == first, "{dressed}");
@@ -201,8 +201,8 @@ async fn a_second_hello_that_is_sent_before_it_is_asked_for_is_held_to_the_name_
     raw.rest().await;
     // The first alone may have been dialled for already.
     assert!(first.starts_with(&seen.lock().unwrap()));
-    let reason = RefusalReason::SecondHello(SecondHelloError::OtherName(OTHER.into()));
-    assert_eq!(bed.refusal().await, reason);
+    let reason = DenialReason::SecondHello(SecondHelloError::OtherName(OTHER.into()));
+    assert_eq!(bed.denial().await, reason);
 }
 
 #[tokio::test]
@@ -217,8 +217,8 @@ async fn half_a_second_hello_is_not_waited_for_for_ever() {
     let (mut raw, first, second) = hellos(&bed, roots).await;
     raw.send(&second[..second.len() - 1]).await;
     raw.rest().await;
-    let reason = RefusalReason::SecondHello(SecondHelloError::Late);
-    assert_eq!(bed.refusal().await, reason);
+    let reason = DenialReason::SecondHello(SecondHelloError::Late);
+    assert_eq!(bed.denial().await, reason);
     let seen = seen.lock().unwrap();
     assert!(seen.len() <= first.len() + 6, "no byte of it went on");
 }

@@ -1,7 +1,7 @@
 //! Destinations that are listed for TCP beside names that are checked on the same port.
 
 use crate::support::*;
-use egress_agent::proxy::{Limits, Protocol, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits, Protocol};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
 use egress_core::traffic::ClusterId;
 use std::net::SocketAddr;
@@ -84,7 +84,7 @@ async fn without_a_protocol_http_goes_by_its_host_and_the_rest_by_its_address() 
         client.ask(&get("unlisted.example", "/")).await.status(),
         502
     );
-    assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+    assert_eq!(bed.denial().await, DenialReason::UnlistedHost);
     let mut client = bed.client().await;
     client.send(b"\x01bytes").await;
     assert_eq!(client.take(6).await.unwrap(), b"\x01bytes");
@@ -132,18 +132,18 @@ async fn without_a_protocol_no_spelling_of_http_hides_a_host_from_the_gate() {
         let begin = format!(" {status} ");
         let shown = &bytes[..bytes.len().min(60)];
         assert!(head.contains(&begin), "{shown:?}: {head}");
-        bed.refusal().await;
+        bed.denial().await;
     }
     // Half a request, and then silence or the end.
     for (bytes, ends, reason) in [
-        ("", false, RefusalReason::NameTimeout),
-        ("G", false, RefusalReason::NameTimeout),
-        ("\r\n", false, RefusalReason::NameTimeout),
-        ("GET / HTT", false, RefusalReason::NameTimeout),
+        ("", false, DenialReason::NameTimeout),
+        ("G", false, DenialReason::NameTimeout),
+        ("\r\n", false, DenialReason::NameTimeout),
+        ("GET / HTT", false, DenialReason::NameTimeout),
         (
             "GET http://unlisted.example/ HTTP/1.1",
             true,
-            RefusalReason::EndedEarly,
+            DenialReason::EndedEarly,
         ),
     ] {
         let port = beside(http_port(HOST, &[forbidden], None), true, forbidden);
@@ -154,7 +154,7 @@ async fn without_a_protocol_no_spelling_of_http_hides_a_host_from_the_gate() {
             client.stream.shutdown().await.unwrap();
         }
         assert!(client.rest().await.is_empty(), "{bytes:?}");
-        assert_eq!(bed.refusal().await, reason, "{bytes:?}");
+        assert_eq!(bed.denial().await, reason, "{bytes:?}");
     }
 }
 
@@ -185,7 +185,7 @@ async fn http_1_0_with_a_listed_host_passes_where_the_protocol_is_not_set() {
         |host: &str| format!("GET / HTTP/1.0\r\nHost: {host}\r\nConnection: keep-alive\r\n\r\n");
     assert_eq!(client.ask(&kept(HOST)).await.status(), 200);
     assert_eq!(client.ask(&kept("unlisted.example")).await.status(), 502);
-    assert_eq!(bed.refusal().await, RefusalReason::UnlistedHost);
+    assert_eq!(bed.denial().await, DenialReason::UnlistedHost);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! belongs to.
 
 use crate::support::*;
-use egress_agent::proxy::{Limits, Origin, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits, Origin};
 use egress_core::routing::{PortKind, PortRoutes, RouteTable};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_connections_and_a_neighbo
         }
         let mut third = as_flow(&bed, made(CgroupId(12), POD)).await;
         assert!(!served(&mut third).await, "{owners:?}");
-        assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+        assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
         let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         assert!(served(&mut neighbour).await, "{owners:?}");
     }
@@ -112,7 +112,7 @@ async fn an_http_client_beyond_its_share_is_told_503_with_the_reason() {
             let text = "reset reason: overflow, transport failure reason: too many open connections \
                         of this workload";
             assert!(reply.text().ends_with(text), "{}", reply.text());
-            assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+            assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
             let record = bed.record().await;
             assert_eq!(record.response_code, 503);
             assert_eq!(record.flags.to_string(), "UO");
@@ -127,7 +127,7 @@ async fn a_tls_client_beyond_its_share_is_closed() {
     let mut next = as_flow(&bed, made(CgroupId(11), POD)).await;
     next.send(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).await;
     assert!(next.rest().await.is_empty());
-    assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+    assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn telling_clients_beyond_their_share_takes_few_places_for_a_short_time() 
     let start = Instant::now();
     // It says nothing and so waits in the one place of its workload.
     let mut silent = as_flow(&bed, made(CgroupId(11), POD)).await;
-    assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+    assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
     for _ in 0..20 {
         let mut next = as_flow(&bed, made(CgroupId(12), POD)).await;
         // Told and closed before it asks.
@@ -164,7 +164,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_descriptors_and_a_neighbo
         assert!(served(&mut first).await, "{owners:?}");
         let mut second = as_flow(&bed, made(CgroupId(11), POD)).await;
         assert!(!served(&mut second).await, "no upstream: {owners:?}");
-        assert_eq!(bed.refusal().await, RefusalReason::ConnectionLimit);
+        assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
         let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         assert!(served(&mut neighbour).await, "{owners:?}");
     }
@@ -192,11 +192,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_unfinished_heads_and_a_ne
             held.push(client);
         }
         // One of the three finds no room, whichever is last.
-        assert_eq!(
-            bed.refusal().await,
-            RefusalReason::MemoryLimit,
-            "{owners:?}"
-        );
+        assert_eq!(bed.denial().await, DenialReason::MemoryLimit, "{owners:?}");
         let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         neighbour.send(half.as_bytes()).await;
         let early = timeout(Duration::from_millis(300), neighbour.message()).await;

@@ -2,8 +2,8 @@
 
 use arc_swap::ArcSwap;
 use egress_agent::proxy::{
-    AccessRecord, BoxFuture, Dialer, Drain, Limits, Observer, Origin, OriginLookup, Refusal,
-    RefusalReason, Shared, drain_channel, serve,
+    AccessRecord, BoxFuture, Denial, DenialReason, Dialer, Drain, Limits, Observer, Origin,
+    OriginLookup, Shared, drain_channel, serve,
 };
 use egress_core::routing::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
@@ -50,13 +50,13 @@ impl Dialer for DirectDialer {
 }
 
 struct Recorder {
-    refusals: mpsc::UnboundedSender<Refusal>,
+    denials: mpsc::UnboundedSender<Denial>,
     records: mpsc::UnboundedSender<AccessRecord>,
 }
 
 impl Observer for Recorder {
-    fn refused(&self, _: Option<&Origin>, refusal: &Refusal) {
-        self.refusals.send(refusal.clone()).ok();
+    fn denied(&self, _: Option<&Origin>, denial: &Denial) {
+        self.denials.send(denial.clone()).ok();
     }
 
     fn finished(&self, _: &Origin, record: &AccessRecord) {
@@ -73,7 +73,7 @@ pub struct Bed {
     pub routes: Arc<ArcSwap<RouteTable>>,
     changes: watch::Sender<u64>,
     pub serving: JoinHandle<()>,
-    refusals: Mutex<mpsc::UnboundedReceiver<Refusal>>,
+    denials: Mutex<mpsc::UnboundedReceiver<Denial>>,
     records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
 }
 
@@ -104,14 +104,14 @@ impl Bed {
         let proxy = listener.local_addr().unwrap();
         let routes = Arc::new(ArcSwap::from_pointee(table(port)));
         let origin = Arc::new(ArcSwap::from_pointee(origin));
-        let (refusals, refusals_in) = mpsc::unbounded_channel();
+        let (denials, denials_in) = mpsc::unbounded_channel();
         let (records, records_in) = mpsc::unbounded_channel();
         let (drain, signal) = drain_channel();
         let shared = Shared::new(
             Arc::clone(&routes),
             Arc::new(FixedOrigin(Arc::clone(&origin))),
             Arc::new(DirectDialer),
-            Arc::new(Recorder { refusals, records }),
+            Arc::new(Recorder { denials, records }),
             limits,
         );
         let (changes, heard) = watch::channel(0);
@@ -124,7 +124,7 @@ impl Bed {
             routes,
             changes,
             serving,
-            refusals: Mutex::new(refusals_in),
+            denials: Mutex::new(denials_in),
             records: Mutex::new(records_in),
         }
     }
@@ -143,17 +143,17 @@ impl Bed {
         Raw::new(TcpStream::connect(self.proxy).await.unwrap())
     }
 
-    pub async fn refusal(&self) -> RefusalReason {
+    pub async fn denial(&self) -> DenialReason {
         let told = self.told().await;
         assert!(!told.audit, "{told:?}");
         told.reason
     }
 
     /// The next that no rule lets through, whatever became of it.
-    pub async fn told(&self) -> Refusal {
-        timeout(PATIENCE, self.refusals.lock().await.recv())
+    pub async fn told(&self) -> Denial {
+        timeout(PATIENCE, self.denials.lock().await.recv())
             .await
-            .expect("a refusal")
+            .expect("a denial")
             .unwrap()
     }
 

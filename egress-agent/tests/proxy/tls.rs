@@ -1,7 +1,7 @@
 //! TLS passthrough on real sockets: real handshakes end to end, and hellos that must not pass.
 
 use crate::support::{Bed, PATIENCE, Raw, destination, raw_origin, refused_address, tls_port};
-use egress_agent::proxy::{Limits, RefusalReason};
+use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::PortKind;
 use egress_core::tls::client_hello::{HelloError, HelloOutcome, parse};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -139,35 +139,35 @@ async fn a_name_that_is_not_listed_or_cannot_be_read_is_closed_and_recorded() {
         (
             "another name",
             real_hello("evil.example"),
-            RefusalReason::UnlistedName,
+            DenialReason::UnlistedName,
         ),
-        ("a longer name", suffix, RefusalReason::UnlistedName),
+        ("a longer name", suffix, DenialReason::UnlistedName),
         (
             "no name",
             real_hello("192.0.2.1"),
-            RefusalReason::NoServerName,
+            DenialReason::NoServerName,
         ),
         (
             "plain HTTP",
             b"GET / HTTP/1.1\r\nHost: www.google.com\r\n\r\n".to_vec(),
-            RefusalReason::BadHello(HelloError::NotTls),
+            DenialReason::BadHello(HelloError::NotTls),
         ),
         (
             "garbage",
             vec![0; 100],
-            RefusalReason::BadHello(HelloError::NotTls),
+            DenialReason::BadHello(HelloError::NotTls),
         ),
         (
             "another message",
             server_hello,
-            RefusalReason::BadHello(HelloError::NotClientHello),
+            DenialReason::BadHello(HelloError::NotClientHello),
         ),
     ] {
         let bed = Bed::new(tls_port(PortKind::Tls, NAME, &[forbidden])).await;
         let mut client = bed.client().await;
         client.send(&bytes).await;
         assert_eq!(client.rest().await, b"", "{what}");
-        assert_eq!(bed.refusal().await, reason, "{what}");
+        assert_eq!(bed.denial().await, reason, "{what}");
     }
 }
 
@@ -179,7 +179,7 @@ async fn half_a_hello_is_closed_when_the_client_leaves_or_the_time_is_up() {
     client.send(&hello[..hello.len() / 2]).await;
     client.stream.shutdown().await.unwrap();
     assert_eq!(client.rest().await, b"");
-    assert_eq!(bed.refusal().await, RefusalReason::EndedEarly);
+    assert_eq!(bed.denial().await, DenialReason::EndedEarly);
 
     let limits = Limits {
         name: Duration::from_millis(50),
@@ -195,7 +195,7 @@ async fn half_a_hello_is_closed_when_the_client_leaves_or_the_time_is_up() {
         let mut client = bed.client().await;
         client.send(&hello[..hello.len() / 2]).await;
         assert_eq!(client.rest().await, b"");
-        assert_eq!(bed.refusal().await, RefusalReason::NameTimeout);
+        assert_eq!(bed.denial().await, DenialReason::NameTimeout);
     }
 }
 

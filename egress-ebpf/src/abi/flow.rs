@@ -1,5 +1,6 @@
 //! A redirected flow between the client's socket and the proxy's.
 
+use super::Comm;
 use crate::addr::Addr;
 use crate::digest;
 use crate::ids::{CgroupId, NetnsCookie, PolicyId};
@@ -46,7 +47,7 @@ pub struct FlowOrigin {
     /// Zero.
     pub reserved2: u32,
     /// Name of that task.
-    pub comm: [u8; 16],
+    pub comm: Comm,
     /// [`Self::sealed`] of the flow's key.
     pub seal: u64,
 }
@@ -86,7 +87,7 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use super::{FlowKey, FlowOrigin};
+    use super::{Comm, FlowKey, FlowOrigin};
     use crate::ids::{CgroupId, NetnsCookie, PolicyId};
 
     #[test]
@@ -135,7 +136,7 @@ mod tests {
                 ..origin
             },
             FlowOrigin {
-                comm: [1; 16],
+                comm: Comm([1; 16]),
                 ..origin
             },
         ] {

@@ -4,12 +4,14 @@
 //! sides see raw bytes. [`ABI_VERSION`] changes with any of them. `bpf/maps.rs` documents who
 //! writes which map.
 
+mod comm;
 mod flow;
 mod owner;
 #[cfg(feature = "user")]
 mod pod;
 mod socket;
 
+pub use comm::Comm;
 pub use flow::{FlowKey, FlowOrigin};
 pub use owner::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
 pub use socket::{Mode, SocketState, socket_flag};
@@ -147,7 +149,7 @@ pub struct DenyEvent {
     /// Zero.
     pub reserved2: u32,
     /// Name of the task.
-    pub comm: [u8; 16],
+    pub comm: Comm,
 }
 
 /// What makes two denials the same, for one event a [`REPEAT_NS`].

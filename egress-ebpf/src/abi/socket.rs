@@ -1,6 +1,6 @@
 //! The state that the kernel keeps for one socket, and who may read and write each part of it when.
 
-use super::action;
+use super::{Comm, action};
 use crate::addr::Addr;
 use crate::ids::{CgroupId, Generation, NetnsCookie, PolicyId};
 use core::mem::size_of;
@@ -63,7 +63,7 @@ pub struct SocketState {
     /// Thread group id of the creator (of the task that last dialled, once there was one).
     pub pid: u32,
     /// Name of that task; of a datagram socket the name that its process had first, unless it was denied.
-    pub comm: [u8; 16],
+    pub comm: Comm,
 }
 
 impl SocketState {

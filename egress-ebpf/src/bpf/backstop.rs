@@ -35,7 +35,7 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 /// What to do with a packet.
 enum Judged {
     Passes,
-    Refused(Destination, Reason),
+    Denied(Destination, Reason),
 }
 
 /// A packet, its socket and way out, read once.
@@ -99,8 +99,8 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
     // walks every copy.
     match judged(ctx, sk, &sent, known, &applied) {
         Judged::Passes => Verdict::Allow.return_code(),
-        Judged::Refused(to, reason) => {
-            event::refuse(known, Some(&applied), &to, reason, Hook::Egress).return_code()
+        Judged::Denied(to, reason) => {
+            event::deny(known, Some(&applied), &to, reason, Hook::Egress).return_code()
         }
     }
 }
@@ -147,7 +147,7 @@ fn judged(
     if sent.is_tcp() {
         if !is_plain_tcp(&Skb(ctx)) {
             let to = known.map_or(UNKNOWN, Sock::destination);
-            return Judged::Refused(to, Reason::Unparsable);
+            return Judged::Denied(to, Reason::Unparsable);
         }
         if matches!(sent.tcp_state, LISTEN | NEW_SYN_RECV) {
             // SAFETY: a full socket of the running program's.
@@ -184,11 +184,11 @@ fn stream(
     // The proxy's answer to a forged sender is stopped by `listener::answers_stay`; but Linux 6.1
     // runs no egress hook for a handshake's answer over IPv6, so there its question is.
     if forged && !(mode.is_redirected() && sock.dialled().is_v4()) {
-        return Some(Judged::Refused(sock.destination(), Reason::ForgedSource));
+        return Some(Judged::Denied(sock.destination(), Reason::ForgedSource));
     }
     let unpublished = mode.is_redirected() && !mode.has(socket_flag::PUBLISHED);
     if unpublished && !publish(ctx, sent, sock) {
-        return Some(Judged::Refused(sock.destination(), Reason::FlowTableFull));
+        return Some(Judged::Denied(sock.destination(), Reason::FlowTableFull));
     }
     if is_current(sock, applied) {
         return Some(Judged::Passes);
@@ -213,9 +213,9 @@ fn publish(ctx: &SkBuffContext, sent: &Sent, sock: Sock<'_>) -> bool {
 fn rejudge(sock: Sock<'_>, applied: &Applied, tcp_state: u32) -> Judged {
     let to = sock.destination();
     match judge(applied, sock.netns(), &to) {
-        Verdict::Deny(reason) => Judged::Refused(to, reason),
+        Verdict::Deny(reason) => Judged::Denied(to, reason),
         Verdict::Proxy if tcp_state == SYN_SENT && !sock.mode().is_redirected() => {
-            Judged::Refused(to, Reason::NoProxy)
+            Judged::Denied(to, Reason::NoProxy)
         }
         Verdict::Allow | Verdict::Proxy => {
             renew(sock, applied);
@@ -250,7 +250,7 @@ fn other(
         proto: sent.protocol as u8,
         ..UNKNOWN
     };
-    Judged::Refused(to, Reason::Protocol)
+    Judged::Denied(to, Reason::Protocol)
 }
 
 /// Datagrams, and streams whose connect no hook saw.
@@ -265,7 +265,7 @@ fn by_header(
 ) -> Judged {
     let to = match destination(&Skb(ctx)) {
         Ok(to) => to,
-        Err(reason) => return Judged::Refused(UNKNOWN, reason),
+        Err(reason) => return Judged::Denied(UNKNOWN, reason),
     };
     let another = sent.is_udp()
         && sent.device == LOOPBACK
@@ -274,10 +274,10 @@ fn by_header(
             .or_else(|| Skb(ctx).plain6())
             .is_some_and(|plain| sender::is_own(sk, &plain.from));
     if forged || another {
-        return Judged::Refused(to, Reason::ForgedSource);
+        return Judged::Denied(to, Reason::ForgedSource);
     }
     if sent.device != LOOPBACK && to.addr.is_loopback() {
-        return Judged::Refused(to, Reason::NotListed);
+        return Judged::Denied(to, Reason::NotListed);
     }
     let netns = known.map_or(NetnsCookie(0), Sock::netns);
     let mut shortest = 0;
@@ -285,7 +285,7 @@ fn by_header(
         let owned = known.is_some_and(|sock| sock.mode().has(socket_flag::OWNED));
         match sender::shortest_network(ctx, sk, owned, &to) {
             Ok(length) => shortest = length,
-            Err(reason) => return Judged::Refused(to, reason),
+            Err(reason) => return Judged::Denied(to, reason),
         }
     }
     match judge_for(applied, netns, &to, shortest) {
@@ -296,7 +296,7 @@ fn by_header(
             Judged::Passes
         }
         // There was no redirect, so this packet is on its way past the proxy.
-        Verdict::Proxy => Judged::Refused(to, Reason::NoProxy),
+        Verdict::Proxy => Judged::Denied(to, Reason::NoProxy),
         // The state above may hold what another thread has sent in between.
         // SAFETY: takes no pointer but the context.
         Verdict::Deny(Reason::NotListed)
@@ -304,6 +304,6 @@ fn by_header(
         {
             Judged::Passes
         }
-        Verdict::Deny(reason) => Judged::Refused(to, reason),
+        Verdict::Deny(reason) => Judged::Denied(to, reason),
     }
 }

@@ -52,7 +52,7 @@ pub fn older_claims(ctx: &SockAddrContext, sock: Sock<'_>, to: &Destination) -> 
 
 /// Denies what claims a source address that the kernel does not vouch for.
 #[inline(always)]
-pub fn refuse_claim(ctx: &SockAddrContext, to: &Destination, claims: bool, hook: Hook) -> i32 {
+pub fn deny_claim(ctx: &SockAddrContext, to: &Destination, claims: bool, hook: Hook) -> i32 {
     if !claims {
         return Verdict::Allow.return_code();
     }
@@ -65,7 +65,7 @@ pub fn refuse_claim(ctx: &SockAddrContext, to: &Destination, claims: bool, hook:
         sock.netns_or_ask(ctx.as_ptr());
         sock.note_task();
     }
-    event::refuse(sock, applied.as_ref(), to, Reason::ForgedSource, hook).return_code()
+    event::deny(sock, applied.as_ref(), to, Reason::ForgedSource, hook).return_code()
 }
 
 /// Whether a stream would claim its source: the answer to its handshake would go there.

@@ -66,7 +66,7 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
         return (Verdict::Allow, 0);
     }
     let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {
-        return (event::refuse(None, None, to, Reason::State, hook), 0);
+        return (event::deny(None, None, to, Reason::State, hook), 0);
     };
     let netns = sock.netns_or_ask(ctx.as_ptr());
     if to.proto == proto::UDP {
@@ -83,7 +83,7 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     if claims {
         sock.note_task();
         return (
-            event::refuse(Some(sock), Some(&applied), to, Reason::ForgedSource, hook),
+            event::deny(Some(sock), Some(&applied), to, Reason::ForgedSource, hook),
             0,
         );
     }

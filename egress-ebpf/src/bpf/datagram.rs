@@ -1,7 +1,7 @@
 //! Datagrams with an address of their own, and the peer address that a redirected socket shows.
 
 use crate::bpf::answers::{answers, cookie, note_peer};
-use crate::bpf::claims::{names_a_source, older_claims, refuse_claim};
+use crate::bpf::claims::{deny_claim, names_a_source, older_claims};
 use crate::bpf::context::{destination4, destination6, sock_of};
 use crate::bpf::event;
 use crate::bpf::judge::{fresh, has_passed, judge, policy_of};
@@ -28,7 +28,7 @@ pub fn send4(ctx: &SockAddrContext) -> i32 {
 pub fn send6(ctx: &SockAddrContext) -> i32 {
     let to = destination6(ctx);
     if names_a_source(ctx) && may_claim(sock_of(ctx).cast(), true) {
-        let verdict = refuse_claim(ctx, &to, true, Hook::Sendmsg6);
+        let verdict = deny_claim(ctx, &to, true, Hook::Sendmsg6);
         if verdict != Verdict::Allow.return_code() {
             return verdict;
         }
@@ -39,10 +39,10 @@ pub fn send6(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
     let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {
-        return event::refuse(None, None, to, Reason::State, hook).return_code();
+        return event::deny(None, None, to, Reason::State, hook).return_code();
     };
     if older_claims(ctx, sock, to) {
-        let verdict = refuse_claim(ctx, to, true, hook);
+        let verdict = deny_claim(ctx, to, true, hook);
         if verdict != Verdict::Allow.return_code() {
             return verdict;
         }

@@ -17,7 +17,7 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 /// Records a denial and returns the verdict on the flow: the denial itself, or under an auditing
 /// policy [`Verdict::Allow`].
 #[inline(always)]
-pub fn refuse(
+pub fn deny(
     sock: Option<Sock<'_>>,
     applied: Option<&Applied>,
     to: &Destination,

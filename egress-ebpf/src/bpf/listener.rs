@@ -1,7 +1,7 @@
 //! The proxy's listening sockets: whether one exists, that no workload takes its port, and that its
 //! answers do not leave the node. The agent admits them.
 
-use crate::bpf::claims::refuse_claim;
+use crate::bpf::claims::deny_claim;
 use crate::bpf::context::{
     LISTEN, LOOPBACK, LOOPBACK4, LOOPBACK6, destination4, destination6, sock_of,
 };
@@ -94,7 +94,7 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
     let names_a_host = !own.addr.is_loopback() && own.addr.shortest_network() == 0;
     if own.proto == proto::UDP && names_a_host {
         let claims = sender::may_claim(sock_of(ctx).cast(), !own.addr.is_v4());
-        return refuse_claim(ctx, own, claims, hook);
+        return deny_claim(ctx, own, claims, hook);
     }
     if own.proto != proto::TCP || !own.addr.is_loopback() {
         return Verdict::Allow.return_code();
@@ -106,7 +106,7 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
     }
     let sock = Sock::find_or_make(sock_of(ctx));
     let applied = sock.map(policy_of);
-    event::refuse(sock, applied.as_ref(), own, Reason::ProxyPort, hook).return_code()
+    event::deny(sock, applied.as_ref(), own, Reason::ProxyPort, hook).return_code()
 }
 
 /// Every packet of the agent's own sockets: an answer of the proxy's listeners to a handshake

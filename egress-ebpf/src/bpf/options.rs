@@ -115,14 +115,14 @@ fn deny(ctx: &SockoptContext) -> i32 {
         proto: protocol as u8,
     };
     let Some(sock) = Sock::find_or_make(sk.cast()) else {
-        return event::refuse(None, None, &to, Reason::State, Hook::Setsockopt).return_code();
+        return event::deny(None, None, &to, Reason::State, Hook::Setsockopt).return_code();
     };
     sock.note_task();
     let applied = policy_of(sock);
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
     }
-    event::refuse(
+    event::deny(
         Some(sock),
         Some(&applied),
         &to,

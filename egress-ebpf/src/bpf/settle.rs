@@ -35,7 +35,7 @@ pub fn settle(
             } else {
                 sock.note_task();
             }
-            let verdict = event::refuse(Some(sock), Some(applied), to, reason, hook);
+            let verdict = event::deny(Some(sock), Some(applied), to, reason, hook);
             if verdict != Verdict::Allow && applied.policy.errno != 0 {
                 // SAFETY: a plain integer argument; connect and sendmsg may set what the caller
                 // gets (kernel/bpf/cgroup.c, cgroup_base_func_proto).

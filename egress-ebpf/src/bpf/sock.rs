@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
-use egress_ebpf::abi::{Mode, SocketState, socket_flag};
+use egress_ebpf::abi::{Comm, Mode, SocketState, socket_flag};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::ids::{CgroupId, NetnsCookie};
@@ -167,12 +167,12 @@ impl<'a> Sock<'a> {
 
     /// The name of the task that uses the socket, for events and the proxy.
     #[inline(always)]
-    pub fn comm(self) -> [u8; 16] {
+    pub fn comm(self) -> Comm {
         // SAFETY: bytes of any value; as two words, so that the compiler does not copy each.
         unsafe {
             let words = (&raw const (*self.state.as_ptr()).comm).cast::<u64>();
             let two = [words.read_volatile(), words.add(1).read_volatile()];
-            core::mem::transmute::<[u64; 2], [u8; 16]>(two)
+            Comm(core::mem::transmute::<[u64; 2], [u8; 16]>(two))
         }
     }
 

@@ -41,7 +41,7 @@ pub fn create(ctx: &SockContext) -> i32 {
         proto: number,
     };
     let Some(sock) = Sock::find_or_make(ctx.sock.cast()) else {
-        return event::refuse(None, None, &to, Reason::State, Hook::SockCreate).return_code();
+        return event::deny(None, None, &to, Reason::State, Hook::SockCreate).return_code();
     };
     sock.set_cgroup(owner::of_task());
     sock.netns_or_ask(ctx.as_ptr());
@@ -56,7 +56,7 @@ pub fn create(ctx: &SockContext) -> i32 {
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
     }
-    let verdict = event::refuse(
+    let verdict = event::deny(
         Some(sock),
         Some(&applied),
         &to,
@@ -94,7 +94,7 @@ pub fn family(ctx: &LsmContext) -> i32 {
         port: family as u16,
         proto: 0,
     };
-    event::refuse(
+    event::deny(
         Some(sock),
         Some(&applied),
         &to,

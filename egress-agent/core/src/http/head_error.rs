@@ -4,7 +4,7 @@
 
 use super::local_reply::LocalReply;
 use super::target::TargetError;
-use crate::routing::RefusalReason;
+use crate::routing::DenialReason;
 use thiserror::Error;
 
 /// Why a head is refused.
@@ -71,12 +71,12 @@ impl HeadError {
     }
 
     /// What the log says.
-    pub fn reason(&self) -> RefusalReason {
+    pub fn reason(&self) -> DenialReason {
         match self {
-            Self::Version => RefusalReason::Http10,
-            Self::NoHost => RefusalReason::AmbiguousHost,
-            Self::Connect => RefusalReason::Connect,
-            Self::NoRoom => RefusalReason::MemoryLimit,
+            Self::Version => DenialReason::Http10,
+            Self::NoHost => DenialReason::AmbiguousHost,
+            Self::Connect => DenialReason::Connect,
+            Self::NoRoom => DenialReason::MemoryLimit,
             Self::Malformed(_)
             | Self::TooLarge
             | Self::TooManyHeaders
@@ -85,7 +85,7 @@ impl HeadError {
             | Self::TransferEncoding
             | Self::ContentLength
             | Self::FramedTwice
-            | Self::BadHost => RefusalReason::MalformedHttp(self.to_string()),
+            | Self::BadHost => DenialReason::MalformedHttp(self.to_string()),
         }
     }
 }

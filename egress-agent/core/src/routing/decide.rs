@@ -4,7 +4,7 @@ use super::head::RequestHead;
 use super::inside::{canonical, within};
 use super::matching::{Fit, HttpMatch};
 use super::{
-    Cluster, PolicyRoutes, PortRoutes, RefusalReason, RouteTable, Split, Turn, VirtualHost,
+    Cluster, DenialReason, PolicyRoutes, PortRoutes, RouteTable, Split, Turn, VirtualHost,
 };
 use crate::http::authority::parse_authority;
 use crate::traffic::{ClusterId, HttpAction, NoAction, RoutePolicy};
@@ -190,15 +190,15 @@ impl RouteTable {
 
     /// Why a TLS connection without a server name is denied: the network that lists its address needs
     /// one.
-    pub fn no_server_name(&self, policy: PolicyId, dialled: SocketAddr) -> RefusalReason {
+    pub fn no_server_name(&self, policy: PolicyId, dialled: SocketAddr) -> DenialReason {
         let addr = canonical(dialled.ip());
         let listed = self.port(policy, dialled.port()).and_then(|routes| {
             let mut networks = routes.tls_addresses.iter().map(|(net, _)| *net);
             networks.find(|net| net.contains(&addr))
         });
         listed.map_or(
-            RefusalReason::NoServerName,
-            RefusalReason::NoServerNameInNetwork,
+            DenialReason::NoServerName,
+            DenialReason::NoServerNameInNetwork,
         )
     }
 

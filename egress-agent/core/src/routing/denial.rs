@@ -2,7 +2,7 @@
 //!
 //! The proxy sends it, and `explain` prints it. Decides nothing.
 
-use super::{Cluster, HttpDecision, RefusalReason};
+use super::{Cluster, DenialReason, HttpDecision};
 use crate::http::authority::parse_authority;
 use crate::http::local_reply::LocalReply;
 use crate::traffic::{HttpAction, RoutePolicy};
@@ -14,7 +14,7 @@ pub struct HttpDenial {
     /// What the client gets.
     pub reply: LocalReply,
     /// Why.
-    pub reason: RefusalReason,
+    pub reason: DenialReason,
 }
 
 impl HttpDecision {
@@ -27,16 +27,16 @@ impl HttpDecision {
             Self::Act(action, policy) => return Ok((action, policy)),
             Self::UnlistedHost => {
                 let reason = parse_authority(authority)
-                    .map_or_else(RefusalReason::BadHost, |_| RefusalReason::UnlistedHost);
+                    .map_or_else(DenialReason::BadHost, |_| DenialReason::UnlistedHost);
                 (LocalReply::unlisted_host(), reason)
             }
-            Self::NoRoute => (LocalReply::no_route(), RefusalReason::NoRoute),
+            Self::NoRoute => (LocalReply::no_route(), DenialReason::NoRoute),
             Self::NoCluster(cluster) => {
-                let reason = RefusalReason::NoCluster(cluster.id.host.to_string());
+                let reason = DenialReason::NoCluster(cluster.id.host.to_string());
                 (LocalReply::no_cluster(), reason)
             }
             Self::NotCarriedOut(why) => {
-                (LocalReply::no_cluster(), RefusalReason::NotCarriedOut(why))
+                (LocalReply::no_cluster(), DenialReason::NotCarriedOut(why))
             }
         };
         Err(HttpDenial { reply, reason })

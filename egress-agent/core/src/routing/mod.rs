@@ -13,7 +13,7 @@ pub mod inside;
 mod matching;
 mod pick;
 mod reading;
-mod refusal;
+mod reason;
 mod sniff;
 mod table;
 mod turns;
@@ -25,7 +25,7 @@ pub use index::PortIndex;
 pub use matching::{Fit, HttpMatch};
 pub use pick::candidates;
 pub use reading::{Patience, Reading, Step, only_host};
-pub use refusal::RefusalReason;
+pub use reason::DenialReason;
 pub use sniff::{Sniffed, sniff};
 pub use table::{
     Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TcpRoute, TlsRoute,

@@ -3,7 +3,7 @@
 //! The proxy carries these decisions out and `explain` reports them, so both agree. It reads no
 //! socket and keeps no clock: the bytes, their end and the time limit come in as arguments.
 
-use super::{Cluster, HttpDecision, PortKind, RefusalReason, RequestHead, RouteTable};
+use super::{Cluster, DenialReason, HttpDecision, PortKind, RequestHead, RouteTable};
 use super::{Sniffed, TcpDecision, Turn};
 use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
@@ -64,7 +64,7 @@ pub enum Step {
     /// Relayed, whatever is spoken.
     Relay(Arc<Cluster>),
     /// Denied.
-    Refuse(RefusalReason),
+    Deny(DenialReason),
     /// The client left before it said anything: it is closed, and that is not a denial.
     Close,
 }
@@ -109,10 +109,10 @@ impl Reading {
     /// What is done before a byte was read; `None`: the first bytes must be looked at.
     pub fn unread(&self) -> Option<Step> {
         Some(match self {
-            Self::Unlisted => Step::Refuse(RefusalReason::UnlistedPort),
+            Self::Unlisted => Step::Deny(DenialReason::UnlistedPort),
             Self::Unread(to) => Step::Relay(Arc::clone(to)),
             Self::Hello => Step::Tls(None),
-            Self::Denied(why) => Step::Refuse(RefusalReason::NotCarriedOut(Arc::clone(why))),
+            Self::Denied(why) => Step::Deny(DenialReason::NotCarriedOut(Arc::clone(why))),
             Self::Names(_) | Self::NamesOrDenied(_) | Self::Sniffed(_) | Self::ByName(_) => {
                 return None;
             }
@@ -154,17 +154,17 @@ impl Reading {
                 Self::Names(PortKind::Sniff | PortKind::Tls) | Self::NamesOrDenied(_),
                 Sniffed::Tls,
             ) => Step::Tls(None),
-            (Self::Names(_), Sniffed::Tls) => Step::Refuse(RefusalReason::WrongProtocol),
+            (Self::Names(_), Sniffed::Tls) => Step::Deny(DenialReason::WrongProtocol),
             (Self::Names(_) | Self::Sniffed(_), Sniffed::Http2) => {
-                Step::Refuse(RefusalReason::Http2)
+                Step::Deny(DenialReason::Http2)
             }
             // On a port that is sniffed an HTTP/1.0 flow is TCP to Istio, and no TCP is listed.
-            (Self::Names(_), Sniffed::Http10) => Step::Refuse(RefusalReason::Http10),
+            (Self::Names(_), Sniffed::Http10) => Step::Deny(DenialReason::Http10),
             (Self::Sniffed(to) | Self::ByName(to), _) => Step::Relay(Arc::clone(to)),
             (Self::NamesOrDenied(why), _) => {
-                Step::Refuse(RefusalReason::NotCarriedOut(Arc::clone(why)))
+                Step::Deny(DenialReason::NotCarriedOut(Arc::clone(why)))
             }
-            _ => Step::Refuse(RefusalReason::UnknownProtocol),
+            _ => Step::Deny(DenialReason::UnknownProtocol),
         }
     }
 
@@ -173,7 +173,7 @@ impl Reading {
         match self {
             Self::ByName(to) => Step::Relay(Arc::clone(to)),
             // What came so far may be half a request.
-            _ => Step::Refuse(RefusalReason::NameTimeout),
+            _ => Step::Deny(DenialReason::NameTimeout),
         }
     }
 
@@ -184,7 +184,7 @@ impl Reading {
             // Connections that are opened ahead and never used are no finding.
             _ if !spoke => Step::Close,
             Self::ByName(to) => Step::Relay(Arc::clone(to)),
-            _ => Step::Refuse(RefusalReason::EndedEarly),
+            _ => Step::Deny(DenialReason::EndedEarly),
         }
     }
 }
@@ -208,21 +208,21 @@ mod tests {
 
     #[test]
     fn first_bytes_mean_what_the_port_is_listed_for() {
-        use RefusalReason::{Http2, Http10, UnknownProtocol, UnlistedPort, WrongProtocol};
+        use DenialReason::{Http2, Http10, UnknownProtocol, UnlistedPort, WrongProtocol};
         let to = || Arc::new(Cluster::default());
         let http = || Reading::Names(PortKind::Http);
         let both = || Reading::Names(PortKind::Sniff);
-        let refuse = Step::Refuse;
+        let deny = Step::Deny;
         for (reading, found, step) in [
             (http(), Sniffed::Http11, Step::Http),
             (http(), Sniffed::Http10, Step::UpgradeRequired),
-            (http(), Sniffed::Tls, refuse(WrongProtocol)),
-            (http(), Sniffed::Http2, refuse(Http2)),
+            (http(), Sniffed::Tls, deny(WrongProtocol)),
+            (http(), Sniffed::Http2, deny(Http2)),
             (http(), Sniffed::Unknown, Step::NotHttp),
             (both(), Sniffed::Http11, Step::Http),
-            (both(), Sniffed::Http10, refuse(Http10)),
+            (both(), Sniffed::Http10, deny(Http10)),
             (both(), Sniffed::Tls, Step::Tls(None)),
-            (both(), Sniffed::Unknown, refuse(UnknownProtocol)),
+            (both(), Sniffed::Unknown, deny(UnknownProtocol)),
             (Reading::Sniffed(to()), Sniffed::Http11, Step::Http),
             (Reading::Sniffed(to()), Sniffed::Http10, Step::AnyHttp),
             (Reading::Sniffed(to()), Sniffed::LikeHttp, Step::NotHttp),
@@ -230,7 +230,7 @@ mod tests {
             (both(), Sniffed::LikeHttp, Step::NotHttp),
             (http(), Sniffed::LikeHttp, Step::NotHttp),
             (Reading::ByName(to()), Sniffed::LikeHttp, Step::Relay(to())),
-            (Reading::Sniffed(to()), Sniffed::Http2, refuse(Http2)),
+            (Reading::Sniffed(to()), Sniffed::Http2, deny(Http2)),
             (Reading::Sniffed(to()), Sniffed::Tls, Step::Tls(Some(to()))),
             (Reading::Sniffed(to()), Sniffed::Unknown, Step::Relay(to())),
             (
@@ -240,7 +240,7 @@ mod tests {
             ),
             (Reading::ByName(to()), Sniffed::Http2, Step::Relay(to())),
             (Reading::ByName(to()), Sniffed::Tls, Step::Tls(Some(to()))),
-            (Reading::Unlisted, Sniffed::Http11, refuse(UnlistedPort)),
+            (Reading::Unlisted, Sniffed::Http11, deny(UnlistedPort)),
             (Reading::Unread(to()), Sniffed::Tls, Step::Relay(to())),
             (Reading::Hello, Sniffed::Http11, Step::Tls(None)),
         ] {
@@ -251,21 +251,21 @@ mod tests {
     #[test]
     fn silence_is_denied_where_a_name_is_needed_and_relayed_where_tcp_is_listed() {
         let to = || Arc::new(Cluster::default());
-        let late = || Step::Refuse(RefusalReason::NameTimeout);
+        let late = || Step::Deny(DenialReason::NameTimeout);
         for (reading, spoke, after_a_time, at_the_end) in [
             (Reading::Names(PortKind::Http), false, late(), Step::Close),
             (
                 Reading::Names(PortKind::Http),
                 true,
                 late(),
-                Step::Refuse(RefusalReason::EndedEarly),
+                Step::Deny(DenialReason::EndedEarly),
             ),
             (Reading::Sniffed(to()), false, late(), Step::Close),
             (
                 Reading::Sniffed(to()),
                 true,
                 late(),
-                Step::Refuse(RefusalReason::EndedEarly),
+                Step::Deny(DenialReason::EndedEarly),
             ),
             (Reading::ByName(to()), false, Step::Relay(to()), Step::Close),
         ] {

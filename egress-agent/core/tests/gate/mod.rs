@@ -214,7 +214,7 @@ impl Gate {
                 }
             }
             (Step::Tls(Some(cluster)) | Step::Relay(cluster), _) => went(&cluster),
-            (Step::Tls(None) | Step::Refuse(_) | Step::Close, _) => Outcome::Closed,
+            (Step::Tls(None) | Step::Deny(_) | Step::Close, _) => Outcome::Closed,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::wire::Wire;
 use crate::proxy::client::Client;
 use crate::proxy::drain::DrainSignal;
 use crate::proxy::loan::Loan;
-use crate::proxy::observe::RefusalReason;
+use crate::proxy::observe::DenialReason;
 use crate::proxy::stream::Rewound;
 use egress_core::http::head_reader::HeadReader;
 use egress_core::http::hop_by_hop::UpgradeAsked;
@@ -157,8 +157,8 @@ impl Connection {
                 if let Err(error) = ended
                     && error.is_parse()
                 {
-                    let reason = RefusalReason::MalformedHttp(error.to_string());
-                    self.session.client.refuse(reason, None);
+                    let reason = DenialReason::MalformedHttp(error.to_string());
+                    self.session.client.deny(reason, None);
                 }
                 None
             }
@@ -231,8 +231,8 @@ impl Connection {
             }
             Err(HttpDenial { reply, reason }) => {
                 let name = Some(authority).filter(|name| !name.is_empty());
-                let closes = reason == RefusalReason::UpgradeRefused;
-                self.session.client.refuse(reason, name.as_deref());
+                let closes = reason == DenialReason::UpgradeRefused;
+                self.session.client.deny(reason, name.as_deref());
                 (local_response(&reply, ticket), without_body && !closes)
             }
         };
@@ -257,6 +257,6 @@ impl Connection {
         let sent = reply.body.len() as u64;
         ticket.counters.sent.store(sent, Ordering::Relaxed);
         ticket.done();
-        self.session.client.refuse(error.reason(), None);
+        self.session.client.deny(error.reason(), None);
     }
 }

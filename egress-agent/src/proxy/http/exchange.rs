@@ -5,7 +5,7 @@ use super::local::local_response;
 use super::reply_body::{Relay, ReplyBody};
 use super::request_body::{RequestBody, RequestEnd, broke_protocol};
 use super::session::Session;
-use crate::proxy::observe::RefusalReason;
+use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::{OwnedTask, Ticket};
 use crate::proxy::upstream::connect::connect_any;
 use crate::proxy::upstream::pool::Upstream;
@@ -58,9 +58,9 @@ pub(super) async fn exchange(
     let mut order = client.addresses_of(cluster);
     if order.is_empty() {
         let name = Some(ticket.record.host.as_str());
-        let reason = RefusalReason::NoEndpoint(cluster.id.host.to_string());
+        let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
         let Some(dialled) = client.audited(&reason, name) else {
-            client.refuse(reason, name);
+            client.deny(reason, name);
             return local_response(&LocalReply::no_healthy_upstream(), ticket);
         };
         order = client.addresses_of(&dialled);

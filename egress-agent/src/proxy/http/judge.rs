@@ -3,7 +3,7 @@
 //! It answers nothing and forwards nothing.
 
 use crate::proxy::client::Client;
-use crate::proxy::observe::RefusalReason;
+use crate::proxy::observe::DenialReason;
 use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
@@ -45,7 +45,7 @@ impl Judge {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        self.client.refuse(RefusalReason::Removed, last.as_deref());
+        self.client.deny(DenialReason::Removed, last.as_deref());
     }
 
     /// Whether the host of the last request still is listed; before the first, whether the port is.
@@ -129,7 +129,7 @@ impl Judge {
         if upgrade == UpgradeAsked::Other {
             return Err(HttpDenial {
                 reply: LocalReply::upgrade_refused(),
-                reason: RefusalReason::UpgradeRefused,
+                reason: DenialReason::UpgradeRefused,
             });
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority.to_owned());

@@ -3,7 +3,7 @@
 //! It sends nothing on it, and does not decide which destinations are allowed.
 
 use crate::proxy::client::Client;
-use crate::proxy::observe::{AccessRecord, RefusalReason};
+use crate::proxy::observe::{AccessRecord, DenialReason};
 use crate::proxy::places::Place;
 use egress_core::http::upstream_reset::{UpstreamReset, connect_failure};
 use std::io;
@@ -25,7 +25,7 @@ pub(in crate::proxy) async fn connect_any(
     record: &mut AccessRecord,
 ) -> Result<(TcpStream, Place), UpstreamReset> {
     let Some(place) = client.shared.descriptors.take(client.share()) else {
-        client.refuse(RefusalReason::ConnectionLimit, None);
+        client.deny(DenialReason::ConnectionLimit, None);
         return Err(connect_failure(
             "too many open connections of this workload",
             true,
@@ -59,9 +59,13 @@ fn jitter(most: Duration) -> Duration {
     most * (share as u32) / 1000
 }
 
+/// The text that strerror(3) has for an error of a call, without the number that Rust adds.
+fn text_of(error: &io::Error) -> String {
+    let code = error.raw_os_error();
+    code.map_or_else(|| error.to_string(), |code| errno::Errno(code).to_string())
+}
+
 fn reset_of(error: &io::Error) -> UpstreamReset {
-    let text = error.to_string();
-    let text = text.split(" (os error ").next().unwrap_or(&text);
     let from_the_network = matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused
@@ -69,5 +73,5 @@ fn reset_of(error: &io::Error) -> UpstreamReset {
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::TimedOut
     );
-    connect_failure(text, !from_the_network)
+    connect_failure(&text_of(error), !from_the_network)
 }

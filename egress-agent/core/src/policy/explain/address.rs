@@ -7,7 +7,7 @@ use super::gate::{Fate, Spoken};
 use super::words::{self, rule_of};
 use super::{Explanation, Flow};
 use crate::policy::tables::Transport;
-use crate::routing::{RefusalReason, RequestHead};
+use crate::routing::{DenialReason, RequestHead};
 use egress_ebpf::verdict::{Reason, Verdict};
 use http::HeaderMap;
 use std::net::SocketAddr;
@@ -46,6 +46,7 @@ impl Asked<'_> {
         lines.extend(self.listed_by(to));
         Explanation {
             denied: None,
+            reason: None,
             lines,
             flows,
         }
@@ -71,7 +72,7 @@ impl Asked<'_> {
     }
 
     fn denied_address(&self, to: SocketAddr, tcp: &Judged<'_>, flows: Vec<Flow>) -> Explanation {
-        let denied = tcp.fate.denied_by();
+        let (denied, reason) = (tcp.fate.denied_by(), tcp.fate.reason());
         let port = to.port();
         if self.gate.kernel(to, Transport::Tcp) == Verdict::Proxy {
             let what = words::request(&tcp.spoken);
@@ -79,6 +80,7 @@ impl Asked<'_> {
             lines.extend(self.listed_by(to));
             return Explanation {
                 denied,
+                reason,
                 lines,
                 flows,
             };
@@ -89,14 +91,15 @@ impl Asked<'_> {
         );
         let mut lines = vec![why, words::denial(&tcp.fate)];
         let names = self.state.names();
-        let reason = match tcp.fate {
+        let verdict = match tcp.fate {
             Fate::DeniedByKernel(reason) => reason,
             _ => Reason::NotListed,
         };
-        let nearest = names.nearest(self.gate.id, to.ip(), port, Transport::Tcp, reason);
+        let nearest = names.nearest(self.gate.id, to.ip(), port, Transport::Tcp, verdict);
         lines.extend(nearest.or_else(|| self.by_dns(port)));
         Explanation {
             denied,
+            reason,
             lines,
             flows,
         }
@@ -127,7 +130,7 @@ impl Asked<'_> {
             };
             let fate = self.gate.fate(to, Transport::Tcp, Spoken::Http(head));
             // Another path may have a route.
-            fate.passes() || matches!(fate, Fate::DeniedByProxy(RefusalReason::NoRoute, _))
+            fate.passes() || matches!(fate, Fate::DeniedByProxy(DenialReason::NoRoute, _))
         });
         if let Some(host) = host {
             return Some(format!("HTTP to the Host {}", host.host));

@@ -44,6 +44,8 @@ pub struct Explanation {
     /// Who denies the flow; `None` if it is allowed. A policy that audits lets it through all the
     /// same.
     pub denied: Option<DeniedBy>,
+    /// The code of the reason, as the log line of the denial has it; `None` if it is allowed.
+    pub reason: Option<&'static str>,
     /// The verdict and its reasons, a line each.
     pub lines: Vec<String>,
     /// The flows that were judged: one to each address of a name; to an address by TCP and, without a

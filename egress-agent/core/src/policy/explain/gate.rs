@@ -10,7 +10,7 @@ use crate::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use crate::policy::state::PolicyState;
 use crate::policy::tables::Transport;
 use crate::routing::{
-    Cluster, RefusalReason, RequestHead, RouteTable, Sniffed, Step, TlsDecision, candidates,
+    Cluster, DenialReason, RequestHead, RouteTable, Sniffed, Step, TlsDecision, candidates,
     only_host, sniff,
 };
 use crate::tls::client_hello::HelloError;
@@ -53,7 +53,7 @@ pub(super) enum Fate {
     /// The proxy carries out what the request's route does.
     Request(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>),
     /// The proxy denies it: it answers with this status, or closes the connection.
-    DeniedByProxy(RefusalReason, Option<u16>),
+    DeniedByProxy(DenialReason, Option<u16>),
     /// It would go to a destination that has no address: 503 for a request, closed otherwise.
     NoEndpoint(Arc<Cluster>, Option<u16>),
 }
@@ -62,6 +62,18 @@ impl Fate {
     /// Whether the flow reaches a destination.
     pub(super) fn passes(&self) -> bool {
         self.denied_by().is_none()
+    }
+
+    /// The code of the reason for which the flow is denied, as the log has it.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Straight | Self::Relayed(_) | Self::Tls(_) | Self::Request(..) => None,
+            Self::DeniedByKernel(reason) => Some(reason.word()),
+            Self::DeniedByProxy(reason, _) => Some(reason.code()),
+            Self::NoEndpoint(cluster, _) => {
+                Some(DenialReason::NoEndpoint(cluster.id.host.to_string()).code())
+            }
+        }
     }
 
     /// Who denies the flow.
@@ -131,15 +143,15 @@ impl Gate<'_> {
                 self.request(to, &head)
             }
             (Step::NotHttp | Step::Http | Step::AnyHttp | Step::HttpIfListed(_), _) => {
-                denied(RefusalReason::UnknownProtocol, Some(400))
+                denied(DenialReason::UnknownProtocol, Some(400))
             }
-            (Step::UpgradeRequired, _) => denied(RefusalReason::Http10, Some(426)),
+            (Step::UpgradeRequired, _) => denied(DenialReason::Http10, Some(426)),
             (Step::Tls(_), Spoken::Tls(Some(name))) => self.tls(to, Some(name)),
             (Step::Tls(Some(cluster)) | Step::Relay(cluster), _) => relayed(cluster, to),
             (Step::Tls(None), Spoken::Tls(None)) => self.tls(to, None),
-            (Step::Tls(None), _) => denied(RefusalReason::BadHello(HelloError::NotTls), None),
-            (Step::Refuse(reason), _) => denied(reason, None),
-            (Step::Close, _) => denied(RefusalReason::EndedEarly, None),
+            (Step::Tls(None), _) => denied(DenialReason::BadHello(HelloError::NotTls), None),
+            (Step::Deny(reason), _) => denied(reason, None),
+            (Step::Close, _) => denied(DenialReason::EndedEarly, None),
         }
     }
 
@@ -152,7 +164,7 @@ impl Gate<'_> {
             HeadOutcome::Refused(error) => {
                 return Fate::DeniedByProxy(error.reason(), Some(error.reply().status));
             }
-            HeadOutcome::NeedMore => return Fate::DeniedByProxy(RefusalReason::EndedEarly, None),
+            HeadOutcome::NeedMore => return Fate::DeniedByProxy(DenialReason::EndedEarly, None),
         };
         let line = String::from_utf8_lossy(&read.bytes);
         let head = RequestHead {
@@ -162,7 +174,7 @@ impl Gate<'_> {
         };
         match self.decide(to, &head) {
             Fate::Request(..) if upgrade_asked(head.headers) == UpgradeAsked::Other => {
-                Fate::DeniedByProxy(RefusalReason::UpgradeRefused, Some(403))
+                Fate::DeniedByProxy(DenialReason::UpgradeRefused, Some(403))
             }
             fate => fate,
         }
@@ -189,16 +201,16 @@ impl Gate<'_> {
             TlsDecision::Forward(cluster) => Fate::Tls(cluster),
             TlsDecision::UnlistedName => {
                 let reason = match name {
-                    Some(_) => RefusalReason::UnlistedName,
+                    Some(_) => DenialReason::UnlistedName,
                     None => self.routes.no_server_name(self.id, to),
                 };
                 Fate::DeniedByProxy(reason, None)
             }
             TlsDecision::NotCarriedOut(why) => {
-                Fate::DeniedByProxy(RefusalReason::NotCarriedOut(why), None)
+                Fate::DeniedByProxy(DenialReason::NotCarriedOut(why), None)
             }
             TlsDecision::NoCluster(cluster) => {
-                Fate::DeniedByProxy(RefusalReason::NoCluster(cluster.id.host.to_string()), None)
+                Fate::DeniedByProxy(DenialReason::NoCluster(cluster.id.host.to_string()), None)
             }
         }
     }

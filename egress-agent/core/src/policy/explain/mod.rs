@@ -19,6 +19,7 @@ pub use question::{Dialled, Question, QuestionError, Scheme};
 use super::state::State;
 use asked::Asked;
 use egress_ebpf::ids::PolicyId;
+use egress_ebpf::verdict::Reason;
 use gate::Gate;
 
 impl State {
@@ -29,6 +30,7 @@ impl State {
         let Some(state) = self.policies.get(&policy) else {
             return Explanation {
                 denied: Some(DeniedBy::Kernel),
+                reason: Some(Reason::State.word()),
                 lines: vec![format!("denied: there is no policy {policy}")],
                 flows: Vec::new(),
             };

@@ -13,7 +13,8 @@ use crate::policy::naming::{lists_unspelt, ports, unspelt};
 use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
-use crate::routing::RefusalReason;
+use crate::routing::DenialReason;
+use egress_ebpf::verdict::Reason;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ impl<'a> Asked<'a> {
         let Some(shown) = worst.or(judged.first()) else {
             return Explanation {
                 denied: Some(DeniedBy::Kernel),
+                reason: Some(Reason::NotListed.word()),
                 lines: Vec::new(),
                 flows: Vec::new(),
             };
@@ -57,6 +59,7 @@ impl<'a> Asked<'a> {
         }
         Explanation {
             denied: shown.fate.denied_by(),
+            reason: shown.fate.reason(),
             lines,
             flows: judged.iter().map(Judged::flow).collect(),
         }
@@ -174,11 +177,11 @@ impl<'a> Asked<'a> {
             (Fate::DeniedByProxy(reason, _), _) => {
                 let rule = by.unwrap_or("the host");
                 let why = match reason {
-                    RefusalReason::NoRoute => format!("no route of {rule} takes {what}"),
-                    RefusalReason::NoCluster(to) => {
+                    DenialReason::NoRoute => format!("no route of {rule} takes {what}"),
+                    DenialReason::NoCluster(to) => {
                         format!("{rule} sends {what} to {to}, which no rule lists")
                     }
-                    RefusalReason::NotCarriedOut(_) => format!(
+                    DenialReason::NotCarriedOut(_) => format!(
                         "{what}: a field of its rule is not carried out, so that it serves nothing"
                     ),
                     _ => {

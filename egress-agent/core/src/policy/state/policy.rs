@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub enum Unlisted {
     /// It is denied.
     #[default]
-    Refused,
+    Denied,
     /// It passes and is recorded: the policy audits.
     Recorded,
     /// It passes: `ALLOW_ANY`.
@@ -71,7 +71,7 @@ impl PolicyState {
         match (self.allow_any, self.audit) {
             (true, _) => Unlisted::Passes,
             (false, true) => Unlisted::Recorded,
-            (false, false) => Unlisted::Refused,
+            (false, false) => Unlisted::Denied,
         }
     }
 

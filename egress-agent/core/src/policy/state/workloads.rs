@@ -77,7 +77,7 @@ impl State {
     /// What is done with unlisted destinations of a workload.
     pub fn unlisted(&self, id: CgroupId) -> Unlisted {
         let policy = self.policies.get(&self.policy_of(id));
-        policy.map_or(Unlisted::Refused, PolicyState::unlisted)
+        policy.map_or(Unlisted::Denied, PolicyState::unlisted)
     }
 
     /// Workloads for whose kind there was no policy left: everything is denied to them.

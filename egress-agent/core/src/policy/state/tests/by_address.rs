@@ -3,7 +3,7 @@
 use super::bench::Bench;
 use super::{entry, port};
 use crate::policy::state::Settings;
-use crate::routing::{HttpDecision, RefusalReason, RequestHead, TlsDecision};
+use crate::routing::{DenialReason, HttpDecision, RequestHead, TlsDecision};
 use crate::traffic::HttpAction;
 use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
@@ -151,10 +151,10 @@ fn tls_to_a_single_address_needs_no_server_name_and_to_a_network_it_does() {
         let network = "203.0.113.0/24".parse().unwrap();
         let (passes, reason) = decide(&text, "203.0.113.9:80", None);
         assert!(!passes);
-        assert_eq!(reason, RefusalReason::NoServerNameInNetwork(network));
+        assert_eq!(reason, DenialReason::NoServerNameInNetwork(network));
         assert!(reason.to_string().contains("protocol TCP"));
         assert!(decide(&text, "203.0.113.9:80", Some("a.example")).0);
         let (passes, reason) = decide(&text, "198.51.100.38:80", None);
-        assert_eq!((passes, reason), (false, RefusalReason::NoServerName));
+        assert_eq!((passes, reason), (false, DenialReason::NoServerName));
     }
 }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 /// Why a flow or request was not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RefusalReason {
+pub enum DenialReason {
     /// The kernel did not redirect this connection: somebody dialled the proxy itself.
     #[error("no original destination: not a redirected connection")]
     NoOrigin,
@@ -101,7 +101,7 @@ pub enum RefusalReason {
     NoServerNameInNetwork(IpNet),
 }
 
-impl RefusalReason {
+impl DenialReason {
     /// The code that the log has for it, in kebab-case as the kernel's reasons are.
     #[must_use]
     pub const fn code(&self) -> &'static str {
