@@ -10,8 +10,14 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// The text of a file; none where there is none. A file that another could have written is an error.
+/// The text of a file; see [`read_bytes`].
 pub fn read(path: &Path, most: usize) -> anyhow::Result<Option<String>> {
+    let bytes = read_bytes(path, most)?;
+    Ok(bytes.map(String::from_utf8).transpose()?)
+}
+
+/// What is in a file; none where there is none. A file that another could have written is an error.
+pub fn read_bytes(path: &Path, most: usize) -> anyhow::Result<Option<Vec<u8>>> {
     let mut options = OpenOptions::new();
     let opened = options
         .read(true)
@@ -27,15 +33,15 @@ pub fn read(path: &Path, most: usize) -> anyhow::Result<Option<String>> {
         meta.uid() == own && meta.mode() & 0o777 == 0o600,
         "another user may have written it"
     );
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // One byte more than is taken, so that a longer one is seen to be.
-    file.take(most as u64 + 1).read_to_string(&mut text)?;
-    ensure!(text.len() <= most, "more than {most} bytes");
-    Ok(Some(text))
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() <= most, "more than {most} bytes");
+    Ok(Some(bytes))
 }
 
-/// Replaces a file: under another name first.
-pub fn write(path: &Path, text: &str, most: usize) -> anyhow::Result<()> {
+/// Replaces a file: under another name first. Returns the new one, open at its end.
+pub fn write(path: &Path, text: &str, most: usize) -> anyhow::Result<File> {
     ensure!(text.len() <= most, "more than {most} bytes");
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".new");
@@ -49,5 +55,5 @@ pub fn write(path: &Path, text: &str, most: usize) -> anyhow::Result<()> {
     let mut file: File = new.open(unfinished).context("making it")?;
     file.write_all(text.as_bytes())?;
     fs::rename(unfinished, path)?;
-    Ok(())
+    Ok(file)
 }

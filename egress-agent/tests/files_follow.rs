@@ -242,3 +242,99 @@ async fn a_write_takes_effect_within_200_ms() {
     println!("median {:?}, longest {:?}", taken[10], taken[19]);
     assert!(taken[10] < Duration::from_millis(200), "{taken:?}");
 }
+
+/// Sets a file's times to those of another, as `cp -p` and `touch -r` do.
+fn with_times_of(path: &Path, meta: &fs::Metadata) {
+    let times = fs::FileTimes::new()
+        .set_accessed(meta.accessed().unwrap())
+        .set_modified(meta.modified().unwrap());
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_times(times).unwrap();
+}
+
+/// Longer than the steps of any file system's times and the poll together, so that the attributes
+/// of the files vouch for what was read of them.
+const SETTLED: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn what_is_on_disk_is_in_force_however_a_settled_file_is_edited() {
+    let (dir, rules) = folder();
+    let file = rules.join("a.yaml");
+    fs::write(&file, "one").unwrap();
+    fs::write(rules.join("b.yaml"), "b").unwrap();
+    let outside = dir.path().join("outside.yaml");
+    fs::write(&outside, "out").unwrap();
+    symlink(&outside, rules.join("c.yaml")).unwrap();
+    let mut seen = Rules::follow(&rules);
+    // Time itself is what is tested.
+    tokio::time::sleep(SETTLED).await;
+    let meta = fs::metadata(&file).unwrap();
+    // Of the same size and with the former times, in place.
+    fs::write(&file, "two").unwrap();
+    with_times_of(&file, &meta);
+    seen.become_lines(&["two", "b", "out"]).await;
+    // The same by a rename.
+    let new = rules.join("a.new");
+    fs::write(&new, "six").unwrap();
+    with_times_of(&new, &meta);
+    fs::rename(&new, &file).unwrap();
+    seen.become_lines(&["six", "b", "out"]).await;
+    // Two files change places: no inode and no time is another.
+    let aside = rules.join("aside");
+    fs::rename(&file, &aside).unwrap();
+    fs::rename(rules.join("b.yaml"), &file).unwrap();
+    fs::rename(&aside, rules.join("b.yaml")).unwrap();
+    seen.become_lines(&["b", "six", "out"]).await;
+    // Behind a link, in another folder.
+    let meta = fs::metadata(&outside).unwrap();
+    fs::write(&outside, "far").unwrap();
+    with_times_of(&outside, &meta);
+    seen.become_lines(&["b", "six", "far"]).await;
+    // Writes within one step of the clock, the last of which must win.
+    for n in 0..200 {
+        fs::write(&file, format!("{n:03}")).unwrap();
+        if n % 20 == 19 {
+            seen.become_lines(&[&format!("{n:03}"), "six", "far"]).await;
+        }
+    }
+    // A file that cannot be read and can again, without another text.
+    fs::write(rules.join("b.yaml"), [0xff; 3]).unwrap();
+    seen.problem("b.yaml: the text is not UTF-8").await;
+    fs::write(rules.join("b.yaml"), "six").unwrap();
+    seen.no_problem().await;
+    seen.become_lines(&["199", "six", "far"]).await;
+}
+
+#[tokio::test]
+async fn what_a_memory_mapping_writes_is_found() {
+    let (_dir, rules) = folder();
+    let file = rules.join("a.yaml");
+    fs::write(&file, "one").unwrap();
+    let mut seen = Rules::follow(&rules);
+    tokio::time::sleep(SETTLED).await;
+    let open = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&file)
+        .unwrap();
+    // SAFETY: a mapping of its own of a file that is as long, unmapped below.
+    unsafe {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            3,
+            protection,
+            flags,
+            std::os::fd::AsRawFd::as_raw_fd(&open),
+            0,
+        );
+        assert!(at != libc::MAP_FAILED);
+        at.cast::<[u8; 3]>().write(*b"two");
+        libc::munmap(at, 3);
+    }
+    let found = seen.feed.current.wait_for(|l| l.iter().eq(&["two"]));
+    timeout(Duration::from_secs(30), found)
+        .await
+        .expect("found by reading everything once in a while")
+        .unwrap();
+}

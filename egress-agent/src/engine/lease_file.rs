@@ -99,7 +99,7 @@ fn read(path: &Path, clock: Duration) -> anyhow::Result<Option<Stored>> {
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    state_file::write(path, text, MAX_TEXT)
+    state_file::write(path, text, MAX_TEXT).map(drop)
 }
 
 #[cfg(test)]

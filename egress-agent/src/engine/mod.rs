@@ -27,7 +27,7 @@ use crate::namespaces::Services;
 use crate::observe::families::Own;
 use crate::operate::ask::Ask;
 use crate::sockets::SocketFactory;
-use crate::sources::RuleSet;
+use crate::sources::{Difference, Objects, RuleSet};
 use crate::timer::until;
 use crate::workloads::{Owners, Sharers, Workloads};
 use anyhow::Context as _;
@@ -56,6 +56,8 @@ pub struct Engine {
     first_answers: FirstAnswers,
     lease_file: LeaseFile,
     rules_file: RulesFile,
+    /// Of the files.
+    in_force: Objects,
     /// Objects of rules that are in force but were not announced: names in them are being asked.
     announce: Option<usize>,
     /// Running flows may not be listed any more.
@@ -89,6 +91,7 @@ impl Engine {
             first_answers: FirstAnswers::new(news.board.clone()),
             lease_file: LeaseFile::beside(&config.admin_socket),
             rules_file: RulesFile::beside(&config.admin_socket),
+            in_force: Objects::default(),
             announce: None,
             end_unlisted: false,
             news,
@@ -115,7 +118,8 @@ impl Engine {
     pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
         let told = self.placing.workloads.next().await?;
         self.placing.hear(&mut self.state, told);
-        self.state.handle_rules(Instant::now(), &rules.objects);
+        let objects = rules.objects.to_vec();
+        self.state.handle_rules(Instant::now(), &objects);
         self.shown.set_rules(rules);
         self.lease_file.restore(&mut self.state);
         self.questions.ask(&mut self.state);
@@ -123,7 +127,10 @@ impl Engine {
         // With all that is known in the new tables before they are looked at: what an agent before
         // this one let through is not refused in between.
         match self.begin_with(None) {
-            Ok(()) => self.rules_file.keep(rules.objects.clone()),
+            Ok(()) => {
+                self.in_force = rules.objects.clone();
+                self.rules_file.keep(rules.objects.clone());
+            }
             Err(full) => self.give_way(rules, &full)?,
         }
         self.flush()
@@ -168,6 +175,7 @@ impl Engine {
         for objects in [&rules.previous[..], &[]] {
             self.shown.set_objects(objects.len());
             if self.begin_with(Some(objects)).is_ok() {
+                self.in_force = Objects::kept(objects.iter().cloned());
                 return Ok(());
             }
         }
@@ -275,7 +283,8 @@ impl Engine {
 
     /// Puts new rules in force, all of them or, where the tables have no room, none.
     fn take(&mut self, rules: &RuleSet) {
-        let plan = self.state.plan_rules(Instant::now(), &rules.objects);
+        let Difference { added, gone } = rules.objects.since(&self.in_force);
+        let plan = self.state.plan_change(Instant::now(), &added, &gone);
         if let Err(full) = self.placing.tables.fits(plan.ops()) {
             drop(plan);
             self.shown
@@ -286,6 +295,7 @@ impl Engine {
         self.end_unlisted |= plan.ops().iter().any(judges);
         plan.commit();
         self.shown.set_rules(rules);
+        self.in_force = rules.objects.clone();
         self.rules_file.keep(rules.objects.clone());
         self.announce = Some(rules.objects.len());
         self.placing.place_anew();

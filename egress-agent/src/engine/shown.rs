@@ -4,7 +4,7 @@ use super::placing::Placing;
 use crate::config::Mode;
 use crate::kernel::NoRoom;
 use crate::operate::ask::{Facts, Noted};
-use crate::sources::RuleSet;
+use crate::sources::{Line, RuleSet};
 use egress_core::policy::state::State;
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +16,7 @@ const LINES: usize = 100;
 pub(super) struct Shown {
     noted: Noted,
     /// Findings across the objects in force, once they are there.
-    findings: Arc<OnceLock<Vec<String>>>,
+    findings: Arc<OnceLock<Vec<Line>>>,
 }
 
 impl Shown {
@@ -39,8 +39,8 @@ impl Shown {
     /// These rules are in force.
     pub(super) fn set_rules(&mut self, rules: &RuleSet) {
         self.noted.objects = rules.objects.len();
-        self.noted.problems = rules.problems.iter().take(LINES).cloned().collect();
-        self.noted.notes = rules.notes.iter().take(LINES).cloned().collect();
+        self.noted.problems = shown(&rules.problems);
+        self.noted.notes = shown(&rules.notes);
         self.noted.problem = None;
         self.findings = Arc::clone(&rules.findings);
     }
@@ -79,16 +79,20 @@ impl Shown {
     /// How the rules stand, and who is under them.
     pub(super) fn facts(&self, state: &State, placing: &Placing) -> Facts {
         let (addresses, networks) = placing.tables.room();
-        let findings = self.findings.get().into_iter().flatten();
+        let findings = self.findings.get().map_or(&[][..], Vec::as_slice);
         Facts {
             noted: self.noted.clone(),
             generation: state.generation(),
             addresses,
             networks,
             failing: state.failing(),
-            findings: findings.take(LINES).cloned().collect(),
+            findings: shown(findings),
             too_deep: placing.workloads.too_deep(),
             workloads: placing.workloads.placed(),
         }
     }
+}
+
+fn shown(lines: &[Line]) -> Vec<String> {
+    lines.iter().take(LINES).map(ToString::to_string).collect()
 }

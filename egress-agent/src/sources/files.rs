@@ -1,21 +1,19 @@
-//! Rules from files and folders: read as a whole, followed while they change.
+//! Rules from files and folders, read so that an unchanged file costs one look at its attributes.
 //!
-//! Owns when the files are read. The caller's `compile` function interprets the text, and handles a
-//! file that cannot be read.
+//! Owns which files there are and what is in them. When they are read is `follow`'s; what a text
+//! means is the caller's.
 
-use super::watch::Watch;
-use crate::failure::Failure;
-use std::collections::BTreeSet;
+use super::stamp::{Held, Stamp};
+use egress_core::istio::decode::MAX_FILE;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use std::time::Instant;
+use thiserror::Error;
 
-/// A larger file is not read: no decoder would take it.
-const MAX_FILE: u64 = egress_core::istio::decode::MAX_FILE as u64;
 /// How often a read is begun again because a file changed under it.
 const READ_ATTEMPTS: u32 = 5;
 
@@ -52,93 +50,45 @@ impl Hash for SourceFile {
     }
 }
 
+/// Why a file or folder cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+pub enum Unreadable {
+    /// The system's error.
+    #[error("{}", io::Error::from_raw_os_error(*.0))]
+    System(i32),
+    /// An error that has no number.
+    #[error("{0}")]
+    Other(io::ErrorKind),
+    /// A FIFO, a device, a socket, or a folder where a file was.
+    #[error("is not a file")]
+    NotAFile,
+    /// No decoder would take it.
+    #[error("is larger than {} MiB", MAX_FILE >> 20)]
+    TooLarge,
+    /// Its text is not UTF-8.
+    #[error("the text is not UTF-8")]
+    NotUtf8,
+    /// A writer is at it.
+    #[error("changes while it is read")]
+    Changing,
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        let number = error.raw_os_error();
+        number.map_or(Self::Other(error.kind()), Self::System)
+    }
+}
+
 /// All files of all paths as they are at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reading {
     /// Files, sorted by path.
-    pub files: Vec<SourceFile>,
+    pub files: Vec<Arc<SourceFile>>,
     /// Files and folders that cannot be read, each with the reason.
-    pub failed: Vec<(PathBuf, String)>,
+    pub failed: Vec<(PathBuf, Unreadable)>,
     /// Folders with rule files in a folder that was named: they are not read.
     pub ignored: Vec<PathBuf>,
-}
-
-/// What a set of files amounts to, and what is wrong with it.
-#[derive(Clone, Debug)]
-pub struct Feed<T> {
-    /// The latest.
-    pub current: watch::Receiver<Arc<T>>,
-    /// One line about the parts of the files that are not in force; `None` while all is.
-    pub problem: watch::Receiver<Option<String>>,
-}
-
-/// Loads `paths` and follows them until the returned future is dropped.
-///
-/// `compile` sees all files at once and gives what they amount to, with one line if something is
-/// wrong with them; it is asked again when they changed. `after` is called with each set once it is
-/// published, for work that must not hold it up.
-pub fn follow<T, C, A>(
-    paths: &[PathBuf],
-    compile: C,
-    after: A,
-) -> Result<(Feed<T>, impl Future<Output = ()> + Send + use<T, C, A>), Failure>
-where
-    T: Send + Sync + 'static,
-    C: Fn(&Reading) -> (T, Option<String>) + Send + Sync + 'static,
-    A: Fn(&T) + Send + Sync + 'static,
-{
-    // Absolute: the watcher compares paths, and the working directory may go.
-    let paths: Vec<PathBuf> = paths
-        .iter()
-        .map(|p| {
-            std::path::absolute(p).map_err(|e| Failure::usage(format_args!("{}: {e}", p.display())))
-        })
-        .collect::<Result<_, _>>()?;
-    let mut changes = Watch::new(&paths);
-    let reading = read(&paths);
-    let mut seen = digest(&reading);
-    let (first, problem) = compile(&reading);
-    let first = Arc::new(first);
-    let (set_current, current) = watch::channel(Arc::clone(&first));
-    let (set_problem, problem) = watch::channel(problem);
-    let (compile, after) = (Arc::new(compile), Arc::new(after));
-    let run = async move {
-        let mut took = Duration::ZERO;
-        let mut new = Some(first);
-        loop {
-            if let Some(set) = new.take() {
-                let after = Arc::clone(&after);
-                finished(tokio::task::spawn_blocking(move || after(&set)).await);
-            }
-            changes.changed(took).await;
-            changes.arm();
-            let begin = Instant::now();
-            let (paths, compile) = (paths.clone(), Arc::clone(&compile));
-            // 10 000 rules take long enough to hold up other tasks.
-            let look = move || {
-                let reading = read(&paths);
-                let now = digest(&reading);
-                (now, (now != seen).then(|| compile(&reading)))
-            };
-            let looked = finished(tokio::task::spawn_blocking(look).await);
-            took = begin.elapsed();
-            if let Some((now, Some((set, problem)))) = looked {
-                seen = now;
-                let set = Arc::new(set);
-                set_current.send_replace(Arc::clone(&set));
-                set_problem.send_replace(problem);
-                new = Some(set);
-            }
-        }
-    };
-    Ok((Feed { current, problem }, run))
-}
-
-/// The result of a blocking task; a panic is logged.
-fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
-    ended
-        .inspect_err(|error| tracing::error!(%error, "reading the rules failed"))
-        .ok()
 }
 
 /// Whether two reads saw the same; says nothing across versions of the agent.
@@ -150,67 +100,129 @@ pub(super) fn digest(of: &impl Hash) -> u64 {
 
 /// All files of all paths in one consistent read.
 pub fn read(paths: &[PathBuf]) -> Reading {
-    let mut last = read_once(paths);
-    for _ in 1..READ_ATTEMPTS {
-        if last.failed.is_empty() {
-            break;
-        }
-        // A file between two names of a rename, or one being written.
-        last = read_once(paths);
-    }
-    last
+    Reader::default().read(paths)
 }
 
-fn read_once(paths: &[PathBuf]) -> Reading {
-    let mut reading = Reading::default();
-    let mut known = BTreeSet::new();
-    for path in paths {
-        let members = match fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => members(path, &mut reading.ignored),
-            Ok(_) => Ok(vec![path.clone()]),
-            Err(error) => Err(error),
-        };
-        let members = members.unwrap_or_else(|error| {
-            reading.failed.push((path.clone(), error.to_string()));
-            Vec::new()
-        });
-        for file in members {
-            match fs::canonicalize(&file) {
-                Ok(real) => {
-                    if known.insert(real) {
-                        match read_stable(&file) {
-                            Ok(text) => reading.files.push(SourceFile::new(file, text)),
-                            Err(error) => reading.failed.push((file, error.to_string())),
-                        }
+/// A file of a path or of a folder.
+struct Member {
+    path: PathBuf,
+    /// By which a file that is named twice is read once.
+    real: io::Result<PathBuf>,
+}
+
+/// Reads files, and remembers them for the next read.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    held: HashMap<PathBuf, Held<Arc<SourceFile>>>,
+}
+
+impl Reader {
+    /// Everything is read at the next read, whatever the attributes of the files say.
+    pub(super) fn doubt(&mut self) {
+        self.held.values_mut().for_each(Held::doubt);
+    }
+
+    /// All files of all paths in one consistent read.
+    pub(super) fn read(&mut self, paths: &[PathBuf]) -> Reading {
+        let mut last = self.read_once(paths);
+        for _ in 1..READ_ATTEMPTS {
+            if last.failed.is_empty() {
+                break;
+            }
+            // A file between two names of a rename, or one being written.
+            last = self.read_once(paths);
+        }
+        last
+    }
+
+    fn read_once(&mut self, paths: &[PathBuf]) -> Reading {
+        let mut reading = Reading::default();
+        let mut known = HashSet::new();
+        let mut held = HashMap::with_capacity(self.held.len());
+        for path in paths {
+            let members = match fs::metadata(path) {
+                Ok(meta) if meta.is_dir() => members(path, &mut reading.ignored),
+                Ok(_) => Ok(vec![Member {
+                    path: path.clone(),
+                    real: fs::canonicalize(path),
+                }]),
+                Err(error) => Err(error),
+            };
+            let members = members.unwrap_or_else(|error| {
+                reading.failed.push((path.clone(), error.into()));
+                Vec::new()
+            });
+            for Member { path, real } in members {
+                let read = real.map_err(Unreadable::from).and_then(|real| {
+                    let new = known.insert(real);
+                    new.then(|| self.file(&path)).transpose()
+                });
+                match read {
+                    Ok(Some(file)) => {
+                        reading.files.push(Arc::clone(file.value()));
+                        held.insert(path, file);
                     }
+                    Ok(None) => {}
+                    Err(error) => reading.failed.push((path, error)),
                 }
-                Err(error) => reading.failed.push((file, error.to_string())),
             }
         }
+        self.held = held;
+        reading.files.sort_by(|a, b| a.path.cmp(&b.path));
+        reading
     }
-    reading.files.sort_by(|a, b| a.path.cmp(&b.path));
-    reading
+
+    /// A file as it is: the one that is held if its attributes show that it did not change.
+    fn file(&mut self, path: &Path) -> Result<Held<Arc<SourceFile>>, Unreadable> {
+        // Not opened before it is known to be a file: opening a FIFO waits for its writer.
+        let meta = fs::metadata(path)?;
+        if !meta.is_file() {
+            return Err(Unreadable::NotAFile);
+        }
+        let held = self.held.remove(path);
+        let held = match held {
+            Some(held) if held.is_current(&Stamp::of(&meta)) => return Ok(held),
+            held => held,
+        };
+        let begin = Instant::now();
+        let (text, stamp, seen) = read_stable(path)?;
+        let file = match &held {
+            Some(held) if held.value().text == text => Arc::clone(held.value()),
+            _ => Arc::new(SourceFile::new(path.to_owned(), text)),
+        };
+        Ok(Held::read(file, stamp, begin, seen, held))
+    }
 }
 
 /// The rule files of a folder, not of folders in it. Names that begin with a dot are an editor's,
 /// or Kubernetes' own (`..data` and the folder it points to).
-fn members(folder: &Path, ignored: &mut Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
+fn members(folder: &Path, ignored: &mut Vec<PathBuf>) -> io::Result<Vec<Member>> {
+    let real = fs::canonicalize(folder)?;
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         if is_hidden(&path) {
             continue;
         }
-        if path.is_dir() {
+        let linked = entry.file_type()?.is_symlink();
+        let is_folder = if linked {
+            path.is_dir()
+        } else {
+            entry.file_type()?.is_dir()
+        };
+        if is_folder {
             let inside = fs::read_dir(&path).into_iter().flatten().flatten();
-            if inside
-                .map(|e| e.path())
-                .any(|p| is_rules(&p) && !is_hidden(&p))
-            {
+            if inside.map(|e| e.path()).any(|p| is_rules(&p)) {
                 ignored.push(path);
             }
         } else if is_rules(&path) {
-            found.push(path);
+            let real = if linked {
+                fs::canonicalize(&path)
+            } else {
+                Ok(real.join(entry.file_name()))
+            };
+            found.push(Member { path, real });
         }
     }
     Ok(found)
@@ -222,39 +234,37 @@ fn is_hidden(path: &Path) -> bool {
 }
 
 /// Whether a file of a folder is taken for rules, by its name.
-fn is_rules(path: &Path) -> bool {
+pub(super) fn is_rules(path: &Path) -> bool {
     let known = ["yaml", "yml", "json"];
     let extension = path.extension();
-    extension.is_some_and(|e| known.iter().any(|k| e.eq_ignore_ascii_case(k)))
+    !is_hidden(path) && extension.is_some_and(|e| known.iter().any(|k| e.eq_ignore_ascii_case(k)))
 }
 
-/// The text of a file that did not change while it was read.
-fn read_stable(path: &Path) -> io::Result<String> {
-    let stamp = |m: &fs::Metadata| (m.modified().ok(), m.len());
-    // Not opened before it is known to be a file: opening a FIFO waits for its writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("is not a file"));
-    }
+/// The text of a file that did not change while it was read, with its attributes and a time at which
+/// it had them.
+fn read_stable(path: &Path) -> Result<(String, Stamp, Instant), Unreadable> {
     let mut file = fs::File::open(path)?;
     let before = file.metadata()?;
-    if before.len() > MAX_FILE {
-        return Err(io::Error::other(format!(
-            "is larger than {} MiB",
-            MAX_FILE >> 20
-        )));
+    let seen = Instant::now();
+    if !before.is_file() {
+        return Err(Unreadable::NotAFile);
     }
-    let mut text = String::new();
+    if before.len() > MAX_FILE as u64 {
+        return Err(Unreadable::TooLarge);
+    }
+    let mut text = String::with_capacity(before.len() as usize);
     (&mut file)
-        .take(MAX_FILE)
+        .take(MAX_FILE as u64)
         .read_to_string(&mut text)
         .map_err(|e| match e.kind() {
-            io::ErrorKind::InvalidData => io::Error::other("the text is not UTF-8"),
-            _ => e,
+            io::ErrorKind::InvalidData => Unreadable::NotUtf8,
+            _ => e.into(),
         })?;
-    if stamp(&file.metadata()?) != stamp(&before) {
-        return Err(io::Error::other("changes while it is read"));
+    let stamp = Stamp::of(&before);
+    if Stamp::of(&file.metadata()?) != stamp {
+        return Err(Unreadable::Changing);
     }
-    Ok(text)
+    Ok((text, stamp, seen))
 }
 
 #[cfg(test)]
@@ -309,7 +319,7 @@ mod tests {
         ] {
             let failed = read(std::slice::from_ref(&path)).failed;
             assert!(
-                failed[0].0 == path && failed[0].1.contains(part),
+                failed[0].0 == path && failed[0].1.to_string().contains(part),
                 "{failed:?}"
             );
         }

@@ -119,22 +119,25 @@ impl Again {
     }
 }
 
+/// Of valid objects with one kind, namespace and name, given in their order: how often they are
+/// given, if more than once.
+pub(super) fn again(ones: &[&Object]) -> Option<Again> {
+    let first = ones.first().filter(|_| ones.len() > 1)?;
+    let alike = |o: &&Object| o.spec == first.spec && o.meta == first.meta;
+    let places = ones.iter().map(|o| format!("{}:{}", o.source, o.line));
+    Some(Again {
+        same: ones.iter().all(alike),
+        places: places.collect::<Vec<_>>().join(", "),
+    })
+}
+
 /// Of valid objects, those that are in more than one document.
 pub(crate) fn twice<'a>(objects: impl Iterator<Item = (Id, &'a Object)>) -> BTreeMap<Id, Again> {
     let mut all: BTreeMap<Id, Vec<&Object>> = BTreeMap::new();
     for (id, object) in objects {
         all.entry(id).or_default().push(object);
     }
-    let again = |ones: Vec<&Object>| {
-        let first = ones.first().filter(|_| ones.len() > 1)?;
-        let alike = |o: &&Object| o.spec == first.spec && o.meta == first.meta;
-        let places = ones.iter().map(|o| format!("{}:{}", o.source, o.line));
-        Some(Again {
-            same: ones.iter().all(alike),
-            places: places.collect::<Vec<_>>().join(", "),
-        })
-    };
     all.into_iter()
-        .filter_map(|(id, ones)| Some((id, again(ones)?)))
+        .filter_map(|(id, ones)| Some((id, again(&ones)?)))
         .collect()
 }

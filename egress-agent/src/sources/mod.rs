@@ -1,10 +1,18 @@
 //! Where rules come from. A source hands over decoded rule sets; it judges no flow.
 
 pub mod files;
+mod follow;
 pub(crate) mod judge;
+mod loader;
+mod objects;
+mod rule_set;
 pub mod rules;
+mod stamp;
 pub mod store;
 mod watch;
 
-pub use files::{Feed, Reading, SourceFile, follow};
-pub use rules::{RuleSet, follow_rules};
+pub use files::{Reading, SourceFile};
+pub use follow::{Feed, follow};
+pub use objects::{Difference, Objects};
+pub use rule_set::{Line, RuleSet};
+pub use rules::follow_rules;

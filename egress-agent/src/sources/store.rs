@@ -2,31 +2,57 @@
 //!
 //! Stores documents as their files had them; they are decoded and validated again when they are
 //! read.
+//! The file is a log: a change appends the documents that it touches and a line that says with a
+//! checksum that all before it is whole. A reader takes what is before the last such line, so an
+//! agent that is killed while it writes leaves the rules before the change or after it.
 
 use super::judge::Id;
+use super::objects::{Difference, Objects};
 use crate::state_file;
 use anyhow::Context as _;
+use crc32fast::Hasher;
 use egress_core::istio::decode::decode_part;
 use egress_core::istio::stand_in::stand_in;
 use egress_core::istio::{Object, Severity, Strictness, validate};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A larger set is not kept.
 const MOST: usize = 64 << 20;
 /// The first line; the number is the form's.
-const HEAD: &str = "egress-agent rules 1";
-/// The last line: a file without it was cut off.
-const END: &str = "end";
+const HEAD: &str = "egress-agent rules 2\n";
+/// The log is written anew when it has grown by as much as the rules take, and at least by this.
+const SLACK: usize = 1 << 20;
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+enum Entry<'a> {
+    /// A document with objects in force, or what it is from here on.
+    #[serde(rename = "put", borrow)]
+    Put(Document<'a>),
+    /// A document without one from here on.
+    #[serde(rename = "drop")]
+    Drop(u64),
+    /// All before is whole; CRC-32 of it, this line left out.
+    #[serde(rename = "whole")]
+    Whole(u32),
+}
 
 /// A document with objects in force.
 #[derive(Serialize, Deserialize)]
 struct Document<'a> {
-    source: std::borrow::Cow<'a, str>,
+    number: u64,
+    #[serde(borrow)]
+    source: Cow<'a, str>,
     line: u32,
-    text: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
     /// Kind, namespace and name of each object in force; a list may hold others.
     objects: Vec<(String, String, String)>,
 }
@@ -68,20 +94,17 @@ pub fn read(path: &Path) -> Vec<Arc<Object>> {
 }
 
 fn load(path: &Path) -> anyhow::Result<Vec<Arc<Object>>> {
-    let Some(text) = state_file::read(path, MOST)? else {
+    let Some(bytes) = state_file::read_bytes(path, MOST)? else {
         return Ok(Vec::new());
     };
-    let mut lines = text.lines();
-    anyhow::ensure!(lines.next() == Some(HEAD), "another form");
+    // A write may be cut off inside a character.
+    let text = match std::str::from_utf8(&bytes) {
+        Ok(text) => text,
+        Err(cut) => std::str::from_utf8(&bytes[..cut.valid_up_to()])?,
+    };
     let mut objects = Vec::new();
     let mut known = BTreeSet::new();
-    let mut whole = false;
-    for line in lines {
-        if line == END {
-            whole = true;
-            break;
-        }
-        let document: Document<'_> = serde_json::from_str(line).context("reading a document")?;
+    for document in documents(text)?.values() {
         let decoded = decode_part(
             &document.source,
             &document.text,
@@ -104,33 +127,212 @@ fn load(path: &Path) -> anyhow::Result<Vec<Arc<Object>>> {
             }
         }
     }
-    anyhow::ensure!(whole, "it is cut off");
     Ok(objects)
 }
 
-/// Writes what is in force. Stand-ins are made again from what they stand for.
-pub fn write(path: &Path, objects: &[Arc<Object>]) -> anyhow::Result<()> {
-    let mut text = format!("{HEAD}\n");
-    let mut documents: Vec<Document<'_>> = Vec::new();
-    for object in objects.iter().filter(|o| o.denied.is_none()) {
-        match documents.last_mut() {
-            Some(last) if last.source == object.source && last.line == object.text_line => {
-                last.objects.push(key(object));
+/// The documents after the last change that is whole.
+fn documents(text: &str) -> anyhow::Result<BTreeMap<u64, Document<'_>>> {
+    let entries = text.strip_prefix(HEAD).context("another form")?;
+    let mut sum = Hasher::new();
+    sum.update(HEAD.as_bytes());
+    let mut documents = BTreeMap::new();
+    let mut change = Vec::new();
+    let mut whole = false;
+    for line in entries.split_inclusive('\n') {
+        // The end of a write that was cut off.
+        let entry = line.ends_with('\n').then(|| serde_json::from_str(line));
+        match entry {
+            Some(Ok(Entry::Whole(written))) if written == sum.clone().finalize() => {
+                whole = true;
+                for (number, document) in change.drain(..) {
+                    match document {
+                        Some(document) => documents.insert(number, document),
+                        None => documents.remove(&number),
+                    };
+                }
             }
-            _ => documents.push(Document {
-                source: object.source.as_str().into(),
-                line: object.text_line,
-                text: (&*object.text).into(),
-                objects: vec![key(object)],
-            }),
+            Some(Ok(Entry::Put(document))) => change.push((document.number, Some(document))),
+            Some(Ok(Entry::Drop(number))) => change.push((number, None)),
+            Some(Ok(Entry::Whole(_)) | Err(_)) | None => break,
+        }
+        sum.update(line.as_bytes());
+    }
+    anyhow::ensure!(whole, "it is cut off");
+    Ok(documents)
+}
+
+/// Writes the rules in force. Stand-ins are made again from what they stand for.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    /// What the file has.
+    written: Objects,
+    /// By the place of their text in memory, which the objects of a document share.
+    documents: HashMap<usize, Written>,
+    next: u64,
+    /// None before the first write, and after one that failed.
+    log: Option<Log>,
+}
+
+/// A document in the file.
+#[derive(Debug)]
+struct Written {
+    number: u64,
+    /// Those in force; at least one.
+    objects: Vec<Arc<Object>>,
+}
+
+/// The file, open at its end.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    sum: Hasher,
+    len: usize,
+    /// Beyond this it is written anew.
+    most: usize,
+}
+
+impl Store {
+    /// Reads and writes nothing yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            written: Objects::default(),
+            documents: HashMap::new(),
+            next: 0,
+            log: None,
         }
     }
-    for document in &documents {
-        text += &serde_json::to_string(document)?;
-        text.push('\n');
-        anyhow::ensure!(text.len() <= MOST, "more than {MOST} bytes");
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
-    text += END;
-    text.push('\n');
-    state_file::write(path, &text, MOST)
+
+    /// Makes these the rules that the next agent finds. After an error the file has those before.
+    pub fn keep(&mut self, objects: &Objects) -> anyhow::Result<()> {
+        let mut touched = BTreeSet::new();
+        let difference = objects.since(&self.written);
+        for object in &difference.gone {
+            let at = object.text.as_ptr().addr();
+            if let Some(document) = self.documents.get_mut(&at) {
+                document.objects.retain(|o| !Arc::ptr_eq(o, object));
+                touched.insert(at);
+            }
+        }
+        // Kept until the end: a text that is gone must not have the place of another.
+        let Difference { added, gone } = difference;
+        for object in added.into_iter().filter(|o| o.denied.is_none()) {
+            let at = object.text.as_ptr().addr();
+            let next = &mut self.next;
+            let document = self.documents.entry(at).or_insert_with(|| {
+                *next += 1;
+                Written {
+                    number: *next,
+                    objects: Vec::new(),
+                }
+            });
+            document.objects.push(object);
+            touched.insert(at);
+        }
+        self.written = objects.clone();
+        let written = self.write(&touched);
+        if written.is_err() {
+            self.log = None;
+        }
+        self.documents
+            .retain(|_, document| !document.objects.is_empty());
+        drop(gone);
+        written
+    }
+
+    fn write(&mut self, touched: &BTreeSet<usize>) -> anyhow::Result<()> {
+        let own = |log: &&mut Log| log.is_at(&self.path);
+        if let Some(log) = self.log.as_mut().filter(own) {
+            let mut text = String::new();
+            for document in touched.iter().filter_map(|at| self.documents.get(at)) {
+                add(&mut text, &document.entry())?;
+            }
+            if text.is_empty() {
+                return Ok(());
+            }
+            if log.len + text.len() <= log.most {
+                return log.append(text);
+            }
+        }
+        self.log = Some(self.write_anew()?);
+        Ok(())
+    }
+
+    fn write_anew(&self) -> anyhow::Result<Log> {
+        let documents = self.documents.values();
+        let mut documents: Vec<_> = documents.filter(|d| !d.objects.is_empty()).collect();
+        documents.sort_by_key(|document| document.number);
+        let mut text = HEAD.to_owned();
+        for document in documents {
+            add(&mut text, &document.entry())?;
+            anyhow::ensure!(text.len() <= MOST, "more than {MOST} bytes");
+        }
+        let mut sum = Hasher::new();
+        end(&mut sum, &mut text)?;
+        Ok(Log {
+            file: state_file::write(&self.path, &text, MOST)?,
+            sum,
+            len: text.len(),
+            most: MOST.min(2 * text.len() + SLACK),
+        })
+    }
 }
+
+impl Written {
+    fn entry(&self) -> Entry<'_> {
+        let Some(first) = self.objects.first() else {
+            return Entry::Drop(self.number);
+        };
+        let document = Document {
+            number: self.number,
+            source: first.source.as_str().into(),
+            line: first.text_line,
+            text: (&*first.text).into(),
+            objects: self.objects.iter().map(|o| key(o)).collect(),
+        };
+        Entry::Put(document)
+    }
+}
+
+impl Log {
+    /// Whether the file is the one of this path still, with what was written to it.
+    fn is_at(&self, path: &Path) -> bool {
+        let own = self.file.metadata().map(|m| (m.dev(), m.ino(), m.len()));
+        let there = fs::symlink_metadata(path).map(|m| (m.dev(), m.ino(), m.len()));
+        let is_same = |own| there.is_ok_and(|there| there == own);
+        own.is_ok_and(|own| own.2 == self.len as u64 && is_same(own))
+    }
+
+    /// Appends a change.
+    fn append(&mut self, mut text: String) -> anyhow::Result<()> {
+        end(&mut self.sum, &mut text)?;
+        self.file.write_all(text.as_bytes())?;
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+fn add(text: &mut String, entry: &Entry<'_>) -> anyhow::Result<()> {
+    *text += &serde_json::to_string(entry)?;
+    text.push('\n');
+    Ok(())
+}
+
+/// Ends a text that follows what the sum is of.
+fn end(sum: &mut Hasher, text: &mut String) -> anyhow::Result<()> {
+    sum.update(text.as_bytes());
+    let begin = text.len();
+    add(text, &Entry::Whole(sum.clone().finalize()))?;
+    sum.update(&text.as_bytes()[begin..]);
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! When to look at the rule files again: inotify for speed, a slow poll for what it cannot see
 //! (network mounts, a full queue). Reads no rules; a wake-up may find no change.
 
+use super::files::is_rules;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::BTreeSet;
@@ -153,7 +154,10 @@ impl Interest {
                 interest.watched.insert(path.clone());
                 interest.folders.extend([path.clone(), real.clone()]);
                 for entry in std::fs::read_dir(&real).into_iter().flatten().flatten() {
-                    interest.target(&entry.path());
+                    // Most entries are no links, which costs no look at each.
+                    if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                        interest.target(&entry.path());
+                    }
                 }
             } else {
                 interest.target(path);
@@ -190,10 +194,12 @@ impl Interest {
 
     fn concerns(&self, event: &Event) -> bool {
         let reading = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
+        // Other entries of a folder are no rules: the agent's own files may be among them, and a
+        // log that it appends to is never closed.
         let known = |p: &PathBuf| {
             self.names.contains(p)
                 || self.folders.contains(p)
-                || p.parent().is_some_and(|f| self.folders.contains(f))
+                || p.parent().is_some_and(|f| self.folders.contains(f)) && is_rules(p)
         };
         // A queue that overflowed names no path.
         !reading && (event.paths.is_empty() || event.paths.iter().any(known))
@@ -226,6 +232,23 @@ mod tests {
             interest.concerns(&Event::new(EventKind::Other)),
             "an overflow"
         );
+    }
+
+    #[test]
+    fn only_entries_that_may_be_rules_matter_in_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let interest = Interest::of(&[dir.path().to_owned()]);
+        let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        for (name, matters) in [
+            ("a.yaml", true),
+            ("b.JSON", true),
+            (".a.yaml", false),
+            ("agent.rules", false),
+            ("a.yaml.tmp", false),
+        ] {
+            let event = event(data, &dir.path().join(name));
+            assert_eq!(interest.concerns(&event), matters, "{name}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Judges as a starting agent would. Owns the counts and the exit code; the core has the messages.
 
 use crate::failure::Failure;
-use crate::sources::files::{self, Reading};
+use crate::sources::files::{self, Reading, Unreadable};
 use crate::sources::judge::{Id, twice};
 use clap::ValueEnum;
 use egress_core::istio::report::Report;
@@ -50,7 +50,7 @@ pub fn run(
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     let reading = read(paths)?;
-    let decode = |f: &files::SourceFile| {
+    let decode = |f: &Arc<files::SourceFile>| {
         decode_as(&f.path.display().to_string(), &f.text, Strictness::Files)
     };
     let all: Vec<Decoded> = reading.files.iter().map(decode).collect();
@@ -89,7 +89,7 @@ pub fn run(
         counts.unreadable += 1;
         let name = path.display().to_string();
         let unread = Decoded {
-            messages: vec![unreadable(why)],
+            messages: vec![unreadable(*why)],
             ..Decoded::default()
         };
         out.write_all(written(&Report::new(&name, "", &unread)).as_bytes())?;
@@ -104,7 +104,7 @@ pub fn run(
     conclude(&counts, files, output, strict, out)
 }
 
-fn unreadable(why: &str) -> Message {
+fn unreadable(why: Unreadable) -> Message {
     Message {
         severity: Severity::Error,
         field: String::new(),
@@ -118,7 +118,7 @@ fn unreadable(why: &str) -> Message {
 /// path that is not there.
 fn read(paths: &[PathBuf]) -> Result<Reading, Failure> {
     let reading = files::read(paths);
-    let absent = |(path, _): &&(PathBuf, String)| paths.contains(path) && !path.exists();
+    let absent = |(path, _): &&(PathBuf, Unreadable)| paths.contains(path) && !path.exists();
     if let Some((path, why)) = reading.failed.iter().find(absent) {
         return Err(Failure::usage(format_args!("{}: {why}", path.display())));
     }

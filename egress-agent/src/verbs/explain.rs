@@ -147,7 +147,7 @@ fn by_files(asked: &Asked) -> anyhow::Result<State> {
         },
         ..settings(asked)?
     });
-    state.handle_rules(Instant::now(), &rules.objects);
+    state.handle_rules(Instant::now(), &rules.objects.to_vec());
     resolve(&mut state);
     Ok(state)
 }

@@ -123,6 +123,23 @@ impl State {
     pub fn plan_rules(&mut self, now: Instant, objects: &[Arc<Object>]) -> Plan<'_> {
         let before = self.before();
         let update = self.registry.update(objects);
+        self.plan_update(now, before, update)
+    }
+
+    /// As [`Self::plan_rules`], for a caller that knows which objects came and went since the rules
+    /// that are in force: costs nothing for those that stay.
+    pub fn plan_change(
+        &mut self,
+        now: Instant,
+        added: &[Arc<Object>],
+        gone: &[Arc<Object>],
+    ) -> Plan<'_> {
+        let before = self.before();
+        let update = self.registry.change(added, gone);
+        self.plan_update(now, before, update)
+    }
+
+    fn plan_update(&mut self, now: Instant, before: Before, update: Update) -> Plan<'_> {
         let planned = match &update.change {
             Change::Some(touched) if !self.policies.is_empty() => self.amend(touched),
             Change::Some(_) | Change::Everything => self.plan_anew(),

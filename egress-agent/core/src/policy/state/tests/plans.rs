@@ -149,6 +149,41 @@ proptest! {
     }
 }
 
+/// What came and what went from one set to another.
+fn between(pool: &[Arc<Object>], from: u16, to: u16) -> (Vec<Arc<Object>>, Vec<Arc<Object>>) {
+    (chosen(pool, to & !from), chosen(pool, from & !to))
+}
+
+proptest! {
+    #[test]
+    fn a_change_does_what_the_whole_set_does(
+        steps in prop::collection::vec((step(), any::<u16>()), 1..25),
+    ) {
+        let pool = pool();
+        let mut now = Instant::now();
+        let (mut whole, mut changing) = (State::new(settings(false)), State::new(settings(false)));
+        let mut held = 0;
+        for (step, dropped) in steps {
+            let (added, gone) = between(&pool, held, dropped);
+            drop(changing.plan_change(now, &added, &gone));
+            let mut same = now;
+            take(&mut whole, &mut now, &pool, &step);
+            if let Step::Rules(set) = step {
+                let (mut added, mut gone) = between(&pool, held, set);
+                // An object that only moved is in both.
+                let moved = chosen(&pool, held & set & dropped);
+                added.extend(moved.iter().cloned());
+                gone.extend(moved);
+                changing.plan_change(now, &added, &gone).commit();
+                held = set;
+            } else {
+                take(&mut changing, &mut same, &pool, &step);
+            }
+            prop_assert_eq!(seen(&mut whole), seen(&mut changing), "after {:?}", step);
+        }
+    }
+}
+
 #[test]
 fn rules_that_do_not_fit_give_way_before_the_first_write() {
     let now = Instant::now();

@@ -1,0 +1,312 @@
+//! From the files to the objects in force. The unit is the object: an invalid one is left out and
+//! reported, its last good version stays in force, and the others apply.
+//!
+//! Owns what was learnt of the files so far, so that a changed file costs its own objects: the
+//! verdict on an object depends on the documents of the same kind, namespace and name, wherever they
+//! are, on its last good version, and, if no document has it any more, on whether the file that had
+//! it can be read. How one file is judged is `judge`'s.
+
+use super::files::{Reading, SourceFile};
+use super::judge::{Id, Judged, One, again, judge};
+use super::objects::{Objects, Place};
+use super::rule_set::{Line, RuleSet};
+use egress_core::istio::Object;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Loader {
+    files: BTreeMap<Arc<Path>, Held>,
+    /// Documents that have an object, in the order of the files.
+    documents: BTreeMap<Id, BTreeSet<(Arc<Path>, usize)>>,
+    /// The last good version of each object.
+    good: BTreeMap<Id, Arc<Object>>,
+    /// Those of `good` that no document has.
+    unseen: BTreeSet<Id>,
+    objects: Objects,
+    /// What there is to say of each file; without those of which there is nothing.
+    said: BTreeMap<Arc<Path>, Said>,
+    /// Of the previous agent, until the first load.
+    previous: Vec<Arc<Object>>,
+}
+
+/// A file.
+#[derive(Debug)]
+struct Held {
+    digest: u64,
+    judged: Judged,
+    /// What became of each of its objects, in their order.
+    outcomes: Vec<Outcome>,
+}
+
+/// What becomes of one document of an object.
+#[derive(Clone, Debug, Default)]
+struct Outcome {
+    problems: Vec<Line>,
+    note: Option<Line>,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    problems: Vec<Line>,
+    notes: Vec<Line>,
+}
+
+impl Loader {
+    /// Begins with what a previous agent had in force.
+    pub(super) fn after(previous: Vec<Arc<Object>>) -> Self {
+        let good: BTreeMap<Id, _> = previous
+            .iter()
+            .map(|o| (Id::of(o), Arc::clone(o)))
+            .collect();
+        Self {
+            unseen: good.keys().cloned().collect(),
+            good,
+            previous,
+            ..Self::default()
+        }
+    }
+
+    /// What these files amount to.
+    pub(super) fn load(&mut self, reading: &Reading) -> RuleSet {
+        let mut stale = BTreeSet::new();
+        let mut affected = BTreeSet::new();
+        let there: BTreeMap<&Path, &Arc<SourceFile>> = reading
+            .files
+            .iter()
+            .map(|file| (file.path.as_path(), file))
+            .collect();
+        let gone = self.files.keys();
+        let gone: Vec<_> = gone
+            .filter(|p| !there.contains_key(&***p))
+            .cloned()
+            .collect();
+        for path in gone {
+            self.forget(&path, &mut affected);
+            stale.insert(path);
+        }
+        for file in there.values() {
+            let held = self.files.get(file.path.as_path());
+            if held.is_none_or(|held| held.digest != file.digest()) {
+                stale.insert(self.take(file, &mut affected));
+            }
+        }
+        for id in affected {
+            if self.documents.contains_key(&id) {
+                self.unseen.remove(&id);
+                self.objects.remove(&Place::Kept(id.clone()));
+                self.settle(&id, &mut stale);
+            } else if self.good.contains_key(&id) {
+                self.unseen.insert(id);
+            }
+        }
+        self.keep_unseen(reading);
+        for path in stale {
+            self.say(&path);
+        }
+        self.rules(reading)
+    }
+
+    /// Takes a file out.
+    fn forget(&mut self, path: &Arc<Path>, affected: &mut BTreeSet<Id>) -> Vec<One> {
+        let Some(held) = self.files.remove(path) else {
+            return Vec::new();
+        };
+        for (number, one) in held.judged.objects.iter().enumerate() {
+            let place = (Arc::clone(path), number);
+            if let Entry::Occupied(mut documents) = self.documents.entry(one.id.clone()) {
+                documents.get_mut().remove(&place);
+                if documents.get().is_empty() {
+                    documents.remove();
+                }
+            }
+            self.objects.remove(&Place::File(place.0, number));
+            affected.insert(one.id.clone());
+        }
+        held.judged.objects
+    }
+
+    /// Takes a file in, in the place of what it was before.
+    fn take(&mut self, file: &SourceFile, affected: &mut BTreeSet<Id>) -> Arc<Path> {
+        let known = self.files.get_key_value(file.path.as_path());
+        let path = known.map_or_else(|| file.path.as_path().into(), |(path, _)| Arc::clone(path));
+        let before = self.forget(&path, affected);
+        let mut judged = judge(file);
+        reuse(&mut judged, before);
+        for (number, one) in judged.objects.iter().enumerate() {
+            let documents = self.documents.entry(one.id.clone()).or_default();
+            documents.insert((Arc::clone(&path), number));
+            affected.insert(one.id.clone());
+        }
+        let held = Held {
+            digest: file.digest(),
+            outcomes: vec![Outcome::default(); judged.objects.len()],
+            judged,
+        };
+        self.files.insert(Arc::clone(&path), held);
+        path
+    }
+
+    /// Decides what is in force of an object that documents have.
+    fn settle(&mut self, id: &Id, stale: &mut BTreeSet<Arc<Path>>) {
+        let places: Vec<_> = self
+            .documents
+            .get(id)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let ones: Vec<One> = places
+            .iter()
+            .filter_map(|(path, number)| self.files.get(path)?.judged.objects.get(*number))
+            .cloned()
+            .collect();
+        let valid = || ones.iter().filter(|one| one.errors.is_empty());
+        let again = again(&valid().map(|one| &*one.object).collect::<Vec<_>>());
+        let differs = again.as_ref().is_some_and(|again| !again.same);
+        let one_is_enough = valid().next().is_some() && !differs;
+        // One document of several is in force, or the last good version in the place of the first.
+        let mut applied = false;
+        for ((path, number), one) in places.into_iter().zip(&ones) {
+            let mut outcome = Outcome::default();
+            let mut errors = one.errors.clone();
+            let mut object = None;
+            let (source, line) = (&one.object.source, one.object.line);
+            let repeated = again.as_ref().filter(|_| errors.is_empty());
+            let repeated =
+                repeated.map(|again| format!("{source}:{line}: {}", again.text(&one.object)));
+            if differs {
+                errors.extend(repeated.iter().cloned());
+            }
+            if errors.is_empty() {
+                if applied {
+                    outcome.note = repeated.map(Line::from);
+                } else {
+                    object = Some(Arc::clone(&one.object));
+                    self.good.insert(id.clone(), Arc::clone(&one.object));
+                    applied = true;
+                }
+            } else {
+                let kept = self.good.get(id);
+                let instead = match (kept, &one.stand_in) {
+                    _ if one_is_enough => "the valid document of the same name applies",
+                    (Some(_), _) => "its last good version stays in force",
+                    (None, Some(_)) => "what it is about serves nothing",
+                    (None, None) => "it is left out",
+                };
+                let problems = errors.into_iter().map(|e| format!("{e}; {instead}").into());
+                outcome.problems = problems.collect();
+                object = match kept {
+                    _ if one_is_enough => None,
+                    Some(kept) => (!applied).then(|| Arc::clone(kept)),
+                    None => one.stand_in.clone(),
+                };
+                applied |= kept.is_some() && !one_is_enough;
+            }
+            let place = Place::File(Arc::clone(&path), number);
+            match object {
+                Some(object) => self.objects.put(place, object),
+                None => self.objects.remove(&place),
+            }
+            let held = self.files.get_mut(&path);
+            if let Some(told) = held.and_then(|held| held.outcomes.get_mut(number)) {
+                *told = outcome;
+            }
+            stale.insert(path);
+        }
+    }
+
+    /// Objects that are not there any more go, but for those that may be in what cannot be read.
+    fn keep_unseen(&mut self, reading: &Reading) {
+        for id in std::mem::take(&mut self.unseen) {
+            let Some(object) = self.good.get(&id) else {
+                continue;
+            };
+            let source = Path::new(&object.source);
+            let unread = reading
+                .failed
+                .iter()
+                .any(|(path, _)| source.starts_with(path));
+            let held = self.files.get(source);
+            if unread || held.is_some_and(|held| !held.judged.errors.is_empty()) {
+                self.objects
+                    .put(Place::Kept(id.clone()), Arc::clone(object));
+                self.unseen.insert(id);
+            } else {
+                self.good.remove(&id);
+                self.objects.remove(&Place::Kept(id));
+            }
+        }
+    }
+
+    /// Gathers what there is to say of a file.
+    fn say(&mut self, path: &Arc<Path>) {
+        let mut said = Said::default();
+        if let Some(Held {
+            judged, outcomes, ..
+        }) = self.files.get(path)
+        {
+            said.problems
+                .extend(judged.errors.iter().map(|e| e.as_str().into()));
+            said.notes
+                .extend(judged.notes.iter().map(|n| n.as_str().into()));
+            for outcome in outcomes {
+                said.problems.extend(outcome.problems.iter().cloned());
+                said.notes.extend(outcome.note.iter().cloned());
+            }
+        }
+        if said.problems.is_empty() && said.notes.is_empty() {
+            self.said.remove(path);
+        } else {
+            self.said.insert(Arc::clone(path), said);
+        }
+    }
+
+    fn rules(&mut self, reading: &Reading) -> RuleSet {
+        let said = || self.said.values();
+        let failed = reading.failed.iter().map(|(path, why)| {
+            let path = path.display();
+            format!("{path}: {why}; the last good versions of its objects stay in force").into()
+        });
+        let ignored = reading.ignored.iter().map(|folder| {
+            let folder = folder.display();
+            format!("{folder}: a folder in a rules folder is not read: name it as well").into()
+        });
+        RuleSet {
+            objects: self.objects.clone(),
+            problems: said()
+                .flat_map(|s| s.problems.iter().cloned())
+                .chain(failed)
+                .collect(),
+            notes: said()
+                .flat_map(|s| s.notes.iter().cloned())
+                .chain(ignored)
+                .collect(),
+            findings: Arc::default(),
+            previous: std::mem::take(&mut self.previous),
+        }
+    }
+}
+
+/// Keeps the objects that are in a file as they were: the same `Arc`s, by which others know that they
+/// need not look at them again.
+fn reuse(judged: &mut Judged, before: Vec<One>) {
+    for (new, old) in judged.objects.iter_mut().zip(before) {
+        let (one, other) = (&new.object, &old.object);
+        let same = new.id == old.id
+            && (one.document, one.line, one.text_line)
+                == (other.document, other.line, other.text_line)
+            && one.text == other.text
+            && new.errors == old.errors;
+        if same {
+            *new = old;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "loader_tests.rs"]
+mod tests;

@@ -1,0 +1,94 @@
+//! The objects in force, in the order of their files. A copy shares what did not change with the
+//! original, and what differs between two of them is found without looking at the rest.
+//!
+//! Knows neither how an object is judged nor what it means.
+
+use super::judge::Id;
+use egress_core::istio::Object;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where an object in force comes from; the order is that of messages.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// A file, and the number of the object in it.
+    File(Arc<Path>, usize),
+    /// No document: the last good version of an object whose file cannot be read.
+    Kept(Id),
+}
+
+/// An object; two are equal if they are one in memory.
+#[derive(Clone, Debug)]
+struct Held(Arc<Object>);
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Objects(OrdMap<Place, Held>);
+
+/// What distinguishes a set from an earlier one. An object that only moved is in both lists.
+#[derive(Debug, Default)]
+pub struct Difference {
+    /// Objects that the earlier set does not have at this place.
+    pub added: Vec<Arc<Object>>,
+    /// Objects that only the earlier set has there.
+    pub gone: Vec<Arc<Object>>,
+}
+
+impl Objects {
+    /// Those of a previous agent, which have no file yet.
+    pub(crate) fn kept(objects: impl Iterator<Item = Arc<Object>>) -> Self {
+        let placed = objects.map(|o| (Place::Kept(Id::of(&o)), Held(o)));
+        Self(placed.collect())
+    }
+
+    pub(super) fn put(&mut self, place: Place, object: Arc<Object>) {
+        self.0.insert(place, Held(object));
+    }
+
+    pub(super) fn remove(&mut self, place: &Place) {
+        self.0.remove(place);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.0.values().map(|held| &held.0)
+    }
+
+    /// All of them in a list.
+    pub fn to_vec(&self) -> Vec<Arc<Object>> {
+        self.iter().cloned().collect()
+    }
+
+    /// What is different since an earlier set.
+    pub fn since(&self, earlier: &Self) -> Difference {
+        let mut difference = Difference::default();
+        for item in earlier.0.diff(&self.0) {
+            let (old, new) = match item {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+            };
+            difference.gone.extend(old.map(|held| Arc::clone(&held.0)));
+            difference.added.extend(new.map(|held| Arc::clone(&held.0)));
+        }
+        difference
+    }
+}

@@ -1,0 +1,116 @@
+//! Whether a file changed, by its attributes alone.
+//!
+//! Times of a file system advance in steps: two writes within one step leave the same attributes
+//! (the "racily clean" entries of git's index). So attributes vouch for a text only if it was read
+//! a whole step after they were first seen: a write after that read gets a later time. This compares
+//! no clock with another, so the clock of a file server may be wrong.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+/// No file system has longer steps: FAT's are two seconds, those of ext4, XFS and tmpfs a tick of
+/// the kernel (`current_time()`).
+const STEP: Duration = Duration::from_millis(2100);
+
+/// Attributes of a file of which one changes with each write, rename over it or change of its mode:
+/// a program can set the time of modification, but not that of the change of the inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(super) fn of(meta: &Metadata) -> Self {
+        Self {
+            inode: (meta.dev(), meta.ino()),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// What was read of a file.
+#[derive(Debug)]
+pub(super) struct Held<T> {
+    value: T,
+    stamp: Stamp,
+    /// When the file was first seen with this stamp.
+    since: Instant,
+    /// The stamp vouches for the value.
+    settled: bool,
+}
+
+impl<T> Held<T> {
+    /// A value that was read from `begin` on, of a file that had this stamp before and after, at
+    /// `seen` for one; `before` is what was held of the same path.
+    pub(super) fn read(
+        value: T,
+        stamp: Stamp,
+        begin: Instant,
+        seen: Instant,
+        before: Option<Self>,
+    ) -> Self {
+        let before = before.filter(|before| before.stamp == stamp);
+        let since = before.map_or(seen, |before| before.since);
+        Self {
+            value,
+            stamp,
+            since,
+            settled: begin.saturating_duration_since(since) > STEP,
+        }
+    }
+
+    pub(super) fn value(&self) -> &T {
+        &self.value
+    }
+
+    /// Whether a file with this stamp has the value.
+    pub(super) fn is_current(&self, stamp: &Stamp) -> bool {
+        self.settled && self.stamp == *stamp
+    }
+
+    /// The stamp vouches for nothing until the file is read again.
+    pub(super) fn doubt(&mut self) {
+        self.settled = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_vouches_for_what_was_read_a_step_after_it_was_first_seen() {
+        let stamp = Stamp::of(&std::fs::metadata("/").unwrap());
+        let other = Stamp {
+            size: stamp.size + 1,
+            ..stamp
+        };
+        let (start, step) = (Instant::now(), STEP + Duration::from_millis(1));
+        let first = Held::read("a", stamp, start, start, None);
+        assert!(
+            !first.is_current(&stamp),
+            "a write may follow in the same step"
+        );
+        let soon = start + STEP / 2;
+        let second = Held::read("b", stamp, soon, soon, Some(first));
+        assert!(!second.is_current(&stamp));
+        let third = Held::read("b", stamp, start + step, start + step, Some(second));
+        assert!(third.is_current(&stamp) && !third.is_current(&other));
+        let late = start + step * 2;
+        let mut fourth = Held::read("c", other, late, late, Some(third));
+        assert!(
+            !fourth.is_current(&other),
+            "the time begins anew with each stamp"
+        );
+        fourth = Held::read("c", other, late + step, late + step, Some(fourth));
+        assert!(fourth.is_current(&other));
+        fourth.doubt();
+        assert!(!fourth.is_current(&other));
+    }
+}
