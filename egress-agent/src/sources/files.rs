@@ -1,7 +1,7 @@
-//! Rules from files and folders, read so that an unchanged file costs one look at its attributes.
+//! Reads rules from files and folders. An unchanged file costs one look at its attributes.
 //!
-//! Owns which files there are and what is in them. When they are read is `follow`'s; what a text
-//! means is the caller's.
+//! Owns which files are read and what they contain. `follow` decides when; the caller interprets the
+//! text.
 
 use super::stamp::{Held, Stamp};
 use egress_core::istio::decode::MAX_FILE;

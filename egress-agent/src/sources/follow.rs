@@ -1,7 +1,7 @@
-//! Files that are followed while they change.
+//! Follows files while they change.
 //!
-//! Owns when the files are read and who hears of them. What a set of files amounts to, and what
-//! becomes of one that cannot be read, is for the `compile` function that the caller hands in.
+//! Owns when files are read and who is notified. The caller's `compile` function interprets the
+//! texts, and handles a file that cannot be read.
 
 use super::files::{Reader, Reading, digest};
 use super::watch::Watch;

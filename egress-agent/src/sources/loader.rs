@@ -1,10 +1,9 @@
-//! From the files to the objects in force. The unit is the object: an invalid one is left out and
+//! Turns files into the objects in force. The unit is the object: an invalid one is left out and
 //! reported, its last good version stays in force, and the others apply.
 //!
-//! Owns what was learnt of the files so far, so that a changed file costs its own objects: the
-//! verdict on an object depends on the documents of the same kind, namespace and name, wherever they
-//! are, on its last good version, and, if no document has it any more, on whether the file that had
-//! it can be read. How one file is judged is `judge`'s.
+//! Remembers the files, so that a changed file costs its own objects only. The verdict on an object
+//! depends on every document of the same kind, namespace and name, on its last good version, and,
+//! once no document contains it, on whether the file that did can be read. `judge` judges one file.
 
 use super::files::{Reading, SourceFile};
 use super::judge::{Id, Judged, One, again, judge};

@@ -1,7 +1,7 @@
-//! The objects in force, in the order of their files. A copy shares what did not change with the
-//! original, and what differs between two of them is found without looking at the rest.
+//! The objects in force, in the order of their files. A copy shares unchanged parts with its original,
+//! so the difference between two sets is found without comparing the rest.
 //!
-//! Knows neither how an object is judged nor what it means.
+//! Does not know how an object is judged or what it means.
 
 use super::judge::Id;
 use egress_core::istio::Object;

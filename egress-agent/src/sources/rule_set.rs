@@ -1,14 +1,12 @@
-//! What the rule files amount to: the objects in force, and what there is to say of them.
-//!
-//! How a set is made is `loader`'s.
+//! A rule set: the objects in force, and what is reported about them. `loader` makes it.
 
-use super::objects::Objects;
+use super::objects::{Difference, Objects};
 use egress_core::istio::Object;
-use egress_core::registry::lint::lint;
+use egress_core::registry::lint::{Found, Linter};
 use std::sync::{Arc, OnceLock};
 
 /// With more objects the findings across objects are `egress-agent check`'s alone.
-const LINTED: usize = 20_000;
+const LINTED: usize = 50_000;
 
 /// A line on the rules, shared by the sets that have it.
 pub type Line = Arc<str>;
@@ -39,26 +37,38 @@ impl RuleSet {
             first.to_string()
         })
     }
+}
 
-    /// Looks for what the objects do together, once.
-    pub(super) fn find(&self) -> &[Line] {
-        self.findings.get_or_init(|| {
-            if self.objects.len() > LINTED {
+/// Looks for what the objects of a set do together; remembers the last set, so that the next one
+/// costs what is different in it.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    linter: Linter,
+    linted: Objects,
+}
+
+impl Findings {
+    /// The findings of a set, by file and line.
+    pub(super) fn of<'a>(&mut self, rules: &'a RuleSet) -> &'a [Line] {
+        rules.findings.get_or_init(|| {
+            if rules.objects.len() > LINTED {
+                *self = Self::default();
                 let line = format!(
                     "more than {LINTED} objects: findings across them are shown by egress-agent check only"
                 );
                 return vec![line.into()];
             }
-            let objects = self.objects.to_vec();
-            let findings = lint(&objects).into_iter();
-            findings
-                .filter_map(|f| {
-                    let object = objects.get(f.object)?;
-                    let field = f.message.field;
-                    let (source, line, text) = (&object.source, object.line, f.message.text);
-                    Some(format!("{source}:{line}: {field}: {text}").into())
-                })
-                .collect()
+            let Difference { added, gone } = rules.objects.since(&self.linted);
+            self.linter.change(&added, &gone);
+            self.linted = rules.objects.clone();
+            let mut found: Vec<_> = self.linter.findings().collect();
+            found.sort_by_key(|f| (&f.object.source, f.object.line));
+            let line = |f: &Found| {
+                let (object, message) = (&f.object, &f.message);
+                let (source, line, field) = (&object.source, object.line, &message.field);
+                format!("{source}:{line}: {field}: {}", message.text).into()
+            };
+            found.into_iter().map(line).collect()
         })
     }
 }

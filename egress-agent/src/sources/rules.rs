@@ -1,12 +1,12 @@
-//! Files of Istio's resources as a rule set, loaded, followed and reported.
+//! Files of Istio's resources as a rule set: loaded, followed and reported.
 //!
-//! Owns what is said of the rules in the log. What is in force is `loader`'s to say; what survives a
-//! restart is `store`'s.
+//! Owns the log lines about rules. `loader` decides what is in force; `store` keeps the rules over a
+//! restart.
 
 use super::files::Reading;
 use super::follow::{Feed, follow};
 use super::loader::Loader;
-use super::rule_set::{Line, RuleSet};
+use super::rule_set::{Findings, Line, RuleSet};
 use super::store;
 use crate::failure::Failure;
 use std::collections::BTreeSet;
@@ -29,9 +29,9 @@ pub fn follow_rules(
         let problem = rules.problem();
         (rules, problem)
     };
-    let mut told = BTreeSet::new();
+    let (mut told, mut findings) = (BTreeSet::new(), Findings::default());
     let after = move |rules: &RuleSet| {
-        let findings = rules.find();
+        let findings = findings.of(rules);
         tell_new(&mut told, findings, |line| tracing::warn!("{line}"));
     };
     follow(paths, compile, after)

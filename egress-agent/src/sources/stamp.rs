@@ -1,9 +1,9 @@
-//! Whether a file changed, by its attributes alone.
+//! Tells from a file's attributes whether it changed.
 //!
-//! Times of a file system advance in steps: two writes within one step leave the same attributes
-//! (the "racily clean" entries of git's index). So attributes vouch for a text only if it was read
-//! a whole step after they were first seen: a write after that read gets a later time. This compares
-//! no clock with another, so the clock of a file server may be wrong.
+//! The clock of a file system advances in steps. Two writes within one step leave the same attributes
+//! (git's index calls such an entry racily clean). So attributes prove a text current only if it was
+//! read a whole step after they were first seen: any write after that read has a later time. No two
+//! clocks are compared, so the clock of a file server may be wrong.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;

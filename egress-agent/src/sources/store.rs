@@ -1,10 +1,10 @@
 //! The rules in force on disk, for the next agent: beside the admin socket, like the leases.
 //!
 //! Stores documents as their files had them; they are decoded and validated again when they are
-//! read.
-//! The file is a log: a change appends the documents that it touches and a line that says with a
-//! checksum that all before it is whole. A reader takes what is before the last such line, so an
-//! agent that is killed while it writes leaves the rules before the change or after it.
+//! read. The file is a log. A change appends the documents that it touches, and a line with a checksum
+//! of everything before it. A reader uses what precedes the last valid checksum: an agent that is
+//! killed while it writes leaves the rules before the change or after it. Nothing is synced to disk,
+//! because the file, like the pins, does not survive a reboot.
 
 use super::judge::Id;
 use super::objects::{Difference, Objects};

@@ -1,23 +1,18 @@
 //! Findings across objects, as `istioctl analyze` has them: every object is valid, but together
 //! they do not do what their author seems to want.
 //!
-//! Owns the list of findings. Judges the rules as a whole, not what one workload sees of them.
+//! What is looked for is `look`'s; what depends on what is `linter`'s.
 
+mod linter;
+mod look;
 mod names;
 
-use super::scope::Scope;
-use super::services::{Class, Entry, Port, Service};
-use super::view::View;
-use super::virtual_service::serves_mesh;
-use super::{Registry, VirtualService};
-use crate::istio::hosts;
-use crate::istio::message::{Path, Step};
-use crate::istio::service_entry::Resolution;
-use crate::istio::validate::ADDRESS_HINT;
-use crate::istio::{Message, Object, Severity, Spec};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use crate::istio::{Message, Object};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+pub use linter::Linter;
+pub use look::Found;
 
 /// A finding about one of the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,342 +27,25 @@ pub struct Finding {
 
 /// Everything that is found about these objects together, in their order.
 pub fn lint(objects: &[Arc<Object>]) -> Vec<Finding> {
-    let registry = Registry::new(objects, "cluster.local");
-    let view = View::everything(&registry);
-    let places = objects.iter().enumerate();
-    let mut lint = Lint {
-        places: places.map(|(n, o)| (Arc::as_ptr(o).addr(), n)).collect(),
-        registry: &registry,
-        view: &view,
-        found: Vec::new(),
-        said: BTreeSet::new(),
-    };
-    for service in view.services.values() {
-        lint.service(service);
-    }
-    // A rule is registered under each of its hosts.
-    let mut seen = BTreeSet::new();
-    for rule in registry.rules.values().flatten() {
-        let place = Arc::as_ptr(&rule.object).addr();
-        if rule.object.denied.is_none() && seen.insert(place) {
-            lint.rule(rule);
-        }
-    }
-    lint.sidecars(objects);
-    for object in objects {
-        if let Some(Spec::VirtualService(spec)) = &object.spec
-            && !serves_mesh(spec)
-        {
-            let text =
-                "it does nothing here: its gateways are without mesh, which is every workload";
-            lint.say(
-                object,
-                &path(&[("gateways", None)]),
-                Severity::Note,
-                text.to_owned(),
-            );
-        }
-    }
-    lint.found.sort_by_key(|f| f.object);
-    lint.found
-}
-
-struct Lint<'a> {
-    places: BTreeMap<usize, usize>,
-    registry: &'a Registry,
-    view: &'a View,
-    found: Vec<Finding>,
-    /// Object, field and text of each finding.
-    said: BTreeSet<(usize, String, String)>,
-}
-
-/// A path from `spec` down.
-fn path(steps: &[(&str, Option<usize>)]) -> Path {
-    let mut all = vec![Step::Key("spec".into())];
-    for (key, index) in steps {
-        all.push(Step::Key((*key).to_owned()));
-        all.extend(index.map(Step::Index));
-    }
-    Path(all)
-}
-
-impl Lint<'_> {
-    fn say(&mut self, object: &Arc<Object>, path: &Path, severity: Severity, text: String) {
-        self.add(object, path, severity, text, false);
-    }
-
-    /// A finding, unless the same is there: a service is looked at under each of its hosts.
-    fn add(
-        &mut self,
-        object: &Arc<Object>,
-        path: &Path,
-        severity: Severity,
-        text: String,
-        opens: bool,
-    ) {
-        let Some(place) = self.places.get(&Arc::as_ptr(object).addr()) else {
-            return;
-        };
-        let field = path.to_string();
-        if !self.said.insert((*place, field.clone(), text.clone())) {
-            return;
-        }
-        let mark = object.place(path);
-        self.found.push(Finding {
-            object: *place,
-            opens,
-            message: Message {
-                severity,
-                field,
-                line: mark.line,
-                column: mark.column,
-                text,
-            },
-        });
-    }
-
-    fn warn(&mut self, object: &Arc<Object>, steps: &[(&str, Option<usize>)], text: String) {
-        self.say(object, &path(steps), Severity::Warning, text);
-    }
-
-    fn service(&mut self, service: &Service) {
-        for entry in &service.left_out {
-            let first = service.entries.first().map(|e| e.object.to_string());
-            let text = format!(
-                "not in force: {} lists {} too, is older and cannot be merged with this one",
-                first.unwrap_or_default(),
-                service.host
-            );
-            self.warn(&entry.object, &[("hosts", None)], text);
-        }
-        let ports = service.ports();
-        for entry in &service.entries {
-            self.public_suffix(service, entry);
-            let spec = || entry.entry().into_iter().flat_map(|s| &s.ports);
-            let index = |n: u16| spec().position(|p| p.number == u32::from(n));
-            for port in &entry.ports {
-                let at = [("ports", index(port.number))];
-                let held = ports.get(&port.number).map_or(port.class, |p| p.class);
-                if held != port.class {
-                    let text = format!(
-                        "port {} of {} has another protocol in an older entry, which holds",
-                        port.number, service.host
-                    );
-                    self.warn(&entry.object, &at, text);
-                }
-                if let Some(usual) = match (port.number, port.class) {
-                    (443, Class::Http) => Some("HTTPS or TLS"),
-                    (80, Class::Tls) => Some("HTTP"),
-                    _ => None,
-                } {
-                    let text = format!(
-                        "port {} usually speaks {usual}: what does not speak the port's protocol is denied",
-                        port.number
-                    );
-                    self.warn(&entry.object, &at, text);
-                }
-                if entry.resolution == Resolution::None && entry.addresses.is_empty() {
-                    self.any_address(entry, &at, port);
-                }
-            }
-            for Port { number: port, .. } in &entry.unspelt {
-                let text = format!(
-                    "port {port} serves nothing: without resolution and addresses it would be open to any \
-                     address; write resolution: NONE if that is meant"
-                );
-                self.warn(&entry.object, &[("ports", index(*port))], text);
-            }
-        }
-    }
-
-    /// A port of an entry with resolution NONE and no addresses.
-    fn any_address(&mut self, entry: &Arc<Entry>, at: &[(&str, Option<usize>)], port: &Port) {
-        let number = port.number;
-        let text = match port.class {
-            Class::Tcp | Class::Udp | Class::Sniffed => format!(
-                "with resolution NONE and no addresses this opens port {number} to any address"
-            ),
-            Class::Http => format!(
-                "with resolution NONE and no addresses any address gets port {number} if the client sends \
-                 the right Host"
-            ),
-            Class::Tls => format!(
-                "with resolution NONE and no addresses any address gets port {number} if the client sends \
-                 the right server name"
-            ),
-        };
-        self.add(&entry.object, &path(at), Severity::Warning, text, true);
-    }
-
-    fn rule(&mut self, rule: &VirtualService) {
-        let (object, spec) = (&rule.object, rule.spec());
-        for (index, host) in spec.hosts.iter().enumerate() {
-            let at = [("hosts", Some(index))];
-            let host = hosts::full_name(host, &object.meta.namespace, &self.registry.domain);
-            let covered: Vec<_> = self.covered(&host);
-            if covered.is_empty() {
-                let is_address = host.parse::<IpAddr>().is_ok();
-                let hint = if is_address { ADDRESS_HINT } else { "" };
-                let text =
-                    format!("no ServiceEntry lists {host}: this rule has no effect for it{hint}");
-                self.warn(object, &at, text);
-            }
-            let scope = Scope::everything();
-            let mut same = self.registry.rules_for(&host, &scope);
-            if let Some(first) = same.find(|v| !v.spec().http.is_empty())
-                && !spec.http.is_empty()
-                && !Arc::ptr_eq(&first.object, object)
-            {
-                let text = format!(
-                    "its http routes are not in force for {host}: those of {} are, and rules for \
-                     one host are not merged",
-                    first.object
-                );
-                self.warn(object, &at, text);
-            }
-            self.unused_sections(rule, &covered);
-        }
-        self.destinations(rule);
-        self.dead_routes(rule);
-    }
-
-    /// Services that a rule's host is for.
-    fn covered(&self, host: &str) -> Vec<Arc<Service>> {
-        let exact = self.view.services.get(host).cloned();
-        if !hosts::is_wildcard(host) {
-            return exact.into_iter().collect();
-        }
-        let all = self.view.services.iter();
-        all.filter(|(h, _)| hosts::covers(host, h))
-            .map(|(_, s)| Arc::clone(s))
-            .collect()
-    }
-
-    /// Routes of a kind that no port of the hosts speaks.
-    fn unused_sections(&mut self, rule: &VirtualService, covered: &[Arc<Service>]) {
-        if covered.is_empty() {
-            return;
-        }
-        let has = |wanted: fn(Class) -> bool| {
-            let ports = covered.iter().flat_map(|s| s.ports().into_values());
-            ports.into_iter().any(|p| wanted(p.class))
-        };
-        let spec = rule.spec();
-        if !spec.http.is_empty() && !has(Class::is_http) {
-            let timeout = spec.http.iter().position(|r| r.timeout.is_some());
-            let (at, what) = match timeout {
-                Some(index) => (
-                    vec![("http", Some(index)), ("timeout", None)],
-                    "the timeout",
-                ),
-                None => (vec![("http", None)], "http routes"),
-            };
-            let text = format!(
-                "{what} can have no effect: no port of the host speaks HTTP that can be read (TLS \
-                 passes unopened)"
-            );
-            self.warn(&rule.object, &at, text);
-        }
-        if !spec.tls.is_empty() && !has(|c| c == Class::Tls) {
-            let text = "tls routes can have no effect: no port of the host is HTTPS or TLS";
-            self.warn(&rule.object, &[("tls", None)], text.to_owned());
-        }
-        if !spec.tcp.is_empty() && !has(|c| matches!(c, Class::Tcp | Class::Sniffed)) {
-            let text = "tcp routes can have no effect: no port of the host is TCP";
-            self.warn(&rule.object, &[("tcp", None)], text.to_owned());
-        }
-    }
-
-    /// Destinations that are not registered.
-    fn destinations(&mut self, rule: &VirtualService) {
-        let (object, spec) = (&rule.object, rule.spec());
-        let http = spec.http.iter().enumerate().flat_map(|(n, r)| {
-            r.route
-                .iter()
-                .enumerate()
-                .map(move |(m, d)| ("http", n, m, &d.destination))
-        });
-        let tls = spec.tls.iter().enumerate().flat_map(|(n, r)| {
-            r.route
-                .iter()
-                .enumerate()
-                .map(move |(m, d)| ("tls", n, m, &d.destination))
-        });
-        let tcp = spec.tcp.iter().enumerate().flat_map(|(n, r)| {
-            r.route
-                .iter()
-                .enumerate()
-                .map(move |(m, d)| ("tcp", n, m, &d.destination))
-        });
-        for (kind, route, place, to) in http.chain(tls).chain(tcp) {
-            let Some(to) = to else { continue };
-            let denied = if kind == "http" {
-                "gets 503 (NC)"
-            } else {
-                "is closed"
-            };
-            let at = [
-                (kind, Some(route)),
-                ("route", Some(place)),
-                ("destination", None),
-            ];
-            let host = hosts::full_name(&to.host, &object.meta.namespace, &self.registry.domain);
-            let Some(service) = self.view.services.get(&host) else {
-                let text = format!("no ServiceEntry lists {host}: this destination {denied}");
-                self.warn(object, &at, text);
-                continue;
-            };
-            let port = to.port.as_ref().map(|p| p.number);
-            if let Some(port) = port
-                && u16::try_from(port)
-                    .ok()
-                    .and_then(|p| service.class(p))
-                    .is_none()
-            {
-                let text = format!("{host} has no port {port}: this destination {denied}");
-                self.warn(object, &at, text);
-            }
-            let namespace = service
-                .entries
-                .first()
-                .map_or("", |e| &e.object.meta.namespace);
-            let scope = Scope::everything();
-            let missing = || {
-                self.registry
-                    .subset(&host, namespace, &to.subset, &scope)
-                    .is_none()
-            };
-            if !to.subset.is_empty() && missing() {
-                let text = format!("no DestinationRule defines subset {} of {host}", to.subset);
-                self.warn(object, &at, text);
-            }
-        }
-    }
-
-    /// http routes behind one that takes everything.
-    fn dead_routes(&mut self, rule: &VirtualService) {
-        let http = &rule.spec().http;
-        let takes_all = |m: &crate::istio::virtual_service::HttpMatchRequest| {
-            use crate::istio::fields::StringMatch;
-            let any_path = matches!(&m.uri, Some(StringMatch::Prefix(p)) if p == "/");
-            let mut bare = m.clone();
-            bare.uri = bare.uri.filter(|_| !any_path);
-            let anyone = m.port == 0 && m.gateways.is_empty() && m.source_labels.is_empty();
-            anyone
-                && m.source_namespace.is_empty()
-                && crate::routing::HttpMatch::new(&bare).is_bare()
-        };
-        let first = http
-            .iter()
-            .position(|r| r.r#match.iter().any(takes_all) && r.delegate.is_none());
-        for index in first.map_or(0..0, |at| at + 1..http.len()) {
-            let text = format!(
-                "this route can never match: http[{}] takes every request",
-                first.unwrap_or_default()
-            );
-            self.warn(&rule.object, &[("http", Some(index))], text);
-        }
-    }
+    let mut linter = Linter::default();
+    linter.change(objects, &[]);
+    let places: HashMap<usize, usize> = objects
+        .iter()
+        .enumerate()
+        .map(|(n, o)| (Arc::as_ptr(o).addr(), n))
+        .collect();
+    let mut found: Vec<_> = linter
+        .findings()
+        .filter_map(|found| {
+            Some(Finding {
+                object: *places.get(&Arc::as_ptr(&found.object).addr())?,
+                message: found.message.clone(),
+                opens: found.opens,
+            })
+        })
+        .collect();
+    found.sort_by_key(|f| f.object);
+    found
 }
 
 #[cfg(test)]

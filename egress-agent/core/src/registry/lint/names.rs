@@ -1,7 +1,8 @@
 //! Findings about hosts: wildcards over names of many owners, and Sidecar imports that no entry lists.
 
-use super::Lint;
-use crate::istio::{Object, Spec};
+use super::look::Lint;
+use crate::istio::sidecar::Sidecar;
+use crate::istio::{Object, hosts};
 use crate::registry::scope::Import;
 use crate::registry::services::{Entry, Service};
 use std::sync::Arc;
@@ -37,21 +38,13 @@ impl Lint<'_> {
         }
     }
 
-    /// Imports of Sidecars that no entry lists.
-    pub(super) fn sidecars(&mut self, objects: &[Arc<Object>]) {
-        for object in objects {
-            let Some(Spec::Sidecar(spec)) = &object.spec else {
-                continue;
-            };
-            if object.denied.is_some() {
-                continue;
-            }
-            for (n, listener) in spec.egress.iter().enumerate() {
-                for (m, host) in listener.hosts.iter().enumerate() {
-                    if let Some(text) = self.unlisted_import(object, host) {
-                        let at = [("egress", Some(n)), ("hosts", Some(m))];
-                        self.warn(object, &at, text);
-                    }
+    /// Imports of a Sidecar that no entry lists.
+    pub(super) fn sidecar(&mut self, object: &Arc<Object>, spec: &Sidecar) {
+        for (n, listener) in spec.egress.iter().enumerate() {
+            for (m, host) in listener.hosts.iter().enumerate() {
+                if let Some(text) = self.unlisted_import(object, host) {
+                    let at = [("egress", Some(n)), ("hosts", Some(m))];
+                    self.warn(object, &at, text);
                 }
             }
         }
@@ -70,11 +63,15 @@ impl Lint<'_> {
             namespace: None,
             ..import.clone()
         };
-        let candidates = self.covered(&import.host);
+        let entries = &self.registry.entries;
+        let exact = entries.get_key_value(&*import.host);
+        let is_wildcard = hosts::is_wildcard(&import.host);
         let lists = |import: &Import| {
-            candidates.iter().find_map(|s| {
-                let mut entries = s.entries.iter().chain(&s.left_out);
-                entries.find(|e| import.covers(&e.object.meta.namespace, &s.host))
+            let wild = is_wildcard.then_some(entries).into_iter().flatten();
+            let mut candidates = exact.into_iter().filter(|_| !is_wildcard).chain(wild);
+            candidates.find_map(|(host, entries)| {
+                let mut entries = entries.iter();
+                entries.find(|e| import.covers(&e.object.meta.namespace, host))
             })
         };
         if lists(&import).is_some() {

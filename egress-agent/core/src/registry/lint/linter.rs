@@ -1,0 +1,203 @@
+//! Findings that follow the rules: a changed object costs a look at what depends on it.
+//!
+//! Owns what depends on what. What is looked for is `lint`'s.
+
+use super::look::{Found, Lint};
+use crate::istio::{Object, Spec, hosts};
+use crate::registry::Registry;
+use crate::registry::scope::Import;
+use crate::registry::virtual_service::serves_mesh;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// What findings are made of, which may be about several objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    /// The service of a host.
+    Service(Arc<str>),
+    /// A `VirtualService` or `Sidecar`, by its place in memory.
+    Object(usize),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Linter {
+    registry: Registry,
+    /// `VirtualService`s and `Sidecar`s, by their place in memory.
+    objects: HashMap<usize, Arc<Object>>,
+    /// Those that ask which service a host has, or which services a wildcard covers.
+    asking: BTreeMap<Arc<str>, BTreeSet<usize>>,
+    /// What was found; without subjects of which nothing is.
+    found: BTreeMap<Subject, Vec<Found>>,
+}
+
+impl Default for Linter {
+    /// Of no rules.
+    fn default() -> Self {
+        Self {
+            registry: Registry::empty("cluster.local", "istio-system"),
+            objects: HashMap::new(),
+            asking: BTreeMap::new(),
+            found: BTreeMap::new(),
+        }
+    }
+}
+
+/// What is to be looked at again.
+#[derive(Default)]
+struct Anew {
+    services: BTreeSet<Arc<str>>,
+    objects: BTreeSet<usize>,
+}
+
+impl Linter {
+    /// Takes objects in and out. One that is in both lists stays.
+    pub fn change(&mut self, added: &[Arc<Object>], gone: &[Arc<Object>]) {
+        let places = |list: &[Arc<Object>]| -> HashSet<usize> { list.iter().map(place).collect() };
+        let (coming, leaving) = (places(added), places(gone));
+        let added = || added.iter().filter(|o| !leaving.contains(&place(o)));
+        let gone = || gone.iter().filter(|o| !coming.contains(&place(o)));
+        let (some, others): (Vec<_>, Vec<_>) =
+            (added().cloned().collect(), gone().cloned().collect());
+        let _ = self.registry.change(&some, &others);
+        let mut anew = Anew::default();
+        for object in gone() {
+            self.objects.remove(&place(object));
+            self.found.remove(&Subject::Object(place(object)));
+            for host in self.asks(object) {
+                if let Some(asking) = self.asking.get_mut(&host) {
+                    asking.remove(&place(object));
+                    if asking.is_empty() {
+                        self.asking.remove(&host);
+                    }
+                }
+            }
+        }
+        for object in added() {
+            if let Some(Spec::VirtualService(_) | Spec::Sidecar(_)) = &object.spec {
+                self.objects.insert(place(object), Arc::clone(object));
+                anew.objects.insert(place(object));
+            }
+            for host in self.asks(object) {
+                self.asking.entry(host).or_default().insert(place(object));
+            }
+        }
+        for object in gone().chain(added()) {
+            self.touch(object, &mut anew);
+        }
+        self.look(&anew);
+    }
+
+    /// Everything that is found, the findings about one object in their order, each once: a service
+    /// is looked at under each of its hosts.
+    pub fn findings(&self) -> impl Iterator<Item = &Found> {
+        let mut said = HashSet::new();
+        let all = self.found.values().flatten();
+        all.filter(move |found| {
+            let message = &found.message;
+            said.insert((place(&found.object), &*message.field, &*message.text))
+        })
+    }
+
+    fn look(&mut self, anew: &Anew) {
+        for host in &anew.services {
+            let mut lint = Lint::new(&self.registry);
+            if let Some(service) = lint.service_of(host) {
+                lint.service(&service);
+            }
+            let found = lint.found;
+            self.keep(Subject::Service(Arc::clone(host)), found);
+        }
+        for place in &anew.objects {
+            let Some(object) = self.objects.get(place) else {
+                continue;
+            };
+            let mut lint = Lint::new(&self.registry);
+            lint.object(object);
+            let found = lint.found;
+            self.keep(Subject::Object(*place), found);
+        }
+    }
+
+    fn keep(&mut self, subject: Subject, found: Vec<Found>) {
+        if found.is_empty() {
+            self.found.remove(&subject);
+        } else {
+            self.found.insert(subject, found);
+        }
+    }
+
+    /// Hosts and wildcards of whose services a look at an object depends.
+    fn asks(&self, object: &Object) -> BTreeSet<Arc<str>> {
+        let own = &object.meta.namespace;
+        let full = |host: &String| hosts::full_name(host, own, &self.registry.domain);
+        match &object.spec {
+            Some(Spec::VirtualService(spec)) if serves_mesh(spec) => {
+                let http = spec.http.iter().flat_map(|r| &r.route);
+                let tls = spec.tls.iter().flat_map(|r| &r.route);
+                let tcp = spec.tcp.iter().flat_map(|r| &r.route);
+                let http = http.filter_map(|to| to.destination.as_ref());
+                let tls = tls.filter_map(|to| to.destination.as_ref());
+                let tcp = tcp.filter_map(|to| to.destination.as_ref());
+                let destinations = http.chain(tls).chain(tcp).map(|to| &to.host);
+                spec.hosts.iter().chain(destinations).map(full).collect()
+            }
+            Some(Spec::Sidecar(spec)) => {
+                let listed = spec.egress.iter().flat_map(|listener| &listener.hosts);
+                listed
+                    .filter_map(|host| Some(Import::new(host, own)?.host))
+                    .collect()
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// What a look at depends on an object that came or went.
+    fn touch(&self, object: &Object, anew: &mut Anew) {
+        let full = |host: &str| {
+            let (own, domain) = (&object.meta.namespace, &self.registry.domain);
+            hosts::full_name(host, own, domain)
+        };
+        match &object.spec {
+            Some(Spec::ServiceEntry(spec)) => {
+                for host in spec.hosts.iter().map(|host| hosts::canonical(host)) {
+                    let asking = hosts::patterns(&host).filter_map(|p| self.asking.get(&*p));
+                    anew.objects.extend(asking.flatten());
+                    anew.services.insert(host);
+                }
+            }
+            // Which of several rules for a host is in force.
+            Some(Spec::VirtualService(spec)) => {
+                for host in spec.hosts.iter().map(|host| full(host)) {
+                    let same = under(&self.registry.rules, &host).flatten();
+                    anew.objects.extend(same.map(|rule| place(&rule.object)));
+                }
+            }
+            // Which subsets a destination has.
+            Some(Spec::DestinationRule(spec)) => {
+                let host = full(&spec.host);
+                let asking = under(&self.asking, &host).flatten();
+                anew.objects.extend(asking.copied());
+            }
+            Some(Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => {}
+        }
+    }
+}
+
+/// The values of hosts that fall under a host or wildcard.
+fn under<'a, T>(map: &'a BTreeMap<Arc<str>, T>, pattern: &str) -> impl Iterator<Item = &'a T> {
+    let exact = (!hosts::is_wildcard(pattern)).then(|| map.get(pattern));
+    let wild = exact.is_none().then(|| {
+        let all = map.iter();
+        all.filter(|(host, _)| hosts::covers(pattern, host))
+            .map(|(_, value)| value)
+    });
+    exact
+        .flatten()
+        .into_iter()
+        .chain(wild.into_iter().flatten())
+}
+
+fn place(object: &Arc<Object>) -> usize {
+    Arc::as_ptr(object).addr()
+}

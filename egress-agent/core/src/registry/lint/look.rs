@@ -1,0 +1,352 @@
+//! One look at a part of the rules: a service, a `VirtualService` or a `Sidecar`.
+//!
+//! Owns the list of findings. Judges the rules as a whole, not what one workload sees of them.
+
+use crate::istio::hosts;
+use crate::istio::message::{Path, Step};
+use crate::istio::service_entry::Resolution;
+use crate::istio::validate::ADDRESS_HINT;
+use crate::istio::{Message, Object, Severity, Spec};
+use crate::registry::scope::Scope;
+use crate::registry::services::{Class, Entry, Port, Service};
+use crate::registry::virtual_service::serves_mesh;
+use crate::registry::{Registry, VirtualService};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A finding, with its object.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it is about.
+    pub object: Arc<Object>,
+    /// A warning or a note.
+    pub message: Message,
+    /// A port is open to any address.
+    pub opens: bool,
+}
+
+/// One look at a part of the rules.
+pub(super) struct Lint<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) found: Vec<Found>,
+}
+
+/// A path from `spec` down.
+fn path(steps: &[(&str, Option<usize>)]) -> Path {
+    let mut all = vec![Step::Key("spec".into())];
+    for (key, index) in steps {
+        all.push(Step::Key((*key).to_owned()));
+        all.extend(index.map(Step::Index));
+    }
+    Path(all)
+}
+
+impl<'a> Lint<'a> {
+    pub(super) fn new(registry: &'a Registry) -> Self {
+        Self {
+            registry,
+            found: Vec::new(),
+        }
+    }
+}
+
+impl Lint<'_> {
+    fn say(&mut self, object: &Arc<Object>, path: &Path, severity: Severity, text: String) {
+        self.add(object, path, severity, text, false);
+    }
+
+    fn add(
+        &mut self,
+        object: &Arc<Object>,
+        path: &Path,
+        severity: Severity,
+        text: String,
+        opens: bool,
+    ) {
+        let mark = object.place(path);
+        self.found.push(Found {
+            object: Arc::clone(object),
+            opens,
+            message: Message {
+                severity,
+                field: path.to_string(),
+                line: mark.line,
+                column: mark.column,
+                text,
+            },
+        });
+    }
+
+    pub(super) fn warn(
+        &mut self,
+        object: &Arc<Object>,
+        steps: &[(&str, Option<usize>)],
+        text: String,
+    ) {
+        self.say(object, &path(steps), Severity::Warning, text);
+    }
+
+    /// What there is to say of an object, for those that are not looked at as a service.
+    pub(super) fn object(&mut self, object: &Arc<Object>) {
+        match &object.spec {
+            Some(Spec::VirtualService(spec)) if !serves_mesh(spec) => {
+                let text =
+                    "it does nothing here: its gateways are without mesh, which is every workload";
+                let at = path(&[("gateways", None)]);
+                self.say(object, &at, Severity::Note, text.to_owned());
+            }
+            Some(Spec::VirtualService(spec))
+                if !spec.hosts.is_empty() && object.denied.is_none() =>
+            {
+                let object = Arc::clone(object);
+                self.rule(&VirtualService { object });
+            }
+            Some(Spec::Sidecar(spec)) if object.denied.is_none() => self.sidecar(object, spec),
+            _ => {}
+        }
+    }
+
+    /// The service of a host.
+    pub(super) fn service_of(&self, host: &str) -> Option<Service> {
+        let (host, entries) = self.registry.entries.get_key_value(host)?;
+        Some(Service::new(Arc::clone(host), entries.clone()))
+    }
+
+    pub(super) fn service(&mut self, service: &Service) {
+        for entry in &service.left_out {
+            let first = service.entries.first().map(|e| e.object.to_string());
+            let text = format!(
+                "not in force: {} lists {} too, is older and cannot be merged with this one",
+                first.unwrap_or_default(),
+                service.host
+            );
+            self.warn(&entry.object, &[("hosts", None)], text);
+        }
+        let ports = service.ports();
+        for entry in &service.entries {
+            self.public_suffix(service, entry);
+            let spec = || entry.entry().into_iter().flat_map(|s| &s.ports);
+            let index = |n: u16| spec().position(|p| p.number == u32::from(n));
+            for port in &entry.ports {
+                let at = [("ports", index(port.number))];
+                let held = ports.get(&port.number).map_or(port.class, |p| p.class);
+                if held != port.class {
+                    let text = format!(
+                        "port {} of {} has another protocol in an older entry, which holds",
+                        port.number, service.host
+                    );
+                    self.warn(&entry.object, &at, text);
+                }
+                if let Some(usual) = match (port.number, port.class) {
+                    (443, Class::Http) => Some("HTTPS or TLS"),
+                    (80, Class::Tls) => Some("HTTP"),
+                    _ => None,
+                } {
+                    let text = format!(
+                        "port {} usually speaks {usual}: what does not speak the port's protocol is denied",
+                        port.number
+                    );
+                    self.warn(&entry.object, &at, text);
+                }
+                if entry.resolution == Resolution::None && entry.addresses.is_empty() {
+                    self.any_address(entry, &at, port);
+                }
+            }
+            for Port { number: port, .. } in &entry.unspelt {
+                let text = format!(
+                    "port {port} serves nothing: without resolution and addresses it would be open to any \
+                     address; write resolution: NONE if that is meant"
+                );
+                self.warn(&entry.object, &[("ports", index(*port))], text);
+            }
+        }
+    }
+
+    /// A port of an entry with resolution NONE and no addresses.
+    fn any_address(&mut self, entry: &Arc<Entry>, at: &[(&str, Option<usize>)], port: &Port) {
+        let number = port.number;
+        let text = match port.class {
+            Class::Tcp | Class::Udp | Class::Sniffed => format!(
+                "with resolution NONE and no addresses this opens port {number} to any address"
+            ),
+            Class::Http => format!(
+                "with resolution NONE and no addresses any address gets port {number} if the client sends \
+                 the right Host"
+            ),
+            Class::Tls => format!(
+                "with resolution NONE and no addresses any address gets port {number} if the client sends \
+                 the right server name"
+            ),
+        };
+        self.add(&entry.object, &path(at), Severity::Warning, text, true);
+    }
+
+    fn rule(&mut self, rule: &VirtualService) {
+        let (object, spec) = (&rule.object, rule.spec());
+        for (index, host) in spec.hosts.iter().enumerate() {
+            let at = [("hosts", Some(index))];
+            let host = hosts::full_name(host, &object.meta.namespace, &self.registry.domain);
+            let covered = self.covered(&host);
+            if covered.is_empty() {
+                let is_address = host.parse::<IpAddr>().is_ok();
+                let hint = if is_address { ADDRESS_HINT } else { "" };
+                let text =
+                    format!("no ServiceEntry lists {host}: this rule has no effect for it{hint}");
+                self.warn(object, &at, text);
+            }
+            let scope = Scope::everything();
+            let mut same = self.registry.rules_for(&host, &scope);
+            if let Some(first) = same.find(|v| !v.spec().http.is_empty())
+                && !spec.http.is_empty()
+                && !Arc::ptr_eq(&first.object, object)
+            {
+                let text = format!(
+                    "its http routes are not in force for {host}: those of {} are, and rules for \
+                     one host are not merged",
+                    first.object
+                );
+                self.warn(object, &at, text);
+            }
+            self.unused_sections(rule, &covered);
+        }
+        self.destinations(rule);
+        self.dead_routes(rule);
+    }
+
+    /// Services that a rule's host is for.
+    fn covered(&self, host: &str) -> Vec<Service> {
+        if !hosts::is_wildcard(host) {
+            return self.service_of(host).into_iter().collect();
+        }
+        let all = self.registry.entries.iter();
+        all.filter(|(h, _)| hosts::covers(host, h))
+            .map(|(h, entries)| Service::new(Arc::clone(h), entries.clone()))
+            .collect()
+    }
+
+    /// Routes of a kind that no port of the hosts speaks.
+    fn unused_sections(&mut self, rule: &VirtualService, covered: &[Service]) {
+        if covered.is_empty() {
+            return;
+        }
+        let has = |wanted: fn(Class) -> bool| {
+            let ports = covered.iter().flat_map(|s| s.ports().into_values());
+            ports.into_iter().any(|p| wanted(p.class))
+        };
+        let spec = rule.spec();
+        if !spec.http.is_empty() && !has(Class::is_http) {
+            let timeout = spec.http.iter().position(|r| r.timeout.is_some());
+            let (at, what) = match timeout {
+                Some(index) => (
+                    vec![("http", Some(index)), ("timeout", None)],
+                    "the timeout",
+                ),
+                None => (vec![("http", None)], "http routes"),
+            };
+            let text = format!(
+                "{what} can have no effect: no port of the host speaks HTTP that can be read (TLS \
+                 passes unopened)"
+            );
+            self.warn(&rule.object, &at, text);
+        }
+        if !spec.tls.is_empty() && !has(|c| c == Class::Tls) {
+            let text = "tls routes can have no effect: no port of the host is HTTPS or TLS";
+            self.warn(&rule.object, &[("tls", None)], text.to_owned());
+        }
+        if !spec.tcp.is_empty() && !has(|c| matches!(c, Class::Tcp | Class::Sniffed)) {
+            let text = "tcp routes can have no effect: no port of the host is TCP";
+            self.warn(&rule.object, &[("tcp", None)], text.to_owned());
+        }
+    }
+
+    /// Destinations that are not registered.
+    fn destinations(&mut self, rule: &VirtualService) {
+        let (object, spec) = (&rule.object, rule.spec());
+        let http = spec.http.iter().enumerate().flat_map(|(n, r)| {
+            r.route
+                .iter()
+                .enumerate()
+                .map(move |(m, d)| ("http", n, m, &d.destination))
+        });
+        let tls = spec.tls.iter().enumerate().flat_map(|(n, r)| {
+            r.route
+                .iter()
+                .enumerate()
+                .map(move |(m, d)| ("tls", n, m, &d.destination))
+        });
+        let tcp = spec.tcp.iter().enumerate().flat_map(|(n, r)| {
+            r.route
+                .iter()
+                .enumerate()
+                .map(move |(m, d)| ("tcp", n, m, &d.destination))
+        });
+        for (kind, route, place, to) in http.chain(tls).chain(tcp) {
+            let Some(to) = to else { continue };
+            let denied = if kind == "http" {
+                "gets 503 (NC)"
+            } else {
+                "is closed"
+            };
+            let at = [
+                (kind, Some(route)),
+                ("route", Some(place)),
+                ("destination", None),
+            ];
+            let host = hosts::full_name(&to.host, &object.meta.namespace, &self.registry.domain);
+            let Some(service) = self.service_of(&host) else {
+                let text = format!("no ServiceEntry lists {host}: this destination {denied}");
+                self.warn(object, &at, text);
+                continue;
+            };
+            let port = to.port.as_ref().map(|p| p.number);
+            if let Some(port) = port
+                && u16::try_from(port)
+                    .ok()
+                    .and_then(|p| service.class(p))
+                    .is_none()
+            {
+                let text = format!("{host} has no port {port}: this destination {denied}");
+                self.warn(object, &at, text);
+            }
+            let namespace = service
+                .entries
+                .first()
+                .map_or("", |e| &e.object.meta.namespace);
+            let scope = Scope::everything();
+            let missing = || {
+                self.registry
+                    .subset(&host, namespace, &to.subset, &scope)
+                    .is_none()
+            };
+            if !to.subset.is_empty() && missing() {
+                let text = format!("no DestinationRule defines subset {} of {host}", to.subset);
+                self.warn(object, &at, text);
+            }
+        }
+    }
+
+    /// http routes behind one that takes everything.
+    fn dead_routes(&mut self, rule: &VirtualService) {
+        let http = &rule.spec().http;
+        let takes_all = |m: &crate::istio::virtual_service::HttpMatchRequest| {
+            use crate::istio::fields::StringMatch;
+            let any_path = matches!(&m.uri, Some(StringMatch::Prefix(p)) if p == "/");
+            let mut bare = m.clone();
+            bare.uri = bare.uri.filter(|_| !any_path);
+            let anyone = m.port == 0 && m.gateways.is_empty() && m.source_labels.is_empty();
+            anyone
+                && m.source_namespace.is_empty()
+                && crate::routing::HttpMatch::new(&bare).is_bare()
+        };
+        let first = http
+            .iter()
+            .position(|r| r.r#match.iter().any(takes_all) && r.delegate.is_none());
+        for index in first.map_or(0..0, |at| at + 1..http.len()) {
+            let text = format!(
+                "this route can never match: http[{}] takes every request",
+                first.unwrap_or_default()
+            );
+            self.warn(&rule.object, &[("http", Some(index))], text);
+        }
+    }
+}
