@@ -1,10 +1,11 @@
 //! The composition root: what is made, in which order, and what ends it. It decides nothing.
 
 use crate::config::reload::{self, Source};
-use crate::config::{Config, Mode, OnExit};
+use crate::config::{Config, Mode};
 use crate::engine::News;
 use crate::gate::placement::Started;
 use crate::gate::{self, Gate, own, rootwatch};
+use crate::handover::{Inheritance, Leaving};
 use crate::keeper::{Canaries, Keeper};
 use crate::kernel;
 use crate::namespaces::Services;
@@ -12,7 +13,7 @@ use crate::observe::counters::Registry;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
-use crate::operate::admin;
+use crate::operate::manager;
 use crate::operate::reporter::Reporter;
 use crate::privilege::Needs;
 use crate::proxy;
@@ -25,9 +26,8 @@ use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// Runs the agent until it is asked to stop. The gate is closed first, so an error in anything else
 /// is found with the gate closed.
@@ -39,12 +39,15 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     privilege::no_new_privileges()?;
     cgroup2::join_first_namespace()?;
     let started = Started::now();
-    let audits = config.audits_all();
+    let (audits, patience) = (config.audits_all(), gate::patience(config.standby));
+    let mut inheritance = Inheritance::default();
     let mut gate = gate::close(
         &config.bpf_dir,
         &config.cgroups,
         config.max_networks,
         audits,
+        patience,
+        |lock, roots| inheritance = Inheritance::take(config, lock, roots),
     )?;
     tracing::info!(
         roots = %gate::shown(&gate.roots.paths),
@@ -76,7 +79,7 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     };
     runtime.block_on(async {
         let follower = tokio::spawn(follower);
-        let result = serve(config, source, &place, gate, feed).await;
+        let result = serve(config, source, &place, gate, feed, inheritance).await;
         follower.abort();
         result
     })
@@ -126,6 +129,7 @@ async fn serve(
     place: &Place,
     gate: Gate,
     feed: Feed<RuleSet>,
+    inheritance: Inheritance,
 ) -> anyhow::Result<()> {
     let Gate {
         mut kernel, lock, ..
@@ -134,6 +138,7 @@ async fn serve(
     // lost.
     let (stop, hangup) = (stop::told()?, reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
+    let previous = inheritance.settle(&sockets).await;
     let events = kernel.events()?;
     let origins = kernel.origins()?;
     let program_log = tokio::spawn(kernel.program_log()?.pump());
@@ -173,19 +178,22 @@ async fn serve(
     let mut helpers = JoinSet::new();
     helpers.spawn(status.serve(config.admin_socket.clone()));
 
-    let first = Arc::clone(&feed.current.borrow());
-    engine.begin(&first).await?;
-    // The rules are in force now, so direct flows do not wait for the proxy.
     let proof: Arc<str> = wiring::proof()?.into();
     let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
     let memory = Arc::clone(&shared).give_back();
     let (drain, signal) = proxy::drain_channel();
+    let (accept, accepts) = watch::channel(false);
     let services = Services {
         shared,
         drain: signal,
         port: config.proxy_port,
+        accepts,
     };
-    engine.open(sockets, services).await?;
+    let first = Arc::clone(&feed.current.borrow());
+    engine.begin(&first, &sockets, services, previous).await?;
+    accept.send_replace(true);
+    let unused = sockets.close_inherited();
+    unused.into_iter().for_each(manager::forget);
     let kernel = Arc::new(Mutex::new(kernel));
     privilege::give_up(place.kept)?;
     rootwatch::start(&kernel, &place.roots, board.clone(), came)?;
@@ -204,7 +212,7 @@ async fn serve(
     keeper.check_redirect().await;
     // The service manager counts the agent as started when the gate is closed. Readiness comes
     // later: it needs workloads, which the service manager may start only after this.
-    admin::notify_ready();
+    manager::notify_ready();
     helpers.spawn(memory);
     helpers.spawn(keeper.keep(config.canary_interval));
     helpers.spawn(reload::follow(source, config.clone(), hangup, reloaded));
@@ -222,18 +230,15 @@ async fn serve(
         }
     };
     engine.keep_leases();
-    engine.close()?;
-    // From here on nothing attaches a removed link again.
+    // From here on nothing attaches a removed link again, and nothing writes to the kernel.
     helpers.shutdown().await;
-    if result.is_ok() && config.on_exit == OnExit::Detach {
-        kernel::detach(&config.bpf_dir)?;
-        tracing::info!("detached: the gate is open");
-    }
-    drain.start(Instant::now() + config.drain_deadline);
-    // The next agent may take the gate while running flows end here.
-    drop(lock);
-    engine.drained().await;
+    let leaving = Leaving {
+        engine: &mut engine,
+        drain: &drain,
+        lock,
+    };
+    let ended = wiring::end(config, leaving, result.is_ok(), || denials.abort()).await;
     denials.abort();
     program_log.abort();
-    result
+    result.and(ended)
 }

@@ -11,6 +11,7 @@ pub mod dns;
 pub mod engine;
 pub mod failure;
 pub mod gate;
+pub mod handover;
 pub mod keeper;
 pub mod kernel;
 pub mod namespaces;

@@ -2,11 +2,12 @@
 //! socket factory that the engine gets, and the parts of these and of the engine that the proxy
 //! gets.
 
-use crate::config::{Config, OnRemoval};
+use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
+use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
-use crate::kernel::{Kernel, Live, Origins};
+use crate::kernel::{self, Kernel, Live, Origins};
 use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
@@ -118,6 +119,25 @@ pub fn shared(
         OnRemoval::Close => shared.ending_removed(published.changes()),
         OnRemoval::Keep => shared,
     })
+}
+
+/// The end of the agent: hands over and drains. `told`: it was told to stop, and did not fail. `taken` is
+/// called when a next agent has appeared.
+pub async fn end(
+    config: &Config,
+    leaving: Leaving<'_>,
+    told: bool,
+    taken: impl FnMut(),
+) -> anyhow::Result<()> {
+    if told && config.on_exit == OnExit::Keep {
+        handover::leave(leaving, config, taken).await;
+        return Ok(());
+    }
+    if told {
+        kernel::detach(&config.bpf_dir)?;
+        tracing::info!("detached: the gate is open");
+    }
+    handover::end(leaving, config.drain_deadline).await
 }
 
 /// Words that no other process knows: what the proxy answers the agent's own canaries.

@@ -71,6 +71,8 @@ pub struct Config {
     pub on_exit: OnExit,
     /// How long running flows get on SIGTERM.
     pub drain_deadline: Duration,
+    /// Whether an agent that holds the gate is waited for until it leaves.
+    pub standby: bool,
     /// What is written to stderr.
     pub log: Log,
     /// What happens to destinations that no rule lists.
@@ -162,6 +164,7 @@ impl Config {
             ("proxyPort", self.proxy_port != new.proxy_port),
             ("onExit", self.on_exit != new.on_exit),
             ("drainDeadline", self.drain_deadline != new.drain_deadline),
+            ("standby", self.standby != new.standby),
             ("log", self.log != new.log),
             ("maxNetworks", self.max_networks != new.max_networks),
             ("proxyMemory", self.proxy_memory != new.proxy_memory),
@@ -229,6 +232,7 @@ impl Config {
             on_exit: s.on_exit.unwrap_or_default(),
             // Istio's default terminationDrainDuration.
             drain_deadline: s.drain_deadline.map_or(Duration::from_secs(5), |d| d.0),
+            standby: s.standby.unwrap_or(false),
             log: Log {
                 format: s.log.format.unwrap_or_default(),
                 filter: s

@@ -57,6 +57,10 @@ pub struct Settings {
     /// How long running flows may take to end after SIGTERM [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub drain_deadline: Option<Span>,
+    /// Wait until another agent that holds the gate is told to stop, and take over from it; without
+    /// this a second agent ends with 75 [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub standby: Option<bool>,
     /// What is written to stderr
     #[command(flatten)]
     pub log: LogSettings,
@@ -166,6 +170,7 @@ impl Settings {
             proxy_port: self.proxy_port.or(below.proxy_port),
             on_exit: self.on_exit.or(below.on_exit),
             drain_deadline: self.drain_deadline.or(below.drain_deadline),
+            standby: self.standby.or(below.standby),
             log: LogSettings {
                 format: self.log.format.or(below.log.format),
                 filter: self.log.filter.or(below.log.filter),
@@ -222,6 +227,7 @@ enterNamespaces: false
 proxyPort: 15002
 onExit: detach
 drainDeadline: 1m30s
+standby: true
 log: {format: json, filter: debug}
 outboundTrafficPolicy: ALLOW_ANY
 unlistedAddress: byName

@@ -42,6 +42,7 @@ use placing::Placing;
 use questions::{Questions, Reply};
 use rules_file::RulesFile;
 use shown::Shown;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -115,15 +116,27 @@ impl Engine {
     /// between. Where nothing is listed yet, what is known is in force at once, and names join as
     /// they answer. Rules that the tables have no room for give way to those of the previous agent,
     /// or to none.
-    pub async fn begin(&mut self, rules: &RuleSet) -> anyhow::Result<()> {
+    ///
+    /// The proxy's listeners are opened first, in the agent's own namespace, in those of the workloads, and
+    /// nowhere else: what is redirected meanwhile waits in their queues. `previous_stops` returns when
+    /// a previous agent, if there is one, judges no flow any more by the tables as they are.
+    pub async fn begin(
+        &mut self,
+        rules: &RuleSet,
+        sockets: &Arc<SocketFactory>,
+        services: Services,
+        previous_stops: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
         let told = self.placing.workloads.next().await?;
         self.placing.hear(&mut self.state, told);
+        self.placing.open(Arc::clone(sockets), services).await?;
         let objects = rules.objects.to_vec();
         self.state.handle_rules(Instant::now(), &objects);
         self.shown.set_rules(rules);
         self.lease_file.restore(&mut self.state);
         self.questions.ask(&mut self.state);
         self.wait_for_answers().await;
+        previous_stops.await?;
         // With all that is known in the new tables before they are looked at: what an agent before
         // this one let through is not refused in between.
         match self.begin_with(None) {
@@ -355,13 +368,14 @@ impl Engine {
         self.lease_file.keep(&self.state);
     }
 
-    /// Serves in the agent's own namespace, in those of the workloads, and nowhere else.
-    pub async fn open(
-        &mut self,
-        sockets: Arc<SocketFactory>,
-        services: Services,
-    ) -> anyhow::Result<()> {
-        self.placing.open(sockets, services).await
+    /// The proxy's listening sockets.
+    pub fn listeners(&self) -> Vec<BorrowedFd<'_>> {
+        self.placing.workloads.listeners()
+    }
+
+    /// Closes them once nothing is accepted any more, which a drain makes sure of.
+    pub async fn close_listeners(&mut self) {
+        self.placing.workloads.namespaces().close().await;
     }
 
     /// Takes no redirected flow any more, in any namespace.

@@ -3,6 +3,8 @@
 
 use crate::failure::{BUSY, Failure};
 use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
@@ -14,21 +16,49 @@ const TRY: Duration = Duration::from_millis(10);
 /// The right to change the gate whose pins are in a folder; ends when it is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _folder: File,
+    folder: File,
+}
+
+/// How long another agent is waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// One that is leaving.
+    UpTo(Duration),
+    /// One that will be told to leave some time.
+    UntilItLeaves,
 }
 
 impl Lock {
-    /// Takes the lock, waiting up to `patience` for an agent that is leaving.
+    /// The descriptor that holds the lock: shown to another process, it proves that this one has it.
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// Takes the lock, waiting for the agent that has it.
     ///
     /// # Errors
     /// Another process holds it: exit code [`BUSY`].
-    pub fn take(bpf_dir: &Path, patience: Duration) -> anyhow::Result<Self> {
+    pub fn take(bpf_dir: &Path, patience: Patience) -> anyhow::Result<Self> {
         let folder = File::open(bpf_dir)?;
-        let end = Instant::now() + patience;
+        let end = match patience {
+            Patience::UpTo(time) => Some(Instant::now() + time),
+            Patience::UntilItLeaves => None,
+        };
+        let mut waited = false;
         loop {
             match folder.try_lock() {
-                Ok(()) => return Ok(Self { _folder: folder }),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(TRY),
+                Ok(()) => return Ok(Self { folder }),
+                Err(TryLockError::WouldBlock) if end.is_none_or(|end| Instant::now() < end) => {
+                    if end.is_none() && !waited {
+                        let holder = holder(&folder).unwrap_or_default();
+                        tracing::info!(
+                            holder,
+                            "standby: waiting until the agent that holds the gate leaves"
+                        );
+                        waited = true;
+                    }
+                    thread::sleep(TRY);
+                }
                 Err(TryLockError::WouldBlock) => {
                     let holder = holder(&folder).map_or(String::new(), |p| format!(" (pid {p})"));
                     return Err(Failure {
@@ -43,6 +73,30 @@ impl Lock {
                 Err(TryLockError::Error(e)) => return Err(e.into()),
             }
         }
+    }
+}
+
+/// Whether `shown`, which another process passed on, is what holds the lock of this folder. A lock
+/// belongs to an open file description (flock(2)), so what holds it can be locked once more, and
+/// another description of the folder cannot.
+pub fn is_held_by(folder: &File, shown: OwnedFd) -> io::Result<bool> {
+    let shown = File::from(shown);
+    let id = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino()));
+    if id(&shown)? != id(folder)? {
+        return Ok(false);
+    }
+    match folder.try_lock() {
+        Ok(()) => {
+            folder.unlock()?;
+            return Ok(false);
+        }
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(e)) => return Err(e),
+    }
+    match shown.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }
 
@@ -63,15 +117,39 @@ fn holder(folder: &File) -> Option<u32> {
 mod tests {
     use super::*;
 
+    const NOW: Patience = Patience::UpTo(Duration::ZERO);
+
+    #[test]
+    fn only_what_holds_the_lock_proves_it() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let open = || File::open(dir.path()).unwrap();
+        let folder = open();
+        assert!(
+            !is_held_by(&folder, open().into()).unwrap(),
+            "nobody has it"
+        );
+        let lock = Lock::take(dir.path(), NOW).unwrap();
+        let shown = lock.folder().try_clone_to_owned().unwrap();
+        assert!(is_held_by(&folder, shown).unwrap());
+        assert!(!is_held_by(&folder, open().into()).unwrap());
+        let elsewhere = Lock::take(other.path(), NOW).unwrap();
+        let shown = elsewhere.folder().try_clone_to_owned().unwrap();
+        assert!(!is_held_by(&folder, shown).unwrap(), "another gate's");
+        // Having looked took nothing away and left nothing behind.
+        assert!(Lock::take(dir.path(), NOW).is_err());
+        drop(lock);
+        Lock::take(dir.path(), NOW).unwrap();
+    }
+
     #[test]
     fn a_second_lock_is_refused_with_its_holder_until_the_first_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Lock::take(dir.path(), Duration::ZERO).unwrap();
-        let second = Lock::take(dir.path(), Duration::ZERO).unwrap_err();
+        let first = Lock::take(dir.path(), NOW).unwrap();
+        let second = Lock::take(dir.path(), NOW).unwrap_err();
         assert_eq!(Failure::code_of(&second), BUSY);
         let pid = format!("pid {}", std::process::id());
         assert!(second.to_string().contains(&pid), "{second}");
         drop(first);
-        Lock::take(dir.path(), Duration::ZERO).unwrap();
+        Lock::take(dir.path(), NOW).unwrap();
     }
 }

@@ -12,13 +12,13 @@ pub mod rootwatch;
 
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Pins};
-use lock::Lock;
+use lock::{Lock, Patience};
 use roots::Roots;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long an agent that was asked to stop may take to release the gate.
-const LEAVING: Duration = Duration::from_secs(3);
+/// How long an agent that was told to stop may take to release the gate.
+pub const LEAVING: Patience = Patience::UpTo(Duration::from_secs(3));
 /// A gate that is closed around every root that is there.
 pub struct Gate {
     /// Programs and pins.
@@ -29,11 +29,23 @@ pub struct Gate {
     pub lock: Lock,
 }
 
+/// How long another agent is waited for: as a standby until it leaves.
+pub fn patience(standby: bool) -> Patience {
+    if standby {
+        Patience::UntilItLeaves
+    } else {
+        LEAVING
+    }
+}
+
 /// Closes the gate and keeps what it takes to go on.
 ///
 /// # Errors
 /// Another agent holds the gate, or the kernel refuses. A wrong root is not an error: the others are
 /// closed all the same.
+///
+/// Waits for another agent as `patience` says; `locked` is called once this process has the gate's
+/// lock, with the enforced roots.
 ///
 /// With `audits` a gate that is created records what it would deny and denies nothing, as its rules
 /// will: a user who tries the gate on a running machine must not be cut off by its start.
@@ -42,6 +54,8 @@ pub fn close(
     cgroups: &[PathBuf],
     max_networks: u32,
     audits: bool,
+    patience: Patience,
+    locked: impl FnOnce(&Lock, &[PathBuf]),
 ) -> anyhow::Result<Gate> {
     let mut roots = Roots::look(cgroups);
     if roots.paths.is_empty()
@@ -51,7 +65,12 @@ pub fn close(
         return Err(wrong.into());
     }
     let pins = Pins::mount(bpf_dir)?;
-    let lock = Lock::take(bpf_dir, LEAVING)?;
+    pins.refuse_other_abi()?;
+    let lock = Lock::take(bpf_dir, patience)?;
+    if matches!(patience, Patience::UntilItLeaves) {
+        roots = Roots::look(cgroups);
+    }
+    locked(&lock, &roots.paths);
     for root in &roots.paths {
         kernel::refuse_rival(&pins, root)?;
     }

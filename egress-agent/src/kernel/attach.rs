@@ -66,9 +66,27 @@ pub fn refuse_rival(pins: &Pins, root: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Attaches to the agent's own cgroup.
+/// Attaches to the agent's own cgroup. Listeners that were taken over stay in the cgroup of the agent
+/// that made them: where that is another one, this agent's programs replace its own there too.
 pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
-    attach_all(kernel, agent, &AGENT_PROGRAMS)
+    attach_all(kernel, agent, &AGENT_PROGRAMS)?;
+    for entry in std::fs::read_dir(kernel.pins.all_links())? {
+        for name in AGENT_PROGRAMS {
+            let pin = entry
+                .as_ref()
+                .map_or_else(|_| name.into(), |e| e.path().join(name));
+            if !kernel.held.contains_key(&pin) && pin.exists() {
+                let link = open(&pin)?;
+                // Of a cgroup that is gone, with all its sockets.
+                if sys::link_cgroup(link.as_fd())? != CgroupId(0) {
+                    sys::link_update(link.as_fd(), kernel.program_fd(name)?.as_fd()).with_context(
+                        || format!("replacing program {name} at {}", pin.display()),
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::Result<()> {
@@ -276,7 +294,7 @@ pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Resu
 }
 
 /// The pins that are not there, or not of this cgroup, each as `PROGRAM at CGROUP`.
-fn unlinked(
+pub(super) fn unlinked(
     pins: &Pins,
     cgroup: &Path,
     programs: &[&str],

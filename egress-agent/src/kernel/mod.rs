@@ -8,6 +8,7 @@ mod btf;
 pub mod canary;
 mod counters;
 mod diag;
+mod early;
 mod events;
 mod live;
 mod load;
@@ -28,6 +29,7 @@ pub use attach::{
     is_attached, missing, policy, refuse_rival,
 };
 pub use counters::Counters;
+pub use early::Redirects;
 pub use events::{Events, ProgramLog};
 pub use live::{Ended, Live};
 pub use load::{Kernel, OBJECT, supported};

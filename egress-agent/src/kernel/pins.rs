@@ -71,7 +71,8 @@ impl Pins {
         Ok(())
     }
 
-    fn refuse_other_abi(&self) -> anyhow::Result<()> {
+    /// Fails where another ABI's pins are.
+    pub fn refuse_other_abi(&self) -> anyhow::Result<()> {
         for entry in fs::read_dir(&self.root)? {
             let name = entry?.file_name();
             if name.to_string_lossy().starts_with("abi-") && self.root.join(&name) != self.abi() {

@@ -15,6 +15,7 @@ use egress_ebpf::ids::{CgroupId, NetnsInode};
 use schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Instant;
 
@@ -207,6 +208,18 @@ impl Namespaces {
         self.spaces
             .iter()
             .try_for_each(|spaces| spaces.withdraw(tables))
+    }
+
+    /// The listening sockets of every namespace.
+    pub fn listeners(&self) -> Vec<BorrowedFd<'_>> {
+        self.spaces.iter().flat_map(Spaces::listeners).collect()
+    }
+
+    /// Closes them once nothing is accepted any more, which the drain makes sure of.
+    pub async fn close(&mut self) {
+        if let Some(spaces) = &mut self.spaces {
+            spaces.close().await;
+        }
     }
 
     /// Waits until the flows have ended, which the drain makes sure of.

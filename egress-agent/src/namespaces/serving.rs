@@ -8,9 +8,14 @@ use crate::proxy::{self, DrainSignal, Shared};
 use crate::sockets::{LoopbackListeners, SocketFactory};
 use anyhow::Context as _;
 use egress_ebpf::ids::NetnsCookie;
+use std::convert::Infallible;
 use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,6 +32,8 @@ pub struct Services {
     pub drain: DrainSignal,
     /// The port that the proxy listens on; a workload's namespace where it is taken gets another.
     pub port: u16,
+    /// True once connections may be accepted. Until then they wait in the listeners' queues.
+    pub accepts: watch::Receiver<bool>,
 }
 
 /// The services of one namespace. Dropping it ends the listeners and every connection that came by
@@ -34,10 +41,39 @@ pub struct Services {
 pub struct Serving {
     /// The proxy's port in this namespace.
     pub port: u16,
+    listeners: Vec<Arc<TcpListener>>,
+    /// Closed once nothing is accepted any more.
+    accepting: mpsc::Receiver<Infallible>,
     tasks: JoinSet<()>,
 }
 
+/// A listener in the hands of the task that accepts.
+struct Accepting {
+    listener: Arc<TcpListener>,
+    _accepting: mpsc::Sender<Infallible>,
+}
+
+impl Deref for Accepting {
+    type Target = TcpListener;
+
+    fn deref(&self) -> &TcpListener {
+        &self.listener
+    }
+}
+
 impl Serving {
+    /// The listening sockets, until [`Self::close`].
+    pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().map(|listener| listener.as_fd())
+    }
+
+    /// Closes the listeners once nothing is accepted any more, which the drain makes sure of. What
+    /// waits in their queues is served by another process that has them, or reset.
+    pub async fn close(&mut self) {
+        self.accepting.recv().await;
+        self.listeners.clear();
+    }
+
     /// Waits until all connections have ended, which the drain makes sure of.
     pub async fn drained(&mut self) {
         while self.tasks.join_next().await.is_some() {}
@@ -46,7 +82,7 @@ impl Serving {
 
 impl Services {
     /// Starts them in the agent's own namespace, where the port is the configured one. Waits for a
-    /// leaving agent to free it.
+    /// leaving agent to free it, unless that one handed its listeners over.
     ///
     /// # Errors
     /// The port is taken: exit code [`crate::failure::USAGE`].
@@ -56,6 +92,9 @@ impl Services {
         tables: &mut Tables,
     ) -> anyhow::Result<Serving> {
         let (own, port) = (sockets.own_netns(), self.port);
+        if let Some(listeners) = sockets.take_inherited(own, |taken| taken == port)? {
+            return self.serve(tables, listeners);
+        }
         let end = Instant::now() + PORT_PATIENCE;
         loop {
             match sockets.listen_loopback(own, port).await {
@@ -81,6 +120,9 @@ impl Services {
         tables: &mut Tables,
         netns: NetnsCookie,
     ) -> anyhow::Result<Serving> {
+        if let Some(listeners) = sockets.take_inherited(netns, |_| true)? {
+            return self.serve(tables, listeners);
+        }
         let listeners = match sockets.listen_loopback(netns, self.port).await {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
                 sockets.listen_loopback(netns, 0).await
@@ -94,13 +136,31 @@ impl Services {
     fn serve(&self, tables: &mut Tables, listeners: LoopbackListeners) -> anyhow::Result<Serving> {
         let LoopbackListeners { v4, v6, port } = listeners;
         let mut tasks = JoinSet::new();
+        let (open, accepting) = mpsc::channel(1);
+        let mut listeners = Vec::new();
         for listener in [Some(v4), v6].into_iter().flatten() {
             tables
                 .admit(&listener)
                 .context("admitting a listener of the proxy")?;
-            let shared = Arc::clone(&self.shared);
-            tasks.spawn(proxy::serve(listener, shared, self.drain.clone()));
+            let listener = Arc::new(listener);
+            listeners.push(Arc::clone(&listener));
+            let listener = Accepting {
+                listener,
+                _accepting: open.clone(),
+            };
+            let (shared, drain) = (Arc::clone(&self.shared), self.drain.clone());
+            let mut accepts = self.accepts.clone();
+            tasks.spawn(async move {
+                if accepts.wait_for(|accepts| *accepts).await.is_ok() {
+                    proxy::serve(listener, shared, drain).await;
+                }
+            });
         }
-        Ok(Serving { port, tasks })
+        Ok(Serving {
+            port,
+            listeners,
+            accepting,
+            tasks,
+        })
     }
 }

@@ -8,10 +8,12 @@
 use super::processes;
 use super::serving::{Services, Serving};
 use crate::kernel::Tables;
+use crate::operate::manager;
 use crate::sockets::SocketFactory;
 use anyhow::Context as _;
 use egress_ebpf::ids::{NetnsCookie, NetnsInode};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// See the module.
@@ -39,6 +41,7 @@ impl Spaces {
         let netns = sockets.own_netns();
         let serving = services.start_own(&sockets, tables).await?;
         tables.set_proxy(netns, Some(serving.port))?;
+        manager::keep(netns, &serving.listeners().collect::<Vec<_>>());
         Ok(Self {
             sockets,
             services,
@@ -86,6 +89,7 @@ impl Spaces {
     async fn start(&self, tables: &mut Tables, netns: NetnsCookie) -> anyhow::Result<Serving> {
         let serving = self.services.start(&self.sockets, tables, netns).await?;
         tables.set_proxy(netns, Some(serving.port))?;
+        manager::keep(netns, &serving.listeners().collect::<Vec<_>>());
         Ok(serving)
     }
 
@@ -100,6 +104,7 @@ impl Spaces {
             if let Some(space) = self.open.remove(&namespace) {
                 tables.set_proxy(space.netns, None)?;
                 self.sockets.forget(space.netns);
+                manager::forget(space.netns);
                 tracing::debug!(netns = space.netns.0, "proxy left");
             }
         }
@@ -121,6 +126,21 @@ impl Spaces {
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
         self.all()
             .try_for_each(|space| tables.set_proxy(space.netns, None))
+    }
+
+    /// The listening sockets of every namespace.
+    pub fn listeners(&self) -> Vec<BorrowedFd<'_>> {
+        self.all()
+            .flat_map(|space| space.serving.listeners())
+            .collect()
+    }
+
+    /// Closes them once nothing is accepted any more, which the drain makes sure of.
+    pub async fn close(&mut self) {
+        self.own.serving.close().await;
+        for space in self.open.values_mut() {
+            space.serving.close().await;
+        }
     }
 
     /// Waits until all connections have ended, which the drain makes sure of.

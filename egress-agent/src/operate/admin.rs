@@ -279,29 +279,6 @@ pub fn wait(path: &Path, limit: Duration, closed: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Tells the service manager (`sd_notify(3)`), where there is one.
-pub fn notify_ready() {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let sent = || -> std::io::Result<()> {
-        use std::os::linux::net::SocketAddrExt as _;
-        use std::os::unix::ffi::OsStrExt as _;
-        use std::os::unix::net::{SocketAddr, UnixDatagram};
-        let bytes = socket.as_bytes();
-        // A leading @ stands for the abstract namespace.
-        let address = match bytes.strip_prefix(b"@") {
-            Some(name) => SocketAddr::from_abstract_name(name)?,
-            None => SocketAddr::from_pathname(&socket)?,
-        };
-        UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
-        Ok(())
-    };
-    if let Err(error) = sent() {
-        tracing::warn!(%error, "NOTIFY_SOCKET");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@
 
 use super::ahead::Ahead;
 use super::client::Client;
-use super::drain::DrainSignal;
+use super::drain::{ConnectionDrain, DrainSignal};
 use super::inspect::inspect;
 use super::observe::{Denial, DenialReason};
 use super::overflow;
@@ -17,6 +17,7 @@ use crate::proxy::tls;
 use egress_core::routing::{Reading, Step, Turn};
 use egress_ebpf::abi::PROOF_POLICY;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,13 @@ use tokio::time::{sleep, timeout_at};
 /// How long accepting pauses when the system has no room (EMFILE, ENOBUFS).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves a listener until a drain is over. Dropping the future ends all its connections.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainSignal) {
+/// Serves a listener until a drain is over. The listener is dropped as soon as nothing is accepted any
+/// more. Dropping the future ends all its connections.
+pub async fn serve(
+    listener: impl Deref<Target = TcpListener>,
+    shared: Arc<Shared>,
+    mut drain: DrainSignal,
+) {
     let mut connections = JoinSet::new();
     let signal = drain.clone();
     let mut failing = false;
@@ -43,7 +49,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut drain: DrainS
                     // Before the next is accepted: one that may not stay takes no descriptor then.
                     match admit(&stream, peer, &shared) {
                         Some(Admitted::Served(client, places)) => {
-                            connections.spawn(connection(stream, client, places, signal.clone()));
+                            let drain = signal.connection();
+                            connections.spawn(connection(stream, client, places, drain));
                         }
                         Some(Admitted::Told(client, place)) => {
                             connections.spawn(overflow::tell(client, stream, place));
@@ -126,7 +133,7 @@ async fn connection(
     mut stream: TcpStream,
     client: Client,
     _places: [Place; 2],
-    drain: DrainSignal,
+    drain: ConnectionDrain,
 ) {
     let mut waiting = drain.clone();
     let (shared, origin) = (&client.shared, &client.origin);
@@ -142,14 +149,14 @@ async fn connection(
     // finish.
     let step = tokio::select! {
         step = inspect(&client, &reading, &mut stream, &mut ahead) => step,
-        _ = waiting.started(), if matches!(reading, Reading::Names(_) | Reading::NamesOrDenied(_)) => return,
+        () = waiting.started_unused(), if matches!(reading, Reading::Names(_) | Reading::NamesOrDenied(_)) => return,
     };
     take(client, step, stream, ahead, drain).await;
 }
 
 /// Carries out what the first bytes mean. Each way is boxed: a connection takes the memory of the one
 /// that it goes.
-async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain: DrainSignal) {
+async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain: ConnectionDrain) {
     match step {
         Step::Http | Step::HttpIfListed(_) => {
             Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await;

@@ -1,21 +1,23 @@
 //! The one factory of the agent's sockets: listeners, connections and datagram sockets, each in a
 //! given network namespace. It knows neither what they carry nor which namespaces exist.
 
+mod inherited;
 mod maker;
+mod pair;
+
+pub use pair::{LoopbackListeners, netns_of};
 
 use egress_ebpf::ids::NetnsCookie;
+use inherited::Inherited;
 use maker::{Maker, Wanted};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
-
-/// include/uapi/asm-generic/socket.h; since Linux 5.14.
-const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Makes sockets.
 #[derive(Debug)]
@@ -24,17 +26,8 @@ pub struct SocketFactory {
     /// The other namespaces in which sockets may be made, each held by a descriptor.
     others: RwLock<BTreeMap<NetnsCookie, Arc<OwnedFd>>>,
     maker: Maker,
-}
-
-/// The proxy's two listeners of one namespace: one port, both loopback addresses.
-#[derive(Debug)]
-pub struct LoopbackListeners {
-    /// On 127.0.0.1.
-    pub v4: TcpListener,
-    /// On `::1`, IPv6 only; `None` where the kernel has no IPv6.
-    pub v6: Option<TcpListener>,
-    /// The port of both, host byte order.
-    pub port: u16,
+    /// Listeners of a previous agent, by namespace.
+    inherited: Mutex<BTreeMap<NetnsCookie, Inherited>>,
 }
 
 impl SocketFactory {
@@ -45,7 +38,38 @@ impl SocketFactory {
             own: netns_of(&probe)?,
             others: RwLock::default(),
             maker: Maker::default(),
+            inherited: Mutex::default(),
         })
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, BTreeMap<NetnsCookie, Inherited>> {
+        self.inherited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the listeners of a previous agent, for [`Self::take_inherited`]. Others than a pair on
+    /// loopback are closed.
+    pub fn inherit(&self, sockets: Vec<OwnedFd>) {
+        inherited::sort(sockets, &mut self.inherited());
+    }
+
+    /// The pair of listeners that was inherited in a namespace, if its port `fits`.
+    pub fn take_inherited(
+        &self,
+        netns: NetnsCookie,
+        fits: impl FnOnce(u16) -> bool,
+    ) -> io::Result<Option<LoopbackListeners>> {
+        let pair = self.inherited().remove(&netns);
+        pair.filter(|pair| fits(pair.port))
+            .map(Inherited::listen)
+            .transpose()
+    }
+
+    /// Closes the inherited listeners that nothing took, so that no connection waits in their queues.
+    /// Returns where they were.
+    pub fn close_inherited(&self) -> Vec<NetnsCookie> {
+        std::mem::take(&mut *self.inherited()).into_keys().collect()
     }
 
     /// The agent's own namespace.
@@ -160,26 +184,20 @@ impl SocketFactory {
     }
 }
 
-/// The namespace that a socket is in.
-pub fn netns_of(socket: &impl AsFd) -> io::Result<NetnsCookie> {
-    let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the descriptor is open for the length of the borrow, and the option writes at most
-    // `length` bytes to `cookie`, which has them.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if done == 0 {
-        Ok(NetnsCookie(cookie))
-    } else {
-        Err(io::Error::last_os_error())
+/// A pair of listeners on both loopback addresses, in the namespace of the calling thread, before there is
+/// a runtime.
+pub fn listen_here(port: u16) -> io::Result<Vec<OwnedFd>> {
+    let v4 = maker::make(Wanted::Listener((Ipv4Addr::LOCALHOST, port).into()))?;
+    match maker::make(Wanted::Listener((Ipv6Addr::LOCALHOST, port).into())) {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(e) if no_ipv6(&e) => Ok(vec![v4]),
+        Err(e) => Err(e),
     }
+}
+
+/// The namespace of the calling thread.
+pub fn netns_here() -> io::Result<NetnsCookie> {
+    netns_of(&std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)
 }
 
 /// No IPv6 in the kernel.

@@ -7,7 +7,7 @@ use super::args::file_settings;
 use super::quiet;
 use crate::config::{DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, Span};
 use crate::failure::Failure;
-use crate::gate::lock::Lock;
+use crate::gate::lock::{Lock, Patience};
 use crate::gate::roots::Roots;
 use crate::kernel::{self, canary};
 use crate::{cgroup2, gate, privilege};
@@ -91,7 +91,7 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
     }
     if all_closed(&closing.bpf_dir, &roots) {
         // An agent that runs proves it itself.
-        let Ok(_lock) = Lock::take(&closing.bpf_dir, Duration::ZERO) else {
+        let Ok(_lock) = Lock::take(&closing.bpf_dir, Patience::UpTo(Duration::ZERO)) else {
             let roots = gate::shown(&roots.paths);
             writeln!(quiet::stdout(), "closed by a running agent: {roots}")?;
             return Ok(());
@@ -104,6 +104,8 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
             &closing.cgroups,
             closing.max_networks,
             false,
+            gate::LEAVING,
+            |_, _| (),
         )?;
         let end = Instant::now() + closing.wait;
         while roots.paths.iter().any(|root| !root.exists()) && Instant::now() < end {
@@ -173,6 +175,8 @@ fn try_close(known: &Essentials) -> anyhow::Result<String> {
             &there,
             known.max_networks,
             false,
+            gate::LEAVING,
+            |_, _| (),
         )?);
     }
     Ok(gate::shown(&there))

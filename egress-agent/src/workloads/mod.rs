@@ -30,6 +30,7 @@ use cgroups::{Cgroup, Cgroups, Change};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use member::Member;
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,6 +94,11 @@ impl Workloads {
     /// Where the processes of the cgroups are, and what the agent serves there.
     pub fn namespaces(&mut self) -> &mut Namespaces {
         &mut self.namespaces
+    }
+
+    /// The listening sockets of every namespace.
+    pub fn listeners(&self) -> Vec<BorrowedFd<'_>> {
+        self.namespaces.listeners()
     }
 
     /// Waits until there is something to do: what the rules must know is returned, the rest waits

@@ -70,3 +70,37 @@ async fn a_drain_ends_at_its_deadline() {
         .unwrap();
     assert_eq!(busy.rest().await, b"");
 }
+
+#[tokio::test]
+async fn while_the_open_connections_retire_others_are_served_until_the_end() {
+    let origin = raw_origin(|_, mut raw: Raw| async move {
+        while raw.message().await.is_some() {
+            raw.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .await;
+        }
+    })
+    .await;
+    let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+    let mut early = bed.client().await;
+    assert_eq!(early.ask(&get(HOST, "/")).await.text(), "ok");
+    {
+        let retired = bed.drain.retire();
+        let mut retired = std::pin::pin!(retired);
+        // Told, and not ended yet.
+        let once = |cx: &mut std::task::Context<'_>| {
+            std::task::Poll::Ready(retired.as_mut().poll(cx).is_pending())
+        };
+        assert!(std::future::poll_fn(once).await);
+        assert_eq!(early.rest().await, b"");
+        tokio::time::timeout(PATIENCE, retired).await.unwrap();
+    }
+    let mut late = bed.client().await;
+    assert_eq!(late.ask(&get(HOST, "/")).await.text(), "ok");
+    assert_eq!(late.ask(&get(HOST, "/")).await.text(), "ok");
+    bed.drain.start(tokio::time::Instant::now() + PATIENCE);
+    assert_eq!(late.rest().await, b"");
+    tokio::time::timeout(PATIENCE, bed.serving)
+        .await
+        .unwrap()
+        .unwrap();
+}

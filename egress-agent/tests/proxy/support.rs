@@ -116,7 +116,7 @@ impl Bed {
         );
         let (changes, heard) = watch::channel(0);
         let shared = Arc::new(shared.ending_removed(heard));
-        let serving = tokio::spawn(serve(listener, shared, signal));
+        let serving = tokio::spawn(serve(Arc::new(listener), shared, signal));
         Self {
             proxy,
             drain,

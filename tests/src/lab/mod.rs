@@ -182,6 +182,13 @@ impl Lab {
         Ok(())
     }
 
+    /// From here on the lab's agent is this one, which a test started beside it. Returns the other.
+    pub fn swap_agent(&mut self, next: Agent) -> Result<Agent> {
+        self.agent
+            .replace(next)
+            .context("the lab's agent was not started")
+    }
+
     /// The running agent.
     pub fn agent(&mut self) -> Result<&mut Agent> {
         self.agent

@@ -11,7 +11,7 @@ use super::request_body::RequestEnd;
 use super::session::Session;
 use super::wire::Wire;
 use crate::proxy::client::Client;
-use crate::proxy::drain::DrainSignal;
+use crate::proxy::drain::ConnectionDrain;
 use crate::proxy::loan::Loan;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::stream::Rewound;
@@ -46,18 +46,18 @@ struct Connection {
 }
 
 /// Serves a connection until it ends or the drain lets it go.
-pub(in crate::proxy) async fn serve(client: Client, stream: Rewound, drain: DrainSignal) {
+pub(in crate::proxy) async fn serve(client: Client, stream: Rewound, drain: ConnectionDrain) {
     let reader = HeadReader::new(client.shared.limits.head);
     serve_heads(client, stream, reader, drain).await;
 }
 
 /// The same for a connection that may speak HTTP/1.0 too.
-pub(in crate::proxy) async fn serve_any(client: Client, stream: Rewound, drain: DrainSignal) {
+pub(in crate::proxy) async fn serve_any(client: Client, stream: Rewound, drain: ConnectionDrain) {
     let reader = HeadReader::new(client.shared.limits.head).accepting_http10();
     serve_heads(client, stream, reader, drain).await;
 }
 
-async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain: DrainSignal) {
+async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain: ConnectionDrain) {
     let limits = client.shared.limits;
     let this = Arc::new(Connection {
         session: Session::new(client.clone()),
@@ -91,17 +91,17 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain:
 
 impl Connection {
     /// Serves requests with the HTTP library, and waits for them without it.
-    async fn to_its_end(self: &Arc<Self>, mut stream: Wire, mut drain: DrainSignal) {
+    async fn to_its_end(self: &Arc<Self>, mut stream: Wire, mut drain: ConnectionDrain) {
         let limits = self.session.client.shared.limits;
         let mut patience = limits.idle;
         loop {
-            // A connection on which nothing is asked has nothing to finish.
+            // A connection on which nothing is asked has nothing to finish, unless it is on its way.
             tokio::select! {
                 begun = timeout(patience, stream.begun()) => if !matches!(begun, Ok(Ok(true))) {
                     return;
                 },
                 never = self.session.pool.watch() => match never {},
-                _ = drain.started() => return,
+                () = drain.started_unused() => return,
             }
             let Some((back, since)) = self.served(stream, &mut drain).await else {
                 return self.session.tunnelled().await;
@@ -118,7 +118,7 @@ impl Connection {
     async fn served(
         self: &Arc<Self>,
         stream: Wire,
-        drain: &mut DrainSignal,
+        drain: &mut ConnectionDrain,
     ) -> Option<(Wire, Instant)> {
         let limits = self.session.client.shared.limits;
         let service = {
@@ -145,7 +145,7 @@ impl Connection {
         });
         let ended = tokio::select! {
             ended = until_idle => ended,
-            _ = drain.started() => {
+            () = drain.started() => {
                 serving.as_mut().graceful_shutdown();
                 Err(serving.as_mut().await)
             }

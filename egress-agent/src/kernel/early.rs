@@ -1,0 +1,44 @@
+//! The maps that say to whom flows are redirected, opened before the programs are loaded: a gate that
+//! stands redirects to a listener as soon as there is one.
+
+use super::pins::Pins;
+use super::{AGENT_PROGRAMS, attach};
+use aya::maps::{HashMap, Map, MapData, SkStorage};
+use egress_ebpf::abi::ProxyPort;
+use egress_ebpf::ids::NetnsCookie;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// See the module.
+pub struct Redirects {
+    listeners: SkStorage<MapData, u32>,
+    proxies: HashMap<MapData, NetnsCookie, ProxyPort>,
+}
+
+impl Redirects {
+    /// Those of the gate that a previous agent left. None without one, or if its programs are not
+    /// attached to `own`, the cgroup of this process: a connection that is accepted there would have
+    /// no origin.
+    pub fn standing(bpf_dir: &Path, own: &Path) -> Option<Self> {
+        let pins = Pins::at(bpf_dir);
+        let attached = attach::unlinked(&pins, own, &AGENT_PROGRAMS);
+        if !attached.is_ok_and(|missing| missing.is_empty()) {
+            return None;
+        }
+        let open = |name| MapData::from_pin(pins.maps().join(name)).ok();
+        Some(Self {
+            listeners: Map::SkStorage(open("LISTENERS")?).try_into().ok()?,
+            proxies: Map::HashMap(open("PROXIES")?).try_into().ok()?,
+        })
+    }
+
+    /// The port that flows in a namespace are redirected to.
+    pub fn port(&self, netns: NetnsCookie) -> Option<u16> {
+        self.proxies.get(&netns, 0).ok().map(|proxy| proxy.port)
+    }
+
+    /// Lets flows be redirected to this listening socket.
+    pub fn admit(&mut self, listener: &impl AsRawFd) -> anyhow::Result<()> {
+        Ok(self.listeners.insert(listener, 1, 0)?)
+    }
+}

@@ -1,0 +1,100 @@
+//! The service manager (systemd), where there is one: what it is told (`sd_notify(3)`), and the
+//! listening sockets that it keeps for the next agent (`FileDescriptorStoreMax=` of systemd.service(5)).
+//!
+//! A socket that it keeps goes on listening while no agent runs: what is redirected waits in its queue.
+
+use egress_ebpf::ids::NetnsCookie;
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg_addr, socket_with,
+};
+use std::env;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+
+/// The first descriptor that is passed (`SD_LISTEN_FDS_START`).
+const FIRST: i32 = 3;
+/// More are not looked at.
+const MOST: i32 = 4096;
+/// Descriptors in one message: the listeners of one namespace.
+const IN_ONE: usize = 2;
+
+/// The gate is closed and the rules are in force.
+pub fn notify_ready() {
+    notify("READY=1", &[]);
+}
+
+/// Has the listeners of a namespace kept, in the place of those that were kept before.
+pub fn keep(netns: NetnsCookie, listeners: &[BorrowedFd<'_>]) {
+    forget(netns);
+    let message = format!("FDSTORE=1\nFDNAME={}", name(netns));
+    for some in listeners.chunks(IN_ONE) {
+        notify(&message, some);
+    }
+}
+
+/// Has the listeners of a namespace kept no longer.
+pub fn forget(netns: NetnsCookie) {
+    notify(&format!("FDSTOREREMOVE=1\nFDNAME={}", name(netns)), &[]);
+}
+
+fn name(netns: NetnsCookie) -> String {
+    format!("proxy-{}", netns.0)
+}
+
+/// What the manager kept of the previous agent (sd_listen_fds(3)). Once, before anything else is
+/// opened.
+pub fn kept() -> Vec<OwnedFd> {
+    let number = |name| {
+        env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<i32>().ok())
+    };
+    let own = i32::try_from(std::process::id()).ok();
+    let (pid, count) = (number("LISTEN_PID"), number("LISTEN_FDS"));
+    let Some(count) = count.filter(|count| pid == own && (1..=MOST).contains(count)) else {
+        return Vec::new();
+    };
+    let take = |raw: i32| {
+        // SAFETY: the manager opened these numbers for this process and nothing else owns them; one
+        // that is not open is not taken.
+        let socket = unsafe {
+            fcntl_getfd(BorrowedFd::borrow_raw(raw)).ok()?;
+            OwnedFd::from_raw_fd(raw)
+        };
+        fcntl_setfd(&socket, FdFlags::CLOEXEC).ok()?;
+        Some(socket)
+    };
+    (FIRST..FIRST + count).filter_map(take).collect()
+}
+
+fn notify(message: &str, with: &[BorrowedFd<'_>]) {
+    if let Err(error) = send(message, with) {
+        tracing::warn!(%error, "NOTIFY_SOCKET");
+    }
+}
+
+fn send(message: &str, with: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let Some(socket) = env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let bytes = socket.as_bytes();
+    // A leading @ stands for the abstract namespace.
+    let address = match bytes.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(bytes)?,
+    };
+    let kind = SocketType::DGRAM;
+    let from = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(IN_ONE))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !with.is_empty() && !control.push(SendAncillaryMessage::ScmRights(with)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let parts = [IoSlice::new(message.as_bytes())];
+    sendmsg_addr(&from, &address, &parts, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
