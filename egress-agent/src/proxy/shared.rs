@@ -23,7 +23,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Makes upstream connections. The proxy bounds the time from outside by dropping the future.
 pub trait Dialer: Send + Sync {
-    /// Connects to `to` from within the network namespace `netns`.
+    /// Connects to `to`, without delay of small writes (TCP_NODELAY), from within the network namespace `netns`.
     fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 

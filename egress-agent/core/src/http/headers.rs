@@ -62,8 +62,14 @@ pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
     remove_hop_by_hop(headers, context.websocket);
     // The proxy has answered `100-continue` itself.
     headers.remove(EXPECT);
-    for name in STEERING {
-        headers.remove(name);
+    // Few clients send one; to look for each by name takes longer than to look at all.
+    if headers
+        .keys()
+        .any(|name| name.as_str().starts_with("x-envoy-"))
+    {
+        for name in STEERING {
+            headers.remove(name);
+        }
     }
     let forwarded_proto = HeaderName::from_static("x-forwarded-proto");
     headers

@@ -49,6 +49,7 @@ pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
 /// Takes off the fields of one hop, but for an upgrade that goes on.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter(|token| !token.eq_ignore_ascii_case("keep-alive"))
         .filter_map(|token| token.parse().ok())
         .collect();
     // What frames or addresses a message is not the client's to take off.

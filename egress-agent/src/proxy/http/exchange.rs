@@ -21,6 +21,7 @@ use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::time::{Instant, sleep_until};
+use uuid::{Builder, Uuid};
 
 /// Where a request goes and how.
 pub(super) struct Exchange {
@@ -68,12 +70,14 @@ pub(super) async fn exchange(
     let downstream = to.websocket.then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
     parts.version = Version::HTTP_11;
-    let numbers = uuid::Uuid::new_v4();
+    let (request_id, trace_id) = numbers();
     prepare_request(
         &mut parts.headers,
         &RequestContext {
-            request_id: &numbers.to_string(),
-            trace_id: uuid::Uuid::new_v4().as_u128(),
+            request_id: request_id
+                .hyphenated()
+                .encode_lower(&mut Uuid::encode_buffer()),
+            trace_id,
             timeout: to.policy.timeout,
             service_host: &cluster.id.host,
             service_port: cluster.id.port,
@@ -134,6 +138,16 @@ pub(super) async fn exchange(
         pool: Arc::clone(&session.pool),
     };
     Response::from_parts(head, relay.into_body())
+}
+
+/// A request's id and the number of its trace: two random UUIDs with one call of the system.
+fn numbers() -> (Uuid, u128) {
+    let mut random = [[0; 16]; 2];
+    if getrandom(random.as_flattened_mut(), GetRandomFlags::empty()) != Ok(32) {
+        return (Uuid::new_v4(), Uuid::new_v4().as_u128());
+    }
+    let [id, trace] = random.map(|bytes| Builder::from_random_bytes(bytes).into_uuid());
+    (id, trace.as_u128())
 }
 
 /// Fires when the timeout has passed since the end of the request; never without one.

@@ -102,15 +102,19 @@ impl Judge {
     fn decide(&self, head: &RequestHead<'_>) -> HttpDecision {
         let (origin, routes) = (&self.client.origin, &self.client.shared.routes);
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // Most requests of a connection are for the host of the one before.
         let before = last().clone();
+        let is_same = before.as_deref() == Some(head.authority);
         loop {
             let now = routes.load();
             let policy = origin.policy_in(&now);
             let decision = now.http(policy, origin.destination, head, Turn::Next);
-            *last() = match decision {
-                HttpDecision::Act(..) => Some(head.authority.to_owned()),
-                _ => before.clone(),
-            };
+            if !is_same {
+                *last() = match decision {
+                    HttpDecision::Act(..) => Some(head.authority.to_owned()),
+                    _ => before.clone(),
+                };
+            }
             if Arc::ptr_eq(&now, &routes.load()) {
                 return decision;
             }
@@ -132,7 +136,11 @@ impl Judge {
                 reason: DenialReason::UpgradeRefused,
             });
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(authority.to_owned());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_deref() != Some(authority) {
+            *last = Some(authority.to_owned());
+        }
+        drop(last);
         Ok(Allowed {
             cluster,
             policy,

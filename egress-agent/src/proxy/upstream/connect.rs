@@ -40,12 +40,7 @@ pub(in crate::proxy) async fn connect_any(
         record.upstream = Some(*to);
         let connecting = client.shared.dialer.connect(client.origin.netns, *to);
         match timeout(client.shared.limits.connect, connecting).await {
-            Ok(Ok(stream)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
-                }
-                return Ok((stream, place));
-            }
+            Ok(Ok(stream)) => return Ok((stream, place)),
             Ok(Err(error)) => last = reset_of(&error),
             Err(_) => last = UpstreamReset::ConnectTimeout,
         }
