@@ -14,6 +14,7 @@ pub mod client;
 pub mod escape;
 pub mod flows;
 pub mod hosts;
+pub mod idle;
 pub mod lab;
 pub mod load;
 pub mod memory;

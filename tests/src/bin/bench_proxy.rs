@@ -1,16 +1,17 @@
 //! Processor time of the agent for what goes through the proxy: a request on a kept connection, one
 //! on a fresh connection, a megabyte of HTTP and of TLS up and down.
 //!
-//! Owns the measuring. `cargo xtask bench proxy` runs it. `$EGRESS_AGENT_BIN` names another agent to
-//! hold against: the figures hold within one machine and one load.
+//! Owns the measuring. `cargo xtask bench proxy` runs it. With `--against` another agent is measured in
+//! the same run, a round of each in turn: the figures hold within one machine and one load.
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use egress_tests::agent::beside;
 use egress_tests::lab::{host, v4};
 use egress_tests::rules::each_way;
-use egress_tests::{Lab, client};
+use egress_tests::{Lab, LabOptions, client};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,6 +28,16 @@ struct Cli {
     /// Megabytes of each measurement.
     #[arg(long, default_value_t = 200)]
     megabytes: u32,
+    /// Another agent to measure in turn with this one.
+    #[arg(long, value_name = "AGENT")]
+    against: Option<PathBuf>,
+}
+
+/// The agents that are measured, each in a lab of its own.
+struct Labs {
+    /// The other one first.
+    all: Vec<(&'static str, Lab)>,
+    rounds: usize,
 }
 
 fn main() -> ExitCode {
@@ -40,8 +51,21 @@ fn main() -> ExitCode {
 }
 
 fn bench(cli: &Cli) -> Result<()> {
-    let mut lab = Lab::start()?;
-    lab.rules("rules.yaml", &each_way())?;
+    let other = cli.against.clone().map(|binary| ("against", Some(binary)));
+    let mut all = Vec::new();
+    for (name, binary) in other.into_iter().chain([("this", None)]) {
+        let options = LabOptions {
+            binary,
+            ..LabOptions::default()
+        };
+        let lab = Lab::start_with(options)?;
+        lab.rules("rules.yaml", &each_way())?;
+        all.push((name, lab));
+    }
+    let mut labs = Labs {
+        all,
+        rounds: cli.rounds,
+    };
     let load = std::fs::read_to_string("/proc/loadavg")?;
     println!(
         "median of {} (min to max), load {}",
@@ -65,7 +89,7 @@ fn bench(cli: &Cli) -> Result<()> {
             &target,
         ];
         let unit = cli.requests.into();
-        measure(&mut lab, cli.rounds, name, unit, |lab| {
+        labs.measure(name, unit, |lab| {
             let mut command = lab.command(beside("busy")?.to_str().context("a path")?)?;
             command.args(arguments);
             let ended = client::run(command, LIMIT)?;
@@ -87,7 +111,7 @@ fn bench(cli: &Cli) -> Result<()> {
         ("MB of TLS, up", "https://www.google.com", None),
         ("MB of TLS, down", "https://www.google.com", Some(&down)),
     ] {
-        measure(&mut lab, cli.rounds, name, cli.megabytes.into(), |lab| {
+        labs.measure(name, cli.megabytes.into(), |lab| {
             let mut arguments = vec!["--fail", "-o", "/dev/null"];
             let authority = lab.authority().path().to_owned();
             let authority = authority.to_str().context("a path")?;
@@ -109,24 +133,33 @@ fn bench(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// Prints microseconds of the agent for each of `units`.
-fn measure(
-    lab: &mut Lab,
-    rounds: usize,
-    name: &str,
-    units: f64,
-    mut run: impl FnMut(&mut Lab) -> Result<()>,
-) -> Result<()> {
-    let mut all = Vec::new();
-    for _ in 0..rounds {
-        let before = lab.agent()?.cpu()?;
-        run(lab)?;
-        let took = lab.agent()?.cpu()?.saturating_sub(before);
-        all.push(took.as_secs_f64() * 1e6 / units);
+impl Labs {
+    /// Prints microseconds of each agent for each of `units`.
+    fn measure(
+        &mut self,
+        what: &str,
+        units: f64,
+        mut run: impl FnMut(&mut Lab) -> Result<()>,
+    ) -> Result<()> {
+        let mut times = vec![Vec::new(); self.all.len()];
+        for round in 0..self.rounds {
+            let mut order: Vec<usize> = (0..self.all.len()).collect();
+            order.rotate_left(round % self.all.len());
+            for at in order {
+                let lab = &mut self.all[at].1;
+                let before = lab.agent()?.cpu()?;
+                run(lab)?;
+                let took = lab.agent()?.cpu()?.saturating_sub(before);
+                times[at].push(took.as_secs_f64() * 1e6 / units);
+            }
+        }
+        for ((name, _), mut all) in self.all.iter().zip(times) {
+            all.sort_by(f64::total_cmp);
+            let median = all.get(all.len() / 2);
+            if let (Some(min), Some(median), Some(max)) = (all.first(), median, all.last()) {
+                println!("  {what:<26} {name:<7} {median:8.1} µs ({min:.1} to {max:.1})");
+            }
+        }
+        Ok(())
     }
-    all.sort_by(f64::total_cmp);
-    if let (Some(min), Some(median), Some(max)) = (all.first(), all.get(rounds / 2), all.last()) {
-        println!("  {name:<26} {median:8.1} µs ({min:.1} to {max:.1})");
-    }
-    Ok(())
 }

@@ -136,7 +136,10 @@ impl Lab {
         };
         Ok(Self {
             agent: None,
-            binary: agent::binary()?,
+            binary: match &options.binary {
+                Some(other) => other.clone(),
+                None => agent::binary()?,
+            },
             httpbin: world.http(&both(host::HTTPBIN), 80)?,
             google: world.https(&both(host::GOOGLE), 443, &authority, &google_names)?,
             bystander,

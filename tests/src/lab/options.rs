@@ -1,6 +1,7 @@
 //! Options of a lab.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// The address families that the names of the hosts have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct LabOptions {
     pub servers: Vec<SocketAddr>,
     /// Descriptors that the agent may have (`ulimit -n`), where it is not what the test may have.
     pub descriptors: Option<u32>,
+    /// Another agent than the one that was built with the tests.
+    pub binary: Option<PathBuf>,
     /// Flags for `egress-agent run` beside the lab's own.
     pub agent: Vec<String>,
 }
@@ -35,6 +38,7 @@ impl Default for LabOptions {
             ttl: 30,
             descriptors: None,
             servers: Vec::new(),
+            binary: None,
             agent: Vec::new(),
         }
     }

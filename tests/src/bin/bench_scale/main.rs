@@ -6,6 +6,7 @@
 //! One thing is not: a connect that the rules list and the gate denied is counted, and ends the bench
 //! with an error.
 
+mod connections;
 mod edits;
 mod names;
 mod nameserver;
@@ -44,7 +45,13 @@ struct Part {
 }
 
 /// Every part, in the order of the page.
-const PARTS: [Part; 4] = [edits::PART, size::PART, restart::PART, names::PART];
+const PARTS: [Part; 5] = [
+    edits::PART,
+    size::PART,
+    restart::PART,
+    names::PART,
+    connections::PART,
+];
 
 #[derive(Parser)]
 #[command(name = "cargo xtask bench scale --")]
@@ -82,6 +89,9 @@ struct Options {
     /// Names at the start, and as many that are added to the running agent
     #[arg(long, value_delimiter = ',', default_value = "10000")]
     names: Vec<usize>,
+    /// Connections of the proxy at one time
+    #[arg(long, default_value_t = 20_000)]
+    connections: usize,
     /// Answers that the DNS server gives in a second
     #[arg(long, default_value_t = 25_000)]
     answers: u32,

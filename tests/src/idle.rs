@@ -1,0 +1,139 @@
+//! What idle connections cost the agent, and what of it stays when they are closed.
+//!
+//! Owns the measuring. What is too much is for tests and benches to say.
+
+use crate::agent::beside;
+use crate::background::Background;
+use crate::cgroup::Cgroup;
+use crate::lab::{Lab, host, v4};
+use crate::place::Place;
+use crate::rules::each_way;
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Workloads among which the connections are divided: each may have a quarter of all.
+pub const WORKLOADS: usize = 4;
+
+/// How long the clients may take.
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// Longer than the proxy waits before it gives memory back.
+const SETTLED: Duration = Duration::from_secs(4);
+
+/// What the connections carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// One HTTP request each; they are kept alive.
+    Http,
+    /// One request each over TLS, which passes through.
+    Tls,
+}
+
+/// Resident memory of the agent, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Connections that were open at one time.
+    pub connections: usize,
+    /// Before the first.
+    pub before: u64,
+    /// While all are idle.
+    pub idle: u64,
+    /// After the last was closed.
+    pub closed: u64,
+}
+
+impl Memory {
+    /// Bytes of one idle connection, over the least that the agent had without any.
+    pub fn of_each(&self) -> u64 {
+        let without = self.before.min(self.closed);
+        self.idle.saturating_sub(without) / (self.connections as u64).max(1)
+    }
+}
+
+/// Opens so many connections of several workloads at one time, or as many as the agent serves, each asked
+/// once, and closes them.
+pub fn measure(lab: &mut Lab, speaks: Speaks, count: usize) -> Result<Memory> {
+    raise_descriptors()?;
+    lab.rules("each-way.yaml", &each_way())?;
+    let workloads: Vec<_> = (0..WORKLOADS)
+        .map(|n| lab.workloads().child(&format!("idle-{n}")))
+        .collect::<Result<_>>()?;
+    // What the first connection brings with it is not the cost of one.
+    end(hold(lab, &workloads, speaks, WORKLOADS)?.0)?;
+    let before = settled(lab)?;
+    let (clients, connections) = hold(lab, &workloads, speaks, count)?;
+    let idle = settled(lab)?;
+    end(clients)?;
+    Ok(Memory {
+        connections,
+        before,
+        idle,
+        closed: settled(lab)?,
+    })
+}
+
+/// The clients of all workloads and how many connections they hold, once each was answered or denied.
+fn hold(
+    lab: &Lab,
+    workloads: &[Cgroup],
+    speaks: Speaks,
+    count: usize,
+) -> Result<(Vec<Background>, usize)> {
+    let each = (count / WORKLOADS).to_string();
+    let authority = lab.authority().path().to_str().context("a path")?;
+    let (last, port, name, more) = match speaks {
+        Speaks::Http => (host::HTTPBIN, 80, "httpbin.org", None),
+        Speaks::Tls => (host::GOOGLE, 443, "www.google.com", Some(authority)),
+    };
+    let mut clients = Vec::new();
+    for workload in workloads {
+        let place = Place {
+            cgroup: Some(workload),
+            ..lab.client_place()
+        };
+        let mut command = place.command(beside("idle")?)?;
+        command.args(["--count", &each, "--host", name]);
+        command.args(more.iter().flat_map(|file| ["--authority", file]));
+        command.arg(SocketAddr::new(v4(last), port).to_string());
+        clients.push(Background::start(command)?);
+    }
+    let mut open = 0;
+    for client in &clients {
+        let line =
+            client.wait_line("its connections are open", LIMIT, |l| l["open"].is_number())?;
+        let held = line["open"].as_u64().unwrap_or_default();
+        ensure!(held > 0, "{line}");
+        open += usize::try_from(held)?;
+    }
+    Ok((clients, open))
+}
+
+fn end(clients: Vec<Background>) -> Result<()> {
+    clients
+        .into_iter()
+        .try_for_each(|client| client.end().map(drop))
+}
+
+/// Resident memory once it no longer sinks.
+fn settled(lab: &mut Lab) -> Result<u64> {
+    let deadline = Instant::now() + LIMIT;
+    let mut last = lab.agent()?.resident()?;
+    loop {
+        sleep(SETTLED);
+        let now = lab.agent()?.resident()?;
+        if now + now / 100 >= last || Instant::now() > deadline {
+            return Ok(now);
+        }
+        last = now;
+    }
+}
+
+/// The hosts of the lab take as many descriptors as there are connections.
+fn raise_descriptors() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
