@@ -243,6 +243,26 @@ async fn a_write_takes_effect_within_200_ms() {
     assert!(taken[10] < Duration::from_millis(200), "{taken:?}");
 }
 
+#[tokio::test]
+async fn a_set_that_made_the_compiler_panic_is_looked_at_again() {
+    let (_dir, rules) = folder();
+    fs::write(rules.join("a.yaml"), "one").unwrap();
+    let mut panicked = false;
+    let compile = move |reading: &Reading| {
+        let first = !std::mem::replace(&mut panicked, true);
+        assert!(!first || reading.files[0].text == "one", "the first change");
+        panicked = reading.files[0].text != "one";
+        compile(reading)
+    };
+    let (mut feed, run) = follow(std::slice::from_ref(&rules), compile, |_| {}).unwrap();
+    let task = tokio::spawn(run);
+    fs::write(rules.join("a.yaml"), "two").unwrap();
+    let found = feed.current.wait_for(|l| l.iter().eq(&["two"]));
+    let found = timeout(Duration::from_secs(20), found).await;
+    assert!(found.is_ok(), "the poll looks again");
+    task.abort();
+}
+
 /// Sets a file's times to those of another, as `cp -p` and `touch -r` do.
 fn with_times_of(path: &Path, meta: &fs::Metadata) {
     let times = fs::FileTimes::new()

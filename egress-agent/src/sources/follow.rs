@@ -70,10 +70,15 @@ where
                 let look = move || {
                     let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
                     let (look, compile) = &mut *files;
-                    look.changed().map(|reading| compile(&reading))
+                    let (seen, reading) = look.changed()?;
+                    let compiled = compile(&reading);
+                    // Only now: files that made it panic are looked at again.
+                    look.seen = seen;
+                    Some(compiled)
                 };
                 let looked = finished(tokio::task::spawn_blocking(look).await);
-                took = begin.elapsed();
+                // What failed is looked at again soon.
+                took = looked.as_ref().map_or(Duration::ZERO, |_| begin.elapsed());
                 if let Some(Some((set, problem))) = looked {
                     set_current.send_replace(Arc::new(set));
                     set_problem.send_replace(problem);
@@ -118,7 +123,7 @@ fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
 struct Look {
     paths: Vec<PathBuf>,
     reader: Reader,
-    /// Digest of the last reading.
+    /// Digest of the reading that was compiled last.
     seen: u64,
     /// When all files are read again, whatever their attributes say.
     doubt: Instant,
@@ -151,10 +156,10 @@ impl Look {
         reading
     }
 
-    /// The files, if they are others than at the last look.
-    fn changed(&mut self) -> Option<Reading> {
+    /// The files and their digest, if they are others than those that were compiled last.
+    fn changed(&mut self) -> Option<(u64, Reading)> {
         let reading = self.read();
         let now = digest(&reading);
-        (std::mem::replace(&mut self.seen, now) != now).then_some(reading)
+        (self.seen != now).then_some((now, reading))
     }
 }

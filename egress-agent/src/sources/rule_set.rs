@@ -58,9 +58,12 @@ impl Findings {
                 );
                 return vec![line.into()];
             }
-            let Difference { added, gone } = rules.objects.since(&self.linted);
-            self.linter.change(&added, &gone);
-            self.linted = rules.objects.clone();
+            // After a panic the next set begins anew.
+            let mut own = std::mem::take(self);
+            let Difference { added, gone } = rules.objects.since(&own.linted);
+            own.linter.change(&added, &gone);
+            own.linted = rules.objects.clone();
+            *self = own;
             let mut found: Vec<_> = self.linter.findings().collect();
             found.sort_by_key(|f| (&f.object.source, f.object.line));
             let line = |f: &Found| {

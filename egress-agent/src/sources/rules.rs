@@ -6,6 +6,7 @@
 use super::files::Reading;
 use super::follow::{Feed, follow};
 use super::loader::Loader;
+use super::objects::Objects;
 use super::rule_set::{Findings, Line, RuleSet};
 use super::store;
 use crate::failure::Failure;
@@ -21,10 +22,16 @@ pub fn follow_rules(
     paths: &[PathBuf],
     store: &Path,
 ) -> Result<(Feed<RuleSet>, impl Future<Output = ()> + Send + use<>), Failure> {
-    let mut loader = Loader::after(store::read(store));
+    let mut loader = Some(Loader::after(store::read(store)));
+    let mut last = Objects::default();
     let mut told = Told::default();
     let compile = move |reading: &Reading| {
-        let rules = loader.load(reading);
+        // A loader that panicked is not used again: it may have taken in half of a change.
+        let own = loader.take();
+        let mut own = own.unwrap_or_else(|| Loader::after(last.to_vec()));
+        let rules = own.load(reading);
+        loader = Some(own);
+        last = rules.objects.clone();
         told.tell(&rules);
         let problem = rules.problem();
         (rules, problem)
