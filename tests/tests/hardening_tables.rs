@@ -183,19 +183,23 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
             .map(|target| (target, Action::Allow))
             .collect()
     };
-    let ops = gate.plan(nets(0, limit / 2 + 10));
-    gate.tables.fits(&ops).unwrap();
-    gate.tables.apply(&ops).unwrap();
-    // The new ones stand beside the old ones until the switch.
     let mark = gate.planner.mark();
-    let ops = gate.plan(nets(limit, limit / 2 + 10));
+    let ops = gate.plan(nets(0, limit + 10));
     gate.planner.go_back(mark);
     let refused = gate.tables.fits(&ops).unwrap_err().to_string();
     assert!(
         refused.contains("networks") && refused.contains(&limit.to_string()),
         "{refused}"
     );
-    assert_eq!(gate.tables.room().1.used as u32, limit / 2 + 10);
+    assert_eq!(gate.tables.room().1.used, 0);
+    // More than half, in the place of as many others: all of them fit.
+    for round in [2, 1, 0] {
+        let ops = gate.plan(nets(round * limit, limit / 2 + 10));
+        gate.tables.fits(&ops).unwrap();
+        gate.tables.expect(&ops);
+        assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
+        assert_eq!(gate.tables.room().1.used as u32, limit / 2 + 10);
+    }
     let listed = format!("{}:443", address(0));
     let load = Load::start(&gate.place(), &["judge", "--listed", &listed]).unwrap();
     let counts = load.stop().unwrap();
@@ -204,6 +208,33 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
         "the old rules are in force: {counts:?}"
     );
     drop(gate.kernel);
+}
+
+#[test]
+fn a_table_that_is_full_changes_by_as_many_as_leave_it() {
+    let mut gate = Gate::new();
+    let limit = gate.tables.room().1.limit as u32;
+    let nets = |first: u32| -> Table {
+        let net = |n: u32| format!("{}/31", address(2 * n)).parse().unwrap();
+        let targets =
+            (first..first + limit).flat_map(|n| Target::network(net(n), 443, Transport::Udp));
+        targets.map(|target| (target, Action::Allow)).collect()
+    };
+    for first in [0, 1, 100, limit] {
+        let ops = gate.plan(nets(first));
+        gate.tables.fits(&ops).unwrap();
+        gate.tables.expect(&ops);
+        assert_eq!(gate.tables.apply(&ops).unwrap(), 0, "from {first} on");
+        assert_eq!(gate.tables.room().1.used as u32, limit);
+    }
+    // No write is left that makes room for one more.
+    let table = gate.planner.policies()[&DEFAULT_POLICY].table;
+    let key = Target::network("192.0.2.0/31".parse().unwrap(), 443, Transport::Udp)[0].key();
+    let action = Action::Allow.number();
+    let one = [TableOp::Put(table, Entry { key, action })];
+    assert!(gate.tables.fits(&one).is_err());
+    gate.tables.expect(&one);
+    assert_eq!(gate.tables.apply(&one).unwrap(), 1);
 }
 
 #[test]
@@ -310,8 +341,8 @@ fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
         ..LabOptions::default()
     };
     let lab = Lab::start_with(options).unwrap();
-    let rules = |first: u32| {
-        let nets: Vec<_> = (first..first + 35_000)
+    let rules = |first: u32, n: u32| {
+        let nets: Vec<_> = (first..first + n)
             .map(|n| format!("{}/31", address(2 * n)))
             .collect();
         format!(
@@ -325,14 +356,22 @@ fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
     let status = || lab.status().ok();
     let generation = |status: &serde_json::Value| status["rules"]["generation"].as_u64().unwrap();
     let before = generation(&status().unwrap());
-    lab.write_rules("many.yaml", &rules(0)).unwrap();
+    lab.write_rules("many.yaml", &rules(0, 35_000)).unwrap();
     let applied = wait_until("the first are in force", Duration::from_mins(1), || {
         status().filter(|s| generation(s) > before)
     })
     .unwrap();
     assert_eq!(applied["rules"]["networks"]["used"], 35_000);
-    lab.write_rules("many.yaml", &rules(40_000)).unwrap();
-    let refused = wait_until("the second are refused", Duration::from_mins(1), || {
+    // Others in their place: more than half of the room is no limit.
+    lab.write_rules("many.yaml", &rules(40_000, 35_000))
+        .unwrap();
+    let applied = wait_until("the second are in force", Duration::from_mins(1), || {
+        status().filter(|s| generation(s) > generation(&applied))
+    })
+    .unwrap();
+    assert_eq!(applied["rules"]["networks"]["used"], 35_000);
+    lab.write_rules("many.yaml", &rules(0, 70_000)).unwrap();
+    let refused = wait_until("the third are refused", Duration::from_mins(1), || {
         status().filter(|s| s["rules"]["problem"].is_string())
     })
     .unwrap();

@@ -81,8 +81,9 @@ impl Engine {
             .standing()
             .context("reading the tables of the previous agent")?;
         let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
-        let mut state = State::adopting(settings(config), standing);
         let owners = Owners::standing(&tables)?;
+        let mut state =
+            State::adopting(settings(config), standing).with_owners(owners.all().clone());
         let workloads = Workloads::new(config, roots, owners, news.identities.clone())?;
         Ok(Self {
             published: Published::of(&mut state),

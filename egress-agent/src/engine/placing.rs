@@ -62,6 +62,7 @@ impl Placing {
     pub(super) fn write(&mut self, state: &mut State, ops: &[TableOp]) -> anyhow::Result<usize> {
         let ends = |op: &TableOp| matches!(op, TableOp::DeletePolicy(_));
         let (before, after) = ops.split_at(ops.iter().position(ends).unwrap_or(ops.len()));
+        self.tables.expect(ops);
         let mut left_out = self.tables.apply(before)?;
         let mut left = Vec::new();
         if std::mem::take(&mut self.moved) {

@@ -2,7 +2,7 @@
 
 use super::placing::Placing;
 use crate::config::Mode;
-use crate::kernel::NoRoom;
+use crate::kernel::{NoRoom, Room};
 use crate::operate::ask::{Facts, Noted};
 use crate::sources::{Line, RuleSet};
 use egress_core::policy::state::State;
@@ -79,10 +79,12 @@ impl Shown {
     /// How the rules stand, and who is under them.
     pub(super) fn facts(&self, state: &State, placing: &Placing) -> Facts {
         let (addresses, networks) = placing.tables.room();
+        let (used, limit) = state.policies_in_use();
         let findings = self.findings.get().map_or(&[][..], Vec::as_slice);
         Facts {
             noted: self.noted.clone(),
             generation: state.generation(),
+            policies: Room { used, limit },
             addresses,
             networks,
             failing: state.failing(),

@@ -31,7 +31,7 @@ pub struct Room {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// More entries than the limit.
-    #[error("{needed} entries of {what} at one time, the table has room for {limit}")]
+    #[error("{needed} entries of {what}, there is room for {limit}")]
     Entries {
         /// Of what kind.
         what: &'static str,
@@ -55,6 +55,9 @@ pub struct Rules {
     drafts: BTreeMap<TableId, Draft>,
     /// Tables to be taken away.
     gone: BTreeSet<TableId>,
+    /// Deletions that are yet to come of the writes that are being carried out: until then what they
+    /// delete may stand beyond the limit, next to what comes in its place.
+    leaving: [usize; 2],
 }
 
 impl Rules {
@@ -65,6 +68,7 @@ impl Rules {
             live: BTreeMap::new(),
             drafts: BTreeMap::new(),
             gone: BTreeSet::new(),
+            leaving: [0, 0],
         }
     }
 
@@ -94,11 +98,10 @@ impl Rules {
         counts.fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
     }
 
-    /// Whether there is room for every insertion at its time, old entries beside new ones until
-    /// they are deleted.
+    /// Whether there is room for what there is once all is carried out. Until then, what gives way
+    /// may stand beside what comes.
     pub fn fits(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
         let mut used = self.used();
-        let mut most = used;
         let mut lengths: BTreeMap<TableId, Lengths> = BTreeMap::new();
         for op in ops {
             match op {
@@ -107,9 +110,7 @@ impl Rules {
                     if live.is_some_and(|slots| slots.holds(&entry.key)) {
                         continue;
                     }
-                    let kind = kind(&entry.key);
-                    used[kind] += 1;
-                    most[kind] = most[kind].max(used[kind]);
+                    used[kind(&entry.key)] += 1;
                     if !entry.key.is_exact() {
                         let lengths = lengths.entry(*id).or_insert_with(|| {
                             live.map(|slots| slots.draft().lengths())
@@ -127,7 +128,7 @@ impl Rules {
                 TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => {}
             }
         }
-        for ((what, needed), limit) in WHAT.into_iter().zip(most).zip(self.limits) {
+        for ((what, needed), limit) in WHAT.into_iter().zip(used).zip(self.limits) {
             if needed > limit {
                 return Err(NoRoom::Entries {
                     what,
@@ -137,6 +138,16 @@ impl Rules {
             }
         }
         Ok(())
+    }
+
+    /// Hears of all writes that are about to be carried out, in whatever pieces.
+    pub fn expect(&mut self, ops: &[TableOp]) {
+        self.leaving = [0, 0];
+        for op in ops {
+            if let TableOp::Delete(_, key) = op {
+                self.leaving[kind(key)] += 1;
+            }
+        }
     }
 
     /// Carries out insertions; returns how many of them found no room. What goes into a table that
@@ -149,7 +160,7 @@ impl Rules {
                 continue;
             };
             let kind = kind(&entry.key);
-            let full = used[kind] >= self.limits[kind];
+            let full = used[kind] >= self.limits[kind] + self.leaving[kind];
             let added = if let Some(draft) = self.drafts.get_mut(&id) {
                 (!full && draft.add(entry)).then_some(1)
             } else if let Some(slots) = self.live.get_mut(&id) {
@@ -187,6 +198,8 @@ impl Rules {
             let TableOp::Delete(id, key) = *op else {
                 continue;
             };
+            let leaving = &mut self.leaving[kind(&key)];
+            *leaving = leaving.saturating_sub(1);
             if let Some(slots) = self.live.get_mut(&id) {
                 slots.delete(&key);
                 if slots.count() == [0, 0] {

@@ -86,11 +86,16 @@ impl Tables {
         self.rules.room()
     }
 
-    /// Whether there is room for every insertion at its time, old entries beside new ones until
-    /// they are deleted. Asked before the first write, so that a table that does not fit is never
-    /// begun.
+    /// Whether there is room for what there is once all is carried out. Asked before the first write,
+    /// so that a table that does not fit is never begun.
     pub fn fits(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
         self.rules.fits(ops)
+    }
+
+    /// Hears of all operations that come now, in whatever pieces: until what they delete is deleted, it
+    /// may stand beyond the limit.
+    pub fn expect(&mut self, ops: &[TableOp]) {
+        self.rules.expect(ops);
     }
 
     /// Applies operations in order, and returns how many insertions found no room. At the first

@@ -34,6 +34,8 @@ pub struct Facts {
     pub noted: Noted,
     /// Generation of the kernel's policies.
     pub generation: Generation,
+    /// Policies, the default among them.
+    pub policies: Room,
     /// Single addresses in the tables.
     pub addresses: Room,
     /// Networks in the tables.

@@ -163,6 +163,7 @@ impl Reporter {
                 notes: noted.notes,
                 findings: facts.findings,
                 generation: facts.generation,
+                policies: table(facts.policies),
                 addresses: table(facts.addresses),
                 networks: table(facts.networks),
                 without_policy: noted.without_policy,

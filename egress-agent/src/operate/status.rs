@@ -78,6 +78,9 @@ pub struct RulesStatus {
     pub findings: Vec<String>,
     /// Generation of the kernel's policies.
     pub generation: Generation,
+    /// Policies: one for each set of workloads that see the same, and the default.
+    #[serde(default)]
+    pub policies: TableStatus,
     /// Single addresses in the tables.
     pub addresses: TableStatus,
     /// Networks in the tables.

@@ -144,9 +144,11 @@ impl Text<'_> {
         line(f, "agent", text)?;
         line(f, "kernel", &s.kernel.release)?;
         line(f, "generation", r.generation)?;
-        for (name, TableStatus { used, limit }) in
-            [("addresses", r.addresses), ("networks", r.networks)]
-        {
+        for (name, TableStatus { used, limit }) in [
+            ("policies", r.policies),
+            ("addresses", r.addresses),
+            ("networks", r.networks),
+        ] {
             line(f, name, format_args!("{used} of {limit}"))?;
         }
         for (section, name, counters) in [

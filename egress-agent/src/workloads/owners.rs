@@ -22,8 +22,13 @@ impl Owners {
         self.0.get(&cgroup).copied()
     }
 
-    /// Writes what differs from `wanted`. Returns the policies that sockets were under whose cgroup
-    /// is under another one from here on: what these sockets remember must be judged again.
+    /// Every cgroup with the policy that it is under by an entry of its own.
+    pub fn all(&self) -> &BTreeMap<CgroupId, PolicyId> {
+        &self.0
+    }
+
+    /// Writes what differs from `wanted`. Returns the policies that sockets were under whose
+    /// cgroup is under another one from here on: what these sockets remember must be judged again.
     pub fn become_these(
         &mut self,
         tables: &mut Tables,

@@ -1,27 +1,60 @@
 //! The content of each kernel table, and the undo of a plan that is not carried out.
 
-use crate::policy::tables::{Delta, Table};
+use crate::policy::tables::{Action, Delta, Table, Target};
 use egress_ebpf::ids::TableId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// Tables by id; one without content was adopted, so that its content is not known.
-#[derive(Debug)]
+/// Tables by id.
+#[derive(Debug, Default)]
 pub(super) struct Contents {
-    tables: BTreeMap<TableId, Option<Table>>,
+    tables: BTreeMap<TableId, Stands>,
+    /// Tables whose content is known, by its sum.
+    by_sum: BTreeSet<(u64, TableId)>,
     /// What undoes each change since [`Self::mark`], the first first.
     undo: Option<Vec<Undo>>,
+}
+
+/// A table that stands.
+#[derive(Debug)]
+enum Stands {
+    /// It was adopted, so that its content is not known.
+    Adopted,
+    Known(Held),
+}
+
+impl Stands {
+    fn known(&self) -> Option<&Held> {
+        match self {
+            Self::Adopted => None,
+            Self::Known(held) => Some(held),
+        }
+    }
+}
+
+/// A content, and the sum of its entries' hashes: that of contents that are equal is equal.
+#[derive(Debug)]
+struct Held {
+    content: Table,
+    sum: u64,
 }
 
 #[derive(Debug)]
 enum Undo {
     Remove(TableId),
-    Put(TableId, Option<Table>),
+    Put(TableId, Stands),
     Change(TableId, Delta),
 }
 
 impl Contents {
-    pub(super) fn new(tables: BTreeMap<TableId, Option<Table>>) -> Self {
-        Self { tables, undo: None }
+    /// Tables that were adopted, and the one that is empty.
+    pub(super) fn new(adopted: impl IntoIterator<Item = TableId>, empty: TableId) -> Self {
+        let mut new = Self::default();
+        for id in adopted {
+            new.put(id, Stands::Adopted);
+        }
+        new.put(empty, Stands::Known(held(Table::new())));
+        new
     }
 
     /// From here on changes can be undone.
@@ -38,13 +71,9 @@ impl Contents {
     pub(super) fn go_back(&mut self) {
         for step in self.undo.take().into_iter().flatten().rev() {
             match step {
-                Undo::Remove(id) => drop(self.tables.remove(&id)),
-                Undo::Put(id, table) => drop(self.tables.insert(id, table)),
-                Undo::Change(id, delta) => {
-                    if let Some(Some(content)) = self.tables.get_mut(&id) {
-                        apply(content, &delta);
-                    }
-                }
+                Undo::Remove(id) => drop(self.take(id)),
+                Undo::Put(id, table) => self.put(id, table),
+                Undo::Change(id, delta) => self.alter(id, &delta),
             }
         }
     }
@@ -56,7 +85,17 @@ impl Contents {
 
     /// What a table holds, where that is known.
     pub(super) fn get(&self, id: TableId) -> Option<&Table> {
-        self.tables.get(&id)?.as_ref()
+        self.tables.get(&id)?.known().map(|held| &held.content)
+    }
+
+    /// A table that holds this.
+    pub(super) fn find(&self, content: &Table) -> Option<TableId> {
+        let sum = sum(content);
+        let same = self
+            .by_sum
+            .range((sum, TableId(0))..=(sum, TableId(u32::MAX)));
+        same.map(|(_, id)| *id)
+            .find(|id| self.get(*id) == Some(content))
     }
 
     /// Every table's id.
@@ -64,37 +103,94 @@ impl Contents {
         self.tables.keys().copied()
     }
 
+    /// The highest id.
+    pub(super) fn last(&self) -> Option<TableId> {
+        self.tables.keys().next_back().copied()
+    }
+
     /// Adds a table.
     pub(super) fn insert(&mut self, id: TableId, content: Table) {
-        self.tables.insert(id, Some(content));
+        self.put(id, Stands::Known(held(content)));
         if let Some(undo) = &mut self.undo {
             undo.push(Undo::Remove(id));
         }
     }
 
-    /// Removes a table; `gone` gets its content, where that is known.
+    /// Removes a table; `gone` hears of what it held, where that is known.
     pub(super) fn remove(&mut self, id: TableId, gone: impl FnOnce(Option<&Table>)) {
-        let Some(content) = self.tables.remove(&id) else {
+        let Some(table) = self.take(id) else {
             return;
         };
-        gone(content.as_ref());
+        gone(table.known().map(|held| &held.content));
         if let Some(undo) = &mut self.undo {
-            undo.push(Undo::Put(id, content));
+            undo.push(Undo::Put(id, table));
         }
     }
 
-    /// Changes a table whose content is known. Returns whether there is one.
-    pub(super) fn change(&mut self, id: TableId, delta: &Delta) -> bool {
-        let Some(Some(content)) = self.tables.get_mut(&id) else {
-            return false;
+    /// Changes a table whose content is known.
+    pub(super) fn change(&mut self, id: TableId, delta: &Delta) {
+        let Some(content) = self.get(id) else {
+            return;
         };
+        let before = delta.keys().map(|t| (*t, content.get(t).copied()));
+        let before = before.collect();
         if let Some(undo) = &mut self.undo {
-            let before = delta.keys().map(|t| (*t, content.get(t).copied()));
-            undo.push(Undo::Change(id, before.collect()));
+            undo.push(Undo::Change(id, before));
         }
-        apply(content, delta);
-        true
+        self.alter(id, delta);
     }
+
+    fn put(&mut self, id: TableId, table: Stands) {
+        if let Some(held) = table.known() {
+            self.by_sum.insert((held.sum, id));
+        }
+        self.tables.insert(id, table);
+    }
+
+    fn take(&mut self, id: TableId) -> Option<Stands> {
+        let table = self.tables.remove(&id)?;
+        if let Some(held) = table.known() {
+            self.by_sum.remove(&(held.sum, id));
+        }
+        Some(table)
+    }
+
+    fn alter(&mut self, id: TableId, delta: &Delta) {
+        let Some(Stands::Known(held)) = self.tables.get_mut(&id) else {
+            return;
+        };
+        self.by_sum.remove(&(held.sum, id));
+        for target in delta.keys() {
+            if let Some(action) = held.content.get(target) {
+                held.sum = held.sum.wrapping_sub(hash(target, *action));
+            }
+        }
+        apply(&mut held.content, delta);
+        for (target, action) in delta {
+            if let Some(action) = action {
+                held.sum = held.sum.wrapping_add(hash(target, *action));
+            }
+        }
+        self.by_sum.insert((held.sum, id));
+    }
+}
+
+fn held(content: Table) -> Held {
+    Held {
+        sum: sum(&content),
+        content,
+    }
+}
+
+fn sum(content: &Table) -> u64 {
+    let hashes = content.iter().map(|(target, action)| hash(target, *action));
+    hashes.fold(0, u64::wrapping_add)
+}
+
+fn hash(target: &Target, action: Action) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (target, action).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Makes a change of a table's content.

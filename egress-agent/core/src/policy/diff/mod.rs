@@ -4,13 +4,15 @@
 //! destination that neither the old nor the new rules list, and no step denies one that both list.
 //! The shell carries the writes out.
 
+mod amend;
 mod contents;
+mod in_force;
 #[cfg(test)]
 mod model;
 
 pub use super::ops::TableOp;
 use super::tables::{Delta, Table};
-use contents::{Contents, apply};
+use contents::Contents;
 use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
 use egress_ebpf::ids::{Generation, PolicyId, TableId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,18 +68,17 @@ impl Planner {
         policies: BTreeMap<PolicyId, Policy>,
         tables: impl IntoIterator<Item = TableId>,
     ) -> Self {
-        let mut all: BTreeMap<_, _> = tables.into_iter().map(|id| (id, None)).collect();
-        all.extend(policies.values().map(|p| (p.table, None)));
-        all.insert(EMPTY_TABLE, Some(Table::new()));
+        let adopted = policies.values().map(|p| p.table);
+        let tables = Contents::new(tables.into_iter().chain(adopted), EMPTY_TABLE);
         Self {
             keep_flows: false,
-            last_table: all.keys().next_back().copied().unwrap_or(EMPTY_TABLE),
+            last_table: tables.last().unwrap_or(EMPTY_TABLE),
             generation: policies
                 .values()
                 .map(|p| p.generation)
                 .max()
                 .unwrap_or_default(),
-            tables: Contents::new(all),
+            tables,
             policies,
         }
     }
@@ -180,66 +181,13 @@ impl Planner {
         ops
     }
 
-    fn put_in_force(
-        &mut self,
-        desired: BTreeMap<PolicyId, Desired>,
-        gone: &[PolicyId],
-        ops: &mut Vec<TableOp>,
-    ) {
-        let mut switches = Vec::new();
-        for (id, desired) in desired {
-            let flags = flags(&desired);
-            let errno = desired.errno;
-            let table = self.place(id, desired.table, ops);
-            let before = self.policies.get(&id).copied();
-            if before.is_none_or(|p| (p.table, p.flags, p.errno) != (table, flags, errno)) {
-                // What only an audit allowed was never listed.
-                let audits = |flags: u32| flags & policy_flag::AUDIT;
-                let kept = before.filter(|p| self.keep_flows && audits(p.flags) == audits(flags));
-                switches.push((
-                    id,
-                    Policy {
-                        table,
-                        generation: kept.map_or(Generation::NEVER, |p| p.generation),
-                        flags,
-                        errno,
-                    },
-                ));
-            }
-        }
-        if switches
-            .iter()
-            .any(|(_, p)| p.generation == Generation::NEVER)
-        {
-            self.generation = self.generation.next();
-        }
-        for (id, mut policy) in switches {
-            if policy.generation == Generation::NEVER {
-                policy.generation = self.generation;
-            }
-            self.policies.insert(id, policy);
-            ops.push(TableOp::SetPolicy(id, policy));
-        }
-        for id in gone {
-            if self.policies.remove(id).is_some() {
-                ops.push(TableOp::DeletePolicy(*id));
-            }
-        }
-        self.sweep(ops);
-    }
-
     /// Finds a table with this content or fills one that nothing looks up yet.
     fn place(&mut self, policy: PolicyId, content: Table, ops: &mut Vec<TableOp>) -> TableId {
-        let holds = |id: &TableId| self.tables.get(*id) == Some(&content);
-        if let Some(current) = self
-            .policies
-            .get(&policy)
-            .map(|p| p.table)
-            .filter(|id| holds(id))
-        {
+        let current = self.policies.get(&policy).map(|p| p.table);
+        if let Some(current) = current.filter(|id| self.tables.get(*id) == Some(&content)) {
             return current;
         }
-        if let Some(same) = self.tables.ids().find(|id| holds(id)) {
+        if let Some(same) = self.tables.find(&content) {
             return same;
         }
         let id = self.unused_id();
@@ -276,115 +224,6 @@ impl Planner {
                 }
                 None => ops.push(TableOp::DropTable(id)),
             });
-        }
-    }
-
-    /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
-    /// generation, so that flows under way are judged again. It comes last: a verdict that is
-    /// remembered under it was made with the table as it is.
-    pub fn amend(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
-        let mut ops = self.update(changes);
-        if self.keep_flows {
-            return ops;
-        }
-        let renewed: Vec<PolicyId> = changes
-            .iter()
-            .filter(|(_, delta)| !delta.is_empty())
-            .map(|(id, _)| *id)
-            .collect();
-        if !renewed.is_empty() {
-            self.generation = self.generation.next();
-        }
-        for id in renewed {
-            if let Some(policy) = self.policies.get_mut(&id) {
-                policy.generation = self.generation;
-                ops.push(TableOp::SetPolicy(id, *policy));
-            }
-        }
-        ops
-    }
-
-    /// Addresses of listed names changed: changes tables in place, additions before deletions,
-    /// without a new generation, so that flows to an address whose lease ended go on.
-    ///
-    /// Policies that share a table and change alike keep sharing it; one that changes otherwise
-    /// gets a table of its own.
-    pub fn update(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
-        let mut ops = Vec::new();
-        let mut sharers: BTreeMap<TableId, Vec<PolicyId>> = BTreeMap::new();
-        for (id, policy) in &self.policies {
-            sharers.entry(policy.table).or_default().push(*id);
-        }
-        let none = Delta::new();
-        for (table, policies) in sharers {
-            let delta = |id: &PolicyId| changes.get(id).unwrap_or(&none);
-            let Some(leader) = policies.iter().map(delta).find(|d| !d.is_empty()) else {
-                continue;
-            };
-            let alike = policies.iter().all(|id| delta(id) == leader);
-            if alike && table != EMPTY_TABLE {
-                self.change_in_place(table, leader, &policies, &mut ops);
-            } else {
-                for id in policies.iter().filter(|id| !delta(id).is_empty()) {
-                    self.move_out(*id, table, delta(id), &mut ops);
-                }
-            }
-        }
-        self.sweep(&mut ops);
-        ops
-    }
-
-    fn change_in_place(
-        &mut self,
-        table: TableId,
-        delta: &Delta,
-        policies: &[PolicyId],
-        ops: &mut Vec<TableOp>,
-    ) {
-        let Some(content) = self.tables.get(table) else {
-            return;
-        };
-        let mut delta = delta.clone();
-        delta.retain(|target, action| content.get(target) != action.as_ref());
-        self.tables.change(table, &delta);
-        let has_prefixes = self.tables.get(table).is_some_and(has_prefixes);
-        // What shadows others comes first, so that a wider entry never shows through it.
-        ops.extend(
-            delta
-                .iter()
-                .rev()
-                .filter_map(|(t, a)| a.map(|a| TableOp::put(table, t, a))),
-        );
-        for id in policies {
-            let Some(policy) = self.policies.get_mut(id) else {
-                continue;
-            };
-            let flags = with_prefixes(policy.flags, has_prefixes);
-            if policy.flags != flags {
-                policy.flags = flags;
-                ops.push(TableOp::SetPolicy(*id, *policy));
-            }
-        }
-        ops.extend(
-            delta
-                .iter()
-                .filter(|(_, a)| a.is_none())
-                .map(|(t, _)| TableOp::delete(table, t)),
-        );
-    }
-
-    fn move_out(&mut self, id: PolicyId, from: TableId, delta: &Delta, ops: &mut Vec<TableOp>) {
-        let Some(content) = self.tables.get(from) else {
-            return;
-        };
-        let mut content = content.clone();
-        apply(&mut content, delta);
-        let has_prefixes = has_prefixes(&content);
-        let table = self.place(id, content, ops);
-        if let Some(policy) = self.policies.get_mut(&id) {
-            policy.table = table;
-            policy.flags = with_prefixes(policy.flags, has_prefixes);
-            ops.push(TableOp::SetPolicy(id, *policy));
         }
     }
 }

@@ -317,3 +317,104 @@ fn a_renewed_policy_has_a_generation_that_none_had_and_stays_what_it_is() {
     assert!(before.values().all(|p| p.generation < renewed.generation));
     assert_eq!(planner.policies()[&PolicyId(1)], before[&PolicyId(1)]);
 }
+
+/// A few entries of what policies want become others.
+fn edits() -> impl Strategy<Value = Vec<(PolicyId, Vec<Target>, Option<Action>)>> {
+    let action = prop::option::of(prop_oneof![Just(Action::Allow), Just(Action::Proxy)]);
+    prop::collection::vec(((0..3_u32).prop_map(PolicyId), target(), action), 1..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(192) })]
+
+    #[test]
+    fn rules_that_change_a_little_are_old_or_new_at_every_step(
+        start in desired(),
+        next in prop::collection::vec((edits(), prop::bool::weighted(0.2)), 1..5),
+        keep in any::<bool>(),
+    ) {
+        let (mut planner, mut kernel) = (Planner::default().keeping_flows(keep), Kernel::default());
+        let mut now = start;
+        for op in planner.replace(now.clone()) {
+            kernel.apply(&op);
+        }
+        for (edits, other_flags) in next {
+            let before = planner.policies().clone();
+            let held = now.clone();
+            for (id, targets, action) in edits {
+                let Some(policy) = now.get_mut(&id) else { continue };
+                policy.allow_any ^= other_flags;
+                for target in targets {
+                    match action {
+                        Some(action) => policy.table.insert(target, action),
+                        None => policy.table.remove(&target),
+                    };
+                }
+            }
+            walk(&mut kernel, &planner.replace(now.clone()));
+            agrees(&kernel, &now);
+            for (id, policy) in planner.policies() {
+                let changed = held[id] != now[id];
+                let raised = policy.generation != before[id].generation;
+                prop_assert!(raised || keep || !changed, "flows are judged anew");
+                prop_assert!(changed || !raised, "nothing changed for {id}");
+            }
+        }
+    }
+}
+
+fn many(first: u32, n: u32) -> Table {
+    let address = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+    let targets = (first..first + n).map(|n| Target::address(address(n), 443, Transport::Tcp));
+    targets.map(|target| (target, Action::Allow)).collect()
+}
+
+/// The most entries that stand at one time.
+fn most(kernel: &mut Kernel, ops: &[TableOp]) -> usize {
+    let stands = |op: &TableOp| {
+        kernel.apply(op);
+        kernel.tables.len()
+    };
+    ops.iter().map(stands).max().unwrap_or(0)
+}
+
+#[test]
+fn old_and_new_never_need_twice_the_room() {
+    let (mut planner, mut kernel) = (Planner::default(), Kernel::default());
+    let each = 100_u32;
+    let all = |round: u32| -> Vec<(u32, Table)> {
+        let tables = (0..50).map(|id| (id, many((round * 50 + id) * each, each)));
+        tables.collect()
+    };
+    assert_eq!(most(&mut kernel, &planner.replace(wants(&all(0)))), 5000);
+    // Every policy gets a table of other content.
+    let most_of_all = most(&mut kernel, &planner.replace(wants(&all(1))));
+    assert!(most_of_all <= 5000 + 2 * each as usize, "{most_of_all}");
+    assert_eq!(kernel.tables.len(), 5000);
+    // One table holds everything, and one entry of it changes.
+    let (mut planner, mut kernel) = (Planner::default(), Kernel::default());
+    let ops = planner.replace(wants(&[(0, many(0, 5000))]));
+    assert_eq!(most(&mut kernel, &ops), 5000);
+    let ops = planner.replace(wants(&[(0, many(1, 5000))]));
+    assert_eq!(ops.len(), 3, "{ops:?}");
+    assert_eq!(most(&mut kernel, &ops), 5001);
+}
+
+#[test]
+fn a_policy_does_not_move_to_a_table_that_becomes_something_else_in_the_same_writes() {
+    let (mut planner, mut kernel) = (Planner::default(), Kernel::default());
+    let (ten, eleven) = (one("10.0.0.1"), one("10.0.0.2"));
+    let mut now = wants(&[(0, Table::new()), (1, Table::new()), (2, ten.clone())]);
+    for op in planner.replace(now.clone()) {
+        kernel.apply(&op);
+    }
+    // 1 comes to list what 2 lists until now.
+    let changes = [
+        (PolicyId(1), delta(&Table::new(), &ten)),
+        (PolicyId(2), delta(&ten, &eleven)),
+    ];
+    let changes = BTreeMap::from(changes);
+    now.extend(wants(&[(1, ten), (2, eleven)]));
+    walk(&mut kernel, &planner.update(&changes));
+    agrees(&kernel, &now);
+}

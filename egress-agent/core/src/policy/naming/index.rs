@@ -10,7 +10,7 @@ use crate::registry::services::Service;
 use crate::registry::view::View;
 use egress_ebpf::ids::PolicyId;
 use imbl::{OrdMap, OrdSet};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A snapshot of the index.
@@ -68,6 +68,15 @@ impl Hosts {
     /// A policy with this view is there.
     pub(in crate::policy) fn open(&mut self, policy: PolicyId, view: &View, needs: &mut Needs) {
         self.change(policy, view, view.services.keys(), needs);
+    }
+
+    /// Policies have other ids.
+    pub(in crate::policy) fn rename(&mut self, ids: &BTreeMap<PolicyId, PolicyId>) {
+        let named = ids.iter();
+        let named: Vec<_> = named
+            .filter_map(|(from, to)| Some((*to, self.views.remove(from)?)))
+            .collect();
+        self.views.extend(named);
     }
 
     /// A policy is gone.

@@ -9,6 +9,7 @@ mod grouping;
 mod plan;
 mod policy;
 mod settings;
+mod take_over;
 mod workloads;
 
 pub use plan::{Plan, Work};
@@ -55,6 +56,8 @@ pub struct State {
     due: VecDeque<Query>,
     /// The policies are others than those of `routes`.
     rebuilt: bool,
+    /// Cgroups that a previous agent put under policies, until the first plan is made.
+    owned_before: BTreeMap<CgroupId, PolicyId>,
     /// Where the search for an id of a new policy begins.
     next_id: PolicyId,
     /// Workloads came, went or have other policies than in `routes`.
@@ -86,6 +89,7 @@ impl State {
             ops: VecDeque::new(),
             due: VecDeque::new(),
             rebuilt: false,
+            owned_before: BTreeMap::new(),
             next_id: PolicyId(1),
             moved: false,
             routes: Arc::new(RouteTable::default()),

@@ -101,6 +101,9 @@ impl Plan<'_> {
         };
         let state = &mut *self.state;
         state.planner.keep();
+        if state.begun {
+            state.owned_before.clear();
+        }
         if back.settings.is_some() {
             state.leases.set(state.settings.leases.clone());
         }
@@ -160,9 +163,11 @@ impl State {
     /// asked for the first time become visible whole, in the place of what is in the kernel.
     pub fn begin(&mut self, now: Instant) -> Plan<'_> {
         let before = self.before();
+        let mut planned = Planned::default();
+        self.take_over(&mut planned.needs);
         self.begun = true;
         self.replace();
-        self.planned(now, before, None, None, Planned::default())
+        self.planned(now, before, None, None, planned)
     }
 
     /// Plans what an update touched: in the policies that see it, and in those of workloads that

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// The first id that is given out; [`DEFAULT_POLICY`] is that of the enforced roots.
-const FIRST_ID: PolicyId = PolicyId(DEFAULT_POLICY.0 + 1);
+pub(super) const FIRST_ID: PolicyId = PolicyId(DEFAULT_POLICY.0 + 1);
 
 impl State {
     /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
@@ -80,6 +80,11 @@ impl State {
         policy.map_or(Unlisted::Denied, PolicyState::unlisted)
     }
 
+    /// How many policies there are, the default among them, and how many there can be.
+    pub fn policies_in_use(&self) -> (usize, usize) {
+        (self.policies.len(), self.settings.policies_end.0 as usize)
+    }
+
     /// Workloads for whose kind there was no policy left: everything is denied to them.
     pub fn without_policy(&self) -> usize {
         let policies = self.workloads.values().map(|(_, policy)| *policy);
@@ -114,6 +119,9 @@ impl State {
     /// An id for one more policy; with none left, that of no policy. The one that was given out
     /// longest ago comes first: flows of its former view may still carry it.
     pub(super) fn free_id(&mut self, taken: &BTreeSet<PolicyId>) -> PolicyId {
+        if !self.begun {
+            return Self::id_before_begin(taken);
+        }
         let (settings, next) = (&self.settings, self.next_id);
         let before = settings.ids_from(FIRST_ID).take_while(|id| *id < next);
         let mut order = settings.ids_from(next).chain(before);

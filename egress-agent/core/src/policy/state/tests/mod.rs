@@ -4,6 +4,7 @@ mod bench;
 mod by_address;
 mod hints;
 mod plans;
+mod take_over;
 mod workloads;
 
 use super::{Settings, State};

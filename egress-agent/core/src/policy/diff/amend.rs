@@ -1,0 +1,130 @@
+//! Tables that stand change in place: additions before deletions, and what shadows others first.
+//!
+//! Owns what becomes of a table that several policies share.
+
+use super::contents::apply;
+use super::{EMPTY_TABLE, Planner, has_prefixes, with_prefixes};
+use crate::policy::ops::TableOp;
+use crate::policy::tables::Delta;
+use egress_ebpf::ids::{PolicyId, TableId};
+use std::collections::BTreeMap;
+
+impl Planner {
+    /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
+    /// generation, so that flows under way are judged again. It comes last: a verdict that is
+    /// remembered under it was made with the table as it is.
+    pub fn amend(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
+        let mut ops = self.update(changes);
+        if self.keep_flows {
+            return ops;
+        }
+        let renewed: Vec<PolicyId> = changes
+            .iter()
+            .filter(|(_, delta)| !delta.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        if !renewed.is_empty() {
+            self.generation = self.generation.next();
+        }
+        for id in renewed {
+            if let Some(policy) = self.policies.get_mut(&id) {
+                policy.generation = self.generation;
+                ops.push(TableOp::SetPolicy(id, *policy));
+            }
+        }
+        ops
+    }
+
+    /// Addresses of listed names changed: changes tables in place, additions before deletions,
+    /// without a new generation, so that flows to an address whose lease ended go on.
+    ///
+    /// Policies that share a table and change alike keep sharing it; one that changes otherwise
+    /// gets a table of its own.
+    pub fn update(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
+        let mut ops = Vec::new();
+        if changes.is_empty() {
+            return ops;
+        }
+        let mut sharers: BTreeMap<TableId, Vec<PolicyId>> = BTreeMap::new();
+        for (id, policy) in &self.policies {
+            sharers.entry(policy.table).or_default().push(*id);
+        }
+        let none = Delta::new();
+        let mut leaving = Vec::new();
+        for (table, policies) in sharers {
+            let delta = |id: &PolicyId| changes.get(id).unwrap_or(&none);
+            let Some(leader) = policies.iter().map(delta).find(|d| !d.is_empty()) else {
+                continue;
+            };
+            let alike = policies.iter().all(|id| delta(id) == leader);
+            if alike && table != EMPTY_TABLE {
+                self.change_in_place(table, leader, &policies, &mut ops);
+            } else {
+                let others = policies.iter().filter(|id| !delta(id).is_empty());
+                leaving.extend(others.map(|id| (*id, table)));
+            }
+        }
+        // Once no table changes any more: one that holds what they need now may be another's that
+        // is about to become something else.
+        for (id, from) in leaving {
+            let delta = changes.get(&id).unwrap_or(&none);
+            self.move_out(id, from, delta, &mut ops);
+        }
+        self.sweep(&mut ops);
+        ops
+    }
+
+    fn change_in_place(
+        &mut self,
+        table: TableId,
+        delta: &Delta,
+        policies: &[PolicyId],
+        ops: &mut Vec<TableOp>,
+    ) {
+        let Some(content) = self.tables.get(table) else {
+            return;
+        };
+        let mut delta = delta.clone();
+        delta.retain(|target, action| content.get(target) != action.as_ref());
+        self.tables.change(table, &delta);
+        let has_prefixes = self.tables.get(table).is_some_and(has_prefixes);
+        // What shadows others comes first, so that a wider entry never shows through it.
+        ops.extend(
+            delta
+                .iter()
+                .rev()
+                .filter_map(|(t, a)| a.map(|a| TableOp::put(table, t, a))),
+        );
+        for id in policies {
+            let Some(policy) = self.policies.get_mut(id) else {
+                continue;
+            };
+            let flags = with_prefixes(policy.flags, has_prefixes);
+            if policy.flags != flags {
+                policy.flags = flags;
+                ops.push(TableOp::SetPolicy(*id, *policy));
+            }
+        }
+        ops.extend(
+            delta
+                .iter()
+                .filter(|(_, a)| a.is_none())
+                .map(|(t, _)| TableOp::delete(table, t)),
+        );
+    }
+
+    fn move_out(&mut self, id: PolicyId, from: TableId, delta: &Delta, ops: &mut Vec<TableOp>) {
+        let Some(content) = self.tables.get(from) else {
+            return;
+        };
+        let mut content = content.clone();
+        apply(&mut content, delta);
+        let has_prefixes = has_prefixes(&content);
+        let table = self.place(id, content, ops);
+        if let Some(policy) = self.policies.get_mut(&id) {
+            policy.table = table;
+            policy.flags = with_prefixes(policy.flags, has_prefixes);
+            ops.push(TableOp::SetPolicy(id, *policy));
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A restart: cgroups that a previous agent put under policies, and what becomes of these ids.
+
+use super::bench::objects;
+use crate::policy::diff::{Planner, TableOp};
+use crate::policy::state::{Settings, State};
+use crate::registry::scope::Workload;
+use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY, Policy};
+use egress_ebpf::ids::{CgroupId, Generation, PolicyId, TableId};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+/// First id that is not given out.
+const END: u32 = 9;
+
+/// The policy of a cgroup.
+fn under(state: &State, cgroup: u64) -> u32 {
+    state.policy_of(CgroupId(cgroup)).0
+}
+
+fn workload(namespace: u64) -> Workload {
+    Workload {
+        namespace: format!("n{namespace}"),
+        ..Workload::default()
+    }
+}
+
+/// A service of its own for each namespace.
+fn rules() -> String {
+    let mut text = String::new();
+    for n in 1..u64::from(END) {
+        write!(
+            text,
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, \
+             namespace: n{n}}}\nspec:\n  hosts: [h{n}.example]\n  exportTo: ['.']\n  \
+             resolution: STATIC\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \
+             endpoints: [{{address: 203.0.113.{n}}}]\n"
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// A kernel in which every id that there is stands, and cgroups under some of them.
+fn adopting(owners: &[(u64, u32)]) -> State {
+    let standing = (0..END).map(|id| {
+        let policy = Policy {
+            table: TableId(id + 1),
+            generation: Generation(7),
+            ..Policy::default()
+        };
+        (PolicyId(id), policy)
+    });
+    let planner = Planner::adopt(standing.collect(), (1..=END).map(TableId));
+    let settings = Settings {
+        policies_end: PolicyId(END),
+        ..Settings::default()
+    };
+    State::adopting(settings, planner).with_owners(
+        owners
+            .iter()
+            .map(|(cgroup, id)| (CgroupId(*cgroup), PolicyId(*id)))
+            .collect(),
+    )
+}
+
+fn begin(state: &mut State, now: Instant) -> Vec<TableOp> {
+    // A plan that gives way to other rules leaves no id behind.
+    drop(state.begin(now));
+    state.begin(now).commit();
+    state.poll_ops()
+}
+
+#[test]
+fn a_restart_with_as_many_views_as_there_are_policies_leaves_nobody_closed() {
+    let now = Instant::now();
+    let owners: Vec<(u64, u32)> = (1..u64::from(END)).map(|n| (n, END - n as u32)).collect();
+    let mut state = adopting(&owners);
+    for (cgroup, _) in &owners {
+        state.handle_workload(now, CgroupId(*cgroup), workload(*cgroup));
+    }
+    state.handle_rules(now, &objects(&[&rules()]));
+    assert!(state.poll_ops().is_empty(), "the kernel goes on as it is");
+    let ops = begin(&mut state, now);
+    for (cgroup, policy) in &owners {
+        assert_eq!(under(&state, *cgroup), *policy, "nobody moves");
+    }
+    assert_eq!(state.without_policy(), 0);
+    let ended = ops.iter().any(|op| matches!(op, TableOp::DeletePolicy(_)));
+    assert!(!ended, "{ops:?}");
+    let hosts: BTreeMap<u32, String> = state
+        .routes()
+        .policies
+        .iter()
+        .map(|(id, routes)| {
+            let hosts = routes.ports.values().flat_map(|port| &port.hosts);
+            (id.0, hosts.map(|h| h.host.clone()).collect())
+        })
+        .collect();
+    for (cgroup, policy) in owners {
+        assert_eq!(hosts[&policy], format!("h{cgroup}.example"));
+    }
+    // What comes later has ids of the kernel's.
+    state.forget_workload(now, CgroupId(1));
+    drop(state.poll_ops());
+    state.handle_workload(now, CgroupId(99), workload(1));
+    assert!(under(&state, 99) < END);
+}
+
+#[test]
+fn an_id_is_taken_over_only_where_all_cgroups_under_it_see_the_same() {
+    let now = Instant::now();
+    // 1 and 2 were under one policy and see different things now; 3 has one with a cgroup that is no
+    // workload any more; 4 and 5 see the same, from two policies; 6 was under the default.
+    let owners = [
+        (1, 1),
+        (2, 1),
+        (3, 3),
+        (99, 3),
+        (4, 4),
+        (5, 5),
+        (6, DEFAULT_POLICY.0),
+        (7, 7),
+    ];
+    let mut state = adopting(&owners);
+    for cgroup in [1, 2, 3, 4, 6, 7] {
+        state.handle_workload(now, CgroupId(cgroup), workload(cgroup));
+    }
+    state.handle_workload(now, CgroupId(5), workload(4));
+    state.handle_rules(now, &objects(&[&rules()]));
+    let ops = begin(&mut state, now);
+    for cgroup in 1..7 {
+        let policy = under(&state, cgroup);
+        assert!(
+            ![1, 3, DEFAULT_POLICY.0].contains(&policy),
+            "{cgroup} under {policy}"
+        );
+    }
+    assert_eq!(under(&state, 4), under(&state, 5));
+    assert!([4, 5].contains(&under(&state, 4)));
+    assert_eq!(under(&state, 7), 7);
+    // Those that nobody stood under are free: 2, 6 and 8. One more is needed, until ids end.
+    let closed: Vec<u64> = (1..8)
+        .filter(|c| under(&state, *c) == CLOSED_POLICY.0)
+        .collect();
+    assert_eq!(closed.len(), 1, "{closed:?}");
+    for id in [1, 3, 5] {
+        let stays = (1..8).any(|c| under(&state, c) == id);
+        assert_eq!(
+            ops.contains(&TableOp::DeletePolicy(PolicyId(id))),
+            !stays,
+            "{ops:?}"
+        );
+    }
+    assert!(state.place_closed(now));
+    assert_eq!(state.without_policy(), 0);
+    assert!(
+        state
+            .routes()
+            .policies
+            .contains_key(&PolicyId(under(&state, closed[0])))
+    );
+}
