@@ -1,5 +1,6 @@
 //! Resolution NONE: the proxy dials what the client dialled, but not into the machine itself.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{

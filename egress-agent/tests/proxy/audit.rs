@@ -1,5 +1,6 @@
 //! A policy that audits: an unlisted flow reaches the dialled address, and is logged.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{PolicyRoutes, PortKind, PortRoutes, RouteTable};

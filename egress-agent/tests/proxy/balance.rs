@@ -1,5 +1,6 @@
 //! Shares of endpoints and of route weights, for every kind of flow and any number of endpoints.
 
+use crate::raw::*;
 use crate::support::*;
 use crate::tls::real_hello;
 use egress_core::routing::{

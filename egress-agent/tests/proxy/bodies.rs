@@ -1,6 +1,7 @@
 //! Bodies and upgrades on their way through the proxy.
 
-use crate::support::{Bed, HOST, PATIENCE, Raw, echo_origin, get, http_port, raw_origin};
+use crate::raw::{Raw, echo_origin, get, raw_origin};
+use crate::support::{Bed, HOST, PATIENCE, http_port};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;

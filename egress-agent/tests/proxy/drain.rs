@@ -1,6 +1,7 @@
 //! What a drain lets finish and what it ends.
 
-use crate::support::{Bed, HOST, PATIENCE, Raw, get, http_port, raw_origin};
+use crate::raw::{Raw, get, raw_origin};
+use crate::support::{Bed, HOST, PATIENCE, http_port};
 use std::time::Duration;
 use tokio::sync::mpsc;
 

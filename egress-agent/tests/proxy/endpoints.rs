@@ -1,5 +1,6 @@
 //! A service without endpoints: a denial with a reason, for every kind of flow.
 
+use crate::raw::*;
 use crate::support::*;
 use crate::tls::{NAME, real_hello};
 use egress_agent::proxy::DenialReason;

@@ -1,6 +1,7 @@
 //! Connections that the proxy ends: those on which nothing moves, those whose rule is gone, and those
 //! that are too many of one cgroup.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};

@@ -1,5 +1,6 @@
 //! `Expect: 100-continue` and other 1xx responses pass from end to end; the proxy makes none.
 
+use crate::raw::*;
 use crate::support::*;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Messages that two readers could frame or address differently: denied on the way up, and a fault of
 //! the origin on the way down.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::DenialReason;
 use tokio::sync::mpsc::unbounded_channel;

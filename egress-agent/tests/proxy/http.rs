@@ -1,8 +1,7 @@
 //! Which requests pass, under which headers, and what the others are answered.
 
-use crate::support::{
-    Bed, HOST, Raw, destination, echo_origin, get, http_port, raw_origin_on, table,
-};
+use crate::raw::{Raw, echo_origin, get, raw_origin_on};
+use crate::support::{Bed, HOST, destination, http_port, table};
 use egress_agent::proxy::DenialReason;
 use egress_agent::proxy::Limits;
 use egress_core::routing::PortKind;
@@ -250,7 +249,7 @@ async fn ipv6_is_served_like_ipv4() {
 
 #[tokio::test]
 async fn a_grpc_client_gets_the_proxys_replies_in_its_form() {
-    let refused = crate::support::refused_address().await;
+    let refused = crate::raw::refused_address().await;
     let bed = Bed::new(http_port(HOST, &[refused], None)).await;
     for (host, content_type, status, message) in [
         ("evil.example", "application/grpc", "14", None),

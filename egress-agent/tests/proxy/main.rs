@@ -15,6 +15,7 @@ mod memory;
 mod not_carried_out;
 mod owners;
 mod paths;
+mod raw;
 mod retry;
 mod shared;
 mod shares;

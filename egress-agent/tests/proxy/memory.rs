@@ -1,5 +1,6 @@
 //! The bound on the proxy's memory for one workload, for every use of it.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::PortKind;

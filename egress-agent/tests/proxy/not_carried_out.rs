@@ -1,6 +1,7 @@
 //! Rules with fields that are not carried out: what would narrow or protect is denied with a reason
 //! that names the field, and nothing reaches the origin; fields of mere convenience are ignored.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits, Origin};
 use egress_core::istio::{decode, validate};

@@ -1,6 +1,7 @@
 //! The policy of a flow is the one that its owner has at each judgement, not the one that it had when
 //! the flow was redirected.
 
+use crate::raw::*;
 use crate::support::*;
 use crate::tls::real_hello;
 use egress_agent::proxy::{DenialReason, Limits, Origin};

@@ -1,5 +1,6 @@
 //! Paths are normalised before any match, and what is matched is what the origin sees.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::DenialReason;
 use egress_core::istio::fields::StringMatch;

@@ -1,5 +1,6 @@
 //! The second ClientHello of a connection, after a real server's HelloRetryRequest.
 
+use crate::raw::*;
 use crate::support::*;
 use crate::tls::{NAME, server_config};
 use egress_agent::proxy::{DenialReason, Limits, Protocol};

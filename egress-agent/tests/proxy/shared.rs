@@ -1,5 +1,6 @@
 //! Destinations that are listed for TCP beside names that are checked on the same port.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits, Protocol};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};

@@ -1,6 +1,7 @@
 //! A connection takes its workload's share of the proxy, whichever of the workload's cgroups it
 //! belongs to.
 
+use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits, Origin};
 use egress_core::routing::{PortKind, PortRoutes, RouteTable};

@@ -1,6 +1,7 @@
 //! TLS passthrough on real sockets: real handshakes end to end, and hellos that must not pass.
 
-use crate::support::{Bed, PATIENCE, Raw, destination, raw_origin, refused_address, tls_port};
+use crate::raw::{Raw, raw_origin, refused_address};
+use crate::support::{Bed, PATIENCE, destination, tls_port};
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::PortKind;
 use egress_core::tls::client_hello::{HelloError, HelloOutcome, parse};

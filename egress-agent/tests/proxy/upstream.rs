@@ -1,9 +1,7 @@
 //! Upstream connections and the route's timeout: what is kept, tried again, and answered in place of a response.
 
-use crate::support::{
-    Bed, HOST, POLICY, Raw, destination, echo_origin, fixed_origin, get, http_port, raw_origin,
-    refused_address, table,
-};
+use crate::raw::{Raw, echo_origin, fixed_origin, get, raw_origin, refused_address};
+use crate::support::{Bed, HOST, POLICY, destination, http_port, table};
 use egress_agent::proxy::Limits;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //!
 //! Reports errors of form. [`super::validate()`] reports errors of meaning.
 
+mod entries;
 pub(crate) mod macros;
 mod mended;
 pub mod node;
@@ -9,6 +10,7 @@ mod object;
 mod parse;
 pub mod reader;
 mod scalar;
+mod size;
 mod stream;
 mod suggest;
 mod template;

@@ -1,21 +1,16 @@
 //! Parses YAML text into a tree of values with marks. Depth, number of nodes and the nodes that
 //! aliases copy are bounded.
 
+use super::entries::{Entries, merge_sources};
 use super::node::{Entry, Mark, Node, Value};
 use super::scalar::resolve;
+use super::size::{Copied, MAX_NODES, Size};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Values nested deeper than this are rejected. Istio's deepest field is at about 15.
 const MAX_DEPTH: usize = 64;
-/// Most values of a document, expanded aliases included.
-const MAX_NODES: usize = 400_000;
-/// Most values that the anchors and aliases of a file copy. Of a file and not of a document: a file
-/// has room for thousands of documents.
-const MAX_COPIED_NODES: usize = MAX_NODES;
-/// Most bytes of text that they copy. One value may be as long as the file.
-const MAX_COPIED_BYTES: usize = 16 << 20;
 
 /// Why a text is not a YAML document that could be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -26,35 +21,6 @@ pub struct SyntaxError {
     /// The reason.
     pub text: String,
 }
-
-/// What a value takes, with all inside it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Size {
-    nodes: usize,
-    /// Of scalars, keys included.
-    bytes: usize,
-}
-
-impl Size {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            nodes: self.nodes.saturating_add(other.nodes),
-            bytes: self.bytes.saturating_add(other.bytes),
-        }
-    }
-
-    /// What came after an earlier size of the same document.
-    fn since(self, before: Self) -> Self {
-        Self {
-            nodes: self.nodes - before.nodes,
-            bytes: self.bytes - before.bytes,
-        }
-    }
-}
-
-/// What the anchors and aliases of a file have copied so far.
-#[derive(Debug, Default)]
-pub struct Copied(Size);
 
 /// A document of a text.
 #[derive(Debug)]
@@ -151,15 +117,8 @@ impl<'t> Builder<'t> {
 
     /// As [`Self::count`], for a copy of what was counted before. Call it before the copy is made.
     fn count_copy(&mut self, size: Size, mark: Mark) -> Result<(), SyntaxError> {
-        self.copied.0 = self.copied.0.plus(size);
-        if self.copied.0.nodes > MAX_COPIED_NODES || self.copied.0.bytes > MAX_COPIED_BYTES {
-            return Err(SyntaxError {
-                mark,
-                text: format!(
-                    "anchors and aliases of the file copy more than {MAX_COPIED_NODES} values or {MAX_COPIED_BYTES} bytes"
-                ),
-            });
-        }
+        let fits = self.copied.add(size);
+        fits.map_err(|text| SyntaxError { mark, text })?;
         self.count(size, mark)
     }
 
@@ -326,60 +285,6 @@ impl<'t> Builder<'t> {
             }
         }
         Ok(Value::Map(entries.list))
-    }
-}
-
-/// The entries of a map that is being read.
-#[derive(Default)]
-struct Entries {
-    list: Vec<Entry>,
-    /// Lines by key, once there are more than a look at each is good for.
-    lines: HashMap<String, u32>,
-}
-
-impl Entries {
-    const FEW: usize = 32;
-
-    fn line_of(&self, key: &str) -> Option<u32> {
-        if self.list.len() > Self::FEW {
-            return self.lines.get(key).copied();
-        }
-        self.list
-            .iter()
-            .find(|entry| entry.key == key)
-            .map(|entry| entry.mark.line)
-    }
-
-    fn push(&mut self, entry: Entry) {
-        self.list.push(entry);
-        if self.list.len() > Self::FEW {
-            let known = self.lines.len();
-            self.lines.extend(
-                self.list[known..]
-                    .iter()
-                    .map(|entry| (entry.key.clone(), entry.mark.line)),
-            );
-        }
-    }
-}
-
-/// The entries that `<<` brings in: of one map, or of several of which the first wins.
-fn merge_sources(node: Node) -> Option<Vec<Entry>> {
-    match node.value {
-        Value::Map(entries) => Some(entries),
-        Value::List(items) => items
-            .into_iter()
-            .map(|item| match item.value {
-                Value::Map(entries) => Some(entries),
-                Value::Null
-                | Value::Bool(_)
-                | Value::Number(_)
-                | Value::String(_)
-                | Value::List(_) => None,
-            })
-            .collect::<Option<Vec<_>>>()
-            .map(|maps| maps.into_iter().flatten().collect()),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 

@@ -5,7 +5,8 @@
 
 use super::node::{Mark, Node, Value};
 use super::object::{self, GROUP, Kind, OTHER_KINDS, Object, Place};
-use super::parse::{Copied, SyntaxError, parse};
+use super::parse::{SyntaxError, parse};
+use super::size::Copied;
 use super::suggest::nearest;
 use super::template;
 use crate::istio::message::{Message, Severity};
