@@ -7,6 +7,7 @@ use crate::gate::placement::{self, Started};
 use crate::kernel::canary::{self, Redirected};
 use crate::kernel::{self, Counters, Kernel};
 use crate::observe::readiness::{Board, Part};
+use crate::observe::trouble::{NoRedirect, Trouble};
 use crate::privilege;
 use anyhow::bail;
 use egress_core::policy::state::Unlisted;
@@ -175,7 +176,8 @@ impl Keeper {
             Ok(()) => self.prove().await,
             Err(e) => Err(e),
         };
-        let trouble = result.err().map(|error| format!("{error:#}"));
+        let trouble = result.err();
+        let trouble = trouble.map(|error| Trouble::Gate(format!("{error:#}")));
         self.board.set(Part::Gate, trouble);
     }
 
@@ -193,39 +195,33 @@ impl Keeper {
         };
         let trouble = match outcome {
             Ok(Redirected::Here) => None,
-            Ok(Redirected::Denied) => Some(
-                "a redirected connect is denied: the kernel has no listener of this agent, and everything that needs the proxy is denied; restart the agent".to_owned(),
-            ),
-            Ok(Redirected::Elsewhere) => Some(
-                "a redirected connect does not reach this agent: its proxy does not answer, or programs of another agent are attached to the same cgroup".to_owned(),
-            ),
-            Err(error) => Some(format!("the canary of the proxy failed: {error:#}")),
+            Ok(Redirected::Denied) => Some(NoRedirect::Denied),
+            Ok(Redirected::Elsewhere) => Some(NoRedirect::Elsewhere),
+            Err(error) => Some(NoRedirect::Failed(format!("{error:#}"))),
         };
-        self.board.set(Part::Redirect, trouble);
+        self.board
+            .set(Part::Redirect, trouble.map(Trouble::Redirect));
     }
 
     /// Looks whether the gate is where it should be.
     fn look(&self) {
         let absent: Vec<PathBuf> = self.roots.iter().filter(|r| !r.exists()).cloned().collect();
-        let absent = (!absent.is_empty()).then(|| {
-            format!(
-                "the enforced root {} is not there; the kubelet or the service manager creates it, and the agent then closes it: if the workloads run in another cgroup, `cgroups` must name that one",
-                gate::shown(&absent)
-            )
-        });
+        let absent = (!absent.is_empty()).then_some(Trouble::RootsAbsent(absent));
         self.board.set(Part::Roots, absent);
         let misplaced = placement::misplaced(&self.started, &self.roots);
-        self.board.set(Part::Workloads, misplaced);
+        self.board
+            .set(Part::Workloads, misplaced.map(Trouble::Misplaced));
         let (pins, mounted_here) = {
             let kernel = self.kernel();
             (kernel.pins.root().to_owned(), kernel.pins.mounted_here)
         };
         let short_lived = placement::short_lived(&pins, mounted_here);
+        let short_lived = short_lived.then_some(Trouble::PinsShortLived(pins));
         self.board.set(Part::Pins, short_lived);
     }
 
     /// Logs what became of readiness, once for each change.
-    fn tell(&self, said: &mut Option<BTreeMap<Part, String>>) {
+    fn tell(&self, said: &mut Option<BTreeMap<Part, Trouble>>) {
         let troubles = {
             let known = self.board.known();
             if known.proven.is_none() && known.troubles().is_empty() {
@@ -252,10 +248,10 @@ impl Keeper {
                 continue;
             }
             match part {
-                Part::Gate => tracing::error!(why, "not ready: the gate is not proven closed"),
+                Part::Gate => tracing::error!(%why, "not ready: the gate is not proven closed"),
                 // Names that are waited for are logged when they fail.
                 Part::Answers => {}
-                _ => tracing::warn!(why, "not ready"),
+                _ => tracing::warn!(%why, "not ready"),
             }
         }
         *said = Some(troubles);

@@ -2,6 +2,7 @@
 //! capabilities afterwards.
 
 use crate::failure::Failure;
+use crate::observe::trouble::Trouble;
 use crate::proxy::Limits;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{
@@ -56,14 +57,10 @@ pub fn proxy_limits() -> Limits {
 }
 
 /// What is wrong with the descriptors of this process.
-pub fn descriptor_trouble() -> Option<String> {
+pub fn descriptor_trouble() -> Option<Trouble> {
     let (open, limit) = descriptors();
-    (limit.saturating_sub(open) < reserve(limit) / 4).then(|| {
-        format!(
-            "{open} of {limit} descriptors are open: the agent may fail to read rules, to ask DNS and \
-             to accept; raise its limit (LimitNOFILE, RLIMIT_NOFILE)"
-        )
-    })
+    let few = limit.saturating_sub(open) < reserve(limit) / 4;
+    few.then_some(Trouble::Descriptors { open, limit })
 }
 
 /// What the running agent needs beyond what every agent does.

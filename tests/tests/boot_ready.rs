@@ -4,8 +4,10 @@
 use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::place::Place;
-use egress_tests::readiness::{not_ready, spawn, wait_status};
+use egress_tests::readiness::{not_ready, spawn, status, wait_status};
 use egress_tests::{Lab, LabOptions, pinned};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use std::fs;
 use std::path::Path;
 
 /// A workload's pod as the kubelet names it.
@@ -76,4 +78,34 @@ fn an_agent_that_redirected_flows_do_not_reach_is_not_ready() {
     }
     let why = not_ready(&lab, "redirected connect").unwrap();
     assert!(why.contains("listener of this agent"), "{why}");
+}
+
+/// Descriptors that the agent has left: fewer than it needs for good, enough to answer `status`.
+const LEFT: u64 = 8;
+
+#[test]
+fn an_agent_that_runs_out_of_descriptors_is_not_ready_until_it_has_some_again() {
+    let mut lab = Lab::start_with(LabOptions::flags(&["--canary-interval", "1s"])).unwrap();
+    let _workload = lab.workloads().child("first").unwrap();
+    wait_status(&lab, "ready at first", |s| s["ready"] == true).unwrap();
+    let pid = lab.agent().unwrap().pid();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
+    let agent = Pid::from_raw(pid.cast_signed());
+    let limited = |current| {
+        let limit = Rlimit {
+            current,
+            ..getrlimit(Resource::Nofile)
+        };
+        prlimit(agent, Resource::Nofile, limit).unwrap()
+    };
+    let before = limited(Some(open + LEFT));
+    let why = not_ready(&lab, "descriptors are open").unwrap();
+    let limit = format!("of {} descriptors", open + LEFT);
+    assert!(
+        why.contains(&limit) && why.contains("LimitNOFILE"),
+        "which part, and what to do: {why}"
+    );
+    assert_ne!(status(&lab).unwrap().0, 0, "`status` says it by its code");
+    limited(before.current);
+    wait_status(&lab, "ready again", |s| s["ready"] == true).unwrap();
 }

@@ -1,6 +1,7 @@
 //! The wait for the first answers of the name servers, which readiness shows.
 
 use crate::observe::readiness::{Board, Part};
+use crate::observe::trouble::Trouble;
 use egress_core::policy::state::State;
 use std::time::{Duration, Instant};
 
@@ -50,12 +51,13 @@ impl FirstAnswers {
         if names.is_empty() {
             self.until = None;
         }
-        let why = (!names.is_empty()).then(|| {
-            let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
-            format!(
-                "waiting for the first DNS answers: {} names, {shown}",
-                names.len()
-            )
+        let why = (!names.is_empty()).then(|| Trouble::Answers {
+            count: names.len(),
+            first: names
+                .iter()
+                .take(NAMES_SHOWN)
+                .map(ToString::to_string)
+                .collect(),
         });
         self.board.set(Part::Answers, why);
     }

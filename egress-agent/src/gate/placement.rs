@@ -4,6 +4,7 @@
 use crate::cgroup2;
 use crate::gate::roots::{pods_root, populated};
 use crate::kernel::canary::CAGE;
+use crate::observe::trouble::Misplaced;
 use crate::workloads::names;
 use std::collections::BTreeSet;
 use std::fs;
@@ -55,7 +56,7 @@ impl Started {
 
 /// Why the roots are not where the workloads are; none where they are, as far as this machine
 /// shows.
-pub fn misplaced(started: &Started, roots: &[PathBuf]) -> Option<String> {
+pub fn misplaced(started: &Started, roots: &[PathBuf]) -> Option<Misplaced> {
     let mount = cgroup2::mount_point().ok()?;
     misplaced_in(&mount, started, roots)
 }
@@ -66,7 +67,7 @@ fn is_held(mount: &Path, started: &Started, roots: &[PathBuf]) -> bool {
     roots.iter().any(|root| own.starts_with(root))
 }
 
-fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<String> {
+fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<Misplaced> {
     let covered = |pods: &Path| {
         let related = |r: &PathBuf| r.starts_with(pods) || pods.starts_with(r);
         roots.iter().any(related)
@@ -74,35 +75,28 @@ fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<St
     if let Some(pods) = started.pods_root() {
         let pods = mount.join(pods.strip_prefix("/").unwrap_or(pods));
         if !covered(&pods) {
-            return Some(format!(
-                "this agent was started as a pod below {0}, and no enforced root contains it: the pods of this node are not behind the gate; set `cgroups: [{0}]`",
-                pods.display()
-            ));
+            return Some(Misplaced::PodsOutside(pods));
         }
     } else if let Some(pod) = &started.v1_pod
         && !is_held(mount, started, roots)
     {
-        return Some(format!(
-            "this agent was started as a pod in a cgroup of version 1 ({pod}) and in {} of version 2: the runtime does not put pods into cgroup v2, and no enforced root can contain them",
-            started.v2
-        ));
+        return Some(Misplaced::PodsInVersion1 {
+            pod: pod.clone(),
+            v2: started.v2.clone(),
+        });
     }
     let pods = pods_root(mount).filter(|pods| !covered(pods) && populated(pods));
     for root in roots.iter().filter(|root| root.exists()) {
         let busy = populated(root);
         match &pods {
             Some(pods) if !busy => {
-                return Some(format!(
-                    "no process runs below {}, while pods run below {1}, outside every enforced root; set `cgroups: [{1}]`",
-                    root.display(),
-                    pods.display()
-                ));
+                return Some(Misplaced::PodsElsewhere {
+                    root: root.clone(),
+                    pods: pods.clone(),
+                });
             }
             _ if !busy && !has_children(root) => {
-                return Some(format!(
-                    "no workload is below {}: nothing is behind the gate yet; if the workloads run in another cgroup, `cgroups` must name that one",
-                    root.display()
-                ));
+                return Some(Misplaced::Empty(root.clone()));
             }
             _ => {}
         }
@@ -116,23 +110,20 @@ fn has_children(root: &Path) -> bool {
     folders.any(|e| !e.file_name().to_string_lossy().starts_with(CAGE))
 }
 
-/// Why the pins would go with the agent; none where they outlive it, as far as this process can see.
+/// Whether the pins would go with the agent; not where they outlive it, as far as this process can see.
 /// `mounted_here`: this process mounted the file system that they are in.
-pub fn short_lived(pins: &Path, mounted_here: bool) -> Option<String> {
-    let device = fs::metadata(pins).ok()?.dev();
+pub fn short_lived(pins: &Path, mounted_here: bool) -> bool {
+    let Ok(pins) = fs::metadata(pins) else {
+        return false;
+    };
+    let device = pins.dev();
     let device = format!("{}:{}", libc::major(device), libc::minor(device));
     let first = fs::read_to_string("/proc/1/mountinfo").ok();
     let seen = first.as_ref().map(|text| mounts(text, &device));
     let machine = fs::read_link("/proc/self/ns/pid").is_ok_and(|p| p == Path::new(FIRST_PIDS));
     let outlives = (seen == Some(true) && std::process::id() != 1 && (machine || !mounted_here))
         || seen_elsewhere(&device);
-    if outlives || (seen != Some(false) && !mounted_here) {
-        return None;
-    }
-    Some(format!(
-        "the BPF file system at {} is mounted for the agent alone: the gate opens when the agent ends; mount one on the node (`mount -t bpf bpf /sys/fs/bpf`) and give that to the agent",
-        pins.display()
-    ))
+    !outlives && (seen == Some(false) || mounted_here)
 }
 
 /// Whether a file system is mounted, by the lines of `/proc/PID/mountinfo`: field 3 is the device.
@@ -181,7 +172,7 @@ mod tests {
 
     fn why(tree: &tempfile::TempDir, own: &str, roots: &[&str]) -> Option<String> {
         let roots: Vec<PathBuf> = roots.iter().map(|r| tree.path().join(r)).collect();
-        misplaced_in(tree.path(), &Started::read(own), &roots)
+        misplaced_in(tree.path(), &Started::read(own), &roots).map(|why| why.to_string())
     }
 
     #[test]

@@ -15,3 +15,4 @@ pub mod readiness;
 pub mod repeats;
 pub mod sorting;
 pub mod throttle;
+pub mod trouble;

@@ -1,6 +1,7 @@
 //! The reasons why the agent is not ready, by part: each part writes its own, `status` reads them.
 //! Judges nothing.
 
+use super::trouble::Trouble;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -40,17 +41,17 @@ pub struct Known {
     /// When a canary was last judged as the rules have it.
     pub proven: Option<Instant>,
     /// What is wrong, by part.
-    troubles: BTreeMap<Part, String>,
+    troubles: BTreeMap<Part, Trouble>,
 }
 
 impl Known {
     /// What is wrong; empty while nothing is.
     pub fn troubles(&self) -> Vec<String> {
-        self.troubles.values().cloned().collect()
+        self.troubles.values().map(Trouble::to_string).collect()
     }
 
     /// The same with the parts.
-    pub fn by_part(&self) -> BTreeMap<Part, String> {
+    pub fn by_part(&self) -> BTreeMap<Part, Trouble> {
         self.troubles.clone()
     }
 
@@ -73,7 +74,7 @@ impl Board {
     }
 
     /// Says what is wrong with a part; none while it is well.
-    pub fn set(&self, part: Part, trouble: Option<String>) {
+    pub fn set(&self, part: Part, trouble: Option<Trouble>) {
         let changed = {
             let troubles = &mut self.known().troubles;
             let before = troubles.remove(&part);
@@ -111,9 +112,12 @@ mod tests {
         assert!(!board.known().ready());
         board.known().proven = Some(Instant::now());
         assert!(board.known().ready());
-        board.set(Part::Admin, Some("b".into()));
-        board.set(Part::Gate, Some("a".into()));
-        assert_eq!(board.known().troubles(), ["a", "b"]);
+        board.set(Part::Admin, Some(Trouble::Admin("b".into())));
+        board.set(Part::Gate, Some(Trouble::Gate("a".into())));
+        assert_eq!(
+            board.known().troubles(),
+            ["a", "`status` cannot be asked: b"]
+        );
         assert!(!board.known().ready());
         board.set(Part::Gate, None);
         board.set(Part::Admin, None);

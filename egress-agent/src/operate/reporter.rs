@@ -5,6 +5,7 @@ use crate::kernel::{Kernel, Room};
 use crate::observe::counters::Registry;
 use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
+use crate::observe::trouble::Trouble;
 use crate::operate::admin::{self, Explained, Request};
 use crate::operate::ask::Ask;
 use crate::operate::status::{KernelStatus, RulesStatus, Status, TableStatus, WorkloadStatus};
@@ -79,8 +80,7 @@ impl Reporter {
                     if !self.board.troubled(Part::Admin) {
                         tracing::error!(error, "cannot listen on the admin socket; trying again");
                     }
-                    let why = format!("`status` cannot be asked: {error}");
-                    self.board.set(Part::Admin, Some(why));
+                    self.board.set(Part::Admin, Some(Trouble::Admin(error)));
                     tokio::time::sleep(SOCKET_AGAIN).await;
                     continue;
                 }

@@ -1,0 +1,145 @@
+//! What can keep the agent from being ready, with the words in which `status` and the log say it.
+//! Finds nothing out.
+
+use std::fmt::{self, Formatter};
+use std::path::PathBuf;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The gate is not proven closed: the error of mending or proving it.
+    Gate(String),
+    /// Enforced roots that are not there.
+    RootsAbsent(Vec<PathBuf>),
+    /// The workloads are not below the enforced roots.
+    Misplaced(Misplaced),
+    /// The BPF file system at this path is mounted for the agent alone.
+    PinsShortLived(PathBuf),
+    /// No redirected flow gets through.
+    Redirect(NoRedirect),
+    /// Names that have no first answer of DNS yet.
+    Answers {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: Vec<String>,
+    },
+    /// Few descriptors are left.
+    Descriptors {
+        /// Open ones.
+        open: usize,
+        /// The limit of open files.
+        limit: usize,
+    },
+    /// The agent cannot listen on its admin socket: the error.
+    Admin(String),
+}
+
+/// Why the roots are not where the workloads are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misplaced {
+    /// The agent was started as a pod below this cgroup, which no root contains.
+    PodsOutside(PathBuf),
+    /// The agent was started as a pod in a cgroup of version 1.
+    PodsInVersion1 {
+        /// That cgroup.
+        pod: String,
+        /// Its cgroup of version 2.
+        v2: String,
+    },
+    /// No process runs below a root while pods run elsewhere.
+    PodsElsewhere {
+        /// The root.
+        root: PathBuf,
+        /// Where pods run.
+        pods: PathBuf,
+    },
+    /// No workload is below this root.
+    Empty(PathBuf),
+}
+
+/// What became of a redirected connect of the agent's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoRedirect {
+    /// The kernel denied it.
+    Denied,
+    /// It reached somebody else, or nobody.
+    Elsewhere,
+    /// It could not be made: the error.
+    Failed(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gate(error) => f.write_str(error),
+            Self::RootsAbsent(roots) => write!(
+                f,
+                "the enforced root {} is not there; the kubelet or the service manager creates it, and the agent then closes it: if the workloads run in another cgroup, `cgroups` must name that one",
+                roots
+                    .iter()
+                    .map(|root| root.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+            Self::Misplaced(misplaced) => misplaced.fmt(f),
+            Self::PinsShortLived(pins) => write!(
+                f,
+                "the BPF file system at {} is mounted for the agent alone: the gate opens when the agent ends; mount one on the node (`mount -t bpf bpf /sys/fs/bpf`) and give that to the agent",
+                pins.display()
+            ),
+            Self::Redirect(missing) => missing.fmt(f),
+            Self::Answers { count, first } => write!(
+                f,
+                "waiting for the first DNS answers: {count} names, {}",
+                first.join(", ")
+            ),
+            Self::Descriptors { open, limit } => write!(
+                f,
+                "{open} of {limit} descriptors are open: the agent may fail to read rules, to ask DNS and to accept; raise its limit (LimitNOFILE, RLIMIT_NOFILE)"
+            ),
+            Self::Admin(error) => write!(f, "`status` cannot be asked: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for Misplaced {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PodsOutside(pods) => write!(
+                f,
+                "this agent was started as a pod below {0}, and no enforced root contains it: the pods of this node are not behind the gate; set `cgroups: [{0}]`",
+                pods.display()
+            ),
+            Self::PodsInVersion1 { pod, v2 } => write!(
+                f,
+                "this agent was started as a pod in a cgroup of version 1 ({pod}) and in {v2} of version 2: the runtime does not put pods into cgroup v2, and no enforced root can contain them"
+            ),
+            Self::PodsElsewhere { root, pods } => write!(
+                f,
+                "no process runs below {}, while pods run below {1}, outside every enforced root; set `cgroups: [{1}]`",
+                root.display(),
+                pods.display()
+            ),
+            Self::Empty(root) => write!(
+                f,
+                "no workload is below {}: nothing is behind the gate yet; if the workloads run in another cgroup, `cgroups` must name that one",
+                root.display()
+            ),
+        }
+    }
+}
+
+impl fmt::Display for NoRedirect {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied => f.write_str(
+                "a redirected connect is denied: the kernel has no listener of this agent, and everything that needs the proxy is denied; restart the agent",
+            ),
+            Self::Elsewhere => f.write_str(
+                "a redirected connect does not reach this agent: its proxy does not answer, or programs of another agent are attached to the same cgroup",
+            ),
+            Self::Failed(error) => write!(f, "the canary of the proxy failed: {error}"),
+        }
+    }
+}
