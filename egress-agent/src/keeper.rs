@@ -18,24 +18,24 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the keeper and the rules know of canaries together.
+/// The state of canaries that the keeper and the engine share.
 #[derive(Clone, Debug, Default)]
 pub struct Canaries(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Their cgroups, whose denials are no news. The newest are kept.
+    /// Their cgroups, whose denials are not logged. The newest are kept.
     cages: BTreeSet<CgroupId>,
-    /// What the policy of each enforced root makes of what no rule lists.
+    /// The verdict of each enforced root's policy on unlisted destinations.
     unlisted: Vec<Unlisted>,
-    /// What a denied call fails with.
+    /// The errno of a denied call.
     errno: DenyErrno,
 }
 
-/// More than are between a denial and its event.
+/// More canaries than can start between a denial and its event.
 const CAGES: usize = 256;
-/// How long after a canary that showed something else another is sent: the rules may have changed
-/// under the first.
+/// Delay to a second canary after one with an unexpected outcome: the rules may have changed during
+/// the first.
 const AGAIN: Duration = Duration::from_millis(200);
 
 impl Canaries {
@@ -52,17 +52,17 @@ impl Canaries {
         }
     }
 
-    /// Whether it is or was a canary's.
+    /// Whether a cgroup is or was a canary's.
     pub fn has(&self, id: CgroupId) -> bool {
         self.known().cages.contains(&id)
     }
 
-    /// Says what becomes of what no rule lists, by enforced root.
+    /// Sets the verdict on unlisted destinations, by enforced root.
     pub fn expect(&self, unlisted: Vec<Unlisted>) {
         self.known().unlisted = unlisted;
     }
 
-    /// Says what a denied call fails with.
+    /// Sets the errno of a denied call.
     pub fn expect_errno(&self, errno: DenyErrno) {
         self.known().errno = errno;
     }
@@ -89,7 +89,7 @@ pub struct Keeper {
     pub canaries: Canaries,
     /// What the proxy answers a canary that was redirected to it.
     pub proof: Arc<str>,
-    /// Nothing is denied, by the settings: for the words of the log.
+    /// By the settings nothing is denied; the log says so.
     pub audits: bool,
     /// Where it shows.
     pub counters: Arc<Counters>,
@@ -100,7 +100,7 @@ impl Keeper {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the kernel judge a connect of the agent's own below every enforced root that is there.
+    /// Lets the kernel judge a connect of the agent below every existing enforced root.
     pub async fn prove(&self) -> anyhow::Result<()> {
         for root in 0..self.roots.len() {
             if !self.roots[root].exists() {
@@ -118,8 +118,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Where what no rule lists is denied, its denial is the proof; else that it was seen and let
-    /// pass.
+    /// If unlisted destinations are denied, the denial is the proof; otherwise the proof is that
+    /// the connect was recorded and allowed.
     async fn send_canary(&self, root: usize) -> anyhow::Result<()> {
         let (wanted, counter) = match self.canaries.expected(root) {
             Unlisted::Denied => (canary::Outcome::Refused, counter::DENIED),
@@ -135,7 +135,7 @@ impl Keeper {
         let before = self.counters.get(counter);
         let check = move || canary::check(&folder, errno, |id| canaries.add(id));
         let outcome = tokio::task::spawn_blocking(check).await??;
-        // A host without a route fails a connect too: the counter says that the gate did.
+        // Without a route a connect fails too; the counter shows that the gate denied it.
         let noticed = self.counters.get(counter) > before;
         match outcome {
             _ if outcome == wanted && noticed => Ok(()),
@@ -144,7 +144,7 @@ impl Keeper {
         }
     }
 
-    /// Looks after the gate for ever.
+    /// Keeps the gate closed, without end.
     pub async fn keep(self, interval: Duration) {
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -160,7 +160,7 @@ impl Keeper {
                     self.look();
                 }
                 () = self.board.changed() => {
-                    // The first workload and the return of a root are not waited for.
+                    // The loop does not wait for the first workload or a recreated root.
                     let misplaced = [Part::Workloads, Part::Roots].map(|p| self.board.troubled(p));
                     if misplaced.contains(&true) || !self.roots.iter().all(|r| r.exists()) {
                         self.look();
@@ -170,7 +170,7 @@ impl Keeper {
         }
     }
 
-    /// Mends the gate and proves it.
+    /// Repairs the gate and proves it.
     pub async fn check(&self) {
         let result = match self.mend() {
             Ok(()) => self.prove().await,
@@ -181,7 +181,8 @@ impl Keeper {
         self.board.set(Part::Gate, trouble);
     }
 
-    /// Has the kernel redirect a connect of the agent's own to the proxy, and the proxy answer it.
+    /// Checks that the kernel redirects a connect of the agent to the proxy, and that the proxy
+    /// answers it.
     pub async fn check_redirect(&self) {
         let Some(root) = self.roots.iter().find(|root| root.exists()).cloned() else {
             return;
@@ -203,7 +204,7 @@ impl Keeper {
             .set(Part::Redirect, trouble.map(Trouble::Redirect));
     }
 
-    /// Looks whether the gate is where it should be.
+    /// Checks whether the gate is where it should be.
     fn look(&self) {
         let absent: Vec<PathBuf> = self.roots.iter().filter(|r| !r.exists()).cloned().collect();
         let absent = (!absent.is_empty()).then_some(Trouble::RootsAbsent(absent));
@@ -257,7 +258,7 @@ impl Keeper {
         *said = Some(troubles);
     }
 
-    /// Attaches again where a link, a pin or the cgroup itself was removed.
+    /// Attaches again if a link, a pin or the cgroup itself was removed.
     fn mend(&self) -> anyhow::Result<()> {
         let mut kernel = self.kernel();
         kernel::forget_vanished(&mut kernel)?;

@@ -24,8 +24,8 @@ pub fn require() -> Result<(), Failure> {
     }
 }
 
-/// Raises the limit of open files as far as the system lets this process, instead of the few that it
-/// is started with for the sake of `select(2)`.
+/// Raises the limit of open files to the maximum for this process; the default is low for the sake
+/// of `select(2)`.
 pub fn raise_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -49,7 +49,7 @@ fn reserve(limit: usize) -> usize {
     (limit / 8).clamp(48, 1024)
 }
 
-/// What the proxy may have of the descriptors that are left, once everything else is open.
+/// The proxy's share of the remaining descriptors, once everything else is open.
 pub fn proxy_limits() -> Limits {
     raise_descriptors();
     let (open, limit) = descriptors();
@@ -63,7 +63,7 @@ pub fn descriptor_trouble() -> Option<Trouble> {
     few.then_some(Trouble::Descriptors { open, limit })
 }
 
-/// What the running agent needs beyond what every agent does.
+/// The capabilities that the running agent needs beyond those of every agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Cgroups that belong to another user, in which the canary runs.
@@ -72,7 +72,8 @@ pub struct Needs {
     pub namespaces: bool,
 }
 
-/// What a thread keeps once the gate is closed. `docs/privileges.md` says what for.
+/// The capabilities that a thread keeps once the gate is closed; `docs/privileges.md` has the
+/// reasons.
 pub fn kept(needs: Needs) -> CapabilitySet {
     let mut kept = CapabilitySet::BPF | CapabilitySet::NET_ADMIN | CapabilitySet::DAC_READ_SEARCH;
     if needs.foreign_cgroups {
@@ -84,13 +85,13 @@ pub fn kept(needs: Needs) -> CapabilitySet {
     kept
 }
 
-/// Gives away for good, in the calling thread and those that it starts, every capability but
-/// these; where they are not there, nothing comes in their place. What is executed from here on
-/// cannot have them either, whatever its file or its user.
+/// Drops every capability but these for good, in the calling thread and those that it starts; it
+/// adds none. Programs that are executed from here on cannot get the others either, whatever their
+/// file or user.
 pub fn give_up(kept: CapabilitySet) -> Result<(), Failure> {
     let failed = |e| Failure::privilege(format_args!("dropping capabilities: {e}"));
     let have = capabilities(None).map_err(failed)?;
-    // `PR_CAPBSET_DROP` asks for it; without it `no_new_privs` has to do.
+    // `PR_CAPBSET_DROP` needs it; without it, `no_new_privs` is the only protection.
     if have.effective.contains(CapabilitySet::SETPCAP) {
         for given_up in (CapabilitySet::all() - kept).iter() {
             match remove_capability_from_bounding_set(given_up) {

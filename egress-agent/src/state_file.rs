@@ -34,7 +34,7 @@ pub fn read_bytes(path: &Path, most: usize) -> anyhow::Result<Option<Vec<u8>>> {
         "another user may have written it"
     );
     let mut bytes = Vec::new();
-    // One byte more than is taken, so that a longer one is seen to be.
+    // One byte more than the limit, so that a longer file is recognised.
     file.take(most as u64 + 1).read_to_end(&mut bytes)?;
     ensure!(bytes.len() <= most, "more than {most} bytes");
     Ok(Some(bytes))

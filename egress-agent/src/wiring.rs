@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// The kernel's origins, with what the agent knows of the workloads.
+/// The kernel's origins, with the agent's knowledge of the workloads.
 struct FlowOrigins {
     kernel: Origins,
     sharers: Sharers,
@@ -82,7 +82,7 @@ pub fn engine(
     Engine::new(config, roots, tables, resolver, ending, news)
 }
 
-/// What follows the kernel's denials with the names that the engine knows.
+/// The task that logs the kernel's denials with the names that the engine knows.
 pub fn denials(
     engine: &Engine,
     missed: Missed,
@@ -93,7 +93,7 @@ pub fn denials(
     Denials::new(engine.published().names, missed, canaries, counters, owners)
 }
 
-/// What the proxy's connections share.
+/// The shared state of the proxy's connections.
 pub fn shared(
     config: &Config,
     engine: &Engine,

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod background;
+pub mod bench;
 pub mod bpffs;
 pub mod cgroup;
 pub mod child;

@@ -68,3 +68,9 @@ pub fn not_ready(lab: &Lab, why: &str) -> Result<String> {
         None => bail!("no reason: {status}"),
     }
 }
+
+/// A number of a status, by its JSON pointer.
+pub fn number(status: &Value, pointer: &str) -> Result<u64> {
+    let found = status.pointer(pointer).and_then(Value::as_u64);
+    found.with_context(|| format!("no number at {pointer}: {status}"))
+}

@@ -13,7 +13,7 @@ pub fn brief(reply: &Reply) -> String {
     if reply.exit == 0 {
         format!("{} in {time}", reply.code)
     } else if reply.refused() {
-        format!("refused (curl {}) in {time}", reply.exit)
+        format!("denied (curl {}) in {time}", reply.exit)
     } else {
         format!("curl {} in {time}", reply.exit)
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sidecars_headers_are_told_from_a_plain_request() {
+    fn a_sidecars_headers_are_recognised() {
         let plain = r#"{"headers": {"Host": "httpbin.org"}}"#;
         assert_eq!(missing_headers(plain).len(), 4);
         let full = r#"{"headers": {"Host": "httpbin.org", "X-B3-Sampled": "1",

@@ -154,11 +154,11 @@ impl Walker<'_> {
             let reply = self.lab.curl(&[url])?;
             let left = origin.connections() - before;
             let reason = self.reason(mark, last);
-            let expected = "refused in < 50 ms, nothing at the origin, reason in the log";
+            let expected = "denied in < 50 ms, no connection at origin, reason in the log";
             let agreed =
                 reply.refused() && reply.elapsed < AT_ONCE && left == 0 && reason.is_some();
             let reason = reason.unwrap_or_else(|| "no reason in the log".to_owned());
-            let seen = format!("{}, {left} at the origin, {reason}", brief(&reply));
+            let seen = format!("{}, {left} connections at origin, {reason}", brief(&reply));
             self.row(
                 step,
                 if last == host::HTTPBIN {
@@ -178,7 +178,7 @@ impl Walker<'_> {
     fn reason(&mut self, mark: usize, last: u8) -> Option<String> {
         let address = self.address(last);
         let agent = self.lab.agent().ok()?;
-        wait_until("the refusal is in the log", Duration::from_secs(2), || {
+        wait_until("the denial is in the log", Duration::from_secs(2), || {
             let lines = agent.log_since(mark);
             let line = lines
                 .iter()
@@ -197,7 +197,7 @@ impl Walker<'_> {
         let agreed = reply.code == 200 && missing.is_empty();
         let seen = match missing.as_slice() {
             [] => format!(
-                "{}, all there; in force after {} ms",
+                "{}, all headers present; in force after {} ms",
                 brief(&reply),
                 within.as_millis()
             ),
@@ -295,13 +295,13 @@ impl Walker<'_> {
         let told = told.unwrap_or_else(|| "nothing".to_owned());
         let (within, body) = (within.as_millis(), &reply.body);
         let seen = format!(
-            "{}, {body:?}, origin told {told}; in force after {within} ms",
+            "{}, {body:?}, origin got timeout {told}; in force after {within} ms",
             brief(&reply)
         );
         self.row(
             4,
             "timeout 3s, /delay/5",
-            "504 in 3.00 to 3.15 s, origin told 3000",
+            "504 in 3.00 to 3.15 s, origin got timeout 3000",
             seen,
             agreed,
         );

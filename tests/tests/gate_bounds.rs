@@ -16,18 +16,8 @@ const MIB: usize = 1 << 20;
 
 /// Resident memory of the agent in bytes.
 fn resident(lab: &mut Lab) -> usize {
-    let pid = lab.agent().unwrap().pid();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<usize>()
-        .unwrap()
-        * 1024
+    let bytes = lab.agent().unwrap().resident().unwrap();
+    usize::try_from(bytes).unwrap()
 }
 
 fn hoard(lab: &Lab, count: usize, begin: &str, bytes: usize) -> Background {

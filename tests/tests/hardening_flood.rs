@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::client::run;
-use egress_tests::{Lab, load, wait_until};
+use egress_tests::{Lab, load, readiness, wait_until};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,7 @@ const SECONDS: u64 = 5;
 const MOST_CPU: f64 = 5.0;
 
 fn number(status: &Value, pointer: &str) -> u64 {
-    status
-        .pointer(pointer)
-        .and_then(Value::as_u64)
-        .unwrap_or_else(|| panic!("{pointer}: {status}"))
+    readiness::number(status, pointer).unwrap()
 }
 
 /// Waits until each denial is counted in one of the three ways, and says what they are.

@@ -6,7 +6,7 @@ use egress_agent::kernel;
 use egress_tests::hosts::Echo;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::load::Counts;
-use egress_tests::{Lab, LabOptions, Load, pinned, wait_until};
+use egress_tests::{Lab, LabOptions, Load, pinned, readiness, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
@@ -27,11 +27,7 @@ fn lab(flags: &[&str]) -> Lab {
 }
 
 fn number(lab: &Lab, pointer: &str) -> u64 {
-    lab.status()
-        .unwrap()
-        .pointer(pointer)
-        .and_then(Value::as_u64)
-        .unwrap()
+    readiness::number(&lab.status().unwrap(), pointer).unwrap()
 }
 
 fn hold(lab: &Lab, last: u8) -> Load {

@@ -4,7 +4,7 @@
 
 use egress_tests::child::Guarded;
 use egress_tests::lab::{LabOptions, host, v4};
-use egress_tests::{Lab, load, pinned, wait_until};
+use egress_tests::{Lab, load, pinned, readiness, wait_until};
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -30,9 +30,7 @@ spec:
 ";
 
 fn number(lab: &Lab, pointer: &str) -> u64 {
-    let status = lab.status().unwrap();
-    let found = status.pointer(pointer).and_then(serde_json::Value::as_u64);
-    found.unwrap_or_else(|| panic!("{pointer}: {status}"))
+    readiness::number(&lab.status().unwrap(), pointer).unwrap()
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Time between two tries.
 const TRY: Duration = Duration::from_millis(10);
 
-/// The right to change the gate whose pins are in a folder; ends when it is dropped.
+/// The exclusive right to change the gate whose pins are in a folder. It ends with the drop.
 #[derive(Debug)]
 pub struct Lock {
     folder: File,

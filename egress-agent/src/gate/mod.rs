@@ -25,7 +25,7 @@ pub struct Gate {
     pub kernel: Kernel,
     /// The enforced roots; [`Roots::wrong`] is left to the caller.
     pub roots: Roots,
-    /// Held for as long as this process may change the gate.
+    /// Held while this process may change the gate.
     pub lock: Lock,
 }
 
@@ -61,7 +61,7 @@ pub fn close(
     if roots.paths.is_empty()
         && let Some(wrong) = roots.wrong.take()
     {
-        // Nothing to close, so nothing is touched.
+        // There is nothing to close, so nothing is changed.
         return Err(wrong.into());
     }
     let pins = Pins::mount(bpf_dir)?;

@@ -7,9 +7,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Puts this process into the cgroup that is the agent's own and returns its folder. It lies in no
-/// enforced root (the agent's upstream connects would be redirected into itself) and above none
-/// (its own programs would see the workloads). `chosen` is what the config names.
+/// Moves this process into the agent's own cgroup and returns its folder. That cgroup is outside
+/// every enforced root (the agent's upstream connects would be redirected into itself) and above
+/// none (its own programs would see the workloads). `chosen` is what the config names.
 pub fn settle(chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
     let here = cgroup2::own()?;
     let chosen = chosen.map(real_path).transpose()?;
@@ -35,7 +35,7 @@ pub fn settle(chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failu
     Ok(wanted)
 }
 
-/// A path without symlinks, the last part of which need not be there yet.
+/// A path without symlinks. Its last part need not exist yet.
 fn real_path(path: &Path) -> Result<PathBuf, Failure> {
     let named = |e: io::Error| Failure::usage(format_args!("agent cgroup {}: {e}", path.display()));
     match (fs::canonicalize(path), path.parent(), path.file_name()) {

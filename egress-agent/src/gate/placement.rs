@@ -24,7 +24,7 @@ pub struct Started {
 }
 
 impl Started {
-    /// As it is now.
+    /// The present state.
     pub fn now() -> Self {
         Self::read(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
     }
@@ -61,7 +61,7 @@ pub fn misplaced(started: &Started, roots: &[PathBuf]) -> Option<Misplaced> {
     misplaced_in(&mount, started, roots)
 }
 
-/// Whether this agent was started below an enforced root, as its pods are then too.
+/// Whether this agent was started below an enforced root: then the pods are below it too.
 fn is_held(mount: &Path, started: &Started, roots: &[PathBuf]) -> bool {
     let own = mount.join(started.v2.trim_start_matches('/'));
     roots.iter().any(|root| own.starts_with(root))
@@ -139,7 +139,7 @@ fn seen_elsewhere(device: &str) -> bool {
     let mut known = BTreeSet::from([own]);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.map(|p| p.path()).any(|process| {
-        // A process that may not be looked at tells nothing.
+        // A process that may not be inspected gives no answer.
         fs::read_link(process.join("ns/mnt")).is_ok_and(|namespace| known.insert(namespace))
             && fs::read_to_string(process.join("mountinfo")).is_ok_and(|text| mounts(&text, device))
     })
@@ -151,7 +151,7 @@ mod tests {
 
     const POD: &str = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0f1e2d3c_4b5a_6978_8796_a5b4c3d2e1f0.slice";
 
-    /// Folders that look like cgroups; those with a star have a process.
+    /// Creates folders that look like cgroups; those with a star have a process.
     fn tree(folders: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for folder in folders {

@@ -13,15 +13,15 @@ const PODS_DEPTH: usize = 3;
 /// All enforced roots of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// Without symlinks where they are there. One that is not there yet is closed when it comes.
+    /// Existing ones without symlinks. A root that does not exist yet is closed when it is created.
     pub paths: Vec<PathBuf>,
-    /// What is wrong with the first that cannot be an enforced root.
+    /// The error of the first path that cannot be an enforced root.
     pub wrong: Option<Failure>,
 }
 
 impl Roots {
-    /// Sorts what was named into roots and the first mistake. The roots are usable whatever the
-    /// mistake is, so that one wrong path does not leave the others open.
+    /// Sorts the given paths into roots and the first error. The roots are usable in any case, so
+    /// that one wrong path does not leave the others open.
     pub fn look(named: &[PathBuf]) -> Self {
         let mut roots = Self::default();
         for path in named {
@@ -32,7 +32,7 @@ impl Roots {
         }
         roots.paths.sort();
         roots.paths.dedup();
-        // A cgroup below an exclusive attachment takes no second one.
+        // A cgroup below an exclusive attachment accepts no second one.
         let all = roots.paths.clone();
         roots.paths.retain(|inner| {
             let outer = all.iter().find(|o| *o != inner && inner.starts_with(o));
@@ -49,7 +49,7 @@ impl Roots {
         roots
     }
 
-    /// Makes the folders of roots that are not there.
+    /// Creates the folders of missing roots.
     pub fn create(&self) -> Result<(), Failure> {
         for root in &self.paths {
             fs::create_dir_all(root).map_err(|e| {
@@ -69,8 +69,8 @@ fn look(path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// One enforced root that is there: absolute, without symlinks, a folder of cgroup v2 that is not
-/// the hierarchy's own root.
+/// One existing enforced root: absolute, without symlinks, a folder of cgroup v2 that is not the
+/// hierarchy's own root.
 pub fn enforced_root(path: &Path) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let real = fs::canonicalize(path).map_err(|e| missing(path, &e))?;
@@ -96,7 +96,7 @@ pub fn enforced_root(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn missing(path: &Path, error: &io::Error) -> Failure {
-    // Never "make it first": a folder that somebody makes is not where the workloads are.
+    // The error never suggests to create the folder: a new folder does not contain the workloads.
     Failure::usage(format_args!(
         "cgroup {}: {error}; name the cgroup that the workloads run in{}",
         path.display(),
@@ -111,7 +111,7 @@ fn pods_hint() -> String {
     })
 }
 
-/// A path that is not there, without symlinks, if it would be a cgroup of version 2.
+/// A missing path, without symlinks, if it would be a cgroup of version 2.
 fn awaited(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     let (there, real) = path

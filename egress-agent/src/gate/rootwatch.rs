@@ -15,18 +15,19 @@ use std::thread;
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// Time between two looks that no event asked for.
+/// Time between two checks without an event.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
-/// The same where the kernel tells of nothing.
+/// The same if the kernel reports no events.
 const LOOK_BLIND: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
 };
 
-/// Starts the thread. `came` is notified after a root was closed, `board` when one came or went.
+/// Starts the thread. `came` is notified after a root was closed, `board` when one appeared or
+/// disappeared.
 pub fn start(
     kernel: &Arc<Mutex<Kernel>>,
     roots: &[PathBuf],
@@ -62,7 +63,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
                 came.notify_one();
             }
             Err(error) => {
-                // Said once; the keeper says it again with each canary.
+                // Logged once; the keeper reports it with each canary.
                 if !std::mem::replace(&mut failed, true) {
                     let error = format!("{error:#}");
                     tracing::error!(error, "an enforced root appeared and cannot be closed");
@@ -78,7 +79,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
     }
 }
 
-/// Closes the roots that are there and have no programs. Whether there was any.
+/// Closes the existing roots that have no programs. Returns whether there was any.
 fn close(kernel: &Mutex<Kernel>, roots: &[PathBuf]) -> anyhow::Result<bool> {
     let begin = Instant::now();
     let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +99,7 @@ fn close(kernel: &Mutex<Kernel>, roots: &[PathBuf]) -> anyhow::Result<bool> {
     Ok(closed)
 }
 
-/// Watches every folder above each root that is there. Whether the kernel tells of all of them.
+/// Watches every folder above each existing root. Returns whether the kernel reports all of them.
 fn arm(queue: &OwnedFd, roots: &[PathBuf]) -> bool {
     let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
     let folders = roots.iter().flat_map(|root| root.ancestors().skip(1));
@@ -120,7 +121,7 @@ fn wait(queue: Option<&OwnedFd>, blind: bool) {
     if poll(&mut polled, Some(&limit)).unwrap_or(0) == 0 {
         return;
     }
-    // What they say does not matter: the roots are looked at in any case.
+    // The content of the events does not matter: the roots are checked in any case.
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(queue, &mut buffer);
     while reader

@@ -24,8 +24,8 @@ pub fn attach(kernel: &mut Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::R
     forget_vanished(kernel)
 }
 
-/// Attaches to every enforced root that is there. One that cannot be closed keeps no other from
-/// it; the first error is returned at the end, and what was attached stays.
+/// Attaches to every existing enforced root. An error at one root does not stop the others; the
+/// first error is returned at the end, and attached programs stay.
 pub fn attach_roots(kernel: &mut Kernel, roots: &[PathBuf]) -> anyhow::Result<()> {
     let programs = kernel.root_programs();
     let mut result = Ok(());
@@ -42,7 +42,7 @@ fn attach_root(kernel: &mut Kernel, root: &Path, programs: &[&str]) -> anyhow::R
     refuse_rival(&kernel.pins, root)?;
     let (first, others) = programs.split_at(1);
     attach_all(kernel, root, first)?;
-    // Of two agents that saw nobody, the one that attached first stays.
+    // If two agents start at once and neither saw the other, the one that attached first stays.
     if let Ok(dir) = File::open(root)
         && let Err(rival) = rival::refuse(&kernel.pins, root, &dir, Among::Earlier)
     {
@@ -91,7 +91,7 @@ pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
 
 fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::Result<()> {
     let dir = match File::open(cgroup) {
-        // It is closed when it comes.
+        // It is closed when it is created.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         opened => opened.with_context(|| format!("opening cgroup {}", cgroup.display()))?,
     };
@@ -106,7 +106,7 @@ fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::
                 .with_context(|| format!("replacing program {name} at {}", pin.display()))?;
             link
         } else {
-            // A pin without its cgroup, of which the number came again.
+            // A pin of a removed cgroup whose id the kernel reused.
             if pin.exists() {
                 std::fs::remove_file(&pin)?;
             }
@@ -177,7 +177,7 @@ fn create(program: &mut Program, cgroup: &File, pin: &Path) -> anyhow::Result<()
 }
 
 impl Kernel {
-    /// Whether a root is there to which this process attached nothing.
+    /// Whether a root exists to which this process attached nothing.
     pub fn is_new(&self, root: &Path) -> bool {
         let Ok(meta) = std::fs::metadata(root) else {
             return false;
@@ -187,7 +187,7 @@ impl Kernel {
     }
 }
 
-/// Lets go of links whose cgroup is gone: they hold programs in memory for nothing.
+/// Closes links whose cgroup is gone: they only hold programs in memory.
 pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
     kernel
         .held
@@ -217,15 +217,15 @@ pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the gate: takes every program off and removes every pin below `bpf_dir`. Returns whether
+/// Opens the gate: detaches every program and removes every pin below `bpf_dir`. Returns whether
 /// there was a gate.
 pub fn detach(bpf_dir: &Path) -> anyhow::Result<bool> {
     detach_links(bpf_dir)?;
     Pins::at(bpf_dir).remove_all()
 }
 
-/// Takes every program of a pinned link off its cgroup, at once: removing the pin alone frees the
-/// link some time later, and not at all while an agent holds it. The pins stay.
+/// Detaches every program of a pinned link at once: removing the pin alone frees the link some time
+/// later, and not at all while an agent holds it. The pins stay.
 pub fn detach_links(bpf_dir: &Path) -> anyhow::Result<()> {
     for pin in Pins::at(bpf_dir).every_link()? {
         let link = open(&pin)?;
@@ -240,8 +240,8 @@ pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
     Ok(there && unlinked(&Pins::at(bpf_dir), root, &ROOT_PROGRAMS)?.is_empty())
 }
 
-/// What a denied call fails with where the pinned policy of an enforced root denies what no rule
-/// lists; none where it lets that pass (`ALLOW_ANY`, audit).
+/// The errno of a denied call if the pinned policy of an enforced root denies unlisted
+/// destinations; `None` if it allows them (`ALLOW_ANY`, audit).
 pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32>> {
     let open = |name| MapData::from_pin(Pins::at(bpf_dir).maps().join(name));
     let owners: HashMap<_, CgroupId, u64> = Map::HashMap(open("OWNERS")?).try_into()?;
@@ -268,7 +268,7 @@ pub fn policy(bpf_dir: &Path, id: PolicyId) -> anyhow::Result<Policy> {
 pub struct Missing {
     /// `PROGRAM at CGROUP`.
     pub what: String,
-    /// Whether nothing was attached in its place: only its pin is gone where not.
+    /// Whether the program is detached; otherwise only its pin is missing.
     pub open: bool,
 }
 

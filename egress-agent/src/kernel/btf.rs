@@ -32,12 +32,12 @@ mod kind {
     pub const ENUM64: u32 = 19;
 }
 
-/// Where the kernel says what it keeps from root (kernel_lockdown(7)).
+/// The file with the kernel's lockdown mode (kernel_lockdown(7)).
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
-/// The layout of the running kernel, or what stays open without it.
+/// The layout of the running kernel, or the gap that stays open without it.
 pub fn layout() -> Result<Layout, String> {
-    // Programs may read no kernel memory then, and one that tries does not load.
+    // Then programs may not read kernel memory, and a program that does is not loaded.
     let locked = std::fs::read_to_string(LOCKDOWN).is_ok_and(|s| s.contains("[confidentiality]"));
     let found = if locked {
         Err("kernel lockdown is at confidentiality".to_owned())
@@ -127,7 +127,7 @@ impl<'a> Types<'a> {
         Some(all)
     }
 
-    /// Reads the first type of `bytes`; how long it is.
+    /// Reads the first type of `bytes`. Returns its length.
     fn one(&mut self, bytes: &[u8], strings: &'a [u8]) -> Option<usize> {
         const FIXED: usize = 12;
         let (info, size) = (word(bytes, 4)?, word(bytes, 8)?);
@@ -176,7 +176,7 @@ impl<'a> Types<'a> {
     }
 
     /// The bit of a field from the start of its structure: the structure's name, then one member
-    /// after the other. Unnamed members are looked into.
+    /// after the other. Members of unnamed members count too.
     fn bit(&self, path: &[&str]) -> Option<u32> {
         let (structure, fields) = path.split_first()?;
         let mut id = *self.structures.get(structure.as_bytes())?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// The hidden verb under which the agent runs itself as the canary.
 pub const VERB: &str = "canary";
-/// What the name of a canary's cgroup begins with; it is not a workload.
+/// The prefix of the name of a canary's cgroup, which is not a workload.
 pub const CAGE: &str = "egress-canary-";
 /// Of TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule has a reason to list
 /// the port with it.
@@ -24,17 +24,17 @@ const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:f
 const REFUSED: u8 = 10;
 const OPEN: u8 = 11;
 const HERE: u8 = 12;
-/// Says that the canary is to be redirected.
+/// The argument of a canary that is to be redirected.
 const REDIRECT: &str = "redirect";
 /// How long a redirected canary waits for each step.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What became of a canary.
+/// The outcome of a canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every connect failed with the errno of a denial.
     Refused,
-    /// One went through, or failed otherwise.
+    /// One succeeded, or failed otherwise.
     Open,
 }
 
@@ -43,9 +43,8 @@ pub fn cage(root: &Path) -> PathBuf {
     root.join(format!("{CAGE}{}", std::process::id()))
 }
 
-/// Runs a canary in a cgroup of its own below `root`; `errno` is what a denial fails with. `told`
-/// gets the id of that cgroup before anything happens in it, so that its denials can be told from
-/// others.
+/// Runs a canary in a cgroup of its own below `root`; `errno` is the errno of a denial. `told` gets
+/// the id of that cgroup before the canary acts in it, so that its denials can be recognised.
 ///
 /// Blocks for as long as a process start takes; call it off the async threads.
 pub fn check(root: &Path, errno: i32, told: impl FnOnce(CgroupId)) -> anyhow::Result<Outcome> {
@@ -64,7 +63,7 @@ pub fn check(root: &Path, errno: i32, told: impl FnOnce(CgroupId)) -> anyhow::Re
 fn make_cage(root: &Path) -> anyhow::Result<PathBuf> {
     let cage = cage(root);
     match std::fs::create_dir(&cage) {
-        // Of an agent that was killed and had this process id.
+        // It belonged to a killed agent with this process id.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
         made => made.with_context(|| format!("making {}", cage.display()))?,
     }
@@ -81,10 +80,10 @@ fn spawn(cage: &Path, words: &[&str]) -> anyhow::Result<std::process::ExitStatus
         .context("starting the canary")
 }
 
-/// What became of a canary that was to be redirected.
+/// The outcome of a canary that was to be redirected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirected {
-    /// It read the words that it was to read.
+    /// It read the expected bytes.
     Here,
     /// The connect was denied: the kernel knows no proxy of this agent.
     Denied,
@@ -117,7 +116,7 @@ pub fn redirect(
     }
 }
 
-/// The canary itself: moves into its cage and tries.
+/// The canary itself: moves into its cgroup and tries to connect.
 pub fn run(cage: &Path, words: &[String]) -> ExitCode {
     if let Err(e) = std::fs::write(cage.join("cgroup.procs"), std::process::id().to_string()) {
         eprintln!("canary: joining {}: {e}", cage.display());
@@ -160,7 +159,7 @@ fn refused(target: &str, errno: i32) -> bool {
     };
     match UdpSocket::bind(any).and_then(|socket| socket.connect(target)) {
         Err(e) if e.raw_os_error() == Some(errno) => true,
-        // A host without IPv6 has no way out by it either.
+        // Nothing leaves over IPv6 on a host without it.
         Err(e) => e.raw_os_error() == Some(libc::EAFNOSUPPORT),
         Ok(()) => false,
     }

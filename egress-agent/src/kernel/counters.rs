@@ -4,11 +4,11 @@ use super::pins::Pins;
 use anyhow::Context as _;
 use aya::maps::{Map, MapData, PerCpuArray};
 
-/// Reads counters; they count since the maps were made, over every agent since.
+/// Reads counters. They count since the maps were created, over all agents.
 pub struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
-    /// Opens the pinned map once more.
+    /// Opens the pinned map again.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
         let map =
             MapData::from_pin(pins.maps().join("COUNTERS")).context("opening map COUNTERS")?;

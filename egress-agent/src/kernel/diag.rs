@@ -42,7 +42,7 @@ pub struct SocketId {
     id: [u8; ID],
 }
 
-/// A conversation with the kernel about sockets.
+/// A netlink socket for questions about sockets.
 #[derive(Debug)]
 pub struct Diag(OwnedFd);
 
@@ -71,7 +71,7 @@ impl Diag {
     }
 
     /// Ends a connection: its owner gets `ECONNABORTED`, its peer a reset where that may leave.
-    /// `Ok(false)` for one that was gone before.
+    /// `Ok(false)` for one that had ended already.
     pub fn destroy(&self, socket: &SocketId) -> io::Result<bool> {
         let body = request(socket.family, LIVE, &socket.id);
         self.send(SOCK_DESTROY, libc::NLM_F_ACK as u16, &body)?;
@@ -161,7 +161,7 @@ fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     to.resize(to.len().next_multiple_of(4), 0);
 }
 
-/// The messages of a datagram by type; what is cut ends it.
+/// The messages of a datagram by type; a truncated message ends the list.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;

@@ -58,7 +58,7 @@ impl ProgramLog {
         })
     }
 
-    /// Writes log lines as they come, for ever.
+    /// Writes log lines as they arrive, without end.
     pub async fn pump(mut self) -> anyhow::Result<()> {
         loop {
             let mut ready = self.ring.readable_mut().await?;

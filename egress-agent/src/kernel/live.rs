@@ -23,7 +23,7 @@ use egress_ebpf::verdict::Verdict;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 
-/// Looks at live connections and ends those that no rule lists.
+/// Checks live connections and ends those that no rule lists.
 pub struct Live {
     policies: Policies,
     owners: HashMap<MapData, CgroupId, u64>,
@@ -47,7 +47,7 @@ pub struct Ended {
 }
 
 impl Live {
-    /// Opens the pinned maps once more; `tables` are those that this agent wrote.
+    /// Opens the pinned maps again; `tables` are those that this agent wrote.
     pub fn open(pins: &Pins, tables: View) -> anyhow::Result<Self> {
         let open = |name: &str| {
             MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
@@ -62,8 +62,8 @@ impl Live {
         })
     }
 
-    /// Ends every connection that the tables, as they stand, do not list: those of workloads, and
-    /// what the proxy accepted for them. `diag` is a socket of `sock_diag(7)`; the connections are
+    /// Ends every connection that the present tables do not list: those of workloads, and those
+    /// that the proxy accepted for them. `diag` is a socket of `sock_diag(7)`; the connections are
     /// those of its network namespace.
     pub fn end_unlisted(&self, diag: OwnedFd) -> anyhow::Result<Vec<Ended>> {
         let diag = Diag::over(diag);
@@ -79,7 +79,7 @@ impl Live {
                 ended.push(end);
             }
         }
-        // The proxy's end of a redirected flow: the reset of the client's may not reach it.
+        // The proxy's end of a redirected flow: the reset of the client's end may not reach it.
         for (socket, value) in diag
             .connections(self.origins.fd().as_fd())
             .context(listing)?
@@ -128,8 +128,8 @@ impl Live {
     }
 
     fn lists(&self, policy: &Policy, addr: Addr, port: u16) -> bool {
-        // Through the proxy or straight was settled at the connect: any port stands for "there is
-        // one", and 0 is none that was dialled.
+        // The connect decided between proxy and direct: any port means "a proxy exists", and no
+        // flow dials port 0.
         let to = Destination {
             addr,
             port,

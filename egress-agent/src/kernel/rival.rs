@@ -30,7 +30,7 @@ pub(super) enum Among {
 
 /// Fails if another agent's gate is around this cgroup.
 ///
-/// Without `CAP_SYS_ADMIN` the kernel does not say what a program is, and none is found.
+/// Without `CAP_SYS_ADMIN` the kernel does not describe programs, so none is found.
 ///
 /// # Errors
 /// With exit code [`BUSY`]; names the process that holds the other gate, if one does.

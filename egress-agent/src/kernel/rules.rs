@@ -18,7 +18,7 @@ const MAX_ADDRESSES: usize = 1 << 20;
 const AT_ONCE: usize = 256;
 const WHAT: [&str; 2] = ["single addresses", "networks"];
 
-/// What there is room for.
+/// The room of the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// Entries in all tables that this agent wrote.
@@ -33,14 +33,14 @@ pub enum NoRoom {
     /// More entries than the limit.
     #[error("{needed} entries of {what}, there is room for {limit}")]
     Entries {
-        /// Of what kind.
+        /// The kind of entry.
         what: &'static str,
-        /// How many there would be.
+        /// The number of entries with the insertions.
         needed: usize,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
-    /// Networks of so many lengths that a look-up would take too long.
+    /// Networks of too many prefix lengths: a lookup would take too long.
     #[error("networks of more than {MAX_LENGTHS} prefix lengths in one table")]
     Lengths,
 }
@@ -51,9 +51,9 @@ pub struct Rules {
     outer: Outer,
     limits: [usize; 2],
     live: BTreeMap<TableId, Slots>,
-    /// Tables to be made, some of them for one that stands.
+    /// Tables to be created, some of them in place of an existing one.
     drafts: BTreeMap<TableId, Draft>,
-    /// Tables to be taken away.
+    /// Tables to be removed.
     gone: BTreeSet<TableId>,
     /// Deletions that are yet to come of the writes that are being carried out: until then what they
     /// delete may stand beyond the limit, next to what comes in its place.
@@ -191,8 +191,7 @@ impl Rules {
         left_out
     }
 
-    /// Carries out deletions, at once; of a table whose last entry goes, nothing is left after
-    /// [`Self::settle`].
+    /// Carries out deletions at once. A table without entries is removed with [`Self::settle`].
     pub fn delete(&mut self, ops: &[TableOp]) {
         for op in ops {
             let TableOp::Delete(id, key) = *op else {
@@ -209,13 +208,13 @@ impl Rules {
         }
     }
 
-    /// Takes a table away, with [`Self::settle`].
+    /// Removes a table with the next [`Self::settle`].
     pub fn drop_table(&mut self, id: TableId) {
         self.live.remove(&id);
         self.gone.insert(id);
     }
 
-    /// Brings tables to where they are seen, and takes away those that are gone.
+    /// Makes new tables visible and removes the retired ones.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         let drafts: Vec<_> = std::mem::take(&mut self.drafts).into_iter().collect();
         for some in drafts.chunks(AT_ONCE) {

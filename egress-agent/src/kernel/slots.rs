@@ -18,18 +18,18 @@ const SEEDS: usize = 4;
 /// The lines of a table's array, in this process's memory.
 pub type Memory = Mapped<Line>;
 
-/// Which of two counts an entry is one of: addresses on a port, and networks.
+/// The count that an entry belongs to: addresses on a port, or networks.
 pub fn kind(key: &Key) -> usize {
     usize::from(!key.is_exact())
 }
 
-/// What a table is to hold, before it has memory.
+/// The content of a table before it has memory.
 #[derive(Debug, Default)]
 pub struct Draft {
     entries: Vec<Entry>,
     lengths: Lengths,
     count: [usize; 2],
-    /// Entries that it is to have room for beyond these.
+    /// Additional entries that it has room for.
     spare: usize,
 }
 
@@ -61,7 +61,7 @@ impl Draft {
 pub struct Slots {
     memory: Arc<Memory>,
     lengths: Lengths,
-    /// Slots that a key ever took.
+    /// Slots that were ever used by a key.
     used: usize,
     /// Addresses on a port, and networks.
     count: [usize; 2],
@@ -133,21 +133,21 @@ impl Slots {
         true
     }
 
-    /// Takes out an entry, at once. One that is not there is what is wanted.
+    /// Removes an entry at once. A missing entry is no error.
     pub fn delete(&mut self, key: &Key) {
         if table::delete(self.memory.values(), key) {
             self.count[kind(key)] -= 1;
         }
     }
 
-    /// What it holds, for a table in its place: with room to grow, and without what was deleted.
+    /// Its content for a table that replaces it: with room to grow, without deleted entries.
     pub fn draft(&self) -> Draft {
         let mut draft = Draft::default();
         for entry in table::entries(self.memory.values()) {
             draft.add(entry);
         }
-        // A table that stands at its limit and has an address come for each that goes would else be
-        // rebuilt for each.
+        // Otherwise a table at its limit, where each new address replaces an old one, would be
+        // rebuilt for each of them.
         draft.spare = draft.entries.len() / 4 + 1;
         draft
     }

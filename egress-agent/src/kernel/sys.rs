@@ -110,7 +110,7 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-/// Puts another program in the place of a link's: at no moment is there none.
+/// Replaces the program of a link, without a moment in which none is attached.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdate {
         link_fd: link.as_raw_fd().cast_unsigned(),
@@ -121,7 +121,8 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(BPF_LINK_UPDATE, &mut attr).map(|_| ())
 }
 
-/// Takes a link's program off its cgroup, at once. A link whose cgroup is gone is off already.
+/// Detaches a link's program from its cgroup at once. A link whose cgroup is gone is detached
+/// already.
 pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = link.as_raw_fd().cast_unsigned();
     bpf(BPF_LINK_DETACH, &mut attr).map(|_| ())
@@ -277,12 +278,12 @@ struct Batch {
     flags: u64,
 }
 
-/// How far a call came: entries done, and why it stopped before the end.
+/// The progress of a call: entries done, and why it stopped before the end.
 #[derive(Debug)]
 pub struct Progress {
     /// Entries done, from the first.
     pub done: usize,
-    /// What the next entry met.
+    /// The error of the next entry.
     pub stopped: Option<io::Error>,
 }
 
@@ -343,7 +344,7 @@ pub fn update_one<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> Pr
     }
 }
 
-/// The id of the map that stands at a place of an array of maps.
+/// The id of the map at an index of an array of maps.
 pub fn inner_id(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
     let mut id = 0_u32;
     let mut attr = Element {

@@ -60,9 +60,9 @@ impl Tables {
         })
     }
 
-    /// The policies that are in the kernel, and the tables that they look at: what an agent
-    /// before this one left. Tables that no policy looks at are taken away where they are found;
-    /// others are overwritten when their id comes round.
+    /// The policies in the kernel and their tables, as the previous agent left them. Tables that no
+    /// policy uses are removed if they are found; others are overwritten when their id is used
+    /// again.
     pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<PolicyId, Policy>, BTreeSet<TableId>)> {
         let policies = self.policies.read().standing();
         let used: BTreeSet<TableId> = policies.values().map(|p| p.table).collect();
@@ -99,8 +99,7 @@ impl Tables {
     }
 
     /// Applies operations in order, and returns how many insertions found no room. At the first
-    /// error of another kind the rest is not applied, so that no policy comes to see a table that
-    /// is not whole.
+    /// error of another kind the rest is not applied, so that no policy uses an incomplete table.
     pub fn apply(&mut self, ops: &[TableOp]) -> anyhow::Result<usize> {
         let mut left_out = 0;
         for run in ops.chunk_by(|a, b| step(a) == step(b)) {
@@ -136,8 +135,8 @@ impl Tables {
         self.policies.highest()
     }
 
-    /// Returns once every program that runs has ended. A verdict that is remembered from here on was
-    /// made with what was written before.
+    /// Returns once every running program has ended. Verdicts that are remembered from then on are
+    /// based on the earlier writes.
     pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
         self.rules
             .wait_for_programs()
@@ -150,7 +149,7 @@ impl Tables {
         Ok(self.listeners.insert(listener, 1, 0)?)
     }
 
-    /// Says where the proxy listens in a network namespace; `None` takes it back.
+    /// Sets the proxy's port in a network namespace; `None` removes it.
     pub fn set_proxy(&mut self, netns: NetnsCookie, port: Option<u16>) -> anyhow::Result<()> {
         match port {
             Some(port) => self.proxies.insert(
@@ -166,7 +165,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The namespaces for which a proxy's port stands.
+    /// The namespaces that have a proxy's port.
     pub fn proxies(&self) -> anyhow::Result<BTreeSet<NetnsCookie>> {
         Ok(self.proxies.keys().collect::<Result<_, _>>()?)
     }
@@ -183,7 +182,7 @@ impl Tables {
         }
     }
 
-    /// Every cgroup that stands under a policy of its own.
+    /// Every cgroup that has a policy of its own.
     pub fn owners(&self) -> anyhow::Result<BTreeMap<CgroupId, PolicyId>> {
         let entries = self.owners.iter();
         let policy = |(cgroup, entry)| (cgroup, Owner::policy(cgroup, entry));

@@ -22,11 +22,11 @@ use std::time::Instant;
 /// Network namespaces of one workload that are served: each costs descriptors of the agent.
 const NAMESPACES_EACH: usize = 64;
 
-/// Where a cgroup's processes are.
+/// The network namespaces of a cgroup's processes.
 #[derive(Debug, Default)]
 struct Seen {
     namespaces: BTreeSet<NetnsInode>,
-    /// It has more of them than are served.
+    /// Whether it has more of them than are served.
     crowded: bool,
 }
 
@@ -47,11 +47,11 @@ pub struct Namespaces {
     schedule: Schedule,
     /// By cgroup.
     seen: BTreeMap<CgroupId, Seen>,
-    /// None until the proxy is there.
+    /// `None` until the proxy has started.
     spaces: Option<Spaces>,
     /// Namespaces in which nothing is served, each with a process that was seen in it.
     wanted: BTreeMap<NetnsInode, u32>,
-    /// A namespace lost its last cgroup, or may have.
+    /// A namespace may have lost its last cgroup.
     emptied: bool,
 }
 
@@ -69,17 +69,17 @@ impl Namespaces {
         })
     }
 
-    /// When the next cgroup is to be looked at.
+    /// When the next cgroup is to be checked.
     pub fn next(&self) -> Option<Instant> {
         self.schedule.next()
     }
 
-    /// The cgroups that are to be looked at; each is due again later.
+    /// The cgroups that are due; each is due again later.
     pub fn due(&mut self, now: Instant) -> Vec<CgroupId> {
         self.schedule.take(now)
     }
 
-    /// A cgroup is there, or its first process came.
+    /// A cgroup exists, or its first process started.
     pub fn follow(&mut self, now: Instant, cgroup: CgroupId) {
         if self.enters {
             self.schedule.start(now, cgroup);
@@ -100,7 +100,7 @@ impl Namespaces {
         self.emptied |= gone.is_some_and(|seen| !seen.namespaces.is_empty());
     }
 
-    /// Looks where the processes of a cgroup are. `folder` is the cgroup's, `shown` its path for
+    /// Finds the namespaces of a cgroup's processes. `folder` is the cgroup's, `shown` its path for
     /// the log; `workload` gives the cgroups that share its bound on namespaces, itself included.
     pub fn look(
         &mut self,
@@ -168,7 +168,7 @@ impl Namespaces {
         }
     }
 
-    /// The proxy is there: serves where the workloads are, and nowhere else.
+    /// The proxy has started: serves in the namespaces of the workloads only.
     pub async fn open(&mut self, tables: &mut Tables, spaces: Spaces) -> anyhow::Result<()> {
         self.spaces = Some(spaces);
         self.settle(tables).await?;
@@ -177,14 +177,14 @@ impl Namespaces {
             .try_for_each(|spaces| spaces.remove_stale(tables))
     }
 
-    /// Brings the listeners to where the workloads are, and takes them away from where none is
-    /// left.
+    /// Opens listeners in the namespaces of the workloads, and closes them in namespaces without a
+    /// workload.
     pub async fn settle(&mut self, tables: &mut Tables) -> anyhow::Result<()> {
         let Some(spaces) = &mut self.spaces else {
             return Ok(());
         };
         for (namespace, pid) in std::mem::take(&mut self.wanted) {
-            // A process that has ended meanwhile is not a finding; another look follows in any case.
+            // A process that has ended meanwhile is no error; another check follows in any case.
             if let Err(error) = spaces.open(tables, namespace, pid).await
                 && Path::new(&format!("/proc/{pid}")).exists()
             {
@@ -203,7 +203,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Takes no redirected flow any more; those that run go on until drained.
+    /// Takes no new redirected flow; running ones continue until drained.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
         self.spaces
             .iter()

@@ -5,11 +5,11 @@ use egress_ebpf::ids::CgroupId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Time to the second look; each one after that waits twice as long.
+/// Time to the second check; each later one waits twice as long.
 const FIRST: Duration = Duration::from_millis(2);
-/// A look within this time is soon.
+/// A check within this time counts as soon.
 const SOON: Duration = Duration::from_millis(32);
-/// Time between two looks at most.
+/// Longest time between two checks.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -25,8 +25,8 @@ impl Schedule {
         self.put(id, now, FIRST);
     }
 
-    /// As [`Self::start`], at the word of the workload itself: one that is looked at soon in any
-    /// case is not looked at oftener for it.
+    /// As [`Self::start`], for an event that the workload can cause: a cgroup that is checked soon
+    /// in any case is not checked more often.
     pub fn hurry(&mut self, now: Instant, id: CgroupId) {
         let soon = |(at, _): &(Instant, Duration)| *at <= now + SOON;
         if !self.of.get(&id).is_some_and(soon) {
@@ -46,7 +46,7 @@ impl Schedule {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// What is due; each comes again later.
+    /// The cgroups that are due; each is due again later.
     pub fn take(&mut self, now: Instant) -> Vec<CgroupId> {
         let due: Vec<CgroupId> = self
             .due

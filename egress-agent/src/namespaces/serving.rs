@@ -19,12 +19,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// How long the proxy's port may be taken by an agent that is leaving.
+/// How long a stopping agent may still hold the proxy's port.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two tries.
 const PORT_AGAIN: Duration = Duration::from_millis(20);
 
-/// What is served, the same in every namespace.
+/// The services, the same in every namespace.
 pub struct Services {
     /// What the proxy's connections share.
     pub shared: Arc<Shared>,
@@ -36,8 +36,8 @@ pub struct Services {
     pub accepts: watch::Receiver<bool>,
 }
 
-/// The services of one namespace. Dropping it ends the listeners and every connection that came by
-/// them.
+/// The services of one namespace. Dropping it ends the listeners and every connection that they
+/// accepted.
 pub struct Serving {
     /// The proxy's port in this namespace.
     pub port: u16,

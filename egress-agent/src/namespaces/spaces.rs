@@ -59,8 +59,8 @@ impl Spaces {
         std::iter::once(&self.own).chain(self.open.values())
     }
 
-    /// Serves in the namespace of a process, and tells the kernel. Does nothing where that is done
-    /// already.
+    /// Serves in the namespace of a process and gives the kernel the port. Does nothing if it
+    /// serves there already.
     pub async fn open(
         &mut self,
         tables: &mut Tables,
@@ -121,8 +121,8 @@ impl Spaces {
             .try_for_each(|netns| tables.set_proxy(netns, None))
     }
 
-    /// Tells the kernel that no proxy listens anywhere any more: what is still to come is denied
-    /// with a reason instead of running into a closed port. Running flows continue until drained.
+    /// Removes all proxy ports from the kernel: new flows are denied with a reason instead of
+    /// meeting a closed port. Running flows continue until drained.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
         self.all()
             .try_for_each(|space| tables.set_proxy(space.netns, None))

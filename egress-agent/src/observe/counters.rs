@@ -6,7 +6,7 @@ use crate::kernel;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The agent's own counters, zero at its start. Clones are one and the same.
+/// The agent's own counters, zero at its start. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Counters(Arc<[AtomicU64; Own::COUNT]>);
 

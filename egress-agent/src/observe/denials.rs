@@ -30,7 +30,7 @@ const LOGGED: u32 = 75;
 pub struct Denials {
     names: Arc<ArcSwap<Names>>,
     owners: Owners,
-    /// Denials of these are no news.
+    /// Denials of these are not logged.
     canaries: Canaries,
     missed: Missed,
     counters: Counters,
@@ -39,8 +39,8 @@ pub struct Denials {
 }
 
 impl Denials {
-    /// Nothing logged yet. the engine replaces `names`; `missed` hears of cgroups whose
-    /// namespace has no proxy.
+    /// Nothing logged yet. The engine replaces `names`; `missed` gets the cgroups whose namespace
+    /// has no proxy.
     pub fn new(
         names: Arc<ArcSwap<Names>>,
         missed: Missed,

@@ -5,8 +5,8 @@ use egress_ebpf::abi::{DenyEvent, NO_POLICY, proto};
 use egress_ebpf::verdict::{Hook, Reason};
 use std::net::{IpAddr, SocketAddr};
 
-/// Writes the line. `names` are those that the address is known by; `nearest` is the rule that came
-/// closest and what about it differs. Numbers of a newer kernel side are `unknown`, not lost.
+/// Writes the line. `names` are the known names of the address; `nearest` is the nearest rule and
+/// its difference. Codes of a newer kernel side are shown as `unknown`.
 pub fn log(event: &DenyEvent, owner: &Owner, names: &[impl AsRef<str>], nearest: Option<&str>) {
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     let names = names.join(",");

@@ -27,10 +27,10 @@ impl By {
     }
 }
 
-/// Whose flow it was.
+/// The owner of the flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// Path of the cgroup in the hierarchy; `id:N` for one that is gone, none if it is not known.
+    /// Path of the cgroup in the hierarchy; `id:N` for one that is gone, `None` if it is unknown.
     pub cgroup: Option<String>,
     /// `NAMESPACE/SERVICE-ACCOUNT`; none where no entry of `workloads` names it.
     pub workload: Option<Arc<str>>,
@@ -87,7 +87,7 @@ pub struct Event<'a> {
     pub names: Option<&'a str>,
     /// The rule that came closest, and what about it differs.
     pub nearest: Option<&'a str>,
-    /// Whose flow it was.
+    /// The owner of the flow.
     pub owner: &'a Owner,
     /// Id of the policy that judged.
     pub policy: Option<PolicyId>,

@@ -25,12 +25,12 @@ use tokio::net::{UnixListener, UnixStream};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of one request.
 const MAX_REQUEST: u64 = 8192;
-/// Time between two looks whether the socket is there.
+/// Time between two checks that the socket exists.
 const GONE: Duration = Duration::from_secs(2);
-/// Time between two looks of `wait`.
+/// Time between two status requests of `wait`.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Listens, in the place of an agent that is gone.
+/// Listens on the socket, and replaces the one of an agent that has ended.
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => anyhow::bail!("{}: another agent answers there", path.display()),
@@ -42,7 +42,7 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let listener =
         UnixListener::bind(path).with_context(|| format!("binding {}", path.display()))?;
-    // Whoever connects in between is held to its credentials all the same.
+    // A client that connects in between is checked by its credentials too.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -85,13 +85,13 @@ pub struct Asked {
     pub method: String,
     /// Headers of the HTTP request, as `NAME: VALUE`.
     pub headers: Vec<String>,
-    /// Cgroup ids of the workload that would dial it: its own, then that of each cgroup above.
-    /// None: a workload that no entry names.
+    /// Cgroup ids of the workload that would dial it: its own, then those of the cgroups above.
+    /// Empty: a workload that no entry matches.
     pub workload: Vec<CgroupId>,
 }
 
 impl Asked {
-    /// As the engine is asked.
+    /// The question in the engine's form.
     pub fn question(&self) -> Result<Question, QuestionError> {
         let mut question = Question::parse(&self.destination)?;
         if !self.method.is_empty() {
@@ -103,7 +103,7 @@ impl Asked {
     }
 }
 
-/// What becomes of a destination.
+/// The verdict on a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explained {
@@ -126,7 +126,7 @@ pub struct Explained {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JudgedFlow {
-    /// What is dialled.
+    /// The dialled address.
     pub to: SocketAddr,
     /// `tcp` or `udp`.
     pub transport: String,
@@ -171,7 +171,7 @@ impl From<Explanation> for Explained {
     }
 }
 
-/// Answers for ever; `reply` gives each request its JSON document.
+/// Answers requests without end; `reply` makes the JSON document of each answer.
 pub async fn serve<F>(listener: UnixListener, reply: impl Fn(Request) -> F)
 where
     F: Future<Output = Option<Vec<u8>>>,
@@ -218,12 +218,12 @@ where
     Ok(stream.shutdown().await?)
 }
 
-/// Asks a running agent how it is.
+/// Asks a running agent for its status.
 pub fn ask(path: &Path) -> anyhow::Result<Status> {
     request(path, &Request::Status)
 }
 
-/// Asks a running agent what becomes of a destination.
+/// Asks a running agent for its verdict on a destination.
 pub fn explain(path: &Path, asked: Asked) -> anyhow::Result<Explained> {
     request(path, &Request::Explain(asked))
 }

@@ -10,27 +10,27 @@ use egress_ebpf::ids::{CgroupId, Generation};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// What the engine notes as it happens, for `status`.
+/// The engine's notes for `status`.
 #[derive(Clone, Debug, Default)]
 pub struct Noted {
-    /// That of workloads without a mode of their own.
+    /// The mode of workloads without a mode of their own.
     pub mode: Mode,
     /// Resources in force.
     pub objects: usize,
-    /// Why the rules as they are now are not in force.
+    /// Why the present content of the files is not in force.
     pub problem: Option<String>,
-    /// What is wrong with the files; the first of them.
+    /// The first problems of the files.
     pub problems: Vec<String>,
-    /// What was skipped or is not carried out; the first of them.
+    /// The first documents and fields that were skipped or are not carried out.
     pub notes: Vec<String>,
-    /// Workloads that are denied everything, because there are no more policies.
+    /// Workloads that are denied everything, because the kernel has no free policy.
     pub without_policy: usize,
 }
 
-/// How the rules stand, and who is under them.
+/// The state of the rules and the workloads.
 #[derive(Debug)]
 pub struct Facts {
-    /// What was noted as it happened.
+    /// The engine's notes.
     pub noted: Noted,
     /// Generation of the kernel's policies.
     pub generation: Generation,
@@ -42,7 +42,7 @@ pub struct Facts {
     pub networks: Room,
     /// Names whose last question failed, and why.
     pub failing: Vec<(Arc<str>, Failure)>,
-    /// What objects do together that their author may not want; the first of them.
+    /// The first findings across objects: what they do together that their author may not want.
     pub findings: Vec<String>,
     /// Cgroups that are nested deeper than the kernel judges.
     pub too_deep: TooDeep,
@@ -50,19 +50,19 @@ pub struct Facts {
     pub workloads: Vec<Placed>,
 }
 
-/// A question to the running engine, with the way back.
+/// A question to the running engine, with the channel for the answer.
 #[derive(Debug)]
 pub enum Ask {
-    /// How the rules stand, and who is under them.
+    /// The state of the rules and the workloads.
     Status(oneshot::Sender<Facts>),
-    /// What becomes of a destination.
+    /// The verdict on a destination.
     Explain {
         /// The destination.
         question: Box<Question>,
-        /// Cgroup ids of the workload that would dial it, the deepest first; none is the enforced
-        /// root's default.
+        /// Cgroup ids of the workload that would dial it, the deepest first; empty means the
+        /// enforced root's default.
         workload: Vec<CgroupId>,
-        /// The way back.
+        /// The channel for the answer.
         answer: oneshot::Sender<Explanation>,
     },
 }

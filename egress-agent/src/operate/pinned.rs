@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What of the gate outlives its agent.
+/// The part of the gate that outlives its agent.
 ///
 /// # Errors
 /// The pins may not be read: exit code 77.
@@ -45,7 +45,7 @@ pub fn status(bpf_dir: &Path) -> anyhow::Result<Status> {
         }
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let path = paths.path(CgroupId(name.parse().unwrap_or_default()));
-        // The links of a cgroup that is gone hold nothing.
+        // The links of a removed cgroup have no effect.
         if let Some(below) = path.strip_prefix('/') {
             status.roots.push(mount.join(below).display().to_string());
             let made = fs::metadata(&folder).and_then(|meta| meta.modified()).ok();

@@ -22,18 +22,18 @@ const SOCKET_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// See the module.
 pub struct Reporter {
-    /// What does not change while the agent runs.
+    /// The facts that do not change while the agent runs.
     fixed: Status,
     board: Board,
     registry: Registry,
     problem: watch::Receiver<Option<String>>,
     engine: mpsc::Sender<Ask>,
-    /// A proof older than this is none.
+    /// A proof older than this does not count.
     stale: std::time::Duration,
 }
 
 impl Reporter {
-    /// For a kernel side that is loaded; `problem` is what is wrong with the rule files.
+    /// For a loaded kernel side; `problem` is the problem of the rule files.
     pub fn new(
         config: &Config,
         kernel: &Kernel,
@@ -69,8 +69,8 @@ impl Reporter {
         }
     }
 
-    /// Serves it for ever. Without its socket the gate works all the same, and the agent tries
-    /// again: a path that is taken or cannot be made may become free.
+    /// Serves it without end. The gate works without the socket; the agent tries again, because the
+    /// path may become free.
     pub async fn serve(self, socket: PathBuf) {
         loop {
             let listener = match admin::listen(&socket) {
@@ -96,7 +96,7 @@ impl Reporter {
         }
     }
 
-    /// The answer to a request, as JSON; none while the agent goes down.
+    /// The answer to a request, as JSON; `None` while the agent stops.
     async fn answer(&self, request: Request) -> Option<Vec<u8>> {
         match request {
             Request::Status => serde_json::to_vec(&self.status().await?).ok(),

@@ -12,7 +12,7 @@ const LINES: usize = 20;
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
-    /// What is said.
+    /// The text so far.
     pub status: &'a Status,
     /// With the counters, the versions and how full the tables are.
     pub verbose: bool,
@@ -55,7 +55,8 @@ impl Text<'_> {
         Ok(())
     }
 
-    /// What denies more than the rules say, lets more out, or is not as it was written.
+    /// The problems: what denies more or allows more than the rules say, or is not carried out as
+    /// written.
     fn wrong(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let r = &self.status.rules;
         for gap in &self.status.kernel.gaps {

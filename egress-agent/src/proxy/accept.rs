@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
 
-/// How long accepting pauses when the system has no room (EMFILE, ENOBUFS).
+/// How long accepting pauses if the system is out of resources (EMFILE, ENOBUFS).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves a listener until a drain is over. The listener is dropped as soon as nothing is accepted any
@@ -46,7 +46,7 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     failing = false;
-                    // Before the next is accepted: one that may not stay takes no descriptor then.
+                    // Done before the next accept: then a rejected connection holds no descriptor.
                     match admit(&stream, peer, &shared) {
                         Some(Admitted::Served(client, places)) => {
                             let drain = signal.connection();
@@ -95,7 +95,7 @@ enum Admitted {
     Told(Client, Place),
 }
 
-/// Whose connection it is, and its places among all and in the workload's share.
+/// The owner of the connection, and its places in total and in the workload's share.
 fn admit(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Admitted> {
     let Some(origin) = shared.origins.origin(stream.as_fd()) else {
         let denial = Denial {
@@ -113,7 +113,7 @@ fn admit(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<A
         peer,
     };
     if client.origin.policy == PROOF_POLICY {
-        // A canary that left already proves nothing.
+        // A canary that has left proves nothing.
         overflow::say(stream, shared.proof.as_bytes());
         return None;
     }
@@ -145,8 +145,7 @@ async fn connection(
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
     }
     let mut ahead = Ahead::default();
-    // A connection that names are expected on, and on which nothing was asked yet, has nothing to
-    // finish.
+    // A connection that is still to send a name has nothing to finish.
     let step = tokio::select! {
         step = inspect(&client, &reading, &mut stream, &mut ahead) => step,
         () = waiting.started_unused(), if matches!(reading, Reading::Names(_) | Reading::NamesOrDenied(_)) => return,
@@ -161,7 +160,7 @@ async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain
         Step::Http | Step::HttpIfListed(_) => {
             Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await;
         }
-        // The parser answers it, and tells why.
+        // The parser answers it and gives the reason.
         Step::NotHttp => match client.audited(&DenialReason::UnknownProtocol, None) {
             Some(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
             None => Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await,

@@ -19,8 +19,9 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Reads some bytes and says how many: 0 at the client's end. `OutOfMemory` where the workload's
-    /// memory is taken. A reader of the bytes that gathers them once more has `copies` of 2.
+    /// Reads some bytes and returns their number: 0 at the client's end. `OutOfMemory` if the
+    /// workload's memory is used up. A reader of the bytes that gathers them once more has `copies`
+    /// of 2.
     pub(super) async fn read(
         &mut self,
         client: &Client,
@@ -30,7 +31,7 @@ impl Ahead {
         if !client.keep_room(&mut self.room, self.bytes.len() * copies / BLOCK) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        // A full buffer would be doubled at one stroke.
+        // A full buffer would be doubled at once.
         if self.bytes.len() == self.bytes.capacity() {
             let more = (self.bytes.len() / 2).clamp(64, BLOCK);
             self.bytes.reserve_exact(more);
@@ -38,7 +39,7 @@ impl Ahead {
         stream.read_buf(&mut self.bytes).await
     }
 
-    /// The bytes from `at` on, which are then not in it.
+    /// Removes and returns the bytes from `at` on.
     pub(super) fn split_off(&mut self, at: usize) -> Vec<u8> {
         self.bytes.split_off(at)
     }

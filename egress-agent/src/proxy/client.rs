@@ -11,7 +11,7 @@ use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Whose connection it is.
+/// The owner of the connection.
 #[derive(Clone)]
 pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
@@ -28,13 +28,12 @@ impl Client {
         })
     }
 
-    /// The cgroup whose share of the proxy it takes at the moment.
+    /// The cgroup whose share of the proxy it takes now.
     pub(super) fn share(&self) -> CgroupId {
         self.origin.share_in(&self.shared.routes.load())
     }
 
-    /// Takes and gives back blocks of memory, so that `room` has so many; false where there are no
-    /// more.
+    /// Takes or returns blocks of memory until `room` has that many; false if there are not enough.
     pub(super) fn keep_room(&self, room: &mut Option<Place>, blocks: usize) -> bool {
         match room {
             Some(place) if blocks > 0 => place.resize(blocks),
@@ -54,8 +53,7 @@ impl Client {
         self.tell(reason, name, false);
     }
 
-    /// Where what no rule lets through goes all the same, if its policy audits: the observer is
-    /// told then.
+    /// The destination of an unlisted flow whose policy audits. Reports it to the observer.
     pub(super) fn audited(
         &self,
         reason: &DenialReason,
@@ -68,15 +66,15 @@ impl Client {
         Some(cluster)
     }
 
-    /// Whether the policy that the owner has now holds what `listed` asks for, or denies nothing.
+    /// Whether the owner's present policy lists what `listed` asks for, or denies nothing.
     pub(super) fn may(&self, listed: impl Fn(&RouteTable, PolicyId) -> bool) -> bool {
         let routes = self.shared.routes.load();
         let policy = self.origin.policy_in(&routes);
         routes.audits(policy) || listed(&routes, policy)
     }
 
-    /// Waits until the owner's policy no longer holds what `listed` asks for; never, where running
-    /// connections are kept, nor while the policy audits.
+    /// Waits until the owner's policy no longer lists what `listed` asks for. Never returns if
+    /// running connections are kept, or while the policy audits.
     pub(super) async fn removed(&self, listed: impl Fn(&RouteTable, PolicyId) -> bool) {
         if let Some(mut changes) = self.shared.changes.clone() {
             while self.may(&listed) {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 /// way.
 const FIRST_REQUEST: Duration = Duration::from_millis(300);
 
-/// The end that starts a drain. Dropping it starts none.
+/// The side that starts a drain. Dropping it starts none.
 #[derive(Debug)]
 pub struct Drain {
     told: watch::Sender<Told>,
@@ -44,7 +44,7 @@ pub struct ConnectionDrain {
     _present: mpsc::Sender<Infallible>,
 }
 
-/// A drain that has not begun.
+/// A drain that has not started.
 pub fn drain_channel() -> (Drain, DrainSignal) {
     let (present, ended) = mpsc::channel(1);
     let (told, heard) = watch::channel(Told {

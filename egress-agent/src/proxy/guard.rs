@@ -71,7 +71,7 @@ impl Guard {
             Ok(waiting) => self.ready = self.held.len() - waiting,
             Err(error) => self.deny(DenialReason::SecondHello(error)),
         }
-        // The watch gathers a hello once more.
+        // The watch collects a hello again.
         let blocks = 2 * self.held.len() / BLOCK;
         if !self.client.keep_room(&mut self.room, blocks) {
             self.deny(DenialReason::MemoryLimit);
@@ -115,14 +115,14 @@ impl Guard {
                 return self.poll_late(cx);
             }
             if fresh.filled().is_empty() {
-                // The client ended its side in the middle of a hello: that part serves nobody.
+                // The client ended its side in the middle of a hello; that part is dropped.
                 return Poll::Ready(Ok(()));
             }
             self.take(fresh.filled());
         }
     }
 
-    /// The rest of a hello must come in time.
+    /// The rest of a hello must arrive in time.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             self.deadline = None;
@@ -136,7 +136,7 @@ impl Guard {
         if self.denied.is_some() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        // Audited: what waited goes on.
+        // Audited: the waiting bytes continue.
         cx.waker().wake_by_ref();
         Poll::Pending
     }

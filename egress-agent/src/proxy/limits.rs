@@ -9,11 +9,11 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at one time, over all listeners.
     pub connections: usize,
-    /// The same of one workload, so that none can take them all.
+    /// The same for one workload, so that none can take them all.
     pub connections_each: usize,
     /// Open sockets at one time, of clients and upstream connections together.
     pub descriptors: usize,
-    /// The same of one workload.
+    /// The same for one workload.
     pub descriptors_each: usize,
     /// Connections beyond these bounds that are told so at one time; one workload gets a quarter.
     pub telling: usize,
@@ -29,7 +29,8 @@ pub struct Limits {
     /// Bytes of memory over all connections, for requests that are under way, unfinished heads and
     /// buffers of relayed connections; one workload gets a quarter.
     pub memory: usize,
-    /// Time that a request waits for memory, where its workload's is taken, before it is denied.
+    /// Time that a request waits for memory, if its workload's share is used up, before it is
+    /// denied.
     pub room: Duration,
     /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
     /// relayed unread, since the server may be the one to speak first.

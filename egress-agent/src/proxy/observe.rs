@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use egress_core::routing::DenialReason;
 
-/// A flow or request that no rule lets through.
+/// A flow or request that no rule allows.
 #[derive(Clone, Debug)]
 pub struct Denial {
     /// The client's address.
@@ -18,7 +18,7 @@ pub struct Denial {
     pub name: Option<String>,
     /// Why.
     pub reason: DenialReason,
-    /// It was allowed all the same: its policy audits.
+    /// It was allowed, because its policy audits.
     pub audit: bool,
 }
 
@@ -68,8 +68,8 @@ pub struct AccessRecord {
 
 /// Gets each denial and each finished request or connection.
 pub trait Observer: Send + Sync {
-    /// No rule lets a flow or request through. There is no origin where the kernel knows none.
+    /// No rule allows a flow or request. `origin` is `None` if the kernel knows none.
     fn denied(&self, origin: Option<&Origin>, denial: &Denial);
-    /// A request (refused ones too) or a TLS connection is over.
+    /// A request (also a denied one) or a TLS connection is over.
     fn finished(&self, origin: &Origin, record: &AccessRecord);
 }

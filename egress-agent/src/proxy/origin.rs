@@ -7,7 +7,7 @@ use egress_ebpf::ids::{CgroupId, NetnsCookie, PolicyId};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-/// Who a redirected flow belongs to and where it wanted to go.
+/// The owner and the original destination of a redirected flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// What the client dialled.
@@ -16,11 +16,11 @@ pub struct Origin {
     pub policy: PolicyId,
     /// The cgroup id of the socket's owner.
     pub cgroup: CgroupId,
-    /// That cgroup and those above it below the enforced root, deepest first; empty where the kernel
-    /// does not tell.
+    /// That cgroup and those above it below the enforced root, deepest first; empty if the kernel
+    /// does not know them.
     pub owners: Vec<CgroupId>,
-    /// The cgroup among them whose share of the proxy the flow takes where none has a policy of its
-    /// own: one that the workload cannot make more of.
+    /// The cgroup among them whose share of the proxy the flow takes if none has a policy of its
+    /// own: one that the workload cannot multiply.
     pub sharer: CgroupId,
     /// The process that connected.
     pub pid: u32,
@@ -31,8 +31,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The policy that the owner has now: each judgement asks for it, since a workload may get
-    /// another policy while its connections run, and an id may pass to another view.
+    /// The owner's present policy. Each judgement asks for it, because a workload may get another
+    /// policy while its connections run, and another view may get the id.
     pub fn policy_in(&self, routes: &RouteTable) -> PolicyId {
         if self.owners.is_empty() {
             routes
@@ -46,7 +46,7 @@ impl Origin {
     }
 
     /// The cgroup whose share of the proxy the flow takes: the deepest of its owners that has a
-    /// policy of its own, so the workload's, however many cgroups it makes below.
+    /// policy of its own. That is the workload's cgroup, however many cgroups it creates below.
     pub(super) fn share_in(&self, routes: &RouteTable) -> CgroupId {
         let own = [self.cgroup];
         let owners = if self.owners.is_empty() {

@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::timeout;
 
-/// Memory is counted in blocks of so many bytes; what is less is not counted.
+/// Memory is counted in blocks of this many bytes; smaller amounts are not counted.
 pub(super) const BLOCK: usize = 4096;
 
-/// How often one that waits looks again where no place of its own workload was given back: what it
-/// waits for may be another's.
+/// How often a waiting request checks again if its own workload returned no place: another workload
+/// may have returned one.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// See the module.
@@ -32,7 +32,7 @@ struct Taken {
     all: usize,
     /// The most since [`Places::fell`] was last true.
     peak: usize,
-    /// By the cgroup that stands for the workload; none of them has 0.
+    /// By the workload's cgroup; no cgroup has id 0.
     each: BTreeMap<CgroupId, Share>,
 }
 
@@ -44,13 +44,13 @@ struct Share {
 
 #[derive(Debug, Default)]
 struct Signals {
-    /// Places were given back.
+    /// Notified when places are returned.
     freed: Notify,
-    /// Somebody waits for places.
+    /// Whether a request waits for places.
     wanted: Arc<Notify>,
 }
 
-/// Places of one workload. Dropping them gives them back.
+/// Places of one workload. Dropping them returns them.
 #[derive(Debug)]
 pub(super) struct Place {
     of: Arc<Places>,
@@ -67,19 +67,19 @@ impl Places {
         }
     }
 
-    /// A place of the workload that this cgroup stands for, if there is one.
+    /// A place of this workload, if there is one.
     pub(super) fn take(self: &Arc<Self>, share: CgroupId) -> Option<Place> {
         self.take_many(share, 1)
     }
 
-    /// So many places, or none.
+    /// That many places, or none.
     pub(super) fn take_many(self: &Arc<Self>, share: CgroupId, count: usize) -> Option<Place> {
         let mut place = self.none(share);
         place.resize(count).then_some(place)
     }
 
-    /// That many places if the workload has more than half of its share left: for what goes on with
-    /// less.
+    /// That many places if the workload has more than half of its share left, for a use that also
+    /// works with less.
     pub(super) fn spare(self: &Arc<Self>, share: CgroupId, count: usize) -> Option<Place> {
         let own = self.taken().each.get(&share).map_or(0, |own| own.taken);
         (own + count <= self.most_each / 2)
@@ -87,7 +87,7 @@ impl Places {
             .flatten()
     }
 
-    /// None yet, to be made more of.
+    /// No places yet.
     pub(super) fn none(self: &Arc<Self>, share: CgroupId) -> Place {
         Place {
             of: Arc::clone(self),
@@ -112,7 +112,7 @@ impl Places {
 }
 
 impl Place {
-    /// Makes it so many; false where there are not so many, and then nothing is changed.
+    /// Changes the number of places; false if there are not enough, and then nothing changes.
     pub(super) fn resize(&mut self, count: usize) -> bool {
         if count == self.count {
             return true;
@@ -140,13 +140,13 @@ impl Place {
         true
     }
 
-    /// Makes it so many as soon as there are so many, and asks those who can do without theirs.
-    /// Dropping the future gives back what there was.
+    /// Changes the number of places as soon as there are enough, and asks idle holders to return
+    /// theirs. Dropping the future returns the places.
     pub(super) async fn grown(mut self, count: usize) -> Self {
         while !self.resize(count) {
             let signals = self.signals();
             signals.wanted.notify_one();
-            // Either way it looks again.
+            // It checks again in either case.
             let _ = timeout(LOOK_AGAIN, signals.freed.notified()).await;
         }
         self

@@ -61,12 +61,12 @@ pub struct Shared {
     pub(super) telling: Arc<Places>,
     pub(super) clusters: Clusters,
     pub(super) changes: Option<watch::Receiver<u64>>,
-    /// What canaries are answered.
+    /// The reply to canaries.
     pub(super) proof: Arc<str>,
 }
 
 impl Shared {
-    /// Puts the parts together. `routes` is read again for every request and every TLS connection.
+    /// Combines the parts. `routes` is read again for every request and every TLS connection.
     pub fn new(
         routes: Arc<ArcSwap<RouteTable>>,
         origins: Arc<dyn OriginLookup>,

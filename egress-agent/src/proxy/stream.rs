@@ -17,11 +17,11 @@ use tokio::net::TcpStream;
 /// Bytes of one read at most. hyper begins with a buffer of 8 KiB, doubles it when a read fills it,
 /// and keeps it for the life of the connection: with one byte less it never grows.
 pub(super) const NARROW: usize = 8 * 1024 - 1;
-/// The same where there is memory for it: long bodies cost less in larger parts.
+/// The same if there is memory for it: long bodies cost less in larger parts.
 const WIDE: usize = 16 * 1024;
 /// Blocks of memory that such reads take: hyper's buffer grows to 56 KiB.
 pub(super) const WIDER: usize = 16;
-/// Bytes of a body for which it is worth the while.
+/// Bytes of a body from which larger reads pay off.
 pub(super) const LONG: usize = 32 * 1024;
 
 /// Reads at most so many bytes.
@@ -89,7 +89,7 @@ impl Rewound {
         new
     }
 
-    /// Why the guard lets the connection go no further.
+    /// Why the guard denies the connection.
     pub(super) fn denied(&mut self) -> Option<DenialReason> {
         self.guard.as_mut()?.denied()
     }

@@ -16,8 +16,8 @@ use egress_ebpf::ids::PolicyId;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// Ends a connection that no rule lets through, of which `ahead` was read so far; or relays it, if
-/// its policy audits.
+/// Ends a connection that no rule allows, or relays it if its policy audits. `ahead` is what was
+/// read of it.
 pub(super) async fn deny(
     client: Client,
     ahead: Ahead,
@@ -31,7 +31,7 @@ pub(super) async fn deny(
     }
 }
 
-/// Relays a connection of which `ahead` was read so far.
+/// Relays a connection; `ahead` is what was read of it.
 pub(super) async fn relay(client: Client, ahead: Ahead, stream: TcpStream, cluster: &Arc<Cluster>) {
     let ticket = |counters| Ticket::new(client.clone(), Protocol::Tcp, counters);
     let origin = Arc::clone(&client.origin);
@@ -41,8 +41,8 @@ pub(super) async fn relay(client: Client, ahead: Ahead, stream: TcpStream, clust
 }
 
 /// Connects to one of the destination's addresses and copies until both sides have ended, or the
-/// owner's policy no longer holds what `listed` asks for. Nothing is sent where it does not hold it
-/// before: the client may have taken its time until then.
+/// owner's policy no longer lists what `listed` asks for. That is checked before anything is sent,
+/// because the client may have waited until then.
 pub(super) async fn forward(
     client: &Client,
     mut downstream: Rewound,
@@ -73,7 +73,7 @@ pub(super) async fn forward(
     let connected = connect_any(client, &order, &mut ticket.record).await;
     match connected {
         Ok((mut upstream, _place)) => tokio::select! {
-            // Looked at first, so that no byte follows a change that came while it connected.
+            // Checked first, so that no byte follows a change that happened during the connect.
             biased;
             () = client.removed(&listed) => removed(&mut ticket),
             ended = relay::relay(client, &mut downstream, &mut upstream) => match ended {
@@ -84,7 +84,7 @@ pub(super) async fn forward(
                         client.deny(reason, Some(&ticket.record.host));
                         ticket.flag(ResponseFlag::UC);
                     }
-                    // Which side broke off is not told; both are closed.
+                    // It is unknown which side broke off; both are closed.
                     None => ticket.flag(ResponseFlag::DC),
                 },
             },

@@ -39,14 +39,14 @@ impl Counters {
     }
 }
 
-/// The record of one request or connection, handed to the observer when it is dropped: however a
-/// flow ends, it is recorded once.
+/// The record of one request or connection. Dropping it hands it to the observer, so each flow is
+/// recorded once, however it ends.
 pub(super) struct Ticket {
     client: Client,
     started: Instant,
     pub(super) counters: Arc<Counters>,
     pub(super) record: AccessRecord,
-    /// The client speaks gRPC: replies of the proxy's own are in its form.
+    /// The client speaks gRPC, so the proxy's own replies are in its form.
     pub(super) grpc: bool,
     done: bool,
 }
@@ -79,12 +79,12 @@ impl Ticket {
         }
     }
 
-    /// Whose flow it is.
+    /// The owner of the flow.
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The flow came to its end; without this the record says that the client left (DC).
+    /// The flow has ended normally; without this the record says that the client left (DC).
     pub(super) fn done(&mut self) {
         self.done = true;
     }

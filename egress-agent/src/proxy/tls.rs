@@ -16,8 +16,8 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Serves one connection; `ahead` is what was read of it so far. `otherwise` is where it goes if
-/// no listed name is in it; without one it is refused then.
+/// Serves one connection; `ahead` is what was read of it so far. `otherwise` is its destination if
+/// it has no listed name; without one it is denied then.
 pub(super) async fn pass_through(
     client: Client,
     mut stream: TcpStream,

@@ -91,7 +91,7 @@ impl SocketFactory {
         Ok(id)
     }
 
-    /// Lets go of a namespace. Sockets in it stay until they are closed.
+    /// Releases a namespace. Sockets in it stay until they are closed.
     pub fn forget(&self, netns: NetnsCookie) {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
         others.remove(&netns);
@@ -127,7 +127,7 @@ impl SocketFactory {
         TcpListener::from_std(socket.into())
     }
 
-    /// Connects within `limit`, without Nagle's delay: what is relayed was gathered by its sender.
+    /// Connects within `limit`, without Nagle's delay: the sender has collected the bytes already.
     pub async fn connect(
         &self,
         netns: NetnsCookie,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
 
-/// How often a read is begun again because a file changed under it.
+/// How often a read starts again because a file changed during it.
 const READ_ATTEMPTS: u32 = 5;
 
 /// One file as it was read.

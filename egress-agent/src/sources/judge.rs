@@ -9,13 +9,13 @@ use egress_core::registry::not_done::not_done;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What makes two documents one object.
+/// The identity of an object: two documents with the same one are the same object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     kind: Kind,
     namespace: String,
     name: String,
-    /// Of an object without a name: where it stands.
+    /// For an object without a name: its place in the file.
     nameless: Option<(String, usize, u32)>,
 }
 
@@ -39,15 +39,15 @@ pub(super) struct One {
     pub(super) object: Arc<Object>,
     /// Why it is invalid, one line each; empty if it is valid.
     pub(super) errors: Vec<String>,
-    /// What is in force instead of an invalid one, where leaving it out would open something.
+    /// The stand-in for an invalid object whose omission would open something.
     pub(super) stand_in: Option<Arc<Object>>,
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Judged {
     pub(super) objects: Vec<One>,
-    /// What is wrong with documents of which no object could be made.
+    /// Errors of documents that are no objects.
     pub(super) errors: Vec<String>,
     pub(super) notes: Vec<String>,
 }
@@ -102,8 +102,8 @@ fn line(file: &str, message: &Message) -> String {
 /// An object that is in more than one valid document.
 #[derive(Clone, Debug)]
 pub(crate) struct Again {
-    /// The same each time, which does no harm. Otherwise none of them is in force: a copy
-    /// that somebody forgot must not decide.
+    /// All the same, which does no harm. Otherwise none of them is in force: a forgotten copy must
+    /// not decide.
     pub(crate) same: bool,
     places: String,
 }
@@ -131,7 +131,7 @@ pub(super) fn again(ones: &[&Object]) -> Option<Again> {
     })
 }
 
-/// Of valid objects, those that are in more than one document.
+/// The valid objects that are in more than one document.
 pub(crate) fn twice<'a>(objects: impl Iterator<Item = (Id, &'a Object)>) -> BTreeMap<Id, Again> {
     let mut all: BTreeMap<Id, Vec<&Object>> = BTreeMap::new();
     for (id, object) in objects {

@@ -44,7 +44,7 @@ pub fn follow_rules(
     follow(paths, compile, after)
 }
 
-/// The set that the files amount to for an agent that knows nothing else.
+/// The rule set of the files for an agent without earlier versions.
 pub fn compile(reading: &Reading) -> RuleSet {
     Loader::default().load(reading)
 }
@@ -74,7 +74,7 @@ impl Told {
     }
 }
 
-/// Tells of the lines that the last load had not, and keeps those of this one.
+/// Logs the lines that the last load did not have, and keeps those of this one.
 fn tell_new(told: &mut BTreeSet<Line>, lines: &[Line], tell: impl Fn(&str)) {
     let new: Vec<_> = lines.iter().filter(|l| !told.contains(*l)).collect();
     for line in new.iter().take(LOGGED) {

@@ -122,7 +122,8 @@ fn load(path: &Path) -> anyhow::Result<Vec<Arc<Object>>> {
                 object.forget_places();
                 objects.push(Arc::new(object));
             } else {
-                // What an older agent took and this one does not must not open anything.
+                // An object that an older agent accepted and this one rejects must not open
+                // anything.
                 objects.extend(stand_in(&object).map(Arc::new));
             }
         }

@@ -10,16 +10,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Longest time that a change goes unseen where inotify is blind.
+/// Longest time until a change is found that inotify does not report.
 const POLL: Duration = Duration::from_secs(2);
 /// The same with so many files that reading them takes long.
 const POLL_AT_MOST: Duration = Duration::from_mins(1);
-/// Reading for nothing takes one part in this many of a processor.
+/// Reads without a change take at most one part in this many of a CPU.
 const SPARING: u32 = 100;
 /// A change is complete when nothing more came for this long: the steps of an editor's save or of
 /// a `ConfigMap`'s swap follow each other within microseconds.
 const QUIET: Duration = Duration::from_millis(15);
-/// A writer that keeps its file open longer than this does not hold up everyone else.
+/// A writer that keeps its file open longer than this does not delay the other changes.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Watches rule files and folders, those that are not there at the moment included.
@@ -44,7 +44,7 @@ struct Interest {
 impl Watch {
     /// Begins to watch. `paths` are absolute.
     pub(super) fn new(paths: &[PathBuf]) -> Self {
-        // Bounded: with this many unread events there is a reload to come anyway.
+        // Bounded: with this many unread events a reload follows anyway.
         let (send, events) = mpsc::channel(1024);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if let Ok(event) = event {
@@ -64,16 +64,16 @@ impl Watch {
         watch
     }
 
-    /// Watches what is there at the moment. Call it before each read, so that a change during the
+    /// Watches the present files and folders. Call it before each read, so that a change during the
     /// read is seen after it.
     pub(super) fn arm(&mut self) {
         let interest = Interest::of(&self.paths);
         if let Some(watcher) = &mut self.watcher {
             for gone in self.interest.watched.difference(&interest.watched) {
-                // A folder that is gone took its watch along.
+                // The watch of a removed folder is gone.
                 drop(watcher.unwatch(gone));
             }
-            // All, not only those that came: a folder may have been replaced under its name.
+            // All folders, not only new ones: a folder may have been replaced under its name.
             for folder in &interest.watched {
                 if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
                     tracing::debug!(folder = %folder.display(), %error, "not watched");
@@ -143,7 +143,7 @@ impl Interest {
         let mut interest = Self::default();
         for path in paths {
             interest.name(path);
-            // A link on the way that is turned elsewhere changes what the path means.
+            // A link on the path that gets another target changes what the path means.
             for link in path.ancestors().skip(1).filter(|a| a.is_symlink()) {
                 interest.name(link);
             }

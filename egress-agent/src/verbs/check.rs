@@ -16,7 +16,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Who reads the verdicts.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// People: the offending line with a caret, then counts
@@ -26,13 +26,13 @@ pub enum Output {
     Json,
 }
 
-/// What was found in all files.
+/// The findings in all files.
 #[derive(Default)]
 struct Counts {
     objects: usize,
     invalid: usize,
     warned: usize,
-    /// Documents of which no object could be made.
+    /// Documents that are no objects.
     unusable: usize,
     /// Files and folders that cannot be read.
     unreadable: usize,

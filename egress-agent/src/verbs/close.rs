@@ -67,7 +67,7 @@ pub fn run(args: CloseArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Its settings, the config file's fields included.
+/// The settings, the config file's fields included.
 struct Closing {
     /// Folder of the pins.
     bpf_dir: PathBuf,
@@ -75,9 +75,9 @@ struct Closing {
     cgroups: Vec<PathBuf>,
     /// Room of the tables, which are created here if there are none.
     max_networks: u32,
-    /// Whether roots that are not there are made.
+    /// Whether missing roots are created.
     create: bool,
-    /// How long roots that are not there are waited for.
+    /// How long to wait for missing roots.
     wait: Duration,
 }
 
@@ -98,7 +98,7 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
         };
         prove(&closing.bpf_dir, &roots)?;
     } else {
-        // The roots that are there first: one that is waited for must not keep them open.
+        // Existing roots first: waiting for a missing one must not keep them open.
         let mut gate = gate::close(
             &closing.bpf_dir,
             &closing.cgroups,
@@ -122,8 +122,8 @@ fn all_closed(bpf_dir: &Path, roots: &Roots) -> bool {
     !roots.paths.is_empty() && roots.paths.iter().all(closed)
 }
 
-/// Fails unless the kernel denies an unlisted connect below every root. Where rules of an agent let
-/// it pass, the programs' presence has to do.
+/// Fails unless the kernel denies an unlisted connect below every root. If an agent's rules allow
+/// it, the presence of the programs is the proof.
 fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
     for root in &roots.paths {
         let shown = root.display();
@@ -149,8 +149,8 @@ fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is left to do where the config file cannot be used: closes what it names, as far as that
-/// can be read, and adds to the error what became of the gate.
+/// For an invalid config file: closes the roots that can be read from it, and adds the result to
+/// the error.
 pub fn close_for(mut error: Failure, known: &Essentials) -> Failure {
     let said = match try_close(known) {
         Ok(closed) if closed.is_empty() => {

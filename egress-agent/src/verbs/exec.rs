@@ -61,7 +61,7 @@ pub fn verb(args: ExecArgs) -> anyhow::Result<()> {
 
 /// Becomes `command` in a fresh child cgroup of `root`. Returns only if it could not.
 ///
-/// `check` says whether the gate is closed there; without it the command would run free.
+/// `check` tests that the gate is closed there; otherwise the command would run ungoverned.
 pub fn run(
     root: &Path,
     command: &[OsString],
@@ -180,7 +180,7 @@ pub fn reap(cgroup: &Path) -> anyhow::Result<()> {
         io::Seek::rewind(&mut events)?;
         events.read_to_string(&mut text)?;
         if text.lines().any(|l| l == "populated 0") {
-            // Someone may have moved in meanwhile: then EBUSY, and the next event decides.
+            // A process may have moved in meanwhile: then EBUSY, and the next event decides.
             match fs::remove_dir(cgroup) {
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -66,7 +66,7 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
         headers: asked.headers.clone(),
         workload: asked.owners()?,
     };
-    // Before anybody is asked: a question that is none is bad usage.
+    // Checked before the agent is asked: a malformed question is bad usage.
     let question = request
         .question()
         .map_err(|e| Failure::usage(format_args!("{}: {e}", asked.destination)))?;
@@ -94,7 +94,7 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
 }
 
 impl Asked {
-    /// Cgroup ids of the workload that is named, the deepest first; none without one.
+    /// Cgroup ids of the named workload, the deepest first; empty without one.
     fn owners(&self) -> anyhow::Result<Vec<CgroupId>> {
         let Some(workload) = &self.workload else {
             return Ok(Vec::new());
@@ -152,22 +152,22 @@ fn by_files(asked: &Asked) -> anyhow::Result<State> {
     Ok(state)
 }
 
-/// Those of the agent whose config file was named, else the defaults.
+/// The settings of the given config file, else the defaults.
 fn settings(asked: &Asked) -> Result<state::Settings, Failure> {
     let Some(file) = asked.admin.config.as_deref() else {
         return Ok(state::Settings::default());
     };
     let flags = Settings {
         rules: asked.rules.clone(),
-        // What is explained does not depend on them, and a config without one is not a config.
+        // A config needs one; the explanation does not depend on it.
         cgroups: vec![PathBuf::from("/")],
         ..Settings::default()
     };
     Ok(engine::settings(&Config::load(flags, Some(file))?))
 }
 
-/// Answers every question of the state machine, each name with the next address of a range that is
-/// no one's (RFC 2544).
+/// Answers every question of the state machine, each name with the next address of the benchmark
+/// range (RFC 2544).
 fn resolve(state: &mut State) {
     let mut next = u32::from(Ipv4Addr::new(198, 18, 0, 1));
     while let Some(query) = state.poll_query() {

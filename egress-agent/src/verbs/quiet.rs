@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
-/// A writer to a pipe whose reader may leave. What is written after that goes nowhere, and the
-/// command ends as it would have.
+/// A writer to a pipe whose reader may close it. Later output is dropped, and the command ends as
+/// it would have.
 #[derive(Debug)]
 pub struct Quiet<W> {
     to: W,

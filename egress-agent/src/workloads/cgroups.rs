@@ -31,11 +31,11 @@ pub struct Cgroup {
 /// What happened to a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is there.
+    /// It exists.
     Appeared(Arc<Cgroup>),
     /// It is gone.
     Vanished(Arc<Cgroup>),
-    /// Its first process came or its last one went.
+    /// Its first process started or its last one ended.
     Populated(CgroupId),
 }
 
@@ -44,7 +44,7 @@ pub struct Cgroups {
     roots: Vec<PathBuf>,
     watches: Watches,
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
-    /// Cgroups that the kernel does not judge. What lies below them is not looked at.
+    /// Cgroups that are too deep for the kernel to judge. Those below them are not followed.
     deep: Deep,
     /// A watch could not be set: only scans find new cgroups.
     blind: bool,
@@ -63,12 +63,12 @@ impl Cgroups {
         })
     }
 
-    /// The cgroup of a folder, if it was there when it was looked at.
+    /// The cgroup of a folder, if it existed at the last scan or event.
     pub fn known(&self, folder: &Path) -> Option<&Cgroup> {
         self.known.get(folder).map(AsRef::as_ref)
     }
 
-    /// The cgroups that lie too deep for the kernel to judge.
+    /// The cgroups that are too deep for the kernel to judge.
     pub fn deep(&self) -> &Deep {
         &self.deep
     }
@@ -78,8 +78,8 @@ impl Cgroups {
         self.blind
     }
 
-    /// Looks at everything below the roots. Returns what differs from what was known, in the
-    /// order in which it must be taken: outer before inner, gone before there.
+    /// Scans everything below the roots. Returns the differences in the order in which they must be
+    /// handled: outer before inner, removed before new.
     pub fn scan(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut seen = BTreeSet::new();
@@ -128,7 +128,7 @@ impl Cgroups {
         changes
     }
 
-    /// A folder of that name went. Another one may have come in its place since.
+    /// A folder of that name was removed. A new one of that name may exist already.
     fn vanished(&mut self, folder: &Path, changes: &mut Vec<Change>) {
         let there = cgroup2::id(folder).ok();
         if there.is_none() {
@@ -155,7 +155,7 @@ impl Cgroups {
         changes: &mut Vec<Change>,
         seen: &mut BTreeSet<PathBuf>,
     ) {
-        // Gone since it was named: its parent's watch reports that too.
+        // It is gone since the event: its parent's watch reports that too.
         let Ok(id) = cgroup2::id(folder) else { return };
         let known = self.known.get(folder).is_some_and(|known| known.id == id);
         if !known && self.known.len() + self.deep.count() >= MOST {

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What `status` shows of them.
+/// The part that `status` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TooDeep {
-    /// Cgroups one level below the limit; what they hold is denied too.
+    /// Cgroups one level below the limit; those below them are denied too.
     pub cgroups: usize,
     /// The folder of the first of them by name.
     pub first: Option<String>,
@@ -26,7 +26,7 @@ pub const fn is_judged(level: usize) -> bool {
 pub struct Deep(BTreeSet<PathBuf>);
 
 impl Deep {
-    /// One is there.
+    /// Adds one.
     pub fn insert(&mut self, folder: &Path) {
         if self.0.is_empty() {
             tracing::warn!(
@@ -38,22 +38,22 @@ impl Deep {
         self.0.insert(folder.to_path_buf());
     }
 
-    /// One is gone.
+    /// Removes one.
     pub fn remove(&mut self, folder: &Path) {
         self.0.remove(folder);
     }
 
-    /// Those that a scan of everything did not see are gone.
+    /// Removes those that a full scan did not find.
     pub fn retain(&mut self, seen: &BTreeSet<PathBuf>) {
         self.0.retain(|folder| seen.contains(folder));
     }
 
-    /// How many there are.
+    /// Their number.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// What `status` shows.
+    /// The part that `status` shows.
     pub fn status(&self) -> TooDeep {
         TooDeep {
             cgroups: self.count(),

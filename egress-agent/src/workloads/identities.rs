@@ -12,12 +12,12 @@ pub fn spelling(workload: &Workload) -> String {
     format!("{}/{}", workload.namespace, workload.service_account)
 }
 
-/// See the module: by the cgroup's path in the hierarchy. Clones are one and the same.
+/// See the module: by the cgroup's path in the hierarchy. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Identities(Arc<RwLock<BTreeMap<String, Arc<str>>>>);
 
 impl Identities {
-    /// A cgroup is this workload, or none.
+    /// Sets the workload of a cgroup, or removes it.
     pub(super) fn set(&self, cgroup: &str, workload: Option<&Workload>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match workload {
@@ -28,7 +28,8 @@ impl Identities {
         }
     }
 
-    /// The workload that a cgroup belongs to: that of the deepest one at or above it that has one.
+    /// The workload that a cgroup belongs to: that of the deepest cgroup at or above it that has
+    /// one.
     pub fn of(&self, cgroup: &str) -> Option<Arc<str>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mut upwards = Path::new(cgroup).ancestors();

@@ -15,9 +15,9 @@ pub struct Placed {
     pub cgroup: String,
     /// The kernel's id.
     pub id: CgroupId,
-    /// Who it is; none where no entry names it.
+    /// Its identity; `None` if no entry matches.
     pub identity: Option<String>,
-    /// What its path says of the pod and the container.
+    /// The pod and the container in its path.
     pub name: names::CgroupName,
     /// A mode of its own.
     pub mode: Option<Mode>,
@@ -27,7 +27,7 @@ pub struct Placed {
     pub namespaces: Counted,
 }
 
-/// A cgroup and what is known of it.
+/// A cgroup and its known state.
 pub(super) struct Member {
     /// The cgroup.
     pub cgroup: Arc<Cgroup>,
@@ -35,6 +35,6 @@ pub(super) struct Member {
     pub path: String,
     /// Its path below the enforced root.
     pub below: String,
-    /// Who it is; none where no entry names it.
+    /// Its identity; `None` if no entry matches.
     pub workload: Option<Workload>,
 }

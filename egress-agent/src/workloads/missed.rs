@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 /// Cgroups that wait. Each costs its id until it is taken.
 const MOST: usize = 4096;
 
-/// See the module. Clones are one and the same.
+/// See the module. Clones share the queue.
 #[derive(Clone, Debug, Default)]
 pub struct Missed(Arc<Inner>);
 
@@ -20,7 +20,7 @@ struct Inner {
 }
 
 impl Missed {
-    /// A flow of this cgroup found no proxy. With too many waiting it is left to the next scan.
+    /// A flow of this cgroup found no proxy. If the queue is full, the next scan finds it.
     pub fn add(&self, cgroup: CgroupId) {
         let mut cgroups = self.waiting();
         if cgroups.len() < MOST && cgroups.insert(cgroup) {

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often everything is looked at, whatever the kernel reported.
+/// How often everything is scanned, whatever the kernel reported.
 const SCAN: Duration = Duration::from_secs(10);
 /// The same if the kernel does not report everything.
 const SCAN_BLIND: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ impl Workloads {
         })
     }
 
-    /// Where the processes of the cgroups are, and what the agent serves there.
+    /// The namespaces of the cgroups' processes, and the agent's services there.
     pub fn namespaces(&mut self) -> &mut Namespaces {
         &mut self.namespaces
     }
@@ -184,16 +184,16 @@ impl Workloads {
         workload.map(|workload| Told::Workload(id, workload))
     }
 
-    /// Who a cgroup is, by the first entry that fits it.
+    /// The identity of a cgroup, by the first entry that matches.
     fn named(&self, cgroup: &Cgroup, below: &str) -> Option<Workload> {
-        // What the gate is proven by is judged as its root is.
+        // A canary's cgroup has its root's policy.
         let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
         let mut entries = self.entries.iter();
         let entry = entries.find(|entry| !proof && entry.cgroup.fits(below));
         entry.map(Workload::from)
     }
 
-    /// Other entries hold from here on. Returns what the rules must know.
+    /// Replaces the entries. Returns what the rules must know.
     pub fn rename(&mut self, entries: Vec<WorkloadEntry>) -> Vec<Told> {
         self.entries = entries;
         let mut told = Vec::new();
@@ -212,7 +212,7 @@ impl Workloads {
         told
     }
 
-    /// The cgroups of the enforced roots; 0, which none has, for one that is not there.
+    /// The cgroup ids of the enforced roots; 0 for a missing one, since no cgroup has id 0.
     pub fn roots(&self) -> impl Iterator<Item = CgroupId> {
         let root = |folder| {
             self.cgroups
@@ -222,17 +222,17 @@ impl Workloads {
         self.roots.iter().map(move |folder| root(folder))
     }
 
-    /// Who shares the proxy as one, kept as it is.
+    /// The shares of the proxy, kept up to date.
     pub fn sharers(&self) -> Sharers {
         self.sharers.clone()
     }
 
-    /// Looks at everything at once: an enforced root came.
+    /// Scans everything now: an enforced root appeared.
     pub fn look_again(&mut self) {
         self.scan_due = Instant::now();
     }
 
-    /// Looks where the processes of a cgroup are.
+    /// Finds the namespaces of a cgroup's processes.
     fn look(&mut self, id: CgroupId) {
         let Some(member) = self.members.get(&id) else {
             return;
@@ -243,7 +243,7 @@ impl Workloads {
             .look(id, &member.cgroup.folder, &member.below, workload);
     }
 
-    /// A flow of this cgroup found no proxy in its namespace: looks there now.
+    /// A flow of this cgroup found no proxy in its namespace: checks the cgroup now.
     pub fn missed(&mut self, cgroup: CgroupId) {
         if self.members.contains_key(&cgroup) {
             self.namespaces.hurry(Instant::now(), cgroup);
@@ -266,7 +266,7 @@ impl Workloads {
         self.owners.become_these(tables, &wanted)
     }
 
-    /// What `status` shows of the cgroups that the kernel does not judge.
+    /// The cgroups that are too deep for the kernel to judge, for `status`.
     pub fn too_deep(&self) -> TooDeep {
         self.cgroups.deep().status()
     }

@@ -11,7 +11,7 @@ const UID_DIGITS: usize = 32;
 /// Hex digits of a container's id (SHA-256 or as many random ones).
 const CONTAINER_DIGITS: usize = 64;
 
-/// What the path of a cgroup names.
+/// The names in a cgroup's path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupName {
     /// The pod that it belongs to.
@@ -27,7 +27,7 @@ pub struct CgroupName {
 pub struct PodRef {
     /// `metadata.uid`, as the API writes it: dashes, not underscores.
     pub uid: String,
-    /// The class that decides where its cgroup stands.
+    /// The class that decides where its cgroup is.
     pub qos: Qos,
 }
 
@@ -47,7 +47,7 @@ pub enum Qos {
 pub struct ContainerRef {
     /// Its id, without the runtime's prefix.
     pub id: String,
-    /// Who made it, where the name says so.
+    /// Its runtime, if the name contains it.
     pub runtime: Option<Runtime>,
 }
 
@@ -81,7 +81,7 @@ pub fn read(path: &str) -> CgroupName {
             }
             continue;
         }
-        // A runtime without the systemd driver, told a systemd path, makes one folder of
+        // A runtime without the systemd driver that gets a systemd path makes one folder of
         // `SLICE:PREFIX:ID`.
         let mut whole = part.splitn(3, ':');
         let slice = whole.next().unwrap_or(part);
@@ -92,7 +92,7 @@ pub fn read(path: &str) -> CgroupName {
                 name.container = container(&format!("{prefix}-{id}"));
             }
         } else if let Some(found) = container(part) {
-            // A container that no kubelet made.
+            // A container without a kubelet.
             name.container.get_or_insert(found);
             name.whole = true;
         }
@@ -135,7 +135,7 @@ fn container(part: &str) -> Option<ContainerRef> {
     let scope = part.strip_suffix(".scope").unwrap_or(part);
     let (runtime, id) = match scope.rsplit_once('-') {
         None => (None, scope),
-        // What else has a prefix is a helper beside the container, such as `crio-conmon-ID`.
+        // Another prefix marks a helper beside the container, such as `crio-conmon-ID`.
         Some((prefix, id)) => {
             let (_, runtime) = RUNTIMES.iter().find(|(name, _)| *name == prefix)?;
             (Some(*runtime), id)

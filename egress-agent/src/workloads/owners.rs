@@ -7,12 +7,12 @@ use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 
-/// What is in the kernel's table.
+/// The content of the kernel's table.
 #[derive(Debug, Default)]
 pub struct Owners(BTreeMap<CgroupId, PolicyId>);
 
 impl Owners {
-    /// What a previous agent left, which stays in force until it is written over.
+    /// The entries of a previous agent, which stay in force until they are overwritten.
     pub fn standing(tables: &Tables) -> anyhow::Result<Self> {
         Ok(Self(tables.owners()?))
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// See the module. Clones are of one set.
+/// See the module. Clones share the set.
 #[derive(Clone, Debug, Default)]
 pub struct Sharers(Arc<RwLock<BTreeSet<CgroupId>>>);
 

@@ -18,17 +18,17 @@ const BUFFER: usize = 16 * 1024;
 /// The kernel's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Happened {
-    /// Events were lost: only a scan says what is there.
+    /// Events were lost: a scan is needed.
     Overflow,
-    /// A child of a watched folder came.
+    /// A child of a watched folder was created.
     Came(PathBuf),
-    /// A child of a watched folder went.
+    /// A child of a watched folder was removed.
     Went(PathBuf),
-    /// The first process of this cgroup came or its last one went.
+    /// The first process of this cgroup started or its last one ended.
     Populated(CgroupId),
 }
 
-/// What a watch is on.
+/// The target of a watch.
 #[derive(Clone, Debug)]
 enum Watched {
     /// A cgroup's folder: its children come and go.
@@ -62,8 +62,8 @@ impl Watches {
         self.add(folder, children, Watched::Folder(folder.to_path_buf()))
     }
 
-    /// Watches whether a cgroup has processes: the kernel tells when `populated` in `cgroup.events`
-    /// changes (cgroup v2, "Un/populated Notification").
+    /// Watches whether a cgroup has processes: the kernel reports when `populated` in
+    /// `cgroup.events` changes (cgroup v2, "Un/populated Notification").
     pub fn populated(&mut self, folder: &Path, id: CgroupId) -> io::Result<()> {
         let events = folder.join("cgroup.events");
         self.add(&events, WatchFlags::MODIFY, Watched::Events(id))
@@ -125,7 +125,7 @@ struct Event {
     name: Option<String>,
 }
 
-/// Reads what the queue holds. Names that are not UTF-8 are left to the scan.
+/// Reads the queue. Names that are not UTF-8 are left to the scan.
 fn read_events(queue: &OwnedFd, events: &mut Vec<Event>) -> io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); BUFFER];
     let mut reader = inotify::Reader::new(queue, &mut buffer);

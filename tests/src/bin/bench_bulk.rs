@@ -51,23 +51,12 @@ enum Transfer {
 }
 
 fn main() -> ExitCode {
-    match bench(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    egress_tests::bench::end(bench(&Cli::parse()))
 }
 
 fn bench(cli: &Cli) -> Result<()> {
     let bench = Bench::new(cli)?;
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    println!(
-        "kernel {}, load {}",
-        rustix::system::uname().release().to_string_lossy(),
-        load.trim()
-    );
+    println!("{}", egress_tests::bench::machine()?);
     println!(
         "seconds of {} MB: median (min to max) without and with the gate, then the median of the \
          pairs' ratios; {} rounds, interleaved",

@@ -41,13 +41,7 @@ struct Labs {
 }
 
 fn main() -> ExitCode {
-    match bench(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    egress_tests::bench::end(bench(&Cli::parse()))
 }
 
 fn bench(cli: &Cli) -> Result<()> {

@@ -9,7 +9,7 @@ use egress_ebpf::ids::PolicyId;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Clusters from which those that nobody asked for are forgotten.
+/// With more clusters than this, unused ones are removed.
 const MANY: usize = 4096;
 
 /// Policies, former ones included, whose turns of one cluster are kept.
@@ -22,17 +22,17 @@ pub(in crate::proxy) struct Clusters(Mutex<Known>);
 #[derive(Debug)]
 struct Known {
     states: BTreeMap<ClusterId, State>,
-    /// With so many it is looked for those that may go.
+    /// With this many, unused ones are looked for.
     look_at: usize,
 }
 
 /// The state of one cluster.
 #[derive(Debug, Default)]
 struct State {
-    /// Whose turn it is among the endpoints, by the policy of those who dial: flows of one take no
-    /// turns from another's.
+    /// The round robin among the endpoints, by policy: flows of one policy do not advance
+    /// another's.
     turns: BTreeMap<PolicyId, Turns>,
-    /// Somebody asked since clusters were last forgotten.
+    /// Whether it was used since unused clusters were last removed.
     asked: bool,
 }
 
@@ -46,7 +46,7 @@ impl Clusters {
         let state = known.states.entry(cluster.id.clone()).or_default();
         state.asked = true;
         if state.turns.len() >= MANY_POLICIES && !state.turns.contains_key(&policy) {
-            // A count that starts again is as fair.
+            // A count that starts again is as even.
             state.turns.clear();
         }
         state.turns.entry(policy).or_default().draw()
@@ -67,7 +67,7 @@ impl Default for Clusters {
 }
 
 impl Known {
-    /// Forgets what nobody asked for since this last happened.
+    /// Removes clusters that were not used since the last call.
     fn make_room(&mut self) {
         if self.states.len() >= self.look_at {
             self.states

@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// One try and two retries, Istio's default for a connection that could not be made
+/// One attempt and two retries, Istio's default for a connection that could not be made
 /// (`pilot/pkg/networking/core/route/retry/retry.go`).
 const TRIES: u32 = 3;
 /// Envoy's base interval of the jittered exponential back-off between tries.
 const BACK_OFF: Duration = Duration::from_millis(25);
 
-/// Connects to the first address that answers; the record gets the address and the tries.
+/// Connects to the first address that answers. Notes the address and the number of attempts in the
+/// record.
 pub(in crate::proxy) async fn connect_any(
     client: &Client,
     order: &[SocketAddr],

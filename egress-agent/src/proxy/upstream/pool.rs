@@ -41,7 +41,7 @@ pub(in crate::proxy) struct Upstream<B> {
     wide: Option<Place>,
     task: OwnedTask,
     place: Place,
-    /// That of one which is idle beside another: the request under way has room for one.
+    /// The memory of an idle connection beside another one; the request under way has room for one.
     room: Option<Place>,
 }
 
@@ -205,8 +205,8 @@ where
         }
     }
 
-    /// Keeps a connection whose exchange is over; the oldest goes where there are too many.
-    /// One beside others is kept only where the workload has memory to spare.
+    /// Keeps a connection whose exchange is over and drops the oldest if there are too many. A
+    /// second one is kept only if the workload has memory to spare.
     pub(in crate::proxy) fn put(&self, client: &Client, mut upstream: Upstream<B>) {
         if upstream.send.is_closed() {
             return;

@@ -14,10 +14,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What the connection's owner tells those who read it.
+/// Signals from the connection's owner to its readers.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// A response is to begin.
+    /// A response is expected.
     pub(super) expected: AtomicBool,
     /// There is memory for large reads.
     pub(super) wide: AtomicBool,

@@ -60,13 +60,7 @@ fn main() -> ExitCode {
             None => bench(&cli),
         },
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    egress_tests::bench::end(done)
 }
 
 fn bench(cli: &Cli) -> Result<()> {
@@ -89,14 +83,9 @@ fn bench(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// Says on what is measured, and what the columns are.
+/// Prints the machine and the meaning of the columns.
 fn introduce(rounds: usize) -> Result<()> {
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    println!(
-        "kernel {}, load {}",
-        rustix::system::uname().release().to_string_lossy(),
-        load.trim()
-    );
+    println!("{}", egress_tests::bench::machine()?);
     println!(
         "ns of one call: median cpu (min to max), median wall; then what is added to it, pair by \
          pair: median (middle half), share; {rounds} rounds, interleaved"

@@ -35,13 +35,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match bench(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    egress_tests::bench::end(bench(&Cli::parse()))
 }
 
 fn bench(cli: &Cli) -> Result<()> {

@@ -134,13 +134,7 @@ fn part(name: &str) -> Result<&'static str, String> {
 }
 
 fn main() -> ExitCode {
-    match bench(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    egress_tests::bench::end(bench(&Cli::parse()))
 }
 
 fn bench(cli: &Cli) -> Result<()> {

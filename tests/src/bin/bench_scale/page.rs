@@ -8,18 +8,14 @@ use anyhow::{Result, bail};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::thread::available_parallelism;
 
 /// The part's heading, text and table. With `before`, each figure stands after that agent's.
 pub fn section(part: &Part, now: &Table, before: Option<&Table>) -> Result<String> {
-    let load = fs::read_to_string("/proc/loadavg")?;
-    let load = load.split(' ').next().unwrap_or_default();
     let mut text = format!(
-        "## {}\n\n{} Linux {}, {} CPUs, load {load} at the end.{}\n\n",
+        "## {}\n\n{} {} at the end.{}\n\n",
         part.name,
         part.about,
-        rustix::system::uname().release().to_string_lossy(),
-        available_parallelism()?,
+        egress_tests::bench::machine()?,
         if before.is_some() {
             " Each cell: before → now."
         } else {
