@@ -7,7 +7,6 @@ use egress_tests::hosts::Echo;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::load::Counts;
 use egress_tests::{Lab, LabOptions, Load, pinned, readiness, wait_until};
-use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
