@@ -37,6 +37,19 @@ fn straight(lab: &Lab) -> [Option<i32>; 2] {
     both.map(|to| lab.attempt("tcp-echo", to).unwrap().errno)
 }
 
+/// Listed names, and those of them without an address.
+fn names(lab: &Lab) -> [u64; 2] {
+    let status = lab.status().unwrap();
+    ["names", "namesWithoutAddress"].map(|key| status["rules"][key].as_u64().unwrap())
+}
+
+/// How often the agent says that it goes on without the answers that it waited for.
+fn waited(lab: &mut Lab) -> usize {
+    let lines = lab.agent().unwrap().log_since(0);
+    let gave_up = |line: &&String| line.contains("no DNS answer yet");
+    lines.iter().filter(gave_up).count()
+}
+
 const PASSES: [Option<i32>; 2] = [None; 2];
 const REFUSED: [Option<i32>; 2] = [Some(libc::EPERM); 2];
 
@@ -46,11 +59,15 @@ fn what_is_listed_and_was_known_stays_reachable_when_no_name_server_answers_afte
     assert_eq!(through_the_proxy(&lab).code, 200);
     assert_eq!(straight(&lab), PASSES);
 
+    assert_eq!(names(&lab), [2, 0]);
+
     lab.dns.fail(Fault::Silent);
     lab.agent().unwrap().terminate().unwrap();
     let mode = fs::metadata(file(&lab)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     lab.start_agent().unwrap();
+    assert_eq!(waited(&mut lab), 0, "names with leases are not waited for");
+    assert_eq!(names(&lab), [2, 0]);
     assert_eq!(through_the_proxy(&lab).code, 200);
     assert_eq!(straight(&lab), PASSES);
 
@@ -83,6 +100,8 @@ fn an_agent_that_was_killed_has_left_them_and_without_the_file_they_are_refused(
     fs::write(file(&lab), "not an agent's").unwrap();
     lab.start_agent().unwrap();
     assert_eq!(straight(&lab), REFUSED);
+    assert_eq!(waited(&mut lab), 1, "a name without a lease is waited for");
+    assert_eq!(names(&lab), [2, 2]);
     let told = lab.agent().unwrap().log_since(0);
     let not_taken = told
         .iter()

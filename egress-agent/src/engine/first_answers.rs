@@ -3,6 +3,8 @@
 use crate::observe::readiness::{Board, Part};
 use crate::observe::trouble::Trouble;
 use egress_core::policy::state::State;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the first questions may take before the tables are written with what is known. Names
@@ -42,6 +44,12 @@ impl FirstAnswers {
         self.until
     }
 
+    /// Whether it is due: the clock says so, whether or not a timer had its turn among answers that
+    /// come without a pause.
+    pub(super) fn are_late(&self) -> bool {
+        self.until.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Looks which names are still waited for.
     pub(super) fn look(&mut self, state: &State) {
         if self.until.is_none() {
@@ -66,10 +74,19 @@ impl FirstAnswers {
     pub(super) fn give_up(&mut self, state: &State) {
         self.until = None;
         self.board.set(Part::Answers, None);
-        let denied = state.addressless().join(", ");
-        tracing::warn!(
-            denied,
-            "some names have no DNS answer yet; they are denied until they have one"
-        );
+        let names = state.addressless();
+        if !names.is_empty() {
+            tracing::warn!(
+                names = names.len(),
+                denied = first(names),
+                "some names have no DNS answer yet; they are denied until they have one"
+            );
+        }
     }
+}
+
+/// The first of them.
+fn first(names: &BTreeSet<Arc<str>>) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(AsRef::as_ref).collect();
+    shown.join(", ")
 }

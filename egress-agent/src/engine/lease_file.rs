@@ -5,6 +5,8 @@ use crate::state_file;
 use egress_core::policy::leases::store::{MAX_TEXT, Stored};
 use egress_core::policy::state::State;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Delay from an answer with other addresses to the write. Answers that arrive meanwhile are
@@ -15,9 +17,17 @@ const LATE: Duration = Duration::from_mins(10);
 
 /// See the module.
 pub(super) struct LeaseFile {
-    path: PathBuf,
     /// When to write; none while nothing changed.
     due: Option<Instant>,
+    /// Number of the latest text.
+    latest: Arc<AtomicU64>,
+    /// One write at a time.
+    file: Arc<Mutex<File>>,
+}
+
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
     /// The last write failed, and that was logged.
     failing: bool,
 }
@@ -25,10 +35,14 @@ pub(super) struct LeaseFile {
 impl LeaseFile {
     /// That of an agent with this admin socket. Reads nothing.
     pub(super) fn beside(admin_socket: &Path) -> Self {
+        let path = admin_socket.with_extension("leases");
         Self {
-            path: admin_socket.with_extension("leases"),
             due: None,
-            failing: false,
+            latest: Arc::default(),
+            file: Arc::new(Mutex::new(File {
+                path,
+                failing: false,
+            })),
         }
     }
 
@@ -45,10 +59,11 @@ impl LeaseFile {
 
     /// What the previous agent left; none if there was no agent, or if its file cannot be trusted.
     fn read(&self, clock: Duration) -> Option<Stored> {
-        match read(&self.path, clock) {
+        let file = lock(&self.file);
+        match read(&file.path, clock) {
             Ok(stored) => stored,
             Err(error) => {
-                let (file, error) = (self.path.display(), format!("{error:#}"));
+                let (file, error) = (file.path.display(), format!("{error:#}"));
                 tracing::warn!(%file, error, "cannot use the DNS leases of the previous agent");
                 None
             }
@@ -68,14 +83,35 @@ impl LeaseFile {
         }
     }
 
-    /// Writes the leases for the next agent.
+    /// Writes the leases for the next agent, and returns when they are written.
     pub(super) fn keep(&mut self, state: &State) {
-        let text = state.stored(Instant::now(), clock());
-        self.write(&text);
+        let text = self.text(state);
+        lock(&self.file).write(&text);
     }
 
-    fn write(&mut self, text: &str) {
+    /// The same without waiting for the disk.
+    pub(super) fn keep_soon(&mut self, state: &State) {
+        let text = self.text(state);
+        let own = self.latest.load(Ordering::Relaxed);
+        let (latest, file) = (Arc::clone(&self.latest), Arc::clone(&self.file));
+        tokio::task::spawn_blocking(move || {
+            let mut file = lock(&file);
+            // A later text was or will be written.
+            if latest.load(Ordering::Relaxed) == own {
+                file.write(&text);
+            }
+        });
+    }
+
+    fn text(&mut self, state: &State) -> String {
         self.due = None;
+        self.latest.fetch_add(1, Ordering::Relaxed);
+        state.stored(Instant::now(), clock())
+    }
+}
+
+impl File {
+    fn write(&mut self, text: &str) {
         let result = write(&self.path, text);
         if let Err(error) = &result
             && !self.failing
@@ -85,6 +121,10 @@ impl LeaseFile {
         }
         self.failing = result.is_err();
     }
+}
+
+fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Since 1970; a clock before that is at its beginning.
@@ -105,6 +145,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use egress_core::policy::state::Settings;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
@@ -118,11 +159,11 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_only_its_owner_may() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = LeaseFile::beside(&dir.path().join("agent.sock"));
+        let file = LeaseFile::beside(&dir.path().join("agent.sock"));
         assert_eq!(file.read(CLOCK), None);
-        file.write("cut off");
+        lock(&file.file).write("cut off");
         assert_eq!(file.read(CLOCK), None);
-        file.write(&text());
+        lock(&file.file).write(&text());
         assert!(file.read(CLOCK).is_some());
         let path = dir.path().join("agent.leases");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
@@ -156,7 +197,7 @@ mod tests {
         file.answered(start, true);
         file.answered(start + SOON / 2, true);
         assert_eq!(file.due(), Some(start + SOON), "not put off");
-        file.write("");
+        file.text(&State::new(Settings::default()));
         assert_eq!(file.due(), None);
     }
 }

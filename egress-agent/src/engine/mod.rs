@@ -22,7 +22,7 @@ pub(crate) use settings::settings;
 
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::kernel::{NoRoom, Tables};
+use crate::kernel::{NoRoom, Tables, random};
 use crate::namespaces::Services;
 use crate::observe::families::Own;
 use crate::operate::ask::Ask;
@@ -81,9 +81,10 @@ impl Engine {
             .standing()
             .context("reading the tables of the previous agent")?;
         let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
+        let mut settings = settings(config);
+        [settings.leases.seed] = random::words().context("drawing random numbers")?;
         let owners = Owners::standing(&tables)?;
-        let mut state =
-            State::adopting(settings(config), standing).with_owners(owners.all().clone());
+        let mut state = State::adopting(settings, standing).with_owners(owners.all().clone());
         let workloads = Workloads::new(config, roots, owners, news.identities.clone())?;
         Ok(Self {
             published: Published::of(&mut state),
@@ -152,20 +153,20 @@ impl Engine {
 
     /// Waits for the first answers, as long as [`Self::begin`] says, and answers `status` meanwhile.
     async fn wait_for_answers(&mut self) {
-        let patience = self.first_answers.begin(&self.state);
-        let deadline = tokio::time::Instant::now() + patience;
-        while self.first_answers.due().is_some() {
+        let deadline = Instant::now() + self.first_answers.begin(&self.state);
+        // The clock is looked at as well: among answers that come without a pause no timer may have
+        // its turn.
+        while self.first_answers.due().is_some() && Instant::now() < deadline {
             tokio::select! {
-                replies = self.questions.replies() => self.answer(replies),
+                replies = self.questions.replies() => {
+                    self.answer(replies);
+                    self.questions.ask(&mut self.state);
+                }
                 Some(ask) = self.news.asks.recv() => self.reply(ask),
-                () = tokio::time::sleep_until(deadline) => break,
+                () = until(Some(deadline)) => break,
             }
         }
-        if self
-            .first_answers
-            .due()
-            .is_some_and(|at| at <= Instant::now())
-        {
+        if self.first_answers.are_late() {
             self.first_answers.give_up(&self.state);
         }
     }
@@ -207,6 +208,9 @@ impl Engine {
 
     /// The next thing that happens. Dropping the future loses nothing.
     async fn next(&mut self, rules: &mut Rules) -> anyhow::Result<Input> {
+        if self.first_answers.are_late() {
+            return Ok(Input::FirstAnswersLate);
+        }
         let due = self.state.poll_timeout();
         Ok(tokio::select! {
             rules = rules.next() => rules,
@@ -240,7 +244,7 @@ impl Engine {
             Input::Replies(replies) => self.answer(replies),
             Input::Due => self.state.handle_timeout(Instant::now()),
             Input::FirstAnswersLate => self.first_answers.give_up(&self.state),
-            Input::KeepLeases => self.keep_leases(),
+            Input::KeepLeases => self.lease_file.keep_soon(&self.state),
             Input::Ask(ask) => self.reply(ask),
         }
         self.flush()?;
@@ -335,12 +339,9 @@ impl Engine {
     /// Takes what came of DNS questions.
     fn answer(&mut self, replies: Vec<Reply>) {
         let now = Instant::now();
-        for reply in replies {
-            let good = reply.is_good();
-            let changed = reply.give(now, &mut self.state);
-            if good {
-                self.lease_file.answered(now, changed);
-            }
+        let taken = questions::give(replies, now, &mut self.state);
+        if taken.answered {
+            self.lease_file.answered(now, taken.changed);
         }
         self.first_answers.look(&self.state);
     }
@@ -364,7 +365,7 @@ impl Engine {
         }
     }
 
-    /// Writes the leases for the next agent.
+    /// Writes the leases for the next agent, and returns when they are written.
     pub fn keep_leases(&mut self) {
         self.lease_file.keep(&self.state);
     }

@@ -9,8 +9,12 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
-/// Replies that are taken together: what follows from them is carried out once.
+/// Replies that are taken together: what follows from them is carried out once. Other inputs wait for
+/// one such lot.
 const AT_ONCE: usize = 256;
+/// Questions that are handed to the resolver, which asks fewer at a time: enough for it to go on with
+/// while the engine is busy, and few enough that each may be a task.
+const UNDER_WAY: usize = 1024;
 
 /// A question that came back.
 pub(super) struct Reply {
@@ -23,6 +27,7 @@ pub(super) struct Questions {
     resolver: Resolver,
     replies: mpsc::UnboundedSender<Reply>,
     inbox: mpsc::UnboundedReceiver<Reply>,
+    under_way: usize,
 }
 
 impl Questions {
@@ -33,12 +38,16 @@ impl Questions {
             resolver,
             replies,
             inbox,
+            under_way: 0,
         }
     }
 
-    /// Asks what is due.
-    pub(super) fn ask(&self, state: &mut State) {
-        while let Some(Query { name }) = state.poll_query() {
+    /// Asks what is due, as far as there is room; the rest with a later call, after replies came.
+    pub(super) fn ask(&mut self, state: &mut State) {
+        while self.under_way < UNDER_WAY
+            && let Some(Query { name }) = state.poll_query()
+        {
+            self.under_way += 1;
             let (resolver, replies) = (self.resolver.clone(), self.replies.clone());
             tokio::spawn(async move {
                 let result = resolver.resolve(&name).await;
@@ -53,24 +62,39 @@ impl Questions {
         let mut replies = Vec::new();
         // None come only where no sender is left, and one is kept here.
         self.inbox.recv_many(&mut replies, AT_ONCE).await;
+        self.under_way = self.under_way.saturating_sub(replies.len());
         replies
     }
 }
 
-impl Reply {
-    /// Whether it is an answer.
-    pub(super) fn is_good(&self) -> bool {
-        self.result.is_ok()
-    }
+/// What replies did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Some were answers.
+    pub(super) answered: bool,
+    /// Some names have other addresses.
+    pub(super) changed: bool,
+}
 
-    /// Gives it to the state machine, and logs what is wrong with it. Returns whether the name has
-    /// other addresses.
-    pub(super) fn give(self, now: Instant, state: &mut State) -> bool {
-        let Self { name, result } = self;
-        if let Err(failure) = &result {
-            tracing::warn!(%name, %failure, "DNS lookup failed; keeping the last known addresses");
+/// Gives replies to the state machine, and logs what is wrong with them.
+pub(super) fn give(replies: Vec<Reply>, now: Instant, state: &mut State) -> Taken {
+    let mut taken = Taken::default();
+    for Reply { name, result } in &replies {
+        match result {
+            Ok(_) => taken.answered = true,
+            Err(failure) => {
+                tracing::warn!(%name, %failure, "DNS lookup failed; keeping the last known addresses");
+            }
         }
-        let outcome = state.handle_answer(now, &name, result);
+    }
+    let names: Vec<_> = replies
+        .iter()
+        .map(|reply| Arc::clone(&reply.name))
+        .collect();
+    let results = replies.into_iter().map(|reply| (reply.name, reply.result));
+    let outcomes = state.handle_answers(now, results.collect());
+    for (name, outcome) in names.iter().zip(outcomes) {
+        taken.changed |= outcome.changed;
         if !outcome.not_public.is_empty() {
             let addresses = join(&outcome.not_public);
             tracing::warn!(%name, addresses, "DNS answer contains addresses that are not public; ignoring them (allowPrivateAnswers or privateAnswers accepts them)");
@@ -78,8 +102,8 @@ impl Reply {
         if outcome.left_out > 0 {
             tracing::warn!(%name, left_out = outcome.left_out, "DNS answer contains more addresses than a name may have; ignoring the rest");
         }
-        outcome.changed
     }
+    taken
 }
 
 fn join(addresses: &[IpAddr]) -> String {

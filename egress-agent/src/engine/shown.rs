@@ -88,6 +88,8 @@ impl Shown {
             addresses,
             networks,
             failing: state.failing(),
+            names: state.names_asked(),
+            names_without_address: state.addressless().len(),
             findings: shown(findings),
             too_deep: placing.workloads.too_deep(),
             workloads: placing.workloads.placed(),

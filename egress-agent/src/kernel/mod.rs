@@ -17,7 +17,7 @@ mod origins;
 mod outer;
 mod pins;
 mod policies;
-mod random;
+pub mod random;
 mod rival;
 mod rules;
 mod slots;

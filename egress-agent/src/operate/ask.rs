@@ -40,6 +40,10 @@ pub struct Facts {
     pub addresses: Room,
     /// Networks in the tables.
     pub networks: Room,
+    /// Listed names that are asked for.
+    pub names: usize,
+    /// Of them, those without an address: they are not in force yet.
+    pub names_without_address: usize,
     /// Names whose last question failed, and why.
     pub failing: Vec<(Arc<str>, Failure)>,
     /// The first findings across objects: what they do together that their author may not want.

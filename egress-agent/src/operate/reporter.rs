@@ -168,6 +168,8 @@ impl Reporter {
                 networks: table(facts.networks),
                 without_policy: noted.without_policy,
                 too_deep: facts.too_deep,
+                names: facts.names,
+                names_without_address: facts.names_without_address,
                 failing: facts
                     .failing
                     .into_iter()

@@ -89,6 +89,10 @@ pub struct RulesStatus {
     pub without_policy: usize,
     /// Cgroups that are denied everything, because they are nested deeper than the kernel judges.
     pub too_deep: TooDeep,
+    /// Listed names whose addresses are asked for.
+    pub names: usize,
+    /// Of them, those that have no address yet, and are denied until they have one.
+    pub names_without_address: usize,
     /// Names whose last question failed, and why.
     pub failing: BTreeMap<String, String>,
     /// Counts since the start.

@@ -70,8 +70,17 @@ impl Text<'_> {
         for problem in others.take(LINES) {
             line(f, "problem", problem)?;
         }
-        for (name, why) in &r.failing {
+        if r.names_without_address > 0 {
+            let text = "listed names have no address yet, and are denied until they have one";
+            let (without, all) = (r.names_without_address, r.names);
+            line(f, "names", format_args!("{without} of {all} {text}"))?;
+        }
+        for (name, why) in r.failing.iter().take(LINES) {
             line(f, "failing", format_args!("{name}: {why}"))?;
+        }
+        if r.failing.len() > LINES {
+            let more = r.failing.len() - LINES;
+            line(f, "failing", format_args!("and {more} names more"))?;
         }
         if let Some(first) = &r.too_deep.first {
             let count = r.too_deep.cgroups;

@@ -25,12 +25,14 @@ fn as_dialled(origin: SocketAddr, nets: &[&str]) -> PortRoutes {
             host: HOST.into(),
             nets: vec![],
             routes: vec![Arc::new(route)],
-        })],
+        })]
+        .into(),
         tls: vec![Arc::new(TlsRoute {
             sni_hosts: vec![HOST.into()],
             nets: vec![],
             to: Split::one(cluster),
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     }
 }

@@ -66,7 +66,9 @@ async fn an_unlisted_host_is_served_by_what_was_dialled_and_a_listed_one_as_ever
 #[tokio::test]
 async fn a_host_without_a_route_is_served_too() {
     let mut port = http_port(HOST, &[], None);
-    Arc::make_mut(&mut port.hosts[0]).routes.clear();
+    let mut hosts = entries(&port.hosts);
+    Arc::make_mut(&mut hosts[0]).routes.clear();
+    port.hosts = hosts.into();
     let bed = bed(dialled().await, Some(port)).await;
     let reply = bed.client().await.ask(&get(HOST, "/")).await;
     assert_eq!((reply.status(), reply.text()), (200, "dialled"));

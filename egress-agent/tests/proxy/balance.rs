@@ -47,7 +47,8 @@ fn by_host(to: Split) -> PortRoutes {
             host: HOST.into(),
             nets: vec![],
             routes: vec![Arc::new(route)],
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     }
 }
@@ -59,7 +60,8 @@ fn by_sni(to: Split) -> PortRoutes {
             sni_hosts: vec![HOST.into()],
             nets: vec![],
             to,
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     }
 }
@@ -70,7 +72,8 @@ fn by_address(to: Split) -> PortRoutes {
             nets: vec!["192.0.2.1/32".parse().unwrap()],
             sniffed: false,
             to,
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     }
 }
@@ -162,12 +165,14 @@ async fn flows_of_one_service_take_no_turns_from_another() {
     }
     let mut port = by_host(Split::one(service(&a)));
     let other = by_host(Split::one(named("b.example", &b)));
-    port.hosts.extend(other.hosts.iter().map(|host| {
+    let mut hosts = entries(&port.hosts);
+    hosts.extend(other.hosts.iter().map(|(_, host)| {
         Arc::new(VirtualHost {
             host: "b.example".into(),
             ..VirtualHost::clone(host)
         })
     }));
+    port.hosts = hosts.into();
     let bed = Bed::new(port).await;
     let (mut first, mut second) = (bed.client().await, bed.client().await);
     let mut counts = BTreeMap::<(char, usize), usize>::new();

@@ -16,7 +16,8 @@ async fn a_flow_to_a_service_without_endpoints_is_denied_with_its_reason() {
             nets: vec!["192.0.2.1/32".parse().unwrap()],
             sniffed: false,
             to: Split::one(cluster("tcp.example", &[])),
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     };
     for (port, bytes, host) in [

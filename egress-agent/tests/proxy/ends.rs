@@ -56,7 +56,8 @@ fn tcp_port(origin: SocketAddr) -> PortRoutes {
             nets: vec!["192.0.2.1/32".parse().unwrap()],
             sniffed: false,
             to: Split::one(Arc::new(cluster)),
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     }
 }

@@ -52,16 +52,14 @@ async fn origin() -> SocketAddr {
 }
 
 fn ports(names: &[&str], origin: SocketAddr) -> PortRoutes {
-    let mut port = PortRoutes {
+    let hosts = |name: &&str| entries(&http_port(name, &[origin], None).hosts);
+    let tls = |name: &&str| entries(&tls_port(PortKind::Tls, name, &[origin]).tls);
+    PortRoutes {
         kind: PortKind::Sniff,
+        hosts: names.iter().flat_map(hosts).collect::<Vec<_>>().into(),
+        tls: names.iter().flat_map(tls).collect::<Vec<_>>().into(),
         ..PortRoutes::default()
-    };
-    for name in names {
-        port.hosts.extend(http_port(name, &[origin], None).hosts);
-        port.tls
-            .extend(tls_port(PortKind::Tls, name, &[origin]).tls);
     }
-    port
 }
 
 /// The routes with these owners. The default policy is the wide one.

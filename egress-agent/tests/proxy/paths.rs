@@ -24,7 +24,8 @@ fn public_only(origin: SocketAddr) -> PortRoutes {
             host: HOST.into(),
             nets: vec![],
             routes: vec![Arc::new(route)],
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     }
 }

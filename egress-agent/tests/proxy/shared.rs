@@ -17,11 +17,12 @@ fn beside(mut port: PortRoutes, sniffed: bool, origin: SocketAddr) -> PortRoutes
         endpoints: vec![origin],
         ..Cluster::default()
     };
-    port.tcp.push(Arc::new(TcpRoute {
+    let route = TcpRoute {
         nets: vec!["192.0.2.1/32".parse().unwrap()],
         sniffed,
         to: Split::one(Arc::new(cluster)),
-    }));
+    };
+    port.tcp = vec![Arc::new(route)].into();
     port
 }
 

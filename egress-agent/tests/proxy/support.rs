@@ -8,7 +8,7 @@ use egress_agent::proxy::{
     OriginLookup, Shared, drain_channel, serve,
 };
 use egress_core::routing::{
-    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
+    ByName, Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
     VirtualHost,
 };
 use egress_core::traffic::{ClusterId, RoutePolicy};
@@ -197,7 +197,8 @@ pub fn http_port(host: &str, endpoints: &[SocketAddr], timeout: Option<Duration>
             host: host.into(),
             nets: vec![],
             routes,
-        })],
+        })]
+        .into(),
         ..PortRoutes::default()
     }
 }
@@ -210,7 +211,12 @@ pub fn tls_port(kind: PortKind, name: &str, endpoints: &[SocketAddr]) -> PortRou
     })];
     PortRoutes {
         kind,
-        tls,
+        tls: tls.into(),
         ..PortRoutes::default()
     }
+}
+
+/// The entries of a list.
+pub fn entries<T>(list: &ByName<T>) -> Vec<Arc<T>> {
+    list.iter().map(|(_, entry)| Arc::clone(entry)).collect()
 }

@@ -10,7 +10,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -46,6 +46,8 @@ struct State {
     zone: BTreeMap<String, Entry>,
     fault: Fault,
     queries: Vec<(String, String)>,
+    /// When each came.
+    times: Vec<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -96,6 +98,11 @@ impl Dns {
         self.lock().queries.clone()
     }
 
+    /// When each of [`Self::queries`] came.
+    pub fn times(&self) -> Vec<Instant> {
+        self.lock().times.clone()
+    }
+
     fn late(&self) -> Duration {
         match self.lock().fault {
             Fault::Late(by) => by,
@@ -116,6 +123,7 @@ impl Dns {
         let query = Message::from_vec(message).ok()?;
         let question = query.queries.first()?.clone();
         let mut state = self.lock();
+        state.times.push(Instant::now());
         state.queries.push((
             key(&question.name().to_utf8()),
             question.query_type().to_string(),

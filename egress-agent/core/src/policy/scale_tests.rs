@@ -3,6 +3,7 @@
 use super::state::{Settings, State};
 use crate::istio::{Object, decode};
 use crate::policy::leases::Answer;
+use crate::routing::RouteTable;
 use egress_ebpf::ids::PolicyId;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -32,6 +33,53 @@ fn rules() -> Vec<Arc<Object>> {
         .collect()
 }
 
+fn answer(n: usize) -> Answer {
+    Answer {
+        addresses: vec![[203, 0, (n >> 8) as u8, n as u8].into()],
+        ttl: Duration::from_mins(1),
+    }
+}
+
+/// How many references there are to the hosts and server names of a port, beside those of others.
+fn references(routes: &RouteTable, port: u16) -> usize {
+    let routes = routes.port(PolicyId(0), port).unwrap();
+    let hosts = routes.hosts.iter().map(|(_, host)| Arc::strong_count(host));
+    let tls = routes.tls.iter().map(|(_, route)| Arc::strong_count(route));
+    hosts.chain(tls).sum()
+}
+
+#[test]
+fn one_answer_copies_little_of_a_snapshot_with_ten_thousand_names() {
+    let (now, rules) = (Instant::now(), rules());
+    let mut state = State::new(Settings::default());
+    state.handle_rules(now, &rules);
+    for name in [0, 777, HOSTS - 1] {
+        let before = state.routes();
+        let held = [80, 443].map(|port| references(&before, port));
+        state.handle_answer(now, &format!("h{name}.example.com"), Ok(answer(name)));
+        let after = state.routes();
+        assert!(!Arc::ptr_eq(&before, &after));
+        for (port, held) in [80, 443].into_iter().zip(held) {
+            let copied = references(&before, port) - held;
+            assert!(
+                copied < 1000,
+                "port {port}: {copied} of {HOSTS} names copied"
+            );
+        }
+        let one = |routes: &RouteTable| {
+            let hosts = &routes.port(PolicyId(0), 80).unwrap().hosts;
+            let mut hosts = hosts
+                .iter()
+                .filter(|(host, _)| ***host == *format!("h{name}.example.com"));
+            Arc::clone(hosts.next().unwrap().1)
+        };
+        assert!(
+            !Arc::ptr_eq(&one(&before), &one(&after)),
+            "the host itself is another"
+        );
+    }
+}
+
 #[test]
 fn one_answer_among_ten_thousand_services_writes_its_own_entries_only() {
     let (now, rules) = (Instant::now(), rules());
@@ -40,10 +88,6 @@ fn one_answer_among_ten_thousand_services_writes_its_own_entries_only() {
     state.handle_rules(now, &rules);
     let compiled = begin.elapsed();
     assert_eq!(state.unresolved().len(), HOSTS);
-    let answer = |n: usize| Answer {
-        addresses: vec![[203, 0, (n >> 8) as u8, n as u8].into()],
-        ttl: Duration::from_mins(1),
-    };
     let begin = Instant::now();
     for n in 0..200 {
         state.handle_answer(now, &format!("h{n}.example.com"), Ok(answer(n)));

@@ -4,14 +4,12 @@ use super::head::RequestHead;
 use super::inside::{canonical, within};
 use super::matching::{Fit, HttpMatch};
 use super::{
-    Cluster, DenialReason, PolicyRoutes, PortRoutes, RouteTable, Split, Turn, VirtualHost,
+    Cluster, DenialReason, PolicyRoutes, PortRoutes, RouteTable, Split, TlsRoute, Turn, VirtualHost,
 };
 use crate::http::authority::parse_authority;
 use crate::traffic::{ClusterId, HttpAction, NoAction, RoutePolicy};
 use egress_ebpf::ids::PolicyId;
-use ipnet::IpNet;
 use std::cell::OnceCell;
-use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -104,8 +102,7 @@ impl RouteTable {
         let missing = OnceCell::new();
         let by_name = || {
             let routes = self.port(policy, dialled.port())?;
-            let fits = |at: usize| {
-                let route = &routes.tls[at];
+            let fits = |route: &Arc<TlsRoute>| {
                 let cluster = route.to.pick(turn)?;
                 if !within(&route.nets, dialled.ip()) {
                     return None;
@@ -122,7 +119,7 @@ impl RouteTable {
                 takes.then(|| TlsDecision::Forward(Arc::clone(cluster)))
             };
             match sni {
-                Some(name) => routes.find_tls(name, fits),
+                Some(name) => routes.tls.find(name, fits),
                 None => routes.nameless(dialled.ip()).find_map(fits),
             }
         };
@@ -147,8 +144,7 @@ impl RouteTable {
         };
         let listed = || {
             let port = routes.ports.get(&dialled.port())?;
-            port.find_tcp(dialled.ip(), |at| {
-                let route = &port.tcp[at];
+            port.tcp.find(dialled.ip(), |route| {
                 let cluster = route.to.pick(turn)?;
                 if let Some(why) = &cluster.policy.denied {
                     return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
@@ -172,17 +168,14 @@ impl RouteTable {
     /// Whether a running TLS connection with this server name still is listed, whichever of its
     /// route's destinations it went to.
     pub fn lists_server(&self, policy: PolicyId, dialled: SocketAddr, sni: Option<&str>) -> bool {
-        let leads = |at: usize, routes: &PortRoutes| {
-            let route = &routes.tls[at];
+        let leads = |route: &Arc<TlsRoute>| {
             within(&route.nets, dialled.ip()).then(|| leads_somewhere(&route.to, dialled))?
         };
         let by_name = || {
             let routes = self.port(policy, dialled.port())?;
             match sni {
-                Some(name) => routes.find_tls(name, |at| leads(at, routes)),
-                None => routes
-                    .nameless(dialled.ip())
-                    .find_map(|at| leads(at, routes)),
+                Some(name) => routes.tls.find(name, leads),
+                None => routes.nameless(dialled.ip()).find_map(leads),
             }
         };
         by_name().unwrap_or_else(|| self.lists_tcp(policy, dialled))
@@ -192,10 +185,8 @@ impl RouteTable {
     /// one.
     pub fn no_server_name(&self, policy: PolicyId, dialled: SocketAddr) -> DenialReason {
         let addr = canonical(dialled.ip());
-        let listed = self.port(policy, dialled.port()).and_then(|routes| {
-            let mut networks = routes.tls_addresses.iter().map(|(net, _)| *net);
-            networks.find(|net| net.contains(&addr))
-        });
+        let routes = self.port(policy, dialled.port());
+        let listed = routes.and_then(|routes| routes.addresses.tls_network(addr));
         listed.map_or(
             DenialReason::NoServerName,
             DenialReason::NoServerNameInNetwork,
@@ -209,9 +200,8 @@ impl RouteTable {
         };
         let listed = || {
             let port = routes.ports.get(&dialled.port())?;
-            port.find_tcp(dialled.ip(), |at| {
-                leads_somewhere(&port.tcp[at].to, dialled)
-            })
+            port.tcp
+                .find(dialled.ip(), |route| leads_somewhere(&route.to, dialled))
         };
         routes.pass_through(dialled).is_some() || listed().unwrap_or(false)
     }
@@ -236,7 +226,7 @@ impl PortRoutes {
         turn: impl Into<Turn>,
     ) -> HttpDecision {
         let turn = turn.into();
-        let decided = |at: usize| match self.hosts[at].decide(dialled, head, turn) {
+        let decided = |host: &Arc<VirtualHost>| match host.decide(dialled, head, turn) {
             // Not at this address: a wildcard over it may be.
             HttpDecision::UnlistedHost => None,
             decided => Some(decided),
@@ -244,30 +234,22 @@ impl PortRoutes {
         let host = parse_authority(head.authority).ok();
         let found = host.and_then(|h| match h.as_str().parse::<IpAddr>() {
             Ok(ip) => self.known_by(dialled.ip(), ip).find_map(decided),
-            Err(_) => self.find_host(h.as_str(), decided),
+            Err(_) => self.hosts.find(h.as_str(), decided),
         });
         found.unwrap_or(HttpDecision::UnlistedHost)
     }
 
-    /// Places in `hosts` for a Host that is an address, the longest network first. It must be the
-    /// address that was dialled: the name of one entry never goes with the address of another.
-    fn known_by(&self, dialled: IpAddr, host: IpAddr) -> impl Iterator<Item = usize> {
+    /// Hosts for a Host that is an address, the longest network first. It must be the address that
+    /// was dialled: the name of one entry never goes with the address of another.
+    fn known_by(&self, dialled: IpAddr, host: IpAddr) -> impl Iterator<Item = &Arc<VirtualHost>> {
         let addr = canonical(dialled);
-        let known = self.host_addresses.iter();
-        let mut known: Vec<_> = known
-            .filter(|(net, _)| canonical(host) == addr && net.contains(&addr))
-            .collect();
-        known.sort_by_key(|(net, _)| Reverse(net.prefix_len()));
-        known.into_iter().map(|(_, at)| *at)
+        let same = (canonical(host) == addr).then(|| self.addresses.hosts_of(addr));
+        same.into_iter().flatten()
     }
 
-    /// Places in `tls` that an address leads to without a server name.
-    fn nameless(&self, dialled: IpAddr) -> impl Iterator<Item = usize> {
-        let single = IpNet::from(canonical(dialled));
-        let known = self.tls_addresses.iter();
-        known
-            .filter(move |(net, _)| *net == single)
-            .map(|(_, at)| *at)
+    /// Routes that an address leads to without a server name.
+    fn nameless(&self, dialled: IpAddr) -> impl Iterator<Item = &Arc<TlsRoute>> {
+        self.addresses.nameless(canonical(dialled))
     }
 }
 

@@ -86,7 +86,7 @@ fn the_most_specific_host_wins_whatever_the_order_of_the_list() {
     for _ in 0..2 {
         hosts.reverse();
         let table = table(PortRoutes {
-            hosts: hosts.clone(),
+            hosts: hosts.clone().into(),
             ..PortRoutes::default()
         });
         for (host, expected) in CASES {
@@ -117,7 +117,7 @@ fn the_most_specific_server_name_wins_and_of_equal_ones_the_first_route() {
     let mut tls: Vec<_> = HOSTS.iter().map(|host| route(&[host], host)).collect();
     tls.push(route(&["exact.example", "second.example"], "shadowed"));
     let table = table(PortRoutes {
-        tls,
+        tls: tls.into(),
         ..PortRoutes::default()
     });
     let find = |name: Option<&str>| match table.tls(PolicyId(7), to(80), name, 0) {
@@ -151,7 +151,8 @@ fn a_server_name_whose_route_leads_to_nothing_registered_is_told_from_an_unliste
         tls: vec![
             route(&["a.example", "b.example"], missing),
             route(&["b.example"], cluster("b.example")),
-        ],
+        ]
+        .into(),
         ..PortRoutes::default()
     });
     let told = |name| match table.tls(PolicyId(7), to(80), Some(name), 0) {
@@ -167,7 +168,7 @@ fn a_server_name_whose_route_leads_to_nothing_registered_is_told_from_an_unliste
 #[test]
 fn host_forms_that_istio_takes_for_one_host_find_it() {
     let table = table(PortRoutes {
-        hosts: vec![virtual_host("exact.example")],
+        hosts: vec![virtual_host("exact.example")].into(),
         ..PortRoutes::default()
     });
     for authority in [
@@ -196,7 +197,7 @@ fn what_is_not_there_is_denied_and_a_host_without_routes_is_no_route() {
         routes: vec![],
     });
     let table = table(PortRoutes {
-        hosts: vec![bare],
+        hosts: vec![bare].into(),
         ..PortRoutes::default()
     });
     let head = head("exact.example");
@@ -231,7 +232,7 @@ fn what_is_not_there_is_denied_and_a_host_without_routes_is_no_route() {
 #[test]
 fn a_changed_copy_of_a_port_is_asked_by_its_own_names() {
     let first = table(PortRoutes {
-        hosts: vec![virtual_host("a.example")],
+        hosts: vec![virtual_host("a.example")].into(),
         ..PortRoutes::default()
     });
     assert!(matches!(
@@ -239,7 +240,7 @@ fn a_changed_copy_of_a_port_is_asked_by_its_own_names() {
         HttpDecision::Act(..)
     ));
     let mut port = first.port(PolicyId(7), 80).unwrap().clone();
-    port.hosts = vec![virtual_host("0.example"), virtual_host("b.example")];
+    port.hosts = vec![virtual_host("0.example"), virtual_host("b.example")].into();
     let second = table(port);
     assert!(matches!(
         second.http(PolicyId(7), to(80), &head("a.example"), 0),
@@ -253,11 +254,9 @@ fn a_changed_copy_of_a_port_is_asked_by_its_own_names() {
 
 #[test]
 fn ten_thousand_hosts_on_one_port_are_each_found() {
-    let hosts = (0..10_000)
-        .map(|number| virtual_host(&format!("h{number}.example")))
-        .collect();
+    let hosts = (0..10_000).map(|number| virtual_host(&format!("h{number}.example")));
     let table = table(PortRoutes {
-        hosts,
+        hosts: hosts.collect::<Vec<_>>().into(),
         ..PortRoutes::default()
     });
     for number in 0..10_000 {

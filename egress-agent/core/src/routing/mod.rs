@@ -2,13 +2,14 @@
 //!
 //! `registry` and `policy` build it; the proxy queries it. It knows no socket.
 
+mod by_address;
+mod by_name;
 mod decide;
 #[cfg(test)]
 mod decide_tests;
 mod denial;
-mod find;
+mod entries;
 mod head;
-mod index;
 pub mod inside;
 mod matching;
 mod pick;
@@ -18,17 +19,16 @@ mod sniff;
 mod table;
 mod turns;
 
+pub use by_address::{ByAddress, ByNetwork};
+pub use by_name::{ByName, Named, Rank};
 pub use decide::{HttpDecision, TcpDecision, TlsDecision};
 pub use denial::HttpDenial;
+pub use entries::{Cluster, HttpRoute, Split, TcpRoute, TlsRoute, VirtualHost};
 pub use head::RequestHead;
-pub use index::PortIndex;
 pub use matching::{Fit, HttpMatch};
 pub use pick::candidates;
 pub use reading::{Patience, Reading, Step, only_host};
 pub use reason::DenialReason;
 pub use sniff::{Sniffed, sniff};
-pub use table::{
-    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TcpRoute, TlsRoute,
-    VirtualHost,
-};
+pub use table::{PolicyRoutes, PortKind, PortRoutes, RouteTable};
 pub use turns::{Turn, Turns};

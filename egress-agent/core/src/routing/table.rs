@@ -1,15 +1,13 @@
-//! The data of the snapshot. Plain values: a test writes one down as a literal.
+//! The data of the snapshot, from the policy to the lists of a port. Plain values: a test writes one
+//! down as a literal. `entries` has what the lists contain.
 
-use super::index::PortIndex;
-use super::inside::{leads_inside, within};
-use super::matching::HttpMatch;
-use super::turns::{Turn, Turns};
-use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
+use super::by_address::{ByAddress, ByNetwork};
+use super::by_name::ByName;
+use super::entries::{TlsRoute, VirtualHost};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Everything the proxy may do, by policy id.
@@ -59,210 +57,18 @@ pub enum PortKind {
     Sniff,
 }
 
-/// The routes of one dialled port.
-#[derive(Clone, Debug, Default)]
+/// The routes of one dialled port. A copy costs nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PortRoutes {
     /// How to read the flow.
     pub kind: PortKind,
     /// HTTP. The most specific host wins; of one host listed twice, the first.
-    pub hosts: Vec<Arc<VirtualHost>>,
+    pub hosts: ByName<VirtualHost>,
     /// TLS: `VirtualService` tls routes, then the services' own names. The most specific name
     /// wins whose route has the destination; of one name listed twice, the first.
-    pub tls: Vec<Arc<TlsRoute>>,
-    /// Destinations whose bytes are relayed unread where neither Host nor SNI is listed. The
-    /// longest prefix wins among those for any bytes, then among the sniffed ones; of one prefix
-    /// listed twice, the first.
-    pub tcp: Vec<Arc<TcpRoute>>,
-    /// Networks by which a place in `hosts` is known to requests whose Host is the address that was
-    /// dialled: the single addresses of `addresses`; with resolution NONE everything it covers.
-    pub host_addresses: Vec<(IpNet, usize)>,
-    /// Networks of `addresses` of a place in `tls`. A single address needs no server name (istio
-    /// `pilot/pkg/networking/core/tls.go`), a larger network does.
-    pub tls_addresses: Vec<(IpNet, usize)>,
-    /// Leave it `Default`: made from the lists when the port is first asked.
-    pub index: PortIndex,
-}
-
-impl PartialEq for PortRoutes {
-    fn eq(&self, other: &Self) -> bool {
-        (self.kind, &self.hosts, &self.tls, &self.tcp)
-            == (other.kind, &other.hosts, &other.tls, &other.tcp)
-            && self.host_addresses == other.host_addresses
-            && self.tls_addresses == other.tls_addresses
-    }
-}
-
-/// The HTTP routes of one host on one port.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VirtualHost {
-    /// Lower-case host or wildcard (`*.example.com`) as the `ServiceEntry` lists it.
-    pub host: String,
-    /// Destinations on which it is known (`addresses` with resolution NONE); empty means all.
-    pub nets: Vec<IpNet>,
-    /// In order; the first that matches wins; none that matches is 404 (flag NR).
-    pub routes: Vec<Arc<HttpRoute>>,
-}
-
-/// One HTTP route.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpRoute {
-    /// Requests that it is for, any of them; empty means all.
-    pub matches: Vec<HttpMatch>,
-    /// The route's action on matching requests. A route without an action denies them.
-    pub action: Result<HttpAction<Split>, NoAction>,
-    /// What it asks for besides.
-    pub policy: Arc<RoutePolicy>,
-}
-
-impl HttpRoute {
-    /// Forwards every request and asks for nothing besides.
-    pub fn forwarding(to: Split) -> Self {
-        Self {
-            matches: Vec::new(),
-            action: Ok(HttpAction::Forward(to)),
-            policy: Arc::default(),
-        }
-    }
-}
-
-/// One TLS route.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TlsRoute {
-    /// Lower-case names or wildcards.
-    pub sni_hosts: Vec<String>,
-    /// `destinationSubnets`: destinations that it is for; empty means all.
-    pub nets: Vec<IpNet>,
-    /// Where to.
-    pub to: Split,
-}
-
-/// One route for bytes that are not read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TcpRoute {
-    /// Destinations that it is for.
-    pub nets: Vec<IpNet>,
-    /// The port's protocol is not set, so that HTTP is routed by its Host and only the rest is
-    /// relayed. Otherwise it is TCP, and HTTP to an unlisted Host is relayed too.
-    pub sniffed: bool,
-    /// Where to.
-    pub to: Split,
-}
-
-/// Destinations by weight. Weights are relative to their sum; those of 0 get nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Split {
-    shares: Vec<(u32, Arc<Cluster>)>,
-    turns: Turns,
-}
-
-impl From<Vec<(u32, Arc<Cluster>)>> for Split {
-    fn from(shares: Vec<(u32, Arc<Cluster>)>) -> Self {
-        Self {
-            shares,
-            turns: Turns::default(),
-        }
-    }
-}
-
-impl Split {
-    /// Everything to one place.
-    pub fn one(cluster: Arc<Cluster>) -> Self {
-        vec![(1, cluster)].into()
-    }
-
-    /// The destinations that get a share.
-    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        let weighed = self.shares.iter().filter(|(weight, _)| *weight > 0);
-        weighed.map(|(_, cluster)| cluster)
-    }
-
-    /// The destination of one request or connection. Every stretch of draws meets the weights
-    /// closely.
-    pub fn pick(&self, turn: Turn) -> Option<&Arc<Cluster>> {
-        let total: u64 = self
-            .shares
-            .iter()
-            .map(|(weight, _)| u64::from(*weight))
-            .sum();
-        // Multiples of the golden ratio, taken modulo 1, spread evenly over the interval.
-        let point = (self.turns.number(turn) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut at = (u128::from(point) * u128::from(total)) >> 64;
-        self.shares.iter().find_map(|(weight, cluster)| {
-            let weight = u128::from(*weight);
-            let here = at < weight;
-            at = at.saturating_sub(weight);
-            here.then_some(cluster)
-        })
-    }
-}
-
-/// A destination: one service on one port and the addresses it has at the moment.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cluster {
-    /// Which service, port and subset. Host and port are part of `x-envoy-decorator-operation`.
-    pub id: ClusterId,
-    /// Addresses to dial, sorted. Empty is 503 `no healthy upstream`.
-    pub endpoints: Vec<SocketAddr>,
-    /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
-    pub original_dst: Option<u16>,
-    /// With `original_dst`: the only addresses that may be dialled; empty means all but those that
-    /// lead into the machine itself or to its platform.
-    pub nets: Vec<IpNet>,
-    /// The service, its port or the subset is not registered: 503 with an empty body, flag NC.
-    pub missing: bool,
-    /// Flows are shared out over all endpoints (resolution STATIC). Otherwise the one that the
-    /// client dialled is first, if it is one of them.
-    pub balanced: bool,
-    /// What `DestinationRule`s ask for it.
-    pub policy: Arc<ClusterPolicy>,
-}
-
-impl Cluster {
-    /// Whether a flow to this destination may be handed to it.
-    pub fn takes(&self, dialled: IpAddr) -> bool {
-        match self.original_dst {
-            None => true,
-            // Any address is none that leads inside.
-            Some(_) if self.nets.is_empty() => !leads_inside(dialled),
-            Some(_) => within(&self.nets, dialled),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weights_are_met_within_a_hundred_turns_of_any_stride() {
-        for weights in [[50, 25, 25], [80, 10, 10], [1, 1, 0], [7, 0, 3]] {
-            let named = |(n, w): (usize, &u32)| {
-                let cluster = Cluster {
-                    id: ClusterId::new(n.to_string(), 80),
-                    ..Cluster::default()
-                };
-                (*w, Arc::new(cluster))
-            };
-            let split = Split::from(weights.iter().enumerate().map(named).collect::<Vec<_>>());
-            let total: u32 = weights.iter().sum();
-            for stride in [1, 2, 3, 5] {
-                let mut counts = [0_u32; 3];
-                for turn in 0..100 {
-                    let place: usize = split
-                        .pick(Turn::At(turn * stride))
-                        .unwrap()
-                        .id
-                        .host
-                        .parse()
-                        .unwrap();
-                    counts[place] += 1;
-                }
-                for (count, weight) in counts.iter().zip(weights) {
-                    let fair = weight * 100 / total;
-                    assert!(count.abs_diff(fair) <= 4, "{weights:?} {stride} {counts:?}");
-                }
-            }
-        }
-        assert_eq!(Split::default().pick(Turn::At(3)), None);
-    }
+    pub tls: ByName<TlsRoute>,
+    /// Destinations whose bytes are relayed unread.
+    pub tcp: ByNetwork,
+    /// Hosts and server names that an address stands for.
+    pub addresses: ByAddress,
 }

@@ -121,7 +121,8 @@ impl Asked<'_> {
         }
         let names = self.gate.routes.port(self.gate.id, to.port())?;
         let headers = HeaderMap::new();
-        let host = names.hosts.iter().find(|host| {
+        let mut hosts = names.hosts.iter();
+        let host = hosts.find(|(_, host)| {
             let head = RequestHead {
                 authority: &example_of(&host.host),
                 method: "GET",
@@ -132,10 +133,10 @@ impl Asked<'_> {
             // Another path may have a route.
             fate.passes() || matches!(fate, Fate::DeniedByProxy(DenialReason::NoRoute, _))
         });
-        if let Some(host) = host {
-            return Some(format!("HTTP to the Host {}", host.host));
+        if let Some((name, _)) = host {
+            return Some(format!("HTTP to the Host {name}"));
         }
-        let mut sni = names.tls.iter().flat_map(|route| &route.sni_hosts);
+        let mut sni = names.tls.iter().map(|(name, _)| name);
         let sni = sni.find(|name| {
             let name = example_of(name);
             self.gate

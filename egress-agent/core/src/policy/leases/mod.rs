@@ -4,6 +4,7 @@
 //! name: `state` says which names it needs and turns changes into table entries.
 
 mod answer;
+mod refresh;
 mod settings;
 pub mod store;
 
@@ -14,6 +15,7 @@ use super::naming::addresses::Addresses;
 use crate::routing::inside::is_public;
 use answer::Moves;
 use egress_ebpf::addr::Addr;
+use refresh::{Heard, Refresh};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,8 +30,8 @@ struct Name {
     /// When to ask; none while a question is under way.
     ask_at: Option<Instant>,
     failures: u32,
-    /// An answer or a failure came.
-    heard: bool,
+    /// The last question brought an answer, so that its times are not those of all others.
+    in_turn: bool,
     last_failure: Option<Failure>,
     left_out: u64,
     moves: Moves,
@@ -54,17 +56,25 @@ pub struct Leases {
     addresses: Addresses,
     ask: BTreeSet<(Instant, Arc<str>)>,
     expire: BTreeSet<(Instant, Arc<str>)>,
+    /// Names of which nothing was heard, from a name server or from the previous agent.
+    unheard: BTreeSet<Arc<str>>,
+    /// Names without an address.
+    addressless: BTreeSet<Arc<str>>,
+    refresh: Refresh,
 }
 
 impl Leases {
     /// No names.
     pub fn new(settings: LeaseSettings) -> Self {
         Self {
+            refresh: Refresh::new(settings.seed),
             settings,
             names: BTreeMap::new(),
             addresses: Addresses::default(),
             ask: BTreeSet::new(),
             expire: BTreeSet::new(),
+            unheard: BTreeSet::new(),
+            addressless: BTreeSet::new(),
         }
     }
 
@@ -100,6 +110,8 @@ impl Leases {
             };
             self.names.insert(Arc::clone(name), fresh);
             self.ask.insert((now, Arc::clone(name)));
+            self.unheard.insert(Arc::clone(name));
+            self.addressless.insert(Arc::clone(name));
         }
     }
 
@@ -118,6 +130,8 @@ impl Leases {
             self.addresses.release(*ip, name);
         }
         self.addresses.forget(name);
+        self.unheard.remove(name);
+        self.addressless.remove(name);
     }
 
     /// The next name to ask for at `now`, if one is due. It is not handed out again until
@@ -156,30 +170,36 @@ impl Leases {
         if let Some(at) = state.expires_next() {
             self.expire.remove(&(at, Arc::clone(&name)));
         }
-        state.heard = true;
+        self.unheard.remove(&name);
         let mut outcome = Outcome::default();
         let answered = result.is_ok();
         let usable = self.usable(&name, result, &mut outcome);
         if answered {
             self.addresses.leave_out(&name, &outcome.not_public);
         }
-        let pause = match usable {
+        let heard = match usable {
             Ok((addresses, ttl)) => {
                 self.take(now, &name, &mut state, addresses, ttl, &mut outcome);
+                if !state.expiry.is_empty() {
+                    self.addressless.remove(&name);
+                }
                 state.failures = 0;
                 state.last_failure = None;
-                ttl.clamp(self.settings.min_refresh, self.settings.max_refresh)
+                if std::mem::replace(&mut state.in_turn, true) {
+                    Heard::Again(ttl)
+                } else {
+                    Heard::First(ttl)
+                }
             }
             Err(failure) => {
                 state.last_failure = Some(failure);
-                let doubled = 2_u32.saturating_pow(state.failures.min(16));
-                state.failures = state.failures.saturating_add(1);
-                self.settings
-                    .min_retry
-                    .saturating_mul(doubled)
-                    .min(self.settings.max_retry)
+                state.in_turn = false;
+                let before = state.failures;
+                state.failures = before.saturating_add(1);
+                Heard::Failure(before)
             }
         };
+        let pause = self.refresh.pause(heard, &self.settings);
         // A time beyond what the clock can hold is as good as never.
         state.ask_at = now.checked_add(pause);
         if let Some(at) = state.ask_at {
@@ -309,12 +329,20 @@ impl Leases {
         &self.addresses
     }
 
-    /// Names for which neither an answer nor a failure came yet.
-    pub fn unresolved(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.names
-            .iter()
-            .filter(|(_, n)| !n.heard)
-            .map(|(name, _)| name)
+    /// Names for which neither an answer nor a failure came yet, and that have no addresses of the
+    /// previous agent.
+    pub fn unresolved(&self) -> &BTreeSet<Arc<str>> {
+        &self.unheard
+    }
+
+    /// Names without an address.
+    pub fn addressless(&self) -> &BTreeSet<Arc<str>> {
+        &self.addressless
+    }
+
+    /// How many names are wanted.
+    pub fn count(&self) -> usize {
+        self.names.len()
     }
 
     /// Names whose last question failed, and why. They may have addresses of an earlier answer.

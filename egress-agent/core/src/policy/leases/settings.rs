@@ -37,7 +37,7 @@ pub struct LeaseSettings {
     pub min_refresh: Duration,
     /// Longest time between two questions for one name.
     pub max_refresh: Duration,
-    /// First pause after a failed question; doubled with each further failure.
+    /// Longest first pause after a failed question; doubled with each further failure.
     pub min_retry: Duration,
     /// Longest pause after a failed question.
     pub max_retry: Duration,
@@ -45,6 +45,8 @@ pub struct LeaseSettings {
     pub allow_private_answers: bool,
     /// What is taken from answers although it is not public.
     pub private_answers: Vec<PrivateAnswers>,
+    /// Of the random numbers that spread the questions over time.
+    pub seed: u64,
 }
 
 impl Default for LeaseSettings {
@@ -59,6 +61,7 @@ impl Default for LeaseSettings {
             max_retry: Duration::from_secs(30),
             allow_private_answers: false,
             private_answers: Vec::new(),
+            seed: 0,
         }
     }
 }

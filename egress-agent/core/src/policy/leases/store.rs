@@ -156,8 +156,8 @@ impl Leases {
     }
 
     /// Gives names that are wanted and have no address the ones that they had, as far as these are
-    /// still believed and would be taken from an answer. They are asked for all the same. Returns
-    /// the names that got some.
+    /// still believed and would be taken from an answer. They are asked for all the same, and
+    /// nothing waits for the answer. Returns the names that got some.
     pub fn restore(
         &mut self,
         now: Instant,
@@ -188,6 +188,8 @@ impl Leases {
                 if let Some(at) = state.expires_next() {
                     self.expire.insert((at, Arc::clone(&name)));
                 }
+                self.unheard.remove(&name);
+                self.addressless.remove(&name);
                 restored.insert(Arc::clone(&name));
             }
             self.names.insert(name, state);

@@ -185,6 +185,26 @@ impl State {
         outcome
     }
 
+    /// Takes the results of several. What follows from them is found once for all. The outcomes are
+    /// in their order.
+    pub fn handle_answers(
+        &mut self,
+        now: Instant,
+        results: Vec<(Arc<str>, Result<Answer, Failure>)>,
+    ) -> Vec<Outcome> {
+        let mut moved = Vec::new();
+        let take = |(name, result): (Arc<str>, _)| {
+            let outcome = self.leases.handle_answer(now, &name, result);
+            if outcome.changed {
+                moved.push(name);
+            }
+            outcome
+        };
+        let outcomes = results.into_iter().map(take).collect();
+        self.relocate(moved.iter());
+        outcomes
+    }
+
     /// Does what is due: leases that end, names to ask for.
     pub fn handle_timeout(&mut self, now: Instant) {
         let changed = self.leases.handle_timeout(now);
@@ -279,17 +299,19 @@ impl State {
     }
 
     /// Names without an address.
-    pub fn addressless(&self) -> Vec<Arc<str>> {
-        let names = self.hosts.needed();
-        names
-            .filter(|name| self.leases.leased(name).next().is_none())
-            .cloned()
-            .collect()
+    pub fn addressless(&self) -> &BTreeSet<Arc<str>> {
+        self.leases.addressless()
     }
 
-    /// Names for which neither an answer nor a failure came yet.
-    pub fn unresolved(&self) -> Vec<Arc<str>> {
-        self.leases.unresolved().cloned().collect()
+    /// Names for which neither an answer nor a failure came yet, and that have no addresses of the
+    /// previous agent.
+    pub fn unresolved(&self) -> &BTreeSet<Arc<str>> {
+        self.leases.unresolved()
+    }
+
+    /// How many names are asked for.
+    pub fn names_asked(&self) -> usize {
+        self.leases.count()
     }
 
     /// Names whose last question failed, and why.

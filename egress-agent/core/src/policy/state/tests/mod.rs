@@ -10,11 +10,11 @@ mod workloads;
 use super::{Settings, State};
 use crate::policy::claims::UnlistedAddress;
 use crate::policy::diff::TableOp;
-use crate::policy::leases::Failure;
+use crate::policy::leases::{Answer, Failure};
 use crate::routing::{HttpDecision, PortKind};
 use bench::{Bench, objects};
 use egress_ebpf::ids::PolicyId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,10 @@ fn the_lab_runs_through_the_state_machine() {
         bench.entries().is_empty(),
         "nothing before the first answer"
     );
-    assert_eq!(bench.state.unresolved(), [Arc::from("httpbin.org")]);
+    assert_eq!(
+        bench.state.unresolved(),
+        &BTreeSet::from([Arc::from("httpbin.org")])
+    );
     assert_eq!(&*bench.state.poll_query().unwrap().name, "httpbin.org");
     assert_eq!(bench.state.poll_query(), None);
     bench.answer("httpbin.org", &["203.0.113.80", "2001:db8::80"]);
@@ -109,6 +112,59 @@ fn the_lab_runs_through_the_state_machine() {
     bench.rules(&[]);
     assert!(bench.entries().is_empty());
     assert_eq!(bench.state.poll_timeout(), None);
+}
+
+#[test]
+fn answers_that_are_taken_together_do_what_they_do_one_by_one() {
+    let hosts = ["a.example", "b.example", "c.example"];
+    let texts: Vec<_> = hosts
+        .iter()
+        .map(|host| {
+            let text = entry(
+                host,
+                "DNS",
+                &port(80, "HTTP"),
+                "endpoints: [{address: shared.example}]",
+            );
+            let own = entry(host, "DNS", &port(443, "TLS"), "");
+            text.replace("name: e}", &format!("name: {host}}}"))
+                + "---\n"
+                + &own.replace("name: e}", &format!("name: own-{host}}}"))
+        })
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let (mut one, mut all) = (
+        Bench::new(Settings::default(), &texts),
+        Bench::new(Settings::default(), &texts),
+    );
+    let answers: Vec<(Arc<str>, _)> = (1..)
+        .zip(["a.example", "shared.example", "a.example", "c.example"])
+        .map(|(last, name)| {
+            let addresses = vec![[203, 0, 113, last].into(), [203, 0, 113, 99].into()];
+            (
+                name.into(),
+                Ok(Answer {
+                    addresses,
+                    ttl: Duration::from_mins(1),
+                }),
+            )
+        })
+        .collect();
+    for (name, answer) in answers.clone() {
+        one.state.handle_answer(one.now, &name, answer);
+        one.write();
+    }
+    let outcomes = all.state.handle_answers(all.now, answers);
+    all.write();
+    assert!(outcomes.iter().all(|outcome| outcome.changed));
+    assert_eq!(one.entries().len(), 6, "{:?}", one.entries());
+    assert_eq!(one.entries(), all.entries());
+    assert_eq!(one.state.routes().policies, all.state.routes().policies);
+    assert_eq!(
+        one.state.addressless(),
+        &BTreeSet::from([Arc::from("b.example")])
+    );
+    assert_eq!(all.state.addressless(), one.state.addressless());
 }
 
 #[test]
@@ -193,7 +249,10 @@ fn endpoints_by_name_are_resolved_instead_of_the_host() {
         "endpoints: [{address: b.example}]",
     );
     let mut bench = Bench::new(Settings::default(), &[&text]);
-    assert_eq!(bench.state.unresolved(), [Arc::from("b.example")]);
+    assert_eq!(
+        bench.state.unresolved(),
+        &BTreeSet::from([Arc::from("b.example")])
+    );
     bench.answer("b.example", &["203.0.113.1"]);
     assert_eq!(bench.entries(), ["203.0.113.1 80 proxy"]);
     assert_eq!(

@@ -122,7 +122,7 @@ fn seen(state: &mut State) -> String {
         .map(|last| state.names().of(IpAddr::from([203, 0, 113, last])))
         .collect();
     let (timeout, generation) = (state.poll_timeout(), state.generation());
-    let waiting = state.addressless();
+    let waiting = state.addressless().clone();
     let routes = &state.routes().policies;
     format!(
         "{ops:?} {queries:?} {placed:?} {names:?} {timeout:?} {generation} {waiting:?} {routes:?}"

@@ -93,8 +93,8 @@ fn a_restart_with_as_many_views_as_there_are_policies_leaves_nobody_closed() {
         .policies
         .iter()
         .map(|(id, routes)| {
-            let hosts = routes.ports.values().flat_map(|port| &port.hosts);
-            (id.0, hosts.map(|h| h.host.clone()).collect())
+            let hosts = routes.ports.values().flat_map(|port| port.hosts.iter());
+            (id.0, hosts.map(|(_, h)| h.host.clone()).collect())
         })
         .collect();
     for (cgroup, policy) in owners {

@@ -1,19 +1,24 @@
 //! The proxy's snapshot of one policy: the plans of services joined with their addresses.
 //!
-//! Owns what a change rebuilds: one answer or one rule rebuilds its own hosts and not all.
-//! `registry` decides which route applies.
+//! Owns what a change rebuilds: one answer or one rule rebuilds its own hosts, however many others a
+//! port lists. `registry` decides which route applies.
 
-use super::claims::{cluster, doors, everywhere, listed_networks, own_networks};
+mod clusters;
+
+use super::claims::{cluster, everywhere, listed_networks, own_networks};
 use super::leases::Leases;
-use crate::istio::hosts;
 use crate::istio::service_entry::Resolution;
-use crate::registry::plan::{HostPlan, HttpPlan, PortPlan, Shares, To};
-use crate::registry::services::{Class, Service};
+use crate::istio::{Object, hosts};
+use crate::registry::by_age;
+use crate::registry::plan::{HostPlan, PortPlan, To};
+use crate::registry::services::Service;
 use crate::registry::view::View;
 use crate::routing::{
-    Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost,
+    ByAddress, Cluster, PolicyRoutes, PortKind, PortRoutes, Rank, Split, TcpRoute, TlsRoute,
+    VirtualHost,
 };
 use crate::traffic::ClusterId;
+use clusters::Clusters;
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +51,32 @@ struct Part {
     tls: Vec<Arc<TlsRoute>>,
     own_name: Option<Arc<TlsRoute>>,
     tcp: Vec<Arc<TcpRoute>>,
+    /// Where there is `tcp`: of two services with one address the older one's is the route.
+    age: Option<Arc<Object>>,
+}
+
+impl Part {
+    /// Whether its hosts and server names are found by address.
+    fn is_addressed(&self) -> bool {
+        self.anywhere || !self.addresses.is_empty()
+    }
+
+    /// The networks of its routes for bytes.
+    fn networks(&self) -> impl Iterator<Item = IpNet> {
+        self.tcp
+            .iter()
+            .flat_map(|route| &route.nets)
+            .map(IpNet::trunc)
+    }
+
+    /// Its entries that are found by name, each with its place among those of one name: what a
+    /// `VirtualService` says of a server name comes before the service's own name.
+    fn tls(&self, host: &Arc<str>) -> impl Iterator<Item = (Rank, &Arc<TlsRoute>)> {
+        let ruled = (0..).zip(&self.tls);
+        let ruled = ruled.map(|(number, route)| (Rank::Of(Arc::clone(host), number), route));
+        let own = self.own_name.iter().map(|route| (Rank::Last, route));
+        ruled.chain(own)
+    }
 }
 
 /// The routes of one policy as they are built.
@@ -55,10 +86,16 @@ pub struct Snapshot {
     /// Each destination with every door that leads to it.
     users: BTreeSet<(To, Door)>,
     parts: BTreeMap<Door, Part>,
+    /// Those with hosts or server names that are found by address.
+    addressed: BTreeSet<Door>,
+    /// Those with routes for bytes, by the networks of these.
+    networks: BTreeSet<(IpNet, Door)>,
     /// Parts to rebuild.
     stale: BTreeSet<Door>,
-    /// Ports to rebuild.
-    stale_ports: BTreeSet<u16>,
+    /// Ports whose lists of addresses are to be rebuilt.
+    stale_addresses: BTreeSet<u16>,
+    /// `routes` has changed since it was last given out.
+    changed: bool,
     routes: Arc<PolicyRoutes>,
 }
 
@@ -73,6 +110,7 @@ impl Snapshot {
         };
         let mut new = Self {
             routes: Arc::new(routes),
+            changed: true,
             ..Self::default()
         };
         let none = HostPlan::default();
@@ -92,9 +130,8 @@ impl Snapshot {
                     self.clusters.remove(to);
                 }
             }
-            self.parts.remove(&door);
             self.stale.remove(&door);
-            self.stale_ports.insert(port);
+            self.put(&door, None);
         }
         for (port, plan) in view.plans.get(host).into_iter().flat_map(HostPlan::iter) {
             let door = door(port, host);
@@ -148,32 +185,112 @@ impl Snapshot {
 
     /// Whether [`Self::routes`] would give something else than before.
     pub fn is_stale(&self) -> bool {
-        !self.stale.is_empty() || !self.stale_ports.is_empty()
+        self.changed || !self.stale.is_empty()
     }
 
     /// The routes as they are.
     pub fn routes(&mut self, view: &View, leases: &Leases) -> Arc<PolicyRoutes> {
-        if !self.is_stale() {
-            return Arc::clone(&self.routes);
-        }
         for door in std::mem::take(&mut self.stale) {
-            self.stale_ports.insert(door.0);
             let host = &door.1.2;
             let plan = view.plans.get(host).and_then(|p| p.get(door.0));
             if let (Some(plan), Some(service)) = (plan, view.services.get(host)) {
                 let part = self.part(service, door.0, plan, view, leases);
-                self.parts.insert(door, part);
+                self.put(&door, Some(part));
             }
         }
-        let mut routes = PolicyRoutes::clone(&self.routes);
-        for port in std::mem::take(&mut self.stale_ports) {
-            match self.port(port, view) {
-                Some(made) => routes.ports.insert(port, Arc::new(made)),
-                None => routes.ports.remove(&port),
-            };
+        for port in std::mem::take(&mut self.stale_addresses) {
+            let addresses = self.by_address(port);
+            self.change(port, |routes| routes.addresses = addresses);
         }
-        self.routes = Arc::new(routes);
+        self.changed = false;
         Arc::clone(&self.routes)
+    }
+
+    /// Puts a part in the place of the former one.
+    fn put(&mut self, door: &Door, new: Option<Part>) {
+        let (number, (.., host)) = door;
+        let (number, host) = (*number, Arc::clone(host));
+        let old = self.parts.remove(door);
+        let networks =
+            |of: &Option<Part>| -> BTreeSet<IpNet> { of.iter().flat_map(Part::networks).collect() };
+        let (left, came) = (networks(&old), networks(&new));
+        if self.addressed.remove(door) || new.as_ref().is_some_and(Part::is_addressed) {
+            self.stale_addresses.insert(number);
+        }
+        self.change(number, |routes| {
+            if let Some(old) = &old {
+                routes.hosts.remove(&host, &Rank::Last);
+                for (rank, route) in old.tls(&host) {
+                    for name in &route.sni_hosts {
+                        routes.tls.remove(name, &rank);
+                    }
+                }
+            }
+            let Some(new) = &new else {
+                return;
+            };
+            if let Some(virtual_host) = &new.host {
+                routes
+                    .hosts
+                    .insert(&host, Rank::Last, Arc::clone(virtual_host));
+            }
+            for (rank, route) in new.tls(&host) {
+                for name in &route.sni_hosts {
+                    let name = if **name == *host {
+                        Arc::clone(&host)
+                    } else {
+                        name.as_str().into()
+                    };
+                    routes.tls.insert(&name, rank.clone(), Arc::clone(route));
+                }
+            }
+        });
+        if let Some(new) = new {
+            if new.is_addressed() {
+                self.addressed.insert(door.clone());
+            }
+            self.parts.insert(door.clone(), new);
+        }
+        for net in &left {
+            self.networks.remove(&(*net, door.clone()));
+        }
+        self.networks
+            .extend(came.iter().map(|net| (*net, door.clone())));
+        for net in left.union(&came) {
+            let list = self.relaying(number, *net);
+            self.change(number, |routes| routes.tcp.set(*net, list));
+        }
+    }
+
+    /// The routes for bytes to a network, in their order.
+    fn relaying(&self, port: u16, net: IpNet) -> Vec<Arc<TcpRoute>> {
+        let from = (net, (port, first_door().1));
+        let doors = self.networks.range(from..);
+        let doors = doors.take_while(|(of, door)| (*of, door.0) == (net, port));
+        let mut parts: Vec<&Part> = doors.filter_map(|(_, door)| self.parts.get(door)).collect();
+        parts.sort_by(|a, b| match (&a.age, &b.age) {
+            (Some(a), Some(b)) => by_age(a, b),
+            (a, b) => a.is_none().cmp(&b.is_none()),
+        });
+        let routes = parts.into_iter().flat_map(|part| &part.tcp);
+        let routes = routes.filter(|route| route.nets.iter().any(|of| of.trunc() == net));
+        routes.cloned().collect()
+    }
+
+    /// Changes the routes of a port. A port without any is none.
+    fn change(&mut self, port: u16, change: impl FnOnce(&mut PortRoutes)) {
+        self.changed = true;
+        let ports = &mut Arc::make_mut(&mut self.routes).ports;
+        let routes = Arc::make_mut(ports.entry(port).or_default());
+        change(routes);
+        routes.kind = match (routes.hosts.is_empty(), routes.tls.is_empty()) {
+            (false, true) => PortKind::Http,
+            (true, _) => PortKind::Tls,
+            (false, false) => PortKind::Sniff,
+        };
+        if routes.hosts.is_empty() && routes.tls.is_empty() && routes.tcp.is_empty() {
+            ports.remove(&port);
+        }
     }
 
     fn part(
@@ -220,7 +337,12 @@ impl Snapshot {
                 to: Split::one(clusters.of(&plan.own)),
             })
         });
+        let tcp = clusters.tcp(service, port, plan);
+        let oldest = service.entries.first();
         Part {
+            age: oldest
+                .filter(|_| !tcp.is_empty())
+                .map(|e| Arc::clone(&e.object)),
             addresses: listed_networks(service, port),
             as_dialled: service.resolution() == Resolution::None,
             anywhere: service.resolution() == Resolution::None
@@ -228,136 +350,38 @@ impl Snapshot {
             host: http,
             tls,
             own_name,
-            tcp: clusters.tcp(service, port, plan),
+            tcp,
         }
     }
 
-    fn port(&self, port: u16, view: &View) -> Option<PortRoutes> {
-        let mut made = PortRoutes::default();
-        let (mut own, mut tcp) = (Vec::new(), Vec::new());
+    /// What a port lists by address: as many parts are looked at as list any.
+    fn by_address(&self, port: u16) -> ByAddress {
+        let (mut hosts, mut tls) = (Vec::new(), Vec::new());
         let from = (port, first_door().1);
-        let parts = self
-            .parts
-            .range(from..)
-            .take_while(|(door, _)| door.0 == port);
-        for ((_, (.., host)), part) in parts {
-            if let Some(host) = &part.host {
-                let at = made.hosts.len();
-                let known = part
+        let doors = self.addressed.range(from..);
+        for door in doors.take_while(|door| door.0 == port) {
+            let Some(of) = self.parts.get(door) else {
+                continue;
+            };
+            if let Some(host) = &of.host {
+                let known = of
                     .addresses
                     .iter()
-                    .filter(|net| part.as_dialled || net.prefix_len() == net.max_prefix_len());
-                made.host_addresses.extend(known.map(|net| (*net, at)));
-                if part.anywhere {
-                    made.host_addresses
-                        .extend(everywhere().map(|net| (net, at)));
+                    .filter(|net| of.as_dialled || net.prefix_len() == net.max_prefix_len());
+                hosts.extend(known.map(|net| (*net, Arc::clone(host))));
+                if of.anywhere {
+                    hosts.extend(everywhere().map(|net| (net, Arc::clone(host))));
                 }
-                made.hosts.push(Arc::clone(host));
             }
-            made.tls.extend(part.tls.iter().cloned());
-            if let Some(name) = &part.own_name {
-                own.push((Arc::clone(name), &part.addresses));
-            }
-            if !part.tcp.is_empty() {
-                let age = view.services.get(host).and_then(|s| s.entries.first());
-                tcp.push((age.map(|e| Arc::clone(&e.object)), &part.tcp));
+            if let Some(name) = &of.own_name {
+                tls.extend(of.addresses.iter().map(|net| (*net, Arc::clone(name))));
             }
         }
-        for (route, addresses) in own {
-            let at = made.tls.len();
-            made.tls_addresses
-                .extend(addresses.iter().map(|net| (*net, at)));
-            made.tls.push(route);
-        }
-        // Of two services with one address the older one's is the route.
-        tcp.sort_by(|(a, _), (b, _)| match (a, b) {
-            (Some(a), Some(b)) => crate::registry::by_age(a, b),
-            (a, b) => a.is_none().cmp(&b.is_none()),
-        });
-        made.tcp = tcp
-            .into_iter()
-            .flat_map(|(_, routes)| routes)
-            .cloned()
-            .collect();
-        made.kind = match (made.hosts.is_empty(), made.tls.is_empty()) {
-            (false, true) => PortKind::Http,
-            (true, _) => PortKind::Tls,
-            (false, false) => PortKind::Sniff,
-        };
-        let any = !made.hosts.is_empty() || !made.tls.is_empty() || !made.tcp.is_empty();
-        any.then_some(made)
+        ByAddress::new(hosts, tls)
     }
 }
 
 /// Every destination of a port's routes, itself included.
 fn destinations(plan: &PortPlan) -> impl Iterator<Item = &To> {
     plan.destinations().chain([&plan.own])
-}
-
-/// Destinations as they are at the moment.
-struct Clusters<'a> {
-    known: &'a mut BTreeMap<To, Arc<Cluster>>,
-    view: &'a View,
-    leases: &'a Leases,
-}
-
-impl Clusters<'_> {
-    fn of(&mut self, to: &To) -> Arc<Cluster> {
-        let make = || {
-            let service = self.view.services.get(&to.id.host);
-            Arc::new(cluster(service.map(AsRef::as_ref), to, self.leases))
-        };
-        Arc::clone(self.known.entry(to.clone()).or_insert_with(make))
-    }
-
-    fn split(&mut self, shares: &Shares) -> Split {
-        let shares = shares.iter().map(|(w, to)| (*w, self.of(to)));
-        shares.collect::<Vec<_>>().into()
-    }
-
-    fn http(&mut self, route: &HttpPlan) -> Arc<HttpRoute> {
-        Arc::new(HttpRoute {
-            matches: route.matches.clone(),
-            action: route
-                .action
-                .as_ref()
-                .map_err(Clone::clone)
-                .and_then(|action| action.try_map(|to| Ok(self.split(to)))),
-            policy: Arc::clone(&route.policy),
-        })
-    }
-
-    /// Routes for bytes without a name.
-    fn tcp(&mut self, service: &Service, port: u16, plan: &PortPlan) -> Vec<Arc<TcpRoute>> {
-        let mut routes = Vec::new();
-        if plan.tcp.is_empty() && !plan.opaque {
-            return routes;
-        }
-        let sniffed = service.class(port) == Some(Class::Sniffed);
-        let mut add = |nets: Vec<IpNet>, to: Split| {
-            if !nets.is_empty() {
-                routes.push(Arc::new(TcpRoute { nets, sniffed, to }));
-            }
-        };
-        let doors = doors(service, port, self.leases);
-        for route in &plan.tcp {
-            let own = || [doors.endpoints.as_slice(), &doors.others].concat();
-            add(
-                route.nets.clone().unwrap_or_else(own),
-                self.split(&route.to),
-            );
-        }
-        if plan.opaque {
-            // As in the kernel, had no name been listed beside it: straight through.
-            let straight = Cluster {
-                id: plan.own.id.clone(),
-                original_dst: Some(port),
-                policy: Arc::clone(&plan.own.policy),
-                ..Cluster::default()
-            };
-            add(doors.endpoints, Split::one(Arc::new(straight)));
-            add(doors.others, Split::one(self.of(&plan.own)));
-        }
-        routes
-    }
 }

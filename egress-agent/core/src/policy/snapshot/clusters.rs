@@ -1,0 +1,87 @@
+//! Routes of a plan with the destinations that they lead to, as these are at the moment.
+
+use crate::policy::claims::{cluster, doors};
+use crate::policy::leases::Leases;
+use crate::registry::plan::{HttpPlan, PortPlan, Shares, To};
+use crate::registry::services::{Class, Service};
+use crate::registry::view::View;
+use crate::routing::{Cluster, HttpRoute, Split, TcpRoute};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Destinations as they are at the moment.
+pub(super) struct Clusters<'a> {
+    pub(super) known: &'a mut BTreeMap<To, Arc<Cluster>>,
+    pub(super) view: &'a View,
+    pub(super) leases: &'a Leases,
+}
+
+impl Clusters<'_> {
+    /// A destination.
+    pub(super) fn of(&mut self, to: &To) -> Arc<Cluster> {
+        let make = || {
+            let service = self.view.services.get(&to.id.host);
+            Arc::new(cluster(service.map(AsRef::as_ref), to, self.leases))
+        };
+        Arc::clone(self.known.entry(to.clone()).or_insert_with(make))
+    }
+
+    /// Destinations by weight.
+    pub(super) fn split(&mut self, shares: &Shares) -> Split {
+        let shares = shares.iter().map(|(w, to)| (*w, self.of(to)));
+        shares.collect::<Vec<_>>().into()
+    }
+
+    /// One HTTP route.
+    pub(super) fn http(&mut self, route: &HttpPlan) -> Arc<HttpRoute> {
+        Arc::new(HttpRoute {
+            matches: route.matches.clone(),
+            action: route
+                .action
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|action| action.try_map(|to| Ok(self.split(to)))),
+            policy: Arc::clone(&route.policy),
+        })
+    }
+
+    /// Routes for bytes that name nobody.
+    pub(super) fn tcp(
+        &mut self,
+        service: &Service,
+        port: u16,
+        plan: &PortPlan,
+    ) -> Vec<Arc<TcpRoute>> {
+        let mut routes = Vec::new();
+        if plan.tcp.is_empty() && !plan.opaque {
+            return routes;
+        }
+        let sniffed = service.class(port) == Some(Class::Sniffed);
+        let mut add = |nets: Vec<IpNet>, to: Split| {
+            if !nets.is_empty() {
+                routes.push(Arc::new(TcpRoute { nets, sniffed, to }));
+            }
+        };
+        let doors = doors(service, port, self.leases);
+        for route in &plan.tcp {
+            let own = || [doors.endpoints.as_slice(), &doors.others].concat();
+            add(
+                route.nets.clone().unwrap_or_else(own),
+                self.split(&route.to),
+            );
+        }
+        if plan.opaque {
+            // As in the kernel, had no name been listed beside it: straight through.
+            let straight = Cluster {
+                id: plan.own.id.clone(),
+                original_dst: Some(port),
+                policy: Arc::clone(&plan.own.policy),
+                ..Cluster::default()
+            };
+            add(doors.endpoints, Split::one(Arc::new(straight)));
+            add(doors.others, Split::one(self.of(&plan.own)));
+        }
+        routes
+    }
+}
