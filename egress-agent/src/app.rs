@@ -5,7 +5,7 @@ use crate::config::{Config, Mode};
 use crate::engine::News;
 use crate::gate::placement::Started;
 use crate::gate::{self, Gate, own, rootwatch};
-use crate::handover::{Inheritance, Leaving};
+use crate::handover::{self, Inheritance, Leaving};
 use crate::keeper::{Canaries, Keeper};
 use crate::kernel;
 use crate::namespaces::Services;
@@ -131,9 +131,7 @@ async fn serve(
     feed: Feed<RuleSet>,
     inheritance: Inheritance,
 ) -> anyhow::Result<()> {
-    let Gate {
-        mut kernel, lock, ..
-    } = gate;
+    let (mut kernel, lock) = (gate.kernel, gate.lock);
     // The handlers are set up before the start is announced, because an earlier signal would be
     // lost.
     let (stop, hangup) = (stop::told()?, reload::hangup()?);
@@ -147,10 +145,7 @@ async fn serve(
     let (reloaded, configs) = mpsc::channel(1);
     canaries.expect_errno(config.deny_errno);
     let came = Arc::new(Notify::new());
-    let registry = Registry {
-        own: observe::counters::Counters::default(),
-        kernel: Arc::new(kernel::Counters::open(&kernel.pins)?),
-    };
+    let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
     let (missed, identities) = (Missed::default(), Identities::default());
     let owners = Owners::new(identities.clone())?;
     let news = News {
@@ -192,8 +187,7 @@ async fn serve(
     let first = Arc::clone(&feed.current.borrow());
     engine.begin(&first, &sockets, services, previous).await?;
     accept.send_replace(true);
-    let unused = sockets.close_inherited();
-    unused.into_iter().for_each(manager::forget);
+    handover::forget_unused(&sockets);
     let kernel = Arc::new(Mutex::new(kernel));
     privilege::give_up(place.kept)?;
     rootwatch::start(&kernel, &place.roots, board.clone(), came)?;

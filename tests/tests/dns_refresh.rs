@@ -1,7 +1,5 @@
 //! Names that were answered together are not asked for together from then on.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use egress_tests::{Lab, wait_until};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -54,10 +52,9 @@ fn names_that_were_answered_together_are_asked_for_evenly() {
     .unwrap();
     let mut seconds = vec![0; answered.elapsed().as_secs() as usize + 1];
     for at in lab.dns.times() {
-        if let Some(after) = at.checked_duration_since(answered) {
-            if let Some(second) = seconds.get_mut(after.as_secs() as usize) {
-                *second += 1;
-            }
+        let after = at.checked_duration_since(answered);
+        if let Some(second) = after.and_then(|after| seconds.get_mut(after.as_secs() as usize)) {
+            *second += 1;
         }
     }
     // The last one is not over.

@@ -83,7 +83,9 @@ async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, told: &Told) {
     for netns in sockets.namespaces() {
         match end_in(live, sockets, netns).await {
             Ok(flows) => {
-                flows.iter().for_each(|flow| told.log(flow));
+                for flow in &flows {
+                    told.log(flow);
+                }
                 told.counters.add(Own::FlowsEnded, flows.len() as u64);
             }
             // Their packets are denied all the same.

@@ -58,6 +58,15 @@ impl Inheritance {
     }
 }
 
+/// Closes the listeners of namespaces in which the agent serves nobody; the service manager keeps them
+/// no longer.
+pub fn forget_unused(sockets: &SocketFactory) {
+    sockets
+        .close_inherited()
+        .into_iter()
+        .for_each(manager::forget);
+}
+
 /// Listens in the agent's own namespace, on the port that the gate redirects to. What keeps it from
 /// that is found again, and said, when the agent opens its listeners.
 fn early(config: &Config, roots: &[PathBuf]) -> Option<Vec<OwnedFd>> {

@@ -21,7 +21,7 @@ mod inheritance;
 mod leaving;
 mod next;
 
-pub use inheritance::Inheritance;
+pub use inheritance::{Inheritance, forget_unused};
 pub use leaving::{Leaving, end, leave};
 
 use std::path::{Path, PathBuf};

@@ -43,6 +43,14 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// The programs' counters, and the agent's at zero.
+    pub fn new(kernel: kernel::Counters) -> Self {
+        Self {
+            own: Counters::default(),
+            kernel: Arc::new(kernel),
+        }
+    }
+
     /// All values, in the order of [`FAMILIES`].
     pub fn samples(&self) -> impl Iterator<Item = Sample> {
         let all = FAMILIES

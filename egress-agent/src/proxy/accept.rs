@@ -171,7 +171,7 @@ async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain
             None => Box::pin(http::serve(client, Rewound::new(ahead, stream), drain)).await,
         },
         Step::AnyHttp => {
-            Box::pin(http::serve_any(client, Rewound::new(ahead, stream), drain)).await
+            Box::pin(http::serve_any(client, Rewound::new(ahead, stream), drain)).await;
         }
         Step::Tls(otherwise) => Box::pin(tls::pass_through(client, stream, ahead, otherwise)).await,
         Step::Relay(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,

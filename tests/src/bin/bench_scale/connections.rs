@@ -33,7 +33,7 @@ fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
                 found.connections.to_string(),
                 mib(found.before),
                 mib(found.idle),
-                format!("{:.1} KiB", found.of_each() as f64 / 1024.0),
+                format!("{} bytes", found.of_each()),
                 mib(found.closed),
             ],
         );

@@ -57,8 +57,8 @@ fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn one(options: &Options, binary: &Path, size: Size, table: &mut Table) -> Result<()> {
-    let mut site = Site::running(binary, size, options.answers)?;
+fn one(options: &Options, binary: &Path, scale: Size, table: &mut Table) -> Result<()> {
+    let mut site = Site::running(binary, scale, options.answers)?;
     site.write("extra.yaml", &rules::extra(extra()))?;
     site.rested()?;
     for kind in Kind::ALL {
@@ -71,7 +71,7 @@ fn one(options: &Options, binary: &Path, size: Size, table: &mut Table) -> Resul
         }
         let cpu = site.rested()?.saturating_sub(before) / u32::try_from(options.edits)?;
         let seen = seen(watches)?;
-        let what = format!("{size}: {}", kind.name());
+        let what = format!("{scale}: {}", kind.name());
         table.row(
             &what,
             vec![

@@ -45,7 +45,7 @@ fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn one(site: &mut Site, size: Size, way: Way, table: &mut Table) -> Result<()> {
+fn one(site: &mut Site, scale: Size, way: Way, table: &mut Table) -> Result<()> {
     let watches = site.watch()?;
     let begin = Instant::now();
     match way {
@@ -60,7 +60,7 @@ fn one(site: &mut Site, size: Size, way: Way, table: &mut Table) -> Result<()> {
     site.in_force()?;
     site.rested()?;
     let seen = seen(watches)?;
-    let what = format!("{size}: {}", way.name());
+    let what = format!("{scale}: {}", way.name());
     table.row(
         &what,
         vec![

@@ -40,11 +40,11 @@ pub struct Site {
 
 impl Site {
     /// Workloads and rules, and no agent yet.
-    pub fn new(binary: &Path, size: Size, answers: u32) -> Result<Self> {
+    pub fn new(binary: &Path, scale: Size, answers: u32) -> Result<Self> {
         let (netns, pins) = (NetNs::new()?, BpfFs::mount()?);
         netns.ip("route add local 20.0.0.0/8 dev lo")?;
         let (root, own) = (Cgroup::new()?, Cgroup::new()?);
-        let workloads = (0..size.views).map(|n| root.child(&format!("w{n}")));
+        let workloads = (0..scale.views).map(|n| root.child(&format!("w{n}")));
         let site = Self {
             agent: None,
             binary: binary.to_owned(),
@@ -56,15 +56,15 @@ impl Site {
             netns,
             pins,
         };
-        for (name, text) in rules::all(size.views, size.services) {
+        for (name, text) in rules::all(scale.views, scale.services) {
             site.write(&name, &text)?;
         }
         Ok(site)
     }
 
     /// The same with an agent that has everything in force.
-    pub fn running(binary: &Path, size: Size, answers: u32) -> Result<Self> {
-        let mut site = Self::new(binary, size, answers)?;
+    pub fn running(binary: &Path, scale: Size, answers: u32) -> Result<Self> {
+        let mut site = Self::new(binary, scale, answers)?;
         site.start()?;
         site.in_force()?;
         site.rested()?;

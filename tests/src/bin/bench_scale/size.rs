@@ -23,8 +23,8 @@ fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn one(options: &Options, binary: &Path, size: Size, table: &mut Table) -> Result<()> {
-    let mut site = Site::new(binary, size, options.answers)?;
+fn one(options: &Options, binary: &Path, scale: Size, table: &mut Table) -> Result<()> {
+    let mut site = Site::new(binary, scale, options.answers)?;
     let ready = site.start()?;
     site.in_force()?;
     let cpu = site.rested()?;
@@ -39,7 +39,7 @@ fn one(options: &Options, binary: &Path, size: Size, table: &mut Table) -> Resul
     site.rested()?;
     let after = site.resident()?;
     table.row(
-        size.to_string(),
+        scale.to_string(),
         vec![
             time(ready),
             time(cpu),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const NAMES: u32 = 10_000;
-const SECONDS: usize = 300;
+const SECONDS: u32 = 300;
 
 /// Questions in each second after the first answers, which all come at one moment. `answer` is what
 /// a server says to a question in a second.
-fn questions(ttl: u64, answer: impl Fn(usize) -> bool) -> Vec<u32> {
+fn questions(ttl: u32, answer: impl Fn(usize) -> bool) -> Vec<u32> {
     let start = Instant::now();
     let mut leases = Leases::new(LeaseSettings {
         seed: 7,
@@ -20,7 +20,7 @@ fn questions(ttl: u64, answer: impl Fn(usize) -> bool) -> Vec<u32> {
     });
     let names: BTreeSet<Arc<str>> = (0..NAMES).map(|n| format!("h{n}.example").into()).collect();
     leases.want(start, &names);
-    let mut seconds = vec![0; SECONDS + 1];
+    let mut seconds = vec![0; SECONDS as usize + 1];
     let mut now = start;
     while let Some(second) = seconds.get_mut((now - start).as_secs() as usize) {
         while let Some(name) = leases.poll_query(now) {
@@ -29,7 +29,7 @@ fn questions(ttl: u64, answer: impl Fn(usize) -> bool) -> Vec<u32> {
             let result = if answer((now - start).as_secs() as usize) {
                 Ok(Answer {
                     addresses: vec![ip],
-                    ttl: Duration::from_secs(ttl),
+                    ttl: Duration::from_secs(ttl.into()),
                 })
             } else {
                 Err(Failure::Failed("timeout".into()))
@@ -46,7 +46,7 @@ fn questions(ttl: u64, answer: impl Fn(usize) -> bool) -> Vec<u32> {
 fn busiest(seconds: &[u32]) -> f64 {
     let sum: u32 = seconds.iter().sum();
     let most = seconds.iter().max().unwrap();
-    f64::from(*most) * seconds.len() as f64 / f64::from(sum)
+    f64::from(*most) * f64::from(u32::try_from(seconds.len()).unwrap()) / f64::from(sum)
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn ten_thousand_names_are_asked_for_evenly_over_five_minutes() {
         println!("TTL {ttl} s: {sum} questions, busiest second {busiest:.2} of the mean");
         assert!(busiest < 1.7, "TTL {ttl} s: {busiest} of the mean");
         // No name is asked for much more often than its TTL says.
-        let each = f64::from(sum) / f64::from(NAMES) * ttl as f64 / SECONDS as f64;
+        let each = f64::from(sum) / f64::from(NAMES) * f64::from(ttl) / f64::from(SECONDS);
         assert!(each < 1.25, "TTL {ttl} s: {each} questions in its time");
         assert!(!seconds.contains(&0), "TTL {ttl} s: a second of silence");
     }
