@@ -21,10 +21,15 @@ use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
 use egress_ebpf::verdict::Reason;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Log lines of denials in a second; the kernel's bound on events is higher, and each costs a line.
 const LOGGED: u32 = 75;
+
+/// How long the next events wait after some were read. The kernel wakes a reader only for an event
+/// that finds the ring empty (`bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so a workload that dials
+/// at random wakes the agent once in a pause and not once an event.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub struct Denials {
@@ -61,13 +66,19 @@ impl Denials {
 
     /// Follows the kernel's events until they cannot be read.
     pub async fn follow(mut self, mut events: Events) -> anyhow::Result<()> {
+        let mut look = Instant::now();
         loop {
             let due = [self.sorting.due(), self.throttle.due()];
+            let batch = async {
+                until(Some(look)).await;
+                events.next().await
+            };
             tokio::select! {
-                batch = events.next() => {
+                batch = batch => {
                     for event in batch.context("reading the kernel's events")? {
                         self.take(&event);
                     }
+                    look = Instant::now() + PAUSE;
                 }
                 () = until(due.into_iter().flatten().min()) => {
                     while let Some(event) = self.sorting.ripe(Instant::now()) {
