@@ -19,7 +19,7 @@ pub enum HeadError {
     /// Requests of this workload, or of all, take all the memory that there is.
     #[error("no memory left for the request")]
     NoRoom,
-    /// More than [`MAX_HEADERS`] fields.
+    /// More than [`MAX_HEADERS`](super::request_head::MAX_HEADERS) fields.
     #[error("the request has more than 100 headers")]
     TooManyHeaders,
     /// Not one of Envoy's methods.
