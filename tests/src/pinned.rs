@@ -6,7 +6,9 @@ use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, SkStorage};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
-use egress_ebpf::abi::{ANSWER_NS, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
+use egress_ebpf::abi::{
+    ANSWER_NS, Ancestors, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState,
+};
 use egress_ebpf::ids::{CgroupId, NetnsCookie};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::BTreeMap;
@@ -34,6 +36,13 @@ pub fn forget_proxy(bpf_dir: &Path, netns: NetnsCookie) -> Result<()> {
 /// Cgroups under a policy of their own.
 pub fn owners(bpf_dir: &Path) -> Result<usize> {
     entries::<CgroupId, u64>(bpf_dir, "OWNERS")
+}
+
+/// Makes the kernel forget the cgroups above one, as if newer ones had taken the entry's place.
+pub fn forget_ancestors(bpf_dir: &Path, cgroup: u64) -> Result<()> {
+    let map = MapData::from_pin(abi(bpf_dir)?.join("maps/ANCESTORS"))?;
+    let mut ancestors: HashMap<_, CgroupId, Ancestors> = Map::LruHashMap(map).try_into()?;
+    Ok(ancestors.remove(&CgroupId(cgroup))?)
 }
 
 /// Redirected flows between their SYN and the end of the handshake.

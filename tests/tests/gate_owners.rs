@@ -1,7 +1,10 @@
 //! A workload gets another policy while its connections run.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::cgroup::Cgroup;
+use egress_tests::client;
 use egress_tests::lab::{host, v4, v6};
+use egress_tests::pinned::forget_ancestors;
 use egress_tests::place::Place;
 use egress_tests::{Background, Lab, LabOptions, Load, wait_until};
 use rustix::process::Signal;
@@ -44,6 +47,14 @@ fn asking(lab: &Lab, name: &str, target: SocketAddr) -> Background {
     let mut command = lab.command(BUSY).unwrap();
     command.args(["ask", "--host", name, &target.to_string()]);
     Background::start(command).unwrap()
+}
+
+/// A client in a cgroup of its own.
+fn within<'a>(lab: &'a Lab, cgroup: &'a Cgroup) -> Place<'a> {
+    Place {
+        cgroup: Some(cgroup),
+        ..lab.client_place()
+    }
 }
 
 /// Waits by `status`: of thousands of changes the log has not every line (its rate limit).
@@ -141,10 +152,7 @@ fn a_flow_from_before_its_workload_was_recognised_ends_where_the_workloads_polic
     lab.rules("narrow.yaml", NARROW).unwrap();
     lab.agent().unwrap().signal(Signal::STOP).unwrap();
     let late = lab.workloads().child("late").unwrap();
-    let place = Place {
-        cgroup: Some(&late),
-        ..lab.client_place()
-    };
+    let place = within(&lab, &late);
     let hold = |place: &Place<'_>, ip| {
         let to = SocketAddr::new(ip, 7).to_string();
         Load::start(place, &["hold", &to]).unwrap()
@@ -167,5 +175,39 @@ fn a_flow_from_before_its_workload_was_recognised_ends_where_the_workloads_polic
     for flow in kept {
         let counts = flow.stop().unwrap();
         assert!(counts.keys().all(|name| name == "hold.ok"), "{counts:?}");
+    }
+}
+
+/// The agent is stopped while the connections are made, and takes them when the kernel does not know
+/// any more which workload they belong to. What they were redirected under listed the host.
+#[test]
+fn a_redirected_flow_whose_owner_the_kernel_forgot_is_denied_with_its_reason() {
+    let entry = "{cgroup: busy, namespace: shop}";
+    let mut lab = Lab::start_with(LabOptions::flags(&["--workload", entry])).unwrap();
+    lab.rules("both.yaml", RULES).unwrap();
+    let busy = lab.workloads().child("busy").unwrap();
+    for ip in [v4(host::HTTPBIN), v6(host::HTTPBIN)] {
+        let to = SocketAddr::new(ip, 80).to_string();
+        lab.agent().unwrap().signal(Signal::STOP).unwrap();
+        let mut command = within(&lab, &busy).command(BUSY).unwrap();
+        let begin = "GET / HTTP/1.1\\nHost: a.example\\n\\n";
+        command.args(["hoard", "--count", "1", "--begin", begin, &to]);
+        let client = Background::start(command).unwrap();
+        client
+            .wait_line("the connection", SOON, |l| l["connected"] == 1)
+            .unwrap();
+        forget_ancestors(lab.bpf_dir(), busy.id().unwrap()).unwrap();
+        let agent = lab.agent().unwrap();
+        let mark = agent.mark();
+        agent.signal(Signal::CONT).unwrap();
+        let told = |line: &str| line.contains("reason=\"unknown-owner\"") && line.contains(&to);
+        agent.wait_line(mark, SOON, "the denial", told).unwrap();
+        client
+            .wait_line("the end", SOON, |l| l["open"] == 0)
+            .unwrap();
+        client.end().unwrap();
+        let url = format!("http://{to}/");
+        let again = client::curl(&within(&lab, &busy), &["-H", "Host: a.example", &url]).unwrap();
+        assert_eq!(again.code, 200, "{again:?}");
     }
 }

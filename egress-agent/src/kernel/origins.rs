@@ -32,7 +32,7 @@ impl Origins {
     }
 
     /// The cgroups that own an origin's flow: its own, then those above it, up to level 1. Empty where
-    /// the kernel does not know them any more: then [`FlowOrigin::policy`] is what is left.
+    /// the kernel does not know them any more.
     pub fn owners(&self, origin: &FlowOrigin) -> Vec<CgroupId> {
         self.ancestors.deepest_first(origin.cgroup)
     }

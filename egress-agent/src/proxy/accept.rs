@@ -97,26 +97,32 @@ enum Admitted {
 
 /// The owner of the connection, and its places in total and in the workload's share.
 fn admit(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Admitted> {
-    let Some(origin) = shared.origins.origin(stream.as_fd()) else {
+    let origin = shared.origins.origin(stream.as_fd());
+    let unowned = match &origin {
+        None => Some(DenialReason::NoOrigin),
+        // A canary that has left proves nothing.
+        Some(origin) if origin.policy == PROOF_POLICY => {
+            overflow::say(stream, shared.proof.as_bytes());
+            return None;
+        }
+        Some(origin) if origin.has_unknown_owner() => Some(DenialReason::UnknownOwner),
+        Some(_) => None,
+    };
+    if let Some(reason) = unowned {
         let denial = Denial {
             peer,
             name: None,
-            reason: DenialReason::NoOrigin,
+            reason,
             audit: false,
         };
-        shared.observer.denied(None, &denial);
-        return None;
-    };
-    let client = Client {
-        shared: Arc::clone(shared),
-        origin: Arc::new(origin),
-        peer,
-    };
-    if client.origin.policy == PROOF_POLICY {
-        // A canary that has left proves nothing.
-        overflow::say(stream, shared.proof.as_bytes());
+        shared.observer.denied(origin.as_ref(), &denial);
         return None;
     }
+    let client = Client {
+        shared: Arc::clone(shared),
+        origin: Arc::new(origin?),
+        peer,
+    };
     let share = client.share();
     let places = shared
         .connections

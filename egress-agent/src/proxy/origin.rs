@@ -3,6 +3,7 @@
 //! It does not look them up.
 
 use egress_core::routing::RouteTable;
+use egress_ebpf::abi::CLOSED_POLICY;
 use egress_ebpf::ids::{CgroupId, NetnsCookie, PolicyId};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -12,12 +13,13 @@ use std::os::fd::BorrowedFd;
 pub struct Origin {
     /// What the client dialled.
     pub destination: SocketAddr,
-    /// The policy of the socket's owner when the flow was redirected.
+    /// The policy of the socket's owner when the flow was redirected. Reports name it; no judgement
+    /// rests on it, because its id may belong to another view by now.
     pub policy: PolicyId,
     /// The cgroup id of the socket's owner.
     pub cgroup: CgroupId,
     /// That cgroup and those above it below the enforced root, deepest first; empty if the kernel
-    /// does not know them.
+    /// does not know them: see [`Self::has_unknown_owner`].
     pub owners: Vec<CgroupId>,
     /// The cgroup among them whose share of the proxy the flow takes if none has a policy of its
     /// own: one that the workload cannot multiply.
@@ -34,27 +36,26 @@ impl Origin {
     /// The owner's present policy. Each judgement asks for it, because a workload may get another
     /// policy while its connections run, and another view may get the id.
     pub fn policy_in(&self, routes: &RouteTable) -> PolicyId {
-        if self.owners.is_empty() {
-            routes
-                .owners
-                .get(&self.cgroup)
-                .copied()
-                .unwrap_or(self.policy)
+        if self.has_unknown_owner() {
+            CLOSED_POLICY
         } else {
             routes.policy_of(&self.owners)
         }
     }
 
+    /// Whether the kernel knew the socket's cgroup and has no entry for the cgroups above it, as it
+    /// keeps a bounded number of them. Which workload the flow belongs to cannot be told then, and
+    /// the hooks deny the same with `unknown-owner`. A socket without a cgroup is under the enforced
+    /// root's default policy, as in the hooks.
+    pub(super) fn has_unknown_owner(&self) -> bool {
+        self.owners.is_empty() && self.cgroup != CgroupId(0)
+    }
+
     /// The cgroup whose share of the proxy the flow takes: the deepest of its owners that has a
     /// policy of its own. That is the workload's cgroup, however many cgroups it creates below.
     pub(super) fn share_in(&self, routes: &RouteTable) -> CgroupId {
-        let own = [self.cgroup];
-        let owners = if self.owners.is_empty() {
-            &own[..]
-        } else {
-            &self.owners
-        };
-        let named = owners.iter().find(|id| routes.owners.contains_key(id));
+        let mut owners = self.owners.iter();
+        let named = owners.find(|id| routes.owners.contains_key(id));
         named.copied().unwrap_or(self.sharer)
     }
 }

@@ -32,6 +32,7 @@ fn auditing(port: Option<(u16, PortRoutes)>) -> RouteTable {
     RouteTable {
         generation: 1,
         policies: BTreeMap::from([(POLICY, Arc::new(policy))]),
+        owners: Arc::new([(OWNER, POLICY)].into()),
         ..RouteTable::default()
     }
 }

@@ -3,11 +3,10 @@
 
 use crate::raw::*;
 use crate::support::*;
-use egress_agent::proxy::{DenialReason, Limits, Origin};
+use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::istio::{decode, validate};
 use egress_core::policy::state::{Settings, State};
 use egress_core::routing::{PortRoutes, RouteTable};
-use egress_ebpf::abi::DEFAULT_POLICY;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,11 +72,8 @@ impl Case {
             }
         })
         .await;
-        let origin_of = Origin {
-            policy: DEFAULT_POLICY,
-            ..destination("192.0.2.1:80")
-        };
-        let bed = Bed::with(PortRoutes::default(), Some(origin_of), Limits::default()).await;
+        let from = destination("192.0.2.1:80");
+        let bed = Bed::with(PortRoutes::default(), Some(from), Limits::default()).await;
         bed.put(rules(origin, port, more));
         Self { bed, reached }
     }

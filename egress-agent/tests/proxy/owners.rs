@@ -165,20 +165,27 @@ async fn where_running_connections_are_kept_each_new_request_is_judged_all_the_s
 }
 
 #[tokio::test]
-async fn a_flow_of_which_the_kernel_knows_the_leaf_alone_falls_back_on_what_it_was_redirected_under()
- {
+async fn a_flow_whose_owner_the_kernel_forgot_is_closed_whatever_it_was_redirected_under() {
     let origin = origin().await;
-    let flow = Origin {
-        policy: ONLY_A,
-        cgroup: CONTAINER,
-        ..destination("192.0.2.1:80")
-    };
-    let bed = Bed::with(PortRoutes::default(), Some(flow), Limits::default()).await;
-    for (owners, status) in [(vec![], 502), (vec![(CONTAINER, BOTH)], 200)] {
-        bed.put(routes(origin, &owners));
+    for (cgroup, denied) in [(CONTAINER, true), (CgroupId(0), false)] {
+        let flow = Origin {
+            policy: BOTH,
+            cgroup,
+            owners: vec![],
+            ..destination("192.0.2.1:80")
+        };
+        let bed = Bed::with(PortRoutes::default(), Some(flow), Limits::default()).await;
+        // An entry of the cgroup itself does not tell of a deeper one.
+        bed.put(routes(origin, &[(CONTAINER, BOTH)]));
         let mut client = bed.client().await;
-        let told = client.ask(&get("b.example", "/")).await.status();
-        assert_eq!(told, status, "{owners:?}");
+        client.send(get("b.example", "/").as_bytes()).await;
+        if denied {
+            assert!(client.rest().await.is_empty());
+            assert_eq!(bed.denial().await, DenialReason::UnknownOwner);
+        } else {
+            // The kernel has it under the root's default too.
+            assert_eq!(client.message().await.unwrap().status(), 200);
+        }
     }
 }
 

@@ -27,6 +27,8 @@ use tokio::time::timeout;
 /// Nothing in these tests takes this long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const POLICY: PolicyId = PolicyId(7);
+/// The cgroup of [`destination`]'s flow, which is under [`POLICY`] in a [`table`].
+pub const OWNER: CgroupId = CgroupId(1);
 pub const HOST: &str = "httpbin.org";
 pub const PORT: u16 = 80;
 
@@ -82,9 +84,9 @@ pub fn destination(addr: &str) -> Origin {
     Origin {
         destination: addr.parse().unwrap(),
         policy: POLICY,
-        cgroup: CgroupId(1),
-        owners: vec![],
-        sharer: CgroupId(1),
+        cgroup: OWNER,
+        owners: vec![OWNER],
+        sharer: OWNER,
         pid: 1,
         comm: "curl".into(),
         netns: egress_ebpf::ids::NetnsCookie(1),
@@ -174,6 +176,7 @@ pub fn table(port: PortRoutes) -> RouteTable {
     RouteTable {
         generation: 1,
         policies: BTreeMap::from([(POLICY, Arc::new(policy))]),
+        owners: Arc::new([(OWNER, POLICY)].into()),
         ..RouteTable::default()
     }
 }

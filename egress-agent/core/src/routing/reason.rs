@@ -15,6 +15,12 @@ pub enum DenialReason {
     /// The kernel did not redirect this connection: somebody dialled the proxy itself.
     #[error("no original destination: not a redirected connection")]
     NoOrigin,
+    /// The kernel has no entry any more for the cgroups above that of the socket.
+    #[error(
+        "the kernel does not know the ancestors of the socket's cgroup; the next socket that is made \
+         in the cgroup brings them back"
+    )]
+    UnknownOwner,
     /// All connections that the limits allow are taken.
     #[error("the workload's share of the proxy's connections is taken, or all of them are")]
     ConnectionLimit,
@@ -107,6 +113,7 @@ impl DenialReason {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NoOrigin => "no-origin",
+            Self::UnknownOwner => "unknown-owner",
             Self::ConnectionLimit => "connection-limit",
             Self::MemoryLimit => "memory-limit",
             Self::UnlistedPort => "port-not-listed",
