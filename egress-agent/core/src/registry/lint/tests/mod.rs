@@ -1,8 +1,10 @@
 //! Each finding on the smallest rules that have it.
 
-use super::{Linter, lint};
+mod follow;
+mod imports;
+
+use super::lint;
 use crate::istio::{Object, decode};
-use proptest::prelude::*;
 use std::sync::Arc;
 
 const HEAD: &str = "apiVersion: networking.istio.io/v1\n";
@@ -44,83 +46,6 @@ fn an_address_as_a_host_of_a_rule_is_told_where_addresses_belong() {
             "{found:?}"
         );
     }
-}
-
-#[test]
-fn imports_of_a_sidecar_that_no_entry_lists_are_named() {
-    let sidecar = |hosts: &str| {
-        format!(
-            "---\n{HEAD}kind: Sidecar\nmetadata: {{name: s}}\nspec: {{egress: [{{hosts: [{hosts}]}}]}}\n"
-        )
-    };
-    let wild = entry("w", &HTTP.replace("a.com", "'*.w.com'"));
-    let other = entry("o", &HTTP.replace("a.com", "o.com"))
-        .replace("{name: o}", "{name: o, namespace: prod}");
-    let entries = entry("a", HTTP) + &wild + &other;
-    for (hosts, expected) in [
-        (
-            "./b.com",
-            Some("no ServiceEntry of namespace default lists b.com: this imports nothing"),
-        ),
-        (
-            "default/b.com",
-            Some("no ServiceEntry of namespace default lists b.com"),
-        ),
-        (
-            "'*/b.com'",
-            Some("no ServiceEntry lists b.com: this imports nothing"),
-        ),
-        (
-            "'*/*.b.com'",
-            Some("no ServiceEntry lists *.b.com: this imports nothing"),
-        ),
-        (
-            "'./*.o.com'",
-            Some("no ServiceEntry of namespace default lists *.o.com"),
-        ),
-        // A wildcard does not stand for the names that it covers, nor for the name above them.
-        ("'*/w.com'", Some("no ServiceEntry lists w.com")),
-        ("'*/*.a.com'", Some("no ServiceEntry lists *.a.com")),
-        (
-            "./o.com",
-            Some("lists o.com: this imports nothing (ServiceEntry prod/o does)"),
-        ),
-        (
-            "'stage/*'",
-            Some("no ServiceEntry of namespace stage lists any host"),
-        ),
-        (
-            "'*/*', '~prod/b.com'",
-            Some("prod lists b.com: this excludes nothing"),
-        ),
-        (
-            "'*/*', '~/b.com'",
-            Some("no ServiceEntry lists b.com: this excludes nothing"),
-        ),
-        ("'*/*'", None),
-        ("'./*'", None),
-        ("'~/*'", None),
-        ("'istio-system/*'", None),
-        ("./a.com", None),
-        ("./A.com", None),
-        ("'*/*.com'", None),
-        ("'*/*.w.com'", None),
-        ("prod/o.com", None),
-        ("'prod/*'", None),
-        ("'*/*', '~prod/o.com'", None),
-    ] {
-        let found = findings(&(entries.clone() + &sidecar(hosts)));
-        let at = usize::from(hosts.starts_with("'*/*', "));
-        let at = format!("3 spec.egress[0].hosts[{at}]: ");
-        match expected {
-            Some(text) => assert!(
-                found.len() == 1 && found[0].starts_with(&at) && found[0].contains(text),
-                "{hosts}: {found:?}"
-            ),
-            None => assert_eq!(found, [""; 0], "{hosts}"),
-        }
-    }
-    assert_eq!(findings(&sidecar("'*/*'")), [""; 0]);
 }
 
 #[test]
@@ -320,108 +245,4 @@ fn only_the_finding_of_an_open_port_says_that_it_opens() {
         .collect();
     assert_eq!(opens.iter().filter(|opens| **opens).count(), 1, "{found:?}");
     assert!(opens.len() > 1, "{found:?}");
-}
-
-/// Objects that depend on each other in every way that findings do.
-fn pool() -> Vec<Arc<Object>> {
-    let object = |kind: &str, name: &str, namespace: &str, spec: &str| {
-        format!(
-            "---\n{HEAD}kind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
-        )
-    };
-    let ports = "ports: [{number: 80, name: h, protocol: HTTP}]";
-    let mut text = String::new();
-    for (n, (hosts, rest)) in [
-        ("a.com", "resolution: DNS"),
-        ("a.com", "resolution: NONE"),
-        ("a.com, b.com", "resolution: DNS"),
-        ("'*.a.com'", "resolution: NONE"),
-        ("'*.co.uk', x.co.uk", "resolution: NONE"),
-        ("s.n0.svc.cluster.local", "resolution: DNS, exportTo: ['.']"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let namespace = format!("n{}", n % 2);
-        let spec = format!("hosts: [{hosts}], {rest}, {ports}");
-        text += &object("ServiceEntry", &format!("e{n}"), &namespace, &spec);
-    }
-    for (n, (hosts, to)) in [
-        ("a.com", "host: b.com, subset: v1"),
-        ("a.com", "host: a.com, port: {number: 81}"),
-        ("'*.a.com'", "host: x.a.com"),
-        ("'*'", "host: a.com, subset: v2"),
-        ("s", "host: s"),
-        ("b.com", "host: '*.a.com'"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let spec = format!("hosts: [{hosts}], http: [{{route: [{{destination: {{{to}}}}}]}}]");
-        text += &object("VirtualService", &format!("v{n}"), "n0", &spec);
-    }
-    for (n, spec) in [
-        "host: a.com, subsets: [{name: v1, labels: {v: '1'}}]",
-        "host: '*.com', subsets: [{name: v2, labels: {v: '2'}}, {name: v1, labels: {v: '1'}}]",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        text += &object("DestinationRule", &format!("d{n}"), "n0", spec);
-    }
-    for (n, hosts) in [
-        "'n1/*'",
-        "'*/x.a.com', '*/*.a.com'",
-        "'./a.com', '~n1/b.com'",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let spec = format!("egress: [{{hosts: [{hosts}]}}]");
-        text += &object("Sidecar", &format!("s{n}"), "n0", &spec);
-    }
-    text += &object("WorkloadEntry", "w", "n0", "address: 192.0.2.1");
-    let decoded = decode("test.yaml", &text);
-    assert!(!decoded.is_broken(), "{:?}", decoded.messages);
-    decoded.objects.into_iter().map(Arc::new).collect()
-}
-
-fn chosen(pool: &[Arc<Object>], set: u32) -> Vec<Arc<Object>> {
-    let chosen = pool.iter().enumerate().filter(|(n, _)| set >> n & 1 == 1);
-    chosen.map(|(_, object)| Arc::clone(object)).collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-    #[test]
-    fn findings_that_follow_the_rules_are_those_of_a_look_at_everything(
-        sets in prop::collection::vec((any::<u32>(), any::<u32>()), 1..12),
-    ) {
-        let pool = pool();
-        let mut linter = Linter::default();
-        let mut held = 0;
-        for (set, moved) in sets {
-            // An object that only moved is in both lists.
-            let moved = held & set & moved;
-            let added = chosen(&pool, set & !held | moved);
-            let gone = chosen(&pool, held & !set | moved);
-            linter.change(&added, &gone);
-            held = set;
-            let objects = chosen(&pool, set);
-            let mut whole: Vec<_> = lint(&objects)
-                .into_iter()
-                .map(|f| (objects[f.object].to_string(), f.message, f.opens))
-                .collect();
-            let followed = linter.findings();
-            let mut followed: Vec<_> = followed
-                .map(|f| (f.object.to_string(), f.message.clone(), f.opens))
-                .collect();
-            let by_object = |list: &mut Vec<(String, crate::istio::Message, bool)>| {
-                list.sort_by(|a, b| a.0.cmp(&b.0));
-            };
-            by_object(&mut whole);
-            by_object(&mut followed);
-            prop_assert_eq!(whole, followed);
-        }
-    }
 }
