@@ -1,7 +1,7 @@
-//! What rules of the registry depend on of a workload: which namespaces and which labels. What no rule
-//! asks for is left out of a scope, so that workloads share a policy.
+//! Which namespaces and which labels of a workload the rules ask for. A scope leaves out the others, so
+//! that more workloads share a policy.
 //!
-//! Counts, so that one object can come or go without the others.
+//! Each name has a count, so that one object can come or go without a look at the others.
 
 use super::touched::Rescoped;
 use crate::istio::{Object, Spec};
@@ -55,22 +55,28 @@ impl Dependences {
 
     /// Adds what an object depends on.
     pub(super) fn add(&mut self, object: &Object, rescoped: &mut Rescoped) {
-        let asked = Asked::of(object);
-        let namespaces = asked.namespaces.into_iter();
-        let fresh = namespaces.filter(|n| self.namespaces.add(n));
-        rescoped.namespaces.extend(fresh.map(str::to_owned));
-        let fresh = asked.labels.into_iter().filter(|l| self.labels.add(l));
-        rescoped.labels.extend(fresh.map(str::to_owned));
+        self.count(object, rescoped, Counted::add);
     }
 
     /// Removes what an object depended on.
     pub(super) fn remove(&mut self, object: &Object, rescoped: &mut Rescoped) {
+        self.count(object, rescoped, Counted::remove);
+    }
+
+    /// Counts each name that an object asks for. `step` returns whether that changes the scopes.
+    fn count(
+        &mut self,
+        object: &Object,
+        rescoped: &mut Rescoped,
+        step: fn(&mut Counted, &str) -> bool,
+    ) {
         let asked = Asked::of(object);
         let namespaces = asked.namespaces.into_iter();
-        let gone = namespaces.filter(|n| self.namespaces.remove(n));
-        rescoped.namespaces.extend(gone.map(str::to_owned));
-        let gone = asked.labels.into_iter().filter(|l| self.labels.remove(l));
-        rescoped.labels.extend(gone.map(str::to_owned));
+        let changed = namespaces.filter(|n| step(&mut self.namespaces, n));
+        rescoped.namespaces.extend(changed.map(str::to_owned));
+        let labels = asked.labels.into_iter();
+        let changed = labels.filter(|l| step(&mut self.labels, l));
+        rescoped.labels.extend(changed.map(str::to_owned));
     }
 }
 

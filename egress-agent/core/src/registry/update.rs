@@ -34,6 +34,33 @@ pub struct Update {
     gone: Vec<Arc<Object>>,
 }
 
+/// One object comes or goes.
+#[derive(Clone, Copy)]
+enum Step {
+    Add,
+    Remove,
+}
+
+impl Step {
+    /// Adds an item to the list of a key, ordered by age, or removes it from there.
+    fn take<K: Ord + Clone, T: Clone>(
+        self,
+        map: &mut BTreeMap<K, Vec<T>>,
+        key: &K,
+        item: &T,
+        object: impl Fn(&T) -> &Arc<Object>,
+    ) {
+        match self {
+            Self::Add => {
+                let list = map.entry(key.clone()).or_default();
+                let at = list.partition_point(|e| by_age(object(e), object(item)).is_le());
+                list.insert(at, item.clone());
+            }
+            Self::Remove => remove(map, key, |e| Arc::ptr_eq(object(e), object(item))),
+        }
+    }
+}
+
 impl Registry {
     /// Makes these the resources. An object that is the same one as before (by its place in
     /// memory) costs next to nothing.
@@ -95,10 +122,10 @@ impl Registry {
         let change = if added.len() + gone.len() <= FEW.max(self.held.len() / 8) {
             let mut touched = Touched::default();
             for object in &gone {
-                self.take_out(object, &mut touched);
+                self.index(Step::Remove, object, &mut touched);
             }
             for object in &added {
-                self.put_in(object, &mut touched);
+                self.index(Step::Add, object, &mut touched);
             }
             Change::Some(touched)
         } else {
@@ -124,10 +151,10 @@ impl Registry {
         match update.change {
             Change::Some(mut touched) => {
                 for object in &update.added {
-                    self.take_out(object, &mut touched);
+                    self.index(Step::Remove, object, &mut touched);
                 }
                 for object in &update.gone {
-                    self.put_in(object, &mut touched);
+                    self.index(Step::Add, object, &mut touched);
                 }
             }
             Change::Everything => self.rebuild(),
@@ -146,19 +173,26 @@ impl Registry {
             ..Self::empty(&self.domain, &self.root_namespace)
         };
         for object in &objects {
-            self.put_in(object, &mut Touched::default());
+            self.index(Step::Add, object, &mut Touched::default());
         }
     }
 
-    fn put_in(&mut self, object: &Arc<Object>, touched: &mut Touched) {
-        self.dependences.add(object, &mut touched.scopes);
+    /// Adds an object to every index or removes it from each, and notes what depends on it.
+    fn index(&mut self, step: Step, object: &Arc<Object>, touched: &mut Touched) {
+        match step {
+            Step::Add => self.dependences.add(object, &mut touched.scopes),
+            Step::Remove => self.dependences.remove(object, &mut touched.scopes),
+        }
         let namespace = &object.meta.namespace;
         match &object.spec {
             Some(Spec::ServiceEntry(spec)) => {
                 if spec.workload_selector.is_some() {
-                    insert_at(&mut self.selecting, namespace, object);
+                    step.take(&mut self.selecting, namespace, object, |o| o);
                 }
-                let hosts = self.list(object, spec);
+                let hosts = match step {
+                    Step::Add => self.list(object, spec),
+                    Step::Remove => self.unlist(object, spec),
+                };
                 touched.add(What::Services, object, hosts);
             }
             Some(Spec::VirtualService(spec)) => {
@@ -167,99 +201,52 @@ impl Registry {
                 };
                 if spec.hosts.is_empty() {
                     let key = own_name(object);
-                    let same = self.delegates.entry(key.clone()).or_default();
-                    insert(same, &vs, |v| &v.object);
+                    step.take(&mut self.delegates, &key, &vs, |v| &v.object);
                     self.touch_delegating(&key, touched);
                 } else if vs.serves_mesh() {
                     let hosts = self.full_names(object, spec);
                     for host in &hosts {
-                        let same = self.rules.entry(Arc::clone(host)).or_default();
-                        insert(same, &vs, |v| &v.object);
+                        step.take(&mut self.rules, host, &vs, |v| &v.object);
                     }
                     for key in delegates(object, spec) {
-                        let same = self.delegating.entry(key).or_default();
-                        insert(same, object, |o| o);
+                        step.take(&mut self.delegating, &key, object, |o| o);
                     }
                     touched.add(What::Routes, object, hosts);
                 }
             }
             Some(Spec::DestinationRule(spec)) => {
                 let host = hosts::full_name(&spec.host, namespace, &self.domain);
-                let same = self.destination_rules.entry(Arc::clone(&host)).or_default();
-                insert(same, object, |o| o);
+                step.take(&mut self.destination_rules, &host, object, |o| o);
                 touched.add(What::Destinations, object, vec![host]);
             }
             Some(Spec::Sidecar(_)) => {
-                insert_at(&mut self.sidecars, namespace, object);
+                step.take(&mut self.sidecars, namespace, object, |o| o);
                 self.touch_sidecars(namespace, touched);
             }
             Some(Spec::WorkloadEntry(spec)) => {
-                insert_at(&mut self.workload_entries, namespace, object);
+                step.take(&mut self.workload_entries, namespace, object, |o| o);
                 self.select_anew(object, spec, touched);
             }
             None => {}
         }
     }
 
-    fn take_out(&mut self, object: &Arc<Object>, touched: &mut Touched) {
-        self.dependences.remove(object, &mut touched.scopes);
-        let namespace = &object.meta.namespace;
-        match &object.spec {
-            Some(Spec::ServiceEntry(spec)) => {
-                remove(&mut self.selecting, namespace, object);
-                let hosts = self.unlist(object, spec);
-                touched.add(What::Services, object, hosts);
-            }
-            Some(Spec::VirtualService(spec)) if spec.hosts.is_empty() => {
-                let key = own_name(object);
-                remove_where(&mut self.delegates, &key, |v| {
-                    Arc::ptr_eq(&v.object, object)
-                });
-                self.touch_delegating(&key, touched);
-            }
-            Some(Spec::VirtualService(spec)) => {
-                let hosts = self.full_names(object, spec);
-                for host in &hosts {
-                    remove_where(&mut self.rules, host, |v| Arc::ptr_eq(&v.object, object));
-                }
-                for key in delegates(object, spec) {
-                    remove(&mut self.delegating, &key, object);
-                }
-                touched.add(What::Routes, object, hosts);
-            }
-            Some(Spec::DestinationRule(spec)) => {
-                let host = hosts::full_name(&spec.host, namespace, &self.domain);
-                remove(&mut self.destination_rules, &host, object);
-                touched.add(What::Destinations, object, vec![host]);
-            }
-            Some(Spec::Sidecar(_)) => {
-                remove(&mut self.sidecars, namespace, object);
-                self.touch_sidecars(namespace, touched);
-            }
-            Some(Spec::WorkloadEntry(spec)) => {
-                remove(&mut self.workload_entries, namespace, object);
-                self.select_anew(object, spec, touched);
-            }
-            None => {}
-        }
-    }
-
-    /// Puts an entry under each of its hosts, which it returns.
+    /// Adds an entry under each of its hosts. Returns the hosts.
     fn list(&mut self, object: &Arc<Object>, spec: &ServiceEntry) -> Vec<Arc<str>> {
         let selected = self.selected(object, spec.workload_selector.as_ref());
         let entry = Arc::new(Entry::new(Arc::clone(object), spec, selected.as_deref()));
         let hosts = canonical(spec);
         for host in &hosts {
-            let same = self.entries.entry(Arc::clone(host)).or_default();
-            insert(same, &entry, |e| &e.object);
+            Step::Add.take(&mut self.entries, host, &entry, |e| &e.object);
         }
         hosts
     }
 
+    /// Removes an entry from under each of its hosts. Returns the hosts.
     fn unlist(&mut self, object: &Arc<Object>, spec: &ServiceEntry) -> Vec<Arc<str>> {
         let hosts = canonical(spec);
         for host in &hosts {
-            remove_where(&mut self.entries, host, |e| Arc::ptr_eq(&e.object, object));
+            remove(&mut self.entries, host, |e| Arc::ptr_eq(&e.object, object));
         }
         hosts
     }
@@ -343,30 +330,8 @@ fn delegates(object: &Object, spec: &virtual_service::VirtualService) -> BTreeSe
         .collect()
 }
 
-/// Inserts by age.
-fn insert<T: Clone>(list: &mut Vec<T>, item: &T, object: impl Fn(&T) -> &Arc<Object>) {
-    let at = list.partition_point(|e| by_age(object(e), object(item)).is_le());
-    list.insert(at, item.clone());
-}
-
-fn insert_at(map: &mut BTreeMap<String, Vec<Arc<Object>>>, key: &str, object: &Arc<Object>) {
-    insert(map.entry(key.to_owned()).or_default(), object, |o| o);
-}
-
-/// Removes an object from the list of a key, and the list with the last one.
-fn remove<K: Ord + std::borrow::Borrow<Q>, Q: Ord + ?Sized>(
-    map: &mut BTreeMap<K, Vec<Arc<Object>>>,
-    key: &Q,
-    object: &Arc<Object>,
-) {
-    remove_where(map, key, |o| Arc::ptr_eq(o, object));
-}
-
-fn remove_where<K: Ord + std::borrow::Borrow<Q>, Q: Ord + ?Sized, T>(
-    map: &mut BTreeMap<K, Vec<T>>,
-    key: &Q,
-    is: impl Fn(&T) -> bool,
-) {
+/// Removes items from the list of a key, and the list with its last item.
+fn remove<K: Ord, T>(map: &mut BTreeMap<K, Vec<T>>, key: &K, is: impl Fn(&T) -> bool) {
     if let Some(list) = map.get_mut(key) {
         list.retain(|item| !is(item));
         if list.is_empty() {
