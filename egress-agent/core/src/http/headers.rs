@@ -129,6 +129,7 @@ fn add_trace(headers: &mut HeaderMap, trace_id: u128) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::test_headers::headers;
 
     const CONTEXT: RequestContext<'_> = RequestContext {
         request_id: "6f2c1c1e-0000-4000-8000-000000000000",
@@ -138,18 +139,6 @@ mod tests {
         service_port: 80,
         websocket: false,
     };
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
-            .collect()
-    }
 
     fn get<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         headers.get(name).map(|value| value.to_str().unwrap())

@@ -15,4 +15,6 @@ pub mod request_head;
 pub mod response_flags;
 pub mod response_head;
 pub mod target;
+#[cfg(test)]
+mod test_headers;
 pub mod upstream_reset;

@@ -1,0 +1,15 @@
+//! A header map from pairs, for tests.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+pub(super) fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pairs
+        .iter()
+        .map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
+        .collect()
+}
