@@ -147,17 +147,13 @@ impl Way {
     }
 
     /// Moves what can be moved; ready when the sender's end has reached the receiver.
-    fn poll<R, W>(
+    fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut R,
-        to: &mut W,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         most: usize,
-    ) -> Poll<io::Result<()>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    ) -> Poll<io::Result<()>> {
         while !self.over {
             ready!(self.poll_held(cx, to))?;
             if self.ended {
@@ -170,10 +166,10 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_held<W: AsyncWrite + Unpin>(
+    fn poll_held(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut W,
+        to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
         while self.written < self.held.len() {
             match ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.written..]))? {
@@ -188,17 +184,13 @@ impl Way {
     }
 
     /// Reads once, and keeps what the receiver does not take.
-    fn poll_fresh<R, W>(
+    fn poll_fresh(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut R,
-        to: &mut W,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         most: usize,
-    ) -> Poll<io::Result<()>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    ) -> Poll<io::Result<()>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(&mut scratch[..most]);
             ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
