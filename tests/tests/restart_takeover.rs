@@ -55,7 +55,9 @@ fn lab() -> Lab {
     lab.write_rules("httpbin.yaml", HTTPBIN).unwrap();
     wait_until("the rules are in force", Duration::from_mins(2), || {
         let all = lab.status().ok()?["rules"]["objects"].as_u64()? >= names() as u64 + 2;
-        (all && lab.curl(&["http://httpbin.org/get"]).ok()?.code == 200).then_some(())
+        let answers = |url: &str| Some(lab.curl(&[url]).ok()?.code == 200);
+        (all && answers("http://httpbin.org/get")? && answers("https://www.google.com/")?)
+            .then_some(())
     })
     .unwrap();
     // A restart has the leases of all of them.
@@ -133,6 +135,12 @@ impl Load {
     }
 }
 
+/// Waits until an agent serves in place of the lab's, which ends.
+fn take_over(lab: &mut Lab, mut next: Agent) {
+    next.wait_ready().unwrap();
+    end_of(lab.swap_agent(next).unwrap());
+}
+
 fn end_of(mut old: Agent) {
     let ended = old.wait_end(SOON).unwrap();
     assert!(ended.success(), "{ended}");
@@ -143,10 +151,8 @@ fn a_successor_started_at_the_signal_takes_over_without_a_gap() {
     let mut lab = lab();
     let load = Load::start(&lab);
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
-    let mut next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
-    next.wait_ready().unwrap();
-    let old = lab.swap_agent(next).unwrap();
-    end_of(old);
+    let next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
+    take_over(&mut lab, next);
     load.assert_served(&lab, "SIGTERM and a start at once", DENIED);
 }
 
@@ -154,12 +160,10 @@ fn a_successor_started_at_the_signal_takes_over_without_a_gap() {
 fn a_successor_that_waits_takes_over_without_a_gap() {
     let mut lab = lab();
     let load = Load::start(&lab);
-    let mut next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
-    // It waits for the lock by now, or soon: either way it is beside the first.
+    let next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
+    // It waits for the lock by now, or soon: either way both agents run.
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
-    next.wait_ready().unwrap();
-    let old = lab.swap_agent(next).unwrap();
-    end_of(old);
+    take_over(&mut lab, next);
     load.assert_served(&lab, "a rolling update", DENIED);
 }
 
@@ -207,8 +211,7 @@ fn a_standby_waits_for_an_agent_that_was_not_told_to_stop() {
     assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
     let load = Load::start(&lab);
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
-    next.wait_ready().unwrap();
-    end_of(lab.swap_agent(next).unwrap());
+    take_over(&mut lab, next);
     load.assert_served(&lab, "a standby", DENIED);
 }
 
@@ -253,12 +256,9 @@ fn a_successor_in_another_cgroup_finds_the_origins_of_flows_to_the_listeners_tha
         cgroup: Some(&other),
         ..lab.agent_place()
     };
-    // The one that runs hears it when it is beside the other.
-    let mut next = Agent::spawn(&place, &agent::binary().unwrap(), &arguments).unwrap();
+    let next = Agent::spawn(&place, &agent::binary().unwrap(), &arguments).unwrap();
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
-    next.wait_ready().unwrap();
-    let old = lab.swap_agent(next).unwrap();
-    end_of(old);
+    take_over(&mut lab, next);
     for _ in 0..20 {
         assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
     }
