@@ -1,21 +1,22 @@
-//! From the records of a response to the addresses of one name. Trusts no record that the name
-//! does not lead to.
+//! Finds the addresses of a name in the records of a response. Uses only records that the name's CNAME chain
+//! leads to.
 
 use hickory_resolver::proto::rr::{Name, RData, Record};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Longer chains are loops or attacks; resolvers stop at about the same length.
+/// The longest CNAME chain that is followed. Longer ones are loops or attacks; resolvers have similar
+/// limits.
 const LONGEST: usize = 16;
 
-/// Addresses at the end of the CNAME chain from `name`, in the order of the response, and the
-/// smallest TTL of the records that led there (RFC 1034 §3.6.2: an alias is cached by its own TTL).
+/// The addresses at the end of the CNAME chain from `name`, in the order of the response, and the smallest
+/// TTL of the records on the way (RFC 1034 §3.6.2: an alias is cached by its own TTL).
 pub(super) fn addresses(name: &Name, records: &[Record]) -> Option<(Vec<IpAddr>, Duration)> {
     let mut owner = name;
     let mut ttl = u32::MAX;
     for _ in 0..LONGEST {
         let alias = records.iter().find_map(|r| match &r.data {
-            RData::CNAME(target) if r.name.eq_ignore_root(owner) => Some((&target.0, r.ttl)),
+            RData::CNAME(target) if r.name.eq_ignore_root(owner) => Some((&target.0, ttl_of(r))),
             _ => None,
         });
         let Some((target, alias_ttl)) = alias else {
@@ -31,14 +32,21 @@ pub(super) fn addresses(name: &Name, records: &[Record]) -> Option<(Vec<IpAddr>,
             RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
             _ => continue,
         };
-        ttl = ttl.min(record.ttl);
+        ttl = ttl.min(ttl_of(record));
         if !found.contains(&ip) {
             found.push(ip);
         }
     }
-    // RFC 2181 §8: a TTL with its highest bit set is zero.
-    let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
     (!found.is_empty()).then(|| (found, Duration::from_secs(ttl.into())))
+}
+
+/// The TTL of a record. One with its highest bit set is zero (RFC 2181 §8).
+fn ttl_of(record: &Record) -> u32 {
+    if record.ttl > i32::MAX as u32 {
+        0
+    } else {
+        record.ttl
+    }
 }
 
 #[cfg(test)]
@@ -111,5 +119,10 @@ mod tests {
                 .1,
             0
         );
+        let chain = [
+            alias("www.example.com.", u32::MAX, "a.example."),
+            address("a.example.", 60, "192.0.2.1"),
+        ];
+        assert_eq!(resolved(&chain).unwrap().1, 0);
     }
 }

@@ -1,5 +1,5 @@
-//! DNS: the agent's own questions. The pure state machine decides which names are asked, when, and
-//! how long an answer is valid.
+//! Asks the agent's DNS questions. The pure state machine decides which names are asked when, and how long an
+//! answer is valid.
 
 mod chain;
 mod question;

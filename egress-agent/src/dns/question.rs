@@ -1,8 +1,8 @@
-//! The UDP socket of one question: it passes on the answer and drops every other datagram.
+//! The UDP socket of one question. It returns the answer and drops every other datagram.
 //!
-//! Owns how many other datagrams end the question. Which one is the answer is decided in the core
-//! (`dns/question.rs`). Who else could have sent one is described in docs/threat-model.md;
-//! [`super::server`] decides what happens to the question then.
+//! Owns how many other datagrams end the question. The core (`dns/question.rs`) decides which datagram is the
+//! answer. docs/threat-model.md describes who else could send one. [`super::server`] decides what happens
+//! after a question has ended without an answer.
 
 use egress_core::dns::question::{Fit, fit};
 use hickory_resolver::net::runtime::{DnsUdpSocket, TokioTime};
@@ -14,17 +14,17 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
-/// The question is dropped after this many datagrams that are not the answer. Each is a guess of
-/// one of 65 536 ids; a server sends none.
+/// The question ends after this many datagrams that are not the answer. Each may be a guess of one of 65 536
+/// ids; a server sends none.
 const MOST_WRONG: usize = 3;
 
-/// Why a question cannot be asked over UDP. Over TCP it can.
+/// Why a question must be asked over TCP instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Doubt {
     /// Any process of this node can send from the server's address.
     #[error("the server is on this node")]
     OnThisNode,
-    /// Too many datagrams were not the answer: somebody guesses.
+    /// Too many datagrams were not the answer: a process may be guessing ids.
     #[error("{MOST_WRONG} wrong answers arrived")]
     WrongAnswers,
     /// The server changes upper and lower case in the question that it repeats.
@@ -34,7 +34,7 @@ enum Doubt {
 
 impl From<Doubt> for io::Error {
     fn from(doubt: Doubt) -> Self {
-        // Not one of the kinds after which hickory tries another port.
+        // After errors of this kind hickory does not try another port.
         Self::new(io::ErrorKind::InvalidData, doubt)
     }
 }
@@ -49,15 +49,16 @@ pub(super) struct QuestionSocket {
 }
 
 impl QuestionSocket {
-    /// Wraps a socket that was made for one question to `server`. The socket sets `only_tcp` if it
-    /// finds that `server` must not be asked over UDP.
+    /// Wraps a socket for one question to `server`. Sets `only_tcp` if it finds out that `server` must be
+    /// asked over TCP.
     pub(super) async fn connect(
         socket: UdpSocket,
         server: SocketAddr,
         only_tcp: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         socket.connect(server).await?;
-        // The kernel gives a packet to one of its own addresses that very address as its source.
+        // For a destination that is the node's own address, the kernel chooses the same address as the
+        // source.
         let own = socket.local_addr()?.ip();
         if server.ip().is_loopback() || own == server.ip() {
             return Err(Doubt::OnThisNode.into());
@@ -75,7 +76,7 @@ impl QuestionSocket {
         let server = self.server;
         match doubt {
             Doubt::CaseLost if !self.only_tcp.swap(true, Ordering::Relaxed) => {
-                tracing::info!(%server, "this DNS server is asked over TCP: {doubt}");
+                tracing::info!(%server, "asking this DNS server over TCP from now on: {doubt}");
             }
             Doubt::WrongAnswers => {
                 tracing::warn!(%server, "repeating the DNS query over TCP: {doubt}");

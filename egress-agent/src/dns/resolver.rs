@@ -1,7 +1,7 @@
 //! Asks the configured servers for the addresses of one name.
 //!
-//! No search domains, no hosts file, no cache: names are complete, and the core decides what a TTL
-//! means. If a server fails, the next one is asked; a negative answer is final.
+//! It uses no search domains, no hosts file and no cache: names are complete, and the core decides how long
+//! an answer is kept. If a server fails, it asks the next one. A negative answer is final.
 
 use super::chain;
 use super::server::Server;
@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// How often the list of servers is gone through.
+/// How many times to try the list of servers.
 const ROUNDS: usize = 2;
-/// Names that are asked for at the same time.
+/// The most names that are asked for at the same time.
 const CONCURRENT: usize = 64;
-/// If one family failed, the name is asked again after at most this time.
+/// The longest TTL of an answer without one family because its question failed, so that the name is asked again
+/// soon.
 const HALF_TTL: Duration = Duration::from_secs(5);
 
 /// The servers, in order. Cheap to clone.
@@ -47,8 +48,7 @@ impl Resolver {
         let mut fqdn =
             Name::from_ascii(name).map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
         fqdn.set_fqdn(true);
-        // The semaphore is never closed, so this cannot fail. Without a permit only more questions
-        // would run at once.
+        // The semaphore is never closed, so this does not fail.
         let _slot = self.slots.acquire().await;
         let (v4, v6) = tokio::join!(
             self.ask(&fqdn, RecordType::A),

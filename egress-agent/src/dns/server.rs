@@ -1,4 +1,4 @@
-//! One name server, and how it is asked: over UDP where only the server can answer, else over TCP.
+//! One name server. It is asked over UDP if only the server can answer, and otherwise over TCP.
 //!
 //! Owns that choice. [`super::question`] decides which datagram is an answer.
 
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long one server has for one question, the change to TCP included.
+/// How long one server has for one question, including a repetition over TCP.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 type Client = hickory_resolver::Resolver<Transport>;
@@ -24,7 +24,7 @@ pub(super) struct Server {
     pub(super) address: SocketAddr,
     udp: Client,
     tcp: Client,
-    /// Every question goes over TCP.
+    /// Whether every question goes over TCP.
     only_tcp: Arc<AtomicBool>,
 }
 
@@ -48,7 +48,7 @@ impl Server {
         })
     }
 
-    /// The server's records of `kind` for `name`, aliases followed.
+    /// The server's records of `kind` for `name`. hickory follows aliases.
     pub(super) async fn lookup(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
         timeout(TIMEOUT, self.ask(name, kind))
             .await
@@ -57,8 +57,8 @@ impl Server {
 
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
         if !self.only_tcp.load(Ordering::Relaxed) {
-            // Other errors: the answer is truncated or doubtful, or the question was not even sent.
-            // hickory does not say which.
+            // Other errors lead to TCP: the answer is truncated or doubtful, or the question was not
+            // sent. hickory does not tell these apart.
             let outcome = self.udp.lookup(name.clone(), kind).await;
             if let Ok(_) | Err(NetError::Dns(_) | NetError::Timeout) = outcome {
                 return outcome;

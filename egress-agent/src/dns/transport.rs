@@ -1,4 +1,4 @@
-//! hickory's view of the socket factory: its connections and datagrams are made there.
+//! Lets hickory create its connections and datagram sockets with the socket factory.
 
 use super::question::QuestionSocket;
 use crate::sockets::SocketFactory;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 type Made<S> = Pin<Box<dyn Send + Future<Output = io::Result<S>>>>;
 
-/// Makes hickory's sockets in the agent's own network namespace.
+/// Creates hickory's sockets in the agent's own network namespace.
 #[derive(Clone)]
 pub(super) struct Transport {
     handle: TokioHandle,
@@ -24,8 +24,8 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// `only_tcp` is set once the server is found to change the case of a question; `limit` bounds
-    /// a connect for which hickory names none.
+    /// `only_tcp` is set when the server turns out to change the case of a question. `limit` is for connects
+    /// without a limit from hickory.
     pub(super) fn new(
         sockets: Arc<SocketFactory>,
         only_tcp: Arc<AtomicBool>,
