@@ -1,7 +1,7 @@
-//! The composition root: what is made, in which order, and what ends it. It decides nothing.
+//! The composition root: creates and connects the parts of the agent, and ends them. Decides nothing else.
 
+use crate::config::Config;
 use crate::config::reload::{self, Source};
-use crate::config::{Config, Mode};
 use crate::engine::News;
 use crate::gate::placement::Started;
 use crate::gate::{self, Gate, own, rootwatch};
@@ -29,8 +29,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-/// Runs the agent until it is asked to stop. The gate is closed first, so an error in anything else
-/// is found with the gate closed.
+/// Runs the agent until a signal asks it to stop. It closes the gate first, so an error in any later step
+/// leaves the gate closed.
 pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     observe::log::init(&config.log)?;
     stop::ignore_others();
@@ -68,7 +68,8 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
         let _inside = runtime.enter();
         follow_rules(&config.rules, &store::beside(&config.admin_socket))
     })??;
-    // Before the first socket: a socket belongs to the cgroup that its process is in when it is made.
+    // The process moves before it creates a socket, because a socket belongs to the cgroup that its process
+    // is in at that time.
     let own = own::settle(config.agent_cgroup.as_deref(), &roots)?;
     kernel::attach_agent(&mut gate.kernel, &own)?;
     let place = Place {
@@ -85,12 +86,12 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     })
 }
 
-/// Threads of the runtime never have more capabilities than the running agent needs. The calling
-/// thread loads and attaches, and drops the others afterwards.
+/// Starts the runtime. Its threads have only the capabilities that the running agent needs. The calling
+/// thread keeps more until it has loaded and attached the programs.
 fn runtime(kept: CapabilitySet) -> anyhow::Result<tokio::runtime::Runtime> {
     let less = move || {
         if let Err(error) = privilege::give_up(kept) {
-            tracing::error!(%error, "a thread keeps capabilities that it does not need");
+            tracing::error!(%error, "a thread could not drop capabilities that it does not need");
         }
     };
     tokio::runtime::Builder::new_multi_thread()
@@ -132,9 +133,9 @@ async fn serve(
     inheritance: Inheritance,
 ) -> anyhow::Result<()> {
     let (mut kernel, lock) = (gate.kernel, gate.lock);
-    // The handlers are set up before the start is announced, because an earlier signal would be
-    // lost.
-    let (stop, hangup) = (stop::told()?, reload::hangup()?);
+    // The handlers are set up before the start is announced. The default action of an earlier signal ends
+    // the process without a drain.
+    let (stop, hangup) = (stop::asked()?, reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let previous = inheritance.settle(&sockets).await;
     let events = kernel.events()?;
@@ -143,7 +144,7 @@ async fn serve(
     let (board, canaries) = (Board::default(), Canaries::default());
     let (ask, asks) = mpsc::channel(4);
     let (reloaded, configs) = mpsc::channel(1);
-    canaries.expect_errno(config.deny_errno);
+    canaries.expect_config(config);
     let came = Arc::new(Notify::new());
     let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
     let (missed, identities) = (Missed::default(), Identities::default());
@@ -194,7 +195,6 @@ async fn serve(
     let keeper = Keeper {
         counters: Arc::clone(&registry.kernel),
         proof,
-        audits: config.mode == Mode::Audit,
         kernel,
         own: place.own.clone(),
         roots: place.roots.clone(),
@@ -204,13 +204,13 @@ async fn serve(
     };
     keeper.check().await;
     keeper.check_redirect().await;
-    // The service manager counts the agent as started when the gate is closed. Readiness comes
-    // later: it needs workloads, which the service manager may start only after this.
+    // For the service manager, the agent has started when the gate is closed. The agent is ready later: that
+    // needs workloads, which the service manager may start only after this.
     manager::notify_ready();
     helpers.spawn(memory);
     helpers.spawn(keeper.keep(config.canary_interval));
     helpers.spawn(reload::follow(source, config.clone(), hangup, reloaded));
-    helpers.spawn(async move { flows.tell_of_repeats().await });
+    helpers.spawn(async move { flows.log_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 
     let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);
@@ -224,7 +224,7 @@ async fn serve(
         }
     };
     engine.keep_leases();
-    // From here on nothing attaches a removed link again, and nothing writes to the kernel.
+    // From here on no task attaches a removed link or writes to the kernel.
     helpers.shutdown().await;
     let leaving = Leaving {
         engine: &mut engine,

@@ -1,7 +1,7 @@
-//! Keeps the gate closed and proves it: attaches removed links again, sends the canary, deletes the
-//! entries of removed cgroups. Readiness follows from that.
+//! Keeps the gate closed and proves it: restores removed links, deletes the entries of removed cgroups,
+//! and sends the canaries. Their outcome decides readiness.
 
-use crate::config::DenyErrno;
+use crate::config::{Config, DenyErrno};
 use crate::gate;
 use crate::gate::placement::{self, Started};
 use crate::kernel::canary::{self, Redirected};
@@ -18,21 +18,23 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The state of canaries that the keeper and the engine share.
+/// What the engine tells the keeper, and the cgroups of the keeper's canaries.
 #[derive(Clone, Debug, Default)]
 pub struct Canaries(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Their cgroups, whose denials are not logged. The newest are kept.
+    /// The newest canaries' cgroups. Their denials are not logged.
     cages: BTreeSet<CgroupId>,
     /// The verdict of each enforced root's policy on unlisted destinations.
     unlisted: Vec<Unlisted>,
     /// The errno of a denied call.
     errno: DenyErrno,
+    /// Whether nothing is denied to any workload.
+    audits: bool,
 }
 
-/// More canaries than can start between a denial and its event.
+/// Cgroups of canaries that are remembered: more than can start between a denial and its event.
 const CAGES: usize = 256;
 /// Delay to a second canary after one with an unexpected outcome: the rules may have changed during
 /// the first.
@@ -52,7 +54,7 @@ impl Canaries {
         }
     }
 
-    /// Whether a cgroup is or was a canary's.
+    /// Whether a cgroup is or recently was a canary's.
     pub fn has(&self, id: CgroupId) -> bool {
         self.known().cages.contains(&id)
     }
@@ -62,9 +64,11 @@ impl Canaries {
         self.known().unlisted = unlisted;
     }
 
-    /// Sets the errno of a denied call.
-    pub fn expect_errno(&self, errno: DenyErrno) {
-        self.known().errno = errno;
+    /// Takes what a config says: the errno of a denied call, and whether nothing is denied.
+    pub fn expect_config(&self, config: &Config) {
+        let mut known = self.known();
+        known.errno = config.deny_errno;
+        known.audits = config.audits_all();
     }
 
     fn expected(&self, root: usize) -> Unlisted {
@@ -83,15 +87,13 @@ pub struct Keeper {
     pub roots: Vec<PathBuf>,
     /// Where this process was started.
     pub started: Started,
-    /// Where it is noted.
+    /// Readiness.
     pub board: Board,
-    /// The canaries so far, and what they must show.
+    /// The canaries so far, and the outcome that they must have.
     pub canaries: Canaries,
     /// What the proxy answers a canary that was redirected to it.
     pub proof: Arc<str>,
-    /// By the settings nothing is denied; the log says so.
-    pub audits: bool,
-    /// Where it shows.
+    /// The kernel's counters: they show that the gate judged the canary.
     pub counters: Arc<Counters>,
 }
 
@@ -100,7 +102,7 @@ impl Keeper {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the kernel judge a connect of the agent below every existing enforced root.
+    /// Sends a canary below every existing enforced root, and a second one if the first fails.
     pub async fn prove(&self) -> anyhow::Result<()> {
         for root in 0..self.roots.len() {
             if !self.roots[root].exists() {
@@ -118,8 +120,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// If unlisted destinations are denied, the denial is the proof; otherwise the proof is that
-    /// the connect was recorded and allowed.
+    /// Connects to an unlisted destination below an enforced root, and fails unless the gate does with
+    /// the connect what the root's policy says: deny it, record it or let it pass.
     async fn send_canary(&self, root: usize) -> anyhow::Result<()> {
         let (wanted, counter) = match self.canaries.expected(root) {
             Unlisted::Denied => (canary::Outcome::Refused, counter::DENIED),
@@ -135,16 +137,20 @@ impl Keeper {
         let before = self.counters.get(counter);
         let check = move || canary::check(&folder, errno, |id| canaries.add(id));
         let outcome = tokio::task::spawn_blocking(check).await??;
-        // Without a route a connect fails too; the counter shows that the gate denied it.
+        // A connect without a route fails too. The counter shows that the gate judged it.
         let noticed = self.counters.get(counter) > before;
         match outcome {
             _ if outcome == wanted && noticed => Ok(()),
-            canary::Outcome::Open => bail!("{shown}: an unlisted connect went through unseen"),
-            canary::Outcome::Refused => bail!("{shown}: a connect failed, but not by the gate"),
+            canary::Outcome::Open => {
+                bail!("{shown}: the gate did not judge an unlisted connect, which went through")
+            }
+            canary::Outcome::Refused => {
+                bail!("{shown}: an unlisted connect failed, and the gate did not deny it")
+            }
         }
     }
 
-    /// Keeps the gate closed, without end.
+    /// Keeps the gate closed. Does not return.
     pub async fn keep(self, interval: Duration) {
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -160,7 +166,7 @@ impl Keeper {
                     self.look();
                 }
                 () = self.board.changed() => {
-                    // The loop does not wait for the first workload or a recreated root.
+                    // A first workload and a recreated root are noticed before the next tick.
                     let misplaced = [Part::Workloads, Part::Roots].map(|p| self.board.troubled(p));
                     if misplaced.contains(&true) || !self.roots.iter().all(|r| r.exists()) {
                         self.look();
@@ -221,7 +227,7 @@ impl Keeper {
         self.board.set(Part::Pins, short_lived);
     }
 
-    /// Logs what became of readiness, once for each change.
+    /// Logs each change of readiness once.
     fn tell(&self, said: &mut Option<BTreeMap<Part, Trouble>>) {
         let troubles = {
             let known = self.board.known();
@@ -233,8 +239,8 @@ impl Keeper {
         if said.as_ref() == Some(&troubles) {
             return;
         }
-        let roots = gate::shown(&self.roots);
-        match (troubles.is_empty(), self.audits) {
+        let (roots, audits) = (gate::shown(&self.roots), self.canaries.known().audits);
+        match (troubles.is_empty(), audits) {
             (true, false) => tracing::info!(%roots, "ready: the gate is closed"),
             (true, true) => {
                 tracing::info!(%roots, "ready: the gate is in place, audits and denies nothing");
@@ -250,7 +256,7 @@ impl Keeper {
             }
             match part {
                 Part::Gate => tracing::error!(%why, "not ready: the gate is not proven closed"),
-                // Names that are waited for are logged when they fail.
+                // A name without an answer is logged when its question fails.
                 Part::Answers => {}
                 _ => tracing::warn!(%why, "not ready"),
             }

@@ -1,8 +1,8 @@
-//! Drives the pure state machine: hands it rules, answers and time, and carries out what it asks
-//! for: kernel writes, questions, and the snapshots that other tasks read. Decides nothing itself.
+//! Drives the pure state machine: gives it rules, answers and time, and carries out what it asks for
+//! (kernel writes, DNS questions, snapshots for other tasks). Decides nothing itself.
 //!
-//! Each thing that happens is one `Input`; after each, everything that the state machine asks for
-//! is carried out.
+//! Each thing that happens is one `Input`. After each input the engine carries out everything that the
+//! state machine asks for.
 
 mod ending;
 mod first_answers;
@@ -57,18 +57,18 @@ pub struct Engine {
     first_answers: FirstAnswers,
     lease_file: LeaseFile,
     rules_file: RulesFile,
-    /// Of the files.
+    /// The objects of the rules in force.
     in_force: Objects,
-    /// Objects of rules that are in force but were not announced: names in them are being asked.
+    /// Number of objects in force that is still to be logged, once each of their names has an answer.
     announce: Option<usize>,
-    /// Running flows may not be listed any more.
+    /// Running flows must be checked: the rules may not list them any more.
     end_unlisted: bool,
     news: News,
     shown: Shown,
 }
 
 impl Engine {
-    /// Starts from the kernel's tables as they are, which stay in force until [`Self::begin`].
+    /// Starts from the kernel's present tables, which stay in force until [`Self::begin`].
     pub fn new(
         config: &Config,
         roots: &[PathBuf],
@@ -107,21 +107,20 @@ impl Engine {
         self.published.clone()
     }
 
-    /// Who shares the proxy as one.
+    /// The cgroups that have one share of the proxy each.
     pub fn sharers(&self) -> Sharers {
         self.placing.workloads.sharers()
     }
 
-    /// Takes the workloads that are there and the first rules: asks for every name in them and
-    /// writes the tables. Where a previous agent's rules stand, they stay in force until each name
-    /// has an answer or a failure, or time is up, so that nothing that both list is denied in
-    /// between. Where nothing is listed yet, what is known is in force at once, and names join as
-    /// they answer. Rules that the tables have no room for give way to those of the previous agent,
-    /// or to none.
+    /// Takes the existing workloads and the first rules, asks for every name in them and writes the
+    /// tables. The rules of a previous agent stay in force until each name has an answer or a failure, or
+    /// time is up, so that a destination that both list is not denied in between. Without such rules, the
+    /// new ones are in force almost at once, and names are added as they are answered. If the tables have
+    /// no room for the rules, those of the previous agent are used, or none.
     ///
-    /// The proxy's listeners are opened first, in the agent's own namespace, in those of the workloads, and
-    /// nowhere else: what is redirected meanwhile waits in their queues. `previous_stops` returns when
-    /// a previous agent, if there is one, judges no flow any more by the tables as they are.
+    /// The proxy's listeners are opened first: in the agent's own namespace and in those of the workloads.
+    /// Redirected flows wait in their queues. `previous_stops` returns when a previous agent, if there is
+    /// one, no longer judges flows by the present tables.
     pub async fn begin(
         &mut self,
         rules: &RuleSet,
@@ -139,8 +138,6 @@ impl Engine {
         self.questions.ask(&mut self.state);
         self.wait_for_answers().await;
         previous_stops.await?;
-        // With all that is known in the new tables before they are looked at: what an agent before
-        // this one let through is not refused in between.
         match self.begin_with(None) {
             Ok(()) => {
                 self.in_force = rules.objects.clone();
@@ -151,11 +148,12 @@ impl Engine {
         self.flush()
     }
 
-    /// Waits for the first answers, as long as [`Self::begin`] says, and answers `status` meanwhile.
+    /// Waits for the first answers as [`Self::begin`] says. Answers `status` and `explain` during the
+    /// wait.
     async fn wait_for_answers(&mut self) {
         let deadline = Instant::now() + self.first_answers.begin(&self.state);
-        // The clock is looked at as well: among answers that come without a pause no timer may have
-        // its turn.
+        // The loop checks the clock too: while answers come without a pause, the timer may never get its
+        // turn.
         while self.first_answers.due().is_some() && Instant::now() < deadline {
             tokio::select! {
                 replies = self.questions.replies() => {
@@ -171,7 +169,7 @@ impl Engine {
         }
     }
 
-    /// Puts the first rules in force, or other ones in their place, if the tables have room.
+    /// Puts the first rules, or `instead`, in force if the tables have room.
     fn begin_with(&mut self, instead: Option<&[Arc<Object>]>) -> Result<(), NoRoom> {
         let now = Instant::now();
         if let Some(objects) = instead {
@@ -183,7 +181,7 @@ impl Engine {
         Ok(())
     }
 
-    /// At the start, for rules that do not fit: what the previous agent had in force, or nothing.
+    /// At the start, if the rules do not fit: uses the rules of the previous agent, or none.
     fn give_way(&mut self, rules: &RuleSet, full: &NoRoom) -> anyhow::Result<()> {
         let instead = "those of the previous agent are in force, or none";
         self.shown.does_not_fit(full, instead);
@@ -197,7 +195,7 @@ impl Engine {
         anyhow::bail!("the tables have no room for an empty rule set")
     }
 
-    /// Runs until something fails that the agent cannot go on without.
+    /// Handles inputs. Returns only with an error that the agent cannot recover from.
     pub async fn run(&mut self, rules: watch::Receiver<Arc<RuleSet>>) -> anyhow::Result<()> {
         let mut rules = Rules::after_first(rules);
         loop {
@@ -206,7 +204,7 @@ impl Engine {
         }
     }
 
-    /// The next thing that happens. Dropping the future loses nothing.
+    /// Waits for the next input. Dropping the future loses nothing.
     async fn next(&mut self, rules: &mut Rules) -> anyhow::Result<Input> {
         if self.first_answers.are_late() {
             return Ok(Input::FirstAnswersLate);
@@ -223,7 +221,7 @@ impl Engine {
         })
     }
 
-    /// Takes what happened and carries out all that follows from it.
+    /// Handles one input and carries out everything that follows from it.
     async fn handle(&mut self, input: Input) -> anyhow::Result<()> {
         self.news.counters.add(Own::Inputs, 1);
         let settles = matches!(input, Input::Workloads(_));
@@ -254,7 +252,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Carries out what the state machine asks for. The snapshots first: a flow that the kernel
+    /// Carries out what the state machine asks for. Publishes the snapshots first: a flow that the kernel
     /// redirects by a new entry must find its route.
     fn flush(&mut self) -> anyhow::Result<()> {
         self.published.publish(&mut self.state);
@@ -299,14 +297,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts new rules in force, all of them or, where the tables have no room, none.
+    /// Puts new rules in force: all of them, or none if the tables have no room.
     fn take(&mut self, rules: &RuleSet) {
         let Difference { added, gone } = rules.objects.since(&self.in_force);
         let plan = self.state.plan_change(Instant::now(), &added, &gone);
         if let Err(full) = self.placing.tables.fits(plan.ops()) {
             drop(plan);
             self.shown
-                .does_not_fit(&full, "the last good ones stay in force");
+                .does_not_fit(&full, "the previous rules stay in force");
             return;
         }
         let judges = |op: &TableOp| matches!(op, TableOp::SetPolicy(..) | TableOp::DeletePolicy(_));
@@ -319,7 +317,7 @@ impl Engine {
         self.placing.place_anew();
     }
 
-    /// Goes on under another config, all of it or, where the tables have no room, none.
+    /// Applies a changed config: all of it, or nothing if the tables have no room.
     fn reload(&mut self, config: &Config) {
         let plan = self.state.plan_settings(Instant::now(), settings(config));
         if let Err(full) = self.placing.tables.fits(plan.ops()) {
@@ -328,7 +326,7 @@ impl Engine {
         }
         plan.commit();
         self.shown.set_mode(config.mode);
-        self.news.canaries.expect_errno(config.deny_errno);
+        self.news.canaries.expect_config(config);
         let told = self.placing.workloads.rename(config.workloads.clone());
         self.placing.hear(&mut self.state, told);
         self.placing.place_anew();
@@ -336,7 +334,7 @@ impl Engine {
         tracing::info!("config applied");
     }
 
-    /// Takes what came of DNS questions.
+    /// Takes the results of DNS questions.
     fn answer(&mut self, replies: Vec<Reply>) {
         let now = Instant::now();
         let taken = questions::give(replies, now, &mut self.state);
@@ -346,7 +344,7 @@ impl Engine {
         self.first_answers.look(&self.state);
     }
 
-    /// Answers a question; the asker may have left.
+    /// Answers a question. The client may have disconnected.
     fn reply(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => {
@@ -357,7 +355,7 @@ impl Engine {
                 workload,
                 answer,
             } => {
-                // As the kernel finds it: the deepest cgroup that has a policy.
+                // As in the kernel, the deepest cgroup with a policy counts.
                 let mut owners = workload.into_iter().filter_map(|id| self.state.owned(id));
                 let policy = owners.next().unwrap_or(DEFAULT_POLICY);
                 let _ = answer.send(self.state.explain(policy, &question));
@@ -365,7 +363,7 @@ impl Engine {
         }
     }
 
-    /// Writes the leases for the next agent, and returns when they are written.
+    /// Writes the leases for the next agent. Returns when they are written.
     pub fn keep_leases(&mut self) {
         self.lease_file.keep(&self.state);
     }
@@ -375,17 +373,17 @@ impl Engine {
         self.placing.workloads.listeners()
     }
 
-    /// Closes them once nothing is accepted any more, which a drain makes sure of.
+    /// Waits until the drain has stopped the listeners, and closes them.
     pub async fn close_listeners(&mut self) {
         self.placing.workloads.namespaces().close().await;
     }
 
-    /// Takes no redirected flow any more, in any namespace.
+    /// Stops the redirects in every namespace: new flows that need the proxy are denied.
     pub fn close(&mut self) -> anyhow::Result<()> {
         self.placing.close()
     }
 
-    /// Waits for the flows through the proxy to end, which a drain makes sure of.
+    /// Waits until the drain has ended all flows through the proxy.
     pub async fn drained(&mut self) {
         self.placing.workloads.namespaces().drained().await;
     }

@@ -1,20 +1,20 @@
-//! The status for people: problems first, then what is in force; zeros are left out. Every field
-//! and every counter is in `-o json`.
+//! The status as text for people: problems first, then what is in force, without zeros. `-o json` has
+//! every field and every counter.
 
-use super::status::{Status, TableStatus};
+use super::status::{Status, TableStatus, WorkloadStatus};
 use crate::config::Mode;
 use crate::observe::families::{Section, help};
 use std::fmt::{self, Formatter};
 
-/// Lines on the rules of each kind; `-o json` has more.
+/// The most lines of each kind; `-o json` has more.
 const LINES: usize = 20;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
-    /// The text so far.
+    /// The status to print.
     pub status: &'a Status,
-    /// With the counters, the versions and how full the tables are.
+    /// Whether to print the counters, the versions and how full the tables are.
     pub verbose: bool,
 }
 
@@ -39,7 +39,7 @@ impl Text<'_> {
         match (&s.trouble, s.ready) {
             (Some(_), _) if !s.troubles.is_empty() => {}
             (Some(why), _) => line(f, "NOT READY", why)?,
-            (None, true) if s.rules.mode == Mode::Audit => {
+            (None, true) if audits(s) => {
                 line(
                     f,
                     "ready",
@@ -55,8 +55,7 @@ impl Text<'_> {
         Ok(())
     }
 
-    /// The problems: what denies more or allows more than the rules say, or is not carried out as
-    /// written.
+    /// The problems: whatever makes the gate deny or allow more than the rules say.
     fn wrong(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let r = &self.status.rules;
         for gap in &self.status.kernel.gaps {
@@ -93,8 +92,7 @@ impl Text<'_> {
             )?;
         }
         if r.without_policy > 0 {
-            let text =
-                "workloads are denied everything: there are more different views than policies";
+            let text = "workloads are denied everything: they need more different policies than the kernel has";
             line(f, "no policy", format_args!("{} {text}", r.without_policy))?;
         }
         if let Some(left_out) = r.counters.get("leftOut").filter(|count| **count > 0) {
@@ -175,6 +173,12 @@ impl Text<'_> {
     }
 }
 
+/// Whether no workload is denied anything.
+fn audits(status: &Status) -> bool {
+    let enforced = |w: &WorkloadStatus| w.mode == Some(Mode::Enforce);
+    status.rules.mode == Mode::Audit && !status.workloads.iter().any(enforced)
+}
+
 fn line(f: &mut Formatter<'_>, word: &str, text: impl fmt::Display) -> fmt::Result {
     writeln!(f, "{word:<11} {text}")
 }
@@ -196,6 +200,11 @@ mod tests {
         assert_eq!(short(&status), "ready       the gate is closed\n");
         status.rules.mode = Mode::Audit;
         assert!(short(&status).starts_with("ready       the gate is in place, audits"));
+        status.workloads.push(WorkloadStatus {
+            mode: Some(Mode::Enforce),
+            ..WorkloadStatus::default()
+        });
+        assert!(short(&status).starts_with("ready       the gate is closed\n"));
         status.trouble = Some("an unlisted connect went through".into());
         assert!(short(&status).starts_with("NOT READY   an unlisted connect went through\n"));
     }
