@@ -1,5 +1,5 @@
-//! The cgroup v2 hierarchy as this process sees it: its mount, this process's place in it, the
-//! ids that the kernel side knows cgroups by. Attaches nothing.
+//! The cgroup v2 hierarchy as this process sees it: its mount, the cgroup of this process, and the ids of
+//! cgroups. Attaches nothing.
 
 use crate::failure::Failure;
 use egress_ebpf::ids::CgroupId;
@@ -17,7 +17,7 @@ const MAGIC: i64 = 0x6367_7270;
 struct Mount {
     /// The part of the hierarchy that is mounted.
     root: PathBuf,
-    /// Where.
+    /// The mount point.
     point: PathBuf,
 }
 
@@ -34,17 +34,17 @@ fn mount() -> Result<Mount, Failure> {
     })
 }
 
-/// A container can have two mounts: its own part, and the whole hierarchy that it was given.
+/// Prefers a mount of the whole hierarchy. A container can have two mounts: its own part and the whole.
 fn choose(mounts: Vec<Mount>) -> Option<Mount> {
     let whole = mounts.iter().position(|m| m.root == Path::new("/"));
     mounts.into_iter().nth(whole.unwrap_or(0))
 }
 
-/// Joins the cgroup namespace of process 1 if it differs from this process's and can be opened: in
-/// a container that shares the node's process ids. The kernel lets no process leave the part of the
-/// hierarchy that its own namespace shows (`cgroup_attach_permissions` in kernel/cgroup/cgroup.c),
-/// and paths are shown relative to it. Call it before any other thread starts: it changes the
-/// calling thread only, and new threads inherit its namespace.
+/// Joins the cgroup namespace of process 1, if that is another one and this process can open it. That is so
+/// in a container that shares the node's process ids. A process cannot leave the part of the hierarchy that
+/// its namespace shows (`cgroup_attach_permissions` in kernel/cgroup/cgroup.c), and the kernel shows paths
+/// relative to that part. Call this before any other thread starts: it changes only the calling thread, and
+/// new threads inherit its namespace.
 pub fn join_first_namespace() -> Result<(), Failure> {
     let Ok(first) = fs::File::open("/proc/1/ns/cgroup") else {
         return Ok(());
@@ -80,7 +80,7 @@ fn parse_mounts(text: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// Space, tab, newline and backslash are written as three octal digits (`mangle` in
+/// Decodes space, tab, newline and backslash, which the kernel writes as three octal digits (`mangle` in
 /// `fs/proc_namespace.c`).
 fn unescape(field: &str) -> PathBuf {
     let mut out = field.to_owned();
@@ -100,7 +100,7 @@ pub fn own() -> Result<PathBuf, Failure> {
     let text = fs::read_to_string("/proc/self/cgroup")
         .map_err(|e| Failure::usage(format_args!("/proc/self/cgroup: {e}")))?;
     own_in(&mount()?, &text).ok_or_else(|| {
-        Failure::usage("the agent's own cgroup lies outside the mounted cgroup v2 hierarchy: run it with the host's cgroup namespace and mount")
+        Failure::usage("the agent's own cgroup is outside the mounted cgroup v2 hierarchy: run the agent with the host's cgroup namespace and mount")
     })
 }
 
@@ -116,8 +116,8 @@ fn own_in(mount: &Mount, proc_cgroup: &str) -> Option<PathBuf> {
     Some(mount.point.components().chain(below.components()).collect())
 }
 
-/// Level of a cgroup below the hierarchy's root, which is level 0. Also 0 for a folder outside the
-/// mount, so that it is not skipped.
+/// The level of a cgroup: the hierarchy's root has level 0. A folder outside the mount has 0 too, so that it
+/// is not taken for one that is too deep.
 pub fn level(folder: &Path) -> usize {
     mount().map_or(0, |mount| level_in(&mount, folder))
 }
@@ -132,14 +132,14 @@ fn level_in(mount: &Mount, folder: &Path) -> usize {
         .map_or(0, |below| names(&mount.root) + names(below))
 }
 
-/// Path of a cgroup in the hierarchy, as `/proc/PID/cgroup` shows it to this process. `mount` is
-/// where the hierarchy is mounted.
+/// The path of a cgroup in the hierarchy, as `/proc/PID/cgroup` shows it to this process. `mount` is the
+/// mount point of the hierarchy.
 pub fn path_in(mount: &Path, folder: &Path) -> String {
     let below = folder.strip_prefix(mount).unwrap_or(folder);
     Path::new("/").join(below).to_string_lossy().into_owned()
 }
 
-/// The cgroup id that `bpf_sk_cgroup_id` gives: the inode of its folder in kernfs.
+/// The id of a cgroup, as `bpf_sk_cgroup_id` returns it: the inode of its folder.
 pub fn id(folder: &Path) -> io::Result<CgroupId> {
     Ok(CgroupId(fs::metadata(folder)?.ino()))
 }
@@ -154,7 +154,7 @@ pub fn is_cgroup2(path: &Path) -> bool {
     v2 && path.is_dir()
 }
 
-/// Whether any of these belongs to another user than this process.
+/// Whether any of these folders belongs to another user than this process.
 pub fn any_foreign(roots: &[PathBuf]) -> bool {
     let own = rustix::process::geteuid().as_raw();
     let foreign = |root: &PathBuf| fs::metadata(root).is_ok_and(|meta| meta.uid() != own);

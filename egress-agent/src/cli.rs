@@ -1,4 +1,4 @@
-//! The command line: parses it, hands over, turns an error into one line and an exit code.
+//! The command line: parses it, calls the verb, and turns an error into one line and an exit code.
 
 use crate::config::reload::Source;
 use crate::config::{Config, Essentials, Settings};
@@ -29,8 +29,8 @@ struct Cli {
 enum Verb {
     /// Run the agent: close the gate around the enforced roots and apply the rules
     Run(RunArgs),
-    /// Close the gate around the enforced roots without rules, test it and exit; an agent adopts it
-    /// later. A closed gate is not changed
+    /// Close the gate around the enforced roots without rules, test it and exit; a later agent adopts it.
+    /// Does not change a gate that is already closed
     Close(close::CloseArgs),
     /// Run a command behind the gate, in a fresh cgroup below an enforced root
     Exec(exec::ExecArgs),
@@ -66,7 +66,7 @@ enum Verb {
     Canary {
         /// The cgroup's folder
         cgroup: PathBuf,
-        /// What it is to try, and how it is to end
+        /// What to try, and the expected outcome
         words: Vec<String>,
     },
 }
@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // Nobody reads what a closed pipe does not take.
+            // Printing fails only if the reader has closed the pipe.
             drop(e.print());
             return ExitCode::SUCCESS;
         }
@@ -143,7 +143,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
             let Some(file) = &args.config else {
                 return Err(error.into());
             };
-            // A config file that was fine at the last boot must not leave the node open at this one.
+            // A config file that became invalid since the last boot must not leave the node open.
             let known = Essentials::of(&flags, file);
             let error = close::close_for(error, &known);
             return Err(log::last_line(error.into(), known.log_format));
@@ -153,7 +153,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         flags,
         file: args.config,
     };
-    // Before the cgroups are looked at and anything is made.
+    // Checked before the agent reads cgroups and creates anything.
     let allowed = privilege::require().map_err(anyhow::Error::from);
     allowed
         .and_then(|()| app::run(&config, source))

@@ -4,32 +4,32 @@
 
 use std::fmt;
 
-/// Exit code of a finding: `check` saw an invalid rule, a probe disagreed.
+/// Exit code of a command that did its work and found something wrong, such as an invalid rule.
 pub const FINDING: u8 = 1;
-/// Exit code of `check --strict` where nothing is invalid, but a field is not carried out or a port is
-/// open to any address.
+/// Exit code of `check --strict` if nothing is invalid, but a field is not carried out or a port is open to
+/// any address.
 pub const STRICT: u8 = 2;
-/// Exit code of an error that is nobody's input (`EX_SOFTWARE` of sysexits.h): not [`FINDING`], which
-/// says that the command did its work.
+/// Exit code of an error that no input caused (`EX_SOFTWARE` of sysexits.h). It differs from [`FINDING`],
+/// which means that the command did its work.
 pub const UNEXPECTED: u8 = 70;
 /// Exit code of a kernel that is too old (`EX_OSERR` of sysexits.h).
 pub const UNSUPPORTED: u8 = 71;
 /// Exit code of bad usage or bad input (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;
-/// Exit code of `status` where no agent runs (`EX_UNAVAILABLE` of sysexits.h).
+/// Exit code of `status` if no agent runs (`EX_UNAVAILABLE` of sysexits.h).
 pub const ABSENT: u8 = 69;
 /// Exit code of a second agent on one gate (`EX_TEMPFAIL` of sysexits.h).
 pub const BUSY: u8 = 75;
 /// Exit code of a missing privilege (`EX_NOPERM` of sysexits.h).
 pub const PRIVILEGE: u8 = 77;
 
-/// One clear line (what, where, what to do) and the exit code that goes with it.
+/// An error message in one line (what, where, what to do) and its exit code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What the process exits with.
+    /// The exit code of the process.
     pub code: u8,
-    /// The line, without the program's name; empty where everything is said.
+    /// The line, without the program's name; empty if everything was already written.
     pub message: String,
 }
 
@@ -66,7 +66,7 @@ impl Failure {
         }
     }
 
-    /// The command did its work and found what only `--strict` does not take.
+    /// The command did its work and found something that only `--strict` rejects.
     pub fn strict(message: impl fmt::Display) -> Self {
         Self {
             code: STRICT,
@@ -74,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// The same with its message said already.
+    /// The same without a message, which was already written.
     #[must_use]
     pub fn said(self) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl Failure {
         }
     }
 
-    /// The command did its work, found something wrong, and has said so.
+    /// The command did its work, found something wrong, and has already written what.
     pub fn told() -> Self {
         Self {
             code: FINDING,
@@ -91,13 +91,13 @@ impl Failure {
         }
     }
 
-    /// The exit code that an error at the top stands for.
+    /// The exit code of an error.
     pub fn code_of(error: &anyhow::Error) -> u8 {
         error.downcast_ref::<Self>().map_or(UNEXPECTED, |f| f.code)
     }
 }
 
-/// Libraries wrap their messages; a log collector wants a line.
+/// Joins the lines of a message: libraries wrap theirs, and a log collector needs one line.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

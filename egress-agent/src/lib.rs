@@ -1,5 +1,5 @@
-//! The shell of the egress gate: everything with a socket, a file or a clock. `egress-core` and
-//! `egress-ebpf` judge; this crate carries their decisions out.
+//! The shell of the egress gate: everything that uses a socket, a file or a clock. `egress-core` and
+//! `egress-ebpf` decide, and this crate carries their decisions out.
 //!
 //! The binary and the integration tests use it; its API is not stable.
 

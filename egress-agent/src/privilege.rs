@@ -1,4 +1,4 @@
-//! Checks whether this process may close and open the gate before it changes anything, and drops
+//! Checks, before anything is changed, that this process may close and open the gate. Drops
 //! capabilities afterwards.
 
 use crate::failure::Failure;
@@ -24,13 +24,13 @@ pub fn require() -> Result<(), Failure> {
     }
 }
 
-/// Raises the limit of open files to the maximum for this process; the default is low for the sake
-/// of `select(2)`.
+/// Raises this process's limit of open files to its hard limit. The usual soft limit is 1024, for
+/// programs that use `select(2)`.
 pub fn raise_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files (RLIMIT_NOFILE) stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of open files (RLIMIT_NOFILE); keeping the present one");
     }
 }
 
@@ -44,7 +44,7 @@ pub fn descriptors() -> (usize, usize) {
     (open, limit)
 }
 
-/// Descriptors that are kept from the proxy: for the rules, `status`, DNS and namespaces.
+/// Descriptors that the proxy does not get: for the rules, `status`, DNS and namespaces.
 fn reserve(limit: usize) -> usize {
     (limit / 8).clamp(48, 1024)
 }
@@ -56,7 +56,7 @@ pub fn proxy_limits() -> Limits {
     Limits::within(limit.saturating_sub(open).saturating_sub(reserve(limit)))
 }
 
-/// What is wrong with the descriptors of this process.
+/// The trouble to report if this process runs out of descriptors.
 pub fn descriptor_trouble() -> Option<Trouble> {
     let (open, limit) = descriptors();
     let few = limit.saturating_sub(open) < reserve(limit) / 4;
@@ -85,16 +85,16 @@ pub fn kept(needs: Needs) -> CapabilitySet {
     kept
 }
 
-/// Drops every capability but these for good, in the calling thread and those that it starts; it
-/// adds none. Programs that are executed from here on cannot get the others either, whatever their
-/// file or user.
+/// Drops every capability except these for good, in the calling thread and those that it starts. Adds
+/// none. A program that such a thread executes cannot get the others either, whatever its file
+/// capabilities or its user.
 pub fn give_up(kept: CapabilitySet) -> Result<(), Failure> {
     let failed = |e| Failure::privilege(format_args!("dropping capabilities: {e}"));
     let have = capabilities(None).map_err(failed)?;
     // `PR_CAPBSET_DROP` needs it; without it, `no_new_privs` is the only protection.
     if have.effective.contains(CapabilitySet::SETPCAP) {
-        for given_up in (CapabilitySet::all() - kept).iter() {
-            match remove_capability_from_bounding_set(given_up) {
+        for dropped in (CapabilitySet::all() - kept).iter() {
+            match remove_capability_from_bounding_set(dropped) {
                 // A capability that this kernel does not have.
                 Ok(()) | Err(rustix::io::Errno::INVAL) => {}
                 Err(e) => return Err(failed(e)),
@@ -110,7 +110,8 @@ pub fn give_up(kept: CapabilitySet) -> Result<(), Failure> {
     set_capabilities(None, sets).map_err(failed)
 }
 
-/// No program that the calling thread, or one that it starts, executes gets more than it has.
+/// Sets `no_new_privs`: a program that the calling thread or a thread that it starts executes gets no
+/// more privileges than the thread has.
 pub fn no_new_privileges() -> Result<(), Failure> {
     set_no_new_privs(true).map_err(|e| Failure::privilege(format_args!("no_new_privs: {e}")))
 }

@@ -1,8 +1,7 @@
-//! Files in which state outlives the agent: readable by the agent only, written as a whole or not
-//! at all.
+//! Files that keep state for the next agent. Only the agent can read them. Each is replaced as a whole.
 //!
-//! They are beside the admin socket, in a folder that, like the pins, does not survive a reboot.
-//! The caller interprets the text.
+//! They are beside the admin socket, in a folder that, like the pins, does not survive a reboot. The caller
+//! interprets the text.
 
 use anyhow::{Context as _, ensure};
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +15,10 @@ pub fn read(path: &Path, most: usize) -> anyhow::Result<Option<String>> {
     Ok(bytes.map(String::from_utf8).transpose()?)
 }
 
-/// What is in a file; none where there is none. A file that another could have written is an error.
+/// The content of a file; `None` if there is no file.
+///
+/// # Errors
+/// Another user could have written the file, or it is longer than `most` bytes.
 pub fn read_bytes(path: &Path, most: usize) -> anyhow::Result<Option<Vec<u8>>> {
     let mut options = OpenOptions::new();
     let opened = options
@@ -40,7 +42,8 @@ pub fn read_bytes(path: &Path, most: usize) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Replaces a file: under another name first. Returns the new one, open at its end.
+/// Replaces a file: writes a new one under another name and renames it. Returns the new file, open at its
+/// end.
 pub fn write(path: &Path, text: &str, most: usize) -> anyhow::Result<File> {
     ensure!(text.len() <= most, "more than {most} bytes");
     let mut unfinished = path.as_os_str().to_owned();
@@ -52,7 +55,7 @@ pub fn write(path: &Path, text: &str, most: usize) -> anyhow::Result<File> {
     }
     let mut options = OpenOptions::new();
     let new = options.write(true).create_new(true).mode(0o600);
-    let mut file: File = new.open(unfinished).context("making it")?;
+    let mut file: File = new.open(unfinished).context("creating it")?;
     file.write_all(text.as_bytes())?;
     fs::rename(unfinished, path)?;
     Ok(file)

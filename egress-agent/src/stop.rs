@@ -1,9 +1,9 @@
-//! The signals: those that end the agent, and those that must not.
+//! Signals: those that end the agent, and those that must not.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// From this call on, the signals whose default would end the process without a line and without a
-/// drain are ignored, until [`told`] takes them. Call it before anything takes time.
+/// Ignores signals that the agent does not use and whose default action would end the process. [`asked`] and
+/// the reload of the config replace this. Call it before anything takes time.
 pub fn ignore_others() {
     for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
         // SAFETY: SIG_IGN is a valid disposition of these signals.
@@ -11,9 +11,9 @@ pub fn ignore_others() {
     }
 }
 
-/// From this call on, the first SIGTERM or SIGINT, by its name. SIGUSR1 and SIGUSR2 are logged and
-/// do nothing.
-pub fn told() -> std::io::Result<impl Future<Output = &'static str>> {
+/// Handles signals from this call on. The future returns the name of the first SIGTERM or SIGINT. SIGUSR1 and
+/// SIGUSR2 are only logged.
+pub fn asked() -> std::io::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut first = signal(SignalKind::user_defined1())?;

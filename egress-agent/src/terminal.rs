@@ -1,16 +1,16 @@
-//! Whether output for people has colours. Writes nothing.
+//! Decides whether output for people has colours. Writes nothing.
 
 use std::env;
 use std::ffi::OsStr;
 use std::io::IsTerminal;
 
-/// Whether this stream is a terminal that takes colours and whose user wants them.
+/// Whether this stream is a terminal that supports colours and whose user wants them.
 pub fn colours(stream: &impl IsTerminal) -> bool {
     let (no_color, term) = (env::var_os("NO_COLOR"), env::var_os("TERM"));
     stream.is_terminal() && wanted(no_color.as_deref(), term.as_deref())
 }
 
-/// `NO_COLOR` turns colours off unless it is empty (no-color.org); `TERM=dumb` has none.
+/// A non-empty `NO_COLOR` turns colours off (no-color.org). `TERM=dumb` has none.
 fn wanted(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
 }

@@ -1,6 +1,5 @@
-//! Adapters between folders that must not know each other: the parts of the kernel side and the
-//! socket factory that the engine gets, and the parts of these and of the engine that the proxy
-//! gets.
+//! Connects folders that must not know each other: gives the engine its parts of the kernel side and of
+//! the socket factory, and gives the proxy its parts of these and of the engine.
 
 use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
@@ -25,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// The kernel's origins, with the agent's knowledge of the workloads.
+/// Looks up the origin of a flow in the kernel and adds the workload that the agent knows.
 struct FlowOrigins {
     kernel: Origins,
     sharers: Sharers,
@@ -57,7 +56,7 @@ impl Dialer for FactoryDialer {
     }
 }
 
-/// Upper bound of one connect; the proxy's own limit ends it earlier.
+/// The limit of one connect. The proxy's own limit is shorter.
 const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 
 /// An engine over the kernel's tables.
@@ -121,26 +120,26 @@ pub fn shared(
     })
 }
 
-/// The end of the agent: hands over and drains. `told`: it was told to stop, and did not fail. `taken` is
-/// called when a next agent has appeared.
+/// Ends the agent. If a signal asked it to stop (`asked`), it hands over to a next agent or opens the gate,
+/// as the config says; if it failed, it only drains. `taken` is called when a next agent has appeared.
 pub async fn end(
     config: &Config,
     leaving: Leaving<'_>,
-    told: bool,
+    asked: bool,
     taken: impl FnMut(),
 ) -> anyhow::Result<()> {
-    if told && config.on_exit == OnExit::Keep {
+    if asked && config.on_exit == OnExit::Keep {
         handover::leave(leaving, config, taken).await;
         return Ok(());
     }
-    if told {
+    if asked {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");
     }
     handover::end(leaving, config.drain_deadline).await
 }
 
-/// Words that no other process knows: what the proxy answers the agent's own canaries.
+/// A line that no other process knows. The proxy answers the agent's own canaries with it.
 pub fn proof() -> io::Result<String> {
     let mut random = [0; 16];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;

@@ -223,7 +223,7 @@ fn check_ends_0_1_2_or_64() {
     let out = run(&["check", "--strict", folder]);
     assert_eq!(out.status.code(), Some(2));
     assert!(
-        ending(&out).ends_with("; 1 finding that --strict does not take"),
+        ending(&out).ends_with("; 1 finding that --strict rejects"),
         "{out:?}"
     );
     // The same set of files as the agent's: folders in a folder are not read.

@@ -63,7 +63,7 @@ fn pins_that_go_with_the_agents_mounts_are_not_ready() {
     command.args(["--mount", "--propagation", "private"]);
     command.arg(agent::binary().unwrap()).args(words);
     let agent = egress_tests::child::Guarded::spawn(&mut command).unwrap();
-    let why = not_ready(&lab, "mounted for the agent alone").unwrap();
+    let why = not_ready(&lab, "only the agent has the BPF file system").unwrap();
     assert!(why.contains("opens when the agent ends"), "{why}");
     drop(agent);
 }

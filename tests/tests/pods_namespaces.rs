@@ -325,7 +325,7 @@ fn the_namespaces_of_a_workload_are_bounded_over_all_cgroups_that_it_makes() {
     let made = ["a", "b", "c"].map(|name| workload.child(name).unwrap());
     // Each of them alone is within the bound.
     let hogs = made.each_ref().map(|cgroup| unshared(&lab, cgroup, 40));
-    let crowded = |line: &str| line.contains("more network namespaces than are served");
+    let crowded = |line: &str| line.contains("too many network namespaces in one workload");
     let agent = lab.agent().unwrap();
     agent.wait_line(0, SOON, "it says so", crowded).unwrap();
     // The lab's own namespace is served too.

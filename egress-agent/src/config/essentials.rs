@@ -1,4 +1,4 @@
-//! The fields that closing the gate needs, read from a config file with mistakes in other fields:
+//! The fields that are needed to close the gate, read even if other fields of the config file are wrong:
 //! such a mistake must not leave the node open.
 
 use super::settings::{Settings, read};
@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 pub struct Essentials {
     /// Folder of the pins.
     pub bpf_dir: PathBuf,
-    /// Enforced roots; none where they are not known.
+    /// Enforced roots; empty if they are not known.
     pub cgroups: Vec<PathBuf>,
-    /// Room of the tables.
+    /// Networks that the tables have room for.
     pub max_networks: u32,
-    /// How the error is written.
+    /// Format of the error.
     pub log_format: LogFormat,
 }
 

@@ -2,13 +2,13 @@
 
 use std::str::FromStr;
 
-/// A pattern for the path of a cgroup below its enforced root: `*` is any text without a slash,
-/// `**` as a part of its own is any number of parts, `.` is the root itself.
+/// A pattern for the path of a cgroup below its enforced root. `*` matches any text without a slash, a
+/// part `**` matches any number of parts, and `.` is the root itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupGlob(Vec<String>);
 
 impl CgroupGlob {
-    /// Whether a path fits, as a whole.
+    /// Whether the pattern matches the whole path.
     pub fn fits(&self, path: &str) -> bool {
         let path: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         parts_fit(&self.0, &path)
@@ -37,8 +37,8 @@ impl FromStr for CgroupGlob {
     }
 }
 
-/// Walks both from the left; a `**` is tried with more parts each time what follows does not fit.
-/// Only the last `**` need be tried again, so the time is bounded by the product of the lengths.
+/// Compares part by part from the left. If a part does not match, the last `**` takes one part more.
+/// Earlier ones need no other try, so the time is bounded by the product of the lengths.
 fn parts_fit(glob: &[String], path: &[&str]) -> bool {
     let (mut g, mut p) = (0, 0);
     let mut again: Option<(usize, usize)> = None;
@@ -59,7 +59,7 @@ fn parts_fit(glob: &[String], path: &[&str]) -> bool {
     glob[g..].iter().all(|part| part == "**")
 }
 
-/// Finds each piece between the stars after the previous piece.
+/// Matches one part: finds each piece between two stars after the previous piece.
 fn part_fits(glob: &str, part: &str) -> bool {
     let Some((first, rest)) = glob.split_once('*') else {
         return glob == part;

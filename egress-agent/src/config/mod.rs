@@ -1,5 +1,5 @@
-//! The agent's own configuration: settings of the command line over those of a file, defaults
-//! filled in, contradictions rejected. Reads no cgroup and no kernel.
+//! The agent's own configuration: merges the command line with the config file, fills in defaults and
+//! rejects contradictions. Reads no cgroup and no kernel.
 
 mod essentials;
 mod glob;
@@ -25,9 +25,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where the agent pins what outlives it.
+/// Folder of the pins, which outlive the agent.
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/egress-agent";
-/// Where a running agent answers `status` and `wait`.
+/// Where a running agent answers `status`, `wait` and `explain`.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/egress-agent.sock";
 /// The default log filter. Libraries log errors only: their warnings concern single datagrams and
 /// files, and do not help a reader of the agent's log.
@@ -35,12 +35,12 @@ pub const DEFAULT_LOG_FILTER: &str =
     "info,hickory_net=error,hickory_proto=error,hickory_resolver=error,notify=error";
 /// The port that Istio's sidecars redirect outbound TCP to.
 pub const DEFAULT_PROXY_PORT: u16 = 15001;
-/// Networks that the kernel's tables have room for: as many as single addresses. Room costs nothing until
-/// it is used.
+/// Networks that the kernel's tables have room for: as many as single addresses. Unused room takes no
+/// memory.
 pub const DEFAULT_MAX_NETWORKS: u32 = 1 << 20;
-/// MiB: 853 requests of one workload under way at one time.
+/// In MiB: a workload's quarter has room for 853 requests at one time.
 const DEFAULT_PROXY_MEMORY: u16 = 160;
-/// MiB: with less, a workload has no room for some dozens of requests.
+/// In MiB: with less, a workload's quarter has room for a few dozen requests only.
 const LEAST_PROXY_MEMORY: u16 = 16;
 
 /// The agent's configuration, complete.
@@ -50,7 +50,7 @@ pub struct Config {
     pub rules: Vec<PathBuf>,
     /// Enforced roots as given, at least one; [`crate::gate::roots::Roots::look`] checks them.
     pub cgroups: Vec<PathBuf>,
-    /// The agent's own cgroup, where the user chose one.
+    /// The agent's own cgroup, if the user chose one.
     pub agent_cgroup: Option<PathBuf>,
     /// Folder on bpffs for pins.
     pub bpf_dir: PathBuf,
@@ -58,34 +58,36 @@ pub struct Config {
     pub dns: Dns,
     /// Whether private, loopback and link-local addresses in answers are taken.
     pub allow_private_answers: bool,
-    /// Private networks that are accepted if not all are.
+    /// Private networks whose addresses are accepted in answers although `allow_private_answers` is not
+    /// set.
     pub private_answers: Vec<PrivateAnswers>,
-    /// Networks that go straight through.
+    /// Networks that are allowed without a rule.
     pub internal: Vec<IpNet>,
-    /// Whether workloads may be in network namespaces other than the agent's own: then the proxy
-    /// listens and dials there, and the agent keeps the capabilities that this takes.
+    /// Whether workloads may be in network namespaces other than the agent's own. If so, the proxy
+    /// listens and dials there, and the agent keeps the capabilities that it needs for that.
     pub enter_namespaces: bool,
     /// Port of the proxy on both loopback addresses, host byte order.
     pub proxy_port: u16,
-    /// What SIGTERM leaves behind.
+    /// What happens to the gate on SIGTERM.
     pub on_exit: OnExit,
     /// How long running flows get on SIGTERM.
     pub drain_deadline: Duration,
-    /// Whether an agent that holds the gate is waited for until it leaves.
+    /// Whether to wait, without a limit, until another agent that holds the gate stops.
     pub standby: bool,
-    /// What is written to stderr.
+    /// The log, which goes to stderr.
     pub log: Log,
     /// What happens to destinations that no rule lists.
     pub outbound_traffic_policy: TrafficPolicy,
-    /// What happens to addresses that belong to no listed host, where the name is checked.
+    /// What happens to a connection to an address that belongs to no listed host, on ports whose name is
+    /// checked.
     pub unlisted_address: UnlistedAddress,
     /// Whether unlisted destinations are denied, or allowed and logged.
     pub mode: Mode,
     /// Error that a denied call returns.
     pub deny_errno: DenyErrno,
-    /// Most networks that the kernel's tables have room for.
+    /// Networks that the kernel's tables have room for.
     pub max_networks: u32,
-    /// Memory of the proxy for requests under way and buffers, MiB.
+    /// Memory of the proxy for requests and buffers, in MiB.
     pub proxy_memory: u16,
     /// What happens to running flows whose rule was removed.
     pub on_removal: OnRemoval,
@@ -102,9 +104,9 @@ pub struct Config {
 pub struct Dns {
     /// Servers in the order in which they are asked, at least one.
     pub servers: Vec<SocketAddr>,
-    /// Shortest life of a lease.
+    /// Shortest time that an answer is kept, whatever its TTL.
     pub min_ttl: Duration,
-    /// Life after the TTL.
+    /// How long an address stays allowed after its TTL has ended.
     pub grace: Duration,
 }
 
@@ -118,7 +120,7 @@ pub struct Log {
 }
 
 impl Config {
-    /// Flags over the file (where one is named), then defaults.
+    /// Loads the config: a flag wins over the file, if one is named, and the file over the default.
     pub fn load(flags: Settings, file: Option<&Path>) -> Result<Self, Failure> {
         let settings = match file {
             Some(path) => flags.over(Settings::from_file(path)?),
@@ -134,7 +136,8 @@ impl Config {
         self.mode == Mode::Audit && !self.workloads.iter().any(enforced)
     }
 
-    /// Takes over from `new` what a running agent can change. Returns the other fields that differ.
+    /// Takes the fields that a running agent can change from `new`. Returns the names of the other fields
+    /// that differ.
     pub fn take_live(&mut self, new: &Self) -> Vec<&'static str> {
         macro_rules! take {
             ($($field:ident).+) => {

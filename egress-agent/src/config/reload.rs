@@ -1,5 +1,5 @@
-//! The config file while the agent runs: read again when it changes and on SIGHUP. A file with a
-//! mistake changes nothing. Reports the changed fields that need a restart.
+//! Reads the config file again when it changes and on SIGHUP. A file with a mistake changes nothing.
+//! Logs the changed fields that need a restart.
 
 use crate::config::{Config, Settings};
 use std::fs;
@@ -29,7 +29,7 @@ pub fn hangup() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Follows the file without end and hands each good version of it to `engine`.
+/// Follows the file and sends each valid version of it to `engine`. Returns when the engine has ended.
 pub async fn follow(
     source: Source,
     mut current: Config,

@@ -1,9 +1,9 @@
-//! The name servers of resolv.conf(5), and nothing else of it: the agent's names are complete, so
-//! search domains and `ndots` do not concern it.
+//! Reads the name servers of resolv.conf(5), and no other option: the agent asks for complete names, so
+//! search domains and `ndots` do not matter.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Servers of `/etc/resolv.conf`; the local one where it names none, as resolv.conf(5) says.
+/// The servers of `/etc/resolv.conf`. If it names none, the local one, as resolv.conf(5) says.
 pub(super) fn system_servers() -> Vec<SocketAddr> {
     let servers =
         std::fs::read_to_string("/etc/resolv.conf").map_or_else(|_| Vec::new(), |t| parse(&t));

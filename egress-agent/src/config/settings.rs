@@ -1,5 +1,5 @@
-//! Every setting once: the same struct is the config file and the command line, so a field without
-//! its flag cannot exist. Fills in no defaults and reads nothing from the machine.
+//! Every setting, defined once: one struct describes the config file and the command line, so each field
+//! has its flag. Fills in no defaults and reads nothing from the machine.
 
 use super::values::{
     Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, PrivateAnswer, Span,
@@ -57,8 +57,8 @@ pub struct Settings {
     /// How long running flows may take to end after SIGTERM [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub drain_deadline: Option<Span>,
-    /// Wait until another agent that holds the gate is told to stop, and take over from it; without
-    /// this a second agent ends with 75 [default: false]
+    /// If another agent holds the gate, wait until it is stopped and take over from it. Without this, a
+    /// second agent exits with 75 [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub standby: Option<bool>,
     /// What is written to stderr
@@ -191,8 +191,8 @@ impl Settings {
     }
 }
 
-/// The text of a config file. Not opened before it is known to be a file: opening a FIFO waits for
-/// its writer.
+/// Reads a config file. Checks first that it is a regular file, because opening a FIFO waits for its
+/// writer.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let meta = fs::metadata(path)?;
     if !meta.is_file() {

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What SIGTERM leaves behind.
+/// What happens to the gate on SIGTERM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 pub enum OnExit {
@@ -35,16 +35,16 @@ pub enum LogFormat {
     Json,
 }
 
-/// What happens to a destination that no rule lists. Words of Istio's
+/// What happens to a destination that no rule lists. The values are those of Istio's
 /// `OutboundTrafficPolicy.Mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[value(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TrafficPolicy {
-    /// They are denied.
+    /// It is denied.
     #[default]
     RegistryOnly,
-    /// Straight through.
+    /// It is allowed.
     AllowAny,
 }
 
@@ -57,7 +57,8 @@ pub enum UnlistedAddress {
     /// The kernel denies it.
     #[default]
     Refuse,
-    /// Host or server name decides, and the agent dials its own resolution, as a sidecar does.
+    /// The Host or the server name decides. The proxy dials an address that the agent resolved, as a
+    /// sidecar does.
     ByName,
 }
 
@@ -111,7 +112,7 @@ pub enum DenyErrno {
 }
 
 impl DenyErrno {
-    /// Its number; 0 stands for the kernel's own, EPERM.
+    /// The number for the kernel's tables: 0 for EPERM, which is the kernel's default.
     pub const fn number(self) -> u32 {
         let number = match self {
             Self::Eperm => 0,
@@ -124,7 +125,7 @@ impl DenyErrno {
     }
 }
 
-/// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`; port 53 where none is given.
+/// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`. The default port is 53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DnsServer(pub SocketAddr);
 
@@ -170,8 +171,8 @@ impl FromStr for Cidr {
     }
 }
 
-/// A network that answers may hold although it is not public: `10.0.0.0/8` for every host, or
-/// `db.example=10.0.0.0/8`, `*.db.example=10.0.0.0/8`.
+/// A network that is not public and whose addresses are accepted in DNS answers: `10.0.0.0/8` for every
+/// host, or `db.example=10.0.0.0/8`, `*.db.example=10.0.0.0/8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrivateAnswer(pub PrivateAnswers);
 
@@ -198,8 +199,8 @@ impl FromStr for PrivateAnswer {
     }
 }
 
-/// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. Not negative, and at
-/// most a year.
+/// A duration as Go and Istio write it: `500ms`, `3s`, `1m30s`, `10m`, `1h`. At least 0 and at most a
+/// year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -242,7 +243,7 @@ fn parse_span(s: &str) -> Option<Duration> {
     (!s.is_empty() && total <= LONGEST).then_some(total)
 }
 
-/// Parses inside the visitor: there `serde_yaml` still knows the field's path and its line.
+/// Parses inside the visitor, so that `serde_yaml` adds the field's path and line to an error.
 struct Parsed<T>(PhantomData<T>);
 
 impl<T: FromStr<Err = String>> de::Visitor<'_> for Parsed<T> {

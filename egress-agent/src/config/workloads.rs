@@ -1,5 +1,5 @@
-//! Entries of `workloads`: the cgroups that they match, and the namespace, labels and service
-//! account of the workload there. For services of a VM, and for pods without a Kubernetes API.
+//! Entries of `workloads`: each names cgroups by a pattern, and the namespace, labels and service account
+//! of the workload in them. For services of a VM, and for pods without a Kubernetes API.
 
 use super::glob::CgroupGlob;
 use super::values::Mode;
@@ -24,7 +24,8 @@ pub struct WorkloadEntry {
     /// Service account.
     #[serde(default = "default_name")]
     pub service_account: String,
-    /// Whether unlisted destinations are denied to it. Without it, the global `mode` applies.
+    /// Whether the workload's unlisted destinations are denied or only logged. If not set, the global
+    /// `mode` applies.
     pub mode: Option<Mode>,
 }
 
@@ -33,7 +34,7 @@ fn default_name() -> String {
     "default".to_owned()
 }
 
-/// On the command line an entry is written as in the file: `{cgroup: shop-*, namespace: shop}`.
+/// Parses a flag, which has the syntax of the file: `{cgroup: shop-*, namespace: shop}`.
 impl FromStr for WorkloadEntry {
     type Err = String;
 

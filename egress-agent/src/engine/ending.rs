@@ -1,6 +1,6 @@
-//! Ends running flows that a change of rules or of their workload's policy no longer lists, in
-//! every network namespace where the agent makes sockets, off the async threads. The kernel's
-//! tables say which flows these are.
+//! Ends running flows that are no longer listed after a change of the rules or of their workload's policy.
+//! It checks them against the kernel's tables in every network namespace where the agent makes sockets,
+//! outside the async threads.
 
 use crate::config::OnRemoval;
 use crate::kernel::{Ended, Live};
@@ -14,23 +14,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Workloads that get a policy within this time of each other are checked together: a check lists
-/// every connection of every namespace.
+/// Workloads that get another policy within this time are checked together, because a check lists every
+/// connection of every namespace.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// Where it shows that a flow was ended.
+/// Logs and counts the flows that were ended.
 #[derive(Clone)]
-struct Told {
+struct Report {
     counters: Counters,
     owners: Owners,
 }
 
 /// See the module.
 pub struct Ending {
-    /// None where running flows outlive their rule.
+    /// `None` if running flows outlive their rule.
     live: Option<Arc<Live>>,
     sockets: Arc<SocketFactory>,
-    told: Told,
+    report: Report,
     /// A check of the flows of moved workloads is scheduled.
     due: Arc<AtomicBool>,
 }
@@ -47,20 +47,20 @@ impl Ending {
         Self {
             live: (on_removal == OnRemoval::Close).then(|| Arc::new(live)),
             sockets,
-            told: Told { counters, owners },
+            report: Report { counters, owners },
             due: Arc::default(),
         }
     }
 
-    /// Ends what the tables no longer list, a moment from now.
+    /// Ends flows that the tables no longer list, in a task of its own.
     pub(super) fn end_unlisted(&self) {
         if let Some(live) = self.live.clone() {
-            let (sockets, told) = (Arc::clone(&self.sockets), self.told.clone());
-            tokio::spawn(async move { end_all(&live, &sockets, &told).await });
+            let (sockets, report) = (Arc::clone(&self.sockets), self.report.clone());
+            tokio::spawn(async move { end_all(&live, &sockets, &report).await });
         }
     }
 
-    /// The same after workloads got other policies: once for all that do within [`TOGETHER`].
+    /// The same after workloads got other policies, once for all changes within [`TOGETHER`].
     pub(super) fn end_moved(&self) {
         let Some(live) = self.live.clone() else {
             return;
@@ -68,31 +68,31 @@ impl Ending {
         if self.due.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (sockets, told) = (Arc::clone(&self.sockets), self.told.clone());
+        let (sockets, report) = (Arc::clone(&self.sockets), self.report.clone());
         let due = Arc::clone(&self.due);
         tokio::spawn(async move {
             tokio::time::sleep(TOGETHER).await;
-            // Before the look: what moves from here on has one of its own.
+            // Before the check: a workload that moves from here on gets a check of its own.
             due.store(false, Ordering::Release);
-            end_all(&live, &sockets, &told).await;
+            end_all(&live, &sockets, &report).await;
         });
     }
 }
 
-async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, told: &Told) {
+async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, report: &Report) {
     for netns in sockets.namespaces() {
         match end_in(live, sockets, netns).await {
             Ok(flows) => {
                 for flow in &flows {
-                    told.log(flow);
+                    report.log(flow);
                 }
-                told.counters.add(Own::FlowsEnded, flows.len() as u64);
+                report.counters.add(Own::FlowsEnded, flows.len() as u64);
             }
-            // Their packets are denied all the same.
+            // The egress hook denies their packets in any case.
             Err(error) => tracing::error!(
                 netns = netns.0,
                 error = format!("{error:#}"),
-                "flows that no rule lists any more could not be ended; they stall"
+                "cannot end flows that no rule lists any more; their packets are denied, so they stall"
             ),
         }
     }
@@ -104,7 +104,7 @@ async fn end_in(
     netns: NetnsCookie,
 ) -> anyhow::Result<Vec<Ended>> {
     let diag = match sockets.diag(netns).await {
-        // Gone since it was named, and its flows with it.
+        // The namespace is gone since, and its flows with it.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         diag => diag.context("opening sock_diag")?,
     };
@@ -112,8 +112,8 @@ async fn end_in(
     tokio::task::spawn_blocking(move || live.end_unlisted(diag)).await?
 }
 
-impl Told {
-    /// In the spelling of a denial's line.
+impl Report {
+    /// Spells the flow as the line of a denial does.
     fn log(&self, flow: &Ended) {
         let owner = self.owners.of(flow.cgroup);
         tracing::info!(
@@ -122,7 +122,7 @@ impl Told {
             workload = owner.workload.as_deref(),
             cgroup = owner.cgroup.as_deref(),
             proxied = flow.proxied,
-            "ended: no rule of its workload lists it any more"
+            "flow ended: no rule of its workload lists it any more"
         );
     }
 }
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_line_of_an_ended_flow_names_its_cgroup_by_path() {
-        let told = Told {
+        let report = Report {
             counters: Counters::default(),
             owners: Owners::new(Identities::default()).unwrap(),
         };
@@ -146,7 +146,7 @@ mod tests {
             pid: 7,
             proxied: false,
         };
-        let lines = captured::lines(|| told.log(&flow));
+        let lines = captured::lines(|| report.log(&flow));
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert_eq!(lines[0]["cgroup"], "/", "{lines:?}");
         assert_eq!(lines[0]["destination"], "203.0.113.9:443");

@@ -1,4 +1,4 @@
-//! The wait for the first answers of the name servers, which readiness shows.
+//! The wait for the first DNS answers, which readiness shows.
 
 use crate::observe::readiness::{Board, Part};
 use crate::observe::trouble::Trouble;
@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the first questions may take before the tables are written with what is known. Names
-/// that answer later join then.
+/// How long to wait for the first answers before the tables are written without the missing ones. Names
+/// that are answered later are added then.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same where no rule is in force yet: a resolver nearby answers all in one write.
+/// The same if no rule is in force yet: long enough for a near resolver, so that its answers are part of
+/// the first write.
 const PATIENCE_ALONE: Duration = Duration::from_millis(100);
 /// Number of awaited names that readiness shows.
 const NAMES_SHOWN: usize = 5;
@@ -23,12 +24,12 @@ pub(super) struct FirstAnswers {
 }
 
 impl FirstAnswers {
-    /// Waits for none yet.
+    /// Does not wait yet.
     pub(super) fn new(board: Board) -> Self {
         Self { board, until: None }
     }
 
-    /// Begins to wait. Returns how long the start may wait.
+    /// Starts the wait. Returns how long the agent's start may wait.
     pub(super) fn begin(&mut self, state: &State) -> Duration {
         self.until = Some(Instant::now() + PATIENCE);
         self.look(state);
@@ -39,18 +40,18 @@ impl FirstAnswers {
         }
     }
 
-    /// When [`Self::give_up`] is due; none while nothing is waited for.
+    /// When [`Self::give_up`] is due; `None` if no answer is awaited.
     pub(super) fn due(&self) -> Option<Instant> {
         self.until
     }
 
-    /// Whether it is due: the clock says so, whether or not a timer had its turn among answers that
+    /// Whether [`Self::give_up`] is due by the clock. A timer alone may never get its turn while answers
     /// come without a pause.
     pub(super) fn are_late(&self) -> bool {
         self.until.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Looks which names are still waited for.
+    /// Updates which names are still awaited.
     pub(super) fn look(&mut self, state: &State) {
         if self.until.is_none() {
             return;
@@ -85,7 +86,7 @@ impl FirstAnswers {
     }
 }
 
-/// The first of them.
+/// The first names, for the log.
 fn first(names: &BTreeSet<Arc<str>>) -> String {
     let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(AsRef::as_ref).collect();
     shown.join(", ")

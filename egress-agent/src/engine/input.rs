@@ -1,4 +1,4 @@
-//! What the engine acts on: one value for each thing that may happen, and where they come from.
+//! The engine's inputs: one value for each thing that may happen, and the channels that they come from.
 
 use super::questions::Reply;
 use crate::config::Config;
@@ -15,25 +15,25 @@ use tokio::sync::{Notify, mpsc, watch};
 
 /// One thing that happened.
 pub(super) enum Input {
-    /// The rule files have other rules.
+    /// The rule files changed.
     Rules(Arc<RuleSet>),
     /// The rule files are not followed any more.
     RulesLost,
     /// The config changed.
     Config(Box<Config>),
-    /// Workloads came or went, or it is time to look where their processes are.
+    /// Workloads appeared or disappeared, or the namespaces of their processes were checked.
     Workloads(Vec<Told>),
-    /// Flows of these cgroups found no proxy in their network namespace.
+    /// Flows of these cgroups were denied because their network namespace has no proxy.
     Missed(BTreeSet<CgroupId>),
-    /// An enforced root came.
+    /// An enforced root appeared.
     RootCame,
-    /// DNS questions came back.
+    /// DNS questions have results.
     Replies(Vec<Reply>),
-    /// A lease ends, or a name is to be asked for.
+    /// A lease ends, or a name must be resolved again.
     Due,
     /// The first answers took too long.
     FirstAnswersLate,
-    /// The leases are to be written for the next agent.
+    /// The file of leases is due.
     KeepLeases,
     /// A question of `status` or `explain`.
     Ask(Ask),
@@ -42,21 +42,21 @@ pub(super) enum Input {
 /// The channels through which the rest of the agent reaches a running engine, and the board on
 /// which the engine reports.
 pub struct News {
-    /// Questions.
+    /// Questions of `status` and `explain`.
     pub asks: mpsc::Receiver<Ask>,
-    /// Configs that follow the first.
+    /// Changed configs.
     pub configs: mpsc::Receiver<Config>,
-    /// Notified when an enforced root came.
+    /// Notified when an enforced root appeared.
     pub came: Arc<Notify>,
-    /// Cgroups whose flow found no proxy.
+    /// Cgroups with a flow that was denied because their namespace has no proxy.
     pub missed: Missed,
     /// Readiness.
     pub board: Board,
-    /// What is counted.
+    /// The agent's own counters.
     pub counters: Counters,
-    /// Who the workloads are, for the log.
+    /// Identities of the workloads, for the log.
     pub identities: Identities,
-    /// What the canaries must show.
+    /// The outcome that the canaries must have.
     pub canaries: Canaries,
 }
 
@@ -76,14 +76,13 @@ impl News {
 pub(super) struct Rules(Option<watch::Receiver<Arc<RuleSet>>>);
 
 impl Rules {
-    /// The set that is there at the moment is not given again.
+    /// Does not return the present set.
     pub(super) fn after_first(mut rules: watch::Receiver<Arc<RuleSet>>) -> Self {
         rules.mark_unchanged();
         Self(Some(rules))
     }
 
-    /// The next set. Reports once that the files are no longer followed. Dropping the future loses
-    /// none.
+    /// The next set. Reports once if the files are no longer followed. Dropping the future loses none.
     pub(super) async fn next(&mut self) -> Input {
         let Some(rules) = &mut self.0 else {
             return std::future::pending().await;

@@ -1,5 +1,5 @@
-//! The file in which the leases outlive the agent, beside its admin socket: like the pins, that
-//! folder does not survive a reboot. The state machine reads and writes the text.
+//! The file that keeps the leases for the next agent. It is beside the admin socket, in a folder that, like
+//! the pins, does not survive a reboot. The state machine reads and writes the text.
 
 use crate::state_file;
 use egress_core::policy::leases::store::{MAX_TEXT, Stored};
@@ -9,15 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Delay from an answer with other addresses to the write. Answers that arrive meanwhile are
-/// included.
+/// Delay from an answer with other addresses to the write, which includes later answers too.
 const SOON: Duration = Duration::from_secs(3);
 /// The same for an answer that only prolongs a lease.
 const LATE: Duration = Duration::from_mins(10);
 
 /// See the module.
 pub(super) struct LeaseFile {
-    /// When to write; none while nothing changed.
+    /// When to write; `None` if nothing has changed.
     due: Option<Instant>,
     /// Number of the latest text.
     latest: Arc<AtomicU64>,
@@ -33,7 +32,7 @@ struct File {
 }
 
 impl LeaseFile {
-    /// That of an agent with this admin socket. Reads nothing.
+    /// The file of an agent with this admin socket. Does not read it.
     pub(super) fn beside(admin_socket: &Path) -> Self {
         let path = admin_socket.with_extension("leases");
         Self {
@@ -46,18 +45,18 @@ impl LeaseFile {
         }
     }
 
-    /// When [`Self::keep`] is due.
+    /// When [`Self::keep_soon`] is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// An answer was taken.
+    /// An answer arrived. `changed`: a name has other addresses.
     pub(super) fn answered(&mut self, now: Instant, changed: bool) {
         let at = now + if changed { SOON } else { LATE };
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// What the previous agent left; none if there was no agent, or if its file cannot be trusted.
+    /// The leases of the previous agent; `None` if there was none, or if its file cannot be trusted.
     fn read(&self, clock: Duration) -> Option<Stored> {
         let file = lock(&self.file);
         match read(&file.path, clock) {
@@ -70,8 +69,7 @@ impl LeaseFile {
         }
     }
 
-    /// Begins with the addresses that the previous agent knew, for the names that the rules
-    /// list at the moment.
+    /// Restores the previous agent's addresses for the names that the rules list.
     pub(super) fn restore(&self, state: &mut State) {
         let clock = clock();
         let Some(stored) = self.read(clock) else {
@@ -96,7 +94,7 @@ impl LeaseFile {
         let (latest, file) = (Arc::clone(&self.latest), Arc::clone(&self.file));
         tokio::task::spawn_blocking(move || {
             let mut file = lock(&file);
-            // A later text was or will be written.
+            // Otherwise a later text was or will be written.
             if latest.load(Ordering::Relaxed) == own {
                 file.write(&text);
             }
@@ -127,7 +125,7 @@ fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
     file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Since 1970; a clock before that is at its beginning.
+/// Time since 1970; zero if the clock is before that.
 fn clock() -> Duration {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default()

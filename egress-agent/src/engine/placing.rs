@@ -1,5 +1,5 @@
-//! Writes what the state machine decides to the kernel: tables, policies, and which cgroups are
-//! under which. Owns the order of these writes; does not know who a workload is.
+//! Writes the decisions of the state machine to the kernel: tables, policies, and the policy of each
+//! cgroup. Owns the order of these writes. Does not know the identities of workloads.
 
 use super::ending::Ending;
 use crate::kernel::Tables;
@@ -16,7 +16,7 @@ pub(super) struct Placing {
     pub(super) tables: Tables,
     pub(super) workloads: Workloads,
     pub(super) ending: Ending,
-    /// A workload came, went or may have another policy.
+    /// A workload appeared, disappeared or may have another policy.
     moved: bool,
 }
 
@@ -36,14 +36,14 @@ impl Placing {
         self.moved = true;
     }
 
-    /// Whether [`Self::write`] has something to do beside the writes that it is given.
+    /// Whether [`Self::write`] must update the policies of cgroups.
     pub(super) fn is_due(&self) -> bool {
         self.moved
     }
 
-    /// Hears of workloads that came and went: of those that came first, so that their policies
-    /// stand before others end and before their cgroups are put under them. The kernel gives no id
-    /// of a cgroup twice (`kernfs_new_node`).
+    /// Passes on which workloads appeared and disappeared. New ones come first, so that a policy that they
+    /// share with a workload that is gone does not end. The order is safe because the kernel never uses
+    /// the id of a cgroup twice (`kernfs_new_node`).
     pub(super) fn hear(&mut self, state: &mut State, mut told: Vec<Told>) {
         let now = Instant::now();
         self.moved |= !told.is_empty();
@@ -56,9 +56,8 @@ impl Placing {
         }
     }
 
-    /// Policies, then the cgroups under them, then the end of policies that no cgroup is under: at
-    /// no moment is a cgroup under a policy that is not there. Returns how many entries found no
-    /// room.
+    /// Writes policies, then the policy of each cgroup, and deletes unused policies last, so that a cgroup
+    /// never has a policy that does not exist. Returns how many entries the tables had no room for.
     pub(super) fn write(&mut self, state: &mut State, ops: &[TableOp]) -> anyhow::Result<usize> {
         let ends = |op: &TableOp| matches!(op, TableOp::DeletePolicy(_));
         let (before, after) = ops.split_at(ops.iter().position(ends).unwrap_or(ops.len()));
@@ -71,30 +70,30 @@ impl Placing {
         }
         left_out += self.tables.apply(after)?;
         if !left.is_empty() {
-            // A program that looked up an owner before must not remember its verdict under the
-            // generation that comes now.
+            // A program that looked up the former owner must not store its verdict under the generation
+            // that comes next.
             self.tables.wait_for_programs()?;
             state.handle_moved(left);
             left_out += self.tables.apply(&state.poll_ops())?;
             self.ending.end_moved();
         }
-        // Workloads without a policy get those that came free, with another write.
+        // Workloads without a policy get the ids that are free by now, in another write.
         self.moved = state.place_closed(Instant::now());
         Ok(left_out)
     }
 
-    /// What becomes of what no rule lists, by enforced root.
+    /// The verdict on unlisted destinations, by enforced root.
     pub(super) fn unlisted(&self, state: &State) -> Vec<Unlisted> {
         let roots = self.workloads.roots();
         roots.map(|id| state.unlisted(id)).collect()
     }
 
-    /// Brings the proxy to where the workloads are.
+    /// Opens and closes the proxy's listeners, so that they are where the workloads are.
     pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
         self.workloads.namespaces().settle(&mut self.tables).await
     }
 
-    /// Serves in the agent's own namespace, in those of the workloads, and nowhere else.
+    /// Opens listeners in the agent's own namespace and in those of the workloads.
     pub(super) async fn open(
         &mut self,
         sockets: Arc<SocketFactory>,
@@ -105,7 +104,7 @@ impl Placing {
         self.workloads.namespaces().open(tables, spaces).await
     }
 
-    /// Takes no redirected flow any more, in any namespace.
+    /// Stops the redirects in every namespace: new flows that need the proxy are denied.
     pub(super) fn close(&mut self) -> anyhow::Result<()> {
         self.workloads.namespaces().withdraw(&mut self.tables)
     }

@@ -7,18 +7,18 @@ use egress_core::routing::RouteTable;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// See the module. Clones are one and the same.
+/// See the module. Clones share the snapshots.
 #[derive(Clone)]
 pub struct Published {
     /// The proxy's view of the rules, with the owners of cgroups.
     pub routes: Arc<ArcSwap<RouteTable>>,
-    /// Which hosts each address is known by, for the log.
+    /// The hosts of each address, for the log.
     pub names: Arc<ArcSwap<Names>>,
     changes: watch::Sender<u64>,
 }
 
 impl Published {
-    /// Of a state.
+    /// Takes the first snapshots of a state.
     pub(super) fn of(state: &mut State) -> Self {
         Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
@@ -27,12 +27,12 @@ impl Published {
         }
     }
 
-    /// Raised whenever the routes were replaced.
+    /// A number that is raised each time the routes are replaced.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Publishes the state as it is, and has running connections judged by it.
+    /// Publishes the present state. If the routes changed, running connections are judged again.
     pub(super) fn publish(&self, state: &mut State) {
         self.names.store(Arc::new(state.names()));
         let routes = state.routes();

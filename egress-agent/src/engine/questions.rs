@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
-/// Replies that are taken together: what follows from them is carried out once. Other inputs wait for
-/// one such lot.
+/// The most replies that are one input, so that their consequences are carried out once. Other inputs wait
+/// for at most one such batch.
 const AT_ONCE: usize = 256;
-/// Questions that are handed to the resolver, which asks fewer at a time: enough for it to go on with
-/// while the engine is busy, and few enough that each may be a task.
+/// The most questions that wait in the resolver, each in a task. The resolver asks fewer at a time, so it
+/// has work while the engine is busy.
 const UNDER_WAY: usize = 1024;
 
-/// A question that came back.
+/// The result of a question.
 pub(super) struct Reply {
     name: Arc<str>,
     result: Result<Answer, Failure>,
 }
 
-/// Questions that are under way: one for a name at a time, so there are never more than names.
+/// The questions under way, at most one for each name.
 pub(super) struct Questions {
     resolver: Resolver,
     replies: mpsc::UnboundedSender<Reply>,
@@ -42,7 +42,7 @@ impl Questions {
         }
     }
 
-    /// Asks what is due, as far as there is room; the rest with a later call, after replies came.
+    /// Asks questions that are due, up to [`UNDER_WAY`]. A call after the next replies asks the rest.
     pub(super) fn ask(&mut self, state: &mut State) {
         while self.under_way < UNDER_WAY
             && let Some(Query { name }) = state.poll_query()
@@ -57,17 +57,17 @@ impl Questions {
         }
     }
 
-    /// Those that came back, at least one. Dropping the future loses none.
+    /// Waits for results, at least one. Dropping the future loses none.
     pub(super) async fn replies(&mut self) -> Vec<Reply> {
         let mut replies = Vec::new();
-        // None come only where no sender is left, and one is kept here.
+        // It returns without any only if there is no sender, and `self` has one.
         self.inbox.recv_many(&mut replies, AT_ONCE).await;
         self.under_way = self.under_way.saturating_sub(replies.len());
         replies
     }
 }
 
-/// What replies did.
+/// The effect of replies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
     /// Some were answers.
@@ -76,7 +76,7 @@ pub(super) struct Taken {
     pub(super) changed: bool,
 }
 
-/// Gives replies to the state machine, and logs what is wrong with them.
+/// Gives replies to the state machine. Logs failures and ignored addresses.
 pub(super) fn give(replies: Vec<Reply>, now: Instant, state: &mut State) -> Taken {
     let mut taken = Taken::default();
     for Reply { name, result } in &replies {

@@ -1,4 +1,4 @@
-//! The copy of the rules in force on disk, for the next agent. Does not know what a rule means.
+//! The copy on disk of the rules in force, for the next agent. Does not know what a rule means.
 
 use crate::sources::Objects;
 use crate::sources::store::{Store, beside};
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The file in which the rules in force outlive the agent.
+/// The file that keeps the rules in force for the next agent.
 pub(super) struct RulesFile {
     /// Number of the latest set.
     latest: Arc<AtomicU64>,
@@ -15,7 +15,7 @@ pub(super) struct RulesFile {
 }
 
 impl RulesFile {
-    /// That of an agent with this admin socket. Reads nothing.
+    /// The file of an agent with this admin socket. Does not read it.
     pub(super) fn beside(admin_socket: &Path) -> Self {
         Self {
             latest: Arc::default(),
@@ -23,11 +23,11 @@ impl RulesFile {
         }
     }
 
-    /// Writes what is different in a set, unless a later one comes before it is its turn.
+    /// Writes the changes of a set, in another thread. Skips a set if a later one is waiting.
     pub(super) fn keep(&self, objects: Objects) {
         let own = self.latest.fetch_add(1, Ordering::Relaxed) + 1;
         let (latest, store) = (Arc::clone(&self.latest), Arc::clone(&self.store));
-        // Many rules take long enough to hold up the engine.
+        // Writing many rules takes long enough to delay the engine.
         tokio::task::spawn_blocking(move || {
             let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
             if latest.load(Ordering::Relaxed) != own {

@@ -8,14 +8,13 @@ use crate::sources::{Line, RuleSet};
 use egress_core::policy::state::State;
 use std::sync::{Arc, OnceLock};
 
-/// Lines on the rules that `status` shows, of problems, notes and findings each; the log had all of
-/// them.
+/// The most problems, notes and findings (each) that `status` shows. The log has all of them.
 const LINES: usize = 100;
 
 /// See the module.
 pub(super) struct Shown {
     noted: Noted,
-    /// Findings across the objects in force, once they are there.
+    /// Findings across the objects in force, once the linter has looked at them.
     findings: Arc<OnceLock<Vec<Line>>>,
 }
 
@@ -31,12 +30,12 @@ impl Shown {
         }
     }
 
-    /// What holds for workloads without a mode of their own.
+    /// Sets the mode of workloads without a mode of their own.
     pub(super) fn set_mode(&mut self, mode: Mode) {
         self.noted.mode = mode;
     }
 
-    /// These rules are in force.
+    /// Notes that these rules are in force.
     pub(super) fn set_rules(&mut self, rules: &RuleSet) {
         self.noted.objects = rules.objects.len();
         self.noted.problems = shown(&rules.problems);
@@ -45,7 +44,7 @@ impl Shown {
         self.findings = Arc::clone(&rules.findings);
     }
 
-    /// So many objects are in force instead of those of the files.
+    /// Notes how many objects are in force instead of those of the files.
     pub(super) fn set_objects(&mut self, objects: usize) {
         self.noted.objects = objects;
     }
@@ -64,19 +63,19 @@ impl Shown {
         self.noted.problem = Some(problem.to_owned());
     }
 
-    /// So many workloads have no policy: views can be more than the kernel has policies.
+    /// Notes how many workloads have no policy because all ids of policies are in use.
     pub(super) fn without_policy(&mut self, workloads: usize) {
         let before = std::mem::replace(&mut self.noted.without_policy, workloads);
         if workloads > before {
             tracing::error!(
                 workloads,
-                "more different views than the kernel has policies: these workloads are denied \
-                 everything until others go or share a view"
+                "workloads need more different policies than the kernel has: those without one are denied \
+                 everything until another policy ends"
             );
         }
     }
 
-    /// How the rules stand, and who is under them.
+    /// The state of the rules and the workloads, for `status`.
     pub(super) fn facts(&self, state: &State, placing: &Placing) -> Facts {
         let (addresses, networks) = placing.tables.room();
         let (used, limit) = state.policies_in_use();

@@ -13,31 +13,32 @@ use std::time::{Duration, Instant};
 /// Time between two tries.
 const TRY: Duration = Duration::from_millis(10);
 
-/// The exclusive right to change the gate whose pins are in a folder. It ends with the drop.
+/// The exclusive right to change the gate whose pins are in a folder. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lock {
     folder: File,
 }
 
-/// How long another agent is waited for.
+/// How long to wait for the agent that holds the lock.
 #[derive(Clone, Copy, Debug)]
 pub enum Patience {
-    /// One that is leaving.
+    /// This long: enough for an agent that is stopping.
     UpTo(Duration),
-    /// One that will be told to leave some time.
+    /// Without a limit: a standby waits for an agent that may run on for days.
     UntilItLeaves,
 }
 
 impl Lock {
-    /// The descriptor that holds the lock: shown to another process, it proves that this one has it.
+    /// The descriptor that holds the lock. This process passes it to another one to prove that it has
+    /// the lock.
     pub fn folder(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
 
-    /// Takes the lock, waiting for the agent that has it.
+    /// Takes the lock. Waits for the agent that holds it as `patience` says.
     ///
     /// # Errors
-    /// Another process holds it: exit code [`BUSY`].
+    /// Another process still holds it: exit code [`BUSY`].
     pub fn take(bpf_dir: &Path, patience: Patience) -> anyhow::Result<Self> {
         let folder = File::open(bpf_dir)?;
         let end = match patience {
@@ -76,9 +77,9 @@ impl Lock {
     }
 }
 
-/// Whether `shown`, which another process passed on, is what holds the lock of this folder. A lock
-/// belongs to an open file description (flock(2)), so what holds it can be locked once more, and
-/// another description of the folder cannot.
+/// Whether `shown`, a descriptor from another process, holds the lock of this folder. A lock belongs to
+/// an open file description (flock(2)): the description that holds it can be locked again, and any other
+/// description of the folder cannot.
 pub fn is_held_by(folder: &File, shown: OwnedFd) -> io::Result<bool> {
     let shown = File::from(shown);
     let id = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino()));
@@ -100,7 +101,7 @@ pub fn is_held_by(folder: &File, shown: OwnedFd) -> io::Result<bool> {
     }
 }
 
-/// The process that holds the lock, as far as `/proc/locks` shows it (proc_locks(5)).
+/// The process that holds the lock, if `/proc/locks` shows it (proc_locks(5)).
 fn holder(folder: &File) -> Option<u32> {
     let meta = folder.metadata().ok()?;
     let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
@@ -135,7 +136,7 @@ mod tests {
         let elsewhere = Lock::take(other.path(), NOW).unwrap();
         let shown = elsewhere.folder().try_clone_to_owned().unwrap();
         assert!(!is_held_by(&folder, shown).unwrap(), "another gate's");
-        // Having looked took nothing away and left nothing behind.
+        // The checks neither released the lock nor left another one.
         assert!(Lock::take(dir.path(), NOW).is_err());
         drop(lock);
         Lock::take(dir.path(), NOW).unwrap();

@@ -1,6 +1,6 @@
-//! Closes the gate before anything else can fail: takes the lock of the pins, loads or adopts,
-//! denies everything where there are no rules, attaches. `run` continues from here; `close` ends
-//! here.
+//! Closes the gate before anything else can fail: takes the lock of the pins' folder, loads the
+//! programs, adopts or creates the maps, denies everything where there are no rules, and attaches the
+//! programs. `run` continues from here; `close` ends here.
 //!
 //! Knows neither rules nor the agent's own cgroup.
 
@@ -17,19 +17,20 @@ use roots::Roots;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long an agent that was told to stop may take to release the gate.
+/// How long to wait for a stopping agent to release the gate's lock.
 pub const LEAVING: Patience = Patience::UpTo(Duration::from_secs(3));
-/// A gate that is closed around every root that is there.
+
+/// A gate that is closed around every existing root.
 pub struct Gate {
     /// Programs and pins.
     pub kernel: Kernel,
-    /// The enforced roots; [`Roots::wrong`] is left to the caller.
+    /// The enforced roots. The caller handles [`Roots::wrong`].
     pub roots: Roots,
     /// Held while this process may change the gate.
     pub lock: Lock,
 }
 
-/// How long another agent is waited for: as a standby until it leaves.
+/// How long to wait for another agent that holds the gate; a standby waits until it leaves.
 pub fn patience(standby: bool) -> Patience {
     if standby {
         Patience::UntilItLeaves
@@ -38,17 +39,17 @@ pub fn patience(standby: bool) -> Patience {
     }
 }
 
-/// Closes the gate and keeps what it takes to go on.
+/// Closes the gate and returns what the caller needs to go on.
+///
+/// Waits for another agent as `patience` says, and calls `locked` with the enforced roots once this
+/// process has the gate's lock.
+///
+/// If `audits` is set, a gate without rules records what it would deny and denies nothing, as it will
+/// with rules. So a user who tries the gate on a running machine is not cut off when it starts.
 ///
 /// # Errors
-/// Another agent holds the gate, or the kernel refuses. A wrong root is not an error: the others are
-/// closed all the same.
-///
-/// Waits for another agent as `patience` says; `locked` is called once this process has the gate's
-/// lock, with the enforced roots.
-///
-/// With `audits` a gate that is created records what it would deny and denies nothing, as its rules
-/// will: a user who tries the gate on a running machine must not be cut off by its start.
+/// Another agent holds the gate, a system call fails, or every named root is wrong. If only some roots
+/// are wrong, the others are closed and [`Roots::wrong`] has the error.
 pub fn close(
     bpf_dir: &Path,
     cgroups: &[PathBuf],
@@ -61,7 +62,7 @@ pub fn close(
     if roots.paths.is_empty()
         && let Some(wrong) = roots.wrong.take()
     {
-        // There is nothing to close, so nothing is changed.
+        // There is nothing to close, so change nothing.
         return Err(wrong.into());
     }
     let pins = Pins::mount(bpf_dir)?;
@@ -84,7 +85,7 @@ pub fn close(
     })
 }
 
-/// Paths for a line of the log.
+/// Paths for a log line.
 pub fn shown(paths: &[PathBuf]) -> String {
     let paths = paths.iter().map(|p| p.display().to_string());
     paths.collect::<Vec<_>>().join(", ")

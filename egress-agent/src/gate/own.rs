@@ -7,9 +7,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Moves this process into the agent's own cgroup and returns its folder. That cgroup is outside
-/// every enforced root (the agent's upstream connects would be redirected into itself) and above
-/// none (its own programs would see the workloads). `chosen` is what the config names.
+/// Moves this process into the agent's own cgroup and returns its folder. That cgroup is not inside an
+/// enforced root, because the agent's upstream connects would be redirected to the agent itself. It is
+/// not above one, because the programs of the agent's cgroup would see the workloads. `chosen` is the
+/// cgroup that the config names.
 pub fn settle(chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
     let here = cgroup2::own()?;
     let chosen = chosen.map(real_path).transpose()?;

@@ -11,20 +11,20 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// `PROC_PID_INIT_INO` of include/linux/proc_ns.h: the process ids of the machine itself.
+/// The machine's own pid namespace (`PROC_PID_INIT_INO` of include/linux/proc_ns.h).
 const FIRST_PIDS: &str = "pid:[4026531836]";
 
-/// Where this process was started, before it moved to a cgroup of its own.
+/// The cgroups that this process was started in, before it moved to the agent's own cgroup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Started {
     /// Its cgroup of version 2.
     v2: String,
-    /// The first one of version 1 that names a pod.
+    /// Its first cgroup of version 1 that belongs to a pod.
     v1_pod: Option<String>,
 }
 
 impl Started {
-    /// The present state.
+    /// Reads the cgroups that this process is in.
     pub fn now() -> Self {
         Self::read(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
     }
@@ -43,7 +43,7 @@ impl Started {
         }
     }
 
-    /// The pods' root, where this process was started in a pod.
+    /// The pods' root, if this process was started in a pod.
     fn pods_root(&self) -> Option<&Path> {
         names::read(&self.v2).pod?;
         let path = Path::new(&self.v2);
@@ -54,14 +54,14 @@ impl Started {
     }
 }
 
-/// Why the roots are not where the workloads are; none where they are, as far as this machine
-/// shows.
+/// Why the enforced roots do not contain the workloads, or `None` if this machine shows no such sign.
 pub fn misplaced(started: &Started, roots: &[PathBuf]) -> Option<Misplaced> {
     let mount = cgroup2::mount_point().ok()?;
     misplaced_in(&mount, started, roots)
 }
 
-/// Whether this agent was started below an enforced root: then the pods are below it too.
+/// Whether this agent was started below an enforced root. If it runs in a pod, the other pods are below
+/// that root too.
 fn is_held(mount: &Path, started: &Started, roots: &[PathBuf]) -> bool {
     let own = mount.join(started.v2.trim_start_matches('/'));
     roots.iter().any(|root| own.starts_with(root))
@@ -110,8 +110,8 @@ fn has_children(root: &Path) -> bool {
     folders.any(|e| !e.file_name().to_string_lossy().starts_with(CAGE))
 }
 
-/// Whether the pins would go with the agent; not where they outlive it, as far as this process can see.
-/// `mounted_here`: this process mounted the file system that they are in.
+/// Whether the pins would disappear when the agent ends, as far as this process can see.
+/// `mounted_here`: this process mounted the file system that contains them.
 pub fn short_lived(pins: &Path, mounted_here: bool) -> bool {
     let Ok(pins) = fs::metadata(pins) else {
         return false;
@@ -126,12 +126,12 @@ pub fn short_lived(pins: &Path, mounted_here: bool) -> bool {
     !outlives && (seen == Some(false) || mounted_here)
 }
 
-/// Whether a file system is mounted, by the lines of `/proc/PID/mountinfo`: field 3 is the device.
+/// Whether a file system is mounted according to `/proc/PID/mountinfo`, whose field 3 is the device.
 fn mounts(text: &str, device: &str) -> bool {
     text.lines().any(|l| l.split(' ').nth(2) == Some(device))
 }
 
-/// Whether it is mounted in a mount namespace other than this process's.
+/// Whether another mount namespace than this process's has the file system mounted.
 fn seen_elsewhere(device: &str) -> bool {
     let Ok(own) = fs::read_link("/proc/self/ns/mnt") else {
         return false;
@@ -139,7 +139,7 @@ fn seen_elsewhere(device: &str) -> bool {
     let mut known = BTreeSet::from([own]);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.map(|p| p.path()).any(|process| {
-        // A process that may not be inspected gives no answer.
+        // Skips processes that this one may not inspect.
         fs::read_link(process.join("ns/mnt")).is_ok_and(|namespace| known.insert(namespace))
             && fs::read_to_string(process.join("mountinfo")).is_ok_and(|text| mounts(&text, device))
     })

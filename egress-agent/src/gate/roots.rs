@@ -1,5 +1,5 @@
-//! The enforced roots as the user named them: their folders, which of these do not exist yet, and
-//! which cannot be a root. Attaches nothing.
+//! The enforced roots that the user named: their folders, which of them do not exist yet, and which
+//! cannot be a root. Attaches nothing.
 
 use crate::cgroup2::{self, is_cgroup2};
 use crate::failure::Failure;
@@ -13,15 +13,16 @@ const PODS_DEPTH: usize = 3;
 /// All enforced roots of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// Existing ones without symlinks. A root that does not exist yet is closed when it is created.
+    /// The roots as absolute paths without symlinks. Some may not exist yet; those are closed when they
+    /// are created.
     pub paths: Vec<PathBuf>,
     /// The error of the first path that cannot be an enforced root.
     pub wrong: Option<Failure>,
 }
 
 impl Roots {
-    /// Sorts the given paths into roots and the first error. The roots are usable in any case, so
-    /// that one wrong path does not leave the others open.
+    /// Checks the given paths. One wrong path does not leave the others open: the result has all usable
+    /// roots and the first error.
     pub fn look(named: &[PathBuf]) -> Self {
         let mut roots = Self::default();
         for path in named {
@@ -32,7 +33,7 @@ impl Roots {
         }
         roots.paths.sort();
         roots.paths.dedup();
-        // A cgroup below an exclusive attachment accepts no second one.
+        // The kernel accepts no second program below an exclusive attachment.
         let all = roots.paths.clone();
         roots.paths.retain(|inner| {
             let outer = all.iter().find(|o| *o != inner && inner.starts_with(o));
@@ -53,7 +54,7 @@ impl Roots {
     pub fn create(&self) -> Result<(), Failure> {
         for root in &self.paths {
             fs::create_dir_all(root).map_err(|e| {
-                Failure::usage(format_args!("cgroup {}: making it: {e}", root.display()))
+                Failure::usage(format_args!("creating cgroup {}: {e}", root.display()))
             })?;
         }
         Ok(())
@@ -96,7 +97,7 @@ pub fn enforced_root(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn missing(path: &Path, error: &io::Error) -> Failure {
-    // The error never suggests to create the folder: a new folder does not contain the workloads.
+    // The error does not suggest creating the folder: a new folder does not contain the workloads.
     Failure::usage(format_args!(
         "cgroup {}: {error}; name the cgroup that the workloads run in{}",
         path.display(),
@@ -111,7 +112,7 @@ fn pods_hint() -> String {
     })
 }
 
-/// A missing path, without symlinks, if it would be a cgroup of version 2.
+/// The path of a missing root, without symlinks, if creating it would make a cgroup of version 2.
 fn awaited(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     let (there, real) = path
@@ -123,8 +124,8 @@ fn awaited(path: &Path) -> Option<PathBuf> {
     (plain && is_cgroup2(&real)).then(|| real.join(rest))
 }
 
-/// The cgroup that the kubelet makes pods in, by its name: `kubepods`, `kubepods.slice`, or one
-/// below another cgroup root (`kubelet-kubepods.slice`). Prefers one in which processes run.
+/// The cgroup in which the kubelet creates pods. It is known by its name: `kubepods`, `kubepods.slice`,
+/// or `kubelet-kubepods.slice` below another root. Of several, this is one in which processes run.
 pub fn pods_root(mount: &Path) -> Option<PathBuf> {
     let mut found = Vec::new();
     search(mount, PODS_DEPTH, &mut found);

@@ -1,6 +1,6 @@
-//! Closes an enforced root that is created, or created again, as soon as the kernel reports it:
-//! inotify on the folders above each root. It runs in its own thread, so that it never waits for
-//! other work of the agent. It holds a weak reference to the kernel side and ends with it.
+//! Closes an enforced root as soon as inotify reports that its folder was created. A thread of its own
+//! watches the folders above each root, so it never waits for other work of the agent. The thread has a
+//! weak reference to the kernel side and ends when that is dropped.
 
 use crate::kernel::{self, Kernel};
 use crate::observe::readiness::Board;
@@ -20,7 +20,7 @@ const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
-/// The same if the kernel reports no events.
+/// The same if inotify is not available.
 const LOOK_BLIND: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
@@ -51,7 +51,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
     }
     let mut failed = false;
     loop {
-        // Watches first, so that a folder is either there now or reported.
+        // Adds the watches before the check: a folder that the check does not see yet is reported.
         let blind = queue.as_ref().map_or(true, |queue| !arm(queue, roots));
         let Some(kernel) = kernel.upgrade() else {
             return;
@@ -63,7 +63,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
                 came.notify_one();
             }
             Err(error) => {
-                // Logged once; the keeper reports it with each canary.
+                // Logged once. The keeper reports it with each canary.
                 if !std::mem::replace(&mut failed, true) {
                     let error = format!("{error:#}");
                     tracing::error!(error, "an enforced root appeared and cannot be closed");
@@ -79,7 +79,7 @@ fn watch(kernel: &Weak<Mutex<Kernel>>, roots: &[PathBuf], board: &Board, came: &
     }
 }
 
-/// Closes the existing roots that have no programs. Returns whether there was any.
+/// Attaches the programs to existing roots that have none. Returns whether there was such a root.
 fn close(kernel: &Mutex<Kernel>, roots: &[PathBuf]) -> anyhow::Result<bool> {
     let begin = Instant::now();
     let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +99,7 @@ fn close(kernel: &Mutex<Kernel>, roots: &[PathBuf]) -> anyhow::Result<bool> {
     Ok(closed)
 }
 
-/// Watches every folder above each existing root. Returns whether the kernel reports all of them.
+/// Watches every existing folder above each root. Returns whether all of them could be watched.
 fn arm(queue: &OwnedFd, roots: &[PathBuf]) -> bool {
     let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
     let folders = roots.iter().flat_map(|root| root.ancestors().skip(1));
@@ -121,7 +121,7 @@ fn wait(queue: Option<&OwnedFd>, blind: bool) {
     if poll(&mut polled, Some(&limit)).unwrap_or(0) == 0 {
         return;
     }
-    // The content of the events does not matter: the roots are checked in any case.
+    // The events themselves do not matter: every root is checked after each wake-up.
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(queue, &mut buffer);
     while reader

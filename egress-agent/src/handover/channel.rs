@@ -1,5 +1,5 @@
-//! Messages between two agents, with descriptors. A sequenced-packet Unix socket: each message arrives
-//! whole, with the descriptors that it was sent with. Knows nothing of what they say.
+//! Messages between two agents, over a sequenced-packet Unix socket: each message arrives whole, with the
+//! descriptors that were sent in it. Does not know what the agents do with them.
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -17,19 +17,19 @@ use tokio::io::unix::AsyncFd;
 /// Descriptors in one message; the kernel takes 253 (`SCM_MAX_FD` in include/net/scm.h).
 pub const MOST: usize = 64;
 
-/// What a message says.
+/// The meaning of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Word {
-    /// From the next agent, with its lock: it takes over.
+    /// From the next agent, with the descriptor of its lock: it takes over.
     Here = b'h',
     /// From the leaving agent: some of its listening sockets.
     Listeners = b'l',
-    /// From the leaving agent: those were all.
+    /// From the leaving agent: it has sent all listening sockets.
     All = b'a',
-    /// From the next agent: accept no more.
+    /// From the next agent: stop accepting.
     Stop = b's',
-    /// From the leaving agent: nothing is accepted any more.
+    /// From the leaving agent: it has stopped accepting.
     Done = b'd',
 }
 
@@ -52,11 +52,11 @@ fn unix() -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, kind, flags, None)?)
 }
 
-/// Listens at a path where nothing is.
+/// Listens at a path. Fails if something exists there.
 pub fn listener(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     let socket = unix()?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
-    // Whoever connects in between is held to its credentials all the same.
+    // `accept` checks the credentials of a client that connects before this.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     listen(&socket, 4)?;
     watched(socket)
@@ -83,19 +83,19 @@ pub async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<Channel> {
         }
         tracing::warn!(
             uid = uid.as_raw(),
-            "a client of the handover was rejected: it is not root"
+            "handover client rejected: it is neither root nor the agent's user"
         );
     }
 }
 
-/// Connects and says the first word, without waiting: for a caller without a runtime.
+/// Connects and sends the first message. Does not wait, so the caller needs no runtime.
 pub fn call(path: &Path, with: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let socket = unix()?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     let uid = sockopt::socket_peercred(&socket)?.uid;
     if !uid.is_root() && uid != rustix::process::geteuid() {
         return Err(io::Error::other(format!(
-            "it belongs to user {}, who is not root",
+            "the socket belongs to user {}, which is neither root nor the agent's user",
             uid.as_raw()
         )));
     }
@@ -161,7 +161,10 @@ impl Channel {
         }
     }
 
-    /// The next message; an error of kind `UnexpectedEof` when the other side has closed.
+    /// Receives the next message.
+    ///
+    /// # Errors
+    /// Of kind `UnexpectedEof` if the other side has closed.
     pub async fn receive(&self) -> io::Result<(Word, Vec<OwnedFd>)> {
         loop {
             let mut ready = self.0.readable().await?;

@@ -1,6 +1,6 @@
-//! The listeners that a new agent begins with: a leaving agent's, those that the service manager kept,
-//! or, where a previous agent left its gate, a pair that listens before anything else. So what is
-//! redirected while the agent starts waits for it instead of being denied.
+//! The listeners that a new agent starts with: those of a leaving agent, those that the service manager
+//! kept, or, if only a previous agent's gate is left, a pair that the new agent opens before anything
+//! else. So flows that are redirected while the agent starts wait in a queue instead of being denied.
 
 use super::next::{Predecessor, StillServing};
 use crate::config::Config;
@@ -20,7 +20,7 @@ pub struct Inheritance {
 }
 
 impl Inheritance {
-    /// Takes what there is, right after the lock was taken and before anything that takes time.
+    /// Finds the listeners. Called right after the lock was taken, before anything that takes time.
     pub fn take(config: &Config, lock: &Lock, roots: &[PathBuf]) -> Self {
         let predecessor = Predecessor::meet(&config.admin_socket, lock);
         let mut listeners = manager::kept();
@@ -33,8 +33,8 @@ impl Inheritance {
         }
     }
 
-    /// Gives the listeners to the factory. What is returned makes a leaving agent accept no more, and
-    /// has to be done before the tables are written.
+    /// Gives the listeners to the factory. The returned future makes a leaving agent stop accepting; it
+    /// must be awaited before the tables are written.
     pub async fn settle(
         self,
         sockets: &SocketFactory,
@@ -58,8 +58,8 @@ impl Inheritance {
     }
 }
 
-/// Closes the listeners of namespaces in which the agent serves nobody; the service manager keeps them
-/// no longer.
+/// Closes inherited listeners of namespaces in which the agent does not serve, and removes them from the
+/// service manager's store.
 pub fn forget_unused(sockets: &SocketFactory) {
     sockets
         .close_inherited()
@@ -67,10 +67,10 @@ pub fn forget_unused(sockets: &SocketFactory) {
         .for_each(manager::forget);
 }
 
-/// Listens in the agent's own namespace, on the port that the gate redirects to. What keeps it from
-/// that is found again, and said, when the agent opens its listeners.
+/// Listens in the agent's own namespace, on the port that the gate redirects to. `None` if that fails:
+/// the agent logs the error when it opens its listeners.
 fn early(config: &Config, roots: &[PathBuf]) -> Option<Vec<OwnedFd>> {
-    // A socket belongs to the cgroup that its process is in when it is made.
+    // A socket belongs to the cgroup that its process is in when it creates the socket.
     let own = own::settle(config.agent_cgroup.as_deref(), roots).ok()?;
     let mut redirects = Redirects::standing(&config.bpf_dir, &own)?;
     let port = redirects.port(sockets::netns_here().ok()?)?;

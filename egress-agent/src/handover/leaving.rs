@@ -1,5 +1,5 @@
-//! The leaving agent's side: it serves until the next agent takes over, or until it is clear that none
-//! comes; then it drains and ends. It writes nothing to the kernel any more.
+//! The leaving agent's side. It serves until the next agent takes over or none has appeared in time. Then
+//! it drains and ends. It does not write to the kernel.
 
 use super::channel::{Channel, MOST, Word, accept, listener};
 use super::socket_beside;
@@ -15,27 +15,27 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long a next agent may take to appear that was started at the same moment.
+/// How long to wait for a next agent to appear: one that was started at the same moment needs this.
 const APPEARS: Duration = Duration::from_millis(500);
-/// How long one that appeared may take until it takes over.
+/// How long to wait until a next agent that appeared takes over.
 const TAKES_OVER: Duration = Duration::from_secs(15);
-/// How long connections may take to end that were accepted while no next agent came: nobody serves
-/// new ones meanwhile.
+/// How long the last connections get to end if no next agent came. It is short, because nobody accepts
+/// connections until this agent has ended.
 const LAST: Duration = Duration::from_millis(100);
-/// How long one message may take.
+/// How long the hand-over of the listeners may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What leaves.
+/// The parts of an agent that ends.
 pub struct Leaving<'a> {
-    /// Whose listeners they are.
+    /// Owns the listeners.
     pub engine: &'a mut Engine,
-    /// Tells connections.
+    /// Ends the connections.
     pub drain: &'a Drain,
-    /// Of the pins.
+    /// The lock of the pins' folder.
     pub lock: Lock,
 }
 
-/// Gives the lock away and serves on, as the module says. `taken` is called when a next agent has
+/// Releases the lock and goes on serving, as the module says. `taken` is called when a next agent has
 /// appeared, which reads the kernel's events from then on.
 pub async fn leave(leaving: Leaving<'_>, config: &Config, mut taken: impl FnMut()) {
     let Leaving {
@@ -48,11 +48,11 @@ pub async fn leave(leaving: Leaving<'_>, config: &Config, mut taken: impl FnMut(
     let offer = match Offer::new(path, &config.bpf_dir) {
         Ok(offer) => Some(offer),
         Err(error) => {
-            tracing::warn!(%error, "a next agent cannot take the listeners over");
+            tracing::warn!(%error, "cannot offer the listeners to a next agent");
             None
         }
     };
-    // After there is something to connect to: the next agent looks for it once it has the lock.
+    // The offer must exist by now: the next agent looks for it as soon as it has the lock.
     drop(lock);
     let Some(offer) = offer else {
         return close(engine, drain, deadline).await;
@@ -74,14 +74,14 @@ pub async fn leave(leaving: Leaving<'_>, config: &Config, mut taken: impl FnMut(
     };
     drain.start(Instant::now() + deadline);
     engine.close_listeners().await;
-    // A next agent that ended meanwhile left nothing to do.
+    // If the next agent has ended since, nobody waits for this message.
     let _ = successor.send(Word::Done, &[]).await;
     tracing::info!("another agent took over; draining");
     drop(offer);
     engine.drained().await;
 }
 
-/// Ends without a next agent: takes no redirected flow any more, gives the lock away, and drains.
+/// Ends without a next agent: stops the redirects, releases the lock, and drains.
 pub async fn end(leaving: Leaving<'_>, deadline: Duration) -> anyhow::Result<()> {
     leaving.engine.close()?;
     drop(leaving.lock);
@@ -89,14 +89,14 @@ pub async fn end(leaving: Leaving<'_>, deadline: Duration) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Accepts nothing more, and returns when every connection has ended.
+/// Stops accepting, and returns when every connection has ended.
 async fn close(engine: &mut Engine, drain: &Drain, deadline: Duration) {
     drain.start(Instant::now() + deadline);
     engine.close_listeners().await;
     engine.drained().await;
 }
 
-/// A socket at which a next agent finds this one.
+/// The socket at which a next agent finds this one.
 struct Offer {
     listener: AsyncFd<OwnedFd>,
     path: PathBuf,
@@ -105,13 +105,13 @@ struct Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        // One that is not there is what is wanted.
+        // If the removal fails, the next agent finds a socket that nobody answers and removes it.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Offer {
-    /// In the place of one that a killed agent left. Called with the lock held.
+    /// Replaces a socket that a killed agent left. Call it with the lock held.
     fn new(path: PathBuf, bpf_dir: &Path) -> io::Result<Self> {
         match fs::remove_file(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
@@ -124,8 +124,8 @@ impl Offer {
         })
     }
 
-    /// The next agent, once it has told this one to stop accepting. None if none has appeared by the
-    /// first time, or none has taken over by the second.
+    /// Returns the next agent once it has asked this one to stop accepting. `None` if no agent has
+    /// appeared by the first time, or none has taken over by the second.
     async fn next(
         &self,
         listeners: &[BorrowedFd<'_>],
@@ -136,7 +136,7 @@ impl Offer {
             let channel = match timeout_at(appears, accept(&self.listener)).await {
                 Ok(Ok(channel)) => channel,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the socket of the handover");
+                    tracing::warn!(%error, "the handover socket failed");
                     return None;
                 }
                 Err(_) => return None,
@@ -144,7 +144,7 @@ impl Offer {
             match timeout(PATIENCE, self.hand_over(&channel, listeners, taken)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "nothing was handed over");
+                    tracing::warn!(%error, "handing over to another agent failed; serving on");
                     continue;
                 }
                 Err(_) => continue,
@@ -166,7 +166,7 @@ impl Offer {
         let (word, with) = channel.receive().await?;
         let [shown] = <[OwnedFd; 1]>::try_from(with).map_err(|_| ErrorKind::InvalidData)?;
         if word != Word::Here || !lock::is_held_by(&self.folder, shown)? {
-            return Err(io::Error::other("it does not hold the gate's lock"));
+            return Err(io::Error::other("the client does not hold the gate's lock"));
         }
         taken();
         tracing::info!("handing over to another agent; serving until it is ready");

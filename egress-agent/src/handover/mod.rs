@@ -1,5 +1,5 @@
-//! One agent takes over from another: the leaving one goes on serving, hands its listening sockets to
-//! the next, and stops accepting when that one is about to write its tables.
+//! One agent takes over from another. The leaving agent goes on serving, hands its listening sockets to
+//! the next one, and stops accepting when the next one is about to write its tables.
 //!
 //! ```text
 //! next                                leaving (told to stop, lock released)
@@ -13,8 +13,8 @@
 //!   writes its tables, accepts
 //! ```
 //!
-//! Whoever holds the lock writes the kernel's maps, so at any moment one process does. A next agent
-//! that ends before "stop" changes nothing: the leaving one serves on.
+//! Only the process that holds the lock writes the kernel's maps. If the next agent ends before it sends
+//! "stop", the leaving one goes on serving.
 
 mod channel;
 mod inheritance;

@@ -10,38 +10,40 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long the leaving agent may take for its answers.
+/// How long to wait for an answer of the leaving agent.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A leaving agent that was told of this one.
+/// A leaving agent that knows that this one takes over.
 #[derive(Debug)]
 pub struct Predecessor(OwnedFd);
 
-/// The same, with its listening sockets taken over.
+/// A leaving agent that has handed its listening sockets over and still serves on them.
 #[derive(Debug)]
 pub struct StillServing(Channel);
 
 impl Predecessor {
-    /// Tells the leaving agent, where there is one, that this process took the lock. Does not wait.
+    /// Connects to the leaving agent, if there is one, and shows it that this process has the lock. Does
+    /// not wait.
     pub fn meet(admin_socket: &Path, lock: &Lock) -> Option<Self> {
         let path = socket_beside(admin_socket);
         match call(&path, lock.folder()) {
             Ok(socket) => Some(Self(socket)),
-            // Nobody is leaving.
+            // No agent is leaving.
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                 None
             }
             Err(error) => {
                 tracing::warn!(
                     socket = %path.display(), %error,
-                    "the leaving agent was not asked to hand over"
+                    "cannot ask the leaving agent to hand over its listeners"
                 );
                 None
             }
         }
     }
 
-    /// Its listening sockets, on which it goes on accepting; none if it has ended.
+    /// Receives its listening sockets, on which it goes on accepting. `None` if it has ended or does not
+    /// answer.
     pub async fn listeners(self) -> Option<(StillServing, Vec<OwnedFd>)> {
         let received = async {
             let channel = Channel::new(self.0)?;
@@ -60,7 +62,7 @@ impl Predecessor {
         match result.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
             Ok(received) => Some(received),
             Err(error) => {
-                tracing::warn!(%error, "the leaving agent handed nothing over");
+                tracing::warn!(%error, "the leaving agent did not hand over its listeners");
                 None
             }
         }
@@ -68,11 +70,11 @@ impl Predecessor {
 }
 
 impl StillServing {
-    /// Returns when the other agent accepts no more: from there on the tables are this agent's to
-    /// change.
+    /// Asks the other agent to stop accepting, and returns when it has. From then on this agent may
+    /// change the tables.
     ///
     /// # Errors
-    /// It does neither answer nor end: exit code [`BUSY`].
+    /// The other agent neither answers nor ends: exit code [`BUSY`].
     pub async fn stop(self) -> Result<(), Failure> {
         let asked = async {
             self.0.send(Word::Stop, &[]).await?;
@@ -83,7 +85,7 @@ impl StillServing {
             }
         };
         match timeout(PATIENCE, asked).await {
-            // One that has ended accepts nothing either.
+            // An error means that the other agent has ended, so it does not accept either.
             Ok(_) => Ok(()),
             Err(_) => Err(Failure {
                 code: BUSY,

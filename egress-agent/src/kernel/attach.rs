@@ -1,5 +1,5 @@
-//! Attaches the programs to cgroups by pinned links, replaces them in place if the previous agent
-//! attached them, and detaches them.
+//! Attaches the programs to cgroups with pinned links, replaces the programs of a previous agent in place,
+//! and detaches them.
 
 use super::load::Kernel;
 use super::pins::{Pins, private_dir, remove_tree};
@@ -42,7 +42,7 @@ fn attach_root(kernel: &mut Kernel, root: &Path, programs: &[&str]) -> anyhow::R
     refuse_rival(&kernel.pins, root)?;
     let (first, others) = programs.split_at(1);
     attach_all(kernel, root, first)?;
-    // If two agents start at once and neither saw the other, the one that attached first stays.
+    // If two agents start at once and neither has seen the other, the one that attached first stays.
     if let Ok(dir) = File::open(root)
         && let Err(rival) = rival::refuse(&kernel.pins, root, &dir, Among::Earlier)
     {
@@ -61,13 +61,13 @@ fn attach_root(kernel: &mut Kernel, root: &Path, programs: &[&str]) -> anyhow::R
 pub fn refuse_rival(pins: &Pins, root: &Path) -> anyhow::Result<()> {
     match File::open(root) {
         Ok(dir) => rival::refuse(pins, root, &dir, Among::Effective),
-        // A root that cannot be opened is an error when it is attached to.
+        // Attaching to the root reports the error.
         Err(_) => Ok(()),
     }
 }
 
-/// Attaches to the agent's own cgroup. Listeners that were taken over stay in the cgroup of the agent
-/// that made them: where that is another one, this agent's programs replace its own there too.
+/// Attaches to the agent's own cgroup. Listeners that this agent took over stay in the cgroup of the agent
+/// that created them. If that is another cgroup, this agent's programs replace the programs there too.
 pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
     attach_all(kernel, agent, &AGENT_PROGRAMS)?;
     for entry in std::fs::read_dir(kernel.pins.all_links())? {
@@ -77,7 +77,7 @@ pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
                 .map_or_else(|_| name.into(), |e| e.path().join(name));
             if !kernel.held.contains_key(&pin) && pin.exists() {
                 let link = open(&pin)?;
-                // Of a cgroup that is gone, with all its sockets.
+                // With 0, the cgroup is gone, and all its sockets too.
                 if sys::link_cgroup(link.as_fd())? != CgroupId(0) {
                     sys::link_update(link.as_fd(), kernel.program_fd(name)?.as_fd()).with_context(
                         || format!("replacing program {name} at {}", pin.display()),
@@ -91,7 +91,7 @@ pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
 
 fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::Result<()> {
     let dir = match File::open(cgroup) {
-        // It is closed when it is created.
+        // A missing root is closed when it is created.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         opened => opened.with_context(|| format!("opening cgroup {}", cgroup.display()))?,
     };
@@ -106,7 +106,7 @@ fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::
                 .with_context(|| format!("replacing program {name} at {}", pin.display()))?;
             link
         } else {
-            // A pin of a removed cgroup whose id the kernel reused.
+            // Such a pin belongs to a removed cgroup.
             if pin.exists() {
                 std::fs::remove_file(&pin)?;
             }
@@ -129,7 +129,7 @@ fn open(pin: &Path) -> anyhow::Result<OwnedFd> {
     sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))
 }
 
-/// A link, if it is attached to this very cgroup.
+/// Returns a link if it is attached to this cgroup.
 fn of(link: Option<OwnedFd>, cgroup: &File) -> anyhow::Result<Option<OwnedFd>> {
     let id = CgroupId(cgroup.metadata()?.ino());
     Ok(match link {
@@ -138,7 +138,7 @@ fn of(link: Option<OwnedFd>, cgroup: &File) -> anyhow::Result<Option<OwnedFd>> {
     })
 }
 
-/// Attaches a program by a link that is pinned.
+/// Attaches a program with a link, and pins the link.
 fn create(program: &mut Program, cgroup: &File, pin: &Path) -> anyhow::Result<()> {
     // The flags of a cgroup link must be zero; the kernel treats every link as "multi".
     let mode = CgroupAttachMode::Single;
@@ -177,7 +177,7 @@ fn create(program: &mut Program, cgroup: &File, pin: &Path) -> anyhow::Result<()
 }
 
 impl Kernel {
-    /// Whether a root exists to which this process attached nothing.
+    /// Whether a root exists to which this process has not attached programs.
     pub fn is_new(&self, root: &Path) -> bool {
         let Ok(meta) = std::fs::metadata(root) else {
             return false;
@@ -195,10 +195,10 @@ pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
     let folder = kernel.pins.all_links();
     let links = match std::fs::read_dir(&folder) {
         Err(e) if e.kind() == ErrorKind::NotFound && kernel.held.is_empty() => {
-            bail!("the gate was detached from outside and is open: restart the agent to close it")
+            bail!("another process detached the gate, which is open: restart the agent to close it")
         }
         Err(e) if e.kind() == ErrorKind::NotFound => bail!(
-            "the pins at {} were removed from outside, and the gate would open with the agent's end: restart the agent to pin it again",
+            "another process removed the pins at {}, so the gate opens when the agent ends: restart the agent to pin it again",
             folder.display()
         ),
         links => links.with_context(|| format!("reading {}", folder.display()))?,
@@ -224,8 +224,8 @@ pub fn detach(bpf_dir: &Path) -> anyhow::Result<bool> {
     Pins::at(bpf_dir).remove_all()
 }
 
-/// Detaches every program of a pinned link at once: removing the pin alone frees the link some time
-/// later, and not at all while an agent holds it. The pins stay.
+/// Detaches the program of every pinned link immediately. Removing a pin would free its link only later,
+/// and not while an agent holds the link. The pins stay.
 pub fn detach_links(bpf_dir: &Path) -> anyhow::Result<()> {
     for pin in Pins::at(bpf_dir).every_link()? {
         let link = open(&pin)?;
@@ -293,14 +293,14 @@ pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Resu
         .collect())
 }
 
-/// The pins that are not there, or not of this cgroup, each as `PROGRAM at CGROUP`.
+/// The pins that do not exist or belong to another cgroup, each with `PROGRAM at CGROUP`.
 pub(super) fn unlinked(
     pins: &Pins,
     cgroup: &Path,
     programs: &[&str],
 ) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let id = match std::fs::metadata(cgroup) {
-        // Without the cgroup there is nothing to close; readiness says so.
+        // Without the cgroup there is nothing to close. Readiness reports a missing root.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         meta => {
             let meta = meta.with_context(|| format!("looking at {}", cgroup.display()))?;

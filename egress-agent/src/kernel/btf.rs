@@ -7,7 +7,7 @@
 use egress_ebpf::layout::Layout;
 use std::collections::HashMap;
 
-/// Where the kernel shows its types.
+/// The file with the kernel's types.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 /// Bit of `SOCK_BINDADDR_LOCK` (4, include/net/sock.h) in `sk_userlocks`.
@@ -37,7 +37,7 @@ const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// The layout of the running kernel, or the gap that stays open without it.
 pub fn layout() -> Result<Layout, String> {
-    // Then programs may not read kernel memory, and a program that does is not loaded.
+    // In this mode the kernel loads no program that reads kernel memory.
     let locked = std::fs::read_to_string(LOCKDOWN).is_ok_and(|s| s.contains("[confidentiality]"));
     let found = if locked {
         Err("kernel lockdown is at confidentiality".to_owned())
@@ -60,7 +60,7 @@ fn places() -> Result<Layout, String> {
             .ok_or_else(|| format!("the kernel's types have no {}", path.join(".")))
     };
     let flag = |field: &str, number: &str| {
-        // One bit each before Linux 6.6, then bits of one word.
+        // Before Linux 6.6 each flag is a bit field of its own, later a bit of one word.
         let own = types.bit(&["inet_sock", field]);
         let of_word = || Some(types.bit(&["inet_sock", "inet_flags"])? + types.number(number)?);
         own.or_else(of_word)
@@ -72,7 +72,7 @@ fn places() -> Result<Layout, String> {
     // Programs read a queue's head as three words (include/linux/skbuff.h).
     let head = |field| types.bit(&["sk_buff_head", field]);
     if (head("next"), head("qlen")) != (Some(0), Some(128)) {
-        return Err("the kernel's sk_buff_head is another".to_owned());
+        return Err("the kernel's sk_buff_head has another layout".to_owned());
     }
     Ok(Layout {
         skb_dst: byte(&["sk_buff", "_skb_refdst"])?,
@@ -93,7 +93,7 @@ type Members<'a> = Vec<(&'a [u8], u32, usize)>;
 
 #[derive(Default)]
 struct Types<'a> {
-    /// By type id: the type behind a name or qualifier, else the id itself.
+    /// By type id: the type that a name or qualifier stands for; for other types the id itself.
     behind: Vec<usize>,
     members: HashMap<usize, Members<'a>>,
     structures: HashMap<&'a [u8], usize>,
@@ -175,8 +175,8 @@ impl<'a> Types<'a> {
         Some(FIXED + each)
     }
 
-    /// The bit of a field from the start of its structure: the structure's name, then one member
-    /// after the other. Members of unnamed members count too.
+    /// The offset of a field in bits from the start of its structure. `path` is the structure's name and
+    /// then the members down to the field. Members of unnamed members count too.
     fn bit(&self, path: &[&str]) -> Option<u32> {
         let (structure, fields) = path.split_first()?;
         let mut id = *self.structures.get(structure.as_bytes())?;
@@ -200,9 +200,9 @@ impl<'a> Types<'a> {
         })
     }
 
-    /// The type behind names and qualifiers.
+    /// The type that names and qualifiers stand for.
     fn resolved(&self, mut id: usize) -> Option<usize> {
-        // Bounded: a chain is never longer than there are kinds of links, by far.
+        // The bound ends a loop in malformed data. Real chains are much shorter.
         for _ in 0..32 {
             let next = *self.behind.get(id)?;
             if next == id {

@@ -1,7 +1,8 @@
-//! The proof that the gate is closed: a process below an enforced root that the kernel denies.
+//! The canary: a process below an enforced root whose connect the kernel must deny. It proves that the gate
+//! is closed.
 //!
-//! It connects a datagram socket, which runs the same hook as every connect and sends no packet
-//! even if the gate should be open.
+//! It connects a datagram socket, which runs the same hook as every connect. It sends no packet, even if
+//! the gate is open.
 
 use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
@@ -14,17 +15,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-/// The hidden verb under which the agent runs itself as the canary.
+/// The hidden verb with which the agent starts itself as a canary.
 pub const VERB: &str = "canary";
 /// The prefix of the name of a canary's cgroup, which is not a workload.
 pub const CAGE: &str = "egress-canary-";
-/// Of TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule has a reason to list
-/// the port with it.
+/// The destinations of a canary, in TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule
+/// has a reason to list them.
 const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:fffe]:9"];
 const REFUSED: u8 = 10;
 const OPEN: u8 = 11;
 const HERE: u8 = 12;
-/// The argument of a canary that is to be redirected.
+/// The argument of the canary of the proxy.
 const REDIRECT: &str = "redirect";
 /// How long a redirected canary waits for each step.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum Outcome {
     /// Every connect failed with the errno of a denial.
     Refused,
-    /// One succeeded, or failed otherwise.
+    /// A connect succeeded, or failed with another errno.
     Open,
 }
 
@@ -43,10 +44,10 @@ pub fn cage(root: &Path) -> PathBuf {
     root.join(format!("{CAGE}{}", std::process::id()))
 }
 
-/// Runs a canary in a cgroup of its own below `root`; `errno` is the errno of a denial. `told` gets
-/// the id of that cgroup before the canary acts in it, so that its denials can be recognised.
+/// Runs a canary in a cgroup of its own below `root`. `errno` is the errno of a denial. `told` gets the id
+/// of that cgroup before the canary connects, so that its denials can be recognised.
 ///
-/// Blocks for as long as a process start takes; call it off the async threads.
+/// Blocks while a process starts and ends: call it outside the async threads.
 pub fn check(root: &Path, errno: i32, told: impl FnOnce(CgroupId)) -> anyhow::Result<Outcome> {
     let cage = make_cage(root)?;
     told(CgroupId(std::fs::metadata(&cage)?.ino()));
@@ -63,7 +64,7 @@ pub fn check(root: &Path, errno: i32, told: impl FnOnce(CgroupId)) -> anyhow::Re
 fn make_cage(root: &Path) -> anyhow::Result<PathBuf> {
     let cage = cage(root);
     match std::fs::create_dir(&cage) {
-        // It belonged to a killed agent with this process id.
+        // A killed agent with the same process id left it.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
         made => made.with_context(|| format!("making {}", cage.display()))?,
     }
@@ -80,20 +81,20 @@ fn spawn(cage: &Path, words: &[&str]) -> anyhow::Result<std::process::ExitStatus
         .context("starting the canary")
 }
 
-/// The outcome of a canary that was to be redirected.
+/// The outcome of a canary of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirected {
-    /// It read the expected bytes.
+    /// It reached this agent: it read the expected bytes.
     Here,
     /// The connect was denied: the kernel knows no proxy of this agent.
     Denied,
-    /// Another proxy took it, or none answered.
+    /// It reached another proxy, or none answered.
     Elsewhere,
 }
 
-/// Runs a canary that connects by TCP under [`PROOF_POLICY`], in a cgroup of its own below `root`,
-/// and reads `words`. `owners` is where the kernel finds the policy of a cgroup. `told` gets the
-/// cgroup's id.
+/// Runs a canary of the proxy in a cgroup of its own below `root`: it connects by TCP under
+/// [`PROOF_POLICY`] and must read `words`. `owners` is the kernel's map of the policies of cgroups. `told`
+/// gets the cgroup's id.
 pub fn redirect(
     root: &Path,
     owners: &mut HashMap<MapData, CgroupId, u64>,
@@ -159,7 +160,7 @@ fn refused(target: &str, errno: i32) -> bool {
     };
     match UdpSocket::bind(any).and_then(|socket| socket.connect(target)) {
         Err(e) if e.raw_os_error() == Some(errno) => true,
-        // Nothing leaves over IPv6 on a host without it.
+        // On a host without IPv6 nothing can leave over it.
         Err(e) => e.raw_os_error() == Some(libc::EAFNOSUPPORT),
         Ok(()) => false,
     }

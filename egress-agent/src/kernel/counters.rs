@@ -1,10 +1,10 @@
-//! The programs' counters, read from outside.
+//! Reads the programs' counters.
 
 use super::pins::Pins;
 use anyhow::Context as _;
 use aya::maps::{Map, MapData, PerCpuArray};
 
-/// Reads counters. They count since the maps were created, over all agents.
+/// The counters, since the maps were created.
 pub struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
@@ -15,7 +15,7 @@ impl Counters {
         Ok(Self(Map::PerCpuArray(map).try_into()?))
     }
 
-    /// A counter's sum over the CPUs; an index is one of [`egress_ebpf::abi::counter`].
+    /// The sum of a counter over the CPUs. `index` is one of [`egress_ebpf::abi::counter`].
     pub fn get(&self, index: u32) -> u64 {
         self.0
             .get(&index, 0)

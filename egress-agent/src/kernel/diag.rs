@@ -1,5 +1,5 @@
-//! The kernel's list of TCP sockets (`sock_diag(7)`), each with its value in one BPF map, and a
-//! call that ends a socket. Does not know what the bytes in the map mean.
+//! Lists the kernel's TCP sockets (`sock_diag(7)`), each with its value in a BPF map, and ends a socket.
+//! Does not know what the value means.
 //!
 //! Message layouts: include/uapi/linux/inet_diag.h and sock_diag.h.
 
@@ -26,29 +26,29 @@ const TYPE: u16 = 0x3fff;
 const HEADER: usize = 16;
 /// Length of `struct inet_diag_sockid`.
 const ID: usize = 48;
-/// Where `struct inet_diag_msg` has it, and how long the whole is.
+/// Offset of the id in `struct inet_diag_msg`, and the length of that structure.
 const MSG_ID: usize = 4;
 const MSG: usize = 72;
 /// States of a connection with two ends (include/net/tcp_states.h): ESTABLISHED, SYN_SENT,
 /// FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
 const LIVE: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
-/// Beyond `NLMSG_GOODSIZE`, so that no message of a dump is cut.
+/// Larger than `NLMSG_GOODSIZE`, so that no message of a dump is truncated.
 const BUFFER: usize = 64 * 1024;
 
-/// A socket as the kernel names it: family, ends, interface and cookie.
+/// The kernel's name of a socket: family, addresses and ports, interface and cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketId {
     family: u8,
     id: [u8; ID],
 }
 
-/// A netlink socket for questions about sockets.
+/// A netlink socket that lists sockets.
 #[derive(Debug)]
 pub struct Diag(OwnedFd);
 
 impl Diag {
-    /// Over a netlink socket of `NETLINK_SOCK_DIAG`: about the network namespace that it was made
-    /// in.
+    /// Uses a netlink socket of `NETLINK_SOCK_DIAG`. It lists the network namespace in which it was
+    /// created.
     pub fn over(socket: OwnedFd) -> Self {
         Self(socket)
     }
@@ -70,8 +70,8 @@ impl Diag {
         Ok(found)
     }
 
-    /// Ends a connection: its owner gets `ECONNABORTED`, its peer a reset where that may leave.
-    /// `Ok(false)` for one that had ended already.
+    /// Ends a connection: its owner gets `ECONNABORTED`, and its peer a reset if the gate lets it out.
+    /// `Ok(false)` if the connection has already ended.
     pub fn destroy(&self, socket: &SocketId) -> io::Result<bool> {
         let body = request(socket.family, LIVE, &socket.id);
         self.send(SOCK_DESTROY, libc::NLM_F_ACK as u16, &body)?;
@@ -124,7 +124,7 @@ impl Diag {
         };
         match usize::try_from(n) {
             Ok(n) if n <= buffer.len() => Ok(n),
-            Ok(_) => Err(io::Error::other("a message of sock_diag was cut")),
+            Ok(_) => Err(io::Error::other("a message of sock_diag was truncated")),
             Err(_) => Err(io::Error::last_os_error()),
         }
     }

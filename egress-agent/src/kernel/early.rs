@@ -1,5 +1,5 @@
-//! The maps that say to whom flows are redirected, opened before the programs are loaded: a gate that
-//! stands redirects to a listener as soon as there is one.
+//! The maps that say where flows are redirected, opened before the programs are loaded. The gate of a
+//! previous agent redirects to a listener as soon as the listener is admitted.
 
 use super::pins::Pins;
 use super::{AGENT_PROGRAMS, attach};
@@ -16,9 +16,9 @@ pub struct Redirects {
 }
 
 impl Redirects {
-    /// Those of the gate that a previous agent left. None without one, or if its programs are not
-    /// attached to `own`, the cgroup of this process: a connection that is accepted there would have
-    /// no origin.
+    /// The maps of the gate that a previous agent left. `None` if there is no gate, or if its programs are
+    /// not attached to `own`, the cgroup of this process: a connection accepted there would have no
+    /// origin.
     pub fn standing(bpf_dir: &Path, own: &Path) -> Option<Self> {
         let pins = Pins::at(bpf_dir);
         let attached = attach::unlinked(&pins, own, &AGENT_PROGRAMS);
@@ -32,12 +32,12 @@ impl Redirects {
         })
     }
 
-    /// The port that flows in a namespace are redirected to.
+    /// The port to which flows in a namespace are redirected.
     pub fn port(&self, netns: NetnsCookie) -> Option<u16> {
         self.proxies.get(&netns, 0).ok().map(|proxy| proxy.port)
     }
 
-    /// Lets flows be redirected to this listening socket.
+    /// Allows the programs to redirect flows to this listening socket.
     pub fn admit(&mut self, listener: &impl AsRawFd) -> anyhow::Result<()> {
         Ok(self.listeners.insert(listener, 1, 0)?)
     }

@@ -23,7 +23,7 @@ impl Events {
         })
     }
 
-    /// The next denials, at least one. Cancel-safe: what is not returned stays in the ring.
+    /// The next denials, at least one. Dropping the future loses none.
     pub async fn next(&mut self) -> anyhow::Result<Vec<DenyEvent>> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
@@ -58,7 +58,7 @@ impl ProgramLog {
         })
     }
 
-    /// Writes log lines as they arrive, without end.
+    /// Writes log lines as they arrive. Returns only with an error.
     pub async fn pump(mut self) -> anyhow::Result<()> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
@@ -69,12 +69,12 @@ impl ProgramLog {
 }
 
 fn watch<T: AsRawFd>(ring: T) -> std::io::Result<AsyncFd<T>> {
-    // SAFETY: aya's rings own their map's descriptor and keep it open, and the same, as long as
-    // they live; the watcher takes the ring and drops it after its registration.
+    // SAFETY: aya's rings own their map's descriptor and keep the same one open as long as they live. The
+    // watcher owns the ring and drops it after its registration.
     Ok(unsafe { AsyncFd::register(ring) }?)
 }
 
-/// Bounds the memory of one call.
+/// The most events of one call.
 const BATCH: usize = 256;
 
 fn decode(bytes: &[u8]) -> Option<DenyEvent> {

@@ -1,9 +1,9 @@
 //! Finds running connections whose destination the tables no longer list, on both sides of a
 //! redirect, and ends them.
 //!
-//! Judges by the same function and the same tables as the programs, in the agent's memory: to open
-//! a table by its id (`BPF_MAP_GET_FD_BY_ID`) takes `CAP_SYS_ADMIN`, which the agent may not have. A policy
-//! that audits ends nothing.
+//! It judges with the same function as the programs, over the same tables in the agent's memory: opening a
+//! table by its id (`BPF_MAP_GET_FD_BY_ID`) needs `CAP_SYS_ADMIN`, which the agent may not have. Flows
+//! under an auditing policy are not ended.
 
 use super::diag::{Diag, SocketId};
 use super::origins::AncestorsOf;
@@ -36,7 +36,7 @@ pub struct Live {
 /// A connection that was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Where it was going, as dialled.
+    /// Its destination, as dialled.
     pub destination: SocketAddr,
     /// Its owner.
     pub cgroup: CgroupId,
@@ -47,7 +47,7 @@ pub struct Ended {
 }
 
 impl Live {
-    /// Opens the pinned maps again; `tables` are those that this agent wrote.
+    /// Opens the pinned maps. `tables` has the tables that this agent wrote.
     pub fn open(pins: &Pins, tables: View) -> anyhow::Result<Self> {
         let open = |name: &str| {
             MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
@@ -62,9 +62,9 @@ impl Live {
         })
     }
 
-    /// Ends every connection that the present tables do not list: those of workloads, and those
-    /// that the proxy accepted for them. `diag` is a socket of `sock_diag(7)`; the connections are
-    /// those of its network namespace.
+    /// Ends every connection that the present tables do not list: connections of workloads, and those that
+    /// the proxy accepted from them. `diag` is a socket of `sock_diag(7)`, and the connections are those in
+    /// its network namespace.
     pub fn end_unlisted(&self, diag: OwnedFd) -> anyhow::Result<Vec<Ended>> {
         let diag = Diag::over(diag);
         let listing = "listing connections by sock_diag";
@@ -79,7 +79,7 @@ impl Live {
                 ended.push(end);
             }
         }
-        // The proxy's end of a redirected flow: the reset of the client's end may not reach it.
+        // The proxy's end of a redirected flow, because the reset from the client's end may not reach it.
         for (socket, value) in diag
             .connections(self.origins.fd().as_fd())
             .context(listing)?
@@ -115,9 +115,8 @@ impl Live {
         !self.lists(&self.policies.get(id), origin.addr, origin.port)
     }
 
-    /// The policy of the deepest owner that has one, as `policy_of` finds it in the programs.
-    /// `None` where it cannot be determined: what the socket sends is denied, or judged by its
-    /// packets.
+    /// The policy of the deepest owner that has one, as `policy_of` of the programs finds it. `None` if it
+    /// is not known; then the egress hook judges the socket's packets, or denies them.
     fn owner_policy(&self, cgroup: CgroupId) -> Option<PolicyId> {
         if cgroup == CgroupId(0) {
             return Some(DEFAULT_POLICY);
@@ -128,8 +127,8 @@ impl Live {
     }
 
     fn lists(&self, policy: &Policy, addr: Addr, port: u16) -> bool {
-        // The connect decided between proxy and direct: any port means "a proxy exists", and no
-        // flow dials port 0.
+        // The connect has decided between proxy and direct. Any port here means that a proxy exists;
+        // port 0 cannot be the flow's own destination.
         let to = Destination {
             addr,
             port,
@@ -148,8 +147,8 @@ fn destroy(diag: &Diag, socket: &SocketId) -> anyhow::Result<bool> {
         .context("ending a connection by sock_diag")
 }
 
-/// The value of a map; `None` where its length is another.
+/// A value of a map; `None` if it has another length.
 fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
-    // SAFETY: as long as the type, for which any bytes are a value.
+    // SAFETY: the bytes are as long as the type, for which any bytes are a value.
     (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }

@@ -1,4 +1,4 @@
-//! Loads the programs and makes or adopts the maps. Attaches nothing.
+//! Loads the programs, and creates or adopts the maps. Attaches nothing.
 
 use super::btf;
 use super::pins::Pins;
@@ -29,7 +29,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// and `bpf_set_retval` in sock_create.
 const MINIMUM: (u8, u8) = (6, 1);
 
-/// From here on the egress hook runs for a listener's answer over IPv6 too (verified on 6.12; on
+/// From this version on the egress hook runs for a listener's answer over IPv6 too (verified on 6.12; on
 /// 6.1 `BPF_CGROUP_RUN_PROG_INET_EGRESS` compares the packet's socket with the listener's).
 const ANSWERS_SEEN: (u8, u8) = (6, 12);
 
@@ -54,11 +54,11 @@ const PINNED_MAPS: [&str; 14] = [
 /// The programs, loaded and verified, and the maps they use.
 pub struct Kernel {
     ebpf: Ebpf,
-    /// Where everything is pinned.
+    /// The pins.
     pub pins: Pins,
     /// Whether the maps are those of a previous agent.
     pub adopted: bool,
-    /// The attached links by their pins. With a pin removed from outside, the link lives on here.
+    /// The attached links by their pins. If another process removes a pin, its link stays attached.
     pub(super) held: BTreeMap<PathBuf, OwnedFd>,
     /// Ways out that this kernel leaves open, and what closes them.
     pub gaps: Vec<String>,
@@ -112,9 +112,9 @@ impl Kernel {
         ROOT_PROGRAMS.into_iter().chain(optional).collect()
     }
 
-    /// Without rules in the kernel, writes the policy that denies everything but loopback, so that a
-    /// root is closed from the moment that a program is attached to it; with `audits`, the one that
-    /// records and denies nothing. Rules of a previous agent stay.
+    /// Writes a default policy if the kernel has none, so that a root is closed from the moment that a
+    /// program is attached to it. The policy denies everything except loopback; with `audits`, it records
+    /// and denies nothing. Rules of a previous agent stay.
     pub fn deny_without_rules(&self, audits: bool) -> anyhow::Result<()> {
         let mut policies = PolicyWriter::open(&self.pins)?;
         if policies.read().get(DEFAULT_POLICY).generation == Generation::NEVER {
@@ -128,8 +128,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// The policies of cgroups, to put the agent's own canaries under [`PROOF_POLICY`], which is
-    /// written here.
+    /// Writes [`PROOF_POLICY`] and returns the map of the policies of cgroups, so that the agent can put
+    /// its canaries under that policy.
     pub fn proof(&self) -> anyhow::Result<HashMap<MapData, CgroupId, u64>> {
         let mut policies = PolicyWriter::open(&self.pins)?;
         let proof = Policy {
@@ -142,22 +142,22 @@ impl Kernel {
         Ok(Map::HashMap(owners).try_into()?)
     }
 
-    /// The rule tables. Once.
+    /// Takes the rule tables. Succeeds once.
     pub fn tables(&mut self) -> anyhow::Result<Tables> {
         Tables::take(&mut self.ebpf, self.max_networks)
     }
 
-    /// The origins of accepted flows. Once.
+    /// Takes the origins of accepted flows. Succeeds once.
     pub fn origins(&mut self) -> anyhow::Result<Origins> {
         Origins::take(&mut self.ebpf, &self.pins)
     }
 
-    /// The refusals. Once.
+    /// Takes the events of denials. Succeeds once.
     pub fn events(&mut self) -> anyhow::Result<Events> {
         Events::take(&mut self.ebpf)
     }
 
-    /// The programs' own log lines. Once.
+    /// Takes the programs' own log lines. Succeeds once.
     pub fn program_log(&mut self) -> anyhow::Result<ProgramLog> {
         ProgramLog::take(&mut self.ebpf)
     }
@@ -179,7 +179,7 @@ impl Kernel {
     }
 }
 
-/// Whether this kernel has what the gate needs; the error says what is missing.
+/// Fails if this kernel is too old for the gate.
 pub fn supported() -> anyhow::Result<()> {
     if at_least(MINIMUM)? {
         return Ok(());
@@ -210,7 +210,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// Loads the LSM program, or says what stays open without it.
+/// Loads the LSM program. The error says which gap stays open without it.
 fn load_lsm(ebpf: &mut Ebpf) -> Result<(), String> {
     let gap = |why: String| {
         format!(
@@ -279,7 +279,7 @@ fn explain_program(name: &str, error: ProgramError) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("loading program {name}"))
 }
 
-/// Whether any cause is EPERM or EACCES.
+/// Whether the system call failed with EPERM. EACCES means that the verifier rejected the program.
 fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(e) = cause {

@@ -1,4 +1,4 @@
-//! A kernel array mapped into this process's memory: programs see each word as soon as the agent
+//! A BPF array that is mapped into this process's memory: programs see each word as soon as the agent
 //! writes it.
 
 use egress_ebpf::table::Line;
@@ -9,10 +9,11 @@ use std::ptr;
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
-/// What an array may be mapped as.
+/// A type that the values of an array may be mapped as.
 ///
 /// # Safety
-/// Made of atomic words alone, for which any bytes are valid; the size divides that of a page.
+/// The type consists of atomic words only, for which any bytes are valid, and its size divides the size of
+/// a page.
 pub unsafe trait Words: Sync {}
 
 // SAFETY: eight atomic words.
@@ -27,17 +28,16 @@ pub struct Mapped<T: Words> {
     len: usize,
 }
 
-// SAFETY: the memory is the process's until it is dropped, whatever thread looks at it, and it is
-// atomic words.
+// SAFETY: the memory stays mapped for every thread until it is dropped, and it consists of atomic words.
 unsafe impl<T: Words> Send for Mapped<T> {}
 // SAFETY: as above.
 unsafe impl<T: Words> Sync for Mapped<T> {}
 
 impl<T: Words> Mapped<T> {
-    /// Of an array that was made with `BPF_F_MMAPABLE` and has `len` values of this size.
+    /// Maps an array that was created with `BPF_F_MMAPABLE` and has `len` values of this size.
     pub fn of(array: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: at a place of the kernel's choice, so over nothing that is there.
+        // SAFETY: the kernel chooses the address, so the mapping replaces no other.
         let start = unsafe {
             mmap(
                 ptr::null_mut(),
@@ -56,16 +56,15 @@ impl<T: Words> Mapped<T> {
 
     /// The values.
     pub fn values(&self) -> &[T] {
-        // SAFETY: mapped from page to page for as long as this lives; the kernel made the array as
-        // long (it refuses to map beyond its end), and any bytes are valid. Others that write do so
-        // word by word.
+        // SAFETY: the memory is mapped as long as this lives. The array is as long as the mapping, since
+        // the kernel does not map beyond its end, and any bytes are valid. All writers write whole words.
         unsafe { slice::from_raw_parts(self.start, self.len) }
     }
 }
 
 impl<T: Words> Drop for Mapped<T> {
     fn drop(&mut self) {
-        // SAFETY: mapped by `of` with this length, and nothing borrows from it any more.
+        // SAFETY: `of` mapped this address and length, and nothing borrows from it any more.
         let unmapped = unsafe { munmap(self.start.cast(), self.len * size_of::<T>()) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }

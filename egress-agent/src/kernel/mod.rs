@@ -1,7 +1,7 @@
-//! The kernel side as the agent sees it: load the programs, adopt or make the maps, attach, fill
-//! the tables, read the events. Everything is pinned and outlives the agent.
+//! The kernel side as the agent sees it: loads and attaches the programs, adopts or creates the maps, fills
+//! the tables and reads the events. Links and maps are pinned and outlive the agent.
 //!
-//! It judges nothing and knows no rule; what it writes comes from the pure crate.
+//! It judges nothing and knows no rule: the pure crate decides what is written.
 
 mod attach;
 mod btf;
@@ -39,9 +39,9 @@ pub use pins::Pins;
 pub use rules::{NoRoom, Room};
 pub use tables::Tables;
 
-/// Programs attached to each enforced root, in the order of attachment: the egress hook first, which
-/// alone lets no packet out that the rules do not list, so that a root is closed by the first link;
-/// connect last, so that no flow is redirected before its origin can be told.
+/// Programs attached to each enforced root, in the order of attachment. The egress hook is first: it alone
+/// denies every packet that the rules do not list, so the first link closes the root. The connect hooks are
+/// last, so that no flow is redirected before the programs that store its origin are attached.
 pub const ROOT_PROGRAMS: [&str; 13] = [
     "egress",
     "bind4",
@@ -58,14 +58,14 @@ pub const ROOT_PROGRAMS: [&str; 13] = [
     "connect6",
 ];
 
-/// The program attached to each enforced root where the kernel lets it load: it denies the socket
-/// families that no other hook sees.
+/// A program attached to each enforced root if the kernel can load it. It denies the socket families that
+/// no other hook sees.
 pub const LSM_PROGRAM: &str = "socket_create";
 
-/// The program attached to each enforced root on a kernel that runs no egress hook for a listener's
-/// answer over IPv6: it knows what listeners older than the gate accept.
+/// A program attached to each enforced root if the kernel does not run the egress hook for a listener's
+/// answer over IPv6. It recognises connections that listeners older than the gate accept.
 pub const ACCEPTED_PROGRAM: &str = "workload_ops";
 
-/// Programs attached to the agent's own cgroup: what takes origins over, and what keeps the
-/// answers of the proxy's listeners on the node.
+/// Programs attached to the agent's own cgroup. The first moves a flow's origin to the accepted socket. The
+/// second drops answers of the proxy's listeners that would leave the node.
 pub const AGENT_PROGRAMS: [&str; 2] = ["agent_ops", "agent_egress"];

@@ -1,4 +1,4 @@
-//! The original destination and the owner of an accepted connection of the proxy, from the socket's
+//! Reads the original destination and the owner of a connection that the proxy accepted, from the socket's
 //! storage.
 
 use super::pins::Pins;
@@ -31,8 +31,8 @@ impl Origins {
         self.map.get(&accepted.as_raw_fd(), 0).ok()
     }
 
-    /// The cgroups that own an origin's flow: its own, then those above it, up to level 1. Empty where
-    /// the kernel does not know them any more.
+    /// The cgroups that own a flow: its own, then those above it, up to level 1. Empty if the kernel's map
+    /// no longer has them.
     pub fn owners(&self, origin: &FlowOrigin) -> Vec<CgroupId> {
         self.ancestors.deepest_first(origin.cgroup)
     }
@@ -49,7 +49,7 @@ impl AncestorsOf {
         Ok(Self(Map::LruHashMap(map).try_into()?))
     }
 
-    /// A cgroup and those above it; empty where they are not known, or the cgroup is nested too deep.
+    /// A cgroup and those above it; empty if they are not known or the cgroup is nested too deep.
     pub(super) fn deepest_first(&self, cgroup: CgroupId) -> Vec<CgroupId> {
         let ancestors = self.0.get(&cgroup, 0);
         ancestors.map_or_else(|_| Vec::new(), |a| a.deepest_first(cgroup).collect())

@@ -1,6 +1,6 @@
 //! The tables by id: the kernel's array of tables, and the same tables in this process's memory.
 //!
-//! Owns the order in which the two change: a table stays mapped here as long as the kernel has it.
+//! Owns the order in which these two change: a table stays mapped as long as the kernel has it.
 
 use super::slots::{Memory, Slots};
 use super::sys::{self, Progress};
@@ -16,12 +16,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long is looked for tables that nobody wants.
+/// How long to search for unused tables of a previous agent.
 const SEARCH: Duration = Duration::from_millis(250);
-/// Threads that put tables in their places.
+/// Threads that write tables to the array.
 const THREADS: usize = 32;
 
-/// The tables that are in the kernel, to look things up in from any thread.
+/// The tables in the kernel, for lookups from any thread.
 #[derive(Clone, Debug, Default)]
 pub struct View(Arc<RwLock<BTreeMap<TableId, Arc<Memory>>>>);
 
@@ -48,16 +48,16 @@ impl decide::Tables for View {
 #[derive(Debug)]
 pub struct Outer {
     map: OwnedFd,
-    /// What stands where a table was.
+    /// The empty table, which replaces a removed one.
     vacant: OwnedFd,
     vacant_id: u32,
-    /// Whether the kernel takes many in one call; found out by the first.
+    /// Whether the kernel takes several entries in one call; the first call finds out.
     batches: bool,
     view: View,
 }
 
 impl Outer {
-    /// Of the maps `TABLES` and `VACANT`.
+    /// Uses the maps `TABLES` and `VACANT`.
     pub fn of(tables: &Map, vacant: &Map) -> anyhow::Result<Self> {
         let (Map::ArrayOfMaps(map), Map::Array(vacant)) = (tables, vacant) else {
             anyhow::bail!("the rule tables are maps of another kind");
@@ -73,13 +73,13 @@ impl Outer {
         })
     }
 
-    /// The tables that were put in place by this.
+    /// The tables that this process wrote.
     pub fn view(&self) -> View {
         self.view.clone()
     }
 
-    /// The ids of tables that there are, as far as they are found in [`SEARCH`]: before Linux 6.8
-    /// each look-up waits for the programs that run (`bpf_map_copy_value`).
+    /// The ids of the existing tables that are found within [`SEARCH`]. Before Linux 6.8 each lookup waits
+    /// for running programs (`bpf_map_copy_value`).
     pub fn ids(&self) -> anyhow::Result<BTreeSet<TableId>> {
         let end = Instant::now() + SEARCH;
         let mut ids = BTreeSet::new();
@@ -95,8 +95,8 @@ impl Outer {
         Ok(ids)
     }
 
-    /// Puts tables in their places, each whole in one step. Returns once no program looks at
-    /// what stood there (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+    /// Writes tables to the array, each in one step. Returns when no program uses the former tables any
+    /// more (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
     pub fn put(&mut self, tables: &[(TableId, Slots, OwnedFd)]) -> anyhow::Result<()> {
         let ids: Vec<TableId> = tables.iter().map(|(id, ..)| *id).collect();
         let arrays: Vec<u32> = tables
@@ -110,7 +110,7 @@ impl Outer {
         Ok(())
     }
 
-    /// Takes tables away.
+    /// Removes tables.
     pub fn vacate(&mut self, ids: &[TableId]) -> anyhow::Result<()> {
         self.write(
             ids,
@@ -122,14 +122,14 @@ impl Outer {
         Ok(())
     }
 
-    /// Returns once every program that runs has ended: the kernel waits for them where a place of an
-    /// array of maps is written, be it with what stands there. Table 0 is empty by definition.
+    /// Returns when every running program has ended. A write to an array of maps waits for that, also if it
+    /// changes nothing, so this writes the empty table to index 0, which is always empty.
     pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
         self.write(&[TableId(0)], &[self.vacant.as_raw_fd().cast_unsigned()])
     }
 
-    /// In several threads: before Linux 6.8 a call waits for the programs that run at each table
-    /// of a batch, and those that wait at one time wait for the same.
+    /// Writes in several threads: before Linux 6.8 a call waits for running programs once for each table of
+    /// a batch, and threads can wait at the same time.
     fn write(&mut self, ids: &[TableId], arrays: &[u32]) -> anyhow::Result<()> {
         let each = ids.len().div_ceil(THREADS).max(1);
         let (map, batches) = (self.map.as_fd(), self.batches);
@@ -146,7 +146,7 @@ impl Outer {
                     .join()
                     .map_err(|_| anyhow::anyhow!("a thread that puts tables panicked"))?
             });
-            // All of them, whatever comes of the first.
+            // Join all of them, also if the first failed.
             let ended: Vec<_> = ended.collect();
             let mut refused = false;
             for ended in ended {
@@ -159,7 +159,7 @@ impl Outer {
     }
 }
 
-/// Puts arrays in places; whether the kernel refused to take many in one call.
+/// Writes arrays. Returns whether the kernel refused to take several entries in one call.
 fn write(
     map: BorrowedFd<'_>,
     ids: &[TableId],

@@ -21,12 +21,12 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
-    /// This process mounted the file system that they are in.
+    /// Whether this process mounted the file system that contains them.
     pub mounted_here: bool,
 }
 
 impl Pins {
-    /// Looks at a folder without making anything.
+    /// The pins in a folder. Creates nothing.
     pub fn at(bpf_dir: &Path) -> Self {
         Self {
             root: bpf_dir.to_path_buf(),
@@ -39,7 +39,7 @@ impl Pins {
         &self.root
     }
 
-    /// Makes the folder, mounting a BPF file system on `bpf_dir` where there is none.
+    /// Creates the folder. Mounts a BPF file system if `bpf_dir` is not in one.
     pub fn mount(bpf_dir: &Path) -> anyhow::Result<Self> {
         let mut pins = Self::at(bpf_dir);
         let made = private_dir(bpf_dir);
@@ -47,7 +47,7 @@ impl Pins {
             && e.kind() == ErrorKind::PermissionDenied
         {
             return Err(Failure::privilege(format_args!(
-                "cannot make {}: {e}; run as root, or name a folder with --bpf-dir",
+                "cannot create {}: {e}; run as root, or name a folder with --bpf-dir",
                 bpf_dir.display()
             ))
             .into());
@@ -59,10 +59,10 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Makes the folders of this ABI.
+    /// Creates the folders of this ABI.
     ///
     /// # Errors
-    /// A folder that another ABI's pins are in: that gate stays as it is.
+    /// The folder has pins of another ABI. That gate is not changed.
     pub fn prepare(&self) -> anyhow::Result<()> {
         self.refuse_other_abi()?;
         for dir in [self.abi(), self.maps(), self.all_links()] {
@@ -71,7 +71,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Fails where another ABI's pins are.
+    /// Fails if the folder has pins of another ABI.
     pub fn refuse_other_abi(&self) -> anyhow::Result<()> {
         for entry in fs::read_dir(&self.root)? {
             let name = entry?.file_name();
@@ -96,7 +96,7 @@ impl Pins {
         self.abi().join("maps")
     }
 
-    /// Folder of one folder a cgroup.
+    /// Folder that has a folder of links for each cgroup.
     pub fn all_links(&self) -> PathBuf {
         self.abi().join("links")
     }
@@ -151,7 +151,7 @@ impl Pins {
     }
 }
 
-/// Like `remove_dir_all`, which bpffs rejects (it opens what it removes).
+/// Like `remove_dir_all`, which does not work on bpffs because it opens what it removes.
 pub fn remove_tree(path: &Path) -> anyhow::Result<()> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -169,7 +169,8 @@ pub fn remove_tree(path: &Path) -> anyhow::Result<()> {
     fs::remove_dir(path).with_context(|| format!("removing {}", path.display()))
 }
 
-/// Makes a folder 0700, or checks that the one there belongs to this user.
+/// Creates a folder with mode 0700. Of an existing one, checks that it belongs to this user, and sets the
+/// mode.
 pub fn private_dir(path: &Path) -> std::io::Result<()> {
     match fs::DirBuilder::new()
         .recursive(true)
@@ -199,8 +200,7 @@ fn on_bpffs(path: &Path) -> anyhow::Result<bool> {
     Ok(f_type.cast_unsigned() == BPF_FS_MAGIC)
 }
 
-/// Mounts a BPF file system on the standard place, where the folder lies below it, else on the
-/// folder itself.
+/// Mounts a BPF file system: on `/sys/fs/bpf` if the folder is below it, otherwise on the folder itself.
 fn mount_bpffs(dir: &Path) -> anyhow::Result<()> {
     let standard = Path::new("/sys/fs/bpf");
     let target = if dir.starts_with(standard) {

@@ -1,5 +1,5 @@
-//! The kernel's policies, each one word that a program reads whole, and the highest generation that
-//! any policy ever had.
+//! The kernel's policies, each one word that a program reads at once, and the highest generation that any
+//! policy has had.
 
 use super::mapped::Mapped;
 use super::pins::Pins;
@@ -22,7 +22,7 @@ impl Policies {
         Ok(Self(Mapped::of(map.fd().as_fd(), MAX_POLICIES as usize)?))
     }
 
-    /// A policy; one without a generation where none stands.
+    /// A policy; if the id has none, a policy without a generation.
     pub fn get(&self, id: PolicyId) -> Policy {
         let word = self.0.values().get(id.0 as usize);
         word.map_or_else(Policy::default, |word| {
@@ -30,7 +30,7 @@ impl Policies {
         })
     }
 
-    /// Every policy that stands.
+    /// Every existing policy.
     pub fn standing(&self) -> BTreeMap<PolicyId, Policy> {
         (0..MAX_POLICIES)
             .map(PolicyId)
@@ -39,7 +39,7 @@ impl Policies {
             .collect()
     }
 
-    /// Puts a policy in force, after all that was written before.
+    /// Puts a policy in force. Programs that see it also see all earlier writes.
     fn set(&self, id: PolicyId, policy: Policy) {
         if let Some(word) = self.0.values().get(id.0 as usize) {
             word.store(policy.word(), Ordering::Release);
@@ -47,16 +47,16 @@ impl Policies {
     }
 }
 
-/// Policies as the one who writes them has them.
+/// Writes policies.
 pub struct PolicyWriter {
     policies: Policies,
     highest: Array<MapData, u64>,
-    /// What `highest` holds.
+    /// The content of `highest`.
     known: u64,
 }
 
 impl PolicyWriter {
-    /// Of the maps `POLICIES` and `GENERATION`.
+    /// Uses the maps `POLICIES` and `GENERATION`.
     pub fn of(policies: &MapData, highest: Array<MapData, u64>) -> anyhow::Result<Self> {
         let known = highest.get(&0, 0)?;
         Ok(Self {
@@ -66,7 +66,7 @@ impl PolicyWriter {
         })
     }
 
-    /// Opens the pinned maps once more.
+    /// Opens the pinned maps.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
         let open = |name: &str| {
             MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
@@ -82,14 +82,14 @@ impl PolicyWriter {
         &self.policies
     }
 
-    /// The highest generation that a policy ever had: what comes after it is remembered by no socket.
+    /// The highest generation that a policy has had. No socket remembers a higher one.
     pub fn highest(&self) -> Generation {
         Generation(u32::try_from(self.known).unwrap_or(u32::MAX))
     }
 
     /// Puts a policy in force, in one write.
     pub fn set(&mut self, id: PolicyId, policy: &Policy) -> anyhow::Result<()> {
-        // First, so that no agent that comes after this one gives the generation out again.
+        // The generation is stored first, so that no later agent uses it again.
         if u64::from(policy.generation.0) > self.known {
             self.known = policy.generation.0.into();
             self.highest.set(0, self.known, 0)?;
@@ -98,7 +98,7 @@ impl PolicyWriter {
         Ok(())
     }
 
-    /// Takes a policy away: what is still under it is denied.
+    /// Removes a policy. Cgroups that still have it are denied everything.
     pub fn remove(&self, id: PolicyId) {
         self.policies.set(id, Policy::default());
     }

@@ -3,7 +3,7 @@
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 
-/// As many words as are asked for.
+/// `N` random words.
 pub fn words<const N: usize>() -> io::Result<[u64; N]> {
     let mut words = [0; N];
     for word in &mut words {

@@ -1,8 +1,8 @@
-//! Finds the gate of another agent around a cgroup: programs of this product that are attached there
-//! or above, by links that are not pinned in this agent's folder. Two gates on one root redirect the
+//! Finds the gate of another agent around a cgroup: programs of this product that are attached there or
+//! above, by links that are not pinned in this agent's folder. Two gates on one root would redirect the
 //! same flows, and neither reads the other's state.
 //!
-//! A lock on the cgroup's folder would be held by any process that can read it.
+//! A lock on the cgroup's folder would not do: any process that can read the folder could take it.
 
 use super::pins::Pins;
 use super::sys;
@@ -19,21 +19,21 @@ const PROGRAM: &str = "egress";
 /// Maps that this program uses, in every version of the ABI.
 const MAPS: [&str; 3] = ["POLICIES", "OWNERS", "SOCKETS"];
 
-/// Which programs of a cgroup count.
+/// Which programs of a cgroup are checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Among {
     /// All that run for its packets: its own and those of the cgroups above.
     Effective,
-    /// Its own that were attached before the first of this agent.
+    /// Its own programs that were attached before the first one of this agent.
     Earlier,
 }
 
 /// Fails if another agent's gate is around this cgroup.
 ///
-/// Without `CAP_SYS_ADMIN` the kernel does not describe programs, so none is found.
+/// Without `CAP_SYS_ADMIN` the kernel does not describe programs, so no other gate is found.
 ///
 /// # Errors
-/// With exit code [`BUSY`]; names the process that holds the other gate, if one does.
+/// Another gate: exit code [`BUSY`]. The message names the process that holds it, if there is one.
 pub(super) fn refuse(pins: &Pins, cgroup: &Path, dir: &File, among: Among) -> anyhow::Result<()> {
     let own = own_programs(pins)?;
     let attached = sys::egress_programs(dir.as_fd(), among == Among::Effective)
@@ -92,8 +92,8 @@ fn is_gate(program: &ProgramInfo) -> bool {
     program.name_as_str() == Some(PROGRAM) && MAPS.iter().all(|m| names.iter().any(|n| n == m))
 }
 
-/// The process that has a link with this program, as far as `/proc` shows
-/// (`bpf_link_show_fdinfo` in kernel/bpf/syscall.c).
+/// The process that holds a link of this program, if `/proc` shows it (`bpf_link_show_fdinfo` in
+/// kernel/bpf/syscall.c).
 fn holder(program: u32) -> Option<u32> {
     let wanted = format!("prog_id:\t{program}");
     let has = |pid: u32| {

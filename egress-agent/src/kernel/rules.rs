@@ -1,8 +1,8 @@
-//! The entries of all rule tables: which go into an existing table, which into a new one, and
-//! whether there is room for them.
+//! The entries of all rule tables: decides whether there is room for them, and which go into an existing
+//! table and which into a new one.
 //!
-//! Programs see a new table only when it is complete. An existing table is changed in place; if it
-//! has no room for an entry, a larger table with the same content replaces it.
+//! Programs see a new table only when it is complete. An existing table is changed in place; if it has no
+//! room for an entry, a larger table with the same content replaces it.
 
 use super::outer::Outer;
 use super::slots::{Draft, Slots, kind};
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Single addresses that all tables together have room for.
 const MAX_ADDRESSES: usize = 1 << 20;
-/// Tables that are put in place in one call: each is an open file until then.
+/// The most tables that are created and written together. Each is an open file until it is written.
 const AT_ONCE: usize = 256;
 const WHAT: [&str; 2] = ["single addresses", "networks"];
 
@@ -55,8 +55,8 @@ pub struct Rules {
     drafts: BTreeMap<TableId, Draft>,
     /// Tables to be removed.
     gone: BTreeSet<TableId>,
-    /// Deletions that are yet to come of the writes that are being carried out: until then what they
-    /// delete may stand beyond the limit, next to what comes in its place.
+    /// Deletions of the present operations that are not carried out yet. By as many entries the tables may
+    /// exceed the limit, because insertions come before the deletions.
     leaving: [usize; 2],
 }
 
@@ -98,8 +98,8 @@ impl Rules {
         counts.fold([0, 0], |sum, count| [sum[0] + count[0], sum[1] + count[1]])
     }
 
-    /// Whether there is room for what there is once all is carried out. Until then, what gives way
-    /// may stand beside what comes.
+    /// Whether the tables have room for the entries that they have once all operations are carried out.
+    /// Between, they may hold old and new entries together.
     pub fn fits(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
         let mut used = self.used();
         let mut lengths: BTreeMap<TableId, Lengths> = BTreeMap::new();
@@ -140,7 +140,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Hears of all writes that are about to be carried out, in whatever pieces.
+    /// Notes the operations that are about to be carried out, in one or more parts.
     pub fn expect(&mut self, ops: &[TableOp]) {
         self.leaving = [0, 0];
         for op in ops {
@@ -150,8 +150,8 @@ impl Rules {
         }
     }
 
-    /// Carries out insertions; returns how many of them found no room. What goes into a table that
-    /// is not there yet is seen after [`Self::settle`].
+    /// Carries out insertions. Returns how many found no room. Programs see entries of a new table after
+    /// [`Self::settle`].
     pub fn put(&mut self, ops: &[TableOp]) -> usize {
         let mut used = self.used();
         let mut left_out = 0;
@@ -191,7 +191,8 @@ impl Rules {
         left_out
     }
 
-    /// Carries out deletions at once. A table without entries is removed with [`Self::settle`].
+    /// Carries out deletions, which programs see at once. [`Self::settle`] removes a table that has become
+    /// empty.
     pub fn delete(&mut self, ops: &[TableOp]) {
         for op in ops {
             let TableOp::Delete(id, key) = *op else {
@@ -222,7 +223,7 @@ impl Rules {
             for (id, draft) in some {
                 let (slots, array) = Slots::of(draft).with_context(|| {
                     let [exact, nets] = draft.count();
-                    format!("making a table of {exact} addresses and {nets} networks")
+                    format!("creating a table of {exact} addresses and {nets} networks")
                 })?;
                 made.push((*id, slots, array));
             }

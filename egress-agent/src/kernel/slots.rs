@@ -1,8 +1,8 @@
-//! One rule table as the agent writes it: a BPF array that is mapped into memory, filled before
-//! any program sees it and changed in place after that.
+//! One rule table: a BPF array that is mapped into memory, filled before any program sees it and changed in
+//! place after that.
 //!
-//! Owns the size of the array and decides when it is too small. The pure crate defines the layout;
-//! `outer` has the ids.
+//! Owns the size of the array and decides when it is too small. `egress_ebpf::table` defines the layout,
+//! and `outer` has the ids.
 
 use super::mapped::Mapped;
 use super::{random, sys};
@@ -12,13 +12,13 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-/// Seeds that are tried before the table gets twice the buckets.
+/// Seeds to try before doubling the number of buckets.
 const SEEDS: usize = 4;
 
-/// The lines of a table's array, in this process's memory.
+/// The cache lines of a table's array, in this process's memory.
 pub type Memory = Mapped<Line>;
 
-/// The count that an entry belongs to: addresses on a port, or networks.
+/// The index of an entry's kind in a count: 0 for a single address, 1 for a network.
 pub fn kind(key: &Key) -> usize {
     usize::from(!key.is_exact())
 }
@@ -34,8 +34,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Adds an entry, over one of the same key; false, and it is left out, if its list of lengths
-    /// has no room.
+    /// Adds an entry; a later one with the same key replaces it. Returns false and leaves it out if the
+    /// list of prefix lengths is full.
     pub fn add(&mut self, entry: Entry) -> bool {
         let fits = entry.key.is_exact() || self.lengths.add(&entry.key);
         if fits {
@@ -45,7 +45,7 @@ impl Draft {
         fits
     }
 
-    /// Addresses on a port, and networks. What was added twice counts twice.
+    /// Single addresses, and networks. A key that was added twice counts twice.
     pub fn count(&self) -> [usize; 2] {
         self.count
     }
@@ -61,14 +61,14 @@ impl Draft {
 pub struct Slots {
     memory: Arc<Memory>,
     lengths: Lengths,
-    /// Slots that were ever used by a key.
+    /// Slots that a key has used, deleted ones included.
     used: usize,
-    /// Addresses on a port, and networks.
+    /// Single addresses, and networks.
     count: [usize; 2],
 }
 
 impl Slots {
-    /// Makes an array with these entries, and its descriptor, which nothing here needs.
+    /// Creates an array with these entries. Returns its descriptor too, for the kernel's array of tables.
     pub fn of(draft: &Draft) -> io::Result<(Self, OwnedFd)> {
         let mut buckets = table::buckets_for(draft.entries.len() + draft.spare);
         loop {
@@ -97,22 +97,22 @@ impl Slots {
         }
     }
 
-    /// The memory, to look things up in.
+    /// The memory, for lookups.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
 
-    /// Addresses on a port, and networks.
+    /// Single addresses, and networks.
     pub fn count(&self) -> [usize; 2] {
         self.count
     }
 
-    /// Whether an entry is there.
+    /// Whether the table has an entry.
     pub fn holds(&self, key: &Key) -> bool {
         table::holds(self.memory.values(), key)
     }
 
-    /// Puts in an entry, or changes it, at once; false if there is no place for it.
+    /// Inserts or changes an entry, which programs see at once. Returns false if there is no room for it.
     pub fn put(&mut self, entry: &Entry) -> bool {
         let lines = self.memory.values();
         let known = entry.key.is_exact() || self.lengths.has(&entry.key);
@@ -133,21 +133,21 @@ impl Slots {
         true
     }
 
-    /// Removes an entry at once. A missing entry is no error.
+    /// Removes an entry, if there is one. Programs see that at once.
     pub fn delete(&mut self, key: &Key) {
         if table::delete(self.memory.values(), key) {
             self.count[kind(key)] -= 1;
         }
     }
 
-    /// Its content for a table that replaces it: with room to grow, without deleted entries.
+    /// The content for a table that replaces this one, without deleted entries and with room to grow.
     pub fn draft(&self) -> Draft {
         let mut draft = Draft::default();
         for entry in table::entries(self.memory.values()) {
             draft.add(entry);
         }
-        // Otherwise a table at its limit, where each new address replaces an old one, would be
-        // rebuilt for each of them.
+        // Without spare room, a full table whose addresses change one by one would be rebuilt for each of
+        // them.
         draft.spare = draft.entries.len() / 4 + 1;
         draft
     }

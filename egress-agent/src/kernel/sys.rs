@@ -1,6 +1,6 @@
-//! The `bpf(2)` commands that aya 0.14 has no call for: an fd from a pin, replacing the program
-//! of a link in place, what a link is attached to, an array that is mapped into memory, and many
-//! map entries in one call.
+//! The `bpf(2)` commands that aya 0.14 has no call for: open a pin, replace the program of a link in place,
+//! ask what a link is attached to, create an array that can be mapped, and write many map entries in one
+//! call.
 
 use aya::Pod;
 use egress_ebpf::ids::CgroupId;
@@ -22,10 +22,10 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
-/// Calls `bpf(2)` with an attribute that the kernel reads `size_of::<T>()` bytes of.
+/// Calls `bpf(2)` with an attribute of `size_of::<T>()` bytes.
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is a `#[repr(C)]` prefix of `union bpf_attr`; the kernel takes its size from
-    // the third argument and treats what is missing as zero.
+    // SAFETY: `attr` is a `#[repr(C)]` prefix of `union bpf_attr`. The kernel takes its size from the third
+    // argument and treats missing fields as zero.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -69,7 +69,7 @@ pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     };
     let fd = bpf(BPF_OBJ_GET, &mut attr)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: a descriptor that the kernel just made for this process, owned by nothing else.
+    // SAFETY: the kernel has just created this descriptor for this process, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -98,7 +98,7 @@ pub fn link_create(
     };
     let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: a descriptor that the kernel just made for this process, owned by nothing else.
+    // SAFETY: the kernel has just created this descriptor for this process, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -121,8 +121,8 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(BPF_LINK_UPDATE, &mut attr).map(|_| ())
 }
 
-/// Detaches a link's program from its cgroup at once. A link whose cgroup is gone is detached
-/// already.
+/// Detaches a link's program from its cgroup immediately. A link whose cgroup is gone is already
+/// detached.
 pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = link.as_raw_fd().cast_unsigned();
     bpf(BPF_LINK_DETACH, &mut attr).map(|_| ())
@@ -148,7 +148,7 @@ struct CgroupLinkInfo {
     pad2: u32,
 }
 
-/// The id of the cgroup that a link is attached to; 0 once that cgroup is gone.
+/// The id of the cgroup that a link is attached to; 0 if that cgroup is gone.
 pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<CgroupId> {
     link_info(link).map(|info| CgroupId(info.cgroup_id))
 }
@@ -182,12 +182,12 @@ struct Query {
     pad: u32,
 }
 
-/// The ids of the `cgroup_skb/egress` programs of a cgroup, in the order of their attachment; with
-/// `effective`, of all that run for it: its own first, then those of the cgroups above.
+/// The ids of the `cgroup_skb/egress` programs of a cgroup, in the order of their attachment. With
+/// `effective`, the ids of all that run for it: its own first, then those of the cgroups above.
 pub fn egress_programs(cgroup: BorrowedFd<'_>, effective: bool) -> io::Result<Vec<u32>> {
     const BPF_CGROUP_INET_EGRESS: u32 = 1;
     const BPF_F_QUERY_EFFECTIVE: u32 = 1;
-    /// The kernel runs no more at one level (`BPF_CGROUP_MAX_PROGS`), and there are 32 levels or so.
+    /// 64 programs at each level (`BPF_CGROUP_MAX_PROGS`), with room for 64 levels.
     const MOST: usize = 64 * 64;
     let mut ids = vec![0_u32; MOST];
     let mut attr = Query {
@@ -217,7 +217,7 @@ struct MapCreate {
     map_name: [u8; 16],
 }
 
-/// Makes an array. `name` shows in the kernel's lists; at most 15 letters of it.
+/// Creates an array. The kernel shows at most 15 bytes of `name` in its lists.
 pub fn create_array(
     name: &str,
     value_size: usize,
@@ -241,7 +241,7 @@ pub fn create_array(
     };
     let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: a descriptor that the kernel just made for this process, owned by nothing else.
+    // SAFETY: the kernel has just created this descriptor for this process, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -271,7 +271,7 @@ struct Batch {
     position_out: u64,
     keys: u64,
     values: u64,
-    /// In: entries given. Out: entries done, also where the call fails.
+    /// In: the number of entries. Out: entries written, also if the call fails.
     count: u32,
     map_fd: u32,
     elem_flags: u64,
@@ -287,8 +287,8 @@ pub struct Progress {
     pub stopped: Option<io::Error>,
 }
 
-/// Inserts or overwrites many entries (`generic_map_update_batch` in kernel/bpf/syscall.c). Each
-/// entry is written as by a call of its own: readers see it whole, and the batch entry by entry.
+/// Inserts or overwrites many entries (`generic_map_update_batch` in kernel/bpf/syscall.c). Each entry is
+/// written as by a call of its own: readers see whole entries, but not the whole batch at once.
 pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Progress {
     let count = keys.len().min(values.len());
     let mut attr = Batch {
@@ -306,7 +306,7 @@ pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V
             done: count,
             stopped: None,
         },
-        // The kernel writes the count back only once it has begun.
+        // In this case the kernel has not written the count.
         Err(e) if unsupported(&e) => Progress {
             done: 0,
             stopped: Some(e),
@@ -361,7 +361,8 @@ pub fn inner_id(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
     }
 }
 
-/// Whether this kernel has no batch for the map. `ENOTSUPP` (524) is the kernel's own.
+/// Whether this kernel has no batch operation for the map. `ENOTSUPP` (524) is kernel-internal and not in
+/// libc.
 pub fn unsupported(error: &io::Error) -> bool {
     const ENOTSUPP: i32 = 524;
     matches!(

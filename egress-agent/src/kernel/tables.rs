@@ -1,4 +1,4 @@
-//! Writes the rule tables: applies the pure crate's operations, in their order.
+//! Writes the rule tables: applies the operations of the pure crate in their order.
 
 use super::outer::{Outer, View};
 use super::policies::PolicyWriter;
@@ -22,7 +22,7 @@ pub struct Tables {
     listeners: SkStorage<MapData, u32>,
 }
 
-/// Operations that are carried out together.
+/// The kind of an operation. Neighbours of one kind are carried out together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Put,
@@ -39,7 +39,7 @@ fn step(op: &TableOp) -> Step {
 }
 
 impl Tables {
-    /// Takes the maps out of the loaded object: those that the agent writes. There is room for
+    /// Takes the maps that the agent writes out of the loaded object. The tables have room for
     /// `max_networks` networks.
     pub fn take(ebpf: &mut Ebpf, max_networks: u32) -> anyhow::Result<Self> {
         let mut map = |name: &str| {
@@ -60,9 +60,8 @@ impl Tables {
         })
     }
 
-    /// The policies in the kernel and their tables, as the previous agent left them. Tables that no
-    /// policy uses are removed if they are found; others are overwritten when their id is used
-    /// again.
+    /// The policies that the previous agent left in the kernel, and their tables. Removes the unused tables
+    /// that it finds in time; the others are overwritten when their id is used again.
     pub fn standing(&mut self) -> anyhow::Result<(BTreeMap<PolicyId, Policy>, BTreeSet<TableId>)> {
         let policies = self.policies.read().standing();
         let used: BTreeSet<TableId> = policies.values().map(|p| p.table).collect();
@@ -75,31 +74,31 @@ impl Tables {
         Ok((policies, used))
     }
 
-    /// The rule tables, to look things up in from any thread.
+    /// The rule tables, for lookups from any thread.
     pub fn view(&self) -> View {
         self.rules.outer().view()
     }
 
-    /// How much room there is for single addresses and for networks. What a previous agent
-    /// left is not counted.
+    /// How full the tables are: single addresses, and networks. Does not count the tables of a previous
+    /// agent.
     pub fn room(&self) -> (Room, Room) {
         self.rules.room()
     }
 
-    /// Whether there is room for what there is once all is carried out. Asked before the first write,
-    /// so that a table that does not fit is never begun.
+    /// Whether the tables have room for the entries that they have once all operations are carried out.
+    /// The engine asks before the first write, so that it does not start a change that does not fit.
     pub fn fits(&self, ops: &[TableOp]) -> Result<(), NoRoom> {
         self.rules.fits(ops)
     }
 
-    /// Hears of all operations that come now, in whatever pieces: until what they delete is deleted, it
-    /// may stand beyond the limit.
+    /// Notes the operations that are about to be applied, in one or more parts. Entries that they delete may
+    /// exceed the limit until then.
     pub fn expect(&mut self, ops: &[TableOp]) {
         self.rules.expect(ops);
     }
 
-    /// Applies operations in order, and returns how many insertions found no room. At the first
-    /// error of another kind the rest is not applied, so that no policy uses an incomplete table.
+    /// Applies operations in order. Returns how many insertions found no room. Stops at the first other
+    /// error, so that no policy uses an incomplete table.
     pub fn apply(&mut self, ops: &[TableOp]) -> anyhow::Result<usize> {
         let mut left_out = 0;
         for run in ops.chunk_by(|a, b| step(a) == step(b)) {
@@ -130,21 +129,21 @@ impl Tables {
         Ok(())
     }
 
-    /// The highest generation that a policy ever had.
+    /// The highest generation that a policy has had.
     pub fn highest_generation(&self) -> Generation {
         self.policies.highest()
     }
 
-    /// Returns once every running program has ended. Verdicts that are remembered from then on are
-    /// based on the earlier writes.
+    /// Returns when every running program has ended. Verdicts that programs store from then on are based on
+    /// the writes before this call.
     pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
         self.rules
             .wait_for_programs()
             .context("waiting for the programs that run")
     }
 
-    /// Lets flows be redirected to this listening socket: the kernel redirects to no other, so
-    /// that nobody can take the proxy's place on its port.
+    /// Allows the programs to redirect flows to this listening socket. They redirect to no other, so that no
+    /// other process can take the proxy's place on its port.
     pub fn admit(&mut self, listener: &impl AsRawFd) -> anyhow::Result<()> {
         Ok(self.listeners.insert(listener, 1, 0)?)
     }
@@ -165,13 +164,13 @@ impl Tables {
         Ok(())
     }
 
-    /// The namespaces that have a proxy's port.
+    /// The namespaces that have a proxy port.
     pub fn proxies(&self) -> anyhow::Result<BTreeSet<NetnsCookie>> {
         Ok(self.proxies.keys().collect::<Result<_, _>>()?)
     }
 
-    /// Puts the sockets of a cgroup, and of those below it, under a policy; `None` leaves them to
-    /// the next owner above, and in the end to the default.
+    /// Sets the policy of a cgroup and of those below it. With `None` they have the policy of the next owner
+    /// above, or the default policy.
     pub fn set_owner(&mut self, cgroup: CgroupId, policy: Option<PolicyId>) -> anyhow::Result<()> {
         match policy {
             Some(policy) => self
@@ -191,7 +190,7 @@ impl Tables {
             .collect::<Result<_, _>>()?)
     }
 
-    /// Flows between their SYN and the end of the handshake.
+    /// The number of flows between their SYN and the end of the handshake.
     pub fn open_handshakes(&self) -> usize {
         self.flows.keys().count()
     }

@@ -1,6 +1,6 @@
-//! The network namespaces in which the agent serves: which of them each cgroup's processes are in,
-//! when that is checked again, and the proxy's listeners there. `workloads` knows the cgroups and
-//! their identities.
+//! The network namespaces in which the agent serves. Owns which of them each cgroup's processes are in,
+//! when to check that again, and the proxy's listeners there. `workloads` knows the cgroups and their
+//! identities.
 
 mod processes;
 mod schedule;
@@ -19,14 +19,14 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Instant;
 
-/// Network namespaces of one workload that are served: each costs descriptors of the agent.
+/// The most network namespaces of one workload that are served. Each costs descriptors of the agent.
 const NAMESPACES_EACH: usize = 64;
 
 /// The network namespaces of a cgroup's processes.
 #[derive(Debug, Default)]
 struct Seen {
     namespaces: BTreeSet<NetnsInode>,
-    /// Whether it has more of them than are served.
+    /// Whether some of its namespaces are not served because there are too many.
     crowded: bool,
 }
 
@@ -41,7 +41,7 @@ pub struct Counted {
 
 /// See the module.
 pub struct Namespaces {
-    /// Whether namespaces other than the agent's are looked for.
+    /// Whether the agent serves in namespaces other than its own.
     enters: bool,
     own: NetnsInode,
     schedule: Schedule,
@@ -74,19 +74,19 @@ impl Namespaces {
         self.schedule.next()
     }
 
-    /// The cgroups that are due; each is due again later.
+    /// Returns the cgroups that are due, and sets when each is due again.
     pub fn due(&mut self, now: Instant) -> Vec<CgroupId> {
         self.schedule.take(now)
     }
 
-    /// A cgroup exists, or its first process started.
+    /// A cgroup was found, or its first process started: it is due at once.
     pub fn follow(&mut self, now: Instant, cgroup: CgroupId) {
         if self.enters {
             self.schedule.start(now, cgroup);
         }
     }
 
-    /// A flow of this cgroup found no proxy in its namespace.
+    /// A flow of this cgroup was denied because its namespace has no proxy: the cgroup is due soon.
     pub fn hurry(&mut self, now: Instant, cgroup: CgroupId) {
         if self.enters {
             self.schedule.hurry(now, cgroup);
@@ -100,8 +100,9 @@ impl Namespaces {
         self.emptied |= gone.is_some_and(|seen| !seen.namespaces.is_empty());
     }
 
-    /// Finds the namespaces of a cgroup's processes. `folder` is the cgroup's, `shown` its path for
-    /// the log; `workload` gives the cgroups that share its bound on namespaces, itself included.
+    /// Finds the namespaces of a cgroup's processes. `folder` is the cgroup's folder and `shown` its
+    /// path for the log. `workload` returns the cgroups that share its limit of namespaces, itself
+    /// included.
     pub fn look(
         &mut self,
         cgroup: CgroupId,
@@ -113,7 +114,7 @@ impl Namespaces {
         found.remove(&self.own);
         let known = self.seen.get(&cgroup).map(|seen| &seen.namespaces);
         let is_known = |ns: &NetnsInode| known.is_some_and(|known| known.contains(ns));
-        // Those that are served keep their place.
+        // Namespaces that are known keep their place, so only new ones need a count.
         let taken = if found.keys().all(is_known) {
             0
         } else {
@@ -133,7 +134,7 @@ impl Namespaces {
             tracing::warn!(
                 cgroup = shown,
                 served = NAMESPACES_EACH,
-                "more network namespaces than are served: flows that need the proxy are denied in the others"
+                "too many network namespaces in one workload: flows that need the proxy are denied in those that are not served"
             );
         }
         seen.crowded = crowded;
@@ -168,7 +169,8 @@ impl Namespaces {
         }
     }
 
-    /// The proxy has started: serves in the namespaces of the workloads only.
+    /// The proxy has started. Opens listeners in the namespaces of the workloads, and removes the ports
+    /// of namespaces that only a previous agent served.
     pub async fn open(&mut self, tables: &mut Tables, spaces: Spaces) -> anyhow::Result<()> {
         self.spaces = Some(spaces);
         self.settle(tables).await?;
@@ -184,7 +186,7 @@ impl Namespaces {
             return Ok(());
         };
         for (namespace, pid) in std::mem::take(&mut self.wanted) {
-            // A process that has ended meanwhile is no error; another check follows in any case.
+            // The process may have ended since it was seen. The next check of its cgroup finds another.
             if let Err(error) = spaces.open(tables, namespace, pid).await
                 && Path::new(&format!("/proc/{pid}")).exists()
             {
@@ -203,7 +205,8 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Takes no new redirected flow; running ones continue until drained.
+    /// Removes all proxy ports from the kernel's table: new flows that need the proxy are denied,
+    /// running ones continue.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
         self.spaces
             .iter()
@@ -215,14 +218,14 @@ impl Namespaces {
         self.spaces.iter().flat_map(Spaces::listeners).collect()
     }
 
-    /// Closes them once nothing is accepted any more, which the drain makes sure of.
+    /// Waits until the drain has stopped the listeners, and closes them.
     pub async fn close(&mut self) {
         if let Some(spaces) = &mut self.spaces {
             spaces.close().await;
         }
     }
 
-    /// Waits until the flows have ended, which the drain makes sure of.
+    /// Waits until the drain has ended all flows.
     pub async fn drained(&mut self) {
         if let Some(spaces) = &mut self.spaces {
             spaces.drained().await;

@@ -1,7 +1,7 @@
-//! The network namespaces that a cgroup's processes are in, by `/proc`.
+//! Finds the network namespaces of a cgroup's processes in `/proc`.
 //!
-//! A namespace is known by the inode of its file (nsfs), which is unique while something holds the
-//! namespace. Makes no socket.
+//! The inode of a namespace's file (nsfs) identifies it. The inode is unique while the namespace
+//! exists. Makes no socket.
 
 use egress_ebpf::ids::NetnsInode;
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Processes of one cgroup that are looked at. More than one namespace in a cgroup is rare, and
-/// the first process of each comes early.
+/// The most processes of one cgroup that are read. A cgroup with several namespaces is rare, and its
+/// first process in each of them usually comes early in the list.
 const LOOKED_AT: usize = 1024;
 
 /// The namespace of the agent itself.
@@ -20,15 +20,15 @@ pub fn own() -> io::Result<NetnsInode> {
     Ok(NetnsInode(fs::metadata("/proc/self/ns/net")?.ino()))
 }
 
-/// The namespaces of the processes in a cgroup (not in those below it), each with a process that
-/// was in it. Nothing for a cgroup that is empty or gone.
+/// The namespaces of the processes in a cgroup, each with one of its processes. Does not include the
+/// cgroups below. Empty for a cgroup that is empty or gone.
 pub fn namespaces(cgroup: &Path) -> BTreeMap<NetnsInode, u32> {
     let mut found = BTreeMap::new();
     let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    // 0 stands for a process that this pid namespace does not show.
+    // 0 is a process that is not visible in this pid namespace.
     let pids = procs.lines().filter_map(|line| line.parse().ok());
     for pid in pids.filter(|pid| *pid != 0).take(LOOKED_AT) {
-        // A process that has ended meanwhile has none.
+        // Skips a process that has ended since.
         if let Ok(file) = fs::metadata(path(pid)) {
             found.entry(NetnsInode(file.ino())).or_insert(pid);
         }
@@ -36,7 +36,8 @@ pub fn namespaces(cgroup: &Path) -> BTreeMap<NetnsInode, u32> {
     found
 }
 
-/// Holds the namespace that a process is in, if it still is in the one that was seen.
+/// Opens the namespace of a process, which keeps it alive. Fails if the process is in another one than
+/// `seen` by now.
 pub fn hold(pid: u32, seen: NetnsInode) -> io::Result<OwnedFd> {
     let file = File::open(path(pid))?;
     if NetnsInode(file.metadata()?.ino()) == seen {

@@ -1,13 +1,13 @@
-//! When to check a cgroup again: often while it is young, because the kernel does not report a
-//! process that changes its namespace, and rarely after that.
+//! When to check a cgroup again. The kernel does not report a process that changes its namespace, so a
+//! young cgroup is checked often. Later it is checked rarely.
 
 use egress_ebpf::ids::CgroupId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Time to the second check; each later one waits twice as long.
+/// Time from the first check to the second. It doubles with each check.
 const FIRST: Duration = Duration::from_millis(2);
-/// A check within this time counts as soon.
+/// [`Schedule::hurry`] changes nothing if a check is due within this time.
 const SOON: Duration = Duration::from_millis(32);
 /// Longest time between two checks.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -20,13 +20,13 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Something happened to this cgroup: it is due now, and young again.
+    /// Something happened to this cgroup: it is due now, and then as often as a young one.
     pub fn start(&mut self, now: Instant, id: CgroupId) {
         self.put(id, now, FIRST);
     }
 
-    /// As [`Self::start`], for an event that the workload can cause: a cgroup that is checked soon
-    /// in any case is not checked more often.
+    /// As [`Self::start`], for an event that the workload can cause. Does nothing if the cgroup is due
+    /// soon, so a workload cannot ask for more than one check in [`SOON`].
     pub fn hurry(&mut self, now: Instant, id: CgroupId) {
         let soon = |(at, _): &(Instant, Duration)| *at <= now + SOON;
         if !self.of.get(&id).is_some_and(soon) {
@@ -34,19 +34,19 @@ impl Schedule {
         }
     }
 
-    /// It is gone.
+    /// The cgroup is gone.
     pub fn forget(&mut self, id: CgroupId) {
         if let Some((at, _)) = self.of.remove(&id) {
             self.due.remove(&(at, id));
         }
     }
 
-    /// When the next one is due.
+    /// When the next cgroup is due.
     pub fn next(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The cgroups that are due; each is due again later.
+    /// Returns the cgroups that are due, and sets when each is due again.
     pub fn take(&mut self, now: Instant) -> Vec<CgroupId> {
         let due: Vec<CgroupId> = self
             .due

@@ -1,6 +1,6 @@
 //! The agent's services in one network namespace: the proxy's pair of listeners on loopback.
 //!
-//! A further service adds its listener to [`Services::start`] only. `spaces` knows the namespaces.
+//! To add another service, add its listener in `serve`. `spaces` knows the namespaces.
 
 use crate::failure::Failure;
 use crate::kernel::Tables;
@@ -19,35 +19,36 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// How long a stopping agent may still hold the proxy's port.
+/// How long to wait for a stopping agent to free the proxy's port.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two tries.
 const PORT_AGAIN: Duration = Duration::from_millis(20);
 
 /// The services, the same in every namespace.
 pub struct Services {
-    /// What the proxy's connections share.
+    /// The state that the proxy's connections share.
     pub shared: Arc<Shared>,
     /// Tells listeners and connections when to end.
     pub drain: DrainSignal,
-    /// The port that the proxy listens on; a workload's namespace where it is taken gets another.
+    /// The port that the proxy listens on. In a workload's namespace where it is taken, the proxy
+    /// listens on another one.
     pub port: u16,
     /// True once connections may be accepted. Until then they wait in the listeners' queues.
     pub accepts: watch::Receiver<bool>,
 }
 
-/// The services of one namespace. Dropping it ends the listeners and every connection that they
+/// The services of one namespace. Dropping this closes the listeners and every connection that they
 /// accepted.
 pub struct Serving {
     /// The proxy's port in this namespace.
     pub port: u16,
     listeners: Vec<Arc<TcpListener>>,
-    /// Closed once nothing is accepted any more.
+    /// Closed when the last task that accepts connections has ended.
     accepting: mpsc::Receiver<Infallible>,
     tasks: JoinSet<()>,
 }
 
-/// A listener in the hands of the task that accepts.
+/// A listener of a task that accepts connections.
 struct Accepting {
     listener: Arc<TcpListener>,
     _accepting: mpsc::Sender<Infallible>,
@@ -67,25 +68,26 @@ impl Serving {
         self.listeners.iter().map(|listener| listener.as_fd())
     }
 
-    /// Closes the listeners once nothing is accepted any more, which the drain makes sure of. What
-    /// waits in their queues is served by another process that has them, or reset.
+    /// Waits until the drain has stopped the tasks that accept, and closes the listeners. Connections
+    /// that wait in a queue are served by another process that has the listener; without one they are
+    /// reset.
     pub async fn close(&mut self) {
         self.accepting.recv().await;
         self.listeners.clear();
     }
 
-    /// Waits until all connections have ended, which the drain makes sure of.
+    /// Waits until the drain has ended all connections.
     pub async fn drained(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
 impl Services {
-    /// Starts them in the agent's own namespace, where the port is the configured one. Waits for a
-    /// leaving agent to free it, unless that one handed its listeners over.
+    /// Starts the services in the agent's own namespace, on the configured port. Uses the listeners that
+    /// a previous agent handed over; without them, waits for a stopping agent to free the port.
     ///
     /// # Errors
-    /// The port is taken: exit code [`crate::failure::USAGE`].
+    /// The port is still taken: exit code [`crate::failure::USAGE`].
     pub async fn start_own(
         &self,
         sockets: &SocketFactory,
@@ -112,8 +114,8 @@ impl Services {
         }
     }
 
-    /// Starts them in a workload's namespace, on another port where its own service has the
-    /// configured one.
+    /// Starts the services in a workload's namespace: on the configured port, or on another one if a
+    /// service of the workload has it.
     pub async fn start(
         &self,
         sockets: &SocketFactory,
@@ -132,7 +134,8 @@ impl Services {
         self.serve(tables, listeners.context("listening in it")?)
     }
 
-    /// The kernel redirects to listeners that it admitted only.
+    /// Admits the listeners in the kernel, which redirects to admitted ones only, and starts the tasks
+    /// that accept.
     fn serve(&self, tables: &mut Tables, listeners: LoopbackListeners) -> anyhow::Result<Serving> {
         let LoopbackListeners { v4, v6, port } = listeners;
         let mut tasks = JoinSet::new();

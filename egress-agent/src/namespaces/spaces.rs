@@ -1,9 +1,10 @@
-//! The network namespaces in which the agent serves: its own, and each that a workload's process is
-//! in, however many workloads share it. After the last workload has left a namespace, the agent
-//! keeps nothing there.
+//! The network namespaces in which the agent serves: its own, and each that has a process of a workload.
+//! Workloads that share a namespace share its listeners. The agent closes them when the last workload
+//! has left.
 //!
-//! The kernel gets a namespace's proxy port after the proxy listens, and loses it before the proxy
-//! closes, so a redirected connect meets either a listener or a denial. `serving` has the services.
+//! The agent adds a namespace's proxy port to the kernel's table once the proxy listens, and removes it
+//! before the proxy closes. So a connect is either redirected to a listener or denied. `serving` has the
+//! services.
 
 use super::processes;
 use super::serving::{Services, Serving};
@@ -21,7 +22,7 @@ pub struct Spaces {
     sockets: Arc<SocketFactory>,
     services: Services,
     own: Space,
-    /// Those of workloads.
+    /// The namespaces of workloads.
     open: BTreeMap<NetnsInode, Space>,
 }
 
@@ -59,8 +60,8 @@ impl Spaces {
         std::iter::once(&self.own).chain(self.open.values())
     }
 
-    /// Serves in the namespace of a process and gives the kernel the port. Does nothing if it
-    /// serves there already.
+    /// Serves in the namespace of a process and adds its port to the kernel's table. Does nothing if the
+    /// agent serves there already.
     pub async fn open(
         &mut self,
         tables: &mut Tables,
@@ -93,7 +94,7 @@ impl Spaces {
         Ok(serving)
     }
 
-    /// Closes every workload's namespace but those that `keep` names.
+    /// Stops serving in the namespaces of workloads for which `keep` is false.
     pub fn close_but(
         &mut self,
         tables: &mut Tables,
@@ -111,7 +112,7 @@ impl Spaces {
         Ok(())
     }
 
-    /// Removes the ports that the kernel has of a previous agent's namespaces.
+    /// Removes the ports of namespaces that only a previous agent served.
     pub fn remove_stale(&self, tables: &mut Tables) -> anyhow::Result<()> {
         let open: BTreeSet<NetnsCookie> = self.all().map(|space| space.netns).collect();
         let mut stale = tables.proxies()?;
@@ -121,8 +122,8 @@ impl Spaces {
             .try_for_each(|netns| tables.set_proxy(netns, None))
     }
 
-    /// Removes all proxy ports from the kernel: new flows are denied with a reason instead of
-    /// meeting a closed port. Running flows continue until drained.
+    /// Removes all proxy ports from the kernel's table. New flows that need the proxy are denied with a
+    /// reason instead of failing on a closed port. Running flows continue until drained.
     pub fn withdraw(&self, tables: &mut Tables) -> anyhow::Result<()> {
         self.all()
             .try_for_each(|space| tables.set_proxy(space.netns, None))
@@ -135,7 +136,7 @@ impl Spaces {
             .collect()
     }
 
-    /// Closes them once nothing is accepted any more, which the drain makes sure of.
+    /// Waits until the drain has stopped the listeners, and closes them.
     pub async fn close(&mut self) {
         self.own.serving.close().await;
         for space in self.open.values_mut() {
@@ -143,7 +144,7 @@ impl Spaces {
         }
     }
 
-    /// Waits until all connections have ended, which the drain makes sure of.
+    /// Waits until the drain has ended all connections.
     pub async fn drained(&mut self) {
         self.own.serving.drained().await;
         for space in self.open.values_mut() {

@@ -18,12 +18,12 @@ impl Write for Sink {
     }
 }
 
-/// Each line as `logFormat: json` writes it.
+/// The log lines of `work`, as `log.format: json` writes them.
 pub fn lines(work: impl FnOnce()) -> Vec<serde_json::Value> {
     lines_through(Identity::new(), work)
 }
 
-/// The same with a layer that may hold lines back.
+/// The same with a layer that may suppress lines.
 pub fn lines_through(
     layer: impl Layer<Registry> + Send + Sync,
     work: impl FnOnce(),

@@ -8,12 +8,12 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-/// Paths kept. A cgroup that is gone by the time its event is read has only this memory.
+/// The most paths that are remembered, for events that are read after their cgroup was removed.
 const KEPT: usize = 4096;
 /// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is the 64-bit node id; since Linux 5.5.
 const FILEID_KERNFS: libc::c_int = 0xfe;
 
-/// `struct file_handle` of `open_by_handle_at(2)` with the eight bytes that kernfs wants.
+/// `struct file_handle` of `open_by_handle_at(2)` with the eight bytes of a kernfs handle.
 #[repr(C)]
 struct KernfsHandle {
     bytes: u32,
@@ -37,7 +37,7 @@ impl CgroupPaths {
         })
     }
 
-    /// Notes a cgroup while it is there.
+    /// Remembers the path of an existing cgroup.
     pub fn remember(&mut self, id: CgroupId, path: String) {
         if self.known.len() >= KEPT {
             // Ids grow, so the smallest is the oldest.
@@ -46,7 +46,7 @@ impl CgroupPaths {
         self.known.insert(id, path);
     }
 
-    /// Path of a cgroup as `/proc/PID/cgroup` would show it; `id:N` for one that is gone.
+    /// The path of a cgroup as `/proc/PID/cgroup` shows it; `id:N` if it is gone and not remembered.
     pub fn path(&mut self, id: CgroupId) -> String {
         if let Some(path) = self.known.get(&id) {
             return path.clone();
@@ -67,7 +67,7 @@ impl CgroupPaths {
             id,
         };
         let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
-        // SAFETY: the handle says how many bytes follow and has them; it is only read.
+        // SAFETY: the kernel reads as many bytes as the handle says, and the handle has them.
         let fd = unsafe {
             libc::syscall(
                 libc::SYS_open_by_handle_at,
@@ -79,7 +79,7 @@ impl CgroupPaths {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the call gave a descriptor that nothing else owns.
+        // SAFETY: the call returned a new descriptor, which nothing else owns.
         let folder = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
         let shown = |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}"));
         let path = shown(folder.as_raw_fd())?;

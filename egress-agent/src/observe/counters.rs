@@ -1,5 +1,4 @@
-//! The agent's own counters, and one reader for them and the kernel's. `families` describes each
-//! counter.
+//! The agent's own counters, and a reader of these and the kernel's. `families` describes each counter.
 
 use super::families::{FAMILIES, Family, Own, Series, Source};
 use crate::kernel;

@@ -1,7 +1,7 @@
-//! Follows the kernel's denials: from the ring buffer to log lines, in a task of its own.
+//! Logs the kernel's denials: reads the ring buffer in a task of its own.
 //!
-//! Reads the snapshot of names that the engine publishes and asks the engine nothing, so that
-//! workloads that dial at random hold up neither rules nor new pods. Decides nothing.
+//! It reads the snapshot of names that the engine publishes and asks the engine nothing, so a workload that
+//! dials at random does not delay rules and new pods. Decides nothing.
 
 use super::counters::Counters;
 use super::deny;
@@ -23,19 +23,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Log lines of denials in a second; the kernel's bound on events is higher, and each costs a line.
+/// The most log lines of denials in a second. The kernel's limit of events is higher.
 const LOGGED: u32 = 75;
 
-/// How long the next events wait after some were read. The kernel wakes a reader only for an event
-/// that finds the ring empty (`bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so a workload that dials
-/// at random wakes the agent once in a pause and not once an event.
+/// Time between two reads of the ring buffer. The kernel wakes a reader only for an event that finds the
+/// ring empty (`bpf_ringbuf_commit` in kernel/bpf/ringbuf.c), so a workload that dials at random wakes the
+/// agent once in a pause and not once for each event.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub struct Denials {
     names: Arc<ArcSwap<Names>>,
     owners: Owners,
-    /// Denials of these are not logged.
+    /// The agent's own canaries, whose denials are not logged.
     canaries: Canaries,
     missed: Missed,
     counters: Counters,
@@ -44,8 +44,8 @@ pub struct Denials {
 }
 
 impl Denials {
-    /// Nothing logged yet. The engine replaces `names`; `missed` gets the cgroups whose namespace
-    /// has no proxy.
+    /// The engine replaces the content of `names`. `missed` gets the cgroups whose namespace has no
+    /// proxy.
     pub fn new(
         names: Arc<ArcSwap<Names>>,
         missed: Missed,
@@ -64,7 +64,7 @@ impl Denials {
         }
     }
 
-    /// Follows the kernel's events until they cannot be read.
+    /// Follows the kernel's events. Returns only if they cannot be read.
     pub async fn follow(mut self, mut events: Events) -> anyhow::Result<()> {
         let mut look = Instant::now();
         loop {

@@ -1,12 +1,12 @@
-//! A denial by the kernel, as the log shows it. Owns the names of its numeric codes.
+//! The log line of a denial by the kernel. Owns the names of its numeric codes.
 
 use super::event::{By, Event, Owner};
 use egress_ebpf::abi::{DenyEvent, NO_POLICY, proto};
 use egress_ebpf::verdict::{Hook, Reason};
 use std::net::{IpAddr, SocketAddr};
 
-/// Writes the line. `names` are the known names of the address; `nearest` is the nearest rule and
-/// its difference. Codes of a newer kernel side are shown as `unknown`.
+/// Writes the line. `names` are the known names of the address. `nearest` is the nearest rule and what
+/// differs. Codes of a newer kernel side are shown as `unknown`.
 pub fn log(event: &DenyEvent, owner: &Owner, names: &[impl AsRef<str>], nearest: Option<&str>) {
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     let names = names.join(",");

@@ -1,7 +1,7 @@
-//! The vocabulary of denials: one message, one set of field names and one spelling of each value for
-//! those of the kernel and those of the proxy, and for what an auditing policy let pass.
+//! The vocabulary of denials: one message, one set of field names and one spelling of each value, for
+//! denials by the kernel and by the proxy, and for flows that an auditing policy let pass.
 //!
-//! Writes the lines; `denials` and `flows` decide which denial gets one.
+//! Writes the lines. `denials` and `flows` decide which denial gets one.
 
 use super::cgroups::CgroupPaths;
 use crate::workloads::Identities;
@@ -9,7 +9,7 @@ use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Who denied.
+/// What denied the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// A kernel program: the call failed, or the packet was dropped.
@@ -32,11 +32,11 @@ impl By {
 pub struct Owner {
     /// Path of the cgroup in the hierarchy; `id:N` for one that is gone, `None` if it is unknown.
     pub cgroup: Option<String>,
-    /// `NAMESPACE/SERVICE-ACCOUNT`; none where no entry of `workloads` names it.
+    /// `NAMESPACE/SERVICE-ACCOUNT`; `None` if no entry of `workloads` matches.
     pub workload: Option<Arc<str>>,
 }
 
-/// From cgroup ids to the spelling of workloads and cgroups. Clones are one and the same.
+/// Finds the workload and the path of a cgroup by its id. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct Owners {
     paths: Arc<Mutex<CgroupPaths>>,
@@ -52,7 +52,7 @@ impl Owners {
         })
     }
 
-    /// The owner of a flow; 0 is a cgroup that is not known.
+    /// The owner of a flow. The id 0 means that the cgroup is not known.
     pub fn of(&self, cgroup: CgroupId) -> Owner {
         if cgroup == CgroupId(0) {
             return Owner::default();
@@ -68,24 +68,24 @@ impl Owners {
     }
 }
 
-/// A denial, or what an auditing policy let pass. What is not known is none, and has no field.
+/// A denial, or a flow that an auditing policy let pass. A field that is `None` is left out of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
-    /// Who denied.
+    /// What denied.
     pub by: By,
-    /// It passed: the policy audits.
+    /// The policy audits: the flow passed.
     pub audit: bool,
-    /// Why, as a code in kebab-case.
+    /// The code of the reason, in kebab-case.
     pub reason: &'a str,
-    /// The same in a sentence, where it says more than the code.
+    /// The reason as a sentence, if it says more than the code.
     pub detail: Option<&'a str>,
     /// Destination as dialled.
     pub destination: Option<SocketAddr>,
     /// `tcp`, `udp`, `icmp`, `icmpv6` or the IANA number.
     pub protocol: &'a str,
-    /// The name that was asked for, or the names that the address is known by, comma-separated.
+    /// The name that the client named, or the known names of the address, comma-separated.
     pub names: Option<&'a str>,
-    /// The rule that came closest, and what about it differs.
+    /// The rule that came closest, and what differs from the flow.
     pub nearest: Option<&'a str>,
     /// The owner of the flow.
     pub owner: &'a Owner,
@@ -99,7 +99,7 @@ pub struct Event<'a> {
     pub hook: Option<&'a str>,
     /// Address of the proxy's client.
     pub peer: Option<SocketAddr>,
-    /// Denials of the same kind since its last line that had none of their own.
+    /// Denials of the same kind that were not logged since the last line of the kind.
     pub repeated: u64,
 }
 
@@ -109,13 +109,13 @@ impl Event<'_> {
         self.line(false);
     }
 
-    /// Writes a line that stands for the repeats alone.
+    /// Writes a line that only reports repeats.
     pub fn log_repeats(&self) {
         self.line(true);
     }
 
     fn line(&self, again: bool) {
-        // Level and message are part of a line's static shape, so there is one for each.
+        // A line's level and message must be literals, so there is one macro call for each pair.
         macro_rules! line {
             ($level:ident, $message:literal) => {
                 tracing::$level!(
@@ -148,7 +148,7 @@ impl Event<'_> {
     }
 }
 
-/// Says how many denials had no line of their own.
+/// Logs how many denials the rate limit suppressed.
 pub fn log_suppressed(by: By, suppressed: u64) {
     if suppressed > 0 {
         tracing::warn!(

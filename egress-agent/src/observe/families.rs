@@ -1,7 +1,7 @@
-//! Every counter of the gate, by family: name, unit, labels and meaning. `status` reads this list,
-//! and a metrics endpoint can. Counts nothing itself.
+//! Every counter of the gate, by family: name, unit, labels and meaning. `status` reads this list. Counts
+//! nothing itself.
 //!
-//! A new counter is an entry here and the place that counts it.
+//! To add a counter, add an entry here and count it where the thing happens.
 
 use egress_ebpf::abi::counter;
 
@@ -10,29 +10,29 @@ use egress_ebpf::abi::counter;
 pub enum Unit {
     /// Connects and first datagrams.
     Flows,
-    /// Denied connects, packets and requests, or what an auditing policy let pass.
+    /// Denied connects, packets and requests, or those that an auditing policy let pass.
     Denials,
     /// Datagrams.
     Datagrams,
     /// Entries of a rule table.
     Entries,
-    /// What the engine acts on.
+    /// Inputs of the engine.
     Inputs,
 }
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The programs, over every agent since the maps were made; one of [`counter`].
+    /// The kernel programs, since the maps were created; one of [`counter`].
     Kernel(u32),
     /// This agent, since its start.
     Agent(Own),
 }
 
-/// What the agent counts itself.
+/// The counters of the agent itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
-    /// Denials that the kernel handed over one by one.
+    /// Denials that the kernel reported as events.
     Events,
     /// Of them, those without a log line.
     EventsNotLogged,
@@ -40,22 +40,22 @@ pub enum Own {
     LeftOut,
     /// Running flows that a rules change ended.
     FlowsEnded,
-    /// What the engine acted on.
+    /// Inputs of the engine.
     Inputs,
-    /// Denials of the proxy.
+    /// Denials by the proxy.
     ProxyDenied,
-    /// What the proxy let pass because the policy audits.
+    /// Connections and requests that the proxy let pass because the policy audits.
     ProxyWouldDeny,
-    /// Of both, those without a log line.
+    /// Of these two, those without a log line.
     ProxyNotLogged,
 }
 
 impl Own {
-    /// How many there are.
+    /// The number of counters.
     pub const COUNT: usize = Self::ProxyNotLogged as usize + 1;
 }
 
-/// The object of `status -o json` that has a series.
+/// The object in `status -o json` that contains a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Section {
     /// `counters`.
@@ -71,22 +71,22 @@ pub enum Section {
 pub struct Series {
     /// Labels and their values.
     pub labels: &'static [(&'static str, &'static str)],
-    /// Where `status` has it.
+    /// The object of `status` that contains it.
     pub section: Section,
-    /// Its name there.
+    /// Its key in that object.
     pub key: &'static str,
     /// Where the value comes from.
     pub source: Source,
 }
 
-/// Values that count the same and differ by their labels.
+/// Series that count the same thing and differ in their labels.
 #[derive(Debug)]
 pub struct Family {
-    /// As metrics name it.
+    /// Its name as a metric.
     pub name: &'static str,
     /// What it counts.
     pub unit: Unit,
-    /// The same in a sentence.
+    /// Its meaning in a sentence.
     pub help: &'static str,
     /// Its values.
     pub series: &'static [Series],
@@ -124,7 +124,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "egress_kernel_verdicts_total",
         unit: Unit::Flows,
-        help: "Verdicts of the kernel programs since the maps were made.",
+        help: "Verdicts of the kernel programs since the maps were created.",
         series: &[
             kernel(&[("verdict", "allowed")], "allowed", counter::ALLOWED),
             kernel(
@@ -149,7 +149,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "egress_kernel_denials_repeated_total",
         unit: Unit::Denials,
-        help: "Denials without an event of their own: the same one had one a moment before.",
+        help: "Denials without an event: the same denial had one within the last second.",
         series: &[kernel(&[], "repeated", counter::REPEATED)],
     },
     Family {
@@ -167,7 +167,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "egress_denial_events_total",
         unit: Unit::Denials,
-        help: "Denials that the kernel handed to this agent one by one.",
+        help: "Denials that the kernel reported to this agent as events.",
         series: &[agent(&[], Section::Rules, "events", Own::Events)],
     },
     Family {
@@ -228,7 +228,7 @@ pub const FAMILIES: &[Family] = &[
     },
 ];
 
-/// What a value of `status` counts.
+/// The meaning of a counter of `status`.
 pub fn help(section: Section, key: &str) -> Option<&'static str> {
     let has = |family: &&Family| {
         let mut series = family.series.iter();

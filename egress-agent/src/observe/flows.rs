@@ -13,16 +13,16 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines of denials in a second, as many as of the kernel's.
+/// The most lines of denials in a second, the same as for the kernel's.
 const LINES: u32 = 75;
-/// Kinds of denials that are remembered, to tell a repeat from another.
+/// The most kinds of denials that are remembered, to recognise repeats.
 const KINDS: usize = 1024;
-/// Time between two looks for repeats that are still to be told.
+/// Time between two checks for repeats that are still to be logged.
 const LOOK: Duration = Duration::from_secs(5);
-/// Characters of a name that are logged; the longest that DNS and a port allow is shorter.
+/// The most characters of a name that are logged. The longest DNS name with a port is shorter.
 const NAME: usize = 262;
 
-/// What makes two denials the same.
+/// Denials with the same kind are repeats.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
     reason: &'static str,
@@ -34,7 +34,7 @@ struct Kind {
 }
 
 impl Kind {
-    /// Its line, as far as all of this kind have the same.
+    /// The fields that all denials of this kind share.
     fn event<'a>(&'a self, owner: &'a Owner) -> Event<'a> {
         Event {
             by: By::Proxy,
@@ -71,7 +71,7 @@ pub struct FlowLog {
 }
 
 impl FlowLog {
-    /// Nothing logged yet.
+    /// Starts with no kind remembered.
     pub fn new(counters: Counters, owners: Owners) -> Self {
         Self {
             bounds: Mutex::new(Bounds {
@@ -83,15 +83,15 @@ impl FlowLog {
         }
     }
 
-    /// Logs, for ever, the repeats after which no further denial of their kind came.
-    pub async fn tell_of_repeats(&self) {
+    /// Logs repeats that no further denial of their kind reports. Does not return.
+    pub async fn log_repeats(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            self.tell_ended(Instant::now());
+            self.log_ended(Instant::now());
         }
     }
 
-    fn tell_ended(&self, now: Instant) {
+    fn log_ended(&self, now: Instant) {
         let (ended, more) = {
             let mut bounds = self.bounds();
             (bounds.repeats.ended(now), bounds.throttle.take(now))
@@ -112,7 +112,7 @@ impl FlowLog {
         }
     }
 
-    /// The number of repeats to tell with this denial, if it has a line at all.
+    /// Counts a denial. Returns the number of repeats to log with it, or `None` if it gets no line.
     fn allows(&self, now: Instant, kind: Kind) -> Option<u64> {
         let counter = if kind.audit {
             Own::ProxyWouldDeny
@@ -142,7 +142,7 @@ impl FlowLog {
     }
 }
 
-/// As much of a name as could be one: a client may send any text as its Host.
+/// A name cut to [`NAME`] characters: a client may send any text as its Host.
 fn shown(name: &str) -> String {
     match name.char_indices().nth(NAME) {
         None => name.to_owned(),
@@ -176,7 +176,7 @@ impl Observer for FlowLog {
     }
 
     fn finished(&self, origin: &Origin, record: &AccessRecord) {
-        // A line a request costs more than serving it: for those who ask for it.
+        // A log line costs more than serving the request, so it is written at DEBUG only.
         if !tracing::enabled!(target: "egress::proxy", tracing::Level::DEBUG) {
             return;
         }
@@ -284,7 +284,7 @@ mod tests {
             for _ in 0..100 {
                 log.denied(None, &denial);
             }
-            log.tell_ended(Instant::now() + WINDOW);
+            log.log_ended(Instant::now() + WINDOW);
         });
         assert_eq!(lines[0]["message"], "denied");
         assert_eq!(lines[0]["peer"], "127.0.0.1:4000");
@@ -302,7 +302,7 @@ mod tests {
         let lines = lines_of(|log| {
             log.denied(None, &denial);
             log.denied(None, &denial);
-            log.tell_ended(Instant::now() + WINDOW);
+            log.log_ended(Instant::now() + WINDOW);
             let told = |own| log.counters.get(own);
             assert_eq!((told(Own::ProxyDenied), told(Own::ProxyWouldDeny)), (0, 2));
         });
@@ -321,7 +321,7 @@ mod tests {
                 if followed {
                     log.allows(start + WINDOW, kind("next"));
                 }
-                log.tell_ended(start + WINDOW);
+                log.log_ended(start + WINDOW);
             });
             assert_eq!(lines.len(), 1, "{lines:?}");
             assert_eq!(lines[0]["suppressed"], 7);

@@ -1,9 +1,8 @@
-//! A bound on the log lines of the whole process, whatever causes them. It holds a line back before
-//! it is formatted, and counts it.
+//! The rate limit of the process's log lines. It suppresses a line before it is formatted, and counts it.
 //!
-//! Denials have bounds of their own ([`super::denials`], [`super::flows`]), with repeats counted by
-//! kind; this is for every other line, those of libraries among them. Levels below INFO have no
-//! bound: a user who turns them on wants them.
+//! Denials have limits of their own ([`super::denials`], [`super::flows`]), which count repeats by kind.
+//! This limit is for all other lines, including those of libraries. Levels below INFO have no limit: a user
+//! who turns them on wants them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,23 +13,23 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Lines a second and at once of all places together, but for errors.
+/// Lines of all places together, without errors: lines a second, lines at once.
 const ALL: Rate = Rate::new(40, 100);
-/// Those of one place in the agent's code.
+/// Lines of one place in the agent's code.
 const OWN: Rate = Rate::new(20, 100);
-/// Those of one place in a library: what it says is rarely of use twice.
+/// Lines of one place in a library: its repeats rarely help.
 const FOREIGN: Rate = Rate::new(1, 1);
-/// Modules whose lines are bounded by themselves.
+/// Modules whose lines have limits of their own.
 const BOUNDED: [&str; 2] = ["egress_agent::observe::event", module_path!()];
-/// Time between two reports of what was held back.
+/// Time between two reports of suppressed lines.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// So many in a second over time, and so many at once.
+/// A number of lines a second over time, and a number at once.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
-    /// Nanoseconds that one takes.
+    /// Nanoseconds between two lines at this rate.
     each: u64,
-    /// Nanoseconds that may be owed.
+    /// Nanoseconds by which lines may be ahead of the rate.
     burst: u64,
 }
 
@@ -44,8 +43,8 @@ impl Rate {
     }
 }
 
-/// The generic cell rate algorithm (ITU-T I.371): the time by which all that passed would have
-/// passed at the rate, in one word, so that threads need no lock.
+/// The generic cell rate algorithm (ITU-T I.371). One word holds the time at which the lines so far would
+/// have passed at the rate, so threads need no lock.
 #[derive(Debug, Default)]
 struct Bucket(AtomicU64);
 
@@ -107,7 +106,7 @@ impl LineLimit {
         fits
     }
 
-    /// As many as there are places in the code that ever logged.
+    /// The place of a line. The map has one entry for each place in the code that has logged.
     fn place(&self, line: &'static Metadata<'static>) -> Arc<Place> {
         let id = line.callsite();
         let known = {
@@ -132,7 +131,7 @@ impl LineLimit {
         })
     }
 
-    /// How many lines were held back since the last call, by place, sorted.
+    /// The number of lines suppressed since the last call, by place, sorted.
     fn held_back(&self) -> Vec<(String, u64)> {
         let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
         let mut held: Vec<_> = places
@@ -162,7 +161,7 @@ impl<S: Subscriber> Layer<S> for &'static LineLimit {
     }
 }
 
-/// Reports, for ever, how many lines were held back.
+/// Reports how many lines were suppressed. Does not return.
 pub async fn report_held_back(limit: &LineLimit) {
     loop {
         tokio::time::sleep(REPORT).await;

@@ -1,5 +1,5 @@
-//! The destination and format of log lines: one line each, whatever the content. [`super::limit`]
-//! bounds their number.
+//! The destination and format of log lines. Each is one line, whatever its content. [`super::limit`]
+//! limits their number.
 
 use super::limit::{LineLimit, report_held_back};
 use crate::config::{Log, LogFormat};
@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 static LIMIT: LazyLock<LineLimit> = LazyLock::new(LineLimit::default);
 
-/// Sends all log lines of this process to stderr from here on. Once per process.
+/// Sends all log lines of this process to stderr from now on. Call it once.
 pub fn init(log: &Log) -> Result<(), Failure> {
     let filter = filter(&log.filter)?;
     let lines = tracing_subscriber::registry().with(filter).with(&*LIMIT);
@@ -25,7 +25,7 @@ pub fn init(log: &Log) -> Result<(), Failure> {
         colours,
     };
     let form = tracing_subscriber::fmt::layer()
-        // The layer would panic on a standard error that nobody reads any more.
+        // The layer would panic if standard error is a closed pipe.
         .log_internal_errors(false)
         .with_writer(to);
     let done = match log.format {
@@ -38,16 +38,16 @@ pub fn init(log: &Log) -> Result<(), Failure> {
     done.map_err(|e| Failure::usage(format_args!("log: {e}")))
 }
 
-/// Reports, for ever, how many lines had no room.
+/// Reports how many lines were suppressed. Does not return.
 pub async fn report_suppressed() {
     report_held_back(&LIMIT).await;
 }
 
-/// Escapes what would end the line or rewrite it on a terminal: names of processes, cgroups and
-/// files are chosen by workloads.
+/// Escapes characters that would end the line or rewrite it on a terminal, because workloads choose the
+/// names of processes, cgroups and files.
 struct OneLine<W> {
     to: W,
-    /// The escape sequences in it are the formatter's, which escapes those of the values.
+    /// Whether to keep escape sequences. They are the formatter's, which escapes those in values.
     colours: bool,
 }
 
@@ -69,7 +69,7 @@ impl<W: Write> Write for OneLine<W> {
     }
 }
 
-/// The escapes are those of JSON, so that a line of JSON stays one.
+/// Escapes as JSON does, so that a line of JSON stays valid.
 fn escaped(text: &[u8], colours: bool) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(text);
     let harmful = |c: char| {
@@ -86,7 +86,7 @@ fn escaped(text: &[u8], colours: bool) -> Cow<'_, str> {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            // All of them have at most four digits. To a String it never fails.
+            // Each has at most four hex digits. Writing to a String does not fail.
             c if harmful(c) => drop(write!(out, "\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
@@ -94,14 +94,14 @@ fn escaped(text: &[u8], colours: bool) -> Cow<'_, str> {
     out.into()
 }
 
-/// An error that ends the agent, as a line like the others where those are JSON: then nothing is
-/// left to say but the exit code.
+/// Logs an error that ends the agent, if the log is JSON. Returns an error that has only the exit code left;
+/// with a text log, returns the error unchanged.
 pub fn last_line(error: anyhow::Error, format: LogFormat) -> anyhow::Error {
     let code = Failure::code_of(&error);
     if format == LogFormat::Text {
         return error;
     }
-    // Before the first line of a run there is no subscriber yet.
+    // An error before the log was set up needs a subscriber. Later ones find it set.
     let _ = init(&Log {
         format,
         filter: "info".to_owned(),
@@ -124,7 +124,7 @@ fn filter(directives: &str) -> Result<EnvFilter, Failure> {
             "log.filter: `{directives}`: {e}; want a level or module=level,..."
         ))
     })?;
-    // Each swap of a ConfigMap takes a watched folder along, of which `notify` warns.
+    // `notify` warns each time a ConfigMap is swapped, because a watched folder goes away.
     Ok(parse(&format!("notify=error,{directives}")).unwrap_or(chosen))
 }
 

@@ -1,4 +1,4 @@
-//! What the agent says about itself and about the flows it judged. No verdict depends on it.
+//! What the agent logs and counts about itself and about the flows that it judged. No verdict depends on it.
 
 #[cfg(test)]
 pub(crate) mod captured;

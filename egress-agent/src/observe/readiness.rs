@@ -1,4 +1,4 @@
-//! The reasons why the agent is not ready, by part: each part writes its own, `status` reads them.
+//! The reasons why the agent is not ready, by part. Each part writes its own, and `status` reads them.
 //! Judges nothing.
 
 use super::trouble::Trouble;
@@ -7,45 +7,45 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// A part of readiness, in the order in which `status` tells of them.
+/// A part of readiness, in the order in which `status` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The kernel denies what no rule lists, below every root that is there.
+    /// The kernel denies unlisted destinations below every existing root.
     Gate,
-    /// Every root is there.
+    /// Every root exists.
     Roots,
-    /// The roots are where the workloads are.
+    /// The roots contain the workloads.
     Workloads,
     /// The pins outlive the agent.
     Pins,
     /// A redirected flow reaches this agent.
     Redirect,
-    /// The names of the first rules were asked.
+    /// The names of the first rules have answers, or the wait for them is over.
     Answers,
-    /// Descriptors are left.
+    /// The process has free descriptors.
     Descriptors,
-    /// `status` can be asked.
+    /// The agent listens on its admin socket.
     Admin,
 }
 
-/// See the module. A copy is the same board.
+/// See the module. Clones share the board.
 #[derive(Clone, Debug, Default)]
 pub struct Board {
     known: Arc<Mutex<Known>>,
     changed: Arc<Notify>,
 }
 
-/// What stands on the board.
+/// The content of the board.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// When a canary was last judged as the rules have it.
+    /// When the canaries last passed.
     pub proven: Option<Instant>,
     /// What is wrong, by part.
     troubles: BTreeMap<Part, Trouble>,
 }
 
 impl Known {
-    /// What is wrong; empty while nothing is.
+    /// The reasons why the agent is not ready; empty if there are none.
     pub fn troubles(&self) -> Vec<String> {
         self.troubles.values().map(Trouble::to_string).collect()
     }
@@ -68,12 +68,12 @@ impl Known {
 }
 
 impl Board {
-    /// Reads or writes it.
+    /// Locks the board for reading and writing.
     pub fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says what is wrong with a part; none while it is well.
+    /// Sets what is wrong with a part; `None` if nothing is.
     pub fn set(&self, part: Part, trouble: Option<Trouble>) {
         let changed = {
             let troubles = &mut self.known().troubles;
@@ -91,12 +91,12 @@ impl Board {
         self.known().troubles.contains_key(&part)
     }
 
-    /// Asks for another look at what is wrong.
+    /// Wakes [`Self::changed`], so that the parts are checked again.
     pub fn poke(&self) {
         self.changed.notify_one();
     }
 
-    /// Returns when something changed since the last call.
+    /// Waits until something has changed since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -116,7 +116,7 @@ mod tests {
         board.set(Part::Gate, Some(Trouble::Gate("a".into())));
         assert_eq!(
             board.known().troubles(),
-            ["a", "`status` cannot be asked: b"]
+            ["a", "cannot listen on the admin socket: b"]
         );
         assert!(!board.known().ready());
         board.set(Part::Gate, None);

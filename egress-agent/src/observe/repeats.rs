@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Time within which the same is not told twice, as in the kernel side (`REPEAT_NS`).
+/// Time within which a repeat is not logged, as in the kernel programs (`REPEAT_NS`).
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// What was logged lately. Bounded: a kind that finds no room is logged each time.
+/// The kinds that were logged recently. Their number is limited: each event of a kind that finds no room is
+/// logged.
 #[derive(Debug)]
 pub struct Repeats<K> {
     most: usize,
@@ -35,7 +36,8 @@ impl<K: Ord> Repeats<K> {
         }
     }
 
-    /// Whether this one is logged; if so, how many of its kind were suppressed since the last that was.
+    /// Returns whether this event is logged: if so, the number of its kind that were suppressed since the
+    /// last one.
     pub fn tells(&mut self, now: Instant, kind: K) -> Option<u64> {
         if let Some(seen) = self.seen.get_mut(&kind) {
             if !seen.is_over(now) {
@@ -59,8 +61,8 @@ impl<K: Ord> Repeats<K> {
         Some(0)
     }
 
-    /// Forgets kinds of which none came for a while. Those whose repeats were not logged yet
-    /// are returned with their number.
+    /// Forgets kinds that were not logged within [`WINDOW`]. Returns those with repeats that were not
+    /// logged yet, and their number.
     pub fn ended(&mut self, now: Instant) -> Vec<(K, u64)> {
         let over: Vec<(K, Seen)> = self
             .seen

@@ -1,6 +1,6 @@
-//! Denied connects of datagram sockets, held back for a moment. `getaddrinfo` connects one to each
-//! address of a name, to sort them by the source address that the kernel would choose (RFC 6724);
-//! then the program dials the same address and port, and one line covers both.
+//! Delays denied connects of datagram sockets for a moment. `getaddrinfo` connects a datagram socket to each
+//! address of a name, to sort them by the source address that the kernel would choose (RFC 6724). Then the
+//! program dials one of them with a stream, which is denied too, and one line covers both.
 //!
 //! Decides which of the kernel's denials belong together. Writes no line.
 
@@ -11,14 +11,14 @@ use egress_ebpf::verdict::Hook;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// From a name's resolution to the dialling of its last address. The kernel has one event a second
-/// for the same denial, so another one may be as long away.
+/// How long a denial is delayed. The kernel reports the same denial once a second, so the event of the dial
+/// may come that much later.
 const MOMENT: Duration = Duration::from_secs(1);
-/// Denials that are kept back, and dialled destinations that are remembered. With no room a denial
-/// is logged at once.
+/// The most denials that are delayed, and the most dialled destinations that are remembered. If there is no
+/// room, a denial is logged at once.
 const ROOM: usize = 64;
 
-/// What a socket was to reach, and whose it is.
+/// A cgroup, and the destination that its socket dialled.
 type Dialled = (CgroupId, Addr, u16);
 
 /// See the module.
@@ -63,12 +63,12 @@ impl Sorting {
         false
     }
 
-    /// When the next one is to be told.
+    /// When the next delayed denial is due.
     pub fn due(&self) -> Option<Instant> {
         self.held.front().map(|(at, _)| *at + MOMENT)
     }
 
-    /// The next one that no stream followed.
+    /// The next delayed denial that is due: no stream to the same place was denied.
     pub fn ripe(&mut self, now: Instant) -> Option<DenyEvent> {
         self.due().filter(|due| *due <= now)?;
         self.held.pop_front().map(|(_, event)| event)

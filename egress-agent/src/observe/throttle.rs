@@ -1,8 +1,8 @@
-//! A bound on the rate of lines. Counts the lines that it holds back.
+//! A rate limit of log lines. Counts the lines that it suppresses.
 
 use std::time::{Duration, Instant};
 
-/// So many a second; what goes beyond is counted and can be told once the second is over.
+/// Allows a number of lines in a second. Lines beyond it are counted, for a report after the second.
 #[derive(Debug)]
 pub struct Throttle {
     most: u32,
@@ -24,7 +24,7 @@ impl Throttle {
         }
     }
 
-    /// Whether one more may be said: then, how many were held back before it and are to be told.
+    /// Whether one more line is allowed: if so, the number of suppressed lines to report before it.
     pub fn allows(&mut self, now: Instant) -> Option<u64> {
         if self.is_over(now) {
             self.since = Some(now);
@@ -38,7 +38,7 @@ impl Throttle {
         None
     }
 
-    /// How many were held back and are to be told although nothing follows; 0 while more may.
+    /// The number of suppressed lines to report now, although no line follows; 0 until the second is over.
     pub fn take(&mut self, now: Instant) -> u64 {
         if self.is_over(now) {
             std::mem::take(&mut self.held_back)
@@ -47,7 +47,7 @@ impl Throttle {
         }
     }
 
-    /// When [`Self::take`] has something to give; none while nothing is held back.
+    /// When [`Self::take`] returns a number above 0; `None` if no line is suppressed.
     pub fn due(&self) -> Option<Instant> {
         self.since
             .filter(|_| self.held_back > 0)

@@ -1,30 +1,29 @@
-//! What can keep the agent from being ready, with the words in which `status` and the log say it.
-//! Finds nothing out.
+//! The reasons why the agent can be not ready, and their text in `status` and the log. Checks nothing.
 
 use std::fmt::{self, Formatter};
 use std::path::PathBuf;
 
-/// One thing that is wrong.
+/// One reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The gate is not proven closed: the error of mending or proving it.
+    /// The gate is not proven closed: the error of repairing or proving it.
     Gate(String),
-    /// Enforced roots that are not there.
+    /// Enforced roots that do not exist.
     RootsAbsent(Vec<PathBuf>),
     /// The workloads are not below the enforced roots.
     Misplaced(Misplaced),
-    /// The BPF file system at this path is mounted for the agent alone.
+    /// Only the agent has the BPF file system at this path mounted.
     PinsShortLived(PathBuf),
-    /// No redirected flow gets through.
+    /// The canary of the proxy failed.
     Redirect(NoRedirect),
-    /// Names that have no first answer of DNS yet.
+    /// Names without a first DNS answer.
     Answers {
         /// How many.
         count: usize,
         /// The first of them.
         first: Vec<String>,
     },
-    /// Few descriptors are left.
+    /// The process has few free descriptors.
     Descriptors {
         /// Open ones.
         open: usize,
@@ -35,7 +34,7 @@ pub enum Trouble {
     Admin(String),
 }
 
-/// Why the roots are not where the workloads are.
+/// Why the roots do not contain the workloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Misplaced {
     /// The agent was started as a pod below this cgroup, which no root contains.
@@ -58,14 +57,14 @@ pub enum Misplaced {
     Empty(PathBuf),
 }
 
-/// What became of a redirected connect of the agent's own.
+/// The outcome of the canary of the proxy, a redirected connect of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoRedirect {
     /// The kernel denied it.
     Denied,
-    /// It reached somebody else, or nobody.
+    /// It reached another process, or none answered.
     Elsewhere,
-    /// It could not be made: the error.
+    /// It could not be tried: the error.
     Failed(String),
 }
 
@@ -75,7 +74,7 @@ impl fmt::Display for Trouble {
             Self::Gate(error) => f.write_str(error),
             Self::RootsAbsent(roots) => write!(
                 f,
-                "the enforced root {} is not there; the kubelet or the service manager creates it, and the agent then closes it: if the workloads run in another cgroup, `cgroups` must name that one",
+                "the enforced root {} does not exist; the agent closes it when the kubelet or the service manager creates it; if the workloads run in another cgroup, name that one in `cgroups`",
                 roots
                     .iter()
                     .map(|root| root.display().to_string())
@@ -85,7 +84,7 @@ impl fmt::Display for Trouble {
             Self::Misplaced(misplaced) => misplaced.fmt(f),
             Self::PinsShortLived(pins) => write!(
                 f,
-                "the BPF file system at {} is mounted for the agent alone: the gate opens when the agent ends; mount one on the node (`mount -t bpf bpf /sys/fs/bpf`) and give that to the agent",
+                "only the agent has the BPF file system at {} mounted: the gate opens when the agent ends; mount one on the node (`mount -t bpf bpf /sys/fs/bpf`) and give the agent that one",
                 pins.display()
             ),
             Self::Redirect(missing) => missing.fmt(f),
@@ -96,9 +95,9 @@ impl fmt::Display for Trouble {
             ),
             Self::Descriptors { open, limit } => write!(
                 f,
-                "{open} of {limit} descriptors are open: the agent may fail to read rules, to ask DNS and to accept; raise its limit (LimitNOFILE, RLIMIT_NOFILE)"
+                "{open} of {limit} descriptors are open: the agent may fail to read rules, to ask DNS and to accept connections; raise its limit (LimitNOFILE, RLIMIT_NOFILE)"
             ),
-            Self::Admin(error) => write!(f, "`status` cannot be asked: {error}"),
+            Self::Admin(error) => write!(f, "cannot listen on the admin socket: {error}"),
         }
     }
 }
@@ -123,7 +122,7 @@ impl fmt::Display for Misplaced {
             ),
             Self::Empty(root) => write!(
                 f,
-                "no workload is below {}: nothing is behind the gate yet; if the workloads run in another cgroup, `cgroups` must name that one",
+                "no workload is below {}: nothing is behind the gate yet; if the workloads run in another cgroup, name that one in `cgroups`",
                 root.display()
             ),
         }

@@ -1,9 +1,8 @@
-//! The Unix socket on which a running agent answers `status`, `wait` and `explain`, and these
-//! clients.
+//! The Unix socket on which a running agent answers `status`, `wait` and `explain`, and its clients.
 //!
-//! Mode 0600, and the peer must be root or the agent's own user. One connection, one request and
-//! one answer, each a JSON document that ends with its direction; an empty request asks for the
-//! status.
+//! The socket has mode 0600, and the peer must be root or the agent's own user. A connection carries one
+//! request and one answer, each a JSON document; the sender closes its direction after it. An empty
+//! request asks for the status.
 
 use crate::failure::{ABSENT, Failure};
 use crate::operate::status::Status;
@@ -21,16 +20,16 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
-/// How long a client may take to read its answer.
+/// How long an exchange with a client may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of one request.
+/// The most bytes of a request.
 const MAX_REQUEST: u64 = 8192;
 /// Time between two checks that the socket exists.
 const GONE: Duration = Duration::from_secs(2);
 /// Time between two status requests of `wait`.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Listens on the socket, and replaces the one of an agent that has ended.
+/// Listens on the socket. Replaces the socket of an agent that has ended.
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => anyhow::bail!("{}: another agent answers there", path.display()),
@@ -42,7 +41,7 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let listener =
         UnixListener::bind(path).with_context(|| format!("binding {}", path.display()))?;
-    // A client that connects in between is checked by its credentials too.
+    // `answer` checks the credentials of a client that connects before this.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -109,8 +108,8 @@ impl Asked {
 pub struct Explained {
     /// Whether a flow gets through.
     pub allowed: bool,
-    /// Who denies it: `kernel` (the call fails), `proxy` (the connection is closed), or the status
-    /// with which the proxy answers.
+    /// What denies it: `kernel` (the call fails), `proxy` (the connection is closed), or the HTTP status
+    /// that the proxy answers.
     pub denied_by: Option<String>,
     /// The code of the reason, as the log line of the denial has it.
     #[serde(default)]
@@ -171,7 +170,7 @@ impl From<Explanation> for Explained {
     }
 }
 
-/// Answers requests without end; `reply` makes the JSON document of each answer.
+/// Answers requests, one at a time. `reply` returns the JSON document of an answer. Does not return.
 pub async fn serve<F>(listener: UnixListener, reply: impl Fn(Request) -> F)
 where
     F: Future<Output = Option<Vec<u8>>>,
@@ -185,7 +184,7 @@ where
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "admin socket");
+                tracing::warn!(%error, "accepting on the admin socket failed");
                 tokio::time::sleep(LOOK).await;
             }
         }
@@ -253,7 +252,7 @@ fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> an
     let text = exchange().with_context(|| format!("asking the agent at {}", path.display()))?;
     if text.is_empty() {
         return Err(Failure::finding(format_args!(
-            "{}: the agent gave no answer: it is stopping, or this user may not ask it",
+            "{}: the agent did not answer: it is stopping, or it rejects this user",
             path.display()
         ))
         .into());

@@ -1,5 +1,5 @@
-//! Questions to the running engine, each with a channel for the answer, and the engine's facts for
-//! `status`.
+//! Questions to the running engine, each with a channel for the answer, and the facts that the engine
+//! returns for `status`.
 
 use crate::config::Mode;
 use crate::kernel::Room;
@@ -46,7 +46,7 @@ pub struct Facts {
     pub names_without_address: usize,
     /// Names whose last question failed, and why.
     pub failing: Vec<(Arc<str>, Failure)>,
-    /// The first findings across objects: what they do together that their author may not want.
+    /// The first findings across objects: valid objects that together may not do what their author wants.
     pub findings: Vec<String>,
     /// Cgroups that are nested deeper than the kernel judges.
     pub too_deep: TooDeep,

@@ -1,7 +1,7 @@
-//! The service manager (systemd), where there is one: what it is told (`sd_notify(3)`), and the
-//! listening sockets that it keeps for the next agent (`FileDescriptorStoreMax=` of systemd.service(5)).
+//! The service manager (systemd), if there is one: notifications to it (`sd_notify(3)`), and the listening
+//! sockets that it keeps for the next agent (`FileDescriptorStoreMax=` of systemd.service(5)).
 //!
-//! A socket that it keeps goes on listening while no agent runs: what is redirected waits in its queue.
+//! A socket that it keeps goes on listening while no agent runs, so redirected flows wait in its queue.
 
 use egress_ebpf::ids::NetnsCookie;
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
@@ -17,17 +17,17 @@ use std::os::unix::ffi::OsStrExt as _;
 
 /// The first descriptor that is passed (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
-/// More are not looked at.
+/// The most descriptors that are taken.
 const MOST: i32 = 4096;
 /// Descriptors in one message: the listeners of one namespace.
 const IN_ONE: usize = 2;
 
-/// The gate is closed and the rules are in force.
+/// Reports that the gate is closed and the rules are in force.
 pub fn notify_ready() {
     notify("READY=1", &[]);
 }
 
-/// Has the listeners of a namespace kept, in the place of those that were kept before.
+/// Asks the manager to keep the listeners of a namespace, instead of those that it has kept for it.
 pub fn keep(netns: NetnsCookie, listeners: &[BorrowedFd<'_>]) {
     forget(netns);
     let message = format!("FDSTORE=1\nFDNAME={}", name(netns));
@@ -36,7 +36,7 @@ pub fn keep(netns: NetnsCookie, listeners: &[BorrowedFd<'_>]) {
     }
 }
 
-/// Has the listeners of a namespace kept no longer.
+/// Asks the manager to close its copies of the listeners of a namespace.
 pub fn forget(netns: NetnsCookie) {
     notify(&format!("FDSTOREREMOVE=1\nFDNAME={}", name(netns)), &[]);
 }
@@ -45,8 +45,8 @@ fn name(netns: NetnsCookie) -> String {
     format!("proxy-{}", netns.0)
 }
 
-/// What the manager kept of the previous agent (sd_listen_fds(3)). Once, before anything else is
-/// opened.
+/// Takes the sockets that the manager kept from the previous agent (sd_listen_fds(3)). Call it once,
+/// before the process opens anything else.
 pub fn kept() -> Vec<OwnedFd> {
     let number = |name| {
         env::var(name)
@@ -59,8 +59,8 @@ pub fn kept() -> Vec<OwnedFd> {
         return Vec::new();
     };
     let take = |raw: i32| {
-        // SAFETY: the manager opened these numbers for this process and nothing else owns them; one
-        // that is not open is not taken.
+        // SAFETY: the manager opened these numbers for this process, and nothing else owns them. A
+        // number that is not open is not taken.
         let socket = unsafe {
             fcntl_getfd(BorrowedFd::borrow_raw(raw)).ok()?;
             OwnedFd::from_raw_fd(raw)
@@ -73,7 +73,7 @@ pub fn kept() -> Vec<OwnedFd> {
 
 fn notify(message: &str, with: &[BorrowedFd<'_>]) {
     if let Err(error) = send(message, with) {
-        tracing::warn!(%error, "NOTIFY_SOCKET");
+        tracing::warn!(%error, "cannot notify the service manager (NOTIFY_SOCKET)");
     }
 }
 

@@ -1,5 +1,5 @@
-//! How the running agent is operated: the admin socket, the status that it serves there, the
-//! question to the engine behind each request, and the service manager. Decides nothing about a flow.
+//! What an operator uses: the admin socket, the status that it serves, the questions that it asks the
+//! engine, and the service manager. Decides nothing about a flow.
 
 pub mod admin;
 pub mod ask;

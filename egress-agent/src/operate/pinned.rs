@@ -13,10 +13,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The part of the gate that outlives its agent.
+/// The status of a gate whose agent does not run, read from its pins.
 ///
 /// # Errors
-/// The pins may not be read: exit code 77.
+/// This user may not read the pins: exit code 77.
 pub fn status(bpf_dir: &Path) -> anyhow::Result<Status> {
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -62,7 +62,7 @@ pub fn status(bpf_dir: &Path) -> anyhow::Result<Status> {
         let rules = if policy.table == TableId(0) {
             "without rules: everything but loopback is denied"
         } else {
-            "with the last rules: what they list straight through passes, what needs the proxy is denied"
+            "with the last rules: destinations that they list without the proxy are allowed, those that need the proxy are denied"
         };
         let age = since.and_then(|at| at.elapsed().ok());
         let age = age.map_or(String::new(), |age| format!(" for {} s", age.as_secs()));

@@ -28,12 +28,12 @@ pub struct Reporter {
     registry: Registry,
     problem: watch::Receiver<Option<String>>,
     engine: mpsc::Sender<Ask>,
-    /// A proof older than this does not count.
+    /// The age at which the last canary no longer counts.
     stale: std::time::Duration,
 }
 
 impl Reporter {
-    /// For a loaded kernel side; `problem` is the problem of the rule files.
+    /// For a loaded kernel side. `problem` has the problem of the rule files, if there is one.
     pub fn new(
         config: &Config,
         kernel: &Kernel,
@@ -69,8 +69,8 @@ impl Reporter {
         }
     }
 
-    /// Serves it without end. The gate works without the socket; the agent tries again, because the
-    /// path may become free.
+    /// Serves the status. Does not return. The gate works without the socket, so an agent that cannot
+    /// listen goes on and tries again.
     pub async fn serve(self, socket: PathBuf) {
         loop {
             let listener = match admin::listen(&socket) {
@@ -138,7 +138,8 @@ impl Reporter {
         };
         let overdue = age.is_some_and(|age| age > self.stale);
         if troubles.is_empty() && overdue {
-            troubles.push("the last canary is too long ago".to_owned());
+            let age = age.unwrap_or_default().as_secs();
+            troubles.push(format!("no canary has passed for {age} s"));
         }
         let counters = |section| -> BTreeMap<String, u64> {
             let samples = self.registry.samples();

@@ -1,6 +1,6 @@
-//! What the agent says about itself: one snapshot for `status`, `wait` and readiness, whole in JSON.
+//! The agent's status, as `status -o json` and `wait` read it.
 //!
-//! Owns the form. `reporter` fills it in, `text` prints it for people.
+//! Owns the fields. `reporter` fills them in, `text` prints them for people.
 
 use crate::config::Mode;
 use crate::workloads::TooDeep;
@@ -8,7 +8,7 @@ use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Everything `status` shows. Field names are part of `-o json`.
+/// Everything that `status` shows. The field names are part of `-o json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(
@@ -24,8 +24,8 @@ pub struct Status {
     pub running: bool,
     /// The last canary below each enforced root passed.
     pub closed: bool,
-    /// The gate is closed, its roots are where the workloads are, its pins outlive the agent, and
-    /// a redirected flow reaches this agent.
+    /// The last canary passed, and no part of readiness has a problem: among others, the gate is closed,
+    /// its roots contain the workloads, its pins outlive the agent, and a redirected flow reaches it.
     pub ready: bool,
     /// Every reason why it is not ready; `None` if it is.
     pub trouble: Option<String>,
@@ -35,17 +35,17 @@ pub struct Status {
     pub canary_age_seconds: Option<f64>,
     /// Enforced roots.
     pub roots: Vec<String>,
-    /// The maps were those of a previous agent.
+    /// Whether the agent adopted the maps of a previous agent.
     pub adopted: bool,
-    /// The kernel, and the ways out that it leaves open.
+    /// The kernel, and the gaps that it leaves.
     pub kernel: KernelStatus,
-    /// The rules and the tables made of them.
+    /// The rules, and the tables that the agent made from them.
     pub rules: RulesStatus,
-    /// What the proxy denied since the start.
+    /// Counters of the proxy since the agent's start.
     pub proxy: BTreeMap<String, u64>,
     /// Cgroups below the roots that are workloads, or have network namespaces of their own.
     pub workloads: Vec<WorkloadStatus>,
-    /// The programs' counters, over every agent since the maps were made.
+    /// Counters of the kernel programs since the maps were created.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -55,7 +55,7 @@ pub struct Status {
 pub struct KernelStatus {
     /// `uname -r`.
     pub release: String,
-    /// Ways out that stay open on it, and what closes them.
+    /// Ways out that this kernel leaves open, and what closes them.
     pub gaps: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ pub struct RulesStatus {
     /// The first documents and fields that were skipped or are not carried out, by file, line and
     /// field.
     pub notes: Vec<String>,
-    /// The first findings across objects: what they do together that their author may not want.
+    /// The first findings across objects: valid objects that together may not do what their author wants.
     pub findings: Vec<String>,
     /// Generation of the kernel's policies.
     pub generation: Generation,

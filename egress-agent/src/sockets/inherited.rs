@@ -1,5 +1,5 @@
-//! Listening sockets that another process made: which namespace and port each is of, and whether it is
-//! what a proxy's listener is. Whether the kernel redirects to it is not looked at here.
+//! Listening sockets that another process created: finds the namespace and port of each, and checks that it
+//! can be a proxy's listener. Does not check whether the kernel redirects to it.
 
 use super::pair::{LoopbackListeners, netns_of};
 use egress_ebpf::ids::NetnsCookie;
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::net::TcpListener;
 
-/// A pair of listeners before the runtime has it.
+/// A pair of listeners that the runtime does not have yet.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
     v4: Option<OwnedFd>,
@@ -19,7 +19,7 @@ pub(super) struct Inherited {
 }
 
 impl Inherited {
-    /// Hands the pair to the runtime.
+    /// Gives the pair to the runtime.
     pub(super) fn listen(self) -> io::Result<LoopbackListeners> {
         let listener = |socket: OwnedFd| {
             let socket = std::net::TcpListener::from(socket);
@@ -35,14 +35,14 @@ impl Inherited {
     }
 }
 
-/// Adds each socket to the pair of its namespace. What is not a listener on loopback, or not on the port
-/// of the pair, is closed; so is a pair without IPv4.
+/// Adds each socket to the pair of its namespace. Closes a socket that is not a listener on loopback or has
+/// another port than its pair, and a pair without IPv4.
 pub(super) fn sort(sockets: Vec<OwnedFd>, into: &mut BTreeMap<NetnsCookie, Inherited>) {
     for socket in sockets {
         let (netns, local) = match look(&socket) {
             Ok(looked) => looked,
             Err(error) => {
-                tracing::warn!(%error, "an inherited socket is closed: it is not a listener of a proxy");
+                tracing::warn!(%error, "closing an inherited socket that is not a listener of the proxy");
                 continue;
             }
         };
@@ -65,11 +65,11 @@ pub(super) fn sort(sockets: Vec<OwnedFd>, into: &mut BTreeMap<NetnsCookie, Inher
 fn look(socket: &impl AsFd) -> io::Result<(NetnsCookie, SocketAddr)> {
     let stream = sockopt::socket_type(socket)? == SocketType::STREAM;
     if !stream || !sockopt::socket_acceptconn(socket)? {
-        return Err(io::Error::other("it does not listen"));
+        return Err(io::Error::other("the socket does not listen"));
     }
     let local = SocketAddr::try_from(getsockname(socket)?)?;
     if !local.ip().is_loopback() {
-        return Err(io::Error::other(format!("it listens on {local}")));
+        return Err(io::Error::other(format!("the socket listens on {local}")));
     }
     Ok((netns_of(socket)?, local))
 }

@@ -1,9 +1,8 @@
-//! The thread that makes sockets in other network namespaces.
+//! The thread that creates sockets in other network namespaces.
 //!
-//! A socket belongs to the namespace that its thread is in when it makes the socket. One thread,
-//! which runs nothing else, enters the namespace, makes the socket, and leaves. If it panics or
-//! cannot return, it ends, so no other code runs in the wrong namespace. The next request starts a
-//! new thread.
+//! A socket belongs to the namespace that its thread is in when the thread creates the socket. One thread,
+//! which runs nothing else, enters the namespace, creates the socket, and leaves. If it panics or cannot
+//! return, it ends, so no other code runs in the wrong namespace. The next request starts a new thread.
 
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, listen, netlink, socket_with, sockopt,
@@ -20,16 +19,16 @@ use tokio::sync::oneshot;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// What to make.
+/// The kind of socket to create.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wanted {
     /// A TCP socket for this address's family.
     Stream(IpAddr),
-    /// A TCP socket that listens here.
+    /// A TCP socket that listens on this address.
     Listener(SocketAddr),
-    /// A UDP socket that is bound here.
+    /// A UDP socket that is bound to this address.
     Datagram(SocketAddr),
-    /// A conversation with the kernel about the sockets of the namespace (`sock_diag(7)`).
+    /// A netlink socket that lists the sockets of the namespace (`sock_diag(7)`).
     Diag,
 }
 
@@ -39,14 +38,15 @@ struct Request {
     reply: oneshot::Sender<io::Result<OwnedFd>>,
 }
 
-/// Hands requests to the thread.
+/// Sends requests to the thread.
 #[derive(Debug, Default)]
 pub(super) struct Maker {
     requests: Mutex<Option<Sender<Request>>>,
 }
 
 impl Maker {
-    /// Makes a socket, non-blocking (but for netlink) and closed on exec, in the namespace behind `inside`.
+    /// Creates a socket in the namespace that `inside` is a descriptor of. The socket is closed on exec, and
+    /// non-blocking except for netlink.
     pub(super) async fn make(&self, inside: Arc<OwnedFd>, wanted: Wanted) -> io::Result<OwnedFd> {
         let (reply, answer) = oneshot::channel();
         self.hand_over(Request {
@@ -74,7 +74,7 @@ impl Maker {
     }
 }
 
-/// Starts a thread; it ends with its sender.
+/// Starts a thread, which ends when its sender is dropped.
 fn start() -> io::Result<Sender<Request>> {
     let home = File::open("/proc/thread-self/ns/net")?;
     let (sender, requests) = channel();
@@ -93,9 +93,9 @@ fn work(home: &OwnedFd, requests: &Receiver<Request>) {
     {
         let made = enter(&inside).and_then(|()| make(wanted));
         drop(inside);
-        // Before the answer: a thread that stayed inside would keep the namespace alive.
+        // The thread leaves before it answers: inside, it would keep the namespace alive.
         let left = enter(home);
-        // The asker may have stopped waiting; the socket is then closed here.
+        // If nobody waits for the answer any more, this closes the socket.
         let _ = reply.send(made);
         if left.is_err() {
             return;
@@ -131,8 +131,8 @@ pub(super) fn make(wanted: Wanted) -> io::Result<OwnedFd> {
         bind(&socket, &local)?;
     }
     if let Wanted::Listener(local) = wanted {
-        // A restarted agent takes its port although old connections are in TIME_WAIT; two
-        // listeners on one port stay impossible.
+        // A restarted agent gets its port although old connections are in TIME_WAIT. The kernel still
+        // rejects a second listener on the port.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         if local.is_ipv6() {
             sockopt::set_ipv6_v6only(&socket, true)?;
@@ -152,8 +152,8 @@ fn free_bind(socket: &OwnedFd, ip: IpAddr) -> io::Result<()> {
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
     };
     let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for the length of the borrow; the option reads the four
-    // bytes of `on`, which outlives the call.
+    // SAFETY: the descriptor is open as long as it is borrowed. The call reads the four bytes of `on`,
+    // which outlives it.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

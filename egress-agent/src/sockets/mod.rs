@@ -1,5 +1,5 @@
-//! The one factory of the agent's sockets: listeners, connections and datagram sockets, each in a
-//! given network namespace. It knows neither what they carry nor which namespaces exist.
+//! The factory of the agent's sockets: creates listeners, connections and datagram sockets in a given network
+//! namespace. It knows neither what they carry nor which namespaces exist.
 
 mod inherited;
 mod maker;
@@ -48,13 +48,13 @@ impl SocketFactory {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the listeners of a previous agent, for [`Self::take_inherited`]. Others than a pair on
-    /// loopback are closed.
+    /// Takes over the listeners of a previous agent, for [`Self::take_inherited`]. Closes sockets that are
+    /// not a pair of listeners on loopback.
     pub fn inherit(&self, sockets: Vec<OwnedFd>) {
         inherited::sort(sockets, &mut self.inherited());
     }
 
-    /// The pair of listeners that was inherited in a namespace, if its port `fits`.
+    /// Takes the inherited pair of listeners of a namespace. Closes it if its port does not fit.
     pub fn take_inherited(
         &self,
         netns: NetnsCookie,
@@ -66,8 +66,8 @@ impl SocketFactory {
             .transpose()
     }
 
-    /// Closes the inherited listeners that nothing took, so that no connection waits in their queues.
-    /// Returns where they were.
+    /// Closes the inherited listeners that nobody has taken, so that no connection waits in their queues.
+    /// Returns their namespaces.
     pub fn close_inherited(&self) -> Vec<NetnsCookie> {
         std::mem::take(&mut *self.inherited()).into_keys().collect()
     }
@@ -77,8 +77,8 @@ impl SocketFactory {
         self.own
     }
 
-    /// Takes the namespace behind a descriptor (of `/proc/PID/ns/net` or a mount of it): sockets
-    /// can be made there until [`Self::forget`]. The descriptor keeps the namespace alive.
+    /// Adds the namespace of a descriptor (of `/proc/PID/ns/net` or a mount of it), so that sockets can be
+    /// created there until [`Self::forget`]. The descriptor keeps the namespace alive.
     pub async fn admit(&self, namespace: OwnedFd) -> io::Result<NetnsCookie> {
         let namespace = Arc::new(namespace);
         let any = Wanted::Stream(Ipv4Addr::LOCALHOST.into());
@@ -97,7 +97,7 @@ impl SocketFactory {
         others.remove(&netns);
     }
 
-    /// Listens on 127.0.0.1 and `::1`; port 0 takes one that is free on both.
+    /// Listens on 127.0.0.1 and `::1`. With port 0, on a port that is free on both.
     pub async fn listen_loopback(
         &self,
         netns: NetnsCookie,
@@ -127,7 +127,7 @@ impl SocketFactory {
         TcpListener::from_std(socket.into())
     }
 
-    /// Connects within `limit`, without Nagle's delay: the sender has collected the bytes already.
+    /// Connects within `limit`. The connection has no Nagle delay, because the sender writes whole buffers.
     pub async fn connect(
         &self,
         netns: NetnsCookie,
@@ -153,7 +153,7 @@ impl SocketFactory {
         UdpSocket::from_std(socket.into())
     }
 
-    /// Every namespace in which sockets can be made.
+    /// Every namespace in which sockets can be created.
     pub fn namespaces(&self) -> Vec<NetnsCookie> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
         std::iter::once(self.own)
@@ -161,7 +161,7 @@ impl SocketFactory {
             .collect()
     }
 
-    /// A `sock_diag(7)` socket, blocking: the kernel answers at once.
+    /// A `sock_diag(7)` socket. It is blocking, because the kernel answers at once.
     pub async fn diag(&self, netns: NetnsCookie) -> io::Result<OwnedFd> {
         self.make(netns, Wanted::Diag).await
     }
@@ -184,8 +184,7 @@ impl SocketFactory {
     }
 }
 
-/// A pair of listeners on both loopback addresses, in the namespace of the calling thread, before there is
-/// a runtime.
+/// Listens on both loopback addresses in the namespace of the calling thread. Needs no runtime.
 pub fn listen_here(port: u16) -> io::Result<Vec<OwnedFd>> {
     let v4 = maker::make(Wanted::Listener((Ipv4Addr::LOCALHOST, port).into()))?;
     match maker::make(Wanted::Listener((Ipv6Addr::LOCALHOST, port).into())) {
@@ -200,7 +199,7 @@ pub fn netns_here() -> io::Result<NetnsCookie> {
     netns_of(&std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)
 }
 
-/// No IPv6 in the kernel.
+/// Whether an error means that the kernel has no IPv6.
 fn no_ipv6(e: &io::Error) -> bool {
     e.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }

@@ -1,10 +1,10 @@
-//! Arguments that several verbs have: the agent's config file and admin socket.
+//! Arguments that several verbs share: the agent's config file and admin socket.
 
 use crate::config::{DEFAULT_ADMIN_SOCKET, Settings};
 use crate::failure::Failure;
 use std::path::{Path, PathBuf};
 
-/// Where the running agent answers.
+/// The flags that name the running agent's admin socket.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AdminArgs {
     /// Config file of the agent: `adminSocket`, and with `explain --rules` every setting
@@ -16,12 +16,12 @@ pub struct AdminArgs {
 }
 
 impl AdminArgs {
-    /// The config file, where one is named.
+    /// The config file, if one is named.
     pub fn config(&self) -> Option<&Path> {
         self.config.as_deref()
     }
 
-    /// Its socket.
+    /// The agent's admin socket.
     pub fn socket(self) -> Result<PathBuf, Failure> {
         let file = file_settings(self.config)?;
         let named = self.admin_socket.or(file.admin_socket);
@@ -29,7 +29,7 @@ impl AdminArgs {
     }
 }
 
-/// Settings of a config file; none of them without one.
+/// The settings of a config file; without a file, no settings.
 pub fn file_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {
     config.map_or_else(
         || Ok(Settings::default()),

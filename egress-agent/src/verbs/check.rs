@@ -1,6 +1,8 @@
-//! `egress-agent check`: a verdict for each object of the given files. Needs no kernel, no root.
+//! `egress-agent check`: prints a verdict for each object of the given files. Needs no kernel support and
+//! no root.
 //!
-//! Judges as a starting agent would. Owns the counts and the exit code; the core has the messages.
+//! Judges the files as a starting agent would. Owns the counts and the exit code; the core has the
+//! messages.
 
 use crate::failure::Failure;
 use crate::sources::files::{self, Reading, Unreadable};
@@ -19,10 +21,10 @@ use std::sync::Arc;
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// People: the offending line with a caret, then counts
+    /// For people: each finding with its line and a caret, then counts
     #[default]
     Text,
-    /// Machines: one JSON object a line and object
+    /// For programs: one JSON object in a line for each object
     Json,
 }
 
@@ -32,7 +34,7 @@ struct Counts {
     objects: usize,
     invalid: usize,
     warned: usize,
-    /// Documents that are no objects.
+    /// Documents that are not objects.
     unusable: usize,
     /// Files and folders that cannot be read.
     unreadable: usize,
@@ -40,8 +42,11 @@ struct Counts {
     strict: usize,
 }
 
-/// Writes the verdicts. A failure with exit code 1 if anything is invalid; if `strict`, with
-/// [`crate::failure::STRICT`] if a field is not carried out or a port is open to any address.
+/// Writes the verdicts.
+///
+/// # Errors
+/// Anything is invalid: exit code 1. With `strict`, a field is not carried out or a port is open to any
+/// address: exit code [`crate::failure::STRICT`].
 pub fn run(
     paths: &[PathBuf],
     output: Output,
@@ -97,7 +102,7 @@ pub fn run(
     for folder in &reading.ignored {
         let folder = folder.display();
         eprintln!(
-            "egress-agent: {folder}: a folder in a rules folder is not read: name it as well"
+            "egress-agent: {folder} is not read: it is a folder inside a rules folder; name it too"
         );
     }
     let files = reading.files.len() + reading.failed.len();
@@ -114,8 +119,10 @@ fn unreadable(why: Unreadable) -> Message {
     }
 }
 
-/// The files that an agent with these paths would read. Nothing to read is bad usage, and so is a
-/// path that is not there.
+/// The files that an agent with these paths would read.
+///
+/// # Errors
+/// A path does not exist, or a folder has no rule file: bad usage.
 fn read(paths: &[PathBuf]) -> Result<Reading, Failure> {
     let reading = files::read(paths);
     let absent = |(path, _): &&(PathBuf, Unreadable)| paths.contains(path) && !path.exists();
@@ -129,11 +136,11 @@ fn read(paths: &[PathBuf]) -> Result<Reading, Failure> {
     };
     if let Some(folder) = paths.iter().find(empty) {
         let below = match reading.ignored.first() {
-            Some(folder) => format!("; {} is not read with it: name it", folder.display()),
+            Some(folder) => format!("; {} is not read: name it", folder.display()),
             None => String::new(),
         };
         return Err(Failure::usage(format_args!(
-            "{}: no rule file in it (.yaml, .yml, .json){below}",
+            "{}: the folder has no rule file (.yaml, .yml, .json){below}",
             folder.display()
         )));
     }
@@ -167,7 +174,7 @@ fn conclude(
         Some(Failure::finding(&summary))
     } else if strict && findings > 0 {
         Some(Failure::strict(format_args!(
-            "{summary}; {} that --strict does not take",
+            "{summary}; {} that --strict rejects",
             counted(findings, "finding")
         )))
     } else {
@@ -189,8 +196,8 @@ fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{s}")
 }
 
-/// Findings across the objects of all files, in their order: what is given more than once, and what
-/// the valid ones do together.
+/// Findings across the objects of all files, in the order of the objects: objects that are given more
+/// than once, and what valid objects do together.
 fn across(files: &[Decoded]) -> Vec<Finding> {
     let objects: Vec<&Object> = files.iter().flat_map(|f| &f.objects).collect();
     let is_valid = |o: &Object| validate(o).iter().all(|m| m.severity < Severity::Error);

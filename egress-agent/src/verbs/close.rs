@@ -1,7 +1,8 @@
-//! `egress-agent close`: closes the gate without rules, proves it, and exits. It does not change a
-//! gate that is closed already, with or without rules or a running agent.
+//! `egress-agent close`: closes the gate without rules, proves that it is closed, and exits. It does not
+//! change a gate that is already closed, whether or not it has rules or a running agent.
 //!
-//! `run` does the same if its config file is invalid: it closes the roots that the file names.
+//! `run` closes the gate in the same way if its config file is invalid: around the roots that the file
+//! names.
 
 use super::args::file_settings;
 use super::quiet;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time between two looks for a root that `close` waits for.
+/// Time between two checks for a root that `close` waits for.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Arguments of `close`.
@@ -32,11 +33,11 @@ pub struct CloseArgs {
     /// Where programs, links and maps are pinned [default: /sys/fs/bpf/egress-agent]
     #[arg(long, value_name = "PATH")]
     bpf_dir: Option<PathBuf>,
-    /// Make roots that are not there. Only for a path that the kubelet or the service manager will
-    /// use: a root made elsewhere is closed around nothing
+    /// Create roots that do not exist. Only for a path that the kubelet or the service manager will use:
+    /// a root that nobody uses contains no workload
     #[arg(long)]
     create: bool,
-    /// How long to wait for roots that are not there
+    /// How long to wait for roots that do not exist
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     wait: Span,
 }
@@ -67,13 +68,13 @@ pub fn run(args: CloseArgs) -> anyhow::Result<()> {
     })
 }
 
-/// The settings, the config file's fields included.
+/// The arguments, completed from the config file.
 struct Closing {
     /// Folder of the pins.
     bpf_dir: PathBuf,
     /// Enforced roots as named.
     cgroups: Vec<PathBuf>,
-    /// Room of the tables, which are created here if there are none.
+    /// Networks that the tables have room for, if this creates them.
     max_networks: u32,
     /// Whether missing roots are created.
     create: bool,
@@ -90,7 +91,7 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
         roots.create()?;
     }
     if all_closed(&closing.bpf_dir, &roots) {
-        // An agent that runs proves it itself.
+        // A running agent sends its own canaries.
         let Ok(_lock) = Lock::take(&closing.bpf_dir, Patience::UpTo(Duration::ZERO)) else {
             let roots = gate::shown(&roots.paths);
             writeln!(quiet::stdout(), "closed by a running agent: {roots}")?;
@@ -122,8 +123,8 @@ fn all_closed(bpf_dir: &Path, roots: &Roots) -> bool {
     !roots.paths.is_empty() && roots.paths.iter().all(closed)
 }
 
-/// Fails unless the kernel denies an unlisted connect below every root. If an agent's rules allow
-/// it, the presence of the programs is the proof.
+/// Fails unless the kernel denies an unlisted connect below every root. If an agent's rules allow such a
+/// connect, only checks that the programs are attached.
 fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
     for root in &roots.paths {
         let shown = root.display();
@@ -149,14 +150,14 @@ fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// For an invalid config file: closes the roots that can be read from it, and adds the result to
-/// the error.
+/// After an invalid config file: closes the roots that can be read from it, and adds the result to the
+/// error.
 pub fn close_for(mut error: Failure, known: &Essentials) -> Failure {
     let said = match try_close(known) {
         Ok(closed) if closed.is_empty() => {
             "; no gate was closed: the enforced roots are not known".to_owned()
         }
-        Ok(closed) => format!("; the gate is closed around {closed} all the same"),
+        Ok(closed) => format!("; the gate is closed around {closed}"),
         Err(e) => format!("; closing the gate failed: {e:#}"),
     };
     error.message.push_str(&said);

@@ -1,8 +1,8 @@
 //! `egress-agent exec -- CMD`: runs a command in a fresh cgroup below an enforced root.
 //!
-//! The process moves itself and then *becomes* the command, so signals, job control, the terminal
-//! and the exit status are the command's own and nothing needs forwarding. A reaper that outlives
-//! the process removes the cgroup at the end. Judges nothing.
+//! The process moves itself to the cgroup and then *becomes* the command (`execve`), so signals, job
+//! control, the terminal and the exit status are the command's own. A reaper that outlives the process
+//! removes the cgroup at the end. Judges nothing.
 
 use super::args::file_settings;
 use crate::config::DEFAULT_BPF_DIR;
@@ -17,11 +17,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 
-/// Verb of the reaper; not for users.
+/// Verb of the reaper. It is not for users.
 pub const REAPER_VERB: &str = "remove-cgroup-when-empty";
-/// Exit code of a command that is not there, as shells give it.
+/// Exit code if the command does not exist, as in shells.
 const NOT_FOUND: u8 = 127;
-/// Exit code of a command that cannot be run, as shells give it.
+/// Exit code if the command cannot be run, as in shells.
 const NOT_RUNNABLE: u8 = 126;
 
 /// Arguments of `exec`.
@@ -59,9 +59,9 @@ pub fn verb(args: ExecArgs) -> anyhow::Result<()> {
     })? {}
 }
 
-/// Becomes `command` in a fresh child cgroup of `root`. Returns only if it could not.
+/// Becomes `command` in a fresh child cgroup of `root`. Returns only if that fails.
 ///
-/// `check` tests that the gate is closed there; otherwise the command would run ungoverned.
+/// `check` must fail if the gate is not closed around `root`, because the command would not be governed.
 pub fn run(
     root: &Path,
     command: &[OsString],
@@ -78,13 +78,9 @@ pub fn run(
             return Err(e).context("starting the reaper of the cgroup");
         }
     };
-    // From here on the reaper removes the cgroup, whatever happens.
-    fs::write(cgroup.join("cgroup.procs"), "0").map_err(|e| {
-        Failure::usage(format_args!(
-            "cgroup {}: moving there: {e}",
-            cgroup.display()
-        ))
-    })?;
+    // From here on the reaper removes the cgroup, also after an error.
+    fs::write(cgroup.join("cgroup.procs"), "0")
+        .map_err(|e| Failure::usage(format_args!("moving to cgroup {}: {e}", cgroup.display())))?;
     let error = Command::new(program).args(args).exec();
     drop(reaper);
     let code = if error.kind() == io::ErrorKind::NotFound {
@@ -99,8 +95,8 @@ pub fn run(
     .into())
 }
 
-/// Makes `exec-<pid>`. A folder of that name is left over from an earlier process of this pid; if
-/// something still runs in it, it is not ours to take.
+/// Creates `exec-<pid>`. Replaces a folder of that name that an earlier process with this pid left, but
+/// fails if something still runs in it.
 fn make(root: &Path) -> Result<PathBuf, Failure> {
     let folder = root.join(format!("exec-{}", std::process::id()));
     let made = fs::create_dir(&folder).or_else(|e| match e.kind() {
@@ -121,9 +117,9 @@ fn make(root: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Starts the reaper outside of the cgroup, in a session of its own, as nobody's child: a command
-/// that waits for all of its children must not find one that it never made. The pipe that comes
-/// back closes when this process becomes the command or ends.
+/// Starts the reaper outside the cgroup, in a session of its own, and not as a child of this process: a
+/// command that waits for all of its children must not find one that it did not start. The returned pipe
+/// closes when this process becomes the command or ends.
 fn start_reaper(cgroup: &Path) -> io::Result<ChildStdin> {
     let mut command = Command::new("/proc/self/exe");
     command
@@ -136,8 +132,8 @@ fn start_reaper(cgroup: &Path) -> io::Result<ChildStdin> {
     // SAFETY: only async-signal-safe calls between fork and exec: setsid, close_range, fork, _exit.
     unsafe {
         command.pre_exec(|| {
-            // Descriptors that the caller left open (a lock, a pipe whose end someone waits for)
-            // are the command's, not the reaper's. Marked, not closed: std needs its own until exec.
+            // The reaper must not hold descriptors that the caller left open for the command (a lock, a
+            // pipe). They are marked and not closed, because std needs its own until exec.
             if libc::syscall(
                 libc::SYS_close_range,
                 3,
@@ -161,9 +157,9 @@ fn start_reaper(cgroup: &Path) -> io::Result<ChildStdin> {
     Ok(pipe)
 }
 
-/// The reaper: waits on standard input until the command runs or could not, then until the last
-/// process has left the cgroup, then removes it. What the command left running continues, behind
-/// the gate.
+/// The reaper: waits on standard input until the command runs or has failed to start, then until the last
+/// process has left the cgroup, and removes the cgroup. Processes that the command left running continue,
+/// behind the gate.
 pub fn reap(cgroup: &Path) -> anyhow::Result<()> {
     // A terminal that closes or a service manager that stops the caller must not leave the folder.
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
@@ -180,7 +176,7 @@ pub fn reap(cgroup: &Path) -> anyhow::Result<()> {
         io::Seek::rewind(&mut events)?;
         events.read_to_string(&mut text)?;
         if text.lines().any(|l| l == "populated 0") {
-            // A process may have moved in meanwhile: then EBUSY, and the next event decides.
+            // EBUSY: a process has moved in since. The next event decides.
             match fs::remove_dir(cgroup) {
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -191,8 +187,8 @@ pub fn reap(cgroup: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Blocks until the file says so by POLLPRI, as kernfs files do; `poll` has no memory of changes
-/// before the last read, so none is lost.
+/// Blocks until the file changes, which kernfs reports as POLLPRI. A change since the last read is
+/// reported at once, so none is lost.
 fn wait_for_change(file: &fs::File) -> io::Result<()> {
     let mut wanted = libc::pollfd {
         fd: file.as_raw_fd(),

@@ -1,6 +1,6 @@
-//! `egress-agent explain`: the gate's verdict on a destination, and the reason. It asks the running
-//! agent, or evaluates rule files with the agent's config, which needs no kernel support, no root
-//! and no agent.
+//! `egress-agent explain`: prints the gate's verdict on a destination, and the reason. It asks the running
+//! agent. With `--rules` it evaluates rule files with the agent's config, and needs no kernel support, no
+//! root and no agent.
 
 use super::args::AdminArgs;
 use crate::cgroup2;
@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What is asked, by the flags' names.
+/// The question, as flags.
 #[derive(Debug, clap::Args)]
 pub struct Asked {
     /// Rule files and folders, instead of the running agent; --config adds the agent's settings
@@ -43,7 +43,7 @@ pub struct Asked {
     /// A header of the HTTP request
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// How it is written
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: LogFormat,
     #[command(flatten)]
@@ -58,7 +58,10 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
-/// Writes the verdict and its reasons; a failure with exit code 1 if the destination is denied.
+/// Writes the verdict and its reasons.
+///
+/// # Errors
+/// The destination is denied: exit code 1.
 pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
     let request = admin::Asked {
         destination: asked.destination.clone(),
@@ -66,7 +69,7 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
         headers: asked.headers.clone(),
         workload: asked.owners()?,
     };
-    // Checked before the agent is asked: a malformed question is bad usage.
+    // Checked before asking the agent: a malformed question is bad usage.
     let question = request
         .question()
         .map_err(|e| Failure::usage(format_args!("{}: {e}", asked.destination)))?;
@@ -119,7 +122,7 @@ impl Asked {
     }
 }
 
-/// The folder of a cgroup by its path, which may be that in the hierarchy.
+/// The folder of a cgroup. The path may start at the mount or at the hierarchy's root.
 fn folder(path: &str) -> Result<PathBuf, Failure> {
     let (path, mount) = (Path::new(path), cgroup2::mount_point()?);
     if path.starts_with(&mount) {
@@ -132,8 +135,8 @@ fn bad(workload: &str, error: &io::Error) -> Failure {
     Failure::usage(format_args!("--workload {workload}: {error}"))
 }
 
-/// The rules as an agent with this config would have them. Each name has an address of its own, as
-/// if DNS had given it.
+/// The state of an agent with these rules and this config. Each name has an address of its own, as if DNS
+/// had returned it.
 fn by_files(asked: &Asked) -> anyhow::Result<State> {
     let rules = rules::compile(&files::read(&asked.rules));
     for problem in &rules.problems {
@@ -152,14 +155,14 @@ fn by_files(asked: &Asked) -> anyhow::Result<State> {
     Ok(state)
 }
 
-/// The settings of the given config file, else the defaults.
+/// The settings of the given config file; without one, the defaults.
 fn settings(asked: &Asked) -> Result<state::Settings, Failure> {
     let Some(file) = asked.admin.config.as_deref() else {
         return Ok(state::Settings::default());
     };
     let flags = Settings {
         rules: asked.rules.clone(),
-        // A config needs one; the explanation does not depend on it.
+        // A config needs a root. The explanation does not depend on it.
         cgroups: vec![PathBuf::from("/")],
         ..Settings::default()
     };

@@ -1,4 +1,4 @@
-//! Output that ends quietly if its reader has closed the pipe: `status | head` is not an error.
+//! Output that is dropped without an error if its reader has closed the pipe, as in `status | head`.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -51,7 +51,7 @@ pub fn stdout() -> Quiet<io::StdoutLock<'static>> {
     Quiet::new(io::stdout().lock())
 }
 
-/// Writes a line to standard error, if anyone reads it.
+/// Writes a line to standard error. Ignores a failure.
 pub fn error(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -20,7 +20,7 @@ pub struct StatusArgs {
     /// Also show every counter, the versions and how full the tables are
     #[arg(short, long)]
     verbose: bool,
-    /// Output format; JSON has everything
+    /// Output format; JSON has every field
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: LogFormat,
 }

@@ -9,10 +9,10 @@ use crate::operate::admin;
 pub struct WaitArgs {
     #[command(flatten)]
     admin: AdminArgs,
-    /// How long at most
+    /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     timeout: Span,
-    /// Wait only until the gate is closed: a root without workloads is not ready before one comes
+    /// Wait only until the gate is closed. An agent is not ready while a root has no workload
     #[arg(long)]
     closed: bool,
 }

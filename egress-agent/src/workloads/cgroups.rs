@@ -1,9 +1,9 @@
-//! Follows the cgroups below the enforced roots: those that exist, those that are created and
-//! removed, and those whose first process starts or whose last one ends.
+//! Follows the cgroups below the enforced roots: which exist, which are created and removed, and in which
+//! the first process starts or the last one ends.
 //!
-//! The kernel reports each by inotify on the hierarchy's own folders; a scan finds those that
-//! existed before, and those that a full queue or a missing watch lost. Does not know which
-//! workload a cgroup belongs to.
+//! inotify on the hierarchy's folders reports these events. A scan finds cgroups that existed before, and
+//! those that were missed because of a full queue or a missing watch. Does not know which workload a cgroup
+//! belongs to.
 
 use super::depth::{self, Deep};
 use super::watches::{Happened, Watches};
@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Cgroups that are followed: as many as the kernel's table of owners holds.
+/// The most cgroups that are followed: as many as the kernel's table of owners holds.
 const MOST: usize = 16_384;
 
 /// A cgroup below an enforced root.
@@ -46,7 +46,7 @@ pub struct Cgroups {
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
     /// Cgroups that are too deep for the kernel to judge. Those below them are not followed.
     deep: Deep,
-    /// A watch could not be set: only scans find new cgroups.
+    /// Only scans find some cgroups: a watch could not be set, or there are more than [`MOST`].
     blind: bool,
 }
 
@@ -155,7 +155,7 @@ impl Cgroups {
         changes: &mut Vec<Change>,
         seen: &mut BTreeSet<PathBuf>,
     ) {
-        // It is gone since the event: its parent's watch reports that too.
+        // If the folder is gone since the event, its parent's watch reports that too.
         let Ok(id) = cgroup2::id(folder) else { return };
         let known = self.known.get(folder).is_some_and(|known| known.id == id);
         if !known && self.known.len() + self.deep.count() >= MOST {
@@ -171,7 +171,7 @@ impl Cgroups {
             changes.extend(self.known.remove(folder).map(Change::Vanished));
             changes.push(Change::Appeared(self.know(folder, id, root)));
         }
-        // After the watch: a child is listed here or reported by it, or both.
+        // The watch is set before the folder is read, so a new child is listed, reported or both.
         let Ok(entries) = fs::read_dir(folder) else {
             return;
         };
@@ -189,7 +189,7 @@ impl Cgroups {
         ] {
             if let Err(error) = watched {
                 if !self.blind {
-                    tracing::warn!(path = %folder.display(), %error, "cannot watch every cgroup: new ones are seen only by scans; raise fs.inotify.max_user_watches");
+                    tracing::warn!(path = %folder.display(), %error, "cannot watch every cgroup: some new ones are found only by scans; raise fs.inotify.max_user_watches");
                 }
                 self.blind = true;
             }

@@ -1,5 +1,5 @@
-//! The cgroups that are nested deeper than the kernel judges: everything in them is denied
-//! (`cgroup-depth`), whatever workload is named above. Counts them and logs them.
+//! The cgroups that are nested deeper than the kernel programs judge. All their traffic is denied
+//! (`cgroup-depth`), also if a cgroup above is a workload. Counts and logs them.
 
 use egress_ebpf::abi::MAX_DEPTH;
 use serde::{Deserialize, Serialize};
@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 pub struct TooDeep {
     /// Cgroups one level below the limit; those below them are denied too.
     pub cgroups: usize,
-    /// The folder of the first of them by name.
+    /// The folder of the first one by name.
     pub first: Option<String>,
 }
 
-/// Whether a cgroup that many levels below the hierarchy's root is judged by the kernel.
+/// Whether the kernel programs judge a cgroup that is this many levels below the hierarchy's root.
 pub const fn is_judged(level: usize) -> bool {
     level <= MAX_DEPTH
 }

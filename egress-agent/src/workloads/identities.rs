@@ -1,18 +1,18 @@
-//! The identity of a cgroup's workload, as log, `status` and `--workload` spell it:
-//! `NAMESPACE/SERVICE-ACCOUNT`. Owns the spelling and which cgroups have one; the entries of
-//! `workloads` define the identities.
+//! The identity of a cgroup's workload, as the log, `status` and `--workload` spell it:
+//! `NAMESPACE/SERVICE-ACCOUNT`. Owns the spelling, and which cgroups have an identity. The entries of
+//! `workloads` define them.
 
 use egress_core::registry::scope::Workload;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The one spelling.
+/// The spelling of an identity.
 pub fn spelling(workload: &Workload) -> String {
     format!("{}/{}", workload.namespace, workload.service_account)
 }
 
-/// See the module: by the cgroup's path in the hierarchy. Clones share the state.
+/// Identities by the cgroup's path in the hierarchy. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Identities(Arc<RwLock<BTreeMap<String, Arc<str>>>>);
 
@@ -28,8 +28,7 @@ impl Identities {
         }
     }
 
-    /// The workload that a cgroup belongs to: that of the deepest cgroup at or above it that has
-    /// one.
+    /// The workload that a cgroup belongs to: its own, or that of the nearest cgroup above that has one.
     pub fn of(&self, cgroup: &str) -> Option<Arc<str>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mut upwards = Path::new(cgroup).ancestors();

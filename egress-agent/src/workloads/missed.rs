@@ -1,12 +1,13 @@
-//! Cgroups whose flow found no proxy in its network namespace: from the kernel's events to the task
-//! that brings the proxy there. A cgroup is queued once, however many events there are.
+//! A queue of cgroups with a flow that was denied because their network namespace has no proxy. The reader
+//! of the kernel's events adds them, and the engine takes them to open listeners there. A cgroup is queued
+//! once, however many events there are.
 
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Cgroups that wait. Each costs its id until it is taken.
+/// The most cgroups in the queue.
 const MOST: usize = 4096;
 
 /// See the module. Clones share the queue.
@@ -20,7 +21,7 @@ struct Inner {
 }
 
 impl Missed {
-    /// A flow of this cgroup found no proxy. If the queue is full, the next scan finds it.
+    /// Queues a cgroup. If the queue is full, the cgroup waits for its next regular check.
     pub fn add(&self, cgroup: CgroupId) {
         let mut cgroups = self.waiting();
         if cgroups.len() < MOST && cgroups.insert(cgroup) {

@@ -1,5 +1,5 @@
-//! The workloads below the enforced roots: their cgroups, their identity in the rules, and the
-//! policy of each cgroup in the kernel. `namespaces` follows their processes.
+//! The workloads below the enforced roots: their cgroups, their identities in the rules, and the policy of
+//! each cgroup in the kernel. `namespaces` follows their processes.
 //!
 //! Decides nothing about a destination: the pure crate decides what a workload sees.
 
@@ -35,19 +35,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often everything is scanned, whatever the kernel reported.
+/// Time between two full scans, which find what the kernel did not report.
 const SCAN: Duration = Duration::from_secs(10);
 /// The same if the kernel does not report everything.
 const SCAN_BLIND: Duration = Duration::from_secs(1);
-/// Time between two scans at least.
+/// The shortest time between two scans that a workload can cause.
 const SCAN_AT_MOST: Duration = Duration::from_millis(100);
 
-/// What the rules must know.
+/// A change that the state machine must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// This cgroup is a workload.
     Workload(CgroupId, Workload),
-    /// It is gone.
+    /// This cgroup is gone, or no longer a workload.
     Gone(CgroupId),
 }
 
@@ -68,8 +68,8 @@ pub struct Workloads {
 }
 
 impl Workloads {
-    /// Follows the cgroups below `roots`, and notes in `identities` who they are. Knows none until the
-    /// first [`Self::next`].
+    /// Follows the cgroups below `roots` and writes their identities to `identities`. Knows none until
+    /// the first [`Self::next`].
     pub fn new(
         config: &Config,
         roots: &[PathBuf],
@@ -101,9 +101,9 @@ impl Workloads {
         self.namespaces.listeners()
     }
 
-    /// Waits until there is something to do: what the rules must know is returned, the rest waits
-    /// for [`Namespaces::settle`]. The first call returns at once with all that is there. Dropping
-    /// the future loses nothing.
+    /// Waits for the next changes. Returns those that the state machine must know; the others wait for
+    /// [`Namespaces::settle`]. The first call returns at once with all existing workloads. Dropping the
+    /// future loses nothing.
     pub async fn next(&mut self) -> anyhow::Result<Vec<Told>> {
         let due = self
             .namespaces
@@ -186,14 +186,14 @@ impl Workloads {
 
     /// The identity of a cgroup, by the first entry that matches.
     fn named(&self, cgroup: &Cgroup, below: &str) -> Option<Workload> {
-        // A canary's cgroup has its root's policy.
+        // A canary must be judged by its root's policy, so its cgroup is no workload.
         let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
         let mut entries = self.entries.iter();
         let entry = entries.find(|entry| !proof && entry.cgroup.fits(below));
         entry.map(Workload::from)
     }
 
-    /// Replaces the entries. Returns what the rules must know.
+    /// Replaces the entries. Returns the changes that the state machine must know.
     pub fn rename(&mut self, entries: Vec<WorkloadEntry>) -> Vec<Told> {
         self.entries = entries;
         let mut told = Vec::new();
@@ -243,7 +243,8 @@ impl Workloads {
             .look(id, &member.cgroup.folder, &member.below, workload);
     }
 
-    /// A flow of this cgroup found no proxy in its namespace: checks the cgroup now.
+    /// A flow of this cgroup was denied because its namespace has no proxy: checks the cgroup soon, and
+    /// scans for it if it is not known.
     pub fn missed(&mut self, cgroup: CgroupId) {
         if self.members.contains_key(&cgroup) {
             self.namespaces.hurry(Instant::now(), cgroup);
@@ -252,8 +253,8 @@ impl Workloads {
         }
     }
 
-    /// Puts the cgroups of workloads under their policies. Returns the policies that sockets were
-    /// under until then: what these remember must be judged again.
+    /// Writes the policy of each workload's cgroup to the kernel. Returns the former policies: verdicts
+    /// that sockets stored under these must be judged again.
     pub fn place(
         &mut self,
         tables: &mut Tables,

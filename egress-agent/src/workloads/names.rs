@@ -1,10 +1,10 @@
-//! The pod, container and runtime that a cgroup's path names. Reads text only; every path is
-//! untrusted, and a path of no known form names none.
+//! Reads the pod, container and runtime from a cgroup's path. Every path is untrusted. A path of an unknown
+//! form has no names.
 //!
 //! Forms of the kubelet (`pkg/kubelet/cm/cgroup_manager_linux.go`, both cgroup drivers) and of the
 //! runtimes' scopes: `cri-containerd-ID.scope` (containerd `pkg/cri`), `crio-ID.scope` (CRI-O),
-//! `docker-ID.scope` (Docker and cri-dockerd); with the cgroupfs driver a container is its plain
-//! id. The pause container is a container like the others.
+//! `docker-ID.scope` (Docker and cri-dockerd). With the cgroupfs driver, the name is the container's id. The
+//! pause container is read like any other.
 
 /// Hex digits of a pod's uid: a UUID, or the hash that names a static pod.
 const UID_DIGITS: usize = 32;
@@ -18,7 +18,7 @@ pub struct CgroupName {
     pub pod: Option<PodRef>,
     /// The container.
     pub container: Option<ContainerRef>,
-    /// Whether it is the pod's or the container's own cgroup and not one further down.
+    /// Whether it is the pod's or the container's own cgroup, and not one below it.
     pub whole: bool,
 }
 
@@ -81,8 +81,8 @@ pub fn read(path: &str) -> CgroupName {
             }
             continue;
         }
-        // A runtime without the systemd driver that gets a systemd path makes one folder of
-        // `SLICE:PREFIX:ID`.
+        // A runtime without the systemd driver that is given a systemd path creates a folder with the
+        // name `SLICE:PREFIX:ID`.
         let mut whole = part.splitn(3, ':');
         let slice = whole.next().unwrap_or(part);
         if let Some(found) = pod(slice, qos) {
@@ -110,7 +110,7 @@ fn class(part: &str) -> Option<Qos> {
     }
 }
 
-/// `podUID`, or `[...-]kubepods[-CLASS]-podUID.slice`. A systemd slice says its class itself.
+/// Reads `podUID` or `[...-]kubepods[-CLASS]-podUID.slice`. The name of a slice contains the class.
 fn pod(part: &str, above: Qos) -> Option<PodRef> {
     let (uid, qos) = match part.strip_suffix(".slice") {
         None => (part.strip_prefix("pod")?, above),

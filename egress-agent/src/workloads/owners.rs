@@ -1,6 +1,6 @@
-//! The policy of each cgroup's sockets, as the kernel's table of owners has it.
+//! The policy of each cgroup, as written to the kernel's table of owners.
 //!
-//! Owns the entries that were written. It does not decide which policy a workload has.
+//! Knows the entries that were written. Does not decide which policy a workload has.
 
 use crate::kernel::Tables;
 use egress_ebpf::abi::DEFAULT_POLICY;
@@ -17,18 +17,18 @@ impl Owners {
         Ok(Self(tables.owners()?))
     }
 
-    /// The policy that a cgroup is under by an entry of its own.
+    /// The policy in a cgroup's own entry.
     pub fn of(&self, cgroup: CgroupId) -> Option<PolicyId> {
         self.0.get(&cgroup).copied()
     }
 
-    /// Every cgroup with the policy that it is under by an entry of its own.
+    /// Every cgroup that has an entry, with its policy.
     pub fn all(&self) -> &BTreeMap<CgroupId, PolicyId> {
         &self.0
     }
 
-    /// Writes what differs from `wanted`. Returns the policies that sockets were under whose
-    /// cgroup is under another one from here on: what these sockets remember must be judged again.
+    /// Writes the entries that differ from `wanted`. Returns the former policies of cgroups that have
+    /// another one from here on: verdicts that sockets stored under these must be judged again.
     pub fn become_these(
         &mut self,
         tables: &mut Tables,

@@ -1,5 +1,4 @@
-//! Which cgroups share one workload's bound on the network namespaces that the agent serves.
-//! `namespaces` has the bound itself.
+//! Which cgroups share one workload's limit of served network namespaces. `namespaces` has the limit.
 
 use super::cgroups::Cgroups;
 use super::member::Member;
@@ -8,7 +7,7 @@ use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The ids of every cgroup of the workload that this one belongs to.
+/// The ids of all cgroups of the workload that this cgroup belongs to.
 pub(super) fn one_workload(
     roots: &[PathBuf],
     cgroups: &Cgroups,

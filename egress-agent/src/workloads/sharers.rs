@@ -1,9 +1,8 @@
-//! Cgroups that have one share of the proxy each if no entry of `workloads` matches the flow's
-//! cgroup: the enforced roots, and below them each pod and each service or scope of systemd. A
-//! process with a cgroup subtree of its own makes cgroups below its workload only, and these add no
-//! share.
+//! The cgroups that have one share of the proxy each, for flows that no entry of `workloads` matches: the
+//! enforced roots, and below them each pod and each service or scope of systemd. A process that creates
+//! cgroups below its own gets no further share by that.
 //!
-//! Counts nothing: the proxy does.
+//! The proxy counts the shares.
 
 use super::names;
 use egress_ebpf::ids::CgroupId;
@@ -26,8 +25,8 @@ impl Sharers {
         set.remove(&cgroup);
     }
 
-    /// That of a flow whose owner is in these cgroups, deepest first; the uppermost, which all of its
-    /// neighbours have too, where none of them is known yet, and 0 without any.
+    /// The sharer of a flow, from the cgroups that its socket is in, deepest first. If none of them is
+    /// known yet, it is the uppermost, which the flow shares with all its neighbours; without any, 0.
     pub fn of(&self, owners: &[CgroupId]) -> CgroupId {
         let set = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let known = owners.iter().find(|id| set.contains(id));
@@ -35,8 +34,8 @@ impl Sharers {
     }
 }
 
-/// The part of a path below an enforced root that names its sharer: the first folder that does not
-/// merely group others. Empty for the root's own processes and those of a group.
+/// The sharer's part of a path below an enforced root: the path to the first folder that does not merely
+/// group others. Empty for processes of the root itself and of a group.
 pub(super) fn sharer(below: &str) -> &Path {
     let below = Path::new(below);
     let mut upper: Vec<&Path> = below.ancestors().collect();
@@ -51,8 +50,8 @@ pub(super) fn sharer(below: &str) -> &Path {
         .unwrap_or(Path::new(""))
 }
 
-/// Whether a folder groups workloads: a slice of systemd that is not a pod, the kubelet's folders under
-/// the cgroupfs driver, and those of Docker and Podman under theirs.
+/// Whether a folder groups workloads: a slice of systemd that is not a pod, or a folder of the kubelet, of
+/// Docker or of Podman with the cgroupfs driver.
 fn groups(name: &str) -> bool {
     let kept = [
         "kubepods",

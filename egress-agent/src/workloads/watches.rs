@@ -1,5 +1,5 @@
-//! Inotify on folders of cgroups: the kernel's events, in their order. Knows a cgroup only by its
-//! folder and the given id.
+//! inotify on the folders of cgroups: returns the kernel's events in their order. Knows a cgroup only by
+//! its folder and the given id.
 
 use anyhow::Context as _;
 use egress_ebpf::ids::CgroupId;
@@ -69,7 +69,7 @@ impl Watches {
         self.add(&events, WatchFlags::MODIFY, Watched::Events(id))
     }
 
-    /// A path that is gone already is no error.
+    /// Ignores a path that is already gone.
     fn add(&mut self, path: &Path, flags: WatchFlags, what: Watched) -> io::Result<()> {
         match inotify::add_watch(self.queue.get_ref(), path, flags) {
             Ok(watch) => {
@@ -125,7 +125,7 @@ struct Event {
     name: Option<String>,
 }
 
-/// Reads the queue. Names that are not UTF-8 are left to the scan.
+/// Reads the queue. A scan finds folders whose name is not UTF-8.
 fn read_events(queue: &OwnedFd, events: &mut Vec<Event>) -> io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); BUFFER];
     let mut reader = inotify::Reader::new(queue, &mut buffer);
