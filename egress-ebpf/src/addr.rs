@@ -1,14 +1,14 @@
 //! One form for every address: 16 bytes, IPv4 as `::ffff:a.b.c.d`.
 //!
-//! Both connect4 and connect6 end here, so an address is judged once whatever spelling the
-//! workload used. Does not know which addresses are allowed.
+//! connect4 and connect6 both use it, so the same address gets the same verdict in every spelling. Does not
+//! know which addresses are allowed.
 
-/// A 16-byte address in network byte order, held as four words so that BPF compares it in four
-/// steps and not sixteen. IPv4 is the mapped form of RFC 4291 §2.5.5.2.
+/// A 16-byte address in network byte order. It is four words, so that BPF compares it in four steps and not
+/// sixteen. IPv4 has the mapped form of RFC 4291 §2.5.5.2.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Addr {
-    /// Words as they stand in the packet: each is big-endian in memory.
+    /// The words as in a packet: each is big-endian in memory.
     pub be: [u32; 4],
 }
 
@@ -18,11 +18,11 @@ const NAT64: u32 = 0x0064_ff9b_u32.to_be();
 /// 2001:0::/32, RFC 4380 §2.6.
 const TEREDO: u32 = 0x2001_0000_u32.to_be();
 
-/// The length of a network that is one address.
+/// The prefix length of a single address.
 pub const ITSELF: u32 = 128;
 
 impl Addr {
-    /// `::`, which the kernel dials as loopback; also "not set" in the ABI.
+    /// `::`, which the kernel dials as loopback. In the ABI it also means "not set".
     pub const UNSPECIFIED: Self = Self { be: [0; 4] };
 
     /// From an IPv4 address as the kernel holds it (network byte order).
@@ -48,9 +48,9 @@ impl Addr {
         self.be[0] == 0 && self.be[1] == 0 && self.be[2] == MAPPED
     }
 
-    /// The address that a packet to this one ends at, as far as the address itself says: NAT64,
-    /// 6to4, Teredo and IPv4-compatible forms become the IPv4 address inside. Everything is
-    /// looked up in this form, so an embedded address is not a second name for a denied one.
+    /// The address at which a packet to this one ends: NAT64, 6to4, Teredo and IPv4-compatible forms become
+    /// the IPv4 address that they contain. Every lookup uses this form, so a denied IPv4 address cannot be
+    /// reached by embedding it in an IPv6 address.
     #[must_use]
     #[inline(always)]
     pub const fn canonical(&self) -> Self {
@@ -66,7 +66,7 @@ impl Addr {
         if a == TEREDO {
             return Self::from_v4_be(!d);
         }
-        // ::a.b.c.d (RFC 4291 §2.5.5.1); `::` and `::1` are addresses of their own.
+        // ::a.b.c.d (RFC 4291 §2.5.5.1), except `::` and `::1`.
         if a == 0 && b == 0 && c == 0 && u32::from_be(d) > 1 {
             return Self::from_v4_be(d);
         }
@@ -81,10 +81,9 @@ impl Addr {
         a == 0 && b == 0 && (c == 0 || c == MAPPED) && d == 0
     }
 
-    /// The length (of 128 bits) that a network must have at least to list this address. Networks are
-    /// listed for the hosts in them; what goes to many hosts at once is listed itself, or by a
-    /// network of groups: 224.0.0.0/4 (RFC 5771), 255.255.255.255 (RFC 919), ff00::/8 (RFC 4291
-    /// §2.7).
+    /// The shortest prefix length (of 128 bits) with which a network can list this address. A network lists
+    /// its hosts. An address of many hosts must be listed itself, or by a network of groups: 224.0.0.0/4
+    /// (RFC 5771), 255.255.255.255 (RFC 919), ff00::/8 (RFC 4291 §2.7).
     #[must_use]
     #[inline(always)]
     pub const fn shortest_network(&self) -> u32 {
@@ -101,8 +100,8 @@ impl Addr {
         if u32::from_be(a) >> 24 == 0xff { 8 } else { 0 }
     }
 
-    /// Loopback as the kernel dials it: 127.0.0.0/8, `::1`, and the unspecified addresses, which
-    /// `ip_route_connect` and `ip6_datagram_connect` turn into loopback after the hook ran.
+    /// Whether the kernel dials loopback for this address: 127.0.0.0/8, `::1`, and the unspecified addresses,
+    /// which `ip_route_connect` and `ip6_datagram_connect` turn into loopback after the hook has run.
     #[must_use]
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {

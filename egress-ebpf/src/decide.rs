@@ -1,23 +1,23 @@
-//! The decision about a destination: one function for connect, datagrams and the egress
-//! backstop, over whatever tables the caller has.
+//! The decision about a destination: one function for connect, datagrams and the egress backstop, over the
+//! tables that the caller passes.
 
 use crate::abi::{Policy, action, policy_flag, proto};
 use crate::addr::{Addr, ITSELF};
 use crate::ids::TableId;
 use crate::verdict::{Reason, Verdict};
 
-/// The tables that a decision looks into: BPF maps in the kernel, memory on the host.
+/// The tables that a decision reads: BPF maps in the kernel, memory on the host.
 pub trait Tables {
-    /// The [`action`] of the entry of a table that a destination falls under: the address on the port; else the
-    /// narrowest network on the port; else the narrowest on any port. Networks shorter than
-    /// `shortest` (of 128 bits) are passed over. `to` holds the canonical address.
+    /// The [`action`] of the table's entry for a destination: the entry of the address on the port, otherwise
+    /// the narrowest network on the port, otherwise the narrowest network on any port. Skips networks shorter
+    /// than `shortest` (of 128 bits). `to` has the canonical address.
     fn find(&self, table: TableId, shortest: u32, to: &Destination) -> Option<u32>;
 }
 
-/// Where a flow is going.
+/// The destination of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Destination {
-    /// The address as dialled, or as the packet has it.
+    /// The address as dialled, or as in the packet.
     pub addr: Addr,
     /// Host byte order.
     pub port: u16,
@@ -25,11 +25,11 @@ pub struct Destination {
     pub proto: u8,
 }
 
-/// No network is long enough.
+/// A shortest length that excludes every network.
 pub const NO_NETWORK: u32 = ITSELF + 1;
 
-/// Judges a destination under a policy. `proxy` tells the proxy's port in the flow's network
-/// namespace, `None` where it has none; it is asked only where the verdict hangs on it.
+/// Judges a destination under a policy. `proxy` returns the proxy's port in the flow's network namespace, or
+/// `None` if it has none. It is called only if the verdict depends on it.
 #[inline(always)]
 pub fn decide<T: Tables>(
     tables: &T,
@@ -40,8 +40,8 @@ pub fn decide<T: Tables>(
     decide_for(tables, policy, to, 0, proxy)
 }
 
-/// [`decide`] where something else than the address says how long a network must be at least to
-/// list it: that it is the broadcast address of a link shows in the route only.
+/// As [`decide`], if a network must have at least the length `shortest` to list the destination. The address
+/// alone does not show that: only the route shows that an address is a link's broadcast address.
 #[inline(always)]
 pub fn decide_for<T: Tables>(
     tables: &T,
@@ -58,7 +58,7 @@ pub fn decide_for<T: Tables>(
             Verdict::Deny(Reason::Protocol)
         };
     }
-    // By the address as dialled: `2002:7f00:1::` holds 127.0.0.1 and is routed to the outside.
+    // Checks the address as dialled: `2002:7f00:1::` contains 127.0.0.1 and is routed to the outside.
     if to.addr.is_loopback() {
         // The proxy takes streams only.
         return if to.proto == proto::TCP && proxy() == Some(to.port) {

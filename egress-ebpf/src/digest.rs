@@ -1,26 +1,26 @@
-//! Digests: one 64-bit word that represents a verdict, and the checksum that shows that a map's
-//! value was read whole.
+//! Digests: a 64-bit word that represents a verdict, and a checksum that shows whether a map's value was read
+//! whole.
 //!
-//! A word of 64 bits is the most that one CPU reads in one piece while another writes. Knows no map.
+//! 64 bits are the most that one CPU can read at once while another writes. Knows no map.
 
 use crate::decide::Destination;
 use core::ptr;
 
-/// Numbers that no workload can know: random for each load of the programs, in memory that only who
-/// may read BPF maps can read (`CAP_BPF`, `CAP_SYS_ADMIN`).
+/// Numbers that no workload can know: they are random for each load of the programs, and only a process that
+/// may read BPF maps can read them (`CAP_BPF`, `CAP_SYS_ADMIN`).
 #[repr(C)]
 #[derive(Debug)]
 pub struct Secret(pub [u64; Secret::WORDS]);
 
 impl Secret {
-    /// Two sums, each with a multiplier for every part and one number to begin with.
+    /// Two sums, each with a start value and a multiplier for each part.
     pub const WORDS: usize = 2 * (PARTS + 1);
 
-    /// Numbers that the loader has not written yet: with these every digest is 0, which stands for
+    /// The value before the loader has written the numbers. With it every digest is 0, which means
     /// "nothing".
     pub const UNSET: Self = Self([0; Self::WORDS]);
 
-    /// Through a volatile read: the loader writes it after the compiler has seen it.
+    /// The read is volatile, because the loader writes the numbers after compilation.
     #[inline(always)]
     fn word(&self, index: usize) -> u64 {
         // SAFETY: a word of this value.
@@ -31,19 +31,17 @@ impl Secret {
 /// Four words of the address; port and protocol; policy; generation.
 const PARTS: usize = 7;
 
-/// The word for "this destination passes under this policy of this generation"; `under` has the policy's
-/// id and the generation, or what else a destination passes by. 0 where the secret is not set, and with
-/// the chance of any other value.
+/// The word for "this destination passes under this policy with this generation". `under` has the policy's id
+/// and the generation, or another reason by which a destination passes. The word is 0 if the secret is not
+/// set, and otherwise as rarely as any other value.
 ///
-/// The address is taken as it was dialled, or as the packet has it: two spellings of one
-/// address have two words.
+/// The address is taken as dialled, or as in the packet: two spellings of one address have two words.
 ///
-/// Each half is the upper half of a sum of products of 32-bit parts with random numbers of 64 bits:
-/// two different inputs, chosen by someone who does not know these numbers, have the same half with a
-/// probability of 2⁻³² (M. Thorup, "High Speed Hashing for Integers and Strings", on vectors), and
-/// the halves have numbers of their own. So a destination that does not pass has the word of one
-/// that does with a probability of 2⁻⁶⁴, whatever a workload chooses: at a million datagrams a
-/// second, once in 500 000 years.
+/// Each half is the upper half of a sum of products of 32-bit parts with random 64-bit numbers. Two different
+/// inputs, chosen without knowledge of these numbers, have the same half with a probability of 2⁻³² (M. Thorup,
+/// "High Speed Hashing for Integers and Strings", on vectors). The two halves use different numbers. So a
+/// destination that does not pass has the word of one that does with a probability of 2⁻⁶⁴, whatever a workload
+/// chooses: at a million datagrams a second, once in 500 000 years.
 #[must_use]
 #[inline(always)]
 pub fn passed(secret: &Secret, to: &Destination, under: [u32; 2]) -> u64 {
@@ -66,11 +64,11 @@ pub fn passed(secret: &Secret, to: &Destination, under: [u32; 2]) -> u64 {
     (half(0) & (u64::MAX << 32)) | (half(PARTS + 1) >> 32)
 }
 
-/// An odd number without a pattern (2⁶⁴ divided by the golden ratio).
+/// An odd number without a simple bit pattern (2⁶⁴ divided by the golden ratio).
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// One more word of a value into its seal. Against chance, not against who chooses the words: the
-/// values are the kernel's and the agent's own.
+/// Adds a word of a value to its seal. The seal detects torn values, not forged ones: only the programs and
+/// the agent write them.
 #[must_use]
 #[inline(always)]
 pub const fn chain(sum: u64, word: u64) -> u64 {

@@ -1,36 +1,36 @@
-//! The latest arrival time of a datagram that is read. A peer may be answered for some time after
-//! it wrote; the kernel tells programs when a datagram is read, and not whether it stays
-//! (`MSG_PEEK`) or how long it waited.
+//! Finds the latest possible arrival time of a datagram that is read. A peer may be answered for some time
+//! after it wrote. Programs see when a datagram is read, but not whether it stays in the queue (`MSG_PEEK`)
+//! or how long it waited.
 //!
-//! Only the queue after each read is known. Datagrams leave it in order, so those that waited at
-//! one moment are the first ones read after it. Does not know sockets.
+//! Programs see the queue at each read. Datagrams leave it in order, so the ones that wait at some moment are
+//! the next ones that are read. Does not know sockets.
 
 /// The datagrams that wait at a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
-    /// Address of the first.
+    /// Memory address of the first one.
     pub first: u64,
-    /// How many there are.
+    /// Their number.
     pub count: u32,
 }
 
-/// What a socket remembers: how many datagrams waited at one moment and may wait still.
+/// What a socket remembers: how many datagrams waited at one moment and may still wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Heard {
     /// That moment.
     pub at: u64,
-    /// How many, and in the upper half a part of the address of the first one at the last look.
+    /// Their number, and in the upper half a part of the memory address of the first one at the last read.
     pub word: u64,
 }
 
 impl Heard {
-    /// One of the datagrams is read while these wait, itself among them if it stays. Returns the time
-    /// by which it had arrived, and what to remember.
+    /// A datagram is read while `waiting` wait; it is one of them if it stays. Returns the time by which the
+    /// datagram had arrived, and what to remember.
     ///
-    /// What waits at one moment is given one time, the next moment comes when all of that is gone: so
-    /// a datagram is given the time of its own first read at the latest. One that leaves nothing behind
-    /// arrived just now: it may be one that came after others were read without this being called
-    /// (`recv` without an address).
+    /// All datagrams that wait at one moment get the time of that moment. The next moment begins when all of
+    /// them are gone. So a datagram gets a time no later than its own first read. If nothing waits after the
+    /// read, the datagram gets the present time, because it may have come after others that were read without
+    /// a call of this (`recv` without an address).
     #[must_use]
     #[inline(always)]
     pub const fn read(self, waiting: Waiting, now: u64) -> (u64, Self) {
@@ -40,7 +40,7 @@ impl Heard {
         let (first_before, older) = (self.word >> 32, self.word & 0xffff_ffff);
         let first = (waiting.first >> 6) & 0xffff_ffff;
         let at = if older == 0 { now } else { self.at };
-        // Another first one: at least one is gone, and the oldest goes first.
+        // The first one has changed, so at least one is gone, and the oldest go first.
         let gone = (first != first_before) as u64;
         let older = older.saturating_sub(gone);
         let count = waiting.count as u64;

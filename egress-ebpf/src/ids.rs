@@ -1,7 +1,5 @@
-//! The numbers by which the kernel and the agent name things, a type each: a cgroup's id is no
-//! policy's, and a namespace's cookie not its inode. Each has the width that it has in the maps.
-//!
-//! Does not know what they name.
+//! A type for each kind of number that names something, so that a cgroup's id is not taken for a policy's, or
+//! a namespace's cookie for its inode. Each has the same width as in the maps.
 
 use core::fmt;
 
@@ -27,30 +25,31 @@ macro_rules! ids {
 }
 
 ids! {
-    /// A cgroup of version 2: the inode of its folder (`cgroup_id` in include/linux/cgroup.h). 0 is
-    /// none, or one that is not known.
+    /// A cgroup of version 2: the inode of its folder (`cgroup_id` in include/linux/cgroup.h). 0 means none or
+    /// not known.
     CgroupId(u64);
-    /// A policy's place in the kernel's array of policies, below
+    /// A policy's index in the kernel's array of policies, below
     /// [`MAX_POLICIES`](crate::abi::MAX_POLICIES).
     PolicyId(u32);
-    /// A rule table's place in the kernel's array of tables, below
+    /// A rule table's index in the kernel's array of tables, below
     /// [`MAX_TABLES`](crate::abi::MAX_TABLES).
     TableId(u32);
-    /// A network namespace as programs know it (`net_cookie`, SO_NETNS_COOKIE); never given out
-    /// twice. 0 is one that is not known.
+    /// A network namespace as programs see it (`net_cookie`, SO_NETNS_COOKIE). The kernel does not use one
+    /// twice. 0 means not known.
     NetnsCookie(u64);
-    /// A network namespace as `/proc/PID/ns/net` shows it: given out again once it is gone.
+    /// A network namespace as `/proc/PID/ns/net` shows it. The kernel uses one again when its namespace is
+    /// gone.
     NetnsInode(u64);
-    /// How often what a policy says has changed, over all policies. 0 is that of a policy that was
-    /// never written.
+    /// A number that grows with each change of a policy, over all policies. 0 is the generation of a policy
+    /// that was never written.
     Generation(u32);
 }
 
 impl Generation {
-    /// That of a policy that was never written.
+    /// The generation of a policy that was never written.
     pub const NEVER: Self = Self(0);
 
-    /// The one to give out after this one; [`Self::NEVER`] is not given out.
+    /// The generation after this one. It is never [`Self::NEVER`].
     #[must_use]
     pub const fn next(self) -> Self {
         match self.0.wrapping_add(1) {

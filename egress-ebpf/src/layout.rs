@@ -1,9 +1,7 @@
-//! The offsets of kernel fields that no helper returns: the loader finds them in the kernel's type
+//! The offsets of kernel fields that no helper returns. The loader finds them in the kernel's type
 //! information and writes them into the programs before the verifier runs.
-//!
-//! Does not read anything itself.
 
-/// Places in structures of the kernel. With [`Layout::UNKNOWN`] the programs read none of them.
+/// Offsets in structures of the kernel. With [`Layout::UNKNOWN`] the programs read none of the fields.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
@@ -15,11 +13,11 @@ pub struct Layout {
     pub sock_net: u32,
     /// Byte of `net.ipv6.sysctl.ip_nonlocal_bind`, which is one byte long.
     pub nonlocal_bind6: u32,
-    /// Bit of `inet_sock` that says `IP_FREEBIND`.
+    /// Bit of `inet_sock` for `IP_FREEBIND`.
     pub freebind: u32,
-    /// Bit of `inet_sock` that says `IP_TRANSPARENT`.
+    /// Bit of `inet_sock` for `IP_TRANSPARENT`.
     pub transparent: u32,
-    /// Bit of `sock.sk_userlocks` that says that bind() named the address (`SOCK_BINDADDR_LOCK`).
+    /// Bit of `sock.sk_userlocks` that is set if bind() named the address (`SOCK_BINDADDR_LOCK`).
     pub bound: u32,
     /// Byte of `sock.sk_receive_queue`, a `sk_buff_head`.
     pub receive_queue: u32,
@@ -30,8 +28,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Nothing is known: the kernel has no type information, or does not let programs read its
-    /// memory.
+    /// Nothing is known: the kernel has no type information, or programs may not read its memory.
     pub const UNKNOWN: Self = Self {
         skb_dst: 0,
         route_flags: 0,

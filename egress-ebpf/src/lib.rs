@@ -1,5 +1,5 @@
-//! The pure half of the kernel side: the types both sides of a BPF map agree on, the classification
-//! of addresses, and the one decision about a flow.
+//! The pure half of the kernel side: the types in BPF maps, the classification of addresses, and the decision
+//! about a flow.
 //!
 //! It builds for the BPF target and for the host, so `cargo test` judges flows with the code that
 //! the kernel runs. It knows no map, no helper and no policy language.

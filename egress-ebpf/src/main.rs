@@ -20,7 +20,7 @@ fn sock_create(ctx: SockContext) -> i32 {
     socket::create(&ctx)
 }
 
-/// Optional: kernels that run no BPF LSM refuse to load it, and nothing else depends on it.
+/// Optional: a kernel without BPF LSM does not load it, and no other program depends on it.
 #[lsm_cgroup(hook = "socket_create")]
 fn socket_create(ctx: LsmContext) -> i32 {
     socket::family(&ctx)
@@ -103,7 +103,7 @@ fn agent_egress(ctx: SkBuffContext) -> i32 {
     listener::answers_stay(&ctx)
 }
 
-/// Never attached: `BPF_PROG_TEST_RUN` runs it, to hold the kernel's decision against the host's.
+/// Never attached: tests run it with `BPF_PROG_TEST_RUN`, to compare the kernel's decision with the host's.
 #[socket_filter]
 fn decide_probe(ctx: SkBuffContext) -> i64 {
     probe::probe(&ctx)
@@ -115,7 +115,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The helpers used are offered to GPL-compatible programs only.
+/// Some helpers are available to GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! Rule tables as a plain map, with which tests compare every lookup. Slow, and simple enough to
+//! Rule tables as a plain map, for tests that compare every lookup with it. It is slow, and simple enough to
 //! trust.
 
 use crate::addr::Addr;
@@ -19,12 +19,12 @@ impl Model {
         self.entries.insert((table, entry.key), entry.action);
     }
 
-    /// Takes an entry out; whether it was there.
+    /// Removes an entry. Returns whether it existed.
     pub fn delete(&mut self, table: TableId, key: Key) -> bool {
         self.entries.remove(&(table, key)).is_some()
     }
 
-    /// Takes a table away.
+    /// Removes a table.
     pub fn drop_table(&mut self, table: TableId) {
         self.entries.retain(|(id, _), _| *id != table);
     }
@@ -58,8 +58,8 @@ pub fn number(addr: Addr) -> u128 {
     words.fold(0, |number, word| (number << 32) | word)
 }
 
-/// Whether a network holds an address. One of 1 to 95 bits is of IPv6, though the mapped form of IPv4
-/// may lie in it.
+/// Whether a network contains an address. A network of 1 to 95 bits is an IPv6 network and contains no IPv4
+/// address, although the mapped form may be in its range.
 fn holds(key: &Key, addr: Addr) -> bool {
     let family = !addr.is_v4() || key.bits() == 0 || key.bits() >= 96;
     let differ = number(key.addr()) ^ number(addr);

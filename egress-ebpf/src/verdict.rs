@@ -1,14 +1,14 @@
-//! The one verdict on a flow and the only place where it becomes a return code.
+//! The verdict on a flow, and the only place where it becomes a return code.
 
 /// What happens to a flow.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Straight through.
+    /// It is allowed.
     Allow,
-    /// To the agent's proxy.
+    /// It is redirected to the agent's proxy.
     Proxy,
-    /// Refused, and why.
+    /// It is denied for this reason.
     Deny(Reason),
 }
 
@@ -51,22 +51,22 @@ coded! {
         NoProxy = 4 => "no-proxy",
         /// The flow table is full.
         FlowTableFull = 5 => "flow-table-full",
-        /// The agent's own proxy port dialled without a redirect.
+        /// The workload dialled or bound the proxy's port itself.
         ProxyPort = 6 => "proxy-port",
-        /// Kernel state that must be there is missing.
+        /// State that the decision needs is missing in the kernel.
         State = 7 => "state",
-        /// The packet claims a sender that is not of this network namespace.
+        /// The packet claims a source address that does not belong to this network namespace.
         ForgedSource = 8 => "forged-source",
-        /// The socket's cgroup is nested deeper than the gate can follow
+        /// The socket's cgroup is nested deeper than the programs judge
         /// ([`MAX_DEPTH`](crate::abi::MAX_DEPTH) levels).
         CgroupDepth = 9 => "cgroup-depth",
-        /// The socket's owner is unknown: its cgroup's ancestors are not known.
+        /// The socket's owner is unknown, because its cgroup's ancestors are not known.
         UnknownOwner = 10 => "unknown-owner",
     }
 }
 
 coded! {
-    /// Where it was denied. The numbers are part of the ABI.
+    /// The hook that denied the flow. The numbers are part of the ABI.
     Hook {
         /// `cgroup/connect4`.
         Connect4 = 1 => "connect4",
@@ -91,11 +91,11 @@ coded! {
     }
 }
 
-/// What a program returns that judges nothing: sock_ops.
+/// The return code of a program that judges nothing (sock_ops).
 pub const NOTED: u32 = 1;
 
 impl Verdict {
-    /// For every cgroup hook alike: 1 lets the call or packet go on, 0 makes it EPERM
+    /// The return code for every cgroup hook: with 1 the call or packet goes on, with 0 it fails with EPERM
     /// (`BPF_CGROUP_RUN_PROG_*` in include/linux/bpf-cgroup.h).
     #[must_use]
     #[inline(always)]
@@ -108,7 +108,7 @@ impl Verdict {
 }
 
 impl Verdict {
-    /// One number for each verdict, for tests that compare the kernel's with the host's.
+    /// A number for each verdict, for tests that compare the kernel's with the host's.
     #[must_use]
     #[inline(always)]
     pub const fn number(self) -> u32 {

@@ -1,4 +1,4 @@
-//! A task's name as the kernel keeps it. Whose it is, the types that hold one say.
+//! A task's name, as the kernel stores it.
 
 use core::fmt::{self, Write as _};
 
@@ -7,8 +7,8 @@ use core::fmt::{self, Write as _};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Comm(pub [u8; 16]);
 
-/// The bytes before the NUL. Control characters, which would forge log lines, are `?`; bytes that are not UTF-8 are
-/// U+FFFD.
+/// Shows the bytes before the NUL. A control character, which could forge log lines, is shown as `?`, and bytes
+/// that are not UTF-8 as U+FFFD.
 impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.0.split(|byte| *byte == 0).next().unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::digest;
 use crate::ids::{CgroupId, NetnsCookie, PolicyId};
 use core::mem::size_of;
 
-/// Key of a flow between its SYN and the handshake's end.
+/// Key of a flow between its SYN and the end of its handshake.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowKey {
@@ -22,7 +22,7 @@ pub struct FlowKey {
     pub reserved: [u8; 5],
 }
 
-/// What the proxy must know of a redirected flow: where it was going and whose it is.
+/// What the proxy must know about a redirected flow: its destination and its owner.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowOrigin {
@@ -56,12 +56,12 @@ impl FlowOrigin {
     /// Words before the seal.
     const WORDS: usize = 9;
 
-    /// The seal of this origin under this key. A program that copies an entry of the flow table may
-    /// find it given to another flow meanwhile (the table is an LRU hash, whose elements are used
-    /// again at once): what it copied then has not the seal of the key that it looked for.
+    /// The seal of an origin under a key. While a program copies an entry of the flow table, the kernel may
+    /// give the element to another flow (the table is an LRU hash, which uses elements again at once). Such a
+    /// copy does not have the seal for the key of the lookup.
     ///
     /// # Safety
-    /// `origin` points to a whole value, aligned. Others may write it at the same time.
+    /// `origin` points to a whole, aligned value. Other CPUs may write it at the same time.
     #[must_use]
     #[inline(always)]
     pub unsafe fn sealed(origin: *const Self, key: &FlowKey) -> u64 {
@@ -72,7 +72,7 @@ impl FlowOrigin {
         let words = origin.cast::<u64>();
         let mut index = 0;
         while index < Self::WORDS {
-            // SAFETY: within the value, which has no padding; the caller's word for the rest.
+            // SAFETY: the word is inside the value, which has no padding. The caller guarantees the rest.
             sum = digest::chain(sum, unsafe { words.add(index).read_volatile() });
             index += 1;
         }

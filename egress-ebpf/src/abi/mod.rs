@@ -1,8 +1,7 @@
 //! The types in BPF maps: read and written by the kernel programs and the agent.
 //!
-//! Every type is `#[repr(C)]`, has no implicit padding, and its size is asserted, because both
-//! sides see raw bytes. [`ABI_VERSION`] changes with any of them. `bpf/maps.rs` documents who
-//! writes which map.
+//! Every type is `#[repr(C)]`, has no implicit padding and an asserted size, because both sides see raw
+//! bytes. A change of any type changes [`ABI_VERSION`]. `bpf/maps.rs` documents who writes which map.
 
 mod comm;
 mod flow;
@@ -20,8 +19,8 @@ use crate::addr::Addr;
 use crate::ids::{CgroupId, Generation, NetnsCookie, PolicyId, TableId};
 use core::mem::size_of;
 
-/// Raised with every change of a type here or of a map's meaning; an agent refuses to adopt
-/// pinned maps of another version.
+/// Raised with every change of a type here or of a map's meaning. An agent does not adopt pinned maps of
+/// another version.
 pub const ABI_VERSION: u32 = 4;
 
 /// IANA protocol numbers that the tables know.
@@ -34,40 +33,39 @@ pub mod proto {
     pub const UDP: u8 = 17;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
-    /// Stands for MPTCP, whose socket number (`IPPROTO_MPTCP`, 262) does not fit and whose packets
-    /// are TCP: a number that RFC 3692 keeps for experiments.
+    /// Stands for MPTCP, whose socket number (`IPPROTO_MPTCP`, 262) does not fit into a byte and whose
+    /// packets are TCP. RFC 3692 reserves this number for experiments.
     pub const MPTCP: u8 = 254;
 }
 
-/// What a table entry asks for.
+/// The actions of table entries.
 pub mod action {
-    /// Straight through.
+    /// The flow is allowed.
     pub const ALLOW: u32 = 1;
-    /// To the agent's proxy, which checks the name or applies a route.
+    /// The flow is redirected to the agent's proxy, which checks the name or applies a route.
     pub const PROXY: u32 = 2;
 }
 
-/// How a policy treats what its table does not list.
+/// Flags of a policy.
 pub mod policy_flag {
     /// `outboundTrafficPolicy: ALLOW_ANY`.
     pub const ALLOW_ANY: u32 = 1;
-    /// The table has networks: an address that is not listed itself is looked for in them.
+    /// The table has networks, so that an address without an entry of its own must be looked up in them.
     pub const HAS_PREFIXES: u32 = 2;
-    /// Nothing is denied; what would be denied is recorded.
+    /// Nothing is denied. A flow that would be denied is recorded.
     pub const AUDIT: u32 = 4;
     /// TCP that no entry lists goes to the proxy: [`super::PROOF_POLICY`] only.
     pub const PROOF: u32 = 8;
 }
 
-/// What applies to the sockets of one set of workloads. Its map has the policy id as the key and
-/// [`Self::word`] as the value: all of a policy is read and written in one piece, and one write makes
-/// a whole new table visible.
+/// The policy of a set of workloads. Its map has the policy id as the key and [`Self::word`] as the value, so
+/// a policy is read and written at once, and one write puts a whole new table in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Policy {
     /// Table whose entries apply, below [`MAX_TABLES`]. 0 is the table that is always empty.
     pub table: TableId,
-    /// Raised with each change after which a cached verdict must be judged again. Never 0, and
-    /// never given out twice.
+    /// Raised with each change after which a stored verdict must be judged again. Never 0 and never used
+    /// twice.
     pub generation: Generation,
     /// Bits of [`policy_flag`].
     pub flags: u32,
@@ -81,7 +79,7 @@ impl Policy {
     const FLAGS: u32 = 15;
     const ERRNO_AT: u32 = Self::FLAGS_AT + 4;
 
-    /// As stored in the map. What does not fit is cut off: no errno is above 4 095 (`MAX_ERRNO`).
+    /// The policy as stored in the map. Every errno fits: none is above 4 095 (`MAX_ERRNO`).
     #[must_use]
     #[inline(always)]
     pub const fn word(&self) -> u64 {
@@ -91,7 +89,7 @@ impl Policy {
         ((self.generation.0 as u64) << 32) | low as u64
     }
 
-    /// From the map.
+    /// The policy of a word in the map.
     #[must_use]
     #[inline(always)]
     pub const fn of_word(word: u64) -> Self {
@@ -105,8 +103,8 @@ impl Policy {
     }
 }
 
-/// Where the proxy listens in one network namespace. Key of its map: the namespace cookie. A
-/// redirect in a namespace without one is denied.
+/// Where the proxy listens in a network namespace. The key of its map is the namespace's cookie. In a
+/// namespace without an entry, a flow that needs the proxy is denied.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProxyPort {
@@ -116,7 +114,7 @@ pub struct ProxyPort {
     pub reserved: [u8; 6],
 }
 
-/// One denial, as it comes out of the ring buffer.
+/// A denial, as an event in the ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DenyEvent {
@@ -136,7 +134,7 @@ pub struct DenyEvent {
     pub reason: u8,
     /// [`crate::verdict::Hook`] as a number.
     pub hook: u8,
-    /// 1 = recorded only, the policy audits.
+    /// 1 if the policy audits: the flow was only recorded.
     pub audit: u8,
     /// Zero.
     pub reserved: u16,
@@ -144,7 +142,7 @@ pub struct DenyEvent {
     pub policy: PolicyId,
     /// Thread group id.
     pub pid: u32,
-    /// Denials of the same [`DenyKey`] since its last event that had none of their own.
+    /// Denials with the same [`DenyKey`] since its last event, which had no event themselves.
     pub repeated: u32,
     /// Zero.
     pub reserved2: u32,
@@ -152,7 +150,7 @@ pub struct DenyEvent {
     pub comm: Comm,
 }
 
-/// What makes two denials the same, for one event a [`REPEAT_NS`].
+/// Denials with the same key have one event in [`REPEAT_NS`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DenyKey {
@@ -170,7 +168,7 @@ pub struct DenyKey {
     pub reserved: u32,
 }
 
-/// When a [`DenyKey`] last had an event, and how many denials had none since.
+/// The time of a [`DenyKey`]'s last event, and the number of denials without an event since.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DenySeen {
@@ -180,9 +178,9 @@ pub struct DenySeen {
     pub repeated: u64,
 }
 
-/// One event for the same denial in this time, nanoseconds.
+/// Time within which the same denial has one event, in nanoseconds.
 pub const REPEAT_NS: u64 = 1_000_000_000;
-/// Events of one CPU in [`REPEAT_NS`]; what goes beyond is counted as lost.
+/// The most events of one CPU in [`REPEAT_NS`]. Further ones are counted as lost.
 pub const EVENTS_PER_WINDOW: u64 = 1000;
 
 /// A peer that wrote to a datagram socket first, and may be answered.
@@ -191,7 +189,7 @@ pub const EVENTS_PER_WINDOW: u64 = 1000;
 pub struct PeerKey {
     /// Socket cookie of the socket that it wrote to.
     pub cookie: u64,
-    /// Its address as it is: one that has another address in it earns nothing for that one.
+    /// Its address, not in canonical form: a peer with an embedded address gives no right to answer that one.
     pub addr: Addr,
     /// Its port, host byte order.
     pub port: u16,
@@ -199,50 +197,49 @@ pub struct PeerKey {
     pub reserved: [u8; 6],
 }
 
-/// How long a peer may be answered after its last datagram was there to be read, nanoseconds: the time that netfilter
-/// gives a UDP stream (`nf_conntrack_udp_timeout_stream`).
+/// How long a peer may be answered after its last datagram had arrived, in nanoseconds: the timeout of a UDP
+/// stream in netfilter (`nf_conntrack_udp_timeout_stream`).
 pub const ANSWER_NS: u64 = 120_000_000_000;
 
-/// Peers that one workload may note in a second, an eighth of what the table holds.
+/// New peers that one workload may add to the table in a second: an eighth of the table.
 pub const PEERS_PER_SECOND: u64 = 8192;
 
-/// Policy id of an enforced root's default: owners that the kernel does not know.
+/// The default policy of the enforced roots, for cgroups without an owner that has a policy.
 pub const DEFAULT_POLICY: PolicyId = PolicyId(0);
-/// Policies that the kernel has room for, by ids from 0 on.
+/// The number of policies in the kernel, with ids from 0 on.
 pub const MAX_POLICIES: u32 = 4096;
-/// Tables that the kernel has room for, by ids from 0 on: the one that each policy has, and the one
-/// that it is about to have.
+/// The number of tables in the kernel, with ids from 0 on: for each policy its table and the next one.
 pub const MAX_TABLES: u32 = 2 * MAX_POLICIES;
 /// Flags of a table's array: the agent maps it into its memory (`BPF_F_MMAPABLE`), and the arrays
 /// may differ in length (`BPF_F_INNER_MAP`).
 pub const TABLE_FLAGS: u32 = (1 << 10) | (1 << 12);
-/// Policy id that is never written: owners under it are denied everything, for want of state.
+/// A policy that is never written: cgroups that have it are denied everything, with the reason `state`.
 pub const CLOSED_POLICY: PolicyId = PolicyId(MAX_POLICIES - 1);
-/// Policy id of the agent's own canaries, with [`policy_flag::PROOF`] and the empty table: the proxy
-/// answers their connections itself and dials nothing.
+/// The policy of the agent's own canaries, with [`policy_flag::PROOF`] and the empty table. The proxy answers
+/// their connections itself and dials nothing.
 pub const PROOF_POLICY: PolicyId = PolicyId(MAX_POLICIES - 2);
 /// "No policy" in an event.
 pub const NO_POLICY: PolicyId = PolicyId(u32::MAX);
 
 /// Indices of the per-CPU counters.
 pub mod counter {
-    /// Flows let straight through.
+    /// Flows that were allowed without the proxy.
     pub const ALLOWED: u32 = 0;
     /// Flows redirected to the proxy.
     pub const REDIRECTED: u32 = 1;
     /// Denials.
     pub const DENIED: u32 = 2;
-    /// Denials whose event went beyond the rate or found the ring buffer full.
+    /// Denials whose event exceeded the rate or found the ring buffer full.
     pub const EVENTS_LOST: u32 = 3;
-    /// Redirected flows that the kernel had no room for (denied).
+    /// Redirected flows that were denied because the flow table had no room.
     pub const FLOWS_FULL: u32 = 4;
-    /// Denials without an event of their own: the same one had one a moment before.
+    /// Denials without an event, because the same denial had one within [`super::REPEAT_NS`].
     pub const REPEATED: u32 = 5;
-    /// What an auditing policy let pass though no rule lists it.
+    /// Unlisted flows that an auditing policy let pass.
     pub const WOULD_DENY: u32 = 6;
-    /// Datagrams let out as the answer to a peer that wrote first.
+    /// Datagrams that were allowed as an answer to a peer that wrote first.
     pub const ANSWERED: u32 = 7;
-    /// How many there are.
+    /// The number of counters.
     pub const COUNT: u32 = 8;
 }
 

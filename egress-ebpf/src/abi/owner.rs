@@ -1,8 +1,8 @@
 //! The owner of a socket: the cgroup ids above a cgroup, and the policy of a cgroup.
 //!
-//! Both lie in hash maps, whose elements the kernel uses again as soon as they are deleted: a
-//! program that still reads one may see the value of another key, or half of it. So each value
-//! vouches for its key and for being whole. `bpf/maps.rs` documents who writes them.
+//! Both are in hash maps. The kernel uses an element again as soon as it is deleted, so a program that still
+//! reads it may see the value of another key, or half of it. Each value therefore has a seal over itself and
+//! its key. `bpf/maps.rs` documents who writes these maps.
 
 use super::{CLOSED_POLICY, MAX_POLICIES};
 use crate::digest::chain;
@@ -10,38 +10,38 @@ use crate::ids::{CgroupId, PolicyId};
 use core::mem::size_of;
 use core::ptr;
 
-/// Levels of cgroups below the root of the hierarchy that have a policy. The kernel itself allows
-/// any number (`cgroup.max.depth`); what is nested deeper is denied everything, with a reason.
+/// Levels of cgroups below the root of the hierarchy that the programs judge. The kernel allows any number
+/// (`cgroup.max.depth`). Cgroups that are nested deeper are denied everything (`cgroup-depth`).
 pub const MAX_DEPTH: usize = 32;
 
-/// The ancestors of a cgroup: value of the map that has a cgroup's id as its key. Written once: a
-/// cgroup stays where it was made (`cgroup_rename` in kernel/cgroup/cgroup.c rejects another parent),
-/// and no id comes twice (`kernfs_new_node`).
+/// The ancestors of a cgroup: the value of a map whose key is the cgroup's id. It never changes: a cgroup
+/// cannot move to another parent (`cgroup_rename` in kernel/cgroup/cgroup.c), and the kernel does not use an id
+/// twice (`kernfs_new_node`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ancestors {
-    /// Ids by level from 1 on, up to the cgroup itself; 0 below it.
+    /// Ids by level, from level 1 to the cgroup itself. Deeper levels are 0.
     pub ids: [u64; MAX_DEPTH],
-    /// The cgroup's level, or that it is too deep, in the low byte; above it a digest of the level, the
-    /// cgroup and the ids, from which [`Self::lookup`] knows a value that is whole.
+    /// In the low byte the cgroup's level, or a mark that it is too deep. Above that, a digest of the level, the
+    /// cgroup and the ids, by which [`Self::lookup`] recognises a whole value.
     pub seal: u64,
 }
 
-/// What the ancestors of a cgroup say about it.
+/// The result of a lookup of a cgroup's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OwnerOf {
     /// The policy of the deepest cgroup that has one.
     Policy(PolicyId),
     /// None of them has one.
     Nobody,
-    /// It lies below [`MAX_DEPTH`].
+    /// The cgroup is deeper than [`MAX_DEPTH`].
     TooDeep,
-    /// The value is of another cgroup, or another CPU is writing it.
+    /// The value belongs to another cgroup, or another CPU is writing it.
     Torn,
 }
 
-/// Runs a block for each level, the deepest first, written out: before Linux 6.2 the verifier rejects
-/// a loop that is entered by falling into its head, and the compiler may lay one out so.
+/// Runs a block for each level, the deepest first. The loop is unrolled, because the compiler may build a loop
+/// that is entered by falling into its head, which the verifier rejects before Linux 6.2.
 macro_rules! levels {
     ($level:ident $block:block) => {
         levels!($level $block 31 30 29 28 27 26 25 24 23 22 21 20 19 18 17 16);
@@ -53,9 +53,9 @@ macro_rules! levels {
 }
 
 impl Ancestors {
-    /// The byte of a seal that says the level.
+    /// The byte of a seal that has the level.
     const LEVEL: u64 = 0xff;
-    /// In the place of the level of a cgroup that lies below [`MAX_DEPTH`].
+    /// Stands for the level of a cgroup that is deeper than [`MAX_DEPTH`].
     const DEEP: u64 = 0xff;
 
     /// The seal of a cgroup with a level and the sum of cgroup and ids.
@@ -64,17 +64,17 @@ impl Ancestors {
         (chain(sum, level) & !Self::LEVEL) | level
     }
 
-    /// Of the map where nothing was written.
+    /// A value that was never written.
     pub const NONE: Self = Self {
         ids: [0; MAX_DEPTH],
         seal: 0,
     };
 
-    /// Writes the ancestors of a cgroup. `at` tells the one at a level, 0 for a level below the cgroup
+    /// Writes the ancestors of a cgroup. `at` returns the id at a level, or 0 for a level below the cgroup
     /// itself.
     ///
     /// # Safety
-    /// `value` points to memory for a value that is nobody else's.
+    /// `value` points to memory for a value that nobody else uses.
     #[inline(always)]
     #[expect(
         clippy::cast_possible_wrap,
@@ -85,7 +85,8 @@ impl Ancestors {
         let mut depth = 0;
         levels!(level {
             let id = at(level as i32 + 1);
-            // Volatile, or the compiler keeps every word twice on the stack, which has no room.
+            // The write is volatile, because the compiler would otherwise keep every word twice on the stack,
+            // which has no room for that.
             // SAFETY: a word of the value.
             unsafe { ptr::write_volatile(&raw mut (*value).ids[level], id) };
             if id != 0 {
@@ -102,12 +103,11 @@ impl Ancestors {
         unsafe { ptr::write_volatile(&raw mut (*value).seal, seal) };
     }
 
-    /// Finds the deepest owner in a value that others may be writing: each word is read once, and
-    /// what was found counts only if the words read have the seal. `own` tells the policy that one
-    /// cgroup has of its own.
+    /// Finds the deepest owner in a value that other CPUs may be writing. Each word is read once, and the
+    /// result counts only if the words that were read have the seal. `own` returns a cgroup's own policy.
     ///
     /// # Safety
-    /// `value` points to a whole value, aligned.
+    /// `value` points to a whole, aligned value.
     #[inline(always)]
     pub unsafe fn lookup(
         value: *const Self,
@@ -126,7 +126,7 @@ impl Ancestors {
         }
         let mut sum = cgroup.0;
         let mut found = None;
-        // The levels below the cgroup are not read: most cgroups have a few above them.
+        // Reads only the levels down to the cgroup, which are few for most cgroups.
         levels!(level {
             if (level as u64) < depth {
                 // SAFETY: a word of the value.
@@ -144,9 +144,9 @@ impl Ancestors {
         }
     }
 
-    /// The ids from the cgroup itself up; none where the value is not whole or the cgroup too deep.
+    /// The ids from the cgroup itself upwards. None if the value is not whole or the cgroup is too deep.
     pub fn deepest_first(&self, cgroup: CgroupId) -> impl Iterator<Item = CgroupId> + '_ {
-        // SAFETY: a whole value, which nobody writes.
+        // SAFETY: `self` is a whole value, which nobody writes.
         let found = unsafe { Self::lookup(self, cgroup, |_| None) };
         let depth = if found == OwnerOf::Nobody {
             (self.seal & Self::LEVEL) as usize
@@ -158,14 +158,14 @@ impl Ancestors {
     }
 }
 
-/// The policy that a cgroup has of its own, with the cgroup: value of the map of owners, one word.
+/// The value of the map of owners: one word with a cgroup's own policy, sealed with the cgroup's id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner;
 
 impl Owner {
     const POLICY: u64 = MAX_POLICIES as u64 - 1;
 
-    /// The value that puts a cgroup under a policy.
+    /// The value that gives a cgroup a policy.
     #[must_use]
     #[inline(always)]
     pub const fn entry(cgroup: CgroupId, policy: PolicyId) -> u64 {
@@ -173,8 +173,8 @@ impl Owner {
         (chain(cgroup.0, policy) & !Self::POLICY) | policy
     }
 
-    /// The policy in the value of a cgroup. What vouches for another cgroup is read as
-    /// [`CLOSED_POLICY`]: the cgroup has an entry, and it is not known what it says.
+    /// The policy in the value of a cgroup. A value with the seal of another cgroup is read as
+    /// [`CLOSED_POLICY`], because the cgroup has an entry whose content is not known.
     #[must_use]
     #[inline(always)]
     pub const fn policy(cgroup: CgroupId, entry: u64) -> PolicyId {

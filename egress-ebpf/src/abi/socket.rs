@@ -1,41 +1,41 @@
-//! The state that the kernel keeps for one socket, and who may read and write each part of it when.
+//! The state that the programs keep for a socket, and who may read and write each part of it when.
 
 use super::{Comm, action};
 use crate::addr::Addr;
 use crate::ids::{CgroupId, Generation, NetnsCookie, PolicyId};
 use core::mem::size_of;
 
-/// State of one socket, in its `sk_storage`. Written by the programs only; several of them may run on
-/// one socket at the same time.
+/// The state of one socket, in its `sk_storage`. Only the programs write it. Several of them may run on one
+/// socket at the same time.
 ///
-/// What serialises them is the socket's lock, where there is one:
+/// The socket's lock serialises some of them:
 ///
-/// - `connect` runs under it for both protocols: `tcp_v4_connect` keeps it from the hook until the
-///   SYN has left (`inet_stream_connect`), `udp_pre_connect` holds it for the hook alone. So do
-///   `sendmsg`, `recvmsg`, `bind` (`BPF_CGROUP_RUN_SA_PROG_LOCK`) and `getpeername` (`inet_getname`).
-/// - Packets of a TCP connection leave under it, from a call, a softirq or a timer alike
-///   (`bh_lock_sock`; a timer that finds a call at work leaves the packet to it, `tcp_release_cb`).
-/// - Datagrams leave without it (`udp_sendmsg` without corking), from any number of threads.
-/// - A listener answers handshakes without it, on every CPU (`tcp_conn_request`), and so does a socket
+/// - `connect` runs under the lock for both protocols: `tcp_v4_connect` keeps it from the hook until the
+///   SYN has left (`inet_stream_connect`), `udp_pre_connect` holds it for the hook only. `sendmsg`,
+///   `recvmsg`, `bind` (`BPF_CGROUP_RUN_SA_PROG_LOCK`) and `getpeername` (`inet_getname`) run under it too.
+/// - Packets of a TCP connection leave under the lock, whether a call, a softirq or a timer sends them
+///   (`bh_lock_sock`; a timer that finds the lock held leaves the packet to the holder, `tcp_release_cb`).
+/// - Datagrams leave without the lock (`udp_sendmsg` without corking), from any number of threads.
+/// - A listener answers handshakes without the lock, on every CPU (`tcp_conn_request`), and so does a socket
 ///   whose resets carry it (`ip_send_unicast_reply`, since Linux 6.13).
-/// - `sock_create` runs before anybody else has the socket. What a listener accepts begins with a
-///   copy of its state (`bpf_sk_storage_clone`) that nobody else sees until the handshake ends.
+/// - `sock_create` runs before anybody else has the socket. An accepted socket starts with a copy of its
+///   listener's state (`bpf_sk_storage_clone`), which nobody else sees until the handshake ends.
 ///
-/// | field | written by | read by | what holds it together |
+/// | field | written by | read by | what keeps it consistent |
 /// |---|---|---|---|
-/// | `cgroup`, `netns`, `proto` | `sock_create`; the first hook for sockets older than the gate | every hook | one word each that has one value for life |
-/// | `passed` | `connect`, `sendmsg`, egress of datagrams | the same | one word, which says all that it stands for |
+/// | `cgroup`, `netns`, `proto` | `sock_create`; the first hook for sockets older than the gate | every hook | one word each, whose value does not change |
+/// | `passed` | `connect`, `sendmsg`, egress of datagrams | the same | one word, which represents the whole verdict |
 /// | `judged` | `connect`, `sendmsg`, egress | every hook | one word: policy and generation. A stale pair is judged again |
-/// | `mode` | `connect`, egress of streams, under the lock | egress of streams, `getpeername`, the agent | the lock; one word all the same, since a listener's answer reads it without |
-/// | `answered` | a listener's answer, on any CPU | egress of streams | one word, which counts only beside the `mode` that it was written for: each `connect` makes another. One that is late says nothing |
-/// | `dialled`, `port` | `connect` and egress of streams, under the lock | egress of streams under the lock, `getpeername` under the lock, the agent's dump | the lock. The agent may read a mixture: it ends the connection or not, the egress hook judges all the same |
+/// | `mode` | `connect`, egress of streams, under the lock | egress of streams, `getpeername`, the agent | the lock. It is also one word, because a listener's answer reads it without the lock |
+/// | `answered` | a listener's answer, on any CPU | egress of streams | one word, which is valid only together with the `mode` that it was written for. Each `connect` changes the mode, so a late write has no effect |
+/// | `dialled`, `port` | `connect` and egress of streams, under the lock | egress of streams under the lock, `getpeername` under the lock, the agent's dump | the lock. The agent may read a mixture and end the connection or not. The egress hook judges the packets in any case |
 /// | `heard_at`, `heard` | `recvmsg`, under the lock | the same | the lock |
-/// | `broadcasts` | `setsockopt`, without the lock | `sendmsg`, egress of datagrams | one byte that is set and never cleared; it is part of what `passed` stands for |
-/// | `pid`, `comm` | `connect`, `sendmsg`, under the lock | events, the origin of a redirected flow (under the lock) | an event of a datagram may show half of each name; nothing is judged by them |
+/// | `broadcasts` | `setsockopt`, without the lock | `sendmsg`, egress of datagrams | one byte that is set and never cleared; `passed` includes it |
+/// | `pid`, `comm` | `connect`, `sendmsg`, under the lock | events, the origin of a redirected flow (under the lock) | an event of a datagram may show halves of two names; no verdict depends on them |
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketState {
-    /// The creating task's cgroup (its leaf).
+    /// The cgroup of the task that created the socket.
     pub cgroup: CgroupId,
     /// Its network namespace.
     pub netns: NetnsCookie,
@@ -49,25 +49,25 @@ pub struct SocketState {
     pub answered: u64,
     /// Datagrams: when the `heard` datagrams waited ([`crate::heard`]), `bpf_ktime_get_ns`.
     pub heard_at: u64,
-    /// Datagrams: those that waited then, as one word.
+    /// Datagrams: [`crate::heard::Heard::word`].
     pub heard: u64,
-    /// Streams: the address as dialled (not canonical), which getpeername must show and the proxy
-    /// must dial.
+    /// Streams: the address as dialled (not canonical), which getpeername must show and the proxy must dial.
     pub dialled: Addr,
     /// Streams: port of that, host byte order.
     pub port: u16,
     /// IANA protocol number of the socket.
     pub proto: u8,
-    /// Not 0: the socket may send to broadcast addresses (`SO_BROADCAST`).
+    /// Not 0 if the socket may send to broadcast addresses (`SO_BROADCAST`).
     pub broadcasts: u8,
-    /// Thread group id of the creator (of the task that last dialled, once there was one).
+    /// Thread group id of the task that last dialled or sent to an address; 0 before that.
     pub pid: u32,
-    /// Name of that task; of a datagram socket the name that its process had first, unless it was denied.
+    /// Name of that task. For a datagram socket, the name at the process's first use of the socket or at its
+    /// last denial.
     pub comm: Comm,
 }
 
 impl SocketState {
-    /// A policy and its generation as one word; never 0, since no generation is.
+    /// A policy and its generation as one word. It is never 0, because no generation is 0.
     #[must_use]
     #[inline(always)]
     pub const fn pair(policy: PolicyId, generation: Generation) -> u64 {
@@ -82,7 +82,7 @@ impl SocketState {
     }
 }
 
-/// What a stream's socket is at: action, flags, and how often it was dialled.
+/// The mode of a stream's socket: action, flags, and how often it was dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mode(pub u64);
 
@@ -104,21 +104,21 @@ impl Mode {
         (self.0 >> Self::FLAGS_AT) as u8 & flags != 0
     }
 
-    /// With these flags too.
+    /// The same with these flags set.
     #[must_use]
     #[inline(always)]
     pub const fn with(self, flags: u8) -> Self {
         Self(self.0 | ((flags as u64) << Self::FLAGS_AT))
     }
 
-    /// Whether its flow was turned to the proxy.
+    /// Whether its flow was redirected to the proxy.
     #[must_use]
     #[inline(always)]
     pub const fn is_redirected(self) -> bool {
         self.action() == action::PROXY
     }
 
-    /// Dialled once more: an action of its own, nothing published, nothing accepted.
+    /// The mode after another dial: it has this action, and is neither published nor accepted.
     #[must_use]
     #[inline(always)]
     pub const fn dialled(self, action: u32) -> Self {
@@ -127,15 +127,15 @@ impl Mode {
         Self(action as u64 | owned | ((dials.wrapping_add(1) as u64) << Self::DIALS_AT))
     }
 
-    /// What a listener in this mode notes when it answers a handshake; never 0.
+    /// The value of `answered` that a listener in this mode writes when it answers a handshake; never 0.
     #[must_use]
     #[inline(always)]
     pub const fn answers(self) -> u64 {
         (self.0 >> Self::DIALS_AT) + 1
     }
 
-    /// Whether a stream is a listener's or was accepted by one, by all but the state of its
-    /// connection: the listener answered a handshake in this very mode, or is older than the gate.
+    /// Whether the socket is a listener or was accepted by one, not considering the state of its connection:
+    /// the listener answered a handshake in this mode, or it is older than the gate.
     #[must_use]
     #[inline(always)]
     pub const fn is_inbound(self, answered: u64) -> bool {
@@ -145,11 +145,11 @@ impl Mode {
 
 /// Bits of [`Mode`].
 pub mod socket_flag {
-    /// The flow of a redirected socket is in the flow table; its SYN may leave.
+    /// The origin of a redirected flow is in the flow table, so its SYN may leave.
     pub const PUBLISHED: u8 = 1;
-    /// Accepted by a listener older than the gate: answers go out.
+    /// Accepted by a listener older than the gate: its answers may leave.
     pub const INBOUND: u8 = 2;
-    /// Made below an enforced root while the gate was attached, or accepted by such a listener.
+    /// Created below an enforced root while the gate was attached, or accepted by such a listener.
     pub const OWNED: u8 = 4;
 }
 

@@ -1,4 +1,4 @@
-//! Answers to peers that wrote first: which peer, to which socket, and when.
+//! Answers to peers that wrote first: remembers which peer wrote to which socket, and when.
 
 use crate::bpf::context::sock_of;
 use crate::bpf::heard;
@@ -13,10 +13,10 @@ use egress_ebpf::abi::{ANSWER_NS, DenySeen, PEERS_PER_SECOND, PeerKey, REPEAT_NS
 use egress_ebpf::decide::Destination;
 use egress_ebpf::ids::CgroupId;
 
-/// `BPF_EXIST` of include/uapi/linux/bpf.h: only what is there is written.
+/// `BPF_EXIST` of include/uapi/linux/bpf.h: writes existing elements only.
 const BPF_EXIST: u64 = 2;
 
-/// Whether a datagram answers a peer that wrote to this very socket and was read from it.
+/// Whether a datagram answers a peer that wrote to this socket, and whose datagram was read.
 #[inline(always)]
 pub fn answers(cookie: u64, to: &Destination) -> bool {
     if to.proto != proto::UDP {
@@ -25,8 +25,8 @@ pub fn answers(cookie: u64, to: &Destination) -> bool {
     let Some(word) = PEERS.get_ptr(&peer_key(cookie, to)) else {
         return false;
     };
-    // SAFETY: an element of the map, which stays mapped while the program runs; one word. The clock
-    // takes no argument.
+    // SAFETY: one word of a map element, which stays mapped while the program runs. The clock takes no
+    // argument.
     unsafe {
         let at = ptr::read_volatile(word).wrapping_sub(of_peer(cookie, to));
         bpf_ktime_get_ns().wrapping_sub(at) < ANSWER_NS
@@ -50,11 +50,11 @@ pub fn cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
-/// Notes a peer that a server has read a datagram from, unless this socket wrote to it last: a
-/// client's own questions need no leave to answer.
+/// Remembers the peer of a datagram that is read, unless the socket's last allowed destination is this peer:
+/// a client may already send to it.
 #[inline(always)]
 pub fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
-    // Without state the answer is denied, which is the default.
+    // Without state the answer is denied.
     let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {
         return;
     };
@@ -69,22 +69,22 @@ pub fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
         return;
     };
     let word = at.wrapping_add(of_peer(cookie, peer));
-    // Without room the answer is denied too.
+    // Without room in the table the answer is denied too.
     if PEERS.insert(&key, &word, BPF_EXIST).is_err() && within_share(sock.cgroup(), now) {
         let _ = PEERS.insert(&key, &word, 0);
     }
 }
 
-/// Whether a workload has noted fewer peers in this second than it may: a workload that is written to from
-/// many addresses does not push its neighbours' peers out of the table at once.
+/// Whether a workload may add another peer in this second. The limit keeps a workload that many addresses write
+/// to from evicting its neighbours' peers at once.
 #[inline(always)]
 fn within_share(cgroup: CgroupId, at: u64) -> bool {
     let Some(seen) = SHARES.get_ptr_mut(&cgroup) else {
         let first = DenySeen { at, repeated: 1 };
         return SHARES.insert(&cgroup, &first, 0).is_ok();
     };
-    // SAFETY: an element of the map, which stays mapped while the program runs; words that other
-    // CPUs may write too: a share is no verdict, and some peers more or fewer do not matter.
+    // SAFETY: words of a map element, which stays mapped while the program runs. Other CPUs may write them
+    // too; no verdict depends on them, and a few peers more or fewer do not matter.
     unsafe {
         if at.wrapping_sub(ptr::read_volatile(&raw const (*seen).at)) >= REPEAT_NS {
             ptr::write_volatile(&raw mut (*seen).at, at);

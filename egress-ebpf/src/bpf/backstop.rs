@@ -1,11 +1,11 @@
 //! The egress backstop: every packet of a workload's socket, whatever call sent it.
 //!
-//! TCP is judged by the destination stored on the socket, never by headers: NAT in the OUTPUT
-//! chain has rewritten them by now. Datagrams are judged by header, with the last destination
-//! that passed as a short cut.
+//! TCP is judged by the destination that is stored on the socket, not by headers, because NAT in the OUTPUT
+//! chain has already rewritten them. Datagrams are judged by their header. The last allowed destination makes
+//! that cheap.
 //!
-//! Of a stream's header it checks only the parts that NAT does not change and that could send the
-//! packet elsewhere: it is plain TCP, and a flow that was allowed as loopback stays on loopback.
+//! Of a stream's header, it checks only what NAT does not change and what could send the packet to another
+//! address: the packet is plain TCP, and a flow that was allowed as loopback stays on loopback.
 
 use crate::bpf::answers::answers;
 use crate::bpf::context::{LISTEN, LOOPBACK, NEW_SYN_RECV, SOCK_DGRAM, SOCK_STREAM, SYN_SENT};
@@ -38,7 +38,7 @@ enum Judged {
     Denied(Destination, Reason),
 }
 
-/// A packet, its socket and way out, read once.
+/// A packet's socket and device, read once.
 struct Sent {
     kind: u32,
     protocol: u32,
@@ -95,8 +95,8 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         Sock::find(sk.cast())
     };
     let applied = applied(ctx, known);
-    // One place that judges and one that denies: each is large once inlined, and the verifier
-    // walks every copy.
+    // There is one call that judges and one that denies, because each is large when inlined and the verifier
+    // checks every copy.
     match judged(ctx, sk, &sent, known, &applied) {
         Judged::Passes => Verdict::Allow.return_code(),
         Judged::Denied(to, reason) => {
@@ -105,15 +105,15 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
     }
 }
 
-/// The policy of a packet's socket. Where the socket is older than the gate, or its cgroup's
-/// ancestors were evicted, the kernel gives the owner of the packet.
+/// The policy of a packet's socket. If the socket is older than the gate, or its cgroup's ancestors were evicted,
+/// the kernel returns the owner of the packet.
 #[inline(always)]
 fn applied(ctx: &SkBuffContext, known: Option<Sock<'_>>) -> Applied {
     if let Some(sock) = known {
         if sock.cgroup() == CgroupId(0) {
             // SAFETY: takes no pointer but the context.
             sock.set_cgroup(CgroupId(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }));
-            // What was allowed before was allowed under the root's default.
+            // Earlier verdicts were based on the root's default policy.
             sock.set_judged(0);
         }
         let applied = policy_of(sock);
@@ -141,7 +141,7 @@ fn judged(
     known: Option<Sock<'_>>,
     applied: &Applied,
 ) -> Judged {
-    // Of a stream only the first packet: its addresses stay.
+    // Only the first packet of a stream is checked, because its addresses do not change.
     let first = !sent.is_tcp() || sent.tcp_state == SYN_SENT;
     let forged = sent.device == LOOPBACK && first && !source_is_local(&Skb(ctx));
     if sent.is_tcp() {
@@ -150,7 +150,7 @@ fn judged(
             return Judged::Denied(to, Reason::Unparsable);
         }
         if matches!(sent.tcp_state, LISTEN | NEW_SYN_RECV) {
-            // SAFETY: a full socket of the running program's.
+            // SAFETY: `sk` is a full socket of the running program.
             unsafe { note_listener(sk) };
             return Judged::Passes;
         }
@@ -165,7 +165,7 @@ fn judged(
     by_header(ctx, sk, sent, known, applied, forged)
 }
 
-/// A connection by what its socket stored; `None` where that does not say.
+/// Judges a connection by the state of its socket. `None` if the state has no destination.
 #[inline(always)]
 fn stream(
     ctx: &SkBuffContext,
@@ -181,8 +181,8 @@ fn stream(
     if mode.action() == 0 || has_strayed(sock, mode, sent.device) {
         return None;
     }
-    // The proxy's answer to a forged sender is stopped by `listener::answers_stay`; but Linux 6.1
-    // runs no egress hook for a handshake's answer over IPv6, so there its question is.
+    // `listener::answers_stay` drops the proxy's answer to a forged source. But Linux 6.1 runs no egress hook
+    // for the answer to a handshake over IPv6, so over IPv6 the SYN is denied here.
     if forged && !(mode.is_redirected() && sock.dialled().is_v4()) {
         return Some(Judged::Denied(sock.destination(), Reason::ForgedSource));
     }
@@ -196,7 +196,7 @@ fn stream(
     Some(rejudge(sock, applied, sent.tcp_state))
 }
 
-/// Publishes a redirected flow by its first packet.
+/// Publishes the origin of a redirected flow when its first packet is sent.
 #[inline(always)]
 fn publish(ctx: &SkBuffContext, sent: &Sent, sock: Sock<'_>) -> bool {
     sent.tcp_state == SYN_SENT
@@ -206,9 +206,9 @@ fn publish(ctx: &SkBuffContext, sent: &Sent, sock: Sock<'_>) -> bool {
             .is_some_and(|plain| origin::publish(ctx, sock, plain.from, plain.from_port))
 }
 
-/// A flow that began under another policy or generation goes on only if the present one lists it.
-/// Where it runs (straight or through the proxy) was settled at its connect and stays; before its first
-/// packet it does not run yet, and must not go past the proxy.
+/// Judges a flow that started under another policy or generation. It goes on only if the present one lists it.
+/// Its connect has decided whether it goes through the proxy, which does not change later. But a flow that has
+/// not sent its first packet and now needs the proxy is denied.
 #[inline(always)]
 fn rejudge(sock: Sock<'_>, applied: &Applied, tcp_state: u32) -> Judged {
     let to = sock.destination();
@@ -224,9 +224,9 @@ fn rejudge(sock: Sock<'_>, applied: &Applied, tcp_state: u32) -> Judged {
     }
 }
 
-/// Neither a TCP nor a UDP socket: raw, ping, SCTP and whatever else speaks IP. In a network
-/// namespace that a workload made, the kernel's own sockets too: `sock_create` does not run for
-/// those, which tells them apart, and they may find neighbours and answer on loopback.
+/// Judges a packet of a socket that is neither TCP nor UDP: raw, ping, SCTP and others. In a network namespace
+/// that a workload created, these include the kernel's own sockets. `sock_create` does not run for those, so
+/// they have no owner. They may do neighbour discovery and answer on loopback.
 #[inline(always)]
 fn other(
     ctx: &SkBuffContext,
@@ -253,7 +253,7 @@ fn other(
     Judged::Denied(to, Reason::Protocol)
 }
 
-/// Datagrams, and streams whose connect no hook saw.
+/// Judges datagrams, and streams whose connect no hook saw, by the packet's header.
 #[inline(always)]
 fn by_header(
     ctx: &SkBuffContext,
@@ -295,9 +295,9 @@ fn by_header(
             }
             Judged::Passes
         }
-        // There was no redirect, so this packet is on its way past the proxy.
+        // The packet was not redirected, so it would bypass the proxy.
         Verdict::Proxy => Judged::Denied(to, Reason::NoProxy),
-        // The state above may hold what another thread has sent in between.
+        // The socket's state may be that of another thread's datagram, so the table of peers decides.
         // SAFETY: takes no pointer but the context.
         Verdict::Deny(Reason::NotListed)
             if answers(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }, &to) =>

@@ -1,5 +1,5 @@
-//! Sources that a socket claims at a call, and their denial. `sender` knows whether the kernel
-//! vouches for a source.
+//! Denies calls with which a socket claims a source address. `sender` knows whether the kernel checks a source
+//! itself.
 
 use crate::bpf::context::sock_of;
 use crate::bpf::event;
@@ -41,16 +41,16 @@ pub fn names_a_source(ctx: &SockAddrContext) -> bool {
     from != own && !Addr::from_v6_be(from).is_loopback()
 }
 
-/// Whether a socket that is older than the gate claims a source. A datagram to an IPv4 group comes
-/// back to this node's sockets before the egress hook sees it (`ip_mc_output` sends a copy without a
-/// socket first).
+/// Whether a socket that is older than the gate claims a source. The egress hook is too late for that: a
+/// datagram to an IPv4 group reaches this node's sockets before (`ip_mc_output` first sends a copy without a
+/// socket).
 #[inline(always)]
 pub fn older_claims(ctx: &SockAddrContext, sock: Sock<'_>, to: &Destination) -> bool {
     !sock.mode().has(socket_flag::OWNED)
         && sender::older_claims(sock_of(ctx).cast(), !to.addr.is_v4())
 }
 
-/// Denies what claims a source address that the kernel does not vouch for.
+/// Denies a call that claims a source address that the kernel does not check.
 #[inline(always)]
 pub fn deny_claim(ctx: &SockAddrContext, to: &Destination, claims: bool, hook: Hook) -> i32 {
     if !claims {
@@ -68,11 +68,11 @@ pub fn deny_claim(ctx: &SockAddrContext, to: &Destination, claims: bool, hook: H
     event::deny(sock, applied.as_ref(), to, Reason::ForgedSource, hook).return_code()
 }
 
-/// Whether a stream would claim its source: the answer to its handshake would go there.
+/// Whether a stream would claim its source, to which the answer to its handshake would go.
 #[inline(always)]
 pub fn stream_claims(ctx: &SockAddrContext, to: &Destination) -> bool {
     let sk = sock_of(ctx).cast();
-    // Both before any branch, see `context`.
+    // Both are read before any branch, see `context`.
     let (v4, v6) = (bound4(sk), bound6(sk));
     let from = if to.addr.is_v4() { v4 } else { v6 };
     !from.is_unspecified() && !from.is_loopback() && may_claim(sk, !to.addr.is_v4())

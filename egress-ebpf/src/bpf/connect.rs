@@ -56,12 +56,11 @@ pub fn v6(ctx: &SockAddrContext) -> i32 {
     verdict.return_code()
 }
 
-/// The verdict, and the proxy's port where it is [`Verdict::Proxy`].
+/// The verdict, and the proxy's port if it is [`Verdict::Proxy`].
 #[inline(always)]
 fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
-    // Name resolvers connect() a datagram socket to port 0 of each address, to have the kernel
-    // choose a source address (RFC 6724 sorting in getaddrinfo). No packet leaves by that, and a
-    // later send is judged by its packet.
+    // Name resolvers connect() a datagram socket to port 0 of each address, so that the kernel chooses a source
+    // address (RFC 6724 sorting in getaddrinfo). That sends no packet, and a later send is judged by its packet.
     if to.proto == proto::UDP && to.port == 0 {
         return (Verdict::Allow, 0);
     }
@@ -87,7 +86,7 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
             0,
         );
     }
-    // Each datagram is judged on egress, where the kernel can tell whose the socket is.
+    // The egress hook judges each datagram: there the kernel can return the socket's owner.
     if to.proto == proto::UDP && applied.is_unknown() {
         return (Verdict::Allow, 0);
     }
@@ -102,9 +101,9 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
         }
         other => (other, 0),
     };
-    // The same for resolvers that hand the service's port to the kernel too: a datagram socket may
-    // be connected, and show its source address, to where a stream may go. It still sends nothing:
-    // nothing is remembered, and the backstop judges each datagram.
+    // Some resolvers connect to the service's port instead. So a datagram socket may connect to a destination
+    // that a stream may reach, to show its source address. It still cannot send: nothing is remembered, and the
+    // backstop judges each datagram.
     if to.proto == proto::UDP && matches!(verdict, Verdict::Deny(_)) {
         let stream = Destination {
             proto: proto::TCP,

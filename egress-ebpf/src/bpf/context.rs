@@ -1,7 +1,7 @@
-//! How the programs read their contexts, and the kernel's constants that several of them know.
+//! Reads the programs' contexts, and defines the kernel's constants that several programs use.
 //!
-//! Judges nothing. Every field is read before any branch on another one: the compiler may else merge
-//! two loads into one from a computed place, which the verifier rejects.
+//! Judges nothing. Every field is read before any branch on another one, because the compiler may otherwise merge
+//! two loads into one with a computed address, which the verifier rejects.
 
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use core::ffi::c_void;
@@ -21,7 +21,7 @@ pub const AF_NETLINK: i32 = 16;
 
 /// `TCP_SYN_SENT` of include/net/tcp_states.h.
 pub const SYN_SENT: u32 = 2;
-/// `TCP_LISTEN` and `TCP_NEW_SYN_RECV`: what leaves is the answer to a handshake.
+/// `TCP_LISTEN` and `TCP_NEW_SYN_RECV`: a packet of such a socket is the answer to a handshake.
 pub const LISTEN: u32 = 10;
 pub const NEW_SYN_RECV: u32 = 12;
 
@@ -32,14 +32,14 @@ pub const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
 /// `::1`.
 pub const LOOPBACK6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
 
-/// The socket behind an address context.
+/// The socket of an address context.
 #[inline(always)]
 pub fn sock_of(ctx: &SockAddrContext) -> *mut c_void {
     // SAFETY: the context's socket pointer, never null in these hooks.
     unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
 }
 
-/// Where an IPv4 call is going.
+/// The destination of an IPv4 call.
 #[inline(always)]
 pub fn destination4(ctx: &SockAddrContext) -> Destination {
     // SAFETY: context fields that the IPv4 hooks may read.
@@ -55,7 +55,7 @@ pub fn destination4(ctx: &SockAddrContext) -> Destination {
     }
 }
 
-/// Where an IPv6 call is going.
+/// The destination of an IPv6 call.
 #[inline(always)]
 pub fn destination6(ctx: &SockAddrContext) -> Destination {
     // SAFETY: context fields that the IPv6 hooks may read.
@@ -77,9 +77,9 @@ pub fn destination6(ctx: &SockAddrContext) -> Destination {
     }
 }
 
-/// The socket of a connection of which the handshake has just ended on the accepting side
-/// (`BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`), before the accepting task can see it. `None` at any other
-/// time, and for a request socket.
+/// The socket of a connection whose handshake has just ended on the accepting side
+/// (`BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`). The accepting task cannot see it yet. `None` for other events and for
+/// a request socket.
 #[inline(always)]
 pub fn accepted(ctx: &SockOpsContext) -> Option<*mut c_void> {
     const PASSIVE_ESTABLISHED: u32 = 5;

@@ -1,4 +1,4 @@
-//! Datagrams with an address of their own, and the peer address that a redirected socket shows.
+//! Datagrams that are sent to an address, and the peer address that a redirected socket shows.
 
 use crate::bpf::answers::{answers, cookie, note_peer};
 use crate::bpf::claims::{deny_claim, names_a_source, older_claims};
@@ -19,7 +19,7 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 /// sendto()/sendmsg() with an IPv4 (or mapped) address.
 #[inline(always)]
 pub fn send4(ctx: &SockAddrContext) -> i32 {
-    // For IPv4 the kernel looks the source up, unless the socket has `IP_TRANSPARENT`.
+    // For IPv4 the kernel checks the source, unless the socket has `IP_TRANSPARENT`.
     send(ctx, &destination4(ctx), Hook::Sendmsg4)
 }
 
@@ -47,19 +47,19 @@ fn send(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> i32 {
             return verdict;
         }
     }
-    // A stream of datagrams to one place is judged once a generation.
+    // Datagrams to the same destination are judged once for each generation.
     if fresh(sock).is_some_and(|judged| has_passed(sock, to, judged)) {
         return Verdict::Allow.return_code();
     }
     let applied = policy_of(sock);
     let netns = sock.netns_or_ask(ctx.as_ptr());
     sock.note_process();
-    // The datagram is judged on egress, where the kernel can tell whose the socket is.
+    // The egress hook judges the datagram: there the kernel can return the socket's owner.
     if applied.is_unknown() {
         return Verdict::Allow.return_code();
     }
     let verdict = match judge(&applied, netns, to) {
-        // Not remembered: the next answer needs a peer that wrote, too.
+        // Not remembered, so the next answer needs a peer that wrote first too.
         Verdict::Deny(Reason::NotListed) if answers(cookie(ctx), to) => {
             count(counter::ANSWERED);
             return Verdict::Allow.return_code();
@@ -85,7 +85,7 @@ pub fn receive6(ctx: &SockAddrContext) -> i32 {
     peer6(ctx)
 }
 
-/// getpeername() on an IPv4 socket: a redirected flow shows where it was going.
+/// getpeername() on an IPv4 socket: a redirected flow shows its original destination.
 #[inline(always)]
 pub fn peer4(ctx: &SockAddrContext) -> i32 {
     if let Some(sock) = Sock::find(sock_of(ctx)) {

@@ -1,7 +1,7 @@
-//! Denials: how an auditing policy treats them, and the event of each.
+//! Denials: what an auditing policy does with them, and their events.
 //!
-//! The same denial has one event a second, with the number of those between; a CPU has a bounded
-//! number of events a second. A denial without an event is counted.
+//! The same denial has one event in a second, which has the number of repeats. The number of events of a CPU in a
+//! second is limited too. Denials without an event are counted.
 
 use crate::bpf::judge::Applied;
 use crate::bpf::maps::{DENIES, EVENTS, RATE, count};
@@ -14,8 +14,7 @@ use egress_ebpf::decide::Destination;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-/// Records a denial and returns the verdict on the flow: the denial itself, or under an auditing
-/// policy [`Verdict::Allow`].
+/// Records a denial. Returns the verdict on the flow: the denial, or [`Verdict::Allow`] under an auditing policy.
 #[inline(always)]
 pub fn deny(
     sock: Option<Sock<'_>>,
@@ -98,13 +97,14 @@ fn emit(
     slot.submit(0);
 }
 
-/// `None` for a denial that had its event a moment before; else how many had none since the last.
+/// `None` if the same denial had an event within [`REPEAT_NS`]. Otherwise the number of denials without an event
+/// since then.
 #[inline(always)]
 fn first_in_window(key: &DenyKey, at: u64) -> Option<u64> {
     let mut repeated = 0;
     if let Some(seen) = DENIES.get_ptr_mut(key) {
-        // SAFETY: the slot stays mapped for this run. Two CPUs may both count or both emit: the
-        // number is for a reader, and an event too many is bounded by the rate.
+        // SAFETY: the slot stays mapped while the program runs. Two CPUs may both count or both emit: the number
+        // is for people only, and the rate limits the events.
         unsafe {
             if at - (*seen).at < REPEAT_NS {
                 (*seen).repeated += 1;
@@ -116,7 +116,7 @@ fn first_in_window(key: &DenyKey, at: u64) -> Option<u64> {
         }
         return Some(repeated);
     }
-    // Without room in the map every denial is a first one; the rate bounds them.
+    // Without room in the map every denial counts as the first one. The rate limits their events.
     let _ = DENIES.insert(key, &DenySeen { at, repeated: 0 }, 0);
     Some(repeated)
 }
@@ -126,7 +126,7 @@ fn within_rate(at: u64) -> bool {
     let Some(window) = RATE.get_ptr_mut(0) else {
         return false;
     };
-    // SAFETY: a per-CPU slot that only this CPU writes.
+    // SAFETY: only this CPU writes the per-CPU slot.
     unsafe {
         if at - (*window).at >= REPEAT_NS {
             (*window).at = at;

@@ -1,5 +1,5 @@
-//! The egress hook's fast path: packets of a flow that was allowed and still is. `backstop` judges
-//! all others.
+//! The egress hook's fast path: recognises packets of a flow that was allowed and still is. `backstop` judges all
+//! others.
 
 use crate::bpf::context::{LOOPBACK, SYN_SENT};
 use crate::bpf::judge::{fresh, has_passed};
@@ -12,8 +12,8 @@ use egress_ebpf::abi::{Mode, proto, socket_flag};
 use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use egress_ebpf::packet::Plain;
 
-/// Whether a packet belongs to a flow that was allowed and still is: nearly every packet does, and
-/// this tells at the price of one look-up. All others are for the backstop.
+/// Whether a packet belongs to a flow that was allowed and still is. Nearly every packet does, and this check
+/// costs one lookup. The backstop judges all others.
 #[inline(always)]
 pub fn is_settled(
     skb: &Skb<'_>,
@@ -22,7 +22,7 @@ pub fn is_settled(
     device: u32,
     tcp_state: u32,
 ) -> bool {
-    // Whose it is, only the packet says of a socket older than the gate.
+    // For a socket older than the gate, only the packet shows the owner.
     if sock.cgroup() == CgroupId(0) {
         return false;
     }
@@ -41,7 +41,7 @@ pub fn is_settled(
         device,
         tcp_state,
     };
-    // A call for each family: in one form for both, the compiler would keep all of it on the stack.
+    // There is one call for each family, because the compiler would keep a common form on the stack.
     if let Some(plain) = skb.plain4() {
         return flow.has(&plain);
     }
@@ -54,14 +54,14 @@ struct Flow<'a> {
     sock: Sock<'a>,
     mode: Mode,
     accepted: bool,
-    /// Policy and generation that apply.
+    /// The policy and generation that apply.
     judged: (PolicyId, Generation),
     device: u32,
     tcp_state: u32,
 }
 
 impl Flow<'_> {
-    /// Whether a packet is of this flow.
+    /// Whether a packet belongs to this flow.
     #[inline(always)]
     fn has(&self, plain: &Plain) -> bool {
         if plain.to.proto != self.sock.proto() {
@@ -71,7 +71,7 @@ impl Flow<'_> {
             return true;
         }
         if plain.to.proto == proto::TCP {
-            // Of a stream only the first packet is looked at: its addresses stay.
+            // Only the first packet of a stream is checked, because its addresses do not change.
             let first = self.tcp_state == SYN_SENT && self.device == LOOPBACK;
             return self.mode.action() != 0
                 && (!first || plain.source_is_local())
@@ -87,8 +87,8 @@ impl Flow<'_> {
     }
 }
 
-/// A device that the socket is bound to, or an unspecified address that became the bound one, takes
-/// what was allowed as loopback to the outside.
+/// Whether a flow that was allowed as loopback leaves by another device: because the socket is bound to a device,
+/// or because it dialled the unspecified address, which became the address that it is bound to.
 #[inline(always)]
 pub fn has_strayed(sock: Sock<'_>, mode: Mode, device: u32) -> bool {
     device != LOOPBACK && (mode.is_redirected() || sock.dialled().is_loopback())

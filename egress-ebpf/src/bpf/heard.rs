@@ -1,4 +1,4 @@
-//! The latest arrival time of a datagram that recvmsg() reads, from the socket's queues. The
+//! Reads a socket's queues to find the latest possible arrival time of a datagram that recvmsg() reads. The
 //! library interprets them.
 
 use crate::bpf::memory::{address, place, read};
@@ -6,9 +6,8 @@ use crate::bpf::sock::Sock;
 use core::ffi::c_void;
 use egress_ebpf::heard::{Heard, Waiting};
 
-/// The time by which the present datagram had arrived, at the latest, and a note of those that wait
-/// behind it. Under the socket's lock, as recvmsg hooks are. `None` where the queues cannot be
-/// read.
+/// Returns the latest possible arrival time of the present datagram, and remembers those that wait after it. Runs
+/// under the socket's lock, as recvmsg hooks do. `None` if the queues cannot be read.
 #[inline(always)]
 pub fn arrival(sk: *mut c_void, sock: Sock<'_>, now: u64) -> Option<u64> {
     if place!(known) == 0 {
@@ -25,9 +24,9 @@ pub fn arrival(sk: *mut c_void, sock: Sock<'_>, now: u64) -> Option<u64> {
     Some(at)
 }
 
-/// The datagrams that wait at a UDP socket: what is read comes from `reader_queue`, and all of
-/// `sk_receive_queue` moves there once that is empty (`__skb_recv_udp`). In this order none is missed
-/// that moves in between.
+/// The datagrams that wait at a UDP socket. Reads take datagrams from `reader_queue`, and when that is empty, all
+/// of `sk_receive_queue` moves there (`__skb_recv_udp`). The queues are read in this order, so that a datagram
+/// that moves in between is not missed.
 #[inline(always)]
 fn waiting(sk: u64) -> Option<Waiting> {
     let (first, received) = queue(sk, place!(receive_queue))?;
@@ -38,7 +37,7 @@ fn waiting(sk: u64) -> Option<Waiting> {
     })
 }
 
-/// The first packet of a `sk_buff_head` and how many it has.
+/// The first packet of a `sk_buff_head`, and its length.
 #[inline(always)]
 fn queue(sk: u64, place: u32) -> Option<(u64, u32)> {
     let [next, _, length] = read::<[u64; 3]>(sk, place)?;

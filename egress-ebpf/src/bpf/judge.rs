@@ -12,7 +12,8 @@ use egress_ebpf::digest::{self, Secret};
 use egress_ebpf::ids::{Generation, NetnsCookie, PolicyId};
 use egress_ebpf::verdict::{Reason, Verdict};
 
-/// Written by the loader, another one at each load: what was remembered under another is judged again.
+/// The loader writes a new secret at each load, so that words which sockets stored under another one are judged
+/// again.
 #[unsafe(no_mangle)]
 static SECRET: Secret = Secret::UNSET;
 
@@ -21,12 +22,12 @@ static SECRET: Secret = Secret::UNSET;
 pub struct Applied {
     pub id: PolicyId,
     pub policy: Policy,
-    /// Why everything is denied where the policy has no generation.
+    /// The reason for the denials if the policy has no generation.
     missing: Reason,
 }
 
 impl Applied {
-    /// A policy that could not be told.
+    /// A policy that could not be found.
     #[inline(always)]
     pub fn none(missing: Reason) -> Self {
         Self {
@@ -36,21 +37,21 @@ impl Applied {
         }
     }
 
-    /// Whether it is not known whose the socket is.
+    /// Whether the socket's owner is not known.
     #[inline(always)]
     pub fn is_unknown(&self) -> bool {
         matches!(self.missing, Reason::UnknownOwner)
     }
 
-    /// The pair that a socket remembers.
+    /// The pair that a socket stores with a verdict.
     #[inline(always)]
     fn pair(&self) -> u64 {
         SocketState::pair(self.id, self.policy.generation)
     }
 }
 
-/// The policy of a socket's owner: the one of its last verdict while that is current, else that of
-/// the deepest owner that has one, else the default of the enforced root.
+/// The policy of a socket's owner: the policy of its last verdict if that is current, otherwise the policy of the
+/// deepest owner that has one, otherwise the default policy.
 #[inline(always)]
 pub fn policy_of(sock: Sock<'_>) -> Applied {
     let (id, generation) = SocketState::of_pair(sock.judged());
@@ -66,11 +67,11 @@ pub fn policy_of(sock: Sock<'_>) -> Applied {
     }
 }
 
-/// A policy as it stands now, in one piece.
+/// Reads a policy at once.
 #[inline(always)]
 pub fn policy(id: PolicyId) -> Applied {
     let word = match POLICIES.get_ptr(id.0) {
-        // SAFETY: a slot of an array map is always there; the agent writes it whole.
+        // SAFETY: a slot of an array map always exists, and the agent writes it whole.
         Some(slot) => unsafe { ptr::read_volatile(slot) },
         None => 0,
     };
@@ -105,8 +106,8 @@ pub fn judge_for(
     decide_for(&KernelTables, &applied.policy, to, shortest, proxy)
 }
 
-/// Policy and generation of a socket's last verdict, while that policy stands as it did: told without
-/// looking at the rest of it.
+/// The policy and generation of a socket's last verdict, if that policy has not changed since. Does not look up
+/// the owner.
 #[inline(always)]
 pub fn fresh(sock: Sock<'_>) -> Option<(PolicyId, Generation)> {
     let (id, generation) = SocketState::of_pair(sock.judged());
@@ -114,27 +115,28 @@ pub fn fresh(sock: Sock<'_>) -> Option<(PolicyId, Generation)> {
     (now != Generation::NEVER && now == generation).then_some((id, generation))
 }
 
-/// Whether what is stored in a socket was judged under the policy that applies now.
+/// Whether a socket's stored verdict was made under the policy that applies now.
 #[inline(always)]
 pub fn is_current(sock: Sock<'_>, applied: &Applied) -> bool {
     sock.judged() == applied.pair()
 }
 
-/// What a socket that may broadcast remembers is another thing than what it remembered before: only
-/// the egress hook, which sees the route, lets its datagrams pass.
+/// The policy's id with a bit that says whether the socket may broadcast. So a word that was stored before the
+/// socket could broadcast is not valid after it: only the egress hook, which sees the route, may allow its
+/// datagrams then.
 #[inline(always)]
 fn by_route(sock: Sock<'_>, id: PolicyId) -> u32 {
     id.0 | (u32::from(sock.may_broadcast()) << 31)
 }
 
-/// The time at which a peer wrote, as the table of peers has it: one word, which is of this very
-/// peer and socket. The table gives an element that a program looks at to another peer at once.
+/// The word of a peer and a socket, which is added to the time in the table of peers. The table may give an
+/// element that a program reads to another peer, whose word is another one.
 #[inline(always)]
 pub fn of_peer(cookie: u64, peer: &Destination) -> u64 {
     digest::passed(&SECRET, peer, [cookie as u32, (cookie >> 32) as u32])
 }
 
-/// Whether this is the last allowed destination of datagrams, under this policy of this generation.
+/// Whether this is the last allowed destination of the socket's datagrams, under this policy and generation.
 #[inline(always)]
 pub fn has_passed(
     sock: Sock<'_>,
@@ -145,20 +147,20 @@ pub fn has_passed(
     word != 0 && sock.passed() == word
 }
 
-/// The proxy's port in a network namespace, if it listens there. An element that is deleted may tell
-/// another namespace's: a connect there finds no listener of the agent's, and is denied.
+/// The proxy's port in a network namespace, if it listens there. An element that is being deleted may show another
+/// namespace's port. Then a connect finds no listener of the agent and is denied.
 #[inline(always)]
 pub fn proxy_port(netns: NetnsCookie) -> Option<u16> {
     PROXIES
         .get_ptr(netns)
-        // SAFETY: an element of the map, which stays mapped while the program runs; one half-word.
+        // SAFETY: a half-word of a map element, which stays mapped while the program runs.
         .map(|proxy| unsafe { ptr::read_volatile(&raw const (*proxy).port) })
 }
 
-/// Stores what was allowed, so that the egress backstop need not judge it again.
+/// Stores an allowed destination, so that the egress backstop need not judge it again.
 ///
-/// A datagram's destination is one word, which no other thread can mix with another. A stream's is
-/// more, and is written under the socket's lock.
+/// A datagram's destination is one word, so threads cannot mix two of them. A stream's destination has several
+/// words, and is written under the socket's lock.
 #[inline(always)]
 pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Verdict) {
     let action = match verdict {
@@ -177,7 +179,7 @@ pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Ve
     }
 }
 
-/// A stream that was allowed before is allowed by what applies now.
+/// Notes that the policy that applies now allows a stream too.
 #[inline(always)]
 pub fn renew(sock: Sock<'_>, applied: &Applied) {
     sock.set_judged(applied.pair());

@@ -1,5 +1,5 @@
-//! The proxy's listening sockets: whether one exists, that no workload takes its port, and that its
-//! answers do not leave the node. The agent admits them.
+//! The proxy's listening sockets: checks that one exists, keeps workloads from binding its port, and keeps its
+//! answers on the node. The agent admits the sockets.
 
 use crate::bpf::claims::deny_claim;
 use crate::bpf::context::{
@@ -26,13 +26,14 @@ use egress_ebpf::decide::Destination;
 use egress_ebpf::ids::NetnsCookie;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-/// `BPF_F_CURRENT_NETNS`: the namespace of the present socket.
+/// `BPF_F_CURRENT_NETNS`: the namespace of the calling socket.
 const OWN_NETNS: u64 = u64::MAX;
-/// Whether the agent listens at this port of the loopback address, in the network namespace of the
-/// calling socket. A listener of anyone else does not count.
+
+/// Whether the agent listens on this port of the loopback address, in the network namespace of the calling socket.
+/// A listener of another process does not count.
 #[inline(always)]
 pub fn is_there(ctx: &SockAddrContext, v4: bool, port: u16) -> bool {
-    // The lookup sees a packet from the client: port 0 keeps it off established connections.
+    // The lookup is for a packet from the client. Source port 0 keeps it from finding an established connection.
     let (mut tuple, length) = if v4 {
         let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
             saddr: LOOPBACK4,
@@ -50,7 +51,7 @@ pub fn is_there(ctx: &SockAddrContext, v4: bool, port: u16) -> bool {
         };
         (bpf_sock_tuple__bindgen_ty_1 { ipv6 }, 36)
     };
-    // SAFETY: the tuple is as long as said; the socket found is released on the one way out.
+    // SAFETY: the tuple has the given length, and a socket that is found is released.
     unsafe {
         let tuple = (&raw mut tuple).cast::<bpf_sock_tuple>();
         let sk = bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, length, OWN_NETNS, 0);
@@ -66,7 +67,7 @@ pub fn is_there(ctx: &SockAddrContext, v4: bool, port: u16) -> bool {
 /// Whether the agent wrote an entry for this socket.
 ///
 /// # Safety
-/// `sk` is a socket pointer that the verifier knows.
+/// `sk` is a socket pointer that the verifier accepts.
 #[inline(always)]
 unsafe fn is_admitted(sk: *mut c_void) -> bool {
     let map = ptr::from_ref(&LISTENERS).cast_mut().cast();
@@ -86,11 +87,10 @@ pub fn bind6(ctx: &SockAddrContext) -> i32 {
     bind(ctx, &destination6(ctx), Hook::Bind6)
 }
 
-/// Keeps the proxy's port free for the agent that comes back, and foreign addresses from datagram
-/// sockets.
+/// Keeps the proxy's port free for a restarted agent, and keeps datagram sockets from binding foreign addresses.
 #[inline(always)]
 fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
-    // Groups are bound to for hearing them.
+    // A socket binds to a group to receive its datagrams.
     let names_a_host = !own.addr.is_loopback() && own.addr.shortest_network() == 0;
     if own.proto == proto::UDP && names_a_host {
         let claims = sender::may_claim(sock_of(ctx).cast(), !own.addr.is_v4());
@@ -109,9 +109,9 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
     event::deny(sock, applied.as_ref(), own, Reason::ProxyPort, hook).return_code()
 }
 
-/// Every packet of the agent's own sockets: an answer of the proxy's listeners to a handshake
-/// leaves by the loopback device or not at all. A workload may claim an address of the outside as
-/// the source of a redirected flow; the answer would go there.
+/// Runs for every packet of the agent's own sockets. Drops an answer of the proxy's listeners to a handshake
+/// unless it leaves by the loopback device: a workload may claim an address outside the node as the source of a
+/// redirected flow, and the answer would go there.
 #[inline(always)]
 pub fn answers_stay(ctx: &SkBuffContext) -> i32 {
     let verdict = if strays(ctx) {
@@ -122,7 +122,7 @@ pub fn answers_stay(ctx: &SkBuffContext) -> i32 {
     verdict.return_code()
 }
 
-/// Whether this is a packet of an admitted listener on its way to another device.
+/// Whether this is a packet of an admitted listener that leaves by another device than loopback.
 #[inline(always)]
 fn strays(ctx: &SkBuffContext) -> bool {
     // SAFETY: context fields that cgroup_skb may read; the socket is checked for null.

@@ -1,4 +1,4 @@
-//! The hooks by family, and the maps between them.
+//! The hooks by family, and the maps that they share.
 
 pub mod answers;
 pub mod backstop;

@@ -1,5 +1,5 @@
-//! setsockopt() of a workload: denies the options by which a socket names a sender that is not of
-//! its network namespace. The receiver of such a datagram would answer to the claimed address.
+//! setsockopt() of a workload: denies options with which a socket can use a source address outside its network
+//! namespace. The receiver of such a datagram would answer to the claimed address.
 
 use crate::bpf::event;
 use crate::bpf::judge::policy_of;
@@ -22,14 +22,13 @@ const IPV6_FREEBIND: i32 = 78;
 const SOL_SOCKET: i32 = 1;
 const SO_BROADCAST: i32 = 6;
 const SOL_TCP: i32 = 6;
-/// Makes a connection without a handshake: the other end does not know of it.
+/// Creates a connection without a handshake, which the other end does not know.
 const TCP_REPAIR: i32 = 19;
 
-/// The kernel copies no more of a value for the program (`sockopt_alloc_buf` in
-/// kernel/bpf/cgroup.c).
+/// The most bytes of a value that the kernel copies for the program (`sockopt_alloc_buf` in kernel/bpf/cgroup.c).
 const PAGE: i32 = 4096;
 
-/// Runs before the kernel's own handler, with a copy of the value that the handler will get.
+/// Runs before the kernel's handler, with a copy of the value that the handler gets.
 #[inline(always)]
 pub fn set(ctx: &SockoptContext) -> i32 {
     // SAFETY: context fields that setsockopt may read.
@@ -51,8 +50,8 @@ pub fn set(ctx: &SockoptContext) -> i32 {
         return note_broadcasts(ctx);
     }
     if length > PAGE {
-        // "The program looks at nothing": the handler gets the caller's own buffer. Without this a
-        // value longer than a page fails with EFAULT.
+        // 0 means that the program does not use the value, so the handler gets the caller's buffer. Without this,
+        // a value longer than a page fails with EFAULT.
         // SAFETY: a context field that setsockopt may write.
         unsafe { ptr::write_volatile(&raw mut (*ctx.sockopt).optlen, 0) };
     }
@@ -72,8 +71,8 @@ fn claims_a_sender(level: i32, name: i32) -> bool {
 /// Whether the value is the number zero. The kernel reads an `int`, or one byte of a shorter value.
 #[inline(always)]
 fn turns_off(ctx: &SockoptContext, length: i32) -> bool {
-    // SAFETY: context fields that setsockopt may read; the verifier holds the reads of the value to
-    // the bounds just checked.
+    // SAFETY: context fields that setsockopt may read. The verifier checks that the reads of the value are inside
+    // the bounds.
     unsafe {
         let value = (*ctx.sockopt).__bindgen_anon_2.optval as usize;
         let end = (*ctx.sockopt).__bindgen_anon_3.optval_end as usize;
@@ -84,7 +83,7 @@ fn turns_off(ctx: &SockoptContext, length: i32) -> bool {
     }
 }
 
-/// Without the option the kernel sends nothing to a broadcast address.
+/// Notes that the socket may broadcast. Without the option the kernel sends nothing to a broadcast address.
 #[inline(always)]
 fn note_broadcasts(ctx: &SockoptContext) -> i32 {
     // SAFETY: a context field that setsockopt may read.
@@ -101,7 +100,7 @@ fn note_broadcasts(ctx: &SockoptContext) -> i32 {
 
 #[inline(always)]
 fn deny(ctx: &SockoptContext) -> i32 {
-    // SAFETY: context fields that setsockopt may read; the socket is a full one here.
+    // SAFETY: context fields that setsockopt may read. The socket is a full socket.
     let (sk, protocol) = unsafe {
         let sk = (*ctx.sockopt).__bindgen_anon_1.sk;
         if sk.is_null() {

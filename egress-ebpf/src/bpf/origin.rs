@@ -1,8 +1,8 @@
-//! The original destination of a redirected flow, carried from the client's socket to the proxy's.
+//! Carries the original destination of a redirected flow from the client's socket to the proxy's.
 //!
-//! Published under the client's address before the SYN leaves, taken over into the accepted socket
-//! when the handshake ends, and deleted there. Every redirected flow publishes its own before it
-//! can reach the proxy, so a reused port never gets the destination of the previous flow.
+//! It is published under the client's address before the SYN leaves. When the handshake ends, it moves into the
+//! accepted socket. Every redirected flow publishes its own destination before it reaches the proxy, so a reused
+//! port does not get the destination of the previous flow.
 
 use crate::bpf::context::{AF_INET, accepted};
 use crate::bpf::maps::{FLOWS, ORIGINS, count};
@@ -20,8 +20,8 @@ use egress_ebpf::abi::{FlowKey, FlowOrigin, SocketState, counter, proto, socket_
 use egress_ebpf::addr::Addr;
 use egress_ebpf::ids::NetnsCookie;
 
-/// Publishes a redirected flow under the address that its SYN comes from, once. `false` without
-/// room: the SYN must not leave.
+/// Publishes a redirected flow under the source address of its SYN. Returns `false` if there is no room; then the
+/// SYN must not leave.
 #[inline(always)]
 pub fn publish(ctx: &SkBuffContext, sock: Sock<'_>, from: Addr, port: u16) -> bool {
     let key = FlowKey {
@@ -47,10 +47,10 @@ pub fn publish(ctx: &SkBuffContext, sock: Sock<'_>, from: Addr, port: u16) -> bo
         comm: sock.comm(),
         seal: 0,
     };
-    // SAFETY: a value of this function's own.
+    // SAFETY: a local value.
     origin.seal = unsafe { FlowOrigin::sealed(&raw const origin, &key) };
-    // An entry that is there already belongs to a handshake of this very address that came to
-    // nothing: its socket is gone, or this one could not have the port.
+    // An existing entry belongs to a handshake from this address that did not end. Its socket is gone, because
+    // otherwise this one could not have the port.
     if FLOWS.insert(&key, &origin, 0).is_err() {
         count(counter::FLOWS_FULL);
         warn!(
@@ -64,7 +64,7 @@ pub fn publish(ctx: &SkBuffContext, sock: Sock<'_>, from: Addr, port: u16) -> bo
     true
 }
 
-/// On the agent's sockets: takes the origin over into the accepted socket.
+/// Runs on the agent's sockets: moves the origin into the accepted socket.
 #[inline(always)]
 pub fn agent(ctx: &SockOpsContext) {
     let Some(sk) = accepted(ctx) else {
@@ -84,8 +84,8 @@ pub fn agent(ctx: &SockOpsContext) {
     };
     let map: *mut c_void = ptr::from_ref(&ORIGINS).cast_mut().cast();
     let create = BPF_SK_STORAGE_GET_F_CREATE as u64;
-    // SAFETY: the verifier holds `map` and `sk` to their types; no one else sees the socket yet. The
-    // entry may be written for another flow while it is copied: what was copied then has another seal.
+    // SAFETY: the verifier checks the types of `map` and `sk`, and nobody else sees the socket yet. The entry may be
+    // written for another flow while it is copied; then the seal does not match.
     unsafe {
         let slot = bpf_sk_storage_get(map, sk, ptr::null_mut(), create).cast::<FlowOrigin>();
         if !slot.is_null() {
@@ -97,7 +97,7 @@ pub fn agent(ctx: &SockOpsContext) {
             }
         }
     }
-    // Deleting can only fail if the entry is gone, which is what is wanted.
+    // Deleting fails only if the entry is already gone.
     let _ = FLOWS.remove(&key);
 }
 
@@ -116,7 +116,7 @@ fn remote(ctx: &SockOpsContext) -> (Addr, u16) {
             ptr::read_volatile(&raw const (*v6)[2]),
             ptr::read_volatile(&raw const (*v6)[3]),
         ];
-        // In the upper half, big-endian (sock_ops_convert_ctx_access in net/core/filter.c).
+        // The port is big-endian, in the upper half (sock_ops_convert_ctx_access in net/core/filter.c).
         let port = u32::from_be(ptr::read_volatile(&raw const (*ops).remote_port)) as u16;
         if family == AF_INET as u32 {
             (Addr::from_v4_be(v4), port)

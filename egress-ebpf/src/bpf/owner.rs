@@ -1,10 +1,8 @@
-//! The owner of a socket: the ancestors of its cgroup, and the policy of the deepest one that has a
-//! policy.
+//! Finds the owner of a socket: the ancestors of its cgroup, and the policy of the deepest one that has one.
 //!
-//! A socket holds the id of its cgroup only. The ids above it are in a map, written by the first
-//! socket that is made in the cgroup. If the kernel has evicted them, the next socket of the cgroup
-//! writes them again, and until then packets are judged by the ancestors that the kernel gives for
-//! their socket.
+//! A socket stores only the id of its cgroup. The ids above it are in a map, which the first socket that is created
+//! in the cgroup writes. If the kernel has evicted them, the next socket of the cgroup writes them again. Until then,
+//! packets are judged by the ancestors that the kernel returns for their socket.
 
 use crate::bpf::maps::{ANCESTORS, OWNERS};
 use aya_ebpf::bindings::__sk_buff;
@@ -18,11 +16,11 @@ use egress_ebpf::abi::{Ancestors, DEFAULT_POLICY, MAX_DEPTH, Owner, OwnerOf};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::Reason;
 
-/// Codes of [`owner_of`] beside policy ids.
+/// Results of [`owner_of`] that are not policy ids.
 const TOO_DEEP: u64 = 1 << 32;
 const UNKNOWN: u64 = 1 << 33;
 
-/// The cgroup of the running task, whose ancestors are known from here on.
+/// The cgroup of the running task. Stores its ancestors if they are not known.
 #[inline(always)]
 pub fn of_task() -> CgroupId {
     // SAFETY: takes no argument.
@@ -39,22 +37,20 @@ pub fn of_task() -> CgroupId {
 extern "C" fn note_ancestors(cgroup: u64) -> u64 {
     let cgroup = CgroupId(cgroup);
     let mut ancestors = MaybeUninit::uninit();
-    // SAFETY: a value of this function's own. The helper takes a plain integer, and gives 0 for a
-    // level below the task's own.
+    // SAFETY: a local value. The helper takes a plain integer, and returns 0 for a level below the task's cgroup.
     let ancestors = unsafe {
         Ancestors::write(ancestors.as_mut_ptr(), cgroup, |level| {
             bpf_get_current_ancestor_cgroup_id(level)
         });
         ancestors.assume_init_ref()
     };
-    // Another CPU may write the same at the same time. Without room, what belongs to the cgroup is
-    // denied.
+    // Another CPU may write the same value at the same time. Without room, the cgroup's owner stays unknown.
     let _ = ANCESTORS.insert(cgroup, ancestors, 0);
     0
 }
 
-/// The policy id of a cgroup's deepest owner, or why there is none to tell. Cgroup 0 is one that the
-/// socket's program could not know.
+/// The policy id of a cgroup's deepest owner, or why it cannot be found. Cgroup 0 means that the socket is older than
+/// the gate.
 #[inline(always)]
 pub fn policy_id(cgroup: CgroupId) -> Result<PolicyId, Reason> {
     if cgroup == CgroupId(0) {
@@ -67,7 +63,7 @@ pub fn policy_id(cgroup: CgroupId) -> Result<PolicyId, Reason> {
     }
 }
 
-// Functions of plain numbers, which the verifier walks once, each by itself (see `tables`).
+// The verifier checks each of these functions of plain numbers once (see `tables`).
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -76,7 +72,7 @@ extern "C" fn owner_of(cgroup: u64) -> u64 {
     let Some(ancestors) = ANCESTORS.get_ptr(cgroup) else {
         return UNKNOWN;
     };
-    // SAFETY: an element of the map, which stays mapped while the program runs.
+    // SAFETY: a map element, which stays mapped while the program runs.
     match unsafe { Ancestors::lookup(ancestors, cgroup, own) } {
         OwnerOf::Policy(id) => u64::from(id.0),
         OwnerOf::Nobody => u64::from(DEFAULT_POLICY.0),
@@ -85,16 +81,16 @@ extern "C" fn owner_of(cgroup: u64) -> u64 {
     }
 }
 
-/// The policy id that a cgroup has of its own.
+/// A cgroup's own policy id.
 #[inline(always)]
 fn own(cgroup: CgroupId) -> Option<PolicyId> {
     OWNERS
         .get_ptr(cgroup)
-        // SAFETY: an element of the map, which stays mapped while the program runs; one word.
+        // SAFETY: one word of a map element, which stays mapped while the program runs.
         .map(|entry| Owner::policy(cgroup, unsafe { ptr::read_volatile(entry) }))
 }
 
-/// The policy id of the deepest owner of a packet's socket, as the kernel knows it.
+/// The policy id of the deepest owner of a packet's socket, by the cgroups that the kernel returns.
 #[inline(always)]
 pub fn policy_id_of_packet(ctx: &SkBuffContext) -> Result<PolicyId, Reason> {
     match owner_of_packet(ctx.skb.skb) {
@@ -106,7 +102,7 @@ pub fn policy_id_of_packet(ctx: &SkBuffContext) -> Result<PolicyId, Reason> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn owner_of_packet(skb: *mut __sk_buff) -> u64 {
-    // SAFETY: takes no pointer but the context; 0 comes back for a level below the socket's own.
+    // SAFETY: takes no pointer but the context. Returns 0 for a level below the socket's cgroup.
     let at = |level: usize| unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) };
     if at(MAX_DEPTH + 1) != 0 {
         return TOO_DEEP;

@@ -1,4 +1,4 @@
-//! The decision about a packet alone, for tests that compare the kernel's decision with the host's.
+//! The decision about a single packet, for tests that compare the kernel's decision with the host's.
 
 use crate::bpf::judge::{judge, policy};
 use crate::bpf::skb::Skb;
@@ -8,10 +8,10 @@ use egress_ebpf::ids::NetnsCookie;
 use egress_ebpf::packet::destination;
 use egress_ebpf::verdict::Verdict;
 
-/// The network namespace of packets that a test hands to [`probe`].
+/// The network namespace of the packets of a test.
 const PROBE_NETNS: NetnsCookie = NetnsCookie(1);
 
-/// The verdict on a packet alone, under the default policy, as [`Verdict::number`].
+/// The verdict on a packet under the default policy, as [`Verdict::number`].
 #[inline(always)]
 pub fn probe(ctx: &SkBuffContext) -> i64 {
     let verdict = match destination(&Skb(ctx)) {

@@ -1,5 +1,5 @@
-//! Whether the kernel itself vouches for a datagram's source address, and whether a packet goes to
-//! every host of a link. No helper shows either: both are read from the kernel's structures.
+//! Whether the kernel itself checks a datagram's source address, and whether a packet goes to every host of a link.
+//! No helper shows this, so both are read from the kernel's structures.
 
 use crate::bpf::memory::{address, bit, place, read};
 use aya_ebpf::bindings::bpf_sock;
@@ -14,9 +14,9 @@ const BROADCAST: u32 = 0x1000_0000;
 /// `SKB_DST_NOREF`: the lowest bit of `_skb_refdst` is not part of the address.
 const NO_REFERENCE: u64 = 1;
 
-/// Whether a socket may send from any address: without these the kernel looks a source address up
-/// among those of the network namespace (`ip_route_output_key_hash_rcu`, `ip6_datagram_send_ctl`,
-/// `__inet6_bind`). For IPv4 only `IP_TRANSPARENT` lets a packet leave by a foreign one.
+/// Whether a socket may send from any address. Without these options the kernel accepts only source addresses of the
+/// network namespace (`ip_route_output_key_hash_rcu`, `ip6_datagram_send_ctl`, `__inet6_bind`). For IPv4 only
+/// `IP_TRANSPARENT` allows a foreign one.
 #[inline(always)]
 pub fn may_claim(sk: *mut bpf_sock, v6: bool) -> bool {
     if place!(known) == 0 {
@@ -28,17 +28,17 @@ pub fn may_claim(sk: *mut bpf_sock, v6: bool) -> bool {
     bit(sk, place!(transparent)) || (v6 && (bit(sk, place!(freebind)) || nonlocal_bind6(sk)))
 }
 
-/// The IPv4 address that a socket is bound to; unspecified for none.
+/// The IPv4 address that a socket is bound to; unspecified if it is not bound.
 #[inline(always)]
 pub fn bound4(sk: *mut bpf_sock) -> Addr {
-    // SAFETY: a field of a socket that the verifier knows.
+    // SAFETY: a field of a socket that the verifier accepts.
     Addr::from_v4_be(unsafe { ptr::read_volatile(&raw const (*sk).src_ip4) })
 }
 
-/// The IPv6 address that a socket is bound to; unspecified for none.
+/// The IPv6 address that a socket is bound to; unspecified if it is not bound.
 #[inline(always)]
 pub fn bound6(sk: *mut bpf_sock) -> Addr {
-    // SAFETY: fields of a socket that the verifier knows.
+    // SAFETY: fields of a socket that the verifier accepts.
     let words = unsafe {
         let v6 = &raw const (*sk).src_ip6;
         [
@@ -51,19 +51,18 @@ pub fn bound6(sk: *mut bpf_sock) -> Addr {
     Addr::from_v6_be(words)
 }
 
-/// Whether a packet's source is the address that its socket is bound to, where it is bound to one.
-/// On the loopback device every 127.0.0.0/8 is the node's, also a resolver's that another program
-/// serves (`IP_PKTINFO` names any of them).
+/// Whether a packet's source is the address that its socket is bound to. True if it is not bound. On the loopback
+/// device all of 127.0.0.0/8 belongs to the node, including the address of another program's resolver, and
+/// `IP_PKTINFO` can name any of them.
 #[inline(always)]
 pub fn is_own(sk: *mut bpf_sock, from: &Addr) -> bool {
-    // Every field is read before any branch: else the compiler may read one from a computed place,
-    // which the verifier rejects.
+    // Both are read before any branch, see `context`.
     let (v4, v6) = (bound4(sk), bound6(sk));
     let own = if from.is_v4() { v4 } else { v6 };
     own.is_unspecified() || own == *from
 }
 
-/// Whether a socket that is older than the gate, of which no hook saw the bind(), claims a source.
+/// Whether a socket that is older than the gate claims a source. No hook saw its bind().
 #[inline(always)]
 pub fn older_claims(sk: *mut bpf_sock, v6: bool) -> bool {
     if place!(known) == 0 {
@@ -79,12 +78,11 @@ pub fn older_claims(sk: *mut bpf_sock, v6: bool) -> bool {
     }
 }
 
-/// How long a network must be to list a datagram that leaves the node: what its route says, and not
-/// its address.
+/// The shortest prefix length with which a network can list a datagram that leaves the node, by the datagram's route.
 ///
 /// # Errors
-/// The socket claims its source. Of a socket made behind the gate (`owned`) the other hooks have
-/// seen each source that it names.
+/// The socket claims its source. This is not checked for a socket that was created behind the gate (`owned`), because
+/// the other hooks have seen each source that it names.
 #[inline(always)]
 pub fn shortest_network(
     ctx: &SkBuffContext,
@@ -99,7 +97,7 @@ pub fn shortest_network(
     Ok(if all { ITSELF } else { 0 })
 }
 
-/// Whether the route of an IPv4 packet is one to a broadcast address.
+/// Whether the route of an IPv4 packet leads to a broadcast address.
 #[inline(always)]
 fn is_broadcast(ctx: &SkBuffContext) -> bool {
     if place!(known) == 0 {
@@ -108,7 +106,7 @@ fn is_broadcast(ctx: &SkBuffContext) -> bool {
     let flags = address(ctx.skb.skb)
         .and_then(|skb| read::<u64>(skb, place!(skb_dst)))
         .and_then(|dst| read::<u32>(dst & !NO_REFERENCE, place!(route_flags)));
-    // Without a route it is not known where it goes.
+    // Without a route the destination is not known, so it counts as broadcast.
     flags.is_none_or(|flags| flags & BROADCAST != 0)
 }
 

@@ -1,5 +1,4 @@
-//! The end of a judged call: it is counted, remembered in the socket's state, or recorded as a
-//! denial.
+//! Finishes a judged call: counts it, and stores an allowed destination or records a denial.
 
 use crate::bpf::event;
 use crate::bpf::judge::{Applied, remember};
@@ -10,8 +9,7 @@ use egress_ebpf::abi::{counter, proto};
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Verdict};
 
-/// Writes a verdict into the socket's state, counts it, and records a denial. Returns the result of
-/// the call.
+/// Stores a verdict in the socket's state, counts it, and records a denial. Returns the verdict that the call gets.
 #[inline(always)]
 pub fn settle(
     sock: Sock<'_>,
@@ -37,14 +35,14 @@ pub fn settle(
             }
             let verdict = event::deny(Some(sock), Some(applied), to, reason, hook);
             if verdict != Verdict::Allow && applied.policy.errno != 0 {
-                // SAFETY: a plain integer argument; connect and sendmsg may set what the caller
-                // gets (kernel/bpf/cgroup.c, cgroup_base_func_proto).
+                // SAFETY: a plain integer argument. connect and sendmsg may set the errno of the call
+                // (kernel/bpf/cgroup.c, cgroup_base_func_proto).
                 unsafe { bpf_set_retval(-(applied.policy.errno as i32)) };
             }
             verdict
         }
     };
-    // Where a socket may broadcast, the egress hook remembers: it sees the route.
+    // For a socket that may broadcast, the egress hook stores the destination, because it sees the route.
     if to.proto != proto::UDP || !sock.may_broadcast() {
         remember(sock, applied, to, verdict);
     }

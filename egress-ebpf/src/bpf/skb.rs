@@ -1,5 +1,5 @@
-//! A packet as the egress hooks read it: by direct access if its header is plain and in linear
-//! memory, else by helper. The library interprets the header.
+//! Reads packets in the egress hooks: by direct access if the header is plain and in linear memory, otherwise by a
+//! helper. The library interprets the header.
 
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr;
@@ -9,8 +9,8 @@ use egress_ebpf::packet::{Packet, Plain};
 pub struct Skb<'a>(pub &'a SkBuffContext);
 
 impl Skb<'_> {
-    /// What the packet says where it is IPv4 and its header is plain and at hand, by direct access:
-    /// each read by a helper costs more than all of this.
+    /// Source and destination of an IPv4 packet with a plain header in linear memory. Uses direct access, because one
+    /// call of a helper costs more than all of this.
     #[inline(always)]
     pub fn plain4(&self) -> Option<Plain> {
         self.words().and_then(Plain::v4)
@@ -23,12 +23,11 @@ impl Skb<'_> {
         self.words().and_then(Plain::v6).or_else(jumbo)
     }
 
-    /// The first words of the packet, if they are at hand.
+    /// The first words of the packet, if they are in linear memory.
     #[inline(always)]
     fn words<const N: usize>(&self) -> Option<&[u32; N]> {
-        // SAFETY: context fields that cgroup_skb may read. The verifier holds each read to the
-        // bounds just checked; headers are aligned to four bytes where the kernel builds them
-        // (`LL_RESERVED_SPACE`), and BPF does not ask for more.
+        // SAFETY: context fields that cgroup_skb may read. The verifier checks that each read is inside the bounds.
+        // The kernel aligns headers to four bytes (`LL_RESERVED_SPACE`), and BPF needs no more.
         unsafe {
             let start = ptr::read_volatile(&raw const (*self.0.skb.skb).data) as usize;
             let end = ptr::read_volatile(&raw const (*self.0.skb.skb).data_end) as usize;

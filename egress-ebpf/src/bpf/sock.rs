@@ -1,5 +1,5 @@
-//! The state of a socket as a program may touch it: word by word, since other CPUs may read and
-//! write it at the same time. [`SocketState`] documents the readers and writers of each word.
+//! Access to the state of a socket: word by word, because other CPUs may read and write it at the same time.
+//! [`SocketState`] documents the readers and writers of each word.
 
 use crate::bpf::maps::SOCKETS;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
@@ -17,13 +17,12 @@ use egress_ebpf::ids::{CgroupId, NetnsCookie};
 
 /// A socket's state.
 ///
-/// Sound with other CPUs at work, because no reference to the state is ever made and none is handed
-/// out: each access is one volatile read or write of an aligned word, which the compiler neither splits,
-/// repeats nor moves before another one, and which the CPU does whole. Two accesses are two moments;
-/// what must be of one moment is one word, or is written under the socket's lock ([`SocketState`] says
-/// which); `comm` is two words, a name that nothing is judged by. The pointer is valid for as long as
-/// `'a`: the kernel frees the storage with the socket, after an RCU grace period, and a program runs
-/// inside one. Copies of a `Sock` are copies of the pointer, so aliasing rules of references do not apply.
+/// This is sound while other CPUs access the state, because no reference to the state is created. Each access is one
+/// volatile read or write of an aligned word. The compiler does not split, repeat or reorder these, and the CPU does
+/// each at once. Two accesses are two moments. Values that must be of the same moment are one word or are written under
+/// the socket's lock; [`SocketState`] says which. `comm` is two words, and no verdict depends on it. The pointer is valid
+/// for `'a`: the kernel frees the storage with the socket, after an RCU grace period, and a program runs inside one.
+/// A copy of a `Sock` is a copy of the pointer, so aliasing rules of references do not apply.
 #[derive(Clone, Copy)]
 pub struct Sock<'a> {
     state: NonNull<SocketState>,
@@ -34,7 +33,7 @@ macro_rules! words {
     ($($get:ident $set:ident $field:ident: $type:ty;)*) => { $(
         #[inline(always)]
         pub fn $get(self) -> $type {
-            // SAFETY: a valid, aligned word, whatever another CPU makes of it at the same time.
+            // SAFETY: a valid, aligned word. Other CPUs may write it at the same time.
             unsafe { ptr::read_volatile(&raw const (*self.state.as_ptr()).$field) }
         }
 
@@ -49,13 +48,13 @@ macro_rules! words {
 impl<'a> Sock<'a> {
     /// The state of a socket, if it has one.
     ///
-    /// `sk` is a socket pointer as the context of the running program gives it.
+    /// `sk` is a socket pointer from the context of the running program.
     #[inline(always)]
     pub fn find(sk: *mut c_void) -> Option<Self> {
         Self::storage(sk, 0)
     }
 
-    /// The state of a socket, made of zeroes if it has none. `None` only out of memory.
+    /// The state of a socket. Creates it, as zeroes, if there is none. `None` only without memory.
     #[inline(always)]
     pub fn find_or_make(sk: *mut c_void) -> Option<Self> {
         Self::storage(sk, BPF_SK_STORAGE_GET_F_CREATE as u64)
@@ -64,8 +63,8 @@ impl<'a> Sock<'a> {
     #[inline(always)]
     fn storage(sk: *mut c_void, flags: u64) -> Option<Self> {
         let map = ptr::from_ref(&SOCKETS).cast_mut().cast();
-        // SAFETY: the verifier holds `map` and `sk` to their types. The value lives as long as the
-        // socket, which outlives the program's run.
+        // SAFETY: the verifier checks the types of `map` and `sk`. The value lives as long as the socket, which
+        // outlives the program's run.
         let state = unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), flags) };
         NonNull::new(state.cast()).map(|state| Self {
             state,
@@ -73,7 +72,7 @@ impl<'a> Sock<'a> {
         })
     }
 
-    /// State that is no socket's yet.
+    /// A state that does not belong to a socket.
     #[inline(always)]
     pub fn of(state: &'a mut SocketState) -> Self {
         Self {
@@ -102,21 +101,21 @@ impl<'a> Sock<'a> {
         Mode(unsafe { ptr::read_volatile(&raw const (*self.state.as_ptr()).mode) })
     }
 
-    /// Whether a datagram of this socket may go to a broadcast address, which only its route says: a
-    /// socket that said so, and one of which it is not known.
+    /// Whether a datagram of this socket may go to a broadcast address, which only its route shows: the socket has set
+    /// `SO_BROADCAST`, or it is older than the gate and may have.
     #[inline(always)]
     pub fn may_broadcast(self) -> bool {
         self.broadcasts() != 0 || !self.mode().has(socket_flag::OWNED)
     }
 
-    /// Under the socket's lock, or before anybody else has the socket.
+    /// Call it under the socket's lock, or before anybody else has the socket.
     #[inline(always)]
     pub fn set_mode(self, mode: Mode) {
         // SAFETY: as in `words`.
         unsafe { ptr::write_volatile(&raw mut (*self.state.as_ptr()).mode, mode.0) }
     }
 
-    /// A stream's address as dialled. Under the socket's lock; else it may be a mixture of two.
+    /// A stream's address as dialled. Without the socket's lock it may be a mixture of two addresses.
     #[inline(always)]
     pub fn dialled(self) -> Addr {
         // SAFETY: as in `words`.
@@ -126,7 +125,7 @@ impl<'a> Sock<'a> {
         Addr::from_v6_be([word(0), word(1), word(2), word(3)])
     }
 
-    /// Where a stream was dialled to. Under the socket's lock.
+    /// The destination that a stream dialled. Call it under the socket's lock.
     #[inline(always)]
     pub fn destination(self) -> Destination {
         Destination {
@@ -136,7 +135,7 @@ impl<'a> Sock<'a> {
         }
     }
 
-    /// Notes where a stream is dialled to. Under the socket's lock.
+    /// Stores the destination that a stream dials. Call it under the socket's lock.
     #[inline(always)]
     pub fn set_destination(self, to: &Destination) {
         let [a, b, c, d] = to.addr.be;
@@ -168,7 +167,7 @@ impl<'a> Sock<'a> {
     /// The name of the task that uses the socket, for events and the proxy.
     #[inline(always)]
     pub fn comm(self) -> Comm {
-        // SAFETY: bytes of any value; as two words, so that the compiler does not copy each.
+        // SAFETY: any bytes are valid. They are read as two words, so that the compiler does not copy each byte.
         unsafe {
             let words = (&raw const (*self.state.as_ptr()).comm).cast::<u64>();
             let two = [words.read_volatile(), words.add(1).read_volatile()];
@@ -176,8 +175,8 @@ impl<'a> Sock<'a> {
         }
     }
 
-    /// Notes which task uses the socket, unless its process did before: the name stays the one that
-    /// the process, or another of its threads, had then. A denial is noted whole.
+    /// Notes which task uses the socket, unless its process is already noted. The name then stays that of the process's
+    /// first use, also if another thread uses the socket. A denial always notes the task.
     #[inline(always)]
     pub fn note_process(self) {
         if self.pid() != current_process() {
@@ -189,7 +188,7 @@ impl<'a> Sock<'a> {
     #[inline(always)]
     pub fn note_task(self) {
         self.set_pid(current_process());
-        // SAFETY: a buffer of the length given, which the helper fills whatever the result.
+        // SAFETY: the buffer has the given length, and the helper fills it in any case.
         unsafe {
             let comm = &raw mut (*self.state.as_ptr()).comm;
             bpf_get_current_comm(comm.cast(), 16);

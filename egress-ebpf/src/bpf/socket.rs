@@ -1,4 +1,4 @@
-//! Socket creation: stores the socket's owner, and denies the kinds that no rule can list.
+//! Socket creation: stores the socket's owner, and denies kinds of sockets that no rule can list.
 
 use crate::bpf::context::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, SOCK_DGRAM, SOCK_STREAM};
 use crate::bpf::event;
@@ -14,7 +14,7 @@ use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
-/// `IPPROTO_MPTCP`: one socket, several flows, the later ones made by the kernel.
+/// `IPPROTO_MPTCP`: one socket with several flows. The kernel creates the later ones.
 const MPTCP: u32 = 262;
 const EPROTONOSUPPORT: i32 = 93;
 
@@ -48,7 +48,7 @@ pub fn create(ctx: &SockContext) -> i32 {
     sock.set_mode(Mode(0).with(socket_flag::OWNED));
     sock.set_proto(number);
     if listable {
-        // Which task uses it, its first use notes.
+        // The first use of the socket notes the task.
         return Verdict::Allow.return_code();
     }
     sock.note_task();
@@ -64,15 +64,15 @@ pub fn create(ctx: &SockContext) -> i32 {
         Hook::SockCreate,
     );
     if verdict != Verdict::Allow && protocol == MPTCP {
-        // Programs that try MPTCP first fall back to TCP on this errno, and on no other for sure.
+        // Programs that try MPTCP first fall back to TCP on this errno, and maybe not on others.
         // SAFETY: a plain integer argument.
         unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
     }
     verdict.return_code()
 }
 
-/// `socket()` and `socketpair()` of every address family (`security_socket_create`). The hooks of
-/// IP sockets know nothing of packet, VM, TIPC, RDS or Bluetooth sockets: those are denied here.
+/// Runs for `socket()` and `socketpair()` of every address family (`security_socket_create`). Denies packet, VM, TIPC,
+/// RDS, Bluetooth and other sockets, which the hooks of IP sockets do not see.
 #[inline(always)]
 pub fn family(ctx: &LsmContext) -> i32 {
     let (family, kern): (i32, i32) = (ctx.arg(0), ctx.arg(3));
@@ -88,7 +88,7 @@ pub fn family(ctx: &LsmContext) -> i32 {
     if applied.policy.flags & policy_flag::ALLOW_ANY != 0 {
         return Verdict::Allow.return_code();
     }
-    // The family stands where the port would: these sockets have none.
+    // These sockets have no port, so the event has the family in its place.
     let to = Destination {
         addr: Addr::UNSPECIFIED,
         port: family as u16,

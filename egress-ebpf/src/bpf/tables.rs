@@ -12,8 +12,8 @@ struct InnerLines<'a>(&'a LineArray);
 impl Lines for InnerLines<'_> {
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
-        // SAFETY: a value of the array is 64 bytes, aligned to eight, and stays while the program
-        // runs; a line is words that may change at any time.
+        // SAFETY: a value of the array has 64 bytes, is aligned to eight and stays mapped while the program runs. The
+        // words of a line may change at any time.
         self.0.get_ptr(index).map(|line| unsafe { &*line.cast() })
     }
 }
@@ -45,9 +45,9 @@ impl Table for ById {
     }
 }
 
-// Functions of plain numbers, which the verifier walks once, each by itself: walked on every path
-// of a program that leads to them, they would go beyond what it is ready to walk. Results fill
-// their register, so that it knows all of one that was compared.
+// The verifier checks these functions of plain numbers once. Inlined, it would check them on every path of a program
+// that leads to them, which is beyond its limit. Results are whole registers, so that the verifier knows all bits of a
+// result that was compared.
 
 /// [`table::action`].
 #[unsafe(no_mangle)]

@@ -1,49 +1,48 @@
-//! The packet parser of the egress backstop: from a packet that starts at its IP header to the
-//! destination that is judged. Whatever could hide the transport header or send the packet
-//! elsewhere than its last stop (a fragment, an IPv4 option, an IPv6 extension header, a truncated
-//! packet) is denied rather than followed.
+//! The packet parser of the egress backstop: reads the destination of a packet that starts at its IP header.
+//! It does not follow what could hide the transport header or send the packet to another address: a fragment,
+//! an IPv4 option, an IPv6 extension header or a truncated packet is denied.
 
 use crate::abi::proto;
 use crate::addr::Addr;
 use crate::decide::Destination;
 use crate::verdict::Reason;
 
-/// Bytes of a packet by offset; `None` past its end.
+/// Reads bytes of a packet by offset.
 pub trait Packet {
-    /// `N` bytes from `offset`.
+    /// `N` bytes from `offset`; `None` past the packet's end.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
-    /// Four bytes from `offset` as a big-endian number, 0 past the packet's end. With a value on
-    /// both ways, the compiler has no undefined register to compute with, which the verifier of
-    /// Linux 6.1 rejects.
+    /// Four bytes from `offset` as a big-endian number; 0 past the packet's end. It is a value in both cases,
+    /// because the compiler may otherwise compute with an undefined register, which the verifier of Linux 6.1
+    /// rejects.
     #[inline(always)]
     fn word(&self, offset: u32) -> u32 {
         self.load(offset).map_or(0, u32::from_be_bytes)
     }
 }
 
-/// Flags and offset of an IPv4 header without "don't fragment" and the reserved bit: anything
-/// else set means a fragment (RFC 791 §3.1).
+/// Flags and offset of an IPv4 header without "don't fragment" and the reserved bit. If another bit is set,
+/// the packet is a fragment (RFC 791 §3.1).
 const V4_FRAGMENT_MASK: u16 = 0x3fff;
 
-/// Version 4 with a header of five words: no options. With a source route among them the packet
-/// goes to another address than the socket's (`__ip_queue_xmit` in net/ipv4/ip_output.c).
+/// Version 4 with a header of five words, so without options: a source route option would send the packet to
+/// another address than the socket's (`__ip_queue_xmit` in net/ipv4/ip_output.c).
 const V4_PLAIN: u8 = 0x45;
 
-/// What a packet says that has its transport header right behind a plain IP header.
+/// Source and destination of a packet with its transport header right after a plain IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plain {
-    /// The address that it claims to come from.
+    /// Its source address.
     pub from: Addr,
-    /// The port of that, host byte order.
+    /// Its source port, host byte order.
     pub from_port: u16,
-    /// Where it goes.
+    /// Its destination.
     pub to: Destination,
 }
 
 impl Plain {
-    /// From the first words of an IPv4 packet of TCP or UDP, up to its ports. `None` for every
-    /// other: what is wrong with it, [`destination`] says.
+    /// Reads the first words of an IPv4 packet of TCP or UDP, up to its ports. `None` for every other packet;
+    /// [`destination`] returns the reason.
     #[must_use]
     #[inline(always)]
     pub fn v4(words: &[u32; 6]) -> Option<Self> {
@@ -69,7 +68,7 @@ impl Plain {
         Self::of(Addr::from_v6_be(from), Addr::from_v6_be(to), proto, ports)
     }
 
-    /// The same for an IPv6 packet of TCP over 64 KiB, as `is_jumbo` has it.
+    /// The same for an IPv6 packet of TCP over 64 KiB (`is_jumbo`).
     #[must_use]
     #[inline(always)]
     pub fn jumbo(words: &[u32; 13]) -> Option<Self> {
@@ -125,14 +124,13 @@ impl Plain {
 /// Bytes of the header of [`is_jumbo`].
 const JUMBO: u32 = 8;
 
-/// Whether an IPv6 packet has the header that the kernel itself puts in front of TCP where a segment
-/// to be cut up by the device is longer than the length field can say (`ip6_xmit` in
-/// net/ipv6/ip6_output.c; the device's driver takes it off again): payload length 0, one hop-by-hop
-/// header of eight bytes with the jumbo payload option alone (RFC 2675 §2), a length above 65 535, then
-/// TCP. It sends the packet nowhere else. A hop-by-hop header of a socket's own (`IPV6_HOPOPTS`) comes
-/// with a payload length, or behind this one.
+/// Whether an IPv6 packet has the header that the kernel inserts before TCP if a segment that the device will
+/// split is too long for the length field (`ip6_xmit` in net/ipv6/ip6_output.c; the device's driver removes it
+/// again). It has payload length 0, one hop-by-hop header of eight bytes with only the jumbo payload option
+/// (RFC 2675 §2), a length above 65 535, and then TCP. This header does not change where the packet goes. A
+/// hop-by-hop header of a socket (`IPV6_HOPOPTS`) comes with a payload length, or after this header.
 ///
-/// The numbers are the words at 4, 40 and 44.
+/// The arguments are the words at 4, 40 and 44.
 #[inline(always)]
 const fn is_jumbo([fixed, hop, length]: [u32; 3]) -> bool {
     // Payload length and next header are 0.
@@ -146,9 +144,9 @@ fn has_jumbo<P: Packet>(packet: &P) -> bool {
     is_jumbo([packet.word(4), packet.word(40), packet.word(44)])
 }
 
-/// Whether a packet carries TCP right behind a plain IP header. A stream passes by what its socket
-/// stored, so nothing in the header may send the packet elsewhere: no IPv4 option, no IPv6
-/// extension header but the one of `is_jumbo`, and no tunnel's header in front.
+/// Whether a packet carries TCP right after a plain IP header. A stream is judged by the state of its socket,
+/// so nothing in the header may send the packet to another address: no IPv4 option, no IPv6 extension header
+/// except the one of `is_jumbo`, and no tunnel header.
 #[must_use]
 #[inline(always)]
 pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {
@@ -162,10 +160,10 @@ pub fn is_plain_tcp<P: Packet>(packet: &P) -> bool {
     }
 }
 
-/// Whether a packet that stays on the loopback device names its true sender: a loopback address,
-/// or the very address that it goes to. The kernel lets a socket be bound to an address of the
-/// outside (`IPV6_FREEBIND`, `IP_TRANSPARENT`); what answers such a packet, a server or the
-/// kernel's own reset, would send its answer to the outside.
+/// Whether a packet on the loopback device has a true source: a loopback address, or the same address as its
+/// destination. The kernel can bind a socket to an address outside the node (`IPV6_FREEBIND`,
+/// `IP_TRANSPARENT`). The answer to such a packet, from a server or as the kernel's own reset, would leave the
+/// node.
 #[must_use]
 #[inline(always)]
 pub fn source_is_local<P: Packet>(packet: &P) -> bool {
@@ -182,10 +180,10 @@ fn is_local(from: &Addr, to: &Addr) -> bool {
     !from.is_unspecified() && (from.is_loopback() || from == to)
 }
 
-/// Whether a packet is neighbour discovery or multicast listener discovery, on the link and
-/// nowhere else: what the kernel itself must send for IPv6 to work. Checked as the receiver checks
-/// it: hop limit 255 and types 133 to 137 (RFC 4861 §4, §6.1), or a router alert, hop limit 1 and
-/// types 130 to 132 and 143 (RFC 2710 §3, RFC 3810 §5).
+/// Whether a packet is neighbour discovery or multicast listener discovery that stays on the link. The kernel
+/// must send these for IPv6 to work. The checks are those of a receiver: hop limit 255 and types 133 to 137
+/// (RFC 4861 §4, §6.1), or a router alert, hop limit 1 and types 130 to 132 and 143 (RFC 2710 §3, RFC 3810
+/// §5).
 #[must_use]
 #[inline(always)]
 pub fn is_neighbour_talk<P: Packet>(packet: &P) -> bool {
@@ -223,7 +221,7 @@ fn v6_addr(o: [u8; 16]) -> Addr {
 /// Reads the destination out of a packet.
 ///
 /// # Errors
-/// [`Reason::Unparsable`] for what cannot be judged by its first headers.
+/// [`Reason::Unparsable`] if the first headers do not show the destination.
 #[inline(always)]
 pub fn destination<P: Packet>(packet: &P) -> Result<Destination, Reason> {
     let [first] = packet.load::<1>(0).ok_or(Reason::Unparsable)?;

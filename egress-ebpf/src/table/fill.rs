@@ -1,8 +1,7 @@
-//! Writes one table, on the host: in memory that no program reads yet, or while programs read it.
+//! Writes a table on the host: in memory that no program reads yet, or while programs read it.
 //!
-//! One writer at a time. A slot is written before the word that makes it valid, and its key never
-//! changes: a deleted entry leaves its slot with action 0, and only the same key can use the slot
-//! again.
+//! A table has one writer at a time. The word that makes a slot valid is written last, and the key of a slot
+//! never changes: a deleted entry leaves its slot with action 0, and only the same key can use it again.
 
 use super::{
     END, FIRST_BUCKET, FULL, HASH, HIGH, Key, LOW, Line, List, MAX_LENGTHS, PROBES, SLOT, WHAT,
@@ -11,7 +10,7 @@ use super::{bucket, filter, hash};
 use crate::addr::Addr;
 use core::sync::atomic::Ordering;
 
-/// Bits that the mapped form puts before an IPv4 address.
+/// Bits of the mapped form before an IPv4 address.
 const MAPPED_BITS: u32 = 96;
 /// Random words of a table.
 pub const SEED_WORDS: usize = 6;
@@ -22,7 +21,7 @@ impl Line {
     }
 }
 
-/// An entry: what it is found by, and what it asks for.
+/// An entry: its key and its action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// See [`Key`].
@@ -31,34 +30,34 @@ pub struct Entry {
     pub action: u32,
 }
 
-/// What became of an entry that was put in.
+/// The result of an insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Put {
-    /// It took a slot that was never used.
+    /// The entry took a slot that was never used.
     Placed,
-    /// It came back to the slot that it had before it was deleted.
+    /// The entry took the slot that it had before it was deleted.
     Restored,
-    /// It was there; only its action may be another.
+    /// The entry existed. Only its action may have changed.
     Changed,
-    /// Every bucket that it may be in is full.
+    /// All buckets that the key may be in are full.
     NoPlace,
 }
 
-/// What is in a table that was filled.
+/// The content of a filled table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Filled {
-    /// Slots that were taken.
+    /// Used slots.
     pub slots: usize,
-    /// Of these, such as are one address on one port.
+    /// Of these, entries for one address on one port.
     pub exact: usize,
 }
 
-/// Some key has no place: the table needs another seed, or more buckets.
+/// A key has no place: the table needs another seed, or more buckets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
 impl Key {
-    /// The lists that must name its length; the network of no bits is one of both families.
+    /// The lists that must contain its length. The network of 0 bits belongs to both families.
     fn lists(&self) -> [Option<List>; 2] {
         let first = Self::new(Addr::from_v4_be(0), 0, 0, 0);
         let mapped = self.high == first.high && self.low & 0xffff_ffff == first.low;
@@ -82,7 +81,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// Whether a network like this is found: an address on a port needs no list.
+    /// Whether a lookup finds this key. A single address on a port needs no list.
     #[must_use]
     pub fn has(&self, key: &Key) -> bool {
         let (word, bit) = place(key);
@@ -90,7 +89,7 @@ impl Lengths {
         key.lists().into_iter().flatten().all(has)
     }
 
-    /// Adds the length of a network; false, and nothing is added, if a list has no room.
+    /// Adds the length of a network. If a list has no room, adds nothing and returns false.
     pub fn add(&mut self, key: &Key) -> bool {
         if self.has(key) {
             return true;
@@ -136,19 +135,19 @@ fn place(key: &Key) -> (usize, u64) {
     (bits / 64, 1 << (bits % 64))
 }
 
-/// Buckets for this many slots in use: at most half of the slots are.
+/// The number of buckets for this many used slots: at most half of the slots are used.
 #[must_use]
 pub fn buckets_for(used: usize) -> usize {
     used.next_power_of_two().max(4)
 }
 
-/// Lines that a table of so many buckets takes, a power of two of them.
+/// The number of lines of a table with this many buckets, which must be a power of two.
 #[must_use]
 pub const fn lines_for(buckets: usize) -> usize {
     FIRST_BUCKET as usize + buckets + buckets.div_ceil(64)
 }
 
-/// Slots of a table that was begun; at most half of them are to be used.
+/// The number of slots of a table. At most half of them should be used.
 #[must_use]
 pub fn slots(lines: &[Line]) -> usize {
     buckets(lines).len() * 2
@@ -162,7 +161,8 @@ fn buckets(lines: &[Line]) -> &[Line] {
     lines.get(from..from + count).unwrap_or_default()
 }
 
-/// Begins a table of so many buckets in memory that no program reads: [`lines_for`] them.
+/// Initialises an empty table of this many buckets, in memory that no program reads. `lines` has [`lines_for`]
+/// them.
 pub fn begin(lines: &[Line], buckets: usize, seed: &[u64; SEED_WORDS], lengths: &Lengths) {
     lines[0].set(0, buckets as u64 - 1);
     for (index, word) in seed.iter().enumerate() {
@@ -171,7 +171,7 @@ pub fn begin(lines: &[Line], buckets: usize, seed: &[u64; SEED_WORDS], lengths: 
     lengths.write(lines);
     for line in &lines[FIRST_BUCKET as usize..] {
         for index in 0..8 {
-            // Memory that was never written is not there yet.
+            // Reads first, because a write would allocate memory that was never used.
             if line.word(index) != 0 {
                 line.set(index, 0);
             }
@@ -179,11 +179,11 @@ pub fn begin(lines: &[Line], buckets: usize, seed: &[u64; SEED_WORDS], lengths: 
     }
 }
 
-/// Puts in all of them; of two with one key the later one holds.
+/// Inserts all entries. Of two with the same key, the later one counts.
 ///
 /// # Errors
 ///
-/// [`Full`] at the first that finds no place.
+/// [`Full`] at the first entry that finds no place.
 pub fn put_all(lines: &[Line], entries: &[Entry]) -> Result<Filled, Full> {
     let mut filled = Filled::default();
     for entry in entries {
@@ -199,7 +199,7 @@ pub fn put_all(lines: &[Line], entries: &[Entry]) -> Result<Filled, Full> {
     Ok(filled)
 }
 
-/// Puts in one entry. Its length must be in the lists.
+/// Inserts an entry, whose length must be in the lists.
 #[must_use]
 pub fn put(lines: &[Line], entry: &Entry) -> Put {
     let key = &entry.key;
@@ -224,7 +224,7 @@ pub fn put(lines: &[Line], entry: &Entry) -> Put {
             line.set(at + HIGH, key.high);
             line.set(at + LOW, key.low);
             line.set(at + HASH, hash);
-            // From here on it is a slot, and it is seen with its action.
+            // This write makes the slot valid, together with its action.
             line.set(at + WHAT, what);
             Put::Placed
         }
@@ -232,7 +232,7 @@ pub fn put(lines: &[Line], entry: &Entry) -> Put {
     }
 }
 
-/// Takes out an entry; false if it was not there.
+/// Removes an entry. Returns false if it did not exist.
 #[must_use]
 pub fn delete(lines: &[Line], key: &Key) -> bool {
     match seek(lines, key) {
@@ -244,7 +244,7 @@ pub fn delete(lines: &[Line], key: &Key) -> bool {
     }
 }
 
-/// Whether an entry is there.
+/// Whether the table has an entry for a key.
 #[must_use]
 pub fn holds(lines: &[Line], key: &Key) -> bool {
     matches!(seek(lines, key), Sought::Found(line, at) if line.word(at + WHAT) >> 32 != 0)
@@ -268,9 +268,9 @@ pub fn entries(lines: &[Line]) -> impl Iterator<Item = Entry> + '_ {
 }
 
 enum Sought<'a> {
-    /// The slot of this key, in use or not.
+    /// The slot of this key. The entry may be deleted.
     Found(&'a Line, usize),
-    /// The slot that it may take, and its hash.
+    /// A free slot for the key, and the key's hash.
     Free(&'a Line, usize, u64),
     NoPlace,
 }

@@ -1,10 +1,10 @@
-//! One rule table: an open-addressed hash over an array of cache lines, and the one look-up in it
-//! for the kernel programs and the host.
+//! A rule table: an open-addressed hash in an array of cache lines, and its lookup, which the kernel programs
+//! and the host share.
 //!
-//! Line 0 says how to hash; lines 1 to 4 list the prefix lengths that the table has entries of; the
-//! buckets follow, each of two slots, and then a filter that excludes most networks that are not in
-//! the table. Reads only; `fill` writes. Knows neither which table a policy has nor where the lines
-//! are stored.
+//! Line 0 has the parameters of the hash. Lines 1 to 4 list the prefix lengths of the table's networks. Then
+//! come the buckets, each with two slots, and a filter that excludes most networks that are not in the table.
+//! This file only reads; `fill` writes. It knows neither which table a policy has nor where the lines are
+//! stored.
 
 #[cfg(not(target_arch = "bpf"))]
 mod fill;
@@ -22,18 +22,18 @@ use core::sync::atomic::AtomicU64;
 
 /// Lines before the first bucket.
 pub const FIRST_BUCKET: u32 = 5;
-/// Buckets that a key may be in. What finds no place in them makes its table grow.
+/// The number of buckets that a key may be in. If all of them are full, the table must grow.
 pub const PROBES: u32 = 12;
-/// Prefix lengths that one list has room for. IPv4 has 33, and one for both families.
+/// The most prefix lengths in a list. IPv4 has 33, one of which is for both families.
 pub const MAX_LENGTHS: usize = 40;
 /// Ends a list of lengths.
 const END: u64 = 0xff;
 /// The length of a single address.
 const FULL: u32 = 128;
 
-/// 64 bytes, a cache line: the value of the array.
+/// A cache line of 64 bytes: the value of the array.
 ///
-/// Of words that are read and written whole, so that a program may read while the agent writes.
+/// Its words are read and written whole, so a program may read while the agent writes.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Line {
@@ -49,18 +49,18 @@ impl Line {
         self.words[index].load(core::sync::atomic::Ordering::Relaxed)
     }
 
-    /// LLVM has no atomic load for BPF; a plain one of an aligned word is the same instruction.
+    /// LLVM has no atomic load for BPF. A plain load of an aligned word is the same instruction.
     #[inline(always)]
     #[cfg(target_arch = "bpf")]
     fn word(&self, index: usize) -> u64 {
-        // SAFETY: a valid word, aligned; volatile, so that it is read once and whole.
+        // SAFETY: the word is valid and aligned. The read is volatile, so it happens once and whole.
         unsafe { self.words[index].as_ptr().read_volatile() }
     }
 }
 
-/// Where the lines of one table lie.
+/// The lines of a table.
 pub trait Lines: Copy {
-    /// The line of this number; none beyond the end.
+    /// The line at an index; `None` beyond the end.
     fn line(&self, index: u32) -> Option<&Line>;
 }
 
@@ -70,21 +70,20 @@ impl Lines for &[Line] {
     }
 }
 
-/// What an entry is found by.
+/// The key of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Key {
-    /// The first half of the network's address, as it lies in memory.
+    /// The first half of the network's address, as in memory.
     pub high: u64,
     /// The second half.
     pub low: u64,
-    /// Port, then protocol, then prefix length, from the lowest bit on. Never 0, since no protocol
-    /// is.
+    /// From the lowest bit on: port, protocol, prefix length. Never 0, because no protocol is 0.
     pub kind: u32,
 }
 
 impl Key {
-    /// Of a canonical address. `port` in host byte order, 0 for any; `bits` from 0 to 128, counted
-    /// over the mapped form. What `bits` leaves of the address must be zero.
+    /// Makes the key of a canonical address. `port` is in host byte order, and 0 means any. `bits` is from 0 to
+    /// 128, and counts the mapped form of IPv4. The address's bits beyond `bits` must be zero.
     #[inline(always)]
     #[must_use]
     pub fn new(addr: Addr, port: u16, proto: u8, bits: u8) -> Self {
@@ -128,7 +127,7 @@ impl Key {
         self.kind >> 24
     }
 
-    /// Whether this is one address on one port, which is looked for without the lists.
+    /// Whether this is one address on one port, which a lookup finds without the lists.
     #[inline(always)]
     #[must_use]
     pub const fn is_exact(&self) -> bool {
@@ -145,7 +144,7 @@ impl Key {
         }
     }
 
-    /// The network of its length that the address lies in.
+    /// The network of this length that contains the address.
     #[inline(always)]
     fn masked(self) -> Self {
         let (high, low) = mask(self.kind >> 24);
@@ -184,10 +183,9 @@ enum List {
     V6Any = 4,
 }
 
-/// Sums of products with random numbers of twice the width: of two keys that were chosen without
-/// knowing those, the upper half is the same no more often than chance has it (M. Thorup, "High
-/// Speed Hashing for Integers and Strings", on vectors). Addresses are in DNS answers, so others
-/// choose them.
+/// A sum of products with random numbers of twice the width. Two keys that were chosen without knowledge of
+/// these numbers have the same upper half no more often than by chance (M. Thorup, "High Speed Hashing for
+/// Integers and Strings", on vectors). This matters because DNS answers, and so other people, choose addresses.
 #[inline(always)]
 fn hash(header: &Line, key: &Key) -> u64 {
     let product = |index, word: u64| u64::wrapping_mul(header.word(index), word);
@@ -200,18 +198,17 @@ fn hash(header: &Line, key: &Key) -> u64 {
         .wrapping_add(product(6, u64::from(key.kind)))
 }
 
-/// The line of the bucket that is looked at in the `n`th place. The steps grow, so that keys of
-/// neighbouring buckets do not pile up behind one another.
+/// The line of the `n`th bucket of a key. The steps grow, so that keys of neighbouring buckets do not crowd the
+/// same buckets.
 #[inline(always)]
 fn bucket(header: &Line, hash: u64, n: u32) -> u32 {
     let home = (hash >> 32) as u32;
     FIRST_BUCKET + (home.wrapping_add(n * (n + 1) / 2) & header.word(0) as u32)
 }
 
-/// A look-up among networks misses once for each longer length of its list, mostly, and a miss that
-/// has to wait for the memory of its bucket costs more than all the rest: the filter is a 64th as
-/// long and stays in the caches. Each network has two bits in one word of it, which eight buckets
-/// share.
+/// A place in the filter. A lookup among networks usually misses once for each longer prefix length, and a miss
+/// that waits for the memory of its bucket costs more than everything else. The filter is a 64th as long as the
+/// buckets and stays in the CPU's caches. Each network sets two bits in a word that eight buckets share.
 struct Filter {
     line: u32,
     word: usize,
@@ -229,25 +226,24 @@ fn filter(header: &Line, hash: u64) -> Filter {
     }
 }
 
-/// A slot is four words: the address in two; kind and action; the hash.
+/// A slot is four words: the address (two words), kind and action, and the hash.
 ///
-/// The hash is compared too: on processors that reorder reads, a program that looks while a slot is
-/// written may see some of its words and not the others, and such a mixture has not the hash of
-/// any key.
+/// A lookup also compares the hash. On processors that reorder reads, a program may see only some words of a slot
+/// that is being written, and such a mixture does not have the hash of its key.
 const SLOT: usize = 4;
 const HIGH: usize = 0;
 const LOW: usize = 1;
 const WHAT: usize = 2;
 const HASH: usize = 3;
 
-/// Runs a block once for each number, written out: before Linux 6.2 the verifier rejects a loop
-/// that is entered by falling into its head, and the compiler may lay one out so.
+/// Runs a block once for each number. The loop is unrolled, because the compiler may build a loop that is
+/// entered by falling into its head, which the verifier rejects before Linux 6.2.
 macro_rules! unrolled {
     ($n:ident of [$($value:literal)*] $body:block) => { $( { let $n = $value; $body } )* };
 }
 
-/// The action of the entry for the network of an address that the key's length says; 0 where there
-/// is none.
+/// The action of the entry for the network that contains the key's address and has the key's length; 0 if there
+/// is no entry.
 #[inline(always)]
 pub fn action<L: Lines>(lines: L, of: Key) -> u32 {
     let Some(header) = lines.line(0) else {
@@ -280,7 +276,7 @@ pub fn action<L: Lines>(lines: L, of: Key) -> u32 {
                 }
             }
         });
-        // The second slot is used after the first.
+        // Slots fill in order, so an empty second slot ends the search.
         if line.word(SLOT + WHAT) == 0 {
             return 0;
         }
@@ -288,8 +284,8 @@ pub fn action<L: Lines>(lines: L, of: Key) -> u32 {
     0
 }
 
-/// The first action that `action` has for the networks that an address lies in, by the lengths of
-/// one list down to `shortest`; 0 where it has none.
+/// The action of the narrowest network that contains an address. Calls `action` with each prefix length of a
+/// list, from the longest down to `shortest`. 0 if there is none.
 #[inline(always)]
 pub fn narrowest<L: Lines>(lines: L, list: u32, shortest: u32, action: impl Fn(u32) -> u32) -> u32 {
     let Some(lengths) = lines.line(list) else {
@@ -299,7 +295,7 @@ pub fn narrowest<L: Lines>(lines: L, list: u32, shortest: u32, action: impl Fn(u
         let eight = lengths.word(word);
         unrolled!(byte of [0 1 2 3 4 5 6 7] {
             let bits = ((eight >> (8 * byte)) & END) as u32;
-            // The lengths fall.
+            // The list is in descending order.
             if bits > FULL || bits < shortest {
                 return 0;
             }
@@ -312,7 +308,7 @@ pub fn narrowest<L: Lines>(lines: L, list: u32, shortest: u32, action: impl Fn(u
     0
 }
 
-/// One table, by the two questions that [`find`] has.
+/// The two lookups that [`find`] needs of a table.
 pub trait Table {
     /// [`action`].
     fn action(&self, of: Key) -> u32;
@@ -330,9 +326,9 @@ impl Table for [Line] {
     }
 }
 
-/// The entry that a destination falls under, in this order: the address on the port; the narrowest
-/// network on the port; the narrowest network on any port. `to` holds the canonical address.
-/// Networks shorter than `shortest` are not looked at; beyond 128, none is.
+/// The action of the entry for a destination. Looks, in this order, for the address on the port, the narrowest
+/// network on the port, and the narrowest network on any port. `to` has the canonical address. Skips networks
+/// shorter than `shortest`; above 128, it skips all networks.
 #[inline(always)]
 pub fn find<T: Table + ?Sized>(table: &T, shortest: u32, to: &Destination) -> Option<u32> {
     let rule = |action| (action != 0).then_some(action);
@@ -341,7 +337,7 @@ pub fn find<T: Table + ?Sized>(table: &T, shortest: u32, to: &Destination) -> Op
     } else {
         (List::V6Port, List::V6Any)
     };
-    // Port 0 stands for any, and is none that an entry could be of.
+    // In a key, port 0 means any port, so no entry is for port 0 itself.
     if to.port != 0 {
         let on_port = Key::new(to.addr, to.port, to.proto, FULL as u8);
         let mut found = table.action(on_port);
