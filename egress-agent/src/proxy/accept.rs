@@ -1,6 +1,6 @@
-//! Accepts redirected connections, finds the owner of each, and hands it to HTTP or TLS.
+//! Accepts redirected connections, finds the owner of each, and passes it to HTTP, TLS or TCP.
 //!
-//! A connection without an origin, above the limit, or on a port where nothing is listed ends here.
+//! A connection without an origin, beyond a limit, or on a port where nothing is listed ends here.
 
 use super::ahead::Ahead;
 use super::client::Client;
@@ -28,8 +28,8 @@ use tokio::time::{sleep, timeout_at};
 /// How long accepting pauses if the system is out of resources (EMFILE, ENOBUFS).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves a listener until a drain is over. The listener is dropped as soon as nothing is accepted any
-/// more. Dropping the future ends all its connections.
+/// Serves a listener until a drain is over. Drops the listener when the drain starts. Dropping the future closes
+/// all its connections.
 pub async fn serve(
     listener: impl Deref<Target = TcpListener>,
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     failing = false;
-                    // Done before the next accept: then a rejected connection holds no descriptor.
+                    // Called before the next accept, so that a rejected connection is already closed.
                     match admit(&stream, peer, &shared) {
                         Some(Admitted::Served(client, places)) => {
                             let drain = signal.connection();
@@ -59,9 +59,9 @@ pub async fn serve(
                     }
                 }
                 Err(error) => {
-                    // Logged once: it lasts as long as there is no room.
+                    // Logged once: the error repeats as long as resources are missing.
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(target: "egress::proxy", %error, "cannot accept");
+                        tracing::warn!(target: "egress::proxy", %error, "cannot accept connections");
                     }
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -91,7 +91,7 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 enum Admitted {
     /// It has its places.
     Served(Client, [Place; 2]),
-    /// There is none left, and its client is told so.
+    /// There are none left, and its client gets a reply.
     Told(Client, Place),
 }
 
@@ -100,7 +100,7 @@ fn admit(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<A
     let origin = shared.origins.origin(stream.as_fd());
     let unowned = match &origin {
         None => Some(DenialReason::NoOrigin),
-        // A canary that has left proves nothing.
+        // If the canary has left, the write fails, and the canary has not passed.
         Some(origin) if origin.policy == PROOF_POLICY => {
             overflow::say(stream, shared.proof.as_bytes());
             return None;
@@ -151,7 +151,7 @@ async fn connection(
         tracing::debug!(target: "egress::proxy", %error, "no TCP_NODELAY");
     }
     let mut ahead = Ahead::default();
-    // A connection that is still to send a name has nothing to finish.
+    // A connection that has not sent a name yet has no request to finish.
     let step = tokio::select! {
         step = inspect(&client, &reading, &mut stream, &mut ahead) => step,
         () = waiting.started_unused(), if matches!(reading, Reading::Names(_) | Reading::NamesOrDenied(_)) => return,
@@ -159,8 +159,8 @@ async fn connection(
     take(client, step, stream, ahead, drain).await;
 }
 
-/// Carries out what the first bytes mean. Each way is boxed: a connection takes the memory of the one
-/// that it goes.
+/// Carries out the step that the first bytes lead to. Each future is boxed, so that a connection uses only the
+/// memory of its own.
 async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain: ConnectionDrain) {
     match step {
         Step::Http | Step::HttpIfListed(_) => {

@@ -48,7 +48,7 @@ impl Client {
         }
     }
 
-    /// Tells the observer about a denial.
+    /// Reports a denial to the observer.
     pub(super) fn deny(&self, reason: DenialReason, name: Option<&str>) {
         self.tell(reason, name, false);
     }

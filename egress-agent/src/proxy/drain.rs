@@ -1,5 +1,5 @@
-//! Notifies connections that the proxy is stopping, and of the deadline to finish: those that are open
-//! first, while others are still accepted, or all at once.
+//! Notifies connections that the proxy is stopping, and of their deadline. It can notify open connections first,
+//! while new ones are still accepted, or all at once.
 
 use std::convert::Infallible;
 use std::future;
@@ -8,26 +8,25 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-/// How long a connection is kept in a drain on which nothing was asked yet: its first request may be on its
-/// way.
+/// How long a drain keeps a connection without a request: its first one may be on the way.
 const FIRST_REQUEST: Duration = Duration::from_millis(300);
 
 /// The side that starts a drain. Dropping it starts none.
 #[derive(Debug)]
 pub struct Drain {
     told: watch::Sender<Told>,
-    /// Closed when the last connection that was accepted so far has ended.
+    /// Closed when all connections that were accepted so far have ended.
     present: Mutex<mpsc::Receiver<Infallible>>,
 }
 
-/// What listeners and connections were told.
+/// The state of a drain, which listeners and connections watch.
 #[derive(Clone, Debug)]
 struct Told {
-    /// Connections that were there before [`Drain::retire`] are to end.
+    /// Connections that were accepted before [`Drain::retire`] must end.
     retired: bool,
-    /// All are to end by then, and nothing is accepted any more.
+    /// All connections must end by this time, and listeners stop accepting.
     deadline: Option<Instant>,
-    /// Each connection that is accepted holds a copy.
+    /// Each accepted connection holds a copy.
     present: mpsc::Sender<Infallible>,
 }
 
@@ -57,8 +56,8 @@ pub fn drain_channel() -> (Drain, DrainSignal) {
 }
 
 impl Drain {
-    /// Tells the connections that are open to end with the request they are at; others are accepted
-    /// and served as before. Returns when those that were told have ended. Called once.
+    /// Asks the open connections to end after their present request. New ones are accepted and served as before.
+    /// Returns when the open ones have ended. Call it once.
     pub async fn retire(&self) {
         let (present, ended) = mpsc::channel(1);
         self.told.send_modify(|told| {
@@ -72,15 +71,15 @@ impl Drain {
         early.recv().await;
     }
 
-    /// Listeners accept no more, HTTP connections end with the request they are at, and what is left
-    /// at the deadline is ended.
+    /// Stops the listeners, and asks HTTP connections to end after their present request. Connections that are
+    /// still open at the deadline are closed.
     pub fn start(&self, deadline: Instant) {
         self.told.send_modify(|told| told.deadline = Some(deadline));
     }
 }
 
 impl DrainSignal {
-    /// Waits for [`Drain::start`] and gives its deadline.
+    /// Waits for [`Drain::start`] and returns its deadline.
     pub async fn started(&mut self) -> Instant {
         let told = self.0.wait_for(|told| told.deadline.is_some()).await;
         match told.map(|told| told.deadline) {
@@ -89,7 +88,7 @@ impl DrainSignal {
         }
     }
 
-    /// What a connection that is accepted now watches.
+    /// The signal for a connection that is accepted now.
     pub fn connection(&self) -> ConnectionDrain {
         let told = self.0.borrow();
         ConnectionDrain {
@@ -101,7 +100,7 @@ impl DrainSignal {
 }
 
 impl ConnectionDrain {
-    /// Waits until this connection is to end.
+    /// Waits until this connection must end.
     pub async fn started(&mut self) {
         let late = self.late;
         let ends = |told: &Told| told.deadline.is_some() || (told.retired && !late);
@@ -110,7 +109,7 @@ impl ConnectionDrain {
         }
     }
 
-    /// The same for a connection on which nothing was asked yet.
+    /// The same for a connection without a request so far.
     pub async fn started_unused(&mut self) {
         self.started().await;
         sleep(FIRST_REQUEST).await;

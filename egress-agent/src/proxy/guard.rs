@@ -1,4 +1,4 @@
-//! Holds a TLS client to the server name of its first hello: bytes that may belong to a second one
+//! Checks that a TLS client keeps the server name of its first hello: bytes that may belong to a second hello
 //! wait here until it is whole and names the same host.
 //!
 //! It is part of a running connection until the client's first encrypted record.

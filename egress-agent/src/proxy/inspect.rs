@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// What is done with a flow of which `ahead` is read so far.
+/// Finds the step for a flow. `ahead` has the bytes that were already read.
 pub(super) async fn inspect(
     client: &Client,
     reading: &Reading,
@@ -48,7 +48,7 @@ enum Ended {
     As(Sniffed),
     /// The client ended its side first.
     Gone,
-    /// Nothing was sure in time.
+    /// The time is over and the protocol is not known.
     Late,
     /// The workload's memory is taken.
     NoRoom,
@@ -64,7 +64,7 @@ async fn look(
     let deadline = Instant::now() + patience;
     loop {
         let found = sniff(ahead);
-        // A request line longer than a whole head may be is for the HTTP parser to reject.
+        // The HTTP parser rejects a request line that is longer than the limit of a head.
         if found != Sniffed::NeedMore || ahead.len() > limit {
             return Ended::As(found);
         }
@@ -77,8 +77,7 @@ async fn look(
     }
 }
 
-/// Reads the first head and says whether its Host is listed. Anything that is not one plain Host
-/// line is not.
+/// Reads the first head and returns whether its Host is listed. False unless there is exactly one Host line.
 async fn is_listed(
     client: &Client,
     stream: &mut TcpStream,

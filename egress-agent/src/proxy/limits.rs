@@ -15,14 +15,14 @@ pub struct Limits {
     pub descriptors: usize,
     /// The same for one workload.
     pub descriptors_each: usize,
-    /// Connections beyond these bounds that are told so at one time; one workload gets a quarter.
+    /// Clients beyond these limits that get a reply at one time; one workload gets a quarter.
     pub telling: usize,
     /// Time from accept until the name is known on ports that are not plain HTTP.
     pub name: Duration,
     /// Time for one upstream connect (Istio's `connectTimeout` default).
     pub connect: Duration,
-    /// Time that an HTTP connection may wait for a whole request head, and that any connection may
-    /// stand without a byte either way (Envoy's `idle_timeout` default, for HTTP and TCP).
+    /// Time that an HTTP connection may wait for a whole request head, and that any connection may be silent
+    /// (Envoy's `idle_timeout` default, for HTTP and TCP).
     pub idle: Duration,
     /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
     pub head: usize,
@@ -32,8 +32,8 @@ pub struct Limits {
     /// Time that a request waits for memory, if its workload's share is used up, before it is
     /// denied.
     pub room: Duration,
-    /// Time for the first bytes of a flow whose destination is listed for TCP as well: then it is
-    /// relayed unread, since the server may be the one to speak first.
+    /// Time for the first bytes of a flow whose destination is also listed for TCP. After that it is relayed
+    /// unread, because the server may speak first.
     pub first_bytes: Duration,
     /// Idle upstream connections that one client connection keeps.
     pub idle_upstreams: usize,
@@ -60,7 +60,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// No more sockets than `descriptors`, of which one workload gets a quarter.
+    /// Limits for at most `descriptors` sockets, of which one workload gets a quarter.
     #[must_use]
     pub fn within(descriptors: usize) -> Self {
         let all = Self::default();

@@ -1,5 +1,5 @@
-//! A stream that is lent to the HTTP library and comes back when the library is dropped: the library
-//! keeps its buffers and its last header map for as long as it lives.
+//! A stream that is lent to the HTTP library and comes back when the library's connection is dropped. An idle
+//! connection so gives up the library's buffers and its last header map.
 //!
 //! It adds nothing to the bytes.
 

@@ -1,8 +1,8 @@
-//! The proxy: takes redirected flows, learns the name each one asks for, and forwards, answers or
-//! closes it as the current `RouteTable` says.
+//! The proxy: accepts redirected flows, reads the name that each one asks for, and forwards, answers or closes it
+//! as the current `RouteTable` says.
 //!
-//! It owns accepted connections and their upstream connections. It makes no listening socket, reads
-//! no BPF map and builds no routes: those come in through [`Shared`].
+//! It owns accepted connections and their upstream connections. It creates no listening socket, reads no BPF map
+//! and builds no routes: those come in through [`Shared`].
 
 mod accept;
 mod ahead;

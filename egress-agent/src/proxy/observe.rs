@@ -1,6 +1,6 @@
 //! What the proxy reports about flows: each denial and each finished request or connection.
 //!
-//! It decides nothing; a slow observer slows the flow it watches, so observers only hand on.
+//! It decides nothing. A slow observer would delay the flow that it observes.
 
 use super::origin::Origin;
 use egress_core::http::response_flags::ResponseFlags;
@@ -14,7 +14,7 @@ pub use egress_core::routing::DenialReason;
 pub struct Denial {
     /// The client's address.
     pub peer: SocketAddr,
-    /// The name that was asked for, where one was read.
+    /// The name that the client asked for, if one was read.
     pub name: Option<String>,
     /// Why.
     pub reason: DenialReason,
@@ -52,7 +52,7 @@ pub struct AccessRecord {
     pub upstream: Option<SocketAddr>,
     /// Tries to reach an upstream.
     pub attempts: u32,
-    /// Status that the client got; 0 for TLS, and where the client left before.
+    /// Status that the client got; 0 for TLS, and if the client left before.
     pub response_code: u16,
     /// Envoy's response flags.
     pub flags: ResponseFlags,

@@ -13,8 +13,8 @@ use std::os::fd::BorrowedFd;
 pub struct Origin {
     /// What the client dialled.
     pub destination: SocketAddr,
-    /// The policy of the socket's owner when the flow was redirected. Reports name it; no judgement
-    /// rests on it, because its id may belong to another view by now.
+    /// The policy of the socket's owner when the flow was redirected. It is for reports only: by now its id may
+    /// belong to another view, so no verdict depends on it.
     pub policy: PolicyId,
     /// The cgroup id of the socket's owner.
     pub cgroup: CgroupId,
@@ -43,10 +43,9 @@ impl Origin {
         }
     }
 
-    /// Whether the kernel knew the socket's cgroup and has no entry for the cgroups above it, as it
-    /// keeps a bounded number of them. Which workload the flow belongs to cannot be told then, and
-    /// the hooks deny the same with `unknown-owner`. A socket without a cgroup is under the enforced
-    /// root's default policy, as in the hooks.
+    /// Whether the kernel knows the socket's cgroup but not the cgroups above it, because its map of these is
+    /// limited. The flow's workload is then unknown, and the hooks also deny such a flow with `unknown-owner`. A
+    /// socket without a cgroup has the enforced root's default policy, as in the hooks.
     pub(super) fn has_unknown_owner(&self) -> bool {
         self.owners.is_empty() && self.cgroup != CgroupId(0)
     }
@@ -62,6 +61,6 @@ impl Origin {
 
 /// Finds the original destination of an accepted connection.
 pub trait OriginLookup: Send + Sync {
-    /// The origin of the flow; `None` where the kernel did not redirect it here. Such a flow is closed.
+    /// The origin of the flow; `None` if the kernel did not redirect it here. Such a flow is closed.
     fn origin(&self, accepted: BorrowedFd<'_>) -> Option<Origin>;
 }

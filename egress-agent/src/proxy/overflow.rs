@@ -1,8 +1,8 @@
-//! Connections that are too many of their workload: an HTTP client is told 503 with the reason, any
-//! other is closed.
+//! Connections beyond their workload's share: an HTTP client gets a 503 response with the reason, any other
+//! connection is closed.
 //!
-//! Those that are being told are few, and for a short time: telling must not take what the bound
-//! keeps.
+//! Only a few clients get the response at one time, and each for a short time, because it costs the resources
+//! that the limit protects.
 
 use super::client::Client;
 use super::http::closing_reply;
@@ -21,21 +21,21 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long a client has for the beginning of its request and to take the reply.
+/// How long a client has to send the start of its request and to read the reply.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Bytes of a client that are looked at, and thrown away at a time.
+/// The most bytes of a client that are read at a time.
 const LOOK: usize = 1024;
 
-/// Writes what fits into a fresh socket's buffer, without waiting for the reactor to know the socket.
-/// A client that is gone gets nothing.
+/// Writes what fits into a new socket's buffer. Does not wait, so the reactor need not know the socket. Ignores
+/// errors.
 pub(super) fn say(stream: &TcpStream, bytes: &[u8]) {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let _ = rustix::net::send(stream.as_fd(), bytes, flags);
 }
 
-/// A client beyond its share takes one of the few places of those who are told so. Where none is left
-/// the connection is closed at once, with the reply on it if the port is one of HTTP only.
+/// Takes one of the few places for clients that get a reply. If none is left, the connection is closed at once,
+/// after the reply if the port speaks only HTTP.
 pub(super) fn admit(client: &Client, stream: &TcpStream) -> Option<Place> {
     client.deny(DenialReason::ConnectionLimit, None);
     let place = client.shared.telling.take(client.share());
@@ -51,9 +51,9 @@ fn reading(client: &Client) -> Reading {
     routes.reading(policy, client.origin.destination, 0)
 }
 
-/// Tells an HTTP client why it is not served, and closes the connection.
+/// Sends an HTTP client the reason why it is not served, and closes the connection.
 pub(super) async fn tell(client: Client, mut stream: TcpStream, _place: Place) {
-    // Whatever comes of it, the connection ends.
+    // The connection ends in any case.
     let _ = timeout(PATIENCE, async {
         if !speaks_http(&client, &mut stream).await? {
             return Ok(());
@@ -67,7 +67,8 @@ pub(super) async fn tell(client: Client, mut stream: TcpStream, _place: Place) {
         drop(ticket);
         stream.write_all(&closing_reply(&reply)).await?;
         stream.shutdown().await?;
-        // To close with bytes unread would reset the connection, and the client lose the reply.
+        // Reads the rest first: closing with unread bytes would reset the connection, and the client would lose
+        // the reply.
         let mut thrown_away = [0; LOOK];
         while stream.read(&mut thrown_away).await? > 0 {}
         io::Result::Ok(())
@@ -86,7 +87,7 @@ async fn speaks_http(client: &Client, stream: &mut TcpStream) -> io::Result<bool
     loop {
         match sniff(&bytes[..read]) {
             Sniffed::NeedMore if read < LOOK => {}
-            // A request line of this length is one for the parser to reject.
+            // The parser rejects a request line of this length.
             Sniffed::NeedMore => return Ok(matches!(reading, Reading::Names(_))),
             found => return Ok(is_http(&reading.first_bytes(found))),
         }

@@ -1,5 +1,5 @@
-//! The proxy's resources, counted in places, in total and for each workload: a workload at its
-//! limit is denied more places, its neighbours are not.
+//! The proxy's resources, counted in places, in total and for each workload: a workload at its limit gets no more
+//! places, but its neighbours do.
 //!
 //! A place is a connection, a descriptor, or a block of memory, as the owner of a [`Places`]
 //! defines it.
@@ -15,8 +15,8 @@ use tokio::time::timeout;
 /// Memory is counted in blocks of this many bytes; smaller amounts are not counted.
 pub(super) const BLOCK: usize = 4096;
 
-/// How often a waiting request checks again if its own workload returned no place: another workload
-/// may have returned one.
+/// How often a waiting request checks again although its own workload has returned no place, because another
+/// workload may have.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// See the module.
@@ -152,7 +152,7 @@ impl Place {
         self
     }
 
-    /// Fires when another of the workload waits for places.
+    /// Fires when another request of the workload waits for places.
     pub(super) fn wanted(&self) -> OwnedNotified {
         Arc::clone(&self.signals().wanted).notified_owned()
     }

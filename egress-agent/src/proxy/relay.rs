@@ -1,6 +1,5 @@
-//! Copies bytes both ways between a client and its destination. A connection on which nothing moves
-//! keeps no buffer: bytes are read into one of the thread's, and only those that the other side does
-//! not take at once are kept.
+//! Copies bytes both ways between a client and its destination. An idle connection has no buffer: bytes are read
+//! into a buffer of the thread, and only bytes that the other side does not accept at once are kept.
 //!
 //! It judges nothing, and does not know what the bytes are.
 
@@ -16,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Bytes of one read, where the workload has memory to spare for both ways, and where it has not.
+/// Bytes of one read: if the workload has memory to spare for both directions, and otherwise.
 const BUFFER: usize = 4 * BLOCK;
 const SMALL_BUFFER: usize = 1024;
 
@@ -29,13 +28,13 @@ thread_local! {
 
 /// How a relayed connection ended.
 pub(super) enum Ended {
-    /// Both sides have.
+    /// Both sides have ended.
     Both,
-    /// No byte went either way for the limit.
+    /// No byte was copied for the idle limit.
     Silent,
 }
 
-/// Copies until both sides have ended, one breaks off, or nothing moves any more.
+/// Copies until both sides have ended, one side fails, or the connection has been idle for the limit.
 pub(super) async fn relay(
     client: &Client,
     downstream: &mut Rewound,
@@ -73,9 +72,9 @@ pub(super) async fn relay(
 struct Room<'a> {
     client: &'a Client,
     place: Option<Place>,
-    /// Bytes that had moved when this was last looked at.
+    /// Bytes that had been copied at the last check.
     seen: u64,
-    /// When they were.
+    /// When bytes were last copied.
     moved: Instant,
 }
 
@@ -89,7 +88,7 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// Bytes that may be read at a time.
+    /// The most bytes of one read.
     fn most(&self) -> usize {
         self.place.as_ref().map_or(SMALL_BUFFER, |_| BUFFER)
     }
@@ -109,7 +108,8 @@ impl<'a> Room<'a> {
         taken
     }
 
-    /// Looks how long nothing has moved, and sets the time of the next look.
+    /// Whether the connection has been idle for the limit. Returns unused memory, and sets the time of the next
+    /// check.
     fn is_silent(&mut self, total: u64, is_empty: bool, tick: Pin<&mut Sleep>) -> bool {
         let (now, idle) = (Instant::now(), self.client.shared.limits.idle);
         if total != self.seen {
@@ -132,12 +132,12 @@ impl<'a> Room<'a> {
 /// One direction.
 #[derive(Default)]
 struct Way {
-    /// What the receiver has not taken yet.
+    /// Bytes that the receiver has not accepted yet.
     held: Vec<u8>,
     written: usize,
     /// The sender has ended its side.
     ended: bool,
-    /// So has the proxy, towards the receiver.
+    /// The proxy has ended its side towards the receiver.
     over: bool,
 }
 
@@ -146,7 +146,7 @@ impl Way {
         self.held.is_empty()
     }
 
-    /// Moves what can be moved; ready when the sender's end has reached the receiver.
+    /// Copies as much as possible. Ready when the sender's end has reached the receiver.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -183,7 +183,7 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once, and keeps what the receiver does not take.
+    /// Reads once, and keeps the bytes that the receiver does not accept.
     fn poll_fresh(
         &mut self,
         cx: &mut Context<'_>,

@@ -23,15 +23,15 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Makes upstream connections. The proxy bounds the time from outside by dropping the future.
 pub trait Dialer: Send + Sync {
-    /// Connects to `to`, without delay of small writes (TCP_NODELAY), from within the network namespace `netns`.
+    /// Connects to `to` in the network namespace `netns`. The connection has TCP_NODELAY set.
     fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
-/// How often it is looked whether memory has become free.
+/// Time between two checks whether memory has become free.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// Connections, and blocks of memory, of which the end of half is worth a look at the memory that
-/// they had.
+/// The free memory is returned to the system if at least so many connections, or blocks of memory, were in use
+/// and half of them have ended.
 const MANY_CONNECTIONS: usize = 128;
 const MANY_BLOCKS: usize = 1024;
 
@@ -42,7 +42,7 @@ fn trim() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Other allocators give large blocks back by themselves.
+/// Other allocators return large blocks themselves.
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
 
@@ -57,7 +57,7 @@ pub struct Shared {
     /// Blocks of [`BLOCK`] bytes.
     pub(super) memory: Arc<Places>,
     pub(super) descriptors: Arc<Places>,
-    /// Connections beyond a bound that are told so.
+    /// Clients beyond a limit that get a reply.
     pub(super) telling: Arc<Places>,
     pub(super) clusters: Clusters,
     pub(super) changes: Option<watch::Receiver<u64>>,
@@ -95,16 +95,16 @@ impl Shared {
         }
     }
 
-    /// Answers connections of the agent's own canaries with these words, by which it knows that a
-    /// redirected flow reached it and no other proxy.
+    /// Answers connections of the agent's own canaries with these words, so that a canary knows that its flow
+    /// reached this agent and not another proxy.
     #[must_use]
     pub fn proven_by(mut self, words: Arc<str>) -> Self {
         self.proof = words;
         self
     }
 
-    /// Gives the system the memory back that connections had, whenever many of them have ended or
-    /// become idle: the C library keeps it otherwise. Runs until it is dropped.
+    /// Returns memory to the system when many connections have ended or become idle; otherwise the C library
+    /// would keep it. Runs until it is dropped.
     pub async fn give_back(self: Arc<Self>) {
         loop {
             tokio::time::sleep(GIVE_BACK).await;

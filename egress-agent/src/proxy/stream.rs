@@ -1,6 +1,6 @@
-//! The client's stream, beginning with the bytes that were read ahead, and with a byte count.
+//! The client's stream: first the bytes that were read ahead, then the socket. Counts bytes.
 //!
-//! It judges nothing; what follows a TLS hello passes `guard`.
+//! It judges nothing. Bytes after a TLS hello pass `guard`.
 
 use super::ahead::Ahead;
 use super::guard::Guard;
@@ -14,17 +14,17 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes of one read at most. hyper begins with a buffer of 8 KiB, doubles it when a read fills it,
-/// and keeps it for the life of the connection: with one byte less it never grows.
+/// The most bytes of one read. hyper starts with a buffer of 8 KiB, doubles it when a read fills it, and keeps it
+/// for the life of the connection. With one byte less it never grows.
 pub(super) const NARROW: usize = 8 * 1024 - 1;
-/// The same if there is memory for it: long bodies cost less in larger parts.
+/// The same if there is memory for it: large reads make long bodies cheaper.
 const WIDE: usize = 16 * 1024;
 /// Blocks of memory that such reads take: hyper's buffer grows to 56 KiB.
 pub(super) const WIDER: usize = 16;
-/// Bytes of a body from which larger reads pay off.
+/// The length of a body from which larger reads are worth it.
 pub(super) const LONG: usize = 32 * 1024;
 
-/// Reads at most so many bytes.
+/// Reads at most `most` bytes.
 pub(super) fn poll_part(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
@@ -34,14 +34,14 @@ pub(super) fn poll_part(
     let mut part = buffer.take(most);
     ready!(Pin::new(stream).poll_read(cx, &mut part))?;
     let count = part.filled().len();
-    // SAFETY: `part` is the beginning of the unfilled part of `buffer`, and so many bytes of it are
-    // filled. Zeroing them before would make a page of each idle buffer resident.
+    // SAFETY: `part` is the start of the unfilled part of `buffer`, and `count` bytes of it are filled. Zeroing
+    // them first would make a page of each idle buffer resident.
     unsafe { buffer.assume_init(count) };
     buffer.advance(count);
     Poll::Ready(Ok(()))
 }
 
-/// What a stream hands on to the socket in its field `stream` without a look.
+/// The methods that a stream passes on to the socket in its field `stream`.
 macro_rules! end_of_writes {
     () => {
         fn is_write_vectored(&self) -> bool {

@@ -16,8 +16,8 @@ use egress_ebpf::ids::PolicyId;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// Ends a connection that no rule allows, or relays it if its policy audits. `ahead` is what was
-/// read of it.
+/// Closes a connection that no rule allows, or relays it if its policy audits. `ahead` has the bytes that were
+/// read.
 pub(super) async fn deny(
     client: Client,
     ahead: Ahead,
@@ -31,7 +31,7 @@ pub(super) async fn deny(
     }
 }
 
-/// Relays a connection; `ahead` is what was read of it.
+/// Relays a connection. `ahead` has the bytes that were read.
 pub(super) async fn relay(client: Client, ahead: Ahead, stream: TcpStream, cluster: &Arc<Cluster>) {
     let ticket = |counters| Ticket::new(client.clone(), Protocol::Tcp, counters);
     let origin = Arc::clone(&client.origin);

@@ -39,8 +39,8 @@ impl Counters {
     }
 }
 
-/// The record of one request or connection. Dropping it hands it to the observer, so each flow is
-/// recorded once, however it ends.
+/// The record of one request or connection. Dropping it passes it to the observer, so each flow is recorded once,
+/// however it ends.
 pub(super) struct Ticket {
     client: Client,
     started: Instant,

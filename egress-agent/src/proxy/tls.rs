@@ -1,6 +1,6 @@
 //! TLS passthrough: reads the `ClientHello`, decides by its name, and copies bytes both ways.
 //!
-//! It never decrypts, holds no key and changes no byte. What follows the hello passes `guard`.
+//! It never decrypts, holds no key and changes no byte. Bytes after the hello pass `guard`.
 
 use super::ahead::Ahead;
 use super::client::Client;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Serves one connection; `ahead` is what was read of it so far. `otherwise` is its destination if
-/// it has no listed name; without one it is denied then.
+/// Serves one connection. `ahead` has the bytes that were read. `otherwise` is its destination if it has no listed
+/// name; without one it is denied.
 pub(super) async fn pass_through(
     client: Client,
     mut stream: TcpStream,
@@ -75,7 +75,7 @@ pub(super) async fn pass_through(
     tcp::deny(client, ahead, stream, reason, name).await;
 }
 
-/// The first hello, and how many bytes it takes.
+/// Reads the first hello. Returns its length too.
 async fn read_hello(
     client: &Client,
     stream: &mut TcpStream,

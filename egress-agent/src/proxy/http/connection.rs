@@ -35,8 +35,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-/// How long the HTTP library, which has some 40 KB of buffers on both sides, is kept for the next
-/// request. It costs some microseconds to make it anew.
+/// How long an idle connection keeps the HTTP library, which has about 40 KB of buffers on both sides. Creating it
+/// again takes a few microseconds.
 const REST: Duration = Duration::from_secs(1);
 
 /// One client connection.
@@ -71,18 +71,17 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain:
     );
     let counters = stream.counters();
     let to_its_end = this.to_its_end(stream, drain);
-    // A denial is logged at once; the connection ends a moment later.
+    // Logs a denial at once; the connection ends a moment later.
     let refusal = async {
         this.session.control.refusal().await;
         this.tell_refused();
         future::pending::<()>().await;
     };
-    // Whatever it is at, upstream and websocket included: they go with the connection.
+    // Each of these ends the connection at once, with its upstream connections and websocket.
     tokio::select! {
         () = to_its_end => {}
         () = refusal => {}
-        // A body or a websocket that does not continue; between requests the parser's limit is
-        // first.
+        // A body or a websocket that does not continue. Between requests, the limit for heads comes first.
         () = counters.silence(limits.idle) => {}
         () = this.judge.removed() => {}
     }
@@ -95,7 +94,7 @@ impl Connection {
         let limits = self.session.client.shared.limits;
         let mut patience = limits.idle;
         loop {
-            // A connection on which nothing is asked has nothing to finish, unless it is on its way.
+            // A connection without a request has nothing to finish, unless a request is on the way.
             tokio::select! {
                 begun = timeout(patience, stream.begun()) => if !matches!(begun, Ok(Ok(true))) {
                     return;
@@ -113,8 +112,8 @@ impl Connection {
         }
     }
 
-    /// Serves requests until there has been none for a while: then the stream comes back, with the
-    /// time since when. `None` at the end of the connection.
+    /// Serves requests until the connection has been idle for a while. Then returns the stream and the time since
+    /// when it is idle. `None` at the end of the connection.
     async fn served(
         self: &Arc<Self>,
         stream: Wire,
@@ -205,7 +204,7 @@ impl Connection {
             authority, expect, ..
         }) = self.session.control.take_asked()
         else {
-            // The library gives no request but those that it was given.
+            // The library returns only requests that it was given, so this does not happen.
             return local_response(&LocalReply::malformed(), ticket);
         };
         ticket.record.host.clone_from(&authority);
@@ -236,8 +235,8 @@ impl Connection {
                 (local_response(&reply, ticket), without_body && !closes)
             }
         };
-        // A client that has not sent all of its request is not waited for, as in Envoy. It must not
-        // take what follows for a new request.
+        // As Envoy, the proxy does not wait for a client that has not sent its whole request. The rest must not be
+        // read as a new request.
         if !is_whole {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
