@@ -1,5 +1,5 @@
-//! Rules that changed object by object are as if they had been read at once, whatever the objects and
-//! whoever they are exported to; and an edit costs the policies that see it.
+//! Rules that changed object by object give the same result as rules that were read at once, for all objects
+//! and every `exportTo`. An edit costs work only in the policies that see it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -16,19 +16,19 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// What happens to an address that does not belong to the host, on a port whose name is checked
-/// anyway.
+/// What happens to a connection to an address that does not belong to the host, on a port whose name is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UnlistedAddress {
-    /// Refused in the kernel.
+    /// The kernel denies it.
     #[default]
     Refuse,
-    /// To the proxy: Host or SNI decides, and the proxy dials its own resolution, as in Istio.
+    /// It goes to the proxy: Host or SNI decides, and the proxy dials an address that the agent resolved, as in
+    /// Istio.
     ByName,
 }
 
-/// What a service claims with the addresses that its names have at the moment. `plan` says on
-/// which ports a `VirtualService` has a say.
+/// The claims of a service, with the present addresses of its names. `plan` says on which ports a `VirtualService`
+/// has routes.
 pub fn claims(
     service: &Service,
     plan: &HostPlan,
@@ -39,7 +39,7 @@ pub fn claims(
     let ports = service.ports();
     for entry in &service.entries {
         for port in &entry.ports {
-            // Of two entries' ports with one number the older one's protocol holds.
+            // If two entries list the same port, the older one's protocol counts.
             let Some(class) = ports.get(&port.number).map(|p| p.class) else {
                 continue;
             };
@@ -57,7 +57,7 @@ pub fn claims(
                 Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
                     own.resolved(&mut claims, leases, unlisted);
                 }
-                // Nothing yet: denied.
+                // Not carried out: denied.
                 Resolution::DynamicDns => {}
             }
         }
@@ -77,11 +77,11 @@ struct OfPort<'a> {
     entry: &'a Entry,
     port: &'a Port,
     class: Class,
-    /// A `VirtualService` tcp route decides where it goes, or the proxy tells why it goes nowhere.
+    /// A tcp route of a `VirtualService` decides its destination, or the proxy reports why it is denied.
     ruled: bool,
 }
 
-/// What a port of this class is dialled by.
+/// The transport of a port of this class.
 pub const fn transport(class: Class) -> Transport {
     match class {
         Class::Udp => Transport::Udp,
@@ -110,12 +110,12 @@ impl OfPort<'_> {
         }
     }
 
-    /// Resolution NONE: the client's address is the destination, so without `addresses` it is any
-    /// address; on a port with names the proxy still checks the name.
+    /// Resolution NONE: the dialled address is the destination. Without `addresses` that is any address. On a port
+    /// with names the proxy still checks the name.
     fn as_dialled(&self, claims: &mut Claims) {
         let moved = self.port.target.is_some_and(|t| t != self.port.number);
         let action = match (moved, self.transport()) {
-            // Another port than the dialled one: not without the proxy.
+            // Only the proxy can lead to another port than the dialled one.
             (true, Transport::Udp) => return,
             (true, Transport::Tcp) => Action::Proxy,
             (false, _) => self.action(),
@@ -128,8 +128,8 @@ impl OfPort<'_> {
         }
     }
 
-    /// The client must dial an address of the host, or one of `addresses`, which only the proxy
-    /// can lead to the host.
+    /// The client must dial an address of the host, or one of `addresses`. From the latter only the proxy can lead
+    /// to the host.
     fn resolved(&self, claims: &mut Claims, leases: &Leases, unlisted: UnlistedAddress) {
         let udp = self.transport() == Transport::Udp;
         for (ip, port) in endpoints(self.host, self.entry, self.port, leases, Pick::LEASED) {
@@ -150,10 +150,10 @@ impl OfPort<'_> {
     }
 }
 
-/// Which endpoints.
+/// Which endpoints to return.
 #[derive(Clone, Copy)]
 struct Pick<'a> {
-    /// All addresses that clients may still dial, not only those to dial from here.
+    /// All addresses that clients may still dial, not only those that the proxy dials.
     leased: bool,
     labels: Option<&'a BTreeMap<String, String>>,
 }
@@ -206,8 +206,8 @@ fn endpoints(
     found
 }
 
-/// Where a destination is at the moment, for the proxy to dial. `service` is the destination's, if
-/// it is registered.
+/// The present addresses of a destination, for the proxy to dial. `service` is the destination's service, if it is
+/// registered.
 pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
     let of_rules = || Cluster {
         id: to.id.clone(),
@@ -271,14 +271,14 @@ fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &P
     entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
 }
 
-/// `addresses` of the entries that list a port. With resolution NONE an entry without any stands for
-/// every address beside these.
+/// `addresses` of the entries that list a port. With resolution NONE, an entry without `addresses` also covers every
+/// other address.
 pub fn listed_networks(service: &Service, number: u16) -> Vec<IpNet> {
     let with_port = with_port(service, number);
     with_port.flat_map(|(e, _)| &e.addresses).copied().collect()
 }
 
-/// `addresses` of a port with resolution NONE; empty where any address will do.
+/// `addresses` of a port with resolution NONE; empty if it is open to any address.
 pub fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
     let any = with_port(service, number).any(|(e, _)| e.addresses.is_empty());
     let all = with_port(service, number).flat_map(|(e, _)| &e.addresses);
@@ -292,9 +292,9 @@ pub fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
 /// Destinations by which a port of a service is known, for bytes without a name.
 #[derive(Debug, Default)]
 pub struct Doors {
-    /// Those that are endpoints themselves, on the port that was dialled.
+    /// Endpoints on the port that was dialled.
     pub endpoints: Vec<IpNet>,
-    /// Those that stand for the service: `addresses`, and endpoints with another port.
+    /// Addresses that lead to the service: `addresses`, and endpoints with another port.
     pub others: Vec<IpNet>,
 }
 

@@ -1,6 +1,6 @@
-//! The kernel's look-up over a policy's desired table, so that `decide()` can be asked on the host.
+//! The kernel's lookup over a policy's desired table, so that `decide()` can run on the host.
 //!
-//! The ledger holds the entries.
+//! The ledger has the entries.
 
 use super::tables::{Action, Ledger, Target, Transport};
 use egress_ebpf::abi::proto;
@@ -10,8 +10,8 @@ use egress_ebpf::ids::TableId;
 use std::net::IpAddr;
 
 impl Tables for Ledger {
-    /// In the kernel's order: the address on the port, the narrowest network on the port, the
-    /// narrowest network on any port. A ledger is one table, so that its id says nothing.
+    /// Looks in the kernel's order: the address on the port, the narrowest network on the port, the narrowest
+    /// network on any port. A ledger is a single table, so the id does not matter.
     fn find(&self, _: TableId, shortest: u32, to: &Destination) -> Option<u32> {
         let transport = match to.proto {
             proto::TCP => Transport::Tcp,
@@ -20,7 +20,7 @@ impl Tables for Ledger {
         };
         let ip = IpAddr::from(to.addr);
         let at = |target: &Target| self.action(target).map(Action::number);
-        // Port 0 stands for any, and no entry is for it alone.
+        // In an entry, port 0 means any port.
         let exact = || at(&Target::address(to.addr, to.port, transport));
         let narrowest = |port| {
             networks(to.addr, ip, port, transport)
@@ -50,8 +50,8 @@ impl Ledger {
     }
 }
 
-/// Every network that an address lies in, the narrowest first: those of its family, and the one of
-/// both families.
+/// Every network that contains an address, the narrowest first: the networks of its family, then the one of both
+/// families.
 fn networks(
     addr: Addr,
     ip: IpAddr,
@@ -64,7 +64,7 @@ fn networks(
     lengths
         .filter_map(of)
         .flat_map(move |net| Target::network(net, port, transport))
-        // `::/0` is listed in halves, of which the address lies in one.
+        // `::/0` is listed as two halves, one of which contains the address.
         .filter(move |target| target.covers(addr, port, transport))
         // A single address on a port is not a network.
         .filter(|target| !target.is_exact())

@@ -9,16 +9,15 @@ use egress_ebpf::table::{Entry, Key};
 /// One write to the kernel's maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableOp {
-    /// List an address on a port or a network in the table of this id, or change what it asks for.
+    /// Insert an entry into a table, or change its action.
     Put(TableId, Entry),
-    /// Take that out.
+    /// Remove an entry.
     Delete(TableId, Key),
-    /// Write the policy of this id: the moment in which a new table becomes visible.
+    /// Write a policy. This puts a new table in force.
     SetPolicy(PolicyId, Policy),
-    /// Delete the policy of this id.
+    /// Delete a policy.
     DeletePolicy(PolicyId),
-    /// Delete the table of this id: it was adopted, so its content is not known here. Nothing
-    /// looks it up any more.
+    /// Delete a table that was adopted, so that its content is not known. No policy uses it.
     DropTable(TableId),
 }
 
@@ -32,7 +31,7 @@ impl TableOp {
         Self::Put(table, entry)
     }
 
-    /// Takes it out again.
+    /// Removes a target from a table.
     pub(super) fn delete(table: TableId, target: &Target) -> Self {
         Self::Delete(table, target.key())
     }

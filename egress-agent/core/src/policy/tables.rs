@@ -1,7 +1,7 @@
 //! The content of one policy's kernel table: the union of the claims of all services.
 //!
-//! Owns the form of an entry and the rule for two claims on one entry. `claims` decides what a
-//! service claims, `diff` the order of the writes.
+//! Owns the form of an entry and the rule for two claims on one entry. `claims` decides what a service claims, and
+//! `diff` decides the order of the writes.
 
 use super::numbers;
 use egress_ebpf::abi::{action, proto};
@@ -15,13 +15,13 @@ use std::net::IpAddr;
 
 /// Prefix length of a single address.
 const FULL: u8 = 128;
-/// Bits that the mapped form puts before an IPv4 address.
+/// Bits of the mapped form before an IPv4 address.
 const MAPPED_BITS: u8 = 96;
 
 /// A transport that tables can list.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Transport {
-    /// TCP, and MPTCP, which the kernel judges alike.
+    /// TCP.
     Tcp,
     /// UDP.
     Udp,
@@ -37,13 +37,13 @@ impl Transport {
     }
 }
 
-/// What happens to a flow that an entry covers. Ordered: of two claims the greater one holds, since
-/// the proxy can distinguish claims by name and the kernel cannot.
+/// What happens to a flow that an entry covers. Of two claims the greater one counts, because the proxy can
+/// distinguish claims by name and the kernel cannot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
-    /// Straight through.
+    /// It is allowed.
     Allow,
-    /// To the proxy.
+    /// It is redirected to the proxy.
     Proxy,
 }
 
@@ -57,10 +57,9 @@ impl Action {
     }
 }
 
-/// What an entry covers: its key without the table's id. The order is the reverse of the kernel's
-/// lookup (exact, prefix on the port, prefix on any port, longest first): an entry
-/// that another one shadows comes before it, so that deleting in order brings no third verdict
-/// to light.
+/// What an entry covers: its key without the table's id. The order is the reverse of the kernel's lookup (exact,
+/// prefix on the port, prefix on any port, longest first). An entry that another one shadows comes before it, so
+/// that deleting in order never exposes a third verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Target {
     bits: u8,
@@ -71,8 +70,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// One address, in canonical form. Port 0 = any, which makes it a network of one: an
-    /// address is looked up by the port that was dialled.
+    /// One address, in canonical form. Port 0 means any port, which makes it a network of one address, because the
+    /// kernel looks up single addresses with the dialled port.
     pub fn address(ip: impl Into<Addr>, port: u16, transport: Transport) -> Self {
         Self {
             bits: FULL,
@@ -92,8 +91,8 @@ impl Target {
         }
     }
 
-    /// The entries for one CIDR; host bits are ignored. More than one only for `::/0`, in halves:
-    /// no bits at all stand for both families.
+    /// The entries for one CIDR; host bits are ignored. `::/0` has two entries, one for each half, because a prefix of
+    /// 0 bits covers both families.
     pub fn network(net: IpNet, port: u16, transport: Transport) -> Vec<Self> {
         let entry = |bits: u8, value: u128| {
             let mask = u128::MAX.checked_shl(u32::from(FULL - bits)).unwrap_or(0);
@@ -139,8 +138,8 @@ impl Target {
         self.transport
     }
 
-    /// Whether a flow to this destination falls under the entry. Between none and 96 bits it is a
-    /// network of IPv6, though the mapped form of IPv4 may lie in it.
+    /// Whether the entry covers a flow to this destination. With 1 to 95 bits it is an IPv6 network and covers no IPv4
+    /// address, although the mapped form may be in its range.
     pub fn covers(&self, addr: Addr, port: u16, transport: Transport) -> bool {
         let addr = addr.canonical();
         let differ = numbers::number(addr) ^ numbers::number(self.addr);
@@ -180,7 +179,7 @@ impl fmt::Debug for Target {
 /// What one service claims.
 pub type Claims = BTreeMap<Target, Action>;
 
-/// Adds a claim; of two on one target the greater one holds.
+/// Adds a claim. Of two on one target, the greater one counts.
 pub fn claim(claims: &mut Claims, target: Target, action: Action) {
     let held = claims.entry(target).or_insert(action);
     *held = action.max(*held);
@@ -189,7 +188,7 @@ pub fn claim(claims: &mut Claims, target: Target, action: Action) {
 /// A table's content. Equal content is one table in the kernel.
 pub type Table = BTreeMap<Target, Action>;
 
-/// What changes in a table: the value that holds from here on, or none.
+/// The changes of a table: for each target the new action, or `None` if it is removed.
 pub type Delta = BTreeMap<Target, Option<Action>>;
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -222,8 +221,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Puts one service's claims in the place of its former ones. Returns what that changes in
-    /// the table. `old` must be what was given as `new` before.
+    /// Replaces one service's claims. Returns the changes of the table. `old` must be the claims that were given as
+    /// `new` before.
     pub fn replace(&mut self, old: &Claims, new: &Claims) -> Delta {
         let mut before: Delta = BTreeMap::new();
         for (target, action) in new {
@@ -257,7 +256,7 @@ impl Ledger {
             .collect()
     }
 
-    /// What holds for a target, if it is claimed.
+    /// The action for a target, if it is claimed.
     pub fn action(&self, target: &Target) -> Option<Action> {
         self.entries.get(target).and_then(|held| held.action())
     }

@@ -41,7 +41,7 @@ pub struct PolicyRoutes {
     /// ranges, and everything under `ALLOW_ANY`. A port that is redirected for the names on it
     /// must not cut them off.
     pub passthrough: Arc<[IpNet]>,
-    /// What is denied goes to where it was going all the same, and is recorded.
+    /// The policy audits: a denied flow still goes to its destination, and is recorded.
     pub audit: bool,
 }
 

@@ -11,11 +11,11 @@ pub(super) struct Contents {
     tables: BTreeMap<TableId, Stands>,
     /// Tables whose content is known, by its sum.
     by_sum: BTreeSet<(u64, TableId)>,
-    /// What undoes each change since [`Self::mark`], the first first.
+    /// The undo of each change since [`Self::mark`], in the order of the changes.
     undo: Option<Vec<Undo>>,
 }
 
-/// A table that stands.
+/// An existing table.
 #[derive(Debug)]
 enum Stands {
     /// It was adopted, so that its content is not known.
@@ -32,7 +32,7 @@ impl Stands {
     }
 }
 
-/// A content, and the sum of its entries' hashes: that of contents that are equal is equal.
+/// A content, and the sum of its entries' hashes. Equal contents have equal sums.
 #[derive(Debug)]
 struct Held {
     content: Table,
@@ -47,7 +47,7 @@ enum Undo {
 }
 
 impl Contents {
-    /// Tables that were adopted, and the one that is empty.
+    /// Starts with adopted tables, and the empty one.
     pub(super) fn new(adopted: impl IntoIterator<Item = TableId>, empty: TableId) -> Self {
         let mut new = Self::default();
         for id in adopted {
@@ -62,12 +62,12 @@ impl Contents {
         self.undo = Some(Vec::new());
     }
 
-    /// What changed since the mark stays.
+    /// Keeps the changes since the mark.
     pub(super) fn keep(&mut self) {
         self.undo = None;
     }
 
-    /// Undoes what changed since the mark.
+    /// Undoes the changes since the mark.
     pub(super) fn go_back(&mut self) {
         for step in self.undo.take().into_iter().flatten().rev() {
             match step {
@@ -78,17 +78,17 @@ impl Contents {
         }
     }
 
-    /// Whether a table stands.
+    /// Whether a table exists.
     pub(super) fn has(&self, id: TableId) -> bool {
         self.tables.contains_key(&id)
     }
 
-    /// What a table holds, where that is known.
+    /// The content of a table, if it is known.
     pub(super) fn get(&self, id: TableId) -> Option<&Table> {
         self.tables.get(&id)?.known().map(|held| &held.content)
     }
 
-    /// A table that holds this.
+    /// A table with this content.
     pub(super) fn find(&self, content: &Table) -> Option<TableId> {
         let sum = sum(content);
         let same = self
@@ -116,7 +116,7 @@ impl Contents {
         }
     }
 
-    /// Removes a table; `gone` hears of what it held, where that is known.
+    /// Removes a table. `gone` gets its content, if it is known.
     pub(super) fn remove(&mut self, id: TableId, gone: impl FnOnce(Option<&Table>)) {
         let Some(table) = self.take(id) else {
             return;
@@ -193,7 +193,7 @@ fn hash(target: &Target, action: Action) -> u64 {
     hasher.finish()
 }
 
-/// Makes a change of a table's content.
+/// Applies a change to a table's content.
 pub(super) fn apply(content: &mut Table, delta: &Delta) {
     for (target, action) in delta {
         match action {

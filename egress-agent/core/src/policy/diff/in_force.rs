@@ -1,7 +1,7 @@
-//! Policies get tables of other content, and some end.
+//! Gives policies other tables, and ends policies.
 //!
-//! Owns how much stands twice meanwhile: a table that changes little changes in place, and others
-//! give way in batches, so that old and new together need little more room than either.
+//! Owns how many entries exist twice during that: a table that changes little changes in place, and other tables are
+//! replaced in batches, so that old and new tables together need little more room than either.
 
 use super::{Desired, EMPTY_TABLE, Planner, flags};
 use crate::policy::ops::TableOp;
@@ -11,7 +11,7 @@ use egress_ebpf::ids::{Generation, PolicyId, TableId};
 use egress_ebpf::table::MAX_LENGTHS;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Entries of new tables after which those that they replace are deleted, before others are filled.
+/// After this many entries of new tables, the replaced tables are deleted before further tables are filled.
 const BATCH: usize = if cfg!(test) { 4 } else { 1 << 16 };
 
 impl Planner {
@@ -35,7 +35,7 @@ impl Planner {
             if before.is_some_and(|p| (p.table, p.flags, p.errno) == (table, flags, errno)) {
                 continue;
             }
-            // What only an audit allowed was never listed.
+            // A flow that only an audit allowed was not listed, so it must be judged again.
             let audits = |flags: u32| flags & policy_flag::AUDIT;
             let kept = before.filter(|p| self.keep_flows && audits(p.flags) == audits(flags));
             if kept.is_none() && generation == Generation::NEVER {
@@ -65,9 +65,8 @@ impl Planner {
         self.sweep(ops);
     }
 
-    /// What becomes of tables that one policy alone looks at and that change by at most half of what
-    /// they hold. Not where something else of the policy changes too: that comes with the
-    /// table, in one write.
+    /// The changes of tables that only one policy uses and that change by at most half of their entries. Leaves out
+    /// policies whose flags or errno change too, because these must change together with the table, in one write.
     fn changes_in_place(&self, desired: &BTreeMap<PolicyId, Desired>) -> BTreeMap<PolicyId, Delta> {
         let mut users: BTreeMap<TableId, usize> = BTreeMap::new();
         for policy in self.policies.values() {
@@ -96,13 +95,13 @@ impl Planner {
     }
 }
 
-/// Prefix lengths of the networks, which come before single addresses.
+/// The prefix lengths of a table's networks, which sort before single addresses.
 fn lengths(table: &Table) -> BTreeSet<u8> {
     let networks = table.keys().take_while(|target| !target.is_exact());
     networks.map(Target::bits).collect()
 }
 
-/// What makes one content another; `None` if that is more than `most` entries.
+/// The difference between two contents; `None` if it has more than `most` entries.
 fn difference(old: &Table, new: &Table, most: usize) -> Option<Delta> {
     if old.len().abs_diff(new.len()) > most {
         return None;

@@ -1,8 +1,8 @@
-//! An ordered list of writes that turns the kernel's present tables into the desired ones.
+//! Plans the writes that turn the kernel's present tables into the desired ones.
 //!
-//! Owns table ids, generations and the order. If the writes are applied in order, no step allows a
-//! destination that neither the old nor the new rules list, and no step denies one that both list.
-//! The shell carries the writes out.
+//! Owns table ids, generations and the order of the writes. If they are applied in this order, no step allows a
+//! destination that neither the old nor the new rules list, and no step denies one that both list. The shell carries
+//! them out.
 
 mod amend;
 mod contents;
@@ -17,20 +17,20 @@ use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
 use egress_ebpf::ids::{Generation, PolicyId, TableId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What one policy should be.
+/// The desired state of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Content of its table.
     pub table: Table,
     /// `outboundTrafficPolicy: ALLOW_ANY`.
     pub allow_any: bool,
-    /// Nothing is denied; what would be denied is recorded.
+    /// Nothing is denied. Flows that would be denied are recorded.
     pub audit: bool,
     /// [`Policy::errno`].
     pub errno: u32,
 }
 
-/// What the kernel holds, as far as this agent wrote or adopted it.
+/// The content of the kernel's maps, as far as this agent wrote or adopted it.
 #[derive(Debug)]
 pub struct Planner {
     /// See [`Self::keeping_flows`].
@@ -43,8 +43,7 @@ pub struct Planner {
     generation: Generation,
 }
 
-/// How a planner was before a plan: the words of its policies; what the plan changes in tables is
-/// noted beside them.
+/// The state of a planner before a plan, except for the tables, which record their own changes.
 #[derive(Debug)]
 pub struct Mark {
     policies: BTreeMap<PolicyId, Policy>,
@@ -62,8 +61,8 @@ impl Default for Planner {
 }
 
 impl Planner {
-    /// Starts from pinned maps: the policies that stand there, and every table id that has an
-    /// entry. They stay in force until the first [`Self::replace`].
+    /// Starts from pinned maps: the existing policies, and every table id in use. They stay in force until the first
+    /// [`Self::replace`].
     pub fn adopt(
         policies: BTreeMap<PolicyId, Policy>,
         tables: impl IntoIterator<Item = TableId>,
@@ -83,24 +82,22 @@ impl Planner {
         }
     }
 
-    /// Gives out no generation up to this one: sockets may remember those of policies that are gone.
+    /// Uses only generations above this one, because sockets may remember generations of deleted policies.
     #[must_use]
     pub fn above(mut self, generation: Generation) -> Self {
         self.generation = self.generation.max(generation);
         self
     }
 
-    /// From here on a rules change leaves the generation of a policy that stands as it is, so that
-    /// sockets continue under the verdict that they have; only what is new is judged by the new
-    /// table.
+    /// Sets whether a rules change keeps the generation of an existing policy. If it does, running flows continue
+    /// under their stored verdict, and only new flows are judged by the new table.
     #[must_use]
     pub fn keeping_flows(mut self, keep: bool) -> Self {
         self.keep_flows = keep;
         self
     }
 
-    /// From here on what is planned can be taken back with [`Self::go_back`], or stays with
-    /// [`Self::keep`].
+    /// Starts a plan, which [`Self::go_back`] undoes and [`Self::keep`] confirms.
     pub fn mark(&mut self) -> Mark {
         self.tables.mark();
         Mark {
@@ -110,12 +107,12 @@ impl Planner {
         }
     }
 
-    /// What was planned since the mark is carried out.
+    /// Confirms what was planned since the mark.
     pub fn keep(&mut self) {
         self.tables.keep();
     }
 
-    /// What was planned since the mark is not carried out.
+    /// Undoes what was planned since the mark.
     pub fn go_back(&mut self, mark: Mark) {
         self.tables.go_back();
         self.policies = mark.policies;
@@ -123,25 +120,24 @@ impl Planner {
         self.generation = mark.generation;
     }
 
-    /// Whether no policy that stands lists anything: no agent wrote rules here before.
+    /// Whether no existing policy lists anything, so no agent has written rules before.
     pub fn lists_nothing(&self) -> bool {
         self.policies
             .values()
             .all(|p| p.table == EMPTY_TABLE && p.flags == 0)
     }
 
-    /// The generation that was given out last.
+    /// The latest generation.
     pub fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// Policies as the kernel has them.
+    /// The policies in the kernel.
     pub fn policies(&self) -> &BTreeMap<PolicyId, Policy> {
         &self.policies
     }
 
-    /// Sockets that were judged under these policies are judged again: each policy that stands gets
-    /// a generation that none had before.
+    /// Gives each of these policies a new generation, so that sockets that were judged under them are judged again.
     pub fn renew(&mut self, ids: impl IntoIterator<Item = PolicyId>) -> Vec<TableOp> {
         let mut ops = Vec::new();
         for id in ids {
@@ -154,9 +150,9 @@ impl Planner {
         ops
     }
 
-    /// The rules changed: fills new tables, makes each policy see its own in one write, then
-    /// deletes what nothing looks up. A policy whose content stays keeps its table, its
-    /// generation and the verdicts that sockets remember.
+    /// All rules changed: fills new tables, switches each policy to its own in one write, then deletes unused tables.
+    /// A policy whose content does not change keeps its table, its generation and the verdicts that sockets
+    /// store.
     pub fn replace(&mut self, desired: BTreeMap<PolicyId, Desired>) -> Vec<TableOp> {
         let standing = self.policies.keys();
         let gone: Vec<_> = standing
@@ -168,8 +164,8 @@ impl Planner {
         ops
     }
 
-    /// Some policies changed as [`Self::amend`] says, these are to be made or rebuilt, and these
-    /// end. The others stay as they are.
+    /// Amends some policies as [`Self::amend`] does, makes or rebuilds others, and ends others. Policies that are not
+    /// named stay as they are.
     pub fn change(
         &mut self,
         amended: &BTreeMap<PolicyId, Delta>,
@@ -181,7 +177,7 @@ impl Planner {
         ops
     }
 
-    /// Finds a table with this content or fills one that nothing looks up yet.
+    /// Finds a table with this content, or fills a new one.
     fn place(&mut self, policy: PolicyId, content: Table, ops: &mut Vec<TableOp>) -> TableId {
         let current = self.policies.get(&policy).map(|p| p.table);
         if let Some(current) = current.filter(|id| self.tables.get(*id) == Some(&content)) {
@@ -203,7 +199,7 @@ impl Planner {
     fn unused_id(&mut self) -> TableId {
         loop {
             self.last_table = TableId((self.last_table.0 + 1) % MAX_TABLES);
-            // The empty table is always there, so 0 is never given out.
+            // The empty table always exists, so 0 is never used.
             if !self.tables.has(self.last_table) {
                 return self.last_table;
             }

@@ -12,8 +12,8 @@ pub struct Answer {
     pub ttl: Duration,
 }
 
-/// No answer. Every kind keeps the last good set: a name server that says NXDOMAIN during an
-/// outage must not empty a list that worked.
+/// A question without a usable answer. The name keeps its last good addresses after every kind of failure: a name
+/// server that returns NXDOMAIN during an outage must not empty a working list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// NXDOMAIN.
@@ -22,7 +22,7 @@ pub enum Failure {
     /// The name exists and has no address.
     #[error("the name has no address")]
     NoAddress,
-    /// All its addresses are left out; the first of them.
+    /// None of its addresses is public; this is the first of them.
     #[error(
         "its address {0} is not public; allowPrivateAnswers accepts all such addresses, privateAnswers those of one network"
     )]
@@ -32,10 +32,10 @@ pub enum Failure {
     Failed(String),
 }
 
-/// What an answer did.
+/// The effect of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The name's set of addresses, or the order in which they are dialled, is another one.
+    /// Whether the name's addresses, or the order in which they are dialled, changed.
     pub changed: bool,
     /// Addresses that were left out as not public.
     pub not_public: Vec<IpAddr>,
@@ -43,7 +43,7 @@ pub struct Outcome {
     pub left_out: usize,
 }
 
-/// Which of a name's last eight answers brought an address that it did not have, one bit each.
+/// Which of a name's last eight answers brought a new address, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moves(u8);
 
@@ -53,7 +53,7 @@ impl Moves {
         self.0 = self.0 << 1 | u8::from(moved);
     }
 
-    /// Whether the next answer may well bring another one.
+    /// Whether the next answer is likely to bring a new address.
     pub(super) fn rotates(self) -> bool {
         self.0 != 0
     }

@@ -1,7 +1,7 @@
-//! Which addresses each name has: DNS answers in, leases with an expiry out.
+//! The addresses of each name: takes DNS answers and keeps leases with an expiry.
 //!
-//! Owns when a name is asked again and how long an address stays. Does not know which rules list a
-//! name: `state` says which names it needs and turns changes into table entries.
+//! Owns when a name is asked for again and how long an address stays. Does not know which rules list a name:
+//! `state` says which names it needs and turns changes into table entries.
 
 mod answer;
 mod refresh;
@@ -23,14 +23,14 @@ use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, Default)]
 struct Name {
-    /// When each address may go; those of `newest` stay beyond it.
+    /// When each address expires. Those in `newest` stay longer.
     expiry: BTreeMap<IpAddr, Instant>,
     /// The last good answer, in its order.
     newest: Vec<IpAddr>,
-    /// When to ask; none while a question is under way.
+    /// When to ask; `None` while a question is under way.
     ask_at: Option<Instant>,
     failures: u32,
-    /// The last question brought an answer, so that its times are not those of all others.
+    /// The last question had an answer, so the name's questions have times of their own.
     in_turn: bool,
     last_failure: Option<Failure>,
     left_out: u64,
@@ -52,11 +52,11 @@ impl Name {
 pub struct Leases {
     settings: LeaseSettings,
     names: BTreeMap<Arc<str>, Name>,
-    /// For people. Union over all leases: an address under several names is here with all of them.
+    /// The names of each address, for people: the union over all leases.
     addresses: Addresses,
     ask: BTreeSet<(Instant, Arc<str>)>,
     expire: BTreeSet<(Instant, Arc<str>)>,
-    /// Names of which nothing was heard, from a name server or from the previous agent.
+    /// Names without a result of a question and without addresses of the previous agent.
     unheard: BTreeSet<Arc<str>>,
     /// Names without an address.
     addressless: BTreeSet<Arc<str>>,
@@ -78,7 +78,7 @@ impl Leases {
         }
     }
 
-    /// Other settings for the answers to come.
+    /// Sets the settings for further answers.
     pub fn set(&mut self, settings: LeaseSettings) {
         self.settings = settings;
     }
@@ -200,7 +200,7 @@ impl Leases {
             }
         };
         let pause = self.refresh.pause(heard, &self.settings);
-        // A time beyond what the clock can hold is as good as never.
+        // A time that the clock cannot represent means never.
         state.ask_at = now.checked_add(pause);
         if let Some(at) = state.ask_at {
             self.ask.insert((at, Arc::clone(&name)));
@@ -221,8 +221,7 @@ impl Leases {
         let Answer { addresses, ttl } = result?;
         let mut usable = Vec::with_capacity(addresses.len());
         for ip in addresses {
-            // The form that the kernel looks up, so that a NAT64 or mapped spelling is judged by
-            // the address inside.
+            // The form that the kernel looks up: a NAT64 or mapped address is judged by the IPv4 address in it.
             let ip = IpAddr::from(Addr::from(ip).canonical());
             if self.refuses(name, ip) {
                 outcome.not_public.push(ip);
@@ -278,14 +277,14 @@ impl Leases {
         state.left_out = state.left_out.saturating_add(outcome.left_out as u64);
         state.moves.note(moved);
         self.addresses.set_rotating(name, state.moves.rotates());
-        // A full name whose whole answer was left out keeps its last good set.
+        // A full name whose whole answer was left out keeps its last good addresses.
         if !addresses.is_empty() && state.newest != addresses {
             state.newest = addresses;
             outcome.changed = true;
         }
     }
 
-    /// Lets addresses go whose time is over. Returns the names that lost one.
+    /// Removes expired addresses. Returns the names that lost one.
     pub fn handle_timeout(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
         let mut changed = BTreeSet::new();
         while self.expire.first().is_some_and(|(at, _)| *at <= now) {
@@ -329,8 +328,7 @@ impl Leases {
         &self.addresses
     }
 
-    /// Names for which neither an answer nor a failure came yet, and that have no addresses of the
-    /// previous agent.
+    /// Names without an answer or a failure so far, and without addresses of the previous agent.
     pub fn unresolved(&self) -> &BTreeSet<Arc<str>> {
         &self.unheard
     }

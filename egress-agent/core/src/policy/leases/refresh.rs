@@ -1,22 +1,22 @@
-//! When a name is asked for again: before its answer is too old, and not together with all others.
+//! When a name is asked for again: before its TTL is over, and not together with all other names.
 //!
-//! Owns the schedule. Random numbers are its own, of a seed that is given to it.
+//! Owns the schedule. Makes its random numbers from a given seed.
 
 use super::LeaseSettings;
 use std::time::Duration;
 
-/// An answer is asked for again when at most this part of its time is left.
+/// A name is asked for again when at most one part in this many of its TTL is left.
 const EARLIEST: u32 = 10;
 
-/// What came of a question, as far as the next one depends on it.
+/// The result of a question, as far as the time of the next one depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// The first answer of a name, or the first after a failure: many names have theirs at the same
-    /// moment, after a start, with new rules, or when a name server is back.
+    /// The first answer of a name, or the first after a failure, with its TTL. Many names can have theirs at the
+    /// same moment: after a start, with new rules, or when a name server works again.
     First(Duration),
     /// A further answer, with its TTL.
     Again(Duration),
-    /// One more failure after so many in a row.
+    /// Another failure, after this number of failures in a row.
     Failure(u32),
 }
 
@@ -28,21 +28,20 @@ pub(super) struct Refresh {
 }
 
 impl Refresh {
-    /// Two schedules of one seed are the same.
+    /// Schedules with the same seed are the same.
     pub(super) fn new(seed: u64) -> Self {
         Self { random: seed }
     }
 
-    /// From what was heard to the next question.
+    /// The time from a result to the next question.
     ///
-    /// After a first answer it is any time up to the TTL, so that names which were answered together
-    /// are spread over the whole of it; from then on each has its own place, which a tenth of the
-    /// TTL moves a little. It is never later than the TTL: an address that the name gets is to be
-    /// listed by the time at which other resolvers give it out.
+    /// After a first answer it is a random time up to the TTL, so that names which were answered together are
+    /// spread over the TTL. After further answers it is 90 to 100 % of the TTL, so the names stay spread. It is
+    /// never longer than the TTL: when other resolvers return a new address, the agent must already list it.
     pub(super) fn pause(&mut self, heard: Heard, settings: &LeaseSettings) -> Duration {
         match heard {
             Heard::First(ttl) => {
-                // As if the question before had been at any time within a pause like those to come.
+                // As if the previous question had been at a random time within one such pause.
                 let whole = self.in_turn(ttl, settings);
                 self.between(Duration::ZERO, whole)
             }
@@ -56,14 +55,14 @@ impl Refresh {
         }
     }
 
-    /// The pause of a name that has its own place.
+    /// The pause after a further answer.
     fn in_turn(&mut self, ttl: Duration, settings: &LeaseSettings) -> Duration {
         let whole = ttl.clamp(settings.min_refresh, settings.max_refresh);
         let least = settings.min_refresh.min(whole);
         self.between(least.max(whole.saturating_sub(whole / EARLIEST)), whole)
     }
 
-    /// Any time from one to the other, each as likely.
+    /// A random time between two, all equally likely.
     fn between(&mut self, from: Duration, to: Duration) -> Duration {
         let range = to.saturating_sub(from).as_nanos();
         let part = range.saturating_mul(self.next().into()) >> u64::BITS;

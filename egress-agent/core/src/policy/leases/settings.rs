@@ -1,5 +1,5 @@
-//! How long leases live and which addresses get one. Defaults are filled in here for tests; the
-//! agent's own are in its configuration.
+//! How long leases last and which addresses get one. The defaults here are for tests; the agent's own are in its
+//! configuration.
 
 use crate::istio::hosts;
 use ipnet::IpNet;
@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Addresses that are not public and may be in answers.
+/// A network that is not public and whose addresses are accepted in answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrivateAnswers {
-    /// The name that is asked for or a wildcard over it, in canonical form; none is every name.
+    /// The name that is asked for, or a wildcard over it, in canonical form; `None` means every name.
     pub host: Option<Arc<str>>,
-    /// The network that they are in.
+    /// The network.
     pub network: IpNet,
 }
 
@@ -23,29 +23,29 @@ impl PrivateAnswers {
     }
 }
 
-/// How leases live.
+/// The settings of leases.
 #[derive(Clone, Debug)]
 pub struct LeaseSettings {
     /// Shortest time that an answer is taken to be valid for.
     pub min_ttl: Duration,
-    /// How long an address that newer answers no longer hold stays listed after its time.
-    /// Clients cache addresses far longer than the TTL says.
+    /// How long an address stays listed after its time if newer answers do not have it. Clients cache addresses
+    /// much longer than the TTL.
     pub grace: Duration,
-    /// Most addresses held for one name; further ones are counted and left out.
+    /// The most addresses of one name. Further ones are counted and left out.
     pub max_addresses: usize,
     /// Shortest time between two questions for one name.
     pub min_refresh: Duration,
     /// Longest time between two questions for one name.
     pub max_refresh: Duration,
-    /// Longest first pause after a failed question; doubled with each further failure.
+    /// Longest pause after a first failed question. It doubles with each further failure.
     pub min_retry: Duration,
     /// Longest pause after a failed question.
     pub max_retry: Duration,
-    /// Take private, loopback, link-local and metadata addresses from any answer.
+    /// Accept private, loopback, link-local and metadata addresses in every answer.
     pub allow_private_answers: bool,
-    /// What is taken from answers although it is not public.
+    /// Addresses that are accepted in answers although they are not public.
     pub private_answers: Vec<PrivateAnswers>,
-    /// Of the random numbers that spread the questions over time.
+    /// Seed of the random numbers that spread the questions over time.
     pub seed: u64,
 }
 

@@ -1,9 +1,8 @@
-//! Leases as text and back. An agent leaves them for the next one, so that names keep their last
-//! good addresses while no name server answers.
+//! Writes leases as text and reads them. An agent leaves them for the next one, so that names keep their last good
+//! addresses while no name server answers.
 //!
-//! Owns the form, and decides which leases are still valid. The shell stores the text. Times in it
-//! are those of the wall clock, as [`Duration`] since 1970: an [`Instant`] means nothing to another
-//! process.
+//! Owns the format, and decides which leases are still valid. The shell stores the text. Times in it are those of
+//! the wall clock, as [`Duration`] since 1970, because an [`Instant`] has no meaning in another process.
 
 use super::Leases;
 use egress_ebpf::addr::Addr;
@@ -13,26 +12,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A longer text is none of ours.
+/// The longest text that is read and written.
 pub const MAX_TEXT: usize = 16 << 20;
-/// A lease whose time was over for this long is not believed any more, and no text that is older.
+/// A lease that ended longer ago than this is not restored, and neither is a text that is older.
 pub const BELIEVED: Duration = Duration::from_hours(24);
-/// The longest name, as RFC 1035 §2.3.4 has it.
+/// The longest name (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 255;
 const FIRST: &str = "egress-agent leases 1";
 const LAST: &str = "end";
 
-/// Why a text is not taken.
+/// Why a text is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Not of this form, or cut off.
-    #[error("line {0} is not as an agent writes it")]
+    #[error("line {0} is malformed")]
     Line(usize),
     /// More than [`MAX_TEXT`].
     #[error("longer than {MAX_TEXT} bytes")]
     TooLong,
     /// Written too long ago, or by a clock that is far ahead.
-    #[error("written more than a day from now")]
+    #[error("more than a day old, or from a clock that is more than a day ahead")]
     Stale,
 }
 
@@ -47,13 +46,13 @@ struct Lease {
 }
 
 impl Lease {
-    /// How long it has still to go at `clock`; `None` if it is not believed any more.
+    /// The time that it is still valid at `clock`; `None` if it is not restored.
     fn left(&self, clock: Duration) -> Option<Duration> {
         let until = Duration::from_secs(self.until);
-        // A clock that was set back must not prolong it by more than a day.
+        // A clock that was set back must not extend it by more than a day.
         let left = until.saturating_sub(clock).min(BELIEVED);
         let over = clock.saturating_sub(until);
-        // The last good answer outlives its time, as it does while an agent runs.
+        // The last good answer stays beyond its time, as in a running agent.
         let believed = !left.is_zero() || self.newest && over <= BELIEVED;
         believed.then_some(left)
     }
@@ -64,7 +63,10 @@ impl Lease {
 pub struct Stored(BTreeMap<String, Vec<Lease>>);
 
 impl Stored {
-    /// Reads a text; all of it, or why nothing of it is taken. `clock` is the time since 1970.
+    /// Reads a whole text. `clock` is the time since 1970.
+    ///
+    /// # Errors
+    /// The text is malformed, too long or too old. Then nothing of it is used.
     pub fn parse(text: &str, clock: Duration) -> Result<Self, StoreError> {
         if text.len() > MAX_TEXT {
             return Err(StoreError::TooLong);
@@ -115,7 +117,7 @@ fn entry(line: &str) -> Option<(&str, Vec<Lease>)> {
     (is_name && !leases.is_empty()).then_some((name, leases))
 }
 
-/// `ADDRESS@UNTIL`, with `-` before one that is not of the last good answer.
+/// `ADDRESS@UNTIL`, with a `-` before an address that is not in the last good answer.
 fn lease(word: &str) -> Option<Lease> {
     let (newest, word) = word.strip_prefix('-').map_or((true, word), |w| (false, w));
     let (ip, until) = word.split_once('@')?;
@@ -155,9 +157,9 @@ impl Leases {
         text
     }
 
-    /// Gives names that are wanted and have no address the ones that they had, as far as these are
-    /// still believed and would be taken from an answer. They are asked for all the same, and
-    /// nothing waits for the answer. Returns the names that got some.
+    /// Restores the addresses of wanted names without an address, as far as the leases are still valid and an
+    /// answer with them would be accepted. These names are still asked for, but nothing waits for the answer.
+    /// Returns the names that got addresses.
     pub fn restore(
         &mut self,
         now: Instant,
@@ -174,7 +176,7 @@ impl Leases {
                 .filter(|(l, _)| !self.refuses(&name, l.ip))
                 .collect();
             usable.truncate(self.settings.max_addresses);
-            // Without a last good answer there is nothing to dial.
+            // Without a last good answer there would be no address to dial.
             if state.expiry.is_empty() && usable.iter().any(|(lease, _)| lease.newest) {
                 for (lease, left) in usable {
                     let until = now.checked_add(left).unwrap_or(now);

@@ -1,5 +1,5 @@
-//! Which workloads share a policy: those of one kind. Owns who moves where when what workloads see
-//! changes, and which ids policies have then.
+//! Groups workloads: those of one kind share a policy. When views change, it decides which workload gets which
+//! policy, and the ids of the policies.
 //!
 //! Makes no policy.
 
@@ -10,18 +10,18 @@ use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What became of the policies when workloads were looked at again.
+/// The result of grouping workloads again.
 #[derive(Debug, Default)]
 pub(super) struct Regrouped {
     /// Workloads that have another policy, with the former one.
     pub(super) moved: Vec<(CgroupId, PolicyId)>,
-    /// Policies to make; of an id that stands, in the place of what stands.
+    /// Policies to make. One with an existing id replaces the present one.
     pub(super) made: BTreeMap<PolicyId, Kind>,
     /// Policies that no workload has any more.
     pub(super) ended: Vec<PolicyId>,
 }
 
-/// Workloads of one kind that leave their policies.
+/// Workloads of one kind that need another policy.
 #[derive(Default)]
 struct Leaving {
     workloads: Vec<(CgroupId, PolicyId)>,
@@ -30,12 +30,11 @@ struct Leaving {
 }
 
 impl State {
-    /// Looks at workloads again: at those that `concerned` says, or at all if the default sees
-    /// something else.
+    /// Groups workloads again: those for which `concerned` is true, or all if the kind of the default policy changed.
     ///
-    /// The kernel gets the policies before it gets the moved workloads. So a policy becomes another
-    /// under its id only if everyone under it sees the same from here on; nobody is judged by what
-    /// others see. Then the id is kept, and no second one is needed.
+    /// The kernel gets the policies before it gets the moved workloads. So a policy may change under its id only if
+    /// all its workloads have the same kind from here on; otherwise a workload would be judged by another's view. If
+    /// they have, the id is kept and no second one is needed.
     pub(super) fn regroup(&mut self, concerned: impl Fn(&Workload, PolicyId) -> bool) -> Regrouped {
         let default = self.kind_of(&self.settings.unknown);
         let standing = self.policies.get(&DEFAULT_POLICY);
@@ -91,8 +90,8 @@ impl State {
         Regrouped { moved, made, ended }
     }
 
-    /// A policy for each kind, and whether it is yet to be made: the one that stands, else one that
-    /// all leave for this kind, else a free one, else that of no policy.
+    /// A policy id for each kind, and whether the policy must be made. In this order: the existing policy of the kind,
+    /// a policy that all its workloads leave for this kind, a free id, or the id without a policy.
     fn ids_for(
         &mut self,
         leaving: &BTreeMap<Kind, Leaving>,

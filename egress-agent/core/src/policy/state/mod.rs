@@ -1,9 +1,8 @@
-//! The state machine: rules, DNS answers and time in; kernel writes, questions and the proxy's
-//! snapshot out.
+//! The state machine: takes rules, DNS answers and time, and returns kernel writes, questions and the proxy's
+//! snapshot.
 //!
-//! Owns the order in which everything else here is called. No input is ever rejected: input that
-//! cannot be used leads to denials. The shell carries out what `poll_*` returns and reports with
-//! `handle_*`.
+//! Owns the order in which the other parts are called. It rejects no input: input that cannot be used leads to
+//! denials. The shell carries out what `poll_*` returns and reports with `handle_*`.
 
 mod grouping;
 mod plan;
@@ -45,22 +44,22 @@ pub struct State {
     pub(super) registry: Registry,
     pub(super) leases: Leases,
     planner: Planner,
-    /// Plans are made. Until then the kernel goes on under what is in it.
+    /// Whether plans are made. Until then, the present content of the kernel stays in force.
     begun: bool,
     pub(super) policies: BTreeMap<PolicyId, PolicyState>,
     /// Known workloads, with their policy.
     workloads: BTreeMap<CgroupId, (Workload, PolicyId)>,
-    /// What the policies list, for people; and which names their services need.
+    /// The hosts that the policies list, for people, and the names that their services need.
     pub(super) hosts: Hosts,
     ops: VecDeque<TableOp>,
     due: VecDeque<Query>,
-    /// The policies are others than those of `routes`.
+    /// The policies have changed since `routes` was built.
     rebuilt: bool,
-    /// Cgroups that a previous agent put under policies, until the first plan is made.
+    /// The policies that a previous agent gave to cgroups, until the first plan is made.
     owned_before: BTreeMap<CgroupId, PolicyId>,
-    /// Where the search for an id of a new policy begins.
+    /// Where the search for a free policy id starts.
     next_id: PolicyId,
-    /// Workloads came, went or have other policies than in `routes`.
+    /// Workloads appeared, disappeared or changed their policy since `routes` was built.
     moved: bool,
     routes: Arc<RouteTable>,
 }
@@ -103,12 +102,12 @@ impl State {
         self.plan_rules(now, objects).commit();
     }
 
-    /// Whether the policies that are in the kernel list nothing: no agent wrote rules before.
+    /// Whether the policies in the kernel list nothing, so no agent has written rules before.
     pub fn lists_nothing(&self) -> bool {
         self.planner.lists_nothing()
     }
 
-    /// Makes the kernel's tables what the policies say.
+    /// Plans all of the kernel's tables from the policies.
     fn replace(&mut self) {
         self.rebuilt = true;
         if !self.begun {
@@ -120,7 +119,7 @@ impl State {
         self.ops.extend(ops);
     }
 
-    /// What the kernel is to hold of a policy.
+    /// The desired state of a policy in the kernel.
     fn desired(&self, policy: &PolicyState) -> Desired {
         Desired {
             table: policy.ledger.table(),
@@ -130,8 +129,7 @@ impl State {
         }
     }
 
-    /// Asks for the names that are needed from here on, and forgets those that no service needs any
-    /// more.
+    /// Asks for names that a service needs from now on, and forgets names that no service needs any more.
     fn want(&mut self, now: Instant, needs: &Needs) {
         for name in &needs.fewer {
             if !self.hosts.need(name) {
@@ -145,7 +143,7 @@ impl State {
         }
     }
 
-    /// What hosts that changed claim, in every policy.
+    /// Updates the claims of changed hosts in every policy.
     fn reclaim(&mut self, hosts: &BTreeSet<Arc<str>>) -> BTreeMap<PolicyId, Delta> {
         let mut changes: BTreeMap<PolicyId, Delta> = BTreeMap::new();
         for (id, policy) in &mut self.policies {
@@ -157,16 +155,15 @@ impl State {
         changes
     }
 
-    /// Takes what a previous agent left: names that are wanted and not answered yet have
-    /// their last good addresses until they are. `clock` is the time since 1970. Returns how many
-    /// names got some.
+    /// Takes the leases of a previous agent: wanted names without an answer use these addresses until they have one.
+    /// `clock` is the time since 1970. Returns how many names got addresses.
     pub fn handle_stored(&mut self, now: Instant, clock: Duration, stored: &Stored) -> usize {
         let names = self.leases.restore(now, clock, stored);
         self.relocate(names.iter());
         names.len()
     }
 
-    /// What the next agent is to have of the leases, as text.
+    /// The leases as text, for the next agent.
     pub fn stored(&self, now: Instant, clock: Duration) -> String {
         self.leases.store(now, clock)
     }
@@ -185,8 +182,7 @@ impl State {
         outcome
     }
 
-    /// Takes the results of several. What follows from them is found once for all. The outcomes are
-    /// in their order.
+    /// Takes several results, and carries out their consequences once. The outcomes are in the order of the results.
     pub fn handle_answers(
         &mut self,
         now: Instant,
@@ -205,7 +201,7 @@ impl State {
         outcomes
     }
 
-    /// Does what is due: leases that end, names to ask for.
+    /// Handles leases that end and names that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let changed = self.leases.handle_timeout(now);
         self.relocate(changed.iter());
@@ -234,8 +230,8 @@ impl State {
         }
     }
 
-    /// The kernel has other owners for some cgroups: sockets that it judged under these policies
-    /// are judged again. Call it once the owners are written.
+    /// Makes sockets that were judged under these policies be judged again, because the owners of some cgroups changed.
+    /// Call it after the owners are written.
     pub fn handle_moved(&mut self, policies: impl IntoIterator<Item = PolicyId>) {
         self.ops.extend(self.planner.renew(policies));
     }
@@ -246,8 +242,8 @@ impl State {
         self.ops.drain(..).collect()
     }
 
-    /// The next question to ask. Each must come back through [`Self::handle_answer`], whatever
-    /// became of it; until then its name is not asked for again.
+    /// The next question to ask. Pass its result to [`Self::handle_answer`] in any case; until then its name is not
+    /// asked for again.
     pub fn poll_query(&mut self) -> Option<Query> {
         self.due.pop_front()
     }
@@ -257,8 +253,8 @@ impl State {
         self.leases.poll_timeout()
     }
 
-    /// The proxy's snapshot: the same as before if nothing in it changed. Put together here, so
-    /// that many answers in a row cost one.
+    /// The proxy's snapshot. It is the same as before if nothing in it changed. It is built only here, so that many
+    /// answers in a row cost one snapshot.
     pub fn routes(&mut self) -> Arc<RouteTable> {
         if self.rebuilt || self.moved || self.policies.values().any(|p| p.snapshot.is_stale()) {
             self.rebuilt = false;
@@ -282,13 +278,12 @@ impl State {
         Arc::clone(&self.routes)
     }
 
-    /// Which hosts each address is known by at the moment, for people. A snapshot: to take one costs
-    /// the same however many rules there are.
+    /// A snapshot of the hosts of each address, for people. Its cost does not depend on the number of rules.
     pub fn names(&self) -> Names {
         Names::new(self.leases.addresses(), &self.hosts)
     }
 
-    /// What it was made with.
+    /// The settings.
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -303,8 +298,7 @@ impl State {
         self.leases.addressless()
     }
 
-    /// Names for which neither an answer nor a failure came yet, and that have no addresses of the
-    /// previous agent.
+    /// Names without an answer or a failure so far, and without addresses of the previous agent.
     pub fn unresolved(&self) -> &BTreeSet<Arc<str>> {
         self.leases.unresolved()
     }

@@ -100,7 +100,7 @@ fn a_restart_with_as_many_views_as_there_are_policies_leaves_nobody_closed() {
     for (cgroup, policy) in owners {
         assert_eq!(hosts[&policy], format!("h{cgroup}.example"));
     }
-    // What comes later has ids of the kernel's.
+    // A later workload gets an id that the kernel has.
     state.forget_workload(now, CgroupId(1));
     drop(state.poll_ops());
     state.handle_workload(now, CgroupId(99), workload(1));
@@ -110,8 +110,9 @@ fn a_restart_with_as_many_views_as_there_are_policies_leaves_nobody_closed() {
 #[test]
 fn an_id_is_taken_over_only_where_all_cgroups_under_it_see_the_same() {
     let now = Instant::now();
-    // 1 and 2 were under one policy and see different things now; 3 has one with a cgroup that is no
-    // workload any more; 4 and 5 see the same, from two policies; 6 was under the default.
+    // Cgroups 1 and 2 shared a policy, and their views differ under the new rules. Cgroup 3 shares its policy
+    // with 99, which is not a workload. Cgroups 4 and 5 had two policies, and their views are equal. Cgroup 6
+    // had the default policy.
     let owners = [
         (1, 1),
         (2, 1),
