@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How long it may take to end once it was told to.
+/// How long the process may take to end after it was asked to.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A running client; it ends when its standard input does. Dropping it kills it.

@@ -57,7 +57,7 @@ pub fn wait_status(lab: &Lab, what: &str, fits: impl Fn(&Value) -> bool) -> Resu
 /// Waits until `status` is not ready for a reason that contains `why`, and gives the whole reason.
 ///
 /// # Errors
-/// There is no such reason in time, or it is ready all the same.
+/// There is no such reason in time, or the agent is ready.
 pub fn not_ready(lab: &Lab, why: &str) -> Result<String> {
     let status = wait_status(lab, why, |s| {
         s["trouble"].as_str().is_some_and(|t| t.contains(why))

@@ -53,7 +53,7 @@ fn with_256_descriptors_a_hog_leaves_its_neighbours_and_the_agent_enough() {
     }
     let status = lab.status().unwrap();
     assert_eq!(status["ready"], true, "{status}");
-    // The rules are read and followed all the same.
+    // The agent still reads and follows the rules.
     lab.rules("google.yaml", GOOGLE).unwrap();
     let pid = lab.agent().unwrap().pid();
     let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();

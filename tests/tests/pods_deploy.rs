@@ -28,7 +28,7 @@ fn no_rule_is_deployed_that_nobody_wrote() {
     assert_eq!(data("deploy/kubernetes/rules.yaml"), []);
 }
 
-/// Whoever needs a unit to be closed first must not start without it.
+/// A unit that must start after the gate is closed does not start without it.
 #[test]
 fn the_gate_is_closed_before_the_first_workload_starts() {
     for (unit, before) in [

@@ -33,7 +33,7 @@ pub struct Toolchain {
     pub rustc: PathBuf,
     /// The cargo that belongs to it.
     pub cargo: PathBuf,
-    /// Whether the compiler is a stable release that must be told to accept `-Z`.
+    /// Whether the compiler is a stable release, which needs a setting to accept `-Z`.
     pub bootstrap: bool,
     /// `bpf-linker`.
     pub linker: PathBuf,

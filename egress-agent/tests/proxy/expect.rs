@@ -98,7 +98,7 @@ async fn an_early_answer_reaches_the_client_before_the_body_and_ends_the_connect
             ("no", Some("close"))
         );
         seen.recv().await.unwrap();
-        // The body, sent all the same, is not a next request.
+        // The client sends the body anyway. It is not read as the next request.
         client.send(body.as_bytes()).await;
         client.send(get(HOST, "/next").as_bytes()).await;
         assert!(client.rest().await.is_empty());

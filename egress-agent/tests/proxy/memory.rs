@@ -72,8 +72,8 @@ async fn a_request_waits_for_memory_that_another_gives_back() {
     assert_eq!(second.message().await.unwrap().status(), 200);
 }
 
-/// Says in each response on which connection it is sent, and as which there; ends one when it is told
-/// its number.
+/// A server whose responses say on which connection they are sent, and their number on it. It closes the connection
+/// whose number the sender sets.
 async fn numbering() -> (SocketAddr, watch::Sender<usize>) {
     let (end, ended) = watch::channel(usize::MAX);
     let origin = raw_origin(move |number, mut raw| {

@@ -153,7 +153,7 @@ async fn where_running_connections_are_kept_each_new_request_is_judged_all_the_s
     let mut kept = bed.client().await;
     assert_eq!(kept.ask(&get("b.example", "/")).await.status(), 200);
     let mut b = tls(&bed, "b.example").await;
-    // Nobody is told, as with `onRemoval: keep`.
+    // Running connections are not notified, as with `onRemoval: keep`.
     bed.routes.store(Arc::new(routes(origin, &[(POD, ONLY_A)])));
     assert_eq!(kept.ask(&get("b.example", "/")).await.status(), 502);
     assert_eq!(kept.ask(&get("a.example", "/")).await.status(), 200);
@@ -175,7 +175,7 @@ async fn a_flow_whose_owner_the_kernel_forgot_is_closed_whatever_it_was_redirect
             ..destination("192.0.2.1:80")
         };
         let bed = Bed::with(PortRoutes::default(), Some(flow), Limits::default()).await;
-        // An entry of the cgroup itself does not tell of a deeper one.
+        // An entry of the cgroup itself does not show whether a deeper one has an entry.
         bed.put(routes(origin, &[(CONTAINER, BOTH)]));
         let mut client = bed.client().await;
         client.send(get("b.example", "/").as_bytes()).await;

@@ -194,7 +194,7 @@ fn judge(name: &'static str, to: Vec<SocketAddr>) -> Result<Box<dyn Fn() + Send>
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let (passed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     Ok(Box::new(move || {
-        // However soon it is told to end, each is tried.
+        // Each is tried at least once, however soon the load ends.
         loop {
             for to in &to {
                 match socket.connect(to) {

@@ -147,7 +147,7 @@ fn apt(program: &str, dir: &Path) -> Command {
     command
         .arg("--option=Dir::Etc::sourceparts=/dev/null")
         .arg("--option=APT::Architecture=amd64")
-        // Everything here belongs to this user, whoever that is.
+        // The files belong to the present user.
         .arg("--option=APT::Sandbox::User=")
         .stdin(Stdio::null());
     command

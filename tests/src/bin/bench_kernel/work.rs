@@ -126,8 +126,8 @@ impl Work {
         })
     }
 
-    /// Connects, accepts and closes; the other side then resets, so that no port is left in
-    /// TIME_WAIT. In one thread: whoever waits for another measures the scheduler.
+    /// Connects, accepts and closes. The other side then resets, so that no port is left in TIME_WAIT. All of it
+    /// runs in one thread, because waiting for another thread would measure the scheduler.
     fn cycle(&self, to: SocketAddr) -> io::Result<()> {
         let stream = std::net::TcpStream::connect(to)?;
         let Some(listener) = &self.listener else {

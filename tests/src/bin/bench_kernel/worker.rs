@@ -36,7 +36,7 @@ impl Config {
     }
 }
 
-/// A process that makes a batch of calls when it is told to.
+/// A process that makes a batch of calls on request.
 pub struct Worker {
     _child: Guarded,
     stdin: ChildStdin,
