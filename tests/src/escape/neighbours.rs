@@ -115,7 +115,7 @@ impl Bench {
         self.judge(result, aim, true)
     }
 
-    /// A forwarder outside the gate connects for whoever asks it.
+    /// A forwarder outside the gate connects on request.
     pub(super) fn by_forwarder(&mut self, aim: &Aim) -> Result<(Seen, String)> {
         let loopback = SocketAddr::new(aim.loopback(), 0);
         let (listener, to) = (

@@ -103,7 +103,7 @@ pub enum Scenario {
     NonlocalNeighbour(&'static str),
     /// A server answers, by this probe, and again when the time for it is over.
     AnswerAged(&'static str),
-    /// A process outside the gate connects for whoever asks it on the loopback device.
+    /// A process outside the gate connects on request over the loopback device.
     Forwarder,
 }
 

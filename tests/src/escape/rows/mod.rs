@@ -25,7 +25,7 @@ const SENDMSG: &str = "sendmsg4/6";
 const CREATE: &str = "sock_create";
 const EGRESS: &str = "egress";
 const SETSOCKOPT: &str = "setsockopt";
-const ACCEPTED: &str = "an accepted connection is answered, whoever made it";
+const ACCEPTED: &str = "an accepted connection is answered, whatever its peer";
 const NO_ROUTE: &str = "without the gate it goes nowhere else";
 
 /// The page's sections.
