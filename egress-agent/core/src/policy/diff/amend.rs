@@ -9,6 +9,22 @@ use crate::policy::tables::Delta;
 use egress_ebpf::ids::{PolicyId, TableId};
 use std::collections::BTreeMap;
 
+/// The writes of tables that change in place. Those of one kind stand together over all tables: the
+/// kernel waits for running programs once for tables that are written at one time, not once for each.
+#[derive(Default)]
+struct InPlace {
+    puts: Vec<TableOp>,
+    policies: Vec<TableOp>,
+    deletes: Vec<TableOp>,
+}
+
+impl InPlace {
+    fn into_ops(self) -> impl Iterator<Item = TableOp> {
+        let before = self.puts.into_iter().chain(self.policies);
+        before.chain(self.deletes)
+    }
+}
+
 impl Planner {
     /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
     /// generation, so that flows under way are judged again. It comes last: a verdict that is
@@ -50,6 +66,7 @@ impl Planner {
             sharers.entry(policy.table).or_default().push(*id);
         }
         let none = Delta::new();
+        let mut in_place = InPlace::default();
         let mut leaving = Vec::new();
         for (table, policies) in sharers {
             let delta = |id: &PolicyId| changes.get(id).unwrap_or(&none);
@@ -58,18 +75,21 @@ impl Planner {
             };
             let alike = policies.iter().all(|id| delta(id) == leader);
             if alike && table != EMPTY_TABLE {
-                self.change_in_place(table, leader, &policies, &mut ops);
+                self.change_in_place(table, leader, &policies, &mut in_place);
             } else {
                 let others = policies.iter().filter(|id| !delta(id).is_empty());
                 leaving.extend(others.map(|id| (*id, table)));
             }
         }
+        ops.extend(in_place.into_ops());
         // Once no table changes any more: one that holds what they need now may be another's that
         // is about to become something else.
+        let mut moved = Vec::new();
         for (id, from) in leaving {
             let delta = changes.get(&id).unwrap_or(&none);
-            self.move_out(id, from, delta, &mut ops);
+            moved.extend(self.move_out(id, from, delta, &mut ops));
         }
+        ops.extend(moved);
         self.sweep(&mut ops);
         ops
     }
@@ -79,7 +99,7 @@ impl Planner {
         table: TableId,
         delta: &Delta,
         policies: &[PolicyId],
-        ops: &mut Vec<TableOp>,
+        ops: &mut InPlace,
     ) {
         let Some(content) = self.tables.get(table) else {
             return;
@@ -89,12 +109,9 @@ impl Planner {
         self.tables.change(table, &delta);
         let has_prefixes = self.tables.get(table).is_some_and(has_prefixes);
         // What shadows others comes first, so that a wider entry never shows through it.
-        ops.extend(
-            delta
-                .iter()
-                .rev()
-                .filter_map(|(t, a)| a.map(|a| TableOp::put(table, t, a))),
-        );
+        let puts = delta.iter().rev();
+        let puts = puts.filter_map(|(t, a)| a.map(|a| TableOp::put(table, t, a)));
+        ops.puts.extend(puts);
         for id in policies {
             let Some(policy) = self.policies.get_mut(id) else {
                 continue;
@@ -102,29 +119,29 @@ impl Planner {
             let flags = with_prefixes(policy.flags, has_prefixes);
             if policy.flags != flags {
                 policy.flags = flags;
-                ops.push(TableOp::SetPolicy(*id, *policy));
+                ops.policies.push(TableOp::SetPolicy(*id, *policy));
             }
         }
-        ops.extend(
-            delta
-                .iter()
-                .filter(|(_, a)| a.is_none())
-                .map(|(t, _)| TableOp::delete(table, t)),
-        );
+        let deletes = delta.iter().filter(|(_, a)| a.is_none());
+        let deletes = deletes.map(|(t, _)| TableOp::delete(table, t));
+        ops.deletes.extend(deletes);
     }
 
-    fn move_out(&mut self, id: PolicyId, from: TableId, delta: &Delta, ops: &mut Vec<TableOp>) {
-        let Some(content) = self.tables.get(from) else {
-            return;
-        };
-        let mut content = content.clone();
+    /// Gives a policy a table of its own. Returns the write that makes the policy see it.
+    fn move_out(
+        &mut self,
+        id: PolicyId,
+        from: TableId,
+        delta: &Delta,
+        ops: &mut Vec<TableOp>,
+    ) -> Option<TableOp> {
+        let mut content = self.tables.get(from)?.clone();
         apply(&mut content, delta);
         let has_prefixes = has_prefixes(&content);
         let table = self.place(id, content, ops);
-        if let Some(policy) = self.policies.get_mut(&id) {
-            policy.table = table;
-            policy.flags = with_prefixes(policy.flags, has_prefixes);
-            ops.push(TableOp::SetPolicy(id, *policy));
-        }
+        let policy = self.policies.get_mut(&id)?;
+        policy.table = table;
+        policy.flags = with_prefixes(policy.flags, has_prefixes);
+        Some(TableOp::SetPolicy(id, *policy))
     }
 }

@@ -62,3 +62,30 @@ fn equal_tables_are_one_in_the_kernel() {
         planner.policies()[&PolicyId(1)].table
     );
 }
+
+/// The kernel waits for running programs once for writes of new or larger tables that stand together.
+#[test]
+fn writes_of_one_kind_stand_together_over_all_tables() {
+    let kinds = |ops: &[TableOp]| {
+        let mut kinds: Vec<_> = ops.iter().map(std::mem::discriminant).collect();
+        kinds.dedup();
+        kinds.len()
+    };
+    let own = |n: u32| one(&format!("10.0.0.{n}"));
+    let (shared, all) = (one("192.0.2.1"), one("10.1.0.1"));
+    let mut planner = Planner::default();
+    let before: Vec<_> = (0..9).map(|n| (n, own(n))).collect();
+    let _ = planner.replace(wants(&before));
+    let change = |n| (PolicyId(n), delta(&own(n), &all));
+    let amended: BTreeMap<_, _> = (0..8).map(change).collect();
+    let ops = planner.amend(&amended);
+    assert_eq!(kinds(&ops), 3, "puts, deletes, generations: {ops:?}");
+
+    let mut planner = Planner::default();
+    let before: Vec<_> = (0..9).map(|n| (n, shared.clone())).collect();
+    let _ = planner.replace(wants(&before));
+    let change = |n| (PolicyId(n), delta(&shared, &own(n)));
+    let moved: BTreeMap<_, _> = (0..8).map(change).collect();
+    let ops = planner.update(&moved);
+    assert_eq!(kinds(&ops), 2, "puts, policies: {ops:?}");
+}
