@@ -10,5 +10,6 @@ pub mod istio;
 pub mod policy;
 pub mod registry;
 pub mod routing;
+mod sharing;
 pub mod tls;
 pub mod traffic;

@@ -13,7 +13,6 @@ use egress_ebpf::ids::{CgroupId, PolicyId};
 use gate::{Gate, objects};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -169,6 +168,16 @@ fn answer(gate: &mut Gate) {
     gate.answer("b.example", &["203.0.113.8"]);
 }
 
+/// What a workload may reach.
+fn reach(gate: &mut Gate, id: u64) -> String {
+    let policy = gate.state.policy_of(CgroupId(id));
+    format!(
+        "{:?} {:?}",
+        gate.kernel.content(policy),
+        gate.routes(policy)
+    )
+}
+
 /// What each workload and the default see, and who shares a policy.
 fn seen(gate: &mut Gate) -> (Vec<String>, BTreeSet<Vec<u64>>) {
     let ids = 0..=workloads().len() as u64;
@@ -177,9 +186,7 @@ fn seen(gate: &mut Gate) -> (Vec<String>, BTreeSet<Vec<u64>>) {
     for id in ids {
         let policy = gate.state.policy_of(CgroupId(id));
         shares.entry(policy).or_default().push(id);
-        let mut text = format!("{id}: {:?}", gate.kernel.content(policy));
-        write!(text, " {:?}", gate.routes(policy)).unwrap();
-        all.push(text);
+        all.push(format!("{id}: {}", reach(gate, id)));
     }
     assert_eq!(gate.state.routes().policies.len(), shares.len());
     (all, shares.into_values().collect())
@@ -222,6 +229,14 @@ proptest! {
             prop_assert_eq!(seen(&mut stepping), seen(&mut fresh), "{:?}", now.iter().map(|o| o.text.to_string()).collect::<Vec<_>>());
             prop_assert_eq!(stepping.state.unresolved(), fresh.state.unresolved());
             prop_assert_eq!(stepping.state.addressless(), fresh.state.addressless());
+        }
+        // Policies are made from one another; here each is the only one.
+        let now: Vec<_> = held.iter().flatten().cloned().collect();
+        for (id, unknown) in (1..).zip(workloads()) {
+            let mut alone = Gate::without_rules(Settings { unknown, ..Settings::default() });
+            alone.rules(&now);
+            answer(&mut alone);
+            prop_assert_eq!(reach(&mut stepping, id), reach(&mut alone, 0), "{}", id);
         }
     }
 }

@@ -4,9 +4,11 @@
 //! `diff` decides the order of the writes.
 
 use super::numbers;
+use crate::sharing::share;
 use egress_ebpf::abi::{action, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::table::Key;
+use imbl::OrdMap;
 use ipnet::IpNet;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -185,8 +187,9 @@ pub fn claim(claims: &mut Claims, target: Target, action: Action) {
     *held = action.max(*held);
 }
 
-/// A table's content. Equal content is one table in the kernel.
-pub type Table = BTreeMap<Target, Action>;
+/// A table's content. Equal content is one table in the kernel. A copy shares what does not change
+/// after it.
+pub type Table = OrdMap<Target, Action>;
 
 /// The changes of a table: for each target the new action, or `None` if it is removed.
 pub type Delta = BTreeMap<Target, Option<Action>>;
@@ -198,6 +201,14 @@ struct Holders {
 }
 
 impl Holders {
+    /// Of a single claim.
+    const fn one(action: Action) -> Self {
+        match action {
+            Action::Allow => Self { allow: 1, proxy: 0 },
+            Action::Proxy => Self { allow: 0, proxy: 1 },
+        }
+    }
+
     const fn action(self) -> Option<Action> {
         match self {
             Self { proxy: 1.., .. } => Some(Action::Proxy),
@@ -217,7 +228,10 @@ impl Holders {
 /// Every claim of one policy, counted, so that one service can change without the others.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    entries: BTreeMap<Target, Holders>,
+    /// What holds. A target that is not in `several` has one claim.
+    table: Table,
+    /// Targets with more claims than one.
+    several: OrdMap<Target, Holders>,
 }
 
 impl Ledger {
@@ -225,27 +239,15 @@ impl Ledger {
     /// `new` before.
     pub fn replace(&mut self, old: &Claims, new: &Claims) -> Delta {
         let mut before: Delta = BTreeMap::new();
-        for (target, action) in new {
-            if old.get(target) == Some(action) {
-                continue;
-            }
-            let holders = self.entries.entry(*target).or_default();
-            before.entry(*target).or_insert(holders.action());
-            *holders.side(*action) += 1;
-        }
-        for (target, action) in old {
-            if new.get(target) == Some(action) {
-                continue;
-            }
-            let Some(holders) = self.entries.get_mut(target) else {
-                continue;
-            };
+        let came = new.iter().filter(|(t, a)| old.get(t) != Some(a));
+        let left = old.iter().filter(|(t, a)| new.get(t) != Some(a));
+        let changes = came.map(|c| (c, 1)).chain(left.map(|c| (c, -1)));
+        for ((target, action), by) in changes {
+            let mut holders = self.holders(target);
             before.entry(*target).or_insert(holders.action());
             let side = holders.side(*action);
-            *side = side.saturating_sub(1);
-            if *holders == Holders::default() {
-                self.entries.remove(target);
-            }
+            *side = side.saturating_add_signed(by);
+            self.set(*target, holders);
         }
         let holds = |t: &Target| self.action(t);
         before
@@ -258,15 +260,39 @@ impl Ledger {
 
     /// The action for a target, if it is claimed.
     pub fn action(&self, target: &Target) -> Option<Action> {
-        self.entries.get(target).and_then(|held| held.action())
+        self.table.get(target).copied()
     }
 
     /// The table as a whole.
     pub fn table(&self) -> Table {
-        self.entries
-            .iter()
-            .filter_map(|(t, h)| Some((*t, h.action()?)))
-            .collect()
+        self.table.clone()
+    }
+
+    /// Shares what is the same in another one.
+    pub(super) fn share(&mut self, other: &Self) {
+        share(&mut self.table, &other.table);
+        share(&mut self.several, &other.several);
+    }
+
+    fn holders(&self, target: &Target) -> Holders {
+        let one = || self.action(target).map(Holders::one).unwrap_or_default();
+        self.several.get(target).copied().unwrap_or_else(one)
+    }
+
+    /// Removes nothing that is not there: that would copy what others share.
+    fn set(&mut self, target: Target, holders: Holders) {
+        let action = holders.action();
+        if action != self.action(&target) {
+            match action {
+                Some(action) => self.table.insert(target, action),
+                None => self.table.remove(&target),
+            };
+        }
+        if holders.allow + holders.proxy > 1 {
+            self.several.insert(target, holders);
+        } else if self.several.contains_key(&target) {
+            self.several.remove(&target);
+        }
     }
 }
 

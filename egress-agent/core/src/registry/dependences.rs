@@ -1,44 +1,48 @@
 //! Which namespaces and which labels of a workload the rules ask for. A scope leaves out the others, so
 //! that more workloads share a policy.
 //!
-//! Each name has a count, so that one object can come or go without a look at the others.
+//! Each name has the objects that ask for it, so that one can come or go without a look at the others.
 
 use super::touched::Rescoped;
 use crate::istio::{Object, Spec};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dependences {
-    namespaces: Counted,
-    labels: Counted,
+    namespaces: Askers,
+    labels: Askers,
 }
 
-/// How many objects ask for a name.
+/// The objects that ask for each name, by their place in memory.
 #[derive(Clone, Debug, Default)]
-struct Counted(BTreeMap<String, usize>);
+struct Askers(BTreeMap<String, BTreeMap<usize, Arc<Object>>>);
 
-impl Counted {
+impl Askers {
     /// Returns whether it is the first.
-    fn add(&mut self, name: &str) -> bool {
-        if let Some(count) = self.0.get_mut(name) {
-            *count += 1;
+    fn add(&mut self, name: &str, object: &Arc<Object>) -> bool {
+        let place = Arc::as_ptr(object).addr();
+        if let Some(held) = self.0.get_mut(name) {
+            held.insert(place, Arc::clone(object));
             return false;
         }
-        self.0.insert(name.to_owned(), 1);
+        let first = BTreeMap::from([(place, Arc::clone(object))]);
+        self.0.insert(name.to_owned(), first);
         true
     }
 
     /// Returns whether it was the last.
-    fn remove(&mut self, name: &str) -> bool {
-        match self.0.get_mut(name) {
-            Some(count) if *count > 1 => {
-                *count -= 1;
-                false
-            }
-            Some(_) => self.0.remove(name).is_some(),
-            None => false,
-        }
+    fn remove(&mut self, name: &str, object: &Arc<Object>) -> bool {
+        let Some(held) = self.0.get_mut(name) else {
+            return false;
+        };
+        held.remove(&Arc::as_ptr(object).addr());
+        held.is_empty() && self.0.remove(name).is_some()
+    }
+
+    fn of(&self, name: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.0.get(name).into_iter().flat_map(BTreeMap::values)
     }
 }
 
@@ -53,29 +57,39 @@ impl Dependences {
         self.labels.0.contains_key(label)
     }
 
+    /// The objects that ask for this namespace.
+    pub(super) fn for_namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.namespaces.of(namespace)
+    }
+
+    /// The objects that ask for this label.
+    pub(super) fn for_label(&self, label: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.labels.of(label)
+    }
+
     /// Adds what an object depends on.
-    pub(super) fn add(&mut self, object: &Object, rescoped: &mut Rescoped) {
-        self.count(object, rescoped, Counted::add);
+    pub(super) fn add(&mut self, object: &Arc<Object>, rescoped: &mut Rescoped) {
+        self.change(object, rescoped, Askers::add);
     }
 
     /// Removes what an object depended on.
-    pub(super) fn remove(&mut self, object: &Object, rescoped: &mut Rescoped) {
-        self.count(object, rescoped, Counted::remove);
+    pub(super) fn remove(&mut self, object: &Arc<Object>, rescoped: &mut Rescoped) {
+        self.change(object, rescoped, Askers::remove);
     }
 
-    /// Counts each name that an object asks for. `step` returns whether that changes the scopes.
-    fn count(
+    /// Goes through the names that an object asks for. `step` returns whether that changes the scopes.
+    fn change(
         &mut self,
-        object: &Object,
+        object: &Arc<Object>,
         rescoped: &mut Rescoped,
-        step: fn(&mut Counted, &str) -> bool,
+        step: fn(&mut Askers, &str, &Arc<Object>) -> bool,
     ) {
         let asked = Asked::of(object);
         let namespaces = asked.namespaces.into_iter();
-        let changed = namespaces.filter(|n| step(&mut self.namespaces, n));
+        let changed = namespaces.filter(|n| step(&mut self.namespaces, n, object));
         rescoped.namespaces.extend(changed.map(str::to_owned));
         let labels = asked.labels.into_iter();
-        let changed = labels.filter(|l| step(&mut self.labels, l));
+        let changed = labels.filter(|l| step(&mut self.labels, l, object));
         rescoped.labels.extend(changed.map(str::to_owned));
     }
 }

@@ -4,6 +4,7 @@
 //! are not in it. Rule changes update it in place: one changed object costs its own part only.
 //! Knows no DNS answers.
 
+mod apart;
 mod delegate;
 mod dependences;
 mod destination_policy;

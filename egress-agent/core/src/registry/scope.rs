@@ -111,6 +111,11 @@ impl Scope {
         }
     }
 
+    /// Whether what the two see differs by their namespaces and labels alone.
+    pub fn imports_as(&self, other: &Self) -> bool {
+        self.imports == other.imports && self.all == other.all
+    }
+
     /// `outboundTrafficPolicy`, where the Sidecar says so.
     pub const fn allow_any(&self) -> Option<bool> {
         self.allow_any

@@ -241,6 +241,15 @@ impl Service {
         }
     }
 
+    /// Whether it was made of the same entries.
+    pub(super) fn is_of_the_same(&self, other: &Self) -> bool {
+        let all = |service: &Self| -> Vec<*const Entry> {
+            let entries = service.entries.iter().chain(&service.left_out);
+            entries.map(Arc::as_ptr).collect()
+        };
+        self.host == other.host && all(self) == all(other)
+    }
+
     /// How its endpoints are found.
     pub fn resolution(&self) -> Resolution {
         self.entries

@@ -46,10 +46,10 @@ fn to(host: &str, timeout: &str) -> String {
 const HTTP: &str = "{number: 80, name: http, protocol: HTTP}";
 const TLS: &str = "{number: 443, name: tls, protocol: TLS}";
 
-fn plan_of(text: &str, host: &str) -> HostPlan {
+fn plan_of(text: &str, host: &str) -> Arc<HostPlan> {
     let registry = Registry::new(&objects(text), "cluster.local");
     let scope = registry.scope_of(&Workload::default());
-    View::new(&registry, scope).plans.remove(host).unwrap()
+    Arc::clone(&View::new(&registry, scope).plans[host])
 }
 
 /// Routes of port 80 as `HOST:PORT SECONDS`.

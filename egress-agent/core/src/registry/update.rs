@@ -269,7 +269,7 @@ impl Registry {
     }
 
     /// Routes that take others from the `VirtualService` of this name.
-    fn touch_delegating(&self, key: &Named, touched: &mut Touched) {
+    pub(super) fn touch_delegating(&self, key: &Named, touched: &mut Touched) {
         for object in self.delegating.get(key).into_iter().flatten() {
             if let Some(Spec::VirtualService(spec)) = &object.spec {
                 touched.add(What::Routes, object, self.full_names(object, spec));
@@ -282,7 +282,11 @@ impl Registry {
         touched.scopes.namespaces.insert(namespace.to_owned());
     }
 
-    fn full_names(&self, object: &Object, spec: &virtual_service::VirtualService) -> Vec<Arc<str>> {
+    pub(super) fn full_names(
+        &self,
+        object: &Object,
+        spec: &virtual_service::VirtualService,
+    ) -> Vec<Arc<str>> {
         let hosts = spec.hosts.iter();
         hosts
             .map(|h| hosts::full_name(h, &object.meta.namespace, &self.domain))
@@ -313,12 +317,12 @@ fn selects(selector: &WorkloadSelector, object: &Object, spec: &WorkloadEntry) -
 }
 
 /// The hosts of an entry; one that is listed twice is one.
-fn canonical(spec: &ServiceEntry) -> Vec<Arc<str>> {
+pub(super) fn canonical(spec: &ServiceEntry) -> Vec<Arc<str>> {
     let hosts: BTreeSet<_> = spec.hosts.iter().map(|h| hosts::canonical(h)).collect();
     hosts.into_iter().collect()
 }
 
-fn own_name(object: &Object) -> Named {
+pub(super) fn own_name(object: &Object) -> Named {
     (object.meta.namespace.clone(), object.meta.name.clone())
 }
 

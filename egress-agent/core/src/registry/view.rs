@@ -1,15 +1,17 @@
 //! The part of the registry that one workload sees: its services and their plans.
 //!
-//! Owns which entries are visible, and which of them a rule change makes it check again.
+//! Owns which entries are visible, and which of them a rule change makes it check again. A copy shares
+//! what does not change after it, and the view of another scope is made from a copy.
 
 use super::Registry;
 use super::plan::{Context, HostPlan};
 use super::routes;
 use super::scope::{Imported, Scope};
 use super::services::{Entry, Service};
-use super::touched::{Touched, What};
+use super::touched::{Part, Touched, What};
 use crate::istio::hosts;
-use imbl::OrdMap;
+use crate::sharing::share;
+use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -18,13 +20,16 @@ use std::sync::Arc;
 pub struct View {
     /// Whose view it is.
     pub scope: Scope,
-    /// Services. A copy of the map shares what did not change.
+    /// Services.
     pub services: OrdMap<Arc<str>, Arc<Service>>,
     /// What each does, by port.
-    pub plans: BTreeMap<Arc<str>, HostPlan>,
+    pub plans: OrdMap<Arc<str>, Arc<HostPlan>>,
     /// Hosts whose routes lead to another one.
-    used_by: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    used_by: OrdMap<Arc<str>, OrdSet<Arc<str>>>,
 }
+
+/// Services that were made for a view, by host.
+pub type Made = BTreeMap<Arc<str>, Arc<Service>>;
 
 /// What a view looked at again.
 #[derive(Debug, Default)]
@@ -32,7 +37,7 @@ pub struct Looked {
     /// Hosts that may have another service.
     pub services: BTreeSet<Arc<str>>,
     /// Hosts whose routes may be others, with their former plans.
-    pub plans: BTreeMap<Arc<str>, HostPlan>,
+    pub plans: BTreeMap<Arc<str>, Arc<HostPlan>>,
 }
 
 impl View {
@@ -58,11 +63,40 @@ impl View {
         Self::new(registry, Scope::everything())
     }
 
-    /// Checks again what an update touched, as far as it is visible.
-    pub fn update(&mut self, registry: &Registry, touched: &Touched) -> Looked {
+    /// What is visible in another scope that imports the same ([`Scope::imports_as`]), and what may be
+    /// other than here.
+    pub fn in_scope(&self, registry: &Registry, scope: Scope) -> (Self, Looked) {
+        let touched = registry.apart(&self.scope, &scope);
+        let mut view = Self {
+            scope,
+            ..self.clone()
+        };
+        let looked = view.look_at(registry, &touched.parts, &mut Made::default());
+        (view, looked)
+    }
+
+    /// Checks again what an update touched, as far as it is visible. `made` is what views that were
+    /// updated before this one were given: those that see the same have the same service.
+    pub fn update(&mut self, registry: &Registry, touched: &Touched, made: &mut Made) -> Looked {
+        let parts = touched.parts.iter();
+        let seen: Vec<&Part> = parts.filter(|p| p.is_seen(&self.scope)).collect();
+        self.look_at(registry, seen, made)
+    }
+
+    /// Shares the plans that are the same in another view.
+    pub(crate) fn share(&mut self, other: &Self) {
+        share(&mut self.plans, &other.plans);
+    }
+
+    fn look_at<'a>(
+        &mut self,
+        registry: &Registry,
+        parts: impl IntoIterator<Item = &'a Part>,
+        made: &mut Made,
+    ) -> Looked {
         let mut looked = Looked::default();
         let mut hosts = BTreeSet::new();
-        for part in touched.parts.iter().filter(|p| p.is_seen(&self.scope)) {
+        for part in parts {
             match part.what {
                 What::Services => {
                     let namespace = &part.object.meta.namespace;
@@ -85,10 +119,15 @@ impl View {
         }
         for host in &looked.services {
             let entries = registry.entries.get(host);
-            match entries.and_then(|all| self.service(host, all)) {
-                Some(service) => self.services.insert(Arc::clone(host), service),
-                None => self.services.remove(host),
-            };
+            let service = entries.and_then(|all| self.service(host, all));
+            let service = service.map(|service| match made.get(host) {
+                Some(same) if same.is_of_the_same(&service) => Arc::clone(same),
+                _ => {
+                    made.insert(Arc::clone(host), Arc::clone(&service));
+                    service
+                }
+            });
+            replace(&mut self.services, host, service);
             hosts.insert(Arc::clone(host));
             hosts.extend(self.used_by.get(host).into_iter().flatten().cloned());
         }
@@ -121,34 +160,44 @@ impl View {
         users.flatten().cloned().collect()
     }
 
-    /// Rebuilds a host's plan. Returns the former one.
-    fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> HostPlan {
-        let old = self.plans.remove(host).unwrap_or_default();
-        for to in old.destinations() {
-            if let Some(users) = self.used_by.get_mut(&to.id.host) {
-                users.remove(host);
-                if users.is_empty() {
-                    self.used_by.remove(&to.id.host);
-                }
-            }
-        }
-        let Some(service) = self.services.get(host) else {
-            return old;
-        };
+    /// Rebuilds a host's plan. Returns the former one; it stays where the new one is equal.
+    fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> Arc<HostPlan> {
+        let old = self.plans.get(host).cloned();
         let context = Context {
             registry,
             services: &self.services,
             scope: &self.scope,
         };
-        let plan = routes::plan(service, &context);
-        for to in plan.destinations() {
-            if to.id.host != *host {
-                let users = self.used_by.entry(Arc::clone(&to.id.host)).or_default();
-                users.insert(Arc::clone(host));
-            }
+        let service = self.services.get(host);
+        let new = service.map(|service| Arc::new(routes::plan(service, &context)));
+        if new != old {
+            self.uses(host, old.as_deref(), new.as_deref());
+            replace(&mut self.plans, host, new);
         }
-        self.plans.insert(Arc::clone(host), plan);
-        old
+        old.unwrap_or_default()
+    }
+
+    /// A host's routes lead elsewhere.
+    fn uses(&mut self, host: &Arc<str>, old: Option<&HostPlan>, new: Option<&HostPlan>) {
+        let others = |plan: Option<&HostPlan>| -> BTreeSet<Arc<str>> {
+            let hosts = plan.into_iter().flat_map(HostPlan::destinations);
+            let hosts = hosts.map(|to| Arc::clone(&to.id.host));
+            hosts.filter(|to| to != host).collect()
+        };
+        let (old, new) = (others(old), others(new));
+        for to in old.difference(&new) {
+            let mut users = self.used_by.get(to).cloned().unwrap_or_default();
+            users.remove(host);
+            replace(
+                &mut self.used_by,
+                to,
+                Some(users).filter(|users| !users.is_empty()),
+            );
+        }
+        for to in new.difference(&old) {
+            let users = self.used_by.entry(Arc::clone(to)).or_default();
+            users.insert(Arc::clone(host));
+        }
     }
 
     /// The service of a host, of the entries that are visible.
@@ -166,5 +215,15 @@ impl View {
         };
         let entries: Vec<_> = entries.iter().filter_map(visible).collect();
         (!entries.is_empty()).then(|| Arc::new(Service::new(Arc::clone(host), entries)))
+    }
+}
+
+/// Puts a value in the place of a former one, if any. Removes nothing that is not there: that would
+/// copy what others share.
+fn replace<V: Clone>(map: &mut OrdMap<Arc<str>, V>, host: &Arc<str>, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(Arc::clone(host), value)),
+        None if map.contains_key(host) => drop(map.remove(host)),
+        None => {}
     }
 }

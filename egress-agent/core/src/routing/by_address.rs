@@ -3,6 +3,7 @@
 
 use super::entries::{TcpRoute, TlsRoute, VirtualHost};
 use super::inside::canonical;
+use crate::sharing::share;
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::cmp::Reverse;
@@ -37,6 +38,12 @@ impl ByNetwork {
         let (sniffed, any) = routes.into_iter().partition(|route| route.sniffed);
         self.any.set(net.trunc(), any);
         self.sniffed.set(net.trunc(), sniffed);
+    }
+
+    /// Shares what is the same in another one.
+    pub(super) fn share(&mut self, other: &Self) {
+        share(&mut self.any.lists, &other.any.lists);
+        share(&mut self.sniffed.lists, &other.sniffed.lists);
     }
 
     /// What `accept` makes of a route for bytes to this destination: the first that it takes, of

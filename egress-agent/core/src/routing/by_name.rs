@@ -9,6 +9,7 @@
 //! `badexample.com` too.
 
 use crate::istio::hosts::{ends, specificity};
+use crate::sharing::share;
 use imbl::OrdMap;
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -175,6 +176,13 @@ impl<T> ByName<T> {
             })
         };
         find(host).or_else(longest_wildcard)
+    }
+}
+
+impl<T: PartialEq> ByName<T> {
+    /// Shares what is the same in another one.
+    pub(super) fn share(&mut self, other: &Self) {
+        share(&mut self.names, &other.names);
     }
 }
 

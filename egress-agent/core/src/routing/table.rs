@@ -45,6 +45,22 @@ pub struct PolicyRoutes {
     pub audit: bool,
 }
 
+impl PolicyRoutes {
+    /// Shares what is the same in another policy's.
+    pub(crate) fn share(&mut self, other: &Self) {
+        for (port, own) in &mut self.ports {
+            let Some(of_other) = other.ports.get(port) else {
+                continue;
+            };
+            if own == of_other {
+                *own = Arc::clone(of_other);
+            } else {
+                Arc::make_mut(own).share(of_other);
+            }
+        }
+    }
+}
+
 /// How the first bytes of a flow on a port are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum PortKind {
@@ -71,4 +87,15 @@ pub struct PortRoutes {
     pub tcp: ByNetwork,
     /// Hosts and server names that an address stands for.
     pub addresses: ByAddress,
+}
+
+impl PortRoutes {
+    fn share(&mut self, other: &Self) {
+        self.hosts.share(&other.hosts);
+        self.tls.share(&other.tls);
+        self.tcp.share(&other.tcp);
+        if self.addresses == other.addresses {
+            self.addresses = other.addresses.clone();
+        }
+    }
 }

@@ -127,6 +127,15 @@ impl Contents {
         }
     }
 
+    /// A content is in memory once more, elsewhere: the table shares it, if it is the same.
+    pub(super) fn share(&mut self, id: TableId, content: &Table) {
+        if let Some(Stands::Known(held)) = self.tables.get_mut(&id)
+            && held.content == *content
+        {
+            held.content = content.clone();
+        }
+    }
+
     /// Changes a table whose content is known.
     pub(super) fn change(&mut self, id: TableId, delta: &Delta) {
         let Some(content) = self.get(id) else {

@@ -9,6 +9,7 @@ use crate::policy::tables::{Delta, Table, Target};
 use egress_ebpf::abi::{Policy, policy_flag};
 use egress_ebpf::ids::{Generation, PolicyId, TableId};
 use egress_ebpf::table::MAX_LENGTHS;
+use imbl::ordmap::DiffItem;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// After this many entries of new tables, the replaced tables are deleted before further tables are filled.
@@ -106,10 +107,14 @@ fn difference(old: &Table, new: &Table, most: usize) -> Option<Delta> {
     if old.len().abs_diff(new.len()) > most {
         return None;
     }
-    let gone = old.keys().filter(|target| !new.contains_key(target));
-    let gone = gone.map(|target| (*target, None));
-    let other = new.iter().filter(|(t, action)| old.get(t) != Some(action));
-    let other = other.map(|(target, action)| (*target, Some(*action)));
-    let delta: Delta = gone.chain(other).take(most + 1).collect();
+    let changes = old.diff(new).map(|item| match item {
+        DiffItem::Add(target, action)
+        | DiffItem::Update {
+            new: (target, action),
+            ..
+        } => (*target, Some(*action)),
+        DiffItem::Remove(target, _) => (*target, None),
+    });
+    let delta: Delta = changes.take(most + 1).collect();
     (delta.len() <= most).then_some(delta)
 }

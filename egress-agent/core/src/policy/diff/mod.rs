@@ -120,6 +120,13 @@ impl Planner {
         self.generation = mark.generation;
     }
 
+    /// What a policy's table holds is in memory once more: the two share it.
+    pub fn share(&mut self, id: PolicyId, content: &Table) {
+        if let Some(policy) = self.policies.get(&id) {
+            self.tables.share(policy.table, content);
+        }
+    }
+
     /// Whether no existing policy lists anything, so no agent has written rules before.
     pub fn lists_nothing(&self) -> bool {
         self.policies

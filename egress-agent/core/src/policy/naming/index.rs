@@ -9,7 +9,7 @@ use crate::policy::tables::Transport;
 use crate::registry::services::Service;
 use crate::registry::view::View;
 use egress_ebpf::ids::PolicyId;
-use imbl::{OrdMap, OrdSet};
+use imbl::{HashMap, OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -32,7 +32,10 @@ impl Names {
 /// The part of the index that comes from rules.
 #[derive(Clone, Debug, Default)]
 pub(in crate::policy) struct Hosts {
-    /// Hosts of the services that need each name, once for each policy.
+    /// How many policies have each service, by its place in memory. What follows from a service is in
+    /// the other maps once, however many have it.
+    held: HashMap<usize, u32>,
+    /// Hosts of the services that need each name.
     users: Pairs<Arc<str>>,
     pub(super) listed: Listed,
     pub(super) views: OrdMap<PolicyId, Sight>,
@@ -70,6 +73,22 @@ impl Hosts {
         self.change(policy, view, view.services.keys(), needs);
     }
 
+    /// A policy with this view is there, which is that of another one but for these hosts.
+    pub(in crate::policy) fn open_like(
+        &mut self,
+        (policy, other): (PolicyId, PolicyId),
+        view: &View,
+        hosts: &BTreeSet<Arc<str>>,
+        needs: &mut Needs,
+    ) {
+        let sight = self.views.get(&other).cloned().unwrap_or_default();
+        for service in sight.services.values() {
+            self.add(service, needs);
+        }
+        self.views.insert(policy, sight);
+        self.change(policy, view, hosts, needs);
+    }
+
     /// Policies have other ids.
     pub(in crate::policy) fn rename(&mut self, ids: &BTreeMap<PolicyId, PolicyId>) {
         let named = ids.iter();
@@ -85,7 +104,7 @@ impl Hosts {
             return;
         };
         for service in sight.services.values() {
-            self.replace(Some(service), None, needs);
+            self.remove(service, needs);
         }
     }
 
@@ -100,26 +119,56 @@ impl Hosts {
         let mut sight = self.views.remove(&policy).unwrap_or_default();
         for host in hosts {
             let (old, new) = (sight.services.get(host), view.services.get(host));
+            if let (Some(old), Some(new)) = (old, new)
+                && Arc::ptr_eq(old, new)
+            {
+                continue;
+            }
             for at in old.into_iter().flat_map(|s| unspelt_ports(s)) {
                 sight.unspelt.remove(&at);
             }
             for at in new.into_iter().flat_map(|s| unspelt_ports(s)) {
                 sight.unspelt.insert(at);
             }
-            self.replace(old.map(AsRef::as_ref), new.map(AsRef::as_ref), needs);
+            if let Some(new) = new {
+                self.add(new, needs);
+            }
+            if let Some(old) = old {
+                self.remove(old, needs);
+            }
         }
         sight.services = view.services.clone();
         self.views.insert(policy, sight);
     }
 
-    fn replace(&mut self, old: Option<&Service>, new: Option<&Service>, needs: &mut Needs) {
-        self.listed.replace(old, new);
-        for (service, name) in new.iter().flat_map(|s| s.lookups().map(move |n| (s, n))) {
+    /// One more policy has a service.
+    fn add(&mut self, service: &Arc<Service>, needs: &mut Needs) {
+        let count = self.held.entry(Arc::as_ptr(service).addr()).or_default();
+        *count += 1;
+        if *count > 1 {
+            return;
+        }
+        self.listed.add(service);
+        for name in service.lookups() {
             if self.users.add(name, &service.host) {
                 needs.more.insert(Arc::clone(name));
             }
         }
-        for (service, name) in old.iter().flat_map(|s| s.lookups().map(move |n| (s, n))) {
+    }
+
+    /// One policy less has a service.
+    fn remove(&mut self, service: &Arc<Service>, needs: &mut Needs) {
+        let place = Arc::as_ptr(service).addr();
+        match self.held.get_mut(&place) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                return;
+            }
+            Some(_) => self.held.remove(&place),
+            None => return,
+        };
+        self.listed.remove(service);
+        for name in service.lookups() {
             if self.users.remove(name, &service.host) {
                 needs.fewer.insert(Arc::clone(name));
             }

@@ -15,7 +15,7 @@ type Network = (u8, u128);
 /// Bits that the mapped form puts before an IPv4 address.
 const MAPPED_BITS: u8 = 96;
 
-/// See the module. A host that lists a network in several policies counts once in each.
+/// See the module. A host that lists a network in several versions counts once in each.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Listed {
     networks: Pairs<Network>,
@@ -24,14 +24,18 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// Takes what a service lists in the place of what another version of it listed.
-    pub(super) fn replace(&mut self, old: Option<&Service>, new: Option<&Service>) {
-        for (service, network) in new.iter().flat_map(|s| networks(s).map(move |n| (s, n))) {
+    /// Adds what a service lists.
+    pub(super) fn add(&mut self, service: &Service) {
+        for network in networks(service) {
             if self.networks.add(&network, &service.host) {
                 *self.lengths.entry(network.0).or_default() += 1;
             }
         }
-        for (service, network) in old.iter().flat_map(|s| networks(s).map(move |n| (s, n))) {
+    }
+
+    /// Removes what a service listed.
+    pub(super) fn remove(&mut self, service: &Service) {
+        for network in networks(service) {
             if self.networks.remove(&network, &service.host)
                 && let Some(count) = self.lengths.get_mut(&network.0)
             {

@@ -6,13 +6,13 @@ use crate::registry::plan::{HttpPlan, PortPlan, Shares, To};
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::routing::{Cluster, HttpRoute, Split, TcpRoute};
+use imbl::OrdMap;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Destinations as they are at the moment.
 pub(super) struct Clusters<'a> {
-    pub(super) known: &'a mut BTreeMap<To, Arc<Cluster>>,
+    pub(super) known: &'a mut OrdMap<To, Arc<Cluster>>,
     pub(super) view: &'a View,
     pub(super) leases: &'a Leases,
 }
@@ -20,11 +20,13 @@ pub(super) struct Clusters<'a> {
 impl Clusters<'_> {
     /// A destination.
     pub(super) fn of(&mut self, to: &To) -> Arc<Cluster> {
-        let make = || {
-            let service = self.view.services.get(&to.id.host);
-            Arc::new(cluster(service.map(AsRef::as_ref), to, self.leases))
-        };
-        Arc::clone(self.known.entry(to.clone()).or_insert_with(make))
+        if let Some(known) = self.known.get(to) {
+            return Arc::clone(known);
+        }
+        let service = self.view.services.get(&to.id.host);
+        let made = Arc::new(cluster(service.map(AsRef::as_ref), to, self.leases));
+        self.known.insert(to.clone(), Arc::clone(&made));
+        made
     }
 
     /// Destinations by weight.

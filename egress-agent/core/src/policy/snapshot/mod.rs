@@ -4,11 +4,11 @@
 //! port lists. `registry` decides which route applies.
 
 mod clusters;
+mod part;
 
 use super::claims::{cluster, everywhere, listed_networks, own_networks};
 use super::leases::Leases;
 use crate::istio::service_entry::Resolution;
-use crate::istio::{Object, hosts};
 use crate::registry::by_age;
 use crate::registry::plan::{HostPlan, PortPlan, To};
 use crate::registry::services::Service;
@@ -17,79 +17,26 @@ use crate::routing::{
     ByAddress, Cluster, PolicyRoutes, PortKind, PortRoutes, Rank, Split, TcpRoute, TlsRoute,
     VirtualHost,
 };
+use crate::sharing::{share, share_set};
 use crate::traffic::ClusterId;
 use clusters::Clusters;
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use part::{Age, Door, Part, door, first_door};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// One port of one service. Ordered by port, then the most specific host first.
-type Door = (u16, (bool, Reverse<usize>, Arc<str>));
-
-fn door(port: u16, host: &Arc<str>) -> Door {
-    let (wildcard, length, _) = hosts::specificity(host);
-    (port, (wildcard, length, Arc::clone(host)))
-}
-
-/// The one that sorts before all.
-fn first_door() -> Door {
-    (0, (false, Reverse(usize::MAX), Arc::default()))
-}
-
-/// What one port of one service adds to the port's routes.
-#[derive(Clone, Debug, Default)]
-struct Part {
-    host: Option<Arc<VirtualHost>>,
-    /// `addresses` of the entries.
-    addresses: Vec<IpNet>,
-    /// Resolution NONE: everything that these cover is dialled as it is.
-    as_dialled: bool,
-    /// Resolution NONE, and some entry has no `addresses`: every address will do.
-    anywhere: bool,
-    /// Of `VirtualService`s.
-    tls: Vec<Arc<TlsRoute>>,
-    own_name: Option<Arc<TlsRoute>>,
-    tcp: Vec<Arc<TcpRoute>>,
-    /// Where there is `tcp`: of two services with one address the older one's is the route.
-    age: Option<Arc<Object>>,
-}
-
-impl Part {
-    /// Whether its hosts and server names are found by address.
-    fn is_addressed(&self) -> bool {
-        self.anywhere || !self.addresses.is_empty()
-    }
-
-    /// The networks of its routes for bytes.
-    fn networks(&self) -> impl Iterator<Item = IpNet> {
-        self.tcp
-            .iter()
-            .flat_map(|route| &route.nets)
-            .map(IpNet::trunc)
-    }
-
-    /// Its entries that are found by name, each with its place among those of one name: what a
-    /// `VirtualService` says of a server name comes before the service's own name.
-    fn tls(&self, host: &Arc<str>) -> impl Iterator<Item = (Rank, &Arc<TlsRoute>)> {
-        let ruled = (0..).zip(&self.tls);
-        let ruled = ruled.map(|(number, route)| (Rank::Of(Arc::clone(host), number), route));
-        let own = self.own_name.iter().map(|route| (Rank::Last, route));
-        ruled.chain(own)
-    }
-}
-
-/// The routes of one policy as they are built.
+/// The routes of one policy as they are built. A copy shares what does not change after it.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    clusters: BTreeMap<To, Arc<Cluster>>,
+    clusters: OrdMap<To, Arc<Cluster>>,
     /// Each destination with every door that leads to it.
-    users: BTreeSet<(To, Door)>,
-    parts: BTreeMap<Door, Part>,
+    users: OrdSet<(To, Door)>,
+    parts: OrdMap<Door, Arc<Part>>,
     /// Those with hosts or server names that are found by address.
-    addressed: BTreeSet<Door>,
+    addressed: OrdSet<Door>,
     /// Those with routes for bytes, by the networks of these.
-    networks: BTreeSet<(IpNet, Door)>,
+    networks: OrdSet<(IpNet, Door)>,
     /// Parts to rebuild.
     stale: BTreeSet<Door>,
     /// Ports whose lists of addresses are to be rebuilt.
@@ -120,20 +67,37 @@ impl Snapshot {
         new
     }
 
+    /// From here on these are passed through, and what is denied is recorded or not.
+    pub fn pass(&mut self, passthrough: Vec<IpNet>, audit: bool) {
+        self.changed = true;
+        let routes = Arc::make_mut(&mut self.routes);
+        routes.passthrough = passthrough.into();
+        routes.audit = audit;
+    }
+
     /// A host's routes are others; `old` is its former plan.
     pub fn replan(&mut self, host: &Arc<str>, old: &HostPlan, view: &View, leases: &Leases) {
         for (port, plan) in old.iter() {
             let door = door(port, host);
             for to in destinations(plan) {
-                self.users.remove(&(to.clone(), door.clone()));
-                if self.doors_to(to).next().is_none() {
+                let user = (to.clone(), door.clone());
+                if !self.users.contains(&user) {
+                    continue;
+                }
+                self.users.remove(&user);
+                if self.doors_to(to).next().is_none() && self.clusters.contains_key(to) {
                     self.clusters.remove(to);
                 }
             }
             self.stale.remove(&door);
             self.put(&door, None);
         }
-        for (port, plan) in view.plans.get(host).into_iter().flat_map(HostPlan::iter) {
+        for (port, plan) in view
+            .plans
+            .get(host)
+            .into_iter()
+            .flat_map(|plan| plan.iter())
+        {
             let door = door(port, host);
             for to in destinations(plan) {
                 self.users.insert((to.clone(), door.clone()));
@@ -176,11 +140,26 @@ impl Snapshot {
             }
         }
         // Doors of bytes without a name are addresses.
-        for (port, plan) in view.plans.get(host).into_iter().flat_map(HostPlan::iter) {
+        for (port, plan) in view
+            .plans
+            .get(host)
+            .into_iter()
+            .flat_map(|plan| plan.iter())
+        {
             if plan.opaque || !plan.tcp.is_empty() {
                 self.stale.insert(door(port, host));
             }
         }
+    }
+
+    /// Shares what is the same in another one. Both have nothing to rebuild.
+    pub fn share(&mut self, other: &Self) {
+        share(&mut self.clusters, &other.clusters);
+        share_set(&mut self.users, &other.users);
+        share(&mut self.parts, &other.parts);
+        share_set(&mut self.addressed, &other.addressed);
+        share_set(&mut self.networks, &other.networks);
+        Arc::make_mut(&mut self.routes).share(&other.routes);
     }
 
     /// Whether [`Self::routes`] would give something else than before.
@@ -190,6 +169,13 @@ impl Snapshot {
 
     /// The routes as they are.
     pub fn routes(&mut self, view: &View, leases: &Leases) -> Arc<PolicyRoutes> {
+        self.settle(view, leases);
+        self.changed = false;
+        Arc::clone(&self.routes)
+    }
+
+    /// Rebuilds what is to be rebuilt: before a copy is taken, so that the two share it.
+    pub fn settle(&mut self, view: &View, leases: &Leases) {
         for door in std::mem::take(&mut self.stale) {
             let host = &door.1.2;
             let plan = view.plans.get(host).and_then(|p| p.get(door.0));
@@ -202,20 +188,29 @@ impl Snapshot {
             let addresses = self.by_address(port);
             self.change(port, |routes| routes.addresses = addresses);
         }
-        self.changed = false;
-        Arc::clone(&self.routes)
     }
 
     /// Puts a part in the place of the former one.
     fn put(&mut self, door: &Door, new: Option<Part>) {
         let (number, (.., host)) = door;
         let (number, host) = (*number, Arc::clone(host));
-        let old = self.parts.remove(door);
-        let networks =
-            |of: &Option<Part>| -> BTreeSet<IpNet> { of.iter().flat_map(Part::networks).collect() };
-        let (left, came) = (networks(&old), networks(&new));
-        if self.addressed.remove(door) || new.as_ref().is_some_and(Part::is_addressed) {
+        let old = self.parts.get(door).cloned();
+        if old.is_none() && new.is_none() {
+            return;
+        }
+        let networks = |of: Option<&Part>| -> BTreeSet<IpNet> {
+            of.into_iter().flat_map(Part::networks).collect()
+        };
+        let (left, came) = (networks(old.as_deref()), networks(new.as_ref()));
+        let was_addressed = old.as_ref().is_some_and(|of| of.is_addressed());
+        let is_addressed = new.as_ref().is_some_and(Part::is_addressed);
+        if was_addressed || is_addressed {
             self.stale_addresses.insert(number);
+        }
+        if was_addressed && !is_addressed {
+            self.addressed.remove(door);
+        } else if is_addressed && !was_addressed {
+            self.addressed.insert(door.clone());
         }
         self.change(number, |routes| {
             if let Some(old) = &old {
@@ -245,17 +240,15 @@ impl Snapshot {
                 }
             }
         });
-        if let Some(new) = new {
-            if new.is_addressed() {
-                self.addressed.insert(door.clone());
-            }
-            self.parts.insert(door.clone(), new);
-        }
-        for net in &left {
+        match new {
+            Some(new) => self.parts.insert(door.clone(), Arc::new(new)),
+            None => self.parts.remove(door),
+        };
+        for net in left.difference(&came) {
             self.networks.remove(&(*net, door.clone()));
         }
-        self.networks
-            .extend(came.iter().map(|net| (*net, door.clone())));
+        let more = came.difference(&left);
+        self.networks.extend(more.map(|net| (*net, door.clone())));
         for net in left.union(&came) {
             let list = self.relaying(number, *net);
             self.change(number, |routes| routes.tcp.set(*net, list));
@@ -267,9 +260,10 @@ impl Snapshot {
         let from = (net, (port, first_door().1));
         let doors = self.networks.range(from..);
         let doors = doors.take_while(|(of, door)| (*of, door.0) == (net, port));
-        let mut parts: Vec<&Part> = doors.filter_map(|(_, door)| self.parts.get(door)).collect();
+        let parts = doors.filter_map(|(_, door)| self.parts.get(door));
+        let mut parts: Vec<&Arc<Part>> = parts.collect();
         parts.sort_by(|a, b| match (&a.age, &b.age) {
-            (Some(a), Some(b)) => by_age(a, b),
+            (Some(a), Some(b)) => by_age(&a.0, &b.0),
             (a, b) => a.is_none().cmp(&b.is_none()),
         });
         let routes = parts.into_iter().flat_map(|part| &part.tcp);
@@ -342,7 +336,7 @@ impl Snapshot {
         Part {
             age: oldest
                 .filter(|_| !tcp.is_empty())
-                .map(|e| Arc::clone(&e.object)),
+                .map(|e| Age(Arc::clone(&e.object))),
             addresses: listed_networks(service, port),
             as_dialled: service.resolution() == Resolution::None,
             anywhere: service.resolution() == Resolution::None

@@ -258,6 +258,7 @@ impl State {
     pub fn routes(&mut self) -> Arc<RouteTable> {
         if self.rebuilt || self.moved || self.policies.values().any(|p| p.snapshot.is_stale()) {
             self.rebuilt = false;
+            self.share();
             let policies = self.policies.iter_mut();
             let policies = policies
                 .map(|(id, p)| (*id, p.snapshot.routes(&p.view, &self.leases)))
@@ -276,6 +277,30 @@ impl State {
             });
         }
         Arc::clone(&self.routes)
+    }
+
+    /// Policies that changed share again what they have in common with the first of their like: when
+    /// all of them changed alike, each did so by itself.
+    fn share(&mut self) {
+        let mut changed = Vec::new();
+        for (id, policy) in &mut self.policies {
+            if policy.snapshot.is_stale() {
+                policy.snapshot.settle(&policy.view, &self.leases);
+                changed.push(*id);
+            }
+        }
+        for id in changed {
+            let Some(mut policy) = self.policies.remove(&id) else {
+                continue;
+            };
+            let mut before = self.policies.range(..id).map(|(_, other)| other);
+            let scope = &policy.view.scope;
+            if let Some(first) = before.find(|p| p.view.scope.imports_as(scope)) {
+                policy.share(first);
+            }
+            self.planner.share(id, &policy.ledger.table());
+            self.policies.insert(id, policy);
+        }
     }
 
     /// A snapshot of the hosts of each address, for people. Its cost does not depend on the number of rules.

@@ -1,6 +1,6 @@
 //! New rules and settings as a plan: its writes are known before anything is in force. A plan that
-//! is dropped leaves the state as it was, without a copy of the state: changed rules are changed
-//! back, and the kept policies replace the rebuilt ones.
+//! is dropped leaves the state as it was: changed rules are changed back, and the kept policies replace
+//! those that changed, with which they share what did not.
 
 use super::State;
 use super::grouping::Regrouped;
@@ -12,6 +12,7 @@ use crate::policy::naming::{Hosts, Needs};
 use crate::policy::tables::Delta;
 use crate::registry::touched::Touched;
 use crate::registry::update::{Change, Update};
+use crate::registry::view::Made;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,12 +52,10 @@ struct Before {
 /// What gave way to policies that are others.
 #[derive(Debug)]
 struct Aside {
-    /// Policies that ended, or that were rebuilt.
+    /// Policies that ended, changed, or were rebuilt, as they were.
     policies: BTreeMap<PolicyId, PolicyState>,
     /// Policies that were made.
     made: Vec<PolicyId>,
-    /// What was looked at again in the others.
-    touched: Touched,
     hosts: Hosts,
     /// Workloads that moved, with their former policies.
     moved: Vec<(CgroupId, PolicyId)>,
@@ -183,8 +182,7 @@ impl State {
         for id in groups.made.keys().chain(&groups.ended) {
             aside.policies.extend(self.close(*id, &mut planned.needs));
         }
-        let changes = self.look_anew(touched, &mut planned);
-        aside.touched = touched.clone();
+        let changes = self.look_anew(touched, &mut planned, &mut aside);
         planned.work.policies += groups.made.len();
         aside.made = groups.made.keys().copied().collect();
         let made = self.make(groups.made, &mut planned.needs);
@@ -200,25 +198,27 @@ impl State {
     }
 
     /// Brings the policies that see it to what the registry says of what an update touched.
-    fn look_anew(&mut self, touched: &Touched, planned: &mut Planned) -> BTreeMap<PolicyId, Delta> {
+    fn look_anew(
+        &mut self,
+        touched: &Touched,
+        planned: &mut Planned,
+        aside: &mut Aside,
+    ) -> BTreeMap<PolicyId, Delta> {
         let mut changes = BTreeMap::new();
+        let mut made = Made::default();
         for (id, policy) in &mut self.policies {
-            let looked = policy.view.update(&self.registry, touched);
+            let before = policy.clone();
+            let looked = policy.view.update(&self.registry, touched, &mut made);
             if looked.services.is_empty() && looked.plans.is_empty() {
                 continue;
             }
+            aside.policies.insert(*id, before);
             planned.work.policies += 1;
             planned.work.services += looked.plans.len();
             let (view, needs) = (&policy.view, &mut planned.needs);
             self.hosts.change(*id, view, &looked.services, needs);
-            let mut delta = Delta::new();
-            for (host, old) in looked.plans {
-                policy
-                    .snapshot
-                    .replan(&host, &old, &policy.view, &self.leases);
-                let unlisted = self.settings.unlisted_address;
-                delta.extend(policy.reclaim(&host, &self.leases, unlisted));
-            }
+            let unlisted = self.settings.unlisted_address;
+            let delta = policy.replan(looked.plans, &self.leases, unlisted);
             changes.insert(*id, delta);
         }
         changes
@@ -259,7 +259,6 @@ impl State {
         Aside {
             policies: BTreeMap::new(),
             made: Vec::new(),
-            touched: Touched::default(),
             hosts: self.hosts.clone(),
             moved: Vec::new(),
             next_id: self.next_id,
@@ -316,7 +315,6 @@ impl State {
         for id in &aside.made {
             self.policies.remove(id);
         }
-        drop(self.look_anew(&aside.touched, &mut Planned::default()));
         self.policies.extend(aside.policies);
         self.hosts = aside.hosts;
         for (id, policy) in aside.moved {

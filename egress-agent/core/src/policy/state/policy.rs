@@ -5,10 +5,13 @@ use crate::policy::claims::{UnlistedAddress, claims};
 use crate::policy::leases::Leases;
 use crate::policy::snapshot::Snapshot;
 use crate::policy::tables::{Claims, Delta, Ledger, Transport};
+use crate::registry::plan::HostPlan;
 use crate::registry::scope::Scope;
 use crate::registry::services::Service;
 use crate::registry::view::View;
+use crate::sharing::share;
 use egress_ebpf::addr::Addr;
+use imbl::OrdMap;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,13 +37,13 @@ pub(super) struct Kind {
     pub(super) audit: bool,
 }
 
-/// One policy: what its workloads see.
+/// One policy: what its workloads see. A copy shares what does not change after it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::policy) struct PolicyState {
     pub(in crate::policy) view: View,
     pub(in crate::policy) audit: bool,
     /// What each service holds in the ledger.
-    claims: BTreeMap<Arc<str>, Claims>,
+    claims: OrdMap<Arc<str>, Arc<Claims>>,
     pub(super) ledger: Ledger,
     pub(super) snapshot: Snapshot,
     pub(in crate::policy) allow_any: bool,
@@ -64,6 +67,53 @@ impl PolicyState {
             policy.reclaim(&host, leases, settings.unlisted_address);
         }
         policy
+    }
+
+    /// A policy like this one, but for these plans: `view` is another one, and `old` has what stood in
+    /// their places.
+    pub(super) fn like(
+        &mut self,
+        view: View,
+        audit: bool,
+        old: BTreeMap<Arc<str>, Arc<HostPlan>>,
+        settings: &Settings,
+        leases: &Leases,
+    ) -> Self {
+        self.snapshot.settle(&self.view, leases);
+        let allow_any = view.scope.allow_any().unwrap_or(settings.allow_any);
+        let mut policy = Self {
+            view,
+            audit,
+            allow_any,
+            ..self.clone()
+        };
+        let passthrough = settings.passthrough(allow_any);
+        policy.snapshot.pass(passthrough, audit);
+        policy.replan(old, leases, settings.unlisted_address);
+        policy
+    }
+
+    /// Its view has other plans than these for their hosts, and perhaps other services.
+    pub(super) fn replan(
+        &mut self,
+        old: BTreeMap<Arc<str>, Arc<HostPlan>>,
+        leases: &Leases,
+        unlisted: UnlistedAddress,
+    ) -> Delta {
+        let mut delta = Delta::new();
+        for (host, old) in old {
+            self.snapshot.replan(&host, &old, &self.view, leases);
+            delta.extend(self.reclaim(&host, leases, unlisted));
+        }
+        delta
+    }
+
+    /// Shares what is the same in another policy.
+    pub(super) fn share(&mut self, other: &Self) {
+        self.view.share(&other.view);
+        share(&mut self.claims, &other.claims);
+        self.ledger.share(&other.ledger);
+        self.snapshot.share(&other.snapshot);
     }
 
     /// What is done with unlisted destinations.
@@ -123,12 +173,17 @@ impl PolicyState {
     ) -> Delta {
         let found = self.view.services.get(host).zip(self.view.plans.get(host));
         let new = found.map(|(service, plan)| claims(service, plan, leases, unlisted));
-        let old = self.claims.remove(host).unwrap_or_default();
         let new = new.unwrap_or_default();
-        let delta = self.ledger.replace(&old, &new);
-        if !new.is_empty() {
-            self.claims.insert(Arc::clone(host), new);
+        let old = self.claims.get(host).cloned().unwrap_or_default();
+        if *old == new {
+            return Delta::new();
         }
+        if new.is_empty() {
+            self.claims.remove(host);
+            return self.ledger.replace(&old, &new);
+        }
+        let delta = self.ledger.replace(&old, &new);
+        self.claims.insert(Arc::clone(host), Arc::new(new));
         delta
     }
 }

@@ -183,12 +183,28 @@ impl State {
         }
     }
 
-    /// Makes a policy for workloads of a kind.
+    /// Makes a policy for workloads of a kind: from another one that sees most of the same, if there is
+    /// one. Then the two share what they have in common.
     pub(super) fn open(&mut self, id: PolicyId, kind: Kind, needs: &mut Needs) {
         self.rebuilt = true;
-        let view = View::new(&self.registry, kind.scope);
-        self.hosts.open(id, &view, needs);
-        let policy = PolicyState::new(view, kind.audit, &self.settings, &self.leases);
+        let Self {
+            registry,
+            settings,
+            leases,
+            ..
+        } = self;
+        let mut others = self.policies.iter_mut();
+        let like = others.find(|(_, p)| p.view.scope.imports_as(&kind.scope));
+        let policy = if let Some((other, policy)) = like {
+            let (view, looked) = policy.view.in_scope(registry, kind.scope);
+            let ids = (id, *other);
+            self.hosts.open_like(ids, &view, &looked.services, needs);
+            policy.like(view, kind.audit, looked.plans, settings, leases)
+        } else {
+            let view = View::new(registry, kind.scope);
+            self.hosts.open(id, &view, needs);
+            PolicyState::new(view, kind.audit, settings, leases)
+        };
         self.policies.insert(id, policy);
     }
 

@@ -14,18 +14,18 @@ use std::net::IpAddr;
 fn delta(old: &Table, new: &Table) -> Delta {
     let gone = old
         .keys()
-        .filter(|t| !new.contains_key(t))
+        .filter(|t| !new.contains_key(*t))
         .map(|t| (*t, None));
     let put = new
         .iter()
-        .filter(|(t, a)| old.get(t) != Some(a))
+        .filter(|(t, a)| old.get(*t) != Some(*a))
         .map(|(t, a)| (*t, Some(*a)));
     gone.chain(put).collect()
 }
 
 fn one(ip: &str) -> Table {
     let ip: IpAddr = ip.parse().unwrap();
-    Table::from([(Target::address(ip, 443, Transport::Tcp), Action::Allow)])
+    Table::unit(Target::address(ip, 443, Transport::Tcp), Action::Allow)
 }
 
 fn wants(tables: &[(u32, Table)]) -> BTreeMap<PolicyId, Desired> {

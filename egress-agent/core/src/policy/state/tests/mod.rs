@@ -11,10 +11,11 @@ use super::{Settings, State};
 use crate::policy::claims::UnlistedAddress;
 use crate::policy::diff::TableOp;
 use crate::policy::leases::{Answer, Failure};
+use crate::policy::tables::Table;
 use crate::routing::{HttpDecision, PortKind};
 use bench::{Bench, objects};
 use egress_ebpf::ids::PolicyId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -359,7 +360,7 @@ fn the_same_answer_gives_no_ops_and_no_new_snapshot() {
 #[test]
 fn the_order_of_files_changes_nothing() {
     let texts = [LAB, TIMEOUT, GOOGLE];
-    let tables = |texts: &[&str]| -> (BTreeMap<_, _>, String) {
+    let tables = |texts: &[&str]| -> (Table, String) {
         let mut bench = Bench::new(Settings::default(), texts);
         bench.answer("httpbin.org", &["203.0.113.80"]);
         let routes = bench.state.routes();

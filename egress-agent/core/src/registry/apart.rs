@@ -1,0 +1,54 @@
+//! What two scopes may see differently, so that one view is made from another's.
+
+use super::Registry;
+use super::scope::Scope;
+use super::touched::{Touched, What};
+use super::update::{canonical, own_name};
+use crate::istio::{Object, Spec, hosts};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+impl Registry {
+    /// The objects that one of two scopes with the same imports may see and the other not, or otherwise:
+    /// those that ask for a namespace or a label that the two do not have in common.
+    pub(super) fn apart(&self, one: &Scope, other: &Scope) -> Touched {
+        let mut touched = Touched::default();
+        let asks = &self.dependences;
+        if one.namespace != other.namespace {
+            for namespace in [&one.namespace, &other.namespace] {
+                for object in asks.for_namespace(namespace) {
+                    self.touch(object, &mut touched);
+                }
+            }
+        }
+        let labels: BTreeSet<&String> = one.labels.keys().chain(other.labels.keys()).collect();
+        for label in labels {
+            if one.labels.get(label) != other.labels.get(label) {
+                for object in asks.for_label(label) {
+                    self.touch(object, &mut touched);
+                }
+            }
+        }
+        touched
+    }
+
+    /// What is made from an object.
+    fn touch(&self, object: &Arc<Object>, touched: &mut Touched) {
+        match &object.spec {
+            Some(Spec::ServiceEntry(spec)) => {
+                touched.add(What::Services, object, canonical(spec));
+            }
+            Some(Spec::VirtualService(spec)) if spec.hosts.is_empty() => {
+                self.touch_delegating(&own_name(object), touched);
+            }
+            Some(Spec::VirtualService(spec)) => {
+                touched.add(What::Routes, object, self.full_names(object, spec));
+            }
+            Some(Spec::DestinationRule(spec)) => {
+                let host = hosts::full_name(&spec.host, &object.meta.namespace, &self.domain);
+                touched.add(What::Destinations, object, vec![host]);
+            }
+            Some(Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => {}
+        }
+    }
+}

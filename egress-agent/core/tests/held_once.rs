@@ -1,0 +1,94 @@
+//! What many policies see is in memory once, also after edits and answers that concern them all.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use egress_core::istio::{Object, decode};
+use egress_core::policy::leases::Answer;
+use egress_core::policy::state::{Settings, State};
+use egress_core::registry::scope::Workload;
+use egress_ebpf::ids::CgroupId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Namespaces with a workload each.
+const VIEWS: usize = 40;
+/// Services that all see.
+const SERVICES: usize = 30;
+
+fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> Arc<Object> {
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: \
+         {namespace}}}\nspec: {{{spec}}}\n"
+    );
+    Arc::new(decode("test.yaml", &text).objects.pop().unwrap())
+}
+
+fn service(namespace: &str, name: &str, host: usize, export_to: &str) -> Arc<Object> {
+    let spec = format!(
+        "hosts: [h{host}.example], exportTo: [{export_to}], resolution: STATIC, ports: [{{number: 80, \
+         name: h, protocol: HTTP}}], endpoints: [{{address: 203.0.113.{host}}}]"
+    );
+    object("ServiceEntry", namespace, name, &spec)
+}
+
+/// A state in which each namespace sees something of its own.
+fn many() -> (State, Vec<Arc<Object>>) {
+    let shared = (0..SERVICES).map(|n| service("shared", &format!("s{n}"), n, "'*'"));
+    let own = (0..VIEWS).map(|n| service(&format!("n{n}"), "own", 100 + n, "'.'"));
+    let rules: Vec<_> = shared.chain(own).collect();
+    let (mut state, now) = (State::new(Settings::default()), Instant::now());
+    for n in 0..VIEWS {
+        let workload = Workload {
+            namespace: format!("n{n}"),
+            ..Workload::default()
+        };
+        state.handle_workload(now, CgroupId(n as u64 + 1), workload);
+    }
+    state.handle_rules(now, &rules);
+    (state, rules)
+}
+
+/// In how many places the routes of a host are held, of all policies together.
+fn held(state: &mut State, host: &str) -> usize {
+    let routes = state.routes();
+    let ports = routes.policies.values().filter_map(|p| p.ports.get(&80));
+    let hosts = ports.flat_map(|port| port.hosts.iter());
+    let of_host = hosts.filter(|(name, _)| &***name == host);
+    let places: BTreeSet<usize> = of_host.map(|(_, held)| Arc::as_ptr(held).addr()).collect();
+    places.len()
+}
+
+#[test]
+fn what_all_policies_see_is_held_once() {
+    let (mut state, mut rules) = many();
+    let now = Instant::now();
+    assert_eq!(state.routes().policies.len(), VIEWS + 1);
+    assert_eq!(held(&mut state, "h7.example"), 1);
+    // Edits that all see, a service with a name among them, and its answer.
+    rules[7] = service("shared", "s7", 8, "'*'");
+    let spec =
+        "hosts: [named.example], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}]";
+    rules.push(object("ServiceEntry", "shared", "named", spec));
+    let route =
+        "hosts: [h9.example], http: [{timeout: 1s, route: [{destination: {host: h0.example}}]}]";
+    rules.push(object("VirtualService", "shared", "v", route));
+    state.handle_rules(now, &rules);
+    for host in ["h8.example", "named.example", "h9.example", "h0.example"] {
+        assert_eq!(held(&mut state, host), 1, "{host}");
+    }
+    let answer = Answer {
+        addresses: vec![[203, 0, 113, 200].into()],
+        ttl: Duration::from_mins(1),
+    };
+    state.handle_answer(now, "named.example", Ok(answer));
+    assert_eq!(held(&mut state, "named.example"), 1);
+    // One that sees it otherwise holds its own, and no longer than that.
+    let tls = "host: h3.example, exportTo: ['.'], trafficPolicy: {tls: {mode: SIMPLE}}";
+    rules.push(object("DestinationRule", "n3", "d", tls));
+    state.handle_rules(now, &rules);
+    assert_eq!(held(&mut state, "h3.example"), 2);
+    rules.pop();
+    state.handle_rules(now, &rules);
+    assert_eq!(held(&mut state, "h3.example"), 1);
+}
