@@ -7,8 +7,8 @@ use super::{Named, Registry, VirtualService};
 use crate::istio::virtual_service::{Delegate, HttpRoute};
 
 impl Registry {
-    /// The `VirtualService` that a route of `root` delegates to; `None` if there is none that it
-    /// may use, which leaves the route out as in Istio.
+    /// The `VirtualService` that a route of `root` delegates to; `None` if there is none that it may use. The route is
+    /// then left out, as in Istio.
     pub(super) fn delegate(&self, to: &Delegate, root: &VirtualService) -> Option<&VirtualService> {
         let own = &root.object.meta.namespace;
         let key = named(to, own);
@@ -29,7 +29,7 @@ pub(super) fn named(to: &Delegate, own: &str) -> Named {
     (namespace.to_owned(), to.name.clone())
 }
 
-/// A delegate's route with what it leaves unset taken from the root's.
+/// A delegate's route. Fields that it leaves unset come from the root's route.
 pub(super) fn merged(root: &HttpRoute, delegate: &HttpRoute) -> HttpRoute {
     let mut merged = delegate.clone();
     merged.rewrite = merged.rewrite.or_else(|| root.rewrite.clone());

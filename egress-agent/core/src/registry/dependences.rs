@@ -1,7 +1,7 @@
 //! Which namespaces and which labels of a workload the rules ask for. A scope leaves out the others, so
 //! that more workloads share a policy.
 //!
-//! Each name has the objects that ask for it, so that one can come or go without a look at the others.
+//! Each name has the objects that ask for it, so that one can be added or removed without a look at the others.
 
 use super::touched::Rescoped;
 use crate::istio::{Object, Spec};

@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Registry {
-    /// The `DestinationRule`s that hold for a host, oldest first: those for its most specific
-    /// pattern, of the client's namespace, else of the service's (`of`), else of the root one.
+    /// The `DestinationRule`s that apply to a host, oldest first: those for its most specific pattern. Rules of the
+    /// client's namespace come first, then those of the service's namespace (`of`), then those of the root namespace.
     fn destination_rules_for(
         &self,
         host: &str,
@@ -76,8 +76,8 @@ impl Registry {
     }
 }
 
-/// The policy of a destination. It denies where a field of a traffic policy that holds for it is not
-/// carried out and protects.
+/// The policy of a destination. It denies everything if a traffic policy that applies has a protecting field that is
+/// not carried out.
 pub(super) fn policy(
     host: &str,
     subset: Option<&str>,
@@ -90,8 +90,8 @@ pub(super) fn policy(
     let rules = context
         .registry
         .destination_rules_for(host, of, context.scope);
-    // Each rule by itself: of several for one host Istio takes the first policy that it finds, by
-    // an order that a file does not show.
+    // Each rule is checked by itself: of several for one host, Istio takes the first policy that it finds, in an order
+    // that a file does not show.
     let denied = rules.into_iter().find_map(|(object, rule)| {
         if let Some(why) = &object.denied {
             return Some(Arc::clone(why));

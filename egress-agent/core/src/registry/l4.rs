@@ -30,7 +30,7 @@ impl Conditions<'_> {
     }
 }
 
-/// TLS routes for a port. Any that applies takes the port from the service's own name.
+/// TLS routes for a port. If any applies, the service's own name no longer leads to it on this port.
 pub(super) fn tls(service: &Service, port: u16, context: &Context<'_>) -> Vec<TlsPlan> {
     let mut plans = Vec::new();
     for vs in context.registry.rules_for(&service.host, context.scope) {
@@ -46,7 +46,7 @@ pub(super) fn tls(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tl
                     continue;
                 }
                 let names = m.sni_hosts.iter();
-                // Another VirtualService of the same host may name hosts that are not this one's.
+                // A VirtualService may also name hosts of other services.
                 let names = names.map(|h| hosts::canonical(h).to_string());
                 let nets = subnets(&m.destination_subnets);
                 let sni_hosts = if nets.is_none() {

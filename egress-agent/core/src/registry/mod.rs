@@ -1,8 +1,7 @@
 //! The registry: every service that rules list and the `VirtualService`s for them.
 //!
-//! Made from resources that passed validation, by pure functions; objects that cannot be decoded
-//! are not in it. Rule changes update it in place: one changed object costs its own part only.
-//! Knows no DNS answers.
+//! Pure functions make it from resources that passed validation; objects that cannot be decoded are not in it. A
+//! changed object changes only its own part of it. Knows no DNS answers.
 
 mod apart;
 mod delegate;
@@ -36,8 +35,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 pub use virtual_service::VirtualService;
 
-/// Istio's age rule: creation time, then name and namespace (`sortConfigByCreationTime`); files
-/// without a time are oldest. The rest only makes the order a total one.
+/// Istio's age rule: creation time, then name and namespace (`sortConfigByCreationTime`); files without a time are
+/// oldest. The other fields only make the order total.
 pub fn by_age(a: &Object, b: &Object) -> Ordering {
     let key = |o: &Object| (o.document, o.line);
     (
@@ -70,7 +69,7 @@ pub struct Registry {
     pub(crate) rules: BTreeMap<Arc<str>, Vec<VirtualService>>,
     /// `VirtualService`s without hosts, by namespace and name, oldest first.
     delegates: BTreeMap<Named, Vec<VirtualService>>,
-    /// `VirtualService`s with hosts, by each that they delegate to.
+    /// `VirtualService`s with hosts, by each `VirtualService` that they delegate to.
     delegating: BTreeMap<Named, Vec<Arc<Object>>>,
     /// `DestinationRule`s by host in canonical form, oldest first.
     destination_rules: BTreeMap<Arc<str>, Vec<Arc<Object>>>,
@@ -88,8 +87,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Nothing. `domain` completes short names, `cluster.local` as a rule; `root_namespace` is
-    /// `istio-system` as a rule.
+    /// A registry without objects. `domain` completes short names and is usually `cluster.local`; `root_namespace` is
+    /// usually `istio-system`.
     pub fn empty(domain: &str, root_namespace: &str) -> Self {
         Self {
             domain: domain.into(),
@@ -98,15 +97,15 @@ impl Registry {
         }
     }
 
-    /// From resources, whatever their order, with the usual root namespace.
+    /// From resources in any order, with the usual root namespace.
     pub fn new(objects: &[Arc<Object>], domain: &str) -> Self {
         let mut new = Self::empty(domain, "istio-system");
         let _ = new.update(objects);
         new
     }
 
-    /// The `VirtualService`s that are visible and in force for a host, the most specific first,
-    /// each specificity by age.
+    /// The `VirtualService`s that are visible and in force for a host: the most specific first, and the oldest first
+    /// among equally specific ones.
     pub(crate) fn rules_for(
         &self,
         host: &str,

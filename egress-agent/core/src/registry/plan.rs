@@ -1,5 +1,4 @@
-//! The handling of flows by services, as data: the routes of each port and the destinations that
-//! they name by host and port.
+//! How services handle flows, as data: the routes of each port, and their destinations by host and port.
 //!
 //! `policy` knows the present addresses of destinations; `routes` decides which route applies.
 
@@ -36,17 +35,17 @@ pub enum Subset {
     Undefined,
 }
 
-/// Destinations by weight; none means that what the route does cannot be done.
+/// Destinations by weight. Without any, the route cannot do what it says.
 pub type Shares = Vec<(u32, To)>;
 
 /// One HTTP route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpPlan {
-    /// Requests that it is for, any of them; empty means all.
+    /// It is for requests that match any of these; empty means all requests.
     pub matches: Vec<HttpMatch>,
     /// What it does with them.
     pub action: Result<HttpAction<Shares>, NoAction>,
-    /// What it asks for besides.
+    /// Its other settings.
     pub policy: Arc<RoutePolicy>,
 }
 
@@ -92,7 +91,7 @@ pub struct PortPlan {
     pub own_name: bool,
     /// Routes of `VirtualService`s for TCP.
     pub tcp: Vec<TcpPlan>,
-    /// Whether bytes without a name go to the service by its addresses.
+    /// Whether bytes without a name reach the service by its addresses.
     pub opaque: bool,
     /// The way to the service itself.
     pub own: To,
@@ -144,6 +143,6 @@ pub struct Context<'a> {
     pub registry: &'a Registry,
     /// Services that are visible.
     pub services: &'a OrdMap<Arc<str>, Arc<Service>>,
-    /// To whom.
+    /// The scope in which they are visible.
     pub scope: &'a Scope,
 }

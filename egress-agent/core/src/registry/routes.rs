@@ -1,5 +1,5 @@
-//! The handling of a flow by a service's port: the routes of the `VirtualService` that is in force
-//! for it, or the service itself.
+//! How a port of a service handles a flow: by the routes of the `VirtualService` that is in force, or by the service
+//! itself.
 //!
 //! Owns which `VirtualService` applies and in which order. Names destinations by host and port;
 //! `policy` knows their present addresses.
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// What a service does with flows, by port. UDP ports are not here.
 pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
     let mut plans = Vec::new();
-    // An invalid VirtualService may be the one that narrows: nothing of the host is served.
+    // An invalid VirtualService may be one that narrows, so nothing of the host is served.
     let mut rules = context.registry.rules_for(&service.host, context.scope);
     let invalid = rules.find_map(|vs| vs.object.denied.clone());
     for (number, port) in service.ports() {
@@ -62,7 +62,7 @@ pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
     plans.into()
 }
 
-/// The first `VirtualService` with http routes has the host; they are not merged.
+/// The first `VirtualService` with http routes takes the host; several are not merged.
 fn http(service: &Service, port: u16, own: To, context: &Context<'_>) -> Vec<HttpPlan> {
     let mut rules = context.registry.rules_for(&service.host, context.scope);
     let in_force = rules.find(|vs| !vs.spec().http.is_empty());
@@ -71,9 +71,8 @@ fn http(service: &Service, port: u16, own: To, context: &Context<'_>) -> Vec<Htt
         .unwrap_or_else(|| vec![HttpPlan::all(own)])
 }
 
-/// The routes of a `VirtualService` on a dialled port; `None` if it has none for it, which leaves
-/// the port to the service (istio `pilot/pkg/networking/core/route/route.go`,
-/// `BuildHTTPRoutesForVirtualService`).
+/// The routes of a `VirtualService` on a dialled port; `None` if it has none for this port, which leaves the port to
+/// the service (istio `pilot/pkg/networking/core/route/route.go`, `BuildHTTPRoutesForVirtualService`).
 fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<Vec<HttpPlan>> {
     let mut plans = Vec::new();
     for (index, route) in vs.spec().http.iter().enumerate() {
@@ -137,8 +136,8 @@ fn http_plan(
     }
 }
 
-/// The conditions of a route that requests on this port can fulfil: `None` if none can, empty if
-/// all do. `root` has the gateways of a delegate.
+/// The conditions of a route that requests on this port can meet: `None` if no request can, empty if every request
+/// does. `root` has the gateways of a delegate.
 fn matching(
     route: &HttpRoute,
     vs: &VirtualService,
@@ -150,7 +149,7 @@ fn matching(
         return root.for_mesh(&[]).then(Vec::new);
     }
     let here = |m: &&HttpMatchRequest| {
-        // With gateways of its own a match is not for a source (istio `sourceMatchHTTP`).
+        // A match with gateways of its own ignores the source (istio `sourceMatchHTTP`).
         let source = !m.gateways.is_empty()
             || context
                 .scope

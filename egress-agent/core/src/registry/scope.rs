@@ -9,17 +9,16 @@ use crate::istio::hosts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Whose flows are judged.
+/// A workload, whose flows are judged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Workload {
     /// Namespace.
     pub namespace: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Service account; no rule of Istio's for egress looks at it.
+    /// Service account. No egress rule of Istio uses it.
     pub service_account: String,
-    /// Whether what no rule lists is let pass to it and recorded; `None`: as it is for all. No rule
-    /// of Istio's says it.
+    /// Whether its unlisted flows pass and are recorded; `None`: as for all workloads. No rule of Istio sets it.
     pub audit: Option<bool>,
 }
 
@@ -38,7 +37,7 @@ impl Default for Workload {
 /// Everything about a workload that a rule can depend on, and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Scope {
-    /// Its namespace, if some rule is for that one; else empty.
+    /// Its namespace, if some rule is for that namespace; else empty.
     pub(super) namespace: String,
     /// Those of its labels that some rule asks for.
     pub(super) labels: BTreeMap<String, String>,
@@ -57,7 +56,7 @@ pub(super) struct Import {
     pub(super) namespace: Option<String>,
     /// Host or wildcard, in canonical form.
     pub(super) host: Arc<str>,
-    /// Takes away from what the others import.
+    /// Removes hosts that other entries import.
     pub(super) excludes: bool,
     /// Port of the listener, which then imports that port only.
     pub(super) port: Option<u16>,
@@ -79,7 +78,7 @@ impl Import {
         Some(Self {
             namespace: bare,
             host: hosts::canonical(host),
-            // `~/*` imports nothing; any other entry that begins so takes hosts away again.
+            // `~/*` imports nothing. Any other entry that begins with `~` removes hosts.
             excludes: namespace.starts_with('~'),
             port: None,
         })
@@ -103,7 +102,7 @@ pub enum Imported {
 }
 
 impl Scope {
-    /// Of nobody in particular: every object counts. For checks of the rules themselves.
+    /// The scope of no single workload: every object counts. For checks of the rules themselves.
     pub fn everything() -> Self {
         Self {
             all: true,

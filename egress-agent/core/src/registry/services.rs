@@ -44,7 +44,7 @@ impl Class {
         matches!(self, Self::Http | Self::Tls | Self::Sniffed)
     }
 
-    /// Whether what names nobody is decided by its address alone.
+    /// Whether a flow without a name is decided by its address alone.
     pub const fn is_opaque(self) -> bool {
         matches!(self, Self::Tcp | Self::Udp | Self::Sniffed)
     }
@@ -95,12 +95,12 @@ pub struct Entry {
     pub object: Arc<Object>,
     /// How endpoints are found.
     pub resolution: Resolution,
-    /// What clients dial besides, never the endpoints.
+    /// Further addresses that clients dial. They are never endpoints.
     pub addresses: Vec<IpNet>,
     /// Ports of the service.
     pub ports: Vec<Port>,
-    /// Ports that it lists and that serve nothing, because they would be open to any address and
-    /// nobody wrote so: without `resolution` it is NONE, and there are no `addresses`.
+    /// Listed ports that serve nothing, because they would be open to any address although nobody wrote so: without
+    /// `resolution` it is NONE, and there are no `addresses`.
     pub unspelt: Vec<Port>,
     /// Listed endpoints; `None` if there are none, so that the host itself is resolved.
     pub endpoints: Option<Vec<Endpoint>>,
@@ -115,13 +115,13 @@ pub struct Service {
     pub host: Arc<str>,
     /// Entries that are in force. All have one resolution.
     pub entries: Vec<Arc<Entry>>,
-    /// Entries that are not, since they cannot be merged with the first.
+    /// Entries that are not in force, because they cannot be merged with the first.
     pub left_out: Vec<Arc<Entry>>,
 }
 
 impl Entry {
-    /// From an object. What cannot be read is left out: that denies, and validation said why.
-    /// `selected` are the `WorkloadEntry`s that its selector chooses.
+    /// From an object. Parts that cannot be read are left out, which denies; validation reported them. `selected` are
+    /// the `WorkloadEntry`s that its selector chooses.
     pub fn new(
         object: Arc<Object>,
         entry: &ServiceEntry,
@@ -145,7 +145,7 @@ impl Entry {
         });
         let opens = |p: &Port| entry.opens_by_default() && p.class.is_opaque();
         let (unspelt, mut ports): (Vec<_>, Vec<_>) = ports.partition(opens);
-        // Without an address that can be read it must not stand for every address.
+        // An entry whose addresses cannot be read must not cover every address.
         if addresses.is_empty() && !entry.addresses.is_empty() {
             ports.clear();
         }
@@ -160,7 +160,7 @@ impl Entry {
         }
     }
 
-    /// The same with these ports only.
+    /// The same entry with these ports only.
     #[must_use]
     pub fn with_ports_of(&self, ports: &BTreeSet<u16>) -> Self {
         let mut narrow = self.clone();
@@ -257,7 +257,7 @@ impl Service {
             .map_or(Resolution::None, |e| e.resolution)
     }
 
-    /// Its ports, each number once; of two with one number the older entry's holds.
+    /// Its ports, each number once. If two entries list a number, the older entry's port counts.
     pub fn ports(&self) -> BTreeMap<u16, &Port> {
         let mut ports = BTreeMap::new();
         for port in self.entries.iter().flat_map(|e| &e.ports) {

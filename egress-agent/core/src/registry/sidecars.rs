@@ -33,8 +33,8 @@ impl Registry {
         }
     }
 
-    /// The Sidecar of a workload: one of its namespace that selects it, else one of its namespace
-    /// for all, else one of the root namespace for all; of equals the oldest.
+    /// The Sidecar of a workload: one of its namespace that selects it, else one of its namespace for all workloads,
+    /// else one of the root namespace for all. Of several the oldest counts.
     fn sidecar_of(&self, workload: &Workload) -> Option<&Sidecar> {
         let selector = |s: &Sidecar| {
             let labels = s.workload_selector.as_ref().map(|w| &w.labels);

@@ -11,7 +11,7 @@ use crate::istio::hosts;
 use crate::traffic::{ClusterId, ClusterPolicy};
 use std::sync::Arc;
 
-/// The way to a service itself.
+/// The service itself as a destination.
 pub(super) fn itself(service: &Service, port: u16, policy: Arc<ClusterPolicy>) -> To {
     To {
         id: ClusterId::new(Arc::clone(&service.host), port),
@@ -39,8 +39,8 @@ pub(super) fn shares<'a>(
     weighted.filter(|(w, _)| *w > 0).collect()
 }
 
-/// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the
-/// service's only one, else the one that was dialled.
+/// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the service's only port, else
+/// the dialled port.
 fn target(to: &Destination, vs: &VirtualService, dialled: u16, context: &Context<'_>) -> To {
     let host = hosts::full_name(
         &to.host,

@@ -1,7 +1,6 @@
-//! What an update of the rules touched, and whom that concerns.
+//! What an update of the rules touched, and which workloads it concerns.
 //!
-//! Says it by object, so that each view passes over what is not visible to it. Does not look at any
-//! service.
+//! Lists objects, so that each view can skip those that it does not see. Does not look at services.
 
 use super::scope::{Scope, Workload};
 use crate::istio::{Object, Spec};
@@ -12,11 +11,11 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct Touched {
     pub(super) parts: Vec<Part>,
-    /// Workloads whose scope may be another.
+    /// Workloads whose scope may have changed.
     pub scopes: Rescoped,
 }
 
-/// What is made from an object, and is to be rebuilt.
+/// What is made from an object and must be rebuilt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// The services of these hosts.
@@ -27,7 +26,7 @@ pub(super) enum What {
     Destinations,
 }
 
-/// One object that came, went, or has other parts, and the hosts that it is about, in canonical form.
+/// One object that was added, removed or changed in part, and the hosts that it is about, in canonical form.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) what: What,
@@ -62,14 +61,14 @@ impl Touched {
     }
 }
 
-/// Workloads whose scope may be another after an update.
+/// Workloads whose scope may have changed in an update.
 #[derive(Clone, Debug, Default)]
 pub struct Rescoped {
-    /// Every one.
+    /// Every workload.
     pub(super) all: bool,
-    /// Those of these namespaces.
+    /// Workloads of these namespaces.
     pub(super) namespaces: BTreeSet<String>,
-    /// Those with one of these labels.
+    /// Workloads with one of these labels.
     pub(super) labels: BTreeSet<String>,
 }
 

@@ -1,6 +1,6 @@
-//! The registry changes with the rules: what came and what went, object by object.
+//! Updates the registry when rules change, object by object.
 //!
-//! Owns what each kind of object touches. What a view makes of that is `view`'s.
+//! Owns what each kind of object touches. `view` uses the result.
 
 use super::delegate::named;
 use super::services::Entry;
@@ -13,13 +13,13 @@ use crate::istio::{Object, Spec, hosts, virtual_service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// So many changed objects are taken in one by one, however few there are in all.
+/// Up to this many changed objects are applied one by one, even if there are few objects in all.
 const FEW: usize = 16;
 
 /// What an update changed.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Anything; what was made from the registry must be rebuilt.
+    /// Possibly anything: all that was made from the registry must be rebuilt.
     Everything,
     /// Only this.
     Some(Touched),
@@ -34,7 +34,7 @@ pub struct Update {
     gone: Vec<Arc<Object>>,
 }
 
-/// One object comes or goes.
+/// An object is added or removed.
 #[derive(Clone, Copy)]
 enum Step {
     Add,
@@ -62,8 +62,7 @@ impl Step {
 }
 
 impl Registry {
-    /// Makes these the resources. An object that is the same one as before (by its place in
-    /// memory) costs next to nothing.
+    /// Replaces the resources. An object that is the same as before (by its place in memory) costs almost nothing.
     #[must_use]
     pub fn update(&mut self, objects: &[Arc<Object>]) -> Update {
         self.updates += 1;
@@ -93,8 +92,8 @@ impl Registry {
         self.apply(added, gone)
     }
 
-    /// As [`Self::update`], for a caller that knows what is different: costs nothing for objects
-    /// that stay. An object that is in both lists stays.
+    /// As [`Self::update`], for a caller that knows the changes. Objects that stay cost nothing. An object that is in
+    /// both lists stays.
     #[must_use]
     pub fn change(&mut self, added: &[Arc<Object>], gone: &[Arc<Object>]) -> Update {
         self.updates += 1;
@@ -117,7 +116,7 @@ impl Registry {
         self.apply(came, left)
     }
 
-    /// Takes in what `held` has already.
+    /// Applies changes that are already in `held`.
     fn apply(&mut self, added: Vec<Arc<Object>>, gone: Vec<Arc<Object>>) -> Update {
         let change = if added.len() + gone.len() <= FEW.max(self.held.len() / 8) {
             let mut touched = Touched::default();
@@ -139,7 +138,7 @@ impl Registry {
         }
     }
 
-    /// Makes the resources those from before an update, which must be the last one.
+    /// Undoes an update, which must be the last one.
     pub fn go_back(&mut self, update: Update) {
         for object in &update.added {
             self.held.remove(&Arc::as_ptr(object).addr());
@@ -164,7 +163,7 @@ impl Registry {
     fn rebuild(&mut self) {
         let mut objects: Vec<_> = self.held.values().map(|(o, _)| Arc::clone(o)).collect();
         objects.sort_by(|a, b| by_age(a, b));
-        // Entries select them, so they are there first.
+        // WorkloadEntries come first, because entries select them.
         objects.sort_by_key(|o| !matches!(o.spec, Some(Spec::WorkloadEntry(_))));
         let held = std::mem::take(&mut self.held);
         *self = Self {
@@ -251,7 +250,7 @@ impl Registry {
         hosts
     }
 
-    /// A `WorkloadEntry` came or went: entries that select it have other endpoints.
+    /// A `WorkloadEntry` was added or removed: the endpoints of entries that select it change.
     fn select_anew(&mut self, object: &Object, spec: &WorkloadEntry, touched: &mut Touched) {
         let here = self.selecting.get(&object.meta.namespace);
         let selecting: Vec<_> = here.into_iter().flatten().cloned().collect();
@@ -268,7 +267,7 @@ impl Registry {
         }
     }
 
-    /// Routes that take others from the `VirtualService` of this name.
+    /// Touches the routes that delegate to the `VirtualService` of this name.
     pub(super) fn touch_delegating(&self, key: &Named, touched: &mut Touched) {
         for object in self.delegating.get(key).into_iter().flatten() {
             if let Some(Spec::VirtualService(spec)) = &object.spec {
@@ -316,7 +315,7 @@ fn selects(selector: &WorkloadSelector, object: &Object, spec: &WorkloadEntry) -
     wanted.all(|(k, v)| label(k) == Some(v))
 }
 
-/// The hosts of an entry; one that is listed twice is one.
+/// The hosts of an entry, each once.
 pub(super) fn canonical(spec: &ServiceEntry) -> Vec<Arc<str>> {
     let hosts: BTreeSet<_> = spec.hosts.iter().map(|h| hosts::canonical(h)).collect();
     hosts.into_iter().collect()

@@ -1,7 +1,7 @@
 //! The part of the registry that one workload sees: its services and their plans.
 //!
-//! Owns which entries are visible, and which of them a rule change makes it check again. A copy shares
-//! what does not change after it, and the view of another scope is made from a copy.
+//! Owns which entries are visible, and which are checked again after a rule change. A copy shares unchanged parts, and
+//! the view of another scope is made from a copy.
 
 use super::Registry;
 use super::plan::{Context, HostPlan};
@@ -22,21 +22,21 @@ pub struct View {
     pub scope: Scope,
     /// Services.
     pub services: OrdMap<Arc<str>, Arc<Service>>,
-    /// What each does, by port.
+    /// The plan of each service, by port.
     pub plans: OrdMap<Arc<str>, Arc<HostPlan>>,
-    /// Hosts whose routes lead to another one.
+    /// For each host, the hosts whose routes lead to it.
     used_by: OrdMap<Arc<str>, OrdSet<Arc<str>>>,
 }
 
 /// Services that were made for a view, by host.
 pub type Made = BTreeMap<Arc<str>, Arc<Service>>;
 
-/// What a view looked at again.
+/// What a view checked again.
 #[derive(Debug, Default)]
 pub struct Looked {
-    /// Hosts that may have another service.
+    /// Hosts whose service may have changed.
     pub services: BTreeSet<Arc<str>>,
-    /// Hosts whose routes may be others, with their former plans.
+    /// Hosts whose routes may have changed, with their former plans.
     pub plans: BTreeMap<Arc<str>, Arc<HostPlan>>,
 }
 
@@ -139,7 +139,7 @@ impl View {
         looked
     }
 
-    /// Services that a host or wildcard is for.
+    /// Services that a host or wildcard covers.
     fn covered(&self, pattern: &Arc<str>) -> Vec<Arc<str>> {
         if hosts::is_wildcard(pattern) {
             let all = self.services.keys();
@@ -149,7 +149,7 @@ impl View {
         known.then(|| Arc::clone(pattern)).into_iter().collect()
     }
 
-    /// Services whose routes lead to a host, or to one that a wildcard is for, known or not.
+    /// Services whose routes lead to a host, or to one that a wildcard covers, whether it is known or not.
     fn users_of(&self, pattern: &Arc<str>) -> Vec<Arc<str>> {
         if hosts::is_wildcard(pattern) {
             let all = self.used_by.iter();
@@ -177,7 +177,7 @@ impl View {
         old.unwrap_or_default()
     }
 
-    /// A host's routes lead elsewhere.
+    /// Notes that the routes of a host lead to other hosts.
     fn uses(&mut self, host: &Arc<str>, old: Option<&HostPlan>, new: Option<&HostPlan>) {
         let others = |plan: Option<&HostPlan>| -> BTreeSet<Arc<str>> {
             let hosts = plan.into_iter().flat_map(HostPlan::destinations);
@@ -200,7 +200,7 @@ impl View {
         }
     }
 
-    /// The service of a host, of the entries that are visible.
+    /// The service of a host, made from the visible entries.
     fn service(&self, host: &Arc<str>, entries: &[Arc<Entry>]) -> Option<Arc<Service>> {
         let visible = |entry: &Arc<Entry>| {
             let namespace = &entry.object.meta.namespace;

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Destinations whose bytes are relayed unread where neither Host nor SNI is listed. The longest prefix
-/// wins among those for any bytes, then among the sniffed ones; of one prefix listed twice, the first.
+/// Destinations whose bytes are relayed unread if neither Host nor SNI is listed. The longest prefix wins among those
+/// for any bytes, then among the sniffed ones; of one prefix listed twice, the first.
 ///
 /// A persistent map, as [`super::ByName`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,7 +33,7 @@ impl ByNetwork {
         lists.map(|list| list.len()).sum()
     }
 
-    /// Lists these routes for a network, in their order, in the place of the former ones.
+    /// Lists these routes for a network, in this order, and replaces the former ones.
     pub fn set(&mut self, net: IpNet, routes: Vec<Arc<TcpRoute>>) {
         let (sniffed, any) = routes.into_iter().partition(|route| route.sniffed);
         self.any.set(net.trunc(), any);
@@ -112,8 +112,7 @@ impl Networks {
     }
 }
 
-/// Hosts and server names by `addresses`. Few services have any: the lists are made anew when one of
-/// them changes. A copy is one and the same.
+/// Hosts and server names by `addresses`. Few services have any, so a change rebuilds the lists. A copy shares them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ByAddress(Arc<Lists>);
 
@@ -124,16 +123,16 @@ struct Lists {
 }
 
 impl ByAddress {
-    /// `hosts`: networks by which a host is known to requests whose Host is the address that was
-    /// dialled: the single addresses of `addresses`; with resolution NONE everything it covers.
+    /// `hosts`: the networks of hosts that a request may name by the dialled address in its Host: the single addresses
+    /// of `addresses`; with resolution NONE all networks in it.
     ///
     /// `tls`: networks of `addresses`. A single address needs no server name (istio
-    /// `pilot/pkg/networking/core/tls.go`), a larger network does.
+    /// `pilot/pkg/networking/core/tls.go`); a larger network needs one.
     pub fn new(hosts: Vec<(IpNet, Arc<VirtualHost>)>, tls: Vec<(IpNet, Arc<TlsRoute>)>) -> Self {
         Self(Arc::new(Lists { hosts, tls }))
     }
 
-    /// Hosts that an address is the Host of, the longest network first.
+    /// Hosts that a request may name by this address, the longest network first.
     pub(super) fn hosts_of(&self, addr: IpAddr) -> impl Iterator<Item = &Arc<VirtualHost>> {
         let known = self.0.hosts.iter();
         let mut known: Vec<_> = known.filter(|(net, _)| net.contains(&addr)).collect();
@@ -141,7 +140,7 @@ impl ByAddress {
         known.into_iter().map(|(_, host)| host)
     }
 
-    /// Routes that a single address leads to without a server name.
+    /// Routes that take flows to a single address without a server name.
     pub(super) fn nameless(&self, addr: IpAddr) -> impl Iterator<Item = &Arc<TlsRoute>> {
         let single = IpNet::from(addr);
         let known = self.0.tls.iter();
@@ -150,7 +149,7 @@ impl ByAddress {
             .map(|(_, to)| to)
     }
 
-    /// The first network of `addresses` that an address is in.
+    /// The first network of `addresses` that contains an address.
     pub(super) fn tls_network(&self, addr: IpAddr) -> Option<IpNet> {
         let mut networks = self.0.tls.iter().map(|(net, _)| *net);
         networks.find(|net| net.contains(&addr))

@@ -1,12 +1,12 @@
-//! Entries of a port by the names that they are listed under: finds the most specific for a name among
-//! many, exact, then the longest wildcard. Does not know what an entry does.
+//! Entries of a port by the names that they are listed under: finds the most specific one for a name: the exact name,
+//! then the longest wildcard. Does not know what an entry does.
 //!
-//! A persistent map: a copy shares what does not change after it, so that one more name costs the same
-//! whatever their number.
+//! A persistent map: a copy shares unchanged parts, so the cost of adding a name does not depend on the number of
+//! names.
 //!
 //! A wildcard matches by text suffix, any number of labels deep, as in Istio (`pkg/config/host/name.go`):
-//! `*.example.com` is `a.b.example.com` and not `example.com`; `*example.com` is both and
-//! `badexample.com` too.
+//! `*.example.com` matches `a.b.example.com` and not `example.com`; `*example.com` matches both, and `badexample.com`
+//! too.
 
 use crate::istio::hosts::{ends, specificity};
 use crate::sharing::share;
@@ -113,7 +113,7 @@ impl<T> ByName<T> {
         self.names.len()
     }
 
-    /// Lists an entry under a name, in the place of one of the same rank.
+    /// Lists an entry under a name, and replaces one of the same rank.
     pub fn insert(&mut self, name: &Arc<str>, rank: Rank, entry: Arc<T>) {
         let Some(held) = self.names.get(&**name) else {
             self.names.insert(Arc::clone(name), Few::One(rank, entry));
@@ -129,7 +129,7 @@ impl<T> ByName<T> {
         }
     }
 
-    /// Takes the entry of a rank away from a name.
+    /// Removes the entry of a rank from a name.
     pub fn remove(&mut self, name: &str, rank: &Rank) {
         let Some(held) = self.names.get(name) else {
             return;
@@ -158,7 +158,7 @@ impl<T> ByName<T> {
         names.flat_map(|(name, few)| few.iter().map(move |entry| (name, entry)))
     }
 
-    /// What `accept` makes of the first entry that it takes, the most specific name first.
+    /// The result of `accept` for the first entry that it takes, the most specific name first.
     pub(super) fn find<R>(&self, host: &str, accept: impl Fn(&Arc<T>) -> Option<R>) -> Option<R> {
         let find = |name: &str| self.names.get(name)?.iter().find_map(&accept);
         let longest_wildcard = || {

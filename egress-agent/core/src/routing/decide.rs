@@ -1,4 +1,4 @@
-//! The decisions: Host, SNI or bare bytes in, a destination or a denial out.
+//! The decisions: from a Host, an SNI or plain bytes to a destination or a denial.
 
 use super::head::RequestHead;
 use super::inside::{canonical, within};
@@ -13,19 +13,19 @@ use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Name that Istio gives the destination of traffic that no service matches.
+/// Istio's name for the destination of traffic that matches no service.
 const PASSTHROUGH: &str = "PassthroughCluster";
 
 /// What happens to one HTTP request.
 #[derive(Clone, Debug)]
 pub enum HttpDecision {
-    /// A route takes it: what the route does, and what it asks for besides.
+    /// A route takes it: the route's action and its policy.
     Act(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>),
     /// The Host is not listed on this port: 502 with an empty body (Istio's `block_all`).
     UnlistedHost,
     /// Listed, but no route matches: 404 with an empty body, flag NR.
     NoRoute,
-    /// The route leads to what is not registered: 503 with an empty body, flag NC.
+    /// The route leads to a destination that is not registered: 503 with an empty body, flag NC.
     NoCluster(Arc<Cluster>),
     /// The route, or its destination, has a field that is not carried out and would narrow or
     /// protect: 503 with an empty body, flag NC. The text names the field and the object.
@@ -41,7 +41,7 @@ pub enum TlsDecision {
     UnlistedName,
     /// Its destination has a field that is not carried out and would protect: closed.
     NotCarriedOut(Arc<str>),
-    /// A route takes the name and leads to what no rule lists: closed.
+    /// A route takes the name and leads to a destination that no rule lists: closed.
     NoCluster(Arc<Cluster>),
 }
 
@@ -50,7 +50,7 @@ pub enum TlsDecision {
 pub enum TcpDecision {
     /// Relayed, whatever is spoken.
     Relay(Arc<Cluster>),
-    /// Relayed unless it is HTTP, which its Host decides.
+    /// Relayed unless it is HTTP, which is decided by its Host.
     RelayNonHttp(Arc<Cluster>),
     /// The destination is not listed for TCP: closed.
     Unlisted,
@@ -64,8 +64,8 @@ impl RouteTable {
         Some(self.policies.get(&policy)?.ports.get(&port)?)
     }
 
-    /// Decides one HTTP request by its Host. `dialled` is the original destination; `turn` says
-    /// whose turn it is among destinations by weight.
+    /// Decides one HTTP request by its Host. `dialled` is the original destination; `turn` selects among destinations
+    /// by weight.
     pub fn http(
         &self,
         policy: PolicyId,
@@ -107,7 +107,7 @@ impl RouteTable {
                 if !within(&route.nets, dialled.ip()) {
                     return None;
                 }
-                // It takes the name: a wildcard over it must not have what it denies.
+                // This route takes the name and denies it, so no wildcard may allow it.
                 if let Some(why) = &cluster.policy.denied {
                     return Some(TlsDecision::NotCarriedOut(Arc::clone(why)));
                 }
@@ -149,7 +149,7 @@ impl RouteTable {
                 if let Some(why) = &cluster.policy.denied {
                     return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
                 }
-                // One that leads nowhere takes nothing from the others.
+                // A destination that leads nowhere does not keep other routes from taking the flow.
                 let cluster = Some(cluster).filter(|c| !c.missing && c.takes(dialled.ip()))?;
                 let cluster = Arc::clone(cluster);
                 Some(if route.sniffed {
@@ -165,8 +165,7 @@ impl RouteTable {
             .unwrap_or(TcpDecision::Unlisted)
     }
 
-    /// Whether a running TLS connection with this server name still is listed, whichever of its
-    /// route's destinations it went to.
+    /// Whether a running TLS connection with this server name is still listed, for any destination of its route.
     pub fn lists_server(&self, policy: PolicyId, dialled: SocketAddr, sni: Option<&str>) -> bool {
         let leads = |route: &Arc<TlsRoute>| {
             within(&route.nets, dialled.ip()).then(|| leads_somewhere(&route.to, dialled))?
@@ -181,8 +180,7 @@ impl RouteTable {
         by_name().unwrap_or_else(|| self.lists_tcp(policy, dialled))
     }
 
-    /// Why a TLS connection without a server name is denied: the network that lists its address needs
-    /// one.
+    /// Why a TLS connection without a server name is denied. If a network lists its address, that network needs one.
     pub fn no_server_name(&self, policy: PolicyId, dialled: SocketAddr) -> DenialReason {
         let addr = canonical(dialled.ip());
         let routes = self.port(policy, dialled.port());
@@ -211,7 +209,7 @@ impl RouteTable {
         self.policies.get(&policy).is_some_and(|p| p.audit)
     }
 
-    /// Where a flow goes that was denied, if its policy denies nothing: to what it dialled.
+    /// The destination of a denied flow if its policy audits: the dialled address.
     pub fn audited(&self, policy: PolicyId, dialled: SocketAddr) -> Option<Arc<Cluster>> {
         self.audits(policy).then(|| Arc::new(passthrough(dialled)))
     }
@@ -227,7 +225,7 @@ impl PortRoutes {
     ) -> HttpDecision {
         let turn = turn.into();
         let decided = |host: &Arc<VirtualHost>| match host.decide(dialled, head, turn) {
-            // Not at this address: a wildcard over it may be.
+            // The host is not listed at this address, but a wildcard may be.
             HttpDecision::UnlistedHost => None,
             decided => Some(decided),
         };
@@ -239,8 +237,8 @@ impl PortRoutes {
         found.unwrap_or(HttpDecision::UnlistedHost)
     }
 
-    /// Hosts for a Host that is an address, the longest network first. It must be the address that
-    /// was dialled: the name of one entry never goes with the address of another.
+    /// Hosts for a Host that is an address, the longest network first. It must be the address that was dialled: the
+    /// name of one entry is never combined with the address of another.
     fn known_by(&self, dialled: IpAddr, host: IpAddr) -> impl Iterator<Item = &Arc<VirtualHost>> {
         let addr = canonical(dialled);
         let same = (canonical(host) == addr).then(|| self.addresses.hosts_of(addr));
@@ -260,7 +258,7 @@ impl PolicyRoutes {
     }
 }
 
-/// Whether a split takes a flow to this address: to a destination, or to deny it. `None`: neither.
+/// Whether a split leads a flow to a destination (true) or denies it (false). `None`: neither.
 fn leads_somewhere(split: &Split, dialled: SocketAddr) -> Option<bool> {
     let takes = |c: &Arc<Cluster>| !c.missing && c.policy.denied.is_none() && c.takes(dialled.ip());
     if split.clusters().any(takes) {
@@ -272,7 +270,7 @@ fn leads_somewhere(split: &Split, dialled: SocketAddr) -> Option<bool> {
         .then_some(false)
 }
 
-/// What was dialled, whatever it is.
+/// A cluster that dials the client's destination.
 fn passthrough(dialled: SocketAddr) -> Cluster {
     Cluster {
         id: ClusterId::new(PASSTHROUGH, dialled.port()),
@@ -288,7 +286,7 @@ impl VirtualHost {
             match fits.max().unwrap_or(HttpMatch::unconditional(head)) {
                 Fit::Yes => {}
                 Fit::No => continue,
-                // It may be this route's: not a later one's to have.
+                // It may match this route, so no later route may take it.
                 Fit::Unknown => return HttpDecision::NoRoute,
             }
             return match &route.action {
@@ -315,7 +313,7 @@ fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Arc<Cluste
     if cluster.missing {
         return Err(HttpDecision::NoCluster(Arc::clone(cluster)));
     }
-    // Its own addresses only: Host and destination must both be listed.
+    // Only for the cluster's own addresses: Host and destination must both be listed.
     if !cluster.takes(dialled.ip()) {
         return Err(HttpDecision::UnlistedHost);
     }

@@ -18,7 +18,7 @@ pub struct HttpDenial {
 }
 
 impl HttpDecision {
-    /// What the route of a request with this Host does and asks for, or the request's denial.
+    /// What the route of a request with this Host does, with its policy, or the request's denial.
     pub fn or_denial(
         self,
         authority: &str,

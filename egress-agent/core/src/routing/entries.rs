@@ -1,6 +1,5 @@
-//! What a port lists: hosts, server names and networks, each with its routes, and the destinations
-//! that they lead to. Plain values: a test writes one down as a literal. `table` says on which port they
-//! are.
+//! What a port lists: hosts, server names and networks, each with its routes and their destinations. Plain values, so
+//! that tests can write them as literals. `table` has the ports.
 
 use super::by_name::Named;
 use super::inside::{leads_inside, within};
@@ -16,9 +15,9 @@ use std::sync::Arc;
 pub struct VirtualHost {
     /// Lower-case host or wildcard (`*.example.com`) as the `ServiceEntry` lists it.
     pub host: String,
-    /// Destinations on which it is known (`addresses` with resolution NONE); empty means all.
+    /// Destinations at which it is listed (`addresses` with resolution NONE); empty means all.
     pub nets: Vec<IpNet>,
-    /// In order; the first that matches wins; none that matches is 404 (flag NR).
+    /// In order; the first that matches wins. If none matches, the reply is 404 (flag NR).
     pub routes: Vec<Arc<HttpRoute>>,
 }
 
@@ -31,16 +30,16 @@ impl Named for VirtualHost {
 /// One HTTP route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
-    /// Requests that it is for, any of them; empty means all.
+    /// It is for requests that match any of these; empty means all requests.
     pub matches: Vec<HttpMatch>,
     /// The route's action on matching requests. A route without an action denies them.
     pub action: Result<HttpAction<Split>, NoAction>,
-    /// What it asks for besides.
+    /// Its other settings.
     pub policy: Arc<RoutePolicy>,
 }
 
 impl HttpRoute {
-    /// Forwards every request and asks for nothing besides.
+    /// Forwards every request, without other settings.
     pub fn forwarding(to: Split) -> Self {
         Self {
             matches: Vec::new(),
@@ -72,8 +71,8 @@ impl Named for TlsRoute {
 pub struct TcpRoute {
     /// Destinations that it is for.
     pub nets: Vec<IpNet>,
-    /// The port's protocol is not set, so that HTTP is routed by its Host and only the rest is
-    /// relayed. Otherwise it is TCP, and HTTP to an unlisted Host is relayed too.
+    /// The port has no protocol, so HTTP is routed by its Host and only other bytes are relayed. Otherwise the protocol
+    /// is TCP, and HTTP to an unlisted Host is relayed too.
     pub sniffed: bool,
     /// Where to.
     pub to: Split,
@@ -107,8 +106,7 @@ impl Split {
         weighed.map(|(_, cluster)| cluster)
     }
 
-    /// The destination of one request or connection. Every stretch of draws meets the weights
-    /// closely.
+    /// The destination of one request or connection. Even a few draws in a row follow the weights closely.
     pub fn pick(&self, turn: Turn) -> Option<&Arc<Cluster>> {
         let total: u64 = self
             .shares
@@ -132,28 +130,28 @@ impl Split {
 pub struct Cluster {
     /// Which service, port and subset. Host and port are part of `x-envoy-decorator-operation`.
     pub id: ClusterId,
-    /// Addresses to dial, sorted. Empty is 503 `no healthy upstream`.
+    /// Addresses to dial, sorted. If empty, the reply is 503 `no healthy upstream`.
     pub endpoints: Vec<SocketAddr>,
     /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
     pub original_dst: Option<u16>,
-    /// With `original_dst`: the only addresses that may be dialled; empty means all but those that
-    /// lead into the machine itself or to its platform.
+    /// With `original_dst`: the only addresses that may be dialled. Empty means all except those of the machine itself
+    /// and of its platform.
     pub nets: Vec<IpNet>,
     /// The service, its port or the subset is not registered: 503 with an empty body, flag NC.
     pub missing: bool,
-    /// Flows are shared out over all endpoints (resolution STATIC). Otherwise the one that the
-    /// client dialled is first, if it is one of them.
+    /// Flows are balanced over all endpoints (resolution STATIC). Otherwise the dialled address comes first, if it is
+    /// an endpoint.
     pub balanced: bool,
     /// What `DestinationRule`s ask for it.
     pub policy: Arc<ClusterPolicy>,
 }
 
 impl Cluster {
-    /// Whether a flow to this destination may be handed to it.
+    /// Whether the cluster may take a flow to this destination.
     pub fn takes(&self, dialled: IpAddr) -> bool {
         match self.original_dst {
             None => true,
-            // Any address is none that leads inside.
+            // "Any address" excludes those that lead inside.
             Some(_) if self.nets.is_empty() => !leads_inside(dialled),
             Some(_) => within(&self.nets, dialled),
         }

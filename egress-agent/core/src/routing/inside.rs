@@ -1,8 +1,7 @@
 //! Addresses in the form in which they are judged, and the one list of special ones.
 //!
-//! A rule for any address does not include addresses of the machine itself or of the platform that
-//! runs it, and a DNS answer for a public name should contain none of them. A rule lists such an
-//! address by naming it.
+//! A rule for any address does not include the addresses of the machine itself and of the platform that runs it, and a
+//! DNS answer for a public name should contain none of them. A rule can only list such an address explicitly.
 
 use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
@@ -14,14 +13,14 @@ enum Leads {
     /// Into the machine itself or to the platform that runs it. Metadata services hand out
     /// credentials to any client, whatever Host the request names.
     Inside,
-    /// Elsewhere, and not to the public network.
+    /// To another network that is not public.
     Private,
 }
 
-/// Ranges of the IANA special-purpose registries (RFC 6890 and its updates) that are not public, and
-/// the addresses of platforms. Of two ranges of one address the first counts.
+/// Ranges of the IANA special-purpose registries (RFC 6890 and its updates) that are not public, and the addresses of
+/// platforms. If two ranges contain an address, the first counts.
 const SPECIAL: &[(IpNet, Leads)] = &[
-    // "This network" (RFC 791), of which Linux takes the first address for loopback.
+    // "This network" (RFC 791). Linux treats its first address as loopback.
     (v4(Ipv4Addr::UNSPECIFIED, 8), Leads::Inside),
     (v4(Ipv4Addr::new(127, 0, 0, 0), 8), Leads::Inside),
     // Link-local and most metadata services, RFC 3927.
@@ -88,7 +87,7 @@ const fn v6(addr: Ipv6Addr, bits: u8) -> IpNet {
     IpNet::new_assert(IpAddr::V6(addr), bits)
 }
 
-/// The range of an address. Forms that embed an IPv4 address are judged by it.
+/// Where an address leads, if it is special. Forms that embed an IPv4 address are judged by that address.
 fn special(addr: IpAddr) -> Option<Leads> {
     let addr = canonical(addr);
     let range = SPECIAL.iter().find(|(net, _)| net.contains(&addr));
@@ -100,7 +99,7 @@ pub(super) fn leads_inside(addr: IpAddr) -> bool {
     special(addr) == Some(Leads::Inside)
 }
 
-/// Whether an address may be in an answer for a public name: to bind a listed name to another one
+/// Whether an address may be in an answer for a public name: if a listed name could resolve to any other address, it
 /// would open the inside of the network.
 pub fn is_public(addr: IpAddr) -> bool {
     special(addr).is_none()

@@ -20,18 +20,18 @@ pub struct HttpMatch {
     conditions: Vec<(Subject, Test)>,
 }
 
-/// What a request is found to be. Of several matches of a route the greatest counts.
+/// Whether a request matches. Of several matches of a route the greatest counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fit {
     /// Some condition fails.
     No,
-    /// All hold but for one that cannot be evaluated here.
+    /// All hold except one that cannot be evaluated here.
     Unknown,
     /// All hold.
     Yes,
 }
 
-/// What a condition is about.
+/// What a condition tests.
 #[derive(Clone, Debug, PartialEq)]
 enum Subject {
     Path,
@@ -76,7 +76,7 @@ impl PartialEq for Test {
 }
 
 impl HttpMatch {
-    /// Of a resource's match.
+    /// From a resource's match.
     pub fn new(m: &HttpMatchRequest) -> Self {
         let mut conditions = Vec::new();
         if let Some(uri) = &m.uri {
@@ -115,8 +115,7 @@ impl HttpMatch {
         Self { conditions }
     }
 
-    /// Matches of which one of the first and one of the second list holds; an empty list is all
-    /// requests.
+    /// The matches that hold if one of the first and one of the second list holds. An empty list matches all requests.
     pub fn both(first: &[Self], second: Vec<Self>) -> Vec<Self> {
         if first.is_empty() || second.is_empty() {
             return if first.is_empty() {
@@ -136,13 +135,12 @@ impl HttpMatch {
         first.iter().flat_map(with).collect()
     }
 
-    /// Whether every request fits.
+    /// Whether every request matches.
     pub fn is_bare(&self) -> bool {
         self.conditions.is_empty()
     }
 
-    /// Judges a request that no match was needed for: `OPTIONS *` asks for no path, and a route
-    /// without a match is one for the prefix `/`.
+    /// Judges a request for a route without a match. Such a route is for the prefix `/`, and `OPTIONS *` has no path.
     pub fn unconditional(head: &RequestHead<'_>) -> Fit {
         if head.path == "*" { Fit::No } else { Fit::Yes }
     }
@@ -177,7 +175,7 @@ fn holds(subject: &Subject, test: &Test, head: &RequestHead<'_>) -> bool {
         Subject::Method => test.accepts(head.method),
         Subject::Authority => test.accepts(head.authority),
         Subject::Header(name) => values(name, head).iter().any(|value| test.accepts(value)),
-        // An absent header counts as an empty one, but is not present.
+        // An absent header has an empty value, but is not present.
         Subject::Without(name) => {
             let values = values(name, head);
             let passes = values.iter().any(|value| test.accepts(value));
@@ -192,7 +190,7 @@ impl Test {
     fn new(test: &StringMatch) -> Self {
         match test {
             StringMatch::Present => Self::Present,
-            // Not RE2, but what Istio takes for "any value".
+            // Not RE2; Istio uses it for "any value".
             StringMatch::Regex(pattern) if pattern == "*" => Self::Present,
             StringMatch::Exact(pattern) => Self::Exact(pattern.clone()),
             StringMatch::Prefix(pattern) => Self::Prefix(pattern.clone()),
@@ -219,15 +217,15 @@ impl Test {
     }
 }
 
-/// A header's values, each of which is compared by itself (Envoy's `match_headers_individually`);
-/// pseudo headers by their names.
+/// A header's values. Each is compared by itself (Envoy's `match_headers_individually`). Pseudo headers have their
+/// names.
 fn values<'a>(name: &str, head: &RequestHead<'a>) -> Vec<Cow<'a, str>> {
     match name {
         ":method" => return vec![head.method.into()],
         ":path" => return vec![head.path.into()],
         ":authority" | "host" => return vec![head.authority.into()],
         ":scheme" => return vec![scheme(head).into()],
-        // The proxy takes these off before it looks for a route, as Envoy does.
+        // The proxy removes these before it looks for a route, as Envoy does.
         name if ends_here(name) => return Vec::new(),
         _ => {}
     }
@@ -241,8 +239,8 @@ fn values<'a>(name: &str, head: &RequestHead<'a>) -> Vec<Cow<'a, str>> {
     values
 }
 
-/// The scheme of a plain-text request: what `x-forwarded-proto` says, if it says one of the two
-/// (Envoy `conn_manager_utility.cc`).
+/// The scheme of a plain-text request: the value of `x-forwarded-proto` if it is one of the two (Envoy
+/// `conn_manager_utility.cc`).
 fn scheme(head: &RequestHead<'_>) -> &'static str {
     let mut values = head.headers.get_all("x-forwarded-proto").iter();
     match (values.next(), values.next()) {

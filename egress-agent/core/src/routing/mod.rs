@@ -1,4 +1,4 @@
-//! The proxy's immutable snapshot: what is done with a redirected flow whose name is known.
+//! The proxy's immutable snapshot: it decides a redirected flow whose name is known.
 //!
 //! `registry` and `policy` build it; the proxy queries it. It knows no socket.
 

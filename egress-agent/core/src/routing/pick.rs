@@ -5,10 +5,10 @@
 use super::Cluster;
 use std::net::SocketAddr;
 
-/// The addresses to try. The first is the one that the client dialled, where the cluster has it and
-/// is not balanced; else the endpoint whose turn it is, of all of them where it is balanced, else of
-/// the client's address family. The others follow, those of the client's family first. Empty where
-/// the cluster has none. With resolution NONE there is only what the client dialled.
+/// The addresses to try. If the cluster is balanced, the first is the endpoint whose turn it is. Otherwise it is the
+/// dialled address if the cluster has it, else the endpoint of the client's address family whose turn it is. The others
+/// follow, those of the client's family first. Empty if the cluster has none. With resolution NONE there is only the
+/// dialled address.
 pub fn candidates(
     cluster: &Cluster,
     dialled: SocketAddr,
@@ -22,7 +22,7 @@ pub fn candidates(
     let other_family = |endpoint: &SocketAddr| endpoint.is_ipv4() != dialled.is_ipv4();
     if !cluster.balanced {
         order.sort_by_key(other_family);
-        // What was dialled takes no turn from those who have to choose.
+        // A flow to the dialled address takes no turn.
         if let Some(at) = order.iter().position(|endpoint| *endpoint == dialled) {
             order[..=at].rotate_right(1);
             return order;
@@ -35,7 +35,7 @@ pub fn candidates(
     };
     if let Some(at) = turn().checked_rem(chosen_from) {
         order[..chosen_from].rotate_left(at);
-        // Stable: the order of the turn stays within each family.
+        // The sort is stable, so the order of the turn stays within each family.
         order[1..].sort_by_key(other_family);
     }
     order

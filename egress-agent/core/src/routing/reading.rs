@@ -1,7 +1,7 @@
 //! How a redirected flow is read, and what its first bytes mean.
 //!
-//! The proxy carries these decisions out and `explain` reports them, so both agree. It reads no
-//! socket and keeps no clock: the bytes, their end and the time limit come in as arguments.
+//! The proxy carries these decisions out and `explain` reports them, so both agree. This code has no socket and no
+//! clock: bytes, their end and the time limit are arguments.
 
 use super::{Cluster, DenialReason, HttpDecision, PortKind, RequestHead, RouteTable};
 use super::{Sniffed, TcpDecision, Turn};
@@ -21,16 +21,16 @@ pub enum Reading {
     Hello,
     /// Only names are listed: the flow must be of the port's kind.
     Names(PortKind),
-    /// Names, and this destination with a port of unset protocol: HTTP goes by its Host, what else
-    /// names nobody listed is relayed.
+    /// Names, and this destination on a port without a protocol: HTTP is decided by its Host; other bytes without a
+    /// listed name are relayed.
     Sniffed(Arc<Cluster>),
     /// No name is listed on this port, and the destination is listed with a field that is not
     /// carried out: denied unread, for this reason.
     Denied(Arc<str>),
-    /// Names, beside a destination that is [`Reading::Denied`]: what names nobody listed is denied.
+    /// Names, and a destination that is [`Reading::Denied`]: a flow without a listed name is denied.
     NamesOrDenied(Arc<str>),
-    /// Names, and this destination as TCP: what has a listed name goes by it, everything else is
-    /// relayed as if no name were listed beside it. Nothing is denied that TCP alone lets through.
+    /// Names, and this destination as TCP: a flow with a listed name is decided by the name; everything else is
+    /// relayed, as without names. So names deny nothing that TCP alone would allow.
     ByName(Arc<Cluster>),
 }
 
@@ -41,7 +41,7 @@ pub enum Patience {
     Idle,
     /// As long as a name may take.
     Name,
-    /// So long that a server may be the one to speak first.
+    /// Long enough for protocols in which the server speaks first.
     FirstBytes,
 }
 
@@ -56,10 +56,10 @@ pub enum Step {
     NotHttp,
     /// Answered with 426: HTTP/1.0 on a port that is listed as HTTP.
     UpgradeRequired,
-    /// Served as HTTP, 1.0 included: the Host of each request decides.
+    /// Served as HTTP, including 1.0: the Host of each request decides.
     AnyHttp,
-    /// The `ClientHello` is read and its server name decides; without a listed one the flow is
-    /// relayed to this cluster, or denied where there is none.
+    /// The `ClientHello` is read and its server name decides; without a listed one the flow is relayed to this cluster,
+    /// or denied if there is none.
     Tls(Option<Arc<Cluster>>),
     /// Relayed, whatever is spoken.
     Relay(Arc<Cluster>),
@@ -70,8 +70,7 @@ pub enum Step {
 }
 
 impl RouteTable {
-    /// How a flow to this destination is read. `turn` says whose turn it is among
-    /// destinations by weight.
+    /// How a flow to this destination is read. `turn` selects among destinations by weight.
     pub fn reading(&self, policy: PolicyId, dialled: SocketAddr, turn: impl Into<Turn>) -> Reading {
         let names = self.port(policy, dialled.port());
         let kind = names
@@ -106,7 +105,7 @@ impl RouteTable {
 }
 
 impl Reading {
-    /// What is done before a byte was read; `None`: the first bytes must be looked at.
+    /// The step before any byte was read; `None`: the first bytes decide.
     pub fn unread(&self) -> Option<Step> {
         Some(match self {
             Self::Unlisted => Step::Deny(DenialReason::UnlistedPort),
@@ -130,7 +129,7 @@ impl Reading {
             | Self::Denied(_)
             | Self::Names(_)
             | Self::NamesOrDenied(_)
-            // As Istio's sniffing: the client speaks first, or nobody does.
+            // As in Istio's sniffing, the client must speak first.
             | Self::Sniffed(_) => Patience::Name,
         }
     }
@@ -146,7 +145,7 @@ impl Reading {
             (_, Sniffed::Http11) => Step::Http,
             (Self::Names(PortKind::Http), Sniffed::Http10) => Step::UpgradeRequired,
             (Self::Names(PortKind::Http), Sniffed::Unknown | Sniffed::NeedMore)
-            // A server could read a name in it that this side does not.
+            // A server could find a name in it that the proxy does not see.
             | (Self::Names(_) | Self::Sniffed(_), Sniffed::LikeHttp)
             | (Self::Sniffed(_), Sniffed::NeedMore) => Step::NotHttp,
             (Self::Sniffed(_), Sniffed::Http10) => Step::AnyHttp,
@@ -158,7 +157,7 @@ impl Reading {
             (Self::Names(_) | Self::Sniffed(_), Sniffed::Http2) => {
                 Step::Deny(DenialReason::Http2)
             }
-            // On a port that is sniffed an HTTP/1.0 flow is TCP to Istio, and no TCP is listed.
+            // For Istio, HTTP/1.0 on a sniffed port is TCP, and no TCP is listed.
             (Self::Names(_), Sniffed::Http10) => Step::Deny(DenialReason::Http10),
             (Self::Sniffed(to) | Self::ByName(to), _) => Step::Relay(Arc::clone(to)),
             (Self::NamesOrDenied(why), _) => {
@@ -168,20 +167,19 @@ impl Reading {
         }
     }
 
-    /// What is done when the time for the first bytes is over and they do not tell the protocol.
+    /// The step when the time for the first bytes is over and the protocol is unknown.
     pub fn late(&self) -> Step {
         match self {
             Self::ByName(to) => Step::Relay(Arc::clone(to)),
-            // What came so far may be half a request.
+            // The bytes so far may be half a request.
             _ => Step::Deny(DenialReason::NameTimeout),
         }
     }
 
-    /// What is done when the client has ended its side before the protocol was known. `spoke`: some
-    /// bytes came.
+    /// The step when the client ended its side before the protocol was known. `spoke`: some bytes came.
     pub fn ended(&self, spoke: bool) -> Step {
         match self {
-            // Connections that are opened ahead and never used are no finding.
+            // Clients may open connections in advance and never use them. That is not a denial.
             _ if !spoke => Step::Close,
             Self::ByName(to) => Step::Relay(Arc::clone(to)),
             _ => Step::Deny(DenialReason::EndedEarly),

@@ -12,10 +12,10 @@ use thiserror::Error;
 /// Why a flow or request was not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DenialReason {
-    /// The kernel did not redirect this connection: somebody dialled the proxy itself.
+    /// The kernel did not redirect this connection: the client dialled the proxy itself.
     #[error("no original destination: not a redirected connection")]
     NoOrigin,
-    /// The kernel has no entry any more for the cgroups above that of the socket.
+    /// The kernel no longer has an entry for the ancestors of the socket's cgroup.
     #[error(
         "the kernel does not know the ancestors of the socket's cgroup; the next socket that is made \
          in the cgroup brings them back"
@@ -33,8 +33,8 @@ pub enum DenialReason {
     /// The Host header is not listed on this port.
     #[error("the Host is not listed on this port")]
     UnlistedHost,
-    /// The policy that the workload has now does not list what a running connection goes to: a rule
-    /// was removed, or the workload got another policy.
+    /// The workload's present policy does not list the destination of a running connection: a rule was removed, or the
+    /// workload got another policy.
     #[error("the workload's rules do not list it any more")]
     Removed,
     /// The Host header cannot be read.
@@ -49,8 +49,7 @@ pub enum DenialReason {
     /// The route leads to a service, port or subset that no rule lists.
     #[error("the route leads to {0}, which is not registered")]
     NoCluster(String),
-    /// The rule asks for what is not carried out and would narrow or protect. The text names the
-    /// field and the object.
+    /// The rule has a field that narrows or protects and is not carried out. The text names the field and the object.
     #[error("{0}")]
     NotCarriedOut(Arc<str>),
     /// The service has no endpoint: none is listed, no `WorkloadEntry` has the labels of its
@@ -87,10 +86,10 @@ pub enum DenialReason {
     /// The client left before its name was known.
     #[error("closed before the name was known")]
     EndedEarly,
-    /// No `ClientHello` that may pass.
+    /// The `ClientHello` may not pass.
     #[error("bad ClientHello: {0}")]
     BadHello(HelloError),
-    /// A second `ClientHello` that does not keep to the first, or could not be read.
+    /// The second `ClientHello` names another server than the first, or cannot be read.
     #[error("{0}")]
     SecondHello(SecondHelloError),
     /// The server name is not listed on this port.
@@ -108,7 +107,7 @@ pub enum DenialReason {
 }
 
 impl DenialReason {
-    /// The code that the log has for it, in kebab-case as the kernel's reasons are.
+    /// Its code in the log, in kebab-case like the kernel's reasons.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

@@ -17,15 +17,14 @@ pub struct RouteTable {
     pub generation: u64,
     /// Routes of each policy; a policy id that is not here may do nothing.
     pub policies: BTreeMap<PolicyId, Arc<PolicyRoutes>>,
-    /// The policy of each cgroup that has one of its own. In one snapshot with the routes, so that
-    /// no flow is judged by the owners of one moment and the routes of another.
+    /// The policy of each cgroup that has one of its own. They are in the same snapshot as the routes, so that no flow
+    /// is judged by owners and routes of different moments.
     pub owners: Arc<BTreeMap<CgroupId, PolicyId>>,
 }
 
 impl RouteTable {
-    /// The policy that a flow is under at the moment: that of the deepest of its owner's `cgroups`
-    /// (deepest first) that has one, else the enforced root's default. A workload may get another
-    /// policy, or be recognised, while its connections run.
+    /// The present policy of a flow: that of the deepest of its owner's `cgroups` (deepest first) that has one, else
+    /// the enforced root's default. A workload may get another policy, or be recognised, while its connections run.
     pub fn policy_of(&self, cgroups: &[CgroupId]) -> PolicyId {
         let own = cgroups.iter().find_map(|id| self.owners.get(id));
         own.copied().unwrap_or(DEFAULT_POLICY)
@@ -37,9 +36,8 @@ impl RouteTable {
 pub struct PolicyRoutes {
     /// Routes of each dialled port.
     pub ports: BTreeMap<u16, Arc<PortRoutes>>,
-    /// Destinations that may be reached on any port, whatever is spoken: the agent's `internal`
-    /// ranges, and everything under `ALLOW_ANY`. A port that is redirected for the names on it
-    /// must not cut them off.
+    /// Destinations that may be reached on any port, whatever is spoken: the agent's `internal` ranges, and everything
+    /// under `ALLOW_ANY`. They stay reachable on a port that is redirected because of its names.
     pub passthrough: Arc<[IpNet]>,
     /// The policy audits: a denied flow still goes to its destination, and is recorded.
     pub audit: bool,

@@ -1,8 +1,8 @@
 //! Round robin: each list of destinations counts its own draws.
 //!
-//! A count that several lists share starves entries: a flow that advances it twice reaches only
-//! every second entry of a list. The snapshot keeps the count of a split; the proxy keeps the count
-//! of a cluster's endpoints, which outlives snapshots.
+//! Lists do not share a count: a flow that advances a shared count twice would reach only every second entry of a list.
+//! The snapshot keeps the count of a split. The proxy keeps the count of a cluster's endpoints, which outlives
+//! snapshots.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum Turn {
     /// The next draw of the list, which counts.
     Next,
-    /// The draw of this number, which counts nothing: for a look at what a flow would get.
+    /// The draw of this number, which does not advance the count: to see what a flow would get.
     At(usize),
 }
 
@@ -41,8 +41,8 @@ impl Turns {
 }
 
 impl Default for Turns {
-    /// Lists start at different places: those that are rebuilt with every DNS answer, or once for
-    /// each policy, would all send their first flow to the first entry.
+    /// Lists start at different places. Otherwise lists that are rebuilt with every DNS answer, or once for each
+    /// policy, would all send their first flow to the first entry.
     fn default() -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let made = MADE.fetch_add(1, Ordering::Relaxed) as u64;
@@ -53,7 +53,7 @@ impl Default for Turns {
     }
 }
 
-/// The same for each list, as [`PartialEq`] has it.
+/// The same text for every list, in line with [`PartialEq`].
 impl fmt::Debug for Turns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Turns")
@@ -66,7 +66,7 @@ impl Clone for Turns {
     }
 }
 
-/// Two snapshots are equal whatever was drawn from them.
+/// Draws do not make two snapshots unequal.
 impl PartialEq for Turns {
     fn eq(&self, _: &Self) -> bool {
         true

@@ -1,6 +1,6 @@
-//! Findings that follow the rules: a changed object costs a look at what depends on it.
+//! Findings that follow the rules: after a change, only what depends on the changed object is checked again.
 //!
-//! Owns what depends on what. What is looked for is `lint`'s.
+//! Owns the dependences. `look` has the checks.
 
 use super::look::{Found, Lint};
 use crate::istio::{Object, Spec, hosts};
@@ -10,7 +10,7 @@ use crate::registry::virtual_service::serves_mesh;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// What findings are made of, which may be about several objects.
+/// What one look checks. Its findings may be about several objects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     /// The service of a host.
@@ -25,9 +25,9 @@ pub struct Linter {
     registry: Registry,
     /// `VirtualService`s and `Sidecar`s, by their place in memory.
     objects: HashMap<usize, Arc<Object>>,
-    /// Those that ask which service a host has, or which services a wildcard covers.
+    /// Objects by the hosts and wildcards whose services they depend on.
     asking: BTreeMap<Arc<str>, BTreeSet<usize>>,
-    /// What was found; without subjects of which nothing is.
+    /// What was found, without subjects that have no finding.
     found: BTreeMap<Subject, Vec<Found>>,
 }
 
@@ -43,7 +43,7 @@ impl Default for Linter {
     }
 }
 
-/// What is to be looked at again.
+/// The subjects to check again.
 #[derive(Default)]
 struct Anew {
     services: BTreeSet<Arc<str>>,
@@ -51,7 +51,7 @@ struct Anew {
 }
 
 impl Linter {
-    /// Takes objects in and out. One that is in both lists stays.
+    /// Adds and removes objects. An object that is in both lists stays.
     pub fn change(&mut self, added: &[Arc<Object>], gone: &[Arc<Object>]) {
         let places = |list: &[Arc<Object>]| -> HashSet<usize> { list.iter().map(place).collect() };
         let (coming, leaving) = (places(added), places(gone));
@@ -88,8 +88,8 @@ impl Linter {
         self.look(&anew);
     }
 
-    /// Everything that is found, the findings about one object in their order, each once: a service
-    /// is looked at under each of its hosts.
+    /// All findings, each once, although a service is checked under each of its hosts. The findings about one object
+    /// are in order.
     pub fn findings(&self) -> impl Iterator<Item = &Found> {
         let mut said = HashSet::new();
         let all = self.found.values().flatten();
@@ -127,7 +127,7 @@ impl Linter {
         }
     }
 
-    /// Hosts and wildcards of whose services a look at an object depends.
+    /// Hosts and wildcards whose services a look at an object depends on.
     fn asks(&self, object: &Object) -> BTreeSet<Arc<str>> {
         let own = &object.meta.namespace;
         let full = |host: &String| hosts::full_name(host, own, &self.registry.domain);
@@ -152,7 +152,7 @@ impl Linter {
         }
     }
 
-    /// What a look at depends on an object that came or went.
+    /// Notes the subjects that depend on an object that was added or removed.
     fn touch(&self, object: &Object, anew: &mut Anew) {
         let full = |host: &str| {
             let (own, domain) = (&object.meta.namespace, &self.registry.domain);
@@ -184,7 +184,7 @@ impl Linter {
     }
 }
 
-/// The values of hosts that fall under a host or wildcard.
+/// The values of the hosts that a host or wildcard covers.
 fn under<'a, T>(map: &'a BTreeMap<Arc<str>, T>, pattern: &str) -> impl Iterator<Item = &'a T> {
     let exact = (!hosts::is_wildcard(pattern)).then(|| map.get(pattern));
     let wild = exact.is_none().then(|| {

@@ -86,7 +86,7 @@ impl Lint<'_> {
         self.say(object, &path(steps), Severity::Warning, text);
     }
 
-    /// What there is to say of an object, for those that are not looked at as a service.
+    /// Checks an object that is not checked as a service.
     pub(super) fn object(&mut self, object: &Arc<Object>) {
         match &object.spec {
             Some(Spec::VirtualService(spec)) if !serves_mesh(spec) => {
@@ -213,7 +213,7 @@ impl Lint<'_> {
         self.dead_routes(rule);
     }
 
-    /// Services that a rule's host is for.
+    /// Services that a rule's host covers.
     fn covered(&self, host: &str) -> Vec<Service> {
         if !hosts::is_wildcard(host) {
             return self.service_of(host).into_iter().collect();
@@ -224,7 +224,7 @@ impl Lint<'_> {
             .collect()
     }
 
-    /// Routes of a kind that no port of the hosts speaks.
+    /// Routes for a protocol that no port of the hosts has.
     fn unused_sections(&mut self, rule: &VirtualService, covered: &[Service]) {
         if covered.is_empty() {
             return;
@@ -325,7 +325,7 @@ impl Lint<'_> {
         }
     }
 
-    /// http routes behind one that takes everything.
+    /// http routes after one that takes every request.
     fn dead_routes(&mut self, rule: &VirtualService) {
         let http = &rule.spec().http;
         let takes_all = |m: &crate::istio::virtual_service::HttpMatchRequest| {

@@ -1,7 +1,7 @@
 //! Findings across objects, as `istioctl analyze` has them: every object is valid, but together
 //! they do not do what their author seems to want.
 //!
-//! What is looked for is `look`'s; what depends on what is `linter`'s.
+//! `look` has the checks; `linter` has the dependences.
 
 mod linter;
 mod look;
@@ -19,13 +19,13 @@ pub use look::Found;
 pub struct Finding {
     /// Place of the object in the list that was given.
     pub object: usize,
-    /// What is found; a warning or a note.
+    /// The finding; a warning or a note.
     pub message: Message,
     /// A port is open to any address.
     pub opens: bool,
 }
 
-/// Everything that is found about these objects together, in their order.
+/// All findings about these objects together, in the order of the objects.
 pub fn lint(objects: &[Arc<Object>]) -> Vec<Finding> {
     let mut linter = Linter::default();
     linter.change(objects, &[]);

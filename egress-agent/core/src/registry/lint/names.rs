@@ -7,8 +7,8 @@ use crate::registry::scope::Import;
 use crate::registry::services::{Entry, Service};
 use std::sync::Arc;
 
-/// Domains of one owner that give names below them to many: the private section of the Public Suffix
-/// List has suffixes below each.
+/// Domains of one owner under which many others have names: the private section of the Public Suffix List has suffixes
+/// below each.
 const MANY_OWNERS: [&str; 5] = [
     "amazonaws.com",
     "amazonaws.com.cn",
@@ -23,8 +23,7 @@ impl Lint<'_> {
             return;
         };
         let suffix = suffix.strip_prefix('.').unwrap_or(suffix);
-        // What is on the Public Suffix List (publicsuffix.org) is its own suffix; a top-level
-        // domain needs no list.
+        // A domain on the Public Suffix List (publicsuffix.org) is its own suffix. A top-level domain needs no list.
         let known = psl::suffix(suffix.as_bytes());
         if !suffix.contains('.')
             || MANY_OWNERS.contains(&suffix)
@@ -52,8 +51,8 @@ impl Lint<'_> {
 
     fn unlisted_import(&self, object: &Object, host: &str) -> Option<String> {
         let import = Import::new(host, &object.meta.namespace)?;
-        // Everything of the own, of the root or of any namespace: such an import is in most
-        // Sidecars, whether there is an entry yet or not.
+        // Most Sidecars import everything of their own namespace, of the root namespace or of any namespace, whether
+        // there is an entry yet or not.
         let usual = [&*object.meta.namespace, &*self.registry.root_namespace];
         let whole = import.namespace.as_deref();
         if &*import.host == "*" && whole.is_none_or(|n| usual.contains(&n)) {

@@ -49,7 +49,7 @@ struct Notes<'a> {
 }
 
 impl Notes<'_> {
-    /// Tells of the fields of a table that are asked for. `whole` is what serves nothing then.
+    /// Adds a message for each field of a table that the object sets. `whole` names what then serves nothing.
     fn fields<T>(&mut self, table: &[Field<T>], of: &T, whole: &str) {
         for field in table.iter().filter(|f| (f.asked)(of)) {
             let effect = match field.effect {

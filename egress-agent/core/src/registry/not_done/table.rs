@@ -1,7 +1,7 @@
 //! The table of fields that the gate does not carry out, and their effect on a rule.
 //!
-//! The single source of this: `check`, the notes at load and in `status`, and the routes themselves
-//! are made from it. Does not walk objects.
+//! The single source: `check`, the notes at load and in `status`, and the routes are made from it. Does not walk
+//! objects.
 
 use crate::istio::destination_rule::ClientTlsMode;
 use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};
@@ -19,8 +19,8 @@ use crate::traffic::MergedPolicy;
 pub enum Effect {
     /// The field adds convenience. The rule applies without it.
     PassedOver,
-    /// The field narrows or protects. What it is a part of serves nothing: without the field more
-    /// would leave than its author allows.
+    /// The field narrows or protects. The part of the rule that has the field serves nothing, because without the field
+    /// it would allow more than its author wrote.
     ServesNothing,
 }
 
@@ -36,7 +36,7 @@ pub struct Field<T> {
     pub note: &'static str,
 }
 
-/// The first field that something asks for and that makes it serve nothing.
+/// The first field that is set and makes its owner serve nothing.
 pub fn serves_nothing<T>(table: &[Field<T>], of: &T) -> Option<&'static str> {
     let strict = |f: &&Field<T>| f.effect == Effect::ServesNothing && (f.asked)(of);
     table.iter().find(strict).map(|f| f.name)
@@ -68,8 +68,7 @@ pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
     "mirrors"                 PassedOver    (|r| !r.mirrors.is_empty()) "no copy is sent"
 };
 
-/// Fields of `VirtualService.http[].route[]`. One of them is enough for the whole route to serve
-/// nothing.
+/// Fields of `VirtualService.http[].route[]`. One of them makes the whole route serve nothing.
 pub const HTTP_DESTINATION: &[Field<HttpRouteDestination>] = &fields! {
     "headers.request"  ServesNothing (|d| changes_request(d.headers.as_ref())) ""
     "headers.response" ServesNothing (|d| changes_response(d.headers.as_ref())) ""
@@ -96,8 +95,8 @@ pub const TCP_MATCH: &[Field<L4MatchAttributes>] = &fields! {
     "sourceSubnet" ServesNothing (|m| !m.source_subnet.is_empty()) ""
 };
 
-/// Fields of a traffic policy. Limits are passed over: they bound the load on a server, not what may
-/// be reached, and each sidecar counts for itself.
+/// Fields of a traffic policy. Limits are passed over: they limit the load on a server, not the destinations, and each
+/// sidecar counts by itself.
 pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 12] {
     fields! {
     "tls"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable)) "without TLS the traffic would leave in clear text"
@@ -127,7 +126,7 @@ pub const ENDPOINT: &[Field<WorkloadEntry>] = &fields! {
     "weight"  PassedOver    (|e| e.weight > 1) "endpoints take turns"
 };
 
-/// A port of a `ServiceEntry`, with what else of the entry decides.
+/// A port of a `ServiceEntry`, and the other fields of the entry that matter for it.
 pub struct PortOf<'a> {
     /// The port.
     pub port: &'a ServicePort,
