@@ -114,7 +114,7 @@ impl Asked<'_> {
             .then(|| format!("port {port} is listed for {names}, if DNS gives this address"))
     }
 
-    /// A request or server name that passes at an address; none if every one is denied.
+    /// A request or server name that passes at an address; `None` if all are denied.
     fn name_that_passes(&self, to: SocketAddr) -> Option<String> {
         if self.gate.kernel(to, Transport::Tcp) != Verdict::Proxy {
             return None;
@@ -147,7 +147,7 @@ impl Asked<'_> {
     }
 }
 
-/// A name that a listed host or wildcard is for.
+/// A name that a listed host or wildcard covers.
 fn example_of(host: &str) -> String {
     host.replacen('*', "any", 1)
 }

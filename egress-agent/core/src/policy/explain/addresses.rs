@@ -14,16 +14,16 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Addresses of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Addresses {
-    /// Those that the agent's own queries gave.
+    /// Addresses from the agent's own queries.
     Resolved(Vec<IpAddr>),
-    /// Those that its rule spells out: one of each network of `addresses`, or the endpoints.
+    /// Addresses that its rule lists: one of each network of `addresses`, or the endpoints.
     Listed(Vec<IpAddr>),
-    /// Not known: judged by one that no rule names.
+    /// Unknown. An address that no rule names is judged instead.
     Unknown(IpAddr),
 }
 
 impl Addresses {
-    /// Of a host that falls under `service`, if it is listed at all.
+    /// The addresses of a host. `service` covers it, if any does.
     pub(super) fn of(
         host: &str,
         port: u16,
@@ -76,8 +76,8 @@ fn endpoints(entry: &Entry, leases: &Leases) -> Vec<IpAddr> {
     listed.flat_map(|e| of(&e.location)).collect()
 }
 
-/// An address that no rule names, but for those rules that are for every address: one of the
-/// documentation ranges (RFC 5737), else the first of another public network.
+/// An address that no rule names, except rules for every address: one of the documentation ranges (RFC 5737), else the
+/// first of another public network.
 pub(super) fn stranger(policy: &PolicyState, port: u16, via: Transport) -> IpAddr {
     let documentation = [[192, 0, 2, 1], [198, 51, 100, 1], [203, 0, 113, 1]];
     let others = (1..=223).map(|first| [first, 0, 0, 1]);

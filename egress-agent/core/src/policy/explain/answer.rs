@@ -19,7 +19,7 @@ pub enum DeniedBy {
 pub struct Flow {
     /// What is dialled.
     pub to: SocketAddr,
-    /// By which transport.
+    /// The transport.
     pub transport: Transport,
     /// What the client speaks.
     pub speaks: Speaks,
@@ -41,8 +41,7 @@ pub enum Speaks {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Who denies the flow; `None` if it is allowed. A policy that audits lets it through all the
-    /// same.
+    /// Who denies the flow; `None` if it is allowed. A policy that audits still lets it pass.
     pub denied: Option<DeniedBy>,
     /// The code of the reason, as the log line of the denial has it; `None` if it is allowed.
     pub reason: Option<&'static str>,

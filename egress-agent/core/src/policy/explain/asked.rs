@@ -12,7 +12,7 @@ use crate::registry::services::{Class, Service};
 use crate::routing::{PortKind, Reading, RequestHead};
 use std::net::SocketAddr;
 
-/// Addresses of one host that are judged and named.
+/// The most addresses of one host that are judged and named.
 const ADDRESSES: usize = 64;
 
 /// A question put to one policy.
@@ -31,7 +31,7 @@ pub(super) struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    /// The flow, for those who want to make it.
+    /// The flow as data, so that a caller can make it.
     pub(super) fn flow(&self) -> Flow {
         Flow {
             to: self.to,
@@ -75,7 +75,7 @@ impl<'a> Asked<'a> {
             return by(Transport::Udp);
         }
         let tcp: (Vec<Judged<'a>>, _) = by(Transport::Tcp);
-        // A port that is open to any address is so for names that no rule lists.
+        // A port that is open to any address is also open for names that no rule lists.
         if self.question.scheme.is_none()
             && class.is_none()
             && tcp.0.iter().any(|j| !j.fate.passes())
@@ -88,8 +88,8 @@ impl<'a> Asked<'a> {
         tcp
     }
 
-    /// The flow that a client makes to an address: in the question's scheme, else in what the
-    /// destination is listed for.
+    /// Judges the flow of a client to an address: with the question's scheme, else with the protocol for which the
+    /// destination is listed.
     pub(super) fn judge(
         &self,
         to: SocketAddr,
@@ -122,7 +122,7 @@ impl<'a> Asked<'a> {
         each.swap_remove(at)
     }
 
-    /// What a client speaks to a port that is given without a scheme.
+    /// The protocol of a client on a port that is given without a scheme.
     fn natural(
         &self,
         to: SocketAddr,

@@ -1,8 +1,7 @@
 //! What the gate does with one flow: the kernel's `decide()` over the policy's table, then the
 //! proxy's reading of the flow and its routes.
 //!
-//! It calls the decision itself for a flow that does not exist, and has no rules of its own. It
-//! writes no text.
+//! It calls the same decision functions for a flow that does not exist, and has no rules of its own. It writes no text.
 
 use super::DeniedBy;
 use crate::http::head_reader::{HeadOutcome, HeadReader};
@@ -23,7 +22,7 @@ use http::header::HOST;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Bytes of one request head that the proxy takes; a question has fewer.
+/// The largest request head that the proxy accepts. A question is smaller.
 const MAX_HEAD: usize = 60 * 1024;
 
 /// What a client says first.
@@ -48,7 +47,7 @@ pub(super) enum Fate {
     DeniedByKernel(Reason),
     /// The proxy relays its bytes.
     Relayed(Arc<Cluster>),
-    /// The proxy passes its TLS on, by its server name.
+    /// The proxy forwards its TLS by the server name.
     Tls(Arc<Cluster>),
     /// The proxy carries out what the request's route does.
     Request(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>),

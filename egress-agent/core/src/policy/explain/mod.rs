@@ -1,5 +1,5 @@
-//! Why a destination is allowed or denied, for people: the gate's own decision, the rule that gave
-//! it, or the nearest one and the field in which it differs.
+//! Why a destination is allowed or denied, for people: the gate's own decision and the rule behind it, or the nearest
+//! rule and the field in which it differs.
 //!
 //! `gate` gets the decision of kernel and proxy, `words` phrases it. Decides nothing itself.
 
@@ -23,8 +23,8 @@ use egress_ebpf::verdict::Reason;
 use gate::Gate;
 
 impl State {
-    /// Explains a flow under a policy, with the addresses that are known at the moment. Without a
-    /// scheme a name is asked for by the protocol of its port, an address by TCP and UDP alike.
+    /// Explains a flow under a policy, with the present addresses. Without a scheme, a name is asked for with the
+    /// protocol of its port, and an address with both TCP and UDP.
     pub fn explain(&mut self, policy: PolicyId, question: &Question) -> Explanation {
         let routes = self.routes();
         let Some(state) = self.policies.get(&policy) else {
@@ -50,8 +50,7 @@ impl State {
             Dialled::Address(to) => asked.address(*to),
         };
         if !explanation.allowed() && state.audit {
-            let line =
-                "the policy audits: the flow passes all the same, and is logged as would_deny";
+            let line = "the policy audits: the flow still passes, and is logged as would_deny";
             explanation.lines.push(line.to_owned());
         }
         explanation

@@ -25,7 +25,7 @@ impl<'a> Asked<'a> {
         let service = service_of(view, host, port);
         let class = service.and_then(|s| s.class(port));
         let (judged, addresses) = self.judge_name(host, port, service.map(AsRef::as_ref));
-        // One that is denied says more than those that pass.
+        // A denied flow says more than one that passes.
         let worst = judged.iter().find(|j| !j.fate.passes());
         let Some(shown) = worst.or(judged.first()) else {
             return Explanation {
@@ -85,7 +85,7 @@ impl<'a> Asked<'a> {
         lines
     }
 
-    /// Why a flow passes though no rule lists its name and port.
+    /// Why a flow passes although no rule lists its name and port.
     pub(super) fn why_unlisted_passes(
         &self,
         to: SocketAddr,
@@ -154,7 +154,7 @@ impl<'a> Asked<'a> {
         lines
     }
 
-    /// Why a flow is denied though its name and port are listed, and what may help.
+    /// Why a flow is denied although its name and port are listed, and what may help.
     fn denied_though_listed(
         &self,
         shown: &Judged<'_>,
@@ -240,7 +240,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The entry that lists a port of a host and has no say, since an older one cannot be merged with it.
+/// The entry that lists a port of a host but is not in force, because it cannot be merged with an older one.
 fn not_in_force(service: &Service, port: u16) -> Option<String> {
     let entry = service.left_out.iter().find(|e| e.port(port).is_some())?;
     Some(format!(
@@ -250,8 +250,8 @@ fn not_in_force(service: &Service, port: u16) -> Option<String> {
     ))
 }
 
-/// The service that a host falls under, itself or the longest wildcard: of those with this port,
-/// since each port has routes of its own; else of all.
+/// The service that covers a host: its own, or that of the longest wildcard. Services with this port come first,
+/// because each port has routes of its own.
 fn service_of<'a>(view: &'a View, host: &str, port: u16) -> Option<&'a Arc<Service>> {
     let mut all = hosts::patterns(host).filter_map(|h| view.services.get(&*h));
     let first = all.next()?;

@@ -6,7 +6,7 @@ use crate::policy::naming::ports;
 use crate::registry::view::View;
 use std::sync::Arc;
 
-/// One line about it: a slip of the keyboard, a host of the same domain, or a wildcard above.
+/// One line about it: a typing error, a host of the same domain, or a wildcard that covers it.
 pub(super) fn nearest_host(view: &View, host: &str, port: u16) -> Option<String> {
     let suffix = host.split_once('.').map(|(_, rest)| rest);
     let alike = |listed: &str| {

@@ -13,7 +13,7 @@ use thiserror::Error;
 pub struct Question {
     /// What is dialled.
     pub to: Dialled,
-    /// What the client speaks; `None`: what the port is listed for.
+    /// What the client speaks. `None`: the protocol for which the port is listed.
     pub scheme: Option<Scheme>,
     /// Host and port as written in the URL, as a client sends them in the Host header.
     pub authority: String,
@@ -99,7 +99,7 @@ impl Question {
         Ok(self)
     }
 
-    /// The same with a header more, given as `NAME: VALUE`.
+    /// The same with one more header, given as `NAME: VALUE`.
     pub fn with_header(mut self, header: &str) -> Result<Self, QuestionError> {
         let bad = || QuestionError::Header(header.to_owned());
         let (name, value) = header.split_once(':').ok_or_else(bad)?;

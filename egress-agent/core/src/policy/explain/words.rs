@@ -53,7 +53,7 @@ pub(super) fn denial(fate: &Fate) -> String {
     }
 }
 
-/// What is asked for, as a log line has it.
+/// What the flow asks for, in the words of a log line.
 pub(super) fn request(spoken: &Spoken<'_>) -> String {
     match spoken {
         Spoken::Http(head) => format!("{} {}", head.method, head.path),
@@ -64,7 +64,7 @@ pub(super) fn request(spoken: &Spoken<'_>) -> String {
     }
 }
 
-/// Kind, name and place of the entry that lists a port; of the first entry without a port.
+/// Kind, name and place of the entry that lists a port; without a port, of the first entry.
 pub(super) fn rule_of(service: &Service, port: Option<u16>) -> String {
     let mut entries = service.entries.iter();
     let entry = match port {
@@ -79,7 +79,7 @@ pub(super) fn placed(object: &Object) -> String {
     format!("{object} ({}:{})", object.source, object.line)
 }
 
-/// The `VirtualService` that has a say about what is spoken to a service.
+/// The `VirtualService` that applies to this protocol of a service.
 pub(super) fn virtual_service(
     registry: &Registry,
     view: &View,
@@ -97,7 +97,7 @@ pub(super) fn virtual_service(
 
 /// Where a service is reached.
 ///
-/// `private`: addresses that are not public are taken from answers.
+/// `private`: answers may contain addresses that are not public.
 pub(super) fn reached(service: &Service, addresses: &Addresses, private: bool) -> String {
     let listed = service
         .entries

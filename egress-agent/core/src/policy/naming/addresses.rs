@@ -1,5 +1,4 @@
-//! The names by which DNS knows an address, as the leases keep them for people. No verdict looks at
-//! them.
+//! The names of an address in DNS, for messages. No verdict uses them.
 
 use super::pairs::Pairs;
 use egress_ebpf::addr::Addr;
@@ -8,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Left-out addresses that are remembered for one name.
+/// The most left-out addresses that are kept for one name.
 const MOST: usize = 16;
 
 /// See the module.
@@ -22,7 +21,7 @@ pub(in crate::policy) struct Addresses {
 }
 
 impl Addresses {
-    /// A name leases an address, which it did not before.
+    /// A name leases a new address.
     pub(in crate::policy) fn lease(&mut self, ip: IpAddr, name: &Arc<str>) {
         self.leased.add(&ip.into(), name);
     }
@@ -32,8 +31,7 @@ impl Addresses {
         self.leased.remove(&ip.into(), name);
     }
 
-    /// The addresses of a name's newest answer that were left out as not public, in the place of
-    /// those of the answer before.
+    /// Replaces the addresses that were left out of a name's newest answer because they are not public.
     pub(in crate::policy) fn leave_out(&mut self, name: &Arc<str>, addresses: &[IpAddr]) {
         let new: BTreeSet<Addr> = addresses.iter().take(MOST).map(|ip| (*ip).into()).collect();
         for addr in &new {
@@ -50,7 +48,7 @@ impl Addresses {
         }
     }
 
-    /// Whether the answers for a name keep bringing other addresses.
+    /// Notes whether the answers for a name keep changing.
     pub(in crate::policy) fn set_rotating(&mut self, name: &Arc<str>, rotates: bool) {
         if rotates {
             self.rotating.insert(Arc::clone(name));
@@ -59,7 +57,7 @@ impl Addresses {
         }
     }
 
-    /// A name is not wanted any more; its leases were released.
+    /// A name is no longer needed. Its leases were released before.
     pub(in crate::policy) fn forget(&mut self, name: &Arc<str>) {
         self.leave_out(name, &[]);
         self.rotating.remove(name);
@@ -75,7 +73,7 @@ impl Addresses {
         self.left_out.of(&addr.canonical())
     }
 
-    /// Names whose answers keep bringing other addresses, sorted.
+    /// Names whose answers keep changing, sorted.
     pub(in crate::policy) fn rotating(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rotating.iter().inspect(|_| super::work::note())
     }

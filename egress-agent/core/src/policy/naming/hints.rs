@@ -14,14 +14,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Most hosts that one hint names.
+/// The most hosts that one hint names.
 const NAMED: usize = 3;
-/// Most hosts that one look goes through: an address of a large network may be known by thousands.
+/// The most hosts that one search considers: thousands may list an address of a large network.
 const LOOKED_AT: usize = 64;
 
 impl Names {
-    /// Hosts of the services that have this address at the moment, or would have it if it were
-    /// public, sorted; the first 64 where more do.
+    /// Hosts of the services that have this address at the moment, or would have it if it were public; sorted, at most
+    /// 64.
     pub fn of(&self, addr: IpAddr) -> Vec<String> {
         let mut hosts = self.hosts_of(addr);
         hosts.extend(self.hosts_left_out(addr));
@@ -39,7 +39,7 @@ impl Names {
             .collect()
     }
 
-    /// Hosts of whose answers this address was left out as not public, sorted.
+    /// Hosts from whose answers this address was left out because it is not public, sorted.
     fn hosts_left_out(&self, addr: IpAddr) -> BTreeSet<&Arc<str>> {
         let names = self.addresses.names_left_out(Addr::from(addr));
         self.users_of(names).take(LOOKED_AT).collect()
@@ -52,8 +52,8 @@ impl Names {
         names.flat_map(|name| self.hosts.users_of(name))
     }
 
-    /// One line about the rule that comes nearest to a flow that `policy` denied for this reason, and
-    /// the setting that would let it pass; `None` if no rule knows the address.
+    /// One line about the rule that is nearest to a flow that `policy` denied for this reason, and the setting that
+    /// would allow it. `None` if no rule has the address.
     pub fn nearest(
         &self,
         policy: PolicyId,
@@ -94,7 +94,7 @@ impl Names {
         })
     }
 
-    /// Services of a view whose answers change, as far as one look goes.
+    /// Services of a view whose answers keep changing, within the limit of one search.
     fn rotating<'a>(&'a self, sight: &'a Sight) -> impl Iterator<Item = &'a Arc<Service>> {
         let hosts = self.users_of(self.addresses.rotating());
         hosts.take(LOOKED_AT).filter_map(|host| sight.service(host))
@@ -136,15 +136,15 @@ fn denied_though_listed(host: &str, port: u16, via: Transport, reason: Reason) -
     format!("port {port} of {host} is listed, but {why}")
 }
 
-/// What helps where the answers of services change, if the denied address is in one that the agent
-/// has not seen.
+/// The settings that help if the answers of services keep changing and the denied address is from an answer that the
+/// agent has not seen.
 fn moved<'a>(
     services: impl Iterator<Item = &'a Arc<Service>>,
     port: u16,
     unlisted: UnlistedAddress,
 ) -> Option<String> {
     let by_name = |s: &Arc<Service>| s.class(port).is_some_and(Class::needs_name);
-    // Under byName the kernel gives every address of a port whose name is checked to the proxy.
+    // With byName the kernel redirects every address to the proxy on a port whose names are checked.
     let mut services = services.filter(|s| !(by_name(s) && unlisted == UnlistedAddress::ByName));
     let first = services.next()?;
     let setting = if by_name(first) {
@@ -165,7 +165,7 @@ fn moved<'a>(
     ))
 }
 
-/// What to write where a port serves nothing because nobody wrote that it is open to any address.
+/// What to write in a rule whose port serves nothing because nobody wrote that it is open to any address.
 pub(in crate::policy) fn unspelt(service: &Service, port: u16) -> String {
     format!(
         "port {port} of {} serves nothing, because its resolution is not spelt out: write resolution: NONE \
@@ -174,8 +174,8 @@ pub(in crate::policy) fn unspelt(service: &Service, port: u16) -> String {
     )
 }
 
-/// The entry of a service that lists a port which serves nothing, since it would be open to any
-/// address and nobody wrote so.
+/// The entry of a service that lists a port that serves nothing, because it would be open to any address although
+/// nobody wrote so.
 pub(in crate::policy) fn lists_unspelt(
     service: &Service,
     port: u16,

@@ -46,17 +46,17 @@ pub(in crate::policy) struct Hosts {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sight {
     services: OrdMap<Arc<str>, Arc<Service>>,
-    /// Hosts by a port that they list and that serves nothing, because it would be open to any
-    /// address and nobody wrote so.
+    /// Hosts by each port that they list but that serves nothing, because it would be open to any address although
+    /// nobody wrote so.
     unspelt: OrdSet<(u16, Transport, Arc<str>)>,
 }
 
-/// Names that a change of views may have begun or ended the need for.
+/// Names that a change of views may have made needed or unneeded.
 #[derive(Debug, Default)]
 pub(in crate::policy) struct Needs {
-    /// Needed by a service that did not need it before.
+    /// Names that a service needs and did not need before.
     pub(in crate::policy) more: BTreeSet<Arc<str>>,
-    /// Not needed any more by a service that did.
+    /// Names that a service no longer needs.
     pub(in crate::policy) fewer: BTreeSet<Arc<str>>,
 }
 
@@ -68,12 +68,12 @@ impl Hosts {
         }
     }
 
-    /// A policy with this view is there.
+    /// Adds a policy with this view.
     pub(in crate::policy) fn open(&mut self, policy: PolicyId, view: &View, needs: &mut Needs) {
         self.change(policy, view, view.services.keys(), needs);
     }
 
-    /// A policy with this view is there, which is that of another one but for these hosts.
+    /// Adds a policy with this view. It differs from the view of the policy `other` in these hosts only.
     pub(in crate::policy) fn open_like(
         &mut self,
         (policy, other): (PolicyId, PolicyId),
@@ -89,7 +89,7 @@ impl Hosts {
         self.change(policy, view, hosts, needs);
     }
 
-    /// Policies have other ids.
+    /// Gives policies other ids.
     pub(in crate::policy) fn rename(&mut self, ids: &BTreeMap<PolicyId, PolicyId>) {
         let named = ids.iter();
         let named: Vec<_> = named
@@ -98,7 +98,7 @@ impl Hosts {
         self.views.extend(named);
     }
 
-    /// A policy is gone.
+    /// Removes a policy.
     pub(in crate::policy) fn close(&mut self, policy: PolicyId, needs: &mut Needs) {
         let Some(sight) = self.views.remove(&policy) else {
             return;
@@ -108,7 +108,7 @@ impl Hosts {
         }
     }
 
-    /// A policy has other services for these hosts.
+    /// The services of these hosts changed in a policy.
     pub(in crate::policy) fn change<'a>(
         &mut self,
         policy: PolicyId,
@@ -202,7 +202,7 @@ impl Sight {
         self.services.get(host)
     }
 
-    /// The first service that lists this port, which serves nothing.
+    /// The first service that lists this port although the port serves nothing.
     pub(super) fn first_unspelt(&self, port: u16, via: Transport) -> Option<&Arc<Service>> {
         let from = (port, via, Arc::<str>::default());
         let (number, transport, host) = self.unspelt.range(from..).next()?;

@@ -24,7 +24,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// Adds what a service lists.
+    /// Adds the networks that a service lists.
     pub(super) fn add(&mut self, service: &Service) {
         for network in networks(service) {
             if self.networks.add(&network, &service.host) {
@@ -47,7 +47,7 @@ impl Listed {
         }
     }
 
-    /// The hosts that list a network around an address: those of the narrowest network first.
+    /// The hosts that list a network with this address, the narrowest network first.
     pub(super) fn of(&self, addr: Addr) -> impl Iterator<Item = &Arc<str>> {
         let addr = addr.canonical();
         let shortest = if addr.is_v4() { MAPPED_BITS } else { 0 };

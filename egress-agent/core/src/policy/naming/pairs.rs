@@ -16,7 +16,7 @@ impl<K: Ord> Default for Pairs<K> {
 }
 
 impl<K: Ord + Clone> Pairs<K> {
-    /// Adds a pair once. Returns whether it was not there.
+    /// Adds a pair once. Returns whether it is new.
     pub(in crate::policy) fn add(&mut self, key: &K, host: &Arc<str>) -> bool {
         let count = self.0.entry((key.clone(), Arc::clone(host))).or_default();
         *count += 1;

@@ -1,4 +1,4 @@
-//! Routes of a plan with the destinations that they lead to, as these are at the moment.
+//! Routes of a plan with their present destinations.
 
 use crate::policy::claims::{cluster, doors};
 use crate::policy::leases::Leases;
@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use std::sync::Arc;
 
-/// Destinations as they are at the moment.
+/// The present destinations.
 pub(super) struct Clusters<'a> {
     pub(super) known: &'a mut OrdMap<To, Arc<Cluster>>,
     pub(super) view: &'a View,
@@ -48,7 +48,7 @@ impl Clusters<'_> {
         })
     }
 
-    /// Routes for bytes that name nobody.
+    /// Routes for bytes without a name.
     pub(super) fn tcp(
         &mut self,
         service: &Service,
@@ -74,7 +74,7 @@ impl Clusters<'_> {
             );
         }
         if plan.opaque {
-            // As in the kernel, had no name been listed beside it: straight through.
+            // The dialled address itself, as if no name were listed beside it and the kernel allowed the flow.
             let straight = Cluster {
                 id: plan.own.id.clone(),
                 original_dst: Some(port),

@@ -1,7 +1,7 @@
 //! The proxy's snapshot of one policy: the plans of services joined with their addresses.
 //!
-//! Owns what a change rebuilds: one answer or one rule rebuilds its own hosts, however many others a
-//! port lists. `registry` decides which route applies.
+//! Owns what a change rebuilds: an answer or a rule rebuilds its own hosts only, not the others of a port. `registry`
+//! decides which route applies.
 
 mod clusters;
 mod part;
@@ -26,16 +26,16 @@ use part::{Age, Door, Part, door, first_door};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The routes of one policy as they are built. A copy shares what does not change after it.
+/// The routes of one policy as they are built. A copy shares unchanged parts.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     clusters: OrdMap<To, Arc<Cluster>>,
     /// Each destination with every door that leads to it.
     users: OrdSet<(To, Door)>,
     parts: OrdMap<Door, Arc<Part>>,
-    /// Those with hosts or server names that are found by address.
+    /// Doors with hosts or server names that are found by address.
     addressed: OrdSet<Door>,
-    /// Those with routes for bytes, by the networks of these.
+    /// Doors with routes for bytes, by network.
     networks: OrdSet<(IpNet, Door)>,
     /// Parts to rebuild.
     stale: BTreeSet<Door>,
@@ -47,8 +47,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Of a view, with every port still to be built. `passthrough` and `audit` as in
-    /// [`PolicyRoutes`].
+    /// The snapshot of a view, with every port still to be built. `passthrough` and `audit` as in [`PolicyRoutes`].
     pub fn new(view: &View, leases: &Leases, passthrough: Vec<IpNet>, audit: bool) -> Self {
         let routes = PolicyRoutes {
             passthrough: passthrough.into(),
@@ -75,7 +74,7 @@ impl Snapshot {
         routes.audit = audit;
     }
 
-    /// A host's routes are others; `old` is its former plan.
+    /// The routes of a host changed; `old` is its former plan.
     pub fn replan(&mut self, host: &Arc<str>, old: &HostPlan, view: &View, leases: &Leases) {
         for (port, plan) in old.iter() {
             let door = door(port, host);
@@ -113,7 +112,7 @@ impl Snapshot {
         same.map(|(_, door)| door)
     }
 
-    /// A service has other addresses, or is another.
+    /// The addresses of a service changed, or the service itself.
     pub fn relocate(&mut self, host: &Arc<str>, view: &View, leases: &Leases) {
         let service = view.services.get(host).map(AsRef::as_ref);
         let first = To {
@@ -139,7 +138,7 @@ impl Snapshot {
                 self.stale.insert(door.clone());
             }
         }
-        // Doors of bytes without a name are addresses.
+        // Routes for bytes without a name depend on the addresses.
         for (port, plan) in view
             .plans
             .get(host)
@@ -162,7 +161,7 @@ impl Snapshot {
         Arc::make_mut(&mut self.routes).share(&other.routes);
     }
 
-    /// Whether [`Self::routes`] would give something else than before.
+    /// Whether [`Self::routes`] may differ from the last call.
     pub fn is_stale(&self) -> bool {
         self.changed || !self.stale.is_empty()
     }
@@ -190,7 +189,7 @@ impl Snapshot {
         }
     }
 
-    /// Puts a part in the place of the former one.
+    /// Replaces a part.
     fn put(&mut self, door: &Door, new: Option<Part>) {
         let (number, (.., host)) = door;
         let (number, host) = (*number, Arc::clone(host));
@@ -271,7 +270,7 @@ impl Snapshot {
         routes.cloned().collect()
     }
 
-    /// Changes the routes of a port. A port without any is none.
+    /// Changes the routes of a port, and removes a port without any.
     fn change(&mut self, port: u16, change: impl FnOnce(&mut PortRoutes)) {
         self.changed = true;
         let ports = &mut Arc::make_mut(&mut self.routes).ports;
@@ -348,7 +347,7 @@ impl Snapshot {
         }
     }
 
-    /// What a port lists by address: as many parts are looked at as list any.
+    /// What a port lists by address. It visits only the parts that list any.
     fn by_address(&self, port: u16) -> ByAddress {
         let (mut hosts, mut tls) = (Vec::new(), Vec::new());
         let from = (port, first_door().1);

@@ -14,7 +14,7 @@ pub(super) fn door(port: u16, host: &Arc<str>) -> Door {
     (port, (wildcard, length, Arc::clone(host)))
 }
 
-/// The one that sorts before all.
+/// The door that sorts before all others.
 pub(super) fn first_door() -> Door {
     (0, (false, Reverse(usize::MAX), Arc::default()))
 }
@@ -25,15 +25,15 @@ pub(super) struct Part {
     pub(super) host: Option<Arc<VirtualHost>>,
     /// `addresses` of the entries.
     pub(super) addresses: Vec<IpNet>,
-    /// Resolution NONE: everything that these cover is dialled as it is.
+    /// Resolution NONE: an address in these networks is dialled as it is.
     pub(super) as_dialled: bool,
-    /// Resolution NONE, and some entry has no `addresses`: every address will do.
+    /// Resolution NONE, and some entry has no `addresses`: any address is allowed.
     pub(super) anywhere: bool,
     /// Of `VirtualService`s.
     pub(super) tls: Vec<Arc<TlsRoute>>,
     pub(super) own_name: Option<Arc<TlsRoute>>,
     pub(super) tcp: Vec<Arc<TcpRoute>>,
-    /// Where there is `tcp`: of two services with one address the older one's is the route.
+    /// If there is `tcp`: of two services with one address, the older one has the route.
     pub(super) age: Option<Age>,
 }
 
@@ -61,8 +61,8 @@ impl Part {
             .map(IpNet::trunc)
     }
 
-    /// Its entries that are found by name, each with its place among those of one name: what a
-    /// `VirtualService` says of a server name comes before the service's own name.
+    /// Its entries that are found by name, each with its rank among those of one name: the routes of a `VirtualService`
+    /// come before the service's own name.
     pub(super) fn tls(&self, host: &Arc<str>) -> impl Iterator<Item = (Rank, &Arc<TlsRoute>)> {
         let ruled = (0..).zip(&self.tls);
         let ruled = ruled.map(|(number, route)| (Rank::Of(Arc::clone(host), number), route));

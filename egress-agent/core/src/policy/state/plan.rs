@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What is planned. Dropped, it is as if it had not been.
+/// A plan. If it is dropped, nothing changes.
 #[must_use = "a plan that is dropped changes nothing"]
 #[derive(Debug)]
 pub struct Plan<'a> {
@@ -26,11 +26,11 @@ pub struct Plan<'a> {
     now: Instant,
     ops: Vec<TableOp>,
     work: Work,
-    /// None once it is decided.
+    /// `None` once the plan is committed or dropped.
     back: Option<Back>,
 }
 
-/// What it takes to go back.
+/// What is needed to undo the plan.
 #[derive(Debug)]
 struct Back {
     before: Before,
@@ -40,7 +40,7 @@ struct Back {
     needs: Needs,
 }
 
-/// How it was where a plan began.
+/// The state at the beginning of the plan.
 #[derive(Debug)]
 struct Before {
     planner: Mark,
@@ -49,7 +49,7 @@ struct Before {
     ops: usize,
 }
 
-/// What gave way to policies that are others.
+/// What the plan replaced.
 #[derive(Debug)]
 struct Aside {
     /// Policies that ended, changed, or were rebuilt, as they were.
@@ -82,12 +82,12 @@ pub(super) struct Planned {
 }
 
 impl Plan<'_> {
-    /// The writes, in their order; to be looked at before the plan is committed.
+    /// The writes, in order. Check them before you commit the plan.
     pub fn ops(&self) -> &[TableOp] {
         &self.ops
     }
 
-    /// What it took to make it.
+    /// The work that the plan took.
     pub fn work(&self) -> Work {
         self.work
     }
@@ -128,8 +128,8 @@ impl State {
         self.plan_update(now, before, update)
     }
 
-    /// As [`Self::plan_rules`], for a caller that knows which objects came and went since the rules
-    /// that are in force: costs nothing for those that stay.
+    /// As [`Self::plan_rules`], for a caller that knows which objects were added and removed. Objects that stay cost
+    /// nothing.
     pub fn plan_change(
         &mut self,
         now: Instant,
@@ -149,8 +149,7 @@ impl State {
         self.planned(now, before, Some(update), None, planned)
     }
 
-    /// Plans other settings: every policy is rebuilt from them. Leases keep the addresses that they
-    /// have.
+    /// Plans other settings: every policy is rebuilt. Leases keep their addresses.
     pub fn plan_settings(&mut self, now: Instant, settings: Settings) -> Plan<'_> {
         let before = self.before();
         let held = std::mem::replace(&mut self.settings, settings);
@@ -158,8 +157,8 @@ impl State {
         self.planned(now, before, None, Some(held), planned)
     }
 
-    /// Plans what was gathered since [`Self::adopting`]: tables that were filled while names were
-    /// asked for the first time become visible whole, in the place of what is in the kernel.
+    /// Plans the first tables after [`Self::adopting`]. They were filled during the first DNS queries, and replace the
+    /// kernel's content as a whole.
     pub fn begin(&mut self, now: Instant) -> Plan<'_> {
         let before = self.before();
         let mut planned = Planned::default();
@@ -169,8 +168,7 @@ impl State {
         self.planned(now, before, None, None, planned)
     }
 
-    /// Plans what an update touched: in the policies that see it, and in those of workloads that
-    /// see something else from here on.
+    /// Plans an update in the policies that see it, and for workloads whose scope changes.
     fn amend(&mut self, touched: &Touched) -> Planned {
         let mut planned = Planned::default();
         let mut aside = self.aside();
@@ -197,7 +195,7 @@ impl State {
         planned
     }
 
-    /// Brings the policies that see it to what the registry says of what an update touched.
+    /// Applies an update of the registry to the policies that see it.
     fn look_anew(
         &mut self,
         touched: &Touched,
@@ -254,7 +252,7 @@ impl State {
         planned
     }
 
-    /// Nothing put aside yet.
+    /// An empty record of what the plan replaces.
     fn aside(&self) -> Aside {
         Aside {
             policies: BTreeMap::new(),

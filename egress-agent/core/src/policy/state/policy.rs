@@ -1,4 +1,4 @@
-//! One policy: a view, what its services claim of the table, and the proxy's part.
+//! One policy: a view, its services' claims on the table, and the proxy's routes.
 
 use super::Settings;
 use crate::policy::claims::{UnlistedAddress, claims};
@@ -28,12 +28,12 @@ pub enum Unlisted {
     Passes,
 }
 
-/// What workloads have in common that share a policy.
+/// The properties that the workloads of one policy share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
     /// What they see.
     pub(super) scope: Scope,
-    /// Nothing is denied to them; what would be is recorded.
+    /// Nothing is denied to them; flows that would be denied are recorded.
     pub(super) audit: bool,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Kind {
 pub(in crate::policy) struct PolicyState {
     pub(in crate::policy) view: View,
     pub(in crate::policy) audit: bool,
-    /// What each service holds in the ledger.
+    /// The claims of each service in the ledger.
     claims: OrdMap<Arc<str>, Arc<Claims>>,
     pub(super) ledger: Ledger,
     pub(super) snapshot: Snapshot,
@@ -50,7 +50,7 @@ pub(in crate::policy) struct PolicyState {
 }
 
 impl PolicyState {
-    /// Of a view, with the addresses that its names have now.
+    /// From a view, with the present addresses of its names.
     pub(super) fn new(view: View, audit: bool, settings: &Settings, leases: &Leases) -> Self {
         let allow_any = view.scope.allow_any().unwrap_or(settings.allow_any);
         let snapshot = Snapshot::new(&view, leases, settings.passthrough(allow_any), audit);
@@ -130,7 +130,7 @@ impl PolicyState {
         self.audit == kind.audit && self.view.scope == kind.scope
     }
 
-    /// Whose policy it is.
+    /// The kind of its workloads.
     pub(super) fn kind(&self) -> Kind {
         Kind {
             scope: self.view.scope.clone(),
@@ -153,7 +153,7 @@ impl PolicyState {
             .collect()
     }
 
-    /// What the kernel's table is to hold.
+    /// The desired content of the kernel's table.
     pub(in crate::policy) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -164,7 +164,7 @@ impl PolicyState {
         services.filter(move |s| s.class(port).is_some() && s.lookups().next().is_some())
     }
 
-    /// Puts what a host claims into the ledger; nothing if it is not visible.
+    /// Updates a host's claims in the ledger. A host that is not visible claims nothing.
     pub(super) fn reclaim(
         &mut self,
         host: &Arc<str>,

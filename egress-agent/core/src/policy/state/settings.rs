@@ -9,10 +9,10 @@ use egress_ebpf::ids::PolicyId;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 
-/// What does not come from resources.
+/// Settings that do not come from resources.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How addresses of names live.
+    /// The lifetime of addresses.
     pub leases: LeaseSettings,
     /// Name servers that workloads may ask, by UDP and TCP.
     pub dns_servers: Vec<SocketAddr>,
@@ -26,13 +26,13 @@ pub struct Settings {
     pub domain: String,
     /// Namespace whose Sidecar is for every namespace.
     pub root_namespace: String,
-    /// What an unknown workload is taken for.
+    /// The workload that stands for unknown ones.
     pub unknown: Workload,
-    /// Nothing is denied to workloads that say nothing else; what would be is recorded.
+    /// Nothing is denied to workloads without a setting of their own; flows that would be denied are recorded.
     pub audit: bool,
-    /// Errno (positive) that a denied call gets; 0 is EPERM.
+    /// Errno (positive) of a denied call; 0 is EPERM.
     pub deny_errno: u32,
-    /// First policy id that may not be given out, at most [`CLOSED_POLICY`].
+    /// First policy id that may not be used, at most [`CLOSED_POLICY`].
     pub policies_end: PolicyId,
     /// Port of the proxy on both loopback addresses, which no workload may dial.
     pub proxy_port: u16,
@@ -61,12 +61,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Policy ids that may be given out, from this one on.
+    /// Policy ids that may be used, from this one on.
     pub(super) fn ids_from(&self, first: PolicyId) -> impl Iterator<Item = PolicyId> + use<> {
         (first.0..self.policies_end.0).map(PolicyId)
     }
 
-    /// Destinations of every policy that may be reached whatever is spoken.
+    /// Destinations that every policy allows for any protocol.
     pub(super) fn passthrough(&self, allow_any: bool) -> Vec<IpNet> {
         if allow_any {
             return everywhere().to_vec();
@@ -74,7 +74,7 @@ impl Settings {
         self.internal.iter().map(IpNet::trunc).collect()
     }
 
-    /// What every policy claims, whatever its rules.
+    /// The claims of every policy, independent of its rules.
     pub(super) fn claims(&self) -> Claims {
         let mut claims = Claims::new();
         for transport in [Transport::Tcp, Transport::Udp] {

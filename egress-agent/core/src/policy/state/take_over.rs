@@ -1,5 +1,5 @@
-//! The ids of the first policies: those that a previous agent's policies have, where that is right, so
-//! that a restart needs no second id for each.
+//! The ids of the first policies: those of a previous agent's policies where possible, so that a restart does not need
+//! a second id for each policy.
 //!
 //! Does not know how the kernel holds owners.
 
@@ -11,28 +11,28 @@ use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl State {
-    /// Starts with cgroups that stand under policies of a previous agent.
+    /// Starts with cgroups that have policies of a previous agent.
     #[must_use]
     pub fn with_owners(mut self, owners: BTreeMap<CgroupId, PolicyId>) -> Self {
         self.owned_before = owners;
         self
     }
 
-    /// Before the first plan nothing is written, so that ids need not be the kernel's.
+    /// Before the first plan nothing is written, so ids may differ from those of the kernel.
     pub(super) fn id_before_begin(taken: &BTreeSet<PolicyId>) -> PolicyId {
         let last = taken.last().copied().unwrap_or(DEFAULT_POLICY);
         PolicyId(last.0.max(MAX_POLICIES - 1) + 1)
     }
 
-    /// Gives each policy an id of the kernel's. It takes over one that stands if every cgroup under
-    /// that one is a workload of this policy: with one write they are all under the new rules, and
-    /// nobody else is. Others get free ids, and with none left their workloads wait, closed.
+    /// Gives each policy an id. It takes over an existing id if every cgroup with that id is a workload of this policy:
+    /// one write then puts all of them under the new rules, and no other workload. Other policies get free ids. If none
+    /// is left, their workloads are closed until one is free.
     pub(super) fn take_over(&mut self, needs: &mut Needs) {
         let mut members: BTreeMap<PolicyId, Vec<CgroupId>> = BTreeMap::new();
         for (id, (_, policy)) in &self.workloads {
             members.entry(*policy).or_default().push(*id);
         }
-        // By an id that stands: the policy of all cgroups under it, if they have one.
+        // By existing id: the one policy of all its cgroups, if there is one.
         let mut heirs: BTreeMap<PolicyId, Option<PolicyId>> = BTreeMap::new();
         for (cgroup, stood) in &self.owned_before {
             let heir = self.workloads.get(cgroup).map(|(_, policy)| *policy);
@@ -50,7 +50,7 @@ impl State {
         }
         let used: BTreeSet<PolicyId> = ids.values().copied().collect();
         let standing = self.planner.policies();
-        // Those under which nobody stands come last: they are written over, the others are new.
+        // Existing ids without cgroups come last, because they must be overwritten.
         let free = |id: &PolicyId| !used.contains(id) && !heirs.contains_key(id);
         let (stand, fresh): (Vec<PolicyId>, Vec<PolicyId>) = usable
             .iter()

@@ -1,5 +1,4 @@
-//! Workloads in the state machine: those of one kind share a policy, and an unused policy is
-//! deleted.
+//! Workloads in the state machine: workloads of one kind share a policy, and an unused policy is deleted.
 
 use super::State;
 use super::policy::{Kind, PolicyState, Unlisted};
@@ -12,12 +11,11 @@ use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// The first id that is given out; [`DEFAULT_POLICY`] is that of the enforced roots.
+/// The first id for a policy; [`DEFAULT_POLICY`] is the id of the enforced roots.
 pub(super) const FIRST_ID: PolicyId = PolicyId(DEFAULT_POLICY.0 + 1);
 
 impl State {
-    /// A workload appeared, or is another than before. Its policy is [`Self::policy_of`] from
-    /// here on, once the ops are written.
+    /// A workload appeared or changed. [`Self::policy_of`] has its policy, which is in force once the ops are written.
     pub fn handle_workload(&mut self, now: Instant, id: CgroupId, workload: Workload) {
         let kind = self.kind_of(&workload);
         let known = self.policies.iter().find(|(_, p)| p.is_of(&kind));
@@ -30,7 +28,7 @@ impl State {
         }
         let policy = match policy {
             Some(policy) => policy,
-            // With no rules yet it is judged with the first ones.
+            // Without rules yet: the first rules will decide its policy.
             None if self.policies.is_empty() => DEFAULT_POLICY,
             None => {
                 let free = self.free_id(&self.taken());
@@ -64,7 +62,7 @@ impl State {
         }
     }
 
-    /// The policy of a workload; of one that is not known, the enforced root's default.
+    /// The policy of a workload; for an unknown one, the enforced root's default.
     pub fn policy_of(&self, id: CgroupId) -> PolicyId {
         self.owned(id).unwrap_or(DEFAULT_POLICY)
     }
@@ -80,19 +78,19 @@ impl State {
         policy.map_or(Unlisted::Denied, PolicyState::unlisted)
     }
 
-    /// How many policies there are, the default among them, and how many there can be.
+    /// The number of policies, including the default, and the largest possible number.
     pub fn policies_in_use(&self) -> (usize, usize) {
         (self.policies.len(), self.settings.policies_end.0 as usize)
     }
 
-    /// Workloads for whose kind there was no policy left: everything is denied to them.
+    /// The number of workloads without a policy because all ids are used: everything is denied to them.
     pub fn without_policy(&self) -> usize {
         let policies = self.workloads.values().map(|(_, policy)| *policy);
         policies.filter(|policy| *policy == CLOSED_POLICY).count()
     }
 
-    /// Gives workloads without a policy one, where ids came free. Call it once the ops are written.
-    /// Returns whether any got one: owners and ops are then to be written again.
+    /// Gives policies to workloads without one if ids are free again. Call it once the ops are written. Returns whether
+    /// any workload got one; owners and ops must then be written again.
     pub fn place_closed(&mut self, now: Instant) -> bool {
         let closed = self.without_policy();
         let taken = self.taken();
@@ -116,8 +114,8 @@ impl State {
         self.without_policy() < closed
     }
 
-    /// An id for one more policy; with none left, that of no policy. The one that was given out
-    /// longest ago comes first: flows of its former view may still carry it.
+    /// An id for one more policy; if none is left, the id that stands for no policy. The search starts behind the last
+    /// one given, because flows may still carry the ids of ended policies.
     pub(super) fn free_id(&mut self, taken: &BTreeSet<PolicyId>) -> PolicyId {
         if !self.begun {
             return Self::id_before_begin(taken);
@@ -132,9 +130,8 @@ impl State {
         free
     }
 
-    /// Ids that are not free: of this state, of what the kernel has (cgroups stand under adopted
-    /// ones until they get another), and of policies whose end is not written yet, because
-    /// owners are written before the end of policies.
+    /// Ids that are not free: those of this state, those in the kernel (cgroups keep adopted ones until they get
+    /// another), and those of policies whose deletion is not written yet, because owners are written before deletions.
     pub(super) fn taken(&self) -> BTreeSet<PolicyId> {
         let standing = self.planner.policies().keys().copied();
         let ending = self.ops.iter().filter_map(|op| match op {
@@ -145,7 +142,7 @@ impl State {
         own.chain(standing).chain(ending).collect()
     }
 
-    /// Every policy that no workload has any more goes.
+    /// Ends every policy that no workload has any more.
     fn sweep(&mut self, now: Instant) {
         let used: BTreeSet<PolicyId> = self.workloads.values().map(|(_, p)| *p).collect();
         let unused = |id: &PolicyId| *id != DEFAULT_POLICY && !used.contains(id);
@@ -160,7 +157,7 @@ impl State {
         }
     }
 
-    /// Makes policies for workloads of these kinds. Returns what the kernel is to hold of them.
+    /// Makes policies for workloads of these kinds. Returns their desired state in the kernel.
     pub(super) fn make(
         &mut self,
         kinds: BTreeMap<PolicyId, Kind>,
@@ -175,7 +172,7 @@ impl State {
         desired
     }
 
-    /// Has the kernel's policies follow those that were made and those that ended.
+    /// Plans the kernel writes for policies that were made and that ended.
     fn write(&mut self, made: BTreeMap<PolicyId, Desired>, ended: &[PolicyId]) {
         if self.begun {
             let ops = self.planner.change(&BTreeMap::new(), made, ended);
