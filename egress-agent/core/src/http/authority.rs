@@ -1,7 +1,7 @@
 //! The one canonical form of a host that a client names, by Host header or by SNI.
 //!
-//! What is matched is what is dialled: nothing else in the proxy reads a Host on its own, so two
-//! readers cannot disagree about a name. It knows no rules and resolves nothing.
+//! The name that is matched is the name that is dialled: only this code reads a Host, so two readers cannot disagree
+//! about a name. It knows no rules and resolves nothing.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
@@ -11,7 +11,7 @@ const MAX_NAME: usize = 253;
 /// The longest label (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 
-/// Why a host is not one that could be listed.
+/// Why a rule could not list a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HostError {
     /// No bytes.
@@ -20,7 +20,7 @@ pub enum HostError {
     /// More than 253 bytes.
     #[error("the host is longer than 253 bytes")]
     TooLong,
-    /// Two dots in a row, a leading dot, or a trailing dot where none may be.
+    /// Two dots in a row, a leading dot, or a trailing dot where it is not allowed.
     #[error("a label of the host is empty")]
     EmptyLabel,
     /// More than 63 bytes between dots.
@@ -35,10 +35,10 @@ pub enum HostError {
     /// Brackets around something that is not an IPv6 address, or bytes after them.
     #[error("the brackets of the host hold no IPv6 address")]
     BadBrackets,
-    /// Bytes after the colon that are no port.
+    /// Bytes after the colon that are not a port.
     #[error("the port of the host is not a number up to 65535")]
     BadPort,
-    /// An IP address where only a name may be (RFC 6066 §3).
+    /// An IP address where only a name is allowed (RFC 6066 §3).
     #[error("the host is an IP address")]
     IpLiteral,
 }
@@ -61,9 +61,9 @@ impl CanonicalHost {
 
 /// Reads a Host header or `:authority`.
 ///
-/// The port is read and thrown away: a sidecar routes by the dialled port and ignores the one in
-/// Host (Istio `tests/integration/pilot/common/routing.go`, hostCases). One trailing dot is taken
-/// off, since Istio lists each host with it as well (`httproute.go`, `EnableAbsoluteFqdnVhostDomain`).
+/// The port is read and dropped: a sidecar routes by the dialled port and ignores the port in Host (Istio
+/// `tests/integration/pilot/common/routing.go`, hostCases). One trailing dot is removed, because Istio lists each host
+/// with it as well (`httproute.go`, `EnableAbsoluteFqdnVhostDomain`).
 pub fn parse_authority(text: &str) -> Result<CanonicalHost, HostError> {
     if let Some(bad) = text.bytes().find(|byte| !(0x21..=0x7e).contains(byte)) {
         return Err(HostError::BadByte(bad));
@@ -115,8 +115,8 @@ fn check_port(port: &str) -> Result<(), HostError> {
     }
 }
 
-/// Letters, digits, hyphens, and the underscore, which names below listed wildcards do have
-/// (buckets of object stores).
+/// Letters, digits, hyphens and underscores. Some names below listed wildcards have underscores (buckets of object
+/// stores).
 fn canonical_name(bytes: &[u8]) -> Result<String, HostError> {
     if bytes.is_empty() {
         return Err(HostError::Empty);

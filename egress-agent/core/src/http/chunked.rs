@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-/// Bytes of all chunk extensions of one body, and of all its trailers.
+/// The most bytes of all chunk extensions of one body, and of all its trailers.
 const MAX_EXTRA: usize = 16 * 1024;
 
 /// A body that breaks the chunked coding.
@@ -14,12 +14,12 @@ const MAX_EXTRA: usize = 16 * 1024;
 #[error("the chunked body is malformed at {0}")]
 pub struct ChunkError(&'static str);
 
-/// What a piece of a body was.
+/// The result for a piece of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scanned {
     /// Bytes that belong to the body.
     pub used: usize,
-    /// The body ends with them.
+    /// Whether the body ends with them.
     pub ended: bool,
 }
 
@@ -53,7 +53,7 @@ enum Place {
 }
 
 impl ChunkScanner {
-    /// Takes the next bytes. After an error, and after the end, it is to be thrown away.
+    /// Takes the next bytes. Do not use the scanner after an error or after the end.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Scanned, ChunkError> {
         let mut at = 0;
         while at < bytes.len() {

@@ -1,4 +1,4 @@
-//! Why a request head is refused: what the client is answered, and what the log says.
+//! Why a request head is refused: the answer to the client, and the reason in the log.
 //!
 //! It reads no head.
 
@@ -16,7 +16,7 @@ pub enum HeadError {
     /// The head is larger than the limit.
     #[error("the request head is over the size limit")]
     TooLarge,
-    /// Requests of this workload, or of all, take all the memory that there is.
+    /// Requests of this workload, or of all workloads, take all the memory.
     #[error("no memory left for the request")]
     NoRoom,
     /// More than [`MAX_HEADERS`](super::request_head::MAX_HEADERS) fields.
@@ -46,13 +46,13 @@ pub enum HeadError {
     /// A Host with a byte that no authority has.
     #[error("the Host has a byte that no host has")]
     BadHost,
-    /// CONNECT: no route of Istio's has a connect matcher.
+    /// CONNECT: no route of Istio has a connect matcher.
     #[error("CONNECT")]
     Connect,
 }
 
 impl HeadError {
-    /// What Envoy answers; the connection is closed after it.
+    /// Envoy's answer. The connection is then closed.
     pub fn reply(&self) -> LocalReply {
         match self {
             Self::TooLarge | Self::TooManyHeaders => LocalReply::head_too_large(),

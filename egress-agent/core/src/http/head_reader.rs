@@ -1,18 +1,18 @@
 //! Gathers the bytes of a client connection until there is a whole request head.
 //!
-//! What a head must look like is in `request_head`.
+//! `request_head` has the rules for a head.
 
 use super::head_error::HeadError;
 use super::request_head::{Head, parse};
 
-/// What was read so far.
+/// The result of the bytes so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeadOutcome {
     /// A valid beginning.
     NeedMore,
     /// A whole head.
     Head(Head),
-    /// Not to be answered by anyone but the proxy.
+    /// The proxy itself must answer.
     Refused(HeadError),
 }
 
@@ -22,14 +22,14 @@ pub struct HeadReader {
     raw: Vec<u8>,
     limit: usize,
     http10: bool,
-    /// Bytes in which no end of a head was found.
+    /// The number of bytes that contain no end of a head.
     searched: usize,
-    /// How many bytes there must be for another look at an unfinished head.
+    /// The number of bytes at which an unfinished head is parsed again.
     next_look: usize,
 }
 
 impl HeadReader {
-    /// For heads of at most `limit` bytes.
+    /// A reader for heads of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             raw: Vec::new(),
@@ -49,24 +49,24 @@ impl HeadReader {
 
     /// Takes bytes of the connection.
     pub fn push(&mut self, bytes: &[u8]) {
-        // Not twice what there is: many connections may hold an unfinished head.
+        // The buffer does not double: many connections may hold an unfinished head.
         if self.raw.capacity() - self.raw.len() < bytes.len() {
             self.raw.reserve_exact(bytes.len().max(2048));
         }
         self.raw.extend_from_slice(bytes);
     }
 
-    /// Puts bytes back in front: they follow the body of the last request.
+    /// Puts bytes back in front. They follow the body of the last request.
     pub fn push_back(&mut self, bytes: &[u8]) {
         self.raw.splice(..0, bytes.iter().copied());
     }
 
-    /// Bytes that were taken and are not part of a head that was given.
+    /// Bytes that were pushed and are not part of a returned head.
     pub fn pending(&self) -> &[u8] {
         &self.raw
     }
 
-    /// Takes up to `most` of the pending bytes: they belong to a body.
+    /// Takes up to `most` of the pending bytes, which belong to a body.
     pub fn take(&mut self, most: usize) -> Vec<u8> {
         let rest = self.raw.split_off(most.min(self.raw.len()));
         std::mem::replace(&mut self.raw, rest)
@@ -91,8 +91,8 @@ impl HeadReader {
         let from = self.searched.saturating_sub(3);
         let ended = ends_head(&self.raw[from..]);
         self.searched = self.raw.len();
-        // An unfinished head is parsed whenever it has doubled, so that nonsense is found early and
-        // a slow client costs no more than its bytes.
+        // An unfinished head is parsed each time its length has doubled. This finds malformed bytes early, and limits
+        // the work for a slow client.
         if !ended && self.raw.len() < self.next_look && self.raw.len() <= self.limit {
             return HeadOutcome::NeedMore;
         }

@@ -1,15 +1,15 @@
-//! The headers that a sidecar adds, replaces and takes away (Envoy `conn_manager_utility.cc`,
-//! Istio `pilot/pkg/networking/util/proxy_headers.go`).
+//! The headers that a sidecar adds, replaces and removes (Envoy `conn_manager_utility.cc`, Istio
+//! `pilot/pkg/networking/util/proxy_headers.go`).
 //!
-//! Header maps in, header maps out. Random numbers come in as parameters.
+//! Header maps in, header maps out. Random numbers are parameters.
 
 use super::hop_by_hop::{HOP_BY_HOP, remove_hop_by_hop};
 use http::HeaderMap;
 use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, SERVER};
 use std::time::Duration;
 
-/// What Envoy obeys when a trusted client sends it. A workload is not trusted to steer its gate
-/// (Envoy `cleanInternalHeaders`).
+/// Headers that Envoy obeys if a trusted client sends them. A workload may not steer its gate (Envoy
+/// `cleanInternalHeaders`).
 const STEERING: [&str; 21] = [
     "x-envoy-attempt-count",
     "x-envoy-decorator-operation",
@@ -37,9 +37,9 @@ const STEERING: [&str; 21] = [
 /// What the headers of one request are made from.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext<'a> {
-    /// For `x-request-id`, where the client sent none: a UUID.
+    /// A UUID for `x-request-id`, if the client sent none.
     pub request_id: &'a str,
-    /// For `x-b3-traceid`, where the client sent no trace context: a random number.
+    /// A random number for `x-b3-traceid`, if the client sent no trace context.
     pub trace_id: u128,
     /// `VirtualService.http[].timeout`, if there is one.
     pub timeout: Option<Duration>,
@@ -51,18 +51,17 @@ pub struct RequestContext<'a> {
     pub websocket: bool,
 }
 
-/// Whether a header of a client's request goes no further than the proxy, whatever it says.
+/// Whether the proxy always removes this header from a client's request.
 pub fn ends_here(name: &str) -> bool {
     name == CONNECTION || HOP_BY_HOP.contains(&name) || STEERING.contains(&name)
 }
 
-/// Turns a client's request headers into those that go upstream. `x-envoy-attempt-count` belongs to
-/// each try: [`set_attempt`].
+/// Turns a client's request headers into the upstream's. [`set_attempt`] adds `x-envoy-attempt-count` for each try.
 pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
     remove_hop_by_hop(headers, context.websocket);
     // The proxy has answered `100-continue` itself.
     headers.remove(EXPECT);
-    // Few clients send one; to look for each by name takes longer than to look at all.
+    // Few clients send any of them. One pass over all headers is faster than a search for each name.
     if headers
         .keys()
         .any(|name| name.as_str().starts_with("x-envoy-"))
@@ -96,8 +95,8 @@ pub fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
     headers.insert("x-envoy-attempt-count", HeaderValue::from(attempt));
 }
 
-/// Turns an upstream's response headers into those that the client sees. `waited` is the time from
-/// the end of the request to these headers.
+/// Turns an upstream's response headers into the client's. `waited` is the time from the end of the request to these
+/// headers.
 pub fn prepare_response(headers: &mut HeaderMap, waited: Duration, switching: bool) {
     remove_hop_by_hop(headers, switching);
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
@@ -105,7 +104,7 @@ pub fn prepare_response(headers: &mut HeaderMap, waited: Duration, switching: bo
     headers.insert("x-envoy-upstream-service-time", HeaderValue::from(millis));
 }
 
-/// A trace is begun only where the client carries none; it is not sampled, as there is no collector.
+/// Starts a trace only if the client sent none. It is not sampled, because there is no collector.
 fn add_trace(headers: &mut HeaderMap, trace_id: u128) {
     if ["x-b3-traceid", "b3", "traceparent"]
         .iter()

@@ -8,7 +8,7 @@ use http::header::{
     UPGRADE,
 };
 
-/// Fields of one hop beside those that `connection` names (RFC 9110 §7.6.1).
+/// Fields of one hop, besides those that `connection` names (RFC 9110 §7.6.1).
 pub(super) const HOP_BY_HOP: [&str; 4] = [
     "http2-settings",
     "keep-alive",
@@ -19,9 +19,9 @@ pub(super) const HOP_BY_HOP: [&str; 4] = [
 /// What a request's `connection: upgrade` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpgradeAsked {
-    /// Nothing, or h2c, which Envoy takes off and forgets.
+    /// Nothing, or h2c, which Envoy removes and ignores.
     No,
-    /// websocket, the one upgrade that Istio's sidecars pass through.
+    /// websocket, the only upgrade that Istio's sidecars pass through.
     Websocket,
     /// Another protocol.
     Other,
@@ -46,13 +46,13 @@ pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
     }
 }
 
-/// Takes off the fields of one hop, but for an upgrade that goes on.
+/// Removes the fields of one hop, except those of an upgrade that continues.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
         .filter(|token| !token.eq_ignore_ascii_case("keep-alive"))
         .filter_map(|token| token.parse().ok())
         .collect();
-    // What frames or addresses a message is not the client's to take off.
+    // A client cannot remove the fields that frame or address a message.
     let kept = [
         CONNECTION,
         CONTENT_LENGTH,

@@ -1,6 +1,6 @@
 //! The proxy's own replies, byte for byte as Envoy's `sendLocalReply`.
 //!
-//! It writes nothing to a socket and counts nothing.
+//! It writes to no socket.
 
 use super::response_flags::{ResponseFlag, ResponseFlags};
 use super::upstream_reset::UpstreamReset;
@@ -17,7 +17,7 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
 pub struct LocalReply {
     /// HTTP status.
     pub status: u16,
-    /// Body, without a newline; `content-type: text/plain` goes with it unless it is empty.
+    /// Body, without a newline. It has `content-type: text/plain` unless it is empty.
     pub body: Cow<'static, str>,
     /// Flags for the log.
     pub flags: ResponseFlags,
@@ -32,7 +32,7 @@ impl LocalReply {
         }
     }
 
-    /// `grpc-status` and `grpc-message` in which a gRPC client gets the reply, with 200 (Envoy
+    /// `grpc-status` and `grpc-message` of the reply for a gRPC client, whose HTTP status is 200 (Envoy
     /// `grpc/status.cc`, `httpToGrpcStatus`).
     pub fn in_grpc(&self) -> (u8, String) {
         let status = match self.status {
@@ -79,7 +79,7 @@ impl LocalReply {
         }
     }
 
-    /// The request has no Host, or its target is none that a gate for HTTP could mean.
+    /// The request has no Host, or its target is not one for HTTP.
     pub fn bad_request() -> Self {
         Self::empty(400, ResponseFlags::default())
     }

@@ -1,6 +1,6 @@
 //! The allowed methods: those that Envoy knows.
 //!
-//! Routes decide which of them they match.
+//! Routes decide which methods they match.
 
 /// The methods that Envoy knows (`source/common/http/http1/balsa_parser.cc`, `kValidMethods`).
 const METHODS: [&str; 34] = [
@@ -40,7 +40,7 @@ const METHODS: [&str; 34] = [
     "UNSUBSCRIBE",
 ];
 
-/// Whether a request with this method is allowed; others are 400.
+/// Whether a request with this method is allowed. Others get 400.
 pub fn is_known_method(method: &str) -> bool {
     METHODS.binary_search(&method).is_ok()
 }

@@ -1,7 +1,7 @@
 //! The pure half of HTTP: request and response heads read strictly, the Host and the path in one
 //! canonical form, Envoy's local replies, a sidecar's headers.
 //!
-//! No connection, no body and no clock here; the proxy owns those.
+//! The proxy owns connections, bodies and clocks.
 
 pub mod authority;
 pub mod chunked;

@@ -1,4 +1,4 @@
-//! Reads a request head strictly, and rewrites it in the one form that is judged and forwarded.
+//! Reads a request head strictly, and rewrites it in the form that is judged and forwarded.
 //!
 //! A head that two readers could frame or address differently is rejected here with Envoy's status,
 //! before the HTTP library sees a byte of it. It does not decide which hosts are allowed.
@@ -13,30 +13,29 @@ pub const MAX_HEADERS: usize = 100;
 /// How the end of a request's body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// After so many bytes; 0 without a body.
+    /// By its length in bytes; 0 without a body.
     Length(u64),
     /// By its chunks.
     Chunked,
 }
 
-/// A head that may be judged.
+/// A head that can be judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The head in its canonical form, from the method to the empty line: path and Host are those
-    /// that count, and `expect` is taken out.
+    /// The head in its canonical form, from the method to the empty line: with the canonical path and Host, and without
+    /// `expect`.
     pub bytes: Vec<u8>,
-    /// The one host that the request names; several Host lines are joined by commas, which is
-    /// listed nowhere.
+    /// The one host that the request names; several Host lines are joined by commas, which no rule can list.
     pub authority: String,
     /// The body's.
     pub framing: Framing,
-    /// The value of `expect`, which goes upstream although the HTTP library must not act on it.
+    /// The value of `expect`. It goes upstream, but the HTTP library must not act on it.
     pub expect: Option<Vec<u8>>,
-    /// HTTP/1.0, where that is accepted: the client knows neither chunks nor 1xx responses.
+    /// HTTP/1.0, if it is accepted: the client understands neither chunks nor 1xx responses.
     pub http10: bool,
 }
 
-/// Looks for a head at the beginning of `raw`; gives it, and how many bytes it took.
+/// Looks for a head at the beginning of `raw`. Returns it with its length in bytes.
 pub(super) fn parse(
     raw: &[u8],
     limit: usize,
@@ -158,7 +157,7 @@ fn framing(headers: &[httparse::Header<'_>]) -> Result<Framing, HeadError> {
 pub(super) fn length_of(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii();
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    // The two largest are what HTTP libraries keep for "unknown".
+    // HTTP libraries use the two largest numbers for "unknown".
     let length = str::from_utf8(value).ok()?.parse().ok();
     length.filter(|length| digits && *length < u64::MAX - 1)
 }

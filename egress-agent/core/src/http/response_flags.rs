@@ -36,7 +36,7 @@ pub enum ResponseFlag {
 }
 
 impl ResponseFlag {
-    /// All, in the order in which Envoy 1.40 prints those that go together.
+    /// All flags, in the order in which Envoy 1.40 prints them.
     const ALL: [Self; 12] = [
         Self::URX,
         Self::UH,

@@ -34,16 +34,16 @@ pub enum ResponseError {
     FramedNothing,
 }
 
-/// A whole head that may be read on.
+/// A whole head that the library may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// Its bytes.
     pub length: usize,
-    /// 1xx: another head follows. 101 is not one of these.
+    /// 1xx, after which another head follows. This excludes 101.
     pub interim: bool,
 }
 
-/// Looks at the beginning of a response; `None` where the head is not whole yet.
+/// Checks the beginning of a response. `None` until the head is whole.
 pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
@@ -87,7 +87,7 @@ pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError>
     Ok(Some(ResponseHead { length, interim }))
 }
 
-/// A 1xx response as the client gets it.
+/// A 1xx response in the form for the client.
 pub fn interim_response(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or("Unknown");
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();

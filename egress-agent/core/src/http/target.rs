@@ -1,9 +1,8 @@
 //! The one canonical form of a request target, as Envoy's `normalize_path` makes it with Istio's
 //! default setting (`pathNormalization: BASE`).
 //!
-//! What a route matches is what goes upstream: nothing else in the proxy reads a path on its own.
-//! It does not merge slashes and does not decode `%2F` or `%5C`: those belong to Istio's stronger
-//! settings.
+//! The path that a route matches is the path that goes upstream: only this code reads a path. It does not merge slashes
+//! and does not decode `%2F` or `%5C`; Istio does so only with stronger settings.
 
 use thiserror::Error;
 
@@ -32,9 +31,9 @@ pub struct Target {
 
 /// Reads the target of a method other than CONNECT.
 ///
-/// The fragment is cut off, dot segments are removed (those with parameters too: `..;x` is `..` to
-/// some servers), backslashes become slashes, and escapes of unreserved characters are decoded
-/// (RFC 3986 §2.3). The query is kept as it is, but for `"`, `<` and `>`, which no URI has.
+/// The fragment is cut off, dot segments are removed (those with parameters too: `..;x` is `..` to some servers),
+/// backslashes become slashes, and escapes of unreserved characters are decoded (RFC 3986 §2.3). The query is kept as
+/// it is, except `"`, `<` and `>`, which are not allowed in a URI.
 pub fn parse_target(method: &[u8], raw: &[u8]) -> Result<Target, TargetError> {
     if let Some(bad) = raw.iter().find(|byte| !(0x21..=0x7e).contains(*byte)) {
         return Err(TargetError::BadByte(*bad));
@@ -85,7 +84,7 @@ fn canonical_path(text: &str) -> Result<String, TargetError> {
         canonical.push('?');
         for char in query.chars() {
             match char {
-                // Envoy passes these three; the HTTP library takes them for an error.
+                // Envoy passes these three; for the HTTP library they are an error.
                 '"' | '<' | '>' => push_escaped(&mut canonical, char as u8),
                 char => canonical.push(char),
             }
@@ -94,12 +93,12 @@ fn canonical_path(text: &str) -> Result<String, TargetError> {
     Ok(canonical)
 }
 
-/// Escapes of unreserved characters decoded, backslashes turned, and the characters that no URI
-/// has escaped.
+/// Decodes escapes of unreserved characters, turns backslashes into slashes, and escapes characters that are not
+/// allowed in a URI.
 fn decoded(path: &str) -> Result<String, TargetError> {
     let bytes = path.as_bytes();
     let mut out = String::with_capacity(bytes.len());
-    // Where in `out` a percent sign stands that begins no escape.
+    // Positions in `out` of percent signs that begin no escape.
     let mut bare = Vec::new();
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
@@ -130,7 +129,7 @@ fn decoded(path: &str) -> Result<String, TargetError> {
             other => out.push(char::from(other)),
         }
     }
-    // What was decoded must not make an escape of its own: `%%32e` is `%252e`, not `%2e`.
+    // Decoded characters must not form a new escape: `%%32e` is `%252e`, not `%2e`.
     for at in bare.into_iter().rev() {
         if escape(&out.as_bytes()[at + 1..]).is_some() {
             out.insert_str(at + 1, "25");
@@ -145,7 +144,7 @@ fn push_escaped(to: &mut String, byte: u8) {
     to.extend(['%', digit(byte >> 4), digit(byte)]);
 }
 
-/// The byte that two hexadecimal digits stand for.
+/// The byte of two hexadecimal digits.
 fn escape(digits: &[u8]) -> Option<u8> {
     let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
     u8::try_from(digit(0)? * 16 + digit(1)?).ok()
@@ -156,11 +155,11 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// RFC 3986 §5.2.4; what leads above the root ends at the root.
+/// RFC 3986 §5.2.4. A path that leads above the root ends at the root.
 fn without_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_with_slash = false;
-    // The path begins with a slash: what is before it is not a segment.
+    // The path begins with a slash, and nothing before it is a segment.
     for segment in path.split('/').skip(1) {
         let name = segment.split(';').next().unwrap_or_default();
         ends_with_slash = matches!(name, "." | "..");

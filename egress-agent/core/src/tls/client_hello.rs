@@ -1,13 +1,13 @@
 //! Finds the server name in the first bytes of a TLS connection, as they arrive.
 //!
-//! Bounded and incremental: bytes go in as the socket gives them, in pieces of any size, spread
-//! over any number of TLS records. It decrypts nothing, judges no cipher and knows no rules.
+//! Bounded and incremental: it takes bytes as they come from the socket, in pieces of any size and any number of TLS
+//! records. It decrypts nothing and judges no cipher.
 
 use crate::http::authority::{CanonicalHost, HostError, parse_server_name};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
-/// The most bytes of one flow that are looked at, record headers included.
+/// The most bytes of one flow that are read, including record headers.
 pub const MAX_HELLO: usize = 64 * 1024;
 
 /// `TLSPlaintext.length` may not exceed this (RFC 8446 §5.1).
@@ -20,28 +20,28 @@ const EXTENSION_SERVER_NAME: u16 = 0;
 /// RFC 9849 §5; browsers send the same type with random bytes (GREASE).
 const EXTENSION_ECH: u16 = 0xfe0d;
 
-/// What a complete hello says.
+/// The content of a complete hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The server name in canonical form; `None` where the hello names none.
+    /// The server name in canonical form; `None` if the hello has none.
     pub name: Option<CanonicalHost>,
-    /// The hello carries `encrypted_client_hello`. A greased one cannot be distinguished from a
-    /// real one, so the decision is taken on the outer name either way.
+    /// The hello carries `encrypted_client_hello`. A greased one cannot be distinguished from a real one, so the outer
+    /// name decides in both cases.
     pub ech: bool,
 }
 
-/// What the bytes so far amount to.
+/// The result of the bytes so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HelloOutcome {
     /// A valid beginning.
     NeedMore,
     /// A whole hello.
     Hello(ClientHello),
-    /// No hello, whatever follows.
+    /// Not a hello, whatever follows.
     Invalid(HelloError),
 }
 
-/// Why bytes are no hello that may pass.
+/// Why bytes are not an acceptable hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HelloError {
     /// The first record is not a TLS handshake record.
@@ -59,10 +59,10 @@ pub enum HelloError {
     /// The hello needs more than [`MAX_HELLO`] bytes.
     #[error("the ClientHello is longer than 65536 bytes")]
     TooLong,
-    /// The record continues behind the hello.
+    /// The record continues after the hello.
     #[error("bytes follow the ClientHello in its record")]
     Excess,
-    /// A length inside points outside, or leaves bytes over.
+    /// A length in the hello is too large, or leaves bytes over.
     #[error("the ClientHello is malformed")]
     Malformed,
     /// One extension type twice (RFC 8446 §4.2).
@@ -71,7 +71,7 @@ pub enum HelloError {
     /// More than one server name, or one of an unknown type.
     #[error("the ClientHello has more than one server name")]
     SeveralNames,
-    /// The server name is none that could be listed.
+    /// The server name is not one that a rule could list.
     #[error("the server name of the ClientHello: {0}")]
     BadName(HostError),
 }
@@ -88,8 +88,8 @@ pub struct HelloReader {
 }
 
 impl HelloReader {
-    /// Takes the next bytes. After an outcome other than [`HelloOutcome::NeedMore`] the reader is
-    /// spent; bytes of later records are not looked at.
+    /// Takes the next bytes. Do not use the reader after an outcome other than [`HelloOutcome::NeedMore`]; it does not
+    /// read bytes of later records.
     pub fn push(&mut self, mut bytes: &[u8]) -> HelloOutcome {
         while !bytes.is_empty() {
             match self.step(&mut bytes) {
@@ -104,7 +104,7 @@ impl HelloReader {
         HelloOutcome::NeedMore
     }
 
-    /// Bytes that it took: once the hello is whole, those of its records.
+    /// The number of bytes taken. Once the hello is whole, these are the bytes of its records.
     pub const fn taken(&self) -> usize {
         self.seen
     }
@@ -143,7 +143,7 @@ impl HelloReader {
         parse_body(&self.message[HANDSHAKE_HEADER..]).map(Some)
     }
 
-    /// Judges a record header as far as it is there, so that garbage is refused at its first byte.
+    /// Checks the part of a record header that has come, so that garbage is rejected at its first byte.
     fn check_header(&mut self) -> Result<(), HelloError> {
         if self.header[0] != CONTENT_HANDSHAKE || (self.header_len > 1 && self.header[1] != 3) {
             return Err(HelloError::NotTls);
@@ -161,12 +161,12 @@ impl HelloReader {
     }
 }
 
-/// Reads a hello from all the bytes that there are.
+/// Reads a hello from all bytes of a flow so far.
 pub fn parse(bytes: &[u8]) -> HelloOutcome {
     HelloReader::default().push(bytes)
 }
 
-/// The fields of `ClientHello` (RFC 8446 §4.1.2), each one bounded by what is left.
+/// The fields of `ClientHello` (RFC 8446 §4.1.2), each limited to the bytes that are left.
 pub(super) fn parse_body(body: &[u8]) -> Result<ClientHello, HelloError> {
     let mut body = Cursor(body);
     let version_and_random = 2 + 32;
@@ -220,7 +220,7 @@ fn server_name(data: &[u8]) -> Result<CanonicalHost, HelloError> {
     parse_server_name(name).map_err(HelloError::BadName)
 }
 
-/// Takes from the front, never past the end.
+/// Takes bytes from the front, never beyond the end.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {

@@ -30,13 +30,13 @@ pub enum SecondHelloError {
     /// The second hello names another host, or none.
     #[error("the second ClientHello names {0}")]
     OtherName(String),
-    /// It is none that may pass.
+    /// It is not an acceptable hello.
     #[error("the second ClientHello: {0}")]
     Bad(#[from] HelloError),
     /// Another record is in the middle of it (RFC 8446 §5.1 forbids that).
     #[error("another record interrupts the second ClientHello")]
     Interrupted,
-    /// It was begun and not ended in time.
+    /// It began, but did not end in time.
     #[error("the second ClientHello did not end in time")]
     Late,
 }
@@ -44,11 +44,11 @@ pub enum SecondHelloError {
 /// See the module.
 #[derive(Debug)]
 pub struct SecondHello {
-    /// Of the first hello.
+    /// The server name of the first hello.
     name: Option<CanonicalHost>,
     client: Records,
     message: Message,
-    /// The client has announced encryption, or pretends to (RFC 8446 appendix D.4).
+    /// The client has sent ChangeCipherSpec, which announces encryption or only pretends to (RFC 8446 appendix D.4).
     cipher_changed: bool,
     held: usize,
     server: Server,
@@ -56,7 +56,7 @@ pub struct SecondHello {
 }
 
 impl SecondHello {
-    /// Watches what follows a first hello with this server name.
+    /// Watches a connection after a first hello with this server name.
     pub fn new(name: Option<CanonicalHost>) -> Self {
         Self {
             name,
@@ -69,7 +69,7 @@ impl SecondHello {
         }
     }
 
-    /// A watch that is over.
+    /// A watch that has ended.
     pub fn ended() -> Self {
         Self {
             over: true,
@@ -77,7 +77,7 @@ impl SecondHello {
         }
     }
 
-    /// The client's first encrypted record has begun: nothing that follows is watched.
+    /// Whether the client's first encrypted record has begun. Nothing after it is watched.
     pub const fn is_over(&self) -> bool {
         self.over
     }
@@ -108,8 +108,8 @@ impl SecondHello {
 
     /// A record of the client begins.
     fn begin(&mut self, kind: u8) -> Result<(), SecondHelloError> {
-        // Only what follows a ServerHello that asks for no second hello is encrypted for sure: data
-        // before it is early data, and ChangeCipherSpec may stand before a second hello.
+        // Only after a ServerHello that asks for no second hello is it certain that data is encrypted. Before it, data
+        // is early data, and ChangeCipherSpec may come before a second hello.
         let settled = self.server.settled;
         if kind != HANDSHAKE && self.message.may_be_hello() {
             return Err(SecondHelloError::Interrupted);
@@ -169,7 +169,7 @@ impl SecondHello {
 struct Records {
     header: [u8; RECORD_HEADER],
     header_len: usize,
-    /// Bytes of the record's body that are to come.
+    /// Bytes of the record's body that have not come yet.
     left: usize,
 }
 
@@ -217,13 +217,13 @@ impl Records {
         Ok(Piece::Header)
     }
 
-    /// The type of the record whose header is just whole.
+    /// The type of the record if its header has just become whole.
     fn begun(&self) -> Option<u8> {
         (self.header_len == RECORD_HEADER).then_some(self.header[0])
     }
 }
 
-/// One handshake message as it comes in; of one that is not a `ClientHello` only the header is kept.
+/// A handshake message as it comes in. Only the header is kept if it is not a `ClientHello`.
 #[derive(Debug, Default)]
 struct Message {
     kept: Vec<u8>,
@@ -243,7 +243,7 @@ impl Message {
         self.kept.len() >= MESSAGE_HEADER && self.left == 0
     }
 
-    /// Takes bytes up to the end of the header or of the message, and says how many.
+    /// Takes bytes up to the end of the header or of the message. Returns their number.
     fn take(&mut self, bytes: &mut &[u8], most: usize) -> Result<usize, HelloError> {
         let header = self.kept.len() < MESSAGE_HEADER;
         let wanted = if header { 1 } else { self.left };
@@ -264,7 +264,7 @@ impl Message {
     }
 }
 
-/// What the server answered to the hello.
+/// The server's answer to the hello.
 #[derive(Debug, Default)]
 struct Server {
     records: Records,
@@ -272,7 +272,7 @@ struct Server {
     skip: usize,
     /// It sent a ServerHello that asks for no second hello.
     settled: bool,
-    /// It speaks something else: it never settles.
+    /// It answered with something other than a ServerHello, so it never settles.
     strange: bool,
 }
 

@@ -1,6 +1,6 @@
-//! Which cluster: the identity that outlives a snapshot.
+//! The identity of a cluster. It outlives a snapshot.
 //!
-//! Addresses, policies and weights of a cluster change; state about its upstream lives by its id.
+//! Addresses, policies and weights of a cluster change. State about its upstream is kept by its id.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl ClusterId {
     }
 }
 
-/// As Istio names it (`pilot/pkg/model/service.go`, `BuildSubsetKey`): `outbound|80||httpbin.org`.
+/// Istio's name for it (`pilot/pkg/model/service.go`, `BuildSubsetKey`): `outbound|80||httpbin.org`.
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, subset } = self;

@@ -1,4 +1,4 @@
-//! What `DestinationRule`s ask for one destination.
+//! The policy of `DestinationRule`s for one destination.
 //!
 //! Owns which fields are read, and how the policies of host, subset and port merge. The registry
 //! finds the rules of a destination; the proxy carries the policy out.
@@ -9,11 +9,11 @@ use crate::istio::destination_rule::{
 };
 use std::sync::Arc;
 
-/// The policy of one cluster. The default asks for nothing.
+/// The policy of one cluster. The default has no settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterPolicy {
-    /// Why the cluster serves nothing, whatever its addresses: a rule about it is not carried out
-    /// and would protect. The text names the field and the object.
+    /// Why the cluster serves nothing, even with addresses: a rule for it has a protecting field that is not carried
+    /// out. The text names the field and the object.
     pub denied: Option<Arc<str>>,
 }
 
@@ -26,8 +26,7 @@ impl ClusterPolicy {
     }
 }
 
-/// A traffic policy of a `DestinationRule`, of the host, of a subset or of a port, or several that
-/// hold together.
+/// A traffic policy of a `DestinationRule`: that of the host, of a subset or of a port, or several merged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MergedPolicy<'a> {
     pub(crate) tls: Option<&'a ClientTlsSettings>,
@@ -70,9 +69,8 @@ impl<'a> MergedPolicy<'a> {
         self.connection_pool.and_then(|c| c.tcp.as_ref())
     }
 
-    /// This policy with another one over it for a port (istio `pilot/pkg/networking/util`,
-    /// `MergeTrafficPolicy`): what the other sets replaces, and its settings for the port inherit
-    /// nothing.
+    /// This policy with another one over it for a port (istio `pilot/pkg/networking/util`, `MergeTrafficPolicy`):
+    /// fields that the other policy sets replace those of this one, and its settings for the port inherit nothing.
     #[must_use]
     pub fn under(self, other: &'a TrafficPolicy, port: u16) -> Self {
         let own = Self::from(other);

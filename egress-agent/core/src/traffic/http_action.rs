@@ -19,14 +19,12 @@ pub enum NoAction {
     /// The route leads to no destination.
     #[default]
     Nowhere,
-    /// The rule has a field that is not carried out and would narrow or protect. The text names the
-    /// field and the object.
+    /// The rule has a field that narrows or protects and is not carried out. The text names the field and the object.
     NotCarriedOut(Arc<str>),
 }
 
 impl<D> HttpAction<D> {
-    /// The action that a rule asks for. `forward` finds its destinations; `None` if none of them
-    /// gets a request.
+    /// The action of a rule. `forward` finds its destinations, and returns `None` if none of them gets a request.
     pub fn of_rule(
         route: &HttpRoute,
         forward: impl FnOnce(&[HttpRouteDestination]) -> Option<D>,
@@ -42,7 +40,7 @@ impl<D> HttpAction<D> {
         }
     }
 
-    /// The same action with what `forward` makes of the destinations.
+    /// The same action, with the destinations that `forward` returns.
     pub fn try_map<E, N>(
         &self,
         forward: impl FnOnce(&D) -> Result<E, N>,

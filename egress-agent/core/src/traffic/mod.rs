@@ -1,5 +1,5 @@
-//! What rules ask of traffic: the action and the policy of a route, the policy of a cluster, as
-//! typed values that the registry builds and the proxy carries out.
+//! The action and policy of a route and the policy of a cluster, as typed values. The registry builds them, and the
+//! proxy carries them out.
 //!
 //! The code between the two passes them on without reading them: a new field of a rule is read here
 //! and carried out in the proxy. Decides nothing about a flow.

@@ -1,5 +1,4 @@
-//! What an HTTP route asks for besides its action: Istio's `VirtualService.http[]` without `match`
-//! and destinations.
+//! The settings of an HTTP route besides its action: Istio's `VirtualService.http[]` without `match` and destinations.
 //!
 //! Owns which fields are read. The proxy carries them out.
 
@@ -7,7 +6,7 @@ use crate::istio::duration::TimeSpan;
 use crate::istio::virtual_service::HttpRoute;
 use std::time::Duration;
 
-/// The policy of one route. The default asks for nothing.
+/// The policy of one route. The default has no settings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoutePolicy {
     /// `timeout`: from the end of the request to the end of the response.
