@@ -24,12 +24,12 @@ pub struct SourceFile {
     pub path: PathBuf,
     /// UTF-8.
     pub text: String,
-    /// Of path and text, made once: the texts of many files are long.
+    /// Digest of path and text. It is computed once, because the texts of many files are long.
     digest: u64,
 }
 
 impl SourceFile {
-    /// Of a text.
+    /// A file with this text.
     pub fn new(path: PathBuf, text: String) -> Self {
         Self {
             digest: digest(&(&path, &text)),
@@ -38,7 +38,7 @@ impl SourceFile {
         }
     }
 
-    /// Whether two files are the same; says nothing across versions of the agent.
+    /// Equal for equal files. Other versions of the agent may compute other digests.
     pub(super) fn digest(&self) -> u64 {
         self.digest
     }
@@ -56,19 +56,19 @@ pub enum Unreadable {
     /// The system's error.
     #[error("{}", io::Error::from_raw_os_error(*.0))]
     System(i32),
-    /// An error that has no number.
+    /// An error without a number.
     #[error("{0}")]
     Other(io::ErrorKind),
     /// A FIFO, a device, a socket, or a folder where a file was.
     #[error("is not a file")]
     NotAFile,
-    /// No decoder would take it.
+    /// It is too large for the decoder.
     #[error("is larger than {} MiB", MAX_FILE >> 20)]
     TooLarge,
     /// Its text is not UTF-8.
     #[error("the text is not UTF-8")]
     NotUtf8,
-    /// A writer is at it.
+    /// A writer is changing it.
     #[error("changes while it is read")]
     Changing,
 }
@@ -80,7 +80,7 @@ impl From<io::Error> for Unreadable {
     }
 }
 
-/// All files of all paths as they are at one moment.
+/// All files of all paths at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reading {
     /// Files, sorted by path.
@@ -91,7 +91,7 @@ pub struct Reading {
     pub ignored: Vec<PathBuf>,
 }
 
-/// Whether two reads saw the same; says nothing across versions of the agent.
+/// Equal for equal content. Other versions of the agent may compute other digests.
 pub(super) fn digest(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
@@ -103,21 +103,21 @@ pub fn read(paths: &[PathBuf]) -> Reading {
     Reader::default().read(paths)
 }
 
-/// A file of a path or of a folder.
+/// A file that was named, or that is in a named folder.
 struct Member {
     path: PathBuf,
-    /// By which a file that is named twice is read once.
+    /// Its resolved path, so that a file that is named twice is read once.
     real: io::Result<PathBuf>,
 }
 
-/// Reads files, and remembers them for the next read.
+/// Reads files, and keeps them for the next read.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     held: HashMap<PathBuf, Held<Arc<SourceFile>>>,
 }
 
 impl Reader {
-    /// Everything is read at the next read, whatever the attributes of the files say.
+    /// Makes the next read read every file, regardless of its attributes.
     pub(super) fn doubt(&mut self) {
         self.held.values_mut().for_each(Held::doubt);
     }
@@ -129,7 +129,7 @@ impl Reader {
             if last.failed.is_empty() {
                 break;
             }
-            // A file between two names of a rename, or one being written.
+            // A file is being renamed or written.
             last = self.read_once(paths);
         }
         last
@@ -172,9 +172,9 @@ impl Reader {
         reading
     }
 
-    /// A file as it is: the one that is held if its attributes show that it did not change.
+    /// The present content of a file. It is the kept one if the attributes prove that the file did not change.
     fn file(&mut self, path: &Path) -> Result<Held<Arc<SourceFile>>, Unreadable> {
-        // Not opened before it is known to be a file: opening a FIFO waits for its writer.
+        // It is opened only once it is known to be a file, because opening a FIFO waits for its writer.
         let meta = fs::metadata(path)?;
         if !meta.is_file() {
             return Err(Unreadable::NotAFile);
@@ -194,8 +194,8 @@ impl Reader {
     }
 }
 
-/// The rule files of a folder, not of folders in it. Names that begin with a dot are an editor's,
-/// or Kubernetes' own (`..data` and the folder it points to).
+/// The rule files of a folder, without those of its subfolders. Names that begin with a dot belong to an editor or to
+/// Kubernetes (`..data` and the folder it points to).
 fn members(folder: &Path, ignored: &mut Vec<PathBuf>) -> io::Result<Vec<Member>> {
     let real = fs::canonicalize(folder)?;
     let mut found = Vec::new();
@@ -233,7 +233,7 @@ fn is_hidden(path: &Path) -> bool {
     name.is_none_or(|n| n.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Whether a file of a folder is taken for rules, by its name.
+/// Whether a file in a folder is a rule file, by its name.
 pub(super) fn is_rules(path: &Path) -> bool {
     let known = ["yaml", "yml", "json"];
     let extension = path.extension();

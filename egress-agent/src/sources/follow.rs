@@ -11,27 +11,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Reading every file although none of their attributes changed takes one part in this many of a
-/// processor.
+/// A full read of all files although no attributes changed may use one part in this many of a processor.
 const SPARING: u32 = 1000;
-/// The shortest and longest time between two such reads. They find what a memory mapping wrote,
-/// which changes no attribute on some file systems (tmpfs).
+/// The shortest and longest time between two such reads. They find writes through a memory mapping, which change no
+/// attribute on some file systems (tmpfs).
 const DOUBT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
-/// What a set of files amounts to, and what is wrong with it.
+/// The compiled result of a set of files, and what is wrong with the files.
 #[derive(Clone, Debug)]
 pub struct Feed<T> {
-    /// The latest.
+    /// The latest result.
     pub current: watch::Receiver<Arc<T>>,
-    /// One line about the parts of the files that are not in force; `None` while all is.
+    /// One line about the parts of the files that are not in force; `None` if all are.
     pub problem: watch::Receiver<Option<String>>,
 }
 
 /// Loads `paths` and follows them until the returned future is dropped.
 ///
-/// `compile` sees all files at once and gives what they amount to, with one line if something is
-/// wrong with them; it is asked again when they changed. `after` is called with the latest set once
-/// it is published, for work that must hold up neither it nor the next one.
+/// `compile` gets all files at once, and again after each change. It returns the result, and one line if something is
+/// wrong. `after` is called with the latest result once it is published, for work that must not delay this result or
+/// the next one.
 pub fn follow<T, C, A>(
     paths: &[PathBuf],
     mut compile: C,
@@ -42,7 +41,7 @@ where
     C: FnMut(&Reading) -> (T, Option<String>) + Send + 'static,
     A: FnMut(&T) + Send + 'static,
 {
-    // Absolute: the watcher compares paths, and the working directory may go.
+    // The paths must be absolute, because the watcher compares paths and the working directory may be removed.
     let paths: Vec<PathBuf> = paths
         .iter()
         .map(|p| {
@@ -66,18 +65,18 @@ where
                 changes.arm();
                 let begin = Instant::now();
                 let files = Arc::clone(&files);
-                // Many rules take long enough to hold up other tasks.
+                // Many rules take so long that other tasks would be delayed.
                 let look = move || {
                     let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
                     let (look, compile) = &mut *files;
                     let (seen, reading) = look.changed()?;
                     let compiled = compile(&reading);
-                    // Only now: files that made it panic are looked at again.
+                    // This comes after `compile`, so that files that made it panic are compiled again.
                     look.seen = seen;
                     Some(compiled)
                 };
                 let looked = finished(tokio::task::spawn_blocking(look).await);
-                // What failed is looked at again soon.
+                // After a failure the next look comes soon.
                 took = looked.as_ref().map_or(Duration::ZERO, |_| begin.elapsed());
                 if let Some(Some((set, problem))) = looked {
                     set_current.send_replace(Arc::new(set));
@@ -90,8 +89,7 @@ where
     Ok((Feed { current, problem }, run))
 }
 
-/// Calls `after` with the set that is there and with each that follows, but for those that are
-/// replaced meanwhile.
+/// Calls `after` with the present result and each later one, except those that were replaced meanwhile.
 async fn follow_up<T, A>(mut sets: watch::Receiver<Arc<T>>, after: A)
 where
     T: Send + Sync + 'static,
@@ -125,7 +123,7 @@ struct Look {
     reader: Reader,
     /// Digest of the reading that was compiled last.
     seen: u64,
-    /// When all files are read again, whatever their attributes say.
+    /// When all files are read again, regardless of their attributes.
     doubt: Instant,
 }
 
@@ -156,7 +154,7 @@ impl Look {
         reading
     }
 
-    /// The files and their digest, if they are others than those that were compiled last.
+    /// The files and their digest, if they differ from the last compiled ones.
     fn changed(&mut self) -> Option<(u64, Reading)> {
         let reading = self.read();
         let now = digest(&reading);

@@ -9,7 +9,7 @@ use egress_core::registry::not_done::not_done;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The identity of an object: two documents with the same one are the same object.
+/// The identity of an object: two documents with the same identity are the same object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     kind: Kind,
@@ -37,7 +37,7 @@ impl Id {
 pub(super) struct One {
     pub(super) id: Id,
     pub(super) object: Arc<Object>,
-    /// Why it is invalid, one line each; empty if it is valid.
+    /// Why the object is invalid, one line for each reason; empty if it is valid.
     pub(super) errors: Vec<String>,
     /// The stand-in for an invalid object whose omission would open something.
     pub(super) stand_in: Option<Arc<Object>>,
@@ -47,7 +47,7 @@ pub(super) struct One {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Judged {
     pub(super) objects: Vec<One>,
-    /// Errors of documents that are no objects.
+    /// Errors of documents that are not objects.
     pub(super) errors: Vec<String>,
     pub(super) notes: Vec<String>,
 }
@@ -74,7 +74,7 @@ pub(super) fn judge(file: &SourceFile) -> Judged {
         } else {
             stand_in(&object).map(Arc::new)
         };
-        // Only messages need them, and they are the larger part of an object.
+        // Only messages need the places, and they are the larger part of an object.
         object.forget_places();
         judged.objects.push(One {
             id: Id::of(&object),
@@ -102,8 +102,8 @@ fn line(file: &str, message: &Message) -> String {
 /// An object that is in more than one valid document.
 #[derive(Clone, Debug)]
 pub(crate) struct Again {
-    /// All the same, which does no harm. Otherwise none of them is in force: a forgotten copy must
-    /// not decide.
+    /// All copies are equal, which is harmless. Otherwise none of them is in force, because a forgotten copy must not
+    /// decide.
     pub(crate) same: bool,
     places: String,
 }
@@ -119,8 +119,7 @@ impl Again {
     }
 }
 
-/// Of valid objects with one kind, namespace and name, given in their order: how often they are
-/// given, if more than once.
+/// Whether valid objects with the same kind, namespace and name are given more than once.
 pub(super) fn again(ones: &[&Object]) -> Option<Again> {
     let first = ones.first().filter(|_| ones.len() > 1)?;
     let alike = |o: &&Object| o.spec == first.spec && o.meta == first.meta;

@@ -1,9 +1,9 @@
-//! Turns files into the objects in force. The unit is the object: an invalid one is left out and
-//! reported, its last good version stays in force, and the others apply.
+//! Turns files into the objects in force, object by object: an invalid object is left out and reported, its last good
+//! version stays in force, and the other objects apply.
 //!
-//! Remembers the files, so that a changed file costs its own objects only. The verdict on an object
-//! depends on every document of the same kind, namespace and name, on its last good version, and,
-//! once no document contains it, on whether the file that did can be read. `judge` judges one file.
+//! Keeps the files, so that after a change only the objects of that file are judged again. The verdict on an object
+//! depends on every document of the same kind, namespace and name, and on its last good version. If no document
+//! contains it any more, the verdict depends on whether its file can be read. `judge` judges one file.
 
 use super::files::{Reading, SourceFile};
 use super::judge::{Id, Judged, One, again, judge};
@@ -23,12 +23,12 @@ pub(super) struct Loader {
     documents: BTreeMap<Id, BTreeSet<(Arc<Path>, usize)>>,
     /// The last good version of each object.
     good: BTreeMap<Id, Arc<Object>>,
-    /// Those of `good` that no document has.
+    /// The objects in `good` that no document contains.
     unseen: BTreeSet<Id>,
     objects: Objects,
-    /// What there is to say of each file; without those of which there is nothing.
+    /// The messages about each file that has any.
     said: BTreeMap<Arc<Path>, Said>,
-    /// Of the previous agent, until the first load.
+    /// The objects of the previous agent, until the first load.
     previous: Vec<Arc<Object>>,
 }
 
@@ -37,11 +37,11 @@ pub(super) struct Loader {
 struct Held {
     digest: u64,
     judged: Judged,
-    /// What became of each of its objects, in their order.
+    /// The outcome of each of its objects, in order.
     outcomes: Vec<Outcome>,
 }
 
-/// What becomes of one document of an object.
+/// The outcome of one document of an object.
 #[derive(Clone, Debug, Default)]
 struct Outcome {
     problems: Vec<Line>,
@@ -55,7 +55,7 @@ struct Said {
 }
 
 impl Loader {
-    /// Begins with what a previous agent had in force.
+    /// Starts with the objects that a previous agent had in force.
     pub(super) fn after(previous: Vec<Arc<Object>>) -> Self {
         let good: BTreeMap<Id, _> = previous
             .iter()
@@ -69,7 +69,7 @@ impl Loader {
         }
     }
 
-    /// What these files amount to.
+    /// Loads these files.
     pub(super) fn load(&mut self, reading: &Reading) -> RuleSet {
         let mut stale = BTreeSet::new();
         let mut affected = BTreeSet::new();
@@ -109,7 +109,7 @@ impl Loader {
         self.rules(reading)
     }
 
-    /// Takes a file out.
+    /// Removes a file.
     fn forget(&mut self, path: &Arc<Path>, affected: &mut BTreeSet<Id>) -> Vec<One> {
         let Some(held) = self.files.remove(path) else {
             return Vec::new();
@@ -128,7 +128,7 @@ impl Loader {
         held.judged.objects
     }
 
-    /// Takes a file in, in the place of what it was before.
+    /// Adds a file, or replaces its former version.
     fn take(&mut self, file: &SourceFile, affected: &mut BTreeSet<Id>) -> Arc<Path> {
         let known = self.files.get_key_value(file.path.as_path());
         let path = known.map_or_else(|| file.path.as_path().into(), |(path, _)| Arc::clone(path));
@@ -149,7 +149,7 @@ impl Loader {
         path
     }
 
-    /// Decides what is in force of an object that documents have.
+    /// Decides which version of an object is in force, if documents contain it.
     fn settle(&mut self, id: &Id, stale: &mut BTreeSet<Arc<Path>>) {
         let places: Vec<_> = self
             .documents
@@ -167,7 +167,7 @@ impl Loader {
         let again = again(&valid().map(|one| &*one.object).collect::<Vec<_>>());
         let differs = again.as_ref().is_some_and(|again| !again.same);
         let one_is_enough = valid().next().is_some() && !differs;
-        // One document of several is in force, or the last good version in the place of the first.
+        // Of several documents one is in force, or the last good version at the place of the first.
         let mut applied = false;
         for ((path, number), one) in places.into_iter().zip(&ones) {
             let mut outcome = Outcome::default();
@@ -218,7 +218,7 @@ impl Loader {
         }
     }
 
-    /// Objects that are not there any more go, but for those that may be in what cannot be read.
+    /// Removes objects that no document contains, except those that may be in files that cannot be read.
     fn keep_unseen(&mut self, reading: &Reading) {
         for id in std::mem::take(&mut self.unseen) {
             let Some(object) = self.good.get(&id) else {
@@ -241,7 +241,7 @@ impl Loader {
         }
     }
 
-    /// Gathers what there is to say of a file.
+    /// Collects the messages about a file.
     fn say(&mut self, path: &Arc<Path>) {
         let mut said = Said::default();
         if let Some(Held {
@@ -290,8 +290,8 @@ impl Loader {
     }
 }
 
-/// Keeps the objects that are in a file as they were: the same `Arc`s, by which others know that they
-/// need not look at them again.
+/// Keeps the `Arc`s of unchanged objects in a file. By them, other code recognises objects that it need not check
+/// again.
 fn reuse(judged: &mut Judged, before: Vec<One>) {
     for (new, old) in judged.objects.iter_mut().zip(before) {
         let (one, other) = (&new.object, &old.object);

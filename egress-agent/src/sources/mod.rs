@@ -1,4 +1,4 @@
-//! Where rules come from. A source hands over decoded rule sets; it judges no flow.
+//! The sources of rules. A source returns decoded rule sets; it judges no flow.
 
 pub mod files;
 mod follow;

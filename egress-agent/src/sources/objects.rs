@@ -10,16 +10,16 @@ use imbl::ordmap::DiffItem;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where an object in force comes from; the order is that of messages.
+/// The source of an object in force. Messages have this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
-    /// A file, and the number of the object in it.
+    /// A file, and the object's number in it.
     File(Arc<Path>, usize),
     /// No document: the last good version of an object whose file cannot be read.
     Kept(Id),
 }
 
-/// An object; two are equal if they are one in memory.
+/// An object. Two are equal if they are the same in memory.
 #[derive(Clone, Debug)]
 struct Held(Arc<Object>);
 
@@ -33,17 +33,17 @@ impl PartialEq for Held {
 #[derive(Clone, Debug, Default)]
 pub struct Objects(OrdMap<Place, Held>);
 
-/// What distinguishes a set from an earlier one. An object that only moved is in both lists.
+/// The difference between a set and an earlier one. An object that only moved is in both lists.
 #[derive(Debug, Default)]
 pub struct Difference {
     /// Objects that the earlier set does not have at this place.
     pub added: Vec<Arc<Object>>,
-    /// Objects that only the earlier set has there.
+    /// Objects that only the earlier set has at this place.
     pub gone: Vec<Arc<Object>>,
 }
 
 impl Objects {
-    /// Those of a previous agent, which have no file yet.
+    /// The objects of a previous agent, which have no file yet.
     pub(crate) fn kept(objects: impl Iterator<Item = Arc<Object>>) -> Self {
         let placed = objects.map(|o| (Place::Kept(Id::of(&o)), Held(o)));
         Self(placed.collect())
@@ -57,27 +57,27 @@ impl Objects {
         self.0.remove(place);
     }
 
-    /// How many there are.
+    /// The number of objects.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, in their order.
+    /// All objects, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.0.values().map(|held| &held.0)
     }
 
-    /// All of them in a list.
+    /// All objects in a list.
     pub fn to_vec(&self) -> Vec<Arc<Object>> {
         self.iter().cloned().collect()
     }
 
-    /// What is different since an earlier set.
+    /// The difference from an earlier set.
     pub fn since(&self, earlier: &Self) -> Difference {
         let mut difference = Difference::default();
         for item in earlier.0.diff(&self.0) {

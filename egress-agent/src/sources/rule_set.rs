@@ -5,13 +5,13 @@ use egress_core::istio::Object;
 use egress_core::registry::lint::{Found, Linter};
 use std::sync::{Arc, OnceLock};
 
-/// With more objects the findings across objects are `egress-agent check`'s alone.
+/// With more objects than this, only `egress-agent check` looks for findings across objects.
 const LINTED: usize = 50_000;
 
-/// A line on the rules, shared by the sets that have it.
+/// A line about the rules. Sets share it.
 pub type Line = Arc<str>;
 
-/// What the rule files amount to.
+/// The result of the rule files.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     /// Objects in force: valid ones, last good versions of invalid ones, and stand-ins that deny.
@@ -20,14 +20,14 @@ pub struct RuleSet {
     pub problems: Vec<Line>,
     /// What was skipped or is not carried out, one line each: file, line, field, reason.
     pub notes: Vec<Line>,
-    /// Findings across objects, one line each; there a moment after the set.
+    /// Findings across objects, one line each. They come shortly after the set.
     pub findings: Arc<OnceLock<Vec<Line>>>,
-    /// The objects of the previous agent, at the first load: for a set that does not fit.
+    /// The objects of the previous agent at the first load, in case this set does not fit.
     pub previous: Vec<Arc<Object>>,
 }
 
 impl RuleSet {
-    /// What is wrong in one line.
+    /// The problems in one line.
     pub(super) fn problem(&self) -> Option<String> {
         let first = self.problems.first()?;
         let more = self.problems.len() - 1;
@@ -39,8 +39,7 @@ impl RuleSet {
     }
 }
 
-/// Looks for what the objects of a set do together; remembers the last set, so that the next one
-/// costs what is different in it.
+/// Looks for findings across the objects of a set. It keeps the last set, so that only the difference is checked.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     linter: Linter,
@@ -58,7 +57,7 @@ impl Findings {
                 );
                 return vec![line.into()];
             }
-            // After a panic the next set begins anew.
+            // After a panic, the next set is checked as a whole.
             let mut own = std::mem::take(self);
             let Difference { added, gone } = rules.objects.since(&own.linted);
             own.linter.change(&added, &gone);

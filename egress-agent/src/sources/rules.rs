@@ -1,4 +1,4 @@
-//! Files of Istio's resources as a rule set: loaded, followed and reported.
+//! Loads, follows and reports files of Istio's resources as a rule set.
 //!
 //! Owns the log lines about rules. `loader` decides what is in force; `store` keeps the rules over a
 //! restart.
@@ -13,11 +13,11 @@ use crate::failure::Failure;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Lines of one load that are logged; `egress-agent check` shows all.
+/// The most lines that one load logs; `egress-agent check` shows all.
 const LOGGED: usize = 100;
 
-/// Loads the rules and follows them; see [`follow`]. `store` has the last good ones of the previous
-/// agent. Fails for a path that does not exist, not for the content of files.
+/// Loads the rules and follows them; see [`follow`]. `store` has the last good rules of the previous agent. Fails if a
+/// path does not exist, but not for the content of files.
 pub fn follow_rules(
     paths: &[PathBuf],
     store: &Path,
@@ -26,7 +26,7 @@ pub fn follow_rules(
     let mut last = Objects::default();
     let mut told = Told::default();
     let compile = move |reading: &Reading| {
-        // A loader that panicked is not used again: it may have taken in half of a change.
+        // A loader that panicked is not used again, because it may have applied half of a change.
         let own = loader.take();
         let mut own = own.unwrap_or_else(|| Loader::after(last.to_vec()));
         let rules = own.load(reading);
@@ -74,7 +74,7 @@ impl Told {
     }
 }
 
-/// Logs the lines that the last load did not have, and keeps those of this one.
+/// Logs the lines that are new since the last load, and keeps the lines of this one.
 fn tell_new(told: &mut BTreeSet<Line>, lines: &[Line], tell: impl Fn(&str)) {
     let new: Vec<_> = lines.iter().filter(|l| !told.contains(*l)).collect();
     for line in new.iter().take(LOGGED) {

@@ -1,9 +1,9 @@
-//! Tells from a file's attributes whether it changed.
+//! Finds out from a file's attributes whether it changed.
 //!
-//! The clock of a file system advances in steps. Two writes within one step leave the same attributes
-//! (git's index calls such an entry racily clean). So attributes prove a text current only if it was
-//! read a whole step after they were first seen: any write after that read has a later time. No two
-//! clocks are compared, so the clock of a file server may be wrong.
+//! The clock of a file system advances in steps. Two writes within one step leave the same attributes (git's index
+//! calls such an entry racily clean). So attributes prove that a text is current only if it was read a whole step after
+//! they were first seen: any write after that read has a later time. No two clocks are compared, so the clock of a file
+//! server may be wrong.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 /// the kernel (`current_time()`).
 const STEP: Duration = Duration::from_millis(2100);
 
-/// Attributes of a file of which one changes with each write, rename over it or change of its mode:
-/// a program can set the time of modification, but not that of the change of the inode.
+/// Attributes of a file. At least one changes with each write, rename over the file or change of its mode: a program
+/// can set the modification time, but not the change time of the inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     inode: (u64, u64),
@@ -34,20 +34,20 @@ impl Stamp {
     }
 }
 
-/// What was read of a file.
+/// The value that was read from a file.
 #[derive(Debug)]
 pub(super) struct Held<T> {
     value: T,
     stamp: Stamp,
     /// When the file was first seen with this stamp.
     since: Instant,
-    /// The stamp vouches for the value.
+    /// Whether the stamp proves that the value is current.
     settled: bool,
 }
 
 impl<T> Held<T> {
-    /// A value that was read from `begin` on, of a file that had this stamp before and after, at
-    /// `seen` for one; `before` is what was held of the same path.
+    /// A value that was read from `begin` on. The file had this stamp before and after the read, and at `seen`.
+    /// `before` is the former value of the same path.
     pub(super) fn read(
         value: T,
         stamp: Stamp,
@@ -74,7 +74,7 @@ impl<T> Held<T> {
         self.settled && self.stamp == *stamp
     }
 
-    /// The stamp vouches for nothing until the file is read again.
+    /// The stamp proves nothing until the file is read again.
     pub(super) fn doubt(&mut self) {
         self.settled = false;
     }

@@ -25,21 +25,21 @@ use std::sync::Arc;
 
 /// A larger set is not kept.
 const MOST: usize = 64 << 20;
-/// The first line; the number is the form's.
+/// The first line, with the number of the format.
 const HEAD: &str = "egress-agent rules 2\n";
-/// The log is written anew when it has grown by as much as the rules take, and at least by this.
+/// The log is rewritten once it has grown by the size of the rules, and at least by this.
 const SLACK: usize = 1 << 20;
 
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
 enum Entry<'a> {
-    /// A document with objects in force, or what it is from here on.
+    /// Adds or replaces a document with objects in force.
     #[serde(rename = "put", borrow)]
     Put(Document<'a>),
-    /// A document without one from here on.
+    /// Removes a document.
     #[serde(rename = "drop")]
     Drop(u64),
-    /// All before is whole; CRC-32 of it, this line left out.
+    /// Everything before is whole. CRC-32 of everything before this line.
     #[serde(rename = "whole")]
     Whole(u32),
 }
@@ -97,7 +97,7 @@ fn load(path: &Path) -> anyhow::Result<Vec<Arc<Object>>> {
     let Some(bytes) = state_file::read_bytes(path, MOST)? else {
         return Ok(Vec::new());
     };
-    // A write may be cut off inside a character.
+    // A write may have been cut off inside a character.
     let text = match std::str::from_utf8(&bytes) {
         Ok(text) => text,
         Err(cut) => std::str::from_utf8(&bytes[..cut.valid_up_to()])?,
@@ -131,7 +131,7 @@ fn load(path: &Path) -> anyhow::Result<Vec<Arc<Object>>> {
     Ok(objects)
 }
 
-/// The documents after the last change that is whole.
+/// The documents after the last whole change.
 fn documents(text: &str) -> anyhow::Result<BTreeMap<u64, Document<'_>>> {
     let entries = text.strip_prefix(HEAD).context("another form")?;
     let mut sum = Hasher::new();
@@ -140,7 +140,7 @@ fn documents(text: &str) -> anyhow::Result<BTreeMap<u64, Document<'_>>> {
     let mut change = Vec::new();
     let mut whole = false;
     for line in entries.split_inclusive('\n') {
-        // The end of a write that was cut off.
+        // A line without an end is from a write that was cut off.
         let entry = line.ends_with('\n').then(|| serde_json::from_str(line));
         match entry {
             Some(Ok(Entry::Whole(written))) if written == sum.clone().finalize() => {
@@ -162,16 +162,16 @@ fn documents(text: &str) -> anyhow::Result<BTreeMap<u64, Document<'_>>> {
     Ok(documents)
 }
 
-/// Writes the rules in force. Stand-ins are made again from what they stand for.
+/// Writes the rules in force. It stores the original of a stand-in; the reader makes the stand-in again.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    /// What the file has.
+    /// The objects in the file.
     written: Objects,
-    /// By the place of their text in memory, which the objects of a document share.
+    /// Documents by the place of their text in memory, which the objects of a document share.
     documents: HashMap<usize, Written>,
     next: u64,
-    /// None before the first write, and after one that failed.
+    /// `None` before the first write, and after a failed one.
     log: Option<Log>,
 }
 
@@ -179,7 +179,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Written {
     number: u64,
-    /// Those in force; at least one.
+    /// Its objects in force; at least one.
     objects: Vec<Arc<Object>>,
 }
 
@@ -189,12 +189,12 @@ struct Log {
     file: File,
     sum: Hasher,
     len: usize,
-    /// Beyond this it is written anew.
+    /// Above this size it is rewritten.
     most: usize,
 }
 
 impl Store {
-    /// Reads and writes nothing yet.
+    /// Does not read or write yet.
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -210,7 +210,7 @@ impl Store {
         &self.path
     }
 
-    /// Makes these the rules that the next agent finds. After an error the file has those before.
+    /// Stores these rules for the next agent. After an error the file keeps the former rules.
     pub fn keep(&mut self, objects: &Objects) -> anyhow::Result<()> {
         let mut touched = BTreeSet::new();
         let difference = objects.since(&self.written);
@@ -221,7 +221,7 @@ impl Store {
                 touched.insert(at);
             }
         }
-        // Kept until the end: a text that is gone must not have the place of another.
+        // The removed objects live until the end, so that no new text can have the place of a removed one in memory.
         let Difference { added, gone } = difference;
         for object in added.into_iter().filter(|o| o.denied.is_none()) {
             let at = object.text.as_ptr().addr();
@@ -302,7 +302,7 @@ impl Written {
 }
 
 impl Log {
-    /// Whether the file is the one of this path still, with what was written to it.
+    /// Whether this path still is the file with what was written.
     fn is_at(&self, path: &Path) -> bool {
         let own = self.file.metadata().map(|m| (m.dev(), m.ino(), m.len()));
         let there = fs::symlink_metadata(path).map(|m| (m.dev(), m.ino(), m.len()));
@@ -325,7 +325,7 @@ fn add(text: &mut String, entry: &Entry<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends a text that follows what the sum is of.
+/// Ends a text with a checksum that continues `sum`.
 fn end(sum: &mut Hasher, text: &mut String) -> anyhow::Result<()> {
     sum.update(text.as_bytes());
     let begin = text.len();

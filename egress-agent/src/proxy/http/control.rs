@@ -1,5 +1,5 @@
-//! The signals between the service of an HTTP connection and the layer below the HTTP library,
-//! about the request under way.
+//! The signals about the running request between the service of an HTTP connection and the layer below the HTTP
+//! library.
 
 use egress_core::http::head_error::HeadError;
 use egress_core::http::response_head::interim_response;
@@ -10,10 +10,10 @@ use std::task::{Context, Waker};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Bytes of 1xx responses that wait for one client; more are left out.
+/// The most bytes of 1xx responses that wait for one client. Further ones are dropped.
 const MAX_INTERIM: usize = 64 * 1024;
 
-/// What a head said that the HTTP library is not told.
+/// The parts of a head that are hidden from the HTTP library.
 #[derive(Debug)]
 pub(super) struct Asked {
     /// The one host that the request names.
@@ -24,15 +24,15 @@ pub(super) struct Asked {
     pub(super) interim: bool,
 }
 
-/// What the connection waits for, as far as the HTTP library's buffers go.
+/// What the connection waits for. It decides whether the HTTP library keeps its buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Turn {
-    /// A request is under way, or none has been.
+    /// A request is running, or none has come yet.
     #[default]
     Request,
-    /// The next head, since then.
+    /// The next head, since this time.
     Head(Instant),
-    /// The same, and others wait for its memory.
+    /// The same, and others wait for the connection's memory.
     Wanted(Instant),
 }
 
@@ -55,14 +55,14 @@ struct State {
     refused: Option<HeadError>,
     /// Counts requests.
     number: u64,
-    /// The final response of the request has not begun: 1xx responses may be sent.
+    /// The final response of the request has not begun, so 1xx responses may be sent.
     open: bool,
     /// A 100 was sent for the request.
     continued: bool,
     interim: Vec<u8>,
-    /// Bytes of the response's body that the library has and the client's socket has not.
+    /// Bytes of the response's body that the library has not yet written to the client's socket.
     queued: usize,
-    /// The body waits for the library to have written them.
+    /// The body waits until the library has written them.
     full: bool,
     /// The body of the response is done.
     replied: bool,
@@ -87,7 +87,7 @@ impl Control {
         state.turn = Turn::Request;
     }
 
-    /// The next head is waited for; `wanted` where others wait for the memory meanwhile.
+    /// The connection waits for the next head. `wanted`: others wait for its memory.
     pub(super) fn waits(&self, wanted: bool) {
         let mut state = self.state();
         let since = match state.turn {
@@ -106,7 +106,7 @@ impl Control {
         self.state().turn
     }
 
-    /// The head of the request under way.
+    /// The head of the running request.
     pub(super) fn take_asked(&self) -> Option<Asked> {
         self.state().asked.take()
     }
@@ -117,7 +117,7 @@ impl Control {
         self.refusal.notify_one();
     }
 
-    /// What [`Self::refused`] got, once.
+    /// The error that [`Self::refused`] got, once.
     pub(super) fn take_refused(&self) -> Option<HeadError> {
         self.state().refused.take()
     }
@@ -127,13 +127,13 @@ impl Control {
         self.refusal.notified().await;
     }
 
-    /// The number of the request under way, for [`Self::interim`].
+    /// The number of the running request, for [`Self::interim`].
     pub(super) fn number(&self) -> u64 {
         self.state().number
     }
 
-    /// Passes a 1xx response on, unless the final response of that request has begun. Only the
-    /// first 100 is passed on, as Envoy does.
+    /// Forwards a 1xx response, unless the final response of that request has begun. As in Envoy, only the first 100 is
+    /// forwarded.
     pub(super) fn interim(&self, number: u64, status: StatusCode, headers: &HeaderMap) {
         let waker = {
             let mut state = self.state();
@@ -167,22 +167,22 @@ impl Control {
         self.state().replied = true;
     }
 
-    /// The library was given so many bytes of the body of the response.
+    /// The library was given this many bytes of the response's body.
     pub(super) fn queue(&self, bytes: usize) {
         self.state().queued += bytes;
     }
 
-    /// Bytes of the body of the response that wait in the library.
+    /// Bytes of the response's body that wait in the library.
     pub(super) fn queued(&self) -> usize {
         self.state().queued
     }
 
-    /// The body gives no more until those are written: the task is woken then.
+    /// The body gives no more bytes until these are written. The task is then woken.
     pub(super) fn full(&self) {
         self.state().full = true;
     }
 
-    /// All that the library has given was written.
+    /// All bytes from the library were written.
     pub(super) fn flushed(&self) {
         let mut state = self.state();
         state.queued = 0;
@@ -198,7 +198,7 @@ impl Control {
         }
     }
 
-    /// Whether the next request may be given; once.
+    /// Whether the library may get the next request. True once.
     pub(super) fn take_answered(&self) -> bool {
         std::mem::take(&mut self.state().answered)
     }
@@ -212,7 +212,7 @@ impl Control {
         self.state().tunnel
     }
 
-    /// Wakes this task when there is something to write or to read.
+    /// Wakes the task when there is something to write or to read.
     pub(super) fn wait(&self, cx: &Context<'_>) {
         let mut state = self.state();
         match &mut state.waker {

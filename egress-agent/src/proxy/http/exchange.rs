@@ -40,13 +40,13 @@ pub(super) struct Exchange {
     pub(super) expect: Option<HeaderValue>,
 }
 
-/// An upstream that has begun to answer.
+/// An upstream whose answer has begun.
 struct Answered {
     response: Response<Incoming>,
     upstream: Upstream<RequestBody>,
 }
 
-/// Carries one request upstream and gives what the client shall see.
+/// Sends one request upstream and returns the client's response.
 pub(super) async fn exchange(
     session: &Session,
     to: Exchange,
@@ -88,7 +88,7 @@ pub(super) async fn exchange(
         parts.headers.insert(EXPECT, expect);
     }
     let body = RequestBody::new(Some(body), Arc::clone(&end), Arc::clone(&ticket.counters));
-    // A websocket is open-ended by nature; Envoy's timer does not run for it either.
+    // A websocket has no fixed end. Envoy's timer does not run for it either.
     let mut deadline = deadline(
         to.policy.timeout.filter(|_| !to.websocket),
         Arc::clone(&end),
@@ -107,7 +107,7 @@ pub(super) async fn exchange(
         upstream,
     } = match answered {
         Ok(answered) => answered,
-        // The upstream was lost because its request was.
+        // The upstream was lost because its request was broken.
         Err(_) if end.is_broken() => return local_response(&LocalReply::malformed(), ticket),
         Err(reply) => return local_response(&reply, ticket),
     };
@@ -140,7 +140,7 @@ pub(super) async fn exchange(
     Response::from_parts(head, relay.into_body())
 }
 
-/// A request's id and the number of its trace: two random UUIDs with one call of the system.
+/// A request's id and the number of its trace: two random UUIDs from one system call.
 fn numbers() -> (Uuid, u128) {
     let mut random = [[0; 16]; 2];
     if getrandom(random.as_flattened_mut(), GetRandomFlags::empty()) != Ok(32) {
@@ -150,7 +150,7 @@ fn numbers() -> (Uuid, u128) {
     (id, trace.as_u128())
 }
 
-/// Fires when the timeout has passed since the end of the request; never without one.
+/// Fires when the timeout has passed since the end of the request. Never fires without a timeout.
 fn deadline(
     timeout: Option<Duration>,
     end: Arc<RequestEnd>,
@@ -164,8 +164,8 @@ fn deadline(
     }
 }
 
-/// Sends on a kept connection or a fresh one. A kept one that its origin closed before any byte of
-/// the response is replaced once, where the request was not sent or may be sent twice.
+/// Sends on a kept connection or a new one. If the origin closed a kept one before any byte of the response, it is
+/// replaced once, provided that the request was not sent or may be sent twice.
 async fn send(
     session: &Session,
     cluster: &Arc<Cluster>,
@@ -212,7 +212,7 @@ async fn send(
     }
 }
 
-/// Has the origin's 1xx responses passed on to the client.
+/// Forwards the origin's 1xx responses to the client.
 fn passing_interim(session: &Session, mut request: Request<RequestBody>) -> Request<RequestBody> {
     let control = Arc::clone(&session.control);
     let number = control.number();
@@ -222,7 +222,7 @@ fn passing_interim(session: &Session, mut request: Request<RequestBody>) -> Requ
     request
 }
 
-/// The client's reply when the upstream was lost before its response began.
+/// The reply to the client if the upstream was lost before its response began.
 fn reply_to(error: &hyper::Error, retried: bool) -> LocalReply {
     let reset = if broke_protocol(error) {
         UpstreamReset::ProtocolError

@@ -1,4 +1,4 @@
-//! Judges each request on a connection, by the present routes and policy.
+//! Judges each request on a connection by the present routes and policy.
 //!
 //! It answers nothing and forwards nothing.
 
@@ -24,7 +24,7 @@ pub(super) struct Allowed {
 /// The judge of one connection.
 pub(super) struct Judge {
     client: Client,
-    /// The host of the last request that was allowed.
+    /// The host of the last allowed request.
     last: Mutex<Option<String>>,
 }
 
@@ -36,7 +36,7 @@ impl Judge {
         }
     }
 
-    /// Waits until the owner's policy no longer lists the host of the last request, and tells it.
+    /// Waits until the owner's policy no longer lists the host of the last request, and records that.
     pub(super) async fn removed(&self) {
         let listed = |routes: &RouteTable, policy| self.is_listed(routes, policy);
         self.client.removed(listed).await;
@@ -48,12 +48,12 @@ impl Judge {
         self.client.deny(DenialReason::Removed, last.as_deref());
     }
 
-    /// Whether the host of the last request still is listed; before the first, whether the port is.
+    /// Whether the host of the last request is still listed. Before the first request, whether the port is.
     fn is_listed(&self, routes: &RouteTable, policy: PolicyId) -> bool {
         let dialled = self.client.origin.destination;
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_deref() {
-            // A host is found by its name alone, not by method or path.
+            // The name alone decides whether a host is listed, not method or path.
             Some(authority) => {
                 let head = RequestHead {
                     authority,
@@ -97,12 +97,12 @@ impl Judge {
         }
     }
 
-    /// Judges by the policy that the owner has now. `last` is in place before the snapshot is looked
-    /// at again: a change that comes later finds the request there and ends it.
+    /// Judges by the owner's present policy. `last` is set before the snapshot is read again, so a later change finds
+    /// the request there and ends it.
     fn decide(&self, head: &RequestHead<'_>) -> HttpDecision {
         let (origin, routes) = (&self.client.origin, &self.client.shared.routes);
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // Most requests of a connection are for the host of the one before.
+        // Most requests of a connection are for the host of the previous one.
         let before = last().clone();
         let is_same = before.as_deref() == Some(head.authority);
         loop {
@@ -121,7 +121,7 @@ impl Judge {
         }
     }
 
-    /// Sends a request to its judged destination, unless it is more than a request.
+    /// Allows a request to its destination, unless it asks for an upgrade that is refused.
     fn allow(
         &self,
         request: &Request<Incoming>,

@@ -1,5 +1,4 @@
-//! The proxy's own replies, byte for byte as Envoy sends them, and the bytes of those that are
-//! written below the HTTP library.
+//! The proxy's own replies, byte for byte as Envoy sends them, and their bytes for the layer below the HTTP library.
 //!
 //! It does not decide which reply a request gets.
 
@@ -12,7 +11,7 @@ use hyper::{Response, StatusCode};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-/// A local reply as Envoy sends it; `date` is hyper's to add.
+/// A local reply as Envoy sends it. hyper adds `date`.
 pub(super) fn local_response(reply: &LocalReply, mut ticket: Ticket) -> Response<ReplyBody> {
     let mut response = if ticket.grpc {
         grpc_response(reply)
@@ -34,7 +33,7 @@ pub(super) fn local_response(reply: &LocalReply, mut ticket: Ticket) -> Response
 fn plain_response(reply: &LocalReply) -> Response<ReplyBody> {
     let body = Some(Bytes::from(reply.body.clone().into_owned())).filter(|body| !body.is_empty());
     let mut response = Response::new(ReplyBody::Local(body));
-    // Every status of `LocalReply` is a valid one.
+    // Every status of `LocalReply` is valid.
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
     if !reply.body.is_empty() {
         let text = HeaderValue::from_static("text/plain");

@@ -1,5 +1,4 @@
-//! The body of a response on its way to the client: counted and streamed, with no more of it in
-//! memory than the client's workload has room for.
+//! The body of a response on its way to the client: counted and streamed, within the memory of the client's workload.
 //!
 //! It makes no response and reads no head.
 
@@ -20,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-/// Why a response that had begun was broken off.
+/// Why a response was broken off after it had begun.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReplyError {
     #[error("the route's timeout passed after the response had begun")]
@@ -31,7 +30,7 @@ pub(super) enum ReplyError {
     Request,
 }
 
-/// A response body on its way down, which says when the library has taken all of it.
+/// A response body on its way to the client. It signals when the library has taken all of it.
 pub(super) struct Reply {
     body: ReplyBody,
     queue: Queue,
@@ -55,11 +54,10 @@ impl Drop for Reply {
     }
 }
 
-/// Bytes of a response that may wait for a slow client, where its workload has memory to spare. One
-/// frame may always.
+/// Bytes of a response that may wait for a slow client if its workload has spare memory. One frame may always wait.
 const QUEUE: usize = 64 * 1024;
 
-/// What the library has of a body and the client's socket has not.
+/// The part of a body that the library has not yet written to the client's socket.
 struct Queue {
     control: Arc<Control>,
     client: Client,
@@ -68,7 +66,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// Whether the next frame may be given.
+    /// Whether the library may get the next frame.
     fn has_room(&mut self) -> bool {
         let queued = self.control.queued();
         if queued > 0 && self.room.is_none() {
@@ -83,7 +81,7 @@ impl Queue {
     }
 }
 
-/// Where a response body comes from.
+/// The source of a response body.
 pub(super) enum ReplyBody {
     /// The proxy's own.
     Local(Option<Bytes>),
@@ -101,7 +99,7 @@ impl ReplyBody {
     }
 }
 
-/// The upstream's response body with all that must end with it.
+/// The upstream's response body, with everything that must end with it.
 pub(super) struct Relay {
     pub(super) inner: Incoming,
     pub(super) ticket: Ticket,
@@ -162,7 +160,7 @@ impl Relay {
                 if let Some(data) = frame.data_ref() {
                     self.count(data.len());
                 }
-                // Nobody polls beyond the trailers.
+                // Nothing polls after the trailers.
                 if frame.is_trailers() || self.inner.is_end_stream() {
                     self.finish();
                 }

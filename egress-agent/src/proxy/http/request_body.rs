@@ -18,8 +18,8 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How the request ended: when the whole of it had come in, since a route's timeout counts from
-/// there, or that its body broke the protocol.
+/// How the request ended: the time at which it was complete, from which a route's timeout counts, or that its body
+/// broke the protocol.
 #[derive(Debug, Default)]
 pub(super) struct RequestEnd {
     at: OnceLock<Instant>,
@@ -52,7 +52,7 @@ impl RequestEnd {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// Waits until the body has broken the protocol.
+    /// Waits until the body breaks the protocol.
     pub(super) async fn broken(&self) {
         loop {
             let woken = self.wake.notified();
@@ -69,7 +69,7 @@ impl RequestEnd {
     }
 }
 
-/// Whether a peer broke the protocol, rather than the connection.
+/// Whether the peer broke the protocol. Otherwise the connection was lost.
 pub(super) fn broke_protocol(error: &hyper::Error) -> bool {
     let mut source: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -84,17 +84,17 @@ pub(super) fn broke_protocol(error: &hyper::Error) -> bool {
     error.is_parse()
 }
 
-/// Bytes of a request body that are read while the upstream connection is still being made.
+/// The most bytes of a request body that are read before the upstream connection exists.
 const AHEAD: usize = 16 * 1024;
 
-/// A request body on its way up.
+/// A request body on its way upstream.
 pub(super) struct RequestBody {
     /// What was read ahead.
     ahead: VecDeque<hyper::Result<Frame<Bytes>>>,
     ahead_bytes: usize,
-    /// `None` where there is no more of it, as in the replay of a request without a body.
+    /// `None` if nothing is left to read, as in the replay of a request without a body.
     inner: Option<Incoming>,
-    /// The client gave a length; a chunked body stays chunked however much of it was read ahead.
+    /// The client gave a length. A chunked body stays chunked even if all of it was read ahead.
     sized: bool,
     end: Arc<RequestEnd>,
     counters: Arc<Counters>,
@@ -122,13 +122,13 @@ impl RequestBody {
         }
     }
 
-    /// The body of the same request sent again, where it has none.
+    /// The body for a second try of a request without a body.
     pub(super) fn replay(&self) -> Self {
         Self::new(None, Arc::clone(&self.end), Arc::clone(&self.counters))
     }
 
-    /// Reads ahead, within bounds, for as long as it is polled: the end of the request must be seen
-    /// although nobody takes the body yet, since the route's timeout starts there.
+    /// Reads ahead, within limits, as long as it is polled: the route's timeout starts at the end of the request, which
+    /// must be seen even before the body is taken.
     pub(super) async fn read_ahead(&mut self) -> Infallible {
         while self.ahead_bytes < AHEAD {
             let Some(frame) = poll_fn(|cx| self.poll_inner(cx)).await else {

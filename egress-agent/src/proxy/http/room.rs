@@ -11,16 +11,16 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::timeout;
 
-/// Blocks that a request and its connections take from its head on: the HTTP library's buffers of
-/// both sides (8 KiB each to read and to write), its queue of requests, the proxy's tasks, and a
-/// frame of a body on its way. The default share of a workload is 853 of them.
+/// Blocks that a request and its connections need from its head on: the HTTP library's buffers of both sides (8 KiB
+/// each to read and to write), its queue of requests, the proxy's tasks, and a frame of a body on its way. The default
+/// share of a workload is 853 of them.
 const REQUEST: usize = 12;
 
 /// See the module.
 pub(super) struct Room {
     client: Client,
     place: Option<Place>,
-    /// Blocks of the HTTP library, which keeps its buffers for as long as it lives.
+    /// Blocks of the HTTP library, which keeps its buffers until it is dropped.
     buffers: usize,
     /// For wide reads.
     wide: Option<Place>,
@@ -40,17 +40,17 @@ impl Room {
         }
     }
 
-    /// Takes and gives back blocks for so many unread bytes; false where there are no more of them.
+    /// Adjusts the blocks to this many unread bytes. False if there are not enough.
     pub(super) fn keep(&mut self, unread: usize) -> bool {
         let blocks = self.buffers + unread / BLOCK;
         self.client.keep_room(&mut self.place, blocks)
     }
 
-    /// Takes blocks for a request whose head has so many bytes, behind which others are unread; false
-    /// where it has to wait for them.
+    /// Takes blocks for a request with a head of `head` bytes, after which `unread` bytes follow. False if it has to
+    /// wait for them.
     pub(super) fn ask(&mut self, head: usize, unread: usize) -> bool {
         self.wanted = None;
-        // The library keeps the buffers into which it reads a long head and writes it again.
+        // For a long head, the library keeps larger buffers on both sides.
         self.buffers = self.buffers.max(REQUEST + 2 * (head / BLOCK));
         if self.keep(unread) {
             return true;
@@ -64,14 +64,14 @@ impl Room {
         false
     }
 
-    /// The HTTP library is gone on both sides, and so many bytes are unread.
+    /// The HTTP library was dropped on both sides, and this many bytes are unread.
     pub(super) fn rest(&mut self, unread: usize) {
         (self.buffers, self.wide, self.wanted) = (0, None, None);
-        // Fewer blocks there always are.
+        // Giving blocks back never fails.
         self.keep(unread);
     }
 
-    /// Takes blocks for wide reads, if the workload has them to spare.
+    /// Takes blocks for wide reads if the workload has spare ones.
     pub(super) fn widen(&mut self) -> bool {
         if self.wide.is_none() {
             let memory = &self.client.shared.memory;
@@ -80,7 +80,7 @@ impl Room {
         self.wide.is_some()
     }
 
-    /// Waits for the blocks that were asked for; false where there were none in time.
+    /// Waits for the requested blocks. False if there were none within the time limit.
     pub(super) fn poll_asked(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Some(growing) = &mut self.growing {
             self.place = ready!(growing.as_mut().poll(cx));
@@ -92,7 +92,7 @@ impl Room {
         Poll::Ready(self.place.is_some())
     }
 
-    /// Whether the connection, which is idle, shall give back what it can: another of the workload waits.
+    /// Ready if another connection of the workload waits, so that this idle one should give memory back.
     pub(super) fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(place) = self.place.as_ref().filter(|_| self.buffers > 0) else {
             return Poll::Pending;

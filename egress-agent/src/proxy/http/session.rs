@@ -10,7 +10,7 @@ use crate::proxy::ticket::{OwnedTask, Ticket};
 use crate::proxy::upstream::pool::Pool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One client connection, as its requests see it.
+/// The shared state of one client connection.
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) control: Arc<Control>,
@@ -29,12 +29,12 @@ impl Session {
         }
     }
 
-    /// The record of another request.
+    /// A record for the next request.
     pub(super) fn ticket(&self) -> Ticket {
         Ticket::new(self.client.clone(), Protocol::Http, Arc::default())
     }
 
-    /// The connection becomes a websocket, which `copying` serves and which ends with the connection.
+    /// Turns the connection into a websocket. `copying` serves it, and ends with the connection.
     pub(super) fn tunnel(&self, copying: OwnedTask) {
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(copying);
     }

@@ -1,7 +1,7 @@
-//! The proxy's state of each cluster, kept by the cluster's id: it outlives the snapshots of the
-//! route table, which change with every DNS answer.
+//! The proxy's state of each cluster, by the cluster's id. It outlives the snapshots of the route table, which change
+//! with every DNS answer.
 //!
-//! Open connections are not in it: they belong to one client connection (`pool`).
+//! Open connections are not part of it, because each belongs to one client connection (`pool`).
 
 use egress_core::routing::{Cluster, Turns};
 use egress_core::traffic::ClusterId;
@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// With more clusters than this, unused ones are removed.
 const MANY: usize = 4096;
 
-/// Policies, former ones included, whose turns of one cluster are kept.
+/// The most policies, including ended ones, whose turns are kept for one cluster.
 const MANY_POLICIES: usize = 256;
 
 /// See the module.
@@ -22,15 +22,14 @@ pub(in crate::proxy) struct Clusters(Mutex<Known>);
 #[derive(Debug)]
 struct Known {
     states: BTreeMap<ClusterId, State>,
-    /// With this many, unused ones are looked for.
+    /// The number of clusters at which unused ones are removed.
     look_at: usize,
 }
 
 /// The state of one cluster.
 #[derive(Debug, Default)]
 struct State {
-    /// The round robin among the endpoints, by policy: flows of one policy do not advance
-    /// another's.
+    /// The round robin among the endpoints, by policy: flows of one policy do not advance the turns of another.
     turns: BTreeMap<PolicyId, Turns>,
     /// Whether it was used since unused clusters were last removed.
     asked: bool,
@@ -46,7 +45,7 @@ impl Clusters {
         let state = known.states.entry(cluster.id.clone()).or_default();
         state.asked = true;
         if state.turns.len() >= MANY_POLICIES && !state.turns.contains_key(&policy) {
-            // A count that starts again is as even.
+            // A new count is just as even.
             state.turns.clear();
         }
         state.turns.entry(policy).or_default().draw()

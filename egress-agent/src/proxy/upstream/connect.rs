@@ -1,6 +1,6 @@
 //! Makes a connection to one of several addresses.
 //!
-//! It sends nothing on it, and does not decide which destinations are allowed.
+//! It sends no data, and does not decide which destinations are allowed.
 
 use crate::proxy::client::Client;
 use crate::proxy::observe::{AccessRecord, DenialReason};
@@ -55,7 +55,7 @@ fn jitter(most: Duration) -> Duration {
     most * (share as u32) / 1000
 }
 
-/// The text that strerror(3) has for an error of a call, without the number that Rust adds.
+/// The text of strerror(3) for a system error, without the number that Rust adds.
 fn text_of(error: &io::Error) -> String {
     let code = error.raw_os_error();
     code.map_or_else(|| error.to_string(), |code| errno::Errno(code).to_string())

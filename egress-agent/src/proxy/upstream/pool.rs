@@ -22,14 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
-/// Bytes that an upstream connection buffers either way, and so of a response head (Envoy takes 60 KiB).
+/// The buffer of an upstream connection for each direction. It also limits a response head (Envoy's limit is 60 KiB).
 const BUFFER: usize = 64 * 1024;
 /// Blocks of memory that an idle connection takes.
 const IDLE: usize = 6;
 /// Blocks of memory that reads of up to [`BUFFER`] bytes take.
 const WIDE: usize = 32;
 
-/// An HTTP/1.1 connection to an endpoint. Dropping it closes the socket, whatever is under way.
+/// An HTTP/1.1 connection to an endpoint. Dropping it closes the socket, even during an exchange.
 pub(in crate::proxy) struct Upstream<B> {
     pub(in crate::proxy) address: SocketAddr,
     pub(in crate::proxy) service: Arc<Cluster>,
@@ -41,7 +41,7 @@ pub(in crate::proxy) struct Upstream<B> {
     wide: Option<Place>,
     task: OwnedTask,
     place: Place,
-    /// The memory of an idle connection beside another one; the request under way has room for one.
+    /// The memory of a further idle connection. The running request has room for one.
     room: Option<Place>,
 }
 
@@ -95,13 +95,13 @@ where
         }
     }
 
-    /// Takes the connection from the HTTP library, if it is open and between two responses.
+    /// Takes the connection back from the HTTP library if it is open and between two responses.
     async fn rest(mut self) -> Option<Resting> {
         if self.send.is_closed() {
             return None;
         }
         self.task.0.abort();
-        // The library's half is dropped by then; had it seen `send` dropped, it would have closed.
+        // `send` is dropped only after the library's half has ended. Otherwise the library would close the connection.
         let _ = (&mut self.task.0).await;
         let stream = self.home.take()?.into_stream()?;
         Some(Resting {
@@ -113,7 +113,7 @@ where
     }
 }
 
-/// An idle connection without the HTTP library, whose buffers are large.
+/// An idle connection without the HTTP library, which has large buffers.
 struct Resting {
     address: SocketAddr,
     service: Arc<Cluster>,
@@ -122,7 +122,7 @@ struct Resting {
 }
 
 impl Resting {
-    /// Ready once the origin has closed it, or sends what nobody asked for.
+    /// Ready once the origin closes it or sends unrequested bytes.
     fn poll_lost(&self, cx: &mut Context<'_>) -> Poll<()> {
         while ready!(self.stream.poll_read_ready(cx)).is_ok() {
             if !self.is_open() {
@@ -205,8 +205,8 @@ where
         }
     }
 
-    /// Keeps a connection whose exchange is over and drops the oldest if there are too many. A
-    /// second one is kept only if the workload has memory to spare.
+    /// Keeps a connection after its exchange, and drops the oldest if there are too many. A second one is kept only if
+    /// the workload has spare memory.
     pub(in crate::proxy) fn put(&self, client: &Client, mut upstream: Upstream<B>) {
         if upstream.send.is_closed() {
             return;
@@ -225,7 +225,7 @@ where
         }
     }
 
-    /// Takes all from the HTTP library: no request is under way.
+    /// Takes all connections back from the HTTP library. No request may be running.
     pub(in crate::proxy) async fn rest(&self) {
         let all = std::mem::take(&mut *self.all());
         let mut resting = Vec::with_capacity(all.len());
@@ -239,7 +239,7 @@ where
         *self.all() = resting;
     }
 
-    /// Lets go of resting connections that their origin closes.
+    /// Drops idle connections that their origin closes.
     pub(in crate::proxy) async fn watch(&self) -> Infallible {
         poll_fn(|cx| {
             self.all().retain(|idle| match idle {

@@ -27,15 +27,15 @@ pub(super) struct Reading {
 pub(super) struct Responses {
     stream: TcpStream,
     reading: Arc<Reading>,
-    /// A head that is not judged yet, and what follows it.
+    /// A head that is not judged yet, and the bytes after it.
     held: Vec<u8>,
-    /// What may go on to the library.
+    /// What the library may read.
     onward: Onward,
     ended: bool,
 }
 
 impl Responses {
-    /// The next bytes are a response's. So are those after one was expected.
+    /// The first bytes belong to a response, and so do those after `expected` was set.
     pub(super) fn new(stream: TcpStream, reading: Arc<Reading>) -> Self {
         reading.expected.store(true, Ordering::Release);
         Self {
@@ -47,13 +47,13 @@ impl Responses {
         }
     }
 
-    /// Lets so many bytes go on.
+    /// Passes this many bytes to the library.
     fn pass(&mut self, count: usize) {
         let rest = self.held.split_off(count);
         self.onward = Onward::new(std::mem::replace(&mut self.held, rest));
     }
 
-    /// The connection between two responses; `None` in the middle of one, and where the origin ended.
+    /// The stream, if the connection is between two responses. `None` in the middle of one, or if the origin ended.
     pub(super) fn into_stream(self) -> Option<TcpStream> {
         let is_between = self.held.is_empty() && self.onward.is_empty() && !self.ended;
         is_between.then_some(self.stream)
@@ -83,7 +83,7 @@ impl AsyncRead for Responses {
                     this.reading.expected.store(false, Ordering::Release);
                     this.pass(this.held.len());
                 }
-                // The library finds that its head is cut off.
+                // The library notices that the head is cut off.
                 Ok(None) if this.ended => {
                     if this.held.is_empty() {
                         return Poll::Ready(Ok(()));

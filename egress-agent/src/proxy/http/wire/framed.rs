@@ -1,4 +1,4 @@
-//! Where the body of the request under way ends.
+//! Finds the end of the running request's body.
 //!
 //! It keeps no bytes.
 

@@ -1,6 +1,5 @@
-//! The client's connection below the HTTP library: gives it one request at a time, each head in the
-//! canonical form that `egress_core::http::request_head` makes, and answers the heads that it
-//! rejects.
+//! The client's connection below the HTTP library: gives the library one request at a time, each head in the canonical
+//! form of `egress_core::http::request_head`, and answers rejected heads.
 //!
 //! The next request is held back until the previous response is sent. The 1xx and error responses
 //! that this layer writes itself therefore keep their place in the stream. It judges no host and no
@@ -29,7 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that are read at once while the library has no buffer yet.
+/// The size of one read while the library has no buffer yet.
 const ASIDE: usize = 4096;
 
 /// See the module.
@@ -45,7 +44,7 @@ pub(in crate::proxy::http) struct Wire {
     inward: Onward,
     outward: Outward,
     ended: bool,
-    /// Bytes of the body that were read narrowly.
+    /// Bytes of the body that came in small reads.
     narrow: usize,
     linger: Linger,
 }
@@ -56,11 +55,11 @@ enum Next {
     Body(Framed),
     /// The body broke its coding.
     Broken,
-    /// Of the next request, while this one is being answered.
+    /// Bytes of the next request, while this one is being answered.
     Held,
-    /// Of no interest: the connection closes after a reply of the proxy's own.
+    /// Ignored, because the connection closes after a reply of the proxy itself.
     Refused,
-    /// Of the protocol that the connection was switched to.
+    /// Bytes of the protocol to which the connection was switched.
     Tunnel,
 }
 
@@ -91,7 +90,7 @@ impl Wire {
         self.stream.counters()
     }
 
-    /// Looks for the next head in what was read, and for its room.
+    /// Looks for the next head in the bytes so far, and takes room for it.
     fn look(&mut self) -> Looked {
         match self.reader.next_head() {
             HeadOutcome::NeedMore if self.room.keep(self.reader.pending().len()) => {
@@ -111,7 +110,7 @@ impl Wire {
         Looked::Done
     }
 
-    /// Waits for the room of a head, if one does.
+    /// Waits for the room of a head, if a head needs it.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.is_some() {
             let has_room = ready!(self.room.poll_asked(cx));
@@ -142,7 +141,7 @@ impl Wire {
         self.place = Next::Refused;
     }
 
-    /// Reads into `buffer` and hands over the fresh bytes, which are then not in it.
+    /// Reads through `buffer` and moves the new bytes to `reader`. Returns their number.
     fn poll_read_aside(
         &mut self,
         cx: &mut Context<'_>,
@@ -157,8 +156,8 @@ impl Wire {
         Poll::Ready(Ok(count))
     }
 
-    /// Waits for a request, and says whether the library is to serve it: it keeps buffers from its
-    /// first look on, which neither an unfinished head nor one that is refused needs.
+    /// Waits for a request. Returns whether the library must serve it. The library keeps buffers from its first read
+    /// on, which unfinished and refused heads do not need.
     pub(in crate::proxy::http) async fn begun(&mut self) -> io::Result<bool> {
         poll_fn(|cx| {
             let mut aside = [0; ASIDE];
@@ -171,13 +170,13 @@ impl Wire {
         Ok(!matches!(self.place, Next::Refused | Next::Head))
     }
 
-    /// The HTTP library is gone until the next request.
+    /// The HTTP library was dropped until the next request.
     pub(in crate::proxy::http) fn rest(&mut self) {
         (self.stream.wide, self.narrow) = (false, 0);
         self.room.rest(self.reader.pending().len());
     }
 
-    /// Reads on to the end of a head. It is still the turn of one afterwards if the client has ended.
+    /// Reads until the end of a head. If the client has ended, a head is still expected afterwards.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -209,7 +208,7 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Gives the next bytes, whatever they are, and says how many.
+    /// Gives the next bytes of any kind. Returns their number.
     fn poll_read_on(
         &mut self,
         cx: &mut Context<'_>,
@@ -224,7 +223,7 @@ impl Wire {
         Poll::Ready(Ok(buffer.filled().len() - before))
     }
 
-    /// Gives the next bytes of a body, and keeps those that follow it.
+    /// Gives the next bytes of a body, and keeps the bytes after it.
     fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
@@ -268,19 +267,19 @@ impl Wire {
         }
     }
 
-    /// Writes the proxy's own bytes, those that were asked for meanwhile included.
+    /// Writes the proxy's own bytes, including those that were added meanwhile.
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.control.take_interim(&mut self.outward.bytes);
         self.outward.poll_write(&mut self.stream, cx)
     }
 }
 
-/// The result of a look at the bytes that were read.
+/// The result of the search for a head.
 enum Looked {
     NeedMore,
     /// A whole head waits for its blocks.
     Waits,
-    /// No head is expected: a body follows, or the connection ends.
+    /// No head is expected, because a body follows or the connection ends.
     Done,
 }
 
@@ -292,7 +291,7 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.control.wait(cx);
-        // What cannot be written yet goes on with the next flush.
+        // The next flush writes what could not be written now.
         let _ = this.poll_outward(cx)?;
         loop {
             if !this.inward.is_empty() {
@@ -310,7 +309,7 @@ impl AsyncRead for Wire {
                 Next::Held if this.control.is_tunnel() => this.place = Next::Tunnel,
                 Next::Held if this.control.take_answered() => this.place = Next::Head,
                 Next::Held => {
-                    // Read on only to see that the client leaves; what it sends instead waits.
+                    // This read only notices that the client leaves. Other bytes wait.
                     if !this.reader.pending().is_empty()
                         || ready!(this.poll_read_aside(cx, buffer))? > 0
                     {
@@ -353,7 +352,7 @@ impl AsyncWrite for Wire {
         self.stream.is_write_vectored()
     }
 
-    /// The library flushes when it has written all that it has.
+    /// The library flushes once it has written everything.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.control.wait(cx);

@@ -1,7 +1,7 @@
 //! The write side of a client connection below the HTTP library: the proxy's own bytes beside the
 //! library's, and the end of a connection in the middle of a request.
 //!
-//! Which bytes those are is not decided here.
+//! It does not decide which bytes are sent.
 
 use crate::proxy::stream::Rewound;
 use std::io;
@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long the client may go on sending after the proxy has ended its side: closing at once would
-/// reset the connection, and the client would lose the response (Envoy's `delayed_close_timeout`).
+/// How long the client may continue to send after the proxy has ended its side. An immediate close would reset the
+/// connection, and the client would lose the response (Envoy's `delayed_close_timeout`).
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Bytes of the proxy's own on their way to the client.
+/// The proxy's own bytes on their way to the client.
 #[derive(Debug, Default)]
 pub(super) struct Outward {
     pub(super) bytes: Vec<u8>,
@@ -50,7 +50,7 @@ impl Linger {
         self.0.is_some()
     }
 
-    /// Throws away what the client sends until it ends or the time is over.
+    /// Discards the client's bytes until the client ends or the time is over.
     pub(super) fn poll(
         &mut self,
         stream: &mut Rewound,
