@@ -14,7 +14,7 @@ use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
 use crate::operate::manager;
-use crate::operate::reporter::Reporter;
+use crate::operate::reporter::{Providers, Reporter};
 use crate::privilege::Needs;
 use crate::proxy;
 use crate::sockets::SocketFactory;
@@ -162,20 +162,19 @@ async fn serve(
     let sides = (&mut kernel, &sockets);
     let mut engine = wiring::engine(config, &place.roots, sides, news, owners.clone())?;
     let flows = Arc::new(FlowLog::new(registry.own.clone(), owners.clone()));
-    let status = Reporter::new(
-        config,
-        &kernel,
-        &place.roots,
-        &board,
-        feed.problem,
-        ask,
-        registry.clone(),
-    );
+    let proof: Arc<str> = wiring::proof()?.into();
+    let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
+    let providers = Providers {
+        board: board.clone(),
+        registry: registry.clone(),
+        problem: feed.problem,
+        engine: ask,
+        proxy: Arc::clone(&shared),
+    };
+    let status = Reporter::new(config, &kernel, &place.roots, providers);
     let mut helpers = JoinSet::new();
     helpers.spawn(status.serve(config.admin_socket.clone()));
 
-    let proof: Arc<str> = wiring::proof()?.into();
-    let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
     let memory = Arc::clone(&shared).give_back();
     let (drain, signal) = proxy::drain_channel();
     let (accept, accepts) = watch::channel(false);

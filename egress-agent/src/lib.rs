@@ -12,6 +12,7 @@ pub mod engine;
 pub mod failure;
 pub mod gate;
 pub mod handover;
+pub mod in_use;
 pub mod keeper;
 pub mod kernel;
 pub mod namespaces;

@@ -4,7 +4,7 @@
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::rules::HTTPBIN;
-use egress_tests::{Background, Lab, LabOptions, client, wait_until};
+use egress_tests::{Background, Lab, LabOptions, client, readiness, wait_until};
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,6 +53,14 @@ fn with_256_descriptors_a_hog_leaves_its_neighbours_and_the_agent_enough() {
     }
     let status = lab.status().unwrap();
     assert_eq!(status["ready"], true, "{status}");
+    for what in ["connections", "descriptors"] {
+        let [used, limit] = ["used", "limit"].map(|of| {
+            let pointer = format!("/proxyUse/{what}/{of}");
+            readiness::number(&status, &pointer).unwrap()
+        });
+        assert!((1..=limit).contains(&used), "{what}: {status}");
+        println!("{what}: {used} of {limit}");
+    }
     // The agent still reads and follows the rules.
     lab.rules("google.yaml", GOOGLE).unwrap();
     let pid = lab.agent().unwrap().pid();

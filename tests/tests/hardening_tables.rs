@@ -153,7 +153,7 @@ fn a_table_of_100_000_is_replaced_in_time_and_no_connect_gets_a_wrong_verdict() 
     }
     println!("  old ones gone after min {:.1?}; {counts:?}", whole[0]);
     assert_eq!(
-        gate.tables.room().0.used,
+        gate.tables.in_use()[0].used,
         ENTRIES as usize,
         "the old entries are gone"
     );
@@ -170,7 +170,7 @@ fn a_table_of_100_000_is_replaced_in_time_and_no_connect_gets_a_wrong_verdict() 
 #[test]
 fn rules_that_do_not_fit_are_known_before_the_first_write() {
     let mut gate = Gate::new();
-    let limit = gate.tables.room().1.limit as u32;
+    let limit = gate.tables.in_use()[1].limit as u32;
     let nets = |from: u32, n: u32| -> Table {
         (from..from + n)
             .flat_map(|n| {
@@ -191,14 +191,14 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
         refused.contains("networks") && refused.contains(&limit.to_string()),
         "{refused}"
     );
-    assert_eq!(gate.tables.room().1.used, 0);
+    assert_eq!(gate.tables.in_use()[1].used, 0);
     // More than half, in the place of as many others: all of them fit.
     for round in [2, 1, 0] {
         let ops = gate.plan(nets(round * limit, limit / 2 + 10));
         gate.tables.fits(&ops).unwrap();
         gate.tables.expect(&ops);
         assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
-        assert_eq!(gate.tables.room().1.used as u32, limit / 2 + 10);
+        assert_eq!(gate.tables.in_use()[1].used as u32, limit / 2 + 10);
     }
     let listed = format!("{}:443", address(0));
     let load = Load::start(&gate.place(), &["judge", "--listed", &listed]).unwrap();
@@ -213,7 +213,7 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
 #[test]
 fn a_table_that_is_full_changes_by_as_many_as_leave_it() {
     let mut gate = Gate::new();
-    let limit = gate.tables.room().1.limit as u32;
+    let limit = gate.tables.in_use()[1].limit as u32;
     let nets = |first: u32| -> Table {
         let net = |n: u32| format!("{}/31", address(2 * n)).parse().unwrap();
         let targets =
@@ -225,7 +225,7 @@ fn a_table_that_is_full_changes_by_as_many_as_leave_it() {
         gate.tables.fits(&ops).unwrap();
         gate.tables.expect(&ops);
         assert_eq!(gate.tables.apply(&ops).unwrap(), 0, "from {first} on");
-        assert_eq!(gate.tables.room().1.used as u32, limit);
+        assert_eq!(gate.tables.in_use()[1].used as u32, limit);
     }
     // No write is left that makes room for one more.
     let table = gate.planner.policies()[&DEFAULT_POLICY].table;
@@ -268,7 +268,7 @@ fn a_table_that_grows_in_place_gives_no_connect_a_wrong_verdict() {
         let gone: Vec<_> = gone.map(|n| TableOp::Delete(table, key(n))).collect();
         assert_eq!(gate.tables.apply(&gone).unwrap(), 0);
     }
-    assert_eq!(gate.tables.room().0.used, 1 + 300 * 20);
+    assert_eq!(gate.tables.in_use()[0].used, 1 + 300 * 20);
     let counts = load.stop().unwrap();
     assert!(
         counts["listed.eperm"] == 0 && counts["unlisted.ok"] == 0,
@@ -326,12 +326,12 @@ fn networks_of_too_many_lengths_are_known_before_the_first_write() {
     let ops = gate.plan(nets(41));
     let refused = gate.tables.fits(&ops).unwrap_err().to_string();
     assert!(refused.contains("more than 40 prefix lengths"), "{refused}");
-    assert_eq!(gate.tables.room().1.used, 0);
+    assert_eq!(gate.tables.in_use()[1].used, 0);
     gate.planner = Planner::default();
     let ops = gate.plan(nets(40));
     gate.tables.fits(&ops).unwrap();
     assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
-    assert_eq!(gate.tables.room().1.used, 40);
+    assert_eq!(gate.tables.in_use()[1].used, 40);
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! The engine's notes for `status`, and the log lines with the same content.
+//! The engine's part of `status`, and the log lines with the same content.
 
 use super::placing::Placing;
 use crate::config::Mode;
-use crate::kernel::{NoRoom, Room};
-use crate::operate::ask::{Facts, Noted};
+use crate::in_use::InUse;
+use crate::kernel::NoRoom;
+use crate::operate::ask::Facts;
+use crate::operate::status::RulesStatus;
 use crate::sources::{Line, RuleSet};
 use egress_core::policy::state::State;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +15,8 @@ const LINES: usize = 100;
 
 /// See the module.
 pub(super) struct Shown {
-    noted: Noted,
+    /// What was noted when it happened; [`Self::facts`] adds the rest.
+    noted: RulesStatus,
     /// Findings across the objects in force, once the linter has looked at them.
     findings: Arc<OnceLock<Vec<Line>>>,
 }
@@ -22,9 +25,9 @@ impl Shown {
     /// No rules yet.
     pub(super) fn new(mode: Mode) -> Self {
         Self {
-            noted: Noted {
+            noted: RulesStatus {
                 mode,
-                ..Noted::default()
+                ..RulesStatus::default()
             },
             findings: Arc::default(),
         }
@@ -77,20 +80,25 @@ impl Shown {
 
     /// The state of the rules and the workloads, for `status`.
     pub(super) fn facts(&self, state: &State, placing: &Placing) -> Facts {
-        let (addresses, networks) = placing.tables.room();
+        let [addresses, networks] = placing.tables.in_use();
         let (used, limit) = state.policies_in_use();
         let findings = self.findings.get().map_or(&[][..], Vec::as_slice);
+        let failing = state.failing().into_iter();
         Facts {
-            noted: self.noted.clone(),
-            generation: state.generation(),
-            policies: Room { used, limit },
-            addresses,
-            networks,
-            failing: state.failing(),
-            names: state.names_asked(),
-            names_without_address: state.addressless().len(),
-            findings: shown(findings),
-            too_deep: placing.workloads.too_deep(),
+            rules: RulesStatus {
+                findings: shown(findings),
+                generation: state.generation(),
+                policies: InUse { used, limit },
+                addresses,
+                networks,
+                too_deep: placing.workloads.too_deep(),
+                names: state.names_asked(),
+                names_without_address: state.addressless().len(),
+                failing: failing
+                    .map(|(name, why)| (name.to_string(), why.to_string()))
+                    .collect(),
+                ..self.noted.clone()
+            },
             workloads: placing.workloads.placed(),
         }
     }

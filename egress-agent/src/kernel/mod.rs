@@ -36,7 +36,7 @@ pub use load::{Kernel, OBJECT, supported};
 pub use origins::Origins;
 pub use outer::View;
 pub use pins::Pins;
-pub use rules::{NoRoom, Room};
+pub use rules::NoRoom;
 pub use tables::Tables;
 
 /// Programs attached to each enforced root, in the order of attachment. The egress hook is first: it alone

@@ -6,6 +6,7 @@
 
 use super::outer::Outer;
 use super::slots::{Draft, Slots, kind};
+use crate::in_use::InUse;
 use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_ebpf::ids::TableId;
@@ -17,15 +18,6 @@ const MAX_ADDRESSES: usize = 1 << 20;
 /// The most tables that are created and written together. Each is an open file until it is written.
 const AT_ONCE: usize = 256;
 const WHAT: [&str; 2] = ["single addresses", "networks"];
-
-/// The room of the tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
-    /// Entries in all tables that this agent wrote.
-    pub used: usize,
-    /// Most entries.
-    pub limit: usize,
-}
 
 /// Operations that the tables have no room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,11 +74,13 @@ impl Rules {
         self.outer.wait_for_programs()
     }
 
-    /// How full the tables are: single addresses, and networks.
-    pub fn room(&self) -> (Room, Room) {
-        let [exact, nets] = self.used();
-        let room = |used, limit| Room { used, limit };
-        (room(exact, self.limits[0]), room(nets, self.limits[1]))
+    /// How full the tables are that this agent wrote: single addresses, and networks.
+    pub fn in_use(&self) -> [InUse; 2] {
+        let used = self.used();
+        [0, 1].map(|kind| InUse {
+            used: used[kind],
+            limit: self.limits[kind],
+        })
     }
 
     fn used(&self) -> [usize; 2] {

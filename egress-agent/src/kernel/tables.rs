@@ -2,7 +2,8 @@
 
 use super::outer::{Outer, View};
 use super::policies::PolicyWriter;
-use super::rules::{NoRoom, Room, Rules};
+use super::rules::{NoRoom, Rules};
+use crate::in_use::InUse;
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
@@ -81,8 +82,8 @@ impl Tables {
 
     /// How full the tables are: single addresses, and networks. Does not count the tables of a previous
     /// agent.
-    pub fn room(&self) -> (Room, Room) {
-        self.rules.room()
+    pub fn in_use(&self) -> [InUse; 2] {
+        self.rules.in_use()
     }
 
     /// Whether the tables have room for the entries that they have once all operations are carried out.

@@ -1,20 +1,22 @@
 //! Fills in the agent's status from its parts and serves it.
 
 use crate::config::Config;
-use crate::kernel::{Kernel, Room};
+use crate::kernel::Kernel;
 use crate::observe::counters::Registry;
 use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
 use crate::observe::trouble::Trouble;
 use crate::operate::admin::{self, Explained, Request};
-use crate::operate::ask::Ask;
-use crate::operate::status::{KernelStatus, RulesStatus, Status, TableStatus, WorkloadStatus};
+use crate::operate::ask::{Ask, Facts};
+use crate::operate::status::{KernelStatus, RulesStatus, Status, WorkloadStatus};
+use crate::proxy::Shared;
 use crate::workloads::Placed;
 use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Time between two tries to listen.
@@ -24,25 +26,28 @@ const SOCKET_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 pub struct Reporter {
     /// The facts that do not change while the agent runs.
     fixed: Status,
-    board: Board,
-    registry: Registry,
-    problem: watch::Receiver<Option<String>>,
-    engine: mpsc::Sender<Ask>,
+    providers: Providers,
     /// The age at which the last canary no longer counts.
     stale: std::time::Duration,
 }
 
+/// The parts that are asked for what changes.
+pub struct Providers {
+    /// Readiness.
+    pub board: Board,
+    /// The counters.
+    pub registry: Registry,
+    /// The problem of the rule files, if there is one.
+    pub problem: watch::Receiver<Option<String>>,
+    /// The rules, the tables and the workloads.
+    pub engine: mpsc::Sender<Ask>,
+    /// The proxy.
+    pub proxy: Arc<Shared>,
+}
+
 impl Reporter {
-    /// For a loaded kernel side. `problem` has the problem of the rule files, if there is one.
-    pub fn new(
-        config: &Config,
-        kernel: &Kernel,
-        roots: &[PathBuf],
-        board: &Board,
-        problem: watch::Receiver<Option<String>>,
-        engine: mpsc::Sender<Ask>,
-        registry: Registry,
-    ) -> Self {
+    /// For a loaded kernel side.
+    pub fn new(config: &Config, kernel: &Kernel, roots: &[PathBuf], providers: Providers) -> Self {
         for gap in &kernel.gaps {
             tracing::warn!(gap, "this kernel leaves a way open");
         }
@@ -61,10 +66,7 @@ impl Reporter {
                 },
                 ..Status::default()
             },
-            board: board.clone(),
-            registry,
-            problem,
-            engine,
+            providers,
             stale: config.canary_interval * 3,
         }
     }
@@ -77,15 +79,16 @@ impl Reporter {
                 Ok(listener) => listener,
                 Err(error) => {
                     let error = format!("{error:#}");
-                    if !self.board.troubled(Part::Admin) {
+                    let board = &self.providers.board;
+                    if !board.troubled(Part::Admin) {
                         tracing::error!(error, "cannot listen on the admin socket; trying again");
                     }
-                    self.board.set(Part::Admin, Some(Trouble::Admin(error)));
+                    board.set(Part::Admin, Some(Trouble::Admin(error)));
                     tokio::time::sleep(SOCKET_AGAIN).await;
                     continue;
                 }
             };
-            self.board.set(Part::Admin, None);
+            self.providers.board.set(Part::Admin, None);
             let served = admin::serve(listener, |request| self.answer(request));
             tokio::select! {
                 () = served => {}
@@ -123,16 +126,17 @@ impl Reporter {
             workload,
             answer,
         };
-        self.engine.send(ask).await.ok()?;
+        self.providers.engine.send(ask).await.ok()?;
         Some(told.await.ok()?.into())
     }
 
     async fn status(&self) -> Option<Status> {
+        let providers = &self.providers;
         let (answer, facts) = oneshot::channel();
-        self.engine.send(Ask::Status(answer)).await.ok()?;
-        let facts = facts.await.ok()?;
+        providers.engine.send(Ask::Status(answer)).await.ok()?;
+        let Facts { rules, workloads } = facts.await.ok()?;
         let (age, closed, mut troubles) = {
-            let known = self.board.known();
+            let known = providers.board.known();
             let age = known.proven.map(|at| at.elapsed());
             (age, known.closed(), known.troubles())
         };
@@ -142,13 +146,12 @@ impl Reporter {
             troubles.push(format!("no canary has passed for {age} s"));
         }
         let counters = |section| -> BTreeMap<String, u64> {
-            let samples = self.registry.samples();
+            let samples = providers.registry.samples();
             samples
                 .filter(|sample| sample.series.section == section)
                 .map(|sample| (sample.series.key.to_owned(), sample.value))
                 .collect()
         };
-        let noted = facts.noted;
         Some(Status {
             running: true,
             closed: closed && !overdue,
@@ -157,37 +160,17 @@ impl Reporter {
             troubles,
             canary_age_seconds: age.map(|age| age.as_secs_f64()),
             rules: RulesStatus {
-                mode: noted.mode,
-                objects: noted.objects,
-                problem: self.problem.borrow().clone().or(noted.problem),
-                problems: noted.problems,
-                notes: noted.notes,
-                findings: facts.findings,
-                generation: facts.generation,
-                policies: table(facts.policies),
-                addresses: table(facts.addresses),
-                networks: table(facts.networks),
-                without_policy: noted.without_policy,
-                too_deep: facts.too_deep,
-                names: facts.names,
-                names_without_address: facts.names_without_address,
-                failing: facts
-                    .failing
-                    .into_iter()
-                    .map(|(name, why)| (name.to_string(), why.to_string()))
-                    .collect(),
+                problem: providers.problem.borrow().clone().or(rules.problem),
                 counters: counters(Section::Rules),
+                ..rules
             },
-            workloads: facts.workloads.into_iter().map(workload).collect(),
+            workloads: workloads.into_iter().map(workload).collect(),
             proxy: counters(Section::Proxy),
+            proxy_use: providers.proxy.in_use(),
             counters: counters(Section::Counters),
             ..self.fixed.clone()
         })
     }
-}
-
-fn table(Room { used, limit }: Room) -> TableStatus {
-    TableStatus { used, limit }
 }
 
 fn workload(placed: Placed) -> WorkloadStatus {

@@ -1,8 +1,11 @@
 //! The agent's status, as `status -o json` and `wait` read it.
 //!
-//! Owns the fields. `reporter` fills them in, `text` prints them for people.
+//! Owns the fields, and with them the list of the gate's current values. `reporter` fills them in, `text`
+//! prints them for people.
 
 use crate::config::Mode;
+use crate::in_use::InUse;
+use crate::proxy::ProxyUse;
 use crate::workloads::TooDeep;
 use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use serde::{Deserialize, Serialize};
@@ -43,6 +46,9 @@ pub struct Status {
     pub rules: RulesStatus,
     /// Counters of the proxy since the agent's start.
     pub proxy: BTreeMap<String, u64>,
+    /// What the proxy has in use.
+    #[serde(default)]
+    pub proxy_use: ProxyUse,
     /// Cgroups below the roots that are workloads, or have network namespaces of their own.
     pub workloads: Vec<WorkloadStatus>,
     /// Counters of the kernel programs since the maps were created.
@@ -80,11 +86,11 @@ pub struct RulesStatus {
     pub generation: Generation,
     /// Policies: one for each set of workloads that see the same, and the default.
     #[serde(default)]
-    pub policies: TableStatus,
+    pub policies: InUse,
     /// Single addresses in the tables.
-    pub addresses: TableStatus,
+    pub addresses: InUse,
     /// Networks in the tables.
-    pub networks: TableStatus,
+    pub networks: InUse,
     /// Workloads that are denied everything, because the kernel has no free policy for their view.
     pub without_policy: usize,
     /// Cgroups that are denied everything, because they are nested deeper than the kernel judges.
@@ -122,15 +128,6 @@ pub struct WorkloadStatus {
     pub network_namespaces: usize,
     /// Those of them in which the proxy listens.
     pub proxied: usize,
-}
-
-/// How full a table is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableStatus {
-    /// Entries.
-    pub used: usize,
-    /// Most entries.
-    pub limit: usize,
 }
 
 #[cfg(test)]

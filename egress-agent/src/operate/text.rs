@@ -1,8 +1,9 @@
 //! The status as text for people: problems first, then what is in force, without zeros. `-o json` has
 //! every field and every counter.
 
-use super::status::{Status, TableStatus, WorkloadStatus};
+use super::status::{Status, WorkloadStatus};
 use crate::config::Mode;
+use crate::in_use::InUse;
 use crate::observe::families::{Section, help};
 use std::fmt::{self, Formatter};
 
@@ -152,12 +153,15 @@ impl Text<'_> {
         line(f, "agent", text)?;
         line(f, "kernel", &s.kernel.release)?;
         line(f, "generation", r.generation)?;
-        for (name, TableStatus { used, limit }) in [
-            ("policies", r.policies),
-            ("addresses", r.addresses),
-            ("networks", r.networks),
+        for (name, InUse { used, limit }, unit) in [
+            ("policies", r.policies, ""),
+            ("addresses", r.addresses, ""),
+            ("networks", r.networks, ""),
+            ("connections", s.proxy_use.connections, " through the proxy"),
+            ("descriptors", s.proxy_use.descriptors, " of the proxy"),
+            ("memory", s.proxy_use.memory, " bytes of the proxy"),
         ] {
-            line(f, name, format_args!("{used} of {limit}"))?;
+            line(f, name, format_args!("{used} of {limit}{unit}"))?;
         }
         for (section, name, counters) in [
             (Section::Counters, "counters", &s.counters),

@@ -31,4 +31,4 @@ pub use drain::{Drain, DrainSignal, drain_channel};
 pub use limits::Limits;
 pub use observe::{AccessRecord, Denial, DenialReason, Observer, Protocol};
 pub use origin::{Origin, OriginLookup};
-pub use shared::{BoxFuture, Dialer, Shared};
+pub use shared::{BoxFuture, Dialer, ProxyUse, Shared};

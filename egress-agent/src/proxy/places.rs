@@ -4,6 +4,7 @@
 //! A place is a connection, a descriptor, or a block of memory, as the owner of a [`Places`]
 //! defines it.
 
+use crate::in_use::InUse;
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,6 +97,14 @@ impl Places {
         }
     }
 
+    /// How many are taken and how many there are, each counted as `unit`.
+    pub(super) fn in_use(&self, unit: usize) -> InUse {
+        InUse {
+            used: self.taken().all * unit,
+            limit: self.most * unit,
+        }
+    }
+
     /// Whether half of at least so many places were given back since this was last true.
     pub(super) fn fell(&self, many: usize) -> bool {
         let mut taken = self.taken();
@@ -181,6 +190,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::Places;
+    use crate::in_use::InUse;
     use egress_ebpf::ids::CgroupId;
     use std::sync::Arc;
 
@@ -193,6 +203,11 @@ mod tests {
             .filter_map(|share| places.take(CgroupId(share)))
             .collect();
         assert_eq!(others.len(), 2);
+        let all = InUse {
+            used: 50,
+            limit: 50,
+        };
+        assert_eq!(places.in_use(10), all);
         drop(others);
         assert!(places.take(CgroupId(1)).is_none(), "its share is taken");
         assert!(places.take(CgroupId(2)).is_some());

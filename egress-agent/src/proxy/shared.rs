@@ -7,9 +7,11 @@ use super::observe::Observer;
 use super::origin::OriginLookup;
 use super::places::{BLOCK, Places};
 use super::upstream::clusters::Clusters;
+use crate::in_use::InUse;
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
 use egress_ebpf::ids::NetnsCookie;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -45,6 +47,17 @@ fn trim() {
 /// Other allocators return large blocks themselves.
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
+
+/// What the proxy has in use, over all network namespaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyUse {
+    /// Connections of clients.
+    pub connections: InUse,
+    /// Open sockets, of clients and upstream connections together.
+    pub descriptors: InUse,
+    /// Bytes for requests that are under way, unfinished heads and relayed bytes that wait.
+    pub memory: InUse,
+}
 
 /// What all connections share.
 pub struct Shared {
@@ -92,6 +105,15 @@ impl Shared {
             clusters: Clusters::default(),
             changes: None,
             proof: Arc::default(),
+        }
+    }
+
+    /// What is in use at the moment.
+    pub fn in_use(&self) -> ProxyUse {
+        ProxyUse {
+            connections: self.connections.in_use(1),
+            descriptors: self.descriptors.in_use(1),
+            memory: self.memory.in_use(BLOCK),
         }
     }
 

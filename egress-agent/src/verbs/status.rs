@@ -17,7 +17,7 @@ pub struct StatusArgs {
     /// Without an agent: where the gate is pinned [default: /sys/fs/bpf/egress-agent]
     #[arg(long, value_name = "PATH")]
     bpf_dir: Option<PathBuf>,
-    /// Also show every counter, the versions and how full the tables are
+    /// Also show every counter, the versions, how full the tables are and what the proxy has in use
     #[arg(short, long)]
     verbose: bool,
     /// Output format; JSON has every field

@@ -68,8 +68,8 @@ fn bench(cli: &Cli) -> Result<()> {
     introduce(cli.rounds)?;
     for kind in [Kind::Addresses, Kind::Networks, Kind::Mixed] {
         let limit = match kind {
-            Kind::Addresses => setup.tables.room().0.limit,
-            Kind::Networks | Kind::Mixed => setup.tables.room().1.limit,
+            Kind::Addresses => setup.tables.in_use()[0].limit,
+            Kind::Networks | Kind::Mixed => setup.tables.in_use()[1].limit,
         };
         for entries in &cli.entries {
             let entries = (*entries).min(u32::try_from(limit)?);
