@@ -117,25 +117,7 @@ fn is_below(path: &str, above: &str) -> bool {
 
 /// Renames a misspelt field to its correct name, unless that field exists too. Returns its path.
 fn rename(root: &mut Node, field: &Misspelt) -> Option<String> {
-    let mut node = root;
-    for step in &field.within.0 {
-        let found = match (step, &mut node.value) {
-            (Step::Index(index), Value::List(items)) => items.get_mut(*index),
-            (Step::Field(name), Value::Map(entries)) => {
-                let snake = snake_case(name);
-                let mut entries = entries.iter_mut();
-                let entry = entries.find(|e| e.key == *name || e.key == snake);
-                entry.map(|e| &mut e.value)
-            }
-            (Step::Key(key), Value::Map(entries)) => {
-                let mut entries = entries.iter_mut();
-                entries.find(|e| e.key == *key).map(|e| &mut e.value)
-            }
-            _ => None,
-        };
-        node = found?;
-    }
-    let Value::Map(entries) = &mut node.value else {
+    let Value::Map(entries) = &mut root.at_mut(&field.within)?.value else {
         return None;
     };
     let snake = snake_case(&field.meant);

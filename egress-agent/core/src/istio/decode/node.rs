@@ -1,6 +1,6 @@
 //! A YAML document as a tree of values with their places. Does not interpret the values.
 
-use crate::istio::message::{Path, Step};
+use crate::istio::message::{Message, Path, Severity, Step};
 use std::collections::BTreeMap;
 
 /// Where a value starts.
@@ -106,44 +106,69 @@ impl Node {
         }
     }
 
-    /// The place of the value that a path leads to, or of the nearest one on the way that exists.
-    ///
-    /// A field is found by its camelCase name and by its `snake_case` alias. A scalar is found at
-    /// its own place; a map or list, at its key's.
-    pub fn place(&self, path: &Path) -> Mark {
+    /// The place of the value that a path leads to, or of the nearest one on the way that exists. A
+    /// scalar is found at its own place; a map or list, at its key's.
+    fn place(&self, path: &Path) -> Mark {
         let mut node = self;
         let mut mark = self.mark;
         for step in &path.0 {
-            let name = match step {
-                Step::Index(_) => None,
-                Step::Field(name) => Some(*name),
-                Step::Key(key) => Some(key.as_str()),
-            };
-            let entry =
-                name.and_then(|name| node.entry(name).or_else(|| node.entry(&snake_case(name))));
-            let next = match (step, &node.value) {
-                (Step::Index(index), Value::List(items)) => {
-                    items.get(*index).map(|item| (item, item.mark))
+            (node, mark) = match (&node.value, node.child(step)) {
+                (Value::List(items), Some(index)) => (&items[index], items[index].mark),
+                (Value::Map(entries), Some(index)) => {
+                    let Entry { mark, value, .. } = &entries[index];
+                    (value, if value.is_scalar() { value.mark } else { *mark })
                 }
-                _ => entry.map(|entry| {
-                    let is_scalar = matches!(
-                        entry.value.value,
-                        Value::Bool(_) | Value::Number(_) | Value::String(_)
-                    );
-                    (
-                        &entry.value,
-                        if is_scalar {
-                            entry.value.mark
-                        } else {
-                            entry.mark
-                        },
-                    )
-                }),
+                _ => break,
             };
-            let Some((value, at)) = next else { break };
-            (node, mark) = (value, at);
         }
         mark
+    }
+
+    /// The value that a path leads to.
+    pub fn at_mut(&mut self, path: &Path) -> Option<&mut Node> {
+        path.0.iter().try_fold(self, |node, step| {
+            let index = node.child(step)?;
+            match &mut node.value {
+                Value::List(items) => items.get_mut(index),
+                Value::Map(entries) => entries.get_mut(index).map(|entry| &mut entry.value),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+            }
+        })
+    }
+
+    /// What a step leads to: the number of an element or of an entry. A field is found by its
+    /// camelCase name before its `snake_case` one.
+    fn child(&self, step: &Step) -> Option<usize> {
+        match (&self.value, step) {
+            (Value::List(items), Step::Index(index)) => Some(*index).filter(|n| *n < items.len()),
+            (Value::Map(entries), Step::Field(name)) => {
+                let of = |name: &str| entries.iter().position(|entry| entry.key == name);
+                of(name).or_else(|| of(&snake_case(name)))
+            }
+            (Value::Map(entries), Step::Key(key)) => {
+                entries.iter().position(|entry| entry.key == *key)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_scalar(&self) -> bool {
+        matches!(
+            self.value,
+            Value::Bool(_) | Value::Number(_) | Value::String(_)
+        )
+    }
+
+    /// A message about the value that a path leads to, or about the nearest one on the way.
+    pub fn message(&self, severity: Severity, path: &Path, text: String) -> Message {
+        let Mark { line, column } = self.place(path);
+        Message {
+            severity,
+            field: path.to_string(),
+            line,
+            column,
+            text,
+        }
     }
 }
 

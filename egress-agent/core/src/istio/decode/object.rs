@@ -1,6 +1,6 @@
 //! One object: its kind, version and metadata, and its spec. `stream` splits a file into documents.
 
-use super::node::{Entry, Mark, Node, Value};
+use super::node::{Entry, Node, Value};
 use super::reader::{self, Decode, Misspelt, Reader};
 use super::template;
 use crate::istio::destination_rule::DestinationRule;
@@ -155,9 +155,9 @@ impl fmt::Display for Object {
 }
 
 impl Object {
-    /// The place of a field, or of the nearest value around it that the file has.
-    pub fn place(&self, path: &Path) -> Mark {
-        self.root.place(path)
+    /// A message about a field, at the nearest value around it that the file has.
+    pub fn message(&self, severity: Severity, path: &Path, text: String) -> Message {
+        self.root.message(severity, path, text)
     }
 
     /// Whether decoding found an error.

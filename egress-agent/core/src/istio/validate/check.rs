@@ -46,14 +46,8 @@ impl<'o> Check<'o> {
         if !self.messages.has_room(severity) {
             return;
         }
-        let mark = self.root.place(&self.path);
-        self.messages.push(Message {
-            severity,
-            field: self.path.to_string(),
-            line: mark.line,
-            column: mark.column,
-            text: text(),
-        });
+        let message = self.root.message(severity, &self.path, text());
+        self.messages.push(message);
     }
 
     /// Records an error at the current field.

@@ -31,14 +31,14 @@ pub(super) struct Lint<'a> {
     pub(super) found: Vec<Found>,
 }
 
-/// A path from `spec` down.
-fn path(steps: &[(&str, Option<usize>)]) -> Path {
-    let mut all = vec![Step::Key("spec".into())];
-    for (key, index) in steps {
-        all.push(Step::Key((*key).to_owned()));
-        all.extend(index.map(Step::Index));
-    }
-    Path(all)
+/// A field below `spec`, with an element of it where it is a list, and so on.
+type Fields = [(&'static str, Option<usize>)];
+
+fn path(fields: &Fields) -> Path {
+    let below = fields
+        .iter()
+        .flat_map(|(name, index)| std::iter::once(Step::Field(name)).chain(index.map(Step::Index)));
+    Path(std::iter::once(Step::Field("spec")).chain(below).collect())
 }
 
 impl<'a> Lint<'a> {
@@ -63,27 +63,15 @@ impl Lint<'_> {
         text: String,
         opens: bool,
     ) {
-        let mark = object.place(path);
         self.found.push(Found {
             object: Arc::clone(object),
             opens,
-            message: Message {
-                severity,
-                field: path.to_string(),
-                line: mark.line,
-                column: mark.column,
-                text,
-            },
+            message: object.message(severity, path, text),
         });
     }
 
-    pub(super) fn warn(
-        &mut self,
-        object: &Arc<Object>,
-        steps: &[(&str, Option<usize>)],
-        text: String,
-    ) {
-        self.say(object, &path(steps), Severity::Warning, text);
+    pub(super) fn warn(&mut self, object: &Arc<Object>, fields: &Fields, text: String) {
+        self.say(object, &path(fields), Severity::Warning, text);
     }
 
     /// Checks an object that is not checked as a service.
@@ -163,7 +151,7 @@ impl Lint<'_> {
     }
 
     /// A port of an entry with resolution NONE and no addresses.
-    fn any_address(&mut self, entry: &Arc<Entry>, at: &[(&str, Option<usize>)], port: &Port) {
+    fn any_address(&mut self, entry: &Arc<Entry>, at: &Fields, port: &Port) {
         let number = port.number;
         let text = match port.class {
             Class::Tcp | Class::Udp | Class::Sniffed => format!(

@@ -19,7 +19,7 @@ use table::{Effect, Field, PortOf};
 pub fn not_done(object: &Object) -> Vec<Message> {
     let mut notes = Notes {
         object,
-        path: vec![Step::Key("spec".into())],
+        path: vec![Step::Field("spec")],
         found: Vec::new(),
     };
     match &object.spec {
@@ -65,31 +65,23 @@ impl Notes<'_> {
         }
     }
 
-    fn say(&mut self, field: &str, text: String) {
+    fn say(&mut self, field: &'static str, text: String) {
         let mut steps = self.path.clone();
-        steps.extend(field.split('.').map(|part| Step::Key(part.to_owned())));
-        let path = Path(steps);
-        let mark = self.object.place(&path);
-        self.found.push(Message {
-            severity: Severity::Warning,
-            field: path.to_string(),
-            line: mark.line,
-            column: mark.column,
-            text,
-        });
+        steps.extend(field.split('.').map(Step::Field));
+        let message = self.object.message(Severity::Warning, &Path(steps), text);
+        self.found.push(message);
     }
 
-    fn each<T>(&mut self, field: &str, items: &[T], mut visit: impl FnMut(&mut Self, &T)) {
+    fn each<T>(&mut self, field: &'static str, items: &[T], mut visit: impl FnMut(&mut Self, &T)) {
         for (i, item) in items.iter().enumerate() {
-            self.path
-                .extend([Step::Key(field.to_owned()), Step::Index(i)]);
+            self.path.extend([Step::Field(field), Step::Index(i)]);
             visit(self, item);
             self.path.truncate(self.path.len() - 2);
         }
     }
 
-    fn inside(&mut self, field: &str, visit: impl FnOnce(&mut Self)) {
-        self.path.push(Step::Key(field.to_owned()));
+    fn inside(&mut self, field: &'static str, visit: impl FnOnce(&mut Self)) {
+        self.path.push(Step::Field(field));
         visit(self);
         self.path.pop();
     }
