@@ -124,7 +124,7 @@ impl Keeper {
     /// the connect what the root's policy says: deny it, record it or let it pass.
     async fn send_canary(&self, root: usize) -> anyhow::Result<()> {
         let (wanted, counter) = match self.canaries.expected(root) {
-            Unlisted::Denied => (canary::Outcome::Refused, counter::DENIED),
+            Unlisted::Denied => (canary::Outcome::Denied, counter::DENIED),
             Unlisted::Recorded => (canary::Outcome::Open, counter::WOULD_DENY),
             Unlisted::Passes => (canary::Outcome::Open, counter::ALLOWED),
         };
@@ -144,7 +144,7 @@ impl Keeper {
             canary::Outcome::Open => {
                 bail!("{shown}: the gate did not judge an unlisted connect, which went through")
             }
-            canary::Outcome::Refused => {
+            canary::Outcome::Denied => {
                 bail!("{shown}: an unlisted connect failed, and the gate did not deny it")
             }
         }

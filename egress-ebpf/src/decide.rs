@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_for_the_proxy_is_refused_where_there_is_none() {
+    fn a_flow_for_the_proxy_is_denied_where_there_is_none() {
         let verdict = judge(&LISTED, "203.0.113.10", 80, proto::TCP, None);
         assert_eq!(verdict, Verdict::Deny(Reason::NoProxy));
     }

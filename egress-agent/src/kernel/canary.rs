@@ -22,7 +22,7 @@ pub const CAGE: &str = "egress-canary-";
 /// The destinations of a canary, in TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule
 /// has a reason to list them.
 const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:fffe]:9"];
-const REFUSED: u8 = 10;
+const DENIED: u8 = 10;
 const OPEN: u8 = 11;
 const HERE: u8 = 12;
 /// The argument of the canary of the proxy.
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every connect failed with the errno of a denial.
-    Refused,
+    Denied,
     /// A connect succeeded, or failed with another errno.
     Open,
 }
@@ -55,7 +55,7 @@ pub fn check(root: &Path, errno: i32, told: impl FnOnce(CgroupId)) -> anyhow::Re
     // The process has ended, so the cgroup is empty.
     std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;
     match status?.code().and_then(|code| u8::try_from(code).ok()) {
-        Some(REFUSED) => Ok(Outcome::Refused),
+        Some(DENIED) => Ok(Outcome::Denied),
         Some(OPEN) => Ok(Outcome::Open),
         other => anyhow::bail!("{}: the canary could not run ({other:?})", root.display()),
     }
@@ -110,7 +110,7 @@ pub fn redirect(
     std::fs::remove_dir(&cage).with_context(|| format!("removing {}", cage.display()))?;
     forgotten?;
     match status?.code().and_then(|code| u8::try_from(code).ok()) {
-        Some(REFUSED) => Ok(Redirected::Denied),
+        Some(DENIED) => Ok(Redirected::Denied),
         Some(OPEN) => Ok(Redirected::Elsewhere),
         Some(HERE) => Ok(Redirected::Here),
         other => anyhow::bail!("{}: the canary could not run ({other:?})", root.display()),
@@ -126,8 +126,8 @@ pub fn run(cage: &Path, words: &[String]) -> ExitCode {
     match words {
         [kind, wanted] if kind == REDIRECT => ExitCode::from(reached(wanted)),
         [errno] => match errno.parse() {
-            Ok(errno) if TARGETS.iter().all(|target| refused(target, errno)) => {
-                ExitCode::from(REFUSED)
+            Ok(errno) if TARGETS.iter().all(|target| denied(target, errno)) => {
+                ExitCode::from(DENIED)
             }
             Ok(_) => ExitCode::from(OPEN),
             Err(_) => ExitCode::FAILURE,
@@ -147,12 +147,12 @@ fn reached(wanted: &str) -> u8 {
     };
     match read() {
         Ok(words) if words == wanted => HERE,
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => REFUSED,
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => DENIED,
         Ok(_) | Err(_) => OPEN,
     }
 }
 
-fn refused(target: &str, errno: i32) -> bool {
+fn denied(target: &str, errno: i32) -> bool {
     let any = if target.starts_with('[') {
         "[::]:0"
     } else {

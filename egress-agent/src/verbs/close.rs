@@ -141,7 +141,7 @@ fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
         if let Some(errno) = kernel::denies_unlisted(bpf_dir, root)? {
             let outcome = canary::check(root, errno, |_| ()).context("the canary")?;
             anyhow::ensure!(
-                outcome == canary::Outcome::Refused,
+                outcome == canary::Outcome::Denied,
                 "{shown}: an unlisted connect was not denied"
             );
         }

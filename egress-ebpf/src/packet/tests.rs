@@ -75,7 +75,7 @@ fn good_packets_give_their_destination() {
 }
 
 #[test]
-fn what_hides_its_transport_header_is_refused() {
+fn what_hides_its_transport_header_is_denied() {
     for packet in [
         Vec::new(),
         std::vec![0x50; 60],

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_two_readers_could_read_differently_is_refused() {
+    fn a_host_that_two_readers_could_read_differently_is_rejected() {
         use HostError::{
             BadBrackets, BadByte, BadPort, Empty, EmptyLabel, LabelTooLong, TooLong, UserInfo,
         };

@@ -1,4 +1,4 @@
-//! Why a request head is refused: the answer to the client, and the reason in the log.
+//! Why a request head is rejected: the answer to the client, and the reason in the log.
 //!
 //! It reads no head.
 
@@ -7,7 +7,7 @@ use super::target::TargetError;
 use crate::routing::DenialReason;
 use thiserror::Error;
 
-/// Why a head is refused.
+/// Why a head is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HeadError {
     /// It is not an HTTP head.

@@ -13,7 +13,7 @@ pub enum HeadOutcome {
     /// A whole head.
     Head(Head),
     /// The proxy itself must answer.
-    Refused(HeadError),
+    Rejected(HeadError),
 }
 
 /// Gathers the bytes of one head after the other.
@@ -107,7 +107,7 @@ impl HeadReader {
                 (self.searched, self.next_look) = (0, 0);
                 HeadOutcome::Head(head)
             }
-            Err(error) => HeadOutcome::Refused(error),
+            Err(error) => HeadOutcome::Rejected(error),
         }
     }
 }

@@ -141,7 +141,7 @@ impl LocalReply {
     }
 
     /// An upgrade to a protocol other than websocket.
-    pub fn upgrade_refused() -> Self {
+    pub fn upgrade_denied() -> Self {
         Self::empty(403, ResponseFlags::default())
     }
 
@@ -190,7 +190,7 @@ mod tests {
             (LocalReply::no_route(), 12),
             (LocalReply::request_timeout(), 14),
             (LocalReply::malformed(), 13),
-            (LocalReply::upgrade_refused(), 7),
+            (LocalReply::upgrade_denied(), 7),
             (LocalReply::not_implemented(), 2),
         ] {
             assert_eq!(reply.in_grpc(), (status, reply.body.to_string()));
@@ -247,7 +247,7 @@ mod tests {
                 "Upgrade Required",
                 "DPE",
             ),
-            (LocalReply::upgrade_refused(), 403, "", "-"),
+            (LocalReply::upgrade_denied(), 403, "", "-"),
             (
                 LocalReply::upstream_reset(&refused, false),
                 503,

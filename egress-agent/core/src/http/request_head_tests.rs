@@ -22,7 +22,7 @@ fn read(bytes: &[u8]) -> HeadOutcome {
         .unwrap_or(HeadOutcome::NeedMore);
     // One byte at a time an error may be found before a second one comes in sight.
     match (&outcome, &by_byte) {
-        (HeadOutcome::Refused(_), HeadOutcome::Refused(_)) => {}
+        (HeadOutcome::Rejected(_), HeadOutcome::Rejected(_)) => {}
         _ => assert_eq!(outcome, by_byte, "{:?}", String::from_utf8_lossy(bytes)),
     }
     outcome
@@ -35,9 +35,9 @@ fn head(text: &str) -> Head {
     }
 }
 
-fn refused(text: &str) -> HeadError {
+fn rejected(text: &str) -> HeadError {
     match read(text.as_bytes()) {
-        HeadOutcome::Refused(error) => error,
+        HeadOutcome::Rejected(error) => error,
         other => panic!("{text:?}: {other:?}"),
     }
 }
@@ -64,7 +64,7 @@ fn a_head_is_written_down_again_in_one_form() {
         ),
     ] {
         if canonical.is_empty() {
-            assert_eq!(refused(raw), HeadError::Target(TargetError::Form), "{raw}");
+            assert_eq!(rejected(raw), HeadError::Target(TargetError::Form), "{raw}");
             continue;
         }
         let found = head(raw);
@@ -101,7 +101,7 @@ fn a_request_names_one_host_and_frames_its_body_once() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table")]
-fn a_head_that_two_readers_could_understand_differently_is_refused_with_envoys_status() {
+fn a_head_that_two_readers_could_understand_differently_is_rejected_with_envoys_status() {
     use HeadError::{
         BadHost, Connect, ContentLength, FramedTwice, Method, NoHost, TransferEncoding, Version,
     };
@@ -232,7 +232,7 @@ fn a_head_that_two_readers_could_understand_differently_is_refused_with_envoys_s
         ),
     ] {
         let shown = &raw[..raw.len().min(200)];
-        assert_eq!(refused(&raw), error, "{shown:?}");
+        assert_eq!(rejected(&raw), error, "{shown:?}");
         assert_eq!(error.reply().status, status, "{shown:?}");
     }
 }
@@ -265,11 +265,11 @@ fn what_is_no_head_is_malformed() {
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n",
     ] {
         assert!(
-            matches!(refused(raw), HeadError::Malformed(_)),
+            matches!(rejected(raw), HeadError::Malformed(_)),
             "{raw:?}: {:?}",
-            refused(raw)
+            rejected(raw)
         );
-        assert_eq!(refused(raw).reply(), LocalReply::malformed());
+        assert_eq!(rejected(raw).reply(), LocalReply::malformed());
     }
 }
 
@@ -295,7 +295,7 @@ fn http_1_0_is_read_where_it_is_accepted_and_must_name_a_host() {
         ),
         ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", HeadError::Version),
     ] {
-        assert_eq!(read(text), HeadOutcome::Refused(error), "{text:?}");
+        assert_eq!(read(text), HeadOutcome::Rejected(error), "{text:?}");
     }
     assert!(matches!(
         read("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -325,7 +325,7 @@ fn heads_follow_each_other_and_bytes_of_a_body_are_not_among_them() {
 }
 
 #[test]
-fn an_endless_head_is_refused_at_the_limit_and_empty_lines_take_no_room() {
+fn an_endless_head_is_rejected_at_the_limit_and_empty_lines_take_no_room() {
     let mut reader = HeadReader::new(LIMIT);
     for _ in 0..LIMIT {
         reader.push(b"\r\n");
@@ -333,12 +333,12 @@ fn an_endless_head_is_refused_at_the_limit_and_empty_lines_take_no_room() {
     }
     assert!(reader.pending().len() <= 1);
     reader.push(b"GET / HTTP/1.1\r\nA: ");
-    let refused = (0..LIMIT).find_map(|_| {
+    let rejected = (0..LIMIT).find_map(|_| {
         reader.push(b"b");
         match reader.next_head() {
-            HeadOutcome::Refused(error) => Some(error),
+            HeadOutcome::Rejected(error) => Some(error),
             HeadOutcome::NeedMore | HeadOutcome::Head(_) => None,
         }
     });
-    assert_eq!(refused, Some(HeadError::TooLarge));
+    assert_eq!(rejected, Some(HeadError::TooLarge));
 }

@@ -64,7 +64,7 @@ pub enum DenialReason {
     Connect,
     /// An upgrade other than websocket.
     #[error("an upgrade that is not passed through")]
-    UpgradeRefused,
+    UpgradeDenied,
     /// HTTP/1.0.
     #[error("HTTP/1.0")]
     Http10,
@@ -125,7 +125,7 @@ impl DenialReason {
             Self::NotCarriedOut(_) => "not-carried-out",
             Self::NoEndpoint(_) => "no-endpoint",
             Self::Connect => "connect-method",
-            Self::UpgradeRefused => "upgrade",
+            Self::UpgradeDenied => "upgrade",
             Self::Http10 => "http-1.0",
             Self::Http2 => "http-2",
             Self::MalformedHttp(_) => "malformed-http",

@@ -72,20 +72,20 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain:
     let counters = stream.counters();
     let to_its_end = this.to_its_end(stream, drain);
     // Logs a denial at once; the connection ends a moment later.
-    let refusal = async {
-        this.session.control.refusal().await;
-        this.tell_refused();
+    let rejection = async {
+        this.session.control.rejection().await;
+        this.tell_rejected();
         future::pending::<()>().await;
     };
     // Each of these ends the connection at once, with its upstream connections and websocket.
     tokio::select! {
         () = to_its_end => {}
-        () = refusal => {}
+        () = rejection => {}
         // A body or a websocket that does not continue. Between requests, the limit for heads comes first.
         () = counters.silence(limits.idle) => {}
         () = this.judge.removed() => {}
     }
-    this.tell_refused();
+    this.tell_rejected();
 }
 
 impl Connection {
@@ -230,7 +230,7 @@ impl Connection {
             }
             Err(HttpDenial { reply, reason }) => {
                 let name = Some(authority).filter(|name| !name.is_empty());
-                let closes = reason == DenialReason::UpgradeRefused;
+                let closes = reason == DenialReason::UpgradeDenied;
                 self.session.client.deny(reason, name.as_deref());
                 (local_response(&reply, ticket), without_body && !closes)
             }
@@ -244,9 +244,9 @@ impl Connection {
         response
     }
 
-    /// Records a request whose head was refused and answered below the library.
-    fn tell_refused(&self) {
-        let Some(error) = self.session.control.take_refused() else {
+    /// Records a request whose head was rejected and answered below the library.
+    fn tell_rejected(&self) {
+        let Some(error) = self.session.control.take_rejected() else {
             return;
         };
         let mut ticket = self.session.ticket();

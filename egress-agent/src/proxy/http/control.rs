@@ -40,7 +40,7 @@ pub(super) enum Turn {
 #[derive(Debug, Default)]
 pub(super) struct Control {
     state: Mutex<State>,
-    refusal: Notify,
+    rejection: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ struct State {
     /// Of the task that serves the connection.
     waker: Option<Waker>,
     asked: Option<Asked>,
-    refused: Option<HeadError>,
+    rejected: Option<HeadError>,
     /// Counts requests.
     number: u64,
     /// The final response of the request has not begun, so 1xx responses may be sent.
@@ -111,20 +111,20 @@ impl Control {
         self.state().asked.take()
     }
 
-    /// A head was refused and answered.
-    pub(super) fn refused(&self, error: HeadError) {
-        self.state().refused = Some(error);
-        self.refusal.notify_one();
+    /// A head was rejected and answered.
+    pub(super) fn rejected(&self, error: HeadError) {
+        self.state().rejected = Some(error);
+        self.rejection.notify_one();
     }
 
-    /// The error that [`Self::refused`] got, once.
-    pub(super) fn take_refused(&self) -> Option<HeadError> {
-        self.state().refused.take()
+    /// The error that [`Self::rejected`] got, once.
+    pub(super) fn take_rejected(&self) -> Option<HeadError> {
+        self.state().rejected.take()
     }
 
-    /// Waits until a head is refused.
-    pub(super) async fn refusal(&self) {
-        self.refusal.notified().await;
+    /// Waits until a head is rejected.
+    pub(super) async fn rejection(&self) {
+        self.rejection.notified().await;
     }
 
     /// The number of the running request, for [`Self::interim`].

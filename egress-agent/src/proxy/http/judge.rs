@@ -121,7 +121,7 @@ impl Judge {
         }
     }
 
-    /// Allows a request to its destination, unless it asks for an upgrade that is refused.
+    /// Allows a request to its destination, unless it asks for an upgrade that is denied.
     fn allow(
         &self,
         request: &Request<Incoming>,
@@ -132,8 +132,8 @@ impl Judge {
         let upgrade = upgrade_asked(request.headers());
         if upgrade == UpgradeAsked::Other {
             return Err(HttpDenial {
-                reply: LocalReply::upgrade_refused(),
-                reason: DenialReason::UpgradeRefused,
+                reply: LocalReply::upgrade_denied(),
+                reason: DenialReason::UpgradeDenied,
             });
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

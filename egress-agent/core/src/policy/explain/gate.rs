@@ -160,7 +160,7 @@ impl Gate<'_> {
         reader.push(&wire(asked));
         let read = match reader.next_head() {
             HeadOutcome::Head(read) => read,
-            HeadOutcome::Refused(error) => {
+            HeadOutcome::Rejected(error) => {
                 return Fate::DeniedByProxy(error.reason(), Some(error.reply().status));
             }
             HeadOutcome::NeedMore => return Fate::DeniedByProxy(DenialReason::EndedEarly, None),
@@ -173,7 +173,7 @@ impl Gate<'_> {
         };
         match self.decide(to, &head) {
             Fate::Request(..) if upgrade_asked(head.headers) == UpgradeAsked::Other => {
-                Fate::DeniedByProxy(DenialReason::UpgradeRefused, Some(403))
+                Fate::DeniedByProxy(DenialReason::UpgradeDenied, Some(403))
             }
             fate => fate,
         }

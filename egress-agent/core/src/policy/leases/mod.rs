@@ -223,7 +223,7 @@ impl Leases {
         for ip in addresses {
             // The form that the kernel looks up: a NAT64 or mapped address is judged by the IPv4 address in it.
             let ip = IpAddr::from(Addr::from(ip).canonical());
-            if self.refuses(name, ip) {
+            if self.leaves_out(name, ip) {
                 outcome.not_public.push(ip);
             } else if !usable.contains(&ip) {
                 usable.push(ip);
@@ -237,7 +237,7 @@ impl Leases {
         }
     }
 
-    fn refuses(&self, name: &str, ip: IpAddr) -> bool {
+    fn leaves_out(&self, name: &str, ip: IpAddr) -> bool {
         let accepted = &self.settings.private_answers;
         !self.settings.allow_private_answers
             && !is_public(ip)

@@ -152,7 +152,7 @@ fn the_ttl_says_when_to_ask_again_within_bounds() {
 }
 
 #[test]
-fn addresses_that_lead_inside_are_refused_unless_allowed() {
+fn addresses_that_lead_inside_are_left_out_unless_allowed() {
     let now = Instant::now();
     let mut l = leases(now, &[NAME], LeaseSettings::default());
     let mixed = || answer(&["10.0.0.1", "203.0.113.1", "64:ff9b::a9fe:a9fe"], 60);

@@ -58,7 +58,7 @@ enum Next {
     /// Bytes of the next request, while this one is being answered.
     Held,
     /// Ignored, because the connection closes after a reply of the proxy itself.
-    Refused,
+    Closing,
     /// Bytes of the protocol to which the connection was switched.
     Tunnel,
 }
@@ -96,7 +96,7 @@ impl Wire {
             HeadOutcome::NeedMore if self.room.keep(self.reader.pending().len()) => {
                 return Looked::NeedMore;
             }
-            HeadOutcome::NeedMore => self.refuse(HeadError::NoRoom),
+            HeadOutcome::NeedMore => self.reject(HeadError::NoRoom),
             HeadOutcome::Head(head) => {
                 let pending = self.reader.pending().len();
                 if !self.room.ask(head.bytes.len(), pending) {
@@ -105,7 +105,7 @@ impl Wire {
                 }
                 self.begin(head);
             }
-            HeadOutcome::Refused(error) => self.refuse(error),
+            HeadOutcome::Rejected(error) => self.reject(error),
         }
         Looked::Done
     }
@@ -116,7 +116,7 @@ impl Wire {
             let has_room = ready!(self.room.poll_asked(cx));
             match self.waiting.take() {
                 Some(head) if has_room => self.begin(head),
-                Some(_) | None => self.refuse(HeadError::NoRoom),
+                Some(_) | None => self.reject(HeadError::NoRoom),
             }
         }
         Poll::Ready(())
@@ -133,12 +133,12 @@ impl Wire {
         });
     }
 
-    fn refuse(&mut self, error: HeadError) {
+    fn reject(&mut self, error: HeadError) {
         self.outward.bytes.extend(closing_reply(&error.reply()));
-        self.control.refused(error);
+        self.control.rejected(error);
         self.reader.take(usize::MAX);
         self.room.keep(0);
-        self.place = Next::Refused;
+        self.place = Next::Closing;
     }
 
     /// Reads through `buffer` and moves the new bytes to `reader`. Returns their number.
@@ -157,17 +157,17 @@ impl Wire {
     }
 
     /// Waits for a request. Returns whether the library must serve it. The library keeps buffers from its first read
-    /// on, which unfinished and refused heads do not need.
+    /// on, which unfinished and rejected heads do not need.
     pub(in crate::proxy::http) async fn begun(&mut self) -> io::Result<bool> {
         poll_fn(|cx| {
             let mut aside = [0; ASIDE];
             self.poll_head(cx, &mut ReadBuf::new(&mut aside))
         })
         .await?;
-        if matches!(self.place, Next::Refused) {
+        if matches!(self.place, Next::Closing) {
             poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx)).await?;
         }
-        Ok(!matches!(self.place, Next::Refused | Next::Head))
+        Ok(!matches!(self.place, Next::Closing | Next::Head))
     }
 
     /// The HTTP library was dropped until the next request.
@@ -262,7 +262,7 @@ impl Wire {
     /// Whether the client may be sending bytes that the proxy does not read.
     fn is_amid_a_request(&self) -> bool {
         match self.place {
-            Next::Body(_) | Next::Broken | Next::Refused => true,
+            Next::Body(_) | Next::Broken | Next::Closing => true,
             Next::Head | Next::Held | Next::Tunnel => false,
         }
     }
@@ -319,7 +319,7 @@ impl AsyncRead for Wire {
                     return Poll::Ready(Ok(()));
                 }
                 // The library sees the end once the reply is written.
-                Next::Refused => return this.poll_outward(cx),
+                Next::Closing => return this.poll_outward(cx),
                 Next::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 Next::Tunnel => return this.poll_read_on(cx, buffer).map_ok(|_| ()),
             }
