@@ -6,6 +6,7 @@
 
 mod ending;
 mod first_answers;
+mod in_force;
 mod input;
 mod lease_file;
 mod placing;
@@ -36,11 +37,11 @@ use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::state::State;
 use egress_ebpf::abi::DEFAULT_POLICY;
 use first_answers::FirstAnswers;
+use in_force::InForce;
 use input::{Input, Rules};
 use lease_file::LeaseFile;
 use placing::Placing;
 use questions::{Questions, Reply};
-use rules_file::RulesFile;
 use shown::Shown;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -56,11 +57,7 @@ pub struct Engine {
     questions: Questions,
     first_answers: FirstAnswers,
     lease_file: LeaseFile,
-    rules_file: RulesFile,
-    /// The objects of the rules in force.
-    in_force: Objects,
-    /// Number of objects in force that is still to be logged, once each of their names has an answer.
-    announce: Option<usize>,
+    in_force: InForce,
     /// Running flows must be checked: the rules may not list them any more.
     end_unlisted: bool,
     news: News,
@@ -93,9 +90,7 @@ impl Engine {
             questions: Questions::new(resolver),
             first_answers: FirstAnswers::new(news.board.clone()),
             lease_file: LeaseFile::beside(&config.admin_socket),
-            rules_file: RulesFile::beside(&config.admin_socket),
-            in_force: Objects::default(),
-            announce: None,
+            in_force: InForce::none(&config.admin_socket),
             end_unlisted: false,
             news,
             shown: Shown::new(config.mode),
@@ -139,10 +134,7 @@ impl Engine {
         self.wait_for_answers().await;
         previous_stops.await?;
         match self.begin_with(None) {
-            Ok(()) => {
-                self.in_force = rules.objects.clone();
-                self.rules_file.keep(rules.objects.clone());
-            }
+            Ok(()) => self.in_force.begin(rules.objects.clone()),
             Err(full) => self.give_way(rules, &full)?,
         }
         self.flush()
@@ -188,7 +180,8 @@ impl Engine {
         for objects in [&rules.previous[..], &[]] {
             self.shown.set_objects(objects.len());
             if self.begin_with(Some(objects)).is_ok() {
-                self.in_force = Objects::kept(objects.iter().cloned());
+                let objects = Objects::kept(objects.iter().cloned());
+                self.in_force.fall_back(objects);
                 return Ok(());
             }
         }
@@ -284,22 +277,13 @@ impl Engine {
         if std::mem::take(&mut self.end_unlisted) {
             self.placing.ending.end_unlisted();
         }
-        if let Some(objects) = self.announce
-            && self.state.unresolved().is_empty()
-        {
-            tracing::info!(
-                objects,
-                generation = self.state.generation().0,
-                "rules applied"
-            );
-            self.announce = None;
-        }
+        self.in_force.announce(&self.state);
         Ok(())
     }
 
     /// Puts new rules in force: all of them, or none if the tables have no room.
     fn take(&mut self, rules: &RuleSet) {
-        let Difference { added, gone } = rules.objects.since(&self.in_force);
+        let Difference { added, gone } = self.in_force.until(&rules.objects);
         let plan = self.state.plan_change(Instant::now(), &added, &gone);
         if let Err(full) = self.placing.tables.fits(plan.ops()) {
             drop(plan);
@@ -311,9 +295,7 @@ impl Engine {
         self.end_unlisted |= plan.ops().iter().any(judges);
         plan.commit();
         self.shown.set_rules(rules);
-        self.in_force = rules.objects.clone();
-        self.rules_file.keep(rules.objects.clone());
-        self.announce = Some(rules.objects.len());
+        self.in_force.change(rules.objects.clone());
         self.placing.place_anew();
     }
 

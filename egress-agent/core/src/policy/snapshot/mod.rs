@@ -6,23 +6,18 @@
 mod clusters;
 mod part;
 
-use super::claims::{cluster, everywhere, listed_networks, own_networks};
+use super::claims::cluster;
 use super::leases::Leases;
-use crate::istio::service_entry::Resolution;
 use crate::registry::by_age;
 use crate::registry::plan::{HostPlan, PortPlan, To};
-use crate::registry::services::Service;
 use crate::registry::view::View;
-use crate::routing::{
-    ByAddress, Cluster, PolicyRoutes, PortKind, PortRoutes, Rank, Split, TcpRoute, TlsRoute,
-    VirtualHost,
-};
+use crate::routing::{ByAddress, Cluster, PolicyRoutes, PortKind, PortRoutes, Rank, TcpRoute};
 use crate::sharing::{share, share_set};
 use crate::traffic::ClusterId;
 use clusters::Clusters;
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
-use part::{Age, Door, Part, door, first_door};
+use part::{Door, Part, door, first_door};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -179,7 +174,12 @@ impl Snapshot {
             let host = &door.1.2;
             let plan = view.plans.get(host).and_then(|p| p.get(door.0));
             if let (Some(plan), Some(service)) = (plan, view.services.get(host)) {
-                let part = self.part(service, door.0, plan, view, leases);
+                let mut clusters = Clusters {
+                    known: &mut self.clusters,
+                    view,
+                    leases,
+                };
+                let part = Part::new(service, door.0, plan, &mut clusters);
                 self.put(&door, Some(part));
             }
         }
@@ -286,88 +286,15 @@ impl Snapshot {
         }
     }
 
-    fn part(
-        &mut self,
-        service: &Service,
-        port: u16,
-        plan: &PortPlan,
-        view: &View,
-        leases: &Leases,
-    ) -> Part {
-        let mut clusters = Clusters {
-            known: &mut self.clusters,
-            view,
-            leases,
-        };
-        let http = plan.http.as_ref().map(|routes| {
-            let routes = routes.iter().map(|r| clusters.http(r)).collect();
-            Arc::new(VirtualHost {
-                host: service.host.to_string(),
-                nets: if service.resolution() == Resolution::None {
-                    own_networks(service, port)
-                } else {
-                    Vec::new()
-                },
-                routes,
-            })
-        });
-        let tls = plan
-            .tls
-            .iter()
-            .filter(|r| !r.sni_hosts.is_empty())
-            .map(|r| {
-                Arc::new(TlsRoute {
-                    sni_hosts: r.sni_hosts.clone(),
-                    nets: r.nets.clone(),
-                    to: clusters.split(&r.to),
-                })
-            });
-        let tls = tls.collect();
-        let own_name = plan.own_name.then(|| {
-            Arc::new(TlsRoute {
-                sni_hosts: vec![service.host.to_string()],
-                nets: Vec::new(),
-                to: Split::one(clusters.of(&plan.own)),
-            })
-        });
-        let tcp = clusters.tcp(service, port, plan);
-        let oldest = service.entries.first();
-        Part {
-            age: oldest
-                .filter(|_| !tcp.is_empty())
-                .map(|e| Age(Arc::clone(&e.object))),
-            addresses: listed_networks(service, port),
-            as_dialled: service.resolution() == Resolution::None,
-            anywhere: service.resolution() == Resolution::None
-                && own_networks(service, port).is_empty(),
-            host: http,
-            tls,
-            own_name,
-            tcp,
-        }
-    }
-
     /// What a port lists by address. It visits only the parts that list any.
     fn by_address(&self, port: u16) -> ByAddress {
         let (mut hosts, mut tls) = (Vec::new(), Vec::new());
         let from = (port, first_door().1);
         let doors = self.addressed.range(from..);
         for door in doors.take_while(|door| door.0 == port) {
-            let Some(of) = self.parts.get(door) else {
-                continue;
-            };
-            if let Some(host) = &of.host {
-                let known = of
-                    .addresses
-                    .iter()
-                    .filter(|net| of.as_dialled || net.prefix_len() == net.max_prefix_len());
-                hosts.extend(known.map(|net| (*net, Arc::clone(host))));
-                if of.anywhere {
-                    hosts.extend(everywhere().map(|net| (net, Arc::clone(host))));
-                }
-            }
-            if let Some(name) = &of.own_name {
-                tls.extend(of.addresses.iter().map(|net| (*net, Arc::clone(name))));
+            if let Some(part) = self.parts.get(door) {
+                hosts.extend(part.hosts_by_address());
+                tls.extend(part.names_by_address());
             }
         }
         ByAddress::new(hosts, tls)

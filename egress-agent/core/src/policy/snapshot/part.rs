@@ -1,7 +1,14 @@
 //! What one port of one service adds to the routes of its port.
+//!
+//! Owns how a plan becomes routes, and where each is found: by name, by address, by network.
 
+use super::clusters::Clusters;
+use crate::istio::service_entry::Resolution;
 use crate::istio::{Object, hosts};
-use crate::routing::{Rank, TcpRoute, TlsRoute, VirtualHost};
+use crate::policy::claims::{everywhere, listed_networks, own_networks};
+use crate::registry::plan::PortPlan;
+use crate::registry::services::Service;
+use crate::routing::{Rank, Split, TcpRoute, TlsRoute, VirtualHost};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -24,14 +31,14 @@ pub(super) fn first_door() -> Door {
 pub(super) struct Part {
     pub(super) host: Option<Arc<VirtualHost>>,
     /// `addresses` of the entries.
-    pub(super) addresses: Vec<IpNet>,
+    addresses: Vec<IpNet>,
     /// Resolution NONE: an address in these networks is dialled as it is.
-    pub(super) as_dialled: bool,
+    as_dialled: bool,
     /// Resolution NONE, and some entry has no `addresses`: any address is allowed.
-    pub(super) anywhere: bool,
+    anywhere: bool,
     /// Of `VirtualService`s.
-    pub(super) tls: Vec<Arc<TlsRoute>>,
-    pub(super) own_name: Option<Arc<TlsRoute>>,
+    tls: Vec<Arc<TlsRoute>>,
+    own_name: Option<Arc<TlsRoute>>,
     pub(super) tcp: Vec<Arc<TcpRoute>>,
     /// If there is `tcp`: of two services with one address, the older one has the route.
     pub(super) age: Option<Age>,
@@ -48,6 +55,61 @@ impl PartialEq for Age {
 }
 
 impl Part {
+    /// What a plan comes to with the clusters that it leads to.
+    pub(super) fn new(
+        service: &Service,
+        port: u16,
+        plan: &PortPlan,
+        clusters: &mut Clusters<'_>,
+    ) -> Self {
+        let http = plan.http.as_ref().map(|routes| {
+            let routes = routes.iter().map(|r| clusters.http(r)).collect();
+            Arc::new(VirtualHost {
+                host: service.host.to_string(),
+                nets: if service.resolution() == Resolution::None {
+                    own_networks(service, port)
+                } else {
+                    Vec::new()
+                },
+                routes,
+            })
+        });
+        let tls = plan
+            .tls
+            .iter()
+            .filter(|r| !r.sni_hosts.is_empty())
+            .map(|r| {
+                Arc::new(TlsRoute {
+                    sni_hosts: r.sni_hosts.clone(),
+                    nets: r.nets.clone(),
+                    to: clusters.split(&r.to),
+                })
+            });
+        let tls = tls.collect();
+        let own_name = plan.own_name.then(|| {
+            Arc::new(TlsRoute {
+                sni_hosts: vec![service.host.to_string()],
+                nets: Vec::new(),
+                to: Split::one(clusters.of(&plan.own)),
+            })
+        });
+        let tcp = clusters.tcp(service, port, plan);
+        let oldest = service.entries.first();
+        Self {
+            age: oldest
+                .filter(|_| !tcp.is_empty())
+                .map(|e| Age(Arc::clone(&e.object))),
+            addresses: listed_networks(service, port),
+            as_dialled: service.resolution() == Resolution::None,
+            anywhere: service.resolution() == Resolution::None
+                && own_networks(service, port).is_empty(),
+            host: http,
+            tls,
+            own_name,
+            tcp,
+        }
+    }
+
     /// Whether its hosts and server names are found by address.
     pub(super) fn is_addressed(&self) -> bool {
         self.anywhere || !self.addresses.is_empty()
@@ -68,5 +130,22 @@ impl Part {
         let ruled = ruled.map(|(number, route)| (Rank::Of(Arc::clone(host), number), route));
         let own = self.own_name.iter().map(|route| (Rank::Last, route));
         ruled.chain(own)
+    }
+
+    /// Its host, by each address at which it is found.
+    pub(super) fn hosts_by_address(&self) -> impl Iterator<Item = (IpNet, Arc<VirtualHost>)> {
+        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        let listed = self.addresses.iter().copied();
+        let listed = listed.filter(move |net| self.as_dialled || single(net));
+        let all = everywhere().into_iter().filter(|_| self.anywhere);
+        let nets = listed.chain(all);
+        let host = self.host.iter();
+        host.flat_map(move |host| nets.clone().map(|net| (net, Arc::clone(host))))
+    }
+
+    /// Its own server name, by each address at which it is found.
+    pub(super) fn names_by_address(&self) -> impl Iterator<Item = (IpNet, Arc<TlsRoute>)> {
+        let own = self.own_name.iter();
+        own.flat_map(|name| self.addresses.iter().map(|net| (*net, Arc::clone(name))))
     }
 }
