@@ -1,6 +1,7 @@
 //! The agent's own configuration: merges the command line with the config file, fills in defaults and
 //! rejects contradictions. Reads no cgroup and no kernel.
 
+mod choices;
 mod essentials;
 mod glob;
 pub mod reload;
@@ -9,13 +10,11 @@ mod settings;
 mod values;
 mod workloads;
 
+pub use choices::{DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy, UnlistedAddress};
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
 pub use settings::{DnsSettings, LogSettings, Settings};
-pub use values::{
-    Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, Span, TrafficPolicy,
-    UnlistedAddress,
-};
+pub use values::{Cidr, DnsServer, Span};
 pub use workloads::WorkloadEntry;
 
 use crate::failure::Failure;
@@ -134,52 +133,6 @@ impl Config {
     pub fn audits_all(&self) -> bool {
         let enforced = |entry: &WorkloadEntry| entry.mode == Some(Mode::Enforce);
         self.mode == Mode::Audit && !self.workloads.iter().any(enforced)
-    }
-
-    /// Takes the fields that a running agent can change from `new`. Returns the names of the other fields
-    /// that differ.
-    pub fn take_live(&mut self, new: &Self) -> Vec<&'static str> {
-        macro_rules! take {
-            ($($field:ident).+) => {
-                self.$($field).+.clone_from(&new.$($field).+)
-            };
-        }
-        take!(allow_private_answers);
-        take!(private_answers);
-        take!(internal);
-        take!(outbound_traffic_policy);
-        take!(unlisted_address);
-        take!(mode);
-        take!(deny_errno);
-        take!(workloads);
-        take!(dns.min_ttl);
-        take!(dns.grace);
-        let fixed = [
-            ("rules", self.rules != new.rules),
-            ("cgroups", self.cgroups != new.cgroups),
-            ("agentCgroup", self.agent_cgroup != new.agent_cgroup),
-            ("bpfDir", self.bpf_dir != new.bpf_dir),
-            ("dns.servers", self.dns.servers != new.dns.servers),
-            (
-                "enterNamespaces",
-                self.enter_namespaces != new.enter_namespaces,
-            ),
-            ("proxyPort", self.proxy_port != new.proxy_port),
-            ("onExit", self.on_exit != new.on_exit),
-            ("drainDeadline", self.drain_deadline != new.drain_deadline),
-            ("standby", self.standby != new.standby),
-            ("log", self.log != new.log),
-            ("maxNetworks", self.max_networks != new.max_networks),
-            ("proxyMemory", self.proxy_memory != new.proxy_memory),
-            ("onRemoval", self.on_removal != new.on_removal),
-            (
-                "canaryInterval",
-                self.canary_interval != new.canary_interval,
-            ),
-            ("adminSocket", self.admin_socket != new.admin_socket),
-        ];
-        let differ = fixed.into_iter().filter(|(_, differs)| *differs);
-        differ.map(|(name, _)| name).collect()
     }
 
     fn complete(
@@ -309,22 +262,6 @@ mod tests {
         );
         assert_eq!(c.cgroups, [PathBuf::from("/f")]);
         assert_eq!(c.dns.servers, ["192.0.2.9:53".parse().unwrap()]);
-    }
-
-    #[test]
-    fn a_reload_takes_what_can_change_and_names_the_rest() {
-        let mut running = complete(minimal()).unwrap();
-        let new = complete(Settings {
-            mode: Some(Mode::Audit),
-            proxy_port: Some(15002),
-            workloads: vec!["cgroup: shop".parse().unwrap()],
-            ..minimal()
-        })
-        .unwrap();
-        assert_eq!(running.take_live(&new), ["proxyPort"]);
-        assert_eq!(running.mode, Mode::Audit);
-        assert_eq!(running.workloads, new.workloads);
-        assert_eq!(running.proxy_port, DEFAULT_PROXY_PORT);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub async fn follow(
                 continue;
             }
         };
-        let fixed = current.take_live(&new);
+        let fixed = take_live(&mut current, &new);
         if !fixed.is_empty() {
             let fields = fixed.join(", ");
             tracing::warn!(
@@ -75,6 +75,55 @@ pub async fn follow(
     }
 }
 
+/// Takes the fields that a running agent can change from `new`. Returns the names of the other fields that
+/// differ.
+fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
+    macro_rules! take {
+        ($($field:ident).+) => {
+            running.$($field).+.clone_from(&new.$($field).+)
+        };
+    }
+    take!(allow_private_answers);
+    take!(private_answers);
+    take!(internal);
+    take!(outbound_traffic_policy);
+    take!(unlisted_address);
+    take!(mode);
+    take!(deny_errno);
+    take!(workloads);
+    take!(dns.min_ttl);
+    take!(dns.grace);
+    let fixed = [
+        ("rules", running.rules != new.rules),
+        ("cgroups", running.cgroups != new.cgroups),
+        ("agentCgroup", running.agent_cgroup != new.agent_cgroup),
+        ("bpfDir", running.bpf_dir != new.bpf_dir),
+        ("dns.servers", running.dns.servers != new.dns.servers),
+        (
+            "enterNamespaces",
+            running.enter_namespaces != new.enter_namespaces,
+        ),
+        ("proxyPort", running.proxy_port != new.proxy_port),
+        ("onExit", running.on_exit != new.on_exit),
+        (
+            "drainDeadline",
+            running.drain_deadline != new.drain_deadline,
+        ),
+        ("standby", running.standby != new.standby),
+        ("log", running.log != new.log),
+        ("maxNetworks", running.max_networks != new.max_networks),
+        ("proxyMemory", running.proxy_memory != new.proxy_memory),
+        ("onRemoval", running.on_removal != new.on_removal),
+        (
+            "canaryInterval",
+            running.canary_interval != new.canary_interval,
+        ),
+        ("adminSocket", running.admin_socket != new.admin_socket),
+    ];
+    let differ = fixed.into_iter().filter(|(_, differs)| *differs);
+    differ.map(|(name, _)| name).collect()
+}
+
 fn stamp(file: Option<&Path>) -> Stamp {
     let meta = fs::metadata(file?).ok()?;
     Some((
@@ -84,4 +133,37 @@ fn stamp(file: Option<&Path>) -> Stamp {
         meta.mtime(),
         meta.mtime_nsec(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Mode;
+
+    fn minimal() -> Settings {
+        Settings {
+            rules: vec!["r.yaml".into()],
+            cgroups: vec!["/c".into()],
+            ..Settings::default()
+        }
+    }
+
+    fn complete(settings: Settings) -> Config {
+        Config::load(settings, None).unwrap()
+    }
+
+    #[test]
+    fn a_reload_takes_what_can_change_and_names_the_rest() {
+        let mut running = complete(minimal());
+        let new = complete(Settings {
+            mode: Some(Mode::Audit),
+            proxy_port: Some(15002),
+            workloads: vec!["cgroup: shop".parse().unwrap()],
+            ..minimal()
+        });
+        assert_eq!(take_live(&mut running, &new), ["proxyPort"]);
+        assert_eq!(running.mode, Mode::Audit);
+        assert_eq!(running.workloads, new.workloads);
+        assert_eq!(running.proxy_port, crate::config::DEFAULT_PROXY_PORT);
+    }
 }

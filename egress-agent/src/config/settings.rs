@@ -1,10 +1,10 @@
 //! Every setting, defined once: one struct describes the config file and the command line, so each field
 //! has its flag. Fills in no defaults and reads nothing from the machine.
 
-use super::values::{
-    Cidr, DenyErrno, DnsServer, LogFormat, Mode, OnExit, OnRemoval, PrivateAnswer, Span,
-    TrafficPolicy, UnlistedAddress,
+use super::choices::{
+    DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy, UnlistedAddress,
 };
+use super::values::{Cidr, DnsServer, PrivateAnswer, Span};
 use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use clap::Args;

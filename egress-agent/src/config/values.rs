@@ -1,129 +1,17 @@
-//! Values of the config file and the command line. Each has the same syntax in both, and its parse
-//! error says what was expected.
+//! Values of the config file and the command line that are parsed from a text. Each has the same syntax
+//! in both, and its parse error says what was expected.
 
 use super::glob::CgroupGlob;
-use clap::ValueEnum;
 use egress_core::http::authority::parse_server_name;
+use egress_core::istio::duration::{TimeSpan, parse_duration};
 use egress_core::istio::hosts;
 use egress_core::policy::leases::PrivateAnswers;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
-
-/// What happens to the gate on SIGTERM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "camelCase")]
-pub enum OnExit {
-    /// The gate stays closed: direct flows continue, redirected flows are denied.
-    #[default]
-    Keep,
-    /// The gate is opened, as by `egress-agent detach`.
-    Detach,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "camelCase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// What happens to a destination that no rule lists. The values are those of Istio's
-/// `OutboundTrafficPolicy.Mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[value(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum TrafficPolicy {
-    /// It is denied.
-    #[default]
-    RegistryOnly,
-    /// It is allowed.
-    AllowAny,
-}
-
-/// What happens to a connection to an address that does not belong to a listed host, on a port
-/// whose name is checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "camelCase")]
-#[value(rename_all = "camelCase")]
-pub enum UnlistedAddress {
-    /// The kernel denies it.
-    #[default]
-    Refuse,
-    /// The Host or the server name decides. The proxy dials an address that the agent resolved, as a
-    /// sidecar does.
-    ByName,
-}
-
-/// Whether unlisted destinations are denied or only logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "camelCase")]
-pub enum Mode {
-    /// They are denied.
-    #[default]
-    Enforce,
-    /// Everything is allowed; what would be denied is logged as would_deny.
-    Audit,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Enforce => "enforce",
-            Self::Audit => "audit",
-        })
-    }
-}
-
-/// What happens to running flows whose destination a rules change no longer lists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "camelCase")]
-pub enum OnRemoval {
-    /// They are ended.
-    #[default]
-    Close,
-    /// They continue until they end; new ones are denied.
-    Keep,
-}
-
-/// Error that a denied call returns (errno(3)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "UPPERCASE")]
-#[value(rename_all = "UPPER")]
-pub enum DenyErrno {
-    /// Operation not permitted.
-    #[default]
-    Eperm,
-    /// Permission denied.
-    Eacces,
-    /// Connection refused.
-    Econnrefused,
-    /// No route to host.
-    Ehostunreach,
-    /// Network is unreachable.
-    Enetunreach,
-}
-
-impl DenyErrno {
-    /// The number for the kernel's tables: 0 for EPERM, which is the kernel's default.
-    pub const fn number(self) -> u32 {
-        let number = match self {
-            Self::Eperm => 0,
-            Self::Eacces => libc::EACCES,
-            Self::Econnrefused => libc::ECONNREFUSED,
-            Self::Ehostunreach => libc::EHOSTUNREACH,
-            Self::Enetunreach => libc::ENETUNREACH,
-        };
-        number.cast_unsigned()
-    }
-}
 
 /// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`. The default port is 53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,40 +96,15 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        parse_span(s)
-            .map(Self)
+        let span = parse_duration(s).ok().filter(|span| span.nanos() >= 0);
+        let span = span.map(TimeSpan::duration).filter(|d| *d <= LONGEST);
+        span.map(Self)
             .ok_or_else(|| format!("`{s}` is not a duration: want 500ms, 3s, 1m30s, at most 8760h"))
     }
 }
 
 /// A year.
 const LONGEST: Duration = Duration::from_hours(8760);
-
-fn parse_span(s: &str) -> Option<Duration> {
-    if s == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = s;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let one = match &rest[..unit] {
-            "ms" => Duration::from_millis(number),
-            "s" => Duration::from_secs(number),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            _ => return None,
-        };
-        total = total.checked_add(one)?;
-        rest = &rest[unit..];
-    }
-    (!s.is_empty() && total <= LONGEST).then_some(total)
-}
 
 /// Parses inside the visitor, so that `serde_yaml` adds the field's path and line to an error.
 struct Parsed<T>(PhantomData<T>);
@@ -279,6 +142,7 @@ mod tests {
             ("500ms", Some(500)),
             ("3s", Some(3000)),
             ("1m30s", Some(90_000)),
+            ("1.5s", Some(1500)),
             ("1h", Some(3_600_000)),
             ("0", Some(0)),
             ("0s", Some(0)),
@@ -293,7 +157,8 @@ mod tests {
             ("8760h", Some(31_536_000_000)),
             ("8760h1ms", None),
         ] {
-            assert_eq!(parse_span(text), want.map(Duration::from_millis), "{text}");
+            let read = text.parse().ok().map(|span: Span| span.0);
+            assert_eq!(read, want.map(Duration::from_millis), "{text}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! Entries of `workloads`: each names cgroups by a pattern, and the namespace, labels and service account
 //! of the workload in them. For services of a VM, and for pods without a Kubernetes API.
 
+use super::choices::Mode;
 use super::glob::CgroupGlob;
-use super::values::Mode;
 use egress_core::registry::scope::Workload;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -78,10 +78,11 @@ pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
             if !kernel.held.contains_key(&pin) && pin.exists() {
                 let link = open(&pin)?;
                 // With 0, the cgroup is gone, and all its sockets too.
-                if sys::link_cgroup(link.as_fd())? != CgroupId(0) {
-                    sys::link_update(link.as_fd(), kernel.program_fd(name)?.as_fd()).with_context(
-                        || format!("replacing program {name} at {}", pin.display()),
-                    )?;
+                if sys::link::cgroup(link.as_fd())? != CgroupId(0) {
+                    sys::link::update(link.as_fd(), kernel.program_fd(name)?.as_fd())
+                        .with_context(|| {
+                            format!("replacing program {name} at {}", pin.display())
+                        })?;
                 }
             }
         }
@@ -102,7 +103,7 @@ fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::
         let held = kernel.held.remove(&pin);
         let pinned = pin.exists().then(|| open(&pin)).transpose()?;
         let link = if let Some(link) = of(pinned, &dir)? {
-            sys::link_update(link.as_fd(), kernel.program_fd(name)?.as_fd())
+            sys::link::update(link.as_fd(), kernel.program_fd(name)?.as_fd())
                 .with_context(|| format!("replacing program {name} at {}", pin.display()))?;
             link
         } else {
@@ -133,7 +134,7 @@ fn open(pin: &Path) -> anyhow::Result<OwnedFd> {
 fn of(link: Option<OwnedFd>, cgroup: &File) -> anyhow::Result<Option<OwnedFd>> {
     let id = CgroupId(cgroup.metadata()?.ino());
     Ok(match link {
-        Some(link) if sys::link_cgroup(link.as_fd())? == id => Some(link),
+        Some(link) if sys::link::cgroup(link.as_fd())? == id => Some(link),
         _ => None,
     })
 }
@@ -167,7 +168,7 @@ fn create(program: &mut Program, cgroup: &File, pin: &Path) -> anyhow::Result<()
         // aya's link of this type cannot be pinned.
         Program::CgroupSockopt(p) => {
             let program = p.fd()?.as_fd();
-            let link = sys::link_create(program, cgroup.as_fd(), sys::CGROUP_SETSOCKOPT)?;
+            let link = sys::link::create(program, cgroup.as_fd(), sys::link::CGROUP_SETSOCKOPT)?;
             return sys::obj_pin(link.as_fd(), pin).with_context(pinning);
         }
         _ => anyhow::bail!("not a cgroup program"),
@@ -191,7 +192,7 @@ impl Kernel {
 pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
     kernel
         .held
-        .retain(|_, link| sys::link_cgroup(link.as_fd()).is_ok_and(|id| id != CgroupId(0)));
+        .retain(|_, link| sys::link::cgroup(link.as_fd()).is_ok_and(|id| id != CgroupId(0)));
     let folder = kernel.pins.all_links();
     let links = match std::fs::read_dir(&folder) {
         Err(e) if e.kind() == ErrorKind::NotFound && kernel.held.is_empty() => {
@@ -210,7 +211,7 @@ pub fn forget_vanished(kernel: &mut Kernel) -> anyhow::Result<()> {
             continue;
         };
         let link = open(&first?.path())?;
-        if sys::link_cgroup(link.as_fd())? == CgroupId(0) {
+        if sys::link::cgroup(link.as_fd())? == CgroupId(0) {
             remove_tree(&dir)?;
         }
     }
@@ -229,7 +230,7 @@ pub fn detach(bpf_dir: &Path) -> anyhow::Result<bool> {
 pub fn detach_links(bpf_dir: &Path) -> anyhow::Result<()> {
     for pin in Pins::at(bpf_dir).every_link()? {
         let link = open(&pin)?;
-        sys::link_detach(link.as_fd()).with_context(|| format!("detaching {}", pin.display()))?;
+        sys::link::detach(link.as_fd()).with_context(|| format!("detaching {}", pin.display()))?;
     }
     Ok(())
 }
@@ -282,7 +283,7 @@ pub fn missing(kernel: &Kernel, agent: &Path, roots: &[PathBuf]) -> anyhow::Resu
         kernel
             .held
             .get(pin)
-            .map(|link| sys::link_cgroup(link.as_fd()))
+            .map(|link| sys::link::cgroup(link.as_fd()))
     };
     Ok(pins
         .into_iter()
@@ -311,7 +312,7 @@ pub(super) fn unlinked(
     let mut missing = Vec::new();
     for name in programs {
         let pin = links.join(name);
-        let there = pin.exists() && { sys::link_cgroup(open(&pin)?.as_fd())? == id };
+        let there = pin.exists() && { sys::link::cgroup(open(&pin)?.as_fd())? == id };
         if !there {
             missing.push((pin, format!("{name} at {}", cgroup.display())));
         }

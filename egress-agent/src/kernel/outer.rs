@@ -3,7 +3,7 @@
 //! Owns the order in which these two change: a table stays mapped as long as the kernel has it.
 
 use super::slots::{Memory, Slots};
-use super::sys::{self, Progress};
+use super::sys::map::{self, Progress};
 use anyhow::Context as _;
 use aya::maps::{Map, MapData};
 use egress_ebpf::abi::MAX_TABLES;
@@ -66,7 +66,7 @@ impl Outer {
         let vacant = own(vacant)?;
         Ok(Self {
             map: own(map)?,
-            vacant_id: sys::map_id(vacant.as_fd())?,
+            vacant_id: map::id(vacant.as_fd())?,
             vacant,
             batches: true,
             view: View::default(),
@@ -87,7 +87,7 @@ impl Outer {
             .map(TableId)
             .take_while(|_| Instant::now() < end)
         {
-            let inner = sys::inner_id(self.map.as_fd(), id.0).context("reading the tables")?;
+            let inner = map::inner_id(self.map.as_fd(), id.0).context("reading the tables")?;
             if inner.is_some_and(|inner| inner != self.vacant_id) {
                 ids.insert(id);
             }
@@ -170,14 +170,14 @@ fn write(
     let mut at = 0;
     while at < ids.len() {
         let Progress { done, stopped } = if batches {
-            sys::update_batch(map, &ids[at..], &arrays[at..])
+            map::update_batch(map, &ids[at..], &arrays[at..])
         } else {
-            sys::update_one(map, &ids[at], &arrays[at])
+            map::update_one(map, &ids[at], &arrays[at])
         };
         at += done;
         match stopped {
             None => {}
-            Some(e) if batches && sys::unsupported(&e) => (batches, refused) = (false, true),
+            Some(e) if batches && map::unsupported(&e) => (batches, refused) = (false, true),
             Some(e) => return Err(e.into()),
         }
     }

@@ -36,7 +36,7 @@ pub(super) enum Among {
 /// Another gate: exit code [`BUSY`]. The message names the process that holds it, if there is one.
 pub(super) fn refuse(pins: &Pins, cgroup: &Path, dir: &File, among: Among) -> anyhow::Result<()> {
     let own = own_programs(pins)?;
-    let attached = sys::egress_programs(dir.as_fd(), among == Among::Effective)
+    let attached = sys::link::egress_programs(dir.as_fd(), among == Among::Effective)
         .with_context(|| format!("listing the programs of {}", cgroup.display()))?;
     let mut others: Vec<u32> = match among {
         Among::Effective => attached,
@@ -77,7 +77,7 @@ fn own_programs(pins: &Pins) -> anyhow::Result<Vec<u32>> {
     let mut programs = Vec::with_capacity(links.len());
     for pin in links.iter().filter(|pin| pin.ends_with(PROGRAM)) {
         let link = sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))?;
-        programs.push(sys::link_program(link.as_fd())?);
+        programs.push(sys::link::program(link.as_fd())?);
     }
     Ok(programs)
 }

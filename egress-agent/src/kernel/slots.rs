@@ -74,7 +74,8 @@ impl Slots {
         loop {
             let lines = table::lines_for(buckets);
             let entries = u32::try_from(lines).map_err(io::Error::other)?;
-            let array = sys::create_array("rule_table", size_of::<Line>(), entries, TABLE_FLAGS)?;
+            let array =
+                sys::map::create_array("rule_table", size_of::<Line>(), entries, TABLE_FLAGS)?;
             let memory = Memory::of(array.as_fd(), lines)?;
             for _ in 0..SEEDS {
                 table::begin(
