@@ -8,7 +8,8 @@ mod documents;
 #[path = "../../egress-agent/core/tests/gate/random.rs"]
 mod random;
 
-use egress_agent::operate::admin::{self, Explained};
+use egress_agent::operate::client;
+use egress_agent::operate::request::{self, Explained};
 use egress_core::istio::{Severity, decode, validate};
 use egress_tests::flows::{self, End, Flow};
 use egress_tests::{Lab, LabOptions};
@@ -58,15 +59,15 @@ fn valid(documents: Vec<String>) -> String {
 }
 
 fn explain(lab: &Lab, asked: &Asked) -> Explained {
-    let request = admin::Asked {
+    let request = request::Asked {
         destination: asked.text(),
-        ..admin::Asked::default()
+        ..request::Asked::default()
     };
-    admin::explain(&lab.admin_socket(), request).unwrap()
+    client::explain(&lab.admin_socket(), request).unwrap()
 }
 
 /// A flow that explain judged, as a client makes it.
-fn flow(judged: &admin::JudgedFlow, asked: &Asked) -> Flow {
+fn flow(judged: &request::JudgedFlow, asked: &Asked) -> Flow {
     match (judged.transport.as_str(), judged.speaks.as_str()) {
         ("udp", _) => Flow::datagram(judged.to),
         (_, "http") => Flow::http(judged.to, &asked.authority(), asked.path),

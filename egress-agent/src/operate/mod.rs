@@ -3,8 +3,10 @@
 
 pub mod admin;
 pub mod ask;
+pub mod client;
 pub mod manager;
 pub mod pinned;
 pub mod reporter;
+pub mod request;
 pub mod status;
 pub mod text;

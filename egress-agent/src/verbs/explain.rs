@@ -7,7 +7,8 @@ use crate::cgroup2;
 use crate::config::{Config, LogFormat, Settings};
 use crate::engine;
 use crate::failure::Failure;
-use crate::operate::admin::{self, Explained};
+use crate::operate::client;
+use crate::operate::request::{self, Explained};
 use crate::operate::status::WorkloadStatus;
 use crate::sources::{files, rules};
 use egress_core::policy::leases::Answer;
@@ -63,7 +64,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// The destination is denied: exit code 1.
 pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
-    let request = admin::Asked {
+    let request = request::Asked {
         destination: asked.destination.clone(),
         method: asked.method.clone(),
         headers: asked.headers.clone(),
@@ -75,7 +76,7 @@ pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
         .map_err(|e| Failure::usage(format_args!("{}: {e}", asked.destination)))?;
     let output = asked.output;
     let told: Explained = if asked.rules.is_empty() {
-        admin::explain(&asked.admin.socket()?, request)?
+        client::explain(&asked.admin.socket()?, request)?
     } else {
         let mut state = by_files(&asked)?;
         state
@@ -105,7 +106,7 @@ impl Asked {
         let cgroup = if workload.starts_with('/') {
             folder(workload)?
         } else {
-            let status = admin::ask(&self.admin.clone().socket()?)?;
+            let status = client::ask(&self.admin.clone().socket()?)?;
             let named = |one: &&WorkloadStatus| one.identity.as_ref() == Some(workload);
             let found = status.workloads.iter().find(named).ok_or_else(|| {
                 Failure::usage(format_args!(

@@ -5,7 +5,7 @@ use super::quiet;
 use crate::config::{DEFAULT_BPF_DIR, LogFormat};
 use crate::failure::{ABSENT, Failure};
 use crate::operate::text::Text;
-use crate::operate::{admin, pinned};
+use crate::operate::{client, pinned};
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ pub fn run(args: StatusArgs) -> anyhow::Result<()> {
     let bpf_dir = args.bpf_dir;
     let file = file_settings(args.admin.config.clone())?;
     let socket = args.admin.socket()?;
-    let (status, result) = match admin::ask(&socket) {
+    let (status, result) = match client::ask(&socket) {
         Ok(status) if status.ready => (status, Ok(())),
         Ok(status) => (status, Err(Failure::told().into())),
         Err(error) if Failure::code_of(&error) == ABSENT => {

@@ -2,7 +2,7 @@
 
 use super::args::AdminArgs;
 use crate::config::Span;
-use crate::operate::admin;
+use crate::operate::client;
 
 /// Arguments of `wait`.
 #[derive(Debug, clap::Args)]
@@ -19,5 +19,5 @@ pub struct WaitArgs {
 
 /// The verb.
 pub fn run(args: WaitArgs) -> anyhow::Result<()> {
-    admin::wait(&args.admin.socket()?, args.timeout.0, args.closed)
+    client::wait(&args.admin.socket()?, args.timeout.0, args.closed)
 }
