@@ -3,6 +3,7 @@
 pub mod decode;
 pub mod destination_rule;
 pub mod duration;
+pub(crate) mod edits;
 pub mod fields;
 pub mod hosts;
 pub mod message;

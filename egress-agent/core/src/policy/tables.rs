@@ -263,6 +263,16 @@ impl Ledger {
         self.table.get(target).copied()
     }
 
+    /// The claimed targets that a flow falls under.
+    pub fn covering(&self, addr: Addr, port: u16, via: Transport) -> Vec<Target> {
+        let exact = Target::address(addr, port, via);
+        let exact = Some(exact).filter(|target| self.table.contains_key(target));
+        // Networks come before all single addresses.
+        let networks = self.table.keys().take_while(|target| !target.is_exact());
+        let networks = networks.filter(|target| target.covers(addr, port, via));
+        networks.copied().chain(exact).collect()
+    }
+
     /// The table as a whole.
     pub fn table(&self) -> Table {
         self.table.clone()

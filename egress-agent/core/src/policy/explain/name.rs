@@ -123,9 +123,9 @@ impl<'a> Asked<'a> {
         let (why, hint) = match (service, service.and_then(|s| s.class(port))) {
             (None, _) => (
                 format!("no ServiceEntry lists {host} (field spec.hosts)"),
-                view.services
-                    .values()
-                    .find(|s| lists_unspelt(s, port, Transport::Tcp).is_some())
+                self.state
+                    .names()
+                    .first_unspelt(self.gate.id, port, Transport::Tcp)
                     .map(|s| unspelt(s, port))
                     .or_else(|| nearest_host(view, host, port)),
             ),

@@ -1,10 +1,14 @@
 //! The service whose host is most similar to an unlisted host.
 
 use super::words::rule_of;
+use crate::istio::edits::edits;
 use crate::istio::hosts;
 use crate::policy::naming::ports;
 use crate::registry::view::View;
 use std::sync::Arc;
+
+/// The most edits of a typing error.
+const TYPO: usize = 2;
 
 /// One line about it: a typing error, a host of the same domain, or a wildcard that covers it.
 pub(super) fn nearest_host(view: &View, host: &str, port: u16) -> Option<String> {
@@ -14,9 +18,9 @@ pub(super) fn nearest_host(view: &View, host: &str, port: u16) -> Option<String>
         if bare == host {
             return Some(0);
         }
-        let typo = distance(listed, host);
+        let typo = edits(listed, host, TYPO).is_some();
         let sibling = suffix.is_some_and(|s| s.contains('.') && bare.ends_with(s));
-        (typo <= 2).then_some(1).or_else(|| sibling.then_some(2))
+        typo.then_some(1).or_else(|| sibling.then_some(2))
     };
     let found = view
         .services
@@ -35,23 +39,4 @@ pub(super) fn nearest_host(view: &View, host: &str, port: u16) -> Option<String>
         service.host,
         ports(service)
     ))
-}
-
-/// Edits from one name to another, at most three.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len().abs_diff(b.len()) > 2 {
-        return 3;
-    }
-    let b: Vec<u8> = b.bytes().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = cost.min(corner + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()].min(3)
 }

@@ -21,6 +21,16 @@ pub struct Names {
 }
 
 impl Names {
+    /// The first service of a policy that lists this port, which serves nothing.
+    pub(in crate::policy) fn first_unspelt(
+        &self,
+        policy: PolicyId,
+        port: u16,
+        via: Transport,
+    ) -> Option<&Arc<Service>> {
+        self.hosts.views.get(&policy)?.first_unspelt(port, via)
+    }
+
     pub(in crate::policy) fn new(addresses: &Addresses, hosts: &Hosts) -> Self {
         Self {
             addresses: addresses.clone(),

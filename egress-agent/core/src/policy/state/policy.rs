@@ -10,7 +10,6 @@ use crate::registry::scope::Scope;
 use crate::registry::services::Service;
 use crate::registry::view::View;
 use crate::sharing::share;
-use egress_ebpf::addr::Addr;
 use imbl::OrdMap;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -145,9 +144,12 @@ impl PolicyState {
         port: u16,
         via: Transport,
     ) -> Vec<&Arc<Service>> {
-        let addr = Addr::from(ip).canonical();
+        let targets = self.ledger.covering(ip.into(), port, via);
+        if targets.is_empty() {
+            return Vec::new();
+        }
         let claimed = self.claims.iter();
-        let hosts = claimed.filter(|(_, c)| c.keys().any(|t| t.covers(addr, port, via)));
+        let hosts = claimed.filter(|(_, c)| targets.iter().any(|t| c.contains_key(t)));
         hosts
             .filter_map(|(host, _)| self.view.services.get(host))
             .collect()
