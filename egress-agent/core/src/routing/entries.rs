@@ -69,7 +69,7 @@ impl Named for TlsRoute {
 /// One route for bytes that are not read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TcpRoute {
-    /// Destinations that it is for.
+    /// Destinations that it is for: without host bits, sorted, each once.
     pub nets: Vec<IpNet>,
     /// The port has no protocol, so HTTP is routed by its Host and only other bytes are relayed. Otherwise the protocol
     /// is TCP, and HTTP to an unlisted Host is relayed too.

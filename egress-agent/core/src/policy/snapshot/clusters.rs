@@ -61,6 +61,9 @@ impl Clusters<'_> {
         }
         let sniffed = service.class(port) == Some(Class::Sniffed);
         let mut add = |nets: Vec<IpNet>, to: Split| {
+            let mut nets: Vec<IpNet> = nets.iter().map(IpNet::trunc).collect();
+            nets.sort_unstable();
+            nets.dedup();
             if !nets.is_empty() {
                 routes.push(Arc::new(TcpRoute { nets, sniffed, to }));
             }

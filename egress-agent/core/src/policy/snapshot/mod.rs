@@ -266,7 +266,7 @@ impl Snapshot {
             (a, b) => a.is_none().cmp(&b.is_none()),
         });
         let routes = parts.into_iter().flat_map(|part| &part.tcp);
-        let routes = routes.filter(|route| route.nets.iter().any(|of| of.trunc() == net));
+        let routes = routes.filter(|route| route.nets.binary_search(&net).is_ok());
         routes.cloned().collect()
     }
 

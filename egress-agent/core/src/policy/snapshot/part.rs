@@ -117,10 +117,7 @@ impl Part {
 
     /// The networks of its routes for bytes.
     pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> {
-        self.tcp
-            .iter()
-            .flat_map(|route| &route.nets)
-            .map(IpNet::trunc)
+        self.tcp.iter().flat_map(|route| &route.nets).copied()
     }
 
     /// Its entries that are found by name, each with its rank among those of one name: the routes of a `VirtualService`
