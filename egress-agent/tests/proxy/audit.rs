@@ -33,7 +33,6 @@ fn auditing(port: Option<(u16, PortRoutes)>) -> RouteTable {
         generation: 1,
         policies: BTreeMap::from([(POLICY, Arc::new(policy))]),
         owners: Arc::new([(OWNER, POLICY)].into()),
-        ..RouteTable::default()
     }
 }
 

@@ -177,7 +177,6 @@ pub fn table(port: PortRoutes) -> RouteTable {
         generation: 1,
         policies: BTreeMap::from([(POLICY, Arc::new(policy))]),
         owners: Arc::new([(OWNER, POLICY)].into()),
-        ..RouteTable::default()
     }
 }
 
