@@ -10,6 +10,7 @@ use egress_tests::agent::{self, Agent};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
+use egress_tests::pods::Pods;
 use egress_tests::readiness::spawn;
 use egress_tests::rules::{GOOGLE, HTTPBIN};
 use egress_tests::{Background, Lab, Session, wait_until};
@@ -80,17 +81,19 @@ struct Load {
 
 impl Load {
     fn start(lab: &Lab) -> Self {
+        Self::start_in(lab, &lab.client_place())
+    }
+
+    /// With clients in this place.
+    fn start_in(lab: &Lab, place: &Place<'_>) -> Self {
         let to = SocketAddr::new(v4(host::HTTPBIN), 80).to_string();
-        let mut command = lab
-            .client_place()
-            .command(agent::beside("prober").unwrap())
-            .unwrap();
+        let mut command = place.command(agent::beside("prober").unwrap()).unwrap();
         command.args([&to, "httpbin.org"]);
         let prober = Background::start(command).unwrap();
         let unlisted = SocketAddr::new(v4(host::BYSTANDER), 443);
-        let leaks = Session::connects(&lab.client_place(), unlisted).unwrap();
+        let leaks = Session::connects(place, unlisted).unwrap();
         // TLS, with a response that takes two seconds.
-        let mut command = lab.command("curl").unwrap();
+        let mut command = place.command("curl").unwrap();
         let authority = lab.authority().path().display().to_string();
         let shown = "{\"code\": %{http_code}, \"exit\": %{exitcode}}";
         command.args([
@@ -176,6 +179,29 @@ fn a_restart_one_after_the_other_is_denied_for_a_moment_only() {
     println!("ended after {:?}", began.elapsed());
     lab.start_agent().unwrap();
     load.assert_served(&lab, "a stop and a start", STARTS);
+}
+
+#[test]
+fn pods_in_network_namespaces_of_their_own_are_taken_over_without_a_gap() {
+    let mut lab = lab();
+    let pods = Pods::on(&lab).unwrap();
+    let pods = [(); 3].map(|()| pods.create(&lab).unwrap());
+    for pod in &pods {
+        wait_until("the pod is served", SOON, || {
+            (pod.curl(&["http://httpbin.org/get"]).ok()?.code == 200).then_some(())
+        })
+        .unwrap();
+    }
+    let loads: Vec<_> = pods
+        .iter()
+        .map(|p| Load::start_in(&lab, &p.place()))
+        .collect();
+    lab.agent().unwrap().signal(Signal::TERM).unwrap();
+    let next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
+    take_over(&mut lab, next);
+    for load in loads {
+        load.assert_served(&lab, "a pod, SIGTERM and a start at once", DENIED);
+    }
 }
 
 #[test]
