@@ -92,3 +92,30 @@ fn what_all_policies_see_is_held_once() {
     state.handle_rules(now, &rules);
     assert_eq!(held(&mut state, "h3.example"), 1);
 }
+
+#[test]
+fn what_sidecars_import_from_elsewhere_is_held_once() {
+    let (mut state, mut rules) = many();
+    let now = Instant::now();
+    let sidecar = |n: usize, hosts: &str| {
+        let spec = format!("egress: [{{hosts: ['./*', {hosts}]}}]");
+        object("Sidecar", &format!("n{n}"), "s", &spec)
+    };
+    let sidecars = (0..VIEWS).map(|n| sidecar(n, "'shared/*'"));
+    rules.extend(sidecars);
+    state.handle_rules(now, &rules);
+    assert_eq!(state.routes().policies.len(), VIEWS + 1);
+    // The default has no Sidecar.
+    assert_eq!(held(&mut state, "h7.example"), 2);
+    rules[7] = service("shared", "s7", 8, "'*'");
+    state.handle_rules(now, &rules);
+    assert_eq!(held(&mut state, "h8.example"), 2);
+    // Of one that imports something else there is no more than it imports.
+    *rules.last_mut().unwrap() = sidecar(VIEWS - 1, "'shared/h3.example'");
+    state.handle_rules(now, &rules);
+    let policy = state.policy_of(CgroupId(VIEWS as u64));
+    let routes = state.routes();
+    let hosts = &routes.policies[&policy].ports[&80].hosts;
+    let hosts: Vec<&str> = hosts.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(hosts, ["h139.example", "h3.example"]);
+}

@@ -8,12 +8,31 @@ use crate::istio::{Object, Spec, hosts};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// So many objects make no two scopes differ in most of what they see.
+const FEW: usize = 16;
+
 impl Registry {
-    /// The objects that one of two scopes with the same imports may see and the other not, or otherwise:
-    /// those that ask for a namespace or a label that the two do not have in common.
+    /// Whether two scopes see most of the same.
+    pub fn are_near(&self, one: &Scope, other: &Scope) -> bool {
+        let Some(namespaces) = one.imports_apart(other) else {
+            return false;
+        };
+        let namespaces = namespaces.into_iter();
+        let objects = namespaces.flat_map(|n| self.dependences.of_namespace(n));
+        objects.count() <= FEW.max(self.entries.len() / 4)
+    }
+
+    /// The objects that one of two scopes may see and the other not, or otherwise: those that ask for a
+    /// namespace or a label that the two do not have in common, and those of namespaces that they
+    /// import otherwise. The two must be [near](Self::are_near).
     pub(super) fn apart(&self, one: &Scope, other: &Scope) -> Touched {
         let mut touched = Touched::default();
         let asks = &self.dependences;
+        for namespace in one.imports_apart(other).into_iter().flatten() {
+            for object in asks.of_namespace(namespace) {
+                self.touch(object, &mut touched);
+            }
+        }
         if one.namespace != other.namespace {
             for namespace in [&one.namespace, &other.namespace] {
                 for object in asks.for_namespace(namespace) {

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub(super) struct Dependences {
     namespaces: Askers,
     labels: Askers,
+    /// By their own namespace, which imports of a Sidecar name.
+    homes: Askers,
 }
 
 /// The objects that ask for each name, by their place in memory.
@@ -67,6 +69,11 @@ impl Dependences {
         self.labels.of(label)
     }
 
+    /// The objects of this namespace, whoever they ask for.
+    pub(super) fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<Object>> {
+        self.homes.of(namespace)
+    }
+
     /// Adds what an object depends on.
     pub(super) fn add(&mut self, object: &Arc<Object>, rescoped: &mut Rescoped) {
         self.change(object, rescoped, Askers::add);
@@ -91,6 +98,7 @@ impl Dependences {
         let labels = asked.labels.into_iter();
         let changed = labels.filter(|l| step(&mut self.labels, l, object));
         rescoped.labels.extend(changed.map(str::to_owned));
+        step(&mut self.homes, &object.meta.namespace, object);
     }
 }
 

@@ -110,9 +110,32 @@ impl Scope {
         }
     }
 
-    /// Whether what the two see differs by their namespaces and labels alone.
+    /// Whether the two import the same.
     pub fn imports_as(&self, other: &Self) -> bool {
         self.imports == other.imports && self.all == other.all
+    }
+
+    /// Whether it imports less than everything.
+    pub const fn has_imports(&self) -> bool {
+        self.imports.is_some()
+    }
+
+    /// The namespaces whose objects one of the two imports otherwise than the other; `None` if that may
+    /// be any.
+    pub(super) fn imports_apart<'a>(&'a self, other: &'a Self) -> Option<BTreeSet<&'a str>> {
+        if self.imports_as(other) {
+            return Some(BTreeSet::new());
+        }
+        let (Some(one), Some(other)) = (&self.imports, &other.imports) else {
+            return None;
+        };
+        let only = |these: &'a [Import], those: &'a [Import]| {
+            these.iter().filter(move |import| !those.contains(import))
+        };
+        let differing = only(one, other).chain(only(other, one));
+        differing
+            .map(|import| import.namespace.as_deref())
+            .collect()
     }
 
     /// `outboundTrafficPolicy`, where the Sidecar says so.

@@ -63,8 +63,8 @@ impl View {
         Self::new(registry, Scope::everything())
     }
 
-    /// What is visible in another scope that imports the same ([`Scope::imports_as`]), and what may be
-    /// other than here.
+    /// What is visible in another scope ([near](Registry::are_near) this one), and what may be other
+    /// than here.
     pub fn in_scope(&self, registry: &Registry, scope: Scope) -> (Self, Looked) {
         let touched = registry.apart(&self.scope, &scope);
         let mut view = Self {
@@ -100,8 +100,11 @@ impl View {
             match part.what {
                 What::Services => {
                     let namespace = &part.object.meta.namespace;
-                    let imported = |h: &&Arc<str>| self.scope.imports(namespace, h) != Imported::No;
-                    let of = part.hosts.iter().filter(imported).cloned();
+                    let concerned = |h: &&Arc<str>| {
+                        self.services.contains_key(*h)
+                            || self.scope.imports(namespace, h) != Imported::No
+                    };
+                    let of = part.hosts.iter().filter(concerned).cloned();
                     looked.services.extend(of);
                 }
                 What::Routes => {

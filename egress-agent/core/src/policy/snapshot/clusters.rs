@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// The present destinations.
 pub(super) struct Clusters<'a> {
-    pub(super) known: &'a mut OrdMap<To, Arc<Cluster>>,
+    pub(super) known: &'a mut OrdMap<Arc<To>, Arc<Cluster>>,
     pub(super) view: &'a View,
     pub(super) leases: &'a Leases,
 }
@@ -25,7 +25,7 @@ impl Clusters<'_> {
         }
         let service = self.view.services.get(&to.id.host);
         let made = Arc::new(cluster(service.map(AsRef::as_ref), to, self.leases));
-        self.known.insert(to.clone(), Arc::clone(&made));
+        self.known.insert(Arc::new(to.clone()), Arc::clone(&made));
         made
     }
 

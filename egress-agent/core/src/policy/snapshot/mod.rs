@@ -24,9 +24,9 @@ use std::sync::Arc;
 /// The routes of one policy as they are built. A copy shares unchanged parts.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    clusters: OrdMap<To, Arc<Cluster>>,
+    clusters: OrdMap<Arc<To>, Arc<Cluster>>,
     /// Each destination with every door that leads to it.
-    users: OrdSet<(To, Door)>,
+    users: OrdSet<(Arc<To>, Door)>,
     parts: OrdMap<Door, Arc<Part>>,
     /// Doors with hosts or server names that are found by address.
     addressed: OrdSet<Door>,
@@ -74,7 +74,7 @@ impl Snapshot {
         for (port, plan) in old.iter() {
             let door = door(port, host);
             for to in destinations(plan) {
-                let user = (to.clone(), door.clone());
+                let user = (Arc::new(to.clone()), door.clone());
                 if !self.users.contains(&user) {
                     continue;
                 }
@@ -94,16 +94,25 @@ impl Snapshot {
         {
             let door = door(port, host);
             for to in destinations(plan) {
-                self.users.insert((to.clone(), door.clone()));
+                self.users.insert((self.known(to), door.clone()));
             }
             self.stale.insert(door);
         }
         self.relocate(host, view, leases);
     }
 
+    /// The same destination as it is held already, if it is.
+    fn known(&self, to: &To) -> Arc<To> {
+        let known = self.clusters.get_key_value(to);
+        known.map_or_else(|| Arc::new(to.clone()), |(known, _)| Arc::clone(known))
+    }
+
     fn doors_to(&self, to: &To) -> impl Iterator<Item = &Door> {
-        let from = (to.clone(), first_door());
-        let same = self.users.range(from..).take_while(move |(t, _)| t == to);
+        let from = (Arc::new(to.clone()), first_door());
+        let same = self
+            .users
+            .range(from..)
+            .take_while(move |(t, _)| **t == *to);
         same.map(|(_, door)| door)
     }
 
@@ -114,8 +123,8 @@ impl Snapshot {
             id: ClusterId::new(Arc::clone(host), 0),
             ..To::default()
         };
-        let uses = self.users.range((first, first_door())..);
-        let mut made: Option<(&To, bool)> = None;
+        let uses = self.users.range((Arc::new(first), first_door())..);
+        let mut made: Option<(&Arc<To>, bool)> = None;
         for (to, door) in uses.take_while(|(to, _)| to.id.host == *host) {
             let changed = match made {
                 Some((held, changed)) if held == to => changed,
@@ -123,7 +132,7 @@ impl Snapshot {
                     let cluster = cluster(service, to, leases);
                     let changed = self.clusters.get(to).is_none_or(|held| **held != cluster);
                     if changed {
-                        self.clusters.insert(to.clone(), Arc::new(cluster));
+                        self.clusters.insert(Arc::clone(to), Arc::new(cluster));
                     }
                     changed
                 }

@@ -293,10 +293,9 @@ impl State {
             let Some(mut policy) = self.policies.remove(&id) else {
                 continue;
             };
-            let mut before = self.policies.range(..id).map(|(_, other)| other);
-            let scope = &policy.view.scope;
-            if let Some(first) = before.find(|p| p.view.scope.imports_as(scope)) {
-                policy.share(first);
+            let like = self.alike(&policy.view.scope, id);
+            if let Some(like) = like.and_then(|like| self.policies.get(&like)) {
+                policy.share(like);
             }
             self.planner.share(id, &policy.ledger.table());
             self.policies.insert(id, policy);

@@ -4,12 +4,15 @@ use super::State;
 use super::policy::{Kind, PolicyState, Unlisted};
 use crate::policy::diff::{Desired, TableOp};
 use crate::policy::naming::Needs;
-use crate::registry::scope::Workload;
+use crate::registry::scope::{Scope, Workload};
 use crate::registry::view::View;
 use egress_ebpf::abi::{CLOSED_POLICY, DEFAULT_POLICY};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
+
+/// Policies with other imports that are looked at in search of one to start from.
+const CONSIDERED: usize = 8;
 
 /// The first id for a policy; [`DEFAULT_POLICY`] is the id of the enforced roots.
 pub(super) const FIRST_ID: PolicyId = PolicyId(DEFAULT_POLICY.0 + 1);
@@ -184,17 +187,17 @@ impl State {
     /// one. Then the two share what they have in common.
     pub(super) fn open(&mut self, id: PolicyId, kind: Kind, needs: &mut Needs) {
         self.rebuilt = true;
+        let like = self.alike(&kind.scope, PolicyId(u32::MAX));
         let Self {
             registry,
             settings,
             leases,
             ..
         } = self;
-        let mut others = self.policies.iter_mut();
-        let like = others.find(|(_, p)| p.view.scope.imports_as(&kind.scope));
+        let like = like.and_then(|other| Some((other, self.policies.get_mut(&other)?)));
         let policy = if let Some((other, policy)) = like {
             let (view, looked) = policy.view.in_scope(registry, kind.scope);
-            let ids = (id, *other);
+            let ids = (id, other);
             self.hosts.open_like(ids, &view, &looked.services, needs);
             policy.like(view, kind.audit, looked.plans, settings, leases)
         } else {
@@ -203,6 +206,18 @@ impl State {
             PolicyState::new(view, kind.audit, settings, leases)
         };
         self.policies.insert(id, policy);
+    }
+
+    /// A policy that sees most of what a scope sees, of those with ids below this one.
+    pub(super) fn alike(&self, scope: &Scope, below: PolicyId) -> Option<PolicyId> {
+        let before = || self.policies.range(..below);
+        let same = before().find(|(_, p)| p.view.scope.imports_as(scope));
+        let near = || {
+            let importing = before().filter(|(_, p)| p.view.scope.has_imports());
+            let mut few = importing.take(CONSIDERED);
+            few.find(|(_, p)| self.registry.are_near(&p.view.scope, scope))
+        };
+        same.or_else(near).map(|(id, _)| *id)
     }
 
     /// Ends a policy, and returns it.
