@@ -19,7 +19,7 @@ pub struct Origin {
     /// The cgroup id of the socket's owner.
     pub cgroup: CgroupId,
     /// That cgroup and those above it below the enforced root, deepest first; empty if the kernel
-    /// does not know them: see [`Self::has_unknown_owner`].
+    /// does not know them, and the flow is denied then.
     pub owners: Vec<CgroupId>,
     /// The cgroup among them whose share of the proxy the flow takes if none has a policy of its
     /// own: one that the workload cannot multiply.
