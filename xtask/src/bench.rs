@@ -1,4 +1,4 @@
-//! The verb that measures: builds what is measured and runs it as root.
+//! The verb `bench`: builds a bench and runs it as root.
 //!
 //! Owns the list of benches. `tests/src/bin/bench_*.rs` measure.
 
@@ -9,11 +9,11 @@ use clap::ValueEnum;
 /// A bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bench {
-    /// Cost of the hooks against none, and against nft sets or another agent's hooks.
+    /// Cost of the hooks, compared with no hooks, nft sets or another agent's hooks.
     Kernel,
     /// Time of long transfers with the gate and without it.
     Bulk,
-    /// The agent's processor time for what goes through the proxy, in release builds.
+    /// The agent's processor time for traffic through the proxy, in release builds.
     Proxy,
     /// Cost of denials and of a changed object with many rules, in release builds.
     Rules,
@@ -21,7 +21,7 @@ pub enum Bench {
     Scale,
 }
 
-/// Runs a bench with arguments of its own.
+/// Runs a bench with these arguments.
 pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
     let root = privilege::find().context("a bench loads BPF programs: it needs root, or sudo")?;
     let program = match bench {
@@ -41,7 +41,7 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
     tasks::build()?;
     let mut profile = "debug";
     if matches!(bench, Bench::Proxy | Bench::Rules | Bench::Scale) {
-        // The agent's own code is what is measured.
+        // The bench measures the agent's own code.
         workspace::show(&mut workspace::cargo(&["build", "--release", "--bins"]))?;
         profile = "release";
     }

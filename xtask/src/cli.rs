@@ -22,11 +22,11 @@ pub enum Task {
     Setup,
     /// Build the BPF programs, the agent and the lab.
     Build,
-    /// Build the agent for a node, in `target/dist`: without symbols, these in a file beside it.
+    /// Build the agent for a node in `target/dist`, with its symbols in a separate file.
     Release,
-    /// Walk through the lab (no arguments), or run the agent with the arguments given.
+    /// Run the lab (no arguments), or the agent with the given arguments.
     Run {
-        /// Leave the lab up and print the lines to paste in another terminal.
+        /// Keep the lab running, and print the lines to paste in another terminal.
         #[arg(long)]
         keep: bool,
         /// Arguments for `egress-agent run`, after `--`.
@@ -35,13 +35,12 @@ pub enum Task {
     },
     /// Run the unit tests and, as root, the suites on the real kernel.
     Test {
-        /// Only the suites whose name contains this, or, if there is none, only the tests whose
-        /// name contains it.
+        /// Only suites whose name contains this, or, if there are none, only tests whose name contains it.
         filter: Option<String>,
     },
     /// Measure; arguments of the bench after `--`.
     Bench {
-        /// Which.
+        /// The bench.
         bench: Bench,
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -56,7 +55,7 @@ pub enum Task {
     },
     /// Write the generated pages of the documentation.
     Docs {
-        /// Only say whether they are as they would be written.
+        /// Only check whether the pages are up to date.
         #[arg(long)]
         check: bool,
     },

@@ -1,9 +1,8 @@
-//! Finds what can compile the BPF programs and compiles them into one object file.
+//! Finds a toolchain for the BPF programs, and compiles them into one object file.
 //!
-//! Owns the list of usable toolchains and the command line of that build. It is used twice: as
-//! a module of xtask, and by the agent's build script (which includes this very file), so that
-//! `cargo build` by hand and `cargo xtask` cannot differ. It installs nothing: that is
-//! `provision`.
+//! Owns the list of usable toolchains and the command line of that build. xtask uses it as a module, and the agent's
+//! build script includes this file, so that `cargo build` and `cargo xtask` cannot differ. `provision` installs the
+//! tools.
 
 use anyhow::{Context as _, Result, bail};
 use std::env;
@@ -27,9 +26,9 @@ const TARGET: &str = "bpfel-unknown-none";
 /// linker that understands its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Toolchain {
-    /// What it is, for people.
+    /// Its name, for people.
     pub name: String,
-    /// The compiler itself, never a rustup proxy: a proxy would obey `RUSTUP_TOOLCHAIN`.
+    /// The compiler itself, never a rustup proxy, because a proxy would obey `RUSTUP_TOOLCHAIN`.
     pub rustc: PathBuf,
     /// The cargo that belongs to it.
     pub cargo: PathBuf,
@@ -39,7 +38,7 @@ pub struct Toolchain {
     pub linker: PathBuf,
 }
 
-/// A compiler without regard to the linker.
+/// A compiler, without a linker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiler {
     name: String,
@@ -67,7 +66,7 @@ pub fn provisioned_linker() -> Result<PathBuf> {
     Ok(tools_dir()?.join(format!("linker-llvm{LINKER_LLVM}/bin/bpf-linker")))
 }
 
-/// The toolchain to use, or `None` where some part of it is missing.
+/// The toolchain to use, or `None` if a part of it is missing.
 pub fn find() -> Result<Option<Toolchain>> {
     let own = provisioned_linker()?;
     let on_path = find_on_path("bpf-linker");
@@ -87,8 +86,8 @@ pub fn find() -> Result<Option<Toolchain>> {
     }))
 }
 
-/// Every compiler here that has the library source: a rustup nightly first, then the
-/// distribution's (`rustc-web` and `rust-web-src` on Debian).
+/// Every compiler of this machine with the library source: a rustup nightly first, then the distribution's (`rustc-web`
+/// and `rust-web-src` on Debian).
 pub fn compilers() -> Vec<Compiler> {
     let mut found = Vec::new();
     if let Some(sysroot) = rustup_nightly_sysroot() {
@@ -106,7 +105,7 @@ pub fn find_on_path(name: &str) -> Option<PathBuf> {
 }
 
 fn rustup_nightly_sysroot() -> Option<PathBuf> {
-    // RUSTUP_AUTO_INSTALL: asking must never start a download.
+    // RUSTUP_AUTO_INSTALL: a query must never start a download.
     let output = Command::new("rustup")
         .args(["run", "nightly", "rustc", "--print", "sysroot"])
         .env("RUSTUP_AUTO_INSTALL", "0")
@@ -146,7 +145,7 @@ fn compiler(name: &str, bin: &Path) -> Option<Compiler> {
     })
 }
 
-/// What matters of `rustc -vV`.
+/// The needed part of `rustc -vV`.
 #[derive(Debug, PartialEq, Eq)]
 struct Version {
     rust: (u32, u32),
@@ -171,10 +170,9 @@ impl Version {
 
 /// Compiles the BPF programs of the workspace at `root` and returns the object's path.
 ///
-/// `target` is the workspace's target folder; the programs get a folder of their own in it, so
-/// that the build can run inside another cargo without waiting for its lock. Where nothing
-/// changed this costs one freshness check of cargo. `next` builds what the tests upgrade to, in
-/// another folder, so that neither makes the other stale.
+/// `target` is the workspace's target folder; the programs get a folder of their own in it, so that the build can run
+/// inside another cargo without waiting for its lock. If nothing changed, only cargo's freshness check runs. `next`
+/// builds the version to which the tests upgrade, in another folder, so that neither build makes the other stale.
 pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, next: bool) -> Result<PathBuf> {
     let (folder, features) = if next {
         ("bpf-next", "bpf,next")
@@ -197,7 +195,7 @@ pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, next: bool) -> R
         .args(["--target", TARGET, "-Z", "build-std=core", "--target-dir"])
         .arg(&target_dir)
         .stdin(Stdio::null());
-    // The outer cargo (xtask is run by one, a build script too) speaks of the host's compiler.
+    // An outer cargo runs xtask and the build script. Its variables describe the host's compiler.
     for (name, _) in env::vars_os() {
         if describes_outer_build(&name) {
             cargo.env_remove(name);
@@ -208,7 +206,7 @@ pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, next: bool) -> R
         // BTF comes from the debug information, and aya's maps and CO-RE need BTF.
         .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
-        // The agent's profile strips what the agent is made of, not what it loads.
+        // The release profile strips the agent, but must not strip the object that it loads.
         .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker);
     if toolchain.bootstrap {
@@ -235,7 +233,7 @@ pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, next: bool) -> R
     Ok(object)
 }
 
-/// Variables by which an outer cargo, rustup or clippy would steer the inner build.
+/// Whether this variable of an outer cargo, rustup or clippy would change the inner build.
 fn describes_outer_build(name: &OsString) -> bool {
     let Some(name) = name.to_str() else {
         return false;
@@ -271,7 +269,7 @@ fn describes_outer_build(name: &OsString) -> bool {
     .any(|prefix| name.starts_with(prefix))
 }
 
-/// What to say where no toolchain is found.
+/// The error text if there is no toolchain.
 pub const MISSING: &str = "\
 no compiler for the BPF programs: run `cargo xtask setup`, which finds or installs one.
 By hand: `rustup toolchain install nightly --component rust-src` and a bpf-linker of the same LLVM on PATH,

@@ -27,7 +27,7 @@ pub fn run() -> Result<()> {
         "-D",
         "warnings",
     ];
-    // Every check runs, even if an earlier one failed: one round shows all that is broken.
+    // Every check runs, even if an earlier one failed, so that one run shows all failures.
     let results = [
         show(&mut cargo(&["fmt", "--all", "--check"])),
         tidy(),

@@ -15,7 +15,7 @@ const CHECKER: &str = "kubernetes-validate==1.37.0";
 /// The API that the manifests are written for.
 const API: &str = "1.34";
 
-/// Refuses a manifest with a field that the API does not know.
+/// Fails if a manifest has a field that the API does not have.
 pub fn check() -> Result<()> {
     let checker = checker()?;
     let mut paths: Vec<PathBuf> = fs::read_dir(root().join("deploy/kubernetes"))
@@ -28,7 +28,7 @@ pub fn check() -> Result<()> {
     show(&mut command)
 }
 
-/// The checker in a Python environment of its own, made now if it is not there.
+/// The checker, in its own Python environment, which is made if it is missing.
 fn checker() -> Result<PathBuf> {
     let dir = ebpf::tools_dir()?.join(CHECKER);
     let program = dir.join("bin/kubernetes-validate");

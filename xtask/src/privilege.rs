@@ -1,6 +1,6 @@
-//! Root, where a step needs it: the process's own, or sudo's.
+//! Root privilege for a step that needs it: that of the process, or by sudo.
 //!
-//! Owns how a command is given privilege. It decides nothing about which step needs it.
+//! Owns how a command gets privilege. It does not decide which step needs it.
 
 use crate::ebpf;
 use std::env;
@@ -8,16 +8,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
-/// How this process gets to run something as root.
+/// How this process can run a command as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
     /// It is root.
     Root,
-    /// It asks sudo, which may ask the user.
+    /// It uses sudo, which may ask the user.
     Sudo,
 }
 
-/// The privilege that can be had here, or `None`.
+/// The available privilege, or `None`.
 pub fn find() -> Option<Privilege> {
     // The owner of /proc/self is the effective user id of this process.
     let root = fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0);
@@ -28,7 +28,7 @@ pub fn find() -> Option<Privilege> {
 }
 
 impl Privilege {
-    /// `program` as root. Of the environment, sudo keeps only what the tools here read.
+    /// `program` as root. sudo keeps only the environment variables that these tools read.
     pub fn command(self, program: &str) -> Command {
         match self {
             Self::Root => Command::new(program),
@@ -49,7 +49,7 @@ impl Privilege {
 /// The arguments of sudo before the program: which variables and which PATH to keep.
 fn sudo_arguments() -> Vec<String> {
     let path = env::var("PATH").unwrap_or_default();
-    // The suites' own settings all begin alike.
+    // The settings of the suites all have the same prefix.
     let own = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let own = own.filter(|name| name.starts_with("EGRESS_"));
     let kept: Vec<String> = ["RUST_BACKTRACE", "RUST_LOG", "CI", "CARGO_TARGET_TMPDIR"]

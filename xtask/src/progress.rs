@@ -1,4 +1,4 @@
-//! Steps that a person can follow: one line each, with the seconds it took.
+//! Shows steps to a person: one line each, with the seconds that it took.
 //!
 //! Owns how a long command is run and shown. It does not know what the commands do.
 
@@ -10,14 +10,14 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a step that still runs says so where the output is a file.
+/// How often a running step reports that it still runs, if the output is a file.
 const QUIET: Duration = Duration::from_secs(30);
 
 /// How many lines of a failed command are shown.
 const SHOWN: usize = 25;
 
-/// Runs `command` as one step: its output goes to a log file, one line says what is being done
-/// and how long it took; on failure the end of the log is part of the error.
+/// Runs `command` as one step: its output goes to a log file, and one line names the step and its duration. On failure
+/// the error includes the end of the log.
 pub fn step(what: &str, mut command: Command) -> Result<()> {
     let start = Instant::now();
     let log = LogFile::create()?;
@@ -85,7 +85,7 @@ fn finish(what: &str, start: Instant, live: bool, state: &str) {
     eprintln!("{begin}xtask: {what}: {state} in {seconds:.1} s");
 }
 
-/// A log that is gone once the step is over.
+/// A log that is removed when the step ends.
 struct LogFile {
     path: PathBuf,
     file: File,

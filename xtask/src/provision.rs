@@ -1,9 +1,8 @@
-//! Installs what a build or a test needs and the machine lacks: a compiler for the BPF target,
-//! `bpf-linker`, curl, iproute2, cargo-deny.
+//! Installs missing tools for builds and tests: a compiler for the BPF target, `bpf-linker`, curl, iproute2,
+//! cargo-deny.
 //!
-//! Owns the choice of where a tool comes from. `ebpf` decides which tools are usable. Tools that
-//! are built go to a folder of the user's cache; packages need root or sudo and are the only steps
-//! that do.
+//! Owns the choice of a tool's source. `ebpf` decides which tools are usable. Built tools go to a folder in the user's
+//! cache. Only packages need root or sudo.
 
 use crate::ebpf::{self, LINKER_LLVM, Toolchain};
 use crate::privilege::{self, Privilege};
@@ -14,19 +13,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
 
-/// The linker's release that is known to work with the pinned aya.
+/// The linker's release that works with the pinned aya.
 const LINKER_VERSION: &str = "0.13.0";
 
 /// The release of cargo-deny that reads `deny.toml`.
 const DENY_VERSION: &str = "0.20.2";
 
-/// Debian's compiler with the library source: a release, unlike the nightly of today.
+/// Debian's compiler with the library source. It is a release, not a nightly.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// What `bpf-linker` is built from. Polly is a part of LLVM that llvm-sys asks for by name.
 const LINKER_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
 
-/// The toolchain for the BPF programs, installed now if it is not there.
+/// The toolchain for the BPF programs, which is installed if it is missing.
 pub fn toolchain() -> Result<Toolchain> {
     if let Some(found) = ebpf::find()? {
         return Ok(found);
@@ -45,7 +44,7 @@ pub fn toolchain() -> Result<Toolchain> {
     ebpf::find()?.context(ebpf::MISSING)
 }
 
-/// cargo-deny, built now if it is not there.
+/// cargo-deny, which is built if it is missing.
 pub fn cargo_deny() -> Result<PathBuf> {
     let root = ebpf::tools_dir()?.join(format!("cargo-deny-{DENY_VERSION}"));
     let program = root.join("bin/cargo-deny");
@@ -59,7 +58,7 @@ pub fn cargo_deny() -> Result<PathBuf> {
         cargo
             .args(["install", &version, "--locked", "--root"])
             .arg(&root)
-            // Its features are for advisories from the network.
+            // The default features are for advisories from the network.
             .arg("--no-default-features");
         step(&format!("cargo install cargo-deny {DENY_VERSION}"), cargo)?;
     }
@@ -71,7 +70,7 @@ pub fn test_programs() -> Result<()> {
     programs(&[("curl", "curl"), ("ip", "iproute2")])
 }
 
-/// What the tests with real containers run.
+/// The programs that the tests with real containers run.
 pub fn container_programs() -> Result<()> {
     programs(&[
         ("containerd", "containerd"),
@@ -81,7 +80,7 @@ pub fn container_programs() -> Result<()> {
     ])
 }
 
-/// The Python that checks manifests, with what a virtual environment needs.
+/// The Python for the manifest check, with the packages for a virtual environment.
 pub fn python() -> Result<()> {
     programs(&[("python3", "python3")])?;
     let has_venv = Command::new("python3")
@@ -94,7 +93,7 @@ pub fn python() -> Result<()> {
     install(&["python3-venv"])
 }
 
-/// Programs with the packages that have them, installed now where they are missing.
+/// Installs the packages of missing programs.
 pub fn programs(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> = wanted
         .iter()
@@ -118,12 +117,11 @@ fn install(packages: &[&str]) -> Result<()> {
     }
 }
 
-/// Leaves it to the caller to see whether a usable compiler is there now: what a package or a
-/// channel holds today may be too old.
+/// The caller checks whether there is a usable compiler afterwards, because a package or channel may be too old.
 fn install_compiler() -> Result<()> {
     let rustup = ebpf::find_on_path("rustup").is_some();
     let apt = Apt::find(&COMPILER_PACKAGES);
-    // As root nobody has to be asked, and a released compiler is the same tomorrow.
+    // As root, apt needs no password, and a released compiler does not change.
     let apt_first = apt
         .as_ref()
         .is_some_and(|apt| apt.privilege == Privilege::Root);
@@ -138,7 +136,7 @@ fn install_compiler() -> Result<()> {
         [&by_rustup, &by_apt]
     };
     for way in ways {
-        // The next way may still do; if none does, the end says what to install.
+        // The next way may work. If none does, the last error says what to install.
         if let Err(error) = way() {
             eprintln!("xtask: {error:#}");
         }
@@ -212,7 +210,7 @@ fn linker_libraries(llvm: &str) -> bool {
         && Path::new(llvm).join("lib/libLLVM.so").exists()
 }
 
-/// The cargo that runs this, without what it said about building xtask.
+/// The cargo that runs xtask, without its variables about building xtask.
 fn host_cargo() -> Command {
     let mut cargo = Command::new("cargo");
     cargo
@@ -230,8 +228,8 @@ fn is_program(name: &str) -> bool {
             .any(|dir| Path::new(dir).join(name).is_file())
 }
 
-/// Held while something is being installed: two xtasks must not do it at once. The kernel lets
-/// go of it however the process ends.
+/// Held during an installation, because two xtasks must not install at once. The kernel releases it when the process
+/// ends.
 fn lock() -> Result<File> {
     let dir = ebpf::tools_dir()?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -255,12 +253,12 @@ struct Apt {
 }
 
 impl Apt {
-    /// Apt, where it is there, may be used and knows all of `packages`.
+    /// Apt, if it exists, may be used, and has all of `packages`.
     fn find(packages: &[&str]) -> Option<Self> {
         ebpf::find_on_path("apt-get")?;
         let privilege = privilege::find()?;
         let apt = Self { privilege };
-        // A fresh machine has no lists, or those of a release's first day: too old a compiler.
+        // A fresh machine has no lists or old ones, in which the compiler may be too old.
         apt.update();
         known(packages).then_some(apt)
     }
@@ -272,8 +270,7 @@ impl Apt {
         step(&what, self.command(&arguments))
     }
 
-    /// Renews apt's lists, once in a process. One source of several that is down is no reason to stop: what is
-    /// known afterwards decides.
+    /// Updates apt's lists, once in a process. A source that fails is ignored; only the resulting lists matter.
     fn update(&self) {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| self.renew_lists());

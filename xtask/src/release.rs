@@ -1,4 +1,4 @@
-//! `release`: the agent as it is shipped, stripped, and its symbols in a file beside it.
+//! `release`: builds the agent without symbols, and a file with its symbols.
 //!
 //! Owns the two files. `deploy/image/rootfs.sh` has the image's layout.
 
@@ -10,8 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Builds `target/dist/egress-agent` and `target/dist/egress-agent.debug`. A debugger finds the
-/// second by its name in the first, in the same folder or below `/usr/lib/debug`.
+/// Builds `target/dist/egress-agent` and `target/dist/egress-agent.debug`. The first contains the name of the second. A
+/// debugger looks for it in the same folder and below `/usr/lib/debug`.
 pub fn run() -> Result<()> {
     bpf_object()?;
     let bin = ["--package", "egress-agent", "--bin", "egress-agent"];
@@ -28,8 +28,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Moves the symbols of `program` to `symbols`. Cargo's next build sees a changed file and links it
-/// again.
+/// Moves the symbols of `program` to `symbols`. Cargo then links the changed file again in its next build.
 fn split(program: &Path, symbols: &Path) -> Result<()> {
     let objcopy = |arguments: &[&str], files: &[&Path]| {
         let mut command = Command::new("objcopy");

@@ -15,7 +15,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-/// Finds or installs the tools and says what is used.
+/// Finds or installs the tools, and prints which ones are used.
 pub fn setup() -> Result<()> {
     let toolchain = provision::toolchain()?;
     provision::test_programs()?;
@@ -34,8 +34,8 @@ pub fn build_all() -> Result<()> {
     build()
 }
 
-/// Builds the agent that the tests upgrade to, beside the ordinary one. The same packages are named
-/// as there, so that both share their dependencies.
+/// Builds the agent that the tests upgrade to, beside the ordinary one. Both builds name the same packages, so that
+/// they share their dependencies.
 fn next_agent() -> Result<()> {
     show(&mut cargo(&[
         "build",
@@ -53,12 +53,12 @@ fn next_agent() -> Result<()> {
         folder.join("egress-agent"),
         folder.join(".egress-agent-next"),
     );
-    // By a rename: one that runs cannot be written over.
+    // A rename, because a running program cannot be overwritten.
     fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;
     Ok(fs::rename(fresh, folder.join("egress-agent-next"))?)
 }
 
-/// The same without what only tests execute.
+/// Builds the agent and the lab, without programs that only tests run.
 pub fn build() -> Result<()> {
     bpf_object()?;
     show(&mut cargo(&[
@@ -83,7 +83,7 @@ pub fn bpf_object() -> Result<()> {
     Ok(())
 }
 
-/// The lab, or the agent itself where arguments are given.
+/// Runs the lab, or the agent if there are arguments.
 pub fn run(keep: bool, agent: &[String]) -> Result<()> {
     let lab = agent.is_empty();
     if !lab && keep {
@@ -105,14 +105,13 @@ pub fn run(keep: bool, agent: &[String]) -> Result<()> {
     } else {
         command.arg("run").args(agent);
     }
-    // In xtask's place: Ctrl-C and SIGTERM then reach the one that has to clean up, and the
-    // shell waits for it.
+    // It replaces xtask, so that Ctrl-C and SIGTERM reach the program that cleans up, and the shell waits for it.
     let program = command.get_program().display().to_string();
     Err(command.exec()).with_context(|| format!("cannot run {program}"))
 }
 
-/// Unit tests as the user, then the suites on the real kernel as root. With a filter the suites of
-/// that name, whole, or, if there is none, every test of that name.
+/// Unit tests as the user, then the suites on the real kernel as root. With a filter: all tests of the suites with that
+/// name, or, if there is no such suite, every test with that name.
 pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
@@ -155,7 +154,7 @@ fn is_suite(part: &str) -> bool {
         .any(|suite| suite.contains(part))
 }
 
-/// [`show`] for a `cargo test`; how many tests passed.
+/// [`show`] for a `cargo test`. Returns the number of passed tests.
 fn show_tests(command: &mut Command) -> Result<usize> {
     let mut child = command
         .stdout(Stdio::piped())
@@ -175,7 +174,7 @@ fn show_tests(command: &mut Command) -> Result<usize> {
     Ok(passed)
 }
 
-/// Of a line `test result: ok. N passed; ...`, the number.
+/// The number in a line `test result: ok. N passed; ...`.
 fn passed_in(line: &str) -> Option<usize> {
     let result = line.strip_prefix("test result: ok. ")?;
     result.split_once(" passed")?.0.parse().ok()
@@ -214,7 +213,7 @@ fn root_access() -> Result<Privilege> {
     )
 }
 
-/// The variable that says what runs a test binary.
+/// The name of cargo's variable for the runner of test binaries.
 fn runner_variable() -> String {
     format!(
         "CARGO_TARGET_{}_UNKNOWN_LINUX_{}_RUNNER",

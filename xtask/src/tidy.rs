@@ -2,13 +2,13 @@
 //!
 //! Owns the rules. It reads no file and prints nothing.
 
-/// A file longer than this is named: it is time to split it.
+/// A longer file gets a note, so that it is split.
 const LONG: usize = 400;
 
 /// What is wrong with a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Worth knowing, not an error.
+    /// Information, not an error.
     Note(String),
     /// A broken rule at a line, counted from 1.
     Broken {
@@ -39,7 +39,7 @@ const IMPURE: [&str; 13] = [
     "SystemTime::now",
 ];
 
-/// Places that exist on one machine only. Written in halves, so that this file passes itself.
+/// Paths that exist on one machine only. They are written in halves, so that this file passes its own check.
 const MACHINE: [&str; 4] = [
     concat!("/work", "/"),
     concat!("/root", "/"),
@@ -55,7 +55,7 @@ const LEFTOVERS: [&str; 4] = [
     concat!("XX", "X:"),
 ];
 
-/// Whether a file of this name is looked at.
+/// Whether a file with this name is checked.
 pub fn is_checked(name: &str) -> bool {
     let kinds = ["rs", "toml", "md", "yaml", "yml", "sh", "service"];
     kind(name).is_some_and(|kind| kinds.contains(&kind)) || name == "Dockerfile"
@@ -88,12 +88,12 @@ fn every_file(text: &str, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether `place` is in the line as the start of a path, not inside a longer word.
+/// Whether `place` is in the line as the start of a path, and not inside a longer word.
 fn mentions_place(line: &str, place: &str) -> bool {
     line.match_indices(place).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let inside = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '}' | '~');
-        // After `../` it is one too; inside a longer path it is not.
+        // After `../` it also is the start of a path; inside a longer path it is not.
         !before.is_some_and(inside) && (before != Some('/') || line[..at].ends_with("../"))
     })
 }
@@ -108,7 +108,7 @@ pub fn beside_their_folder(paths: &[String]) -> Vec<&str> {
     all.filter(|path| has_folder(path)).collect()
 }
 
-/// Imports are one block, which rustfmt sorts: an empty line between two of them is a second order.
+/// Imports are one block, so that rustfmt sorts all of them. An empty line would split the block.
 fn imports(text: &str, findings: &mut Vec<Finding>) {
     // The indentation of the import that ended last, with nothing but empty lines since.
     let (mut last, mut apart): (Option<usize>, bool) = (None, false);
@@ -161,7 +161,7 @@ fn rust_file(path: &str, text: &str, findings: &mut Vec<Finding>) {
             "{length} lines: split what passes {LONG}"
         )));
     }
-    // Tests may have a clock: they make the time that they hand in.
+    // Tests may use a clock, because they create the times that they pass.
     let mut pure = path.starts_with("egress-agent/core/src/")
         && !(name.ends_with("tests.rs") || path.contains("/tests/"));
     let mut code_above: Vec<&str> = Vec::new();

@@ -1,4 +1,4 @@
-//! The workspace: its folders, its cargo, and commands whose output the user sees.
+//! The workspace: its folders, its cargo, and commands that show their output.
 
 use anyhow::{Context as _, Result, bail};
 use std::env;
@@ -20,8 +20,8 @@ pub fn target() -> PathBuf {
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root()).args(arguments);
-    // What the cargo that runs this said of xtask: build scripts that look at it (ring's) would
-    // take every other cargo's build for stale.
+    // Variables of the cargo that runs xtask. Build scripts that read them (ring's) would treat builds of other cargos
+    // as stale.
     for (name, _) in env::vars_os() {
         let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
         if let Some(name) = name.to_str()
@@ -33,7 +33,7 @@ pub fn cargo(arguments: &[&str]) -> Command {
     cargo
 }
 
-/// Runs a command whose output the user sees, and fails where it fails.
+/// Runs a command, shows its output, and fails if it fails.
 pub fn show(command: &mut Command) -> Result<()> {
     let name = command.get_program().display().to_string();
     let status = command
@@ -49,7 +49,7 @@ pub fn show(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Fails with every failure, one a line.
+/// Fails with all failures, one on each line.
 pub fn all(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
     let failures: Vec<String> = results
         .into_iter()

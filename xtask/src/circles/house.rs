@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::Visit;
 use syn::{Attribute, Item, ItemUse, UseTree, Visibility};
 
-/// Re-exports of re-exports that are followed; a loop of them ends here.
+/// The longest chain of re-exports that is followed. It ends loops.
 const HOPS: usize = 16;
 
 /// Names of a module, from the crate's root.
@@ -38,7 +38,7 @@ pub(super) struct House {
 }
 
 impl House {
-    /// Reads a crate from its root file on.
+    /// Reads a crate, starting at its root file.
     pub(super) fn of(entry: &Path) -> Result<Self> {
         let mut house = Self::default();
         let folder = entry.parent().unwrap_or(entry);
@@ -93,7 +93,7 @@ impl House {
         Ok(())
     }
 
-    /// Which file takes something from which.
+    /// The imports: for each file, the files from which it takes something.
     pub(super) fn arrows(&self) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
         let mut arrows: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
         for (at, module) in &self.modules {
@@ -153,12 +153,12 @@ impl House {
                 let path = [import.path.as_slice(), path].concat();
                 self.file_of(at, &path, hops)
             });
-        // A name that a macro defines is the module's own.
+        // A name that a macro defines belongs to the module.
         found.or_else(|| rooted.then(|| module.file.clone()))
     }
 }
 
-/// Paths of more than one segment, or of one that may be an imported name.
+/// Paths of more than one segment, and single names that may be imported.
 struct Paths<'a>(&'a mut BTreeSet<Vec<String>>);
 
 impl<'ast> Visit<'ast> for Paths<'_> {
@@ -170,7 +170,7 @@ impl<'ast> Visit<'ast> for Paths<'_> {
         syn::visit::visit_path(self, path);
     }
 
-    /// `pub(super)` takes nothing from the parent.
+    /// `pub(super)` imports nothing from the parent.
     fn visit_visibility(&mut self, _: &'ast Visibility) {}
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
@@ -230,7 +230,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// `#[cfg(test)]` in any form that asks for it.
+/// Whether this is `#[cfg(test)]` in any form.
 fn is_test(attribute: &Attribute) -> bool {
     let syn::Meta::List(list) = &attribute.meta else {
         return false;

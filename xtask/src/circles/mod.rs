@@ -45,7 +45,7 @@ fn of_crate(root: &Path, entry: &str) -> Result<Vec<Circle>> {
         .collect())
 }
 
-/// The sets of more than one node that all reach each other.
+/// The sets of two or more nodes that all reach each other.
 fn circles<N: Ord + Clone>(arrows: &BTreeMap<N, BTreeSet<N>>) -> Vec<BTreeSet<N>> {
     let reached: BTreeMap<&N, BTreeSet<&N>> = arrows.keys().map(|n| (n, from(n, arrows))).collect();
     let mut circles = Vec::new();
@@ -74,11 +74,11 @@ fn from<'a, N: Ord>(start: &'a N, arrows: &'a BTreeMap<N, BTreeSet<N>>) -> BTree
     reached
 }
 
-/// The heading in ARCHITECTURE.md below which circles stand that may stay: a list item names each
-/// file of one in backticks, and says why.
+/// The heading in ARCHITECTURE.md of the list of allowed circles. A list item names the files of one circle in
+/// backticks, and gives the reason.
 const HEADING: &str = "### Import circles";
 
-/// What ARCHITECTURE.md allows and does not, one line a finding.
+/// Circles that ARCHITECTURE.md does not allow, and list items without a circle, one line each.
 pub fn findings(found: &BTreeSet<Circle>, architecture: &str) -> Vec<String> {
     let allowed = allowed(architecture);
     let shown = |circle: &Circle| circle.iter().cloned().collect::<Vec<_>>().join(", ");

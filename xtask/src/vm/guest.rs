@@ -1,7 +1,7 @@
 //! The content of a machine: an initramfs with busybox, `ip`, the kernel's modules, the agent and
 //! the escape suite, and an `init` that runs them and ends the machine.
 //!
-//! Owns its making. The programs are those of this machine, with the libraries that they name.
+//! Owns its creation. The programs are copies of the host's, with their libraries.
 
 use super::kernels::{Files, Kernel, Role, run};
 use anyhow::{Context as _, Result, bail};
@@ -12,11 +12,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What `init` prints last, before the exit code.
+/// The last output of `init`, before the exit code.
 pub const END: &str = "xtask-vm-end";
 
-/// Modules for the paths that are not built into the kernel, below `kernel/`. What they depend on
-/// comes along.
+/// Modules for the paths that are not built into the kernel, below `kernel/`. Their dependences are added.
 const MODULES: &[&str] = &[
     "drivers/net/veth",
     "net/sctp/sctp",
@@ -51,10 +50,10 @@ pub fn build(
     }
     for program in ["egress-agent", "escape"] {
         program_with_libraries(&binaries.join(program), &root, program)?;
-        // Debug information is most of their size, and nothing in there reads it.
+        // Debug information is most of their size, and the machine does not need it.
         run(Command::new("strip").arg(root.join("bin").join(program)))?;
     }
-    // Where the kernel looks for it when a socket family wants a module.
+    // The kernel runs this path to load the module of a socket family.
     std::os::unix::fs::symlink("/bin/modprobe", root.join("sbin/modprobe"))?;
     modules(files, &root)?;
     let init = root.join("init");
@@ -110,8 +109,7 @@ fn which(program: &str) -> Result<PathBuf> {
         .with_context(|| format!("no {program} on this machine"))
 }
 
-/// Copies a program to `/bin/NAME`, and the libraries that it is linked to to where it looks for
-/// them.
+/// Copies a program to `/bin/NAME`, and its shared libraries to their own paths.
 fn program_with_libraries(program: &Path, root: &Path, name: &str) -> Result<()> {
     fs::copy(program, root.join("bin").join(name))
         .with_context(|| format!("copying {}", program.display()))?;
@@ -129,7 +127,7 @@ fn program_with_libraries(program: &Path, root: &Path, name: &str) -> Result<()>
     Ok(())
 }
 
-/// The paths in what ldd says: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
+/// The paths in the output of ldd: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
 fn libraries(ldd: &str) -> Vec<PathBuf> {
     ldd.lines()
         .filter_map(|line| {
@@ -139,7 +137,7 @@ fn libraries(ldd: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The modules of the list and what they depend on, with fresh indices.
+/// The listed modules and their dependences, with new indices.
 fn modules(files: &Files, root: &Path) -> Result<()> {
     let from = files.root.join("lib/modules").join(&files.release);
     if !from.join("modules.dep").exists() {
@@ -160,7 +158,7 @@ fn modules(files: &Files, root: &Path) -> Result<()> {
         "modules.builtin",
         "modules.builtin.modinfo",
     ] {
-        // Not every release has all of them.
+        // Not every release has all of these files.
         let _ = fs::copy(from.join(index), to.join(index));
     }
     run(Command::new(which("depmod")?)

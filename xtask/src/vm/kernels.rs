@@ -1,7 +1,7 @@
 //! Debian's kernels, downloaded by apt and unpacked, never installed.
 //!
-//! Owns the list and the cache. Each has package lists of its own: the machine's sources stay as
-//! they are, and need not be Debian 12's.
+//! Owns the list and the cache. Each kernel has its own package lists, so the machine's apt sources stay unchanged and
+//! may be of another release.
 
 use crate::progress::{step, step_fn};
 use anyhow::{Context as _, Result, bail};
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What a kernel is booted for.
+/// The purpose of booting a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The gate must load and the escape suite must agree.
@@ -21,11 +21,11 @@ pub enum Role {
 /// A kernel to boot.
 #[derive(Debug)]
 pub struct Kernel {
-    /// Its version, as people say it.
+    /// Its version, for people.
     pub name: &'static str,
-    /// What for.
+    /// Its purpose.
     pub role: Role,
-    /// Debian's release that has it.
+    /// The Debian release that has it.
     suite: &'static str,
     /// The package that depends on the newest image.
     package: &'static str,
@@ -37,7 +37,7 @@ pub struct Files {
     pub image: PathBuf,
     /// The folder that holds `lib/modules`.
     pub root: PathBuf,
-    /// What `uname -r` says.
+    /// The output of `uname -r`.
     pub release: String,
 }
 
@@ -65,8 +65,7 @@ pub const KERNELS: &[Kernel] = &[
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The files of a kernel, downloaded where they are not there. Remove the folder to have a newer
-/// one.
+/// The files of a kernel, which are downloaded if they are missing. Remove the folder to get a newer kernel.
 pub fn fetch(kernel: &Kernel, cache: &Path) -> Result<Files> {
     let dir = cache.join(kernel.name);
     let root = dir.join("root");
@@ -133,7 +132,7 @@ fn download(kernel: &Kernel, dir: &Path) -> Result<()> {
     step(&format!("downloading {image}"), get)
 }
 
-/// An apt that knows nothing but this folder.
+/// An apt that uses this folder only.
 fn apt(program: &str, dir: &Path) -> Command {
     let mut command = Command::new(program);
     for (key, file) in [
@@ -165,7 +164,7 @@ fn unpack(dir: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command that has nothing to say unless it fails.
+/// Runs a command, and shows its output only if it fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())

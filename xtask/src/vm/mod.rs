@@ -28,10 +28,10 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("strip", "binutils"),
 ];
 
-/// How long one machine may run. Without hardware help it is some ten times slower than this one.
+/// How long one machine may run. Without hardware virtualisation it is about ten times slower than the host.
 const LIMIT: Duration = Duration::from_mins(8);
 
-/// Boots the kernel `only`, or every one, and says how each did.
+/// Boots the kernel `only`, or all kernels, and prints each result.
 pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
     provision::programs(&PROGRAMS)?;
     tasks::build()?;
@@ -58,7 +58,7 @@ pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
     bail!("not as it must be on Linux {}", failed.join(", "))
 }
 
-/// Runs one machine to its end and looks for what must be in its output.
+/// Runs one machine to its end, and checks its output.
 fn boot(kernel: &Kernel, cache: &Path, filter: &str) -> Result<String> {
     let files = kernels::fetch(kernel, cache)?;
     let binaries = workspace::target().join("debug");
@@ -82,7 +82,7 @@ fn qemu(image: &Path, initramfs: &Path, console: &Path) -> Command {
         .arg("--kill-after=5")
         .arg(LIMIT.as_secs().to_string())
         .arg("qemu-system-x86_64")
-        // Hardware help may be offered and not work with stock kernels.
+        // Hardware virtualisation may be offered but fail with stock kernels.
         .args([
             "-accel",
             "tcg,thread=multi",
@@ -138,14 +138,14 @@ fn judge(kernel: &Kernel, output: &str) -> Result<String> {
             if exit != 71 {
                 bail!("the agent ended with {exit} and not 71: {line}");
             }
-            // What comes before is the console's own control sequence.
+            // The line starts with a control sequence of the console.
             let from = line.find("kernel").unwrap_or_default();
             Ok(format!("refused, exit 71: {}", line[from..].trim()))
         }
     }
 }
 
-/// The lines that say what is wrong.
+/// The lines of the output that show errors.
 fn wrong(output: &str) -> String {
     let lines: Vec<&str> = output
         .lines()
