@@ -1,13 +1,13 @@
-//! Persistent maps that hold nearly the same share their nodes again.
+//! Makes persistent maps with nearly the same content share their nodes again.
 //!
-//! A copy shares its nodes with the original until either changes. When both change alike, each has nodes
-//! of its own from there on, though they hold the same.
+//! A copy shares its nodes with the original until one of them changes. If both change in the same way, each gets its
+//! own nodes, although the content is the same.
 
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
-/// Makes a map a copy of another one, changed where the two differ. Of values that are equal the other's
-/// stay. Where they differ in more than half, the map stays as it is.
+/// Replaces a map by a copy of another one, changed where the two differ. Equal values are then those of the other map.
+/// Does nothing if more than half of the entries differ.
 pub(crate) fn share<K: Ord + Clone, V: PartialEq + Clone>(
     map: &mut OrdMap<K, V>,
     other: &OrdMap<K, V>,

@@ -201,7 +201,7 @@ struct Holders {
 }
 
 impl Holders {
-    /// Of a single claim.
+    /// The count for a single claim.
     const fn one(action: Action) -> Self {
         match action {
             Action::Allow => Self { allow: 1, proxy: 0 },
@@ -228,9 +228,9 @@ impl Holders {
 /// Every claim of one policy, counted, so that one service can change without the others.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// What holds. A target that is not in `several` has one claim.
+    /// The action of each target. A target that is not in `several` has one claim.
     table: Table,
-    /// Targets with more claims than one.
+    /// Targets with more than one claim.
     several: OrdMap<Target, Holders>,
 }
 
@@ -278,7 +278,7 @@ impl Ledger {
         self.table.clone()
     }
 
-    /// Shares what is the same in another one.
+    /// Shares the parts that are equal in another ledger.
     pub(super) fn share(&mut self, other: &Self) {
         share(&mut self.table, &other.table);
         share(&mut self.several, &other.several);

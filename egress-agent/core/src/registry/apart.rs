@@ -1,4 +1,4 @@
-//! What two scopes may see differently, so that one view is made from another's.
+//! What two scopes may see differently, so that the view of one can be made from the view of the other.
 
 use super::Registry;
 use super::scope::Scope;
@@ -8,11 +8,11 @@ use crate::istio::{Object, Spec, hosts};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// So many objects make no two scopes differ in most of what they see.
+/// Up to this many different objects, two scopes always count as near.
 const FEW: usize = 16;
 
 impl Registry {
-    /// Whether two scopes see most of the same.
+    /// Whether two scopes are near: they see almost the same objects.
     pub fn are_near(&self, one: &Scope, other: &Scope) -> bool {
         let Some(namespaces) = one.imports_apart(other) else {
             return false;
@@ -22,9 +22,8 @@ impl Registry {
         objects.count() <= FEW.max(self.entries.len() / 4)
     }
 
-    /// The objects that one of two scopes may see and the other not, or otherwise: those that ask for a
-    /// namespace or a label that the two do not have in common, and those of namespaces that they
-    /// import otherwise. The two must be [near](Self::are_near).
+    /// The objects that two scopes may see differently: those that ask for a namespace or a label that the two do not
+    /// share, and those of namespaces that they import differently. The two must be [near](Self::are_near).
     pub(super) fn apart(&self, one: &Scope, other: &Scope) -> Touched {
         let mut touched = Touched::default();
         let asks = &self.dependences;
@@ -51,7 +50,7 @@ impl Registry {
         touched
     }
 
-    /// What is made from an object.
+    /// Touches everything that is made from an object.
     fn touch(&self, object: &Arc<Object>, touched: &mut Touched) {
         match &object.spec {
             Some(Spec::ServiceEntry(spec)) => {

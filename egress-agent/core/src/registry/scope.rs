@@ -110,7 +110,7 @@ impl Scope {
         }
     }
 
-    /// Whether the two import the same.
+    /// Whether the two have the same imports.
     pub fn imports_as(&self, other: &Self) -> bool {
         self.imports == other.imports && self.all == other.all
     }

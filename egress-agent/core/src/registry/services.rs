@@ -241,7 +241,7 @@ impl Service {
         }
     }
 
-    /// Whether it was made of the same entries.
+    /// Whether both were made from the same entries.
     pub(super) fn is_of_the_same(&self, other: &Self) -> bool {
         let all = |service: &Self| -> Vec<*const Entry> {
             let entries = service.entries.iter().chain(&service.left_out);

@@ -63,8 +63,8 @@ impl View {
         Self::new(registry, Scope::everything())
     }
 
-    /// What is visible in another scope ([near](Registry::are_near) this one), and what may be other
-    /// than here.
+    /// The view of another scope, which must be [near](Registry::are_near) this one, and what may differ from this
+    /// view.
     pub fn in_scope(&self, registry: &Registry, scope: Scope) -> (Self, Looked) {
         let touched = registry.apart(&self.scope, &scope);
         let mut view = Self {
@@ -75,8 +75,8 @@ impl View {
         (view, looked)
     }
 
-    /// Checks again what an update touched, as far as it is visible. `made` is what views that were
-    /// updated before this one were given: those that see the same have the same service.
+    /// Checks again what an update touched, as far as it is visible. `made` has the services that were made for views
+    /// updated before this one, so that views that see the same share a service.
     pub fn update(&mut self, registry: &Registry, touched: &Touched, made: &mut Made) -> Looked {
         let parts = touched.parts.iter();
         let seen: Vec<&Part> = parts.filter(|p| p.is_seen(&self.scope)).collect();
@@ -163,7 +163,7 @@ impl View {
         users.flatten().cloned().collect()
     }
 
-    /// Rebuilds a host's plan. Returns the former one; it stays where the new one is equal.
+    /// Rebuilds a host's plan. Returns the former one, which stays in place if the new one is equal.
     fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> Arc<HostPlan> {
         let old = self.plans.get(host).cloned();
         let context = Context {
@@ -221,8 +221,7 @@ impl View {
     }
 }
 
-/// Puts a value in the place of a former one, if any. Removes nothing that is not there: that would
-/// copy what others share.
+/// Sets or removes a value. Does not touch the map if there is nothing to remove, because that would copy shared nodes.
 fn replace<V: Clone>(map: &mut OrdMap<Arc<str>, V>, host: &Arc<str>, value: Option<V>) {
     match value {
         Some(value) => drop(map.insert(Arc::clone(host), value)),

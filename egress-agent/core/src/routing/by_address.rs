@@ -40,7 +40,7 @@ impl ByNetwork {
         self.sniffed.set(net.trunc(), sniffed);
     }
 
-    /// Shares what is the same in another one.
+    /// Shares the parts that are equal in another map.
     pub(super) fn share(&mut self, other: &Self) {
         share(&mut self.any.lists, &other.any.lists);
         share(&mut self.sniffed.lists, &other.sniffed.lists);

@@ -180,7 +180,7 @@ impl<T> ByName<T> {
 }
 
 impl<T: PartialEq> ByName<T> {
-    /// Shares what is the same in another one.
+    /// Shares the parts that are equal in another map.
     pub(super) fn share(&mut self, other: &Self) {
         share(&mut self.names, &other.names);
     }

@@ -44,7 +44,7 @@ pub struct PolicyRoutes {
 }
 
 impl PolicyRoutes {
-    /// Shares what is the same in another policy's.
+    /// Shares the parts that are equal in another policy's routes.
     pub(crate) fn share(&mut self, other: &Self) {
         for (port, own) in &mut self.ports {
             let Some(of_other) = other.ports.get(port) else {

@@ -1,6 +1,6 @@
-//! Tables that stand change in place: additions before deletions, and what shadows others first.
+//! Changes existing tables in place: insertions before deletions, and entries that shadow others first.
 //!
-//! Owns what becomes of a table that several policies share.
+//! Owns what happens to a table that several policies share.
 
 use super::contents::apply;
 use super::{EMPTY_TABLE, Planner, has_prefixes, with_prefixes};
@@ -9,8 +9,8 @@ use crate::policy::tables::Delta;
 use egress_ebpf::ids::{PolicyId, TableId};
 use std::collections::BTreeMap;
 
-/// The writes of tables that change in place. Those of one kind stand together over all tables: the
-/// kernel waits for running programs once for tables that are written at one time, not once for each.
+/// The writes of tables that change in place. The writes of all tables are grouped by kind, because the kernel then
+/// waits for running programs once for a group, and not once for each table.
 #[derive(Default)]
 struct InPlace {
     puts: Vec<TableOp>,
@@ -26,9 +26,9 @@ impl InPlace {
 }
 
 impl Planner {
-    /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the
-    /// generation, so that flows under way are judged again. It comes last: a verdict that is
-    /// remembered under it was made with the table as it is.
+    /// A few rules changed: changes tables in place as [`Self::update`] does, then raises the generation, so that
+    /// running flows are judged again. The generation comes last, so that a verdict that is stored with it was made
+    /// with the changed table.
     pub fn amend(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
         let mut ops = self.update(changes);
         if self.keep_flows {
@@ -54,8 +54,8 @@ impl Planner {
     /// Addresses of listed names changed: changes tables in place, additions before deletions,
     /// without a new generation, so that flows to an address whose lease ended go on.
     ///
-    /// Policies that share a table and change alike keep sharing it; one that changes otherwise
-    /// gets a table of its own.
+    /// Policies that share a table and change in the same way keep sharing it. A policy that changes differently gets a
+    /// table of its own.
     pub fn update(&mut self, changes: &BTreeMap<PolicyId, Delta>) -> Vec<TableOp> {
         let mut ops = Vec::new();
         if changes.is_empty() {
@@ -82,8 +82,7 @@ impl Planner {
             }
         }
         ops.extend(in_place.into_ops());
-        // Once no table changes any more: one that holds what they need now may be another's that
-        // is about to become something else.
+        // Only after all tables have changed: a table with the content that they need may be one that changes too.
         let mut moved = Vec::new();
         for (id, from) in leaving {
             let delta = changes.get(&id).unwrap_or(&none);
@@ -108,7 +107,7 @@ impl Planner {
         delta.retain(|target, action| content.get(target) != action.as_ref());
         self.tables.change(table, &delta);
         let has_prefixes = self.tables.get(table).is_some_and(has_prefixes);
-        // What shadows others comes first, so that a wider entry never shows through it.
+        // Entries that shadow others come first, so that a wider entry is never exposed.
         let puts = delta.iter().rev();
         let puts = puts.filter_map(|(t, a)| a.map(|a| TableOp::put(table, t, a)));
         ops.puts.extend(puts);

@@ -127,7 +127,7 @@ impl Contents {
         }
     }
 
-    /// A content is in memory once more, elsewhere: the table shares it, if it is the same.
+    /// Makes the table share an equal content that is elsewhere in memory.
     pub(super) fn share(&mut self, id: TableId, content: &Table) {
         if let Some(Stands::Known(held)) = self.tables.get_mut(&id)
             && held.content == *content

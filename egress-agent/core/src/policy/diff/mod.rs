@@ -120,7 +120,7 @@ impl Planner {
         self.generation = mark.generation;
     }
 
-    /// What a policy's table holds is in memory once more: the two share it.
+    /// Makes a policy's table share an equal content that is elsewhere in memory.
     pub fn share(&mut self, id: PolicyId, content: &Table) {
         if let Some(policy) = self.policies.get(&id) {
             self.tables.share(policy.table, content);

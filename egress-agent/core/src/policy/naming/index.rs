@@ -42,8 +42,8 @@ impl Names {
 /// The part of the index that comes from rules.
 #[derive(Clone, Debug, Default)]
 pub(in crate::policy) struct Hosts {
-    /// How many policies have each service, by its place in memory. What follows from a service is in
-    /// the other maps once, however many have it.
+    /// How many policies have each service, by its place in memory. The other maps have the entries of a service once,
+    /// even if many policies have it.
     held: HashMap<usize, u32>,
     /// Hosts of the services that need each name.
     users: Pairs<Arc<str>>,

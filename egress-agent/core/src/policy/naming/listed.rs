@@ -33,7 +33,7 @@ impl Listed {
         }
     }
 
-    /// Removes what a service listed.
+    /// Removes the networks that a service lists.
     pub(super) fn remove(&mut self, service: &Service) {
         for network in networks(service) {
             if self.networks.remove(&network, &service.host)

@@ -61,7 +61,7 @@ impl Snapshot {
         new
     }
 
-    /// From here on these are passed through, and what is denied is recorded or not.
+    /// Sets the passed networks, and whether the policy audits.
     pub fn pass(&mut self, passthrough: Vec<IpNet>, audit: bool) {
         self.changed = true;
         let routes = Arc::make_mut(&mut self.routes);
@@ -155,7 +155,7 @@ impl Snapshot {
         }
     }
 
-    /// Shares what is the same in another one. Both have nothing to rebuild.
+    /// Shares the parts that are equal in another snapshot. Neither may have parts to rebuild.
     pub fn share(&mut self, other: &Self) {
         share(&mut self.clusters, &other.clusters);
         share_set(&mut self.users, &other.users);
@@ -177,7 +177,7 @@ impl Snapshot {
         Arc::clone(&self.routes)
     }
 
-    /// Rebuilds what is to be rebuilt: before a copy is taken, so that the two share it.
+    /// Rebuilds all stale parts. Call it before you copy the snapshot, so that the copy shares them.
     pub fn settle(&mut self, view: &View, leases: &Leases) {
         for door in std::mem::take(&mut self.stale) {
             let host = &door.1.2;

@@ -279,8 +279,8 @@ impl State {
         Arc::clone(&self.routes)
     }
 
-    /// Policies that changed share again what they have in common with the first of their like: when
-    /// all of them changed alike, each did so by itself.
+    /// Makes changed policies share equal parts again with the first policy that has the same imports, because each
+    /// policy changed by itself.
     fn share(&mut self) {
         let mut changed = Vec::new();
         for (id, policy) in &mut self.policies {

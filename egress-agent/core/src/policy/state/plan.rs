@@ -1,6 +1,6 @@
-//! New rules and settings as a plan: its writes are known before anything is in force. A plan that
-//! is dropped leaves the state as it was: changed rules are changed back, and the kept policies replace
-//! those that changed, with which they share what did not.
+//! New rules and settings as a plan: its writes are known before anything is in force. A plan that is dropped restores
+//! the state: it undoes the rule changes, and puts the former policies back, which share unchanged parts with the
+//! changed ones.
 
 use super::State;
 use super::grouping::Regrouped;
@@ -52,7 +52,7 @@ struct Before {
 /// What the plan replaced.
 #[derive(Debug)]
 struct Aside {
-    /// Policies that ended, changed, or were rebuilt, as they were.
+    /// The former versions of policies that ended, changed or were rebuilt.
     policies: BTreeMap<PolicyId, PolicyState>,
     /// Policies that were made.
     made: Vec<PolicyId>,

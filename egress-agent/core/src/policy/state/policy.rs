@@ -36,7 +36,7 @@ pub(super) struct Kind {
     pub(super) audit: bool,
 }
 
-/// One policy: what its workloads see. A copy shares what does not change after it.
+/// One policy: what its workloads see. A copy shares unchanged parts.
 #[derive(Clone, Debug, Default)]
 pub(in crate::policy) struct PolicyState {
     pub(in crate::policy) view: View,
@@ -68,8 +68,8 @@ impl PolicyState {
         policy
     }
 
-    /// A policy like this one, but for these plans: `view` is another one, and `old` has what stood in
-    /// their places.
+    /// A copy of this policy with another `view`. Its plans differ for some hosts; `old` has the plans of this policy
+    /// for these hosts.
     pub(super) fn like(
         &mut self,
         view: View,
@@ -92,7 +92,8 @@ impl PolicyState {
         policy
     }
 
-    /// Its view has other plans than these for their hosts, and perhaps other services.
+    /// Updates the policy after a change of its view. `old` has the former plans of the changed hosts; their services
+    /// may have changed too.
     pub(super) fn replan(
         &mut self,
         old: BTreeMap<Arc<str>, Arc<HostPlan>>,
@@ -107,7 +108,7 @@ impl PolicyState {
         delta
     }
 
-    /// Shares what is the same in another policy.
+    /// Shares the parts that are equal in another policy.
     pub(super) fn share(&mut self, other: &Self) {
         self.view.share(&other.view);
         share(&mut self.claims, &other.claims);

@@ -183,8 +183,8 @@ impl State {
         }
     }
 
-    /// Makes a policy for workloads of a kind: from another one that sees most of the same, if there is
-    /// one. Then the two share what they have in common.
+    /// Makes a policy for workloads of a kind. If a policy with the same imports exists, the new one is made from it
+    /// and shares equal parts.
     pub(super) fn open(&mut self, id: PolicyId, kind: Kind, needs: &mut Needs) {
         self.rebuilt = true;
         let like = self.alike(&kind.scope, PolicyId(u32::MAX));
