@@ -1,7 +1,7 @@
-//! The real `egress-agent`, started, watched, ended and started again.
+//! Starts, watches and ends the real `egress-agent`.
 //!
-//! Owns the process and its log. It reads the log for three things only, each in one function:
-//! that the gate is closed, that rules were applied, and what a test looks for.
+//! Owns the process and its log. It looks for three things in the log, each in one function: that the gate is closed,
+//! that rules were applied, and what a test asks for.
 
 use crate::place::Place;
 use crate::wait::wait_until;
@@ -27,12 +27,12 @@ const ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// How many lines of the log an error shows.
 const SHOWN: usize = 30;
 
-/// The line by which the agent says that the kernel enforces the rules.
+/// Whether the line says that the kernel enforces the rules.
 fn says_ready(line: &str) -> bool {
     line.contains("ready: the gate is ")
 }
 
-/// The line by which the agent says that changed rules are in force.
+/// Whether the line says that changed rules are in force.
 fn says_applied(line: &str) -> bool {
     line.contains("rules applied")
 }
@@ -45,8 +45,7 @@ pub fn binary() -> Result<PathBuf> {
     }
 }
 
-/// Another build of it, to upgrade to: `$EGRESS_AGENT_NEXT_BIN`, else beside the running program's
-/// folder.
+/// Another build of the agent for upgrades: `$EGRESS_AGENT_NEXT_BIN`, else beside the running program's folder.
 pub fn next_binary() -> Result<PathBuf> {
     match env::var_os("EGRESS_AGENT_NEXT_BIN") {
         Some(path) => Ok(path.into()),
@@ -54,7 +53,7 @@ pub fn next_binary() -> Result<PathBuf> {
     }
 }
 
-/// A program of the workspace: in the running program's folder or above it, as cargo lays them.
+/// A program of the workspace, in the running program's folder or above it, where cargo puts them.
 pub fn beside(name: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     own.ancestors()
@@ -64,7 +63,7 @@ pub fn beside(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("no {name} beside this program: run `cargo xtask build`"))
 }
 
-/// A running agent. Dropping it kills it: what it pinned stays, as the kernel has it.
+/// A running agent. Dropping it kills it. Its pins remain.
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
@@ -120,12 +119,12 @@ impl Agent {
         Ok(Self { child, log })
     }
 
-    /// Waits until the agent says that the gate is closed; fails at once where it ends instead.
+    /// Waits until the agent reports that the gate is closed. Fails at once if the agent ends.
     pub fn wait_ready(&mut self) -> Result<()> {
         self.wait_ready_for(READY_WITHIN)
     }
 
-    /// The same, for an agent that has a lot to read.
+    /// The same, for an agent that reads many rules.
     pub fn wait_ready_for(&mut self, limit: Duration) -> Result<()> {
         let child = &mut self.child;
         let log = &self.log;
@@ -154,7 +153,7 @@ impl Agent {
     /// 10 ms.
     pub fn cpu(&self) -> Result<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // The name may hold spaces; fields are counted from its closing bracket.
+        // The name may contain spaces, so fields are counted from its closing bracket.
         let fields = text.rsplit_once(')').context("no name")?.1;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("no times")?.parse()?) };
@@ -199,12 +198,12 @@ impl Agent {
         .with_context(|| format!("the agent's log ends with:\n{}", self.tail()))
     }
 
-    /// Waits until the agent says, after `mark`, that rules were applied.
+    /// Waits until the agent reports after `mark` that rules were applied.
     pub fn wait_applied(&self, mark: usize) -> Result<()> {
         self.wait_applied_for(mark, APPLIED_WITHIN)
     }
 
-    /// The same, for rules that are many.
+    /// The same, for many rules.
     pub fn wait_applied_for(&self, mark: usize, limit: Duration) -> Result<()> {
         self.wait_line(mark, limit, "the agent applies the rules", says_applied)
             .map(drop)
@@ -230,13 +229,13 @@ impl Agent {
         self.wait_end(ENDS_WITHIN).context("after SIGTERM")
     }
 
-    /// Waits until it ends by itself, or by another's hand.
+    /// Waits until it ends.
     pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
         let child = &mut self.child;
         wait_until("the agent ends", limit, || child.try_wait().ok().flatten())
     }
 
-    /// Kills it (SIGKILL) and waits until it is gone.
+    /// Kills it (SIGKILL) and waits for its end.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.child.kill()?;
         Ok(self.child.wait()?)

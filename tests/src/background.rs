@@ -1,4 +1,4 @@
-//! A client that runs beside the test and reports a line of JSON now and then.
+//! A client that runs beside the test and reports lines of JSON.
 
 use crate::child::Guarded;
 use crate::wait::wait_until;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// How long the process may take to end after it was asked to.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
-/// A running client; it ends when its standard input does. Dropping it kills it.
+/// A running client. It ends when its standard input ends. Dropping it kills it.
 #[derive(Debug)]
 pub struct Background {
     child: Guarded,
@@ -22,7 +22,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts a command; what it writes to standard error is the test's.
+    /// Starts a command, whose standard error is that of the test.
     pub fn start(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = Guarded::spawn(&mut command).context("starting a background client")?;
@@ -65,7 +65,7 @@ impl Background {
         })
     }
 
-    /// Tells it to end and returns its last report.
+    /// Ends it and returns its last report.
     pub fn end(mut self) -> Result<Value> {
         drop(self.child.stdin.take());
         wait_until("the background client ends", ENDS_WITHIN, || {

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// The machine's kernel, number of CPUs and present load: figures hold under these only.
+/// The machine's kernel, number of CPUs and present load. The figures apply to these only.
 pub fn machine() -> Result<String> {
     let load = std::fs::read_to_string("/proc/loadavg")?;
     Ok(format!(

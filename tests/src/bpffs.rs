@@ -1,6 +1,6 @@
-//! A BPF file system of a test's own, for pins.
+//! A test's own BPF file system for pins.
 //!
-//! Owns the mount. What is pinned there goes with it, and with the pins the hooks.
+//! Owns the mount. Its pins, and with them the hooks, end with the mount.
 
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -32,7 +32,7 @@ impl BpfFs {
 
 impl Drop for BpfFs {
     fn drop(&mut self) {
-        // Detached: a descriptor that is still open must not keep the mount from going.
+        // Detached, so that an open descriptor does not prevent the unmount.
         if let Err(error) = unmount(self.dir.path(), UnmountFlags::DETACH) {
             eprintln!(
                 "the BPF file system {} stays: {error}",

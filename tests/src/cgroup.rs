@@ -1,7 +1,7 @@
 //! Child cgroups that a test made.
 //!
-//! Owns their making and removal. Programs are attached only to these, never to a cgroup that was
-//! there before. `place` starts processes in them.
+//! Owns their creation and removal. Programs are attached only to these, never to existing cgroups. `place` starts
+//! processes in them.
 
 use crate::wait::wait_until;
 use anyhow::{Context as _, Result};
@@ -13,14 +13,13 @@ use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// What every cgroup of this harness is called, before the process id and a number.
+/// The prefix of every cgroup's name, before the process id and a number.
 const PREFIX: &str = "egress-test-";
 
-/// How long the kernel gets to empty a cgroup after its members were killed.
+/// How long the kernel may take to empty a cgroup after its members were killed.
 const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 
-/// A cgroup of this process's own. Dropping it kills its members and removes it with
-/// everything below it.
+/// A cgroup of this process. Dropping it kills its members and removes it with everything below it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -35,7 +34,7 @@ impl Cgroup {
         Self::make(mount_point()?.join(format!("{PREFIX}{}-{number}", process::id())))
     }
 
-    /// A cgroup of version 1 below the mount of a controller; an error where no hierarchy has it.
+    /// A cgroup of version 1 below the mount of a controller. Fails if no hierarchy has the controller.
     pub(crate) fn of_version_1(controller: &str) -> Result<Self> {
         let hierarchy = hierarchies()?
             .into_iter()
@@ -75,13 +74,13 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // cgroup.kill (Linux 5.14) reaches the children too. Of version 1 there is none: what is
-        // put there has a guard of its own.
+        // cgroup.kill (Linux 5.14) reaches the children too. Version 1 has no such file, but processes there have
+        // guards of their own.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
         let removed = wait_until("the cgroup is empty", EMPTY_WITHIN, || {
             remove_tree(&self.path).is_ok().then_some(())
         })
-        // An interrupted wait has looked once; the kernel may have needed a moment more.
+        // An interrupted wait checks only once, and the kernel may need a moment more.
         .or_else(|_| remove_tree(&self.path).context("still there"));
         if let Err(error) = removed {
             eprintln!("the cgroup {} stays: {error:#}", self.path.display());
@@ -104,18 +103,18 @@ pub struct Hierarchy {
     pub mount: PathBuf,
     /// 1 or 2.
     pub version: u8,
-    /// Of version 1, its controllers, among other options.
+    /// Its mount options; for version 1 these include the controllers.
     pub options: Vec<String>,
 }
 
-/// Every hierarchy that is mounted here.
+/// Every mounted hierarchy.
 pub fn hierarchies() -> Result<Vec<Hierarchy>> {
     Ok(read_hierarchies(&fs::read_to_string(
         "/proc/self/mountinfo",
     )?))
 }
 
-/// Those of the lines `ID PARENT DEV ROOT POINT OPTIONS... - TYPE SOURCE OPTIONS` (proc(5)).
+/// The hierarchies in lines `ID PARENT DEV ROOT POINT OPTIONS... - TYPE SOURCE OPTIONS` (proc(5)).
 fn read_hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     let read = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
@@ -134,11 +133,11 @@ fn read_hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     mountinfo.lines().filter_map(read).collect()
 }
 
-/// Cgroups that an earlier process of this harness left because it was killed, in any hierarchy:
-/// removed where they are empty and their process is gone.
+/// Removes cgroups that a killed process of this harness left in any hierarchy, if they are empty and their process has
+/// ended.
 fn remove_leftovers() -> Result<()> {
     for hierarchy in hierarchies()? {
-        // One that this process does not see has nothing of it.
+        // A hierarchy that this process does not see has no cgroups of the harness.
         let entries = fs::read_dir(&hierarchy.mount).into_iter().flatten();
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -146,7 +145,7 @@ fn remove_leftovers() -> Result<()> {
                 .to_str()
                 .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-                // What runs in it still is for its own guard, if there is one.
+                // Processes in it belong to their own guards.
                 let _ = remove_tree(&entry.path());
             }
         }

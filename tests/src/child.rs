@@ -1,4 +1,4 @@
-//! A process that does not outlive its guard, whatever becomes of the test.
+//! A process that ends with its guard, even if the test fails.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -17,7 +17,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // One that has ended already cannot be killed, and is waited for once more without harm.
+        // If it has ended, the kill fails and another wait is harmless.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,6 +1,6 @@
 //! Clients: a program run to its end with a deadline, and curl in particular.
 //!
-//! Owns how a client is run and which of its output is kept. `place` decides where it runs.
+//! Owns how a client runs, and which output is kept. `place` decides where it runs.
 
 use crate::child::Guarded;
 use crate::place::Place;
@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 /// Longer than any answer of the hosts.
 const CURL_LIMIT: Duration = Duration::from_secs(20);
 
-/// What separates the body from what curl says of the transfer. No host sends it.
+/// Separates the body from curl's report about the transfer. No host sends it.
 const MARK: &str = "\n\u{1e}";
 
 /// A program that has ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Its exit code; 128 and the signal's number where one ended it, as in a shell.
+    /// Its exit code; 128 plus the signal's number if a signal ended it, as in a shell.
     pub exit: i32,
     /// What it wrote to standard output.
     pub stdout: String,
@@ -31,7 +31,7 @@ pub struct Finished {
     pub elapsed: Duration,
 }
 
-/// Runs a program to its end; after `limit` it is killed, which is an error.
+/// Runs a program to its end. Kills it after `limit` and then fails.
 pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
     let name = command.get_program().display().to_string();
     let start = Instant::now();
@@ -72,20 +72,20 @@ pub struct Reply {
     /// curl's exit code: 0 an answer, 6 no such host, 7 no connection, 35 no TLS, 52 and 56
     /// closed without an answer.
     pub exit: i32,
-    /// The status of HTTP, 0 where there was none.
+    /// The HTTP status, 0 if there was none.
     pub code: u16,
     /// The body.
     pub body: String,
     /// The time of the transfer by curl's own clock, name resolution included.
     pub elapsed: Duration,
-    /// The address that it connected to, empty where it did not.
+    /// The address to which it connected; empty if it did not.
     pub remote: String,
     /// What curl complained about.
     pub stderr: String,
 }
 
 impl Reply {
-    /// Whether the connection itself was refused, or the name was.
+    /// Whether the connection or the name was refused.
     pub fn refused(&self) -> bool {
         matches!(self.exit, 6 | 7)
     }

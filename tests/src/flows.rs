@@ -1,4 +1,4 @@
-//! The program `flows`, as a test uses it: many flows at one time from one place, and how each ended.
+//! The program `flows` for tests: many flows at the same time from one place, and how each ended.
 //!
 //! Owns how it is run and read, and the form of a flow. The test checks the results.
 
@@ -36,7 +36,7 @@ pub enum End {
     Status(u16),
     /// The host answered.
     Served,
-    /// Something else, which no gate should do.
+    /// Something else, which a gate must not cause.
     Other(String),
 }
 

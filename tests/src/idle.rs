@@ -1,6 +1,6 @@
-//! What idle connections cost the agent, and what of it stays when they are closed.
+//! The agent's memory for idle connections, and what remains after they are closed.
 //!
-//! Owns the measuring. What is too much is for tests and benches to say.
+//! Owns the measurement. Tests and benches decide what is too much.
 
 use crate::agent::beside;
 use crate::background::Background;
@@ -23,19 +23,19 @@ const LIMIT: Duration = Duration::from_mins(10);
 /// Longer than the proxy waits before it gives memory back.
 const SETTLED: Duration = Duration::from_secs(4);
 
-/// What the connections carry.
+/// The protocol of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
     /// One HTTP request each; they are kept alive.
     Http,
-    /// One request each over TLS, which passes through.
+    /// One request each over TLS, which the proxy relays.
     Tls,
 }
 
 /// Resident memory of the agent, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// Connections that were open at one time.
+    /// Connections that were open at the same time.
     pub connections: usize,
     /// Before the first.
     pub before: u64,
@@ -46,22 +46,22 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Bytes of one idle connection, over the least that the agent had without any.
+    /// Bytes of one idle connection, above the smallest memory without connections.
     pub fn of_each(&self) -> u64 {
         let without = self.before.min(self.closed);
         self.idle.saturating_sub(without) / (self.connections as u64).max(1)
     }
 }
 
-/// Opens so many connections of several workloads at one time, or as many as the agent serves, each asked
-/// once, and closes them.
+/// Opens `count` connections of several workloads, or as many as the agent serves, makes one request on each, and
+/// closes them.
 pub fn measure(lab: &mut Lab, speaks: Speaks, count: usize) -> Result<Memory> {
     raise_descriptors()?;
     lab.rules("each-way.yaml", &each_way())?;
     let workloads: Vec<_> = (0..WORKLOADS)
         .map(|n| lab.workloads().child(&format!("idle-{n}")))
         .collect::<Result<_>>()?;
-    // What the first connection brings with it is not the cost of one.
+    // The first connection has costs of its own, which are not part of the measurement.
     end(hold(lab, &workloads, speaks, WORKLOADS)?.0)?;
     let before = settled(lab)?;
     let (clients, connections) = hold(lab, &workloads, speaks, count)?;
@@ -75,7 +75,7 @@ pub fn measure(lab: &mut Lab, speaks: Speaks, count: usize) -> Result<Memory> {
     })
 }
 
-/// The clients of all workloads and how many connections they hold, once each was answered or denied.
+/// The clients of all workloads, and their number of connections, once each was answered or denied.
 fn hold(
     lab: &Lab,
     workloads: &[Cgroup],
@@ -117,7 +117,7 @@ fn end(clients: Vec<Background>) -> Result<()> {
         .try_for_each(|client| client.end().map(drop))
 }
 
-/// Resident memory once it no longer sinks.
+/// Resident memory once it no longer decreases.
 fn settled(lab: &mut Lab) -> Result<u64> {
     let deadline = Instant::now() + LIMIT;
     let mut last = lab.agent()?.resident()?;
@@ -131,7 +131,7 @@ fn settled(lab: &mut Lab) -> Result<u64> {
     }
 }
 
-/// The hosts of the lab take as many descriptors as there are connections.
+/// The hosts of the lab need a descriptor for each connection.
 fn raise_descriptors() -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

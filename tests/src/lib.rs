@@ -1,9 +1,8 @@
 //! The harness of the end-to-end tests: real cgroups, real network namespaces, real sockets and
 //! the real agent binary.
 //!
-//! Owns everything that such a test needs around the agent: guards that make a thing and remove it
-//! again, also when a test panics; the hosts of the outside; the clients. It judges nothing; the
-//! tests do.
+//! Owns everything that such a test needs around the agent: guards that create things and remove them again, even when
+//! a test panics; the hosts of the outside; the clients. The tests judge the results.
 
 pub mod agent;
 pub mod background;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{ChildStdout, Command, Stdio};
 
-/// A load at work. Dropping it kills it.
+/// A running load. Dropping it kills it.
 #[derive(Debug)]
 pub struct Load {
     child: Guarded,
@@ -28,7 +28,7 @@ pub fn command(place: &Place<'_>, arguments: &[&str]) -> Result<Command> {
 }
 
 impl Load {
-    /// Starts one and waits until it is at work.
+    /// Starts a load, and waits until it works.
     pub fn start(place: &Place<'_>, arguments: &[&str]) -> Result<Self> {
         let mut command = command(place, arguments)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -46,7 +46,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Tells it to end, and gives its counts.
+    /// Ends it. Returns its counts.
     pub fn stop(mut self) -> Result<Counts> {
         drop(self.child.stdin.take());
         let mut text = String::new();

@@ -1,7 +1,7 @@
-//! A limit of memory around the agent, low enough that the kernel's OOM killer ends it.
+//! A memory limit around the agent that is so low that the kernel's OOM killer ends it.
 //!
-//! Owns the cgroup that has the limit: of version 2 the agent's own, which the lab made, of
-//! version 1 one that is made here and removed again.
+//! Owns the cgroup with the limit. With version 2 this is the agent's own cgroup, which the lab made; with version 1 it
+//! is made here and removed again.
 
 use crate::cgroup::Cgroup;
 use crate::wait::wait_until;
@@ -10,10 +10,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the agent may have beyond what it has. It takes more than that to read rules.
+/// The memory that the agent may still allocate. Reading rules needs more.
 const ROOM: u64 = 256 << 10;
 
-/// How long the kernel may take to let a limit sink to what is in use.
+/// How long the kernel may take to accept a limit near the present use.
 const SET_WITHIN: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -21,7 +21,7 @@ const SET_WITHIN: Duration = Duration::from_secs(5);
 pub struct MemoryLimit {
     /// The cgroup that has the limit.
     folder: PathBuf,
-    /// The same, where it is of version 1.
+    /// The same cgroup, if it is of version 1.
     own: Option<Cgroup>,
 }
 
@@ -45,7 +45,7 @@ impl MemoryLimit {
         })
     }
 
-    /// Takes a running agent in and lets it have hardly more than it has.
+    /// Puts a running agent under a limit that is little above its present memory.
     pub fn lower(&self, agent: u32) -> Result<()> {
         if self.own.is_none() {
             // Below what is in use: the kernel reclaims, and then kills (memory_max_write in
@@ -61,7 +61,7 @@ impl MemoryLimit {
         })
     }
 
-    /// As much as there is, for the next agent.
+    /// Removes the limit, for the next agent.
     pub fn lift(&self) -> Result<()> {
         let (name, value) = match self.own {
             Some(_) => ("memory.limit_in_bytes", "-1"),
@@ -84,11 +84,11 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // A process that lives on leaves for the controller's root, so that the cgroup can go.
+        // Remaining processes move to the controller's root, so that the cgroup can be removed.
         let members = self.own.as_ref().and_then(|own| own.members().ok());
         for pid in members.unwrap_or_default() {
             let root = self.folder.with_file_name("cgroup.procs");
-            // One that cannot has ended meanwhile; else the cgroup stays, and its guard says so.
+            // A process that cannot move has ended meanwhile. Otherwise the cgroup remains, and its guard reports that.
             let _ = fs::write(root, pid.to_string());
         }
     }

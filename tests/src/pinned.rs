@@ -33,12 +33,12 @@ pub fn forget_proxy(bpf_dir: &Path, netns: NetnsCookie) -> Result<()> {
     Ok(table::<NetnsCookie, ProxyPort>(bpf_dir, "PROXIES")?.remove(&netns)?)
 }
 
-/// Cgroups under a policy of their own.
+/// Cgroups with a policy of their own.
 pub fn owners(bpf_dir: &Path) -> Result<usize> {
     entries::<CgroupId, u64>(bpf_dir, "OWNERS")
 }
 
-/// Makes the kernel forget the cgroups above one, as if newer ones had taken the entry's place.
+/// Removes the kernel's entry for the ancestors of a cgroup, as if newer entries had replaced it.
 pub fn forget_ancestors(bpf_dir: &Path, cgroup: u64) -> Result<()> {
     let map = MapData::from_pin(abi(bpf_dir)?.join("maps/ANCESTORS"))?;
     let mut ancestors: HashMap<_, CgroupId, Ancestors> = Map::LruHashMap(map).try_into()?;
@@ -55,8 +55,8 @@ pub fn flow_table(bpf_dir: &Path) -> Result<HashMap<MapData, FlowKey, FlowOrigin
     table(bpf_dir, "FLOWS")
 }
 
-/// Makes every permission to answer a peer ten seconds older than it may be, and what this process's
-/// sockets have heard as well; how many permissions there were.
+/// Ages every permission to answer a peer, and the record of what this process's sockets have heard, to ten seconds
+/// beyond the limit. Returns the number of permissions.
 pub fn age_answers(bpf_dir: &Path, process: u32) -> Result<usize> {
     const AGE: u64 = ANSWER_NS + 10_000_000_000;
     let map = MapData::from_pin(abi(bpf_dir)?.join("maps/SOCKETS"))?;
@@ -70,14 +70,14 @@ pub fn age_answers(bpf_dir: &Path, process: u32) -> Result<usize> {
     let mut table = table::<PeerKey, u64>(bpf_dir, "PEERS")?;
     let keys: Vec<PeerKey> = table.keys().collect::<Result<_, _>>()?;
     for key in &keys {
-        // The time is one summand of the value.
+        // The value is a sum that contains the time.
         let aged = table.get(key, 0)?.wrapping_sub(AGE);
         table.insert(key, aged, 0)?;
     }
     Ok(keys.len())
 }
 
-/// Descriptors of the sockets that another process has.
+/// Descriptors of another process's sockets.
 fn sockets_of(process: u32) -> Result<Vec<OwnedFd>> {
     let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
     let pidfd = pidfd_open(pid.context("a process id")?, PidfdFlags::empty())?;
@@ -108,14 +108,14 @@ fn entries<K: Pod, V: Pod>(bpf_dir: &Path, name: &str) -> Result<usize> {
     Ok(count)
 }
 
-/// A link that is pinned and the program that it runs.
+/// A pinned link and its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
-    /// The pin's inode: another one is another link.
+    /// The pin's inode. Another inode means another link.
     pub pin: u64,
     /// The link's id in the kernel.
     pub link: u32,
-    /// The program's: loaded again it has another one.
+    /// The program's id. A program that is loaded again has another id.
     pub program: u32,
     /// The hash of the program's instructions.
     pub tag: u64,
@@ -123,7 +123,7 @@ pub struct Attached {
 
 /// Every pinned link, by `CGROUP/PROGRAM`.
 pub fn attached(bpf_dir: &Path) -> Result<BTreeMap<String, Attached>> {
-    // One that goes while it is looked at is an error, and no business of these pins.
+    // A program that ends meanwhile gives an error, but does not belong to these pins.
     let tags: BTreeMap<u32, u64> = loaded_programs()
         .filter_map(|program| program.ok().map(|p| (p.id(), p.tag())))
         .collect();
@@ -144,7 +144,7 @@ pub fn attached(bpf_dir: &Path) -> Result<BTreeMap<String, Attached>> {
     Ok(all)
 }
 
-/// The folders of the pinned links, one a cgroup, each called by the cgroup's id.
+/// The folders of the pinned links, one for each cgroup. The name is the cgroup's id.
 pub fn links(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
     folder(&abi(bpf_dir)?.join("links"))
 }
@@ -163,7 +163,7 @@ fn name(path: &Path) -> String {
         .into_owned()
 }
 
-/// The folder that carries the ABI's number.
+/// The folder with the ABI's number.
 fn abi(bpf_dir: &Path) -> Result<PathBuf> {
     let mut all = folder(bpf_dir)?.into_iter();
     all.find(|path| name(path).starts_with("abi-"))

@@ -1,5 +1,4 @@
-//! Where a process of a test runs: in which cgroup, which network namespace, with which
-//! resolver configuration.
+//! Where a process of a test runs: its cgroup, network namespace and resolver configuration.
 //!
 //! Owns what happens between fork and exec. The places themselves are `cgroup` and `netns`.
 
@@ -18,19 +17,19 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// A place for processes. Empty, it is where the test itself runs.
+/// A place for processes. An empty place is that of the test itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Place<'a> {
     /// The cgroup that the process joins before it executes.
     pub cgroup: Option<&'a Cgroup>,
     /// Its network namespace.
     pub netns: Option<&'a NetNs>,
-    /// What it sees as the resolver's configuration.
+    /// Its resolver configuration.
     pub resolver: Option<&'a ResolverFiles>,
 }
 
 impl Place<'_> {
-    /// `program`, to be run there. Variables of proxies are not handed on.
+    /// The command of `program` in this place, without environment variables for proxies.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let mut command = Command::new(program);
         for name in [
@@ -57,7 +56,7 @@ impl Place<'_> {
             .map(|netns| netns.fd().try_clone_to_owned())
             .transpose()?;
         let binds = self.resolver.map(ResolverFiles::binds).transpose()?;
-        // SAFETY: the closure makes system calls on what was opened and allocated before
+        // SAFETY: the closure only makes system calls, with descriptors and memory from before the fork
         unsafe {
             command.pre_exec(move || move_there(procs.as_ref(), netns.as_ref(), binds.as_deref()))
         };
@@ -121,7 +120,7 @@ fn private_mounts(binds: &[(CString, CString)]) -> io::Result<()> {
     }
 }
 
-/// `resolv.conf` and `nsswitch.conf` of a test's own, laid over the machine's for one process.
+/// A test's own `resolv.conf` and `nsswitch.conf`, mounted over the machine's for one process.
 #[derive(Debug)]
 pub struct ResolverFiles {
     dir: TempDir,
@@ -138,7 +137,7 @@ impl ResolverFiles {
             writeln!(resolv, "nameserver {server}")?;
         }
         std::fs::write(dir.path().join("resolv.conf"), resolv)?;
-        // Without it, a machine with systemd-resolved would be asked through a Unix socket.
+        // Without it, a client would ask systemd-resolved through a Unix socket.
         std::fs::write(dir.path().join("nsswitch.conf"), "hosts: files dns\n")?;
         Ok(Self { dir })
     }

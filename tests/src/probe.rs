@@ -1,4 +1,4 @@
-//! The program `probe`, as a test uses it: one attempt, or one that continues in the background.
+//! The program `probe` for tests: one attempt, or one that continues in the background.
 //!
 //! Owns how it is run and read. `bin/probe.rs` has the attempts.
 
@@ -30,7 +30,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether the kernel said EPERM, as the gate does.
+    /// Whether the error is EPERM, as for a denial by the gate.
     pub fn denied(&self) -> bool {
         self.errno == Some(libc::EPERM)
     }
@@ -72,7 +72,7 @@ pub struct Tally {
     pub connected: u64,
     /// EPERM: the gate.
     pub denied: u64,
-    /// ECONNREFUSED: nobody listens, such as the proxy of an agent that is dead.
+    /// ECONNREFUSED: nothing listens, for example because the agent is dead.
     pub refused: u64,
     /// Anything else.
     pub other: u64,
@@ -81,7 +81,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether every connect was the gate's to deny, and there were more than `many`.
+    /// Whether the gate denied every connect, and there were more than `many`.
     pub fn all_denied(&self, many: u64) -> bool {
         (self.connected, self.refused, self.other) == (0, 0, 0) && self.denied > many
     }
@@ -93,8 +93,8 @@ impl Session {
         Self::start(place, "hold", to)
     }
 
-    /// The same over a connected datagram socket. [`Session::say`] returns `errno` and the number
-    /// where a datagram is denied.
+    /// The same over a connected datagram socket. [`Session::say`] returns `errno` and the number if a datagram is
+    /// denied.
     pub fn hold_udp(place: &Place<'_>, to: SocketAddr) -> Result<Self> {
         Self::start(place, "hold-udp", to)
     }
@@ -164,7 +164,7 @@ impl Session {
     }
 }
 
-/// The lines of a stream, read by a thread so that waiting for one can have a limit.
+/// The lines of a stream. A thread reads them, so that a wait for one can have a limit.
 pub(crate) fn lines(stream: Option<ChildStdout>) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {

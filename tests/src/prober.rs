@@ -1,8 +1,8 @@
-//! Clients inside the gate that connect again and again: one says when a destination became allowed
-//! or denied, one counts how often a destination that is listed was denied.
+//! Clients inside the gate that connect again and again: one reports when a destination became allowed or denied, the
+//! other counts how often a listed destination was denied.
 //!
-//! Owns how the ways `when` and `watch` of the program `probe` are run and read. A connect that is not
-//! denied sends at most a SYN: the destination is an address that nobody listens at.
+//! Owns how the modes `when` and `watch` of the program `probe` are run and read. A connect that is not denied sends at
+//! most a SYN, because nothing listens at the destinations.
 
 use crate::agent::beside;
 use crate::child::Guarded;
@@ -16,17 +16,17 @@ use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-/// The time that all processes share: `CLOCK_MONOTONIC`.
+/// The time of `CLOCK_MONOTONIC`, which all processes share.
 pub fn now() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// A client that dials until the gate's verdict is the one asked for. Dropping it kills it.
+/// A client that dials until the gate gives the requested verdict. Dropping it kills it.
 #[derive(Debug)]
 pub struct Dialer {
-    // Dropped first: the client ends with its input.
+    // Dropped first, because the client ends with its input.
     to: ChildStdin,
     from: Receiver<String>,
     _child: Guarded,
@@ -43,7 +43,7 @@ impl Dialer {
         })
     }
 
-    /// Begins to dial `count` addresses from `first` on, each until it is allowed.
+    /// Starts to dial `count` addresses from `first` on, each until it is allowed.
     pub fn until_allowed(&mut self, first: SocketAddr, count: usize) -> Result<()> {
         Ok(writeln!(self.to, "allowed {first} {count}")?)
     }
@@ -61,7 +61,7 @@ impl Dialer {
     }
 }
 
-/// A client that connects to listed destinations, each once in a pause. Dropping it kills it.
+/// A client that connects to each listed destination once in an interval. Dropping it kills it.
 #[derive(Debug)]
 pub struct Watch {
     to: Option<ChildStdin>,
@@ -74,16 +74,16 @@ pub struct Watch {
 pub struct Watched {
     /// Connects.
     pub tries: u64,
-    /// Those that the gate denied.
+    /// Connects that the gate denied.
     pub denied: u64,
-    /// Those that failed otherwise; nobody listens there, so `ECONNREFUSED` is no failure.
+    /// Connects that failed otherwise. Nothing listens there, so `ECONNREFUSED` is not a failure.
     pub failed: u64,
-    /// The longest time from a denied connect to the next that was not.
+    /// The longest time from a denied connect to the next one that was not denied.
     pub longest: Duration,
 }
 
 impl Watched {
-    /// Of two clients: their counts together, and the longer time.
+    /// The counts of two clients together, and the longer time.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::time::Duration;
 
-/// How long `status` may take to say what is awaited.
+/// How long `status` may take to show the expected result.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Starts an agent with the lab's arguments and some more, and does not wait for it.
@@ -24,7 +24,7 @@ pub fn spawn(lab: &Lab, place: &Place<'_>, more: &[&str]) -> Result<Agent> {
     Agent::spawn(place, &agent::binary()?, &arguments)
 }
 
-/// The exit code of `status`, and what it says; `null` where that is not JSON.
+/// The exit code of `status` and its output; `null` if it is not JSON.
 ///
 /// # Errors
 /// The command cannot be run.
@@ -40,7 +40,7 @@ pub fn status(lab: &Lab) -> Result<(i32, Value)> {
     ))
 }
 
-/// Waits until `status` fits; the error has the last answer.
+/// Waits until `status` fits. The error contains the last answer.
 ///
 /// # Errors
 /// It does not fit in time.
@@ -54,7 +54,7 @@ pub fn wait_status(lab: &Lab, what: &str, fits: impl Fn(&Value) -> bool) -> Resu
     found.with_context(|| format!("{what}: {last:?}"))
 }
 
-/// Waits until `status` is not ready for a reason that contains `why`, and gives the whole reason.
+/// Waits until `status` is not ready for a reason that contains `why`. Returns the whole reason.
 ///
 /// # Errors
 /// There is no such reason in time, or the agent is ready.

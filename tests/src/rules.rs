@@ -1,5 +1,4 @@
-//! Rules that more than one suite applies: those that are shipped, and a host whose TCP port goes
-//! straight through.
+//! Rules that several suites apply: the shipped examples, and a host whose TCP port bypasses the proxy.
 
 /// `httpbin.org`, HTTP.
 pub const HTTPBIN: &str = include_str!("../../examples/httpbin-serviceentry.yaml");
@@ -32,7 +31,7 @@ spec:
   resolution: DNS
 ";
 
-/// A host for each way that bytes take: straight through, and by HTTP and TLS through the proxy.
+/// A host for each path of bytes: directly, and by HTTP and TLS through the proxy.
 pub fn each_way() -> String {
     [ECHO, HTTPBIN, GOOGLE_ENTRY].join("\n---\n")
 }

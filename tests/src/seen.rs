@@ -19,7 +19,7 @@ pub fn brief(reply: &Reply) -> String {
     }
 }
 
-/// Whether it took that many seconds, both ends included.
+/// Whether it took between `low` and `high` seconds, including both.
 pub fn between(reply: &Reply, low: f64, high: f64) -> bool {
     (low..=high).contains(&reply.elapsed.as_secs_f64())
 }

@@ -1,5 +1,5 @@
-//! The load under which a test kills, stops or replaces the agent: it tries listed and unlisted
-//! destinations without a pause.
+//! The load under which a test kills, stops or replaces the agent: it tries listed and unlisted destinations without
+//! pauses.
 //!
 //! Owns the rules, the load's targets and their expected results. The test acts on the agent.
 
@@ -19,7 +19,7 @@ spec:
   resolution: DNS
 ";
 
-/// Each of them must have been tried more often than this for the counts to say anything.
+/// Each kind must have more tries than this, so that the counts mean something.
 const AT_LEAST: u64 = 100;
 
 /// Lists the echo by TCP and UDP and `httpbin.org` through the proxy, and starts the load.
@@ -27,7 +27,7 @@ const AT_LEAST: u64 = 100;
 /// # Errors
 /// The rules are not applied, or the load does not start.
 pub fn start(lab: &Lab) -> Result<Load> {
-    // A connect a millisecond uses up the ports in less than their TIME_WAIT.
+    // One connect each millisecond uses up all ports during their TIME_WAIT.
     for (key, value) in [
         ("tcp_tw_reuse", "1"),
         ("ip_local_port_range", "16000 65000"),
@@ -57,7 +57,7 @@ pub fn start(lab: &Lab) -> Result<Load> {
     )
 }
 
-/// Panics where a direct flow was denied, or where anything unlisted was allowed.
+/// Panics if a direct flow was denied or an unlisted flow was allowed.
 pub fn assert_held(lab: &Lab, counts: &Counts) {
     for kind in ["standing", "direct-tcp", "direct-udp"] {
         assert_only(counts, kind, &["ok"], "a false deny");
@@ -79,7 +79,7 @@ fn count(counts: &Counts, kind: &str, result: &str) -> u64 {
     counts.get(&name).copied().unwrap_or_default()
 }
 
-/// Panics where a try of this kind had another result than those given.
+/// Panics if a try of this kind had a result that is not in `results`.
 fn assert_only(counts: &Counts, kind: &str, results: &[&str], what: &str) {
     let others: Vec<_> = counts
         .iter()

@@ -1,11 +1,11 @@
-//! The lab's agent replaced by another build of it, and the proof that it was.
+//! Replaces the lab's agent by another build, and proves that it did.
 
 use crate::lab::Lab;
 use crate::pinned::{self, Attached};
 use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 
-/// Hooks whose programs have other instructions in the two builds: all that decide.
+/// Hooks whose programs differ between the two builds: all that decide.
 const DECIDE: [&str; 6] = [
     "sock_create",
     "connect4",
@@ -15,8 +15,7 @@ const DECIDE: [&str; 6] = [
     "egress",
 ];
 
-/// Ends the agent as an upgrade does (SIGTERM), starts the other build in its place, and waits
-/// until that is ready.
+/// Ends the agent as an upgrade does (SIGTERM), starts the other build in its place, and waits until it is ready.
 ///
 /// # Errors
 /// The new agent says the old one's version, a link is not the one that was there, a link runs

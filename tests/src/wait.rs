@@ -1,21 +1,19 @@
-//! Waiting for a condition with a deadline, and for Ctrl-C to stop all waiting.
+//! Waits for a condition with a deadline. Ctrl-C stops all waits.
 //!
-//! Owns no condition. Nothing in the harness sleeps for a fixed time: it asks again until the
-//! deadline.
+//! Owns no condition. Nothing in the harness sleeps for a fixed time; it checks again until the deadline.
 
 use anyhow::{Result, bail};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long to rest between two looks.
+/// The pause between two checks.
 const REST: Duration = Duration::from_millis(5);
 
 /// Set by a signal that asks the process to end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// How many times slower than an ordinary machine this one is: `$EGRESS_TEST_SLOW`, for emulated
-/// ones.
+/// How many times slower this machine is than an ordinary one: `$EGRESS_TEST_SLOW`, for emulated machines.
 fn slowness() -> u32 {
     std::env::var("EGRESS_TEST_SLOW")
         .ok()
@@ -23,7 +21,7 @@ fn slowness() -> u32 {
         .unwrap_or(1)
 }
 
-/// Asks `condition` until it gives a value; after `limit` fails, naming `what`.
+/// Checks `condition` until it gives a value. After `limit` it fails and names `what`.
 pub fn wait_until<T>(
     what: &str,
     limit: Duration,

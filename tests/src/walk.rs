@@ -15,14 +15,14 @@ const HTTPBIN: (&str, &str) = ("httpbin-serviceentry.yaml", rules::HTTPBIN);
 const GOOGLE: (&str, &str) = ("google.yaml", rules::GOOGLE);
 const TIMEOUT: (&str, &str) = ("httpbin-timeout.yaml", rules::TIMEOUT);
 
-/// A denial is the kernel's: it takes no longer than this, name resolution included.
+/// The longest time of a denial by the kernel, including name resolution.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
-/// How long a change of the rules may take until it is seen. The promise is 200 ms; a curl that
-/// looks takes some of it.
+/// How long a change of the rules may take until a client sees it. The promise is 200 ms, and each curl takes some
+/// time.
 const IN_FORCE: Duration = Duration::from_secs(2);
 
-/// What the user asks for again and again.
+/// The URL that the user requests repeatedly.
 const URL: &str = "http://httpbin.org/headers";
 
 /// A name that no rule lists.
@@ -92,8 +92,8 @@ impl Walker<'_> {
         self.rows.push(row);
     }
 
-    /// Puts a file in place and asks again until its effect is seen or [`IN_FORCE`] is over;
-    /// returns how long that took.
+    /// Puts a file in place, and checks until its effect is seen or [`IN_FORCE`] is over. Returns the time that it
+    /// took.
     fn apply(
         &self,
         (name, text): (&str, &str),
@@ -107,7 +107,7 @@ impl Walker<'_> {
 
     fn until(&self, seen: &mut dyn FnMut(&Lab) -> Result<bool>) -> Result<Duration> {
         let start = Instant::now();
-        // What is not seen by then shows in the step's own line.
+        // If the effect is not seen by then, the step's own line shows that.
         let _ = wait_until("the rules are in force", IN_FORCE, || {
             seen(&self.lab).unwrap_or(true).then_some(())
         });
@@ -124,7 +124,7 @@ impl Walker<'_> {
         }
     }
 
-    /// Step 5: the rules go, then all is as in step 0.
+    /// Step 5: the rules are removed, and the result is that of step 0.
     fn all_deleted(&mut self) -> Result<()> {
         let mark = self.lab.agent()?.mark();
         for (name, _) in [TIMEOUT, GOOGLE, HTTPBIN] {
@@ -136,7 +136,7 @@ impl Walker<'_> {
         self.nothing_listed(5, "all rules deleted", mark)
     }
 
-    /// Steps 0 and 5; the log since `mark` must say why.
+    /// Steps 0 and 5. The log since `mark` must have the reason.
     fn nothing_listed(&mut self, step: u8, action: &'static str, mark: usize) -> Result<()> {
         for (url, last, origin) in [
             (

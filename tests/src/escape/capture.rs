@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-/// What the harness itself sends to know that it has seen all that was sent before.
+/// The payload of the harness's own datagrams. Once one arrives, everything sent before has been seen.
 const SENTINEL: &[u8] = b"escape-suite sentinel ";
 /// How long a sentinel may take.
 const SOON: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub struct Frame {
     pub to: Option<IpAddr>,
     /// Protocol or next header.
     pub protocol: u8,
-    /// Destination port of TCP and UDP right behind the IP header, else 0.
+    /// Destination port of TCP and UDP directly after the IP header, else 0.
     pub port: u16,
     bytes: Vec<u8>,
 }
@@ -68,7 +68,7 @@ impl Frame {
         }
     }
 
-    /// What any kernel says on any link: ARP, neighbour and listener discovery.
+    /// Whether it is a frame that any kernel sends on any link: ARP, neighbour and listener discovery.
     fn is_noise(&self) -> bool {
         const ARP: u16 = 0x0806;
         let icmp6 = |offset| {
@@ -77,7 +77,7 @@ impl Frame {
         match (self.kind, self.protocol) {
             (ARP, _) => true,
             (0x86dd, 58) => icmp6(54),
-            // Listener reports stand behind a router alert. Those for a probe's group are no noise.
+            // Listener reports come after a router alert. Reports for a probe's group are not noise.
             (0x86dd, 0) => at(&self.bytes, 54) == 58 && icmp6(62) && !self.contains(&GROUP6),
             _ => self.contains(SENTINEL),
         }
@@ -123,7 +123,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Begins to listen in `outside`.
+    /// Starts to capture in `outside`.
     pub fn start(outside: &NetNs) -> Result<Self> {
         const ALL: u16 = libc::ETH_P_ALL as u16;
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -159,7 +159,7 @@ impl Capture {
     /// Everything that was sent from `node` before this call, without noise. `router` is the far
     /// end's address.
     ///
-    /// A packet waits in the queue of the processor that sent it, so a sentinel goes out by each.
+    /// A packet waits in the queue of the processor that sent it, so each processor sends a sentinel.
     pub fn settle(&mut self, node: &NetNs, router: IpAddr) -> Result<Vec<Frame>> {
         self.rounds += 1;
         let processors = processors();
@@ -227,8 +227,8 @@ fn processors() -> Vec<usize> {
     (0..=last).collect()
 }
 
-/// Sends a datagram from one processor; one that this process may not use sends nothing else
-/// either.
+/// Sends a datagram from one processor. A processor that this process may not use sends none, and has sent nothing
+/// before.
 fn send_from(cpu: usize, router: IpAddr, text: &[u8]) -> Result<()> {
     // SAFETY: the set is a plain structure on this stack; the thread is made for this and ends
     unsafe {

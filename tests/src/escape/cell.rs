@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What was seen of a path.
+/// The result of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     /// Nothing left.
@@ -35,7 +35,7 @@ pub struct Cell {
     pub family: &'static str,
     /// What was seen.
     pub seen: Seen,
-    /// Whether that is what the table says.
+    /// Whether the result agrees with the table.
     pub agreed: bool,
     /// How the probe ended, or what went wrong.
     pub detail: String,

@@ -1,5 +1,5 @@
-//! Claimed sources: a datagram that names the target as its sender, so that a server of the same
-//! node takes the target for a peer that wrote first and answers it.
+//! Claimed sources: a datagram names the target as its sender, so that a server of the same node treats the target as a
+//! peer that wrote first, and answers it.
 //!
 //! Owns the ways to claim an address and the ways by which such a datagram comes back to a socket
 //! of the node without the loopback device: broadcast, groups, and another workload.
@@ -33,7 +33,7 @@ pub fn listed_groups() -> [IpAddr; 3] {
     ]
 }
 
-/// Addresses to claim a source with.
+/// Makes a socket that claims a source address.
 type Claim = fn(&Aim) -> Step<Sock>;
 
 /// A datagram socket that is bound to the target's address.
@@ -44,7 +44,7 @@ fn bound_to_target(aim: &Aim) -> Step<Sock> {
     Ok(sock)
 }
 
-/// A datagram socket whose address another one may have too: one stands between its parts.
+/// A datagram socket whose address another socket may share, because a paused probe may have it.
 fn sharing(aim: &Aim) -> Step<Sock> {
     let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     sock.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
@@ -74,8 +74,7 @@ fn bound_by_ipv4_option(aim: &Aim) -> Step<Sock> {
     Ok(sock)
 }
 
-/// Sends with the target's address as the source, named in a control message where the socket is
-/// not bound to it.
+/// Sends with the target's address as the source. A control message names it if the socket is not bound to it.
 fn send_claimed(sock: &Sock, aim: &Aim, to: SocketAddr, by_message: bool) -> Step {
     if !by_message {
         return sock.send_to(PAYLOAD, to, 0);
@@ -111,13 +110,13 @@ fn group(aim: &Aim, port: u16) -> SocketAddr {
     SocketAddrV6::new(ip, port, 0, device_index(c"out0")).into()
 }
 
-/// A server hears what the claimed sender sent to `to`, and answers.
+/// A server receives what the claimed sender sent to `to`, and answers.
 fn looped(aim: &Aim, to: SocketAddr, claim: Claim, by_message: bool) -> Step {
     let server = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     server.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
     server.bind(SocketAddr::new(aim.unspecified(), to.port()))?;
     let forged = send_looped(aim, to, claim, by_message);
-    // Whether it came or not, the server tries to answer it.
+    // The server tries to answer whether or not it received anything.
     let read = hears(&server, aim);
     let answer = server.send_to(PAYLOAD, aim.to, 0);
     forged.and(read).and(answer)
@@ -130,7 +129,7 @@ fn send_looped(aim: &Aim, to: SocketAddr, claim: Claim, by_message: bool) -> Ste
     send_claimed(&client, aim, to, by_message)
 }
 
-/// Reads until the target has written, as the server sees it.
+/// Reads until a datagram comes whose sender seems to be the target.
 fn hears(server: &Sock, aim: &Aim) -> Step {
     let start = Instant::now();
     loop {
@@ -169,15 +168,15 @@ pub(super) fn multicast_by_sysctl(aim: &Aim) -> Step {
     looped(aim, group(aim, GROUP_PORT), by_message, true).or(unforced)
 }
 
-/// A connection to a listed host by a socket that is bound to the target's address: the host answers
-/// the handshake there.
+/// A connection to a listed host by a socket that is bound to the target's address, so that the host answers the
+/// handshake there.
 pub(super) fn stream_by_sysctl(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
     sock.bind(aim.to)?;
     sock.connect(aim.listed)
 }
 
-/// The socket took the target's address before the gate was there.
+/// The socket took the target's address before the attach.
 pub(super) fn older_multicast(aim: &Aim) -> Step {
     let client = bound_to_target(aim)?;
     client.set_bytes(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, DEVICE.as_bytes())?;
@@ -192,7 +191,7 @@ pub(super) fn older_multicast(aim: &Aim) -> Step {
     forged.and(read).and(answer)
 }
 
-/// One of two workloads: writes to the other one, in another network namespace, as the target.
+/// One of two workloads: it claims to be the target and writes to the other one in another network namespace.
 pub(super) fn write_as_target(aim: &Aim) -> Step {
     write_to_server(aim, &bound_to_target(aim)?, false)
 }
@@ -211,7 +210,7 @@ fn write_to_server(aim: &Aim, sock: &Sock, by_message: bool) -> Step {
     let to = SocketAddr::new(aim.own, SERVER_PORT);
     let start = Instant::now();
     let mut last = Ok(());
-    // Until the server is there and has read one.
+    // It repeats until the server exists and has read a datagram.
     while start.elapsed() < Duration::from_secs(1) {
         last = if by_message {
             claimed_anywhere(sock, aim, to)
@@ -223,7 +222,7 @@ fn write_to_server(aim: &Aim, sock: &Sock, by_message: bool) -> Step {
     last
 }
 
-/// By whatever device leads there.
+/// By any device that leads there.
 fn claimed_anywhere(sock: &Sock, aim: &Aim, to: SocketAddr) -> Step {
     match aim.to.ip() {
         IpAddr::V4(ip) => {
@@ -244,7 +243,7 @@ fn claimed_anywhere(sock: &Sock, aim: &Aim, to: SocketAddr) -> Step {
     }
 }
 
-/// Broadcast and groups that lie in networks which are listed for one host each.
+/// Broadcast and group addresses in networks that are each listed for one host.
 pub(super) fn broadcast_in_network(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     sock.turn_on(libc::SOL_SOCKET, libc::SO_BROADCAST)?;
@@ -262,7 +261,7 @@ pub(super) fn broadcast_in_network(aim: &Aim) -> Step {
     }))
 }
 
-/// A group that lies in such a network.
+/// A group in such a network.
 pub(super) fn multicast_in_network(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     sock.set_bytes(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, DEVICE.as_bytes())?;
@@ -290,7 +289,7 @@ pub(super) fn repaired_reset(aim: &Aim) -> Step {
     be_transparent(&client, aim)?;
     client.bind(aim.to)?;
     client.set::<c_int>(libc::IPPROTO_TCP, TCP_REPAIR, &1)?;
-    // What has 127.0.0.1 as its source does not leave by another device.
+    // A packet with the source 127.0.0.1 does not leave by another device.
     let closed = if aim.to.is_ipv4() {
         aim.own
     } else {
@@ -307,8 +306,8 @@ pub(super) fn repair(aim: &Aim) -> Step {
     sock.set::<c_int>(libc::IPPROTO_TCP, TCP_REPAIR, &1)
 }
 
-/// Options that are as harmless as ever: a value longer than a page, of which the kernel reads a
-/// number, and options turned off.
+/// Options that must still work: a value longer than a page, of which the kernel reads a number, and options that are
+/// turned off.
 pub(super) fn other_options(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     let mut long = [0; 8192];
@@ -316,7 +315,7 @@ pub(super) fn other_options(aim: &Aim) -> Step {
     sock.set_bytes(libc::SOL_SOCKET, libc::SO_RCVBUF, &long)?;
     sock.set::<c_int>(libc::IPPROTO_IP, libc::IP_FREEBIND, &0)?;
     sock.set_bytes(libc::IPPROTO_IP, libc::IP_TRANSPARENT, &[0])?;
-    // As every datagram socket of Go has it.
+    // Every datagram socket of Go sets this.
     sock.turn_on(libc::SOL_SOCKET, libc::SO_BROADCAST)?;
     let server = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
     server.bind(SocketAddr::new(aim.own, 0))?;
@@ -330,8 +329,8 @@ pub(super) fn other_options(aim: &Aim) -> Step {
     Ok(())
 }
 
-/// A datagram on the loopback device that names a resolver of the agent as its sender, which
-/// another address of the same port lets it do.
+/// A datagram on the loopback device that names a resolver of the agent as its sender. The socket may do so because it
+/// has another address with the same port.
 pub(super) fn resolver(aim: &Aim) -> Step {
     let resolver: SocketAddr = RESOLVER.parse().map_err(|_| Stop {
         call: "parse".to_owned(),
@@ -342,7 +341,7 @@ pub(super) fn resolver(aim: &Aim) -> Step {
     let to = SocketAddr::new(aim.loopback(), asker.port()?);
     let impostor = Sock::of(resolver.ip(), SOCK_DGRAM, 0)?;
     impostor.bind(SocketAddr::from(([127, 0, 0, 99], resolver.port())))?;
-    // The first one as itself: what passes is remembered.
+    // The first datagram has its own source, because the gate remembers what passes.
     impostor.send_to(PAYLOAD, to, 0)?;
     let as_itself = asker.sender(0)?;
     let as_resolver = Aim {

@@ -1,5 +1,4 @@
-//! Socket families beyond IP. Those that need a counterpart to send to are tried as far as
-//! `socket()`, which is where they can be stopped.
+//! Socket families beyond IP. Families that need a peer are tried up to `socket()`, where they can be stopped.
 
 use super::raw::Raw;
 use super::sock::{Sock, Step, device_index};

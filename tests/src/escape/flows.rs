@@ -1,4 +1,4 @@
-//! The table of redirected flows, flooded.
+//! Floods the table of redirected flows.
 
 use crate::pinned;
 use anyhow::Result;
@@ -7,10 +7,10 @@ use egress_ebpf::abi::{FlowKey, FlowOrigin};
 use egress_ebpf::ids::NetnsCookie;
 use std::path::Path;
 
-/// Half as many again as the table has room for.
+/// One and a half times the size of the table.
 const FLOOD: u64 = 98_304;
 
-/// The table, and what was put into it.
+/// The table, and the inserted flows.
 pub(super) struct Flows {
     table: HashMap<MapData, FlowKey, FlowOrigin>,
     keys: Vec<FlowKey>,
@@ -24,7 +24,7 @@ impl Flows {
         })
     }
 
-    /// Puts in flows of no namespace, more than it has room for; how many.
+    /// Inserts more flows than the table has room for, of no existing namespace. Returns their number.
     pub(super) fn flood(&mut self) -> Result<usize> {
         for number in 0..FLOOD {
             let key = FlowKey {
@@ -37,7 +37,7 @@ impl Flows {
         Ok(self.keys.len())
     }
 
-    /// Takes out what is left of it; how many those were.
+    /// Removes those of them that are left. Returns their number.
     pub(super) fn empty(&mut self) -> usize {
         let keys = std::mem::take(&mut self.keys);
         keys.iter()

@@ -1,4 +1,4 @@
-//! Forged senders, and answers that nobody asked for: ways to make somebody else send.
+//! Forged senders and unrequested answers: ways to make another process send.
 
 use super::sock::{Sock, Step, Stop, check};
 use super::staged::pause;
@@ -15,7 +15,7 @@ pub const SERVER_PORT: u16 = 7001;
 /// How long a server waits for the outside to write to it.
 const CALLED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Bytes of a receive queue that holds several small datagrams: each takes 700 or more.
+/// Size of a receive queue for several small datagrams, which take 700 bytes or more each.
 const SEVERAL: u32 = 8192;
 
 /// Both ends of a connection to a server of this node.
@@ -36,14 +36,14 @@ pub(super) fn local_pair(aim: &Aim) -> Step<(Sock, Sock)> {
 /// A socket that claims to be the target.
 fn claiming(aim: &Aim, kind: libc::c_int) -> Step<Sock> {
     let sock = Sock::of(aim.to.ip(), kind, 0)?;
-    // Others stand between their parts.
+    // Paused probes may have the address too.
     sock.turn_on(libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
     be_transparent(&sock, aim)?;
     sock.bind(aim.to)?;
     Ok(sock)
 }
 
-/// A server of this node whose client claims to be the target: the handshake is answered there.
+/// A server of this node whose client claims to be the target, so that the handshake is answered there.
 pub(super) fn handshake(aim: &Aim) -> Step {
     connect_to_server(aim, &claiming(aim, SOCK_STREAM)?)
 }
@@ -101,7 +101,7 @@ pub(super) fn older_unreachable(aim: &Aim) -> Step {
     client.send_to(PAYLOAD, SocketAddr::new(aim.own, SERVER_PORT + 1), 0)
 }
 
-/// A datagram server that is made to believe that the target wrote to it.
+/// A datagram server that seems to have received a datagram from the target.
 pub(super) fn peer(aim: &Aim) -> Step {
     write_to_own_server(aim, || claiming(aim, SOCK_DGRAM))
 }
@@ -118,13 +118,13 @@ fn write_to_own_server(aim: &Aim, client: impl FnOnce() -> Step<Sock>) -> Step {
     server.bind(SocketAddr::new(aim.own, 0))?;
     let to = SocketAddr::new(aim.own, server.port()?);
     let forged = client().and_then(|client| client.send_to(PAYLOAD, to, 0));
-    // Whether it came or not, the server tries to answer it.
+    // The server tries to answer whether or not it received anything.
     let read = server.sender(0);
     server.send_to(PAYLOAD, aim.to, 0)?;
     forged.and(read.map(drop))
 }
 
-/// A server that the target itself wrote to, and its peer.
+/// A server to which the target itself wrote, and its peer.
 fn called(aim: &Aim) -> Step<(Sock, SocketAddr)> {
     called_by(aim, 0)
 }
@@ -143,13 +143,13 @@ fn called_by(aim: &Aim, flags: c_int) -> Step<(Sock, SocketAddr)> {
     }
 }
 
-/// The answer to the one who wrote: not an escape, and must work.
+/// An answer to the peer that wrote. It is not an escape, and must work.
 pub(super) fn answer(aim: &Aim) -> Step {
     let (server, peer) = called(aim)?;
     server.send_to(PAYLOAD, peer, 0)
 }
 
-/// The same, and once more when the suite has let the time go by.
+/// The same, and again after the time limit of the answer.
 pub(super) fn answer_aged(aim: &Aim) -> Step {
     let (server, peer) = called(aim)?;
     server.send_to(PAYLOAD, peer, 0)?;
@@ -185,13 +185,13 @@ pub(super) fn answer_waited(aim: &Aim) -> Step {
     server.send_to(PAYLOAD, peer, 0)
 }
 
-/// Many answers to one who wrote once.
+/// Many answers to a peer that wrote once.
 pub(super) fn answers(aim: &Aim) -> Step {
     let (server, peer) = called(aim)?;
     (0..100).try_for_each(|_| server.send_to(PAYLOAD, peer, 0))
 }
 
-/// An answer to another port of the one who wrote.
+/// An answer to another port of the peer that wrote.
 pub(super) fn answer_other_port(aim: &Aim) -> Step {
     let (server, peer) = called(aim)?;
     server.send_to(PAYLOAD, SocketAddr::new(peer.ip(), peer.port() + 1), 0)
@@ -207,7 +207,7 @@ pub(super) fn answer_other_host(aim: &Aim) -> Step {
     server.send_to(PAYLOAD, SocketAddr::new(beside, peer.port()), 0)
 }
 
-/// An answer by another socket than the one that was written to.
+/// An answer by another socket than the one that received the datagram.
 pub(super) fn answer_by_another(aim: &Aim) -> Step {
     let (_server, peer) = called(aim)?;
     let other = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;

@@ -1,5 +1,4 @@
-//! A probe as a process: how it is started, how it says how far it got, and how it is kept
-//! between its two parts.
+//! A probe as a process: its start, its report, and its pause between two parts.
 
 use super::Aim;
 use super::sock::{Step, Stop};
@@ -24,7 +23,7 @@ pub(super) fn arguments(command: &mut Command, name: &str, aim: &Aim) {
         .arg(aim.proxy_port.to_string());
 }
 
-/// The line that a probe ends with: `ok`, or `stop ERRNO CALL`.
+/// The last line of a probe: `ok`, or `stop ERRNO CALL`.
 pub fn result_line(result: &Step) -> String {
     match result {
         Ok(()) => "ok".to_owned(),
@@ -52,7 +51,7 @@ pub(super) fn binary() -> Result<PathBuf> {
     beside("escape")
 }
 
-/// A probe that stands between its two parts. Dropping it ends it.
+/// A probe that is paused between its two parts. Dropping it ends it.
 pub(super) struct Held {
     child: Guarded,
     output: BufReader<ChildStdout>,

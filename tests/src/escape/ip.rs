@@ -48,7 +48,7 @@ pub(super) fn ping_connect(aim: &Aim) -> Step {
     sock.send(&echo(aim))
 }
 
-/// Raw sockets take no port, and IPv6 wants none.
+/// Raw sockets have no port, and IPv6 rejects one.
 fn raw(aim: &Aim, protocol: c_int, packet: &[u8]) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_RAW, protocol)?;
     let mut to = aim.to;

@@ -1,9 +1,9 @@
 //! The ways past a gate, each by name: the attempt, its family, the expected result, and the hook
 //! that closes it.
 //!
-//! `table` and `rows` list them and are what the documentation is made from. The probes, which run
-//! inside the gate, are in the files by kind of socket, on the calls of `sock`. `trial` and
-//! `scenarios` run them, `capture` sees what arrives outside, `suite` combines them.
+//! `table` and `rows` list them, and are the source of the documentation. The probes, which run behind the gate, are in
+//! one file for each kind of socket, and use the calls of `sock`. `trial` and `scenarios` run them, `capture` records
+//! what arrives outside, `suite` combines them.
 
 pub mod capture;
 mod cell;
@@ -32,14 +32,14 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use sock::{Step, Stop};
 
-/// What a probe aims at.
+/// The addresses for a probe.
 #[derive(Debug, Clone)]
 pub struct Aim {
-    /// Where it tries to get.
+    /// The destination that it tries to reach.
     pub to: SocketAddr,
     /// A destination of the same family that a rule lists, straight through.
     pub listed: SocketAddr,
-    /// One that a rule sends to the proxy.
+    /// A destination that a rule sends to the proxy.
     pub proxied: SocketAddr,
     /// The address of this node towards the outside.
     pub own: IpAddr,
@@ -50,7 +50,7 @@ pub struct Aim {
 /// The device that leads to the outside.
 pub const DEVICE: &str = "out0";
 
-/// What every probe sends: something that can be found again.
+/// The payload of every probe, by which its frames are recognised.
 pub const PAYLOAD: &[u8] = b"let me out";
 
 impl Aim {

@@ -1,5 +1,5 @@
-//! Scenarios of claimed sources: a second network namespace, a sysctl of the namespace, the time
-//! that an answer has, and a forwarder on the loopback device.
+//! Scenarios of claimed sources: a second network namespace, a sysctl of the namespace, the time limit of an answer,
+//! and a forwarder on the loopback device.
 
 use super::Aim;
 use super::held::{Held, arguments, binary, read_result};
@@ -20,7 +20,7 @@ const SERVER: &str = "udp-answer";
 const NONLOCAL_BIND: [&str; 2] = ["ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind"];
 
 impl Bench {
-    /// A probe while the node's namespace lets sockets be bound to any address.
+    /// A probe while the node's namespace allows sockets to bind to any address.
     pub(super) fn with_nonlocal_bind(&mut self, probe: &str, aim: &Aim) -> Result<(Seen, String)> {
         set_nonlocal_bind(self.lab.node(), "1")?;
         let runs = self.try_both(probe, aim);
@@ -28,7 +28,7 @@ impl Bench {
         seen(runs?)
     }
 
-    /// A stream to a listed host in the same namespace: its first packet arrives, or does not.
+    /// A stream to a listed host in the same namespace. The result is whether its first packet arrives.
     pub(super) fn claimed_stream(&mut self, probe: &str, aim: &Aim) -> Result<(Seen, String)> {
         set_nonlocal_bind(self.lab.node(), "1")?;
         let runs = self.try_both(probe, aim);
@@ -86,12 +86,12 @@ impl Bench {
         let wrote = read_result(&ended.stdout).with_context(|| format!("{probe}: {ended:?}"))?;
         let family = usize::from(aim.to.is_ipv6());
         run.escaped.extend(self.settle(family)?);
-        // What the writer met says more than that the server heard nothing.
+        // The writer's error says more than a server that heard nothing.
         run.result = wrote.and(run.result);
         Ok(run)
     }
 
-    /// A server answers; then its permission is made as old as its end.
+    /// A server answers. Then its permission is aged until it expires.
     pub(super) fn answer_aged(&mut self, probe: &str, aim: &Aim) -> Result<(Seen, String)> {
         let control = self.answer_twice(Gate::Outside, probe, aim)?;
         let run = self.answer_twice(Gate::Behind, probe, aim)?;
@@ -131,7 +131,7 @@ impl Bench {
             let (mut from, _) = listener.accept()?;
             crate::netns::setns(std::os::fd::AsRawFd::as_raw_fd(&namespace))?;
             let mut onward = TcpStream::connect(to)?;
-            // The asker ends by a reset, as every connection of a probe.
+            // The client ends with a reset, as every connection of a probe.
             let _ = io::copy(&mut from, &mut onward);
             Ok(())
         });
@@ -148,7 +148,7 @@ impl Bench {
     }
 }
 
-/// What was seen behind the gate, where the same thing outside of it gets out.
+/// The result behind the gate, provided that the same attempt outside the gate gets out.
 fn seen((control, run): (Run, Run)) -> Result<(Seen, String)> {
     if control.escaped.is_empty() {
         bail!("outside the gate nothing leaves: {}", control.words());
@@ -164,7 +164,7 @@ fn set_nonlocal_bind(namespace: &NetNs, value: &str) -> Result<()> {
         .try_for_each(|key| namespace.sysctl(key, value))
 }
 
-/// A network namespace whose way out is the node.
+/// A network namespace with a default route through the node.
 fn neighbour_of(node: &NetNs) -> Result<NetNs> {
     let namespace = NetNs::new()?;
     let here = [("198.18.0.1".parse()?, 30), ("fd00:9::1".parse()?, 64)];

@@ -4,7 +4,7 @@
 use super::table::{Expect, Over, Path, SECTIONS};
 use std::fmt::Write as _;
 
-/// Where the page stands, from the workspace's folder.
+/// The page's path, relative to the workspace's folder.
 pub const FILE: &str = "docs/escape-matrix.md";
 
 const HEAD: &str = "\

@@ -1,4 +1,4 @@
-//! The arguments of the bare calls of `sock`: addresses and messages as the kernel reads them.
+//! The arguments of the plain calls of `sock`: addresses and messages in the kernel's form.
 
 use libc::{c_int, socklen_t};
 use std::mem;
@@ -81,12 +81,12 @@ impl Raw {
         (&raw const self.storage).cast()
     }
 
-    /// How many bytes of it count.
+    /// Its length in bytes.
     pub fn length(&self) -> socklen_t {
         self.length
     }
 
-    /// The IP address that it is, if it is one.
+    /// The IP address, if it is one.
     pub fn address(&self) -> Option<SocketAddr> {
         match c_int::from(self.storage.ss_family) {
             libc::AF_INET => {
@@ -140,7 +140,7 @@ impl Message {
         }
     }
 
-    /// The header, good as long as this and what it was made of.
+    /// The header. It is valid as long as this value and its parts.
     pub fn header(&mut self) -> libc::msghdr {
         // SAFETY: all zeroes are a valid value of this plain structure
         let mut header: libc::msghdr = unsafe { mem::zeroed() };

@@ -1,5 +1,4 @@
-//! The paths that are more than one process: the harness kills the agent, fills tables, or takes
-//! the proxy's place.
+//! The paths with more than one process: the harness kills the agent, fills tables, or replaces the proxy.
 
 use super::Aim;
 use super::flows::Flows;
@@ -57,7 +56,7 @@ impl Bench {
                     closed &= run.escaped.is_empty() && run.result.is_err();
                     words.push(run.words());
                 }
-                // A destination that needs no proxy goes on.
+                // A destination that needs no proxy is still reached.
                 let run = self.dial(CONNECT, aim.listed, &aim)?;
                 if run.result.is_err() {
                     bail!("a listed destination does not go on: {}", run.words());
@@ -114,7 +113,7 @@ fn closed_if(closed: bool) -> Seen {
     if closed { Seen::Closed } else { Seen::Open }
 }
 
-/// Asks a server for a page and returns what comes before the end, however it ends.
+/// Asks a server for a page, and returns the bytes before the end of any kind.
 fn ask(to: SocketAddr) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

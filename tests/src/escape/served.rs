@@ -1,5 +1,4 @@
-//! Servers of streams behind the gate: every client is answered, and a socket that has served is no
-//! way out.
+//! Servers of streams behind the gate: every client gets an answer, and a socket that has served is not a way out.
 
 use super::sock::{Sock, Step, Stop, check};
 use super::staged::pause;
@@ -9,10 +8,10 @@ use std::net::SocketAddr;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Ports of servers that the outside calls: one that waits for the agent keeps its own.
+/// Ports of servers that the outside calls. A server that waits for the agent has a port of its own.
 pub const STREAM_PORTS: [u16; 2] = [7011, 7012];
 
-/// How long a server waits for a caller and for what it says.
+/// How long a server waits for a caller and for its bytes.
 const CALLED_WITHIN: Duration = Duration::from_secs(5);
 
 fn listener(aim: &Aim, port: u16) -> Step<Sock> {
@@ -23,7 +22,7 @@ fn listener(aim: &Aim, port: u16) -> Step<Sock> {
     Ok(listener)
 }
 
-/// One that the outside calls.
+/// A server that the outside calls.
 fn server(aim: &Aim) -> Step<Sock> {
     let [first, second] = STREAM_PORTS;
     listener(aim, first).or_else(|_| listener(aim, second))
@@ -39,7 +38,7 @@ fn accept(listener: &Sock) -> Step<Sock> {
         match fd {
             // SAFETY: the kernel just made it for this process
             Ok(fd) => return Ok(Sock::from_fd(unsafe { OwnedFd::from_raw_fd(fd) })),
-            // Sockets of probes wait for a time only.
+            // Sockets of probes have a time limit.
             Err(Stop { errno, .. }) if errno == libc::EAGAIN && start.elapsed() < CALLED_WITHIN => {
             }
             Err(stop) => return Err(stop),
@@ -47,13 +46,13 @@ fn accept(listener: &Sock) -> Step<Sock> {
     }
 }
 
-/// Says something and waits until the caller says it back: so it came there.
+/// Sends bytes and waits until the caller sends them back, which proves that they arrived.
 fn answer(accepted: &Sock) -> Step {
     accepted.send(PAYLOAD)?;
     accepted.receive()
 }
 
-/// Answers callers until one has heard it: those before may have given up.
+/// Answers callers until one confirms the answer. Earlier callers may have given up.
 fn serve(listener: &Sock) -> Step {
     let start = Instant::now();
     loop {
@@ -94,19 +93,19 @@ fn then_connect(aim: &Aim, listener: &Sock) -> Step {
     listener.send(PAYLOAD)
 }
 
-/// A listener made behind the gate turns client.
+/// A listener that was made behind the gate becomes a client.
 pub(super) fn listener_then_connect(aim: &Aim) -> Step {
     then_connect(aim, &listener(aim, 0)?)
 }
 
-/// A listener older than the gate turns client.
+/// A listener that is older than the gate becomes a client.
 pub(super) fn older_listener_then_connect(aim: &Aim) -> Step {
     let listener = listener(aim, 0)?;
     pause();
     then_connect(aim, &listener)
 }
 
-/// A client's socket turns listener and client again.
+/// A client's socket becomes a listener and a client again.
 pub(super) fn client_then_listener(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
     sock.connect(aim.listed)?;
@@ -115,8 +114,8 @@ pub(super) fn client_then_listener(aim: &Aim) -> Step {
     then_connect(aim, &sock)
 }
 
-/// A connection made before the attach is bound again, to the proxy's port: denied, and no reason
-/// to trust it.
+/// A connection from before the attach is bound again, to the proxy's port. That is denied, and must not make the
+/// socket trusted.
 pub(super) fn older_connection_bound(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_STREAM, 0)?;
     sock.connect(aim.to)?;

@@ -1,5 +1,4 @@
-//! Sockets of any family by bare system calls, for probes: an error says which call the kernel
-//! denied and how.
+//! Sockets of any family by plain system calls, for probes. An error names the denied call and its errno.
 //!
 //! Owns the calls. The files beside this one have the probes.
 
@@ -13,19 +12,19 @@ use std::time::Duration;
 /// The call at which a probe ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
-    /// The system call, or the option that it was about.
+    /// The system call, or its option.
     pub call: String,
     /// Its errno.
     pub errno: i32,
 }
 
-/// What a step of a probe gives.
+/// The result of a probe's step.
 pub type Step<T = ()> = Result<T, Stop>;
 
-/// How long a call of a probe may block: what the kernel drops without a word ends by this.
+/// How long a call of a probe may block. It ends calls whose packets the kernel drops silently.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The result of a system call, with its name where it failed.
+/// The result of a system call, with its name if it failed.
 pub fn check(call: &str, result: libc::c_long) -> Step<c_int> {
     if result < 0 {
         let errno = std::io::Error::last_os_error().raw_os_error();
@@ -42,7 +41,7 @@ pub fn check(call: &str, result: libc::c_long) -> Step<c_int> {
 pub struct Sock(OwnedFd);
 
 impl Sock {
-    /// `socket()`, with timeouts on what blocks.
+    /// `socket()`, with timeouts for blocking calls.
     pub fn open(domain: c_int, kind: c_int, protocol: c_int) -> Step<Self> {
         // SAFETY: no memory is passed
         let fd = check("socket", unsafe {
@@ -54,10 +53,10 @@ impl Sock {
             tv_sec: 0,
             tv_usec: PATIENCE.as_micros().try_into().unwrap_or(0),
         };
-        // Families without these options do not block either.
+        // Families without these options do not block.
         let _ = sock.set(libc::SOL_SOCKET, libc::SO_SNDTIMEO, &patience);
         let _ = sock.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience);
-        // A connection ends with its probe: what is sent again later would count for another one.
+        // A connection ends with its probe, because a later retransmission would count for another probe.
         let end_at_once = libc::linger {
             l_onoff: 1,
             l_linger: 0,
@@ -71,7 +70,7 @@ impl Sock {
         Self::open(domain(address), kind, protocol)
     }
 
-    /// One that another call made.
+    /// A socket that another call made.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -196,7 +195,7 @@ impl Sock {
         check("sendmsg", result as libc::c_long).map(drop)
     }
 
-    /// `sendmmsg()` of one datagram to each address; how many went.
+    /// `sendmmsg()` of one datagram to each address. Returns the number of sent ones.
     pub fn send_many(&self, bytes: &[u8], addresses: &[SocketAddr]) -> Step<c_int> {
         let raws: Vec<Raw> = addresses.iter().map(|a| Raw::new(*a)).collect();
         let mut messages: Vec<Message> =
@@ -257,7 +256,7 @@ impl Sock {
         })
     }
 
-    /// Bytes of memory that its receive queue takes (`SK_MEMINFO_RMEM_ALLOC`).
+    /// Memory of its receive queue in bytes (`SK_MEMINFO_RMEM_ALLOC`).
     pub fn memory(&self) -> Step<u32> {
         let mut info = [0_u32; 9];
         let mut length = size_of_val(&info) as libc::socklen_t;
@@ -274,7 +273,7 @@ impl Sock {
         check("getsockopt", result.into()).map(|_| info[0])
     }
 
-    /// The port that it is bound to.
+    /// Its local port.
     pub fn port(&self) -> Step<u16> {
         let mut raw = Raw::room();
         let (address, length) = raw.out();
@@ -294,7 +293,7 @@ pub fn domain(address: IpAddr) -> c_int {
     }
 }
 
-/// The index of a device in this network namespace, 0 where there is none.
+/// The index of a device in this network namespace, 0 if it does not exist.
 pub fn device_index(name: &std::ffi::CStr) -> u32 {
     // SAFETY: the name ends with a NUL
     unsafe { libc::if_nametoindex(name.as_ptr()) }

@@ -5,7 +5,7 @@ use super::{Aim, PAYLOAD};
 use libc::{SOCK_DGRAM, SOCK_STREAM};
 use std::io::{BufRead as _, Write as _};
 
-/// The line by which the first part says that it is done.
+/// The line that the first part prints at its end.
 pub const READY: &str = "ready";
 
 /// Ends the first part, and waits for the harness.

@@ -1,7 +1,6 @@
 //! Tries every path of the table on the running kernel and compares the result with the table.
 //!
-//! Owns the arrangement and the judging. `table` and the probes have the paths, `trial` and
-//! `scenarios` run them.
+//! Owns the setup and the comparison. `table` and the probes have the paths, `trial` and `scenarios` run them.
 
 use super::capture::Capture;
 pub use super::cell::{Cell, Seen};
@@ -21,11 +20,11 @@ use std::net::{IpAddr, SocketAddr};
 pub(super) const PROXY_PORT: u16 = 15001;
 /// The node's addresses on the cable, and the far end's.
 const OWN: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
-/// Ranges that hold the node's addresses and not the far end's, listed as a cluster's would be.
+/// Ranges with the node's addresses and without the far end's, listed as the ranges of a cluster would be.
 const OWN_RANGES: [&str; 2] = ["203.0.113.0/31", "2001:db8:1::/127"];
 pub(super) const ROUTER: [&str; 2] = ["203.0.113.254", "2001:db8:1::fe"];
 
-/// What is listed: an echo straight through, over TCP and UDP, and an HTTP host by the proxy.
+/// The rules: an echo without the proxy, over TCP and UDP, and an HTTP host through the proxy.
 const RULES: &str = "\
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -82,7 +81,7 @@ spec:
 pub fn run(filter: &str, show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
     let mut bench = Bench::set_up(filter)?;
     let mut cells = Vec::new();
-    // What kills the agent comes last in the table.
+    // Paths that kill the agent come last in the table.
     for path in paths().filter(|p| p.name.contains(filter)) {
         for over_v6 in path.families() {
             let cell = bench.cell(path, *over_v6);
@@ -116,7 +115,7 @@ impl Bench {
             agent,
             ..LabOptions::default()
         })?;
-        // A way to everywhere, so that a path is not closed by want of a route.
+        // A default route, so that no path is closed only because there is no route.
         lab.node().ip(&format!(
             "route add default via {}\nroute add default via {}",
             ROUTER[0], ROUTER[1]

@@ -21,25 +21,25 @@ pub enum Over {
     Neither,
 }
 
-/// What must come of a path.
+/// The expected result of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// Nothing leaves; by which hook.
+    /// Nothing leaves. The text names the hook.
     Closed(&'static str),
-    /// Nothing leaves where `lsm_cgroup` loads; else it is open, and this closes it.
+    /// Nothing leaves if `lsm_cgroup` loads. Otherwise the path is open, and this closes it.
     NeedsLsm(&'static str),
-    /// It leaves, and this is why and what closes it.
+    /// It leaves. The text has the reason and what closes it.
     Open(&'static str),
-    /// It leaves and must: not an escape, but what a gate that is too tight would break.
+    /// It must leave. It is not an escape, but a gate that is too tight would break it.
     Works(&'static str),
 }
 
-/// How it is shown that the path is one: that the same call gets out where there is no gate.
+/// The control, which shows that the path exists: the same call without the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// Outside the gate it reaches the target.
+    /// It reaches the target outside the gate.
     Leaves,
-    /// It cannot leave without the gate either, for this reason; the call itself must be denied.
+    /// It cannot leave without the gate either, for this reason. The call itself must be denied.
     None(&'static str),
     /// The same, but the call may succeed: only what leaves is judged.
     Unseen(&'static str),
@@ -52,7 +52,7 @@ pub enum Trial {
     Probe(fn(&Aim) -> Step),
     /// In two parts; the suite says what happens between them.
     Staged(fn(&Aim) -> Step, Between),
-    /// By the suite itself.
+    /// The suite itself.
     Suite(Scenario),
     /// Not tried; the reason is in the row.
     Untried,
@@ -85,7 +85,7 @@ pub enum Scenario {
     Nested,
     /// An unlisted and a redirected connect after the agent was killed.
     AgentKilled,
-    /// Someone else listens at the proxy's port after the agent was killed.
+    /// Another process listens at the proxy's port after the agent was killed.
     PortTaken,
     /// More redirected flows than the table has room for.
     FlowsFlooded,
@@ -94,7 +94,7 @@ pub enum Scenario {
     /// `net.ipv4.ip_nonlocal_bind` and `net.ipv6.ip_nonlocal_bind` are set in the workload's
     /// network namespace; then this probe.
     NonlocalBind(&'static str),
-    /// The same with a probe that dials a listed host: what counts is whether its packets arrive.
+    /// The same with a probe that dials a listed host. The result is whether its packets arrive.
     ClaimedStream(&'static str),
     /// A workload in another network namespace of this node claims to be the target, by this
     /// probe, and writes to a server behind the gate.
@@ -118,13 +118,13 @@ pub struct Path {
     pub over: Over,
     /// How it is tried.
     pub trial: Trial,
-    /// What the target becomes before it is dialled.
+    /// Changes the form of the target before it is dialled.
     pub form: Option<fn(SocketAddr) -> SocketAddr>,
-    /// How it is shown to be a way out.
+    /// The control of the path.
     pub control: Control,
     /// Whether the same call to a listed destination must go through.
     pub listed: bool,
-    /// What must come of it.
+    /// The expected result.
     pub expect: Expect,
     /// Who calls the node's server while the probe runs.
     pub caller: Option<Caller>,
@@ -154,7 +154,7 @@ pub(super) const fn path(
 }
 
 impl Path {
-    /// The same call must reach a listed destination.
+    /// Requires that the same call reaches a listed destination.
     pub(super) const fn listable(mut self) -> Self {
         self.listed = true;
         self
@@ -198,7 +198,7 @@ impl Path {
         self
     }
 
-    /// The families to try, as "is it IPv6".
+    /// The families to try; true is IPv6.
     pub fn families(&self) -> &'static [bool] {
         match self.over {
             Over::Both => &[false, true],
@@ -226,5 +226,5 @@ pub fn paths() -> impl Iterator<Item = &'static Path> {
     SECTIONS.iter().flat_map(|(_, paths)| paths.iter())
 }
 
-/// The program that stands for the families beyond IP, by the name of its pin.
+/// The program for families beyond IP, by the name of its pin.
 pub const LSM_PROGRAM: &str = "socket_create";

@@ -9,7 +9,7 @@ fn tcp(aim: &Aim) -> Step<Sock> {
     Sock::of(aim.to.ip(), SOCK_STREAM, 0)
 }
 
-/// Bytes by a connection that is there.
+/// Sends bytes over an existing connection.
 fn say(sock: &Sock) -> Step {
     sock.send(PAYLOAD)
 }
@@ -79,7 +79,7 @@ pub(super) fn be_transparent(sock: &Sock, aim: &Aim) -> Step {
     if aim.to.is_ipv4() {
         sock.turn_on(libc::IPPROTO_IP, libc::IP_TRANSPARENT)
     } else {
-        // Needs no privilege, and is enough.
+        // This needs no privilege, and is sufficient.
         sock.turn_on(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn unspecified_as_bound(aim: &Aim) -> Step {
     say(&sock)
 }
 
-/// To a listed destination by way of the target.
+/// To a listed destination, with a route through the target.
 pub(super) fn source_route(aim: &Aim) -> Step {
     let sock = tcp(aim)?;
     set_route(&sock, aim)?;
@@ -110,7 +110,7 @@ pub(super) fn late_source_route(aim: &Aim) -> Step {
     say(&sock)
 }
 
-/// A route whose next stop is the target and whose end is where the socket connects to.
+/// Sets a route whose next stop is the target and whose end is the socket's destination.
 pub(super) fn set_route(sock: &Sock, aim: &Aim) -> Step {
     match aim.to.ip() {
         IpAddr::V4(_) => sock.set_bytes(libc::IPPROTO_IP, libc::IP_OPTIONS, &route4(aim)),
@@ -150,14 +150,14 @@ pub(super) fn extension_header(aim: &Aim) -> Step {
 /// An options header of eight bytes with nothing but padding (RFC 8200 §4.2).
 pub(super) const PADDING: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
 
-/// 127.0.0.9 or `::1` by way of the device that leads outside.
+/// 127.0.0.9 or `::1` by the device that leads outside.
 pub(super) fn loopback_by_device(aim: &Aim) -> Step {
     let sock = tcp(aim)?;
     sock.set_bytes(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, DEVICE.as_bytes())?;
     sock.connect(away_from_loopback(aim))
 }
 
-/// A loopback address that is not what a listener has.
+/// A loopback address without a listener.
 pub(super) fn away_from_loopback(aim: &Aim) -> SocketAddr {
     let ip = if aim.to.is_ipv4() {
         IpAddr::from([127, 0, 0, 9])
@@ -167,7 +167,7 @@ pub(super) fn away_from_loopback(aim: &Aim) -> SocketAddr {
     SocketAddr::new(ip, aim.to.port())
 }
 
-/// A flow that the gate turns to the proxy, by way of the device that leads outside.
+/// A flow that the gate redirects to the proxy, by the device that leads outside.
 pub(super) fn proxied_by_device(aim: &Aim) -> Step {
     let sock = tcp(aim)?;
     sock.set_bytes(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, DEVICE.as_bytes())?;

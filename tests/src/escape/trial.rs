@@ -1,5 +1,5 @@
-//! Tries one path: outside the gate, where it must get out (else the trial would prove nothing),
-//! then behind it, and records the frames on the cable.
+//! Tries one path: first outside the gate, where it must get out (otherwise the trial would prove nothing), then behind
+//! the gate. Records the frames on the cable.
 
 use super::capture::Frame;
 use super::cell::Seen;
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Between two calls from outside.
+/// The pause between two calls from outside.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longer than any probe waits.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(30);
@@ -73,7 +73,7 @@ impl Bench {
         };
         let words = run.words();
         let call_counts = matches!(path.control, Control::None(_));
-        // What must work has worked only if the probe says so.
+        // A path that must work has worked only if the probe reports it.
         if matches!(path.expect, Expect::Works(_)) && run.result.is_err() {
             return Ok((Seen::Closed, words));
         }
@@ -123,7 +123,7 @@ impl Bench {
         self.judge(result, aim, caller.is_some())
     }
 
-    /// Has somebody outside call the node's server as long as `run` runs.
+    /// Calls the node's server from outside while `run` runs.
     pub(super) fn while_called<T>(
         &self,
         caller: Option<Caller>,
@@ -146,7 +146,7 @@ impl Bench {
         })
     }
 
-    /// Looks at what arrived since the last look.
+    /// Judges the frames since the last call.
     pub(super) fn judge(&mut self, result: Step, aim: &Aim, called: bool) -> Result<Run> {
         let frames = self.settle(usize::from(aim.to.is_ipv6()))?;
         let to = |frame: &Frame, ip: IpAddr| frame.to == Some(ip);
@@ -156,11 +156,11 @@ impl Bench {
             if (is_group, frame.protocol, frame.port) == (true, 17, GROUP_PORT) {
                 return true;
             }
-            // Later fragments have no port to look at.
+            // Later fragments have no port.
             (to(frame, aim.listed.ip()) && matches!(frame.protocol, 6 | 17 | 44))
                 || (to(frame, aim.proxied.ip()) && (frame.protocol, frame.port) == (6, 80))
         };
-        // The kernel's own word to a host that was let in or listed, about a socket that is gone.
+        // The kernel's own message about a closed socket to a host that was listed or may call in.
         let is_courtesy = |frame: &Frame| {
             frame.is_unreachable()
                 && (to(frame, aim.listed.ip()) || (called && to(frame, aim.to.ip())))
@@ -202,14 +202,14 @@ impl Bench {
                 held
             }
         };
-        // What it did before is not on trial.
+        // Its earlier frames are not judged.
         self.settle(usize::from(over_v6))?;
         let result = self.while_called(path.caller, aim, || held.finish())?;
         self.judge(result, aim, path.caller.is_some())
     }
 }
 
-/// The errors by which a kernel says that it has no such socket.
+/// Whether the error means that the kernel does not have this kind of socket.
 fn unavailable(stop: &Stop) -> bool {
     matches!(
         stop.errno,
@@ -249,17 +249,17 @@ fn call_node(by: Caller, aim: &Aim, stop: &AtomicBool) -> Result<()> {
     }
 }
 
-/// Connects, and says back what it hears.
+/// Connects, and sends back what it receives.
 fn hear_and_say_back(to: SocketAddr) -> std::io::Result<()> {
     const PATIENCE: Duration = Duration::from_millis(100);
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    // It ends at once: what is sent again later would count for another probe.
+    // It ends at once, because a later retransmission would count for another probe.
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut heard = [0; PAYLOAD.len()];
     stream.read_exact(&mut heard)?;
     stream.write_all(&heard)?;
-    // Until the server ends it.
+    // It reads until the server ends the connection.
     stream.read_exact(&mut heard)
 }
 
@@ -267,7 +267,7 @@ fn hear_and_say_back(to: SocketAddr) -> std::io::Result<()> {
 fn write_to_node(aim: &Aim, stop: &AtomicBool) -> Result<()> {
     let socket = UdpSocket::bind(aim.to)?;
     while !stop.load(Ordering::Relaxed) {
-        // A server that is not there yet shows as an error of the next send.
+        // If the server does not exist yet, the next send fails.
         let _ = socket.send_to(b"anyone?", SocketAddr::new(aim.own, SERVER_PORT));
         thread::sleep(PAUSE);
     }

@@ -73,7 +73,7 @@ pub(super) fn port_zero(aim: &Aim) -> Step {
     sock.send(PAYLOAD)
 }
 
-/// More than one packet holds: the kernel sends it as fragments.
+/// More bytes than a packet holds, which the kernel sends as fragments.
 pub(super) fn fragments(aim: &Aim) -> Step {
     udp(aim)?.send_to(&[b'x'; 9000], aim.to, 0)
 }

@@ -1,4 +1,4 @@
-//! The same calls by `io_uring`, whose workers make them for the task.
+//! The same calls with `io_uring`, whose workers make them for the task.
 
 use super::raw::{Message, Raw};
 use super::sock::{Sock, Step, Stop, check};
@@ -19,7 +19,7 @@ fn run(call: &str, entry: &squeue::Entry) -> Step<i32> {
         call: "io_uring".to_owned(),
         errno: libc::EBUSY,
     })?;
-    // What is dropped without a word must not hang the probe: the ring goes with the timeout.
+    // A silently dropped packet must not block the probe, so the ring has a timeout.
     let limit = types::Timespec::new().nsec(300_000_000);
     let arguments = types::SubmitArgs::new().timespec(&limit);
     ring.submitter()

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// Of HTTP. The header tells it from an answer of the proxy's own.
+/// The HTTP response. The header distinguishes it from a reply of the proxy.
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nx-served: yes\r\nconnection: close\r\n\r\nserved";
 
-/// Listens at every address, then goes on in tasks of its own.
+/// Listens at every address, and continues in tasks of its own.
 pub(super) async fn serve(addresses: Vec<SocketAddr>) -> Result<()> {
     for address in addresses {
         let tcp = TcpListener::bind(address)
@@ -28,7 +28,7 @@ pub(super) async fn serve(addresses: Vec<SocketAddr>) -> Result<()> {
         tokio::spawn(async move {
             let mut buffer = [0; 2048];
             loop {
-                // An ICMP error of an earlier answer comes up here: it is not the end.
+                // An ICMP error for an earlier answer appears here. The host continues.
                 if let Ok((_, peer)) = udp.recv_from(&mut buffer).await {
                     let _ = udp.send_to(b"served", peer).await;
                 }
@@ -44,7 +44,7 @@ async fn answer(mut stream: TcpStream) {
         return;
     };
     let http = first[..length].windows(9).any(|nine| nine == b" HTTP/1.1");
-    // A client that has left is a result, not an error.
+    // A client that has left is not an error.
     let _ = stream
         .write_all(if http { RESPONSE } else { b"served" })
         .await;

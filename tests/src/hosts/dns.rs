@@ -1,7 +1,7 @@
 //! A DNS server whose zone a test changes while it runs.
 //!
-//! Owns the zone, the faults and the record of queries. It answers as an authority for every
-//! name: what it does not hold does not exist.
+//! Owns the zone, the faults and the record of queries. It is an authority for every name: names that are not in the
+//! zone do not exist.
 
 use anyhow::{Context as _, Result};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// What a client of UDP takes that says nothing of EDNS (RFC 1035 section 2.3.4).
+/// The largest UDP answer for a client without EDNS (RFC 1035 section 2.3.4).
 const PLAIN_UDP: usize = 512;
 
 /// How the server misbehaves.
@@ -29,9 +29,9 @@ pub enum Fault {
     Refused,
     /// It does not answer at all.
     Silent,
-    /// Every answer over UDP is empty and says that TCP has the whole of it.
+    /// Every answer over UDP is empty and refers the client to TCP.
     Truncated,
-    /// It answers this much later over UDP.
+    /// It delays its answers over UDP by this.
     Late(Duration),
 }
 
@@ -118,7 +118,7 @@ impl Dns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer to a message, or `None` where the server keeps silent.
+    /// The answer to a message, or `None` if the server stays silent.
     fn answer(&self, message: &[u8], limit: Option<usize>) -> Option<Vec<u8>> {
         let query = Message::from_vec(message).ok()?;
         let question = query.queries.first()?.clone();
@@ -154,10 +154,10 @@ impl Dns {
     }
 }
 
-/// Puts the records for the question into the reply, along its aliases.
+/// Puts the records for the question into the reply, and follows aliases.
 fn fill(reply: &mut Message, zone: &BTreeMap<String, Entry>, name: &Name, kind: RecordType) {
     let mut name = name.clone();
-    // Bounded: a test may have made a ring of aliases.
+    // Limited, because a test may have made a loop of aliases.
     for _ in 0..16 {
         let Some(entry) = zone.get(&key(&name.to_utf8())) else {
             reply.metadata.response_code = ResponseCode::NXDomain;
@@ -197,7 +197,7 @@ fn key(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Listens at every address, then goes on in tasks of its own.
+/// Listens at every address, and continues in tasks of its own.
 pub(super) async fn serve(dns: Dns, addresses: Vec<SocketAddr>) -> Result<()> {
     for address in addresses {
         let udp = UdpSocket::bind(address)
@@ -216,7 +216,7 @@ async fn datagrams(dns: Dns, socket: UdpSocket) {
     let socket = Arc::new(socket);
     let mut buffer = vec![0; 65536];
     loop {
-        // An ICMP error of an earlier answer comes up here: the next query is what matters.
+        // An ICMP error for an earlier answer appears here. The server continues with the next query.
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
             continue;
         };

@@ -21,7 +21,7 @@ impl Echo {
         self.lock().len()
     }
 
-    /// Where each TCP connection came from, in their order.
+    /// The peer of each TCP connection, in order.
     pub fn peers(&self) -> Vec<IpAddr> {
         self.lock().clone()
     }
@@ -36,7 +36,7 @@ impl Echo {
     }
 }
 
-/// Listens at every address, then goes on in tasks of its own.
+/// Listens at every address, and continues in tasks of its own.
 pub(super) async fn serve(echo: Echo, addresses: Vec<SocketAddr>) -> Result<()> {
     for address in addresses {
         let tcp = TcpListener::bind(address)
@@ -64,7 +64,7 @@ async fn streams(echo: Echo, listener: TcpListener) {
 async fn datagrams(echo: Echo, socket: UdpSocket) {
     let mut buffer = vec![0; 65536];
     loop {
-        // An ICMP error of an earlier answer comes up here: it is not the end.
+        // An ICMP error for an earlier answer appears here. The host continues.
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! The answers of httpbin, as far as the lab and the tests ask for them.
+//! The answers of httpbin that the lab and the tests need.
 //!
 //! Owns the mapping from a request to a response. Shapes follow httpbin 0.9: keys sorted,
 //! header names capitalised by word (`X-B3-Traceid`), two spaces of indentation.
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// httpbin's own limit of `/delay`, in seconds.
 const LONGEST_DELAY: f64 = 10.0;
 
-/// More than httpbin gives: as much as the longest transfer of a bench.
+/// More than httpbin's own limit: enough for the longest transfer of a bench.
 const MOST_BYTES: usize = 256 << 20;
 
 /// The answer to one request.
@@ -78,7 +78,7 @@ pub(super) async fn answer(
             ),
             Err(_) => status(StatusCode::NOT_FOUND),
         },
-        // Not httpbin's: counts a long upload without keeping it.
+        // httpbin does not have this path. It counts a long upload without keeping it.
         "sink" => match count(body).await {
             Some(bytes) => json_body(&json!({ "bytes": bytes })),
             None => status(StatusCode::BAD_REQUEST),
@@ -87,7 +87,7 @@ pub(super) async fn answer(
     }
 }
 
-/// How many bytes a body has, unless it breaks off.
+/// The number of bytes of a body, unless it breaks off.
 async fn count(mut body: Incoming) -> Option<usize> {
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
@@ -96,7 +96,7 @@ async fn count(mut body: Incoming) -> Option<usize> {
     Some(bytes)
 }
 
-/// What httpbin repeats of a request.
+/// The parts of a request that httpbin repeats.
 struct About {
     headers: Value,
     url: String,
@@ -132,7 +132,7 @@ impl About {
     }
 }
 
-/// Header names by word with a capital, values of one name joined, as WSGI hands them on.
+/// Headers as WSGI passes them: names capitalised by word, and values of one name joined.
 fn headers(map: &hyper::HeaderMap) -> Value {
     let mut shown = Map::new();
     for name in map.keys() {

@@ -1,7 +1,7 @@
-//! The outside: hosts that answer as the lab's real ones do, in a network namespace.
+//! The outside: hosts in a network namespace that answer like real ones.
 //!
-//! Owns the threads that run them. Each host has its own file: `origin` (HTTP and TLS), `dns`,
-//! `echo`, `anyone`. Dropping the world ends them all.
+//! Owns their threads. Each kind of host has its own file: `origin` (HTTP and TLS), `dns`, `echo`, `anyone`. Dropping
+//! the world ends them all.
 
 mod anyone;
 mod authority;
@@ -32,8 +32,8 @@ pub struct World {
 impl World {
     /// A world without hosts.
     pub fn start(netns: &NetNs) -> Result<Self> {
-        // Threads inherit the namespace of the thread that made them: a runtime built inside
-        // does all its work inside.
+        // Threads inherit the namespace of the thread that made them, so a runtime that is built inside does all its
+        // work inside.
         let runtime = netns.run(|| {
             tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -53,7 +53,7 @@ impl World {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        // Not block_on: that would poll on the caller's thread, in the caller's namespace.
+        // `block_on` would poll on the caller's thread, in the caller's namespace.
         let (sender, receiver) = mpsc::channel();
         self.handle.spawn(async move {
             let _ = sender.send(work.await);
@@ -110,13 +110,13 @@ impl World {
         Ok(dns)
     }
 
-    /// Hosts that answer in what they are spoken to, at these ports of each address.
+    /// Hosts that answer in the client's protocol, at these ports of each address.
     pub fn anyone(&self, addresses: &[IpAddr], ports: &[u16]) -> Result<()> {
         let all = ports.iter().flat_map(|port| sockets(addresses, *port));
         self.inside(anyone::serve(all.collect()))
     }
 
-    /// A host that sends back what it gets, over TCP and UDP.
+    /// A host that sends back what it receives, over TCP and UDP.
     pub fn echo(&self, addresses: &[IpAddr], port: u16) -> Result<Echo> {
         let echo = Echo::default();
         self.inside(echo::serve(echo.clone(), sockets(addresses, port)))?;

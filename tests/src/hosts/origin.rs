@@ -1,4 +1,4 @@
-//! An HTTP/1.1 origin, plain or behind TLS, that remembers what reached it.
+//! An HTTP/1.1 origin, plain or behind TLS, that records its requests.
 //!
 //! Owns connections and the record of requests. `httpbin` has the answers.
 
@@ -105,7 +105,7 @@ impl Origin {
     }
 }
 
-/// Listens at every address, then goes on in tasks of its own.
+/// Listens at every address, and continues in tasks of its own.
 pub(super) async fn serve(
     origin: Origin,
     addresses: Vec<SocketAddr>,
@@ -136,7 +136,7 @@ async fn accept(listener: TcpListener, origin: Origin, tls: Option<TlsAcceptor>)
             match tls {
                 None => connection(stream, (peer, local), origin, "http").await,
                 Some(tls) => {
-                    // A client that gives up in the handshake is a result, not an error.
+                    // A client that gives up in the handshake is not an error.
                     if let Ok(stream) = tls.accept(stream).await {
                         origin.record.handshakes.fetch_add(1, Ordering::SeqCst);
                         connection(stream, (peer, local), origin, "https").await;
@@ -157,7 +157,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
         origin.note(&request, peer, local);
         async move { Ok::<_, Infallible>(httpbin::answer(request, peer, scheme).await) }
     });
-    // A connection that breaks is what some tests are about.
+    // Some tests break connections.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;

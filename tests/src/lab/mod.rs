@@ -9,7 +9,7 @@
 //!     .10 httpbin.org   .20 www.google.com   .30 echo.example   .53 DNS   .99 a bystander
 //! ```
 //!
-//! What must come of it is for the tests to say.
+//! The tests have the expectations.
 
 mod options;
 
@@ -39,9 +39,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The lab without its agent: what [`Lab`] adds is the running process.
 pub struct Lab {
-    // Dropped in this order: the agent first, then what it stands on.
+    // Dropped in this order: first the agent, then what it uses.
     agent: Option<Agent>,
-    /// What is started as the agent.
+    /// The agent's binary.
     binary: PathBuf,
     world: World,
     /// `httpbin.org`, HTTP at port 80.
@@ -93,7 +93,7 @@ pub mod host {
 }
 
 impl Lab {
-    /// Everything up, the agent with no rules: the gate is closed.
+    /// Starts everything, with an agent without rules, so the gate is closed.
     pub fn start() -> Result<Self> {
         Self::start_with(LabOptions::default())
     }
@@ -105,7 +105,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Everything but the agent: nothing is enforced.
+    /// Starts everything except the agent, so nothing is enforced.
     pub fn without_agent(options: LabOptions) -> Result<Self> {
         let (node, outside) = networks()?;
         let world = World::start(&outside)?;
@@ -162,9 +162,9 @@ impl Lab {
         })
     }
 
-    /// Starts the agent, or another one after the last has ended, and waits until it is ready.
+    /// Starts the agent, or the next one after the last has ended, and waits until it is ready.
     pub fn start_agent(&mut self) -> Result<()> {
-        // The old one is gone before the new one comes: they share the pins and the port.
+        // The old one ends first, because they share the pins and the port.
         self.agent = None;
         let (place, mut arguments) = (self.agent_place(), self.agent_arguments());
         let mut program = self.binary.clone();
@@ -178,14 +178,14 @@ impl Lab {
         Ok(())
     }
 
-    /// From the next start on the agent is the other one of its two builds.
+    /// Uses the other build of the agent from the next start on.
     pub fn use_other_build(&mut self) -> Result<()> {
         let (first, next) = (agent::binary()?, agent::next_binary()?);
         self.binary = if self.binary == first { next } else { first };
         Ok(())
     }
 
-    /// From here on the lab's agent is this one, which a test started beside it. Returns the other.
+    /// Replaces the lab's agent by one that a test started beside it. Returns the former agent.
     pub fn swap_agent(&mut self, next: Agent) -> Result<Agent> {
         self.agent
             .replace(next)
@@ -243,7 +243,7 @@ impl Lab {
         }
     }
 
-    /// A program to be run as a client.
+    /// The command of a program that runs as a client.
     pub fn command(&self, program: &str) -> Result<Command> {
         self.client_place().command(program)
     }
@@ -276,8 +276,7 @@ impl Lab {
         )
     }
 
-    /// What the running agent says about itself. It says that it is ready a moment before it can
-    /// be asked.
+    /// The `status` of the running agent. It answers shortly after it reports that it is ready.
     pub fn status(&self) -> Result<Value> {
         let socket = self.admin_socket().display().to_string();
         let verb = ["status", "-o", "json", "--admin-socket", &socket];
@@ -291,7 +290,7 @@ impl Lab {
         status.with_context(|| format!("status: {last:?}"))
     }
 
-    /// Puts a rules file in place, all at once, and waits until the agent has applied it.
+    /// Puts a rules file in place atomically, and waits until the agent has applied it.
     pub fn rules(&self, name: &str, text: &str) -> Result<()> {
         self.applied(|| self.write_rules(name, text))
     }
@@ -308,7 +307,7 @@ impl Lab {
         self.applied(|| Ok(fs::remove_file(self.rules.path().join(name))?))
     }
 
-    /// Makes a change and waits for the agent, where one runs, to apply it.
+    /// Makes a change, and waits until the agent, if it runs, has applied it.
     pub fn applied(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
         let mark = self.agent.as_ref().map(Agent::mark);
         change()?;
@@ -325,7 +324,7 @@ impl Lab {
 
     /// Where the agent answers `status`.
     pub fn admin_socket(&self) -> PathBuf {
-        // Hidden, so that it is not a rule.
+        // Its name begins with a dot, so that it is not read as a rule.
         self.rules.path().join(".admin.sock")
     }
 
@@ -377,9 +376,9 @@ fn networks() -> Result<(NetNs, NetNs)> {
     node.ip(
         "route add 198.51.100.0/24 via 203.0.113.254\nroute add 2001:db8:2::/64 via 2001:db8:1::fe",
     )?;
-    // Every address of the two nets is the outside's own, without listing each.
+    // Every address of the two networks belongs to the outside.
     outside.ip("route add local 198.51.100.0/24 dev lo\nroute add local 2001:db8:2::/64 dev lo")?;
-    // IPv6 lets nobody bind to such an address otherwise.
+    // Otherwise IPv6 does not allow binding to such an address.
     outside.sysctl("ipv6/ip_nonlocal_bind", "1")?;
     Ok((node, outside))
 }

@@ -21,13 +21,13 @@ pub struct LabOptions {
     pub family: Family,
     /// The TTL of every name, in seconds.
     pub ttl: u32,
-    /// The agent's name servers; none are the lab's own, over both families.
+    /// The agent's name servers. If empty, these are the lab's own over both families.
     pub servers: Vec<SocketAddr>,
-    /// Descriptors that the agent may have (`ulimit -n`), where it is not what the test may have.
+    /// The agent's limit of descriptors (`ulimit -n`), if it differs from that of the test.
     pub descriptors: Option<u32>,
     /// Another agent than the one that was built with the tests.
     pub binary: Option<PathBuf>,
-    /// Flags for `egress-agent run` beside the lab's own.
+    /// Flags for `egress-agent run`, in addition to the lab's own.
     pub agent: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
-//! Sets by rtnetlink(7) what `ip link` of some distributions cannot set.
+//! Sets with rtnetlink(7) what `ip link` of some distributions cannot set.
 //!
-//! Owns one message and its answer; it is sent in the namespace of the calling thread.
+//! Owns one message and its answer. The message is sent in the calling thread's namespace.
 
 use std::ffi::CString;
 use std::io::{self, Read as _, Write as _};

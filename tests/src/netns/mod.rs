@@ -1,7 +1,7 @@
 //! Network namespaces that a test made, and the cable between two of them.
 //!
-//! Owns their making; they end with the last process and descriptor in them. The machine's own
-//! namespace is never changed.
+//! Owns their creation. They end with the last process in them and descriptor of them. The machine's own namespace is
+//! never changed.
 
 mod link;
 
@@ -26,8 +26,8 @@ pub struct NetNs {
 impl NetNs {
     /// A namespace with nothing but loopback, which is up.
     pub fn new() -> Result<Self> {
-        // The thread's only work is to be elsewhere: it ends before this returns, so no other
-        // code can find itself in the wrong namespace.
+        // Only this thread enters the namespace, and it ends before the function returns, so no other code can be in
+        // the wrong namespace.
         let made = thread::spawn(|| -> Result<OwnedFd> {
             // SAFETY: a network namespace does not touch what the threads of a process share
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
@@ -47,12 +47,12 @@ impl NetNs {
         self.fd.as_fd()
     }
 
-    /// A path to it, good for `nsenter --net=` while this process lives.
+    /// A path to it for `nsenter --net=`, valid while this process lives.
     pub fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", process::id(), self.fd.as_raw_fd()).into()
     }
 
-    /// Runs `work` in a thread that is inside. Sockets that it makes stay inside for good.
+    /// Runs `work` in a thread in the namespace. Sockets that it makes stay in the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         thread::scope(|scope| {
             let inside = scope.spawn(|| -> Result<T> {
@@ -65,7 +65,7 @@ impl NetNs {
         })
     }
 
-    /// Moves the calling thread inside, for good: only for threads that are made for it.
+    /// Moves the calling thread into the namespace permanently. Only for threads made for this.
     pub fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.fd(), Some(LinkNameSpaceType::Network))
             .context("cannot enter the namespace")
@@ -98,8 +98,8 @@ impl NetNs {
         Ok(())
     }
 
-    /// Sets the largest segment of a device, in bytes, for sending and for receiving, in both families.
-    /// Over 65536 it has BIG TCP.
+    /// Sets the largest segment of a device, in bytes, for both directions and both families. More than 65536 is BIG
+    /// TCP.
     pub fn segments(&self, device: &str, bytes: u32) -> Result<()> {
         self.run(|| link::segments(device, bytes))?
             .with_context(|| format!("cannot set the segments of {device} to {bytes}"))

@@ -25,7 +25,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// What the lab's running agent holds.
+    /// The resources of the lab's running agent.
     pub fn now(lab: &mut Lab) -> Result<Self> {
         let process = format!("/proc/{}", lab.agent()?.pid());
         let count = |what: &str| -> Result<usize> {
@@ -43,11 +43,11 @@ impl Held {
         })
     }
 
-    /// Waits until the agent holds no more than this, after `pods` have come and gone.
+    /// Waits until the agent holds no more than this after `pods` pods were removed.
     ///
-    /// Threads alone are not compared one by one: how many the runtime keeps for blocking work,
-    /// which continues without pods too (looking at files, the canary), depends on how many pieces
-    /// of it once met. Half as many as there were pods are more than that ever makes.
+    /// The number of threads need not be equal: the runtime keeps threads for blocking work that also runs without pods
+    /// (reading files, the canary), and their number depends on how much of it ran at the same time. It is always less
+    /// than half the number of pods.
     pub fn wait_back(&self, lab: &mut Lab, pods: usize, limit: Duration) -> Result<()> {
         assert!(pods >= 8, "so few pods tell nothing of threads");
         let mut last = None;

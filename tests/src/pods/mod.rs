@@ -1,7 +1,7 @@
-//! Pods without a container runtime: a network namespace of its own, wired to the lab's node, and
-//! the cgroups that a kubelet with the cgroupfs driver would make, below the enforced root.
+//! Pods without a container runtime. Each has a network namespace that is connected to the lab's node, and the cgroups
+//! that a kubelet with the cgroupfs driver would make below the enforced root.
 //!
-//! Owns their making and removal. The tests decide what runs inside.
+//! Owns their creation and removal. The tests decide what runs in them.
 
 pub mod held;
 
@@ -23,7 +23,7 @@ const GATEWAY: (Ipv4Addr, Ipv6Addr) = (
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
 );
 
-/// The lab's node as one that has pods: it forwards, and the outside knows the way back.
+/// The lab's node with pods: it forwards, and the outside has a route back.
 pub struct Pods {
     burstable: Cgroup,
     number: AtomicU16,
@@ -36,13 +36,13 @@ pub enum Stack {
     Dual,
     /// No IPv6 in the namespace.
     V4,
-    /// No IPv4 address but loopback's.
+    /// No IPv4 address except loopback.
     V6,
 }
 
-/// A pod: dropping it kills what runs in it and removes its cgroups and its namespace.
+/// A pod. Dropping it kills its processes and removes its cgroups and its namespace.
 pub struct Pod {
-    // Dropped in this order: what is inside first.
+    // Dropped in this order: first the processes inside.
     pause: Guarded,
     container: Cgroup,
     sandbox: Cgroup,
@@ -58,8 +58,8 @@ pub struct Pod {
     resolver: ResolverFiles,
 }
 
-/// The lab's node forwards, and the outside knows the way back to the pods' ranges
-/// (10.244.0.0/16, fd00:10:244::/48).
+/// Makes the lab's node forward, and gives the outside a route back to the pods' ranges (10.244.0.0/16,
+/// fd00:10:244::/48).
 pub fn forward(lab: &Lab) -> Result<()> {
     lab.node().sysctl("ipv4/ip_forward", "1")?;
     lab.node().sysctl("ipv6/conf/all/forwarding", "1")?;
@@ -82,7 +82,7 @@ impl Pods {
         self.create_in(lab, NetNs::new()?, Stack::Dual)
     }
 
-    /// The same in a namespace that is there already, with the families of `stack`.
+    /// The same in an existing namespace, with the families of `stack`.
     pub fn create_in(&self, lab: &Lab, netns: NetNs, stack: Stack) -> Result<Pod> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let [high, low] = number.to_be_bytes();
@@ -114,8 +114,8 @@ impl Pods {
     }
 }
 
-/// As point-to-point CNI plugins do it: a cable, a route to the pod on the node, the gateway's
-/// address on the node's end.
+/// Connects it as point-to-point CNI plugins do: a cable, a route to the pod on the node, the gateway's address at the
+/// node's end.
 fn wire(
     lab: &Lab,
     netns: &NetNs,
@@ -180,7 +180,7 @@ fn id(kind: u8, number: u16) -> String {
 }
 
 impl Pod {
-    /// In its container.
+    /// The place of its container.
     pub fn place(&self) -> Place<'_> {
         Place {
             cgroup: Some(&self.container),

@@ -1,4 +1,4 @@
-//! Claimed sources: what makes a server of the node believe that the target wrote to it.
+//! Claimed sources: ways to make a server of the node believe that the target wrote to it.
 
 use super::{EGRESS, Named, SENDMSG, SETSOCKOPT};
 use crate::escape::table::Over::{Both, V4, V6};

@@ -6,7 +6,7 @@ use crate::escape::table::Over::{Both, Neither};
 use crate::escape::table::{Expect, Path, Trial, path};
 use crate::escape::{families, ip, tcp, uring};
 
-/// `AF_PACKET` and its kin are seen by no hook of IP sockets.
+/// No hook of IP sockets sees `AF_PACKET` and similar families.
 const DROP_RAW: &str = "drop CAP_NET_RAW";
 const NO_CAPABILITY: &str =
     "no capability guards it: block the family by seccomp where the LSM does not load";

@@ -1,7 +1,6 @@
 //! The rows of the table, section by section.
 //!
-//! Owns the words and the expectation of each path, and the forms that an address may take. What
-//! the columns mean is in `table`.
+//! Owns the text and the expectation of each path, and the forms of an address. `table` explains the columns.
 
 mod claimed;
 mod datagrams;
