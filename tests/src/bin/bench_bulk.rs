@@ -1,9 +1,8 @@
-//! How long many bytes over one connection take with the gate and without it, interleaved: straight
-//! TCP over lo, a veth and a device with BIG TCP; HTTP and TLS through the proxy, up and down.
+//! The time of long transfers over one connection with and without the gate, interleaved: direct TCP over lo, a veth
+//! and a device with BIG TCP; HTTP and TLS through the proxy, up and down.
 //!
-//! Owns the measuring. `cargo xtask bench bulk` runs it. A transfer that stalls is an error. The agent
-//! and the hosts are in cargo's dev profile there: a straight transfer does not run in them, a proxied
-//! one does.
+//! Owns the measurement. `cargo xtask bench bulk` runs it, with the agent and the hosts in cargo's dev profile. Direct
+//! transfers do not pass through these programs, but proxied ones do. A transfer that stalls is an error.
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
@@ -19,18 +18,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const MB: usize = 1 << 20;
-/// The client ends earlier where nothing moves.
+/// The client ends earlier if a transfer stalls.
 const LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Parser)]
 struct Cli {
-    /// Transfers of each kind with the gate, and as many without it.
+    /// Transfers of each kind with the gate, and the same number without it.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Megabytes of each transfer, each way where it goes both ways.
+    /// Megabytes of each transfer, in each direction if there are two.
     #[arg(long, default_value_t = 200)]
     megabytes: usize,
-    /// Leave out what goes through the proxy.
+    /// Leave out transfers through the proxy.
     #[arg(long)]
     straight: bool,
 }
@@ -131,7 +130,7 @@ impl Bench {
         };
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for round in 0..self.rounds {
-            // Each goes first as often as the other.
+            // Each goes first equally often.
             for turn in 0..2 {
                 if (round + turn) % 2 == 0 {
                     without.push(self.seconds(&open, transfer)?);
@@ -159,7 +158,7 @@ impl Bench {
         Ok(())
     }
 
-    /// How long one takes; an error where it stalls.
+    /// The time of one transfer. Fails if it stalls.
     fn seconds(&self, place: &Place<'_>, transfer: Transfer) -> Result<f64> {
         match transfer {
             Transfer::Own(at) => self.bulk(place, "own", SocketAddr::new(at, 0)),
@@ -183,7 +182,7 @@ impl Bench {
 
     fn curl(&self, place: &Place<'_>, url: &str, at: IpAddr, upload: bool) -> Result<f64> {
         let mut command = place.command("curl")?;
-        // Less than 1 kB/s for ten seconds: it stalls.
+        // A transfer with less than 1 kB/s for ten seconds stalls.
         command.args([
             "-q",
             "-sS",

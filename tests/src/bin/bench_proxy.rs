@@ -1,8 +1,8 @@
-//! Processor time of the agent for what goes through the proxy: a request on a kept connection, one
-//! on a fresh connection, a megabyte of HTTP and of TLS up and down.
+//! Processor time of the agent for traffic through the proxy: a request on a kept connection, one on a new connection,
+//! a megabyte of HTTP and of TLS up and down.
 //!
-//! Owns the measuring. `cargo xtask bench proxy` runs it. With `--against` another agent is measured in
-//! the same run, a round of each in turn: the figures hold within one machine and one load.
+//! Owns the measurement. `cargo xtask bench proxy` runs it. With `--against` another agent is measured in the same run,
+//! in alternating rounds, because figures are comparable only on the same machine and load.
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;

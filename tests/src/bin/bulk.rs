@@ -1,5 +1,4 @@
-//! A client that moves many bytes each way over one connection, and says in one line of JSON how long
-//! it took.
+//! A client that moves many bytes in each direction over one connection, and prints the time as one line of JSON.
 //!
 //! Owns sockets only. The test decides where it runs and how long it may take.
 
@@ -11,7 +10,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than a transfer that continues; one that stands still ends here.
+/// A transfer without progress for this long ends.
 const STALLED: Duration = Duration::from_secs(10);
 const CHUNK: usize = 1 << 20;
 
@@ -24,9 +23,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Way {
-    /// To a host that sends every byte back.
+    /// Send to a host that sends every byte back.
     Echo { to: SocketAddr, bytes: usize },
-    /// To a server of this process, and back.
+    /// Send to a server in this process, and back.
     Own { at: SocketAddr, bytes: usize },
 }
 
@@ -59,7 +58,7 @@ fn limit(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(STALLED))
 }
 
-/// Sends `bytes` while as many are read.
+/// Sends `bytes` bytes, and reads the same number at the same time.
 fn both_ways(stream: &TcpStream, bytes: usize) -> io::Result<()> {
     thread::scope(|scope| {
         let reader = scope.spawn(move || drain(stream, bytes));

@@ -21,7 +21,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Requests on fresh connections that end by a reset, so that their ports come back at once
+    /// Requests on new connections that end with a reset, so that their ports are free at once
     Hammer {
         #[arg(long)]
         host: String,
@@ -29,10 +29,10 @@ enum Verb {
         count: usize,
         #[arg(long)]
         threads: usize,
-        /// Dialled in turn; the path of the request names which
+        /// Dialled in turn; the path of the request names the target
         targets: Vec<SocketAddr>,
     },
-    /// Requests over connections that are kept, one thread a connection
+    /// Requests over kept connections, one thread for each connection
     Requests {
         #[arg(long)]
         host: String,
@@ -42,8 +42,8 @@ enum Verb {
         threads: usize,
         target: SocketAddr,
     },
-    /// Opens connections, sends the beginning of a request on each, and holds them until standard
-    /// input ends; a line with how many are open, each second
+    /// Opens connections, sends the beginning of a request on each, and holds them until standard input ends; prints
+    /// the number of open ones each second
     Hoard {
         #[arg(long)]
         count: usize,
@@ -55,14 +55,14 @@ enum Verb {
         bytes: usize,
         target: SocketAddr,
     },
-    /// Requests over one connection, a new one where it ends, until standard input ends; a line for
-    /// each change of the outcome
+    /// Requests over one connection, and a new one when it ends, until standard input ends; prints a line for each
+    /// change of the outcome
     Ask {
         #[arg(long)]
         host: String,
         target: SocketAddr,
     },
-    /// Connects again and again until standard input ends; a line for each change of the outcome
+    /// Connects repeatedly until standard input ends; prints a line for each change of the outcome
     Watch { target: SocketAddr },
 }
 
@@ -115,8 +115,8 @@ fn hammer(host: &str, count: usize, threads: usize, targets: &[SocketAddr]) -> R
                         return;
                     }
                     let target = targets[n % targets.len()];
-                    // Every fourth client goes away before it could be answered: its port is free
-                    // again while the proxy has yet to look at the connection.
+                    // Every fourth client leaves before it can get an answer. Its port is then free again before the
+                    // proxy sees the connection.
                     let wait = n % 4 != 3;
                     match shot(host, target, wait) {
                         Ok(()) if wait => ok.fetch_add(1, Ordering::Relaxed),
@@ -242,7 +242,7 @@ fn hoard(count: usize, begin: &str, bytes: usize, target: SocketAddr) -> Result<
             continue;
         };
         stream.set_nonblocking(true)?;
-        // What does not fit the kernel's buffers is not sent: the proxy has stopped reading then.
+        // Bytes that do not fit into the kernel's buffers are dropped, because the proxy has stopped reading.
         let _ = stream.write(&head);
         hoarded.push(stream);
     }
@@ -268,7 +268,7 @@ fn ask(host: &str, target: SocketAddr) -> Result<()> {
             Ok(()) => "200".to_owned(),
             Err(error) => {
                 let error = format!("{error:#}");
-                // Only an answer leaves the connection usable.
+                // The connection is usable only after an answer.
                 if !error.starts_with("status") {
                     stream = None;
                 }
@@ -331,11 +331,11 @@ fn watch(target: SocketAddr) -> Result<()> {
     let ended = told_to_end();
     let (mut tries, mut connected, mut last) = (0_u64, 0_u64, String::new());
     while !ended.load(Ordering::SeqCst) {
-        // A connect whose SYN meets the change of a rule on its way gets no answer at all.
+        // A connect whose SYN is on its way when a rule changes gets no answer.
         let outcome = match TcpStream::connect_timeout(&target, Duration::from_millis(500)) {
             Ok(_) => {
                 connected += 1;
-                // Slow enough for the host to accept, or the next SYN waits for room in its queue.
+                // The pause lets the host accept. Otherwise the next SYN waits for room in its queue.
                 thread::sleep(Duration::from_millis(1));
                 "connected".to_owned()
             }

@@ -17,18 +17,18 @@ enum Cli {
     Try {
         /// The path's name.
         name: String,
-        /// Where to get.
+        /// The destination to reach.
         to: SocketAddr,
-        /// A destination that is listed.
+        /// A listed destination.
         listed: SocketAddr,
-        /// One that goes to the proxy.
+        /// A destination that goes to the proxy.
         proxied: SocketAddr,
         /// This node's address.
         own: IpAddr,
         /// The proxy's port.
         proxy_port: u16,
     },
-    /// Try every path and print the matrix; ends 0 only if all is as the page says.
+    /// Try every path and print the matrix. The exit code is 0 only if all results agree with the page.
     Suite {
         /// Only paths whose name contains this.
         #[arg(default_value = "")]

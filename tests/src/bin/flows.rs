@@ -69,11 +69,11 @@ fn made(flow: &Value) -> Value {
 fn stream(to: SocketAddr, first: &[u8]) -> io::Result<Value> {
     let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
-    // One that was closed before is found out by reading.
+    // The read below detects a connection that was closed before.
     let _ = stream.write_all(first);
     let mut answer = vec![0; 4096];
     let mut length = 0;
-    // A whole head, or all that comes.
+    // Reads a whole head, or everything that comes.
     while length < answer.len() && !answer[..length].ends_with(b"served") {
         match stream.read(&mut answer[length..]) {
             Ok(0) => break,

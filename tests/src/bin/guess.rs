@@ -1,9 +1,8 @@
-//! A client that guesses: it finds the UDP ports on which somebody of this namespace waits for an
-//! answer and sends them datagrams that could be one.
+//! A client that guesses answers: it finds the UDP ports of this namespace on which a process waits for an answer, and
+//! sends datagrams that could be the answer.
 //!
-//! Owns sockets only; it runs inside a cgroup and a namespace that a test chose. It goes on until
-//! its standard input ends, then says in a line of JSON how many datagrams it sent to how many
-//! ports.
+//! Owns sockets only; it runs inside a cgroup and a namespace that a test chose. It continues until its standard input
+//! ends, and then prints the number of datagrams and ports as a line of JSON.
 
 use clap::Parser;
 use hickory_proto::op::{Message, OpCode, Query};
@@ -24,22 +23,22 @@ const BATCH: usize = 512;
 
 #[derive(Parser)]
 struct Cli {
-    /// Where the socket is bound; its port is the datagrams' source port.
+    /// The socket's local address. Its port is the datagrams' source port.
     #[arg(long)]
     bind: SocketAddrV4,
     /// The source address that the datagrams claim (`IP_PKTINFO`).
     #[arg(long)]
     source: IpAddr,
-    /// The destination address, beside each port that is found.
+    /// The destination address, for each port that is found.
     #[arg(long, default_value = "127.0.0.1")]
     to: IpAddr,
-    /// The name that the datagrams answer for.
+    /// The name of the question that the datagrams answer.
     #[arg(long)]
     name: Name,
-    /// The address that they answer with.
+    /// The address in the answers.
     #[arg(long)]
     address: IpAddr,
-    /// Most datagrams in a second, over all ports.
+    /// The most datagrams in a second, over all ports.
     #[arg(long)]
     rate: Option<u64>,
 }
@@ -84,7 +83,7 @@ fn guess(cli: &Cli, over: &AtomicBool) -> io::Result<(u64, usize)> {
                 if let Some(rate) = cli.rate {
                     let due = Duration::from_micros(sent * 1_000_000 / rate);
                     thread::sleep(due.saturating_sub(start.elapsed()));
-                    // The next port's turn: an open question lives for seconds.
+                    // It continues with the next port, because a question is open for seconds.
                     if first > 0 {
                         break;
                     }
@@ -109,7 +108,7 @@ fn answer(name: &Name, address: std::net::Ipv4Addr) -> io::Result<Vec<u8>> {
     answer.to_vec().map_err(io::Error::other)
 }
 
-/// Local ports of the IPv4 datagram sockets of this namespace that have no well-known one.
+/// Local ports of this namespace's IPv4 datagram sockets, without well-known ports.
 fn open_ports() -> io::Result<Vec<u16>> {
     let text = std::fs::read_to_string("/proc/net/udp")?;
     let port = |line: &str| {
@@ -120,7 +119,7 @@ fn open_ports() -> io::Result<Vec<u16>> {
     Ok(ports.filter(|port| *port >= 1024).collect())
 }
 
-/// Sends the batch with each id from `first` on; says how many left.
+/// Sends the batch with each id from `first` on. Returns the number of sent datagrams.
 fn send(
     socket: &UdpSocket,
     source: std::net::Ipv4Addr,
@@ -180,6 +179,6 @@ fn send(
     // SAFETY: every pointer in the messages is to a value that outlives the call
     let sent =
         unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), BATCH as u32, 0) };
-    // Denied, or the port was closed meanwhile: the next one may do.
+    // The send was denied, or the port was closed meanwhile. The next one may succeed.
     u64::try_from(sent).unwrap_or_default()
 }

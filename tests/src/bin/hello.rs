@@ -24,7 +24,7 @@ struct Cli {
     first: String,
     /// Name in the second, of the same length
     second: String,
-    /// Where to
+    /// The destination
     target: SocketAddr,
 }
 
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What the client wants to send.
+/// The bytes that the client wants to send.
 fn written(client: &mut ClientConnection) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while client.wants_write() {

@@ -1,7 +1,7 @@
-//! A client with many connections that are idle: it asks once on each, over HTTP or TLS, reads the
-//! answer, and holds them all until its standard input ends.
+//! A client with many idle connections: it makes one request on each, over HTTP or TLS, reads the answer, and keeps all
+//! connections until its standard input ends.
 //!
-//! One line of JSON says how many there are. What they may cost is for the tests to say.
+//! It prints their number as one line of JSON. The tests decide what they may cost.
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -82,7 +82,7 @@ fn one(cli: &Cli, tls: Option<&Arc<ClientConfig>>) -> Result<TcpStream> {
     Ok(session.sock)
 }
 
-/// Reads no further than the head: nothing more is asked on this connection.
+/// Reads only the head, because nothing more is requested on this connection.
 fn ask(stream: &mut (impl Read + Write), host: &str) -> Result<()> {
     write!(stream, "HEAD /get HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
     stream.flush()?;

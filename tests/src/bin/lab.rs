@@ -1,4 +1,4 @@
-//! The lab as a program: walks through it over IPv4 and IPv6, or leaves it up.
+//! The lab as a program: walks through it over IPv4 and IPv6, or keeps it running.
 //!
 //! Owns the output and the exit code. `walk` has the steps.
 
@@ -12,21 +12,21 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Walk through the lab: real agent, real kernel, hosts of its own.
+/// Walk through the lab, with the real agent, the real kernel and hosts of its own.
 #[derive(Parser)]
 struct Cli {
-    /// Leave the lab up until Ctrl-C and print the lines to paste in another terminal.
+    /// Keep the lab running until Ctrl-C, and print the lines to paste in another terminal.
     #[arg(long)]
     keep: bool,
 }
 
 fn main() -> ExitCode {
-    // Ctrl-C ends the waiting, not the process: the guards then remove what was made.
+    // Ctrl-C ends the waits, not the process, so that the guards can clean up.
     end_waits_on_signals();
     let cli = Cli::parse();
     match if cli.keep { keep() } else { walk_both() } {
         Ok(()) => ExitCode::SUCCESS,
-        // Ctrl-C reaches curl too, which may be the first to say so.
+        // Ctrl-C also reaches curl, which may report it first.
         Err(_) if interrupted() => {
             eprintln!("lab: interrupted");
             ExitCode::FAILURE
@@ -107,8 +107,7 @@ fn keep() -> Result<()> {
         if !agent.is_running() {
             bail!("the agent ended:\n{}", agent.tail());
         }
-        // A line of the log or Ctrl-C, whichever comes first; the limit only lets the loop look
-        // whether the agent still runs.
+        // Waits for a line of the log or Ctrl-C. The limit lets the loop check that the agent still runs.
         let _ = wait_until("another line", Duration::from_secs(1), || {
             (agent.mark() > seen).then_some(())
         });

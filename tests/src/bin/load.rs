@@ -1,5 +1,5 @@
-//! A workload that a test puts behind the gate: connects and sends without end, and counts the
-//! result of each attempt.
+//! A workload that a test puts behind the gate: it connects and sends continuously, and counts the result of each
+//! attempt.
 //!
 //! Owns the attempts. The test checks the counts. It works until its standard input is closed and
 //! then prints one line: `NAME=COUNT ...`.
@@ -23,15 +23,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Every kind of flow at once, with a pause after each try.
+    /// Every kind of flow at the same time, with a pause after each try.
     Mix {
-        /// An echo host that is listed, straight through, by TCP and UDP.
+        /// A listed echo host that is reached without the proxy, by TCP and UDP.
         #[arg(long)]
         direct: SocketAddr,
-        /// A host that is listed, through the proxy.
+        /// A listed host that is reached through the proxy.
         #[arg(long)]
         proxied: SocketAddr,
-        /// A host that nothing lists.
+        /// A host that no rule lists.
         #[arg(long)]
         unlisted: SocketAddr,
     },
@@ -40,7 +40,7 @@ enum Task {
         /// An echo host.
         to: SocketAddr,
     },
-    /// Connects datagram sockets, which sends nothing, as fast as it goes.
+    /// Connects datagram sockets as fast as possible. That sends no packet.
     Judge {
         /// Destinations that are listed.
         #[arg(long)]
@@ -51,16 +51,16 @@ enum Task {
     },
     /// Refused connects at a rate, for a time.
     Flood {
-        /// A second.
+        /// Connects in a second.
         #[arg(long)]
         rate: u64,
-        /// How long.
+        /// Duration in seconds.
         #[arg(long)]
         seconds: u64,
         /// Each to another destination.
         #[arg(long)]
         spread: bool,
-        /// By TCP, not by UDP.
+        /// Use TCP instead of UDP.
         #[arg(long)]
         stream: bool,
     },
@@ -69,9 +69,9 @@ enum Task {
 static STOP: AtomicBool = AtomicBool::new(false);
 static COUNTS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
-/// Between two tries of one kind.
+/// The pause between two tries of one kind.
 const PAUSE: Duration = Duration::from_micros(500);
-/// For a try that should be answered at once.
+/// The time limit of a try, which should be answered at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -97,7 +97,7 @@ fn run(task: Task) -> Result<()> {
             proxied,
             unlisted,
         } => {
-            // Made while all is well; it must live through everything that the test does.
+            // Made before the test disturbs anything. It must survive everything that the test does.
             let standing = TcpStream::connect(direct).context("the standing connection")?;
             let work: [Box<dyn Fn() + Send>; 6] = [
                 repeat("standing", move || echo(&standing)),
@@ -119,7 +119,7 @@ fn run(task: Task) -> Result<()> {
     }
 }
 
-/// Works in a thread each, until standard input ends; prints the counts.
+/// Runs each work in a thread until standard input ends, and prints the counts.
 fn until_told<const N: usize>(work: [Box<dyn Fn() + Send>; N]) -> Result<()> {
     println!("ready");
     io::stdout().flush()?;
@@ -194,7 +194,7 @@ fn judge(name: &'static str, to: Vec<SocketAddr>) -> Result<Box<dyn Fn() + Send>
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let (passed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     Ok(Box::new(move || {
-        // Each is tried at least once, however soon the load ends.
+        // Each is tried at least once, even if the load ends early.
         loop {
             for to in &to {
                 match socket.connect(to) {

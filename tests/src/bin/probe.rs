@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 /// Longer than any answer of a host of the lab.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// For the handshake of a connect that the gate allows. Longer than the kernel takes on loopback.
+/// The time limit for the handshake of an allowed connect. It is longer than the kernel needs on loopback.
 const HANDSHAKE: Duration = Duration::from_millis(100);
-/// Between two connects that wait for another verdict.
+/// The pause between two connects that wait for another verdict.
 const BETWEEN: Duration = Duration::from_micros(200);
 
 /// Try one way out and say what the kernel answered.
@@ -43,10 +43,10 @@ enum Way {
     Hold { to: SocketAddr },
     /// Connect a datagram socket, then send each line of standard input and wait for it.
     HoldUdp { to: SocketAddr },
-    /// Connect over TCP and close, again and again until standard input ends.
+    /// Connect over TCP and close, repeatedly until standard input ends.
     Loop { to: SocketAddr },
-    /// Read `allowed ADDRESS COUNT` or `denied ADDRESS COUNT` line by line. Connect over TCP to that
-    /// many addresses in turn, to each until the gate's verdict is that one, and say when it was.
+    /// Read `allowed ADDRESS COUNT` or `denied ADDRESS COUNT` line by line. Connect over TCP to that many addresses in
+    /// turn, to each until the gate gives that verdict, and print the time.
     When,
     /// Connect over TCP to each destination, again after a pause in milliseconds, until standard input
     /// ends. Count the connects that the gate denied.
@@ -76,7 +76,7 @@ fn timed(attempt: impl FnOnce() -> io::Result<()>) -> Value {
     let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
     match outcome {
         Ok(()) => json!({ "errno": null, "error": null, "micros": micros }),
-        // An end of stream or a limit of time has no number of its own.
+        // The end of a stream and a time limit have no error number.
         Err(error) => {
             json!({ "errno": error.raw_os_error().unwrap_or(-1), "error": error.to_string(), "micros": micros })
         }
@@ -119,7 +119,7 @@ fn udp(to: SocketAddr, connected: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Says `up` once connected, then each line as it came back.
+/// Prints `up` once connected, and then each line that comes back.
 fn hold(to: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -134,7 +134,7 @@ fn hold(to: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Says `up` once connected, then each line as it came back, or `errno` and the number.
+/// Prints `up` once connected, and then each line that comes back, or `errno` and the number.
 fn hold_udp(to: SocketAddr) -> io::Result<()> {
     let socket = unbound(to)?;
     socket.connect(to)?;
@@ -186,8 +186,8 @@ fn end_of_input() -> Arc<AtomicBool> {
     over
 }
 
-/// Whether the gate denies a connect. It answers at once, and so does the kernel for a local address
-/// that nobody listens at.
+/// Whether the gate denies a connect. The gate decides at once, and the kernel answers at once for a local address
+/// without a listener.
 fn denies(to: SocketAddr) -> io::Result<bool> {
     match TcpStream::connect_timeout(&to, HANDSHAKE) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(true),
@@ -231,7 +231,7 @@ fn when() -> ExitCode {
 fn watch(pause: Duration, all: &[SocketAddr]) -> Value {
     let over = end_of_input();
     let (mut tries, mut denied, mut failed) = (0_u64, 0_u64, 0_u64);
-    // Of each destination, the first denied connect of those that were not followed by another yet.
+    // For each destination, the first of the present series of denied connects.
     let mut since: Vec<Option<Instant>> = vec![None; all.len()];
     let mut longest = Duration::ZERO;
     while !over.load(Ordering::Relaxed) {

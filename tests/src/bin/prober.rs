@@ -1,5 +1,5 @@
-//! A client that asks a listed HTTP host without a pause while a test restarts the agent: each time on
-//! a connection of its own, and over one that is kept open.
+//! A client that sends requests to a listed HTTP host continuously while a test restarts the agent: each on a
+//! connection of its own, and others over a kept connection.
 //!
 //! Owns the tries and how long they failed. It works until its standard input ends and then prints
 //! one line of JSON.
@@ -14,22 +14,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 static STOP: AtomicBool = AtomicBool::new(false);
-/// Between two tries on connections of their own.
+/// The pause between two tries on connections of their own.
 const PAUSE: Duration = Duration::from_millis(3);
-/// Between two requests on the connection that is kept.
+/// The pause between two requests on the kept connection.
 const KEPT_PAUSE: Duration = Duration::from_millis(20);
-/// For one try.
+/// The time limit of one try.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What became of one kind of tries.
+/// The results of one kind of tries.
 #[derive(Default)]
 struct Tally {
     ok: u64,
-    /// Failures by what they were.
+    /// Failures by kind.
     failed: BTreeMap<String, u64>,
     /// The longest row of failures, from the beginning of the first to the end of the last.
     denied: Duration,
-    /// The slowest success: its connection waited for an agent, or its request was slow.
+    /// The slowest success. Its connection waited for an agent, or its request was slow.
     slowest: Duration,
     row: Option<Instant>,
 }
@@ -160,7 +160,7 @@ fn kept(to: SocketAddr, host: &str) -> serde_json::Value {
     json!(counts)
 }
 
-/// Whether the other side has closed, without waiting.
+/// Whether the other side has closed. Does not wait.
 fn ended(stream: &TcpStream) -> bool {
     let nonblocking = |on| stream.set_nonblocking(on).is_ok();
     if !nonblocking(true) {
@@ -171,7 +171,7 @@ fn ended(stream: &TcpStream) -> bool {
     !matches!(peeked, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Said of a connection that ended before the first byte of a response.
+/// The error of a connection that ended before the first byte of a response.
 const NOTHING: &str = "closed without a byte";
 
 /// Reads a response to its end; an error unless its status is 200. Returns whether the connection closes

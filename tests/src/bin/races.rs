@@ -58,7 +58,7 @@ fn run(cli: &Cli) -> io::Result<serde_json::Value> {
     }
     let v6 = cli.to.first().is_some_and(SocketAddr::is_ipv6);
     let names: Vec<Name> = cli.to.iter().map(Name::of).collect();
-    // One datagram socket for all threads makes the most mixtures; more make other orders.
+    // One datagram socket for all threads gives the most races. More sockets give other orders.
     let datagrams = [socket(v6, libc::SOCK_DGRAM)?, socket(v6, libc::SOCK_DGRAM)?];
     let streams = [
         socket(v6, libc::SOCK_STREAM)?,
@@ -156,7 +156,7 @@ struct Thread<'a> {
     random: u64,
     names: &'a [Name],
     connect: Option<Name>,
-    /// None where the system gives no ring.
+    /// `None` if the system has no rings.
     ring: Option<IoUring>,
 }
 
@@ -183,8 +183,8 @@ impl<'a> Thread<'a> {
         self.names[at]
     }
 
-    /// A while of one kind: sends on the socket as it is connected, or to two destinations in turn by
-    /// one call, or a new connect. Returns how many went through and how many did not.
+    /// Repeats one kind of call: sends on the connected socket, sends to two destinations in turn, or connects again.
+    /// Returns the numbers of successes and failures.
     fn datagrams(&mut self, fd: RawFd) -> (u64, u64) {
         let pair = [self.name(), self.name()];
         let kind = self.below(16);
@@ -209,7 +209,7 @@ impl<'a> Thread<'a> {
         (good, turns as u64 - good)
     }
 
-    /// Through AF_UNSPEC, which gives up the source address of the connect before.
+    /// Connects after AF_UNSPEC, which releases the source address of the previous connect.
     fn connect(fd: RawFd, to: Name) -> io::Result<()> {
         // SAFETY: a family alone is a name for AF_UNSPEC; the other as in `datagrams`.
         unsafe {
@@ -263,7 +263,7 @@ impl<'a> Thread<'a> {
         }
     }
 
-    /// One step of a stream's life: its outcome is the receiver's to see.
+    /// One step of a stream's life. The receiver sees the outcome.
     fn stream(&mut self, fd: RawFd) {
         let to = self.name();
         // SAFETY: as in `datagrams`; a family alone is a name for AF_UNSPEC.

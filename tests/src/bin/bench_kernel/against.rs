@@ -22,12 +22,12 @@ use tempfile::TempDir;
 
 /// Addresses of one rules file, which agents read up to 4 MiB of.
 const PER_FILE: usize = 100_000;
-/// A million entries are read, compiled and written in this time on one busy core.
+/// In this time, one busy core reads, compiles and writes a million entries.
 const READY_WITHIN: Duration = Duration::from_mins(5);
 
 /// An agent that closed the gate around a cgroup, and the namespace of the calls below it.
 struct Contender {
-    // Dropped in this order: the agent first, then what it stands on.
+    // Dropped in this order: first the agent, then what it uses.
     _agent: Agent,
     client: Cgroup,
     _rules: TempDir,
@@ -38,11 +38,11 @@ struct Contender {
 }
 
 impl Contender {
-    /// Starts one that lists that many destinations, each for TCP and for UDP.
+    /// Starts an agent whose rules list this many destinations, each for TCP and UDP.
     fn start(binary: &Path, proxy_port: u16, destinations: u32) -> Result<Self> {
         let (netns, pins) = (namespace()?, BpfFs::mount()?);
         let (root, own) = (Cgroup::new()?, Cgroup::new()?);
-        // A root without anything below it is not ready.
+        // The agent is not ready with a root that has no cgroup below it.
         let client = root.child("client")?;
         let rules = tempfile::tempdir()?;
         list(rules.path(), destinations)?;
@@ -53,10 +53,10 @@ impl Contender {
         flag("--cgroup", root.path().into());
         flag("--agent-cgroup", own.path().into());
         flag("--bpf-dir", pins.path().into());
-        // Hidden, so that it is not a rule.
+        // Its name begins with a dot, so that it is not read as a rule.
         flag("--admin-socket", rules.path().join(".admin.sock"));
         flag("--proxy-port", proxy_port.to_string().into());
-        // No rule has a name to ask for.
+        // No rule has a name that must be resolved.
         flag("--dns-server", "127.0.0.1".into());
         let place = Place {
             cgroup: Some(&own),
@@ -121,7 +121,7 @@ pub fn bench(cli: &Cli, other: &Path) -> Result<()> {
                 workers.push((worker, Samples::new()));
             }
             for round in 0..cli.rounds {
-                // Each goes first as often as the others, and before each of the others as often.
+                // The order changes, so that each goes first, and before each other one, equally often.
                 let forward = round / 3 % 2 == 0;
                 for turn in 0..3 {
                     let turn = if forward { turn } else { 2 - turn };

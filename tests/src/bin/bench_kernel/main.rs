@@ -1,8 +1,8 @@
-//! What the hooks cost: the same calls with and without them, interleaved, beside nft sets of the
-//! same size or beside the hooks of another agent's binary.
+//! The cost of the hooks: the same calls with and without them, interleaved, compared with nft sets of the same size or
+//! with the hooks of another agent's binary.
 //!
-//! Owns the measuring. `cargo xtask bench kernel` runs it. Times are of the calls alone, so the
-//! profile that this program is built in does not matter; the BPF programs are optimised always.
+//! Owns the measurement. `cargo xtask bench kernel` runs it. Only the calls are timed, so the profile of this program
+//! does not matter. The BPF programs are always optimised.
 
 mod against;
 mod setup;
@@ -22,13 +22,13 @@ use worker::{Config, Sample, Worker};
 
 #[derive(Parser)]
 struct Cli {
-    /// Rounds: in each, every configuration has one batch of calls. Medians are of them.
+    /// Rounds. In each round, every configuration has one batch of calls. Medians are over the rounds.
     #[arg(long, default_value_t = 401)]
     rounds: usize,
     /// Sizes of the tables.
     #[arg(long, value_delimiter = ',', default_value = "10,1000,100000,1000000")]
     entries: Vec<u32>,
-    /// Say what each program takes, by the kernel's own account.
+    /// Print the time of each program, by the kernel's own statistics.
     #[arg(long)]
     programs: bool,
     /// Only these calls.
@@ -40,7 +40,7 @@ struct Cli {
     /// Compare with the hooks of another agent's binary instead, in the same run.
     #[arg(long, value_name = "AGENT")]
     against: Option<PathBuf>,
-    /// Measure in this process: what its parent starts it for.
+    /// Measure in this process. Its parent sets this.
     #[arg(long, hide = true, requires = "spread")]
     measure: Option<Call>,
     /// Destinations.
@@ -101,7 +101,7 @@ fn compare(setup: &Setup, call: Call, spread: u32, cli: &Cli) -> Result<()> {
         workers.push((setup.worker(call, spread, *config)?, Vec::new()));
     }
     for round in 0..cli.rounds {
-        // Each goes first as often as the others: what one leaves to be freed, the next may pay.
+        // Each goes first equally often, because one may have to free memory that another left.
         for turn in 0..configs.len() {
             let (worker, samples) = &mut workers[(round + turn) % configs.len()];
             samples.push(worker.batch()?);
@@ -152,7 +152,7 @@ fn programs(call: Call, worker: &mut Worker) -> Result<()> {
             .get(&id)
             .map_or((0, Duration::ZERO), |(_, r, t)| (*r, *t));
         let runs = runs - runs_before;
-        // Programs of other gates on this machine run too, but not as often.
+        // Programs of other gates on this machine run too, but less often.
         if runs >= u64::from(call.times()) {
             let each = time.saturating_sub(time_before).as_nanos() / u128::from(runs);
             println!("  {:<20}   {name}: {runs} runs of {each} ns", "");
@@ -161,7 +161,7 @@ fn programs(call: Call, worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// A middle value, and between what the middle half lies.
+/// The median, and the bounds of the middle half.
 struct Spread {
     low: f64,
     median: f64,

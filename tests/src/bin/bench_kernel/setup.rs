@@ -17,7 +17,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
-/// What lists the destinations.
+/// The kind of entries that list the destinations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Single addresses.
@@ -29,7 +29,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What it is called in the output.
+    /// Its name in the output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Addresses => "Single addresses",
@@ -39,9 +39,9 @@ impl Kind {
     }
 }
 
-/// Prefix lengths of [`Kind::Mixed`] beside [`SHORTEST`]: of networks that no destination is in.
+/// Prefix lengths of [`Kind::Mixed`] besides [`SHORTEST`]. These networks contain no destination.
 const LONGER: std::ops::RangeInclusive<u8> = 21..=31;
-/// The length of the networks that hold the destinations.
+/// The prefix length of the networks with the destinations.
 const SHORTEST: u32 = 20;
 
 /// Places of the three configurations.
@@ -87,7 +87,7 @@ impl Setup {
         })
     }
 
-    /// Fills the tables so that `entries` are in them; returns how many destinations that lists.
+    /// Fills the tables with `entries` entries. Returns the number of listed destinations.
     pub fn fill(&mut self, kind: Kind, entries: u32) -> Result<u32> {
         // Each destination takes two entries, one for each transport.
         let destinations = (entries / 2).max(1);
@@ -130,7 +130,7 @@ impl Setup {
                 }
             }
         }
-        // Through an empty table, so that there is room for the largest.
+        // An empty table comes first, so that there is room for the largest.
         for table in [Table::new(), table] {
             let desired = Desired {
                 table,
@@ -163,9 +163,9 @@ impl Setup {
     }
 }
 
-/// A set of the same destinations, and a rule that drops what is not in it.
+/// Makes an nft set of the same destinations, and a rule that drops other destinations.
 fn nft(netns: &NetNs, kind: Kind, destinations: u32) -> Result<()> {
-    // The destinations alone: nft's trees do not care for the rest.
+    // Only the destinations, because other entries do not affect nft's trees.
     let flags = if kind == Kind::Addresses {
         ""
     } else {

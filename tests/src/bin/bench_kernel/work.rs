@@ -1,4 +1,4 @@
-//! The calls that are measured, made in the place of one configuration.
+//! The measured calls, in the place of one configuration.
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -46,7 +46,8 @@ impl Call {
         }
     }
 
-    /// Calls in one batch, for two or three milliseconds: shorter than the machine keeps its pace.
+    /// The number of calls in one batch, which takes two or three milliseconds. The machine's speed is constant for
+    /// such a short time.
     pub const fn times(self) -> u32 {
         match self {
             Self::UdpConnect => 3000,
@@ -68,10 +69,10 @@ pub fn address(n: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(BASE + 2 * n)
 }
 
-/// In the place of one configuration: a batch of calls for each line that comes in, and what one
-/// call took for each that goes out. Ends with its input.
+/// Runs in the place of one configuration: makes a batch of calls for each input line, and prints the time of one call.
+/// Ends with its input.
 pub fn serve(call: Call, spread: u32, join: Option<&Path>) -> Result<()> {
-    // One processor for every configuration: the others may run at another pace.
+    // All configurations use the same processor, because others may have another speed.
     let mut processor = CpuSet::new();
     processor.set(first_processor()?);
     sched_setaffinity(None, &processor)?;
@@ -105,8 +106,8 @@ struct Work {
 
 impl Work {
     fn new(call: Call, spread: u32, join: Option<&Path>) -> Result<Self> {
-        // The other side is made outside: what it costs is no workload's.
-        // Takes datagrams in, so that no ICMP error is made; a full buffer drops them.
+        // The other side is made outside the cgroup, because its costs are not those of a workload. It receives
+        // datagrams, so that there is no ICMP error. A full buffer drops them.
         let receiver = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
         let listener = (call == Call::TcpCycle)
             .then(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))
@@ -141,13 +142,13 @@ impl Work {
 
     fn run(&self, call: Call, from: u32, times: u32) -> io::Result<()> {
         for n in (0..times).map(|n| from.wrapping_add(n)) {
-            // A step that is prime to every size: the whole table is walked, out of order.
+            // The step is prime to every size, so the whole table is visited, out of order.
             let at = (u64::from(n) * 7919 % u64::from(self.spread)) as u32;
             let to = SocketAddr::new(IpAddr::V4(address(at)), PORT);
             match call {
                 Call::UdpConnect => self.socket.connect(to)?,
                 Call::TcpCycle => self.cycle(to)?,
-                // A flow of eight to each.
+                // Eight datagrams to each destination.
                 Call::UdpSendto => {
                     let at = (u64::from(n / 8) * 7919 % u64::from(self.spread)) as u32;
                     self.socket.send_to(b"x", (address(at), PORT)).map(drop)?;
@@ -159,7 +160,7 @@ impl Work {
     }
 }
 
-/// What this thread has had of a processor: to the nanosecond, and nothing of what it waited.
+/// Processor time of this thread in nanoseconds, without waiting time.
 fn cpu_time() -> Result<Duration> {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Ok(Duration::try_from(at)?)

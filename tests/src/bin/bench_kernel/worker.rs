@@ -1,4 +1,4 @@
-//! The processes that make the calls, one a configuration, each a batch at a time.
+//! The processes that make the calls, one for each configuration, in batches.
 
 use crate::work::Call;
 use anyhow::{Context as _, Result, bail};
@@ -17,7 +17,7 @@ pub struct Sample {
     pub cpu: f64,
 }
 
-/// What stands between the calls and the wire.
+/// What is between the calls and the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Config {
     None,
@@ -44,7 +44,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// One that calls in a network namespace, with its sockets in a cgroup.
+    /// A worker that makes its calls in a network namespace, with its sockets in a cgroup.
     pub fn below(netns: &NetNs, cgroup: &Cgroup, call: Call, spread: u32) -> Result<Self> {
         let place = Place {
             cgroup: None,
@@ -60,7 +60,7 @@ impl Worker {
         Self::start(command)
     }
 
-    /// Starts it, and has it make a first batch to warm up.
+    /// Starts it, and makes a first batch to warm up.
     fn start(mut command: Command) -> Result<Self> {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = Guarded::spawn(command)?;
@@ -75,7 +75,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// One batch: what one call of it took.
+    /// Makes one batch. Returns the time of one call.
     pub fn batch(&mut self) -> Result<Sample> {
         self.stdin.write_all(b"\n")?;
         let mut line = String::new();

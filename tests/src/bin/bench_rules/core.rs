@@ -1,4 +1,4 @@
-//! What the pure core alone takes for the same change, in this process.
+//! The time of the pure core alone for the same change, in this process.
 
 use super::fleet::{Fleet, address, changed, files, host};
 use anyhow::{Result, ensure};
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Changes are as far apart as an agent's, whose files rest for a moment before they are read: in one go
-/// they would find in the processor's caches what the one before left there.
+/// The pause between changes is that of an agent, which waits a moment before it reads changed files. Without it, a
+/// change would profit from the processor's caches of the previous one.
 const APART: Duration = Duration::from_millis(25);
 
 /// Processor time of this thread for one change, the median.

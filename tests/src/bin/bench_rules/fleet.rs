@@ -1,4 +1,4 @@
-//! A lab with many services and policies, and an agent that has taken them.
+//! A lab with many services and policies, and an agent that has applied them.
 
 use super::LONG;
 use anyhow::{Context as _, Result};
@@ -36,7 +36,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts the agent and waits until it has taken everything.
+    /// Starts the agent, and waits until it has applied everything.
     pub fn start(size: Size) -> Result<Self> {
         let entries = (0..size.policies).map(|n| format!("{{cgroup: ns{n}-*, namespace: ns-{n}}}"));
         let lab = Lab::start_with(LabOptions {
@@ -68,7 +68,7 @@ impl Fleet {
             let known = number(&status, "/rules/objects").ok()? == objects as u64;
             let addresses = number(&status, "/rules/addresses/used").ok()? as usize;
             let placed = pinned::owners(fleet.lab.bpf_dir()).ok()? == owners;
-            // Each name on two ports in each policy, and the root's.
+            // Each name has two ports in each policy, including the root's.
             (known && placed && addresses >= 2 * size.services * owners).then_some(())
         })?;
         println!("everything in force after {:.1?}", begin.elapsed());
@@ -89,7 +89,7 @@ impl Fleet {
         self.lab.agent()?.cpu()
     }
 
-    /// The same once the agent has nothing to do any more.
+    /// The same, once the agent has nothing to do.
     pub fn settled(&mut self) -> Result<Duration> {
         let mut last = self.cpu()?;
         wait_until("the agent rests", LONG, || {
@@ -102,7 +102,7 @@ impl Fleet {
         .context("an agent at rest")
     }
 
-    /// Denials that came out of the kernel one by one.
+    /// Denials that the kernel reported one by one.
     pub fn events(&self) -> Result<u64> {
         number(&self.lab.status()?, "/rules/events")
     }
@@ -114,7 +114,7 @@ impl Fleet {
         Ok(lines.iter().filter(denied).count())
     }
 
-    /// Changes one object and waits until the agent says so.
+    /// Changes one object, and waits until the agent reports it.
     pub fn change(&self, n: usize) -> Result<Duration> {
         let (name, text) = changed(n);
         let begin = Instant::now();
@@ -128,7 +128,7 @@ pub fn host(n: usize) -> String {
     format!("h{n}.example.com")
 }
 
-/// Its address: the agent asks for it and nobody dials it.
+/// Its address. The agent resolves it, but no client dials it.
 pub fn address(n: usize) -> IpAddr {
     IpAddr::from([203, 0, (n >> 8) as u8, n as u8])
 }

@@ -1,8 +1,8 @@
-//! What many rules cost a running agent: each denial, one changed object, and how soon a new pod is
-//! governed and a new rule is in force while a workload dials at random.
+//! The cost of many rules for a running agent: of each denial and of a changed object, and the time until a new pod is
+//! governed and a new rule is in force while a workload dials random destinations.
 //!
-//! Owns the measuring. `cargo xtask bench rules` runs it; `$EGRESS_AGENT_BIN` names another agent to
-//! measure. Which figures are good enough is for the reader: other work on the machine moves them.
+//! Owns the measurement. `cargo xtask bench rules` runs it; `$EGRESS_AGENT_BIN` names another agent to measure. The
+//! bench does not judge the figures, because other work on the machine changes them.
 
 mod core;
 mod fleet;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// For the agent to take all rules at once.
+/// The time limit for the agent to apply all rules at once.
 const LONG: Duration = Duration::from_mins(10);
 /// Unlisted destinations that are dialled in a second.
 const RATE: &str = "200";
@@ -50,7 +50,7 @@ fn bench(cli: &Cli) -> Result<()> {
     together::bench(&fleet, cli.changes)
 }
 
-/// Share of a processor that the agent takes with nothing to do.
+/// The share of a processor that the idle agent uses.
 fn idle(fleet: &mut Fleet, time: Duration) -> Result<f64> {
     let before = fleet.settled()?;
     thread::sleep(time);
@@ -91,7 +91,7 @@ fn changes(fleet: &mut Fleet, changes: usize, idle: f64) -> Result<()> {
         took.push(fleet.change(n)?);
     }
     let spent = fleet.settled()?.saturating_sub(before);
-    // The refresh of all names goes on beside the changes.
+    // The refresh of all names continues during the changes.
     let spent = spent.saturating_sub(begin.elapsed().mul_f64(idle)) / u32::try_from(changes)?;
     took.sort_unstable();
     let median = took.get(changes / 2).context("a change")?;

@@ -1,5 +1,5 @@
-//! New pods and new rules while a workload dials unlisted destinations: how soon each is governed and
-//! in force.
+//! New pods and new rules while a workload dials unlisted destinations: the time until each pod is governed and each
+//! rule is in force.
 
 use super::RATE;
 use super::fleet::Fleet;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A pod comes this often; rules change at another pace, so that they meet at all distances.
+/// A pod is made this often. Rules change at another rate, so that the distance between both varies.
 const PODS: Duration = Duration::from_millis(137);
 /// Longer than anything should take.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -63,7 +63,7 @@ fn shown(what: &str, mut times: Vec<Duration>) -> String {
     )
 }
 
-/// Pods of namespaces that have a policy, one after the other, until told to end.
+/// Makes pods of namespaces with a policy, one after the other, until `done` is set.
 fn pods(fleet: &Fleet, done: &AtomicBool) -> Result<Vec<Duration>> {
     let bpf = fleet.lab.bpf_dir();
     let owners = || pinned::owners(bpf);
@@ -92,8 +92,8 @@ fn pods(fleet: &Fleet, done: &AtomicBool) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// A rule comes that lists one more address, for everybody: from the moment at which its file is in
-/// place to the first connect that is allowed.
+/// Adds rules that each list one more address for all workloads. Returns the times from the file being in place to the
+/// first allowed connect.
 fn rules(fleet: &Fleet, changes: usize) -> Result<Vec<Duration>> {
     let mut dialer = Dialer::start(&fleet.workload(1))?;
     let mut times = Vec::new();

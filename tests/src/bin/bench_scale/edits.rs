@@ -1,4 +1,4 @@
-//! Edits of one object: how soon each is in force, and what it costs the agent.
+//! Edits of one object: the time until each is in force, and the agent's work for it.
 
 use crate::site::{Site, seen};
 use crate::table::{Table, percentile, time};
@@ -95,7 +95,7 @@ fn extra() -> std::net::SocketAddr {
 fn edit(site: &mut Site, kind: Kind, n: usize) -> Result<Duration> {
     let middle = site.middle();
     let namespace = rules::namespace(middle);
-    // Another port each time: the last one is free to be denied again.
+    // Each edit uses another port, so that the last one can be denied again.
     let to = rules::edited(0, 7000 + u16::try_from(n)?);
     let (text, of) = match kind {
         Kind::Entry => (rules::entry("all", false, to), site.some()),

@@ -1,10 +1,9 @@
-//! What many policies, services and names cost a running agent: edits, start, memory, restart, DNS.
+//! The cost of many policies, services and names for a running agent: edits, start, memory, restart, DNS.
 //!
-//! Owns which parts there are and whose figures stand side by side. `cargo xtask bench scale` runs it
-//! and `--write` puts its tables into a page of the documentation. Each part is one file with one
-//! `PART`. Which figures are good enough is for the reader: other work on the machine moves them.
-//! One thing is not: a connect that the rules list and the gate denied is counted, and ends the bench
-//! with an error.
+//! Owns the list of parts, and which agents are compared. `cargo xtask bench scale` runs it and `--write` puts its
+//! tables into a page of the documentation. Each part is one file with one `PART`. The bench does not judge the
+//! figures, because other work on the machine changes them. But a denied connect to a listed destination is counted,
+//! and ends the bench with an error.
 
 mod connections;
 mod edits;
@@ -27,18 +26,18 @@ use std::str::FromStr;
 use std::time::Duration;
 use table::Table;
 
-/// Longer than an agent needs to take all rules at once.
+/// Longer than an agent needs to apply all rules at once.
 const LONG: Duration = Duration::from_mins(5);
 /// Longer than any edit of one object may take.
 const SOON: Duration = Duration::from_mins(1);
 
 /// One part of the bench: a table of figures.
 struct Part {
-    /// What `--only` calls it.
+    /// Its name for `--only`.
     name: &'static str,
-    /// What its figures are: how they are measured, in which unit.
+    /// The meaning of its figures: how they are measured, and their unit.
     about: &'static str,
-    /// The columns after the first, which says what was measured.
+    /// The columns after the first, which names what was measured.
     columns: &'static [&'static str],
     /// Measures one agent. Rows that are in the table when it fails are shown.
     run: fn(&Options, &Path, &mut Table) -> Result<()>,
@@ -69,7 +68,7 @@ struct Cli {
     options: Options,
 }
 
-/// How much of everything.
+/// The sizes of the measurements.
 #[derive(Args, Clone, Debug)]
 struct Options {
     /// Workloads, each with a policy of its own, and services that all of them see
@@ -86,10 +85,10 @@ struct Options {
     /// Edits between the two measurements of memory
     #[arg(long, default_value_t = 200)]
     reloads: usize,
-    /// Names at the start, and as many that are added to the running agent
+    /// Names at the start; the same number is added to the running agent
     #[arg(long, value_delimiter = ',', default_value = "10000")]
     names: Vec<usize>,
-    /// Connections of the proxy at one time
+    /// Connections of the proxy at the same time
     #[arg(long, default_value_t = 20_000)]
     connections: usize,
     /// Answers that the DNS server gives in a second
@@ -170,7 +169,7 @@ fn bench(cli: &Cli) -> Result<()> {
     bail!("{}", failed.join("; "))
 }
 
-/// One agent's table of a part. What went wrong is in it.
+/// Measures a part with one agent. The table also has what went wrong.
 fn measure(part: &Part, cli: &Cli, binary: &Path) -> Table {
     eprintln!("{}: {}", part.name, binary.display());
     let mut table = Table::default();

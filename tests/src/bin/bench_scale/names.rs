@@ -1,4 +1,4 @@
-//! Many names: a start with them, and as many that are added to a running agent.
+//! Many names: a start with them, and the same number added to a running agent.
 
 use crate::site::{Site, seen};
 use crate::table::{Table, mib, percentile, time};
@@ -28,10 +28,10 @@ pub const PART: Part = Part {
 
 /// Names in one rules file.
 const IN_A_FILE: usize = 2_000;
-/// Between two edits.
+/// The pause between two edits.
 const BETWEEN: Duration = Duration::from_millis(100);
 
-/// One workload with a policy: the names are what there are many of.
+/// One workload with a policy, because this part is about many names.
 const SIZE: Size = Size {
     views: 1,
     services: 10,
@@ -81,7 +81,7 @@ fn at_start(options: &Options, binary: &Path, count: usize, table: &mut Table) -
     silent_restart(&mut site, count, table)
 }
 
-/// The next agent starts while the DNS server does not answer: it has the leases of the last one.
+/// The next agent starts while the DNS server is silent. It has the leases of the last agent.
 fn silent_restart(site: &mut Site, count: usize, table: &mut Table) -> Result<()> {
     let watch = site.watch_in(0, &[0, count / 2, count - 1].map(rules::name))?;
     site.agent()?.signal(rustix::process::Signal::TERM)?;

@@ -1,6 +1,6 @@
-//! A DNS server that answers fast: one thread, no parser beyond the question, no record of it.
+//! A fast DNS server: one thread, which parses only the question and records nothing.
 //!
-//! Owns its pace. Each name of the bench has one IPv4 address and none of IPv6.
+//! Owns its rate. Each name of the bench has one IPv4 address and no IPv6 address.
 
 use crate::rules;
 use anyhow::{Context as _, Result};
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How soon the thread sees that it is to end.
+/// How soon the thread notices that it must end.
 const LOOK: Duration = Duration::from_millis(100);
-/// Answers are paced in steps of this.
+/// The rate is controlled in steps of this.
 const STEP: Duration = Duration::from_millis(2);
 /// Seconds that an answer may be kept: no bench lasts as long.
 const TTL: u32 = 3600;
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl Nameserver {
-    /// Answers at [`AT`], which `node` gets a way to, `pace` answers a second at most.
+    /// Answers at [`AT`], at most `pace` times a second. Adds a route to it in `node`.
     pub fn start(node: &NetNs, pace: u32) -> Result<Self> {
         let elsewhere = NetNs::new()?;
         let (near, far) = ("203.0.113.1".parse()?, AT.parse()?);
@@ -59,7 +59,7 @@ impl Nameserver {
         self.state.questions.load(Ordering::Relaxed)
     }
 
-    /// From now on it answers nothing, or answers again.
+    /// Makes it silent, or makes it answer again.
     pub fn silence(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::Relaxed);
     }
@@ -99,7 +99,7 @@ fn serve(socket: &UdpSocket, state: &State, pace: u32) {
 
 fn reply(socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
     if let Some(answer) = answer(query) {
-        // An asker that has gone needs none.
+        // A client that has left needs no answer.
         let _ = socket.send_to(&answer, peer);
     }
 }

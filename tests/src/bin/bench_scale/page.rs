@@ -1,6 +1,6 @@
 //! A part's table as Markdown, and its place in a page of the documentation.
 //!
-//! Owns the form. A page has a pair of comments for each part; what is between them is replaced.
+//! Owns the form. A page has a pair of comments for each part, and the text between them is replaced.
 
 use crate::Part;
 use crate::table::Table;
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// The part's heading, text and table. With `before`, each figure stands after that agent's.
+/// The part's heading, text and table. With `before`, each figure follows the figure of that agent.
 pub fn section(part: &Part, now: &Table, before: Option<&Table>) -> Result<String> {
     let mut text = format!(
         "## {}\n\n{} {} at the end.{}\n\n",
@@ -42,7 +42,7 @@ fn row(what: &str, cells: impl Iterator<Item = String>) -> String {
     format!("| {what} | {} |\n", cells.join(" | "))
 }
 
-/// The rows of both tables; what one of them lacks is a dash.
+/// The rows of both tables. A missing figure is a dash.
 fn beside(now: &Table, before: Option<&Table>) -> Vec<(String, Vec<String>)> {
     let Some(before) = before else {
         return now.rows.clone();

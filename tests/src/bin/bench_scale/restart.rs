@@ -1,4 +1,4 @@
-//! Restarts: what they deny of the flows that the rules list, while probers dial all the time.
+//! Restarts: the denials of listed flows, while probers dial all the time.
 
 use crate::site::{Site, seen};
 use crate::table::{Table, time};

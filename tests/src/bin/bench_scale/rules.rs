@@ -10,8 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 pub const PORT: u16 = 5432;
 /// Objects of one file.
 const IN_A_FILE: usize = 500;
-/// Beginning of the addresses of the services that all see, of each view's own service, of what edits
-/// list, and of names.
+/// The first addresses of the services that all see, of each view's own service, of edited objects, and of names.
 const SERVICES: u32 = 0x1400_0000;
 const OWN: u32 = 0x1440_0000;
 const EDITED: u32 = 0x1480_0000;
@@ -31,7 +30,7 @@ pub fn own(n: usize) -> SocketAddr {
     at(OWN, n, PORT)
 }
 
-/// What an edit lists, at a port of the edit's.
+/// The destination that an edit lists, at the edit's port.
 pub fn edited(n: usize, port: u16) -> SocketAddr {
     at(EDITED, n, port)
 }
@@ -114,12 +113,12 @@ pub fn entry(namespace: &str, own: bool, to: SocketAddr) -> String {
     fixed("edited", namespace, own, to)
 }
 
-/// A service that a Sidecar imports or does not.
+/// A service that a Sidecar may import.
 pub fn extra(to: SocketAddr) -> String {
     fixed("extra", "extra", false, to)
 }
 
-/// A Sidecar that imports what is for all, and `extra` or not.
+/// A Sidecar that imports the services for all, and the extra one if `extra` is set.
 pub fn sidecar(namespace: &str, extra: bool) -> String {
     let more = if extra { ", 'extra/*'" } else { "" };
     format!(

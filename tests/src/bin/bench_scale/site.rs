@@ -1,7 +1,7 @@
 //! A node of the bench: workloads in cgroups of their own, each in a namespace of its own, one agent
 //! that governs them, and a DNS server.
 //!
-//! Owns the arrangement. Its flags are those that older agents know too.
+//! Owns the setup. It only uses flags that older agents have too.
 
 use crate::nameserver::{self, Nameserver};
 use crate::{LONG, Size, rules};
@@ -21,12 +21,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Between two connects of a watch.
+/// The pause between two connects of a watch.
 const EVERY: Duration = Duration::from_millis(5);
 
 /// See the module.
 pub struct Site {
-    // Dropped in this order: the agent first, then what it stands on.
+    // Dropped in this order: first the agent, then what it uses.
     agent: Option<Agent>,
     binary: PathBuf,
     workloads: Vec<Cgroup>,
@@ -62,7 +62,7 @@ impl Site {
         Ok(site)
     }
 
-    /// The same with an agent that has everything in force.
+    /// The same with an agent that has applied everything.
     pub fn running(binary: &Path, scale: Size, answers: u32) -> Result<Self> {
         let mut site = Self::new(binary, scale, answers)?;
         site.start()?;
@@ -96,7 +96,7 @@ impl Site {
         flag("--cgroup", self.root.path());
         flag("--agent-cgroup", self.own.path());
         flag("--bpf-dir", self.pins.path());
-        // Hidden, so that it is not a rule.
+        // Its name begins with a dot, so that it is not read as a rule.
         flag("--admin-socket", &self.rules.path().join(".admin.sock"));
         flag("--dns-server", Path::new(nameserver::AT));
         for n in 0..self.workloads.len() {
@@ -134,13 +134,13 @@ impl Site {
         (self.workloads.len() - 1) / 2
     }
 
-    /// Waits until each of [`Self::some`] reaches its own service: the agent governs them all.
+    /// Waits until each of [`Self::some`] reaches its own service, so that the agent governs all.
     pub fn in_force(&self) -> Result<()> {
         for n in self.some() {
             let mut dialer = Dialer::start(&self.workload(n))?;
             dialer.until_allowed(rules::own(n), 1)?;
             dialer.at(LONG).context("its own service")?;
-            // Without a policy of its own it would be under the root's, which has no such service.
+            // Without a policy of its own it would have the root's, which has no such service.
             dialer.until_denied(rules::own(n + 1), 1)?;
             dialer.at(LONG).context("another's service")?;
         }
@@ -159,7 +159,7 @@ impl Site {
         Watch::start(&self.workload(n), EVERY, to)
     }
 
-    /// Puts a rules file in place, all at once. Returns when, by [`now`].
+    /// Puts a rules file in place atomically. Returns the time, by [`now`].
     pub fn write(&self, name: &str, text: &str) -> Result<Duration> {
         let hidden = self.rules.path().join(format!(".{name}"));
         fs::write(&hidden, text)?;
@@ -168,7 +168,7 @@ impl Site {
         Ok(at)
     }
 
-    /// Removes one and waits until the agent has nothing to do any more.
+    /// Removes a rules file, and waits until the agent has nothing to do.
     pub fn remove(&mut self, name: &str) -> Result<()> {
         fs::remove_file(self.rules.path().join(name))?;
         self.rested()?;
@@ -201,7 +201,7 @@ impl Site {
     }
 }
 
-/// Ends watches. What they saw together.
+/// Ends watches. Returns their counts together.
 pub fn seen(watches: Vec<Watch>) -> Result<Watched> {
     let mut all = Watched::default();
     for watch in watches {

@@ -1,6 +1,6 @@
 //! The figures of one part for one agent.
 //!
-//! Owns their order and form. Where they are shown is `page`'s.
+//! Owns their order and form. `page` puts them into a page.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct Table {
     /// What was measured, and its figures, in the order of the part's columns.
     pub rows: Vec<(String, Vec<String>)>,
-    /// What must not have been.
+    /// What must not happen but did.
     pub trouble: Vec<String>,
 }
 
@@ -21,7 +21,8 @@ impl Table {
         self.rows.push((what, figures));
     }
 
-    /// Holds that nothing listed was denied while `what` was measured.
+    /// Notes trouble if a connect to a listed destination was denied or failed while `what` was measured, or if there
+    /// was none.
     pub fn hold(&mut self, what: &str, seen: egress_tests::prober::Watched) {
         if seen.denied > 0 || seen.failed > 0 || seen.tries == 0 {
             self.trouble.push(format!(
@@ -56,7 +57,7 @@ pub fn mib(bytes: u64) -> String {
     }
 }
 
-/// The time that `percent` of all times do not exceed; of few times it is the longest.
+/// The time that `percent` of all times do not exceed. With few times it is the longest.
 pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
