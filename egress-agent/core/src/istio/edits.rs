@@ -1,4 +1,4 @@
-//! How many edits lead from one name to another, for hints about misspelt names.
+//! Counts the edits between two names, for hints about misspelt names.
 
 /// Edits of single bytes (insert, delete, replace, swap of neighbours) that turn one name into the other;
 /// `None` for more than `most`. Takes time in the length of the shorter name times `most`.
@@ -12,7 +12,7 @@ pub fn edits(a: &str, b: &str, most: usize) -> Option<usize> {
     let mut last: Vec<usize> = (0..=b.len()).collect();
     let mut row = before.clone();
     for i in 1..=a.len() {
-        // What lies outside takes more insertions or deletions than `most`.
+        // Outside this band, more than `most` insertions or deletions are needed.
         let band = i.saturating_sub(most)..=(i + most).min(b.len());
         let mut nearest = far;
         row.fill(far);

@@ -263,7 +263,7 @@ impl Ledger {
         self.table.get(target).copied()
     }
 
-    /// The claimed targets that a flow falls under.
+    /// The claimed targets that cover a flow.
     pub fn covering(&self, addr: Addr, port: u16, via: Transport) -> Vec<Target> {
         let exact = Target::address(addr, port, via);
         let exact = Some(exact).filter(|target| self.table.contains_key(target));

@@ -69,7 +69,7 @@ impl Dependences {
         self.labels.of(label)
     }
 
-    /// The objects of this namespace, whoever they ask for.
+    /// The objects of this namespace.
     pub(super) fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<Object>> {
         self.homes.of(namespace)
     }

@@ -115,13 +115,12 @@ impl Scope {
         self.imports == other.imports && self.all == other.all
     }
 
-    /// Whether it imports less than everything.
+    /// Whether it has imports, and so does not import everything.
     pub const fn has_imports(&self) -> bool {
         self.imports.is_some()
     }
 
-    /// The namespaces whose objects one of the two imports otherwise than the other; `None` if that may
-    /// be any.
+    /// The namespaces whose objects the two import differently; `None` if that may be any namespace.
     pub(super) fn imports_apart<'a>(&'a self, other: &'a Self) -> Option<BTreeSet<&'a str>> {
         if self.imports_as(other) {
             return Some(BTreeSet::new());

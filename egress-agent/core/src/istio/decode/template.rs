@@ -25,7 +25,7 @@ pub(super) fn find(root: &Node) -> Option<(Path, Mark)> {
     Some((path, mark))
 }
 
-/// Looks at every value, where [`Node::message`] follows a path; leaves the path to what it finds.
+/// Visits every value. Leaves in `path` the path of the one that it finds.
 fn search(node: &Node, path: &mut Path) -> Option<Mark> {
     match &node.value {
         Value::String(text) => is_template(text).then_some(node.mark),

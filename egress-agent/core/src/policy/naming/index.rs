@@ -21,7 +21,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The first service of a policy that lists this port, which serves nothing.
+    /// The first service of a policy that lists this port although the port serves nothing.
     pub(in crate::policy) fn first_unspelt(
         &self,
         policy: PolicyId,

@@ -101,7 +101,7 @@ impl Snapshot {
         self.relocate(host, view, leases);
     }
 
-    /// The same destination as it is held already, if it is.
+    /// The same destination as the one in `clusters`, if it is there, so that they share memory.
     fn known(&self, to: &To) -> Arc<To> {
         let known = self.clusters.get_key_value(to);
         known.map_or_else(|| Arc::new(to.clone()), |(known, _)| Arc::clone(known))

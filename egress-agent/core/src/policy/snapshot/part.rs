@@ -55,7 +55,7 @@ impl PartialEq for Age {
 }
 
 impl Part {
-    /// What a plan comes to with the clusters that it leads to.
+    /// The part of a plan, with the clusters of its destinations.
     pub(super) fn new(
         service: &Service,
         port: u16,

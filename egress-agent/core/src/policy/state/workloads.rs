@@ -11,7 +11,7 @@ use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// Policies with other imports that are looked at in search of one to start from.
+/// The most policies with other imports that are checked in the search for one to copy.
 const CONSIDERED: usize = 8;
 
 /// The first id for a policy; [`DEFAULT_POLICY`] is the id of the enforced roots.
@@ -208,7 +208,7 @@ impl State {
         self.policies.insert(id, policy);
     }
 
-    /// A policy that sees most of what a scope sees, of those with ids below this one.
+    /// A policy with an id below `below` that sees almost the same as a scope.
     pub(super) fn alike(&self, scope: &Scope, below: PolicyId) -> Option<PolicyId> {
         let before = || self.policies.range(..below);
         let same = before().find(|(_, p)| p.view.scope.imports_as(scope));
