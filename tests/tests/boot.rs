@@ -1,5 +1,5 @@
-//! The gate from boot on: closed before the agent, closed while the agent starts, whatever it
-//! finds, closed again when its root is created again; ready only while it works.
+//! The gate from boot on: closed before the agent starts, closed during any start, and closed again after its root is
+//! recreated. The agent is ready only while the gate works.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -21,7 +21,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
-/// What goes straight through, by address.
+/// A destination that bypasses the proxy, listed by address.
 const DIRECT: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -53,7 +53,7 @@ fn close(lab: &Lab, root: &Path, more: &[&str]) -> Finished {
     lab.verb(&words).unwrap()
 }
 
-/// From the first instruction of a workload to rules in force, with a prober all the while.
+/// Boots from the first instruction of a workload to rules in force, while a prober runs.
 fn boot(what: &str, prepare: impl FnOnce(&Lab), more: &[&str]) -> Value {
     let lab = Lab::without_agent(LabOptions::default()).unwrap();
     lab.write_rules("direct.yaml", DIRECT).unwrap();
@@ -89,7 +89,7 @@ fn a_gate_that_was_closed_before_lets_nothing_out_while_the_agent_starts() {
 #[test]
 fn a_silent_resolver_delays_no_rule_that_needs_no_name() {
     let rules = |lab: &Lab| lab.write_rules("httpbin.yaml", HTTPBIN).unwrap();
-    // Nobody answers there.
+    // Nothing answers there.
     let status = boot("no DNS", rules, &["--dns-server", "198.51.100.54"]);
     assert!(status.is_object(), "{status}");
 }
@@ -153,7 +153,7 @@ fn the_agent_closes_a_root_before_it_finds_that_its_settings_are_wrong() {
     fs::write(&file, format!("cgroups: [{root}\n")).unwrap();
     let told = lab.verb(&["run", "--config", &shown(&file)]).unwrap();
     assert!(told.stderr.contains("no gate was closed"), "{told:?}");
-    // One root that cannot be leaves the other closed.
+    // One root cannot exist. The other is closed nevertheless.
     let more = ["--cgroup", "/nonexistent/cgroup"];
     let mut agent = spawn(&lab, &lab.agent_place(), &more).unwrap();
     assert_eq!(agent.wait_end(SOON).unwrap().code(), Some(64));
@@ -225,7 +225,7 @@ fn a_root_that_comes_again_is_closed_again_at_once() {
     let root = parent.child("root").unwrap();
     let workload = root.child("workload").unwrap();
     let flag = shown(root.path());
-    // A canary is not what finds it.
+    // No canary runs in this time, so it cannot be what finds the root.
     let flags = ["--cgroup", &flag, "--canary-interval", "1h"];
     let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
     drop((workload, root));

@@ -1,4 +1,4 @@
-//! The agent is killed in the middle of reloads, over and over, with invalid objects among the rules.
+//! The agent is killed repeatedly during reloads, with invalid objects among the rules.
 //!
 //! `EGRESS_KILLS` says how often (20 if not set).
 
@@ -10,7 +10,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Each is wrong in another way: an unknown field, a bad value, no YAML, an unknown kind.
+/// Each has another error: an unknown field, a bad value, no YAML, an unknown kind.
 const INVALID: [&str; 4] = [
     "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: bad}\nspec:\n  hosts: [bystander.example]\n  ports: [{number: 80, name: tcp, protocol: TCP}]\n  resolutoin: DNS\n",
     "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: bad}\nspec:\n  hosts: [bystander.example]\n  ports: [{number: 808080, name: tcp, protocol: TCP}]\n  resolution: DNS\n",
@@ -32,11 +32,11 @@ fn nothing_leaks_and_valid_rules_hold_while_the_agent_is_killed_in_reloads() {
             .unwrap();
         lab.write_rules("more.yaml", &format!("# round {round}\n"))
             .unwrap();
-        // From before the change is seen to after it is applied.
+        // The times cover the change from before it is seen until after it is applied.
         std::thread::sleep(Duration::from_millis((round as u64 * 7) % 60));
         lab.agent().unwrap().kill().unwrap();
         if round % 5 == 4 {
-            // The next agent finds no valid version of it, and none of the folder.
+            // The next agent finds no valid version of the object, and no file in the folder.
             fs::remove_file(lab.rules_dir().join("more.yaml")).unwrap();
         }
         lab.start_agent().unwrap();

@@ -1,5 +1,5 @@
-//! What must not look ready: a gate that is closed where no workload is, that goes with its agent,
-//! or that no redirected flow gets through.
+//! Gates that must not be reported as ready: one around no workload, one that ends with its agent, and one whose
+//! redirected flows do not arrive.
 
 use egress_tests::agent;
 use egress_tests::cgroup::Cgroup;
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::fs;
 use std::path::Path;
 
-/// A workload's pod as the kubelet names it.
+/// A pod's cgroup name, as the kubelet makes it.
 const POD: &str = "pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 
 fn shown(path: &Path) -> String {
@@ -80,7 +80,7 @@ fn an_agent_that_redirected_flows_do_not_reach_is_not_ready() {
     assert!(why.contains("listener of this agent"), "{why}");
 }
 
-/// Descriptors that the agent has left: fewer than it needs for good, enough to answer `status`.
+/// The agent's free descriptors: fewer than it needs for operation, but enough to answer `status`.
 const LEFT: u64 = 8;
 
 #[test]

@@ -1,7 +1,7 @@
-//! Many bytes over one connection, in both families and at every segment size that a device may ask
-//! for: packets over 64 KiB pass the gate as others do.
+//! Many bytes over one connection, in both families and with every segment size of a device: packets over 64 KiB pass
+//! the gate like others.
 //!
-//! A transfer that stands still fails. How long one takes, compared with none beside it, is a bench's.
+//! A transfer that stalls fails. A bench measures the time of transfers.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::agent::beside;
@@ -12,12 +12,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 const MB: usize = 1 << 20;
-/// Fault 20 took 11 s for 5 MB and 31 s for 50 MB.
+/// A gate that drops packets over 64 KiB takes 11 s for 5 MB and 31 s for 50 MB.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Agent and hosts are not optimised here; curl ends earlier where nothing moves.
+/// Agent and hosts are not optimised here. curl ends earlier if a transfer stalls.
 const PROXIED_LIMIT: Duration = Duration::from_mins(2);
 
-/// Runs the client inside the gate; the error is what it says.
+/// Runs the client inside the gate.
 fn bulk(lab: &Lab, way: &str, at: SocketAddr, bytes: usize) -> f64 {
     let mut command = lab.client_place().command(beside("bulk").unwrap()).unwrap();
     command.args([way, &at.to_string(), &bytes.to_string()]);
@@ -77,14 +77,14 @@ fn bulk_uploads_and_downloads_through_the_proxy() {
             let download = format!("{url}/bytes/{bytes}");
             let down = ["-o", "/dev/null", &download];
             moved(&lab, family, &down, "%{size_download}", bytes);
-            // The proxy dialed for them: the host saw no other connections.
+            // The proxy made connections for them. The host saw no others.
             assert!(origin.connections() > before, "{family} {url}");
         }
     }
 }
 
-/// Runs curl inside the gate, which ends where nothing moves for ten seconds. All bytes must have
-/// been moved; the result is the answer's body.
+/// Runs curl inside the gate; it ends if nothing moves for ten seconds. All bytes must have arrived. Returns the
+/// answer's body.
 fn moved(lab: &Lab, family: &str, arguments: &[&str], size: &str, bytes: usize) -> String {
     let mut command = lab.command("curl").unwrap();
     command.args(["-q", "-sS", "--noproxy", "*", "--fail", family]);

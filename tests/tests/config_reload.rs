@@ -1,5 +1,5 @@
-//! The config file while the agent runs: fields that can change do, the others are named, and a
-//! mistake changes nothing.
+//! The config file of a running agent: fields that can change take effect, the others are reported, and a file with an
+//! error changes nothing.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -38,7 +38,7 @@ fn a_changed_config_is_in_force_without_a_restart_and_a_wrong_one_changes_nothin
     let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
     assert!(!unlisted_passes(&lab));
 
-    // Seen by itself.
+    // The agent notices the change itself.
     fs::write(&file, "mode: audit\ndenyErrno: ECONNREFUSED\n").unwrap();
     becomes(&lab, true);
     assert_eq!(lab.status().unwrap()["rules"]["mode"], "audit");
@@ -68,7 +68,7 @@ fn a_changed_config_is_in_force_without_a_restart_and_a_wrong_one_changes_nothin
 
     fs::write(&file, "workloads: []\n").unwrap();
     becomes(&lab, false);
-    // The canary expects what the config in force says.
+    // The canary's expectation follows the config in force.
     wait_until("ready", SOON, || {
         (lab.status().unwrap()["ready"] == true).then_some(())
     })

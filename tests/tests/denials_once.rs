@@ -24,7 +24,7 @@ fn a_denied_name_with_two_addresses_is_told_by_two_lines() {
     let mark = lab.agent().unwrap().mark();
     let reply = lab.curl(&["http://bystander.example/"]).unwrap();
     assert!(reply.refused(), "{reply:?}");
-    // A datagram client, later than all that: its line comes when theirs would have come.
+    // A datagram client comes last. When its line appears, lines of the others would have appeared too.
     let client = SocketAddr::new(v4(host::BYSTANDER), 9);
     lab.attempt("udp-connected", client).unwrap();
     let agent = lab.agent().unwrap();
@@ -33,7 +33,7 @@ fn a_denied_name_with_two_addresses_is_told_by_two_lines() {
         .wait_line(
             mark,
             Duration::from_secs(5),
-            "the datagram client is told of",
+            "the datagram client is reported",
             own,
         )
         .unwrap();

@@ -1,5 +1,4 @@
-//! A workload answers the agent's own DNS questions in the name server's place: it must not
-//! succeed, and must not fill the log.
+//! A workload forges answers to the agent's own DNS questions. It must not succeed, and must not fill the log.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::background::Background;
@@ -10,7 +9,7 @@ use egress_tests::{Lab, agent, wait_until};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// As systemd-resolved has it.
+/// The address of systemd-resolved.
 const STUB: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 
 /// A workload that answers for `echo.example` with the bystander's address.
@@ -45,7 +44,7 @@ fn a_workload_cannot_answer_for_a_resolver_on_loopback() {
     let node = World::start(lab.node()).unwrap();
     let stub = node.dns(&[STUB.into()]).unwrap();
     stub.set("echo.example", &[v4(host::ECHO)], 1);
-    // A resolver that has to ask further on.
+    // Like a resolver that must ask other servers.
     stub.fail(Fault::Late(Duration::from_millis(100)));
     lab.rules("echo.yaml", ECHO).unwrap();
     let tcp = |last| {
@@ -60,7 +59,7 @@ fn a_workload_cannot_answer_for_a_resolver_on_loopback() {
 
     let guess = guess(&lab, "127.0.0.99:53", STUB.into(), &[]);
     let start = Instant::now();
-    // Refused by the host, which has no such port: the gate let it out.
+    // The host has no such port and refuses, which shows that the gate let the flow out.
     let won = wait_until("a guess was believed", Duration::from_secs(10), || {
         (tcp(host::BYSTANDER) != Some(libc::EPERM)).then(|| start.elapsed())
     });
@@ -69,13 +68,13 @@ fn a_workload_cannot_answer_for_a_resolver_on_loopback() {
     assert_eq!(tcp(host::ECHO), None, "the name still leads to its host");
 }
 
-/// Datagrams a second to the agent's question ports, or as many as the machine can.
+/// The most datagrams a second to the ports of the agent's questions.
 const RATE: u64 = 100_000;
 const GUESSERS: usize = 2;
 const SECONDS: u64 = 10;
-/// Log lines a second, of everything.
+/// The most log lines a second.
 const MOST_LINES: usize = 200;
-/// Of one core, per cent.
+/// The most processor time, in per cent of one core.
 const MOST_CPU: f64 = 10.0;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Names that were answered together are not asked for together from then on.
+//! Names that were answered together are asked for at different times afterwards.
 
 use egress_tests::{Lab, wait_until};
 use std::fmt::Write as _;
@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 const NAMES: usize = 400;
 const TTL: u32 = 8;
-/// Times that each name is asked for after the first.
+/// How often each name is asked for after the first time.
 const ROUNDS: usize = 3;
 /// A and AAAA.
 const QUESTIONS: usize = 2;
-/// Far more than a busy machine needs.
+/// Longer than a busy machine needs.
 const LONG: Duration = Duration::from_mins(2);
-/// Of the mean of all seconds. Names that are asked for together make it eight, their TTL.
+/// The limit for the busiest second, as a multiple of the mean. For names that are asked for together it would be
+/// eight, their TTL.
 const BUSIEST: usize = 3;
 
 fn host(n: usize) -> String {
@@ -57,7 +58,7 @@ fn names_that_were_answered_together_are_asked_for_evenly() {
             *second += 1;
         }
     }
-    // The last one is not over.
+    // The last second is not complete.
     seconds.pop();
     println!("questions in each second: {seconds:?}");
     let (sum, most) = (

@@ -1,4 +1,4 @@
-//! The gate has no way round: every path of the matrix, with real sockets, on this kernel.
+//! There is no way around the gate: every path of the matrix, with real sockets, on this kernel.
 
 use egress_tests::escape::suite;
 

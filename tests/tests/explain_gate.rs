@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 const SETS: [usize; 3] = [50, 30, 20];
 const DESTINATIONS: usize = 100;
 
-/// An entry that is always there: a file without an object is none that an agent takes.
+/// An entry that is always there, because the agent rejects a file without an object.
 const ALWAYS: &str = "---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -31,7 +31,7 @@ spec: {hosts: [always.test], resolution: STATIC, ports: [{number: 9, name: p, pr
 
 fn lab(flags: &[&str]) -> Lab {
     let lab = Lab::start_with(LabOptions::flags(flags)).unwrap();
-    // Where no rule names an address, explain judges one of the documentation's.
+    // If no rule names an address, explain judges an address of a documentation range.
     let route = "route add 192.0.2.0/24 via 203.0.113.254";
     lab.node().ip(route).unwrap();
     let local = "route add local 192.0.2.0/24 dev lo";
@@ -77,7 +77,7 @@ fn flow(judged: &request::JudgedFlow, asked: &Asked) -> Flow {
     }
 }
 
-/// Everything that a client could say to an address.
+/// All flows that a client could make to an address.
 fn everything(to: SocketAddr, asked: &Asked) -> Vec<Flow> {
     let mut hosts = vec![asked.host.clone()];
     hosts.extend(ANSWERS.iter().map(|(name, _)| (*name).to_owned()));
@@ -93,7 +93,7 @@ fn everything(to: SocketAddr, asked: &Asked) -> Vec<Flow> {
     all
 }
 
-/// One destination with what was said of it and the flows that show it.
+/// A destination, its explanation, and the flows that test it.
 struct Pair {
     asked: Asked,
     explained: Explained,
@@ -118,7 +118,7 @@ impl Pair {
         }
     }
 
-    /// Whether what was said is what happened.
+    /// Whether the explanation agrees with the results.
     fn holds(&self, ends: &[End]) -> bool {
         if self.asked.address().is_some() && self.asked.scheme.is_none() {
             // Another path may have a route.
@@ -135,7 +135,7 @@ impl Pair {
     }
 }
 
-/// Compares on this many rule sets; returns how often each end came, by what explain said.
+/// Compares with this many rule sets. Returns the number of each result, by explanation.
 fn compare(lab: &Lab, seed: u64, sets: usize) -> BTreeMap<String, usize> {
     let mut said = BTreeMap::new();
     for set in 0..sets {
@@ -190,6 +190,6 @@ fn ten_thousand_destinations_are_explained_as_the_kernel_and_the_proxy_judge_the
     let pairs: usize = all.values().sum();
     println!("seed {seed}, {pairs} pairs without a difference: {all:?}");
     assert_eq!(pairs, 10_000);
-    // No verdict is rare, or the comparison says little.
+    // Every verdict must be frequent. Otherwise the comparison means little.
     assert!(all.len() >= 6, "{all:?}");
 }

@@ -44,12 +44,12 @@ fn tls(lab: &Lab, addresses: &[IpAddr], port: u16, names: &[&str]) -> Origin {
         .unwrap()
 }
 
-/// The status of a request; 0 where there was none.
+/// The status of a request; 0 if there was none.
 fn get(lab: &Lab, arguments: &[&str]) -> u16 {
     lab.curl(&[&["-m", "10"], arguments].concat()).unwrap().code
 }
 
-/// Exit code and lines of `explain`, asked of the running agent.
+/// Exit code and lines of `explain` with the running agent.
 fn explain(lab: &Lab, arguments: &[&str]) -> (i32, String) {
     let socket = lab.admin_socket().display().to_string();
     let verb = [&["explain", "--admin-socket", &socket], arguments].concat();
@@ -78,7 +78,7 @@ fn a_listed_address_is_a_host_of_its_own() {
     }
     assert!(origin.connections() > 0);
     assert_eq!(explain(&lab, &[url]).0, 0);
-    // An address that is not the one dialled is another Host.
+    // An address other than the dialled one is another Host.
     assert_eq!(get(&lab, &["-H", "Host: 198.51.100.170", url]), 502);
     assert_eq!(explain(&lab, &["-H", "Host: 198.51.100.170", url]).0, 1);
     let v6_rules = rules!("vip-host-is-ip")
@@ -107,7 +107,7 @@ fn tls_to_a_listed_single_address_needs_no_server_name() {
         assert_eq!(explain(&lab, &[&url]).0, i32::from(!passes), "{url}");
     }
     assert!(kubelet.handshakes() > 0);
-    // Of a network the name is needed, as in Istio.
+    // A network needs the server name, as in Istio.
     let network = rules!("https-vip-no-sni")
         .replace("[198.51.100.36/32, 198.51.100.37/32]", "[198.51.100.36/31]");
     lab.rules("case.yaml", &network).unwrap();
@@ -124,7 +124,7 @@ fn tls_to_a_listed_single_address_needs_no_server_name() {
     assert_eq!(get(&lab, &named), 200);
 }
 
-/// The request is denied, nothing of it reaches the origin, and check, explain and the log say why.
+/// The request is denied, does not reach the origin, and check, explain and the log give the reason.
 #[track_caller]
 fn serves_nothing(lab: &mut Lab, origin: &Origin, arguments: &[&str], url: &str, field: &str) {
     let mark = lab.agent().unwrap().mark();
@@ -217,7 +217,7 @@ fn a_route_that_bounds_each_attempt_lets_nothing_through() {
     let url = "http://api.shop.example/get";
     assert_eq!(get(&lab, &[url]), 503);
     serves_nothing(&mut lab, &origin, &[], url, "retries.perTryTimeout");
-    // Without the bound, retries are a convenience: passed over, and said to be.
+    // Without the time limit, retries are only a convenience: they are passed over, which is reported.
     let unbounded = rules!("retries").replace("perTryTimeout: 1s, ", "");
     lab.rules("case.yaml", &unbounded).unwrap();
     let status = "http://api.shop.example/status/418";
@@ -298,7 +298,7 @@ fn explain_names_the_entry_that_is_not_in_force_and_a_port_without_a_resolution(
     let (exit, told) = explain(&lab, &["https://www.shop.example/"]);
     assert!(exit == 1 && told.contains("default/cloud-https"), "{told}");
     assert!(told.contains("not in force"), "{told}");
-    // Without a resolution the port would be open to any address: it serves nothing, and says so.
+    // Without a resolution the port would be open to any address. It serves nothing, which is reported.
     let (exit, told) = explain(&lab, &["git.shop.example:22"]);
     assert!(exit == 1 && told.contains("default/ssh"), "{told}");
     assert!(told.contains("resolution is not spelt out"), "{told}");
@@ -314,7 +314,7 @@ fn explain_names_the_entry_that_is_not_in_force_and_a_port_without_a_resolution(
         };
         wait_until("the denial says why", SOON, said).unwrap();
     }
-    // Spelt out, it is open to any address, and explain names the rule.
+    // With an explicit resolution it is open to any address, and explain names the rule.
     let spelt = format!("{}  resolution: NONE\n", rules!("lint-at-load"));
     lab.rules("case.yaml", &spelt).unwrap();
     let open = || (explain(&lab, &["other.shop.example:22"]).0 == 0).then_some(());

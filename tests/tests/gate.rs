@@ -1,4 +1,4 @@
-//! The gate as a client meets it: what is listed, and what is not.
+//! The gate from a client's point of view: listed and unlisted destinations.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::lab::{host, v4, v6};
@@ -6,7 +6,7 @@ use egress_tests::{Lab, wait_until};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A host whose TCP and UDP ports go straight through in the kernel.
+/// A host whose TCP and UDP ports the kernel allows without the proxy.
 const ECHO: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -57,7 +57,7 @@ fn without_rules_every_way_out_is_denied_at_once() {
 fn a_listed_port_passes_and_its_neighbours_and_the_other_protocol_do_not() {
     let lab = Lab::start().unwrap();
     list(&lab, "echo.yaml", ECHO, &both(host::ECHO, 7));
-    // The address that the rule lists has a second port, for UDP only.
+    // The listed address has a second port for UDP only.
     let udp = lab
         .world()
         .echo(&[v4(host::ECHO), v6(host::ECHO)], 9)

@@ -1,4 +1,4 @@
-//! Audit: what no rule lists passes, the kernel and the proxy alike, and is recorded.
+//! Audit: both the kernel and the proxy let unlisted flows pass and record them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::cgroup;
@@ -18,7 +18,7 @@ fn lab(flags: &[&str]) -> Lab {
     lab
 }
 
-/// Asks for a URL at one of the hosts, over IPv4 and over IPv6.
+/// Requests a URL at one of the hosts, over IPv4 and over IPv6.
 fn at(place: &Place<'_>, last: u8, url: &str, host_and_port: &str) -> [Reply; 2] {
     [v4(last).to_string(), format!("[{}]", v6(last))].map(|ip| {
         let resolve = format!("{host_and_port}:{ip}");

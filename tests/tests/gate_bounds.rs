@@ -1,4 +1,4 @@
-//! What one workload can take of the proxy: descriptors and memory.
+//! The limits of one workload in the proxy: descriptors and memory.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::lab::{host, v4};
@@ -103,7 +103,7 @@ fn the_configured_memory_says_how_many_requests_a_workload_has_under_way() {
     }
 }
 
-/// Resident memory while a workload does its worst, in a debug build too.
+/// The most resident memory under the worst load of a workload, even in a debug build.
 const MOST: usize = 120_000_000;
 
 #[test]

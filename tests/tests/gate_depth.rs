@@ -1,4 +1,4 @@
-//! Workloads in deeply nested cgroups: each has its policy as deep as the kernel judges, and deeper
+//! Workloads in deeply nested cgroups: each has its policy down to the deepest level that the kernel judges. Deeper
 //! cgroups are denied and reported.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -10,14 +10,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// Levels of cgroups that the kernel judges, counted from the hierarchy's root.
+/// The deepest level of cgroups that the kernel judges, counted from the hierarchy's root.
 const LIMIT: usize = 32;
 /// The level of the first cgroups below the lab's enforced root.
 const FIRST: usize = 3;
-/// How long the agent may take to place a cgroup that was made.
+/// How long the agent may take to recognise a new cgroup.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The root's default lists both, a workload of `shop` the first alone.
+/// The root's default lists both; a workload of `shop` lists only the first.
 const RULES: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -67,8 +67,7 @@ fn nest(lab: &Lab, names: &str) -> Vec<Cgroup> {
     made
 }
 
-/// The errno of the destination that all list, and of the one that only the default lists, over
-/// IPv4 and IPv6.
+/// The errno for the destination that all list, and for the one that only the default lists, over IPv4 and IPv6.
 fn tries(lab: &Lab, cgroup: &Cgroup) -> [[Option<i32>; 2]; 2] {
     let place = Place {
         cgroup: Some(cgroup),
@@ -88,7 +87,7 @@ const DENIED: [Option<i32>; 2] = [Some(libc::EPERM); 2];
 const DEFAULT: [[Option<i32>; 2]; 2] = [PASSES, PASSES];
 const NARROW: [[Option<i32>; 2]; 2] = [PASSES, DENIED];
 
-/// Waits for an outcome; what came instead.
+/// Waits for an outcome. The error has the actual one.
 fn eventually(
     lab: &Lab,
     cgroup: &Cgroup,
@@ -103,7 +102,7 @@ fn eventually(
     found.map_err(|_| format!("{what}: {last:?}, not {want:?}"))
 }
 
-/// A lab whose workloads of `shop` are named at these levels, each in a line of cgroups of its own.
+/// A lab with workloads of `shop` at these levels, each in its own chain of cgroups.
 fn lab(levels: &[usize]) -> Lab {
     let entries = levels.iter().map(|to| {
         let cgroup = path(&format!("w{to}-"), *to);
@@ -120,7 +119,7 @@ fn lab(levels: &[usize]) -> Lab {
 
 #[test]
 fn a_workload_and_all_below_it_have_its_policy_at_every_level_that_the_kernel_judges() {
-    // A workload's level, and those of processes in it.
+    // The level of each workload, and the levels of processes in it.
     let lines: [(usize, &[usize]); 4] = [
         (8, &[8, 9, 12]),
         (3, &[3, 14]),

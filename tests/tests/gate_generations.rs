@@ -1,5 +1,5 @@
-//! A socket remembers its verdict under a policy's id and generation. No policy that comes later
-//! has that pair, whoever wrote it.
+//! A socket remembers its verdict under a policy's id and generation. No later policy has the same pair, even if
+//! another agent wrote it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::lab::{host, v4, v6};
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Changes by which the workload's policy gets generations that the default's has not. Twice as
-/// many after the restart come past all of them, should they begin again.
+/// Changes that give the workload's policy generations that the default policy does not have. Twice as many changes
+/// after the restart would repeat all of these generations if they started again.
 const CHANGES: u64 = 8;
 
 /// The datagrams of `shop`. The default lists nothing.
@@ -28,7 +28,7 @@ spec:
   endpoints: [{address: 198.51.100.30}, {address: '2001:db8:2::30'}]
 ";
 
-/// What a namespace alone lists: with another port it is another policy.
+/// A rule that only one namespace sees. Another port makes another policy.
 fn streams(namespace: &str, port: u64) -> String {
     format!(
         "
@@ -45,7 +45,7 @@ spec:
     )
 }
 
-/// The generation that was given out last, once so many workloads have a policy of their own.
+/// The last generation, once this many workloads have a policy of their own.
 fn generation(lab: &Lab, workloads: usize) -> u64 {
     wait_until("the workloads have their policies", SOON, || {
         let status = lab.status().ok()?;
@@ -88,12 +88,12 @@ fn a_policy_after_a_restart_is_not_taken_for_the_one_that_a_socket_remembers() {
     let mut say = |word: &str| sockets.each_mut().map(|socket| socket.say(word).unwrap());
     assert_eq!(say("listed"), ["listed"; 2]);
 
-    // The policy with the highest generation goes with its workload.
+    // The policy with the highest generation ends with its workload.
     drop(former);
     generation(&lab, 0);
     assert_eq!(say("gone"), ["errno 1"; 2]);
 
-    // Another one comes, which does not list these datagrams, again and again.
+    // New policies that do not list these datagrams come repeatedly.
     lab.start_agent().unwrap();
     let mut after = Vec::new();
     for port in 1..=2 * CHANGES {

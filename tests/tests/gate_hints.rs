@@ -1,4 +1,4 @@
-//! The log line of a denial leads to what to change.
+//! The log line of a denial says what to change.
 
 use egress_tests::lab::{LabOptions, host, v4};
 use egress_tests::rules::{ECHO, GOOGLE_ENTRY};
@@ -47,7 +47,7 @@ fn a_private_network_that_is_accepted_for_one_host_lists_its_addresses_alone() {
     lab.rules("echo.yaml", ECHO).unwrap();
     lab.rules("google.yaml", GOOGLE_ENTRY).unwrap();
     let errno = |ip, port| lab.attempt("tcp", SocketAddr::new(ip, port)).unwrap().errno;
-    // The gate lets it through, and the node has no route.
+    // The gate allows it, but the node has no route.
     assert_eq!(errno(near, 7), Some(libc::ENETUNREACH));
     assert_eq!(errno(far, 7), Some(libc::EPERM));
     assert_eq!(errno(near, 443), Some(libc::EPERM));
@@ -76,7 +76,7 @@ fn a_denied_address_of_a_port_whose_host_rotates_names_the_setting() {
     }
     let mut last = 200;
     let hint = wait_until("a denial has a hint", SOON, || {
-        // Each denial is of another address: a repeat within a second would only be counted.
+        // Each denial has another address, because a repetition within a second would only be counted.
         last += 1;
         let mark = lab.agent().unwrap().mark();
         let other = SocketAddr::new(v4(last), 443);

@@ -1,5 +1,5 @@
-//! A restart while no name server answers: what was listed and known stays reachable, and nothing
-//! else becomes so.
+//! A restart while no name server answers: listed names with known addresses stay reachable, and nothing else becomes
+//! reachable.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::hosts::Fault;
@@ -23,7 +23,7 @@ fn file(lab: &Lab) -> PathBuf {
     lab.admin_socket().with_extension("leases")
 }
 
-/// The name is given by the client, which asks nobody.
+/// The client has the address of the name and makes no DNS query.
 fn through_the_proxy(lab: &Lab) -> egress_tests::Reply {
     let addresses = format!("{},[{}]", v4(host::HTTPBIN), v6(host::HTTPBIN));
     let resolve = format!("httpbin.org:80:{addresses}");
@@ -43,7 +43,7 @@ fn names(lab: &Lab) -> [u64; 2] {
     ["names", "namesWithoutAddress"].map(|key| status["rules"][key].as_u64().unwrap())
 }
 
-/// How often the agent says that it goes on without the answers that it waited for.
+/// How often the agent reports that it continues without the missing answers.
 fn waited(lab: &mut Lab) -> usize {
     let lines = lab.agent().unwrap().log_since(0);
     let gave_up = |line: &&String| line.contains("no DNS answer yet");
@@ -71,8 +71,8 @@ fn what_is_listed_and_was_known_stays_reachable_when_no_name_server_answers_afte
     assert_eq!(through_the_proxy(&lab).code, 200);
     assert_eq!(straight(&lab), PASSES);
 
-    // The next one has them from one that never had an answer itself. What is not listed any more
-    // does not come back with the rest.
+    // The next agent gets the leases from an agent that never had an answer itself. Names that are no longer listed do
+    // not come back.
     lab.agent().unwrap().terminate().unwrap();
     fs::remove_file(lab.rules_dir().join("echo.yaml")).unwrap();
     lab.start_agent().unwrap();

@@ -1,5 +1,4 @@
-//! The agent dies, restarts, or is asked to stop: the gate stays closed or opens as the settings
-//! say.
+//! The agent dies, restarts, or is asked to stop: the gate stays closed or opens according to the settings.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

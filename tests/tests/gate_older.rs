@@ -31,7 +31,7 @@ spec:
   egress: [{hosts: ['./*']}]
 ";
 
-/// A socket of this kind that stands before its first use.
+/// A socket of this kind, before its first use.
 fn older(lab: &Lab, path: &str, to: SocketAddr) -> Background {
     let mut command = lab.command(ESCAPE).unwrap();
     let (to, own) = (to.to_string(), to.ip().to_string());
@@ -59,7 +59,7 @@ fn a_socket_older_than_the_gate_is_judged_by_its_own_cgroups_policy() {
     let listed_by_nobody = SocketAddr::new(v4(other), 7);
     assert!(lab.attempt("tcp-echo", listed_by_nobody).unwrap().passed());
     for (path, host, port) in [
-        // Listed for the proxy, which an older socket's connect does not reach.
+        // Listed for the proxy, which the connect of an older socket does not reach.
         ("older-socket", web, 80),
         ("older-socket", other, 7),
         ("older-datagram", other, 7),

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 const SOON: Duration = Duration::from_secs(10);
-/// How soon after a change is in force the previous policy must not allow anything.
+/// The time after a change, in microseconds, from which the previous policy must not allow anything.
 const IN_FORCE: u64 = 100_000;
 
 /// Two hosts on one address.
@@ -57,7 +57,7 @@ fn within<'a>(lab: &'a Lab, cgroup: &'a Cgroup) -> Place<'a> {
     }
 }
 
-/// Waits by `status`: of thousands of changes the log has not every line (its rate limit).
+/// Waits with `status`, because the log's rate limit drops lines of thousands of changes.
 fn wait_objects(lab: &Lab, objects: u64) {
     wait_until("the rules are in force", SOON, || {
         (lab.status().unwrap()["rules"]["objects"] == objects).then_some(())
@@ -65,7 +65,7 @@ fn wait_objects(lab: &Lab, objects: u64) {
     .unwrap();
 }
 
-/// `EGRESS_POLICY_CHANGES` narrows and widens that often instead.
+/// `EGRESS_POLICY_CHANGES` sets another number of changes.
 #[test]
 fn a_narrowed_workload_gets_no_answer_by_its_former_policy() {
     let changes = std::env::var("EGRESS_POLICY_CHANGES").ok();
@@ -112,7 +112,7 @@ fn a_narrowed_workload_gets_no_answer_by_its_former_policy() {
         }
     }
     for (b, a) in clients {
-        // When a 200 was the outcome: from its line to the next.
+        // The times in which the outcome was 200: from its line to the next.
         let lines = b.lines();
         let at = |line: &serde_json::Value| line["at"].as_u64();
         for pair in lines.windows(2).filter(|pair| pair[0]["outcome"] == "200") {
@@ -142,7 +142,7 @@ spec:
   endpoints: [{address: 198.51.100.30}, {address: '2001:db8:2::30'}]
 ";
 
-/// The agent is stopped while the workload comes, so that its flows begin under the root's default.
+/// The agent is stopped while the workload starts, so that its flows begin under the root's default.
 #[test]
 fn a_flow_from_before_its_workload_was_recognised_ends_where_the_workloads_policy_denies_it() {
     let entry = "{cgroup: late, namespace: shop}";
@@ -178,8 +178,8 @@ fn a_flow_from_before_its_workload_was_recognised_ends_where_the_workloads_polic
     }
 }
 
-/// The agent is stopped while the connections are made, and takes them when the kernel does not know
-/// any more which workload they belong to. What they were redirected under listed the host.
+/// The agent is stopped while the connections are made. When it accepts them, the kernel no longer knows their
+/// workload. The policy at the time of the redirect listed the host.
 #[test]
 fn a_redirected_flow_whose_owner_the_kernel_forgot_is_denied_with_its_reason() {
     let entry = "{cgroup: busy, namespace: shop}";

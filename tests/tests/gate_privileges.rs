@@ -1,4 +1,4 @@
-//! What the running agent may do follows its settings, and the unit of `deploy/systemd` has enough.
+//! The privileges of the running agent follow its settings, and those of the unit in `deploy/systemd` are sufficient.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_agent::kernel;
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What every running agent has; `docs/privileges.md`.
+/// Capabilities of every running agent; see `docs/privileges.md`.
 const ALWAYS: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::DAC_READ_SEARCH);
-/// What takes it into other network namespaces.
+/// Capabilities for other network namespaces.
 const NAMESPACES: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_PTRACE);
 
 fn lab(flags: &[&str]) -> Lab {
@@ -32,7 +32,7 @@ fn sets(lab: &mut Lab, name: &str) -> Vec<CapabilitySet> {
     let pid = lab.agent().unwrap().pid();
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let set = |task: fs::DirEntry| {
-        // A thread may have ended since.
+        // A thread may have ended meanwhile.
         let text = fs::read_to_string(task.path().join("status")).ok()?;
         let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
         let bits = u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap();
@@ -89,14 +89,14 @@ fn of_the_unit() -> CapabilitySet {
     line.unwrap().split_whitespace().map(named).collect()
 }
 
-/// Runs `work` so that what it executes has no more than `set`, as below a unit.
+/// Runs `work` so that programs that it executes have at most `set`, as in a unit.
 fn below_a_unit<T: Send>(set: CapabilitySet, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             for left_out in (CapabilitySet::all() - set).iter() {
                 let bits = left_out.bits();
                 if bits.is_power_of_two() {
-                    // Those that the kernel does not know are not there in any case.
+                    // Capabilities that the kernel does not know do not exist anyway.
                     let _ = remove_capability_from_bounding_set(left_out);
                 }
             }
@@ -117,7 +117,7 @@ fn what_the_unit_gives_is_enough_from_the_start_to_the_end() {
     }
     serves_and_refuses(&lab, "started");
 
-    // Attached again while it runs.
+    // The running agent attaches again.
     kernel::detach_links(lab.bpf_dir()).unwrap();
     let agent = lab.agent().unwrap();
     agent
@@ -142,7 +142,7 @@ fn what_the_unit_gives_is_enough_from_the_start_to_the_end() {
     let counts = hold.stop().unwrap();
     assert_eq!(counts["hold.errno103"], 1, "ECONNABORTED: {counts:?}");
 
-    // Adopted by the next one.
+    // The next agent adopts the pins.
     lab.agent().unwrap().kill().unwrap();
     below_a_unit(unit, || lab.start_agent()).unwrap();
     serves_and_refuses(&lab, "adopted");

@@ -1,4 +1,4 @@
-//! The canary expects what the policy of its root does with an unlisted destination.
+//! The canary's expectation is what the policy of its root does with an unlisted destination.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::{Lab, LabOptions, wait_until};
@@ -18,7 +18,7 @@ fn count(lab: &Lab, counter: &str) -> u64 {
     lab.status().unwrap()["counters"][counter].as_u64().unwrap()
 }
 
-/// Waits for two more canaries, each of both families, and for readiness all the while.
+/// Waits for two more canaries of both families. The agent must be ready all the time.
 fn proven_by(lab: &Lab, counter: &str) {
     let before = count(lab, counter);
     wait_until("two canaries", SOON, || {

@@ -1,4 +1,4 @@
-//! Redirected flows arrive where their clients wanted to go, and nowhere else.
+//! Redirected flows arrive at their clients' destinations, and nowhere else.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -10,12 +10,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-/// So many that the proxy's own connections to any one of them never run out of ports.
+/// Enough hosts that the proxy's connections to one of them never run out of ports.
 const HOSTS: std::ops::Range<u8> = 100..140;
 const CONNECTS: usize = 10_000;
 
-/// One host with every address of both families. With resolution NONE the proxy goes to the address
-/// that was dialled, so that the origin tells which one the proxy took it for.
+/// One host with every address of both families. With resolution NONE the proxy dials the client's destination, so the
+/// origin shows which destination the proxy used.
 fn many(addresses: &[IpAddr]) -> String {
     let mut text = String::from(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: many}\nspec:\n  \
@@ -108,14 +108,14 @@ fn the_agents_own_connects_are_not_redirected_into_itself() {
                 .unwrap();
             assert_eq!(reply.code, 200, "{reply:?}");
         }
-        // A connect of the agent that came back to it would show as a second hop of the sidecar's
-        // headers, or as a connection that never reaches the origin.
+        // If a connect of the agent came back to the agent, there would be a second hop in the sidecar's headers, or a
+        // connection that never reaches the origin.
         assert_eq!(lab.httpbin.connections() - before, 20);
         let seen = lab.httpbin.last_request().unwrap();
         assert_eq!(seen.header("x-envoy-attempt-count"), Some("1"));
         assert!(!seen.peer.ip().is_loopback(), "{}", seen.peer);
     }
-    // The same destination from the agent's own cgroup goes straight there.
+    // From the agent's own cgroup, the same destination is reached without the proxy.
     let url = format!("http://{}/get", v4(host::HTTPBIN));
     let reply = client::curl(&lab.agent_place(), &[&url]).unwrap();
     assert_eq!(reply.code, 200, "{reply:?}");
@@ -149,7 +149,7 @@ fn the_proxy_cannot_be_dialled_past_the_kernel() {
             .unwrap();
         assert!(reply.refused(), "{target}: {reply:?}");
     }
-    // From outside the enforced cgroup nothing stops the connect; the proxy closes what has no origin.
+    // Outside the enforced cgroup nothing denies the connect, but the proxy closes connections without an origin.
     let reply = client::curl(
         &lab.agent_place(),
         &["-H", "Host: httpbin.org", "http://127.0.0.1:15001/get"],

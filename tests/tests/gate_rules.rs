@@ -1,4 +1,4 @@
-//! Rules change while traffic runs: in force at once, and nothing that stays listed is disturbed.
+//! Rules change while traffic runs: changes are in force at once, and flows that stay listed are not disturbed.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
 
-/// The bystander's TLS port as plain TCP, so that a connect alone shows what the kernel says.
+/// The bystander's TLS port as plain TCP, so that a connect shows the kernel's verdict.
 const BYSTANDER: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -40,7 +40,7 @@ fn watch(lab: &Lab, target: SocketAddr) -> Background {
     Background::start(command).unwrap()
 }
 
-/// When `probe` first saw `outcome` after `since`, in microseconds after it.
+/// The time from `since` until `probe` first saw `outcome`, in microseconds.
 fn seen_after(probe: &Background, outcome: &str, since: u64) -> u64 {
     let line = probe
         .wait_line(outcome, Duration::from_secs(10), |l| {
@@ -66,7 +66,7 @@ fn an_edit_is_in_force_within_200_ms_for_new_connections() {
             delays.push(("removed", seen_after(&probe, "PermissionDenied", removed)));
         }
         println!("{address}: microseconds from write to effect: {delays:?}");
-        // The median: one edit may meet a busy machine.
+        // The median counts, because the machine may be busy during one edit.
         delays.sort_by_key(|(_, delay)| *delay);
         assert!(delays[delays.len() / 2].1 < 200_000, "{delays:?}");
         probe.end().unwrap();
@@ -135,7 +135,7 @@ fn a_mistake_in_a_file_changes_nothing_and_says_where() {
             "spec.resolution",
         ),
     ] {
-        // From here on: the report may come before the write returns.
+        // The mark comes first, because the report may come before the write returns.
         let mark = lab.agent().unwrap().mark();
         lab.write_rules("bad.yaml", text).unwrap();
         let agent = lab.agent().unwrap();
@@ -194,7 +194,7 @@ fn an_invalid_object_is_left_out_at_the_start_and_at_reload_and_the_others_apply
             told(&mut lab, 0);
         }
     }
-    // A start without readable rules: what was in force stays.
+    // A start without readable rules: the former rules stay in force.
     lab.agent().unwrap().terminate().unwrap();
     fs::write(lab.rules_dir().join("httpbin.yaml"), [0xff, 0xfe]).unwrap();
     lab.start_agent().unwrap();

@@ -25,7 +25,7 @@ spec:
 ";
 const ENTRY: &str = "{cgroup: client, namespace: shop, serviceAccount: web}";
 const SOON: Duration = Duration::from_secs(10);
-/// What every denial by TCP of a workload's process has.
+/// The fields of every denied TCP flow of a workload's process.
 const COMMON: [&str; 13] = [
     "timestamp",
     "level",
@@ -57,7 +57,7 @@ fn lab(mode: &str) -> Lab {
     lab
 }
 
-/// Dials what no rule lists, and asks for an unlisted name at a listed address: the lines of both.
+/// Dials an unlisted destination, and requests an unlisted name at a listed address. Returns the log lines of both.
 fn lines(lab: &mut Lab) -> [Value; 2] {
     let to = SocketAddr::new(v4(host::BYSTANDER), 80);
     lab.attempt("tcp", to).unwrap();
@@ -121,7 +121,7 @@ fn kernel_and_proxy_say_a_denial_in_the_same_words() {
     );
     assert_eq!(status["proxy"]["denied"], 1);
 
-    // Each spelling is one that explain takes. Nobody else sees the host.
+    // explain accepts each spelling. No other workload sees the host.
     let folder = cgroup::mount_point()
         .unwrap()
         .join(&ours["cgroup"].as_str().unwrap()[1..]);

@@ -1,4 +1,4 @@
-//! What an agent does with what another one pinned.
+//! How an agent handles the pins of another agent.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 const RATE: u64 = 200_000;
 const SECONDS: u64 = 5;
-/// Of one core, per cent.
+/// The most processor time, in per cent of one core.
 const MOST_CPU: f64 = 5.0;
 
 fn number(status: &Value, pointer: &str) -> u64 {
     readiness::number(status, pointer).unwrap()
 }
 
-/// Waits until each denial is counted in one of the three ways, and says what they are.
+/// Waits until each denial is counted in one of the three ways. Returns the counts.
 fn settled(lab: &Lab) -> (u64, u64, u64, u64) {
     let mut last = (0, 0, 0, 0);
     let sum = wait_until("the counters add up", Duration::from_secs(5), || {
@@ -68,7 +68,7 @@ fn flood(lab: &mut Lab, spread: &[&str], processes: usize) {
         after.3 - before.3,
     );
     assert_eq!(all("passed"), 0);
-    // The canary's own denials are among them.
+    // They include the canary's own denials.
     assert!(
         (all("done")..all("done") + 20).contains(&denied),
         "{denied} of {}",

@@ -1,4 +1,4 @@
-//! What is live after a change, and what the agent says and does about its own gate.
+//! The gate after changes, and what the agent reports and repairs.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -103,7 +103,7 @@ fn flows_of_a_removed_rule_go_on_where_they_are_kept() {
 #[test]
 fn a_proxied_flow_ends_with_the_name_that_it_asked_for() {
     let lab = lab(&[]);
-    // Two names of one address: the kernel's tables stay as they are.
+    // Two names with one address, so the kernel's tables do not change.
     lab.dns.set(
         "second.example",
         &[v4(host::HTTPBIN), v6(host::HTTPBIN)],
@@ -181,7 +181,7 @@ fn a_pin_that_is_removed_opens_nothing_while_the_agent_lives() {
     assert_eq!(once(&lab, host::BYSTANDER, 80), Some(libc::EPERM));
     let agent = lab.agent().unwrap();
     agent
-        .wait_line(0, SOON, "it is told", |l| l.contains("a pin was removed"))
+        .wait_line(0, SOON, "it is logged", |l| l.contains("a pin was removed"))
         .unwrap();
     agent
         .wait_line(0, SOON, "it is mended", |l| l.contains("attached again"))
@@ -199,7 +199,7 @@ fn a_gate_that_is_opened_from_outside_is_noticed_and_closed_again() {
     kernel::detach_links(lab.bpf_dir()).unwrap();
     let agent = lab.agent().unwrap();
     agent
-        .wait_line(0, SOON, "the hole is told", |l| {
+        .wait_line(0, SOON, "the gap is logged", |l| {
             l.contains("the gate was open")
         })
         .unwrap();
@@ -222,9 +222,9 @@ fn readiness_follows_the_canary() {
         socket.to_str().unwrap(),
     ];
     assert_eq!(lab.verb(&wait).unwrap().exit, 0);
-    // A canary that cannot run is no proof.
+    // A canary that cannot run proves nothing.
     fs::write(lab.workloads().path().join("cgroup.max.descendants"), "1").unwrap();
-    let trouble = wait_until("it is told", SOON, || {
+    let trouble = wait_until("it is reported", SOON, || {
         lab.status().unwrap()["trouble"].as_str().map(str::to_owned)
     });
     assert!(trouble.unwrap().contains("egress-canary"));

@@ -1,7 +1,6 @@
-//! The gate while the agent restarts, is killed, stopped, upgraded and out of
-//! memory, over and over, under load.
+//! The gate while the agent repeatedly restarts, is killed, is stopped, is upgraded and runs out of memory, under load.
 //!
-//! `EGRESS_HARDENING_SECONDS` says how long (60 if not set; the report's figures are of 600).
+//! `EGRESS_HARDENING_SECONDS` sets the duration (60 if not set; published figures are for 600).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -16,14 +15,14 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
-/// How long the agent may take to ask for more memory than it gets.
+/// How long the agent may take until it needs more memory than it may have.
 const KILLED_WITHIN: Duration = Duration::from_secs(20);
 
 fn seconds() -> u64 {
     env::var("EGRESS_HARDENING_SECONDS").map_or(60, |s| s.parse().unwrap())
 }
 
-/// SIGSTOP, SIGCONT. What the kernel decides by itself goes on meanwhile.
+/// SIGSTOP, SIGCONT. Meanwhile the kernel continues to decide by itself.
 fn stopped_for_a_while(lab: &mut Lab) {
     lab.agent().unwrap().signal(Signal::STOP).unwrap();
     let (direct, unlisted) = (
@@ -41,7 +40,7 @@ fn stopped_for_a_while(lab: &mut Lab) {
 fn out_of_memory(lab: &mut Lab, memory: &MemoryLimit) {
     let before = memory.kills().unwrap();
     memory.lower(lab.agent().unwrap().pid()).unwrap();
-    // Rules to read for an agent that lives on so far: comments of 12 MiB together.
+    // Files with 12 MiB of comments for an agent that still lives, because reading them needs memory.
     let large = [
         "large-1.yaml",
         "large-2.yaml",
@@ -53,7 +52,7 @@ fn out_of_memory(lab: &mut Lab, memory: &MemoryLimit) {
     }
     let ended = lab.agent().unwrap().wait_end(KILLED_WITHIN).unwrap();
     assert_eq!(ended.signal(), Some(libc::SIGKILL), "{ended}");
-    // A canary under way may go with it.
+    // A running canary may end with it.
     assert!(
         memory.kills().unwrap() > before,
         "nobody was killed for memory"

@@ -1,4 +1,4 @@
-//! Whole tables replaced while connects run, and tables that do not fit.
+//! Whole tables are replaced while connects run, and tables do not fit.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 const ENTRIES: u32 = 100_000;
 const WITHIN: Duration = Duration::from_millis(150);
-/// Room for networks.
+/// The room for networks.
 const NETWORKS: u32 = 1 << 16;
 const SWAPS: usize = 12;
 
-/// A gate of this process's own around a cgroup of its own.
+/// A gate of this process around its own cgroup.
 struct Gate {
     workload: Cgroup,
     _agent: Cgroup,
@@ -77,7 +77,7 @@ fn address(n: u32) -> IpAddr {
     Ipv4Addr::from_bits(0x1400_0000 + n).into()
 }
 
-/// `ENTRIES` of single addresses from `first` on.
+/// A table with `ENTRIES` single addresses from `first` on.
 fn table(first: u32) -> Table {
     (first..first + ENTRIES)
         .map(|n| {
@@ -92,7 +92,7 @@ fn table(first: u32) -> Table {
 #[test]
 fn a_table_of_100_000_is_replaced_in_time_and_no_connect_gets_a_wrong_verdict() {
     let mut gate = Gate::new();
-    // Both tables hold the upper half of the first.
+    // Both tables contain the upper half of the first.
     let (one, other) = (table(0), table(ENTRIES / 2));
     let ops = gate.plan(one.clone());
     gate.tables.apply(&ops).unwrap();
@@ -117,11 +117,11 @@ fn a_table_of_100_000_is_replaced_in_time_and_no_connect_gets_a_wrong_verdict() 
         )
         .unwrap(),
     );
-    // Until the new table is in force, and until the old entries are gone.
+    // The times until the new table is in force, and until the old entries are removed.
     let (mut times, mut whole) = (Vec::new(), Vec::new());
     for swap in 0..2 * SWAPS {
         if swap == SWAPS {
-            // From here on only the time counts.
+            // From here on only the times are measured.
             counts = load.take().map(|l: Load| l.stop().unwrap());
         }
         let ops = gate.plan(if swap % 2 == 0 {
@@ -163,7 +163,7 @@ fn a_table_of_100_000_is_replaced_in_time_and_no_connect_gets_a_wrong_verdict() 
         counts["listed.ok"] > 10_000 && counts["unlisted.eperm"] > 10_000,
         "{counts:?}"
     );
-    // Other tests may keep every core busy meanwhile: the fastest says what it takes.
+    // Other tests may use every core meanwhile, so the fastest time counts.
     assert!(alone[0] < WITHIN, "{alone:?}");
 }
 
@@ -192,7 +192,7 @@ fn rules_that_do_not_fit_are_known_before_the_first_write() {
         "{refused}"
     );
     assert_eq!(gate.tables.in_use()[1].used, 0);
-    // More than half, in the place of as many others: all of them fit.
+    // More than half of the room is replaced by the same number of other entries, and all fit.
     for round in [2, 1, 0] {
         let ops = gate.plan(nets(round * limit, limit / 2 + 10));
         gate.tables.fits(&ops).unwrap();
@@ -227,7 +227,7 @@ fn a_table_that_is_full_changes_by_as_many_as_leave_it() {
         assert_eq!(gate.tables.apply(&ops).unwrap(), 0, "from {first} on");
         assert_eq!(gate.tables.in_use()[1].used as u32, limit);
     }
-    // No write is left that makes room for one more.
+    // No pending write makes room for one more.
     let table = gate.planner.policies()[&DEFAULT_POLICY].table;
     let key = Target::network("192.0.2.0/31".parse().unwrap(), 443, Transport::Udp)[0].key();
     let action = Action::Allow.number();
@@ -253,7 +253,7 @@ fn a_table_that_grows_in_place_gives_no_connect_a_wrong_verdict() {
     .unwrap();
     let key = |n: u32| Target::address(address(n), 443, Transport::Udp).key();
     let action = Action::Allow.number();
-    // Most of what comes goes again, so that it is rebuilt for what was deleted, too.
+    // Most new entries are deleted again, so that the table is also rebuilt because of deletions.
     for round in 0..300_u32 {
         let new = 1 + round * 100..1 + (round + 1) * 100;
         let put: Vec<_> = new
@@ -287,7 +287,7 @@ fn an_agent_that_comes_finds_the_tables_of_policies_and_takes_the_others_away() 
     let ops = gate.plan(Table::unit(target, Action::Allow));
     assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
     let used = gate.planner.policies()[&DEFAULT_POLICY].table;
-    // As an agent leaves it that dies between a table and its policy.
+    // The state after an agent that dies between the writes of a table and of its policy.
     let unused = TableId(used.0 + 1);
     let entry = Entry {
         key: target.key(),
@@ -352,7 +352,7 @@ fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
             nets.join(", ")
         )
     };
-    // An agent at work on tens of thousands of rules may take longer than its client waits.
+    // An agent that works on tens of thousands of rules may answer later than its client waits.
     let status = || lab.status().ok();
     let generation = |status: &serde_json::Value| status["rules"]["generation"].as_u64().unwrap();
     let before = generation(&status().unwrap());
@@ -362,7 +362,7 @@ fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
     })
     .unwrap();
     assert_eq!(applied["rules"]["networks"]["used"], 35_000);
-    // Others in their place: more than half of the room is no limit.
+    // Other entries replace them. Half of the room is not a limit.
     lab.write_rules("many.yaml", &rules(40_000, 35_000))
         .unwrap();
     let applied = wait_until("the second are in force", Duration::from_mins(1), || {

@@ -1,5 +1,4 @@
-//! The harness itself, on the real kernel and without the agent: what it makes is there and
-//! works, and nothing of it stays.
+//! The harness itself, on the real kernel and without the agent: what it creates works, and nothing of it remains.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

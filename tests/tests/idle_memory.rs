@@ -1,5 +1,5 @@
-//! Memory of the proxy's connections: they keep little while they are idle, and nothing once they are
-//! closed. The bounds are coarse and hold in a debug build; `cargo xtask bench scale` has the figures.
+//! Memory of the proxy's connections: idle ones keep little, and closed ones nothing. The limits are coarse and also
+//! hold in a debug build; `cargo xtask bench scale` has the figures.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use egress_tests::Lab;
@@ -14,7 +14,7 @@ fn keeps(speaks: Speaks, count: usize, each: u64) {
     assert!(found.closed < found.before + (20 << 20), "{found:?}");
 }
 
-/// Each workload has more connections than it may have requests under way (853).
+/// Each workload has more connections than it may have running requests (853).
 #[test]
 fn idle_http_connections_keep_little_memory_and_closed_ones_none() {
     keeps(Speaks::Http, 4000, 16 << 10);

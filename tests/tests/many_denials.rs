@@ -10,12 +10,11 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Unlisted destinations in a second, each another one.
+/// Different unlisted destinations in a second.
 const RATE: u64 = 200;
 const SECONDS: u64 = 6;
 const SOON: Duration = Duration::from_secs(5);
-/// What the engine does meanwhile for the pod, the rule, the names, the scans and the questions of
-/// this test.
+/// The most inputs of the engine meanwhile: for the pod, the rule, the names, the scans and the requests of this test.
 const INPUTS: u64 = 60;
 
 const RULE: &str = "

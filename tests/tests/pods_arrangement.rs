@@ -1,5 +1,5 @@
-//! The agent where a container runtime puts it: inside the enforced root, in a cgroup namespace
-//! and a mount namespace of its own.
+//! The agent in the environment of a container runtime: inside the enforced root, in a cgroup namespace and a mount
+//! namespace of its own.
 
 use egress_tests::cgroup::Cgroup;
 use egress_tests::child::Guarded;

@@ -1,5 +1,5 @@
-//! What is deployed: the manifests' rules and settings are ones that the agent takes, and the
-//! DaemonSet gives a reason for each privilege.
+//! The files in `deploy`: the agent accepts the rules and settings of the manifests, and the DaemonSet gives a reason
+//! for each privilege.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::agent;
@@ -53,8 +53,7 @@ fn the_gate_is_closed_before_the_first_workload_starts() {
     }
 }
 
-/// The agent reads its settings before it looks at a rule or a cgroup, so an error tells whether
-/// it could.
+/// The agent reads its settings before rules and cgroups, so the error shows whether it could read them.
 #[test]
 fn the_settings_of_both_deployments_are_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -64,7 +63,7 @@ fn the_settings_of_both_deployments_are_read() {
         let file = dir.path().join("agent.yaml");
         fs::write(&file, settings).unwrap();
         let mut run = Command::new(agent::binary().unwrap());
-        // A root that is not a cgroup ends the agent before it touches anything.
+        // A root that is not a cgroup ends the agent before it changes anything.
         let output = run
             .args(["run", "--cgroup", "/nonexistent/cgroup", "--config"])
             .arg(&file)
@@ -94,7 +93,7 @@ fn each_capability_has_its_reason_and_nothing_is_privileged() {
             "{line} has no reason above it"
         );
     }
-    // The unit has the same ones but for those that take an agent into other network namespaces.
+    // The unit has the same ones, except those for other network namespaces.
     let unit = text("deploy/systemd/egress-agent.service");
     let bounded = unit
         .lines()

@@ -1,5 +1,5 @@
-//! Pods in namespaces and cgroups of their own, one agent for all: what each reaches, as whom, and
-//! what is left when they have gone.
+//! Pods in namespaces and cgroups of their own with one agent: what each reaches, from which address, and what remains
+//! after them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::cgroup::Cgroup;
@@ -84,7 +84,7 @@ fn a_removed_rule_ends_the_flows_of_every_pod() {
     let pods = Pods::on(&lab).unwrap();
     let (a, b) = (pods.create(&lab).unwrap(), pods.create(&lab).unwrap());
     let hold = |pod: &Pod, to: IpAddr| {
-        // Its namespace is known to the agent once the proxy answers there.
+        // The agent knows its namespace once the proxy answers there.
         assert_eq!(get(pod, &["http://httpbin.org/get"]), 200);
         let to = SocketAddr::new(to, 7).to_string();
         Load::start(&pod.place(), &["hold", &to]).unwrap()
@@ -120,7 +120,7 @@ fn a_pod_of_one_family_and_a_pod_that_uses_the_port_are_served() {
     );
     assert_eq!(lab.httpbin.requests().pop().unwrap().peer.ip(), six.v6);
 
-    // A namespace where the proxy's usual port is taken before the agent comes to it.
+    // A namespace in which the proxy's usual port is in use before the agent enters it.
     let netns = NetNs::new().unwrap();
     let _taken = netns
         .run(|| TcpListener::bind("127.0.0.1:15001").unwrap())
@@ -137,7 +137,7 @@ fn the_same_source_port_in_two_pods_is_told_apart() {
     for pod in [&a, &b] {
         let sysctl = |key, value| pod.netns.sysctl(key, value).unwrap();
         sysctl("ipv4/ip_local_port_range", "40000 40003");
-        // Ports are free again at once, so that each is used many times.
+        // Ports are free again at once, so that each can be used many times.
         sysctl("ipv4/tcp_max_tw_buckets", "0");
     }
     let host = format!("httpbin.org:80:{}", v4(host::HTTPBIN));
@@ -175,7 +175,7 @@ fn nothing_is_left_of_pods_that_have_gone() {
         })
         .unwrap();
     };
-    // The first pod brings the thread that makes sockets, and curl's the proxy's workers.
+    // The first pod causes the thread that makes sockets, and its curl the proxy's workers.
     assert_eq!(
         get(&pods.create(&lab).unwrap(), &["http://httpbin.org/get"]),
         200
@@ -286,8 +286,8 @@ fn two_pods_in_two_namespaces_are_under_their_own_rules() {
     }
     assert!(of(&unknown).0.is_none() && of(&unknown).1, "{status}");
 
-    // The next agent finds the cgroups under the policies of the one before it. At no moment may
-    // one be under the other's rules.
+    // The next agent finds the cgroups with the policies of the last agent. At no moment may one have the rules of the
+    // other.
     let refused = [v4(host::ECHO), v6(host::ECHO)]
         .map(|ip| Session::connects(&blog.place(), SocketAddr::new(ip, 7)).unwrap());
     let allowed = Session::connects(&shop.place(), SocketAddr::new(v4(host::ECHO), 7)).unwrap();
@@ -323,7 +323,7 @@ fn the_namespaces_of_a_workload_are_bounded_over_all_cgroups_that_it_makes() {
     let mut lab = lab();
     let workload = lab.workloads().child("hog").unwrap();
     let made = ["a", "b", "c"].map(|name| workload.child(name).unwrap());
-    // Each of them alone is within the bound.
+    // Each of them alone is within the limit.
     let hogs = made.each_ref().map(|cgroup| unshared(&lab, cgroup, 40));
     let crowded = |line: &str| line.contains("too many network namespaces in one workload");
     let agent = lab.agent().unwrap();
@@ -338,7 +338,7 @@ fn the_namespaces_of_a_workload_are_bounded_over_all_cgroups_that_it_makes() {
     })
     .unwrap();
     assert_eq!(all(), SERVED + 2);
-    // Where some of it ends, others of it are served.
+    // When some of them end, others are served.
     drop(hogs);
     drop(made);
     let again = workload.child("d").unwrap();

@@ -1,4 +1,4 @@
-//! Many workloads on one node: what they cost the agent, and how soon a new one is governed.
+//! Many workloads on one node: their cost for the agent, and the time until a new one is governed.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::child::Guarded;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 const WORKLOADS: usize = 500;
 const POLICIES: usize = 50;
-/// New workloads whose time is taken.
+/// The number of new workloads that are measured.
 const SAMPLES: usize = 21;
 const SOON: Duration = Duration::from_secs(5);
-/// Times that a client's cgroup is replaced by another.
+/// How often a client's cgroup is replaced by another.
 const CHANGES: usize = 1000;
 
 /// A host of its own for each namespace, which no other one sees.
@@ -93,7 +93,7 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
     let all = lab.agent().unwrap().resident().unwrap();
     assert_eq!(links(), attached, "programs are attached to the roots only");
 
-    // Ten workloads of each namespace see its host, and no other one.
+    // Ten workloads of each namespace see its host and no other.
     let place = egress_tests::place::Place {
         cgroup: Some(&cgroups[3]),
         ..lab.agent_place()
@@ -145,7 +145,7 @@ fn five_hundred_workloads_cost_little_and_a_new_one_is_governed_at_once() {
 #[test]
 fn what_everyone_may_reach_is_never_refused_while_workloads_come_and_go() {
     let lab = lab();
-    // Nobody listens there: an answer at once, and no queue that could be full.
+    // Nothing listens there, so the answer comes at once and no queue can be full.
     let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: all}\nspec:\n  \
                  hosts: [all.example]\n  resolution: STATIC\n  \
                  ports: [{number: 9, name: tcp, protocol: TCP}]\n  \
@@ -153,7 +153,7 @@ fn what_everyone_may_reach_is_never_refused_while_workloads_come_and_go() {
     lab.rules("all.yaml", entry).unwrap();
     let to = SocketAddr::new(v4(host::ECHO), 9);
     let client = Session::connects(&lab.client_place(), to).unwrap();
-    // The client's cgroup goes in the moment in which another comes, each of another policy.
+    // The client's cgroup is removed at the moment at which another one, with another policy, is created.
     let bpf = lab.bpf_dir().to_owned();
     let owners = || pinned::owners(&bpf).unwrap();
     let mut left: Option<PathBuf> = None;
@@ -165,7 +165,7 @@ fn what_everyone_may_reach_is_never_refused_while_workloads_come_and_go() {
         if let Some(left) = left.replace(folder) {
             fs::remove_dir(left).unwrap();
         }
-        // Of each three changes the agent may hear at once.
+        // The test waits only after every third change, so the agent may see three changes at once.
         if n % 3 == 0 {
             wait_until("the agent has heard", SOON, || {
                 (owners() == 1).then_some(())

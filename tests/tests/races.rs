@@ -1,6 +1,6 @@
-//! Sockets that threads share: whatever they do at the same time, nothing arrives at what no rule lists.
+//! Threads share sockets: whatever they do at the same time, nothing arrives at an unlisted destination.
 //!
-//! `EGRESS_RACE_SECONDS` is how long each of the eight runs takes; three if it is not set.
+//! `EGRESS_RACE_SECONDS` is the duration of each of the eight runs (3 if not set).
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::agent::beside;
@@ -14,9 +14,9 @@ const ALPHA: u8 = 41;
 const BETA: u8 = 42;
 const GAMMA: u8 = 43;
 
-/// Datagrams to alpha:1001 and beta:1002 are listed, streams to alpha:1002 straight and to beta:1001
-/// through the proxy. Datagrams to alpha:1002 and beta:1001 are mixtures of what is listed; nothing of
-/// gamma is.
+/// Listed are datagrams to alpha:1001 and beta:1002, streams to alpha:1002 without the proxy, and streams to beta:1001
+/// through the proxy. Datagrams to alpha:1002 and beta:1001 would be mixtures of listed destinations. Nothing of gamma
+/// is listed.
 const RULES: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -87,8 +87,8 @@ fn threads_that_share_sockets_reach_nothing_that_is_unlisted() {
         let everything = everything
             .map(|ip| [name(ip, 1001), name(ip, 1002)])
             .concat();
-        // Fault 1: connected to where a stream is listed; between a port of this node and a listed
-        // address the two mix to it.
+        // The sockets are connected to the destination of a listed stream. A port of this node and a listed address mix
+        // to it.
         let duel = vec![
             "--connect".to_owned(),
             name(at(ALPHA), 1002),
@@ -128,7 +128,7 @@ fn threads_that_share_sockets_reach_nothing_that_is_unlisted() {
     }
     let leaked: Vec<_> = arrived.iter().filter(|(.., count)| *count > 0).collect();
     println!("unlisted datagrams so far, by run: {leaked:?}");
-    // Streams that no rule lists, and one whose name the proxy never learnt.
+    // Unlisted streams, and one whose name the proxy never learnt.
     for (host, echo) in hosts.listed.iter().chain(&hosts.unlisted[1..]) {
         assert_eq!(echo.connections(), 0, "streams to {host}");
     }

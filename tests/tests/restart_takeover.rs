@@ -1,8 +1,6 @@
-//! The agent restarted and replaced under load: how long listed HTTP is denied, and what becomes of
-//! the connections that are open.
+//! The agent restarted and replaced under load: how long listed HTTP is denied, and what happens to open connections.
 //!
-//! `EGRESS_TAKEOVER_NAMES` says how many names the rules list (300 if not set; the report's figures
-//! are of 10 000).
+//! `EGRESS_TAKEOVER_NAMES` is the number of names in the rules (300 if not set; published figures are for 10 000).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -28,17 +26,17 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Listed HTTP may be denied for this long while two agents overlap.
+/// How long listed HTTP may be denied while two agents overlap, in milliseconds.
 const DENIED: u64 = 200;
-/// The same from the end of one agent until the next listens: the start of a process, on a machine that
-/// has other tests to run. The figure is the bench's.
+/// The same from the end of one agent until the next listens, which includes the start of a process on a machine that
+/// runs other tests. A bench has the figure.
 const STARTS: u64 = 1000;
 
 fn names() -> usize {
     std::env::var("EGRESS_TAKEOVER_NAMES").map_or(300, |n| n.parse().unwrap())
 }
 
-/// Services in the number that is asked for, beside those that are tried.
+/// A lab with the given number of services, in addition to those that the test uses.
 fn lab() -> Lab {
     let lab = Lab::start().unwrap();
     let service = |n: usize| {
@@ -61,7 +59,7 @@ fn lab() -> Lab {
             .then_some(())
     })
     .unwrap();
-    // A restart has the leases of all of them.
+    // The next agent needs the leases of all names.
     wait_until("the leases are written", SOON, || {
         let file = lab.admin_socket().with_extension("leases");
         let text = std::fs::read_to_string(file).ok()?;
@@ -72,7 +70,7 @@ fn lab() -> Lab {
     lab
 }
 
-/// What goes on while the agent is replaced.
+/// The load while the agent is replaced.
 struct Load {
     prober: Background,
     leaks: Session,
@@ -84,7 +82,7 @@ impl Load {
         Self::start_in(lab, &lab.client_place())
     }
 
-    /// With clients in this place.
+    /// Starts it with clients in this place.
     fn start_in(lab: &Lab, place: &Place<'_>) -> Self {
         let to = SocketAddr::new(v4(host::HTTPBIN), 80).to_string();
         let mut command = place.command(agent::beside("prober").unwrap()).unwrap();
@@ -120,7 +118,7 @@ impl Load {
         }
     }
 
-    /// Ends it and holds it to what is promised.
+    /// Ends it, and checks the results against the promises.
     fn assert_served(self, lab: &Lab, how: &str, limit: u64) -> Value {
         let slow = self.slow.end().unwrap();
         std::thread::sleep(Duration::from_millis(300));
@@ -138,7 +136,7 @@ impl Load {
     }
 }
 
-/// Waits until an agent serves in place of the lab's, which ends.
+/// Waits until `next` serves in place of the lab's agent, which ends.
 fn take_over(lab: &mut Lab, mut next: Agent) {
     next.wait_ready().unwrap();
     end_of(lab.swap_agent(next).unwrap());
@@ -164,7 +162,7 @@ fn a_successor_that_waits_takes_over_without_a_gap() {
     let mut lab = lab();
     let load = Load::start(&lab);
     let next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
-    // It waits for the lock by now, or soon: either way both agents run.
+    // The next agent waits for the lock now or soon. In both cases both agents run.
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
     take_over(&mut lab, next);
     load.assert_served(&lab, "a rolling update", DENIED);
@@ -215,7 +213,7 @@ fn a_killed_agent_is_back_in_a_moment() {
     let denied = told["fresh"]["deniedMs"].as_u64().unwrap();
     assert!(denied <= STARTS, "denied for {denied} ms: {told}");
     assert!(load.leaks.tally().unwrap().all_denied(50));
-    // A request under way goes with its proxy.
+    // A running request ends with its proxy.
     drop(load.slow);
 }
 
@@ -293,9 +291,9 @@ fn a_successor_in_another_cgroup_finds_the_origins_of_flows_to_the_listeners_tha
     drop(lab);
 }
 
-/// An agent's start by a service manager: told where to send to, and given what was kept.
+/// Starts an agent as a service manager does: with the address for its messages and the kept sockets.
 fn as_service(lab: &Lab, notify: &Path, kept: &[OwnedFd]) -> Agent {
-    // Numbers that neither the shell nor the test uses otherwise; closed again below.
+    // Numbers that neither the shell nor the test uses otherwise. They are closed again below.
     let numbered: Vec<OwnedFd> = (200..)
         .zip(kept)
         .map(|(number, socket)| {
@@ -320,7 +318,7 @@ fn as_service(lab: &Lab, notify: &Path, kept: &[OwnedFd]) -> Agent {
     Agent::spawn(&lab.agent_place(), Path::new("/bin/bash"), &arguments).unwrap()
 }
 
-/// The sockets that a service manager would keep by now.
+/// The sockets that a service manager would have kept by now.
 fn kept(manager: &UnixDatagram) -> Vec<OwnedFd> {
     let mut all = Vec::new();
     manager.set_nonblocking(true).unwrap();
@@ -359,7 +357,7 @@ fn a_service_manager_that_keeps_the_listeners_has_nothing_denied_between_two_age
 
     let load = Load::start(&lab);
     lab.agent().unwrap().terminate().unwrap();
-    // Nobody serves, and a connection waits.
+    // No agent serves, and a connection waits.
     let to = SocketAddr::new(v4(host::HTTPBIN), 80);
     assert!(lab.attempt("tcp", to).unwrap().passed());
     let mut second = as_service(&lab, &path, &sockets);

@@ -1,5 +1,4 @@
-//! One agent per gate: a second one ends with an error, whatever it shares with the first, and
-//! changes nothing.
+//! One agent for each gate: a second one ends with an error and changes nothing, whatever it shares with the first.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -40,7 +39,7 @@ fn a_second_agent_is_refused_and_the_first_is_unharmed() {
     assert_eq!(lab.status().unwrap()["ready"], true);
 }
 
-/// A start with pins of its own around the lab's root, or a cgroup below it: its exit code and line.
+/// Starts an agent with other pins around the lab's root or a cgroup below it. Returns its exit code and its line.
 fn with_other_pins(lab: &Lab, root: &Path) -> (Option<i32>, String) {
     let pins = BpfFs::mount().unwrap();
     let (dir, root) = (shown(pins.path()), shown(root));
@@ -84,7 +83,7 @@ fn a_second_agent_with_other_pins_is_refused_and_the_first_is_unharmed() {
     assert!(lab.attempt("tcp", bystander()).unwrap().denied());
     assert_eq!(pinned::attached(lab.bpf_dir()).unwrap(), programs);
     assert_eq!(lab.status().unwrap()["ready"], true);
-    // What a dead agent left is a gate too, and its own successor's only.
+    // The pins of a dead agent are a gate too, and only its own successor may adopt them.
     lab.agent().unwrap().kill().unwrap();
     let (code, said) = with_other_pins(&lab, lab.workloads().path());
     assert_eq!(code, Some(75), "{said}");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_hello");
 const LISTED: &str = "hello.example";
-/// As long as the listed one.
+/// It is as long as the listed name.
 const UNLISTED: &str = "other.example";
 
 const RULES: &str = "
@@ -31,7 +31,7 @@ spec:
 /// Every byte that reached the server.
 type Seen = Arc<Mutex<Vec<u8>>>;
 
-/// A server of the outside that asks for a key share that no client brings unasked.
+/// A server of the outside that requires a key share that no client sends at first.
 fn server(lab: &Lab, ip: IpAddr) -> Seen {
     let mut provider = ring::default_provider();
     provider.kx_groups = vec![ring::kx_group::SECP384R1];
