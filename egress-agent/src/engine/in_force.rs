@@ -8,15 +8,14 @@ use std::path::Path;
 
 /// See the module.
 pub(super) struct InForce {
-    /// Of the files.
     objects: Objects,
     file: RulesFile,
-    /// They were not announced: names in them are being asked.
+    /// The log does not have the line yet, because the agent still asks for names in the rules.
     unannounced: bool,
 }
 
 impl InForce {
-    /// None yet, of an agent with this admin socket.
+    /// No rules yet. The copy is beside the admin socket.
     pub(super) fn none(admin_socket: &Path) -> Self {
         Self {
             objects: Objects::default(),
@@ -25,23 +24,23 @@ impl InForce {
         }
     }
 
-    /// What other rules change.
+    /// The difference between the rules in force and other ones.
     pub(super) fn until(&self, objects: &Objects) -> Difference {
         objects.since(&self.objects)
     }
 
-    /// The first rules of this agent.
+    /// Takes the first rules of this agent.
     pub(super) fn begin(&mut self, objects: Objects) {
         self.file.keep(objects.clone());
         self.objects = objects;
     }
 
-    /// Those of the previous agent, which the copy has.
+    /// Takes the rules of the previous agent. They are in the copy already.
     pub(super) fn fall_back(&mut self, objects: Objects) {
         self.objects = objects;
     }
 
-    /// Other rules, which [`Self::announce`] announces.
+    /// Takes other rules. [`Self::announce`] announces them.
     pub(super) fn change(&mut self, objects: Objects) {
         self.begin(objects);
         self.unannounced = true;

@@ -32,7 +32,7 @@ pub struct Reporter {
     stale: std::time::Duration,
 }
 
-/// The parts that are asked for what changes.
+/// The parts that know what changes while the agent runs.
 pub struct Providers {
     /// Readiness.
     pub board: Board,

@@ -1,7 +1,7 @@
 //! Counts the edits between two names, for hints about misspelt names.
 
-/// Edits of single bytes (insert, delete, replace, swap of neighbours) that turn one name into the other;
-/// `None` for more than `most`. Takes time in the length of the shorter name times `most`.
+/// The number of edits of single bytes (insert, delete, replace, swap of neighbours) that turn one name into
+/// the other; `None` for more than `most`. It stops when every way takes more.
 pub fn edits(a: &str, b: &str, most: usize) -> Option<usize> {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len().abs_diff(b.len()) > most {

@@ -136,8 +136,8 @@ impl Node {
         })
     }
 
-    /// What a step leads to: the number of an element or of an entry. A field is found by its
-    /// camelCase name before its `snake_case` one.
+    /// The number of the element or the entry that a step leads to. Of a field's two names, camelCase comes
+    /// before `snake_case`.
     fn child(&self, step: &Step) -> Option<usize> {
         match (&self.value, step) {
             (Value::List(items), Step::Index(index)) => Some(*index).filter(|n| *n < items.len()),

@@ -31,7 +31,7 @@ pub(super) struct Lint<'a> {
     pub(super) found: Vec<Found>,
 }
 
-/// A field below `spec`, with an element of it where it is a list, and so on.
+/// The way from `spec` to a field: names, each with the number of an element if the field is a list.
 type Fields = [(&'static str, Option<usize>)];
 
 fn path(fields: &Fields) -> Path {
