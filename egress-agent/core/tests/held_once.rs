@@ -34,7 +34,7 @@ fn service(namespace: &str, name: &str, host: usize, export_to: &str) -> Arc<Obj
 
 /// A state in which each namespace sees something of its own.
 fn many() -> (State, Vec<Arc<Object>>) {
-    let shared = (0..SERVICES).map(|n| service("shared", &format!("s{n}"), n, "'*'"));
+    let shared = (0..SERVICES).map(|n| service("common", &format!("s{n}"), n, "'*'"));
     let own = (0..VIEWS).map(|n| service(&format!("n{n}"), "own", 100 + n, "'.'"));
     let rules: Vec<_> = shared.chain(own).collect();
     let (mut state, now) = (State::new(Settings::default()), Instant::now());
@@ -66,13 +66,13 @@ fn what_all_policies_see_is_held_once() {
     assert_eq!(state.routes().policies.len(), VIEWS + 1);
     assert_eq!(held(&mut state, "h7.example"), 1);
     // Edits that all see, a service with a name among them, and its answer.
-    rules[7] = service("shared", "s7", 8, "'*'");
+    rules[7] = service("common", "s7", 8, "'*'");
     let spec =
         "hosts: [named.example], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}]";
-    rules.push(object("ServiceEntry", "shared", "named", spec));
+    rules.push(object("ServiceEntry", "common", "named", spec));
     let route =
         "hosts: [h9.example], http: [{timeout: 1s, route: [{destination: {host: h0.example}}]}]";
-    rules.push(object("VirtualService", "shared", "v", route));
+    rules.push(object("VirtualService", "common", "v", route));
     state.handle_rules(now, &rules);
     for host in ["h8.example", "named.example", "h9.example", "h0.example"] {
         assert_eq!(held(&mut state, host), 1, "{host}");
@@ -101,17 +101,17 @@ fn what_sidecars_import_from_elsewhere_is_held_once() {
         let spec = format!("egress: [{{hosts: ['./*', {hosts}]}}]");
         object("Sidecar", &format!("n{n}"), "s", &spec)
     };
-    let sidecars = (0..VIEWS).map(|n| sidecar(n, "'shared/*'"));
+    let sidecars = (0..VIEWS).map(|n| sidecar(n, "'common/*'"));
     rules.extend(sidecars);
     state.handle_rules(now, &rules);
     assert_eq!(state.routes().policies.len(), VIEWS + 1);
     // The default has no Sidecar.
     assert_eq!(held(&mut state, "h7.example"), 2);
-    rules[7] = service("shared", "s7", 8, "'*'");
+    rules[7] = service("common", "s7", 8, "'*'");
     state.handle_rules(now, &rules);
     assert_eq!(held(&mut state, "h8.example"), 2);
     // Of one that imports something else there is no more than it imports.
-    *rules.last_mut().unwrap() = sidecar(VIEWS - 1, "'shared/h3.example'");
+    *rules.last_mut().unwrap() = sidecar(VIEWS - 1, "'common/h3.example'");
     state.handle_rules(now, &rules);
     let policy = state.policy_of(CgroupId(VIEWS as u64));
     let routes = state.routes();
