@@ -14,7 +14,7 @@ use egress_ebpf::table::{Lengths, MAX_LENGTHS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Single addresses that all tables together have room for.
-const MAX_ADDRESSES: usize = 1 << 20;
+const MAX_ADDRESSES: usize = 1 << 22;
 /// The most tables that are created and written together. Each is an open file until it is written.
 const AT_ONCE: usize = 256;
 const WHAT: [&str; 2] = ["single addresses", "networks"];
