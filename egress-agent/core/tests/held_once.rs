@@ -51,6 +51,12 @@ fn many() -> (State, Vec<Arc<Object>>) {
 
 /// In how many places the routes of a host are held, of all policies together.
 fn held(state: &mut State, host: &str) -> usize {
+    state.routes();
+    state.share();
+    // What was given out stays as it is until something else changes.
+    let (now, newcomer) = (Instant::now(), CgroupId(u64::MAX));
+    state.handle_workload(now, newcomer, Workload::default());
+    state.forget_workload(now, newcomer);
     let routes = state.routes();
     let ports = routes.policies.values().filter_map(|p| p.ports.get(&80));
     let hosts = ports.flat_map(|port| port.hosts.iter());

@@ -278,6 +278,8 @@ impl Engine {
             self.placing.ending.end_unlisted();
         }
         self.in_force.announce(&self.state);
+        // Memory can wait: all is in force.
+        self.state.share();
         Ok(())
     }
 

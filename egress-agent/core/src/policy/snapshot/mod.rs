@@ -155,7 +155,7 @@ impl Snapshot {
         }
     }
 
-    /// Shares the parts that are equal in another snapshot. Neither may have parts to rebuild.
+    /// Shares the parts that are equal in another snapshot.
     pub fn share(&mut self, other: &Self) {
         share(&mut self.clusters, &other.clusters);
         share_set(&mut self.users, &other.users);

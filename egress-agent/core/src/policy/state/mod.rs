@@ -62,6 +62,8 @@ pub struct State {
     /// Workloads appeared, disappeared or changed their policy since `routes` was built.
     moved: bool,
     routes: Arc<RouteTable>,
+    /// Policies that changed since [`Self::share`].
+    unshared: BTreeSet<PolicyId>,
 }
 
 impl State {
@@ -92,6 +94,7 @@ impl State {
             next_id: PolicyId(1),
             moved: false,
             routes: Arc::new(RouteTable::default()),
+            unshared: BTreeSet::new(),
         }
     }
 
@@ -258,11 +261,14 @@ impl State {
     pub fn routes(&mut self) -> Arc<RouteTable> {
         if self.rebuilt || self.moved || self.policies.values().any(|p| p.snapshot.is_stale()) {
             self.rebuilt = false;
-            self.share();
-            let policies = self.policies.iter_mut();
-            let policies = policies
-                .map(|(id, p)| (*id, p.snapshot.routes(&p.view, &self.leases)))
-                .collect();
+            let mut policies = BTreeMap::new();
+            for (id, policy) in &mut self.policies {
+                if policy.snapshot.is_stale() {
+                    self.unshared.insert(*id);
+                }
+                let routes = policy.snapshot.routes(&policy.view, &self.leases);
+                policies.insert(*id, routes);
+            }
             let generation = self.routes.generation + 1;
             let owners = if std::mem::take(&mut self.moved) {
                 let owners = self.workloads.iter();
@@ -279,17 +285,11 @@ impl State {
         Arc::clone(&self.routes)
     }
 
-    /// Makes changed policies share equal parts again with the first policy that has the same imports, because each
-    /// policy changed by itself.
-    fn share(&mut self) {
-        let mut changed = Vec::new();
-        for (id, policy) in &mut self.policies {
-            if policy.snapshot.is_stale() {
-                policy.snapshot.settle(&policy.view, &self.leases);
-                changed.push(*id);
-            }
-        }
-        for id in changed {
+    /// Makes policies that changed since the last call share equal parts again with a policy that sees most
+    /// of the same, because each policy changed by itself. Nothing that was given out changes, so this
+    /// can wait until a change is in force.
+    pub fn share(&mut self) {
+        for id in std::mem::take(&mut self.unshared) {
             let Some(mut policy) = self.policies.remove(&id) else {
                 continue;
             };

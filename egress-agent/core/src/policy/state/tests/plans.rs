@@ -123,6 +123,8 @@ fn seen(state: &mut State) -> String {
         .collect();
     let (timeout, generation) = (state.poll_timeout(), state.generation());
     let waiting = state.addressless().clone();
+    state.routes();
+    state.share();
     let routes = &state.routes().policies;
     format!(
         "{ops:?} {queries:?} {placed:?} {names:?} {timeout:?} {generation} {waiting:?} {routes:?}"
