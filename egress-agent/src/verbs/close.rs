@@ -154,10 +154,7 @@ fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
 /// error.
 pub fn close_for(mut error: Failure, known: &Essentials) -> Failure {
     let said = match try_close(known) {
-        Ok(closed) if closed.is_empty() => {
-            "; no gate was closed: the enforced roots are not known".to_owned()
-        }
-        Ok(closed) => format!("; the gate is closed around {closed}"),
+        Ok(closed) => format!("; {closed}"),
         Err(e) => format!("; closing the gate failed: {e:#}"),
     };
     error.message.push_str(&said);
@@ -169,7 +166,8 @@ fn try_close(known: &Essentials) -> anyhow::Result<String> {
     kernel::supported()?;
     cgroup2::join_first_namespace()?;
     let roots = Roots::look(&known.cgroups);
-    let there: Vec<PathBuf> = roots.paths.into_iter().filter(|r| r.exists()).collect();
+    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
+        roots.paths.into_iter().partition(|root| root.exists());
     if !there.is_empty() {
         drop(gate::close(
             &known.bpf_dir,
@@ -180,5 +178,47 @@ fn try_close(known: &Essentials) -> anyhow::Result<String> {
             |_, _| (),
         )?);
     }
-    Ok(gate::shown(&there))
+    Ok(closed(&there, &missing, roots.wrong.as_ref()))
+}
+
+/// Which roots are closed, and which are not and why.
+fn closed(there: &[PathBuf], missing: &[PathBuf], wrong: Option<&Failure>) -> String {
+    let mut why: Vec<String> = Vec::new();
+    if !missing.is_empty() {
+        why.push(format!("no such cgroup: {}", gate::shown(missing)));
+    }
+    why.extend(wrong.map(|wrong| wrong.message.clone()));
+    match (there.is_empty(), why.is_empty()) {
+        (true, true) => "no gate was closed: the enforced roots are not known".to_owned(),
+        (true, false) => format!("no gate was closed: {}", why.join("; ")),
+        (false, true) => format!("the gate is closed around {}", gate::shown(there)),
+        (false, false) => {
+            let there = gate::shown(there);
+            format!("the gate is closed around {there} only: {}", why.join("; "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_config_file_names_every_root_that_is_not_closed() {
+        let (a, b) = ([PathBuf::from("/cg/a")], [PathBuf::from("/cg/b")]);
+        let wrong = Failure::usage("/tmp is not a cgroup");
+        assert_eq!(
+            closed(&[], &[], None),
+            "no gate was closed: the enforced roots are not known"
+        );
+        assert_eq!(closed(&a, &[], None), "the gate is closed around /cg/a");
+        assert_eq!(
+            closed(&a, &b, Some(&wrong)),
+            "the gate is closed around /cg/a only: no such cgroup: /cg/b; /tmp is not a cgroup"
+        );
+        assert_eq!(
+            closed(&[], &b, None),
+            "no gate was closed: no such cgroup: /cg/b"
+        );
+    }
 }
