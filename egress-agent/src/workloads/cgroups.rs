@@ -11,6 +11,7 @@ use crate::cgroup2;
 use egress_ebpf::ids::CgroupId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,8 +47,11 @@ pub struct Cgroups {
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
     /// Cgroups that are too deep for the kernel to judge. Those below them are not followed.
     deep: Deep,
-    /// Only scans find some cgroups: a watch could not be set, or there are more than [`MOST`].
-    blind: bool,
+    /// The last scan, or a later event, found more than [`MOST`] cgroups.
+    crowded: bool,
+    /// Cgroups whose watch could not be set.
+    unwatched: BTreeSet<PathBuf>,
+    most: usize,
 }
 
 impl Cgroups {
@@ -59,7 +63,9 @@ impl Cgroups {
             watches: Watches::new()?,
             known: BTreeMap::new(),
             deep: Deep::default(),
-            blind: false,
+            crowded: false,
+            unwatched: BTreeSet::new(),
+            most: MOST,
         })
     }
 
@@ -75,7 +81,7 @@ impl Cgroups {
 
     /// Whether there are cgroups that only a scan finds.
     pub fn blind(&self) -> bool {
-        self.blind
+        self.crowded || !self.unwatched.is_empty()
     }
 
     /// Scans everything below the roots. Returns the differences in the order in which they must be
@@ -83,6 +89,8 @@ impl Cgroups {
     pub fn scan(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut seen = BTreeSet::new();
+        self.crowded = false;
+        self.watch_again();
         for root in 0..self.roots.len() {
             let folder = self.roots[root].clone();
             let level = cgroup2::level(&folder);
@@ -158,8 +166,8 @@ impl Cgroups {
         // If the folder is gone since the event, its parent's watch reports that too.
         let Ok(id) = cgroup2::id(folder) else { return };
         let known = self.known.get(folder).is_some_and(|known| known.id == id);
-        if !known && self.known.len() + self.deep.count() >= MOST {
-            self.blind = true;
+        if !known && self.known.len() + self.deep.count() >= self.most {
+            self.crowded = true;
             return;
         }
         seen.insert(folder.to_path_buf());
@@ -182,17 +190,30 @@ impl Cgroups {
         }
     }
 
-    fn know(&mut self, folder: &Path, id: CgroupId, root: usize) -> Arc<Cgroup> {
-        for watched in [
-            self.watches.folder(folder),
-            self.watches.populated(folder, id),
-        ] {
-            if let Err(error) = watched {
-                if !self.blind {
-                    tracing::warn!(path = %folder.display(), %error, "cannot watch every cgroup: some new ones are found only by scans; raise fs.inotify.max_user_watches");
-                }
-                self.blind = true;
+    /// Sets the watches that could not be set before. Must come before the folders are read.
+    fn watch_again(&mut self) {
+        while let Some(folder) = self.unwatched.pop_first() {
+            let Some(id) = self.known.get(&folder).map(|known| known.id) else {
+                continue;
+            };
+            if self.watch(&folder, id).is_err() {
+                self.unwatched.insert(folder);
+                return;
             }
+        }
+    }
+
+    fn watch(&mut self, folder: &Path, id: CgroupId) -> io::Result<()> {
+        self.watches.folder(folder)?;
+        self.watches.populated(folder, id)
+    }
+
+    fn know(&mut self, folder: &Path, id: CgroupId, root: usize) -> Arc<Cgroup> {
+        if let Err(error) = self.watch(folder, id) {
+            if self.unwatched.is_empty() {
+                tracing::warn!(path = %folder.display(), %error, "cannot watch every cgroup: some new ones are found only by scans; raise fs.inotify.max_user_watches");
+            }
+            self.unwatched.insert(folder.to_path_buf());
         }
         let cgroup = Arc::new(Cgroup {
             id,
@@ -274,6 +295,37 @@ mod tests {
         assert_eq!(next(&root, &mut cgroups).await, ["+kubepods/pod2/c"]);
         fs::remove_dir(pod.join("c")).unwrap();
         assert_eq!(next(&root, &mut cgroups).await, ["-kubepods/pod2/c"]);
+        assert!(!cgroups.blind());
+    }
+
+    #[tokio::test]
+    async fn cgroups_beyond_the_limit_are_found_once_there_is_room() {
+        let root = Root::new("crowded");
+        let first = root.make("a");
+        let mut cgroups = Cgroups::new(std::slice::from_ref(&root.0)).unwrap();
+        cgroups.most = 2;
+        assert_eq!(shown(&root, &cgroups.scan()), ["+", "+a"]);
+        assert!(!cgroups.blind());
+        root.make("b");
+        assert!(shown(&root, &cgroups.scan()).is_empty());
+        assert!(cgroups.blind());
+        fs::remove_dir(first).unwrap();
+        let mut found = shown(&root, &cgroups.scan());
+        found.extend(shown(&root, &cgroups.scan()));
+        assert_eq!(found, ["-a", "+b"]);
+        assert!(!cgroups.blind());
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_could_not_be_set_is_set_by_a_later_scan() {
+        let root = Root::new("unwatched");
+        let folder = root.make("a");
+        let mut cgroups = Cgroups::new(std::slice::from_ref(&root.0)).unwrap();
+        cgroups.scan();
+        // As if there had been no watch left for the first; the second was removed meanwhile.
+        cgroups.unwatched = [folder, root.0.join("removed")].into();
+        assert!(cgroups.blind());
+        assert!(cgroups.scan().is_empty());
         assert!(!cgroups.blind());
     }
 
