@@ -229,7 +229,7 @@ fn a_root_that_comes_again_is_closed_again_at_once() {
     let flags = ["--cgroup", &flag, "--canary-interval", "1h"];
     let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
     drop((workload, root));
-    not_ready(&lab, "is not there").unwrap();
+    not_ready(&lab, "does not exist").unwrap();
     for round in 0..10 {
         let begin = Instant::now();
         let root = parent.child("root").unwrap();
