@@ -1,4 +1,4 @@
-//! The real binary and input that is wrong: one line on stderr, the right exit code, nothing done.
+//! The real binary with wrong input: one line on stderr, the right exit code, and no effect.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should stop there"
@@ -83,7 +83,7 @@ fn a_bad_config_file_is_named_with_field_and_line() {
 #[test]
 fn without_privilege_it_is_77_and_nothing_happens() {
     let dir = tempfile::tempdir().unwrap();
-    // Readable by the other user: the copy's folder is, the build's may not be.
+    // The other user can read the copy's folder, but perhaps not the build's.
     let copy = dir.path().join("egress-agent");
     fs::copy(env!("CARGO_BIN_EXE_egress-agent"), &copy).unwrap();
     fs::set_permissions(
@@ -92,7 +92,7 @@ fn without_privilege_it_is_77_and_nothing_happens() {
     )
     .unwrap();
     for args in [&["run", "--rules", "/x", "--cgroup", "/y"][..], &["detach"]] {
-        // Needs root: becomes nobody.
+        // Needs root, because it becomes the user nobody.
         let out = Command::new(&copy)
             .args(args)
             .uid(65534)
@@ -114,7 +114,7 @@ fn a_bare_call_shows_the_help_and_is_bad_usage() {
 #[test]
 fn what_nobody_foresaw_is_no_finding() {
     let dir = tempfile::tempdir().unwrap();
-    // Answers what is not a status: neither "not ready" nor "no agent".
+    // The answer is not a status, so it is neither "not ready" nor "no agent".
     let socket = dir.path().join("admin.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let server = std::thread::spawn(move || {
@@ -190,7 +190,7 @@ fn check_ends_0_1_2_or_64() {
         ending(&run(&["check", folder])),
         "2 files, 1 object: 0 invalid, 0 with warnings; 1 document unusable"
     );
-    // One that cannot be read hides nothing that is said of the others.
+    // An unreadable file does not hide messages about the others.
     fs::write(dir.path().join("b.yaml"), b"kind: \xff").unwrap();
     std::os::unix::fs::symlink("/nonexistent", dir.path().join("c.yaml")).unwrap();
     let unread = run(&["check", folder]);
@@ -247,7 +247,7 @@ fn check_ends_0_1_2_or_64() {
     );
 }
 
-/// `status | head` and its like: the reader has seen enough, and the verdict stays what it is.
+/// `status | head`: the reader may stop early, which does not change the exit code.
 #[test]
 fn check_reports_every_fault_of_an_object() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,6 @@
-//! `exec`, and the agent's own move, in cgroups of the test's own. This binary is its own subject:
-//! with the verb `exec` it becomes a command as `egress-agent exec` does, with the reaper's verb it
-//! is the reaper, with `settle` the agent.
-//! Needs root and cgroup v2, and fails without.
+//! `exec`, and the agent's move to its own cgroup, in cgroups of the test. This binary also plays the agent: with the
+//! verb `exec` it becomes a command as `egress-agent exec` does, with the reaper's verb it is the reaper, and with
+//! `settle` it is the agent. Needs root and cgroup v2, and fails without.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should stop there"
@@ -48,7 +47,7 @@ const TESTS: &[Test] = &[
     ("a_path_that_is_no_cgroup_is_bad_input", no_cgroup),
 ];
 
-/// An enforced root that no program is attached to.
+/// An enforced root without attached programs.
 struct Root(PathBuf);
 
 impl Root {
@@ -211,7 +210,7 @@ fn gate_open(root: &Root) {
 }
 
 fn left_running(root: &Root) {
-    // The background process tells its pid, and holds none of the test's pipes.
+    // The background process prints its pid, and has none of the test's pipes.
     let out = root.run(&["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"]);
     let pid: libc::pid_t = String::from_utf8(out.stdout)
         .unwrap()
@@ -304,7 +303,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Speaks as much of the usual harness as runners ask for: `--list`, filters, `--exact`.
+/// Supports the options of the usual harness that runners need: `--list`, filters, `--exact`.
 fn run_tests(args: &[OsString]) -> ExitCode {
     let args: Vec<_> = args.iter().filter_map(|a| a.to_str()).collect();
     let exact = args.contains(&"--exact");

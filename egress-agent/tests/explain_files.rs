@@ -61,7 +61,7 @@ fn the_config_of_the_agent_decides_with_the_rules() {
             0,
             "outboundTrafficPolicy is ALLOW_ANY",
         ),
-        // Host and server name are checked at any address then.
+        // Host and server name are then checked at any address.
         (
             "unlistedAddress: byName\n",
             "192.0.2.9:80",

@@ -1,4 +1,4 @@
-//! Rule files that change in every way that editors, tools and Kubernetes change them.
+//! Rule files change in all the ways of editors, tools and Kubernetes.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on should stop there"
@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Shorter than the poll, so that what passes was seen by inotify.
+/// Shorter than the poll, so that inotify must have reported the change.
 const SOON: Duration = Duration::from_millis(1500);
 
-/// Stands for the rules: every line of every file but the bad ones.
+/// Stands for the rules: all lines of all files, except the bad ones.
 type Lines = Vec<String>;
 
 /// A line `bad`, an empty file and one that cannot be read are problems.
@@ -272,8 +272,8 @@ fn with_times_of(path: &Path, meta: &fs::Metadata) {
     file.set_times(times).unwrap();
 }
 
-/// Longer than the steps of any file system's times and the poll together, so that the attributes
-/// of the files vouch for what was read of them.
+/// Longer than the time step of any file system plus the poll, so that the files' attributes prove that the read text
+/// is current.
 const SETTLED: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -286,10 +286,10 @@ async fn what_is_on_disk_is_in_force_however_a_settled_file_is_edited() {
     fs::write(&outside, "out").unwrap();
     symlink(&outside, rules.join("c.yaml")).unwrap();
     let mut seen = Rules::follow(&rules);
-    // Time itself is what is tested.
+    // The test is about time itself.
     tokio::time::sleep(SETTLED).await;
     let meta = fs::metadata(&file).unwrap();
-    // Of the same size and with the former times, in place.
+    // Written in place, with the same size and the former times.
     fs::write(&file, "two").unwrap();
     with_times_of(&file, &meta);
     seen.become_lines(&["two", "b", "out"]).await;
@@ -299,7 +299,7 @@ async fn what_is_on_disk_is_in_force_however_a_settled_file_is_edited() {
     with_times_of(&new, &meta);
     fs::rename(&new, &file).unwrap();
     seen.become_lines(&["six", "b", "out"]).await;
-    // Two files change places: no inode and no time is another.
+    // Two files change places, so the inodes and times are the same as before.
     let aside = rules.join("aside");
     fs::rename(&file, &aside).unwrap();
     fs::rename(rules.join("b.yaml"), &file).unwrap();
@@ -317,7 +317,7 @@ async fn what_is_on_disk_is_in_force_however_a_settled_file_is_edited() {
             seen.become_lines(&[&format!("{n:03}"), "six", "far"]).await;
         }
     }
-    // A file that cannot be read and can again, without another text.
+    // A file becomes unreadable and readable again, with the same text.
     fs::write(rules.join("b.yaml"), [0xff; 3]).unwrap();
     seen.problem("b.yaml: the text is not UTF-8").await;
     fs::write(rules.join("b.yaml"), "six").unwrap();
@@ -337,7 +337,7 @@ async fn what_a_memory_mapping_writes_is_found() {
         .write(true)
         .open(&file)
         .unwrap();
-    // SAFETY: a mapping of its own of a file that is as long, unmapped below.
+    // SAFETY: a private mapping of a file of this length, which is unmapped below.
     unsafe {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         let at = libc::mmap(

@@ -1,5 +1,5 @@
-//! `explain` against the gate, on random rules and destinations near them: the verdict that it gives
-//! is what `decide()` over the written tables, the proxy's reading and its routes make of the flow.
+//! `explain` against the gate, on random rules and destinations near them: its verdict must be that of `decide()` over
+//! the written tables, the proxy's reading and its routes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -29,7 +29,7 @@ use std::time::Duration;
 const RULE_SETS: u64 = 250;
 const DESTINATIONS: usize = 60;
 
-/// How a flow ends: reached something, or denied by whom.
+/// How a flow ends: `None` if it reached a destination, else who denied it.
 type End = Option<DeniedBy>;
 
 /// The objects of documents that are valid.
@@ -98,7 +98,7 @@ fn carried_out(gate: &mut Gate, flow: &Flow, asked: &Asked) -> End {
 fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
     let to = flow.to;
     let authority = match asked.scheme {
-        // As a client of a URL without a port has it, or with one.
+        // The Host that a client sends for the URL, with or without a port.
         Some("http") | None => asked.authority(),
         _ => asked.host.clone(),
     };
@@ -274,7 +274,7 @@ fn explain_says_what_the_gate_does_for_random_rules_and_destinations() {
     }
     let pairs: usize = ends.values().sum();
     println!("seed {seed}, {pairs} pairs without a difference: {ends:?}");
-    // No verdict is rare, or the comparison says little.
+    // Every verdict must be frequent. Otherwise the comparison means little.
     assert!(
         ends.len() >= 6 && ends.values().filter(|count| **count >= 20).count() >= 6,
         "{ends:?}"

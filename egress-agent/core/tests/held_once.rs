@@ -1,4 +1,4 @@
-//! What many policies see is in memory once, also after edits and answers that concern them all.
+//! Routes that many policies see are in memory once, also after edits and answers that concern all policies.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Namespaces with a workload each.
 const VIEWS: usize = 40;
-/// Services that all see.
+/// Services that all namespaces see.
 const SERVICES: usize = 30;
 
 fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> Arc<Object> {
@@ -49,7 +49,7 @@ fn many() -> (State, Vec<Arc<Object>>) {
     (state, rules)
 }
 
-/// In how many places the routes of a host are held, of all policies together.
+/// How many copies of a host's routes are in memory, over all policies.
 fn held(state: &mut State, host: &str) -> usize {
     state.routes();
     state.share();
@@ -71,7 +71,7 @@ fn what_all_policies_see_is_held_once() {
     let now = Instant::now();
     assert_eq!(state.routes().policies.len(), VIEWS + 1);
     assert_eq!(held(&mut state, "h7.example"), 1);
-    // Edits that all see, a service with a name among them, and its answer.
+    // Edits that all see, including a service with a name, and its answer.
     rules[7] = service("common", "s7", 8, "'*'");
     let spec =
         "hosts: [named.example], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}]";
@@ -89,7 +89,7 @@ fn what_all_policies_see_is_held_once() {
     };
     state.handle_answer(now, "named.example", Ok(answer));
     assert_eq!(held(&mut state, "named.example"), 1);
-    // One that sees it otherwise holds its own, and no longer than that.
+    // A policy that sees it differently has a copy of its own, but only as long as it differs.
     let tls = "host: h3.example, exportTo: ['.'], trafficPolicy: {tls: {mode: SIMPLE}}";
     rules.push(object("DestinationRule", "n3", "d", tls));
     state.handle_rules(now, &rules);
@@ -116,7 +116,7 @@ fn what_sidecars_import_from_elsewhere_is_held_once() {
     rules[7] = service("common", "s7", 8, "'*'");
     state.handle_rules(now, &rules);
     assert_eq!(held(&mut state, "h8.example"), 2);
-    // Of one that imports something else there is no more than it imports.
+    // A policy with other imports has only what it imports.
     *rules.last_mut().unwrap() = sidecar(VIEWS - 1, "'common/h3.example'");
     state.handle_rules(now, &rules);
     let policy = state.policy_of(CgroupId(VIEWS as u64));

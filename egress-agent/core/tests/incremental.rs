@@ -24,7 +24,7 @@ fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> Arc<Object> {
     objects(&text).remove(0)
 }
 
-/// For each object the versions that it may have.
+/// The possible versions of each object.
 fn versions() -> Vec<Vec<Arc<Object>>> {
     let exported = ["'*'", "'.'", "n1", "'~'", "n0, n2"];
     let mut all = Vec::new();
@@ -192,7 +192,7 @@ fn seen(gate: &mut Gate) -> (Vec<String>, BTreeSet<Vec<u64>>) {
     (all, shares.into_values().collect())
 }
 
-/// One of the objects gets one of its versions, or goes.
+/// Sets one of the objects to one of its versions, or removes it.
 fn edit() -> impl Strategy<Value = (prop::sample::Index, Option<prop::sample::Index>)> {
     let version = prop::option::weighted(0.8, any::<prop::sample::Index>());
     (any::<prop::sample::Index>(), version)
@@ -218,7 +218,7 @@ proptest! {
                 held[slot] = version.map(|v| Arc::clone(v.get(&versions[slot])));
             }
             let now: Vec<_> = held.iter().flatten().cloned().collect();
-            // One that is not carried out leaves no trace.
+            // A dropped plan changes nothing.
             drop(stepping.state.plan_rules(stepping.now, &[]));
             stepping.rules(&now);
             answer(&mut stepping);
@@ -231,7 +231,7 @@ proptest! {
             prop_assert_eq!(stepping.state.unresolved(), fresh.state.unresolved());
             prop_assert_eq!(stepping.state.addressless(), fresh.state.addressless());
         }
-        // Policies are made from one another; here each is the only one.
+        // Policies are made from each other; here each is the only one.
         let now: Vec<_> = held.iter().flatten().cloned().collect();
         for (id, unknown) in (1..).zip(workloads()) {
             let mut alone = Gate::without_rules(Settings { unknown, ..Settings::default() });
@@ -244,7 +244,7 @@ proptest! {
 
 /// Namespaces with a workload each.
 const VIEWS: usize = 40;
-/// Services that all see.
+/// Services that all namespaces see.
 const SERVICES: usize = 30;
 
 fn service(namespace: &str, name: &str, host: usize, export_to: &str) -> Arc<Object> {
@@ -362,7 +362,7 @@ fn an_edit_plans_the_policies_that_see_it_and_no_others() {
             services,
         } = plan.work();
         assert_eq!(planned, policies, "{what}");
-        // Of one that is rebuilt, all of its services; of others those that are touched.
+        // A rebuilt policy counts all its services; another one counts those that are touched.
         assert!(services <= policies.max(SERVICES) * 2, "{what}: {services}");
         let tables = plan
             .ops()

@@ -71,11 +71,11 @@ fn a_fault_of_form_and_a_fault_of_meaning_are_told_together() {
     }
 }
 
-/// What comes of a value that could not be read is not a fault of its own.
+/// Consequences of a value that cannot be read are not reported as further faults.
 #[test]
 fn a_fault_is_told_once_and_not_what_comes_of_it() {
     for (kind, spec, expected) in [
-        // Without the hosts and the resolution that were meant, there would be neither.
+        // If the misspelt hosts and resolution were ignored, the object would have neither.
         (
             "ServiceEntry",
             "{host: [a.com], resolutoin: STATIC, endpoints: [{address: 192.0.2.1}], ports: [{number: 80, name: h, protocol: HTTP}]}",
@@ -96,7 +96,7 @@ fn a_fault_is_told_once_and_not_what_comes_of_it() {
             "{hosts: [\"*.a.com\"], resolution: DNS, endpoints: 5, ports: [{number: 80, name: h, protocol: HTTP}]}",
             vec!["spec.endpoints: json: cannot"],
         ),
-        // The name that is meant is there already: nothing is put in its place.
+        // The object already has the field that is meant, so nothing replaces it.
         (
             "ServiceEntry",
             "{hosts: [a.com], hosst: [\"*\"], ports: [{number: 80, name: h, protocol: HTTP}]}",

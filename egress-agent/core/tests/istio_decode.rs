@@ -1,4 +1,4 @@
-//! Decoding of whole files: dialect, kinds, lists, aliases, and what is said about errors.
+//! Decoding of whole files: dialect, kinds, lists, aliases, and the messages about errors.
 
 use egress_core::istio::fields::StringMatch;
 use egress_core::istio::service_entry::{Resolution, ServiceEntry};
@@ -237,7 +237,7 @@ fn what_aliases_copy_is_bounded_by_bytes_too_and_over_the_whole_file() {
         let told = &decoded.messages.last().expect("something is said").text;
         assert!(told.contains("of the file copy more than"), "{told}");
     }
-    // One such document is not a bomb yet.
+    // One such document is still accepted.
     assert!(
         !decode("f", &bomb)
             .messages
@@ -257,7 +257,7 @@ fn a_path_through_a_long_key_is_shortened() {
     assert!(field.len() < 1100, "{}", field.len());
 }
 
-/// What these cost is measured by hand; that mistakes beyond the bound are not lost is tested here.
+/// Errors beyond the limit of messages are not lost. Their cost is not tested here.
 #[test]
 fn mistakes_beyond_the_bound_still_refuse_the_object() {
     let mut text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec:\n  host: a.com\n  subsets:\n  - name: a\n    labels:\n".to_owned();

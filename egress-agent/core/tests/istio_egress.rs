@@ -1,5 +1,4 @@
-//! What Istio's own tests expect of egress, and where a gate differs on purpose
-//! (`docs/differences.md`).
+//! The expectations of Istio's own tests for egress, and where the gate differs on purpose (`docs/differences.md`).
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 const MATRIX: &str = include_str!("../../../tests/data/istio/passthrough-matrix.tsv");
-/// Between these lines of the page stands what this test makes.
+/// This test makes the part of the page between these lines.
 const BEGIN: &str =
     "<!-- matrix: made by `EGRESS_BLESS=1 cargo test -p egress-core --test istio_egress` -->\n";
 const END: &str = "<!-- end -->\n";
@@ -120,7 +119,7 @@ fn every_row_of_the_passthrough_matrix_is_judged_as_its_last_columns_say() {
     }
 }
 
-/// Rows that agree in everything but the port are one line.
+/// Rows that differ only in the port are one line.
 fn table() -> String {
     let mut lines: BTreeMap<Vec<&str>, Vec<&str>> = BTreeMap::new();
     for row in Row::all() {
@@ -195,7 +194,7 @@ fn addresses_lead_to_the_entry_that_istio_finds() {
     let (blah1, blah2) = ("blah1.somedomain", "blah2.somedomain");
     let (partial, both) = ("[1.1.1.1]".to_owned(), "[2.2.2.2, 1.1.1.1]".to_owned());
     for (protocol, (first, second), dialled, spoken, expected) in [
-        // The service is seen where the proxy must decide; TCP is allowed in the kernel.
+        // The service is visible if the proxy must decide. The kernel allows TCP.
         ("TCP", &same, inside, Spoken::Bytes, Outcome::Original),
         (
             "TCP",
@@ -302,7 +301,7 @@ fn addresses_lead_to_the_entry_that_istio_finds() {
             "{protocol} {first} {second} {dialled} {spoken:?}"
         );
         if protocol == "TCP" && expected == Outcome::Original {
-            // Made visible by a port that only the proxy can lead to.
+            // A port that only the proxy can reach makes it visible.
             let rules = se("a", blah1, first, ", targetPort: 9998")
                 + &se("b", blah2, second, ", targetPort: 9998");
             let host = if [other, "2.2.2.2"].contains(&dialled) {

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Far above what a file of this size takes, so that a busy machine does not matter, and far below
-/// what a quadratic walk takes.
+/// Far more than a file of this size needs, so that a busy machine does not matter, and far less than a quadratic
+/// algorithm needs.
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn data_files() -> Vec<PathBuf> {
@@ -45,7 +45,7 @@ fn judge(bytes: &[u8]) {
     );
 }
 
-/// Numerical Recipes' generator: the same damage in every run.
+/// The generator of Numerical Recipes, so that every run has the same damage.
 struct Chance(u32);
 
 impl Chance {

@@ -1,4 +1,4 @@
-//! Rules files as the gate reads them: what it rejects that istiod would take.
+//! Rules files that the gate rejects although istiod would accept them.
 
 use egress_core::istio::{Severity, Strictness, Verdict, decode_as, validate};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,8 +79,7 @@ fn a_template_of_helm_is_one_error_that_says_to_render_the_chart() {
     }
 }
 
-/// What Istio takes and the gate rejects, of the objects of published repositories. The figures stand
-/// in docs/differences.md.
+/// Objects of published repositories that Istio accepts and the gate rejects. docs/differences.md has the figures.
 #[test]
 fn eight_of_926_objects_of_published_repositories_are_refused_only_when_read_strictly() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/istio");

@@ -19,14 +19,13 @@ fn rows(table: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// A reason without the star at its end, which the table's maker took for a list's bullet, and without
-/// the hint that the gate adds.
+/// A reason without the star at its end, which the table lost, and without the hint that the gate adds.
 fn bare(reason: &str) -> &str {
     let reason = reason.split("; it is an address, and").next();
     reason.unwrap_or_default().trim_end_matches([' ', '*'])
 }
 
-/// What Istio would have said: an unknown field, which it takes in silence, is left out.
+/// The messages that Istio would have: without those about unknown fields, which Istio ignores silently.
 fn judged(object: &Object) -> Vec<Message> {
     let mut messages = validate(object);
     messages.retain(|message| !message.text.starts_with("unknown field"));
@@ -98,8 +97,8 @@ fn every_case_gets_istios_verdict_and_nearly_every_reason_is_istios() {
     );
 }
 
-/// Two objects without a `---` between them. Kubernetes' lenient reader keeps the second and loses
-/// the first in silence; here, as with `kubectl`, the repeated keys are an error.
+/// Two objects without a `---` between them. Kubernetes' lenient reader silently drops the first one. Here, as with
+/// `kubectl`, the repeated keys are an error.
 const WITHOUT_SEPARATOR: &str =
     "Aias00__istio.io/archive_v1.0_docs_reference_config_istio.networking.v1alpha3_index_L167.yaml";
 
@@ -127,7 +126,7 @@ fn published_objects_load_as_in_istio_and_in_no_time() {
             let [_, document, kind, name, _, verdict, reason, ..] = row.as_slice() else {
                 panic!("too few columns: {row:?}")
             };
-            // The table numbers a file's objects in another way, so they are taken in their order.
+            // The table numbers a file's objects differently, so they are matched by order.
             let next = verdicts[seen..]
                 .iter()
                 .position(|(object, _)| object.kind.as_str() == kind && object.meta.name == *name);
@@ -174,6 +173,6 @@ fn published_objects_load_as_in_istio_and_in_no_time() {
         wrong.len(),
         wrong.join("\n")
     );
-    // Unoptimised and on a busy machine; optimised it is a fortieth of this.
+    // The limit is for an unoptimised build on a busy machine. An optimised build needs a fortieth of it.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }

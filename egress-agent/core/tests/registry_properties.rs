@@ -1,5 +1,5 @@
-//! What must hold for any rules: adding one narrows no other, taking it away restores the tables,
-//! and neither the order of the files nor the way to a rule set matters.
+//! Properties of any rules: adding a rule narrows no other rule, removing it restores the tables, and neither the order
+//! of files nor the history of a rule set matters.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -177,7 +177,7 @@ fn flows() -> Vec<(SocketAddr, Spoken<'static>)> {
     all
 }
 
-/// A 404 or 503 is what the `VirtualService` for a Host says, wherever it was dialled.
+/// A 404 or 503 comes from the `VirtualService` of a Host, whatever address was dialled.
 fn passes(outcome: &Outcome) -> bool {
     let ruled = matches!(outcome, Outcome::Status(404 | 503));
     ruled || matches!(outcome, Outcome::Original | Outcome::To(_))
@@ -190,7 +190,7 @@ fn parsed(texts: &[String]) -> Vec<Arc<Object>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The added entry is the youngest: of two for one host that do not merge, the older one holds.
+    /// The added entry is the youngest. If two entries for one host cannot be merged, the older one counts.
     #[test]
     fn adding_an_entry_never_narrows_and_taking_it_away_restores_everything(base in texts(), added in entry()) {
         let base = parsed(&base);

@@ -1,4 +1,4 @@
-//! A loader that looks at what changed comes to what one comes to that looks at everything.
+//! A loader that checks only changed files gives the same result as one that checks all files.
 
 use super::*;
 use crate::sources::files::Unreadable;
@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 const FILES: [&str; 3] = ["rules/a.yaml", "rules/b.yaml", "z.yaml"];
 
-/// What a file may hold: objects of three names, good, changed, invalid with and without a
-/// stand-in, and text that is no document.
+/// Possible content of a file: objects of three names, good, changed, invalid with and without a stand-in, and text
+/// that is not a document.
 fn text(pieces: &[u8]) -> String {
     let piece = |n: &u8| {
         let name = ["a", "b", "c"][usize::from(n % 3)];
@@ -46,8 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Objects by place and text, and the lines, of a loader that read the same files one after the
-/// other and forgets after each what it could have spared itself.
+/// Objects by place and content, and the lines. The loader under test keeps its state over all steps, and must agree
+/// with a loader that has only the last good versions.
 fn seen(rules: &RuleSet) -> String {
     let objects = rules.objects.iter();
     let objects =

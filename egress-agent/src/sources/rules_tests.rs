@@ -61,7 +61,7 @@ fn an_object_that_did_not_change_in_its_file_is_the_same_one() {
     let second = loader.load(&all(&[&a, &b.replace("80", "81"), &c])).objects;
     let changed = second.since(&first);
     assert_eq!((changed.added.len(), changed.gone.len()), (1, 1));
-    // Its line is another, which messages and `explain` show.
+    // Its line changed, which messages and `explain` show.
     let third = loader
         .load(&all(&["# moved\n", &a, &b.replace("80", "81"), &c]))
         .objects;
@@ -239,7 +239,7 @@ fn what_is_in_force_outlives_the_agent() {
     let mut loader = Loader::default();
     let rules = loader.load(&reading(&[("r.yaml", &text)]));
     Store::new(store.clone()).keep(&rules.objects).unwrap();
-    // The next one finds an object invalid and another file unreadable.
+    // The next agent finds an invalid object and an unreadable file.
     let previous = crate::sources::store::read(&store);
     assert_eq!(previous.len(), 3);
     let lines: Vec<_> = previous.iter().map(|o| o.line).collect();

@@ -1,4 +1,4 @@
-//! Whatever cuts a write short, the next agent has the rules before the change or after it.
+//! If a write is cut off, the next agent has the rules from before or after the change.
 
 use super::*;
 use crate::sources::rules::compile;
@@ -142,7 +142,7 @@ fn a_file_that_another_replaced_or_removed_is_written_whole_again() {
         store.keep(&objects(&host)).unwrap();
         assert_eq!(hosts(read(&path).iter()), [&*host, "b.example"]);
     }
-    // A write that fails leaves nothing behind that a later one would build on.
+    // A failed write leaves nothing that a later one would continue.
     let aside = dir.path().join("aside");
     fs::rename(&path, &aside).unwrap();
     fs::create_dir(&path).unwrap();
@@ -156,7 +156,7 @@ fn a_file_that_another_replaced_or_removed_is_written_whole_again() {
 
 const CHILD: &str = "EGRESS_TEST_RULES_FILE";
 
-/// The process that [`a_killed_writer_leaves_one_set_whole`] kills; a test of nothing otherwise.
+/// The process that [`a_killed_writer_leaves_one_set_whole`] kills. Run alone, it tests nothing.
 #[test]
 fn writes_until_it_is_killed() {
     let Some(path) = std::env::var_os(CHILD) else {

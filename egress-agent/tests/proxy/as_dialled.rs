@@ -10,7 +10,7 @@ use egress_core::traffic::ClusterId;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A port whose one host is wherever the client says, at the port of `origin`.
+/// A port with one host, which is at the address that the client dials, on the port of `origin`.
 fn as_dialled(origin: SocketAddr, nets: &[&str]) -> PortRoutes {
     let cluster = Arc::new(Cluster {
         id: ClusterId::new(HOST, PORT),
@@ -56,7 +56,7 @@ async fn bed(dialled: &str, nets: &[&str]) -> Bed {
 
 #[tokio::test]
 async fn a_rule_for_any_address_does_not_lead_into_the_machine_by_host_or_by_server_name() {
-    // A server stands at the first two; the others have none that a test could make.
+    // The first two have a server. A test cannot make one at the others.
     for dialled in [
         "127.0.0.1:80",
         "[::1]:80",

@@ -143,7 +143,7 @@ async fn a_rule_that_goes_ends_nothing() {
     bed.put(auditing(None));
     client.send(b"b").await;
     assert_eq!(client.take(1).await.unwrap(), b"b");
-    // The audit ends, and with it what it let through.
+    // The audit ends, and with it the flows that it allowed.
     bed.change(PortRoutes::default());
     assert!(client.rest().await.is_empty());
     assert_eq!(told(&bed).await.0, DenialReason::UnlistedPort);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// An origin that says which one it is: at once to a client that waits, else in an HTTP response.
+/// An origin that sends its number: at once to a client that waits, else in an HTTP response.
 async fn origin(name: usize) -> SocketAddr {
     raw_origin(move |_, mut raw| async move {
         while let Some(first) = raw.take(1).await {

@@ -1,4 +1,4 @@
-//! What a drain lets finish and what it ends.
+//! Which connections a drain lets finish, and which ones it ends.
 
 use crate::raw::{Raw, get, raw_origin};
 use crate::support::{Bed, HOST, PATIENCE, http_port};
@@ -87,7 +87,7 @@ async fn while_the_open_connections_retire_others_are_served_until_the_end() {
     {
         let retired = bed.drain.retire();
         let mut retired = std::pin::pin!(retired);
-        // Told, and not ended yet.
+        // The drain has begun, and the connection has not ended yet.
         let once = |cx: &mut std::task::Context<'_>| {
             std::task::Poll::Ready(retired.as_mut().poll(cx).is_pending())
         };

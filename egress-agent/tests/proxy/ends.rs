@@ -1,5 +1,5 @@
-//! Connections that the proxy ends: those on which nothing moves, those whose rule is gone, and those
-//! that are too many of one cgroup.
+//! Connections that the proxy ends: those without traffic, those whose rule was removed, and those above the limit of
+//! one cgroup.
 
 use crate::raw::*;
 use crate::support::*;
@@ -25,7 +25,7 @@ async fn bed(port: PortRoutes, limits: Limits) -> Bed {
     Bed::with(port, Some(destination("192.0.2.1:80")), limits).await
 }
 
-/// Echoes after `greeting`, once the head of a request was read where there is to be one.
+/// Sends `greeting` and then echoes. If a request is expected, it first reads its head.
 async fn echo(head: bool, greeting: &'static str) -> SocketAddr {
     raw_origin(move |_, mut raw| async move {
         if head {
@@ -62,7 +62,7 @@ fn tcp_port(origin: SocketAddr) -> PortRoutes {
     }
 }
 
-/// Bytes go to and fro for longer than the limit, then none: the connection ends.
+/// Bytes move in both directions for longer than the limit. Then they stop, and the connection ends.
 async fn ends_in_silence_and_not_before(mut client: Raw, idle: Duration) {
     let start = Instant::now();
     while start.elapsed() < idle * 2 {
@@ -154,7 +154,7 @@ async fn unfinished_heads_of_a_cgroup_have_a_bound_and_their_room_is_given_back(
     for client in &mut held {
         client.send(half.as_bytes()).await;
     }
-    // Whether a head is held is seen by the next one that has no room.
+    // A next head without room shows that a head is held.
     let mut refused = bed.client().await;
     refused.send(half.as_bytes()).await;
     let (mut kept, mut denied) = (0, 0);

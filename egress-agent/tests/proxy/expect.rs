@@ -13,8 +13,8 @@ fn post(length: usize) -> String {
     )
 }
 
-/// An origin that sends `first` after each head, then reads the body, if it may, and sends `last`.
-/// The heads that it saw come out of the channel.
+/// An origin that sends `first` after each head, then reads the body, if it may, and sends `last`. The channel gets the
+/// heads that it saw.
 async fn origin(
     first: &'static str,
     reads: bool,
@@ -136,7 +136,7 @@ async fn other_interim_responses_pass_in_their_place() {
     let (addr, _seen) = origin(early, true, OK).await;
     let bed = Bed::new(http_port(HOST, &[addr], None)).await;
     let mut client = bed.client().await;
-    // Two at once: those of the second come after the first has its response.
+    // Two requests at once: 1xx responses of the second come after the response of the first.
     client
         .send([get(HOST, "/1"), get(HOST, "/2")].concat().as_bytes())
         .await;
@@ -154,7 +154,7 @@ async fn other_interim_responses_pass_in_their_place() {
 
 #[tokio::test]
 async fn an_interim_response_that_comes_too_late_is_left_out() {
-    // The proxy has answered 504 when the origin speaks at last.
+    // The origin answers only after the proxy has answered 504.
     let (go, going) = tokio::sync::watch::channel(false);
     let addr = raw_origin(move |number, mut raw| {
         let mut going = going.clone();

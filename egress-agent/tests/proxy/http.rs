@@ -1,4 +1,4 @@
-//! Which requests pass, under which headers, and what the others are answered.
+//! Which requests pass, with which headers, and the answers to the others.
 
 use crate::raw::{Raw, echo_origin, get, raw_origin_on};
 use crate::support::{Bed, HOST, destination, http_port, table};
@@ -163,7 +163,7 @@ async fn first_bytes_that_are_not_http_are_closed_and_recorded() {
         client.send(bytes).await;
         let answer = client.rest().await;
         if reason == DenialReason::ConnectionLimit {
-            // Or nothing: the reset of a socket with unread bytes may be faster.
+            // There may be no answer, because the reset of a socket with unread bytes may be faster.
             let told = answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 ");
             assert!(told, "{answer:?}");
         } else {
@@ -205,7 +205,7 @@ async fn a_flow_without_origin_or_beyond_the_limit_or_on_an_unlisted_port_is_clo
         let mut client = bed.client().await;
         client.send(get(HOST, "/").as_bytes()).await;
         let answer = client.rest().await;
-        // A client beyond the limit is told, unless the reset of its unread request is faster.
+        // A client above the limit gets an answer, unless the reset because of its unread request is faster.
         let told = reason == DenialReason::ConnectionLimit && answer.starts_with(b"HTTP/1.1 503 ");
         assert!(answer.is_empty() || told, "{reason}: {answer:?}");
         assert_eq!(bed.denial().await, reason);

@@ -1,4 +1,5 @@
-//! The proxy on real sockets over loopback: raw clients, raw origins and a made-up origin lookup.
+//! The proxy on real sockets over loopback, with raw clients, raw origins and a simulated lookup of original
+//! destinations.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod as_dialled;

@@ -1,4 +1,4 @@
-//! The bound on the proxy's memory for one workload, for every use of it.
+//! The limit of the proxy's memory for one workload, for every use of memory.
 
 use crate::raw::*;
 use crate::support::*;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-/// Of one workload: one request with a short head (12 blocks), and less than another.
+/// The blocks of one workload: enough for one request with a short head (12 blocks), but not for two.
 const ONE: usize = 4 * 20 * 4096;
 const EXPECTING: &str =
     "POST / HTTP/1.1\r\nHost: httpbin.org\r\ncontent-length: 6\r\nexpect: 100-continue\r\n\r\n";
@@ -72,7 +72,7 @@ async fn a_request_waits_for_memory_that_another_gives_back() {
     assert_eq!(second.message().await.unwrap().status(), 200);
 }
 
-/// A server whose responses say on which connection they are sent, and their number on it. It closes the connection
+/// A server whose responses contain the number of their connection and their own number on it. It closes the connection
 /// whose number the sender sets.
 async fn numbering() -> (SocketAddr, watch::Sender<usize>) {
     let (end, ended) = watch::channel(usize::MAX);
@@ -96,9 +96,9 @@ async fn numbering() -> (SocketAddr, watch::Sender<usize>) {
     (origin.await, end)
 }
 
-/// Waits until so many of its connections are left.
+/// Waits until this many of its connections are left.
 async fn ended(end: &watch::Sender<usize>, left: usize) {
-    // One receiver is the listener's own.
+    // One receiver belongs to the listener.
     while end.receiver_count() > left + 1 {
         tokio::task::yield_now().await;
     }
@@ -119,7 +119,7 @@ async fn an_idle_connection_gives_its_memory_to_a_request_that_needs_it_and_goes
     let mut clients = [bed.client().await, bed.client().await, bed.client().await];
     for turn in 1..4 {
         for (number, client) in clients.iter_mut().enumerate() {
-            // On the upstream connection that it had: that one was idle too.
+            // It uses its former upstream connection, which was idle too.
             let on = asked(client, &get(HOST, "/")).await;
             assert_eq!(on, format!("{number}.{turn}"));
         }
@@ -139,7 +139,7 @@ async fn an_upstream_connection_that_its_origin_closes_while_all_is_idle_is_not_
     assert_eq!(asked(&mut other, post).await, "1.1", "the first is idle");
     end.send_replace(0);
     ended(&end, 1).await;
-    // It must not be sent twice, so it would be answered 503.
+    // It must not be sent twice, so the answer would be 503.
     assert_eq!(asked(&mut client, post).await, "2.1");
 }
 
@@ -203,7 +203,7 @@ async fn a_response_that_nobody_reads_waits_at_its_origin() {
     while let Ok(changed) = timeout(quiet, given.changed()).await {
         changed.unwrap();
     }
-    // What the kernel's buffers of the two connections hold is the rest.
+    // The rest is in the kernel's buffers of the two connections.
     let stuck = *given.borrow();
     assert!(stuck < LENGTH / 2, "{stuck} bytes are on their way");
     assert!(client.head().await.unwrap().starts_with("HTTP/1.1 200"));

@@ -1,5 +1,5 @@
-//! Rules with fields that are not carried out: what would narrow or protect is denied with a reason
-//! that names the field, and nothing reaches the origin; fields of mere convenience are ignored.
+//! Rules with fields that are not carried out: if the field narrows or protects, the flow is denied with a reason that
+//! names the field, and nothing reaches the origin. Fields of mere convenience are ignored.
 
 use crate::raw::*;
 use crate::support::*;
@@ -286,9 +286,9 @@ async fn a_field_of_convenience_is_passed_over() {
         rule(
             "trafficPolicy: {tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 80}, outlierDetection: {}}]}",
         ),
-        // Nobody routes to the subset.
+        // No route leads to the subset.
         rule("subsets: [{name: s, trafficPolicy: {tls: {mode: SIMPLE}}}]"),
-        // A more specific rule holds alone.
+        // Only the most specific rule applies.
         object(
             "DestinationRule",
             "{host: '*.example', trafficPolicy: {tls: {mode: SIMPLE}}}",

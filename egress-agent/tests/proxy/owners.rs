@@ -1,5 +1,4 @@
-//! The policy of a flow is the one that its owner has at each judgement, not the one that it had when
-//! the flow was redirected.
+//! The policy of a flow is the policy of its owner at each judgement, not the one at the time of the redirect.
 
 use crate::raw::*;
 use crate::support::*;
@@ -13,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Both names stand on one address; the narrow policy lists `a.example` alone.
+/// Both names have one address. The narrow policy lists only `a.example`.
 const BOTH: PolicyId = PolicyId(1);
 const ONLY_A: PolicyId = PolicyId(2);
 const DEFAULT: PolicyId = PolicyId(0);
 const POD: CgroupId = CgroupId(5);
 const CONTAINER: CgroupId = CgroupId(10);
-/// How soon after a change nothing may run under the old policy.
+/// The time after a change from which nothing may run under the old policy.
 const IN_FORCE: Duration = Duration::from_millis(100);
 
 /// A TLS record that may follow a hello.
@@ -117,7 +116,7 @@ async fn what_a_narrowed_or_recognised_workload_may_not_reach_any_more_ends() {
         (vec![], vec![(POD, ONLY_A)]),
         // The container gets an entry of its own: the deepest one counts.
         (vec![(POD, BOTH)], vec![(POD, BOTH), (CONTAINER, ONLY_A)]),
-        // An id that the flow was redirected under now is another view.
+        // The policy id of the flow's redirect now stands for another view.
         (vec![(POD, BOTH)], vec![(POD, ONLY_A), (CgroupId(99), BOTH)]),
     ] {
         let bed = bed(origin, &before).await;
@@ -183,21 +182,20 @@ async fn a_flow_whose_owner_the_kernel_forgot_is_closed_whatever_it_was_redirect
             assert!(client.rest().await.is_empty());
             assert_eq!(bed.denial().await, DenialReason::UnknownOwner);
         } else {
-            // The kernel has it under the root's default too.
+            // In the kernel it has the root's default too.
             assert_eq!(client.message().await.unwrap().status(), 200);
         }
     }
 }
 
-/// Sharper than the 100 ms that are promised: no request that was sent after a change is judged by
-/// what was before it.
+/// Stricter than the promised 100 ms: no request that is sent after a change is judged by the former policy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policy_changes_under_load_let_no_request_through_that_is_not_listed() {
     let changes = std::env::var("EGRESS_POLICY_CHANGES").ok();
     let changes: usize = changes.map_or(300, |text| text.parse().unwrap());
     let origin = origin().await;
     let bed = Arc::new(bed(origin, &[(POD, BOTH)]).await);
-    // Odd: the narrow policy is in force. A change is under way while `settled` lags behind.
+    // If odd, the narrow policy is in force. While `settled` is behind, a change is in progress.
     let (begun, settled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (asked, over) = (
         Arc::new(AtomicUsize::new(0)),
@@ -220,7 +218,7 @@ async fn policy_changes_under_load_let_no_request_through_that_is_not_listed() {
                     if same {
                         let narrow = before % 2;
                         judged[narrow] += 1;
-                        // A connection whose host went with the change before may be ending.
+                        // A connection whose host was removed by the previous change may be ending.
                         let fits = match answer {
                             Some(status) => status == [200, 502][narrow],
                             None => true,

@@ -1,4 +1,4 @@
-//! Paths are normalised before any match, and what is matched is what the origin sees.
+//! Paths are normalised before any match, and the origin gets the matched path.
 
 use crate::raw::*;
 use crate::support::*;
@@ -57,7 +57,7 @@ async fn a_path_that_leads_out_of_a_listed_prefix_is_404() {
         assert_eq!(bed.denial().await, DenialReason::NoRoute, "{path}");
         assert_eq!(bed.record().await.flags.to_string(), "NR", "{path}");
     }
-    // Each was judged on the one connection, which still works.
+    // All were judged on one connection, which still works.
     assert_eq!(client.ask(&get(HOST, "/public")).await.status(), 200);
 }
 

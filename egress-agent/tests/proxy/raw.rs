@@ -6,13 +6,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-/// An address on which nobody listens.
+/// An address without a listener.
 pub async fn refused_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
 }
 
-/// A raw origin: each accepted connection is handed to `serve_one`, with its number from 0.
+/// A raw origin: `serve_one` gets each accepted connection, with its number from 0.
 pub async fn raw_origin<F, R>(serve_one: F) -> SocketAddr
 where
     F: Fn(usize, Raw) -> R + Send + 'static,
@@ -38,7 +38,7 @@ where
     addr
 }
 
-/// An origin that answers every request on a connection with `reply`, having read its head and body.
+/// An origin that reads each request's head and body, and answers with `reply`.
 pub async fn fixed_origin(reply: &'static str) -> SocketAddr {
     raw_origin(move |_, mut raw| async move {
         while raw.message().await.is_some() {
@@ -67,10 +67,10 @@ pub async fn echo_origin() -> SocketAddr {
     .await
 }
 
-/// A message as it stood on the wire.
+/// A message as it was on the wire.
 #[derive(Debug)]
 pub struct Message {
-    /// Up to and with the empty line.
+    /// Up to and including the empty line.
     pub head: String,
     pub body: Vec<u8>,
 }
@@ -97,7 +97,7 @@ fn header_of<'a>(head: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-/// A connection spoken by hand.
+/// A connection whose bytes the test writes itself.
 pub struct Raw {
     pub stream: TcpStream,
     seen: Vec<u8>,
@@ -113,7 +113,7 @@ impl Raw {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        // The other side may have left; what was seen of it is what a test judges.
+        // The other side may have left. A test judges the received bytes.
         self.stream.write_all(bytes).await.ok();
     }
 
@@ -126,7 +126,7 @@ impl Raw {
         )
     }
 
-    /// The next head; `None` where the connection ends first.
+    /// The next head; `None` if the connection ends first.
     pub async fn head(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.seen.windows(4).position(|four| four == b"\r\n\r\n") {

@@ -16,10 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// As long as [`NAME`].
+/// It is as long as [`NAME`].
 const OTHER: &str = "www.goggle.com";
 
-/// A server that asks for a key share that no client brings unasked.
+/// A server that requires a key share that no client sends at first.
 fn asking() -> (ServerConfig, RootCertStore) {
     let mut provider = ring::default_provider();
     provider.kx_groups = vec![ring::kx_group::SECP384R1];
@@ -35,7 +35,7 @@ fn connection(roots: RootCertStore) -> ClientConnection {
     ClientConnection::new(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap()
 }
 
-/// What the client would send.
+/// The bytes that the client would send.
 fn written(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
@@ -71,7 +71,7 @@ async fn origin(config: ServerConfig) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     (addr, seen)
 }
 
-/// The hello that the client sends first and, asked by the server through the proxy, second.
+/// The client's first hello, and its second one, which the server requests through the proxy.
 async fn hellos(bed: &Bed, roots: RootCertStore) -> (Raw, Vec<u8>, Vec<u8>) {
     let mut client = connection(roots);
     let first = written(&mut client);
@@ -98,7 +98,7 @@ fn renamed(hello: &[u8]) -> Vec<u8> {
     hello
 }
 
-/// The record of a handshake message again as records of one byte each.
+/// Splits the record of a handshake message into records of one byte.
 fn in_single_bytes(record: &[u8]) -> Vec<u8> {
     record[5..]
         .iter()
@@ -200,7 +200,7 @@ async fn a_second_hello_that_is_sent_before_it_is_asked_for_is_held_to_the_name_
     let mut raw = bed.client().await;
     raw.send(&[first.clone(), renamed(&first)].concat()).await;
     raw.rest().await;
-    // The first alone may have been dialled for already.
+    // The proxy may already have dialled for the first hello.
     assert!(first.starts_with(&seen.lock().unwrap()));
     let reason = DenialReason::SecondHello(SecondHelloError::OtherName(OTHER.into()));
     assert_eq!(bed.denial().await, reason);

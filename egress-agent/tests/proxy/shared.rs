@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
-/// The port with one more route, for bytes to where the tests' client dialled.
+/// The port with one more route, for bytes to the destination of the tests' client.
 fn beside(mut port: PortRoutes, sniffed: bool, origin: SocketAddr) -> PortRoutes {
     let cluster = Cluster {
         id: ClusterId::new("tcp.example", origin.port()),
@@ -26,7 +26,7 @@ fn beside(mut port: PortRoutes, sniffed: bool, origin: SocketAddr) -> PortRoutes
     port
 }
 
-/// An origin that says who it is and then echoes.
+/// An origin that sends its name and then echoes.
 async fn speaker(greeting: &'static [u8]) -> SocketAddr {
     raw_origin(move |_, mut raw| async move {
         raw.send(greeting).await;

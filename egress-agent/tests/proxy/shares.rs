@@ -1,5 +1,4 @@
-//! A connection takes its workload's share of the proxy, whichever of the workload's cgroups it
-//! belongs to.
+//! A connection counts for its workload's share of the proxy, whichever of the workload's cgroups it belongs to.
 
 use crate::raw::*;
 use crate::support::*;
@@ -24,7 +23,7 @@ fn made(cgroup: CgroupId, workload: CgroupId) -> Origin {
     }
 }
 
-/// What the bed's origin is asked for, under these owners.
+/// Puts the routes of `port` in force, for these owners and for the root's default policy.
 fn named(bed: &Bed, port: PortRoutes, owners: &[CgroupId]) {
     let default = table(port);
     let policies = default.policies.get(&POLICY).map(Arc::clone).unwrap();
@@ -49,7 +48,7 @@ async fn ok_origin() -> std::net::SocketAddr {
     fixed_origin("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await
 }
 
-/// Where the workload has an entry of its own, and where the root's default policy is all there is.
+/// With an entry for the workload, and with only the root's default policy.
 const OWNERS: [&[CgroupId]; 2] = [&[POD, NEIGHBOUR], &[]];
 
 #[tokio::test]
@@ -76,7 +75,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_connections_and_a_neighbo
     }
 }
 
-/// One connection of a workload, which is held, and what it may have no more of.
+/// A proxy and a held connection that uses up its workload's share.
 async fn full(kind: PortKind) -> (Bed, Raw) {
     let limits = Limits {
         connections_each: 1,
@@ -101,7 +100,7 @@ async fn full(kind: PortKind) -> (Bed, Raw) {
 async fn an_http_client_beyond_its_share_is_told_503_with_the_reason() {
     for kind in [PortKind::Http, PortKind::Sniff] {
         let (bed, _held) = full(kind).await;
-        // More than fits one read: to close with bytes unread would reset the connection.
+        // More bytes than one read takes, because a close with unread bytes would reset the connection.
         let short = get(HOST, "/");
         let long = format!("{}\r\nx: {}\r\n\r\n", short.trim_end(), "y".repeat(50_000));
         for request in [short, long] {
@@ -135,12 +134,12 @@ async fn a_tls_client_beyond_its_share_is_closed() {
 async fn telling_clients_beyond_their_share_takes_few_places_for_a_short_time() {
     let (bed, _held) = full(PortKind::Http).await;
     let start = Instant::now();
-    // It says nothing and so waits in the one place of its workload.
+    // It sends nothing, and so keeps the only place of its workload.
     let mut silent = as_flow(&bed, made(CgroupId(11), POD)).await;
     assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
     for _ in 0..20 {
         let mut next = as_flow(&bed, made(CgroupId(12), POD)).await;
-        // Told and closed before it asks.
+        // It gets an answer and is closed before it sends a request.
         assert_eq!(next.message().await.expect("a reply").status(), 503);
         assert!(next.rest().await.is_empty());
     }
@@ -192,7 +191,7 @@ async fn two_cgroups_of_one_workload_have_one_share_of_unfinished_heads_and_a_ne
             client.send(half.as_bytes()).await;
             held.push(client);
         }
-        // One of the three finds no room, whichever is last.
+        // One of the three, which may be any, finds no room.
         assert_eq!(bed.denial().await, DenialReason::MemoryLimit, "{owners:?}");
         let mut neighbour = as_flow(&bed, made(CgroupId(20), NEIGHBOUR)).await;
         neighbour.send(half.as_bytes()).await;

@@ -1,5 +1,5 @@
-//! A proxy on loopback with a made-up origin lookup, and the routes that it is given. Clients and origins are
-//! in `raw`.
+//! A proxy on loopback with a simulated lookup of original destinations, and its routes. Clients and origins are in
+//! `raw`.
 
 use crate::raw::Raw;
 use arc_swap::ArcSwap;
@@ -24,10 +24,10 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Nothing in these tests takes this long unless it hangs.
+/// Only something that hangs takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const POLICY: PolicyId = PolicyId(7);
-/// The cgroup of [`destination`]'s flow, which is under [`POLICY`] in a [`table`].
+/// The cgroup of [`destination`]'s flow. Its policy in a [`table`] is [`POLICY`].
 pub const OWNER: CgroupId = CgroupId(1);
 pub const HOST: &str = "httpbin.org";
 pub const PORT: u16 = 80;
@@ -71,7 +71,7 @@ impl Observer for Recorder {
 pub struct Bed {
     pub proxy: SocketAddr,
     pub drain: Drain,
-    /// Whose connections are accepted from here on.
+    /// The original destination and owner of the connections that are accepted from now on.
     pub origin: Arc<ArcSwap<Option<Origin>>>,
     pub routes: Arc<ArcSwap<RouteTable>>,
     changes: watch::Sender<u64>,
@@ -132,7 +132,7 @@ impl Bed {
         }
     }
 
-    /// Other routes are in force, and running connections are notified.
+    /// Puts other routes in force, and notifies running connections.
     pub fn change(&self, port: PortRoutes) {
         self.put(table(port));
     }
@@ -152,7 +152,7 @@ impl Bed {
         told.reason
     }
 
-    /// The next that no rule lets through, whatever became of it.
+    /// The next flow that no rule allows, denied or recorded.
     pub async fn told(&self) -> Denial {
         timeout(PATIENCE, self.denials.lock().await.recv())
             .await

@@ -15,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub const NAME: &str = "www.google.com";
 
-/// A server for `NAME`, and what a client must trust.
+/// A server for `NAME`, and the certificates that a client must trust.
 pub fn server_config(
     provider: rustls::crypto::CryptoProvider,
 ) -> (rustls::ServerConfig, rustls::RootCertStore) {
@@ -55,7 +55,7 @@ async fn tls_origin() -> (SocketAddr, Arc<rustls::ClientConfig>) {
     (addr, Arc::new(client))
 }
 
-/// A hello as rustls makes it.
+/// A hello made by rustls.
 pub fn real_hello(name: &str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder()
         .with_root_certificates(rustls::RootCertStore::empty())

@@ -1,4 +1,5 @@
-//! Upstream connections and the route's timeout: what is kept, tried again, and answered in place of a response.
+//! Upstream connections and the route's timeout: which connections are kept, which requests are repeated, and the
+//! replies instead of a response.
 
 use crate::raw::{Raw, echo_origin, fixed_origin, get, raw_origin, refused_address};
 use crate::support::{Bed, HOST, POLICY, destination, http_port, table};
@@ -160,7 +161,7 @@ async fn another_endpoint_is_tried_where_one_refuses() {
         Limits::default(),
     );
     let bed = {
-        // The dialled port is what routes are looked up by.
+        // Routes are looked up by the dialled port.
         let bed = bed.await;
         let mut routes = table(http_port(HOST, &[dead, live], None));
         let policy = routes.policies.get(&POLICY).unwrap().ports[&80].clone();
@@ -237,7 +238,7 @@ async fn a_request_that_may_have_been_processed_is_not_sent_twice() {
     );
 }
 
-/// An address at which connects hang: its backlog is full and nobody accepts.
+/// An address at which connects hang, because its backlog is full and nothing accepts.
 async fn hanging_address() -> (std::net::SocketAddr, impl Sized) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -297,7 +298,7 @@ async fn a_body_that_was_read_ahead_during_a_failed_try_reaches_the_next_endpoin
     let body: Vec<u8> = (0..300_000_u32)
         .map(|number| (number % 249) as u8)
         .collect();
-    // Each request begins at another endpoint: of each framing one meets the dead one first.
+    // Each request starts at another endpoint, so for each framing one request meets the dead endpoint first.
     let bed = Bed::new(http_port(HOST, &[dead, live], None)).await;
     let mut attempts = Vec::new();
     let framings = [

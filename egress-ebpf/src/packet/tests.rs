@@ -15,7 +15,7 @@ impl Packet for Bytes<'_> {
     }
 }
 
-/// What the first words say, where there are as many.
+/// The content of the first words, as far as there are any.
 fn plain(packet: &[u8]) -> Option<Plain> {
     fn words<const N: usize>(packet: &[u8]) -> Option<[u32; N]> {
         let mut words = [0; N];
@@ -130,13 +130,13 @@ fn the_kernels_own_jumbo_header_is_looked_behind_and_no_other() {
         jumbo(hop, 0)
     };
     for packet in [
-        // A length of its own: not from the kernel's segmentation.
+        // It has a length of its own, so it is not from the kernel's segmentation.
         jumbo(own, 16),
         // Another header behind it: routing, hop-by-hop, UDP.
         with(0, 43),
         with(0, 0),
         with(0, 17),
-        // Longer than eight bytes, another option, another length of it.
+        // A header longer than eight bytes, another option, and another length of the option.
         with(1, 1),
         with(2, 5),
         with(2, 0),
@@ -153,7 +153,7 @@ fn the_kernels_own_jumbo_header_is_looked_behind_and_no_other() {
             "{packet:?}"
         );
         assert_eq!(plain(&packet), None, "{packet:?}");
-        // Of a stream the ports are not looked at.
+        // The ports of a stream are not read.
         assert_eq!(
             is_plain_tcp(&Bytes(&packet)),
             packet.len() == 50,
@@ -162,7 +162,7 @@ fn the_kernels_own_jumbo_header_is_looked_behind_and_no_other() {
     }
 }
 
-/// Kernels that segment without the header leave the length 0 and TCP right behind.
+/// Kernels that segment without the header leave the length 0, with TCP directly after it.
 #[test]
 fn a_length_of_zero_says_nothing() {
     let mut packet = v6(6, &PORTS);

@@ -6,7 +6,7 @@ use crate::http::local_reply::LocalReply;
 
 const LIMIT: usize = 60 * 1024;
 
-/// In one piece and byte by byte.
+/// Reads the head in one piece and byte by byte.
 fn read(bytes: &[u8]) -> HeadOutcome {
     let mut whole = HeadReader::new(LIMIT);
     whole.push(bytes);
@@ -20,7 +20,7 @@ fn read(bytes: &[u8]) -> HeadOutcome {
         })
         .find(|outcome| *outcome != HeadOutcome::NeedMore)
         .unwrap_or(HeadOutcome::NeedMore);
-    // One byte at a time an error may be found before a second one comes in sight.
+    // Byte by byte, one error may be found before the bytes of a second one come.
     match (&outcome, &by_byte) {
         (HeadOutcome::Rejected(_), HeadOutcome::Rejected(_)) => {}
         _ => assert_eq!(outcome, by_byte, "{:?}", String::from_utf8_lossy(bytes)),
@@ -258,7 +258,7 @@ fn what_is_no_head_is_malformed() {
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\0c\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\u{1}c\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\u{7f}c\r\n\r\n",
-        // Envoy drops the CR, and joins folded lines: RFC 9112 §2.2 and §5.2 allow to reject both.
+        // Envoy drops the CR and joins folded lines. RFC 9112 §2.2 and §5.2 allow rejecting both.
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\rc\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n",

@@ -50,7 +50,7 @@ fn a_path_has_one_canonical_form() {
         ("/a/..%3b/b", "/a/..%3b/b"),
         // Envoy decodes after it has looked for parameters and leaves `/a/..;/b`.
         ("/a/%2e%2e;/b", "/b"),
-        // Envoy takes what follows a backslash for parameters and leaves `/`.
+        // Envoy treats the bytes after a backslash as parameters, and leaves `/`.
         ("/a/..;\\b", "/b"),
         ("/%", "/%"),
         ("/%zz%2", "/%zz%2"),

@@ -1,4 +1,4 @@
-//! Many rules: what one change costs. Counts, not times: a busy machine must not fail them.
+//! The cost of one change with many rules, in counts instead of times, so that a busy machine cannot fail the tests.
 
 use super::state::{Settings, State};
 use crate::istio::{Object, decode};
@@ -25,7 +25,7 @@ fn rules() -> Vec<Arc<Object>> {
         )
         .unwrap();
     }
-    // Longer than a file may be: one document after the other.
+    // The text is longer than a file may be, so the documents are decoded one after the other.
     let documents = text.split("---\n").skip(1);
     documents
         .flat_map(|d| decode("many.yaml", d).objects)
@@ -40,7 +40,7 @@ fn answer(n: usize) -> Answer {
     }
 }
 
-/// How many references there are to the hosts and server names of a port, beside those of others.
+/// The number of references, in all snapshots, to the hosts and server names of a port.
 fn references(routes: &RouteTable, port: u16) -> usize {
     let routes = routes.port(PolicyId(0), port).unwrap();
     let hosts = routes.hosts.iter().map(|(_, host)| Arc::strong_count(host));

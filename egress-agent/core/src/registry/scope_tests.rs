@@ -192,7 +192,7 @@ fn workloads_that_see_the_same_share_a_policy_and_it_goes_with_the_last() {
     assert!(!state.routes().policies.contains_key(&policies[0]));
     assert_eq!(state.unresolved().len(), 1, "a name that only it needed");
 
-    // The rule that told them apart goes, and then comes back, each written before the next.
+    // The rule by which they differ is removed and then added again. Each change is written before the next.
     drop(state.poll_ops());
     state.handle_workload(now, CgroupId(1), workload("one", &[]));
     let own = state.policy_of(CgroupId(1));

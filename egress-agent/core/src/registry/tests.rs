@@ -1,4 +1,4 @@
-//! Which `VirtualService` and which entry is in force.
+//! Tests which `VirtualService` and which entry is in force.
 
 use super::Registry;
 use super::not_done::not_done;
@@ -146,7 +146,7 @@ fn routes_apply_to_the_ports_that_their_matches_name() {
             "{match: [{gateways: [gw]}], timeout: 1s, route: [{destination: {host: a.com}}]}",
             vec!["a.com:80*1 0"],
         ),
-        // The only port of the destination, without being named.
+        // The destination's only port need not be named.
         (
             "{route: [{destination: {host: b.com}}]}",
             vec!["b.com:8080*1 0"],
@@ -155,7 +155,7 @@ fn routes_apply_to_the_ports_that_their_matches_name() {
             "{route: [{destination: {host: b.com, port: {number: 9}}}]}",
             vec!["b.com:9*1 0"],
         ),
-        // A weight of zero takes nothing.
+        // A weight of zero gets nothing.
         (
             "{route: [{destination: {host: b.com}, weight: 0}, {destination: {host: a.com}, weight: 1}]}",
             vec!["a.com:80*1 0"],
@@ -173,7 +173,7 @@ fn routes_apply_to_the_ports_that_their_matches_name() {
             "{match: [{sourceLabels: {app: x}}], timeout: 1s, route: [{destination: {host: a.com}}]}",
             vec!["a.com:80*1 0"],
         ),
-        // What cannot be done serves nothing, and nothing takes its place.
+        // A route that cannot be carried out serves nothing, and no other route replaces it.
         (
             "{redirect: {uri: /x}}, {route: [{destination: {host: a.com}}]}",
             vec!["0"],

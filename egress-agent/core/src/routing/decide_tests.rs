@@ -126,7 +126,7 @@ fn the_most_specific_server_name_wins_and_of_equal_ones_the_first_route() {
             None
         }
     };
-    // A canonical name has no star; the parser rejects it before this place.
+    // A canonical name has no star, because the parser rejects it before.
     for (host, expected) in CASES.iter().filter(|(host, _)| !host.contains('*')) {
         assert_eq!(find(Some(host)).as_deref(), *expected, "{host}");
     }

@@ -153,7 +153,7 @@ fn headers_match_by_name_in_any_case_and_each_value_by_itself() {
         (":method", "exact", "POST", &[], Fit::No),
         (":authority", "prefix", "a.com", &[], Fit::Yes),
         ("host", "exact", "a.com:80", &[], Fit::Yes),
-        // What ends at the proxy is not there to be matched.
+        // Headers that end at the proxy cannot be matched.
         (
             "connection",
             "present",
@@ -265,7 +265,7 @@ fn an_absent_header_counts_as_empty_where_it_must_not_match() {
         let seen = [&[("end-user", "jason")][..], &[("end-user", "")], &[]]
             .map(|headers| fit(&m, "GET /", headers) == Fit::Yes);
         assert_eq!(seen, [jason, empty, absent], "{kind} {pattern}");
-        // Of several values none may pass.
+        // None of several values may match.
         let both = [("end-user", "else"), ("end-user", "jason")];
         assert_eq!(
             fit(&m, "GET /", &both) == Fit::Yes,

@@ -279,8 +279,8 @@ proptest! {
                 break;
             }
         }
-        // A record that continues behind the hello is only seen as such where both are in hand or
-        // the record's length says so; both readers know that length.
+        // A record that continues after the hello is detected only if both are there or the record's length shows it.
+        // Both readers know that length.
         prop_assert_eq!(parse(&bytes), outcome);
     }
 }

@@ -1,4 +1,4 @@
-//! What may follow a first hello, and what the server says between, cut into pieces of any size.
+//! What may follow a first hello, with the server's answers in between, cut into pieces of any size.
 
 use super::super::client_hello::tests::{extension, message, records, sni};
 use super::*;
@@ -129,7 +129,7 @@ fn a_second_hello_of_tls_1_3_keeps_the_name_and_encrypted_data_ends_the_watch() 
             names("b.example"),
         ),
         (vec![Client(ccs()), Client(other())], names("b.example")),
-        // Sent before the server asks for it, and after it was asked twice.
+        // Sent before the server asks for it, and after the server asked twice.
         (vec![Client(other())], names("b.example")),
         (
             vec![
@@ -140,7 +140,7 @@ fn a_second_hello_of_tls_1_3_keeps_the_name_and_encrypted_data_ends_the_watch() 
             ],
             names("b.example"),
         ),
-        // Early data before the second hello ends nothing; a plain alert neither.
+        // Neither early data before the second hello nor a plain alert ends the watch.
         (
             vec![
                 Client(ccs()),
@@ -179,7 +179,7 @@ fn the_plain_messages_of_tls_1_2_are_watched_until_the_cipher_changes() {
         records(&both, 1 << 14)
     };
     each(vec![
-        // TLS 1.2: the key exchange is plain, what follows ChangeCipherSpec is not, whatever it looks like.
+        // TLS 1.2: the key exchange is plain. Everything after ChangeCipherSpec is encrypted, even if it looks plain.
         (
             vec![
                 Server(accept()),
@@ -204,7 +204,7 @@ fn the_plain_messages_of_tls_1_2_are_watched_until_the_cipher_changes() {
             ],
             OVER,
         ),
-        // A server that speaks something else settles nothing.
+        // A server that answers something else never settles.
         (
             vec![
                 Server(b"HTTP/1.1 400 \r\n\r\n".to_vec()),
@@ -234,7 +234,7 @@ fn a_second_hello_is_read_as_strictly_as_the_first() {
     ]
     .concat();
     each(vec![
-        // Cut over records, from the type of the message on.
+        // Split over records, from the message's type on.
         (vec![Client(hello(&[sni(NAME)], 1))], WATCHED),
         (vec![Client(split_at_type)], names("b.example")),
         (
@@ -296,7 +296,7 @@ fn no_byte_of_a_hello_goes_on_before_it_is_whole() {
         let whole = at + 1 == all.len() || at + 1 == hello_at;
         let expected = match at + 1 {
             _ if whole => 0,
-            // Of a record of another message only its header waits, for the type.
+            // Of a record with another message, only the header waits, until its type is known.
             at if at <= 5 => at,
             at if at < hello_at => 0,
             at => at - hello_at,

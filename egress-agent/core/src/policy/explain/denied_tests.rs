@@ -4,8 +4,7 @@ use super::tests::{entries, state_of};
 use super::{DeniedBy, Question, QuestionError};
 use egress_ebpf::ids::PolicyId;
 
-/// Ports that are dialled in another way than they are listed for, and destinations that are not
-/// there.
+/// Ports that are dialled with another protocol than the listed one, and destinations that do not exist.
 const UNMEANT: [(&str, &str); 6] = [
     (
         "web",
@@ -134,7 +133,7 @@ spec:
             .explain(PolicyId(0), &question.with_header(header).unwrap())
             .denied
     };
-    // A Host given as a header is the one that counts.
+    // A Host that is given as a header counts.
     for (text, method, header, expected) in [
         (
             "http://web.example/",

@@ -1,4 +1,4 @@
-//! The verdict and the words, on rules alone.
+//! The verdict and its text, from rules alone.
 
 use super::{Dialled, Question, QuestionError, Scheme};
 use crate::istio::{Object, decode};

@@ -10,8 +10,8 @@ use std::time::Instant;
 const NAMES: u32 = 10_000;
 const SECONDS: u32 = 300;
 
-/// Questions in each second after the first answers, which all come at one moment. `answer` is what
-/// a server says to a question in a second.
+/// The number of questions in each second after the first answers, which all come at the same moment. `answer` is a
+/// server's answer to a question in a given second.
 fn questions(ttl: u32, answer: impl Fn(usize) -> bool) -> Vec<u32> {
     let start = Instant::now();
     let mut leases = Leases::new(LeaseSettings {

@@ -1,4 +1,4 @@
-//! What an agent leaves for the next one.
+//! The leases that an agent leaves for the next one.
 
 use super::*;
 use crate::policy::leases::{Answer, Failure, LeaseSettings};
@@ -62,7 +62,7 @@ fn the_next_agent_has_the_addresses_in_their_order_and_asks_all_the_same() {
         .names_of("203.0.113.3".parse::<IpAddr>().unwrap().into());
     assert_eq!(holders.map(|n| &**n).collect::<Vec<_>>(), [NAME]);
 
-    // The older answer's addresses go when their time is over, the last good ones stay.
+    // The older answer's addresses end with their time. Those of the last good answer stay.
     leases.handle_answer(now, NAME, Err(Failure::NoSuchName));
     leases.handle_timeout(now + HOUR);
     assert_eq!(leased(&leases, NAME), ["203.0.113.2", "203.0.113.3"]);
@@ -116,7 +116,7 @@ fn what_is_older_than_a_day_is_not_believed() {
     for clock in [CLOCK + day, CLOCK.saturating_sub(day)] {
         assert_eq!(Stored::parse(&text(), clock), Err(StoreError::Stale));
     }
-    // Kept by its agent for long, since no name server answered: written just now.
+    // The former agent kept it for long, because no name server answered. It was written just now.
     let old = CLOCK.as_secs() - day.as_secs();
     let text = format!(
         "{FIRST}\nwritten {}\n{NAME} 203.0.113.1@{old}\nend\n",
@@ -126,7 +126,7 @@ fn what_is_older_than_a_day_is_not_believed() {
     let (mut leases, now) = wanting(&[NAME]);
     assert!(leases.restore(now, CLOCK, &stored).is_empty());
     assert!(leased(&leases, NAME).is_empty());
-    // Its time is over, but not for a day: it is the last good answer.
+    // Its time ended less than a day ago, so it is the last good answer.
     let text = text.replace(&old.to_string(), &(CLOCK.as_secs() - 60).to_string());
     let stored = Stored::parse(&text, CLOCK).unwrap();
     leases.restore(now, CLOCK, &stored);
@@ -176,7 +176,7 @@ fn no_cut_and_no_flipped_bit_makes_it_panic() {
             }
         }
         let cut = str::from_utf8(&good[..at]).unwrap();
-        // But for the last line's end, which no line needs.
+        // The last line needs no line end.
         assert_eq!(Stored::parse(cut, CLOCK).is_ok(), at == good.len() - 1);
     }
 }

@@ -47,7 +47,7 @@ fn workload(namespace: usize) -> Workload {
     }
 }
 
-/// What one denial looks at with so many services, each of which every policy sees.
+/// The work for one denial with this many services, all of which every policy sees.
 fn looks(services: usize, policies: usize) -> usize {
     let (now, mut text) = (Instant::now(), String::new());
     let ports = "{number: 443, name: t, protocol: TLS}, {number: 80, name: h, protocol: HTTP}";
@@ -127,7 +127,7 @@ fn spells_out(service: &Service, ip: IpAddr) -> bool {
     })
 }
 
-/// What a look through all services of all policies finds.
+/// The result of a search through all services of all policies.
 fn scanned(state: &State, ip: IpAddr) -> Vec<String> {
     let services = state
         .policies
@@ -141,7 +141,7 @@ fn scanned(state: &State, ip: IpAddr) -> Vec<String> {
     hosts.into_iter().collect()
 }
 
-/// Entries of three namespaces, some of which only their own sees, with addresses in common.
+/// Entries of three namespaces with common addresses. Some are visible in their own namespace only.
 fn pool() -> Vec<Arc<Object>> {
     let mut text = String::new();
     for n in 0..12 {

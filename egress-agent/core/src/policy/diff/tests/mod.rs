@@ -1,4 +1,4 @@
-//! What the planner writes. Here: a plan's writes one by one, and what the tests share.
+//! The planner's writes. This file checks a plan's writes one by one, and has what the tests share.
 
 mod ids;
 mod room;
@@ -63,7 +63,7 @@ fn equal_tables_are_one_in_the_kernel() {
     );
 }
 
-/// The kernel waits for running programs once for writes of new or larger tables that stand together.
+/// The kernel waits for running programs only once for adjacent writes of new or larger tables.
 #[test]
 fn writes_of_one_kind_stand_together_over_all_tables() {
     let kinds = |ops: &[TableOp]| {

@@ -1,4 +1,4 @@
-//! How many entries the kernel holds while a plan is carried out.
+//! The number of entries in the kernel while a plan is carried out.
 
 use super::wants;
 use crate::policy::diff::model::Kernel;
@@ -12,7 +12,7 @@ fn many(first: u32, n: u32) -> Table {
     targets.map(|target| (target, Action::Allow)).collect()
 }
 
-/// The most entries that stand at one time.
+/// The largest number of entries at one time.
 fn most(kernel: &mut Kernel, ops: &[TableOp]) -> usize {
     let stands = |op: &TableOp| {
         kernel.apply(op);
@@ -30,7 +30,7 @@ fn old_and_new_never_need_twice_the_room() {
         tables.collect()
     };
     assert_eq!(most(&mut kernel, &planner.replace(wants(&all(0)))), 5000);
-    // Every policy gets a table of other content.
+    // Every policy gets a table with other content.
     let most_of_all = most(&mut kernel, &planner.replace(wants(&all(1))));
     assert!(most_of_all <= 5000 + 2 * each as usize, "{most_of_all}");
     assert_eq!(kernel.tables.len(), 5000);

@@ -74,7 +74,7 @@ fn everything() -> impl Iterator<Item = (PolicyId, Addr, u16, Transport)> {
     })
 }
 
-/// Applies a plan; at each step every flow gets its old or its new verdict, none other.
+/// Applies a plan. At each step every flow must get its old or its new verdict.
 fn walk(kernel: &mut Kernel, ops: &[TableOp]) {
     let verdicts = |k: &Kernel| -> Vec<Seen> {
         everything()
@@ -164,7 +164,7 @@ proptest! {
     }
 }
 
-/// A few entries of what policies want become others.
+/// Changes a few entries of the desired policies.
 fn edits() -> impl Strategy<Value = Vec<(PolicyId, Vec<Target>, Option<Action>)>> {
     let action = prop::option::of(prop_oneof![Just(Action::Allow), Just(Action::Proxy)]);
     prop::collection::vec(((0..3_u32).prop_map(PolicyId), target(), action), 1..4)
@@ -217,7 +217,7 @@ fn a_policy_does_not_move_to_a_table_that_becomes_something_else_in_the_same_wri
     for op in planner.replace(now.clone()) {
         kernel.apply(&op);
     }
-    // 1 comes to list what 2 lists until now.
+    // Policy 1 gets the content that policy 2 has so far.
     let changes = [
         (PolicyId(1), delta(&Table::new(), &ten)),
         (PolicyId(2), delta(&ten, &eleven)),

@@ -1,4 +1,4 @@
-//! A state machine with a shell around it: what its ops have written, and answers for questions.
+//! A state machine with a simple shell: it applies the writes and answers the questions.
 
 use crate::istio::{Object, decode};
 use crate::policy::diff::TableOp;
@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Of rule files.
+/// The objects of rule files.
 pub(super) fn objects(texts: &[&str]) -> Vec<Arc<Object>> {
     let decoded = texts.iter().map(|t| decode("test.yaml", t));
     decoded
@@ -27,12 +27,12 @@ pub(super) fn objects(texts: &[&str]) -> Vec<Arc<Object>> {
         .collect()
 }
 
-/// Where a workload dialled.
+/// The destination that a workload dialled.
 pub(super) fn dialled(port: u16) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 80], port))
 }
 
-/// A state, the map that its ops have written, and answers for every question.
+/// A state, the map that its writes have filled, and the answers to its questions.
 pub(super) struct Bench {
     pub(super) state: State,
     pub(super) now: Instant,

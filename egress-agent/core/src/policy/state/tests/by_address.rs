@@ -77,11 +77,11 @@ fn of_a_network_the_address_is_a_name_with_resolution_none_only() {
     assert_eq!(of(&single("STATIC", "HTTP", "198.51.100.0/24")), None);
     let none = single("NONE", "HTTP", "198.51.100.0/24");
     assert_eq!(of(&none).as_deref(), Some("a.example"));
-    // Without addresses it covers every address but those that lead inside.
+    // Without addresses it covers every address except those that lead inside.
     let any = single("NONE", "HTTP", "");
     assert_eq!(of(&any).as_deref(), Some("a.example"));
     assert_eq!(http(&[&any], "169.254.169.254:80", "169.254.169.254"), None);
-    // The more specific network has it, whichever stands first.
+    // The more specific network wins, in either order.
     let other = single("NONE", "HTTP", "198.51.100.9")
         .replace("a.example", "z.example")
         .replace("name: e", "name: f");

@@ -142,7 +142,7 @@ fn where_answers_change_a_denied_address_of_the_port_names_the_settings() {
                 && hint.contains("unlistedAddress: byName")
         ));
         let tcp = hint(&bench, 5432).unwrap();
-        // What another host with the address lists says less.
+        // Another host with this address would be a worse hint.
         bench.answer("cdn.example", &["203.0.113.99"]);
         assert_eq!(hint(&bench, 5432).as_ref(), Some(&tcp));
         assert_eq!(

@@ -1,5 +1,4 @@
-//! A plan that is not committed leaves nothing behind: later changes behave as if it had never been
-//! made.
+//! A plan that is not committed changes nothing: later changes behave as if it had never been made.
 
 use super::bench::objects;
 use super::{entry, port};
@@ -151,7 +150,7 @@ proptest! {
     }
 }
 
-/// What came and what went from one set to another.
+/// The objects that were added and removed between two sets.
 fn between(pool: &[Arc<Object>], from: u16, to: u16) -> (Vec<Arc<Object>>, Vec<Arc<Object>>) {
     (chosen(pool, to & !from), chosen(pool, from & !to))
 }
@@ -172,7 +171,7 @@ proptest! {
             take(&mut whole, &mut now, &pool, &step);
             if let Step::Rules(set) = step {
                 let (mut added, mut gone) = between(&pool, held, set);
-                // An object that only moved is in both.
+                // An object that only moved is in both lists.
                 let moved = chosen(&pool, held & set & dropped);
                 added.extend(moved.iter().cloned());
                 gone.extend(moved);

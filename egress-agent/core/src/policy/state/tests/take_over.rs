@@ -1,4 +1,4 @@
-//! A restart: cgroups that a previous agent put under policies, and what becomes of these ids.
+//! A restart: cgroups with policies of a previous agent, and what happens to these ids.
 
 use super::bench::objects;
 use crate::policy::diff::{Planner, TableOp};
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-/// First id that is not given out.
+/// The first id that may not be used.
 const END: u32 = 9;
 
 /// The policy of a cgroup.
@@ -41,7 +41,7 @@ fn rules() -> String {
     text
 }
 
-/// A kernel in which every id that there is stands, and cgroups under some of them.
+/// A kernel in which every id has a policy, and some ids have cgroups.
 fn adopting(owners: &[(u64, u32)]) -> State {
     let standing = (0..END).map(|id| {
         let policy = Policy {
@@ -65,7 +65,7 @@ fn adopting(owners: &[(u64, u32)]) -> State {
 }
 
 fn begin(state: &mut State, now: Instant) -> Vec<TableOp> {
-    // A plan that gives way to other rules leaves no id behind.
+    // A plan that is replaced by other rules uses up no id.
     drop(state.begin(now));
     state.begin(now).commit();
     state.poll_ops()
@@ -140,7 +140,7 @@ fn an_id_is_taken_over_only_where_all_cgroups_under_it_see_the_same() {
     assert_eq!(under(&state, 4), under(&state, 5));
     assert!([4, 5].contains(&under(&state, 4)));
     assert_eq!(under(&state, 7), 7);
-    // Those that nobody stood under are free: 2, 6 and 8. One more is needed, until ids end.
+    // Ids without cgroups are free: 2, 6 and 8. One more id is needed than there are.
     let closed: Vec<u64> = (1..8)
         .filter(|c| under(&state, *c) == CLOSED_POLICY.0)
         .collect();

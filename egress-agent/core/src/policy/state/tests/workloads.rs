@@ -1,4 +1,4 @@
-//! Which policy a workload has, and more kinds of them than the kernel has policies.
+//! The policy of a workload, and more kinds of workloads than policies in the kernel.
 
 use super::bench::objects;
 use crate::policy::diff::TableOp;
@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-/// First id that is not given out.
+/// The first id that may not be used.
 const END: PolicyId = PolicyId(6);
-/// Namespaces, each with a view of its own; two more than there are policies for.
+/// Namespaces, each with its own view. There are two more than policies.
 const NAMESPACES: u32 = END.0 + 1;
 
 /// The cgroup of a namespace's workload.
@@ -60,7 +60,7 @@ fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
     assert_eq!(state.without_policy(), 2);
     assert!(!state.routes().policies.contains_key(&CLOSED_POLICY));
 
-    // One more is no better off, and does not become the default's.
+    // One more also gets no policy, and does not get the default.
     let default = state.routes().policies[&DEFAULT_POLICY].clone();
     state.handle_workload(now, cgroup(9999), workload(9999));
     assert_eq!(

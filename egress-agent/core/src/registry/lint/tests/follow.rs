@@ -1,4 +1,4 @@
-//! The linter that follows changes finds what a look at everything finds.
+//! The linter that follows changes has the same findings as a check of all objects.
 
 use super::HEAD;
 use crate::istio::{Object, decode};
@@ -6,7 +6,7 @@ use crate::registry::lint::{Linter, lint};
 use proptest::prelude::*;
 use std::sync::Arc;
 
-/// Objects that depend on each other in every way that findings do.
+/// Objects with all kinds of dependences that findings have.
 fn pool() -> Vec<Arc<Object>> {
     let object = |kind: &str, name: &str, namespace: &str, spec: &str| {
         format!(

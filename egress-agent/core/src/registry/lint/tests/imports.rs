@@ -34,7 +34,7 @@ fn imports_of_a_sidecar_that_no_entry_lists_are_named() {
             "'./*.o.com'",
             Some("no ServiceEntry of namespace default lists *.o.com"),
         ),
-        // A wildcard does not stand for the names that it covers, nor for the name above them.
+        // A wildcard is neither one of the names that it covers nor the name above them.
         ("'*/w.com'", Some("no ServiceEntry lists w.com")),
         ("'*/*.a.com'", Some("no ServiceEntry lists *.a.com")),
         (
