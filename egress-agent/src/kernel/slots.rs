@@ -117,7 +117,7 @@ impl Slots {
     pub fn put(&mut self, entry: &Entry) -> bool {
         let lines = self.memory.values();
         let known = entry.key.is_exact() || self.lengths.has(&entry.key);
-        let room = self.used < table::slots(lines) / 2;
+        let room = self.used < table::room(lines);
         if !known || !(room || table::holds(lines, &entry.key)) {
             return false;
         }

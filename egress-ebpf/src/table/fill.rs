@@ -135,10 +135,24 @@ fn place(key: &Key) -> (usize, u64) {
     (bits / 64, 1 << (bits % 64))
 }
 
-/// The number of buckets for this many used slots: at most half of the slots are used.
+/// Tables of more buckets are less dense: the more keys, the likelier one has no place.
+const DENSE: usize = 1 << 12;
+
+/// The part of the slots of a table of this many buckets that should be used, in eighths.
+const fn density(buckets: usize) -> usize {
+    if buckets <= DENSE { 5 } else { 4 }
+}
+
+/// The number of buckets for this many used slots.
 #[must_use]
 pub fn buckets_for(used: usize) -> usize {
-    used.next_power_of_two().max(4)
+    let dense = used.saturating_mul(4).div_ceil(5);
+    let buckets = dense.next_power_of_two().max(4);
+    if buckets <= DENSE {
+        buckets
+    } else {
+        used.next_power_of_two()
+    }
 }
 
 /// The number of lines of a table with this many buckets, which must be a power of two.
@@ -147,10 +161,17 @@ pub const fn lines_for(buckets: usize) -> usize {
     FIRST_BUCKET as usize + buckets + buckets.div_ceil(64)
 }
 
-/// The number of slots of a table. At most half of them should be used.
+/// The number of slots of a table.
 #[must_use]
 pub fn slots(lines: &[Line]) -> usize {
     buckets(lines).len() * 2
+}
+
+/// The number of slots of a table that should be used, as in [`buckets_for`].
+#[must_use]
+pub fn room(lines: &[Line]) -> usize {
+    let buckets = buckets(lines).len();
+    buckets * 2 * density(buckets) / 8
 }
 
 fn buckets(lines: &[Line]) -> &[Line] {

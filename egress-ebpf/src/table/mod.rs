@@ -12,7 +12,7 @@ mod fill;
 #[cfg(not(target_arch = "bpf"))]
 pub use fill::{
     Entry, Filled, Full, Lengths, Put, SEED_WORDS, begin, buckets_for, delete, entries, holds,
-    lines_for, put, put_all, slots,
+    lines_for, put, put_all, room, slots,
 };
 
 use crate::addr::Addr;
