@@ -30,7 +30,7 @@ impl Random {
         core::array::from_fn(|_| self.next())
     }
 
-    /// Of few addresses, so that networks and addresses meet.
+    /// Entries of few addresses, so that networks and addresses overlap.
     fn addr(&mut self) -> Addr {
         let (net, host) = (self.below(4), self.below(6));
         if self.below(2) == 0 {
@@ -72,7 +72,7 @@ fn memory(buckets: usize) -> Vec<Line> {
     (0..lines_for(buckets)).map(|_| Line::default()).collect()
 }
 
-/// Begins a table for so many entries.
+/// Creates a table for this many entries.
 fn begun(used: usize, seed: &[u64; SEED_WORDS], lengths: &Lengths) -> Vec<Line> {
     let buckets = buckets_for(used);
     let lines = memory(buckets);
@@ -84,7 +84,7 @@ fn number(key: &Key) -> u128 {
     (u128::from(u64::from_be(key.high)) << 64) | u128::from(u64::from_be(key.low))
 }
 
-/// What a look-up says, by looking at every entry.
+/// The result of a look-up, by a search of all entries.
 fn model(all: &BTreeMap<Key, u32>, shortest: u32, to: &Destination) -> Option<u32> {
     let value = number(&Key::new(to.addr, 0, 0, 0));
     let covers = |key: &Key, port: u16| {
@@ -252,7 +252,7 @@ fn a_key_without_a_place_is_refused_and_nothing_else_is_lost() {
 fn a_slot_that_is_only_half_seen_is_no_entry() {
     let lines = begun(4, &Random(3).seed(), &Lengths::default());
     let (seen, meant) = (exact(1).key, exact(2).key);
-    // As if the address of one key were seen with the hash and the kind of another.
+    // As if a reader saw the address of one key with the hash and the kind of another.
     let other = hash(&lines[0], &meant);
     let line = &lines[bucket(&lines[0], hash(&lines[0], &seen), 0) as usize];
     let store =

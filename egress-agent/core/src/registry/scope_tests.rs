@@ -179,7 +179,7 @@ fn workloads_that_see_the_same_share_a_policy_and_it_goes_with_the_last() {
     assert_eq!(
         policies[2..],
         [PolicyId(0); 3],
-        "nothing but what all see, and one that nobody told of"
+        "nothing but what all see, also for a workload that was never reported"
     );
     assert_eq!(state.unresolved().len(), 2);
     let routes = state.routes();

@@ -31,7 +31,7 @@ pub struct Document {
     pub twice: Option<SyntaxError>,
 }
 
-/// Reads the documents of a text, as a rule one. `first_line` is the number of its first line in the
+/// Reads the documents of a text, of which there is usually one. `first_line` is the number of its first line in the
 /// file; `copied` is of the whole file.
 pub fn parse(
     text: &str,
