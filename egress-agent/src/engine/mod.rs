@@ -48,6 +48,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 
 /// See the module.
 pub struct Engine {
@@ -203,15 +204,23 @@ impl Engine {
             return Ok(Input::FirstAnswersLate);
         }
         let due = self.state.poll_timeout();
-        Ok(tokio::select! {
-            rules = rules.next() => rules,
-            input = self.news.next() => input,
-            told = self.placing.workloads.next() => Input::Workloads(told?),
-            replies = self.questions.replies() => Input::Replies(replies),
-            () = until(due) => Input::Due,
-            () = until(self.first_answers.due()) => Input::FirstAnswersLate,
-            () = until(self.lease_file.due()) => Input::KeepLeases,
-        })
+        loop {
+            let unshared = self.state.has_unshared();
+            return Ok(tokio::select! {
+                rules = rules.next() => rules,
+                input = self.news.next() => input,
+                told = self.placing.workloads.next() => Input::Workloads(told?),
+                replies = self.questions.replies() => Input::Replies(replies),
+                () = until(due) => Input::Due,
+                () = until(self.first_answers.due()) => Input::FirstAnswersLate,
+                () = until(self.lease_file.due()) => Input::KeepLeases,
+                // Memory waits until there is nothing else to do.
+                () = yield_now(), if unshared => {
+                    self.state.share();
+                    continue;
+                }
+            });
+        }
     }
 
     /// Handles one input and carries out everything that follows from it.
@@ -278,8 +287,6 @@ impl Engine {
             self.placing.ending.end_unlisted();
         }
         self.in_force.announce(&self.state);
-        // Memory can wait: all is in force.
-        self.state.share();
         Ok(())
     }
 

@@ -123,7 +123,9 @@ fn seen(state: &mut State) -> String {
     let (timeout, generation) = (state.poll_timeout(), state.generation());
     let waiting = state.addressless().clone();
     state.routes();
-    state.share();
+    while state.has_unshared() {
+        state.share();
+    }
     let routes = &state.routes().policies;
     format!(
         "{ops:?} {queries:?} {placed:?} {names:?} {timeout:?} {generation} {waiting:?} {routes:?}"
