@@ -50,6 +50,10 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
+/// Policies that share equal parts again before the next input is looked for. For each alone, the look would
+/// cost more than the sharing; all of them would hold a new pod up.
+const SHARED_AT_ONCE: usize = 16;
+
 /// See the module.
 pub struct Engine {
     state: State,
@@ -216,7 +220,7 @@ impl Engine {
                 () = until(self.lease_file.due()) => Input::KeepLeases,
                 // Memory waits until there is nothing else to do.
                 () = yield_now(), if unshared => {
-                    self.state.share();
+                    (0..SHARED_AT_ONCE).for_each(|_| self.state.share());
                     continue;
                 }
             });
