@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, SkStorage};
+use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use egress_ebpf::abi::{
@@ -36,6 +36,16 @@ pub fn forget_proxy(bpf_dir: &Path, netns: NetnsCookie) -> Result<()> {
 /// Cgroups with a policy of their own.
 pub fn owners(bpf_dir: &Path) -> Result<usize> {
     entries::<CgroupId, u64>(bpf_dir, "OWNERS")
+}
+
+/// Whether a cgroup has a policy of its own.
+pub fn has_owner(bpf_dir: &Path, cgroup: u64) -> Result<bool> {
+    let owners = table::<CgroupId, u64>(bpf_dir, "OWNERS")?;
+    match owners.get(&CgroupId(cgroup), 0) {
+        Ok(_) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes the kernel's entry for the ancestors of a cgroup, as if newer entries had replaced it.

@@ -48,11 +48,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
-use tokio::task::yield_now;
-
-/// Policies that share equal parts again before the next input is looked for. For each alone, the look would
-/// cost more than the sharing; all of them would hold a new pod up.
-const SHARED_AT_ONCE: usize = 16;
 
 /// See the module.
 pub struct Engine {
@@ -208,23 +203,15 @@ impl Engine {
             return Ok(Input::FirstAnswersLate);
         }
         let due = self.state.poll_timeout();
-        loop {
-            let unshared = self.state.has_unshared();
-            return Ok(tokio::select! {
-                rules = rules.next() => rules,
-                input = self.news.next() => input,
-                told = self.placing.workloads.next() => Input::Workloads(told?),
-                replies = self.questions.replies() => Input::Replies(replies),
-                () = until(due) => Input::Due,
-                () = until(self.first_answers.due()) => Input::FirstAnswersLate,
-                () = until(self.lease_file.due()) => Input::KeepLeases,
-                // Memory waits until there is nothing else to do.
-                () = yield_now(), if unshared => {
-                    (0..SHARED_AT_ONCE).for_each(|_| self.state.share());
-                    continue;
-                }
-            });
-        }
+        Ok(tokio::select! {
+            rules = rules.next() => rules,
+            input = self.news.next() => input,
+            told = self.placing.workloads.next() => Input::Workloads(told?),
+            replies = self.questions.replies() => Input::Replies(replies),
+            () = until(due) => Input::Due,
+            () = until(self.first_answers.due()) => Input::FirstAnswersLate,
+            () = until(self.lease_file.due()) => Input::KeepLeases,
+        })
     }
 
     /// Handles one input and carries out everything that follows from it.
@@ -291,6 +278,8 @@ impl Engine {
             self.placing.ending.end_unlisted();
         }
         self.in_force.announce(&self.state);
+        // Memory can wait: all is in force.
+        self.state.share();
         Ok(())
     }
 

@@ -62,7 +62,7 @@ pub struct State {
     /// Workloads appeared, disappeared or changed their policy since `routes` was built.
     moved: bool,
     routes: Arc<RouteTable>,
-    /// Policies that changed since they last shared: see [`Self::share`].
+    /// Policies that changed since [`Self::share`].
     unshared: BTreeSet<PolicyId>,
 }
 
@@ -285,26 +285,21 @@ impl State {
         Arc::clone(&self.routes)
     }
 
-    /// Whether policies changed, each by itself, and do not share equal parts yet.
-    pub fn has_unshared(&self) -> bool {
-        !self.unshared.is_empty()
-    }
-
-    /// Makes one policy that changed share equal parts again with a policy that sees most of the same.
-    /// Nothing that was given out changes, so this can wait until there is nothing else to do.
+    /// Makes policies that changed since the last call share equal parts again with a policy that sees most
+    /// of the same, because each policy changed by itself. Nothing that was given out changes, so this
+    /// can wait until a change is in force.
     pub fn share(&mut self) {
-        let Some(id) = self.unshared.pop_first() else {
-            return;
-        };
-        let Some(mut policy) = self.policies.remove(&id) else {
-            return;
-        };
-        let like = self.alike(&policy.view.scope, id);
-        if let Some(like) = like.and_then(|like| self.policies.get(&like)) {
-            policy.share(like);
+        for id in std::mem::take(&mut self.unshared) {
+            let Some(mut policy) = self.policies.remove(&id) else {
+                continue;
+            };
+            let like = self.alike(&policy.view.scope, id);
+            if let Some(like) = like.and_then(|like| self.policies.get(&like)) {
+                policy.share(like);
+            }
+            self.planner.share(id, &policy.ledger.table());
+            self.policies.insert(id, policy);
         }
-        self.planner.share(id, &policy.ledger.table());
-        self.policies.insert(id, policy);
     }
 
     /// A snapshot of the hosts of each address, for people. Its cost does not depend on the number of rules.

@@ -123,9 +123,7 @@ fn seen(state: &mut State) -> String {
     let (timeout, generation) = (state.poll_timeout(), state.generation());
     let waiting = state.addressless().clone();
     state.routes();
-    while state.has_unshared() {
-        state.share();
-    }
+    state.share();
     let routes = &state.routes().policies;
     format!(
         "{ops:?} {queries:?} {placed:?} {names:?} {timeout:?} {generation} {waiting:?} {routes:?}"
