@@ -2,52 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use egress_core::istio::{Object, decode};
+mod views;
+
 use egress_core::policy::leases::Answer;
-use egress_core::policy::state::{Settings, State};
+use egress_core::policy::state::State;
 use egress_core::registry::scope::Workload;
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Namespaces with a workload each.
-const VIEWS: usize = 40;
-/// Services that all namespaces see.
-const SERVICES: usize = 30;
-
-fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> Arc<Object> {
-    let text = format!(
-        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: \
-         {namespace}}}\nspec: {{{spec}}}\n"
-    );
-    Arc::new(decode("test.yaml", &text).objects.pop().unwrap())
-}
-
-fn service(namespace: &str, name: &str, host: usize, export_to: &str) -> Arc<Object> {
-    let spec = format!(
-        "hosts: [h{host}.example], exportTo: [{export_to}], resolution: STATIC, ports: [{{number: 80, \
-         name: h, protocol: HTTP}}], endpoints: [{{address: 203.0.113.{host}}}]"
-    );
-    object("ServiceEntry", namespace, name, &spec)
-}
-
-/// A state in which each namespace sees something of its own.
-fn many() -> (State, Vec<Arc<Object>>) {
-    let shared = (0..SERVICES).map(|n| service("common", &format!("s{n}"), n, "'*'"));
-    let own = (0..VIEWS).map(|n| service(&format!("n{n}"), "own", 100 + n, "'.'"));
-    let rules: Vec<_> = shared.chain(own).collect();
-    let (mut state, now) = (State::new(Settings::default()), Instant::now());
-    for n in 0..VIEWS {
-        let workload = Workload {
-            namespace: format!("n{n}"),
-            ..Workload::default()
-        };
-        state.handle_workload(now, CgroupId(n as u64 + 1), workload);
-    }
-    state.handle_rules(now, &rules);
-    (state, rules)
-}
+use views::{VIEWS, many, object, service};
 
 /// How many copies of a host's routes are in memory, over all policies.
 fn held(state: &mut State, host: &str) -> usize {

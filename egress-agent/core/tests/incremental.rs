@@ -4,25 +4,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod gate;
+mod views;
 
 use egress_core::istio::Object;
 use egress_core::policy::diff::TableOp;
-use egress_core::policy::state::{Settings, State, Work};
+use egress_core::policy::state::{Settings, Work};
 use egress_core::registry::scope::Workload;
 use egress_ebpf::ids::{CgroupId, PolicyId};
-use gate::{Gate, objects};
+use gate::Gate;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
-
-fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> Arc<Object> {
-    let text = format!(
-        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: \
-         {namespace}}}\nspec: {{{spec}}}\n"
-    );
-    objects(&text).remove(0)
-}
+use views::{SERVICES, VIEWS, many, object, service};
 
 /// The possible versions of each object.
 fn versions() -> Vec<Vec<Arc<Object>>> {
@@ -242,37 +236,6 @@ proptest! {
     }
 }
 
-/// Namespaces with a workload each.
-const VIEWS: usize = 40;
-/// Services that all namespaces see.
-const SERVICES: usize = 30;
-
-fn service(namespace: &str, name: &str, host: usize, export_to: &str) -> Arc<Object> {
-    let spec = format!(
-        "hosts: [h{host}.example], exportTo: [{export_to}], resolution: STATIC, ports: [{{number: 80, \
-         name: h, protocol: HTTP}}], endpoints: [{{address: 203.0.113.{host}}}]"
-    );
-    object("ServiceEntry", namespace, name, &spec)
-}
-
-/// A state in which each namespace sees something of its own.
-fn many() -> (State, Vec<Arc<Object>>) {
-    let shared = (0..SERVICES).map(|n| service("shared", &format!("s{n}"), n, "'*'"));
-    let own = (0..VIEWS).map(|n| service(&format!("n{n}"), "own", 100 + n, "'.'"));
-    let rules: Vec<_> = shared.chain(own).collect();
-    let (mut state, now) = (State::new(Settings::default()), Instant::now());
-    for n in 0..VIEWS {
-        let workload = Workload {
-            namespace: format!("n{n}"),
-            ..Workload::default()
-        };
-        state.handle_workload(now, CgroupId(n as u64 + 1), workload);
-    }
-    state.handle_rules(now, &rules);
-    drop(state.poll_ops());
-    (state, rules)
-}
-
 #[test]
 fn an_edit_plans_the_policies_that_see_it_and_no_others() {
     let all = VIEWS + 1;
@@ -290,12 +253,12 @@ fn an_edit_plans_the_policies_that_see_it_and_no_others() {
         ),
         (
             "one for two namespaces",
-            service("shared", "new", 200, "n1, n2"),
+            service("common", "new", 200, "n1, n2"),
             2,
             1,
         ),
-        ("one for nobody", service("shared", "new", 200, "'~'"), 0, 0),
-        ("one for all", service("shared", "new", 200, "'*'"), all, 1),
+        ("one for nobody", service("common", "new", 200, "'~'"), 0, 0),
+        ("one for all", service("common", "new", 200, "'*'"), all, 1),
         (
             "a rule for a destination of one namespace",
             rule("n3", "host: h103.example"),
@@ -308,7 +271,7 @@ fn an_edit_plans_the_policies_that_see_it_and_no_others() {
             1,
             0,
         ),
-        ("one for all", rule("shared", "host: h0.example"), all, 0),
+        ("one for all", rule("common", "host: h0.example"), all, 0),
         (
             "a route of one namespace",
             object(
