@@ -60,7 +60,7 @@ impl Questions {
     /// Waits for results, at least one. Dropping the future loses none.
     pub(super) async fn replies(&mut self) -> Vec<Reply> {
         let mut replies = Vec::new();
-        // It returns without any only if there is no sender, and `self` has one.
+        // It returns without a reply only once every sender is gone, and `self` keeps one.
         self.inbox.recv_many(&mut replies, AT_ONCE).await;
         self.under_way = self.under_way.saturating_sub(replies.len());
         replies

@@ -91,7 +91,7 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 enum Admitted {
     /// It has its places.
     Served(Client, [Place; 2]),
-    /// There are none left, and its client gets a reply.
+    /// No places are left: its client gets a reply that says so.
     Told(Client, Place),
 }
 
