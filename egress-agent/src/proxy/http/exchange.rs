@@ -1,29 +1,27 @@
-//! One allowed request: headers, upstream connection, attempts, the route's timeout, and the
-//! response or a local reply.
+//! One allowed request: headers, the route's timeout, and the response or a local reply.
+//!
+//! `attempts` sends it upstream.
 
+use super::attempts::{Answered, send};
 use super::local::local_response;
 use super::reply_body::{Relay, ReplyBody};
-use super::request_body::{RequestBody, RequestEnd, broke_protocol};
+use super::request_body::{RequestBody, RequestEnd};
 use super::session::Session;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::{OwnedTask, Ticket};
-use crate::proxy::upstream::connect::connect_any;
 use crate::proxy::upstream::pool::Upstream;
-use egress_core::http::headers::{RequestContext, prepare_request, prepare_response, set_attempt};
+use egress_core::http::headers::{RequestContext, prepare_request, prepare_response};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
 use egress_core::traffic::RoutePolicy;
-use hyper::body::{Body, Incoming};
-use hyper::ext::on_informational;
+use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderValue};
-use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +36,6 @@ pub(super) struct Exchange {
     pub(super) websocket: bool,
     /// The client's `expect`.
     pub(super) expect: Option<HeaderValue>,
-}
-
-/// An upstream whose answer has begun.
-struct Answered {
-    response: Response<Incoming>,
-    upstream: Upstream<RequestBody>,
 }
 
 /// Sends one request upstream and returns the client's response.
@@ -162,89 +154,6 @@ fn deadline(
         }),
         None => Box::pin(future::pending()),
     }
-}
-
-/// Sends on a kept connection or a new one. If the origin closed a kept one before any byte of the response, it is
-/// replaced once, provided that the request was not sent or may be sent twice.
-async fn send(
-    session: &Session,
-    cluster: &Arc<Cluster>,
-    order: &[SocketAddr],
-    mut parts: Parts,
-    mut body: RequestBody,
-    ticket: &mut Ticket,
-) -> Result<Answered, LocalReply> {
-    if let Some(mut upstream) = session.pool.take(cluster, order[0]).await {
-        ticket.record.attempts += 1;
-        ticket.record.upstream = Some(upstream.address);
-        set_attempt(&mut parts.headers, ticket.record.attempts);
-        let replay = replayable(&parts, &body).then(|| (clone_of(&parts), body.replay()));
-        upstream.expect_response();
-        let request = passing_interim(session, Request::from_parts(parts, body));
-        match upstream.send.try_send_request(request).await {
-            Ok(response) => return Ok(Answered { response, upstream }),
-            Err(mut failed) => {
-                let unsent = failed.take_message().map(Request::into_parts);
-                let error = failed.into_error();
-                (parts, body) = unsent
-                    .or(replay.filter(|_| !broke_protocol(&error)))
-                    .ok_or_else(|| reply_to(&error, false))?;
-            }
-        }
-    }
-    let tries_before = ticket.record.attempts;
-    let stream = tokio::select! {
-        biased;
-        stream = connect_any(&session.client, order, &mut ticket.record) => stream,
-        never = body.read_ahead() => match never {},
-    };
-    let retried = ticket.record.attempts > tries_before + 1;
-    let (stream, place) = stream.map_err(|reset| LocalReply::upstream_reset(&reset, retried))?;
-    set_attempt(&mut parts.headers, ticket.record.attempts);
-    let address = ticket.record.upstream.unwrap_or(order[0]);
-    let mut upstream = Upstream::new(stream, place, address, Arc::clone(cluster))
-        .await
-        .map_err(|error| reply_to(&error, retried))?;
-    let request = passing_interim(session, Request::from_parts(parts, body));
-    match upstream.send.send_request(request).await {
-        Ok(response) => Ok(Answered { response, upstream }),
-        Err(error) => Err(reply_to(&error, retried)),
-    }
-}
-
-/// Forwards the origin's 1xx responses to the client.
-fn passing_interim(session: &Session, mut request: Request<RequestBody>) -> Request<RequestBody> {
-    let control = Arc::clone(&session.control);
-    let number = control.number();
-    on_informational(&mut request, move |response| {
-        control.interim(number, response.status(), response.headers());
-    });
-    request
-}
-
-/// The reply to the client if the upstream was lost before its response began.
-fn reply_to(error: &hyper::Error, retried: bool) -> LocalReply {
-    let reset = if broke_protocol(error) {
-        UpstreamReset::ProtocolError
-    } else {
-        UpstreamReset::Termination
-    };
-    LocalReply::upstream_reset(&reset, retried)
-}
-
-/// Without a body and of a method that may be sent twice (RFC 9110 §9.2.2).
-fn replayable(parts: &Parts, body: &RequestBody) -> bool {
-    body.is_end_stream() && parts.method.is_idempotent()
-}
-
-/// The head of a request, without its extensions.
-fn clone_of(parts: &Parts) -> Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method = parts.method.clone();
-    copy.uri = parts.uri.clone();
-    copy.version = parts.version;
-    copy.headers = parts.headers.clone();
-    copy
 }
 
 /// Copies a websocket's bytes until both sides are done.

@@ -2,6 +2,7 @@
 //!
 //! `upstream` makes upstream connections; `egress_core` knows hosts and routes.
 
+mod attempts;
 mod connection;
 mod control;
 mod exchange;
