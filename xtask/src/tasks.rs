@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 pub fn setup() -> Result<()> {
     let toolchain = provision::toolchain()?;
     provision::test_programs()?;
+    provision::envoy()?;
     eprintln!(
         "xtask: BPF compiler: {} ({})",
         toolchain.name,
@@ -116,6 +117,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     let root_access = root_access()?;
     provision::test_programs()?;
     provision::container_programs()?;
+    provision::envoy()?;
     build_all()?;
     let suites = |which: &str| {
         let mut cargo = cargo(&["test", "--no-fail-fast", "--workspace", "--test", which]);

@@ -77,7 +77,7 @@ pub struct Bed {
     changes: watch::Sender<u64>,
     pub serving: JoinHandle<()>,
     denials: Mutex<mpsc::UnboundedReceiver<Denial>>,
-    records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
+    pub records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
 }
 
 pub fn destination(addr: &str) -> Origin {

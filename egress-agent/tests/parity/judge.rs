@@ -1,0 +1,83 @@
+//! What is wrong about a case: differences that the table does not list, and listed ones that are none.
+
+use crate::case::Case;
+use crate::client::Got;
+use crate::compare::{Run, Shown};
+use crate::differences::Difference;
+use crate::origin::Seen;
+use crate::trial::{Done, Prepared, Side};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// Names that are used twice, and differences of cases that do not exist.
+pub fn names(
+    cases: &[(String, Case)],
+    known: &BTreeMap<&str, Vec<&Difference>>,
+    some: bool,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut all: Vec<_> = cases.iter().map(|(_, case)| case.name.as_str()).collect();
+    all.sort_unstable();
+    for pair in all.windows(2).filter(|pair| pair[0] == pair[1]) {
+        wrong.push(format!("two cases are called {}", pair[0]));
+    }
+    for name in known
+        .keys()
+        .filter(|name| !some && all.binary_search(name).is_err())
+    {
+        wrong.push(format!(
+            "differences.yaml names a case that does not exist: {name}"
+        ));
+    }
+    wrong
+}
+
+/// What is wrong about a case.
+pub fn case(
+    one: &Prepared,
+    done: &Done,
+    flags: &[String],
+    known: &[&Difference],
+    show: bool,
+) -> Option<String> {
+    let name = &one.case.name;
+    let shown = |side: &Side, (got, seen): &(Got, Vec<Seen>), flags: &[String]| {
+        Shown::of(&Run {
+            case: &one.case,
+            got,
+            seen,
+            flags,
+            names: &side.names(),
+        })
+    };
+    let envoy = shown(&one.envoy, &done.envoy, flags);
+    let gate = shown(&one.gate, &done.gate, &done.flags);
+    if show {
+        println!("== {name}\n{:#?}\n{:#?}", done.envoy, done.gate);
+    }
+    let mut told = String::new();
+    for what in &envoy.out_of_bounds {
+        writeln!(told, "    Envoy: {what}").unwrap();
+    }
+    let mut found = envoy.differences(&gate);
+    let late = gate.out_of_bounds.join(", ");
+    if !late.is_empty() {
+        found.insert("time", ("within bounds", &late));
+    }
+    for (aspect, (of_envoy, of_gate)) in &found {
+        if !known.iter().any(|one| one.covers(aspect)) {
+            writeln!(told, "    {aspect}: Envoy {of_envoy:?}, gate {of_gate:?}").unwrap();
+        }
+    }
+    for one in known {
+        if !found.keys().any(|aspect| one.covers(aspect)) {
+            writeln!(
+                told,
+                "    agrees, but differences.yaml lists it: {}",
+                one.what
+            )
+            .unwrap();
+        }
+    }
+    (!told.is_empty()).then(|| format!("  {name}\n{told}"))
+}

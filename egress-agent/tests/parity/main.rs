@@ -1,0 +1,65 @@
+//! The gate beside Envoy: the same bytes from a client to both, with rules that mean the same, and origins that do the
+//! same.
+//!
+//! `cases/` has the cases by group, `differences.yaml` those in which the two differ, with the reasons. A case that
+//! agrees although it stands there fails. `EGRESS_PARITY=words` runs the cases whose group or name contains the words
+//! and shows what each side did; `EGRESS_PARITY_SHOW=1` shows it for all.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod case;
+mod client;
+mod compare;
+mod differences;
+mod envoy;
+mod gate;
+mod judge;
+mod message;
+mod origin;
+#[expect(dead_code, reason = "the proxy's own tests use the rest")]
+#[path = "../proxy/raw.rs"]
+mod raw;
+#[expect(dead_code, reason = "the proxy's own tests use the rest")]
+#[path = "../proxy/support.rs"]
+mod support;
+mod trial;
+
+use envoy::Envoy;
+use std::path::Path;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gate_does_what_envoy_does() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
+    let chosen = std::env::var("EGRESS_PARITY").ok();
+    let mut cases = case::all(&folder.join("cases"));
+    let count = cases.len();
+    if let Some(words) = &chosen {
+        cases.retain(|(group, case)| format!("{group}: {}", case.name).contains(words));
+    }
+    let table = differences::all(&folder.join("differences.yaml"));
+    let known = differences::by_case(&table);
+    let mut wrong = judge::names(&cases, &known, chosen.is_some());
+
+    let prepared = trial::prepare(cases.into_iter().map(|(_, case)| case).collect()).await;
+    let sites: Vec<_> = prepared.iter().map(|one| one.site()).collect();
+    let envoy = Envoy::start(&sites).await;
+    let done = trial::run_all(&prepared).await;
+
+    let show = chosen.is_some() || std::env::var_os("EGRESS_PARITY_SHOW").is_some();
+    for (number, (one, done)) in prepared.iter().zip(&done).enumerate() {
+        let flags = envoy.flags(number);
+        let known = known
+            .get(one.case.name.as_str())
+            .map_or(&[][..], Vec::as_slice);
+        wrong.extend(judge::case(one, done, &flags, known, show));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} cases:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    if chosen.is_none() {
+        let page = folder.join("../../../docs/differences.md");
+        differences::page(&page, &table, count);
+    }
+}
