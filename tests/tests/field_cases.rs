@@ -188,26 +188,18 @@ fn what_should_leave_as_tls_does_not_leave_in_clear_text() {
 }
 
 #[test]
-fn http2_without_tls_is_denied_and_said_so() {
+fn http2_without_tls_reaches_the_host() {
     let mut lab = lab(rules!("grpc-h2c"), &[]);
-    let origin = http(&lab, &[v4(API), v6(API)], &[8080, 9090]);
+    let _origin = http(&lab, &[v4(API), v6(API)], &[8080, 9090]);
     tls(&lab, &[v4(API), v6(API)], 8443, &["api.shop.example"]);
     for port in [8080, 9090] {
-        let mark = lab.agent().unwrap().mark();
         let url = format!("http://api.shop.example:{port}/get");
-        assert_eq!(get(&lab, &["--http2-prior-knowledge", &url]), 0, "{url}");
+        assert_eq!(get(&lab, &["--http2-prior-knowledge", &url]), 200, "{url}");
         let destination = format!("api.shop.example:{port}");
         let (exit, told) = explain(&lab, &[&destination]);
-        assert!(exit == 1 && told.contains("HTTP/2"), "{told}");
-        let said = || {
-            let log = lab.agent().unwrap().log_since(mark);
-            log.iter().any(|line| line.contains("HTTP/2")).then_some(())
-        };
-        wait_until("the log says why", SOON, said).unwrap();
+        assert!(exit == 0 && told.contains("HTTP/2"), "{told}");
     }
-    assert_eq!(origin.connections(), 0);
     assert_eq!(get(&lab, &["https://api.shop.example:8443/get"]), 200);
-    assert!(check(&lab).2.contains("HTTP/2"));
 }
 
 #[test]

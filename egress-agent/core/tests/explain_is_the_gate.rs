@@ -121,7 +121,7 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
         Step::HttpIfListed(cluster) if !routes.lists_host(PolicyId(0), to, &authority) => {
             served(&cluster, Some(DeniedBy::Closed))
         }
-        Step::Http | Step::AnyHttp | Step::HttpIfListed(_) => {
+        Step::Http | Step::Http2 | Step::AnyHttp | Step::HttpIfListed(_) => {
             let mut reader = HeadReader::new(1 << 16);
             reader.push(request.as_bytes());
             let HeadOutcome::Head(read) = reader.next_head() else {

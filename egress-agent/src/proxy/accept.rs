@@ -179,6 +179,14 @@ async fn take(client: Client, step: Step, stream: TcpStream, ahead: Ahead, drain
         Step::AnyHttp => {
             Box::pin(http::serve_any(client, Rewound::new(ahead, stream), drain)).await;
         }
+        Step::Http2 => {
+            Box::pin(http::serve_http2(
+                client,
+                Rewound::new(ahead, stream),
+                drain,
+            ))
+            .await;
+        }
         Step::Tls(otherwise) => Box::pin(tls::pass_through(client, stream, ahead, otherwise)).await,
         Step::Relay(cluster) => Box::pin(tcp::relay(client, ahead, stream, &cluster)).await,
         Step::Deny(reason) => Box::pin(tcp::deny(client, ahead, stream, reason, None)).await,

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 /// How long a drain keeps a connection without a request: its first one may be on the way.
-const FIRST_REQUEST: Duration = Duration::from_millis(300);
+pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(300);
 
 /// The side that starts a drain. Dropping it starts none.
 #[derive(Debug)]

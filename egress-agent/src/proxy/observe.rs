@@ -27,6 +27,8 @@ pub struct Denial {
 pub enum Protocol {
     /// One HTTP/1.1 request.
     Http,
+    /// One HTTP/2 request.
+    Http2,
     /// One TLS connection, passed through.
     Tls,
     /// One connection whose bytes were not read.

@@ -101,6 +101,11 @@ async fn speaks_http(client: &Client, stream: &mut TcpStream) -> io::Result<bool
 fn is_http(step: &Step) -> bool {
     match step {
         Step::Http | Step::HttpIfListed(_) | Step::UpgradeRequired | Step::AnyHttp => true,
-        Step::NotHttp | Step::Tls(_) | Step::Relay(_) | Step::Deny(_) | Step::Close => false,
+        Step::NotHttp
+        | Step::Http2
+        | Step::Tls(_)
+        | Step::Relay(_)
+        | Step::Deny(_)
+        | Step::Close => false,
     }
 }

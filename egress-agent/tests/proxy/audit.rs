@@ -97,12 +97,6 @@ async fn bytes_that_no_rule_expects_are_relayed_as_they_are() {
         ),
         (
             http(),
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            DenialReason::Http2,
-            None,
-        ),
-        (
-            http(),
             b"SSH-2.0-OpenSSH_9.2\r\n",
             DenialReason::UnknownProtocol,
             None,

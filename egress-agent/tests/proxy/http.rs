@@ -136,16 +136,6 @@ async fn first_bytes_that_are_not_http_are_closed_and_recorded() {
             DenialReason::WrongProtocol,
         ),
         (
-            PortKind::Http,
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            DenialReason::Http2,
-        ),
-        (
-            PortKind::Sniff,
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            DenialReason::Http2,
-        ),
-        (
             PortKind::Sniff,
             b"SSH-2.0-OpenSSH_9.2\r\n",
             DenialReason::UnknownProtocol,

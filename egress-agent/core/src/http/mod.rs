@@ -14,6 +14,7 @@ pub mod method;
 pub mod request_head;
 pub mod response_flags;
 pub mod response_head;
+pub mod stream_head;
 pub mod target;
 #[cfg(test)]
 mod test_headers;

@@ -192,7 +192,7 @@ fn is_authority_form(target: &[u8]) -> bool {
 }
 
 /// The bytes of an authority (RFC 3986 §3.2).
-fn is_of_authority(byte: u8) -> bool {
+pub(super) fn is_of_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
 }
 

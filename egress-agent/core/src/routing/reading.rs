@@ -58,6 +58,8 @@ pub enum Step {
     UpgradeRequired,
     /// Served as HTTP, including 1.0: the Host of each request decides.
     AnyHttp,
+    /// Served as HTTP/2: the `:authority` of each stream decides.
+    Http2,
     /// The `ClientHello` is read and its server name decides; without a listed one the flow is relayed to this cluster,
     /// or denied if there is none.
     Tls(Option<Arc<Cluster>>),
@@ -154,8 +156,8 @@ impl Reading {
                 Sniffed::Tls,
             ) => Step::Tls(None),
             (Self::Names(_), Sniffed::Tls) => Step::Deny(DenialReason::WrongProtocol),
-            (Self::Names(_) | Self::Sniffed(_), Sniffed::Http2) => {
-                Step::Deny(DenialReason::Http2)
+            (Self::Names(_) | Self::Sniffed(_) | Self::NamesOrDenied(_), Sniffed::Http2) => {
+                Step::Http2
             }
             // For Istio, HTTP/1.0 on a sniffed port is TCP, and no TCP is listed.
             (Self::Names(_), Sniffed::Http10) => Step::Deny(DenialReason::Http10),
@@ -206,7 +208,7 @@ mod tests {
 
     #[test]
     fn first_bytes_mean_what_the_port_is_listed_for() {
-        use DenialReason::{Http2, Http10, UnknownProtocol, UnlistedPort, WrongProtocol};
+        use DenialReason::{Http10, UnknownProtocol, UnlistedPort, WrongProtocol};
         let to = || Arc::new(Cluster::default());
         let http = || Reading::Names(PortKind::Http);
         let both = || Reading::Names(PortKind::Sniff);
@@ -215,7 +217,7 @@ mod tests {
             (http(), Sniffed::Http11, Step::Http),
             (http(), Sniffed::Http10, Step::UpgradeRequired),
             (http(), Sniffed::Tls, deny(WrongProtocol)),
-            (http(), Sniffed::Http2, deny(Http2)),
+            (http(), Sniffed::Http2, Step::Http2),
             (http(), Sniffed::Unknown, Step::NotHttp),
             (both(), Sniffed::Http11, Step::Http),
             (both(), Sniffed::Http10, deny(Http10)),
@@ -228,7 +230,13 @@ mod tests {
             (both(), Sniffed::LikeHttp, Step::NotHttp),
             (http(), Sniffed::LikeHttp, Step::NotHttp),
             (Reading::ByName(to()), Sniffed::LikeHttp, Step::Relay(to())),
-            (Reading::Sniffed(to()), Sniffed::Http2, deny(Http2)),
+            (both(), Sniffed::Http2, Step::Http2),
+            (Reading::Sniffed(to()), Sniffed::Http2, Step::Http2),
+            (
+                Reading::NamesOrDenied("why".into()),
+                Sniffed::Http2,
+                Step::Http2,
+            ),
             (Reading::Sniffed(to()), Sniffed::Tls, Step::Tls(Some(to()))),
             (Reading::Sniffed(to()), Sniffed::Unknown, Step::Relay(to())),
             (

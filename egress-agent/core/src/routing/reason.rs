@@ -68,9 +68,6 @@ pub enum DenialReason {
     /// HTTP/1.0.
     #[error("HTTP/1.0")]
     Http10,
-    /// HTTP/2 without TLS.
-    #[error("HTTP/2 with prior knowledge")]
-    Http2,
     /// Bytes that break HTTP/1.1.
     #[error("malformed HTTP: {0}")]
     MalformedHttp(String),
@@ -127,7 +124,6 @@ impl DenialReason {
             Self::Connect => "connect-method",
             Self::UpgradeDenied => "upgrade",
             Self::Http10 => "http-1.0",
-            Self::Http2 => "http-2",
             Self::MalformedHttp(_) => "malformed-http",
             Self::WrongProtocol => "wrong-protocol",
             Self::UnknownProtocol => "unknown-protocol",

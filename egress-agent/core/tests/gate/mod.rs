@@ -196,9 +196,10 @@ impl Gate {
                     }
                 }
             }
-            (Step::Http | Step::AnyHttp | Step::HttpIfListed(_) | Step::NotHttp, _) => {
-                Outcome::Status(400)
-            }
+            (
+                Step::Http | Step::Http2 | Step::AnyHttp | Step::HttpIfListed(_) | Step::NotHttp,
+                _,
+            ) => Outcome::Status(400),
             (Step::UpgradeRequired, _) => Outcome::Status(426),
             (Step::Tls(otherwise), Spoken::Tls(name)) => {
                 match (routes.tls(policy, to, name, 0), otherwise, name) {

@@ -2,7 +2,9 @@
 //!
 //! It changes nothing of the request but the number of the attempt, and nothing of the response.
 
-use super::request_body::{RequestBody, broke_protocol};
+use super::interim::Interim;
+use super::message_body::{MessageBody, broke_protocol};
+use super::request_body::RequestBody;
 use super::session::Session;
 use crate::proxy::ticket::Ticket;
 use crate::proxy::upstream::connect::connect_any;
@@ -11,7 +13,7 @@ use egress_core::http::headers::set_attempt;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::ext::on_informational;
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
@@ -20,7 +22,7 @@ use std::sync::Arc;
 
 /// An upstream whose answer has begun.
 pub(super) struct Answered {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<MessageBody>,
     pub(super) upstream: Upstream<RequestBody>,
 }
 
@@ -32,6 +34,7 @@ pub(super) async fn send(
     order: &[SocketAddr],
     mut parts: Parts,
     mut body: RequestBody,
+    interim: &Interim,
     ticket: &mut Ticket,
 ) -> Result<Answered, LocalReply> {
     if let Some(mut upstream) = session.pool.take(cluster, order[0]).await {
@@ -40,9 +43,12 @@ pub(super) async fn send(
         set_attempt(&mut parts.headers, ticket.record.attempts);
         let replay = replayable(&parts, &body).then(|| (clone_of(&parts), body.replay()));
         upstream.expect_response();
-        let request = passing_interim(session, Request::from_parts(parts, body));
+        let request = passing_interim(interim, Request::from_parts(parts, body));
         match upstream.send.try_send_request(request).await {
-            Ok(response) => return Ok(Answered { response, upstream }),
+            Ok(response) => {
+                let response = response.map(MessageBody::Http1);
+                return Ok(Answered { response, upstream });
+            }
             Err(mut failed) => {
                 let unsent = failed.take_message().map(Request::into_parts);
                 let error = failed.into_error();
@@ -65,19 +71,21 @@ pub(super) async fn send(
     let mut upstream = Upstream::new(stream, place, address, Arc::clone(cluster))
         .await
         .map_err(|error| reply_to(&error, retried))?;
-    let request = passing_interim(session, Request::from_parts(parts, body));
+    let request = passing_interim(interim, Request::from_parts(parts, body));
     match upstream.send.send_request(request).await {
-        Ok(response) => Ok(Answered { response, upstream }),
+        Ok(response) => Ok(Answered {
+            response: response.map(MessageBody::Http1),
+            upstream,
+        }),
         Err(error) => Err(reply_to(&error, retried)),
     }
 }
 
 /// Forwards the origin's 1xx responses to the client.
-fn passing_interim(session: &Session, mut request: Request<RequestBody>) -> Request<RequestBody> {
-    let control = Arc::clone(&session.control);
-    let number = control.number();
+fn passing_interim(interim: &Interim, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    let interim = interim.clone();
     on_informational(&mut request, move |response| {
-        control.interim(number, response.status(), response.headers());
+        interim.pass(response.status(), response.headers());
     });
     request
 }

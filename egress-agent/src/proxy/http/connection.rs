@@ -4,8 +4,10 @@
 
 use super::control::{Asked, Turn};
 use super::exchange::{Exchange, exchange};
+use super::interim::Interim;
 use super::judge::Judge;
 use super::local::local_response;
+use super::message_body::MessageBody;
 use super::reply_body::{Reply, ReplyBody};
 use super::request_body::RequestEnd;
 use super::session::Session;
@@ -13,7 +15,7 @@ use super::wire::Wire;
 use crate::proxy::client::Client;
 use crate::proxy::drain::ConnectionDrain;
 use crate::proxy::loan::Loan;
-use crate::proxy::observe::DenialReason;
+use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::stream::Rewound;
 use egress_core::http::head_reader::HeadReader;
 use egress_core::http::hop_by_hop::UpgradeAsked;
@@ -60,7 +62,7 @@ pub(in crate::proxy) async fn serve_any(client: Client, stream: Rewound, drain: 
 async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain: ConnectionDrain) {
     let limits = client.shared.limits;
     let this = Arc::new(Connection {
-        session: Session::new(client.clone()),
+        session: Session::new(client.clone(), Protocol::Http),
         judge: Judge::new(client.clone()),
     });
     let stream = Wire::new(
@@ -217,11 +219,12 @@ impl Connection {
                     policy: allowed.policy,
                     websocket: allowed.upgrade == UpgradeAsked::Websocket,
                     expect: expect.and_then(|value| HeaderValue::from_bytes(&value).ok()),
+                    interim: Interim::http1(&self.session.control),
                 };
                 let response = exchange(
                     &self.session,
                     exchange_of,
-                    request,
+                    request.map(MessageBody::Http1),
                     Arc::clone(&end),
                     ticket,
                 )

@@ -3,7 +3,9 @@
 //! `attempts` sends it upstream.
 
 use super::attempts::{Answered, send};
+use super::interim::Interim;
 use super::local::local_response;
+use super::message_body::MessageBody;
 use super::reply_body::{Relay, ReplyBody};
 use super::request_body::{RequestBody, RequestEnd};
 use super::session::Session;
@@ -15,7 +17,6 @@ use egress_core::http::local_reply::LocalReply;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
 use egress_core::traffic::RoutePolicy;
-use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderValue};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
@@ -36,13 +37,15 @@ pub(super) struct Exchange {
     pub(super) websocket: bool,
     /// The client's `expect`.
     pub(super) expect: Option<HeaderValue>,
+    /// For the origin's 1xx responses.
+    pub(super) interim: Interim,
 }
 
 /// Sends one request upstream and returns the client's response.
 pub(super) async fn exchange(
     session: &Session,
     to: Exchange,
-    mut request: Request<Incoming>,
+    mut request: Request<MessageBody>,
     end: Arc<RequestEnd>,
     mut ticket: Ticket,
 ) -> Response<ReplyBody> {
@@ -86,7 +89,15 @@ pub(super) async fn exchange(
         Arc::clone(&end),
     );
     let answered = {
-        let trying = send(session, cluster, &order, parts, body, &mut ticket);
+        let trying = send(
+            session,
+            cluster,
+            &order,
+            parts,
+            body,
+            &to.interim,
+            &mut ticket,
+        );
         tokio::select! {
             biased;
             answered = trying => answered,

@@ -10,7 +10,6 @@ use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, Route
 use egress_core::traffic::{HttpAction, RoutePolicy};
 use egress_ebpf::ids::PolicyId;
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::http::HeaderMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -71,9 +70,9 @@ impl Judge {
     }
 
     /// Where a request goes, or why it does not.
-    pub(super) fn judge(
+    pub(super) fn judge<B>(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<B>,
         authority: &str,
     ) -> Result<Allowed, HttpDenial> {
         let path = request
@@ -122,9 +121,9 @@ impl Judge {
     }
 
     /// Allows a request to its destination, unless it asks for an upgrade that is denied.
-    fn allow(
+    fn allow<B>(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<B>,
         authority: &str,
         cluster: Arc<Cluster>,
         policy: Arc<RoutePolicy>,

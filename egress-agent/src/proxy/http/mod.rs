@@ -1,4 +1,5 @@
-//! HTTP/1.1: client connections, and each request on them from its head to the end of its response.
+//! HTTP: client connections, and each request on them from its head to the end of its response. Its own files serve
+//! HTTP/1.1 and what both versions share; `http2` has the streams of HTTP/2.
 //!
 //! `upstream` makes upstream connections; `egress_core` knows hosts and routes.
 
@@ -6,8 +7,11 @@ mod attempts;
 mod connection;
 mod control;
 mod exchange;
+mod http2;
+mod interim;
 mod judge;
 mod local;
+mod message_body;
 mod reply_body;
 mod request_body;
 mod room;
@@ -15,4 +19,5 @@ mod session;
 mod wire;
 
 pub(super) use connection::{serve, serve_any};
+pub(super) use http2::serve as serve_http2;
 pub(super) use local::closing_reply;

@@ -3,8 +3,8 @@
 //! It makes no response and reads no head.
 
 use super::control::Control;
-use super::request_body::RequestBody;
-use super::request_body::{RequestEnd, broke_protocol};
+use super::message_body::{BodyError, MessageBody};
+use super::request_body::{RequestBody, RequestEnd};
 use crate::proxy::client::Client;
 use crate::proxy::places::{BLOCK, Place};
 use crate::proxy::stream::LONG;
@@ -12,7 +12,7 @@ use crate::proxy::ticket::Ticket;
 use crate::proxy::upstream::pool::{Pool, Upstream};
 use bytes::Bytes;
 use egress_core::http::response_flags::ResponseFlag;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) enum ReplyError {
     #[error("the route's timeout passed after the response had begun")]
     Timeout,
     #[error("the upstream broke off its response: {0}")]
-    Upstream(hyper::Error),
+    Upstream(BodyError),
     #[error("the request broke the protocol after the response had begun")]
     Request,
 }
@@ -97,11 +97,49 @@ impl ReplyBody {
             Self::Upstream(_) => 0,
         }
     }
+
+    fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
+    /// Nothing is left, not even trailers.
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Self::Local(body) => body.is_none(),
+            Self::Upstream(relay) => relay.inner.is_end_stream(),
+        }
+    }
+
+    /// Ends the exchange where the route's timeout has passed.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Local(_) => false,
+            Self::Upstream(relay) => relay.is_late(cx),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        match self {
+            Self::Local(body) => Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Upstream(relay) => relay.poll(cx),
+        }
+    }
+
+    /// The next frame, for a client that takes it at once.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        if self.is_late(cx) {
+            return Poll::Ready(Some(Err(ReplyError::Timeout)));
+        }
+        self.poll(cx)
+    }
 }
 
 /// The upstream's response body, with everything that must end with it.
 pub(super) struct Relay {
-    pub(super) inner: Incoming,
+    pub(super) inner: MessageBody,
     pub(super) ticket: Ticket,
     pub(super) end: Arc<RequestEnd>,
     /// Fires when the route's timeout has passed.
@@ -170,7 +208,7 @@ impl Relay {
                 self.upstream = None;
                 let (flag, error) = if self.end.is_broken() {
                     (ResponseFlag::DPE, ReplyError::Request)
-                } else if broke_protocol(&error) {
+                } else if error.broke_protocol() {
                     (ResponseFlag::UPE, ReplyError::Upstream(error))
                 } else {
                     (ResponseFlag::UC, ReplyError::Upstream(error))
@@ -195,20 +233,16 @@ impl Body for Reply {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         let this = self.get_mut();
-        let relay = match &mut this.body {
-            ReplyBody::Local(body) => {
-                return Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes))));
-            }
-            ReplyBody::Upstream(relay) => relay,
-        };
-        if relay.is_late(cx) {
+        if this.body.is_late(cx) {
             return Poll::Ready(Some(Err(ReplyError::Timeout)));
         }
-        if !this.queue.has_room() {
+        if !this.body.is_local() && !this.queue.has_room() {
             return Poll::Pending;
         }
-        let frame = relay.poll(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
+        let frame = this.body.poll(cx);
+        if !this.body.is_local()
+            && let Poll::Ready(Some(Ok(frame))) = &frame
+        {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
             this.queue.control.queue(bytes);
         }
@@ -216,10 +250,7 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.body {
-            ReplyBody::Local(body) => body.is_none(),
-            ReplyBody::Upstream(relay) => relay.inner.is_end_stream(),
-        }
+        self.body.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -3,14 +3,13 @@
 //!
 //! It does not know the destination.
 
+use super::message_body::{BodyError, MessageBody};
 use crate::proxy::ticket::Counters;
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::error::Error;
 use std::future::{self, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -69,31 +68,16 @@ impl RequestEnd {
     }
 }
 
-/// Whether the peer broke the protocol. Otherwise the connection was lost.
-pub(super) fn broke_protocol(error: &hyper::Error) -> bool {
-    let mut source: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return matches!(
-                error.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
-            );
-        }
-        source = error.source();
-    }
-    error.is_parse()
-}
-
 /// The most bytes of a request body that are read before the upstream connection exists.
 const AHEAD: usize = 16 * 1024;
 
 /// A request body on its way upstream.
 pub(super) struct RequestBody {
     /// What was read ahead.
-    ahead: VecDeque<hyper::Result<Frame<Bytes>>>,
+    ahead: VecDeque<Result<Frame<Bytes>, BodyError>>,
     ahead_bytes: usize,
     /// `None` if nothing is left to read, as in the replay of a request without a body.
-    inner: Option<Incoming>,
+    inner: Option<MessageBody>,
     /// The client gave a length. A chunked body stays chunked even if all of it was read ahead.
     sized: bool,
     end: Arc<RequestEnd>,
@@ -102,7 +86,7 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(
-        inner: Option<Incoming>,
+        inner: Option<MessageBody>,
         end: Arc<RequestEnd>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -148,7 +132,10 @@ impl RequestBody {
         future::pending().await
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    fn poll_inner(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(inner) = self.inner.as_mut() else {
             return Poll::Ready(None);
         };
@@ -161,7 +148,7 @@ impl RequestBody {
                 .fetch_add(data.len() as u64, Ordering::Relaxed);
         }
         if let Some(Err(error)) = &polled {
-            if broke_protocol(error) {
+            if error.broke_protocol() {
                 self.end.mark_broken();
             }
         } else if polled.is_none() || inner.is_end_stream() {
@@ -174,12 +161,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.ahead.pop_front() {
             Some(frame) => Poll::Ready(Some(frame)),
             None => self.poll_inner(cx),

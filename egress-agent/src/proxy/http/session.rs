@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The shared state of one client connection.
 pub(super) struct Session {
     pub(super) client: Client,
+    protocol: Protocol,
     pub(super) control: Arc<Control>,
     pub(super) pool: Arc<Pool<RequestBody>>,
     /// The websocket that the connection has become.
@@ -20,9 +21,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: Client, protocol: Protocol) -> Self {
         Self {
             client,
+            protocol,
             control: Arc::default(),
             pool: Arc::default(),
             tunnel: Mutex::default(),
@@ -31,7 +33,7 @@ impl Session {
 
     /// A record for the next request.
     pub(super) fn ticket(&self) -> Ticket {
-        Ticket::new(self.client.clone(), Protocol::Http, Arc::default())
+        Ticket::new(self.client.clone(), self.protocol, Arc::default())
     }
 
     /// Turns the connection into a websocket. `copying` serves it, and ends with the connection.

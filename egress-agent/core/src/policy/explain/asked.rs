@@ -38,7 +38,7 @@ impl Judged<'_> {
             transport: self.via,
             speaks: match self.spoken {
                 Spoken::Http(_) => Speaks::Http,
-                Spoken::Http2 => Speaks::Http2,
+                Spoken::Http2(_) => Speaks::Http2,
                 Spoken::Tls(_) => Speaks::Tls,
                 Spoken::Bytes => Speaks::Bytes,
             },
@@ -132,7 +132,7 @@ impl<'a> Asked<'a> {
     ) -> Vec<Spoken<'a>> {
         let port = to.port();
         match service.and_then(|s| Some((s, s.class(port)?))) {
-            Some((s, Class::Http)) if s.is_http2(port) => vec![Spoken::Http2],
+            Some((s, Class::Http)) if s.is_http2(port) => vec![http.over_http2()],
             Some((_, Class::Http | Class::Sniffed)) => vec![http],
             Some((_, Class::Tls)) => vec![tls],
             Some((_, Class::Tcp | Class::Udp)) => vec![Spoken::Bytes],

@@ -30,12 +30,22 @@ const MAX_HEAD: usize = 60 * 1024;
 pub(super) enum Spoken<'a> {
     /// An HTTP/1.1 request.
     Http(RequestHead<'a>),
-    /// HTTP/2 with prior knowledge (RFC 9113 §3.4).
-    Http2,
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.4), and a request on its first stream.
+    Http2(RequestHead<'a>),
     /// A `ClientHello` with this server name in canonical form.
     Tls(Option<&'a str>),
     /// Bytes that are neither.
     Bytes,
+}
+
+impl Spoken<'_> {
+    /// The same request over HTTP/2.
+    pub(super) fn over_http2(self) -> Self {
+        match self {
+            Self::Http(head) => Self::Http2(head),
+            other => other,
+        }
+    }
 }
 
 /// The verdict on a flow.
@@ -141,6 +151,8 @@ impl Gate<'_> {
             (Step::Http | Step::AnyHttp | Step::HttpIfListed(_), Spoken::Http(head)) => {
                 self.request(to, &head)
             }
+            (Step::Http2, Spoken::Http2(head)) => self.request(to, &head),
+            (Step::Http2, _) => denied(DenialReason::UnknownProtocol, None),
             (Step::NotHttp | Step::Http | Step::AnyHttp | Step::HttpIfListed(_), _) => {
                 denied(DenialReason::UnknownProtocol, Some(400))
             }
@@ -248,7 +260,7 @@ fn wire(head: &RequestHead<'_>) -> Vec<u8> {
 fn first_bytes(spoken: Spoken<'_>) -> Sniffed {
     match spoken {
         Spoken::Http(head) => sniff(&wire(&head)),
-        Spoken::Http2 => sniff(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        Spoken::Http2(_) => sniff(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         // A handshake record of TLS 1.0 to 1.2 (RFC 8446 §5.1).
         Spoken::Tls(_) => sniff(&[0x16, 0x03, 0x01]),
         Spoken::Bytes => sniff(&[0]),

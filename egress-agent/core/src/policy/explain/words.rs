@@ -57,7 +57,7 @@ pub(super) fn denial(fate: &Fate) -> String {
 pub(super) fn request(spoken: &Spoken<'_>) -> String {
     match spoken {
         Spoken::Http(head) => format!("{} {}", head.method, head.path),
-        Spoken::Http2 => "HTTP/2 with prior knowledge".to_owned(),
+        Spoken::Http2(head) => format!("{} {} over HTTP/2", head.method, head.path),
         Spoken::Tls(Some(name)) => format!("TLS with the server name {name}"),
         Spoken::Tls(None) => "TLS without a server name".to_owned(),
         Spoken::Bytes => "a connection".to_owned(),
@@ -87,7 +87,7 @@ pub(super) fn virtual_service(
     spoken: &Spoken<'_>,
 ) -> Option<String> {
     let has_say = |vs: &&VirtualService| match spoken {
-        Spoken::Http(_) | Spoken::Http2 => !vs.spec().http.is_empty(),
+        Spoken::Http(_) | Spoken::Http2(_) => !vs.spec().http.is_empty(),
         Spoken::Tls(_) => !vs.spec().tls.is_empty(),
         Spoken::Bytes => !vs.spec().tcp.is_empty(),
     };

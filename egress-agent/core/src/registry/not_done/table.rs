@@ -150,7 +150,7 @@ pub fn port<'a>() -> [Field<PortOf<'a>>; 3] {
     fields! {
     "targetPort" ServesNothing (|p| p.is_udp() && p.port.target_port != 0 && p.port.target_port != p.port.number) "a UDP port with another targetPort is denied"
     "protocol"   ServesNothing (|p| p.is_udp() && p.vips) "UDP to spec.addresses is denied"
-    "protocol"   ServesNothing (|p| p.is_http2()) "HTTP/2 is denied, HTTP/1.1 passes"
+    "protocol"   PassedOver    (|p| p.is_http2()) "the upstream gets HTTP/1.1"
     }
 }
 
