@@ -21,7 +21,7 @@ use core::mem::size_of;
 
 /// Raised with every change of a type here or of a map's meaning. An agent does not adopt pinned maps of
 /// another version.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// IANA protocol numbers that the tables know.
 pub mod proto {
@@ -207,7 +207,7 @@ pub const PEERS_PER_SECOND: u64 = 8192;
 /// The default policy of the enforced roots, for cgroups without an owner that has a policy.
 pub const DEFAULT_POLICY: PolicyId = PolicyId(0);
 /// The number of policies in the kernel, with ids from 0 on.
-pub const MAX_POLICIES: u32 = 4096;
+pub const MAX_POLICIES: u32 = 8192;
 /// The number of tables in the kernel, with ids from 0 on: for each policy its table and the next one.
 pub const MAX_TABLES: u32 = 2 * MAX_POLICIES;
 /// Flags of a table's array: the agent maps it into its memory (`BPF_F_MMAPABLE`), and the arrays

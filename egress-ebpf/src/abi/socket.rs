@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_pair_survives_its_word() {
-        for (policy, generation) in [(0, 1), (4095, u32::MAX), (7, 1 << 31)] {
+        for (policy, generation) in [(0, 1), (8191, u32::MAX), (7, 1 << 31)] {
             let (policy, generation) = (PolicyId(policy), Generation(generation));
             let word = SocketState::pair(policy, generation);
             assert_eq!(SocketState::of_pair(word), (policy, generation));

@@ -27,10 +27,10 @@ fn workload(namespace: u32) -> Workload {
     }
 }
 
-#[test]
-fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
+/// A service of each namespace, which no other one sees.
+fn own_services(namespaces: u32) -> String {
     let mut rules = String::new();
-    for n in 0..NAMESPACES {
+    for n in 0..namespaces {
         write!(
             rules,
             "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, \
@@ -40,6 +40,27 @@ fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
         )
         .unwrap();
     }
+    rules
+}
+
+#[test]
+fn as_many_views_as_the_limit_says_have_a_policy_each() {
+    const VIEWS: u32 = 8189;
+    let now = Instant::now();
+    let mut state = State::new(Settings::default());
+    for n in 0..=VIEWS {
+        state.handle_workload(now, cgroup(n), workload(n));
+    }
+    state.handle_rules(now, &objects(&[&own_services(VIEWS + 1)]));
+    let policies: BTreeSet<PolicyId> = (0..=VIEWS).map(|n| state.policy_of(cgroup(n))).collect();
+    assert_eq!(state.without_policy(), 1);
+    assert_eq!(policies.len(), VIEWS as usize + 1, "and one is closed");
+    assert!(!policies.contains(&DEFAULT_POLICY));
+}
+
+#[test]
+fn a_view_without_a_policy_left_is_closed_until_one_is_free() {
+    let rules = own_services(NAMESPACES);
     let now = Instant::now();
     let mut state = State::new(Settings {
         policies_end: END,
