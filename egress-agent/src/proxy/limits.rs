@@ -42,10 +42,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 16_384,
-            connections_each: 4096,
-            descriptors: 3 * 16_384,
-            descriptors_each: 3 * 4096,
+            connections: 32_768,
+            connections_each: 8192,
+            descriptors: 3 * 32_768,
+            descriptors_each: 3 * 8192,
             telling: 64,
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
