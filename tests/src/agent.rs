@@ -168,6 +168,17 @@ impl Agent {
         Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
     }
 
+    /// The memory of BPF maps that it has mapped, in bytes (proc_pid_maps(5)): nearly all of it are rule tables.
+    pub fn mapped_maps(&self) -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid()))?;
+        let length = |line: &str| {
+            let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+            Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
+        };
+        let maps = text.lines().filter(|line| line.ends_with("bpf-map"));
+        Ok(maps.filter_map(length).sum())
+    }
+
     /// A place in the log: its length now.
     pub fn mark(&self) -> usize {
         self.log.lock().len()

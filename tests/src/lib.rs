@@ -28,6 +28,7 @@ pub mod readiness;
 pub mod rules;
 pub mod seen;
 pub mod steady;
+pub mod takeover;
 pub mod upgrade;
 pub mod wait;
 pub mod walk;

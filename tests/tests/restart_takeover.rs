@@ -10,11 +10,10 @@ use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::pods::Pods;
 use egress_tests::readiness::spawn;
-use egress_tests::rules::{GOOGLE, HTTPBIN};
-use egress_tests::{Background, Lab, Session, wait_until};
+use egress_tests::takeover::{self, Load, Noticed, SOON};
+use egress_tests::{Lab, wait_until};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Signal;
-use serde_json::Value;
 use std::ffi::OsString;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -23,8 +22,6 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// How long listed HTTP may be denied while two agents overlap, in milliseconds.
 const DENIED: u64 = 200;
@@ -36,104 +33,30 @@ fn names() -> usize {
     std::env::var("EGRESS_TAKEOVER_NAMES").map_or(300, |n| n.parse().unwrap())
 }
 
-/// A lab with the given number of services, in addition to those that the test uses.
+/// A lab with the load's hosts and that many other names in its rules.
 fn lab() -> Lab {
     let lab = Lab::start().unwrap();
-    let service = |n: usize| {
-        let name = format!("n{n}.example");
-        lab.dns
-            .set(&name, &[[10, 1, (n >> 8) as u8, n as u8].into()], 300);
-        format!(
-            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: n{n}}}\n\
-             spec: {{hosts: [{name}], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: DNS}}\n"
-        )
-    };
-    let many: String = (0..names()).map(service).collect();
-    lab.write_rules("many.yaml", &many).unwrap();
-    lab.write_rules("google.yaml", GOOGLE).unwrap();
-    lab.write_rules("httpbin.yaml", HTTPBIN).unwrap();
-    wait_until("the rules are in force", Duration::from_mins(2), || {
-        let all = lab.status().ok()?["rules"]["objects"].as_u64()? >= names() as u64 + 2;
-        let answers = |url: &str| Some(lab.curl(&[url]).ok()?.code == 200);
-        (all && answers("http://httpbin.org/get")? && answers("https://www.google.com/")?)
-            .then_some(())
-    })
-    .unwrap();
-    // The next agent needs the leases of all names.
-    wait_until("the leases are written", SOON, || {
-        let file = lab.admin_socket().with_extension("leases");
-        let text = std::fs::read_to_string(file).ok()?;
-        text.contains(&format!("n{}.example ", names() - 1))
-            .then_some(())
-    })
-    .unwrap();
+    takeover::list(&lab, names()).unwrap();
     lab
 }
 
-/// The load while the agent is replaced.
-struct Load {
-    prober: Background,
-    leaks: Session,
-    slow: Background,
-}
-
-impl Load {
-    fn start(lab: &Lab) -> Self {
-        Self::start_in(lab, &lab.client_place())
-    }
-
-    /// Starts it with clients in this place.
-    fn start_in(lab: &Lab, place: &Place<'_>) -> Self {
-        let to = SocketAddr::new(v4(host::HTTPBIN), 80).to_string();
-        let mut command = place.command(agent::beside("prober").unwrap()).unwrap();
-        command.args([&to, "httpbin.org"]);
-        let prober = Background::start(command).unwrap();
-        let unlisted = SocketAddr::new(v4(host::BYSTANDER), 443);
-        let leaks = Session::connects(place, unlisted).unwrap();
-        // TLS, with a response that takes two seconds.
-        let mut command = place.command("curl").unwrap();
-        let authority = lab.authority().path().display().to_string();
-        let shown = "{\"code\": %{http_code}, \"exit\": %{exitcode}}";
-        command.args([
-            "-q",
-            "-sS",
-            "-o",
-            "/dev/null",
-            "-w",
-            shown,
-            "--cacert",
-            &authority,
-        ]);
-        command.arg("https://www.google.com/delay/2");
-        let before = lab.google.requests().len();
-        let slow = Background::start(command).unwrap();
-        wait_until("the TLS request arrived", SOON, || {
-            (lab.google.requests().len() > before).then_some(())
-        })
-        .unwrap();
-        Self {
-            prober,
-            leaks,
-            slow,
-        }
-    }
-
-    /// Ends it, and checks the results against the promises.
-    fn assert_served(self, lab: &Lab, how: &str, limit: u64) -> Value {
-        let slow = self.slow.end().unwrap();
-        std::thread::sleep(Duration::from_millis(300));
-        let told = self.prober.end().unwrap();
-        println!("{how}, {} names: {told}", names());
-        assert_eq!(slow["code"], 200, "TLS, {how}: {slow}");
-        assert!(told["fresh"]["ok"].as_u64().unwrap() > 50, "{how}: {told}");
-        let denied = told["fresh"]["deniedMs"].as_u64().unwrap();
-        assert!(denied <= limit, "{how}: denied for {denied} ms: {told}");
-        assert_eq!(told["kept"]["cut"], 0, "{how}: {told}");
-        let leaks = self.leaks.tally().unwrap();
-        assert!(leaks.all_denied(50), "{how}: {leaks:?}");
-        assert_eq!(lab.bystander.connections(), 0, "a leak, seen from outside");
-        told
-    }
+/// Ends the load, and checks what its clients noticed against the promises.
+fn assert_served(load: Load, lab: &Lab, how: &str, limit: u64) -> Noticed {
+    let noticed = load.end(lab).unwrap();
+    println!("{how}, {} names: {noticed:?}", names());
+    assert_eq!(noticed.tls, 200, "TLS, {how}: {noticed:?}");
+    assert!(
+        noticed.count("/fresh/ok").unwrap() > 50,
+        "{how}: {noticed:?}"
+    );
+    let denied = noticed.denied_for().unwrap();
+    assert!(
+        denied <= Duration::from_millis(limit),
+        "{how}: denied for {denied:?}: {noticed:?}"
+    );
+    assert_eq!(noticed.count("/kept/cut").unwrap(), 0, "{how}: {noticed:?}");
+    assert!(noticed.nothing_leaked(), "{how}: {noticed:?}");
+    noticed
 }
 
 /// Waits until `next` serves in place of the lab's agent, which ends.
@@ -150,33 +73,33 @@ fn end_of(mut old: Agent) {
 #[test]
 fn a_successor_started_at_the_signal_takes_over_without_a_gap() {
     let mut lab = lab();
-    let load = Load::start(&lab);
+    let load = Load::start(&lab).unwrap();
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
     let next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
     take_over(&mut lab, next);
-    load.assert_served(&lab, "SIGTERM and a start at once", DENIED);
+    assert_served(load, &lab, "SIGTERM and a start at once", DENIED);
 }
 
 #[test]
 fn a_successor_that_waits_takes_over_without_a_gap() {
     let mut lab = lab();
-    let load = Load::start(&lab);
+    let load = Load::start(&lab).unwrap();
     let next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
     // The next agent waits for the lock now or soon. In both cases both agents run.
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
     take_over(&mut lab, next);
-    load.assert_served(&lab, "a rolling update", DENIED);
+    assert_served(load, &lab, "a rolling update", DENIED);
 }
 
 #[test]
 fn a_restart_one_after_the_other_is_denied_for_a_moment_only() {
     let mut lab = lab();
-    let load = Load::start(&lab);
+    let load = Load::start(&lab).unwrap();
     let began = Instant::now();
     lab.agent().unwrap().terminate().unwrap();
     println!("ended after {:?}", began.elapsed());
     lab.start_agent().unwrap();
-    load.assert_served(&lab, "a stop and a start", STARTS);
+    assert_served(load, &lab, "a stop and a start", STARTS);
 }
 
 #[test]
@@ -192,29 +115,31 @@ fn pods_in_network_namespaces_of_their_own_are_taken_over_without_a_gap() {
     }
     let loads: Vec<_> = pods
         .iter()
-        .map(|p| Load::start_in(&lab, &p.place()))
+        .map(|p| Load::start_in(&lab, &p.place()).unwrap())
         .collect();
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
     let next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
     take_over(&mut lab, next);
     for load in loads {
-        load.assert_served(&lab, "a pod, SIGTERM and a start at once", DENIED);
+        assert_served(load, &lab, "a pod, SIGTERM and a start at once", DENIED);
     }
 }
 
 #[test]
 fn a_killed_agent_is_back_in_a_moment() {
     let mut lab = lab();
-    let load = Load::start(&lab);
+    let load = Load::start(&lab).unwrap();
     lab.agent().unwrap().kill().unwrap();
     lab.start_agent().unwrap();
-    let told = load.prober.end().unwrap();
-    println!("kill -9, {} names: {told}", names());
-    let denied = told["fresh"]["deniedMs"].as_u64().unwrap();
-    assert!(denied <= STARTS, "denied for {denied} ms: {told}");
-    assert!(load.leaks.tally().unwrap().all_denied(50));
     // A running request ends with its proxy.
-    drop(load.slow);
+    let noticed = load.end(&lab).unwrap();
+    println!("kill -9, {} names: {noticed:?}", names());
+    let denied = noticed.denied_for().unwrap();
+    assert!(
+        denied <= Duration::from_millis(STARTS),
+        "denied for {denied:?}: {noticed:?}"
+    );
+    assert!(noticed.nothing_leaked(), "{noticed:?}");
 }
 
 #[test]
@@ -233,16 +158,16 @@ fn a_standby_waits_for_an_agent_that_was_not_told_to_stop() {
     })
     .unwrap();
     assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
-    let load = Load::start(&lab);
+    let load = Load::start(&lab).unwrap();
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
     take_over(&mut lab, next);
-    load.assert_served(&lab, "a standby", DENIED);
+    assert_served(load, &lab, "a standby", DENIED);
 }
 
 #[test]
 fn a_successor_that_dies_before_it_takes_over_leaves_the_old_agent_serving() {
     let mut lab = lab();
-    let load = Load::start(&lab);
+    let load = Load::start(&lab).unwrap();
     let old = lab.agent().unwrap();
     old.signal(Signal::TERM).unwrap();
     let mut next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
@@ -256,7 +181,7 @@ fn a_successor_that_dies_before_it_takes_over_leaves_the_old_agent_serving() {
     let said = old.tail();
     assert!(said.contains("ended before it took over"), "{said}");
     end_of(old);
-    load.assert_served(&lab, "a successor died", DENIED);
+    assert_served(load, &lab, "a successor died", DENIED);
 }
 
 #[test]
@@ -355,7 +280,7 @@ fn a_service_manager_that_keeps_the_listeners_has_nothing_denied_between_two_age
     let sockets = kept(&manager);
     assert_eq!(sockets.len(), 2, "IPv4 and IPv6");
 
-    let load = Load::start(&lab);
+    let load = Load::start(&lab).unwrap();
     lab.agent().unwrap().terminate().unwrap();
     // No agent serves, and a connection waits.
     let to = SocketAddr::new(v4(host::HTTPBIN), 80);
@@ -365,6 +290,6 @@ fn a_service_manager_that_keeps_the_listeners_has_nothing_denied_between_two_age
     second.wait_ready().unwrap();
     lab.swap_agent(second).unwrap();
     assert_eq!(kept(&manager).len(), 2, "kept anew");
-    let told = load.assert_served(&lab, "a restart by a service manager", DENIED);
-    assert_eq!(told["fresh"]["deniedMs"], 0, "{told}");
+    let noticed = assert_served(load, &lab, "a restart by a service manager", DENIED);
+    assert_eq!(noticed.denied_for().unwrap(), Duration::ZERO, "{noticed:?}");
 }

@@ -14,8 +14,10 @@ use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
+use egress_tests::prober::Dialer;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -30,6 +32,7 @@ struct Contender {
     // Dropped in this order: first the agent, then what it uses.
     _agent: Agent,
     client: Cgroup,
+    _others: Vec<Cgroup>,
     _rules: TempDir,
     _root: Cgroup,
     _own: Cgroup,
@@ -38,14 +41,28 @@ struct Contender {
 }
 
 impl Contender {
-    /// Starts an agent whose rules list this many destinations, each for TCP and UDP.
-    fn start(binary: &Path, proxy_port: u16, destinations: u32) -> Result<Self> {
+    /// Starts an agent with this many policies: the root's default, that of the calls, whose rules list this many
+    /// destinations for TCP and UDP each, and others that list one destination each. If there is one policy, the calls
+    /// have it.
+    fn start(binary: &Path, proxy_port: u16, destinations: u32, policies: u32) -> Result<Self> {
         let (netns, pins) = (namespace()?, BpfFs::mount()?);
         let (root, own) = (Cgroup::new()?, Cgroup::new()?);
         // The agent is not ready with a root that has no cgroup below it.
         let client = root.child("client")?;
+        let others = (2..policies).map(|n| root.child(&format!("other{n}")));
+        let others = others.collect::<Result<Vec<_>>>()?;
         let rules = tempfile::tempdir()?;
-        list(rules.path(), destinations)?;
+        let mut workloads = Vec::new();
+        if policies > 1 {
+            list(rules.path(), destinations, "  exportTo: ['.']\n")?;
+            workloads.push("{cgroup: client, namespace: client}".to_owned());
+            workloads.extend(
+                (2..policies).map(|n| format!("{{cgroup: other{n}, namespace: other{n}}}")),
+            );
+            fs::write(rules.path().join("others.yaml"), own_services(policies))?;
+        } else {
+            list(rules.path(), destinations, "")?;
+        }
         let mut arguments = vec!["run".into()];
         let mut flag =
             |name: &str, value: PathBuf| arguments.extend([name.into(), value.into_os_string()]);
@@ -58,6 +75,9 @@ impl Contender {
         flag("--proxy-port", proxy_port.to_string().into());
         // No rule has a name that must be resolved.
         flag("--dns-server", "127.0.0.1".into());
+        for workload in workloads {
+            flag("--workload", workload.into());
+        }
         let place = Place {
             cgroup: Some(&own),
             netns: Some(&netns),
@@ -65,9 +85,18 @@ impl Contender {
         };
         let mut agent = Agent::spawn(&place, binary, &arguments)?;
         agent.wait_ready_for(READY_WITHIN)?;
+        // The agent finds the workloads after it is ready.
+        let mut dialer = Dialer::start(&Place {
+            cgroup: Some(&client),
+            ..place
+        })?;
+        let last = SocketAddr::new(address(destinations - 1).into(), PORT);
+        dialer.until_allowed(last, 1)?;
+        dialer.at(READY_WITHIN)?;
         Ok(Self {
             _agent: agent,
             client,
+            _others: others,
             _rules: rules,
             _root: root,
             _own: own,
@@ -77,8 +106,22 @@ impl Contender {
     }
 }
 
-/// Writes rules for that many destinations.
-fn list(folder: &Path, destinations: u32) -> Result<()> {
+/// A service for each policy of [`Contender`] but the first two, in a namespace of its own.
+fn own_services(policies: u32) -> String {
+    let service = |n: u32| {
+        // Outside the destinations of the calls.
+        let address = Ipv4Addr::from_bits(0x3000_0000 + n);
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: own, namespace: \
+             other{n}}}\nspec:\n  hosts: [own.example]\n  exportTo: ['.']\n  addresses: [{address}]\n  ports: \
+             [{{number: {PORT}, name: tcp, protocol: TCP}}]\n  resolution: NONE\n"
+        )
+    };
+    (2..policies).map(service).collect()
+}
+
+/// Writes rules for that many destinations. `export` is their `exportTo`.
+fn list(folder: &Path, destinations: u32, export: &str) -> Result<()> {
     let all: Vec<u32> = (0..destinations).collect();
     for (part, some) in all.chunks(PER_FILE).enumerate() {
         let some: Vec<String> = some.iter().map(|n| address(*n).to_string()).collect();
@@ -86,8 +129,8 @@ fn list(folder: &Path, destinations: u32) -> Result<()> {
         for protocol in ["tcp", "udp"] {
             let name = format!("{protocol}-{part}");
             let text = format!(
-                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
-                 spec:\n  hosts: [{name}.example]\n  addresses: [{some}]\n  ports: [{{number: \
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, \
+                 namespace: client}}\nspec:\n  hosts: [{name}.example]\n{export}  addresses: [{some}]\n  ports: [{{number: \
                  {PORT}, name: {protocol}-listed, protocol: {}}}]\n  resolution: NONE\n",
                 protocol.to_ascii_uppercase()
             );
@@ -104,18 +147,31 @@ type Samples = Vec<Sample>;
 pub fn bench(cli: &Cli, other: &Path) -> Result<()> {
     introduce(cli.rounds)?;
     println!("this build against {}", other.display());
-    for entries in &cli.entries {
+    let sizes = cli.policies.iter();
+    let sizes =
+        sizes.flat_map(|policies| cli.entries.iter().map(move |entries| (policies, entries)));
+    for (policies, entries) in sizes {
         let destinations = (*entries / 2).max(1);
-        println!("\nSingle addresses, {entries} entries");
-        let this = Contender::start(&agent::binary()?, 15_001, destinations)?;
-        let that = Contender::start(other, 15_002, destinations)?;
+        println!("\nSingle addresses, {entries} entries, {policies} policies");
+        let this = Contender::start(&agent::binary()?, 15_001, destinations, *policies)?;
+        // An older agent has less room, or needs too long.
+        let most = cli.against_entries.unwrap_or(*entries);
+        let fewer = (most.min(*entries) / 2).max(1);
+        let that = Contender::start(other, 15_002, fewer, *policies.min(&cli.against_policies))?;
+        if (fewer, *policies) != (destinations, *policies.min(&cli.against_policies)) {
+            println!(
+                "  (the other agent has {} entries, {} policies)",
+                2 * fewer,
+                policies.min(&cli.against_policies)
+            );
+        }
         let (open, plain) = (namespace()?, Cgroup::new()?);
         for call in &cli.calls {
             let mut workers = Vec::new();
-            for (netns, cgroup) in [
-                (&open, &plain),
-                (&this.netns, &this.client),
-                (&that.netns, &that.client),
+            for (netns, cgroup, destinations) in [
+                (&open, &plain, destinations),
+                (&this.netns, &this.client, destinations),
+                (&that.netns, &that.client, fewer),
             ] {
                 let worker = Worker::below(netns, cgroup, *call, destinations)?;
                 workers.push((worker, Samples::new()));

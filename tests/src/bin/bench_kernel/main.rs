@@ -40,6 +40,15 @@ struct Cli {
     /// Compare with the hooks of another agent's binary instead, in the same run.
     #[arg(long, value_name = "AGENT")]
     against: Option<PathBuf>,
+    /// Policies of both agents, with --against. All but that of the calls are small.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    policies: Vec<u32>,
+    /// The most entries that the other agent gets.
+    #[arg(long)]
+    against_entries: Option<u32>,
+    /// The most policies that the other agent gets.
+    #[arg(long, default_value_t = u32::MAX)]
+    against_policies: u32,
     /// Measure in this process. Its parent sets this.
     #[arg(long, hide = true, requires = "spread")]
     measure: Option<Call>,

@@ -22,15 +22,18 @@ pub const PART: Part = Part {
 
 /// A kind of edit.
 #[derive(Clone, Copy)]
-enum Kind {
+pub enum Kind {
     Entry,
     OwnEntry,
     Sidecar,
     DestinationRule,
+    /// A Sidecar that takes the many addresses from its namespace, or gives them back.
+    Narrow,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [
+    /// Those after which everything else is still listed.
+    pub const ALL: [Self; 4] = [
         Self::Entry,
         Self::OwnEntry,
         Self::Sidecar,
@@ -43,6 +46,7 @@ impl Kind {
             Self::OwnEntry => "ServiceEntry, exportTo [\".\"]",
             Self::Sidecar => "Sidecar",
             Self::DestinationRule => "DestinationRule, exportTo [\".\"]",
+            Self::Narrow => "Sidecar, takes or gives back all addresses",
         }
     }
 }
@@ -59,17 +63,34 @@ fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
 
 fn one(options: &Options, binary: &Path, scale: Size, table: &mut Table) -> Result<()> {
     let mut site = Site::running(binary, scale, options.answers)?;
+    each(
+        &mut site,
+        options.edits,
+        &scale.to_string(),
+        &Kind::ALL,
+        table,
+    )
+}
+
+/// Measures `edits` edits of each of these kinds.
+pub fn each(
+    site: &mut Site,
+    edits: usize,
+    scale: &str,
+    kinds: &[Kind],
+    table: &mut Table,
+) -> Result<()> {
     site.write("extra.yaml", &rules::extra(extra()))?;
     site.rested()?;
-    for kind in Kind::ALL {
+    for kind in kinds {
         let watches = site.watch()?;
         let before = site.rested()?;
         let mut times = Vec::new();
-        for n in 0..options.edits {
-            let took = edit(&mut site, kind, n);
+        for n in 0..edits {
+            let took = edit(site, *kind, n);
             times.push(took.with_context(|| format!("{}, edit {n}", kind.name()))?);
         }
-        let cpu = site.rested()?.saturating_sub(before) / u32::try_from(options.edits)?;
+        let cpu = site.rested()?.saturating_sub(before) / u32::try_from(edits)?;
         let seen = seen(watches)?;
         let what = format!("{scale}: {}", kind.name());
         table.row(
@@ -97,10 +118,13 @@ fn edit(site: &mut Site, kind: Kind, n: usize) -> Result<Duration> {
     let namespace = rules::namespace(middle);
     // Each edit uses another port, so that the last one can be denied again.
     let to = rules::edited(0, 7000 + u16::try_from(n)?);
+    // Of two edits of a Sidecar, the first takes something away.
+    let off = n.is_multiple_of(2);
     let (text, of) = match kind {
         Kind::Entry => (rules::entry("all", false, to), site.some()),
         Kind::OwnEntry => (rules::entry(&namespace, true, to), vec![middle]),
-        Kind::Sidecar => (rules::sidecar(&namespace, n % 2 == 1), vec![middle]),
+        Kind::Sidecar => (rules::sidecar(&namespace, !off, true), vec![middle]),
+        Kind::Narrow => (rules::sidecar(&namespace, false, !off), vec![middle]),
         Kind::DestinationRule => {
             let mark = site.agent()?.mark();
             let text = rules::destination_rule(&namespace, 1 + n);
@@ -113,8 +137,10 @@ fn edit(site: &mut Site, kind: Kind, n: usize) -> Result<Duration> {
     for workload in of {
         let mut dialer = Dialer::start(&site.workload(workload))?;
         match kind {
-            Kind::Sidecar if n.is_multiple_of(2) => dialer.until_denied(extra(), 1)?,
+            Kind::Sidecar if off => dialer.until_denied(extra(), 1)?,
             Kind::Sidecar => dialer.until_allowed(extra(), 1)?,
+            Kind::Narrow if off => dialer.until_denied(rules::list(0), 1)?,
+            Kind::Narrow => dialer.until_allowed(rules::list(0), 1)?,
             Kind::Entry | Kind::OwnEntry | Kind::DestinationRule => dialer.until_allowed(to, 1)?,
         }
         dialers.push(dialer);

@@ -5,16 +5,20 @@
 //! figures, because other work on the machine changes them. But a denied connect to a listed destination is counted,
 //! and ends the bench with an error.
 
+mod addresses;
 mod connections;
 mod edits;
 mod names;
 mod nameserver;
 mod page;
+mod refresh;
+mod reloads;
 mod restart;
 mod rules;
 mod site;
 mod size;
 mod table;
+mod takeover;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser};
@@ -44,11 +48,15 @@ struct Part {
 }
 
 /// Every part, in the order of the page.
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 9] = [
     edits::PART,
     size::PART,
     restart::PART,
+    addresses::PART,
     names::PART,
+    reloads::PART,
+    refresh::PART,
+    takeover::PART,
     connections::PART,
 ];
 
@@ -76,9 +84,25 @@ struct Options {
         long,
         value_delimiter = ',',
         value_name = "VIEWSxSERVICES",
-        default_value = "1x1000,50x1000,500x1000,4000x10"
+        default_value = "1x1000,50x1000,500x1000,4095x10"
     )]
     sizes: Vec<Size>,
+    /// The same, for the part `size` only
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "VIEWSxSERVICES",
+        default_value = "1000x1000"
+    )]
+    large: Vec<Size>,
+    /// Workloads, each with a policy of its own, and single addresses that all of them list
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "VIEWSxADDRESSES",
+        default_value = "1x1000000,2x1000000,50x40000"
+    )]
+    addresses: Vec<Size>,
     /// Edits of each kind
     #[arg(long, default_value_t = 10)]
     edits: usize,
@@ -88,6 +112,9 @@ struct Options {
     /// Names at the start; the same number is added to the running agent
     #[arg(long, value_delimiter = ',', default_value = "10000")]
     names: Vec<usize>,
+    /// Seconds in which questions for names are counted
+    #[arg(long, default_value_t = 300)]
+    refresh: u64,
     /// Connections of the proxy at the same time
     #[arg(long, default_value_t = 20_000)]
     connections: usize,

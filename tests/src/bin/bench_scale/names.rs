@@ -26,8 +26,6 @@ pub const PART: Part = Part {
     run,
 };
 
-/// Names in one rules file.
-const IN_A_FILE: usize = 2_000;
 /// The pause between two edits.
 const BETWEEN: Duration = Duration::from_millis(100);
 
@@ -46,17 +44,9 @@ fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn write(site: &Site, count: usize) -> Result<()> {
-    for from in (0..count).step_by(IN_A_FILE) {
-        let to = count.min(from + IN_A_FILE);
-        site.write(&format!("names-{from}.yaml"), &rules::named(from, to))?;
-    }
-    Ok(())
-}
-
 fn at_start(options: &Options, binary: &Path, count: usize, table: &mut Table) -> Result<()> {
     let mut site = Site::new(binary, SIZE, options.answers)?;
-    write(&site, count)?;
+    site.write_names(count)?;
     let begin = Instant::now();
     let ready = site.start()?;
     // Before the agent is ready nothing is denied yet.
@@ -117,7 +107,7 @@ fn live(options: &Options, binary: &Path, count: usize, table: &mut Table) -> Re
     all.until_allowed(rules::name(0), count)?;
     let begin = Instant::now();
     let at = egress_tests::prober::now();
-    write(&site, count)?;
+    site.write_names(count)?;
     let mut times = Vec::new();
     let mut end = None;
     let mut edits = Dialer::start(&site.workload(0))?;

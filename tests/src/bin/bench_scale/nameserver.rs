@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use egress_tests::netns::NetNs;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// The rate is controlled in steps of this.
 const STEP: Duration = Duration::from_millis(2);
-/// Seconds that an answer may be kept: no bench lasts as long.
+/// Seconds that an answer may be kept, if nothing else is asked for: most parts end earlier.
 const TTL: u32 = 3600;
 
 /// Its address. An agent asks a server on its own node over TCP, so this one is elsewhere.
@@ -33,6 +33,8 @@ struct State {
     over: AtomicBool,
     silent: AtomicBool,
     questions: AtomicU64,
+    /// Seconds that an answer may be kept; 0 is [`TTL`].
+    ttl: AtomicU32,
 }
 
 impl Nameserver {
@@ -57,6 +59,11 @@ impl Nameserver {
     /// Questions so far.
     pub fn questions(&self) -> u64 {
         self.state.questions.load(Ordering::Relaxed)
+    }
+
+    /// Sets the seconds that each answer from now on may be kept.
+    pub fn keep_for(&self, seconds: u32) {
+        self.state.ttl.store(seconds, Ordering::Relaxed);
     }
 
     /// Makes it silent, or makes it answer again.
@@ -93,19 +100,23 @@ fn serve(socket: &UdpSocket, state: &State, pace: u32) {
             (begin, given) = (Instant::now(), 0);
         }
         given += 1;
-        reply(socket, &message[..length], peer);
+        let ttl = match state.ttl.load(Ordering::Relaxed) {
+            0 => TTL,
+            seconds => seconds,
+        };
+        reply(socket, &message[..length], peer, ttl);
     }
 }
 
-fn reply(socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
-    if let Some(answer) = answer(query) {
+fn reply(socket: &UdpSocket, query: &[u8], peer: SocketAddr, ttl: u32) {
+    if let Some(answer) = answer(query, ttl) {
         // A client that has left needs no answer.
         let _ = socket.send_to(&answer, peer);
     }
 }
 
 /// The answer to a query with one question (RFC 1035 section 4.1).
-fn answer(query: &[u8]) -> Option<Vec<u8>> {
+fn answer(query: &[u8], ttl: u32) -> Option<Vec<u8>> {
     let length = usize::from(*query.get(12)?);
     let label = query.get(13..13 + length)?;
     let mut end = 12;
@@ -124,15 +135,15 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     reply.extend(question);
     if let Some(number) = found {
         reply.extend([0xc0, 12, 0, 1, 0, 1]);
-        reply.extend(TTL.to_be_bytes());
+        reply.extend(ttl.to_be_bytes());
         reply.extend([0, 4]);
         reply.extend(rules::address(number).octets());
     } else {
         // The SOA of the root says how long "there is none" holds (RFC 2308 section 3).
         reply.extend([0, 0, 6, 0, 1]);
-        reply.extend(TTL.to_be_bytes());
+        reply.extend(ttl.to_be_bytes());
         reply.extend([0, 22, 0, 0]);
-        for number in [1, TTL, TTL, TTL, TTL] {
+        for number in [1, ttl, ttl, ttl, ttl] {
             reply.extend(number.to_be_bytes());
         }
     }
@@ -148,7 +159,7 @@ mod tests {
     fn ask(name: &str, kind: RecordType) -> Message {
         let mut query = Message::query();
         query.add_query(Query::query(Name::from_utf8(name).unwrap(), kind));
-        Message::from_vec(&answer(&query.to_vec().unwrap()).unwrap()).unwrap()
+        Message::from_vec(&answer(&query.to_vec().unwrap(), TTL).unwrap()).unwrap()
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use crate::site::{Site, seen};
 use crate::table::{Table, time};
-use crate::{LONG, Options, Part, Size};
+use crate::{LONG, Options, Part};
 use anyhow::{Context as _, Result};
+use egress_tests::prober::Watched;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// See the module.
 pub const PART: Part = Part {
@@ -38,14 +39,35 @@ impl Way {
 fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
     for size in &options.sizes {
         let mut site = Site::running(binary, *size, options.answers)?;
-        for way in Way::ALL {
-            one(&mut site, *size, way, table).with_context(|| format!("{size}, {}", way.name()))?;
-        }
+        each(&mut site, &size.to_string(), table, |out, seen| {
+            vec![
+                time(out),
+                seen.tries.to_string(),
+                seen.denied.to_string(),
+                time(seen.longest),
+            ]
+        })?;
     }
     Ok(())
 }
 
-fn one(site: &mut Site, scale: Size, way: Way, table: &mut Table) -> Result<()> {
+/// Measures each way. `cells` makes a row of the time out and of what the watches saw.
+pub fn each(
+    site: &mut Site,
+    scale: &str,
+    table: &mut Table,
+    cells: impl Fn(Duration, Watched) -> Vec<String>,
+) -> Result<()> {
+    for way in Way::ALL {
+        let what = format!("{scale}: {}", way.name());
+        let (out, seen) = one(site, way).with_context(|| what.clone())?;
+        table.row(&what, cells(out, seen));
+        table.hold(&what, seen);
+    }
+    Ok(())
+}
+
+fn one(site: &mut Site, way: Way) -> Result<(Duration, Watched)> {
     let watches = site.watch()?;
     let begin = Instant::now();
     match way {
@@ -59,17 +81,5 @@ fn one(site: &mut Site, scale: Size, way: Way, table: &mut Table) -> Result<()> 
     let out = begin.elapsed();
     site.in_force()?;
     site.rested()?;
-    let seen = seen(watches)?;
-    let what = format!("{scale}: {}", way.name());
-    table.row(
-        &what,
-        vec![
-            time(out),
-            seen.tries.to_string(),
-            seen.denied.to_string(),
-            time(seen.longest),
-        ],
-    );
-    table.hold(&what, seen);
-    Ok(())
+    Ok((out, seen(watches)?))
 }

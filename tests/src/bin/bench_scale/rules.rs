@@ -15,6 +15,12 @@ const SERVICES: u32 = 0x1400_0000;
 const OWN: u32 = 0x1440_0000;
 const EDITED: u32 = 0x1480_0000;
 const NAMES: u32 = 0x14a0_0000;
+/// The first of many addresses that one object lists.
+const LIST: u32 = 0x14c0_0000;
+/// The namespace of the objects that list them.
+const LIST_NAMESPACE: &str = "list";
+/// Addresses of one such object, whose file must stay below 4 MiB.
+const IN_AN_OBJECT: usize = 100_000;
 
 fn at(begin: u32, n: usize, port: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::from_bits(begin + n as u32).into(), port)
@@ -38,6 +44,11 @@ pub fn edited(n: usize, port: u16) -> SocketAddr {
 /// The address of a name.
 pub fn name(n: usize) -> SocketAddr {
     at(NAMES, n, PORT)
+}
+
+/// One of many addresses.
+pub fn list(n: usize) -> SocketAddr {
+    at(LIST, n, PORT)
 }
 
 /// A name.
@@ -92,16 +103,33 @@ pub fn namespace(n: usize) -> String {
     format!("ns-{n}")
 }
 
-/// Services of the names `from..to`, in one file's text.
-pub fn named(from: usize, to: usize) -> String {
+/// Files with objects that list `count` addresses for all.
+pub fn listed(count: usize) -> Vec<(String, String)> {
+    let file = |from: usize| {
+        let to = count.min(from + IN_AN_OBJECT);
+        let some: Vec<_> = (from..to).map(|n| list(n).ip().to_string()).collect();
+        let name = format!("list-{from}");
+        let text = format!(
+            "{}  hosts: [{name}.example]\n  addresses: [{}]\n  resolution: NONE\n  ports: \
+             [{{number: {PORT}, name: tcp, protocol: TCP}}]\n",
+            head("ServiceEntry", &name, LIST_NAMESPACE),
+            some.join(", ")
+        );
+        (format!("{name}.yaml"), text)
+    };
+    (0..count).step_by(IN_AN_OBJECT).map(file).collect()
+}
+
+/// Services of the names `from..to`, in one file's text, with this name of their port.
+pub fn named(from: usize, to: usize, port: &str) -> String {
     let mut text = String::new();
     for n in from..to {
         let host = host(n);
         // Writing to a string does not fail.
         let _ = write!(
             text,
-            "{}  hosts: [{host}]\n  resolution: DNS\n  ports: [{{number: {PORT}, name: tcp, protocol: \
-             TCP}}]\n",
+            "{}  hosts: [{host}]\n  resolution: DNS\n  ports: [{{number: {PORT}, name: {port}, \
+             protocol: TCP}}]\n",
             head("ServiceEntry", &format!("n{n}"), "all")
         );
     }
@@ -118,12 +146,15 @@ pub fn extra(to: SocketAddr) -> String {
     fixed("extra", "extra", false, to)
 }
 
-/// A Sidecar that imports the services for all, and the extra one if `extra` is set.
-pub fn sidecar(namespace: &str, extra: bool) -> String {
-    let more = if extra { ", 'extra/*'" } else { "" };
+/// A Sidecar that imports the services for all, and either the extra service or the many addresses, or both or none.
+pub fn sidecar(namespace: &str, extra: bool, list: bool) -> String {
+    let mut hosts = vec!["'./*'".to_owned(), "'all/*'".to_owned()];
+    hosts.extend(extra.then(|| "'extra/*'".to_owned()));
+    hosts.extend(list.then(|| format!("'{LIST_NAMESPACE}/*'")));
     format!(
-        "{}  egress: [{{hosts: ['./*', 'all/*'{more}]}}]\n",
-        head("Sidecar", "edited", namespace)
+        "{}  egress: [{{hosts: [{}]}}]\n",
+        head("Sidecar", "edited", namespace),
+        hosts.join(", ")
     )
 }
 

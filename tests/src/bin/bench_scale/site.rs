@@ -23,6 +23,8 @@ use tempfile::TempDir;
 
 /// The pause between two connects of a watch.
 const EVERY: Duration = Duration::from_millis(5);
+/// Names in one rules file.
+const NAMES_IN_A_FILE: usize = 2_000;
 
 /// See the module.
 pub struct Site {
@@ -30,6 +32,8 @@ pub struct Site {
     agent: Option<Agent>,
     binary: PathBuf,
     workloads: Vec<Cgroup>,
+    /// Destinations that [`Self::watch`] watches too.
+    watched: Vec<SocketAddr>,
     rules: TempDir,
     root: Cgroup,
     own: Cgroup,
@@ -49,6 +53,7 @@ impl Site {
             agent: None,
             binary: binary.to_owned(),
             workloads: workloads.collect::<Result<_>>()?,
+            watched: Vec::new(),
             rules: tempfile::tempdir()?,
             nameserver: Nameserver::start(&netns, answers)?,
             root,
@@ -150,8 +155,17 @@ impl Site {
     /// Watches a service for all and its own one, in each of [`Self::some`].
     pub fn watch(&self) -> Result<Vec<Watch>> {
         let some = self.some().into_iter();
-        some.map(|n| self.watch_in(n, &[rules::service(0), rules::own(n)]))
-            .collect()
+        some.map(|n| {
+            let mut to = vec![rules::service(0), rules::own(n)];
+            to.extend(&self.watched);
+            self.watch_in(n, &to)
+        })
+        .collect()
+    }
+
+    /// Sets the destinations that [`Self::watch`] watches too. Every workload lists them.
+    pub fn also_watch(&mut self, to: &[SocketAddr]) {
+        self.watched = to.to_vec();
     }
 
     /// Watches listed destinations in one workload.
@@ -166,6 +180,20 @@ impl Site {
         let at = now();
         fs::rename(hidden, self.rules.path().join(name))?;
         Ok(at)
+    }
+
+    /// Writes rules for `count` names, in several files.
+    pub fn write_names(&self, count: usize) -> Result<()> {
+        self.write_names_as(count, "tcp")
+    }
+
+    /// The same, with this name of their port.
+    pub fn write_names_as(&self, count: usize, port: &str) -> Result<()> {
+        for from in (0..count).step_by(NAMES_IN_A_FILE) {
+            let to = count.min(from + NAMES_IN_A_FILE);
+            self.write(&format!("names-{from}.yaml"), &rules::named(from, to, port))?;
+        }
+        Ok(())
     }
 
     /// Removes a rules file, and waits until the agent has nothing to do.

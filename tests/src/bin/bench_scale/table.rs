@@ -57,6 +57,12 @@ pub fn mib(bytes: u64) -> String {
     }
 }
 
+/// How many times `whole` is in `part`; `x1.25`.
+pub fn ratio(part: u64, whole: u64) -> String {
+    let hundredths = part * 100 / whole.max(1);
+    format!("x{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
 /// The time that `percent` of all times do not exceed. With few times it is the longest.
 pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
@@ -84,5 +90,7 @@ mod tests {
         assert_eq!(shown, ["12 s", "1.2 s", "123 ms", "5.0 ms"]);
         assert_eq!(mib(1_572_864), "1.5 MiB");
         assert_eq!(mib(2 << 30), "2048 MiB");
+        let shares = [(5, 4), (1, 100), (3, 0)].map(|(part, whole)| ratio(part, whole));
+        assert_eq!(shares, ["x1.25", "x0.01", "x3.00"]);
     }
 }
