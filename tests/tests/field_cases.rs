@@ -203,22 +203,28 @@ fn http2_without_tls_reaches_the_host() {
 }
 
 #[test]
-fn a_route_that_bounds_each_attempt_lets_nothing_through() {
-    let mut lab = lab(rules!("retries"), &[]);
+fn failures_of_a_listed_kind_are_tried_again_and_each_attempt_has_its_time() {
+    let lab = lab(rules!("retries"), &[]);
     let origin = http(&lab, &[v4(API), v6(API)], &[80]);
-    let url = "http://api.shop.example/get";
-    assert_eq!(get(&lab, &[url]), 503);
-    serves_nothing(&mut lab, &origin, &[], url, "retries.perTryTimeout");
-    // Without the time limit, retries are only a convenience: they are passed over, which is reported.
-    let unbounded = rules!("retries").replace("perTryTimeout: 1s, ", "");
-    lab.rules("case.yaml", &unbounded).unwrap();
-    let status = "http://api.shop.example/status/418";
-    let passes = || (get(&lab, &[status]) == 418).then_some(());
-    wait_until("the route serves", SOON, passes).unwrap();
-    assert_eq!(get(&lab, &["http://api.shop.example/status/503"]), 503);
+    assert_eq!(get(&lab, &["http://api.shop.example/flaky/2"]), 200);
+    let attempts: Vec<_> = origin
+        .requests()
+        .iter()
+        .map(|request| request.header("x-envoy-attempt-count").map(str::to_owned))
+        .collect();
+    assert_eq!(attempts, ["1", "2", "3"].map(|n| Some(n.to_owned())));
+    // Each attempt takes longer than a second.
+    let before = origin.requests().len();
+    assert_eq!(get(&lab, &["http://api.shop.example/delay/3"]), 504);
+    let requests = origin.requests();
+    assert_eq!(requests.len() - before, 6);
+    let expected = requests[before].header("x-envoy-expected-rq-timeout-ms");
+    assert_eq!(expected, Some("1000"));
     let (exit, strict, told) = check(&lab);
-    assert!(exit == 0 && strict != 0, "{exit} {strict}");
-    assert!(told.contains("spec.http[0].retries:"), "{told}");
+    assert!(exit == 0 && strict == 0, "{told}");
+    let (exit, told) = explain(&lab, &["http://api.shop.example/get"]);
+    let settings = "timeout 10s, 5 retries on 5xx,reset, 1s each";
+    assert!(exit == 0 && told.contains(settings), "{told}");
 }
 
 #[test]

@@ -48,6 +48,19 @@ impl Client {
         }
     }
 
+    /// Takes blocks of memory until `room` has that many, for a use that also works without: only while the workload
+    /// has more than half of its share left.
+    pub(super) fn keep_spare(&self, room: &mut Option<Place>, blocks: usize) -> bool {
+        let memory = &self.shared.memory;
+        match room {
+            Some(place) => place.grow_spare(blocks),
+            None => {
+                *room = memory.spare(self.share(), blocks);
+                room.is_some()
+            }
+        }
+    }
+
     /// Reports a denial to the observer.
     pub(super) fn deny(&self, reason: DenialReason, name: Option<&str>) {
         self.tell(reason, name, false);

@@ -149,6 +149,18 @@ impl Place {
         true
     }
 
+    /// Grows to that many places, if the workload then has more than half of its share left.
+    pub(super) fn grow_spare(&mut self, count: usize) -> bool {
+        let own = self
+            .of
+            .taken()
+            .each
+            .get(&self.share)
+            .map_or(0, |own| own.taken);
+        let all = own.saturating_sub(self.count) + count;
+        all <= self.of.most_each / 2 && self.resize(count)
+    }
+
     /// Changes the number of places as soon as there are enough, and asks idle holders to return
     /// theirs. Dropping the future returns the places.
     pub(super) async fn grown(mut self, count: usize) -> Self {

@@ -18,6 +18,7 @@ mod not_carried_out;
 mod owners;
 mod paths;
 mod raw;
+mod retries;
 mod retry;
 mod shared;
 mod shares;

@@ -159,10 +159,6 @@ async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave(
             "spec.http[0].fault.abort",
         ),
         (
-            route("http", "retries: {attempts: 2, perTryTimeout: 1s}"),
-            "spec.http[0].retries.perTryTimeout",
-        ),
-        (
             route(
                 "http",
                 "fault: {delay: {fixedDelay: 1s, percentage: {value: 100}}}",
@@ -295,7 +291,7 @@ async fn a_field_of_convenience_is_passed_over() {
         ) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: c}\nspec: {host: a.example}\n",
         route(
             "http",
-            "retries: {attempts: 2}, mirror: {host: b.example}, corsPolicy: {allowOrigins: [{exact: a}]}",
+            "retries: {attempts: 2, perTryTimeout: 1s}, mirror: {host: b.example}, corsPolicy: {allowOrigins: [{exact: a}]}",
         ),
         route("http", "headers: {}"),
     ] {

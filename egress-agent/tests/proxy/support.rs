@@ -190,8 +190,17 @@ pub fn cluster(host: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
 
 /// A port with one listed host.
 pub fn http_port(host: &str, endpoints: &[SocketAddr], timeout: Option<Duration>) -> PortRoutes {
+    let policy = RoutePolicy {
+        timeout,
+        ..RoutePolicy::default()
+    };
+    port_of(host, endpoints, policy)
+}
+
+/// A port with one listed host, and the policy of its only route.
+pub fn port_of(host: &str, endpoints: &[SocketAddr], policy: RoutePolicy) -> PortRoutes {
     let routes = vec![Arc::new(HttpRoute {
-        policy: Arc::new(RoutePolicy { timeout }),
+        policy: Arc::new(policy),
         ..HttpRoute::forwarding(Split::one(cluster(host, endpoints)))
     })];
     PortRoutes {

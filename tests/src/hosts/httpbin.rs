@@ -17,11 +17,12 @@ const LONGEST_DELAY: f64 = 10.0;
 /// More than httpbin's own limit: enough for the longest transfer of a bench.
 const MOST_BYTES: usize = 256 << 20;
 
-/// The answer to one request.
+/// The answer to one request. `times`: how often this target was asked for, this time included.
 pub(super) async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     scheme: &str,
+    times: usize,
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let host = parts
@@ -56,6 +57,11 @@ pub(super) async fn answer(
                 .and_then(|code| StatusCode::from_u16(code).ok())
                 .unwrap_or(StatusCode::BAD_REQUEST),
         ),
+        // httpbin does not have this path. It fails that many times.
+        "flaky" if argument.parse().is_ok_and(|fails: usize| times <= fails) => {
+            status(StatusCode::SERVICE_UNAVAILABLE)
+        }
+        "flaky" => json_body(&about.get()),
         "delay" => match argument.parse::<f64>() {
             Ok(seconds) if seconds >= 0.0 => {
                 tokio::time::sleep(Duration::from_secs_f64(seconds.min(LONGEST_DELAY))).await;

@@ -84,7 +84,8 @@ impl Origin {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, request: &Request<Incoming>, peer: SocketAddr, local: SocketAddr) {
+    /// Records a request. Returns how many there were for its target.
+    fn note(&self, request: &Request<Incoming>, peer: SocketAddr, local: SocketAddr) -> usize {
         let headers = request
             .headers()
             .iter()
@@ -95,13 +96,16 @@ impl Origin {
                 )
             })
             .collect();
-        self.lock().push(Seen {
+        let target = request.uri().to_string();
+        let mut requests = self.lock();
+        requests.push(Seen {
             method: request.method().to_string(),
-            target: request.uri().to_string(),
+            target: target.clone(),
             headers,
             peer,
             local,
         });
+        requests.iter().filter(|r| r.target == target).count()
     }
 }
 
@@ -154,8 +158,8 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     scheme: &'static str,
 ) {
     let service = service_fn(move |request| {
-        origin.note(&request, peer, local);
-        async move { Ok::<_, Infallible>(httpbin::answer(request, peer, scheme).await) }
+        let times = origin.note(&request, peer, local);
+        async move { Ok::<_, Infallible>(httpbin::answer(request, peer, scheme, times).await) }
     });
     // Some tests break connections.
     let _ = http1::Builder::new()

@@ -41,7 +41,7 @@ pub struct RequestContext<'a> {
     pub request_id: &'a str,
     /// A random number for `x-b3-traceid`, if the client sent no trace context.
     pub trace_id: u128,
-    /// `VirtualService.http[].timeout`, if there is one.
+    /// The limit of the first attempt, if there is one.
     pub timeout: Option<Duration>,
     /// The service's host as registered.
     pub service_host: &'a str,
@@ -80,14 +80,19 @@ pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
             .or_insert(id);
     }
     if let Some(timeout) = context.timeout {
-        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        headers.insert("x-envoy-expected-rq-timeout-ms", HeaderValue::from(millis));
+        set_expected_timeout(headers, timeout);
     }
     let operation = format!("{}:{}/*", context.service_host, context.service_port);
     if let Ok(operation) = HeaderValue::from_str(&operation) {
         headers.insert("x-envoy-decorator-operation", operation);
     }
     add_trace(headers, context.trace_id);
+}
+
+/// Tells the upstream how long an attempt may take.
+pub fn set_expected_timeout(headers: &mut HeaderMap, timeout: Duration) {
+    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    headers.insert("x-envoy-expected-rq-timeout-ms", HeaderValue::from(millis));
 }
 
 /// Numbers a try, from 1.

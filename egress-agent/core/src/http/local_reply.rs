@@ -113,13 +113,8 @@ impl LocalReply {
 
     /// The workload has too many open connections (Envoy's overflow of a circuit breaker).
     pub fn overflow() -> Self {
-        Self {
-            status: 503,
-            body: "upstream connect error or disconnect/reset before headers. reset reason: overflow, \
-                   transport failure reason: too many open connections of this workload"
-                .into(),
-            flags: ResponseFlag::UO.into(),
-        }
+        let limit = "too many open connections of this workload";
+        Self::upstream_reset(&UpstreamReset::Overflow(Some(limit)), false)
     }
 
     /// A transfer coding other than chunked.
@@ -145,18 +140,26 @@ impl LocalReply {
         Self::empty(403, ResponseFlags::default())
     }
 
+    /// The same reply with further flags.
+    #[must_use]
+    pub fn flagged(self, flags: ResponseFlags) -> Self {
+        let flags = self.flags.and(flags);
+        Self { flags, ..self }
+    }
+
     /// The upstream was lost before its response began; `retried` after one or more retries.
     pub fn upstream_reset(reset: &UpstreamReset, retried: bool) -> Self {
         let (reason, transport, status, flag) = match reset {
             UpstreamReset::ConnectFailure(text) => (
                 "remote connection failure",
-                Some(text),
+                Some(text.as_str()),
                 503,
                 ResponseFlag::UF,
             ),
             UpstreamReset::ConnectTimeout => ("connection timeout", None, 503, ResponseFlag::UF),
             UpstreamReset::Termination => ("connection termination", None, 503, ResponseFlag::UC),
             UpstreamReset::ProtocolError => ("protocol error", None, 502, ResponseFlag::UPE),
+            UpstreamReset::Overflow(limit) => ("overflow", *limit, 503, ResponseFlag::UO),
         };
         let again = if retried {
             "retried and the latest "
@@ -173,7 +176,7 @@ impl LocalReply {
                 "upstream connect error or disconnect/reset before headers. {again}reset reason: {reason}{transport}"
             )
             .into(),
-            flags: if retried { flags.with(ResponseFlag::URX) } else { flags },
+            flags,
         }
     }
 }
@@ -260,7 +263,13 @@ mod tests {
                 503,
                 "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
                  remote connection failure, transport failure reason: delayed connect error: Connection refused",
-                "URX,UF",
+                "UF",
+            ),
+            (
+                LocalReply::upstream_reset(&UpstreamReset::Overflow(None), false),
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+                "UO",
             ),
             (
                 LocalReply::upstream_reset(&UpstreamReset::ConnectTimeout, false),

@@ -17,5 +17,5 @@ pub mod response_head;
 pub mod stream_head;
 pub mod target;
 #[cfg(test)]
-mod test_headers;
+pub(crate) mod test_headers;
 pub mod upstream_reset;

@@ -64,6 +64,12 @@ impl ResponseFlags {
         Self(self.0 | 1 << flag as u8)
     }
 
+    /// The flags of both sets.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether the flag is in the set.
     pub fn has(self, flag: ResponseFlag) -> bool {
         self.0 & (1 << flag as u8) != 0

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-pub(super) fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+pub(crate) fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     pairs
         .iter()
         .map(|(name, value)| {

@@ -13,6 +13,8 @@ pub enum UpstreamReset {
     Termination,
     /// The upstream sent what is not an HTTP response.
     ProtocolError,
+    /// A limit was reached: one of the cluster's, or the agent's own that the text names.
+    Overflow(Option<&'static str>),
 }
 
 /// The transport's reason for a connection that could not be made. `text` is the system's, as in

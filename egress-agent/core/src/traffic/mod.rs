@@ -7,9 +7,13 @@
 mod cluster_id;
 mod cluster_policy;
 mod http_action;
+mod retry_on;
+mod retry_policy;
 mod route_policy;
 
 pub use cluster_id::ClusterId;
 pub use cluster_policy::{ClusterPolicy, MergedPolicy};
 pub use http_action::{HttpAction, NoAction};
+pub use retry_on::{Condition, RetryOn};
+pub use retry_policy::RetryPolicy;
 pub use route_policy::RoutePolicy;

@@ -2,21 +2,75 @@
 //!
 //! Owns which fields are read. The proxy carries them out.
 
+use super::retry_policy::RetryPolicy;
 use crate::istio::duration::TimeSpan;
 use crate::istio::virtual_service::HttpRoute;
 use std::time::Duration;
 
-/// The policy of one route. The default has no settings.
+/// The policy of one route. The default has no settings but Istio's default retries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoutePolicy {
     /// `timeout`: from the end of the request to the end of the response.
     pub timeout: Option<Duration>,
+    /// `retries`.
+    pub retries: RetryPolicy,
+}
+
+impl RoutePolicy {
+    /// The limit of an attempt that begins this long after the end of the request, for
+    /// `x-envoy-expected-rq-timeout-ms` (Envoy `FilterUtility::setTimeoutHeaders`). At least 1 ms: 0 would mean no limit.
+    pub fn expected_timeout(&self, elapsed: Duration) -> Option<Duration> {
+        let rest = self.timeout.map(|timeout| {
+            let rest = timeout.saturating_sub(elapsed);
+            rest.max(Duration::from_millis(1))
+        });
+        let each = self.per_try_timeout();
+        [rest, each].into_iter().flatten().min()
+    }
+
+    /// `retries.perTryTimeout`, if it is shorter than the timeout (Envoy `FilterUtility::finalTimeout`).
+    pub fn per_try_timeout(&self) -> Option<Duration> {
+        let each = self.retries.per_try_timeout;
+        each.filter(|each| self.timeout.is_none_or(|timeout| *each < timeout))
+    }
 }
 
 impl From<&HttpRoute> for RoutePolicy {
     fn from(route: &HttpRoute) -> Self {
         Self {
             timeout: route.timeout.map(TimeSpan::duration),
+            retries: RetryPolicy::of_rule(route.retries.as_ref()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_may_take_the_shorter_of_its_own_limit_and_the_rest_of_the_routes() {
+        let (none, ms) = (None, |ms| Some(Duration::from_millis(ms)));
+        for (timeout, each, elapsed, expected) in [
+            (none, none, 0, none),
+            (ms(3000), none, 0, ms(3000)),
+            (ms(3000), none, 2900, ms(100)),
+            (ms(3000), none, 3100, ms(1)),
+            (none, ms(500), 9000, ms(500)),
+            (ms(3000), ms(500), 0, ms(500)),
+            (ms(3000), ms(500), 2800, ms(200)),
+            (ms(500), ms(500), 100, ms(400)),
+            (ms(500), ms(900), 0, ms(500)),
+        ] {
+            let policy = RoutePolicy {
+                timeout,
+                retries: RetryPolicy {
+                    per_try_timeout: each,
+                    ..RetryPolicy::default()
+                },
+            };
+            let got = policy.expected_timeout(Duration::from_millis(elapsed));
+            assert_eq!(got, expected, "{timeout:?} {each:?} {elapsed}");
         }
     }
 }

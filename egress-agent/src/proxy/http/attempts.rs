@@ -1,24 +1,32 @@
-//! The attempts of one request: each on a kept connection or a new one.
+//! The attempts of one request, each on a kept connection or a new one: which endpoint is next, how long an attempt may
+//! take, and the wait before the next one.
 //!
-//! It changes nothing of the request but the number of the attempt, and nothing of the response.
+//! It changes nothing of the request but the headers that differ between attempts, and nothing of the response.
+//! `egress_core::traffic::RetryPolicy` decides which failures are tried again.
 
 use super::interim::Interim;
 use super::message_body::{MessageBody, broke_protocol};
-use super::request_body::RequestBody;
+use super::request_body::{RequestBody, RequestEnd, RequestSource};
 use super::session::Session;
 use crate::proxy::ticket::Ticket;
-use crate::proxy::upstream::connect::connect_any;
+use crate::proxy::upstream::connect::connect;
 use crate::proxy::upstream::pool::Upstream;
-use egress_core::http::headers::set_attempt;
+use egress_core::http::headers::{set_attempt, set_expected_timeout};
 use egress_core::http::local_reply::LocalReply;
+use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
+use egress_core::traffic::RoutePolicy;
 use hyper::body::Body;
+use hyper::client::conn::TrySendError;
 use hyper::ext::on_informational;
+use hyper::http::HeaderMap;
 use hyper::http::request::Parts;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::time::{Instant, sleep, sleep_until};
+use uuid::Uuid;
 
 /// An upstream whose answer has begun.
 pub(super) struct Answered {
@@ -26,58 +34,223 @@ pub(super) struct Answered {
     pub(super) upstream: Upstream<RequestBody>,
 }
 
-/// Sends on a kept connection or a new one. If the origin closed a kept one before any byte of the response, it is
-/// replaced once, provided that the request was not sent or may be sent twice.
-pub(super) async fn send(
-    session: &Session,
-    cluster: &Arc<Cluster>,
-    order: &[SocketAddr],
-    mut parts: Parts,
-    mut body: RequestBody,
-    interim: &Interim,
-    ticket: &mut Ticket,
-) -> Result<Answered, LocalReply> {
-    if let Some(mut upstream) = session.pool.take(cluster, order[0]).await {
-        ticket.record.attempts += 1;
-        ticket.record.upstream = Some(upstream.address);
-        set_attempt(&mut parts.headers, ticket.record.attempts);
-        let replay = replayable(&parts, &body).then(|| (clone_of(&parts), body.replay()));
-        upstream.expect_response();
-        let request = passing_interim(interim, Request::from_parts(parts, body));
-        match upstream.send.try_send_request(request).await {
-            Ok(response) => {
-                let response = response.map(MessageBody::Http1);
-                return Ok(Answered { response, upstream });
+/// What the attempts of a request have in common.
+pub(super) struct Attempts<'a> {
+    pub(super) session: &'a Session,
+    pub(super) cluster: &'a Arc<Cluster>,
+    pub(super) policy: &'a RoutePolicy,
+    /// The addresses to try, in order and then from the first again. Not empty.
+    pub(super) order: &'a [SocketAddr],
+    pub(super) interim: &'a Interim,
+    pub(super) body: RequestSource,
+    pub(super) end: Arc<RequestEnd>,
+}
+
+/// How an attempt ended without a response.
+enum Lost {
+    /// The upstream was lost. `started`: bytes of the request were sent.
+    Reset { reset: UpstreamReset, started: bool },
+    /// Its time limit passed.
+    Timeout,
+}
+
+impl Attempts<'_> {
+    /// Sends the request until an attempt's response goes to the client. `Err` is the reply instead of one.
+    pub(super) async fn send(
+        &self,
+        parts: Parts,
+        ticket: &mut Ticket,
+    ) -> Result<Answered, LocalReply> {
+        let policy = &self.policy.retries;
+        let mut head = Head(Some(parts));
+        let mut retry = 0;
+        loop {
+            let is_last = retry == policy.attempts;
+            let address = self.order[retry as usize % self.order.len()];
+            let attempt = self.attempt(&mut head, is_last, address, ticket).await;
+            let again = match &attempt {
+                Ok(Answered { response, .. }) => {
+                    policy.after_response(response.status().as_u16(), response.headers())
+                }
+                Err(Lost::Reset { reset, started }) => policy.after_reset(reset, *started),
+                Err(Lost::Timeout) => policy.after_timeout(),
+            };
+            // A part of the body that was sent and not kept cannot be sent again.
+            let again = again && policy.attempts > 0 && self.body.is_whole();
+            if again && is_last {
+                ticket.record.flags = ticket.record.flags.with(ResponseFlag::URX);
             }
-            Err(mut failed) => {
-                let unsent = failed.take_message().map(Request::into_parts);
-                let error = failed.into_error();
-                (parts, body) = unsent
-                    .or(replay.filter(|_| !broke_protocol(&error)))
-                    .ok_or_else(|| reply_to(&error, false))?;
+            if !again || is_last {
+                return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
             }
+            if let Ok(answered) = attempt {
+                self.give_up(answered, ticket);
+            }
+            let random = Uuid::new_v4().as_u64_pair().0;
+            tokio::select! {
+                () = sleep(policy.back_off(retry, random)) => {}
+                never = self.body.read_ahead() => match never {},
+            }
+            if let Some(elapsed) = self.end.at().map(|at| at.elapsed())
+                && let Some(expected) = self.policy.expected_timeout(elapsed)
+            {
+                head.change(|headers| set_expected_timeout(headers, expected));
+            }
+            retry += 1;
         }
     }
-    let tries_before = ticket.record.attempts;
-    let stream = tokio::select! {
-        biased;
-        stream = connect_any(&session.client, order, &mut ticket.record) => stream,
-        never = body.read_ahead() => match never {},
+
+    /// One attempt. If the origin closed a kept connection before any byte of the response, it is replaced, provided
+    /// that the request was not sent or may be sent twice.
+    async fn attempt(
+        &self,
+        head: &mut Head,
+        is_last: bool,
+        address: SocketAddr,
+        ticket: &mut Ticket,
+    ) -> Result<Answered, Lost> {
+        if let Some(mut upstream) = self.session.pool.take(self.cluster, address).await {
+            count(head, address, ticket);
+            let repeatable = self.body.is_empty() && head.is_idempotent();
+            upstream.expect_response();
+            let request = self.request(head, is_last && !repeatable)?;
+            match self.ask(&mut upstream, request).await? {
+                Ok(response) => return Ok(Answered { response, upstream }),
+                Err(mut failed) => {
+                    let unsent = failed.take_message().map(Request::into_parts);
+                    let error = failed.into_error();
+                    let may_repeat = repeatable && !broke_protocol(&error);
+                    match unsent {
+                        Some((parts, _)) => *head = Head(Some(parts)),
+                        None if may_repeat => {}
+                        None => return Err(Lost::after(&error)),
+                    }
+                }
+            }
+        }
+        count(head, address, ticket);
+        let connecting = connect(&self.session.client, address);
+        let connected = tokio::select! {
+            biased;
+            connected = connecting => connected,
+            never = self.body.read_ahead() => match never {},
+        };
+        let (stream, place) = connected.map_err(|reset| Lost::Reset {
+            reset,
+            started: false,
+        })?;
+        let upstream = Upstream::new(stream, place, address, Arc::clone(self.cluster));
+        let mut upstream = upstream.await.map_err(|error| Lost::after(&error))?;
+        let request = self.request(head, is_last)?;
+        match self.ask(&mut upstream, request).await? {
+            Ok(response) => Ok(Answered { response, upstream }),
+            Err(failed) => Err(Lost::after(&failed.into_error())),
+        }
+    }
+
+    /// The request of an attempt. It takes the head if no further attempt needs it.
+    fn request(&self, head: &mut Head, is_last: bool) -> Result<Request<RequestBody>, Lost> {
+        // Both are there, because `send` makes no further attempt without them.
+        let (parts, body) = head
+            .next(is_last)
+            .zip(self.body.body())
+            .ok_or(Lost::LOCAL)?;
+        let request = Request::from_parts(parts, body);
+        Ok(passing_interim(self.interim, request))
+    }
+
+    /// Sends a request and waits for the head of the response. `Err` if the attempt's own time limit passes before.
+    async fn ask(
+        &self,
+        upstream: &mut Upstream<RequestBody>,
+        request: Request<RequestBody>,
+    ) -> Result<Result<Response<MessageBody>, TrySendError<Request<RequestBody>>>, Lost> {
+        let asking = upstream.send.try_send_request(request);
+        let Some(limit) = self.policy.per_try_timeout() else {
+            return Ok(asking
+                .await
+                .map(|response| response.map(MessageBody::Http1)));
+        };
+        let connected = Instant::now();
+        let passed = async {
+            let from = self.end.wait().await.max(connected);
+            sleep_until(from + limit).await;
+        };
+        tokio::select! {
+            biased;
+            answer = asking => Ok(answer.map(|response| response.map(MessageBody::Http1))),
+            () = passed => Err(Lost::Timeout),
+        }
+    }
+
+    /// Keeps the connection of a response that does not go to the client, if it is between two requests.
+    fn give_up(&self, answered: Answered, ticket: &Ticket) {
+        let Answered { response, upstream } = answered;
+        if response.body().is_end_stream() && self.end.at().is_some() {
+            self.session.pool.put(ticket.client(), upstream);
+        }
+    }
+}
+
+/// The head of the request, for all its attempts.
+struct Head(Option<Parts>);
+
+impl Head {
+    /// The head for an attempt.
+    fn next(&mut self, is_last: bool) -> Option<Parts> {
+        if is_last {
+            self.0.take()
+        } else {
+            self.0.as_ref().map(clone_of)
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut HeaderMap)) {
+        if let Some(parts) = &mut self.0 {
+            change(&mut parts.headers);
+        }
+    }
+
+    /// Of a method that may be sent twice (RFC 9110 §9.2.2).
+    fn is_idempotent(&self) -> bool {
+        let method = self.0.as_ref().map(|parts| &parts.method);
+        method.is_some_and(Method::is_idempotent)
+    }
+}
+
+/// Counts an attempt at an address.
+fn count(head: &mut Head, address: SocketAddr, ticket: &mut Ticket) {
+    ticket.record.attempts += 1;
+    ticket.record.upstream = Some(address);
+    let attempts = ticket.record.attempts;
+    head.change(|headers| set_attempt(headers, attempts));
+}
+
+impl Lost {
+    /// For what cannot happen.
+    const LOCAL: Self = Self::Reset {
+        reset: UpstreamReset::Termination,
+        started: true,
     };
-    let retried = ticket.record.attempts > tries_before + 1;
-    let (stream, place) = stream.map_err(|reset| LocalReply::upstream_reset(&reset, retried))?;
-    set_attempt(&mut parts.headers, ticket.record.attempts);
-    let address = ticket.record.upstream.unwrap_or(order[0]);
-    let mut upstream = Upstream::new(stream, place, address, Arc::clone(cluster))
-        .await
-        .map_err(|error| reply_to(&error, retried))?;
-    let request = passing_interim(interim, Request::from_parts(parts, body));
-    match upstream.send.send_request(request).await {
-        Ok(response) => Ok(Answered {
-            response: response.map(MessageBody::Http1),
-            upstream,
-        }),
-        Err(error) => Err(reply_to(&error, retried)),
+
+    /// The connection failed after it was made.
+    fn after(error: &hyper::Error) -> Self {
+        let reset = if broke_protocol(error) {
+            UpstreamReset::ProtocolError
+        } else {
+            UpstreamReset::Termination
+        };
+        let started = true;
+        Self::Reset { reset, started }
+    }
+
+    /// The reply to the client, with these flags besides its own.
+    fn reply(&self, retried: bool, flags: ResponseFlags) -> LocalReply {
+        let reply = match self {
+            Self::Reset { reset, .. } => LocalReply::upstream_reset(reset, retried),
+            Self::Timeout => LocalReply::request_timeout(),
+        };
+        reply.flagged(flags)
     }
 }
 
@@ -88,21 +261,6 @@ fn passing_interim(interim: &Interim, mut request: Request<RequestBody>) -> Requ
         interim.pass(response.status(), response.headers());
     });
     request
-}
-
-/// The reply to the client if the upstream was lost before its response began.
-fn reply_to(error: &hyper::Error, retried: bool) -> LocalReply {
-    let reset = if broke_protocol(error) {
-        UpstreamReset::ProtocolError
-    } else {
-        UpstreamReset::Termination
-    };
-    LocalReply::upstream_reset(&reset, retried)
-}
-
-/// Without a body and of a method that may be sent twice (RFC 9110 §9.2.2).
-fn replayable(parts: &Parts, body: &RequestBody) -> bool {
-    body.is_end_stream() && parts.method.is_idempotent()
 }
 
 /// The head of a request, without its extensions.

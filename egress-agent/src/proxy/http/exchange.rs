@@ -2,12 +2,12 @@
 //!
 //! `attempts` sends it upstream.
 
-use super::attempts::{Answered, send};
+use super::attempts::{Answered, Attempts};
 use super::interim::Interim;
 use super::local::local_response;
 use super::message_body::MessageBody;
 use super::reply_body::{Relay, ReplyBody};
-use super::request_body::{RequestBody, RequestEnd};
+use super::request_body::{RequestBody, RequestEnd, RequestSource};
 use super::session::Session;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::{OwnedTask, Ticket};
@@ -73,7 +73,7 @@ pub(super) async fn exchange(
                 .hyphenated()
                 .encode_lower(&mut Uuid::encode_buffer()),
             trace_id,
-            timeout: to.policy.timeout,
+            timeout: to.policy.expected_timeout(Duration::ZERO),
             service_host: &cluster.id.host,
             service_port: cluster.id.port,
             websocket: to.websocket,
@@ -82,25 +82,26 @@ pub(super) async fn exchange(
     if let Some(expect) = to.expect {
         parts.headers.insert(EXPECT, expect);
     }
-    let body = RequestBody::new(Some(body), Arc::clone(&end), Arc::clone(&ticket.counters));
+    let keep = (to.policy.retries.attempts > 0).then_some(client);
+    let attempts = Attempts {
+        session,
+        cluster,
+        policy: &to.policy,
+        order: &order,
+        interim: &to.interim,
+        body: RequestSource::new(body, &end, &ticket.counters, keep),
+        end: Arc::clone(&end),
+    };
     // A websocket has no fixed end. Envoy's timer does not run for it either.
     let mut deadline = deadline(
         to.policy.timeout.filter(|_| !to.websocket),
         Arc::clone(&end),
     );
     let answered = {
-        let trying = send(
-            session,
-            cluster,
-            &order,
-            parts,
-            body,
-            &to.interim,
-            &mut ticket,
-        );
+        let sending = attempts.send(parts, &mut ticket);
         tokio::select! {
             biased;
-            answered = trying => answered,
+            answered = sending => answered,
             () = end.broken() => Err(LocalReply::malformed()),
             () = &mut deadline => Err(LocalReply::request_timeout()),
         }

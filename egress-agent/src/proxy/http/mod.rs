@@ -10,6 +10,7 @@ mod exchange;
 mod http2;
 mod interim;
 mod judge;
+mod kept;
 mod local;
 mod message_body;
 mod reply_body;

@@ -1,9 +1,11 @@
-//! The body of a request on its way upstream: counted and streamed, with the time at which the
-//! request ended.
+//! The body of a request on its way upstream: counted and streamed to one attempt after the other, with the time at
+//! which the request ended.
 //!
-//! It does not know the destination.
+//! It does not know the destination. `kept` holds what a further attempt needs.
 
+use super::kept::Kept;
 use super::message_body::{BodyError, MessageBody};
+use crate::proxy::client::Client;
 use crate::proxy::ticket::Counters;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -12,7 +14,7 @@ use std::convert::Infallible;
 use std::future::{self, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -68,68 +70,125 @@ impl RequestEnd {
     }
 }
 
-/// The most bytes of a request body that are read before the upstream connection exists.
+/// The most bytes of a request body that are read while no attempt takes them.
 const AHEAD: usize = 16 * 1024;
+/// What a frame of the body takes besides its bytes.
+const FRAME: usize = 128;
 
-/// A request body on its way upstream.
-pub(super) struct RequestBody {
-    /// What was read ahead.
+/// The body of one request, for all its attempts. `None` without a body.
+#[derive(Clone)]
+pub(super) struct RequestSource(Option<Arc<Mutex<Source>>>);
+
+struct Source {
+    /// `None` at its end.
+    inner: Option<MessageBody>,
+    /// What was read and not given to an attempt.
     ahead: VecDeque<Result<Frame<Bytes>, BodyError>>,
     ahead_bytes: usize,
-    /// `None` if nothing is left to read, as in the replay of a request without a body.
-    inner: Option<MessageBody>,
+    /// What was given to attempts.
+    kept: Kept,
+    /// Counts attempts. Only the last one gets bytes.
+    attempt: u32,
     /// The client gave a length. A chunked body stays chunked even if all of it was read ahead.
     sized: bool,
     end: Arc<RequestEnd>,
     counters: Arc<Counters>,
 }
 
-impl RequestBody {
+impl RequestSource {
+    /// `keep`: what is sent is kept for a further attempt, within the memory of the client's workload.
     pub(super) fn new(
-        inner: Option<MessageBody>,
-        end: Arc<RequestEnd>,
-        counters: Arc<Counters>,
+        inner: MessageBody,
+        end: &Arc<RequestEnd>,
+        counters: &Arc<Counters>,
+        keep: Option<&Client>,
     ) -> Self {
-        if inner.as_ref().is_none_or(Body::is_end_stream) {
+        if inner.is_end_stream() {
             end.mark();
+            return Self(None);
         }
-        let sized = inner
-            .as_ref()
-            .is_none_or(|inner| inner.size_hint().exact().is_some());
-        Self {
-            sized,
+        let source = Source {
+            sized: inner.size_hint().exact().is_some(),
+            inner: Some(inner),
             ahead: VecDeque::new(),
             ahead_bytes: 0,
-            inner,
-            end,
-            counters,
-        }
+            kept: Kept::new(keep),
+            attempt: 0,
+            end: Arc::clone(end),
+            counters: Arc::clone(counters),
+        };
+        Self(Some(Arc::new(Mutex::new(source))))
     }
 
-    /// The body for a second try of a request without a body.
-    pub(super) fn replay(&self) -> Self {
-        Self::new(None, Arc::clone(&self.end), Arc::clone(&self.counters))
+    /// Whether there is no body.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether everything that was sent is kept, so that it can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0
+            .as_deref()
+            .is_none_or(|shared| !lock(shared).kept.is_lost())
+    }
+
+    /// The body for the next attempt, from its first byte. `None` if a part of it was sent and not kept.
+    pub(super) fn body(&self) -> Option<RequestBody> {
+        let Some(shared) = &self.0 else {
+            return Some(RequestBody::default());
+        };
+        let mut source = lock(shared);
+        let replay = source.kept.replay()?;
+        source.attempt += 1;
+        Some(RequestBody {
+            attempt: source.attempt,
+            replay,
+            source: Some(Arc::clone(shared)),
+        })
     }
 
     /// Reads ahead, within limits, as long as it is polled: the route's timeout starts at the end of the request, which
-    /// must be seen even before the body is taken.
-    pub(super) async fn read_ahead(&mut self) -> Infallible {
+    /// must be seen even while no attempt takes the body.
+    pub(super) async fn read_ahead(&self) -> Infallible {
+        if let Some(shared) = &self.0 {
+            poll_fn(|cx| lock(shared).poll_ahead(cx)).await;
+        }
+        future::pending().await
+    }
+}
+
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.ahead_bytes < AHEAD {
-            let Some(frame) = poll_fn(|cx| self.poll_inner(cx)).await else {
+            let Some(frame) = ready!(self.poll_inner(cx)) else {
                 break;
             };
-            self.ahead_bytes += frame
-                .as_ref()
-                .ok()
-                .and_then(Frame::data_ref)
-                .map_or(0, Bytes::len);
+            self.ahead_bytes += FRAME + frame.as_ref().map_or(0, length);
             let failed = frame.is_err();
             self.ahead.push_back(frame);
             if failed {
                 break;
             }
         }
-        future::pending().await
+        Poll::Ready(())
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let next = match self.ahead.pop_front() {
+            Some(frame) => {
+                self.ahead_bytes -= FRAME + frame.as_ref().map_or(0, length);
+                Some(frame)
+            }
+            None => ready!(self.poll_inner(cx)),
+        };
+        if let Some(Ok(frame)) = &next {
+            self.kept.keep(frame);
+        }
+        Poll::Ready(next)
     }
 
     fn poll_inner(
@@ -140,12 +199,10 @@ impl RequestBody {
             return Poll::Ready(None);
         };
         let polled = ready!(Pin::new(&mut *inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &polled
-            && let Some(data) = frame.data_ref()
-        {
+        if let Some(Ok(frame)) = &polled {
             self.counters
                 .received
-                .fetch_add(data.len() as u64, Ordering::Relaxed);
+                .fetch_add(length(frame) as u64, Ordering::Relaxed);
         }
         if let Some(Err(error)) = &polled {
             if error.broke_protocol() {
@@ -159,6 +216,20 @@ impl RequestBody {
     }
 }
 
+/// Bytes of a frame.
+fn length(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
+}
+
+/// The body of one attempt. The default is that of a request without one.
+#[derive(Default)]
+pub(super) struct RequestBody {
+    attempt: u32,
+    /// What earlier attempts got.
+    replay: VecDeque<Frame<Bytes>>,
+    source: Option<Arc<Mutex<Source>>>,
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -167,29 +238,40 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.ahead.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => self.poll_inner(cx),
+        if let Some(frame) = self.replay.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
         }
+        let Some(shared) = &self.source else {
+            return Poll::Ready(None);
+        };
+        let mut source = lock(shared);
+        if source.attempt == self.attempt {
+            return source.poll_next(cx);
+        }
+        // Its attempt is over, and its task about to end.
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_empty() && self.inner.as_ref().is_none_or(Body::is_end_stream)
+        let ended = |source: &Mutex<Source>| {
+            let source = lock(source);
+            source.ahead.is_empty() && source.inner.as_ref().is_none_or(Body::is_end_stream)
+        };
+        self.replay.is_empty() && self.source.as_deref().is_none_or(ended)
     }
 
     fn size_hint(&self) -> SizeHint {
-        if !self.sized {
+        let Some(shared) = &self.source else {
+            return SizeHint::with_exact(0);
+        };
+        let source = lock(shared);
+        if !source.sized {
             return SizeHint::default();
         }
-        let data = self
-            .ahead
-            .iter()
-            .filter_map(|frame| frame.as_ref().ok()?.data_ref());
-        let ahead: u64 = data.map(|data| data.len() as u64).sum();
-        let rest = self
-            .inner
-            .as_ref()
-            .and_then(|inner| inner.size_hint().exact());
+        let ahead = source.ahead.iter().flatten().chain(&self.replay);
+        let ahead: u64 = ahead.map(|frame| length(frame) as u64).sum();
+        let inner = source.inner.as_ref();
+        let rest = inner.and_then(|inner| inner.size_hint().exact());
         SizeHint::with_exact(ahead.saturating_add(rest.unwrap_or(0)))
     }
 }

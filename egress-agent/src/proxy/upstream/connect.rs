@@ -12,11 +12,28 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// One attempt and two retries, Istio's default for a connection that could not be made
-/// (`pilot/pkg/networking/core/route/retry/retry.go`).
+/// Attempts of a TCP or TLS connection.
 const TRIES: u32 = 3;
-/// Envoy's base interval of the jittered exponential back-off between tries.
+/// The base interval of the back-off between them.
 const BACK_OFF: Duration = Duration::from_millis(25);
+
+/// Connects to an address.
+pub(in crate::proxy) async fn connect(
+    client: &Client,
+    to: SocketAddr,
+) -> Result<(TcpStream, Place), UpstreamReset> {
+    let Some(place) = client.shared.descriptors.take(client.share()) else {
+        client.deny(DenialReason::ConnectionLimit, None);
+        let limit = "too many open connections of this workload";
+        return Err(UpstreamReset::Overflow(Some(limit)));
+    };
+    let connecting = client.shared.dialer.connect(client.origin.netns, to);
+    match timeout(client.shared.limits.connect, connecting).await {
+        Ok(Ok(stream)) => Ok((stream, place)),
+        Ok(Err(error)) => Err(reset_of(&error)),
+        Err(_) => Err(UpstreamReset::ConnectTimeout),
+    }
+}
 
 /// Connects to the first address that answers. Notes the address and the number of attempts in the
 /// record.
@@ -25,13 +42,6 @@ pub(in crate::proxy) async fn connect_any(
     order: &[SocketAddr],
     record: &mut AccessRecord,
 ) -> Result<(TcpStream, Place), UpstreamReset> {
-    let Some(place) = client.shared.descriptors.take(client.share()) else {
-        client.deny(DenialReason::ConnectionLimit, None);
-        return Err(connect_failure(
-            "too many open connections of this workload",
-            true,
-        ));
-    };
     let mut last = UpstreamReset::ConnectTimeout;
     for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
         if attempt > 0 {
@@ -39,11 +49,9 @@ pub(in crate::proxy) async fn connect_any(
         }
         record.attempts += 1;
         record.upstream = Some(*to);
-        let connecting = client.shared.dialer.connect(client.origin.netns, *to);
-        match timeout(client.shared.limits.connect, connecting).await {
-            Ok(Ok(stream)) => return Ok((stream, place)),
-            Ok(Err(error)) => last = reset_of(&error),
-            Err(_) => last = UpstreamReset::ConnectTimeout,
+        match connect(client, *to).await {
+            Ok(connected) => return Ok(connected),
+            Err(reset) => last = reset,
         }
     }
     Err(last)

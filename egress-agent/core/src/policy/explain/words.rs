@@ -9,7 +9,7 @@ use crate::istio::service_entry::Resolution;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
-use crate::traffic::HttpAction;
+use crate::traffic::{HttpAction, RetryPolicy, RoutePolicy};
 
 /// The verdict on a flow that passes. `to` names what was dialled.
 pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str>) -> String {
@@ -25,12 +25,27 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
                 }
             };
             let by = by.map_or_else(String::new, |rule| format!(" by {rule}"));
-            let timeout = policy.timeout;
-            let timeout = timeout.map_or_else(String::new, |t| format!(", timeout {t:?}"));
-            format!("{} {what}{by}{timeout}", request(spoken))
+            let settings = settings(policy);
+            format!("{} {what}{by}{settings}", request(spoken))
         }
         Fate::DeniedByKernel(_) | Fate::DeniedByProxy(..) | Fate::NoEndpoint(..) => String::new(),
     }
+}
+
+/// The settings of a route that its rule changes, each after a comma.
+fn settings(policy: &RoutePolicy) -> String {
+    let mut text = String::new();
+    if let Some(timeout) = policy.timeout {
+        text += &format!(", timeout {timeout:?}");
+    }
+    let retries = &policy.retries;
+    if *retries != RetryPolicy::default() {
+        text += &format!(", {} retries on {}", retries.attempts, retries.on);
+        if let Some(limit) = retries.per_try_timeout {
+            text += &format!(", {limit:?} each");
+        }
+    }
+    text
 }
 
 /// Who denies a flow, why, and what the client sees; empty for one that passes.

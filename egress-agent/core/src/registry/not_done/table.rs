@@ -62,8 +62,6 @@ pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
     "headers.response"        ServesNothing (|r| changes_response(r.headers.as_ref())) ""
     "corsPolicy.unmatchedPreflights" ServesNothing (|r| r.cors_policy.as_ref().is_some_and(stops_preflights)) ""
     "corsPolicy"              PassedOver    (|r| r.cors_policy.as_ref().is_some_and(|c| !stops_preflights(c))) "the upstream answers preflight requests"
-    "retries.perTryTimeout"   ServesNothing (|r| r.retries.as_ref().is_some_and(|t| t.per_try_timeout.is_some())) "an attempt would run as long as the route's timeout allows"
-    "retries"                 PassedOver    (|r| r.retries.as_ref().is_some_and(|t| t.per_try_timeout.is_none())) "only connections that cannot be made are tried again"
     "mirror"                  PassedOver    (|r| r.mirror.is_some()) "no copy is sent"
     "mirrors"                 PassedOver    (|r| !r.mirrors.is_empty()) "no copy is sent"
 };
