@@ -12,10 +12,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Only something that hangs takes this long.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Enough for a side that closes the connection to do so.
 const LINGER: Duration = Duration::from_millis(300);
+
+/// The same if there is more to come. Envoy waits a second for the client to close.
+const LONGER: Duration = Duration::from_millis(1500);
 
 /// What a client got on its connection.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +72,10 @@ pub async fn run(case: &Case, proxy: SocketAddr) -> Got {
     let expected = case.answers.unwrap_or(methods.len());
     until(&mut watching, |got| got.finals(&methods) >= expected).await;
     // The proxy may send more than it should, and may close.
-    timeout(LINGER, watching.wait_for(|received| received.ended))
+    let (answers, _) = watching.borrow().parse(&methods);
+    let whole = answers.last().is_some_and(|last| last.whole);
+    let linger = if whole { LINGER } else { LONGER };
+    timeout(linger, watching.wait_for(|received| received.ended))
         .await
         .ok();
     let received = watching.borrow().clone();

@@ -78,9 +78,15 @@ impl Shown {
         for (number, answer) in got.answers.iter().enumerate() {
             self.message(&numbered("response", number), answer, run);
         }
+        // Envoy says that it closes, and waits a second for the client to do so.
+        let says = got
+            .answers
+            .last()
+            .and_then(|last| last.header("connection"));
+        let closes = got.closed || says == Some("close");
         self.say(
             "connection".into(),
-            if got.closed { "closed" } else { "open" }.into(),
+            if closes { "closed" } else { "open" }.into(),
         );
         if !got.rest.is_empty() {
             self.say("unparsed".into(), text(&got.rest));
@@ -88,8 +94,10 @@ impl Shown {
     }
 
     fn origins(&mut self, run: &Run<'_>) {
-        let attempts: Vec<_> = run
-            .seen
+        // Services do not wait for each other, so only the order within each one counts.
+        let mut seen: Vec<_> = run.seen.iter().collect();
+        seen.sort_by_key(|seen| seen.endpoint.split('.').next());
+        let attempts: Vec<_> = seen
             .iter()
             .map(|seen| {
                 format!(
@@ -99,7 +107,7 @@ impl Shown {
             })
             .collect();
         self.say("attempts".into(), attempts.join(" | "));
-        for (number, seen) in run.seen.iter().enumerate() {
+        for (number, seen) in seen.into_iter().enumerate() {
             let name = numbered("request", number);
             self.message(&name, &seen.message, run);
             if !seen.after.is_empty() {

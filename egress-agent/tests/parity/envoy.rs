@@ -158,6 +158,7 @@ fn route(mut route: Value, number: usize) -> Value {
         whole["max_grpc_timeout"] = whole["timeout"].clone();
         *action = whole;
     }
+    filters(&mut route);
     own(&mut route, number);
     route
         .as_mapping_mut()
@@ -165,6 +166,23 @@ fn route(mut route: Value, number: usize) -> Value {
         .entry("decorator".into())
         .or_insert_with(|| Mapping::from_iter([("operation".into(), operation.into())]).into());
     route
+}
+
+/// Moves `fault` and `cors` of a route to the filters that read them.
+fn filters(route: &mut Value) {
+    for (field, kind) in [
+        ("fault", "fault.v3.HTTPFault"),
+        ("cors", "cors.v3.CorsPolicy"),
+    ] {
+        let Some(mut config) = route.as_mapping_mut().unwrap().remove(field) else {
+            continue;
+        };
+        config["@type"] =
+            format!("type.googleapis.com/envoy.extensions.filters.http.{kind}").into();
+        let mut own = yaml("typed_per_filter_config: {}");
+        own["typed_per_filter_config"][format!("envoy.filters.http.{field}")] = config;
+        merge(route, &own);
+    }
 }
 
 /// Istio's name of a route for traces (`GetRouteOperation`).

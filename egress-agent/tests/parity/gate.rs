@@ -16,30 +16,40 @@ use std::time::Instant;
 /// The address that each case's client dials: that of `a.example`.
 const DIALLED: &str = "192.0.2.1";
 
-/// A proxy with the rules of a case.
-pub async fn start(case: &Case, origins: &BTreeMap<String, Vec<SocketAddr>>) -> Bed {
+/// A proxy with the rules of a case, or what is wrong about them.
+pub async fn start(
+    case: &Case,
+    origins: &BTreeMap<String, Vec<SocketAddr>>,
+) -> Result<Bed, String> {
+    let routes = routes(case, origins)?;
     let from = destination(&format!("{DIALLED}:80"));
     let bed = Bed::with(PortRoutes::default(), Some(from), Limits::default()).await;
-    bed.put(routes(case, origins));
-    bed
+    bed.put(routes);
+    Ok(bed)
 }
 
-fn routes(case: &Case, origins: &BTreeMap<String, Vec<SocketAddr>>) -> RouteTable {
+fn routes(case: &Case, origins: &BTreeMap<String, Vec<SocketAddr>>) -> Result<RouteTable, String> {
     let text = rules(case, origins);
     let decoded = decode("rules.yaml", &text);
-    assert!(!decoded.is_broken(), "{}: {decoded:?}", case.name);
     let errors: Vec<_> = decoded
         .objects
         .iter()
         .flat_map(validate)
         .filter(|message| message.severity == Severity::Error)
         .collect();
-    assert!(errors.is_empty(), "{}: {errors:?}", case.name);
+    if decoded.is_broken() || !errors.is_empty() {
+        let told: Vec<_> = decoded
+            .objects
+            .iter()
+            .flat_map(|one| &one.messages)
+            .collect();
+        return Err(format!("  {}\n    {told:?} {errors:?}\n", case.name));
+    }
     let objects: Vec<_> = decoded.objects.into_iter().map(Arc::new).collect();
     let mut state = State::new(Settings::default());
     state.handle_rules(Instant::now(), &objects);
     let _ = state.poll_ops();
-    RouteTable::clone(&state.routes())
+    Ok(RouteTable::clone(&state.routes()))
 }
 
 /// The documents of a case.
@@ -105,7 +115,8 @@ fn object(kind: &str, name: &str, spec: Mapping) -> String {
         "{{apiVersion: networking.istio.io/v1, kind: {kind}, metadata: {{name: {name}}}}}"
     ));
     object.insert("spec".into(), spec.into());
-    serde_yaml::to_string(&object).unwrap()
+    // JSON is YAML in which no word is taken for a boolean.
+    serde_json::to_string(&object).unwrap() + "\n"
 }
 
 fn mapping(text: &str) -> Mapping {

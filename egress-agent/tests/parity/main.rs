@@ -39,7 +39,8 @@ async fn the_gate_does_what_envoy_does() {
     let known = differences::by_case(&table);
     let mut wrong = judge::names(&cases, &known, chosen.is_some());
 
-    let prepared = trial::prepare(cases.into_iter().map(|(_, case)| case).collect()).await;
+    let (prepared, unfit) = trial::prepare(cases.into_iter().map(|(_, case)| case).collect()).await;
+    wrong.extend(unfit);
     let sites: Vec<_> = prepared.iter().map(|one| one.site()).collect();
     let envoy = Envoy::start(&sites).await;
     let done = trial::run_all(&prepared).await;

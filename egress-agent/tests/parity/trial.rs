@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// How many cases run at once. More would blur the times that some of them compare.
-const AT_ONCE: usize = 12;
+const AT_ONCE: usize = 24;
 
 /// A case that takes longer is named, because the suite should stay quick.
 const SLOW: Duration = Duration::from_secs(3);
@@ -82,21 +82,24 @@ impl Prepared {
     }
 }
 
-pub async fn prepare(cases: Vec<Case>) -> Vec<Arc<Prepared>> {
+/// Everything that the cases run on, and what is wrong about the rules of others.
+pub async fn prepare(cases: Vec<Case>) -> (Vec<Arc<Prepared>>, Vec<String>) {
     let listeners = envoy::listeners(cases.len());
-    let mut all = Vec::new();
+    let (mut all, mut wrong) = (Vec::new(), Vec::new());
     for (case, listener) in cases.into_iter().zip(listeners) {
         let (envoy, gate) = (Side::new(&case).await, Side::new(&case).await);
-        let bed = gate::start(&case, &gate.addresses()).await;
-        all.push(Arc::new(Prepared {
-            case,
-            envoy,
-            gate,
-            bed,
-            listener,
-        }));
+        match gate::start(&case, &gate.addresses()).await {
+            Err(error) => wrong.push(error),
+            Ok(bed) => all.push(Arc::new(Prepared {
+                case,
+                envoy,
+                gate,
+                bed,
+                listener,
+            })),
+        }
     }
-    all
+    (all, wrong)
 }
 
 pub async fn run_all(prepared: &[Arc<Prepared>]) -> Vec<Done> {
