@@ -22,6 +22,7 @@ pub mod privilege;
 pub mod proxy;
 pub mod sockets;
 pub mod sources;
+mod stamp;
 mod state_file;
 pub mod stop;
 pub mod terminal;

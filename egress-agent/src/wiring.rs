@@ -112,8 +112,9 @@ pub fn shared(
     };
     let published = engine.published();
     let (routes, observer) = (Arc::clone(&published.routes), Arc::clone(flows));
-    let shared =
-        Shared::new(routes, origins, dialer, observer, limits).proven_by(Arc::clone(proof));
+    let shared = Shared::new(routes, origins, dialer, observer, limits)
+        .proven_by(Arc::clone(proof))
+        .presenting(&config.client_certificates);
     Arc::new(match config.on_removal {
         OnRemoval::Close => shared.ending_removed(published.changes()),
         OnRemoval::Keep => shared,

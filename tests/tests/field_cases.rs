@@ -179,12 +179,29 @@ fn a_request_that_must_be_rewritten_does_not_leave_as_it_is() {
 
 #[test]
 fn what_should_leave_as_tls_does_not_leave_in_clear_text() {
-    let mut lab = lab(rules!("tls-origination"), &[]);
+    let lab = lab(rules!("tls-origination"), &[]);
     let www = tls(&lab, &[v4(WWW)], 443, &["www.shop.example"]);
     assert_eq!(get(&lab, &["https://www.shop.example/get"]), 200);
-    let token = ["-H", "Authorization: Bearer s3cret-token"];
-    let url = "http://www.shop.example/politics";
-    serves_nothing(&mut lab, &www, &token, url, "tls");
+    let url = "http://www.shop.example/get";
+    let token = ["-H", "Authorization: Bearer s3cret-token", url];
+    // The lab's authority is not one of the system's.
+    assert_eq!(get(&lab, &token), 503);
+    assert_eq!(www.requests().len(), 1);
+    let authority = lab.authority().path().display().to_string();
+    let file = format!("mode: SIMPLE, caCertificates: {authority}");
+    let own = rules!("tls-origination").replace("mode: SIMPLE", &file);
+    lab.rules("case.yaml", &own).unwrap();
+    assert_eq!(get(&lab, &token), 200);
+    assert_eq!(
+        www.handshakes(),
+        www.connections() - 3,
+        "three tries failed, and none was clear text"
+    );
+    let seen = www.last_request().unwrap();
+    assert_eq!(seen.header("authorization"), Some("Bearer s3cret-token"));
+    let (exit, told) = explain(&lab, &[url]);
+    assert!(exit == 0 && told.contains("over TLS"), "{told}");
+    assert_eq!(check(&lab).1, 0);
 }
 
 #[test]

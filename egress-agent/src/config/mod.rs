@@ -88,6 +88,8 @@ pub struct Config {
     pub max_networks: u32,
     /// Memory of the proxy for requests and buffers, in MiB.
     pub proxy_memory: u16,
+    /// Folders whose files rules may name as client certificates and keys.
+    pub client_certificates: Vec<PathBuf>,
     /// What happens to running flows whose rule was removed.
     pub on_removal: OnRemoval,
     /// Time between two canaries.
@@ -202,6 +204,7 @@ impl Config {
             deny_errno: s.deny_errno.unwrap_or_default(),
             max_networks: s.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
             proxy_memory: s.proxy_memory.unwrap_or(DEFAULT_PROXY_MEMORY),
+            client_certificates: s.client_certificates,
             on_removal: s.on_removal.unwrap_or_default(),
             canary_interval: s.canary_interval.map_or(Duration::from_secs(10), |d| d.0),
             admin_socket: s

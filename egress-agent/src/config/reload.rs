@@ -113,6 +113,10 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
         ("log", running.log != new.log),
         ("maxNetworks", running.max_networks != new.max_networks),
         ("proxyMemory", running.proxy_memory != new.proxy_memory),
+        (
+            "clientCertificates",
+            running.client_certificates != new.client_certificates,
+        ),
         ("onRemoval", running.on_removal != new.on_removal),
         (
             "canaryInterval",

@@ -86,6 +86,10 @@ pub struct Settings {
     /// 48 KiB [default: 160]
     #[arg(long, value_name = "MIB")]
     pub proxy_memory: Option<u16>,
+    /// Folder whose files rules may name as a client certificate and its private key (`tls` mode MUTUAL) [default:
+    /// none]
+    #[arg(long, value_name = "PATH")]
+    pub client_certificates: Vec<PathBuf>,
     /// What happens to running flows whose rule was removed [default: close]
     #[arg(long, value_name = "MODE")]
     pub on_removal: Option<OnRemoval>,
@@ -183,6 +187,7 @@ impl Settings {
             deny_errno: self.deny_errno.or(below.deny_errno),
             max_networks: self.max_networks.or(below.max_networks),
             proxy_memory: self.proxy_memory.or(below.proxy_memory),
+            client_certificates: list(self.client_certificates, below.client_certificates),
             on_removal: self.on_removal.or(below.on_removal),
             canary_interval: self.canary_interval.or(below.canary_interval),
             admin_socket: self.admin_socket.or(below.admin_socket),
@@ -235,6 +240,7 @@ mode: audit
 denyErrno: ECONNREFUSED
 maxNetworks: 65536
 proxyMemory: 640
+clientCertificates: [/etc/egress/certificates]
 onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock

@@ -6,13 +6,13 @@
 use super::client::Client;
 use super::places::{BLOCK, Place};
 use super::stream::Rewound;
+use super::upstream::stream::Stream;
 use std::cell::RefCell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Bytes of one read: if the workload has memory to spare for both directions, and otherwise.
@@ -38,7 +38,7 @@ pub(super) enum Ended {
 pub(super) async fn relay(
     client: &Client,
     downstream: &mut Rewound,
-    upstream: &mut TcpStream,
+    upstream: &mut Stream,
 ) -> io::Result<Ended> {
     let counters = downstream.counters();
     let (mut up, mut down) = (Way::default(), Way::default());
@@ -137,6 +137,8 @@ struct Way {
     written: usize,
     /// The sender has ended its side.
     ended: bool,
+    /// Accepted bytes may wait in a buffer of the receiver's connection (TLS).
+    unflushed: bool,
     /// The proxy has ended its side towards the receiver.
     over: bool,
 }
@@ -160,7 +162,11 @@ impl Way {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 self.over = true;
             } else {
-                ready!(self.poll_fresh(cx, from, to, most))?;
+                let fresh = self.poll_fresh(cx, from, to, most)?;
+                if fresh.is_pending() && self.unflushed {
+                    self.unflushed = Pin::new(&mut *to).poll_flush(cx)?.is_pending();
+                }
+                ready!(fresh);
             }
         }
         Poll::Ready(Ok(()))
@@ -174,7 +180,7 @@ impl Way {
         while self.written < self.held.len() {
             match ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.written += count,
+                count => (self.written, self.unflushed) = (self.written + count, true),
             }
         }
         if !self.held.is_empty() {
@@ -203,6 +209,7 @@ impl Way {
                 Poll::Ready(count) => count,
                 Poll::Pending => 0,
             };
+            self.unflushed = true;
             self.held.extend_from_slice(&fresh[taken..]);
             Poll::Ready(Ok(()))
         })

@@ -7,6 +7,7 @@ use super::observe::Observer;
 use super::origin::OriginLookup;
 use super::places::{BLOCK, Places};
 use super::upstream::clusters::Clusters;
+use super::upstream::tls::TlsClients;
 use crate::in_use::InUse;
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
@@ -14,6 +15,7 @@ use egress_ebpf::ids::NetnsCookie;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +75,7 @@ pub struct Shared {
     /// Clients beyond a limit that get a reply.
     pub(super) telling: Arc<Places>,
     pub(super) clusters: Clusters,
+    pub(super) tls: TlsClients,
     pub(super) changes: Option<watch::Receiver<u64>>,
     /// The reply to canaries.
     pub(super) proof: Arc<str>,
@@ -103,6 +106,7 @@ impl Shared {
             descriptors,
             telling,
             clusters: Clusters::default(),
+            tls: TlsClients::new(Vec::new()),
             changes: None,
             proof: Arc::default(),
         }
@@ -122,6 +126,14 @@ impl Shared {
     #[must_use]
     pub fn proven_by(mut self, words: Arc<str>) -> Self {
         self.proof = words;
+        self
+    }
+
+    /// Lets rules name client certificates and private keys in these folders. Without this, a rule that names one is
+    /// denied.
+    #[must_use]
+    pub fn presenting(mut self, folders: &[PathBuf]) -> Self {
+        self.tls = TlsClients::new(folders.to_vec());
         self
     }
 

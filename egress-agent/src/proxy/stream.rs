@@ -26,7 +26,7 @@ pub(super) const LONG: usize = 32 * 1024;
 
 /// Reads at most `most` bytes.
 pub(super) fn poll_part(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
     most: usize,

@@ -10,6 +10,7 @@ use super::relay::{self, Ended};
 use super::stream::Rewound;
 use super::ticket::{Counters, Ticket};
 use super::upstream::connect::connect_any;
+use super::upstream::tls::Peer;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
 use egress_ebpf::ids::PolicyId;
@@ -70,7 +71,8 @@ pub(super) async fn forward(
         };
         order = client.addresses_of(&dialled);
     }
-    let connected = connect_any(client, &order, &mut ticket.record).await;
+    let peer = cluster.policy.tls.as_ref().map(Peer::of_bytes);
+    let connected = connect_any(client, &order, peer.as_ref(), &mut ticket.record).await;
     match connected {
         Ok((mut upstream, _place)) => tokio::select! {
             // Checked first, so that no byte follows a change that happened during the connect.

@@ -3,7 +3,7 @@
 //! Owns which files are read and what they contain. `follow` decides when; the caller interprets the
 //! text.
 
-use super::stamp::{Held, Stamp};
+use crate::stamp::{Held, Stamp};
 use egress_core::istio::decode::MAX_FILE;
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -7,7 +7,6 @@ mod loader;
 mod objects;
 mod rule_set;
 pub mod rules;
-mod stamp;
 pub mod store;
 mod watch;
 

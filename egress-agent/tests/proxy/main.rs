@@ -25,4 +25,7 @@ mod shares;
 mod streams;
 mod support;
 mod tls;
+mod tls_names;
+mod tls_origin;
+mod tls_origination;
 mod upstream;

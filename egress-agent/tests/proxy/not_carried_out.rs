@@ -100,20 +100,22 @@ const HTTP: &str = "protocol: HTTP";
 async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave() {
     for (more, field) in [
         (
-            rule("trafficPolicy: {tls: {mode: SIMPLE}}"),
-            "trafficPolicy.tls",
+            rule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}"),
+            "trafficPolicy.tls.mode",
         ),
         (
-            rule("trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}}"),
-            "trafficPolicy.tls",
+            rule("trafficPolicy: {tls: {mode: MUTUAL, credentialName: secret}}"),
+            "trafficPolicy.tls.credentialName",
         ),
         (
             rule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}"),
-            "trafficPolicy.tls",
+            "trafficPolicy.tls.mode",
         ),
         (
-            rule("trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}"),
-            "trafficPolicy.tls",
+            rule(
+                "trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL}}]}",
+            ),
+            "trafficPolicy.tls.mode",
         ),
         (
             rule(
@@ -126,30 +128,30 @@ async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave(
             "trafficPolicy.proxyProtocol",
         ),
         (
-            rule("subsets: [{name: s, trafficPolicy: {tls: {mode: SIMPLE}}}]")
+            rule("subsets: [{name: s, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]")
                 + "---\n"
                 + &object(
                     "VirtualService",
                     "{hosts: [a.example], http: [{route: [{destination: {host: a.example, subset: s}}]}]}",
                 ),
-            "trafficPolicy.tls",
+            "trafficPolicy.tls.mode",
         ),
         (
             rule(
-                "subsets: [{name: s, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}}]",
+                "subsets: [{name: s, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL}}]}}]",
             ) + "---\n"
                 + &object(
                     "VirtualService",
                     "{hosts: [a.example], http: [{route: [{destination: {host: a.example, subset: s}}]}]}",
                 ),
-            "trafficPolicy.tls",
+            "trafficPolicy.tls.mode",
         ),
         (
             object(
                 "DestinationRule",
-                "{host: '*.example', trafficPolicy: {tls: {mode: SIMPLE}}}",
+                "{host: '*.example', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}",
             ),
-            "trafficPolicy.tls",
+            "trafficPolicy.tls.mode",
         ),
         (
             route(
@@ -247,21 +249,21 @@ async fn a_route_that_is_denied_keeps_its_requests_from_the_routes_behind_it() {
 
 #[tokio::test]
 async fn a_connection_under_a_field_that_narrows_is_closed_and_does_not_leave() {
-    let tls = rule("trafficPolicy: {tls: {mode: SIMPLE}}");
+    let tls = rule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}");
     let subnet = route("tcp", "match: [{sourceSubnet: 10.0.0.0/8}]");
     let hello = crate::tls::real_hello("a.example");
     let http = get("a.example", "/").into_bytes();
     for (protocol, more, field, bytes) in [
-        ("protocol: TCP", &tls, "trafficPolicy.tls", &http),
+        ("protocol: TCP", &tls, "trafficPolicy.tls.mode", &http),
         (
             "protocol: TCP",
             &subnet,
             "spec.tcp[0].match[0].sourceSubnet",
             &http,
         ),
-        ("protocol: TLS", &tls, "trafficPolicy.tls", &hello),
-        ("protocol: HTTPS", &tls, "trafficPolicy.tls", &hello),
-        ("protocol: ''", &tls, "trafficPolicy.tls", &hello),
+        ("protocol: TLS", &tls, "trafficPolicy.tls.mode", &hello),
+        ("protocol: HTTPS", &tls, "trafficPolicy.tls.mode", &hello),
+        ("protocol: ''", &tls, "trafficPolicy.tls.mode", &hello),
     ] {
         let case = Case::new(protocol, more).await;
         let mut client = case.bed.client().await;
@@ -280,14 +282,14 @@ async fn a_field_of_convenience_is_passed_over() {
         ),
         // A policy of a port inherits nothing from that of the host (istio `MergeTrafficPolicy`).
         rule(
-            "trafficPolicy: {tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 80}, outlierDetection: {}}]}",
+            "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}, portLevelSettings: [{port: {number: 80}, outlierDetection: {}}]}",
         ),
         // No route leads to the subset.
-        rule("subsets: [{name: s, trafficPolicy: {tls: {mode: SIMPLE}}}]"),
+        rule("subsets: [{name: s, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]"),
         // Only the most specific rule applies.
         object(
             "DestinationRule",
-            "{host: '*.example', trafficPolicy: {tls: {mode: SIMPLE}}}",
+            "{host: '*.example', trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}",
         ) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: c}\nspec: {host: a.example}\n",
         route(
             "http",

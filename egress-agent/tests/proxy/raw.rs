@@ -2,7 +2,7 @@
 
 use crate::support::PATIENCE;
 use std::net::SocketAddr;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -98,14 +98,20 @@ fn header_of<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// A connection whose bytes the test writes itself.
-pub struct Raw {
-    pub stream: TcpStream,
+pub struct Raw<S = TcpStream> {
+    pub stream: S,
     seen: Vec<u8>,
 }
 
 impl Raw {
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub fn over(stream: S) -> Self {
         Self {
             stream,
             seen: Vec::new(),

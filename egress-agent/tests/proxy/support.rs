@@ -118,7 +118,10 @@ impl Bed {
             limits,
         );
         let (changes, heard) = watch::channel(0);
-        let shared = Arc::new(shared.ending_removed(heard));
+        let shared = shared
+            .ending_removed(heard)
+            .presenting(&[std::env::temp_dir()]);
+        let shared = Arc::new(shared);
         let serving = tokio::spawn(serve(Arc::new(listener), shared, signal));
         Self {
             proxy,

@@ -7,8 +7,10 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::NamedTempFile;
@@ -51,8 +53,28 @@ impl Authority {
         self.file.path()
     }
 
+    /// A fresh client certificate and its key, as PEM.
+    pub fn client(&self) -> Result<(String, String)> {
+        let (certificate, key) = self.leaf(&["client.example"])?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
     /// A server's configuration with a fresh certificate for `names`.
     pub(super) fn server(&self, names: &[&str]) -> Result<Arc<ServerConfig>> {
+        self.server_for(names, |builder, _| Ok(builder.with_no_client_auth()))
+    }
+
+    /// The same, for clients with a certificate of this authority only.
+    pub(super) fn mutual_server(&self, names: &[&str]) -> Result<Arc<ServerConfig>> {
+        self.server_for(names, |builder, provider| {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.certificate.der().clone())?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            Ok(builder.with_client_cert_verifier(verifier.build()?))
+        })
+    }
+
+    fn leaf(&self, names: &[&str]) -> Result<(Certificate, KeyPair)> {
         let mut params =
             CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         params.distinguished_name.push(
@@ -60,14 +82,24 @@ impl Authority {
             *names.first().context("a certificate needs a name")?,
         );
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok((params.signed_by(&key, &self.issuer)?, key))
+    }
+
+    fn server_for(
+        &self,
+        names: &[&str],
+        clients: impl FnOnce(
+            ConfigBuilder<ServerConfig, WantsVerifier>,
+            Arc<CryptoProvider>,
+        ) -> Result<ConfigBuilder<ServerConfig, WantsServerCert>>,
+    ) -> Result<Arc<ServerConfig>> {
+        let (certificate, key) = self.leaf(names)?;
         let chain = vec![certificate.der().clone(), self.certificate.der().clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)?;
-        Ok(Arc::new(config))
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let builder = clients(builder, provider)?;
+        Ok(Arc::new(builder.with_single_cert(chain, key)?))
     }
 }

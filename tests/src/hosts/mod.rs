@@ -103,6 +103,26 @@ impl World {
         Ok(origin)
     }
 
+    /// The same, for clients with a certificate of the authority only.
+    pub fn https_mutual(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        authority: &Authority,
+        names: &[&str],
+    ) -> Result<Origin> {
+        let tls = authority
+            .mutual_server(names)
+            .context("a certificate for the TLS origin")?;
+        let origin = Origin::default();
+        self.inside(origin::serve(
+            origin.clone(),
+            sockets(addresses, port),
+            Some(tls),
+        ))?;
+        Ok(origin)
+    }
+
     /// A DNS server at port 53 of each address, over UDP and TCP, with an empty zone.
     pub fn dns(&self, addresses: &[IpAddr]) -> Result<Dns> {
         let dns = Dns::default();

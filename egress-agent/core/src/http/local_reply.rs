@@ -156,6 +156,12 @@ impl LocalReply {
                 503,
                 ResponseFlag::UF,
             ),
+            UpstreamReset::TlsFailure(text) => (
+                "remote connection failure",
+                text.as_deref(),
+                503,
+                ResponseFlag::UF,
+            ),
             UpstreamReset::ConnectTimeout => ("connection timeout", None, 503, ResponseFlag::UF),
             UpstreamReset::Termination => ("connection termination", None, 503, ResponseFlag::UC),
             UpstreamReset::ProtocolError => ("protocol error", None, 502, ResponseFlag::UPE),

@@ -7,6 +7,8 @@
 pub enum UpstreamReset {
     /// The connection could not be made; the text is that of [`connect_failure`].
     ConnectFailure(String),
+    /// The TLS handshake with the upstream failed, for this reason if one is known.
+    TlsFailure(Option<String>),
     /// The connection was not made in time.
     ConnectTimeout,
     /// The upstream closed before its response headers.

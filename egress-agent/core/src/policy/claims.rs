@@ -50,7 +50,7 @@ pub fn claims(
                 class,
                 ruled: plan
                     .get(port.number)
-                    .is_some_and(|p| !p.tcp.is_empty() || p.own.policy.denied.is_some()),
+                    .is_some_and(|p| !p.tcp.is_empty() || p.own.policy.needs_proxy()),
             };
             match entry.resolution {
                 Resolution::None => own.as_dialled(&mut claims),
@@ -77,7 +77,8 @@ struct OfPort<'a> {
     entry: &'a Entry,
     port: &'a Port,
     class: Class,
-    /// A tcp route of a `VirtualService` decides its destination, or the proxy reports why it is denied.
+    /// A tcp route of a `VirtualService` decides its destination, or the proxy carries out a policy or reports why it is
+    /// denied.
     ruled: bool,
 }
 

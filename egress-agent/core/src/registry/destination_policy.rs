@@ -92,9 +92,10 @@ pub(super) fn policy(
         .destination_rules_for(host, of, context.scope);
     // Each rule is checked by itself: of several for one host, Istio takes the first policy that it finds, in an order
     // that a file does not show.
-    let denied = rules.into_iter().find_map(|(object, rule)| {
+    let mut merged: Option<MergedPolicy<'_>> = None;
+    for (object, rule) in rules {
         if let Some(why) = &object.denied {
-            return Some(Arc::clone(why));
+            return ClusterPolicy::clone(&ClusterPolicy::denying(why));
         }
         let mut policy = MergedPolicy::default();
         if let Some(own) = &rule.traffic_policy {
@@ -108,10 +109,17 @@ pub(super) fn policy(
         if let Some(own) = of_subset {
             policy = policy.under(own, port);
         }
-        let field = serves_nothing(&traffic_policy(), &policy)?;
-        Some(not_carried_out(&format!("trafficPolicy.{field}"), object))
-    });
-    ClusterPolicy { denied }
+        if let Some(field) = serves_nothing(&traffic_policy(), &policy) {
+            let why = not_carried_out(&format!("trafficPolicy.{field}"), object);
+            return ClusterPolicy::clone(&ClusterPolicy::denying(&why));
+        }
+        merged = Some(merged.map_or(policy, |first| first.or(policy)));
+    }
+    let entries = service.entries.iter().filter_map(|e| e.entry());
+    let names: Vec<String> = entries
+        .flat_map(|entry| entry.subject_alt_names.iter().cloned())
+        .collect();
+    ClusterPolicy::new(&merged.unwrap_or_default(), &names)
 }
 
 /// The reason that a log line, `explain` and the proxy give.

@@ -52,6 +52,9 @@ pub enum DenialReason {
     /// The rule has a field that narrows or protects and is not carried out. The text names the field and the object.
     #[error("{0}")]
     NotCarriedOut(Arc<str>),
+    /// The files of a `DestinationRule`'s TLS settings cannot be used, or its server name is none.
+    #[error("TLS to the destination cannot be set up: {0}")]
+    ClientTls(Arc<str>),
     /// The service has no endpoint: none is listed, no `WorkloadEntry` has the labels of its
     /// selector, or no name of it has an address yet.
     #[error(
@@ -120,6 +123,7 @@ impl DenialReason {
             Self::NoRoute => "no-route",
             Self::NoCluster(_) => "no-cluster",
             Self::NotCarriedOut(_) => "not-carried-out",
+            Self::ClientTls(_) => "client-tls",
             Self::NoEndpoint(_) => "no-endpoint",
             Self::Connect => "connect-method",
             Self::UpgradeDenied => "upgrade",

@@ -3,6 +3,7 @@
 //! Owns which fields are read, and how the policies of host, subset and port merge. The registry
 //! finds the rules of a destination; the proxy carries the policy out.
 
+use super::ClientTls;
 use crate::istio::destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection,
     PortTrafficPolicy, ProxyProtocol, RetryBudget, TcpSettings, TrafficPolicy, TunnelSettings,
@@ -15,13 +16,30 @@ pub struct ClusterPolicy {
     /// Why the cluster serves nothing, even with addresses: a rule for it has a protecting field that is not carried
     /// out. The text names the field and the object.
     pub denied: Option<Arc<str>>,
+    /// `tls`: connections to its endpoints are TLS.
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 impl ClusterPolicy {
+    /// Carries out a merged policy. `names` has the `subjectAltNames` of the service.
+    pub fn new(rule: &MergedPolicy<'_>, names: &[String]) -> Self {
+        let tls = rule.tls.and_then(|tls| ClientTls::new(tls, names));
+        Self {
+            denied: None,
+            tls: tls.map(Arc::new),
+        }
+    }
+
+    /// Whether only the proxy can carry it out, also for bytes that need no name.
+    pub fn needs_proxy(&self) -> bool {
+        self.denied.is_some() || self.tls.is_some()
+    }
+
     /// Serves nothing, for this reason.
     pub fn denying(why: &Arc<str>) -> Arc<Self> {
         Arc::new(Self {
             denied: Some(Arc::clone(why)),
+            ..Self::default()
         })
     }
 }
@@ -69,20 +87,26 @@ impl<'a> MergedPolicy<'a> {
         self.connection_pool.and_then(|c| c.tcp.as_ref())
     }
 
+    /// This policy, with the fields of another one where it has none.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            tls: self.tls.or(other.tls),
+            tunnel: self.tunnel.or(other.tunnel),
+            proxy_protocol: self.proxy_protocol.or(other.proxy_protocol),
+            load_balancer: self.load_balancer.or(other.load_balancer),
+            connection_pool: self.connection_pool.or(other.connection_pool),
+            outlier_detection: self.outlier_detection.or(other.outlier_detection),
+            retry_budget: self.retry_budget.or(other.retry_budget),
+        }
+    }
+
     /// This policy with another one over it for a port (istio `pilot/pkg/networking/util`, `MergeTrafficPolicy`):
     /// fields that the other policy sets replace those of this one, and its settings for the port inherit nothing.
     #[must_use]
     pub fn under(self, other: &'a TrafficPolicy, port: u16) -> Self {
         let own = Self::from(other);
-        let merged = Self {
-            tls: own.tls.or(self.tls),
-            tunnel: own.tunnel.or(self.tunnel),
-            proxy_protocol: own.proxy_protocol.or(self.proxy_protocol),
-            load_balancer: own.load_balancer.or(self.load_balancer),
-            connection_pool: own.connection_pool.or(self.connection_pool),
-            outlier_detection: own.outlier_detection.or(self.outlier_detection),
-            retry_budget: own.retry_budget.or(self.retry_budget),
-        };
+        let merged = own.or(self);
         let of_port = other.port_level_settings.iter().find(|p| {
             let number = p.port.as_ref().map(|p| p.number);
             number == Some(u32::from(port))

@@ -4,6 +4,7 @@
 //! The code between the two passes them on without reading them: a new field of a rule is read here
 //! and carried out in the proxy. Decides nothing about a flow.
 
+mod client_tls;
 mod cluster_id;
 mod cluster_policy;
 mod http_action;
@@ -11,6 +12,7 @@ mod retry_on;
 mod retry_policy;
 mod route_policy;
 
+pub use client_tls::{CertificateFiles, ClientTls, Verify};
 pub use cluster_id::ClusterId;
 pub use cluster_policy::{ClusterPolicy, MergedPolicy};
 pub use http_action::{HttpAction, NoAction};

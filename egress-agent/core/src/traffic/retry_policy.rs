@@ -99,9 +99,9 @@ impl RetryPolicy {
     pub fn after_reset(&self, reset: &UpstreamReset, started: bool) -> bool {
         let by_reason = match reset {
             UpstreamReset::Overflow(_) => return false,
-            UpstreamReset::ConnectFailure(_) | UpstreamReset::ConnectTimeout => {
-                self.on.has(Condition::ConnectFailure)
-            }
+            UpstreamReset::ConnectFailure(_)
+            | UpstreamReset::TlsFailure(_)
+            | UpstreamReset::ConnectTimeout => self.on.has(Condition::ConnectFailure),
             UpstreamReset::Termination | UpstreamReset::ProtocolError => false,
         };
         by_reason || self.after_loss(started)

@@ -11,6 +11,7 @@ use super::session::Session;
 use crate::proxy::ticket::Ticket;
 use crate::proxy::upstream::connect::connect;
 use crate::proxy::upstream::pool::Upstream;
+use crate::proxy::upstream::tls::Peer;
 use egress_core::http::headers::{set_attempt, set_expected_timeout};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
@@ -20,6 +21,7 @@ use egress_core::traffic::RoutePolicy;
 use hyper::body::Body;
 use hyper::client::conn::TrySendError;
 use hyper::ext::on_informational;
+use hyper::header::HOST;
 use hyper::http::HeaderMap;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
@@ -62,12 +64,15 @@ impl Attempts<'_> {
         ticket: &mut Ticket,
     ) -> Result<Answered, LocalReply> {
         let policy = &self.policy.retries;
+        let tls = self.cluster.policy.tls.as_ref();
+        let peer = tls.map(|tls| Peer::of_request(tls, authority(&parts)));
         let mut head = Head(Some(parts));
         let mut retry = 0;
         loop {
             let is_last = retry == policy.attempts;
             let address = self.order[retry as usize % self.order.len()];
-            let attempt = self.attempt(&mut head, is_last, address, ticket).await;
+            let to = (address, peer.as_ref());
+            let attempt = self.attempt(&mut head, is_last, to, ticket).await;
             let again = match &attempt {
                 Ok(Answered { response, .. }) => {
                     policy.after_response(response.status().as_u16(), response.headers())
@@ -106,10 +111,11 @@ impl Attempts<'_> {
         &self,
         head: &mut Head,
         is_last: bool,
-        address: SocketAddr,
+        (address, peer): (SocketAddr, Option<&Peer>),
         ticket: &mut Ticket,
     ) -> Result<Answered, Lost> {
-        if let Some(mut upstream) = self.session.pool.take(self.cluster, address).await {
+        let kept = self.session.pool.take(self.cluster, address, peer);
+        if let Some(mut upstream) = kept.await {
             count(head, address, ticket);
             let repeatable = self.body.is_empty() && head.is_idempotent();
             upstream.expect_response();
@@ -129,7 +135,7 @@ impl Attempts<'_> {
             }
         }
         count(head, address, ticket);
-        let connecting = connect(&self.session.client, address);
+        let connecting = connect(&self.session.client, address, peer);
         let connected = tokio::select! {
             biased;
             connected = connecting => connected,
@@ -139,7 +145,13 @@ impl Attempts<'_> {
             reset,
             started: false,
         })?;
-        let upstream = Upstream::new(stream, place, address, Arc::clone(self.cluster));
+        let upstream = Upstream::new(
+            stream,
+            place,
+            address,
+            Arc::clone(self.cluster),
+            peer.cloned(),
+        );
         let mut upstream = upstream.await.map_err(|error| Lost::after(&error))?;
         let request = self.request(head, is_last)?;
         match self.ask(&mut upstream, request).await? {
@@ -252,6 +264,13 @@ impl Lost {
         };
         reply.flagged(flags)
     }
+}
+
+/// The host that the request has by now, which may be another one than the client's.
+fn authority(parts: &Parts) -> &str {
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    host.or(parts.uri.authority().map(|authority| authority.as_str()))
+        .unwrap_or_default()
 }
 
 /// Forwards the origin's 1xx responses to the client.

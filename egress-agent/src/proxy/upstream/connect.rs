@@ -1,7 +1,10 @@
-//! Makes a connection to one of several addresses.
+//! Makes a connection to one of several addresses, with TLS if the rules ask for it.
 //!
-//! It sends no data, and does not decide which destinations are allowed.
+//! It sends no data of a client, and does not decide which destinations are allowed.
 
+use super::stream::Stream;
+use super::tls::failure::not_ready;
+use super::tls::{BLOCKS, Failed, Peer};
 use crate::proxy::client::Client;
 use crate::proxy::observe::{AccessRecord, DenialReason};
 use crate::proxy::places::Place;
@@ -17,20 +20,21 @@ const TRIES: u32 = 3;
 /// The base interval of the back-off between them.
 const BACK_OFF: Duration = Duration::from_millis(25);
 
-/// Connects to an address.
+/// Connects to an address, and makes the TLS handshake if it is a `peer`'s; both in the time of one connect.
 pub(in crate::proxy) async fn connect(
     client: &Client,
     to: SocketAddr,
-) -> Result<(TcpStream, Place), UpstreamReset> {
+    peer: Option<&Peer>,
+) -> Result<(Stream, Place), UpstreamReset> {
     let Some(place) = client.shared.descriptors.take(client.share()) else {
         client.deny(DenialReason::ConnectionLimit, None);
         let limit = "too many open connections of this workload";
         return Err(UpstreamReset::Overflow(Some(limit)));
     };
-    let connecting = client.shared.dialer.connect(client.origin.netns, to);
+    let connecting = open(client, to, peer);
     match timeout(client.shared.limits.connect, connecting).await {
         Ok(Ok(stream)) => Ok((stream, place)),
-        Ok(Err(error)) => Err(reset_of(&error)),
+        Ok(Err(reset)) => Err(reset),
         Err(_) => Err(UpstreamReset::ConnectTimeout),
     }
 }
@@ -40,8 +44,9 @@ pub(in crate::proxy) async fn connect(
 pub(in crate::proxy) async fn connect_any(
     client: &Client,
     order: &[SocketAddr],
+    peer: Option<&Peer>,
     record: &mut AccessRecord,
-) -> Result<(TcpStream, Place), UpstreamReset> {
+) -> Result<(Stream, Place), UpstreamReset> {
     let mut last = UpstreamReset::ConnectTimeout;
     for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
         if attempt > 0 {
@@ -49,12 +54,43 @@ pub(in crate::proxy) async fn connect_any(
         }
         record.attempts += 1;
         record.upstream = Some(*to);
-        match connect(client, *to).await {
+        match connect(client, *to, peer).await {
             Ok(connected) => return Ok(connected),
             Err(reset) => last = reset,
         }
     }
     Err(last)
+}
+
+/// One connection, ready for data.
+async fn open(
+    client: &Client,
+    to: SocketAddr,
+    peer: Option<&Peer>,
+) -> Result<Stream, UpstreamReset> {
+    let connected = client.shared.dialer.connect(client.origin.netns, to).await;
+    let stream = connected.map_err(|error| reset_of(&error))?;
+    match peer {
+        None => Ok(Stream::Plain(stream)),
+        Some(peer) => secure(client, peer, stream).await,
+    }
+}
+
+/// TLS on a new connection.
+async fn secure(client: &Client, peer: &Peer, stream: TcpStream) -> Result<Stream, UpstreamReset> {
+    let Some(room) = client.shared.memory.take_many(client.share(), BLOCKS) else {
+        client.deny(DenialReason::MemoryLimit, peer.host());
+        let limit = "too much memory of this workload in use";
+        return Err(UpstreamReset::Overflow(Some(limit)));
+    };
+    let secured = client.shared.tls.connect(peer, stream, room).await;
+    secured.map_err(|failed| match failed {
+        Failed::Handshake(reset) => reset,
+        Failed::Settings(why) => {
+            client.deny(DenialReason::ClientTls(why.into()), peer.host());
+            not_ready()
+        }
+    })
 }
 
 /// A random share of an interval.

@@ -4,3 +4,5 @@ pub(in crate::proxy) mod clusters;
 pub(in crate::proxy) mod connect;
 pub(in crate::proxy) mod pool;
 mod responses;
+pub(in crate::proxy) mod stream;
+pub(in crate::proxy) mod tls;

@@ -4,6 +4,8 @@
 //! workload's connection.
 
 use super::responses::{Reading, Responses};
+use super::stream::Stream;
+use super::tls::Peer;
 use crate::proxy::client::Client;
 use crate::proxy::loan::{Home, Loan};
 use crate::proxy::places::Place;
@@ -15,12 +17,10 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
+use std::task::Poll;
 
 /// The buffer of an upstream connection for each direction. It also limits a response head (Envoy's limit is 60 KiB).
 const BUFFER: usize = 64 * 1024;
@@ -33,6 +33,8 @@ const WIDE: usize = 32;
 pub(in crate::proxy) struct Upstream<B> {
     pub(in crate::proxy) address: SocketAddr,
     pub(in crate::proxy) service: Arc<Cluster>,
+    /// Whose certificate was verified, if it is TLS.
+    peer: Option<Peer>,
     pub(in crate::proxy) send: SendRequest<B>,
     reading: Arc<Reading>,
     /// The stream comes back here from the HTTP library.
@@ -52,10 +54,11 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     pub(in crate::proxy) async fn new(
-        stream: TcpStream,
+        stream: Stream,
         place: Place,
         address: SocketAddr,
         service: Arc<Cluster>,
+        peer: Option<Peer>,
     ) -> hyper::Result<Self> {
         let reading = Arc::default();
         let (stream, home) = Loan::new(Responses::new(stream, Arc::clone(&reading)));
@@ -71,6 +74,7 @@ where
         Ok(Self {
             address,
             service,
+            peer,
             send,
             reading,
             home,
@@ -107,6 +111,7 @@ where
         Some(Resting {
             address: self.address,
             service: self.service,
+            peer: self.peer,
             stream,
             place: self.place,
         })
@@ -117,25 +122,9 @@ where
 struct Resting {
     address: SocketAddr,
     service: Arc<Cluster>,
-    stream: TcpStream,
+    peer: Option<Peer>,
+    stream: Stream,
     place: Place,
-}
-
-impl Resting {
-    /// Ready once the origin closes it or sends unrequested bytes.
-    fn poll_lost(&self, cx: &mut Context<'_>) -> Poll<()> {
-        while ready!(self.stream.poll_read_ready(cx)).is_ok() {
-            if !self.is_open() {
-                break;
-            }
-        }
-        Poll::Ready(())
-    }
-
-    fn is_open(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
-        read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-    }
 }
 
 /// An idle connection.
@@ -145,13 +134,14 @@ enum Idle<B> {
 }
 
 impl<B> Idle<B> {
-    /// Whether the connection was made for this service at this address.
-    fn fits(&self, service: &Cluster, address: SocketAddr) -> bool {
-        let (own, at) = match self {
-            Self::Ready(upstream) => (&upstream.service, upstream.address),
-            Self::Resting(resting) => (&resting.service, resting.address),
+    /// Whether the connection was made for this service at this address, in clear text or with the TLS settings that
+    /// hold now.
+    fn fits(&self, service: &Cluster, address: SocketAddr, peer: Option<&Peer>) -> bool {
+        let (own, at, of) = match self {
+            Self::Ready(upstream) => (&upstream.service, upstream.address, &upstream.peer),
+            Self::Resting(resting) => (&resting.service, resting.address, &resting.peer),
         };
-        at == address && own.id == service.id
+        at == address && own.id == service.id && of.as_ref() == peer
     }
 }
 
@@ -175,11 +165,14 @@ where
         &self,
         service: &Cluster,
         address: SocketAddr,
+        peer: Option<&Peer>,
     ) -> Option<Upstream<B>> {
         loop {
             let idle = {
                 let mut all = self.all();
-                let at = all.iter().rposition(|idle| idle.fits(service, address))?;
+                let at = all
+                    .iter()
+                    .rposition(|idle| idle.fits(service, address, peer))?;
                 all.remove(at)
             };
             match idle {
@@ -188,15 +181,18 @@ where
                         return Some(upstream);
                     }
                 }
-                Idle::Resting(resting) if !resting.is_open() => {}
-                Idle::Resting(resting) => {
+                Idle::Resting(mut resting) => {
+                    if !resting.stream.is_idle() {
+                        continue;
+                    }
                     let Resting {
                         address,
                         service,
+                        peer,
                         stream,
                         place,
                     } = resting;
-                    let woken = Upstream::new(stream, place, address, service).await;
+                    let woken = Upstream::new(stream, place, address, service, peer).await;
                     if let Ok(upstream) = woken {
                         return Some(upstream);
                     }
@@ -242,9 +238,9 @@ where
     /// Drops idle connections that their origin closes.
     pub(in crate::proxy) async fn watch(&self) -> Infallible {
         poll_fn(|cx| {
-            self.all().retain(|idle| match idle {
+            self.all().retain_mut(|idle| match idle {
                 Idle::Ready(_) => true,
-                Idle::Resting(resting) => resting.poll_lost(cx).is_pending(),
+                Idle::Resting(resting) => resting.stream.poll_lost(cx).is_pending(),
             });
             Poll::Pending
         })

@@ -3,6 +3,7 @@
 //!
 //! Bytes pass unchanged. A rejected head ends the connection with an error.
 
+use super::stream::Stream;
 use crate::proxy::onward::Onward;
 use crate::proxy::stream::{NARROW, end_of_writes, poll_part};
 use egress_core::http::response_head::check_response;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Signals from the connection's owner to its readers.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub(super) struct Reading {
 
 /// See the module.
 pub(super) struct Responses {
-    stream: TcpStream,
+    stream: Stream,
     reading: Arc<Reading>,
     /// A head that is not judged yet, and the bytes after it.
     held: Vec<u8>,
@@ -36,7 +36,7 @@ pub(super) struct Responses {
 
 impl Responses {
     /// The first bytes belong to a response, and so do those after `expected` was set.
-    pub(super) fn new(stream: TcpStream, reading: Arc<Reading>) -> Self {
+    pub(super) fn new(stream: Stream, reading: Arc<Reading>) -> Self {
         reading.expected.store(true, Ordering::Release);
         Self {
             stream,
@@ -54,7 +54,7 @@ impl Responses {
     }
 
     /// The stream, if the connection is between two responses. `None` in the middle of one, or if the origin ended.
-    pub(super) fn into_stream(self) -> Option<TcpStream> {
+    pub(super) fn into_stream(self) -> Option<Stream> {
         let is_between = self.held.is_empty() && self.onward.is_empty() && !self.ended;
         is_between.then_some(self.stream)
     }

@@ -9,6 +9,7 @@ use crate::istio::service_entry::Resolution;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
+use crate::routing::Cluster;
 use crate::traffic::{HttpAction, RetryPolicy, RoutePolicy};
 
 /// The verdict on a flow that passes. `to` names what was dialled.
@@ -16,12 +17,12 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
     match fate {
         Fate::Straight => format!("straight to {to}"),
         Fate::Relayed(c) if c.original_dst.is_some() => format!("relayed to {to}"),
-        Fate::Relayed(c) => format!("relayed to {}:{}", c.id.host, c.id.port),
-        Fate::Tls(c) => format!("{} goes to {}:{}", request(spoken), c.id.host, c.id.port),
+        Fate::Relayed(c) => format!("relayed to {}", target(c)),
+        Fate::Tls(c) => format!("{} goes to {}", request(spoken), target(c)),
         Fate::Request(action, policy) => {
             let what = match action {
                 HttpAction::Forward(cluster) => {
-                    format!("goes to {}:{}", cluster.id.host, cluster.id.port)
+                    format!("goes to {}", target(cluster))
                 }
             };
             let by = by.map_or_else(String::new, |rule| format!(" by {rule}"));
@@ -46,6 +47,16 @@ fn settings(policy: &RoutePolicy) -> String {
         }
     }
     text
+}
+
+/// A destination, and how connections to it are made.
+fn target(cluster: &Cluster) -> String {
+    let tls = match &cluster.policy.tls {
+        Some(tls) if tls.certificate.is_some() => " over TLS with a client certificate",
+        Some(_) => " over TLS",
+        None => "",
+    };
+    format!("{}:{}{tls}", cluster.id.host, cluster.id.port)
 }
 
 /// Who denies a flow, why, and what the client sees; empty for one that passes.

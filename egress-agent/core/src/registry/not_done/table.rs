@@ -95,9 +95,10 @@ pub const TCP_MATCH: &[Field<L4MatchAttributes>] = &fields! {
 
 /// Fields of a traffic policy. Limits are passed over: they limit the load on a server, not the destinations, and each
 /// sidecar counts by itself.
-pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 12] {
+pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 13] {
     fields! {
-    "tls"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable)) "without TLS the traffic would leave in clear text"
+    "tls.mode"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode == ClientTlsMode::IstioMutual)) "ISTIO_MUTUAL needs the certificates of a mesh; use SIMPLE, or MUTUAL with files"
+    "tls.credentialName" ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable && !t.credential_name.is_empty())) "Kubernetes Secrets are not read; name files in caCertificates, clientCertificate and privateKey"
     "tunnel"        ServesNothing (|p| p.tunnel.is_some()) ""
     "proxyProtocol" ServesNothing (|p| p.proxy_protocol.is_some()) ""
     "connectionPool.tcp.maxConnections"        PassedOver (|p| p.tcp().is_some_and(|t| t.max_connections != 0)) "the limit is not enforced"
@@ -115,7 +116,6 @@ pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 12] {
 /// Fields of a `ServiceEntry`.
 pub const SERVICE_ENTRY: &[Field<ServiceEntry>] = &fields! {
     "resolution"      ServesNothing (|s| s.resolution() == Resolution::DynamicDns) "the hosts of DYNAMIC_DNS are denied"
-    "subjectAltNames" PassedOver    (|s| !s.subject_alt_names.is_empty()) "it holds for TLS that the proxy originates"
 };
 
 /// Fields of `ServiceEntry.endpoints[]` and of a `WorkloadEntry`.

@@ -16,7 +16,7 @@ const STEP: Duration = Duration::from_millis(2100);
 /// Attributes of a file. At least one changes with each write, rename over the file or change of its mode: a program
 /// can set the modification time, but not the change time of the inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     inode: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -24,7 +24,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn of(meta: &Metadata) -> Self {
+    pub(crate) fn of(meta: &Metadata) -> Self {
         Self {
             inode: (meta.dev(), meta.ino()),
             size: meta.size(),
@@ -36,7 +36,7 @@ impl Stamp {
 
 /// The value that was read from a file.
 #[derive(Debug)]
-pub(super) struct Held<T> {
+pub(crate) struct Held<T> {
     value: T,
     stamp: Stamp,
     /// When the file was first seen with this stamp.
@@ -48,7 +48,7 @@ pub(super) struct Held<T> {
 impl<T> Held<T> {
     /// A value that was read from `begin` on. The file had this stamp before and after the read, and at `seen`.
     /// `before` is the former value of the same path.
-    pub(super) fn read(
+    pub(crate) fn read(
         value: T,
         stamp: Stamp,
         begin: Instant,
@@ -65,17 +65,17 @@ impl<T> Held<T> {
         }
     }
 
-    pub(super) fn value(&self) -> &T {
+    pub(crate) fn value(&self) -> &T {
         &self.value
     }
 
     /// Whether a file with this stamp has the value.
-    pub(super) fn is_current(&self, stamp: &Stamp) -> bool {
+    pub(crate) fn is_current(&self, stamp: &Stamp) -> bool {
         self.settled && self.stamp == *stamp
     }
 
     /// The stamp proves nothing until the file is read again.
-    pub(super) fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.settled = false;
     }
 }

@@ -1,0 +1,109 @@
+//! A connection to an endpoint: plain, or TLS that the proxy originates.
+//!
+//! It adds nothing to the bytes of its user.
+
+use crate::proxy::places::Place;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// See the module.
+pub(in crate::proxy) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<Tls>),
+}
+
+/// A TLS connection and the memory of its buffers.
+pub(in crate::proxy) struct Tls {
+    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) _room: Place,
+}
+
+impl Stream {
+    /// Whether an idle connection is still open. The origin must not have sent anything that its user would read.
+    pub(super) fn is_idle(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.poll_lost(&mut cx).is_pending()
+    }
+
+    /// Ready once the origin closes an idle connection or sends bytes that nobody asked for. Messages of TLS itself,
+    /// such as session tickets, are none.
+    pub(super) fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0];
+        Pin::new(self)
+            .poll_read(cx, &mut ReadBuf::new(&mut byte))
+            .map(drop)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            // As Envoy, an end without close_notify is an end, and an alert terminates the connection.
+            Self::Tls(tls) => {
+                Pin::new(&mut tls.stream)
+                    .poll_read(cx, buffer)
+                    .map(|read| match read {
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                            Err(io::Error::new(io::ErrorKind::ConnectionReset, error))
+                        }
+                        read => read,
+                    })
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(tls) => tls.stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
+        }
+    }
+}
