@@ -15,7 +15,6 @@ use egress_core::policy::tables::Transport;
 use egress_core::routing::{
     Cluster, HttpDecision, RequestHead, RouteTable, Step, TlsDecision, candidates, sniff,
 };
-use egress_core::traffic::HttpAction;
 use egress_ebpf::ids::PolicyId;
 use egress_ebpf::verdict::Verdict;
 use gate::Gate;
@@ -135,7 +134,10 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
                 headers: &HeaderMap::new(),
             };
             match routes.http(PolicyId(0), to, &head, 3) {
-                HttpDecision::Act(HttpAction::Forward(cluster), _) => served(&cluster, status(503)),
+                HttpDecision::Act(act) => {
+                    let to = act.action.destinations().expect("every route forwards");
+                    served(&to.cluster, status(503))
+                }
                 HttpDecision::UnlistedHost => status(502),
                 HttpDecision::NoRoute => status(404),
                 HttpDecision::NoCluster(_) | HttpDecision::NotCarriedOut(_) => status(503),

@@ -169,7 +169,7 @@ fn normal(key: &str, value: &str, run: &Run<'_>) -> String {
     let sent = |value: &str| value.len() > 6 && format!("{:?}", run.case.send).contains(value);
     if key == "x-envoy-expected-rq-timeout-ms" {
         return match value.parse::<u64>() {
-            Ok(ms) => format!("<about {}>", ms.div_ceil(50) * 50),
+            Ok(ms) => format!("<about {}>", ms.div_ceil(100) * 100),
             Err(_) => value.to_owned(),
         };
     }

@@ -232,6 +232,7 @@ async fn the_routes_timeout_covers_all_attempts_and_the_last_is_told_the_rest() 
             base: Duration::from_millis(200),
             ..on("5xx")
         },
+        ..RoutePolicy::default()
     };
     let bed = Bed::new(port_of(HOST, &[addr], policy)).await;
     let asked = Instant::now();

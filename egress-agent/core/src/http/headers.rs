@@ -43,10 +43,8 @@ pub struct RequestContext<'a> {
     pub trace_id: u128,
     /// The limit of the first attempt, if there is one.
     pub timeout: Option<Duration>,
-    /// The service's host as registered.
-    pub service_host: &'a str,
-    /// The service's port.
-    pub service_port: u16,
+    /// The operation's name in a trace.
+    pub operation: &'a str,
     /// The request continues as a websocket handshake.
     pub websocket: bool,
 }
@@ -82,8 +80,7 @@ pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
     if let Some(timeout) = context.timeout {
         set_expected_timeout(headers, timeout);
     }
-    let operation = format!("{}:{}/*", context.service_host, context.service_port);
-    if let Ok(operation) = HeaderValue::from_str(&operation) {
+    if let Ok(operation) = HeaderValue::from_str(context.operation) {
         headers.insert("x-envoy-decorator-operation", operation);
     }
     add_trace(headers, context.trace_id);
@@ -139,8 +136,7 @@ mod tests {
         request_id: "6f2c1c1e-0000-4000-8000-000000000000",
         trace_id: 0x0123_4567_89ab_cdef_0011_2233_4455_6677,
         timeout: None,
-        service_host: "httpbin.org",
-        service_port: 80,
+        operation: "httpbin.org:80/*",
         websocket: false,
     };
 

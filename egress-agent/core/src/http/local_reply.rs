@@ -12,6 +12,18 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }
 
+/// `grpc-status` of a reply for a gRPC client, whose HTTP status is 200 (Envoy `grpc/status.cc`, `httpToGrpcStatus`).
+pub fn grpc_status(http: u16) -> u8 {
+    match http {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
 /// One reply of the proxy's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalReply {
@@ -32,18 +44,13 @@ impl LocalReply {
         }
     }
 
-    /// `grpc-status` and `grpc-message` of the reply for a gRPC client, whose HTTP status is 200 (Envoy
-    /// `grpc/status.cc`, `httpToGrpcStatus`).
-    pub fn in_grpc(&self) -> (u8, String) {
-        let status = match self.status {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502 | 503 | 504 => 14,
-            _ => 2,
-        };
-        (status, self.body.replace('%', "%25"))
+    /// A rule aborted the request.
+    pub fn fault_abort(status: u16) -> Self {
+        Self {
+            status,
+            body: "fault filter abort".into(),
+            flags: ResponseFlag::FI.into(),
+        }
     }
 
     /// The Host is not listed: Istio's vhost `block_all`.
@@ -202,7 +209,7 @@ mod tests {
             (LocalReply::upgrade_denied(), 7),
             (LocalReply::not_implemented(), 2),
         ] {
-            assert_eq!(reply.in_grpc(), (status, reply.body.to_string()));
+            assert_eq!(grpc_status(reply.status), status, "{reply:?}");
         }
         for (content_type, grpc) in [
             ("application/grpc", true),

@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod chunked;
+pub mod format;
 pub mod head_error;
 pub mod head_reader;
 pub mod headers;

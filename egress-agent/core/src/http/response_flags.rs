@@ -23,6 +23,10 @@ pub enum ResponseFlag {
     UO,
     /// No route.
     NR,
+    /// A rule delayed the request.
+    DI,
+    /// A rule aborted the request.
+    FI,
     /// The downstream connection ended first.
     DC,
     /// Retries were used up.
@@ -37,7 +41,7 @@ pub enum ResponseFlag {
 
 impl ResponseFlag {
     /// All flags, in the order in which Envoy 1.40 prints them.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::URX,
         Self::UH,
         Self::UT,
@@ -46,6 +50,8 @@ impl ResponseFlag {
         Self::UC,
         Self::UO,
         Self::NR,
+        Self::DI,
+        Self::FI,
         Self::DC,
         Self::DPE,
         Self::UPE,

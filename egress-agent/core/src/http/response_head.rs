@@ -87,9 +87,18 @@ pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError>
     Ok(Some(ResponseHead { length, interim }))
 }
 
+/// Envoy's words for a status (`source/common/http/codes.cc`, `CodeUtility::toString`). It does not pass on those of an
+/// origin.
+pub fn reason_phrase(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        102 | 103 | 418 | 451 => "Unknown",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
+    }
+}
+
 /// A 1xx response in the form for the client.
 pub fn interim_response(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or("Unknown");
+    let reason = reason_phrase(status);
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
     for (name, value) in headers {
         // Fields of one hop, and framing that a response without a body does not have.

@@ -92,8 +92,8 @@ pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tc
                 if let Some(field) = serves_nothing(TCP_MATCH, m) {
                     let field = format!("spec.tcp[{index}].match[{n}].{field}");
                     let why = not_carried_out(&field, &vs.object);
-                    for (_, to) in &mut to {
-                        to.policy = ClusterPolicy::denying(&why);
+                    for share in &mut to {
+                        share.to.policy = ClusterPolicy::denying(&why);
                     }
                 }
                 let whole = m.destination_subnets.is_empty();
@@ -124,6 +124,8 @@ fn destinations(
     port: u16,
     context: &Context<'_>,
 ) -> Shares {
-    let route = route.iter().map(|r| (r.weight, r.destination.as_ref()));
+    let route = route
+        .iter()
+        .map(|r| (r.weight, r.destination.as_ref(), None));
     shares(route, vs, port, context)
 }

@@ -6,7 +6,7 @@ use super::Registry;
 use super::scope::Scope;
 use super::services::Service;
 use crate::routing::HttpMatch;
-use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -36,7 +36,29 @@ pub enum Subset {
 }
 
 /// Destinations by weight. Without any, the route cannot do what it says.
-pub type Shares = Vec<(u32, To)>;
+pub type Shares = Vec<Share>;
+
+/// One of several destinations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Relative to the sum of all.
+    pub weight: u32,
+    /// The destination.
+    pub to: To,
+    /// What an HTTP route changes for this destination alone.
+    pub headers: Option<Arc<HeaderChanges>>,
+}
+
+impl Share {
+    /// Everything to one destination.
+    pub(super) fn all(to: To) -> Self {
+        Self {
+            weight: 1,
+            to,
+            headers: None,
+        }
+    }
+}
 
 /// One HTTP route.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +76,7 @@ impl HttpPlan {
     pub(super) fn all(to: To) -> Self {
         Self {
             matches: Vec::new(),
-            action: Ok(HttpAction::Forward(vec![(1, to)])),
+            action: Ok(HttpAction::Forward(vec![Share::all(to)])),
             policy: Arc::default(),
         }
     }
@@ -104,7 +126,7 @@ impl PortPlan {
         let http = actions.filter_map(HttpAction::destinations).flatten();
         let tls = self.tls.iter().flat_map(|r| &r.to);
         let tcp = self.tcp.iter().flat_map(|r| &r.to);
-        http.chain(tls).chain(tcp).map(|(_, to)| to)
+        http.chain(tls).chain(tcp).map(|share| &share.to)
     }
 }
 

@@ -14,7 +14,7 @@ use super::services::{Class, Service};
 use super::target::{itself, shares};
 use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute};
 use crate::routing::HttpMatch;
-use crate::traffic::{ClusterPolicy, HttpAction, NoAction};
+use crate::traffic::{ClusterPolicy, HttpAction, NoAction, RoutePolicy};
 use std::sync::Arc;
 
 /// What a service does with flows, by port. UDP ports are not here.
@@ -125,14 +125,22 @@ fn http_plan(
             Err(NoAction::NotCarriedOut(why))
         }
         None => HttpAction::of_rule(route, |to| {
-            let to = to.iter().map(|r| (r.weight, r.destination.as_ref()));
+            let to = to
+                .iter()
+                .map(|r| (r.weight, r.destination.as_ref(), r.headers.as_ref()));
             Some(shares(to, vs, port, context)).filter(|shares| !shares.is_empty())
         }),
     };
+    let mut policy = RoutePolicy::from(route);
+    // Istio `GetRouteOperation`.
+    if route.route.len() > 1 {
+        let operation = format!("{}:{port}", vs.object.meta.name);
+        policy.operation = Some(operation.into());
+    }
     HttpPlan {
         matches,
         action,
-        policy: Arc::new(route.into()),
+        policy: Arc::new(policy),
     }
 }
 

@@ -269,7 +269,7 @@ fn delegates_subsets_and_selected_workloads_lead_where_istio_says() {
                 r.matches.len(),
                 r.policy.timeout.map(|t| t.as_secs()),
                 r.action.as_ref().unwrap().destinations().unwrap()[0]
-                    .1
+                    .to
                     .subset
                     .clone(),
             )

@@ -4,11 +4,12 @@
 
 use super::VirtualService;
 use super::destination_policy::policy;
-use super::plan::{Context, Shares, Subset, To};
+use super::plan::{Context, Share, Shares, Subset, To};
 use super::services::Service;
 use crate::istio::fields::Destination;
 use crate::istio::hosts;
-use crate::traffic::{ClusterId, ClusterPolicy};
+use crate::istio::virtual_service::Headers;
+use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges};
 use std::sync::Arc;
 
 /// The service itself as a destination.
@@ -22,21 +23,26 @@ pub(super) fn itself(service: &Service, port: u16, policy: Arc<ClusterPolicy>) -
 
 /// Destinations by weight. A single one gets everything, whatever its weight.
 pub(super) fn shares<'a>(
-    route: impl Iterator<Item = (i32, Option<&'a Destination>)>,
+    route: impl Iterator<Item = (i32, Option<&'a Destination>, Option<&'a Headers>)>,
     vs: &VirtualService,
     port: u16,
     context: &Context<'_>,
 ) -> Shares {
-    let all: Vec<_> = route
-        .filter_map(|(w, to)| Some((w, target(to?, vs, port, context))))
-        .collect();
-    if let [(_, only)] = all.as_slice() {
-        return vec![(1, only.clone())];
+    let share = |(weight, to, headers): (i32, Option<&Destination>, Option<&Headers>)| {
+        // A route whose headers cannot be changed has no action.
+        let headers = headers.and_then(|h| HeaderChanges::new(Some(h)).ok());
+        Some(Share {
+            weight: u32::try_from(weight).unwrap_or(0),
+            to: target(to?, vs, port, context),
+            headers: headers.map(Arc::new),
+        })
+    };
+    let mut all: Vec<_> = route.filter_map(share).collect();
+    if let [only] = all.as_mut_slice() {
+        only.weight = 1;
     }
-    let weighted = all
-        .into_iter()
-        .map(|(w, to)| (u32::try_from(w).unwrap_or(0), to));
-    weighted.filter(|(w, _)| *w > 0).collect()
+    all.retain(|share| share.weight > 0);
+    all
 }
 
 /// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the service's only port, else

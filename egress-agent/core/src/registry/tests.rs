@@ -2,7 +2,7 @@
 
 use super::Registry;
 use super::not_done::not_done;
-use super::plan::{HostPlan, To};
+use super::plan::{HostPlan, Share};
 use super::scope::Workload;
 use super::view::View;
 use crate::istio::{Object, decode};
@@ -58,7 +58,10 @@ fn http(text: &str, host: &str) -> Vec<String> {
     let routes = plan.get(80).unwrap().http.iter().flatten();
     routes
         .map(|r| {
-            let to = |(weight, to): &(u32, To)| format!("{}:{}*{weight} ", to.id.host, to.id.port);
+            let to = |share: &Share| {
+                let (id, weight) = (&share.to.id, share.weight);
+                format!("{}:{}*{weight} ", id.host, id.port)
+            };
             let shares = r.action.iter().filter_map(HttpAction::destinations);
             let to: String = shares.flatten().map(to).collect();
             to + &r.policy.timeout.unwrap_or_default().as_secs().to_string()
@@ -200,7 +203,7 @@ fn a_tls_match_takes_the_port_from_the_services_own_name() {
     assert_eq!(
         (
             matched.tls[0].sni_hosts.as_slice(),
-            &*matched.tls[0].to[0].1.id.host
+            &*matched.tls[0].to[0].to.id.host
         ),
         (&["a.com".to_owned()][..], "b.com")
     );
@@ -238,14 +241,14 @@ fn what_is_asked_and_not_done_is_named_by_field() {
     let text = vs(
         "v",
         "a.com",
-        "http: [{match: [{uri: {exact: /}}], redirect: {uri: /}}, {fault: {abort: {httpStatus: 403}}, retries: {}, route: [{headers: {request: {remove: [x]}}, destination: {host: a.com, subset: s}}]}], tcp: [{}]",
+        "http: [{match: [{uri: {exact: /}}], redirect: {uri: /, redirectCode: 304}}, {headers: {response: {add: {x: '%X%'}}}, retries: {}, route: [{headers: {request: {set: {te: x}}}, destination: {host: a.com, subset: s}}]}], tcp: [{}]",
     );
     let found = not_done(&objects(&text)[0]);
     let fields: Vec<_> = found.iter().map(|m| m.field.as_str()).collect();
     let expected = [
-        "spec.http[0].redirect",
-        "spec.http[1].fault.abort",
-        "spec.http[1].route[0].headers.request",
+        "spec.http[0].redirect.redirectCode",
+        "spec.http[1].headers",
+        "spec.http[1].route[0].headers",
     ];
     assert_eq!(fields, expected);
     assert!(found.iter().all(|m| m.line == 5), "{found:?}");

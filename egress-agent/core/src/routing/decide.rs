@@ -4,10 +4,11 @@ use super::head::RequestHead;
 use super::inside::{canonical, within};
 use super::matching::{Fit, HttpMatch};
 use super::{
-    Cluster, DenialReason, PolicyRoutes, PortRoutes, RouteTable, Split, TlsRoute, Turn, VirtualHost,
+    Cluster, DenialReason, PolicyRoutes, PortRoutes, RouteTable, Share, Split, TlsRoute, Turn,
+    VirtualHost,
 };
 use crate::http::authority::parse_authority;
-use crate::traffic::{ClusterId, HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{ClusterId, HeaderChanges, HttpAction, NoAction, PathSpec, RoutePolicy};
 use egress_ebpf::ids::PolicyId;
 use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
@@ -16,11 +17,43 @@ use std::sync::Arc;
 /// Istio's name for the destination of traffic that matches no service.
 const PASSTHROUGH: &str = "PassthroughCluster";
 
+/// Where one request goes.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// The destination.
+    pub cluster: Arc<Cluster>,
+    /// What the route changes for this destination alone.
+    pub headers: Option<Arc<HeaderChanges>>,
+}
+
+/// What a route does with one request.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// The route's action.
+    pub action: HttpAction<Target>,
+    /// Its other settings.
+    pub policy: Arc<RoutePolicy>,
+    /// The path of the match that the request met.
+    pub spec: PathSpec,
+}
+
+/// Forwards to a cluster, as no route says otherwise.
+impl From<Arc<Cluster>> for Act {
+    fn from(cluster: Arc<Cluster>) -> Self {
+        let headers = None;
+        Self {
+            action: HttpAction::Forward(Target { cluster, headers }),
+            policy: Arc::default(),
+            spec: PathSpec::default(),
+        }
+    }
+}
+
 /// What happens to one HTTP request.
 #[derive(Clone, Debug)]
 pub enum HttpDecision {
-    /// A route takes it: the route's action and its policy.
-    Act(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>),
+    /// A route takes it.
+    Act(Act),
     /// The Host is not listed on this port: 502 with an empty body (Istio's `block_all`).
     UnlistedHost,
     /// Listed, but no route matches: 404 with an empty body, flag NR.
@@ -82,9 +115,7 @@ impl RouteTable {
             return listed;
         }
         match self.tcp(policy, dialled, turn) {
-            TcpDecision::Relay(cluster) => {
-                HttpDecision::Act(HttpAction::Forward(cluster), Arc::default())
-            }
+            TcpDecision::Relay(cluster) => HttpDecision::Act(cluster.into()),
             TcpDecision::NotCarriedOut(why) => HttpDecision::NotCarriedOut(why),
             TcpDecision::RelayNonHttp(_) | TcpDecision::Unlisted => listed,
         }
@@ -103,7 +134,7 @@ impl RouteTable {
         let by_name = || {
             let routes = self.port(policy, dialled.port())?;
             let fits = |route: &Arc<TlsRoute>| {
-                let cluster = route.to.pick(turn)?;
+                let cluster = &route.to.pick(turn)?.cluster;
                 if !within(&route.nets, dialled.ip()) {
                     return None;
                 }
@@ -145,7 +176,7 @@ impl RouteTable {
         let listed = || {
             let port = routes.ports.get(&dialled.port())?;
             port.tcp.find(dialled.ip(), |route| {
-                let cluster = route.to.pick(turn)?;
+                let cluster = &route.to.pick(turn)?.cluster;
                 if let Some(why) = &cluster.policy.denied {
                     return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
                 }
@@ -282,8 +313,8 @@ fn passthrough(dialled: SocketAddr) -> Cluster {
 impl VirtualHost {
     fn decide(&self, dialled: SocketAddr, head: &RequestHead<'_>, turn: Turn) -> HttpDecision {
         for route in &self.routes {
-            let fits = route.matches.iter().map(|m| m.fit(head));
-            match fits.max().unwrap_or(HttpMatch::unconditional(head)) {
+            let (fit, spec) = HttpMatch::best(&route.matches, head);
+            match fit {
                 Fit::Yes => {}
                 Fit::No => continue,
                 // It may match this route, so no later route may take it.
@@ -293,7 +324,11 @@ impl VirtualHost {
                 Err(NoAction::Nowhere) => HttpDecision::NoRoute,
                 Err(NoAction::NotCarriedOut(why)) => HttpDecision::NotCarriedOut(Arc::clone(why)),
                 Ok(action) => match action.try_map(|to| destination(to, dialled, turn)) {
-                    Ok(action) => HttpDecision::Act(action, Arc::clone(&route.policy)),
+                    Ok(action) => HttpDecision::Act(Act {
+                        action,
+                        policy: Arc::clone(&route.policy),
+                        spec,
+                    }),
                     Err(denied) => denied,
                 },
             };
@@ -303,8 +338,11 @@ impl VirtualHost {
 }
 
 /// The cluster that one request of a route goes to, or why it is denied.
-fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Arc<Cluster>, HttpDecision> {
-    let Some(cluster) = to.pick(turn) else {
+fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Target, HttpDecision> {
+    let Some(Share {
+        cluster, headers, ..
+    }) = to.pick(turn)
+    else {
         return Err(HttpDecision::NoRoute);
     };
     if let Some(why) = &cluster.policy.denied {
@@ -317,5 +355,8 @@ fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Arc<Cluste
     if !cluster.takes(dialled.ip()) {
         return Err(HttpDecision::UnlistedHost);
     }
-    Ok(Arc::clone(cluster))
+    Ok(Target {
+        cluster: Arc::clone(cluster),
+        headers: headers.clone(),
+    })
 }

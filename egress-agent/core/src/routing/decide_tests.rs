@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::HttpRoute;
-use crate::traffic::{ClusterId, HttpAction};
+use crate::traffic::ClusterId;
 use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
 use std::collections::BTreeMap;
@@ -92,8 +92,9 @@ fn the_most_specific_host_wins_whatever_the_order_of_the_list() {
         for (host, expected) in CASES {
             let head = head(host);
             let found = match table.http(PolicyId(7), to(80), &head, 0) {
-                HttpDecision::Act(HttpAction::Forward(cluster), _) => {
-                    Some(cluster.id.host.to_string())
+                HttpDecision::Act(act) => {
+                    let to = act.action.destinations().unwrap();
+                    Some(to.cluster.id.host.to_string())
                 }
                 HttpDecision::UnlistedHost
                 | HttpDecision::NoRoute
@@ -263,7 +264,7 @@ fn ten_thousand_hosts_on_one_port_are_each_found() {
         let host = format!("h{number}.example");
         let head = head(&host);
         assert!(
-            matches!(table.http(PolicyId(7), to(80), &head, 0), HttpDecision::Act(HttpAction::Forward(cluster), _) if *cluster.id.host == *host)
+            matches!(table.http(PolicyId(7), to(80), &head, 0), HttpDecision::Act(act) if *act.action.destinations().unwrap().cluster.id.host == *host)
         );
     }
 }

@@ -2,11 +2,9 @@
 //!
 //! The proxy sends it, and `explain` prints it. Decides nothing.
 
-use super::{Cluster, DenialReason, HttpDecision};
+use super::{Act, DenialReason, HttpDecision};
 use crate::http::authority::parse_authority;
 use crate::http::local_reply::LocalReply;
-use crate::traffic::{HttpAction, RoutePolicy};
-use std::sync::Arc;
 
 /// A denied request.
 #[derive(Clone, Debug)]
@@ -19,12 +17,9 @@ pub struct HttpDenial {
 
 impl HttpDecision {
     /// What the route of a request with this Host does, with its policy, or the request's denial.
-    pub fn or_denial(
-        self,
-        authority: &str,
-    ) -> Result<(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>), HttpDenial> {
+    pub fn or_denial(self, authority: &str) -> Result<Act, HttpDenial> {
         let (reply, reason) = match self {
-            Self::Act(action, policy) => return Ok((action, policy)),
+            Self::Act(act) => return Ok(act),
             Self::UnlistedHost => {
                 let reason = parse_authority(authority)
                     .map_or_else(DenialReason::BadHost, |_| DenialReason::UnlistedHost);

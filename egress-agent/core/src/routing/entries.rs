@@ -5,7 +5,7 @@ use super::by_name::Named;
 use super::inside::{leads_inside, within};
 use super::matching::HttpMatch;
 use super::turns::{Turn, Turns};
-use crate::traffic::{ClusterId, ClusterPolicy, HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -81,16 +81,38 @@ pub struct TcpRoute {
 /// Destinations by weight. Weights are relative to their sum; those of 0 get nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Split {
-    shares: Vec<(u32, Arc<Cluster>)>,
+    shares: Vec<Share>,
     turns: Turns,
 }
 
-impl From<Vec<(u32, Arc<Cluster>)>> for Split {
-    fn from(shares: Vec<(u32, Arc<Cluster>)>) -> Self {
+/// One of several destinations.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Share {
+    /// Relative to the sum of all.
+    pub weight: u32,
+    /// The destination.
+    pub cluster: Arc<Cluster>,
+    /// What an HTTP route changes for this destination alone.
+    pub headers: Option<Arc<HeaderChanges>>,
+}
+
+impl From<Vec<Share>> for Split {
+    fn from(shares: Vec<Share>) -> Self {
         Self {
             shares,
             turns: Turns::default(),
         }
+    }
+}
+
+impl From<Vec<(u32, Arc<Cluster>)>> for Split {
+    fn from(shares: Vec<(u32, Arc<Cluster>)>) -> Self {
+        let share = |(weight, cluster)| Share {
+            weight,
+            cluster,
+            headers: None,
+        };
+        shares.into_iter().map(share).collect::<Vec<_>>().into()
     }
 }
 
@@ -102,25 +124,25 @@ impl Split {
 
     /// The destinations that get a share.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        let weighed = self.shares.iter().filter(|(weight, _)| *weight > 0);
-        weighed.map(|(_, cluster)| cluster)
+        let weighed = self.shares.iter().filter(|share| share.weight > 0);
+        weighed.map(|share| &share.cluster)
     }
 
     /// The destination of one request or connection. Even a few draws in a row follow the weights closely.
-    pub fn pick(&self, turn: Turn) -> Option<&Arc<Cluster>> {
+    pub fn pick(&self, turn: Turn) -> Option<&Share> {
         let total: u64 = self
             .shares
             .iter()
-            .map(|(weight, _)| u64::from(*weight))
+            .map(|share| u64::from(share.weight))
             .sum();
         // Multiples of the golden ratio, taken modulo 1, spread evenly over the interval.
         let point = (self.turns.number(turn) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut at = (u128::from(point) * u128::from(total)) >> 64;
-        self.shares.iter().find_map(|(weight, cluster)| {
-            let weight = u128::from(*weight);
+        self.shares.iter().find(|share| {
+            let weight = u128::from(share.weight);
             let here = at < weight;
             at = at.saturating_sub(weight);
-            here.then_some(cluster)
+            here
         })
     }
 }
@@ -180,6 +202,7 @@ mod tests {
                     let place: usize = split
                         .pick(Turn::At(turn * stride))
                         .unwrap()
+                        .cluster
                         .id
                         .host
                         .parse()

@@ -2,7 +2,7 @@
 //!
 //! Knows no route.
 
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 
 /// What a route match looks at.
 #[derive(Clone, Copy, Debug)]
@@ -15,4 +15,17 @@ pub struct RequestHead<'a> {
     pub path: &'a str,
     /// Headers.
     pub headers: &'a HeaderMap,
+}
+
+impl<'a> RequestHead<'a> {
+    /// That of a request which names one host.
+    pub fn of<B>(request: &'a Request<B>, authority: &'a str) -> Self {
+        let target = request.uri().path_and_query();
+        Self {
+            authority,
+            method: request.method().as_str(),
+            path: target.map_or("/", |target| target.as_str()),
+            headers: request.headers(),
+        }
+    }
 }

@@ -6,18 +6,15 @@
 
 use super::head::RequestHead;
 use crate::http::headers::ends_here;
-use crate::istio::fields::StringMatch;
 use crate::istio::virtual_service::HttpMatchRequest;
-use regex::{Regex, RegexBuilder};
+use crate::traffic::{PathSpec, StringTest};
 use std::borrow::Cow;
-
-/// Largest compiled expression, in bytes.
-const REGEX_SIZE: usize = 1 << 20;
 
 /// One match, all of whose conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HttpMatch {
-    conditions: Vec<(Subject, Test)>,
+    conditions: Vec<(Subject, StringTest)>,
+    path: PathSpec,
 }
 
 /// Whether a request matches. Of several matches of a route the greatest counts.
@@ -44,53 +41,16 @@ enum Subject {
     Query(String),
 }
 
-#[derive(Clone, Debug)]
-enum Test {
-    Present,
-    Exact(String),
-    Prefix(String),
-    ExactAnyCase(String),
-    PrefixAnyCase(String),
-    Regex(Regex),
-    /// An expression that cannot be compiled.
-    Broken,
-}
-
-impl PartialEq for Test {
-    fn eq(&self, other: &Self) -> bool {
-        use Test::{Broken, Exact, ExactAnyCase, Prefix, PrefixAnyCase, Present, Regex};
-        match (self, other) {
-            (Present, Present) | (Broken, Broken) => true,
-            (Exact(a), Exact(b))
-            | (Prefix(a), Prefix(b))
-            | (ExactAnyCase(a), ExactAnyCase(b))
-            | (PrefixAnyCase(a), PrefixAnyCase(b)) => a == b,
-            (Regex(a), Regex(b)) => a.as_str() == b.as_str(),
-            (
-                Present | Exact(_) | Prefix(_) | ExactAnyCase(_) | PrefixAnyCase(_) | Regex(_)
-                | Broken,
-                _,
-            ) => false,
-        }
-    }
-}
-
 impl HttpMatch {
     /// From a resource's match.
     pub fn new(m: &HttpMatchRequest) -> Self {
         let mut conditions = Vec::new();
+        let path = m.uri.as_ref().map(PathSpec::new).unwrap_or_default();
         if let Some(uri) = &m.uri {
-            let test = match uri {
-                StringMatch::Exact(text) if m.ignore_uri_case => {
-                    Test::ExactAnyCase(text.to_ascii_lowercase())
-                }
-                StringMatch::Prefix(text) if m.ignore_uri_case => {
-                    Test::PrefixAnyCase(text.to_ascii_lowercase())
-                }
-                StringMatch::Present
-                | StringMatch::Exact(_)
-                | StringMatch::Prefix(_)
-                | StringMatch::Regex(_) => Test::new(uri),
+            let test = if m.ignore_uri_case {
+                StringTest::any_case(uri)
+            } else {
+                StringTest::new(uri)
             };
             conditions.push((Subject::Path, test));
         }
@@ -100,19 +60,19 @@ impl HttpMatch {
             (Subject::Authority, &m.authority),
         ];
         for (subject, test) in plain {
-            conditions.extend(test.as_ref().map(|t| (subject, Test::new(t))));
+            conditions.extend(test.as_ref().map(|t| (subject, StringTest::new(t))));
         }
         let lower = |name: &String| name.to_ascii_lowercase();
         conditions.extend(
             m.headers
                 .iter()
-                .map(|(n, t)| (Subject::Header(lower(n)), Test::new(t))),
+                .map(|(n, t)| (Subject::Header(lower(n)), StringTest::new(t))),
         );
         let without = m.without_headers.iter();
-        conditions.extend(without.map(|(n, t)| (Subject::Without(lower(n)), Test::new(t))));
+        conditions.extend(without.map(|(n, t)| (Subject::Without(lower(n)), StringTest::new(t))));
         let query = m.query_params.iter();
-        conditions.extend(query.map(|(n, t)| (Subject::Query(n.clone()), Test::new(t))));
-        Self { conditions }
+        conditions.extend(query.map(|(n, t)| (Subject::Query(n.clone()), StringTest::new(t))));
+        Self { conditions, path }
     }
 
     /// The matches that hold if one of the first and one of the second list holds. An empty list matches all requests.
@@ -125,12 +85,14 @@ impl HttpMatch {
             };
         }
         let with = |a: &Self| {
-            let joined = second
-                .iter()
-                .map(|b| [a.conditions.clone(), b.conditions.clone()].concat());
-            joined
-                .map(|conditions| Self { conditions })
-                .collect::<Vec<_>>()
+            let joined = |b: &Self| Self {
+                conditions: [a.conditions.clone(), b.conditions.clone()].concat(),
+                path: match &b.path {
+                    PathSpec::Any => a.path.clone(),
+                    own => own.clone(),
+                },
+            };
+            second.iter().map(joined).collect::<Vec<_>>()
         };
         first.iter().flat_map(with).collect()
     }
@@ -140,14 +102,30 @@ impl HttpMatch {
         self.conditions.is_empty()
     }
 
+    /// Judges a request for a route with these matches, and returns the path of the first that it meets.
+    pub fn best(matches: &[Self], head: &RequestHead<'_>) -> (Fit, PathSpec) {
+        if matches.is_empty() {
+            return (Self::unconditional(head), PathSpec::default());
+        }
+        let mut best = (Fit::No, PathSpec::default());
+        for one in matches {
+            match one.fit(head) {
+                Fit::Yes => return (Fit::Yes, one.path.clone()),
+                Fit::Unknown => best.0 = Fit::Unknown,
+                Fit::No => {}
+            }
+        }
+        best
+    }
+
     /// Judges a request for a route without a match. Such a route is for the prefix `/`, and `OPTIONS *` has no path.
-    pub fn unconditional(head: &RequestHead<'_>) -> Fit {
+    fn unconditional(head: &RequestHead<'_>) -> Fit {
         if head.path == "*" { Fit::No } else { Fit::Yes }
     }
 
     /// Judges a request.
     pub fn fit(&self, head: &RequestHead<'_>) -> Fit {
-        let on_path = |(subject, _): &(Subject, Test)| *subject == Subject::Path;
+        let on_path = |(subject, _): &(Subject, StringTest)| *subject == Subject::Path;
         let mut found = if self.conditions.iter().any(on_path) {
             Fit::Yes
         } else {
@@ -157,7 +135,7 @@ impl HttpMatch {
             return found;
         }
         for (subject, test) in &self.conditions {
-            if matches!(test, Test::Broken) {
+            if matches!(test, StringTest::Broken) {
                 found = Fit::Unknown;
             } else if !holds(subject, test, head) {
                 return Fit::No;
@@ -167,7 +145,7 @@ impl HttpMatch {
     }
 }
 
-fn holds(subject: &Subject, test: &Test, head: &RequestHead<'_>) -> bool {
+fn holds(subject: &Subject, test: &StringTest, head: &RequestHead<'_>) -> bool {
     let path = head.path.split(['?', '#']).next().unwrap_or_default();
     match subject {
         Subject::Path => test.accepts(path),
@@ -179,41 +157,10 @@ fn holds(subject: &Subject, test: &Test, head: &RequestHead<'_>) -> bool {
         Subject::Without(name) => {
             let values = values(name, head);
             let passes = values.iter().any(|value| test.accepts(value));
-            let empty_passes = *test != Test::Present && test.accepts("");
+            let empty_passes = *test != StringTest::Present && test.accepts("");
             !(passes || (values.is_empty() && empty_passes))
         }
         Subject::Query(name) => query(name, head.path).is_some_and(|value| test.accepts(value)),
-    }
-}
-
-impl Test {
-    fn new(test: &StringMatch) -> Self {
-        match test {
-            StringMatch::Present => Self::Present,
-            // Not RE2; Istio uses it for "any value".
-            StringMatch::Regex(pattern) if pattern == "*" => Self::Present,
-            StringMatch::Exact(pattern) => Self::Exact(pattern.clone()),
-            StringMatch::Prefix(pattern) => Self::Prefix(pattern.clone()),
-            StringMatch::Regex(pattern) => RegexBuilder::new(&format!(r"\A(?:{pattern})\z"))
-                .size_limit(REGEX_SIZE)
-                .build()
-                .map_or(Self::Broken, Self::Regex),
-        }
-    }
-
-    fn accepts(&self, value: &str) -> bool {
-        match self {
-            Self::Present => true,
-            Self::Exact(text) => value == text,
-            Self::Prefix(text) => value.starts_with(text.as_str()),
-            Self::ExactAnyCase(text) => value.eq_ignore_ascii_case(text),
-            Self::PrefixAnyCase(text) => {
-                let start = value.as_bytes().get(..text.len());
-                start.is_some_and(|s| s.eq_ignore_ascii_case(text.as_bytes()))
-            }
-            Self::Regex(regex) => regex.is_match(value),
-            Self::Broken => false,
-        }
     }
 }
 
@@ -237,6 +184,13 @@ fn values<'a>(name: &str, head: &RequestHead<'a>) -> Vec<Cow<'a, str>> {
         values.push("http".into());
     }
     values
+}
+
+impl RequestHead<'_> {
+    /// The scheme of a plain-text request.
+    pub fn scheme(&self) -> &'static str {
+        scheme(self)
+    }
 }
 
 /// The scheme of a plain-text request: the value of `x-forwarded-proto` if it is one of the two (Envoy

@@ -1,6 +1,7 @@
 //! Matches against heads of requests, by table.
 
 use super::*;
+use crate::istio::fields::StringMatch;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::BTreeMap;
 

@@ -21,9 +21,9 @@ mod turns;
 
 pub use by_address::{ByAddress, ByNetwork};
 pub use by_name::{ByName, Named, Rank};
-pub use decide::{HttpDecision, TcpDecision, TlsDecision};
+pub use decide::{Act, HttpDecision, Target, TcpDecision, TlsDecision};
 pub use denial::HttpDenial;
-pub use entries::{Cluster, HttpRoute, Split, TcpRoute, TlsRoute, VirtualHost};
+pub use entries::{Cluster, HttpRoute, Share, Split, TcpRoute, TlsRoute, VirtualHost};
 pub use head::RequestHead;
 pub use matching::{Fit, HttpMatch};
 pub use pick::candidates;

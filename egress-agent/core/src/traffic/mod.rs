@@ -7,15 +7,33 @@
 mod client_tls;
 mod cluster_id;
 mod cluster_policy;
+mod cors;
+mod fault;
+mod header_changes;
 mod http_action;
+mod path_spec;
+mod redirect;
 mod retry_on;
 mod retry_policy;
+mod rewrite;
 mod route_policy;
+mod string_test;
 
 pub use client_tls::{CertificateFiles, ClientTls, Verify};
 pub use cluster_id::ClusterId;
 pub use cluster_policy::{ClusterPolicy, MergedPolicy};
-pub use http_action::{HttpAction, NoAction};
+pub use cors::{Cors, CorsStep};
+pub use fault::{AbortWith, Fault, Fraction};
+pub use header_changes::{HeaderChanges, HeaderOps};
+pub use http_action::{DirectResponse, HttpAction, NoAction};
+pub use path_spec::PathSpec;
+pub use redirect::{Redirect, RedirectedFrom};
 pub use retry_on::{Condition, RetryOn};
 pub use retry_policy::RetryPolicy;
+pub use rewrite::Rewrite;
 pub use route_policy::RoutePolicy;
+pub use string_test::StringTest;
+
+pub(crate) use header_changes::missing as missing_headers;
+pub(crate) use redirect::has_status as has_redirect_status;
+pub(crate) use rewrite::has_regex as has_rewrite_regex;

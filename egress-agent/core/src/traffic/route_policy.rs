@@ -2,9 +2,14 @@
 //!
 //! Owns which fields are read. The proxy carries them out.
 
+use super::cors::Cors;
+use super::fault::Fault;
+use super::header_changes::HeaderChanges;
 use super::retry_policy::RetryPolicy;
+use super::rewrite::Rewrite;
 use crate::istio::duration::TimeSpan;
 use crate::istio::virtual_service::HttpRoute;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The policy of one route. The default has no settings but Istio's default retries.
@@ -14,6 +19,16 @@ pub struct RoutePolicy {
     pub timeout: Option<Duration>,
     /// `retries`.
     pub retries: RetryPolicy,
+    /// `fault`.
+    pub fault: Fault,
+    /// `corsPolicy`.
+    pub cors: Option<Cors>,
+    /// `rewrite`.
+    pub rewrite: Rewrite,
+    /// `headers`.
+    pub headers: HeaderChanges,
+    /// The name of its operation in a trace, up to the path. Otherwise host and port of the destination.
+    pub operation: Option<Arc<str>>,
 }
 
 impl RoutePolicy {
@@ -37,9 +52,16 @@ impl RoutePolicy {
 
 impl From<&HttpRoute> for RoutePolicy {
     fn from(route: &HttpRoute) -> Self {
+        // A route whose headers cannot be changed has no action.
+        let headers = HeaderChanges::new(route.headers.as_ref()).unwrap_or_default();
         Self {
             timeout: route.timeout.map(TimeSpan::duration),
             retries: RetryPolicy::of_rule(route.retries.as_ref()),
+            fault: route.fault.as_ref().map(Fault::from).unwrap_or_default(),
+            cors: route.cors_policy.as_ref().map(Cors::from),
+            rewrite: Rewrite::from(route),
+            headers,
+            operation: None,
         }
     }
 }
@@ -68,6 +90,7 @@ mod tests {
                     per_try_timeout: each,
                     ..RetryPolicy::default()
                 },
+                ..RoutePolicy::default()
             };
             let got = policy.expected_timeout(Duration::from_millis(elapsed));
             assert_eq!(got, expected, "{timeout:?} {each:?} {elapsed}");

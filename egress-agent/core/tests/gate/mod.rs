@@ -13,7 +13,6 @@ use egress_core::policy::state::{Settings, State};
 use egress_core::routing::{
     Cluster, HttpDecision, PolicyRoutes, RequestHead, Sniffed, Step, TlsDecision,
 };
-use egress_core::traffic::HttpAction;
 use egress_ebpf::abi::{Policy, proto};
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::ids::PolicyId;
@@ -188,7 +187,10 @@ impl Gate {
                     headers: &HeaderMap::new(),
                 };
                 match routes.http(policy, to, &head, 0) {
-                    HttpDecision::Act(HttpAction::Forward(cluster), _) => went(&cluster),
+                    HttpDecision::Act(act) => {
+                        let to = act.action.destinations().expect("every route forwards");
+                        went(&to.cluster)
+                    }
                     HttpDecision::UnlistedHost => Outcome::Status(502),
                     HttpDecision::NoRoute => Outcome::Status(404),
                     HttpDecision::NoCluster(_) | HttpDecision::NotCarriedOut(_) => {

@@ -1,9 +1,9 @@
 //! One client connection from its first request to its end.
 //!
-//! `judge` decides whether a request is allowed; `exchange` carries it upstream.
+//! `judge` decides whether a request is allowed; `act` carries out its route.
 
-use super::control::{Asked, Turn};
-use super::exchange::{Exchange, exchange};
+use super::act::{Asking, act};
+use super::control::Turn;
 use super::interim::Interim;
 use super::judge::Judge;
 use super::local::local_response;
@@ -18,11 +18,12 @@ use crate::proxy::loan::Loan;
 use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::stream::Rewound;
 use egress_core::http::head_reader::HeadReader;
-use egress_core::http::hop_by_hop::UpgradeAsked;
 use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::http::request_head::MAX_HEADERS;
+use egress_core::http::response_head::reason_phrase;
 use egress_core::routing::HttpDenial;
 use hyper::body::{Body as _, Incoming};
+use hyper::ext::ReasonPhrase;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
@@ -187,8 +188,11 @@ impl Connection {
     }
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
-        let response = self.answer(request).await;
+        let mut response = self.answer(request).await;
         self.session.control.responds();
+        let reason = reason_phrase(response.status());
+        let reason = ReasonPhrase::from_static(reason.as_bytes());
+        response.extensions_mut().insert(reason);
         let client = self.session.client.clone();
         response.map(|body| Reply::new(body, Arc::clone(&self.session.control), client))
     }
@@ -202,37 +206,33 @@ impl Connection {
             .uri()
             .path_and_query()
             .map_or_else(String::new, ToString::to_string);
-        let Some(Asked {
-            authority, expect, ..
-        }) = self.session.control.take_asked()
-        else {
+        let Some(asked) = self.session.control.take_asked() else {
             // The library returns only requests that it was given, so this does not happen.
             return local_response(&LocalReply::malformed(), ticket);
         };
-        ticket.record.host.clone_from(&authority);
+        ticket.record.host.clone_from(&asked.authority);
         let end = Arc::new(RequestEnd::default());
         let without_body = request.body().is_end_stream();
-        let (mut response, is_whole) = match self.judge.judge(&request, &authority) {
+        let (mut response, is_whole) = match self.judge.judge(&request, &asked.authority) {
             Ok(allowed) => {
-                let exchange_of = Exchange {
-                    cluster: allowed.cluster,
-                    policy: allowed.policy,
-                    websocket: allowed.upgrade == UpgradeAsked::Websocket,
-                    expect: expect.and_then(|value| HeaderValue::from_bytes(&value).ok()),
+                let asking = Asking {
+                    authority: asked.authority,
+                    expect: asked.expect.and_then(|v| HeaderValue::from_bytes(&v).ok()),
                     interim: Interim::http1(&self.session.control),
                 };
-                let response = exchange(
+                let response = act(
                     &self.session,
-                    exchange_of,
+                    &allowed,
+                    &asking,
                     request.map(MessageBody::Http1),
                     Arc::clone(&end),
                     ticket,
                 )
                 .await;
-                (response, end.at().is_some())
+                (response, without_body || end.at().is_some())
             }
             Err(HttpDenial { reply, reason }) => {
-                let name = Some(authority).filter(|name| !name.is_empty());
+                let name = Some(asked.authority).filter(|name| !name.is_empty());
                 let closes = reason == DenialReason::UpgradeDenied;
                 self.session.client.deny(reason, name.as_deref());
                 (local_response(&reply, ticket), without_body && !closes)

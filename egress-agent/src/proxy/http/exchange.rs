@@ -2,55 +2,45 @@
 //!
 //! `attempts` sends it upstream.
 
+use super::act::Asking;
 use super::attempts::{Answered, Attempts};
-use super::interim::Interim;
+use super::judge::Allowed;
 use super::local::local_response;
 use super::message_body::MessageBody;
+use super::outgoing;
 use super::reply_body::{Relay, ReplyBody};
 use super::request_body::{RequestBody, RequestEnd, RequestSource};
 use super::session::Session;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::{OwnedTask, Ticket};
 use crate::proxy::upstream::pool::Upstream;
-use egress_core::http::headers::{RequestContext, prepare_request, prepare_response};
+use egress_core::http::headers::prepare_response;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::upstream_reset::UpstreamReset;
-use egress_core::routing::Cluster;
-use egress_core::traffic::RoutePolicy;
-use hyper::header::{EXPECT, HeaderValue};
+use egress_core::routing::Target;
+use hyper::body::Body as _;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::time::{Instant, sleep_until};
-use uuid::{Builder, Uuid};
-
-/// Where a request goes and how.
-pub(super) struct Exchange {
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) policy: Arc<RoutePolicy>,
-    pub(super) websocket: bool,
-    /// The client's `expect`.
-    pub(super) expect: Option<HeaderValue>,
-    /// For the origin's 1xx responses.
-    pub(super) interim: Interim,
-}
 
 /// Sends one request upstream and returns the client's response.
 pub(super) async fn exchange(
     session: &Session,
-    to: Exchange,
+    to: &Target,
+    allowed: &Allowed,
+    asking: &Asking,
     mut request: Request<MessageBody>,
     end: Arc<RequestEnd>,
     mut ticket: Ticket,
 ) -> Response<ReplyBody> {
     let client = &session.client;
-    let cluster = &to.cluster;
+    let (cluster, policy) = (&to.cluster, &allowed.act.policy);
     ticket.record.service = Some(cluster.id.host.to_string());
     let mut order = client.addresses_of(cluster);
     if order.is_empty() {
@@ -62,39 +52,28 @@ pub(super) async fn exchange(
         };
         order = client.addresses_of(&dialled);
     }
-    let downstream = to.websocket.then(|| on(&mut request));
+    let downstream = allowed.websocket.then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
     parts.version = Version::HTTP_11;
-    let (request_id, trace_id) = numbers();
-    prepare_request(
-        &mut parts.headers,
-        &RequestContext {
-            request_id: request_id
-                .hyphenated()
-                .encode_lower(&mut Uuid::encode_buffer()),
-            trace_id,
-            timeout: to.policy.expected_timeout(Duration::ZERO),
-            service_host: &cluster.id.host,
-            service_port: cluster.id.port,
-            websocket: to.websocket,
-        },
-    );
-    if let Some(expect) = to.expect {
-        parts.headers.insert(EXPECT, expect);
+    if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
+        return local_response(&LocalReply::bad_request(), ticket);
     }
-    let keep = (to.policy.retries.attempts > 0).then_some(client);
+    if body.is_end_stream() {
+        outgoing::without_body(&mut parts);
+    }
+    let keep = (policy.retries.attempts > 0).then_some(client);
     let attempts = Attempts {
         session,
         cluster,
-        policy: &to.policy,
+        policy,
         order: &order,
-        interim: &to.interim,
+        interim: &asking.interim,
         body: RequestSource::new(body, &end, &ticket.counters, keep),
         end: Arc::clone(&end),
     };
     // A websocket has no fixed end. Envoy's timer does not run for it either.
     let mut deadline = deadline(
-        to.policy.timeout.filter(|_| !to.websocket),
+        policy.timeout.filter(|_| !allowed.websocket),
         Arc::clone(&end),
     );
     let answered = {
@@ -137,21 +116,11 @@ pub(super) async fn exchange(
         inner,
         ticket,
         end,
-        deadline: to.policy.timeout.map(|_| deadline),
+        deadline: policy.timeout.map(|_| deadline),
         upstream: Some(upstream),
         pool: Arc::clone(&session.pool),
     };
     Response::from_parts(head, relay.into_body())
-}
-
-/// A request's id and the number of its trace: two random UUIDs from one system call.
-fn numbers() -> (Uuid, u128) {
-    let mut random = [[0; 16]; 2];
-    if getrandom(random.as_flattened_mut(), GetRandomFlags::empty()) != Ok(32) {
-        return (Uuid::new_v4(), Uuid::new_v4().as_u128());
-    }
-    let [id, trace] = random.map(|bytes| Builder::from_random_bytes(bytes).into_uuid());
-    (id, trace.as_u128())
 }
 
 /// Fires when the timeout has passed since the end of the request. Never fires without a timeout.

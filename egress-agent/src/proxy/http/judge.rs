@@ -6,8 +6,7 @@ use crate::proxy::client::Client;
 use crate::proxy::observe::DenialReason;
 use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
-use egress_core::routing::{Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
-use egress_core::traffic::{HttpAction, RoutePolicy};
+use egress_core::routing::{Act, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
 use egress_ebpf::ids::PolicyId;
 use hyper::Request;
 use hyper::http::HeaderMap;
@@ -15,9 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A request that may continue.
 pub(super) struct Allowed {
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) policy: Arc<RoutePolicy>,
-    pub(super) upgrade: UpgradeAsked,
+    pub(super) act: Act,
+    /// It asks for a websocket.
+    pub(super) websocket: bool,
 }
 
 /// The judge of one connection.
@@ -75,22 +74,11 @@ impl Judge {
         request: &Request<B>,
         authority: &str,
     ) -> Result<Allowed, HttpDenial> {
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let head = RequestHead {
-            authority,
-            method: request.method().as_str(),
-            path,
-            headers: request.headers(),
-        };
+        let head = RequestHead::of(request, authority);
         match self.decide(&head).or_denial(authority) {
-            Ok((HttpAction::Forward(cluster), policy)) => {
-                self.allow(request, authority, cluster, policy)
-            }
+            Ok(act) => self.allow(request, authority, act),
             Err(denial) => match self.client.audited(&denial.reason, Some(authority)) {
-                Some(cluster) => self.allow(request, authority, cluster, Arc::default()),
+                Some(cluster) => self.allow(request, authority, cluster.into()),
                 None => Err(denial),
             },
         }
@@ -125,8 +113,7 @@ impl Judge {
         &self,
         request: &Request<B>,
         authority: &str,
-        cluster: Arc<Cluster>,
-        policy: Arc<RoutePolicy>,
+        act: Act,
     ) -> Result<Allowed, HttpDenial> {
         let upgrade = upgrade_asked(request.headers());
         if upgrade == UpgradeAsked::Other {
@@ -141,9 +128,8 @@ impl Judge {
         }
         drop(last);
         Ok(Allowed {
-            cluster,
-            policy,
-            upgrade,
+            act,
+            websocket: upgrade == UpgradeAsked::Websocket,
         })
     }
 }

@@ -5,45 +5,74 @@
 use super::reply_body::ReplyBody;
 use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
-use egress_core::http::local_reply::LocalReply;
+use egress_core::http::local_reply::{LocalReply, grpc_status};
+use egress_core::http::response_flags::ResponseFlags;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::{Response, StatusCode};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+/// A reply with a status and a body, in whichever form the client reads.
+pub(super) struct Own {
+    pub(super) status: u16,
+    pub(super) body: Bytes,
+    /// The status for a gRPC client, if it is not the one that stands for `status`.
+    pub(super) grpc: Option<u8>,
+    pub(super) flags: ResponseFlags,
+}
+
+impl From<&LocalReply> for Own {
+    fn from(reply: &LocalReply) -> Self {
+        Self {
+            status: reply.status,
+            body: Bytes::from(reply.body.clone().into_owned()),
+            grpc: None,
+            flags: reply.flags,
+        }
+    }
+}
+
 /// A local reply as Envoy sends it. hyper adds `date`.
-pub(super) fn local_response(reply: &LocalReply, mut ticket: Ticket) -> Response<ReplyBody> {
+pub(super) fn local_response(reply: &LocalReply, ticket: Ticket) -> Response<ReplyBody> {
+    own_response(reply.into(), ticket)
+}
+
+/// The same for any status and body.
+pub(super) fn own_response(own: Own, mut ticket: Ticket) -> Response<ReplyBody> {
+    ticket.record.flags = ticket.record.flags.and(own.flags);
     let mut response = if ticket.grpc {
-        grpc_response(reply)
+        grpc_response(&own)
     } else {
-        plain_response(reply)
+        plain_response(own)
     };
     let headers = response.headers_mut();
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
     let sent = response.body().local_length();
     let length = HeaderValue::from(sent);
     response.headers_mut().insert(CONTENT_LENGTH, length);
+    response.extensions_mut().insert(ticket.record.flags);
     ticket.record.response_code = response.status().as_u16();
-    ticket.record.flags = reply.flags;
     ticket.counters.sent.store(sent, Ordering::Relaxed);
     ticket.done();
     response
 }
 
-fn plain_response(reply: &LocalReply) -> Response<ReplyBody> {
-    let body = Some(Bytes::from(reply.body.clone().into_owned())).filter(|body| !body.is_empty());
+fn plain_response(own: Own) -> Response<ReplyBody> {
+    let body = Some(own.body).filter(|body| !body.is_empty());
+    let has_body = body.is_some();
     let mut response = Response::new(ReplyBody::Local(body));
-    // Every status of `LocalReply` is valid.
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    if !reply.body.is_empty() {
+    // Every status of a rule and of `LocalReply` is valid.
+    *response.status_mut() = StatusCode::from_u16(own.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    if has_body {
         let text = HeaderValue::from_static("text/plain");
         response.headers_mut().insert(CONTENT_TYPE, text);
     }
     response
 }
 
-fn grpc_response(reply: &LocalReply) -> Response<ReplyBody> {
-    let (status, message) = reply.in_grpc();
+fn grpc_response(own: &Own) -> Response<ReplyBody> {
+    let status = own.grpc.unwrap_or_else(|| grpc_status(own.status));
+    let message = String::from_utf8_lossy(&own.body).replace('%', "%25");
     let mut response = Response::new(ReplyBody::Local(None));
     let headers = response.headers_mut();
     let grpc = HeaderValue::from_static("application/grpc");

@@ -3,6 +3,7 @@
 //!
 //! `upstream` makes upstream connections; `egress_core` knows hosts and routes.
 
+mod act;
 mod attempts;
 mod connection;
 mod control;
@@ -13,6 +14,7 @@ mod judge;
 mod kept;
 mod local;
 mod message_body;
+mod outgoing;
 mod reply_body;
 mod request_body;
 mod room;

@@ -204,11 +204,13 @@ impl Source {
                 .received
                 .fetch_add(length(frame) as u64, Ordering::Relaxed);
         }
+        // Nothing polls after the trailers.
+        let trailers = matches!(&polled, Some(Ok(frame)) if frame.is_trailers());
         if let Some(Err(error)) = &polled {
             if error.broke_protocol() {
                 self.end.mark_broken();
             }
-        } else if polled.is_none() || inner.is_end_stream() {
+        } else if trailers || polled.is_none() || inner.is_end_stream() {
             self.inner = None;
             self.end.mark();
         }

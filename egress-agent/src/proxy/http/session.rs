@@ -31,6 +31,14 @@ impl Session {
         }
     }
 
+    /// The version of HTTP that the client speaks, as Envoy names it.
+    pub(super) fn version(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Http2 => "HTTP/2",
+            Protocol::Http | Protocol::Tls | Protocol::Tcp => "HTTP/1.1",
+        }
+    }
+
     /// A record for the next request.
     pub(super) fn ticket(&self) -> Ticket {
         Ticket::new(self.client.clone(), self.protocol, Arc::default())

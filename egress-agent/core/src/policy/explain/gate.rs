@@ -9,11 +9,10 @@ use crate::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use crate::policy::state::PolicyState;
 use crate::policy::tables::Transport;
 use crate::routing::{
-    Cluster, DenialReason, RequestHead, RouteTable, Sniffed, Step, TlsDecision, candidates,
-    only_host, sniff,
+    Act, Cluster, DenialReason, RequestHead, RouteTable, Sniffed, Step, Target, TlsDecision,
+    candidates, only_host, sniff,
 };
 use crate::tls::client_hello::HelloError;
-use crate::traffic::{HttpAction, RoutePolicy};
 use egress_ebpf::abi::{Policy, policy_flag};
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::ids::PolicyId;
@@ -60,7 +59,7 @@ pub(super) enum Fate {
     /// The proxy forwards its TLS by the server name.
     Tls(Arc<Cluster>),
     /// The proxy carries out what the request's route does.
-    Request(HttpAction<Arc<Cluster>>, Arc<RoutePolicy>),
+    Request(Act),
     /// The proxy denies it: it answers with this status, or closes the connection.
     DeniedByProxy(DenialReason, Option<u16>),
     /// It would go to a destination that has no address: 503 for a request, closed otherwise.
@@ -195,11 +194,11 @@ impl Gate<'_> {
         let decision = self.routes.http(self.id, to, head, 0);
         match decision.or_denial(head.authority) {
             Err(denial) => Fate::DeniedByProxy(denial.reason, Some(denial.reply.status)),
-            Ok((action, policy)) => match action.destinations() {
-                Some(cluster) if candidates(cluster, to, || 0).is_empty() => {
+            Ok(act) => match act.action.destinations() {
+                Some(Target { cluster, .. }) if candidates(cluster, to, || 0).is_empty() => {
                     Fate::NoEndpoint(Arc::clone(cluster), Some(503))
                 }
-                _ => Fate::Request(action, policy),
+                _ => Fate::Request(act),
             },
         }
     }

@@ -10,7 +10,7 @@ use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
 use crate::routing::Cluster;
-use crate::traffic::{HttpAction, RetryPolicy, RoutePolicy};
+use crate::traffic::{AbortWith, HttpAction, RetryPolicy, RoutePolicy};
 
 /// The verdict on a flow that passes. `to` names what was dialled.
 pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str>) -> String {
@@ -19,15 +19,18 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
         Fate::Relayed(c) if c.original_dst.is_some() => format!("relayed to {to}"),
         Fate::Relayed(c) => format!("relayed to {}", target(c)),
         Fate::Tls(c) => format!("{} goes to {}", request(spoken), target(c)),
-        Fate::Request(action, policy) => {
-            let what = match action {
-                HttpAction::Forward(cluster) => {
-                    format!("goes to {}", target(cluster))
+        Fate::Request(act) => {
+            let what = match &act.action {
+                HttpAction::Forward(to) => {
+                    format!("goes to {}", target(&to.cluster))
                 }
+                HttpAction::Redirect(redirect) => {
+                    format!("is answered with a redirect ({})", redirect.status)
+                }
+                HttpAction::Direct(response) => format!("is answered with {}", response.status),
             };
             let by = by.map_or_else(String::new, |rule| format!(" by {rule}"));
-            let settings = settings(policy);
-            format!("{} {what}{by}{settings}", request(spoken))
+            format!("{} {what}{by}{}", request(spoken), settings(&act.policy))
         }
         Fate::DeniedByKernel(_) | Fate::DeniedByProxy(..) | Fate::NoEndpoint(..) => String::new(),
     }
@@ -45,6 +48,16 @@ fn settings(policy: &RoutePolicy) -> String {
         if let Some(limit) = retries.per_try_timeout {
             text += &format!(", {limit:?} each");
         }
+    }
+    if let Some((part, time)) = policy.fault.delay {
+        text += &format!(", {part} of requests delayed by {time:?}");
+    }
+    if let Some((part, with)) = policy.fault.abort {
+        let with = match with {
+            AbortWith::Http(status) => format!("{status}"),
+            AbortWith::Grpc(status) => format!("gRPC status {status}"),
+        };
+        text += &format!(", {part} of requests aborted with {with}");
     }
     text
 }

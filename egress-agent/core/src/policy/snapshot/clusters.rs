@@ -2,10 +2,10 @@
 
 use crate::policy::claims::{cluster, doors};
 use crate::policy::leases::Leases;
-use crate::registry::plan::{HttpPlan, PortPlan, Shares, To};
+use crate::registry::plan::{self, HttpPlan, PortPlan, Shares, To};
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
-use crate::routing::{Cluster, HttpRoute, Split, TcpRoute};
+use crate::routing::{Cluster, HttpRoute, Share, Split, TcpRoute};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -31,8 +31,12 @@ impl Clusters<'_> {
 
     /// Destinations by weight.
     pub(super) fn split(&mut self, shares: &Shares) -> Split {
-        let shares = shares.iter().map(|(w, to)| (*w, self.of(to)));
-        shares.collect::<Vec<_>>().into()
+        let share = |share: &plan::Share| Share {
+            weight: share.weight,
+            cluster: self.of(&share.to),
+            headers: share.headers.clone(),
+        };
+        shares.iter().map(share).collect::<Vec<_>>().into()
     }
 
     /// One HTTP route.

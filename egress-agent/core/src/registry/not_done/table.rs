@@ -6,13 +6,10 @@
 use crate::istio::destination_rule::ClientTlsMode;
 use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};
 use crate::istio::sidecar::{CaptureMode, IstioEgressListener, OutboundTrafficPolicy};
-use crate::istio::virtual_service::{
-    CorsPolicy, HeaderOperations, Headers, HttpRoute, HttpRouteDestination, L4MatchAttributes,
-    UnmatchedPreflights,
-};
+use crate::istio::virtual_service::{HttpRoute, HttpRouteDestination, L4MatchAttributes};
 use crate::istio::workload_entry::WorkloadEntry;
 use crate::registry::services::Class;
-use crate::traffic::MergedPolicy;
+use crate::traffic::{MergedPolicy, has_redirect_status, has_rewrite_regex, missing_headers};
 
 /// The effect on a rule with a field that is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,42 +48,17 @@ macro_rules! fields {
 
 /// Fields of `VirtualService.http[]`.
 pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
-    "redirect"                ServesNothing (|r| r.redirect.is_some()) ""
-    "directResponse"          ServesNothing (|r| r.direct_response.is_some()) ""
-    "rewrite.uri"             ServesNothing (|r| r.rewrite.as_ref().is_some_and(|w| !w.uri.is_empty())) ""
-    "rewrite.authority"       ServesNothing (|r| r.rewrite.as_ref().is_some_and(|w| !w.authority.is_empty())) ""
-    "rewrite.uriRegexRewrite" ServesNothing (|r| r.rewrite.as_ref().is_some_and(|w| w.uri_regex_rewrite.is_some())) ""
-    "fault.abort"             ServesNothing (|r| r.fault.as_ref().is_some_and(|f| f.abort.is_some())) ""
-    "fault.delay"             ServesNothing (|r| r.fault.as_ref().is_some_and(|f| f.delay.is_some())) ""
-    "headers.request"         ServesNothing (|r| changes_request(r.headers.as_ref())) ""
-    "headers.response"        ServesNothing (|r| changes_response(r.headers.as_ref())) ""
-    "corsPolicy.unmatchedPreflights" ServesNothing (|r| r.cors_policy.as_ref().is_some_and(stops_preflights)) ""
-    "corsPolicy"              PassedOver    (|r| r.cors_policy.as_ref().is_some_and(|c| !stops_preflights(c))) "the upstream answers preflight requests"
+    "redirect.redirectCode"   ServesNothing (|r| r.redirect.as_ref().is_some_and(|r| !has_redirect_status(r))) "only 301, 302, 303, 307 and 308 are"
+    "rewrite.uriRegexRewrite" ServesNothing (|r| r.rewrite.as_ref().and_then(|w| w.uri_regex_rewrite.as_ref()).is_some_and(|w| !has_rewrite_regex(w))) ""
+    "headers"                 ServesNothing (|r| missing_headers(r.headers.as_ref()).is_some()) "it changes a field of framing, or a value has a %VARIABLE% that is not known"
     "mirror"                  PassedOver    (|r| r.mirror.is_some()) "no copy is sent"
     "mirrors"                 PassedOver    (|r| !r.mirrors.is_empty()) "no copy is sent"
 };
 
 /// Fields of `VirtualService.http[].route[]`. One of them makes the whole route serve nothing.
 pub const HTTP_DESTINATION: &[Field<HttpRouteDestination>] = &fields! {
-    "headers.request"  ServesNothing (|d| changes_request(d.headers.as_ref())) ""
-    "headers.response" ServesNothing (|d| changes_response(d.headers.as_ref())) ""
+    "headers" ServesNothing (|d| missing_headers(d.headers.as_ref()).is_some()) "it changes a field of framing, or a value has a %VARIABLE% that is not known"
 };
-
-fn changes_request(headers: Option<&Headers>) -> bool {
-    headers.is_some_and(|h| h.request.as_ref().is_some_and(changes))
-}
-
-fn changes_response(headers: Option<&Headers>) -> bool {
-    headers.is_some_and(|h| h.response.as_ref().is_some_and(changes))
-}
-
-fn changes(operations: &HeaderOperations) -> bool {
-    !operations.set.is_empty() || !operations.add.is_empty() || !operations.remove.is_empty()
-}
-
-fn stops_preflights(policy: &CorsPolicy) -> bool {
-    policy.unmatched_preflights == UnmatchedPreflights::Ignore
-}
 
 /// Fields of `VirtualService.tcp[].match[]`.
 pub const TCP_MATCH: &[Field<L4MatchAttributes>] = &fields! {

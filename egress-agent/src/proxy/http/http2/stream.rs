@@ -1,8 +1,8 @@
 //! One stream of a client: its request from the head to the end of the response.
 //!
-//! `judge` decides whether it is allowed; `exchange` carries it upstream.
+//! `judge` decides whether it is allowed; `act` carries out its route.
 
-use super::super::exchange::{Exchange, exchange};
+use super::super::act::{Asking, act};
 use super::super::interim::{Interim, InterimResponse};
 use super::super::judge::Judge;
 use super::super::local::local_response;
@@ -123,15 +123,13 @@ async fn answer(
     let request = Request::from_parts(parts, body);
     Ok(match judge.judge(&request, &head.authority) {
         Ok(allowed) => {
-            let to = Exchange {
-                cluster: allowed.cluster,
-                policy: allowed.policy,
-                websocket: false,
+            let asking = Asking {
+                authority: head.authority,
                 expect: head.expect,
                 interim,
             };
             let end = Arc::new(RequestEnd::default());
-            exchange(session, to, request, end, ticket).await
+            act(session, &allowed, &asking, request, end, ticket).await
         }
         Err(HttpDenial { reply, reason }) => {
             session.client.deny(reason, Some(&head.authority));

@@ -5,7 +5,6 @@ use crate::policy::diff::TableOp;
 use crate::policy::leases::Answer;
 use crate::policy::state::{Settings, State};
 use crate::routing::{HttpDecision, RequestHead, TlsDecision};
-use crate::traffic::HttpAction;
 use egress_ebpf::abi::action;
 use egress_ebpf::ids::{PolicyId, TableId};
 use egress_ebpf::table::Key;
@@ -104,8 +103,15 @@ impl Bench {
 
     pub(super) fn endpoints(&mut self, port: u16, authority: &str) -> Option<Vec<String>> {
         match self.http(port, authority) {
-            HttpDecision::Act(HttpAction::Forward(c), _) => {
-                Some(c.endpoints.iter().map(SocketAddr::to_string).collect())
+            HttpDecision::Act(act) => {
+                let to = act.action.destinations()?;
+                Some(
+                    to.cluster
+                        .endpoints
+                        .iter()
+                        .map(SocketAddr::to_string)
+                        .collect(),
+                )
             }
             HttpDecision::NoRoute
             | HttpDecision::UnlistedHost

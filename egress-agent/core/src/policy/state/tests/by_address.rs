@@ -4,7 +4,6 @@ use super::bench::Bench;
 use super::{entry, port};
 use crate::policy::state::Settings;
 use crate::routing::{DenialReason, HttpDecision, RequestHead, TlsDecision};
-use crate::traffic::HttpAction;
 use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
 
@@ -22,7 +21,10 @@ fn http(text: &[&str], dialled: &str, authority: &str) -> Option<String> {
         .routes()
         .http(PolicyId(0), dialled.parse().unwrap(), &head, 0)
     {
-        HttpDecision::Act(HttpAction::Forward(cluster), _) => Some(cluster.id.host.to_string()),
+        HttpDecision::Act(act) => {
+            let to = act.action.destinations()?;
+            Some(to.cluster.id.host.to_string())
+        }
         _ => None,
     }
 }

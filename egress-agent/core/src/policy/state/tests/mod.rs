@@ -76,10 +76,10 @@ fn the_lab_runs_through_the_state_machine() {
         .map(str::to_owned)
         .to_vec();
     assert_eq!(bench.endpoints(80, "HTTPBIN.org:80"), Some(dialled.clone()));
-    let HttpDecision::Act(_, asked) = bench.http(80, "httpbin.org") else {
+    let HttpDecision::Act(act) = bench.http(80, "httpbin.org") else {
         panic!()
     };
-    assert_eq!(asked.timeout, None, "no VirtualService, no timeout");
+    assert_eq!(act.policy.timeout, None, "no VirtualService, no timeout");
 
     bench.rules(&[LAB, TIMEOUT, GOOGLE]);
     assert_eq!(
@@ -87,10 +87,10 @@ fn the_lab_runs_through_the_state_machine() {
         listed,
         "what stays listed is there without a new answer"
     );
-    let HttpDecision::Act(_, asked) = bench.http(80, "httpbin.org") else {
+    let HttpDecision::Act(act) = bench.http(80, "httpbin.org") else {
         panic!()
     };
-    assert_eq!(asked.timeout, Some(Duration::from_secs(3)));
+    assert_eq!(act.policy.timeout, Some(Duration::from_secs(3)));
     assert_eq!(bench.endpoints(80, "httpbin.org"), Some(dialled));
 
     bench.answer("www.google.com", &["203.0.113.43"]);

@@ -1,0 +1,150 @@
+//! The head of a request on its way upstream: what a sidecar adds and removes, then what the route changes.
+//!
+//! It sends nothing.
+
+use super::act::Asking;
+use super::judge::Allowed;
+use super::session::Session;
+use bytes::Bytes;
+use egress_core::http::format::Values;
+use egress_core::http::headers::{RequestContext, prepare_request};
+use egress_core::http::response_flags::ResponseFlags;
+use egress_core::routing::{RequestHead, Target};
+use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Uri};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::mem;
+use std::time::Duration;
+use uuid::{Builder, Uuid};
+
+/// Prepares the head. `None` if the route's new path is not one.
+pub(super) fn prepare(
+    session: &Session,
+    parts: &mut Parts,
+    to: &Target,
+    allowed: &Allowed,
+    asking: &Asking,
+) -> Option<()> {
+    let (request_id, trace_id) = numbers();
+    prepare_request(
+        &mut parts.headers,
+        &RequestContext {
+            request_id: request_id
+                .hyphenated()
+                .encode_lower(&mut Uuid::encode_buffer()),
+            trace_id,
+            timeout: allowed.act.policy.expected_timeout(Duration::ZERO),
+            operation: &operation_of(to, allowed),
+            websocket: allowed.websocket,
+        },
+    );
+    if let Some(expect) = &asking.expect {
+        parts.headers.insert(EXPECT, expect.clone());
+    }
+    change(session, parts, to, allowed, asking)
+}
+
+/// Says that a request has no body, for the methods of which an origin may expect one (Envoy
+/// `source/common/http/http1/codec_impl.cc`).
+pub(super) fn without_body(parts: &mut Parts) {
+    let bodiless = [
+        Method::GET,
+        Method::HEAD,
+        Method::DELETE,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if !bodiless.contains(&parts.method) {
+        let none = HeaderValue::from_static("0");
+        parts.headers.entry(CONTENT_LENGTH).or_insert(none);
+    }
+}
+
+/// The name of the operation in a trace (Istio `GetRouteOperation`).
+fn operation_of(to: &Target, allowed: &Allowed) -> String {
+    let (id, spec) = (&to.cluster.id, &allowed.act.spec);
+    let of_rule = allowed.act.policy.operation.as_ref();
+    of_rule.map_or_else(
+        || format!("{}:{}{spec}", id.host, id.port),
+        |of_rule| format!("{of_rule}{spec}"),
+    )
+}
+
+/// Changes the head of a request as its route says (Envoy `finalizeRequestHeaders`): the headers of the destination,
+/// then those of the route, the authority, the path. `None` if the new path is not one.
+fn change(
+    session: &Session,
+    parts: &mut Parts,
+    to: &Target,
+    allowed: &Allowed,
+    asking: &Asking,
+) -> Option<()> {
+    let own = to.headers.as_deref();
+    for ops in own
+        .into_iter()
+        .chain([&allowed.act.policy.headers])
+        .map(|c| &c.request)
+    {
+        if ops.is_empty() {
+            continue;
+        }
+        let mut headers = mem::take(&mut parts.headers);
+        ops.apply(&mut headers, |headers, format| {
+            let target = parts.uri.path_and_query();
+            let head = RequestHead {
+                authority: &asking.authority,
+                method: parts.method.as_str(),
+                path: target.map_or("/", |target| target.as_str()),
+                headers,
+            };
+            let cluster = to.cluster.id.to_string();
+            format.text(&values(session, head, &cluster), "")
+        });
+        parts.headers = headers;
+    }
+    let rewrite = &allowed.act.policy.rewrite;
+    let of_rule = rewrite
+        .authority
+        .as_ref()
+        .or(allowed.act.policy.headers.authority.as_ref());
+    let authority = of_rule.or(own.and_then(|own| own.authority.as_ref()));
+    let former = authority.and_then(|new| parts.headers.insert(HOST, new.clone()));
+    if let Some(former) = former {
+        parts.headers.insert("x-envoy-original-host", former);
+    }
+    let former = parts.uri.path_and_query()?.as_str();
+    if let Some(target) = rewrite.target(former, &allowed.act.spec) {
+        let former = HeaderValue::from_str(former).ok()?;
+        parts.headers.insert("x-envoy-original-path", former);
+        parts.uri = Uri::from_maybe_shared(Bytes::from(target)).ok()?;
+    }
+    Some(())
+}
+
+/// A request's id and the number of its trace: two random UUIDs from one system call.
+fn numbers() -> (Uuid, u128) {
+    let mut random = [[0; 16]; 2];
+    if getrandom(random.as_flattened_mut(), GetRandomFlags::empty()) != Ok(32) {
+        return (Uuid::new_v4(), Uuid::new_v4().as_u128());
+    }
+    let [id, trace] = random.map(|bytes| Builder::from_random_bytes(bytes).into_uuid());
+    (id, trace.as_u128())
+}
+
+/// The values of a request's formats, without those of a response.
+pub(super) fn values<'a>(session: &Session, head: RequestHead<'a>, cluster: &'a str) -> Values<'a> {
+    Values {
+        method: head.method,
+        authority: head.authority,
+        target: head.path,
+        scheme: head.scheme(),
+        protocol: session.version(),
+        request: head.headers,
+        response: None,
+        flags: ResponseFlags::default(),
+        peer: session.client.peer,
+        dialled: session.client.origin.destination,
+        cluster,
+    }
+}
