@@ -126,7 +126,6 @@ fn tls_to_a_listed_single_address_needs_no_server_name() {
 
 /// The request is denied, does not reach the origin, and check, explain and the log give the reason.
 #[track_caller]
-
 #[test]
 fn a_route_that_aborts_lets_nothing_through() {
     let lab = lab(rules!("fault-default-deny"), &[]);

@@ -6,6 +6,7 @@ use super::observe::{Denial, DenialReason};
 use super::origin::Origin;
 use super::places::Place;
 use super::shared::Shared;
+use super::upstream::workload::Workload;
 use egress_core::routing::{Cluster, RouteTable, candidates};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
@@ -20,12 +21,25 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Addresses of a destination, in the order in which they are dialled for this client.
-    pub(super) fn addresses_of(&self, cluster: &Cluster) -> Vec<SocketAddr> {
-        candidates(cluster, self.origin.destination, || {
-            let policy = self.origin.policy_in(&self.shared.routes.load());
-            self.shared.clusters.draw(cluster, policy)
-        })
+    /// The state of a cluster for this client's workload. `None` if flows to the cluster do not need it.
+    pub(super) fn workload(&self, cluster: &Cluster) -> Option<Arc<Workload>> {
+        let is_needed = Workload::is_needed(cluster);
+        is_needed.then(|| self.shared.clusters.of(cluster, self.share()))
+    }
+
+    /// Addresses of a destination, in the order in which they are dialled for this client. `hash`: of the flow, if the
+    /// cluster is balanced by one.
+    pub(super) fn addresses_of(
+        &self,
+        cluster: &Cluster,
+        workload: Option<&Workload>,
+        hash: Option<u64>,
+    ) -> Vec<SocketAddr> {
+        let dialled = self.origin.destination;
+        match workload {
+            Some(workload) => workload.order(cluster, dialled, hash),
+            None => candidates(cluster, dialled, || 0),
+        }
     }
 
     /// The cgroup whose share of the proxy it takes now.

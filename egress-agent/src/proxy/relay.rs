@@ -39,11 +39,12 @@ pub(super) async fn relay(
     client: &Client,
     downstream: &mut Rewound,
     upstream: &mut Stream,
+    idle: Duration,
 ) -> io::Result<Ended> {
     let counters = downstream.counters();
     let (mut up, mut down) = (Way::default(), Way::default());
-    let mut room = Room::new(client, counters.total());
-    let mut tick = pin!(sleep(client.shared.limits.idle));
+    let mut room = Room::new(client, counters.total(), idle);
+    let mut tick = pin!(sleep(idle));
     std::future::poll_fn(|cx| {
         loop {
             downstream.wide = room.place.is_some();
@@ -76,15 +77,18 @@ struct Room<'a> {
     seen: u64,
     /// When bytes were last copied.
     moved: Instant,
+    /// How long the connection may be silent.
+    idle: Duration,
 }
 
 impl<'a> Room<'a> {
-    fn new(client: &'a Client, seen: u64) -> Self {
+    fn new(client: &'a Client, seen: u64, idle: Duration) -> Self {
         Self {
             client,
             place: None,
             seen,
             moved: Instant::now(),
+            idle,
         }
     }
 
@@ -103,7 +107,7 @@ impl<'a> Room<'a> {
         self.place = memory.spare(self.client.share(), 2 * BUFFER / BLOCK);
         let taken = self.place.is_some();
         if taken {
-            tick.reset(self.moved + REST.min(self.client.shared.limits.idle));
+            tick.reset(self.moved + REST.min(self.idle));
         }
         taken
     }
@@ -111,7 +115,7 @@ impl<'a> Room<'a> {
     /// Whether the connection has been idle for the limit. Returns unused memory, and sets the time of the next
     /// check.
     fn is_silent(&mut self, total: u64, is_empty: bool, tick: Pin<&mut Sleep>) -> bool {
-        let (now, idle) = (Instant::now(), self.client.shared.limits.idle);
+        let (now, idle) = (Instant::now(), self.idle);
         if total != self.seen {
             (self.seen, self.moved) = (total, now);
         } else if now >= self.moved + idle {

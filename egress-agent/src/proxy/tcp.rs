@@ -14,8 +14,11 @@ use super::upstream::tls::Peer;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
 use egress_ebpf::ids::PolicyId;
+use std::future;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 /// Closes a connection that no rule allows, or relays it if its policy audits. `ahead` has the bytes that were
 /// read.
@@ -61,7 +64,8 @@ pub(super) async fn forward(
     if !client.may(&listed) {
         return removed(&mut ticket);
     }
-    let mut order = client.addresses_of(cluster);
+    let workload = client.workload(cluster);
+    let mut order = client.addresses_of(cluster, workload.as_deref(), None);
     if order.is_empty() {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
         let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
@@ -69,16 +73,27 @@ pub(super) async fn forward(
             client.deny(reason, name);
             return ticket.flag(ResponseFlag::UH);
         };
-        order = client.addresses_of(&dialled);
+        order = client.addresses_of(&dialled, None, None);
     }
+    let pool = &cluster.policy.pool;
+    let counted = workload.as_ref().filter(|_| pool.counts());
+    let Ok(_connection) = counted.map(|w| w.usage.connection(pool)).transpose() else {
+        return ticket.flag(ResponseFlag::UO);
+    };
     let peer = cluster.policy.tls.as_ref().map(Peer::of_bytes);
-    let connected = connect_any(client, &order, peer.as_ref(), &mut ticket.record).await;
+    let state = workload.as_deref();
+    let to = (&**cluster, state, peer.as_ref());
+    let connected = connect_any(client, to, &order, &mut ticket.record).await;
+    let address = ticket.record.upstream;
+    let _load = workload.zip(address).map(|(w, address)| w.load(address));
+    let idle = pool.tcp_idle_timeout.unwrap_or(client.shared.limits.idle);
     match connected {
         Ok((mut upstream, _place)) => tokio::select! {
             // Checked first, so that no byte follows a change that happened during the connect.
             biased;
             () = client.removed(&listed) => removed(&mut ticket),
-            ended = relay::relay(client, &mut downstream, &mut upstream) => match ended {
+            () = life(pool.max_connection_duration) => ticket.flag(ResponseFlag::DT),
+            ended = relay::relay(client, &mut downstream, &mut upstream, idle) => match ended {
                 // A silent one is ended as Envoy ends it: without a flag.
                 Ok(Ended::Both | Ended::Silent) => ticket.done(),
                 Err(_) => match downstream.denied() {
@@ -92,5 +107,13 @@ pub(super) async fn forward(
             },
         },
         Err(_) => ticket.flag(ResponseFlag::UF),
+    }
+}
+
+/// Fires at the end of a connection's life, if it has one.
+async fn life(most: Option<Duration>) {
+    match most {
+        Some(most) => sleep(most).await,
+        None => future::pending().await,
     }
 }

@@ -202,9 +202,14 @@ pub fn http_port(host: &str, endpoints: &[SocketAddr], timeout: Option<Duration>
 
 /// A port with one listed host, and the policy of its only route.
 pub fn port_of(host: &str, endpoints: &[SocketAddr], policy: RoutePolicy) -> PortRoutes {
+    split_port(host, Split::one(cluster(host, endpoints)), policy)
+}
+
+/// The same with these destinations.
+pub fn split_port(host: &str, to: Split, policy: RoutePolicy) -> PortRoutes {
     let routes = vec![Arc::new(HttpRoute {
         policy: Arc::new(policy),
-        ..HttpRoute::forwarding(Split::one(cluster(host, endpoints)))
+        ..HttpRoute::forwarding(to)
     })];
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {

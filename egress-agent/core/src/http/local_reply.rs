@@ -147,6 +147,12 @@ impl LocalReply {
         Self::empty(403, ResponseFlags::default())
     }
 
+    /// Whether a limit of the cluster was reached. The reply then has `x-envoy-overloaded` (Envoy `router.cc`,
+    /// `onUpstreamReset`).
+    pub fn is_overflow(&self) -> bool {
+        self.flags.has(ResponseFlag::UO) && self.body.contains("reset reason: overflow")
+    }
+
     /// The same reply with further flags.
     #[must_use]
     pub fn flagged(self, flags: ResponseFlags) -> Self {

@@ -33,6 +33,8 @@ pub enum ResponseFlag {
     URX,
     /// The downstream broke its protocol.
     DPE,
+    /// The connection's life was over (`maxConnectionDuration`).
+    DT,
     /// The upstream broke its protocol.
     UPE,
     /// The route's cluster does not exist.
@@ -41,7 +43,7 @@ pub enum ResponseFlag {
 
 impl ResponseFlag {
     /// All flags, in the order in which Envoy 1.40 prints them.
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::URX,
         Self::UH,
         Self::UT,
@@ -54,6 +56,7 @@ impl ResponseFlag {
         Self::FI,
         Self::DC,
         Self::DPE,
+        Self::DT,
         Self::UPE,
         Self::NC,
     ];

@@ -11,6 +11,7 @@ use crate::istio::service_entry::Resolution;
 use crate::registry::plan::{HostPlan, Subset, To};
 use crate::registry::services::{Class, Endpoint, Entry, Location, Port, Service};
 use crate::routing::Cluster;
+use crate::traffic::Balance;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -133,7 +134,7 @@ impl OfPort<'_> {
     /// to the host.
     fn resolved(&self, claims: &mut Claims, leases: &Leases, unlisted: UnlistedAddress) {
         let udp = self.transport() == Transport::Udp;
-        for (ip, port) in endpoints(self.host, self.entry, self.port, leases, Pick::LEASED) {
+        for (ip, port, _) in endpoints(self.host, self.entry, self.port, leases, Pick::LEASED) {
             let target = Target::address(ip, self.port.number, self.transport());
             if port == self.port.number {
                 claim(claims, target, self.action());
@@ -166,13 +167,14 @@ impl Pick<'_> {
     };
 }
 
+/// Address, port and weight of each endpoint.
 fn endpoints(
     host: &str,
     entry: &Entry,
     port: &Port,
     leases: &Leases,
     pick: Pick<'_>,
-) -> Vec<(IpAddr, u16)> {
+) -> Vec<(IpAddr, u16, u32)> {
     let of_name = |name: &str| {
         if pick.leased {
             leases.leased(name).collect()
@@ -190,7 +192,7 @@ fn endpoints(
         );
         let none = hosts::is_wildcard(host) || !resolved || labelled;
         let own = if none { Vec::new() } else { of_name(host) };
-        return own.into_iter().map(|ip| (ip, fallback)).collect();
+        return own.into_iter().map(|ip| (ip, fallback, 1)).collect();
     };
     let chosen = |e: &&Endpoint| {
         let has = |(k, v)| e.labels.get(k) == Some(v);
@@ -200,8 +202,11 @@ fn endpoints(
     for endpoint in listed.iter().filter(chosen) {
         let number = endpoint.ports.get(&port.name).copied().unwrap_or(fallback);
         match &endpoint.location {
-            Location::Ip(ip) => found.push((*ip, number)),
-            Location::Name(name) => found.extend(of_name(name).into_iter().map(|ip| (ip, number))),
+            Location::Ip(ip) => found.push((*ip, number, endpoint.weight)),
+            Location::Name(name) => {
+                let all = of_name(name).into_iter();
+                found.extend(all.map(|ip| (ip, number, endpoint.weight)));
+            }
         }
     }
     found
@@ -238,16 +243,25 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
         leased: false,
         labels,
     };
-    let mut endpoints: Vec<SocketAddr> = with_port()
+    let mut found: Vec<(SocketAddr, u32)> = with_port()
         .flat_map(|(e, port)| endpoints(&service.host, e, port, leases, pick))
-        .map(SocketAddr::from)
+        .map(|(ip, port, weight)| (SocketAddr::new(ip, port), weight))
         .collect();
     // One logical host: the first address of the latest answer.
     if resolution == Resolution::DnsRoundRobin {
-        endpoints.truncate(1);
+        found.truncate(1);
     }
-    endpoints.sort_unstable();
-    endpoints.dedup();
+    found.sort_unstable();
+    found.dedup_by_key(|(address, _)| *address);
+    let (endpoints, mut weights): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+        weights = Vec::new();
+    }
+    let balance = to.policy.balance.as_ref();
+    let balanced = match balance {
+        None => resolution == Resolution::Static || !weights.is_empty(),
+        Some(balance) => *balance != Balance::Passthrough,
+    };
     let target = || {
         with_port()
             .find_map(|(_, port)| port.target)
@@ -262,7 +276,8 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
         } else {
             Vec::new()
         },
-        balanced: resolution == Resolution::Static,
+        balanced,
+        weights,
         ..of_rules()
     }
 }
@@ -308,7 +323,7 @@ pub fn doors(service: &Service, number: u16, leases: &Leases) -> Doors {
             Resolution::None => doors.others.extend(&entry.addresses),
             Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
                 doors.others.extend(&entry.addresses);
-                for (ip, to) in endpoints(&service.host, entry, port, leases, Pick::LEASED) {
+                for (ip, to, _) in endpoints(&service.host, entry, port, leases, Pick::LEASED) {
                     let side = if to == number {
                         &mut doors.endpoints
                     } else {

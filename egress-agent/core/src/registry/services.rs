@@ -86,6 +86,8 @@ pub struct Endpoint {
     pub ports: BTreeMap<String, u16>,
     /// For subsets.
     pub labels: BTreeMap<String, String>,
+    /// Its share of the flows, relative to the others.
+    pub weight: u32,
 }
 
 /// What one `ServiceEntry` says about each of its hosts.
@@ -213,6 +215,8 @@ fn endpoint(entry: &WorkloadEntry) -> Option<Endpoint> {
         location,
         ports: entry.ports.iter().filter_map(port).collect(),
         labels: entry.labels.clone(),
+        // Unset is 1.
+        weight: entry.weight.max(1),
     })
 }
 

@@ -4,6 +4,7 @@
 use super::by_name::Named;
 use super::inside::{leads_inside, within};
 use super::matching::HttpMatch;
+use super::pick::weighted;
 use super::turns::{Turn, Turns};
 use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy};
 use ipnet::IpNet;
@@ -130,20 +131,9 @@ impl Split {
 
     /// The destination of one request or connection. Even a few draws in a row follow the weights closely.
     pub fn pick(&self, turn: Turn) -> Option<&Share> {
-        let total: u64 = self
-            .shares
-            .iter()
-            .map(|share| u64::from(share.weight))
-            .sum();
-        // Multiples of the golden ratio, taken modulo 1, spread evenly over the interval.
-        let point = (self.turns.number(turn) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut at = (u128::from(point) * u128::from(total)) >> 64;
-        self.shares.iter().find(|share| {
-            let weight = u128::from(share.weight);
-            let here = at < weight;
-            at = at.saturating_sub(weight);
-            here
-        })
+        let weights = self.shares.iter().map(|share| share.weight);
+        let at = weighted(weights, self.turns.number(turn));
+        self.shares.get(at).filter(|share| share.weight > 0)
     }
 }
 
@@ -154,6 +144,8 @@ pub struct Cluster {
     pub id: ClusterId,
     /// Addresses to dial, sorted. If empty, the reply is 503 `no healthy upstream`.
     pub endpoints: Vec<SocketAddr>,
+    /// The weight of each endpoint, in their order. Empty if all are equal.
+    pub weights: Vec<u32>,
     /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
     pub original_dst: Option<u16>,
     /// With `original_dst`: the only addresses that may be dialled. Empty means all except those of the machine itself
@@ -161,8 +153,8 @@ pub struct Cluster {
     pub nets: Vec<IpNet>,
     /// The service, its port or the subset is not registered: 503 with an empty body, flag NC.
     pub missing: bool,
-    /// Flows are balanced over all endpoints (resolution STATIC). Otherwise the dialled address comes first, if it is
-    /// an endpoint.
+    /// Flows are balanced over all endpoints (resolution STATIC, or a rule that says how). Otherwise the dialled address
+    /// comes first, if it is an endpoint.
     pub balanced: bool,
     /// What `DestinationRule`s ask for it.
     pub policy: Arc<ClusterPolicy>,

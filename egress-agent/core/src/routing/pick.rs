@@ -33,12 +33,33 @@ pub fn candidates(
         near @ 1.. if !cluster.balanced => near,
         _ => order.len(),
     };
-    if let Some(at) = turn().checked_rem(chosen_from) {
+    let turn = turn();
+    let at = if cluster.balanced && !cluster.weights.is_empty() {
+        Some(weighted(cluster.weights.iter().copied(), turn)).filter(|at| *at < chosen_from)
+    } else {
+        turn.checked_rem(chosen_from)
+    };
+    if let Some(at) = at {
         order[..chosen_from].rotate_left(at);
         // The sort is stable, so the order of the turn stays within each family.
         order[1..].sort_by_key(other_family);
     }
     order
+}
+
+/// The place of a draw among weights. Even a few draws in a row follow the weights closely.
+pub(super) fn weighted(weights: impl Iterator<Item = u32> + Clone, turn: usize) -> usize {
+    let total: u64 = weights.clone().map(u64::from).sum();
+    // Multiples of the golden ratio, taken modulo 1, spread evenly over the interval.
+    let point = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut at = (u128::from(point) * u128::from(total)) >> 64;
+    let mut weights = weights.map(u128::from);
+    let place = weights.position(|weight| {
+        let here = at < weight;
+        at = at.saturating_sub(weight);
+        here
+    });
+    place.unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -4,10 +4,14 @@
 //! finds the rules of a destination; the proxy carries the policy out.
 
 use super::ClientTls;
+use super::balance::Balance;
+use super::connection_pool::{ConnectionPool, RetryLimit};
+use super::outlier_detection::OutlierDetection as Outliers;
 use crate::istio::destination_rule::{
-    ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection,
-    PortTrafficPolicy, ProxyProtocol, RetryBudget, TcpSettings, TrafficPolicy, TunnelSettings,
+    ClientTlsSettings, ConnectionPoolSettings, HttpSettings, LoadBalancerSettings,
+    OutlierDetection, PortTrafficPolicy, ProxyProtocol, RetryBudget, TrafficPolicy, TunnelSettings,
 };
+use std::fmt;
 use std::sync::Arc;
 
 /// The policy of one cluster. The default has no settings.
@@ -18,6 +22,13 @@ pub struct ClusterPolicy {
     pub denied: Option<Arc<str>>,
     /// `tls`: connections to its endpoints are TLS.
     pub tls: Option<Arc<ClientTls>>,
+    /// `connectionPool` and `retryBudget`.
+    pub pool: ConnectionPool,
+    /// `outlierDetection`.
+    pub outliers: Option<Outliers>,
+    /// `loadBalancer`. Unset: [`Balance::LeastRequest`] among listed endpoints; of those that DNS gives, the dialled
+    /// one.
+    pub balance: Option<Balance>,
 }
 
 impl ClusterPolicy {
@@ -27,6 +38,9 @@ impl ClusterPolicy {
         Self {
             denied: None,
             tls: tls.map(Arc::new),
+            pool: ConnectionPool::from(rule),
+            outliers: rule.outlier_detection.map(Outliers::from),
+            balance: rule.load_balancer.and_then(Balance::of_rule),
         }
     }
 
@@ -83,8 +97,8 @@ impl<'a> From<&'a PortTrafficPolicy> for MergedPolicy<'a> {
 }
 
 impl<'a> MergedPolicy<'a> {
-    pub(crate) fn tcp(&self) -> Option<&'a TcpSettings> {
-        self.connection_pool.and_then(|c| c.tcp.as_ref())
+    pub(crate) fn http(&self) -> Option<&'a HttpSettings> {
+        self.connection_pool.and_then(|c| c.http.as_ref())
     }
 
     /// This policy, with the fields of another one where it has none.
@@ -117,5 +131,49 @@ impl<'a> MergedPolicy<'a> {
             retry_budget: merged.retry_budget,
             ..Self::from(settings)
         })
+    }
+}
+
+/// What the rule asks for, each after a comma.
+impl fmt::Display for ClusterPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pool = &self.pool;
+        for (limit, of) in [
+            (pool.connections, "connections"),
+            (pool.pending, "waiting requests"),
+            (pool.requests, "requests"),
+            (pool.requests_per_connection, "requests per connection"),
+        ] {
+            if let Some(limit) = limit {
+                write!(f, ", at most {limit} {of}")?;
+            }
+        }
+        match pool.retries {
+            Some(RetryLimit::Count(most)) => write!(f, ", at most {most} retries")?,
+            Some(RetryLimit::Budget { .. }) => f.write_str(", a retry budget")?,
+            None => {}
+        }
+        for (limit, of) in [
+            (pool.connect_timeout, "connect timeout"),
+            (pool.max_connection_duration, "connections live"),
+            (pool.http_idle_timeout, "HTTP idle timeout"),
+            (pool.tcp_idle_timeout, "TCP idle timeout"),
+        ] {
+            if let Some(limit) = limit {
+                write!(f, ", {of} {limit:?}")?;
+            }
+        }
+        match &self.balance {
+            None => {}
+            Some(Balance::LeastRequest) => f.write_str(", least request")?,
+            Some(Balance::RoundRobin) => f.write_str(", round robin")?,
+            Some(Balance::Random) => f.write_str(", random endpoint")?,
+            Some(Balance::Passthrough) => f.write_str(", the dialled endpoint")?,
+            Some(Balance::Hash(_)) => f.write_str(", endpoint by hash")?,
+        }
+        if self.outliers.is_some() {
+            f.write_str(", endpoints with errors are ejected")?;
+        }
+        Ok(())
     }
 }

@@ -4,13 +4,16 @@
 //! The code between the two passes them on without reading them: a new field of a rule is read here
 //! and carried out in the proxy. Decides nothing about a flow.
 
+pub mod balance;
 mod client_tls;
 mod cluster_id;
 mod cluster_policy;
+mod connection_pool;
 mod cors;
 mod fault;
 mod header_changes;
 mod http_action;
+mod outlier_detection;
 mod path_spec;
 mod redirect;
 mod retry_on;
@@ -19,13 +22,16 @@ mod rewrite;
 mod route_policy;
 mod string_test;
 
+pub use balance::{Balance, Cookie, HashOn};
 pub use client_tls::{CertificateFiles, ClientTls, Verify};
 pub use cluster_id::ClusterId;
 pub use cluster_policy::{ClusterPolicy, MergedPolicy};
+pub use connection_pool::{ConnectionPool, Keepalive, RetryLimit};
 pub use cors::{Cors, CorsStep};
 pub use fault::{AbortWith, Fault, Fraction};
 pub use header_changes::{HeaderChanges, HeaderOps};
 pub use http_action::{DirectResponse, HttpAction, NoAction};
+pub use outlier_detection::{Outcome, OutlierDetection, Outliers};
 pub use path_spec::PathSpec;
 pub use redirect::{Redirect, RedirectedFrom};
 pub use retry_on::{Condition, RetryOn};

@@ -10,14 +10,17 @@ use super::request_body::{RequestBody, RequestEnd, RequestSource};
 use super::session::Session;
 use crate::proxy::ticket::Ticket;
 use crate::proxy::upstream::connect::connect;
+use crate::proxy::upstream::held::Held;
 use crate::proxy::upstream::pool::Upstream;
 use crate::proxy::upstream::tls::Peer;
+use crate::proxy::upstream::usage::{Overflow, Permit, Usage};
+use crate::proxy::upstream::workload::Workload;
 use egress_core::http::headers::{set_attempt, set_expected_timeout};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
-use egress_core::traffic::RoutePolicy;
+use egress_core::traffic::{ConnectionPool, Outcome, RoutePolicy};
 use hyper::body::Body;
 use hyper::client::conn::TrySendError;
 use hyper::ext::on_informational;
@@ -25,6 +28,7 @@ use hyper::header::HOST;
 use hyper::http::HeaderMap;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -41,8 +45,11 @@ pub(super) struct Attempts<'a> {
     pub(super) session: &'a Session,
     pub(super) cluster: &'a Arc<Cluster>,
     pub(super) policy: &'a RoutePolicy,
+    pub(super) workload: Option<Arc<Workload>>,
     /// The addresses to try, in order and then from the first again. Not empty.
     pub(super) order: &'a [SocketAddr],
+    /// The first address is that of the request's hash.
+    pub(super) hashed: bool,
     pub(super) interim: &'a Interim,
     pub(super) body: RequestSource,
     pub(super) end: Arc<RequestEnd>,
@@ -68,11 +75,18 @@ impl Attempts<'_> {
         let peer = tls.map(|tls| Peer::of_request(tls, authority(&parts)));
         let mut head = Head(Some(parts));
         let mut retry = 0;
+        let mut tried = Vec::new();
+        // Of the last retry, until the next one or the response.
+        let mut _counted = None;
         loop {
             let is_last = retry == policy.attempts;
-            let address = self.order[retry as usize % self.order.len()];
+            let Some(address) = self.address(retry as usize, &tried) else {
+                return Err(LocalReply::no_healthy_upstream());
+            };
             let to = (address, peer.as_ref());
             let attempt = self.attempt(&mut head, is_last, to, ticket).await;
+            self.note(address, &attempt);
+            _counted = None;
             let again = match &attempt {
                 Ok(Answered { response, .. }) => {
                     policy.after_response(response.status().as_u16(), response.headers())
@@ -88,9 +102,15 @@ impl Attempts<'_> {
             if !again || is_last {
                 return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
             }
+            let Ok(permit) = self.count(|usage, pool| usage.retry(pool)) else {
+                ticket.record.flags = ticket.record.flags.with(ResponseFlag::UO);
+                return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
+            };
+            _counted = permit;
             if let Ok(answered) = attempt {
                 self.give_up(answered, ticket);
             }
+            tried.push(address);
             let random = Uuid::new_v4().as_u64_pair().0;
             tokio::select! {
                 () = sleep(policy.back_off(retry, random)) => {}
@@ -103,6 +123,62 @@ impl Attempts<'_> {
             }
             retry += 1;
         }
+    }
+
+    /// The endpoint of an attempt. `None` if all of them are left alone by now.
+    fn address(&self, retry: usize, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        if retry == 0 {
+            return self.order.first().copied();
+        }
+        let mut order = Cow::Borrowed(self.order);
+        if let Some(workload) = &self.workload
+            && self.cluster.policy.outliers.is_some()
+        {
+            workload.leave_out(self.cluster, order.to_mut());
+        }
+        let same = if self.hashed { 0 } else { retry };
+        let next = order.get(same.checked_rem(order.len())?);
+        let avoids = self.policy.retries.avoid_previous.unwrap_or(!self.hashed);
+        let mut others = order.iter().filter(|address| !tried.contains(address));
+        let other = others.next().filter(|_| avoids);
+        other.or(next).copied()
+    }
+
+    /// Notes how an attempt ended.
+    fn note(&self, address: SocketAddr, attempt: &Result<Answered, Lost>) {
+        let outcome = match attempt {
+            Ok(Answered { response, .. }) => Outcome::Status(response.status().as_u16()),
+            Err(Lost::Timeout) => Outcome::TimedOut,
+            Err(Lost::Reset { reset, .. }) => match reset {
+                UpstreamReset::Overflow(_) => return,
+                UpstreamReset::ConnectTimeout => Outcome::TimedOut,
+                _ => Outcome::Lost,
+            },
+        };
+        if let Some(workload) = &self.workload {
+            workload.note(self.cluster, address, outcome);
+        }
+    }
+
+    /// The route's timeout passed during the attempt at this address.
+    pub(super) fn late(&self, address: Option<SocketAddr>) {
+        if let Some((workload, address)) = self.workload.as_ref().zip(address) {
+            workload.note(self.cluster, address, Outcome::TimedOut);
+        }
+    }
+
+    /// Counts something, if the cluster counts.
+    fn count(
+        &self,
+        take: impl FnOnce(&Arc<Usage>, &ConnectionPool) -> Result<Permit, Overflow>,
+    ) -> Result<Option<Permit>, Lost> {
+        let pool = &self.cluster.policy.pool;
+        let counted = self.workload.as_ref().filter(|_| pool.counts());
+        let permit = counted.map(|workload| take(&workload.usage, pool));
+        permit.transpose().map_err(|Overflow| Lost::Reset {
+            reset: UpstreamReset::Overflow(None),
+            started: false,
+        })
     }
 
     /// One attempt. If the origin closed a kept connection before any byte of the response, it is replaced, provided
@@ -118,6 +194,7 @@ impl Attempts<'_> {
         if let Some(mut upstream) = kept.await {
             count(head, address, ticket);
             let repeatable = self.body.is_empty() && head.is_idempotent();
+            self.begin(&mut upstream)?;
             upstream.expect_response();
             let request = self.request(head, is_last && !repeatable)?;
             match self.ask(&mut upstream, request).await? {
@@ -135,12 +212,32 @@ impl Attempts<'_> {
             }
         }
         count(head, address, ticket);
-        let connecting = connect(&self.session.client, address, peer);
-        let connected = tokio::select! {
+        let mut upstream = tokio::select! {
             biased;
-            connected = connecting => connected,
+            connected = self.connect(address, peer) => connected?,
             never = self.body.read_ahead() => match never {},
         };
+        self.begin(&mut upstream)?;
+        let request = self.request(head, is_last)?;
+        match self.ask(&mut upstream, request).await? {
+            Ok(response) => Ok(Answered { response, upstream }),
+            Err(failed) => Err(Lost::after(&failed.into_error())),
+        }
+    }
+
+    /// A new connection, as soon as the cluster's limits allow one.
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        peer: Option<&Peer>,
+    ) -> Result<Upstream<RequestBody>, Lost> {
+        let pool = &self.cluster.policy.pool;
+        let pending = self.count(|usage, pool| usage.pending(pool))?;
+        let permit = match (&self.workload, &pending) {
+            (Some(workload), Some(_)) => Some(workload.usage.next_connection(pool).await),
+            _ => None,
+        };
+        let connected = connect(&self.session.client, address, peer, pool).await;
         let (stream, place) = connected.map_err(|reset| Lost::Reset {
             reset,
             started: false,
@@ -153,11 +250,18 @@ impl Attempts<'_> {
             peer.cloned(),
         );
         let mut upstream = upstream.await.map_err(|error| Lost::after(&error))?;
-        let request = self.request(head, is_last)?;
-        match self.ask(&mut upstream, request).await? {
-            Ok(response) => Ok(Answered { response, upstream }),
-            Err(failed) => Err(Lost::after(&failed.into_error())),
-        }
+        upstream.held = Held::new(permit);
+        Ok(upstream)
+    }
+
+    /// Counts a request for the connection that it has.
+    fn begin(&self, upstream: &mut Upstream<RequestBody>) -> Result<(), Lost> {
+        let permit = self.count(Usage::request)?;
+        let several = self.cluster.endpoints.len() > 1;
+        let workload = self.workload.as_ref().filter(|_| several);
+        let load = workload.map(|workload| workload.load(upstream.address));
+        upstream.held.request(permit, load);
+        Ok(())
     }
 
     /// The request of an attempt. It takes the head if no further attempt needs it.

@@ -3,6 +3,7 @@
 //! `attempts` sends it upstream.
 
 use super::act::Asking;
+use super::affinity::Affinity;
 use super::attempts::{Answered, Attempts};
 use super::judge::Allowed;
 use super::local::local_response;
@@ -19,6 +20,7 @@ use egress_core::http::local_reply::LocalReply;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Target;
 use hyper::body::Body as _;
+use hyper::header::SET_COOKIE;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
@@ -42,7 +44,11 @@ pub(super) async fn exchange(
     let client = &session.client;
     let (cluster, policy) = (&to.cluster, &allowed.act.policy);
     ticket.record.service = Some(cluster.id.host.to_string());
-    let mut order = client.addresses_of(cluster);
+    let downstream = allowed.websocket.then(|| on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let affinity = Affinity::of(client, cluster, &parts);
+    let workload = client.workload(cluster);
+    let mut order = client.addresses_of(cluster, workload.as_deref(), affinity.hash);
     if order.is_empty() {
         let name = Some(ticket.record.host.as_str());
         let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
@@ -50,10 +56,8 @@ pub(super) async fn exchange(
             client.deny(reason, name);
             return local_response(&LocalReply::no_healthy_upstream(), ticket);
         };
-        order = client.addresses_of(&dialled);
+        order = client.addresses_of(&dialled, None, None);
     }
-    let downstream = allowed.websocket.then(|| on(&mut request));
-    let (mut parts, body) = request.into_parts();
     parts.version = Version::HTTP_11;
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
         return local_response(&LocalReply::bad_request(), ticket);
@@ -66,7 +70,9 @@ pub(super) async fn exchange(
         session,
         cluster,
         policy,
+        workload,
         order: &order,
+        hashed: affinity.hash.is_some(),
         interim: &asking.interim,
         body: RequestSource::new(body, &end, &ticket.counters, keep),
         end: Arc::clone(&end),
@@ -76,15 +82,22 @@ pub(super) async fn exchange(
         policy.timeout.filter(|_| !allowed.websocket),
         Arc::clone(&end),
     );
+    let mut late = false;
     let answered = {
         let sending = attempts.send(parts, &mut ticket);
         tokio::select! {
             biased;
             answered = sending => answered,
             () = end.broken() => Err(LocalReply::malformed()),
-            () = &mut deadline => Err(LocalReply::request_timeout()),
+            () = &mut deadline => {
+                late = true;
+                Err(LocalReply::request_timeout())
+            }
         }
     };
+    if late {
+        attempts.late(ticket.record.upstream);
+    }
     let Answered {
         mut response,
         upstream,
@@ -102,6 +115,9 @@ pub(super) async fn exchange(
     let (mut head, inner) = response.into_parts();
     head.version = Version::HTTP_11;
     prepare_response(&mut head.headers, waited, switching);
+    if let Some(cookie) = affinity.set_cookie {
+        head.headers.append(SET_COOKIE, cookie);
+    }
     if switching {
         let Some(downstream) = downstream else {
             let reset = UpstreamReset::ProtocolError;

@@ -34,7 +34,14 @@ impl From<&LocalReply> for Own {
 
 /// A local reply as Envoy sends it. hyper adds `date`.
 pub(super) fn local_response(reply: &LocalReply, ticket: Ticket) -> Response<ReplyBody> {
-    own_response(reply.into(), ticket)
+    let mut response = own_response(reply.into(), ticket);
+    if reply.is_overflow() {
+        let overloaded = HeaderValue::from_static("true");
+        response
+            .headers_mut()
+            .insert("x-envoy-overloaded", overloaded);
+    }
+    response
 }
 
 /// The same for any status and body.

@@ -4,6 +4,7 @@
 //! `upstream` makes upstream connections; `egress_core` knows hosts and routes.
 
 mod act;
+mod affinity;
 mod attempts;
 mod connection;
 mod control;

@@ -1,19 +1,20 @@
 //! The proxy's state of each cluster, by the cluster's id. It outlives the snapshots of the route table, which change
-//! with every DNS answer.
+//! with every DNS answer. `workload` has what one workload's flows share of it.
 //!
 //! Open connections are not part of it, because each belongs to one client connection (`pool`).
 
-use egress_core::routing::{Cluster, Turns};
+use super::workload::Workload;
+use egress_core::routing::Cluster;
 use egress_core::traffic::ClusterId;
-use egress_ebpf::ids::PolicyId;
+use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// With more clusters than this, unused ones are removed.
 const MANY: usize = 4096;
 
-/// The most policies, including ended ones, whose turns are kept for one cluster.
-const MANY_POLICIES: usize = 256;
+/// The most workloads, including ended ones, whose state is kept for one cluster.
+const MANY_WORKLOADS: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -29,26 +30,33 @@ struct Known {
 /// The state of one cluster.
 #[derive(Debug, Default)]
 struct State {
-    /// The round robin among the endpoints, by policy: flows of one policy do not advance the turns of another.
-    turns: BTreeMap<PolicyId, Turns>,
+    /// By workload: as with sidecars, flows of one do not change what another gets.
+    workloads: BTreeMap<CgroupId, Arc<Workload>>,
     /// Whether it was used since unused clusters were last removed.
     asked: bool,
 }
 
+impl State {
+    /// Removes what no connection uses.
+    fn forget_unused(&mut self) {
+        self.workloads
+            .retain(|_, workload| Arc::strong_count(workload) > 1);
+    }
+}
+
 impl Clusters {
-    /// The number of the next draw from the endpoints of this cluster, for flows under this policy.
-    pub(in crate::proxy) fn draw(&self, cluster: &Cluster, policy: PolicyId) -> usize {
+    /// The state of this cluster for flows of one workload.
+    pub(in crate::proxy) fn of(&self, cluster: &Cluster, workload: CgroupId) -> Arc<Workload> {
         let mut known = self.known();
         if !known.states.contains_key(&cluster.id) {
             known.make_room();
         }
         let state = known.states.entry(cluster.id.clone()).or_default();
         state.asked = true;
-        if state.turns.len() >= MANY_POLICIES && !state.turns.contains_key(&policy) {
-            // A new count is just as even.
-            state.turns.clear();
+        if state.workloads.len() >= MANY_WORKLOADS && !state.workloads.contains_key(&workload) {
+            state.forget_unused();
         }
-        state.turns.entry(policy).or_default().draw()
+        Arc::clone(state.workloads.entry(workload).or_default())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -69,8 +77,13 @@ impl Known {
     /// Removes clusters that were not used since the last call.
     fn make_room(&mut self) {
         if self.states.len() >= self.look_at {
-            self.states
-                .retain(|_, state| std::mem::take(&mut state.asked));
+            self.states.retain(|_, state| {
+                let asked = std::mem::take(&mut state.asked);
+                if !asked {
+                    state.forget_unused();
+                }
+                asked || !state.workloads.is_empty()
+            });
             self.look_at = MANY.max(self.states.len() * 2);
         }
     }
@@ -81,7 +94,7 @@ mod tests {
     use super::{Clusters, MANY};
     use egress_core::routing::Cluster;
     use egress_core::traffic::ClusterId;
-    use egress_ebpf::ids::PolicyId;
+    use egress_ebpf::ids::CgroupId;
 
     fn cluster(port: u16) -> Cluster {
         Cluster {
@@ -91,27 +104,30 @@ mod tests {
     }
 
     #[test]
-    fn turns_go_on_in_the_next_snapshot_and_each_policy_has_its_own() {
+    fn turns_go_on_in_the_next_snapshot_and_each_workload_has_its_own() {
         let clusters = Clusters::default();
-        let first = clusters.draw(&cluster(80), PolicyId(1));
+        let first = clusters.of(&cluster(80), CgroupId(1)).draw();
         for _ in 0..5 {
-            clusters.draw(&cluster(80), PolicyId(2));
-            clusters.draw(&cluster(81), PolicyId(1));
+            clusters.of(&cluster(80), CgroupId(2)).draw();
+            clusters.of(&cluster(81), CgroupId(1)).draw();
         }
         // The same cluster as another snapshot has it.
         let again = Cluster {
             endpoints: vec!["192.0.2.1:80".parse().expect("an address")],
             ..cluster(80)
         };
-        assert_eq!(clusters.draw(&again, PolicyId(1)), first.wrapping_add(1));
+        assert_eq!(
+            clusters.of(&again, CgroupId(1)).draw(),
+            first.wrapping_add(1)
+        );
     }
 
     #[test]
     fn clusters_that_nobody_asks_for_are_forgotten() {
         let clusters = Clusters::default();
         for port in 0..3 * MANY {
-            clusters.draw(&cluster(0), PolicyId(1));
-            clusters.draw(&cluster(port as u16), PolicyId(1));
+            clusters.of(&cluster(0), CgroupId(1)).draw();
+            clusters.of(&cluster(port as u16), CgroupId(1)).draw();
         }
         let left = clusters.known().states.len();
         assert!(left <= 2 * (MANY + 1), "{left} of {}", 3 * MANY);

@@ -5,10 +5,16 @@
 use super::stream::Stream;
 use super::tls::failure::not_ready;
 use super::tls::{BLOCKS, Failed, Peer};
+use super::workload::Workload;
 use crate::proxy::client::Client;
 use crate::proxy::observe::{AccessRecord, DenialReason};
 use crate::proxy::places::Place;
 use egress_core::http::upstream_reset::{UpstreamReset, connect_failure};
+use egress_core::routing::Cluster;
+use egress_core::traffic::{ConnectionPool, Keepalive, Outcome};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,31 +26,50 @@ const TRIES: u32 = 3;
 /// The base interval of the back-off between them.
 const BACK_OFF: Duration = Duration::from_millis(25);
 
-/// Connects to an address, and makes the TLS handshake if it is a `peer`'s; both in the time of one connect.
+/// Connects to an address of a cluster with these limits, and makes the TLS handshake if it is a `peer`'s; both in the
+/// time of one connect.
 pub(in crate::proxy) async fn connect(
     client: &Client,
     to: SocketAddr,
     peer: Option<&Peer>,
+    pool: &ConnectionPool,
 ) -> Result<(Stream, Place), UpstreamReset> {
     let Some(place) = client.shared.descriptors.take(client.share()) else {
         client.deny(DenialReason::ConnectionLimit, None);
         let limit = "too many open connections of this workload";
         return Err(UpstreamReset::Overflow(Some(limit)));
     };
-    let connecting = open(client, to, peer);
-    match timeout(client.shared.limits.connect, connecting).await {
+    let connecting = open(client, to, peer, pool);
+    let limit = pool.connect_timeout.unwrap_or(client.shared.limits.connect);
+    match timeout(limit, connecting).await {
         Ok(Ok(stream)) => Ok((stream, place)),
         Ok(Err(reset)) => Err(reset),
         Err(_) => Err(UpstreamReset::ConnectTimeout),
     }
 }
 
+/// Has the kernel send keepalive probes. Envoy's settings are whole seconds too, at least 1.
+fn probe(stream: &TcpStream, keepalive: Keepalive) -> rustix::io::Result<()> {
+    let whole = |span: Duration| Duration::from_secs(span.as_secs().max(1));
+    set_socket_keepalive(stream, true)?;
+    if let Some(time) = keepalive.time {
+        set_tcp_keepidle(stream, whole(time))?;
+    }
+    if let Some(interval) = keepalive.interval {
+        set_tcp_keepintvl(stream, whole(interval))?;
+    }
+    if let Some(probes) = keepalive.probes {
+        set_tcp_keepcnt(stream, probes)?;
+    }
+    Ok(())
+}
+
 /// Connects to the first address that answers. Notes the address and the number of attempts in the
 /// record.
 pub(in crate::proxy) async fn connect_any(
     client: &Client,
+    (cluster, workload, peer): (&Cluster, Option<&Workload>, Option<&Peer>),
     order: &[SocketAddr],
-    peer: Option<&Peer>,
     record: &mut AccessRecord,
 ) -> Result<(Stream, Place), UpstreamReset> {
     let mut last = UpstreamReset::ConnectTimeout;
@@ -54,7 +79,11 @@ pub(in crate::proxy) async fn connect_any(
         }
         record.attempts += 1;
         record.upstream = Some(*to);
-        match connect(client, *to, peer).await {
+        let connected = connect(client, *to, peer, &cluster.policy.pool).await;
+        if let Some(workload) = workload {
+            workload.note(cluster, *to, outcome(&connected));
+        }
+        match connected {
             Ok(connected) => return Ok(connected),
             Err(reset) => last = reset,
         }
@@ -67,9 +96,15 @@ async fn open(
     client: &Client,
     to: SocketAddr,
     peer: Option<&Peer>,
+    pool: &ConnectionPool,
 ) -> Result<Stream, UpstreamReset> {
     let connected = client.shared.dialer.connect(client.origin.netns, to).await;
     let stream = connected.map_err(|error| reset_of(&error))?;
+    if let Some(keepalive) = pool.keepalive
+        && let Err(error) = probe(&stream, keepalive)
+    {
+        tracing::debug!(target: "egress::proxy", %error, "keepalive of an upstream connection");
+    }
     match peer {
         None => Ok(Stream::Plain(stream)),
         Some(peer) => secure(client, peer, stream).await,
@@ -91,6 +126,14 @@ async fn secure(client: &Client, peer: &Peer, stream: TcpStream) -> Result<Strea
             not_ready()
         }
     })
+}
+
+fn outcome<T>(connected: &Result<T, UpstreamReset>) -> Outcome {
+    match connected {
+        Ok(_) => Outcome::Connected,
+        Err(UpstreamReset::ConnectTimeout) => Outcome::TimedOut,
+        Err(_) => Outcome::Lost,
+    }
 }
 
 /// A random share of an interval.

@@ -2,7 +2,10 @@
 
 pub(in crate::proxy) mod clusters;
 pub(in crate::proxy) mod connect;
+pub(in crate::proxy) mod held;
 pub(in crate::proxy) mod pool;
 mod responses;
 pub(in crate::proxy) mod stream;
 pub(in crate::proxy) mod tls;
+pub(in crate::proxy) mod usage;
+pub(in crate::proxy) mod workload;

@@ -3,9 +3,11 @@
 //! Connections are never shared between client connections, so no workload can use another
 //! workload's connection.
 
+use super::held::Held;
 use super::responses::{Reading, Responses};
 use super::stream::Stream;
 use super::tls::Peer;
+use super::usage::Evict;
 use crate::proxy::client::Client;
 use crate::proxy::loan::{Home, Loan};
 use crate::proxy::places::Place;
@@ -19,8 +21,9 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
+use tokio::time::sleep;
 
 /// The buffer of an upstream connection for each direction. It also limits a response head (Envoy's limit is 60 KiB).
 const BUFFER: usize = 64 * 1024;
@@ -45,6 +48,7 @@ pub(in crate::proxy) struct Upstream<B> {
     place: Place,
     /// The memory of a further idle connection. The running request has room for one.
     room: Option<Place>,
+    pub(in crate::proxy) held: Held,
 }
 
 impl<B> Upstream<B>
@@ -82,6 +86,7 @@ where
             task: OwnedTask(task),
             place,
             room: None,
+            held: Held::default(),
         })
     }
 
@@ -114,6 +119,7 @@ where
             peer: self.peer,
             stream,
             place: self.place,
+            held: self.held,
         })
     }
 }
@@ -125,6 +131,7 @@ struct Resting {
     peer: Option<Peer>,
     stream: Stream,
     place: Place,
+    held: Held,
 }
 
 /// An idle connection.
@@ -145,8 +152,33 @@ impl<B> Idle<B> {
     }
 }
 
+/// The place of an idle connection. The connection may be taken away from it.
+struct Slot<B>(Mutex<Option<Idle<B>>>);
+
+impl<B> Slot<B> {
+    fn idle(&self) -> MutexGuard<'_, Option<Idle<B>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Idle<B>> {
+        self.idle().take()
+    }
+}
+
+impl<B: Send> Evict for Slot<B> {
+    fn evict(&self) -> bool {
+        self.take().is_some()
+    }
+}
+
+struct Kept<B> {
+    slot: Arc<Slot<B>>,
+    /// Ends the connection when it was idle for too long.
+    _timer: Option<OwnedTask>,
+}
+
 /// Idle upstream connections of one client connection.
-pub(in crate::proxy) struct Pool<B>(Mutex<Vec<Idle<B>>>);
+pub(in crate::proxy) struct Pool<B>(Mutex<Vec<Kept<B>>>);
 
 impl<B> Default for Pool<B> {
     fn default() -> Self {
@@ -170,10 +202,16 @@ where
         loop {
             let idle = {
                 let mut all = self.all();
-                let at = all
-                    .iter()
-                    .rposition(|idle| idle.fits(service, address, peer))?;
-                all.remove(at)
+                let fits = |kept: &Kept<B>| {
+                    let idle = kept.slot.idle();
+                    idle.as_ref()
+                        .is_some_and(|idle| idle.fits(service, address, peer))
+                };
+                let at = all.iter().rposition(fits)?;
+                all.remove(at).slot.take()
+            };
+            let Some(idle) = idle else {
+                continue;
             };
             match idle {
                 Idle::Ready(mut upstream) => {
@@ -191,9 +229,11 @@ where
                         peer,
                         stream,
                         place,
+                        held,
                     } = resting;
                     let woken = Upstream::new(stream, place, address, service, peer).await;
-                    if let Ok(upstream) = woken {
+                    if let Ok(mut upstream) = woken {
+                        upstream.held = held;
                         return Some(upstream);
                     }
                 }
@@ -204,9 +244,12 @@ where
     /// Keeps a connection after its exchange, and drops the oldest if there are too many. A second one is kept only if
     /// the workload has spare memory.
     pub(in crate::proxy) fn put(&self, client: &Client, mut upstream: Upstream<B>) {
-        if upstream.send.is_closed() {
+        let service = Arc::clone(&upstream.service);
+        let pool = &service.policy.pool;
+        if upstream.send.is_closed() || !upstream.held.may_serve(pool) {
             return;
         }
+        upstream.held.request_over();
         let (memory, most) = (&client.shared.memory, client.shared.limits.idle_upstreams);
         let mut idle = self.all();
         if !idle.is_empty() && upstream.room.is_none() {
@@ -215,7 +258,26 @@ where
                 return;
             }
         }
-        idle.push(Idle::Ready(upstream));
+        let timer = upstream.held.idle_limit(pool);
+        let usage = upstream.held.usage().filter(|_| pool.connections.is_some());
+        let slot = Arc::new(Slot(Mutex::new(Some(Idle::Ready(upstream)))));
+        let timer = timer.map(|limit| {
+            let slot = Arc::downgrade(&slot);
+            OwnedTask(tokio::spawn(async move {
+                sleep(limit).await;
+                if let Some(slot) = slot.upgrade() {
+                    slot.evict();
+                }
+            }))
+        });
+        if let Some(usage) = usage {
+            let slot: Weak<Slot<B>> = Arc::downgrade(&slot);
+            usage.idle(slot);
+        }
+        idle.push(Kept {
+            slot,
+            _timer: timer,
+        });
         if idle.len() > most {
             idle.remove(0);
         }
@@ -223,31 +285,33 @@ where
 
     /// Takes all connections back from the HTTP library. No request may be running.
     pub(in crate::proxy) async fn rest(&self) {
-        let all = std::mem::take(&mut *self.all());
-        let mut resting = Vec::with_capacity(all.len());
-        for idle in all {
-            let rested = match idle {
-                Idle::Ready(upstream) => upstream.rest().await,
-                Idle::Resting(resting) => Some(resting),
+        let mut all = std::mem::take(&mut *self.all());
+        for kept in &all {
+            let rested = match kept.slot.take() {
+                Some(Idle::Ready(upstream)) => upstream.rest().await,
+                Some(Idle::Resting(resting)) => Some(resting),
+                None => None,
             };
-            resting.extend(rested.map(Idle::Resting));
+            *kept.slot.idle() = rested.map(Idle::Resting);
         }
-        *self.all() = resting;
+        all.retain(|kept| kept.slot.idle().is_some());
+        *self.all() = all;
     }
 
     /// Drops idle connections that their origin closes.
     pub(in crate::proxy) async fn watch(&self) -> Infallible {
         poll_fn(|cx| {
-            self.all().retain_mut(|idle| match idle {
-                Idle::Ready(_) => true,
-                Idle::Resting(resting) => resting.stream.poll_lost(cx).is_pending(),
+            self.all().retain(|kept| match &mut *kept.slot.idle() {
+                None => false,
+                Some(Idle::Ready(_)) => true,
+                Some(Idle::Resting(resting)) => resting.stream.poll_lost(cx).is_pending(),
             });
             Poll::Pending
         })
         .await
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<Idle<B>>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Kept<B>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 //! The single source: `check`, the notes at load and in `status`, and the routes are made from it. Does not walk
 //! objects.
 
-use crate::istio::destination_rule::ClientTlsMode;
+use crate::istio::destination_rule::{ClientTlsMode, H2UpgradePolicy, LoadBalancerSettings};
 use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};
 use crate::istio::sidecar::{CaptureMode, IstioEgressListener, OutboundTrafficPolicy};
 use crate::istio::virtual_service::{HttpRoute, HttpRouteDestination, L4MatchAttributes};
@@ -65,23 +65,27 @@ pub const TCP_MATCH: &[Field<L4MatchAttributes>] = &fields! {
     "sourceSubnet" ServesNothing (|m| !m.source_subnet.is_empty()) ""
 };
 
-/// Fields of a traffic policy. Limits are passed over: they limit the load on a server, not the destinations, and each
-/// sidecar counts by itself.
-pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 13] {
+/// Whether there is something besides the switch.
+fn prefers_localities(settings: &LoadBalancerSettings) -> bool {
+    settings.locality_lb_setting.as_ref().is_some_and(|l| {
+        !l.distribute.is_empty() || !l.failover.is_empty() || !l.failover_priority.is_empty()
+    })
+}
+
+/// Fields of a traffic policy.
+pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 11] {
     fields! {
     "tls.mode"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode == ClientTlsMode::IstioMutual)) "ISTIO_MUTUAL needs the certificates of a mesh; use SIMPLE, or MUTUAL with files"
     "tls.credentialName" ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable && !t.credential_name.is_empty())) "Kubernetes Secrets are not read; name files in caCertificates, clientCertificate and privateKey"
     "tunnel"        ServesNothing (|p| p.tunnel.is_some()) ""
     "proxyProtocol" ServesNothing (|p| p.proxy_protocol.is_some()) ""
-    "connectionPool.tcp.maxConnections"        PassedOver (|p| p.tcp().is_some_and(|t| t.max_connections != 0)) "the limit is not enforced"
-    "connectionPool.tcp.connectTimeout"        PassedOver (|p| p.tcp().is_some_and(|t| t.connect_timeout.is_some())) ""
-    "connectionPool.tcp.tcpKeepalive"          PassedOver (|p| p.tcp().is_some_and(|t| t.tcp_keepalive.is_some())) ""
-    "connectionPool.tcp.maxConnectionDuration" PassedOver (|p| p.tcp().is_some_and(|t| t.max_connection_duration.is_some())) "the limit is not enforced"
-    "connectionPool.tcp.idleTimeout"           PassedOver (|p| p.tcp().is_some_and(|t| t.idle_timeout.is_some())) ""
-    "connectionPool.http"                      PassedOver (|p| p.connection_pool.is_some_and(|c| c.http.is_some())) "its limits are not enforced"
-    "outlierDetection"                         PassedOver (|p| p.outlier_detection.is_some()) "no endpoint is ejected"
-    "loadBalancer"                             PassedOver (|p| p.load_balancer.is_some()) "endpoints take turns"
-    "retryBudget"                              PassedOver (|p| p.retry_budget.is_some()) ""
+    "connectionPool.http.useClientProtocol"    PassedOver (|p| p.http().is_some_and(|h| h.use_client_protocol)) ""
+    "connectionPool.http.h2UpgradePolicy"      PassedOver (|p| p.http().is_some_and(|h| h.h2_upgrade_policy == H2UpgradePolicy::Upgrade)) ""
+    "connectionPool.http.maxConcurrentStreams" PassedOver (|p| p.http().is_some_and(|h| h.max_concurrent_streams != 0)) ""
+    "connectionPool.http.http2KeepAlive"       PassedOver (|p| p.http().is_some_and(|h| h.http2_keep_alive.is_some())) ""
+    "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(|l| prefers_localities(l))) "the agent has no locality, so endpoints of all localities take turns"
+    "loadBalancer.zoneAwareLbSetting"          PassedOver (|p| p.load_balancer.is_some_and(|l| l.zone_aware_lb_setting.is_some())) "the agent has no locality, so endpoints of all zones take turns"
+    "loadBalancer.warmup"                      PassedOver (|p| p.load_balancer.is_some_and(|l| l.warmup.is_some() || l.warmup_duration_secs.is_some())) "a new endpoint gets its full share at once"
     }
 }
 
@@ -93,7 +97,6 @@ pub const SERVICE_ENTRY: &[Field<ServiceEntry>] = &fields! {
 /// Fields of `ServiceEntry.endpoints[]` and of a `WorkloadEntry`.
 pub const ENDPOINT: &[Field<WorkloadEntry>] = &fields! {
     "address" ServesNothing (|e| e.address.starts_with("unix:")) "an endpoint that is a Unix socket gets nothing"
-    "weight"  PassedOver    (|e| e.weight > 1) "endpoints take turns"
 };
 
 /// A port of a `ServiceEntry`, and the other fields of the entry that matter for it.

@@ -1,0 +1,78 @@
+//! What an upstream connection counts for while it is open, and how long it may serve.
+//!
+//! It closes nothing.
+
+use super::usage::{Permit, Usage};
+use super::workload::Load;
+use egress_core::traffic::ConnectionPool;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// See the module.
+pub(in crate::proxy) struct Held {
+    /// Of the connection, if the cluster counts.
+    connection: Option<Permit>,
+    /// Of the running request.
+    request: Option<Permit>,
+    load: Option<Load>,
+    /// Requests so far.
+    served: u32,
+    made: Instant,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self {
+            connection: None,
+            request: None,
+            load: None,
+            served: 0,
+            made: Instant::now(),
+        }
+    }
+}
+
+impl Held {
+    /// Of a new connection.
+    pub(in crate::proxy) fn new(connection: Option<Permit>) -> Self {
+        Self {
+            connection,
+            ..Self::default()
+        }
+    }
+
+    /// A request begins.
+    pub(in crate::proxy) fn request(&mut self, permit: Option<Permit>, load: Option<Load>) {
+        (self.request, self.load) = (permit, load);
+        self.served = self.served.saturating_add(1);
+    }
+
+    /// The request is over.
+    pub(super) fn request_over(&mut self) {
+        (self.request, self.load) = (None, None);
+    }
+
+    /// Whether the connection may get a further request.
+    pub(super) fn may_serve(&self, pool: &ConnectionPool) -> bool {
+        let requests = pool.requests_per_connection;
+        requests.is_none_or(|most| self.served < most)
+            && self.left(pool).is_none_or(|left| !left.is_zero())
+    }
+
+    fn left(&self, pool: &ConnectionPool) -> Option<Duration> {
+        let life = pool.max_connection_duration;
+        life.map(|life| life.saturating_sub(self.made.elapsed()))
+    }
+
+    /// How long the connection may be idle from now on, if there is a limit.
+    pub(super) fn idle_limit(&self, pool: &ConnectionPool) -> Option<Duration> {
+        let limits = [pool.http_idle_timeout, self.left(pool)];
+        limits.into_iter().flatten().min()
+    }
+
+    /// Where the connection is counted.
+    pub(super) fn usage(&self) -> Option<Arc<Usage>> {
+        self.connection.as_ref().map(Permit::usage)
+    }
+}
