@@ -23,6 +23,8 @@ pub struct Flow {
     pub udp: bool,
     /// What the client sends first.
     pub first: Vec<u8>,
+    /// An HTTP/2 request with prior knowledge for this URL, instead of `first`.
+    pub http2: Option<String>,
 }
 
 /// How a flow ended.
@@ -47,11 +49,12 @@ impl Flow {
         Self::bytes(to, first.into_bytes())
     }
 
-    /// HTTP/2 with prior knowledge: the preface and empty settings.
-    pub fn http2(to: SocketAddr) -> Self {
-        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        Self::bytes(to, [preface, &settings].concat())
+    /// An HTTP/2 request with prior knowledge.
+    pub fn http2(to: SocketAddr, host: &str, path: &str) -> Self {
+        Self {
+            http2: Some(format!("http://{host}{path}")),
+            ..Self::bytes(to, Vec::new())
+        }
     }
 
     /// A `ClientHello`; for an address it has no server name.
@@ -71,15 +74,15 @@ impl Flow {
             to,
             udp: false,
             first,
+            http2: None,
         }
     }
 
     /// A datagram.
     pub fn datagram(to: SocketAddr) -> Self {
         Self {
-            to,
             udp: true,
-            first: b"word".to_vec(),
+            ..Self::bytes(to, b"word".to_vec())
         }
     }
 }
@@ -91,7 +94,10 @@ pub fn run(place: &Place<'_>, flows: &[Flow]) -> Result<Vec<End>> {
     let mut child = Guarded::spawn(&mut command).context("cannot run flows")?;
     let asked: Vec<Value> = flows
         .iter()
-        .map(|flow| json!({"to": flow.to.to_string(), "udp": flow.udp, "first": flow.first}))
+        .map(|flow| {
+            let to = flow.to.to_string();
+            json!({"to": to, "udp": flow.udp, "first": flow.first, "http2": flow.http2})
+        })
         .collect();
     let mut stdin = child.stdin.take().context("flows has a pipe")?;
     stdin.write_all(&serde_json::to_vec(&asked)?)?;

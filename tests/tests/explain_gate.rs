@@ -71,7 +71,7 @@ fn flow(judged: &request::JudgedFlow, asked: &Asked) -> Flow {
     match (judged.transport.as_str(), judged.speaks.as_str()) {
         ("udp", _) => Flow::datagram(judged.to),
         (_, "http") => Flow::http(judged.to, &asked.authority(), asked.path),
-        (_, "http2") => Flow::http2(judged.to),
+        (_, "http2") => Flow::http2(judged.to, &asked.authority(), asked.path),
         (_, "tls") => Flow::tls(judged.to, &asked.host.to_ascii_lowercase()).unwrap(),
         _ => Flow::bytes(judged.to, vec![0, 0, 0, 8, 4, 210, 22, 47]),
     }
@@ -122,12 +122,17 @@ impl Pair {
     fn holds(&self, ends: &[End]) -> bool {
         if self.asked.address().is_some() && self.asked.scheme.is_none() {
             // Another path may have a route.
-            let passes = |end: &End| matches!(end, End::Served | End::Status(404));
+            let passes = |end: &End| matches!(end, End::Served | End::Status(301 | 404));
             return self.explained.allowed == ends.iter().any(passes);
         }
         let denied = ends.iter().find(|end| **end != End::Served);
         match (self.explained.denied_by.as_deref(), denied) {
             (None, None) => self.explained.allowed && !ends.is_empty(),
+            // The route's own answer.
+            (None, Some(End::Status(status))) => {
+                let told = format!("is answered with a redirect ({status})");
+                self.explained.allowed && self.explained.lines[0].contains(&told)
+            }
             (Some("kernel"), Some(End::Denied)) | (Some("proxy"), Some(End::Closed)) => true,
             (Some(said), Some(End::Status(status))) => said == status.to_string(),
             _ => false,

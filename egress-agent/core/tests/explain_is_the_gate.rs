@@ -134,10 +134,11 @@ fn proxied(routes: &RouteTable, flow: &Flow, asked: &Asked) -> End {
                 headers: &HeaderMap::new(),
             };
             match routes.http(PolicyId(0), to, &head, 3) {
-                HttpDecision::Act(act) => {
-                    let to = act.action.destinations().expect("every route forwards");
-                    served(&to.cluster, status(503))
-                }
+                // Without destinations, the proxy answers as the route says.
+                HttpDecision::Act(act) => act
+                    .action
+                    .destinations()
+                    .and_then(|to| served(&to.cluster, status(503))),
                 HttpDecision::UnlistedHost => status(502),
                 HttpDecision::NoRoute => status(404),
                 HttpDecision::NoCluster(_) | HttpDecision::NotCarriedOut(_) => status(503),

@@ -3,13 +3,17 @@
 //!
 //! Owns sockets only; it runs inside a cgroup and a namespace that a test chose.
 
+use hyper::{Request, Version};
 use serde_json::{Value, json};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Mutex;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Longer than any answer of a host of the lab.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -54,10 +58,10 @@ fn made(flow: &Value) -> Value {
     let Some(to) = to else {
         return json!({"error": "no destination"});
     };
-    let ended = if flow["udp"] == true {
-        datagram(to, &first)
-    } else {
-        stream(to, &first)
+    let ended = match flow["http2"].as_str() {
+        Some(url) => http2(to, url),
+        None if flow["udp"] == true => datagram(to, &first),
+        None => stream(to, &first),
     };
     match ended {
         Ok(end) => end,
@@ -82,16 +86,100 @@ fn stream(to: SocketAddr, first: &[u8]) -> io::Result<Value> {
             Err(error) => return Err(error),
         }
     }
-    let answer = String::from_utf8_lossy(&answer[..length]);
+    Ok(ended(&answer[..length]))
+}
+
+/// How a flow with this answer ended.
+fn ended(answer: &[u8]) -> Value {
+    let answer = String::from_utf8_lossy(answer);
     let status = answer
         .strip_prefix("HTTP/1.1 ")
         .and_then(|rest| rest.get(..3));
-    Ok(match status.and_then(|status| status.parse::<u16>().ok()) {
+    match status.and_then(|status| status.parse::<u16>().ok()) {
         _ if answer.contains("x-served") || answer == "served" => json!("served"),
         Some(status) => json!(status),
         None if answer.is_empty() => json!("closed"),
         None => json!({"answer": answer}),
-    })
+    }
+}
+
+/// An HTTP/2 request. What is no HTTP/2 counts as the answer to bytes.
+fn http2(to: SocketAddr, url: &str) -> io::Result<Value> {
+    let stream = TcpStream::connect_timeout(&to, LIMIT)?;
+    stream.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let request = Request::get(url)
+        .version(Version::HTTP_2)
+        .body(())
+        .map_err(io::Error::other)?;
+    let read = Arc::<Mutex<Vec<u8>>>::default();
+    let asking = async {
+        let stream = Tap {
+            stream: tokio::net::TcpStream::from_std(stream)?,
+            read: Arc::clone(&read),
+        };
+        let (mut send, connection) = h2::client::handshake(stream)
+            .await
+            .map_err(io::Error::other)?;
+        let (response, _) = send.send_request(request, true).map_err(io::Error::other)?;
+        tokio::select! {
+            response = response => response.map_err(io::Error::other),
+            ended = connection => Err(io::Error::other(format!("{ended:?}"))),
+        }
+    };
+    match runtime.block_on(async { tokio::time::timeout(LIMIT, asking).await }) {
+        Ok(Ok(response)) if response.headers().contains_key("x-served") => Ok(json!("served")),
+        Ok(Ok(response)) => Ok(json!(response.status().as_u16())),
+        Ok(Err(_)) => Ok(ended(
+            &read
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// A connection that keeps what was read.
+struct Tap {
+    stream: tokio::net::TcpStream,
+    read: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for Tap {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let mut read = self
+            .read
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        read.extend_from_slice(&buffer.filled()[before..]);
+        polled
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 fn datagram(to: SocketAddr, first: &[u8]) -> io::Result<Value> {
