@@ -6,7 +6,7 @@
 use super::exchange::exchange;
 use super::interim::Interim;
 use super::judge::Allowed;
-use super::local::{Own, local_response, own_response};
+use super::local::{Own, own_response};
 use super::message_body::MessageBody;
 use super::outgoing::values;
 use super::reply_body::ReplyBody;
@@ -19,7 +19,7 @@ use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use egress_core::routing::RequestHead;
 use egress_core::traffic::{
-    AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, Redirect, RedirectedFrom,
+    AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, RedirectedFrom,
 };
 use hyper::Response;
 use hyper::header::{HeaderValue, LOCATION, SERVER};
@@ -56,9 +56,38 @@ pub(super) async fn act(
     let remembered = changes()
         .any(HeaderOps::has_formats)
         .then(|| Remembered::new(&request, allowed, asking));
-    let (mut response, origin) = match inject(&policy.fault, &mut ticket).await {
-        Some(own) => (own_response(own, ticket), None),
-        None => under_cors(session, allowed, asking, request, end, ticket).await,
+    let mut origin = None;
+    // What the proxy answers itself. The request moves once: each further future around it would hold it again.
+    let own = match inject(&policy.fault, &mut ticket).await {
+        Some(own) => Some((own, HeaderMap::new())),
+        None => match policy
+            .cors
+            .as_ref()
+            .map(|cors| cors.step(request.method(), request.headers()))
+        {
+            Some(CorsStep::Answer(headers)) => Some((Own::empty(200), headers)),
+            step => {
+                if let Some(CorsStep::PassFor(asked)) = step {
+                    origin = Some(asked);
+                }
+                answered(
+                    session,
+                    allowed,
+                    RequestHead::of(&request, &asking.authority),
+                )
+            }
+        },
+    };
+    let mut response = match (own, to) {
+        (None, Some(to)) => {
+            Box::pin(exchange(session, to, allowed, asking, request, end, ticket)).await
+        }
+        (own, _) => {
+            let (own, headers) = own.unwrap_or_else(|| (Own::empty(404), HeaderMap::new()));
+            let mut response = own_response(own, ticket);
+            response.headers_mut().extend(headers);
+            response
+        }
     };
     let flags = response.extensions().get().copied().unwrap_or_default();
     let ended = (response.status().as_u16(), flags);
@@ -74,26 +103,6 @@ pub(super) async fn act(
     }
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
     response
-}
-
-/// Carries out the cross-origin policy and then the action. Returns the origin too, if the response is for it.
-async fn under_cors(
-    session: &Session,
-    allowed: &Allowed,
-    asking: &Asking,
-    request: Request<MessageBody>,
-    end: Arc<RequestEnd>,
-    ticket: Ticket,
-) -> (Response<ReplyBody>, Option<HeaderValue>) {
-    let cors = allowed.act.policy.cors.as_ref();
-    let step = cors.map(|cors| cors.step(request.method(), request.headers()));
-    let origin = match step {
-        Some(CorsStep::Answer(headers)) => return (preflight(headers, ticket), None),
-        Some(CorsStep::PassFor(origin)) => Some(origin),
-        Some(CorsStep::Pass) | None => None,
-    };
-    let response = carry_out(session, allowed, asking, request, end, ticket).await;
-    (response, origin)
 }
 
 /// What formats of a response need of its request.
@@ -167,33 +176,15 @@ fn draw() -> u64 {
     }
 }
 
-/// The answer to a preflight.
-fn preflight(headers: HeaderMap, ticket: Ticket) -> Response<ReplyBody> {
-    let ok = Own {
-        status: 200,
-        body: Bytes::new(),
-        grpc: None,
-        flags: ResponseFlags::default(),
-    };
-    let mut response = own_response(ok, ticket);
-    response.headers_mut().extend(headers);
-    response
-}
-
-async fn carry_out(
+/// The reply of a route that forwards nothing, and its own headers.
+fn answered(
     session: &Session,
     allowed: &Allowed,
-    asking: &Asking,
-    request: Request<MessageBody>,
-    end: Arc<RequestEnd>,
-    ticket: Ticket,
-) -> Response<ReplyBody> {
+    head: RequestHead<'_>,
+) -> Option<(Own, HeaderMap)> {
     match &allowed.act.action {
-        HttpAction::Forward(to) => {
-            exchange(session, to, allowed, asking, request, end, ticket).await
-        }
+        HttpAction::Forward(_) => None,
         HttpAction::Redirect(redirect) => {
-            let head = RequestHead::of(&request, &asking.authority);
             let from = RedirectedFrom {
                 scheme: head.scheme(),
                 authority: head.authority,
@@ -201,16 +192,18 @@ async fn carry_out(
                 port: session.client.origin.destination.port(),
                 spec: &allowed.act.spec,
             };
-            redirected(redirect, &from, ticket)
+            let Ok(location) = HeaderValue::from_str(&redirect.location(&from)) else {
+                return Some(((&LocalReply::bad_request()).into(), HeaderMap::new()));
+            };
+            let headers = HeaderMap::from_iter([(LOCATION, location)]);
+            Some((Own::empty(redirect.status), headers))
         }
         HttpAction::Direct(response) => {
             let own = Own {
-                status: response.status,
                 body: Bytes::from_owner(Body(Arc::clone(response))),
-                grpc: None,
-                flags: ResponseFlags::default(),
+                ..Own::empty(response.status)
             };
-            own_response(own, ticket)
+            Some((own, HeaderMap::new()))
         }
     }
 }
@@ -222,23 +215,4 @@ impl AsRef<[u8]> for Body {
     fn as_ref(&self) -> &[u8] {
         &self.0.body
     }
-}
-
-fn redirected(
-    redirect: &Redirect,
-    from: &RedirectedFrom<'_>,
-    ticket: Ticket,
-) -> Response<ReplyBody> {
-    let Ok(location) = HeaderValue::from_str(&redirect.location(from)) else {
-        return local_response(&LocalReply::bad_request(), ticket);
-    };
-    let own = Own {
-        status: redirect.status,
-        body: Bytes::new(),
-        grpc: None,
-        flags: ResponseFlags::default(),
-    };
-    let mut response = own_response(own, ticket);
-    response.headers_mut().insert(LOCATION, location);
-    response
 }

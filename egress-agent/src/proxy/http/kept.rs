@@ -79,7 +79,8 @@ impl Kept {
         let wanted = self.last.len() + more;
         if wanted > self.last.capacity() {
             let capacity = wanted.next_power_of_two().max(BLOCK);
-            let blocks = (self.behind + capacity).div_ceil(BLOCK);
+            // Twice: the smaller buffers before this one stay with the allocator for a while.
+            let blocks = 2 * (self.behind + capacity).div_ceil(BLOCK);
             if !client.keep_spare(&mut self.room, blocks) {
                 return false;
             }

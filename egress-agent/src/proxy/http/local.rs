@@ -21,6 +21,18 @@ pub(super) struct Own {
     pub(super) flags: ResponseFlags,
 }
 
+impl Own {
+    /// Without a body.
+    pub(super) fn empty(status: u16) -> Self {
+        Self {
+            status,
+            body: Bytes::new(),
+            grpc: None,
+            flags: ResponseFlags::default(),
+        }
+    }
+}
+
 impl From<&LocalReply> for Own {
     fn from(reply: &LocalReply) -> Self {
         Self {
