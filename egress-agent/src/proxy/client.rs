@@ -66,12 +66,11 @@ impl Client {
     /// has more than half of its share left.
     pub(super) fn keep_spare(&self, room: &mut Option<Place>, blocks: usize) -> bool {
         let memory = &self.shared.memory;
-        match room {
-            Some(place) => place.grow_spare(blocks),
-            None => {
-                *room = memory.spare(self.share(), blocks);
-                room.is_some()
-            }
+        if let Some(place) = room {
+            place.grow_spare(blocks)
+        } else {
+            *room = memory.spare(self.share(), blocks);
+            room.is_some()
         }
     }
 

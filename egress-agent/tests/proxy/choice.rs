@@ -175,7 +175,7 @@ async fn a_client_without_the_cookie_gets_one_that_keeps_its_endpoint() {
     let cookie = Cookie {
         name: "user".into(),
         path: "/p".into(),
-        ttl: Some(Duration::from_secs(60)),
+        ttl: Some(Duration::from_mins(1)),
         attributes: vec![("SameSite".into(), "Strict".into())],
     };
     let bed = bed(&all, balance(Balance::Hash(HashOn::Cookie(cookie)))).await;

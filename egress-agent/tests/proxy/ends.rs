@@ -106,7 +106,7 @@ async fn a_websocket_ends_with_the_rule_that_listed_its_host() {
     let mut client = bed.client().await;
     client.send(UPGRADE.as_bytes()).await;
     assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
-    bed.change(http_port(HOST, &[refused_address().await], None));
+    bed.change(http_port(HOST, &[refused_address()], None));
     client.send(b"x").await;
     assert_eq!(
         client.take(1).await.as_deref(),

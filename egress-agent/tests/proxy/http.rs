@@ -239,7 +239,7 @@ async fn ipv6_is_served_like_ipv4() {
 
 #[tokio::test]
 async fn a_grpc_client_gets_the_proxys_replies_in_its_form() {
-    let refused = crate::raw::refused_address().await;
+    let refused = crate::raw::refused_address();
     let bed = Bed::new(http_port(HOST, &[refused], None)).await;
     for (host, content_type, status, message) in [
         ("evil.example", "application/grpc", "14", None),

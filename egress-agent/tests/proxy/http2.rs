@@ -77,7 +77,7 @@ async fn each_stream_is_judged_by_its_own_authority() {
 
 #[tokio::test]
 async fn local_replies_are_envoys() {
-    let refused = http_port(HOST, &[refused_address().await], None);
+    let refused = http_port(HOST, &[refused_address()], None);
     let bed = Bed::new(refused).await;
     let mut client = Client::new(&bed).await;
     let reply = client.get(HOST, "/").await;

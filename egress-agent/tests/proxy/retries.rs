@@ -180,7 +180,7 @@ async fn attempts_are_as_many_as_the_rule_says() {
         attempts: 0,
         ..RetryPolicy::default()
     };
-    let bed = bed(none, &[refused_address().await]).await;
+    let bed = bed(none, &[refused_address()]).await;
     let reply = bed.client().await.ask(&get(HOST, "/")).await;
     assert!(!reply.text().contains("retried"), "{}", reply.text());
     assert_eq!(bed.record().await.attempts, 1);
@@ -375,7 +375,7 @@ async fn retries_wait_at_most_the_back_off() {
 
 #[tokio::test]
 async fn a_route_without_a_rule_tries_connections_again_and_nothing_else() {
-    let bed = Bed::new(http_port(HOST, &[refused_address().await], None)).await;
+    let bed = Bed::new(http_port(HOST, &[refused_address()], None)).await;
     let post = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 3\r\n\r\nabc");
     let reply = bed.client().await.ask(&post).await;
     assert_eq!(reply.status(), 503);

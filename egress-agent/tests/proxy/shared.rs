@@ -67,8 +67,8 @@ async fn bytes_without_a_listed_name_are_relayed_where_the_destination_is_listed
 async fn a_server_that_speaks_first_is_heard_on_a_shared_port() {
     let tcp = speaker(b"220 ready\r\n").await;
     for port in [
-        http_port(HOST, &[refused_address().await], None),
-        tls_port(PortKind::Tls, HOST, &[refused_address().await]),
+        http_port(HOST, &[refused_address()], None),
+        tls_port(PortKind::Tls, HOST, &[refused_address()]),
     ] {
         let bed = Bed::new(beside(port, false, tcp)).await;
         let mut client = bed.client().await;
@@ -79,7 +79,7 @@ async fn a_server_that_speaks_first_is_heard_on_a_shared_port() {
 #[tokio::test]
 async fn without_a_protocol_http_goes_by_its_host_and_the_rest_by_its_address() {
     let tcp = speaker(b"").await;
-    let port = beside(http_port(HOST, &[refused_address().await], None), true, tcp);
+    let port = beside(http_port(HOST, &[refused_address()], None), true, tcp);
     let bed = Bed::new(port).await;
     let mut client = bed.client().await;
     assert_eq!(
@@ -163,11 +163,7 @@ async fn without_a_protocol_no_spelling_of_http_hides_a_host_from_the_gate() {
 #[tokio::test]
 async fn http_1_0_with_a_listed_host_passes_where_the_protocol_is_not_set() {
     let named = echo_origin().await;
-    let port = beside(
-        http_port(HOST, &[named], None),
-        true,
-        refused_address().await,
-    );
+    let port = beside(http_port(HOST, &[named], None), true, refused_address());
     let bed = Bed::new(port).await;
     let mut client = bed.client().await;
     client
@@ -193,7 +189,7 @@ async fn http_1_0_with_a_listed_host_passes_where_the_protocol_is_not_set() {
 #[tokio::test]
 async fn without_a_protocol_what_is_not_http_is_relayed() {
     let tcp = speaker(b"").await;
-    let port = beside(http_port(HOST, &[refused_address().await], None), true, tcp);
+    let port = beside(http_port(HOST, &[refused_address()], None), true, tcp);
     let bed = Bed::new(port).await;
     for bytes in [
         &b"*1\r\n$4\r\nPING\r\n"[..],

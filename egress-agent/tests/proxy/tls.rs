@@ -202,7 +202,7 @@ async fn half_a_hello_is_closed_when_the_client_leaves_or_the_time_is_up() {
 
 #[tokio::test]
 async fn an_upstream_that_cannot_be_had_closes_the_connection() {
-    for (endpoints, flags) in [(vec![], "UH"), (vec![refused_address().await], "UF")] {
+    for (endpoints, flags) in [(vec![], "UH"), (vec![refused_address()], "UF")] {
         let bed = Bed::new(tls_port(PortKind::Tls, NAME, &endpoints)).await;
         let mut client = bed.client().await;
         client.send(&real_hello(NAME)).await;

@@ -117,7 +117,7 @@ async fn an_upstream_that_cannot_be_had_is_envoys_503() {
     assert_eq!((reply.status(), reply.text()), (503, "no healthy upstream"));
     assert_eq!(nobody.record().await.flags.to_string(), "UH");
 
-    let refused = Bed::new(http_port(HOST, &[refused_address().await], None)).await;
+    let refused = Bed::new(http_port(HOST, &[refused_address()], None)).await;
     let reply = refused.client().await.ask(&get(HOST, "/")).await;
     assert_eq!(reply.status(), 503);
     assert_eq!(
@@ -153,7 +153,7 @@ async fn an_upstream_that_cannot_be_had_is_envoys_503() {
 
 #[tokio::test]
 async fn another_endpoint_is_tried_where_one_refuses() {
-    let dead = refused_address().await;
+    let dead = refused_address();
     let live = echo_origin().await;
     let bed = Bed::with(
         http_port(HOST, &[dead, live], None),
@@ -294,7 +294,7 @@ async fn a_connect_that_hangs_is_envoys_connection_timeout() {
 
 #[tokio::test]
 async fn a_body_that_was_read_ahead_during_a_failed_try_reaches_the_next_endpoint_whole() {
-    let (dead, live) = (refused_address().await, echo_origin().await);
+    let (dead, live) = (refused_address(), echo_origin().await);
     let body: Vec<u8> = (0..300_000_u32)
         .map(|number| (number % 249) as u8)
         .collect();

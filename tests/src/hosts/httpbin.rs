@@ -45,7 +45,6 @@ pub(super) async fn answer(
     match verb {
         "" => page(),
         "headers" => json_body(&json!({ "headers": about.headers })),
-        "get" => json_body(&about.get()),
         "post" | "put" | "anything" => match body.collect().await {
             Ok(data) => json_body(&about.post(&data.to_bytes())),
             Err(_) => status(StatusCode::BAD_REQUEST),
@@ -61,7 +60,7 @@ pub(super) async fn answer(
         "flaky" if argument.parse().is_ok_and(|fails: usize| times <= fails) => {
             status(StatusCode::SERVICE_UNAVAILABLE)
         }
-        "flaky" => json_body(&about.get()),
+        "get" | "flaky" => json_body(&about.get()),
         "delay" => match argument.parse::<f64>() {
             Ok(seconds) if seconds >= 0.0 => {
                 tokio::time::sleep(Duration::from_secs_f64(seconds.min(LONGEST_DELAY))).await;

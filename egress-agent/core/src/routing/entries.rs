@@ -4,8 +4,7 @@
 use super::by_name::Named;
 use super::inside::{leads_inside, within};
 use super::matching::HttpMatch;
-use super::pick::weighted;
-use super::turns::{Turn, Turns};
+use super::turns::{Turn, Turns, weighted};
 use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};

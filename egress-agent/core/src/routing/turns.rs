@@ -72,3 +72,18 @@ impl PartialEq for Turns {
         true
     }
 }
+
+/// The place of a draw among weights. Even a few draws in a row follow the weights closely.
+pub(super) fn weighted(weights: impl Iterator<Item = u32> + Clone, turn: usize) -> usize {
+    let total: u64 = weights.clone().map(u64::from).sum();
+    // Multiples of the golden ratio, taken modulo 1, spread evenly over the interval.
+    let point = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut at = (u128::from(point) * u128::from(total)) >> 64;
+    let mut weights = weights.map(u128::from);
+    let place = weights.position(|weight| {
+        let here = at < weight;
+        at = at.saturating_sub(weight);
+        here
+    });
+    place.unwrap_or(0)
+}

@@ -2,7 +2,7 @@
 //!
 //! Owns which fields are read. The proxy counts, for each workload by itself, as each sidecar does.
 
-use super::cluster_policy::MergedPolicy;
+use super::merged_policy::MergedPolicy;
 use crate::istio::destination_rule::{
     ConnectionPoolSettings, HttpSettings, RetryBudget, TcpKeepalive, TcpSettings,
 };
@@ -80,15 +80,17 @@ impl RetryLimit {
 impl From<&RetryBudget> for RetryLimit {
     fn from(budget: &RetryBudget) -> Self {
         let percent = budget.percent.unwrap_or(BUDGET_PERCENT).clamp(0.0, 100.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most a million"
+        )]
+        let share = (percent * 10_000.0) as u32;
         let least = match budget.min_retry_concurrency {
             0 => BUDGET_LEAST,
             least => least,
         };
-        Self::Budget {
-            // At most a million.
-            share: (percent * 10_000.0) as u32,
-            least,
-        }
+        Self::Budget { share, least }
     }
 }
 

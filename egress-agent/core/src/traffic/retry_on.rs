@@ -106,8 +106,8 @@ impl RetryOn {
 impl fmt::Display for RetryOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let implied = |c: Condition| c == Condition::StatusCodes && !self.codes.is_empty();
-        let named = NAMES.iter().filter(|(c, _)| self.has(*c) && !implied(*c));
-        let names = named.map(|(_, name)| (*name).to_owned());
+        let own = NAMES.iter().filter(|(c, _)| self.has(*c) && !implied(*c));
+        let names = own.map(|(_, name)| (*name).to_owned());
         let codes = self.codes.iter().map(u16::to_string);
         f.write_str(&names.chain(codes).collect::<Vec<_>>().join(","))
     }

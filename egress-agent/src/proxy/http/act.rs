@@ -3,8 +3,8 @@
 //!
 //! It judges nothing. `exchange` carries a request upstream.
 
+use super::asking::Asking;
 use super::exchange::exchange;
-use super::interim::Interim;
 use super::judge::Allowed;
 use super::local::{Own, own_response};
 use super::message_body::MessageBody;
@@ -27,16 +27,6 @@ use hyper::http::{HeaderMap, Request};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::sync::Arc;
 use tokio::time::sleep;
-
-/// What a request says besides what its library knows.
-pub(super) struct Asking {
-    /// The one host that it names.
-    pub(super) authority: String,
-    /// The client's `expect`.
-    pub(super) expect: Option<HeaderValue>,
-    /// For the origin's 1xx responses.
-    pub(super) interim: Interim,
-}
 
 /// Carries out what the route says.
 pub(super) async fn act(

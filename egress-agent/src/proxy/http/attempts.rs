@@ -102,7 +102,7 @@ impl Attempts<'_> {
             if !again || is_last {
                 return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
             }
-            let Ok(permit) = self.count(|usage, pool| usage.retry(pool)) else {
+            let Ok(permit) = self.count(super::super::upstream::usage::Usage::retry) else {
                 ticket.record.flags = ticket.record.flags.with(ResponseFlag::UO);
                 return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
             };
@@ -232,7 +232,7 @@ impl Attempts<'_> {
         peer: Option<&Peer>,
     ) -> Result<Upstream<RequestBody>, Lost> {
         let pool = &self.cluster.policy.pool;
-        let pending = self.count(|usage, pool| usage.pending(pool))?;
+        let pending = self.count(super::super::upstream::usage::Usage::pending)?;
         let permit = match (&self.workload, &pending) {
             (Some(workload), Some(_)) => Some(workload.usage.next_connection(pool).await),
             _ => None,
@@ -373,7 +373,10 @@ impl Lost {
 /// The host that the request has by now, which may be another one than the client's.
 fn authority(parts: &Parts) -> &str {
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    host.or(parts.uri.authority().map(|authority| authority.as_str()))
+    host.or(parts
+        .uri
+        .authority()
+        .map(hyper::http::uri::Authority::as_str))
         .unwrap_or_default()
 }
 

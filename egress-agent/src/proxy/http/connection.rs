@@ -2,7 +2,8 @@
 //!
 //! `judge` decides whether a request is allowed; `act` carries out its route.
 
-use super::act::{Asking, act};
+use super::act::act;
+use super::asking::Asking;
 use super::control::Turn;
 use super::interim::Interim;
 use super::judge::Judge;

@@ -2,8 +2,8 @@
 //!
 //! `attempts` sends it upstream.
 
-use super::act::Asking;
 use super::affinity::Affinity;
+use super::asking::Asking;
 use super::attempts::{Answered, Attempts};
 use super::judge::Allowed;
 use super::local::local_response;

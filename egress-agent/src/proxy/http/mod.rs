@@ -5,6 +5,7 @@
 
 mod act;
 mod affinity;
+mod asking;
 mod attempts;
 mod connection;
 mod control;

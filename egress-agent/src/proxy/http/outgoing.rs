@@ -2,7 +2,7 @@
 //!
 //! It sends nothing.
 
-use super::act::Asking;
+use super::asking::Asking;
 use super::judge::Allowed;
 use super::session::Session;
 use bytes::Bytes;

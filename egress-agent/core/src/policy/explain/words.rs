@@ -38,28 +38,24 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
 
 /// The settings of a route that its rule changes, each after a comma.
 fn settings(policy: &RoutePolicy) -> String {
-    let mut text = String::new();
-    if let Some(timeout) = policy.timeout {
-        text += &format!(", timeout {timeout:?}");
-    }
-    let retries = &policy.retries;
-    if *retries != RetryPolicy::default() {
-        text += &format!(", {} retries on {}", retries.attempts, retries.on);
-        if let Some(limit) = retries.per_try_timeout {
-            text += &format!(", {limit:?} each");
-        }
-    }
-    if let Some((part, time)) = policy.fault.delay {
-        text += &format!(", {part} of requests delayed by {time:?}");
-    }
-    if let Some((part, with)) = policy.fault.abort {
+    let timeout = policy.timeout.map(|time| format!(", timeout {time:?}"));
+    let retries = Some(&policy.retries).filter(|retries| **retries != RetryPolicy::default());
+    let each = retries.and_then(|retries| Some(format!(", {:?} each", retries.per_try_timeout?)));
+    let retries =
+        retries.map(|retries| format!(", {} retries on {}", retries.attempts, retries.on));
+    let delay = policy.fault.delay;
+    let delay = delay.map(|(part, time)| format!(", {part} of requests delayed by {time:?}"));
+    let abort = policy.fault.abort.map(|(part, with)| {
         let with = match with {
             AbortWith::Http(status) => format!("{status}"),
             AbortWith::Grpc(status) => format!("gRPC status {status}"),
         };
-        text += &format!(", {part} of requests aborted with {with}");
-    }
-    text
+        format!(", {part} of requests aborted with {with}")
+    });
+    [timeout, retries, each, delay, abort]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A destination, and how connections to it are made.

@@ -83,7 +83,7 @@ pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 11] {
     "connectionPool.http.h2UpgradePolicy"      PassedOver (|p| p.http().is_some_and(|h| h.h2_upgrade_policy == H2UpgradePolicy::Upgrade)) ""
     "connectionPool.http.maxConcurrentStreams" PassedOver (|p| p.http().is_some_and(|h| h.max_concurrent_streams != 0)) ""
     "connectionPool.http.http2KeepAlive"       PassedOver (|p| p.http().is_some_and(|h| h.http2_keep_alive.is_some())) ""
-    "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(|l| prefers_localities(l))) "the agent has no locality, so endpoints of all localities take turns"
+    "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(prefers_localities)) "the agent has no locality, so endpoints of all localities take turns"
     "loadBalancer.zoneAwareLbSetting"          PassedOver (|p| p.load_balancer.is_some_and(|l| l.zone_aware_lb_setting.is_some())) "the agent has no locality, so endpoints of all zones take turns"
     "loadBalancer.warmup"                      PassedOver (|p| p.load_balancer.is_some_and(|l| l.warmup.is_some() || l.warmup_duration_secs.is_some())) "a new endpoint gets its full share at once"
     }

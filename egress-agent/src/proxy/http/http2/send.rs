@@ -58,12 +58,14 @@ pub(super) async fn send(
     }
 }
 
+type NextFrame = Option<Result<Frame<Bytes>, ReplyError>>;
+
 /// The next frame of the body, unless the client gives the stream up first.
 fn poll_frame(
     body: &mut ReplyBody,
     stream: &mut SendStream<Bytes>,
     cx: &mut Context<'_>,
-) -> Poll<Result<Option<Result<Frame<Bytes>, ReplyError>>, h2::Error>> {
+) -> Poll<Result<NextFrame, h2::Error>> {
     if let Poll::Ready(frame) = body.poll_frame(cx) {
         return Poll::Ready(Ok(frame));
     }

@@ -2,7 +2,8 @@
 //!
 //! `judge` decides whether it is allowed; `act` carries out its route.
 
-use super::super::act::{Asking, act};
+use super::super::act::act;
+use super::super::asking::Asking;
 use super::super::interim::{Interim, InterimResponse};
 use super::super::judge::Judge;
 use super::super::local::local_response;

@@ -110,15 +110,15 @@ impl<T> Watched<T> {
             return;
         }
         let value = (self.parse)(&self.files);
-        if self.stamps() != stamps {
-            // A file changed during the read: the next look reads it again.
-            self.last.clear();
-        } else {
+        if self.stamps() == stamps {
             let mut before = std::mem::take(&mut self.last).into_iter();
             let held = stamps
                 .into_iter()
                 .map(|stamp| Held::read((), stamp, begin, begin, before.next()));
             self.last = held.collect();
+        } else {
+            // A file changed during the read: the next look reads it again.
+            self.last.clear();
         }
         self.take(value);
     }
