@@ -78,6 +78,11 @@ pub(super) async fn forward(
     let pool = &cluster.policy.pool;
     let counted = workload.as_ref().filter(|_| pool.counts());
     let Ok(_connection) = counted.map(|w| w.usage.connection(pool)).transpose() else {
+        let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
+        client.deny(
+            DenialReason::ConnectionPool(cluster.id.host.to_string()),
+            name,
+        );
         return ticket.flag(ResponseFlag::UO);
     };
     let peer = cluster.policy.tls.as_ref().map(Peer::of_bytes);

@@ -3,7 +3,7 @@
 
 use crate::raw::{Raw, get, raw_origin};
 use crate::support::{Bed, HOST, OWNER, POLICY, PORT, cluster, destination, split_port, table};
-use egress_agent::proxy::{Limits, Origin};
+use egress_agent::proxy::{DenialReason, Limits, Origin};
 use egress_core::routing::{Cluster, PolicyRoutes, PortRoutes, Split, TcpRoute};
 use egress_core::traffic::{
     ClusterPolicy, ConnectionPool, RetryLimit, RetryOn, RetryPolicy, RoutePolicy,
@@ -108,6 +108,10 @@ async fn a_request_beyond_the_limits_gets_envoys_overflow() {
         "upstream connect error or disconnect/reset before headers. reset reason: overflow"
     );
     assert_eq!(bed.record().await.flags.to_string(), "UO");
+    assert_eq!(
+        bed.denial().await,
+        DenialReason::ConnectionPool(HOST.into())
+    );
     origin.go.add_permits(2);
     assert_eq!(first.message().await.unwrap().text(), "0");
     assert_eq!(waits.message().await.unwrap().text(), "1");
@@ -276,6 +280,10 @@ async fn a_tcp_connection_beyond_the_limit_is_closed_and_the_others_end_in_time(
     second.send(b"SSH").await;
     assert!(second.rest().await.is_empty());
     assert_eq!(bed.record().await.flags.to_string(), "UO");
+    assert_eq!(
+        bed.denial().await,
+        DenialReason::ConnectionPool(HOST.into())
+    );
     drop(first);
     bed.record().await;
     let mut third = bed.client().await;

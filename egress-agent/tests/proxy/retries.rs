@@ -62,6 +62,7 @@ async fn origin(does: &'static [Does]) -> (SocketAddr, Seen) {
 
 fn on(text: &str) -> RetryPolicy {
     RetryPolicy {
+        named: true,
         on: RetryOn::parse(text),
         ..RetryPolicy::default()
     }
@@ -113,19 +114,31 @@ async fn a_failure_that_is_listed_is_tried_again_and_no_other() {
             2,
             "-",
         ),
-        // The default policy.
+        // The default policy, then that of a gRPC request.
         ("", &[Status(503)], 503, 1, "-"),
         ("", &[Close], 503, 1, "UC"),
-        ("", &[Header("grpc-status: 1"), Status(200)], 200, 2, "-"),
+        ("", &[Header("grpc-status: 1"), Status(503)], 200, 1, "-"),
+        (
+            "grpc",
+            &[Header("grpc-status: 1"), Status(200)],
+            200,
+            2,
+            "-",
+        ),
     ] {
         let (addr, seen) = origin(does).await;
-        let retries = if text.is_empty() {
-            RetryPolicy::default()
-        } else {
-            on(text)
+        let retries = match text {
+            "" | "grpc" => RetryPolicy::default(),
+            text => on(text),
         };
         let bed = bed(retries, &[addr]).await;
-        let reply = bed.client().await.ask(&get(HOST, "/")).await;
+        let kind = if text == "grpc" {
+            "application/grpc"
+        } else {
+            "text/plain"
+        };
+        let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\ncontent-type: {kind}\r\n\r\n");
+        let reply = bed.client().await.ask(&request).await;
         let record = bed.record().await;
         let flags_seen = record.flags.to_string();
         assert_eq!(

@@ -183,6 +183,35 @@ async fn faults_delay_and_abort_a_share_of_the_requests() {
 }
 
 #[tokio::test]
+async fn a_request_that_was_delayed_is_judged_by_the_rules_of_then() {
+    let delay = Duration::from_millis(300);
+    let origin = raw_origin(|_, _| async { panic!("the request left") }).await;
+    let rules = |http: &str| {
+        let spec = format!("{{hosts: [a.example], http: [{http}]}}");
+        rules(origin, HTTP, &object("VirtualService", &spec))
+    };
+    let slow = "fault: {delay: {fixedDelay: 0.3s, percentage: {value: 100}}}";
+    let from = destination("192.0.2.1:80");
+    let bed = Bed::with(PortRoutes::default(), Some(from), Limits::default()).await;
+    // Until the rules change after the request was judged: then it was delayed.
+    for turns in 0.. {
+        bed.put(rules(&format!("{{{slow}, {TO}}}")));
+        let begun = Instant::now();
+        let mut client = bed.client().await;
+        client.send(get("a.example", "/").as_bytes()).await;
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        bed.put(rules("{directResponse: {status: 403}}"));
+        assert_eq!(client.message().await.unwrap().status(), 403);
+        if begun.elapsed() >= delay {
+            return;
+        }
+        assert!(turns < 10_000, "the request is never judged first");
+    }
+}
+
+#[tokio::test]
 async fn a_cross_origin_policy_answers_preflights_and_marks_responses() {
     let bed = bed(&format!(
         "{{corsPolicy: {{allowOrigins: [{{exact: 'http://cors.example'}}], allowMethods: [POST, GET], \

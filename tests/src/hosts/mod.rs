@@ -17,9 +17,10 @@ pub use origin::{Origin, Seen};
 
 use crate::netns::NetNs;
 use anyhow::{Context as _, Result, anyhow};
+use rustls::ServerConfig;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use tokio::runtime::{Handle, Runtime};
 
 /// The hosts of one network namespace.
@@ -83,6 +84,18 @@ impl World {
         ))
     }
 
+    fn tls(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        config: Result<Arc<ServerConfig>>,
+    ) -> Result<Origin> {
+        let config = config.context("a certificate for the TLS origin")?;
+        let (origin, at) = (Origin::default(), sockets(addresses, port));
+        self.inside(origin::serve(origin.clone(), at, Some(config)))?;
+        Ok(origin)
+    }
+
     /// The same behind TLS, with a certificate for `names`.
     pub fn https(
         &self,
@@ -91,16 +104,7 @@ impl World {
         authority: &Authority,
         names: &[&str],
     ) -> Result<Origin> {
-        let tls = authority
-            .server(names)
-            .context("a certificate for the TLS origin")?;
-        let origin = Origin::default();
-        self.inside(origin::serve(
-            origin.clone(),
-            sockets(addresses, port),
-            Some(tls),
-        ))?;
-        Ok(origin)
+        self.tls(addresses, port, authority.server(names))
     }
 
     /// The same, for clients with a certificate of the authority only.
@@ -111,16 +115,7 @@ impl World {
         authority: &Authority,
         names: &[&str],
     ) -> Result<Origin> {
-        let tls = authority
-            .mutual_server(names)
-            .context("a certificate for the TLS origin")?;
-        let origin = Origin::default();
-        self.inside(origin::serve(
-            origin.clone(),
-            sockets(addresses, port),
-            Some(tls),
-        ))?;
-        Ok(origin)
+        self.tls(addresses, port, authority.mutual_server(names))
     }
 
     /// A DNS server at port 53 of each address, over UDP and TCP, with an empty zone.

@@ -12,18 +12,6 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }
 
-/// `grpc-status` of a reply for a gRPC client, whose HTTP status is 200 (Envoy `grpc/status.cc`, `httpToGrpcStatus`).
-pub fn grpc_status(http: u16) -> u8 {
-    match http {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
-}
-
 /// One reply of the proxy's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalReply {
@@ -203,6 +191,7 @@ impl LocalReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::grpc::grpc_status;
     use crate::http::upstream_reset::connect_failure;
 
     #[test]

@@ -3,9 +3,10 @@
 //!
 //! The library drops one of two framings and continues, so the code behind it cannot detect that.
 
+use super::hop_by_hop::remove_hop_by_hop;
 use super::request_head::{MAX_HEADERS, length_of};
 use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use thiserror::Error;
 
 /// The largest response head (Envoy's `max_response_headers_kb` default).
@@ -96,15 +97,19 @@ pub fn reason_phrase(status: StatusCode) -> &'static str {
     }
 }
 
-/// A 1xx response in the form for the client.
+/// Removes from a 1xx response the fields of one hop, and the framing of a body that it does not have.
+pub fn prepare_interim(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers, false);
+    headers.remove(CONTENT_LENGTH);
+}
+
+/// A 1xx response in the form for an HTTP/1.1 client.
 pub fn interim_response(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let reason = reason_phrase(status);
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in headers {
-        // Fields of one hop, and framing that a response without a body does not have.
-        if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE].contains(name) {
-            continue;
-        }
+    let mut headers = headers.clone();
+    prepare_interim(&mut headers);
+    for (name, value) in &headers {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             bytes.extend_from_slice(part);
         }

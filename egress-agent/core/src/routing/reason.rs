@@ -56,12 +56,15 @@ pub enum DenialReason {
     #[error("TLS to the destination cannot be set up: {0}")]
     ClientTls(Arc<str>),
     /// The service has no endpoint: none is listed, no `WorkloadEntry` has the labels of its
-    /// selector, or no name of it has an address yet.
+    /// selector, no name of it has an address yet, or outlier detection leaves all of them alone.
     #[error(
-        "{0} has no endpoint: it lists none, its workloadSelector selects none, or its name has no \
-         address yet"
+        "{0} has no endpoint: it lists none, its workloadSelector selects none, its name has no \
+         address yet, or outlierDetection leaves all of them alone"
     )]
     NoEndpoint(String),
+    /// A limit of `trafficPolicy.connectionPool` is reached.
+    #[error("the connectionPool of a DestinationRule for {0} allows no more at the moment")]
+    ConnectionPool(String),
     /// CONNECT.
     #[error("CONNECT")]
     Connect,
@@ -125,6 +128,7 @@ impl DenialReason {
             Self::NotCarriedOut(_) => "not-carried-out",
             Self::ClientTls(_) => "client-tls",
             Self::NoEndpoint(_) => "no-endpoint",
+            Self::ConnectionPool(_) => "connection-pool",
             Self::Connect => "connect-method",
             Self::UpgradeDenied => "upgrade",
             Self::Http10 => "http-1.0",

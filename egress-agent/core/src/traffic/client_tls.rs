@@ -66,11 +66,6 @@ impl ClientTls {
             sni: text(&rule.sni),
         })
     }
-
-    /// Whether anything but an authority's signature is verified for a connection without a request, which has no host.
-    pub fn checks_no_name(&self) -> bool {
-        self.verify.as_ref().is_some_and(|v| v.names.is_empty())
-    }
 }
 
 #[cfg(test)]

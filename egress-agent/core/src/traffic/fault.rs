@@ -3,6 +3,7 @@
 //! Source: istio `TranslateFault`, Envoy `source/extensions/filters/http/fault`. It draws no numbers and waits for
 //! nothing.
 
+use crate::http::grpc::grpc_status_of;
 use crate::istio::fields::Percent;
 use crate::istio::virtual_service::{Abort, Delay, HttpFaultInjection};
 use std::fmt;
@@ -68,36 +69,15 @@ pub enum AbortWith {
     Grpc(u8),
 }
 
-/// The names of gRPC statuses by number (grpc `doc/statuscodes.md`).
-const GRPC: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 fn abort(abort: &Abort) -> Option<(Fraction, AbortWith)> {
     let http = abort.http_status.and_then(|s| u16::try_from(s).ok());
     let grpc = || {
         let name = abort.grpc_status.as_deref()?;
-        (0..).zip(GRPC).find(|(_, known)| *known == name)
+        grpc_status_of(name)
     };
     let with = match http {
         Some(status) => AbortWith::Http(status),
-        None => AbortWith::Grpc(grpc()?.0),
+        None => AbortWith::Grpc(grpc()?),
     };
     Some((share(abort.percentage.as_ref(), 0), with))
 }

@@ -97,6 +97,11 @@ impl RetryOn {
         self.conditions & (1 << condition as u8) != 0
     }
 
+    /// Whether there are status codes in the set.
+    pub fn has_codes(&self) -> bool {
+        !self.codes.is_empty()
+    }
+
     /// Whether the status code is in the set.
     pub fn has_code(&self, status: u16) -> bool {
         self.codes.contains(&status)

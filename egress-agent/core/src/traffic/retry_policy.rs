@@ -14,6 +14,15 @@ use std::time::Duration;
 /// Envoy's base interval of the back-off (`upstream.base_retry_backoff_ms`).
 const BASE: Duration = Duration::from_millis(25);
 
+/// The gRPC statuses by which attempts are made again.
+const GRPC: [(&str, Condition); 5] = [
+    ("1", Condition::Cancelled),
+    ("4", Condition::DeadlineExceeded),
+    ("8", Condition::ResourceExhausted),
+    ("13", Condition::Internal),
+    ("14", Condition::Unavailable),
+];
+
 /// The retries of a route. The default is Istio's policy for routes without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -24,6 +33,8 @@ pub struct RetryPolicy {
     pub per_try_timeout: Option<Duration>,
     /// The failures that are tried again.
     pub on: RetryOn,
+    /// The rule names the failures itself.
+    pub named: bool,
     /// The base interval of the back-off.
     pub base: Duration,
     /// Whether an attempt avoids endpoints that were tried before, as long as there are others. Unset: unless the
@@ -37,6 +48,7 @@ impl Default for RetryPolicy {
             attempts: 2,
             per_try_timeout: None,
             on: RetryOn::default(),
+            named: false,
             base: BASE,
             avoid_previous: None,
         }
@@ -59,6 +71,7 @@ impl RetryPolicy {
             } else {
                 RetryOn::parse(&rule.retry_on)
             },
+            named: !rule.retry_on.is_empty(),
             base: rule.backoff.map_or(all.base, TimeSpan::duration),
             avoid_previous: rule.retry_ignore_previous_hosts,
         }
@@ -84,15 +97,8 @@ impl RetryPolicy {
         let Some(status) = headers.get("grpc-status") else {
             return false;
         };
-        let condition = match status.as_bytes() {
-            b"1" => Condition::Cancelled,
-            b"4" => Condition::DeadlineExceeded,
-            b"8" => Condition::ResourceExhausted,
-            b"13" => Condition::Internal,
-            b"14" => Condition::Unavailable,
-            _ => return false,
-        };
-        self.on.has(condition)
+        let mut named = GRPC.into_iter().filter(|(number, _)| *number == status);
+        named.any(|(_, condition)| self.on.has(condition))
     }
 
     /// Whether an attempt that lost its upstream is made again. `started`: bytes of the request were sent.
@@ -110,6 +116,17 @@ impl RetryPolicy {
     /// Whether an attempt is made again whose [`Self::per_try_timeout`] has passed.
     pub fn after_timeout(&self) -> bool {
         self.after_loss(true)
+    }
+
+    /// Whether an attempt whose request was sent may be made again, so that the request has to be kept. `grpc`: the
+    /// request is one of gRPC. The conditions of gRPC are in Istio's default, and other requests are not kept for them.
+    pub fn repeats_sent(&self, grpc: bool) -> bool {
+        let by_response = [Condition::EnvoyRateLimited, Condition::Retriable4xx];
+        self.attempts > 0
+            && (self.after_loss(true)
+                || self.on.has_codes()
+                || by_response.into_iter().any(|c| self.on.has(c))
+                || (grpc || self.named) && GRPC.into_iter().any(|(_, c)| self.on.has(c)))
     }
 
     fn after_loss(&self, started: bool) -> bool {
@@ -140,6 +157,7 @@ mod tests {
     fn on(text: &str) -> RetryPolicy {
         RetryPolicy {
             on: RetryOn::parse(text),
+            named: true,
             ..RetryPolicy::default()
         }
     }
@@ -159,6 +177,7 @@ mod tests {
         for status in [500, 502, 503, 504, 429, 409] {
             assert!(!policy.after_response(status, &none), "{status}");
         }
+        assert!(!policy.repeats_sent(false) && policy.repeats_sent(true));
         for (status, again) in [("14", true), ("1", true), ("13", false), ("0", false)] {
             let grpc = headers(&[("grpc-status", status)]);
             assert_eq!(policy.after_response(200, &grpc), again, "{status}");
@@ -183,6 +202,7 @@ mod tests {
             ("reset", 503, false),
         ] {
             let policy = on(text);
+            assert!(policy.repeats_sent(false), "{text}");
             assert_eq!(
                 policy.after_response(status, &headers(&[])),
                 again,

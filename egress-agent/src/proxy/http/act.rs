@@ -1,23 +1,24 @@
 //! What the route of an allowed request does with it, in Istio's order: its faults, its cross-origin policy, then its
 //! action; and the route's changes of the response's headers.
 //!
-//! It judges nothing. `exchange` carries a request upstream.
+//! It judges nothing itself. `exchange` carries a request upstream.
 
 use super::asking::Asking;
 use super::exchange::exchange;
-use super::judge::Allowed;
+use super::judge::{Allowed, Judge};
 use super::local::{Own, own_response};
 use super::message_body::MessageBody;
 use super::outgoing::values;
 use super::reply_body::ReplyBody;
 use super::request_body::RequestEnd;
 use super::session::Session;
+use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
 use egress_core::http::format::{Format, Values};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
-use egress_core::routing::RequestHead;
+use egress_core::routing::{HttpDenial, RequestHead, Target};
 use egress_core::traffic::{
     AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, RedirectedFrom,
 };
@@ -35,7 +36,7 @@ pub(super) async fn act(
     asking: &Asking,
     request: Request<MessageBody>,
     end: Arc<RequestEnd>,
-    mut ticket: Ticket,
+    ticket: Ticket,
 ) -> Response<ReplyBody> {
     let policy = &allowed.act.policy;
     let to = allowed.act.action.destinations();
@@ -47,37 +48,25 @@ pub(super) async fn act(
         .any(HeaderOps::has_formats)
         .then(|| Remembered::new(&request, allowed, asking));
     let mut origin = None;
-    // What the proxy answers itself. The request moves once: each further future around it would hold it again.
-    let own = match inject(&policy.fault, &mut ticket).await {
-        Some(own) => Some((own, HeaderMap::new())),
-        None => match policy
-            .cors
-            .as_ref()
-            .map(|cors| cors.step(request.method(), request.headers()))
-        {
-            Some(CorsStep::Answer(headers)) => Some((Own::empty(200), headers)),
-            step => {
-                if let Some(CorsStep::PassFor(asked)) = step {
-                    origin = Some(asked);
-                }
-                answered(
-                    session,
-                    allowed,
-                    RequestHead::of(&request, &asking.authority),
-                )
+    let way = match (aborted(&policy.fault), &policy.cors) {
+        (Some(own), _) => Err(Box::new(own)),
+        (None, None) => way(session, allowed, asking, &request),
+        (None, Some(cors)) => match cors.step(request.method(), request.headers()) {
+            CorsStep::Answer(headers) => Err(Box::new(Own {
+                headers,
+                ..Own::empty(200)
+            })),
+            CorsStep::Pass => way(session, allowed, asking, &request),
+            CorsStep::PassFor(asked) => {
+                origin = Some(asked);
+                way(session, allowed, asking, &request)
             }
         },
     };
-    let mut response = match (own, to) {
-        (None, Some(to)) => {
-            Box::pin(exchange(session, to, allowed, asking, request, end, ticket)).await
-        }
-        (own, _) => {
-            let (own, headers) = own.unwrap_or_else(|| (Own::empty(404), HeaderMap::new()));
-            let mut response = own_response(own, ticket);
-            response.headers_mut().extend(headers);
-            response
-        }
+    // The request moves once: each further future around the exchange would hold it again.
+    let mut response = match way {
+        Ok(to) => Box::pin(exchange(session, to, allowed, asking, request, end, ticket)).await,
+        Err(own) => own_response(*own, ticket),
     };
     let flags = response.extensions().get().copied().unwrap_or_default();
     let ended = (response.status().as_u16(), flags);
@@ -136,18 +125,27 @@ impl Remembered {
     }
 }
 
-/// Delays a request, and returns the reply of one that is aborted.
-async fn inject(fault: &Fault, ticket: &mut Ticket) -> Option<Own> {
-    if let Some((fraction, time)) = fault.delay
-        && fraction.takes(draw)
-    {
-        ticket.record.flags = ticket.record.flags.with(ResponseFlag::DI);
-        sleep(time).await;
+/// Judges a request, and again after a delay of its route: what allowed it may have ended meanwhile.
+pub(super) async fn judged<B>(
+    judge: &Judge,
+    request: &Request<B>,
+    authority: &str,
+    ticket: &mut Ticket,
+) -> Result<Allowed, HttpDenial> {
+    let allowed = judge.judge(request, authority)?;
+    match allowed.act.policy.fault.delay {
+        Some((fraction, time)) if fraction.takes(draw) => {
+            ticket.record.flags = ticket.record.flags.with(ResponseFlag::DI);
+            sleep(time).await;
+            judge.judge(request, authority)
+        }
+        Some(_) | None => Ok(allowed),
     }
-    let (fraction, with) = fault.abort?;
-    if !fraction.takes(draw) {
-        return None;
-    }
+}
+
+/// The reply to a request that is aborted.
+fn aborted(fault: &Fault) -> Option<Own> {
+    let (_, with) = fault.abort.filter(|(fraction, _)| fraction.takes(draw))?;
     Some(match with {
         AbortWith::Http(status) => Own::from(&LocalReply::fault_abort(status)),
         AbortWith::Grpc(status) => Own {
@@ -166,15 +164,17 @@ fn draw() -> u64 {
     }
 }
 
-/// The reply of a route that forwards nothing, and its own headers.
-fn answered(
+/// Where a route sends a request, or its reply.
+fn way<'a>(
     session: &Session,
-    allowed: &Allowed,
-    head: RequestHead<'_>,
-) -> Option<(Own, HeaderMap)> {
+    allowed: &'a Allowed,
+    asking: &Asking,
+    request: &Request<MessageBody>,
+) -> Result<&'a Target, Box<Own>> {
     match &allowed.act.action {
-        HttpAction::Forward(_) => None,
+        HttpAction::Forward(to) => Ok(to),
         HttpAction::Redirect(redirect) => {
+            let head = RequestHead::of(request, &asking.authority);
             let from = RedirectedFrom {
                 scheme: head.scheme(),
                 authority: head.authority,
@@ -183,18 +183,19 @@ fn answered(
                 spec: &allowed.act.spec,
             };
             let Ok(location) = HeaderValue::from_str(&redirect.location(&from)) else {
-                return Some(((&LocalReply::bad_request()).into(), HeaderMap::new()));
+                let reason = DenialReason::NotCarriedOut("the redirect leads to no URL".into());
+                session.client.deny(reason, Some(&asking.authority));
+                return Err(Box::new((&LocalReply::bad_request()).into()));
             };
-            let headers = HeaderMap::from_iter([(LOCATION, location)]);
-            Some((Own::empty(redirect.status), headers))
+            Err(Box::new(Own {
+                headers: HeaderMap::from_iter([(LOCATION, location)]),
+                ..Own::empty(redirect.status)
+            }))
         }
-        HttpAction::Direct(response) => {
-            let own = Own {
-                body: Bytes::from_owner(Body(Arc::clone(response))),
-                ..Own::empty(response.status)
-            };
-            Some((own, HeaderMap::new()))
-        }
+        HttpAction::Direct(response) => Err(Box::new(Own {
+            body: Bytes::from_owner(Body(Arc::clone(response))),
+            ..Own::empty(response.status)
+        })),
     }
 }
 

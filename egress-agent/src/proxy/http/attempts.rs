@@ -4,10 +4,12 @@
 //! It changes nothing of the request but the headers that differ between attempts, and nothing of the response.
 //! `egress_core::traffic::RetryPolicy` decides which failures are tried again.
 
+use super::attempt_head::{Head, authority};
 use super::interim::Interim;
 use super::message_body::{MessageBody, broke_protocol};
 use super::request_body::{RequestBody, RequestEnd, RequestSource};
 use super::session::Session;
+use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::Ticket;
 use crate::proxy::upstream::connect::connect;
 use crate::proxy::upstream::held::Held;
@@ -24,10 +26,8 @@ use egress_core::traffic::{ConnectionPool, Outcome, RoutePolicy};
 use hyper::body::Body;
 use hyper::client::conn::TrySendError;
 use hyper::ext::on_informational;
-use hyper::header::HOST;
-use hyper::http::HeaderMap;
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response};
+use hyper::{Request, Response};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ pub(super) struct Attempts<'a> {
     pub(super) order: &'a [SocketAddr],
     /// The first address is that of the request's hash.
     pub(super) hashed: bool,
+    /// The request may be sent again after it was sent whole. Otherwise nothing of it is kept.
+    pub(super) repeats: bool,
     pub(super) interim: &'a Interim,
     pub(super) body: RequestSource,
     pub(super) end: Arc<RequestEnd>,
@@ -73,7 +75,7 @@ impl Attempts<'_> {
         let policy = &self.policy.retries;
         let tls = self.cluster.policy.tls.as_ref();
         let peer = tls.map(|tls| Peer::of_request(tls, authority(&parts)));
-        let mut head = Head(Some(parts));
+        let mut head = Head::new(parts);
         let mut retry = 0;
         let mut tried = Vec::new();
         // Of the last retry, until the next one or the response.
@@ -81,10 +83,12 @@ impl Attempts<'_> {
         loop {
             let is_last = retry == policy.attempts;
             let Some(address) = self.address(retry as usize, &tried) else {
+                self.deny(DenialReason::NoEndpoint);
                 return Err(LocalReply::no_healthy_upstream());
             };
             let to = (address, peer.as_ref());
-            let attempt = self.attempt(&mut head, is_last, to, ticket).await;
+            let spends = is_last || !self.repeats;
+            let attempt = self.attempt(&mut head, spends, to, ticket).await;
             self.note(address, &attempt);
             _counted = None;
             let again = match &attempt {
@@ -94,15 +98,16 @@ impl Attempts<'_> {
                 Err(Lost::Reset { reset, started }) => policy.after_reset(reset, *started),
                 Err(Lost::Timeout) => policy.after_timeout(),
             };
-            // A part of the body that was sent and not kept cannot be sent again.
-            let again = again && policy.attempts > 0 && self.body.is_whole();
+            // What was sent and not kept cannot be sent again.
+            let kept = (is_last || head.is_kept()) && self.body.is_whole();
+            let again = again && policy.attempts > 0 && kept;
             if again && is_last {
                 ticket.record.flags = ticket.record.flags.with(ResponseFlag::URX);
             }
             if !again || is_last {
                 return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
             }
-            let Ok(permit) = self.count(super::super::upstream::usage::Usage::retry) else {
+            let Ok(permit) = self.count(Usage::retry) else {
                 ticket.record.flags = ticket.record.flags.with(ResponseFlag::UO);
                 return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
             };
@@ -171,22 +176,39 @@ impl Attempts<'_> {
     fn count(
         &self,
         take: impl FnOnce(&Arc<Usage>, &ConnectionPool) -> Result<Permit, Overflow>,
-    ) -> Result<Option<Permit>, Lost> {
+    ) -> Result<Option<Permit>, Overflow> {
         let pool = &self.cluster.policy.pool;
         let counted = self.workload.as_ref().filter(|_| pool.counts());
         let permit = counted.map(|workload| take(&workload.usage, pool));
-        permit.transpose().map_err(|Overflow| Lost::Reset {
-            reset: UpstreamReset::Overflow(None),
-            started: false,
+        permit.transpose()
+    }
+
+    /// Counts what the request needs. Without it the request is denied.
+    fn needed(
+        &self,
+        take: impl FnOnce(&Arc<Usage>, &ConnectionPool) -> Result<Permit, Overflow>,
+    ) -> Result<Option<Permit>, Lost> {
+        self.count(take).map_err(|Overflow| {
+            self.deny(DenialReason::ConnectionPool);
+            Lost::Reset {
+                reset: UpstreamReset::Overflow(None),
+                started: false,
+            }
         })
     }
 
-    /// One attempt. If the origin closed a kept connection before any byte of the response, it is replaced, provided
+    /// Reports a denial by the state of the cluster.
+    fn deny(&self, reason: impl FnOnce(String) -> DenialReason) {
+        let reason = reason(self.cluster.id.host.to_string());
+        self.session.client.deny(reason, None);
+    }
+
+    /// One attempt, which `spends` the head when it sends the request. If the origin closed a kept connection before any byte of the response, it is replaced, provided
     /// that the request was not sent or may be sent twice.
     async fn attempt(
         &self,
         head: &mut Head,
-        is_last: bool,
+        spends: bool,
         (address, peer): (SocketAddr, Option<&Peer>),
         ticket: &mut Ticket,
     ) -> Result<Answered, Lost> {
@@ -196,7 +218,7 @@ impl Attempts<'_> {
             let repeatable = self.body.is_empty() && head.is_idempotent();
             self.begin(&mut upstream)?;
             upstream.expect_response();
-            let request = self.request(head, is_last && !repeatable)?;
+            let request = self.request(head, spends && !repeatable)?;
             match self.ask(&mut upstream, request).await? {
                 Ok(response) => return Ok(Answered { response, upstream }),
                 Err(mut failed) => {
@@ -204,7 +226,7 @@ impl Attempts<'_> {
                     let error = failed.into_error();
                     let may_repeat = repeatable && !broke_protocol(&error);
                     match unsent {
-                        Some((parts, _)) => *head = Head(Some(parts)),
+                        Some((parts, _)) => *head = Head::new(parts),
                         None if may_repeat => {}
                         None => return Err(Lost::after(&error)),
                     }
@@ -214,11 +236,11 @@ impl Attempts<'_> {
         count(head, address, ticket);
         let mut upstream = tokio::select! {
             biased;
-            connected = self.connect(address, peer) => connected?,
+            connected = Box::pin(self.connect(address, peer)) => connected?,
             never = self.body.read_ahead() => match never {},
         };
         self.begin(&mut upstream)?;
-        let request = self.request(head, is_last)?;
+        let request = self.request(head, spends)?;
         match self.ask(&mut upstream, request).await? {
             Ok(response) => Ok(Answered { response, upstream }),
             Err(failed) => Err(Lost::after(&failed.into_error())),
@@ -232,7 +254,7 @@ impl Attempts<'_> {
         peer: Option<&Peer>,
     ) -> Result<Upstream<RequestBody>, Lost> {
         let pool = &self.cluster.policy.pool;
-        let pending = self.count(super::super::upstream::usage::Usage::pending)?;
+        let pending = self.needed(Usage::pending)?;
         let permit = match (&self.workload, &pending) {
             (Some(workload), Some(_)) => Some(workload.usage.next_connection(pool).await),
             _ => None,
@@ -256,7 +278,7 @@ impl Attempts<'_> {
 
     /// Counts a request for the connection that it has.
     fn begin(&self, upstream: &mut Upstream<RequestBody>) -> Result<(), Lost> {
-        let permit = self.count(Usage::request)?;
+        let permit = self.needed(Usage::request)?;
         let several = self.cluster.endpoints.len() > 1;
         let workload = self.workload.as_ref().filter(|_| several);
         let load = workload.map(|workload| workload.load(upstream.address));
@@ -264,13 +286,10 @@ impl Attempts<'_> {
         Ok(())
     }
 
-    /// The request of an attempt. It takes the head if no further attempt needs it.
-    fn request(&self, head: &mut Head, is_last: bool) -> Result<Request<RequestBody>, Lost> {
+    /// The request of an attempt. It `spends` the head if no further attempt needs it.
+    fn request(&self, head: &mut Head, spends: bool) -> Result<Request<RequestBody>, Lost> {
         // Both are there, because `send` makes no further attempt without them.
-        let (parts, body) = head
-            .next(is_last)
-            .zip(self.body.body())
-            .ok_or(Lost::LOCAL)?;
+        let (parts, body) = head.next(spends).zip(self.body.body()).ok_or(Lost::LOCAL)?;
         let request = Request::from_parts(parts, body);
         Ok(passing_interim(self.interim, request))
     }
@@ -305,32 +324,6 @@ impl Attempts<'_> {
         if response.body().is_end_stream() && self.end.at().is_some() {
             self.session.pool.put(ticket.client(), upstream);
         }
-    }
-}
-
-/// The head of the request, for all its attempts.
-struct Head(Option<Parts>);
-
-impl Head {
-    /// The head for an attempt.
-    fn next(&mut self, is_last: bool) -> Option<Parts> {
-        if is_last {
-            self.0.take()
-        } else {
-            self.0.as_ref().map(clone_of)
-        }
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut HeaderMap)) {
-        if let Some(parts) = &mut self.0 {
-            change(&mut parts.headers);
-        }
-    }
-
-    /// Of a method that may be sent twice (RFC 9110 §9.2.2).
-    fn is_idempotent(&self) -> bool {
-        let method = self.0.as_ref().map(|parts| &parts.method);
-        method.is_some_and(Method::is_idempotent)
     }
 }
 
@@ -370,16 +363,6 @@ impl Lost {
     }
 }
 
-/// The host that the request has by now, which may be another one than the client's.
-fn authority(parts: &Parts) -> &str {
-    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    host.or(parts
-        .uri
-        .authority()
-        .map(hyper::http::uri::Authority::as_str))
-        .unwrap_or_default()
-}
-
 /// Forwards the origin's 1xx responses to the client.
 fn passing_interim(interim: &Interim, mut request: Request<RequestBody>) -> Request<RequestBody> {
     let interim = interim.clone();
@@ -387,14 +370,4 @@ fn passing_interim(interim: &Interim, mut request: Request<RequestBody>) -> Requ
         interim.pass(response.status(), response.headers());
     });
     request
-}
-
-/// The head of a request, without its extensions.
-fn clone_of(parts: &Parts) -> Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method = parts.method.clone();
-    copy.uri = parts.uri.clone();
-    copy.version = parts.version;
-    copy.headers = parts.headers.clone();
-    copy
 }

@@ -2,7 +2,7 @@
 //!
 //! `judge` decides whether a request is allowed; `act` carries out its route.
 
-use super::act::act;
+use super::act::{act, judged};
 use super::asking::Asking;
 use super::control::Turn;
 use super::interim::Interim;
@@ -191,9 +191,7 @@ impl Connection {
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
         let mut response = self.answer(request).await;
         self.session.control.responds();
-        let reason = reason_phrase(response.status());
-        let reason = ReasonPhrase::from_static(reason.as_bytes());
-        response.extensions_mut().insert(reason);
+        set_reason(&mut response);
         let client = self.session.client.clone();
         response.map(|body| Reply::new(body, Arc::clone(&self.session.control), client))
     }
@@ -214,31 +212,32 @@ impl Connection {
         ticket.record.host.clone_from(&asked.authority);
         let end = Arc::new(RequestEnd::default());
         let without_body = request.body().is_end_stream();
-        let (mut response, is_whole) = match self.judge.judge(&request, &asked.authority) {
-            Ok(allowed) => {
-                let asking = Asking {
-                    authority: asked.authority,
-                    expect: asked.expect.and_then(|v| HeaderValue::from_bytes(&v).ok()),
-                    interim: Interim::http1(&self.session.control),
-                };
-                let response = act(
-                    &self.session,
-                    &allowed,
-                    &asking,
-                    request.map(MessageBody::Http1),
-                    Arc::clone(&end),
-                    ticket,
-                )
-                .await;
-                (response, without_body || end.at().is_some())
-            }
-            Err(HttpDenial { reply, reason }) => {
-                let name = Some(asked.authority).filter(|name| !name.is_empty());
-                let closes = reason == DenialReason::UpgradeDenied;
-                self.session.client.deny(reason, name.as_deref());
-                (local_response(&reply, ticket), without_body && !closes)
-            }
-        };
+        let (mut response, is_whole) =
+            match judged(&self.judge, &request, &asked.authority, &mut ticket).await {
+                Ok(allowed) => {
+                    let asking = Asking {
+                        authority: asked.authority,
+                        expect: asked.expect.and_then(|v| HeaderValue::from_bytes(&v).ok()),
+                        interim: Interim::http1(&self.session.control),
+                    };
+                    let response = act(
+                        &self.session,
+                        &allowed,
+                        &asking,
+                        request.map(MessageBody::Http1),
+                        Arc::clone(&end),
+                        ticket,
+                    )
+                    .await;
+                    (response, without_body || end.at().is_some())
+                }
+                Err(HttpDenial { reply, reason }) => {
+                    let name = Some(asked.authority).filter(|name| !name.is_empty());
+                    let closes = reason == DenialReason::UpgradeDenied;
+                    self.session.client.deny(reason, name.as_deref());
+                    (local_response(&reply, ticket), without_body && !closes)
+                }
+            };
         // As Envoy, the proxy does not wait for a client that has not sent its whole request. The rest must not be
         // read as a new request.
         if !is_whole {
@@ -261,5 +260,16 @@ impl Connection {
         ticket.counters.sent.store(sent, Ordering::Relaxed);
         ticket.done();
         self.session.client.deny(error.reason(), None);
+    }
+}
+
+/// Gives a response Envoy's words for its status, not the origin's.
+fn set_reason<B>(response: &mut Response<B>) {
+    let (status, reason) = (response.status(), reason_phrase(response.status()));
+    if status.canonical_reason() == Some(reason) {
+        response.extensions_mut().remove::<ReasonPhrase>();
+    } else {
+        let reason = ReasonPhrase::from_static(reason.as_bytes());
+        response.extensions_mut().insert(reason);
     }
 }

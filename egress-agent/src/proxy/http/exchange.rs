@@ -20,7 +20,8 @@ use egress_core::http::local_reply::LocalReply;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Target;
 use hyper::body::Body as _;
-use hyper::header::SET_COOKIE;
+use hyper::header::{CONTENT_TYPE, SET_COOKIE};
+use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
@@ -60,12 +61,15 @@ pub(super) async fn exchange(
     }
     parts.version = Version::HTTP_11;
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
+        let reason = DenialReason::NotCarriedOut("the rewritten path is not one of a URL".into());
+        client.deny(reason, Some(&asking.authority));
         return local_response(&LocalReply::bad_request(), ticket);
     }
     if body.is_end_stream() {
         outgoing::without_body(&mut parts);
     }
-    let keep = (policy.retries.attempts > 0).then_some(client);
+    let repeats = policy.retries.repeats_sent(speaks_grpc(&parts));
+    let keep = repeats.then_some(client);
     let attempts = Attempts {
         session,
         cluster,
@@ -73,6 +77,7 @@ pub(super) async fn exchange(
         workload,
         order: &order,
         hashed: affinity.hash.is_some(),
+        repeats,
         interim: &asking.interim,
         body: RequestSource::new(body, &end, &ticket.counters, keep),
         end: Arc::clone(&end),
@@ -137,6 +142,12 @@ pub(super) async fn exchange(
         pool: Arc::clone(&session.pool),
     };
     Response::from_parts(head, relay.into_body())
+}
+
+/// Whether a request is gRPC in any of its forms, gRPC-Web too.
+fn speaks_grpc(parts: &Parts) -> bool {
+    let content_type = parts.headers.get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Fires when the timeout has passed since the end of the request. Never fires without a timeout.

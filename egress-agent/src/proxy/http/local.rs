@@ -5,9 +5,11 @@
 use super::reply_body::ReplyBody;
 use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
-use egress_core::http::local_reply::{LocalReply, grpc_status};
+use egress_core::http::grpc::grpc_status;
+use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::ResponseFlags;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::http::HeaderMap;
 use hyper::{Response, StatusCode};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -16,6 +18,8 @@ use std::time::SystemTime;
 pub(super) struct Own {
     pub(super) status: u16,
     pub(super) body: Bytes,
+    /// Further headers.
+    pub(super) headers: HeaderMap,
     /// The status for a gRPC client, if it is not the one that stands for `status`.
     pub(super) grpc: Option<u8>,
     pub(super) flags: ResponseFlags,
@@ -27,6 +31,7 @@ impl Own {
         Self {
             status,
             body: Bytes::new(),
+            headers: HeaderMap::new(),
             grpc: None,
             flags: ResponseFlags::default(),
         }
@@ -36,10 +41,9 @@ impl Own {
 impl From<&LocalReply> for Own {
     fn from(reply: &LocalReply) -> Self {
         Self {
-            status: reply.status,
             body: Bytes::from(reply.body.clone().into_owned()),
-            grpc: None,
             flags: reply.flags,
+            ..Self::empty(reply.status)
         }
     }
 }
@@ -57,7 +61,8 @@ pub(super) fn local_response(reply: &LocalReply, ticket: Ticket) -> Response<Rep
 }
 
 /// The same for any status and body.
-pub(super) fn own_response(own: Own, mut ticket: Ticket) -> Response<ReplyBody> {
+pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBody> {
+    let further = std::mem::take(&mut own.headers);
     ticket.record.flags = ticket.record.flags.and(own.flags);
     let mut response = if ticket.grpc {
         grpc_response(&own)
@@ -65,6 +70,7 @@ pub(super) fn own_response(own: Own, mut ticket: Ticket) -> Response<ReplyBody> 
         plain_response(own)
     };
     let headers = response.headers_mut();
+    headers.extend(further);
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
     let sent = response.body().local_length();
     let length = HeaderValue::from(sent);

@@ -6,6 +6,7 @@
 mod act;
 mod affinity;
 mod asking;
+mod attempt_head;
 mod attempts;
 mod connection;
 mod control;

@@ -107,7 +107,7 @@ async fn open(
     }
     match peer {
         None => Ok(Stream::Plain(stream)),
-        Some(peer) => secure(client, peer, stream).await,
+        Some(peer) => Box::pin(secure(client, peer, stream)).await,
     }
 }
 

@@ -7,7 +7,7 @@ use super::held::Held;
 use super::responses::{Reading, Responses};
 use super::stream::Stream;
 use super::tls::Peer;
-use super::usage::Evict;
+use super::usage::{Evict, Usage};
 use crate::proxy::client::Client;
 use crate::proxy::loan::{Home, Loan};
 use crate::proxy::places::Place;
@@ -132,6 +132,14 @@ struct Resting {
     stream: Stream,
     place: Place,
     held: Held,
+}
+
+impl Resting {
+    /// Where the connection is counted, if it may have to give way.
+    fn counted(&self) -> Option<Arc<Usage>> {
+        let limited = self.service.policy.pool.connections.is_some();
+        self.held.usage().filter(|_| limited)
+    }
 }
 
 /// An idle connection.
@@ -292,7 +300,13 @@ where
                 Some(Idle::Resting(resting)) => Some(resting),
                 None => None,
             };
+            let counted = rested.as_ref().and_then(Resting::counted);
             *kept.slot.idle() = rested.map(Idle::Resting);
+            // It could not give way while it was out of its place.
+            if let Some(usage) = counted {
+                let slot: Weak<Slot<B>> = Arc::downgrade(&kept.slot);
+                usage.idle(slot);
+            }
         }
         all.retain(|kept| kept.slot.idle().is_some());
         *self.all() = all;

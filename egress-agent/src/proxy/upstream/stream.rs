@@ -30,7 +30,7 @@ impl Stream {
     }
 
     /// Ready once the origin closes an idle connection or sends bytes that nobody asked for. Messages of TLS itself,
-    /// such as session tickets, are none.
+    /// such as session tickets, do not count as such bytes.
     pub(super) fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut byte = [0];
         Pin::new(self)

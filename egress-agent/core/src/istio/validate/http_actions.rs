@@ -6,6 +6,7 @@ use super::common::{self, duration, fraction};
 use super::headers::cors_name;
 use super::http_match::string_regex;
 use super::regex;
+use crate::http::grpc::grpc_status_of;
 use crate::istio::fields::StringMatch;
 use crate::istio::virtual_service::{
     Abort, CorsPolicy, Delay, HttpDirectResponse, HttpFaultInjection, HttpRedirect, HttpRewrite,
@@ -15,26 +16,6 @@ const KIB: usize = 1024;
 const METHODS: [&str; 10] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*",
 ];
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-];
-
 /// Checks a cross-origin policy.
 pub fn cors(check: &mut Check<'_>, policy: &CorsPolicy) {
     check.each("allowOrigins", &policy.allow_origins, |check, origin| {
@@ -90,7 +71,7 @@ fn abort(check: &mut Check<'_>, abort: &Abort) {
         http_status(check, *status);
     });
     check.some("grpcStatus", abort.grpc_status.as_ref(), |check, status| {
-        if !GRPC_STATUSES.contains(&status.as_str()) {
+        if grpc_status_of(status).is_none() {
             check.error(format!(
                 "gRPC status {status:?} is not supported. See https://github.com/grpc/grpc/blob/master/doc/statuscodes.md for a list of supported codes, for example 'NOT_FOUND'"
             ));

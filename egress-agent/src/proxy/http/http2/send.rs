@@ -4,6 +4,7 @@
 
 use super::super::reply_body::{ReplyBody, ReplyError};
 use bytes::Bytes;
+use egress_core::http::response_head::prepare_interim;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use hyper::body::Frame;
@@ -107,8 +108,9 @@ async fn send_data(
 pub(super) fn send_interim(
     respond: &mut SendResponse<Bytes>,
     status: StatusCode,
-    headers: HeaderMap,
+    mut headers: HeaderMap,
 ) -> Result<(), h2::Error> {
+    prepare_interim(&mut headers);
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;

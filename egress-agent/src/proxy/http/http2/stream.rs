@@ -2,7 +2,7 @@
 //!
 //! `judge` decides whether it is allowed; `act` carries out its route.
 
-use super::super::act::act;
+use super::super::act::{act, judged};
 use super::super::asking::Asking;
 use super::super::interim::{Interim, InterimResponse};
 use super::super::judge::Judge;
@@ -122,21 +122,23 @@ async fn answer(
     let length = parts.headers.get(CONTENT_LENGTH).and_then(length_of);
     let body = MessageBody::Http2(StreamBody::new(body, length));
     let request = Request::from_parts(parts, body);
-    Ok(match judge.judge(&request, &head.authority) {
-        Ok(allowed) => {
-            let asking = Asking {
-                authority: head.authority,
-                expect: head.expect,
-                interim,
-            };
-            let end = Arc::new(RequestEnd::default());
-            act(session, &allowed, &asking, request, end, ticket).await
-        }
-        Err(HttpDenial { reply, reason }) => {
-            session.client.deny(reason, Some(&head.authority));
-            local_response(&reply, ticket)
-        }
-    })
+    Ok(
+        match judged(judge, &request, &head.authority, &mut ticket).await {
+            Ok(allowed) => {
+                let asking = Asking {
+                    authority: head.authority,
+                    expect: head.expect,
+                    interim,
+                };
+                let end = Arc::new(RequestEnd::default());
+                act(session, &allowed, &asking, request, end, ticket).await
+            }
+            Err(HttpDenial { reply, reason }) => {
+                session.client.deny(reason, Some(&head.authority));
+                local_response(&reply, ticket)
+            }
+        },
+    )
 }
 
 /// The library has checked it.
