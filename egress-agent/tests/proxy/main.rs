@@ -14,6 +14,8 @@ mod expect;
 mod framing;
 mod http;
 mod http2;
+mod http2_limits;
+mod http2_upstream;
 mod limits;
 mod memory;
 mod not_carried_out;

@@ -4,7 +4,7 @@ use crate::support::{Bed, PATIENCE};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream, SendStream};
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Request, Response};
 use std::future::poll_fn;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -121,4 +121,29 @@ pub fn reset_of(found: Result<Reply, h2::Error>) -> Option<Reason> {
     let error = found.err()?;
     assert!(error.is_reset(), "{error}");
     error.reason()
+}
+
+/// An HTTP/2 origin: `answer` gets each stream.
+pub async fn origin<F, R>(answer: F) -> std::net::SocketAddr
+where
+    F: Fn(Request<RecvStream>, h2::server::SendResponse<Bytes>) -> R + Clone + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    crate::raw::raw_origin(move |_, raw| {
+        let answer = answer.clone();
+        async move {
+            let Ok(mut connection) = h2::server::handshake(raw.stream).await else {
+                return;
+            };
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::spawn(answer(request, respond));
+            }
+        }
+    })
+    .await
+}
+
+/// A response without its body.
+pub fn ok() -> Response<()> {
+    Response::new(())
 }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 origin, plain or behind TLS, that records its requests.
+//! An origin for HTTP/1.1, and HTTP/2 with prior knowledge, plain or behind TLS, that records its requests.
 //!
 //! Owns connections and the record of requests. `httpbin` has the answers.
 
@@ -6,9 +6,9 @@ use super::httpbin;
 use anyhow::{Context as _, Result};
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -151,7 +151,7 @@ async fn accept(listener: TcpListener, origin: Origin, tls: Option<TlsAcceptor>)
     }
 }
 
-async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     (peer, local): (SocketAddr, SocketAddr),
     origin: Origin,
@@ -162,7 +162,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
         async move { Ok::<_, Infallible>(httpbin::answer(request, peer, scheme, times).await) }
     });
     // Some tests break connections.
-    let _ = http1::Builder::new()
+    let _ = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

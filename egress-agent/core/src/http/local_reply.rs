@@ -167,6 +167,10 @@ impl LocalReply {
             UpstreamReset::Termination => ("connection termination", None, 503, ResponseFlag::UC),
             UpstreamReset::ProtocolError => ("protocol error", None, 502, ResponseFlag::UPE),
             UpstreamReset::Overflow(limit) => ("overflow", *limit, 503, ResponseFlag::UO),
+            UpstreamReset::RemoteReset => ("remote reset", None, 503, ResponseFlag::UR),
+            UpstreamReset::RemoteRefused => {
+                ("remote refused stream reset", None, 503, ResponseFlag::UR)
+            }
         };
         let again = if retried {
             "retried and the latest "

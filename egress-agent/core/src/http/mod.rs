@@ -7,6 +7,7 @@ pub mod authority;
 pub mod chunked;
 pub mod format;
 pub mod grpc;
+pub mod grpc_timeout;
 pub mod head_error;
 pub mod head_reader;
 pub mod headers;

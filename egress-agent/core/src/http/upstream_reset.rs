@@ -17,6 +17,10 @@ pub enum UpstreamReset {
     ProtocolError,
     /// A limit was reached: one of the cluster's, or the agent's own that the text names.
     Overflow(Option<&'static str>),
+    /// The upstream reset the stream.
+    RemoteReset,
+    /// The upstream reset the stream before it looked at the request.
+    RemoteRefused,
 }
 
 /// The transport's reason for a connection that could not be made. `text` is the system's, as in

@@ -11,7 +11,7 @@ use crate::istio::service_entry::Resolution;
 use crate::registry::plan::{HostPlan, Subset, To};
 use crate::registry::services::{Class, Endpoint, Entry, Location, Port, Service};
 use crate::routing::Cluster;
-use crate::traffic::Balance;
+use crate::traffic::{Balance, ClusterPolicy, UpstreamProtocol};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -212,6 +212,12 @@ fn endpoints(
     found
 }
 
+/// The version of HTTP that the endpoints of a port get: what rules ask for, else what the port is listed for.
+pub fn upstream_protocol(service: &Service, port: u16, policy: &ClusterPolicy) -> UpstreamProtocol {
+    let asked = policy.pool.protocol;
+    asked.unwrap_or_else(|| service.upstream_protocol(port))
+}
+
 /// The present addresses of a destination, for the proxy to dial. `service` is the destination's service, if it is
 /// registered.
 pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
@@ -270,6 +276,7 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
     let as_dialled = resolution == Resolution::None;
     Cluster {
         endpoints,
+        protocol: upstream_protocol(service, port, &to.policy),
         original_dst: as_dialled.then(target),
         nets: if as_dialled {
             own_networks(service, port)

@@ -6,6 +6,7 @@ use crate::istio::Object;
 use crate::istio::hosts;
 use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::workload_entry::WorkloadEntry;
+use crate::traffic::UpstreamProtocol;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -280,14 +281,17 @@ impl Service {
 
     /// Whether a port is listed for HTTP/2: `HTTP2` or one of gRPC's protocols.
     pub fn is_http2(&self, number: u16) -> bool {
+        self.upstream_protocol(number) == UpstreamProtocol::Http2
+    }
+
+    /// The version of HTTP that the endpoints of a port get: that of its oldest entry.
+    pub fn upstream_protocol(&self, number: u16) -> UpstreamProtocol {
         let entry = self.entries.iter().find(|e| e.port(number).is_some());
         let entry = entry.and_then(|e| e.entry());
-        let ports = entry.into_iter().flat_map(|e| &e.ports);
-        let mut own = ports.filter(|p| p.number == u32::from(number));
-        own.any(|p| {
-            ["http2", "grpc", "grpc-web"]
-                .iter()
-                .any(|h2| p.protocol.eq_ignore_ascii_case(h2))
+        let mut ports = entry.into_iter().flat_map(|e| &e.ports);
+        let own = ports.find(|p| p.number == u32::from(number));
+        own.map_or_else(UpstreamProtocol::default, |p| {
+            UpstreamProtocol::of_port(&p.protocol)
         })
     }
 

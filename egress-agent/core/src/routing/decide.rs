@@ -8,7 +8,9 @@ use super::{
     VirtualHost,
 };
 use crate::http::authority::parse_authority;
-use crate::traffic::{ClusterId, HeaderChanges, HttpAction, NoAction, PathSpec, RoutePolicy};
+use crate::traffic::{
+    ClusterId, HeaderChanges, HttpAction, NoAction, PathSpec, RoutePolicy, UpstreamProtocol,
+};
 use egress_ebpf::ids::PolicyId;
 use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
@@ -306,6 +308,7 @@ fn passthrough(dialled: SocketAddr) -> Cluster {
     Cluster {
         id: ClusterId::new(PASSTHROUGH, dialled.port()),
         original_dst: Some(dialled.port()),
+        protocol: UpstreamProtocol::AsClient,
         ..Cluster::default()
     }
 }

@@ -5,7 +5,9 @@ use super::by_name::Named;
 use super::inside::{leads_inside, within};
 use super::matching::HttpMatch;
 use super::turns::{Turn, Turns, weighted};
-use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{
+    ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy, UpstreamProtocol,
+};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -155,6 +157,8 @@ pub struct Cluster {
     /// Flows are balanced over all endpoints (resolution STATIC, or a rule that says how). Otherwise the dialled address
     /// comes first, if it is an endpoint.
     pub balanced: bool,
+    /// The version of HTTP that its endpoints get.
+    pub protocol: UpstreamProtocol,
     /// What `DestinationRule`s ask for it.
     pub policy: Arc<ClusterPolicy>,
 }

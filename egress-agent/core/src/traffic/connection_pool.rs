@@ -3,8 +3,9 @@
 //! Owns which fields are read. The proxy counts, for each workload by itself, as each sidecar does.
 
 use super::merged_policy::MergedPolicy;
+use super::upstream_protocol::UpstreamProtocol;
 use crate::istio::destination_rule::{
-    ConnectionPoolSettings, HttpSettings, RetryBudget, TcpKeepalive, TcpSettings,
+    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, RetryBudget, TcpKeepalive, TcpSettings,
 };
 use crate::istio::duration::TimeSpan;
 use std::time::Duration;
@@ -37,6 +38,10 @@ pub struct ConnectionPool {
     pub tcp_idle_timeout: Option<Duration>,
     /// The kernel's probes.
     pub keepalive: Option<Keepalive>,
+    /// Requests at a time over one HTTP/2 connection.
+    pub streams: Option<u32>,
+    /// The version of HTTP that the endpoints get. Unset: that of the port.
+    pub protocol: Option<UpstreamProtocol>,
 }
 
 /// The most retries at a time.
@@ -144,6 +149,13 @@ impl ConnectionPool {
         self.requests_per_connection = limit(rule.max_requests_per_connection);
         self.retries = limit(rule.max_retries).map(RetryLimit::Count);
         self.http_idle_timeout = rule.idle_timeout.map(TimeSpan::duration);
+        self.streams = limit(rule.max_concurrent_streams);
+        // istio `cluster_traffic_policy.go`: `shouldH2Upgrade`, `setUseDownstreamProtocol`.
+        self.protocol = if rule.use_client_protocol {
+            Some(UpstreamProtocol::AsClient)
+        } else {
+            (rule.h2_upgrade_policy == H2UpgradePolicy::Upgrade).then_some(UpstreamProtocol::Http2)
+        };
     }
 
     /// Whether anything has to be counted for the cluster.

@@ -22,6 +22,7 @@ mod retry_policy;
 mod rewrite;
 mod route_policy;
 mod string_test;
+mod upstream_protocol;
 
 pub use balance::{Balance, Cookie, HashOn};
 pub use client_tls::{CertificateFiles, ClientTls, Verify};
@@ -41,6 +42,7 @@ pub use retry_policy::RetryPolicy;
 pub use rewrite::Rewrite;
 pub use route_policy::RoutePolicy;
 pub use string_test::StringTest;
+pub use upstream_protocol::UpstreamProtocol;
 
 pub(crate) use header_changes::missing as missing_headers;
 pub(crate) use redirect::has_status as has_redirect_status;

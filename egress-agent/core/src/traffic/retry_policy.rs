@@ -108,7 +108,10 @@ impl RetryPolicy {
             UpstreamReset::ConnectFailure(_)
             | UpstreamReset::TlsFailure(_)
             | UpstreamReset::ConnectTimeout => self.on.has(Condition::ConnectFailure),
-            UpstreamReset::Termination | UpstreamReset::ProtocolError => false,
+            UpstreamReset::RemoteRefused => self.on.has(Condition::RefusedStream),
+            UpstreamReset::Termination
+            | UpstreamReset::ProtocolError
+            | UpstreamReset::RemoteReset => false,
         };
         by_reason || self.after_loss(started)
     }
@@ -120,11 +123,13 @@ impl RetryPolicy {
 
     /// Whether an attempt whose request was sent may be made again, so that the request has to be kept. `grpc`: the
     /// request is one of gRPC. The conditions of gRPC are in Istio's default, and other requests are not kept for them.
-    pub fn repeats_sent(&self, grpc: bool) -> bool {
+    /// `http2`: the origin gets HTTP/2, and may refuse a stream.
+    pub fn repeats_sent(&self, grpc: bool, http2: bool) -> bool {
         let by_response = [Condition::EnvoyRateLimited, Condition::Retriable4xx];
         self.attempts > 0
             && (self.after_loss(true)
                 || self.on.has_codes()
+                || http2 && self.on.has(Condition::RefusedStream)
                 || by_response.into_iter().any(|c| self.on.has(c))
                 || (grpc || self.named) && GRPC.into_iter().any(|(_, c)| self.on.has(c)))
     }
@@ -169,6 +174,8 @@ mod tests {
         let refused = connect_failure("Connection refused", false);
         assert!(policy.after_reset(&refused, false));
         assert!(policy.after_reset(&UpstreamReset::ConnectTimeout, false));
+        assert!(policy.after_reset(&UpstreamReset::RemoteRefused, true));
+        assert!(!policy.after_reset(&UpstreamReset::RemoteReset, true));
         assert!(!policy.after_reset(&UpstreamReset::Termination, true));
         assert!(!policy.after_reset(&UpstreamReset::Termination, false));
         assert!(!policy.after_reset(&UpstreamReset::Overflow(None), false));
@@ -177,7 +184,8 @@ mod tests {
         for status in [500, 502, 503, 504, 429, 409] {
             assert!(!policy.after_response(status, &none), "{status}");
         }
-        assert!(!policy.repeats_sent(false) && policy.repeats_sent(true));
+        assert!(!policy.repeats_sent(false, false));
+        assert!(policy.repeats_sent(true, false) && policy.repeats_sent(false, true));
         for (status, again) in [("14", true), ("1", true), ("13", false), ("0", false)] {
             let grpc = headers(&[("grpc-status", status)]);
             assert_eq!(policy.after_response(200, &grpc), again, "{status}");
@@ -202,7 +210,7 @@ mod tests {
             ("reset", 503, false),
         ] {
             let policy = on(text);
-            assert!(policy.repeats_sent(false), "{text}");
+            assert!(policy.repeats_sent(false, false), "{text}");
             assert_eq!(
                 policy.after_response(status, &headers(&[])),
                 again,

@@ -6,26 +6,28 @@
 
 use super::attempt_head::{Head, authority};
 use super::interim::Interim;
-use super::message_body::{MessageBody, broke_protocol};
 use super::request_body::{RequestBody, RequestEnd, RequestSource};
 use super::session::Session;
+use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::Ticket;
+use crate::proxy::upstream::carrier::{Carrier, reset_of};
 use crate::proxy::upstream::connect::connect;
 use crate::proxy::upstream::held::Held;
+use crate::proxy::upstream::http2::Making;
 use crate::proxy::upstream::pool::Upstream;
 use crate::proxy::upstream::tls::Peer;
+use crate::proxy::upstream::unanswered::Unanswered;
 use crate::proxy::upstream::usage::{Overflow, Permit, Usage};
 use crate::proxy::upstream::workload::Workload;
+use egress_core::http::grpc_timeout::set_call_timeout;
 use egress_core::http::headers::{set_attempt, set_expected_timeout};
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
-use egress_core::traffic::{ConnectionPool, Outcome, RoutePolicy};
+use egress_core::traffic::{ConnectionPool, Outcome, RoutePolicy, UpstreamProtocol};
 use hyper::body::Body;
-use hyper::client::conn::TrySendError;
-use hyper::ext::on_informational;
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use std::borrow::Cow;
@@ -37,7 +39,7 @@ use uuid::Uuid;
 /// An upstream whose answer has begun.
 pub(super) struct Answered {
     pub(super) response: Response<MessageBody>,
-    pub(super) upstream: Upstream<RequestBody>,
+    pub(super) upstream: Carrier<RequestBody>,
 }
 
 /// What the attempts of a request have in common.
@@ -45,6 +47,8 @@ pub(super) struct Attempts<'a> {
     pub(super) session: &'a Session,
     pub(super) cluster: &'a Arc<Cluster>,
     pub(super) policy: &'a RoutePolicy,
+    /// It is a gRPC call.
+    pub(super) call: bool,
     pub(super) workload: Option<Arc<Workload>>,
     /// The addresses to try, in order and then from the first again. Not empty.
     pub(super) order: &'a [SocketAddr],
@@ -74,7 +78,8 @@ impl Attempts<'_> {
     ) -> Result<Answered, LocalReply> {
         let policy = &self.policy.retries;
         let tls = self.cluster.policy.tls.as_ref();
-        let peer = tls.map(|tls| Peer::of_request(tls, authority(&parts)));
+        let http2 = self.cluster.protocol == UpstreamProtocol::Http2;
+        let peer = tls.map(|tls| Peer::of_request(tls, authority(&parts), http2));
         let mut head = Head::new(parts);
         let mut retry = 0;
         let mut tried = Vec::new();
@@ -124,7 +129,12 @@ impl Attempts<'_> {
             if let Some(elapsed) = self.end.at().map(|at| at.elapsed())
                 && let Some(expected) = self.policy.expected_timeout(elapsed)
             {
-                head.change(|headers| set_expected_timeout(headers, expected));
+                head.change(|headers| {
+                    set_expected_timeout(headers, expected);
+                    if self.call {
+                        set_call_timeout(headers, expected);
+                    }
+                });
             }
             retry += 1;
         }
@@ -203,8 +213,8 @@ impl Attempts<'_> {
         self.session.client.deny(reason, None);
     }
 
-    /// One attempt, which `spends` the head when it sends the request. If the origin closed a kept connection before any byte of the response, it is replaced, provided
-    /// that the request was not sent or may be sent twice.
+    /// One attempt, which `spends` the head when it sends the request. If the origin closed a kept connection before any
+    /// byte of the response, it is replaced, provided that the request was not sent or may be sent twice.
     async fn attempt(
         &self,
         head: &mut Head,
@@ -212,77 +222,99 @@ impl Attempts<'_> {
         (address, peer): (SocketAddr, Option<&Peer>),
         ticket: &mut Ticket,
     ) -> Result<Answered, Lost> {
-        let kept = self.session.pool.take(self.cluster, address, peer);
-        if let Some(mut upstream) = kept.await {
+        let taking = self.take(address, peer);
+        let (kept, mut making) = tokio::select! {
+            biased;
+            taken = taking => taken,
+            never = self.body.read_ahead() => match never {},
+        };
+        if let Some(mut upstream) = kept {
             count(head, address, ticket);
             let repeatable = self.body.is_empty() && head.is_idempotent();
-            self.begin(&mut upstream)?;
-            upstream.expect_response();
+            self.begin(&mut upstream, address)?;
             let request = self.request(head, spends && !repeatable)?;
             match self.ask(&mut upstream, request).await? {
                 Ok(response) => return Ok(Answered { response, upstream }),
-                Err(mut failed) => {
-                    let unsent = failed.take_message().map(Request::into_parts);
-                    let error = failed.into_error();
-                    let may_repeat = repeatable && !broke_protocol(&error);
-                    match unsent {
-                        Some((parts, _)) => *head = Head::new(parts),
-                        None if may_repeat => {}
-                        None => return Err(Lost::after(&error)),
-                    }
-                }
+                Err(Unanswered { unsent, reset }) => match unsent.map(Request::into_parts) {
+                    Some((parts, _)) => *head = Head::new(parts),
+                    None if repeatable && reset == UpstreamReset::Termination => {}
+                    None => return Err(Lost::after(reset)),
+                },
+            }
+            if let Carrier::Http2(_) = upstream {
+                making = Some(self.session.streams.replace(self.cluster, address, peer));
             }
         }
         count(head, address, ticket);
         let mut upstream = tokio::select! {
             biased;
-            connected = Box::pin(self.connect(address, peer)) => connected?,
+            connected = Box::pin(self.connect(address, peer, making)) => connected?,
             never = self.body.read_ahead() => match never {},
         };
-        self.begin(&mut upstream)?;
+        self.begin(&mut upstream, address)?;
         let request = self.request(head, spends)?;
         match self.ask(&mut upstream, request).await? {
             Ok(response) => Ok(Answered { response, upstream }),
-            Err(failed) => Err(Lost::after(&failed.into_error())),
+            Err(Unanswered { reset, .. }) => Err(Lost::after(reset)),
         }
     }
 
-    /// A new connection, as soon as the cluster's limits allow one.
+    /// A connection that is open, or the right to make one for HTTP/2.
+    async fn take(
+        &self,
+        address: SocketAddr,
+        peer: Option<&Peer>,
+    ) -> (Option<Carrier<RequestBody>>, Option<Making<'_>>) {
+        let Session { pool, streams, .. } = self.session;
+        if !self.session.is_http2(self.cluster) {
+            let kept = pool.take(self.cluster, address, peer).await;
+            return (kept.map(Carrier::Http1), None);
+        }
+        match streams.take(self.cluster, address, peer).await {
+            Ok(lease) => (Some(Carrier::Http2(lease)), None),
+            Err(making) => (None, Some(making)),
+        }
+    }
+
+    /// A new connection, as soon as the cluster's limits allow one. With a right to make one for HTTP/2, it is that.
     async fn connect(
         &self,
         address: SocketAddr,
         peer: Option<&Peer>,
-    ) -> Result<Upstream<RequestBody>, Lost> {
+        making: Option<Making<'_>>,
+    ) -> Result<Carrier<RequestBody>, Lost> {
+        let client = &self.session.client;
         let pool = &self.cluster.policy.pool;
         let pending = self.needed(Usage::pending)?;
         let permit = match (&self.workload, &pending) {
             (Some(workload), Some(_)) => Some(workload.usage.next_connection(pool).await),
             _ => None,
         };
-        let connected = connect(&self.session.client, address, peer, pool).await;
-        let (stream, place) = connected.map_err(|reset| Lost::Reset {
+        let unstarted = |reset| Lost::Reset {
             reset,
             started: false,
-        })?;
-        let upstream = Upstream::new(
-            stream,
-            place,
-            address,
-            Arc::clone(self.cluster),
-            peer.cloned(),
-        );
-        let mut upstream = upstream.await.map_err(|error| Lost::after(&error))?;
-        upstream.held = Held::new(permit);
-        Ok(upstream)
+        };
+        let connected = connect(client, address, peer, pool).await;
+        let (stream, place) = connected.map_err(unstarted)?;
+        let held = Held::new(permit);
+        if let Some(making) = making {
+            let opened = making.open(client, stream, place, (pool, held)).await;
+            return Ok(Carrier::Http2(opened.map_err(unstarted)?));
+        }
+        let service = Arc::clone(self.cluster);
+        let made = Upstream::new(stream, place, address, service, peer.cloned()).await;
+        let mut upstream = made.map_err(|error| Lost::after(reset_of(&error)))?;
+        upstream.held = held;
+        Ok(Carrier::Http1(upstream))
     }
 
     /// Counts a request for the connection that it has.
-    fn begin(&self, upstream: &mut Upstream<RequestBody>) -> Result<(), Lost> {
+    fn begin(&self, upstream: &mut Carrier<RequestBody>, address: SocketAddr) -> Result<(), Lost> {
         let permit = self.needed(Usage::request)?;
         let several = self.cluster.endpoints.len() > 1;
         let workload = self.workload.as_ref().filter(|_| several);
-        let load = workload.map(|workload| workload.load(upstream.address));
-        upstream.held.request(permit, load);
+        let load = workload.map(|workload| workload.load(address));
+        upstream.begin(permit, load);
         Ok(())
     }
 
@@ -290,21 +322,18 @@ impl Attempts<'_> {
     fn request(&self, head: &mut Head, spends: bool) -> Result<Request<RequestBody>, Lost> {
         // Both are there, because `send` makes no further attempt without them.
         let (parts, body) = head.next(spends).zip(self.body.body()).ok_or(Lost::LOCAL)?;
-        let request = Request::from_parts(parts, body);
-        Ok(passing_interim(self.interim, request))
+        Ok(Request::from_parts(parts, body))
     }
 
     /// Sends a request and waits for the head of the response. `Err` if the attempt's own time limit passes before.
     async fn ask(
         &self,
-        upstream: &mut Upstream<RequestBody>,
+        upstream: &mut Carrier<RequestBody>,
         request: Request<RequestBody>,
-    ) -> Result<Result<Response<MessageBody>, TrySendError<Request<RequestBody>>>, Lost> {
-        let asking = upstream.send.try_send_request(request);
+    ) -> Result<Result<Response<MessageBody>, Unanswered<RequestBody>>, Lost> {
+        let asking = upstream.ask(request, self.interim.clone().passing());
         let Some(limit) = self.policy.per_try_timeout() else {
-            return Ok(asking
-                .await
-                .map(|response| response.map(MessageBody::Http1)));
+            return Ok(asking.await);
         };
         let connected = Instant::now();
         let passed = async {
@@ -313,7 +342,7 @@ impl Attempts<'_> {
         };
         tokio::select! {
             biased;
-            answer = asking => Ok(answer.map(|response| response.map(MessageBody::Http1))),
+            answer = asking => Ok(answer),
             () = passed => Err(Lost::Timeout),
         }
     }
@@ -322,7 +351,7 @@ impl Attempts<'_> {
     fn give_up(&self, answered: Answered, ticket: &Ticket) {
         let Answered { response, upstream } = answered;
         if response.body().is_end_stream() && self.end.at().is_some() {
-            self.session.pool.put(ticket.client(), upstream);
+            upstream.keep(&self.session.pool, ticket.client());
         }
     }
 }
@@ -343,12 +372,7 @@ impl Lost {
     };
 
     /// The connection failed after it was made.
-    fn after(error: &hyper::Error) -> Self {
-        let reset = if broke_protocol(error) {
-            UpstreamReset::ProtocolError
-        } else {
-            UpstreamReset::Termination
-        };
+    fn after(reset: UpstreamReset) -> Self {
         let started = true;
         Self::Reset { reset, started }
     }
@@ -361,13 +385,4 @@ impl Lost {
         };
         reply.flagged(flags)
     }
-}
-
-/// Forwards the origin's 1xx responses to the client.
-fn passing_interim(interim: &Interim, mut request: Request<RequestBody>) -> Request<RequestBody> {
-    let interim = interim.clone();
-    on_informational(&mut request, move |response| {
-        interim.pass(response.status(), response.headers());
-    });
-    request
 }

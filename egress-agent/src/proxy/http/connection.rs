@@ -8,7 +8,6 @@ use super::control::Turn;
 use super::interim::Interim;
 use super::judge::Judge;
 use super::local::local_response;
-use super::message_body::MessageBody;
 use super::reply_body::{Reply, ReplyBody};
 use super::request_body::RequestEnd;
 use super::session::Session;
@@ -16,6 +15,7 @@ use super::wire::Wire;
 use crate::proxy::client::Client;
 use crate::proxy::drain::ConnectionDrain;
 use crate::proxy::loan::Loan;
+use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::stream::Rewound;
 use egress_core::http::head_reader::HeadReader;
@@ -111,7 +111,7 @@ impl Connection {
             };
             stream = back;
             stream.rest();
-            self.session.pool.rest().await;
+            self.session.rest().await;
             patience = limits.idle.saturating_sub(since.elapsed());
         }
     }

@@ -7,18 +7,19 @@ use super::asking::Asking;
 use super::attempts::{Answered, Attempts};
 use super::judge::Allowed;
 use super::local::local_response;
-use super::message_body::MessageBody;
 use super::outgoing;
 use super::reply_body::{Relay, ReplyBody};
 use super::request_body::{RequestBody, RequestEnd, RequestSource};
 use super::session::Session;
+use crate::proxy::client::Client;
+use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::{OwnedTask, Ticket};
-use crate::proxy::upstream::pool::Upstream;
+use crate::proxy::upstream::carrier::Carrier;
 use egress_core::http::headers::prepare_response;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::upstream_reset::UpstreamReset;
-use egress_core::routing::Target;
+use egress_core::routing::{Cluster, Target};
 use hyper::body::Body as _;
 use hyper::header::{CONTENT_TYPE, SET_COOKIE};
 use hyper::http::request::Parts;
@@ -26,6 +27,7 @@ use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use std::future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,13 +53,10 @@ pub(super) async fn exchange(
     let workload = client.workload(cluster);
     let mut order = client.addresses_of(cluster, workload.as_deref(), affinity.hash);
     if order.is_empty() {
-        let name = Some(ticket.record.host.as_str());
-        let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
-        let Some(dialled) = client.audited(&reason, name) else {
-            client.deny(reason, name);
+        let Some(dialled) = without_endpoint(client, cluster, &ticket.record.host) else {
             return local_response(&LocalReply::no_healthy_upstream(), ticket);
         };
-        order = client.addresses_of(&dialled, None, None);
+        order = dialled;
     }
     parts.version = Version::HTTP_11;
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
@@ -65,15 +64,18 @@ pub(super) async fn exchange(
         client.deny(reason, Some(&asking.authority));
         return local_response(&LocalReply::bad_request(), ticket);
     }
-    if body.is_end_stream() {
+    let http2 = session.is_http2(cluster);
+    if body.is_end_stream() && !http2 {
         outgoing::without_body(&mut parts);
     }
-    let repeats = policy.retries.repeats_sent(speaks_grpc(&parts));
+    let grpc = speaks_grpc(&parts);
+    let repeats = policy.retries.repeats_sent(grpc, http2);
     let keep = repeats.then_some(client);
     let attempts = Attempts {
         session,
         cluster,
         policy,
+        call: allowed.call,
         workload,
         order: &order,
         hashed: affinity.hash.is_some(),
@@ -144,6 +146,16 @@ pub(super) async fn exchange(
     Response::from_parts(head, relay.into_body())
 }
 
+/// What a request gets whose cluster has no endpoint: nothing, or in audit the address that the client dialled.
+fn without_endpoint(client: &Client, cluster: &Cluster, host: &str) -> Option<Vec<SocketAddr>> {
+    let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
+    let Some(dialled) = client.audited(&reason, Some(host)) else {
+        client.deny(reason, Some(host));
+        return None;
+    };
+    Some(client.addresses_of(&dialled, None, None))
+}
+
 /// Whether a request is gRPC in any of its forms, gRPC-Web too.
 fn speaks_grpc(parts: &Parts) -> bool {
     let content_type = parts.headers.get(CONTENT_TYPE);
@@ -168,7 +180,7 @@ fn deadline(
 async fn tunnel(
     downstream: OnUpgrade,
     upstream_side: OnUpgrade,
-    upstream: Upstream<RequestBody>,
+    upstream: Carrier<RequestBody>,
     mut ticket: Ticket,
 ) {
     let (Ok(downstream), Ok(upstream_io)) = (downstream.await, upstream_side.await) else {

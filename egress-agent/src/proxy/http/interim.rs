@@ -35,8 +35,12 @@ impl Interim {
         (Self::Http2(to), from)
     }
 
-    /// Passes a response on.
-    pub(super) fn pass(&self, status: StatusCode, headers: &HeaderMap) {
+    /// A callback that passes responses on.
+    pub(super) fn passing(self) -> impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static {
+        move |status, headers| self.pass(status, headers)
+    }
+
+    fn pass(&self, status: StatusCode, headers: &HeaderMap) {
         match self {
             Self::Http1(control, number) => control.interim(*number, status, headers),
             // A full queue loses it: a client may ignore any of them (RFC 9110 §15.2).

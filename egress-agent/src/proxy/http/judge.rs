@@ -4,11 +4,13 @@
 
 use crate::proxy::client::Client;
 use crate::proxy::observe::DenialReason;
+use egress_core::http::grpc_timeout::call_timeout;
 use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
-use egress_core::http::local_reply::LocalReply;
+use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::routing::{Act, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
 use egress_ebpf::ids::PolicyId;
 use hyper::Request;
+use hyper::header::CONTENT_TYPE;
 use hyper::http::HeaderMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +19,8 @@ pub(super) struct Allowed {
     pub(super) act: Act,
     /// It asks for a websocket.
     pub(super) websocket: bool,
+    /// It is a gRPC call. The timeout of its policy is the shorter of the route's and the client's.
+    pub(super) call: bool,
 }
 
 /// The judge of one connection.
@@ -113,7 +117,7 @@ impl Judge {
         &self,
         request: &Request<B>,
         authority: &str,
-        act: Act,
+        mut act: Act,
     ) -> Result<Allowed, HttpDenial> {
         let upgrade = upgrade_asked(request.headers());
         if upgrade == UpgradeAsked::Other {
@@ -127,9 +131,18 @@ impl Judge {
             *last = Some(authority.to_owned());
         }
         drop(last);
+        let kind = request.headers().get(CONTENT_TYPE);
+        let call = kind.is_some_and(|kind| is_grpc(kind.as_bytes()));
+        if call {
+            let timeout = call_timeout(request.headers(), act.policy.timeout);
+            if timeout != act.policy.timeout {
+                Arc::make_mut(&mut act.policy).timeout = timeout;
+            }
+        }
         Ok(Allowed {
             act,
             websocket: upgrade == UpgradeAsked::Websocket,
+            call,
         })
     }
 }

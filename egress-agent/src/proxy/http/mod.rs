@@ -16,7 +16,6 @@ mod interim;
 mod judge;
 mod kept;
 mod local;
-mod message_body;
 mod outgoing;
 mod reply_body;
 mod request_body;

@@ -7,6 +7,7 @@ use super::judge::Allowed;
 use super::session::Session;
 use bytes::Bytes;
 use egress_core::http::format::Values;
+use egress_core::http::grpc_timeout::set_call_timeout;
 use egress_core::http::headers::{RequestContext, prepare_request};
 use egress_core::http::response_flags::ResponseFlags;
 use egress_core::routing::{RequestHead, Target};
@@ -26,6 +27,7 @@ pub(super) fn prepare(
     allowed: &Allowed,
     asking: &Asking,
 ) -> Option<()> {
+    let timeout = allowed.act.policy.expected_timeout(Duration::ZERO);
     let (request_id, trace_id) = numbers();
     prepare_request(
         &mut parts.headers,
@@ -34,11 +36,14 @@ pub(super) fn prepare(
                 .hyphenated()
                 .encode_lower(&mut Uuid::encode_buffer()),
             trace_id,
-            timeout: allowed.act.policy.expected_timeout(Duration::ZERO),
+            timeout,
             operation: &operation_of(to, allowed),
             websocket: allowed.websocket,
         },
     );
+    if let Some(timeout) = timeout.filter(|_| allowed.call) {
+        set_call_timeout(&mut parts.headers, timeout);
+    }
     if let Some(expect) = &asking.expect {
         parts.headers.insert(EXPECT, expect.clone());
     }

@@ -3,13 +3,14 @@
 //! It makes no response and reads no head.
 
 use super::control::Control;
-use super::message_body::{BodyError, MessageBody};
 use super::request_body::{RequestBody, RequestEnd};
 use crate::proxy::client::Client;
+use crate::proxy::message_body::{BodyError, MessageBody};
 use crate::proxy::places::{BLOCK, Place};
 use crate::proxy::stream::LONG;
 use crate::proxy::ticket::Ticket;
-use crate::proxy::upstream::pool::{Pool, Upstream};
+use crate::proxy::upstream::carrier::Carrier;
+use crate::proxy::upstream::pool::Pool;
 use bytes::Bytes;
 use egress_core::http::response_flags::ResponseFlag;
 use hyper::body::{Body, Frame, SizeHint};
@@ -145,7 +146,7 @@ pub(super) struct Relay {
     /// Fires when the route's timeout has passed.
     pub(super) deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Dropping it closes the connection; it goes back to the pool after a whole exchange.
-    pub(super) upstream: Option<Upstream<RequestBody>>,
+    pub(super) upstream: Option<Carrier<RequestBody>>,
     pub(super) pool: Arc<Pool<RequestBody>>,
 }
 
@@ -164,7 +165,7 @@ impl Relay {
         if let Some(upstream) = self.upstream.take()
             && self.end.at().is_some()
         {
-            self.pool.put(self.ticket.client(), upstream);
+            upstream.keep(&self.pool, self.ticket.client());
         }
     }
 
@@ -210,6 +211,8 @@ impl Relay {
                     (ResponseFlag::DPE, ReplyError::Request)
                 } else if error.broke_protocol() {
                     (ResponseFlag::UPE, ReplyError::Upstream(error))
+                } else if error.is_reset() {
+                    (ResponseFlag::UR, ReplyError::Upstream(error))
                 } else {
                     (ResponseFlag::UC, ReplyError::Upstream(error))
                 };

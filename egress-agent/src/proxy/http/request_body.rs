@@ -4,8 +4,8 @@
 //! It does not know the destination. `kept` holds what a further attempt needs.
 
 use super::kept::Kept;
-use super::message_body::{BodyError, MessageBody};
 use crate::proxy::client::Client;
+use crate::proxy::message_body::{BodyError, MessageBody};
 use crate::proxy::ticket::Counters;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};

@@ -7,7 +7,9 @@ use super::request_body::RequestBody;
 use crate::proxy::client::Client;
 use crate::proxy::observe::Protocol;
 use crate::proxy::ticket::{OwnedTask, Ticket};
+use crate::proxy::upstream::http2::Streams;
 use crate::proxy::upstream::pool::Pool;
+use egress_core::routing::Cluster;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The shared state of one client connection.
@@ -16,6 +18,8 @@ pub(super) struct Session {
     protocol: Protocol,
     pub(super) control: Arc<Control>,
     pub(super) pool: Arc<Pool<RequestBody>>,
+    /// HTTP/2 upstream.
+    pub(super) streams: Streams,
     /// The websocket that the connection has become.
     tunnel: Mutex<Option<OwnedTask>>,
 }
@@ -27,6 +31,7 @@ impl Session {
             protocol,
             control: Arc::default(),
             pool: Arc::default(),
+            streams: Streams::default(),
             tunnel: Mutex::default(),
         }
     }
@@ -37,6 +42,17 @@ impl Session {
             Protocol::Http2 => "HTTP/2",
             Protocol::Http | Protocol::Tls | Protocol::Tcp => "HTTP/1.1",
         }
+    }
+
+    /// Whether a cluster gets HTTP/2.
+    pub(super) fn is_http2(&self, cluster: &Cluster) -> bool {
+        cluster.protocol.is_http2(self.protocol == Protocol::Http2)
+    }
+
+    /// Gives up what idle upstream connections have in buffers.
+    pub(super) async fn rest(&self) {
+        self.pool.rest().await;
+        self.streams.rest(&self.client);
     }
 
     /// A record for the next request.

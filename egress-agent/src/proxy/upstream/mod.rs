@@ -1,11 +1,14 @@
 //! Upstream: connections that the proxy makes, and the idle ones that it keeps.
 
+pub(in crate::proxy) mod carrier;
 pub(in crate::proxy) mod clusters;
 pub(in crate::proxy) mod connect;
 pub(in crate::proxy) mod held;
+pub(in crate::proxy) mod http2;
 pub(in crate::proxy) mod pool;
 mod responses;
 pub(in crate::proxy) mod stream;
 pub(in crate::proxy) mod tls;
+pub(in crate::proxy) mod unanswered;
 pub(in crate::proxy) mod usage;
 pub(in crate::proxy) mod workload;

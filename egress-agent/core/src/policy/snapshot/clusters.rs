@@ -1,6 +1,6 @@
 //! Routes of a plan with their present destinations.
 
-use crate::policy::claims::{cluster, doors};
+use crate::policy::claims::{cluster, doors, upstream_protocol};
 use crate::policy::leases::Leases;
 use crate::registry::plan::{self, HttpPlan, PortPlan, Shares, To};
 use crate::registry::services::{Class, Service};
@@ -85,6 +85,7 @@ impl Clusters<'_> {
             let straight = Cluster {
                 id: plan.own.id.clone(),
                 original_dst: Some(port),
+                protocol: upstream_protocol(service, port, &plan.own.policy),
                 policy: Arc::clone(&plan.own.policy),
                 ..Cluster::default()
             };

@@ -3,7 +3,7 @@
 //! The single source: `check`, the notes at load and in `status`, and the routes are made from it. Does not walk
 //! objects.
 
-use crate::istio::destination_rule::{ClientTlsMode, H2UpgradePolicy, LoadBalancerSettings};
+use crate::istio::destination_rule::{ClientTlsMode, LoadBalancerSettings};
 use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};
 use crate::istio::sidecar::{CaptureMode, IstioEgressListener, OutboundTrafficPolicy};
 use crate::istio::virtual_service::{HttpRoute, HttpRouteDestination, L4MatchAttributes};
@@ -73,15 +73,12 @@ fn prefers_localities(settings: &LoadBalancerSettings) -> bool {
 }
 
 /// Fields of a traffic policy.
-pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 11] {
+pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 8] {
     fields! {
     "tls.mode"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode == ClientTlsMode::IstioMutual)) "ISTIO_MUTUAL needs the certificates of a mesh; use SIMPLE, or MUTUAL with files"
     "tls.credentialName" ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable && !t.credential_name.is_empty())) "Kubernetes Secrets are not read; name files in caCertificates, clientCertificate and privateKey"
     "tunnel"        ServesNothing (|p| p.tunnel.is_some()) ""
     "proxyProtocol" ServesNothing (|p| p.proxy_protocol.is_some()) ""
-    "connectionPool.http.useClientProtocol"    PassedOver (|p| p.http().is_some_and(|h| h.use_client_protocol)) ""
-    "connectionPool.http.h2UpgradePolicy"      PassedOver (|p| p.http().is_some_and(|h| h.h2_upgrade_policy == H2UpgradePolicy::Upgrade)) ""
-    "connectionPool.http.maxConcurrentStreams" PassedOver (|p| p.http().is_some_and(|h| h.max_concurrent_streams != 0)) ""
     "connectionPool.http.http2KeepAlive"       PassedOver (|p| p.http().is_some_and(|h| h.http2_keep_alive.is_some())) ""
     "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(prefers_localities)) "the agent has no locality, so endpoints of all localities take turns"
     "loadBalancer.zoneAwareLbSetting"          PassedOver (|p| p.load_balancer.is_some_and(|l| l.zone_aware_lb_setting.is_some())) "the agent has no locality, so endpoints of all zones take turns"
@@ -111,19 +108,13 @@ impl PortOf<'_> {
     fn is_udp(&self) -> bool {
         Class::parse(&self.port.protocol) == Some(Class::Udp)
     }
-
-    fn is_http2(&self) -> bool {
-        let protocol = self.port.protocol.to_ascii_lowercase();
-        ["http2", "grpc", "grpc-web"].contains(&protocol.as_str())
-    }
 }
 
 /// Fields of `ServiceEntry.ports[]`.
-pub fn port<'a>() -> [Field<PortOf<'a>>; 3] {
+pub fn port<'a>() -> [Field<PortOf<'a>>; 2] {
     fields! {
     "targetPort" ServesNothing (|p| p.is_udp() && p.port.target_port != 0 && p.port.target_port != p.port.number) "a UDP port with another targetPort is denied"
     "protocol"   ServesNothing (|p| p.is_udp() && p.vips) "UDP to spec.addresses is denied"
-    "protocol"   PassedOver    (|p| p.is_http2()) "the upstream gets HTTP/1.1"
     }
 }
 

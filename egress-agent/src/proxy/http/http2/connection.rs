@@ -140,7 +140,7 @@ impl Streams {
                     }
                 }
                 () = sleep(REST), if idle && !draining && !resting => {
-                    session.pool.rest().await;
+                    session.rest().await;
                     resting = true;
                 }
                 never = session.pool.watch(), if resting => match never {},

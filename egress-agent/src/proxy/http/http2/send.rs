@@ -3,12 +3,13 @@
 //! It makes no response.
 
 use super::super::reply_body::{ReplyBody, ReplyError};
+use crate::proxy::stream_send::send_data;
 use bytes::Bytes;
 use egress_core::http::response_head::prepare_interim;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use hyper::body::Frame;
-use hyper::header::{CONTENT_LENGTH, DATE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{HeaderMap, Response, StatusCode, Version};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -76,34 +77,6 @@ fn poll_frame(
     }
 }
 
-/// Sends as much at a time as the client's windows allow.
-async fn send_data(
-    stream: &mut SendStream<Bytes>,
-    mut data: Bytes,
-    is_over: bool,
-) -> Result<(), h2::Error> {
-    if data.is_empty() {
-        return if is_over {
-            stream.send_data(data, true)
-        } else {
-            Ok(())
-        };
-    }
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let mut capacity = stream.capacity();
-        while capacity == 0 {
-            capacity = match poll_fn(|cx| stream.poll_capacity(cx)).await {
-                Some(capacity) => capacity?,
-                None => return Err(Reason::CANCEL.into()),
-            };
-        }
-        let part = data.split_to(capacity.min(data.len()));
-        stream.send_data(part, is_over && data.is_empty())?;
-    }
-    Ok(())
-}
-
 /// Passes a 1xx response on.
 pub(super) fn send_interim(
     respond: &mut SendResponse<Bytes>,
@@ -114,5 +87,9 @@ pub(super) fn send_interim(
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    // Fields of one hop, and framing that a response without a body does not have.
+    for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE] {
+        response.headers_mut().remove(name);
+    }
     respond.send_informational(response)
 }

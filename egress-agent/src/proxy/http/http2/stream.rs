@@ -7,12 +7,12 @@ use super::super::asking::Asking;
 use super::super::interim::{Interim, InterimResponse};
 use super::super::judge::Judge;
 use super::super::local::local_response;
-use super::super::message_body::{MessageBody, StreamBody};
 use super::super::reply_body::ReplyBody;
 use super::super::request_body::RequestEnd;
 use super::super::session::Session;
 use super::room::StreamRoom;
 use super::send::{send, send_interim};
+use crate::proxy::message_body::{MessageBody, StreamBody};
 use crate::proxy::places::Place;
 use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
@@ -67,7 +67,7 @@ pub(super) async fn serve(
     place
 }
 
-/// Waits for the answer, and passes 1xx responses on meanwhile. An error if the client gives the stream up.
+/// Waits for the answer, and passes 1xx responses on before it. An error if the client gives the stream up.
 async fn answered(
     respond: &mut SendResponse<Bytes>,
     heard: &mut mpsc::Receiver<InterimResponse>,
@@ -75,17 +75,24 @@ async fn answered(
 ) -> Result<Answer, h2::Error> {
     let mut answering = pin!(answering);
     let mut continued = false;
+    let mut pass = |respond: &mut SendResponse<Bytes>, (status, headers): InterimResponse| {
+        // As in Envoy, only the first 100 is forwarded.
+        if status == StatusCode::CONTINUE && std::mem::replace(&mut continued, true) {
+            return Ok(());
+        }
+        send_interim(respond, status, headers)
+    };
     loop {
         tokio::select! {
             biased;
-            Some((status, headers)) = heard.recv() => {
-                // As in Envoy, only the first 100 is forwarded.
-                let again = status == StatusCode::CONTINUE && std::mem::replace(&mut continued, true);
-                if !again {
-                    send_interim(respond, status, headers)?;
+            Some(early) = heard.recv() => pass(respond, early)?,
+            answer = &mut answering => {
+                // Both may have come with one read.
+                while let Ok(early) = heard.try_recv() {
+                    pass(respond, early)?;
                 }
+                return Ok(answer);
             }
-            answer = &mut answering => return Ok(answer),
             reason = poll_fn(|cx| respond.poll_reset(cx)) => return Err(reason?.into()),
         }
     }

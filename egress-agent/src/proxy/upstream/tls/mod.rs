@@ -34,16 +34,24 @@ pub(in crate::proxy) struct Peer {
     settings: Arc<ClientTls>,
     /// The host of the request, if the settings ask for it.
     host: Option<String>,
+    /// ALPN offers HTTP/2, and nothing else.
+    http2: bool,
 }
 
 impl Peer {
-    /// The peer of a request with this authority, after the rule's changes to it.
-    pub(in crate::proxy) fn of_request(settings: &Arc<ClientTls>, authority: &str) -> Self {
+    /// The peer of a request with this authority, after the rule's changes to it. `http2`: its port is listed for
+    /// HTTP/2 (istio `cluster_tls.go`).
+    pub(in crate::proxy) fn of_request(
+        settings: &Arc<ClientTls>,
+        authority: &str,
+        http2: bool,
+    ) -> Self {
         let by_host = settings.sni.is_none();
         let host = parse_authority(authority).ok().filter(|_| by_host);
         Self {
             settings: Arc::clone(settings),
             host: host.map(|host| host.as_str().to_owned()),
+            http2,
         }
     }
 
@@ -56,6 +64,7 @@ impl Peer {
         Self {
             settings: Arc::new(settings),
             host: None,
+            http2: false,
         }
     }
 
@@ -98,6 +107,18 @@ struct Entry(tokio::sync::Mutex<Option<Made>>);
 struct Made {
     of: parts::Chosen,
     config: Arc<ClientConfig>,
+    /// The same with ALPN for HTTP/2.
+    http2: Arc<ClientConfig>,
+}
+
+impl Made {
+    fn config(&self, peer: &Peer) -> Arc<ClientConfig> {
+        Arc::clone(if peer.http2 {
+            &self.http2
+        } else {
+            &self.config
+        })
+    }
 }
 
 impl TlsClients {
@@ -118,19 +139,23 @@ impl TlsClients {
     }
 
     /// The configuration by the present files, or why there is none.
-    async fn config(&self, settings: &Arc<ClientTls>) -> Result<Arc<ClientConfig>, String> {
+    async fn config(&self, peer: &Peer) -> Result<Arc<ClientConfig>, String> {
+        let settings = &peer.settings;
         let entry = self.entry(settings);
         let mut made = entry.0.lock().await;
         let chosen = self.parts.of(settings).await?;
         if let Some(made) = made.as_ref().filter(|made| made.of == chosen) {
-            return Ok(Arc::clone(&made.config));
+            return Ok(made.config(peer));
         }
-        let config = Arc::new(chosen.config(settings)?);
-        *made = Some(Made {
+        let config = chosen.config(settings)?;
+        let mut http2 = config.clone();
+        http2.alpn_protocols = vec![b"h2".to_vec()];
+        let new = Made {
             of: chosen,
-            config: Arc::clone(&config),
-        });
-        Ok(config)
+            config: Arc::new(config),
+            http2: Arc::new(http2),
+        };
+        Ok(made.insert(new).config(peer))
     }
 
     /// Makes the handshake on a new connection. `room` is the memory of its buffers: [`BLOCKS`].
@@ -140,10 +165,7 @@ impl TlsClients {
         stream: TcpStream,
         room: Place,
     ) -> Result<Stream, Failed> {
-        let config = self
-            .config(&peer.settings)
-            .await
-            .map_err(Failed::Settings)?;
+        let config = self.config(peer).await.map_err(Failed::Settings)?;
         let Some(name) = peer.server_name() else {
             let name = peer.settings.sni.as_deref().or(peer.host.as_deref());
             let name = name.unwrap_or_default();

@@ -11,14 +11,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 /// See the module.
-pub(in crate::proxy) enum MessageBody {
+pub(super) enum MessageBody {
     Http1(Incoming),
     Http2(StreamBody),
 }
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::proxy) enum BodyError {
+pub(super) enum BodyError {
     #[error(transparent)]
     Http1(#[from] hyper::Error),
     #[error(transparent)]
@@ -33,6 +33,11 @@ impl BodyError {
             // The library has found it. What it only reports, the peer did.
             Self::Http2(error) => error.is_library(),
         }
+    }
+
+    /// Whether the peer reset the stream.
+    pub(super) fn is_reset(&self) -> bool {
+        matches!(self, Self::Http2(error) if error.is_reset())
     }
 }
 
@@ -52,7 +57,7 @@ pub(super) fn broke_protocol(error: &hyper::Error) -> bool {
 }
 
 /// The body of an HTTP/2 stream.
-pub(in crate::proxy) struct StreamBody {
+pub(super) struct StreamBody {
     stream: RecvStream,
     /// Bytes that are still to come, if the sender gave a length.
     left: Option<u64>,
@@ -62,7 +67,7 @@ pub(in crate::proxy) struct StreamBody {
 
 impl StreamBody {
     /// `length`: of `content-length`, if there is one.
-    pub(in crate::proxy) fn new(stream: RecvStream, length: Option<u64>) -> Self {
+    pub(super) fn new(stream: RecvStream, length: Option<u64>) -> Self {
         Self {
             stream,
             left: length,

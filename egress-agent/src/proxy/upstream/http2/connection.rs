@@ -1,0 +1,175 @@
+//! One HTTP/2 connection to an endpoint: how many streams it has, and whether it takes more.
+//!
+//! It sends no request.
+
+use crate::proxy::places::Place;
+use crate::proxy::ticket::OwnedTask;
+use crate::proxy::upstream::held::Held;
+use crate::proxy::upstream::usage::Evict;
+use bytes::Bytes;
+use egress_core::traffic::ConnectionPool;
+use h2::client::SendRequest;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::time::sleep;
+
+/// See the module. Dropping it closes the connection.
+pub(super) struct Connection {
+    pub(super) send: SendRequest<Bytes>,
+    task: OwnedTask,
+    pool: ConnectionPool,
+    streams: Mutex<Streams>,
+    _room: Room,
+}
+
+/// What a connection takes of its workload's share.
+pub(super) struct Room {
+    _descriptor: Place,
+    _memory: Place,
+    _wide: Option<Place>,
+}
+
+#[derive(Default)]
+struct Streams {
+    /// At the moment.
+    active: usize,
+    /// It takes no further ones.
+    closing: bool,
+    held: Held,
+    /// Closes the connection when it was idle for too long.
+    timer: Option<OwnedTask>,
+}
+
+impl Room {
+    pub(super) fn new(descriptor: Place, memory: Place, wide: Option<Place>) -> Self {
+        Self {
+            _descriptor: descriptor,
+            _memory: memory,
+            _wide: wide,
+        }
+    }
+}
+
+impl Connection {
+    /// Drives a connection until it ends.
+    pub(super) fn new(
+        send: SendRequest<Bytes>,
+        driver: impl Future<Output = Result<(), h2::Error>> + Send + 'static,
+        pool: &ConnectionPool,
+        held: Held,
+        room: Room,
+    ) -> Arc<Self> {
+        let streams = Streams {
+            held,
+            ..Streams::default()
+        };
+        Arc::new_cyclic(|own: &Weak<Self>| {
+            let own = Weak::clone(own);
+            let driving = async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(target: "egress::proxy", %error, "upstream connection ended");
+                }
+                if let Some(own) = own.upgrade() {
+                    own.close();
+                }
+            };
+            Self {
+                send,
+                task: OwnedTask(tokio::spawn(driving)),
+                pool: pool.clone(),
+                streams: Mutex::new(streams),
+                _room: room,
+            }
+        })
+    }
+
+    /// Whether it may get further streams, now or later.
+    pub(super) fn is_open(&self) -> bool {
+        let streams = self.streams();
+        let serves = !streams.closing && streams.held.may_serve(&self.pool);
+        serves || streams.active > 0
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.streams().active > 0
+    }
+
+    /// Begins a stream. False if it takes none.
+    pub(super) fn begin(&self) -> bool {
+        let mut streams = self.streams();
+        let takes = !streams.closing
+            && streams.held.may_serve(&self.pool)
+            && streams.active < self.send.current_max_send_streams()
+            && self
+                .pool
+                .streams
+                .is_none_or(|most| streams.active < most as usize);
+        if takes {
+            streams.active += 1;
+            streams.held.request(None, None);
+            streams.timer = None;
+        }
+        takes
+    }
+
+    /// A stream is over.
+    pub(super) fn end(self: &Arc<Self>) {
+        let mut streams = self.streams();
+        streams.active -= 1;
+        if streams.active > 0 {
+            return;
+        }
+        if streams.closing {
+            return self.finish(streams);
+        }
+        let limit = streams.held.idle_limit(&self.pool);
+        streams.timer = limit.map(|limit| {
+            let connection = Arc::downgrade(self);
+            OwnedTask(tokio::spawn(async move {
+                sleep(limit).await;
+                if let Some(connection) = connection.upgrade() {
+                    connection.evict();
+                }
+            }))
+        });
+        let usage = streams.held.usage();
+        drop(streams);
+        if let Some(usage) = usage.filter(|_| self.pool.connections.is_some()) {
+            let idle: Weak<Self> = Arc::downgrade(self);
+            usage.idle(idle);
+        }
+    }
+
+    /// It takes no further streams, and closes after the last one.
+    pub(super) fn close(&self) {
+        let mut streams = self.streams();
+        streams.closing = true;
+        if streams.active == 0 {
+            self.finish(streams);
+        }
+    }
+
+    /// Closes it, and counts it no longer.
+    fn finish(&self, mut streams: MutexGuard<'_, Streams>) {
+        self.task.0.abort();
+        let held = std::mem::take(&mut streams.held);
+        // The end of its permit wakes others: not under the lock.
+        drop(streams);
+        drop(held);
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Evict for Connection {
+    fn evict(&self) -> bool {
+        let mut streams = self.streams();
+        let idle = streams.active == 0 && !streams.closing;
+        if idle {
+            streams.closing = true;
+            self.finish(streams);
+        }
+        idle
+    }
+}

@@ -1,0 +1,188 @@
+//! HTTP/2 connections to endpoints. The requests of one client connection share them: each is a stream.
+//!
+//! They are never shared between client connections, so no workload can use another workload's connection.
+
+mod connection;
+mod lease;
+
+use super::held::Held;
+use super::stream::Stream;
+use super::tls::Peer;
+use crate::proxy::client::Client;
+use crate::proxy::observe::DenialReason;
+use crate::proxy::places::{BLOCK, Place};
+use connection::{Connection, Room};
+use egress_core::http::upstream_reset::UpstreamReset;
+use egress_core::routing::Cluster;
+use egress_core::traffic::{ClusterId, ConnectionPool};
+use h2::client::Builder;
+pub(in crate::proxy) use lease::Lease;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Bytes of one response that the proxy has not passed on yet, and of all responses of a connection.
+const WINDOW: u32 = 64 * 1024 - 1;
+/// The same of a connection if its workload has memory to spare: over a long way, the window limits the speed.
+const WIDE_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes of a request that one stream may have in the library.
+const SEND_BUFFER: usize = 16 * 1024;
+
+/// Blocks of a connection: the library's buffers to read and to write (16 KiB each), its tables of field names and
+/// values (4 KiB each), and the bodies within [`WINDOW`].
+const BLOCKS: usize = 28;
+/// Further blocks for [`WIDE_WINDOW`].
+const WIDE: usize = (WIDE_WINDOW - WINDOW) as usize / BLOCK;
+
+/// The largest list of header fields of a response (Envoy's `max_response_headers_kb` default).
+const MAX_HEADERS: u32 = 60 * 1024;
+
+/// How often a request waits for a connection that another one makes, before it makes its own.
+const WAITS: usize = 3;
+
+/// The HTTP/2 connections of one client connection.
+#[derive(Default)]
+pub(in crate::proxy) struct Streams(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    open: Vec<(Endpoint, Arc<Connection>)>,
+    making: Vec<(Endpoint, Arc<Notify>)>,
+}
+
+/// Where a connection leads.
+#[derive(Clone, PartialEq)]
+struct Endpoint {
+    id: ClusterId,
+    address: SocketAddr,
+    /// Whose certificate was verified, if it is TLS.
+    peer: Option<Peer>,
+}
+
+/// The right to make a connection. Other requests for the same endpoint wait until it is dropped.
+pub(in crate::proxy) struct Making<'a> {
+    of: &'a Streams,
+    to: Endpoint,
+    done: Arc<Notify>,
+}
+
+impl Streams {
+    /// A stream of an open connection, or the right to make one.
+    pub(in crate::proxy) async fn take(
+        &self,
+        service: &Cluster,
+        address: SocketAddr,
+        peer: Option<&Peer>,
+    ) -> Result<Lease, Making<'_>> {
+        let to = Endpoint::new(service, address, peer);
+        let mut waits = 0;
+        loop {
+            let woken = {
+                let mut state = self.state();
+                if let Some(lease) = state.lease(&to) {
+                    return Ok(lease);
+                }
+                let made = state.making.iter().find(|(key, _)| *key == to);
+                let Some((_, notify)) = made.filter(|_| waits < WAITS) else {
+                    return Err(self.make(&mut state, to));
+                };
+                Arc::clone(notify).notified_owned()
+            };
+            woken.await;
+            waits += 1;
+        }
+    }
+
+    /// The right to make a connection, whatever is open.
+    pub(in crate::proxy) fn replace(
+        &self,
+        service: &Cluster,
+        address: SocketAddr,
+        peer: Option<&Peer>,
+    ) -> Making<'_> {
+        self.make(&mut self.state(), Endpoint::new(service, address, peer))
+    }
+
+    fn make(&self, state: &mut State, to: Endpoint) -> Making<'_> {
+        let done = Arc::<Notify>::default();
+        state.making.push((to.clone(), Arc::clone(&done)));
+        Making { of: self, to, done }
+    }
+
+    /// Closes connections without streams if the workload has no memory to spare for them.
+    pub(in crate::proxy) fn rest(&self, client: &Client) {
+        let memory = &client.shared.memory;
+        if memory.spare(client.share(), 0).is_none() {
+            self.state().open.retain(|(_, open)| open.is_used());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Endpoint {
+    fn new(service: &Cluster, address: SocketAddr, peer: Option<&Peer>) -> Self {
+        Self {
+            id: service.id.clone(),
+            address,
+            peer: peer.cloned(),
+        }
+    }
+}
+
+impl State {
+    fn lease(&mut self, to: &Endpoint) -> Option<Lease> {
+        self.open.retain(|(_, open)| open.is_open());
+        let mut fitting = self.open.iter().filter(|(leads, _)| leads == to);
+        fitting.find_map(|(_, open)| Lease::of(open))
+    }
+}
+
+impl Making<'_> {
+    /// Opens HTTP/2 on a new connection.
+    pub(in crate::proxy) async fn open(
+        self,
+        client: &Client,
+        stream: Stream,
+        place: Place,
+        (pool, held): (&ConnectionPool, Held),
+    ) -> Result<Lease, UpstreamReset> {
+        let memory = &client.shared.memory;
+        let Some(room) = memory.take_many(client.share(), BLOCKS) else {
+            client.deny(DenialReason::MemoryLimit, None);
+            let limit = "too much memory of this workload in use";
+            return Err(UpstreamReset::Overflow(Some(limit)));
+        };
+        let wide = memory.spare(client.share(), WIDE);
+        let window = wide.as_ref().map_or(WINDOW, |_| WIDE_WINDOW);
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(window)
+            .initial_connection_window_size(window)
+            .max_header_list_size(MAX_HEADERS)
+            .max_send_buffer_size(SEND_BUFFER);
+        let (send, connection) = builder
+            .handshake(stream)
+            .await
+            .map_err(|error| lease::reset_of(&error))?;
+        let room = Room::new(place, room, wide);
+        let connection = Connection::new(send, connection, pool, held, room);
+        let lease = Lease::of(&connection).ok_or(UpstreamReset::Termination)?;
+        self.of.state().open.push((self.to.clone(), connection));
+        Ok(lease)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let mut state = self.of.state();
+        state
+            .making
+            .retain(|(_, done)| !Arc::ptr_eq(done, &self.done));
+        self.done.notify_waiters();
+    }
+}
