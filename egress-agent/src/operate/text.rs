@@ -160,6 +160,7 @@ impl Text<'_> {
             ("connections", s.proxy_use.connections, " through the proxy"),
             ("descriptors", s.proxy_use.descriptors, " of the proxy"),
             ("memory", s.proxy_use.memory, " bytes of the proxy"),
+            ("pipes", s.proxy_use.pipes, " of the proxy"),
         ] {
             line(f, name, format_args!("{used} of {limit}{unit}"))?;
         }

@@ -15,6 +15,9 @@ pub struct Limits {
     pub descriptors: usize,
     /// The same for one workload.
     pub descriptors_each: usize,
+    /// Pipes at one time, of two descriptors each, which are not among `descriptors`. One workload gets a quarter.
+    /// Without a pipe a relayed connection copies its bytes.
+    pub pipes: usize,
     /// Clients beyond these limits that get a reply at one time; one workload gets a quarter.
     pub telling: usize,
     /// Time from accept until the name is known on ports that are not plain HTTP.
@@ -46,6 +49,8 @@ impl Default for Limits {
             connections_each: 8192,
             descriptors: 3 * 32_768,
             descriptors_each: 3 * 8192,
+            // 16 pages each: all that the kernel gives to a user without capabilities (`pipe-user-pages-soft`).
+            pipes: 1024,
             telling: 64,
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
@@ -60,17 +65,19 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Limits for at most `descriptors` sockets, of which one workload gets a quarter.
+    /// Limits for at most `descriptors` open sockets and ends of pipes, of which one workload gets a quarter.
     #[must_use]
     pub fn within(descriptors: usize) -> Self {
         let all = Self::default();
         let telling = (descriptors / 32).clamp(1, all.telling);
+        let pipes = (descriptors / 64).min(all.pipes);
         let descriptors = descriptors
-            .saturating_sub(telling)
+            .saturating_sub(telling + 2 * pipes)
             .clamp(4, all.descriptors);
         Self {
             descriptors,
             descriptors_each: (descriptors / 4).max(2),
+            pipes,
             telling,
             ..all
         }

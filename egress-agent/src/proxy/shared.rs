@@ -59,6 +59,9 @@ pub struct ProxyUse {
     pub descriptors: InUse,
     /// Bytes for requests that are under way, unfinished heads and relayed bytes that wait.
     pub memory: InUse,
+    /// Pipes that move the bytes of relayed connections in the kernel.
+    #[serde(default)]
+    pub pipes: InUse,
 }
 
 /// What all connections share.
@@ -72,6 +75,8 @@ pub struct Shared {
     /// Blocks of [`BLOCK`] bytes.
     pub(super) memory: Arc<Places>,
     pub(super) descriptors: Arc<Places>,
+    /// Pipes of relayed connections.
+    pub(super) pipes: Arc<Places>,
     /// Clients beyond a limit that get a reply.
     pub(super) telling: Arc<Places>,
     pub(super) clusters: Clusters,
@@ -94,6 +99,7 @@ impl Shared {
         let blocks = limits.memory / BLOCK;
         let memory = Arc::new(Places::new(blocks, blocks / 4));
         let descriptors = Arc::new(Places::new(limits.descriptors, limits.descriptors_each));
+        let pipes = Arc::new(Places::new(limits.pipes, limits.pipes / 4));
         let telling = Arc::new(Places::new(limits.telling, (limits.telling / 4).max(1)));
         Self {
             routes,
@@ -104,6 +110,7 @@ impl Shared {
             connections,
             memory,
             descriptors,
+            pipes,
             telling,
             clusters: Clusters::default(),
             tls: TlsClients::new(Vec::new()),
@@ -118,6 +125,7 @@ impl Shared {
             connections: self.connections.in_use(1),
             descriptors: self.descriptors.in_use(1),
             memory: self.memory.in_use(BLOCK),
+            pipes: self.pipes.in_use(1),
         }
     }
 

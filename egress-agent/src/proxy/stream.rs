@@ -97,6 +97,25 @@ impl Rewound {
     pub(super) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
+
+    /// The socket, if nothing that was read ahead is left and no guard has to see the bytes any more.
+    pub(super) fn bare(&self) -> Option<&TcpStream> {
+        let all = self.ahead.is_empty() && self.guard.is_none();
+        all.then_some(&self.stream)
+    }
+
+    /// Counts bytes of the client that were not read from here.
+    pub(super) fn count_received(&self, bytes: usize) {
+        let received = &self.counters.received;
+        received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes to the client that were not written from here.
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.counters
+            .sent
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 impl AsyncRead for Rewound {
@@ -126,10 +145,7 @@ impl AsyncRead for Rewound {
                 ready!(poll_part(&mut this.stream, cx, buffer, most))?;
             }
         }
-        let count = buffer.filled().len() - before;
-        self.counters
-            .received
-            .fetch_add(count as u64, Ordering::Relaxed);
+        self.count_received(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -144,9 +160,7 @@ impl AsyncWrite for Rewound {
         if let Some(guard) = &mut self.guard {
             guard.server(&bytes[..count]);
         }
-        self.counters
-            .sent
-            .fetch_add(count as u64, Ordering::Relaxed);
+        self.count_sent(count);
         Poll::Ready(Ok(count))
     }
 
@@ -164,9 +178,7 @@ impl AsyncWrite for Rewound {
                 left -= written;
             }
         }
-        self.counters
-            .sent
-            .fetch_add(count as u64, Ordering::Relaxed);
+        self.count_sent(count);
         Poll::Ready(Ok(count))
     }
 

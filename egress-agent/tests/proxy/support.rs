@@ -76,6 +76,7 @@ pub struct Bed {
     pub routes: Arc<ArcSwap<RouteTable>>,
     changes: watch::Sender<u64>,
     pub serving: JoinHandle<()>,
+    pub shared: Arc<Shared>,
     denials: Mutex<mpsc::UnboundedReceiver<Denial>>,
     pub records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
 }
@@ -122,7 +123,7 @@ impl Bed {
             .ending_removed(heard)
             .presenting(&[std::env::temp_dir()]);
         let shared = Arc::new(shared);
-        let serving = tokio::spawn(serve(Arc::new(listener), shared, signal));
+        let serving = tokio::spawn(serve(Arc::new(listener), Arc::clone(&shared), signal));
         Self {
             proxy,
             drain,
@@ -130,6 +131,7 @@ impl Bed {
             routes,
             changes,
             serving,
+            shared,
             denials: Mutex::new(denials_in),
             records: Mutex::new(records_in),
         }
