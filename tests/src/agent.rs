@@ -3,6 +3,7 @@
 //! Owns the process and its log. It looks for three things in the log, each in one function: that the gate is closed,
 //! that rules were applied, and what a test asks for.
 
+use crate::bench::{cpu_of, resident_of};
 use crate::place::Place;
 use crate::wait::wait_until;
 use anyhow::{Context as _, Result, bail};
@@ -152,20 +153,12 @@ impl Agent {
     /// The processor time that it used so far: utime and stime of proc_pid_stat(5), in ticks of
     /// 10 ms.
     pub fn cpu(&self) -> Result<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // The name may contain spaces, so fields are counted from its closing bracket.
-        let fields = text.rsplit_once(')').context("no name")?.1;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("no times")?.parse()?) };
-        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+        cpu_of(self.pid())
     }
 
     /// Its resident memory, in bytes (`VmRSS` of proc_pid_status(5)).
     pub fn resident(&self) -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
+        resident_of(self.pid())
     }
 
     /// The memory of BPF maps that it has mapped, in bytes (proc_pid_maps(5)): nearly all of it are rule tables.

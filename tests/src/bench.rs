@@ -1,9 +1,12 @@
-//! The parts that all benches have: a line about the machine, and the end of the program.
+//! The parts that all benches have: a line about the machine, what a process uses, and the end of the program.
 //!
 //! Owns neither figures nor arguments.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The machine's kernel, number of CPUs and present load. The figures apply to these only.
 pub fn machine() -> Result<String> {
@@ -25,4 +28,33 @@ pub fn end(result: Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The processor time that a process used so far: utime and stime of proc_pid_stat(5), in ticks of 10 ms.
+pub fn cpu_of(pid: u32) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may contain spaces, so fields are counted from its closing bracket.
+    let fields = text.rsplit_once(')').context("no name")?.1;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("no times")?.parse()?) };
+    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+}
+
+/// The resident memory of a process, in bytes (`VmRSS` of proc_pid_status(5)).
+pub fn resident_of(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
+}
+
+/// Lets all present threads of a process, and what they start, run on one processor only.
+pub fn pin(pid: u32, processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread: i32 = thread?.file_name().to_string_lossy().parse()?;
+        sched_setaffinity(Pid::from_raw(thread), &set)?;
+    }
+    Ok(())
 }

@@ -34,7 +34,19 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
             "bench_kernel"
         }
         Bench::Bulk => "bench_bulk",
-        Bench::Proxy => "bench_proxy",
+        Bench::Proxy => {
+            if arguments.iter().any(|argument| argument == "--peers") {
+                provision::programs(&[
+                    ("haproxy", "haproxy"),
+                    ("nginx", "nginx"),
+                    (
+                        "/usr/lib/nginx/modules/ngx_stream_module.so",
+                        "libnginx-mod-stream",
+                    ),
+                ])?;
+            }
+            "bench_proxy"
+        }
         Bench::Rules => "bench_rules",
         Bench::Scale => "bench_scale",
     };

@@ -1,12 +1,15 @@
 //! Processor time of the agent for traffic through the proxy: a request on a kept connection, one on a new connection,
-//! a megabyte of HTTP and of TLS up and down.
+//! a megabyte of HTTP and of TLS up and down; with `--peers` TLS passthrough beside haproxy and nginx.
 //!
 //! Owns the measurement. `cargo xtask bench proxy` runs it. With `--against` another agent is measured in the same run,
 //! in alternating rounds, because figures are comparable only on the same machine and load.
 
+mod peers;
+
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use egress_tests::agent::beside;
+use egress_tests::bench::machine;
 use egress_tests::lab::{host, v4};
 use egress_tests::rules::each_way;
 use egress_tests::{Lab, LabOptions, client};
@@ -31,6 +34,15 @@ struct Cli {
     /// Another agent to measure in turn with this one.
     #[arg(long, value_name = "AGENT")]
     against: Option<PathBuf>,
+    /// Compare TLS passthrough with haproxy and nginx instead.
+    #[arg(long)]
+    peers: bool,
+    /// Gigabytes of each measurement with `--peers`.
+    #[arg(long, default_value_t = 2)]
+    gigabytes: u32,
+    /// Idle connections with `--peers`.
+    #[arg(long, default_value_t = 0)]
+    idle: u64,
 }
 
 /// The agents that are measured, each in a lab of its own.
@@ -45,6 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn bench(cli: &Cli) -> Result<()> {
+    if cli.peers {
+        println!("median of {} (min to max), {}", cli.rounds, machine()?);
+        return peers::bench(cli.rounds, cli.gigabytes, cli.idle, cli.against.clone());
+    }
     let other = cli.against.clone().map(|binary| ("against", Some(binary)));
     let mut all = Vec::new();
     for (name, binary) in other.into_iter().chain([("this", None)]) {
