@@ -67,6 +67,10 @@ fn versions() -> Vec<Vec<Arc<Object>>> {
         "v0",
         &format!("hosts: [a.example], http: [{{timeout: 1s, {route}}}]"),
     ));
+    let mirror = "mirrors: [{destination: {host: c.example}}, {destination: {host: a.example, subset: one}}]";
+    let route = to("b.example", "");
+    let spec = format!("hosts: [b.example], http: [{{{mirror}, {route}}}]");
+    all.push(rule("n0", "v3", &spec));
     let route = to("a.example", ", subset: one");
     let mut sources = rule(
         "n1",

@@ -14,6 +14,8 @@ pub enum Unit {
     Denials,
     /// Datagrams.
     Datagrams,
+    /// HTTP requests.
+    Requests,
     /// Entries of a rule table.
     Entries,
     /// Inputs of the engine.
@@ -48,11 +50,19 @@ pub enum Own {
     ProxyWouldDeny,
     /// Of these two, those without a log line.
     ProxyNotLogged,
+    /// Copies of requests that mirrors answered.
+    CopiesAnswered,
+    /// Those that mirrors did not answer, or whose request ended early.
+    CopiesFailed,
+    /// Those that the rules do not let leave.
+    CopiesDenied,
+    /// Those for which there was no memory or socket to spare.
+    CopiesNoRoom,
 }
 
 impl Own {
     /// The number of counters.
-    pub const COUNT: usize = Self::ProxyNotLogged as usize + 1;
+    pub const COUNT: usize = Self::CopiesNoRoom as usize + 1;
 }
 
 /// The object in `status -o json` that contains a series.
@@ -205,6 +215,37 @@ pub const FAMILIES: &[Family] = &[
                 Section::Proxy,
                 "wouldDeny",
                 Own::ProxyWouldDeny,
+            ),
+        ],
+    },
+    Family {
+        name: "egress_mirrored_requests_total",
+        unit: Unit::Requests,
+        help: "Copies of requests for the mirrors of a VirtualService. Without room, a copy is given up; the request is not.",
+        series: &[
+            agent(
+                &[("result", "answered")],
+                Section::Proxy,
+                "copiesAnswered",
+                Own::CopiesAnswered,
+            ),
+            agent(
+                &[("result", "failed")],
+                Section::Proxy,
+                "copiesFailed",
+                Own::CopiesFailed,
+            ),
+            agent(
+                &[("result", "denied")],
+                Section::Proxy,
+                "copiesDenied",
+                Own::CopiesDenied,
+            ),
+            agent(
+                &[("result", "no-room")],
+                Section::Proxy,
+                "copiesNoRoom",
+                Own::CopiesNoRoom,
             ),
         ],
     },

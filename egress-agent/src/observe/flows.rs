@@ -7,7 +7,7 @@ use super::event::{By, Event, Owner, Owners, log_suppressed};
 use super::families::Own;
 use super::repeats::Repeats;
 use super::throttle::Throttle;
-use crate::proxy::{AccessRecord, Denial, Observer, Origin};
+use crate::proxy::{AccessRecord, CopyEnd, Denial, Observer, Origin};
 use egress_ebpf::ids::CgroupId;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -173,6 +173,16 @@ impl Observer for FlowLog {
             ..kind.event(&owner)
         }
         .log();
+    }
+
+    fn copied(&self, _: &Origin, end: CopyEnd) {
+        let counter = match end {
+            CopyEnd::Answered => Own::CopiesAnswered,
+            CopyEnd::Failed => Own::CopiesFailed,
+            CopyEnd::Denied => Own::CopiesDenied,
+            CopyEnd::NoRoom => Own::CopiesNoRoom,
+        };
+        self.counters.add(counter, 1);
     }
 
     fn finished(&self, origin: &Origin, record: &AccessRecord) {

@@ -2,7 +2,7 @@
 //!
 //! It reads and writes no bytes of the connection.
 
-use super::observe::{Denial, DenialReason};
+use super::observe::{CopyEnd, Denial, DenialReason};
 use super::origin::Origin;
 use super::places::Place;
 use super::shared::Shared;
@@ -111,6 +111,11 @@ impl Client {
         } else {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Reports the end of a copy of a request.
+    pub(super) fn copied(&self, end: CopyEnd) {
+        self.shared.observer.copied(&self.origin, end);
     }
 
     fn tell(&self, reason: DenialReason, name: Option<&str>, audit: bool) {

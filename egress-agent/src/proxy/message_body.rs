@@ -2,6 +2,7 @@
 //!
 //! It counts nothing and keeps nothing: a byte that is not asked for stays with the sender.
 
+use super::copy_body::{CopyBody, CopyLost};
 use bytes::Bytes;
 use h2::RecvStream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -14,6 +15,8 @@ use std::task::{Context, Poll, ready};
 pub(super) enum MessageBody {
     Http1(Incoming),
     Http2(StreamBody),
+    /// Of the copy of a request.
+    Copy(CopyBody),
 }
 
 /// Why a body broke off.
@@ -23,6 +26,8 @@ pub(super) enum BodyError {
     Http1(#[from] hyper::Error),
     #[error(transparent)]
     Http2(#[from] h2::Error),
+    #[error(transparent)]
+    Copy(#[from] CopyLost),
 }
 
 impl BodyError {
@@ -32,6 +37,7 @@ impl BodyError {
             Self::Http1(error) => broke_protocol(error),
             // The library has found it. What it only reports, the peer did.
             Self::Http2(error) => error.is_library(),
+            Self::Copy(_) => false,
         }
     }
 
@@ -109,6 +115,9 @@ impl Body for MessageBody {
             Self::Http2(body) => body
                 .poll_next(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Self::Copy(body) => body
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
         }
     }
 
@@ -116,12 +125,14 @@ impl Body for MessageBody {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
+            Self::Copy(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
+            Self::Copy(body) => body.size_hint(),
             Self::Http2(body) if body.stream.is_end_stream() => SizeHint::with_exact(0),
             Self::Http2(body) => body
                 .left

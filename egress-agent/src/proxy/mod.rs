@@ -7,6 +7,8 @@
 mod accept;
 mod ahead;
 mod client;
+mod copy_body;
+mod copy_room;
 mod drain;
 mod guard;
 mod http;
@@ -31,6 +33,6 @@ mod upstream;
 pub use accept::serve;
 pub use drain::{Drain, DrainSignal, drain_channel};
 pub use limits::Limits;
-pub use observe::{AccessRecord, Denial, DenialReason, Observer, Protocol};
+pub use observe::{AccessRecord, CopyEnd, Denial, DenialReason, Observer, Protocol};
 pub use origin::{Origin, OriginLookup};
 pub use shared::{BoxFuture, Dialer, ProxyUse, Shared};

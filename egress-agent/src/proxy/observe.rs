@@ -68,10 +68,25 @@ pub struct AccessRecord {
     pub upstream_service_time: Option<Duration>,
 }
 
+/// How the copy of a request for a mirror ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyEnd {
+    /// The mirror answered.
+    Answered,
+    /// The mirror cannot be reached or gave no whole response, or the request ended within its body.
+    Failed,
+    /// The rules do not let it leave.
+    Denied,
+    /// The workload has no memory or socket to spare, or the mirror was too slow for the body.
+    NoRoom,
+}
+
 /// Gets each denial and each finished request or connection.
 pub trait Observer: Send + Sync {
     /// No rule allows a flow or request. `origin` is `None` if the kernel knows none.
     fn denied(&self, origin: Option<&Origin>, denial: &Denial);
     /// A request (also a denied one) or a TLS connection is over.
     fn finished(&self, origin: &Origin, record: &AccessRecord);
+    /// A copy of a request for a mirror is over.
+    fn copied(&self, _origin: &Origin, _end: CopyEnd) {}
 }

@@ -74,6 +74,8 @@ pub struct Shared {
     pub(super) connections: Arc<Places>,
     /// Blocks of [`BLOCK`] bytes.
     pub(super) memory: Arc<Places>,
+    /// The part of `memory` that copies of requests may take.
+    pub(super) copies: Arc<Places>,
     pub(super) descriptors: Arc<Places>,
     /// Pipes of relayed connections.
     pub(super) pipes: Arc<Places>,
@@ -98,6 +100,7 @@ impl Shared {
         let connections = Arc::new(Places::new(limits.connections, limits.connections_each));
         let blocks = limits.memory / BLOCK;
         let memory = Arc::new(Places::new(blocks, blocks / 4));
+        let copies = Arc::new(Places::new(blocks / 4, blocks / 16));
         let descriptors = Arc::new(Places::new(limits.descriptors, limits.descriptors_each));
         let pipes = Arc::new(Places::new(limits.pipes, limits.pipes / 4));
         let telling = Arc::new(Places::new(limits.telling, (limits.telling / 4).max(1)));
@@ -109,6 +112,7 @@ impl Shared {
             limits,
             connections,
             memory,
+            copies,
             descriptors,
             pipes,
             telling,

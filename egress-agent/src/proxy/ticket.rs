@@ -25,6 +25,11 @@ impl Counters {
         received.wrapping_add(self.sent.load(Ordering::Relaxed))
     }
 
+    /// Counts bytes to the client, or those of a response that is dropped.
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Waits until no byte went either way for `limit`, at most twice as long.
     pub(super) async fn silence(&self, limit: Duration) {
         let mut before = self.total();
@@ -49,6 +54,8 @@ pub(super) struct Ticket {
     /// The client speaks gRPC, so the proxy's own replies are in its form.
     pub(super) grpc: bool,
     done: bool,
+    /// The observer gets no record.
+    unrecorded: bool,
 }
 
 impl Ticket {
@@ -76,7 +83,14 @@ impl Ticket {
             record,
             grpc: false,
             done: false,
+            unrecorded: false,
         }
+    }
+
+    /// The same without a record, for the copy of a request.
+    pub(super) fn unrecorded(mut self) -> Self {
+        self.unrecorded = true;
+        self
     }
 
     /// The owner of the flow.
@@ -97,6 +111,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if self.unrecorded {
+            return;
+        }
         if !self.done {
             self.record.flags = self.record.flags.with(ResponseFlag::DC);
         }

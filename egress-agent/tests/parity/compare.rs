@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// Headers of which only the presence is compared, each with the reason.
-const NORMALISED: [(&str, &str); 8] = [
+const NORMALISED: [(&str, &str); 9] = [
     ("date", "the time"),
     ("x-envoy-upstream-service-time", "a time that was measured"),
     ("x-request-id", "random, unless the client sent one"),
@@ -18,6 +18,10 @@ const NORMALISED: [(&str, &str); 8] = [
     ("x-b3-spanid", "random"),
     ("x-b3-parentspanid", "random"),
     ("traceparent", "random"),
+    (
+        "x-forwarded-for",
+        "ends with the proxy's address in the copy for a mirror",
+    ),
     (
         "x-envoy-expected-rq-timeout-ms",
         "compared in steps of 50 ms: the time left",

@@ -154,6 +154,13 @@ fn route(mut route: Value, number: usize) -> Value {
     if let Some(action) = route.get_mut("route") {
         let mut whole = yaml(ROUTE);
         merge(&mut whole, action);
+        let mirrors = whole.get_mut("request_mirror_policies");
+        for mirror in mirrors
+            .into_iter()
+            .flat_map(|it| it.as_sequence_mut().unwrap())
+        {
+            mirror["trace_sampled"] = false.into();
+        }
         // Istio bounds a client's grpc-timeout by the timeout of the route.
         whole["max_grpc_timeout"] = whole["timeout"].clone();
         *action = whole;

@@ -18,6 +18,8 @@ mod http2_limits;
 mod http2_upstream;
 mod limits;
 mod memory;
+mod mirror_bounds;
+mod mirrors;
 mod not_carried_out;
 mod owners;
 mod paths;

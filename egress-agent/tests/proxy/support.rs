@@ -4,8 +4,8 @@
 use crate::raw::Raw;
 use arc_swap::ArcSwap;
 use egress_agent::proxy::{
-    AccessRecord, BoxFuture, Denial, DenialReason, Dialer, Drain, Limits, Observer, Origin,
-    OriginLookup, Shared, drain_channel, serve,
+    AccessRecord, BoxFuture, CopyEnd, Denial, DenialReason, Dialer, Drain, Limits, Observer,
+    Origin, OriginLookup, Shared, drain_channel, serve,
 };
 use egress_core::routing::{
     ByName, Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
@@ -55,6 +55,7 @@ impl Dialer for DirectDialer {
 struct Recorder {
     denials: mpsc::UnboundedSender<Denial>,
     records: mpsc::UnboundedSender<AccessRecord>,
+    copies: mpsc::UnboundedSender<CopyEnd>,
 }
 
 impl Observer for Recorder {
@@ -64,6 +65,10 @@ impl Observer for Recorder {
 
     fn finished(&self, _: &Origin, record: &AccessRecord) {
         self.records.send(record.clone()).ok();
+    }
+
+    fn copied(&self, _: &Origin, end: CopyEnd) {
+        self.copies.send(end).ok();
     }
 }
 
@@ -79,6 +84,7 @@ pub struct Bed {
     pub shared: Arc<Shared>,
     denials: Mutex<mpsc::UnboundedReceiver<Denial>>,
     pub records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
+    copies: Mutex<mpsc::UnboundedReceiver<CopyEnd>>,
 }
 
 pub fn destination(addr: &str) -> Origin {
@@ -110,12 +116,17 @@ impl Bed {
         let origin = Arc::new(ArcSwap::from_pointee(origin));
         let (denials, denials_in) = mpsc::unbounded_channel();
         let (records, records_in) = mpsc::unbounded_channel();
+        let (copies, copies_in) = mpsc::unbounded_channel();
         let (drain, signal) = drain_channel();
         let shared = Shared::new(
             Arc::clone(&routes),
             Arc::new(FixedOrigin(Arc::clone(&origin))),
             Arc::new(DirectDialer),
-            Arc::new(Recorder { denials, records }),
+            Arc::new(Recorder {
+                denials,
+                records,
+                copies,
+            }),
             limits,
         );
         let (changes, heard) = watch::channel(0);
@@ -134,6 +145,7 @@ impl Bed {
             shared,
             denials: Mutex::new(denials_in),
             records: Mutex::new(records_in),
+            copies: Mutex::new(copies_in),
         }
     }
 
@@ -162,6 +174,14 @@ impl Bed {
         timeout(PATIENCE, self.denials.lock().await.recv())
             .await
             .expect("a denial")
+            .unwrap()
+    }
+
+    /// How the next copy of a request ended.
+    pub async fn copied(&self) -> CopyEnd {
+        timeout(PATIENCE, self.copies.lock().await.recv())
+            .await
+            .expect("a copy")
             .unwrap()
     }
 

@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod chunked;
+pub mod copy_headers;
 pub mod format;
 pub mod grpc;
 pub mod grpc_timeout;

@@ -4,6 +4,8 @@
 //! One level only. Owns the merge of fields; `routes` combines the matches.
 
 use super::{Named, Registry, VirtualService};
+use crate::istio::fields::Destination;
+use crate::istio::hosts;
 use crate::istio::virtual_service::{Delegate, HttpRoute};
 
 impl Registry {
@@ -29,14 +31,35 @@ pub(super) fn named(to: &Delegate, own: &str) -> Named {
     (namespace.to_owned(), to.name.clone())
 }
 
-/// A delegate's route. Fields that it leaves unset come from the root's route.
-pub(super) fn merged(root: &HttpRoute, delegate: &HttpRoute) -> HttpRoute {
+/// A delegate's route. Fields that it leaves unset come from the route of the root `of`, whose namespace completes the
+/// hosts in them.
+pub(super) fn merged(
+    (root, of): (&HttpRoute, &VirtualService),
+    delegate: &HttpRoute,
+    domain: &str,
+) -> HttpRoute {
+    let complete = |to: &mut Destination| {
+        let host = hosts::full_name(&to.host, &of.object.meta.namespace, domain);
+        to.host = host.to_string();
+    };
     let mut merged = delegate.clone();
     merged.rewrite = merged.rewrite.or_else(|| root.rewrite.clone());
     merged.timeout = merged.timeout.or(root.timeout);
     merged.retries = merged.retries.or_else(|| root.retries.clone());
     merged.fault = merged.fault.or_else(|| root.fault.clone());
-    merged.mirror = merged.mirror.or_else(|| root.mirror.clone());
+    if merged.mirror.is_none() {
+        merged.mirror.clone_from(&root.mirror);
+        merged.mirror.iter_mut().for_each(complete);
+    }
+    merged.mirror_percent = merged.mirror_percent.or(root.mirror_percent);
+    let percentage = || root.mirror_percentage.clone();
+    merged.mirror_percentage = merged.mirror_percentage.or_else(percentage);
+    if merged.mirrors.is_empty() {
+        merged.mirrors.clone_from(&root.mirrors);
+        let all = merged.mirrors.iter_mut();
+        all.filter_map(|m| m.destination.as_mut())
+            .for_each(complete);
+    }
     merged.cors_policy = merged.cors_policy.or_else(|| root.cors_policy.clone());
     merged.headers = merged.headers.or_else(|| root.headers.clone());
     // A delegate of a delegate is not a route.

@@ -6,7 +6,9 @@ use super::Registry;
 use super::scope::Scope;
 use super::services::Service;
 use crate::routing::HttpMatch;
-use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy};
+use crate::traffic::{
+    ClusterId, ClusterPolicy, Fraction, HeaderChanges, HttpAction, NoAction, RoutePolicy,
+};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -60,6 +62,15 @@ impl Share {
     }
 }
 
+/// A destination that gets copies of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The destination.
+    pub to: To,
+    /// Of which share of the requests.
+    pub share: Fraction,
+}
+
 /// One HTTP route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpPlan {
@@ -67,6 +78,8 @@ pub struct HttpPlan {
     pub matches: Vec<HttpMatch>,
     /// What it does with them.
     pub action: Result<HttpAction<Shares>, NoAction>,
+    /// Who gets copies of the requests that it forwards.
+    pub mirrors: Vec<Mirror>,
     /// Its other settings.
     pub policy: Arc<RoutePolicy>,
 }
@@ -77,6 +90,7 @@ impl HttpPlan {
         Self {
             matches: Vec::new(),
             action: Ok(HttpAction::Forward(vec![Share::all(to)])),
+            mirrors: Vec::new(),
             policy: Arc::default(),
         }
     }
@@ -120,13 +134,16 @@ pub struct PortPlan {
 }
 
 impl PortPlan {
-    /// Every destination that its routes lead to, without `own`.
+    /// Every destination that its routes lead to or copy requests to, without `own`.
     pub fn destinations(&self) -> impl Iterator<Item = &To> {
         let actions = self.http.iter().flatten().flat_map(|r| &r.action);
         let http = actions.filter_map(HttpAction::destinations).flatten();
+        let copies = self.http.iter().flatten().flat_map(|r| &r.mirrors);
+        let copies = copies.map(|mirror| &mirror.to);
         let tls = self.tls.iter().flat_map(|r| &r.to);
         let tcp = self.tcp.iter().flat_map(|r| &r.to);
-        http.chain(tls).chain(tcp).map(|share| &share.to)
+        let shares = http.chain(tls).chain(tcp).map(|share| &share.to);
+        shares.chain(copies)
     }
 }
 

@@ -11,7 +11,7 @@ use super::l4::{tcp, tls};
 use super::not_done::denied_route;
 use super::plan::{Context, HostPlan, HttpPlan, PortPlan, To};
 use super::services::{Class, Service};
-use super::target::{itself, shares};
+use super::target::{itself, mirrors, shares};
 use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute};
 use crate::routing::HttpMatch;
 use crate::traffic::{ClusterPolicy, HttpAction, NoAction, RoutePolicy};
@@ -90,6 +90,7 @@ fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<
                     plans.push(HttpPlan {
                         matches,
                         action: Err(NoAction::NotCarriedOut(Arc::clone(why))),
+                        mirrors: Vec::new(),
                         policy: Arc::default(),
                     });
                     continue;
@@ -99,7 +100,7 @@ fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<
                         continue;
                     };
                     let both = HttpMatch::both(&matches, own);
-                    let route = merged(route, inner);
+                    let route = merged((route, vs), inner, &context.registry.domain);
                     plans.push(http_plan((index, &route), both, delegate, port, context));
                 }
             }
@@ -137,9 +138,14 @@ fn http_plan(
         let operation = format!("{}:{port}", vs.object.meta.name);
         policy.operation = Some(operation.into());
     }
+    let mirrors = match &action {
+        Ok(HttpAction::Forward(_)) => mirrors(route, vs, port, context),
+        Ok(HttpAction::Redirect(_) | HttpAction::Direct(_)) | Err(_) => Vec::new(),
+    };
     HttpPlan {
         matches,
         action,
+        mirrors,
         policy: Arc::new(policy),
     }
 }

@@ -4,11 +4,12 @@
 
 use super::VirtualService;
 use super::destination_policy::policy;
-use super::plan::{Context, Share, Shares, Subset, To};
+use super::plan::{Context, Mirror, Share, Shares, Subset, To};
 use super::services::Service;
 use crate::istio::fields::Destination;
 use crate::istio::hosts;
-use crate::istio::virtual_service::Headers;
+use crate::istio::virtual_service::{Headers, HttpRoute};
+use crate::traffic::mirror;
 use crate::traffic::{ClusterId, ClusterPolicy, HeaderChanges};
 use std::sync::Arc;
 
@@ -43,6 +44,20 @@ pub(super) fn shares<'a>(
     }
     all.retain(|share| share.weight > 0);
     all
+}
+
+/// Destinations of copies, found like those of the requests.
+pub(super) fn mirrors(
+    route: &HttpRoute,
+    vs: &VirtualService,
+    port: u16,
+    context: &Context<'_>,
+) -> Vec<Mirror> {
+    let mirrors = mirror::mirrors(route).map(|(to, share)| Mirror {
+        to: target(to, vs, port, context),
+        share,
+    });
+    mirrors.collect()
 }
 
 /// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the service's only port, else

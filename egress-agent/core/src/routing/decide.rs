@@ -4,8 +4,8 @@ use super::head::RequestHead;
 use super::inside::{canonical, within};
 use super::matching::{Fit, HttpMatch};
 use super::{
-    Cluster, DenialReason, PolicyRoutes, PortRoutes, RouteTable, Share, Split, TlsRoute, Turn,
-    VirtualHost,
+    Cluster, DenialReason, Mirror, PolicyRoutes, PortRoutes, RouteTable, Share, Split, TlsRoute,
+    Turn, VirtualHost,
 };
 use crate::http::authority::parse_authority;
 use crate::traffic::{
@@ -26,6 +26,8 @@ pub struct Target {
     pub cluster: Arc<Cluster>,
     /// What the route changes for this destination alone.
     pub headers: Option<Arc<HeaderChanges>>,
+    /// Who gets copies of its requests.
+    pub mirrors: Option<Arc<[Mirror]>>,
 }
 
 /// What a route does with one request.
@@ -42,9 +44,12 @@ pub struct Act {
 /// Forwards to a cluster, as no route says otherwise.
 impl From<Arc<Cluster>> for Act {
     fn from(cluster: Arc<Cluster>) -> Self {
-        let headers = None;
         Self {
-            action: HttpAction::Forward(Target { cluster, headers }),
+            action: HttpAction::Forward(Target {
+                cluster,
+                headers: None,
+                mirrors: None,
+            }),
             policy: Arc::default(),
             spec: PathSpec::default(),
         }
@@ -262,12 +267,22 @@ impl PortRoutes {
             HttpDecision::UnlistedHost => None,
             decided => Some(decided),
         };
-        let host = parse_authority(head.authority).ok();
-        let found = host.and_then(|h| match h.as_str().parse::<IpAddr>() {
-            Ok(ip) => self.known_by(dialled.ip(), ip).find_map(decided),
-            Err(_) => self.hosts.find(h.as_str(), decided),
-        });
-        found.unwrap_or(HttpDecision::UnlistedHost)
+        self.find_host(dialled, head.authority, decided)
+            .unwrap_or(HttpDecision::UnlistedHost)
+    }
+
+    /// The first result that `look` has for one of the hosts that a Host may mean.
+    pub(super) fn find_host<T>(
+        &self,
+        dialled: SocketAddr,
+        authority: &str,
+        look: impl Fn(&Arc<VirtualHost>) -> Option<T>,
+    ) -> Option<T> {
+        let host = parse_authority(authority).ok()?;
+        match host.as_str().parse::<IpAddr>() {
+            Ok(ip) => self.known_by(dialled.ip(), ip).find_map(look),
+            Err(_) => self.hosts.find(host.as_str(), look),
+        }
     }
 
     /// Hosts for a Host that is an address, the longest network first. It must be the address that was dialled: the
@@ -361,5 +376,6 @@ fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Target, Ht
     Ok(Target {
         cluster: Arc::clone(cluster),
         headers: headers.clone(),
+        mirrors: to.mirrors().cloned(),
     })
 }

@@ -6,7 +6,8 @@ use super::inside::{leads_inside, within};
 use super::matching::HttpMatch;
 use super::turns::{Turn, Turns, weighted};
 use crate::traffic::{
-    ClusterId, ClusterPolicy, HeaderChanges, HttpAction, NoAction, RoutePolicy, UpstreamProtocol,
+    ClusterId, ClusterPolicy, Fraction, HeaderChanges, HttpAction, NoAction, RoutePolicy,
+    UpstreamProtocol,
 };
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
@@ -85,6 +86,7 @@ pub struct TcpRoute {
 pub struct Split {
     shares: Vec<Share>,
     turns: Turns,
+    mirrors: Option<Arc<[Mirror]>>,
 }
 
 /// One of several destinations.
@@ -98,11 +100,21 @@ pub struct Share {
     pub headers: Option<Arc<HeaderChanges>>,
 }
 
+/// A destination that gets copies of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    /// The destination.
+    pub cluster: Arc<Cluster>,
+    /// Of which share of the requests.
+    pub share: Fraction,
+}
+
 impl From<Vec<Share>> for Split {
     fn from(shares: Vec<Share>) -> Self {
         Self {
             shares,
             turns: Turns::default(),
+            mirrors: None,
         }
     }
 }
@@ -122,6 +134,18 @@ impl Split {
     /// Everything to one place.
     pub fn one(cluster: Arc<Cluster>) -> Self {
         vec![(1, cluster)].into()
+    }
+
+    /// The same, with copies for these.
+    #[must_use]
+    pub fn mirrored(mut self, mirrors: Vec<Mirror>) -> Self {
+        self.mirrors = (!mirrors.is_empty()).then(|| mirrors.into());
+        self
+    }
+
+    /// Who gets copies. `None`: nobody.
+    pub fn mirrors(&self) -> Option<&Arc<[Mirror]>> {
+        self.mirrors.as_ref()
     }
 
     /// The destinations that get a share.

@@ -49,6 +49,9 @@ pub enum DenialReason {
     /// The route leads to a service, port or subset that no rule lists.
     #[error("the route leads to {0}, which is not registered")]
     NoCluster(String),
+    /// The mirror of a route gets no copy of the request, which continues without it.
+    #[error("the mirror of the route gets no copy: {0}")]
+    Mirror(Box<Self>),
     /// The rule has a field that narrows or protects and is not carried out. The text names the field and the object.
     #[error("{0}")]
     NotCarriedOut(Arc<str>),
@@ -110,6 +113,12 @@ pub enum DenialReason {
 }
 
 impl DenialReason {
+    /// The same for the copy of a request.
+    #[must_use]
+    pub fn of_mirror(self) -> Self {
+        Self::Mirror(Box::new(self))
+    }
+
     /// Its code in the log, in kebab-case like the kernel's reasons.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -125,6 +134,7 @@ impl DenialReason {
             Self::AmbiguousHost => "no-host",
             Self::NoRoute => "no-route",
             Self::NoCluster(_) => "no-cluster",
+            Self::Mirror(_) => "mirror",
             Self::NotCarriedOut(_) => "not-carried-out",
             Self::ClientTls(_) => "client-tls",
             Self::NoEndpoint(_) => "no-endpoint",

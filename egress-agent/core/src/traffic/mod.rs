@@ -14,6 +14,7 @@ mod fault;
 mod header_changes;
 mod http_action;
 mod merged_policy;
+pub mod mirror;
 mod outlier_detection;
 mod path_spec;
 mod redirect;

@@ -7,7 +7,7 @@ use super::asking::Asking;
 use super::exchange::exchange;
 use super::judge::{Allowed, Judge};
 use super::local::{Own, own_response};
-use super::outgoing::values;
+use super::outgoing::{draw, values};
 use super::reply_body::ReplyBody;
 use super::request_body::RequestEnd;
 use super::session::Session;
@@ -25,7 +25,6 @@ use egress_core::traffic::{
 use hyper::Response;
 use hyper::header::{HeaderValue, LOCATION, SERVER};
 use hyper::http::{HeaderMap, Request};
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::sync::Arc;
 use tokio::time::sleep;
 
@@ -153,15 +152,6 @@ fn aborted(fault: &Fault) -> Option<Own> {
             ..Own::from(&LocalReply::fault_abort(200))
         },
     })
-}
-
-/// A random number.
-fn draw() -> u64 {
-    let mut bytes = [0; 8];
-    match getrandom(&mut bytes, GetRandomFlags::empty()) {
-        Ok(8) => u64::from_ne_bytes(bytes),
-        _ => uuid::Uuid::new_v4().as_u64_pair().0,
-    }
 }
 
 /// Where a route sends a request, or its reply.

@@ -52,7 +52,7 @@ pub(super) fn authority(parts: &Parts) -> &str {
 }
 
 /// The head of a request, without its extensions.
-fn clone_of(parts: &Parts) -> Parts {
+pub(super) fn clone_of(parts: &Parts) -> Parts {
     let (mut copy, ()) = Request::new(()).into_parts();
     copy.method = parts.method.clone();
     copy.uri = parts.uri.clone();

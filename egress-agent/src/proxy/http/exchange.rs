@@ -7,9 +7,10 @@ use super::asking::Asking;
 use super::attempts::{Answered, Attempts};
 use super::judge::Allowed;
 use super::local::local_response;
+use super::mirror::begin_copies;
 use super::outgoing;
 use super::reply_body::{Relay, ReplyBody};
-use super::request_body::{RequestBody, RequestEnd, RequestSource};
+use super::request_body::{RequestBody, RequestEnd, RequestSource, deadline};
 use super::session::Session;
 use crate::proxy::client::Client;
 use crate::proxy::message_body::MessageBody;
@@ -26,13 +27,10 @@ use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use std::future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
-use tokio::time::{Instant, sleep_until};
 
 /// Sends one request upstream and returns the client's response.
 pub(super) async fn exchange(
@@ -68,8 +66,8 @@ pub(super) async fn exchange(
     if body.is_end_stream() && !http2 {
         outgoing::without_body(&mut parts);
     }
-    let grpc = speaks_grpc(&parts);
-    let repeats = policy.retries.repeats_sent(grpc, http2);
+    let copies = begin_copies(session, to, allowed, &asking.authority, &parts, &body);
+    let repeats = policy.retries.repeats_sent(speaks_grpc(&parts), http2);
     let keep = repeats.then_some(client);
     let attempts = Attempts {
         session,
@@ -81,7 +79,7 @@ pub(super) async fn exchange(
         hashed: affinity.hash.is_some(),
         repeats,
         interim: &asking.interim,
-        body: RequestSource::new(body, &end, &ticket.counters, keep),
+        body: RequestSource::new(Some(body), &end, &ticket.counters, keep, copies),
         end: Arc::clone(&end),
     };
     // A websocket has no fixed end. Envoy's timer does not run for it either.
@@ -160,20 +158,6 @@ fn without_endpoint(client: &Client, cluster: &Cluster, host: &str) -> Option<Ve
 fn speaks_grpc(parts: &Parts) -> bool {
     let content_type = parts.headers.get(CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Fires when the timeout has passed since the end of the request. Never fires without a timeout.
-fn deadline(
-    timeout: Option<Duration>,
-    end: Arc<RequestEnd>,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    match timeout {
-        Some(timeout) => Box::pin(async move {
-            let ended: Instant = end.wait().await;
-            sleep_until(ended + timeout).await;
-        }),
-        None => Box::pin(future::pending()),
-    }
 }
 
 /// Copies a websocket's bytes until both sides are done.

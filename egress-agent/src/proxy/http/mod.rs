@@ -16,6 +16,7 @@ mod interim;
 mod judge;
 mod kept;
 mod local;
+mod mirror;
 mod outgoing;
 mod reply_body;
 mod request_body;

@@ -137,6 +137,15 @@ fn numbers() -> (Uuid, u128) {
     (id, trace.as_u128())
 }
 
+/// A random number.
+pub(super) fn draw() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => uuid::Uuid::new_v4().as_u64_pair().0,
+    }
+}
+
 /// The values of a request's formats, without those of a response.
 pub(super) fn values<'a>(session: &Session, head: RequestHead<'a>, cluster: &'a str) -> Values<'a> {
     Values {

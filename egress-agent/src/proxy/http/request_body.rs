@@ -5,6 +5,7 @@
 
 use super::kept::Kept;
 use crate::proxy::client::Client;
+use crate::proxy::copy_body::Feed;
 use crate::proxy::message_body::{BodyError, MessageBody};
 use crate::proxy::ticket::Counters;
 use bytes::Bytes;
@@ -16,8 +17,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// How the request ended: the time at which it was complete, from which a route's timeout counts, or that its body
 /// broke the protocol.
@@ -70,6 +72,20 @@ impl RequestEnd {
     }
 }
 
+/// Fires when the timeout has passed since the end of the request. Never fires without a timeout.
+pub(super) fn deadline(
+    timeout: Option<Duration>,
+    end: Arc<RequestEnd>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    match timeout {
+        Some(timeout) => Box::pin(async move {
+            let ended: Instant = end.wait().await;
+            sleep_until(ended + timeout).await;
+        }),
+        None => Box::pin(future::pending()),
+    }
+}
+
 /// The most bytes of a request body that are read while no attempt takes them.
 const AHEAD: usize = 16 * 1024;
 /// What a frame of the body takes besides its bytes.
@@ -87,6 +103,8 @@ struct Source {
     ahead_bytes: usize,
     /// What was given to attempts.
     kept: Kept,
+    /// Copies for mirrors, which get what is read.
+    copies: Vec<Feed>,
     /// Counts attempts. Only the last one gets bytes.
     attempt: u32,
     /// The client gave a length. A chunked body stays chunked even if all of it was read ahead.
@@ -98,21 +116,23 @@ struct Source {
 impl RequestSource {
     /// `keep`: what is sent is kept for a further attempt, within the memory of the client's workload.
     pub(super) fn new(
-        inner: MessageBody,
+        inner: Option<MessageBody>,
         end: &Arc<RequestEnd>,
         counters: &Arc<Counters>,
         keep: Option<&Client>,
+        copies: Vec<Feed>,
     ) -> Self {
-        if inner.is_end_stream() {
+        let Some(inner) = inner.filter(|inner| !inner.is_end_stream()) else {
             end.mark();
             return Self(None);
-        }
+        };
         let source = Source {
             sized: inner.size_hint().exact().is_some(),
             inner: Some(inner),
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             kept: Kept::new(keep),
+            copies,
             attempt: 0,
             end: Arc::clone(end),
             counters: Arc::clone(counters),
@@ -203,6 +223,7 @@ impl Source {
             self.counters
                 .received
                 .fetch_add(length(frame) as u64, Ordering::Relaxed);
+            self.copies.iter().for_each(|copy| copy.frame(frame));
         }
         // Nothing polls after the trailers.
         let trailers = matches!(&polled, Some(Ok(frame)) if frame.is_trailers());
@@ -213,6 +234,7 @@ impl Source {
         } else if trailers || polled.is_none() || inner.is_end_stream() {
             self.inner = None;
             self.end.mark();
+            self.copies.drain(..).for_each(|copy| copy.end());
         }
         Poll::Ready(polled)
     }

@@ -10,7 +10,7 @@ use crate::proxy::ticket::{OwnedTask, Ticket};
 use crate::proxy::upstream::http2::Streams;
 use crate::proxy::upstream::pool::Pool;
 use egress_core::routing::Cluster;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The shared state of one client connection.
 pub(super) struct Session {
@@ -19,19 +19,49 @@ pub(super) struct Session {
     pub(super) control: Arc<Control>,
     pub(super) pool: Arc<Pool<RequestBody>>,
     /// HTTP/2 upstream.
-    pub(super) streams: Streams,
+    pub(super) streams: Arc<Streams>,
+    /// The same for copies of requests: no mirror slows the streams of requests.
+    copies: OnceLock<Arc<Streams>>,
+    /// Closes the pool with the client connection.
+    _closes: Option<Closes>,
     /// The websocket that the connection has become.
     tunnel: Mutex<Option<OwnedTask>>,
 }
 
+/// Closes idle upstream connections when it is dropped, although copies of requests may still use the pool.
+struct Closes(Arc<Pool<RequestBody>>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Session {
     pub(super) fn new(client: Client, protocol: Protocol) -> Self {
+        let pool = Arc::default();
         Self {
             client,
             protocol,
             control: Arc::default(),
-            pool: Arc::default(),
-            streams: Streams::default(),
+            _closes: Some(Closes(Arc::clone(&pool))),
+            pool,
+            streams: Arc::default(),
+            copies: OnceLock::new(),
+            tunnel: Mutex::default(),
+        }
+    }
+
+    /// For the copy of a request: the same client and connections, and nothing else of the client's connection.
+    pub(super) fn of_copy(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            protocol: self.protocol,
+            control: Arc::default(),
+            pool: Arc::clone(&self.pool),
+            streams: Arc::clone(self.copies.get_or_init(Arc::default)),
+            copies: OnceLock::new(),
+            _closes: None,
             tunnel: Mutex::default(),
         }
     }
@@ -53,6 +83,9 @@ impl Session {
     pub(super) async fn rest(&self) {
         self.pool.rest().await;
         self.streams.rest(&self.client);
+        if let Some(copies) = self.copies.get() {
+            copies.rest(&self.client);
+        }
     }
 
     /// A record for the next request.

@@ -20,7 +20,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use tokio::time::sleep;
@@ -186,11 +186,21 @@ struct Kept<B> {
 }
 
 /// Idle upstream connections of one client connection.
-pub(in crate::proxy) struct Pool<B>(Mutex<Vec<Kept<B>>>);
+pub(in crate::proxy) struct Pool<B> {
+    idle: Mutex<Vec<Kept<B>>>,
+    /// Keeps no further connections: its client connection is idle or over, and only copies of requests still run.
+    shut: AtomicBool,
+    /// For ever.
+    closed: AtomicBool,
+}
 
 impl<B> Default for Pool<B> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self {
+            idle: Mutex::default(),
+            shut: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }
     }
 }
 
@@ -207,6 +217,7 @@ where
         address: SocketAddr,
         peer: Option<&Peer>,
     ) -> Option<Upstream<B>> {
+        self.shut.store(false, Ordering::Release);
         loop {
             let idle = {
                 let mut all = self.all();
@@ -260,6 +271,9 @@ where
         upstream.held.request_over();
         let (memory, most) = (&client.shared.memory, client.shared.limits.idle_upstreams);
         let mut idle = self.all();
+        if self.shut.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire) {
+            return;
+        }
         if !idle.is_empty() && upstream.room.is_none() {
             upstream.room = memory.spare(client.share(), IDLE);
             if upstream.room.is_none() {
@@ -293,7 +307,11 @@ where
 
     /// Takes all connections back from the HTTP library. No request may be running.
     pub(in crate::proxy) async fn rest(&self) {
-        let mut all = std::mem::take(&mut *self.all());
+        let mut all = {
+            let mut all = self.all();
+            self.shut.store(true, Ordering::Release);
+            std::mem::take(&mut *all)
+        };
         for kept in &all {
             let rested = match kept.slot.take() {
                 Some(Idle::Ready(upstream)) => upstream.rest().await,
@@ -324,8 +342,20 @@ where
         })
         .await
     }
+}
+
+impl<B> Pool<B> {
+    /// Closes all idle connections, and each that comes back later.
+    pub(in crate::proxy) fn close(&self) {
+        let all = {
+            let mut all = self.all();
+            self.closed.store(true, Ordering::Release);
+            std::mem::take(&mut *all)
+        };
+        drop(all);
+    }
 
     fn all(&self) -> MutexGuard<'_, Vec<Kept<B>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -262,3 +262,36 @@ fn a_wildcard_answers_for_a_port_that_the_name_itself_does_not_list() {
     assert!(!found.allowed());
     assert_eq!(found.lines[2], "it lists ports 53/udp and 80 only");
 }
+
+#[test]
+fn mirrors_are_named_with_their_share_and_why_they_get_nothing() {
+    let rules = entries(&[
+        (
+            "a",
+            "hosts: [a.com], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}]",
+        ),
+        (
+            "b",
+            "hosts: [b.com], resolution: DNS, ports: [{number: 80, name: h, protocol: HTTP}]",
+        ),
+    ]) + "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v}
+spec:
+  hosts: [a.com]
+  http:
+  - mirrors: [{destination: {host: b.com}, percentage: {value: 5}}, {destination: {host: c.com}}]
+    route: [{destination: {host: a.com}}]
+";
+    let explained =
+        state_of(&rules).explain(PolicyId(0), &Question::parse("http://a.com/").unwrap());
+    let text = explained.lines.join("\n");
+    assert!(
+        text.contains(
+            ", 5 % of requests copied to b.com:80, 100 % of requests copied to c.com:80 (denied: "
+        ),
+        "{text}"
+    );
+    assert!(explained.allowed());
+}

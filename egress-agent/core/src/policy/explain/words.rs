@@ -9,7 +9,7 @@ use crate::istio::service_entry::Resolution;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
-use crate::routing::Cluster;
+use crate::routing::{Cluster, Target};
 use crate::traffic::{AbortWith, HttpAction, RetryPolicy, RoutePolicy};
 
 /// The verdict on a flow that passes. `to` names what was dialled.
@@ -30,10 +30,27 @@ pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str
                 HttpAction::Direct(response) => format!("is answered with {}", response.status),
             };
             let by = by.map_or_else(String::new, |rule| format!(" by {rule}"));
-            format!("{} {what}{by}{}", request(spoken), settings(&act.policy))
+            let copies = copies(&act.action);
+            format!(
+                "{} {what}{by}{}{copies}",
+                request(spoken),
+                settings(&act.policy)
+            )
         }
         Fate::DeniedByKernel(_) | Fate::DeniedByProxy(..) | Fate::NoEndpoint(..) => String::new(),
     }
+}
+
+/// Who gets copies of the request, each after a comma.
+fn copies(action: &HttpAction<Target>) -> String {
+    let mirrors = action.destinations().and_then(|to| to.mirrors.as_deref());
+    let copies = mirrors.into_iter().flatten().map(|mirror| {
+        let (to, share) = (target(&mirror.cluster), mirror.share);
+        let denied = mirror.denial();
+        let denied = denied.map_or_else(String::new, |why| format!(" (denied: {why})"));
+        format!(", {share} of requests copied to {to}{denied}")
+    });
+    copies.collect()
 }
 
 /// The settings of a route that its rule changes, each after a comma.

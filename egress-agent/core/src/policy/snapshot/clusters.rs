@@ -5,7 +5,7 @@ use crate::policy::leases::Leases;
 use crate::registry::plan::{self, HttpPlan, PortPlan, Shares, To};
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
-use crate::routing::{Cluster, HttpRoute, Share, Split, TcpRoute};
+use crate::routing::{Cluster, HttpRoute, Mirror, Share, Split, TcpRoute};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -39,6 +39,14 @@ impl Clusters<'_> {
         shares.iter().map(share).collect::<Vec<_>>().into()
     }
 
+    fn mirrors(&mut self, mirrors: &[plan::Mirror]) -> Vec<Mirror> {
+        let mirror = |mirror: &plan::Mirror| Mirror {
+            cluster: self.of(&mirror.to),
+            share: mirror.share,
+        };
+        mirrors.iter().map(mirror).collect()
+    }
+
     /// One HTTP route.
     pub(super) fn http(&mut self, route: &HttpPlan) -> Arc<HttpRoute> {
         Arc::new(HttpRoute {
@@ -47,7 +55,9 @@ impl Clusters<'_> {
                 .action
                 .as_ref()
                 .map_err(Clone::clone)
-                .and_then(|action| action.try_map(|to| Ok(self.split(to)))),
+                .and_then(|action| {
+                    action.try_map(|to| Ok(self.split(to).mirrored(self.mirrors(&route.mirrors))))
+                }),
             policy: Arc::clone(&route.policy),
         })
     }

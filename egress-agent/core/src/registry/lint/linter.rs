@@ -139,7 +139,11 @@ impl Linter {
                 let http = http.filter_map(|to| to.destination.as_ref());
                 let tls = tls.filter_map(|to| to.destination.as_ref());
                 let tcp = tcp.filter_map(|to| to.destination.as_ref());
-                let destinations = http.chain(tls).chain(tcp).map(|to| &to.host);
+                let mirror = spec.http.iter().filter_map(|r| r.mirror.as_ref());
+                let mirrors = spec.http.iter().flat_map(|r| &r.mirrors);
+                let mirrors = mirrors.filter_map(|m| m.destination.as_ref());
+                let all = http.chain(tls).chain(tcp).chain(mirror).chain(mirrors);
+                let destinations = all.map(|to| &to.host);
                 spec.hosts.iter().chain(destinations).map(full).collect()
             }
             Some(Spec::Sidecar(spec)) => {

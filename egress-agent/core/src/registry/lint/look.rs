@@ -268,18 +268,35 @@ impl Lint<'_> {
                 .enumerate()
                 .map(move |(m, d)| ("tcp", n, m, &d.destination))
         });
-        for (kind, route, place, to) in http.chain(tls).chain(tcp) {
-            let Some(to) = to else { continue };
+        let routes = http.chain(tls).chain(tcp);
+        let routes = routes.map(|(kind, route, place, to)| {
             let denied = if kind == "http" {
                 "gets 503 (NC)"
             } else {
                 "is closed"
             };
-            let at = [
+            let at = vec![
                 (kind, Some(route)),
                 ("route", Some(place)),
                 ("destination", None),
             ];
+            (at, to, denied)
+        });
+        let mirrors = spec.http.iter().enumerate().flat_map(|(n, r)| {
+            let one = (vec![("http", Some(n)), ("mirror", None)], &r.mirror);
+            let several = r.mirrors.iter().enumerate().map(move |(m, mirror)| {
+                let at = vec![
+                    ("http", Some(n)),
+                    ("mirrors", Some(m)),
+                    ("destination", None),
+                ];
+                (at, &mirror.destination)
+            });
+            std::iter::once(one).chain(several)
+        });
+        let mirrors = mirrors.map(|(at, to)| (at, to, "gets no copy"));
+        for (at, to, denied) in routes.chain(mirrors) {
+            let Some(to) = to else { continue };
             let host = hosts::full_name(&to.host, &object.meta.namespace, &self.registry.domain);
             let Some(service) = self.service_of(&host) else {
                 let text = format!("no ServiceEntry lists {host}: this destination {denied}");

@@ -51,8 +51,6 @@ pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
     "redirect.redirectCode"   ServesNothing (|r| r.redirect.as_ref().is_some_and(|r| !has_redirect_status(r))) "only 301, 302, 303, 307 and 308 are"
     "rewrite.uriRegexRewrite" ServesNothing (|r| r.rewrite.as_ref().and_then(|w| w.uri_regex_rewrite.as_ref()).is_some_and(|w| !has_rewrite_regex(w))) ""
     "headers"                 ServesNothing (|r| missing_headers(r.headers.as_ref()).is_some()) "it changes a field of framing, or a value has a %VARIABLE% that is not known"
-    "mirror"                  PassedOver    (|r| r.mirror.is_some()) "no copy is sent"
-    "mirrors"                 PassedOver    (|r| !r.mirrors.is_empty()) "no copy is sent"
 };
 
 /// Fields of `VirtualService.http[].route[]`. One of them makes the whole route serve nothing.

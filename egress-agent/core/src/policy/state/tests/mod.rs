@@ -3,6 +3,7 @@
 mod bench;
 mod by_address;
 mod hints;
+mod mirrors;
 mod plans;
 mod take_over;
 mod workloads;

@@ -79,6 +79,24 @@ fn each_finding_names_the_object_and_the_field() {
             entry("a", HTTP)
                 + &rule(
                     "v",
+                    &format!("hosts: [a.com], http: [{{mirror: {{host: b.com}}, {TO_A}}}]"),
+                ),
+            "1 spec.http[0].mirror: no ServiceEntry lists b.com: this destination gets no copy",
+        ),
+        (
+            entry("a", HTTP)
+                + &rule(
+                    "v",
+                    &format!(
+                        "hosts: [a.com], http: [{{mirrors: [{{destination: {{host: a.com, port: {{number: 81}}}}}}], {TO_A}}}]"
+                    ),
+                ),
+            "1 spec.http[0].mirrors[0].destination: a.com has no port 81: this destination gets no copy",
+        ),
+        (
+            entry("a", HTTP)
+                + &rule(
+                    "v",
                     "hosts: [a.com], http: [{route: [{destination: {host: a.com, port: {number: 81}}}]}]",
                 ),
             "1 spec.http[0].route[0].destination: a.com has no port 81",
