@@ -11,7 +11,6 @@ use crate::kernel;
 use crate::namespaces::Services;
 use crate::observe::counters::Registry;
 use crate::observe::event::Owners;
-use crate::observe::flows::FlowLog;
 use crate::observe::readiness::Board;
 use crate::operate::manager;
 use crate::operate::reporter::{Providers, Reporter};
@@ -161,7 +160,7 @@ async fn serve(
     };
     let sides = (&mut kernel, &sockets);
     let mut engine = wiring::engine(config, &place.roots, sides, news, owners.clone())?;
-    let flows = Arc::new(FlowLog::new(registry.own.clone(), owners.clone()));
+    let (access_log, flows) = wiring::flows(&registry.own, &owners);
     let proof: Arc<str> = wiring::proof()?.into();
     let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
     let providers = Providers {
@@ -190,6 +189,7 @@ async fn serve(
     handover::forget_unused(&sockets);
     let kernel = Arc::new(Mutex::new(kernel));
     privilege::give_up(place.kept)?;
+    access_log.apply(config.access_log.as_ref());
     rootwatch::start(&kernel, &place.roots, board.clone(), came)?;
     let keeper = Keeper {
         counters: Arc::clone(&registry.kernel),
@@ -208,7 +208,8 @@ async fn serve(
     manager::notify_ready();
     helpers.spawn(memory);
     helpers.spawn(keeper.keep(config.canary_interval));
-    helpers.spawn(reload::follow(source, config.clone(), hangup, reloaded));
+    let to = (reloaded, Arc::clone(&access_log));
+    helpers.spawn(reload::follow(source, config.clone(), hangup, to));
     helpers.spawn(async move { flows.log_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 
@@ -233,5 +234,6 @@ async fn serve(
     let ended = wiring::end(config, leaving, result.is_ok(), || denials.abort()).await;
     denials.abort();
     program_log.abort();
+    access_log.finish();
     result.and(ended)
 }

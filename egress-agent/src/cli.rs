@@ -28,7 +28,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the agent: close the gate around the enforced roots and apply the rules
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Close the gate around the enforced roots without rules, test it and exit; a later agent adopts it.
     /// Does not change a gate that is already closed
     Close(close::CloseArgs),
@@ -115,7 +115,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run(args) => run(args),
+        Verb::Run(args) => run(*args),
         Verb::Close(args) => close::run(args),
         Verb::Exec(args) => exec::verb(args),
         Verb::Check {

@@ -3,6 +3,7 @@
 //!
 //! The binary and the integration tests use it; its API is not stable.
 
+pub mod access_log;
 pub mod app;
 pub mod cgroup2;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! Connects folders that must not know each other: gives the engine its parts of the kernel side and of
 //! the socket factory, and gives the proxy its parts of these and of the engine.
 
+use crate::access_log::AccessLog;
 use crate::config::{Config, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
@@ -90,6 +91,13 @@ pub fn denials(
     owners: Owners,
 ) -> Denials {
     Denials::new(engine.published().names, missed, canaries, counters, owners)
+}
+
+/// The access log, which is off, and what the proxy reports to.
+pub fn flows(counters: &Counters, owners: &Owners) -> (Arc<AccessLog>, Arc<FlowLog>) {
+    let access_log = Arc::new(AccessLog::new(counters.clone()));
+    let flows = FlowLog::new(counters.clone(), owners.clone(), Arc::clone(&access_log));
+    (access_log, Arc::new(flows))
 }
 
 /// The shared state of the proxy's connections.

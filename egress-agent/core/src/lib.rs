@@ -4,6 +4,7 @@
 //! way: `istio` (decoded resources) → `registry` (services and routes as one workload sees them)
 //! → `policy` (tables for the kernel, leases of addresses) and `routing` (the proxy's snapshot).
 
+pub mod access_log;
 pub mod dns;
 pub mod http;
 pub mod istio;

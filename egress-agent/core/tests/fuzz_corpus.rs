@@ -1,5 +1,7 @@
 //! Replays the inputs in `tests/fuzz/corpus` through the functions that the fuzz targets run.
 
+#[path = "../../../tests/fuzz/src/access_format.rs"]
+mod access_format;
 #[path = "../../../tests/fuzz/src/client_hello.rs"]
 mod client_hello;
 #[path = "../../../tests/fuzz/src/compile.rs"]
@@ -35,6 +37,11 @@ fn any_bytes_as_rules_decode_without_a_panic() {
 #[test]
 fn any_bytes_as_rules_compile_without_a_panic() {
     replay("compile", compile::run);
+}
+
+#[test]
+fn any_bytes_as_a_format_of_the_access_log_write_one_line() {
+    replay("access_format", access_format::run);
 }
 
 #[test]

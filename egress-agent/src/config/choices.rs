@@ -26,6 +26,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// How lines of the access log look. The values are those of Istio's `MeshConfig.AccessLogEncoding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub enum AccessLogEncoding {
+    /// Text.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
 /// What happens to a destination that no rule lists. The values are those of Istio's
 /// `OutboundTrafficPolicy.Mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]

@@ -1,6 +1,7 @@
 //! The agent's own configuration: merges the command line with the config file, fills in defaults and
 //! rejects contradictions. Reads no cgroup and no kernel.
 
+mod access_log;
 mod choices;
 mod essentials;
 mod glob;
@@ -10,7 +11,11 @@ mod settings;
 mod values;
 mod workloads;
 
-pub use choices::{DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy, UnlistedAddress};
+pub use access_log::AccessLog;
+pub use choices::{
+    AccessLogEncoding, DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy,
+    UnlistedAddress,
+};
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
 pub use settings::{DnsSettings, LogSettings, Settings};
@@ -75,6 +80,8 @@ pub struct Config {
     pub standby: bool,
     /// The log, which goes to stderr.
     pub log: Log,
+    /// The access log; `None`: it is off.
+    pub access_log: Option<AccessLog>,
     /// What happens to destinations that no rule lists.
     pub outbound_traffic_policy: TrafficPolicy,
     /// What happens to a connection to an address that belongs to no listed host, on ports whose name is
@@ -167,7 +174,9 @@ impl Config {
         {
             return Err(Failure::usage("canaryInterval: want at least 1s"));
         }
+        let access_log = AccessLog::of(&s)?;
         Ok(Self {
+            access_log,
             rules: s.rules,
             cgroups: s.cgroups,
             agent_cgroup: s.agent_cgroup,

@@ -1,10 +1,12 @@
 //! Reads the config file again when it changes and on SIGHUP. A file with a mistake changes nothing.
 //! Logs the changed fields that need a restart.
 
+use crate::access_log::AccessLog;
 use crate::config::{Config, Settings};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -29,12 +31,13 @@ pub fn hangup() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Follows the file and sends each valid version of it to `engine`. Returns when the engine has ended.
+/// Follows the file and sends each valid version of it to `engine` and to the access log, whose file SIGHUP opens
+/// again in any case. Returns when the engine has ended.
 pub async fn follow(
     source: Source,
     mut current: Config,
     mut hangup: Signal,
-    engine: mpsc::Sender<Config>,
+    (engine, access_log): (mpsc::Sender<Config>, Arc<AccessLog>),
 ) {
     let file = source.file.as_deref();
     let mut seen = stamp(file);
@@ -48,6 +51,9 @@ pub async fn follow(
             continue;
         }
         seen = now;
+        if asked {
+            access_log.reopen();
+        }
         let Some(file) = file else {
             tracing::info!(
                 "SIGHUP ignored: the agent has no config file; it reloads rule files when they change"
@@ -69,6 +75,7 @@ pub async fn follow(
                 "restart the agent to change these fields of the config"
             );
         }
+        access_log.apply(current.access_log.as_ref());
         if engine.send(current.clone()).await.is_err() {
             return;
         }
@@ -91,6 +98,7 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
     take!(mode);
     take!(deny_errno);
     take!(workloads);
+    take!(access_log);
     take!(dns.min_ttl);
     take!(dns.grace);
     let fixed = [

@@ -2,7 +2,8 @@
 //! has its flag. Fills in no defaults and reads nothing from the machine.
 
 use super::choices::{
-    DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy, UnlistedAddress,
+    AccessLogEncoding, DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy,
+    UnlistedAddress,
 };
 use super::values::{Cidr, DnsServer, PrivateAnswer, Span};
 use super::workloads::WorkloadEntry;
@@ -64,6 +65,15 @@ pub struct Settings {
     /// What is written to stderr
     #[command(flatten)]
     pub log: LogSettings,
+    /// File for a line about each request and connection through the proxy, or /dev/stdout; empty: none [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub access_log_file: Option<PathBuf>,
+    /// Encoding of these lines [default: TEXT]
+    #[arg(long, value_name = "ENCODING")]
+    pub access_log_encoding: Option<AccessLogEncoding>,
+    /// Format of these lines, with Envoy's commands; for JSON an object [default: Istio's]
+    #[arg(long, value_name = "FORMAT")]
+    pub access_log_format: Option<String>,
     /// What happens to destinations that no rule lists [default: REGISTRY_ONLY]
     #[arg(long, value_name = "MODE")]
     pub outbound_traffic_policy: Option<TrafficPolicy>,
@@ -179,6 +189,9 @@ impl Settings {
                 format: self.log.format.or(below.log.format),
                 filter: self.log.filter.or(below.log.filter),
             },
+            access_log_file: self.access_log_file.or(below.access_log_file),
+            access_log_encoding: self.access_log_encoding.or(below.access_log_encoding),
+            access_log_format: self.access_log_format.or(below.access_log_format),
             outbound_traffic_policy: self
                 .outbound_traffic_policy
                 .or(below.outbound_traffic_policy),
@@ -234,6 +247,9 @@ onExit: detach
 drainDeadline: 1m30s
 standby: true
 log: {format: json, filter: debug}
+accessLogFile: /var/log/egress/access.log
+accessLogEncoding: TEXT
+accessLogFormat: '%DURATION%'
 outboundTrafficPolicy: ALLOW_ANY
 unlistedAddress: byName
 mode: audit

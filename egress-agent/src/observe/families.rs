@@ -20,6 +20,8 @@ pub enum Unit {
     Entries,
     /// Inputs of the engine.
     Inputs,
+    /// Lines of a file.
+    Lines,
 }
 
 /// Where a value comes from.
@@ -58,11 +60,15 @@ pub enum Own {
     CopiesDenied,
     /// Those for which there was no memory or socket to spare.
     CopiesNoRoom,
+    /// Lines that were written to the access log.
+    AccessLogWritten,
+    /// Lines of the access log that found no room, or could not be written.
+    AccessLogLost,
 }
 
 impl Own {
     /// The number of counters.
-    pub const COUNT: usize = Self::CopiesNoRoom as usize + 1;
+    pub const COUNT: usize = Self::AccessLogLost as usize + 1;
 }
 
 /// The object in `status -o json` that contains a series.
@@ -246,6 +252,25 @@ pub const FAMILIES: &[Family] = &[
                 Section::Proxy,
                 "copiesNoRoom",
                 Own::CopiesNoRoom,
+            ),
+        ],
+    },
+    Family {
+        name: "egress_access_log_lines_total",
+        unit: Unit::Lines,
+        help: "Lines of the access log. Lost ones found no room, because the file could not be written in time or at all.",
+        series: &[
+            agent(
+                &[("result", "written")],
+                Section::Proxy,
+                "accessLogWritten",
+                Own::AccessLogWritten,
+            ),
+            agent(
+                &[("result", "lost")],
+                Section::Proxy,
+                "accessLogLost",
+                Own::AccessLogLost,
             ),
         ],
     },

@@ -7,10 +7,12 @@ use super::event::{By, Event, Owner, Owners, log_suppressed};
 use super::families::Own;
 use super::repeats::Repeats;
 use super::throttle::Throttle;
+use crate::access_log::AccessLog;
 use crate::proxy::{AccessRecord, CopyEnd, Denial, Observer, Origin};
+use egress_core::access_log::AccessFormat;
 use egress_ebpf::ids::CgroupId;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most lines of denials in a second, the same as for the kernel's.
@@ -68,11 +70,12 @@ pub struct FlowLog {
     bounds: Mutex<Bounds>,
     counters: Counters,
     owners: Owners,
+    access_log: Arc<AccessLog>,
 }
 
 impl FlowLog {
     /// Starts with no kind remembered.
-    pub fn new(counters: Counters, owners: Owners) -> Self {
+    pub fn new(counters: Counters, owners: Owners, access_log: Arc<AccessLog>) -> Self {
         Self {
             bounds: Mutex::new(Bounds {
                 repeats: Repeats::new(KINDS),
@@ -80,6 +83,7 @@ impl FlowLog {
             }),
             counters,
             owners,
+            access_log,
         }
     }
 
@@ -185,7 +189,12 @@ impl Observer for FlowLog {
         self.counters.add(counter, 1);
     }
 
+    fn access_format(&self) -> Option<Arc<AccessFormat>> {
+        self.access_log.format()
+    }
+
     fn finished(&self, origin: &Origin, record: &AccessRecord) {
+        self.access_log.write(origin, record);
         // A log line costs more than serving the request, so it is written at DEBUG only.
         if !tracing::enabled!(target: "egress::proxy", tracing::Level::DEBUG) {
             return;
@@ -199,7 +208,7 @@ impl Observer for FlowLog {
             path = record.path,
             response_code = record.response_code,
             response_flags = %record.flags,
-            service = record.service.as_deref(),
+            service = record.cluster.as_ref().map(|id| &*id.host),
             upstream = record.upstream.map(tracing::field::display),
             attempts = record.attempts,
             bytes_received = record.bytes_received,
@@ -229,7 +238,8 @@ mod tests {
 
     fn flow_log() -> FlowLog {
         let owners = Owners::new(Identities::default()).unwrap();
-        FlowLog::new(Counters::default(), owners)
+        let access_log = Arc::new(AccessLog::new(Counters::default()));
+        FlowLog::new(Counters::default(), owners, access_log)
     }
 
     fn kind(name: &str) -> Kind {

@@ -100,6 +100,15 @@ impl Text<'_> {
             let text = "addresses of listed names found no room in the tables, and are denied";
             line(f, "table full", format_args!("{left_out} {text}"))?;
         }
+        if let Some(lost) = self
+            .status
+            .proxy
+            .get("accessLogLost")
+            .filter(|count| **count > 0)
+        {
+            let text = "lines were lost, because the file could not be written in time or at all";
+            line(f, "access log", format_args!("{lost} {text}"))?;
+        }
         for (word, lines) in [("finding", &r.findings), ("note", &r.notes)] {
             for text in lines.iter().take(LINES) {
                 line(f, word, text)?;

@@ -74,6 +74,11 @@ impl Client {
         }
     }
 
+    /// What only the access log needs.
+    pub(super) fn logged<T>(&self, find: impl FnOnce() -> Option<T>) -> Option<T> {
+        self.shared.observer.access_format().and_then(|_| find())
+    }
+
     /// Reports a denial to the observer.
     pub(super) fn deny(&self, reason: DenialReason, name: Option<&str>) {
         self.tell(reason, name, false);

@@ -31,6 +31,11 @@ pub(super) enum BodyError {
 }
 
 impl BodyError {
+    /// Whether the body was one of HTTP/1.1.
+    pub(super) fn is_http1(&self) -> bool {
+        matches!(self, Self::Http1(_))
+    }
+
     /// Whether the peer broke the protocol. Otherwise the connection was lost, or the peer gave the stream up.
     pub(super) fn broke_protocol(&self) -> bool {
         match self {

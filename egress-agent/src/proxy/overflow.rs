@@ -15,7 +15,6 @@ use rustix::net::SendFlags;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -60,10 +59,7 @@ pub(super) async fn tell(client: Client, mut stream: TcpStream, _place: Place) {
         }
         let reply = LocalReply::overflow();
         let mut ticket = Ticket::new(client, Protocol::Http, Arc::default());
-        (ticket.record.response_code, ticket.record.flags) = (reply.status, reply.flags);
-        let sent = reply.body.len() as u64;
-        ticket.counters.sent.store(sent, Ordering::Relaxed);
-        ticket.done();
+        ticket.replied(&reply);
         drop(ticket);
         stream.write_all(&closing_reply(&reply)).await?;
         stream.shutdown().await?;

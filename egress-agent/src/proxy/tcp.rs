@@ -13,7 +13,9 @@ use super::upstream::connect::connect_any;
 use super::upstream::tls::Peer;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
+use egress_core::traffic::ClusterId;
 use egress_ebpf::ids::PolicyId;
+use std::borrow::Cow;
 use std::future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +31,20 @@ pub(super) async fn deny(
     reason: DenialReason,
     name: Option<&str>,
 ) {
-    match client.audited(&reason, name) {
-        Some(cluster) => relay(client, ahead, stream, &cluster).await,
-        None => client.deny(reason, name),
+    if let Some(cluster) = client.audited(&reason, name) {
+        return relay(client, ahead, stream, &cluster).await;
     }
+    let line = client.logged(|| {
+        let protocol = name.map_or(Protocol::Tcp, |_| Protocol::Tls);
+        let mut ticket = Ticket::new(client.clone(), protocol, Arc::default());
+        name.unwrap_or_default().clone_into(&mut ticket.record.host);
+        let port = client.origin.destination.port();
+        ticket.record.cluster = Some(ClusterId::new(ClusterId::BLACK_HOLE, port));
+        ticket.flag(ResponseFlag::UH);
+        Some(ticket)
+    });
+    client.deny(reason, name);
+    drop(line);
 }
 
 /// Relays a connection. `ahead` has the bytes that were read.
@@ -55,7 +67,7 @@ pub(super) async fn forward(
     listed: impl Fn(&RouteTable, PolicyId) -> bool,
 ) {
     let mut ticket = ticket(downstream.counters());
-    ticket.record.service = Some(cluster.id.host.to_string());
+    ticket.record.cluster = Some(cluster.id.clone());
     let removed = |ticket: &mut Ticket| {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
         client.deny(DenialReason::Removed, name);
@@ -93,25 +105,31 @@ pub(super) async fn forward(
     let _load = workload.zip(address).map(|(w, address)| w.load(address));
     let idle = pool.tcp_idle_timeout.unwrap_or(client.shared.limits.idle);
     match connected {
-        Ok((mut upstream, _place)) => tokio::select! {
-            // Checked first, so that no byte follows a change that happened during the connect.
-            biased;
-            () = client.removed(&listed) => removed(&mut ticket),
-            () = life(pool.max_connection_duration) => ticket.flag(ResponseFlag::DT),
-            ended = relay::relay(client, &mut downstream, &mut upstream, idle) => match ended {
-                // A silent one is ended as Envoy ends it: without a flag.
-                Ok(Ended::Both | Ended::Silent) => ticket.done(),
-                Err(_) => match downstream.denied() {
-                    Some(reason) => {
-                        client.deny(reason, Some(&ticket.record.host));
-                        ticket.flag(ResponseFlag::UC);
-                    }
-                    // It is unknown which side broke off; both are closed.
-                    None => ticket.flag(ResponseFlag::DC),
+        Ok((mut upstream, _place)) => {
+            ticket.record.upstream_local = client.logged(|| upstream.local());
+            tokio::select! {
+                // Checked first, so that no byte follows a change that happened during the connect.
+                biased;
+                () = client.removed(&listed) => removed(&mut ticket),
+                () = life(pool.max_connection_duration) => ticket.flag(ResponseFlag::DT),
+                ended = relay::relay(client, &mut downstream, &mut upstream, idle) => match ended {
+                    // A silent one is ended as Envoy ends it: without a flag.
+                    Ok(Ended::Both | Ended::Silent) => ticket.done(),
+                    Err(_) => match downstream.denied() {
+                        Some(reason) => {
+                            client.deny(reason, Some(&ticket.record.host));
+                            ticket.flag(ResponseFlag::UC);
+                        }
+                        // It is unknown which side broke off; both are closed.
+                        None => ticket.flag(ResponseFlag::DC),
+                    },
                 },
-            },
-        },
-        Err(_) => ticket.flag(ResponseFlag::UF),
+            }
+        }
+        Err(reset) => {
+            ticket.record.transport_failure = reset.logged_transport().map(Cow::Owned);
+            ticket.flag(ResponseFlag::UF);
+        }
     }
 }
 

@@ -3,13 +3,21 @@
 //! The receiver decides what to do with it.
 
 use super::client::Client;
-use super::observe::{AccessRecord, Protocol};
+use super::observe::{AccessRecord, Heads, Protocol};
+use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
+use hyper::http::request::Parts;
+use hyper::http::{HeaderMap, HeaderValue};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+/// See [`Ticket::asked`].
+const REQUEST_ID: &str = "x-request-id";
 
 /// Bytes of one request or connection.
 #[derive(Debug, Default)]
@@ -66,15 +74,20 @@ impl Ticket {
             host: String::new(),
             method: String::new(),
             path: String::new(),
-            service: None,
+            cluster: None,
+            route: None,
             upstream: None,
+            upstream_local: None,
             attempts: 0,
             response_code: 0,
             flags: ResponseFlags::default(),
+            details: Cow::Borrowed(""),
+            transport_failure: None,
             bytes_received: 0,
             bytes_sent: 0,
             duration: Duration::ZERO,
             upstream_service_time: None,
+            heads: None,
         };
         Self {
             client,
@@ -91,6 +104,55 @@ impl Ticket {
     pub(super) fn unrecorded(mut self) -> Self {
         self.unrecorded = true;
         self
+    }
+
+    /// Notes a request's headers, if the access log is on. A request without an id gets one then, so that a line about
+    /// a request that never leaves has an id too.
+    pub(super) fn asked(&mut self, headers: &mut HeaderMap) {
+        let Some(format) = self.client.shared.observer.access_format() else {
+            return;
+        };
+        if !headers.contains_key(REQUEST_ID)
+            && let Ok(id) = HeaderValue::from_str(&Uuid::new_v4().to_string())
+        {
+            headers.insert(REQUEST_ID, id);
+        }
+        let mut heads = Heads::new(format);
+        heads.request(headers);
+        self.record.heads = Some(Box::new(heads));
+    }
+
+    /// Notes the head as it goes upstream.
+    pub(super) fn sends(&mut self, parts: &Parts, authority: &str) {
+        if let Some(heads) = &mut self.record.heads {
+            heads.request(&parts.headers);
+            let target = parts.uri.path_and_query();
+            heads.sent(authority, target.map_or("/", |target| target.as_str()));
+        }
+    }
+
+    /// The upstream has answered, so long after the end of the request.
+    pub(super) fn answered(&mut self, status: u16, waited: Option<Duration>) {
+        self.record.response_code = status;
+        self.record.upstream_service_time = waited;
+        self.record.details = "via_upstream".into();
+    }
+
+    /// Notes the headers that the client gets.
+    pub(super) fn answers(&mut self, headers: &HeaderMap) {
+        if let Some(heads) = &mut self.record.heads {
+            heads.response(headers);
+        }
+    }
+
+    /// Notes a reply that is sent below the HTTP library.
+    pub(super) fn replied(&mut self, reply: &LocalReply) {
+        self.record.response_code = reply.status;
+        self.record.flags = self.record.flags.and(reply.flags);
+        self.record.details.clone_from(&reply.details);
+        let sent = reply.body.len() as u64;
+        self.counters.sent.store(sent, Ordering::Relaxed);
+        self.done();
     }
 
     /// The owner of the flow.

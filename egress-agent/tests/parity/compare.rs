@@ -4,6 +4,7 @@
 
 use crate::case::Case;
 use crate::client::Got;
+use crate::log_line::Lines;
 use crate::message::Message;
 use crate::origin::Seen;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +41,8 @@ pub struct Run<'a> {
     pub case: &'a Case,
     pub got: &'a Got,
     pub seen: &'a [Seen],
-    pub flags: &'a [String],
+    /// Of the access log.
+    pub lines: &'a [Lines],
     /// The addresses of this side, each with the word that stands for it.
     pub names: &'a [(SocketAddr, String)],
 }
@@ -53,7 +55,7 @@ impl Shown {
         };
         shown.client(run);
         shown.origins(run);
-        shown.say("flags".into(), run.flags.join(" "));
+        shown.lines(run);
         shown.bounds(run);
         shown
     }
@@ -137,6 +139,18 @@ impl Shown {
             .collect();
         self.say(format!("{name} trailers"), trailers.join(" + "));
         self.say(format!("{name} whole"), message.whole.to_string());
+    }
+
+    fn lines(&mut self, run: &Run<'_>) {
+        let flags: Vec<_> = run.lines.iter().map(Lines::flags).collect();
+        self.say("flags".into(), flags.join(" "));
+        for (number, lines) in run.lines.iter().enumerate() {
+            for (field, value) in lines.shown(run.names) {
+                if field != "response_flags" {
+                    self.say(format!("{} {field}", numbered("log", number)), value);
+                }
+            }
+        }
     }
 
     fn bounds(&mut self, run: &Run<'_>) {

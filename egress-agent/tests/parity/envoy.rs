@@ -5,6 +5,7 @@
 //! cluster_traffic_policy.go).
 
 use crate::case::Case;
+use crate::log_line::Lines;
 use serde_yaml::{Mapping, Value};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -66,11 +67,20 @@ impl Envoy {
         }
     }
 
-    /// The response flags of each request of a case, in the order of their ends.
-    pub fn flags(&self, number: usize) -> Vec<String> {
-        let path = access_log(self.folder.path(), number);
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+    /// The lines of the access log about the requests of a case, in the order of their ends.
+    pub fn lines(&self, number: usize) -> Vec<Lines> {
+        let [text, json] = ["txt", "json"].map(|kind| {
+            let path = access_log(self.folder.path(), number, kind);
+            std::fs::read_to_string(path).unwrap_or_default()
+        });
+        assert_eq!(text.lines().count(), json.lines().count());
+        text.lines()
+            .zip(json.lines())
+            .map(|(text, json)| Lines {
+                text: text.to_owned(),
+                json: json.to_owned(),
+            })
+            .collect()
     }
 }
 
@@ -100,8 +110,8 @@ pub fn listeners(count: usize) -> impl Iterator<Item = SocketAddr> {
         .map(move |number| SocketAddr::from((address, 1000 + u16::try_from(number).unwrap())))
 }
 
-fn access_log(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("access-{number}"))
+fn access_log(folder: &Path, number: usize, kind: &str) -> PathBuf {
+    folder.join(format!("access-{number}.{kind}"))
 }
 
 fn config(sites: &[Site<'_>], folder: &Path) -> String {
@@ -125,15 +135,18 @@ fn listener(number: usize, site: &Site<'_>, folder: &Path) -> Value {
     listener["address"] = address(site.listener);
     let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
     merge(manager, &site.case.manager.clone().into());
-    let log = &mut manager["access_log"][0]["typed_config"];
-    log["path"] = access_log(folder, number).display().to_string().into();
+    for (at, kind) in ["txt", "json"].into_iter().enumerate() {
+        let log = &mut manager["access_log"][at]["typed_config"];
+        let path = access_log(folder, number, kind);
+        log["path"] = path.display().to_string().into();
+    }
     let hosts = &mut manager["route_config"]["virtual_hosts"];
     let others = hosts.as_sequence_mut().unwrap();
     for (at, name) in site.origins.keys().enumerate() {
         let routes = match (name.as_str(), &site.case.routes) {
             ("a", Value::Sequence(routes)) => routes.clone(),
             _ => vec![yaml(&format!(
-                "{{match: {{prefix: /}}, route: {{cluster: {name}}}}}"
+                "{{name: default, match: {{prefix: /}}, route: {{cluster: {name}}}}}"
             ))],
         };
         let routes: Vec<Value> = routes.into_iter().map(|it| route(it, number)).collect();

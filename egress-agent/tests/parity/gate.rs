@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The address that each case's client dials: that of `a.example`.
-const DIALLED: &str = "192.0.2.1";
+pub const DIALLED: &str = "192.0.2.1";
 
 /// A proxy with the rules of a case, or what is wrong about them.
 pub async fn start(

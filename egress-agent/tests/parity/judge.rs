@@ -4,6 +4,7 @@ use crate::case::Case;
 use crate::client::Got;
 use crate::compare::{Run, Shown};
 use crate::differences::Difference;
+use crate::log_line::Lines;
 use crate::origin::Seen;
 use crate::trial::{Done, Prepared, Side};
 use std::collections::BTreeMap;
@@ -36,24 +37,27 @@ pub fn names(
 pub fn case(
     one: &Prepared,
     done: &Done,
-    flags: &[String],
+    lines: &[Lines],
     known: &[&Difference],
     show: bool,
 ) -> Option<String> {
     let name = &one.case.name;
-    let shown = |side: &Side, (got, seen): &(Got, Vec<Seen>), flags: &[String]| {
+    let shown = |side: &Side, (got, seen): &(Got, Vec<Seen>), lines: &[Lines]| {
         Shown::of(&Run {
             case: &one.case,
             got,
             seen,
-            flags,
+            lines,
             names: &side.names(),
         })
     };
-    let envoy = shown(&one.envoy, &done.envoy, flags);
-    let gate = shown(&one.gate, &done.gate, &done.flags);
+    let envoy = shown(&one.envoy, &done.envoy, lines);
+    let gate = shown(&one.gate, &done.gate, &done.lines);
     if show {
-        println!("== {name}\n{:#?}\n{:#?}", done.envoy, done.gate);
+        println!(
+            "== {name}\n{:#?}\n{:#?}\n{lines:#?}\n{:#?}",
+            done.envoy, done.gate, done.lines
+        );
     }
     let mut told = String::new();
     for what in &envoy.out_of_bounds {

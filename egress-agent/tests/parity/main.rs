@@ -13,6 +13,7 @@ mod differences;
 mod envoy;
 mod gate;
 mod judge;
+mod log_line;
 mod message;
 mod origin;
 #[expect(dead_code, reason = "the proxy's own tests use the rest")]
@@ -47,11 +48,11 @@ async fn the_gate_does_what_envoy_does() {
 
     let show = chosen.is_some() || std::env::var_os("EGRESS_PARITY_SHOW").is_some();
     for (number, (one, done)) in prepared.iter().zip(&done).enumerate() {
-        let flags = envoy.flags(number);
+        let lines = envoy.lines(number);
         let known = known
             .get(one.case.name.as_str())
             .map_or(&[][..], Vec::as_slice);
-        wrong.extend(judge::case(one, done, &flags, known, show));
+        wrong.extend(judge::case(one, done, &lines, known, show));
     }
     assert!(
         wrong.is_empty(),

@@ -4,6 +4,7 @@ use crate::case::Case;
 use crate::client::{self, Got};
 use crate::envoy::{self, Site};
 use crate::gate;
+use crate::log_line::Lines;
 use crate::origin::{Origin, Record, Seen};
 use crate::support::Bed;
 use std::collections::BTreeMap;
@@ -69,7 +70,7 @@ pub struct Prepared {
 pub struct Done {
     pub envoy: (Got, Vec<Seen>),
     pub gate: (Got, Vec<Seen>),
-    pub flags: Vec<String>,
+    pub lines: Vec<Lines>,
 }
 
 impl Prepared {
@@ -136,13 +137,15 @@ async fn run(one: &Prepared) -> Done {
     Done {
         envoy: (envoy, one.envoy.record.all()),
         gate: (gate, one.gate.record.all()),
-        flags: flags_of(&one.bed).await,
+        lines: lines_of(&one.bed).await,
     }
 }
 
-async fn flags_of(bed: &Bed) -> Vec<String> {
+async fn lines_of(bed: &Bed) -> Vec<Lines> {
+    let dialled = gate::DIALLED.parse().unwrap();
+    let dialled = SocketAddr::new(dialled, 80);
     let mut records = bed.records.lock().await;
     std::iter::from_fn(|| records.try_recv().ok())
-        .map(|one| one.flags.to_string())
+        .map(|one| Lines::of(&one, dialled))
         .collect()
 }

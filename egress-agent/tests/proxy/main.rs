@@ -2,6 +2,7 @@
 //! destinations.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access_log;
 mod as_dialled;
 mod audit;
 mod balance;

@@ -57,7 +57,8 @@ async fn bytes_without_a_listed_name_are_relayed_where_the_destination_is_listed
         drop(client);
         let record = bed.record().await;
         assert_eq!(record.protocol, Protocol::Tcp);
-        assert_eq!(record.service.as_deref(), Some("tcp.example"));
+        let host = record.cluster.as_ref().map(|id| &*id.host);
+        assert_eq!(host, Some("tcp.example"));
     }
     let mut client = bed.client().await;
     assert_eq!(client.ask(&get(HOST, "/")).await.text(), "named");

@@ -7,6 +7,7 @@ use egress_agent::proxy::{
     AccessRecord, BoxFuture, CopyEnd, Denial, DenialReason, Dialer, Drain, Limits, Observer,
     Origin, OriginLookup, Shared, drain_channel, serve,
 };
+use egress_core::access_log::AccessFormat;
 use egress_core::routing::{
     ByName, Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
     VirtualHost,
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -56,11 +57,19 @@ struct Recorder {
     denials: mpsc::UnboundedSender<Denial>,
     records: mpsc::UnboundedSender<AccessRecord>,
     copies: mpsc::UnboundedSender<CopyEnd>,
+    /// The access log is on.
+    logs: bool,
 }
 
 impl Observer for Recorder {
     fn denied(&self, _: Option<&Origin>, denial: &Denial) {
         self.denials.send(denial.clone()).ok();
+    }
+
+    fn access_format(&self) -> Option<Arc<AccessFormat>> {
+        static FORMAT: LazyLock<Arc<AccessFormat>> =
+            LazyLock::new(|| Arc::new(AccessFormat::json(None).unwrap()));
+        self.logs.then(|| Arc::clone(&FORMAT))
     }
 
     fn finished(&self, _: &Origin, record: &AccessRecord) {
@@ -126,6 +135,7 @@ impl Bed {
                 denials,
                 records,
                 copies,
+                logs: true,
             }),
             limits,
         );

@@ -10,12 +10,13 @@ use std::net::SocketAddr;
 
 /// A text with commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Format(Vec<Piece>);
+pub struct Format(Vec<Piece<Command>>);
 
+/// A part of a text with commands of some kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
+pub(crate) enum Piece<C> {
     Text(String),
-    Command(Command),
+    Command(C),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +37,14 @@ enum Command {
     DialledPort,
 }
 
-/// A header by its name, else by another, and the most bytes of its value.
+/// A header by its name, else by another, and the most bytes of its value: `X?Y):Z`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Named {
-    name: String,
-    other: Option<String>,
-    most: usize,
+pub(crate) struct Named {
+    /// In lower case.
+    pub(crate) name: String,
+    /// In lower case.
+    pub(crate) other: Option<String>,
+    pub(crate) most: usize,
 }
 
 /// The commands without arguments.
@@ -97,29 +100,7 @@ impl Format {
     ///
     /// The first command that is not known.
     pub fn new(text: &str) -> Result<Self, UnknownCommand> {
-        let mut pieces = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('%') {
-            literal.push_str(before);
-            if let Some(after) = after.strip_prefix('%') {
-                literal.push('%');
-                rest = after;
-                continue;
-            }
-            let unknown = || UnknownCommand(after.split('%').next().unwrap_or(after).to_owned());
-            let (command, after) = command(after).ok_or_else(unknown)?;
-            if !literal.is_empty() {
-                pieces.push(Piece::Text(std::mem::take(&mut literal)));
-            }
-            pieces.push(Piece::Command(command));
-            rest = after;
-        }
-        literal.push_str(rest);
-        if !literal.is_empty() {
-            pieces.push(Piece::Text(literal));
-        }
-        Ok(Self(pieces))
+        pieces(text, known).map(Self)
     }
 
     /// The text, if it has no commands.
@@ -150,13 +131,43 @@ impl Format {
     }
 }
 
-/// Parses a command up to its closing percent sign. Returns it and the text behind it.
-fn command(text: &str) -> Option<(Command, &str)> {
+/// Parses a text. `known` makes a command of its name and arguments.
+pub(crate) fn pieces<C>(
+    text: &str,
+    known: impl Fn(&str, Option<Named>) -> Option<C>,
+) -> Result<Vec<Piece<C>>, UnknownCommand> {
+    let mut pieces = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        literal.push_str(before);
+        if let Some(after) = after.strip_prefix('%') {
+            literal.push('%');
+            rest = after;
+            continue;
+        }
+        let unknown = || UnknownCommand(after.split('%').next().unwrap_or(after).to_owned());
+        let (name, arguments, after) = command(after).ok_or_else(unknown)?;
+        let command = known(name, arguments).ok_or_else(unknown)?;
+        if !literal.is_empty() {
+            pieces.push(Piece::Text(std::mem::take(&mut literal)));
+        }
+        pieces.push(Piece::Command(command));
+        rest = after;
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        pieces.push(Piece::Text(literal));
+    }
+    Ok(pieces)
+}
+
+/// Parses a command up to its closing percent sign. Returns its name, its arguments and the text behind it.
+fn command(text: &str) -> Option<(&str, Option<Named>, &str)> {
     let end = text.find(['(', '%'])?;
     let name = &text[..end];
     if text[end..].starts_with('%') {
-        let known = PLAIN.iter().find(|(known, _)| *known == name)?;
-        return Some((known.1.clone(), &text[end + 1..]));
+        return Some((name, None, &text[end + 1..]));
     }
     let (arguments, after) = text[end + 1..].split_once(')')?;
     let (most, after) = after.split_once('%')?;
@@ -174,10 +185,19 @@ fn command(text: &str) -> Option<(Command, &str)> {
         other,
         most,
     };
-    match name {
-        "REQ" => Some((Command::Request(named), after)),
-        "RESP" => Some((Command::Response(named), after)),
-        _ => None,
+    Some((name, Some(named), after))
+}
+
+/// The command of a name and its arguments.
+fn known(name: &str, arguments: Option<Named>) -> Option<Command> {
+    match (name, arguments) {
+        ("REQ", Some(named)) => Some(Command::Request(named)),
+        ("RESP", Some(named)) => Some(Command::Response(named)),
+        (name, None) => {
+            let known = PLAIN.iter().find(|(known, _)| *known == name)?;
+            Some(known.1.clone())
+        }
+        (_, Some(_)) => None,
     }
 }
 

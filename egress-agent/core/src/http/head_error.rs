@@ -55,18 +55,23 @@ impl HeadError {
     /// Envoy's answer. The connection is then closed.
     pub fn reply(&self) -> LocalReply {
         match self {
-            Self::TooLarge | Self::TooManyHeaders => LocalReply::head_too_large(),
+            Self::TooLarge => LocalReply::head_too_large(),
+            Self::TooManyHeaders => LocalReply::head_too_large().detailed("http1.too_many_headers"),
             Self::NoRoom => LocalReply::overloaded(),
             Self::TransferEncoding => LocalReply::not_implemented(),
             Self::Version => LocalReply::upgrade_required(),
             Self::NoHost | Self::Target(TargetError::Nul) => LocalReply::bad_request(),
             Self::Connect => LocalReply::no_route(),
-            Self::Malformed(_)
-            | Self::Method
-            | Self::Target(_)
-            | Self::ContentLength
-            | Self::FramedTwice
-            | Self::BadHost => LocalReply::malformed(),
+            Self::Malformed(httparse::Error::HeaderValue) => {
+                LocalReply::malformed().detailed("http1.invalid_characters")
+            }
+            Self::FramedTwice => {
+                LocalReply::malformed().detailed("http1.content_length_and_chunked_not_allowed")
+            }
+            Self::BadHost => LocalReply::malformed().detailed("http.invalid_authority"),
+            Self::Malformed(_) | Self::Method | Self::Target(_) | Self::ContentLength => {
+                LocalReply::malformed()
+            }
         }
     }
 

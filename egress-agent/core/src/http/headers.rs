@@ -98,12 +98,14 @@ pub fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
 }
 
 /// Turns an upstream's response headers into the client's. `waited` is the time from the end of the request to these
-/// headers.
-pub fn prepare_response(headers: &mut HeaderMap, waited: Duration, switching: bool) {
+/// headers; `None` if the request has not ended.
+pub fn prepare_response(headers: &mut HeaderMap, waited: Option<Duration>, switching: bool) {
     remove_hop_by_hop(headers, switching);
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
-    let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-    headers.insert("x-envoy-upstream-service-time", HeaderValue::from(millis));
+    if let Some(waited) = waited {
+        let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        headers.insert("x-envoy-upstream-service-time", HeaderValue::from(millis));
+    }
 }
 
 /// Starts a trace only if the client sent none. It is not sampled, because there is no collector.
@@ -275,7 +277,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("etag", "x"),
         ]);
-        prepare_response(&mut map, Duration::from_millis(42), false);
+        prepare_response(&mut map, Some(Duration::from_millis(42)), false);
         assert_eq!(
             (
                 get(&map, "server"),

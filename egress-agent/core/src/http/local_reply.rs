@@ -21,89 +21,111 @@ pub struct LocalReply {
     pub body: Cow<'static, str>,
     /// Flags for the log.
     pub flags: ResponseFlags,
+    /// Envoy's response code details, for the access log.
+    pub details: Cow<'static, str>,
+    /// Why no connection to the upstream was made, for the access log.
+    pub transport: Option<Cow<'static, str>>,
 }
 
 impl LocalReply {
-    const fn empty(status: u16, flags: ResponseFlags) -> Self {
+    const fn new(
+        status: u16,
+        body: &'static str,
+        flags: ResponseFlags,
+        details: &'static str,
+    ) -> Self {
         Self {
             status,
-            body: Cow::Borrowed(""),
+            body: Cow::Borrowed(body),
             flags,
+            details: Cow::Borrowed(details),
+            transport: None,
         }
     }
 
     /// A rule aborted the request.
     pub fn fault_abort(status: u16) -> Self {
-        Self {
+        Self::new(
             status,
-            body: "fault filter abort".into(),
-            flags: ResponseFlag::FI.into(),
-        }
+            "fault filter abort",
+            ResponseFlag::FI.into(),
+            "fault_filter_abort",
+        )
     }
 
     /// The Host is not listed: Istio's vhost `block_all`.
     pub fn unlisted_host() -> Self {
-        Self::empty(502, ResponseFlags::default())
+        Self::new(502, "", ResponseFlags::default(), "direct_response")
     }
 
     /// The host is listed, but none of its routes matches.
     pub fn no_route() -> Self {
-        Self::empty(404, ResponseFlag::NR.into())
+        Self::new(
+            404,
+            "",
+            ResponseFlags::from(ResponseFlag::NR),
+            "route_not_found",
+        )
     }
 
     /// The route leads to a cluster that does not exist.
     pub fn no_cluster() -> Self {
-        Self::empty(503, ResponseFlag::NC.into())
+        Self::new(503, "", ResponseFlag::NC.into(), "cluster_not_found")
     }
 
     /// The cluster has no endpoint.
     pub fn no_healthy_upstream() -> Self {
-        Self {
-            status: 503,
-            body: "no healthy upstream".into(),
-            flags: ResponseFlag::UH.into(),
-        }
+        Self::new(
+            503,
+            "no healthy upstream",
+            ResponseFlag::UH.into(),
+            "no_healthy_upstream",
+        )
     }
 
     /// The route's timeout passed.
     pub fn request_timeout() -> Self {
-        Self {
-            status: 504,
-            body: "upstream request timeout".into(),
-            flags: ResponseFlag::UT.into(),
-        }
+        Self::new(
+            504,
+            "upstream request timeout",
+            ResponseFlag::UT.into(),
+            "response_timeout",
+        )
     }
 
     /// The request has no Host, or its target is not one for HTTP.
     pub fn bad_request() -> Self {
-        Self::empty(400, ResponseFlags::default())
+        Self::new(400, "", ResponseFlags::default(), "missing_host_header")
     }
 
     /// The request breaks HTTP/1.1.
     pub fn malformed() -> Self {
-        Self {
-            status: 400,
-            body: "Bad Request".into(),
-            flags: ResponseFlag::DPE.into(),
-        }
+        Self::new(
+            400,
+            "Bad Request",
+            ResponseFlag::DPE.into(),
+            "http1.codec_error",
+        )
     }
 
     /// The request's head is over 60 KiB or has over 100 headers.
     pub fn head_too_large() -> Self {
-        Self {
-            status: 431,
-            body: "Request Header Fields Too Large".into(),
-            flags: ResponseFlag::DPE.into(),
-        }
+        Self::new(
+            431,
+            "Request Header Fields Too Large",
+            ResponseFlag::DPE.into(),
+            "http1.headers_too_large",
+        )
     }
 
     /// No room for what the client sends (Envoy's overload manager).
     pub fn overloaded() -> Self {
-        Self {
-            status: 503,
-            body: "envoy overloaded".into(),
-            flags: ResponseFlag::UO.into(),
-        }
+        Self::new(
+            503,
+            "envoy overloaded",
+            ResponseFlag::UO.into(),
+            "overload_error",
+        )
     }
 
     /// The workload has too many open connections (Envoy's overflow of a circuit breaker).
@@ -114,31 +136,45 @@ impl LocalReply {
 
     /// A transfer coding other than chunked.
     pub fn not_implemented() -> Self {
-        Self {
-            status: 501,
-            body: "Not Implemented".into(),
-            flags: ResponseFlag::DPE.into(),
-        }
+        Self::new(
+            501,
+            "Not Implemented",
+            ResponseFlag::DPE.into(),
+            "http1.invalid_transfer_encoding",
+        )
     }
 
     /// HTTP/1.0 on a port that is HTTP by its protocol.
     pub fn upgrade_required() -> Self {
-        Self {
-            status: 426,
-            body: "Upgrade Required".into(),
-            flags: ResponseFlag::DPE.into(),
-        }
+        Self::new(
+            426,
+            "Upgrade Required",
+            ResponseFlag::DPE.into(),
+            "low_version",
+        )
     }
 
     /// An upgrade to a protocol other than websocket.
     pub fn upgrade_denied() -> Self {
-        Self::empty(403, ResponseFlags::default())
+        Self::new(403, "", ResponseFlags::default(), "upgrade_failed")
     }
 
     /// Whether a limit of the cluster was reached. The reply then has `x-envoy-overloaded` (Envoy `router.cc`,
     /// `onUpstreamReset`).
     pub fn is_overflow(&self) -> bool {
         self.flags.has(ResponseFlag::UO) && self.body.contains("reset reason: overflow")
+    }
+
+    /// The time for one attempt passed.
+    pub fn per_try_timeout() -> Self {
+        Self::request_timeout().detailed("upstream_per_try_timeout")
+    }
+
+    /// The same reply for another reason.
+    #[must_use]
+    pub fn detailed(self, details: &'static str) -> Self {
+        let details = details.into();
+        Self { details, ..self }
     }
 
     /// The same reply with further flags.
@@ -177,17 +213,23 @@ impl LocalReply {
         } else {
             ""
         };
-        let transport = transport
-            .map(|text| format!(", transport failure reason: {text}"))
-            .unwrap_or_default();
-        let flags = ResponseFlags::from(flag);
+        let mut details = format!("upstream_reset_before_response_started{{{reason}");
+        let mut body = format!(
+            "upstream connect error or disconnect/reset before headers. {again}reset reason: {reason}"
+        );
+        if let Some(transport) = transport {
+            body.push_str(", transport failure reason: ");
+            body.push_str(transport);
+            details.push('|');
+            details.push_str(transport);
+        }
+        details.push('}');
         Self {
             status,
-            body: format!(
-                "upstream connect error or disconnect/reset before headers. {again}reset reason: {reason}{transport}"
-            )
-            .into(),
-            flags,
+            body: body.into(),
+            flags: flag.into(),
+            details: details.replace(' ', "_").into(),
+            transport: reset.logged_transport().map(Cow::Owned),
         }
     }
 }

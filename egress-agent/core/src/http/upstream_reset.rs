@@ -23,6 +23,27 @@ pub enum UpstreamReset {
     RemoteRefused,
 }
 
+impl UpstreamReset {
+    /// The transport's reason as the access log has it: without spaces, so that it is one field.
+    pub fn logged_transport(&self) -> Option<String> {
+        Some(self.transport()?.replace(' ', "_"))
+    }
+
+    /// The transport's reason, if one is known.
+    pub fn transport(&self) -> Option<&str> {
+        match self {
+            Self::ConnectFailure(text) => Some(text),
+            Self::TlsFailure(text) => text.as_deref(),
+            Self::ConnectTimeout
+            | Self::Termination
+            | Self::ProtocolError
+            | Self::Overflow(_)
+            | Self::RemoteReset
+            | Self::RemoteRefused => None,
+        }
+    }
+}
+
 /// The transport's reason for a connection that could not be made. `text` is the system's, as in
 /// `Connection refused`; `immediate` where `connect` itself said so, before the network could
 /// (Envoy `network/connection_impl.cc`).

@@ -16,9 +16,6 @@ use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Istio's name for the destination of traffic that matches no service.
-const PASSTHROUGH: &str = "PassthroughCluster";
-
 /// Where one request goes.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
@@ -321,7 +318,7 @@ fn leads_somewhere(split: &Split, dialled: SocketAddr) -> Option<bool> {
 /// A cluster that dials the client's destination.
 fn passthrough(dialled: SocketAddr) -> Cluster {
     Cluster {
-        id: ClusterId::new(PASSTHROUGH, dialled.port()),
+        id: ClusterId::new(ClusterId::PASSTHROUGH, dialled.port()),
         original_dst: Some(dialled.port()),
         protocol: UpstreamProtocol::AsClient,
         ..Cluster::default()

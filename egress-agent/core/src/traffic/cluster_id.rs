@@ -17,6 +17,11 @@ pub struct ClusterId {
 }
 
 impl ClusterId {
+    /// Istio's name for the destination of traffic that matches no service and is allowed.
+    pub const PASSTHROUGH: &str = "PassthroughCluster";
+    /// The same for traffic that is denied.
+    pub const BLACK_HOLE: &str = "BlackHoleCluster";
+
     /// A whole service on one of its ports.
     pub fn new(host: impl Into<Arc<str>>, port: u16) -> Self {
         Self {
@@ -31,6 +36,9 @@ impl ClusterId {
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, subset } = self;
+        if [Self::PASSTHROUGH, Self::BLACK_HOLE].contains(&&**host) {
+            return f.write_str(host);
+        }
         write!(f, "outbound|{port}|{subset}|{host}")
     }
 }
@@ -48,5 +56,7 @@ mod tests {
             ..whole
         };
         assert_eq!(subset.to_string(), "outbound|80|v1|httpbin.org");
+        let black_hole = ClusterId::new(ClusterId::BLACK_HOLE, 80);
+        assert_eq!(black_hole.to_string(), "BlackHoleCluster");
     }
 }

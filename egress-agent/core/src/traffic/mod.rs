@@ -41,7 +41,7 @@ pub use redirect::{Redirect, RedirectedFrom};
 pub use retry_on::{Condition, RetryOn};
 pub use retry_policy::RetryPolicy;
 pub use rewrite::Rewrite;
-pub use route_policy::RoutePolicy;
+pub use route_policy::{RouteName, RoutePolicy};
 pub use string_test::StringTest;
 pub use upstream_protocol::UpstreamProtocol;
 

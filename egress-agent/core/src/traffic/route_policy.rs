@@ -12,9 +12,34 @@ use crate::istio::virtual_service::HttpRoute;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The name of a route in the access log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RouteName {
+    /// A service without a rule.
+    #[default]
+    Service,
+    /// Of a rule, or empty.
+    Rule(Arc<str>),
+    /// The one for hosts that are not listed.
+    BlockAll,
+}
+
+impl RouteName {
+    /// As Istio names it (`pilot/pkg/networking/core`, `httproute.go`).
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Service => "default",
+            Self::Rule(name) => name,
+            Self::BlockAll => "block_all",
+        }
+    }
+}
+
 /// The policy of one route. The default has no settings but Istio's default retries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoutePolicy {
+    /// `name`.
+    pub name: RouteName,
     /// `timeout`: from the end of the request to the end of the response.
     pub timeout: Option<Duration>,
     /// `retries`.
@@ -55,6 +80,7 @@ impl From<&HttpRoute> for RoutePolicy {
         // A route whose headers cannot be changed has no action.
         let headers = HeaderChanges::new(route.headers.as_ref()).unwrap_or_default();
         Self {
+            name: RouteName::Rule(route.name.as_str().into()),
             timeout: route.timeout.map(TimeSpan::duration),
             retries: RetryPolicy::of_rule(route.retries.as_ref()),
             fault: route.fault.as_ref().map(Fault::from).unwrap_or_default(),

@@ -20,7 +20,7 @@ use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use egress_core::routing::{HttpDenial, RequestHead, Target};
 use egress_core::traffic::{
-    AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, RedirectedFrom,
+    AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, RedirectedFrom, RouteName,
 };
 use hyper::Response;
 use hyper::header::{HeaderValue, LOCATION, SERVER};
@@ -53,6 +53,7 @@ pub(super) async fn act(
         (None, Some(cors)) => match cors.step(request.method(), request.headers()) {
             CorsStep::Answer(headers) => Err(Box::new(Own {
                 headers,
+                details: "cors_response".into(),
                 ..Own::empty(200)
             })),
             CorsStep::Pass => way(session, allowed, asking, &request),
@@ -80,7 +81,11 @@ pub(super) async fn act(
         cors.respond(headers, &origin);
     }
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
-    response
+    let (head, mut body) = response.into_parts();
+    if let Some(ticket) = body.ticket() {
+        ticket.answers(&head.headers);
+    }
+    Response::from_parts(head, body)
 }
 
 /// What formats of a response need of its request.
@@ -131,7 +136,16 @@ pub(super) async fn judged<B>(
     authority: &str,
     ticket: &mut Ticket,
 ) -> Result<Allowed, HttpDenial> {
-    let allowed = judge.judge(request, authority)?;
+    let allowed = judge.judge(request, authority).inspect_err(|denial| {
+        let unlisted = matches!(
+            denial.reason,
+            DenialReason::UnlistedHost | DenialReason::BadHost(_)
+        );
+        ticket.record.route = unlisted.then_some(RouteName::BlockAll);
+    })?;
+    let to = allowed.act.action.destinations();
+    ticket.record.cluster = to.map(|to| to.cluster.id.clone());
+    ticket.record.route = Some(allowed.act.policy.name.clone());
     match allowed.act.policy.fault.delay {
         Some((fraction, time)) if fraction.takes(draw) => {
             ticket.record.flags = ticket.record.flags.with(ResponseFlag::DI);

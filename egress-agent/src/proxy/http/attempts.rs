@@ -231,7 +231,7 @@ impl Attempts<'_> {
         if let Some(mut upstream) = kept {
             count(head, address, ticket);
             let repeatable = self.body.is_empty() && head.is_idempotent();
-            self.begin(&mut upstream, address)?;
+            self.begin(&mut upstream, address, ticket)?;
             let request = self.request(head, spends && !repeatable)?;
             match self.ask(&mut upstream, request).await? {
                 Ok(response) => return Ok(Answered { response, upstream }),
@@ -251,7 +251,7 @@ impl Attempts<'_> {
             connected = Box::pin(self.connect(address, peer, making)) => connected?,
             never = self.body.read_ahead() => match never {},
         };
-        self.begin(&mut upstream, address)?;
+        self.begin(&mut upstream, address, ticket)?;
         let request = self.request(head, spends)?;
         match self.ask(&mut upstream, request).await? {
             Ok(response) => Ok(Answered { response, upstream }),
@@ -296,7 +296,7 @@ impl Attempts<'_> {
         };
         let connected = connect(client, address, peer, pool).await;
         let (stream, place) = connected.map_err(unstarted)?;
-        let held = Held::new(permit);
+        let held = Held::new(permit, client.logged(|| stream.local()));
         if let Some(making) = making {
             let opened = making.open(client, stream, place, (pool, held)).await;
             return Ok(Carrier::Http2(opened.map_err(unstarted)?));
@@ -309,7 +309,13 @@ impl Attempts<'_> {
     }
 
     /// Counts a request for the connection that it has.
-    fn begin(&self, upstream: &mut Carrier<RequestBody>, address: SocketAddr) -> Result<(), Lost> {
+    fn begin(
+        &self,
+        upstream: &mut Carrier<RequestBody>,
+        address: SocketAddr,
+        ticket: &mut Ticket,
+    ) -> Result<(), Lost> {
+        ticket.record.upstream_local = upstream.local();
         let permit = self.needed(Usage::request)?;
         let several = self.cluster.endpoints.len() > 1;
         let workload = self.workload.as_ref().filter(|_| several);
@@ -359,7 +365,7 @@ impl Attempts<'_> {
 /// Counts an attempt at an address.
 fn count(head: &mut Head, address: SocketAddr, ticket: &mut Ticket) {
     ticket.record.attempts += 1;
-    ticket.record.upstream = Some(address);
+    (ticket.record.upstream, ticket.record.upstream_local) = (Some(address), None);
     let attempts = ticket.record.attempts;
     head.change(|headers| set_attempt(headers, attempts));
 }
@@ -381,7 +387,7 @@ impl Lost {
     fn reply(&self, retried: bool, flags: ResponseFlags) -> LocalReply {
         let reply = match self {
             Self::Reset { reset, .. } => LocalReply::upstream_reset(reset, retried),
-            Self::Timeout => LocalReply::request_timeout(),
+            Self::Timeout => LocalReply::per_try_timeout(),
         };
         reply.flagged(flags)
     }

@@ -34,7 +34,6 @@ use std::convert::Infallible;
 use std::future::{self, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -196,8 +195,9 @@ impl Connection {
         response.map(|body| Reply::new(body, Arc::clone(&self.session.control), client))
     }
 
-    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
+    async fn answer(self: &Arc<Self>, mut request: Request<Incoming>) -> Response<ReplyBody> {
         let mut ticket = self.session.ticket();
+        ticket.asked(request.headers_mut());
         ticket.record.method = request.method().to_string();
         let content_type = request.headers().get(CONTENT_TYPE);
         ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
@@ -253,12 +253,7 @@ impl Connection {
             return;
         };
         let mut ticket = self.session.ticket();
-        let reply = error.reply();
-        ticket.record.response_code = reply.status;
-        ticket.record.flags = reply.flags;
-        let sent = reply.body.len() as u64;
-        ticket.counters.sent.store(sent, Ordering::Relaxed);
-        ticket.done();
+        ticket.replied(&error.reply());
         self.session.client.deny(error.reason(), None);
     }
 }

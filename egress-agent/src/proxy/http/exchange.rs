@@ -4,6 +4,7 @@
 
 use super::affinity::Affinity;
 use super::asking::Asking;
+use super::attempt_head::authority;
 use super::attempts::{Answered, Attempts};
 use super::judge::Allowed;
 use super::local::local_response;
@@ -29,7 +30,6 @@ use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::copy_bidirectional;
 
 /// Sends one request upstream and returns the client's response.
@@ -44,7 +44,6 @@ pub(super) async fn exchange(
 ) -> Response<ReplyBody> {
     let client = &session.client;
     let (cluster, policy) = (&to.cluster, &allowed.act.policy);
-    ticket.record.service = Some(cluster.id.host.to_string());
     let downstream = allowed.websocket.then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
     let affinity = Affinity::of(client, cluster, &parts);
@@ -62,6 +61,7 @@ pub(super) async fn exchange(
         client.deny(reason, Some(&asking.authority));
         return local_response(&LocalReply::bad_request(), ticket);
     }
+    ticket.sends(&parts, authority(&parts));
     let http2 = session.is_http2(cluster);
     if body.is_end_stream() && !http2 {
         outgoing::without_body(&mut parts);
@@ -112,9 +112,9 @@ pub(super) async fn exchange(
         Err(_) if end.is_broken() => return local_response(&LocalReply::malformed(), ticket),
         Err(reply) => return local_response(&reply, ticket),
     };
-    let waited = end.at().map_or(Duration::ZERO, |at| at.elapsed());
-    ticket.record.response_code = response.status().as_u16();
-    ticket.record.upstream_service_time = Some(waited);
+    // Envoy measures from the end of the request; a websocket's has none.
+    let waited = (end.at().filter(|_| !allowed.websocket)).map(|at| at.elapsed());
+    ticket.answered(response.status().as_u16(), waited);
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgraded = on(&mut response);
     let (mut head, inner) = response.into_parts();
@@ -123,6 +123,7 @@ pub(super) async fn exchange(
     if let Some(cookie) = affinity.set_cookie {
         head.headers.append(SET_COOKIE, cookie);
     }
+    ticket.answers(&head.headers);
     if switching {
         let Some(downstream) = downstream else {
             let reset = UpstreamReset::ProtocolError;

@@ -11,6 +11,7 @@ use egress_core::http::response_flags::ResponseFlags;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::http::HeaderMap;
 use hyper::{Response, StatusCode};
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -23,10 +24,14 @@ pub(super) struct Own {
     /// The status for a gRPC client, if it is not the one that stands for `status`.
     pub(super) grpc: Option<u8>,
     pub(super) flags: ResponseFlags,
+    /// Envoy's response code details.
+    pub(super) details: Cow<'static, str>,
+    /// Why no connection to the upstream was made.
+    pub(super) transport: Option<Cow<'static, str>>,
 }
 
 impl Own {
-    /// Without a body.
+    /// A rule's, without a body.
     pub(super) fn empty(status: u16) -> Self {
         Self {
             status,
@@ -34,6 +39,8 @@ impl Own {
             headers: HeaderMap::new(),
             grpc: None,
             flags: ResponseFlags::default(),
+            details: Cow::Borrowed("direct_response"),
+            transport: None,
         }
     }
 }
@@ -43,6 +50,8 @@ impl From<&LocalReply> for Own {
         Self {
             body: Bytes::from(reply.body.clone().into_owned()),
             flags: reply.flags,
+            details: reply.details.clone(),
+            transport: reply.transport.clone(),
             ..Self::empty(reply.status)
         }
     }
@@ -64,6 +73,10 @@ pub(super) fn local_response(reply: &LocalReply, ticket: Ticket) -> Response<Rep
 pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBody> {
     let further = std::mem::take(&mut own.headers);
     ticket.record.flags = ticket.record.flags.and(own.flags);
+    ticket.record.details = std::mem::take(&mut own.details);
+    if own.transport.is_some() {
+        ticket.record.transport_failure = own.transport.take();
+    }
     let mut response = if ticket.grpc {
         grpc_response(&own)
     } else {
@@ -77,6 +90,13 @@ pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBo
     response.headers_mut().insert(CONTENT_LENGTH, length);
     response.extensions_mut().insert(ticket.record.flags);
     ticket.record.response_code = response.status().as_u16();
+    ticket.answers(response.headers());
+    // The length is that of the body which a GET would get.
+    let sent = if ticket.record.method == "HEAD" {
+        0
+    } else {
+        sent
+    };
     ticket.counters.sent.store(sent, Ordering::Relaxed);
     ticket.done();
     response

@@ -99,6 +99,14 @@ impl ReplyBody {
         }
     }
 
+    /// The record of the exchange that goes on.
+    pub(super) fn ticket(&mut self) -> Option<&mut Ticket> {
+        match self {
+            Self::Local(_) => None,
+            Self::Upstream(relay) => Some(&mut relay.ticket),
+        }
+    }
+
     fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
     }
@@ -177,6 +185,7 @@ impl Relay {
             .is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
         if late {
             self.ticket.flag(ResponseFlag::UT);
+            self.ticket.record.details = "response_timeout".into();
             self.upstream = None;
             self.deadline = None;
         }
@@ -207,16 +216,22 @@ impl Relay {
             }
             Some(Err(error)) => {
                 self.upstream = None;
-                let (flag, error) = if self.end.is_broken() {
-                    (ResponseFlag::DPE, ReplyError::Request)
-                } else if error.broke_protocol() {
-                    (ResponseFlag::UPE, ReplyError::Upstream(error))
+                let (flag, details, error) = if self.end.is_broken() {
+                    let details = "http1.codec_error";
+                    (ResponseFlag::DPE, details, ReplyError::Request)
+                } else if error.broke_protocol() || error.is_http1() {
+                    // As in Envoy, a response of HTTP/1.1 that ends early breaks the protocol.
+                    let details = "upstream_reset_after_response_started{protocol_error}";
+                    (ResponseFlag::UPE, details, ReplyError::Upstream(error))
                 } else if error.is_reset() {
-                    (ResponseFlag::UR, ReplyError::Upstream(error))
+                    let details = "upstream_reset_after_response_started{remote_reset}";
+                    (ResponseFlag::UR, details, ReplyError::Upstream(error))
                 } else {
-                    (ResponseFlag::UC, ReplyError::Upstream(error))
+                    let details = "upstream_reset_after_response_started{connection_termination}";
+                    (ResponseFlag::UC, details, ReplyError::Upstream(error))
                 };
                 self.ticket.flag(flag);
+                self.ticket.record.details = details.into();
                 Poll::Ready(Some(Err(error)))
             }
             None => {

@@ -15,6 +15,7 @@ use egress_core::http::upstream_reset::UpstreamReset;
 use hyper::body::Body;
 use hyper::ext::on_informational;
 use hyper::{HeaderMap, Request, Response, StatusCode};
+use std::net::SocketAddr;
 
 /// See the module. Dropping it closes the connection, or resets the stream.
 #[expect(
@@ -52,6 +53,14 @@ where
                 }
             }
             Self::Http2(lease) => lease.ask(request, interim).await,
+        }
+    }
+
+    /// The proxy's address, if the connection was made while the access log was on.
+    pub(in crate::proxy) fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Http1(upstream) => upstream.held.local,
+            Self::Http2(lease) => lease.local(),
         }
     }
 

@@ -5,6 +5,7 @@
 use super::usage::{Permit, Usage};
 use super::workload::Load;
 use egress_core::traffic::ConnectionPool;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ pub(in crate::proxy) struct Held {
     /// Requests so far.
     served: u32,
     made: Instant,
+    /// The proxy's address, if it was made while the access log was on.
+    pub(in crate::proxy) local: Option<SocketAddr>,
 }
 
 impl Default for Held {
@@ -29,15 +32,17 @@ impl Default for Held {
             load: None,
             served: 0,
             made: Instant::now(),
+            local: None,
         }
     }
 }
 
 impl Held {
     /// Of a new connection.
-    pub(in crate::proxy) fn new(connection: Option<Permit>) -> Self {
+    pub(in crate::proxy) fn new(connection: Option<Permit>, local: Option<SocketAddr>) -> Self {
         Self {
             connection,
+            local,
             ..Self::default()
         }
     }

@@ -4,6 +4,7 @@
 
 use crate::proxy::places::Place;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +24,15 @@ pub(in crate::proxy) struct Tls {
 }
 
 impl Stream {
+    /// Its own address.
+    pub(in crate::proxy) fn local(&self) -> Option<SocketAddr> {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(tls) => tls.stream.get_ref().0,
+        };
+        stream.local_addr().ok()
+    }
+
     /// Whether an idle connection is still open. The origin must not have sent anything that its user would read.
     pub(super) fn is_idle(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());

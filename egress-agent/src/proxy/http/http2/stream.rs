@@ -108,6 +108,7 @@ async fn answer(
 ) -> Answer {
     let mut ticket = session.ticket();
     let (mut parts, body) = request.into_parts();
+    ticket.asked(&mut parts.headers);
     ticket.record.method = parts.method.to_string();
     let content_type = parts.headers.get(CONTENT_TYPE);
     ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));

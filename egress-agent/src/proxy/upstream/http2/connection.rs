@@ -9,6 +9,7 @@ use crate::proxy::upstream::usage::Evict;
 use bytes::Bytes;
 use egress_core::traffic::ConnectionPool;
 use h2::client::SendRequest;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::time::sleep;
 
@@ -91,6 +92,11 @@ impl Connection {
 
     pub(super) fn is_used(&self) -> bool {
         self.streams().active > 0
+    }
+
+    /// The proxy's address, if it is known.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.streams().held.local
     }
 
     /// Begins a stream. False if it takes none.

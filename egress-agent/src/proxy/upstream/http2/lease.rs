@@ -17,6 +17,7 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCO
 use hyper::http::uri::{Parts as UriParts, Scheme, Uri};
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -38,6 +39,11 @@ impl Lease {
             body: None,
             counted: (None, None),
         })
+    }
+
+    /// The proxy's address, if it is known.
+    pub(in crate::proxy) fn local(&self) -> Option<SocketAddr> {
+        self.of.local()
     }
 
     /// The request counts as these until it is over.
