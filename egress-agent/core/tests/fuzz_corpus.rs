@@ -10,6 +10,8 @@ mod compile;
 mod decode;
 #[path = "../../../tests/fuzz/src/dns_question.rs"]
 mod dns_question;
+#[path = "../../../tests/fuzz/src/http2_frames.rs"]
+mod http2_frames;
 #[path = "../../../tests/fuzz/src/request_head.rs"]
 mod request_head;
 #[path = "../../../tests/fuzz/src/second_hello.rs"]
@@ -57,6 +59,11 @@ fn any_bytes_as_a_request_have_one_canonical_head() {
 #[test]
 fn any_bytes_as_a_dns_answer_are_judged_as_by_a_plain_reader() {
     replay("dns_question", dns_question::run);
+}
+
+#[test]
+fn any_bytes_as_frames_are_those_of_a_plain_reader_and_bounded() {
+    replay("http2_frames", http2_frames::run);
 }
 
 #[test]

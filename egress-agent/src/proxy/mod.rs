@@ -10,6 +10,7 @@ mod client;
 mod copy_body;
 mod copy_room;
 mod drain;
+mod frame_watch;
 mod guard;
 mod http;
 mod inspect;

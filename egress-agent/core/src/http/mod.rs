@@ -6,7 +6,9 @@
 pub mod authority;
 pub mod chunked;
 pub mod copy_headers;
+pub mod flood;
 pub mod format;
+pub mod frames;
 pub mod grpc;
 pub mod grpc_timeout;
 pub mod head_error;
@@ -16,6 +18,7 @@ pub mod hop_by_hop;
 pub mod local_reply;
 pub mod method;
 pub mod request_head;
+pub mod resets;
 pub mod response_flags;
 pub mod response_head;
 pub mod stream_head;

@@ -1,15 +1,25 @@
 //! The client's socket below the HTTP/2 library: the library gets one read at a time, so that the streams of one read
-//! are served or denied before the next ones are decoded.
+//! are served or denied before the next ones are decoded, and nothing of a client that breaks a bound.
 //!
-//! It does not look into the bytes.
+//! `frame_watch` looks into the bytes.
 
-use crate::proxy::stream::{Rewound, end_of_writes};
+use crate::proxy::frame_watch::{FrameWatch, Unruly};
+use crate::proxy::stream::Rewound;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How long a client has to read the last frames, and how many bytes of it are read meanwhile: closing with unread bytes
+/// would reset the connection, and the client would lose the frames.
+pub(super) const LAST: Duration = Duration::from_secs(1);
+const LAST_BYTES: usize = 1024 * 1024;
+/// Bytes that are read at a time then.
+const LOOK: usize = 4096;
 
 /// What the connection and its socket say to each other. Both are polled by one task.
 #[derive(Debug, Default)]
@@ -18,6 +28,7 @@ pub(super) struct Pace {
     paused: AtomicBool,
     /// The socket takes no more bytes.
     blocked: AtomicBool,
+    unruly: OnceLock<Unruly>,
 }
 
 impl Pace {
@@ -30,22 +41,77 @@ impl Pace {
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
+
+    /// The bound that the client has broken. Nothing more is read from it.
+    pub(super) fn unruly(&self) -> Option<Unruly> {
+        self.unruly.get().copied()
+    }
 }
 
 /// See the module.
 pub(super) struct Paced {
     stream: Rewound,
+    watch: FrameWatch,
     pace: Arc<Pace>,
+    /// How long a client may take for one list of fields, and the end of that time.
+    head: Duration,
+    late: Option<Pin<Box<Sleep>>>,
+    /// What is still read after the last frame.
+    last: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl Paced {
-    pub(super) fn new(stream: Rewound) -> (Self, Arc<Pace>) {
+    pub(super) fn new(stream: Rewound, watch: FrameWatch, head: Duration) -> (Self, Arc<Pace>) {
         let pace = Arc::<Pace>::default();
         let paced = Self {
             stream,
+            watch,
             pace: Arc::clone(&pace),
+            head,
+            late: None,
+            last: None,
         };
         (paced, pace)
+    }
+
+    fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.pace
+            .blocked
+            .store(polled.is_pending(), Ordering::Relaxed);
+        polled
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> Result<(), Unruly> {
+        let was_open = self.watch.in_block();
+        self.watch.received(bytes)?;
+        if !self.watch.in_block() {
+            self.late = None;
+        } else if !was_open || self.late.is_none() {
+            self.late = Some(Box::pin(sleep(self.head)));
+        }
+        Ok(())
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let late = self.late.as_mut();
+        late.is_some_and(|late| late.as_mut().poll(cx).is_ready())
+    }
+
+    /// Reads on after the last frame.
+    fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let begin = || (Box::pin(sleep(LAST)), LAST_BYTES);
+        let (late, left) = self.last.get_or_insert_with(begin);
+        let mut bytes = [0; LOOK];
+        while *left > 0 && late.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+            let count = buffer.filled().len();
+            if read.is_err() || count == 0 {
+                break;
+            }
+            *left = left.saturating_sub(count);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -56,22 +122,24 @@ impl AsyncRead for Paced {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Whoever polls the library calls `resume` before it waits.
-        if this.pace.paused.load(Ordering::Relaxed) {
+        // Whoever polls the library calls `resume` before it waits, and looks for `unruly` after it.
+        if this.pace.paused.load(Ordering::Relaxed) || this.pace.unruly().is_some() {
             return Poll::Pending;
         }
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer)?;
+        let checked = match read {
+            Poll::Pending if this.is_late(cx) => Err(Unruly::Unfinished),
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(()) => this.check(&buffer.filled()[before..]),
+        };
+        if let Err(unruly) = checked {
+            buffer.set_filled(before);
+            this.pace.unruly.get_or_init(|| unruly);
+            return Poll::Pending;
+        }
         this.pace.paused.store(true, Ordering::Relaxed);
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Paced {
-    fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.pace
-            .blocked
-            .store(polled.is_pending(), Ordering::Relaxed);
-        polled
     }
 }
 
@@ -82,7 +150,9 @@ impl AsyncWrite for Paced {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(written)
+        let count = ready!(self.note(written))?;
+        self.watch.sent(&bytes[..count]);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
@@ -91,8 +161,23 @@ impl AsyncWrite for Paced {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.note(written)
+        let count = ready!(self.note(written))?;
+        self.watch.sent_vectored(slices, count);
+        Poll::Ready(Ok(count))
     }
 
-    end_of_writes!();
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.last.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        self.poll_last(cx).map(Ok)
+    }
 }

@@ -18,6 +18,7 @@ use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
 use egress_core::http::head_error::HeadError;
 use egress_core::http::local_reply::is_grpc;
+use egress_core::http::resets::PREMATURE;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::http::stream_head::read_stream_head;
 use egress_core::http::target::TargetError;
@@ -31,24 +32,35 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// What a client gets: a response, or the reset of its stream.
 type Answer = Result<Response<ReplyBody>, Reason>;
 
-/// Serves one stream until the library has its whole response. Returns the memory that the stream holds until its last
-/// bytes are on the wire. Dropping the stream resets it.
+/// A stream that is over.
+pub(super) struct Served {
+    /// The memory that it holds until its last bytes are on the wire.
+    pub(super) place: Option<Place>,
+    /// The client gave it up soon, before it got a response.
+    pub(super) is_premature: bool,
+}
+
+/// Serves one stream until the library has its whole response. Dropping the stream resets it.
 pub(super) async fn serve(
     session: Arc<Session>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     room: StreamRoom,
-) -> Option<Place> {
+) -> Served {
     let judge = Judge::new(session.client.clone());
-    let mut place = None;
+    let begun = Instant::now();
+    let (mut place, mut is_premature) = (None, false);
     let serving = async {
         let (interim, mut heard) = Interim::http2();
         let answering = answer(&session, &judge, request, interim, room, &mut place);
-        match answered(&mut respond, &mut heard, answering).await? {
+        let answer = answered(&mut respond, &mut heard, answering).await;
+        is_premature = answer.is_err() && begun.elapsed() < PREMATURE;
+        match answer? {
             Ok(response) => send(respond, response).await,
             Err(reason) => {
                 respond.send_reset(reason);
@@ -64,7 +76,10 @@ pub(super) async fn serve(
         }
         () = judge.removed() => {}
     }
-    place
+    Served {
+        place,
+        is_premature,
+    }
 }
 
 /// Waits for the answer, and passes 1xx responses on before it. An error if the client gives the stream up.

@@ -4,6 +4,7 @@
 
 mod connection;
 mod lease;
+mod watched;
 
 use super::held::Held;
 use super::stream::Stream;
@@ -20,6 +21,7 @@ pub(in crate::proxy) use lease::Lease;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+use watched::Watched;
 
 /// Bytes of one response that the proxy has not passed on yet, and of all responses of a connection.
 const WINDOW: u32 = 64 * 1024 - 1;
@@ -166,7 +168,7 @@ impl Making<'_> {
             .max_header_list_size(MAX_HEADERS)
             .max_send_buffer_size(SEND_BUFFER);
         let (send, connection) = builder
-            .handshake(stream)
+            .handshake(Watched::new(stream, client, MAX_HEADERS as usize))
             .await
             .map_err(|error| lease::reset_of(&error))?;
         let room = Room::new(place, room, wide);

@@ -1,0 +1,104 @@
+//! Watches the frames of an HTTP/2 connection below the library: floods end the connection, and an unfinished list of
+//! fields takes memory of its workload's share.
+//!
+//! `egress_core::http::flood` has the bounds. It reads and writes no bytes itself.
+
+use super::client::Client;
+use super::places::{BLOCK, Place};
+use egress_core::http::flood::{Flood, FloodLimit};
+use egress_core::http::frames::FrameReader;
+use thiserror::Error;
+use tokio::time::Instant;
+
+/// Bytes of a list of fields that the library has decoded so far, for each byte of the largest list that it accepts:
+/// short fields take more memory than they count.
+const DECODED: usize = 3;
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum Unruly {
+    #[error("HTTP/2: {0}")]
+    Flood(#[from] Flood),
+    #[error("HTTP/2: most requests were reset by their client before a response")]
+    Resets,
+    #[error("HTTP/2: a list of fields that does not end")]
+    Unfinished,
+    #[error("no memory of the workload's share left for a list of fields")]
+    NoRoom,
+}
+
+/// See the module.
+pub(super) struct FrameWatch {
+    client: Client,
+    received: FrameReader,
+    sent: FrameReader,
+    limit: FloodLimit,
+    start: Instant,
+    /// Blocks of memory for an unfinished list of fields.
+    blocks: usize,
+    room: Option<Place>,
+}
+
+impl FrameWatch {
+    /// Of the connection of a client. `list`: bytes of the largest list of fields.
+    pub(super) fn of_client(client: &Client, list: usize) -> Self {
+        Self {
+            client: client.clone(),
+            received: FrameReader::after_preface(),
+            sent: FrameReader::default(),
+            limit: FloodLimit::of_client(),
+            start: Instant::now(),
+            blocks: DECODED * list / BLOCK,
+            room: None,
+        }
+    }
+
+    /// Of a connection to an origin.
+    pub(super) fn of_origin(client: &Client, list: usize) -> Self {
+        Self {
+            received: FrameReader::default(),
+            sent: FrameReader::after_preface(),
+            limit: FloodLimit::of_origin(),
+            ..Self::of_client(client, list)
+        }
+    }
+
+    /// Counts bytes before the library gets them. On an error it must not get them.
+    pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<(), Unruly> {
+        let now = self.start.elapsed();
+        while let Some(frame) = self.received.next(&mut bytes) {
+            self.limit.received(&frame, now)?;
+            let blocks = if self.limit.in_block() {
+                self.blocks
+            } else {
+                0
+            };
+            if !self.client.keep_room(&mut self.room, blocks) {
+                return Err(Unruly::NoRoom);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that the peer gets.
+    pub(super) fn sent(&mut self, mut bytes: &[u8]) {
+        while let Some(frame) = self.sent.next(&mut bytes) {
+            self.limit.sent(&frame);
+        }
+    }
+
+    /// The same of the first `count` bytes in `slices`.
+    pub(super) fn sent_vectored(&mut self, slices: &[std::io::IoSlice<'_>], count: usize) {
+        let mut left = count;
+        for slice in slices {
+            let part = left.min(slice.len());
+            self.sent(&slice[..part]);
+            left -= part;
+        }
+    }
+
+    /// Whether the peer has begun a list of fields and not finished it.
+    pub(super) fn in_block(&self) -> bool {
+        self.limit.in_block()
+    }
+}
