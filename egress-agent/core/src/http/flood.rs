@@ -36,19 +36,19 @@ const HEADS_EARNED: u32 = 3;
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Flood {
-    /// See [`CONTROL`].
+    /// More frames for the connection itself than its streams, its bodies and time allow.
     #[error("too many PING, SETTINGS, RST_STREAM or other control frames")]
     Control,
-    /// See [`EMPTY`].
+    /// Frames that carry nothing and end nothing.
     #[error("too many frames without content in a row")]
     Empty,
-    /// See [`PRIORITY`].
+    /// More than a hundred for each stream.
     #[error("too many PRIORITY frames")]
     Priority,
-    /// See [`WINDOW_UPDATE`].
+    /// More than the DATA frames that the peer got explain.
     #[error("too many WINDOW_UPDATE frames")]
     WindowUpdate,
-    /// See [`HEADS`].
+    /// More lists of fields from an origin than its responses need.
     #[error("too many 1xx responses")]
     Heads,
 }
