@@ -178,6 +178,9 @@ impl Drop for Ticket {
         }
         if !self.done {
             self.record.flags = self.record.flags.with(ResponseFlag::DC);
+            if matches!(self.record.protocol, Protocol::Http | Protocol::Http2) {
+                self.record.details = "downstream_remote_disconnect".into();
+            }
         }
         self.record.bytes_received = self.counters.received.load(Ordering::Relaxed);
         self.record.bytes_sent = self.counters.sent.load(Ordering::Relaxed);

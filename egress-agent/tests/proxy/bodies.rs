@@ -154,7 +154,7 @@ async fn a_client_that_leaves_takes_its_upstream_with_it() {
 async fn a_websocket_passes_and_other_upgrades_do_not() {
     let origin = raw_origin(|_, mut raw: Raw| async move {
         let head = raw.head().await.unwrap();
-        assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+        assert!(head.contains("upgrade: websocket") && head.contains("connection: Upgrade"), "{head}");
         raw.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
         let ping = raw.take(4).await.unwrap();
         raw.send(&ping).await;
@@ -180,9 +180,10 @@ async fn a_websocket_passes_and_other_upgrades_do_not() {
         (
             record.response_code,
             record.bytes_received,
-            record.bytes_sent
+            record.bytes_sent,
+            record.flags.to_string().as_str()
         ),
-        (101, 4, 4)
+        (101, 4, 4, "DC")
     );
     assert_eq!(
         bed.client().await.ask(&upgrade("TLS/1.0")).await.status(),

@@ -73,12 +73,19 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    headers.remove(CONNECTION);
-    if keep_upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
+    if !keep_upgrade {
+        headers.remove(CONNECTION);
         headers.remove(UPGRADE);
+    } else if !tokens(headers, &CONNECTION).all(of_upgrade) {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
+}
+
+/// Whether an element of `connection` names no further field.
+fn of_upgrade(token: &str) -> bool {
+    ["upgrade", "keep-alive"]
+        .iter()
+        .any(|known| token.eq_ignore_ascii_case(known))
 }
 
 /// The elements of a comma-separated field, over all its lines.

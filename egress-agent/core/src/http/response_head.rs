@@ -6,7 +6,7 @@
 use super::hop_by_hop::remove_hop_by_hop;
 use super::request_head::{MAX_HEADERS, length_of};
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
 use thiserror::Error;
 
 /// The largest response head (Envoy's `max_response_headers_kb` default).
@@ -21,6 +21,9 @@ pub enum ResponseError {
     /// The head is larger than [`MAX_HEAD`].
     #[error("the response head is over 60 KiB")]
     TooLarge,
+    /// The connection ended within the head.
+    #[error("the connection ended within the response head")]
+    CutOff,
     /// A `transfer-encoding` other than one `chunked`.
     #[error("the response has a transfer-encoding other than chunked")]
     TransferEncoding,
@@ -95,6 +98,26 @@ pub fn reason_phrase(status: StatusCode) -> &'static str {
         102 | 103 | 418 | 451 => "Unknown",
         _ => status.canonical_reason().unwrap_or("Unknown"),
     }
+}
+
+/// The header lines of a response without a body that frame the body of another one: that to GET, or that which the
+/// client has. The HTTP library writes none of them. `head`: the request's method is HEAD.
+pub fn framing_of_no_body(status: StatusCode, head: bool, headers: &HeaderMap) -> Vec<u8> {
+    let names: &[HeaderName] = match (status, head) {
+        (StatusCode::NOT_MODIFIED, _) => &[CONTENT_LENGTH, TRANSFER_ENCODING],
+        (_, true) => &[TRANSFER_ENCODING],
+        _ => &[],
+    };
+    let mut lines = Vec::new();
+    for (name, value) in names
+        .iter()
+        .filter_map(|name| Some((name, headers.get(name)?)))
+    {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    lines
 }
 
 /// Removes from a 1xx response the fields of one hop, and the framing of a body that it does not have.
@@ -229,5 +252,22 @@ mod tests {
             check_response(large.as_bytes()),
             Err(ResponseError::TooLarge)
         );
+    }
+
+    #[test]
+    fn a_response_without_a_body_keeps_the_framing_of_another() {
+        let of = |status: StatusCode, head, name: &'static str, value: &'static str| {
+            let headers = crate::http::test_headers::headers(&[(name, value)]);
+            String::from_utf8(framing_of_no_body(status, head, &headers)).unwrap()
+        };
+        let (ok, same) = (StatusCode::OK, StatusCode::NOT_MODIFIED);
+        assert_eq!(
+            of(same, false, "content-length", "5"),
+            "content-length: 5\r\n"
+        );
+        let chunked = "transfer-encoding: chunked\r\n";
+        assert_eq!(of(ok, true, "transfer-encoding", "chunked"), chunked);
+        assert_eq!(of(ok, false, "transfer-encoding", "chunked"), "");
+        assert_eq!(of(ok, true, "content-length", "5"), "", "the library's");
     }
 }

@@ -5,6 +5,7 @@
 use super::act::{act, judged};
 use super::asking::Asking;
 use super::control::Turn;
+use super::exchange::FramingOfNoBody;
 use super::interim::Interim;
 use super::judge::Judge;
 use super::local::local_response;
@@ -28,7 +29,7 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::future::{self, poll_fn};
@@ -84,6 +85,7 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain:
     tokio::select! {
         () = to_its_end => {}
         () = rejection => {}
+        () = this.session.control.has_left() => {}
         // A body or a websocket that does not continue. Between requests, the limit for heads comes first.
         () = counters.silence(limits.idle) => {}
         () = this.judge.removed() => {}
@@ -189,7 +191,9 @@ impl Connection {
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Reply> {
         let mut response = self.answer(request).await;
-        self.session.control.responds();
+        let lines = response.extensions_mut().remove::<FramingOfNoBody>();
+        let lines = lines.map_or_else(Vec::new, |FramingOfNoBody(lines)| lines);
+        self.session.control.responds(lines);
         set_reason(&mut response);
         let client = self.session.client.clone();
         response.map(|body| Reply::new(body, Arc::clone(&self.session.control), client))
@@ -229,7 +233,11 @@ impl Connection {
                         ticket,
                     )
                     .await;
-                    (response, without_body || end.at().is_some())
+                    // An upgrade that was refused may have sent bytes of its protocol.
+                    let refused =
+                        allowed.websocket && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+                    let is_whole = without_body || end.at().is_some();
+                    (response, is_whole && !refused)
                 }
                 Err(HttpDenial { reply, reason }) => {
                     let name = Some(asked.authority).filter(|name| !name.is_empty());

@@ -41,6 +41,7 @@ pub(super) enum Turn {
 pub(super) struct Control {
     state: Mutex<State>,
     rejection: Notify,
+    left: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +61,10 @@ struct State {
     /// A 100 was sent for the request.
     continued: bool,
     interim: Vec<u8>,
+    /// Header lines for the final response, besides its own.
+    lines: Vec<u8>,
+    /// The head of the final response was written.
+    begun: bool,
     /// Bytes of the response's body that the library has not yet written to the client's socket.
     queued: usize,
     /// The body waits until the library has written them.
@@ -157,9 +162,31 @@ impl Control {
         to.append(&mut self.state().interim);
     }
 
-    /// The final response begins.
-    pub(super) fn responds(&self) {
-        self.state().open = false;
+    /// The final response begins. These header lines are written besides its own.
+    pub(super) fn responds(&self, lines: Vec<u8>) {
+        let mut state = self.state();
+        (state.open, state.begun) = (false, false);
+        state.lines = lines;
+    }
+
+    /// Header lines that the next response has besides its own.
+    pub(super) fn take_lines(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state().lines)
+    }
+
+    /// The head of the response was written.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state().begun
+    }
+
+    /// The client has ended within the body of its request.
+    pub(super) fn left(&self) {
+        self.left.notify_one();
+    }
+
+    /// Waits until the client ends within the body of its request.
+    pub(super) async fn has_left(&self) {
+        self.left.notified().await;
     }
 
     /// The body of the response was given to the library.
@@ -186,6 +213,7 @@ impl Control {
     pub(super) fn flushed(&self) {
         let mut state = self.state();
         state.queued = 0;
+        state.begun = true;
         let full = std::mem::take(&mut state.full);
         let replied = std::mem::take(&mut state.replied);
         state.answered |= replied;

@@ -11,26 +11,30 @@ use super::local::local_response;
 use super::mirror::begin_copies;
 use super::outgoing;
 use super::reply_body::{Relay, ReplyBody};
-use super::request_body::{RequestBody, RequestEnd, RequestSource, deadline};
+use super::request_body::{RequestEnd, RequestSource, deadline};
 use super::session::Session;
+use super::tunnel::tunnel;
 use crate::proxy::client::Client;
 use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::{OwnedTask, Ticket};
-use crate::proxy::upstream::carrier::Carrier;
 use egress_core::http::headers::prepare_response;
 use egress_core::http::local_reply::LocalReply;
+use egress_core::http::response_head::framing_of_no_body;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::{Cluster, Target};
 use hyper::body::Body as _;
 use hyper::header::{CONTENT_TYPE, SET_COOKIE};
 use hyper::http::request::Parts;
-use hyper::upgrade::{OnUpgrade, on};
+use hyper::http::response;
+use hyper::upgrade::on;
 use hyper::{Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::io::copy_bidirectional;
+
+/// Header lines for an HTTP/1.1 client that the library does not write: see `framing_of_no_body`.
+#[derive(Clone)]
+pub(super) struct FramingOfNoBody(pub(super) Vec<u8>);
 
 /// Sends one request upstream and returns the client's response.
 pub(super) async fn exchange(
@@ -118,7 +122,7 @@ pub(super) async fn exchange(
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgraded = on(&mut response);
     let (mut head, inner) = response.into_parts();
-    head.version = Version::HTTP_11;
+    keep_framing(&mut head, &ticket.record.method);
     prepare_response(&mut head.headers, waited, switching);
     if let Some(cookie) = affinity.set_cookie {
         head.headers.append(SET_COOKIE, cookie);
@@ -145,6 +149,15 @@ pub(super) async fn exchange(
     Response::from_parts(head, relay.into_body())
 }
 
+/// Keeps what a response to a request of this method frames for another one, before `prepare_response` removes it.
+fn keep_framing(head: &mut response::Parts, method: &str) {
+    head.version = Version::HTTP_11;
+    let lines = framing_of_no_body(head.status, method == "HEAD", &head.headers);
+    if !lines.is_empty() {
+        head.extensions.insert(FramingOfNoBody(lines));
+    }
+}
+
 /// What a request gets whose cluster has no endpoint: nothing, or in audit the address that the client dialled.
 fn without_endpoint(client: &Client, cluster: &Cluster, host: &str) -> Option<Vec<SocketAddr>> {
     let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
@@ -159,28 +172,4 @@ fn without_endpoint(client: &Client, cluster: &Cluster, host: &str) -> Option<Ve
 fn speaks_grpc(parts: &Parts) -> bool {
     let content_type = parts.headers.get(CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Copies a websocket's bytes until both sides are done.
-async fn tunnel(
-    downstream: OnUpgrade,
-    upstream_side: OnUpgrade,
-    upstream: Carrier<RequestBody>,
-    mut ticket: Ticket,
-) {
-    let (Ok(downstream), Ok(upstream_io)) = (downstream.await, upstream_side.await) else {
-        return;
-    };
-    let copied = copy_bidirectional(
-        &mut TokioIo::new(downstream),
-        &mut TokioIo::new(upstream_io),
-    )
-    .await;
-    drop(upstream);
-    if let Ok((received, sent)) = copied {
-        use std::sync::atomic::Ordering::Relaxed;
-        ticket.counters.received.store(received, Relaxed);
-        ticket.counters.sent.store(sent, Relaxed);
-        ticket.done();
-    }
 }

@@ -22,6 +22,7 @@ mod reply_body;
 mod request_body;
 mod room;
 mod session;
+mod tunnel;
 mod wire;
 
 pub(super) use connection::{serve, serve_any};

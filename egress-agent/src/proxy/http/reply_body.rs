@@ -35,6 +35,8 @@ pub(super) enum ReplyError {
 pub(super) struct Reply {
     body: ReplyBody,
     queue: Queue,
+    /// It broke off before its head was written. The library must write that first.
+    failed: Option<ReplyError>,
 }
 
 impl Reply {
@@ -45,7 +47,12 @@ impl Reply {
             client,
             room,
         };
-        Self { body, queue }
+        let failed = None;
+        Self {
+            body,
+            queue,
+            failed,
+        }
     }
 }
 
@@ -251,13 +258,24 @@ impl Body for Reply {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         let this = self.get_mut();
-        if this.body.is_late(cx) {
+        let control = &this.queue.control;
+        if this.failed.is_some() && control.has_begun() {
+            return Poll::Ready(this.failed.take().map(Err));
+        }
+        if this.failed.is_none() && this.body.is_late(cx) {
             return Poll::Ready(Some(Err(ReplyError::Timeout)));
         }
-        if !this.body.is_local() && !this.queue.has_room() {
+        if this.failed.is_some() || !this.body.is_local() && !this.queue.has_room() {
             return Poll::Pending;
         }
-        let frame = this.body.poll(cx);
+        let frame = match this.body.poll(cx) {
+            Poll::Ready(Some(Err(error))) if !this.queue.control.has_begun() => {
+                this.queue.control.full();
+                this.failed = Some(error);
+                return Poll::Pending;
+            }
+            frame => frame,
+        };
         if !this.body.is_local()
             && let Poll::Ready(Some(Ok(frame))) = &frame
         {

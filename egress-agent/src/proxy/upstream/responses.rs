@@ -6,7 +6,7 @@
 use super::stream::Stream;
 use crate::proxy::onward::Onward;
 use crate::proxy::stream::{NARROW, end_of_writes, poll_part};
-use egress_core::http::response_head::check_response;
+use egress_core::http::response_head::{ResponseError, check_response};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -60,6 +60,10 @@ impl Responses {
     }
 }
 
+fn invalid(error: ResponseError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 impl AsyncRead for Responses {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -83,13 +87,8 @@ impl AsyncRead for Responses {
                     this.reading.expected.store(false, Ordering::Release);
                     this.pass(this.held.len());
                 }
-                // The library notices that the head is cut off.
-                Ok(None) if this.ended => {
-                    if this.held.is_empty() {
-                        return Poll::Ready(Ok(()));
-                    }
-                    this.pass(this.held.len());
-                }
+                Ok(None) if this.ended && this.held.is_empty() => return Poll::Ready(Ok(())),
+                Ok(None) if this.ended => return Poll::Ready(Err(invalid(ResponseError::CutOff))),
                 Ok(None) => {
                     let before = buffer.filled().len();
                     ready!(poll_part(&mut this.stream, cx, buffer, most))?;
@@ -97,9 +96,7 @@ impl AsyncRead for Responses {
                     this.ended = buffer.filled().len() == before;
                     buffer.set_filled(before);
                 }
-                Err(error) => {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-                }
+                Err(error) => return Poll::Ready(Err(invalid(error))),
             }
         }
     }

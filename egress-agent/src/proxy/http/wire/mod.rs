@@ -242,6 +242,11 @@ impl Wire {
         let Next::Body(body) = &mut self.place else {
             return Poll::Ready(Ok(()));
         };
+        if fresh.is_empty() {
+            // As Envoy, without a response.
+            self.control.left();
+            return Poll::Pending;
+        }
         let (used, result) = match body.scan(fresh) {
             Ok(Scanned { used, ended }) => {
                 self.reader.push_back(&fresh[used..]);
@@ -271,6 +276,22 @@ impl Wire {
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.control.take_interim(&mut self.outward.bytes);
         self.outward.poll_write(&mut self.stream, cx)
+    }
+
+    /// Takes the status line of a response that has header lines besides the library's, and adds these. Returns how
+    /// many bytes it took of `bytes`, which begin with the line.
+    fn insert_lines(&mut self, bytes: &[u8]) -> usize {
+        if !bytes.starts_with(b"HTTP/") {
+            return 0;
+        }
+        let lines = self.control.take_lines();
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let Some(end) = end.filter(|_| !lines.is_empty()) else {
+            return 0;
+        };
+        self.outward.bytes.extend_from_slice(&bytes[..=end]);
+        self.outward.bytes.extend_from_slice(&lines);
+        end + 1
     }
 }
 
@@ -335,7 +356,10 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_outward(cx))?;
-        Pin::new(&mut this.stream).poll_write(cx, bytes)
+        match this.insert_lines(bytes) {
+            0 => Pin::new(&mut this.stream).poll_write(cx, bytes),
+            taken => Poll::Ready(Ok(taken)),
+        }
     }
 
     fn poll_write_vectored(
@@ -345,7 +369,11 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_outward(cx))?;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+        let first = slices.first().map_or(&[][..], |slice| slice);
+        match this.insert_lines(first) {
+            0 => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
+            taken => Poll::Ready(Ok(taken)),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
