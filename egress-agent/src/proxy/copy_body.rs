@@ -190,6 +190,10 @@ impl CopyBody {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
+        // A body of a known length has no trailers, and the HTTP library asks for nothing after its last byte.
+        if self.left == Some(0) {
+            return true;
+        }
         let queue = lock(&self.queue);
         queue.state == State::Ended && queue.segments.is_empty() && queue.trailers.is_none()
     }

@@ -305,7 +305,7 @@ where
         }
     }
 
-    /// Takes all connections back from the HTTP library. No request may be running.
+    /// Takes all idle connections back from the HTTP library. No request may be running, but copies may.
     pub(in crate::proxy) async fn rest(&self) {
         let mut all = {
             let mut all = self.all();
@@ -327,7 +327,10 @@ where
             }
         }
         all.retain(|kept| kept.slot.idle().is_some());
-        *self.all() = all;
+        // Copies of requests may have put some back meanwhile.
+        let mut now = self.all();
+        all.append(&mut now);
+        *now = all;
     }
 
     /// Drops idle connections that their origin closes.
