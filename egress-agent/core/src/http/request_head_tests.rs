@@ -269,7 +269,11 @@ fn what_is_no_head_is_malformed() {
             "{raw:?}: {:?}",
             rejected(raw)
         );
-        assert_eq!(rejected(raw).reply(), LocalReply::malformed());
+        let (reply, malformed) = (rejected(raw).reply(), LocalReply::malformed());
+        // The details name the part that is malformed.
+        let seen = |reply: &LocalReply| (reply.status, reply.body.clone(), reply.flags);
+        assert_eq!(seen(&reply), seen(&malformed));
+        assert!(reply.details.starts_with("http1."), "{}", reply.details);
     }
 }
 
