@@ -3,6 +3,8 @@
 //! It keeps no record.
 
 use anyhow::{Context as _, Result};
+use hyper::Response;
+use hyper::header::HeaderValue;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -10,6 +12,9 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 /// The HTTP response. The header distinguishes it from a reply of the proxy.
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nx-served: yes\r\nconnection: close\r\n\r\nserved";
+
+/// How an HTTP/2 client begins (RFC 9113 §3.4).
+const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 
 /// Listens at every address, and continues in tasks of its own.
 pub(super) async fn serve(addresses: Vec<SocketAddr>) -> Result<()> {
@@ -40,6 +45,11 @@ pub(super) async fn serve(addresses: Vec<SocketAddr>) -> Result<()> {
 
 async fn answer(mut stream: TcpStream) {
     let mut first = vec![0; 4096];
+    if let Ok(length) = stream.peek(&mut first).await
+        && first[..length].starts_with(HTTP2)
+    {
+        return over_http2(stream).await;
+    }
     let Ok(length @ 1..) = stream.read(&mut first).await else {
         return;
     };
@@ -50,4 +60,20 @@ async fn answer(mut stream: TcpStream) {
         .await;
     let _ = stream.shutdown().await;
     while matches!(stream.read(&mut first).await, Ok(1..)) {}
+}
+
+/// The same response to each stream.
+async fn over_http2(stream: TcpStream) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        return;
+    };
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        let mut head = Response::new(());
+        let served = HeaderValue::from_static("yes");
+        head.headers_mut().insert("x-served", served);
+        // A client that has left is not an error.
+        if let Ok(mut body) = respond.send_response(head, false) {
+            let _ = body.send_data("served".into(), true);
+        }
+    }
 }
