@@ -278,20 +278,12 @@ impl Wire {
         self.outward.poll_write(&mut self.stream, cx)
     }
 
-    /// Takes the status line of a response that has header lines besides the library's, and adds these. Returns how
-    /// many bytes it took of `bytes`, which begin with the line.
+    /// Adds header lines to a response that has some besides the library's. Returns how many bytes it took.
     fn insert_lines(&mut self, bytes: &[u8]) -> usize {
         if !bytes.starts_with(b"HTTP/") {
             return 0;
         }
-        let lines = self.control.take_lines();
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let Some(end) = end.filter(|_| !lines.is_empty()) else {
-            return 0;
-        };
-        self.outward.bytes.extend_from_slice(&bytes[..=end]);
-        self.outward.bytes.extend_from_slice(&lines);
-        end + 1
+        self.outward.insert(bytes, &self.control.take_lines())
     }
 }
 

@@ -23,6 +23,18 @@ pub(super) struct Outward {
 }
 
 impl Outward {
+    /// Takes the status line with which `bytes` begin, and puts header lines behind it. Returns how many bytes it took:
+    /// none if there are no lines.
+    pub(super) fn insert(&mut self, bytes: &[u8], lines: &[u8]) -> usize {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let Some(end) = end.filter(|_| !lines.is_empty()) else {
+            return 0;
+        };
+        self.bytes.extend_from_slice(&bytes[..=end]);
+        self.bytes.extend_from_slice(lines);
+        end + 1
+    }
+
     pub(super) fn poll_write(
         &mut self,
         stream: &mut Rewound,
