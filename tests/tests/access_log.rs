@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::lab::{host, v4};
+use egress_tests::rules::{GOOGLE_ENTRY, HTTPBIN};
 use egress_tests::{Lab, LabOptions, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -11,24 +12,6 @@ use std::path::Path;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
-
-const RULES: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: httpbin}
-spec:
-  hosts: [httpbin.org]
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: google}
-spec:
-  hosts: [www.google.com]
-  ports: [{number: 443, name: tls, protocol: TLS}]
-  resolution: DNS
-";
 
 /// Writes the config and waits until it is in force.
 fn configure(lab: &mut Lab, file: &Path, text: &str) {
@@ -74,7 +57,8 @@ fn the_config_switches_the_access_log_without_a_restart() {
     fs::write(&config, "mode: enforce\n").unwrap();
     let flags = ["--config", config.to_str().unwrap()];
     let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
-    lab.rules("rules.yaml", RULES).unwrap();
+    let rules = [HTTPBIN, GOOGLE_ENTRY].join("\n---\n");
+    lab.rules("rules.yaml", &rules).unwrap();
     let pid = lab.agent().unwrap().pid();
     assert_eq!(ask(&lab, "http://httpbin.org/headers", &[]), 200);
 

@@ -229,7 +229,7 @@ impl Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
+        let (before, asks) = (buffer.filled().len(), buffer.remaining() > 0);
         ready!(self.poll_read_on(cx, buffer))?;
         let fresh = &buffer.filled()[before..];
         if !self.stream.wide {
@@ -242,7 +242,7 @@ impl Wire {
         let Next::Body(body) = &mut self.place else {
             return Poll::Ready(Ok(()));
         };
-        if fresh.is_empty() {
+        if fresh.is_empty() && asks {
             // As Envoy, without a response.
             self.control.left();
             return Poll::Pending;
