@@ -1,18 +1,15 @@
-//! Watches the frames of an HTTP/2 connection below the library: floods end the connection, and an unfinished list of
-//! fields takes memory of its workload's share.
+//! Watches the frames of an HTTP/2 connection below the library: floods end the connection, and so do lists of fields
+//! for which the workload's share has no memory.
 //!
-//! `egress_core::http::flood` has the bounds. It reads and writes no bytes itself.
+//! `egress_core::http::flood` has the bounds, `field_room` the memory. It reads and writes no bytes itself.
 
 use super::client::Client;
-use super::places::{BLOCK, Place};
+use super::field_room::{FieldRoom, KeptLists};
 use egress_core::http::flood::{Flood, FloodLimit};
 use egress_core::http::frames::FrameReader;
+use std::sync::Arc;
 use thiserror::Error;
 use tokio::time::Instant;
-
-/// Bytes of a list of fields that the library has decoded so far, for each byte of the largest list that it accepts:
-/// short fields take more memory than they count.
-const DECODED: usize = 3;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -29,27 +26,22 @@ pub(super) enum Unruly {
 
 /// See the module.
 pub(super) struct FrameWatch {
-    client: Client,
     received: FrameReader,
     sent: FrameReader,
     limit: FloodLimit,
     start: Instant,
-    /// Blocks of memory for an unfinished list of fields.
-    blocks: usize,
-    room: Option<Place>,
+    lists: FieldRoom,
 }
 
 impl FrameWatch {
     /// Of the connection of a client. `list`: bytes of the largest list of fields.
     pub(super) fn of_client(client: &Client, list: usize) -> Self {
         Self {
-            client: client.clone(),
             received: FrameReader::after_preface(),
             sent: FrameReader::default(),
             limit: FloodLimit::of_client(),
             start: Instant::now(),
-            blocks: DECODED * list / BLOCK,
-            room: None,
+            lists: FieldRoom::new(client, list),
         }
     }
 
@@ -66,18 +58,18 @@ impl FrameWatch {
     /// Counts bytes before the library gets them. On an error it must not get them.
     pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<(), Unruly> {
         let now = self.start.elapsed();
-        while let Some(frame) = self.received.next(&mut bytes) {
-            self.limit.received(&frame, now)?;
-            let blocks = if self.limit.in_block() {
-                self.blocks
-            } else {
-                0
-            };
-            if !self.client.keep_room(&mut self.room, blocks) {
+        loop {
+            let content = self.received.content(&mut bytes);
+            if !self.lists.read(content, self.received.is_whole()) {
                 return Err(Unruly::NoRoom);
             }
+            let Some(frame) = self.received.next(&mut bytes) else {
+                return Ok(());
+            };
+            // The head of a request takes memory with its stream.
+            self.lists.begin(&frame, self.limit.opens(&frame));
+            self.limit.received(&frame, now)?;
         }
-        Ok(())
     }
 
     /// Counts bytes that the peer gets.
@@ -95,6 +87,11 @@ impl FrameWatch {
             self.sent(&slice[..part]);
             left -= part;
         }
+    }
+
+    /// The memory of the lists of fields that are whole.
+    pub(super) fn lists(&self) -> Arc<KeptLists> {
+        self.lists.kept()
     }
 
     /// Whether the peer has begun a list of fields and not finished it.

@@ -10,6 +10,7 @@ mod client;
 mod copy_body;
 mod copy_room;
 mod drain;
+mod field_room;
 mod frame_watch;
 mod guard;
 mod http;
@@ -30,6 +31,7 @@ mod tcp;
 mod ticket;
 mod tls;
 mod upstream;
+mod watched;
 
 pub use accept::serve;
 pub use drain::{Drain, DrainSignal, drain_channel};

@@ -38,16 +38,30 @@ pub fn preface() -> Vec<u8> {
 
 /// The fields of a GET request.
 pub fn fields() -> Vec<u8> {
+    fields_to(HOST)
+}
+
+pub fn fields_to(host: &str) -> Vec<u8> {
     // From the static table: GET, http, and /. The authority is not put into a table.
     let mut fields = b"\x82\x86\x84\x01".to_vec();
-    fields.push(u8::try_from(HOST.len()).unwrap());
-    fields.extend(HOST.as_bytes());
+    fields.push(u8::try_from(host.len()).unwrap());
+    fields.extend(host.as_bytes());
     fields
+}
+
+/// Fields of one byte each: `accept-charset` without a value, from the static table.
+pub fn long(count: usize) -> Vec<u8> {
+    vec![0x8f; count]
 }
 
 /// A whole request without a body.
 pub fn request(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields())
+}
+
+/// The same, as the first one to a host.
+pub fn request_to(host: &str) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields_to(host))
 }
 
 /// The stream of the request with this number.

@@ -57,15 +57,6 @@ async fn reason(bed: &Bed) -> String {
     }
 }
 
-/// Waits until the proxy has all its memory back.
-async fn all_free(bed: &Bed) {
-    let until = Instant::now() + PATIENCE;
-    while bed.shared.in_use().memory.used > 0 {
-        assert!(Instant::now() < until, "{:?}", bed.shared.in_use());
-        sleep(Duration::from_millis(10)).await;
-    }
-}
-
 type Frames = fn(u32) -> Vec<u8>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,7 +135,7 @@ async fn a_flood_of_any_frame_ends_its_connection_and_no_other() {
             "{name}: ended after {:?}, {end:?}, {served} served",
             begun.elapsed()
         );
-        all_free(&bed).await;
+        bed.memory(|used| used == 0).await;
     }
 }
 
@@ -178,7 +169,7 @@ async fn rapid_resets_end_the_connection_in_one_read_or_many() {
         assert_eq!(end.code, Some(ENHANCE_YOUR_CALM), "{end:?}");
         let reason = reason(&bed).await;
         assert!(reason.contains("reset by their client"), "{reason}");
-        all_free(&bed).await;
+        bed.memory(|used| used == 0).await;
         let mut requests = 0;
         while let Ok(record) = bed.records.lock().await.try_recv() {
             assert!(record.flags.to_string().contains("DC"), "{record:?}");
@@ -187,6 +178,12 @@ async fn rapid_resets_end_the_connection_in_one_read_or_many() {
         println!("pause {pause}: {requests} requests, {end:?}");
         assert!((250..1500).contains(&requests), "{requests} requests");
     }
+}
+
+/// A list of fields that needs about 190 KiB.
+fn unfinished() -> Vec<u8> {
+    let list = [fields(), long(2000)].concat();
+    frame(HEADERS, END_STREAM, 1, &list)
 }
 
 #[tokio::test]
@@ -199,17 +196,9 @@ async fn an_unfinished_list_of_fields_takes_memory_and_has_a_time_limit() {
     let bed = Bed::with(http_port(HOST, &[echo_origin().await], None), at, limits).await;
     let mut raw = bed.client().await;
     raw.send(&preface()).await;
-    let until = Instant::now() + PATIENCE;
-    while bed.shared.in_use().memory.used == 0 {
-        assert!(Instant::now() < until);
-        sleep(Duration::from_millis(5)).await;
-    }
-    let before = bed.shared.in_use().memory.used;
-    raw.send(&frame(HEADERS, END_STREAM, 1, &fields())).await;
-    while bed.shared.in_use().memory.used < before + 300 * 1024 {
-        assert!(Instant::now() < until, "{:?}", bed.shared.in_use());
-        sleep(Duration::from_millis(5)).await;
-    }
+    let before = bed.memory(|used| used > 0).await;
+    raw.send(&unfinished()).await;
+    bed.memory(|used| used >= before + 190 * 1024).await;
     // A byte now and then keeps the connection from being silent.
     let slow = frame(CONTINUATION, END_HEADERS, 1, &[b'x'; 200]);
     for byte in &slow[..8] {
@@ -219,7 +208,7 @@ async fn an_unfinished_list_of_fields_takes_memory_and_has_a_time_limit() {
     let end = flood(raw, Vec::new(), 0, |_| Vec::new()).await;
     assert_eq!(end.code, Some(ENHANCE_YOUR_CALM), "{end:?}");
     assert!(reason(&bed).await.contains("does not end"));
-    all_free(&bed).await;
+    bed.memory(|used| used == 0).await;
 }
 
 #[tokio::test]
@@ -228,10 +217,9 @@ async fn unfinished_lists_of_fields_cannot_take_more_than_the_share() {
     let share = Limits::default().memory / 4;
     let mut open = Vec::new();
     let mut refused = 0;
-    for _ in 0..150 {
+    for _ in 0..250 {
         let mut raw = bed.client().await;
-        raw.send(&[preface(), frame(HEADERS, END_STREAM, 1, &fields())].concat())
-            .await;
+        raw.send(&[preface(), unfinished()].concat()).await;
         open.push(raw);
     }
     while refused < 50 {
@@ -246,7 +234,7 @@ async fn unfinished_lists_of_fields_cannot_take_more_than_the_share() {
     over.store(true, Ordering::Relaxed);
     assert!(neighbour.await.unwrap() > 0);
     drop(open);
-    all_free(&bed).await;
+    bed.memory(|used| used == 0).await;
 }
 
 #[tokio::test]
@@ -327,7 +315,7 @@ async fn closed_windows_hold_no_more_than_their_streams_take() {
     let used = bed.shared.in_use().memory.used;
     assert!(used < 2 * streams, "{used}");
     drop(raw);
-    all_free(&bed).await;
+    bed.memory(|used| used == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

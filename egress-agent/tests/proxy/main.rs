@@ -19,6 +19,7 @@ mod http2;
 mod http2_ends;
 mod http2_floods;
 mod http2_limits;
+mod http2_lists;
 mod http2_origin_floods;
 mod http2_upstream;
 mod limits;

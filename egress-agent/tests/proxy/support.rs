@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// Only something that hangs takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -167,6 +167,19 @@ impl Bed {
     pub fn put(&self, routes: RouteTable) {
         self.routes.store(Arc::new(routes));
         self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Waits until the proxy counts as much memory as `fits` accepts. Returns its bytes.
+    pub async fn memory(&self, fits: impl Fn(usize) -> bool) -> usize {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let memory = self.shared.in_use().memory;
+            if fits(memory.used) {
+                return memory.used;
+            }
+            assert!(Instant::now() < until, "{memory:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn client(&self) -> Raw {

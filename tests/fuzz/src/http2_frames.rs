@@ -1,6 +1,7 @@
 //! Any bytes as the frames of an HTTP/2 peer: the same frames in pieces of any size, those of a plain reader, and no
-//! more of those without content than the bounds allow.
+//! more of those without content than the bounds allow. Lists of fields take the same memory in pieces of any size.
 
+use egress_core::http::field_list::{FIELD, FieldList};
 use egress_core::http::flood::FloodLimit;
 use egress_core::http::frames::{Frame, FrameReader, flag, kind};
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub fn run(bytes: &[u8]) {
     let frames = frames(bytes, usize::from(*piece) + 1);
     assert_eq!(frames, plain(bytes));
     assert_eq!(frames, self::frames(bytes, bytes.len().max(1)));
+    lists(bytes, usize::from(*piece) + 1);
     for mut limit in [FloodLimit::of_client(), FloodLimit::of_origin()] {
         let passed = frames.iter();
         let passed = passed.take_while(|frame| limit.received(frame, Duration::ZERO).is_ok());
@@ -34,6 +36,30 @@ pub fn run(bytes: &[u8]) {
         }
         assert!(others <= FIRST + EARNED * working);
     }
+}
+
+/// The memory of all content as one list of fields.
+fn lists(bytes: &[u8], piece: usize) {
+    let [mut cut, mut whole] = [FieldList::default(), FieldList::default()];
+    let (mut reader, mut content) = (FrameReader::default(), 0);
+    for mut part in bytes.chunks(piece) {
+        loop {
+            let list = reader.content(&mut part);
+            content += list.len();
+            cut.read(list);
+            if reader.next(&mut part).is_none() {
+                break;
+            }
+        }
+    }
+    assert!(content <= bytes.len());
+    assert!(cut.memory() <= (FIELD + 3) * content);
+    cut = FieldList::default();
+    for part in bytes.chunks(piece) {
+        cut.read(part);
+    }
+    whole.read(bytes);
+    assert_eq!(cut.memory(), whole.memory());
 }
 
 fn frames(bytes: &[u8], piece: usize) -> Vec<Frame> {

@@ -105,6 +105,11 @@ impl FloodLimit {
         self.in_block
     }
 
+    /// Whether a frame of the peer begins a stream.
+    pub fn opens(&self, frame: &Frame) -> bool {
+        self.peer == Peer::Client && frame.kind == kind::HEADERS && frame.stream > self.last_stream
+    }
+
     /// Counts a frame of the peer. `now` is the time since any fixed moment.
     ///
     /// # Errors
@@ -120,7 +125,7 @@ impl FloodLimit {
                 self.content(frame)?;
                 self.in_block = !frame.has(flag::END_HEADERS);
                 match self.peer {
-                    Peer::Client if frame.stream > self.last_stream => self.opened(frame.stream),
+                    _ if self.opens(frame) => self.opened(frame.stream),
                     Peer::Client => self.control(now)?,
                     Peer::Origin => self.heads.take(HEADS, now).ok_or(Flood::Heads)?,
                 }

@@ -8,6 +8,9 @@ const HEAD: usize = 9;
 /// Bytes that a client sends before its first frame (RFC 9113 §3.4).
 const PREFACE: u32 = 24;
 
+/// Bytes about the priority of a stream (RFC 9113 §6.2).
+const PRIORITY: u32 = 5;
+
 /// Frame types (RFC 9113 §6).
 pub mod kind {
     /// A part of a body.
@@ -32,6 +35,8 @@ pub mod flag {
     pub const END_HEADERS: u8 = 4;
     /// The payload begins with the length of the padding at its end.
     pub const PADDED: u8 = 8;
+    /// A list of fields begins after five bytes about the stream's priority.
+    pub const PRIORITY: u8 = 0x20;
 }
 
 /// One frame.
@@ -57,8 +62,11 @@ impl Frame {
 /// Finds the frames in a stream of bytes.
 #[derive(Debug, Default)]
 pub struct FrameReader {
-    /// Bytes of the preface or of a payload that are still to come.
-    skip: u32,
+    /// Bytes that are still to come: of the preface or before the content of a payload, of its content, and of its
+    /// padding.
+    before: u32,
+    content: u32,
+    padding: u32,
     /// The head, and the length of the padding.
     head: [u8; HEAD + 1],
     filled: usize,
@@ -68,16 +76,15 @@ impl FrameReader {
     /// Of the direction from client to server.
     pub fn after_preface() -> Self {
         Self {
-            skip: PREFACE,
+            before: PREFACE,
             ..Self::default()
         }
     }
 
     /// The next frame whose head is complete. `None` once all bytes are read. Takes the bytes that it reads.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
-        let skipped = bytes.len().min(self.skip as usize);
-        *bytes = &bytes[skipped..];
-        self.skip -= u32::try_from(skipped).unwrap_or(self.skip);
+        self.content(bytes);
+        skip(bytes, &mut self.padding);
         while let Some((byte, rest)) = bytes.split_first() {
             *bytes = rest;
             self.head[self.filled] = *byte;
@@ -87,6 +94,18 @@ impl FrameReader {
             }
         }
         None
+    }
+
+    /// What `bytes` begins with of the content of the last frame: its payload without padding, and without the priority
+    /// of a stream. Takes the bytes that it reads.
+    pub fn content<'a>(&mut self, bytes: &mut &'a [u8]) -> &'a [u8] {
+        skip(bytes, &mut self.before);
+        skip(bytes, &mut self.content)
+    }
+
+    /// Whether all content of the last frame was taken.
+    pub fn is_whole(&self) -> bool {
+        self.before == 0 && self.content == 0
     }
 
     /// Bytes of the head, with the length of the padding.
@@ -104,12 +123,19 @@ impl FrameReader {
     fn take(&mut self) -> Frame {
         let [_, _, _, kind, flags, s1, s2, s3, s4, padding] = self.head;
         let mut length = self.payload();
-        self.skip = length;
+        self.padding = 0;
         if self.filled > HEAD {
-            self.skip -= 1;
-            length = self.skip.saturating_sub(u32::from(padding));
+            self.padding = u32::from(padding).min(length - 1);
+            length -= 1 + self.padding;
         }
         self.filled = 0;
+        let has_priority = kind == kind::HEADERS && flags & flag::PRIORITY != 0;
+        self.before = if has_priority {
+            PRIORITY.min(length)
+        } else {
+            0
+        };
+        self.content = length - self.before;
         Frame {
             kind,
             flags,
@@ -120,9 +146,38 @@ impl FrameReader {
     }
 }
 
+/// Takes up to `count` of the first bytes, and counts them.
+fn skip<'a>(bytes: &mut &'a [u8], count: &mut u32) -> &'a [u8] {
+    let taken = bytes.len().min(*count as usize);
+    let (part, rest) = bytes.split_at(taken);
+    *bytes = rest;
+    *count -= u32::try_from(taken).unwrap_or(*count);
+    part
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Frame, FrameReader, flag, kind};
+
+    #[test]
+    fn the_content_of_a_frame_has_no_padding_and_no_priority() {
+        let mut bytes = b"\0\0\x0b\x01\x28\0\0\0\x01\x02ppppPabcxx".to_vec();
+        bytes.extend(b"\0\0\x02\x09\x04\0\0\0\x01de");
+        bytes.extend(b"\0\0\x03\x01\x24\0\0\0\x03ppp");
+        for size in 1..=bytes.len() {
+            let mut reader = FrameReader::default();
+            let mut found = Vec::new();
+            for mut part in bytes.chunks(size) {
+                loop {
+                    found.extend_from_slice(reader.content(&mut part));
+                    if reader.next(&mut part).is_none() {
+                        break;
+                    }
+                }
+            }
+            assert_eq!(found, b"abcde", "in parts of {size}");
+        }
+    }
 
     #[test]
     fn frames_are_found_however_the_bytes_are_cut() {

@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod chunked;
 pub mod copy_headers;
+pub mod field_list;
 pub mod flood;
 pub mod format;
 pub mod frames;

@@ -9,11 +9,13 @@ use super::room::{ConnectionRoom, SEND_BUFFER, StreamRoom, WINDOW};
 use super::stream::{self, Served};
 use crate::proxy::client::Client;
 use crate::proxy::drain::{ConnectionDrain, FIRST_REQUEST};
+use crate::proxy::field_room::KeptLists;
 use crate::proxy::frame_watch::{FrameWatch, Unruly};
 use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::places::Place;
 use crate::proxy::stream::Rewound;
 use bytes::Bytes;
+use egress_core::http::field_list::FIELD;
 use egress_core::http::resets::ResetLimit;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
@@ -43,9 +45,6 @@ const REFUSED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\
 
 /// How long a connection without streams keeps the HTTP library on its upstream side.
 const REST: Duration = Duration::from_secs(1);
-
-/// The bytes of a field in memory, besides name and value.
-const FIELD: usize = 96;
 
 /// The next stream, or `None` at the client's end.
 type Accepted = Result<Option<(Request<RecvStream>, SendResponse<Bytes>)>, Cut>;
@@ -79,6 +78,7 @@ async fn served(client: Client, stream: Rewound, mut drain: ConnectionDrain) {
     // `stream_head` has the exact limit, and a reason for the log.
     let list = 2 * limits.head;
     let watch = FrameWatch::of_client(&client, list);
+    let lists = watch.lists();
     let (stream, pace) = Paced::new(stream, watch, limits.idle);
     let mut builder = Builder::new();
     builder
@@ -100,6 +100,7 @@ async fn served(client: Client, stream: Rewound, mut drain: ConnectionDrain) {
     let session = Arc::new(Session::new(client, Protocol::Http2));
     let mut streams = Streams {
         session,
+        lists,
         tasks: JoinSet::new(),
         resets: ResetLimit::default(),
         waiting: Arc::default(),
@@ -138,6 +139,8 @@ fn poll_paced<T>(pace: &Pace, may_read: bool, mut poll: impl FnMut() -> Poll<T>)
 /// The streams of one connection.
 struct Streams {
     session: Arc<Session>,
+    /// The memory of trailers.
+    lists: Arc<KeptLists>,
     tasks: JoinSet<Served>,
     resets: ResetLimit,
     /// Each stream that waits for memory holds a copy.
@@ -206,14 +209,21 @@ impl Streams {
                 room.waits(Arc::clone(&self.waiting));
             }
         }
-        self.tasks
-            .spawn(stream::serve(session, request, respond, room));
+        let trailers = self.lists.of(respond.stream_id().as_u32());
+        let serving = stream::serve(session, request, respond, room);
+        self.tasks.spawn(async move {
+            let _trailers = trailers;
+            serving.await
+        });
     }
 
     /// False if the client resets too many.
     fn ended(&mut self, ended: Result<Served, JoinError>) -> bool {
         match ended {
             Ok(served) => {
+                if self.tasks.is_empty() {
+                    self.lists.clear();
+                }
                 self.leaving.extend(served.place);
                 return self.resets.over(served.is_premature);
             }

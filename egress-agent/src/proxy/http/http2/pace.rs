@@ -5,6 +5,7 @@
 
 use crate::proxy::frame_watch::{FrameWatch, Unruly};
 use crate::proxy::stream::Rewound;
+use crate::proxy::watched::Watched;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,8 +51,7 @@ impl Pace {
 
 /// See the module.
 pub(super) struct Paced {
-    stream: Rewound,
-    watch: FrameWatch,
+    stream: Watched<Rewound>,
     pace: Arc<Pace>,
     /// How long a client may take for one list of fields, and the end of that time.
     head: Duration,
@@ -64,8 +64,7 @@ impl Paced {
     pub(super) fn new(stream: Rewound, watch: FrameWatch, head: Duration) -> (Self, Arc<Pace>) {
         let pace = Arc::<Pace>::default();
         let paced = Self {
-            stream,
-            watch,
+            stream: Watched { stream, watch },
             pace: Arc::clone(&pace),
             head,
             late: None,
@@ -81,15 +80,13 @@ impl Paced {
         polled
     }
 
-    fn check(&mut self, bytes: &[u8]) -> Result<(), Unruly> {
-        let was_open = self.watch.in_block();
-        self.watch.received(bytes)?;
-        if !self.watch.in_block() {
+    /// Sets or ends the time limit of a list of fields that is not whole.
+    fn limit(&mut self, was_open: bool) {
+        if !self.stream.watch.in_block() {
             self.late = None;
         } else if !was_open || self.late.is_none() {
             self.late = Some(Box::pin(sleep(self.head)));
         }
-        Ok(())
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
@@ -104,7 +101,7 @@ impl Paced {
         let mut bytes = [0; LOOK];
         while *left > 0 && late.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut bytes);
-            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+            let read = ready!(Pin::new(&mut self.stream.stream).poll_read(cx, &mut buffer));
             let count = buffer.filled().len();
             if read.is_err() || count == 0 {
                 break;
@@ -126,18 +123,17 @@ impl AsyncRead for Paced {
         if this.pace.paused.load(Ordering::Relaxed) || this.pace.unruly().is_some() {
             return Poll::Pending;
         }
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buffer)?;
-        let checked = match read {
+        let was_open = this.stream.watch.in_block();
+        let checked = match this.stream.poll_checked(cx, buffer)? {
             Poll::Pending if this.is_late(cx) => Err(Unruly::Unfinished),
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(()) => this.check(&buffer.filled()[before..]),
+            Poll::Ready(checked) => checked,
         };
         if let Err(unruly) = checked {
-            buffer.set_filled(before);
             this.pace.unruly.get_or_init(|| unruly);
             return Poll::Pending;
         }
+        this.limit(was_open);
         this.pace.paused.store(true, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
@@ -150,9 +146,7 @@ impl AsyncWrite for Paced {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        let count = ready!(self.note(written))?;
-        self.watch.sent(&bytes[..count]);
-        Poll::Ready(Ok(count))
+        self.note(written)
     }
 
     fn poll_write_vectored(
@@ -161,9 +155,7 @@ impl AsyncWrite for Paced {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        let count = ready!(self.note(written))?;
-        self.watch.sent_vectored(slices, count);
-        Poll::Ready(Ok(count))
+        self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

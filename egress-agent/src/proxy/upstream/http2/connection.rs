@@ -2,12 +2,14 @@
 //!
 //! It sends no request.
 
+use crate::proxy::field_room::{KeptLists, StreamLists};
 use crate::proxy::places::Place;
 use crate::proxy::ticket::OwnedTask;
 use crate::proxy::upstream::held::Held;
 use crate::proxy::upstream::usage::Evict;
 use bytes::Bytes;
 use egress_core::traffic::ConnectionPool;
+use h2::StreamId;
 use h2::client::SendRequest;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,14 +21,15 @@ pub(super) struct Connection {
     task: OwnedTask,
     pool: ConnectionPool,
     streams: Mutex<Streams>,
-    _room: Room,
+    room: Room,
 }
 
 /// What a connection takes of its workload's share.
 pub(super) struct Room {
-    _descriptor: Place,
-    _memory: Place,
-    _wide: Option<Place>,
+    pub(super) lists: Arc<KeptLists>,
+    pub(super) _descriptor: Place,
+    pub(super) _memory: Place,
+    pub(super) _wide: Option<Place>,
 }
 
 #[derive(Default)]
@@ -38,16 +41,6 @@ struct Streams {
     held: Held,
     /// Closes the connection when it was idle for too long.
     timer: Option<OwnedTask>,
-}
-
-impl Room {
-    pub(super) fn new(descriptor: Place, memory: Place, wide: Option<Place>) -> Self {
-        Self {
-            _descriptor: descriptor,
-            _memory: memory,
-            _wide: wide,
-        }
-    }
 }
 
 impl Connection {
@@ -78,7 +71,7 @@ impl Connection {
                 task: OwnedTask(tokio::spawn(driving)),
                 pool: pool.clone(),
                 streams: Mutex::new(streams),
-                _room: room,
+                room,
             }
         })
     }
@@ -97,6 +90,11 @@ impl Connection {
     /// The proxy's address, if it is known.
     pub(super) fn local(&self) -> Option<SocketAddr> {
         self.streams().held.local
+    }
+
+    /// The memory of the lists of fields of a stream's response.
+    pub(super) fn lists(&self, stream: StreamId) -> StreamLists {
+        self.room.lists.of(stream.as_u32())
     }
 
     /// Begins a stream. False if it takes none.
@@ -124,6 +122,7 @@ impl Connection {
         if streams.active > 0 {
             return;
         }
+        self.room.lists.clear();
         if streams.closing {
             return self.finish(streams);
         }

@@ -3,6 +3,7 @@
 //! It makes no connection.
 
 use super::connection::Connection;
+use crate::proxy::field_room::StreamLists;
 use crate::proxy::message_body::{BodyError, MessageBody, StreamBody};
 use crate::proxy::stream_send::send_data;
 use crate::proxy::ticket::OwnedTask;
@@ -29,6 +30,7 @@ pub(in crate::proxy) struct Lease {
     body: Option<OwnedTask>,
     /// What the request counts as.
     counted: (Option<Permit>, Option<Load>),
+    lists: Option<StreamLists>,
 }
 
 impl Lease {
@@ -38,6 +40,7 @@ impl Lease {
             of: Arc::clone(connection),
             body: None,
             counted: (None, None),
+            lists: None,
         })
     }
 
@@ -72,6 +75,7 @@ impl Lease {
             Ok(both) => both,
             Err(error) => return Err(Unanswered::unsent(request, self.lost(&error))),
         };
+        self.lists = Some(self.of.lists(stream.stream_id()));
         if !is_over {
             let sending = send_body(stream, request.into_body());
             self.body = Some(OwnedTask(tokio::spawn(sending)));

@@ -4,14 +4,15 @@
 
 mod connection;
 mod lease;
-mod watched;
 
 use super::held::Held;
 use super::stream::Stream;
 use super::tls::Peer;
 use crate::proxy::client::Client;
+use crate::proxy::frame_watch::FrameWatch;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::places::{BLOCK, Place};
+use crate::proxy::watched::Watched;
 use connection::{Connection, Room};
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
@@ -21,7 +22,6 @@ pub(in crate::proxy) use lease::Lease;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
-use watched::Watched;
 
 /// Bytes of one response that the proxy has not passed on yet, and of all responses of a connection.
 const WINDOW: u32 = 64 * 1024 - 1;
@@ -167,11 +167,18 @@ impl Making<'_> {
             .initial_connection_window_size(window)
             .max_header_list_size(MAX_HEADERS)
             .max_send_buffer_size(SEND_BUFFER);
+        let watch = FrameWatch::of_origin(client, MAX_HEADERS as usize);
+        let lists = watch.lists();
         let (send, connection) = builder
-            .handshake(Watched::new(stream, client, MAX_HEADERS as usize))
+            .handshake(Watched { stream, watch })
             .await
             .map_err(|error| lease::reset_of(&error))?;
-        let room = Room::new(place, room, wide);
+        let room = Room {
+            lists,
+            _descriptor: place,
+            _memory: room,
+            _wide: wide,
+        };
         let connection = Connection::new(send, connection, pool, held, room);
         let lease = Lease::of(&connection).ok_or(UpstreamReset::Termination)?;
         self.of.state().open.push((self.to.clone(), connection));

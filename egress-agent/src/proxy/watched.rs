@@ -1,45 +1,50 @@
-//! The origin's stream below the HTTP/2 library: an origin that breaks a bound loses its connection.
+//! A stream below the HTTP/2 library: the bytes of a peer that breaks a bound do not reach the library.
 //!
 //! `frame_watch` looks into the bytes.
 
-use crate::proxy::client::Client;
-use crate::proxy::frame_watch::FrameWatch;
-use crate::proxy::stream::end_of_writes;
-use crate::proxy::upstream::stream::Stream;
+use super::frame_watch::{FrameWatch, Unruly};
+use super::stream::end_of_writes;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// See the module.
-pub(super) struct Watched {
-    stream: Stream,
-    watch: FrameWatch,
+pub(super) struct Watched<S> {
+    pub(super) stream: S,
+    pub(super) watch: FrameWatch,
 }
 
-impl Watched {
-    /// `list`: bytes of the largest list of fields.
-    pub(super) fn new(stream: Stream, client: &Client, list: usize) -> Self {
-        let watch = FrameWatch::of_origin(client, list);
-        Self { stream, watch }
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Reads bytes, unless the peer breaks a bound with them.
+    pub(super) fn poll_checked(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Result<(), Unruly>>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let checked = self.watch.received(&buffer.filled()[before..]);
+        if checked.is_err() {
+            buffer.set_filled(before);
+        }
+        Poll::Ready(Ok(checked))
     }
 }
 
-impl AsyncRead for Watched {
+/// A peer that breaks a bound loses its connection.
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        let checked = this.watch.received(&buffer.filled()[before..]);
+        let checked = ready!(self.get_mut().poll_checked(cx, buffer))?;
         Poll::Ready(checked.map_err(|unruly| io::Error::new(io::ErrorKind::InvalidData, unruly)))
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
