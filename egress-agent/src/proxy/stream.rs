@@ -5,6 +5,7 @@
 use super::ahead::Ahead;
 use super::guard::Guard;
 use super::observe::DenialReason;
+use super::short_write::poll_write_slices;
 use super::ticket::Counters;
 use std::io;
 use std::pin::Pin;
@@ -169,7 +170,7 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        let count = ready!(poll_write_slices(&mut self.stream, cx, slices))?;
         if let Some(guard) = &mut self.guard {
             let mut left = count;
             for slice in slices {

@@ -4,6 +4,7 @@
 
 use super::client::Client;
 use super::observe::{AccessRecord, Heads, Protocol};
+use super::random::random;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use hyper::http::request::Parts;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 /// See [`Ticket::asked`].
 const REQUEST_ID: &str = "x-request-id";
@@ -113,7 +114,10 @@ impl Ticket {
             return;
         };
         if !headers.contains_key(REQUEST_ID)
-            && let Ok(id) = HeaderValue::from_str(&Uuid::new_v4().to_string())
+            && let id = Builder::from_random_bytes(random())
+                .into_uuid()
+                .hyphenated()
+            && let Ok(id) = HeaderValue::from_str(id.encode_lower(&mut Uuid::encode_buffer()))
         {
             headers.insert(REQUEST_ID, id);
         }

@@ -5,6 +5,9 @@
 use super::head_error::HeadError;
 use super::request_head::{Head, parse};
 
+/// Bytes of memory for a head of usual size, which are kept between two heads.
+const KEPT: usize = 2048;
+
 /// The result of the bytes so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeadOutcome {
@@ -51,9 +54,14 @@ impl HeadReader {
     pub fn push(&mut self, bytes: &[u8]) {
         // The buffer does not double: many connections may hold an unfinished head.
         if self.raw.capacity() - self.raw.len() < bytes.len() {
-            self.raw.reserve_exact(bytes.len().max(2048));
+            self.raw.reserve_exact(bytes.len().max(KEPT));
         }
         self.raw.extend_from_slice(bytes);
+    }
+
+    /// Gives back the memory that no bytes are in.
+    pub fn rest(&mut self) {
+        self.raw.shrink_to_fit();
     }
 
     /// Puts bytes back in front. They follow the body of the last request.
@@ -101,8 +109,9 @@ impl HeadReader {
             Ok(None) => HeadOutcome::NeedMore,
             Ok(Some((head, used))) => {
                 self.raw.drain(..used);
-                if self.raw.is_empty() {
-                    self.raw = Vec::new();
+                // The next head of the same size needs no new memory. `rest` gives it back.
+                if self.raw.capacity() > KEPT {
+                    self.raw.shrink_to(self.raw.len());
                 }
                 (self.searched, self.next_look) = (0, 0);
                 HeadOutcome::Head(head)

@@ -4,9 +4,24 @@
 //! Header maps in, header maps out. Random numbers are parameters.
 
 use super::hop_by_hop::{HOP_BY_HOP, remove_hop_by_hop};
+use bytes::BytesMut;
 use http::HeaderMap;
 use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, SERVER};
+use std::fmt::{self, Write as _};
 use std::time::Duration;
+
+// A name that is not parsed for each request.
+static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+static B3: HeaderName = HeaderName::from_static("b3");
+static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+static B3_SPANID: HeaderName = HeaderName::from_static("x-b3-spanid");
+static B3_TRACEID: HeaderName = HeaderName::from_static("x-b3-traceid");
+static DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
+static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Headers that Envoy obeys if a trusted client sends them. A workload may not steer its gate (Envoy
 /// `cleanInternalHeaders`).
@@ -68,33 +83,61 @@ pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
             headers.remove(name);
         }
     }
-    let forwarded_proto = HeaderName::from_static("x-forwarded-proto");
     headers
-        .entry(forwarded_proto)
+        .entry(&FORWARDED_PROTO)
         .or_insert(HeaderValue::from_static("http"));
-    if let Ok(id) = HeaderValue::from_str(context.request_id) {
-        headers
-            .entry(HeaderName::from_static("x-request-id"))
-            .or_insert(id);
+    let mut values = Values::default();
+    if !headers.contains_key(&REQUEST_ID) {
+        values.insert(headers, &REQUEST_ID, format_args!("{}", context.request_id));
     }
     if let Some(timeout) = context.timeout {
-        set_expected_timeout(headers, timeout);
+        let millis = millis(timeout);
+        values.insert(headers, &EXPECTED_TIMEOUT, format_args!("{millis}"));
     }
-    if let Ok(operation) = HeaderValue::from_str(context.operation) {
-        headers.insert("x-envoy-decorator-operation", operation);
+    values.insert(headers, &DECORATOR, format_args!("{}", context.operation));
+    add_trace(headers, context.trace_id, &mut values);
+}
+
+/// Values that share one piece of memory, so that a copy of the head copies none of them.
+struct Values(BytesMut);
+
+impl Default for Values {
+    fn default() -> Self {
+        // Longer operations need a second piece.
+        Self(BytesMut::with_capacity(192))
     }
-    add_trace(headers, context.trace_id);
+}
+
+impl Values {
+    /// Sets a header, unless the value cannot be one.
+    fn insert(&mut self, headers: &mut HeaderMap, name: &HeaderName, value: fmt::Arguments<'_>) {
+        if self.0.write_fmt(value).is_ok()
+            && let Ok(value) = HeaderValue::from_maybe_shared(self.0.split().freeze())
+        {
+            headers.insert(name, value);
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number, without an allocation if it has one digit.
+fn number(number: u64) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let digit = usize::try_from(number).ok().and_then(|at| DIGITS.get(at));
+    digit.map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
 }
 
 /// Tells the upstream how long an attempt may take.
 pub fn set_expected_timeout(headers: &mut HeaderMap, timeout: Duration) {
-    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    headers.insert("x-envoy-expected-rq-timeout-ms", HeaderValue::from(millis));
+    headers.insert(&EXPECTED_TIMEOUT, number(millis(timeout)));
 }
 
 /// Numbers a try, from 1.
 pub fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
-    headers.insert("x-envoy-attempt-count", HeaderValue::from(attempt));
+    headers.insert(&ATTEMPT_COUNT, number(attempt.into()));
 }
 
 /// Turns an upstream's response headers into the client's. `waited` is the time from the end of the request to these
@@ -103,14 +146,13 @@ pub fn prepare_response(headers: &mut HeaderMap, waited: Option<Duration>, switc
     remove_hop_by_hop(headers, switching);
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
     if let Some(waited) = waited {
-        let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-        headers.insert("x-envoy-upstream-service-time", HeaderValue::from(millis));
+        headers.insert(&SERVICE_TIME, number(millis(waited)));
     }
 }
 
 /// Starts a trace only if the client sent none. It is not sampled, because there is no collector.
-fn add_trace(headers: &mut HeaderMap, trace_id: u128) {
-    if ["x-b3-traceid", "b3", "traceparent"]
+fn add_trace(headers: &mut HeaderMap, trace_id: u128, values: &mut Values) {
+    if [&B3_TRACEID, &B3, &TRACEPARENT]
         .iter()
         .any(|name| headers.contains_key(*name))
     {
@@ -118,15 +160,9 @@ fn add_trace(headers: &mut HeaderMap, trace_id: u128) {
     }
     // The first span of a trace has the low half of the trace's number.
     let span_id = trace_id as u64;
-    for (name, value) in [
-        ("x-b3-traceid", format!("{trace_id:032x}")),
-        ("x-b3-spanid", format!("{span_id:016x}")),
-    ] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(name, value);
-        }
-    }
-    headers.insert("x-b3-sampled", HeaderValue::from_static("0"));
+    values.insert(headers, &B3_TRACEID, format_args!("{trace_id:032x}"));
+    values.insert(headers, &B3_SPANID, format_args!("{span_id:016x}"));
+    headers.insert(&B3_SAMPLED, HeaderValue::from_static("0"));
 }
 
 #[cfg(test)]

@@ -65,8 +65,14 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     for name in named.iter().filter(|name| !kept.contains(name)) {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
+    // Few messages have any of them. One pass over all headers is faster than a search for each name.
+    if headers
+        .keys()
+        .any(|name| HOP_BY_HOP.contains(&name.as_str()))
+    {
+        for name in HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
     let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     headers.remove(TE);
@@ -90,13 +96,10 @@ fn of_upgrade(token: &str) -> bool {
 
 /// The elements of a comma-separated field, over all its lines.
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values: Vec<&str> = headers
+    headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .collect();
-    values
-        .into_iter()
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .filter(|token| !token.is_empty())

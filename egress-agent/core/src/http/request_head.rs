@@ -6,6 +6,7 @@
 use super::head_error::HeadError;
 use super::method::is_known_method;
 use super::target::{Target, TargetError, parse_target};
+use std::mem::MaybeUninit;
 
 /// Headers of one request (Envoy's `max_headers_count` default).
 pub const MAX_HEADERS: usize = 100;
@@ -41,9 +42,9 @@ pub(super) fn parse(
     limit: usize,
     http10: bool,
 ) -> Result<Option<(Head, usize)>, HeadError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let used = match request.parse(raw) {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let used = match request.parse_with_uninit_headers(raw, &mut headers) {
         Ok(httparse::Status::Complete(used)) => used,
         Ok(httparse::Status::Partial) if raw.len() > limit => return Err(HeadError::TooLarge),
         Ok(httparse::Status::Partial) => return Ok(None),
@@ -68,7 +69,6 @@ pub(super) fn parse(
     if http10 && framing == Framing::Chunked {
         return Err(HeadError::TransferEncoding);
     }
-    let hosts = fields(request.headers, "host");
     let raw_target = request.path.unwrap_or_default();
     if method == "CONNECT" {
         return Err(if is_authority_form(raw_target.as_bytes()) {
@@ -78,15 +78,13 @@ pub(super) fn parse(
         });
     }
     let Target { authority, path } = parse_target(method.as_bytes(), raw_target.as_bytes())?;
-    if hosts.is_empty() {
+    let (Some(first), further) = first_two(request.headers, "host") else {
         return Err(HeadError::NoHost);
-    }
-    let host = match &authority {
-        Some(authority) => authority.clone(),
-        None => String::from_utf8(hosts.join(&b','))
-            .map_err(|_| HeadError::BadHost)?
-            .trim_matches([' ', '\t'])
-            .to_owned(),
+    };
+    let host = match (&authority, further) {
+        (Some(authority), _) => authority.clone(),
+        (None, None) => trimmed(first)?.to_owned(),
+        (None, Some(_)) => trimmed(&fields(request.headers, "host").join(&b','))?.to_owned(),
     };
     if !host.bytes().all(is_of_authority) {
         return Err(HeadError::BadHost);
@@ -129,6 +127,23 @@ fn write_field(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
+fn trimmed(host: &[u8]) -> Result<&str, HeadError> {
+    let host = str::from_utf8(host).map_err(|_| HeadError::BadHost)?;
+    Ok(host.trim_matches([' ', '\t']))
+}
+
+/// The values of the first two fields of a name.
+pub(super) fn first_two<'a>(
+    headers: &[httparse::Header<'a>],
+    name: &str,
+) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
+    let mut named = headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case(name))
+        .map(|header| header.value);
+    (named.next(), named.next())
+}
+
 fn fields<'a>(headers: &[httparse::Header<'a>], name: &str) -> Vec<&'a [u8]> {
     let named = headers
         .iter()
@@ -137,19 +152,21 @@ fn fields<'a>(headers: &[httparse::Header<'a>], name: &str) -> Vec<&'a [u8]> {
 }
 
 fn framing(headers: &[httparse::Header<'_>]) -> Result<Framing, HeadError> {
-    let lengths = fields(headers, "content-length");
-    let codings = fields(headers, "transfer-encoding");
-    match (lengths.as_slice(), codings.as_slice()) {
-        ([], []) => Ok(Framing::Length(0)),
-        ([_, ..], [_, ..]) => Err(HeadError::FramedTwice),
-        ([length], []) => length_of(length)
+    let lengths = first_two(headers, "content-length");
+    let codings = first_two(headers, "transfer-encoding");
+    match (lengths, codings) {
+        ((None, _), (None, _)) => Ok(Framing::Length(0)),
+        ((Some(_), _), (Some(_), _)) => Err(HeadError::FramedTwice),
+        ((Some(length), None), (None, _)) => length_of(length)
             .map(Framing::Length)
             .ok_or(HeadError::ContentLength),
-        ([], [coding]) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+        ((None, _), (Some(coding), None))
+            if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") =>
+        {
             Ok(Framing::Chunked)
         }
-        ([], _) => Err(HeadError::TransferEncoding),
-        (_, []) => Err(HeadError::ContentLength),
+        ((None, _), (Some(_), _)) => Err(HeadError::TransferEncoding),
+        ((Some(_), Some(_)), (None, _)) => Err(HeadError::ContentLength),
     }
 }
 

@@ -4,9 +4,10 @@
 //! The library drops one of two framings and continues, so the code behind it cannot detect that.
 
 use super::hop_by_hop::remove_hop_by_hop;
-use super::request_head::{MAX_HEADERS, length_of};
+use super::request_head::{MAX_HEADERS, first_two, length_of};
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
+use std::mem::MaybeUninit;
 use thiserror::Error;
 
 /// The largest response head (Envoy's `max_response_headers_kb` default).
@@ -49,11 +50,12 @@ pub struct ResponseHead {
 
 /// Checks the beginning of a response. `None` until the head is whole.
 pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
     let mut config = httparse::ParserConfig::default();
     config.allow_obsolete_multiline_headers_in_responses(true);
-    let length = match config.parse_response(&mut response, raw) {
+    let parsed = config.parse_response_with_uninit_headers(&mut response, raw, &mut headers);
+    let length = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if raw.len() > MAX_HEAD => {
             return Err(ResponseError::TooLarge);
@@ -62,31 +64,26 @@ pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError>
         Err(error) => return Err(ResponseError::Malformed(error)),
     };
     let status = response.code.unwrap_or_default();
-    let of = |name: &str| {
-        let named = response
-            .headers
-            .iter()
-            .filter(|header| header.name.eq_ignore_ascii_case(name));
-        named.map(|header| header.value).collect::<Vec<_>>()
-    };
-    let (lengths, codings) = (of("content-length"), of("transfer-encoding"));
+    let of = |name: &str| first_two(response.headers, name);
     let interim = (100..200).contains(&status) && status != 101;
-    match (lengths.as_slice(), codings.as_slice()) {
-        ([], []) => {}
-        ([_, ..], [_, ..]) => return Err(ResponseError::FramedTwice),
-        ([value], []) => {
+    match (of("content-length"), of("transfer-encoding")) {
+        ((None, _), (None, _)) => {}
+        ((Some(_), _), (Some(_), _)) => return Err(ResponseError::FramedTwice),
+        ((Some(value), None), (None, _)) => {
             let length = length_of(value).ok_or(ResponseError::ContentLength)?;
             if (interim || status == 204) && length > 0 {
                 return Err(ResponseError::FramedNothing);
             }
         }
-        (_, []) => return Err(ResponseError::ContentLength),
-        ([], [coding]) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+        ((Some(_), Some(_)), (None, _)) => return Err(ResponseError::ContentLength),
+        ((None, _), (Some(coding), None))
+            if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") =>
+        {
             if interim || status == 204 {
                 return Err(ResponseError::FramedNothing);
             }
         }
-        ([], _) => return Err(ResponseError::TransferEncoding),
+        ((None, _), (Some(_), _)) => return Err(ResponseError::TransferEncoding),
     }
     Ok(Some(ResponseHead { length, interim }))
 }

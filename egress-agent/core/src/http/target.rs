@@ -79,8 +79,17 @@ fn canonical_path(text: &str) -> Result<String, TargetError> {
         Some((path, query)) => (path, Some(query)),
         None => (text, None),
     };
-    let mut canonical = without_dot_segments(&decoded(path)?);
-    if let Some(query) = query {
+    let mut canonical = if is_canonical(path) {
+        let mut whole = String::with_capacity(text.len());
+        whole.push_str(path);
+        whole
+    } else {
+        without_dot_segments(&decoded(path)?)
+    };
+    if let Some(query) = query.filter(|query| !query.contains(['"', '<', '>'])) {
+        canonical.push('?');
+        canonical.push_str(query);
+    } else if let Some(query) = query {
         canonical.push('?');
         for char in query.chars() {
             match char {
@@ -91,6 +100,17 @@ fn canonical_path(text: &str) -> Result<String, TargetError> {
         }
     }
     Ok(canonical)
+}
+
+/// Whether a path has nothing to decode or to escape, and no segment that begins with a dot. Most paths have not.
+fn is_canonical(path: &str) -> bool {
+    let is_plain = |byte: u8| {
+        !matches!(
+            byte,
+            b'%' | b'\\' | b'<' | b'>' | b'"' | b'`' | b'{' | b'}' | b'|' | b'^'
+        )
+    };
+    path.bytes().all(is_plain) && !path.contains("/.")
 }
 
 /// Decodes escapes of unreserved characters, turns backslashes into slashes, and escapes characters that are not

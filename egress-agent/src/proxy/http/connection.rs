@@ -202,13 +202,13 @@ impl Connection {
     async fn answer(self: &Arc<Self>, mut request: Request<Incoming>) -> Response<ReplyBody> {
         let mut ticket = self.session.ticket();
         ticket.asked(request.headers_mut());
-        ticket.record.method = request.method().to_string();
+        ticket.record.method = request.method().as_str().to_owned();
         let content_type = request.headers().get(CONTENT_TYPE);
         ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
         ticket.record.path = request
             .uri()
             .path_and_query()
-            .map_or_else(String::new, ToString::to_string);
+            .map_or_else(String::new, |target| target.as_str().to_owned());
         let Some(asked) = self.session.control.take_asked() else {
             // The library returns only requests that it was given, so this does not happen.
             return local_response(&LocalReply::malformed(), ticket);

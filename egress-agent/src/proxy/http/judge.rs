@@ -94,8 +94,8 @@ impl Judge {
         let (origin, routes) = (&self.client.origin, &self.client.shared.routes);
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // Most requests of a connection are for the host of the previous one.
-        let before = last().clone();
-        let is_same = before.as_deref() == Some(head.authority);
+        let is_same = last().as_deref() == Some(head.authority);
+        let before = if is_same { None } else { last().clone() };
         loop {
             let now = routes.load();
             let policy = origin.policy_in(&now);

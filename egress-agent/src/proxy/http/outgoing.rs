@@ -5,6 +5,7 @@
 use super::asking::Asking;
 use super::judge::Allowed;
 use super::session::Session;
+use crate::proxy::random::random;
 use bytes::Bytes;
 use egress_core::http::format::Values;
 use egress_core::http::grpc_timeout::set_call_timeout;
@@ -14,7 +15,7 @@ use egress_core::routing::{RequestHead, Target};
 use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Uri};
-use rustix::rand::{GetRandomFlags, getrandom};
+use std::fmt::Write as _;
 use std::mem;
 use std::time::Duration;
 use uuid::{Builder, Uuid};
@@ -70,10 +71,13 @@ pub(super) fn without_body(parts: &mut Parts) {
 fn operation_of(to: &Target, allowed: &Allowed) -> String {
     let (id, spec) = (&to.cluster.id, &allowed.act.spec);
     let of_rule = allowed.act.policy.operation.as_ref();
-    of_rule.map_or_else(
-        || format!("{}:{}{spec}", id.host, id.port),
-        |of_rule| format!("{of_rule}{spec}"),
-    )
+    let mut operation = String::with_capacity(64);
+    let written = match of_rule {
+        Some(of_rule) => write!(operation, "{of_rule}{spec}"),
+        None => write!(operation, "{}:{}{spec}", id.host, id.port),
+    };
+    // A string takes everything.
+    written.map_or_else(|_| String::new(), |()| operation)
 }
 
 /// Changes the head of a request as its route says (Envoy `finalizeRequestHeaders`): the headers of the destination,
@@ -127,23 +131,15 @@ fn change(
     Some(())
 }
 
-/// A request's id and the number of its trace: two random UUIDs from one system call.
+/// A request's id and the number of its trace: two random UUIDs.
 fn numbers() -> (Uuid, u128) {
-    let mut random = [[0; 16]; 2];
-    if getrandom(random.as_flattened_mut(), GetRandomFlags::empty()) != Ok(32) {
-        return (Uuid::new_v4(), Uuid::new_v4().as_u128());
-    }
-    let [id, trace] = random.map(|bytes| Builder::from_random_bytes(bytes).into_uuid());
-    (id, trace.as_u128())
+    let uuid = || Builder::from_random_bytes(random()).into_uuid();
+    (uuid(), uuid().as_u128())
 }
 
 /// A random number.
 pub(super) fn draw() -> u64 {
-    let mut bytes = [0; 8];
-    match getrandom(&mut bytes, GetRandomFlags::empty()) {
-        Ok(8) => u64::from_ne_bytes(bytes),
-        _ => uuid::Uuid::new_v4().as_u64_pair().0,
-    }
+    u64::from_ne_bytes(random())
 }
 
 /// The values of a request's formats, without those of a response.

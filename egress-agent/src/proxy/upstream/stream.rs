@@ -3,6 +3,7 @@
 //! It adds nothing to the bytes of its user.
 
 use crate::proxy::places::Place;
+use crate::proxy::short_write::poll_write_slices;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -91,7 +92,7 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Plain(stream) => poll_write_slices(stream, cx, slices),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, slices),
         }
     }

@@ -173,6 +173,7 @@ impl Wire {
     /// The HTTP library was dropped until the next request.
     pub(in crate::proxy::http) fn rest(&mut self) {
         (self.stream.wide, self.narrow) = (false, 0);
+        self.reader.rest();
         self.room.rest(self.reader.pending().len());
     }
 
