@@ -4,7 +4,7 @@ use crate::child::Guarded;
 use crate::wait::wait_until;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -51,6 +51,12 @@ impl Background {
     /// Everything that it reported so far.
     pub fn lines(&self) -> Vec<Value> {
         self.lock().clone()
+    }
+
+    /// Writes to its standard input.
+    pub fn say(&mut self, text: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("its input is a pipe")?;
+        Ok(input.write_all(text.as_bytes())?)
     }
 
     /// Waits for a report that `fits`.

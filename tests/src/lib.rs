@@ -27,6 +27,7 @@ pub mod prober;
 pub mod readiness;
 pub mod rules;
 pub mod seen;
+pub mod soak;
 pub mod steady;
 pub mod takeover;
 pub mod upgrade;

@@ -17,6 +17,8 @@ pub enum Bench {
     Proxy,
     /// Cost of denials and of a changed object with many rules, in release builds.
     Rules,
+    /// Millions of requests of all kinds while the rules change every second, in release builds.
+    Soak,
     /// Cost of edits, starts, restarts and names with many policies, in release builds.
     Scale,
 }
@@ -37,6 +39,7 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
         Bench::Proxy => {
             if arguments.iter().any(|argument| argument == "--peers") {
                 provision::programs(&[
+                    ("h2load", "nghttp2-client"),
                     ("haproxy", "haproxy"),
                     ("nginx", "nginx"),
                     (
@@ -44,15 +47,17 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
                         "libnginx-mod-stream",
                     ),
                 ])?;
+                provision::envoy()?;
             }
             "bench_proxy"
         }
         Bench::Rules => "bench_rules",
         Bench::Scale => "bench_scale",
+        Bench::Soak => "bench_soak",
     };
     tasks::build()?;
     let mut profile = "debug";
-    if matches!(bench, Bench::Proxy | Bench::Rules | Bench::Scale) {
+    if !matches!(bench, Bench::Kernel | Bench::Bulk) {
         // The bench measures the agent's own code.
         workspace::show(&mut workspace::cargo(&["build", "--release", "--bins"]))?;
         profile = "release";

@@ -3,7 +3,7 @@
 //!
 //! The client prints one line of JSON. A bench decides which proxy is between the two.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
@@ -12,6 +12,7 @@ use serde_json::json;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,10 @@ struct Cli {
 enum Verb {
     /// The origin
     Serve { at: SocketAddr },
+    /// An origin that accepts connections and answers nothing
+    Silent { at: SocketAddr },
+    /// Opens so many connections, 32 at a time, each for one small message
+    Connections(Client),
     /// Sends so many bytes
     Up(Client),
     /// Receives so many bytes
@@ -55,6 +60,8 @@ fn main() -> Result<()> {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
     match Cli::parse().verb {
         Verb::Serve { at } => serve(at),
+        Verb::Silent { at } => silent(at),
+        Verb::Connections(client) => client.connections(),
         Verb::Up(client) => client.bulk(b'u'),
         Verb::Down(client) => client.bulk(b'd'),
         Verb::Small(client) => client.small(),
@@ -72,6 +79,20 @@ fn serve(at: SocketAddr) -> Result<()> {
             let thread = thread::Builder::new().stack_size(64 << 10);
             // A client that breaks off sees it itself.
             let _ = thread.spawn(move || answer(stream));
+        }
+    });
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}
+
+fn silent(at: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(at)?;
+    println!("{}", json!({ "listening": at.to_string() }));
+    io::stdout().flush()?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let thread = thread::Builder::new().stack_size(64 << 10);
+            let _ = thread.spawn(move || io::copy(&mut stream, &mut io::sink()));
         }
     });
     io::copy(&mut io::stdin(), &mut io::sink())?;
@@ -139,11 +160,7 @@ fn drain(stream: &mut TcpStream, left: u64) -> io::Result<()> {
 }
 
 impl Client {
-    /// A connection after its handshake.
-    fn connect(&self, verb: u8) -> Result<TcpStream> {
-        let mut stream = TcpStream::connect_timeout(&self.to, LIMIT).context("connect")?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+    fn hello(&self) -> Result<Vec<u8>> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(RootCertStore::empty())
@@ -151,7 +168,19 @@ impl Client {
         let name = ServerName::try_from(self.host.clone())?;
         let mut hello = Vec::new();
         ClientConnection::new(Arc::new(config), name)?.write_tls(&mut hello)?;
-        stream.write_all(&hello)?;
+        Ok(hello)
+    }
+
+    /// A connection after its handshake.
+    fn connect(&self, verb: u8) -> Result<TcpStream> {
+        self.connect_with(&self.hello()?, verb)
+    }
+
+    fn connect_with(&self, hello: &[u8], verb: u8) -> Result<TcpStream> {
+        let mut stream = TcpStream::connect_timeout(&self.to, LIMIT).context("connect")?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(hello)?;
         record(&mut stream).context("the ServerHello")?;
         let mut asked = vec![23, 3, 3, 0, 9, verb];
         asked.extend(self.count.to_be_bytes());
@@ -169,6 +198,35 @@ impl Client {
             drain(&mut stream, self.count)?;
         }
         println!("{}", json!({ "seconds": start.elapsed().as_secs_f64() }));
+        Ok(())
+    }
+
+    fn connections(&self) -> Result<()> {
+        const AT_A_TIME: usize = 32;
+        let hello = self.hello()?;
+        let left = AtomicU64::new(self.count);
+        let one = || {
+            let next =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            next.ok()
+        };
+        let run = || -> Result<()> {
+            while one().is_some() {
+                let mut stream = self.connect_with(&hello, b's')?;
+                let mut message = [7; SMALL];
+                stream.write_all(&message)?;
+                stream.read_exact(&mut message)?;
+            }
+            Ok(())
+        };
+        let start = Instant::now();
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(run)).collect();
+            let mut ended = threads.into_iter().map(|thread| thread.join());
+            ended.try_for_each(|ended| ended.unwrap_or_else(|_| bail!("a thread panicked")))
+        })?;
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{}", json!({ "seconds": seconds }));
         Ok(())
     }
 

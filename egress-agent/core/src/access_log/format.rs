@@ -13,7 +13,7 @@ const SIZE: usize = 16 * 1024;
 const COMMANDS: usize = 100;
 
 /// Istio's default text (`pilot/pkg/model/telemetry_logging.go`, `EnvoyTextLogFormat`).
-const TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
+pub const ISTIO_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
     %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
     \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
     %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \
@@ -21,7 +21,7 @@ const TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:
     %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%";
 
 /// Istio's default object (the same file, `EnvoyJSONLogFormatIstio`).
-const JSON: &str = r#"{
+pub const ISTIO_JSON: &str = r#"{
     "authority": "%REQ(:AUTHORITY)%",
     "bytes_received": "%BYTES_RECEIVED%",
     "bytes_sent": "%BYTES_SENT%",
@@ -69,7 +69,7 @@ impl AccessFormat {
     ///
     /// What is wrong about the format.
     pub fn text(format: Option<&str>) -> Result<Self, BadFormat> {
-        let text = bounded(format.unwrap_or(TEXT))?;
+        let text = bounded(format.unwrap_or(ISTIO_TEXT))?;
         if text.contains(['\n', '\r']) {
             return Err(BadFormat::LineBreak);
         }
@@ -82,7 +82,9 @@ impl AccessFormat {
     ///
     /// What is wrong about the format.
     pub fn json(format: Option<&str>) -> Result<Self, BadFormat> {
-        Self::of(Form::Json(Node::new(bounded(format.unwrap_or(JSON))?)?))
+        Self::of(Form::Json(Node::new(bounded(
+            format.unwrap_or(ISTIO_JSON),
+        )?)?))
     }
 
     fn of(form: Form) -> Result<Self, BadFormat> {

@@ -11,5 +11,5 @@ mod start_time;
 mod text;
 
 pub use entry::{AskedFor, Entry};
-pub use format::AccessFormat;
+pub use format::{AccessFormat, ISTIO_JSON, ISTIO_TEXT};
 pub use text::BadFormat;

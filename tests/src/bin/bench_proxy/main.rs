@@ -1,175 +1,52 @@
-//! Processor time of the agent for traffic through the proxy: a request on a kept connection, one on a new connection,
-//! a megabyte of HTTP and of TLS up and down; with `--peers` TLS passthrough beside haproxy and nginx.
+//! Processor time of the agent for traffic through the proxy, alone or with `--peers` beside nginx, haproxy and Envoy.
 //!
-//! Owns the measurement. `cargo xtask bench proxy` runs it. With `--against` another agent is measured in the same run,
-//! in alternating rounds, because figures are comparable only on the same machine and load.
+//! Owns the choice. `cargo xtask bench proxy` runs it. With `--against` another agent is measured in the same run, in
+//! alternating rounds, because figures are comparable only on the same machine and load.
 
+mod alone;
 mod peers;
 
-use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use egress_tests::agent::beside;
-use egress_tests::bench::machine;
-use egress_tests::lab::{host, v4};
-use egress_tests::rules::each_way;
-use egress_tests::{Lab, LabOptions, client};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Parser)]
+#[command(name = "cargo xtask bench proxy --")]
 struct Cli {
-    /// Measurements of each kind; the median is printed.
+    /// Measurements of each kind; the median is printed
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Requests of each measurement.
+    /// Requests or new connections of each measurement
     #[arg(long, default_value_t = 20_000)]
     requests: u32,
-    /// Megabytes of each measurement.
+    /// Megabytes of each measurement
     #[arg(long, default_value_t = 200)]
     megabytes: u32,
-    /// Another agent to measure in turn with this one.
+    /// Another agent to measure in turn with this one
     #[arg(long, value_name = "AGENT")]
     against: Option<PathBuf>,
-    /// Compare TLS passthrough with haproxy and nginx instead.
+    /// Compare with nginx, haproxy and Envoy
     #[arg(long)]
     peers: bool,
-    /// Gigabytes of each measurement with `--peers`.
+    /// Only these parts of the comparison [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = peers::part, requires = "peers")]
+    only: Vec<&'static str>,
+    /// Put the tables of the comparison into this page, each in place of the part's last one
+    #[arg(long, value_name = "FILE", requires = "peers")]
+    write: Option<PathBuf>,
+    /// Gigabytes of each measurement with `--peers`
     #[arg(long, default_value_t = 2)]
     gigabytes: u32,
-    /// Idle connections with `--peers`.
-    #[arg(long, default_value_t = 0)]
+    /// Idle connections with `--peers`
+    #[arg(long, default_value_t = 8000)]
     idle: u64,
 }
 
-/// The agents that are measured, each in a lab of its own.
-struct Labs {
-    /// The other one first.
-    all: Vec<(&'static str, Lab)>,
-    rounds: usize,
-}
-
 fn main() -> ExitCode {
-    egress_tests::bench::end(bench(&Cli::parse()))
-}
-
-fn bench(cli: &Cli) -> Result<()> {
-    if cli.peers {
-        println!("median of {} (min to max), {}", cli.rounds, machine()?);
-        return peers::bench(cli.rounds, cli.gigabytes, cli.idle, cli.against.clone());
-    }
-    let other = cli.against.clone().map(|binary| ("against", Some(binary)));
-    let mut all = Vec::new();
-    for (name, binary) in other.into_iter().chain([("this", None)]) {
-        let options = LabOptions {
-            binary,
-            ..LabOptions::default()
-        };
-        let lab = Lab::start_with(options)?;
-        lab.rules("rules.yaml", &each_way())?;
-        all.push((name, lab));
-    }
-    let mut labs = Labs {
-        all,
-        rounds: cli.rounds,
-    };
-    let load = std::fs::read_to_string("/proc/loadavg")?;
-    println!(
-        "median of {} (min to max), load {}",
-        cli.rounds,
-        load.trim()
-    );
-    let target = SocketAddr::new(v4(host::HTTPBIN), 80).to_string();
-    for (name, verb) in [
-        ("request, kept connection", "requests"),
-        ("request, fresh connection", "hammer"),
-    ] {
-        let count = cli.requests.to_string();
-        let arguments = [
-            verb,
-            "--host",
-            "httpbin.org",
-            "--count",
-            &count,
-            "--threads",
-            "8",
-            &target,
-        ];
-        let unit = cli.requests.into();
-        labs.measure(name, unit, |lab| {
-            let mut command = lab.command(beside("busy")?.to_str().context("a path")?)?;
-            command.args(arguments);
-            let ended = client::run(command, LIMIT)?;
-            let report: serde_json::Value = serde_json::from_str(&ended.stdout)?;
-            if report["failed"] != 0 {
-                bail!("{report}");
-            }
-            Ok(())
-        })?;
-    }
-    let bytes = u64::from(cli.megabytes) << 20;
-    let file = tempfile::NamedTempFile::new()?;
-    file.as_file().set_len(bytes)?;
-    let path = file.path().to_str().context("a path")?;
-    let down = format!("/bytes/{bytes}");
-    for (name, url, way) in [
-        ("MB of HTTP, up", "http://httpbin.org", None),
-        ("MB of HTTP, down", "http://httpbin.org", Some(&down)),
-        ("MB of TLS, up", "https://www.google.com", None),
-        ("MB of TLS, down", "https://www.google.com", Some(&down)),
-    ] {
-        labs.measure(name, cli.megabytes.into(), |lab| {
-            let mut arguments = vec!["--fail", "-o", "/dev/null"];
-            let authority = lab.authority().path().to_owned();
-            let authority = authority.to_str().context("a path")?;
-            arguments.extend(["--cacert", authority]);
-            let url = if let Some(down) = way {
-                format!("{url}{down}")
-            } else {
-                arguments.extend(["-H", "Expect:", "-T", path]);
-                format!("{url}/sink")
-            };
-            arguments.push(&url);
-            let reply = lab.curl(&arguments)?;
-            if reply.code != 200 {
-                bail!("{url}: {reply:?}");
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
-}
-
-impl Labs {
-    /// Prints microseconds of each agent for each of `units`.
-    fn measure(
-        &mut self,
-        what: &str,
-        units: f64,
-        mut run: impl FnMut(&mut Lab) -> Result<()>,
-    ) -> Result<()> {
-        let mut times = vec![Vec::new(); self.all.len()];
-        for round in 0..self.rounds {
-            let mut order: Vec<usize> = (0..self.all.len()).collect();
-            order.rotate_left(round % self.all.len());
-            for at in order {
-                let lab = &mut self.all[at].1;
-                let before = lab.agent()?.cpu()?;
-                run(lab)?;
-                let took = lab.agent()?.cpu()?.saturating_sub(before);
-                times[at].push(took.as_secs_f64() * 1e6 / units);
-            }
-        }
-        for ((name, _), mut all) in self.all.iter().zip(times) {
-            all.sort_by(f64::total_cmp);
-            let median = all.get(all.len() / 2);
-            if let (Some(min), Some(median), Some(max)) = (all.first(), median, all.last()) {
-                println!("  {what:<26} {name:<7} {median:8.1} µs ({min:.1} to {max:.1})");
-            }
-        }
-        Ok(())
-    }
+    let cli = Cli::parse();
+    egress_tests::bench::end(if cli.peers {
+        peers::bench(&cli)
+    } else {
+        alone::bench(&cli)
+    })
 }

@@ -20,9 +20,10 @@ mod size;
 mod table;
 mod takeover;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use egress_tests::agent;
+use egress_tests::bench::page::put;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -178,8 +179,7 @@ fn bench(cli: &Cli) -> Result<()> {
         let text = page::section(part, &now, before.as_ref())?;
         println!("{text}");
         if let Some(page) = &cli.write {
-            page::put(page, part.name, &text)
-                .with_context(|| format!("writing {}", page.display()))?;
+            put(page, "scale", part.name, &text)?;
         }
         failed.extend(
             now.trouble

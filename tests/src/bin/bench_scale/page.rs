@@ -1,13 +1,12 @@
-//! A part's table as Markdown, and its place in a page of the documentation.
+//! A part's table as Markdown.
 //!
-//! Owns the form. A page has a pair of comments for each part, and the text between them is replaced.
+//! Owns the form. `egress_tests::bench::page` puts it into a page of the documentation.
 
 use crate::Part;
 use crate::table::Table;
-use anyhow::{Result, bail};
+use anyhow::Result;
+use egress_tests::bench::page::row;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 /// The part's heading, text and table. With `before`, each figure follows the figure of that agent.
 pub fn section(part: &Part, now: &Table, before: Option<&Table>) -> Result<String> {
@@ -37,11 +36,6 @@ pub fn section(part: &Part, now: &Table, before: Option<&Table>) -> Result<Strin
     Ok(text)
 }
 
-fn row(what: &str, cells: impl Iterator<Item = String>) -> String {
-    let cells: Vec<_> = cells.collect();
-    format!("| {what} | {} |\n", cells.join(" | "))
-}
-
 /// The rows of both tables. A missing figure is a dash.
 fn beside(now: &Table, before: Option<&Table>) -> Vec<(String, Vec<String>)> {
     let Some(before) = before else {
@@ -65,26 +59,6 @@ fn beside(now: &Table, before: Option<&Table>) -> Vec<(String, Vec<String>)> {
         (what.clone(), cells.collect())
     })
     .collect()
-}
-
-/// Replaces a part's section in a page.
-pub fn put(page: &Path, name: &str, section: &str) -> Result<()> {
-    let text = fs::read_to_string(page)?;
-    Ok(fs::write(page, replaced(&text, name, section)?)?)
-}
-
-fn replaced(page: &str, name: &str, section: &str) -> Result<String> {
-    let (begin, end) = (
-        format!("<!-- scale: {name} -->\n"),
-        format!("<!-- end: {name} -->\n"),
-    );
-    let Some((head, rest)) = page.split_once(&begin) else {
-        bail!("the page has no line `{}`", begin.trim());
-    };
-    let Some((_, tail)) = rest.split_once(&end) else {
-        bail!("the page has no line `{}` after it", end.trim());
-    };
-    Ok(format!("{head}{begin}{section}{end}{tail}"))
 }
 
 #[cfg(test)]
@@ -113,13 +87,5 @@ mod tests {
             [("a", "9 s → 1 s"), ("b", "– → 2 s"), ("c", "8 s → –")]
         );
         assert_eq!(beside(&now, None), now.rows);
-    }
-
-    #[test]
-    fn a_section_replaces_the_last_one_and_nothing_else() {
-        let page = "# P\n<!-- scale: a -->\nold\n<!-- end: a -->\nrest\n";
-        let made = replaced(page, "a", "new\n").unwrap();
-        assert_eq!(made, "# P\n<!-- scale: a -->\nnew\n<!-- end: a -->\nrest\n");
-        assert!(replaced(page, "b", "new\n").is_err());
     }
 }

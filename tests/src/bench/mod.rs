@@ -2,6 +2,8 @@
 //!
 //! Owns neither figures nor arguments.
 
+pub mod page;
+
 use anyhow::{Context as _, Result};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -14,9 +16,17 @@ pub fn machine() -> Result<String> {
     Ok(format!(
         "Linux {}, {} CPUs, load {}",
         rustix::system::uname().release().to_string_lossy(),
-        std::thread::available_parallelism()?,
+        online()?,
         load.split(' ').next().unwrap_or_default()
     ))
+}
+
+/// Processors of the machine. A bench may run on one of them only.
+fn online() -> Result<usize> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let each = text.lines().filter(|line| line.starts_with("cpu"));
+    // The first line is the sum of all.
+    Ok(each.count().saturating_sub(1))
 }
 
 /// Prints the error of a bench that failed. Returns the exit code of the program.
@@ -46,6 +56,13 @@ pub fn resident_of(pid: u32) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
     Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
+}
+
+/// Lets the calling thread, and what it starts, run on one processor only.
+pub fn pin_here(processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Lets all present threads of a process, and what they start, run on one processor only.
