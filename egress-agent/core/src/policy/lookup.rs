@@ -2,7 +2,8 @@
 //!
 //! The ledger has the entries.
 
-use super::tables::{Action, Ledger, Target, Transport};
+use super::ledger::Ledger;
+use super::tables::{Action, Target, Transport};
 use egress_ebpf::abi::proto;
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, Tables};

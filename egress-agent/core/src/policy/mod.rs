@@ -4,6 +4,7 @@ pub mod claims;
 pub mod diff;
 pub mod explain;
 pub mod leases;
+mod ledger;
 mod lookup;
 pub mod naming;
 mod numbers;

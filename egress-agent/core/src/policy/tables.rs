@@ -1,10 +1,9 @@
-//! The content of one policy's kernel table: the union of the claims of all services.
+//! The content of a kernel table: its targets, and what happens to a flow that a target covers.
 //!
-//! Owns the form of an entry and the rule for two claims on one entry. `claims` decides what a service claims, and
-//! `diff` decides the order of the writes.
+//! Owns the form and the order of entries. `claims` decides what a service claims, `ledger` unites the claims of a
+//! policy, and `diff` decides the order of the writes.
 
 use super::numbers;
-use crate::sharing::share;
 use egress_ebpf::abi::{action, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::table::Key;
@@ -193,118 +192,6 @@ pub type Table = OrdMap<Target, Action>;
 
 /// The changes of a table: for each target the new action, or `None` if it is removed.
 pub type Delta = BTreeMap<Target, Option<Action>>;
-
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-struct Holders {
-    allow: u32,
-    proxy: u32,
-}
-
-impl Holders {
-    /// The count for a single claim.
-    const fn one(action: Action) -> Self {
-        match action {
-            Action::Allow => Self { allow: 1, proxy: 0 },
-            Action::Proxy => Self { allow: 0, proxy: 1 },
-        }
-    }
-
-    const fn action(self) -> Option<Action> {
-        match self {
-            Self { proxy: 1.., .. } => Some(Action::Proxy),
-            Self { allow: 1.., .. } => Some(Action::Allow),
-            Self { .. } => None,
-        }
-    }
-
-    const fn side(&mut self, action: Action) -> &mut u32 {
-        match action {
-            Action::Allow => &mut self.allow,
-            Action::Proxy => &mut self.proxy,
-        }
-    }
-}
-
-/// Every claim of one policy, counted, so that one service can change without the others.
-#[derive(Clone, Debug, Default)]
-pub struct Ledger {
-    /// The action of each target. A target that is not in `several` has one claim.
-    table: Table,
-    /// Targets with more than one claim.
-    several: OrdMap<Target, Holders>,
-}
-
-impl Ledger {
-    /// Replaces one service's claims. Returns the changes of the table. `old` must be the claims that were given as
-    /// `new` before.
-    pub fn replace(&mut self, old: &Claims, new: &Claims) -> Delta {
-        let mut before: Delta = BTreeMap::new();
-        let came = new.iter().filter(|(t, a)| old.get(t) != Some(a));
-        let left = old.iter().filter(|(t, a)| new.get(t) != Some(a));
-        let changes = came.map(|c| (c, 1)).chain(left.map(|c| (c, -1)));
-        for ((target, action), by) in changes {
-            let mut holders = self.holders(target);
-            before.entry(*target).or_insert(holders.action());
-            let side = holders.side(*action);
-            *side = side.saturating_add_signed(by);
-            self.set(*target, holders);
-        }
-        let holds = |t: &Target| self.action(t);
-        before
-            .into_iter()
-            .map(|(t, was)| (t, was, holds(&t)))
-            .filter(|(_, was, is)| was != is)
-            .map(|(t, _, is)| (t, is))
-            .collect()
-    }
-
-    /// The action for a target, if it is claimed.
-    pub fn action(&self, target: &Target) -> Option<Action> {
-        self.table.get(target).copied()
-    }
-
-    /// The claimed targets that cover a flow.
-    pub fn covering(&self, addr: Addr, port: u16, via: Transport) -> Vec<Target> {
-        let exact = Target::address(addr, port, via);
-        let exact = Some(exact).filter(|target| self.table.contains_key(target));
-        // Networks come before all single addresses.
-        let networks = self.table.keys().take_while(|target| !target.is_exact());
-        let networks = networks.filter(|target| target.covers(addr, port, via));
-        networks.copied().chain(exact).collect()
-    }
-
-    /// The table as a whole.
-    pub fn table(&self) -> Table {
-        self.table.clone()
-    }
-
-    /// Shares the parts that are equal in another ledger.
-    pub(super) fn share(&mut self, other: &Self) {
-        share(&mut self.table, &other.table);
-        share(&mut self.several, &other.several);
-    }
-
-    fn holders(&self, target: &Target) -> Holders {
-        let one = || self.action(target).map(Holders::one).unwrap_or_default();
-        self.several.get(target).copied().unwrap_or_else(one)
-    }
-
-    /// Removes nothing that is not there: that would copy what others share.
-    fn set(&mut self, target: Target, holders: Holders) {
-        let action = holders.action();
-        if action != self.action(&target) {
-            match action {
-                Some(action) => self.table.insert(target, action),
-                None => self.table.remove(&target),
-            };
-        }
-        if holders.allow + holders.proxy > 1 {
-            self.several.insert(target, holders);
-        } else if self.several.contains_key(&target) {
-            self.several.remove(&target);
-        }
-    }
-}
 
 #[cfg(test)]
 #[path = "tables_tests.rs"]

@@ -1,8 +1,7 @@
 //! Entries and the union of claims.
 
-use super::{Action, Claims, Ledger, Target, Transport, claim};
+use super::{Target, Transport};
 use egress_ebpf::addr::Addr;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 fn addr(s: &str) -> Addr {
@@ -88,50 +87,5 @@ fn the_keys_are_those_of_the_kernel() {
     assert_eq!(
         (key.bits(), key.addr(), key.proto()),
         (104, addr("10.0.0.0"), 6)
-    );
-}
-
-#[test]
-fn of_two_claims_on_one_entry_the_proxy_holds_until_it_is_withdrawn() {
-    let target = Target::any(80, Transport::Tcp);
-    let one = |action| Claims::from([(target, action)]);
-    let none = Claims::new();
-    let mut ledger = Ledger::default();
-    assert_eq!(
-        ledger.replace(&none, &one(Action::Allow)),
-        [(target, Some(Action::Allow))].into()
-    );
-    assert_eq!(
-        ledger.replace(&none, &one(Action::Proxy)),
-        [(target, Some(Action::Proxy))].into()
-    );
-    assert_eq!(ledger.replace(&none, &one(Action::Allow)), BTreeMap::new());
-    assert_eq!(
-        ledger.replace(&one(Action::Proxy), &none),
-        [(target, Some(Action::Allow))].into()
-    );
-    assert_eq!(ledger.replace(&one(Action::Allow), &none), BTreeMap::new());
-    assert_eq!(
-        ledger.replace(&one(Action::Allow), &none),
-        [(target, None)].into()
-    );
-    assert!(ledger.table().is_empty());
-
-    let mut claims = one(Action::Proxy);
-    claim(&mut claims, target, Action::Allow);
-    assert_eq!(claims, one(Action::Proxy));
-}
-
-#[test]
-fn a_service_that_changes_its_mind_is_one_change() {
-    let target = Target::any(80, Transport::Tcp);
-    let one = |action| Claims::from([(target, action)]);
-    let mut ledger = Ledger::default();
-    ledger.replace(&Claims::new(), &one(Action::Allow));
-    let delta = ledger.replace(&one(Action::Allow), &one(Action::Proxy));
-    assert_eq!(delta, [(target, Some(Action::Proxy))].into());
-    assert_eq!(
-        ledger.replace(&one(Action::Proxy), &one(Action::Proxy)),
-        BTreeMap::new()
     );
 }

@@ -3,8 +3,9 @@
 use super::Settings;
 use crate::policy::claims::{UnlistedAddress, claims};
 use crate::policy::leases::Leases;
+use crate::policy::ledger::Ledger;
 use crate::policy::snapshot::Snapshot;
-use crate::policy::tables::{Claims, Delta, Ledger, Transport};
+use crate::policy::tables::{Claims, Delta, Transport};
 use crate::registry::plan::HostPlan;
 use crate::registry::scope::Scope;
 use crate::registry::services::Service;
