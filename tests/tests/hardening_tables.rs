@@ -241,7 +241,7 @@ fn a_table_that_is_full_changes_by_as_many_as_leave_it() {
 fn a_table_that_grows_in_place_gives_no_connect_a_wrong_verdict() {
     let mut gate = Gate::new();
     let listed = Target::address(address(0), 443, Transport::Udp);
-    let ops = gate.plan(Table::unit(listed, Action::Allow));
+    let ops = gate.plan(Table::from_iter([(listed, Action::Allow)]));
     assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
     let table = gate.planner.policies()[&DEFAULT_POLICY].table;
     let (at, never) = (address(0).to_string(), address(900_000).to_string());
@@ -284,7 +284,7 @@ fn a_table_that_grows_in_place_gives_no_connect_a_wrong_verdict() {
 fn an_agent_that_comes_finds_the_tables_of_policies_and_takes_the_others_away() {
     let mut gate = Gate::new();
     let target = Target::address(address(1), 443, Transport::Udp);
-    let ops = gate.plan(Table::unit(target, Action::Allow));
+    let ops = gate.plan(Table::from_iter([(target, Action::Allow)]));
     assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
     let used = gate.planner.policies()[&DEFAULT_POLICY].table;
     // The state after an agent that dies between the writes of a table and of its policy.

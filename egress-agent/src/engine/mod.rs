@@ -77,7 +77,9 @@ impl Engine {
         let (policies, ids) = tables
             .standing()
             .context("reading the tables of the previous agent")?;
-        let standing = Planner::adopt(policies, ids).above(tables.highest_generation());
+        let standing = Planner::adopt(policies, ids)
+            .above(tables.highest_generation())
+            .within(tables.room());
         let mut settings = settings(config);
         [settings.leases.seed] = random::words().context("drawing random numbers")?;
         let owners = Owners::standing(&tables)?;
@@ -168,7 +170,7 @@ impl Engine {
             self.state.handle_rules(now, objects);
         }
         let plan = self.state.begin(now);
-        self.placing.tables.fits(plan.ops())?;
+        self.placing.fits(&plan)?;
         plan.commit();
         Ok(())
     }
@@ -287,7 +289,7 @@ impl Engine {
     fn take(&mut self, rules: &RuleSet) {
         let Difference { added, gone } = self.in_force.until(&rules.objects);
         let plan = self.state.plan_change(Instant::now(), &added, &gone);
-        if let Err(full) = self.placing.tables.fits(plan.ops()) {
+        if let Err(full) = self.placing.fits(&plan) {
             drop(plan);
             self.shown
                 .does_not_fit(&full, "the previous rules stay in force");
@@ -304,7 +306,7 @@ impl Engine {
     /// Applies a changed config: all of it, or nothing if the tables have no room.
     fn reload(&mut self, config: &Config) {
         let plan = self.state.plan_settings(Instant::now(), settings(config));
-        if let Err(full) = self.placing.tables.fits(plan.ops()) {
+        if let Err(full) = self.placing.fits(&plan) {
             tracing::error!(%full, "config not applied: the tables have no room for it; the previous config stays in force");
             return;
         }

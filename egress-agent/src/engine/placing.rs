@@ -2,12 +2,12 @@
 //! cgroup. Owns the order of these writes. Does not know the identities of workloads.
 
 use super::ending::Ending;
-use crate::kernel::Tables;
+use crate::kernel::{NoRoom, Tables};
 use crate::namespaces::{Services, Spaces};
 use crate::sockets::SocketFactory;
 use crate::workloads::{Told, Workloads};
 use egress_core::policy::diff::TableOp;
-use egress_core::policy::state::{State, Unlisted};
+use egress_core::policy::state::{Plan, State, Unlisted};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,6 +39,13 @@ impl Placing {
     /// Whether [`Self::write`] must update the policies of cgroups.
     pub(super) fn is_due(&self) -> bool {
         self.moved
+    }
+
+    /// Whether the tables have room for a plan. The engine asks before the first write, so that it does not start a
+    /// change that does not fit.
+    pub(super) fn fits(&self, plan: &Plan<'_>) -> Result<(), NoRoom> {
+        plan.fits()?;
+        self.tables.fits(plan.ops())
     }
 
     /// Passes on which workloads appeared and disappeared. New ones come first, so that a policy that they

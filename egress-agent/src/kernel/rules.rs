@@ -9,6 +9,7 @@ use super::slots::{Draft, Slots, kind};
 use crate::in_use::InUse;
 use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
+use egress_core::policy::room::{Room, TooMany};
 use egress_ebpf::ids::TableId;
 use egress_ebpf::table::{Lengths, MAX_LENGTHS};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,21 +18,13 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_ADDRESSES: usize = 1 << 22;
 /// The most tables that are created and written together. Each is an open file until it is written.
 const AT_ONCE: usize = 256;
-const WHAT: [&str; 2] = ["single addresses", "networks"];
 
 /// Operations that the tables have no room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// More entries than the limit.
-    #[error("{needed} entries of {what}, there is room for {limit}")]
-    Entries {
-        /// The kind of entry.
-        what: &'static str,
-        /// The number of entries with the insertions.
-        needed: usize,
-        /// The limit.
-        limit: usize,
-    },
+    #[error(transparent)]
+    Entries(#[from] TooMany),
     /// Networks of too many prefix lengths: a lookup would take too long.
     #[error("networks of more than {MAX_LENGTHS} prefix lengths in one table")]
     Lengths,
@@ -41,7 +34,7 @@ pub enum NoRoom {
 #[derive(Debug)]
 pub struct Rules {
     outer: Outer,
-    limits: [usize; 2],
+    room: Room,
     live: BTreeMap<TableId, Slots>,
     /// Tables to be created, some of them in place of an existing one.
     drafts: BTreeMap<TableId, Draft>,
@@ -56,7 +49,7 @@ impl Rules {
     pub fn of(outer: Outer, max_networks: u32) -> Self {
         Self {
             outer,
-            limits: [MAX_ADDRESSES, max_networks as usize],
+            room: Room([MAX_ADDRESSES, max_networks as usize]),
             live: BTreeMap::new(),
             drafts: BTreeMap::new(),
             gone: BTreeSet::new(),
@@ -69,6 +62,11 @@ impl Rules {
         &self.outer
     }
 
+    /// What all tables together have room for.
+    pub fn room(&self) -> Room {
+        self.room
+    }
+
     /// [`Outer::wait_for_programs`].
     pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
         self.outer.wait_for_programs()
@@ -79,7 +77,7 @@ impl Rules {
         let used = self.used();
         [0, 1].map(|kind| InUse {
             used: used[kind],
-            limit: self.limits[kind],
+            limit: self.room.0[kind],
         })
     }
 
@@ -122,16 +120,7 @@ impl Rules {
                 TableOp::SetPolicy(..) | TableOp::DeletePolicy(_) | TableOp::DropTable(_) => {}
             }
         }
-        for ((what, needed), limit) in WHAT.into_iter().zip(used).zip(self.limits) {
-            if needed > limit {
-                return Err(NoRoom::Entries {
-                    what,
-                    needed,
-                    limit,
-                });
-            }
-        }
-        Ok(())
+        Ok(self.room.holds(used)?)
     }
 
     /// Notes the operations that are about to be carried out, in one or more parts.
@@ -154,7 +143,7 @@ impl Rules {
                 continue;
             };
             let kind = kind(&entry.key);
-            let full = used[kind] >= self.limits[kind] + self.leaving[kind];
+            let full = used[kind] >= self.room.0[kind] + self.leaving[kind];
             let added = if let Some(draft) = self.drafts.get_mut(&id) {
                 (!full && draft.add(entry)).then_some(1)
             } else if let Some(slots) = self.live.get_mut(&id) {

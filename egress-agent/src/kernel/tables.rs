@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
+use egress_core::policy::room::Room;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Owner, Policy, ProxyPort};
 use egress_ebpf::ids::{CgroupId, Generation, NetnsCookie, PolicyId, TableId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,11 @@ impl Tables {
     /// agent.
     pub fn in_use(&self) -> [InUse; 2] {
         self.rules.in_use()
+    }
+
+    /// What all tables together have room for.
+    pub fn room(&self) -> Room {
+        self.rules.room()
     }
 
     /// Whether the tables have room for the entries that they have once all operations are carried out.

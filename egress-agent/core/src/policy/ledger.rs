@@ -94,7 +94,7 @@ impl Ledger {
 
     /// Shares the parts that are equal in another ledger.
     pub(super) fn share(&mut self, other: &Self) {
-        share(&mut self.table, &other.table);
+        self.table.share(&other.table);
         share(&mut self.several, &other.several);
     }
 
@@ -110,7 +110,7 @@ impl Ledger {
             match action {
                 Some(action) => self.table.insert(target, action),
                 None => self.table.remove(&target),
-            };
+            }
         }
         if holders.allow + holders.proxy > 1 {
             self.several.insert(target, holders);

@@ -9,6 +9,7 @@ mod lookup;
 pub mod naming;
 mod numbers;
 mod ops;
+pub mod room;
 #[cfg(test)]
 mod scale_tests;
 pub mod snapshot;

@@ -4,6 +4,7 @@
 //! policy, and `diff` decides the order of the writes.
 
 use super::numbers;
+use crate::sharing::share;
 use egress_ebpf::abi::{action, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::table::Key;
@@ -12,7 +13,9 @@ use ipnet::IpNet;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::IpAddr;
+use std::ops::Deref;
 
 /// Prefix length of a single address.
 const FULL: u8 = 128;
@@ -186,9 +189,102 @@ pub fn claim(claims: &mut Claims, target: Target, action: Action) {
     *held = action.max(*held);
 }
 
-/// A table's content. Equal content is one table in the kernel. A copy shares what does not change
-/// after it.
-pub type Table = OrdMap<Target, Action>;
+/// A table's content. Equal content is one table in the kernel. A copy shares what does not change after it.
+///
+/// Counts and sums up its entries, so that tables are compared and counted without a walk through them.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    entries: OrdMap<Target, Action>,
+    networks: usize,
+    /// Sum of the hashes of its entries: equal for equal contents, and hardly ever for others.
+    sum: u64,
+}
+
+impl Table {
+    /// Without entries.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an entry or changes its action.
+    pub fn insert(&mut self, target: Target, action: Action) {
+        let old = self.entries.insert(target, action);
+        self.count_out(&target, old);
+        self.networks += usize::from(!target.is_exact());
+        self.sum = self.sum.wrapping_add(hash(&target, action));
+    }
+
+    /// Removes an entry.
+    pub fn remove(&mut self, target: &Target) {
+        let old = self.entries.remove(target);
+        self.count_out(target, old);
+    }
+
+    fn count_out(&mut self, target: &Target, old: Option<Action>) {
+        if let Some(action) = old {
+            self.networks -= usize::from(!target.is_exact());
+            self.sum = self.sum.wrapping_sub(hash(target, action));
+        }
+    }
+
+    /// Applies changes.
+    pub fn apply(&mut self, delta: &Delta) {
+        for (target, action) in delta {
+            match action {
+                Some(action) => self.insert(*target, *action),
+                None => self.remove(target),
+            }
+        }
+    }
+
+    /// The number of its single addresses and of its networks.
+    pub fn count(&self) -> [usize; 2] {
+        [self.entries.len() - self.networks, self.networks]
+    }
+
+    /// The sum of its entries.
+    pub(super) const fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// Shares the parts that are equal in another table.
+    pub(super) fn share(&mut self, other: &Self) {
+        share(&mut self.entries, &other.entries);
+    }
+}
+
+impl Deref for Table {
+    type Target = OrdMap<Target, Action>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.entries
+    }
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        let known = |table: &Self| (table.sum, table.count());
+        known(self) == known(other) && self.entries == other.entries
+    }
+}
+
+impl Eq for Table {}
+
+impl FromIterator<(Target, Action)> for Table {
+    fn from_iter<I: IntoIterator<Item = (Target, Action)>>(entries: I) -> Self {
+        let mut table = Self::new();
+        for (target, action) in entries {
+            table.insert(target, action);
+        }
+        table
+    }
+}
+
+fn hash(target: &Target, action: Action) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (target, action).hash(&mut hasher);
+    hasher.finish()
+}
 
 /// The changes of a table: for each target the new action, or `None` if it is removed.
 pub type Delta = BTreeMap<Target, Option<Action>>;

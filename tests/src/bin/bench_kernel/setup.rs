@@ -95,7 +95,9 @@ impl Setup {
         for transport in [Transport::Tcp, Transport::Udp] {
             let mut list = |net: String| -> Result<()> {
                 let targets = Target::network(net.parse()?, PORT, transport);
-                table.extend(targets.into_iter().map(|t| (t, Action::Allow)));
+                for target in targets {
+                    table.insert(target, Action::Allow);
+                }
                 Ok(())
             };
             match kind {

@@ -2,7 +2,6 @@
 //!
 //! Owns what happens to a table that several policies share.
 
-use super::contents::apply;
 use super::{EMPTY_TABLE, Planner, has_prefixes, with_prefixes};
 use crate::policy::ops::TableOp;
 use crate::policy::tables::Delta;
@@ -135,7 +134,7 @@ impl Planner {
         ops: &mut Vec<TableOp>,
     ) -> Option<TableOp> {
         let mut content = self.tables.get(from)?.clone();
-        apply(&mut content, delta);
+        content.apply(delta);
         let has_prefixes = has_prefixes(&content);
         let table = self.place(id, content, ops);
         let policy = self.policies.get_mut(&id)?;

@@ -1,9 +1,8 @@
 //! The content of each kernel table, and the undo of a plan that is not carried out.
 
-use crate::policy::tables::{Action, Delta, Table, Target};
+use crate::policy::tables::{Delta, Table};
 use egress_ebpf::ids::TableId;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// Tables by id.
 #[derive(Debug, Default)]
@@ -20,23 +19,16 @@ pub(super) struct Contents {
 enum Stands {
     /// It was adopted, so that its content is not known.
     Adopted,
-    Known(Held),
+    Known(Table),
 }
 
 impl Stands {
-    fn known(&self) -> Option<&Held> {
+    fn known(&self) -> Option<&Table> {
         match self {
             Self::Adopted => None,
-            Self::Known(held) => Some(held),
+            Self::Known(content) => Some(content),
         }
     }
-}
-
-/// A content, and the sum of its entries' hashes. Equal contents have equal sums.
-#[derive(Debug)]
-struct Held {
-    content: Table,
-    sum: u64,
 }
 
 #[derive(Debug)]
@@ -53,7 +45,7 @@ impl Contents {
         for id in adopted {
             new.put(id, Stands::Adopted);
         }
-        new.put(empty, Stands::Known(held(Table::new())));
+        new.put(empty, Stands::Known(Table::new()));
         new
     }
 
@@ -85,12 +77,12 @@ impl Contents {
 
     /// The content of a table, if it is known.
     pub(super) fn get(&self, id: TableId) -> Option<&Table> {
-        self.tables.get(&id)?.known().map(|held| &held.content)
+        self.tables.get(&id)?.known()
     }
 
     /// A table with this content.
     pub(super) fn find(&self, content: &Table) -> Option<TableId> {
-        let sum = sum(content);
+        let sum = content.sum();
         let same = self
             .by_sum
             .range((sum, TableId(0))..=(sum, TableId(u32::MAX)));
@@ -110,7 +102,7 @@ impl Contents {
 
     /// Adds a table.
     pub(super) fn insert(&mut self, id: TableId, content: Table) {
-        self.put(id, Stands::Known(held(content)));
+        self.put(id, Stands::Known(content));
         if let Some(undo) = &mut self.undo {
             undo.push(Undo::Remove(id));
         }
@@ -121,7 +113,7 @@ impl Contents {
         let Some(table) = self.take(id) else {
             return;
         };
-        gone(table.known().map(|held| &held.content));
+        gone(table.known());
         if let Some(undo) = &mut self.undo {
             undo.push(Undo::Put(id, table));
         }
@@ -130,9 +122,9 @@ impl Contents {
     /// Makes the table share an equal content that is elsewhere in memory.
     pub(super) fn share(&mut self, id: TableId, content: &Table) {
         if let Some(Stands::Known(held)) = self.tables.get_mut(&id)
-            && held.content == *content
+            && held == content
         {
-            held.content = content.clone();
+            *held = content.clone();
         }
     }
 
@@ -151,7 +143,7 @@ impl Contents {
 
     fn put(&mut self, id: TableId, table: Stands) {
         if let Some(held) = table.known() {
-            self.by_sum.insert((held.sum, id));
+            self.by_sum.insert((held.sum(), id));
         }
         self.tables.insert(id, table);
     }
@@ -159,7 +151,7 @@ impl Contents {
     fn take(&mut self, id: TableId) -> Option<Stands> {
         let table = self.tables.remove(&id)?;
         if let Some(held) = table.known() {
-            self.by_sum.remove(&(held.sum, id));
+            self.by_sum.remove(&(held.sum(), id));
         }
         Some(table)
     }
@@ -168,46 +160,8 @@ impl Contents {
         let Some(Stands::Known(held)) = self.tables.get_mut(&id) else {
             return;
         };
-        self.by_sum.remove(&(held.sum, id));
-        for target in delta.keys() {
-            if let Some(action) = held.content.get(target) {
-                held.sum = held.sum.wrapping_sub(hash(target, *action));
-            }
-        }
-        apply(&mut held.content, delta);
-        for (target, action) in delta {
-            if let Some(action) = action {
-                held.sum = held.sum.wrapping_add(hash(target, *action));
-            }
-        }
-        self.by_sum.insert((held.sum, id));
-    }
-}
-
-fn held(content: Table) -> Held {
-    Held {
-        sum: sum(&content),
-        content,
-    }
-}
-
-fn sum(content: &Table) -> u64 {
-    let hashes = content.iter().map(|(target, action)| hash(target, *action));
-    hashes.fold(0, u64::wrapping_add)
-}
-
-fn hash(target: &Target, action: Action) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (target, action).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Applies a change to a table's content.
-pub(super) fn apply(content: &mut Table, delta: &Delta) {
-    for (target, action) in delta {
-        match action {
-            Some(action) => content.insert(*target, *action),
-            None => content.remove(target),
-        };
+        self.by_sum.remove(&(held.sum(), id));
+        held.apply(delta);
+        self.by_sum.insert((held.sum(), id));
     }
 }

@@ -11,7 +11,8 @@ mod in_force;
 mod model;
 
 pub use super::ops::TableOp;
-use super::tables::{Delta, Table};
+use super::room::{Room, TooMany};
+use super::tables::Table;
 use contents::Contents;
 use egress_ebpf::abi::{MAX_TABLES, Policy, policy_flag};
 use egress_ebpf::ids::{Generation, PolicyId, TableId};
@@ -35,6 +36,8 @@ pub struct Desired {
 pub struct Planner {
     /// See [`Self::keeping_flows`].
     keep_flows: bool,
+    /// See [`Self::within`].
+    room: Option<Room>,
     tables: Contents,
     policies: BTreeMap<PolicyId, Policy>,
     /// The table id that was given out last.
@@ -71,6 +74,7 @@ impl Planner {
         let tables = Contents::new(tables.into_iter().chain(adopted), EMPTY_TABLE);
         Self {
             keep_flows: false,
+            room: None,
             last_table: tables.last().unwrap_or(EMPTY_TABLE),
             generation: policies
                 .values()
@@ -86,6 +90,13 @@ impl Planner {
     #[must_use]
     pub fn above(mut self, generation: Generation) -> Self {
         self.generation = self.generation.max(generation);
+        self
+    }
+
+    /// Sets the room that [`Self::room_for`] judges by.
+    #[must_use]
+    pub fn within(mut self, room: Room) -> Self {
+        self.room = Some(room);
         self
     }
 
@@ -157,29 +168,54 @@ impl Planner {
         ops
     }
 
+    /// Whether the tables have room for all entries once these policies are made or rebuilt and others have ended.
+    /// Counts each content once, and does not walk through the entries: more than fit need not be planned.
+    ///
+    /// # Errors
+    /// There are too many. The tables of a previous agent do not count.
+    pub fn room_for(
+        &self,
+        made: &BTreeMap<PolicyId, Desired>,
+        ended: &[PolicyId],
+    ) -> Result<(), TooMany> {
+        let Some(room) = self.room.filter(|_| !made.is_empty()) else {
+            return Ok(());
+        };
+        let stays = |id: &PolicyId| !made.contains_key(id) && !ended.contains(id);
+        let stand = self.policies.iter().filter(|(id, _)| stays(id));
+        let stand = stand.filter_map(|(_, policy)| self.tables.get(policy.table));
+        let all = stand.chain(made.values().map(|desired| &desired.table));
+        let all: BTreeSet<_> = all.map(|table| (table.sum(), table.count())).collect();
+        let count = all.iter().fold([0, 0], |sum, (_, count)| {
+            [sum[0] + count[0], sum[1] + count[1]]
+        });
+        room.holds(count)
+    }
+
     /// All rules changed: fills new tables, switches each policy to its own in one write, then deletes unused tables.
     /// A policy whose content does not change keeps its table, its generation and the verdicts that sockets
     /// store.
     pub fn replace(&mut self, desired: BTreeMap<PolicyId, Desired>) -> Vec<TableOp> {
-        let standing = self.policies.keys();
-        let gone: Vec<_> = standing
-            .filter(|id| !desired.contains_key(id))
-            .copied()
-            .collect();
-        let mut ops = Vec::new();
-        self.put_in_force(desired, &gone, &mut ops);
-        ops
+        let gone = self.others(&desired);
+        self.make(desired, &gone)
     }
 
-    /// Amends some policies as [`Self::amend`] does, makes or rebuilds others, and ends others. Policies that are not
-    /// named stay as they are.
-    pub fn change(
+    /// The existing policies that are not among these.
+    pub fn others(&self, desired: &BTreeMap<PolicyId, Desired>) -> Vec<PolicyId> {
+        let standing = self.policies.keys();
+        standing
+            .filter(|id| !desired.contains_key(id))
+            .copied()
+            .collect()
+    }
+
+    /// Makes or rebuilds some policies and ends others. Policies that are not named stay as they are.
+    pub fn make(
         &mut self,
-        amended: &BTreeMap<PolicyId, Delta>,
         made: BTreeMap<PolicyId, Desired>,
         ended: &[PolicyId],
     ) -> Vec<TableOp> {
-        let mut ops = self.amend(amended);
+        let mut ops = Vec::new();
         self.put_in_force(made, ended, &mut ops);
         ops
     }

@@ -20,6 +20,7 @@ use super::diff::{Desired, Planner, TableOp};
 use super::leases::store::Stored;
 use super::leases::{Answer, Failure, Leases, Outcome};
 use super::naming::{Hosts, Names, Needs};
+use super::room::TooMany;
 use super::tables::Delta;
 use crate::istio::Object;
 use crate::registry::Registry;
@@ -110,16 +111,19 @@ impl State {
         self.planner.lists_nothing()
     }
 
-    /// Plans all of the kernel's tables from the policies.
-    fn replace(&mut self) {
+    /// Plans all of the kernel's tables from the policies, if there is room for them.
+    fn replace(&mut self) -> Result<(), TooMany> {
         self.rebuilt = true;
         if !self.begun {
-            return;
+            return Ok(());
         }
         let policies = self.policies.iter();
         let desired = policies.map(|(id, p)| (*id, self.desired(p))).collect();
+        let others = self.planner.others(&desired);
+        self.planner.room_for(&desired, &others)?;
         let ops = self.planner.replace(desired);
         self.ops.extend(ops);
+        Ok(())
     }
 
     /// The desired state of a policy in the kernel.

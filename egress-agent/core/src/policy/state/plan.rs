@@ -9,6 +9,7 @@ use super::settings::Settings;
 use crate::istio::Object;
 use crate::policy::diff::{Mark, TableOp};
 use crate::policy::naming::{Hosts, Needs};
+use crate::policy::room::TooMany;
 use crate::policy::tables::Delta;
 use crate::registry::touched::Touched;
 use crate::registry::update::{Change, Update};
@@ -25,6 +26,7 @@ pub struct Plan<'a> {
     state: &'a mut State,
     now: Instant,
     ops: Vec<TableOp>,
+    fits: Result<(), TooMany>,
     work: Work,
     /// `None` once the plan is committed or dropped.
     back: Option<Back>,
@@ -74,14 +76,34 @@ pub struct Work {
 }
 
 /// What is being planned.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Planned {
     pub(super) work: Work,
+    fits: Result<(), TooMany>,
     pub(super) needs: Needs,
     aside: Option<Box<Aside>>,
 }
 
+impl Default for Planned {
+    fn default() -> Self {
+        Self {
+            work: Work::default(),
+            fits: Ok(()),
+            needs: Needs::default(),
+            aside: None,
+        }
+    }
+}
+
 impl Plan<'_> {
+    /// Whether the tables have room for the entries. If not, there are no writes, and [`Self::commit`] changes nothing.
+    ///
+    /// # Errors
+    /// There are more entries than the planner's room.
+    pub fn fits(&self) -> Result<(), TooMany> {
+        self.fits
+    }
+
     /// The writes, in order. Check them before you commit the plan.
     pub fn ops(&self) -> &[TableOp] {
         &self.ops
@@ -95,6 +117,9 @@ impl Plan<'_> {
     /// Puts it in force: [`State::poll_ops`] gives the writes, and names are asked for and
     /// forgotten.
     pub fn commit(mut self) {
+        if self.fits.is_err() {
+            return;
+        }
         let Some(back) = self.back.take() else {
             return;
         };
@@ -164,7 +189,7 @@ impl State {
         let mut planned = Planned::default();
         self.take_over(&mut planned.needs);
         self.begun = true;
-        self.replace();
+        planned.fits = self.replace();
         self.planned(now, before, None, None, planned)
     }
 
@@ -187,8 +212,12 @@ impl State {
         let services = aside.made.iter().filter_map(|id| self.policies.get(id));
         planned.work.services += services.map(|p| p.view.services.len()).sum::<usize>();
         if self.begun {
-            let ops = self.planner.change(&changes, made, &groups.ended);
-            self.ops.extend(ops);
+            self.ops.extend(self.planner.amend(&changes));
+            planned.fits = self.planner.room_for(&made, &groups.ended);
+            if planned.fits.is_ok() {
+                let ops = self.planner.make(made, &groups.ended);
+                self.ops.extend(ops);
+            }
         }
         aside.moved = groups.moved;
         planned.aside = Some(Box::new(aside));
@@ -241,7 +270,7 @@ impl State {
         for (id, kind) in kinds {
             self.open(id, kind, &mut planned.needs);
         }
-        self.replace();
+        planned.fits = self.replace();
         let all = self.policies.values();
         planned.work = Work {
             policies: self.policies.len(),
@@ -283,6 +312,7 @@ impl State {
         Plan {
             now,
             ops: self.ops.split_off(back.before.ops).into(),
+            fits: planned.fits,
             work: planned.work,
             back: Some(back),
             state: self,

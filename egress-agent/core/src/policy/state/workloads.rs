@@ -178,7 +178,7 @@ impl State {
     /// Plans the kernel writes for policies that were made and that ended.
     fn write(&mut self, made: BTreeMap<PolicyId, Desired>, ended: &[PolicyId]) {
         if self.begun {
-            let ops = self.planner.change(&BTreeMap::new(), made, ended);
+            let ops = self.planner.make(made, ended);
             self.ops.extend(ops);
         }
     }

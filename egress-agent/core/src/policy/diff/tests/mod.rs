@@ -25,7 +25,7 @@ fn delta(old: &Table, new: &Table) -> Delta {
 
 fn one(ip: &str) -> Table {
     let ip: IpAddr = ip.parse().unwrap();
-    Table::unit(Target::address(ip, 443, Transport::Tcp), Action::Allow)
+    Table::from_iter([(Target::address(ip, 443, Transport::Tcp), Action::Allow)])
 }
 
 fn wants(tables: &[(u32, Table)]) -> BTreeMap<PolicyId, Desired> {

@@ -54,7 +54,7 @@ fn table() -> impl Strategy<Value = Table> {
     })
 }
 
-fn desired() -> impl Strategy<Value = BTreeMap<PolicyId, Desired>> {
+pub(super) fn desired() -> impl Strategy<Value = BTreeMap<PolicyId, Desired>> {
     let one = (table(), prop::bool::weighted(0.1)).prop_map(|(table, allow_any)| Desired {
         table,
         allow_any,

@@ -3,8 +3,9 @@
 use super::bench::objects;
 use super::{entry, port};
 use crate::istio::Object;
-use crate::policy::diff::Planner;
+use crate::policy::diff::{Planner, TableOp};
 use crate::policy::leases::Answer;
+use crate::policy::room::Room;
 use crate::policy::state::{Settings, State};
 use crate::registry::scope::Workload;
 use egress_ebpf::ids::CgroupId;
@@ -204,4 +205,36 @@ fn rules_that_do_not_fit_give_way_before_the_first_write() {
     assert!(state.poll_ops().is_empty());
     state.begin(now).commit();
     assert_eq!(state.poll_ops(), writes);
+}
+
+#[test]
+fn rules_beyond_the_room_are_not_planned_and_the_former_ones_stay() {
+    let now = Instant::now();
+    let networks = |n: u32| {
+        let one = |n| {
+            let spec = format!("addresses: [198.18.{n}.0/24]");
+            entry(&format!("h{n}.example"), "NONE", &port(5432, "TCP"), &spec)
+        };
+        let all: Vec<_> = (0..n).map(one).collect();
+        objects(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let planner = Planner::default().within(Room([9, 3]));
+    let mut state = State::adopting(Settings::default(), planner);
+    state.handle_rules(now, &networks(4));
+    let plan = state.begin(now);
+    let why = plan.fits().unwrap_err().to_string();
+    assert_eq!(why, "4 entries of networks, there is room for 3");
+    assert!(plan.ops().is_empty());
+    plan.commit();
+    assert!(state.poll_ops().is_empty());
+    state.handle_rules(now, &networks(3));
+    state.begin(now).commit();
+    assert_eq!(state.poll_ops().len(), 4);
+    let plan = state.plan_rules(now, &networks(30));
+    assert!(plan.fits().is_err() && plan.ops().is_empty());
+    drop(plan);
+    state.handle_rules(now, &networks(2));
+    let ops = state.poll_ops();
+    let deletes = |op: &&TableOp| matches!(op, TableOp::Delete(..));
+    assert_eq!(ops.iter().filter(deletes).count(), 1, "{ops:?}");
 }
