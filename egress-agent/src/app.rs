@@ -216,7 +216,7 @@ async fn serve(
     let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);
     let mut denials = tokio::spawn(denials.follow(events));
     let result = tokio::select! {
-        ended = engine.run(feed.current) => ended,
+        ended = engine.run((feed.current, feed.taken)) => ended,
         ended = &mut denials => ended.unwrap_or_else(|panic| Err(panic.into())),
         name = stop => {
             tracing::info!(signal = name, "stopping");

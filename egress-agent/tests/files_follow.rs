@@ -4,12 +4,12 @@
     reason = "a test that cannot go on should stop there"
 )]
 
-use egress_agent::sources::{Feed, Reading, follow};
+use egress_agent::sources::{Compiled, Feed, Reading, follow};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_millis(1500);
 type Lines = Vec<String>;
 
 /// A line `bad`, an empty file and one that cannot be read are problems.
-fn compile(reading: &Reading) -> (Lines, Option<String>) {
+fn compile(reading: &Reading, _: usize) -> Compiled<Lines> {
     let (mut lines, mut problem) = (Lines::new(), None);
     for file in &reading.files {
         for line in file.text.lines() {
@@ -37,7 +37,11 @@ fn compile(reading: &Reading) -> (Lines, Option<String>) {
     for (path, why) in &reading.failed {
         problem = Some(format!("{}: {why}", path.display()));
     }
-    (lines, problem)
+    Compiled {
+        set: Some(lines),
+        problem,
+        waits: false,
+    }
 }
 
 struct Rules {
@@ -248,11 +252,11 @@ async fn a_set_that_made_the_compiler_panic_is_looked_at_again() {
     let (_dir, rules) = folder();
     fs::write(rules.join("a.yaml"), "one").unwrap();
     let mut panicked = false;
-    let compile = move |reading: &Reading| {
+    let compile = move |reading: &Reading, most: usize| {
         let first = !std::mem::replace(&mut panicked, true);
         assert!(!first || reading.files[0].text == "one", "the first change");
         panicked = reading.files[0].text != "one";
-        compile(reading)
+        compile(reading, most)
     };
     let (mut feed, run) = follow(std::slice::from_ref(&rules), compile, |_| {}).unwrap();
     let task = tokio::spawn(run);
@@ -261,6 +265,55 @@ async fn a_set_that_made_the_compiler_panic_is_looked_at_again() {
     let found = timeout(Duration::from_secs(20), found).await;
     assert!(found.is_ok(), "the poll looks again");
     task.abort();
+}
+
+/// A change of one line is seen in between, and no part is compiled before the reader is done with the last one.
+#[tokio::test]
+async fn parts_of_a_change_come_one_by_one_and_other_changes_come_between() {
+    let (_dir, rules) = folder();
+    fs::write(rules.join("a.yaml"), "one").unwrap();
+    let mut rest = 0;
+    let mut text = String::from("one");
+    let calls: Arc<Mutex<Vec<String>>> = Arc::default();
+    let called = Arc::clone(&calls);
+    // Each change of the file needs three calls.
+    let compile = move |reading: &Reading, _: usize| {
+        let changed = std::mem::replace(&mut text, reading.files[0].text.clone()) != text;
+        rest = if changed {
+            2_usize
+        } else {
+            rest.saturating_sub(1)
+        };
+        let line = format!("{text} {rest}");
+        called.lock().unwrap().push(line.clone());
+        Compiled {
+            set: Some(vec![line]),
+            problem: None,
+            waits: rest > 0,
+        }
+    };
+    let (feed, run) = follow(std::slice::from_ref(&rules), compile, |_| {}).unwrap();
+    let task = tokio::spawn(run);
+    let Feed {
+        mut current, taken, ..
+    } = feed;
+    let mut next = async |want: &str| {
+        let found = current.wait_for(|lines| lines.iter().eq(&[want]));
+        Arc::clone(&*timeout(SOON, found).await.expect(want).unwrap())
+    };
+    fs::write(rules.join("a.yaml"), "two").unwrap();
+    let first = next("two 2").await;
+    // Nobody took the first part, so the change comes before the second.
+    fs::write(rules.join("a.yaml"), "three").unwrap();
+    let second = next("three 2").await;
+    taken.send_replace(first);
+    taken.send_replace(second);
+    let third = next("three 1").await;
+    taken.send_replace(third);
+    next("three 0").await;
+    task.abort();
+    let calls = calls.lock().unwrap();
+    assert_eq!(*calls, ["one 0", "two 2", "three 2", "three 1", "three 0"]);
 }
 
 /// Sets a file's times to those of another, as `cp -p` and `touch -r` do.

@@ -39,6 +39,9 @@ pub(super) enum Input {
     Ask(Ask),
 }
 
+/// The rule sets, and where the engine puts those that it has handled.
+pub type RulesFeed = (watch::Receiver<Arc<RuleSet>>, watch::Sender<Arc<RuleSet>>);
+
 /// The channels through which the rest of the agent reaches a running engine, and the board on
 /// which the engine reports.
 pub struct News {
@@ -73,24 +76,41 @@ impl News {
 }
 
 /// The rule sets that follow the first.
-pub(super) struct Rules(Option<watch::Receiver<Arc<RuleSet>>>);
+pub(super) struct Rules {
+    /// `None` once the files are no longer followed.
+    sets: Option<watch::Receiver<Arc<RuleSet>>>,
+    taken: watch::Sender<Arc<RuleSet>>,
+    /// The set that was returned last.
+    last: Option<Arc<RuleSet>>,
+}
 
 impl Rules {
     /// Does not return the present set.
-    pub(super) fn after_first(mut rules: watch::Receiver<Arc<RuleSet>>) -> Self {
-        rules.mark_unchanged();
-        Self(Some(rules))
+    pub(super) fn after_first(feed: RulesFeed) -> Self {
+        let (mut sets, taken) = feed;
+        sets.mark_unchanged();
+        Self {
+            sets: Some(sets),
+            taken,
+            last: None,
+        }
     }
 
-    /// The next set. Reports once if the files are no longer followed. Dropping the future loses none.
+    /// The next set. A call means that the last one was handled. Reports once if the files are no longer followed.
+    /// Dropping the future loses none.
     pub(super) async fn next(&mut self) -> Input {
-        let Some(rules) = &mut self.0 else {
+        if let Some(last) = self.last.take() {
+            self.taken.send_replace(last);
+        }
+        let Some(sets) = &mut self.sets else {
             return std::future::pending().await;
         };
-        if rules.changed().await.is_err() {
-            self.0 = None;
+        if sets.changed().await.is_err() {
+            self.sets = None;
             return Input::RulesLost;
         }
-        Input::Rules(Arc::clone(&rules.borrow_and_update()))
+        let set = Arc::clone(&sets.borrow_and_update());
+        self.last = Some(Arc::clone(&set));
+        Input::Rules(set)
     }
 }

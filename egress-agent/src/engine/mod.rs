@@ -17,7 +17,7 @@ mod settings;
 mod shown;
 
 pub use ending::Ending;
-pub use input::News;
+pub use input::{News, RulesFeed};
 pub use published::Published;
 pub(crate) use settings::settings;
 
@@ -47,7 +47,6 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::watch;
 
 /// See the module.
 pub struct Engine {
@@ -191,7 +190,7 @@ impl Engine {
     }
 
     /// Handles inputs. Returns only with an error that the agent cannot recover from.
-    pub async fn run(&mut self, rules: watch::Receiver<Arc<RuleSet>>) -> anyhow::Result<()> {
+    pub async fn run(&mut self, rules: RulesFeed) -> anyhow::Result<()> {
         let mut rules = Rules::after_first(rules);
         loop {
             let input = self.next(&mut rules).await?;

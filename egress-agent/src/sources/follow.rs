@@ -17,28 +17,48 @@ const SPARING: u32 = 1000;
 /// attribute on some file systems (tmpfs).
 const DOUBT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
+/// The least bytes of a large change that are compiled at a time.
+const PART: usize = 128 << 10;
+/// If the reader of the results needs longer than this for one part, the next part is larger by [`FASTER`], because
+/// small parts cost more together.
+const SLOW: Duration = Duration::from_millis(250);
+const FASTER: usize = 8;
+
 /// The compiled result of a set of files, and what is wrong with the files.
 #[derive(Clone, Debug)]
 pub struct Feed<T> {
     /// The latest result.
     pub current: watch::Receiver<Arc<T>>,
+    /// The reader puts each result here when it is done with it. The next part of a large change is compiled only then.
+    pub taken: watch::Sender<Arc<T>>,
     /// One line about the parts of the files that are not in force; `None` if all are.
     pub problem: watch::Receiver<Option<String>>,
 }
 
+/// What was made of the files.
+#[derive(Debug)]
+pub struct Compiled<T> {
+    /// The result; `None` if it is the same as before.
+    pub set: Option<T>,
+    /// One line if something is wrong.
+    pub problem: Option<String>,
+    /// Parts of the files wait for another call.
+    pub waits: bool,
+}
+
 /// Loads `paths` and follows them until the returned future is dropped.
 ///
-/// `compile` gets all files at once, and again after each change. It returns the result, and one line if something is
-/// wrong. `after` is called with the latest result once it is published, for work that must not delay this result or
-/// the next one.
+/// `compile` gets all files at once, and again after each change. After the first time it may leave parts of a change,
+/// beyond about as many bytes as its second argument says, to another call. `after` is called with the latest result
+/// once it is published, for work that must not delay this result or the next one.
 pub fn follow<T, C, A>(
     paths: &[PathBuf],
     mut compile: C,
     after: A,
 ) -> Result<(Feed<T>, impl Future<Output = ()> + Send + use<T, C, A>), Failure>
 where
-    T: Send + Sync + 'static,
-    C: FnMut(&Reading) -> (T, Option<String>) + Send + 'static,
+    T: Default + Send + Sync + 'static,
+    C: FnMut(&Reading, usize) -> Compiled<T> + Send + 'static,
     A: FnMut(&T) + Send + 'static,
 {
     // The paths must be absolute, because the watcher compares paths and the working directory may be removed.
@@ -48,45 +68,120 @@ where
             std::path::absolute(p).map_err(|e| Failure::usage(format_args!("{}: {e}", p.display())))
         })
         .collect::<Result<_, _>>()?;
-    let mut changes = Watch::new(&paths);
+    let changes = Watch::new(&paths);
     let mut look = Look::new(paths);
     let reading = look.read();
     look.seen = digest(&reading);
-    let (first, problem) = compile(&reading);
-    let (set_current, current) = watch::channel(Arc::new(first));
-    let (set_problem, problem) = watch::channel(problem);
+    let first = compile(&reading, usize::MAX);
+    let (set_current, current) = watch::channel(Arc::new(first.set.unwrap_or_default()));
+    let (set_problem, problem) = watch::channel(first.problem);
+    let taken = watch::Sender::new(Arc::clone(&current.borrow()));
     let sets = current.clone();
+    look.reading = reading;
+    let follower = Follower {
+        files: Arc::new(Mutex::new((look, compile))),
+        set_current,
+        set_problem,
+        waits: first.waits,
+        most: PART,
+    };
+    let looks = follower.run(changes, taken.subscribe());
     let run = async move {
-        let files = Arc::new(Mutex::new((look, compile)));
-        let looks = async {
-            let mut took = Duration::ZERO;
-            loop {
-                changes.changed(took).await;
-                changes.arm();
-                let begin = Instant::now();
-                let files = Arc::clone(&files);
-                // Many rules take so long that other tasks would be delayed.
-                let look = move || {
-                    let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (look, compile) = &mut *files;
-                    let (seen, reading) = look.changed()?;
-                    let compiled = compile(&reading);
-                    // This comes after `compile`, so that files that made it panic are compiled again.
-                    look.seen = seen;
-                    Some(compiled)
-                };
-                let looked = finished(tokio::task::spawn_blocking(look).await);
-                // After a failure the next look comes soon.
-                took = looked.as_ref().map_or(Duration::ZERO, |_| begin.elapsed());
-                if let Some(Some((set, problem))) = looked {
-                    set_current.send_replace(Arc::new(set));
-                    set_problem.send_replace(problem);
-                }
-            }
-        };
         tokio::join!(looks, follow_up(sets, after));
     };
-    Ok((Feed { current, problem }, run))
+    let feed = Feed {
+        current,
+        taken,
+        problem,
+    };
+    Ok((feed, run))
+}
+
+/// Compiles files when they change, and the parts of large changes one by one.
+struct Follower<T, C> {
+    files: Arc<Mutex<(Look, C)>>,
+    set_current: watch::Sender<Arc<T>>,
+    set_problem: watch::Sender<Option<String>>,
+    /// Parts wait.
+    waits: bool,
+    /// Bytes of the next part.
+    most: usize,
+}
+
+impl<T, C> Follower<T, C>
+where
+    T: Send + Sync + 'static,
+    C: FnMut(&Reading, usize) -> Compiled<T> + Send + 'static,
+{
+    async fn run(mut self, mut changes: Watch, mut taken: watch::Receiver<Arc<T>>) {
+        let mut took = Duration::ZERO;
+        loop {
+            {
+                let change = changes.changed(took);
+                tokio::pin!(change);
+                loop {
+                    let set = Arc::clone(&self.set_current.borrow());
+                    let begin = Instant::now();
+                    tokio::select! {
+                        biased;
+                        () = &mut change => break,
+                        () = until_taken(&mut taken, &set), if self.waits => {}
+                    }
+                    if begin.elapsed() > SLOW {
+                        self.most = self.most.saturating_mul(FASTER);
+                    }
+                    // A file that is being written is not read: only the last change is continued.
+                    self.compile(Look::again).await;
+                }
+            }
+            changes.arm();
+            took = self.compile(Look::changed).await;
+        }
+    }
+
+    /// Compiles and publishes a reading, if there is one. Returns how long that took; zero after a failure, so that the
+    /// next look comes soon.
+    async fn compile(&mut self, reading: fn(&mut Look) -> Option<Reading>) -> Duration {
+        let begin = Instant::now();
+        let (files, most) = (Arc::clone(&self.files), self.most);
+        // Many rules take so long that other tasks would be delayed.
+        let compile = move || {
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            let (look, compile) = &mut *files;
+            let reading = reading(look)?;
+            let compiled = compile(&reading, most);
+            // This comes after `compile`, so that files that made it panic are compiled again.
+            look.seen = digest(&reading);
+            look.reading = reading;
+            Some(compiled)
+        };
+        match finished(tokio::task::spawn_blocking(compile).await) {
+            Some(Some(compiled)) => {
+                self.waits = compiled.waits;
+                if !self.waits {
+                    self.most = PART;
+                }
+                if let Some(set) = compiled.set {
+                    self.set_current.send_replace(Arc::new(set));
+                    self.set_problem.send_replace(compiled.problem);
+                }
+            }
+            Some(None) => {}
+            None => {
+                self.waits = false;
+                return Duration::ZERO;
+            }
+        }
+        begin.elapsed()
+    }
+}
+
+/// Returns when the reader is done with a result.
+async fn until_taken<T>(taken: &mut watch::Receiver<Arc<T>>, set: &Arc<T>) {
+    if taken.wait_for(|last| Arc::ptr_eq(last, set)).await.is_err() {
+        // There is no reader any more.
+        std::future::pending().await
+    }
 }
 
 /// Calls `after` with the present result and each later one, except those that were replaced meanwhile.
@@ -121,7 +216,8 @@ fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
 struct Look {
     paths: Vec<PathBuf>,
     reader: Reader,
-    /// Digest of the reading that was compiled last.
+    /// The reading that was compiled last, and its digest.
+    reading: Reading,
     seen: u64,
     /// When all files are read again, regardless of their attributes.
     doubt: Instant,
@@ -132,6 +228,7 @@ impl Look {
         Self {
             paths,
             reader: Reader::default(),
+            reading: Reading::default(),
             seen: 0,
             doubt: Instant::now(),
         }
@@ -154,10 +251,15 @@ impl Look {
         reading
     }
 
-    /// The files and their digest, if they differ from the last compiled ones.
-    fn changed(&mut self) -> Option<(u64, Reading)> {
+    /// The files, if they differ from the last compiled ones.
+    fn changed(&mut self) -> Option<Reading> {
         let reading = self.read();
-        let now = digest(&reading);
-        (self.seen != now).then_some((now, reading))
+        (self.seen != digest(&reading)).then_some(reading)
+    }
+
+    /// The last compiled files.
+    #[expect(clippy::unnecessary_wraps, reason = "the same form as `changed`")]
+    fn again(&mut self) -> Option<Reading> {
+        Some(self.reading.clone())
     }
 }

@@ -3,14 +3,17 @@
 //! Knows neither other files nor the rules in force.
 
 use super::files::SourceFile;
+use egress_core::istio::decode::{At, decode_part};
 use egress_core::istio::stand_in::stand_in;
-use egress_core::istio::{Kind, Message, Object, Severity, Strictness, decode_as, validate};
+use egress_core::istio::{Kind, Message, Object, Severity, Strictness, validate};
 use egress_core::registry::not_done::not_done;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 /// The identity of an object: two documents with the same identity are the same object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id {
     kind: Kind,
     namespace: String,
@@ -50,12 +53,54 @@ pub(super) struct Judged {
     /// Errors of documents that are not objects.
     pub(super) errors: Vec<String>,
     pub(super) notes: Vec<String>,
+    /// Where the documents end.
+    pub(super) end: At,
+}
+
+impl Judged {
+    /// Adds the documents that follow.
+    pub(super) fn extend(&mut self, more: Self) {
+        self.objects.extend(more.objects);
+        self.errors.extend(more.errors);
+        self.notes.extend(more.notes);
+        self.end = more.end;
+    }
 }
 
 pub(super) fn judge(file: &SourceFile) -> Judged {
-    let mut judged = Judged::default();
+    judge_part(file, &file.text, At::default())
+}
+
+/// The verdicts on several files, made by this many threads.
+pub(super) fn judge_all(files: &[&Arc<SourceFile>], threads: usize) -> Vec<Judged> {
+    let verdicts: Vec<OnceLock<Judged>> = files.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let number = next.fetch_add(1, Ordering::Relaxed)
+            && let (Some(file), Some(verdict)) = (files.get(number), verdicts.get(number))
+        {
+            verdict.get_or_init(|| judge(file));
+        }
+    };
+    // A panic of a thread is a panic here.
+    thread::scope(|scope| {
+        (1..threads.min(files.len())).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    let verdicts = verdicts.into_iter().zip(files);
+    verdicts
+        .map(|(verdict, file)| verdict.into_inner().unwrap_or_else(|| judge(file)))
+        .collect()
+}
+
+/// The same for documents of a file, the first of which begins at `begin`.
+pub(super) fn judge_part(file: &SourceFile, text: &str, begin: At) -> Judged {
     let name = file.path.display().to_string();
-    let decoded = decode_as(&name, &file.text, Strictness::Files);
+    let decoded = decode_part(&name, text, begin, Strictness::Files);
+    let mut judged = Judged {
+        end: decoded.end,
+        ..Judged::default()
+    };
     for message in &decoded.messages {
         let line = line(&name, message);
         judged.errors.push(format!(

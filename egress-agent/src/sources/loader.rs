@@ -1,16 +1,17 @@
 //! Turns files into the objects in force, object by object: an invalid object is left out and reported, its last good
 //! version stays in force, and the other objects apply.
 //!
-//! Keeps the files, so that after a change only the objects of that file are judged again. The verdict on an object
-//! depends on every document of the same kind, namespace and name, and on its last good version. If no document
-//! contains it any more, the verdict depends on whether its file can be read. `judge` judges one file.
+//! After a change only the objects of that file are judged again (`held`). The verdict on an object depends on every
+//! document of the same kind, namespace and name, and on its last good version. If no document contains it any more,
+//! the verdict depends on whether its file can be read. `judge` judges one file.
 
-use super::files::{Reading, SourceFile};
-use super::judge::{Id, Judged, One, again, judge};
+use super::files::Reading;
+use super::held::{Change, Held, HeldFiles, Outcome};
+use super::judge::{Id, One, again};
 use super::objects::{Objects, Place};
 use super::rule_set::{Line, RuleSet};
+use super::store::Previous;
 use egress_core::istio::Object;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,9 +19,7 @@ use std::sync::Arc;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Loader {
-    files: BTreeMap<Arc<Path>, Held>,
-    /// Documents that have an object, in the order of the files.
-    documents: BTreeMap<Id, BTreeSet<(Arc<Path>, usize)>>,
+    held: HeldFiles,
     /// The last good version of each object.
     good: BTreeMap<Id, Arc<Object>>,
     /// The objects in `good` that no document contains.
@@ -28,24 +27,10 @@ pub(super) struct Loader {
     objects: Objects,
     /// The messages about each file that has any.
     said: BTreeMap<Arc<Path>, Said>,
-    /// The objects of the previous agent, until the first load.
+    /// The rules of the previous agent, until the first load.
+    before: Previous,
+    /// Their objects, until these are given out.
     previous: Vec<Arc<Object>>,
-}
-
-/// A file.
-#[derive(Debug)]
-struct Held {
-    digest: u64,
-    judged: Judged,
-    /// The outcome of each of its objects, in order.
-    outcomes: Vec<Outcome>,
-}
-
-/// The outcome of one document of an object.
-#[derive(Clone, Debug, Default)]
-struct Outcome {
-    problems: Vec<Line>,
-    note: Option<Line>,
 }
 
 #[derive(Debug, Default)]
@@ -55,46 +40,81 @@ struct Said {
 }
 
 impl Loader {
-    /// Starts with the objects that a previous agent had in force.
-    pub(super) fn after(previous: Vec<Arc<Object>>) -> Self {
-        let good: BTreeMap<Id, _> = previous
-            .iter()
-            .map(|o| (Id::of(o), Arc::clone(o)))
-            .collect();
+    /// Starts with the rules that a previous agent had in force.
+    pub(super) fn restoring(before: Previous) -> Self {
         Self {
-            unseen: good.keys().cloned().collect(),
-            good,
-            previous,
+            before,
             ..Self::default()
         }
     }
 
+    /// Starts with these last good versions.
+    pub(super) fn after(good: Vec<Arc<Object>>) -> Self {
+        let mut new = Self::default();
+        new.keep_good(good);
+        new
+    }
+
+    fn keep_good(&mut self, good: Vec<Arc<Object>>) {
+        let ids = || good.iter().map(|o| Id::of(o));
+        self.unseen.extend(ids());
+        self.good.extend(ids().zip(good.iter().cloned()));
+        self.previous = good;
+    }
+
+    /// Takes the objects of the previous agent. Those whose documents are the same in the files were decoded with them.
+    fn restore(&mut self) {
+        if self.before.is_empty() {
+            return;
+        }
+        let mut decoded: BTreeMap<(&str, u32), Vec<&One>> = BTreeMap::new();
+        for one in self.held.all() {
+            let place = (one.object.source.as_str(), one.object.text_line);
+            decoded.entry(place).or_default().push(one);
+        }
+        let valid = |source: &str, line: u32, text: &str| {
+            let ones = decoded.get(&(source, line))?;
+            let same = |one: &One| one.errors.is_empty() && *one.object.text == *text;
+            let same = ones.iter().all(|one| same(one));
+            same.then(|| ones.iter().map(|one| Arc::clone(&one.object)).collect())
+        };
+        let good = std::mem::take(&mut self.before).objects(valid);
+        drop(decoded);
+        self.keep_good(good);
+    }
+
     /// Loads these files.
     pub(super) fn load(&mut self, reading: &Reading) -> RuleSet {
-        let mut stale = BTreeSet::new();
-        let mut affected = BTreeSet::new();
-        let there: BTreeMap<&Path, &Arc<SourceFile>> = reading
-            .files
-            .iter()
-            .map(|file| (file.path.as_path(), file))
-            .collect();
-        let gone = self.files.keys();
-        let gone: Vec<_> = gone
-            .filter(|p| !there.contains_key(&***p))
-            .cloned()
-            .collect();
-        for path in gone {
-            self.forget(&path, &mut affected);
-            stale.insert(path);
+        self.change(reading, usize::MAX);
+        self.rules(reading)
+    }
+
+    /// Whether files wait for another call of [`Self::load_some`].
+    pub(super) fn waits(&self) -> bool {
+        self.held.waits()
+    }
+
+    /// Loads these files, about `most` bytes at a time of new files that may wait. Other changes come first. `None` if
+    /// nothing is in force that was not before.
+    pub(super) fn load_some(&mut self, reading: &Reading, most: usize) -> Option<RuleSet> {
+        let waits = self.change(reading, most) && reading.failed.is_empty();
+        (!waits).then(|| self.rules(reading))
+    }
+
+    /// Returns whether nothing but files that wait changed.
+    fn change(&mut self, reading: &Reading, most: usize) -> bool {
+        let Change {
+            affected,
+            removed,
+            mut stale,
+            waits,
+        } = self.held.update(reading, most, self.unseen.is_empty());
+        for (path, number) in removed {
+            self.objects.remove(&Place::File(path, number));
         }
-        for file in there.values() {
-            let held = self.files.get(file.path.as_path());
-            if held.is_none_or(|held| held.digest != file.digest()) {
-                stale.insert(self.take(file, &mut affected));
-            }
-        }
+        self.restore();
         for id in affected {
-            if self.documents.contains_key(&id) {
+            if self.held.has(&id) {
                 self.unseen.remove(&id);
                 self.objects.remove(&Place::Kept(id.clone()));
                 self.settle(&id, &mut stale);
@@ -106,63 +126,12 @@ impl Loader {
         for path in stale {
             self.say(&path);
         }
-        self.rules(reading)
-    }
-
-    /// Removes a file.
-    fn forget(&mut self, path: &Arc<Path>, affected: &mut BTreeSet<Id>) -> Vec<One> {
-        let Some(held) = self.files.remove(path) else {
-            return Vec::new();
-        };
-        for (number, one) in held.judged.objects.iter().enumerate() {
-            let place = (Arc::clone(path), number);
-            if let Entry::Occupied(mut documents) = self.documents.entry(one.id.clone()) {
-                documents.get_mut().remove(&place);
-                if documents.get().is_empty() {
-                    documents.remove();
-                }
-            }
-            self.objects.remove(&Place::File(place.0, number));
-            affected.insert(one.id.clone());
-        }
-        held.judged.objects
-    }
-
-    /// Adds a file, or replaces its former version.
-    fn take(&mut self, file: &SourceFile, affected: &mut BTreeSet<Id>) -> Arc<Path> {
-        let known = self.files.get_key_value(file.path.as_path());
-        let path = known.map_or_else(|| file.path.as_path().into(), |(path, _)| Arc::clone(path));
-        let before = self.forget(&path, affected);
-        let mut judged = judge(file);
-        reuse(&mut judged, before);
-        for (number, one) in judged.objects.iter().enumerate() {
-            let documents = self.documents.entry(one.id.clone()).or_default();
-            documents.insert((Arc::clone(&path), number));
-            affected.insert(one.id.clone());
-        }
-        let held = Held {
-            digest: file.digest(),
-            outcomes: vec![Outcome::default(); judged.objects.len()],
-            judged,
-        };
-        self.files.insert(Arc::clone(&path), held);
-        path
+        waits
     }
 
     /// Decides which version of an object is in force, if documents contain it.
     fn settle(&mut self, id: &Id, stale: &mut BTreeSet<Arc<Path>>) {
-        let places: Vec<_> = self
-            .documents
-            .get(id)
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
-        let ones: Vec<One> = places
-            .iter()
-            .filter_map(|(path, number)| self.files.get(path)?.judged.objects.get(*number))
-            .cloned()
-            .collect();
+        let (places, ones): (Vec<_>, Vec<One>) = self.held.documents_of(id).unzip();
         let valid = || ones.iter().filter(|one| one.errors.is_empty());
         let again = again(&valid().map(|one| &*one.object).collect::<Vec<_>>());
         let differs = again.as_ref().is_some_and(|again| !again.same);
@@ -210,10 +179,7 @@ impl Loader {
                 Some(object) => self.objects.put(place, object),
                 None => self.objects.remove(&place),
             }
-            let held = self.files.get_mut(&path);
-            if let Some(told) = held.and_then(|held| held.outcomes.get_mut(number)) {
-                *told = outcome;
-            }
+            self.held.set_outcome(&path, number, outcome);
             stale.insert(path);
         }
     }
@@ -229,7 +195,7 @@ impl Loader {
                 .failed
                 .iter()
                 .any(|(path, _)| source.starts_with(path));
-            let held = self.files.get(source);
+            let held = self.held.get(source);
             if unread || held.is_some_and(|held| !held.judged.errors.is_empty()) {
                 self.objects
                     .put(Place::Kept(id.clone()), Arc::clone(object));
@@ -246,7 +212,7 @@ impl Loader {
         let mut said = Said::default();
         if let Some(Held {
             judged, outcomes, ..
-        }) = self.files.get(path)
+        }) = self.held.get(path)
         {
             said.problems
                 .extend(judged.errors.iter().map(|e| e.as_str().into()));
@@ -286,22 +252,6 @@ impl Loader {
                 .collect(),
             findings: Arc::default(),
             previous: std::mem::take(&mut self.previous),
-        }
-    }
-}
-
-/// Keeps the `Arc`s of unchanged objects in a file. By them, other code recognises objects that it need not check
-/// again.
-fn reuse(judged: &mut Judged, before: Vec<One>) {
-    for (new, old) in judged.objects.iter_mut().zip(before) {
-        let (one, other) = (&new.object, &old.object);
-        let same = new.id == old.id
-            && (one.document, one.line, one.text_line)
-                == (other.document, other.line, other.text_line)
-            && one.text == other.text
-            && new.errors == old.errors;
-        if same {
-            *new = old;
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The sources of rules. A source returns decoded rule sets; it judges no flow.
 
+mod backlog;
 pub mod files;
 mod follow;
+mod held;
 pub(crate) mod judge;
 mod loader;
 mod objects;
@@ -11,7 +13,7 @@ pub mod store;
 mod watch;
 
 pub use files::{Reading, SourceFile};
-pub use follow::{Feed, follow};
+pub use follow::{Compiled, Feed, follow};
 pub use objects::{Difference, Objects};
 pub use rule_set::{Line, RuleSet};
 pub use rules::follow_rules;

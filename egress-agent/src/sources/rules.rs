@@ -4,7 +4,7 @@
 //! restart.
 
 use super::files::Reading;
-use super::follow::{Feed, follow};
+use super::follow::{Compiled, Feed, follow};
 use super::loader::Loader;
 use super::objects::Objects;
 use super::rule_set::{Findings, Line, RuleSet};
@@ -22,19 +22,25 @@ pub fn follow_rules(
     paths: &[PathBuf],
     store: &Path,
 ) -> Result<(Feed<RuleSet>, impl Future<Output = ()> + Send + use<>), Failure> {
-    let mut loader = Some(Loader::after(store::read(store)));
+    let mut loader = Some(Loader::restoring(store::read(store)));
     let mut last = Objects::default();
     let mut told = Told::default();
-    let compile = move |reading: &Reading| {
+    let compile = move |reading: &Reading, most: usize| {
         // A loader that panicked is not used again, because it may have applied half of a change.
         let own = loader.take();
         let mut own = own.unwrap_or_else(|| Loader::after(last.to_vec()));
-        let rules = own.load(reading);
+        let rules = own.load_some(reading, most);
+        let waits = own.waits();
         loader = Some(own);
-        last = rules.objects.clone();
-        told.tell(&rules);
-        let problem = rules.problem();
-        (rules, problem)
+        if let Some(rules) = &rules {
+            last = rules.objects.clone();
+            told.tell(rules);
+        }
+        Compiled {
+            problem: rules.as_ref().and_then(RuleSet::problem),
+            set: rules,
+            waits,
+        }
     };
     let (mut told, mut findings) = (BTreeSet::new(), Findings::default());
     let after = move |rules: &RuleSet| {

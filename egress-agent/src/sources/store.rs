@@ -11,7 +11,7 @@ use super::objects::{Difference, Objects};
 use crate::state_file;
 use anyhow::Context as _;
 use crc32fast::Hasher;
-use egress_core::istio::decode::decode_part;
+use egress_core::istio::decode::{At, decode_part};
 use egress_core::istio::stand_in::stand_in;
 use egress_core::istio::{Object, Severity, Strictness, validate};
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ enum Entry<'a> {
 }
 
 /// A document with objects in force.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Document<'a> {
     number: u64,
     #[serde(borrow)]
@@ -71,64 +71,93 @@ fn key(object: &Object) -> (String, String, String) {
     )
 }
 
-/// The objects that the previous agent had in force. Empty if it left no file, or if the file
-/// cannot be trusted.
-pub fn read(path: &Path) -> Vec<Arc<Object>> {
-    match load(path) {
-        Ok(objects) => {
-            if !objects.is_empty() {
-                let objects = objects.len();
-                tracing::info!(
-                    objects,
-                    "restored the last good rules of the previous agent"
-                );
-            }
-            objects
-        }
-        Err(error) => {
-            let (file, error) = (path.display(), format!("{error:#}"));
-            tracing::warn!(%file, error, "the last good rules of the previous agent are not used");
-            Vec::new()
-        }
-    }
+/// The rules that the previous agent had in force, not decoded yet.
+#[derive(Debug, Default)]
+pub struct Previous(Vec<Document<'static>>);
+
+/// The rules that the previous agent had in force. Empty if it left no file, or if the file cannot be trusted.
+pub fn read(path: &Path) -> Previous {
+    load(path).unwrap_or_else(|error| {
+        let (file, error) = (path.display(), format!("{error:#}"));
+        tracing::warn!(%file, error, "the last good rules of the previous agent are not used");
+        Previous::default()
+    })
 }
 
-fn load(path: &Path) -> anyhow::Result<Vec<Arc<Object>>> {
+fn load(path: &Path) -> anyhow::Result<Previous> {
     let Some(bytes) = state_file::read_bytes(path, MOST)? else {
-        return Ok(Vec::new());
+        return Ok(Previous::default());
     };
     // A write may have been cut off inside a character.
     let text = match std::str::from_utf8(&bytes) {
         Ok(text) => text,
         Err(cut) => std::str::from_utf8(&bytes[..cut.valid_up_to()])?,
     };
-    let mut objects = Vec::new();
-    let mut known = BTreeSet::new();
-    for document in documents(text)?.values() {
-        let decoded = decode_part(
-            &document.source,
-            &document.text,
-            document.line,
-            Strictness::Files,
-        );
-        for mut object in decoded.objects {
-            if !document.objects.contains(&key(&object)) || !known.insert(Id::of(&object)) {
-                continue;
+    let documents = documents(text)?.into_values();
+    Ok(Previous(documents.map(Document::into_owned).collect()))
+}
+
+impl Previous {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The objects. `valid` returns the valid objects of a document that was decoded already, by its file, line and
+    /// text; other documents are decoded here.
+    pub(super) fn objects(
+        self,
+        valid: impl Fn(&str, u32, &str) -> Option<Vec<Arc<Object>>>,
+    ) -> Vec<Arc<Object>> {
+        let mut objects = Vec::new();
+        let mut known = BTreeSet::new();
+        for document in self.0 {
+            let (source, line, text) = (&document.source, document.line, &document.text);
+            let decoded = valid(source, line, text);
+            for object in decoded.unwrap_or_else(|| document.decoded()) {
+                if document.objects.contains(&key(&object)) && known.insert(Id::of(&object)) {
+                    objects.push(object);
+                }
             }
+        }
+        if !objects.is_empty() {
+            let objects = objects.len();
+            tracing::info!(
+                objects,
+                "restored the last good rules of the previous agent"
+            );
+        }
+        objects
+    }
+}
+
+impl Document<'_> {
+    fn into_owned(self) -> Document<'static> {
+        Document {
+            source: self.source.into_owned().into(),
+            text: self.text.into_owned().into(),
+            ..self
+        }
+    }
+
+    fn decoded(&self) -> Vec<Arc<Object>> {
+        let begin = At {
+            line: self.line,
+            ..At::default()
+        };
+        let decoded = decode_part(&self.source, &self.text, begin, Strictness::Files);
+        let judged = decoded.objects.into_iter().filter_map(|mut object| {
             let valid = validate(&object)
                 .iter()
                 .all(|m| m.severity < Severity::Error);
-            if valid {
-                object.forget_places();
-                objects.push(Arc::new(object));
-            } else {
-                // An object that an older agent accepted and this one rejects must not open
-                // anything.
-                objects.extend(stand_in(&object).map(Arc::new));
+            if !valid {
+                // An object that an older agent accepted and this one rejects must not open anything.
+                return stand_in(&object);
             }
-        }
+            object.forget_places();
+            Some(object)
+        });
+        judged.map(Arc::new).collect()
     }
-    Ok(objects)
 }
 
 /// The documents after the last whole change.

@@ -2,6 +2,7 @@
 //!
 //! Reports errors of form. [`super::validate()`] reports errors of meaning.
 
+mod documents;
 mod entries;
 pub(crate) mod macros;
 mod mended;
@@ -19,5 +20,6 @@ pub mod values;
 pub(crate) use mended::mended;
 pub(crate) use suggest::nearest;
 
+pub use documents::documents_within;
 pub use object::{Kind, Meta, Object, Spec};
-pub use stream::{Decoded, MAX_FILE, Skipped, Strictness, decode, decode_as, decode_part};
+pub use stream::{At, Decoded, MAX_FILE, Skipped, Strictness, decode, decode_as, decode_part};

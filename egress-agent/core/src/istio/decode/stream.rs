@@ -3,6 +3,7 @@
 //! One broken document does not hide the others. Errors inside a document of another kind are not
 //! reported.
 
+use super::documents::{documents, without_marks};
 use super::node::{Mark, Node, Value};
 use super::object::{self, GROUP, Kind, OTHER_KINDS, Object, Place};
 use super::parse::{SyntaxError, parse};
@@ -16,8 +17,6 @@ use std::sync::Arc;
 pub const MAX_FILE: usize = 4 << 20;
 /// Most errors that are kept for a file besides those of its objects.
 const MAX_FILE_MESSAGES: usize = 100;
-/// What an editor may put before a document; no part of it.
-const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// How strictly a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +48,26 @@ pub struct Decoded {
     pub skipped: Vec<Skipped>,
     /// What is wrong with documents of which no object could be made: no YAML, no kind, too long.
     pub messages: Vec<Message>,
+    /// Where the text ends.
+    pub end: At,
+}
+
+/// A place between two documents of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Line, from 1.
+    pub line: u32,
+    /// Number of the next document, from 0.
+    pub document: usize,
+}
+
+impl Default for At {
+    fn default() -> Self {
+        Self {
+            line: 1,
+            document: 0,
+        }
+    }
 }
 
 impl Decoded {
@@ -77,16 +96,16 @@ pub fn decode(source: &str, text: &str) -> Decoded {
 
 /// As [`decode`], as strictly as is asked for.
 pub fn decode_as(source: &str, text: &str, strictness: Strictness) -> Decoded {
-    decode_part(source, text, 1, strictness)
+    decode_part(source, text, At::default(), strictness)
 }
 
-/// As [`decode_as`], for a part of a file that starts at this line.
-pub fn decode_part(source: &str, text: &str, first_line: u32, strictness: Strictness) -> Decoded {
+/// As [`decode_as`], for whole documents of a file, the first of which begins here.
+pub fn decode_part(source: &str, text: &str, begin: At, strictness: Strictness) -> Decoded {
     let mut stream = Stream {
         source,
         strict: strictness == Strictness::Files,
         decoded: Decoded::default(),
-        number: 0,
+        number: begin.document,
     };
     if text.len() > MAX_FILE {
         let text = format!("file is longer than {MAX_FILE} bytes");
@@ -94,7 +113,7 @@ pub fn decode_part(source: &str, text: &str, first_line: u32, strictness: Strict
         return stream.decoded;
     }
     let mut copied = Copied::default();
-    for (part, line) in documents(text, first_line) {
+    for (part, line) in documents(text, begin.line) {
         stream.part(part, line, &mut copied);
     }
     if stream.number == 0 {
@@ -102,6 +121,11 @@ pub fn decode_part(source: &str, text: &str, first_line: u32, strictness: Strict
         let text = "file holds no object".to_owned();
         stream.decoded.complain(error(mark, text));
     }
+    let lines = u32::try_from(text.matches('\n').count()).unwrap_or(u32::MAX);
+    stream.decoded.end = At {
+        line: begin.line.saturating_add(lines),
+        document: stream.number,
+    };
     stream.decoded
 }
 
@@ -113,25 +137,6 @@ fn error(mark: Mark, text: String) -> Message {
         column: mark.column,
         text,
     }
-}
-
-/// Splits a stream at its `---` lines, so that one broken document does not hide the others.
-fn documents(text: &str, first_line: u32) -> Vec<(&str, u32)> {
-    let mut parts = Vec::new();
-    let (mut start, mut offset, mut part_line) = (0, 0, first_line);
-    for (line, number) in text.split_inclusive('\n').zip(first_line..) {
-        let separates = line
-            .trim_start_matches(BYTE_ORDER_MARK)
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if separates && offset > start {
-            parts.push((&text[start..offset], part_line));
-            (start, part_line) = (offset, number);
-        }
-        offset += line.len();
-    }
-    parts.push((&text[start..], part_line));
-    parts
 }
 
 /// What an `apiVersion` and a `kind` stand for.
@@ -183,8 +188,7 @@ struct Stream<'a> {
 impl Stream<'_> {
     /// Reads what stands between two `---` lines.
     fn part(&mut self, part: &str, line: u32, copied: &mut Copied) {
-        let marked = part.contains(BYTE_ORDER_MARK);
-        let bare = marked.then(|| without_marks(part));
+        let bare = without_marks(part);
         let part = bare.as_deref().unwrap_or(part);
         match parse(part, line, copied) {
             Ok(documents) => {
@@ -309,12 +313,4 @@ impl Stream<'_> {
             }
         }
     }
-}
-
-/// The text without byte-order marks at the start of its lines, where YAML readers skip them.
-fn without_marks(text: &str) -> String {
-    let lines = text.split_inclusive('\n');
-    lines
-        .map(|line| line.trim_start_matches(BYTE_ORDER_MARK))
-        .collect()
 }

@@ -210,11 +210,7 @@ impl Planner {
     }
 
     /// Makes or rebuilds some policies and ends others. Policies that are not named stay as they are.
-    pub fn make(
-        &mut self,
-        made: BTreeMap<PolicyId, Desired>,
-        ended: &[PolicyId],
-    ) -> Vec<TableOp> {
+    pub fn make(&mut self, made: BTreeMap<PolicyId, Desired>, ended: &[PolicyId]) -> Vec<TableOp> {
         let mut ops = Vec::new();
         self.put_in_force(made, ended, &mut ops);
         ops
