@@ -52,10 +52,19 @@ pub fn cpu_of(pid: u32) -> Result<Duration> {
 
 /// The resident memory of a process, in bytes (`VmRSS` of proc_pid_status(5)).
 pub fn resident_of(pid: u32) -> Result<u64> {
+    memory_of(pid, "VmRSS:")
+}
+
+/// The largest resident memory that a process had so far, in bytes (`VmHWM` of proc_pid_status(5)).
+pub fn peak_of(pid: u32) -> Result<u64> {
+    memory_of(pid, "VmHWM:")
+}
+
+fn memory_of(pid: u32, field: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
+    Ok(kib.with_context(|| format!("no {field}"))?.parse::<u64>()? << 10)
 }
 
 /// Lets the calling thread, and what it starts, run on one processor only.

@@ -8,6 +8,7 @@
 mod addresses;
 mod connections;
 mod edits;
+mod limit;
 mod names;
 mod nameserver;
 mod page;
@@ -49,9 +50,10 @@ struct Part {
 }
 
 /// Every part, in the order of the page.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     edits::PART,
     size::PART,
+    limit::PART,
     restart::PART,
     addresses::PART,
     names::PART,
@@ -96,6 +98,14 @@ struct Options {
         default_value = "1000x1000"
     )]
     large: Vec<Size>,
+    /// The same, for the part `limit` only
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "VIEWSxSERVICES",
+        default_value = "4000x1000"
+    )]
+    too_large: Vec<Size>,
     /// Workloads, each with a policy of its own, and single addresses that all of them list
     #[arg(
         long,
@@ -113,6 +123,9 @@ struct Options {
     /// Names at the start; the same number is added to the running agent
     #[arg(long, value_delimiter = ',', default_value = "10000")]
     names: Vec<usize>,
+    /// The same, for the part `names` only
+    #[arg(long, value_delimiter = ',', default_value = "50000")]
+    many_names: Vec<usize>,
     /// Seconds in which questions for names are counted
     #[arg(long, default_value_t = 300)]
     refresh: u64,

@@ -36,7 +36,7 @@ const SIZE: Size = Size {
 };
 
 fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
-    for count in &options.names {
+    for count in options.names.iter().chain(&options.many_names) {
         at_start(options, binary, *count, table)
             .with_context(|| format!("start, {count} names"))?;
         live(options, binary, *count, table).with_context(|| format!("live, {count} names"))?;

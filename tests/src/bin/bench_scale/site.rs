@@ -78,11 +78,17 @@ impl Site {
 
     /// Starts the agent and waits until it says that it is ready. Returns the time that took.
     pub fn start(&mut self) -> Result<Duration> {
+        let begin = self.start_only()?;
+        self.agent()?.wait_ready_for(LONG)?;
+        Ok(begin.elapsed())
+    }
+
+    /// Starts the agent. Returns when that was.
+    pub fn start_only(&mut self) -> Result<Instant> {
         let begin = Instant::now();
         self.agent = None;
         self.agent = Some(self.spawn()?);
-        self.agent()?.wait_ready_for(LONG)?;
-        Ok(begin.elapsed())
+        Ok(begin)
     }
 
     fn spawn(&self) -> Result<Agent> {
