@@ -41,18 +41,14 @@ impl FieldList {
     pub fn read(&mut self, mut bytes: &[u8]) {
         self.bytes += bytes.len();
         while let Some((byte, rest)) = bytes.split_first() {
-            bytes = match self.next {
-                Next::Text(left) => {
-                    let text =
-                        usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-                    self.text(left - text as u64);
-                    &bytes[text..]
-                }
-                _ => {
-                    self.byte(*byte);
-                    rest
-                }
-            };
+            if let Next::Text(left) = self.next {
+                let text = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                self.text(left - text as u64);
+                bytes = &bytes[text..];
+            } else {
+                self.byte(*byte);
+                bytes = rest;
+            }
         }
     }
 
