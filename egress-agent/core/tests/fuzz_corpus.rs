@@ -6,12 +6,16 @@ mod access_format;
 mod client_hello;
 #[path = "../../../tests/fuzz/src/compile.rs"]
 mod compile;
+#[path = "../../../tests/fuzz/src/decision.rs"]
+mod decision;
 #[path = "../../../tests/fuzz/src/decode.rs"]
 mod decode;
 #[path = "../../../tests/fuzz/src/dns_question.rs"]
 mod dns_question;
 #[path = "../../../tests/fuzz/src/http2_frames.rs"]
 mod http2_frames;
+#[path = "../../../tests/fuzz/src/request_decision.rs"]
+mod request_decision;
 #[path = "../../../tests/fuzz/src/request_head.rs"]
 mod request_head;
 #[path = "../../../tests/fuzz/src/second_hello.rs"]
@@ -54,6 +58,11 @@ fn any_bytes_as_a_hello_are_read_alike_in_one_piece_and_byte_by_byte() {
 #[test]
 fn any_bytes_as_a_request_have_one_canonical_head() {
     replay("request_head", request_head::run);
+}
+
+#[test]
+fn any_bytes_as_a_request_go_nowhere_but_where_a_rule_lets_them() {
+    replay("request_decision", request_decision::run);
 }
 
 #[test]
