@@ -9,7 +9,7 @@ use super::observe::{DenialReason, Protocol};
 use super::relay::{self, Ended};
 use super::stream::Rewound;
 use super::ticket::{Counters, Ticket};
-use super::upstream::connect::connect_any;
+use super::upstream::connect::{Connected, connect_any};
 use super::upstream::tls::Peer;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
@@ -105,7 +105,11 @@ pub(super) async fn forward(
     let _load = workload.zip(address).map(|(w, address)| w.load(address));
     let idle = pool.tcp_idle_timeout.unwrap_or(client.shared.limits.idle);
     match connected {
-        Ok((mut upstream, _place)) => {
+        Ok(Connected {
+            stream: mut upstream,
+            place: _place,
+            ..
+        }) => {
             ticket.record.upstream_local = client.logged(|| upstream.local());
             tokio::select! {
                 // Checked first, so that no byte follows a change that happened during the connect.

@@ -253,10 +253,11 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
         .flat_map(|(e, port)| endpoints(&service.host, e, port, leases, pick))
         .map(|(ip, port, weight)| (SocketAddr::new(ip, port), weight))
         .collect();
-    // One logical host: the first address of the latest answer.
-    if resolution == Resolution::DnsRoundRobin {
-        found.truncate(1);
-    }
+    // One logical host: the first address of the latest answer, and the others if it does not connect.
+    let further = match resolution {
+        Resolution::DnsRoundRobin if !found.is_empty() => found.split_off(1),
+        _ => Vec::new(),
+    };
     found.sort_unstable();
     found.dedup_by_key(|(address, _)| *address);
     let (endpoints, mut weights): (Vec<_>, Vec<_>) = found.into_iter().unzip();
@@ -285,6 +286,8 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
         },
         balanced,
         weights,
+        named: matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin),
+        further: further.into_iter().map(|(address, _)| address).collect(),
         ..of_rules()
     }
 }

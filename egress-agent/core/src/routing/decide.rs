@@ -297,6 +297,16 @@ impl PortRoutes {
 }
 
 impl PolicyRoutes {
+    /// The destination of a flow that may be reached on any port, whatever is spoken.
+    pub(super) fn passes(&self, dialled: SocketAddr) -> Option<Arc<Cluster>> {
+        match self.pass_through(dialled)? {
+            TcpDecision::Relay(cluster) => Some(cluster),
+            TcpDecision::RelayNonHttp(_)
+            | TcpDecision::Unlisted
+            | TcpDecision::NotCarriedOut(_) => None,
+        }
+    }
+
     fn pass_through(&self, dialled: SocketAddr) -> Option<TcpDecision> {
         let passes = !self.passthrough.is_empty() && within(&self.passthrough, dialled.ip());
         passes.then(|| TcpDecision::Relay(Arc::new(passthrough(dialled))))

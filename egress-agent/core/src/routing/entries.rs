@@ -171,6 +171,11 @@ pub struct Cluster {
     pub endpoints: Vec<SocketAddr>,
     /// The weight of each endpoint, in their order. Empty if all are equal.
     pub weights: Vec<u32>,
+    /// The endpoints are what DNS answered for names: if one does not connect soon, another one is dialled beside it.
+    pub named: bool,
+    /// Further addresses of the only endpoint's name, in the order of the answer. They are dialled only if the endpoint
+    /// does not connect (resolution `DNS_ROUND_ROBIN`, Envoy's `LOGICAL_DNS`).
+    pub further: Vec<SocketAddr>,
     /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
     pub original_dst: Option<u16>,
     /// With `original_dst`: the only addresses that may be dialled. Empty means all except those of the machine itself

@@ -14,6 +14,7 @@ pub mod inside;
 mod matching;
 mod mirrors;
 mod pick;
+mod present;
 mod reading;
 mod reason;
 mod sniff;

@@ -13,6 +13,8 @@ use super::outgoing;
 use super::reply_body::{Relay, ReplyBody};
 use super::request_body::{RequestEnd, RequestSource, deadline};
 use super::session::Session;
+use super::standing::Standing;
+use super::supply::Supply;
 use super::tunnel::tunnel;
 use crate::proxy::client::Client;
 use crate::proxy::message_body::MessageBody;
@@ -51,13 +53,13 @@ pub(super) async fn exchange(
     let downstream = allowed.websocket.then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
     let affinity = Affinity::of(client, cluster, &parts);
-    let workload = client.workload(cluster);
-    let mut order = client.addresses_of(cluster, workload.as_deref(), affinity.hash);
-    if order.is_empty() {
+    let standing = Standing::new(client, &asking.authority, cluster, &parts);
+    let mut supply = Supply::new(session, cluster, affinity.hash, standing);
+    if supply.order.is_empty() {
         let Some(dialled) = without_endpoint(client, cluster, &ticket.record.host) else {
             return local_response(&LocalReply::no_healthy_upstream(), ticket);
         };
-        order = dialled;
+        supply.order = dialled;
     }
     parts.version = Version::HTTP_11;
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
@@ -73,14 +75,10 @@ pub(super) async fn exchange(
     let copies = begin_copies(session, to, allowed, &asking.authority, &parts, &body);
     let repeats = policy.retries.repeats_sent(speaks_grpc(&parts), http2);
     let keep = repeats.then_some(client);
-    let attempts = Attempts {
-        session,
-        cluster,
+    let mut attempts = Attempts {
+        supply,
         policy,
         call: allowed.call,
-        workload,
-        order: &order,
-        hashed: affinity.hash.is_some(),
         repeats,
         interim: &asking.interim,
         body: RequestSource::new(Some(body), &end, &ticket.counters, keep, copies),

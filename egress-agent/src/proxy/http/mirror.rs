@@ -13,6 +13,8 @@ use super::judge::Allowed;
 use super::outgoing::{draw, without_body};
 use super::request_body::{RequestEnd, RequestSource, deadline};
 use super::session::Session;
+use super::standing::Standing;
+use super::supply::Supply;
 use crate::proxy::copy_body::{CopyBody, CopyLost, Feed, copy_of};
 use crate::proxy::copy_room::CopyRoom;
 use crate::proxy::message_body::MessageBody;
@@ -130,10 +132,10 @@ impl Copy {
     async fn send(mut self) -> CopyEnd {
         let (session, cluster) = (&self.session, &self.cluster);
         let client = &session.client;
-        let workload = client.workload(cluster);
         let affinity = Affinity::of(client, cluster, &self.parts);
-        let order = client.addresses_of(cluster, workload.as_deref(), affinity.hash);
-        if order.is_empty() {
+        let standing = Standing::of_copy(client, &self.authority);
+        let supply = Supply::new(session, cluster, affinity.hash, standing);
+        if supply.order.is_empty() {
             let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
             client.deny(reason.of_mirror(), Some(&self.authority));
             return CopyEnd::Denied;
@@ -152,14 +154,10 @@ impl Copy {
         let end = Arc::new(RequestEnd::default());
         let loss = self.body.as_ref().map(CopyBody::loss);
         let body = self.body.map(MessageBody::Copy);
-        let attempts = Attempts {
-            session,
-            cluster,
+        let mut attempts = Attempts {
+            supply,
             policy: &policy_of_copies(self.timeout),
             call: self.call,
-            workload,
-            order: &order,
-            hashed: affinity.hash.is_some(),
             repeats: false,
             // Nobody hears them.
             interim: &Interim::http1(&session.control),

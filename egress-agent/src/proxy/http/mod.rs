@@ -16,12 +16,15 @@ mod interim;
 mod judge;
 mod kept;
 mod local;
+mod lost;
 mod mirror;
 mod outgoing;
 mod reply_body;
 mod request_body;
 mod room;
 mod session;
+mod standing;
+mod supply;
 mod tunnel;
 mod wire;
 

@@ -2,6 +2,7 @@
 //!
 //! It sends no data of a client, and does not decide which destinations are allowed.
 
+use super::dial::Way;
 use super::stream::Stream;
 use super::tls::failure::not_ready;
 use super::tls::{BLOCKS, Failed, Peer};
@@ -11,7 +12,7 @@ use crate::proxy::observe::{AccessRecord, DenialReason};
 use crate::proxy::places::Place;
 use egress_core::http::upstream_reset::{UpstreamReset, connect_failure};
 use egress_core::routing::Cluster;
-use egress_core::traffic::{ConnectionPool, Keepalive, Outcome};
+use egress_core::traffic::{Keepalive, Outcome};
 use rustix::net::sockopt::{
     set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
 };
@@ -26,26 +27,33 @@ const TRIES: u32 = 3;
 /// The base interval of the back-off between them.
 const BACK_OFF: Duration = Duration::from_millis(25);
 
-/// Connects to an address of a cluster with these limits, and makes the TLS handshake if it is a `peer`'s; both in the
-/// time of one connect.
+/// A connection that is ready for data.
+pub(in crate::proxy) struct Connected {
+    pub(in crate::proxy) stream: Stream,
+    pub(in crate::proxy) place: Place,
+    /// Where it leads.
+    pub(in crate::proxy) address: SocketAddr,
+}
+
+/// Connects to an endpoint of a cluster, and makes the TLS handshake if it is a `peer`'s; both in the time of one
+/// connect.
 pub(in crate::proxy) async fn connect(
     client: &Client,
-    to: SocketAddr,
+    to: &Way<'_>,
     peer: Option<&Peer>,
-    pool: &ConnectionPool,
-) -> Result<(Stream, Place), UpstreamReset> {
+) -> Result<Connected, UpstreamReset> {
+    let pool = &to.cluster.policy.pool;
     let Some(place) = client.shared.descriptors.take(client.share()) else {
         client.deny(DenialReason::ConnectionLimit, None);
         let limit = "too many open connections of this workload";
         return Err(UpstreamReset::Overflow(Some(limit)));
     };
-    let connecting = open(client, to, peer, pool);
     let limit = pool.connect_timeout.unwrap_or(client.shared.limits.connect);
-    match timeout(limit, connecting).await {
-        Ok(Ok(stream)) => Ok((stream, place)),
-        Ok(Err(reset)) => Err(reset),
-        Err(_) => Err(UpstreamReset::ConnectTimeout),
-    }
+    let connected = timeout(limit, open(client, to, peer, place)).await;
+    connected.unwrap_or_else(|_| {
+        to.suspect(to.first);
+        Err(UpstreamReset::ConnectTimeout)
+    })
 }
 
 /// Has the kernel send keepalive probes. Envoy's settings are whole seconds too, at least 1.
@@ -71,7 +79,7 @@ pub(in crate::proxy) async fn connect_any(
     (cluster, workload, peer): (&Cluster, Option<&Workload>, Option<&Peer>),
     order: &[SocketAddr],
     record: &mut AccessRecord,
-) -> Result<(Stream, Place), UpstreamReset> {
+) -> Result<Connected, UpstreamReset> {
     let mut last = UpstreamReset::ConnectTimeout;
     for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
         if attempt > 0 {
@@ -79,9 +87,17 @@ pub(in crate::proxy) async fn connect_any(
         }
         record.attempts += 1;
         record.upstream = Some(*to);
-        let connected = connect(client, *to, peer, &cluster.policy.pool).await;
+        let way = Way {
+            cluster,
+            workload,
+            first: *to,
+            order,
+        };
+        let connected = connect(client, &way, peer).await;
+        let address = connected.as_ref().map_or(*to, |c| c.address);
+        record.upstream = Some(address);
         if let Some(workload) = workload {
-            workload.note(cluster, *to, outcome(&connected));
+            workload.note(cluster, address, outcome(&connected));
         }
         match connected {
             Ok(connected) => return Ok(connected),
@@ -94,21 +110,26 @@ pub(in crate::proxy) async fn connect_any(
 /// One connection, ready for data.
 async fn open(
     client: &Client,
-    to: SocketAddr,
+    to: &Way<'_>,
     peer: Option<&Peer>,
-    pool: &ConnectionPool,
-) -> Result<Stream, UpstreamReset> {
-    let connected = client.shared.dialer.connect(client.origin.netns, to).await;
-    let stream = connected.map_err(|error| reset_of(&error))?;
-    if let Some(keepalive) = pool.keepalive
+    place: Place,
+) -> Result<Connected, UpstreamReset> {
+    let connected = to.dial(client, place).await;
+    let (address, stream, place) = connected.map_err(|error| reset_of(&error))?;
+    if let Some(keepalive) = to.cluster.policy.pool.keepalive
         && let Err(error) = probe(&stream, keepalive)
     {
         tracing::debug!(target: "egress::proxy", %error, "keepalive of an upstream connection");
     }
-    match peer {
-        None => Ok(Stream::Plain(stream)),
-        Some(peer) => Box::pin(secure(client, peer, stream)).await,
-    }
+    let stream = match peer {
+        None => Stream::Plain(stream),
+        Some(peer) => Box::pin(secure(client, peer, stream)).await?,
+    };
+    Ok(Connected {
+        stream,
+        place,
+        address,
+    })
 }
 
 /// TLS on a new connection.

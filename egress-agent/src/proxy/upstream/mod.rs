@@ -3,11 +3,13 @@
 pub(in crate::proxy) mod carrier;
 pub(in crate::proxy) mod clusters;
 pub(in crate::proxy) mod connect;
+pub(in crate::proxy) mod dial;
 pub(in crate::proxy) mod held;
 pub(in crate::proxy) mod http2;
 pub(in crate::proxy) mod pool;
 mod responses;
 pub(in crate::proxy) mod stream;
+mod suspects;
 pub(in crate::proxy) mod tls;
 pub(in crate::proxy) mod unanswered;
 pub(in crate::proxy) mod usage;

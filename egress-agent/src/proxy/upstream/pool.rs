@@ -3,6 +3,7 @@
 //! Connections are never shared between client connections, so no workload can use another
 //! workload's connection.
 
+use super::connect::Connected;
 use super::held::Held;
 use super::responses::{Reading, Responses};
 use super::stream::Stream;
@@ -58,12 +59,15 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     pub(in crate::proxy) async fn new(
-        stream: Stream,
-        place: Place,
-        address: SocketAddr,
+        connected: Connected,
         service: Arc<Cluster>,
         peer: Option<Peer>,
     ) -> hyper::Result<Self> {
+        let Connected {
+            stream,
+            place,
+            address,
+        } = connected;
         let reading = Arc::default();
         let (stream, home) = Loan::new(Responses::new(stream, Arc::clone(&reading)));
         let mut builder = Builder::new();
@@ -250,7 +254,12 @@ where
                         place,
                         held,
                     } = resting;
-                    let woken = Upstream::new(stream, place, address, service, peer).await;
+                    let connected = Connected {
+                        stream,
+                        place,
+                        address,
+                    };
+                    let woken = Upstream::new(connected, service, peer).await;
                     if let Ok(mut upstream) = woken {
                         upstream.held = held;
                         return Some(upstream);

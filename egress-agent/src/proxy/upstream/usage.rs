@@ -7,6 +7,7 @@ use egress_core::traffic::ConnectionPool;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// See the module.
 #[derive(Default)]
@@ -132,20 +133,9 @@ impl Usage {
             .ok_or(Overflow)
     }
 
-    /// A new connection, as soon as there may be one. Idle ones give way.
-    pub(in crate::proxy) async fn next_connection(
-        self: &Arc<Self>,
-        pool: &ConnectionPool,
-    ) -> Permit {
-        loop {
-            let freed = self.freed.notified();
-            if let Some(permit) = self.take(Kind::Connection, pool.connections) {
-                return permit;
-            }
-            if !self.evict_one() {
-                freed.await;
-            }
-        }
+    /// Waits until a connection ends or becomes idle, from this call on.
+    pub(in crate::proxy) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
     }
 
     /// A connection becomes idle.
@@ -160,7 +150,8 @@ impl Usage {
         self.freed.notify_one();
     }
 
-    fn evict_one(&self) -> bool {
+    /// Closes the connection that is idle for the longest time. False if there is none.
+    pub(in crate::proxy) fn evict_one(&self) -> bool {
         loop {
             let oldest = self.counts().idle.pop_front();
             let Some(oldest) = oldest else {
@@ -223,7 +214,14 @@ mod tests {
         let permit = usage.connection(&pool).ok();
         let waiting = {
             let (usage, pool) = (Arc::clone(&usage), pool.clone());
-            tokio::spawn(async move { drop(usage.next_connection(&pool).await) })
+            tokio::spawn(async move {
+                while usage.connection(&pool).is_err() {
+                    let freed = usage.freed();
+                    if !usage.evict_one() {
+                        freed.await;
+                    }
+                }
+            })
         };
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

@@ -3,6 +3,7 @@
 //!
 //! It dials nothing.
 
+use super::suspects::Suspects;
 use super::usage::Usage;
 use egress_core::routing::{Cluster, Turns, candidates};
 use egress_core::traffic::balance::score;
@@ -19,6 +20,7 @@ pub(in crate::proxy) struct Workload {
     /// Requests and connections of each endpoint.
     loads: Mutex<BTreeMap<SocketAddr, u32>>,
     outliers: Mutex<Outliers>,
+    pub(super) suspects: Suspects,
     /// From which the outliers count their time.
     since: Instant,
     pub(in crate::proxy) usage: Arc<Usage>,
@@ -30,6 +32,7 @@ impl Default for Workload {
             turns: Turns::default(),
             loads: Mutex::default(),
             outliers: Mutex::default(),
+            suspects: Suspects::default(),
             since: Instant::now(),
             usage: Arc::default(),
         }
@@ -73,12 +76,24 @@ impl Workload {
     /// Whether flows to this cluster need the state: there is a choice, or something to count.
     pub(in crate::proxy) fn is_needed(cluster: &Cluster) -> bool {
         let policy = &cluster.policy;
-        cluster.endpoints.len() > 1 || policy.pool.counts() || policy.outliers.is_some()
+        let choice = cluster.endpoints.len() > 1 || !cluster.further.is_empty();
+        choice || policy.pool.counts() || policy.outliers.is_some()
     }
 
     /// The endpoints that a flow dials, in order. `hash`: of the flow, if the cluster is balanced by one. Empty if all
     /// are left alone.
     pub(in crate::proxy) fn order(
+        &self,
+        cluster: &Cluster,
+        dialled: SocketAddr,
+        hash: Option<u64>,
+    ) -> Vec<SocketAddr> {
+        let mut order = self.balanced(cluster, dialled, hash);
+        self.suspects.put_last(&mut order, Instant::now());
+        order
+    }
+
+    fn balanced(
         &self,
         cluster: &Cluster,
         dialled: SocketAddr,
@@ -112,8 +127,15 @@ impl Workload {
         order
     }
 
+    /// Prepares the order of a flow's endpoints for its next attempt: without those that are left alone by now, and
+    /// with those last that did not connect.
+    pub(in crate::proxy) fn again(&self, cluster: &Cluster, order: &mut Vec<SocketAddr>) {
+        self.leave_out(cluster, order);
+        self.suspects.put_last(order, Instant::now());
+    }
+
     /// Removes endpoints that are left alone at the moment.
-    pub(in crate::proxy) fn leave_out(&self, cluster: &Cluster, from: &mut Vec<SocketAddr>) {
+    fn leave_out(&self, cluster: &Cluster, from: &mut Vec<SocketAddr>) {
         if let Some(policy) = &cluster.policy.outliers {
             lock(&self.outliers).filter(from, self.since.elapsed(), policy);
         }
@@ -145,6 +167,9 @@ impl Workload {
 
     /// Notes how an attempt at an endpoint ended.
     pub(in crate::proxy) fn note(&self, cluster: &Cluster, endpoint: SocketAddr, outcome: Outcome) {
+        if matches!(outcome, Outcome::Status(_) | Outcome::Connected) {
+            self.suspects.clear(endpoint);
+        }
         // Of resolution NONE the clients choose the addresses: there is no list to keep.
         if let Some(policy) = &cluster.policy.outliers
             && cluster.original_dst.is_none()

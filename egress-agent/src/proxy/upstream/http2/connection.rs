@@ -13,6 +13,7 @@ use h2::StreamId;
 use h2::client::SendRequest;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// See the module. Dropping it closes the connection.
@@ -21,6 +22,8 @@ pub(super) struct Connection {
     task: OwnedTask,
     pool: ConnectionPool,
     streams: Mutex<Streams>,
+    /// Notified when a stream is over.
+    freed: Arc<Notify>,
     room: Room,
 }
 
@@ -48,9 +51,9 @@ impl Connection {
     pub(super) fn new(
         send: SendRequest<Bytes>,
         driver: impl Future<Output = Result<(), h2::Error>> + Send + 'static,
-        pool: &ConnectionPool,
-        held: Held,
+        (pool, held): (&ConnectionPool, Held),
         room: Room,
+        freed: Arc<Notify>,
     ) -> Arc<Self> {
         let streams = Streams {
             held,
@@ -71,6 +74,7 @@ impl Connection {
                 task: OwnedTask(tokio::spawn(driving)),
                 pool: pool.clone(),
                 streams: Mutex::new(streams),
+                freed,
                 room,
             }
         })
@@ -119,6 +123,7 @@ impl Connection {
     pub(super) fn end(self: &Arc<Self>) {
         let mut streams = self.streams();
         streams.active -= 1;
+        self.freed.notify_waiters();
         if streams.active > 0 {
             return;
         }

@@ -5,13 +5,13 @@
 mod connection;
 mod lease;
 
+use super::connect::Connected;
 use super::held::Held;
-use super::stream::Stream;
 use super::tls::Peer;
 use crate::proxy::client::Client;
 use crate::proxy::frame_watch::FrameWatch;
 use crate::proxy::observe::DenialReason;
-use crate::proxy::places::{BLOCK, Place};
+use crate::proxy::places::BLOCK;
 use crate::proxy::watched::Watched;
 use connection::{Connection, Room};
 use egress_core::http::upstream_reset::UpstreamReset;
@@ -20,8 +20,10 @@ use egress_core::traffic::{ClusterId, ConnectionPool};
 use h2::client::Builder;
 pub(in crate::proxy) use lease::Lease;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 /// Bytes of one response that the proxy has not passed on yet, and of all responses of a connection.
 const WINDOW: u32 = 64 * 1024 - 1;
@@ -45,7 +47,11 @@ const WAITS: usize = 3;
 
 /// The HTTP/2 connections of one client connection.
 #[derive(Default)]
-pub(in crate::proxy) struct Streams(Mutex<State>);
+pub(in crate::proxy) struct Streams {
+    state: Mutex<State>,
+    /// Notified when a stream is over.
+    freed: Arc<Notify>,
+}
 
 #[derive(Default)]
 struct State {
@@ -70,6 +76,24 @@ pub(in crate::proxy) struct Making<'a> {
 }
 
 impl Streams {
+    /// A stream of an open connection.
+    pub(in crate::proxy) fn lease(
+        &self,
+        service: &Cluster,
+        address: SocketAddr,
+        peer: Option<&Peer>,
+    ) -> Option<Lease> {
+        let to = Endpoint::new(service, address, peer);
+        self.state().lease(&to)
+    }
+
+    /// Waits until a stream of any connection is over, from this call on.
+    pub(in crate::proxy) fn freed(&self) -> Pin<Box<OwnedNotified>> {
+        let mut freed = Box::pin(Arc::clone(&self.freed).notified_owned());
+        freed.as_mut().enable();
+        freed
+    }
+
     /// A stream of an open connection, or the right to make one.
     pub(in crate::proxy) async fn take(
         &self,
@@ -80,7 +104,8 @@ impl Streams {
         let to = Endpoint::new(service, address, peer);
         let mut waits = 0;
         loop {
-            let woken = {
+            let freed = self.freed();
+            let made = {
                 let mut state = self.state();
                 if let Some(lease) = state.lease(&to) {
                     return Ok(lease);
@@ -91,8 +116,10 @@ impl Streams {
                 };
                 Arc::clone(notify).notified_owned()
             };
-            woken.await;
-            waits += 1;
+            tokio::select! {
+                () = made => waits += 1,
+                () = freed => {}
+            }
         }
     }
 
@@ -121,7 +148,7 @@ impl Streams {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,10 +175,15 @@ impl Making<'_> {
     pub(in crate::proxy) async fn open(
         self,
         client: &Client,
-        stream: Stream,
-        place: Place,
-        (pool, held): (&ConnectionPool, Held),
+        connected: Connected,
+        held: Held,
+        pool: &ConnectionPool,
     ) -> Result<Lease, UpstreamReset> {
+        let Connected {
+            stream,
+            place,
+            address,
+        } = connected;
         let memory = &client.shared.memory;
         let Some(room) = memory.take_many(client.share(), BLOCKS) else {
             client.deny(DenialReason::MemoryLimit, None);
@@ -179,9 +211,14 @@ impl Making<'_> {
             _memory: room,
             _wide: wide,
         };
-        let connection = Connection::new(send, connection, pool, held, room);
+        let freed = Arc::clone(&self.of.freed);
+        let connection = Connection::new(send, connection, (pool, held), room, freed);
         let lease = Lease::of(&connection).ok_or(UpstreamReset::Termination)?;
-        self.of.state().open.push((self.to.clone(), connection));
+        let to = Endpoint {
+            address,
+            ..self.to.clone()
+        };
+        self.of.state().open.push((to, connection));
         Ok(lease)
     }
 }
