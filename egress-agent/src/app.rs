@@ -16,6 +16,7 @@ use crate::operate::manager;
 use crate::operate::reporter::{Providers, Reporter};
 use crate::privilege::Needs;
 use crate::proxy;
+use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
 use crate::wiring;
@@ -63,9 +64,14 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     });
     let runtime = runtime(kept)?;
     let _inside = runtime.enter();
+    let secrets = Arc::<SecretStore>::default();
     let (feed, follower) = with_less(kept, || {
         let _inside = runtime.enter();
-        follow_rules(&config.rules, &store::beside(&config.admin_socket))
+        follow_rules(
+            &config.rules,
+            &store::beside(&config.admin_socket),
+            &secrets,
+        )
     })??;
     // The process moves before it creates a socket, because a socket belongs to the cgroup that its process
     // is in at that time.
@@ -76,6 +82,7 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
         started,
         roots,
         kept,
+        secrets,
     };
     runtime.block_on(async {
         let follower = tokio::spawn(follower);
@@ -114,13 +121,15 @@ fn with_less<T: Send>(kept: CapabilitySet, work: impl FnOnce() -> T + Send) -> a
     })
 }
 
-/// Where the agent and the workloads are.
+/// What the start found: where the agent and the workloads are, and what the agent may do and use.
 struct Place {
     own: PathBuf,
     started: Started,
     roots: Vec<PathBuf>,
     /// Capabilities of the running agent.
     kept: CapabilitySet,
+    /// Those of the rule files.
+    secrets: Arc<SecretStore>,
 }
 
 async fn serve(
@@ -137,8 +146,7 @@ async fn serve(
     let (stop, hangup) = (stop::asked()?, reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let previous = inheritance.settle(&sockets).await;
-    let events = kernel.events()?;
-    let origins = kernel.origins()?;
+    let (events, origins) = (kernel.events()?, kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());
     let (board, canaries) = (Board::default(), Canaries::default());
     let (ask, asks) = mpsc::channel(4);
@@ -162,7 +170,8 @@ async fn serve(
     let mut engine = wiring::engine(config, &place.roots, sides, news, owners.clone())?;
     let (access_log, flows) = wiring::flows(&registry.own, &owners);
     let proof: Arc<str> = wiring::proof()?.into();
-    let shared = wiring::shared(config, &engine, origins, &sockets, &flows, &proof);
+    let own = (&proof, &place.secrets);
+    let shared = wiring::shared(config, &engine, origins, &sockets, &flows, own)?;
     let providers = Providers {
         board: board.clone(),
         registry: registry.clone(),

@@ -21,6 +21,7 @@ pub mod observe;
 pub mod operate;
 pub mod privilege;
 pub mod proxy;
+pub mod secret_store;
 pub mod sockets;
 pub mod sources;
 mod stamp;

@@ -13,9 +13,12 @@ use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::privilege;
-use crate::proxy::{BoxFuture, Dialer, Limits, Origin, OriginLookup, Shared};
+use crate::proxy::{BoxFuture, Dialer, Limits, NameResolver, Origin, OriginLookup, Shared};
+use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
 use crate::workloads::{Missed, Sharers};
+use arc_swap::ArcSwap;
+use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
 use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -54,6 +57,29 @@ pub struct FactoryDialer(pub Arc<SocketFactory>);
 impl Dialer for FactoryDialer {
     fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(self.0.connect(netns, to, UPSTREAM_CONNECT))
+    }
+}
+
+/// The agent's own questions, without the answers that the config does not accept.
+struct PublicNames {
+    resolver: Resolver,
+    answers: Arc<ArcSwap<LeaseSettings>>,
+}
+
+impl NameResolver for PublicNames {
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Answer, Failure>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let answer = self.resolver.resolve(&name).await?;
+            let (addresses, others) = self.answers.load().accepted(&name, answer.addresses);
+            match others.first().filter(|_| addresses.is_empty()) {
+                Some(ip) => Err(Failure::NotPublic(*ip)),
+                None => Ok(Answer {
+                    addresses,
+                    ttl: answer.ttl,
+                }),
+            }
+        })
     }
 }
 
@@ -107,8 +133,8 @@ pub fn shared(
     origins: Origins,
     sockets: &Arc<SocketFactory>,
     flows: &Arc<FlowLog>,
-    proof: &Arc<str>,
-) -> Arc<Shared> {
+    (proof, secrets): (&Arc<str>, &Arc<SecretStore>),
+) -> anyhow::Result<Arc<Shared>> {
     let origins = Arc::new(FlowOrigins {
         kernel: origins,
         sharers: engine.sharers(),
@@ -122,11 +148,16 @@ pub fn shared(
     let (routes, observer) = (Arc::clone(&published.routes), Arc::clone(flows));
     let shared = Shared::new(routes, origins, dialer, observer, limits)
         .proven_by(Arc::clone(proof))
-        .presenting(&config.client_certificates);
-    Arc::new(match config.on_removal {
+        .presenting(&config.client_certificates, secrets)
+        // Not the engine's: names that clients choose must not hold up the names in the rules.
+        .resolving(Arc::new(PublicNames {
+            resolver: Resolver::new(&config.dns.servers, sockets)?,
+            answers: Arc::clone(&published.answers),
+        }));
+    Ok(Arc::new(match config.on_removal {
         OnRemoval::Close => shared.ending_removed(published.changes()),
         OnRemoval::Keep => shared,
-    })
+    }))
 }
 
 /// Ends the agent. If a signal asked it to stop (`asked`), it hands over to a next agent or opens the gate,

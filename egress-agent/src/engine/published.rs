@@ -1,6 +1,7 @@
 //! The snapshots of the state that other tasks read.
 
 use arc_swap::ArcSwap;
+use egress_core::policy::leases::LeaseSettings;
 use egress_core::policy::naming::Names;
 use egress_core::policy::state::State;
 use egress_core::routing::RouteTable;
@@ -14,6 +15,8 @@ pub struct Published {
     pub routes: Arc<ArcSwap<RouteTable>>,
     /// The hosts of each address, for the log.
     pub names: Arc<ArcSwap<Names>>,
+    /// Which answers of the DNS are accepted.
+    pub answers: Arc<ArcSwap<LeaseSettings>>,
     changes: watch::Sender<u64>,
 }
 
@@ -23,6 +26,7 @@ impl Published {
         Self {
             routes: Arc::new(ArcSwap::new(state.routes())),
             names: Arc::new(ArcSwap::from_pointee(state.names())),
+            answers: Arc::new(ArcSwap::from_pointee(state.lease_settings().clone())),
             changes: watch::channel(0).0,
         }
     }
@@ -35,6 +39,10 @@ impl Published {
     /// Publishes the present state. If the routes changed, running connections are judged again.
     pub(super) fn publish(&self, state: &mut State) {
         self.names.store(Arc::new(state.names()));
+        if !state.lease_settings().accepts_as(&self.answers.load()) {
+            let settings = state.lease_settings().clone();
+            self.answers.store(Arc::new(settings));
+        }
         let routes = state.routes();
         if !Arc::ptr_eq(&routes, &self.routes.load()) {
             self.routes.store(routes);

@@ -42,6 +42,31 @@ impl Client {
         }
     }
 
+    /// Addresses of the name that a flow asks for, of the client's address family first, under `DYNAMIC_DNS`. Reports a
+    /// denial if there are none.
+    pub(super) async fn addresses_by_name(
+        &self,
+        cluster: &Cluster,
+        port: u16,
+        name: &str,
+    ) -> Option<Vec<SocketAddr>> {
+        match self.shared.names.of(name, self.share()).await {
+            Ok(found) => {
+                let endpoints = found.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+                let resolved = Cluster {
+                    endpoints,
+                    balanced: false,
+                    ..cluster.clone()
+                };
+                Some(candidates(&resolved, self.origin.destination, || 0))
+            }
+            Err(why) => {
+                self.deny(DenialReason::Unresolved(name.to_owned(), why), Some(name));
+                None
+            }
+        }
+    }
+
     /// The cgroup whose share of the proxy it takes now.
     pub(super) fn share(&self) -> CgroupId {
         self.origin.share_in(&self.shared.routes.load())

@@ -41,3 +41,5 @@ pub use limits::Limits;
 pub use observe::{AccessRecord, CopyEnd, Denial, DenialReason, Observer, Protocol};
 pub use origin::{Origin, OriginLookup};
 pub use shared::{BoxFuture, Dialer, ProxyUse, Shared};
+pub use upstream::names::NameResolver;
+pub use upstream::tls::secrets::check as check_secret;

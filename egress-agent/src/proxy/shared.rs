@@ -7,8 +7,10 @@ use super::observe::Observer;
 use super::origin::OriginLookup;
 use super::places::{BLOCK, Places};
 use super::upstream::clusters::Clusters;
+use super::upstream::names::{NameResolver, Names};
 use super::upstream::tls::TlsClients;
 use crate::in_use::InUse;
+use crate::secret_store::SecretStore;
 use arc_swap::ArcSwap;
 use egress_core::routing::RouteTable;
 use egress_ebpf::ids::NetnsCookie;
@@ -83,6 +85,7 @@ pub struct Shared {
     pub(super) telling: Arc<Places>,
     pub(super) clusters: Clusters,
     pub(super) tls: TlsClients,
+    pub(super) names: Names,
     pub(super) changes: Option<watch::Receiver<u64>>,
     /// The reply to canaries.
     pub(super) proof: Arc<str>,
@@ -117,7 +120,8 @@ impl Shared {
             pipes,
             telling,
             clusters: Clusters::default(),
-            tls: TlsClients::new(Vec::new()),
+            tls: TlsClients::new(Vec::new(), Arc::default()),
+            names: Names::new(None),
             changes: None,
             proof: Arc::default(),
         }
@@ -141,11 +145,18 @@ impl Shared {
         self
     }
 
-    /// Lets rules name client certificates and private keys in these folders. Without this, a rule that names one is
-    /// denied.
+    /// Resolves the names that clients ask for where the rules say so (`DYNAMIC_DNS`). Without this, such a flow is denied.
     #[must_use]
-    pub fn presenting(mut self, folders: &[PathBuf]) -> Self {
-        self.tls = TlsClients::new(folders.to_vec());
+    pub fn resolving(mut self, resolver: Arc<dyn NameResolver>) -> Self {
+        self.names = Names::new(Some(resolver));
+        self
+    }
+
+    /// Lets rules name client certificates and private keys in these folders, and these Secrets. Without this, a rule that
+    /// names one is denied.
+    #[must_use]
+    pub fn presenting(mut self, folders: &[PathBuf], secrets: &Arc<SecretStore>) -> Self {
+        self.tls = TlsClients::new(folders.to_vec(), Arc::clone(secrets));
         self
     }
 

@@ -78,6 +78,13 @@ pub(super) async fn forward(
     }
     let workload = client.workload(cluster);
     let mut order = client.addresses_of(cluster, workload.as_deref(), None);
+    if let Some(port) = cluster.dynamic {
+        let name = ticket.record.host.clone();
+        match client.addresses_by_name(cluster, port, &name).await {
+            Some(found) => order = found,
+            None => return ticket.flag(ResponseFlag::DF),
+        }
+    }
     if order.is_empty() {
         let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
         let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());

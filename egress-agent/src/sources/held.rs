@@ -69,6 +69,12 @@ impl HeldFiles {
         self.files.get(path)
     }
 
+    /// Every file.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Arc<Path>, &Judged)> {
+        let files = self.files.iter();
+        files.map(|(path, held)| (path, &held.judged))
+    }
+
     /// Every document.
     pub(super) fn all(&self) -> impl Iterator<Item = &One> {
         self.files.values().flat_map(|held| &held.judged.objects)

@@ -5,7 +5,7 @@
 use super::files::SourceFile;
 use egress_core::istio::decode::{At, decode_part};
 use egress_core::istio::stand_in::stand_in;
-use egress_core::istio::{Kind, Message, Object, Severity, Strictness, validate};
+use egress_core::istio::{Kind, Message, Object, Secret, Severity, Strictness, validate};
 use egress_core::registry::not_done::not_done;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +50,7 @@ pub(super) struct One {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Judged {
     pub(super) objects: Vec<One>,
+    pub(super) secrets: Vec<Arc<Secret>>,
     /// Errors of documents that are not objects.
     pub(super) errors: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -61,6 +62,7 @@ impl Judged {
     /// Adds the documents that follow.
     pub(super) fn extend(&mut self, more: Self) {
         self.objects.extend(more.objects);
+        self.secrets.extend(more.secrets);
         self.errors.extend(more.errors);
         self.notes.extend(more.notes);
         self.end = more.end;
@@ -128,6 +130,8 @@ pub(super) fn judge_part(file: &SourceFile, text: &str, begin: At) -> Judged {
             stand_in,
         });
     }
+    let secrets = decoded.secrets.into_iter();
+    judged.secrets = secrets.map(|(_, secret)| Arc::new(secret)).collect();
     let skipped = decoded.skipped.iter();
     judged
         .notes

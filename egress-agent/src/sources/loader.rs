@@ -8,6 +8,7 @@
 use super::files::Reading;
 use super::held::{Change, Held, HeldFiles, Outcome};
 use super::judge::{Id, One, again};
+use super::loaded_secrets::LoadedSecrets;
 use super::objects::{Objects, Place};
 use super::rule_set::{Line, RuleSet};
 use super::store::Previous;
@@ -25,6 +26,7 @@ pub(super) struct Loader {
     /// The objects in `good` that no document contains.
     unseen: BTreeSet<Id>,
     objects: Objects,
+    secrets: LoadedSecrets,
     /// The messages about each file that has any.
     said: BTreeMap<Arc<Path>, Said>,
     /// The rules of the previous agent, until the first load.
@@ -123,6 +125,7 @@ impl Loader {
             }
         }
         self.keep_unseen(reading);
+        self.secrets.load(self.held.files(), reading);
         for path in stale {
             self.say(&path);
         }
@@ -242,9 +245,11 @@ impl Loader {
         });
         RuleSet {
             objects: self.objects.clone(),
+            secrets: self.secrets.in_force(),
             problems: said()
                 .flat_map(|s| s.problems.iter().cloned())
                 .chain(failed)
+                .chain(self.secrets.problems())
                 .collect(),
             notes: said()
                 .flat_map(|s| s.notes.iter().cloned())

@@ -5,6 +5,7 @@ pub mod files;
 mod follow;
 mod held;
 pub(crate) mod judge;
+mod loaded_secrets;
 mod loader;
 mod objects;
 mod rule_set;

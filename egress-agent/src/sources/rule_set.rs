@@ -1,7 +1,7 @@
 //! A rule set: the objects in force, and what is reported about them. `loader` makes it.
 
 use super::objects::{Difference, Objects};
-use egress_core::istio::Object;
+use egress_core::istio::{Object, Secrets};
 use egress_core::registry::lint::{Found, Linter};
 use std::sync::{Arc, OnceLock};
 
@@ -16,6 +16,8 @@ pub type Line = Arc<str>;
 pub struct RuleSet {
     /// Objects in force: valid ones, last good versions of invalid ones, and stand-ins that deny.
     pub objects: Objects,
+    /// The Secrets of the files.
+    pub secrets: Secrets,
     /// What is wrong, one line each: file, line, field, reason, and what is in force instead.
     pub problems: Vec<Line>,
     /// What was skipped or is not carried out, one line each: file, line, field, reason.

@@ -10,21 +10,25 @@ use super::objects::Objects;
 use super::rule_set::{Findings, Line, RuleSet};
 use super::store;
 use crate::failure::Failure;
+use crate::secret_store::SecretStore;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The most lines that one load logs; `egress-agent check` shows all.
 const LOGGED: usize = 100;
 
-/// Loads the rules and follows them; see [`follow`]. `store` has the last good rules of the previous agent. Fails if a
-/// path does not exist, but not for the content of files.
+/// Loads the rules and follows them; see [`follow`]. `store` has the last good rules of the previous agent, and
+/// `secrets` gets the Secrets of the files. Fails if a path does not exist, but not for the content of files.
 pub fn follow_rules(
     paths: &[PathBuf],
     store: &Path,
+    secrets: &Arc<SecretStore>,
 ) -> Result<(Feed<RuleSet>, impl Future<Output = ()> + Send + use<>), Failure> {
     let mut loader = Some(Loader::restoring(store::read(store)));
     let mut last = Objects::default();
     let mut told = Told::default();
+    let secrets = Arc::clone(secrets);
     let compile = move |reading: &Reading, most: usize| {
         // A loader that panicked is not used again, because it may have applied half of a change.
         let own = loader.take();
@@ -34,6 +38,7 @@ pub fn follow_rules(
         loader = Some(own);
         if let Some(rules) = &rules {
             last = rules.objects.clone();
+            secrets.publish(rules.secrets.clone());
             told.tell(rules);
         }
         Compiled {

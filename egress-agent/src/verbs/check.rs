@@ -5,12 +5,13 @@
 //! messages.
 
 use crate::failure::Failure;
+use crate::proxy::check_secret;
 use crate::sources::files::{self, Reading, Unreadable};
 use crate::sources::judge::{Id, twice};
 use clap::ValueEnum;
 use egress_core::istio::report::Report;
 use egress_core::istio::{
-    Decoded, Message, Object, Severity, Strictness, Verdict, decode_as, validate,
+    Decoded, Message, Object, SecretName, Severity, Spec, Strictness, Verdict, decode_as, validate,
 };
 use egress_core::registry::lint::{Finding, lint};
 use egress_core::registry::not_done::not_done;
@@ -58,7 +59,8 @@ pub fn run(
     let decode = |f: &Arc<files::SourceFile>| {
         decode_as(&f.path.display().to_string(), &f.text, Strictness::Files)
     };
-    let all: Vec<Decoded> = reading.files.iter().map(decode).collect();
+    let mut all: Vec<Decoded> = reading.files.iter().map(decode).collect();
+    all.iter_mut().for_each(check_secrets);
     let written = |report: &Report<'_>| match output {
         Output::Text => report.text(colour),
         Output::Json => report.json_lines(),
@@ -196,6 +198,42 @@ fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{s}")
 }
 
+/// Reports Secrets whose certificates cannot be used, at the line at which each starts.
+fn check_secrets(decoded: &mut Decoded) {
+    for (line, secret) in &decoded.secrets {
+        if let Err(text) = check_secret(secret) {
+            decoded.messages.push(Message {
+                severity: Severity::Error,
+                field: String::new(),
+                line: *line,
+                column: 1,
+                text,
+            });
+        }
+    }
+}
+
+/// Rules that name a Secret which none of the files has.
+fn without_secret(files: &[Decoded], object: &Object) -> Option<Message> {
+    let Some(Spec::DestinationRule(rule)) = &object.spec else {
+        return None;
+    };
+    let named = |name| SecretName::of_rule(name, &object.meta.namespace);
+    let mut secrets = rule.credential_names().filter_map(named);
+    let missing = secrets.find(|wanted| {
+        let authorities = wanted.of_authorities();
+        let mut all = files.iter().flat_map(|file| &file.secrets);
+        !all.any(|(_, secret)| secret.name == *wanted || secret.name == authorities)
+    })?;
+    Some(Message {
+        severity: Severity::Warning,
+        field: "spec.trafficPolicy.tls.credentialName".to_owned(),
+        line: object.line,
+        column: 1,
+        text: format!("no file has {missing}: connections are denied until one has it"),
+    })
+}
+
 /// Findings across the objects of all files, in the order of the objects: objects that are given more
 /// than once, and what valid objects do together.
 fn across(files: &[Decoded]) -> Vec<Finding> {
@@ -223,6 +261,14 @@ fn across(files: &[Decoded]) -> Vec<Finding> {
                 },
             });
         }
+    }
+    for (number, object) in valid() {
+        let message = without_secret(files, object);
+        findings.extend(message.map(|message| Finding {
+            object: number,
+            opens: false,
+            message,
+        }));
     }
     let shared: Vec<_> = objects.into_iter().cloned().map(Arc::new).collect();
     findings.extend(lint(&shared));

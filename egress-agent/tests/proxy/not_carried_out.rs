@@ -60,7 +60,7 @@ async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave(
             "trafficPolicy.tls.mode",
         ),
         (
-            rule("trafficPolicy: {tls: {mode: MUTUAL, credentialName: secret}}"),
+            rule("trafficPolicy: {tls: {mode: MUTUAL, credentialName: 'configmap://a'}}"),
             "trafficPolicy.tls.credentialName",
         ),
         (

@@ -4,10 +4,12 @@
 use crate::raw::Raw;
 use arc_swap::ArcSwap;
 use egress_agent::proxy::{
-    AccessRecord, BoxFuture, CopyEnd, Denial, DenialReason, Dialer, Drain, Limits, Observer,
-    Origin, OriginLookup, Shared, drain_channel, serve,
+    AccessRecord, BoxFuture, CopyEnd, Denial, DenialReason, Dialer, Drain, Limits, NameResolver,
+    Observer, Origin, OriginLookup, Shared, drain_channel, serve,
 };
+use egress_agent::secret_store::SecretStore;
 use egress_core::access_log::AccessFormat;
+use egress_core::policy::leases::{Answer, Failure};
 use egress_core::routing::{
     ByName, Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
     VirtualHost,
@@ -16,8 +18,9 @@ use egress_core::traffic::{ClusterId, RoutePolicy};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -50,6 +53,23 @@ impl Dialer for DirectDialer {
         to: SocketAddr,
     ) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(TcpStream::connect(to))
+    }
+}
+
+/// Names and their addresses. Each question is counted.
+#[derive(Default)]
+pub struct FixedNames {
+    pub known: std::sync::Mutex<BTreeMap<String, Vec<IpAddr>>>,
+    pub asked: AtomicUsize,
+}
+
+impl NameResolver for FixedNames {
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Answer, Failure>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let addresses = self.known.lock().unwrap().get(name).cloned();
+        let ttl = Duration::from_secs(1);
+        let answer = addresses.map(|addresses| Answer { addresses, ttl });
+        Box::pin(async move { answer.ok_or(Failure::NoSuchName) })
     }
 }
 
@@ -91,6 +111,8 @@ pub struct Bed {
     changes: watch::Sender<u64>,
     pub serving: JoinHandle<()>,
     pub shared: Arc<Shared>,
+    pub secrets: Arc<SecretStore>,
+    pub names: Arc<FixedNames>,
     denials: Mutex<mpsc::UnboundedReceiver<Denial>>,
     pub records: Mutex<mpsc::UnboundedReceiver<AccessRecord>>,
     copies: Mutex<mpsc::UnboundedReceiver<CopyEnd>>,
@@ -140,9 +162,12 @@ impl Bed {
             limits,
         );
         let (changes, heard) = watch::channel(0);
+        let secrets = Arc::<SecretStore>::default();
+        let names = Arc::<FixedNames>::default();
         let shared = shared
             .ending_removed(heard)
-            .presenting(&[std::env::temp_dir()]);
+            .resolving(Arc::clone(&names) as Arc<dyn NameResolver>)
+            .presenting(&[std::env::temp_dir()], &secrets);
         let shared = Arc::new(shared);
         let serving = tokio::spawn(serve(Arc::new(listener), Arc::clone(&shared), signal));
         Self {
@@ -153,6 +178,8 @@ impl Bed {
             changes,
             serving,
             shared,
+            secrets,
+            names,
             denials: Mutex::new(denials_in),
             records: Mutex::new(records_in),
             copies: Mutex::new(copies_in),

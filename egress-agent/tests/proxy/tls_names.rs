@@ -5,7 +5,7 @@ use crate::support::{Bed, HOST};
 use crate::tls_origin::{Authority, Server};
 use crate::tls_origination::tls_to;
 use egress_core::routing::ByAddress;
-use egress_core::traffic::{CertificateFiles, ClientTls, Verify};
+use egress_core::traffic::{CertificateFiles, ClientCertificate, ClientTls, Verify};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -146,7 +146,7 @@ async fn changed_files_are_used_without_a_restart_and_bad_ones_are_not() {
     let [chain, key] =
         ["client.pem", "client.key"].map(|name| crate::tls_origin::text_of(&authority.path(name)));
     let tls = ClientTls {
-        certificate: Some(CertificateFiles { chain, key }),
+        certificate: Some(ClientCertificate::Files(CertificateFiles { chain, key })),
         ..authority.simple()
     };
     let bed = Bed::new(tls_to(&[HOST], server.address, Some(tls))).await;

@@ -1,7 +1,7 @@
 //! TLS servers with certificates of an authority that lives as long as a test.
 
 use crate::raw::Raw;
-use egress_core::traffic::{ClientTls, ClusterPolicy, Verify};
+use egress_core::traffic::{Authorities, ClientTls, ClusterPolicy, Verify};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -134,7 +134,7 @@ impl Authority {
     pub fn simple(&self) -> ClientTls {
         ClientTls {
             verify: Some(Verify {
-                authorities: Some(text_of(&self.path("ca.pem"))),
+                authorities: Some(Authorities::File(text_of(&self.path("ca.pem")))),
                 host: true,
                 ..Verify::default()
             }),

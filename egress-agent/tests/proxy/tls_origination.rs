@@ -5,7 +5,9 @@ use crate::support::{Bed, HOST, destination};
 use crate::tls_origin::{Authority, Server, policy};
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{Cluster, HttpRoute, PortRoutes, Split, TcpRoute, VirtualHost};
-use egress_core::traffic::{ClientTls, ClusterId};
+use egress_core::traffic::{
+    Authorities, CertificateFiles, ClientCertificate, ClientTls, ClusterId,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +111,7 @@ async fn a_connection_made_under_other_settings_is_never_used_again() {
     let client_identity = authority.identity(&["spiffe://client"]);
     let chain = authority.write("client.pem", &client_identity.pem);
     let key = authority.write("client.key", &client_identity.key.serialize_pem());
-    let certificate = Some(egress_core::traffic::CertificateFiles { chain, key });
+    let certificate = Some(ClientCertificate::Files(CertificateFiles { chain, key }));
     let mutual = ClientTls {
         certificate,
         ..authority.simple()
@@ -328,7 +330,8 @@ async fn a_file_that_cannot_be_used_denies_with_its_reason_and_shows_nothing_of_
             None => std::fs::remove_file(&path).unwrap(),
         }
         let mut tls = authority.simple();
-        tls.verify.as_mut().unwrap().authorities = Some(crate::tls_origin::text_of(&path));
+        tls.verify.as_mut().unwrap().authorities =
+            Some(Authorities::File(crate::tls_origin::text_of(&path)));
         let bed = Bed::new(tls_to(&[HOST], server.address, Some(tls))).await;
         let reply = bed.client().await.ask(&get(HOST, "/")).await;
         assert_eq!(

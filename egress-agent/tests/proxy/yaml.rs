@@ -15,7 +15,12 @@ pub fn rules(origin: SocketAddr, port: &str, more: &str) -> RouteTable {
          hosts: [a.example]\n  resolution: STATIC\n  addresses: [192.0.2.1]\n  ports: [{{number: 80, name: p, {port}}}]\n  \
          endpoints: [{{address: {ip}, ports: {{p: {at}}}}}]\n---\n{more}"
     );
-    let decoded = decode("rules.yaml", &text);
+    routes(&text, more)
+}
+
+/// The routes of documents.
+pub fn routes(text: &str, more: &str) -> RouteTable {
+    let decoded = decode("rules.yaml", text);
     assert!(!decoded.is_broken(), "{decoded:?}");
     let errors = decoded.objects.iter().flat_map(validate);
     let errors: Vec<_> = errors.filter(|m| m.severity == Severity::Error).collect();

@@ -83,6 +83,16 @@ impl LocalReply {
         )
     }
 
+    /// The name that the client asked for was not resolved (Envoy `dynamic_forward_proxy/proxy_filter.cc`).
+    pub fn unresolved() -> Self {
+        Self::new(
+            503,
+            "DNS resolution failure",
+            ResponseFlag::DF.into(),
+            "dns_resolution_failure",
+        )
+    }
+
     /// The route's timeout passed.
     pub fn request_timeout() -> Self {
         Self::new(

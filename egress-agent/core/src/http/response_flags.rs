@@ -39,11 +39,13 @@ pub enum ResponseFlag {
     UPE,
     /// The route's cluster does not exist.
     NC,
+    /// The name that the client asked for was not resolved.
+    DF,
 }
 
 impl ResponseFlag {
     /// All flags, in the order in which Envoy 1.40 prints them.
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::URX,
         Self::UH,
         Self::UT,
@@ -59,6 +61,7 @@ impl ResponseFlag {
         Self::DT,
         Self::UPE,
         Self::NC,
+        Self::DF,
     ];
 }
 

@@ -365,3 +365,22 @@ messages! {
         min_cluster_size: Option<u64> = "minClusterSize",
     }
 }
+
+impl DestinationRule {
+    /// All `credentialName`s of its settings for TLS.
+    pub fn credential_names(&self) -> impl Iterator<Item = &str> {
+        let own = self.traffic_policy.iter().map(AsRef::as_ref);
+        let subsets = self
+            .subsets
+            .iter()
+            .filter_map(|s| s.traffic_policy.as_deref());
+        let all = own.chain(subsets).flat_map(|policy| {
+            let ports = policy.port_level_settings.iter();
+            let ports = ports.filter_map(|port| port.tls.as_ref());
+            policy.tls.iter().chain(ports)
+        });
+        let used = all.filter(|tls| tls.mode != ClientTlsMode::Disable);
+        used.map(|tls| tls.credential_name.as_str())
+            .filter(|name| !name.is_empty())
+    }
+}

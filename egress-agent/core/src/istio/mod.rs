@@ -9,6 +9,7 @@ pub mod hosts;
 pub mod message;
 pub mod protocol;
 pub mod report;
+pub mod secret;
 pub mod service_entry;
 pub mod sidecar;
 pub mod stand_in;
@@ -18,4 +19,5 @@ pub mod workload_entry;
 
 pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, Strictness, decode, decode_as};
 pub use message::{Message, Severity};
+pub use secret::{Secret, SecretName, Secrets};
 pub use validate::{Verdict, validate};

@@ -58,8 +58,7 @@ pub fn claims(
                 Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
                     own.resolved(&mut claims, leases, unlisted);
                 }
-                // Not carried out: denied.
-                Resolution::DynamicDns => {}
+                Resolution::DynamicDns => own.by_name(&mut claims),
             }
         }
     }
@@ -127,6 +126,14 @@ impl OfPort<'_> {
             claim(claims, target, action);
         } else {
             self.networks(claims, &self.entry.addresses, action);
+        }
+    }
+
+    /// `DYNAMIC_DNS`: the client may dial any address, and the proxy dials those of the name that the client asks for.
+    fn by_name(&self, claims: &mut Claims) {
+        if self.class.needs_name() {
+            let target = Target::any(self.port.number, Transport::Tcp);
+            claim(claims, target, Action::Proxy);
         }
     }
 
@@ -279,6 +286,7 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
         endpoints,
         protocol: upstream_protocol(service, port, &to.policy),
         original_dst: as_dialled.then(target),
+        dynamic: (resolution == Resolution::DynamicDns).then(target),
         nets: if as_dialled {
             own_networks(service, port)
         } else {
@@ -286,7 +294,10 @@ pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
         },
         balanced,
         weights,
-        named: matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin),
+        named: matches!(
+            resolution,
+            Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns
+        ),
         further: further.into_iter().map(|(address, _)| address).collect(),
         ..of_rules()
     }

@@ -10,7 +10,7 @@ use super::plan::Context;
 use super::scope::Scope;
 use super::services::Service;
 use crate::istio::destination_rule::DestinationRule;
-use crate::istio::{Object, Spec, hosts};
+use crate::istio::{Object, SecretName, Spec, hosts};
 use crate::traffic::{ClusterPolicy, MergedPolicy};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -93,6 +93,7 @@ pub(super) fn policy(
     // Each rule is checked by itself: of several for one host, Istio takes the first policy that it finds, in an order
     // that a file does not show.
     let mut merged: Option<MergedPolicy<'_>> = None;
+    let mut secret = None;
     for (object, rule) in rules {
         if let Some(why) = &object.denied {
             return ClusterPolicy::clone(&ClusterPolicy::denying(why));
@@ -113,13 +114,36 @@ pub(super) fn policy(
             let why = not_carried_out(&format!("trafficPolicy.{field}"), object);
             return ClusterPolicy::clone(&ClusterPolicy::denying(&why));
         }
+        if let Some(name) = policy.credential_name() {
+            match secret_of(name, object, context.scope) {
+                Ok(of_rule) => secret = secret.or(Some(of_rule)),
+                Err(why) => return ClusterPolicy::clone(&ClusterPolicy::denying(&why)),
+            }
+        }
         merged = Some(merged.map_or(policy, |first| first.or(policy)));
     }
     let entries = service.entries.iter().filter_map(|e| e.entry());
     let names: Vec<String> = entries
         .flat_map(|entry| entry.subject_alt_names.iter().cloned())
         .collect();
-    ClusterPolicy::new(&merged.unwrap_or_default(), &names)
+    let merged = merged.unwrap_or_default();
+    let secret = secret.filter(|_| merged.credential_name().is_some());
+    ClusterPolicy::new(&merged, &names, secret.as_ref())
+}
+
+/// The Secret of a rule's `credentialName`: one of the rule's namespace, for workloads of that namespace. Istio has a
+/// sidecar look in its own namespace, and only if the rule selects workloads, which are of the rule's namespace.
+fn secret_of(name: &str, object: &Object, scope: &Scope) -> Result<SecretName, Arc<str>> {
+    let namespace = &object.meta.namespace;
+    let field = "trafficPolicy.tls.credentialName";
+    let (file, line) = (&object.source, object.line);
+    let at = || format!("{field} of {object} ({file}:{line})");
+    if !scope.is_in(namespace) {
+        let why = "names a Secret that only workloads of the same namespace may use";
+        return Err(format!("{} {why}", at()).into());
+    }
+    let why = "names no Secret of the rule's namespace";
+    SecretName::of_rule(name, namespace).ok_or_else(|| format!("{} {why}", at()).into())
 }
 
 /// The reason that a log line, `explain` and the proxy give.

@@ -216,6 +216,11 @@ impl Scope {
         labels.is_none_or(|labels| self.is_source(labels, of))
     }
 
+    /// Whether the workload is of this namespace, which an object must have.
+    pub(super) fn is_in(&self, namespace: &str) -> bool {
+        self.all || self.namespace == namespace
+    }
+
     /// The namespace, where it matters.
     pub fn namespace(&self) -> &str {
         &self.namespace

@@ -178,6 +178,8 @@ pub struct Cluster {
     pub further: Vec<SocketAddr>,
     /// Resolution NONE: dial what the client dialled (on this port, where `targetPort` is set).
     pub original_dst: Option<u16>,
+    /// Resolution `DYNAMIC_DNS`: the name that the client asks for is resolved, and its addresses are dialled on this port.
+    pub dynamic: Option<u16>,
     /// With `original_dst`: the only addresses that may be dialled. Empty means all except those of the machine itself
     /// and of its platform.
     pub nets: Vec<IpNet>,

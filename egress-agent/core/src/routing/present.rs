@@ -89,9 +89,11 @@ impl VirtualHost {
 }
 
 impl Cluster {
-    /// Whether a flow may dial this address for it. With resolution NONE the client chooses.
+    /// Whether a flow may dial this address for it. With resolution NONE the client chooses, with `DYNAMIC_DNS`
+    /// the DNS does.
     pub fn has(&self, address: SocketAddr) -> bool {
         self.original_dst.is_some()
+            || self.dynamic.is_some()
             || self.endpoints.contains(&address)
             || self.further.contains(&address)
     }

@@ -65,6 +65,9 @@ pub enum DenialReason {
          address yet, or outlierDetection leaves all of them alone"
     )]
     NoEndpoint(String),
+    /// `DYNAMIC_DNS`: the name that the client asked for has no address that may be dialled.
+    #[error("{0} cannot be resolved: {1}")]
+    Unresolved(String, Arc<str>),
     /// A limit of `trafficPolicy.connectionPool` is reached.
     #[error("the connectionPool of a DestinationRule for {0} allows no more at the moment")]
     ConnectionPool(String),
@@ -138,6 +141,7 @@ impl DenialReason {
             Self::NotCarriedOut(_) => "not-carried-out",
             Self::ClientTls(_) => "client-tls",
             Self::NoEndpoint(_) => "no-endpoint",
+            Self::Unresolved(..) => "unresolved",
             Self::ConnectionPool(_) => "connection-pool",
             Self::Connect => "connect-method",
             Self::UpgradeDenied => "upgrade",

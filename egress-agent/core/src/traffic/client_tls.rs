@@ -1,8 +1,9 @@
 //! TLS that the proxy originates: Istio's `trafficPolicy.tls` of a `DestinationRule`.
 //!
-//! Owns which fields are read. The proxy reads the files and makes the handshake. Source of the defaults: istio
+//! Owns which fields are read. The proxy reads files and Secrets and makes the handshake. Source of the defaults: istio
 //! `pilot/pkg/networking/core/cluster_tls.go`, `constructUpstreamTLS`.
 
+use crate::istio::SecretName;
 use crate::istio::destination_rule::{ClientTlsMode, ClientTlsSettings};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ pub struct ClientTls {
     /// How the server's certificate is verified; `None` for `insecureSkipVerify`, which accepts any certificate.
     pub verify: Option<Verify>,
     /// The certificate that the proxy presents (mode `MUTUAL`).
-    pub certificate: Option<CertificateFiles>,
+    pub certificate: Option<ClientCertificate>,
     /// `sni`: the server name to send. `None`: the host of the request; without a request, no name is sent.
     pub sni: Option<Arc<str>>,
 }
@@ -20,14 +21,32 @@ pub struct ClientTls {
 /// How a server's certificate is verified. A chain to one of the authorities is always required.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Verify {
-    /// `caCertificates`: PEM file of authorities. `None`: the system's.
-    pub authorities: Option<Arc<str>>,
+    /// PEM file of authorities or a Secret. `None`: the system's.
+    pub authorities: Option<Authorities>,
     /// `caCrl`: PEM file of revoked certificates.
     pub revoked: Option<Arc<str>>,
     /// The certificate needs one of these names, each a DNS name, a URI or an IP address. Empty: no such condition.
     pub names: Arc<[Arc<str>]>,
     /// The certificate also needs the host of the request as a name (Envoy's `auto_san_validation`).
     pub host: bool,
+}
+
+/// Where authorities are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Authorities {
+    /// `caCertificates`: a PEM file.
+    File(Arc<str>),
+    /// `credentialName`: this Secret, or the one that is named after it (`SecretName::of_authorities`).
+    Secret(SecretName),
+}
+
+/// Where a client certificate is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClientCertificate {
+    /// PEM files.
+    Files(CertificateFiles),
+    /// `credentialName`.
+    Secret(SecretName),
 }
 
 /// PEM files of a client certificate.
@@ -41,21 +60,31 @@ pub struct CertificateFiles {
 
 impl ClientTls {
     /// From a rule that is carried out. `None` if it asks for no TLS. `of_service` has the `subjectAltNames` of the
-    /// `ServiceEntry`, which count if the rule has none.
-    pub fn new(rule: &ClientTlsSettings, of_service: &[String]) -> Option<Self> {
+    /// `ServiceEntry`, which count if the rule has none. `secret`: that of `credentialName`.
+    pub fn new(
+        rule: &ClientTlsSettings,
+        of_service: &[String],
+        secret: Option<&SecretName>,
+    ) -> Option<Self> {
         let text = |text: &str| (!text.is_empty()).then(|| Arc::from(text));
+        let of_secret = secret.cloned().map(ClientCertificate::Secret);
         let certificate = match rule.mode {
             ClientTlsMode::Disable => return None,
             ClientTlsMode::Simple => None,
-            ClientTlsMode::Mutual | ClientTlsMode::IstioMutual => Some(CertificateFiles {
-                chain: rule.client_certificate.as_str().into(),
-                key: rule.private_key.as_str().into(),
+            ClientTlsMode::Mutual | ClientTlsMode::IstioMutual => of_secret.or_else(|| {
+                Some(ClientCertificate::Files(CertificateFiles {
+                    chain: rule.client_certificate.as_str().into(),
+                    key: rule.private_key.as_str().into(),
+                }))
             }),
         };
         let own = &rule.subject_alt_names;
         let names = if own.is_empty() { of_service } else { own };
         let verify = (rule.insecure_skip_verify != Some(true)).then(|| Verify {
-            authorities: text(&rule.ca_certificates),
+            authorities: match secret {
+                Some(secret) => Some(Authorities::Secret(secret.clone())),
+                None => text(&rule.ca_certificates).map(Authorities::File),
+            },
             revoked: text(&rule.ca_crl),
             names: names.iter().map(|name| Arc::from(name.as_str())).collect(),
             host: rule.sni.is_empty() && own.is_empty(),
@@ -95,7 +124,7 @@ mod tests {
                 subject_alt_names: own,
                 ..rule()
             };
-            let tls = ClientTls::new(&rule, &of_service).unwrap();
+            let tls = ClientTls::new(&rule, &of_service, None).unwrap();
             let verify = tls.verify.unwrap();
             let found: Vec<&str> = verify.names.iter().map(AsRef::as_ref).collect();
             assert_eq!(
@@ -113,12 +142,15 @@ mod tests {
                 insecure_skip_verify,
                 ..rule()
             };
-            ClientTls::new(&rule, &[]).unwrap().verify.is_none()
+            ClientTls::new(&rule, &[], None).unwrap().verify.is_none()
         };
         assert_eq!(
             [None, Some(false), Some(true)].map(skip),
             [false, false, true]
         );
-        assert_eq!(ClientTls::new(&ClientTlsSettings::default(), &[]), None);
+        assert_eq!(
+            ClientTls::new(&ClientTlsSettings::default(), &[], None),
+            None
+        );
     }
 }

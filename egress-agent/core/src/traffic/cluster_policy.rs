@@ -7,6 +7,7 @@ use super::balance::Balance;
 use super::connection_pool::{ConnectionPool, RetryLimit};
 use super::merged_policy::MergedPolicy;
 use super::outlier_detection::OutlierDetection as Outliers;
+use crate::istio::SecretName;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,9 +29,10 @@ pub struct ClusterPolicy {
 }
 
 impl ClusterPolicy {
-    /// Carries out a merged policy. `names` has the `subjectAltNames` of the service.
-    pub fn new(rule: &MergedPolicy<'_>, names: &[String]) -> Self {
-        let tls = rule.tls.and_then(|tls| ClientTls::new(tls, names));
+    /// Carries out a merged policy. `names` has the `subjectAltNames` of the service; `secret` is that of the rule's
+    /// `credentialName`.
+    pub fn new(rule: &MergedPolicy<'_>, names: &[String], secret: Option<&SecretName>) -> Self {
+        let tls = rule.tls.and_then(|tls| ClientTls::new(tls, names, secret));
         Self {
             denied: None,
             tls: tls.map(Arc::new),

@@ -3,7 +3,7 @@
 //! It reads no field of its parts.
 
 use crate::istio::destination_rule::{
-    ClientTlsSettings, ConnectionPoolSettings, HttpSettings, LoadBalancerSettings,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, HttpSettings, LoadBalancerSettings,
     OutlierDetection, PortTrafficPolicy, ProxyProtocol, RetryBudget, TrafficPolicy, TunnelSettings,
 };
 
@@ -46,6 +46,12 @@ impl<'a> From<&'a PortTrafficPolicy> for MergedPolicy<'a> {
 }
 
 impl<'a> MergedPolicy<'a> {
+    /// `tls.credentialName`, if the policy asks for TLS.
+    pub(crate) fn credential_name(&self) -> Option<&'a str> {
+        let tls = self.tls.filter(|tls| tls.mode != ClientTlsMode::Disable)?;
+        Some(tls.credential_name.as_str()).filter(|name| !name.is_empty())
+    }
+
     pub(crate) fn http(&self) -> Option<&'a HttpSettings> {
         self.connection_pool.and_then(|c| c.http.as_ref())
     }

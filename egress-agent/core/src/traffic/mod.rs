@@ -26,7 +26,7 @@ mod string_test;
 mod upstream_protocol;
 
 pub use balance::{Balance, Cookie, HashOn};
-pub use client_tls::{CertificateFiles, ClientTls, Verify};
+pub use client_tls::{Authorities, CertificateFiles, ClientCertificate, ClientTls, Verify};
 pub use cluster_id::ClusterId;
 pub use cluster_policy::ClusterPolicy;
 pub use connection_pool::{ConnectionPool, Keepalive, RetryLimit};

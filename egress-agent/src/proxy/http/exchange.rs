@@ -20,6 +20,7 @@ use crate::proxy::client::Client;
 use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::{OwnedTask, Ticket};
+use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::prepare_response;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_head::framing_of_no_body;
@@ -56,10 +57,10 @@ pub(super) async fn exchange(
     let standing = Standing::new(client, &asking.authority, cluster, &parts);
     let mut supply = Supply::new(session, cluster, affinity.hash, standing);
     if supply.order.is_empty() {
-        let Some(dialled) = without_endpoint(client, cluster, &ticket.record.host) else {
-            return local_response(&LocalReply::no_healthy_upstream(), ticket);
-        };
-        supply.order = dialled;
+        match without_endpoint(client, cluster, &asking.authority).await {
+            Ok(found) => supply.order = found,
+            Err(reply) => return local_response(&reply, ticket),
+        }
     }
     parts.version = Version::HTTP_11;
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
@@ -156,14 +157,24 @@ fn keep_framing(head: &mut response::Parts, method: &str) {
     }
 }
 
-/// What a request gets whose cluster has no endpoint: nothing, or in audit the address that the client dialled.
-fn without_endpoint(client: &Client, cluster: &Cluster, host: &str) -> Option<Vec<SocketAddr>> {
+/// Where a request goes whose cluster has no endpoint: to the addresses of its host under `DYNAMIC_DNS`, in audit to the
+/// address that the client dialled, else nowhere.
+async fn without_endpoint(
+    client: &Client,
+    cluster: &Cluster,
+    authority: &str,
+) -> Result<Vec<SocketAddr>, LocalReply> {
+    if let Some(port) = cluster.dynamic {
+        let host = parse_authority(authority).map_err(|_| LocalReply::unlisted_host())?;
+        let found = client.addresses_by_name(cluster, port, host.as_str()).await;
+        return found.ok_or_else(LocalReply::unresolved);
+    }
     let reason = DenialReason::NoEndpoint(cluster.id.host.to_string());
-    let Some(dialled) = client.audited(&reason, Some(host)) else {
-        client.deny(reason, Some(host));
-        return None;
+    let Some(dialled) = client.audited(&reason, Some(authority)) else {
+        client.deny(reason, Some(authority));
+        return Err(LocalReply::no_healthy_upstream());
     };
-    Some(client.addresses_of(&dialled, None, None))
+    Ok(client.addresses_of(&dialled, None, None))
 }
 
 /// Whether a request is gRPC in any of its forms, gRPC-Web too.

@@ -83,6 +83,10 @@ impl<'a> Supply<'a> {
     pub(super) fn change(&mut self, now: Arc<Cluster>) -> bool {
         let client = &self.session.client;
         self.workload = client.workload(&now);
+        if now.dynamic.is_some() && now.dynamic == self.cluster.dynamic && !self.order.is_empty() {
+            self.cluster = now;
+            return true;
+        }
         self.order = client.addresses_of(&now, self.workload.as_deref(), self.hash);
         self.cluster = now;
         !self.order.is_empty()

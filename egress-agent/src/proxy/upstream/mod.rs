@@ -6,6 +6,7 @@ pub(in crate::proxy) mod connect;
 pub(in crate::proxy) mod dial;
 pub(in crate::proxy) mod held;
 pub(in crate::proxy) mod http2;
+pub(in crate::proxy) mod names;
 pub(in crate::proxy) mod pool;
 mod responses;
 pub(in crate::proxy) mod stream;

@@ -11,12 +11,15 @@ use super::size::Copied;
 use super::suggest::nearest;
 use super::template;
 use crate::istio::message::{Message, Severity};
+use crate::istio::secret::Secret;
 use std::sync::Arc;
 
 /// Longest file that is read, in bytes.
 pub const MAX_FILE: usize = 4 << 20;
 /// Most errors that are kept for a file besides those of its objects.
 const MAX_FILE_MESSAGES: usize = 100;
+/// The only kind of another group that is read.
+const SECRET: &str = "v1 Secret";
 
 /// How strictly a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Skipped {
 pub struct Decoded {
     /// Objects of the five kinds, in the order of the file.
     pub objects: Vec<Object>,
+    /// Kubernetes Secrets with certificates, each with the line that it starts at.
+    pub secrets: Vec<(u32, Secret)>,
     /// Documents of other kinds.
     pub skipped: Vec<Skipped>,
     /// What is wrong with documents of which no object could be made: no YAML, no kind, too long.
@@ -143,6 +148,8 @@ fn error(mark: Mark, text: String) -> Message {
 enum Of<'a> {
     /// One of the five kinds, of this version.
     Ours(Kind, &'a str),
+    /// A Kubernetes Secret.
+    Secret,
     /// Something else.
     Other,
     /// Nothing that there is, and probably one of ours with a mistake.
@@ -166,6 +173,9 @@ fn kind_of<'a>(api_version: &'a str, kind: &str, strict: bool) -> Of<'a> {
             }
             None => Of::Other,
         };
+    }
+    if api_version == "v1" && kind == "Secret" {
+        return Of::Secret;
     }
     if strict && nearest(group, std::iter::once(GROUP)).is_some() {
         return Of::Mistaken(format!("unknown group {group:?}{}", meant(Some(GROUP))));
@@ -203,6 +213,10 @@ impl Stream<'_> {
             }
             Err(syntax) => {
                 match self.other_by_its_lines(part) {
+                    Some(what) if what == SECRET => self.wrong_secret(
+                        Mark { line, column: 1 },
+                        format!("the Secret is not valid YAML (line {})", syntax.mark.line),
+                    ),
                     Some(what) => self.skip(line, format!("{what} ({syntax})")),
                     None => self.decoded.complain(error(
                         syntax.mark,
@@ -212,6 +226,22 @@ impl Stream<'_> {
                 self.number += 1;
             }
         }
+    }
+
+    /// Says what is wrong with a Secret, at its start: no message shows a line with a value.
+    fn wrong_secret(&mut self, start: Mark, text: String) {
+        self.decoded.complain(error(start, text));
+    }
+
+    fn secret(&mut self, root: &Node, in_list: bool) {
+        let what = match Secret::decode(root) {
+            Err(wrong) => return self.wrong_secret(root.mark, wrong),
+            // A list is kept with the rules in it over a restart. Keys are not.
+            Ok(Some(_)) if in_list => "in a list (give it a document of its own)",
+            Ok(Some(secret)) => return self.decoded.secrets.push((root.mark.line, secret)),
+            Ok(None) => "without certificates",
+        };
+        self.skip(root.mark.line, format!("{SECRET} {what}"));
     }
 
     fn skip(&mut self, line: u32, what: String) {
@@ -236,7 +266,7 @@ impl Stream<'_> {
         let other = |v: &&str| {
             kinds
                 .iter()
-                .all(|k| matches!(kind_of(v, k, self.strict), Of::Other))
+                .all(|k| matches!(kind_of(v, k, self.strict), Of::Other | Of::Secret))
         };
         let lists = kinds.iter().any(|k| k.ends_with("List"));
         (!lists && versions.iter().all(other)).then(|| format!("{version} {kind}"))
@@ -246,7 +276,7 @@ impl Stream<'_> {
         let kind = root.get("kind").and_then(Node::text).unwrap_or_default();
         let items = root.get("items").map(|items| &items.value);
         if !kind.ends_with("List") || !matches!(items, Some(Value::List(_))) {
-            return self.object(root, twice, text);
+            return self.object(root, twice, text, false);
         }
         let Value::Map(entries) = root.value else {
             return;
@@ -254,13 +284,19 @@ impl Stream<'_> {
         for entry in entries {
             if let ("items", Value::List(items)) = (entry.key.as_str(), entry.value.value) {
                 for item in items {
-                    self.object(item, twice, text);
+                    self.object(item, twice, text, true);
                 }
             }
         }
     }
 
-    fn object(&mut self, root: Node, twice: Option<&SyntaxError>, (text, line): (&Arc<str>, u32)) {
+    fn object(
+        &mut self,
+        root: Node,
+        twice: Option<&SyntaxError>,
+        (text, line): (&Arc<str>, u32),
+        in_list: bool,
+    ) {
         let Value::Map(entries) = &root.value else {
             let text = format!("document is a {}, not an object", root.value.kind());
             return self.decoded.complain(error(root.mark, text));
@@ -295,6 +331,10 @@ impl Stream<'_> {
                 let object = object::object(&at, kind, &version, root, self.strict, twice);
                 self.decoded.objects.push(object);
             }
+            Of::Secret => match twice {
+                Some(_) => self.wrong_secret(root.mark, "the Secret sets a key twice".to_owned()),
+                None => self.secret(&root, in_list),
+            },
             Of::Other => {
                 let what = format!("{api_version} {kind}");
                 self.skip(root.mark.line, what);

@@ -195,7 +195,7 @@ impl Gate<'_> {
         match decision.or_denial(head.authority) {
             Err(denial) => Fate::DeniedByProxy(denial.reason, Some(denial.reply.status)),
             Ok(act) => match act.action.destinations() {
-                Some(Target { cluster, .. }) if candidates(cluster, to, || 0).is_empty() => {
+                Some(Target { cluster, .. }) if is_empty(cluster, to) => {
                     Fate::NoEndpoint(Arc::clone(cluster), Some(503))
                 }
                 _ => Fate::Request(act),
@@ -205,7 +205,7 @@ impl Gate<'_> {
 
     fn tls(&self, to: SocketAddr, name: Option<&str>) -> Fate {
         match self.routes.tls(self.id, to, name, 0) {
-            TlsDecision::Forward(cluster) if candidates(&cluster, to, || 0).is_empty() => {
+            TlsDecision::Forward(cluster) if is_empty(&cluster, to) => {
                 Fate::NoEndpoint(cluster, None)
             }
             TlsDecision::Forward(cluster) => Fate::Tls(cluster),
@@ -226,8 +226,13 @@ impl Gate<'_> {
     }
 }
 
+/// Whether a cluster has no address for a flow. One of `DYNAMIC_DNS` gets its addresses when it is dialled.
+fn is_empty(cluster: &Cluster, to: SocketAddr) -> bool {
+    cluster.dynamic.is_none() && candidates(cluster, to, || 0).is_empty()
+}
+
 fn relayed(cluster: Arc<Cluster>, to: SocketAddr) -> Fate {
-    if candidates(&cluster, to, || 0).is_empty() {
+    if is_empty(&cluster, to) {
         Fate::NoEndpoint(cluster, None)
     } else {
         Fate::Relayed(cluster)

@@ -82,7 +82,11 @@ fn target(cluster: &Cluster) -> String {
         Some(_) => " over TLS",
         None => "",
     };
-    format!("{}:{}{tls}", cluster.id.host, cluster.id.port)
+    let by_name = match cluster.dynamic {
+        Some(_) => " (the addresses of the name that is asked for)",
+        None => "",
+    };
+    format!("{}:{}{by_name}{tls}", cluster.id.host, cluster.id.port)
 }
 
 /// Who denies a flow, why, and what the client sees; empty for one that passes.

@@ -12,9 +12,7 @@ pub use answer::{Answer, Failure, Outcome};
 pub use settings::{LeaseSettings, PrivateAnswers};
 
 use super::naming::addresses::Addresses;
-use crate::routing::inside::is_public;
 use answer::Moves;
-use egress_ebpf::addr::Addr;
 use refresh::{Heard, Refresh};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -76,6 +74,11 @@ impl Leases {
             unheard: BTreeSet::new(),
             addressless: BTreeSet::new(),
         }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &LeaseSettings {
+        &self.settings
     }
 
     /// Sets the settings for further answers.
@@ -219,29 +222,14 @@ impl Leases {
         outcome: &mut Outcome,
     ) -> Result<(Vec<IpAddr>, Duration), Failure> {
         let Answer { addresses, ttl } = result?;
-        let mut usable = Vec::with_capacity(addresses.len());
-        for ip in addresses {
-            // The form that the kernel looks up: a NAT64 or mapped address is judged by the IPv4 address in it.
-            let ip = IpAddr::from(Addr::from(ip).canonical());
-            if self.leaves_out(name, ip) {
-                outcome.not_public.push(ip);
-            } else if !usable.contains(&ip) {
-                usable.push(ip);
-            }
-        }
+        let (usable, not_public) = self.settings.accepted(name, addresses);
+        outcome.not_public = not_public;
         if usable.is_empty() {
             let first = outcome.not_public.first();
             Err(first.map_or(Failure::NoAddress, |ip| Failure::NotPublic(*ip)))
         } else {
             Ok((usable, ttl))
         }
-    }
-
-    fn leaves_out(&self, name: &str, ip: IpAddr) -> bool {
-        let accepted = &self.settings.private_answers;
-        !self.settings.allow_private_answers
-            && !is_public(ip)
-            && !accepted.iter().any(|a| a.accepts(name, ip))
     }
 
     fn take(

@@ -2,6 +2,8 @@
 //! configuration.
 
 use crate::istio::hosts;
+use crate::routing::inside::is_public;
+use egress_ebpf::addr::Addr;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,6 +49,36 @@ pub struct LeaseSettings {
     pub private_answers: Vec<PrivateAnswers>,
     /// Seed of the random numbers that spread the questions over time.
     pub seed: u64,
+}
+
+impl LeaseSettings {
+    /// The addresses of an answer that may be dialled, each once, and the others, which are not public.
+    pub fn accepted(&self, name: &str, addresses: Vec<IpAddr>) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let mut usable = Vec::with_capacity(addresses.len());
+        let mut not_public = Vec::new();
+        for ip in addresses {
+            // The form that the kernel looks up: a NAT64 or mapped address is judged by the IPv4 address in it.
+            let ip = IpAddr::from(Addr::from(ip).canonical());
+            if self.leaves_out(name, ip) {
+                not_public.push(ip);
+            } else if !usable.contains(&ip) {
+                usable.push(ip);
+            }
+        }
+        (usable, not_public)
+    }
+
+    /// Whether the two accept the same answers.
+    pub fn accepts_as(&self, other: &Self) -> bool {
+        self.allow_private_answers == other.allow_private_answers
+            && self.private_answers == other.private_answers
+    }
+
+    pub(super) fn leaves_out(&self, name: &str, ip: IpAddr) -> bool {
+        !self.allow_private_answers
+            && !is_public(ip)
+            && !self.private_answers.iter().any(|a| a.accepts(name, ip))
+    }
 }
 
 impl Default for LeaseSettings {

@@ -173,7 +173,7 @@ impl Leases {
             };
             let believed = leases.iter().filter_map(|l| Some((l, l.left(clock)?)));
             let mut usable: Vec<_> = believed
-                .filter(|(l, _)| !self.leaves_out(&name, l.ip))
+                .filter(|(l, _)| !self.settings.leaves_out(&name, l.ip))
                 .collect();
             usable.truncate(self.settings.max_addresses);
             // Without a last good answer there would be no address to dial.

@@ -18,7 +18,7 @@ pub use settings::Settings;
 
 use super::diff::{Desired, Planner, TableOp};
 use super::leases::store::Stored;
-use super::leases::{Answer, Failure, Leases, Outcome};
+use super::leases::{Answer, Failure, LeaseSettings, Leases, Outcome};
 use super::naming::{Hosts, Names, Needs};
 use super::room::TooMany;
 use super::tables::Delta;
@@ -309,6 +309,11 @@ impl State {
     /// A snapshot of the hosts of each address, for people. Its cost does not depend on the number of rules.
     pub fn names(&self) -> Names {
         Names::new(self.leases.addresses(), &self.hosts)
+    }
+
+    /// The settings of leases: which answers of the DNS are accepted.
+    pub fn lease_settings(&self) -> &LeaseSettings {
+        self.leases.settings()
     }
 
     /// The settings.

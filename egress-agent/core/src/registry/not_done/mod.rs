@@ -87,7 +87,6 @@ impl Notes<'_> {
     }
 
     fn service_entry(&mut self, spec: &ServiceEntry) {
-        self.fields(table::SERVICE_ENTRY, spec, "it");
         let vips = !spec.addresses.is_empty() && spec.resolution() != Resolution::None;
         self.each("ports", &spec.ports, |notes, port| {
             notes.fields(

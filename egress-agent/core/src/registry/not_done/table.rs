@@ -4,7 +4,7 @@
 //! objects.
 
 use crate::istio::destination_rule::{ClientTlsMode, LoadBalancerSettings};
-use crate::istio::service_entry::{Resolution, ServiceEntry, ServicePort};
+use crate::istio::service_entry::ServicePort;
 use crate::istio::sidecar::{CaptureMode, IstioEgressListener, OutboundTrafficPolicy};
 use crate::istio::virtual_service::{HttpRoute, HttpRouteDestination, L4MatchAttributes};
 use crate::istio::workload_entry::WorkloadEntry;
@@ -70,11 +70,16 @@ fn prefers_localities(settings: &LoadBalancerSettings) -> bool {
     })
 }
 
+/// Whether `credentialName` has the form of a Secret's name. Whether it may be used depends on the rule's namespace.
+fn names_secret(name: &str) -> bool {
+    !name.contains("://") || name.starts_with("kubernetes://")
+}
+
 /// Fields of a traffic policy.
 pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 8] {
     fields! {
     "tls.mode"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode == ClientTlsMode::IstioMutual)) "ISTIO_MUTUAL needs the certificates of a mesh; use SIMPLE, or MUTUAL with files"
-    "tls.credentialName" ServesNothing (|p| p.tls.is_some_and(|t| t.mode != ClientTlsMode::Disable && !t.credential_name.is_empty())) "Kubernetes Secrets are not read; name files in caCertificates, clientCertificate and privateKey"
+    "tls.credentialName" ServesNothing (|p| p.credential_name().is_some_and(|name| !names_secret(name))) "only a Secret is: name, kubernetes://name or kubernetes://namespace/name"
     "tunnel"        ServesNothing (|p| p.tunnel.is_some()) ""
     "proxyProtocol" ServesNothing (|p| p.proxy_protocol.is_some()) ""
     "connectionPool.http.http2KeepAlive"       PassedOver (|p| p.http().is_some_and(|h| h.http2_keep_alive.is_some())) ""
@@ -83,11 +88,6 @@ pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 8] {
     "loadBalancer.warmup"                      PassedOver (|p| p.load_balancer.is_some_and(|l| l.warmup.is_some() || l.warmup_duration_secs.is_some())) "a new endpoint gets its full share at once"
     }
 }
-
-/// Fields of a `ServiceEntry`.
-pub const SERVICE_ENTRY: &[Field<ServiceEntry>] = &fields! {
-    "resolution"      ServesNothing (|s| s.resolution() == Resolution::DynamicDns) "the hosts of DYNAMIC_DNS are denied"
-};
 
 /// Fields of `ServiceEntry.endpoints[]` and of a `WorkloadEntry`.
 pub const ENDPOINT: &[Field<WorkloadEntry>] = &fields! {

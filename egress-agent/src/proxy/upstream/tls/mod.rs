@@ -7,10 +7,13 @@
 pub(super) mod failure;
 mod files;
 mod parts;
+mod pem;
+pub(in crate::proxy) mod secrets;
 mod verifier;
 
 use super::stream::{Stream, Tls};
 use crate::proxy::places::Place;
+use crate::secret_store::SecretStore;
 use egress_core::http::authority::parse_authority;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::traffic::ClientTls;
@@ -122,11 +125,11 @@ impl Made {
 }
 
 impl TlsClients {
-    /// Client certificates may be in these folders.
-    pub(in crate::proxy) fn new(folders: Vec<PathBuf>) -> Self {
+    /// Client certificates may be in these folders, and in Secrets.
+    pub(in crate::proxy) fn new(folders: Vec<PathBuf>, secrets: Arc<SecretStore>) -> Self {
         Self {
             known: Mutex::default(),
-            parts: Parts::new(folders),
+            parts: Parts::new(folders, secrets),
         }
     }
 

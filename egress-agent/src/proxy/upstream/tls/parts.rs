@@ -1,28 +1,27 @@
-//! The parts of TLS settings that come from files: authorities, revoked certificates, client certificates. Rules that
-//! name the same files share them.
+//! The parts of TLS settings: authorities, revoked certificates, client certificates. Rules that name the same files or
+//! Secrets share them.
 //!
-//! `files` reads and follows the files. No error contains anything of a file, because a rule may name any.
+//! `files` reads and follows files, `secrets` follows Secrets. No error contains anything of a file, because a rule may
+//! name any.
 
 use super::files::{NamedFile, Parse, Watched, read};
+use super::pem::{self, Revoked};
+use super::secrets::FromSecrets;
 use super::verifier::Verifier;
-use egress_core::traffic::{CertificateFiles, ClientTls};
+use crate::secret_store::SecretStore;
+use egress_core::traffic::{Authorities, CertificateFiles, ClientCertificate, ClientTls};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, version};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 /// With more settings or files than this, those that no connection is being made with are removed.
 pub(super) const MANY: usize = 1024;
 
 /// Sessions that a configuration remembers to resume.
 const SESSIONS: usize = 32;
-
-type Revoked = Vec<CertRevocationList<'static>>;
 
 /// See the module.
 #[derive(Debug)]
@@ -33,6 +32,7 @@ pub(super) struct Parts {
     authorities: Shared<RootCertStore>,
     revoked: Shared<Revoked>,
     certificates: Shared<CertifiedKey>,
+    secrets: FromSecrets,
     /// For settings without them.
     no_authorities: Arc<RootCertStore>,
     none_revoked: Arc<Revoked>,
@@ -61,13 +61,14 @@ impl PartialEq for Chosen {
 }
 
 impl Parts {
-    pub(super) fn new(folders: Vec<PathBuf>) -> Self {
+    pub(super) fn new(folders: Vec<PathBuf>, secrets: Arc<SecretStore>) -> Self {
         Self {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             folders,
             authorities: Mutex::default(),
             revoked: Mutex::default(),
             certificates: Mutex::default(),
+            secrets: FromSecrets::new(secrets),
             no_authorities: Arc::new(RootCertStore::empty()),
             none_revoked: Arc::default(),
         }
@@ -85,25 +86,28 @@ impl Parts {
     /// The parts of these settings by the present files.
     pub(super) async fn of(&self, settings: &ClientTls) -> Result<Chosen, String> {
         let verify = settings.verify.as_ref();
+        let mut of_secret = None;
         let authorities = match verify.map(|verify| &verify.authorities) {
             None => Arc::clone(&self.no_authorities),
             Some(None) => value(&self.authorities, system_files(), system_authorities).await?,
-            Some(Some(path)) => {
-                value(
-                    &self.authorities,
-                    vec![NamedFile::anywhere(path.as_ref())],
-                    authorities,
-                )
-                .await?
+            Some(Some(Authorities::File(path))) => {
+                let files = vec![NamedFile::anywhere(path.as_ref())];
+                value(&self.authorities, files, authorities).await?
+            }
+            Some(Some(Authorities::Secret(name))) => {
+                let found = self.secrets.authorities(name)?;
+                of_secret = Some(Arc::clone(&found.1));
+                Arc::clone(&found.0)
             }
         };
         let revoked = match verify.and_then(|verify| verify.revoked.as_deref()) {
-            None => Arc::clone(&self.none_revoked),
+            None => of_secret.unwrap_or_else(|| Arc::clone(&self.none_revoked)),
             Some(path) => value(&self.revoked, vec![NamedFile::anywhere(path)], revoked).await?,
         };
         let certificate = match &settings.certificate {
             None => None,
-            Some(CertificateFiles { chain, key }) => {
+            Some(ClientCertificate::Secret(name)) => Some(self.secrets.certificate(name)?),
+            Some(ClientCertificate::Files(CertificateFiles { chain, key })) => {
                 let files = vec![self.presentable(chain)?, self.presentable(key)?];
                 Some(value(&self.certificates, files, certificate).await?)
             }
@@ -171,23 +175,10 @@ impl Chosen {
     }
 }
 
-fn certificates(file: &NamedFile) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
-    // The error of the PEM reader quotes the file.
-    let all = all.map_err(|_| blame(file, "not a PEM file"))?;
-    if all.is_empty() {
-        return Err(blame(file, "no PEM certificate in it"));
-    }
-    Ok(all)
-}
-
 fn authorities(files: &[NamedFile]) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     for file in files {
-        store.add_parsable_certificates(certificates(file)?);
-        if store.is_empty() {
-            return Err(blame(file, "no certificate in it can be an authority"));
-        }
+        pem::add_authorities(&mut store, file, &read(file)?)?;
     }
     Ok(store)
 }
@@ -215,16 +206,7 @@ fn system_authorities(_: &[NamedFile]) -> Result<RootCertStore, String> {
 fn revoked(files: &[NamedFile]) -> Result<Revoked, String> {
     let mut all = Vec::new();
     for file in files {
-        for list in CertificateRevocationListDer::pem_slice_iter(&read(file)?) {
-            let list = list.map_err(|_| blame(file, "not a PEM file"))?;
-            let list = OwnedCertRevocationList::from_der(&list);
-            let list = list
-                .map_err(|_| blame(file, "a list of revoked certificates in it cannot be read"))?;
-            all.push(list.into());
-        }
-        if all.is_empty() {
-            return Err(blame(file, "no PEM list of revoked certificates in it"));
-        }
+        all.extend(pem::revoked(file, &read(file)?)?);
     }
     Ok(all)
 }
@@ -233,18 +215,5 @@ fn certificate(files: &[NamedFile]) -> Result<CertifiedKey, String> {
     let [chain, key] = files else {
         return Err("a client certificate has two files".to_owned());
     };
-    let certified = certificates(chain)?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?);
-    let private = private.map_err(|_| blame(key, "no PEM private key in it"))?;
-    let private = rustls::crypto::ring::sign::any_supported_type(&private);
-    let private = private.map_err(|_| blame(key, "a private key of an unsupported kind"))?;
-    let certified = CertifiedKey::new(certified, private);
-    match certified.keys_match() {
-        Ok(()) => Ok(certified),
-        Err(_) => Err(blame(key, &format!("not the private key of {chain}"))),
-    }
-}
-
-fn blame(file: &NamedFile, error: &str) -> String {
-    format!("{file}: {error}")
+    pem::certificate((chain, &read(chain)?), (key, &read(key)?))
 }
