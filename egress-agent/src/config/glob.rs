@@ -5,13 +5,53 @@ use std::str::FromStr;
 /// A pattern for the path of a cgroup below its enforced root. `*` matches any text without a slash, a
 /// part `**` matches any number of parts, and `.` is the root itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CgroupGlob(Vec<String>);
+pub struct CgroupGlob(Vec<Part>);
+
+/// A part of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// `**`
+    Any,
+    /// Text without a star.
+    Exact(String),
+    /// Text with stars.
+    Stars(String),
+}
+
+impl Part {
+    fn fits(&self, part: &str) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Exact(text) => text == part,
+            Self::Stars(text) => part_fits(text, part),
+        }
+    }
+}
+
+impl From<&str> for Part {
+    fn from(part: &str) -> Self {
+        match part {
+            "**" => Self::Any,
+            _ if part.contains('*') => Self::Stars(part.to_owned()),
+            _ => Self::Exact(part.to_owned()),
+        }
+    }
+}
 
 impl CgroupGlob {
     /// Whether the pattern matches the whole path.
     pub fn fits(&self, path: &str) -> bool {
-        let path: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        parts_fit(&self.0, &path)
+        self.fits_parts(&Self::parts(path))
+    }
+
+    /// The parts of a path, to compare many patterns with it.
+    pub fn parts(path: &str) -> Vec<&str> {
+        path.split('/').filter(|part| !part.is_empty()).collect()
+    }
+
+    /// The same as [`Self::fits`], for [`Self::parts`].
+    pub fn fits_parts(&self, path: &[&str]) -> bool {
+        parts_fit(&self.0, path)
     }
 }
 
@@ -22,31 +62,31 @@ impl FromStr for CgroupGlob {
         if s == "." {
             return Ok(Self(Vec::new()));
         }
-        let parts: Vec<String> = s.split('/').map(str::to_owned).collect();
+        let parts: Vec<&str> = s.split('/').collect();
         if s.starts_with('/') {
             return Err(format!(
                 "`{s}` starts with a slash: it is matched below the enforced root, not below the mount"
             ));
         }
-        if parts.iter().any(|p| p.is_empty() || p == "." || p == "..") {
+        if parts.iter().any(|p| matches!(*p, "" | "." | "..")) {
             return Err(format!(
                 "`{s}` is not a cgroup pattern: want shop.slice/web-*"
             ));
         }
-        Ok(Self(parts))
+        Ok(Self(parts.into_iter().map(Part::from).collect()))
     }
 }
 
 /// Compares part by part from the left. If a part does not match, the last `**` takes one part more.
 /// Earlier ones need no other try, so the time is bounded by the product of the lengths.
-fn parts_fit(glob: &[String], path: &[&str]) -> bool {
+fn parts_fit(glob: &[Part], path: &[&str]) -> bool {
     let (mut g, mut p) = (0, 0);
     let mut again: Option<(usize, usize)> = None;
     while p < path.len() {
-        if glob.get(g).is_some_and(|part| part == "**") {
+        if glob.get(g) == Some(&Part::Any) {
             again = Some((g, p));
             g += 1;
-        } else if glob.get(g).is_some_and(|part| part_fits(part, path[p])) {
+        } else if glob.get(g).is_some_and(|part| part.fits(path[p])) {
             g += 1;
             p += 1;
         } else if let Some((star, taken)) = again {
@@ -56,7 +96,7 @@ fn parts_fit(glob: &[String], path: &[&str]) -> bool {
             return false;
         }
     }
-    glob[g..].iter().all(|part| part == "**")
+    glob[g..].iter().all(|part| *part == Part::Any)
 }
 
 /// Matches one part: finds each piece between two stars after the previous piece.

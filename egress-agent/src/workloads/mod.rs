@@ -23,7 +23,7 @@ pub use owners::Owners;
 pub use sharers::Sharers;
 
 use crate::cgroup2;
-use crate::config::{Config, Mode, WorkloadEntry};
+use crate::config::{CgroupGlob, Config, Mode, WorkloadEntry};
 use crate::kernel::{Tables, canary};
 use crate::namespaces::Namespaces;
 use cgroups::{Cgroup, Cgroups, Change};
@@ -188,8 +188,9 @@ impl Workloads {
     fn named(&self, cgroup: &Cgroup, below: &str) -> Option<Workload> {
         // A canary must be judged by its root's policy, so its cgroup is no workload.
         let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
+        let parts = CgroupGlob::parts(below);
         let mut entries = self.entries.iter();
-        let entry = entries.find(|entry| !proof && entry.cgroup.fits(below));
+        let entry = entries.find(|entry| !proof && entry.cgroup.fits_parts(&parts));
         entry.map(Workload::from)
     }
 
