@@ -90,7 +90,7 @@ struct Options {
         default_value = "1x1000,50x1000,500x1000,4095x10"
     )]
     sizes: Vec<Size>,
-    /// The same, for the part `size` only
+    /// The same, for the part `size` only, which measures them with services of one port and of two
     #[arg(
         long,
         value_delimiter = ',',

@@ -74,24 +74,37 @@ fn head(kind: &str, name: &str, namespace: &str) -> String {
     )
 }
 
-/// A service with a TCP port, and one of TLS that goes through the proxy.
-fn fixed(name: &str, namespace: &str, own: bool, to: SocketAddr) -> String {
+/// How many ports a service has. Each takes an entry in the table of each view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// A TCP port.
+    One,
+    /// A TCP port, and one of TLS that goes through the proxy.
+    Two,
+}
+
+fn fixed(name: &str, namespace: &str, own: bool, to: SocketAddr, ports: Ports) -> String {
     let export = if own { "  exportTo: ['.']\n" } else { "" };
     let port = to.port();
+    let tls = match ports {
+        Ports::One => "",
+        Ports::Two => ", {number: 443, name: tls, protocol: TLS}",
+    };
     format!(
         "{}  hosts: [{name}.example]\n{export}  resolution: STATIC\n  ports: \
-         [{{number: {port}, name: tcp, protocol: TCP}}, {{number: 443, name: tls, protocol: TLS}}]\n  \
-         endpoints: [{{address: {ip}}}]\n",
+         [{{number: {port}, name: tcp, protocol: TCP}}{tls}]\n  endpoints: [{{address: {ip}}}]\n",
         head("ServiceEntry", name, namespace),
         ip = to.ip()
     )
 }
 
 /// Files with a service for all, `services` of them, and one for each of `views` namespaces.
-pub fn all(views: usize, services: usize) -> Vec<(String, String)> {
+pub fn all(views: usize, services: usize, ports: Ports) -> Vec<(String, String)> {
     let mut objects: Vec<String> = Vec::new();
-    objects.extend((0..services).map(|n| fixed(&format!("s{n}"), "all", false, service(n))));
-    objects.extend((0..views).map(|n| fixed(&format!("own{n}"), &namespace(n), true, own(n))));
+    let shared = |n| fixed(&format!("s{n}"), "all", false, service(n), ports);
+    let one = |n| fixed(&format!("own{n}"), &namespace(n), true, own(n), ports);
+    objects.extend((0..services).map(shared));
+    objects.extend((0..views).map(one));
     let files = objects.chunks(IN_A_FILE).enumerate();
     files
         .map(|(n, part)| (format!("all-{n}.yaml"), part.concat()))
@@ -138,12 +151,12 @@ pub fn named(from: usize, to: usize, port: &str) -> String {
 
 /// An edit's service, seen by all or by its own namespace.
 pub fn entry(namespace: &str, own: bool, to: SocketAddr) -> String {
-    fixed("edited", namespace, own, to)
+    fixed("edited", namespace, own, to, Ports::Two)
 }
 
 /// A service that a Sidecar may import.
 pub fn extra(to: SocketAddr) -> String {
-    fixed("extra", "extra", false, to)
+    fixed("extra", "extra", false, to, Ports::Two)
 }
 
 /// A Sidecar that imports the services for all, and either the extra service or the many addresses, or both or none.

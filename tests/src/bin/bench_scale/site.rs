@@ -4,6 +4,7 @@
 //! Owns the setup. It only uses flags that older agents have too.
 
 use crate::nameserver::{self, Nameserver};
+use crate::rules::Ports;
 use crate::{LONG, Size, rules};
 use anyhow::{Context as _, Result};
 use egress_tests::Agent;
@@ -45,6 +46,11 @@ pub struct Site {
 impl Site {
     /// Workloads and rules, and no agent yet.
     pub fn new(binary: &Path, scale: Size, answers: u32) -> Result<Self> {
+        Self::with_ports(binary, scale, Ports::Two, answers)
+    }
+
+    /// The same, with this number of ports of each service.
+    pub fn with_ports(binary: &Path, scale: Size, ports: Ports, answers: u32) -> Result<Self> {
         let (netns, pins) = (NetNs::new()?, BpfFs::mount()?);
         netns.ip("route add local 20.0.0.0/8 dev lo")?;
         let (root, own) = (Cgroup::new()?, Cgroup::new()?);
@@ -61,7 +67,7 @@ impl Site {
             netns,
             pins,
         };
-        for (name, text) in rules::all(scale.views, scale.services) {
+        for (name, text) in rules::all(scale.views, scale.services, ports) {
             site.write(&name, &text)?;
         }
         Ok(site)

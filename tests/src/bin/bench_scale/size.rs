@@ -1,5 +1,6 @@
 //! The start of an agent with many policies, its memory, and its memory after many edits.
 
+use crate::rules::Ports;
 use crate::site::Site;
 use crate::table::{Table, mib, time};
 use crate::{Options, Part, SOON, Size, rules};
@@ -10,7 +11,8 @@ use std::path::Path;
 /// See the module.
 pub const PART: Part = Part {
     name: "size",
-    about: "The agent starts with all rules in place and no gate. Ready: from its start to its log line. \
+    about: "The agent starts with all rules in place and no gate. Services have two ports, if nothing else \
+            is said; each port is an entry of each view's table. Ready: from its start to its log line. \
             RSS: resident memory at rest, before and after edits of a ServiceEntry that all see; it \
             includes the kernel's rule tables, which the agent has mapped. Tables: their part.",
     columns: &[
@@ -25,14 +27,29 @@ pub const PART: Part = Part {
 };
 
 fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
-    for size in options.sizes.iter().chain(&options.large) {
-        one(options, binary, *size, table).with_context(|| size.to_string())?;
+    let mut all: Vec<(Size, Ports)> = Vec::new();
+    all.extend(options.sizes.iter().map(|size| (*size, Ports::Two)));
+    for ports in [Ports::One, Ports::Two] {
+        all.extend(options.large.iter().map(|size| (*size, ports)));
+    }
+    for (size, ports) in all {
+        let what = match ports {
+            Ports::One => format!("{size} of one port"),
+            Ports::Two => size.to_string(),
+        };
+        one(options, binary, (size, ports), &what, table).context(what)?;
     }
     Ok(())
 }
 
-fn one(options: &Options, binary: &Path, scale: Size, table: &mut Table) -> Result<()> {
-    let mut site = Site::new(binary, scale, options.answers)?;
+fn one(
+    options: &Options,
+    binary: &Path,
+    (size, ports): (Size, Ports),
+    what: &str,
+    table: &mut Table,
+) -> Result<()> {
+    let mut site = Site::with_ports(binary, size, ports, options.answers)?;
     let ready = site.start()?;
     site.in_force()?;
     let cpu = site.rested()?;
@@ -47,7 +64,7 @@ fn one(options: &Options, binary: &Path, scale: Size, table: &mut Table) -> Resu
     site.rested()?;
     let after = site.resident()?;
     table.row(
-        scale.to_string(),
+        what,
         vec![
             time(ready),
             time(cpu),
