@@ -21,7 +21,7 @@ use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
 use crate::wiring;
 use crate::workloads::{Identities, Missed};
-use crate::{cgroup2, observe, privilege, stop};
+use crate::{cgroup2, memory, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
@@ -183,7 +183,8 @@ async fn serve(
     let mut helpers = JoinSet::new();
     helpers.spawn(status.serve(config.admin_socket.clone()));
 
-    let memory = Arc::clone(&shared).give_back();
+    let proxied = Arc::clone(&shared);
+    let given_back = memory::give_back(move || proxied.much_ended());
     let (drain, signal) = proxy::drain_channel();
     let (accept, accepts) = watch::channel(false);
     let services = Services {
@@ -215,7 +216,7 @@ async fn serve(
     // For the service manager, the agent has started when the gate is closed. The agent is ready later: that
     // needs workloads, which the service manager may start only after this.
     manager::notify_ready();
-    helpers.spawn(memory);
+    helpers.spawn(given_back);
     helpers.spawn(keeper.keep(config.canary_interval));
     let to = (reloaded, Arc::clone(&access_log));
     helpers.spawn(reload::follow(source, config.clone(), hangup, to));

@@ -20,7 +20,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -33,24 +32,9 @@ pub trait Dialer: Send + Sync {
     fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
-/// Time between two checks whether memory has become free.
-const GIVE_BACK: Duration = Duration::from_secs(1);
-
-/// The free memory is returned to the system if at least so many connections, or blocks of memory, were in use
-/// and half of them have ended.
+/// Much has ended if at least so many connections, or blocks of memory, were in use and half of them have ended.
 const MANY_CONNECTIONS: usize = 128;
 const MANY_BLOCKS: usize = 1024;
-
-#[cfg(target_env = "gnu")]
-fn trim() {
-    // SAFETY: it takes the allocator's own locks, and any thread may call it at any time
-    // (malloc_trim(3)).
-    unsafe { libc::malloc_trim(0) };
-}
-
-/// Other allocators return large blocks themselves.
-#[cfg(not(target_env = "gnu"))]
-fn trim() {}
 
 /// What the proxy has in use, over all network namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,17 +144,11 @@ impl Shared {
         self
     }
 
-    /// Returns memory to the system when many connections have ended or become idle; otherwise the C library
-    /// would keep it. Runs until it is dropped.
-    pub async fn give_back(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(GIVE_BACK).await;
-            let ended = self.connections.fell(MANY_CONNECTIONS);
-            let idle = self.memory.fell(MANY_BLOCKS);
-            if (ended || idle) && tokio::task::spawn_blocking(trim).await.is_err() {
-                return;
-            }
-        }
+    /// Whether many connections have ended or become idle since the last call: the memory that they used is free.
+    pub fn much_ended(&self) -> bool {
+        let ended = self.connections.fell(MANY_CONNECTIONS);
+        let idle = self.memory.fell(MANY_BLOCKS);
+        ended || idle
     }
 
     /// Ends connections whose host is no longer listed. They are checked at each change of the
