@@ -194,7 +194,7 @@ proptest! {
                     match action {
                         Some(action) => policy.table.insert(target, action),
                         None => policy.table.remove(&target),
-                    };
+                    }
                 }
             }
             walk(&mut kernel, &planner.replace(now.clone()));
