@@ -21,7 +21,7 @@ use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet, follow_rules, store};
 use crate::wiring;
 use crate::workloads::{Identities, Missed};
-use crate::{cgroup2, memory, observe, privilege, stop};
+use crate::{cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
@@ -183,8 +183,7 @@ async fn serve(
     let mut helpers = JoinSet::new();
     helpers.spawn(status.serve(config.admin_socket.clone()));
 
-    let proxied = Arc::clone(&shared);
-    let given_back = memory::give_back(move || proxied.much_ended());
+    let given_back = wiring::give_back(&shared);
     let (drain, signal) = proxy::drain_channel();
     let (accept, accepts) = watch::channel(false);
     let services = Services {

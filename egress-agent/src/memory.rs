@@ -18,7 +18,8 @@ pub async fn give_back(ended: impl Fn() -> bool + Send) {
     for check in 1_u32.. {
         tokio::time::sleep(EVERY).await;
         let sums = check.is_multiple_of(SUM_AFTER);
-        if !ended() && !(sums && free.grew(heap::free())) {
+        let due = ended() || sums && free.grew(heap::free());
+        if !due {
             continue;
         }
         let Ok(rest) = tokio::task::spawn_blocking(heap::trim).await else {

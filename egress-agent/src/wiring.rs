@@ -8,6 +8,7 @@ use crate::engine::{Ending, Engine, News};
 use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
 use crate::kernel::{self, Kernel, Live, Origins};
+use crate::memory;
 use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
@@ -177,6 +178,12 @@ pub async fn end(
         tracing::info!("detached: the gate is open");
     }
     handover::end(leaving, config.drain_deadline).await
+}
+
+/// Returns freed memory to the system, until it is dropped.
+pub fn give_back(proxied: &Arc<Shared>) -> impl Future<Output = ()> + Send + use<> {
+    let proxied = Arc::clone(proxied);
+    memory::give_back(move || proxied.much_ended())
 }
 
 /// A line that no other process knows. The proxy answers the agent's own canaries with it.

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -265,55 +265,6 @@ async fn a_set_that_made_the_compiler_panic_is_looked_at_again() {
     let found = timeout(Duration::from_secs(20), found).await;
     assert!(found.is_ok(), "the poll looks again");
     task.abort();
-}
-
-/// A change of one line is seen in between, and no part is compiled before the reader is done with the last one.
-#[tokio::test]
-async fn parts_of_a_change_come_one_by_one_and_other_changes_come_between() {
-    let (_dir, rules) = folder();
-    fs::write(rules.join("a.yaml"), "one").unwrap();
-    let mut rest = 0;
-    let mut text = String::from("one");
-    let calls: Arc<Mutex<Vec<String>>> = Arc::default();
-    let called = Arc::clone(&calls);
-    // Each change of the file needs three calls.
-    let compile = move |reading: &Reading, _: usize| {
-        let changed = std::mem::replace(&mut text, reading.files[0].text.clone()) != text;
-        rest = if changed {
-            2_usize
-        } else {
-            rest.saturating_sub(1)
-        };
-        let line = format!("{text} {rest}");
-        called.lock().unwrap().push(line.clone());
-        Compiled {
-            set: Some(vec![line]),
-            problem: None,
-            waits: rest > 0,
-        }
-    };
-    let (feed, run) = follow(std::slice::from_ref(&rules), compile, |_| {}).unwrap();
-    let task = tokio::spawn(run);
-    let Feed {
-        mut current, taken, ..
-    } = feed;
-    let mut next = async |want: &str| {
-        let found = current.wait_for(|lines| lines.iter().eq(&[want]));
-        Arc::clone(&*timeout(SOON, found).await.expect(want).unwrap())
-    };
-    fs::write(rules.join("a.yaml"), "two").unwrap();
-    let first = next("two 2").await;
-    // Nobody took the first part, so the change comes before the second.
-    fs::write(rules.join("a.yaml"), "three").unwrap();
-    let second = next("three 2").await;
-    taken.send_replace(first);
-    taken.send_replace(second);
-    let third = next("three 1").await;
-    taken.send_replace(third);
-    next("three 0").await;
-    task.abort();
-    let calls = calls.lock().unwrap();
-    assert_eq!(*calls, ["one 0", "two 2", "three 2", "three 1", "three 0"]);
 }
 
 /// Sets a file's times to those of another, as `cp -p` and `touch -r` do.

@@ -180,7 +180,7 @@ where
 async fn until_taken<T>(taken: &mut watch::Receiver<Arc<T>>, set: &Arc<T>) {
     if taken.wait_for(|last| Arc::ptr_eq(last, set)).await.is_err() {
         // There is no reader any more.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -263,3 +263,7 @@ impl Look {
         Some(self.reading.clone())
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

@@ -131,13 +131,16 @@ impl HeldFiles {
         // Objects that are kept for want of a document must not be removed before their new file is loaded.
         let adds = gone.is_empty() && may_wait_here && changed.iter().all(new);
         let wait = adds && bytes > most;
-        let overtakes = !wait && !(gone.is_empty() && changed.is_empty());
+        let nothing = gone.is_empty() && changed.is_empty();
+        let overtakes = !wait && !nothing;
         for path in &gone {
             let before = self.forget(path, &mut change);
             touched.add(&objects(&before), &[]);
         }
         if wait {
-            changed.iter().for_each(|file| self.backlog.add(file));
+            for file in changed {
+                self.backlog.add(file);
+            }
         } else {
             // Only the start has nothing else to do meanwhile.
             let alone = most == usize::MAX && bytes > LARGE;

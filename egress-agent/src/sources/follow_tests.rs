@@ -1,0 +1,59 @@
+//! Parts of a large change.
+
+use super::*;
+use std::fs;
+use tokio::time::timeout;
+
+/// A change must be seen within this, although nothing but inotify or a look tells of it.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A change of one line is seen in between, and no part is compiled before the reader is done with the last one.
+#[tokio::test]
+async fn parts_of_a_change_come_one_by_one_and_other_changes_come_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules");
+    fs::create_dir(&rules).unwrap();
+    fs::write(rules.join("a.yaml"), "one").unwrap();
+    let mut rest = 0;
+    let mut text = String::from("one");
+    let calls: Arc<Mutex<Vec<String>>> = Arc::default();
+    let called = Arc::clone(&calls);
+    // Each change of the file needs three calls.
+    let compile = move |reading: &Reading, _: usize| {
+        let changed = std::mem::replace(&mut text, reading.files[0].text.clone()) != text;
+        rest = if changed {
+            2_usize
+        } else {
+            rest.saturating_sub(1)
+        };
+        let line = format!("{text} {rest}");
+        called.lock().unwrap().push(line.clone());
+        Compiled {
+            set: Some(vec![line]),
+            problem: None,
+            waits: rest > 0,
+        }
+    };
+    let (feed, run) = follow(std::slice::from_ref(&rules), compile, |_| {}).unwrap();
+    let task = tokio::spawn(run);
+    let Feed {
+        mut current, taken, ..
+    } = feed;
+    let mut next = async |want: &str| {
+        let found = current.wait_for(|lines| lines.iter().eq(&[want]));
+        Arc::clone(&*timeout(SOON, found).await.expect(want).unwrap())
+    };
+    fs::write(rules.join("a.yaml"), "two").unwrap();
+    let first = next("two 2").await;
+    // Nobody took the first part, so the change comes before the second.
+    fs::write(rules.join("a.yaml"), "three").unwrap();
+    let second = next("three 2").await;
+    taken.send_replace(first);
+    taken.send_replace(second);
+    let third = next("three 1").await;
+    taken.send_replace(third);
+    next("three 0").await;
+    task.abort();
+    let calls = calls.lock().unwrap();
+    assert_eq!(*calls, ["one 0", "two 2", "three 2", "three 1", "three 0"]);
+}
