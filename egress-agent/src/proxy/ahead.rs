@@ -6,9 +6,13 @@
 use super::client::Client;
 use super::places::BLOCK;
 use super::places::Place;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
-use tokio::io::AsyncReadExt;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 /// See the module.
@@ -31,12 +35,22 @@ impl Ahead {
         if !client.keep_room(&mut self.room, self.bytes.len() * copies / BLOCK) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        // A full buffer would be doubled at once.
-        if self.bytes.len() == self.bytes.capacity() {
-            let more = (self.bytes.len() / 2).clamp(64, BLOCK);
-            self.bytes.reserve_exact(more);
-        }
-        stream.read_buf(&mut self.bytes).await
+        let bytes = &mut self.bytes;
+        // Read aside, so that a hello takes one read and no more memory than its length.
+        poll_fn(|cx| {
+            let mut aside = [MaybeUninit::uninit(); BLOCK];
+            let mut buffer = ReadBuf::uninit(&mut aside);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+            let fresh = buffer.filled();
+            if bytes.capacity() - bytes.len() < fresh.len() {
+                // Bytes that come one by one are not moved each time.
+                let more = fresh.len().max((bytes.len() / 2).min(BLOCK));
+                bytes.reserve_exact(more);
+            }
+            bytes.extend_from_slice(fresh);
+            Poll::Ready(Ok(fresh.len()))
+        })
+        .await
     }
 
     /// Removes and returns the bytes from `at` on.

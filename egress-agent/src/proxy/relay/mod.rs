@@ -47,9 +47,11 @@ pub(super) async fn relay(
         loop {
             downstream.wide = room.place.is_some();
             let most = room.most();
-            let ended = up.poll(cx, client, downstream, upstream, most)?.is_ready()
+            let ended = up
+                .poll(cx, client, (downstream, upstream), most, down.is_over())?
+                .is_ready()
                 & down
-                    .poll(cx, client, upstream, downstream, most)?
+                    .poll(cx, client, (upstream, downstream), most, up.is_over())?
                     .is_ready();
             if ended {
                 return Poll::Ready(Ok(Ended::Both));

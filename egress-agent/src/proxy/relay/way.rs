@@ -59,24 +59,33 @@ impl Way {
         }
     }
 
+    /// The sender's end has reached the receiver.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
     fn give_back(&mut self) {
         (self.pipe, self.row) = (None, 0);
     }
 
-    /// Moves as much as possible. Ready when the sender's end has reached the receiver.
+    /// Moves as much as possible. Ready when the sender's end has reached the receiver. `last`: the other direction is
+    /// over, so the connection ends with this one.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         client: &Client,
-        from: &mut impl Side,
-        to: &mut impl Side,
+        (from, to): (&mut impl Side, &mut impl Side),
         most: usize,
+        last: bool,
     ) -> Poll<io::Result<()>> {
         while !self.over {
             ready!(self.poll_held(cx, to))?;
             ready!(self.poll_piped(cx, to))?;
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                // The end of the last direction comes with the close. All that its receiver sent was read.
+                if !last || to.bare().is_none() {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                }
                 self.over = true;
                 self.give_back();
             } else if !self.fill(cx, client, from, to)? {

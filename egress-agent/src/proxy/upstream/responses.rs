@@ -6,7 +6,7 @@
 use super::stream::Stream;
 use crate::proxy::onward::Onward;
 use crate::proxy::stream::{NARROW, end_of_writes, poll_part};
-use egress_core::http::response_head::{ResponseError, check_response};
+use egress_core::http::response_head::{ResponseError, ResponseHead, check_response};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -92,7 +92,15 @@ impl AsyncRead for Responses {
                 Ok(None) => {
                     let before = buffer.filled().len();
                     ready!(poll_part(&mut this.stream, cx, buffer, most))?;
-                    this.held.extend_from_slice(&buffer.filled()[before..]);
+                    let fresh = &buffer.filled()[before..];
+                    // Most heads come whole and need not be kept.
+                    if this.held.is_empty()
+                        && let Ok(Some(ResponseHead { interim: false, .. })) = check_response(fresh)
+                    {
+                        this.reading.expected.store(false, Ordering::Release);
+                        return Poll::Ready(Ok(()));
+                    }
+                    this.held.extend_from_slice(fresh);
                     this.ended = buffer.filled().len() == before;
                     buffer.set_filled(before);
                 }
