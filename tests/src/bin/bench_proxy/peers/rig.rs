@@ -55,9 +55,9 @@ pub(super) enum Log {
 pub(super) struct Rig {
     ways: Vec<Way>,
     // Ended in this order.
-    _peers: Vec<Guarded>,
-    _origins: Vec<Background>,
-    _servers: Vec<Guarded>,
+    peers: Vec<Guarded>,
+    origins: Vec<Background>,
+    servers: Vec<Guarded>,
     labs: Vec<RefCell<Lab>>,
     folder: TempDir,
 }
@@ -70,9 +70,9 @@ impl Rig {
         let folder = tempfile::tempdir()?;
         let mut rig = Self {
             ways: Vec::new(),
-            _peers: Vec::new(),
-            _origins: Vec::new(),
-            _servers: Vec::new(),
+            peers: Vec::new(),
+            origins: Vec::new(),
+            servers: Vec::new(),
             labs: Vec::new(),
             folder,
         };
@@ -86,7 +86,7 @@ impl Rig {
         let node: IpAddr = config::NODE.parse()?;
         let folder = rig.folder.path().to_owned();
         let envoy = envoy()?;
-        let peers = [
+        let programs = [
             (
                 "nginx",
                 "nginx".into(),
@@ -102,7 +102,7 @@ impl Rig {
             ("Envoy", envoy, config::envoy(&folder, origin)?, 9200),
         ];
         let lab = rig.labs.len() - 1;
-        for (name, program, arguments, base) in peers {
+        for (name, program, arguments, base) in programs {
             let peer = rig.peer(&program, &arguments, SocketAddr::new(node, base))?;
             let logs = [(name, Log::Off)].into_iter().chain(
                 [
@@ -122,7 +122,7 @@ impl Rig {
                     log,
                 });
             }
-            rig._peers.push(peer);
+            rig.peers.push(peer);
         }
         rig.ways.push(Way {
             name: "direct",
@@ -167,7 +167,7 @@ impl Rig {
             server.wait_line("the origin listens", SOON, |line| {
                 line["listening"].is_string()
             })?;
-            self._origins.push(server);
+            self.origins.push(server);
         }
         let folder = self
             .folder
@@ -180,7 +180,7 @@ impl Rig {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        self._servers
+        self.servers
             .push(Guarded::spawn(&mut command).context("cannot start nginx")?);
         let to = SocketAddr::new(origin, Port::Http2.number());
         listens(&outside, to)?;
