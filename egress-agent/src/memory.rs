@@ -17,8 +17,10 @@ pub async fn give_back(ended: impl Fn() -> bool + Send) {
     let mut free = Free::default();
     for check in 1_u32.. {
         tokio::time::sleep(EVERY).await;
+        // Loading the programs and the first rules has freed some megabytes.
+        let started = check == 1;
         let sums = check.is_multiple_of(SUM_AFTER);
-        let due = ended() || sums && free.grew(heap::free());
+        let due = ended() || started || sums && free.grew(heap::free());
         if !due {
             continue;
         }
