@@ -146,7 +146,7 @@ spec:
     }
     let to = |name: &str| format!("route: [{{destination: {{host: {name}}}}}]");
     let (first, second, flip) = (to("first.example"), to("second.example"), to(flip));
-    text += &format!(
+    let routes = format!(
         "
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -190,7 +190,7 @@ spec:
     {first}
 "
     );
-    text
+    text + &routes
 }
 
 /// Runs the whole.
@@ -219,7 +219,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
     command.args(["client", "--requests", &count, &to.to_string()]);
     let mut clients = Background::start(command)?;
     let (start, mut version) = (Instant::now(), 0);
-    let (mut changed, mut sampled, mut rotated) = (start, start, start);
+    let (mut changed, mut looked, mut rotated) = (start, start, start);
     let mut samples = Vec::new();
     let ended = |clients: &Background| {
         let lines = clients.lines();
@@ -240,8 +240,8 @@ pub fn run(options: &Options) -> Result<Outcome> {
                 say(&mut clients, "done", version)?;
             }
         }
-        if sampled.elapsed() >= Duration::from_secs(1) {
-            sampled = Instant::now();
+        if looked.elapsed() >= Duration::from_secs(1) {
+            looked = Instant::now();
             samples.push(Sample {
                 resident: lab.agent()?.resident()?,
                 descriptors: descriptors(pid)?,

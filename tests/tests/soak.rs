@@ -1,8 +1,6 @@
 //! The short form of the soak: requests of all kinds over HTTP/1.1 and HTTP/2 while the rules change five times a
 //! second. `cargo xtask bench soak` runs the whole.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use egress_tests::soak::{Options, run};
 use std::time::Duration;
 

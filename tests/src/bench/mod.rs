@@ -29,6 +29,15 @@ fn online() -> Result<usize> {
     Ok(each.count().saturating_sub(1))
 }
 
+/// A number for a figure of a few digits.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "figures have fewer digits than a double"
+)]
+pub fn float(number: u64) -> f64 {
+    number as f64
+}
+
 /// Prints the error of a bench that failed. Returns the exit code of the program.
 pub fn end(result: Result<()>) -> ExitCode {
     match result {

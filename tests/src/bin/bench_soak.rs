@@ -5,7 +5,7 @@
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use egress_tests::bench::machine;
+use egress_tests::bench::{float, machine};
 use egress_tests::soak::{Options, run};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,7 +44,7 @@ fn bench(cli: &Cli) -> Result<()> {
     let clients = &outcome.clients;
     println!("{}", machine()?);
     println!("{clients:#}");
-    let cpu = outcome.cpu.as_secs_f64() * 1e6 / cli.requests as f64;
+    let cpu = outcome.cpu.as_secs_f64() * 1e6 / float(cli.requests);
     println!(
         "{} versions of the rules; {cpu:.1} µs of the agent's processor time for each request; {} lines of the access log",
         outcome.versions, outcome.lines
@@ -52,7 +52,7 @@ fn bench(cli: &Cli) -> Result<()> {
     let [first, second, mirror] = outcome.served;
     println!("served: first {first}, second {second}, mirror {mirror}");
     let tenths: Vec<String> = (0..10)
-        .map(|tenth| format!("{:.1}", outcome.resident(tenth) as f64 / 1e6))
+        .map(|tenth| format!("{:.1}", float(outcome.resident(tenth)) / 1e6))
         .collect();
     println!("resident MB, by tenths of the time: {}", tenths.join(" "));
     let [before, after] = outcome.descriptors;

@@ -31,7 +31,7 @@ struct Cli {
     to: SocketAddr,
 }
 
-fn main() -> Result<()> {
+fn main() {
     let cli = Cli::parse();
     let next = AtomicUsize::new(0);
     let start = Instant::now();
@@ -65,7 +65,6 @@ fn main() -> Result<()> {
             "latest": late.last(),
         })
     );
-    Ok(())
 }
 
 fn requests(cli: &Cli, next: &AtomicUsize) -> Vec<Result<f64>> {

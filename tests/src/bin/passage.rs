@@ -222,7 +222,7 @@ impl Client {
         let start = Instant::now();
         thread::scope(|scope| {
             let threads: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(run)).collect();
-            let mut ended = threads.into_iter().map(|thread| thread.join());
+            let mut ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
             ended.try_for_each(|ended| ended.unwrap_or_else(|_| bail!("a thread panicked")))
         })?;
         let seconds = start.elapsed().as_secs_f64();

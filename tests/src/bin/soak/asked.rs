@@ -162,7 +162,6 @@ impl Asked {
             Kind::Retried => from("first", &self.path(), "-", 2),
             Kind::Aborted => answer.status == ABORTED && answer.body == "fault filter abort",
             Kind::Delayed => plain(false) && answer.took >= Duration::from_millis(5),
-            Kind::Mirrored | Kind::Posted => plain(false),
             Kind::Changed => {
                 let version = format!("v{version}");
                 from("first", &self.path(), &version, 1) && header("x-version") == Some(&version)
@@ -172,7 +171,7 @@ impl Asked {
             }
             Kind::Direct => answer.status == 203 && answer.body == format!("version {version}"),
             Kind::Sometimes if odd => answer.status == 502,
-            Kind::Sometimes => plain(false),
+            Kind::Mirrored | Kind::Posted | Kind::Sometimes => plain(false),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::config::{NAME, Port};
 use super::rig::{Rig, Way};
 use crate::Cli;
 use anyhow::{Context as _, Result, ensure};
-use egress_tests::bench::resident_of;
+use egress_tests::bench::{float, resident_of};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -57,7 +57,10 @@ fn access_log(rig: &Rig, way: &Way, cli: &Cli) -> Result<Vec<Option<f64>>> {
     // Envoy and the agent write shortly after the request.
     thread::sleep(Duration::from_millis(1500));
     let lines = rig.log_lines(way)?;
-    Ok(vec![cpu, Some(lines as f64 / f64::from(cli.requests))])
+    Ok(vec![
+        cpu,
+        Some(float(lines as u64) / f64::from(cli.requests)),
+    ])
 }
 
 /// The arguments of h2load for requests at a way's port, without their number.
@@ -108,6 +111,6 @@ fn watching<T>(way: &Way, run: impl FnOnce() -> Result<T>) -> Result<(T, Option<
         let result = run();
         ended.store(true, Ordering::Relaxed);
         let most = watcher.join().unwrap_or_default();
-        Ok((result?, Some(most as f64 / 1e6)))
+        Ok((result?, Some(float(most) / 1e6)))
     })
 }

@@ -7,7 +7,7 @@ use crate::Cli;
 use anyhow::Result;
 use egress_tests::agent::beside;
 use egress_tests::background::Background;
-use egress_tests::bench::resident_of;
+use egress_tests::bench::{float, resident_of};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::place::Place;
 use egress_tests::wait::wait_until;
@@ -60,7 +60,7 @@ fn run(rig: &Rig, way: &Way, cli: &Cli) -> Result<Vec<Option<f64>>> {
     clients
         .into_iter()
         .try_for_each(|client| client.end().map(drop))?;
-    Ok(vec![Some(open as f64), Some(each as f64)])
+    Ok(vec![Some(float(open)), Some(float(each))])
 }
 
 /// Resident memory once it no longer falls.

@@ -18,6 +18,9 @@ use egress_tests::bench::machine;
 use egress_tests::bench::page::{put, row};
 use rig::{Rig, Way};
 
+/// The figures of one measurement. One that the way does not have is `None`.
+type Figures = Vec<Option<f64>>;
+
 /// One part: a table with a column for each way.
 struct Part {
     /// Its name for `--only`.
@@ -29,8 +32,8 @@ struct Part {
     figures: &'static [&'static str],
     /// Once instead of in each round.
     once: bool,
-    /// Measures one way once. A figure that the way does not have is `None`.
-    run: fn(&Rig, &Way, &Cli) -> Result<Vec<Option<f64>>>,
+    /// Measures one way once.
+    run: fn(&Rig, &Way, &Cli) -> Result<Figures>,
 }
 
 /// Every part, in the order of the page.

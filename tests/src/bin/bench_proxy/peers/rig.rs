@@ -228,9 +228,9 @@ impl Rig {
     pub(super) fn ways(&self, names: &[&str]) -> impl Iterator<Item = &Way> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         self.ways.iter().filter(move |way| {
-            let named = names.iter().any(|name| way.name == name);
+            let asked = names.iter().any(|name| way.name == name);
             let log = way.gated && names.iter().any(|name| name == "logs");
-            named || way.gated && way.log == Log::Off || log
+            asked || way.gated && way.log == Log::Off || log
         })
     }
 
@@ -282,7 +282,8 @@ impl Rig {
             .write(true)
             .open(&file)?
             .set_len(0)?;
-        Ok(text.iter().filter(|byte| **byte == b'\n').count())
+        let lines = text.split(|byte| *byte == b'\n').count();
+        Ok(lines.saturating_sub(1))
     }
 
     pub(super) fn lab(&self, way: &Way) -> std::cell::Ref<'_, Lab> {
