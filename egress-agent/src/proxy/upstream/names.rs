@@ -4,19 +4,22 @@
 //! It does not decide which names may be asked for: the routes do.
 
 use crate::proxy::places::{Place, Places};
-use crate::proxy::shared::BoxFuture;
 use egress_core::policy::leases::{Answer, Failure};
 use egress_ebpf::ids::CgroupId;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// An answer to come.
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'a>>;
+
 /// Resolves one name. The answer has only addresses that may be dialled.
 pub trait NameResolver: Send + Sync {
     /// Asks for a complete name.
-    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Answer, Failure>>;
+    fn resolve(&self, name: &str) -> Resolving<'_>;
 }
 
 /// The most names that are remembered.

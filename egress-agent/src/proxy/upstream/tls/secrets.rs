@@ -3,7 +3,6 @@
 //! A Secret that is missing gives nothing, so that connections that need it are denied. One whose new content cannot be
 //! used keeps its last good values, as a file does.
 
-use super::parts::MANY;
 use super::pem::{self, Revoked};
 use crate::secret_store::SecretStore;
 use egress_core::istio::{Secret, SecretName};
@@ -14,6 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Authorities, and what they revoked.
 pub(super) type Trusted = (Arc<RootCertStore>, Arc<Revoked>);
+
+/// With more Secrets than this, what was made of them is made again.
+const MANY: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
