@@ -5,6 +5,7 @@
 mod bench;
 mod circles;
 mod cli;
+mod clients;
 mod deny;
 mod ebpf;
 mod lint;

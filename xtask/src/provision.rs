@@ -116,19 +116,29 @@ pub fn envoy() -> Result<PathBuf> {
             install_envoy(&root, &link)?;
         }
     }
-    let shown = target().join("envoy");
-    if fs::read_link(&shown).ok().as_ref() != Some(&link) {
+    link_in_target("envoy", &link)
+}
+
+/// Makes `target/NAME` a link to a tool, where tests find it.
+pub fn link_in_target(name: &str, tool: &Path) -> Result<PathBuf> {
+    let shown = target().join(name);
+    if fs::read_link(&shown).ok().as_deref() != Some(tool) {
         fs::create_dir_all(target())?;
         fs::remove_file(&shown).ok();
-        symlink(&link, &shown).with_context(|| format!("cannot link {}", shown.display()))?;
+        symlink(tool, &shown).with_context(|| format!("cannot link {}", shown.display()))?;
     }
     Ok(shown)
 }
 
-fn install_envoy(root: &Path, link: &Path) -> Result<()> {
+/// Makes a Python environment.
+pub fn virtual_environment(folder: &Path) -> Result<()> {
     let mut environment = Command::new("python3");
-    environment.args(["-m", "venv", "--clear"]).arg(root);
-    step("python environment", environment)?;
+    environment.args(["-m", "venv", "--clear"]).arg(folder);
+    step("python environment", environment)
+}
+
+fn install_envoy(root: &Path, link: &Path) -> Result<()> {
+    virtual_environment(root)?;
     let wanted = root.join("requirements.txt");
     let hashes: Vec<_> = ENVOY_HASHES
         .iter()
@@ -289,7 +299,7 @@ fn is_program(name: &str) -> bool {
 
 /// Held during an installation, because two xtasks must not install at once. The kernel releases it when the process
 /// ends.
-fn lock() -> Result<File> {
+pub fn lock() -> Result<File> {
     let dir = ebpf::tools_dir()?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let file = File::create(dir.join("lock"))?;

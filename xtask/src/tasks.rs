@@ -3,6 +3,7 @@
 //! Owns the order of their steps and which of them need root. Tools come from `provision`, the
 //! BPF object from `ebpf`.
 
+use crate::clients;
 use crate::ebpf;
 use crate::privilege::{self, Privilege};
 use crate::progress::step_fn;
@@ -118,6 +119,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     provision::test_programs()?;
     provision::container_programs()?;
     provision::envoy()?;
+    clients::install()?;
     build_all()?;
     let suites = |which: &str| {
         let mut cargo = cargo(&["test", "--no-fail-fast", "--workspace", "--test", which]);
