@@ -16,6 +16,7 @@ mod ends;
 mod expect;
 mod frames;
 mod framing;
+mod h2spec;
 mod http;
 mod http2;
 mod http2_ends;
