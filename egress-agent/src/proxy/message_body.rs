@@ -86,7 +86,11 @@ impl StreamBody {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    /// The next frame.
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.over {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {

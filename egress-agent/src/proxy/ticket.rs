@@ -7,6 +7,7 @@ use super::observe::{AccessRecord, Heads, Protocol};
 use super::random::random;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
+use hyper::Request;
 use hyper::http::request::Parts;
 use hyper::http::{HeaderMap, HeaderValue};
 use std::borrow::Cow;
@@ -108,12 +109,16 @@ impl Ticket {
     }
 
     /// Notes a request's headers, if the access log is on. A request without an id gets one then, so that a line about
-    /// a request that never leaves has an id too.
-    pub(super) fn asked(&mut self, headers: &mut HeaderMap) {
+    /// a request that never leaves has an id too, except where its target is no path.
+    pub(super) fn asked<B>(&mut self, request: &mut Request<B>) {
         let Some(format) = self.client.shared.observer.access_format() else {
             return;
         };
-        if !headers.contains_key(REQUEST_ID)
+        let is_path = request.uri().path() != "*";
+        let headers = request.headers_mut();
+        let given = headers.get(REQUEST_ID);
+        if given.is_none_or(HeaderValue::is_empty)
+            && is_path
             && let id = Builder::from_random_bytes(random())
                 .into_uuid()
                 .hyphenated()

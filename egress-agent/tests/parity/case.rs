@@ -37,6 +37,9 @@ pub struct Case {
     #[serde(default = "one_origin")]
     pub origins: BTreeMap<String, Vec<Endpoint>>,
     pub send: Steps,
+    /// The client speaks HTTP/2 with prior knowledge.
+    #[serde(default)]
+    pub http2: bool,
     /// How many final responses the client waits for. Without it, one for each request of `send` that is whole.
     pub answers: Option<usize>,
     /// Least and most time in ms until the last response, on both sides.

@@ -142,9 +142,14 @@ impl Shown {
     }
 
     fn lines(&mut self, run: &Run<'_>) {
-        let flags: Vec<_> = run.lines.iter().map(Lines::flags).collect();
+        let mut lines: Vec<_> = run.lines.iter().collect();
+        if run.case.http2 {
+            // Streams end in no fixed order.
+            lines.sort_by_key(|lines| lines.behind_time());
+        }
+        let flags: Vec<_> = lines.iter().map(|lines| lines.flags()).collect();
         self.say("flags".into(), flags.join(" "));
-        for (number, lines) in run.lines.iter().enumerate() {
+        for (number, lines) in lines.into_iter().enumerate() {
             for (field, value) in lines.shown(run.names) {
                 if field != "response_flags" {
                     self.say(format!("{} {field}", numbered("log", number)), value);
@@ -193,6 +198,15 @@ fn normal(key: &str, value: &str, run: &Run<'_>) -> String {
     }
     if NORMALISED.iter().any(|(name, _)| *name == key) && !sent(value) {
         return "<present>".into();
+    }
+    if key == "b3" {
+        let random =
+            |part: &str| part.len() >= 16 && !format!("{:?}", run.case.send).contains(part);
+        let parts = value.split('-');
+        let shown: Vec<_> = parts
+            .map(|part| if random(part) { "<random>" } else { part })
+            .collect();
+        return shown.join("-");
     }
     let mut value = value.to_owned();
     for (address, word) in run.names {

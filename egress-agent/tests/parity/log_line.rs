@@ -67,6 +67,11 @@ impl Lines {
         }
     }
 
+    /// The line without its first field.
+    pub fn behind_time(&self) -> &str {
+        self.text.split_once(' ').unwrap().1
+    }
+
     /// The flags of the line.
     pub fn flags(&self) -> String {
         self.fields().remove("response_flags").unwrap_or_default()
@@ -120,7 +125,12 @@ fn split(line: &str) -> Vec<String> {
             let (path, protocol) = path_and_protocol.rsplit_once(' ').unwrap();
             values.extend([method, path, protocol].map(str::to_owned));
         } else {
-            values.push(value.trim_matches(['[', ']']).to_owned());
+            let bare = value.strip_prefix('[').and_then(|v| v.strip_suffix(']'));
+            values.push(
+                bare.filter(|_| values.is_empty())
+                    .unwrap_or(value)
+                    .to_owned(),
+            );
         }
         rest = after;
     }

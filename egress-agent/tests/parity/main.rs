@@ -12,6 +12,7 @@ mod compare;
 mod differences;
 mod envoy;
 mod gate;
+mod http2;
 mod judge;
 mod log_line;
 mod message;

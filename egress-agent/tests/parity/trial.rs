@@ -4,6 +4,7 @@ use crate::case::Case;
 use crate::client::{self, Got};
 use crate::envoy::{self, Site};
 use crate::gate;
+use crate::http2;
 use crate::log_line::Lines;
 use crate::origin::{Origin, Record, Seen};
 use crate::support::Bed;
@@ -125,10 +126,7 @@ pub async fn run_all(prepared: &[Arc<Prepared>]) -> Vec<Done> {
 async fn run(one: &Prepared) -> Done {
     let case = &one.case;
     let began = Instant::now();
-    let (envoy, gate) = tokio::join!(
-        client::run(case, one.listener),
-        client::run(case, one.bed.proxy)
-    );
+    let (envoy, gate) = tokio::join!(ask(case, one.listener), ask(case, one.bed.proxy));
     // Mirrors and other ends of a request may come after the response.
     tokio::time::sleep(Duration::from_millis(case.settle)).await;
     if began.elapsed() > SLOW {
@@ -138,6 +136,14 @@ async fn run(one: &Prepared) -> Done {
         envoy: (envoy, one.envoy.record.all()),
         gate: (gate, one.gate.record.all()),
         lines: lines_of(&one.bed).await,
+    }
+}
+
+async fn ask(case: &Case, proxy: SocketAddr) -> Got {
+    if case.http2 {
+        http2::run(case, proxy).await
+    } else {
+        client::run(case, proxy).await
     }
 }
 

@@ -215,17 +215,6 @@ async fn a_refused_request_is_sent_again_if_the_route_says_so() {
 }
 
 #[tokio::test]
-async fn a_websocket_to_an_http2_port_is_a_protocol_error() {
-    let origin = origin(MANY).await;
-    let bed = bed(origin.addr, GRPC, "").await;
-    let request = format!(
-        "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    );
-    assert_eq!(bed.client().await.ask(&request).await.status(), 502);
-    assert_eq!(bed.record().await.flags.to_string(), "UPE");
-}
-
-#[tokio::test]
 async fn tls_to_an_http2_port_offers_http2_and_nothing_else() {
     let authority = Authority::new();
     let mut config = authority.server(&authority.identity(&[HOST]), false);

@@ -18,7 +18,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 /// A port whose host gets this version of HTTP.
-fn port(protocol: UpstreamProtocol, endpoint: SocketAddr, limit: Option<Duration>) -> PortRoutes {
+pub fn port(
+    protocol: UpstreamProtocol,
+    endpoint: SocketAddr,
+    limit: Option<Duration>,
+) -> PortRoutes {
     let cluster = Cluster {
         id: ClusterId::new(HOST, 80),
         endpoints: vec![endpoint],

@@ -207,7 +207,9 @@ fn push_named<'a>(
     let Some(value) = find(&named.name).or_else(other) else {
         return false;
     };
-    given(to, Some(&value[..value.floor_char_boundary(named.most)]))
+    // A header without a value is not the same as none.
+    escape::push(to, &value[..value.floor_char_boundary(named.most)]);
+    true
 }
 
 /// Bytes that are no UTF-8 become replacement characters.
@@ -219,12 +221,14 @@ fn of_headers<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, str>> {
 impl<'a> Entry<'a> {
     fn of_request(&self, name: &str) -> Option<Cow<'a, str>> {
         let request = self.request?;
-        Some(match name {
-            ":method" => request.method.into(),
-            ":authority" | "host" => request.authority.into(),
-            ":path" => request.target.into(),
-            ":scheme" => "http".into(),
+        let text = match name {
+            ":method" => request.method,
+            ":authority" | "host" => request.authority,
+            ":path" => request.target,
+            ":scheme" => "http",
             name => return of_headers(self.request_headers, name),
-        })
+        };
+        // An empty one was not read.
+        Some(text.into()).filter(|_| !text.is_empty())
     }
 }

@@ -3,6 +3,8 @@
 //! It sends nothing. Random numbers are parameters.
 
 use super::headers::set_expected_timeout;
+use super::trace::Span;
+use super::values::Values;
 use crate::traffic::mirror::shadow_host;
 use http::HeaderMap;
 use http::header::{HOST, HeaderValue};
@@ -36,13 +38,8 @@ pub fn prepare_copy(headers: &mut HeaderMap, context: &CopyContext) {
     if let Some(timeout) = context.timeout {
         set_expected_timeout(headers, timeout);
     }
-    if let Some(parent) = headers.remove("x-b3-spanid") {
-        headers.insert("x-b3-parentspanid", parent);
-        let own = format!("{:016x}", context.span_id);
-        headers.insert(
-            "x-b3-spanid",
-            HeaderValue::from_str(&own).unwrap_or(HeaderValue::from_static("0")),
-        );
+    if let Some(span) = Span::of_copy(headers, context.span_id) {
+        span.write(headers, &mut Values::default());
     }
 }
 
@@ -60,6 +57,7 @@ mod tests {
         let mut map = headers(&[
             ("host", "a.example:8080"),
             ("x-forwarded-for", "203.0.113.7"),
+            ("x-b3-traceid", "00000000000000aa"),
             ("x-b3-spanid", "00000000000000aa"),
             ("x-envoy-expected-rq-timeout-ms", "500"),
         ]);

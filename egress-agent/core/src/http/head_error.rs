@@ -40,6 +40,13 @@ pub enum HeadError {
     /// The classic request smuggling (RFC 9112 §6.3).
     #[error("both content-length and transfer-encoding")]
     FramedTwice,
+    /// `connection` names `x-forwarded-for`, `-host` or `-proto`, a pseudo-header field, or over nine fields (Envoy
+    /// `sanitizeConnectionHeader`).
+    #[error("connection names fields that may not be removed, or too many")]
+    Connection,
+    /// QUERY without a `content-type` (draft-ietf-httpbis-safe-method-w-body §2).
+    #[error("QUERY without a content-type")]
+    QueryType,
     /// No Host line.
     #[error("no Host")]
     NoHost,
@@ -61,6 +68,7 @@ impl HeadError {
             Self::TransferEncoding => LocalReply::not_implemented(),
             Self::Version => LocalReply::upgrade_required(),
             Self::NoHost | Self::Target(TargetError::Nul) => LocalReply::bad_request(),
+            Self::QueryType => LocalReply::bad_request().detailed("query_missing_content_type"),
             Self::Connect => LocalReply::no_route(),
             Self::Malformed(httparse::Error::HeaderValue) => {
                 LocalReply::malformed().detailed("http1.invalid_characters")
@@ -69,6 +77,15 @@ impl HeadError {
                 LocalReply::malformed().detailed("http1.content_length_and_chunked_not_allowed")
             }
             Self::BadHost => LocalReply::malformed().detailed("http.invalid_authority"),
+            Self::Connection => {
+                LocalReply::malformed().detailed("http1.connection_header_rejected")
+            }
+            Self::Target(TargetError::Asterisk) => {
+                LocalReply::malformed().detailed("http1.invalid_url")
+            }
+            Self::Target(TargetError::Scheme) => {
+                LocalReply::malformed().detailed("http1.invalid_scheme")
+            }
             Self::Malformed(_) | Self::Method | Self::Target(_) | Self::ContentLength => {
                 LocalReply::malformed()
             }
@@ -90,6 +107,8 @@ impl HeadError {
             | Self::TransferEncoding
             | Self::ContentLength
             | Self::FramedTwice
+            | Self::QueryType
+            | Self::Connection
             | Self::BadHost => DenialReason::MalformedHttp(self.to_string()),
         }
     }

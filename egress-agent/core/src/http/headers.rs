@@ -4,24 +4,19 @@
 //! Header maps in, header maps out. Random numbers are parameters.
 
 use super::hop_by_hop::{HOP_BY_HOP, remove_hop_by_hop};
-use bytes::BytesMut;
+use super::repeated::join_response;
+use super::values::Values;
 use http::HeaderMap;
 use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, SERVER};
-use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 // A name that is not parsed for each request.
 static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-static B3: HeaderName = HeaderName::from_static("b3");
-static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
-static B3_SPANID: HeaderName = HeaderName::from_static("x-b3-spanid");
-static B3_TRACEID: HeaderName = HeaderName::from_static("x-b3-traceid");
 static DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Headers that Envoy obeys if a trusted client sends them. A workload may not steer its gate (Envoy
 /// `cleanInternalHeaders`).
@@ -54,8 +49,6 @@ const STEERING: [&str; 21] = [
 pub struct RequestContext<'a> {
     /// A UUID for `x-request-id`, if the client sent none.
     pub request_id: &'a str,
-    /// A random number for `x-b3-traceid`, if the client sent no trace context.
-    pub trace_id: u128,
     /// The limit of the first attempt, if there is one.
     pub timeout: Option<Duration>,
     /// The operation's name in a trace.
@@ -70,10 +63,12 @@ pub fn ends_here(name: &str) -> bool {
 }
 
 /// Turns a client's request headers into the upstream's. [`set_attempt`] adds `x-envoy-attempt-count` for each try.
-pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
+pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) -> Values {
     remove_hop_by_hop(headers, context.websocket);
     // The proxy has answered `100-continue` itself.
     headers.remove(EXPECT);
+    // It would tell the origin whose certificate a mesh has verified, and none was (Envoy's `SANITIZE`).
+    headers.remove("x-forwarded-client-cert");
     // Few clients send any of them. One pass over all headers is faster than a search for each name.
     if headers
         .keys()
@@ -87,7 +82,8 @@ pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
         .entry(&FORWARDED_PROTO)
         .or_insert(HeaderValue::from_static("http"));
     let mut values = Values::default();
-    if !headers.contains_key(&REQUEST_ID) {
+    let given = headers.get(&REQUEST_ID);
+    if given.is_none_or(HeaderValue::is_empty) {
         values.insert(headers, &REQUEST_ID, format_args!("{}", context.request_id));
     }
     if let Some(timeout) = context.timeout {
@@ -95,28 +91,7 @@ pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) {
         values.insert(headers, &EXPECTED_TIMEOUT, format_args!("{millis}"));
     }
     values.insert(headers, &DECORATOR, format_args!("{}", context.operation));
-    add_trace(headers, context.trace_id, &mut values);
-}
-
-/// Values that share one piece of memory, so that a copy of the head copies none of them.
-struct Values(BytesMut);
-
-impl Default for Values {
-    fn default() -> Self {
-        // Longer operations need a second piece.
-        Self(BytesMut::with_capacity(192))
-    }
-}
-
-impl Values {
-    /// Sets a header, unless the value cannot be one.
-    fn insert(&mut self, headers: &mut HeaderMap, name: &HeaderName, value: fmt::Arguments<'_>) {
-        if self.0.write_fmt(value).is_ok()
-            && let Ok(value) = HeaderValue::from_maybe_shared(self.0.split().freeze())
-        {
-            headers.insert(name, value);
-        }
-    }
+    values
 }
 
 fn millis(time: Duration) -> u64 {
@@ -144,25 +119,13 @@ pub fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
 /// headers; `None` if the request has not ended.
 pub fn prepare_response(headers: &mut HeaderMap, waited: Option<Duration>, switching: bool) {
     remove_hop_by_hop(headers, switching);
+    // It is one proxy's word to the next.
+    headers.remove(&DECORATOR);
+    join_response(headers);
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
     if let Some(waited) = waited {
         headers.insert(&SERVICE_TIME, number(millis(waited)));
     }
-}
-
-/// Starts a trace only if the client sent none. It is not sampled, because there is no collector.
-fn add_trace(headers: &mut HeaderMap, trace_id: u128, values: &mut Values) {
-    if [&B3_TRACEID, &B3, &TRACEPARENT]
-        .iter()
-        .any(|name| headers.contains_key(*name))
-    {
-        return;
-    }
-    // The first span of a trace has the low half of the trace's number.
-    let span_id = trace_id as u64;
-    values.insert(headers, &B3_TRACEID, format_args!("{trace_id:032x}"));
-    values.insert(headers, &B3_SPANID, format_args!("{span_id:016x}"));
-    headers.insert(&B3_SAMPLED, HeaderValue::from_static("0"));
 }
 
 #[cfg(test)]
@@ -172,7 +135,6 @@ mod tests {
 
     const CONTEXT: RequestContext<'_> = RequestContext {
         request_id: "6f2c1c1e-0000-4000-8000-000000000000",
-        trace_id: 0x0123_4567_89ab_cdef_0011_2233_4455_6677,
         timeout: None,
         operation: "httpbin.org:80/*",
         websocket: false,
@@ -194,13 +156,10 @@ mod tests {
             ("x-request-id", "6f2c1c1e-0000-4000-8000-000000000000"),
             ("x-envoy-attempt-count", "1"),
             ("x-envoy-decorator-operation", "httpbin.org:80/*"),
-            ("x-b3-traceid", "0123456789abcdef0011223344556677"),
-            ("x-b3-spanid", "0011223344556677"),
-            ("x-b3-sampled", "0"),
         ] {
             assert_eq!(get(&map, name), Some(value), "{name}");
         }
-        assert_eq!(map.len(), 9, "{map:?}");
+        assert_eq!(map.len(), 6, "{map:?}");
     }
 
     #[test]
@@ -240,16 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn the_clients_own_request_id_and_trace_are_kept() {
-        for trace in ["x-b3-traceid", "b3", "traceparent"] {
-            let mut map = headers(&[("x-request-id", "mine"), (trace, "mine")]);
-            prepare_request(&mut map, &CONTEXT);
-            assert_eq!(
-                (get(&map, "x-request-id"), get(&map, trace)),
-                (Some("mine"), Some("mine"))
-            );
-            assert!(!map.contains_key("x-b3-spanid"), "{trace}");
-        }
+    fn the_clients_own_request_id_is_kept() {
+        let mut map = headers(&[("x-request-id", "mine")]);
+        prepare_request(&mut map, &CONTEXT);
+        assert_eq!(get(&map, "x-request-id"), Some("mine"));
+        // An empty one says nothing.
+        let mut map = headers(&[("x-request-id", "")]);
+        prepare_request(&mut map, &CONTEXT);
+        assert_eq!(get(&map, "x-request-id"), Some(CONTEXT.request_id));
     }
 
     #[test]
@@ -266,6 +223,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("http2-settings", "AAMAAABkAAQAAP__"),
             ("expect", "100-continue"),
+            ("x-forwarded-client-cert", "By=spiffe://a"),
         ]);
         prepare_request(&mut map, &CONTEXT);
         for gone in [
@@ -277,6 +235,7 @@ mod tests {
             "upgrade",
             "http2-settings",
             "expect",
+            "x-forwarded-client-cert",
         ] {
             assert_eq!(get(&map, gone), None, "{gone}");
         }

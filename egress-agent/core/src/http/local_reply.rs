@@ -68,6 +68,11 @@ impl LocalReply {
         )
     }
 
+    /// The target is `*`, which is not a path.
+    pub fn asterisk() -> Self {
+        Self::new(404, "", ResponseFlags::default(), "absolute_path_rejected")
+    }
+
     /// The route leads to a cluster that does not exist.
     pub fn no_cluster() -> Self {
         Self::new(503, "", ResponseFlag::NC.into(), "cluster_not_found")

@@ -3,7 +3,7 @@
 //! Routes decide which methods they match.
 
 /// The methods that Envoy knows (`source/common/http/http1/balsa_parser.cc`, `kValidMethods`).
-const METHODS: [&str; 34] = [
+const METHODS: [&str; 35] = [
     "ACL",
     "BIND",
     "CHECKOUT",
@@ -28,6 +28,7 @@ const METHODS: [&str; 34] = [
     "PROPPATCH",
     "PURGE",
     "PUT",
+    "QUERY",
     "REBIND",
     "REPORT",
     "SEARCH",

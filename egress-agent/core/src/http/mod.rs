@@ -18,6 +18,7 @@ pub mod headers;
 pub mod hop_by_hop;
 pub mod local_reply;
 pub mod method;
+pub mod repeated;
 pub mod request_head;
 pub mod resets;
 pub mod response_flags;
@@ -26,4 +27,6 @@ pub mod stream_head;
 pub mod target;
 #[cfg(test)]
 pub(crate) mod test_headers;
+pub mod trace;
 pub mod upstream_reset;
+pub mod values;

@@ -8,6 +8,9 @@ use super::method::is_known_method;
 use super::target::{Target, TargetError, parse_target};
 use std::mem::MaybeUninit;
 
+/// So many elements of `connection` are too many.
+const MAX_NOMINATED: usize = 10;
+
 /// Headers of one request (Envoy's `max_headers_count` default).
 pub const MAX_HEADERS: usize = 100;
 
@@ -89,6 +92,13 @@ pub(super) fn parse(
     if !host.bytes().all(is_of_authority) {
         return Err(HeadError::BadHost);
     }
+    if !removes_only_what_it_may(&fields(request.headers, "connection").join(&b',')) {
+        return Err(HeadError::Connection);
+    }
+    let kind = || fields(request.headers, "content-type");
+    if method == "QUERY" && kind().iter().all(|kind| kind.is_empty()) {
+        return Err(HeadError::QueryType);
+    }
     let mut bytes = Vec::with_capacity(used + 16);
     let version = if http10 {
         " HTTP/1.0\r\n"
@@ -119,6 +129,20 @@ pub(super) fn parse(
         http10,
     };
     Ok(Some((head, used)))
+}
+
+/// Whether a value of `connection` names only fields that a client may have removed.
+fn removes_only_what_it_may(value: &[u8]) -> bool {
+    let kept = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    let tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let tokens: Vec<_> = tokens.filter(|token| !token.is_empty()).collect();
+    let is_kept = |token: &[u8]| {
+        let named = kept
+            .iter()
+            .any(|kept| token.eq_ignore_ascii_case(kept.as_bytes()));
+        named || token.starts_with(b":")
+    };
+    tokens.len() < MAX_NOMINATED && !tokens.iter().any(|token| is_kept(token))
 }
 
 fn write_field(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {

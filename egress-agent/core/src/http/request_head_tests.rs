@@ -169,7 +169,7 @@ fn a_head_that_two_readers_could_understand_differently_is_rejected_with_envoys_
         ),
         (get("get / HTTP/1.1"), Method, 400),
         (get("FOO / HTTP/1.1"), Method, 400),
-        (get("QUERY / HTTP/1.1"), Method, 400),
+        (get("QUERY / HTTP/1.1"), HeadError::QueryType, 400),
         (
             get("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1"),
             Method,
@@ -179,9 +179,13 @@ fn a_head_that_two_readers_could_understand_differently_is_rejected_with_envoys_
         (get("GET / HTTP/1.2"), Version, 426),
         (get("GET / HTTP/2.0"), Version, 426),
         ("GET /\r\n\r\n".to_owned(), Version, 426),
-        (get("GET * HTTP/1.1"), form(), 400),
+        (get("GET * HTTP/1.1"), TargetError::Asterisk.into(), 400),
         (get("GET x HTTP/1.1"), form(), 400),
-        (get("GET ftp://a/ HTTP/1.1"), form(), 400),
+        (
+            get("GET ftp://a/ HTTP/1.1"),
+            TargetError::Scheme.into(),
+            400,
+        ),
         (get("CONNECT / HTTP/1.1"), form(), 400),
         (get("CONNECT a.example:443 HTTP/1.1"), Connect, 404),
         (

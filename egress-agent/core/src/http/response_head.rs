@@ -93,6 +93,8 @@ pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError>
 pub fn reason_phrase(status: StatusCode) -> &'static str {
     match status.as_u16() {
         102 | 103 | 418 | 451 => "Unknown",
+        203 => "Non-Authoritative Information",
+        599 => "Last Unassigned Server Error Code",
         _ => status.canonical_reason().unwrap_or("Unknown"),
     }
 }

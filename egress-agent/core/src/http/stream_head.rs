@@ -7,7 +7,7 @@
 use super::head_error::HeadError;
 use super::request_head::{MAX_HEADERS, is_of_authority};
 use super::target::{TargetError, parse_target};
-use http::header::{COOKIE, EXPECT, HOST};
+use http::header::{CONTENT_TYPE, COOKIE, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
@@ -37,6 +37,10 @@ pub fn read_stream_head(parts: &mut Parts, limit: usize) -> Result<StreamHead, H
     }
     if parts.method == Method::CONNECT {
         return Err(HeadError::Connect);
+    }
+    let kind = parts.headers.get(CONTENT_TYPE);
+    if parts.method == "QUERY" && kind.is_none_or(HeaderValue::is_empty) {
+        return Err(HeadError::QueryType);
     }
     let raw = parts.uri.path_and_query().map_or("", |path| path.as_str());
     // A path of HTTP/2 is never an absolute URI.
@@ -154,7 +158,7 @@ mod tests {
                 "GET",
                 "*",
                 &[("host", "a.example")],
-                TargetError::Form.into(),
+                TargetError::Asterisk.into(),
             ),
             ("GET", "http://a.example/%00", &[], TargetError::Nul.into()),
         ] {

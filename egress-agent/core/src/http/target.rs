@@ -18,6 +18,12 @@ pub enum TargetError {
     /// Neither a path, nor `*` of OPTIONS, nor an absolute `http` or `https` URI with a host.
     #[error("the request target is neither a path nor an http URI")]
     Form,
+    /// `*` of another method.
+    #[error("the request target * belongs to OPTIONS")]
+    Asterisk,
+    /// An absolute URI of another scheme.
+    #[error("the request target is of another scheme than http and https")]
+    Scheme,
 }
 
 /// A request target in canonical form.
@@ -40,7 +46,10 @@ pub fn parse_target(method: &[u8], raw: &[u8]) -> Result<Target, TargetError> {
     }
     let raw = str::from_utf8(raw).map_err(|_| TargetError::Form)?;
     let whole = raw.split('#').next().unwrap_or_default();
-    if whole == "*" && method == b"OPTIONS" {
+    if whole == "*" && method != b"OPTIONS" {
+        return Err(TargetError::Asterisk);
+    }
+    if whole == "*" {
         let path = whole.to_owned();
         return Ok(Target {
             authority: None,
@@ -56,7 +65,7 @@ pub fn parse_target(method: &[u8], raw: &[u8]) -> Result<Target, TargetError> {
     }
     let (scheme, rest) = whole.split_once("://").ok_or(TargetError::Form)?;
     if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
-        return Err(TargetError::Form);
+        return Err(TargetError::Scheme);
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);

@@ -8,7 +8,7 @@ use crate::istio::virtual_service::{CorsPolicy, UnmatchedPreflights};
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN,
 };
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -76,26 +76,30 @@ impl Cors {
             .to_str()
             .is_ok_and(|text| self.origins.iter().any(|test| takes(test, text)));
         match (allowed, is_preflight) {
-            (true, true) => CorsStep::Answer(self.preflight(origin)),
+            (true, true) => CorsStep::Answer(self.preflight(origin, headers)),
             (true, false) => CorsStep::PassFor(origin.clone()),
             (false, true) if self.stops_others => CorsStep::Answer(HeaderMap::new()),
             (false, _) => CorsStep::Pass,
         }
     }
 
-    fn preflight(&self, origin: &HeaderValue) -> HeaderMap {
+    fn preflight(&self, origin: &HeaderValue, asked: &HeaderMap) -> HeaderMap {
         let mut answer = HeaderMap::new();
         self.respond(&mut answer, origin);
-        put(
-            &mut answer,
-            ACCESS_CONTROL_ALLOW_METHODS,
-            self.methods.as_ref(),
-        );
-        put(
-            &mut answer,
-            ACCESS_CONTROL_ALLOW_HEADERS,
-            self.headers.as_ref(),
-        );
+        // As in Envoy, an asterisk allows what the preflight asks for.
+        let allowed = |listed: &Option<HeaderValue>, name: HeaderName| {
+            let listed = listed.as_ref()?;
+            let asked = || asked.get(name).cloned();
+            Some(if listed == "*" {
+                asked().unwrap_or(HeaderValue::from_static(""))
+            } else {
+                listed.clone()
+            })
+        };
+        let methods = allowed(&self.methods, ACCESS_CONTROL_REQUEST_METHOD);
+        put(&mut answer, ACCESS_CONTROL_ALLOW_METHODS, methods.as_ref());
+        let fields = allowed(&self.headers, ACCESS_CONTROL_REQUEST_HEADERS);
+        put(&mut answer, ACCESS_CONTROL_ALLOW_HEADERS, fields.as_ref());
         put(&mut answer, ACCESS_CONTROL_MAX_AGE, self.max_age.as_ref());
         answer
     }

@@ -7,7 +7,7 @@ use super::rewrite::replace_matched;
 use crate::istio::virtual_service::{HttpRedirect, RedirectPortSelection};
 
 /// See the module.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Redirect {
     /// The status.
     pub status: u16,
@@ -17,15 +17,17 @@ pub struct Redirect {
     path: Path,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Port {
+    #[default]
     Keep,
     Number(u32),
     Dialled,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Path {
+    #[default]
     Keep,
     Whole(String),
     Matched(String),

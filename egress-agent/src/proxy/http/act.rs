@@ -16,15 +16,18 @@ use crate::proxy::observe::DenialReason;
 use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
 use egress_core::http::format::{Format, Values};
+use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::LocalReply;
+use egress_core::http::repeated::join_response;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
 use egress_core::routing::{HttpDenial, RequestHead, Target};
 use egress_core::traffic::{
-    AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, RedirectedFrom, RouteName,
+    AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, Redirect, RedirectedFrom,
+    RouteName,
 };
-use hyper::Response;
-use hyper::header::{HeaderValue, LOCATION, SERVER};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
 use hyper::http::{HeaderMap, Request};
+use hyper::{Response, StatusCode};
 use std::sync::Arc;
 use tokio::time::sleep;
 
@@ -47,15 +50,26 @@ pub(super) async fn act(
         .any(HeaderOps::has_formats)
         .then(|| Remembered::new(&request, allowed, asking));
     let mut origin = None;
-    let way = match (aborted(&policy.fault), &policy.cors) {
+    let mut is_preflight = false;
+    // In Envoy, only routes with destinations have a cross-origin policy.
+    let cors = policy.cors.as_ref().filter(|_| to.is_some());
+    let way = match (aborted(&policy.fault), cors) {
+        _ if allowed.is_denied_upgrade() => {
+            let denied = DenialReason::UpgradeDenied;
+            session.client.deny(denied, Some(&asking.authority));
+            Err(Box::new((&LocalReply::upgrade_denied()).into()))
+        }
         (Some(own), _) => Err(Box::new(own)),
         (None, None) => way(session, allowed, asking, &request),
         (None, Some(cors)) => match cors.step(request.method(), request.headers()) {
-            CorsStep::Answer(headers) => Err(Box::new(Own {
-                headers,
-                details: "cors_response".into(),
-                ..Own::empty(200)
-            })),
+            CorsStep::Answer(headers) => {
+                is_preflight = true;
+                Err(Box::new(Own {
+                    headers,
+                    details: "cors_response".into(),
+                    ..Own::empty(200)
+                }))
+            }
             CorsStep::Pass => way(session, allowed, asking, &request),
             CorsStep::PassFor(asked) => {
                 origin = Some(asked);
@@ -69,18 +83,29 @@ pub(super) async fn act(
         Err(own) => own_response(*own, ticket),
     };
     let flags = response.extensions().get().copied().unwrap_or_default();
-    let ended = (response.status().as_u16(), flags);
+    // In Envoy, a reply of the proxy gets its status and its type behind the changes of its route.
+    let length = response.headers().get(CONTENT_LENGTH);
+    let is_text = length.is_some_and(|length| length != "0");
+    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let ended = match response.body() {
+        ReplyBody::Local(_) if !is_switch => (0, flags),
+        _ => (response.status().as_u16(), flags),
+    };
     let headers = response.headers_mut();
-    for ops in changes() {
+    for ops in changes().filter(|_| !is_preflight) {
         ops.apply(headers, |headers, format| {
             let text = |from: &Remembered| from.text(session, format, headers, ended);
             remembered.as_ref().map_or_else(String::new, text)
         });
+        join_response(headers);
     }
     if let Some((cors, origin)) = policy.cors.as_ref().zip(origin) {
         cors.respond(headers, &origin);
     }
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
+    if is_text && ended.0 == 0 && !headers.contains_key(CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
     let (head, mut body) = response.into_parts();
     if let Some(ticket) = body.ticket() {
         ticket.answers(&head.headers);
@@ -136,18 +161,24 @@ pub(super) async fn judged<B>(
     authority: &str,
     ticket: &mut Ticket,
 ) -> Result<Allowed, HttpDenial> {
-    let allowed = judge.judge(request, authority).inspect_err(|denial| {
+    let allowed = judge.judge(request, authority).map_err(|mut denial| {
         let unlisted = matches!(
             denial.reason,
             DenialReason::UnlistedHost | DenialReason::BadHost(_)
         );
         ticket.record.route = unlisted.then_some(RouteName::BlockAll);
+        // As in Envoy, only where no route is found the upgrade is not looked at.
+        let other = upgrade_asked(request.headers()) == UpgradeAsked::Other;
+        if other && denial.reason != DenialReason::NoRoute {
+            denial.reply = LocalReply::upgrade_denied();
+        }
+        denial
     })?;
     let to = allowed.act.action.destinations();
     ticket.record.cluster = to.map(|to| to.cluster.id.clone());
     ticket.record.route = Some(allowed.act.policy.name.clone());
     match allowed.act.policy.fault.delay {
-        Some((fraction, time)) if fraction.takes(draw) => {
+        Some((fraction, time)) if !allowed.is_denied_upgrade() && fraction.takes(draw) => {
             ticket.record.flags = ticket.record.flags.with(ResponseFlag::DI);
             sleep(time).await;
             judge.judge(request, authority)
@@ -178,15 +209,7 @@ fn way<'a>(
     match &allowed.act.action {
         HttpAction::Forward(to) => Ok(to),
         HttpAction::Redirect(redirect) => {
-            let head = RequestHead::of(request, &asking.authority);
-            let from = RedirectedFrom {
-                scheme: head.scheme(),
-                authority: head.authority,
-                target: head.path,
-                port: session.client.origin.destination.port(),
-                spec: &allowed.act.spec,
-            };
-            let Ok(location) = HeaderValue::from_str(&redirect.location(&from)) else {
+            let Some(location) = location(redirect, session, allowed, asking, request) else {
                 let reason = DenialReason::NotCarriedOut("the redirect leads to no URL".into());
                 session.client.deny(reason, Some(&asking.authority));
                 return Err(Box::new((&LocalReply::bad_request()).into()));
@@ -198,9 +221,44 @@ fn way<'a>(
         }
         HttpAction::Direct(response) => Err(Box::new(Own {
             body: Bytes::from_owner(Body(Arc::clone(response))),
+            headers: location_of(response.status, session, allowed, asking, request),
             ..Own::empty(response.status)
         })),
     }
+}
+
+/// Envoy gives a `location` to fixed replies of some statuses: the URL of the request.
+fn location_of(
+    status: u16,
+    session: &Session,
+    allowed: &Allowed,
+    asking: &Asking,
+    request: &Request<MessageBody>,
+) -> HeaderMap {
+    if !matches!(status, 201 | 300..400) {
+        return HeaderMap::new();
+    }
+    let location = location(&Redirect::default(), session, allowed, asking, request);
+    HeaderMap::from_iter(location.map(|location| (LOCATION, location)))
+}
+
+/// Where a redirect of a request leads, if it is a URL.
+fn location(
+    redirect: &Redirect,
+    session: &Session,
+    allowed: &Allowed,
+    asking: &Asking,
+    request: &Request<MessageBody>,
+) -> Option<HeaderValue> {
+    let head = RequestHead::of(request, &asking.authority);
+    let from = RedirectedFrom {
+        scheme: head.scheme(),
+        authority: head.authority,
+        target: head.path,
+        port: session.client.origin.destination.port(),
+        spec: &allowed.act.spec,
+    };
+    HeaderValue::from_str(&redirect.location(&from)).ok()
 }
 
 /// The body of a fixed reply, which all requests of a route share.

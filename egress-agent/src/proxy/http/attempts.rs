@@ -92,6 +92,8 @@ impl Attempts<'_> {
                 Err(Lost::Timeout) => policy.after_timeout(),
                 Err(Lost::Removed | Lost::Moved(_)) => false,
             };
+            // As in Envoy, a request whose 1xx response went to the client is not tried again.
+            let again = again && !self.interim.has_passed();
             // What was sent and not kept cannot be sent again.
             let kept = (is_last || head.is_kept()) && self.body.is_whole();
             let again = again && policy.attempts > 0 && kept;
@@ -232,7 +234,9 @@ fn count(head: &mut Head, address: SocketAddr, ticket: &mut Ticket) {
     ticket.record.attempts += 1;
     (ticket.record.upstream, ticket.record.upstream_local) = (Some(address), None);
     let attempts = ticket.record.attempts;
-    head.change(|headers| set_attempt(headers, attempts));
+    if attempts > 1 {
+        head.change(|headers| set_attempt(headers, attempts));
+    }
 }
 
 /// The peer of TLS towards a cluster, if its rules ask for it.

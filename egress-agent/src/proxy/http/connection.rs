@@ -5,10 +5,9 @@
 use super::act::{act, judged};
 use super::asking::Asking;
 use super::control::Turn;
-use super::exchange::FramingOfNoBody;
 use super::interim::Interim;
 use super::judge::Judge;
-use super::local::local_response;
+use super::local::{FramingOfNoBody, local_response};
 use super::reply_body::{Reply, ReplyBody};
 use super::request_body::RequestEnd;
 use super::session::Session;
@@ -20,7 +19,9 @@ use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::stream::Rewound;
 use egress_core::http::head_reader::HeadReader;
+use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::{LocalReply, is_grpc};
+use egress_core::http::repeated::join_request;
 use egress_core::http::request_head::MAX_HEADERS;
 use egress_core::http::response_head::reason_phrase;
 use egress_core::routing::HttpDenial;
@@ -201,7 +202,8 @@ impl Connection {
 
     async fn answer(self: &Arc<Self>, mut request: Request<Incoming>) -> Response<ReplyBody> {
         let mut ticket = self.session.ticket();
-        ticket.asked(request.headers_mut());
+        join_request(request.headers_mut());
+        ticket.asked(&mut request);
         ticket.record.method = request.method().as_str().to_owned();
         let content_type = request.headers().get(CONTENT_TYPE);
         ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
@@ -216,6 +218,7 @@ impl Connection {
         ticket.record.host.clone_from(&asked.authority);
         let end = Arc::new(RequestEnd::default());
         let without_body = request.body().is_end_stream();
+        let upgrade = upgrade_asked(request.headers());
         let (mut response, is_whole) =
             match judged(&self.judge, &request, &asked.authority, &mut ticket).await {
                 Ok(allowed) => {
@@ -233,22 +236,20 @@ impl Connection {
                         ticket,
                     )
                     .await;
-                    // An upgrade that was refused may have sent bytes of its protocol.
-                    let refused =
-                        allowed.websocket && response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                    let is_whole = without_body || end.at().is_some();
-                    (response, is_whole && !refused)
+                    (response, without_body || end.at().is_some())
                 }
                 Err(HttpDenial { reply, reason }) => {
                     let name = Some(asked.authority).filter(|name| !name.is_empty());
-                    let closes = reason == DenialReason::UpgradeDenied;
                     self.session.client.deny(reason, name.as_deref());
-                    (local_response(&reply, ticket), without_body && !closes)
+                    (local_response(&reply, ticket), without_body)
                 }
             };
         // As Envoy, the proxy does not wait for a client that has not sent its whole request. The rest must not be
         // read as a new request.
-        if !is_whole {
+        // An upgrade that was refused may have sent bytes of its protocol.
+        let refused =
+            upgrade != UpgradeAsked::No && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if !is_whole || refused {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

@@ -58,8 +58,6 @@ struct State {
     number: u64,
     /// The final response of the request has not begun, so 1xx responses may be sent.
     open: bool,
-    /// A 100 was sent for the request.
-    continued: bool,
     interim: Vec<u8>,
     /// Header lines for the final response, besides its own.
     lines: Vec<u8>,
@@ -86,7 +84,7 @@ impl Control {
     pub(super) fn asked(&self, asked: Asked) {
         let mut state = self.state();
         state.number += 1;
-        (state.open, state.continued) = (asked.interim, false);
+        state.open = asked.interim;
         state.asked = Some(asked);
         (state.replied, state.answered) = (false, false);
         state.turn = Turn::Request;
@@ -137,16 +135,13 @@ impl Control {
         self.state().number
     }
 
-    /// Forwards a 1xx response, unless the final response of that request has begun. As in Envoy, only the first 100 is
-    /// forwarded.
+    /// Forwards a 1xx response, unless the final response of that request has begun.
     pub(super) fn interim(&self, number: u64, status: StatusCode, headers: &HeaderMap) {
         let waker = {
             let mut state = self.state();
-            let again = status == StatusCode::CONTINUE && state.continued;
-            if state.number != number || !state.open || again {
+            if state.number != number || !state.open {
                 return;
             }
-            state.continued |= status == StatusCode::CONTINUE;
             let bytes = interim_response(status, headers);
             if state.interim.len() + bytes.len() <= MAX_INTERIM {
                 state.interim.extend(bytes);

@@ -7,7 +7,7 @@ use super::asking::Asking;
 use super::attempt_head::authority;
 use super::attempts::{Answered, Attempts};
 use super::judge::Allowed;
-use super::local::local_response;
+use super::local::{FramingOfNoBody, local_response};
 use super::mirror::begin_copies;
 use super::outgoing;
 use super::reply_body::{Relay, ReplyBody};
@@ -15,7 +15,7 @@ use super::request_body::{RequestEnd, RequestSource, deadline};
 use super::session::Session;
 use super::standing::Standing;
 use super::supply::Supply;
-use super::tunnel::tunnel;
+use super::tunnel::{UpstreamSide, tunnel};
 use crate::proxy::client::Client;
 use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::DenialReason;
@@ -23,6 +23,7 @@ use crate::proxy::ticket::{OwnedTask, Ticket};
 use egress_core::http::authority::parse_authority;
 use egress_core::http::headers::prepare_response;
 use egress_core::http::local_reply::LocalReply;
+use egress_core::http::response_flags::ResponseFlags;
 use egress_core::http::response_head::framing_of_no_body;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::{Cluster, Target};
@@ -34,10 +35,6 @@ use hyper::upgrade::on;
 use hyper::{Request, Response, StatusCode, Version};
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// Header lines for an HTTP/1.1 client that the library does not write: see `framing_of_no_body`.
-#[derive(Clone)]
-pub(super) struct FramingOfNoBody(pub(super) Vec<u8>);
 
 /// Sends one request upstream and returns the client's response.
 pub(super) async fn exchange(
@@ -51,7 +48,7 @@ pub(super) async fn exchange(
 ) -> Response<ReplyBody> {
     let client = &session.client;
     let (cluster, policy) = (&to.cluster, &allowed.act.policy);
-    let downstream = allowed.websocket.then(|| on(&mut request));
+    let downstream = allowed.is_websocket().then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
     let affinity = Affinity::of(client, cluster, &parts);
     let standing = Standing::new(client, &asking.authority, cluster, &parts);
@@ -85,11 +82,7 @@ pub(super) async fn exchange(
         body: RequestSource::new(Some(body), &end, &ticket.counters, keep, copies),
         end: Arc::clone(&end),
     };
-    // A websocket has no fixed end. Envoy's timer does not run for it either.
-    let mut deadline = deadline(
-        policy.timeout.filter(|_| !allowed.websocket),
-        Arc::clone(&end),
-    );
+    let mut deadline = deadline(policy.timeout, Arc::clone(&end));
     let mut late = false;
     let answered = {
         let sending = attempts.send(parts, &mut ticket);
@@ -108,7 +101,7 @@ pub(super) async fn exchange(
     }
     let Answered {
         mut response,
-        upstream,
+        mut upstream,
     } = match answered {
         Ok(answered) => answered,
         // The upstream was lost because its request was broken.
@@ -116,7 +109,7 @@ pub(super) async fn exchange(
         Err(reply) => return local_response(&reply, ticket),
     };
     // Envoy measures from the end of the request; a websocket's has none.
-    let waited = (end.at().filter(|_| !allowed.websocket)).map(|at| at.elapsed());
+    let waited = (end.at().filter(|_| !allowed.is_websocket())).map(|at| at.elapsed());
     ticket.answered(response.status().as_u16(), waited);
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgraded = on(&mut response);
@@ -126,6 +119,10 @@ pub(super) async fn exchange(
     if let Some(cookie) = affinity.set_cookie {
         head.headers.append(SET_COOKIE, cookie);
     }
+    // An empty map of extensions takes no memory.
+    if ticket.record.flags != ResponseFlags::default() {
+        head.extensions.insert(ticket.record.flags);
+    }
     ticket.answers(&head.headers);
     if switching {
         let Some(downstream) = downstream else {
@@ -133,7 +130,11 @@ pub(super) async fn exchange(
             return local_response(&LocalReply::upstream_reset(&reset, false), ticket);
         };
         session.control.tunnel();
-        let tunnel = OwnedTask(tokio::spawn(tunnel(downstream, upgraded, upstream, ticket)));
+        let side = match upstream.take_duplex(inner) {
+            Some(stream) => UpstreamSide::Http2(stream),
+            None => UpstreamSide::Http1(upgraded),
+        };
+        let tunnel = OwnedTask(tokio::spawn(tunnel(downstream, side, upstream, ticket)));
         session.tunnel(tunnel);
         return Response::from_parts(head, ReplyBody::Local(None));
     }

@@ -10,17 +10,29 @@ use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::routing::{Act, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
 use egress_ebpf::ids::PolicyId;
 use hyper::Request;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::HeaderMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A request that may continue.
 pub(super) struct Allowed {
     pub(super) act: Act,
-    /// It asks for a websocket.
-    pub(super) websocket: bool,
+    /// The upgrade that it asks for.
+    pub(super) upgrade: UpgradeAsked,
     /// It is a gRPC call. The timeout of its policy is the shorter of the route's and the client's.
     pub(super) call: bool,
+}
+
+impl Allowed {
+    /// Whether it asks for a websocket.
+    pub(super) fn is_websocket(&self) -> bool {
+        self.upgrade == UpgradeAsked::Websocket
+    }
+
+    /// Whether it asks for an upgrade that Istio's sidecars do not pass through.
+    pub(super) fn is_denied_upgrade(&self) -> bool {
+        self.upgrade == UpgradeAsked::Other
+    }
 }
 
 /// The judge of one connection.
@@ -72,17 +84,33 @@ impl Judge {
         }
     }
 
-    /// Where a request goes, or why it does not.
+    /// Where a request goes, or why it does not. The upgrade that it asks for is not judged.
     pub(super) fn judge<B>(
         &self,
         request: &Request<B>,
         authority: &str,
     ) -> Result<Allowed, HttpDenial> {
         let head = RequestHead::of(request, authority);
-        match self.decide(&head).or_denial(authority) {
-            Ok(act) => self.allow(request, authority, act),
+        let scheme = request.headers().get("x-forwarded-proto");
+        // As in Envoy, before the host is looked at.
+        let without_route = if head.path == "*" {
+            Some(LocalReply::asterisk())
+        } else if scheme.is_some_and(HeaderValue::is_empty) {
+            Some(LocalReply::no_route())
+        } else {
+            None
+        };
+        let decided = match without_route {
+            Some(reply) => Err(HttpDenial {
+                reply,
+                reason: DenialReason::NoRoute,
+            }),
+            None => self.decide(&head).or_denial(authority),
+        };
+        match decided {
+            Ok(act) => Ok(self.allow(request, authority, act)),
             Err(denial) => match self.client.audited(&denial.reason, Some(authority)) {
-                Some(cluster) => self.allow(request, authority, cluster.into()),
+                Some(cluster) => Ok(self.allow(request, authority, cluster.into())),
                 None => Err(denial),
             },
         }
@@ -112,20 +140,8 @@ impl Judge {
         }
     }
 
-    /// Allows a request to its destination, unless it asks for an upgrade that is denied.
-    fn allow<B>(
-        &self,
-        request: &Request<B>,
-        authority: &str,
-        mut act: Act,
-    ) -> Result<Allowed, HttpDenial> {
-        let upgrade = upgrade_asked(request.headers());
-        if upgrade == UpgradeAsked::Other {
-            return Err(HttpDenial {
-                reply: LocalReply::upgrade_denied(),
-                reason: DenialReason::UpgradeDenied,
-            });
-        }
+    /// Allows a request to its destination.
+    fn allow<B>(&self, request: &Request<B>, authority: &str, mut act: Act) -> Allowed {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_deref() != Some(authority) {
             *last = Some(authority.to_owned());
@@ -139,10 +155,10 @@ impl Judge {
                 Arc::make_mut(&mut act.policy).timeout = timeout;
             }
         }
-        Ok(Allowed {
+        Allowed {
             act,
-            websocket: upgrade == UpgradeAsked::Websocket,
+            upgrade: upgrade_asked(request.headers()),
             call,
-        })
+        }
     }
 }

@@ -15,6 +15,10 @@ use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+/// Header lines for an HTTP/1.1 client that the library does not write: see `framing_of_no_body`.
+#[derive(Clone)]
+pub(super) struct FramingOfNoBody(pub(super) Vec<u8>);
+
 /// A reply with a status and a body, in whichever form the client reads.
 pub(super) struct Own {
     pub(super) status: u16,
@@ -78,7 +82,7 @@ pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBo
         ticket.record.transport_failure = own.transport.take();
     }
     let mut response = if ticket.grpc {
-        grpc_response(&own)
+        grpc_response(&own, ticket.record.method == "HEAD")
     } else {
         plain_response(own)
     };
@@ -86,17 +90,23 @@ pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBo
     headers.extend(further);
     headers.insert(SERVER, HeaderValue::from_static("envoy"));
     let sent = response.body().local_length();
-    let length = HeaderValue::from(sent);
-    response.headers_mut().insert(CONTENT_LENGTH, length);
+    let is_head = ticket.record.method == "HEAD";
+    if is_head && sent == 0 {
+        // Envoy knows no length of what it does not send.
+        let lines = b"transfer-encoding: chunked\r\n".to_vec();
+        response.extensions_mut().insert(FramingOfNoBody(lines));
+    } else {
+        let length = HeaderValue::from(sent);
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+    }
+    if is_head {
+        *response.body_mut() = ReplyBody::Local(None);
+    }
     response.extensions_mut().insert(ticket.record.flags);
     ticket.record.response_code = response.status().as_u16();
     ticket.answers(response.headers());
     // The length is that of the body which a GET would get.
-    let sent = if ticket.record.method == "HEAD" {
-        0
-    } else {
-        sent
-    };
+    let sent = if is_head { 0 } else { sent };
     ticket.counters.sent.store(sent, Ordering::Relaxed);
     ticket.done();
     response
@@ -115,7 +125,7 @@ fn plain_response(own: Own) -> Response<ReplyBody> {
     response
 }
 
-fn grpc_response(own: &Own) -> Response<ReplyBody> {
+fn grpc_response(own: &Own, is_head: bool) -> Response<ReplyBody> {
     let status = own.grpc.unwrap_or_else(|| grpc_status(own.status));
     let message = String::from_utf8_lossy(&own.body).replace('%', "%25");
     let mut response = Response::new(ReplyBody::Local(None));
@@ -125,6 +135,7 @@ fn grpc_response(own: &Own) -> Response<ReplyBody> {
     headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
     if let Ok(message) = HeaderValue::from_str(&message)
         && !message.is_empty()
+        && !is_head
     {
         headers.insert("grpc-message", message);
     }

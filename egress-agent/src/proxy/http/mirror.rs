@@ -48,7 +48,7 @@ pub(super) fn begin_copies(
     body: &MessageBody,
 ) -> Vec<Feed> {
     let mut feeds = Vec::new();
-    let mirrors = to.mirrors.as_deref().filter(|_| !allowed.websocket);
+    let mirrors = to.mirrors.as_deref().filter(|_| !allowed.is_websocket());
     // One number for all mirrors: those with equal shares get copies of the same requests.
     let number = LazyCell::new(draw);
     for mirror in mirrors.into_iter().flatten() {

@@ -9,8 +9,10 @@ use crate::proxy::random::random;
 use bytes::Bytes;
 use egress_core::http::format::Values;
 use egress_core::http::grpc_timeout::set_call_timeout;
-use egress_core::http::headers::{RequestContext, prepare_request};
+use egress_core::http::headers::{RequestContext, prepare_request, set_attempt};
+use egress_core::http::repeated::join_request;
 use egress_core::http::response_flags::ResponseFlags;
+use egress_core::http::trace::Span;
 use egress_core::routing::{RequestHead, Target};
 use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
 use hyper::http::request::Parts;
@@ -30,16 +32,15 @@ pub(super) fn prepare(
 ) -> Option<()> {
     let timeout = allowed.act.policy.expected_timeout(Duration::ZERO);
     let (request_id, trace_id) = numbers();
-    prepare_request(
+    let mut values = prepare_request(
         &mut parts.headers,
         &RequestContext {
             request_id: request_id
                 .hyphenated()
                 .encode_lower(&mut Uuid::encode_buffer()),
-            trace_id,
             timeout,
             operation: &operation_of(to, allowed),
-            websocket: allowed.websocket,
+            websocket: allowed.is_websocket(),
         },
     );
     if let Some(timeout) = timeout.filter(|_| allowed.call) {
@@ -48,7 +49,14 @@ pub(super) fn prepare(
     if let Some(expect) = &asking.expect {
         parts.headers.insert(EXPECT, expect.clone());
     }
-    change(session, parts, to, allowed, asking)
+    // As in Envoy, a route may change the number of the first attempt, and cannot change the trace.
+    set_attempt(&mut parts.headers, 1);
+    let span = Span::of_request(&mut parts.headers, trace_id);
+    change(session, parts, to, allowed, asking)?;
+    if let Some(span) = span {
+        span.write(&mut parts.headers, &mut values);
+    }
+    Some(())
 }
 
 /// Says that a request has no body, for the methods of which an origin may expect one (Envoy
@@ -110,6 +118,7 @@ fn change(
             let cluster = to.cluster.id.to_string();
             format.text(&values(session, head, &cluster), "")
         });
+        join_request(&mut headers);
         parts.headers = headers;
     }
     let rewrite = &allowed.act.policy.rewrite;

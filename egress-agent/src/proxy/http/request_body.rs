@@ -279,7 +279,10 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         let ended = |source: &Mutex<Source>| {
             let source = lock(source);
-            source.ahead.is_empty() && source.inner.as_ref().is_none_or(Body::is_end_stream)
+            // A chunked body stays one if it is empty.
+            source.sized
+                && source.ahead.is_empty()
+                && source.inner.as_ref().is_none_or(Body::is_end_stream)
         };
         self.replay.is_empty() && self.source.as_deref().is_none_or(ended)
     }

@@ -3,52 +3,115 @@
 //! It reads none of them.
 
 use super::request_body::RequestBody;
-use crate::proxy::ticket::Ticket;
+use crate::proxy::ticket::{Counters, Ticket};
 use crate::proxy::upstream::carrier::Carrier;
+use crate::proxy::upstream::http2::Duplex;
 use egress_core::http::response_flags::ResponseFlag;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::Relaxed;
-use tokio::io::{AsyncWriteExt as _, copy, split};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::try_join;
 
-/// Copies a websocket's bytes until both sides are done.
+/// Bytes that are read at once.
+const BUFFER: usize = 8 * 1024;
+
+/// The upstream's side of a websocket.
+pub(super) enum UpstreamSide {
+    /// A connection after its upgrade.
+    Http1(OnUpgrade),
+    /// A stream.
+    Http2(Duplex),
+}
+
+/// Copies a websocket's bytes until both sides are done, or one is lost.
 pub(super) async fn tunnel(
     downstream: OnUpgrade,
-    upstream_side: OnUpgrade,
+    upstream_side: UpstreamSide,
     upstream: Carrier<RequestBody>,
     mut ticket: Ticket,
 ) {
-    let (Ok(downstream), Ok(upstream_io)) = (downstream.await, upstream_side.await) else {
+    let Ok(downstream) = downstream.await else {
         return;
     };
-    let (mut from_client, mut to_client) = split(TokioIo::new(downstream));
-    let (mut from_origin, mut to_origin) = split(TokioIo::new(upstream_io));
-    let first = OnceLock::new();
-    let ended = |flag| {
-        let _ = first.set(flag);
+    let downstream = TokioIo::new(downstream);
+    let first = match upstream_side {
+        UpstreamSide::Http1(upgrade) => {
+            let Ok(upstream) = upgrade.await else { return };
+            both(downstream, TokioIo::new(upstream), &ticket.counters).await
+        }
+        UpstreamSide::Http2(stream) => both(downstream, stream, &ticket.counters).await,
     };
-    let up = async {
-        let received = copy(&mut from_client, &mut to_origin).await?;
-        ended(ResponseFlag::DC);
-        to_origin.shutdown().await.map(|()| received)
-    };
-    let down = async {
-        let sent = copy(&mut from_origin, &mut to_client).await?;
-        ended(ResponseFlag::UC);
-        to_client.shutdown().await.map(|()| sent)
-    };
-    let copied = try_join!(up, down);
     drop(upstream);
-    if let Ok((received, sent)) = copied {
-        ticket.counters.received.store(received, Relaxed);
-        ticket.counters.sent.store(sent, Relaxed);
-    }
-    // As in Envoy, the side that ended first. A record that is not done is of a client that left.
-    if first.get() == Some(&ResponseFlag::UC) {
+    // A record that is not done is of a client that left.
+    if first == Some(ResponseFlag::UC) {
         ticket.flag(ResponseFlag::UC);
         ticket.record.details =
             "upstream_reset_after_response_started{connection_termination}".into();
+    }
+}
+
+/// Copies both ways. Returns the flag of the side that ended first, as Envoy's records have it.
+async fn both(
+    downstream: impl AsyncRead + AsyncWrite,
+    upstream: impl AsyncRead + AsyncWrite,
+    counters: &Counters,
+) -> Option<ResponseFlag> {
+    let (from_client, to_client) = split(downstream);
+    let (from_origin, to_origin) = split(upstream);
+    let first = Ended::new();
+    let up = Way {
+        flags: (ResponseFlag::DC, ResponseFlag::UC),
+        count: &counters.received,
+        first: &first,
+    };
+    let down = Way {
+        flags: (ResponseFlag::UC, ResponseFlag::DC),
+        count: &counters.sent,
+        first: &first,
+    };
+    // An error only says that a side is lost, which `first` knows.
+    let _ = try_join!(
+        up.copy(from_client, to_origin),
+        down.copy(from_origin, to_client)
+    );
+    first.into_inner()
+}
+
+/// The side that has ended first: the flag of a record that says so.
+type Ended = OnceLock<ResponseFlag>;
+
+/// One direction.
+struct Way<'a> {
+    /// Of the side that sends, and of the one that receives.
+    flags: (ResponseFlag, ResponseFlag),
+    count: &'a AtomicU64,
+    first: &'a Ended,
+}
+
+impl Way<'_> {
+    /// Copies until the sender has ended. An error if a side is lost.
+    async fn copy(
+        self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> Result<(), ()> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let read = from.read(&mut buffer).await;
+            let Ok(count @ 1..) = read else {
+                self.first.get_or_init(|| self.flags.0);
+                read.map_err(drop)?;
+                return to.shutdown().await.map_err(|_| self.lost());
+            };
+            self.count.fetch_add(count as u64, Relaxed);
+            let sent = to.write_all(&buffer[..count]).await;
+            sent.map_err(|_| self.lost())?;
+        }
+    }
+
+    fn lost(&self) {
+        self.first.get_or_init(|| self.flags.1);
     }
 }

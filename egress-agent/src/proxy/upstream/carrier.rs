@@ -3,7 +3,7 @@
 //!
 //! Which of the two a cluster gets is decided by its rules (`egress_core::traffic::UpstreamProtocol`).
 
-use super::http2::Lease;
+use super::http2::{Duplex, Lease};
 use super::pool::{Pool, Upstream};
 use super::unanswered::Unanswered;
 use super::usage::Permit;
@@ -69,6 +69,14 @@ where
         match self {
             Self::Http1(upstream) => upstream.held.request(permit, load),
             Self::Http2(lease) => lease.begin(permit, load),
+        }
+    }
+
+    /// The two directions of a stream that has become a websocket; `body` is that of its response.
+    pub(in crate::proxy) fn take_duplex(&mut self, body: MessageBody) -> Option<Duplex> {
+        match (self, body) {
+            (Self::Http2(lease), MessageBody::Http2(body)) => lease.take_duplex(body),
+            _ => None,
         }
     }
 

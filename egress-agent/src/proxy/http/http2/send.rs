@@ -23,8 +23,9 @@ pub(super) async fn send(
     let (mut head, mut body) = response.into_parts();
     head.version = Version::HTTP_2;
     let is_over = body.is_over();
-    // Envoy gives no length to an empty reply of its own.
-    if is_over && matches!(body, ReplyBody::Local(_)) {
+    // Envoy gives no length to an empty reply of its own. That of a reply to HEAD is its body's.
+    let is_empty = head.headers.get(CONTENT_LENGTH).is_some_and(|l| l == "0");
+    if is_empty && is_over && matches!(body, ReplyBody::Local(_)) {
         head.headers.remove(CONTENT_LENGTH);
     }
     if !head.headers.contains_key(DATE)

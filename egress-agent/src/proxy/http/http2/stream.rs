@@ -18,6 +18,7 @@ use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
 use egress_core::http::head_error::HeadError;
 use egress_core::http::local_reply::is_grpc;
+use egress_core::http::repeated::join_request;
 use egress_core::http::resets::PREMATURE;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::http::stream_head::read_stream_head;
@@ -27,7 +28,7 @@ use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -89,22 +90,14 @@ async fn answered(
     answering: impl Future<Output = Answer>,
 ) -> Result<Answer, h2::Error> {
     let mut answering = pin!(answering);
-    let mut continued = false;
-    let mut pass = |respond: &mut SendResponse<Bytes>, (status, headers): InterimResponse| {
-        // As in Envoy, only the first 100 is forwarded.
-        if status == StatusCode::CONTINUE && std::mem::replace(&mut continued, true) {
-            return Ok(());
-        }
-        send_interim(respond, status, headers)
-    };
     loop {
         tokio::select! {
             biased;
-            Some(early) = heard.recv() => pass(respond, early)?,
+            Some((status, headers)) = heard.recv() => send_interim(respond, status, headers)?,
             answer = &mut answering => {
                 // Both may have come with one read.
-                while let Ok(early) = heard.try_recv() {
-                    pass(respond, early)?;
+                if let Ok((status, headers)) = heard.try_recv() {
+                    send_interim(respond, status, headers)?;
                 }
                 return Ok(answer);
             }
@@ -116,19 +109,21 @@ async fn answered(
 async fn answer(
     session: &Session,
     judge: &Judge,
-    request: Request<RecvStream>,
+    mut request: Request<RecvStream>,
     interim: Interim,
     room: StreamRoom,
     place: &mut Option<Place>,
 ) -> Answer {
     let mut ticket = session.ticket();
+    join_request(request.headers_mut());
+    ticket.asked(&mut request);
     let (mut parts, body) = request.into_parts();
-    ticket.asked(&mut parts.headers);
     ticket.record.method = parts.method.to_string();
     let content_type = parts.headers.get(CONTENT_TYPE);
     ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
     let head = read_stream_head(&mut parts, session.client.shared.limits.head);
-    ticket.record.path = parts.uri.to_string();
+    let path = parts.uri.path_and_query();
+    ticket.record.path = path.map_or_else(String::new, ToString::to_string);
     let head = match head {
         Ok(head) => head,
         // Extended CONNECT (RFC 8441) was not offered.
@@ -172,7 +167,10 @@ fn length_of(value: &HeaderValue) -> Option<u64> {
 /// Answers a head that is not judged as Envoy does.
 fn reject(session: &Session, error: &HeadError, ticket: Ticket) -> Answer {
     match error {
-        HeadError::Connect | HeadError::NoRoom | HeadError::Target(TargetError::Nul) => {
+        HeadError::Connect
+        | HeadError::NoRoom
+        | HeadError::QueryType
+        | HeadError::Target(TargetError::Nul) => {
             session.client.deny(error.reason(), None);
             Ok(local_response(&error.reply(), ticket))
         }
@@ -187,6 +185,7 @@ fn reject(session: &Session, error: &HeadError, ticket: Ticket) -> Answer {
         | HeadError::ContentLength
         | HeadError::FramedTwice
         | HeadError::NoHost
+        | HeadError::Connection
         | HeadError::BadHost => reset(session, error, Reason::PROTOCOL_ERROR, ticket),
     }
 }

@@ -3,6 +3,7 @@
 //! It makes no connection.
 
 use super::connection::Connection;
+use super::duplex::Duplex;
 use crate::proxy::field_room::StreamLists;
 use crate::proxy::message_body::{BodyError, MessageBody, StreamBody};
 use crate::proxy::stream_send::send_data;
@@ -12,11 +13,12 @@ use crate::proxy::upstream::usage::Permit;
 use crate::proxy::upstream::workload::Load;
 use bytes::Bytes;
 use egress_core::http::upstream_reset::UpstreamReset;
+use h2::ext::Protocol;
 use h2::{Reason, SendStream};
 use hyper::body::Body;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::http::uri::{Parts as UriParts, Scheme, Uri};
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -28,6 +30,8 @@ pub(in crate::proxy) struct Lease {
     of: Arc<Connection>,
     /// Sends the body of the request.
     body: Option<OwnedTask>,
+    /// Of an extended CONNECT: the direction to the upstream.
+    tunnel: Option<SendStream<Bytes>>,
     /// What the request counts as.
     counted: (Option<Permit>, Option<Load>),
     lists: Option<StreamLists>,
@@ -39,6 +43,7 @@ impl Lease {
         connection.begin().then(|| Self {
             of: Arc::clone(connection),
             body: None,
+            tunnel: None,
             counted: (None, None),
             lists: None,
         })
@@ -70,13 +75,16 @@ impl Lease {
         let Some(head) = head_of(request.headers(), &request) else {
             return Err(Unanswered::sent(UpstreamReset::ProtocolError));
         };
-        let is_over = request.body().is_end_stream();
+        let is_tunnel = head.method() == Method::CONNECT;
+        let is_over = !is_tunnel && request.body().is_end_stream();
         let (mut response, stream) = match send.send_request(head, is_over) {
             Ok(both) => both,
             Err(error) => return Err(Unanswered::unsent(request, self.lost(&error))),
         };
         self.lists = Some(self.of.lists(stream.stream_id()));
-        if !is_over {
+        if is_tunnel {
+            self.tunnel = Some(stream);
+        } else if !is_over {
             let sending = send_body(stream, request.into_body());
             self.body = Some(OwnedTask(tokio::spawn(sending)));
         }
@@ -86,12 +94,20 @@ impl Lease {
             }
             Pin::new(&mut response).poll(cx)
         });
-        let response = answer
+        let mut response = answer
             .await
             .map_err(|error| Unanswered::sent(self.lost(&error)))?;
+        if is_tunnel && response.status().is_success() {
+            switch(&mut response);
+        }
         let length = response.headers().get(CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
         Ok(response.map(|body| MessageBody::Http2(StreamBody::new(body, length))))
+    }
+
+    /// Both directions of a websocket; `body` is that of its response.
+    pub(in crate::proxy) fn take_duplex(&mut self, body: StreamBody) -> Option<Duplex> {
+        Some(Duplex::new(self.tunnel.take()?, body))
     }
 
     /// How the upstream was lost. A connection that is lost or gone away takes no further streams.
@@ -109,12 +125,19 @@ impl Drop for Lease {
     }
 }
 
-/// The head of a stream (RFC 9113 §8.3.1): Host becomes `:authority`. Fields of one hop are left out (§8.2.2). `None` if
-/// it cannot be one: the library makes no extended CONNECT of an upgrade.
+/// Turns the response to an extended CONNECT into that to an upgrade (Envoy `transformUpgradeResponseFromH2toH1`).
+fn switch<B>(response: &mut Response<B>) {
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+}
+
+/// The head of a stream (RFC 9113 §8.3.1): Host becomes `:authority`. Fields of one hop are left out (§8.2.2). An upgrade
+/// becomes an extended CONNECT (RFC 8441 §5), whether or not the upstream says that it takes one, as in Envoy. `None` if
+/// it cannot be a head.
 fn head_of<B>(headers: &HeaderMap, request: &Request<B>) -> Option<Request<()>> {
-    if headers.contains_key(UPGRADE) {
-        return None;
-    }
     let (mut head, ()) = Request::new(()).into_parts();
     let mut uri = UriParts::default();
     uri.scheme = Some(Scheme::HTTP);
@@ -122,10 +145,15 @@ fn head_of<B>(headers: &HeaderMap, request: &Request<B>) -> Option<Request<()>> 
     uri.authority = Some(host?.try_into().ok()?);
     uri.path_and_query = request.uri().path_and_query().cloned();
     head.method = request.method().clone();
+    if let Some(protocol) = headers.get(UPGRADE) {
+        head.method = Method::CONNECT;
+        let protocol = protocol.to_str().ok()?.to_ascii_lowercase();
+        head.extensions.insert(Protocol::from(protocol.as_str()));
+    }
     head.uri = Uri::from_parts(uri).ok()?;
     head.version = Version::HTTP_2;
     head.headers = headers.clone();
-    for name in [HOST, CONNECTION, TRANSFER_ENCODING] {
+    for name in [HOST, CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         head.headers.remove(name);
     }
     for name in ["keep-alive", "proxy-connection"] {

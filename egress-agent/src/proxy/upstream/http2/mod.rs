@@ -3,6 +3,7 @@
 //! They are never shared between client connections, so no workload can use another workload's connection.
 
 mod connection;
+mod duplex;
 mod lease;
 
 use super::connect::Connected;
@@ -14,6 +15,7 @@ use crate::proxy::observe::DenialReason;
 use crate::proxy::places::BLOCK;
 use crate::proxy::watched::Watched;
 use connection::{Connection, Room};
+pub(in crate::proxy) use duplex::Duplex;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
 use egress_core::traffic::{ClusterId, ConnectionPool};
