@@ -9,11 +9,12 @@ use super::observe::{DenialReason, Protocol};
 use super::relay::{self, Ended};
 use super::stream::Rewound;
 use super::ticket::{Counters, Ticket};
-use super::upstream::connect::{Connected, connect_any};
+use super::upstream::connect::Connected;
+use super::upstream::for_bytes::connect_any;
 use super::upstream::tls::Peer;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, RouteTable};
-use egress_core::traffic::ClusterId;
+use egress_core::traffic::{ClusterId, UpstreamProtocol};
 use egress_ebpf::ids::PolicyId;
 use std::borrow::Cow;
 use std::future;
@@ -104,7 +105,10 @@ pub(super) async fn forward(
         );
         return ticket.flag(ResponseFlag::UO);
     };
-    let peer = cluster.policy.tls.as_ref().map(Peer::of_bytes);
+    // The client's own HTTP/2 is nothing that a tunnel's proxy is asked with.
+    let http2 = cluster.policy.tunnel.is_some() && cluster.protocol == UpstreamProtocol::Http2;
+    let tls = cluster.policy.tls.as_ref();
+    let peer = tls.map(|tls| Peer::of_bytes(tls, http2));
     let state = workload.as_deref();
     let to = (&**cluster, state, peer.as_ref());
     let connected = connect_any(client, to, &order, &mut ticket.record).await;

@@ -49,6 +49,7 @@ mod tls;
 mod tls_names;
 mod tls_origin;
 mod tls_origination;
+mod tunnels;
 mod upstream;
 mod waits;
 mod websockets;

@@ -74,16 +74,6 @@ async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave(
             "trafficPolicy.tls.mode",
         ),
         (
-            rule(
-                "trafficPolicy: {tunnel: {protocol: CONNECT, targetHost: b.example, targetPort: 443}}",
-            ),
-            "trafficPolicy.tunnel",
-        ),
-        (
-            rule("trafficPolicy: {proxyProtocol: {version: V1}}"),
-            "trafficPolicy.proxyProtocol",
-        ),
-        (
             rule("subsets: [{name: s, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]")
                 + "---\n"
                 + &object(

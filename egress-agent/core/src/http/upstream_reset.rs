@@ -44,6 +44,11 @@ impl UpstreamReset {
     }
 }
 
+/// The reason for a tunnel that an HTTP proxy did not open.
+pub fn tunnel_failure(why: &str) -> UpstreamReset {
+    UpstreamReset::ConnectFailure(format!("the tunnel's proxy did not open it: {why}"))
+}
+
 /// The transport's reason for a connection that could not be made. `text` is the system's, as in
 /// `Connection refused`; `immediate` where `connect` itself said so, before the network could
 /// (Envoy `network/connection_impl.cc`).

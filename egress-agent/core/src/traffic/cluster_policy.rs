@@ -7,6 +7,8 @@ use super::balance::Balance;
 use super::connection_pool::{ConnectionPool, RetryLimit};
 use super::merged_policy::MergedPolicy;
 use super::outlier_detection::OutlierDetection as Outliers;
+use super::proxy_protocol::ProxyProtocol;
+use super::tunnel::Tunnel;
 use crate::istio::SecretName;
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +21,11 @@ pub struct ClusterPolicy {
     pub denied: Option<Arc<str>>,
     /// `tls`: connections to its endpoints are TLS.
     pub tls: Option<Arc<ClientTls>>,
+    /// `tunnel`: bytes of TCP and TLS routes go through its endpoints, which are HTTP proxies. Requests do not, as in
+    /// Istio.
+    pub tunnel: Option<Tunnel>,
+    /// `proxyProtocol`: connections to its endpoints begin with a header that names the client.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// `connectionPool` and `retryBudget`.
     pub pool: ConnectionPool,
     /// `outlierDetection`.
@@ -36,6 +43,8 @@ impl ClusterPolicy {
         Self {
             denied: None,
             tls: tls.map(Arc::new),
+            tunnel: rule.tunnel.map(Tunnel::from),
+            proxy_protocol: rule.proxy_protocol.map(|p| p.version.into()),
             pool: ConnectionPool::from(rule),
             outliers: rule.outlier_detection.map(Outliers::from),
             balance: rule.load_balancer.and_then(Balance::of_rule),
@@ -44,7 +53,8 @@ impl ClusterPolicy {
 
     /// Whether only the proxy can carry it out, also for bytes that need no name.
     pub fn needs_proxy(&self) -> bool {
-        self.denied.is_some() || self.tls.is_some()
+        let changes = self.tunnel.is_some() || self.proxy_protocol.is_some();
+        self.denied.is_some() || self.tls.is_some() || changes
     }
 
     /// Serves nothing, for this reason.

@@ -38,7 +38,7 @@ impl Side for Stream {
     fn bare(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Tunnel(_) => None,
         }
     }
 }

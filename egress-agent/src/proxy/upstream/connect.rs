@@ -1,4 +1,4 @@
-//! Makes a connection to one of several addresses, with TLS if the rules ask for it.
+//! Makes a connection to an endpoint, with a PROXY header and TLS if the rules ask for them.
 //!
 //! It sends no data of a client, and does not decide which destinations are allowed.
 
@@ -6,26 +6,20 @@ use super::dial::Way;
 use super::stream::Stream;
 use super::tls::failure::not_ready;
 use super::tls::{BLOCKS, Failed, Peer};
-use super::workload::Workload;
 use crate::proxy::client::Client;
-use crate::proxy::observe::{AccessRecord, DenialReason};
+use crate::proxy::observe::DenialReason;
 use crate::proxy::places::Place;
 use egress_core::http::upstream_reset::{UpstreamReset, connect_failure};
-use egress_core::routing::Cluster;
-use egress_core::traffic::{Keepalive, Outcome};
+use egress_core::traffic::Keepalive;
 use rustix::net::sockopt::{
     set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
 };
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
-
-/// Attempts of a TCP or TLS connection.
-const TRIES: u32 = 3;
-/// The base interval of the back-off between them.
-const BACK_OFF: Duration = Duration::from_millis(25);
+use tokio::time::timeout;
 
 /// A connection that is ready for data.
 pub(in crate::proxy) struct Connected {
@@ -72,41 +66,6 @@ fn probe(stream: &TcpStream, keepalive: Keepalive) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Connects to the first address that answers. Notes the address and the number of attempts in the
-/// record.
-pub(in crate::proxy) async fn connect_any(
-    client: &Client,
-    (cluster, workload, peer): (&Cluster, Option<&Workload>, Option<&Peer>),
-    order: &[SocketAddr],
-    record: &mut AccessRecord,
-) -> Result<Connected, UpstreamReset> {
-    let mut last = UpstreamReset::ConnectTimeout;
-    for (attempt, to) in (0..TRIES).zip(order.iter().cycle()) {
-        if attempt > 0 {
-            sleep(jitter(BACK_OFF * ((1 << attempt) - 1))).await;
-        }
-        record.attempts += 1;
-        record.upstream = Some(*to);
-        let way = Way {
-            cluster,
-            workload,
-            first: *to,
-            order,
-        };
-        let connected = connect(client, &way, peer).await;
-        let address = connected.as_ref().map_or(*to, |c| c.address);
-        record.upstream = Some(address);
-        if let Some(workload) = workload {
-            workload.note(cluster, address, outcome(&connected));
-        }
-        match connected {
-            Ok(connected) => return Ok(connected),
-            Err(reset) => last = reset,
-        }
-    }
-    Err(last)
-}
-
 /// One connection, ready for data.
 async fn open(
     client: &Client,
@@ -121,6 +80,12 @@ async fn open(
     {
         tracing::debug!(target: "egress::proxy", %error, "keepalive of an upstream connection");
     }
+    let mut stream = stream;
+    if let Some(version) = to.cluster.policy.proxy_protocol {
+        let header = version.header(source(client, &stream), client.origin.destination);
+        let written = stream.write_all(&header).await;
+        written.map_err(|error| reset_of(&error))?;
+    }
     let stream = match peer {
         None => Stream::Plain(stream),
         Some(peer) => Box::pin(secure(client, peer, stream)).await?,
@@ -130,6 +95,16 @@ async fn open(
         place,
         address,
     })
+}
+
+/// The client's address for an endpoint. A redirected client dials from loopback: its packets would have left with the
+/// address of the upstream connection.
+fn source(client: &Client, stream: &TcpStream) -> SocketAddr {
+    let peer = client.peer;
+    match stream.local_addr() {
+        Ok(own) if peer.ip().to_canonical().is_loopback() => SocketAddr::new(own.ip(), peer.port()),
+        Ok(_) | Err(_) => peer,
+    }
 }
 
 /// TLS on a new connection.
@@ -147,20 +122,6 @@ async fn secure(client: &Client, peer: &Peer, stream: TcpStream) -> Result<Strea
             not_ready()
         }
     })
-}
-
-fn outcome<T>(connected: &Result<T, UpstreamReset>) -> Outcome {
-    match connected {
-        Ok(_) => Outcome::Connected,
-        Err(UpstreamReset::ConnectTimeout) => Outcome::TimedOut,
-        Err(_) => Outcome::Lost,
-    }
-}
-
-/// A random share of an interval.
-fn jitter(most: Duration) -> Duration {
-    let share = uuid::Uuid::new_v4().as_u128() % 1000;
-    most * (share as u32) / 1000
 }
 
 /// The text of strerror(3) for a system error, without the number that Rust adds.

@@ -160,7 +160,8 @@ impl<B> Idle<B> {
             Self::Ready(upstream) => (&upstream.service, upstream.address, &upstream.peer),
             Self::Resting(resting) => (&resting.service, resting.address, &resting.peer),
         };
-        at == address && own.id == service.id && of.as_ref() == peer
+        let header = own.policy.proxy_protocol == service.policy.proxy_protocol;
+        at == address && own.id == service.id && header && of.as_ref() == peer
     }
 }
 

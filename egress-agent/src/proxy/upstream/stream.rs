@@ -1,4 +1,4 @@
-//! A connection to an endpoint: plain, or TLS that the proxy originates.
+//! A connection to an endpoint: plain, TLS that the proxy originates, or a tunnel through an HTTP proxy.
 //!
 //! It adds nothing to the bytes of its user.
 
@@ -16,7 +16,14 @@ use tokio_rustls::client::TlsStream;
 pub(in crate::proxy) enum Stream {
     Plain(TcpStream),
     Tls(Box<Tls>),
+    /// Bytes through an HTTP proxy.
+    Tunnel(Box<dyn Duplex>),
 }
+
+/// Bytes in both directions.
+pub(in crate::proxy) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A TLS connection and the memory of its buffers.
 pub(in crate::proxy) struct Tls {
@@ -30,6 +37,8 @@ impl Stream {
         let stream = match self {
             Self::Plain(stream) => stream,
             Self::Tls(tls) => tls.stream.get_ref().0,
+            // It belongs to the connection to the proxy.
+            Self::Tunnel(_) => return None,
         };
         stream.local_addr().ok()
     }
@@ -59,6 +68,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             // As Envoy, an end without close_notify is an end, and an alert terminates the connection.
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buffer),
             Self::Tls(tls) => {
                 Pin::new(&mut tls.stream)
                     .poll_read(cx, buffer)
@@ -83,6 +93,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, bytes),
         }
     }
 
@@ -94,6 +105,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => poll_write_slices(stream, cx, slices),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, slices),
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, slices),
         }
     }
 
@@ -101,6 +113,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(tls) => tls.stream.is_write_vectored(),
+            Self::Tunnel(tunnel) => tunnel.is_write_vectored(),
         }
     }
 
@@ -108,6 +121,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
         }
     }
 
@@ -115,6 +129,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
         }
     }
 }

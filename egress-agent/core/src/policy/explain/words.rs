@@ -86,7 +86,17 @@ fn target(cluster: &Cluster) -> String {
         Some(_) => " (the addresses of the name that is asked for)",
         None => "",
     };
-    format!("{}:{}{by_name}{tls}", cluster.id.host, cluster.id.port)
+    let tunnel = cluster.policy.tunnel.as_ref().map(|tunnel| {
+        let method = if tunnel.post { "POST" } else { "CONNECT" };
+        format!(" (bytes are tunnelled to {} by {method})", tunnel.target)
+    });
+    let tunnel = tunnel.unwrap_or_default();
+    let header = match cluster.policy.proxy_protocol {
+        Some(_) => " with a PROXY protocol header",
+        None => "",
+    };
+    let (host, port) = (&cluster.id.host, cluster.id.port);
+    format!("{host}:{port}{by_name}{tls}{header}{tunnel}")
 }
 
 /// Who denies a flow, why, and what the client sees; empty for one that passes.

@@ -76,12 +76,10 @@ fn names_secret(name: &str) -> bool {
 }
 
 /// Fields of a traffic policy.
-pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 8] {
+pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 6] {
     fields! {
     "tls.mode"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode == ClientTlsMode::IstioMutual)) "ISTIO_MUTUAL needs the certificates of a mesh; use SIMPLE, or MUTUAL with files"
     "tls.credentialName" ServesNothing (|p| p.credential_name().is_some_and(|name| !names_secret(name))) "only a Secret is: name, kubernetes://name or kubernetes://namespace/name"
-    "tunnel"        ServesNothing (|p| p.tunnel.is_some()) ""
-    "proxyProtocol" ServesNothing (|p| p.proxy_protocol.is_some()) ""
     "connectionPool.http.http2KeepAlive"       PassedOver (|p| p.http().is_some_and(|h| h.http2_keep_alive.is_some())) ""
     "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(prefers_localities)) "the agent has no locality, so endpoints of all localities take turns"
     "loadBalancer.zoneAwareLbSetting"          PassedOver (|p| p.load_balancer.is_some_and(|l| l.zone_aware_lb_setting.is_some())) "the agent has no locality, so endpoints of all zones take turns"

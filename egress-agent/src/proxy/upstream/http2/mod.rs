@@ -8,18 +8,20 @@ mod lease;
 
 use super::connect::Connected;
 use super::held::Held;
+use super::stream::Stream;
 use super::tls::Peer;
 use crate::proxy::client::Client;
 use crate::proxy::frame_watch::FrameWatch;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::places::BLOCK;
 use crate::proxy::watched::Watched;
+use bytes::Bytes;
 use connection::{Connection, Room};
 pub(in crate::proxy) use duplex::Duplex;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
-use egress_core::traffic::{ClusterId, ConnectionPool};
-use h2::client::Builder;
+use egress_core::traffic::{ClusterId, ConnectionPool, ProxyProtocol};
+use h2::client::{Builder, SendRequest};
 pub(in crate::proxy) use lease::Lease;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -37,7 +39,7 @@ const SEND_BUFFER: usize = 16 * 1024;
 
 /// Blocks of a connection: the library's buffers to read and to write (16 KiB each), its tables of field names and
 /// values (4 KiB each), and the bodies within [`WINDOW`].
-const BLOCKS: usize = 28;
+pub(super) const BLOCKS: usize = 28;
 /// Further blocks for [`WIDE_WINDOW`].
 const WIDE: usize = (WIDE_WINDOW - WINDOW) as usize / BLOCK;
 
@@ -66,6 +68,8 @@ struct State {
 struct Endpoint {
     id: ClusterId,
     address: SocketAddr,
+    /// The header that it began with.
+    header: Option<ProxyProtocol>,
     /// Whose certificate was verified, if it is TLS.
     peer: Option<Peer>,
 }
@@ -159,6 +163,7 @@ impl Endpoint {
         Self {
             id: service.id.clone(),
             address,
+            header: service.policy.proxy_protocol,
             peer: peer.cloned(),
         }
     }
@@ -194,16 +199,9 @@ impl Making<'_> {
         };
         let wide = memory.spare(client.share(), WIDE);
         let window = wide.as_ref().map_or(WINDOW, |_| WIDE_WINDOW);
-        let mut builder = Builder::new();
-        builder
-            .enable_push(false)
-            .initial_window_size(window)
-            .initial_connection_window_size(window)
-            .max_header_list_size(MAX_HEADERS)
-            .max_send_buffer_size(SEND_BUFFER);
         let watch = FrameWatch::of_origin(client, MAX_HEADERS as usize);
         let lists = watch.lists();
-        let (send, connection) = builder
+        let (send, connection) = builder(window)
             .handshake(Watched { stream, watch })
             .await
             .map_err(|error| lease::reset_of(&error))?;
@@ -223,6 +221,27 @@ impl Making<'_> {
         self.of.state().open.push((to, connection));
         Ok(lease)
     }
+}
+
+/// Opens HTTP/2 on a connection of its own, for a tunnel.
+pub(super) async fn handshake(
+    client: &Client,
+    stream: Stream,
+) -> Result<(SendRequest<Bytes>, h2::client::Connection<Watched<Stream>>), h2::Error> {
+    let watch = FrameWatch::of_origin(client, MAX_HEADERS as usize);
+    builder(WINDOW).handshake(Watched { stream, watch }).await
+}
+
+/// The library's settings, with this window.
+fn builder(window: u32) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(window)
+        .initial_connection_window_size(window)
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
 }
 
 impl Drop for Making<'_> {

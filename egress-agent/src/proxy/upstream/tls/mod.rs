@@ -59,7 +59,8 @@ impl Peer {
     }
 
     /// The peer of bytes that are not read: without `sni` no name is sent, as by Istio.
-    pub(in crate::proxy) fn of_bytes(settings: &Arc<ClientTls>) -> Self {
+    /// `http2`: a tunnel's proxy is asked with HTTP/2.
+    pub(in crate::proxy) fn of_bytes(settings: &Arc<ClientTls>, http2: bool) -> Self {
         let mut settings = ClientTls::clone(settings);
         if let Some(verify) = &mut settings.verify {
             verify.host = false;
@@ -67,7 +68,7 @@ impl Peer {
         Self {
             settings: Arc::new(settings),
             host: None,
-            http2: false,
+            http2,
         }
     }
 
