@@ -73,10 +73,7 @@ pub fn check<B>(request: &Request<B>, authority: &str) {
         return;
     };
     let path = plain_path(head.path);
-    let denied = head
-        .headers
-        .get("x-deny")
-        .is_some_and(|value| value == "yes");
+    let denied = head.headers.get_all("x-deny").iter().any(|v| v == "yes");
     let is_private = is_a(&host)
         && (denied
             || path.starts_with("/admin")
