@@ -119,7 +119,8 @@ async fn whole(response: ResponseFuture, answers: &mut Vec<Message>) -> Result<M
             }
             Err(error) => {
                 answer.whole = false;
-                answer.start += &format!(", then error {:?}", error.reason());
+                let end = format!(", then error {:?}", error.reason());
+                answer.start.push_str(&end);
                 return Ok(answer);
             }
         }

@@ -92,20 +92,22 @@ async fn weights_are_shares_of_the_requests() {
         for (name, weight) in ["a", "b", "c"].iter().zip(weights) {
             let origin = named(name).await;
             let (ip, port) = (origin.ip(), origin.port());
-            text += &format!(
+            let entry = format!(
                 "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  \
                  hosts: [{name}.example]\n  resolution: STATIC\n  addresses: [192.0.2.1]\n  \
                  ports: [{{number: 80, name: p, protocol: HTTP}}]\n  endpoints: [{{address: {ip}, ports: {{p: {port}}}}}]\n---\n"
             );
+            text.push_str(&entry);
             routes.push(format!(
                 "{{destination: {{host: {name}.example}}, weight: {weight}}}"
             ));
         }
-        text += &format!(
+        let route = format!(
             "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec: \
              {{hosts: [a.example], http: [{{route: [{}]}}]}}\n",
             routes.join(", ")
         );
+        text.push_str(&route);
         let bed = bed(table_of(&text, "")).await;
         let mut counts = [0; 3];
         let mut client = bed.client().await;

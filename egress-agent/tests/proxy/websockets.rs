@@ -73,7 +73,7 @@ async fn a_record_counts_bytes_and_names_the_side_that_ended_first() {
     }
     // The client does.
     for reset in [false, true] {
-        let (hears, mut heard) = mpsc::channel(1);
+        let (hears, mut said) = mpsc::channel(1);
         let origin = raw_origin(move |_, mut raw: Raw| {
             let hears = hears.clone();
             async move {
@@ -90,7 +90,7 @@ async fn a_record_counts_bytes_and_names_the_side_that_ended_first() {
         assert_eq!(client.take(5).await.unwrap(), b"hello");
         client.send(b"ping").await;
         // A reset must not overtake the bytes.
-        heard.recv().await.unwrap();
+        said.recv().await.unwrap();
         if reset {
             client.stream.set_zero_linger().unwrap();
         }

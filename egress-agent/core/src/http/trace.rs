@@ -82,7 +82,7 @@ impl Span {
             let start = format_args!("{trace:0digits$x}-{id:016x}-{sampled}");
             return match self.parent {
                 Some(parent) => {
-                    values.insert(headers, &SINGLE, format_args!("{start}-{parent:016x}"))
+                    values.insert(headers, &SINGLE, format_args!("{start}-{parent:016x}"));
                 }
                 None => values.insert(headers, &SINGLE, start),
             };

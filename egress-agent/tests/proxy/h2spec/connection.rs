@@ -116,6 +116,7 @@ fn formats() -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn states() -> Vec<Case> {
     let reset = |stream| frame(RST_STREAM, 0, stream, &number(8));
     let closed = || all(&[post(1), reset(1)]);

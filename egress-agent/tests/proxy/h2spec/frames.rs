@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
         .collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn data_and_headers() -> Vec<Case> {
     let padded = |kind, pad: u8, rest: &[u8]| {
         frame(
@@ -125,6 +126,7 @@ fn data_and_headers() -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn controls() -> Vec<Case> {
     vec![
         case(

@@ -138,6 +138,7 @@ impl Peer {
 }
 
 /// Whether an event is what is wanted. `None` if it says nothing of that.
+#[expect(clippy::match_same_arms, reason = "an arm for each wish")]
 fn judge(want: &Want, event: &Event) -> Option<bool> {
     let code = |payload: &[u8], at: usize| {
         let bytes = payload.get(at..at + 4)?;

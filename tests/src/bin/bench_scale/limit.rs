@@ -26,9 +26,9 @@ fn run(options: &Options, binary: &Path, table: &mut Table) -> Result<()> {
 }
 
 fn one(options: &Options, binary: &Path, size: Size, table: &mut Table) -> Result<()> {
-    let mut site = Site::new(binary, size, options.answers)?;
-    let begin = site.start_only()?;
-    let agent = site.agent()?;
+    let mut lab = Site::new(binary, size, options.answers)?;
+    let begin = lab.start_only()?;
+    let agent = lab.agent()?;
     let mut peak = 0;
     let (line, said) = wait_until("the agent says that there is no room", LONG, || {
         // An older agent ends after the line.

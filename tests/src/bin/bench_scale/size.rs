@@ -49,20 +49,20 @@ fn one(
     what: &str,
     table: &mut Table,
 ) -> Result<()> {
-    let mut site = Site::with_ports(binary, size, ports, options.answers)?;
-    let ready = site.start()?;
-    site.in_force()?;
-    let cpu = site.rested()?;
-    let fresh = site.resident()?;
-    let mut dialer = Dialer::start(&site.workload(0))?;
+    let mut lab = Site::with_ports(binary, size, ports, options.answers)?;
+    let ready = lab.start()?;
+    lab.in_force()?;
+    let cpu = lab.rested()?;
+    let fresh = lab.resident()?;
+    let mut dialer = Dialer::start(&lab.workload(0))?;
     for n in 0..options.reloads {
         let to = rules::edited(0, 7000 + u16::try_from(n)?);
         dialer.until_allowed(to, 1)?;
-        site.write("edited.yaml", &rules::entry("all", false, to))?;
+        lab.write("edited.yaml", &rules::entry("all", false, to))?;
         dialer.at(SOON).with_context(|| format!("edit {n}"))?;
     }
-    site.rested()?;
-    let after = site.resident()?;
+    lab.rested()?;
+    let after = lab.resident()?;
     table.row(
         what,
         vec![
@@ -71,7 +71,7 @@ fn one(
             mib(fresh),
             mib(after),
             options.reloads.to_string(),
-            mib(site.agent()?.mapped_maps()?),
+            mib(lab.agent()?.mapped_maps()?),
         ],
     );
     Ok(())
