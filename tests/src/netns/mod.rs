@@ -39,6 +39,8 @@ impl NetNs {
             .map_err(|_| anyhow!("the thread of a new namespace panicked"))??;
         let namespace = Self { fd };
         namespace.ip("link set lo up")?;
+        // Without it, a device forwards nothing over IPv6 in its first second: its link-local address asks for neighbours.
+        namespace.sysctl("ipv6/conf/default/accept_dad", "0")?;
         Ok(namespace)
     }
 
