@@ -141,7 +141,7 @@ fn a_pipe_without_a_reader_costs_lines_only() {
     let begun = Instant::now();
     bed.log.finish();
     assert!(begun.elapsed() < Duration::from_secs(2));
-    // Another file frees the writer. Until it has written what waits, there is no room for more.
+    // Another file frees the writer. The queue has room for more once the waiting lines are written.
     bed.to(&bed.file("log"));
     let begun = Instant::now();
     let written = || fs::read_to_string(bed.file("log")).unwrap_or_default();

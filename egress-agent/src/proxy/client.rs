@@ -43,7 +43,7 @@ impl Client {
     }
 
     /// Addresses of the name that a flow asks for, of the client's address family first, under `DYNAMIC_DNS`. Reports a
-    /// denial if there are none.
+    /// denial if the name has no address.
     pub(super) async fn addresses_by_name(
         &self,
         cluster: &Cluster,

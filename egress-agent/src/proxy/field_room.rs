@@ -99,7 +99,8 @@ impl FieldRoom {
         }
     }
 
-    /// Counts bytes of the present frame. `is_whole`: they are its last ones. False if there is no memory for them.
+    /// Counts bytes of the present frame. `is_whole`: these are the last bytes of the frame. False if the workload's share
+    /// has no memory for them.
     pub(super) fn read(&mut self, content: &[u8], is_whole: bool) -> bool {
         let Some(open) = &mut self.open else {
             return true;

@@ -108,8 +108,8 @@ impl Ticket {
         self
     }
 
-    /// Notes a request's headers, if the access log is on. A request without an id gets one then, so that a line about
-    /// a request that never leaves has an id too, except where its target is no path.
+    /// Notes a request's headers, if the access log is on. A request without an id gets one then, so that the line
+    /// of a request that is never forwarded has an id too, unless the request's target is not a path.
     pub(super) fn asked<B>(&mut self, request: &mut Request<B>) {
         let Some(format) = self.client.shared.observer.access_format() else {
             return;

@@ -56,8 +56,10 @@ impl Tunnel {
         .into_bytes()
     }
 
-    /// Reads the whole head of a response. `Ok(None)`: it is an interim one, and another follows. An error is the status
-    /// of a proxy that refuses, or `None` if it is no response.
+    /// Reads the whole head of a response. `Ok(None)` for an interim response: another one follows.
+    ///
+    /// # Errors
+    /// The status of a proxy that refuses; `None` if the bytes are no response.
     pub fn response(&self, head: &[u8]) -> Result<Option<Framing>, Option<u16>> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut fields);

@@ -1,7 +1,7 @@
 //! Where the attempts of a request get their connections: a kept one, or a new one within the limits of the cluster,
 //! and for which endpoint.
 //!
-//! It sends nothing. Whoever had to wait for a connection is judged again before the connection is used.
+//! It sends nothing. A request that had to wait for a connection is judged again before it uses the connection.
 
 use super::lost::Lost;
 use super::request_body::RequestBody;
