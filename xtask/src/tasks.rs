@@ -32,6 +32,8 @@ pub fn setup() -> Result<()> {
 
 /// Builds everything that `run` and `test` execute.
 pub fn build_all() -> Result<()> {
+    // First, because it installs the compiler that the next agent needs too.
+    bpf_object()?;
     next_agent()?;
     build()
 }
