@@ -16,6 +16,7 @@ pub mod handover;
 pub mod in_use;
 pub mod keeper;
 pub mod kernel;
+pub mod kubernetes;
 mod memory;
 pub mod namespaces;
 pub mod observe;

@@ -5,6 +5,7 @@ mod access_log;
 mod choices;
 mod essentials;
 mod glob;
+mod kubernetes;
 pub mod reload;
 mod resolv_conf;
 mod settings;
@@ -18,7 +19,8 @@ pub use choices::{
 };
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
-pub use settings::{DnsSettings, LogSettings, Settings};
+pub use kubernetes::Kubernetes;
+pub use settings::{DnsSettings, KubernetesSettings, LogSettings, Settings};
 pub use values::{Cidr, DnsServer, Span};
 pub use workloads::WorkloadEntry;
 
@@ -105,6 +107,8 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Identities of workloads by cgroup. The first entry that matches applies.
     pub workloads: Vec<WorkloadEntry>,
+    /// The Kubernetes API; `None`: it is not used.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// `dns` of [`Config`].
@@ -175,8 +179,11 @@ impl Config {
             return Err(Failure::usage("canaryInterval: want at least 1s"));
         }
         let access_log = AccessLog::of(&s)?;
+        let environment = |name: &str| std::env::var(name).ok();
+        let kubernetes = s.kubernetes.map(|k| Kubernetes::of(k, environment));
         Ok(Self {
             access_log,
+            kubernetes: kubernetes.transpose()?,
             rules: s.rules,
             cgroups: s.cgroups,
             agent_cgroup: s.agent_cgroup,

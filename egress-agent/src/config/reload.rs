@@ -131,6 +131,7 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
             running.canary_interval != new.canary_interval,
         ),
         ("adminSocket", running.admin_socket != new.admin_socket),
+        ("kubernetes", running.kubernetes != new.kubernetes),
     ];
     let differ = fixed.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(name, _)| name).collect()

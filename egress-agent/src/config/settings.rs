@@ -113,6 +113,34 @@ pub struct Settings {
     /// mode: MODE}'
     #[arg(long = "workload", value_name = "ENTRY")]
     pub workloads: Vec<WorkloadEntry>,
+    /// The Kubernetes API; not used unless one of these is set
+    #[command(flatten)]
+    pub kubernetes: Option<KubernetesSettings>,
+}
+
+/// `kubernetes` of the config file. `{}` is enough in a pod of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KubernetesSettings {
+    /// Name of this node in the Kubernetes API [default: $NODE_NAME]
+    #[arg(id = "kubernetes_node", long = "kubernetes-node", value_name = "NAME")]
+    pub node: Option<String>,
+    /// File that names the Kubernetes API server [default: the pod's service account]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Take the identity of pods from the Kubernetes API [default: true]
+    #[arg(id = "kubernetes_identity", long = "kubernetes-identity", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub identity: Option<bool>,
+}
+
+impl KubernetesSettings {
+    fn over(self, below: Self) -> Self {
+        Self {
+            node: self.node.or(below.node),
+            kubeconfig: self.kubeconfig.or(below.kubeconfig),
+            identity: self.identity.or(below.identity),
+        }
+    }
 }
 
 /// `dns` of the config file.
@@ -205,6 +233,10 @@ impl Settings {
             canary_interval: self.canary_interval.or(below.canary_interval),
             admin_socket: self.admin_socket.or(below.admin_socket),
             workloads: list(self.workloads, below.workloads),
+            kubernetes: match (self.kubernetes, below.kubernetes) {
+                (Some(above), Some(below)) => Some(above.over(below)),
+                (above, below) => above.or(below),
+            },
         }
     }
 }
@@ -261,6 +293,7 @@ onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
+kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true}
 ";
 
     #[test]
@@ -284,6 +317,8 @@ workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
             (Some(Mode::Audit), Some(OnRemoval::Keep))
         );
         assert!(s.workloads[0].cgroup.fits("shop.slice/web.service"));
+        let kubernetes = s.kubernetes.as_ref().unwrap();
+        assert_eq!(kubernetes.node.as_deref(), Some("node-1"));
         let none = Settings::default();
         assert_eq!(
             none.clone().over(s.clone()),
@@ -322,6 +357,10 @@ workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
             ),
             ("proxyPort: 70000\n", vec!["proxyPort", "70000"]),
             ("rules: [a\n", vec!["line"]),
+            (
+                "kubernetes:\n  nodeName: a\n",
+                vec!["kubernetes", "nodeName", "line 2"],
+            ),
             (
                 "workloads: [{cgroup: /a}]\n",
                 vec!["workloads[0].cgroup", "`/a`", "line 1"],

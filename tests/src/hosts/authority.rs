@@ -60,7 +60,7 @@ impl Authority {
     }
 
     /// A server's configuration with a fresh certificate for `names`.
-    pub(super) fn server(&self, names: &[&str]) -> Result<Arc<ServerConfig>> {
+    pub(crate) fn server(&self, names: &[&str]) -> Result<Arc<ServerConfig>> {
         self.server_for(names, |builder, _| Ok(builder.with_no_client_auth()))
     }
 

@@ -1,0 +1,80 @@
+//! Which Kubernetes API the agent reads, and what it takes from there. Reads no file of the cluster.
+
+use super::settings::KubernetesSettings;
+use crate::failure::Failure;
+use std::path::PathBuf;
+
+/// Set by the downward API in the agent's own pod.
+const NODE_NAME: &str = "NODE_NAME";
+/// The longest name of a node: a DNS subdomain (RFC 1123).
+const LONGEST: usize = 253;
+
+/// `kubernetes` of [`super::Config`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The node that the agent runs on. Set if `identity` is.
+    pub node: String,
+    /// The file that names the API server. Without one it is that of the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Whether the API says who a pod is.
+    pub identity: bool,
+}
+
+impl Kubernetes {
+    /// Fills in the defaults. `environment` looks up a variable.
+    pub(super) fn of(
+        settings: KubernetesSettings,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Failure> {
+        let identity = settings.identity.unwrap_or(true);
+        let node = settings.node.or_else(|| environment(NODE_NAME));
+        let node = node.unwrap_or_default();
+        if identity && node.is_empty() {
+            return Err(Failure::usage(
+                "kubernetes: no node: set NODE_NAME by the downward API (spec.nodeName), or name it with \
+                 --kubernetes-node NAME or `kubernetes.node`; without pods of the API set `identity: false`",
+            ));
+        }
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        if node.len() > LONGEST || !node.chars().all(allowed) {
+            return Err(Failure::usage(format_args!(
+                "kubernetes.node: `{node}` is not the name of a node: want lower-case letters, digits, `-` and `.`"
+            )));
+        }
+        Ok(Self {
+            node,
+            kubeconfig: settings.kubeconfig,
+            identity,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str, variable: Option<&str>) -> Result<Kubernetes, Failure> {
+        let settings = serde_yaml::from_str(text).unwrap();
+        Kubernetes::of(settings, |name| {
+            assert_eq!(name, NODE_NAME);
+            variable.map(str::to_owned)
+        })
+    }
+
+    #[test]
+    fn the_node_comes_from_the_config_or_the_downward_api() {
+        let node = |text, variable| of(text, variable).map(|k| k.node);
+        assert_eq!(node("{}", Some("node-1")), Ok("node-1".to_owned()));
+        assert_eq!(node("node: b", Some("node-1")), Ok("b".to_owned()));
+        for (text, variable, part) in [
+            ("{}", None, "NODE_NAME"),
+            ("{}", Some(""), "NODE_NAME"),
+            ("node: 'a,status.phase=x'", None, "`a,status.phase=x`"),
+            ("{}", Some("Node"), "`Node`"),
+        ] {
+            let failure = of(text, variable).unwrap_err();
+            assert!(failure.message.contains(part), "{failure}");
+        }
+        assert_eq!(of("identity: false", None), Ok(Kubernetes::default()));
+    }
+}

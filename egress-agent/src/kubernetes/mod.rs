@@ -1,0 +1,20 @@
+//! The Kubernetes API as seen from the agent: the client, and a follower of the objects of one kind.
+//!
+//! It changes nothing in the cluster. Who a pod is and which rule an object contains is decided by the readers.
+
+mod client;
+mod known;
+mod meta;
+mod pause;
+mod problem;
+mod request;
+mod selection;
+mod standing;
+mod watch;
+
+pub use client::{ApiClient, connect};
+pub use meta::{Key, Metadata, Object, OwnerReference};
+pub use problem::Problem;
+pub use selection::{Freshness, Kind, Limits, Selection};
+pub use standing::{Shown, Standing, Standings};
+pub use watch::{News, follow};

@@ -1,0 +1,134 @@
+//! What a follower asks the API server for.
+
+use super::pause::random;
+use super::problem::Problem;
+use http::Request;
+use kube::api::{ListParams, VersionMatch, WatchParams};
+use std::time::Duration;
+
+/// A kind of objects.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its API group, empty for the core group.
+    pub group: &'static str,
+    /// Its versions, the preferred one first. The first one that the server serves is used.
+    pub versions: &'static [&'static str],
+    /// Its name in paths.
+    pub plural: &'static str,
+}
+
+/// How recent the first list must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// The server's cache, which may be late. The watch delivers the rest. The cheapest for the server.
+    Cached,
+    /// Nothing that was written before the request is missing.
+    Latest,
+}
+
+/// What to follow.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The kind.
+    pub kind: Kind,
+    /// Only objects of this namespace.
+    pub namespace: Option<String>,
+    /// A selector of fields.
+    pub fields: Option<String>,
+    /// A selector of labels.
+    pub labels: Option<String>,
+    /// How recent the first list must be.
+    pub freshness: Freshness,
+    /// Limits of time.
+    pub limits: Limits,
+}
+
+/// How long a follower waits for the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For the head of an answer, and for each part of a list.
+    pub answer: Duration,
+    /// For the end of a watch, in seconds, less than 295. The server ends it then. Up to a fifth less is asked for, at
+    /// random, so that nodes do not come back together.
+    pub watch: u32,
+    /// Until the objects of a kind that is not served any more are gone.
+    pub absent: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(20),
+            watch: 290,
+            absent: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Selection {
+    /// All objects of a kind.
+    pub fn all(kind: Kind) -> Self {
+        Self {
+            kind,
+            namespace: None,
+            fields: None,
+            labels: None,
+            freshness: Freshness::Latest,
+            limits: Limits::default(),
+        }
+    }
+
+    fn request(&self, version: usize) -> kube::core::Request {
+        let version = self.kind.versions.get(version).copied().unwrap_or_default();
+        let prefix = match self.kind.group {
+            "" => format!("/api/{version}"),
+            group => format!("/apis/{group}/{version}"),
+        };
+        let namespace = self.namespace.as_ref();
+        let namespace = namespace.map_or_else(String::new, |name| format!("/namespaces/{name}"));
+        kube::core::Request::new(format!("{prefix}{namespace}/{}", self.kind.plural))
+    }
+
+    /// A page of a list: the first one, or the one that `more` continues with.
+    pub(super) fn page(
+        &self,
+        version: usize,
+        latest: bool,
+        limit: u32,
+        more: &str,
+    ) -> Result<Request<Vec<u8>>, Problem> {
+        let mut list = ListParams {
+            label_selector: self.labels.clone(),
+            field_selector: self.fields.clone(),
+            limit: Some(limit),
+            ..ListParams::default()
+        };
+        if !more.is_empty() {
+            list.continue_token = Some(more.to_owned());
+        } else if !latest {
+            list.resource_version = Some("0".to_owned());
+            list.version_match = Some(VersionMatch::NotOlderThan);
+        }
+        let request = self.request(version).list(&list);
+        request.map_err(|error| Problem::Malformed(error.to_string()))
+    }
+
+    /// A watch from a position, and when the server ends it.
+    pub(super) fn watch(
+        &self,
+        version: usize,
+        position: &str,
+    ) -> Result<(Request<Vec<u8>>, Duration), Problem> {
+        let spread = f64::from(self.limits.watch / 5) * random();
+        let seconds = self.limits.watch.saturating_sub(spread as u32).max(1);
+        let watch = WatchParams {
+            label_selector: self.labels.clone(),
+            field_selector: self.fields.clone(),
+            timeout: Some(seconds),
+            ..WatchParams::default()
+        };
+        let request = self.request(version).watch(&watch, position);
+        let request = request.map_err(|error| Problem::Malformed(error.to_string()))?;
+        Ok((request, Duration::from_secs(seconds.into())))
+    }
+}
