@@ -93,7 +93,7 @@ impl Selection {
     pub(super) fn page(
         &self,
         version: usize,
-        latest: bool,
+        freshness: Freshness,
         limit: u32,
         more: &str,
     ) -> Result<Request<Vec<u8>>, Problem> {
@@ -105,7 +105,7 @@ impl Selection {
         };
         if !more.is_empty() {
             list.continue_token = Some(more.to_owned());
-        } else if !latest {
+        } else if freshness == Freshness::Cached {
             list.resource_version = Some("0".to_owned());
             list.version_match = Some(VersionMatch::NotOlderThan);
         }
@@ -119,8 +119,9 @@ impl Selection {
         version: usize,
         position: &str,
     ) -> Result<(Request<Vec<u8>>, Duration), Problem> {
-        let spread = f64::from(self.limits.watch / 5) * random();
-        let seconds = self.limits.watch.saturating_sub(spread as u32).max(1);
+        let spread = Duration::from_secs((self.limits.watch / 5).into()).mul_f64(random());
+        let spread = u32::try_from(spread.as_secs()).unwrap_or_default();
+        let seconds = self.limits.watch.saturating_sub(spread).max(1);
         let watch = WatchParams {
             label_selector: self.labels.clone(),
             field_selector: self.fields.clone(),

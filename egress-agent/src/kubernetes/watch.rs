@@ -64,7 +64,7 @@ pub async fn follow<K: Object>(
         position: None,
         version: 0,
         page: PAGE,
-        latest: selection.freshness == Freshness::Latest,
+        freshness: selection.freshness,
         expired: false,
         lasted: false,
         not_served: false,
@@ -86,8 +86,8 @@ struct Follower<K> {
     version: usize,
     /// Objects of a page.
     page: u32,
-    /// The next list must be the latest.
-    latest: bool,
+    /// How recent the next list must be.
+    freshness: Freshness,
     /// The last position was expired, and no watch has lasted since.
     expired: bool,
     /// The last watch was not a failure from the start.
@@ -173,7 +173,7 @@ impl<K: Object> Follower<K> {
         Ok(match problem {
             Problem::Expired => {
                 self.position = None;
-                self.latest = true;
+                self.freshness = Freshness::Latest;
                 !std::mem::replace(&mut self.expired, true)
             }
             Problem::NotServed => {
@@ -234,9 +234,9 @@ impl<K: Object> Follower<K> {
                 return Err(Problem::Malformed(text).into());
             }
             if is_first && self.known.is_behind(&version) {
-                if !self.latest {
+                if self.freshness == Freshness::Cached {
                     // The cache of another server, which is behind that of the one before.
-                    self.latest = true;
+                    self.freshness = Freshness::Latest;
                     continue;
                 }
                 // The cluster was restored from a backup.
@@ -260,7 +260,7 @@ impl<K: Object> Follower<K> {
         }
         self.known.has_seen(&position);
         self.position = Some(position);
-        self.latest = self.selection.freshness == Freshness::Latest;
+        self.freshness = self.selection.freshness;
         self.not_served = false;
         self.absent = None;
         self.standing.synced(self.known.len());
@@ -269,7 +269,7 @@ impl<K: Object> Follower<K> {
 
     async fn next_page(&self, more: &str) -> Result<Page<K>, Problem> {
         let (version, limit) = (self.version, self.page);
-        let request = self.selection.page(version, self.latest, limit, more)?;
+        let request = self.selection.page(version, self.freshness, limit, more)?;
         let within = self.selection.limits.answer;
         let answer = self.api.ask(request, within).await?;
         let text = answer.whole(PAGE_MOST, within).await?;
