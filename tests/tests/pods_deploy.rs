@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::agent;
+use serde::Deserialize as _;
 use serde_yaml::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,27 @@ fn text(path: &str) -> String {
     fs::read_to_string(workspace().join(path)).unwrap()
 }
 
+/// The documents of the manifests in the order in which `kubectl apply -f FOLDER` applies them.
+fn applied() -> Vec<Value> {
+    let folder = workspace().join("deploy/kubernetes");
+    let entries = fs::read_dir(folder).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let texts = files.iter().map(|path| fs::read_to_string(path).unwrap());
+    texts
+        .flat_map(|text| {
+            let documents = serde_yaml::Deserializer::from_str(&text);
+            documents
+                .map(|document| Value::deserialize(document).unwrap())
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn is(object: &Value, kind: &str) -> bool {
+    object["kind"].as_str() == Some(kind)
+}
+
 fn data(path: &str) -> Vec<(String, String)> {
     let map: Value = serde_yaml::from_str(&text(path)).unwrap();
     let pairs = map["data"].as_mapping().unwrap().iter();
@@ -24,8 +46,36 @@ fn data(path: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn no_rule_is_deployed_that_nobody_wrote() {
-    assert_eq!(data("deploy/kubernetes/rules.yaml"), []);
+fn no_rule_is_deployed_and_none_is_overwritten_by_the_next_apply() {
+    let objects = applied();
+    let maps = objects.iter().filter(|object| is(object, "ConfigMap"));
+    let names: Vec<_> = maps
+        .map(|map| map["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["egress-agent-config"]);
+    let set = objects
+        .iter()
+        .find(|object| is(object, "DaemonSet"))
+        .unwrap();
+    let volumes = set["spec"]["template"]["spec"]["volumes"]
+        .as_sequence()
+        .unwrap();
+    let rules = volumes
+        .iter()
+        .find(|volume| volume["name"].as_str() == Some("rules"));
+    let rules = &rules.unwrap()["configMap"];
+    assert_eq!(rules["name"].as_str(), Some("egress-rules"));
+    assert_eq!(rules["optional"], Value::Bool(true));
+}
+
+/// Otherwise the DaemonSet's controller reports that it cannot create pods.
+#[test]
+fn what_a_pod_needs_is_applied_before_the_daemonset() {
+    let objects = applied();
+    let at = |kind| objects.iter().position(|object| is(object, kind)).unwrap();
+    assert_eq!(at("Namespace"), 0);
+    assert!(at("ServiceAccount") < at("DaemonSet"));
+    assert!(at("ConfigMap") < at("DaemonSet"));
 }
 
 /// A unit that must start after the gate is closed does not start without it.
@@ -57,7 +107,7 @@ fn the_gate_is_closed_before_the_first_workload_starts() {
 #[test]
 fn the_settings_of_both_deployments_are_read() {
     let dir = tempfile::tempdir().unwrap();
-    let [(name, pods)] = data("deploy/kubernetes/config.yaml").try_into().unwrap();
+    let [(name, pods)] = data("deploy/kubernetes/20-config.yaml").try_into().unwrap();
     assert_eq!(name, "agent.yaml");
     for (of, settings) in [("pods", pods), ("vm", text("deploy/systemd/agent.yaml"))] {
         let file = dir.path().join("agent.yaml");
@@ -77,8 +127,12 @@ fn the_settings_of_both_deployments_are_read() {
 
 #[test]
 fn each_capability_has_its_reason_and_nothing_is_privileged() {
-    let manifest = text("deploy/kubernetes/daemonset.yaml");
-    let set: Value = serde_yaml::from_str(&manifest).unwrap();
+    let manifest = text("deploy/kubernetes/30-agent.yaml");
+    let objects = applied();
+    let set = objects
+        .iter()
+        .find(|object| is(object, "DaemonSet"))
+        .unwrap();
     let container = &set["spec"]["template"]["spec"]["containers"][0];
     let security = &container["securityContext"];
     assert_eq!(security["privileged"], Value::Bool(false));
@@ -119,7 +173,8 @@ fn the_images_root_holds_all_that_the_agent_needs() {
     assert!(laid.success());
     let version = Command::new("chroot")
         .arg(dir.path())
-        .args(["/egress-agent", "--version"])
+        .args(["egress-agent", "--version"])
+        .env("PATH", "/usr/local/bin")
         .output()
         .unwrap();
     assert!(version.status.success(), "{version:?}");

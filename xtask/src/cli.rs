@@ -59,6 +59,13 @@ pub enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Render the Helm chart to `deploy/kubernetes`.
+    Manifests {
+        /// Only check the rendered files, the chart with its documented values, and the Istio objects in examples and
+        /// documentation.
+        #[arg(long)]
+        check: bool,
+    },
     /// Check format, clippy, docs, the house rules, manifests and dependencies.
     Lint,
     /// Check the house rules only.

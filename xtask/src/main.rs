@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         Task::Bench { bench, arguments } => bench::run(bench, &arguments),
         Task::Vm { kernel, filter } => vm::run(kernel.as_deref(), &filter),
         Task::Docs { check } => tasks::docs(check),
+        Task::Manifests { check: false } => manifests::write(),
+        Task::Manifests { check: true } => manifests::check(),
         Task::Lint => lint::run(),
         Task::Tidy => lint::tidy(),
     };

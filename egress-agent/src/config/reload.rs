@@ -152,6 +152,9 @@ fn stamp(file: Option<&Path>) -> Stamp {
 mod tests {
     use super::*;
     use crate::config::Mode;
+    use crate::config::settings::FULL;
+    use serde_yaml::{Mapping, Value};
+    use std::collections::BTreeSet;
 
     fn minimal() -> Settings {
         Settings {
@@ -178,5 +181,74 @@ mod tests {
         assert_eq!(running.mode, Mode::Audit);
         assert_eq!(running.workloads, new.workloads);
         assert_eq!(running.proxy_port, crate::config::DEFAULT_PROXY_PORT);
+    }
+
+    /// Every field of the file, those of `dns` and `log` with their path, and a config that sets only this one.
+    fn single_fields() -> Vec<(String, Settings)> {
+        let full: Mapping = serde_yaml::from_str(FULL).unwrap();
+        let mut fields = Vec::new();
+        for (name, value) in full {
+            let name = name.as_str().unwrap().to_owned();
+            match value {
+                Value::Mapping(inner) => fields.extend(inner.into_iter().map(|(key, value)| {
+                    let path = format!("{name}.{}", key.as_str().unwrap());
+                    let inner = Value::Mapping(Mapping::from_iter([(key, value)]));
+                    (path, name.clone(), inner)
+                })),
+                value => fields.push((name.clone(), name, value)),
+            }
+        }
+        let read = |name: String, value| {
+            let one = Mapping::from_iter([(Value::String(name), value)]);
+            let one: Settings = serde_yaml::from_value(Value::Mapping(one)).unwrap();
+            one.over(minimal())
+        };
+        let fields = fields.into_iter();
+        fields
+            .map(|(path, name, value)| (path, read(name, value)))
+            .collect()
+    }
+
+    #[test]
+    fn the_chart_accepts_each_field_and_replaces_pods_for_those_that_need_it() {
+        const SCHEMA: &str = include_str!("../../../deploy/chart/egress-agent/values.schema.json");
+        const TEMPLATE: &str =
+            include_str!("../../../deploy/chart/egress-agent/templates/_helpers.tpl");
+        // The manifests fix these.
+        const FIXED: [&str; 4] = ["adminSocket", "bpfDir", "rules", "standby"];
+        let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+        let config = &schema["properties"]["config"]["properties"];
+        let accepted: BTreeSet<String> = config
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(name, field)| match field["properties"].as_object() {
+                Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
+                None => vec![name.clone()],
+            })
+            .collect();
+        let all = single_fields();
+        let names = all.iter().map(|(path, _)| path.clone());
+        let expected = names.filter(|path| !FIXED.contains(&path.as_str()));
+        assert_eq!(
+            accepted,
+            expected.collect(),
+            "`config` of deploy/chart/egress-agent/values.schema.json"
+        );
+        let begin = "define \"egress-agent.live\" -}}";
+        let (_, list) = TEMPLATE.split_once(begin).unwrap();
+        let (list, _) = list.split_once("{{-").unwrap();
+        let listed: BTreeSet<String> = list.split_whitespace().map(str::to_owned).collect();
+        let running = complete(minimal());
+        let live = all.into_iter().filter_map(|(path, settings)| {
+            take_live(&mut running.clone(), &complete(settings))
+                .is_empty()
+                .then_some(path)
+        });
+        assert_eq!(
+            live.collect::<BTreeSet<_>>(),
+            listed,
+            "egress-agent.live of the chart"
+        );
     }
 }

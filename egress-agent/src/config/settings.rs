@@ -259,12 +259,9 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// Every field of the file.
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    const FULL: &str = "
+pub(super) const FULL: &str = "
 rules: [/etc/egress/rules]
 cgroups: [/sys/fs/cgroup/workloads]
 agentCgroup: /sys/fs/cgroup/egress-agent
@@ -295,6 +292,11 @@ adminSocket: /run/x.sock
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
 kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true}
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
 
     #[test]
     fn every_field_of_the_file_is_read() {

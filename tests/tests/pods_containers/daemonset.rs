@@ -11,6 +11,7 @@ use super::node::{Node, Pod};
 use anyhow::{Context as _, Result};
 use egress_tests::Lab;
 use egress_tests::lab::{host, v4};
+use serde::Deserialize as _;
 use serde_yaml::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub struct Deployed {
 
 /// Runs the agent on a node as its pod number `number`, below the enforced root like all pods.
 pub fn deploy(lab: &Lab, node: &Node, number: u16) -> Result<Deployed> {
-    let manifest = manifest("daemonset.yaml")?;
+    let manifest = manifest("DaemonSet")?;
     let pod = &manifest["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     let files = tempfile::Builder::new()
@@ -79,14 +80,23 @@ pub fn deploy(lab: &Lab, node: &Node, number: u16) -> Result<Deployed> {
 
 /// The probe of the manifest: what the kubelet would run to see whether the agent is ready.
 pub fn readiness() -> Result<Vec<String>> {
-    let manifest = manifest("daemonset.yaml")?;
+    let manifest = manifest("DaemonSet")?;
     let container = &manifest["spec"]["template"]["spec"]["containers"][0];
     Ok(words(&container["readinessProbe"]["exec"]["command"]))
 }
 
-fn manifest(name: &str) -> Result<Value> {
-    let path = workspace().join("deploy/kubernetes").join(name);
-    Ok(serde_yaml::from_str(&fs::read_to_string(path)?)?)
+/// The only object of this kind in the manifests.
+fn manifest(kind: &str) -> Result<Value> {
+    for entry in fs::read_dir(workspace().join("deploy/kubernetes"))? {
+        let text = fs::read_to_string(entry?.path())?;
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let object = Value::deserialize(document)?;
+            if object["kind"].as_str() == Some(kind) {
+                return Ok(object);
+            }
+        }
+    }
+    anyhow::bail!("no {kind} in deploy/kubernetes")
 }
 
 fn words(list: &Value) -> Vec<String> {
@@ -144,7 +154,7 @@ fn source(lab: &Lab, volume: &Value, files: &Path) -> Result<PathBuf> {
 
 /// The agent's settings as the manifest has them, with the lab's cgroups and DNS server.
 fn settings(lab: &Lab) -> Result<String> {
-    let map = manifest("config.yaml")?;
+    let map = manifest("ConfigMap")?;
     let text = map["data"]["agent.yaml"].as_str().context("agent.yaml")?;
     let mut settings: Value = serde_yaml::from_str(text)?;
     let agent = lab.agent_place().cgroup.context("the agent's cgroup")?;

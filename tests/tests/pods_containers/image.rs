@@ -37,8 +37,8 @@ pub fn pod(dir: &Path) -> Result<PathBuf> {
 /// Packs the agent's image into `dir`, by the steps of its Dockerfile.
 pub fn agent(dir: &Path) -> Result<PathBuf> {
     let root = dir.join("agent");
-    lay_out(&agent::binary()?, &root, "egress-agent")?;
-    archive(&root, dir, AGENT, &["/egress-agent"])
+    lay_out(&agent::binary()?, &root, PLACE)?;
+    archive(&root, dir, AGENT, &["/usr/local/bin/egress-agent"])
 }
 
 fn name(path: &Path) -> String {
@@ -48,12 +48,15 @@ fn name(path: &Path) -> String {
         .into_owned()
 }
 
-/// A program with its libraries. The script puts it at `/egress-agent`; `at` is where it is wanted.
+/// Where the script puts the program.
+const PLACE: &str = "usr/local/bin/egress-agent";
+
+/// A program with its libraries; `at` is where it is wanted.
 fn lay_out(program: &Path, root: &Path, at: &str) -> Result<()> {
     let script = workspace().join("deploy/image/rootfs.sh");
     run(Command::new(script).arg(program).arg(root))?;
-    if at != "egress-agent" {
-        fs::rename(root.join("egress-agent"), root.join(at))?;
+    if at != PLACE {
+        fs::rename(root.join(PLACE), root.join(at))?;
     }
     Ok(())
 }
@@ -73,7 +76,7 @@ fn archive(root: &Path, dir: &Path, tag: &str, entrypoint: &[&str]) -> Result<Pa
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": { "Entrypoint": entrypoint, "Env": ["PATH=/bin"] },
+        "config": { "Entrypoint": entrypoint, "Env": ["PATH=/usr/local/bin:/bin"] },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
     let manifest = json!([{ "Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"] }]);

@@ -1,0 +1,66 @@
+{{/* The name of every object, and of the DaemonSet that `kubectl exec` names. */}}
+{{- define "egress-agent.name" -}}
+egress-agent
+{{- end }}
+
+{{/* Labels of every object. Helm adds app.kubernetes.io/managed-by itself. */}}
+{{- define "egress-agent.labels" -}}
+{{ include "egress-agent.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{/* A DaemonSet's selector cannot be changed, so these never change. */}}
+{{- define "egress-agent.selector" -}}
+app.kubernetes.io/name: {{ include "egress-agent.name" . }}
+{{- end }}
+
+{{- define "egress-agent.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{/* The agent's settings: those that the manifests fix, those that an installation usually changes, and the others of `config`. */}}
+{{- define "egress-agent.settings" -}}
+{{- $config := .Values.config -}}
+rules: [/etc/egress-agent/rules]
+bpfDir: /sys/fs/bpf/egress-agent
+# In a rolling update the new pod waits until the old one is stopped, and takes over.
+standby: true
+# The pods' root, on the node's mount of cgroup v2. With the systemd driver it is
+# /node/sys/fs/cgroup/kubepods.slice, with the cgroupfs driver /node/sys/fs/cgroup/kubepods, on a
+# hybrid node /node/sys/fs/cgroup/unified/kubepods. All pods below it are behind the gate, those of
+# kube-system too: list what those need, or put their destinations under `internal`.
+cgroups: {{ toJson $config.cgroups }}
+{{- with $config.agentCgroup }}
+# The agent's own pod is below that root: the agent leaves it before it creates a socket.
+agentCgroup: {{ toJson . }}
+{{- end }}
+# Allowed without a rule: the cluster's pod and service ranges and the API server's address.
+internal: {{ toJson ($config.internal | default list) }}
+{{- range $name, $value := omit $config "cgroups" "agentCgroup" "internal" }}
+{{- if not (kindIs "invalid" $value) }}
+{{ toYaml (dict $name $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The settings that a running agent takes from a changed file. A change of any other one replaces the pods. */}}
+{{- define "egress-agent.live" -}}
+workloads mode internal outboundTrafficPolicy unlistedAddress allowPrivateAnswers privateAnswers denyErrno
+dns.minTTL dns.grace accessLogFile accessLogEncoding accessLogFormat
+{{- end }}
+
+{{/* Everything that only a restart applies, as one value. */}}
+{{- define "egress-agent.restart" -}}
+{{- $config := deepCopy .Values.config }}
+{{- range $name := splitList " " (include "egress-agent.live" . | replace "\n" " ") }}
+{{- $parts := splitList "." $name }}
+{{- if eq (len $parts) 1 }}
+{{- $_ := unset $config $name }}
+{{- else if hasKey $config (first $parts) }}
+{{- $_ := unset (get $config (first $parts)) (last $parts) }}
+{{- end }}
+{{- end }}
+{{- toJson $config }}
+{{- end }}
