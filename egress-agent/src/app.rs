@@ -13,7 +13,7 @@ use crate::observe::counters::Registry;
 use crate::observe::event::Owners;
 use crate::observe::readiness::Board;
 use crate::operate::manager;
-use crate::operate::reporter::{Providers, Reporter};
+use crate::operate::reporter::Providers;
 use crate::privilege::Needs;
 use crate::proxy;
 use crate::secret_store::SecretStore;
@@ -27,7 +27,6 @@ use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
 
 /// Runs the agent until a signal asks it to stop. It closes the gate first, so an error in any later step
 /// leaves the gate closed.
@@ -179,9 +178,7 @@ async fn serve(
         engine: ask,
         proxy: Arc::clone(&shared),
     };
-    let status = Reporter::new(config, &kernel, &place.roots, providers);
-    let mut helpers = JoinSet::new();
-    helpers.spawn(status.serve(config.admin_socket.clone()));
+    let mut helpers = wiring::report(config, &kernel, &place.roots, providers);
 
     let given_back = wiring::give_back(&shared);
     let (drain, signal) = proxy::drain_channel();
@@ -202,6 +199,7 @@ async fn serve(
     rootwatch::start(&kernel, &place.roots, board.clone(), came)?;
     let keeper = Keeper {
         counters: Arc::clone(&registry.kernel),
+        counted: registry.own.clone(),
         proof,
         kernel,
         own: place.own.clone(),

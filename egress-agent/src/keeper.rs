@@ -6,6 +6,8 @@ use crate::gate;
 use crate::gate::placement::{self, Started};
 use crate::kernel::canary::{self, Redirected};
 use crate::kernel::{self, Counters, Kernel};
+use crate::observe::counters::Counters as Counted;
+use crate::observe::families::Own;
 use crate::observe::readiness::{Board, Part};
 use crate::observe::trouble::{NoRedirect, Trouble};
 use crate::privilege;
@@ -95,6 +97,8 @@ pub struct Keeper {
     pub proof: Arc<str>,
     /// The kernel's counters: they show that the gate judged the canary.
     pub counters: Arc<Counters>,
+    /// Where the outcomes of canaries are counted.
+    pub counted: Counted,
 }
 
 impl Keeper {
@@ -182,6 +186,13 @@ impl Keeper {
             Ok(()) => self.prove().await,
             Err(e) => Err(e),
         };
+        self.counted.add(
+            match result {
+                Ok(()) => Own::CanariesPassed,
+                Err(_) => Own::CanariesFailed,
+            },
+            1,
+        );
         let trouble = result.err();
         let trouble = trouble.map(|error| Trouble::Gate(format!("{error:#}")));
         self.board.set(Part::Gate, trouble);
@@ -206,6 +217,13 @@ impl Keeper {
             Ok(Redirected::Elsewhere) => Some(NoRedirect::Elsewhere),
             Err(error) => Some(NoRedirect::Failed(format!("{error:#}"))),
         };
+        self.counted.add(
+            match trouble {
+                None => Own::RedirectsPassed,
+                Some(_) => Own::RedirectsFailed,
+            },
+            1,
+        );
         self.board
             .set(Part::Redirect, trouble.map(Trouble::Redirect));
     }

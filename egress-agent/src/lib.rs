@@ -18,6 +18,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod kubernetes;
 mod memory;
+pub mod monitoring;
 pub mod namespaces;
 pub mod observe;
 pub mod operate;

@@ -36,7 +36,12 @@ pub fn raise_descriptors() {
 
 /// Open descriptors of this process, and how many it may have.
 pub fn descriptors() -> (usize, usize) {
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // The size of the folder is their number since Linux 6.2 (`proc_fd_getattr` in fs/proc/fd.c), before that it is 0.
+    let counted = std::fs::metadata("/proc/self/fd").map_or(0, |folder| folder.len());
+    let open = match usize::try_from(counted) {
+        Ok(counted) if counted > 0 => counted,
+        Ok(_) | Err(_) => std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+    };
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)

@@ -9,10 +9,12 @@ use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
 use crate::kernel::{self, Kernel, Live, Origins};
 use crate::memory;
+use crate::monitoring;
 use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
+use crate::operate::reporter::{Providers, Reporter};
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Limits, NameResolver, Origin, OriginLookup, Shared};
 use crate::secret_store::SecretStore;
@@ -28,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 /// Looks up the origin of a flow in the kernel and adds the workload that the agent knows.
 struct FlowOrigins {
@@ -159,6 +162,22 @@ pub fn shared(
         OnRemoval::Close => shared.ending_removed(published.changes()),
         OnRemoval::Keep => shared,
     }))
+}
+
+/// Serves the status on the admin socket, and metrics and health over HTTP if the config says so.
+pub fn report(
+    config: &Config,
+    kernel: &Kernel,
+    roots: &[PathBuf],
+    providers: Providers,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let status = Arc::new(Reporter::new(config, kernel, roots, providers));
+    if let Some(address) = config.monitoring_address {
+        tasks.spawn(monitoring::serve(address, Arc::clone(&status)));
+    }
+    tasks.spawn(status.serve(config.admin_socket.clone()));
+    tasks
 }
 
 /// Ends the agent. If a signal asked it to stop (`asked`), it hands over to a next agent or opens the gate,

@@ -27,6 +27,7 @@ pub mod probe;
 pub mod prober;
 pub mod readiness;
 pub mod rules;
+pub mod scrape;
 pub mod seen;
 pub mod soak;
 pub mod steady;

@@ -4,7 +4,7 @@
 
 use crate::tidy::{self, Finding};
 use crate::workspace::{all, cargo, root, show};
-use crate::{circles, deny, ebpf, manifests, provision};
+use crate::{circles, deny, ebpf, manifests, provision, tasks};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Folders that hold no source of this project.
 const SKIPPED: [&str; 4] = ["target", ".git", "data", "corpus"];
 
-/// Format, clippy, docs, the house rules, the manifests and the dependencies.
+/// Format, clippy, docs, the house rules, the generated pages, the manifests and the dependencies.
 pub fn run() -> Result<()> {
     if std::env::var_os("EGRESS_BPF_OBJECT").is_none() && ebpf::find()?.is_none() {
         provision::toolchain()?;
@@ -33,6 +33,7 @@ pub fn run() -> Result<()> {
         tidy(),
         show(&mut cargo(&clippy)),
         show(&mut doc),
+        tasks::docs(true),
         manifests::check(),
         deny::check(),
     ];

@@ -12,6 +12,7 @@ mod lint;
 mod manifests;
 mod privilege;
 mod progress;
+mod promtool;
 mod provision;
 mod release;
 mod tasks;

@@ -186,6 +186,16 @@ fn install(packages: &[&str]) -> Result<()> {
     }
 }
 
+/// Downloads a package into a folder without installing it.
+pub fn download(package: &str, folder: &Path) -> Result<()> {
+    if Apt::find(&[package]).is_none() {
+        bail!("this needs {package}: install it with the system's package manager");
+    }
+    let mut apt = Command::new("apt-get");
+    apt.args(["download", package]).current_dir(folder);
+    step(&format!("apt-get download {package}"), apt)
+}
+
 /// The caller checks whether there is a usable compiler afterwards, because a package or channel may be too old.
 fn install_compiler() -> Result<()> {
     let rustup = ebpf::find_on_path("rustup").is_some();

@@ -7,6 +7,7 @@ use crate::clients;
 use crate::ebpf;
 use crate::privilege::{self, Privilege};
 use crate::progress::step_fn;
+use crate::promtool;
 use crate::provision;
 use crate::workspace::{all, cargo, root, show, target};
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +22,7 @@ pub fn setup() -> Result<()> {
     let toolchain = provision::toolchain()?;
     provision::test_programs()?;
     provision::envoy()?;
+    promtool::find_or_install()?;
     eprintln!(
         "xtask: BPF compiler: {} ({})",
         toolchain.name,
@@ -122,6 +124,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     provision::container_programs()?;
     provision::envoy()?;
     clients::install()?;
+    promtool::find_or_install()?;
     build_all()?;
     let suites = |which: &str| {
         let mut cargo = cargo(&["test", "--no-fail-fast", "--workspace", "--test", which]);
@@ -186,31 +189,33 @@ fn passed_in(line: &str) -> Option<usize> {
     result.split_once(" passed")?.0.parse().ok()
 }
 
-/// Writes the pages that are made from tables in the code, or with `check` compares them.
+/// The pages that are made from tables in the code, and the program with its arguments that prints each.
+const PAGES: [(&str, &[&str]); 2] = [
+    ("docs/escape-matrix.md", &["escape", "page"]),
+    ("docs/metrics.md", &["metrics_page"]),
+];
+
+/// Writes these pages, or with `check` compares them.
 pub fn docs(check: bool) -> Result<()> {
-    const PAGE: &str = "docs/escape-matrix.md";
-    let made = cargo(&[
-        "run",
-        "--quiet",
-        "--package",
-        "egress-tests",
-        "--bin",
-        "escape",
-        "page",
-    ])
-    .output()
-    .context("cannot run cargo")?;
+    all(PAGES.map(|(page, program)| write_page(page, program, check)))
+}
+
+fn write_page(page: &str, program: &[&str], check: bool) -> Result<()> {
+    let mut cargo = cargo(&["run", "--quiet", "--package", "egress-tests", "--bin"]);
+    let (name, arguments) = program.split_first().context("a program")?;
+    let made = cargo.arg(name).arg("--").args(arguments).output();
+    let made = made.context("cannot run cargo")?;
     if !made.status.success() {
         bail!("{}", String::from_utf8_lossy(&made.stderr));
     }
-    let path = root().join(PAGE);
+    let path = root().join(page);
     if check {
         if fs::read(&path).unwrap_or_default() != made.stdout {
-            bail!("{PAGE} is not what `cargo xtask docs` writes");
+            bail!("{page} is not what `cargo xtask docs` writes");
         }
         return Ok(());
     }
-    fs::write(&path, made.stdout).with_context(|| format!("cannot write {PAGE}"))
+    fs::write(&path, made.stdout).with_context(|| format!("cannot write {page}"))
 }
 
 fn root_access() -> Result<Privilege> {

@@ -20,8 +20,8 @@ pub use choices::{
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
 pub use kubernetes::Kubernetes;
-pub use settings::{DnsSettings, KubernetesSettings, LogSettings, Settings};
-pub use values::{Cidr, DnsServer, Span};
+pub use settings::{DnsSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings};
+pub use values::{Cidr, DnsServer, ListenAddress, Span};
 pub use workloads::WorkloadEntry;
 
 use crate::failure::Failure;
@@ -105,6 +105,8 @@ pub struct Config {
     pub canary_interval: Duration,
     /// Unix socket for `status`, `wait` and `explain`.
     pub admin_socket: PathBuf,
+    /// Where metrics and health are served; `None`: nowhere.
+    pub monitoring_address: Option<ListenAddress>,
     /// Identities of workloads by cgroup. The first entry that matches applies.
     pub workloads: Vec<WorkloadEntry>,
     /// The Kubernetes API; `None`: it is not used.
@@ -178,6 +180,12 @@ impl Config {
         {
             return Err(Failure::usage("canaryInterval: want at least 1s"));
         }
+        let proxy_port = s.proxy_port.unwrap_or(DEFAULT_PROXY_PORT);
+        if s.monitoring.address.is_some_and(|at| at.port == proxy_port) {
+            return Err(Failure::usage(format_args!(
+                "monitoring.address: port {proxy_port} is the proxy's (proxyPort); choose another"
+            )));
+        }
         let access_log = AccessLog::of(&s)?;
         let environment = |name: &str| std::env::var(name).ok();
         let kubernetes = s.kubernetes.map(|k| Kubernetes::of(k, environment));
@@ -202,7 +210,7 @@ impl Config {
             private_answers: s.private_answers.into_iter().map(|a| a.0).collect(),
             internal: s.internal.into_iter().map(|c| c.0).collect(),
             enter_namespaces: s.enter_namespaces.unwrap_or(true),
-            proxy_port: s.proxy_port.unwrap_or(DEFAULT_PROXY_PORT),
+            proxy_port,
             on_exit: s.on_exit.unwrap_or_default(),
             // Istio's default terminationDrainDuration.
             drain_deadline: s.drain_deadline.map_or(Duration::from_secs(5), |d| d.0),
@@ -226,6 +234,7 @@ impl Config {
             admin_socket: s
                 .admin_socket
                 .unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()),
+            monitoring_address: s.monitoring.address,
             workloads: s.workloads,
         })
     }
@@ -306,6 +315,15 @@ mod tests {
                     ..minimal()
                 },
                 "proxyPort",
+            ),
+            (
+                Settings {
+                    monitoring: MonitoringSettings {
+                        address: Some(":15001".parse().unwrap()),
+                    },
+                    ..minimal()
+                },
+                "monitoring.address",
             ),
         ] {
             let failure = complete(settings).unwrap_err();

@@ -132,6 +132,10 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
         ),
         ("adminSocket", running.admin_socket != new.admin_socket),
         ("kubernetes", running.kubernetes != new.kubernetes),
+        (
+            "monitoring.address",
+            running.monitoring_address != new.monitoring_address,
+        ),
     ];
     let differ = fixed.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(name, _)| name).collect()

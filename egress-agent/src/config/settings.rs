@@ -5,7 +5,7 @@ use super::choices::{
     AccessLogEncoding, DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy,
     UnlistedAddress,
 };
-use super::values::{Cidr, DnsServer, PrivateAnswer, Span};
+use super::values::{Cidr, DnsServer, ListenAddress, PrivateAnswer, Span};
 use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use clap::Args;
@@ -109,6 +109,9 @@ pub struct Settings {
     /// Unix socket for `status`, `wait` and `explain` [default: /run/egress-agent.sock]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+    /// Metrics and health over HTTP
+    #[command(flatten)]
+    pub monitoring: MonitoringSettings,
     /// Identity of the workload in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME,
     /// mode: MODE}'
     #[arg(long = "workload", value_name = "ENTRY")]
@@ -169,6 +172,19 @@ pub struct LogSettings {
     /// Log filter: a level, or module=level,... [default: info, and error for libraries]
     #[arg(id = "log_filter", long = "log-filter", value_name = "FILTER")]
     pub filter: Option<String>,
+}
+
+/// `monitoring` of the config file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MonitoringSettings {
+    /// Address for /metrics, /livez and /readyz; `:PORT` for every address [default: none]
+    #[arg(
+        id = "monitoring_address",
+        long = "monitoring-address",
+        value_name = "[IP]:PORT"
+    )]
+    pub address: Option<ListenAddress>,
 }
 
 impl Settings {
@@ -232,6 +248,9 @@ impl Settings {
             on_removal: self.on_removal.or(below.on_removal),
             canary_interval: self.canary_interval.or(below.canary_interval),
             admin_socket: self.admin_socket.or(below.admin_socket),
+            monitoring: MonitoringSettings {
+                address: self.monitoring.address.or(below.monitoring.address),
+            },
             workloads: list(self.workloads, below.workloads),
             kubernetes: match (self.kubernetes, below.kubernetes) {
                 (Some(above), Some(below)) => Some(above.over(below)),
@@ -289,6 +308,7 @@ clientCertificates: [/etc/egress/certificates]
 onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock
+monitoring: {address: '127.0.0.1:15020'}
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
 kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true}
 ";
@@ -305,6 +325,8 @@ mod tests {
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
         assert_eq!(s.proxy_memory, Some(640));
+        let address = s.monitoring.address.map(|at| at.to_string());
+        assert_eq!(address.as_deref(), Some("127.0.0.1:15020"));
         let hosts: Vec<_> = s
             .private_answers
             .iter()
@@ -358,6 +380,15 @@ mod tests {
                 vec!["internal[0]", "10.0.0.0/8"],
             ),
             ("proxyPort: 70000\n", vec!["proxyPort", "70000"]),
+            (
+                "monitoring: {address: localhost:9090}\n",
+                vec!["monitoring.address", "`localhost:9090`", "line 1"],
+            ),
+            (
+                "monitoring: {address: ':0'}\n",
+                vec!["monitoring.address", "`:0`"],
+            ),
+            ("monitoring: {port: 1}\n", vec!["monitoring", "port"]),
             ("rules: [a\n", vec!["line"]),
             (
                 "kubernetes:\n  nodeName: a\n",

@@ -37,6 +37,44 @@ impl FromStr for DnsServer {
     }
 }
 
+/// Where a TCP listener listens: `IP:PORT`, `[IP6]:PORT`, or `:PORT` for every address of both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// `None`: every address.
+    pub ip: Option<IpAddr>,
+    /// Not 0.
+    pub port: u16,
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let whole = match s.strip_prefix(':') {
+            Some(port) => port.parse().ok().map(|port| (None, port)),
+            None => s
+                .parse::<SocketAddr>()
+                .ok()
+                .map(|at| (Some(at.ip()), at.port())),
+        };
+        match whole {
+            Some((ip, port)) if port != 0 => Ok(Self { ip, port }),
+            Some(_) | None => Err(format!(
+                "`{s}` is not an address to listen on: want IP:PORT, [IPv6]:PORT or :PORT"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            Some(ip) => SocketAddr::new(ip, self.port).fmt(f),
+            None => write!(f, ":{}", self.port),
+        }
+    }
+}
+
 /// A network: `10.0.0.0/8`, `fd00::/8`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr(pub ipnet::IpNet);
@@ -130,7 +168,14 @@ macro_rules! deserialize_from_str {
         }
     )* };
 }
-deserialize_from_str!(CgroupGlob, DnsServer, Cidr, PrivateAnswer, Span);
+deserialize_from_str!(
+    CgroupGlob,
+    DnsServer,
+    Cidr,
+    ListenAddress,
+    PrivateAnswer,
+    Span
+);
 
 #[cfg(test)]
 mod tests {

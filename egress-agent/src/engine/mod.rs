@@ -26,6 +26,7 @@ use crate::dns::Resolver;
 use crate::kernel::{NoRoom, Tables, random};
 use crate::namespaces::Services;
 use crate::observe::families::Own;
+use crate::observe::histogram::Timing;
 use crate::operate::ask::Ask;
 use crate::sockets::SocketFactory;
 use crate::sources::{Difference, Objects, RuleSet};
@@ -88,7 +89,7 @@ impl Engine {
             published: Published::of(&mut state),
             state,
             placing: Placing::new(tables, workloads, ending),
-            questions: Questions::new(resolver),
+            questions: Questions::new(resolver, news.counters.clone()),
             first_answers: FirstAnswers::new(news.board.clone()),
             lease_file: LeaseFile::beside(&config.admin_socket),
             in_force: InForce::none(&config.admin_socket),
@@ -179,9 +180,9 @@ impl Engine {
         let instead = "those of the previous agent are in force, or none";
         self.shown.does_not_fit(full, instead);
         for objects in [&rules.previous[..], &[]] {
-            self.shown.set_objects(objects.len());
             if self.begin_with(Some(objects)).is_ok() {
                 let objects = Objects::kept(objects.iter().cloned());
+                self.shown.set_objects(&objects);
                 self.in_force.fall_back(objects);
                 return Ok(());
             }
@@ -219,8 +220,10 @@ impl Engine {
     async fn handle(&mut self, input: Input) -> anyhow::Result<()> {
         self.news.counters.add(Own::Inputs, 1);
         let settles = matches!(input, Input::Workloads(_));
+        let mut noticed = None;
         match input {
-            Input::Rules(rules) => self.take(&rules),
+            Input::Rules(rules) if self.take(&rules) => noticed = rules.noticed,
+            Input::Rules(_) => {}
             Input::RulesLost => self.shown.not_followed(),
             Input::Config(config) => self.reload(&config),
             Input::Workloads(told) => {
@@ -240,6 +243,10 @@ impl Engine {
             Input::Ask(ask) => self.reply(ask),
         }
         self.flush()?;
+        if let Some(noticed) = noticed {
+            let timings = self.news.counters.timings();
+            timings.observe(Timing::RulesInForce, noticed.elapsed());
+        }
         if settles {
             self.placing.settle().await?;
         }
@@ -284,15 +291,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts new rules in force: all of them, or none if the tables have no room.
-    fn take(&mut self, rules: &RuleSet) {
+    /// Puts new rules in force: all of them, or none if the tables have no room. Returns which.
+    fn take(&mut self, rules: &RuleSet) -> bool {
         let Difference { added, gone } = self.in_force.until(&rules.objects);
         let plan = self.state.plan_change(Instant::now(), &added, &gone);
         if let Err(full) = self.placing.fits(&plan) {
             drop(plan);
             self.shown
                 .does_not_fit(&full, "the previous rules stay in force");
-            return;
+            return false;
         }
         let judges = |op: &TableOp| matches!(op, TableOp::SetPolicy(..) | TableOp::DeletePolicy(_));
         self.end_unlisted |= plan.ops().iter().any(judges);
@@ -300,6 +307,7 @@ impl Engine {
         self.shown.set_rules(rules);
         self.in_force.change(rules.objects.clone());
         self.placing.place_anew();
+        true
     }
 
     /// Applies a changed config: all of it, or nothing if the tables have no room.
@@ -332,8 +340,9 @@ impl Engine {
     /// Answers a question. The client may have disconnected.
     fn reply(&mut self, ask: Ask) {
         match ask {
-            Ask::Status(answer) => {
-                let _ = answer.send(self.shown.facts(&self.state, &self.placing));
+            Ask::Status(detail, answer) => {
+                let facts = self.shown.facts(&self.state, &self.placing, detail);
+                let _ = answer.send(facts);
             }
             Ask::Explain {
                 question,

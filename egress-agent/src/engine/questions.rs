@@ -2,6 +2,9 @@
 //! decides which name is due and what an answer means.
 
 use crate::dns::Resolver;
+use crate::observe::counters::Counters;
+use crate::observe::families::Own;
+use crate::observe::histogram::Timing;
 use egress_core::policy::leases::{Answer, Failure};
 use egress_core::policy::state::{Query, State};
 use std::net::IpAddr;
@@ -25,6 +28,7 @@ pub(super) struct Reply {
 /// The questions under way, at most one for each name.
 pub(super) struct Questions {
     resolver: Resolver,
+    counters: Counters,
     replies: mpsc::UnboundedSender<Reply>,
     inbox: mpsc::UnboundedReceiver<Reply>,
     under_way: usize,
@@ -32,10 +36,11 @@ pub(super) struct Questions {
 
 impl Questions {
     /// None under way.
-    pub(super) fn new(resolver: Resolver) -> Self {
+    pub(super) fn new(resolver: Resolver, counters: Counters) -> Self {
         let (replies, inbox) = mpsc::unbounded_channel();
         Self {
             resolver,
+            counters,
             replies,
             inbox,
             under_way: 0,
@@ -49,8 +54,14 @@ impl Questions {
         {
             self.under_way += 1;
             let (resolver, replies) = (self.resolver.clone(), self.replies.clone());
+            let counters = self.counters.clone();
             tokio::spawn(async move {
+                let begin = Instant::now();
                 let result = resolver.resolve(&name).await;
+                counters
+                    .timings()
+                    .observe(Timing::DnsQuestion, begin.elapsed());
+                counters.add(counter_of(&result), 1);
                 // The receiver is gone only when the agent ends.
                 let _ = replies.send(Reply { name, result });
             });
@@ -64,6 +75,15 @@ impl Questions {
         self.inbox.recv_many(&mut replies, AT_ONCE).await;
         self.under_way = self.under_way.saturating_sub(replies.len());
         replies
+    }
+}
+
+fn counter_of(result: &Result<Answer, Failure>) -> Own {
+    match result {
+        Ok(_) => Own::DnsAnswered,
+        Err(Failure::NoSuchName) => Own::DnsNoSuchName,
+        Err(Failure::NoAddress | Failure::NotPublic(_)) => Own::DnsNoAddress,
+        Err(Failure::Failed(_)) => Own::DnsFailed,
     }
 }
 

@@ -169,6 +169,11 @@ impl Namespaces {
         }
     }
 
+    /// How many namespaces the agent serves in.
+    pub fn served(&self) -> usize {
+        self.spaces.as_ref().map_or(0, Spaces::count)
+    }
+
     /// The proxy has started. Opens listeners in the namespaces of the workloads, and removes the ports
     /// of namespaces that only a previous agent served.
     pub async fn open(&mut self, tables: &mut Tables, spaces: Spaces) -> anyhow::Result<()> {

@@ -56,6 +56,11 @@ impl Spaces {
         self.open.contains_key(&namespace)
     }
 
+    /// How many namespaces the agent serves in, its own included.
+    pub fn count(&self) -> usize {
+        1 + self.open.len()
+    }
+
     fn all(&self) -> impl Iterator<Item = &Space> {
         std::iter::once(&self.own).chain(self.open.values())
     }

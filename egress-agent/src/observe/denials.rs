@@ -8,6 +8,7 @@ use super::deny;
 use super::event::{By, Owners, log_suppressed};
 use super::families::Own;
 use super::sorting::Sorting;
+use super::tally::{Denied, UNKNOWN};
 use super::throttle::Throttle;
 use crate::keeper::Canaries;
 use crate::kernel::Events;
@@ -95,12 +96,26 @@ impl Denials {
         if self.canaries.has(event.cgroup) {
             return;
         }
+        self.count(event);
         if event.reason == Reason::NoProxy as u8 {
             self.missed.add(event.cgroup);
         }
         if self.sorting.tells(event, Instant::now()) {
             self.log(event);
         }
+    }
+
+    /// Counts the denial and those of its kind that had no event since the last one.
+    fn count(&self, event: &DenyEvent) {
+        let owner = self.owners.of(event.cgroup);
+        let denied = Denied {
+            by: By::Kernel,
+            audit: event.audit != 0,
+            reason: Reason::from_code(event.reason).map_or(deny::UNKNOWN, Reason::word),
+            namespace: owner.namespace().unwrap_or(UNKNOWN).into(),
+        };
+        let more = 1 + u64::from(event.repeated);
+        self.counters.denied().add(denied, more, Instant::now());
     }
 
     fn log(&mut self, event: &DenyEvent) {

@@ -5,6 +5,9 @@ use egress_ebpf::abi::{DenyEvent, NO_POLICY, proto};
 use egress_ebpf::verdict::{Hook, Reason};
 use std::net::{IpAddr, SocketAddr};
 
+/// The spelling of a code of a newer kernel side.
+pub const UNKNOWN: &str = "unknown";
+
 /// Writes the line. `names` are the known names of the address. `nearest` is the nearest rule and what
 /// differs. Codes of a newer kernel side are shown as `unknown`.
 pub fn log(event: &DenyEvent, owner: &Owner, names: &[impl AsRef<str>], nearest: Option<&str>) {
@@ -13,7 +16,7 @@ pub fn log(event: &DenyEvent, owner: &Owner, names: &[impl AsRef<str>], nearest:
     Event {
         by: By::Kernel,
         audit: event.audit != 0,
-        reason: Reason::from_code(event.reason).map_or("unknown", Reason::word),
+        reason: Reason::from_code(event.reason).map_or(UNKNOWN, Reason::word),
         detail: None,
         destination: Some(SocketAddr::new(IpAddr::from(event.addr), event.port)),
         protocol: &protocol(event.proto),
@@ -23,7 +26,7 @@ pub fn log(event: &DenyEvent, owner: &Owner, names: &[impl AsRef<str>], nearest:
         policy: Some(event.policy).filter(|policy| *policy != NO_POLICY),
         pid: Some(event.pid),
         comm: Some(&event.comm.to_string()),
-        hook: Some(Hook::from_code(event.hook).map_or("unknown", Hook::word)),
+        hook: Some(Hook::from_code(event.hook).map_or(UNKNOWN, Hook::word)),
         peer: None,
         repeated: event.repeated.into(),
     }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What denied the flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum By {
     /// A kernel program: the call failed, or the packet was dropped.
     Kernel,
@@ -19,7 +19,8 @@ pub enum By {
 }
 
 impl By {
-    const fn word(self) -> &'static str {
+    /// Its spelling in logs and metrics.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::Proxy => "proxy",
@@ -34,6 +35,14 @@ pub struct Owner {
     pub cgroup: Option<String>,
     /// `NAMESPACE/SERVICE-ACCOUNT`; `None` if no entry of `workloads` matches.
     pub workload: Option<Arc<str>>,
+}
+
+impl Owner {
+    /// The namespace of the workload; `None` if it is unknown.
+    pub fn namespace(&self) -> Option<&str> {
+        let (namespace, _) = self.workload.as_deref()?.split_once('/')?;
+        Some(namespace)
+    }
 }
 
 /// Finds the workload and the path of a cgroup by its id. Clones share the state.

@@ -5,10 +5,13 @@
 use super::counters::Counters;
 use super::event::{By, Event, Owner, Owners, log_suppressed};
 use super::families::Own;
+use super::finished::Done;
+use super::histogram::Timing;
 use super::repeats::Repeats;
+use super::tally::{Denied, UNKNOWN};
 use super::throttle::Throttle;
 use crate::access_log::AccessLog;
-use crate::proxy::{AccessRecord, CopyEnd, Denial, Observer, Origin};
+use crate::proxy::{AccessRecord, CopyEnd, Denial, Observer, Origin, Protocol};
 use egress_core::access_log::AccessFormat;
 use egress_ebpf::ids::CgroupId;
 use std::net::SocketAddr;
@@ -146,6 +149,21 @@ impl FlowLog {
     }
 }
 
+fn done(record: &AccessRecord) -> Done {
+    Done {
+        protocol: match record.protocol {
+            Protocol::Http => 0,
+            Protocol::Http2 => 1,
+            Protocol::Tls => 2,
+            Protocol::Tcp => 3,
+        },
+        status: record.response_code,
+        flags: record.flags,
+        received: record.bytes_received,
+        sent: record.bytes_sent,
+    }
+}
+
 /// A name cut to [`NAME`] characters: a client may send any text as its Host.
 fn shown(name: &str) -> String {
     match name.char_indices().nth(NAME) {
@@ -164,10 +182,17 @@ impl Observer for FlowLog {
             cgroup: origin.map(|origin| origin.cgroup),
             audit: denial.audit,
         };
+        let owner = self.owner(kind.cgroup);
+        let denied = Denied {
+            by: By::Proxy,
+            audit: kind.audit,
+            reason: kind.reason,
+            namespace: owner.namespace().unwrap_or(UNKNOWN).into(),
+        };
+        self.counters.denied().add(denied, 1, Instant::now());
         let Some(repeated) = self.allows(Instant::now(), kind.clone()) else {
             return;
         };
-        let owner = self.owner(kind.cgroup);
         Event {
             policy: origin.map(|origin| origin.policy),
             pid: origin.map(|origin| origin.pid),
@@ -195,6 +220,9 @@ impl Observer for FlowLog {
 
     fn finished(&self, origin: &Origin, record: &AccessRecord) {
         self.access_log.write(origin, record);
+        self.counters.finished().add(done(record));
+        let timings = self.counters.timings();
+        timings.observe(Timing::ProxyRequest, record.duration);
         // A log line costs more than serving the request, so it is written at DEBUG only.
         if !tracing::enabled!(target: "egress::proxy", tracing::Level::DEBUG) {
             return;

@@ -28,6 +28,34 @@ pub enum Part {
     Admin,
 }
 
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Gate,
+        Self::Roots,
+        Self::Workloads,
+        Self::Pins,
+        Self::Redirect,
+        Self::Answers,
+        Self::Descriptors,
+        Self::Admin,
+    ];
+
+    /// Its spelling as a label.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Gate => "gate",
+            Self::Roots => "roots",
+            Self::Workloads => "workloads",
+            Self::Pins => "pins",
+            Self::Redirect => "redirect",
+            Self::Answers => "dns-answers",
+            Self::Descriptors => "descriptors",
+            Self::Admin => "admin-socket",
+        }
+    }
+}
+
 /// See the module. Clones share the board.
 #[derive(Clone, Debug, Default)]
 pub struct Board {

@@ -7,12 +7,21 @@ use egress_core::policy::explain::{Explanation, Question};
 use egress_ebpf::ids::CgroupId;
 use tokio::sync::oneshot;
 
+/// How much of the status is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything.
+    Full,
+    /// Numbers only: no names, lines or workloads. With many of them, copying takes a while.
+    Numbers,
+}
+
 /// What the engine knows for `status`.
 #[derive(Debug)]
 pub struct Facts {
     /// The rules and the tables, without counters.
     pub rules: RulesStatus,
-    /// Cgroups below the roots.
+    /// Cgroups below the roots; none without [`Detail::Full`].
     pub workloads: Vec<Placed>,
 }
 
@@ -20,7 +29,7 @@ pub struct Facts {
 #[derive(Debug)]
 pub enum Ask {
     /// The state of the rules and the workloads.
-    Status(oneshot::Sender<Facts>),
+    Status(Detail, oneshot::Sender<Facts>),
     /// The verdict on a destination.
     Explain {
         /// The destination.

@@ -7,7 +7,7 @@ use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
 use crate::observe::trouble::Trouble;
 use crate::operate::admin;
-use crate::operate::ask::{Ask, Facts};
+use crate::operate::ask::{Ask, Detail, Facts};
 use crate::operate::request::{Explained, Request};
 use crate::operate::status::{KernelStatus, RulesStatus, Status, WorkloadStatus};
 use crate::proxy::Shared;
@@ -30,6 +30,36 @@ pub struct Reporter {
     providers: Providers,
     /// The age at which the last canary no longer counts.
     stale: std::time::Duration,
+}
+
+/// Whether the agent is ready.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    /// Time since a canary last passed; `None` if none has.
+    pub age: Option<std::time::Duration>,
+    /// The last canary passed, and is not too long ago.
+    pub closed: bool,
+    /// No canary has passed for too long.
+    pub overdue: bool,
+    /// What is wrong, by part.
+    pub parts: BTreeMap<Part, Trouble>,
+}
+
+impl Readiness {
+    /// Every reason why the agent is not ready.
+    pub fn troubles(&self) -> Vec<String> {
+        let mut troubles: Vec<_> = self.parts.values().map(Trouble::to_string).collect();
+        if troubles.is_empty() && self.overdue {
+            let age = self.age.unwrap_or_default().as_secs();
+            troubles.push(format!("no canary has passed for {age} s"));
+        }
+        troubles
+    }
+
+    /// Whether it is ready.
+    pub fn ready(&self) -> bool {
+        self.age.is_some() && self.parts.is_empty() && !self.overdue
+    }
 }
 
 /// The parts that know what changes while the agent runs.
@@ -74,7 +104,7 @@ impl Reporter {
 
     /// Serves the status. Does not return. The gate works without the socket, so an agent that cannot
     /// listen goes on and tries again.
-    pub async fn serve(self, socket: PathBuf) {
+    pub async fn serve(self: Arc<Self>, socket: PathBuf) {
         loop {
             let listener = match admin::listen(&socket) {
                 Ok(listener) => listener,
@@ -103,7 +133,7 @@ impl Reporter {
     /// The answer to a request, as JSON; `None` while the agent stops.
     async fn answer(&self, request: Request) -> Option<Vec<u8>> {
         match request {
-            Request::Status => serde_json::to_vec(&self.status().await?).ok(),
+            Request::Status => serde_json::to_vec(&self.status(Detail::Full).await?).ok(),
             Request::Explain(asked) => {
                 let told = match asked.question() {
                     Ok(question) => self.explain(question, asked.workload).await?,
@@ -131,21 +161,33 @@ impl Reporter {
         Some(told.await.ok()?.into())
     }
 
-    async fn status(&self) -> Option<Status> {
+    /// The counters.
+    pub fn registry(&self) -> &Registry {
+        &self.providers.registry
+    }
+
+    /// Whether the agent is ready. Asks no other task.
+    pub fn readiness(&self) -> Readiness {
+        let known = self.providers.board.known();
+        let age = known.proven.map(|at| at.elapsed());
+        let overdue = age.is_some_and(|age| age > self.stale);
+        Readiness {
+            age,
+            closed: known.closed() && !overdue,
+            overdue,
+            parts: known.by_part(),
+        }
+    }
+
+    /// The status. Waits for a turn of the engine's task. `None` while the agent stops.
+    pub async fn status(&self, detail: Detail) -> Option<Status> {
         let providers = &self.providers;
         let (answer, facts) = oneshot::channel();
-        providers.engine.send(Ask::Status(answer)).await.ok()?;
+        let ask = Ask::Status(detail, answer);
+        providers.engine.send(ask).await.ok()?;
         let Facts { rules, workloads } = facts.await.ok()?;
-        let (age, closed, mut troubles) = {
-            let known = providers.board.known();
-            let age = known.proven.map(|at| at.elapsed());
-            (age, known.closed(), known.troubles())
-        };
-        let overdue = age.is_some_and(|age| age > self.stale);
-        if troubles.is_empty() && overdue {
-            let age = age.unwrap_or_default().as_secs();
-            troubles.push(format!("no canary has passed for {age} s"));
-        }
+        let readiness = self.readiness();
+        let troubles = readiness.troubles();
         let counters = |section| -> BTreeMap<String, u64> {
             let samples = providers.registry.samples();
             samples
@@ -155,11 +197,11 @@ impl Reporter {
         };
         Some(Status {
             running: true,
-            closed: closed && !overdue,
-            ready: age.is_some() && troubles.is_empty(),
+            closed: readiness.closed,
+            ready: readiness.ready(),
             trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
             troubles,
-            canary_age_seconds: age.map(|age| age.as_secs_f64()),
+            canary_age_seconds: readiness.age.map(|age| age.as_secs_f64()),
             rules: RulesStatus {
                 problem: providers.problem.borrow().clone().or(rules.problem),
                 counters: counters(Section::Rules),
@@ -167,6 +209,7 @@ impl Reporter {
             },
             workloads: workloads.into_iter().map(workload).collect(),
             proxy: counters(Section::Proxy),
+            agent: counters(Section::Agent),
             proxy_use: providers.proxy.in_use(),
             counters: counters(Section::Counters),
             ..self.fixed.clone()

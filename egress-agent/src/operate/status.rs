@@ -6,7 +6,8 @@
 use crate::config::Mode;
 use crate::in_use::InUse;
 use crate::proxy::ProxyUse;
-use crate::workloads::TooDeep;
+use crate::sources::Instead;
+use crate::workloads::{Counts, TooDeep};
 use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,6 +47,9 @@ pub struct Status {
     pub rules: RulesStatus,
     /// Counters of the proxy since the agent's start.
     pub proxy: BTreeMap<String, u64>,
+    /// Counters of the agent itself since its start.
+    #[serde(default)]
+    pub agent: BTreeMap<String, u64>,
     /// What the proxy has in use.
     #[serde(default)]
     pub proxy_use: ProxyUse,
@@ -73,8 +77,20 @@ pub struct RulesStatus {
     pub mode: Mode,
     /// Resources in force.
     pub objects: usize,
+    /// The same by kind.
+    #[serde(default)]
+    pub kinds: BTreeMap<String, usize>,
+    /// Documents of resources that are not in force because they are invalid or given more than once.
+    #[serde(default)]
+    pub rejected: Vec<Rejected>,
+    /// When rules were last put in force, in seconds since 1970.
+    #[serde(default)]
+    pub applied_at: Option<u64>,
     /// Why the present content of the files is not in force.
     pub problem: Option<String>,
+    /// How many problems, notes and findings there are.
+    #[serde(default)]
+    pub lines: RuleLines,
     /// The first problems of the files: file, line, field, reason, and what is in force instead.
     pub problems: Vec<String>,
     /// The first documents and fields that were skipped or are not carried out, by file, line and
@@ -91,6 +107,15 @@ pub struct RulesStatus {
     pub addresses: InUse,
     /// Networks in the tables.
     pub networks: InUse,
+    /// Leases of addresses from DNS answers. An address of two names has two.
+    #[serde(default)]
+    pub leases: usize,
+    /// Cgroups that are workloads, or have network namespaces of their own.
+    #[serde(default)]
+    pub cgroups: Counts,
+    /// Network namespaces in which the proxy listens, the agent's own included.
+    #[serde(default)]
+    pub served_namespaces: usize,
     /// Workloads that are denied everything, because the kernel has no free policy for their view.
     pub without_policy: usize,
     /// Cgroups that are denied everything, because they are nested deeper than the kernel judges.
@@ -99,11 +124,38 @@ pub struct RulesStatus {
     pub names: usize,
     /// Of them, those that have no address yet, and are denied until they have one.
     pub names_without_address: usize,
+    /// How many names' last question failed.
+    #[serde(default)]
+    pub names_failing: usize,
     /// Names whose last question failed, and why.
     pub failing: BTreeMap<String, String>,
     /// Counts since the start.
     #[serde(flatten)]
     pub counters: BTreeMap<String, u64>,
+}
+
+/// Documents of one kind that are not in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejected {
+    /// `ServiceEntry`.
+    pub kind: String,
+    /// What is in force in its place.
+    pub instead: Instead,
+    /// How many.
+    pub documents: usize,
+}
+
+/// Numbers of lines about the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleLines {
+    /// What is wrong.
+    pub problems: usize,
+    /// What was skipped or is not carried out.
+    pub notes: usize,
+    /// Valid objects that together may not do what their author wants.
+    pub findings: usize,
 }
 
 /// A cgroup below an enforced root.

@@ -177,6 +177,7 @@ impl Text<'_> {
             (Section::Counters, "counters", &s.counters),
             (Section::Rules, "rules", &r.counters),
             (Section::Proxy, "proxy", &s.proxy),
+            (Section::Agent, "agent", &s.agent),
         ] {
             for (key, count) in counters {
                 let help = help(section, key).unwrap_or_default();

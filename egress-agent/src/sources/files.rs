@@ -89,6 +89,24 @@ pub struct Reading {
     pub failed: Vec<(PathBuf, Unreadable)>,
     /// Folders with rule files in a folder that was named: they are not read.
     pub ignored: Vec<PathBuf>,
+    /// When a change of the content was noticed.
+    pub noticed: Noticed,
+}
+
+/// A time that is no content: readings at different times are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Noticed(pub Option<Instant>);
+
+impl PartialEq for Noticed {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Noticed {}
+
+impl Hash for Noticed {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// Equal for equal content. Other versions of the agent may compute other digests.

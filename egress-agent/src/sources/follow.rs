@@ -84,6 +84,7 @@ where
         set_problem,
         waits: first.waits,
         most: PART,
+        noticed: Instant::now(),
     };
     let looks = follower.run(changes, taken.subscribe());
     let run = async move {
@@ -106,6 +107,8 @@ struct Follower<T, C> {
     waits: bool,
     /// Bytes of the next part.
     most: usize,
+    /// When the last change was noticed.
+    noticed: Instant,
 }
 
 impl<T, C> Follower<T, C>
@@ -134,6 +137,7 @@ where
                     self.compile(Look::again).await;
                 }
             }
+            self.noticed = changes.noticed().into();
             changes.arm();
             took = self.compile(Look::changed).await;
         }
@@ -143,12 +147,13 @@ where
     /// next look comes soon.
     async fn compile(&mut self, reading: fn(&mut Look) -> Option<Reading>) -> Duration {
         let begin = Instant::now();
-        let (files, most) = (Arc::clone(&self.files), self.most);
+        let (files, most, noticed) = (Arc::clone(&self.files), self.most, self.noticed);
         // Many rules take so long that other tasks would be delayed.
         let compile = move || {
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             let (look, compile) = &mut *files;
-            let reading = reading(look)?;
+            let mut reading = reading(look)?;
+            reading.noticed.0.get_or_insert(noticed);
             let compiled = compile(&reading, most);
             // This comes after `compile`, so that files that made it panic are compiled again.
             look.seen = digest(&reading);

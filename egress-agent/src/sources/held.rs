@@ -5,8 +5,8 @@
 use super::backlog::{Backlog, Touched, may_wait};
 use super::files::{Reading, SourceFile};
 use super::judge::{Id, Judged, One, judge_all};
-use super::rule_set::Line;
-use egress_core::istio::Object;
+use super::rule_set::{Instead, Line};
+use egress_core::istio::{Kind, Object};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -56,6 +56,8 @@ pub(super) struct Held {
 pub(super) struct Outcome {
     pub(super) problems: Vec<Line>,
     pub(super) note: Option<Line>,
+    /// The document is not in force; this is what is.
+    pub(super) rejected: Option<(Kind, Instead)>,
 }
 
 impl HeldFiles {

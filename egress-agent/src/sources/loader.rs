@@ -10,7 +10,7 @@ use super::held::{Change, Held, HeldFiles, Outcome};
 use super::judge::{Id, One, again};
 use super::loaded_secrets::LoadedSecrets;
 use super::objects::{Objects, Place};
-use super::rule_set::{Line, RuleSet};
+use super::rule_set::{Instead, Line, RejectedDocuments, RuleSet};
 use super::store::Previous;
 use egress_core::istio::Object;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +39,7 @@ pub(super) struct Loader {
 struct Said {
     problems: Vec<Line>,
     notes: Vec<Line>,
+    rejected: RejectedDocuments,
 }
 
 impl Loader {
@@ -163,10 +164,17 @@ impl Loader {
             } else {
                 let kept = self.good.get(id);
                 let instead = match (kept, &one.stand_in) {
-                    _ if one_is_enough => "the valid document of the same name applies",
-                    (Some(_), _) => "its last good version stays in force",
-                    (None, Some(_)) => "what it is about serves nothing",
-                    (None, None) => "it is left out",
+                    _ if one_is_enough => Instead::Other,
+                    (Some(_), _) => Instead::LastGood,
+                    (None, Some(_)) => Instead::Denied,
+                    (None, None) => Instead::LeftOut,
+                };
+                outcome.rejected = Some((one.object.kind, instead));
+                let instead = match instead {
+                    Instead::Other => "the valid document of the same name applies",
+                    Instead::LastGood => "its last good version stays in force",
+                    Instead::Denied => "what it is about serves nothing",
+                    Instead::LeftOut => "it is left out",
                 };
                 let problems = errors.into_iter().map(|e| format!("{e}; {instead}").into());
                 outcome.problems = problems.collect();
@@ -224,6 +232,9 @@ impl Loader {
             for outcome in outcomes {
                 said.problems.extend(outcome.problems.iter().cloned());
                 said.notes.extend(outcome.note.iter().cloned());
+                if let Some(rejected) = outcome.rejected {
+                    *said.rejected.entry(rejected).or_default() += 1;
+                }
             }
         }
         if said.problems.is_empty() && said.notes.is_empty() {
@@ -243,8 +254,15 @@ impl Loader {
             let folder = folder.display();
             format!("{folder}: a folder in a rules folder is not read: name it as well").into()
         });
+        let mut rejected = RejectedDocuments::new();
+        for (which, documents) in said().flat_map(|s| &s.rejected) {
+            *rejected.entry(*which).or_default() += documents;
+        }
         RuleSet {
+            kinds: self.objects.kinds(),
             objects: self.objects.clone(),
+            rejected,
+            noticed: reading.noticed.0,
             secrets: self.secrets.in_force(),
             problems: said()
                 .flat_map(|s| s.problems.iter().cloned())

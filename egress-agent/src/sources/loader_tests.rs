@@ -196,7 +196,7 @@ proptest! {
             let reading = Reading {
                 files: files.filter_map(|(name, text)| Some(file(name, text.as_ref()?))).collect(),
                 failed: failed.clone(),
-                ignored: Vec::new(),
+                ..Reading::default()
             };
             let rules = loader.load(&reading);
             // The model knows the last good versions and nothing else.

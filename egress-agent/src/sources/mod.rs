@@ -16,5 +16,5 @@ mod watch;
 pub use files::{Reading, SourceFile};
 pub use follow::{Compiled, Feed, follow};
 pub use objects::{Difference, Objects};
-pub use rule_set::{Line, RuleSet};
+pub use rule_set::{Instead, Line, RuleSet};
 pub use rules::follow_rules;

@@ -4,9 +4,10 @@
 //! Does not know how an object is judged or what it means.
 
 use super::judge::Id;
-use egress_core::istio::Object;
+use egress_core::istio::{Kind, Object};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -70,6 +71,15 @@ impl Objects {
     /// All objects, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.0.values().map(|held| &held.0)
+    }
+
+    /// The number of objects of each kind.
+    pub fn kinds(&self) -> BTreeMap<Kind, usize> {
+        let mut kinds = BTreeMap::new();
+        for object in self.iter() {
+            *kinds.entry(object.kind).or_default() += 1;
+        }
+        kinds
     }
 
     /// All objects in a list.

@@ -1,9 +1,12 @@
 //! A rule set: the objects in force, and what is reported about them. `loader` makes it.
 
 use super::objects::{Difference, Objects};
-use egress_core::istio::{Object, Secrets};
+use egress_core::istio::{Kind, Object, Secrets};
 use egress_core::registry::lint::{Found, Linter};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// With more objects than this, only `egress-agent check` looks for findings across objects.
 const LINTED: usize = 50_000;
@@ -11,11 +14,47 @@ const LINTED: usize = 50_000;
 /// A line about the rules. Sets share it.
 pub type Line = Arc<str>;
 
+/// What is in force in place of a document that is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instead {
+    /// A valid document with the same name.
+    Other,
+    /// The last good version.
+    LastGood,
+    /// Nothing: its hosts are denied.
+    Denied,
+    /// Nothing: it is left out.
+    #[default]
+    LeftOut,
+}
+
+impl Instead {
+    /// Its spelling as a label.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::LastGood => "last-good",
+            Self::Denied => "denied",
+            Self::LeftOut => "left-out",
+        }
+    }
+}
+
+/// The number of documents that are not in force.
+pub type RejectedDocuments = BTreeMap<(Kind, Instead), usize>;
+
 /// The result of the rule files.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     /// Objects in force: valid ones, last good versions of invalid ones, and stand-ins that deny.
     pub objects: Objects,
+    /// Their number by kind.
+    pub kinds: BTreeMap<Kind, usize>,
+    /// The documents that are not in force.
+    pub rejected: RejectedDocuments,
+    /// When the change that led to this set was noticed.
+    pub noticed: Option<Instant>,
     /// The Secrets of the files.
     pub secrets: Secrets,
     /// What is wrong, one line each: file, line, field, reason, and what is in force instead.

@@ -28,6 +28,8 @@ pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
     events: mpsc::Receiver<Event>,
     interest: Interest,
+    /// When the change was noticed for which [`Self::changed`] returned last.
+    noticed: Instant,
 }
 
 /// Which events matter.
@@ -59,6 +61,7 @@ impl Watch {
             watcher,
             events,
             interest: Interest::default(),
+            noticed: Instant::now(),
         };
         watch.arm();
         watch
@@ -83,6 +86,11 @@ impl Watch {
         self.interest = interest;
     }
 
+    /// When the change was noticed for which [`Self::changed`] returned last.
+    pub(super) fn noticed(&self) -> Instant {
+        self.noticed
+    }
+
     /// Returns when the files may have changed and no write is under way any more. `read` is how
     /// long the last read took.
     pub(super) async fn changed(&mut self, read: Duration) {
@@ -91,17 +99,25 @@ impl Watch {
         tokio::pin!(poll);
         loop {
             tokio::select! {
-                () = &mut poll => return,
+                () = &mut poll => {
+                    self.noticed = Instant::now();
+                    return;
+                }
                 event = self.events.recv() => match event {
                     Some(event) if self.interest.concerns(&event) => {
                         note(&event, &mut writing);
                         break;
                     }
                     Some(_) => {}
-                    None => { poll.as_mut().await; return }
+                    None => {
+                        poll.as_mut().await;
+                        self.noticed = Instant::now();
+                        return;
+                    }
                 },
             }
         }
+        self.noticed = Instant::now();
         let end = Instant::now() + LONGEST;
         loop {
             let until = if writing.is_empty() {

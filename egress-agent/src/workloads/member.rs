@@ -6,6 +6,7 @@ use crate::config::Mode;
 use crate::namespaces::Counted;
 use egress_core::registry::scope::Workload;
 use egress_ebpf::ids::{CgroupId, PolicyId};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A cgroup that is a workload, or has network namespaces of its own, for `status`.
@@ -37,4 +38,14 @@ pub(super) struct Member {
     pub below: String,
     /// Its identity; `None` if no entry matches.
     pub workload: Option<Workload>,
+}
+
+/// Numbers of cgroups below the enforced roots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Workloads with an identity.
+    pub known: usize,
+    /// Without an identity, in network namespaces of their own.
+    pub unknown: usize,
 }

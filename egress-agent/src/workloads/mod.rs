@@ -17,7 +17,7 @@ mod watches;
 pub use depth::TooDeep;
 pub use egress_core::registry::scope::Workload;
 pub use identities::Identities;
-pub use member::Placed;
+pub use member::{Counts, Placed};
 pub use missed::Missed;
 pub use owners::Owners;
 pub use sharers::Sharers;
@@ -94,6 +94,11 @@ impl Workloads {
     /// The namespaces of the cgroups' processes, and the agent's services there.
     pub fn namespaces(&mut self) -> &mut Namespaces {
         &mut self.namespaces
+    }
+
+    /// How many namespaces the agent serves in.
+    pub fn served_namespaces(&self) -> usize {
+        self.namespaces.served()
     }
 
     /// The listening sockets of every namespace.
@@ -273,11 +278,28 @@ impl Workloads {
         self.cgroups.deep().status()
     }
 
-    /// The cgroups that are workloads, or have network namespaces of their own, by path.
-    pub fn placed(&self) -> Vec<Placed> {
+    /// The cgroups that are workloads, or have network namespaces of their own.
+    fn shown(&self) -> impl Iterator<Item = &Member> {
         let in_others = |m: &Member| self.namespaces.counted(m.cgroup.id).all > 0;
-        let shown = |m: &&Member| m.workload.is_some() || in_others(m);
-        let members = self.members.values().filter(shown);
+        let members = self.members.values();
+        members.filter(move |m| m.workload.is_some() || in_others(m))
+    }
+
+    /// Their number.
+    pub fn counted(&self) -> Counts {
+        let mut counts = Counts::default();
+        for member in self.shown() {
+            match member.workload {
+                Some(_) => counts.known += 1,
+                None => counts.unknown += 1,
+            }
+        }
+        counts
+    }
+
+    /// The same by path.
+    pub fn placed(&self) -> Vec<Placed> {
+        let members = self.shown();
         let mut all: Vec<Placed> = members.map(|member| self.place_of(member)).collect();
         all.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
         all

@@ -45,7 +45,7 @@ pub enum ResponseFlag {
 
 impl ResponseFlag {
     /// All flags, in the order in which Envoy 1.40 prints them.
-    const ALL: [Self; 16] = [
+    pub const ALL: [Self; 16] = [
         Self::URX,
         Self::UH,
         Self::UT,

@@ -59,7 +59,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [
+    /// All of them.
+    pub const ALL: [Self; 5] = [
         Self::ServiceEntry,
         Self::VirtualService,
         Self::DestinationRule,

@@ -58,6 +58,8 @@ pub struct Leases {
     unheard: BTreeSet<Arc<str>>,
     /// Names without an address.
     addressless: BTreeSet<Arc<str>>,
+    /// Names whose last question failed.
+    failing: BTreeSet<Arc<str>>,
     refresh: Refresh,
 }
 
@@ -73,6 +75,7 @@ impl Leases {
             expire: BTreeSet::new(),
             unheard: BTreeSet::new(),
             addressless: BTreeSet::new(),
+            failing: BTreeSet::new(),
         }
     }
 
@@ -135,6 +138,7 @@ impl Leases {
         self.addresses.forget(name);
         self.unheard.remove(name);
         self.addressless.remove(name);
+        self.failing.remove(name);
     }
 
     /// The next name to ask for at `now`, if one is due. It is not handed out again until
@@ -188,6 +192,7 @@ impl Leases {
                 }
                 state.failures = 0;
                 state.last_failure = None;
+                self.failing.remove(&name);
                 if std::mem::replace(&mut state.in_turn, true) {
                     Heard::Again(ttl)
                 } else {
@@ -196,6 +201,7 @@ impl Leases {
             }
             Err(failure) => {
                 state.last_failure = Some(failure);
+                self.failing.insert(Arc::clone(&name));
                 state.in_turn = false;
                 let before = state.failures;
                 state.failures = before.saturating_add(1);
@@ -316,6 +322,11 @@ impl Leases {
         &self.addresses
     }
 
+    /// How many leases there are. An address of two names has two.
+    pub fn leases(&self) -> usize {
+        self.addresses.leases()
+    }
+
     /// Names without an answer or a failure so far, and without addresses of the previous agent.
     pub fn unresolved(&self) -> &BTreeSet<Arc<str>> {
         &self.unheard
@@ -333,9 +344,14 @@ impl Leases {
 
     /// Names whose last question failed, and why. They may have addresses of an earlier answer.
     pub fn failing(&self) -> impl Iterator<Item = (&Arc<str>, &Failure)> {
-        self.names
+        self.failing
             .iter()
-            .filter_map(|(name, n)| Some((name, n.last_failure.as_ref()?)))
+            .filter_map(|name| Some((name, self.names.get(name)?.last_failure.as_ref()?)))
+    }
+
+    /// How many such names there are.
+    pub fn failing_count(&self) -> usize {
+        self.failing.len()
     }
 
     /// Addresses that were left out over time because a name was full.

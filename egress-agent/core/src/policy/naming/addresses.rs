@@ -21,6 +21,11 @@ pub(in crate::policy) struct Addresses {
 }
 
 impl Addresses {
+    /// How many leases there are. An address of two names has two.
+    pub(in crate::policy) fn leases(&self) -> usize {
+        self.leased.len()
+    }
+
     /// A name leases a new address.
     pub(in crate::policy) fn lease(&mut self, ip: IpAddr, name: &Arc<str>) {
         self.leased.add(&ip.into(), name);

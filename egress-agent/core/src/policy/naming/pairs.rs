@@ -52,6 +52,11 @@ impl<K: Ord + Clone> Pairs<K> {
             })
     }
 
+    /// How many pairs there are.
+    pub(in crate::policy) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether a key has a host.
     pub(in crate::policy) fn has(&self, key: &K) -> bool {
         self.of(key).next().is_some()

@@ -336,6 +336,11 @@ impl State {
         self.leases.unresolved()
     }
 
+    /// How many leases of DNS answers there are. An address of two names has two.
+    pub fn leases(&self) -> usize {
+        self.leases.leases()
+    }
+
     /// How many names are asked for.
     pub fn names_asked(&self) -> usize {
         self.leases.count()
@@ -347,6 +352,11 @@ impl State {
             .failing()
             .map(|(n, f)| (Arc::clone(n), f.clone()))
             .collect()
+    }
+
+    /// How many names' last question failed.
+    pub fn failing_count(&self) -> usize {
+        self.leases.failing_count()
     }
 
     /// Generation of the kernel's policies, for `status`.

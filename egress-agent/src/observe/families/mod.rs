@@ -3,110 +3,11 @@
 //!
 //! To add a counter, add an entry here and count it where the thing happens.
 
+mod family;
+
+pub use family::{Family, Own, Section, Series, Source, Unit};
+
 use egress_ebpf::abi::counter;
-
-/// What a family counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Connects and first datagrams.
-    Flows,
-    /// Denied connects, packets and requests, or those that an auditing policy let pass.
-    Denials,
-    /// Datagrams.
-    Datagrams,
-    /// HTTP requests.
-    Requests,
-    /// Entries of a rule table.
-    Entries,
-    /// Inputs of the engine.
-    Inputs,
-    /// Lines of a file.
-    Lines,
-}
-
-/// Where a value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The kernel programs, since the maps were created; one of [`counter`].
-    Kernel(u32),
-    /// This agent, since its start.
-    Agent(Own),
-}
-
-/// The counters of the agent itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own {
-    /// Denials that the kernel reported as events.
-    Events,
-    /// Of them, those without a log line.
-    EventsNotLogged,
-    /// Addresses that found no room in a table.
-    LeftOut,
-    /// Running flows that a rules change ended.
-    FlowsEnded,
-    /// Inputs of the engine.
-    Inputs,
-    /// Denials by the proxy.
-    ProxyDenied,
-    /// Connections and requests that the proxy let pass because the policy audits.
-    ProxyWouldDeny,
-    /// Of these two, those without a log line.
-    ProxyNotLogged,
-    /// Copies of requests that mirrors answered.
-    CopiesAnswered,
-    /// Those that mirrors did not answer, or whose request ended early.
-    CopiesFailed,
-    /// Those that the rules do not let leave.
-    CopiesDenied,
-    /// Those for which there was no memory or socket to spare.
-    CopiesNoRoom,
-    /// Lines that were written to the access log.
-    AccessLogWritten,
-    /// Lines of the access log that found no room, or could not be written.
-    AccessLogLost,
-}
-
-impl Own {
-    /// The number of counters.
-    pub const COUNT: usize = Self::AccessLogLost as usize + 1;
-}
-
-/// The object in `status -o json` that contains a series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Section {
-    /// `counters`.
-    Counters,
-    /// `rules`.
-    Rules,
-    /// `proxy`.
-    Proxy,
-}
-
-/// One value of a family.
-#[derive(Debug)]
-pub struct Series {
-    /// Labels and their values.
-    pub labels: &'static [(&'static str, &'static str)],
-    /// The object of `status` that contains it.
-    pub section: Section,
-    /// Its key in that object.
-    pub key: &'static str,
-    /// Where the value comes from.
-    pub source: Source,
-}
-
-/// Series that count the same thing and differ in their labels.
-#[derive(Debug)]
-pub struct Family {
-    /// Its name as a metric.
-    pub name: &'static str,
-    /// What it counts.
-    pub unit: Unit,
-    /// Its meaning in a sentence.
-    pub help: &'static str,
-    /// Its values.
-    pub series: &'static [Series],
-}
 
 const fn kernel(
     labels: &'static [(&'static str, &'static str)],
@@ -291,6 +192,68 @@ pub const FAMILIES: &[Family] = &[
         unit: Unit::Inputs,
         help: "Rules, workloads, DNS answers and questions that the engine acted on. Denials are not among them.",
         series: &[agent(&[], Section::Rules, "inputs", Own::Inputs)],
+    },
+    Family {
+        name: "egress_dns_questions_total",
+        unit: Unit::Questions,
+        help: "DNS questions of the agent for listed names, by result. A question asks for both families.",
+        series: &[
+            agent(
+                &[("result", "answered")],
+                Section::Agent,
+                "dnsAnswered",
+                Own::DnsAnswered,
+            ),
+            agent(
+                &[("result", "no-such-name")],
+                Section::Agent,
+                "dnsNoSuchName",
+                Own::DnsNoSuchName,
+            ),
+            agent(
+                &[("result", "no-address")],
+                Section::Agent,
+                "dnsNoAddress",
+                Own::DnsNoAddress,
+            ),
+            agent(
+                &[("result", "failed")],
+                Section::Agent,
+                "dnsFailed",
+                Own::DnsFailed,
+            ),
+        ],
+    },
+    Family {
+        name: "egress_canaries_total",
+        unit: Unit::Canaries,
+        help: "Connects of the agent's own canaries. Canary gate: an unlisted destination below an enforced root. Canary redirect: a connect that the kernel must redirect to this agent's proxy.",
+        series: &[
+            agent(
+                &[("canary", "gate"), ("result", "passed")],
+                Section::Agent,
+                "canariesPassed",
+                Own::CanariesPassed,
+            ),
+            agent(
+                &[("canary", "gate"), ("result", "failed")],
+                Section::Agent,
+                "canariesFailed",
+                Own::CanariesFailed,
+            ),
+            agent(
+                &[("canary", "redirect"), ("result", "passed")],
+                Section::Agent,
+                "redirectsPassed",
+                Own::RedirectsPassed,
+            ),
+            agent(
+                &[("canary", "redirect"), ("result", "failed")],
+                Section::Agent,
+                "redirectsFailed",
+                Own::RedirectsFailed,
+            ),
+        ],
     },
 ];
 

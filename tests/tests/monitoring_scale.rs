@@ -1,0 +1,72 @@
+//! The time of a scrape with many names and workloads, and what scrapes cost the agent.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use egress_tests::scrape::{Scrape, get};
+use egress_tests::takeover;
+use egress_tests::{Lab, LabOptions, wait_until};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const AT: &str = "127.0.0.1:15020";
+const NAMES: usize = 10_000;
+const WORKLOADS: usize = 500;
+/// How long a scrape may take.
+const LIMIT: Duration = Duration::from_millis(20);
+/// Current values are gathered at most that often.
+const FRESH: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_mins(3);
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[test]
+fn a_scrape_takes_less_than_twenty_milliseconds_with_ten_thousand_names_and_five_hundred_workloads()
+{
+    let at: SocketAddr = AT.parse().unwrap();
+    let mut lab = Lab::start_with(LabOptions::flags(&[
+        "--monitoring-address",
+        AT,
+        "--workload",
+        "{cgroup: w*, namespace: shop}",
+    ]))
+    .unwrap();
+    let cgroups: Vec<_> = (0..WORKLOADS)
+        .map(|n| lab.workloads().child(&format!("w{n}")).unwrap())
+        .collect();
+    takeover::list(&lab, NAMES).unwrap();
+    wait_until("all are there", LONG, || {
+        let scrape = Scrape::of(lab.node(), at).ok()?;
+        let names = scrape.value("egress_dns_names", &[])? as usize;
+        let waiting = scrape.value("egress_dns_names_without_address", &[])?;
+        let known = scrape.value("egress_workload_cgroups", &[("identity", "known")])? as usize;
+        (names >= NAMES && waiting < 0.5 && known == WORKLOADS).then_some(())
+    })
+    .unwrap();
+
+    let (mut fresh, mut kept, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let (begin, cpu) = (Instant::now(), lab.agent().unwrap().cpu().unwrap());
+    let mut gathered = Instant::now();
+    for _ in 0..11 {
+        wait_until("the last values are old", LONG, || {
+            (gathered.elapsed() > FRESH).then_some(())
+        })
+        .unwrap();
+        let answer = get(lab.node(), at, "/metrics").unwrap();
+        assert_eq!(answer.code, 200);
+        fresh.push(answer.took);
+        gathered = Instant::now();
+        bytes = answer.body.len();
+        kept.push(get(lab.node(), at, "/metrics").unwrap().took);
+    }
+    let cpu = lab.agent().unwrap().cpu().unwrap() - cpu;
+    let (fresh, kept) = (median(fresh), median(kept));
+    println!(
+        "{NAMES} names, {WORKLOADS} workloads: a scrape with new values {fresh:?}, with values of the last second {kept:?}, {bytes} bytes; the agent used {cpu:?} in {:?}",
+        begin.elapsed()
+    );
+    assert!(fresh < LIMIT, "{fresh:?}");
+    assert!(kept < LIMIT, "{kept:?}");
+    drop(cgroups);
+}
