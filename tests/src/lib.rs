@@ -5,6 +5,7 @@
 //! a test panics; the hosts of the outside; the clients. The tests judge the results.
 
 pub mod agent;
+pub mod alerts;
 pub mod api;
 pub mod background;
 pub mod bench;
