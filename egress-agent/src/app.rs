@@ -3,7 +3,8 @@
 use crate::config::Config;
 use crate::config::reload::{self, Source};
 use crate::engine::News;
-use crate::gate::placement::Started;
+use crate::gate::roots::Roots;
+use crate::gate::started::Started;
 use crate::gate::{self, Gate, own, rootwatch};
 use crate::handover::{self, Inheritance, Leaving};
 use crate::keeper::{Canaries, Keeper};
@@ -56,9 +57,9 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     if let Some(wrong) = gate.roots.wrong.take() {
         return Err(wrong.into());
     }
-    let roots = gate.roots.paths.clone();
+    let roots = gate.roots.clone();
     let kept = privilege::kept(Needs {
-        foreign_cgroups: cgroup2::any_foreign(&roots),
+        foreign_cgroups: cgroup2::any_foreign(&roots.paths),
         namespaces: config.enter_namespaces,
     });
     let runtime = runtime(kept)?;
@@ -74,7 +75,7 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     })??;
     // The process moves before it creates a socket, because a socket belongs to the cgroup that its process
     // is in at that time.
-    let own = own::settle(config.agent_cgroup.as_deref(), &roots)?;
+    let own = own::settle(config, &roots.paths)?;
     kernel::attach_agent(&mut gate.kernel, &own)?;
     let place = Place {
         own,
@@ -124,7 +125,7 @@ fn with_less<T: Send>(kept: CapabilitySet, work: impl FnOnce() -> T + Send) -> a
 struct Place {
     own: PathBuf,
     started: Started,
-    roots: Vec<PathBuf>,
+    roots: Roots,
     /// Capabilities of the running agent.
     kept: CapabilitySet,
     /// Those of the rule files.
@@ -166,7 +167,7 @@ async fn serve(
         identities,
     };
     let sides = (&mut kernel, &sockets);
-    let mut engine = wiring::engine(config, &place.roots, sides, news, owners.clone())?;
+    let mut engine = wiring::engine(config, &place.roots.paths, sides, news, owners.clone())?;
     let (access_log, flows) = wiring::flows(&registry.own, &owners);
     let proof: Arc<str> = wiring::proof()?.into();
     let own = (&proof, &place.secrets);
@@ -178,7 +179,7 @@ async fn serve(
         engine: ask,
         proxy: Arc::clone(&shared),
     };
-    let mut helpers = wiring::report(config, &kernel, &place.roots, providers);
+    let mut helpers = wiring::report(config, &kernel, &place.roots.paths, providers);
 
     let given_back = wiring::give_back(&shared);
     let (drain, signal) = proxy::drain_channel();
@@ -196,7 +197,7 @@ async fn serve(
     let kernel = Arc::new(Mutex::new(kernel));
     privilege::give_up(place.kept)?;
     access_log.apply(config.access_log.as_ref());
-    rootwatch::start(&kernel, &place.roots, board.clone(), came)?;
+    rootwatch::start(&kernel, &place.roots.paths, board.clone(), came)?;
     let keeper = Keeper {
         counters: Arc::clone(&registry.kernel),
         counted: registry.own.clone(),

@@ -5,7 +5,7 @@ use crate::config::{Config, Essentials, Settings};
 use crate::failure::{Failure, USAGE};
 use crate::kernel::canary;
 use crate::observe::log;
-use crate::verbs::{check, close, detach, exec, explain, quiet, status, wait};
+use crate::verbs::{boot_unit, check, close, detach, exec, explain, quiet, status, wait};
 use crate::{app, privilege, terminal};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -55,6 +55,8 @@ enum Verb {
     Wait(wait::WaitArgs),
     /// Open the gate: detach every program and remove every pin
     Detach(detach::DetachArgs),
+    /// Install or remove a node's unit that closes the gate before the kubelet starts
+    BootUnit(boot_unit::BootUnitArgs),
     /// Wait until a cgroup is empty and remove it
     #[command(name = exec::REAPER_VERB, hide = true)]
     Reap {
@@ -130,6 +132,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Status(args) => status::run(args),
         Verb::Wait(args) => wait::run(args),
         Verb::Detach(args) => detach::run(args),
+        Verb::BootUnit(args) => boot_unit::run(&args),
         Verb::Reap { cgroup } => exec::reap(&cgroup),
         Verb::Canary { .. } => Ok(()),
     }

@@ -3,7 +3,9 @@
 
 use crate::config::{Config, DenyErrno};
 use crate::gate;
-use crate::gate::placement::{self, Started};
+use crate::gate::placement;
+use crate::gate::roots::Roots;
+use crate::gate::started::Started;
 use crate::kernel::canary::{self, Redirected};
 use crate::kernel::{self, Counters, Kernel};
 use crate::observe::counters::Counters as Counted;
@@ -86,7 +88,7 @@ pub struct Keeper {
     /// The agent's own cgroup.
     pub own: PathBuf,
     /// Enforced roots.
-    pub roots: Vec<PathBuf>,
+    pub roots: Roots,
     /// Where this process was started.
     pub started: Started,
     /// Readiness.
@@ -108,14 +110,14 @@ impl Keeper {
 
     /// Sends a canary below every existing enforced root, and a second one if the first fails.
     pub async fn prove(&self) -> anyhow::Result<()> {
-        for root in 0..self.roots.len() {
-            if !self.roots[root].exists() {
+        for root in 0..self.roots.paths.len() {
+            if !self.roots.paths[root].exists() {
                 continue;
             }
             if let Err(error) = self.send_canary(root).await {
                 tracing::debug!(error = format!("{error:#}"), "sending another canary");
                 tokio::time::sleep(AGAIN).await;
-                if self.roots[root].exists() {
+                if self.roots.paths[root].exists() {
                     self.send_canary(root).await?;
                 }
             }
@@ -136,7 +138,7 @@ impl Keeper {
             0 => libc::EPERM,
             other => other.cast_signed(),
         };
-        let (folder, canaries) = (self.roots[root].clone(), self.canaries.clone());
+        let (folder, canaries) = (self.roots.paths[root].clone(), self.canaries.clone());
         let shown = folder.display().to_string();
         let before = self.counters.get(counter);
         let check = move || canary::check(&folder, errno, |id| canaries.add(id));
@@ -172,7 +174,7 @@ impl Keeper {
                 () = self.board.changed() => {
                     // A first workload and a recreated root are noticed before the next tick.
                     let misplaced = [Part::Workloads, Part::Roots].map(|p| self.board.troubled(p));
-                    if misplaced.contains(&true) || !self.roots.iter().all(|r| r.exists()) {
+                    if misplaced.contains(&true) || !self.roots.missing().is_empty() {
                         self.look();
                     }
                 }
@@ -201,7 +203,7 @@ impl Keeper {
     /// Checks that the kernel redirects a connect of the agent to the proxy, and that the proxy
     /// answers it.
     pub async fn check_redirect(&self) {
-        let Some(root) = self.roots.iter().find(|root| root.exists()).cloned() else {
+        let Some(root) = self.roots.paths.iter().find(|root| root.exists()).cloned() else {
             return;
         };
         let proof = self.kernel().proof();
@@ -230,10 +232,16 @@ impl Keeper {
 
     /// Checks whether the gate is where it should be.
     fn look(&self) {
-        let absent: Vec<PathBuf> = self.roots.iter().filter(|r| !r.exists()).cloned().collect();
-        let absent = (!absent.is_empty()).then_some(Trouble::RootsAbsent(absent));
+        let absent = self.roots.missing();
+        let trouble = if self.roots.alternatives {
+            Trouble::PodsAbsent
+        } else {
+            Trouble::RootsAbsent
+        };
+        let absent = (!absent.is_empty()).then(|| trouble(absent));
         self.board.set(Part::Roots, absent);
-        let misplaced = placement::misplaced(&self.started, &self.roots);
+        let misplaced =
+            placement::misplaced(&self.started, &self.roots.paths, self.roots.alternatives);
         self.board
             .set(Part::Workloads, misplaced.map(Trouble::Misplaced));
         let (pins, mounted_here) = {
@@ -257,7 +265,7 @@ impl Keeper {
         if said.as_ref() == Some(&troubles) {
             return;
         }
-        let (roots, audits) = (gate::shown(&self.roots), self.canaries.known().audits);
+        let (roots, audits) = (gate::shown(&self.roots.paths), self.canaries.known().audits);
         match (troubles.is_empty(), audits) {
             (true, false) => tracing::info!(%roots, "ready: the gate is closed"),
             (true, true) => {
@@ -286,7 +294,7 @@ impl Keeper {
     fn mend(&self) -> anyhow::Result<()> {
         let mut kernel = self.kernel();
         kernel::forget_vanished(&mut kernel)?;
-        let missing = kernel::missing(&kernel, &self.own, &self.roots)?;
+        let missing = kernel::missing(&kernel, &self.own, &self.roots.paths)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -303,7 +311,7 @@ impl Keeper {
                 "a pin was removed from outside; the agent held the link, and the gate stayed closed"
             );
         }
-        kernel::attach(&mut kernel, &self.own, &self.roots)?;
+        kernel::attach(&mut kernel, &self.own, &self.roots.paths)?;
         tracing::warn!(what, "attached again");
         Ok(())
     }

@@ -274,7 +274,7 @@ fn settle(root: &OsString, agent_cgroup: Option<&OsString>) -> ExitCode {
     let config = Config::load(flags, None).unwrap();
     let roots = Roots::look(&config.cgroups);
     let checked = roots.wrong.map_or(Ok(roots.paths), Err);
-    match checked.and_then(|roots| own::settle(config.agent_cgroup.as_deref(), &roots)) {
+    match checked.and_then(|roots| own::settle(&config, &roots)) {
         Ok(_) => {
             print!("{}", fs::read_to_string("/proc/self/cgroup").unwrap());
             ExitCode::SUCCESS

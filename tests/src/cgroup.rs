@@ -48,6 +48,13 @@ impl Cgroup {
         Self::make(self.path.join(name))
     }
 
+    /// A cgroup that exists, below one that a test made.
+    pub fn adopt(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
     fn make(path: PathBuf) -> Result<Self> {
         fs::create_dir(&path).with_context(|| {
             format!("cannot make the cgroup {} (root is needed)", path.display())

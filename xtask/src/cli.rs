@@ -23,7 +23,12 @@ pub enum Task {
     /// Build the BPF programs, the agent and the lab.
     Build,
     /// Build the agent for a node in `target/dist`, with its symbols in a separate file.
-    Release,
+    Release {
+        /// Build for this target triple with Debian's cross compiler: x86_64-unknown-linux-gnu or
+        /// aarch64-unknown-linux-gnu.
+        #[arg(long)]
+        target: Option<String>,
+    },
     /// Run the lab (no arguments), or the agent with the given arguments.
     Run {
         /// Keep the lab running, and print the lines to paste in another terminal.

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Setup => tasks::setup(),
         Task::Build => tasks::build_all(),
-        Task::Release => release::run(),
+        Task::Release { target } => release::run(target.as_deref()),
         Task::Run { keep, agent } => tasks::run(keep, &agent),
         Task::Test { filter } => tasks::test(filter.as_deref()),
         Task::Bench { bench, arguments } => bench::run(bench, &arguments),

@@ -5,20 +5,38 @@
 use crate::progress::step;
 use crate::tasks::bpf_object;
 use crate::workspace::{cargo, show, target};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 /// Builds `target/dist/egress-agent` and `target/dist/egress-agent.debug`. The first contains the name of the second. A
 /// debugger looks for it in the same folder and below `/usr/lib/debug`.
-pub fn run() -> Result<()> {
+///
+/// The program is static: it runs in an image without libraries and on a node with other ones. With a target (such as
+/// `aarch64-unknown-linux-gnu`), it is built for another processor, into `target/TARGET/dist`.
+pub fn run(triple: Option<&str>) -> Result<()> {
     bpf_object()?;
     let bin = ["--package", "egress-agent", "--bin", "egress-agent"];
-    show(cargo(&["build", "--locked", "--profile", "dist"]).args(bin))?;
-    let dir = target().join("dist");
+    let mut build = cargo(&["rustc", "--locked", "--profile", "dist"]);
+    build.args(bin);
+    let mut dir = target();
+    let mut tools = String::new();
+    if let Some(triple) = triple {
+        build.args(["--target", triple]);
+        dir = dir.join(triple);
+        tools = prefix(triple)?;
+        let linker = format!("{tools}gcc");
+        let of_cargo = triple.to_uppercase().replace('-', "_");
+        build
+            .env(format!("CARGO_TARGET_{of_cargo}_LINKER"), &linker)
+            .env(format!("CC_{}", triple.replace('-', "_")), &linker);
+    }
+    // Only for the program: build scripts and macros run on this machine as ever.
+    show(build.args(["--", "-C", "target-feature=+crt-static"]))?;
+    let dir = dir.join("dist");
     let (program, symbols) = (dir.join("egress-agent"), dir.join("egress-agent.debug"));
-    split(&program, &symbols)?;
+    split(&format!("{tools}objcopy"), &program, &symbols)?;
     let size = |path: &Path| -> Result<String> {
         let bytes = fs::metadata(path)?.len();
         Ok(format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10))
@@ -28,12 +46,21 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// How the names of the compiler and of binutils for a target begin, as Debian names them.
+fn prefix(triple: &str) -> Result<String> {
+    let (processor, rest) = triple.split_once('-').context("want a target triple")?;
+    match rest {
+        "unknown-linux-gnu" => Ok(format!("{processor}-linux-gnu-")),
+        _ => bail!("{triple}: want a target with glibc, such as aarch64-unknown-linux-gnu"),
+    }
+}
+
 /// Moves the symbols of `program` to `symbols`. Cargo then links the changed file again in its next build.
-fn split(program: &Path, symbols: &Path) -> Result<()> {
+fn split(tool: &str, program: &Path, symbols: &Path) -> Result<()> {
     let objcopy = |arguments: &[&str], files: &[&Path]| {
-        let mut command = Command::new("objcopy");
+        let mut command = Command::new(tool);
         command.args(arguments).args(files);
-        step(&format!("objcopy {}", arguments[0]), command)
+        step(&format!("{tool} {}", arguments[0]), command)
             .context("cannot split the symbols off: install binutils")
     };
     objcopy(&["--only-keep-debug"], &[program, symbols])?;
@@ -45,6 +72,19 @@ fn split(program: &Path, symbols: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_tools_of_a_target_are_those_of_debians_cross_compilers() {
+        assert_eq!(
+            prefix("aarch64-unknown-linux-gnu").unwrap(),
+            "aarch64-linux-gnu-"
+        );
+        assert_eq!(
+            prefix("x86_64-unknown-linux-gnu").unwrap(),
+            "x86_64-linux-gnu-"
+        );
+        assert!(prefix("aarch64-unknown-linux-musl").is_err());
+    }
+
     /// The test's own program stands for the agent.
     #[test]
     fn the_symbols_of_a_program_go_to_a_file_that_it_names() {
@@ -54,7 +94,7 @@ mod tests {
         let copied = std::env::current_exe().and_then(|own| fs::copy(own, &program));
         let split = copied
             .context("cannot copy")
-            .and_then(|_| split(&program, &symbols));
+            .and_then(|_| split("objcopy", &program, &symbols));
         let sections = |path: &Path| {
             let out = Command::new("readelf")
                 .args(["--sections", "--wide"])

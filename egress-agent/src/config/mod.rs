@@ -25,6 +25,8 @@ pub use values::{Cidr, DnsServer, ListenAddress, Span};
 pub use workloads::WorkloadEntry;
 
 use crate::failure::Failure;
+use crate::gate::pods::AUTO;
+use crate::kernel::canary;
 use egress_core::policy::leases::PrivateAnswers;
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -144,6 +146,11 @@ impl Config {
         Self::complete(settings, servers, resolv_conf::system_servers)
     }
 
+    /// Whether the agent finds the pods' root itself.
+    pub fn finds_pods(&self) -> bool {
+        self.cgroups == [PathBuf::from(AUTO)]
+    }
+
     /// Whether nothing is denied to any workload.
     pub fn audits_all(&self) -> bool {
         let enforced = |entry: &WorkloadEntry| entry.mode == Some(Mode::Enforce);
@@ -164,6 +171,20 @@ impl Config {
             return Err(Failure::usage(
                 "no enforced root: name a cgroup with --cgroup PATH or `cgroups` in the config file",
             ));
+        }
+        if s.cgroups.len() > 1 && s.cgroups.contains(&PathBuf::from(AUTO)) {
+            return Err(Failure::usage(
+                "cgroups: `auto` finds the pods' root and stands alone; name every root instead",
+            ));
+        }
+        let internal: Vec<IpNet> = s.internal.iter().map(|c| c.0).collect();
+        for target in canary::TARGETS {
+            if let Some(net) = internal.iter().find(|net| net.contains(&target.ip())) {
+                return Err(Failure::usage(format_args!(
+                    "internal: {net} contains {}, a documentation address (RFC 5737, RFC 3849) that the agent connects to in order to prove that unlisted destinations are denied; name smaller networks, or set `outboundTrafficPolicy: ALLOW_ANY` to allow everything",
+                    target.ip()
+                )));
+            }
         }
         if s.proxy_port == Some(0) {
             return Err(Failure::usage(
@@ -208,7 +229,7 @@ impl Config {
             },
             allow_private_answers: s.allow_private_answers.unwrap_or(false),
             private_answers: s.private_answers.into_iter().map(|a| a.0).collect(),
-            internal: s.internal.into_iter().map(|c| c.0).collect(),
+            internal,
             enter_namespaces: s.enter_namespaces.unwrap_or(true),
             proxy_port,
             on_exit: s.on_exit.unwrap_or_default(),
@@ -324,6 +345,30 @@ mod tests {
                     ..minimal()
                 },
                 "monitoring.address",
+            ),
+            (
+                Settings {
+                    cgroups: vec!["auto".into(), "/c".into()],
+                    ..minimal()
+                },
+                "`auto`",
+            ),
+            (
+                Settings {
+                    internal: vec![
+                        "10.0.0.0/8".parse().unwrap(),
+                        "192.0.2.0/24".parse().unwrap(),
+                    ],
+                    ..minimal()
+                },
+                "internal: 192.0.2.0/24 contains 192.0.2.1",
+            ),
+            (
+                Settings {
+                    internal: vec!["::/0".parse().unwrap()],
+                    ..minimal()
+                },
+                "internal: ::/0 contains 2001:db8:",
             ),
         ] {
             let failure = complete(settings).unwrap_err();

@@ -219,7 +219,14 @@ mod tests {
         const TEMPLATE: &str =
             include_str!("../../../deploy/chart/egress-agent/templates/_helpers.tpl");
         // The manifests fix these.
-        const FIXED: [&str; 4] = ["adminSocket", "bpfDir", "rules", "standby"];
+        const FIXED: [&str; 6] = [
+            "adminSocket",
+            "bpfDir",
+            "kubernetes.kubeconfig",
+            "kubernetes.node",
+            "rules",
+            "standby",
+        ];
         let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
         let config = &schema["properties"]["config"]["properties"];
         let accepted: BTreeSet<String> = config

@@ -24,7 +24,8 @@ pub struct Settings {
     /// Istio rules, YAML or JSON: a file, or a folder with *.yaml, *.yml and *.json files
     #[arg(long, value_name = "PATH")]
     pub rules: Vec<PathBuf>,
-    /// Enforced root: a cgroup v2 folder. The gate governs all processes below it
+    /// Enforced root: a cgroup v2 folder, or `auto` for the cgroup in which the kubelet creates pods. The gate governs
+    /// all processes below it
     #[arg(long = "cgroup", value_name = "PATH")]
     pub cgroups: Vec<PathBuf>,
     /// Cgroup of the agent itself, outside every enforced root [default: the one it is started in]

@@ -7,8 +7,10 @@
 pub mod lock;
 pub mod own;
 pub mod placement;
+pub mod pods;
 pub mod roots;
 pub mod rootwatch;
+pub mod started;
 
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Pins};

@@ -2,18 +2,25 @@
 
 use super::roots::enforced_root;
 use crate::cgroup2;
+use crate::config::Config;
 use crate::failure::Failure;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The name of a cgroup that the agent makes for itself.
+const NAME: &str = "egress-agent";
+
 /// Moves this process into the agent's own cgroup and returns its folder. That cgroup is not inside an
 /// enforced root, because the agent's upstream connects would be redirected to the agent itself. It is
-/// not above one, because the programs of the agent's cgroup would see the workloads. `chosen` is the
-/// cgroup that the config names.
-pub fn settle(chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
+/// not above one, because the programs of the agent's cgroup would see the workloads. The config can name it. If it
+/// does not and the agent is a pod whose root it found itself, it is `egress-agent` at the top of the hierarchy.
+pub fn settle(config: &Config, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
     let here = cgroup2::own()?;
-    let chosen = chosen.map(real_path).transpose()?;
+    let mut chosen = config.agent_cgroup.as_deref().map(real_path).transpose()?;
+    if chosen.is_none() && config.finds_pods() && roots.iter().any(|root| here.starts_with(root)) {
+        chosen = Some(cgroup2::mount_point()?.join(NAME));
+    }
     let wanted = plan(&here, chosen.as_deref(), roots)?;
     if wanted != here {
         match fs::create_dir(&wanted) {
@@ -51,7 +58,7 @@ fn real_path(path: &Path) -> Result<PathBuf, Failure> {
 fn plan(here: &Path, chosen: Option<&Path>, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
     let wanted = match chosen {
         Some(path) => path.to_owned(),
-        None if roots.iter().any(|r| r.starts_with(here) && r != here) => here.join("egress-agent"),
+        None if roots.iter().any(|r| r.starts_with(here) && r != here) => here.join(NAME),
         None => here.to_owned(),
     };
     for root in roots {

@@ -3,9 +3,9 @@
 
 use crate::cgroup2;
 use crate::gate::roots::{pods_root, populated};
+use crate::gate::started::Started;
 use crate::kernel::canary::CAGE;
 use crate::observe::trouble::Misplaced;
-use crate::workloads::names;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,50 +14,12 @@ use std::path::{Path, PathBuf};
 /// The machine's own pid namespace (`PROC_PID_INIT_INO` of include/linux/proc_ns.h).
 const FIRST_PIDS: &str = "pid:[4026531836]";
 
-/// The cgroups that this process was started in, before it moved to the agent's own cgroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Started {
-    /// Its cgroup of version 2.
-    v2: String,
-    /// Its first cgroup of version 1 that belongs to a pod.
-    v1_pod: Option<String>,
-}
-
-impl Started {
-    /// Reads the cgroups that this process is in.
-    pub fn now() -> Self {
-        Self::read(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
-    }
-
-    /// From the lines of `/proc/self/cgroup` (cgroups(7)): `0::PATH` is version 2.
-    fn read(text: &str) -> Self {
-        let pod = |path: &&str| names::read(path).pod.is_some();
-        let v1 = text.lines().filter(|l| !l.starts_with("0::"));
-        let v2 = text.lines().find_map(|l| l.strip_prefix("0::"));
-        Self {
-            v2: v2.unwrap_or_default().to_owned(),
-            v1_pod: v1
-                .filter_map(|l| l.splitn(3, ':').nth(2))
-                .find(pod)
-                .map(str::to_owned),
-        }
-    }
-
-    /// The pods' root, if this process was started in a pod.
-    fn pods_root(&self) -> Option<&Path> {
-        names::read(&self.v2).pod?;
-        let path = Path::new(&self.v2);
-        path.ancestors().find(|a| {
-            let name = a.file_name().unwrap_or_default().to_string_lossy();
-            name == "kubepods" || name.ends_with("kubepods.slice")
-        })
-    }
-}
-
 /// Why the enforced roots do not contain the workloads, or `None` if this machine shows no such sign.
-pub fn misplaced(started: &Started, roots: &[PathBuf]) -> Option<Misplaced> {
+///
+/// `alternatives`: the kubelet uses only one of the roots.
+pub fn misplaced(started: &Started, roots: &[PathBuf], alternatives: bool) -> Option<Misplaced> {
     let mount = cgroup2::mount_point().ok()?;
-    misplaced_in(&mount, started, roots)
+    misplaced_in(&mount, started, roots, alternatives)
 }
 
 /// Whether this agent was started below an enforced root. If it runs in a pod, the other pods are below
@@ -67,7 +29,12 @@ fn is_held(mount: &Path, started: &Started, roots: &[PathBuf]) -> bool {
     roots.iter().any(|root| own.starts_with(root))
 }
 
-fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<Misplaced> {
+fn misplaced_in(
+    mount: &Path,
+    started: &Started,
+    roots: &[PathBuf],
+    alternatives: bool,
+) -> Option<Misplaced> {
     let covered = |pods: &Path| {
         let related = |r: &PathBuf| r.starts_with(pods) || pods.starts_with(r);
         roots.iter().any(related)
@@ -86,6 +53,13 @@ fn misplaced_in(mount: &Path, started: &Started, roots: &[PathBuf]) -> Option<Mi
         });
     }
     let pods = pods_root(mount).filter(|pods| !covered(pods) && populated(pods));
+    if alternatives
+        && roots
+            .iter()
+            .any(|root| populated(root) || has_children(root))
+    {
+        return None;
+    }
     for root in roots.iter().filter(|root| root.exists()) {
         let busy = populated(root);
         match &pods {
@@ -171,8 +145,43 @@ mod tests {
     }
 
     fn why(tree: &tempfile::TempDir, own: &str, roots: &[&str]) -> Option<String> {
+        why_of(tree, own, roots, false)
+    }
+
+    fn why_of(
+        tree: &tempfile::TempDir,
+        own: &str,
+        roots: &[&str],
+        alternatives: bool,
+    ) -> Option<String> {
         let roots: Vec<PathBuf> = roots.iter().map(|r| tree.path().join(r)).collect();
-        misplaced_in(tree.path(), &Started::read(own), &roots).map(|why| why.to_string())
+        let why = misplaced_in(tree.path(), &Started::read(own), &roots, alternatives);
+        why.map(|why| why.to_string())
+    }
+
+    #[test]
+    fn of_alternatives_one_with_workloads_is_enough() {
+        let service = "0::/system.slice/egress-agent.service\n";
+        let both = ["kubepods", "kubepods.slice"];
+        for (folders, told) in [
+            (&["kubepods", "kubepods.slice*"][..], None),
+            (&["kubepods", "kubepods.slice", "kubepods/pod1"], None),
+            (&["kubepods"], Some("no workload is below")),
+            (
+                &["kubepods.slice", "x.slice/x-kubepods.slice*"],
+                Some("x-kubepods.slice"),
+            ),
+        ] {
+            let node = tree(folders);
+            let why = why_of(&node, service, &both, true);
+            match told {
+                None => assert_eq!(why, None, "{folders:?}"),
+                Some(part) => assert!(why.unwrap().contains(part), "{folders:?}"),
+            }
+        }
+        // Roots that the config names are all needed.
+        let node = tree(&["kubepods", "kubepods.slice*"]);
+        assert!(why(&node, service, &both).is_some());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The enforced roots that the user named: their folders, which of them do not exist yet, and which
 //! cannot be a root. Attaches nothing.
 
+use super::pods;
+use super::started::Started;
 use crate::cgroup2::{self, is_cgroup2};
 use crate::failure::Failure;
 use std::fs;
@@ -18,6 +20,8 @@ pub struct Roots {
     pub paths: Vec<PathBuf>,
     /// The error of the first path that cannot be an enforced root.
     pub wrong: Option<Failure>,
+    /// Whether the kubelet uses only one of the paths. All of them are closed.
+    pub alternatives: bool,
 }
 
 impl Roots {
@@ -25,7 +29,20 @@ impl Roots {
     /// roots and the first error.
     pub fn look(named: &[PathBuf]) -> Self {
         let mut roots = Self::default();
-        for path in named {
+        let mut paths = named.to_vec();
+        if let Some(at) = paths.iter().position(|path| path == Path::new(pods::AUTO)) {
+            paths.remove(at);
+            match cgroup2::mount_point() {
+                Ok(mount) => {
+                    let kubelet = fs::read_to_string(pods::KUBELET_CONFIG).ok();
+                    let found = pods::places(&mount, &Started::now(), kubelet.as_deref());
+                    roots.alternatives = found.len() > 1;
+                    paths.extend(found);
+                }
+                Err(wrong) => roots.wrong = Some(wrong),
+            }
+        }
+        for path in &paths {
             match look(path) {
                 Ok(path) => roots.paths.push(path),
                 Err(wrong) => roots.wrong = roots.wrong.or(Some(wrong)),
@@ -50,8 +67,28 @@ impl Roots {
         roots
     }
 
+    /// The roots that must exist and do not. Of alternatives one is enough.
+    pub fn missing(&self) -> Vec<PathBuf> {
+        let mut expected = self.expected();
+        expected.retain(|root| !root.exists());
+        expected
+    }
+
+    /// The roots that must be closed: of alternatives those that exist, unless none does.
+    pub fn expected(&self) -> Vec<PathBuf> {
+        let there: Vec<PathBuf> = self.paths.iter().filter(|r| r.exists()).cloned().collect();
+        if self.alternatives && !there.is_empty() {
+            return there;
+        }
+        self.paths.clone()
+    }
+
     /// Creates the folders of missing roots.
     pub fn create(&self) -> Result<(), Failure> {
+        // The kubelet has chosen one.
+        if self.alternatives && self.paths.iter().any(|root| populated(root)) {
+            return Ok(());
+        }
         for root in &self.paths {
             fs::create_dir_all(root).map_err(|e| {
                 Failure::usage(format_args!("creating cgroup {}: {e}", root.display()))

@@ -71,7 +71,7 @@ pub fn forget_unused(sockets: &SocketFactory) {
 /// the agent logs the error when it opens its listeners.
 fn early(config: &Config, roots: &[PathBuf]) -> Option<Vec<OwnedFd>> {
     // A socket belongs to the cgroup that its process is in when it creates the socket.
-    let own = own::settle(config.agent_cgroup.as_deref(), roots).ok()?;
+    let own = own::settle(config, roots).ok()?;
     let mut redirects = Redirects::standing(&config.bpf_dir, &own)?;
     let port = redirects.port(sockets::netns_here().ok()?)?;
     let listeners = sockets::listen_here(port).ok()?;

@@ -9,7 +9,7 @@ use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{Owner, PROOF_POLICY};
 use egress_ebpf::ids::CgroupId;
 use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -21,7 +21,15 @@ pub const VERB: &str = "canary";
 pub const CAGE: &str = "egress-canary-";
 /// The destinations of a canary, in TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule
 /// has a reason to list them.
-const TARGETS: [&str; 2] = ["192.0.2.1:9", "[2001:db8:ffff:ffff:ffff:ffff:ffff:fffe]:9"];
+pub const TARGETS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
+    SocketAddr::new(
+        IpAddr::V6(Ipv6Addr::new(
+            0x2001, 0xdb8, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffe,
+        )),
+        9,
+    ),
+];
 const DENIED: u8 = 10;
 const OPEN: u8 = 11;
 const HERE: u8 = 12;
@@ -126,7 +134,7 @@ pub fn run(cage: &Path, words: &[String]) -> ExitCode {
     match words {
         [kind, wanted] if kind == REDIRECT => ExitCode::from(reached(wanted)),
         [errno] => match errno.parse() {
-            Ok(errno) if TARGETS.iter().all(|target| denied(target, errno)) => {
+            Ok(errno) if TARGETS.iter().all(|target| denied(*target, errno)) => {
                 ExitCode::from(DENIED)
             }
             Ok(_) => ExitCode::from(OPEN),
@@ -138,8 +146,7 @@ pub fn run(cage: &Path, words: &[String]) -> ExitCode {
 
 fn reached(wanted: &str) -> u8 {
     let read = || -> std::io::Result<String> {
-        let target = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
-        let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&TARGETS[0], PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut words = String::new();
         (&mut stream).take(256).read_to_string(&mut words)?;
@@ -152,8 +159,8 @@ fn reached(wanted: &str) -> u8 {
     }
 }
 
-fn denied(target: &str, errno: i32) -> bool {
-    let any = if target.starts_with('[') {
+fn denied(target: SocketAddr, errno: i32) -> bool {
+    let any = if target.is_ipv6() {
         "[::]:0"
     } else {
         "0.0.0.0:0"

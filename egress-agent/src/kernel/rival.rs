@@ -12,7 +12,7 @@ use aya::maps::MapInfo;
 use aya::programs::{ProgramInfo, loaded_programs};
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The program that every gate attaches first.
 const PROGRAM: &str = "egress";
@@ -36,8 +36,12 @@ pub(super) enum Among {
 /// Another gate: exit code [`BUSY`]. The message names the process that holds it, if there is one.
 pub(super) fn refuse(pins: &Pins, cgroup: &Path, dir: &File, among: Among) -> anyhow::Result<()> {
     let own = own_programs(pins)?;
-    let attached = sys::link::egress_programs(dir.as_fd(), among == Among::Effective)
-        .with_context(|| format!("listing the programs of {}", cgroup.display()))?;
+    let attached = sys::link::programs(
+        dir.as_fd(),
+        sys::link::CGROUP_INET_EGRESS,
+        among == Among::Effective,
+    )
+    .with_context(|| format!("listing the programs of {}", cgroup.display()))?;
     let mut others: Vec<u32> = match among {
         Among::Effective => attached,
         Among::Earlier => attached
@@ -73,13 +77,18 @@ pub(super) fn refuse(pins: &Pins, cgroup: &Path, dir: &File, among: Among) -> an
 
 /// Programs of the links that are pinned in this agent's folder.
 fn own_programs(pins: &Pins) -> anyhow::Result<Vec<u32>> {
-    let links = pins.every_link()?;
-    let mut programs = Vec::with_capacity(links.len());
-    for pin in links.iter().filter(|pin| pin.ends_with(PROGRAM)) {
+    let mut links = pins.every_link()?;
+    links.retain(|pin| pin.ends_with(PROGRAM));
+    linked(&links)
+}
+
+/// The ids of the programs of pinned links.
+pub(super) fn linked(links: &[PathBuf]) -> anyhow::Result<Vec<u32>> {
+    let id = |pin: &PathBuf| {
         let link = sys::obj_get(pin).with_context(|| format!("opening {}", pin.display()))?;
-        programs.push(sys::link::program(link.as_fd())?);
-    }
-    Ok(programs)
+        Ok(sys::link::program(link.as_fd())?)
+    };
+    links.iter().map(id).collect()
 }
 
 fn is_gate(program: &ProgramInfo) -> bool {

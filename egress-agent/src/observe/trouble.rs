@@ -10,6 +10,8 @@ pub enum Trouble {
     Gate(String),
     /// Enforced roots that do not exist.
     RootsAbsent(Vec<PathBuf>),
+    /// None of the cgroups exists in which the kubelet may create pods.
+    PodsAbsent(Vec<PathBuf>),
     /// The workloads are not below the enforced roots.
     Misplaced(Misplaced),
     /// Only the agent has the BPF file system at this path mounted.
@@ -78,6 +80,15 @@ impl fmt::Display for Trouble {
                 roots
                     .iter()
                     .map(|root| root.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+            Self::PodsAbsent(places) => write!(
+                f,
+                "no pods' root was found: none of {} exists; the agent closes the one that the kubelet creates; if the kubelet uses another cgroup (cgroupRoot), name its pods' root in `cgroups`",
+                places
+                    .iter()
+                    .map(|place| place.display().to_string())
                     .collect::<Vec<_>>()
                     .join(", ")
             ),

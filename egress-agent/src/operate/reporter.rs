@@ -1,7 +1,7 @@
 //! Fills in the agent's status from its parts and serves it.
 
 use crate::config::Config;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::observe::counters::Registry;
 use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
@@ -27,6 +27,8 @@ const SOCKET_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 pub struct Reporter {
     /// The facts that do not change while the agent runs.
     fixed: Status,
+    /// The folder of the pins, and the enforced roots.
+    gate: (PathBuf, Vec<PathBuf>),
     providers: Providers,
     /// The age at which the last canary no longer counts.
     stale: std::time::Duration,
@@ -94,9 +96,11 @@ impl Reporter {
                         .to_string_lossy()
                         .into_owned(),
                     gaps: kernel.gaps.clone(),
+                    neighbours: Vec::new(),
                 },
                 ..Status::default()
             },
+            gate: (config.bpf_dir.clone(), roots.to_vec()),
             providers,
             stale: config.canary_interval * 3,
         }
@@ -148,6 +152,16 @@ impl Reporter {
                 serde_json::to_vec(&told).ok()
             }
         }
+    }
+
+    /// What cannot be read is left out: it does not concern the gate itself.
+    fn neighbours(&self) -> Vec<String> {
+        let (bpf_dir, roots) = &self.gate;
+        kernel::neighbours(bpf_dir, roots)
+            .inspect_err(|error| tracing::debug!(error = format!("{error:#}"), "listing programs"))
+            .unwrap_or_default()
+            .into_iter()
+            .collect()
     }
 
     async fn explain(&self, question: Question, workload: Vec<CgroupId>) -> Option<Explained> {
@@ -212,6 +226,10 @@ impl Reporter {
             agent: counters(Section::Agent),
             proxy_use: providers.proxy.in_use(),
             counters: counters(Section::Counters),
+            kernel: KernelStatus {
+                neighbours: self.neighbours(),
+                ..self.fixed.kernel.clone()
+            },
             ..self.fixed.clone()
         })
     }

@@ -67,6 +67,10 @@ pub struct KernelStatus {
     pub release: String,
     /// Ways out that this kernel leaves open, and what closes them.
     pub gaps: Vec<String>,
+    /// Programs of other software that run for the same calls as the gate's and can change a destination: hook
+    /// and name.
+    #[serde(default)]
+    pub neighbours: Vec<String>,
 }
 
 /// `rules` of [`Status`].

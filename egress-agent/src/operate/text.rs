@@ -62,6 +62,11 @@ impl Text<'_> {
         for gap in &self.status.kernel.gaps {
             line(f, "open", gap)?;
         }
+        if !self.status.kernel.neighbours.is_empty() {
+            let names = self.status.kernel.neighbours.join(", ");
+            let text = "other programs that run with the gate's; if they translate service addresses, `internal` must also list the addresses of the pods behind them";
+            line(f, "beside", format_args!("{names}: {text}"))?;
+        }
         if let Some(problem) = &r.problem {
             line(f, "problem", problem)?;
         }

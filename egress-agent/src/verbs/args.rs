@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use std::path::{Path, PathBuf};
 
 /// The flags that name the running agent's admin socket.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct AdminArgs {
     /// Config file of the agent: `adminSocket`, and with `explain --rules` every setting
     #[arg(long, value_name = "FILE")]

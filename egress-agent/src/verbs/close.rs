@@ -27,7 +27,7 @@ pub struct CloseArgs {
     /// Config file of the agent, for `cgroups`, `bpfDir` and `maxNetworks`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Enforced root [default: those of the config file]
+    /// Enforced root, or `auto` for the cgroup in which the kubelet creates pods [default: those of the config file]
     #[arg(long = "cgroup", value_name = "PATH")]
     cgroups: Vec<PathBuf>,
     /// Where programs, links and maps are pinned [default: /sys/fs/bpf/egress-agent]
@@ -90,7 +90,7 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
     if closing.create {
         roots.create()?;
     }
-    if all_closed(&closing.bpf_dir, &roots) {
+    if all_closed(&closing.bpf_dir, &roots.expected()) {
         // A running agent sends its own canaries.
         let Ok(_lock) = Lock::take(&closing.bpf_dir, Patience::UpTo(Duration::ZERO)) else {
             let roots = gate::shown(&roots.paths);
@@ -109,7 +109,7 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
             |_, _| (),
         )?;
         let end = Instant::now() + closing.wait;
-        while roots.paths.iter().any(|root| !root.exists()) && Instant::now() < end {
+        while !roots.missing().is_empty() && Instant::now() < end {
             thread::sleep(LOOK);
         }
         kernel::attach_roots(&mut gate.kernel, &roots.paths)?;
@@ -118,15 +118,15 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
     roots.wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
 }
 
-fn all_closed(bpf_dir: &Path, roots: &Roots) -> bool {
+fn all_closed(bpf_dir: &Path, roots: &[PathBuf]) -> bool {
     let closed = |root: &PathBuf| kernel::is_attached(bpf_dir, root).unwrap_or(false);
-    !roots.paths.is_empty() && roots.paths.iter().all(closed)
+    !roots.is_empty() && roots.iter().all(closed)
 }
 
 /// Fails unless the kernel denies an unlisted connect below every root. If an agent's rules allow such a
 /// connect, only checks that the programs are attached.
 fn prove(bpf_dir: &Path, roots: &Roots) -> anyhow::Result<()> {
-    for root in &roots.paths {
+    for root in &roots.expected() {
         let shown = root.display();
         anyhow::ensure!(
             root.exists(),
@@ -166,8 +166,12 @@ fn try_close(known: &Essentials) -> anyhow::Result<String> {
     kernel::supported()?;
     cgroup2::join_first_namespace()?;
     let roots = Roots::look(&known.cgroups);
-    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
-        roots.paths.into_iter().partition(|root| root.exists());
+    let missing = roots.missing();
+    let there: Vec<PathBuf> = roots
+        .paths
+        .into_iter()
+        .filter(|root| root.exists())
+        .collect();
     if !there.is_empty() {
         drop(gate::close(
             &known.bpf_dir,

@@ -2,6 +2,7 @@
 //! the command line.
 
 pub mod args;
+pub mod boot_unit;
 pub mod check;
 pub mod close;
 pub mod detach;

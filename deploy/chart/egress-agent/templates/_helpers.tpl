@@ -27,13 +27,11 @@ rules: [/etc/egress-agent/rules]
 bpfDir: /sys/fs/bpf/egress-agent
 # In a rolling update the new pod waits until the old one is stopped, and takes over.
 standby: true
-# The pods' root, on the node's mount of cgroup v2. With the systemd driver it is
-# /node/sys/fs/cgroup/kubepods.slice, with the cgroupfs driver /node/sys/fs/cgroup/kubepods, on a
-# hybrid node /node/sys/fs/cgroup/unified/kubepods. All pods below it are behind the gate, those of
-# kube-system too: list what those need, or put their destinations under `internal`.
+# auto: the pods' root of this node, below which this pod runs too. All pods below it are behind the
+# gate, those of kube-system too: list what those need, or put their destinations under `internal`.
+# The agent leaves its own pod's cgroup before it creates a socket.
 cgroups: {{ toJson $config.cgroups }}
 {{- with $config.agentCgroup }}
-# The agent's own pod is below that root: the agent leaves it before it creates a socket.
 agentCgroup: {{ toJson . }}
 {{- end }}
 # Allowed without a rule: the cluster's pod and service ranges and the API server's address.
@@ -43,6 +41,10 @@ internal: {{ toJson ($config.internal | default list) }}
 {{ toYaml (dict $name $value) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "egress-agent.monitoring" -}}
+{{- with .Values.config.monitoring }}{{ .address }}{{ end }}
 {{- end }}
 
 {{/* The settings that a running agent takes from a changed file. A change of any other one replaces the pods. */}}

@@ -107,17 +107,19 @@ struct Query {
     pad: u32,
 }
 
-/// The ids of the `cgroup_skb/egress` programs of a cgroup, in the order of their attachment. With
-/// `effective`, the ids of all that run for it: its own first, then those of the cgroups above.
-pub fn egress_programs(cgroup: BorrowedFd<'_>, effective: bool) -> io::Result<Vec<u32>> {
-    const BPF_CGROUP_INET_EGRESS: u32 = 1;
+/// `BPF_CGROUP_INET_EGRESS` of `enum bpf_attach_type`: `cgroup_skb/egress`.
+pub const CGROUP_INET_EGRESS: u32 = 1;
+
+/// The ids of the programs of a cgroup for this attach type, in the order of their attachment. With `effective`,
+/// the ids of all that run for it: its own first, then those of the cgroups above.
+pub fn programs(cgroup: BorrowedFd<'_>, attach_type: u32, effective: bool) -> io::Result<Vec<u32>> {
     const BPF_F_QUERY_EFFECTIVE: u32 = 1;
     /// 64 programs at each level (`BPF_CGROUP_MAX_PROGS`), with room for 64 levels.
     const MOST: usize = 64 * 64;
     let mut ids = vec![0_u32; MOST];
     let mut attr = Query {
         target_fd: cgroup.as_raw_fd().cast_unsigned(),
-        attach_type: BPF_CGROUP_INET_EGRESS,
+        attach_type,
         query_flags: if effective { BPF_F_QUERY_EFFECTIVE } else { 0 },
         attach_flags: 0,
         prog_ids: ids.as_mut_ptr() as u64,
