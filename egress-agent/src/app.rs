@@ -11,7 +11,6 @@ use crate::keeper::{Canaries, Keeper};
 use crate::kernel;
 use crate::namespaces::Services;
 use crate::observe::counters::Registry;
-use crate::observe::event::Owners;
 use crate::observe::readiness::Board;
 use crate::operate::manager;
 use crate::operate::reporter::Providers;
@@ -155,10 +154,12 @@ async fn serve(
     let came = Arc::new(Notify::new());
     let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
     let (missed, identities) = (Missed::default(), Identities::default());
-    let owners = Owners::new(identities.clone())?;
+    let owners = wiring::owners(config, &identities)?;
+    let (followed, mut helpers) = wiring::kubernetes(config).await?;
     let news = News {
         asks,
         configs,
+        pods: followed.pods,
         came: Arc::clone(&came),
         missed: missed.clone(),
         board: board.clone(),
@@ -178,8 +179,9 @@ async fn serve(
         problem: feed.problem,
         engine: ask,
         proxy: Arc::clone(&shared),
+        kubernetes: followed.standings,
     };
-    let mut helpers = wiring::report(config, &kernel, &place.roots.paths, providers);
+    wiring::report(config, &kernel, &place.roots.paths, providers, &mut helpers);
 
     let given_back = wiring::give_back(&shared);
     let (drain, signal) = proxy::drain_channel();
@@ -214,12 +216,10 @@ async fn serve(
     // For the service manager, the agent has started when the gate is closed. The agent is ready later: that
     // needs workloads, which the service manager may start only after this.
     manager::notify_ready();
-    helpers.spawn(given_back);
     helpers.spawn(keeper.keep(config.canary_interval));
     let to = (reloaded, Arc::clone(&access_log));
     helpers.spawn(reload::follow(source, config.clone(), hangup, to));
-    helpers.spawn(async move { flows.log_repeats().await });
-    helpers.spawn(observe::log::report_suppressed());
+    wiring::background(&mut helpers, flows, given_back);
 
     let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);
     let mut denials = tokio::spawn(denials.follow(events));
@@ -231,7 +231,7 @@ async fn serve(
             Ok(())
         }
     };
-    engine.keep_leases();
+    engine.keep_state();
     // From here on no task attaches a removed link or writes to the kernel.
     helpers.shutdown().await;
     let leaving = Leaving {

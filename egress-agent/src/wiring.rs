@@ -2,13 +2,13 @@
 //! the socket factory, and gives the proxy its parts of these and of the engine.
 
 use crate::access_log::AccessLog;
-use crate::config::{Config, OnExit, OnRemoval};
+use crate::config::{Config, LogFormat, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
 use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
 use crate::kernel::{self, Kernel, Live, Origins};
-use crate::memory;
+use crate::kubernetes::{self, Standings};
 use crate::monitoring;
 use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
@@ -19,7 +19,8 @@ use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Limits, NameResolver, Origin, OriginLookup, Shared};
 use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
-use crate::workloads::{Missed, Sharers};
+use crate::workloads::{Identities, Missed, PodNews, Sharers};
+use crate::{memory, observe};
 use arc_swap::ArcSwap;
 use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
 use egress_ebpf::ids::NetnsCookie;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Looks up the origin of a flow in the kernel and adds the workload that the agent knows.
@@ -112,6 +114,38 @@ pub fn engine(
     Engine::new(config, roots, tables, resolver, ending, news)
 }
 
+/// Finds the workloads of cgroups, as the config's log format shows them.
+pub fn owners(config: &Config, identities: &Identities) -> anyhow::Result<Owners> {
+    let people = config.log.format == LogFormat::Text;
+    Ok(Owners::new(identities.clone())?.for_people(people))
+}
+
+/// What the agent reads from the Kubernetes API.
+pub struct Followed {
+    /// The pods of this node; closed if they are not read.
+    pub pods: mpsc::Receiver<PodNews>,
+    /// How the API answers.
+    pub standings: Standings,
+}
+
+/// News of pods that wait for the engine.
+const POD_NEWS: usize = 256;
+
+/// Starts to follow the Kubernetes API as the config says. The tasks end with the returned set.
+pub async fn kubernetes(config: &Config) -> anyhow::Result<(Followed, JoinSet<()>)> {
+    let mut helpers = JoinSet::new();
+    let (news, pods) = mpsc::channel(POD_NEWS);
+    let standings = Standings::default();
+    if let Some(settings) = &config.kubernetes {
+        let api = kubernetes::connect(settings).await?;
+        if settings.identity {
+            let (node, standing) = (settings.node.clone(), standings.add("pods"));
+            helpers.spawn(kubernetes::follow_pods(api, node, standing, news));
+        }
+    }
+    Ok((Followed { pods, standings }, helpers))
+}
+
 /// The task that logs the kernel's denials with the names that the engine knows.
 pub fn denials(
     engine: &Engine,
@@ -128,6 +162,17 @@ pub fn flows(counters: &Counters, owners: &Owners) -> (Arc<AccessLog>, Arc<FlowL
     let access_log = Arc::new(AccessLog::new(counters.clone()));
     let flows = FlowLog::new(counters.clone(), owners.clone(), Arc::clone(&access_log));
     (access_log, Arc::new(flows))
+}
+
+/// Starts the tasks that give memory back and report lines that were not logged.
+pub fn background(
+    helpers: &mut JoinSet<()>,
+    flows: Arc<FlowLog>,
+    given_back: impl Future<Output = ()> + Send + 'static,
+) {
+    helpers.spawn(given_back);
+    helpers.spawn(async move { flows.log_repeats().await });
+    helpers.spawn(observe::log::report_suppressed());
 }
 
 /// The shared state of the proxy's connections.
@@ -170,14 +215,13 @@ pub fn report(
     kernel: &Kernel,
     roots: &[PathBuf],
     providers: Providers,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
+    tasks: &mut JoinSet<()>,
+) {
     let status = Arc::new(Reporter::new(config, kernel, roots, providers));
     if let Some(address) = config.monitoring_address {
         tasks.spawn(monitoring::serve(address, Arc::clone(&status)));
     }
     tasks.spawn(status.serve(config.admin_socket.clone()));
-    tasks
 }
 
 /// Ends the agent. If a signal asked it to stop (`asked`), it hands over to a next agent or opens the gate,

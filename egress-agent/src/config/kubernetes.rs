@@ -1,6 +1,7 @@
 //! Which Kubernetes API the agent reads, and what it takes from there. Reads no file of the cluster.
 
 use super::settings::KubernetesSettings;
+use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use std::path::PathBuf;
 
@@ -49,9 +50,39 @@ impl Kubernetes {
     }
 }
 
+/// Checks that entries of `workloads` select pods only if the API says who pods are.
+pub(super) fn fits(
+    kubernetes: Option<&Kubernetes>,
+    workloads: &[WorkloadEntry],
+) -> Result<(), Failure> {
+    let selects = |entry: &WorkloadEntry| matches!(entry, WorkloadEntry::Pods(_));
+    if kubernetes.is_some_and(|k| k.identity) || !workloads.iter().any(selects) {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        "workloads: an entry with `pods` needs the Kubernetes API: add `kubernetes: {}`, or use `cgroup`",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_can_be_selected_only_if_the_api_says_who_they_are() {
+        let entries: [WorkloadEntry; 1] =
+            ["{pods: {namespace: shop}, mode: audit}".parse().unwrap()];
+        let api = |identity| Kubernetes {
+            identity,
+            ..Kubernetes::default()
+        };
+        assert_eq!(fits(Some(&api(true)), &entries), Ok(()));
+        assert_eq!(fits(None, &["cgroup: shop".parse().unwrap()]), Ok(()));
+        for without in [None, Some(api(false))] {
+            let failure = fits(without.as_ref(), &entries).unwrap_err();
+            assert!(failure.message.contains("`kubernetes: {}`"), "{failure}");
+        }
+    }
 
     fn of(text: &str, variable: Option<&str>) -> Result<Kubernetes, Failure> {
         let settings = serde_yaml::from_str(text).unwrap();

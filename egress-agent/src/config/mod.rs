@@ -22,7 +22,7 @@ pub use glob::CgroupGlob;
 pub use kubernetes::Kubernetes;
 pub use settings::{DnsSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings};
 pub use values::{Cidr, DnsServer, ListenAddress, Span};
-pub use workloads::WorkloadEntry;
+pub use workloads::{PodsEntry, WorkloadEntry};
 
 use crate::failure::Failure;
 use crate::gate::pods::AUTO;
@@ -153,7 +153,7 @@ impl Config {
 
     /// Whether nothing is denied to any workload.
     pub fn audits_all(&self) -> bool {
-        let enforced = |entry: &WorkloadEntry| entry.mode == Some(Mode::Enforce);
+        let enforced = |entry: &WorkloadEntry| entry.mode() == Some(Mode::Enforce);
         self.mode == Mode::Audit && !self.workloads.iter().any(enforced)
     }
 
@@ -210,9 +210,11 @@ impl Config {
         let access_log = AccessLog::of(&s)?;
         let environment = |name: &str| std::env::var(name).ok();
         let kubernetes = s.kubernetes.map(|k| Kubernetes::of(k, environment));
+        let kubernetes = kubernetes.transpose()?;
+        kubernetes::fits(kubernetes.as_ref(), &s.workloads)?;
         Ok(Self {
             access_log,
-            kubernetes: kubernetes.transpose()?,
+            kubernetes,
             rules: s.rules,
             cgroups: s.cgroups,
             agent_cgroup: s.agent_cgroup,

@@ -114,7 +114,7 @@ pub struct Settings {
     #[command(flatten)]
     pub monitoring: MonitoringSettings,
     /// Identity of the workload in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME,
-    /// mode: MODE}'
+    /// mode: MODE}'; or the mode of pods of the Kubernetes API: '{pods: {namespace: NS, labels: {...}}, mode: MODE}'
     #[arg(long = "workload", value_name = "ENTRY")]
     pub workloads: Vec<WorkloadEntry>,
     /// The Kubernetes API; not used unless one of these is set
@@ -310,7 +310,7 @@ onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock
 monitoring: {address: '127.0.0.1:15020'}
-workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}]
+workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}, {pods: {namespace: shop}, mode: audit}]
 kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true}
 ";
 
@@ -341,7 +341,10 @@ mod tests {
             (s.mode, s.on_removal),
             (Some(Mode::Audit), Some(OnRemoval::Keep))
         );
-        assert!(s.workloads[0].cgroup.fits("shop.slice/web.service"));
+        let WorkloadEntry::Cgroup(entry) = &s.workloads[0] else {
+            panic!("{:?}", s.workloads)
+        };
+        assert!(entry.cgroup.fits("shop.slice/web.service"));
         let kubernetes = s.kubernetes.as_ref().unwrap();
         assert_eq!(kubernetes.node.as_deref(), Some("node-1"));
         let none = Settings::default();

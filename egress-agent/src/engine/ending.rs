@@ -120,6 +120,8 @@ impl Report {
             destination = %flow.destination,
             pid = flow.pid,
             workload = owner.workload.as_deref(),
+            pod = owner.pod_name(),
+            container = owner.container(),
             cgroup = owner.cgroup.as_deref(),
             proxied = flow.proxied,
             "flow ended: no rule of its workload lists it any more"

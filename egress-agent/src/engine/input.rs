@@ -7,7 +7,7 @@ use crate::observe::counters::Counters;
 use crate::observe::readiness::Board;
 use crate::operate::ask::Ask;
 use crate::sources::RuleSet;
-use crate::workloads::{Identities, Missed, Told};
+use crate::workloads::{Identities, Missed, PodNews, Told};
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub(super) enum Input {
     Config(Box<Config>),
     /// Workloads appeared or disappeared, or the namespaces of their processes were checked.
     Workloads(Vec<Told>),
+    /// Pods of the Kubernetes API changed.
+    Pods(Vec<PodNews>),
     /// Flows of these cgroups were denied because their network namespace has no proxy.
     Missed(BTreeSet<CgroupId>),
     /// An enforced root appeared.
@@ -35,6 +37,8 @@ pub(super) enum Input {
     FirstAnswersLate,
     /// The file of leases is due.
     KeepLeases,
+    /// The file of identities is due.
+    KeepIdentities,
     /// A question of `status` or `explain`.
     Ask(Ask),
 }
@@ -49,6 +53,8 @@ pub struct News {
     pub asks: mpsc::Receiver<Ask>,
     /// Changed configs.
     pub configs: mpsc::Receiver<Config>,
+    /// The node's pods from the Kubernetes API. Without it the channel is closed.
+    pub pods: mpsc::Receiver<PodNews>,
     /// Notified when an enforced root appeared.
     pub came: Arc<Notify>,
     /// Cgroups with a flow that was denied because their namespace has no proxy.
@@ -69,10 +75,20 @@ impl News {
         tokio::select! {
             Some(ask) = self.asks.recv() => Input::Ask(ask),
             Some(config) = self.configs.recv() => Input::Config(Box::new(config)),
+            Some(pods) = batch(&mut self.pods) => Input::Pods(pods),
             () = self.came.notified() => Input::RootCame,
             cgroups = self.missed.next() => Input::Missed(cgroups),
         }
     }
+}
+
+/// The most news that are handled together.
+const TOGETHER: usize = 256;
+
+/// All news that wait; `None` once there are no more. Dropping the future loses none.
+async fn batch(pods: &mut mpsc::Receiver<PodNews>) -> Option<Vec<PodNews>> {
+    let mut all = Vec::new();
+    (pods.recv_many(&mut all, TOGETHER).await > 0).then_some(all)
 }
 
 /// The rule sets that follow the first.

@@ -6,6 +6,7 @@
 
 mod ending;
 mod first_answers;
+mod identity_file;
 mod in_force;
 mod input;
 mod lease_file;
@@ -38,6 +39,7 @@ use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::state::State;
 use egress_ebpf::abi::DEFAULT_POLICY;
 use first_answers::FirstAnswers;
+use identity_file::IdentityFile;
 use in_force::InForce;
 use input::{Input, Rules};
 use lease_file::LeaseFile;
@@ -57,6 +59,7 @@ pub struct Engine {
     questions: Questions,
     first_answers: FirstAnswers,
     lease_file: LeaseFile,
+    identity_file: IdentityFile,
     in_force: InForce,
     /// Running flows must be checked: the rules may not list them any more.
     end_unlisted: bool,
@@ -84,7 +87,14 @@ impl Engine {
         [settings.leases.seed] = random::words().context("drawing random numbers")?;
         let owners = Owners::standing(&tables)?;
         let mut state = State::adopting(settings, standing).with_owners(owners.all().clone());
-        let workloads = Workloads::new(config, roots, owners, news.identities.clone())?;
+        let identity_file = IdentityFile::beside(&config.admin_socket);
+        let identity = config.kubernetes.as_ref().is_some_and(|k| k.identity);
+        let pods = if identity {
+            identity_file.restored()
+        } else {
+            Vec::new()
+        };
+        let workloads = Workloads::new(config, roots, owners, news.identities.clone(), pods)?;
         Ok(Self {
             published: Published::of(&mut state),
             state,
@@ -92,6 +102,7 @@ impl Engine {
             questions: Questions::new(resolver, news.counters.clone()),
             first_answers: FirstAnswers::new(news.board.clone()),
             lease_file: LeaseFile::beside(&config.admin_socket),
+            identity_file,
             in_force: InForce::none(&config.admin_socket),
             end_unlisted: false,
             news,
@@ -213,6 +224,7 @@ impl Engine {
             () = until(due) => Input::Due,
             () = until(self.first_answers.due()) => Input::FirstAnswersLate,
             () = until(self.lease_file.due()) => Input::KeepLeases,
+            () = until(self.identity_file.due()) => Input::KeepIdentities,
         })
     }
 
@@ -230,6 +242,13 @@ impl Engine {
                 self.placing.hear(&mut self.state, told);
                 self.news.board.poke();
             }
+            Input::Pods(news) => {
+                let (told, changed) = self.placing.workloads.take_pods(news);
+                self.placing.hear(&mut self.state, told);
+                if changed {
+                    self.identity_file.changed(Instant::now());
+                }
+            }
             Input::Missed(cgroups) => {
                 for cgroup in cgroups {
                     self.placing.workloads.missed(cgroup);
@@ -240,6 +259,7 @@ impl Engine {
             Input::Due => self.state.handle_timeout(Instant::now()),
             Input::FirstAnswersLate => self.first_answers.give_up(&self.state),
             Input::KeepLeases => self.lease_file.keep_soon(&self.state),
+            Input::KeepIdentities => self.identity_file.keep(self.placing.workloads.pods()),
             Input::Ask(ask) => self.reply(ask),
         }
         self.flush()?;
@@ -357,9 +377,10 @@ impl Engine {
         }
     }
 
-    /// Writes the leases for the next agent. Returns when they are written.
-    pub fn keep_leases(&mut self) {
+    /// Writes the leases and the identities for the next agent. Returns when they are written.
+    pub fn keep_state(&mut self) {
         self.lease_file.keep(&self.state);
+        self.identity_file.keep(self.placing.workloads.pods());
     }
 
     /// The proxy's listening sockets.

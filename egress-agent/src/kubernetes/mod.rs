@@ -6,6 +6,7 @@ mod client;
 mod known;
 mod meta;
 mod pause;
+mod pods;
 mod problem;
 mod request;
 mod selection;
@@ -14,6 +15,7 @@ mod watch;
 
 pub use client::{ApiClient, connect};
 pub use meta::{Key, Metadata, Object, OwnerReference};
+pub use pods::follow_pods;
 pub use problem::Problem;
 pub use selection::{Freshness, Kind, Limits, Selection};
 pub use standing::{Shown, Standing, Standings};

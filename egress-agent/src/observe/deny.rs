@@ -68,6 +68,7 @@ mod tests {
         let owner = Owner {
             cgroup: Some("/pods/a".into()),
             workload: Some("shop/web".into()),
+            pod: None,
         };
         let listed = Some("a.example lists port 80");
         let mut lines = captured::lines(|| log(event, &owner, &["a.example", "b.example"], listed));

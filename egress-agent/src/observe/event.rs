@@ -4,7 +4,7 @@
 //! Writes the lines. `denials` and `flows` decide which denial gets one.
 
 use super::cgroups::CgroupPaths;
-use crate::workloads::Identities;
+use crate::workloads::{Identities, PodNames};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,8 +33,27 @@ impl By {
 pub struct Owner {
     /// Path of the cgroup in the hierarchy; `id:N` for one that is gone, `None` if it is unknown.
     pub cgroup: Option<String>,
-    /// `NAMESPACE/SERVICE-ACCOUNT`; `None` if no entry of `workloads` matches.
+    /// `NAMESPACE/SERVICE-ACCOUNT`; `None` if nothing gives it an identity.
     pub workload: Option<Arc<str>>,
+    /// Its pod, if the Kubernetes API knows it.
+    pub pod: Option<PodNames>,
+}
+
+impl Owner {
+    /// `NAMESPACE/NAME` of the pod.
+    pub fn pod_name(&self) -> Option<&str> {
+        Some(&self.pod.as_ref()?.pod)
+    }
+
+    /// The name of the container.
+    pub fn container(&self) -> Option<&str> {
+        self.pod.as_ref()?.container.as_deref()
+    }
+
+    /// The workload that the pod belongs to.
+    pub fn pod_owner(&self) -> Option<&str> {
+        self.pod.as_ref()?.owner.as_deref()
+    }
 }
 
 impl Owner {
@@ -50,6 +69,8 @@ impl Owner {
 pub struct Owners {
     paths: Arc<Mutex<CgroupPaths>>,
     identities: Identities,
+    /// Whether to show the cgroup of a flow whose pod has a name.
+    paths_of_pods: bool,
 }
 
 impl Owners {
@@ -58,7 +79,15 @@ impl Owners {
         Ok(Self {
             paths: Arc::new(Mutex::new(CgroupPaths::new()?)),
             identities,
+            paths_of_pods: true,
         })
+    }
+
+    /// For lines that people read: a pod's name says more than the path of its cgroup, so that is left out.
+    #[must_use]
+    pub fn for_people(mut self, people: bool) -> Self {
+        self.paths_of_pods = !people;
+        self
     }
 
     /// The owner of a flow. The id 0 means that the cgroup is not known.
@@ -70,9 +99,11 @@ impl Owners {
             let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
             paths.path(cgroup)
         };
+        let pod = self.identities.pod(&path);
         Owner {
             workload: self.identities.of(&path),
-            cgroup: Some(path),
+            cgroup: (pod.is_none() || self.paths_of_pods).then_some(path),
+            pod,
         }
     }
 }
@@ -136,6 +167,9 @@ impl Event<'_> {
                     protocol = self.protocol,
                     names = self.names,
                     nearest = self.nearest,
+                    pod = self.owner.pod_name(),
+                    container = self.owner.container(),
+                    owner = self.owner.pod_owner(),
                     workload = self.owner.workload.as_deref(),
                     cgroup = self.owner.cgroup.as_deref(),
                     policy = self.policy.map(|id| id.0),
@@ -202,6 +236,11 @@ mod tests {
         let owner = Owner {
             cgroup: Some("/pods/a".into()),
             workload: Some("shop/web".into()),
+            pod: Some(PodNames {
+                pod: "shop/web-1".into(),
+                container: Some("main".into()),
+                owner: None,
+            }),
         };
         let mut lines = captured::lines(|| {
             event(&owner, By::Kernel).log();
@@ -219,7 +258,8 @@ mod tests {
             serde_json::json!({
                 "level": "WARN", "target": "egress::event", "message": "denied",
                 "reason": "not-listed", "protocol": "tcp", "names": "a.example",
-                "workload": "shop/web", "cgroup": "/pods/a", "policy": 1, "repeated": 0,
+                "pod": "shop/web-1", "container": "main", "workload": "shop/web", "cgroup": "/pods/a", "policy": 1,
+                "repeated": 0,
             })
         );
     }

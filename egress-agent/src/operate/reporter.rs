@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::kernel::{self, Kernel};
+use crate::kubernetes::{Shown, Standings};
 use crate::observe::counters::Registry;
 use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
@@ -9,7 +10,7 @@ use crate::observe::trouble::Trouble;
 use crate::operate::admin;
 use crate::operate::ask::{Ask, Detail, Facts};
 use crate::operate::request::{Explained, Request};
-use crate::operate::status::{KernelStatus, RulesStatus, Status, WorkloadStatus};
+use crate::operate::status::{FollowedStatus, KernelStatus, RulesStatus, Status, WorkloadStatus};
 use crate::proxy::Shared;
 use crate::workloads::Placed;
 use egress_core::policy::explain::Question;
@@ -76,6 +77,8 @@ pub struct Providers {
     pub engine: mpsc::Sender<Ask>,
     /// The proxy.
     pub proxy: Arc<Shared>,
+    /// The followers of the Kubernetes API.
+    pub kubernetes: Standings,
 }
 
 impl Reporter {
@@ -221,6 +224,12 @@ impl Reporter {
                 counters: counters(Section::Rules),
                 ..rules
             },
+            kubernetes: providers
+                .kubernetes
+                .shown()
+                .into_iter()
+                .map(followed)
+                .collect(),
             workloads: workloads.into_iter().map(workload).collect(),
             proxy: counters(Section::Proxy),
             agent: counters(Section::Agent),
@@ -235,8 +244,23 @@ impl Reporter {
     }
 }
 
+fn followed(shown: Shown) -> FollowedStatus {
+    let (age, problem) = shown.away.unzip();
+    FollowedStatus {
+        kind: shown.kind,
+        synced: shown.synced,
+        objects: shown.objects,
+        away_seconds: age.map(|age| age.as_secs_f64()),
+        problem,
+    }
+}
+
 fn workload(placed: Placed) -> WorkloadStatus {
+    let names = placed.pod.unwrap_or_default();
     WorkloadStatus {
+        pod_name: (!names.pod.is_empty()).then_some(names.pod),
+        container_name: names.container,
+        owner: names.owner,
         cgroup: placed.cgroup,
         id: placed.id,
         identity: placed.identity,

@@ -53,6 +53,9 @@ pub struct Status {
     /// What the proxy has in use.
     #[serde(default)]
     pub proxy_use: ProxyUse,
+    /// The kinds that are followed in the Kubernetes API; empty without it.
+    #[serde(default)]
+    pub kubernetes: Vec<FollowedStatus>,
     /// Cgroups below the roots that are workloads, or have network namespaces of their own.
     pub workloads: Vec<WorkloadStatus>,
     /// Counters of the kernel programs since the maps were created.
@@ -162,6 +165,22 @@ pub struct RuleLines {
     pub findings: usize,
 }
 
+/// A kind of objects in the Kubernetes API.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FollowedStatus {
+    /// Its plural name.
+    pub kind: String,
+    /// Whether all objects were read since the agent's start.
+    pub synced: bool,
+    /// Known objects.
+    pub objects: usize,
+    /// Seconds since the API server last answered, while it does not.
+    pub away_seconds: Option<f64>,
+    /// Why it does not.
+    pub problem: Option<String>,
+}
+
 /// A cgroup below an enforced root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -170,12 +189,21 @@ pub struct WorkloadStatus {
     pub cgroup: String,
     /// The kernel's id.
     pub id: CgroupId,
-    /// `NAMESPACE/SERVICE-ACCOUNT`; `None` if no entry of `workloads` matches.
+    /// `NAMESPACE/SERVICE-ACCOUNT`; `None` if nothing gives it an identity.
     pub identity: Option<String>,
-    /// `metadata.uid` of the pod, where the path names one.
+    /// `metadata.uid` of the pod, where the path names one; of a static pod, the hash of its manifest.
     pub pod: Option<String>,
     /// Id of the container, where the path names one.
     pub container: Option<String>,
+    /// `NAMESPACE/NAME` of the pod, if the Kubernetes API knows it.
+    #[serde(default)]
+    pub pod_name: Option<String>,
+    /// Name of the container, if the Kubernetes API knows it.
+    #[serde(default)]
+    pub container_name: Option<String>,
+    /// The workload that the pod belongs to, such as `Deployment/client`.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// Its own mode, if it has one.
     pub mode: Option<Mode>,
     /// Its own policy; without one, the policy of the cgroup above it applies.

@@ -75,6 +75,19 @@ impl Text<'_> {
         for problem in others.take(LINES) {
             line(f, "problem", problem)?;
         }
+        for kind in &self.status.kubernetes {
+            if let (Some(seconds), Some(problem)) = (kind.away_seconds, &kind.problem) {
+                let (name, objects) = (&kind.kind, kind.objects);
+                let known = if kind.synced {
+                    format!("the {objects} known ones stay in force")
+                } else {
+                    "none is known yet".to_owned()
+                };
+                let text =
+                    format_args!("{name} not followed for {seconds:.0} s, {known}: {problem}");
+                line(f, "kubernetes", text)?;
+            }
+        }
         if r.names_without_address > 0 {
             let text = "listed names have no address yet, and are denied until they have one";
             let (without, all) = (r.names_without_address, r.names);
@@ -131,6 +144,10 @@ impl Text<'_> {
             let text = format_args!("{} objects, mode {}", r.objects, r.mode);
             line(f, "rules", text)?;
         }
+        for kind in s.kubernetes.iter().filter(|kind| kind.synced) {
+            let text = format_args!("{} {}", kind.objects, kind.kind);
+            line(f, "kubernetes", text)?;
+        }
         for (word, key) in [("denied", "denied"), ("would deny", "wouldDeny")] {
             let [kernel, proxy] =
                 [&s.counters, &s.proxy].map(|all| all.get(key).copied().unwrap_or_default());
@@ -150,14 +167,31 @@ impl Text<'_> {
             } else {
                 String::new()
             };
-            let cgroup = &w.cgroup;
+            let place = self.place(w);
             line(
                 f,
                 "workload",
-                format_args!("{identity} {cgroup}{mode}{missing}"),
+                format_args!("{identity} {place}{mode}{missing}"),
             )?;
         }
         Ok(())
+    }
+
+    /// A pod by its names, anything else by the path of its cgroup.
+    fn place(&self, workload: &WorkloadStatus) -> String {
+        let Some(pod) = &workload.pod_name else {
+            return workload.cgroup.clone();
+        };
+        let container = workload.container_name.as_ref();
+        let container = container.map_or(String::new(), |name| format!(" container {name}"));
+        let owner = workload.owner.as_ref();
+        let owner = owner.map_or(String::new(), |owner| format!(" ({owner})"));
+        let cgroup = if self.verbose {
+            format!(" {}", workload.cgroup)
+        } else {
+            String::new()
+        };
+        format!("pod {pod}{container}{owner}{cgroup}")
     }
 
     fn details(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -206,6 +240,7 @@ fn line(f: &mut Formatter<'_>, word: &str, text: impl fmt::Display) -> fmt::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operate::status::FollowedStatus;
 
     fn short(status: &Status) -> String {
         let verbose = false;
@@ -279,6 +314,50 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("(cgroup-depth): /pods/a\n"), "{text}");
+    }
+
+    #[test]
+    fn a_pod_is_shown_by_its_names_and_its_cgroup_on_request() {
+        let mut status = Status::default();
+        status.workloads.push(WorkloadStatus {
+            cgroup: "/kubepods/pod1".into(),
+            identity: Some("shop/client".into()),
+            pod_name: Some("shop/client-5d4f-x".into()),
+            owner: Some("Deployment/client".into()),
+            mode: Some(Mode::Audit),
+            ..WorkloadStatus::default()
+        });
+        let pod = "workload    shop/client pod shop/client-5d4f-x (Deployment/client)";
+        assert!(
+            short(&status).contains(&format!("{pod}, mode audit\n")),
+            "{}",
+            short(&status)
+        );
+        let verbose = Text {
+            status: &status,
+            verbose: true,
+        }
+        .to_string();
+        assert!(
+            verbose.contains(&format!("{pod} /kubepods/pod1, mode audit\n")),
+            "{verbose}"
+        );
+    }
+
+    #[test]
+    fn a_kind_that_is_not_followed_is_a_problem_with_its_age() {
+        let mut status = Status::default();
+        status.kubernetes.push(FollowedStatus {
+            kind: "pods".into(),
+            synced: true,
+            objects: 7,
+            away_seconds: Some(12.3),
+            problem: Some("access denied".into()),
+        });
+        let text = short(&status);
+        let line = "kubernetes  pods not followed for 12 s, the 7 known ones stay in force: access denied\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("kubernetes  7 pods\n"), "{text}");
     }
 
     #[test]

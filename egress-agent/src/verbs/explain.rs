@@ -33,9 +33,8 @@ pub struct Asked {
     /// With --rules: a label of the workload that asks
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Workload that asks the running agent, as the log and `status` spell it: the path of its
-    /// cgroup (with or without the mount), or NAMESPACE/SERVICE-ACCOUNT [default: one that no entry
-    /// names]
+    /// Workload that asks the running agent, as the log and `status` spell it: a pod as NAMESPACE/NAME, the path of a
+    /// cgroup (with or without the mount), or NAMESPACE/SERVICE-ACCOUNT [default: one without an identity]
     #[arg(long, value_name = "WORKLOAD", conflicts_with = "rules")]
     workload: Option<String>,
     /// Method of the HTTP request
@@ -107,8 +106,11 @@ impl Asked {
             folder(workload)?
         } else {
             let status = client::ask(&self.admin.clone().socket()?)?;
+            let pod = |one: &&WorkloadStatus| one.pod_name.as_ref() == Some(workload);
             let named = |one: &&WorkloadStatus| one.identity.as_ref() == Some(workload);
-            let found = status.workloads.iter().find(named).ok_or_else(|| {
+            let mut all = status.workloads.iter();
+            let found = all.clone().find(pod).or_else(|| all.find(named));
+            let found = found.ok_or_else(|| {
                 Failure::usage(format_args!(
                     "--workload {workload}: `status` shows no workload of that name; a cgroup's path starts with a slash"
                 ))

@@ -1,6 +1,7 @@
 //! A cgroup below an enforced root: its stored state, and the part that `status` shows.
 
 use super::cgroups::Cgroup;
+use super::identities::PodNames;
 use super::names;
 use crate::config::Mode;
 use crate::namespaces::Counted;
@@ -20,6 +21,8 @@ pub struct Placed {
     pub identity: Option<String>,
     /// The pod and the container in its path.
     pub name: names::CgroupName,
+    /// The pod that it belongs to, if the API knows it.
+    pub pod: Option<PodNames>,
     /// A mode of its own.
     pub mode: Option<Mode>,
     /// A policy of its own.
@@ -36,7 +39,9 @@ pub(super) struct Member {
     pub path: String,
     /// Its path below the enforced root.
     pub below: String,
-    /// Its identity; `None` if no entry matches.
+    /// The uid of the pod that it is.
+    pub pod: Option<String>,
+    /// Its identity; `None` if nothing gives it one.
     pub workload: Option<Workload>,
 }
 

@@ -9,26 +9,32 @@ mod identities;
 mod member;
 mod missed;
 pub mod names;
+mod naming;
 mod owners;
+mod pod;
+mod pods;
 mod room;
 mod sharers;
 mod watches;
 
 pub use depth::TooDeep;
 pub use egress_core::registry::scope::Workload;
-pub use identities::Identities;
+pub use identities::{Identities, PodNames};
 pub use member::{Counts, Placed};
 pub use missed::Missed;
 pub use owners::Owners;
+pub use pod::{Pod, PodNews};
+pub use pods::Pods;
 pub use sharers::Sharers;
 
 use crate::cgroup2;
-use crate::config::{CgroupGlob, Config, Mode, WorkloadEntry};
+use crate::config::{Config, Mode, WorkloadEntry};
 use crate::kernel::{Tables, canary};
 use crate::namespaces::Namespaces;
 use cgroups::{Cgroup, Cgroups, Change};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use member::Member;
+use naming::{Naming, pod_of};
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -56,7 +62,7 @@ pub struct Workloads {
     /// Where the hierarchy is mounted.
     mount: PathBuf,
     roots: Vec<PathBuf>,
-    entries: Vec<WorkloadEntry>,
+    naming: Naming,
     cgroups: Cgroups,
     members: BTreeMap<CgroupId, Member>,
     namespaces: Namespaces,
@@ -69,17 +75,19 @@ pub struct Workloads {
 
 impl Workloads {
     /// Follows the cgroups below `roots` and writes their identities to `identities`. Knows none until
-    /// the first [`Self::next`].
+    /// the first [`Self::next`]. `pods` are those of the previous agent.
     pub fn new(
         config: &Config,
         roots: &[PathBuf],
         owners: Owners,
         identities: Identities,
+        pods: Vec<Pod>,
     ) -> anyhow::Result<Self> {
+        let entries = config.workloads.clone();
         Ok(Self {
             mount: cgroup2::mount_point()?,
             roots: roots.to_vec(),
-            entries: config.workloads.clone(),
+            naming: Naming::new(entries, pods, identities.clone()),
             cgroups: Cgroups::new(roots)?,
             members: BTreeMap::new(),
             namespaces: Namespaces::new(config.enter_namespaces)?,
@@ -148,6 +156,9 @@ impl Workloads {
                 Change::Appeared(cgroup) => told.extend(self.appeared(now, cgroup)),
                 Change::Vanished(cgroup) => {
                     let gone = self.members.remove(&cgroup.id);
+                    if let Some(uid) = gone.as_ref().and_then(|member| member.pod.as_ref()) {
+                        self.naming.gone(uid);
+                    }
                     self.sharers.remove(cgroup.id);
                     self.namespaces.forget(cgroup.id);
                     let gone = gone.filter(|m| m.workload.is_some());
@@ -169,13 +180,17 @@ impl Workloads {
     fn appeared(&mut self, now: Instant, cgroup: Arc<Cgroup>) -> Option<Told> {
         let below = cgroup.folder.strip_prefix(&self.roots[cgroup.root]);
         let below = below.map_or_else(|_| String::new(), |b| b.to_string_lossy().into_owned());
-        let workload = self.named(&cgroup, &below);
         let id = cgroup.id;
+        let path = cgroup2::path_in(&self.mount, &cgroup.folder);
+        let pod = pod_of(&below);
+        if let Some(uid) = &pod {
+            self.naming.found(uid, id, &path);
+        }
+        let workload = self.named(&cgroup, &below, pod.as_deref());
         if sharers::sharer(&below) == Path::new(&below) {
             self.sharers.add(id);
         }
         self.namespaces.follow(now, id);
-        let path = cgroup2::path_in(&self.mount, &cgroup.folder);
         if workload.is_some() {
             self.identities.set(&path, workload.as_ref());
         }
@@ -183,39 +198,55 @@ impl Workloads {
             cgroup,
             path,
             below,
+            pod,
             workload: workload.clone(),
         };
         self.members.insert(id, member);
         workload.map(|workload| Told::Workload(id, workload))
     }
 
-    /// The identity of a cgroup, by the first entry that matches.
-    fn named(&self, cgroup: &Cgroup, below: &str) -> Option<Workload> {
+    fn named(&self, cgroup: &Cgroup, below: &str, pod: Option<&str>) -> Option<Workload> {
         // A canary must be judged by its root's policy, so its cgroup is no workload.
         let proof = cgroup.folder == canary::cage(&self.roots[cgroup.root]);
-        let parts = CgroupGlob::parts(below);
-        let mut entries = self.entries.iter();
-        let entry = entries.find(|entry| !proof && entry.cgroup.fits_parts(&parts));
-        entry.map(Workload::from)
+        self.naming.named(below, pod).filter(|_| !proof)
+    }
+
+    /// Names a cgroup again. Returns a change that the state machine must know.
+    fn name_again(&mut self, id: CgroupId) -> Option<Told> {
+        let member = self.members.get(&id)?;
+        let workload = self.named(&member.cgroup, &member.below, member.pod.as_deref());
+        let member = self.members.get_mut(&id)?;
+        if workload == member.workload {
+            return None;
+        }
+        self.identities.set(&member.path, workload.as_ref());
+        member.workload.clone_from(&workload);
+        Some(match workload {
+            Some(workload) => Told::Workload(id, workload),
+            None => Told::Gone(id),
+        })
+    }
+
+    /// Takes news of the node's pods. Returns the changes that the state machine must know, and whether
+    /// [`Self::pods`] changed.
+    pub fn take_pods(&mut self, news: Vec<PodNews>) -> (Vec<Told>, bool) {
+        let (cgroups, changed) = self.naming.take(news);
+        let told = cgroups.into_iter().filter_map(|id| self.name_again(id));
+        (told.collect(), changed)
+    }
+
+    /// The pods that the next agent must know.
+    pub const fn pods(&self) -> &Pods {
+        self.naming.pods()
     }
 
     /// Replaces the entries. Returns the changes that the state machine must know.
     pub fn rename(&mut self, entries: Vec<WorkloadEntry>) -> Vec<Told> {
-        self.entries = entries;
-        let mut told = Vec::new();
-        for (id, mut member) in std::mem::take(&mut self.members) {
-            let workload = self.named(&member.cgroup, &member.below);
-            if workload != member.workload {
-                told.push(match workload.clone() {
-                    Some(workload) => Told::Workload(id, workload),
-                    None => Told::Gone(id),
-                });
-                self.identities.set(&member.path, workload.as_ref());
-                member.workload = workload;
-            }
-            self.members.insert(id, member);
-        }
-        told
+        self.naming.set_entries(entries);
+        let ids: Vec<CgroupId> = self.members.keys().copied().collect();
+        ids.into_iter()
+            .filter_map(|id| self.name_again(id))
+            .collect()
     }
 
     /// The cgroup ids of the enforced roots; 0 for a missing one, since no cgroup has id 0.
@@ -313,6 +344,7 @@ impl Workloads {
             id,
             identity: member.workload.as_ref().map(identities::spelling),
             name: names::read(&member.below),
+            pod: self.identities.pod(&member.path),
             mode: audits.map(|audits| if audits { Mode::Audit } else { Mode::Enforce }),
             policy: self.owners.of(id),
             namespaces: self.namespaces.counted(id),

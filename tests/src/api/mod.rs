@@ -34,6 +34,9 @@ use tokio::runtime::Runtime;
 /// The token that a kubeconfig of the server has.
 const TOKEN: &str = "token-of-a-test";
 
+/// How long a listening socket may take to close.
+const FREE_WITHIN: Duration = Duration::from_secs(5);
+
 /// A running server. Dropping it ends it.
 pub struct FakeApi {
     runtime: Option<Runtime>,
@@ -205,9 +208,8 @@ impl FakeApi {
     pub fn stop(&mut self) -> Result<()> {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
-            let closed = || TcpListener::bind(self.address).ok();
-            let free = crate::wait_until("the port is free", Duration::from_secs(5), closed)?;
-            drop(free);
+            let free = || self.bind().ok();
+            drop(crate::wait_until("the port is free", FREE_WITHIN, free)?);
         }
         self.cut();
         Ok(())
@@ -215,12 +217,17 @@ impl FakeApi {
 
     /// Accepts connections again after [`Self::stop`], at the same address.
     pub fn start_again(&mut self) -> Result<()> {
+        let bound = || self.bind().ok();
+        let listener = crate::wait_until("the port is free", FREE_WITHIN, bound)?;
+        self.accept(listener)
+    }
+
+    /// Listens, on a thread of the runtime, which is in the server's network namespace.
+    fn bind(&self) -> Result<TcpListener> {
         let runtime = self.runtime.as_ref().context("a running server")?;
         let address = self.address;
-        // On a thread of the runtime, which is in the server's network namespace.
         let bound = runtime.spawn(async move { TcpListener::bind(address) });
-        let listener = runtime.block_on(bound)??;
-        self.accept(listener)
+        Ok(runtime.block_on(bound)??)
     }
 
     /// How many requests there were since the start, without those for discovery.

@@ -18,6 +18,7 @@ use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -368,7 +369,11 @@ fn list(
 /// A token that clients cannot read.
 fn token(version: u64, last: &(String, String)) -> String {
     let text = format!("{version}/{}/{}", last.0, last.1);
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    text.bytes().fold(String::new(), |mut token, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(token, "{byte:02x}");
+        token
+    })
 }
 
 fn continued(token: &str) -> Option<(u64, (String, String))> {

@@ -3,6 +3,7 @@
 //!
 //! Owns their creation and removal. The tests decide what runs in them.
 
+pub mod cluster;
 pub mod held;
 
 use crate::cgroup::Cgroup;

@@ -4,6 +4,7 @@
 mod api;
 mod cri;
 mod daemonset;
+mod identity;
 mod image;
 mod node;
 mod own_rules;

@@ -1,0 +1,210 @@
+//! Which workload a cgroup is: by an entry of the config, else by the pod of the Kubernetes API that it is of.
+//!
+//! Decides about one cgroup at a time. `pods` says how long a pod is known.
+
+use super::identities::Identities;
+use super::names;
+use super::pod::{Pod, PodNews};
+use super::pods::Pods;
+use super::sharers;
+use crate::config::{CgroupGlob, Mode, PodsEntry, WorkloadEntry};
+use egress_core::registry::scope::Workload;
+use egress_ebpf::ids::CgroupId;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// See the module.
+pub(super) struct Naming {
+    entries: Vec<WorkloadEntry>,
+    pods: Pods,
+    /// The cgroups of pods, by uid: id and path in the hierarchy.
+    cgroups: BTreeMap<String, (CgroupId, String)>,
+    identities: Identities,
+}
+
+impl Naming {
+    /// `restored` are the pods of the previous agent.
+    pub(super) fn new(
+        entries: Vec<WorkloadEntry>,
+        restored: Vec<Pod>,
+        identities: Identities,
+    ) -> Self {
+        Self {
+            entries,
+            pods: Pods::restored(restored),
+            cgroups: BTreeMap::new(),
+            identities,
+        }
+    }
+
+    /// Replaces the entries.
+    pub(super) fn set_entries(&mut self, entries: Vec<WorkloadEntry>) {
+        self.entries = entries;
+    }
+
+    /// The pods of the API.
+    pub(super) const fn pods(&self) -> &Pods {
+        &self.pods
+    }
+
+    /// The cgroup of a pod was found.
+    pub(super) fn found(&mut self, uid: &str, id: CgroupId, path: &str) {
+        self.cgroups.insert(uid.to_owned(), (id, path.to_owned()));
+        self.pods.cgroup_found(uid);
+        self.show(uid);
+    }
+
+    /// The cgroup of a pod is gone.
+    pub(super) fn gone(&mut self, uid: &str) {
+        if let Some((_, path)) = self.cgroups.remove(uid) {
+            self.identities.pod_gone(&path);
+        }
+        self.pods.cgroup_gone(uid);
+    }
+
+    /// Takes news of pods. Returns the cgroups that may be another workload than before, and whether the pods for the
+    /// next agent changed.
+    pub(super) fn take(&mut self, news: Vec<PodNews>) -> (Vec<CgroupId>, bool) {
+        let (mut changed, mut differs) = (Vec::new(), false);
+        for news in news {
+            let cgroups = &self.cgroups;
+            differs |= self
+                .pods
+                .take(news, |uid| cgroups.contains_key(uid), &mut changed);
+        }
+        for uid in &changed {
+            self.show(uid);
+        }
+        let cgroup = |uid: &String| Some(self.cgroups.get(uid)?.0);
+        (changed.iter().filter_map(cgroup).collect(), differs)
+    }
+
+    /// Passes a pod's names on to the log.
+    fn show(&self, uid: &str) {
+        if let (Some((_, path)), Some(pod)) = (self.cgroups.get(uid), self.pods.get(uid)) {
+            self.identities.set_pod(path, pod);
+        }
+    }
+
+    /// The workload of a cgroup, which is that of the pod with this uid.
+    pub(super) fn named(&self, below: &str, pod: Option<&str>) -> Option<Workload> {
+        let parts = CgroupGlob::parts(below);
+        let by_pattern = self.entries.iter().find_map(|entry| match entry {
+            WorkloadEntry::Cgroup(entry) if entry.cgroup.fits_parts(&parts) => Some(entry.into()),
+            WorkloadEntry::Cgroup(_) | WorkloadEntry::Pods(_) => None,
+        });
+        by_pattern.or_else(|| {
+            let mut workload = self.pods.get(pod?)?.workload();
+            workload.audit = self.mode_of(&workload).map(|mode| mode == Mode::Audit);
+            Some(workload)
+        })
+    }
+
+    /// The mode that the first entry with `pods` gives to a pod.
+    fn mode_of(&self, pod: &Workload) -> Option<Mode> {
+        self.entries.iter().find_map(|entry| match entry {
+            WorkloadEntry::Pods(PodsEntry { pods, mode }) => {
+                let selects = pods.selects(&pod.namespace, &pod.labels);
+                selects.then_some(*mode)
+            }
+            WorkloadEntry::Cgroup(_) => None,
+        })
+    }
+}
+
+/// The uid of the pod that a cgroup is of, as a whole. Only folders that group pods may be above it: a process that
+/// creates cgroups below its own must not become another pod.
+pub(super) fn pod_of(below: &str) -> Option<String> {
+    let name = names::read(below);
+    let is_pod =
+        name.whole && name.container.is_none() && sharers::sharer(below) == Path::new(below);
+    Some(name.pod.filter(|_| is_pod)?.uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+
+    #[test]
+    fn a_cgroup_is_a_pod_only_where_the_kubelet_makes_pods() {
+        let slice = format!("kubepods-burstable-pod{}.slice", UID.replace('-', "_"));
+        for (below, is_pod) in [
+            (format!("kubepods/burstable/pod{UID}"), true),
+            (format!("burstable/pod{UID}"), true),
+            (format!("pod{UID}"), true),
+            (
+                format!("kubepods.slice/kubepods-burstable.slice/{slice}"),
+                true,
+            ),
+            (
+                format!("kubepods/burstable/pod{UID}/{}", "7d".repeat(32)),
+                false,
+            ),
+            (format!("kubepods/burstable/pod{UID}/made"), false),
+            (format!("app.service/kubepods/burstable/pod{UID}"), false),
+            (
+                format!("user.slice/user-1.slice/user@1.service/pod{UID}"),
+                false,
+            ),
+            ("kubepods/burstable".to_owned(), false),
+        ] {
+            assert_eq!(pod_of(&below), is_pod.then(|| UID.to_owned()), "{below}");
+        }
+    }
+
+    fn pod() -> Pod {
+        Pod {
+            uid: UID.to_owned(),
+            namespace: "shop".to_owned(),
+            name: "client".to_owned(),
+            labels: [("team".to_owned(), "a".to_owned())].into(),
+            ..Pod::default()
+        }
+    }
+
+    #[test]
+    fn entries_with_a_pattern_win_and_entries_with_pods_set_the_mode() {
+        let below = format!("kubepods/pod{UID}");
+        let named = |entries: &[&str]| {
+            let entries = entries.iter().map(|text| text.parse().unwrap()).collect();
+            let mut naming = Naming::new(entries, Vec::new(), Identities::default());
+            naming.found(UID, CgroupId(7), "/kubepods/pod");
+            assert_eq!(
+                naming.take(vec![PodNews::Put(Box::new(pod()))]),
+                (vec![CgroupId(7)], true)
+            );
+            let workload = naming.named(&below, Some(UID)).unwrap();
+            (workload.namespace, workload.audit)
+        };
+        let shop = |audit| ("shop".to_owned(), audit);
+        assert_eq!(named(&[]), shop(None));
+        let team = "{pods: {namespace: shop, labels: {team: a}}, mode: audit}";
+        assert_eq!(named(&[team]), shop(Some(true)));
+        let enforced = "{pods: {namespace: shop}, mode: enforce}";
+        assert_eq!(named(&[enforced, team]), shop(Some(false)));
+        assert_eq!(
+            named(&["{pods: {namespace: blog}, mode: audit}"]),
+            shop(None)
+        );
+        let pattern = "{cgroup: 'kubepods/*', namespace: vm}";
+        assert_eq!(named(&[team, pattern]), ("vm".to_owned(), None));
+    }
+
+    #[test]
+    fn a_pod_of_which_nothing_is_known_is_no_workload() {
+        let naming = Naming::new(Vec::new(), vec![pod()], Identities::default());
+        let other = "1f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+        assert_eq!(
+            naming.named(&format!("kubepods/pod{other}"), Some(other)),
+            None
+        );
+        assert_eq!(naming.named("kubepods/x", None), None);
+        assert!(
+            naming
+                .named(&format!("kubepods/pod{UID}"), Some(UID))
+                .is_some()
+        );
+    }
+}
