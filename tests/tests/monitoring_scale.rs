@@ -5,11 +5,15 @@ use egress_tests::scrape::{Scrape, get};
 use egress_tests::takeover;
 use egress_tests::{Lab, LabOptions, wait_until};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const AT: &str = "127.0.0.1:15020";
 const NAMES: usize = 10_000;
 const WORKLOADS: usize = 500;
+/// Edits of one object, alone and while the agent is scraped.
+const EDITS: usize = 20;
 /// How long a scrape may take.
 const LIMIT: Duration = Duration::from_millis(20);
 /// Current values are gathered at most that often.
@@ -69,5 +73,59 @@ fn a_scrape_takes_less_than_twenty_milliseconds_with_ten_thousand_names_and_five
     );
     assert!(fresh < LIMIT, "{fresh:?}");
     assert!(kept < LIMIT, "{kept:?}");
+
+    let alone = enforcement(&lab, at);
+    let (scraped, during) = while_scraped(&lab, at, || enforcement(&lab, at));
+    println!("an edit is in force after {alone:?}, during {scraped} scrapes after {during:?}");
+    assert!(scraped > EDITS, "{scraped} scrapes");
+    assert!(
+        during < alone * 3 + LIMIT,
+        "{during:?} instead of {alone:?}"
+    );
     drop(cgroups);
+}
+
+/// The mean time until an edit is in force, by the agent's own metric.
+fn enforcement(lab: &Lab, at: SocketAddr) -> Duration {
+    let measured = || {
+        let scrape = Scrape::of(lab.node(), at).unwrap();
+        let value = |part: &str| {
+            let name = format!("egress_rules_enforcement_duration_seconds_{part}");
+            scrape.value(&name, &[]).unwrap()
+        };
+        (value("sum"), value("count"))
+    };
+    let (sum, count) = measured();
+    for n in 0..EDITS {
+        let entry = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: edited}}\n\
+             spec: {{hosts: [edited.example], addresses: [192.0.2.{n}], ports: [{{number: 443, name: tls, protocol: TLS}}], resolution: STATIC, endpoints: [{{address: 192.0.2.{n}}}]}}\n"
+        );
+        lab.rules("edited.yaml", &entry).unwrap();
+    }
+    let (after, edits) = measured();
+    assert!(
+        edits - count > EDITS as f64 - 0.5,
+        "{} edits",
+        edits - count
+    );
+    Duration::from_secs_f64((after - sum) / (edits - count))
+}
+
+/// Does `work` while another thread scrapes without a pause. Returns the number of scrapes too.
+fn while_scraped<T>(lab: &Lab, at: SocketAddr, work: impl FnOnce() -> T) -> (usize, T) {
+    let (over, netns) = (AtomicBool::new(false), lab.node());
+    thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let mut scrapes = 0;
+            while !over.load(Ordering::Relaxed) {
+                get(netns, at, "/metrics").unwrap();
+                scrapes += 1;
+            }
+            scrapes
+        });
+        let done = work();
+        over.store(true, Ordering::Relaxed);
+        (scraper.join().unwrap(), done)
+    })
 }

@@ -1,8 +1,6 @@
 //! The current values for scrapes and probes: asks the engine at most once a second, whatever the number of clients, and
 //! keeps the last answer for the case that the engine is busy.
 
-use crate::operate::ask::Detail;
-use crate::operate::reporter::Reporter;
 use crate::operate::status::Status;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,9 +26,8 @@ impl Snapshot {
 }
 
 /// See the module.
+#[derive(Default)]
 pub struct Collector {
-    /// The source of the values.
-    pub reporter: Arc<Reporter>,
     latest: watch::Sender<Option<Snapshot>>,
     wanted: Notify,
     /// When the question that the engine has not answered yet was asked.
@@ -38,16 +35,6 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Knows nothing yet.
-    pub fn new(reporter: Arc<Reporter>) -> Self {
-        Self {
-            reporter,
-            latest: watch::Sender::new(None),
-            wanted: Notify::new(),
-            asked: Mutex::default(),
-        }
-    }
-
     fn asked(&self) -> MutexGuard<'_, Option<Instant>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,15 +43,18 @@ impl Collector {
         self.latest.borrow().clone().filter(Snapshot::is_fresh)
     }
 
-    /// Asks the engine when an answer is wanted. Does not return.
-    pub async fn run(&self) {
+    /// Calls `ask`, which waits for the engine, when an answer is wanted. Does not return.
+    pub async fn run<F>(&self, ask: impl Fn() -> F)
+    where
+        F: Future<Output = Option<Status>>,
+    {
         loop {
             self.wanted.notified().await;
             if self.fresh().is_some() {
                 continue;
             }
             *self.asked() = Some(Instant::now());
-            let Some(status) = self.reporter.status(Detail::Numbers).await else {
+            let Some(status) = ask().await else {
                 // The agent stops.
                 return std::future::pending().await;
             };
@@ -96,5 +86,70 @@ impl Collector {
     /// How long the engine has not answered a question.
     pub fn unanswered(&self) -> Duration {
         self.asked().map_or(Duration::ZERO, |at| at.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Semaphore;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// A collector whose engine answers as often as the semaphore has permits, and the number of questions.
+    fn collector() -> (Arc<Collector>, Arc<Semaphore>, Arc<AtomicUsize>) {
+        let (collector, engine) = (Arc::<Collector>::default(), Arc::new(Semaphore::new(0)));
+        let questions = Arc::<AtomicUsize>::default();
+        let (own, answers, asked) = (
+            Arc::clone(&collector),
+            Arc::clone(&engine),
+            Arc::clone(&questions),
+        );
+        tokio::spawn(async move {
+            let ask = || async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                answers.acquire().await.ok()?.forget();
+                Some(Status::default())
+            };
+            own.run(ask).await;
+        });
+        (collector, engine, questions)
+    }
+
+    #[tokio::test]
+    async fn many_clients_cost_the_engine_one_question_a_second() {
+        let (collector, engine, questions) = collector();
+        engine.add_permits(100);
+        let first = collector.fresh_within(LONG).await.unwrap();
+        while first.is_fresh() {
+            // Another second may have begun since the check.
+            if let Some(other) = collector.fresh_within(LONG).await
+                && other.at != first.at
+            {
+                break;
+            }
+            assert_eq!(questions.load(Ordering::Relaxed), 1);
+            tokio::task::yield_now().await;
+        }
+        let next = collector.fresh_within(LONG).await.unwrap();
+        assert!(next.at > first.at);
+        assert_eq!(questions.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_busy_engine_keeps_nobody_waiting_and_its_silence_is_known() {
+        let (collector, engine, questions) = collector();
+        assert_eq!(collector.unanswered(), Duration::ZERO);
+        for _ in 0..3 {
+            assert!(collector.fresh_within(SHORT).await.is_none());
+        }
+        assert!(collector.unanswered() >= SHORT && collector.last().is_none());
+        engine.add_permits(1);
+        collector.fresh_within(LONG).await.unwrap();
+        assert_eq!(questions.load(Ordering::Relaxed), 1, "one question waited");
+        assert_eq!(collector.unanswered(), Duration::ZERO);
+        assert!(collector.last().is_some());
     }
 }

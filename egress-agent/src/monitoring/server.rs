@@ -1,9 +1,10 @@
 //! The HTTP listener of metrics and health, and its limits. Workloads may be able to reach it, so each client may be
 //! hostile: few connections, few of them a second, one request on each, and a short time for it.
 
-use super::answer;
+use super::answer::{self, Sources};
 use super::collect::Collector;
 use crate::config::ListenAddress;
+use crate::operate::ask::Detail;
 use crate::operate::reporter::Reporter;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -42,11 +43,18 @@ const REST: Duration = Duration::from_millis(100);
 /// Serves metrics and health at `address`. Does not return. The gate works without them, so an agent that cannot listen
 /// logs that once and tries again: an agent that stops may still hold the port.
 pub async fn serve(address: ListenAddress, reporter: Arc<Reporter>) {
-    let values = Arc::new(Collector::new(reporter));
-    tokio::join!(values.run(), listen_and_answer(address, &values));
+    let sources = Arc::new(Sources {
+        reporter,
+        values: Collector::default(),
+    });
+    let ask = || sources.reporter.status(Detail::Numbers);
+    tokio::join!(
+        sources.values.run(ask),
+        listen_and_answer(address, &sources)
+    );
 }
 
-async fn listen_and_answer(address: ListenAddress, values: &Arc<Collector>) {
+async fn listen_and_answer(address: ListenAddress, sources: &Arc<Sources>) {
     let mut told = false;
     let listener = loop {
         match listen(address) {
@@ -64,7 +72,7 @@ async fn listen_and_answer(address: ListenAddress, values: &Arc<Collector>) {
         }
     };
     tracing::info!(%address, "serving metrics and health");
-    accept(listener, values).await;
+    accept(listener, sources).await;
 }
 
 /// Listens. Without an address, on every address of both families, or of IPv4 if the kernel has no IPv6.
@@ -93,7 +101,7 @@ fn listen_on(at: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections, not too many a second. Does not return. Dropping the future ends the connections.
-async fn accept(listener: TcpListener, values: &Arc<Collector>) {
+async fn accept(listener: TcpListener, sources: &Arc<Sources>) {
     let mut clients = Clients::default();
     let mut next = Instant::now();
     loop {
@@ -105,16 +113,16 @@ async fn accept(listener: TcpListener, values: &Arc<Collector>) {
                 continue;
             }
         };
-        clients.add(peer.ip(), serve_one(stream, Arc::clone(values)));
+        clients.add(peer.ip(), serve_one(stream, Arc::clone(sources)));
         next = next.max(Instant::now()) + PACE;
         sleep_until(next - PACE * BURST).await;
     }
 }
 
-async fn serve_one(stream: TcpStream, values: Arc<Collector>) {
+async fn serve_one(stream: TcpStream, sources: Arc<Sources>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let values = Arc::clone(&values);
-        async move { Ok::<_, Infallible>(answer::answer(&values, &request).await) }
+        let sources = Arc::clone(&sources);
+        async move { Ok::<_, Infallible>(answer::answer(&sources, &request).await) }
     });
     let mut builder = http1::Builder::new();
     builder
