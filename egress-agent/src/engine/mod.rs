@@ -243,11 +243,8 @@ impl Engine {
                 self.news.board.poke();
             }
             Input::Pods(news) => {
-                let (told, changed) = self.placing.workloads.take_pods(news);
+                let told = self.placing.workloads.take_pods(news);
                 self.placing.hear(&mut self.state, told);
-                if changed {
-                    self.identity_file.changed(Instant::now());
-                }
             }
             Input::Missed(cgroups) => {
                 for cgroup in cgroups {
@@ -261,6 +258,9 @@ impl Engine {
             Input::KeepLeases => self.lease_file.keep_soon(&self.state),
             Input::KeepIdentities => self.identity_file.keep(self.placing.workloads.pods()),
             Input::Ask(ask) => self.reply(ask),
+        }
+        if self.placing.workloads.pods_changed() {
+            self.identity_file.changed(Instant::now());
         }
         self.flush()?;
         if let Some(noticed) = noticed {

@@ -227,12 +227,16 @@ impl Workloads {
         })
     }
 
-    /// Takes news of the node's pods. Returns the changes that the state machine must know, and whether
-    /// [`Self::pods`] changed.
-    pub fn take_pods(&mut self, news: Vec<PodNews>) -> (Vec<Told>, bool) {
-        let (cgroups, changed) = self.naming.take(news);
+    /// Takes news of the node's pods. Returns the changes that the state machine must know.
+    pub fn take_pods(&mut self, news: Vec<PodNews>) -> Vec<Told> {
+        let cgroups = self.naming.take(news);
         let told = cgroups.into_iter().filter_map(|id| self.name_again(id));
-        (told.collect(), changed)
+        told.collect()
+    }
+
+    /// Whether [`Self::pods`] changed since the last call.
+    pub fn pods_changed(&mut self) -> bool {
+        self.naming.pods_changed()
     }
 
     /// The pods that the next agent must know.

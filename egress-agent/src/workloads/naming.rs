@@ -20,6 +20,8 @@ pub(super) struct Naming {
     /// The cgroups of pods, by uid: id and path in the hierarchy.
     cgroups: BTreeMap<String, (CgroupId, String)>,
     identities: Identities,
+    /// The pods for the next agent changed since the last [`Self::pods_changed`].
+    changed: bool,
 }
 
 impl Naming {
@@ -34,7 +36,13 @@ impl Naming {
             pods: Pods::restored(restored),
             cgroups: BTreeMap::new(),
             identities,
+            changed: false,
         }
+    }
+
+    /// Whether the pods for the next agent changed since the last call.
+    pub(super) fn pods_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Replaces the entries.
@@ -59,16 +67,15 @@ impl Naming {
         if let Some((_, path)) = self.cgroups.remove(uid) {
             self.identities.pod_gone(&path);
         }
-        self.pods.cgroup_gone(uid);
+        self.changed |= self.pods.cgroup_gone(uid);
     }
 
-    /// Takes news of pods. Returns the cgroups that may be another workload than before, and whether the pods for the
-    /// next agent changed.
-    pub(super) fn take(&mut self, news: Vec<PodNews>) -> (Vec<CgroupId>, bool) {
-        let (mut changed, mut differs) = (Vec::new(), false);
+    /// Takes news of pods. Returns the cgroups that may be another workload than before.
+    pub(super) fn take(&mut self, news: Vec<PodNews>) -> Vec<CgroupId> {
+        let mut changed = Vec::new();
         for news in news {
             let cgroups = &self.cgroups;
-            differs |= self
+            self.changed |= self
                 .pods
                 .take(news, |uid| cgroups.contains_key(uid), &mut changed);
         }
@@ -76,7 +83,7 @@ impl Naming {
             self.show(uid);
         }
         let cgroup = |uid: &String| Some(self.cgroups.get(uid)?.0);
-        (changed.iter().filter_map(cgroup).collect(), differs)
+        changed.iter().filter_map(cgroup).collect()
     }
 
     /// Passes a pod's names on to the log.
@@ -171,10 +178,9 @@ mod tests {
             let entries = entries.iter().map(|text| text.parse().unwrap()).collect();
             let mut naming = Naming::new(entries, Vec::new(), Identities::default());
             naming.found(UID, CgroupId(7), "/kubepods/pod");
-            assert_eq!(
-                naming.take(vec![PodNews::Put(Box::new(pod()))]),
-                (vec![CgroupId(7)], true)
-            );
+            let news = vec![PodNews::Put(Box::new(pod()))];
+            assert_eq!(naming.take(news), [CgroupId(7)]);
+            assert!(naming.pods_changed() && !naming.pods_changed());
             let workload = naming.named(&below, Some(UID)).unwrap();
             (workload.namespace, workload.audit)
         };

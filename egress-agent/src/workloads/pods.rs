@@ -69,14 +69,13 @@ impl Pods {
         }
     }
 
-    /// A pod's cgroup is gone.
-    pub(super) fn cgroup_gone(&mut self, uid: &str) {
-        if let Some(known) = self.known.get_mut(uid) {
-            known.cgroup = false;
-            if known.object == Object::Gone {
-                self.known.remove(uid);
-            }
-        }
+    /// A pod's cgroup is gone. Returns whether the pod is forgotten.
+    pub(super) fn cgroup_gone(&mut self, uid: &str) -> bool {
+        let Some(known) = self.known.get_mut(uid) else {
+            return false;
+        };
+        known.cgroup = false;
+        known.object == Object::Gone && self.known.remove(uid).is_some()
     }
 
     /// Takes news. `has_cgroup` says which pods have a cgroup. Adds the uids of pods that are new or other than before
@@ -182,12 +181,12 @@ mod tests {
             take(&mut pods, PodNews::Removed(uid.to_owned()));
         }
         assert_eq!(uids(&pods), ["a"]);
-        pods.cgroup_gone("a");
+        assert!(pods.cgroup_gone("a"));
         assert!(uids(&pods).is_empty());
         // The cgroup may go first, too.
         take(&mut pods, PodNews::Put(pod("c", "x").into()));
         pods.cgroup_found("c");
-        pods.cgroup_gone("c");
+        assert!(!pods.cgroup_gone("c"));
         assert_eq!(uids(&pods), ["c"]);
         take(&mut pods, PodNews::Removed("c".to_owned()));
         assert!(uids(&pods).is_empty());
@@ -200,7 +199,7 @@ mod tests {
         assert!(take(&mut pods, PodNews::Put(pod("a", "x").into())).is_empty());
         take(&mut pods, PodNews::Synced);
         assert_eq!(uids(&pods), ["a", "b"], "b still runs");
-        pods.cgroup_gone("b");
+        assert!(pods.cgroup_gone("b"));
         assert_eq!(uids(&pods), ["a"]);
     }
 }
