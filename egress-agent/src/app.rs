@@ -1,5 +1,6 @@
 //! The composition root: creates and connects the parts of the agent, and ends them. Decides nothing else.
 
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::config::reload::{self, Source};
 use crate::engine::News;
@@ -16,9 +17,8 @@ use crate::operate::manager;
 use crate::operate::reporter::Providers;
 use crate::privilege::Needs;
 use crate::proxy;
-use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
-use crate::sources::{Feed, RuleSet, follow_rules, store};
+use crate::sources::{Feed, RuleSet};
 use crate::wiring;
 use crate::workloads::{Identities, Missed};
 use crate::{cgroup2, observe, privilege, stop};
@@ -63,25 +63,22 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     });
     let runtime = runtime(kept)?;
     let _inside = runtime.enter();
-    let secrets = Arc::<SecretStore>::default();
-    let (feed, follower) = with_less(kept, || {
-        let _inside = runtime.enter();
-        follow_rules(
-            &config.rules,
-            &store::beside(&config.admin_socket),
-            &secrets,
-        )
-    })??;
     // The process moves before it creates a socket, because a socket belongs to the cgroup that its process
     // is in at that time.
     let own = own::settle(config, &roots.paths)?;
     kernel::attach_agent(&mut gate.kernel, &own)?;
+    let (cluster, (feed, follower)) = with_less(kept, || {
+        let _inside = runtime.enter();
+        let cluster = runtime.block_on(Cluster::begin(config))?;
+        let followed = cluster.follow_rules(config)?;
+        anyhow::Ok((cluster, followed))
+    })??;
     let place = Place {
         own,
         started,
         roots,
         kept,
-        secrets,
+        cluster,
     };
     runtime.block_on(async {
         let follower = tokio::spawn(follower);
@@ -127,8 +124,7 @@ struct Place {
     roots: Roots,
     /// Capabilities of the running agent.
     kept: CapabilitySet,
-    /// Those of the rule files.
-    secrets: Arc<SecretStore>,
+    cluster: Cluster,
 }
 
 async fn serve(
@@ -148,14 +144,13 @@ async fn serve(
     let (events, origins) = (kernel.events()?, kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());
     let (board, canaries) = (Board::default(), Canaries::default());
-    let (ask, asks) = mpsc::channel(4);
-    let (reloaded, configs) = mpsc::channel(1);
+    let ((ask, asks), (reloaded, configs)) = (mpsc::channel(4), mpsc::channel(1));
     canaries.expect_config(config);
     let came = Arc::new(Notify::new());
     let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
     let (missed, identities) = (Missed::default(), Identities::default());
     let owners = wiring::owners(config, &identities)?;
-    let (followed, mut helpers) = wiring::kubernetes(config).await?;
+    let (followed, mut helpers) = wiring::kubernetes(config, &place.cluster);
     let news = News {
         asks,
         configs,
@@ -171,7 +166,7 @@ async fn serve(
     let mut engine = wiring::engine(config, &place.roots.paths, sides, news, owners.clone())?;
     let (access_log, flows) = wiring::flows(&registry.own, &owners);
     let proof: Arc<str> = wiring::proof()?.into();
-    let own = (&proof, &place.secrets);
+    let own = (&proof, &place.cluster.secrets);
     let shared = wiring::shared(config, &engine, origins, &sockets, &flows, own)?;
     let providers = Providers {
         board: board.clone(),
@@ -193,6 +188,7 @@ async fn serve(
         accepts,
     };
     let first = Arc::clone(&feed.current.borrow());
+    helpers.spawn(place.cluster.first_rules(&first, board.clone()));
     engine.begin(&first, &sockets, services, previous).await?;
     accept.send_replace(true);
     handover::forget_unused(&sockets);

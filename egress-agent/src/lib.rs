@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod app;
 pub mod cgroup2;
 pub mod cli;
+mod cluster;
 pub mod config;
 pub mod dns;
 pub mod engine;

@@ -2,6 +2,7 @@
 //! the socket factory, and gives the proxy its parts of these and of the engine.
 
 use crate::access_log::AccessLog;
+use crate::cluster::Cluster;
 use crate::config::{Config, LogFormat, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
@@ -131,19 +132,17 @@ pub struct Followed {
 /// News of pods that wait for the engine.
 const POD_NEWS: usize = 256;
 
-/// Starts to follow the Kubernetes API as the config says. The tasks end with the returned set.
-pub async fn kubernetes(config: &Config) -> anyhow::Result<(Followed, JoinSet<()>)> {
+/// Starts to follow the pods of the Kubernetes API if the config says so. The tasks end with the returned set.
+pub fn kubernetes(config: &Config, cluster: &Cluster) -> (Followed, JoinSet<()>) {
     let mut helpers = JoinSet::new();
     let (news, pods) = mpsc::channel(POD_NEWS);
-    let standings = Standings::default();
-    if let Some(settings) = &config.kubernetes {
-        let api = kubernetes::connect(settings).await?;
-        if settings.identity {
-            let (node, standing) = (settings.node.clone(), standings.add("pods"));
-            helpers.spawn(kubernetes::follow_pods(api, node, standing, news));
-        }
+    let standings = cluster.standings.clone();
+    let settings = config.kubernetes.as_ref().filter(|k| k.identity);
+    if let (Some(settings), Some(api)) = (settings, cluster.api.clone()) {
+        let (node, standing) = (settings.node.clone(), standings.add("pods"));
+        helpers.spawn(kubernetes::follow_pods(api, node, standing, news));
     }
-    Ok((Followed { pods, standings }, helpers))
+    (Followed { pods, standings }, helpers)
 }
 
 /// The task that logs the kernel's denials with the names that the engine knows.

@@ -4,7 +4,7 @@
     reason = "a test that cannot go on should stop there"
 )]
 
-use egress_agent::sources::{Compiled, Feed, Reading, follow};
+use egress_agent::sources::{Compiled, Feed, Reading, Sources, follow};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -44,6 +44,13 @@ fn compile(reading: &Reading, _: usize) -> Compiled<Lines> {
     }
 }
 
+fn files(path: &Path) -> Sources {
+    Sources {
+        paths: vec![path.to_owned()],
+        api: None,
+    }
+}
+
 struct Rules {
     feed: Feed<Lines>,
     task: tokio::task::JoinHandle<()>,
@@ -51,7 +58,7 @@ struct Rules {
 
 impl Rules {
     fn follow(path: &Path) -> Self {
-        let (feed, run) = follow(&[path.to_owned()], compile, |_| {}).expect("first load");
+        let (feed, run) = follow(&files(path), compile, |_| {}).expect("first load");
         Self {
             feed,
             task: tokio::spawn(run),
@@ -258,7 +265,7 @@ async fn a_set_that_made_the_compiler_panic_is_looked_at_again() {
         panicked = reading.files[0].text != "one";
         compile(reading, most)
     };
-    let (mut feed, run) = follow(std::slice::from_ref(&rules), compile, |_| {}).unwrap();
+    let (mut feed, run) = follow(&files(&rules), compile, |_| {}).unwrap();
     let task = tokio::spawn(run);
     fs::write(rules.join("a.yaml"), "two").unwrap();
     let found = feed.current.wait_for(|l| l.iter().eq(&["two"]));

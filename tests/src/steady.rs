@@ -22,11 +22,27 @@ spec:
 /// Each kind must have more tries than this, so that the counts mean something.
 const AT_LEAST: u64 = 100;
 
-/// Lists the echo by TCP and UDP and `httpbin.org` through the proxy, and starts the load.
+/// What the load needs: the echo by TCP and UDP, and `httpbin.org` through the proxy.
+pub const LISTED: [(&str, &str); 3] = [
+    ("echo.yaml", ECHO),
+    ("echo-udp.yaml", ECHO_UDP),
+    ("httpbin.yaml", HTTPBIN),
+];
+
+/// Lists the load's targets, and starts the load.
 ///
 /// # Errors
 /// The rules are not applied, or the load does not start.
 pub fn start(lab: &Lab) -> Result<Load> {
+    prepare(lab)?;
+    for (name, text) in LISTED {
+        lab.rules(name, text)?;
+    }
+    load(lab)
+}
+
+/// Makes the lab ready for the load. Comes before its rules.
+pub fn prepare(lab: &Lab) -> Result<()> {
     // One connect each millisecond uses up all ports during their TIME_WAIT.
     for (key, value) in [
         ("tcp_tw_reuse", "1"),
@@ -36,13 +52,11 @@ pub fn start(lab: &Lab) -> Result<Load> {
     }
     lab.dns
         .set("echo-udp.example", &[v4(host::ECHO), v6(host::ECHO)], 30);
-    for (name, text) in [
-        ("echo.yaml", ECHO),
-        ("echo-udp.yaml", ECHO_UDP),
-        ("httpbin.yaml", HTTPBIN),
-    ] {
-        lab.rules(name, text)?;
-    }
+    Ok(())
+}
+
+/// Starts the load, whose targets are listed.
+pub fn load(lab: &Lab) -> Result<Load> {
     Load::start(
         &lab.client_place(),
         &[

@@ -3,7 +3,7 @@
 use egress_core::istio::fields::StringMatch;
 use egress_core::istio::service_entry::{Resolution, ServiceEntry};
 use egress_core::istio::virtual_service::{RedirectPortSelection, VirtualService};
-use egress_core::istio::{Decoded, Severity, Spec, decode};
+use egress_core::istio::{Decoded, Severity, Spec, Strictness, decode, decode_as};
 use std::fmt::Write as _;
 
 fn service_entry(spec: &str) -> Decoded {
@@ -286,4 +286,30 @@ fn an_empty_file_says_so() {
         let decoded = decode("f", text);
         assert_eq!(decoded.messages[0].text, "file holds no object", "{text:?}");
     }
+}
+
+#[test]
+fn a_file_with_a_spelling_that_kubectl_does_not_accept_gets_a_note() {
+    let text = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a}
+spec:
+  hosts: [a.example]
+  http: [{route: [{destination: {host: a.example}}], mirror_percent: 5}]
+  tls: [{match: [{sni_hosts: [a.example], port: 443}], route: [{destination: {host: a.example}}]}]
+";
+    let messages = |strictness| {
+        let decoded = decode_as("vs.yaml", text, strictness);
+        let object = decoded.objects.into_iter().next().unwrap();
+        assert!(!object.is_broken());
+        let shown = object.messages.iter().map(ToString::to_string);
+        shown.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        messages(Strictness::Files),
+        [
+            "7:18: note: spec.tls[0].match[0].sni_hosts: kubectl does not accept this spelling: write sniHosts"
+        ]
+    );
+    assert_eq!(messages(Strictness::Istio), [""; 0]);
 }

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 
 /// Set by the downward API in the agent's own pod.
 const NODE_NAME: &str = "NODE_NAME";
+/// Istio's default (`meshConfig.rootNamespace`).
+pub const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
 /// The longest name of a node: a DNS subdomain (RFC 1123).
 const LONGEST: usize = 253;
 
 /// `kubernetes` of [`super::Config`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kubernetes {
     /// The node that the agent runs on. Set if `identity` is.
     pub node: String,
@@ -19,6 +21,10 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
     /// Whether the API says who a pod is.
     pub identity: bool,
+    /// Whether rules come from the API, beside those of files.
+    pub rules: bool,
+    /// The namespace whose Sidecars and DestinationRules apply in all namespaces.
+    pub root_namespace: String,
 }
 
 impl Kubernetes {
@@ -42,10 +48,19 @@ impl Kubernetes {
                 "kubernetes.node: `{node}` is not the name of a node: want lower-case letters, digits, `-` and `.`"
             )));
         }
+        let root_namespace = settings.root_namespace;
+        let root_namespace = root_namespace.unwrap_or_else(|| DEFAULT_ROOT_NAMESPACE.to_owned());
+        if root_namespace.is_empty() || !root_namespace.chars().all(allowed) {
+            return Err(Failure::usage(format_args!(
+                "kubernetes.rootNamespace: `{root_namespace}` is not the name of a namespace"
+            )));
+        }
         Ok(Self {
             node,
             kubeconfig: settings.kubeconfig,
             identity,
+            rules: settings.rules.unwrap_or(false),
+            root_namespace,
         })
     }
 }
@@ -62,6 +77,19 @@ pub(super) fn fits(
     Err(Failure::usage(
         "workloads: an entry with `pods` needs the Kubernetes API: add `kubernetes: {}`, or use `cgroup`",
     ))
+}
+
+impl Default for Kubernetes {
+    /// Takes nothing from the API.
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            kubeconfig: None,
+            identity: false,
+            rules: false,
+            root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]

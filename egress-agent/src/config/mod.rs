@@ -19,7 +19,7 @@ pub use choices::{
 };
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
-pub use kubernetes::Kubernetes;
+pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes};
 pub use settings::{DnsSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings};
 pub use values::{Cidr, DnsServer, ListenAddress, Span};
 pub use workloads::{PodsEntry, WorkloadEntry};
@@ -54,7 +54,7 @@ const LEAST_PROXY_MEMORY: u16 = 16;
 /// The agent's configuration, complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Rule files and folders, at least one.
+    /// Rule files and folders; at least one, unless rules come from the Kubernetes API.
     pub rules: Vec<PathBuf>,
     /// Enforced roots as given, at least one; [`crate::gate::roots::Roots::look`] checks them.
     pub cgroups: Vec<PathBuf>,
@@ -157,14 +157,22 @@ impl Config {
         self.mode == Mode::Audit && !self.workloads.iter().any(enforced)
     }
 
+    /// The namespace whose Sidecars and DestinationRules apply in all namespaces.
+    pub fn root_namespace(&self) -> &str {
+        let kubernetes = self.kubernetes.as_ref();
+        kubernetes.map_or(DEFAULT_ROOT_NAMESPACE, |k| &k.root_namespace)
+    }
+
     fn complete(
         s: Settings,
         servers: Vec<SocketAddr>,
         system_servers: impl FnOnce() -> Vec<SocketAddr>,
     ) -> Result<Self, Failure> {
-        if s.rules.is_empty() {
+        let of_api = s.kubernetes.as_ref().and_then(|k| k.rules);
+        if s.rules.is_empty() && of_api != Some(true) {
             return Err(Failure::usage(
-                "no rules: name a file or a folder with --rules PATH or `rules` in the config file",
+                "no rules: name a file or a folder with --rules PATH or `rules` in the config file, or take them from \
+                 the Kubernetes API with --kubernetes-rules or `kubernetes: {rules: true}`",
             ));
         }
         if s.cgroups.is_empty() {

@@ -135,6 +135,16 @@ pub struct KubernetesSettings {
     /// Take the identity of pods from the Kubernetes API [default: true]
     #[arg(id = "kubernetes_identity", long = "kubernetes-identity", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub identity: Option<bool>,
+    /// Take rules from the Kubernetes API, beside those of files [default: false]
+    #[arg(id = "kubernetes_rules", long = "kubernetes-rules", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub rules: Option<bool>,
+    /// Namespace whose Sidecars and DestinationRules apply in all namespaces [default: istio-system]
+    #[arg(
+        id = "kubernetes_root_namespace",
+        long = "root-namespace",
+        value_name = "NAMESPACE"
+    )]
+    pub root_namespace: Option<String>,
 }
 
 impl KubernetesSettings {
@@ -143,6 +153,8 @@ impl KubernetesSettings {
             node: self.node.or(below.node),
             kubeconfig: self.kubeconfig.or(below.kubeconfig),
             identity: self.identity.or(below.identity),
+            rules: self.rules.or(below.rules),
+            root_namespace: self.root_namespace.or(below.root_namespace),
         }
     }
 }
@@ -311,7 +323,7 @@ canaryInterval: 30s
 adminSocket: /run/x.sock
 monitoring: {address: '127.0.0.1:15020'}
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}, {pods: {namespace: shop}, mode: audit}]
-kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true}
+kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, rootNamespace: mesh}
 ";
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
         audit: config.mode == Mode::Audit,
         deny_errno: config.deny_errno.number(),
         proxy_port: config.proxy_port,
+        root_namespace: config.root_namespace().to_owned(),
         keep_removed: config.on_removal == OnRemoval::Keep,
         ..Settings::default()
     }

@@ -24,11 +24,14 @@ impl Pause {
     /// The time to wait after a failure. `random` is from 0 to 1; half of the pause depends on it.
     pub(super) fn after(&mut self, problem: &Problem, random: f64) -> Duration {
         let most = if problem.is_cheap() {
+            // The first errors of a server that has come back are those of its start.
+            self.failures = 0;
             SHORT
         } else {
-            SHORT.saturating_mul(1 << self.failures.min(6)).min(LONG)
+            let most = SHORT.saturating_mul(1 << self.failures.min(6)).min(LONG);
+            self.failures = self.failures.saturating_add(1);
+            most
         };
-        self.failures = self.failures.saturating_add(1);
         let pause = most.mul_f64(random.clamp(0.0, 1.0) / 2.0 + 0.5);
         match problem {
             Problem::Overloaded(_, Some(asked)) => pause.max((*asked).min(LONG)),
@@ -68,6 +71,8 @@ mod tests {
             let next = pause.after(&refused, 1.0);
             assert!(next <= SHORT && next >= SHORT / 2);
         }
+        let starting = Problem::Overloaded(503, None);
+        assert!(pause.after(&starting, 1.0) <= SHORT);
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub enum Part {
     Pins,
     /// A redirected flow reaches this agent.
     Redirect,
+    /// Each kind of rules of the Kubernetes API has been listed since the start, or those of a previous agent are in
+    /// force.
+    Rules,
     /// The names of the first rules have answers, or the wait for them is over.
     Answers,
     /// The process has free descriptors.
@@ -30,12 +33,13 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Gate,
         Self::Roots,
         Self::Workloads,
         Self::Pins,
         Self::Redirect,
+        Self::Rules,
         Self::Answers,
         Self::Descriptors,
         Self::Admin,
@@ -49,6 +53,7 @@ impl Part {
             Self::Workloads => "workloads",
             Self::Pins => "pins",
             Self::Redirect => "redirect",
+            Self::Rules => "kubernetes-rules",
             Self::Answers => "dns-answers",
             Self::Descriptors => "descriptors",
             Self::Admin => "admin-socket",

@@ -1,5 +1,6 @@
 //! The reasons why the agent can be not ready, and their text in `status` and the log. Checks nothing.
 
+use egress_core::istio::Kind;
 use std::fmt::{self, Formatter};
 use std::path::PathBuf;
 
@@ -18,6 +19,8 @@ pub enum Trouble {
     PinsShortLived(PathBuf),
     /// The canary of the proxy failed.
     Redirect(NoRedirect),
+    /// Kinds of rules that the Kubernetes API has not listed since the start, each with the error.
+    NoRules(Vec<(Kind, Option<String>)>),
     /// Names without a first DNS answer.
     Answers {
         /// How many.
@@ -99,6 +102,16 @@ impl fmt::Display for Trouble {
                 pins.display()
             ),
             Self::Redirect(missing) => missing.fmt(f),
+            Self::NoRules(kinds) => {
+                let all: Vec<_> = kinds.iter().map(|(kind, _)| kind.as_str()).collect();
+                let why = kinds.iter().find_map(|(_, why)| why.as_deref());
+                write!(
+                    f,
+                    "the Kubernetes API has not listed {} since the agent's start ({}), and there are no last good rules: everything that no rule file lists is denied",
+                    all.join(", "),
+                    why.unwrap_or("no answer yet")
+                )
+            }
             Self::Answers { count, first } => write!(
                 f,
                 "waiting for the first DNS answers: {count} names, {}",

@@ -11,9 +11,10 @@ use aho_corasick::AhoCorasick;
 use egress_core::istio::decode::documents_within;
 use egress_core::istio::service_entry::{Resolution, ServiceEntry};
 use egress_core::istio::{Object, Spec};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A change that touches more objects than this overtakes nothing.
@@ -100,9 +101,9 @@ impl Backlog {
     }
 
     /// Forgets files that are gone, and other versions of files.
-    pub(super) fn keep(&mut self, there: &BTreeMap<&Path, &Arc<SourceFile>>) {
+    pub(super) fn keep(&mut self, there: &HashMap<&OsStr, &Arc<SourceFile>>) {
         self.files.retain(|path, waiting| {
-            let file = there.get(path.as_path());
+            let file = there.get(path.as_os_str());
             file.is_some_and(|file| file.digest() == waiting.file.digest())
         });
     }

@@ -68,6 +68,9 @@ pub enum Unreadable {
     /// Its text is not UTF-8.
     #[error("the text is not UTF-8")]
     NotUtf8,
+    /// A kind of the Kubernetes API: the server has given no list of its objects since the start.
+    #[error("the Kubernetes API server has not listed it since the agent's start")]
+    NotListed,
     /// A writer is changing it.
     #[error("changes while it is read")]
     Changing,

@@ -1,8 +1,9 @@
-//! Follows files while they change.
+//! Follows files, and objects of the Kubernetes API, while they change.
 //!
-//! Owns when files are read and who is notified. The caller's `compile` function interprets the
+//! Owns when they are read and who is notified. The caller's `compile` function interprets the
 //! texts, and handles a file that cannot be read.
 
+use super::api::ApiRules;
 use super::files::{Reader, Reading, digest};
 use super::watch::Watch;
 use crate::failure::Failure;
@@ -46,13 +47,22 @@ pub struct Compiled<T> {
     pub waits: bool,
 }
 
-/// Loads `paths` and follows them until the returned future is dropped.
+/// Where rules come from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Files and folders.
+    pub paths: Vec<PathBuf>,
+    /// Objects of the Kubernetes API.
+    pub api: Option<ApiRules>,
+}
+
+/// Loads the sources and follows them until the returned future is dropped.
 ///
 /// `compile` gets all files at once, and again after each change. After the first time it may leave parts of a change,
 /// beyond about as many bytes as its second argument says, to another call. `after` is called with the latest result
 /// once it is published, for work that must not delay this result or the next one.
 pub fn follow<T, C, A>(
-    paths: &[PathBuf],
+    sources: &Sources,
     mut compile: C,
     after: A,
 ) -> Result<(Feed<T>, impl Future<Output = ()> + Send + use<T, C, A>), Failure>
@@ -62,14 +72,16 @@ where
     A: FnMut(&T) + Send + 'static,
 {
     // The paths must be absolute, because the watcher compares paths and the working directory may be removed.
-    let paths: Vec<PathBuf> = paths
+    let paths: Vec<PathBuf> = sources
+        .paths
         .iter()
         .map(|p| {
             std::path::absolute(p).map_err(|e| Failure::usage(format_args!("{}: {e}", p.display())))
         })
         .collect::<Result<_, _>>()?;
     let changes = Watch::new(&paths);
-    let mut look = Look::new(paths);
+    let mut look = Look::new(paths, sources.api.clone());
+    let api = sources.api.as_ref().map(ApiRules::changes);
     let reading = look.read();
     look.seen = digest(&reading);
     let first = compile(&reading, usize::MAX);
@@ -86,7 +98,7 @@ where
         most: PART,
         noticed: Instant::now(),
     };
-    let looks = follower.run(changes, taken.subscribe());
+    let looks = follower.run(changes, api, taken.subscribe());
     let run = async move {
         tokio::join!(looks, follow_up(sets, after));
     };
@@ -116,7 +128,12 @@ where
     T: Send + Sync + 'static,
     C: FnMut(&Reading, usize) -> Compiled<T> + Send + 'static,
 {
-    async fn run(mut self, mut changes: Watch, mut taken: watch::Receiver<Arc<T>>) {
+    async fn run(
+        mut self,
+        mut changes: Watch,
+        mut api: Option<watch::Receiver<()>>,
+        mut taken: watch::Receiver<Arc<T>>,
+    ) {
         let mut took = Duration::ZERO;
         loop {
             {
@@ -125,16 +142,21 @@ where
                 loop {
                     let set = Arc::clone(&self.set_current.borrow());
                     let begin = Instant::now();
+                    // A file that is being written is not read: only the last change is continued, with the present
+                    // objects of the API.
                     tokio::select! {
                         biased;
                         () = &mut change => break,
-                        () = until_taken(&mut taken, &set), if self.waits => {}
+                        () = changed(api.as_mut()) => {
+                            self.compile(Look::of_api).await;
+                        }
+                        () = until_taken(&mut taken, &set), if self.waits => {
+                            if begin.elapsed() > SLOW {
+                                self.most = self.most.saturating_mul(FASTER);
+                            }
+                            self.compile(Look::again).await;
+                        }
                     }
-                    if begin.elapsed() > SLOW {
-                        self.most = self.most.saturating_mul(FASTER);
-                    }
-                    // A file that is being written is not read: only the last change is continued.
-                    self.compile(Look::again).await;
                 }
             }
             self.noticed = changes.noticed().into();
@@ -181,6 +203,17 @@ where
     }
 }
 
+/// Returns when an object of the API has changed.
+async fn changed(api: Option<&mut watch::Receiver<()>>) {
+    let ended = match api {
+        Some(api) => api.changed().await.is_err(),
+        None => true,
+    };
+    if ended {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Returns when the reader is done with a result.
 async fn until_taken<T>(taken: &mut watch::Receiver<Arc<T>>, set: &Arc<T>) {
     if taken.wait_for(|last| Arc::ptr_eq(last, set)).await.is_err() {
@@ -220,7 +253,10 @@ fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
 /// The files, and what the last look saw of them.
 struct Look {
     paths: Vec<PathBuf>,
+    api: Option<ApiRules>,
     reader: Reader,
+    /// The last reading of the files, without the objects of the API.
+    files: Reading,
     /// The reading that was compiled last, and its digest.
     reading: Reading,
     seen: u64,
@@ -229,10 +265,12 @@ struct Look {
 }
 
 impl Look {
-    fn new(paths: Vec<PathBuf>) -> Self {
+    fn new(paths: Vec<PathBuf>, api: Option<ApiRules>) -> Self {
         Self {
             paths,
+            api,
             reader: Reader::default(),
+            files: Reading::default(),
             reading: Reading::default(),
             seen: 0,
             doubt: Instant::now(),
@@ -245,7 +283,7 @@ impl Look {
         if whole {
             self.reader.doubt();
         }
-        let reading = self.reader.read(&self.paths);
+        self.files = self.reader.read(&self.paths);
         if whole {
             let end = Instant::now();
             let pause = (end - begin)
@@ -253,12 +291,27 @@ impl Look {
                 .clamp(DOUBT.0, DOUBT.1);
             self.doubt = end + pause;
         }
+        self.with_api()
+    }
+
+    /// The files of the last reading, and the objects of the API.
+    fn with_api(&self) -> Reading {
+        let mut reading = self.files.clone();
+        if let Some(api) = &self.api {
+            api.add_to(&mut reading);
+        }
         reading
     }
 
-    /// The files, if they differ from the last compiled ones.
+    /// The files and objects, if they differ from the last compiled ones.
     fn changed(&mut self) -> Option<Reading> {
         let reading = self.read();
+        (self.seen != digest(&reading)).then_some(reading)
+    }
+
+    /// The same without reading files.
+    fn of_api(&mut self) -> Option<Reading> {
+        let reading = self.with_api();
         (self.seen != digest(&reading)).then_some(reading)
     }
 

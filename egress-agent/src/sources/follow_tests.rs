@@ -34,7 +34,11 @@ async fn parts_of_a_change_come_one_by_one_and_other_changes_come_between() {
             waits: rest > 0,
         }
     };
-    let (feed, run) = follow(std::slice::from_ref(&rules), compile, |_| {}).unwrap();
+    let sources = Sources {
+        paths: vec![rules.clone()],
+        api: None,
+    };
+    let (feed, run) = follow(&sources, compile, |_| {}).unwrap();
     let task = tokio::spawn(run);
     let Feed {
         mut current, taken, ..

@@ -8,7 +8,8 @@ use super::judge::{Id, Judged, One, judge_all};
 use super::rule_set::{Instead, Line};
 use egress_core::istio::{Kind, Object};
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -26,7 +27,7 @@ pub(super) struct HeldFiles {
 }
 
 /// A document: its file, and its number among the objects of the file.
-type Document = (Arc<Path>, usize);
+pub(super) type Document = (Arc<Path>, usize);
 
 /// What an update changed.
 #[derive(Debug, Default)]
@@ -110,22 +111,29 @@ impl HeldFiles {
     pub(super) fn update(&mut self, reading: &Reading, most: usize, may_wait_here: bool) -> Change {
         let mut change = Change::default();
         let mut touched = Touched::default();
-        let there: BTreeMap<&Path, &Arc<SourceFile>> = reading
+        // Of thousands of files one has changed. Paths are compared as bytes, because comparing their components takes
+        // most of the time otherwise.
+        let there: HashMap<&OsStr, &Arc<SourceFile>> = reading
             .files
             .iter()
-            .map(|file| (file.path.as_path(), file))
+            .map(|file| (file.path.as_os_str(), file))
             .collect();
         let gone = self.files.keys();
         let gone: Vec<_> = gone
-            .filter(|p| !there.contains_key(&***p))
+            .filter(|path| !there.contains_key(path.as_os_str()))
             .cloned()
             .collect();
         self.backlog.keep(&there);
-        let changed = |file: &&&Arc<SourceFile>| {
-            let held = self.files.get(file.path.as_path());
-            held.is_none_or(|held| held.digest != Some(file.digest())) && !self.backlog.has(file)
+        let held: HashMap<&OsStr, Option<u64>> = self
+            .files
+            .iter()
+            .map(|(path, held)| (path.as_os_str(), held.digest))
+            .collect();
+        let changed = |file: &&Arc<SourceFile>| {
+            held.get(file.path.as_os_str()) != Some(&Some(file.digest())) && !self.backlog.has(file)
         };
-        let changed: Vec<_> = there.values().filter(changed).copied().collect();
+        let mut changed: Vec<_> = reading.files.iter().filter(changed).collect();
+        changed.sort_by(|a, b| a.path.cmp(&b.path));
         let bytes: usize = changed.iter().map(|file| file.text.len()).sum();
         let new = |file: &&Arc<SourceFile>| {
             !self.files.contains_key(file.path.as_path()) && may_wait(file)

@@ -5,7 +5,7 @@
 use super::files::SourceFile;
 use egress_core::istio::decode::{At, decode_part};
 use egress_core::istio::stand_in::stand_in;
-use egress_core::istio::{Kind, Message, Object, Secret, Severity, Strictness, validate};
+use egress_core::istio::{Kind, Message, Object, Secret, Severity, Strictness, place, validate};
 use egress_core::registry::not_done::not_done;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -133,9 +133,9 @@ pub(super) fn judge_part(file: &SourceFile, text: &str, begin: At) -> Judged {
     let secrets = decoded.secrets.into_iter();
     judged.secrets = secrets.map(|(_, secret)| Arc::new(secret)).collect();
     let skipped = decoded.skipped.iter();
-    judged
-        .notes
-        .extend(skipped.map(|s| format!("{name}:{}: {}: not a rule; skipped", s.line, s.what)));
+    judged.notes.extend(
+        skipped.map(|s| format!("{}: {}: not a rule; skipped", place(&name, s.line), s.what)),
+    );
     judged
 }
 
@@ -145,7 +145,7 @@ fn line(file: &str, message: &Message) -> String {
     } else {
         format!("{}: ", message.field)
     };
-    format!("{file}:{}: {field}{}", message.line, message.text)
+    format!("{}: {field}{}", place(file, message.line), message.text)
 }
 
 /// An object that is in more than one valid document.
@@ -172,7 +172,7 @@ impl Again {
 pub(super) fn again(ones: &[&Object]) -> Option<Again> {
     let first = ones.first().filter(|_| ones.len() > 1)?;
     let alike = |o: &&Object| o.spec == first.spec && o.meta == first.meta;
-    let places = ones.iter().map(|o| format!("{}:{}", o.source, o.line));
+    let places = ones.iter().map(|o| o.place());
     Some(Again {
         same: ones.iter().all(alike),
         places: places.collect::<Vec<_>>().join(", "),

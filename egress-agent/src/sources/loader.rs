@@ -6,13 +6,13 @@
 //! the verdict depends on whether its file can be read. `judge` judges one file.
 
 use super::files::Reading;
-use super::held::{Change, Held, HeldFiles, Outcome};
+use super::held::{Change, Document, Held, HeldFiles, Outcome};
 use super::judge::{Id, One, again};
 use super::loaded_secrets::LoadedSecrets;
 use super::objects::{Objects, Place};
 use super::rule_set::{Instead, Line, RejectedDocuments, RuleSet};
 use super::store::Previous;
-use egress_core::istio::Object;
+use egress_core::istio::{Object, is_api};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +40,11 @@ struct Said {
     problems: Vec<Line>,
     notes: Vec<Line>,
     rejected: RejectedDocuments,
+}
+
+/// Whether a path stands for an object, or for a kind, of the Kubernetes API.
+fn of_api(path: &Path) -> bool {
+    path.to_str().is_some_and(is_api)
 }
 
 impl Loader {
@@ -117,7 +122,7 @@ impl Loader {
         }
         self.restore();
         for id in affected {
-            if self.held.has(&id) {
+            if self.held.has(&id) && !self.is_withheld(&id, reading) {
                 self.unseen.remove(&id);
                 self.objects.remove(&Place::Kept(id.clone()));
                 self.settle(&id, &mut stale);
@@ -125,7 +130,7 @@ impl Loader {
                 self.unseen.insert(id);
             }
         }
-        self.keep_unseen(reading);
+        self.keep_unseen(reading, &mut stale);
         self.secrets.load(self.held.files(), reading);
         for path in stale {
             self.say(&path);
@@ -135,7 +140,18 @@ impl Loader {
 
     /// Decides which version of an object is in force, if documents contain it.
     fn settle(&mut self, id: &Id, stale: &mut BTreeSet<Arc<Path>>) {
-        let (places, ones): (Vec<_>, Vec<One>) = self.held.documents_of(id).unzip();
+        let (of_files, of_api): (Vec<_>, Vec<_>) = self
+            .held
+            .documents_of(id)
+            .partition(|(document, _)| !of_api(&document.0));
+        let documents = if let Some((_, one)) = of_files.first() {
+            let instead = format!("the one in {} applies", one.object.source);
+            self.outweigh(of_api, &instead, stale);
+            of_files
+        } else {
+            of_api
+        };
+        let (places, ones): (Vec<_>, Vec<One>) = documents.into_iter().unzip();
         let valid = || ones.iter().filter(|one| one.errors.is_empty());
         let again = again(&valid().map(|one| &*one.object).collect::<Vec<_>>());
         let differs = again.as_ref().is_some_and(|again| !again.same);
@@ -146,10 +162,9 @@ impl Loader {
             let mut outcome = Outcome::default();
             let mut errors = one.errors.clone();
             let mut object = None;
-            let (source, line) = (&one.object.source, one.object.line);
+            let place = one.object.place();
             let repeated = again.as_ref().filter(|_| errors.is_empty());
-            let repeated =
-                repeated.map(|again| format!("{source}:{line}: {}", again.text(&one.object)));
+            let repeated = repeated.map(|again| format!("{place}: {}", again.text(&one.object)));
             if differs {
                 errors.extend(repeated.iter().cloned());
             }
@@ -195,25 +210,65 @@ impl Loader {
         }
     }
 
+    /// Documents of the API whose object is in a file too: files are the node's administrator's.
+    fn outweigh(
+        &mut self,
+        documents: Vec<(Document, One)>,
+        instead: &str,
+        stale: &mut BTreeSet<Arc<Path>>,
+    ) {
+        for ((path, number), one) in documents {
+            let (place, object) = (one.object.place(), &one.object);
+            let note = format!("{place}: a rule file has {object} too; {instead}");
+            let outcome = Outcome {
+                note: Some(note.into()),
+                ..Outcome::default()
+            };
+            self.objects.remove(&Place::File(Arc::clone(&path), number));
+            self.held.set_outcome(&path, number, outcome);
+            stale.insert(path);
+        }
+    }
+
+    /// Whether this version of an object may be in a file that cannot be read at the moment.
+    fn is_unread(&self, object: &Object, reading: &Reading) -> bool {
+        let source = Path::new(&object.source);
+        let mut failed = reading.failed.iter();
+        let held = || self.held.get(source);
+        failed.any(|(path, _)| source.starts_with(path))
+            || held().is_some_and(|held| !held.judged.errors.is_empty())
+    }
+
+    /// Whether only the API has an object at the moment whose last good version is in a file that cannot be read.
+    fn is_withheld(&self, id: &Id, reading: &Reading) -> bool {
+        let good = self.good.get(id).filter(|good| !is_api(&good.source));
+        good.is_some_and(|good| self.is_unread(good, reading))
+            && self
+                .held
+                .documents_of(id)
+                .all(|((path, _), _)| of_api(&path))
+    }
+
     /// Removes objects that no document contains, except those that may be in files that cannot be read.
-    fn keep_unseen(&mut self, reading: &Reading) {
+    fn keep_unseen(&mut self, reading: &Reading, stale: &mut BTreeSet<Arc<Path>>) {
         for id in std::mem::take(&mut self.unseen) {
             let Some(object) = self.good.get(&id) else {
                 continue;
             };
-            let source = Path::new(&object.source);
-            let unread = reading
-                .failed
-                .iter()
-                .any(|(path, _)| source.starts_with(path));
-            let held = self.held.get(source);
-            if unread || held.is_some_and(|held| !held.judged.errors.is_empty()) {
-                self.objects
-                    .put(Place::Kept(id.clone()), Arc::clone(object));
+            if self.is_unread(object, reading) {
+                let object = Arc::clone(object);
+                let withheld = self.held.documents_of(&id).collect();
+                let instead = format!(
+                    "its last good version, of {}, stays in force",
+                    object.source
+                );
+                self.outweigh(withheld, &instead, stale);
+                self.objects.put(Place::Kept(id.clone()), object);
                 self.unseen.insert(id);
             } else {
                 self.good.remove(&id);
-                self.objects.remove(&Place::Kept(id));
+                self.objects.remove(&Place::Kept(id.clone()));
+                self.settle(&id, stale);
             }
         }
     }
@@ -246,7 +301,13 @@ impl Loader {
 
     fn rules(&mut self, reading: &Reading) -> RuleSet {
         let said = || self.said.values();
-        let failed = reading.failed.iter().map(|(path, why)| {
+        // Of an API that gives no list, `status` shows the state. It is a problem only if objects depend on it.
+        let matters = |path: &Path| {
+            let mut kept = self.unseen.iter().filter_map(|id| self.good.get(id));
+            !of_api(path) || kept.any(|object| Path::new(&object.source).starts_with(path))
+        };
+        let failed = reading.failed.iter().filter(|(path, _)| matters(path));
+        let failed = failed.map(|(path, why)| {
             let path = path.display();
             format!("{path}: {why}; the last good versions of its objects stay in force").into()
         });

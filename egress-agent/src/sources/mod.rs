@@ -1,5 +1,6 @@
-//! The sources of rules. A source returns decoded rule sets; it judges no flow.
+//! The sources of rules: files, and objects of the Kubernetes API. A source returns decoded rule sets; it judges no flow.
 
+mod api;
 mod backlog;
 pub mod files;
 mod follow;
@@ -13,8 +14,9 @@ pub mod rules;
 pub mod store;
 mod watch;
 
+pub use api::{ApiRules, follow_api};
 pub use files::{Reading, SourceFile};
-pub use follow::{Compiled, Feed, follow};
+pub use follow::{Compiled, Feed, Sources, follow};
 pub use objects::{Difference, Objects};
 pub use rule_set::{Instead, Line, RuleSet};
 pub use rules::follow_rules;

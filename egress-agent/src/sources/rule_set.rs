@@ -44,7 +44,7 @@ impl Instead {
 /// The number of documents that are not in force.
 pub type RejectedDocuments = BTreeMap<(Kind, Instead), usize>;
 
-/// The result of the rule files.
+/// The result of the rule files and of the objects of the API.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     /// Objects in force: valid ones, last good versions of invalid ones, and stand-ins that deny.
@@ -81,25 +81,36 @@ impl RuleSet {
 }
 
 /// Looks for findings across the objects of a set. It keeps the last set, so that only the difference is checked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Findings {
+    root_namespace: String,
     linter: Linter,
     linted: Objects,
 }
 
 impl Findings {
+    /// Of no rules.
+    pub(super) fn new(root_namespace: &str) -> Self {
+        Self {
+            root_namespace: root_namespace.to_owned(),
+            linter: Linter::new(root_namespace),
+            linted: Objects::default(),
+        }
+    }
+
     /// The findings of a set, by file and line.
     pub(super) fn of<'a>(&mut self, rules: &'a RuleSet) -> &'a [Line] {
         rules.findings.get_or_init(|| {
             if rules.objects.len() > LINTED {
-                *self = Self::default();
+                *self = Self::new(&self.root_namespace);
                 let line = format!(
                     "more than {LINTED} objects: findings across them are shown by egress-agent check only"
                 );
                 return vec![line.into()];
             }
             // After a panic, the next set is checked as a whole.
-            let mut own = std::mem::take(self);
+            let new = Self::new(&self.root_namespace);
+            let mut own = std::mem::replace(self, new);
             let Difference { added, gone } = rules.objects.since(&own.linted);
             own.linter.change(&added, &gone);
             own.linted = rules.objects.clone();
@@ -108,8 +119,8 @@ impl Findings {
             found.sort_by_key(|f| (&f.object.source, f.object.line));
             let line = |f: &Found| {
                 let (object, message) = (&f.object, &f.message);
-                let (source, line, field) = (&object.source, object.line, &message.field);
-                format!("{source}:{line}: {field}: {}", message.text).into()
+                let (place, field) = (object.place(), &message.field);
+                format!("{place}: {field}: {}", message.text).into()
             };
             found.into_iter().map(line).collect()
         })

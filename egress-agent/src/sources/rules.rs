@@ -1,18 +1,19 @@
-//! Loads, follows and reports files of Istio's resources as a rule set.
+//! Loads, follows and reports Istio's resources, of files and of the Kubernetes API, as a rule set.
 //!
 //! Owns the log lines about rules. `loader` decides what is in force; `store` keeps the rules over a
 //! restart.
 
 use super::files::Reading;
-use super::follow::{Compiled, Feed, follow};
+use super::follow::{Compiled, Feed, Sources, follow};
 use super::loader::Loader;
 use super::objects::Objects;
 use super::rule_set::{Findings, Line, RuleSet};
 use super::store;
 use crate::failure::Failure;
-use crate::secret_store::SecretStore;
+use crate::secret_store::{SecretStore, Source};
+use egress_core::istio::{SecretName, Spec};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The most lines that one load logs; `egress-agent check` shows all.
@@ -21,14 +22,15 @@ const LOGGED: usize = 100;
 /// Loads the rules and follows them; see [`follow`]. `store` has the last good rules of the previous agent, and
 /// `secrets` gets the Secrets of the files. Fails if a path does not exist, but not for the content of files.
 pub fn follow_rules(
-    paths: &[PathBuf],
+    sources: &Sources,
     store: &Path,
+    root_namespace: &str,
     secrets: &Arc<SecretStore>,
 ) -> Result<(Feed<RuleSet>, impl Future<Output = ()> + Send + use<>), Failure> {
     let mut loader = Some(Loader::restoring(store::read(store)));
     let mut last = Objects::default();
     let mut told = Told::default();
-    let secrets = Arc::clone(secrets);
+    let (secrets, api) = (Arc::clone(secrets), sources.api.clone());
     let compile = move |reading: &Reading, most: usize| {
         // A loader that panicked is not used again, because it may have applied half of a change.
         let own = loader.take();
@@ -38,7 +40,10 @@ pub fn follow_rules(
         loader = Some(own);
         if let Some(rules) = &rules {
             last = rules.objects.clone();
-            secrets.publish(rules.secrets.clone());
+            secrets.publish(Source::Files, rules.secrets.clone());
+            if let Some(api) = &api {
+                api.want_secrets(named_secrets(&last));
+            }
             told.tell(rules);
         }
         Compiled {
@@ -47,12 +52,24 @@ pub fn follow_rules(
             waits,
         }
     };
-    let (mut told, mut findings) = (BTreeSet::new(), Findings::default());
+    let (mut told, mut findings) = (BTreeSet::new(), Findings::new(root_namespace));
     let after = move |rules: &RuleSet| {
         let findings = findings.of(rules);
         tell_new(&mut told, findings, |line| tracing::warn!("{line}"));
     };
-    follow(paths, compile, after)
+    follow(sources, compile, after)
+}
+
+/// The Secrets that rules in force name.
+fn named_secrets(objects: &Objects) -> BTreeSet<SecretName> {
+    let mut named = BTreeSet::new();
+    for object in objects.iter() {
+        if let Some(Spec::DestinationRule(rule)) = &object.spec {
+            let of_rule = |name| SecretName::of_rule(name, &object.meta.namespace);
+            named.extend(rule.credential_names().filter_map(of_rule));
+        }
+    }
+    named
 }
 
 /// The rule set of the files for an agent without earlier versions.
@@ -74,7 +91,7 @@ impl Told {
             tracing::error!(problem = line, "rule not applied");
         });
         if were && rules.problems.is_empty() {
-            tracing::info!("the rule files are valid again");
+            tracing::info!("the rules are valid again");
         }
         tell_new(&mut self.notes, &rules.notes, |line| {
             tracing::warn!("{line}");

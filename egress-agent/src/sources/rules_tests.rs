@@ -271,3 +271,87 @@ fn what_is_in_force_outlives_the_agent() {
     let rules = next.load(&reading(&[("r.yaml", &bad)]));
     assert_eq!(in_force(&rules), ["a.example", "b.example", "l.example"]);
 }
+
+const OBJECT: &str = "kubernetes:serviceentry/default/a";
+
+#[test]
+fn a_rule_file_outweighs_the_api_whatever_is_wrong_with_the_file() {
+    let mut loader = Loader::default();
+    let (own, of_api) = (entry("a", "file.example"), entry("a", "api.example"));
+    let both = |own: &str| reading(&[("/r/a.yaml", own), (OBJECT, &of_api)]);
+    let rules = loader.load(&both(&own));
+    assert_eq!(in_force(&rules), ["file.example"]);
+    assert_eq!(rules.problems.len(), 0);
+    let note = "kubernetes:serviceentry/default/a: a rule file has ServiceEntry default/a too; the one in /r/a.yaml applies";
+    assert_eq!(&*rules.notes[0], note);
+    // The document is invalid, the file is no YAML, and it cannot be read.
+    let rules = loader.load(&both(&own.replace("resolution", "resolutoin")));
+    assert_eq!(in_force(&rules), ["file.example"]);
+    let rules = loader.load(&both("kind: ["));
+    assert_eq!(in_force(&rules), ["file.example"]);
+    assert!(
+        rules.notes[0].contains("its last good version, of /r/a.yaml, stays in force"),
+        "{:?}",
+        rules.notes
+    );
+    let unreadable = Reading {
+        failed: vec![("/r".into(), Unreadable::Changing)],
+        ..reading(&[(OBJECT, &of_api)])
+    };
+    assert_eq!(in_force(&loader.load(&unreadable)), ["file.example"]);
+    // The file is there again and has something else.
+    let rules = loader.load(&both(&entry("b", "b.example")));
+    assert_eq!(in_force(&rules), ["b.example", "api.example"]);
+    assert_eq!(rules.notes.len(), 0, "{:?}", rules.notes);
+    let rules = loader.load(&both(&own));
+    assert_eq!(in_force(&rules), ["file.example"]);
+    let rules = loader.load(&reading(&[(OBJECT, &of_api)]));
+    assert_eq!(in_force(&rules), ["api.example"]);
+}
+
+#[test]
+fn the_last_good_objects_of_the_api_stay_until_it_gives_a_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.rules");
+    let of_api = entry("a", "api.example");
+    let rules = Loader::default().load(&reading(&[
+        (OBJECT, &of_api),
+        ("/r/b.yaml", &entry("b", "b.example")),
+    ]));
+    Store::new(path.clone()).keep(&rules.objects).unwrap();
+    let mut loader = Loader::restoring(store::read(&path));
+    let away = Reading {
+        failed: vec![
+            ("kubernetes:serviceentry".into(), Unreadable::NotListed),
+            ("kubernetes:sidecar".into(), Unreadable::NotListed),
+        ],
+        ..Reading::default()
+    };
+    let rules = loader.load(&away);
+    assert_eq!(in_force(&rules), ["api.example"], "the file is gone");
+    let problem = "kubernetes:serviceentry: the Kubernetes API server has not listed it since the agent's start; \
+                   the last good versions of its objects stay in force";
+    assert_eq!(
+        rules.problems.iter().map(|p| &**p).collect::<Vec<_>>(),
+        [problem]
+    );
+    let rules = loader.load(&reading(&[(
+        "kubernetes:serviceentry/default/c",
+        &entry("c", "c.example"),
+    )]));
+    assert_eq!(
+        (in_force(&rules), rules.problems.len()),
+        (vec!["c.example".to_owned()], 0)
+    );
+}
+
+#[test]
+fn a_message_about_an_object_of_the_api_has_no_line() {
+    let bad = entry("a", "a.example").replace("resolution", "resolutoin");
+    let rules = compile(&reading(&[(OBJECT, &bad)]));
+    let problem = &rules.problems[0];
+    assert!(
+        problem.starts_with(&format!("{OBJECT}: spec.resolutoin: ")),
+        "{problem}"
+    );
+}

@@ -5,6 +5,7 @@ use crate::support::{Bed, destination};
 use crate::tls_origin::{Authority, Identity, Server};
 use crate::yaml::{rule, rules};
 use egress_agent::proxy::{DenialReason, Limits};
+use egress_agent::secret_store::Source;
 use egress_core::istio::decode;
 use egress_core::routing::PortRoutes;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ fn publish(bed: &Bed, documents: &str) {
     assert!(!decoded.is_broken(), "{:?}", decoded.messages);
     let all = decoded.secrets.into_iter();
     let all = all.map(|(_, secret)| (secret.name.clone(), Arc::new(secret)));
-    bed.secrets.publish(all.collect());
+    bed.secrets.publish(Source::Files, all.collect());
 }
 
 async fn bed(server: &Server, tls: &str) -> Bed {

@@ -178,6 +178,12 @@ impl Lab {
         Ok(())
     }
 
+    /// Adds flags for the next start of the agent.
+    pub fn add_flags(&mut self, flags: &[&str]) {
+        let flags = flags.iter().map(ToString::to_string);
+        self.options.agent.extend(flags);
+    }
+
     /// Uses the other build of the agent from the next start on.
     pub fn use_other_build(&mut self) -> Result<()> {
         let (first, next) = (agent::binary()?, agent::next_binary()?);
@@ -204,7 +210,9 @@ impl Lab {
         let mut arguments: Vec<OsString> = vec!["run".into()];
         let mut flag =
             |name: &str, value: &Path| arguments.extend([OsString::from(name), value.into()]);
-        flag("--rules", self.rules.path());
+        if self.options.files {
+            flag("--rules", self.rules.path());
+        }
         flag("--cgroup", self.workloads.path());
         flag("--agent-cgroup", self.agent_cgroup.path());
         flag("--bpf-dir", self.bpffs.path());

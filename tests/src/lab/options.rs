@@ -27,6 +27,8 @@ pub struct LabOptions {
     pub descriptors: Option<u32>,
     /// Another agent than the one that was built with the tests.
     pub binary: Option<PathBuf>,
+    /// Whether the agent reads the lab's rule files.
+    pub files: bool,
     /// Flags for `egress-agent run`, in addition to the lab's own.
     pub agent: Vec<String>,
 }
@@ -39,6 +41,7 @@ impl Default for LabOptions {
             descriptors: None,
             servers: Vec::new(),
             binary: None,
+            files: true,
             agent: Vec::new(),
         }
     }

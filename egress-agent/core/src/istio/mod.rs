@@ -7,6 +7,7 @@ pub(crate) mod edits;
 pub mod fields;
 pub mod hosts;
 pub mod message;
+pub mod place;
 pub mod protocol;
 pub mod report;
 pub mod secret;
@@ -19,5 +20,6 @@ pub mod workload_entry;
 
 pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, Strictness, decode, decode_as};
 pub use message::{Message, Severity};
+pub use place::{is_api, place};
 pub use secret::{Secret, SecretName, Secrets};
 pub use validate::{Verdict, validate};

@@ -56,10 +56,10 @@ pub fn stand_in(object: &Object) -> Option<Object> {
         }
         Spec::ServiceEntry(_) | Spec::WorkloadEntry(_) => return None,
     };
-    let (kind, meta, source) = (object.kind, &object.meta, &object.source);
+    let (kind, meta, place) = (object.kind, &object.meta, object.place());
     let why = format!(
-        "{kind} {}/{} ({source}:{}) is invalid, so what it is about serves nothing until it is mended",
-        meta.namespace, meta.name, object.line
+        "{kind} {}/{} ({place}) is invalid, so what it is about serves nothing until it is mended",
+        meta.namespace, meta.name
     );
     Some(Object {
         spec: Some(spec),

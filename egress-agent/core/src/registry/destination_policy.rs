@@ -136,8 +136,7 @@ pub(super) fn policy(
 fn secret_of(name: &str, object: &Object, scope: &Scope) -> Result<SecretName, Arc<str>> {
     let namespace = &object.meta.namespace;
     let field = "trafficPolicy.tls.credentialName";
-    let (file, line) = (&object.source, object.line);
-    let at = || format!("{field} of {object} ({file}:{line})");
+    let at = || format!("{field} of {object} ({})", object.place());
     if !scope.is_in(namespace) {
         let why = "names a Secret that only workloads of the same namespace may use";
         return Err(format!("{} {why}", at()).into());
@@ -148,6 +147,6 @@ fn secret_of(name: &str, object: &Object, scope: &Scope) -> Result<SecretName, A
 
 /// The reason that a log line, `explain` and the proxy give.
 pub(super) fn not_carried_out(field: &str, object: &Object) -> Arc<str> {
-    let (file, line) = (&object.source, object.line);
-    format!("{field} of {object} ({file}:{line}) is not carried out, so it serves nothing").into()
+    let at = object.place();
+    format!("{field} of {object} ({at}) is not carried out, so it serves nothing").into()
 }

@@ -24,7 +24,7 @@ pub const GROUP: Group = Group {
         gauge(
             "egress_not_ready",
             &["reason"],
-            "1 for each reason why the agent is not ready: gate (not proven closed), roots (an enforced root does not exist), workloads (they are not below the roots), pins (they do not outlive the agent), redirect (a redirected flow does not reach the agent), dns-answers (first answers are missing), descriptors (few are free), admin-socket, canary-overdue. `/readyz` and `egress-agent status` have the text.",
+            "1 for each reason why the agent is not ready: gate (not proven closed), roots (an enforced root does not exist), workloads (they are not below the roots), pins (they do not outlive the agent), redirect (a redirected flow does not reach the agent), kubernetes-rules (the API has not listed the rules since the start), dns-answers (first answers are missing), descriptors (few are free), admin-socket, canary-overdue. `/readyz` and `egress-agent status` have the text.",
             |values, out| {
                 for part in Part::ALL {
                     let wrong = values.readiness.parts.contains_key(&part);

@@ -5,6 +5,7 @@ use super::reader::{self, Decode, Misspelt, Reader};
 use super::template;
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::message::{Message, Path, Severity, Step};
+use crate::istio::place::place;
 use crate::istio::service_entry::ServiceEntry;
 use crate::istio::sidecar::Sidecar;
 use crate::istio::virtual_service::VirtualService;
@@ -159,6 +160,11 @@ impl Object {
     /// A message about a field, at the nearest value around it that the file has.
     pub fn message(&self, severity: Severity, path: &Path, text: String) -> Message {
         self.root.message(severity, path, text)
+    }
+
+    /// Its source and line, as messages show them.
+    pub fn place(&self) -> String {
+        place(&self.source, self.line)
     }
 
     /// Whether decoding found an error.

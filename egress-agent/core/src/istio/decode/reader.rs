@@ -17,6 +17,9 @@ const IGNORED: [(&str, &str); 3] = [
     ("abort", "percent"),
 ];
 
+/// Fields that the API server's schema has in this spelling too (istio `manifests/charts/base/files/crd-all.gen.yaml`).
+const IN_SCHEMA: [&str; 1] = ["mirror_percent"];
+
 /// How the error of an unknown field starts.
 pub(super) const UNKNOWN_FIELD: &str = "unknown field";
 /// How the error of an unknown member of an enum starts.
@@ -122,9 +125,11 @@ impl Reader {
             return None;
         };
         for entry in entries {
-            let known = |(camel, snake): &(&str, &str)| entry.key == *camel || entry.key == *snake;
-            if !fields.iter().any(known) {
-                self.unknown(entry, fields.iter().map(|(camel, _)| *camel));
+            let known = |(camel, snake): &&(&str, &str)| entry.key == *camel || entry.key == *snake;
+            match fields.iter().find(known) {
+                Some((camel, _)) if entry.key == *camel => {}
+                Some((camel, _)) => self.snake_case(entry, camel),
+                None => self.unknown(entry, fields.iter().map(|(camel, _)| *camel)),
             }
         }
         let mut overridden = Vec::new();
@@ -153,6 +158,23 @@ impl Reader {
             }
         }
         Some(Message { node, overridden })
+    }
+
+    /// Reports a field in the spelling of the .proto file. Istio's decoder reads it. The API server's schema has the
+    /// other one only: it rejects the object (kubectl's default validation), or drops the field.
+    fn snake_case(&mut self, entry: &Entry, camel: &str) {
+        let in_schema = IN_SCHEMA.contains(&entry.key.as_str());
+        if !self.strict || in_schema || !self.messages.has_room(Severity::Note) {
+            return;
+        }
+        let at = Node {
+            mark: entry.mark,
+            value: Value::Null,
+        };
+        let text = format!("kubectl does not accept this spelling: write {camel}");
+        self.within(Step::Key(entry.key.clone()), |reader| {
+            reader.say(Severity::Note, &at, text);
+        });
     }
 
     /// Reports an unknown field.

@@ -142,7 +142,7 @@ pub(super) fn rule_of(service: &Service, port: Option<u16>) -> String {
 
 /// Kind, name and place of an object.
 pub(super) fn placed(object: &Object) -> String {
-    format!("{object} ({}:{})", object.source, object.line)
+    format!("{object} ({})", object.place())
 }
 
 /// The `VirtualService` that applies to this protocol of a service.

@@ -32,14 +32,9 @@ pub struct Linter {
 }
 
 impl Default for Linter {
-    /// Of no rules.
+    /// Of no rules, with Istio's default root namespace.
     fn default() -> Self {
-        Self {
-            registry: Registry::empty("cluster.local", "istio-system"),
-            objects: HashMap::new(),
-            asking: BTreeMap::new(),
-            found: BTreeMap::new(),
-        }
+        Self::new("istio-system")
     }
 }
 
@@ -51,6 +46,16 @@ struct Anew {
 }
 
 impl Linter {
+    /// Of no rules. Rules of the root namespace apply to the workloads of all namespaces.
+    pub fn new(root_namespace: &str) -> Self {
+        Self {
+            registry: Registry::empty("cluster.local", root_namespace),
+            objects: HashMap::new(),
+            asking: BTreeMap::new(),
+            found: BTreeMap::new(),
+        }
+    }
+
     /// Adds and removes objects. An object that is in both lists stays.
     pub fn change(&mut self, added: &[Arc<Object>], gone: &[Arc<Object>]) {
         let places = |list: &[Arc<Object>]| -> HashSet<usize> { list.iter().map(place).collect() };

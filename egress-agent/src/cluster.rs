@@ -1,0 +1,93 @@
+//! What the agent takes from the Kubernetes API: connects, begins to follow, and says what is missing for readiness.
+//!
+//! Owns no connection. `kubernetes` talks to the server, `sources` makes rules of objects.
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::kubernetes::{self, ApiClient, Standings};
+use crate::observe::readiness::{Board, Part};
+use crate::observe::trouble::Trouble;
+use crate::secret_store::SecretStore;
+use crate::sources::{ApiRules, Feed, RuleSet, Sources, follow_api, follow_rules, store};
+use egress_core::istio::is_api;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::interval;
+
+/// The time that the start waits for the first lists. An agent whose server does not answer begins with the last good
+/// rules.
+const FIRST_LISTS: Duration = Duration::from_secs(1);
+/// Time between two looks at whether the rules are known, until they are.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// See the module.
+pub struct Cluster {
+    /// The client; `None` if the API is not used.
+    pub api: Option<ApiClient>,
+    /// The Secrets that rules may name, of rule files and of the API.
+    pub secrets: Arc<SecretStore>,
+    /// How current the followed kinds are.
+    pub standings: Standings,
+    /// The rules of the API; `None` if none are taken from there.
+    pub rules: Option<ApiRules>,
+}
+
+impl Cluster {
+    /// Begins to follow what the config says. A server that is away is no error.
+    pub async fn begin(config: &Config) -> anyhow::Result<Self> {
+        let mut cluster = Self {
+            api: None,
+            secrets: Arc::default(),
+            standings: Standings::default(),
+            rules: None,
+        };
+        let Some(settings) = &config.kubernetes else {
+            return Ok(cluster);
+        };
+        let client = kubernetes::connect(settings).await?;
+        cluster.api = Some(client.clone());
+        if settings.rules {
+            let rules = ApiRules::new(&cluster.standings);
+            let secrets = Arc::clone(&cluster.secrets);
+            tokio::spawn(follow_api(client, rules.clone(), secrets));
+            rules.first_answers(FIRST_LISTS).await;
+            cluster.rules = Some(rules);
+        }
+        Ok(cluster)
+    }
+
+    /// Loads the rules of files and of the API, and follows them.
+    pub fn follow_rules(
+        &self,
+        config: &Config,
+    ) -> Result<(Feed<RuleSet>, impl Future<Output = ()> + Send + use<>), Failure> {
+        let sources = Sources {
+            paths: config.rules.clone(),
+            api: self.rules.clone(),
+        };
+        let store = store::beside(&config.admin_socket);
+        follow_rules(&sources, &store, config.root_namespace(), &self.secrets)
+    }
+
+    /// Keeps the agent from being ready until the rules of the API are known, unless those of a previous agent are in
+    /// force (`first`). Then it returns.
+    pub fn first_rules(&self, first: &RuleSet, board: Board) -> impl Future<Output = ()> + use<> {
+        let restored = first.objects.iter().any(|object| is_api(&object.source));
+        let rules = self.rules.clone().filter(|_| !restored);
+        async move {
+            let Some(rules) = rules else {
+                return;
+            };
+            let mut look = interval(LOOK);
+            loop {
+                let missing = rules.missing();
+                let ends = missing.is_empty();
+                board.set(Part::Rules, (!ends).then_some(Trouble::NoRules(missing)));
+                if ends {
+                    return;
+                }
+                look.tick().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! An object of the Kubernetes API as a rule file: a path that people recognise, and a text that changes only if the
+//! rule changes.
+//!
+//! Does not judge the object. It keeps what the decoder reads (`egress_core::istio::Meta` and `spec`).
+
+use crate::sources::SourceFile;
+use egress_core::istio::{Kind, place};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// The longest namespace or name (Kubernetes: a DNS subdomain).
+const LONGEST_NAME: usize = 253;
+/// Annotations of this domain and those below it have a meaning for a rule. Others change often and can be long
+/// (`kubectl.kubernetes.io/last-applied-configuration`).
+const DOMAIN: &str = "istio.io";
+
+/// The name of a kind in paths of the API.
+pub const fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ServiceEntry => "serviceentries",
+        Kind::VirtualService => "virtualservices",
+        Kind::DestinationRule => "destinationrules",
+        Kind::Sidecar => "sidecars",
+        Kind::WorkloadEntry => "workloadentries",
+    }
+}
+
+/// The path of all objects of a kind: `kubernetes:serviceentry`.
+pub fn folder(kind: Kind) -> PathBuf {
+    format!("{}{}", place::API, kind.as_str().to_ascii_lowercase()).into()
+}
+
+/// The path of an object: `kubernetes:serviceentry/shop/a`. `None` if no object can have this namespace or name.
+pub fn path(kind: Kind, namespace: &str, name: &str) -> Option<PathBuf> {
+    let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-.".contains(&c);
+    let is_name = |text: &str| {
+        let length = (1..=LONGEST_NAME).contains(&text.len());
+        length && text.bytes().all(allowed) && !text.starts_with('.')
+    };
+    let named = is_name(namespace) && is_name(name);
+    named.then(|| folder(kind).join(namespace).join(name))
+}
+
+/// `metadata` and `spec` of an object as the API server returned it, without what no rule means: JSON without its
+/// first brace.
+pub fn content(mut object: Value) -> String {
+    let mut metadata = Map::new();
+    if let Some(Value::Object(all)) = object.get_mut("metadata") {
+        for key in ["name", "namespace", "labels", "creationTimestamp"] {
+            metadata.extend(all.remove_entry(key).filter(|(_, value)| !value.is_null()));
+        }
+        if let Some(Value::Object(mut annotations)) = all.remove("annotations") {
+            annotations.retain(|key, _| is_istio(key));
+            if !annotations.is_empty() {
+                metadata.insert("annotations".to_owned(), Value::Object(annotations));
+            }
+        }
+    }
+    let mut kept = json!({ "metadata": metadata });
+    if let Some(spec) = object.get_mut("spec") {
+        kept["spec"] = spec.take();
+    }
+    kept.to_string().split_off(1)
+}
+
+/// An object as a file. `content` is that of [`content`].
+pub fn file(kind: Kind, api_version: &str, path: PathBuf, content: &str) -> SourceFile {
+    let version = Value::from(api_version);
+    let text = format!("{{\"apiVersion\":{version},\"kind\":\"{kind}\",{content}");
+    SourceFile::new(path, text)
+}
+
+fn is_istio(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    let above = domain.strip_suffix(DOMAIN);
+    above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::judge::judge;
+    use std::path::Path;
+
+    fn entry(resource_version: &str, status: &Value) -> Value {
+        json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "ServiceEntry",
+            "metadata": {
+                "name": "a", "namespace": "shop", "uid": "u", "resourceVersion": resource_version,
+                "labels": {"app": "x"}, "generation": 3, "creationTimestamp": "2026-11-29T10:00:00Z",
+                "managedFields": [{"manager": "kubectl"}],
+                "annotations": {
+                    "kubectl.kubernetes.io/last-applied-configuration": "{\"spec\": \"{{ not a template }}\"}",
+                    "networking.istio.io/exportTo": "x", "my-istio.io/a": "b",
+                },
+            },
+            "spec": {"hosts": ["a.example"], "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}], "resolution": "DNS"},
+            "status": status,
+        })
+    }
+
+    fn as_file(object: Value) -> SourceFile {
+        let path = path(Kind::ServiceEntry, "shop", "a").unwrap();
+        file(
+            Kind::ServiceEntry,
+            "networking.istio.io/v1",
+            path,
+            &content(object),
+        )
+    }
+
+    #[test]
+    fn the_text_has_what_a_rule_means_and_nothing_that_changes_without_it() {
+        let first = as_file(entry("1", &Value::Null));
+        let again = as_file(entry("2", &json!({"conditions": [{"type": "Reconciled"}]})));
+        assert_eq!(first, again);
+        assert_eq!(first.path, Path::new("kubernetes:serviceentry/shop/a"));
+        for gone in [
+            "uid",
+            "managedFields",
+            "last-applied",
+            "my-istio",
+            "generation",
+        ] {
+            assert!(!first.text.contains(gone), "{}", first.text);
+        }
+        let judged = judge(&first);
+        assert!(judged.errors.is_empty(), "{:?}", judged.errors);
+        let one = &judged.objects[0];
+        assert!(one.errors.is_empty(), "{:?}", one.errors);
+        let meta = &one.object.meta;
+        assert_eq!((meta.namespace.as_str(), meta.name.as_str()), ("shop", "a"));
+        assert_eq!(meta.labels["app"], "x");
+        assert_eq!(
+            meta.annotations.keys().collect::<Vec<_>>(),
+            ["networking.istio.io/exportTo"]
+        );
+        assert_eq!(
+            meta.creation_timestamp.as_deref(),
+            Some("2026-11-29T10:00:00Z")
+        );
+    }
+
+    #[test]
+    fn a_text_that_yaml_reads_differently_stays_what_it_is() {
+        let mut object = entry("1", &Value::Null);
+        let odd = "yes: no # \u{85}\u{2028}\n\t\"'\\ {a: [b]} 0x1F ~ é";
+        object["metadata"]["labels"] = json!({"a": odd, "b": "on", "c": "1e3", "d": "null"});
+        let judged = judge(&as_file(object));
+        let labels = &judged.objects[0].object.meta.labels;
+        assert_eq!(labels["a"], odd);
+        assert_eq!(
+            [&labels["b"], &labels["c"], &labels["d"]],
+            ["on", "1e3", "null"]
+        );
+    }
+
+    #[test]
+    fn a_name_that_no_object_can_have_gives_no_path() {
+        for (namespace, name) in [
+            ("", "a"),
+            ("shop", ""),
+            ("shop", "../b"),
+            ("shop", "a/b"),
+            ("Shop", "a"),
+            ("shop", "a\nb"),
+            ("..", "a"),
+        ] {
+            assert_eq!(
+                path(Kind::Sidecar, namespace, name),
+                None,
+                "{namespace}/{name}"
+            );
+        }
+        let long = "a".repeat(254);
+        assert_eq!(path(Kind::Sidecar, "shop", &long), None);
+        assert!(path(Kind::Sidecar, "shop", "a.b-c").is_some());
+    }
+}

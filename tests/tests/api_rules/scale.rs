@@ -1,0 +1,117 @@
+//! A thousand objects and 110 workloads: how long a change takes, and what the agent needs.
+
+use crate::site::{BYSTANDER, KINDS, Site, api_only, now, seen_after};
+use egress_tests::api::Verb;
+use egress_tests::{Background, LabOptions};
+use std::fmt::Write as _;
+
+/// `ServiceEntry`s; `EGRESS_API_ENTRIES` is another number.
+const ENTRIES: usize = 1000;
+/// Pods of a node, the kubelet's default.
+const WORKLOADS: usize = 110;
+/// Namespaces of the workloads.
+const NAMESPACES: usize = 10;
+/// An object is created and deleted so often in a round.
+const EDITS: usize = 100;
+/// Rounds.
+const ROUNDS: usize = 3;
+
+/// From a change in the API to its effect on a client, 99 of 100, in microseconds.
+const IN_FORCE: u64 = 200_000;
+/// Resident bytes of the agent.
+const MEMORY: u64 = 80 << 20;
+
+fn entries() -> usize {
+    std::env::var("EGRESS_API_ENTRIES").map_or(ENTRIES, |n| n.parse().unwrap())
+}
+
+fn entry(n: usize) -> String {
+    format!(
+        "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: host-{n}, namespace: ns-{}, labels: {{app: a{n}, team: b}}}}
+spec:
+  hosts: [host-{n}.example]
+  ports: [{{number: 443, name: tls, protocol: TLS}}, {{number: 80, name: http, protocol: HTTP}}]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  endpoints: [{{address: 192.0.2.{}}}]
+",
+        n % NAMESPACES,
+        n % 250 + 1
+    )
+}
+
+#[test]
+fn a_change_among_a_thousand_objects_is_in_force_within_200_ms() {
+    let mut flags = Vec::new();
+    for n in 0..NAMESPACES {
+        let entry = format!("{{cgroup: 'pods-{n}/*', namespace: ns-{n}}}");
+        flags.extend(["--workload".to_owned(), entry]);
+    }
+    let options = LabOptions {
+        agent: flags,
+        ..api_only()
+    };
+    let mut site = Site::without_agent(options);
+    let entries = entries();
+    let mut all = String::new();
+    for n in 0..entries {
+        let _ = write!(all, "{}", entry(n));
+    }
+    site.put(&all);
+    let mut cgroups = Vec::new();
+    for n in 0..NAMESPACES {
+        let namespace = site.lab.workloads().child(&format!("pods-{n}")).unwrap();
+        let pods =
+            (0..WORKLOADS / NAMESPACES).map(|pod| namespace.child(&format!("pod-{pod}")).unwrap());
+        let pods: Vec<_> = pods.collect();
+        cgroups.push((pods, namespace));
+    }
+    site.lab.start_agent().unwrap();
+    let status = site.lab.status().unwrap();
+    assert_eq!(status["rules"]["objects"], entries, "{}", status["rules"]);
+    assert!(status["workloads"].as_array().unwrap().len() >= WORKLOADS);
+    for (_, plural) in KINDS {
+        let pages = if plural == "serviceentries" {
+            entries.div_ceil(250)
+        } else {
+            1
+        };
+        assert_eq!(site.api.requests(Verb::List, plural), pages, "{plural}");
+    }
+    let probe = site.watch_bystander();
+    seen_after(&probe, "PermissionDenied", 0);
+    // Other work of the machine may delay single edits of a round.
+    let best = (0..ROUNDS).map(|_| round(&site, &probe)).min();
+    probe.end().unwrap();
+    let memory = site.lab.agent().unwrap().resident().unwrap();
+    println!(
+        "{entries} objects, {WORKLOADS} workloads: {} MB resident",
+        memory / 1_000_000
+    );
+    assert!(best < Some(IN_FORCE), "{best:?} us");
+    assert!(memory < MEMORY, "{memory} bytes");
+}
+
+/// Edits one object again and again. Returns the time within which 99 of 100 edits were in force.
+fn round(site: &Site, probe: &Background) -> u64 {
+    let mut delays = Vec::new();
+    for _ in 0..EDITS {
+        let before = now();
+        site.put(BYSTANDER);
+        delays.push(seen_after(probe, "connected", before));
+        let before = now();
+        site.take(BYSTANDER);
+        delays.push(seen_after(probe, "PermissionDenied", before));
+    }
+    delays.sort_unstable();
+    let part = |percent: usize| delays[delays.len() * percent / 100];
+    let (median, most) = (part(50), delays[delays.len() - 1]);
+    println!(
+        "in force: {median} us median, {} us of 99 %, {most} us longest",
+        part(99)
+    );
+    part(99)
+}
