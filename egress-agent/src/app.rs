@@ -26,7 +26,7 @@ use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Runs the agent until a signal asks it to stop. It closes the gate first, so an error in any later step
 /// leaves the gate closed.
@@ -143,10 +143,9 @@ async fn serve(
     let previous = inheritance.settle(&sockets).await;
     let (events, origins) = (kernel.events()?, kernel.origins()?);
     let program_log = tokio::spawn(kernel.program_log()?.pump());
-    let (board, canaries) = (Board::default(), Canaries::default());
+    let (board, canaries, came) = (Board::default(), Canaries::default(), Arc::default());
     let ((ask, asks), (reloaded, configs)) = (mpsc::channel(4), mpsc::channel(1));
     canaries.expect_config(config);
-    let came = Arc::new(Notify::new());
     let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
     let (missed, identities) = (Missed::default(), Identities::default());
     let owners = wiring::owners(config, &identities)?;
@@ -161,6 +160,7 @@ async fn serve(
         canaries: canaries.clone(),
         counters: registry.own.clone(),
         identities,
+        cluster: place.cluster.ranges(),
     };
     let sides = (&mut kernel, &sockets);
     let mut engine = wiring::engine(config, &place.roots.paths, sides, news, owners.clone())?;
@@ -175,12 +175,12 @@ async fn serve(
         engine: ask,
         proxy: Arc::clone(&shared),
         kubernetes: followed.standings,
+        cluster: place.cluster.ranges.clone(),
     };
     wiring::report(config, &kernel, &place.roots.paths, providers, &mut helpers);
 
     let given_back = wiring::give_back(&shared);
-    let (drain, signal) = proxy::drain_channel();
-    let (accept, accepts) = watch::channel(false);
+    let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
     let services = Services {
         shared,
         drain: signal,

@@ -4,7 +4,8 @@
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::kubernetes::{self, ApiClient, Standings};
+use crate::kernel::canary;
+use crate::kubernetes::{self, ApiClient, RangeFinder, Ranges, Standings};
 use crate::observe::readiness::{Board, Part};
 use crate::observe::trouble::Trouble;
 use crate::secret_store::SecretStore;
@@ -12,6 +13,7 @@ use crate::sources::{ApiRules, Feed, RuleSet, Sources, follow_api, follow_rules,
 use egress_core::istio::is_api;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::interval;
 
 /// The time that the start waits for the first lists. An agent whose server does not answer begins with the last good
@@ -30,6 +32,8 @@ pub struct Cluster {
     pub standings: Standings,
     /// The rules of the API; `None` if none are taken from there.
     pub rules: Option<ApiRules>,
+    /// The cluster's own ranges; `None` if they are not looked for.
+    pub ranges: Option<watch::Receiver<Arc<Ranges>>>,
 }
 
 impl Cluster {
@@ -40,12 +44,19 @@ impl Cluster {
             secrets: Arc::default(),
             standings: Standings::default(),
             rules: None,
+            ranges: None,
         };
         let Some(settings) = &config.kubernetes else {
             return Ok(cluster);
         };
         let client = kubernetes::connect(settings).await?;
         cluster.api = Some(client.clone());
+        if settings.cluster_ranges {
+            let reserved = canary::TARGETS.map(|target| target.ip());
+            let finder = RangeFinder::beside(&config.admin_socket, reserved.to_vec());
+            cluster.ranges = Some(finder.ranges());
+            tokio::spawn(finder.run(client.clone(), cluster.standings.clone()));
+        }
         if settings.rules {
             let rules = ApiRules::new(&cluster.standings);
             let secrets = Arc::clone(&cluster.secrets);
@@ -54,6 +65,12 @@ impl Cluster {
             cluster.rules = Some(rules);
         }
         Ok(cluster)
+    }
+
+    /// The ranges for the engine; without a cluster there are none.
+    pub fn ranges(&self) -> watch::Receiver<Arc<Ranges>> {
+        let none = || watch::Sender::new(Arc::default()).subscribe();
+        self.ranges.clone().unwrap_or_else(none)
     }
 
     /// Loads the rules of files and of the API, and follows them.

@@ -23,6 +23,8 @@ pub struct Kubernetes {
     pub identity: bool,
     /// Whether rules come from the API, beside those of files.
     pub rules: bool,
+    /// Whether the cluster's own ranges are found in the API and allowed.
+    pub cluster_ranges: bool,
     /// The namespace whose Sidecars and DestinationRules apply in all namespaces.
     pub root_namespace: String,
 }
@@ -60,6 +62,7 @@ impl Kubernetes {
             kubeconfig: settings.kubeconfig,
             identity,
             rules: settings.rules.unwrap_or(false),
+            cluster_ranges: settings.cluster_ranges.unwrap_or(true),
             root_namespace,
         })
     }
@@ -87,6 +90,7 @@ impl Default for Kubernetes {
             kubeconfig: None,
             identity: false,
             rules: false,
+            cluster_ranges: false,
             root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
         }
     }
@@ -134,6 +138,7 @@ mod tests {
             let failure = of(text, variable).unwrap_err();
             assert!(failure.message.contains(part), "{failure}");
         }
-        assert_eq!(of("identity: false", None), Ok(Kubernetes::default()));
+        let nothing = of("{identity: false, clusterRanges: false}", None);
+        assert_eq!(nothing, Ok(Kubernetes::default()));
     }
 }

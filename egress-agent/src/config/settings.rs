@@ -138,6 +138,9 @@ pub struct KubernetesSettings {
     /// Take rules from the Kubernetes API, beside those of files [default: false]
     #[arg(id = "kubernetes_rules", long = "kubernetes-rules", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub rules: Option<bool>,
+    /// Find the cluster's own ranges in the Kubernetes API and allow them [default: true]
+    #[arg(id = "kubernetes_cluster_ranges", long = "kubernetes-cluster-ranges", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub cluster_ranges: Option<bool>,
     /// Namespace whose Sidecars and DestinationRules apply in all namespaces [default: istio-system]
     #[arg(
         id = "kubernetes_root_namespace",
@@ -154,6 +157,7 @@ impl KubernetesSettings {
             kubeconfig: self.kubeconfig.or(below.kubeconfig),
             identity: self.identity.or(below.identity),
             rules: self.rules.or(below.rules),
+            cluster_ranges: self.cluster_ranges.or(below.cluster_ranges),
             root_namespace: self.root_namespace.or(below.root_namespace),
         }
     }
@@ -323,7 +327,7 @@ canaryInterval: 30s
 adminSocket: /run/x.sock
 monitoring: {address: '127.0.0.1:15020'}
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}, {pods: {namespace: shop}, mode: audit}]
-kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, rootNamespace: mesh}
+kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, clusterRanges: true, rootNamespace: mesh}
 ";
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::questions::Reply;
 use crate::config::Config;
 use crate::keeper::Canaries;
+use crate::kubernetes::Ranges;
 use crate::observe::counters::Counters;
 use crate::observe::readiness::Board;
 use crate::operate::ask::Ask;
@@ -21,6 +22,8 @@ pub(super) enum Input {
     RulesLost,
     /// The config changed.
     Config(Box<Config>),
+    /// The cluster's own ranges changed.
+    Cluster,
     /// Workloads appeared or disappeared, or the namespaces of their processes were checked.
     Workloads(Vec<Told>),
     /// Pods of the Kubernetes API changed.
@@ -65,6 +68,8 @@ pub struct News {
     pub counters: Counters,
     /// Identities of the workloads, for the log.
     pub identities: Identities,
+    /// The cluster's own ranges.
+    pub cluster: watch::Receiver<Arc<Ranges>>,
     /// The outcome that the canaries must have.
     pub canaries: Canaries,
 }

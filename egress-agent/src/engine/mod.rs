@@ -9,6 +9,7 @@ mod first_answers;
 mod identity_file;
 mod in_force;
 mod input;
+mod internal;
 mod lease_file;
 mod placing;
 mod published;
@@ -42,6 +43,7 @@ use first_answers::FirstAnswers;
 use identity_file::IdentityFile;
 use in_force::InForce;
 use input::{Input, Rules};
+use internal::Internal;
 use lease_file::LeaseFile;
 use placing::Placing;
 use questions::{Questions, Reply};
@@ -61,6 +63,7 @@ pub struct Engine {
     lease_file: LeaseFile,
     identity_file: IdentityFile,
     in_force: InForce,
+    internal: Internal,
     /// Running flows must be checked: the rules may not list them any more.
     end_unlisted: bool,
     news: News,
@@ -83,7 +86,9 @@ impl Engine {
         let standing = Planner::adopt(policies, ids)
             .above(tables.highest_generation())
             .within(tables.room());
+        let mut internal = Internal::new(&config.internal, news.cluster.clone());
         let mut settings = settings(config);
+        settings.internal = internal.all();
         [settings.leases.seed] = random::words().context("drawing random numbers")?;
         let owners = Owners::standing(&tables)?;
         let mut state = State::adopting(settings, standing).with_owners(owners.all().clone());
@@ -104,6 +109,7 @@ impl Engine {
             lease_file: LeaseFile::beside(&config.admin_socket),
             identity_file,
             in_force: InForce::none(&config.admin_socket),
+            internal,
             end_unlisted: false,
             news,
             shown: Shown::new(config.mode),
@@ -219,6 +225,7 @@ impl Engine {
         Ok(tokio::select! {
             rules = rules.next() => rules,
             input = self.news.next() => input,
+            () = self.internal.changed() => Input::Cluster,
             told = self.placing.workloads.next() => Input::Workloads(told?),
             replies = self.questions.replies() => Input::Replies(replies),
             () = until(due) => Input::Due,
@@ -238,6 +245,7 @@ impl Engine {
             Input::Rules(_) => {}
             Input::RulesLost => self.shown.not_followed(),
             Input::Config(config) => self.reload(&config),
+            Input::Cluster => self.take_ranges(),
             Input::Workloads(told) => {
                 self.placing.hear(&mut self.state, told);
                 self.news.board.poke();
@@ -332,12 +340,15 @@ impl Engine {
 
     /// Applies a changed config: all of it, or nothing if the tables have no room.
     fn reload(&mut self, config: &Config) {
-        let plan = self.state.plan_settings(Instant::now(), settings(config));
+        let mut settings = settings(config);
+        settings.internal = self.internal.with(&config.internal);
+        let plan = self.state.plan_settings(Instant::now(), settings);
         if let Err(full) = self.placing.fits(&plan) {
             tracing::error!(%full, "config not applied: the tables have no room for it; the previous config stays in force");
             return;
         }
         plan.commit();
+        self.internal.configure(&config.internal);
         self.shown.set_mode(config.mode);
         self.news.canaries.expect_config(config);
         let told = self.placing.workloads.rename(config.workloads.clone());
@@ -345,6 +356,18 @@ impl Engine {
         self.placing.place_anew();
         self.end_unlisted = true;
         tracing::info!("config applied");
+    }
+
+    /// Allows the present ranges of the cluster: all of them, or nothing changes if the tables have no room.
+    fn take_ranges(&mut self) {
+        let internal = self.internal.all();
+        let plan = self.state.plan_internal(Instant::now(), internal);
+        if let Err(full) = self.placing.fits(&plan) {
+            tracing::error!(%full, "the tables have no room for the cluster's ranges; the previous ones stay in force");
+            return;
+        }
+        plan.commit();
+        self.end_unlisted = true;
     }
 
     /// Takes the results of DNS questions.

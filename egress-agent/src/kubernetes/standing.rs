@@ -1,6 +1,7 @@
 //! How each followed kind stands: whether its objects are complete, and since when the API server does not answer.
 //! Kept by the followers, read by `status`.
 
+use super::problem::Problem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ pub struct Standing(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     kind: String,
+    /// Not every server serves it.
+    optional: bool,
     state: Mutex<State>,
 }
 
@@ -51,8 +54,18 @@ pub struct Shown {
 impl Standings {
     /// Adds a kind.
     pub fn add(&self, kind: &str) -> Standing {
+        self.added(kind, false)
+    }
+
+    /// Adds a kind that not every server serves. Where it is not served, it has no objects, which is no problem.
+    pub fn add_optional(&self, kind: &str) -> Standing {
+        self.added(kind, true)
+    }
+
+    fn added(&self, kind: &str, optional: bool) -> Standing {
         let standing = Standing(Arc::new(Inner {
             kind: kind.to_owned(),
+            optional,
             state: Mutex::default(),
         }));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +130,17 @@ impl Standing {
                 "the Kubernetes API answers again"
             );
         }
+    }
+
+    /// The server does not serve the kind.
+    pub(super) fn not_served(&self) {
+        if !self.0.optional {
+            return self.failed(&Problem::NotServed.to_string());
+        }
+        *self.state() = State {
+            synced: true,
+            ..State::default()
+        };
     }
 
     /// A request failed.

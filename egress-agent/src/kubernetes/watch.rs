@@ -150,7 +150,10 @@ impl<K: Object> Follower<K> {
                 Ok(false) => {}
                 Err(_) => return,
             }
-            self.standing.failed(&problem.to_string());
+            match &problem {
+                Problem::NotServed => self.standing.not_served(),
+                problem => self.standing.failed(&problem.to_string()),
+            }
             tokio::select! {
                 () = sleep(pause.after(&problem, random())) => {}
                 () = receiver.closed() => return,

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::kernel::{self, Kernel};
-use crate::kubernetes::{Shown, Standings};
+use crate::kubernetes::{Ranges, Shown, Standings};
 use crate::observe::counters::Registry;
 use crate::observe::families::Section;
 use crate::observe::readiness::{Board, Part};
@@ -79,6 +79,8 @@ pub struct Providers {
     pub proxy: Arc<Shared>,
     /// The followers of the Kubernetes API.
     pub kubernetes: Standings,
+    /// The cluster's own ranges; `None` without a cluster.
+    pub cluster: Option<watch::Receiver<Arc<Ranges>>>,
 }
 
 impl Reporter {
@@ -224,6 +226,10 @@ impl Reporter {
                 counters: counters(Section::Rules),
                 ..rules
             },
+            cluster: providers
+                .cluster
+                .as_ref()
+                .map(|ranges| (**ranges.borrow()).clone()),
             kubernetes: providers
                 .kubernetes
                 .shown()

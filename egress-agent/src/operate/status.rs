@@ -5,6 +5,7 @@
 
 use crate::config::Mode;
 use crate::in_use::InUse;
+use crate::kubernetes::Ranges;
 use crate::proxy::ProxyUse;
 use crate::sources::Instead;
 use crate::workloads::{Counts, TooDeep};
@@ -45,6 +46,9 @@ pub struct Status {
     pub kernel: KernelStatus,
     /// The rules, and the tables that the agent made from them.
     pub rules: RulesStatus,
+    /// The cluster's own ranges, which are allowed without a rule; `None` without a cluster.
+    #[serde(default)]
+    pub cluster: Option<Ranges>,
     /// Counters of the proxy since the agent's start.
     pub proxy: BTreeMap<String, u64>,
     /// Counters of the agent itself since its start.

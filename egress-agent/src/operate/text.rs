@@ -4,11 +4,14 @@
 use super::status::{Status, WorkloadStatus};
 use crate::config::Mode;
 use crate::in_use::InUse;
+use crate::kubernetes::Use;
 use crate::observe::families::{Section, help};
 use std::fmt::{self, Formatter};
 
 /// The most lines of each kind; `-o json` has more.
 const LINES: usize = 20;
+/// The most ranges of one use in a line.
+const SHOWN_NETS: usize = 6;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +130,20 @@ impl Text<'_> {
             let text = "lines were lost, because the file could not be written in time or at all";
             line(f, "access log", format_args!("{lost} {text}"))?;
         }
+        for refused in self.status.cluster.iter().flat_map(|c| &c.refused) {
+            let text = "; it is not allowed: add it to `internal` if it is meant";
+            line(f, "cluster", format_args!("{refused}{text}"))?;
+        }
+        if self
+            .status
+            .cluster
+            .as_ref()
+            .is_some_and(|c| !c.found.contains_key(&Use::Pods))
+        {
+            let text =
+                "no range of pods was found: add it to `internal`, or pods cannot reach each other";
+            line(f, "cluster", text)?;
+        }
         for (word, lines) in [("finding", &r.findings), ("note", &r.notes)] {
             for text in lines.iter().take(LINES) {
                 line(f, word, text)?;
@@ -147,6 +164,17 @@ impl Text<'_> {
         for kind in s.kubernetes.iter().filter(|kind| kind.synced) {
             let text = format_args!("{} {}", kind.objects, kind.kind);
             line(f, "kubernetes", text)?;
+        }
+        for (of, nets) in s.cluster.iter().flat_map(|cluster| &cluster.found) {
+            let shown = nets.iter().take(SHOWN_NETS).map(ToString::to_string);
+            let shown = shown.collect::<Vec<_>>().join(" ");
+            let more = nets.len().saturating_sub(SHOWN_NETS);
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            line(f, "allowed", format_args!("{of}: {shown}{more}"))?;
         }
         for (word, key) in [("denied", "denied"), ("would deny", "wouldDeny")] {
             let [kernel, proxy] =

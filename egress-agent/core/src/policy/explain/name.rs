@@ -107,7 +107,8 @@ impl<'a> Asked<'a> {
         if self.policy().allow_any {
             return "no rule lists it, and outboundTrafficPolicy is ALLOW_ANY".to_owned();
         }
-        "it is a name server or in the agent's `internal` ranges".to_owned()
+        "it is a name server, or in the agent's `internal` ranges or those of the cluster"
+            .to_owned()
     }
 
     fn denied_lines(

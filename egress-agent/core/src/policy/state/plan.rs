@@ -15,6 +15,7 @@ use crate::registry::touched::Touched;
 use crate::registry::update::{Change, Update};
 use crate::registry::view::Made;
 use egress_ebpf::ids::{CgroupId, PolicyId};
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -179,6 +180,26 @@ impl State {
         let before = self.before();
         let held = std::mem::replace(&mut self.settings, settings);
         let planned = self.plan_anew();
+        self.planned(now, before, None, Some(held), planned)
+    }
+
+    /// Plans other internal ranges: only their entries change in each policy.
+    pub fn plan_internal(&mut self, now: Instant, internal: Vec<IpNet>) -> Plan<'_> {
+        let before = self.before();
+        let mut aside = self.aside();
+        let mut planned = Planned::default();
+        let mut changes = BTreeMap::new();
+        let held = self.settings.clone();
+        self.settings.internal = internal;
+        for (id, policy) in &mut self.policies {
+            aside.policies.insert(*id, policy.clone());
+            changes.insert(*id, policy.pass(&held, &self.settings));
+        }
+        planned.work.policies = self.policies.len();
+        if self.begun {
+            self.ops.extend(self.planner.amend(&changes));
+        }
+        planned.aside = Some(Box::new(aside));
         self.planned(now, before, None, Some(held), planned)
     }
 

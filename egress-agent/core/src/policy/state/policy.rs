@@ -93,6 +93,13 @@ impl PolicyState {
         policy
     }
 
+    /// Replaces the entries of the settings, whose internal ranges changed.
+    pub(super) fn pass(&mut self, old: &Settings, new: &Settings) -> Delta {
+        let passthrough = new.passthrough(self.allow_any);
+        self.snapshot.pass(passthrough, self.audit);
+        self.ledger.replace(&old.claims(), &new.claims())
+    }
+
     /// Updates the policy after a change of its view. `old` has the former plans of the changed hosts; their services
     /// may have changed too.
     pub(super) fn replan(

@@ -9,6 +9,7 @@ use crate::policy::room::Room;
 use crate::policy::state::{Settings, State};
 use crate::registry::scope::Workload;
 use egress_ebpf::ids::CgroupId;
+use ipnet::IpNet;
 use proptest::prelude::*;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -66,10 +67,17 @@ fn settings(other: bool) -> Settings {
     }
 }
 
+fn internal(set: u8) -> Vec<IpNet> {
+    let all = ["10.96.0.0/12", "198.18.1.0/24", "fd00::/8"];
+    let chosen = all.iter().enumerate().filter(|(n, _)| set >> n & 1 == 1);
+    chosen.map(|(_, net)| net.parse().unwrap()).collect()
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Rules(u16),
     Settings(bool),
+    Internal(u8),
     Workload(CgroupId, usize),
     Gone(CgroupId),
     Answer(usize, u8),
@@ -80,6 +88,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         any::<u16>().prop_map(Step::Rules),
         any::<bool>().prop_map(Step::Settings),
+        (0_u8..8).prop_map(Step::Internal),
         (1_u64..5, 0_usize..4).prop_map(|(id, n)| Step::Workload(CgroupId(id), n)),
         (1_u64..5).prop_map(|id| Step::Gone(CgroupId(id))),
         (0_usize..6, 0_u8..4).prop_map(|(name, last)| Step::Answer(name, last)),
@@ -91,6 +100,7 @@ fn take(state: &mut State, now: &mut Instant, pool: &[Arc<Object>], step: &Step)
     match *step {
         Step::Rules(set) => state.handle_rules(*now, &chosen(pool, set)),
         Step::Settings(other) => state.plan_settings(*now, settings(other)).commit(),
+        Step::Internal(set) => state.plan_internal(*now, internal(set)).commit(),
         Step::Workload(id, n) => {
             let workload = Workload {
                 namespace: format!("n{n}"),
@@ -143,6 +153,7 @@ proptest! {
             let plan = planning.plan_rules(now, &chosen(&pool, set));
             drop(plan);
             drop(planning.plan_settings(now, settings(other)));
+            drop(planning.plan_internal(now, internal(set as u8)));
             let mut same = now;
             take(&mut plain, &mut now, &pool, &step);
             take(&mut planning, &mut same, &pool, &step);

@@ -1,0 +1,188 @@
+//! The cluster's own ranges, found in the Kubernetes API: allowed without a rule while an object names them.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use egress_tests::api::{FakeApi, Resource, Verb};
+use egress_tests::lab::{host, v4, v6};
+use egress_tests::{Lab, LabOptions, wait_until};
+use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// The lab and the server. The agent ends first.
+struct Site {
+    lab: Lab,
+    api: FakeApi,
+}
+
+fn resource(group: &str, kind: &str, plural: &str, namespaced: bool) -> Resource {
+    Resource {
+        group: group.to_owned(),
+        ..Resource::core(kind, plural, namespaced)
+    }
+}
+
+impl Site {
+    /// A server with the kinds that name ranges, and no agent yet.
+    fn new() -> Self {
+        let mut lab = Lab::without_agent(LabOptions::default()).unwrap();
+        let api = FakeApi::start_in(lab.node()).unwrap();
+        for resource in [
+            resource("", "Node", "nodes", false),
+            resource("", "Service", "services", true),
+            resource("", "ConfigMap", "configmaps", true),
+            resource("discovery.k8s.io", "EndpointSlice", "endpointslices", true),
+        ] {
+            api.install(resource);
+        }
+        let kubeconfig = api.kubeconfig().unwrap().display().to_string();
+        let flags = ["--kubernetes-identity=false", "--kubeconfig", &kubeconfig];
+        lab.add_flags(&flags);
+        Self { lab, api }
+    }
+
+    /// The same with the ranges of Services as objects, as from Kubernetes 1.33 on.
+    fn with_service_ranges() -> Self {
+        let site = Self::new();
+        let cidrs = resource("networking.k8s.io", "ServiceCIDR", "servicecidrs", false);
+        site.api.install(cidrs);
+        let kubernetes =
+            json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16"]}});
+        site.api.put("servicecidrs", kubernetes).unwrap();
+        site
+    }
+
+    fn node(&self, name: &str, addresses: &[IpAddr], pods: &str) {
+        let address = |ip: &IpAddr| json!({"type": "InternalIP", "address": ip});
+        let addresses: Vec<Value> = addresses.iter().map(address).collect();
+        let node = json!({
+            "metadata": {"name": name},
+            "spec": {"podCIDR": pods, "podCIDRs": [pods]},
+            "status": {"addresses": addresses},
+        });
+        self.api.put("nodes", node).unwrap();
+    }
+
+    fn passes(&self, to: IpAddr) -> bool {
+        let to = SocketAddr::new(to, 80);
+        self.lab.attempt("tcp", to).unwrap().passed()
+    }
+
+    fn becomes(&self, to: IpAddr, passes: bool) {
+        wait_until("the ranges are in force", SOON, || {
+            (self.passes(to) == passes).then_some(())
+        })
+        .unwrap();
+    }
+
+    /// Waits until `status` has these ranges.
+    fn found(&self, of: &str, expected: &[&str]) {
+        wait_until("the ranges are found", SOON, || {
+            let status = self.lab.status().ok()?;
+            (status["cluster"]["found"][of] == json!(expected)).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", self.lab.status().unwrap()["cluster"]));
+    }
+}
+
+const OTHER: &str = "203.0.113.251";
+
+#[test]
+fn what_belongs_to_the_cluster_is_allowed_as_long_as_it_does() {
+    let mut site = Site::with_service_ranges();
+    let (own, six) = (v4(host::BYSTANDER), v6(host::BYSTANDER));
+    site.node("a", &[OTHER.parse().unwrap()], "10.244.1.0/24");
+    site.node("b", &[own, six], "10.244.0.0/24");
+    site.lab.start_agent().unwrap();
+    for to in [own, six] {
+        site.becomes(to, true);
+    }
+    site.found("pods", &["10.244.0.0/23"]);
+    site.found("services", &["10.96.0.0/16"]);
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default"},
+        "endpoints": [{"addresses": ["203.0.113.252"]}],
+    });
+    site.api.put("endpointslices", slice).unwrap();
+    site.found("apiServer", &["203.0.113.252/32"]);
+    // Another object of the namespace says nothing about the API server.
+    let forged = json!({
+        "metadata": {"name": "forged", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "endpoints": [{"addresses": ["203.0.113.253"]}],
+    });
+    site.api.put("endpointslices", forged).unwrap();
+    site.api.delete("nodes", "", "b").unwrap();
+    for to in [own, six] {
+        site.becomes(to, false);
+    }
+    site.found("pods", &["10.244.1.0/24"]);
+    site.found("apiServer", &["203.0.113.252/32"]);
+    assert_eq!(
+        site.api.requests(Verb::List, "services"),
+        0,
+        "their ranges are known"
+    );
+}
+
+#[test]
+fn while_the_server_is_away_the_last_ranges_are_allowed_by_the_next_agent_too() {
+    let mut site = Site::with_service_ranges();
+    let own = v4(host::BYSTANDER);
+    site.node("a", &[own], "10.244.1.0/24");
+    site.lab.start_agent().unwrap();
+    site.becomes(own, true);
+    site.api.stop().unwrap();
+    site.lab.agent().unwrap().terminate().unwrap();
+    site.lab.start_agent().unwrap();
+    assert!(site.passes(own), "from the first moment on");
+    assert!(!site.passes(v4(host::HTTPBIN)), "nothing else");
+    // It came back with another cluster.
+    site.node("a", &[OTHER.parse().unwrap()], "10.244.1.0/24");
+    site.api.start_again().unwrap();
+    site.becomes(own, false);
+}
+
+#[test]
+fn a_range_that_would_open_the_gate_is_refused_and_said() {
+    let mut site = Site::with_service_ranges();
+    let own = v4(host::BYSTANDER);
+    site.node("a", &[OTHER.parse().unwrap()], "0.0.0.0/0");
+    site.node("b", &["203.0.113.250".parse().unwrap()], "192.0.2.0/24");
+    site.lab.start_agent().unwrap();
+    site.found("nodes", &["203.0.113.250/31"]);
+    assert!(!site.passes(own));
+    let status = site.lab.status().unwrap();
+    let refused = status["cluster"]["refused"].to_string();
+    for part in [
+        "0.0.0.0/0 of nodes a: it is too wide",
+        "192.0.2.0/24 of nodes b: the agent tests",
+    ] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert_eq!(status["ready"], true, "{status}");
+    let shown = {
+        let socket = site.lab.admin_socket().display().to_string();
+        site.lab
+            .verb(&["status", "--admin-socket", &socket])
+            .unwrap()
+            .stdout
+    };
+    assert!(shown.contains("no range of pods was found"), "{shown}");
+}
+
+#[test]
+fn without_ranges_of_services_each_service_counts() {
+    let mut site = Site::new();
+    let own = v4(host::BYSTANDER);
+    site.node("a", &[OTHER.parse().unwrap()], "10.244.1.0/24");
+    let service = json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": {"clusterIPs": [own, "None"]}});
+    site.api.put("services", service).unwrap();
+    site.lab.start_agent().unwrap();
+    site.becomes(own, true);
+    let kept = json!({"metadata": {"name": "kubernetes", "namespace": "default"}, "spec": {"clusterIPs": ["10.96.0.1"]}});
+    site.api.put("services", kept).unwrap();
+    site.api.delete("services", "shop", "a").unwrap();
+    site.becomes(own, false);
+}
