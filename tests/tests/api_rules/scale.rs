@@ -54,7 +54,7 @@ fn a_change_among_a_thousand_objects_is_in_force_within_200_ms() {
         agent: flags,
         ..api_only()
     };
-    let mut site = Site::without_agent(options);
+    let mut site = Site::alone(options);
     let entries = entries();
     let mut all = String::new();
     for n in 0..entries {

@@ -6,6 +6,7 @@ use egress_tests::{Background, Lab, LabOptions, wait_until};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
@@ -35,6 +36,16 @@ spec:
 pub struct Site {
     pub lab: Lab,
     pub api: FakeApi,
+    _turn: Turn,
+}
+
+/// A test that measures runs alone: the clients of others use whole processors.
+static TURN: RwLock<()> = RwLock::new(());
+
+#[expect(dead_code, reason = "held until the site is gone")]
+enum Turn {
+    Beside(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
 }
 
 /// Only the API has rules.
@@ -53,8 +64,21 @@ impl Site {
         site
     }
 
+    /// The same, while no other test of the suite runs.
+    pub fn alone(options: LabOptions) -> Self {
+        let turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
+        let site = Self::with_turn(options, Turn::Alone(turn));
+        site.install();
+        site
+    }
+
     /// Without an agent. The server serves no kind of Istio's.
     pub fn without_kinds(options: LabOptions) -> Self {
+        let turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
+        Self::with_turn(options, Turn::Beside(turn))
+    }
+
+    fn with_turn(options: LabOptions, turn: Turn) -> Self {
         let mut lab = Lab::without_agent(options).unwrap();
         let api = FakeApi::start_in(lab.node()).unwrap();
         let kubeconfig = api.kubeconfig().unwrap().display().to_string();
@@ -64,7 +88,11 @@ impl Site {
             "--kubeconfig",
             &kubeconfig,
         ]);
-        Self { lab, api }
+        Self {
+            lab,
+            api,
+            _turn: turn,
+        }
     }
 
     /// Installs the definitions of all kinds.
