@@ -149,7 +149,7 @@ async fn serve(
     let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
     let (missed, identities) = (Missed::default(), Identities::default());
     let owners = wiring::owners(config, &identities)?;
-    let (followed, mut helpers) = wiring::kubernetes(config, &place.cluster);
+    let (followed, mut helpers) = wiring::kubernetes(config, &place.cluster, &board);
     let news = News {
         asks,
         configs,

@@ -184,6 +184,8 @@ impl Keeper {
 
     /// Repairs the gate and proves it.
     pub async fn check(&self) {
+        // First, so that a start does not look ready between the first canary and the first look.
+        self.look();
         let result = match self.mend() {
             Ok(()) => self.prove().await,
             Err(e) => Err(e),

@@ -15,6 +15,7 @@ use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
+use crate::observe::readiness::Board;
 use crate::operate::reporter::{Providers, Reporter};
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Limits, NameResolver, Origin, OriginLookup, Shared};
@@ -132,15 +133,21 @@ pub struct Followed {
 /// News of pods that wait for the engine.
 const POD_NEWS: usize = 256;
 
-/// Starts to follow the pods of the Kubernetes API if the config says so. The tasks end with the returned set.
-pub fn kubernetes(config: &Config, cluster: &Cluster) -> (Followed, JoinSet<()>) {
+/// Starts what the config asks of the Kubernetes API for this node: follows its pods, and removes its startup taint. The
+/// tasks end with the returned set.
+pub fn kubernetes(config: &Config, cluster: &Cluster, board: &Board) -> (Followed, JoinSet<()>) {
     let mut helpers = JoinSet::new();
     let (news, pods) = mpsc::channel(POD_NEWS);
     let standings = cluster.standings.clone();
-    let settings = config.kubernetes.as_ref().filter(|k| k.identity);
-    if let (Some(settings), Some(api)) = (settings, cluster.api.clone()) {
-        let (node, standing) = (settings.node.clone(), standings.add("pods"));
-        helpers.spawn(kubernetes::follow_pods(api, node, standing, news));
+    if let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) {
+        if settings.startup_taint {
+            let (node, board) = (settings.node.clone(), board.clone());
+            helpers.spawn(kubernetes::remove_startup_taint(api.clone(), node, board));
+        }
+        if settings.identity {
+            let (node, standing) = (settings.node.clone(), standings.add("pods"));
+            helpers.spawn(kubernetes::follow_pods(api.clone(), node, standing, news));
+        }
     }
     (Followed { pods, standings }, helpers)
 }

@@ -115,6 +115,7 @@ fn the_settings_of_both_deployments_are_read() {
         let mut run = Command::new(agent::binary().unwrap());
         // A root that is not a cgroup ends the agent before it changes anything.
         let output = run
+            .env("NODE_NAME", "node-1")
             .args(["run", "--cgroup", "/nonexistent/cgroup", "--config"])
             .arg(&file)
             .output()

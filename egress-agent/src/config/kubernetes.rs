@@ -14,8 +14,12 @@ const LONGEST: usize = 253;
 
 /// `kubernetes` of [`super::Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent settings, each a field of its own in the config"
+)]
 pub struct Kubernetes {
-    /// The node that the agent runs on. Set if `identity` is.
+    /// The node that the agent runs on. Set if `identity` or `startup_taint` is.
     pub node: String,
     /// The file that names the API server. Without one it is that of the pod's service account.
     pub kubeconfig: Option<PathBuf>,
@@ -27,6 +31,8 @@ pub struct Kubernetes {
     pub cluster_ranges: bool,
     /// The namespace whose Sidecars and DestinationRules apply in all namespaces.
     pub root_namespace: String,
+    /// Whether the agent removes the startup taint from its node.
+    pub startup_taint: bool,
 }
 
 impl Kubernetes {
@@ -36,12 +42,13 @@ impl Kubernetes {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Failure> {
         let identity = settings.identity.unwrap_or(true);
+        let startup_taint = settings.startup_taint.unwrap_or(false);
         let node = settings.node.or_else(|| environment(NODE_NAME));
         let node = node.unwrap_or_default();
-        if identity && node.is_empty() {
+        if (identity || startup_taint) && node.is_empty() {
             return Err(Failure::usage(
                 "kubernetes: no node: set NODE_NAME by the downward API (spec.nodeName), or name it with \
-                 --kubernetes-node NAME or `kubernetes.node`; without pods of the API set `identity: false`",
+                 --kubernetes-node NAME or `kubernetes.node`; or set `identity: false` if the API needs to name no pod",
             ));
         }
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
@@ -64,6 +71,7 @@ impl Kubernetes {
             rules: settings.rules.unwrap_or(false),
             cluster_ranges: settings.cluster_ranges.unwrap_or(true),
             root_namespace,
+            startup_taint,
         })
     }
 }
@@ -91,6 +99,7 @@ impl Default for Kubernetes {
             identity: false,
             rules: false,
             cluster_ranges: false,
+            startup_taint: false,
             root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
         }
     }
@@ -132,6 +141,7 @@ mod tests {
         for (text, variable, part) in [
             ("{}", None, "NODE_NAME"),
             ("{}", Some(""), "NODE_NAME"),
+            ("{identity: false, startupTaint: true}", None, "NODE_NAME"),
             ("node: 'a,status.phase=x'", None, "`a,status.phase=x`"),
             ("{}", Some("Node"), "`Node`"),
         ] {

@@ -187,6 +187,12 @@ mod tests {
         assert_eq!(running.proxy_port, crate::config::DEFAULT_PROXY_PORT);
     }
 
+    /// Some fields need a node of the Kubernetes API.
+    fn node() -> Settings {
+        let node: Settings = serde_yaml::from_str("kubernetes: {node: a}").unwrap();
+        node.over(minimal())
+    }
+
     /// Every field of the file, those of `dns` and `log` with their path, and a config that sets only this one.
     fn single_fields() -> Vec<(String, Settings)> {
         let full: Mapping = serde_yaml::from_str(FULL).unwrap();
@@ -205,7 +211,7 @@ mod tests {
         let read = |name: String, value| {
             let one = Mapping::from_iter([(Value::String(name), value)]);
             let one: Settings = serde_yaml::from_value(Value::Mapping(one)).unwrap();
-            one.over(minimal())
+            one.over(node())
         };
         let fields = fields.into_iter();
         fields
@@ -250,7 +256,15 @@ mod tests {
         let (_, list) = TEMPLATE.split_once(begin).unwrap();
         let (list, _) = list.split_once("{{-").unwrap();
         let listed: BTreeSet<String> = list.split_whitespace().map(str::to_owned).collect();
-        let running = complete(minimal());
+        let running = complete(node());
+        // All fields of `kubernetes` are one to `take_live`, and some have their default here.
+        let (kubernetes, all): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|(path, _)| path.starts_with("kubernetes."));
+        let other = kubernetes
+            .into_iter()
+            .map(|(_, settings)| take_live(&mut running.clone(), &complete(settings)));
+        assert!(other.flatten().all(|field| field == "kubernetes"));
         let live = all.into_iter().filter_map(|(path, settings)| {
             take_live(&mut running.clone(), &complete(settings))
                 .is_empty()

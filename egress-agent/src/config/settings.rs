@@ -148,6 +148,9 @@ pub struct KubernetesSettings {
         value_name = "NAMESPACE"
     )]
     pub root_namespace: Option<String>,
+    /// Remove the taint egress-agent/not-ready from this node when the agent is ready [default: false]
+    #[arg(id = "kubernetes_startup_taint", long = "kubernetes-startup-taint", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub startup_taint: Option<bool>,
 }
 
 impl KubernetesSettings {
@@ -159,6 +162,7 @@ impl KubernetesSettings {
             rules: self.rules.or(below.rules),
             cluster_ranges: self.cluster_ranges.or(below.cluster_ranges),
             root_namespace: self.root_namespace.or(below.root_namespace),
+            startup_taint: self.startup_taint.or(below.startup_taint),
         }
     }
 }
@@ -327,7 +331,7 @@ canaryInterval: 30s
 adminSocket: /run/x.sock
 monitoring: {address: '127.0.0.1:15020'}
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}, {pods: {namespace: shop}, mode: audit}]
-kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, clusterRanges: true, rootNamespace: mesh}
+kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, clusterRanges: true, rootNamespace: mesh, startupTaint: true}
 ";
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod ranges;
 mod request;
 mod selection;
 mod standing;
+mod taint;
 mod watch;
 
 pub use client::{ApiClient, connect};
@@ -21,4 +22,5 @@ pub use problem::Problem;
 pub use ranges::{RangeFinder, Ranges, Use};
 pub use selection::{Freshness, Kind, Limits, Selection};
 pub use standing::{Shown, Standing, Standings};
+pub use taint::remove_startup_taint;
 pub use watch::{News, follow};

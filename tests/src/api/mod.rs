@@ -230,6 +230,17 @@ impl FakeApi {
         Ok(runtime.block_on(bound)??)
     }
 
+    /// An object as it is stored.
+    pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Result<Value> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let found = self
+            .shared
+            .read(|store| store.kinds.get(plural)?.objects.get(&key).cloned());
+        found
+            .map(|object| (*object).clone())
+            .with_context(|| format!("no {plural} {name}"))
+    }
+
     /// How many requests there were since the start, without those for discovery.
     pub fn requests(&self, verb: Verb, plural: &str) -> usize {
         self.shared

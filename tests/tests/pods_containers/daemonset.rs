@@ -162,6 +162,8 @@ fn settings(lab: &Lab) -> Result<String> {
     settings["cgroups"] = Value::Sequence(vec![on_node(lab.workloads().path())]);
     settings["agentCgroup"] = on_node(agent.path());
     settings["allowPrivateAnswers"] = true.into();
+    // There is no API server.
+    settings["kubernetes"] = Value::Null;
     settings["dns"]["servers"] = Value::Sequence(vec![v4(host::DNS).to_string().into()]);
     // For a person who reads the log of a failed test.
     settings["log"]["format"] = "text".into();

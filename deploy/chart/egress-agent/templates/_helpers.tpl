@@ -34,7 +34,7 @@ cgroups: {{ toJson $config.cgroups }}
 {{- with $config.agentCgroup }}
 agentCgroup: {{ toJson . }}
 {{- end }}
-# Allowed without a rule: the cluster's pod and service ranges and the API server's address.
+# Allowed without a rule, beside the cluster's own ranges, which the agent finds.
 internal: {{ toJson ($config.internal | default list) }}
 {{- range $name, $value := omit $config "cgroups" "agentCgroup" "internal" }}
 {{- if not (kindIs "invalid" $value) }}
