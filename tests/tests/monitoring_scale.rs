@@ -1,5 +1,7 @@
 //! The time of a scrape with many names and workloads, and what scrapes cost the agent.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use egress_tests::bench::float;
 use egress_tests::scrape::{Scrape, get};
 use egress_tests::takeover;
@@ -13,7 +15,7 @@ const AT: &str = "127.0.0.1:15020";
 const NAMES: usize = 10_000;
 const WORKLOADS: usize = 500;
 /// Edits of one object, alone and while the agent is scraped.
-const EDITS: usize = 20;
+const EDITS: u32 = 20;
 /// How long a scrape may take.
 const LIMIT: Duration = Duration::from_millis(20);
 /// Current values are gathered at most that often.
@@ -77,7 +79,7 @@ fn a_scrape_takes_less_than_twenty_milliseconds_with_ten_thousand_names_and_five
     let alone = enforcement(&lab, at);
     let (scraped, during) = while_scraped(&lab, at, || enforcement(&lab, at));
     println!("an edit is in force after {alone:?}, during {scraped} scrapes after {during:?}");
-    assert!(scraped > EDITS, "{scraped} scrapes");
+    assert!(scraped > EDITS as usize, "{scraped} scrapes");
     assert!(
         during < alone * 3 + LIMIT,
         "{during:?} instead of {alone:?}"
@@ -105,7 +107,7 @@ fn enforcement(lab: &Lab, at: SocketAddr) -> Duration {
     }
     let (after, edits) = measured();
     assert!(
-        edits - count > EDITS as f64 - 0.5,
+        edits - count > f64::from(EDITS) - 0.5,
         "{} edits",
         edits - count
     );

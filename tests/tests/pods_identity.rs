@@ -328,6 +328,7 @@ fn nothing_is_left_of_pods_that_were_created_and_deleted() {
     let before = Held::now(&mut cluster.lab).unwrap();
     let resident = cluster.lab.agent().unwrap().resident().unwrap();
     let watches = cluster.api.requests(Verb::Watch, "pods");
+    let connections = cluster.api.connections();
     for n in 20..20 + pods {
         round(&cluster, n);
     }
@@ -340,7 +341,7 @@ fn nothing_is_left_of_pods_that_were_created_and_deleted() {
     assert_eq!(cluster.api.watches("pods"), 1);
     assert_eq!(cluster.api.requests(Verb::Watch, "pods"), watches);
     assert_eq!(cluster.api.requests(Verb::List, "pods"), 1);
-    assert_eq!(cluster.api.connections(), 1);
+    assert!(cluster.api.connections() <= connections);
     let grown = cluster
         .lab
         .agent()

@@ -1,6 +1,5 @@
 //! How long it takes until an identity from the API is a policy in the kernel. Alone in its file, so that no other test
 //! runs at the same time.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::bench::Precedence;
 use egress_tests::cgroup::Cgroup;

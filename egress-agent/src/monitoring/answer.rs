@@ -138,7 +138,7 @@ mod tests {
     fn an_engine_is_dead_only_after_a_long_silence() {
         for (answered, unanswered, dead) in [
             (false, Duration::ZERO, false),
-            (false, DEAD - PROBE, false),
+            (false, DEAD.saturating_sub(PROBE), false),
             (false, DEAD, true),
             (true, DEAD, false),
         ] {

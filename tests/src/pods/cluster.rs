@@ -32,7 +32,12 @@ impl Cluster {
             .prefix("egress-test-kubeconfig-")
             .tempdir()?;
         let path = dir.path().join("kubeconfig");
-        let mut all = vec!["--kubernetes-node", NODE, "--kubeconfig"];
+        let mut all = vec![
+            "--kubernetes-node",
+            NODE,
+            "--kubernetes-cluster-ranges=false",
+            "--kubeconfig",
+        ];
         let file = path.display().to_string();
         all.push(&file);
         all.extend(flags);

@@ -85,6 +85,7 @@ impl Site {
         lab.add_flags(&[
             "--kubernetes-rules",
             "--kubernetes-identity=false",
+            "--kubernetes-cluster-ranges=false",
             "--kubeconfig",
             &kubeconfig,
         ]);
