@@ -308,7 +308,7 @@ spec:
     assert_eq!(
         messages(Strictness::Files),
         [
-            "7:18: note: spec.tls[0].match[0].sni_hosts: kubectl does not accept this spelling: write sniHosts"
+            "7:19: note: spec.tls[0].match[0].sni_hosts: kubectl does not accept this spelling: write sniHosts"
         ]
     );
     assert_eq!(messages(Strictness::Istio), [""; 0]);
