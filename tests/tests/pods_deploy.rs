@@ -172,7 +172,8 @@ fn the_images_root_holds_all_that_the_agent_needs() {
         .status()
         .unwrap();
     assert!(laid.success());
-    let version = Command::new("chroot")
+    // By its path: the search uses the PATH that the command gets.
+    let version = Command::new("/usr/sbin/chroot")
         .arg(dir.path())
         .args(["egress-agent", "--version"])
         .env("PATH", "/usr/local/bin")

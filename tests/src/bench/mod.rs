@@ -88,6 +88,12 @@ pub fn resident_of(pid: u32) -> Result<u64> {
     memory_of(pid, "VmRSS:")
 }
 
+/// The resident memory of a process that no file backs: what it allocated, without its program, in bytes (`RssAnon` of
+/// proc_pid_status(5)).
+pub fn anonymous_of(pid: u32) -> Result<u64> {
+    memory_of(pid, "RssAnon:")
+}
+
 /// The largest resident memory that a process had so far, in bytes (`VmHWM` of proc_pid_status(5)).
 pub fn peak_of(pid: u32) -> Result<u64> {
     memory_of(pid, "VmHWM:")
