@@ -23,7 +23,6 @@ fn a_node_gets_pods_once_its_gate_is_closed_and_not_before() {
     let root = empty.path().display().to_string();
     let flags = [
         "--kubernetes-identity=false",
-        "--kubernetes-cluster-ranges=false",
         "--kubernetes-startup-taint",
         "--cgroup",
         &root,
