@@ -24,18 +24,19 @@ pub(super) async fn follow(collection: Collection) {
         name: INTERFACE.to_owned(),
         ..Key::default()
     };
-    let mut last = Vec::new();
+    // Unknown at first: the previous agent may have stored addresses that the node no longer has.
+    let mut last = None;
     loop {
         let addresses = tokio::task::spawn_blocking(|| addresses(Path::new(NODE))).await;
         if let Ok(now) = addresses
-            && now != last
+            && last.as_ref() != Some(&now)
         {
             let found = now.iter().map(|ip| Found {
                 of: Use::NodeDns,
                 net: (*ip).into(),
             });
             collection.change(|all| all.put("node", &key, found.collect()));
-            last = now;
+            last = Some(now);
         }
         tokio::time::sleep(LOOK).await;
     }
