@@ -52,6 +52,14 @@ pub struct Case {
     pub settle: u64,
 }
 
+impl Case {
+    /// Whether both sides must agree about times: those that are bounded, or a timeout.
+    pub fn is_timed(&self) -> bool {
+        let rules = format!("{:?}{:?}{:?}", self.http, self.rule, self.send).to_lowercase();
+        self.took.is_some() || !self.gaps.is_empty() || rules.contains("timeout")
+    }
+}
+
 /// An endpoint of an origin.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
@@ -121,6 +129,8 @@ pub enum Do {
     Answer(usize),
     /// A client: until so many bytes have arrived.
     Bytes(usize),
+    /// A client over HTTP/1.1: until the origins saw so many requests, with so many bytes of body in the last of them.
+    Seen(usize, usize),
 }
 
 /// A request of a client: `GET /path` alone, or lines (`\n` ends them), after an empty line the body. Without a version,

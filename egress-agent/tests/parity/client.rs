@@ -2,7 +2,7 @@
 
 use crate::case::{Case, Do, Step, request};
 use crate::message::{Kind, Message, first};
-use crate::origin::latin;
+use crate::origin::{Record, latin};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,8 +40,8 @@ struct Received {
     last: Option<Instant>,
 }
 
-/// Runs the script of a case against a proxy.
-pub async fn run(case: &Case, proxy: SocketAddr) -> Got {
+/// Runs the script of a case against a proxy, whose origins keep a record.
+pub async fn run(case: &Case, proxy: SocketAddr, record: &Record) -> Got {
     let stream = TcpStream::connect(proxy).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut from, mut to) = stream.into_split();
@@ -67,7 +67,13 @@ pub async fn run(case: &Case, proxy: SocketAddr) -> Got {
     let began = Instant::now();
     let mut methods = Vec::new();
     for step in case.send.all() {
-        one(step, &mut to, &mut methods, &mut watching).await;
+        if let Step::Do(Do::Seen(requests, body)) = step {
+            timeout(PATIENCE, record.reached(*requests, *body))
+                .await
+                .ok();
+        } else {
+            one(step, &mut to, &mut methods, &mut watching).await;
+        }
     }
     let expected = case.answers.unwrap_or(methods.len());
     until(&mut watching, |got| got.finals(&methods) >= expected).await;
@@ -121,7 +127,7 @@ async fn one(
         Step::Do(Do::Wait(ms)) => tokio::time::sleep(Duration::from_millis(*ms)).await,
         Step::Do(Do::Answer(count)) => until(watching, |got| got.finals(methods) >= *count).await,
         Step::Do(Do::Bytes(count)) => until(watching, |got| got.bytes.len() >= *count).await,
-        Step::Status(_) => panic!("a client sends no status"),
+        Step::Do(Do::Seen(..)) | Step::Status(_) => panic!("not done to a connection: {step:?}"),
     }
 }
 

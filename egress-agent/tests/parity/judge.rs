@@ -4,9 +4,10 @@ use crate::case::Case;
 use crate::client::Got;
 use crate::compare::{Run, Shown};
 use crate::differences::Difference;
+use crate::envoy::Envoy;
 use crate::log_line::Lines;
 use crate::origin::Seen;
-use crate::trial::{Done, Prepared, Side};
+use crate::trial::{self, Done, Prepared, Side};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -29,6 +30,27 @@ pub fn names(
         wrong.push(format!(
             "differences.yaml names a case that does not exist: {name}"
         ));
+    }
+    wrong
+}
+
+/// What is wrong about these cases, of which so many run at once.
+pub async fn all(
+    cases: Vec<Case>,
+    at_once: usize,
+    known: &BTreeMap<&str, Vec<&Difference>>,
+    show: bool,
+) -> Vec<String> {
+    let (prepared, mut wrong) = trial::prepare(cases).await;
+    let sites: Vec<_> = prepared.iter().map(|one| one.site()).collect();
+    let envoy = Envoy::start(&sites).await;
+    let done = trial::run_all(&prepared, at_once).await;
+    for (number, (one, done)) in prepared.iter().zip(&done).enumerate() {
+        let lines = envoy.lines(number);
+        let known = known
+            .get(one.case.name.as_str())
+            .map_or(&[][..], Vec::as_slice);
+        wrong.extend(case(one, done, &lines, known, show));
     }
     wrong
 }

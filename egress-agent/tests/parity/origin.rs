@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 
 /// A request that reached an origin.
 #[derive(Clone, Debug)]
@@ -23,21 +24,33 @@ pub struct Seen {
 
 /// What all origins of one side saw, in order.
 #[derive(Clone, Default)]
-pub struct Record(Arc<Mutex<Vec<Seen>>>);
+pub struct Record(watch::Sender<Vec<Seen>>);
 
 impl Record {
     pub fn all(&self) -> Vec<Seen> {
-        self.0.lock().unwrap().clone()
+        self.0.borrow().clone()
+    }
+
+    /// Waits for so many requests, with so many bytes of body in the last of them.
+    pub async fn reached(&self, requests: usize, body: usize) {
+        let enough = |all: &Vec<Seen>| {
+            let last = requests.checked_sub(1).and_then(|last| all.get(last));
+            last.is_some_and(|seen| seen.message.body.len() >= body)
+        };
+        self.0.subscribe().wait_for(enough).await.unwrap();
     }
 
     fn add(&self, seen: Seen) -> usize {
-        let mut all = self.0.lock().unwrap();
-        all.push(seen);
-        all.len() - 1
+        let mut at = 0;
+        self.0.send_modify(|all| {
+            at = all.len();
+            all.push(seen);
+        });
+        at
     }
 
     fn change(&self, at: usize, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.0.lock().unwrap()[at]);
+        self.0.send_modify(|all| change(&mut all[at]));
     }
 }
 

@@ -14,9 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// How many cases run at once. More would blur the times that some of them compare.
-const AT_ONCE: usize = 24;
-
 /// A case that takes longer is named, because the suite should stay quick.
 const SLOW: Duration = Duration::from_secs(3);
 
@@ -104,8 +101,9 @@ pub async fn prepare(cases: Vec<Case>) -> (Vec<Arc<Prepared>>, Vec<String>) {
     (all, wrong)
 }
 
-pub async fn run_all(prepared: &[Arc<Prepared>]) -> Vec<Done> {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+/// Runs the cases, so many at once.
+pub async fn run_all(prepared: &[Arc<Prepared>], at_once: usize) -> Vec<Done> {
+    let places = Arc::new(Semaphore::new(at_once));
     let mut running = Vec::new();
     for one in prepared {
         let (one, places) = (Arc::clone(one), Arc::clone(&places));
@@ -126,7 +124,10 @@ pub async fn run_all(prepared: &[Arc<Prepared>]) -> Vec<Done> {
 async fn run(one: &Prepared) -> Done {
     let case = &one.case;
     let began = Instant::now();
-    let (envoy, gate) = tokio::join!(ask(case, one.listener), ask(case, one.bed.proxy));
+    let (envoy, gate) = tokio::join!(
+        ask(case, one.listener, &one.envoy),
+        ask(case, one.bed.proxy, &one.gate)
+    );
     // Mirrors and other ends of a request may come after the response.
     tokio::time::sleep(Duration::from_millis(case.settle)).await;
     if began.elapsed() > SLOW {
@@ -139,11 +140,11 @@ async fn run(one: &Prepared) -> Done {
     }
 }
 
-async fn ask(case: &Case, proxy: SocketAddr) -> Got {
+async fn ask(case: &Case, proxy: SocketAddr, side: &Side) -> Got {
     if case.http2 {
         http2::run(case, proxy).await
     } else {
-        client::run(case, proxy).await
+        client::run(case, proxy, &side.record).await
     }
 }
 
