@@ -10,6 +10,8 @@ mod compile;
 mod decision;
 #[path = "../../../tests/fuzz/src/decode.rs"]
 mod decode;
+#[path = "../../../tests/fuzz/src/dns_policy.rs"]
+mod dns_policy;
 #[path = "../../../tests/fuzz/src/dns_question.rs"]
 mod dns_question;
 #[path = "../../../tests/fuzz/src/http2_frames.rs"]
@@ -68,6 +70,11 @@ fn any_bytes_as_a_request_go_nowhere_but_where_a_rule_lets_them() {
 #[test]
 fn any_bytes_as_a_dns_answer_are_judged_as_by_a_plain_reader() {
     replay("dns_question", dns_question::run);
+}
+
+#[test]
+fn any_bytes_as_a_query_and_its_answer_let_no_name_out_and_no_address_in() {
+    replay("dns_policy", dns_policy::run);
 }
 
 #[test]

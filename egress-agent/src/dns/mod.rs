@@ -1,7 +1,6 @@
 //! Asks the agent's DNS questions. The pure state machine decides which names are asked when, and how long an
 //! answer is valid.
 
-mod chain;
 mod question;
 mod resolver;
 mod server;

@@ -3,9 +3,9 @@
 //! It uses no search domains, no hosts file and no cache: names are complete, and the core decides how long
 //! an answer is kept. If a server fails, it asks the next one. A negative answer is final.
 
-use super::chain;
 use super::server::Server;
 use crate::sockets::SocketFactory;
+use egress_core::dns::chain;
 use egress_core::policy::leases::{Answer, Failure};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;

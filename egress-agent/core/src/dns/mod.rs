@@ -1,3 +1,20 @@
-//! DNS messages, as far as the agent reads them itself: whether a datagram answers a question.
+//! DNS as far as it is decided and not sent: whether a datagram answers a question of the agent, what a workload may
+//! ask, and what of an answer reaches it.
+//!
+//! A query of a workload goes through `query` (the message), `judge` (the decision), `answer` (the upstream's answer
+//! without what the workload may not have) and `content` (the reply).
 
+pub mod answer;
+mod arpa;
+#[cfg(test)]
+mod bench;
+pub mod chain;
+pub mod content;
+pub mod judge;
+pub mod listing;
+pub mod query;
 pub mod question;
+mod service_binding;
+pub mod settings;
+mod text;
+pub mod tunnel;

@@ -19,6 +19,12 @@ pub fn is_wildcard(host: &str) -> bool {
     host.starts_with('*')
 }
 
+/// Whether a host is a wildcard that does not begin a label, as `*-a.example.com`.
+pub fn is_partial(host: &str) -> bool {
+    let suffix = host.strip_prefix('*');
+    suffix.is_some_and(|suffix| !suffix.is_empty() && !suffix.starts_with('.'))
+}
+
 /// Whether everything that `host` stands for falls under `pattern`. Both in canonical form; both
 /// may be wildcards (Istio's `SubsetOf`).
 pub fn covers(pattern: &str, host: &str) -> bool {

@@ -105,6 +105,17 @@ pub fn is_public(addr: IpAddr) -> bool {
     special(addr).is_none()
 }
 
+/// The network that a setting names to accept an address that is not public: its private range, or the address alone
+/// if it leads into the machine or to its platform.
+pub fn network_to_accept(addr: IpAddr) -> IpNet {
+    let addr = canonical(addr);
+    let range = SPECIAL.iter().find(|(net, _)| net.contains(&addr));
+    match range {
+        Some((net, Leads::Private)) => *net,
+        Some((_, Leads::Inside)) | None => addr.into(),
+    }
+}
+
 /// The form in which the kernel judges an address.
 pub(super) fn canonical(addr: IpAddr) -> IpAddr {
     Addr::from(addr).canonical().into()

@@ -44,6 +44,11 @@ pub struct PolicyRoutes {
 }
 
 impl PolicyRoutes {
+    /// Whether every destination may be reached: the policy is `ALLOW_ANY`.
+    pub fn passes_everything(&self) -> bool {
+        self.passthrough.iter().any(|net| net.prefix_len() == 0)
+    }
+
     /// Shares the parts that are equal in another policy's routes.
     pub(crate) fn share(&mut self, other: &Self) {
         for (port, own) in &mut self.ports {

@@ -74,7 +74,8 @@ impl LeaseSettings {
             && self.private_answers == other.private_answers
     }
 
-    pub(super) fn leaves_out(&self, name: &str, ip: IpAddr) -> bool {
+    /// Whether this address, in the form that the kernel looks up, is left out of answers for a name.
+    pub fn leaves_out(&self, name: &str, ip: IpAddr) -> bool {
         !self.allow_private_answers
             && !is_public(ip)
             && !self.private_answers.iter().any(|a| a.accepts(name, ip))

@@ -4,6 +4,7 @@ use super::addresses::Addresses;
 use super::listed::Listed;
 use super::pairs::Pairs;
 use super::work;
+use crate::istio::hosts;
 use crate::policy::claims::{UnlistedAddress, transport};
 use crate::policy::tables::Transport;
 use crate::registry::services::Service;
@@ -55,7 +56,9 @@ pub(in crate::policy) struct Hosts {
 /// What one policy lists.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sight {
-    services: OrdMap<Arc<str>, Arc<Service>>,
+    pub(super) services: OrdMap<Arc<str>, Arc<Service>>,
+    /// How many of the hosts are wildcards that do not begin a label.
+    pub(super) partial: usize,
     /// Hosts by each port that they list but that serves nothing, because it would be open to any address although
     /// nobody wrote so.
     unspelt: OrdSet<(u16, Transport, Arc<str>)>,
@@ -139,6 +142,10 @@ impl Hosts {
             }
             for at in new.into_iter().flat_map(|s| unspelt_ports(s)) {
                 sight.unspelt.insert(at);
+            }
+            if hosts::is_partial(host) {
+                sight.partial =
+                    sight.partial + usize::from(new.is_some()) - usize::from(old.is_some());
             }
             if let Some(new) = new {
                 self.add(new, needs);

@@ -5,6 +5,7 @@
 //! rules. No verdict depends on it.
 
 pub(super) mod addresses;
+mod asked;
 mod hints;
 mod index;
 mod listed;

@@ -1,7 +1,7 @@
 //! Finds the addresses of a name in the records of a response. Uses only records that the name's CNAME chain
 //! leads to.
 
-use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_proto::rr::{Name, RData, Record};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,39 +9,67 @@ use std::time::Duration;
 /// limits.
 const LONGEST: usize = 16;
 
+/// A CNAME chain.
+#[derive(Debug)]
+pub(super) struct Chain<'a> {
+    /// The aliases from the name on.
+    pub(super) aliases: Vec<&'a Record>,
+    /// The name at the end of the chain.
+    pub(super) end: &'a Name,
+}
+
+impl<'a> Chain<'a> {
+    /// The chain from `name`.
+    pub(super) fn from(name: &'a Name, records: &'a [Record]) -> Self {
+        let mut chain = Self {
+            aliases: Vec::new(),
+            end: name,
+        };
+        while chain.aliases.len() < LONGEST {
+            let alias = records.iter().find_map(|r| match &r.data {
+                RData::CNAME(target) if r.name.eq_ignore_root(chain.end) => Some((r, &target.0)),
+                _ => None,
+            });
+            let Some((record, target)) = alias else {
+                break;
+            };
+            chain.aliases.push(record);
+            chain.end = target;
+        }
+        chain
+    }
+}
+
 /// The addresses at the end of the CNAME chain from `name`, in the order of the response, and the smallest
 /// TTL of the records on the way (RFC 1034 §3.6.2: an alias is cached by its own TTL).
-pub(super) fn addresses(name: &Name, records: &[Record]) -> Option<(Vec<IpAddr>, Duration)> {
-    let mut owner = name;
-    let mut ttl = u32::MAX;
-    for _ in 0..LONGEST {
-        let alias = records.iter().find_map(|r| match &r.data {
-            RData::CNAME(target) if r.name.eq_ignore_root(owner) => Some((&target.0, ttl_of(r))),
-            _ => None,
-        });
-        let Some((target, alias_ttl)) = alias else {
-            break;
-        };
-        ttl = ttl.min(alias_ttl);
-        owner = target;
-    }
+pub fn addresses(name: &Name, records: &[Record]) -> Option<(Vec<IpAddr>, Duration)> {
+    let chain = Chain::from(name, records);
+    let mut ttl = chain.aliases.iter().map(|r| ttl_of(r)).min();
     let mut found = Vec::new();
-    for record in records.iter().filter(|r| r.name.eq_ignore_root(owner)) {
-        let ip = match &record.data {
-            RData::A(a) => IpAddr::V4(a.0),
-            RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
-            _ => continue,
+    for record in records.iter().filter(|r| r.name.eq_ignore_root(chain.end)) {
+        let Some(ip) = address(&record.data) else {
+            continue;
         };
-        ttl = ttl.min(ttl_of(record));
+        ttl = Some(ttl.unwrap_or(u32::MAX).min(ttl_of(record)));
         if !found.contains(&ip) {
             found.push(ip);
         }
     }
-    (!found.is_empty()).then(|| (found, Duration::from_secs(ttl.into())))
+    let ttl = Duration::from_secs(ttl.unwrap_or_default().into());
+    (!found.is_empty()).then_some((found, ttl))
+}
+
+/// The address of an A or AAAA record.
+pub(super) fn address(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(a) => Some(IpAddr::V4(a.0)),
+        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+        _ => None,
+    }
 }
 
 /// The TTL of a record. One with its highest bit set is zero (RFC 2181 §8).
-fn ttl_of(record: &Record) -> u32 {
+pub(super) fn ttl_of(record: &Record) -> u32 {
     if record.ttl > i32::MAX as u32 {
         0
     } else {
@@ -52,7 +80,7 @@ fn ttl_of(record: &Record) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME};
+    use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 
     fn name(s: &str) -> Name {
         Name::from_ascii(s).unwrap()

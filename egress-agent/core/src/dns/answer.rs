@@ -1,0 +1,278 @@
+//! Makes the answer for a client from an upstream server's message: only records that the question leads to, and only
+//! addresses that get a lease.
+//!
+//! Owns what is left out. The caller puts the leases in force before it sends the reply.
+
+use super::chain::{Chain, address, ttl_of};
+use super::content::Content;
+use super::judge::{Forward, Reach};
+use super::listing::Listing;
+use super::query::Question;
+use super::service_binding::stripped;
+use crate::policy::leases::{Answer, LeaseSettings};
+use crate::routing::inside::network_to_accept;
+use egress_ebpf::addr::Addr;
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest time that a negative answer is cached (RFC 2308 §5 advises hours; a new host should not wait that long).
+const MAX_NEGATIVE: u32 = 300;
+
+/// Leases to make before the answer is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The name that the client asked for.
+    pub name: Arc<str>,
+    /// Hosts that list it, the most specific first.
+    pub hosts: Vec<Arc<str>>,
+    /// The addresses in the answer, in the form that the kernel looks up, and the TTL.
+    pub answer: Answer,
+}
+
+/// An address that was left out because it is not public.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name} has the address {address}, which is not public; privateAnswers: ['{name}={network}'] accepts it"
+)]
+pub struct NotPublic {
+    /// The name that was asked for.
+    pub name: Arc<str>,
+    /// The address.
+    pub address: IpAddr,
+    /// The network that the setting would name.
+    pub network: IpNet,
+}
+
+/// The answer for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filtered {
+    /// Its content.
+    pub content: Content,
+    /// The leases of its addresses; `None` if it has none or if no rule lists the name.
+    pub lease: Option<Lease>,
+    /// How long it may be given to further clients. Zero: to this one only.
+    pub keep: Duration,
+    /// The first address that was left out.
+    pub not_public: Option<NotPublic>,
+    /// Addresses that were left out because a name may not have so many.
+    pub left_out: usize,
+}
+
+/// Why an upstream server's message is not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAnswer {
+    /// Not a DNS message.
+    #[error("malformed answer")]
+    Malformed,
+    /// Not a response, or to another question.
+    #[error("answer to another question")]
+    Another,
+    /// TC: ask over TCP.
+    #[error("truncated answer")]
+    Truncated,
+    /// SERVFAIL, REFUSED and the like: ask another server.
+    #[error("the server answered {0}")]
+    Code(ResponseCode),
+}
+
+/// Reads an upstream server's message and filters it. `forward` is the decision about the question.
+///
+/// # Errors
+/// The message is not an answer to the question.
+pub fn filter(
+    listing: Listing<'_>,
+    leases: &LeaseSettings,
+    question: &Question,
+    forward: &Forward,
+    message: &[u8],
+) -> Result<Filtered, BadAnswer> {
+    let message = Message::from_vec(message).map_err(|_| BadAnswer::Malformed)?;
+    filter_message(listing, leases, question, forward, &message)
+}
+
+/// The same for a message that is already read.
+///
+/// # Errors
+/// See [`filter`].
+pub fn filter_message(
+    listing: Listing<'_>,
+    leases: &LeaseSettings,
+    question: &Question,
+    forward: &Forward,
+    message: &Message,
+) -> Result<Filtered, BadAnswer> {
+    let name = question.fqdn().ok_or(BadAnswer::Another)?;
+    let head = &message.metadata;
+    let [asked] = &*message.queries else {
+        return Err(BadAnswer::Another);
+    };
+    if head.message_type != MessageType::Response
+        || head.op_code != OpCode::Query
+        || asked.query_type() != question.kind
+        || !asked.name().eq_ignore_root(&name)
+    {
+        return Err(BadAnswer::Another);
+    }
+    let code = head.response_code;
+    if !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain) {
+        return Err(BadAnswer::Code(code));
+    }
+    if head.truncation {
+        return Err(BadAnswer::Truncated);
+    }
+    let most_ttl = u32::try_from(listing.settings().max_ttl.as_secs()).unwrap_or(u32::MAX);
+    let sieve = Sieve {
+        listing,
+        leases,
+        question,
+        forward,
+        most_ttl,
+    };
+    Ok(sieve.filter(&name, code, message))
+}
+
+struct Sieve<'a> {
+    listing: Listing<'a>,
+    leases: &'a LeaseSettings,
+    question: &'a Question,
+    forward: &'a Forward,
+    most_ttl: u32,
+}
+
+/// What is kept of an answer.
+#[derive(Default)]
+struct Kept {
+    records: Vec<Record>,
+    addresses: Vec<IpAddr>,
+    not_public: Option<NotPublic>,
+    left_out: usize,
+}
+
+impl Sieve<'_> {
+    fn filter(&self, name: &Name, code: ResponseCode, message: &Message) -> Filtered {
+        let chain = Chain::from(name, &message.answers);
+        let mut kept = Kept::default();
+        let owner = |record: &Record| {
+            let mut own = self.bounded(record);
+            if own.name.eq_ignore_root(name) {
+                own.name = name.clone();
+            }
+            own
+        };
+        kept.records.extend(chain.aliases.iter().map(|r| owner(r)));
+        let wanted = self.question.kind;
+        let of_end = message.answers.iter().filter(|r| {
+            let aliased = wanted == RecordType::CNAME || r.record_type() == RecordType::CNAME;
+            !aliased && r.record_type() == wanted && r.name.eq_ignore_root(chain.end)
+        });
+        for record in of_end {
+            if let Some(data) = self.allowed(record, &mut kept) {
+                let mut record = owner(record);
+                record.data = data;
+                kept.records.push(record);
+            }
+        }
+        let found = kept.records.len() > chain.aliases.len()
+            || wanted == RecordType::CNAME && !chain.aliases.is_empty();
+        let authorities = if found {
+            Vec::new()
+        } else {
+            self.negative(chain.end, &message.authorities)
+        };
+        let all = kept.records.iter().chain(&authorities);
+        let ttl = all.map(|r| r.ttl).min().unwrap_or_default();
+        let ttl = Duration::from_secs(ttl.into());
+        // A negative answer without its record is not cached (RFC 2308 §5).
+        let keep = if found || !authorities.is_empty() {
+            ttl
+        } else {
+            Duration::ZERO
+        };
+        let hosts = self.forward.services.iter().map(|s| Arc::clone(&s.host));
+        let leased = !kept.addresses.is_empty() && !self.forward.services.is_empty();
+        let lease = leased.then(|| Lease {
+            name: Arc::clone(&self.question.name),
+            hosts: hosts.collect(),
+            answer: Answer {
+                addresses: kept.addresses,
+                ttl,
+            },
+        });
+        Filtered {
+            content: Content::of(name, code, &kept.records, &authorities),
+            lease,
+            keep,
+            not_public: kept.not_public,
+            left_out: kept.left_out,
+        }
+    }
+
+    /// The data of a record of the wanted type at the end of the chain, as far as the client may have it.
+    fn allowed(&self, record: &Record, kept: &mut Kept) -> Option<RData> {
+        if matches!(record.data, RData::HTTPS(_) | RData::SVCB(_)) {
+            let services = &self.forward.services;
+            return match self.forward.reach {
+                Reach::All if services.is_empty() => Some(record.data.clone()),
+                Reach::All | Reach::Leased => {
+                    stripped(self.listing, services, &record.name, &record.data)
+                }
+            };
+        }
+        let Some(ip) = address(&record.data) else {
+            return Some(record.data.clone());
+        };
+        // The form that the kernel looks up: a NAT64 or mapped address is judged by the IPv4 address in it.
+        let ip = IpAddr::from(Addr::from(ip).canonical());
+        let name = &self.question.name;
+        if self.leases.leaves_out(name, ip) {
+            if self.forward.reach == Reach::All {
+                return Some(record.data.clone());
+            }
+            kept.not_public.get_or_insert_with(|| NotPublic {
+                name: Arc::clone(name),
+                address: ip,
+                network: network_to_accept(ip),
+            });
+            return None;
+        }
+        if !kept.addresses.contains(&ip) {
+            if kept.addresses.len() >= self.leases.max_addresses {
+                kept.left_out += 1;
+                return (self.forward.reach == Reach::All).then(|| record.data.clone());
+            }
+            kept.addresses.push(ip);
+        }
+        Some(record.data.clone())
+    }
+
+    /// The record that says how long a negative answer is valid, if its zone has the name.
+    fn negative(&self, end: &Name, authorities: &[Record]) -> Vec<Record> {
+        let soa = authorities.iter().find_map(|record| match &record.data {
+            RData::SOA(soa) if record.name.zone_of(end) => Some((record, soa)),
+            _ => None,
+        });
+        let Some((record, soa)) = soa else {
+            return Vec::new();
+        };
+        let mut record = self.bounded(record);
+        record.ttl = record.ttl.min(soa.minimum).min(MAX_NEGATIVE);
+        vec![record]
+    }
+
+    /// The record with a TTL within bounds.
+    fn bounded(&self, record: &Record) -> Record {
+        Record::from_rdata(
+            record.name.clone(),
+            ttl_of(record).min(self.most_ttl),
+            record.data.clone(),
+        )
+    }
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

@@ -1,0 +1,74 @@
+//! The services that a policy lists for a name that a workload asks for.
+
+use super::index::{Names, Sight};
+use crate::istio::hosts::{self, ends};
+use crate::registry::services::Service;
+use egress_ebpf::addr::Addr;
+use egress_ebpf::ids::PolicyId;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The most names of one address that are considered.
+const LOOKED_AT: usize = 64;
+
+impl Names {
+    /// The services of a policy whose host is this name or a wildcard over it, the most specific first. `name` is in
+    /// canonical form.
+    pub fn listing(&self, policy: PolicyId, name: &str) -> Vec<&Arc<Service>> {
+        let sight = self.hosts.views.get(&policy);
+        sight.map_or_else(Vec::new, |sight| sight.listing(name))
+    }
+
+    /// Whether a policy lists a name.
+    pub fn lists(&self, policy: PolicyId, name: &str) -> bool {
+        let sight = self.hosts.views.get(&policy);
+        sight.is_some_and(|sight| sight.find(name, Some).is_some())
+    }
+
+    /// Names that lease this address, as far as a policy lists them; sorted.
+    pub fn leased_by(&self, policy: PolicyId, addr: IpAddr) -> Vec<&Arc<str>> {
+        let names = self.addresses.names_of(Addr::from(addr).canonical());
+        let names = names.take(LOOKED_AT);
+        names.filter(|name| self.lists(policy, name)).collect()
+    }
+}
+
+impl Sight {
+    fn listing(&self, name: &str) -> Vec<&Arc<Service>> {
+        let mut found = Vec::new();
+        self.find(name, |service| {
+            found.push(service);
+            None::<()>
+        });
+        found
+    }
+
+    /// The first result of `take` for a service that lists the name, the most specific first.
+    fn find<'a, R>(
+        &'a self,
+        name: &str,
+        mut take: impl FnMut(&'a Arc<Service>) -> Option<R>,
+    ) -> Option<R> {
+        // A client's name is never a pattern.
+        if name.is_empty() || hosts::is_wildcard(name) {
+            return None;
+        }
+        if let Some(found) = self.services.get(name).and_then(&mut take) {
+            return Some(found);
+        }
+        // Wildcards sort before every name.
+        let (first, _) = self.services.get_min()?;
+        if !hosts::is_wildcard(first) {
+            return None;
+        }
+        let mut wildcard = String::with_capacity(name.len() + 1);
+        let partial = self.partial > 0;
+        let ends = ends(name).filter(|end| partial || end.is_empty() || end.starts_with('.'));
+        ends.into_iter().find_map(|end| {
+            wildcard.clear();
+            wildcard.push('*');
+            wildcard.push_str(end);
+            self.services.get(&*wildcard).and_then(&mut take)
+        })
+    }
+}
