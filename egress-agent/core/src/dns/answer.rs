@@ -9,6 +9,7 @@ use super::judge::{Forward, Reach};
 use super::listing::Listing;
 use super::query::Question;
 use super::service_binding::stripped;
+pub use crate::policy::leases::Lease;
 use crate::policy::leases::{Answer, LeaseSettings};
 use crate::routing::inside::network_to_accept;
 use egress_ebpf::addr::Addr;
@@ -21,17 +22,6 @@ use std::time::Duration;
 
 /// Longest time that a negative answer is cached (RFC 2308 §5 advises hours; a new host should not wait that long).
 const MAX_NEGATIVE: u32 = 300;
-
-/// Leases to make before the answer is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// The name that the client asked for.
-    pub name: Arc<str>,
-    /// Hosts that list it, the most specific first.
-    pub hosts: Vec<Arc<str>>,
-    /// The addresses in the answer, in the form that the kernel looks up, and the TTL.
-    pub answer: Answer,
-}
 
 /// An address that was left out because it is not public.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -195,6 +185,7 @@ impl Sieve<'_> {
         let hosts = self.forward.services.iter().map(|s| Arc::clone(&s.host));
         let leased = !kept.addresses.is_empty() && !self.forward.services.is_empty();
         let lease = leased.then(|| Lease {
+            policy: self.listing.policy,
             name: Arc::clone(&self.question.name),
             hosts: hosts.collect(),
             answer: Answer {

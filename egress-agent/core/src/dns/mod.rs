@@ -7,6 +7,7 @@
 pub mod answer;
 mod arpa;
 #[cfg(test)]
+#[path = "bench_tests.rs"]
 mod bench;
 pub mod chain;
 pub mod content;

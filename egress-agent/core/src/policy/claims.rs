@@ -61,6 +61,7 @@ pub fn claims(
                 Resolution::DynamicDns => own.by_name(&mut claims),
             }
         }
+        learned(&mut claims, &service.host, entry, leases);
     }
     for (port, plan) in plan.iter() {
         for net in plan.tcp.iter().filter_map(|r| r.nets.as_ref()).flatten() {
@@ -70,6 +71,23 @@ pub fn claims(
         }
     }
     claims
+}
+
+/// Ports that would be open to any address although nobody wrote so: they are open to the addresses of names that
+/// workloads asked for and that the host lists. Ports whose name is checked are left out, because the proxy has no
+/// routes for them.
+fn learned(claims: &mut Claims, host: &str, entry: &Entry, leases: &Leases) {
+    for port in &entry.unspelt {
+        if port.class.needs_name() || port.target.is_some_and(|t| t != port.number) {
+            continue;
+        }
+        for name in leases.learned_by(host) {
+            for ip in leases.leased(name) {
+                let target = Target::address(ip, port.number, transport(port.class));
+                claim(claims, target, Action::Allow);
+            }
+        }
+    }
 }
 
 struct OfPort<'a> {

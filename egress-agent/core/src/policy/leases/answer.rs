@@ -1,10 +1,12 @@
 //! The result of a DNS question, and its effect on the name's leases.
 
+use egress_ebpf::ids::PolicyId;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A good answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Addresses of both families, in the order of the answer.
     pub addresses: Vec<IpAddr>,
@@ -41,6 +43,23 @@ pub struct Outcome {
     pub not_public: Vec<IpAddr>,
     /// Addresses left out because the name was full.
     pub left_out: usize,
+    /// Addresses that lost their lease because the name was full.
+    pub evicted: usize,
+    /// Whether the name has a new address.
+    pub(super) added: bool,
+}
+
+/// The addresses of an answer that a workload gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The policy of the workload that asked.
+    pub policy: PolicyId,
+    /// The name that it asked for, in canonical form.
+    pub name: Arc<str>,
+    /// Hosts that list it, the most specific first.
+    pub hosts: Vec<Arc<str>>,
+    /// The addresses, in the form that the kernel looks up, and the TTL.
+    pub answer: Answer,
 }
 
 /// Which of a name's last eight answers brought a new address, one bit each.

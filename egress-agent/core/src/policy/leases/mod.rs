@@ -4,15 +4,23 @@
 //! `state` says which names it needs and turns changes into table entries.
 
 mod answer;
+mod clients;
+mod in_force;
+mod learned;
 mod refresh;
+mod room;
 mod settings;
 pub mod store;
 
-pub use answer::{Answer, Failure, Outcome};
+pub use answer::{Answer, Failure, Lease, Outcome};
+pub use in_force::InForce;
+pub use learned::Bounds;
 pub use settings::{LeaseSettings, PrivateAnswers};
 
 use super::naming::addresses::Addresses;
 use answer::Moves;
+use in_force::{Life, Lives};
+use learned::Learned;
 use refresh::{Heard, Refresh};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,8 +29,8 @@ use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, Default)]
 struct Name {
-    /// When each address expires. Those in `newest` stay longer.
-    expiry: BTreeMap<IpAddr, Instant>,
+    /// The life of each address. Those in `newest` stay longer.
+    lives: Lives,
     /// The last good answer, in its order.
     newest: Vec<IpAddr>,
     /// When to ask; `None` while a question is under way.
@@ -37,10 +45,10 @@ struct Name {
 
 impl Name {
     fn expires_next(&self) -> Option<Instant> {
-        self.expiry
+        self.lives
             .iter()
             .filter(|(ip, _)| !self.newest.contains(ip))
-            .map(|(_, at)| *at)
+            .map(|(_, life)| life.until)
             .min()
     }
 }
@@ -61,6 +69,12 @@ pub struct Leases {
     /// Names whose last question failed.
     failing: BTreeSet<Arc<str>>,
     refresh: Refresh,
+    /// Names that workloads asked for and that no rule makes the agent ask for.
+    learned: Learned,
+    /// The lives of all names, for snapshots.
+    in_force: InForce,
+    /// Addresses that were removed before their time because their name was full.
+    evicted: u64,
 }
 
 impl Leases {
@@ -76,6 +90,9 @@ impl Leases {
             unheard: BTreeSet::new(),
             addressless: BTreeSet::new(),
             failing: BTreeSet::new(),
+            learned: Learned::default(),
+            in_force: InForce::default(),
+            evicted: 0,
         }
     }
 
@@ -109,6 +126,15 @@ impl Leases {
 
     /// A name is wanted, if it was not before.
     pub fn add(&mut self, now: Instant, name: &Arc<str>) {
+        if self.learned.forget(name) {
+            // Its addresses stay; from now on the agent asks for it too.
+            if let Some(state) = self.names.get_mut(name) {
+                state.ask_at = Some(now);
+                state.newest = state.lives.keys().copied().collect();
+            }
+            self.ask.insert((now, Arc::clone(name)));
+            return;
+        }
         if !self.names.contains_key(name) {
             let fresh = Name {
                 ask_at: Some(now),
@@ -132,10 +158,12 @@ impl Leases {
         if let Some(at) = state.expires_next() {
             self.expire.remove(&(at, Arc::clone(name)));
         }
-        for ip in state.expiry.keys() {
+        for ip in state.lives.keys() {
             self.addresses.release(*ip, name);
         }
         self.addresses.forget(name);
+        self.in_force.forget(name);
+        self.learned.forget(name);
         self.unheard.remove(name);
         self.addressless.remove(name);
         self.failing.remove(name);
@@ -168,6 +196,9 @@ impl Leases {
         name: &str,
         result: Result<Answer, Failure>,
     ) -> Outcome {
+        if self.learned.has(name) {
+            return Outcome::default();
+        }
         let Some((name, mut state)) = self.names.remove_entry(name) else {
             return Outcome::default();
         };
@@ -187,7 +218,7 @@ impl Leases {
         let heard = match usable {
             Ok((addresses, ttl)) => {
                 self.take(now, &name, &mut state, addresses, ttl, &mut outcome);
-                if !state.expiry.is_empty() {
+                if !state.lives.is_empty() {
                     self.addressless.remove(&name);
                 }
                 state.failures = 0;
@@ -247,28 +278,10 @@ impl Leases {
         ttl: Duration,
         outcome: &mut Outcome,
     ) {
-        let lease = ttl
-            .max(self.settings.min_ttl)
-            .saturating_add(self.settings.grace);
-        let until = now.checked_add(lease).unwrap_or(now);
-        let first = state.expiry.is_empty();
-        let mut moved = false;
-        addresses.retain(|ip| {
-            let known = state.expiry.contains_key(ip);
-            if !known && state.expiry.len() >= self.settings.max_addresses {
-                outcome.left_out += 1;
-                return false;
-            }
-            let at = state.expiry.entry(*ip).or_insert(until);
-            *at = until.max(*at);
-            if !known {
-                moved = !first;
-                outcome.changed = true;
-                self.addresses.lease(*ip, name);
-            }
-            true
-        });
-        state.left_out = state.left_out.saturating_add(outcome.left_out as u64);
+        let first = state.lives.is_empty();
+        let room = self.settings.max_addresses;
+        addresses = self.unite(now, name, state, (addresses, ttl), room, outcome);
+        let moved = outcome.added && !first;
         state.moves.note(moved);
         self.addresses.set_rotating(name, state.moves.rotates());
         // A full name whose whole answer was left out keeps its last good addresses.
@@ -278,7 +291,7 @@ impl Leases {
         }
     }
 
-    /// Removes expired addresses. Returns the names that lost one.
+    /// Removes expired addresses. Returns the names that lost one. Call [`Self::sweep`] when that is carried out.
     pub fn handle_timeout(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
         let mut changed = BTreeSet::new();
         while self.expire.first().is_some_and(|(at, _)| *at <= now) {
@@ -288,14 +301,14 @@ impl Leases {
             let Some(state) = self.names.get_mut(&name) else {
                 continue;
             };
-            let Name { expiry, newest, .. } = &mut *state;
-            expiry.retain(|ip, at| {
-                let stays = *at > now || newest.contains(ip);
-                if !stays {
-                    self.addresses.release(*ip, &name);
-                }
-                stays
-            });
+            let over =
+                |(ip, life): &(&IpAddr, &Life)| life.until <= now && !state.newest.contains(ip);
+            let over: Vec<IpAddr> = state.lives.iter().filter(over).map(|(ip, _)| *ip).collect();
+            for ip in over {
+                state.lives.remove(&ip);
+                self.addresses.release(ip, &name);
+            }
+            self.in_force.set(&name, &state.lives);
             if let Some(at) = state.expires_next() {
                 self.expire.insert((at, Arc::clone(&name)));
             }
@@ -304,12 +317,25 @@ impl Leases {
         changed
     }
 
+    /// Forgets those of these names that were learned and have no address any more.
+    pub fn sweep(&mut self, names: &BTreeSet<Arc<str>>) {
+        for name in names {
+            let over = self
+                .names
+                .get(name)
+                .is_some_and(|state| state.lives.is_empty());
+            if over && self.learned.has(name) {
+                self.forget(name);
+            }
+        }
+    }
+
     /// All addresses of a name that hold a lease, sorted.
     pub fn leased(&self, name: &str) -> impl Iterator<Item = IpAddr> {
         self.names
             .get(name)
             .into_iter()
-            .flat_map(|n| n.expiry.keys().copied())
+            .flat_map(|n| n.lives.keys().copied())
     }
 
     /// The addresses of the last good answer, in its order: what to dial.
@@ -339,7 +365,32 @@ impl Leases {
 
     /// How many names are wanted.
     pub fn count(&self) -> usize {
-        self.names.len()
+        self.names.len() - self.learned.len()
+    }
+
+    /// How many names were learned from queries of workloads.
+    pub fn learned(&self) -> usize {
+        self.learned.len()
+    }
+
+    /// The learned names that this host lists.
+    pub fn learned_by(&self, host: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.learned.by_host(host)
+    }
+
+    /// The hosts that list a learned name.
+    pub fn hosts_of_learned(&self, name: &str) -> &[Arc<str>] {
+        self.learned.hosts(name)
+    }
+
+    /// The leases, as a snapshot.
+    pub fn in_force(&self) -> InForce {
+        self.in_force.with_grace(self.settings.grace)
+    }
+
+    /// Addresses that lost their lease before its time because their name was full.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Names whose last question failed, and why. They may have addresses of an earlier answer.

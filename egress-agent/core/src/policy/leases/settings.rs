@@ -1,6 +1,7 @@
 //! How long leases last and which addresses get one. The defaults here are for tests; the agent's own are in its
 //! configuration.
 
+use super::learned::Bounds;
 use crate::istio::hosts;
 use crate::routing::inside::is_public;
 use egress_ebpf::addr::Addr;
@@ -47,6 +48,8 @@ pub struct LeaseSettings {
     pub allow_private_answers: bool,
     /// Addresses that are accepted in answers although they are not public.
     pub private_answers: Vec<PrivateAnswers>,
+    /// Bounds of learned names.
+    pub learned: Bounds,
     /// Seed of the random numbers that spread the questions over time.
     pub seed: u64,
 }
@@ -94,6 +97,7 @@ impl Default for LeaseSettings {
             max_retry: Duration::from_secs(30),
             allow_private_answers: false,
             private_answers: Vec::new(),
+            learned: Bounds::default(),
             seed: 0,
         }
     }

@@ -5,6 +5,7 @@
 //! the wall clock, as [`Duration`] since 1970, because an [`Instant`] has no meaning in another process.
 
 use super::Leases;
+use super::in_force::Life;
 use egress_ebpf::addr::Addr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -135,20 +136,21 @@ impl Leases {
     /// 1970 at `now`.
     pub fn store(&self, now: Instant, clock: Duration) -> String {
         let mut text = format!("{FIRST}\nwritten {}\n", clock.as_secs());
-        let until = |at: &Instant| {
+        let until = |life: &Life| {
+            let at = life.until;
             let ahead = at.saturating_duration_since(now);
-            let behind = now.saturating_duration_since(*at);
+            let behind = now.saturating_duration_since(at);
             (clock + ahead).saturating_sub(behind).as_secs()
         };
-        for (name, state) in self.names.iter().filter(|(_, s)| !s.expiry.is_empty()) {
+        for (name, state) in self.names.iter().filter(|(_, s)| !s.lives.is_empty()) {
             text.push_str(name);
             let newest = state.newest.iter();
-            let newest = newest.filter_map(|ip| Some(("", ip, state.expiry.get(ip)?)));
-            let old = state.expiry.iter();
+            let newest = newest.filter_map(|ip| Some(("", ip, state.lives.get(ip)?)));
+            let old = state.lives.iter();
             let old = old.filter(|(ip, _)| !state.newest.contains(ip));
-            for (mark, ip, at) in newest.chain(old.map(|(ip, at)| ("-", ip, at))) {
+            for (mark, ip, life) in newest.chain(old.map(|(ip, life)| ("-", ip, life))) {
                 // Writing to a string does not fail.
-                let _ = write!(text, " {mark}{ip}@{}", until(at));
+                let _ = write!(text, " {mark}{ip}@{}", until(life));
             }
             text.push('\n');
         }
@@ -177,10 +179,11 @@ impl Leases {
                 .collect();
             usable.truncate(self.settings.max_addresses);
             // Without a last good answer there would be no address to dial.
-            if state.expiry.is_empty() && usable.iter().any(|(lease, _)| lease.newest) {
+            if state.lives.is_empty() && usable.iter().any(|(lease, _)| lease.newest) {
                 for (lease, left) in usable {
                     let until = now.checked_add(left).unwrap_or(now);
-                    if state.expiry.insert(lease.ip, until).is_none() {
+                    let life = Life { until, seen: now };
+                    if state.lives.insert(lease.ip, life).is_none() {
                         self.addresses.lease(lease.ip, &name);
                     }
                     if lease.newest && !state.newest.contains(&lease.ip) {
@@ -190,6 +193,7 @@ impl Leases {
                 if let Some(at) = state.expires_next() {
                     self.expire.insert((at, Arc::clone(&name)));
                 }
+                self.in_force.set(&name, &state.lives);
                 self.unheard.remove(&name);
                 self.addressless.remove(&name);
                 restored.insert(Arc::clone(&name));
@@ -197,6 +201,24 @@ impl Leases {
             self.names.insert(name, state);
         }
         restored
+    }
+}
+
+impl Stored {
+    /// Every name.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The addresses of a name whose lease has not ended, and the time that is left of it.
+    pub(super) fn valid(
+        &self,
+        name: &str,
+        clock: Duration,
+    ) -> impl Iterator<Item = (IpAddr, Duration)> {
+        let leases = self.0.get(name).into_iter().flatten();
+        let left = move |lease: &Lease| lease.left(clock).filter(|left| !left.is_zero());
+        leases.filter_map(move |lease| Some((lease.ip, left(lease)?)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The services that a policy lists for a name that a workload asks for.
 
-use super::index::{Names, Sight};
+use super::index::{Hosts, Names, Sight};
 use crate::istio::hosts::{self, ends};
 use crate::registry::services::Service;
 use egress_ebpf::addr::Addr;
@@ -30,6 +30,17 @@ impl Names {
         let names = self.addresses.names_of(Addr::from(addr).canonical());
         let names = names.take(LOOKED_AT);
         names.filter(|name| self.lists(policy, name)).collect()
+    }
+}
+
+impl Hosts {
+    /// The first policy that lists a name, and its hosts that do, the most specific first.
+    pub(in crate::policy) fn listing(&self, name: &str) -> Option<(PolicyId, Vec<Arc<str>>)> {
+        self.views.iter().find_map(|(policy, sight)| {
+            let services = sight.listing(name);
+            let hosts: Vec<_> = services.iter().map(|s| Arc::clone(&s.host)).collect();
+            (!hosts.is_empty()).then_some((*policy, hosts))
+        })
     }
 }
 

@@ -49,7 +49,12 @@ impl Names {
         &'a self,
         names: impl Iterator<Item = &'a Arc<str>>,
     ) -> impl Iterator<Item = &'a Arc<str>> {
-        names.flat_map(|name| self.hosts.users_of(name))
+        // A learned name has no service of its own.
+        names.flat_map(|name| {
+            let mut users = self.hosts.users_of(name).peekable();
+            let own = users.peek().is_none().then_some(name);
+            users.chain(own)
+        })
     }
 
     /// One line about the rule that is nearest to a flow that `policy` denied for this reason, and the setting that

@@ -18,7 +18,7 @@ pub use settings::Settings;
 
 use super::diff::{Desired, Planner, TableOp};
 use super::leases::store::Stored;
-use super::leases::{Answer, Failure, LeaseSettings, Leases, Outcome};
+use super::leases::{Answer, Failure, InForce, Lease, LeaseSettings, Leases, Outcome};
 use super::naming::{Hosts, Names, Needs};
 use super::room::TooMany;
 use super::tables::Delta;
@@ -28,6 +28,7 @@ use crate::registry::scope::Workload;
 use crate::routing::RouteTable;
 use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -165,7 +166,25 @@ impl State {
     /// Takes the leases of a previous agent: wanted names without an answer use these addresses until they have one.
     /// `clock` is the time since 1970. Returns how many names got addresses.
     pub fn handle_stored(&mut self, now: Instant, clock: Duration, stored: &Stored) -> usize {
-        let names = self.leases.restore(now, clock, stored);
+        let mut names = self.leases.restore(now, clock, stored);
+        for name in stored.names() {
+            let name: Arc<str> = name.into();
+            if self.hosts.need(&name) {
+                continue;
+            }
+            let Some((policy, hosts)) = self.hosts.listing(&name) else {
+                continue;
+            };
+            let lease = Lease {
+                policy,
+                hosts,
+                answer: Answer::default(),
+                name: Arc::clone(&name),
+            };
+            if self.leases.restore_learned(now, clock, stored, &lease) {
+                names.insert(name);
+            }
+        }
         self.relocate(names.iter());
         names.len()
     }
@@ -208,26 +227,56 @@ impl State {
         outcomes
     }
 
+    /// Takes the addresses of answers that workloads get, and carries out their consequences once. An answer may reach
+    /// its workload when the writes that follow are made. The outcomes are in the order of the leases.
+    pub fn handle_leases(&mut self, now: Instant, leases: &[Lease]) -> Vec<Outcome> {
+        let mut changed = BTreeSet::new();
+        let take = |lease: &Lease| {
+            let (outcome, hosts) = self.leases.handle_lease(now, lease);
+            if outcome.changed {
+                changed.extend(self.hosts.users_of(&lease.name).cloned());
+            }
+            changed.extend(hosts);
+            outcome
+        };
+        let outcomes = leases.iter().map(take).collect();
+        self.relocate_hosts(&changed);
+        outcomes
+    }
+
+    /// Running connections of workloads use these addresses, so their leases do not end. Call it more often than the
+    /// grace lasts.
+    pub fn handle_in_use(&mut self, now: Instant, used: &BTreeSet<IpAddr>) {
+        self.leases.handle_in_use(now, used);
+    }
+
     /// Handles leases that end and names that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let changed = self.leases.handle_timeout(now);
         self.relocate(changed.iter());
+        self.leases.sweep(&changed);
         while let Some(name) = self.leases.poll_query(now) {
             self.due.push_back(Query { name });
         }
     }
 
     fn relocate<'a>(&mut self, names: impl Iterator<Item = &'a Arc<str>>) {
-        let hosts: BTreeSet<Arc<str>> = names
-            .flat_map(|name| self.hosts.users_of(name))
-            .cloned()
-            .collect();
+        let mut hosts = BTreeSet::new();
+        for name in names {
+            hosts.extend(self.hosts.users_of(name).cloned());
+            hosts.extend(self.leases.hosts_of_learned(name).iter().cloned());
+        }
+        self.relocate_hosts(&hosts);
+    }
+
+    /// The addresses of these hosts changed.
+    fn relocate_hosts(&mut self, hosts: &BTreeSet<Arc<str>>) {
         if hosts.is_empty() {
             return;
         }
-        let changes = self.reclaim(&hosts);
+        let changes = self.reclaim(hosts);
         for policy in self.policies.values_mut() {
-            for host in &hosts {
+            for host in hosts {
                 policy.snapshot.relocate(host, &policy.view, &self.leases);
             }
         }
@@ -339,6 +388,21 @@ impl State {
     /// How many leases of DNS answers there are. An address of two names has two.
     pub fn leases(&self) -> usize {
         self.leases.leases()
+    }
+
+    /// The leases. They are in the kernel when the writes of [`Self::poll_ops`] are made.
+    pub fn in_force(&self) -> InForce {
+        self.leases.in_force()
+    }
+
+    /// How many names were learned from queries of workloads.
+    pub fn names_learned(&self) -> usize {
+        self.leases.learned()
+    }
+
+    /// Addresses that lost their lease before its time because their name was full.
+    pub fn addresses_evicted(&self) -> u64 {
+        self.leases.evicted()
     }
 
     /// How many names are asked for.

@@ -2,6 +2,8 @@
 
 mod bench;
 mod by_address;
+mod clients;
+
 mod hints;
 mod mirrors;
 mod plans;

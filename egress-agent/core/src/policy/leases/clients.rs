@@ -1,0 +1,175 @@
+//! The addresses that workloads got in answers, beside those of the agent's own answers.
+//!
+//! Owns how the two are united, and that an address in use stays. `learned` bounds the names, `room` the addresses.
+
+use super::in_force::Life;
+use super::room::{self, Room};
+use super::store::Stored;
+use super::{Lease, Leases, Name, Outcome};
+use egress_ebpf::addr::Addr;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+impl Leases {
+    /// Adds the addresses of an answer to those of a name. Returns those that have a lease now, which are all if there
+    /// is room for them.
+    pub(super) fn unite(
+        &mut self,
+        now: Instant,
+        name: &Arc<str>,
+        state: &mut Name,
+        (mut addresses, ttl): (Vec<IpAddr>, Duration),
+        room: usize,
+        outcome: &mut Outcome,
+    ) -> Vec<IpAddr> {
+        let lease = ttl
+            .max(self.settings.min_ttl)
+            .saturating_add(self.settings.grace);
+        let life = Life {
+            until: now.checked_add(lease).unwrap_or(now),
+            seen: now,
+        };
+        let mut room = Room::new(room, now, self.settings.min_ttl);
+        addresses.retain(|ip| {
+            if let Some(known) = state.lives.get_mut(ip) {
+                known.until = known.until.max(life.until);
+                known.seen = now;
+                return true;
+            }
+            match room.make(&state.lives, &state.newest) {
+                Ok(None) => {}
+                Ok(Some(oldest)) => {
+                    state.lives.remove(&oldest);
+                    self.addresses.release(oldest, name);
+                    self.evicted += 1;
+                    outcome.evicted += 1;
+                }
+                Err(room::Full) => {
+                    outcome.left_out += 1;
+                    return false;
+                }
+            }
+            state.lives.insert(*ip, life);
+            outcome.added = true;
+            outcome.changed = true;
+            self.addresses.lease(*ip, name);
+            true
+        });
+        state.left_out = state.left_out.saturating_add(outcome.left_out as u64);
+        self.in_force.set(name, &state.lives);
+        addresses
+    }
+
+    /// Takes the addresses of an answer that a workload gets. Those of a name that the agent asks for are united with
+    /// its own; another name is learned, and ends with its last address. Returns the effect, and the hosts of learned
+    /// names that have other addresses now.
+    pub fn handle_lease(&mut self, now: Instant, lease: &Lease) -> (Outcome, BTreeSet<Arc<str>>) {
+        let mut outcome = Outcome::default();
+        let asked = self.names.contains_key(&*lease.name) && !self.learned.has(&lease.name);
+        let addresses = lease.answer.addresses.clone();
+        let (usable, not_public) = self.settings.accepted(&lease.name, addresses);
+        outcome.not_public = not_public;
+        let mut hosts = BTreeSet::new();
+        if usable.is_empty() || lease.hosts.is_empty() {
+            return (outcome, hosts);
+        }
+        let room = if asked {
+            self.settings.max_addresses
+        } else {
+            for name in self.learned.note(now, lease, &self.settings.learned) {
+                hosts.extend(self.learned.hosts(&name).iter().cloned());
+                self.forget(&name);
+            }
+            self.settings.learned.addresses
+        };
+        let known = self.names.remove_entry(&*lease.name);
+        let (name, mut state) = known.unwrap_or_else(|| (Arc::clone(&lease.name), Name::default()));
+        if let Some(at) = state.expires_next() {
+            self.expire.remove(&(at, Arc::clone(&name)));
+        }
+        let answer = (usable, lease.answer.ttl);
+        let leased = self.unite(now, &name, &mut state, answer, room, &mut outcome);
+        if asked && state.newest.is_empty() {
+            state.newest = leased;
+            self.unheard.remove(&name);
+            self.addressless.remove(&name);
+        }
+        if let Some(at) = state.expires_next() {
+            self.expire.insert((at, Arc::clone(&name)));
+        }
+        self.names.insert(name, state);
+        if !asked && outcome.changed {
+            hosts.extend(lease.hosts.iter().cloned());
+        }
+        (outcome, hosts)
+    }
+
+    /// Restores a name that was learned, as far as its leases have not ended. `lease` says who lists it. Returns whether
+    /// it has addresses now.
+    pub fn restore_learned(
+        &mut self,
+        now: Instant,
+        clock: Duration,
+        stored: &Stored,
+        lease: &Lease,
+    ) -> bool {
+        let name = &lease.name;
+        let valid = stored.valid(name, clock);
+        let valid = valid.filter(|(ip, _)| !self.settings.leaves_out(name, *ip));
+        let valid: Vec<_> = valid.take(self.settings.learned.addresses).collect();
+        if valid.is_empty() || self.names.contains_key(name) {
+            return false;
+        }
+        for name in self.learned.note(now, lease, &self.settings.learned) {
+            self.forget(&name);
+        }
+        let mut state = Name::default();
+        for (ip, left) in valid {
+            let until = now.checked_add(left).unwrap_or(now);
+            if state.lives.insert(ip, Life { until, seen: now }).is_none() {
+                self.addresses.lease(ip, name);
+            }
+        }
+        if let Some(at) = state.expires_next() {
+            self.expire.insert((at, Arc::clone(name)));
+        }
+        self.in_force.set(name, &state.lives);
+        self.names.insert(Arc::clone(name), state);
+        true
+    }
+
+    /// Running connections use these addresses: their leases last for the grace from now on. Call it more often than
+    /// the grace lasts.
+    pub fn handle_in_use(&mut self, now: Instant, used: &BTreeSet<IpAddr>) {
+        let until = now.checked_add(self.settings.grace).unwrap_or(now);
+        for ip in used {
+            let ip = IpAddr::from(Addr::from(*ip).canonical());
+            let names: Vec<_> = self.addresses.names_of(ip.into()).cloned().collect();
+            for name in names {
+                let Some(state) = self.names.get_mut(&name) else {
+                    continue;
+                };
+                let before = state.expires_next();
+                if let Some(life) = state.lives.get_mut(&ip) {
+                    life.until = life.until.max(until);
+                    life.seen = life.seen.max(now);
+                }
+                let after = state.expires_next();
+                self.in_force.set(&name, &state.lives);
+                if before != after {
+                    let end = |at: Option<Instant>| at.map(|at| (at, Arc::clone(&name)));
+                    if let Some(end) = end(before) {
+                        self.expire.remove(&end);
+                    }
+                    self.expire.extend(end(after));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "clients_tests.rs"]
+mod tests;

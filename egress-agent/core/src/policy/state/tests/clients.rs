@@ -1,0 +1,90 @@
+//! Answers of workloads to table entries.
+
+use super::bench::Bench;
+use super::{Settings, entry};
+use crate::policy::leases::store::Stored;
+use crate::policy::leases::{Answer, Lease};
+use egress_ebpf::ids::PolicyId;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+fn lease(name: &str, hosts: &[&str], ip: &str) -> Lease {
+    Lease {
+        policy: PolicyId(0),
+        name: name.into(),
+        hosts: hosts.iter().map(|h| (*h).into()).collect(),
+        answer: Answer {
+            addresses: vec![ip.parse().unwrap()],
+            ttl: Duration::from_secs(1),
+        },
+    }
+}
+
+#[test]
+fn the_answer_of_a_workload_is_listed_beside_the_agents_own() {
+    let rules = entry(
+        "db.example",
+        "DNS",
+        "{number: 5432, name: db, protocol: TCP}",
+        "",
+    );
+    let mut bench = Bench::new(Settings::default(), &[&rules]);
+    bench.answer("db.example", &["203.0.113.1"]);
+    let own = lease("db.example", &["db.example"], "203.0.113.2");
+    assert!(!bench.state.in_force().covers(Instant::now(), &own));
+    let outcomes = bench
+        .state
+        .handle_leases(Instant::now(), std::slice::from_ref(&own));
+    assert!(outcomes[0].changed);
+    bench.write();
+    let listed = ["203.0.113.1 5432 allow", "203.0.113.2 5432 allow"];
+    assert_eq!(bench.entries(), listed);
+    assert!(bench.state.in_force().covers(Instant::now(), &own));
+    let again = bench.state.handle_leases(Instant::now(), &[own]);
+    assert!(!again[0].changed);
+    assert!(bench.state.poll_ops().is_empty(), "nothing to write");
+}
+
+#[test]
+fn a_name_below_a_wildcard_opens_a_port_that_would_be_open_to_any_address() {
+    // `resolution` is not written, so the TCP port is not open to any address.
+    let rules = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  \
+                 hosts: ['*.db.example']\n  ports: [{number: 5432, name: db, protocol: TCP}, \
+                 {number: 53, name: u, protocol: UDP}, {number: 99, name: s}]\n";
+    let mut bench = Bench::new(Settings::default(), &[rules]);
+    assert!(bench.entries().is_empty());
+    let own = lease("a.db.example", &["*.db.example"], "203.0.113.2");
+    bench.state.handle_leases(Instant::now(), &[own]);
+    bench.write();
+    let listed = ["203.0.113.2 53/udp allow", "203.0.113.2 5432 allow"];
+    let entries: BTreeSet<String> = bench.entries().into_iter().map(Into::into).collect();
+    assert_eq!(
+        entries,
+        listed.map(String::from).into(),
+        "no port that needs a name"
+    );
+    assert_eq!(bench.state.names_learned(), 1);
+    assert!(
+        bench
+            .state
+            .names()
+            .of("203.0.113.2".parse().unwrap())
+            .contains(&"a.db.example".into())
+    );
+
+    let clock = Duration::from_secs(1_700_000_000);
+    let text = bench.state.stored(Instant::now(), clock);
+    let stored = Stored::parse(&text, clock).unwrap();
+    let mut next = Bench::new(Settings::default(), &[rules]);
+    assert_eq!(next.state.handle_stored(Instant::now(), clock, &stored), 1);
+    next.write();
+    let entries: BTreeSet<String> = next.entries().into_iter().map(Into::into).collect();
+    assert_eq!(entries, listed.map(String::from).into());
+
+    bench
+        .state
+        .handle_timeout(Instant::now() + Duration::from_secs(631));
+    bench.write();
+    assert!(bench.entries().is_empty(), "its lease ended");
+    assert_eq!(bench.state.names_learned(), 0);
+}
