@@ -9,7 +9,7 @@ use crate::observe::readiness::Board;
 use crate::operate::ask::Ask;
 use crate::sources::RuleSet;
 use crate::workloads::{Identities, Missed, PodNews, Told};
-use egress_ebpf::ids::CgroupId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
@@ -32,6 +32,8 @@ pub(super) enum Input {
     Missed(BTreeSet<CgroupId>),
     /// An enforced root appeared.
     RootCame,
+    /// Verdicts that sockets stored under these policies can be judged again.
+    Left(BTreeSet<PolicyId>),
     /// DNS questions have results.
     Replies(Vec<Reply>),
     /// A lease ends, or a name must be resolved again.
@@ -44,6 +46,14 @@ pub(super) enum Input {
     KeepIdentities,
     /// A question of `status` or `explain`.
     Ask(Ask),
+}
+
+impl Input {
+    /// Whether what sockets remember must be judged again before the input counts as handled. Workloads that come in
+    /// numbers must not wait for each other.
+    pub(super) const fn is_whole(&self) -> bool {
+        matches!(self, Self::Rules(_) | Self::Config(_) | Self::Cluster)
+    }
 }
 
 /// The rule sets, and where the engine puts those that it has handled.

@@ -14,9 +14,11 @@ mod lease_file;
 mod placing;
 mod published;
 mod questions;
+mod rejudge;
 mod rules_file;
 mod settings;
 mod shown;
+mod start;
 
 pub use ending::Ending;
 pub use input::{News, RulesFeed};
@@ -25,17 +27,14 @@ pub(crate) use settings::settings;
 
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::kernel::{NoRoom, Tables, random};
-use crate::namespaces::Services;
+use crate::kernel::{Tables, random};
 use crate::observe::families::Own;
 use crate::observe::histogram::Timing;
 use crate::operate::ask::Ask;
-use crate::sockets::SocketFactory;
-use crate::sources::{Difference, Objects, RuleSet};
+use crate::sources::{Difference, RuleSet};
 use crate::timer::until;
 use crate::workloads::{Owners, Sharers, Workloads};
 use anyhow::Context as _;
-use egress_core::istio::Object;
 use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::state::State;
 use egress_ebpf::abi::DEFAULT_POLICY;
@@ -50,7 +49,6 @@ use questions::{Questions, Reply};
 use shown::Shown;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// See the module.
@@ -103,7 +101,7 @@ impl Engine {
         Ok(Self {
             published: Published::of(&mut state),
             state,
-            placing: Placing::new(tables, workloads, ending),
+            placing: Placing::new(tables, workloads, ending)?,
             questions: Questions::new(resolver, news.counters.clone()),
             first_answers: FirstAnswers::new(news.board.clone()),
             lease_file: LeaseFile::beside(&config.admin_socket),
@@ -126,87 +124,6 @@ impl Engine {
         self.placing.workloads.sharers()
     }
 
-    /// Takes the existing workloads and the first rules, asks for every name in them and writes the
-    /// tables. The rules of a previous agent stay in force until each name has an answer or a failure, or
-    /// time is up, so that a destination that both list is not denied in between. Without such rules, the
-    /// new ones are in force almost at once, and names are added as they are answered. If the tables have
-    /// no room for the rules, those of the previous agent are used, or none.
-    ///
-    /// The proxy's listeners are opened first: in the agent's own namespace and in those of the workloads.
-    /// Redirected flows wait in their queues. `previous_stops` returns when a previous agent, if there is
-    /// one, no longer judges flows by the present tables.
-    pub async fn begin(
-        &mut self,
-        rules: &RuleSet,
-        sockets: &Arc<SocketFactory>,
-        services: Services,
-        previous_stops: impl Future<Output = anyhow::Result<()>>,
-    ) -> anyhow::Result<()> {
-        let told = self.placing.workloads.next().await?;
-        self.placing.hear(&mut self.state, told);
-        self.placing.open(Arc::clone(sockets), services).await?;
-        let objects = rules.objects.to_vec();
-        self.state.handle_rules(Instant::now(), &objects);
-        self.shown.set_rules(rules);
-        self.lease_file.restore(&mut self.state);
-        self.questions.ask(&mut self.state);
-        self.wait_for_answers().await;
-        previous_stops.await?;
-        match self.begin_with(None) {
-            Ok(()) => self.in_force.begin(rules.objects.clone()),
-            Err(full) => self.give_way(rules, &full)?,
-        }
-        self.flush()
-    }
-
-    /// Waits for the first answers as [`Self::begin`] says. Answers `status` and `explain` during the
-    /// wait.
-    async fn wait_for_answers(&mut self) {
-        let deadline = Instant::now() + self.first_answers.begin(&self.state);
-        // The loop checks the clock too: while answers come without a pause, the timer may never get its
-        // turn.
-        while self.first_answers.due().is_some() && Instant::now() < deadline {
-            tokio::select! {
-                replies = self.questions.replies() => {
-                    self.answer(replies);
-                    self.questions.ask(&mut self.state);
-                }
-                Some(ask) = self.news.asks.recv() => self.reply(ask),
-                () = until(Some(deadline)) => break,
-            }
-        }
-        if self.first_answers.are_late() {
-            self.first_answers.give_up(&self.state);
-        }
-    }
-
-    /// Puts the first rules, or `instead`, in force if the tables have room.
-    fn begin_with(&mut self, instead: Option<&[Arc<Object>]>) -> Result<(), NoRoom> {
-        let now = Instant::now();
-        if let Some(objects) = instead {
-            self.state.handle_rules(now, objects);
-        }
-        let plan = self.state.begin(now);
-        self.placing.fits(&plan)?;
-        plan.commit();
-        Ok(())
-    }
-
-    /// At the start, if the rules do not fit: uses the rules of the previous agent, or none.
-    fn give_way(&mut self, rules: &RuleSet, full: &NoRoom) -> anyhow::Result<()> {
-        let instead = "those of the previous agent are in force, or none";
-        self.shown.does_not_fit(full, instead);
-        for objects in [&rules.previous[..], &[]] {
-            if self.begin_with(Some(objects)).is_ok() {
-                let objects = Objects::kept(objects.iter().cloned());
-                self.shown.set_objects(&objects);
-                self.in_force.fall_back(objects);
-                return Ok(());
-            }
-        }
-        anyhow::bail!("the tables have no room for an empty rule set")
-    }
-
     /// Handles inputs. Returns only with an error that the agent cannot recover from.
     pub async fn run(&mut self, rules: RulesFeed) -> anyhow::Result<()> {
         let mut rules = Rules::after_first(rules);
@@ -227,6 +144,7 @@ impl Engine {
             input = self.news.next() => input,
             () = self.internal.changed() => Input::Cluster,
             told = self.placing.workloads.next() => Input::Workloads(told?),
+            policies = self.placing.rejudge.due() => Input::Left(policies?),
             replies = self.questions.replies() => Input::Replies(replies),
             () = until(due) => Input::Due,
             () = until(self.first_answers.due()) => Input::FirstAnswersLate,
@@ -239,6 +157,7 @@ impl Engine {
     async fn handle(&mut self, input: Input) -> anyhow::Result<()> {
         self.news.counters.add(Own::Inputs, 1);
         let settles = matches!(input, Input::Workloads(_));
+        let whole = input.is_whole();
         let mut noticed = None;
         match input {
             Input::Rules(rules) if self.take(&rules) => noticed = rules.noticed,
@@ -260,6 +179,7 @@ impl Engine {
                 }
             }
             Input::RootCame => self.placing.workloads.look_again(),
+            Input::Left(policies) => self.placing.judge_again(&mut self.state, policies)?,
             Input::Replies(replies) => self.answer(replies),
             Input::Due => self.state.handle_timeout(Instant::now()),
             Input::FirstAnswersLate => self.first_answers.give_up(&self.state),
@@ -270,7 +190,7 @@ impl Engine {
         if self.placing.workloads.pods_changed() {
             self.identity_file.changed(Instant::now());
         }
-        self.flush()?;
+        self.flush(whole)?;
         if let Some(noticed) = noticed {
             let timings = self.news.counters.timings();
             timings.observe(Timing::RulesInForce, noticed.elapsed());
@@ -283,7 +203,8 @@ impl Engine {
 
     /// Carries out what the state machine asks for. Publishes the snapshots first: a flow that the kernel
     /// redirects by a new entry must find its route.
-    fn flush(&mut self) -> anyhow::Result<()> {
+    /// With `whole` sockets remember no verdict of a policy that their workload has left.
+    fn flush(&mut self, whole: bool) -> anyhow::Result<()> {
         self.published.publish(&mut self.state);
         let mut ops = self.state.poll_ops();
         while !ops.is_empty() || self.placing.is_due() {
@@ -308,6 +229,9 @@ impl Engine {
                     .canaries
                     .expect(self.placing.unlisted(&self.state));
             }
+        }
+        if whole {
+            self.placing.judge_all_again(&mut self.state)?;
         }
         self.questions.ask(&mut self.state);
         if std::mem::take(&mut self.end_unlisted) {
@@ -400,8 +324,16 @@ impl Engine {
         }
     }
 
-    /// Writes the leases and the identities for the next agent. Returns when they are written.
+    /// Writes the leases and the identities for the next agent. Returns when they are written, and no verdict of a former
+    /// policy is left.
     pub fn keep_state(&mut self) {
+        if let Err(error) = self.placing.judge_all_again(&mut self.state) {
+            let error = format!("{error:#}");
+            tracing::error!(
+                error,
+                "sockets of workloads that moved keep the verdicts of their former policy"
+            );
+        }
         self.lease_file.keep(&self.state);
         self.identity_file.keep(self.placing.workloads.pods());
     }

@@ -2,12 +2,15 @@
 //! cgroup. Owns the order of these writes. Does not know the identities of workloads.
 
 use super::ending::Ending;
+use super::rejudge::Rejudge;
 use crate::kernel::{NoRoom, Tables};
 use crate::namespaces::{Services, Spaces};
 use crate::sockets::SocketFactory;
 use crate::workloads::{Told, Workloads};
 use egress_core::policy::diff::TableOp;
 use egress_core::policy::state::{Plan, State, Unlisted};
+use egress_ebpf::ids::PolicyId;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,19 +19,25 @@ pub(super) struct Placing {
     pub(super) tables: Tables,
     pub(super) workloads: Workloads,
     pub(super) ending: Ending,
+    pub(super) rejudge: Rejudge,
     /// A workload appeared, disappeared or may have another policy.
     moved: bool,
 }
 
 impl Placing {
     /// No cgroup is placed yet.
-    pub(super) fn new(tables: Tables, workloads: Workloads, ending: Ending) -> Self {
-        Self {
+    pub(super) fn new(
+        tables: Tables,
+        workloads: Workloads,
+        ending: Ending,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            rejudge: Rejudge::new(tables.grace()?),
             tables,
             workloads,
             ending,
             moved: true,
-        }
+        })
     }
 
     /// Every cgroup may have another policy with the next [`Self::write`].
@@ -64,29 +73,42 @@ impl Placing {
     }
 
     /// Writes policies, then the policy of each cgroup, and deletes unused policies last, so that a cgroup
-    /// never has a policy that does not exist. Returns how many entries the tables had no room for.
+    /// never has a policy that does not exist. Returns how many entries the tables had no room for. What sockets
+    /// remember of former policies is judged again later: [`Self::judge_again`].
     pub(super) fn write(&mut self, state: &mut State, ops: &[TableOp]) -> anyhow::Result<usize> {
         let ends = |op: &TableOp| matches!(op, TableOp::DeletePolicy(_));
         let (before, after) = ops.split_at(ops.iter().position(ends).unwrap_or(ops.len()));
         self.tables.expect(ops);
         let mut left_out = self.tables.apply(before)?;
-        let mut left = Vec::new();
         if std::mem::take(&mut self.moved) {
             let policy_of = |id| Some(state.policy_of(id));
-            left = self.workloads.place(&mut self.tables, policy_of)?;
+            let left = self.workloads.place(&mut self.tables, policy_of)?;
+            self.rejudge.left(left);
         }
         left_out += self.tables.apply(after)?;
-        if !left.is_empty() {
-            // A program that looked up the former owner must not store its verdict under the generation
-            // that comes next.
-            self.tables.wait_for_programs()?;
-            state.handle_moved(left);
-            left_out += self.tables.apply(&state.poll_ops())?;
-            self.ending.end_moved();
-        }
         // Workloads without a policy get the ids that are free by now, in another write.
         self.moved = state.place_closed(Instant::now());
         Ok(left_out)
+    }
+
+    /// What sockets remember of these policies is judged again from here on.
+    pub(super) fn judge_again(
+        &mut self,
+        state: &mut State,
+        policies: BTreeSet<PolicyId>,
+    ) -> anyhow::Result<()> {
+        if !policies.is_empty() {
+            state.handle_moved(policies);
+            self.tables.apply(&state.poll_ops())?;
+            self.ending.end_moved();
+        }
+        Ok(())
+    }
+
+    /// The same at once for all policies that cgroups have left.
+    pub(super) fn judge_all_again(&mut self, state: &mut State) -> anyhow::Result<()> {
+        let policies = self.rejudge.all()?;
+        self.judge_again(state, policies)
     }
 
     /// The verdict on unlisted destinations, by enforced root.

@@ -10,6 +10,7 @@ mod counters;
 mod diag;
 mod early;
 mod events;
+mod grace;
 mod live;
 mod load;
 mod mapped;
@@ -32,6 +33,7 @@ pub use attach::{
 pub use counters::Counters;
 pub use early::Redirects;
 pub use events::{Events, ProgramLog};
+pub use grace::Grace;
 pub use live::{Ended, Live};
 pub use load::{Kernel, OBJECT, supported};
 pub use neighbours::neighbours;

@@ -2,6 +2,7 @@
 //!
 //! Owns the order in which these two change: a table stays mapped as long as the kernel has it.
 
+use super::grace::Grace;
 use super::slots::{Memory, Slots};
 use super::sys::map::{self, Progress};
 use anyhow::Context as _;
@@ -122,10 +123,10 @@ impl Outer {
         Ok(())
     }
 
-    /// Returns when every running program has ended. A write to an array of maps waits for that, also if it
-    /// changes nothing, so this writes the empty table to index 0, which is always empty.
-    pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
-        self.write(&[TableId(0)], &[self.vacant.as_raw_fd().cast_unsigned()])
+    /// For waits until running programs have ended.
+    pub fn grace(&self) -> anyhow::Result<Grace> {
+        let (map, vacant) = (self.map.try_clone()?, self.vacant.try_clone()?);
+        Ok(Grace::of(map, vacant))
     }
 
     /// Writes in several threads: before Linux 6.8 a call waits for running programs once for each table of

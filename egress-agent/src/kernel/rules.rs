@@ -67,11 +67,6 @@ impl Rules {
         self.room
     }
 
-    /// [`Outer::wait_for_programs`].
-    pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
-        self.outer.wait_for_programs()
-    }
-
     /// How full the tables are that this agent wrote: single addresses, and networks.
     pub fn in_use(&self) -> [InUse; 2] {
         let used = self.used();

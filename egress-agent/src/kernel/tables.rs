@@ -1,5 +1,6 @@
 //! Writes the rule tables: applies the operations of the pure crate in their order.
 
+use super::grace::Grace;
 use super::outer::{Outer, View};
 use super::policies::PolicyWriter;
 use super::rules::{NoRoom, Rules};
@@ -141,12 +142,10 @@ impl Tables {
         self.policies.highest()
     }
 
-    /// Returns when every running program has ended. Verdicts that programs store from then on are based on
-    /// the writes before this call.
-    pub fn wait_for_programs(&mut self) -> anyhow::Result<()> {
-        self.rules
-            .wait_for_programs()
-            .context("waiting for the programs that run")
+    /// For waits until running programs have ended.
+    pub fn grace(&self) -> anyhow::Result<Grace> {
+        let grace = self.rules.outer().grace();
+        grace.context("duplicating the descriptors of the tables")
     }
 
     /// Allows the programs to redirect flows to this listening socket. They redirect to no other, so that no
