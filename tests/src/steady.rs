@@ -5,8 +5,10 @@
 
 use crate::lab::{Lab, host, v4, v6};
 use crate::load::{Counts, Load};
+use crate::place::Place;
 use crate::rules::{ECHO, HTTPBIN};
 use anyhow::Result;
+use std::time::Duration;
 
 /// The echo's port by UDP too.
 const ECHO_UDP: &str = "
@@ -57,18 +59,27 @@ pub fn prepare(lab: &Lab) -> Result<()> {
 
 /// Starts the load, whose targets are listed.
 pub fn load(lab: &Lab) -> Result<Load> {
-    Load::start(
-        &lab.client_place(),
-        &[
-            "mix",
-            "--direct",
-            &format!("{}:7", v4(host::ECHO)),
-            "--proxied",
-            &format!("{}:80", v4(host::HTTPBIN)),
-            "--unlisted",
-            &format!("{}:80", v4(host::BYSTANDER)),
-        ],
-    )
+    load_at(&lab.client_place(), &[])
+}
+
+/// The same in a place, with this pause between two tries of each kind: for a long time, or beside other load.
+pub fn slow_load(place: &Place<'_>, pause: Duration) -> Result<Load> {
+    load_at(place, &["--pause", &pause.as_micros().to_string()])
+}
+
+fn load_at(place: &Place<'_>, flags: &[&str]) -> Result<Load> {
+    let mut arguments = flags.to_vec();
+    let targets = [
+        ("--direct", host::ECHO, 7),
+        ("--proxied", host::HTTPBIN, 80),
+        ("--unlisted", host::BYSTANDER, 80),
+    ]
+    .map(|(flag, last, port)| (flag, format!("{}:{port}", v4(last))));
+    arguments.insert(0, "mix");
+    for (flag, target) in &targets {
+        arguments.extend([flag, target.as_str()]);
+    }
+    Load::start(place, &arguments)
 }
 
 /// Panics if a direct flow was denied or an unlisted flow was allowed.

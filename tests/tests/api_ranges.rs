@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use egress_tests::api::{FakeApi, Resource, Verb};
+use egress_tests::api::{FakeApi, Verb};
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::{Lab, LabOptions, wait_until};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -17,26 +19,12 @@ struct Site {
     api: FakeApi,
 }
 
-fn resource(group: &str, kind: &str, plural: &str, namespaced: bool) -> Resource {
-    Resource {
-        group: group.to_owned(),
-        ..Resource::core(kind, plural, namespaced)
-    }
-}
-
 impl Site {
     /// A server with the kinds that name ranges, and no agent yet.
     fn new() -> Self {
         let mut lab = Lab::without_agent(LabOptions::default()).unwrap();
         let api = FakeApi::start_in(lab.node()).unwrap();
-        for resource in [
-            resource("", "Node", "nodes", false),
-            resource("", "Service", "services", true),
-            resource("", "ConfigMap", "configmaps", true),
-            resource("discovery.k8s.io", "EndpointSlice", "endpointslices", true),
-        ] {
-            api.install(resource);
-        }
+        api.install_ranges();
         let kubeconfig = api.kubeconfig().unwrap().display().to_string();
         let flags = ["--kubernetes-identity=false", "--kubeconfig", &kubeconfig];
         lab.add_flags(&flags);
@@ -46,8 +34,7 @@ impl Site {
     /// The same with the ranges of Services as objects, as from Kubernetes 1.33 on.
     fn with_service_ranges() -> Self {
         let site = Self::new();
-        let cidrs = resource("networking.k8s.io", "ServiceCIDR", "servicecidrs", false);
-        site.api.install(cidrs);
+        site.api.install_service_ranges();
         let kubernetes =
             json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16"]}});
         site.api.put("servicecidrs", kubernetes).unwrap();
@@ -55,12 +42,19 @@ impl Site {
     }
 
     fn node(&self, name: &str, addresses: &[IpAddr], pods: &str) {
+        self.heartbeat(name, addresses, pods, 0);
+    }
+
+    /// The same as a kubelet writes it every five minutes.
+    fn heartbeat(&self, name: &str, addresses: &[IpAddr], pods: &str, time: usize) {
         let address = |ip: &IpAddr| json!({"type": "InternalIP", "address": ip});
         let addresses: Vec<Value> = addresses.iter().map(address).collect();
         let node = json!({
             "metadata": {"name": name},
             "spec": {"podCIDR": pods, "podCIDRs": [pods]},
-            "status": {"addresses": addresses},
+            "status": {"addresses": addresses, "conditions": [
+                {"type": "Ready", "status": "True", "lastHeartbeatTime": format!("2026-01-02T03:04:{time:02}Z")},
+            ]},
         });
         self.api.put("nodes", node).unwrap();
     }
@@ -170,6 +164,68 @@ fn a_range_that_would_open_the_gate_is_refused_and_said() {
             .stdout
     };
     assert!(shown.contains("no range of pods was found"), "{shown}");
+}
+
+#[test]
+fn a_node_is_read_when_it_appears_or_changes_and_not_at_each_heartbeat() {
+    const NODES: usize = 60;
+    let mut site = Site::with_service_ranges();
+    let pods = |n: usize| format!("10.244.{n}.0/24");
+    let nodes = |n: usize| [IpAddr::from([10, 1, 0, n as u8])];
+    for n in 0..NODES {
+        site.node(&format!("n{n}"), &nodes(n), &pods(n));
+    }
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&reads);
+    site.api.fault(move |asked| {
+        if asked.plural == "nodes" && !asked.table {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    });
+    site.lab.start_agent().unwrap();
+    let found = |last: &str| {
+        site.found(
+            "nodes",
+            &["10.1.0.0/27", "10.1.0.32/28", "10.1.0.48/29", last],
+        )
+    };
+    found("10.1.0.56/30");
+    assert_eq!(reads.load(Ordering::Relaxed), 1, "one list of all");
+    for time in 1..50 {
+        for n in 0..NODES {
+            site.heartbeat(&format!("n{n}"), &nodes(n), &pods(n), time);
+        }
+    }
+    // A new node, and one with another address.
+    site.node("new", &nodes(60), &pods(60));
+    site.found(
+        "pods",
+        &[
+            "10.244.0.0/19",
+            "10.244.32.0/20",
+            "10.244.48.0/21",
+            "10.244.56.0/22",
+            "10.244.60.0/24",
+        ],
+    );
+    let other = v4(host::BYSTANDER);
+    site.node("new", &[other], &pods(60));
+    site.becomes(other, true);
+    assert_eq!(reads.load(Ordering::Relaxed), 3, "one for each change");
+    // The next agent knows their ranges from the last one, and reads what differs.
+    site.lab.agent().unwrap().terminate().unwrap();
+    site.node("n0", &[OTHER.parse().unwrap()], &pods(0));
+    site.lab.start_agent().unwrap();
+    wait_until("the changed node is read", SOON, || {
+        let status = site.lab.status().ok()?;
+        status["cluster"]["found"]["nodes"]
+            .to_string()
+            .contains(OTHER)
+            .then_some(())
+    })
+    .unwrap();
+    assert_eq!(reads.load(Ordering::Relaxed), 4, "no node twice");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod client;
 mod known;
+mod list;
 mod meta;
 mod pause;
 mod pods;

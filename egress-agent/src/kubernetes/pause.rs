@@ -3,8 +3,8 @@
 use super::problem::Problem;
 use std::time::Duration;
 
-/// The first pause, and the longest one while connections are refused. A refused connection costs the server nothing,
-/// and a server that is back must not wait for its clients.
+/// The first pause, and the longest one while connections are refused or requests are not answered. A refused connection
+/// costs the server nothing, and a server that is back must not wait for its clients.
 const SHORT: Duration = Duration::from_millis(800);
 /// The longest pause.
 const LONG: Duration = Duration::from_secs(30);
@@ -64,11 +64,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_is_tried_again_within_a_second_however_long_it_lasts() {
+    fn a_server_that_is_away_is_tried_again_within_a_second_however_long_it_lasts() {
         let mut pause = Pause::default();
         let refused = Problem::Unreachable(String::new());
-        for _ in 0..1000 {
-            let next = pause.after(&refused, 1.0);
+        let silent = Problem::Silent(Duration::from_secs(20));
+        for problem in [&refused, &silent].into_iter().cycle().take(1000) {
+            let next = pause.after(problem, 1.0);
             assert!(next <= SHORT && next >= SHORT / 2);
         }
         let starting = Problem::Overloaded(503, None);

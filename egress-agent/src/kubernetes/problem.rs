@@ -50,9 +50,10 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// Whether a new attempt costs no more than one refused connection.
+    /// Whether a new attempt costs no more than one refused connection, or the last one lasted so long that it was a
+    /// pause: a server that hangs gets three requests a minute of a kind.
     pub(super) const fn is_cheap(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::Silent(_))
     }
 
     /// What a client's error means.

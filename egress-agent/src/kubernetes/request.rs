@@ -44,7 +44,7 @@ impl ApiClient {
     ) -> Result<Answer, Problem> {
         let mut request = request.map(Body::from);
         let json = HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::ACCEPT, json);
+        request.headers_mut().entry(header::ACCEPT).or_insert(json);
         let asked = timeout(within, self.client.send(request)).await;
         let response = asked
             .map_err(|_| Problem::Silent(within))?

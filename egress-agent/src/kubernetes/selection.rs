@@ -2,7 +2,7 @@
 
 use super::pause::random;
 use super::problem::Problem;
-use http::Request;
+use http::{HeaderValue, Request, header};
 use kube::api::{ListParams, VersionMatch, WatchParams};
 use std::time::Duration;
 
@@ -41,7 +41,12 @@ pub struct Selection {
     pub freshness: Freshness,
     /// Limits of time.
     pub limits: Limits,
+    /// Rows of the server's table instead of the objects, as `kubectl get` asks for them, if the server makes tables.
+    pub table: bool,
 }
+
+/// What is accepted instead of objects.
+const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1, application/json";
 
 /// How long a follower waits for the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,7 @@ impl Selection {
             labels: None,
             freshness: Freshness::Latest,
             limits: Limits::default(),
+            table: false,
         }
     }
 
@@ -87,6 +93,19 @@ impl Selection {
         let namespace = self.namespace.as_ref();
         let namespace = namespace.map_or_else(String::new, |name| format!("/namespaces/{name}"));
         kube::core::Request::new(format!("{prefix}{namespace}/{}", self.kind.plural))
+    }
+
+    /// Asks for rows if they are wanted.
+    fn formed(&self, mut request: Request<Vec<u8>>) -> Result<Request<Vec<u8>>, Problem> {
+        if self.table {
+            let uri = format!("{}&includeObject=None", request.uri());
+            *request.uri_mut() = uri
+                .parse()
+                .map_err(|error: http::uri::InvalidUri| Problem::Malformed(error.to_string()))?;
+            let accept = HeaderValue::from_static(TABLE);
+            request.headers_mut().insert(header::ACCEPT, accept);
+        }
+        Ok(request)
     }
 
     /// A page of a list: the first one, or the one that `more` continues with.
@@ -110,7 +129,7 @@ impl Selection {
             list.version_match = Some(VersionMatch::NotOlderThan);
         }
         let request = self.request(version).list(&list);
-        request.map_err(|error| Problem::Malformed(error.to_string()))
+        self.formed(request.map_err(|error| Problem::Malformed(error.to_string()))?)
     }
 
     /// A watch from a position, and when the server ends it.
@@ -129,7 +148,8 @@ impl Selection {
             ..WatchParams::default()
         };
         let request = self.request(version).watch(&watch, position);
-        let request = request.map_err(|error| Problem::Malformed(error.to_string()))?;
+        let request =
+            self.formed(request.map_err(|error| Problem::Malformed(error.to_string()))?)?;
         Ok((request, Duration::from_secs(seconds.into())))
     }
 }

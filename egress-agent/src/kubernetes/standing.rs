@@ -29,6 +29,9 @@ struct State {
     synced: bool,
     objects: usize,
     away: Option<Away>,
+    heard: Option<Instant>,
+    failures: u64,
+    refused: u64,
 }
 
 #[derive(Debug)]
@@ -49,6 +52,12 @@ pub struct Shown {
     pub objects: usize,
     /// For how long they may be out of date, and why.
     pub away: Option<(Duration, String)>,
+    /// Time since the server last sent anything about the kind.
+    pub heard: Option<Duration>,
+    /// Requests that failed, each of which is followed by another one.
+    pub failures: u64,
+    /// Objects that were received and cannot be used.
+    pub refused: u64,
 }
 
 impl Standings {
@@ -95,7 +104,20 @@ impl Standing {
             synced: state.synced,
             objects: state.objects,
             away: away.map(|away| (away.since.elapsed(), away.problem.clone())),
+            heard: state.heard.map(|at| at.elapsed()),
+            failures: state.failures,
+            refused: state.refused,
         }
+    }
+
+    /// The API server sent something: a page, an event, a bookmark.
+    pub(super) fn heard(&self) {
+        self.state().heard = Some(Instant::now());
+    }
+
+    /// An object cannot be used.
+    pub fn refused(&self) {
+        self.state().refused += 1;
     }
 
     /// All objects are known.
@@ -137,16 +159,18 @@ impl Standing {
         if !self.0.optional {
             return self.failed(&Problem::NotServed.to_string());
         }
-        *self.state() = State {
-            synced: true,
-            ..State::default()
-        };
+        let mut state = self.state();
+        state.synced = true;
+        state.objects = 0;
+        state.away = None;
+        state.heard = Some(Instant::now());
     }
 
     /// A request failed.
     pub(super) fn failed(&self, problem: &str) {
         let now = Instant::now();
         let mut state = self.state();
+        state.failures += 1;
         let synced = state.synced;
         let away = state.away.get_or_insert_with(|| Away {
             since: now,
@@ -206,5 +230,6 @@ mod tests {
             (shown[0].synced, shown[0].objects, &shown[0].away),
             (true, 3, &None)
         );
+        assert_eq!(shown[0].failures, 3, "each counts");
     }
 }

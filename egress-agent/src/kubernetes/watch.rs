@@ -6,23 +6,19 @@
 
 use super::client::ApiClient;
 use super::known::{Change, Known};
-use super::meta::{Key, Object, or_default};
+use super::list::{Asked, PAGE, Page};
+use super::meta::{Key, Object};
 use super::pause::{Pause, random};
 use super::problem::Problem;
 use super::request::Line;
 use super::selection::{Freshness, Selection};
 use super::standing::Standing;
 use kube::core::WatchEvent;
-use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-/// Objects of a page.
-const PAGE: u32 = 250;
-/// The most bytes of a page.
-const PAGE_MOST: usize = 64 << 20;
 /// The most bytes of one event: etcd holds 1.5 MiB for one object.
 const EVENT_MOST: usize = 16 << 20;
 /// The most objects of a kind.
@@ -110,21 +106,6 @@ impl From<Problem> for End {
     fn from(problem: Problem) -> Self {
         Self::Problem(problem)
     }
-}
-
-/// A page of a list. One malformed object fails the page: which one it is cannot be known.
-#[derive(Deserialize)]
-struct Page<K> {
-    metadata: PageMetadata,
-    #[serde(deserialize_with = "or_default", bound = "K: Deserialize<'de>")]
-    items: Vec<K>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PageMetadata {
-    resource_version: String,
-    r#continue: String,
 }
 
 impl<K: Object> Follower<K> {
@@ -271,12 +252,15 @@ impl<K: Object> Follower<K> {
     }
 
     async fn next_page(&self, more: &str) -> Result<Page<K>, Problem> {
-        let (version, limit) = (self.version, self.page);
-        let request = self.selection.page(version, self.freshness, limit, more)?;
-        let within = self.selection.limits.answer;
-        let answer = self.api.ask(request, within).await?;
-        let text = answer.whole(PAGE_MOST, within).await?;
-        serde_json::from_slice(&text).map_err(|error| Problem::malformed(&error))
+        let asked = Asked {
+            version: self.version,
+            freshness: self.freshness,
+            limit: self.page,
+            more,
+        };
+        let page = self.api.page(&self.selection, &asked).await?;
+        self.standing.heard();
+        Ok(page)
     }
 
     /// Reports changes from `position` until the server ends the watch.
@@ -284,6 +268,7 @@ impl<K: Object> Follower<K> {
         let (request, ends) = self.selection.watch(self.version, position)?;
         let within = self.selection.limits.answer;
         let mut answer = self.api.ask(request, within).await?;
+        self.standing.heard();
         let began = Instant::now();
         let patience = ends + within;
         loop {
@@ -291,6 +276,7 @@ impl<K: Object> Follower<K> {
             match answer.line(EVENT_MOST, until).await? {
                 Line::Text(line) if line.iter().all(u8::is_ascii_whitespace) => {}
                 Line::Text(line) => {
+                    self.standing.heard();
                     let event = serde_json::from_slice(line);
                     let event = event.map_err(|error| Problem::malformed(&error))?;
                     self.take(event).await?;

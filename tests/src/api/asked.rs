@@ -1,6 +1,7 @@
 //! A request to the server, taken apart: what is asked of which kind.
 
-use hyper::{Method, Uri};
+use hyper::header::ACCEPT;
+use hyper::{HeaderMap, Method, Uri};
 use std::collections::BTreeMap;
 
 /// What a request asks for, in the words of RBAC.
@@ -41,6 +42,8 @@ pub struct Asked {
     pub subresource: String,
     /// The query.
     pub query: BTreeMap<String, String>,
+    /// Rows of a table are wanted instead of objects.
+    pub table: bool,
 }
 
 impl Asked {
@@ -86,7 +89,15 @@ impl Asked {
             name: name.to_owned(),
             subresource: subresource.to_owned(),
             query,
+            table: false,
         })
+    }
+
+    /// Takes the wanted form from the header `Accept`.
+    pub(super) fn with_form(mut self, headers: &HeaderMap) -> Self {
+        let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+        self.table = accept.is_some_and(|accept| accept.contains("as=Table"));
+        self
     }
 
     /// A parameter of the query; `None` if it is empty.

@@ -9,13 +9,16 @@ mod asked;
 mod body;
 mod discovery;
 mod faults;
+mod kinds;
 mod selectors;
 mod serve;
 mod store;
+mod table;
 mod watching;
 
 pub use asked::{Asked, Verb};
 pub use faults::Fault;
+pub use kinds::KINDS;
 pub use store::Resource;
 
 use crate::hosts::Authority;
@@ -248,6 +251,11 @@ impl FakeApi {
             .get(&(verb, plural.to_owned()))
             .copied()
             .unwrap_or_default()
+    }
+
+    /// The same of all kinds.
+    pub fn all_requests(&self) -> usize {
+        self.shared.counts().values().sum()
     }
 
     /// Running watches of a kind.

@@ -7,6 +7,7 @@ use super::discovery;
 use super::faults::{Decide, Fault};
 use super::selectors::Selectors;
 use super::store::{Resource, Store, name_of};
+use super::table;
 use super::watching::{self, Running, Told, typed};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -194,6 +195,7 @@ async fn answer(
     let Some(asked) = Asked::of(request.method(), request.uri()) else {
         return Ok(Refusal::no_page().response());
     };
+    let asked = asked.with_form(request.headers());
     let count = (asked.verb, asked.plural.clone());
     *shared.counts().entry(count).or_default() += 1;
     let fault = lock(&shared.fault)
@@ -351,6 +353,7 @@ fn list(
         }
         shown
     };
+    let table = asked.table && table::has(resource);
     let items: Vec<Value> = page.iter().map(|(_, object)| shown(object)).collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if let Some((last, _)) = page.last().filter(|_| left > 0) {
@@ -358,6 +361,9 @@ fn list(
         metadata["remainingItemCount"] = json!(left);
         let snapshot = (asked.plural.clone(), version);
         shared.change(|store| store.snapshots.insert(snapshot, Arc::clone(&objects)));
+    }
+    if table {
+        return Ok(json_answer(200, &table::list(&metadata, &items)));
     }
     let list = json!({
         "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(&asked.version),

@@ -6,6 +6,7 @@ use super::body::Outgoing;
 use super::selectors::Selectors;
 use super::serve::Shared;
 use super::store::{Change, Resource};
+use super::table;
 use bytes::Bytes;
 use hyper::Response;
 use serde_json::{Value, json};
@@ -33,6 +34,7 @@ struct Watch {
     version: String,
     selectors: Selectors,
     bookmarks: bool,
+    table: bool,
     /// Changes up to this version were sent.
     from: u64,
     ends: Option<Instant>,
@@ -68,6 +70,7 @@ pub(super) fn start(shared: &Arc<Shared>, asked: &Asked) -> Result<Response<Outg
         version: asked.version.clone(),
         selectors,
         bookmarks: asked.parameter("allowWatchBookmarks") == Some("true"),
+        table: asked.table,
         from: given,
         ends: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
         lines,
@@ -190,7 +193,11 @@ impl Watch {
                 .or_else(|| store.former.get(&self.plural));
             stored.map(|stored| stored.resource.clone())
         });
-        let typed = typed(&resource.ok_or(Over)?, &self.version, object);
+        let resource = resource.ok_or(Over)?;
+        let typed = typed(&resource, &self.version, object);
+        if self.table && table::has(&resource) {
+            return self.send(kind, &table::event(&typed)).await;
+        }
         self.send(kind, &typed).await
     }
 

@@ -34,6 +34,9 @@ enum Task {
         /// A host that no rule lists.
         #[arg(long)]
         unlisted: SocketAddr,
+        /// The pause between two tries of one kind, in microseconds.
+        #[arg(long, default_value_t = 500)]
+        pause: u64,
     },
     /// One connection that is used all the time, until its first error.
     Hold {
@@ -69,8 +72,8 @@ enum Task {
 static STOP: AtomicBool = AtomicBool::new(false);
 static COUNTS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
-/// The pause between two tries of one kind.
-const PAUSE: Duration = Duration::from_micros(500);
+/// The pause between two tries of one kind, in microseconds.
+static PAUSE: AtomicU64 = AtomicU64::new(500);
 /// The time limit of a try, which should be answered at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -96,7 +99,9 @@ fn run(task: Task) -> Result<()> {
             direct,
             proxied,
             unlisted,
+            pause,
         } => {
+            PAUSE.store(pause, Ordering::Relaxed);
             // Made before the test disturbs anything. It must survive everything that the test does.
             let standing = TcpStream::connect(direct).context("the standing connection")?;
             let work: [Box<dyn Fn() + Send>; 6] = [
@@ -169,7 +174,7 @@ fn repeat(
     Box::new(move || {
         while !STOP.load(Ordering::Relaxed) {
             count(name, &once(), 1);
-            thread::sleep(PAUSE);
+            thread::sleep(Duration::from_micros(PAUSE.load(Ordering::Relaxed)));
         }
     })
 }
@@ -185,7 +190,7 @@ fn repeat_until_error(
             if result.is_err() {
                 return;
             }
-            thread::sleep(PAUSE);
+            thread::sleep(Duration::from_micros(PAUSE.load(Ordering::Relaxed)));
         }
     })
 }

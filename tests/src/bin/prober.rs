@@ -14,10 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 static STOP: AtomicBool = AtomicBool::new(false);
-/// The pause between two tries on connections of their own.
-const PAUSE: Duration = Duration::from_millis(3);
-/// The pause between two requests on the kept connection.
-const KEPT_PAUSE: Duration = Duration::from_millis(20);
+/// The pauses between two tries on connections of their own, and between two requests on the kept connection.
+const PAUSES: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(20)];
 /// The time limit of one try.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -66,8 +64,19 @@ impl Tally {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [to, host] = &arguments[..] else {
-        eprintln!("usage: prober ADDRESS:PORT HOST");
+    let (to, host, pauses) = match &arguments[..] {
+        [to, host] => (to, host, Some(PAUSES)),
+        [to, host, pause] => {
+            let pause = pause.parse().ok().map(Duration::from_millis);
+            (to, host, pause.map(|pause| [pause; 2]))
+        }
+        _ => {
+            eprintln!("usage: prober ADDRESS:PORT HOST [PAUSE IN MILLISECONDS]");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Some([pause, kept_pause]) = pauses else {
+        eprintln!("prober: the pause is a number of milliseconds");
         return ExitCode::FAILURE;
     };
     let Ok(to) = to.parse::<SocketAddr>() else {
@@ -76,8 +85,8 @@ fn main() -> ExitCode {
     };
     println!("{}", json!("ready"));
     let (fresh, kept) = thread::scope(|scope| {
-        let fresh = scope.spawn(|| fresh(to, host));
-        let kept = scope.spawn(|| kept(to, host));
+        let fresh = scope.spawn(|| fresh(to, host, pause));
+        let kept = scope.spawn(|| kept(to, host, kept_pause));
         let _ = io::stdin().read_to_end(&mut Vec::new());
         STOP.store(true, Ordering::Relaxed);
         (fresh.join(), kept.join())
@@ -89,7 +98,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn fresh(to: SocketAddr, host: &str) -> Tally {
+fn fresh(to: SocketAddr, host: &str, pause: Duration) -> Tally {
     let mut tally = Tally::default();
     while !STOP.load(Ordering::Relaxed) {
         let began = Instant::now();
@@ -99,7 +108,7 @@ fn fresh(to: SocketAddr, host: &str) -> Tally {
             response(&mut BufReader::new(&stream)).map(drop)
         });
         tally.note(began, result);
-        thread::sleep(PAUSE);
+        thread::sleep(pause);
     }
     tally
 }
@@ -114,12 +123,12 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
 /// Requests on one connection for as long as it lives, then on the next one. `closed`: it ended
 /// between two requests; `crossed`: it ended while a request was on its way and nothing of a
 /// response had come; `cut`: a response was not whole.
-fn kept(to: SocketAddr, host: &str) -> serde_json::Value {
+fn kept(to: SocketAddr, host: &str, pause: Duration) -> serde_json::Value {
     let mut counts = BTreeMap::from([("ok", 0_u64), ("closed", 0), ("crossed", 0), ("cut", 0)]);
     let mut add = |what| *counts.entry(what).or_default() += 1;
     while !STOP.load(Ordering::Relaxed) {
         let Ok(stream) = connect(to) else {
-            thread::sleep(KEPT_PAUSE);
+            thread::sleep(pause);
             continue;
         };
         let mut reader = BufReader::new(&stream);
@@ -154,7 +163,7 @@ fn kept(to: SocketAddr, host: &str) -> serde_json::Value {
                     break;
                 }
             }
-            thread::sleep(KEPT_PAUSE);
+            thread::sleep(pause);
         }
     }
     json!(counts)

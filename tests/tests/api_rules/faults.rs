@@ -1,7 +1,7 @@
 //! A server with faults: no verdict changes, and the agent does not spin.
 
-use crate::site::{BYSTANDER, KINDS, Site, api_only, now, outcomes, seen_after};
-use egress_tests::api::{Fault, Verb};
+use crate::site::{BYSTANDER, Site, api_only, now, outcomes, seen_after};
+use egress_tests::api::{Fault, KINDS, Verb};
 use egress_tests::lab::host;
 use egress_tests::rules::ECHO;
 use egress_tests::wait_until;

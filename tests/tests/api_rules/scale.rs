@@ -1,9 +1,8 @@
 //! A thousand objects and 110 workloads: how long a change takes, and what the agent needs.
 
-use crate::site::{BYSTANDER, KINDS, Site, api_only, now, seen_after};
-use egress_tests::api::Verb;
-use egress_tests::{Background, LabOptions};
-use std::fmt::Write as _;
+use crate::site::{BYSTANDER, Site, api_only, now, seen_after};
+use egress_tests::api::{KINDS, Verb};
+use egress_tests::{Background, LabOptions, crowd};
 
 /// `ServiceEntry`s; `EGRESS_API_ENTRIES` is another number.
 const ENTRIES: usize = 1000;
@@ -25,24 +24,6 @@ fn entries() -> usize {
     std::env::var("EGRESS_API_ENTRIES").map_or(ENTRIES, |n| n.parse().unwrap())
 }
 
-fn entry(n: usize) -> String {
-    format!(
-        "---
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: host-{n}, namespace: ns-{}, labels: {{app: a{n}, team: b}}}}
-spec:
-  hosts: [host-{n}.example]
-  ports: [{{number: 443, name: tls, protocol: TLS}}, {{number: 80, name: http, protocol: HTTP}}]
-  location: MESH_EXTERNAL
-  resolution: STATIC
-  endpoints: [{{address: 192.0.2.{}}}]
-",
-        n % NAMESPACES,
-        n % 250 + 1
-    )
-}
-
 #[test]
 fn a_change_among_a_thousand_objects_is_in_force_within_200_ms() {
     let mut flags = Vec::new();
@@ -56,10 +37,7 @@ fn a_change_among_a_thousand_objects_is_in_force_within_200_ms() {
     };
     let mut site = Site::alone(options);
     let entries = entries();
-    let mut all = String::new();
-    for n in 0..entries {
-        let _ = write!(all, "{}", entry(n));
-    }
+    let all: String = (0..entries).map(crowd::entry).collect();
     site.put(&all);
     let mut cgroups = Vec::new();
     for n in 0..NAMESPACES {

@@ -1,36 +1,16 @@
 //! A lab whose agent takes its rules from an API server.
 
-use egress_tests::api::{FakeApi, Resource};
+use egress_tests::api::FakeApi;
+pub use egress_tests::crowd::BYSTANDER;
 use egress_tests::lab::{host, v4};
+pub use egress_tests::watcher::now;
 use egress_tests::{Background, Lab, LabOptions, wait_until};
-use serde::Deserialize as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 const BUSY: &str = env!("CARGO_BIN_EXE_busy");
-
-/// Kinds and their names in paths.
-pub const KINDS: [(&str, &str); 5] = [
-    ("ServiceEntry", "serviceentries"),
-    ("VirtualService", "virtualservices"),
-    ("DestinationRule", "destinationrules"),
-    ("Sidecar", "sidecars"),
-    ("WorkloadEntry", "workloadentries"),
-];
-
-/// The bystander's TLS port as plain TCP, so that a connect shows the kernel's verdict.
-pub const BYSTANDER: &str = "
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: bystander, namespace: shop}
-spec:
-  hosts: [bystander.example]
-  ports: [{number: 443, name: tcp, protocol: TCP}]
-  resolution: STATIC
-  endpoints: [{address: 198.51.100.99}, {address: '2001:db8:2::99'}]
-";
 
 /// The lab and the server. The agent ends first.
 pub struct Site {
@@ -98,10 +78,7 @@ impl Site {
 
     /// Installs the definitions of all kinds.
     pub fn install(&self) {
-        for (kind, plural) in KINDS {
-            self.api.install(Resource::istio(kind, plural));
-        }
-        self.api.install(Resource::core("Secret", "secrets", true));
+        self.api.install_istio();
     }
 
     /// With an agent that is ready.
@@ -113,20 +90,12 @@ impl Site {
 
     /// As `kubectl apply` does, without waiting for the agent.
     pub fn put(&self, text: &str) {
-        for object in objects(text) {
-            self.api.put(plural(&object), object).unwrap();
-        }
+        self.api.apply(text).unwrap();
     }
 
     /// The same for `kubectl delete`.
     pub fn take(&self, text: &str) {
-        for object in objects(text) {
-            let metadata = &object["metadata"];
-            let text = |key: &str| metadata[key].as_str().unwrap();
-            self.api
-                .delete(plural(&object), text("namespace"), text("name"))
-                .unwrap();
-        }
+        self.api.unapply(text).unwrap();
     }
 
     /// Applies, and waits until the agent has.
@@ -165,31 +134,6 @@ impl Site {
     pub fn watch_bystander(&self) -> Background {
         self.watch(host::BYSTANDER, 443)
     }
-}
-
-/// The objects of a text, in the namespace `default` if they name none.
-fn objects(text: &str) -> Vec<Value> {
-    let documents = serde_yaml::Deserializer::from_str(text);
-    let objects = documents.map(|document| {
-        let mut object = Value::deserialize(document).unwrap();
-        if object["metadata"]["namespace"].is_null() {
-            object["metadata"]["namespace"] = json!("default");
-        }
-        object
-    });
-    objects.collect()
-}
-
-fn plural(object: &Value) -> &'static str {
-    let kind = object["kind"].as_str().unwrap();
-    let found = KINDS.iter().find(|(of, _)| *of == kind);
-    found.map_or("secrets", |(_, plural)| plural)
-}
-
-/// Microseconds since 1970, as `busy` reports them.
-pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(since.as_micros()).unwrap()
 }
 
 /// The time from `since` until a client first saw `outcome`, in microseconds.

@@ -67,6 +67,14 @@ pub struct Ranges {
 }
 
 impl Collected {
+    /// Whether an object has one of these addresses.
+    pub(super) fn has(&self, source: &str, key: &Key, addresses: &[IpAddr]) -> bool {
+        let object = self.0.get(source).and_then(|of| of.get(&key.to_string()));
+        let is = |found: &Found, ip: &IpAddr| found.net == IpNet::from(*ip);
+        let mut ranges = object.into_iter().flatten();
+        ranges.any(|found| addresses.iter().any(|ip| is(found, ip)))
+    }
+
     /// Sets the ranges of an object.
     pub(super) fn put(&mut self, source: &str, key: &Key, ranges: Vec<Found>) {
         let source = self.0.entry(source.to_owned()).or_default();

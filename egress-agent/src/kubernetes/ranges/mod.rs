@@ -6,7 +6,9 @@
 mod collected;
 mod collection;
 mod node;
+mod nodes;
 mod objects;
+mod row;
 
 pub use collected::{Ranges, Use};
 
@@ -14,7 +16,7 @@ use super::{ApiClient, Freshness, Kind, News, Selection, Standing, Standings, fo
 use crate::state_file;
 use collected::Collected;
 use collection::Collection;
-use objects::{CONFIG_MAPS, ConfigMap, EndpointSlice, IpPool, Node, Service, ServiceCidr, Source};
+use objects::{CONFIG_MAPS, ConfigMap, EndpointSlice, IpPool, Service, ServiceCidr, Source};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -67,15 +69,21 @@ impl RangeFinder {
     /// Follows the API and the node. Does not return.
     pub async fn run(self, api: ApiClient, standings: Standings) {
         let collection = self.collection.clone();
+        let (followed, client) = (standings.clone(), api.clone());
         let collect = move |source: &str| Collect {
-            api: api.clone(),
+            api: client.clone(),
             collection: collection.clone(),
-            standing: standings.add_optional(source),
+            standing: followed.add_optional(source),
             source: source.to_owned(),
         };
         let unasked = || watch::Sender::new(None);
         let mut tasks = JoinSet::new();
-        tasks.spawn(collect("nodes").run::<Node>(all(Node::KIND), unasked()));
+        let standing = standings.add_optional("nodes");
+        tasks.spawn(nodes::follow_nodes(
+            api.clone(),
+            standing,
+            self.collection.clone(),
+        ));
         let slice = one(EndpointSlice::KIND, "default", "kubernetes");
         tasks.spawn(collect("endpointslices").run::<EndpointSlice>(slice, unasked()));
         tasks.spawn(collect("ippools").run::<IpPool>(all(IpPool::KIND), unasked()));

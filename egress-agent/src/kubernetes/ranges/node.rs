@@ -20,6 +20,11 @@ const MOST: u64 = 4 << 20;
 
 /// Follows the address. Does not return.
 pub(super) async fn follow(collection: Collection) {
+    follow_in(Path::new(NODE), collection).await;
+}
+
+/// The same in the network namespace with this folder of `/proc`.
+async fn follow_in(net: &Path, collection: Collection) {
     let key = Key {
         name: INTERFACE.to_owned(),
         ..Key::default()
@@ -27,7 +32,8 @@ pub(super) async fn follow(collection: Collection) {
     // Unknown at first: the previous agent may have stored addresses that the node no longer has.
     let mut last = None;
     loop {
-        let addresses = tokio::task::spawn_blocking(|| addresses(Path::new(NODE))).await;
+        let net = net.to_owned();
+        let addresses = tokio::task::spawn_blocking(move || addresses(&net)).await;
         if let Ok(now) = addresses
             && last.as_ref() != Some(&now)
         {
@@ -95,6 +101,7 @@ fn v6_of(text: &str) -> Vec<Ipv6Addr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::collected::Collected;
     use super::*;
     use std::fs;
 
@@ -139,6 +146,34 @@ fe800000000000000000000000000001 07 40 20 80 nodelocaldns
             "fd00::a0a".parse().unwrap(),
         ];
         assert_eq!(all(), expected);
+    }
+
+    #[tokio::test]
+    async fn an_address_of_the_previous_agent_ends_unless_the_node_still_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key {
+            name: INTERFACE.to_owned(),
+            ..Key::default()
+        };
+        let stored = Found {
+            of: Use::NodeDns,
+            net: "169.254.20.10/32".parse().unwrap(),
+        };
+        let after_a_look = async || {
+            let mut collected = Collected::default();
+            collected.put("node", &key, vec![stored]);
+            let collection = Collection::new(collected);
+            tokio::select! {
+                () = follow_in(dir.path(), collection.clone()) => {}
+                () = collection.changed() => {}
+            }
+            let ranges = collection.lock().ranges(&[]);
+            ranges.all()
+        };
+        assert!(after_a_look().await.is_empty(), "the node has no cache");
+        fs::write(dir.path().join("fib_trie"), TRIE).unwrap();
+        fs::write(dir.path().join("dev"), "nodelocaldns: 0 0\n").unwrap();
+        assert_eq!(after_a_look().await, [stored.net]);
     }
 
     #[test]
