@@ -15,6 +15,7 @@ pub const GROUPS: &[Group] = &[
     tables::flows::GROUP,
     tables::proxy::GROUP,
     tables::rules::GROUP,
+    tables::kubernetes::GROUP,
     tables::dns::GROUP,
     tables::workloads::GROUP,
     tables::agent::GROUP,

@@ -258,6 +258,9 @@ fn followed(shown: Shown) -> FollowedStatus {
         objects: shown.objects,
         away_seconds: age.map(|age| age.as_secs_f64()),
         problem,
+        last_answer_seconds: shown.heard.map(|age| age.as_secs_f64()),
+        failures: shown.failures,
+        refused: shown.refused,
     }
 }
 

@@ -183,6 +183,12 @@ pub struct FollowedStatus {
     pub away_seconds: Option<f64>,
     /// Why it does not.
     pub problem: Option<String>,
+    /// Seconds since the API server last sent anything about the kind.
+    pub last_answer_seconds: Option<f64>,
+    /// Requests that failed, each of which is followed by another one.
+    pub failures: u64,
+    /// Objects that were received and cannot be used.
+    pub refused: u64,
 }
 
 /// A cgroup below an enforced root.

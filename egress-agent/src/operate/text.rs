@@ -381,6 +381,7 @@ mod tests {
             objects: 7,
             away_seconds: Some(12.3),
             problem: Some("access denied".into()),
+            ..FollowedStatus::default()
         });
         let text = short(&status);
         let line = "kubernetes  pods not followed for 12 s, the 7 known ones stay in force: access denied\n";

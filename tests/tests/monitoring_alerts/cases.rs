@@ -112,6 +112,29 @@ pub const CASES: &[Case] = &[
         ],
     ),
     (
+        "EgressKubernetesAway",
+        20,
+        &[(
+            "egress_kubernetes_away_seconds",
+            "kind=\"serviceentries\"",
+            "0x5 60 120 180 0x12",
+            "60+60x20",
+        )],
+    ),
+    (
+        "EgressKubernetesObjectsRefused",
+        20,
+        &[
+            (
+                "egress_kubernetes_objects_refused_total",
+                "kind=\"serviceentries\"",
+                "3x20",
+                "3x5 4x15",
+            ),
+            ("egress_kubernetes_ranges_refused", "", "0x20", "0x20"),
+        ],
+    ),
+    (
         "EgressTableNearlyFull",
         20,
         &[

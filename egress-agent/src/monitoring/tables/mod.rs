@@ -5,6 +5,7 @@ pub mod agent;
 pub mod dns;
 pub mod flows;
 pub mod gate;
+pub mod kubernetes;
 pub mod proxy;
 pub mod rules;
 pub mod workloads;

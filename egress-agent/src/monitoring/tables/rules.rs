@@ -23,7 +23,7 @@ fn tables(values: &Values<'_>) -> impl Iterator<Item = (&'static str, InUse)> {
     all.into_iter().flatten()
 }
 
-/// See the module. The state of another source of rules (in step, away, how old) belongs here.
+/// See the module.
 pub const GROUP: Group = Group {
     title: "Rules",
     metrics: &[

@@ -5,7 +5,8 @@ use super::kinds::TooLarge;
 use super::object::{self, plural};
 use super::rules::ApiRules;
 use crate::kubernetes::{
-    ApiClient, Freshness, Key, Kind as Resource, Limits, Metadata, News, Object, Selection, follow,
+    ApiClient, Freshness, Key, Kind as Resource, Limits, Metadata, News, Object, Selection,
+    Standing, follow,
 };
 use crate::sources::SourceFile;
 use egress_core::istio::Kind;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// The API group of all kinds.
 const GROUP: &str = "networking.istio.io";
@@ -80,6 +82,7 @@ pub(super) async fn follow_kinds(api: ApiClient, rules: ApiRules) {
         tasks.spawn(follow(api.clone(), selection, standing.clone(), send));
         let listener = Listener {
             kind,
+            standing: standing.clone(),
             rules: rules.clone(),
             first: Some(BTreeMap::new()),
         };
@@ -96,6 +99,7 @@ pub(super) async fn follow_kinds(api: ApiClient, rules: ApiRules) {
 /// Takes the news of one kind.
 struct Listener {
     kind: Kind,
+    standing: Standing,
     rules: ApiRules,
     /// The objects of the first list, until it is complete: part of it must not be in force.
     first: Option<BTreeMap<PathBuf, SourceFile>>,
@@ -104,12 +108,14 @@ struct Listener {
 impl Listener {
     async fn listen(mut self, mut news: mpsc::Receiver<News<Raw>>) {
         while let Some(news) = news.recv().await {
+            let noticed = Instant::now();
             match self.take(news) {
                 Ok(true) => {
-                    self.rules.has_changed();
+                    self.rules.has_changed(noticed);
                 }
                 Ok(false) => {}
                 Err(error) => {
+                    self.standing.refused();
                     tracing::error!(kind = %self.kind, %error, "an object of the Kubernetes API is not applied");
                 }
             }
@@ -162,6 +168,7 @@ impl Listener {
         let key = raw.metadata.key();
         let Some(path) = self.path(&key) else {
             let name = key.to_string();
+            self.standing.refused();
             tracing::warn!(kind = %self.kind, ?name, "an object of the Kubernetes API has a name that no object can have; ignored");
             return None;
         };

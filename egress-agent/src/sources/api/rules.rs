@@ -21,6 +21,8 @@ struct Inner {
     standings: BTreeMap<Kind, Standing>,
     /// Sent after each change of an object, and after the first answer about each kind.
     changed: watch::Sender<()>,
+    /// When the first change was received that no reading has yet.
+    noticed: Mutex<Option<Instant>>,
     /// The Secrets that rules in force name.
     wanted: watch::Sender<BTreeSet<SecretName>>,
 }
@@ -33,6 +35,7 @@ impl ApiRules {
             kinds: Mutex::new(Kinds::new()),
             standings: Kind::ALL.into_iter().map(of_kind).collect(),
             changed: watch::Sender::new(()),
+            noticed: Mutex::default(),
             wanted: watch::Sender::default(),
         }))
     }
@@ -44,11 +47,22 @@ impl ApiRules {
 
     /// Adds the objects to a reading of the rule files. Kinds without a list are failed folders.
     pub(in crate::sources) fn add_to(&self, reading: &mut Reading) {
+        // First: an object that changes in between is in this reading, and causes another one.
+        let noticed = self.noticed().take();
+        reading.noticed.0 = reading.noticed.0.or(noticed.map(Instant::into_std));
         self.kinds().add_to(reading);
     }
 
-    /// An object has changed.
-    pub(super) fn has_changed(&self) {
+    fn noticed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0
+            .noticed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An object has changed, which was received at this time.
+    pub(super) fn has_changed(&self, at: Instant) {
+        self.noticed().get_or_insert(at);
         self.0.changed.send_replace(());
     }
 
