@@ -25,6 +25,11 @@ const AFTER: Duration = Duration::from_millis(300);
 /// Lists the hosts of the load and `names` other services, and waits until they are in force and their leases are in
 /// the file that the next agent reads.
 pub fn list(lab: &Lab, names: usize) -> Result<()> {
+    list_by(lab, names, |name, text| lab.write_rules(name, text))
+}
+
+/// The same with another way to write rules, of which each has a name.
+pub fn list_by(lab: &Lab, names: usize, write: impl Fn(&str, &str) -> Result<()>) -> Result<()> {
     let service = |n: usize| {
         let name = format!("n{n}.example");
         lab.dns
@@ -35,9 +40,9 @@ pub fn list(lab: &Lab, names: usize) -> Result<()> {
         )
     };
     let many: String = (0..names).map(service).collect();
-    lab.write_rules("many.yaml", &many)?;
-    lab.write_rules("google.yaml", GOOGLE)?;
-    lab.write_rules("httpbin.yaml", HTTPBIN)?;
+    write("many.yaml", &many)?;
+    write("google.yaml", GOOGLE)?;
+    write("httpbin.yaml", HTTPBIN)?;
     wait_until("the rules are in force", LONG, || {
         let all = lab.status().ok()?["rules"]["objects"].as_u64()? >= names as u64 + 2;
         let answers = |url: &str| Some(lab.curl(&[url]).ok()?.code == 200);

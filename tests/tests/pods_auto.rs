@@ -9,13 +9,16 @@ use egress_tests::cgroup::Cgroup;
 use egress_tests::child::Guarded;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
-use egress_tests::probe::{self, Answer};
+use egress_tests::probe::{self, Answer, Session};
 use egress_tests::readiness::{not_ready, wait_status};
 use egress_tests::{Lab, LabOptions, agent};
 use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+
+/// `boot-unit install` writes this unit to the node.
+const UNIT: &str = include_str!("../../deploy/systemd/egress-gate-kubelet.service");
 
 /// A container's cgroup below the pods' root, by both drivers.
 const CGROUPFS: &str = "kubepods/burstable/pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0/abc";
@@ -145,16 +148,26 @@ fn an_agent_in_a_pod_closes_its_own_pods_root_and_leaves_it() {
     }
 }
 
+/// The command line of the unit that the chart installs, with the pins of the test.
+fn boot_command(node: &Node) -> Vec<OsString> {
+    let start = UNIT
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="));
+    let mut words = start.unwrap().split(' ');
+    assert!(
+        words.next().unwrap().ends_with("/egress-agent"),
+        "{start:?}"
+    );
+    let mut words: Vec<OsString> = words.map(OsString::from).collect();
+    words.extend(["--bpf-dir".into(), node.lab.bpf_dir().into()]);
+    words
+}
+
 #[test]
 fn both_places_are_closed_at_boot_and_the_agent_adopts_the_one_in_use() {
     let node = Node::new();
     node.make("system.slice");
-    let pins = node.lab.bpf_dir().to_owned();
-    let close: Vec<OsString> = ["close", "--create", "--cgroup", "auto", "--bpf-dir"]
-        .map(OsString::from)
-        .into_iter()
-        .chain([pins.into()])
-        .collect();
+    let close = boot_command(&node);
     for _ in 0..2 {
         let closed = node.command("system.slice", &close).output().unwrap();
         let said = String::from_utf8_lossy(&closed.stdout).into_owned();
@@ -164,9 +177,23 @@ fn both_places_are_closed_at_boot_and_the_agent_adopts_the_one_in_use() {
     for path in [CGROUPFS, SYSTEMD] {
         assert!(node.attempt(path).denied(), "{path}");
     }
+    // A pod that the kubelet starts before the agent.
+    let cgroup = node.cgroup.path().join(SYSTEMD).join("early");
+    fs::create_dir_all(&cgroup).unwrap();
+    let cgroup = Cgroup::adopt(&cgroup);
+    let place = Place {
+        cgroup: Some(&cgroup),
+        ..node.lab.client_place()
+    };
+    let unlisted = SocketAddr::new(v4(host::BYSTANDER), 80);
+    let early = Session::connects(&place, unlisted).unwrap();
     let agent = node.agent(SYSTEMD);
     let status = ready(&node);
     assert_eq!(status["adopted"], true, "{status}");
+    let tally = early.tally().unwrap();
+    println!("from the unit to a ready agent: {tally:?}");
+    assert!(tally.all_denied(50), "{tally:?}");
+    assert_eq!(node.lab.bystander.connections(), 0, "a leak");
     for path in [CGROUPFS, SYSTEMD] {
         assert!(node.attempt(path).denied(), "{path}");
     }

@@ -19,6 +19,10 @@ pub enum Bench {
     Rules,
     /// Millions of requests of all kinds while the rules change every second, in release builds.
     Soak,
+    /// Changes in the Kubernetes API with many objects and pods, in release builds.
+    Api,
+    /// The API server is away for an hour, in release builds.
+    Outage,
     /// Cost of edits, starts, restarts and names with many policies, in release builds.
     Scale,
 }
@@ -52,6 +56,8 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
             "bench_proxy"
         }
         Bench::Rules => "bench_rules",
+        Bench::Api => "bench_api",
+        Bench::Outage => "bench_outage",
         Bench::Scale => "bench_scale",
         Bench::Soak => "bench_soak",
     };
