@@ -173,10 +173,12 @@ async fn serve(
         registry: registry.clone(),
         problem: feed.problem,
         engine: ask,
+        applied: engine.applied(),
         proxy: Arc::clone(&shared),
         kubernetes: followed.standings,
         cluster: place.cluster.ranges.clone(),
     };
+    wiring::publish(config, &place.cluster, &engine, &mut helpers);
     wiring::report(config, &kernel, &place.roots.paths, providers, &mut helpers);
 
     let given_back = wiring::give_back(&shared);

@@ -5,9 +5,11 @@
 
 pub mod access_log;
 pub mod app;
+pub mod applied;
 pub mod cgroup2;
 pub mod cli;
 mod cluster;
+pub mod conditions;
 pub mod config;
 pub mod dns;
 pub mod engine;
@@ -25,6 +27,7 @@ pub mod observe;
 pub mod operate;
 pub mod privilege;
 pub mod proxy;
+pub mod rollout;
 pub mod secret_store;
 pub mod sockets;
 pub mod sources;

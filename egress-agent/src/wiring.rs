@@ -3,6 +3,7 @@
 
 use crate::access_log::AccessLog;
 use crate::cluster::Cluster;
+use crate::conditions::keep_conditions;
 use crate::config::{Config, LogFormat, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
@@ -19,6 +20,7 @@ use crate::observe::readiness::Board;
 use crate::operate::reporter::{Providers, Reporter};
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Limits, NameResolver, Origin, OriginLookup, Shared};
+use crate::rollout::{Place, publish_rules};
 use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
 use crate::workloads::{Identities, Missed, PodNews, Sharers};
@@ -150,6 +152,27 @@ pub fn kubernetes(config: &Config, cluster: &Cluster, board: &Board) -> (Followe
         }
     }
     (Followed { pods, standings }, helpers)
+}
+
+/// Starts what the agent publishes in the Kubernetes API about the rules in force, as the config says.
+pub fn publish(config: &Config, cluster: &Cluster, engine: &Engine, helpers: &mut JoinSet<()>) {
+    let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) else {
+        return;
+    };
+    if settings.conditions {
+        let pod = settings.pod.as_ref().map(|pod| pod.uid.clone());
+        let own = pod.unwrap_or_else(|| kubernetes::random().to_string());
+        let identity = format!("{}_{own}", settings.node);
+        helpers.spawn(keep_conditions(api.clone(), identity, engine.applied()));
+    }
+    if let Some(within) = settings.publish {
+        let place = Place {
+            node: settings.node.clone(),
+            pod: settings.pod.clone(),
+        };
+        let applied = engine.applied();
+        helpers.spawn(publish_rules(api.clone(), place, within, applied));
+    }
 }
 
 /// The task that logs the kernel's denials with the names that the engine knows.

@@ -4,9 +4,14 @@ use super::settings::KubernetesSettings;
 use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Set by the downward API in the agent's own pod.
 const NODE_NAME: &str = "NODE_NAME";
+const POD_NAME: &str = "POD_NAME";
+const POD_UID: &str = "POD_UID";
+/// Default of `kubernetes.publishWithin`.
+const PUBLISH_WITHIN: Duration = Duration::from_secs(5);
 /// Istio's default (`meshConfig.rootNamespace`).
 pub const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
 /// The longest name of a node: a DNS subdomain (RFC 1123).
@@ -19,7 +24,7 @@ const LONGEST: usize = 253;
     reason = "independent settings, each a field of its own in the config"
 )]
 pub struct Kubernetes {
-    /// The node that the agent runs on. Set if `identity` or `startup_taint` is.
+    /// The node that the agent runs on. Set if `identity`, `startup_taint` or `publish` is.
     pub node: String,
     /// The file that names the API server. Without one it is that of the pod's service account.
     pub kubeconfig: Option<PathBuf>,
@@ -33,6 +38,21 @@ pub struct Kubernetes {
     pub root_namespace: String,
     /// Whether the agent removes the startup taint from its node.
     pub startup_taint: bool,
+    /// The agent's own pod; `None` outside of one.
+    pub pod: Option<OwnPod>,
+    /// Within which time the agent publishes changes of the rules in force on its node; `None` if it does not.
+    pub publish: Option<Duration>,
+    /// Whether the agent may be the one that writes conditions of Istio's objects.
+    pub conditions: bool,
+}
+
+/// The agent's own pod, by the downward API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnPod {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
 }
 
 impl Kubernetes {
@@ -43,9 +63,10 @@ impl Kubernetes {
     ) -> Result<Self, Failure> {
         let identity = settings.identity.unwrap_or(true);
         let startup_taint = settings.startup_taint.unwrap_or(false);
+        let publish = settings.publish_rules.unwrap_or(false);
         let node = settings.node.or_else(|| environment(NODE_NAME));
         let node = node.unwrap_or_default();
-        if (identity || startup_taint) && node.is_empty() {
+        if (identity || startup_taint || publish) && node.is_empty() {
             return Err(Failure::usage(
                 "kubernetes: no node: set NODE_NAME by the downward API (spec.nodeName), or name it with \
                  --kubernetes-node NAME or `kubernetes.node`; or set `identity: false` if the API needs to name no pod",
@@ -72,6 +93,15 @@ impl Kubernetes {
             cluster_ranges: settings.cluster_ranges.unwrap_or(true),
             root_namespace,
             startup_taint,
+            pod: environment(POD_NAME)
+                .zip(environment(POD_UID))
+                .map(|(name, uid)| OwnPod { name, uid }),
+            conditions: settings.conditions.unwrap_or(false),
+            publish: publish.then(|| {
+                settings
+                    .publish_within
+                    .map_or(PUBLISH_WITHIN, |span| span.0)
+            }),
         })
     }
 }
@@ -100,6 +130,9 @@ impl Default for Kubernetes {
             rules: false,
             cluster_ranges: false,
             startup_taint: false,
+            pod: None,
+            publish: None,
+            conditions: false,
             root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
         }
     }
@@ -128,8 +161,7 @@ mod tests {
     fn of(text: &str, variable: Option<&str>) -> Result<Kubernetes, Failure> {
         let settings = serde_yaml::from_str(text).unwrap();
         Kubernetes::of(settings, |name| {
-            assert_eq!(name, NODE_NAME);
-            variable.map(str::to_owned)
+            variable.filter(|_| name == NODE_NAME).map(str::to_owned)
         })
     }
 

@@ -19,7 +19,7 @@ pub use choices::{
 };
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
-pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes};
+pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes, OwnPod};
 pub use settings::{DnsSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings};
 pub use values::{Cidr, DnsServer, ListenAddress, Span};
 pub use workloads::{PodsEntry, WorkloadEntry};

@@ -151,6 +151,19 @@ pub struct KubernetesSettings {
     /// Remove the taint egress-agent/not-ready from this node when the agent is ready [default: false]
     #[arg(id = "kubernetes_startup_taint", long = "kubernetes-startup-taint", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub startup_taint: Option<bool>,
+    /// Publish in the Kubernetes API which rules are in force on this node, for `wait --all-nodes` [default: false]
+    #[arg(id = "kubernetes_publish_rules", long = "kubernetes-publish-rules", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub publish_rules: Option<bool>,
+    /// Time within which a change is published; each node writes at most once in this time [default: 5s]
+    #[arg(
+        id = "kubernetes_publish_within",
+        long = "kubernetes-publish-within",
+        value_name = "DURATION"
+    )]
+    pub publish_within: Option<Span>,
+    /// Write a condition to the status of Istio's objects in the Kubernetes API; one agent of the cluster does [default: false]
+    #[arg(id = "kubernetes_conditions", long = "kubernetes-conditions", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub conditions: Option<bool>,
 }
 
 impl KubernetesSettings {
@@ -163,6 +176,9 @@ impl KubernetesSettings {
             cluster_ranges: self.cluster_ranges.or(below.cluster_ranges),
             root_namespace: self.root_namespace.or(below.root_namespace),
             startup_taint: self.startup_taint.or(below.startup_taint),
+            publish_rules: self.publish_rules.or(below.publish_rules),
+            publish_within: self.publish_within.or(below.publish_within),
+            conditions: self.conditions.or(below.conditions),
         }
     }
 }
@@ -331,7 +347,7 @@ canaryInterval: 30s
 adminSocket: /run/x.sock
 monitoring: {address: '127.0.0.1:15020'}
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}, {pods: {namespace: shop}, mode: audit}]
-kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, clusterRanges: true, rootNamespace: mesh, startupTaint: true}
+kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, clusterRanges: true, rootNamespace: mesh, startupTaint: true, publishRules: true, publishWithin: 2s, conditions: true}
 ";
 
 #[cfg(test)]

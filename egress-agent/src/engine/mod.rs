@@ -25,6 +25,7 @@ pub use input::{News, RulesFeed};
 pub use published::Published;
 pub(crate) use settings::settings;
 
+use crate::applied::Applied;
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::kernel::{Tables, random};
@@ -49,7 +50,9 @@ use questions::{Questions, Reply};
 use shown::Shown;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// See the module.
 pub struct Engine {
@@ -117,6 +120,11 @@ impl Engine {
     /// The snapshots that other tasks read.
     pub fn published(&self) -> Published {
         self.published.clone()
+    }
+
+    /// The rules that are in force.
+    pub fn applied(&self) -> watch::Receiver<Arc<Applied>> {
+        self.in_force.applied()
     }
 
     /// The cgroups that have one share of the proxy each.
@@ -249,15 +257,16 @@ impl Engine {
         let plan = self.state.plan_change(Instant::now(), &added, &gone);
         if let Err(full) = self.placing.fits(&plan) {
             drop(plan);
-            self.shown
-                .does_not_fit(&full, "the previous rules stay in force");
+            let instead = "the previous rules stay in force";
+            let problem = self.shown.does_not_fit(&full, instead);
+            self.in_force.does_not_fit(problem);
             return false;
         }
         let judges = |op: &TableOp| matches!(op, TableOp::SetPolicy(..) | TableOp::DeletePolicy(_));
         self.end_unlisted |= plan.ops().iter().any(judges);
         plan.commit();
         self.shown.set_rules(rules);
-        self.in_force.change(rules.objects.clone());
+        self.in_force.change(rules);
         self.placing.place_anew();
         true
     }

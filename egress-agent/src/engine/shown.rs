@@ -68,11 +68,12 @@ impl Shown {
         self.noted.kinds = by_name(&objects.kinds());
     }
 
-    /// The tables have no room for new rules.
-    pub(super) fn does_not_fit(&mut self, full: &NoRoom, instead: &str) {
+    /// The tables have no room for new rules. Returns the text of it.
+    pub(super) fn does_not_fit(&mut self, full: &NoRoom, instead: &str) -> String {
         let problem = format!("the rules do not fit: {full}; {instead}");
         tracing::error!(problem, "rules not applied");
-        self.noted.problem = Some(problem);
+        self.noted.problem = Some(problem.clone());
+        problem
     }
 
     /// The rule files are not followed any more.

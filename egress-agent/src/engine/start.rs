@@ -38,7 +38,7 @@ impl Engine {
         self.wait_for_answers().await;
         previous_stops.await?;
         match self.begin_with(None) {
-            Ok(()) => self.in_force.begin(rules.objects.clone()),
+            Ok(()) => self.in_force.begin(rules),
             Err(full) => self.give_way(rules, &full)?,
         }
         self.flush(true)
@@ -80,12 +80,12 @@ impl Engine {
     /// At the start, if the rules do not fit: uses the rules of the previous agent, or none.
     fn give_way(&mut self, rules: &RuleSet, full: &NoRoom) -> anyhow::Result<()> {
         let instead = "those of the previous agent are in force, or none";
-        self.shown.does_not_fit(full, instead);
+        let problem = self.shown.does_not_fit(full, instead);
         for objects in [&rules.previous[..], &[]] {
             if self.begin_with(Some(objects)).is_ok() {
                 let objects = Objects::kept(objects.iter().cloned());
                 self.shown.set_objects(&objects);
-                self.in_force.fall_back(objects);
+                self.in_force.fall_back(objects, problem);
                 return Ok(());
             }
         }

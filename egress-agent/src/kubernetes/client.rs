@@ -43,6 +43,29 @@ pub async fn connect(settings: &Kubernetes) -> Result<ApiClient, Failure> {
     })
 }
 
+/// The client of a person: by this kubeconfig, else as kubectl finds it (`KUBECONFIG`, `~/.kube/config`), else by the pod's
+/// service account. Programs of the kubeconfig that authenticate the person are run.
+pub async fn connect_as_user(kubeconfig: Option<&Path>) -> Result<ApiClient, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        Failure::usage(format_args!(
+            "cannot use the Kubernetes API: {error}; name a kubeconfig with --kubeconfig PATH"
+        ))
+    };
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
+            let options = KubeConfigOptions::default();
+            let loaded = kube::Config::from_custom_kubeconfig(file, &options).await;
+            loaded.map_err(|error| wrong(&error))?
+        }
+        None => kube::Config::infer().await.map_err(|error| wrong(&error))?,
+    };
+    client(config).map_err(|error| {
+        let whole = anyhow::Error::from_boxed(error);
+        wrong(&format_args!("{whole:#}"))
+    })
+}
+
 async fn from_file(path: &Path) -> Result<kube::Config, Failure> {
     let wrong = |what: &dyn std::fmt::Display| {
         Failure::usage(format_args!("kubeconfig {}: {what}", path.display()))

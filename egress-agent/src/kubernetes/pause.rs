@@ -11,18 +11,18 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pause {
+pub struct Pause {
     failures: u32,
 }
 
 impl Pause {
     /// An attempt succeeded.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// The time to wait after a failure. `random` is from 0 to 1; half of the pause depends on it.
-    pub(super) fn after(&mut self, problem: &Problem, random: f64) -> Duration {
+    pub fn after(&mut self, problem: &Problem, random: f64) -> Duration {
         let most = if problem.is_cheap() {
             // The first errors of a server that has come back are those of its start.
             self.failures = 0;
@@ -41,7 +41,7 @@ impl Pause {
 }
 
 /// A random number from 0 to 1, which decides nothing that must be secret.
-pub(super) fn random() -> f64 {
+pub fn random() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     let word = RandomState::new().hash_one(0_u8);
     f64::from(u32::try_from(word >> 32).unwrap_or_default()) / f64::from(u32::MAX)

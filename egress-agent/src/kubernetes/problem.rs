@@ -27,7 +27,7 @@ pub enum Problem {
     #[error("the API server does not accept the agent's credentials (401): {0}")]
     Unauthorized(String),
     /// The agent may not read this.
-    #[error("access denied (403): {0}; allow get, list and watch in the agent's ClusterRole")]
+    #[error("access denied (403): {0}; allow it in the agent's role")]
     Forbidden(String),
     /// The kind is not installed.
     #[error("the API server does not serve this kind (404)")]
@@ -54,6 +54,11 @@ impl Problem {
     /// pause: a server that hangs gets three requests a minute of a kind.
     pub(super) const fn is_cheap(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Silent(_))
+    }
+
+    /// Whether an object has changed meanwhile, or exists already.
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status(409, _))
     }
 
     /// What a client's error means.

@@ -5,17 +5,12 @@ use super::client::ApiClient;
 use super::pause::{Pause, random};
 use super::problem::Problem;
 use crate::observe::readiness::Board;
-use http::{Request, header};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// The taint's key.
 pub const KEY: &str = "egress-agent/not-ready";
-/// The limit of one request.
-const WITHIN: Duration = Duration::from_secs(10);
-/// The most bytes of a Node, which lists up to fifty images.
-const MOST: usize = 4 << 20;
 /// Time between two looks at the board.
 const LOOK: Duration = Duration::from_millis(200);
 /// Time between two looks at the node: it registers again, with the taint, after its object was deleted.
@@ -53,18 +48,10 @@ pub async fn remove_startup_taint(api: ApiClient, node: String, board: Board) {
 /// Whether the node had the taint.
 async fn remove(api: &ApiClient, node: &str) -> Result<bool, Problem> {
     let path = format!("/api/v1/nodes/{node}");
-    let malformed = |error: &dyn std::fmt::Display| Problem::Malformed(error.to_string());
-    let get = Request::get(&path).body(Vec::new());
-    let answer = api.ask(get.map_err(|e| malformed(&e))?, WITHIN).await?;
-    let text = answer.whole(MOST, WITHIN).await?;
-    let object: Value = serde_json::from_slice(&text).map_err(|e| malformed(&e))?;
-    let Some(change) = without_taint(&object) else {
+    let Some(change) = without_taint(&api.get(&path).await?) else {
         return Ok(false);
     };
-    let request = Request::patch(&path)
-        .header(header::CONTENT_TYPE, "application/merge-patch+json")
-        .body(change.to_string().into_bytes());
-    api.ask(request.map_err(|e| malformed(&e))?, WITHIN).await?;
+    api.merge(&path, &change).await?;
     Ok(true)
 }
 

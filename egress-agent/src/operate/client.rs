@@ -2,8 +2,11 @@
 
 use super::request::{Asked, Explained, PATIENCE, Request};
 use super::status::Status;
+use crate::applied::RuleState;
 use crate::failure::{ABSENT, Failure};
+use crate::rollout::Goal;
 use anyhow::Context as _;
+use egress_core::istio::RuleName;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -71,5 +74,99 @@ pub fn wait(path: &Path, limit: Duration, closed: bool) -> anyhow::Result<()> {
             return Err(Failure::finding(format_args!("not ready after {limit:?}: {why}")).into());
         }
         std::thread::sleep(LOOK);
+    }
+}
+
+/// Waits until a version of an object is in force on the agent's node as `goal` says. An object that the agent refuses ends
+/// the wait.
+pub fn wait_rule(path: &Path, limit: Duration, rule: &RuleName, goal: Goal) -> anyhow::Result<()> {
+    let until = Instant::now() + limit;
+    loop {
+        let why = match request::<RuleState>(path, &Request::Rule(rule.to_string())) {
+            Ok(state) => match judge(&state, goal) {
+                Ok(()) => return Ok(()),
+                Err((true, why)) => {
+                    let line = format!("{rule} is refused: {why}");
+                    return Err(Failure::finding(line).into());
+                }
+                Err((false, why)) => why,
+            },
+            Err(e) => format!("{e:#}"),
+        };
+        if Instant::now() >= until {
+            return Err(Failure::finding(format_args!("{rule}: {why} (waited {limit:?})")).into());
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Whether the goal is reached; if not, whether that is final, and why.
+fn judge(state: &RuleState, goal: Goal) -> Result<(), (bool, String)> {
+    let Goal::InForce(least) = goal else {
+        return if state.in_force {
+            Err((false, "it is in force".to_owned()))
+        } else {
+            Ok(())
+        };
+    };
+    let new_enough = |generation: Option<i64>| least.is_none() || generation >= least;
+    if let Some(refused) = &state.refused {
+        let beyond = least.is_some() && state.in_force && new_enough(state.generation);
+        if new_enough(refused.generation) && !beyond {
+            return Err((true, refused.reason.clone()));
+        }
+    }
+    if state.in_force && new_enough(state.generation) {
+        return Ok(());
+    }
+    let mut why = match (state.in_force, state.generation) {
+        (false, _) => "it is not in force".to_owned(),
+        (true, Some(generation)) => format!("generation {generation} is in force"),
+        (true, None) => "a version without a generation is in force".to_owned(),
+    };
+    if let Some(problem) = &state.problem {
+        why = format!("{why}; {problem}");
+    }
+    Err((false, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::applied::RefusedVersion;
+
+    fn state(in_force: Option<i64>, refused: Option<i64>) -> RuleState {
+        RuleState {
+            in_force: in_force.is_some(),
+            generation: in_force,
+            refused: refused.map(|generation| RefusedVersion {
+                generation: Some(generation),
+                reason: "no port".to_owned(),
+            }),
+            problem: None,
+        }
+    }
+
+    #[test]
+    fn a_generation_is_in_force_awaited_or_refused() {
+        let is = |state, goal| judge(&state, goal).map_err(|(ends, _)| ends);
+        let at = |least| Goal::InForce(Some(least));
+        let any = Goal::InForce(None);
+        for (have, goal, want) in [
+            (state(Some(2), None), any, Ok(())),
+            (state(Some(2), None), at(2), Ok(())),
+            (state(Some(2), None), at(3), Err(false)),
+            (state(None, None), any, Err(false)),
+            // The last good version does not hide that the present one is refused.
+            (state(Some(2), Some(3)), any, Err(true)),
+            (state(Some(2), Some(3)), at(3), Err(true)),
+            (state(Some(2), Some(3)), at(2), Ok(())),
+            (state(Some(2), Some(3)), at(4), Err(false)),
+            (state(None, Some(1)), any, Err(true)),
+            (state(None, None), Goal::Gone, Ok(())),
+            (state(Some(1), None), Goal::Gone, Err(false)),
+        ] {
+            assert_eq!(is(have.clone(), goal), want, "{have:?} {goal:?}");
+        }
     }
 }

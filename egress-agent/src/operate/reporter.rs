@@ -1,5 +1,6 @@
 //! Fills in the agent's status from its parts and serves it.
 
+use crate::applied::Applied;
 use crate::config::Config;
 use crate::kernel::{self, Kernel};
 use crate::kubernetes::{Ranges, Shown, Standings};
@@ -75,6 +76,8 @@ pub struct Providers {
     pub problem: watch::Receiver<Option<String>>,
     /// The rules, the tables and the workloads.
     pub engine: mpsc::Sender<Ask>,
+    /// The rules that are in force.
+    pub applied: watch::Receiver<Arc<Applied>>,
     /// The proxy.
     pub proxy: Arc<Shared>,
     /// The followers of the Kubernetes API.
@@ -143,6 +146,11 @@ impl Reporter {
     async fn answer(&self, request: Request) -> Option<Vec<u8>> {
         match request {
             Request::Status => serde_json::to_vec(&self.status(Detail::Full).await?).ok(),
+            Request::Rule(name) => {
+                let name = name.parse().ok()?;
+                let applied = Arc::clone(&self.providers.applied.borrow());
+                serde_json::to_vec(&applied.state_of(&name)).ok()
+            }
             Request::Explain(asked) => {
                 let told = match asked.question() {
                     Ok(question) => self.explain(question, asked.workload).await?,

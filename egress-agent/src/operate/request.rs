@@ -23,6 +23,8 @@ pub enum Request {
     Status,
     /// [`Explained`].
     Explain(Asked),
+    /// [`RuleState`](crate::applied::RuleState) of the object with this name, such as `serviceentry/shop/a`.
+    Rule(String),
 }
 
 /// A destination that is asked about.

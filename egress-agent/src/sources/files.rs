@@ -3,6 +3,7 @@
 //! Owns which files are read and what they contain. `follow` decides when; the caller interprets the
 //! text.
 
+use super::versions::Versions;
 use crate::stamp::{Held, Stamp};
 use egress_core::istio::decode::MAX_FILE;
 use std::collections::{HashMap, HashSet};
@@ -92,6 +93,8 @@ pub struct Reading {
     pub failed: Vec<(PathBuf, Unreadable)>,
     /// Folders with rule files in a folder that was named: they are not read.
     pub ignored: Vec<PathBuf>,
+    /// The versions of the objects of the Kubernetes API among the files.
+    pub api: Versions,
     /// When a change of the content was noticed.
     pub noticed: Noticed,
 }

@@ -5,8 +5,9 @@
 use super::backlog::{Backlog, Touched, may_wait};
 use super::files::{Reading, SourceFile};
 use super::judge::{Id, Judged, One, judge_all};
+use super::refusals::Refusal;
 use super::rule_set::{Instead, Line};
-use egress_core::istio::{Kind, Object};
+use egress_core::istio::{Kind, Object, RuleName};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -59,6 +60,8 @@ pub(super) struct Outcome {
     pub(super) note: Option<Line>,
     /// The document is not in force; this is what is.
     pub(super) rejected: Option<(Kind, Instead)>,
+    /// The same of an object of the API, whatever the reason.
+    pub(super) refused: Option<(RuleName, Refusal)>,
 }
 
 impl HeldFiles {

@@ -10,9 +10,11 @@ use super::held::{Change, Document, Held, HeldFiles, Outcome};
 use super::judge::{Id, One, again};
 use super::loaded_secrets::LoadedSecrets;
 use super::objects::{Objects, Place};
+use super::refusals::Refusal;
 use super::rule_set::{Instead, Line, RejectedDocuments, RuleSet};
 use super::store::Previous;
-use egress_core::istio::{Object, is_api};
+use super::versions::Versions;
+use egress_core::istio::{Object, RuleName, is_api};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +29,8 @@ pub(super) struct Loader {
     unseen: BTreeSet<Id>,
     objects: Objects,
     secrets: LoadedSecrets,
+    /// The versions of the API's objects in the last reading that was loaded as a whole.
+    api: Versions,
     /// The messages about each file that has any.
     said: BTreeMap<Arc<Path>, Said>,
     /// The rules of the previous agent, until the first load.
@@ -40,11 +44,22 @@ struct Said {
     problems: Vec<Line>,
     notes: Vec<Line>,
     rejected: RejectedDocuments,
+    refused: Vec<(RuleName, Refusal)>,
 }
 
 /// Whether a path stands for an object, or for a kind, of the Kubernetes API.
 fn of_api(path: &Path) -> bool {
     path.to_str().is_some_and(is_api)
+}
+
+/// That the API's version of an object is not in force.
+fn refusal(object: &Object, errors: &[String], lines: Vec<Line>) -> (RuleName, Refusal) {
+    let refusal = Refusal {
+        generation: object.generation,
+        errors: errors.iter().map(|error| error.as_str().into()).collect(),
+        lines,
+    };
+    (RuleName::of(object), refusal)
 }
 
 impl Loader {
@@ -140,16 +155,16 @@ impl Loader {
 
     /// Decides which version of an object is in force, if documents contain it.
     fn settle(&mut self, id: &Id, stale: &mut BTreeSet<Arc<Path>>) {
-        let (of_files, of_api): (Vec<_>, Vec<_>) = self
+        let (of_files, others): (Vec<_>, Vec<_>) = self
             .held
             .documents_of(id)
             .partition(|(document, _)| !of_api(&document.0));
         let documents = if let Some((_, one)) = of_files.first() {
             let instead = format!("the one in {} applies", one.object.source);
-            self.outweigh(of_api, &instead, stale);
+            self.outweigh(others, &instead, stale);
             of_files
         } else {
-            of_api
+            others
         };
         let (places, ones): (Vec<_>, Vec<One>) = documents.into_iter().unzip();
         let valid = || ones.iter().filter(|one| one.errors.is_empty());
@@ -191,8 +206,12 @@ impl Loader {
                     Instead::Denied => "what it is about serves nothing",
                     Instead::LeftOut => "it is left out",
                 };
-                let problems = errors.into_iter().map(|e| format!("{e}; {instead}").into());
+                let problems = errors.iter().map(|e| format!("{e}; {instead}").into());
                 outcome.problems = problems.collect();
+                outcome.refused = of_api(&path).then(|| {
+                    let lines = outcome.problems.clone();
+                    refusal(&one.object, &errors, lines)
+                });
                 object = match kept {
                     _ if one_is_enough => None,
                     Some(kept) => (!applied).then(|| Arc::clone(kept)),
@@ -220,8 +239,10 @@ impl Loader {
         for ((path, number), one) in documents {
             let (place, object) = (one.object.place(), &one.object);
             let note = format!("{place}: a rule file has {object} too; {instead}");
+            let note: Line = note.into();
             let outcome = Outcome {
-                note: Some(note.into()),
+                refused: Some(refusal(object, &one.errors, vec![Arc::clone(&note)])),
+                note: Some(note),
                 ..Outcome::default()
             };
             self.objects.remove(&Place::File(Arc::clone(&path), number));
@@ -290,6 +311,7 @@ impl Loader {
                 if let Some(rejected) = outcome.rejected {
                     *said.rejected.entry(rejected).or_default() += 1;
                 }
+                said.refused.extend(outcome.refused.clone());
             }
         }
         if said.problems.is_empty() && said.notes.is_empty() {
@@ -300,6 +322,9 @@ impl Loader {
     }
 
     fn rules(&mut self, reading: &Reading) -> RuleSet {
+        if !self.waits() {
+            self.api.clone_from(&reading.api);
+        }
         let said = || self.said.values();
         // Of an API that gives no list, `status` shows the state. It is a problem only if objects depend on it.
         let matters = |path: &Path| {
@@ -323,6 +348,8 @@ impl Loader {
             kinds: self.objects.kinds(),
             objects: self.objects.clone(),
             rejected,
+            api: self.api.clone(),
+            refused: Arc::new(said().flat_map(|s| s.refused.iter().cloned()).collect()),
             noticed: reading.noticed.0,
             secrets: self.secrets.in_force(),
             problems: said()

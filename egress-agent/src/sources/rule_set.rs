@@ -1,6 +1,8 @@
 //! A rule set: the objects in force, and what is reported about them. `loader` makes it.
 
 use super::objects::{Difference, Objects};
+use super::refusals::Refusals;
+use super::versions::Versions;
 use egress_core::istio::{Kind, Object, Secrets};
 use egress_core::registry::lint::{Found, Linter};
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,10 @@ pub struct RuleSet {
     pub kinds: BTreeMap<Kind, usize>,
     /// The documents that are not in force.
     pub rejected: RejectedDocuments,
+    /// The versions of the objects of the API that were read for this set: each is in force or in `refused`.
+    pub api: Versions,
+    /// The objects of the API of which another version, or none, is in force.
+    pub refused: Arc<Refusals>,
     /// When the change that led to this set was noticed.
     pub noticed: Option<Instant>,
     /// The Secrets of the files.

@@ -244,6 +244,16 @@ impl FakeApi {
             .with_context(|| format!("no {plural} {name}"))
     }
 
+    /// All objects of a kind.
+    pub fn all(&self, plural: &str) -> Vec<Value> {
+        let objects = self.shared.read(|store| {
+            let stored = store.kinds.get(plural);
+            stored.map(|stored| Arc::clone(&stored.objects))
+        });
+        let objects = objects.unwrap_or_default();
+        objects.values().map(|object| (**object).clone()).collect()
+    }
+
     /// How many requests there were since the start, without those for discovery.
     pub fn requests(&self, verb: Verb, plural: &str) -> usize {
         self.shared

@@ -43,6 +43,23 @@ impl Resource {
         }
     }
 
+    /// `Lease` of `coordination.k8s.io`.
+    pub fn lease() -> Self {
+        Self::of_group("coordination.k8s.io", "Lease", "leases")
+    }
+
+    /// `Event` of `events.k8s.io`.
+    pub fn event() -> Self {
+        Self::of_group("events.k8s.io", "Event", "events")
+    }
+
+    fn of_group(group: &str, kind: &str, plural: &str) -> Self {
+        Self {
+            group: group.to_owned(),
+            ..Self::core(kind, plural, true)
+        }
+    }
+
     /// `apiVersion` of objects in one of the versions.
     pub(super) fn api_version(&self, version: &str) -> String {
         if self.group.is_empty() {

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod away;
+mod conditions;
+mod election;
 mod faults;
+mod rollout;
 mod scale;
 mod site;
 

@@ -1,28 +1,29 @@
 //! Gets the objects of each kind from the API server: one list and one watch for each kind, whatever versions the server
 //! serves.
 
-use super::kinds::TooLarge;
+use super::kinds::{TooLarge, Versioned};
 use super::object::{self, plural};
 use super::rules::ApiRules;
 use crate::kubernetes::{
     ApiClient, Freshness, Key, Kind as Resource, Limits, Metadata, News, Object, Selection,
     Standing, follow,
 };
-use crate::sources::SourceFile;
+use crate::sources::versions::Digest;
 use egress_core::istio::Kind;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// The API group of all kinds.
-const GROUP: &str = "networking.istio.io";
+pub const GROUP: &str = "networking.istio.io";
 /// Its versions, which have one schema; the first one that the server serves is used.
-const VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+pub const VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 /// How long the objects of a kind that is not served any more stay in force. A server that starts answers so for some
 /// seconds, and every listed destination would be denied.
 const ABSENT: Duration = Duration::from_mins(10);
@@ -59,15 +60,19 @@ impl Object for Raw {
     }
 }
 
+/// A kind of rules in the Kubernetes API.
+pub const fn rule_kind(kind: Kind) -> Resource {
+    Resource {
+        group: GROUP,
+        versions: VERSIONS,
+        plural: plural(kind),
+    }
+}
+
 /// Follows all kinds until the future is dropped.
 pub(super) async fn follow_kinds(api: ApiClient, rules: ApiRules) {
     let mut tasks = JoinSet::new();
     for (kind, standing) in rules.standings() {
-        let resource = Resource {
-            group: GROUP,
-            versions: VERSIONS,
-            plural: plural(kind),
-        };
         let (send, news) = mpsc::channel(WAITING);
         // As the kubelet and kube-proxy do: from the server's cache, which costs the server little. The follower never
         // goes back to an older state than it has seen.
@@ -77,7 +82,7 @@ pub(super) async fn follow_kinds(api: ApiClient, rules: ApiRules) {
                 absent: ABSENT,
                 ..Limits::default()
             },
-            ..Selection::all(resource)
+            ..Selection::all(rule_kind(kind))
         };
         tasks.spawn(follow(api.clone(), selection, standing.clone(), send));
         let listener = Listener {
@@ -102,7 +107,7 @@ struct Listener {
     standing: Standing,
     rules: ApiRules,
     /// The objects of the first list, until it is complete: part of it must not be in force.
-    first: Option<BTreeMap<PathBuf, SourceFile>>,
+    first: Option<BTreeMap<PathBuf, Versioned>>,
 }
 
 impl Listener {
@@ -131,7 +136,7 @@ impl Listener {
                 };
                 match &mut self.first {
                     Some(first) => {
-                        first.insert(file.path.clone(), file);
+                        first.insert(file.file.path.clone(), file);
                         Ok(false)
                     }
                     None => self.rules.kinds().put(self.kind, file),
@@ -164,7 +169,7 @@ impl Listener {
         object::path(self.kind, &key.namespace, &key.name)
     }
 
-    fn file(&self, raw: Raw) -> Option<SourceFile> {
+    fn file(&self, raw: Raw) -> Option<Versioned> {
         let key = raw.metadata.key();
         let Some(path) = self.path(&key) else {
             let name = key.to_string();
@@ -174,6 +179,10 @@ impl Listener {
         };
         // Items of a list have none for kinds that are built in.
         let version = raw.api_version.unwrap_or_else(|| format!("{GROUP}/v1"));
-        Some(object::file(self.kind, &version, path, &raw.content))
+        let file = object::file(self.kind, &version, path, &raw.content);
+        Some(Versioned {
+            file: Arc::new(file),
+            version: Digest::of(&raw.metadata.uid, raw.metadata.generation),
+        })
     }
 }

@@ -7,6 +7,7 @@
 use super::object::folder;
 use crate::sources::SourceFile;
 use crate::sources::files::{Reading, Unreadable};
+use crate::sources::versions::Digest;
 use egress_core::istio::Kind;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,13 @@ const BY_FOLDER: [Kind; 5] = [
 #[error("the objects have more than {} MiB; the previous ones stay in force", MOST >> 20)]
 pub(super) struct TooLarge;
 
+/// An object as a file, and its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Versioned {
+    pub(super) file: Arc<SourceFile>,
+    pub(super) version: Digest,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Kinds {
@@ -40,7 +48,9 @@ pub(super) struct Kinds {
 /// A kind.
 #[derive(Debug)]
 struct Held {
-    files: BTreeMap<PathBuf, Arc<SourceFile>>,
+    files: BTreeMap<PathBuf, Versioned>,
+    /// The versions of its objects.
+    versions: Digest,
     /// The server has listed it since the start.
     listed: bool,
     /// The server does not serve it.
@@ -51,6 +61,7 @@ impl Kinds {
     pub(super) fn new() -> Self {
         let held = || Held {
             files: BTreeMap::new(),
+            versions: Digest::default(),
             listed: false,
             not_served: false,
         };
@@ -60,19 +71,25 @@ impl Kinds {
         }
     }
 
-    /// Takes a whole list. Returns whether it changes a file.
-    pub(super) fn replace(&mut self, kind: Kind, files: Vec<SourceFile>) -> Result<bool, TooLarge> {
+    /// Takes a whole list. Returns whether it changes an object.
+    pub(super) fn replace(
+        &mut self,
+        kind: Kind,
+        objects: Vec<Versioned>,
+    ) -> Result<bool, TooLarge> {
         let Some(held) = self.kinds.get_mut(&kind) else {
             return Ok(false);
         };
-        let size = |files: &BTreeMap<PathBuf, Arc<SourceFile>>| -> usize {
-            files.values().map(|file| file.text.len()).sum()
+        let size = |files: &BTreeMap<PathBuf, Versioned>| -> usize {
+            files.values().map(|one| one.file.text.len()).sum()
         };
         let mut new = BTreeMap::new();
-        for file in files {
-            let same = held.files.get(&file.path).filter(|same| ***same == file);
-            let file = same.map_or_else(|| Arc::new(file), Arc::clone);
-            new.insert(file.path.clone(), file);
+        for mut one in objects {
+            let same = held.files.get(&one.file.path);
+            if let Some(same) = same.filter(|same| same.file == one.file) {
+                one.file = Arc::clone(&same.file);
+            }
+            new.insert(one.file.path.clone(), one);
         }
         let bytes = self.bytes - size(&held.files) + size(&new);
         if bytes > MOST {
@@ -82,34 +99,49 @@ impl Kinds {
         let changed = !held.listed || held.files != new;
         held.listed = true;
         held.not_served = false;
+        let versions = new.values().map(|one| one.version);
+        held.versions = versions.fold(Digest::default(), Digest::with);
         held.files = new;
         Ok(changed)
     }
 
-    /// Adds or replaces an object. Returns whether that changes its file.
-    pub(super) fn put(&mut self, kind: Kind, file: SourceFile) -> Result<bool, TooLarge> {
+    /// Adds or replaces an object. Returns whether that changes it.
+    pub(super) fn put(&mut self, kind: Kind, mut new: Versioned) -> Result<bool, TooLarge> {
         let Some(held) = self.kinds.get_mut(&kind) else {
             return Ok(false);
         };
-        let before = held.files.get(&file.path);
-        if before.is_some_and(|before| **before == file) {
+        let before = held.files.get(&new.file.path);
+        if before == Some(&new) {
             return Ok(false);
         }
-        let bytes = self.bytes - before.map_or(0, |file| file.text.len()) + file.text.len();
+        let of_before = before.map_or(0, |one| one.file.text.len());
+        let bytes = self.bytes - of_before + new.file.text.len();
         if bytes > MOST {
             return Err(TooLarge);
         }
         self.bytes = bytes;
-        held.files.insert(file.path.clone(), Arc::new(file));
+        if let Some(before) = before {
+            held.versions = held.versions.without(before.version);
+            if before.file == new.file {
+                new.file = Arc::clone(&before.file);
+            }
+        }
+        held.versions = held.versions.with(new.version);
+        held.files.insert(new.file.path.clone(), new);
         Ok(true)
     }
 
     /// Removes an object. Returns whether there was one.
     pub(super) fn remove(&mut self, kind: Kind, path: &Path) -> bool {
-        let held = self.kinds.get_mut(&kind);
-        let gone = held.and_then(|held| held.files.remove(path));
-        self.bytes -= gone.as_ref().map_or(0, |file| file.text.len());
-        gone.is_some()
+        let Some(held) = self.kinds.get_mut(&kind) else {
+            return false;
+        };
+        let Some(gone) = held.files.remove(path) else {
+            return false;
+        };
+        held.versions = held.versions.without(gone.version);
+        self.bytes -= gone.file.text.len();
+        true
     }
 
     /// The server does not serve a kind. Returns whether that is new.
@@ -139,7 +171,11 @@ impl Kinds {
         let complete = self.unanswered().next().is_none();
         for kind in BY_FOLDER {
             match self.kinds.get(&kind).filter(|held| complete && held.listed) {
-                Some(held) => reading.files.extend(held.files.values().cloned()),
+                Some(held) => {
+                    let files = held.files.values();
+                    reading.files.extend(files.map(|one| Arc::clone(&one.file)));
+                    reading.api.insert(kind, held.versions);
+                }
                 None => reading.failed.push((folder(kind), Unreadable::NotListed)),
             }
         }
@@ -150,11 +186,16 @@ impl Kinds {
 mod tests {
     use super::*;
 
-    fn file(name: &str, text: &str) -> SourceFile {
-        SourceFile::new(
-            folder(Kind::Sidecar).join("shop").join(name),
-            text.to_owned(),
-        )
+    fn of_kind(kind: Kind, name: &str, text: &str) -> Versioned {
+        let path = folder(kind).join("shop").join(name);
+        Versioned {
+            file: Arc::new(SourceFile::new(path, text.to_owned())),
+            version: Digest::of(name, 1),
+        }
+    }
+
+    fn file(name: &str, text: &str) -> Versioned {
+        of_kind(Kind::Sidecar, name, text)
     }
 
     fn seen(kinds: &Kinds) -> (Vec<String>, usize) {
@@ -185,8 +226,7 @@ mod tests {
             .files
             .push(Arc::new(SourceFile::new("/r/z.yaml".into(), String::new())));
         for kind in Kind::ALL {
-            let file =
-                |name: &str| SourceFile::new(folder(kind).join("shop").join(name), String::new());
+            let file = |name: &str| of_kind(kind, name, "");
             assert_eq!(
                 kinds.replace(kind, vec![file("b"), file("a-b"), file("a")]),
                 Ok(true)
@@ -222,10 +262,32 @@ mod tests {
         assert_eq!(seen(&kinds), (vec!["1".to_owned(), "2".to_owned()], 0));
         assert_eq!(kinds.put(Kind::Sidecar, file("a", "1")), Ok(false));
         assert_eq!(kinds.put(Kind::Sidecar, file("a", "3")), Ok(true));
-        assert!(kinds.remove(Kind::Sidecar, &file("b", "").path));
-        assert!(!kinds.remove(Kind::Sidecar, &file("b", "").path));
+        assert!(kinds.remove(Kind::Sidecar, &file("b", "").file.path));
+        assert!(!kinds.remove(Kind::Sidecar, &file("b", "").file.path));
         assert_eq!(seen(&kinds), (vec!["3".to_owned()], 0));
         assert_eq!(kinds.bytes, 1);
+    }
+
+    #[test]
+    fn the_versions_are_those_of_the_present_objects() {
+        let mut kinds = others();
+        let versions = |kinds: &Kinds| {
+            let mut reading = Reading::default();
+            kinds.add_to(&mut reading);
+            reading.api.get(&Kind::Sidecar).copied()
+        };
+        assert_eq!(versions(&kinds), None, "not listed");
+        let list = vec![file("a", "1"), file("b", "2")];
+        assert_eq!(kinds.replace(Kind::Sidecar, list), Ok(true));
+        let (a, b) = (Digest::of("a", 1), Digest::of("b", 1));
+        assert_eq!(versions(&kinds), Some(a.with(b)));
+        let edited = Versioned {
+            version: Digest::of("a", 2),
+            ..file("a", "1")
+        };
+        assert_eq!(kinds.put(Kind::Sidecar, edited), Ok(true), "the same text");
+        assert!(kinds.remove(Kind::Sidecar, &file("b", "").file.path));
+        assert_eq!(versions(&kinds), Some(Digest::of("a", 2)));
     }
 
     #[test]

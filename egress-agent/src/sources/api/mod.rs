@@ -9,6 +9,8 @@ mod object;
 mod rules;
 mod secrets;
 
+pub use follow::{GROUP, VERSIONS, rule_kind};
+pub use object::plural;
 pub use rules::ApiRules;
 
 use crate::kubernetes::ApiClient;

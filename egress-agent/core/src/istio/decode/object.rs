@@ -127,6 +127,8 @@ pub struct Object {
     pub kind: Kind,
     /// What Kubernetes keeps about it.
     pub meta: Meta,
+    /// `metadata.generation`, by which the API server numbers the versions of its `spec`. Files seldom have one.
+    pub generation: Option<i64>,
     /// Its content; `None` if it cannot be decoded, with the errors in `messages`.
     pub spec: Option<Spec>,
     /// What decoding has to say. Validation gives its own.
@@ -255,6 +257,7 @@ pub(super) fn object(
         line: root.mark.line,
         kind,
         meta,
+        generation: generation(&root),
         spec,
         messages,
         text: Arc::clone(at.text),
@@ -280,6 +283,13 @@ pub(super) fn spec_of(kind: Kind, root: &Node, reader: &mut Reader) -> Spec {
         Kind::Sidecar => Spec::Sidecar(Decode::decode(node, reader)),
         Kind::WorkloadEntry => Spec::WorkloadEntry(Decode::decode(node, reader)),
     })
+}
+
+fn generation(root: &Node) -> Option<i64> {
+    match &root.get("metadata")?.get("generation")?.value {
+        Value::Number(number) => number.parse().ok(),
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::List(_) | Value::Map(_) => None,
+    }
 }
 
 fn meta(node: Option<&Node>, reader: &mut Reader) -> Meta {
