@@ -162,9 +162,8 @@ async fn serve(
         identities,
         cluster: place.cluster.ranges(),
     };
-    let sides = (&mut kernel, &sockets);
-    let mut engine = wiring::engine(config, &place.roots.paths, sides, news, owners.clone())?;
-    let (access_log, flows) = wiring::flows(&registry.own, &owners);
+    let mut engine = wiring::engine(config, &place.roots, (&mut kernel, &sockets), news, &owners)?;
+    let (access_log, flows) = wiring::flows(&registry.own, &owners, &followed.denials);
     let proof: Arc<str> = wiring::proof()?.into();
     let own = (&proof, &place.cluster.secrets);
     let shared = wiring::shared(config, &engine, origins, &sockets, &flows, own)?;
@@ -178,10 +177,10 @@ async fn serve(
         kubernetes: followed.standings,
         cluster: place.cluster.ranges.clone(),
     };
-    wiring::publish(config, &place.cluster, &engine, &mut helpers);
+    let providers = (&place.cluster, providers);
     wiring::report(config, &kernel, &place.roots.paths, providers, &mut helpers);
 
-    let given_back = wiring::give_back(&shared);
+    wiring::background(&mut helpers, flows, wiring::give_back(&shared));
     let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
     let services = Services {
         shared,
@@ -217,10 +216,9 @@ async fn serve(
     helpers.spawn(keeper.keep(config.canary_interval));
     let to = (reloaded, Arc::clone(&access_log));
     helpers.spawn(reload::follow(source, config.clone(), hangup, to));
-    wiring::background(&mut helpers, flows, given_back);
 
     let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);
-    let mut denials = tokio::spawn(denials.follow(events));
+    let mut denials = tokio::spawn(denials.noting(followed.denials).follow(events));
     let result = tokio::select! {
         ended = engine.run((feed.current, feed.taken)) => ended,
         ended = &mut denials => ended.unwrap_or_else(|panic| Err(panic.into())),

@@ -4,6 +4,7 @@
 //! The binary and the integration tests use it; its API is not stable.
 
 pub mod access_log;
+pub mod admission;
 pub mod app;
 pub mod applied;
 pub mod cgroup2;
@@ -20,11 +21,13 @@ pub mod in_use;
 pub mod keeper;
 pub mod kernel;
 pub mod kubernetes;
+mod listening;
 mod memory;
 pub mod monitoring;
 pub mod namespaces;
 pub mod observe;
 pub mod operate;
+pub mod pod_events;
 pub mod privilege;
 pub mod proxy;
 pub mod rollout;

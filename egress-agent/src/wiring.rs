@@ -2,11 +2,14 @@
 //! the socket factory, and gives the proxy its parts of these and of the engine.
 
 use crate::access_log::AccessLog;
+use crate::admission::serve_reviews;
+use crate::applied::Applied;
 use crate::cluster::Cluster;
 use crate::conditions::keep_conditions;
 use crate::config::{Config, LogFormat, OnExit, OnRemoval};
 use crate::dns::Resolver;
 use crate::engine::{Ending, Engine, News};
+use crate::gate::roots::Roots;
 use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
 use crate::kernel::{self, Kernel, Live, Origins};
@@ -16,8 +19,10 @@ use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
+use crate::observe::pod_denials::PodDenials;
 use crate::observe::readiness::Board;
 use crate::operate::reporter::{Providers, Reporter};
+use crate::pod_events::write_pod_events;
 use crate::privilege;
 use crate::proxy::{BoxFuture, Dialer, Limits, NameResolver, Origin, OriginLookup, Shared};
 use crate::rollout::{Place, publish_rules};
@@ -35,7 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Looks up the origin of a flow in the kernel and adds the workload that the agent knows.
@@ -99,10 +104,10 @@ const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 /// An engine over the kernel's tables.
 pub fn engine(
     config: &Config,
-    roots: &[PathBuf],
+    roots: &Roots,
     (kernel, sockets): (&mut Kernel, &Arc<SocketFactory>),
     news: News,
-    owners: Owners,
+    owners: &Owners,
 ) -> anyhow::Result<Engine> {
     let resolver = Resolver::new(&config.dns.servers, sockets)?;
     let tables = kernel.tables()?;
@@ -113,9 +118,9 @@ pub fn engine(
         live,
         Arc::clone(sockets),
         counters,
-        owners,
+        owners.clone(),
     );
-    Engine::new(config, roots, tables, resolver, ending, news)
+    Engine::new(config, &roots.paths, tables, resolver, ending, news)
 }
 
 /// Finds the workloads of cgroups, as the config's log format shows them.
@@ -130,6 +135,8 @@ pub struct Followed {
     pub pods: mpsc::Receiver<PodNews>,
     /// How the API answers.
     pub standings: Standings,
+    /// Takes denials of pods, for Events on them.
+    pub denials: PodDenials,
 }
 
 /// News of pods that wait for the engine.
@@ -141,21 +148,37 @@ pub fn kubernetes(config: &Config, cluster: &Cluster, board: &Board) -> (Followe
     let mut helpers = JoinSet::new();
     let (news, pods) = mpsc::channel(POD_NEWS);
     let standings = cluster.standings.clone();
+    let mut denials = PodDenials::default();
     if let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) {
         if settings.startup_taint {
             let (node, board) = (settings.node.clone(), board.clone());
             helpers.spawn(kubernetes::remove_startup_taint(api.clone(), node, board));
+        }
+        if settings.events {
+            denials = PodDenials::gathering();
+            let (node, denials) = (settings.node.clone(), denials.clone());
+            helpers.spawn(write_pod_events(api.clone(), node, denials));
         }
         if settings.identity {
             let (node, standing) = (settings.node.clone(), standings.add("pods"));
             helpers.spawn(kubernetes::follow_pods(api.clone(), node, standing, news));
         }
     }
-    (Followed { pods, standings }, helpers)
+    let followed = Followed {
+        pods,
+        standings,
+        denials,
+    };
+    (followed, helpers)
 }
 
 /// Starts what the agent publishes in the Kubernetes API about the rules in force, as the config says.
-pub fn publish(config: &Config, cluster: &Cluster, engine: &Engine, helpers: &mut JoinSet<()>) {
+fn publish(
+    config: &Config,
+    cluster: &Cluster,
+    applied: &watch::Receiver<Arc<Applied>>,
+    helpers: &mut JoinSet<()>,
+) {
     let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) else {
         return;
     };
@@ -163,14 +186,14 @@ pub fn publish(config: &Config, cluster: &Cluster, engine: &Engine, helpers: &mu
         let pod = settings.pod.as_ref().map(|pod| pod.uid.clone());
         let own = pod.unwrap_or_else(|| kubernetes::random().to_string());
         let identity = format!("{}_{own}", settings.node);
-        helpers.spawn(keep_conditions(api.clone(), identity, engine.applied()));
+        helpers.spawn(keep_conditions(api.clone(), identity, applied.clone()));
     }
     if let Some(within) = settings.publish {
         let place = Place {
             node: settings.node.clone(),
             pod: settings.pod.clone(),
         };
-        let applied = engine.applied();
+        let applied = applied.clone();
         helpers.spawn(publish_rules(api.clone(), place, within, applied));
     }
 }
@@ -187,10 +210,14 @@ pub fn denials(
 }
 
 /// The access log, which is off, and what the proxy reports to.
-pub fn flows(counters: &Counters, owners: &Owners) -> (Arc<AccessLog>, Arc<FlowLog>) {
+pub fn flows(
+    counters: &Counters,
+    owners: &Owners,
+    pods: &PodDenials,
+) -> (Arc<AccessLog>, Arc<FlowLog>) {
     let access_log = Arc::new(AccessLog::new(counters.clone()));
     let flows = FlowLog::new(counters.clone(), owners.clone(), Arc::clone(&access_log));
-    (access_log, Arc::new(flows))
+    (access_log, Arc::new(flows.noting(pods.clone())))
 }
 
 /// Starts the tasks that give memory back and report lines that were not logged.
@@ -238,17 +265,22 @@ pub fn shared(
     }))
 }
 
-/// Serves the status on the admin socket, and metrics and health over HTTP if the config says so.
+/// Serves the status on the admin socket and, if the config says so, metrics and health over HTTP and the validating webhook.
+/// Publishes in the Kubernetes API what the config says.
 pub fn report(
     config: &Config,
     kernel: &Kernel,
     roots: &[PathBuf],
-    providers: Providers,
+    (cluster, providers): (&Cluster, Providers),
     tasks: &mut JoinSet<()>,
 ) {
+    publish(config, cluster, &providers.applied, tasks);
     let status = Arc::new(Reporter::new(config, kernel, roots, providers));
     if let Some(address) = config.monitoring_address {
         tasks.spawn(monitoring::serve(address, Arc::clone(&status)));
+    }
+    if let Some(admission) = config.admission.clone() {
+        tasks.spawn(serve_reviews(admission));
     }
     tasks.spawn(status.serve(config.admin_socket.clone()));
 }

@@ -44,6 +44,8 @@ pub struct Kubernetes {
     pub publish: Option<Duration>,
     /// Whether the agent may be the one that writes conditions of Istio's objects.
     pub conditions: bool,
+    /// Whether the agent writes Events on pods about denied egress.
+    pub events: bool,
 }
 
 /// The agent's own pod, by the downward API.
@@ -72,6 +74,12 @@ impl Kubernetes {
                  --kubernetes-node NAME or `kubernetes.node`; or set `identity: false` if the API needs to name no pod",
             ));
         }
+        let events = settings.events.unwrap_or(false);
+        if events && !identity {
+            return Err(Failure::usage(
+                "kubernetes.events: the agent knows no pod with `identity: false`; remove one of the two",
+            ));
+        }
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
         if node.len() > LONGEST || !node.chars().all(allowed) {
             return Err(Failure::usage(format_args!(
@@ -97,6 +105,7 @@ impl Kubernetes {
                 .zip(environment(POD_UID))
                 .map(|(name, uid)| OwnPod { name, uid }),
             conditions: settings.conditions.unwrap_or(false),
+            events,
             publish: publish.then(|| {
                 settings
                     .publish_within
@@ -133,6 +142,7 @@ impl Default for Kubernetes {
             pod: None,
             publish: None,
             conditions: false,
+            events: false,
             root_namespace: DEFAULT_ROOT_NAMESPACE.to_owned(),
         }
     }

@@ -2,6 +2,7 @@
 //! rejects contradictions. Reads no cgroup and no kernel.
 
 mod access_log;
+mod admission;
 mod choices;
 mod essentials;
 mod glob;
@@ -13,6 +14,7 @@ mod values;
 mod workloads;
 
 pub use access_log::AccessLog;
+pub use admission::Admission;
 pub use choices::{
     AccessLogEncoding, DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy,
     UnlistedAddress,
@@ -20,7 +22,9 @@ pub use choices::{
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
 pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes, OwnPod};
-pub use settings::{DnsSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings};
+pub use settings::{
+    AdmissionSettings, DnsSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings,
+};
 pub use values::{Cidr, DnsServer, ListenAddress, Span};
 pub use workloads::{PodsEntry, WorkloadEntry};
 
@@ -109,6 +113,8 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Where metrics and health are served; `None`: nowhere.
     pub monitoring_address: Option<ListenAddress>,
+    /// The validating webhook; `None`: it is not served.
+    pub admission: Option<Admission>,
     /// Identities of workloads by cgroup. The first entry that matches applies.
     pub workloads: Vec<WorkloadEntry>,
     /// The Kubernetes API; `None`: it is not used.
@@ -215,6 +221,7 @@ impl Config {
                 "monitoring.address: port {proxy_port} is the proxy's (proxyPort); choose another"
             )));
         }
+        let admission = Admission::of(&s.admission, proxy_port)?;
         let access_log = AccessLog::of(&s)?;
         let environment = |name: &str| std::env::var(name).ok();
         let kubernetes = s.kubernetes.map(|k| Kubernetes::of(k, environment));
@@ -266,6 +273,7 @@ impl Config {
                 .admin_socket
                 .unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into()),
             monitoring_address: s.monitoring.address,
+            admission,
             workloads: s.workloads,
         })
     }
@@ -355,6 +363,16 @@ mod tests {
                     ..minimal()
                 },
                 "monitoring.address",
+            ),
+            (
+                Settings {
+                    admission: AdmissionSettings {
+                        address: Some(":9443".parse().unwrap()),
+                        certificate: None,
+                    },
+                    ..minimal()
+                },
+                "admission.certificate",
             ),
             (
                 Settings {

@@ -136,6 +136,7 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
             "monitoring.address",
             running.monitoring_address != new.monitoring_address,
         ),
+        ("admission", running.admission != new.admission),
     ];
     let differ = fixed.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(name, _)| name).collect()
@@ -187,9 +188,10 @@ mod tests {
         assert_eq!(running.proxy_port, crate::config::DEFAULT_PROXY_PORT);
     }
 
-    /// Some fields need a node of the Kubernetes API.
+    /// Some fields need a node of the Kubernetes API, or each other.
     fn node() -> Settings {
-        let node: Settings = serde_yaml::from_str("kubernetes: {node: a}").unwrap();
+        const TEXT: &str = "{kubernetes: {node: a}, admission: {address: ':1', certificate: /a}}";
+        let node: Settings = serde_yaml::from_str(TEXT).unwrap();
         node.over(minimal())
     }
 
@@ -225,8 +227,10 @@ mod tests {
         const TEMPLATE: &str =
             include_str!("../../../deploy/chart/egress-agent/templates/_helpers.tpl");
         // The manifests fix these.
-        const FIXED: [&str; 6] = [
+        const FIXED: [&str; 8] = [
             "adminSocket",
+            "admission.address",
+            "admission.certificate",
             "bpfDir",
             "kubernetes.kubeconfig",
             "kubernetes.node",
@@ -257,14 +261,18 @@ mod tests {
         let (list, _) = list.split_once("{{-").unwrap();
         let listed: BTreeSet<String> = list.split_whitespace().map(str::to_owned).collect();
         let running = complete(node());
-        // All fields of `kubernetes` are one to `take_live`, and some have their default here.
-        let (kubernetes, all): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .partition(|(path, _)| path.starts_with("kubernetes."));
-        let other = kubernetes
+        // All fields of `kubernetes` are one to `take_live`, and some have their default here. So it is with `admission`.
+        let whole = |path: &str| {
+            ["kubernetes.", "admission."]
+                .iter()
+                .any(|p| path.starts_with(p))
+        };
+        let (wholes, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|(path, _)| whole(path));
+        let other = wholes
             .into_iter()
             .map(|(_, settings)| take_live(&mut running.clone(), &complete(settings)));
-        assert!(other.flatten().all(|field| field == "kubernetes"));
+        let mut other = other.flatten();
+        assert!(other.all(|field| ["kubernetes", "admission"].contains(&field)));
         let live = all.into_iter().filter_map(|(path, settings)| {
             take_live(&mut running.clone(), &complete(settings))
                 .is_empty()

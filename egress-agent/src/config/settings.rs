@@ -113,6 +113,9 @@ pub struct Settings {
     /// Metrics and health over HTTP
     #[command(flatten)]
     pub monitoring: MonitoringSettings,
+    /// The validating webhook
+    #[command(flatten)]
+    pub admission: AdmissionSettings,
     /// Identity of the workload in a cgroup: '{cgroup: GLOB, namespace: NS, labels: {...}, serviceAccount: NAME,
     /// mode: MODE}'; or the mode of pods of the Kubernetes API: '{pods: {namespace: NS, labels: {...}}, mode: MODE}'
     #[arg(long = "workload", value_name = "ENTRY")]
@@ -164,6 +167,9 @@ pub struct KubernetesSettings {
     /// Write a condition to the status of Istio's objects in the Kubernetes API; one agent of the cluster does [default: false]
     #[arg(id = "kubernetes_conditions", long = "kubernetes-conditions", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub conditions: Option<bool>,
+    /// Write Events on this node's pods about their denied egress [default: false]
+    #[arg(id = "kubernetes_events", long = "kubernetes-events", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub events: Option<bool>,
 }
 
 impl KubernetesSettings {
@@ -179,6 +185,7 @@ impl KubernetesSettings {
             publish_rules: self.publish_rules.or(below.publish_rules),
             publish_within: self.publish_within.or(below.publish_within),
             conditions: self.conditions.or(below.conditions),
+            events: self.events.or(below.events),
         }
     }
 }
@@ -222,6 +229,26 @@ pub struct MonitoringSettings {
         value_name = "[IP]:PORT"
     )]
     pub address: Option<ListenAddress>,
+}
+
+/// `admission` of the config file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AdmissionSettings {
+    /// Address of the validating webhook; `:PORT` for every address [default: none]
+    #[arg(
+        id = "admission_address",
+        long = "admission-address",
+        value_name = "[IP]:PORT"
+    )]
+    pub address: Option<ListenAddress>,
+    /// Folder with the webhook's tls.crt and tls.key
+    #[arg(
+        id = "admission_certificate",
+        long = "admission-certificate",
+        value_name = "PATH"
+    )]
+    pub certificate: Option<PathBuf>,
 }
 
 impl Settings {
@@ -288,6 +315,10 @@ impl Settings {
             monitoring: MonitoringSettings {
                 address: self.monitoring.address.or(below.monitoring.address),
             },
+            admission: AdmissionSettings {
+                address: self.admission.address.or(below.admission.address),
+                certificate: self.admission.certificate.or(below.admission.certificate),
+            },
             workloads: list(self.workloads, below.workloads),
             kubernetes: match (self.kubernetes, below.kubernetes) {
                 (Some(above), Some(below)) => Some(above.over(below)),
@@ -346,8 +377,9 @@ onRemoval: keep
 canaryInterval: 30s
 adminSocket: /run/x.sock
 monitoring: {address: '127.0.0.1:15020'}
+admission: {address: ':9443', certificate: /etc/egress/admission}
 workloads: [{cgroup: 'shop.slice/*', namespace: shop, labels: {app: web}}, {pods: {namespace: shop}, mode: audit}]
-kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, clusterRanges: true, rootNamespace: mesh, startupTaint: true, publishRules: true, publishWithin: 2s, conditions: true}
+kubernetes: {node: node-1, kubeconfig: /etc/egress/kubeconfig, identity: true, rules: true, clusterRanges: true, rootNamespace: mesh, startupTaint: true, publishRules: true, publishWithin: 2s, conditions: true, events: true}
 ";
 
 #[cfg(test)]

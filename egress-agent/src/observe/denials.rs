@@ -5,8 +5,9 @@
 
 use super::counters::Counters;
 use super::deny;
-use super::event::{By, Owners, log_suppressed};
+use super::event::{By, Owner, Owners, log_suppressed};
 use super::families::Own;
+use super::pod_denials::PodDenials;
 use super::sorting::Sorting;
 use super::tally::{Denied, UNKNOWN};
 use super::throttle::Throttle;
@@ -20,7 +21,7 @@ use egress_core::policy::naming::Names;
 use egress_core::policy::tables::Transport;
 use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, NO_POLICY, proto};
 use egress_ebpf::verdict::Reason;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,7 @@ pub struct Denials {
     counters: Counters,
     throttle: Throttle,
     sorting: Sorting,
+    pods: PodDenials,
 }
 
 impl Denials {
@@ -62,7 +64,15 @@ impl Denials {
             counters,
             throttle: Throttle::new(LOGGED),
             sorting: Sorting::default(),
+            pods: PodDenials::default(),
         }
+    }
+
+    /// Also notes denials of pods here.
+    #[must_use]
+    pub fn noting(mut self, pods: PodDenials) -> Self {
+        self.pods = pods;
+        self
     }
 
     /// Follows the kernel's events. Returns only if they cannot be read.
@@ -96,7 +106,11 @@ impl Denials {
         if self.canaries.has(event.cgroup) {
             return;
         }
-        self.count(event);
+        let owner = self.owners.of(event.cgroup);
+        self.count(event, &owner);
+        if event.audit == 0 {
+            self.note(event, &owner);
+        }
         if event.reason == Reason::NoProxy as u8 {
             self.missed.add(event.cgroup);
         }
@@ -106,8 +120,7 @@ impl Denials {
     }
 
     /// Counts the denial and those of its kind that had no event since the last one.
-    fn count(&self, event: &DenyEvent) {
-        let owner = self.owners.of(event.cgroup);
+    fn count(&self, event: &DenyEvent, owner: &Owner) {
         let denied = Denied {
             by: By::Kernel,
             audit: event.audit != 0,
@@ -118,6 +131,22 @@ impl Denials {
         self.counters.denied().add(denied, more, Instant::now());
     }
 
+    /// Notes the denial for an Event on its pod.
+    fn note(&self, event: &DenyEvent, owner: &Owner) {
+        let more = 1 + u64::from(event.repeated);
+        let reason = Reason::from_code(event.reason).map_or(deny::UNKNOWN, Reason::word);
+        let to = || SocketAddr::new(IpAddr::from(event.addr), event.port).to_string();
+        self.pods.note(owner, to, reason, more, || {
+            let names = self.names.load();
+            let known = names.of(IpAddr::from(event.addr));
+            let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+            let known = (!known.is_empty()).then(|| format!("names: {}", known.join(", ")));
+            let said = known.into_iter().chain(nearest(event, &names));
+            let said = said.collect::<Vec<_>>().join("; ");
+            (!said.is_empty()).then_some(said)
+        });
+    }
+
     fn log(&mut self, event: &DenyEvent) {
         let Some(more) = self.throttle.allows(Instant::now()) else {
             self.counters.add(Own::EventsNotLogged, 1);
@@ -125,20 +154,25 @@ impl Denials {
         };
         log_suppressed(By::Kernel, more);
         let addr = IpAddr::from(event.addr);
-        let policy = if event.policy == NO_POLICY {
-            DEFAULT_POLICY
-        } else {
-            event.policy
-        };
-        let via = match event.proto {
-            proto::TCP => Some(Transport::Tcp),
-            proto::UDP => Some(Transport::Udp),
-            _ => None,
-        };
         let names = self.names.load();
-        let reason = Reason::from_code(event.reason).unwrap_or(Reason::State);
-        let nearest = via.and_then(|via| names.nearest(policy, addr, event.port, via, reason));
+        let nearest = nearest(event, &names);
         let owner = self.owners.of(event.cgroup);
         deny::log(event, &owner, &names.of(addr), nearest.as_deref());
     }
+}
+
+/// The rule that came closest, and what differs from the flow.
+fn nearest(event: &DenyEvent, names: &Names) -> Option<String> {
+    let policy = if event.policy == NO_POLICY {
+        DEFAULT_POLICY
+    } else {
+        event.policy
+    };
+    let via = match event.proto {
+        proto::TCP => Transport::Tcp,
+        proto::UDP => Transport::Udp,
+        _ => return None,
+    };
+    let reason = Reason::from_code(event.reason).unwrap_or(Reason::State);
+    names.nearest(policy, IpAddr::from(event.addr), event.port, via, reason)
 }

@@ -238,6 +238,7 @@ mod tests {
             workload: Some("shop/web".into()),
             pod: Some(PodNames {
                 pod: "shop/web-1".into(),
+                uid: "u".into(),
                 container: Some("main".into()),
                 owner: None,
             }),

@@ -7,6 +7,7 @@ use super::event::{By, Event, Owner, Owners, log_suppressed};
 use super::families::Own;
 use super::finished::Done;
 use super::histogram::Timing;
+use super::pod_denials::PodDenials;
 use super::repeats::Repeats;
 use super::tally::{Denied, UNKNOWN};
 use super::throttle::Throttle;
@@ -39,6 +40,16 @@ struct Kind {
 }
 
 impl Kind {
+    /// The destination as `explain` takes it.
+    fn to(&self) -> String {
+        match (&self.name, self.destination) {
+            (Some(name), Some(to)) if !name.contains(':') => format!("{name}:{}", to.port()),
+            (Some(name), _) => name.clone(),
+            (None, Some(to)) => to.to_string(),
+            (None, None) => "an unknown destination".to_owned(),
+        }
+    }
+
     /// The fields that all denials of this kind share.
     fn event<'a>(&'a self, owner: &'a Owner) -> Event<'a> {
         Event {
@@ -74,6 +85,7 @@ pub struct FlowLog {
     counters: Counters,
     owners: Owners,
     access_log: Arc<AccessLog>,
+    pods: PodDenials,
 }
 
 impl FlowLog {
@@ -87,7 +99,15 @@ impl FlowLog {
             counters,
             owners,
             access_log,
+            pods: PodDenials::default(),
         }
+    }
+
+    /// Also notes denials of pods here.
+    #[must_use]
+    pub fn noting(mut self, pods: PodDenials) -> Self {
+        self.pods = pods;
+        self
     }
 
     /// Logs repeats that no further denial of their kind reports. Does not return.
@@ -190,6 +210,10 @@ impl Observer for FlowLog {
             namespace: owner.namespace().unwrap_or(UNKNOWN).into(),
         };
         self.counters.denied().add(denied, 1, Instant::now());
+        if !kind.audit {
+            let detail = || Some(kind.detail.clone());
+            self.pods.note(&owner, || kind.to(), kind.reason, 1, detail);
+        }
         let Some(repeated) = self.allows(Instant::now(), kind.clone()) else {
             return;
         };

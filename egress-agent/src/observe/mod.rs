@@ -13,6 +13,7 @@ pub mod flows;
 pub mod histogram;
 pub mod limit;
 pub mod log;
+pub mod pod_denials;
 pub mod readiness;
 pub mod repeats;
 pub mod sorting;

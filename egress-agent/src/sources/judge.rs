@@ -69,7 +69,7 @@ impl Judged {
     }
 }
 
-pub(super) fn judge(file: &SourceFile) -> Judged {
+pub(in crate::sources) fn judge(file: &SourceFile) -> Judged {
     judge_part(file, &file.text, At::default())
 }
 

@@ -16,7 +16,7 @@ pub mod store;
 mod versions;
 mod watch;
 
-pub use api::{ApiRules, GROUP, VERSIONS, follow_api, plural, rule_kind};
+pub use api::{ApiRules, GROUP, Judgement, VERSIONS, follow_api, judge_object, plural, rule_kind};
 pub use files::{Reading, SourceFile};
 pub use follow::{Compiled, Feed, Sources, follow};
 pub use objects::{Difference, Objects};

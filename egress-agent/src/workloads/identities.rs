@@ -33,6 +33,8 @@ struct Inner {
 pub struct PodNames {
     /// `NAMESPACE/NAME`.
     pub pod: String,
+    /// Its uid, as its cgroup has it.
+    pub uid: String,
     /// The container, if it is known.
     pub container: Option<String>,
     /// The workload that the pod belongs to, such as `Deployment/client`.
@@ -88,6 +90,7 @@ impl Identities {
         let container = names::read(cgroup).container;
         Some(PodNames {
             pod: pod.full_name(),
+            uid: pod.uid.clone(),
             container: container.and_then(|container| pod.containers.get(&container.id).cloned()),
             owner: pod.owner.clone(),
         })
@@ -133,6 +136,7 @@ mod tests {
         identities.set_pod(&path(0), &pod);
         let names = |container: Option<&str>| PodNames {
             pod: "shop/client".to_owned(),
+            uid: identities.pod(&path(0)).unwrap_or_default().uid,
             container: container.map(str::to_owned),
             owner: Some("Deployment/client".to_owned()),
         };

@@ -55,7 +55,12 @@ impl Authority {
 
     /// A fresh client certificate and its key, as PEM.
     pub fn client(&self) -> Result<(String, String)> {
-        let (certificate, key) = self.leaf(&["client.example"])?;
+        self.identity(&["client.example"])
+    }
+
+    /// A fresh certificate for `names` and its key, as PEM.
+    pub fn identity(&self, names: &[&str]) -> Result<(String, String)> {
+        let (certificate, key) = self.leaf(names)?;
         Ok((certificate.pem(), key.serialize_pem()))
     }
 

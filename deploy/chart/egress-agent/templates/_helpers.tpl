@@ -36,6 +36,11 @@ agentCgroup: {{ toJson . }}
 {{- end }}
 # Allowed without a rule, beside the cluster's own ranges, which the agent finds.
 internal: {{ toJson ($config.internal | default list) }}
+{{- with .Values.admission }}
+{{- if .enabled }}
+admission: {address: ":{{ .port }}", certificate: /etc/egress-agent/admission}
+{{- end }}
+{{- end }}
 {{- range $name, $value := omit $config "cgroups" "agentCgroup" "internal" }}
 {{- if not (kindIs "invalid" $value) }}
 {{ toYaml (dict $name $value) }}
@@ -65,4 +70,5 @@ dns.minTTL dns.grace accessLogFile accessLogEncoding accessLogFormat
 {{- end }}
 {{- end }}
 {{- toJson $config }}
+{{- with .Values.admission }}{{ if .enabled }} {{ .port }} {{ .secret }}{{ end }}{{ end }}
 {{- end }}

@@ -10,7 +10,7 @@ mod rules;
 mod secrets;
 
 pub use follow::{GROUP, VERSIONS, rule_kind};
-pub use object::plural;
+pub use object::{Judgement, judge_object, plural};
 pub use rules::ApiRules;
 
 use crate::kubernetes::ApiClient;

@@ -4,6 +4,7 @@
 //! Does not judge the object. It keeps what the decoder reads (`egress_core::istio::Meta` and `spec`).
 
 use crate::sources::SourceFile;
+use crate::sources::judge::judge;
 use egress_core::istio::{Kind, place};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -76,6 +77,31 @@ pub fn file(kind: Kind, api_version: &str, path: PathBuf, content: &str) -> Sour
     SourceFile::new(path, text)
 }
 
+/// The verdict on an object that is not stored yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Why it is invalid, in the words of `check`, without its name; empty if it is valid.
+    pub errors: Vec<String>,
+    /// What is skipped or not carried out.
+    pub notes: Vec<String>,
+}
+
+/// Judges an object as the agent does when the API has it.
+pub fn judge_object(kind: Kind, object: Value) -> Judgement {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let path = path(kind, text("namespace"), text("name"));
+    let path = path.unwrap_or_else(|| folder(kind));
+    let place = format!("{}: ", path.display());
+    let version = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+    let judged = judge(&file(kind, &version, path, &content(object)));
+    let own = |line: &String| line.strip_prefix(&place).unwrap_or(line).to_owned();
+    let of_objects = judged.objects.iter().flat_map(|one| &one.errors);
+    Judgement {
+        errors: judged.errors.iter().chain(of_objects).map(own).collect(),
+        notes: judged.notes.iter().map(own).collect(),
+    }
+}
+
 fn is_istio(key: &str) -> bool {
     let domain = key.split_once('/').map_or("", |(domain, _)| domain);
     let above = domain.strip_suffix(DOMAIN);
@@ -85,7 +111,6 @@ fn is_istio(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::judge::judge;
     use std::path::Path;
 
     fn entry(resource_version: &str, status: &Value) -> Value {
