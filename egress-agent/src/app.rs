@@ -145,6 +145,7 @@ async fn serve(
     let program_log = tokio::spawn(kernel.program_log()?.pump());
     let (board, canaries, came) = (Board::default(), Canaries::default(), Arc::default());
     let ((ask, asks), (reloaded, configs)) = (mpsc::channel(4), mpsc::channel(1));
+    let (learn, learned) = mpsc::channel(wiring::LEASES);
     canaries.expect_config(config);
     let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
     let (missed, identities) = (Missed::default(), Identities::default());
@@ -154,6 +155,7 @@ async fn serve(
         asks,
         configs,
         pods: followed.pods,
+        learned,
         came: Arc::clone(&came),
         missed: missed.clone(),
         board: board.clone(),
@@ -165,7 +167,8 @@ async fn serve(
     let mut engine = wiring::engine(config, &place.roots, (&mut kernel, &sockets), news, &owners)?;
     let (access_log, flows) = wiring::flows(&registry.own, &owners, &followed.denials);
     let proof: Arc<str> = wiring::proof()?.into();
-    let own = (&proof, &place.cluster.secrets);
+    let dns = wiring::dns_server(config, &kernel, &engine, &sockets, &flows, learn)?;
+    let own = (&proof, &place.cluster.secrets, dns.as_ref());
     let shared = wiring::shared(config, &engine, origins, &sockets, &flows, own)?;
     let providers = Providers {
         board: board.clone(),
@@ -174,6 +177,7 @@ async fn serve(
         engine: ask,
         applied: engine.applied(),
         proxy: Arc::clone(&shared),
+        dns: dns.clone(),
         kubernetes: followed.standings,
         cluster: place.cluster.ranges.clone(),
     };
@@ -182,12 +186,7 @@ async fn serve(
 
     wiring::background(&mut helpers, flows, wiring::give_back(&shared));
     let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
-    let services = Services {
-        shared,
-        drain: signal,
-        port: config.proxy_port,
-        accepts,
-    };
+    let services = Services::new(config.proxy_port, (shared, dns), signal, accepts);
     let first = Arc::clone(&feed.current.borrow());
     helpers.spawn(place.cluster.first_rules(&first, board.clone()));
     engine.begin(&first, &sockets, services, previous).await?;

@@ -6,13 +6,13 @@ use crate::admission::serve_reviews;
 use crate::applied::Applied;
 use crate::cluster::Cluster;
 use crate::conditions::keep_conditions;
-use crate::config::{Config, LogFormat, OnExit, OnRemoval};
-use crate::dns::Resolver;
+use crate::config::{Config, Intercept, LogFormat, OnExit, OnRemoval};
+use crate::dns::{self, Asker, Learned, Resolver, Server};
 use crate::engine::{Ending, Engine, News};
 use crate::gate::roots::Roots;
 use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
-use crate::kernel::{self, Kernel, Live, Origins};
+use crate::kernel::{self, DnsClients, Kernel, Live, Origins};
 use crate::kubernetes::{self, Standings};
 use crate::monitoring;
 use crate::observe::counters::Counters;
@@ -24,7 +24,9 @@ use crate::observe::readiness::Board;
 use crate::operate::reporter::{Providers, Reporter};
 use crate::pod_events::write_pod_events;
 use crate::privilege;
-use crate::proxy::{BoxFuture, Dialer, Limits, NameResolver, Origin, OriginLookup, Shared};
+use crate::proxy::{
+    BoxFuture, Dialer, DnsStreams, Limits, NameResolver, Origin, OriginLookup, Shared,
+};
 use crate::rollout::{Place, publish_rules};
 use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
@@ -32,6 +34,7 @@ use crate::workloads::{Identities, Missed, PodNews, Sharers};
 use crate::{memory, observe};
 use arc_swap::ArcSwap;
 use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
+use egress_ebpf::abi::{DNS_PORT, DnsClientKey};
 use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -64,6 +67,91 @@ impl OriginLookup for FlowOrigins {
             netns: flow.netns,
         })
     }
+}
+
+/// Looks up the owner of a datagram in the kernel and adds the workload that the agent knows.
+struct DatagramOwners {
+    kernel: DnsClients,
+    sharers: Sharers,
+}
+
+impl dns::Owners for DatagramOwners {
+    fn asker(&self, netns: NetnsCookie, peer: SocketAddr, local: u16, mark: u32) -> Option<Asker> {
+        let key = DnsClientKey {
+            netns,
+            addr: peer.ip().into(),
+            port: peer.port(),
+            local,
+            reserved: 0,
+        };
+        let client = self.kernel.get(&key, mark)?;
+        let owners = self.kernel.owners(client.cgroup);
+        // As for connections: the workload of such a query is not known.
+        if owners.is_empty() && client.cgroup.0 != 0 {
+            return None;
+        }
+        Some(Asker {
+            share: self.sharers.of(&owners),
+            cgroup: client.cgroup,
+            owners,
+            pid: client.pid,
+            netns,
+            server: SocketAddr::new(client.server.into(), DNS_PORT),
+            peer,
+            tcp: false,
+        })
+    }
+}
+
+/// Passes connections of the proxy's listeners to the DNS server.
+struct DnsConnections(Arc<Server>);
+
+impl DnsStreams for DnsConnections {
+    fn serve(&self, origin: Arc<Origin>, peer: SocketAddr, stream: TcpStream) -> BoxFuture<'_, ()> {
+        let asker = Asker {
+            cgroup: origin.cgroup,
+            owners: origin.owners.clone(),
+            share: origin.sharer,
+            pid: origin.pid,
+            netns: origin.netns,
+            server: origin.destination,
+            peer,
+            tcp: true,
+        };
+        Box::pin(dns::stream(Arc::clone(&self.0), stream, asker))
+    }
+}
+
+/// Leases that wait for the engine.
+pub const LEASES: usize = 1024;
+
+/// The DNS server of the workloads, if the config wants one. It sends its leases to `learned`.
+pub fn dns_server(
+    config: &Config,
+    kernel: &Kernel,
+    engine: &Engine,
+    sockets: &Arc<SocketFactory>,
+    flows: &Arc<FlowLog>,
+    learned: mpsc::Sender<Learned>,
+) -> anyhow::Result<Option<Arc<Server>>> {
+    if config.dns.intercept == Intercept::Off {
+        return Ok(None);
+    }
+    let published = engine.published();
+    let made = Server::new(dns::Parts {
+        servers: config.dns.servers.clone(),
+        sockets: Arc::clone(sockets),
+        directory: published.directory,
+        accepted: published.answers,
+        in_force: published.in_force,
+        owners: Arc::new(DatagramOwners {
+            kernel: DnsClients::open(&kernel.pins)?,
+            sharers: engine.sharers(),
+        }),
+        queries: Arc::clone(flows) as Arc<dyn dns::Queries>,
+        learned,
+    })?;
+    Ok(Some(made))
 }
 
 /// The socket factory as a dialer.
@@ -238,7 +326,7 @@ pub fn shared(
     origins: Origins,
     sockets: &Arc<SocketFactory>,
     flows: &Arc<FlowLog>,
-    (proof, secrets): (&Arc<str>, &Arc<SecretStore>),
+    (proof, secrets, dns): (&Arc<str>, &Arc<SecretStore>, Option<&Arc<Server>>),
 ) -> anyhow::Result<Arc<Shared>> {
     let origins = Arc::new(FlowOrigins {
         kernel: origins,
@@ -253,6 +341,9 @@ pub fn shared(
     let (routes, observer) = (Arc::clone(&published.routes), Arc::clone(flows));
     let shared = Shared::new(routes, origins, dialer, observer, limits)
         .proven_by(Arc::clone(proof))
+        .with_dns(
+            dns.map(|server| Arc::new(DnsConnections(Arc::clone(server))) as Arc<dyn DnsStreams>),
+        )
         .presenting(&config.client_certificates, secrets)
         // Not the engine's: names that clients choose must not hold up the names in the rules.
         .resolving(Arc::new(PublicNames {

@@ -1,7 +1,7 @@
 //! The decision about a destination: one function for connect, datagrams and the egress backstop, over the
 //! tables that the caller passes.
 
-use crate::abi::{Policy, action, policy_flag, proto};
+use crate::abi::{DNS_PORT, Policy, action, policy_flag, proto};
 use crate::addr::{Addr, ITSELF};
 use crate::ids::TableId;
 use crate::verdict::{Reason, Verdict};
@@ -12,6 +12,34 @@ pub trait Tables {
     /// the narrowest network on the port, otherwise the narrowest network on any port. Skips networks shorter
     /// than `shortest` (of 128 bits). `to` has the canonical address.
     fn find(&self, table: TableId, shortest: u32, to: &Destination) -> Option<u32>;
+}
+
+/// The agent's listeners in the flow's network namespace. Called only if the verdict depends on it.
+pub trait Listeners {
+    /// The proxy's port; `None` if it does not listen there.
+    fn proxy(&self) -> Option<u16>;
+    /// Whether the DNS server listens there for this protocol.
+    fn has_dns(&self, proto: u8) -> bool;
+    /// Whether this is a port of the DNS server for datagrams.
+    fn is_dns(&self, port: u16) -> bool;
+}
+
+/// A proxy without a DNS server.
+impl<F: Fn() -> Option<u16>> Listeners for F {
+    #[inline(always)]
+    fn proxy(&self) -> Option<u16> {
+        self()
+    }
+
+    #[inline(always)]
+    fn has_dns(&self, _: u8) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_dns(&self, _: u16) -> bool {
+        false
+    }
 }
 
 /// The destination of a flow.
@@ -28,27 +56,30 @@ pub struct Destination {
 /// A shortest length that excludes every network.
 pub const NO_NETWORK: u32 = ITSELF + 1;
 
-/// Judges a destination under a policy. `proxy` returns the proxy's port in the flow's network namespace, or
-/// `None` if it has none. It is called only if the verdict depends on it.
+/// Judges a destination under a policy.
 #[inline(always)]
 pub fn decide<T: Tables>(
     tables: &T,
     policy: &Policy,
     to: &Destination,
-    proxy: impl Fn() -> Option<u16>,
+    listeners: impl Listeners,
 ) -> Verdict {
-    decide_for(tables, policy, to, 0, proxy)
+    decide_for(tables, policy, to, 0, listeners)
 }
 
 /// As [`decide`], if a network must have at least the length `shortest` to list the destination. The address
 /// alone does not show that: only the route shows that an address is a link's broadcast address.
 #[inline(always)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers pass a closure as it is"
+)]
 pub fn decide_for<T: Tables>(
     tables: &T,
     policy: &Policy,
     to: &Destination,
     shortest: u32,
-    proxy: impl Fn() -> Option<u16>,
+    listeners: impl Listeners,
 ) -> Verdict {
     let any = policy.flags & policy_flag::ALLOW_ANY != 0;
     if to.proto != proto::TCP && to.proto != proto::UDP {
@@ -58,10 +89,24 @@ pub fn decide_for<T: Tables>(
             Verdict::Deny(Reason::Protocol)
         };
     }
+    let intercepts = policy.flags & policy_flag::DNS != 0;
+    // Before loopback: a resolver on the node's loopback is a DNS server like any other.
+    if intercepts && to.port == DNS_PORT {
+        return if listeners.has_dns(to.proto) {
+            Verdict::Dns
+        } else {
+            Verdict::Deny(Reason::NoDns)
+        };
+    }
     // Checks the address as dialled: `2002:7f00:1::` contains 127.0.0.1 and is routed to the outside.
     if to.addr.is_loopback() {
-        // The proxy takes streams only.
-        return if to.proto == proto::TCP && proxy() == Some(to.port) {
+        // The proxy takes streams only, and the DNS server's own ports datagrams only.
+        let agents = if to.proto == proto::TCP {
+            listeners.proxy() == Some(to.port)
+        } else {
+            intercepts && listeners.is_dns(to.port)
+        };
+        return if agents {
             Verdict::Deny(Reason::ProxyPort)
         } else {
             Verdict::Allow
@@ -78,16 +123,16 @@ pub fn decide_for<T: Tables>(
     };
     match tables.find(policy.table, shortest, &Destination { addr, ..*to }) {
         Some(action::ALLOW) => Verdict::Allow,
-        Some(action::PROXY) => by_proxy(to, &proxy),
+        Some(action::PROXY) => by_proxy(to, &listeners),
         None if any => Verdict::Allow,
-        None if policy.flags & policy_flag::PROOF != 0 => by_proxy(to, &proxy),
+        None if policy.flags & policy_flag::PROOF != 0 => by_proxy(to, &listeners),
         _ => Verdict::Deny(Reason::NotListed),
     }
 }
 
 #[inline(always)]
-fn by_proxy(to: &Destination, proxy: &impl Fn() -> Option<u16>) -> Verdict {
-    if to.proto == proto::TCP && proxy().is_some() {
+fn by_proxy(to: &Destination, listeners: &impl Listeners) -> Verdict {
+    if to.proto == proto::TCP && listeners.proxy().is_some() {
         Verdict::Proxy
     } else {
         Verdict::Deny(Reason::NoProxy)
@@ -96,7 +141,7 @@ fn by_proxy(to: &Destination, proxy: &impl Fn() -> Option<u16>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::{Destination, decide, decide_for};
+    use super::{Destination, Listeners, decide, decide_for};
     use crate::abi::{Policy, action, policy_flag, proto};
     use crate::addr::Addr;
     use crate::ids::{Generation, TableId};
@@ -255,6 +300,63 @@ mod tests {
     fn a_flow_for_the_proxy_is_denied_where_there_is_none() {
         let verdict = judge(&LISTED, "203.0.113.10", 80, proto::TCP, None);
         assert_eq!(verdict, Verdict::Deny(Reason::NoProxy));
+    }
+
+    /// The agent's listeners in a namespace: the proxy at 15001, the DNS server at 15053.
+    struct Both(bool);
+
+    impl Listeners for Both {
+        fn proxy(&self) -> Option<u16> {
+            self.0.then_some(15001)
+        }
+
+        fn has_dns(&self, _: u8) -> bool {
+            self.0
+        }
+
+        fn is_dns(&self, port: u16) -> bool {
+            self.0 && port == 15053
+        }
+    }
+
+    #[test]
+    fn every_query_goes_to_the_agents_dns_server_whatever_the_tables_list() {
+        for flags in [0, policy_flag::ALLOW_ANY, policy_flag::AUDIT] {
+            let policy = Policy {
+                flags: flags | policy_flag::DNS | LISTED.flags,
+                ..LISTED
+            };
+            for (addr, proto) in [
+                ("203.0.113.53", proto::UDP),
+                ("203.0.113.54", proto::TCP),
+                ("192.0.2.1", proto::UDP),
+                ("127.0.0.53", proto::UDP),
+                ("::1", proto::TCP),
+                ("2001:db8::53", proto::UDP),
+            ] {
+                let to = Destination {
+                    addr: ip(addr),
+                    port: 53,
+                    proto,
+                };
+                assert_eq!(decide(&model(), &policy, &to, Both(true)), Verdict::Dns);
+                let none = decide(&model(), &policy, &to, Both(false));
+                assert_eq!(none, Verdict::Deny(Reason::NoDns), "{addr}");
+            }
+        }
+        let to = |port, proto| Destination {
+            addr: ip("127.0.0.1"),
+            port,
+            proto,
+        };
+        let dns = Policy {
+            flags: policy_flag::DNS | LISTED.flags,
+            ..LISTED
+        };
+        let judged = |to| decide(&model(), &dns, &to, Both(true));
+        let own = Verdict::Deny(Reason::ProxyPort);
+        assert_eq!(judged(to(15053, proto::UDP)), own);
+        assert_eq!(judged(to(15053, proto::TCP)), Verdict::Allow);
     }
 
     #[test]

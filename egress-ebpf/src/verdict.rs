@@ -8,6 +8,8 @@ pub enum Verdict {
     Allow,
     /// It is redirected to the agent's proxy.
     Proxy,
+    /// It is a query to a DNS server, and redirected to the agent's own.
+    Dns,
     /// It is denied for this reason.
     Deny(Reason),
 }
@@ -62,6 +64,9 @@ coded! {
         CgroupDepth = 9 => "cgroup-depth",
         /// The socket's owner is unknown, because its cgroup's ancestors are not known.
         UnknownOwner = 10 => "unknown-owner",
+        /// A query to a DNS server, and its network namespace has no DNS server of the agent; or it was not
+        /// redirected there.
+        NoDns = 11 => "no-dns",
     }
 }
 
@@ -101,7 +106,7 @@ impl Verdict {
     #[inline(always)]
     pub const fn return_code(self) -> i32 {
         match self {
-            Self::Allow | Self::Proxy => 1,
+            Self::Allow | Self::Proxy | Self::Dns => 1,
             Self::Deny(_) => 0,
         }
     }
@@ -115,6 +120,7 @@ impl Verdict {
         match self {
             Self::Allow => 1,
             Self::Proxy => 2,
+            Self::Dns => 3,
             Self::Deny(reason) => 0x100 | reason as u32,
         }
     }
@@ -128,6 +134,7 @@ mod tests {
     fn only_a_deny_stops_a_call() {
         assert_eq!(Verdict::Allow.return_code(), 1);
         assert_eq!(Verdict::Proxy.return_code(), 1);
+        assert_eq!(Verdict::Dns.return_code(), 1);
         for reason in Reason::ALL {
             assert_eq!(Verdict::Deny(*reason).return_code(), 0);
         }

@@ -28,6 +28,15 @@ pub fn proxy_namespaces(bpf_dir: &Path) -> Result<Vec<NetnsCookie>> {
     Ok(proxies.keys().collect::<std::result::Result<_, _>>()?)
 }
 
+/// The ports of the agent's DNS server in the first of those namespaces that has one.
+pub fn dns_ports(bpf_dir: &Path) -> Result<Vec<u16>> {
+    let proxies = table::<NetnsCookie, ProxyPort>(bpf_dir, "PROXIES")?;
+    let all = proxies.iter().filter_map(std::result::Result::ok);
+    let mut ports = all.map(|(_, ports)| ports.dns);
+    let ports = ports.find(|ports| ports[0] != 0);
+    Ok(ports.map_or_else(Vec::new, |ports| ports.to_vec()))
+}
+
 /// Makes the kernel forget the proxy of a namespace.
 pub fn forget_proxy(bpf_dir: &Path, netns: NetnsCookie) -> Result<()> {
     Ok(table::<NetnsCookie, ProxyPort>(bpf_dir, "PROXIES")?.remove(&netns)?)

@@ -15,6 +15,29 @@ pub enum OnExit {
     Detach,
 }
 
+/// Who answers the workloads' queries to DNS servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Intercept {
+    /// The name servers that they ask, as far as the rules and `dns.servers` allow these.
+    #[default]
+    Off,
+    /// The agent, for names that the rules list. It answers in the place of whichever server a workload asks.
+    Auto,
+}
+
+/// The answer to a query for a name that no rule lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
+pub enum DeniedAnswer {
+    /// REFUSED: resolvers ask the next name server and report a failure.
+    #[default]
+    Refused,
+    /// NXDOMAIN: the name does not exist. Resolvers try the next domain of their search list at once.
+    Nxdomain,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]

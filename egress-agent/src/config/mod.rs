@@ -16,8 +16,8 @@ mod workloads;
 pub use access_log::AccessLog;
 pub use admission::Admission;
 pub use choices::{
-    AccessLogEncoding, DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy,
-    UnlistedAddress,
+    AccessLogEncoding, DeniedAnswer, DenyErrno, Intercept, LogFormat, Mode, OnExit, OnRemoval,
+    TrafficPolicy, UnlistedAddress,
 };
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
@@ -130,6 +130,10 @@ pub struct Dns {
     pub min_ttl: Duration,
     /// How long an address stays allowed after its TTL has ended.
     pub grace: Duration,
+    /// Who answers the workloads' queries.
+    pub intercept: Intercept,
+    /// The answer to a denied query.
+    pub denied: DeniedAnswer,
 }
 
 /// `log` of [`Config`].
@@ -139,6 +143,28 @@ pub struct Log {
     pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`.
     pub filter: String,
+}
+
+impl Dns {
+    /// With defaults for what is not set.
+    fn of(
+        s: &DnsSettings,
+        servers: Vec<SocketAddr>,
+        system_servers: impl FnOnce() -> Vec<SocketAddr>,
+    ) -> Self {
+        Self {
+            servers: if servers.is_empty() {
+                system_servers()
+            } else {
+                servers
+            },
+            min_ttl: s.min_ttl.map_or(Duration::from_secs(30), |d| d.0),
+            // Clients hold addresses beyond the TTL: connection pools, the JVM's cache.
+            grace: s.grace.map_or(Duration::from_mins(10), |d| d.0),
+            intercept: s.intercept.unwrap_or_default(),
+            denied: s.denied.unwrap_or_default(),
+        }
+    }
 }
 
 impl Config {
@@ -234,16 +260,7 @@ impl Config {
             cgroups: s.cgroups,
             agent_cgroup: s.agent_cgroup,
             bpf_dir: s.bpf_dir.unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
-            dns: Dns {
-                servers: if servers.is_empty() {
-                    system_servers()
-                } else {
-                    servers
-                },
-                min_ttl: s.dns.min_ttl.map_or(Duration::from_secs(30), |d| d.0),
-                // Clients hold addresses beyond the TTL: connection pools, the JVM's cache.
-                grace: s.dns.grace.map_or(Duration::from_mins(10), |d| d.0),
-            },
+            dns: Dns::of(&s.dns, servers, system_servers),
             allow_private_answers: s.allow_private_answers.unwrap_or(false),
             private_answers: s.private_answers.into_iter().map(|a| a.0).collect(),
             internal,

@@ -107,6 +107,8 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
         ("agentCgroup", running.agent_cgroup != new.agent_cgroup),
         ("bpfDir", running.bpf_dir != new.bpf_dir),
         ("dns.servers", running.dns.servers != new.dns.servers),
+        ("dns.intercept", running.dns.intercept != new.dns.intercept),
+        ("dns.denied", running.dns.denied != new.dns.denied),
         (
             "enterNamespaces",
             running.enter_namespaces != new.enter_namespaces,

@@ -2,8 +2,8 @@
 //! has its flag. Fills in no defaults and reads nothing from the machine.
 
 use super::choices::{
-    AccessLogEncoding, DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy,
-    UnlistedAddress,
+    AccessLogEncoding, DeniedAnswer, DenyErrno, Intercept, LogFormat, Mode, OnExit, OnRemoval,
+    TrafficPolicy, UnlistedAddress,
 };
 use super::values::{Cidr, DnsServer, ListenAddress, PrivateAnswer, Span};
 use super::workloads::WorkloadEntry;
@@ -204,6 +204,12 @@ pub struct DnsSettings {
     /// How long an address stays allowed after its TTL has ended [default: 10m]
     #[arg(id = "dns_grace", long = "dns-grace", value_name = "DURATION")]
     pub grace: Option<Span>,
+    /// Whether the agent answers the workloads' queries to DNS servers, for names that the rules list [default: off]
+    #[arg(id = "dns_intercept", long = "dns-intercept", value_name = "MODE")]
+    pub intercept: Option<Intercept>,
+    /// The answer to a query for a name that no rule lists, with `intercept: auto` [default: refused]
+    #[arg(id = "dns_denied", long = "dns-denied", value_name = "ANSWER")]
+    pub denied: Option<DeniedAnswer>,
 }
 
 /// `log` of the config file.
@@ -284,6 +290,8 @@ impl Settings {
                 servers: list(self.dns.servers, below.dns.servers),
                 min_ttl: self.dns.min_ttl.or(below.dns.min_ttl),
                 grace: self.dns.grace.or(below.dns.grace),
+                intercept: self.dns.intercept.or(below.dns.intercept),
+                denied: self.dns.denied.or(below.dns.denied),
             },
             allow_private_answers: self.allow_private_answers.or(below.allow_private_answers),
             private_answers: list(self.private_answers, below.private_answers),
@@ -353,7 +361,7 @@ rules: [/etc/egress/rules]
 cgroups: [/sys/fs/cgroup/workloads]
 agentCgroup: /sys/fs/cgroup/egress-agent
 bpfDir: /sys/fs/bpf/x
-dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m}
+dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m, intercept: auto, denied: nxdomain}
 allowPrivateAnswers: true
 privateAnswers: [172.16.0.0/12, '*.rds.example=10.0.0.0/8']
 internal: [10.0.0.0/8]

@@ -35,7 +35,7 @@ impl Resolver {
     pub fn new(servers: &[SocketAddr], sockets: &Arc<SocketFactory>) -> anyhow::Result<Self> {
         let servers = servers
             .iter()
-            .map(|&server| Server::new(server, sockets, CONCURRENT))
+            .map(|&server| Server::new(server, sockets, sockets.own_netns(), CONCURRENT))
             .collect::<anyhow::Result<_>>()?;
         Ok(Self {
             servers,

@@ -4,6 +4,7 @@
 
 use super::transport::Transport;
 use crate::sockets::SocketFactory;
+use egress_ebpf::ids::NetnsCookie;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
@@ -29,15 +30,17 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// A server that is asked at most `concurrent` questions at a time.
+    /// A server that is asked from this network namespace, at most `concurrent` questions at a time.
     pub(super) fn new(
         address: SocketAddr,
         sockets: &Arc<SocketFactory>,
+        netns: NetnsCookie,
         concurrent: usize,
     ) -> anyhow::Result<Self> {
         let only_tcp = Arc::new(AtomicBool::new(address.ip().is_loopback()));
         let client = |connection| {
-            let transport = Transport::new(Arc::clone(sockets), Arc::clone(&only_tcp), TIMEOUT);
+            let transport =
+                Transport::new(Arc::clone(sockets), netns, Arc::clone(&only_tcp), TIMEOUT);
             client(address, connection, transport, concurrent)
         };
         Ok(Self {

@@ -2,6 +2,7 @@
 
 use super::question::QuestionSocket;
 use crate::sockets::SocketFactory;
+use egress_ebpf::ids::NetnsCookie;
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{RuntimeProvider, TokioHandle, TokioTime};
 use std::io;
@@ -14,11 +15,12 @@ use tokio::net::TcpStream;
 
 type Made<S> = Pin<Box<dyn Send + Future<Output = io::Result<S>>>>;
 
-/// Creates hickory's sockets in the agent's own network namespace.
+/// Creates hickory's sockets in one network namespace.
 #[derive(Clone)]
 pub(super) struct Transport {
     handle: TokioHandle,
     sockets: Arc<SocketFactory>,
+    netns: NetnsCookie,
     only_tcp: Arc<AtomicBool>,
     limit: Duration,
 }
@@ -28,12 +30,14 @@ impl Transport {
     /// without a limit from hickory.
     pub(super) fn new(
         sockets: Arc<SocketFactory>,
+        netns: NetnsCookie,
         only_tcp: Arc<AtomicBool>,
         limit: Duration,
     ) -> Self {
         Self {
             handle: TokioHandle::default(),
             sockets,
+            netns,
             only_tcp,
             limit,
         }
@@ -56,20 +60,21 @@ impl RuntimeProvider for Transport {
         _bind: Option<SocketAddr>,
         limit: Option<Duration>,
     ) -> Made<Self::Tcp> {
-        let sockets = Arc::clone(&self.sockets);
+        let (sockets, netns) = (Arc::clone(&self.sockets), self.netns);
         let limit = limit.unwrap_or(self.limit);
         Box::pin(async move {
             sockets
-                .connect(sockets.own_netns(), server, limit)
+                .connect(netns, server, limit)
                 .await
                 .map(AsyncIoTokioAsStd)
         })
     }
 
     fn bind_udp(&self, local: SocketAddr, server: SocketAddr) -> Made<QuestionSocket> {
-        let (sockets, only_tcp) = (Arc::clone(&self.sockets), Arc::clone(&self.only_tcp));
+        let (sockets, netns) = (Arc::clone(&self.sockets), self.netns);
+        let only_tcp = Arc::clone(&self.only_tcp);
         Box::pin(async move {
-            let socket = sockets.datagram(sockets.own_netns(), local).await?;
+            let socket = sockets.datagram(netns, local).await?;
             QuestionSocket::connect(socket, server, only_tcp).await
         })
     }

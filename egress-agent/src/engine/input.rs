@@ -2,6 +2,7 @@
 
 use super::questions::Reply;
 use crate::config::Config;
+use crate::dns::Learned;
 use crate::keeper::Canaries;
 use crate::kubernetes::Ranges;
 use crate::observe::counters::Counters;
@@ -36,6 +37,8 @@ pub(super) enum Input {
     Left(BTreeSet<PolicyId>),
     /// DNS questions have results.
     Replies(Vec<Reply>),
+    /// Answers to queries of workloads wait for their leases.
+    Learned(Vec<Learned>),
     /// A lease ends, or a name must be resolved again.
     Due,
     /// The first answers took too long.
@@ -68,6 +71,8 @@ pub struct News {
     pub configs: mpsc::Receiver<Config>,
     /// The node's pods from the Kubernetes API. Without it the channel is closed.
     pub pods: mpsc::Receiver<PodNews>,
+    /// Leases of answers to the workloads' queries; closed without a DNS server.
+    pub learned: mpsc::Receiver<Learned>,
     /// Notified when an enforced root appeared.
     pub came: Arc<Notify>,
     /// Cgroups with a flow that was denied because their namespace has no proxy.
@@ -91,6 +96,7 @@ impl News {
             Some(ask) = self.asks.recv() => Input::Ask(ask),
             Some(config) = self.configs.recv() => Input::Config(Box::new(config)),
             Some(pods) = batch(&mut self.pods) => Input::Pods(pods),
+            Some(learned) = batch(&mut self.learned) => Input::Learned(learned),
             () = self.came.notified() => Input::RootCame,
             cgroups = self.missed.next() => Input::Missed(cgroups),
         }
@@ -101,9 +107,9 @@ impl News {
 const TOGETHER: usize = 256;
 
 /// All news that wait; `None` once there are no more. Dropping the future loses none.
-async fn batch(pods: &mut mpsc::Receiver<PodNews>) -> Option<Vec<PodNews>> {
+async fn batch<T>(news: &mut mpsc::Receiver<T>) -> Option<Vec<T>> {
     let mut all = Vec::new();
-    (pods.recv_many(&mut all, TOGETHER).await > 0).then_some(all)
+    (news.recv_many(&mut all, TOGETHER).await > 0).then_some(all)
 }
 
 /// The rule sets that follow the first.

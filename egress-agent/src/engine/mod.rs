@@ -27,7 +27,7 @@ pub(crate) use settings::settings;
 
 use crate::applied::Applied;
 use crate::config::Config;
-use crate::dns::Resolver;
+use crate::dns::{Learned, Resolver};
 use crate::kernel::{Tables, random};
 use crate::observe::families::Own;
 use crate::observe::histogram::Timing;
@@ -52,7 +52,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// See the module.
 pub struct Engine {
@@ -90,6 +90,7 @@ impl Engine {
         let mut internal = Internal::new(&config.internal, news.cluster.clone());
         let mut settings = settings(config);
         settings.internal = internal.all();
+        let queries = settings::queries(config, &settings.internal);
         [settings.leases.seed] = random::words().context("drawing random numbers")?;
         let owners = Owners::standing(&tables)?;
         let mut state = State::adopting(settings, standing).with_owners(owners.all().clone());
@@ -102,7 +103,7 @@ impl Engine {
         };
         let workloads = Workloads::new(config, roots, owners, news.identities.clone(), pods)?;
         Ok(Self {
-            published: Published::of(&mut state),
+            published: Published::of(&mut state, queries),
             state,
             placing: Placing::new(tables, workloads, ending)?,
             questions: Questions::new(resolver, news.counters.clone()),
@@ -167,6 +168,7 @@ impl Engine {
         let settles = matches!(input, Input::Workloads(_));
         let whole = input.is_whole();
         let mut noticed = None;
+        let mut in_force = Vec::new();
         match input {
             Input::Rules(rules) if self.take(&rules) => noticed = rules.noticed,
             Input::Rules(_) => {}
@@ -189,6 +191,7 @@ impl Engine {
             Input::RootCame => self.placing.workloads.look_again(),
             Input::Left(policies) => self.placing.judge_again(&mut self.state, policies)?,
             Input::Replies(replies) => self.answer(replies),
+            Input::Learned(learned) => in_force = self.learn(learned),
             Input::Due => self.state.handle_timeout(Instant::now()),
             Input::FirstAnswersLate => self.first_answers.give_up(&self.state),
             Input::KeepLeases => self.lease_file.keep_soon(&self.state),
@@ -199,6 +202,10 @@ impl Engine {
             self.identity_file.changed(Instant::now());
         }
         self.flush(whole)?;
+        for done in in_force {
+            // The query's client may have left.
+            let _ = done.send(());
+        }
         if let Some(noticed) = noticed {
             let timings = self.news.counters.timings();
             timings.observe(Timing::RulesInForce, noticed.elapsed());
@@ -241,6 +248,7 @@ impl Engine {
         if whole {
             self.placing.judge_all_again(&mut self.state)?;
         }
+        self.published.written(&self.state);
         self.questions.ask(&mut self.state);
         if std::mem::take(&mut self.end_unlisted) {
             self.placing.ending.end_unlisted();
@@ -273,14 +281,16 @@ impl Engine {
 
     /// Applies a changed config: all of it, or nothing if the tables have no room.
     fn reload(&mut self, config: &Config) {
-        let mut settings = settings(config);
+        let mut settings = settings::settings(config);
         settings.internal = self.internal.with(&config.internal);
+        let queries = settings::queries(config, &settings.internal);
         let plan = self.state.plan_settings(Instant::now(), settings);
         if let Err(full) = self.placing.fits(&plan) {
             tracing::error!(%full, "config not applied: the tables have no room for it; the previous config stays in force");
             return;
         }
         plan.commit();
+        self.published.judge_queries_by(queries);
         self.internal.configure(&config.internal);
         self.shown.set_mode(config.mode);
         self.news.canaries.expect_config(config);
@@ -294,12 +304,13 @@ impl Engine {
     /// Allows the present ranges of the cluster: all of them, or nothing changes if the tables have no room.
     fn take_ranges(&mut self) {
         let internal = self.internal.all();
-        let plan = self.state.plan_internal(Instant::now(), internal);
+        let plan = self.state.plan_internal(Instant::now(), internal.clone());
         if let Err(full) = self.placing.fits(&plan) {
             tracing::error!(%full, "the tables have no room for the cluster's ranges; the previous ones stay in force");
             return;
         }
         plan.commit();
+        self.published.reaching(internal);
         self.end_unlisted = true;
     }
 
@@ -311,6 +322,21 @@ impl Engine {
             self.lease_file.answered(now, taken.changed);
         }
         self.first_answers.look(&self.state);
+    }
+
+    /// Takes the addresses of answers to the workloads' queries. Returns whom to notify once they are in force.
+    fn learn(&mut self, learned: Vec<Learned>) -> Vec<oneshot::Sender<()>> {
+        let now = Instant::now();
+        let mut waiting = Vec::with_capacity(learned.len());
+        let mut leases = Vec::with_capacity(learned.len());
+        for Learned { lease, done } in learned {
+            leases.push(lease);
+            waiting.push(done);
+        }
+        let outcomes = self.state.handle_leases(now, &leases);
+        let changed = outcomes.iter().any(|outcome| outcome.changed);
+        self.lease_file.answered(now, changed);
+        waiting
     }
 
     /// Answers a question. The client may have disconnected.

@@ -1,9 +1,13 @@
 //! The part of the config that the state machine needs.
 
-use crate::config::{Config, Mode, OnRemoval, TrafficPolicy, UnlistedAddress};
+use crate::config::{
+    Config, DeniedAnswer, Intercept, Mode, OnRemoval, TrafficPolicy, UnlistedAddress,
+};
+use egress_core::dns::settings::{DeniedCode, QuerySettings};
 use egress_core::policy::claims;
 use egress_core::policy::leases::LeaseSettings;
 use egress_core::policy::state::Settings;
+use ipnet::IpNet;
 
 /// See the module.
 pub(crate) fn settings(config: &Config) -> Settings {
@@ -16,6 +20,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
             ..LeaseSettings::default()
         },
         dns_servers: config.dns.servers.clone(),
+        dns_intercept: config.dns.intercept == Intercept::Auto,
         internal: config.internal.clone(),
         unlisted_address: match config.unlisted_address {
             UnlistedAddress::Refuse => claims::UnlistedAddress::Refuse,
@@ -30,3 +35,20 @@ pub(crate) fn settings(config: &Config) -> Settings {
         ..Settings::default()
     }
 }
+
+/// The part of the config by which queries of workloads are judged. `internal` are the networks that every workload may
+/// reach.
+pub(super) fn queries(config: &Config, internal: &[IpNet]) -> QuerySettings {
+    QuerySettings {
+        cluster_domain: config.kubernetes.as_ref().map(|_| CLUSTER_DOMAIN.into()),
+        internal: internal.to_vec(),
+        denied: match config.dns.denied {
+            DeniedAnswer::Refused => DeniedCode::Refused,
+            DeniedAnswer::Nxdomain => DeniedCode::NoSuchName,
+        },
+        ..QuerySettings::default()
+    }
+}
+
+/// The domain of nearly every cluster, which completes short names of rules too.
+const CLUSTER_DOMAIN: &str = "cluster.local";

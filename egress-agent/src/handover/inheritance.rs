@@ -3,7 +3,7 @@
 //! else. So flows that are redirected while the agent starts wait in a queue instead of being denied.
 
 use super::next::{Predecessor, StillServing};
-use crate::config::Config;
+use crate::config::{Config, Intercept};
 use crate::gate::lock::Lock;
 use crate::gate::own;
 use crate::kernel::Redirects;
@@ -67,14 +67,17 @@ pub fn forget_unused(sockets: &SocketFactory) {
         .for_each(manager::forget);
 }
 
-/// Listens in the agent's own namespace, on the port that the gate redirects to. `None` if that fails:
+/// Listens in the agent's own namespace, on the ports that the gate redirects to. `None` if that fails:
 /// the agent logs the error when it opens its listeners.
 fn early(config: &Config, roots: &[PathBuf]) -> Option<Vec<OwnedFd>> {
     // A socket belongs to the cgroup that its process is in when it creates the socket.
     let own = own::settle(config, roots).ok()?;
     let mut redirects = Redirects::standing(&config.bpf_dir, &own)?;
-    let port = redirects.port(sockets::netns_here().ok()?)?;
-    let listeners = sockets::listen_here(port).ok()?;
+    let ports = redirects.ports(sockets::netns_here().ok()?)?;
+    let mut listeners = sockets::listen_here(ports.port).ok()?;
+    if config.dns.intercept == Intercept::Auto && ports.dns[0] != 0 {
+        listeners.extend(sockets::dns_here(ports.dns).ok()?);
+    }
     for listener in &listeners {
         redirects.admit(listener).ok()?;
     }

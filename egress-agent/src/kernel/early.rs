@@ -32,12 +32,12 @@ impl Redirects {
         })
     }
 
-    /// The port to which flows in a namespace are redirected.
-    pub fn port(&self, netns: NetnsCookie) -> Option<u16> {
-        self.proxies.get(&netns, 0).ok().map(|proxy| proxy.port)
+    /// The ports to which flows in a namespace are redirected.
+    pub fn ports(&self, netns: NetnsCookie) -> Option<ProxyPort> {
+        self.proxies.get(&netns, 0).ok()
     }
 
-    /// Allows the programs to redirect flows to this listening socket.
+    /// Allows the programs to redirect flows to this socket.
     pub fn admit(&mut self, listener: &impl AsRawFd) -> anyhow::Result<()> {
         Ok(self.listeners.insert(listener, 1, 0)?)
     }

@@ -34,7 +34,7 @@ const MINIMUM: (u8, u8) = (6, 1);
 const ANSWERS_SEEN: (u8, u8) = (6, 12);
 
 /// Maps that outlive the agent.
-const PINNED_MAPS: [&str; 14] = [
+const PINNED_MAPS: [&str; 16] = [
     "POLICIES",
     "GENERATION",
     "OWNERS",
@@ -48,6 +48,8 @@ const PINNED_MAPS: [&str; 14] = [
     "EVENTS",
     "COUNTERS",
     "PEERS",
+    "DNS_SERVERS",
+    "DNS_CLIENTS",
     "LISTENERS",
 ];
 

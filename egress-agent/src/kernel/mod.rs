@@ -6,6 +6,7 @@
 mod attach;
 mod btf;
 pub mod canary;
+mod clients;
 mod counters;
 mod diag;
 mod early;
@@ -30,6 +31,7 @@ pub use attach::{
     attach, attach_agent, attach_roots, denies_unlisted, detach, detach_links, forget_vanished,
     is_attached, missing, policy, refuse_rival,
 };
+pub use clients::DnsClients;
 pub use counters::Counters;
 pub use early::Redirects;
 pub use events::{Events, ProgramLog};

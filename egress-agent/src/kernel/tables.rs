@@ -154,20 +154,18 @@ impl Tables {
         Ok(self.listeners.insert(listener, 1, 0)?)
     }
 
-    /// Sets the proxy's port in a network namespace; `None` removes it.
-    pub fn set_proxy(&mut self, netns: NetnsCookie, port: Option<u16>) -> anyhow::Result<()> {
+    /// Sets the agent's ports in a network namespace; `None` removes them.
+    pub fn set_proxy(&mut self, netns: NetnsCookie, port: Option<ProxyPort>) -> anyhow::Result<()> {
         match port {
-            Some(port) => self.proxies.insert(
-                netns,
-                ProxyPort {
-                    port,
-                    reserved: [0; 6],
-                },
-                0,
-            )?,
+            Some(port) => self.proxies.insert(netns, port, 0)?,
             None => absent_is_fine(self.proxies.remove(&netns))?,
         }
         Ok(())
+    }
+
+    /// The agent's ports in a network namespace, or those of a previous agent.
+    pub fn ports(&self, netns: NetnsCookie) -> Option<ProxyPort> {
+        self.proxies.get(&netns, 0).ok()
     }
 
     /// The namespaces that have a proxy port.

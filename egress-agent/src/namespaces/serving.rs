@@ -1,12 +1,15 @@
-//! The agent's services in one network namespace: the proxy's pair of listeners on loopback.
+//! The agent's services in one network namespace: the proxy's pair of listeners on loopback, and the sockets of the DNS
+//! server.
 //!
 //! To add another service, add its listener in `serve`. `spaces` knows the namespaces.
 
+use crate::dns::{self, Server};
 use crate::failure::Failure;
 use crate::kernel::Tables;
 use crate::proxy::{self, DrainSignal, Shared};
 use crate::sockets::{LoopbackListeners, SocketFactory};
 use anyhow::Context as _;
+use egress_ebpf::abi::ProxyPort;
 use egress_ebpf::ids::NetnsCookie;
 use std::convert::Infallible;
 use std::io;
@@ -14,7 +17,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -28,6 +31,8 @@ const PORT_AGAIN: Duration = Duration::from_millis(20);
 pub struct Services {
     /// The state that the proxy's connections share.
     pub shared: Arc<Shared>,
+    /// The DNS server; `None` if queries are not redirected.
+    pub dns: Option<Arc<Server>>,
     /// Tells listeners and connections when to end.
     pub drain: DrainSignal,
     /// The port that the proxy listens on. In a workload's namespace where it is taken, the proxy
@@ -40,9 +45,10 @@ pub struct Services {
 /// The services of one namespace. Dropping this closes the listeners and every connection that they
 /// accepted.
 pub struct Serving {
-    /// The proxy's port in this namespace.
-    pub port: u16,
+    /// The ports in this namespace.
+    pub ports: ProxyPort,
     listeners: Vec<Arc<TcpListener>>,
+    datagrams: Vec<Arc<UdpSocket>>,
     /// Closed when the last task that accepts connections has ended.
     accepting: mpsc::Receiver<Infallible>,
     tasks: JoinSet<()>,
@@ -65,7 +71,8 @@ impl Deref for Accepting {
 impl Serving {
     /// The listening sockets, until [`Self::close`].
     pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.listeners.iter().map(|listener| listener.as_fd())
+        let listeners = self.listeners.iter().map(|listener| listener.as_fd());
+        listeners.chain(self.datagrams.iter().map(|socket| socket.as_fd()))
     }
 
     /// Waits until the drain has stopped the tasks that accept, and closes the listeners. Connections
@@ -74,6 +81,7 @@ impl Serving {
     pub async fn close(&mut self) {
         self.accepting.recv().await;
         self.listeners.clear();
+        self.datagrams.clear();
     }
 
     /// Waits until the drain has ended all connections.
@@ -83,6 +91,22 @@ impl Serving {
 }
 
 impl Services {
+    /// The proxy on this port, and the DNS server if there is one.
+    pub fn new(
+        port: u16,
+        (shared, dns): (Arc<Shared>, Option<Arc<Server>>),
+        drain: DrainSignal,
+        accepts: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            shared,
+            dns,
+            drain,
+            port,
+            accepts,
+        }
+    }
+
     /// Starts the services in the agent's own namespace, on the configured port. Uses the listeners that
     /// a previous agent handed over; without them, waits for a stopping agent to free the port.
     ///
@@ -95,12 +119,12 @@ impl Services {
     ) -> anyhow::Result<Serving> {
         let (own, port) = (sockets.own_netns(), self.port);
         if let Some(listeners) = sockets.take_inherited(own, |taken| taken == port)? {
-            return self.serve(tables, listeners);
+            return self.serve(sockets, tables, own, listeners).await;
         }
         let end = Instant::now() + PORT_PATIENCE;
         loop {
             match sockets.listen_loopback(own, port).await {
-                Ok(listeners) => return self.serve(tables, listeners),
+                Ok(listeners) => return self.serve(sockets, tables, own, listeners).await,
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
                     tokio::time::sleep(PORT_AGAIN).await;
                 }
@@ -123,7 +147,7 @@ impl Services {
         netns: NetnsCookie,
     ) -> anyhow::Result<Serving> {
         if let Some(listeners) = sockets.take_inherited(netns, |_| true)? {
-            return self.serve(tables, listeners);
+            return self.serve(sockets, tables, netns, listeners).await;
         }
         let listeners = match sockets.listen_loopback(netns, self.port).await {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
@@ -131,12 +155,19 @@ impl Services {
             }
             listeners => listeners,
         };
-        self.serve(tables, listeners.context("listening in it")?)
+        let listeners = listeners.context("listening in it")?;
+        self.serve(sockets, tables, netns, listeners).await
     }
 
     /// Admits the listeners in the kernel, which redirects to admitted ones only, and starts the tasks
     /// that accept.
-    fn serve(&self, tables: &mut Tables, listeners: LoopbackListeners) -> anyhow::Result<Serving> {
+    async fn serve(
+        &self,
+        sockets: &SocketFactory,
+        tables: &mut Tables,
+        netns: NetnsCookie,
+        listeners: LoopbackListeners,
+    ) -> anyhow::Result<Serving> {
         let LoopbackListeners { v4, v6, port } = listeners;
         let mut tasks = JoinSet::new();
         let (open, accepting) = mpsc::channel(1);
@@ -159,9 +190,40 @@ impl Services {
                 }
             });
         }
-        Ok(Serving {
+        let mut ports = ProxyPort {
             port,
+            ..ProxyPort::default()
+        };
+        let mut datagrams = Vec::new();
+        if let Some(server) = &self.dns {
+            // Clients that are connected to the ports of a previous agent go on.
+            let before = tables.ports(netns).unwrap_or_default().dns;
+            let made = sockets.dns_sockets(netns, before).await;
+            let made = made.context("making the sockets of the DNS server")?;
+            ports.dns = made.ports;
+            for socket in made.sockets {
+                tables
+                    .admit(&socket)
+                    .context("admitting a socket of the DNS server")?;
+                let socket = Arc::new(socket);
+                datagrams.push(Arc::clone(&socket));
+                let (server, mut drain) = (Arc::clone(server), self.drain.clone());
+                let (open, mut accepts) = (open.clone(), self.accepts.clone());
+                tasks.spawn(async move {
+                    if accepts.wait_for(|accepts| *accepts).await.is_ok() {
+                        let stop = async move {
+                            drain.started().await;
+                            drop(open);
+                        };
+                        dns::datagrams(socket, netns, server, stop).await;
+                    }
+                });
+            }
+        }
+        Ok(Serving {
+            ports,
             listeners,
+            datagrams,
             accepting,
             tasks,
         })

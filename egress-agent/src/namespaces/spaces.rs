@@ -41,7 +41,7 @@ impl Spaces {
     ) -> anyhow::Result<Self> {
         let netns = sockets.own_netns();
         let serving = services.start_own(&sockets, tables).await?;
-        tables.set_proxy(netns, Some(serving.port))?;
+        tables.set_proxy(netns, Some(serving.ports))?;
         manager::keep(netns, &serving.listeners().collect::<Vec<_>>());
         Ok(Self {
             sockets,
@@ -81,7 +81,12 @@ impl Spaces {
         let netns = self.sockets.admit(held).await.context("entering it")?;
         match self.start(tables, netns).await {
             Ok(serving) => {
-                tracing::debug!(netns = netns.0, pid, port = serving.port, "proxy listens");
+                tracing::debug!(
+                    netns = netns.0,
+                    pid,
+                    port = serving.ports.port,
+                    "proxy listens"
+                );
                 self.open.insert(namespace, Space { netns, serving });
                 Ok(())
             }
@@ -94,7 +99,7 @@ impl Spaces {
 
     async fn start(&self, tables: &mut Tables, netns: NetnsCookie) -> anyhow::Result<Serving> {
         let serving = self.services.start(&self.sockets, tables, netns).await?;
-        tables.set_proxy(netns, Some(serving.port))?;
+        tables.set_proxy(netns, Some(serving.ports))?;
         manager::keep(netns, &serving.listeners().collect::<Vec<_>>());
         Ok(serving)
     }

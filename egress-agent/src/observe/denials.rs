@@ -111,7 +111,7 @@ impl Denials {
         if event.audit == 0 {
             self.note(event, &owner);
         }
-        if event.reason == Reason::NoProxy as u8 {
+        if [Reason::NoProxy as u8, Reason::NoDns as u8].contains(&event.reason) {
             self.missed.add(event.cgroup);
         }
         if self.sorting.tells(event, Instant::now()) {

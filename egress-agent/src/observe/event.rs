@@ -16,6 +16,8 @@ pub enum By {
     Kernel,
     /// The proxy: the connection was closed, or the request answered with an error.
     Proxy,
+    /// The DNS server: the query was answered with an error.
+    Dns,
 }
 
 impl By {
@@ -24,6 +26,7 @@ impl By {
         match self {
             Self::Kernel => "kernel",
             Self::Proxy => "proxy",
+            Self::Dns => "dns",
         }
     }
 }

@@ -12,8 +12,10 @@ use super::repeats::Repeats;
 use super::tally::{Denied, UNKNOWN};
 use super::throttle::Throttle;
 use crate::access_log::AccessLog;
+use crate::dns::{DeniedQuery, Queries, QueryResult};
 use crate::proxy::{AccessRecord, CopyEnd, Denial, Observer, Origin, Protocol};
 use egress_core::access_log::AccessFormat;
+use egress_core::dns::judge::Reason;
 use egress_ebpf::ids::CgroupId;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +33,8 @@ const NAME: usize = 262;
 /// Denials with the same kind are repeats.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
+    by: By,
+    protocol: &'static str,
     reason: &'static str,
     detail: String,
     name: Option<String>,
@@ -53,12 +57,12 @@ impl Kind {
     /// The fields that all denials of this kind share.
     fn event<'a>(&'a self, owner: &'a Owner) -> Event<'a> {
         Event {
-            by: By::Proxy,
+            by: self.by,
             audit: self.audit,
             reason: self.reason,
             detail: Some(&self.detail),
             destination: self.destination,
-            protocol: "tcp",
+            protocol: self.protocol,
             names: self.name.as_deref(),
             nearest: None,
             owner,
@@ -141,12 +145,14 @@ impl FlowLog {
 
     /// Counts a denial. Returns the number of repeats to log with it, or `None` if it gets no line.
     fn allows(&self, now: Instant, kind: Kind) -> Option<u64> {
-        let counter = if kind.audit {
-            Own::ProxyWouldDeny
-        } else {
-            Own::ProxyDenied
+        let counter = match (kind.by, kind.audit) {
+            (By::Dns, _) => None,
+            (_, true) => Some(Own::ProxyWouldDeny),
+            (_, false) => Some(Own::ProxyDenied),
         };
-        self.counters.add(counter, 1);
+        if let Some(counter) = counter {
+            self.counters.add(counter, 1);
+        }
         let (repeated, more) = {
             let mut bounds = self.bounds();
             let repeated = bounds.repeats.tells(now, kind)?;
@@ -195,6 +201,8 @@ fn shown(name: &str) -> String {
 impl Observer for FlowLog {
     fn denied(&self, origin: Option<&Origin>, denial: &Denial) {
         let kind = Kind {
+            by: By::Proxy,
+            protocol: "tcp",
             reason: denial.reason.code(),
             detail: denial.reason.to_string(),
             name: denial.name.as_deref().map(shown),
@@ -280,6 +288,73 @@ impl Observer for FlowLog {
             netns = origin.netns.0,
             "finished"
         );
+    }
+}
+
+impl Queries for FlowLog {
+    fn ended(&self, result: QueryResult) {
+        let counter = match result {
+            QueryResult::Forwarded => Own::QueriesForwarded,
+            QueryResult::Cached => Own::QueriesCached,
+            QueryResult::Local => Own::QueriesLocal,
+            QueryResult::Denied => Own::QueriesDenied,
+            QueryResult::Failed => Own::QueriesFailed,
+            QueryResult::Malformed => Own::QueriesMalformed,
+            QueryResult::Dropped => Own::QueriesDropped,
+        };
+        self.counters.add(counter, 1);
+    }
+
+    fn denied(&self, denied: &DeniedQuery<'_>) {
+        let DeniedQuery {
+            asker,
+            question,
+            reason,
+            audit,
+        } = denied;
+        let kind = Kind {
+            by: By::Dns,
+            protocol: if asker.tcp { "tcp" } else { "udp" },
+            reason: query_reason(reason),
+            detail: format!("{reason} (type {})", question.kind),
+            name: Some(shown(&question.name)),
+            destination: Some(asker.server),
+            cgroup: Some(asker.cgroup),
+            audit: *audit,
+        };
+        let owner = self.owner(kind.cgroup);
+        let tallied = Denied {
+            by: By::Dns,
+            audit: kind.audit,
+            reason: kind.reason,
+            namespace: owner.namespace().unwrap_or(UNKNOWN).into(),
+        };
+        self.counters.denied().add(tallied, 1, Instant::now());
+        let Some(repeated) = self.allows(Instant::now(), kind.clone()) else {
+            return;
+        };
+        Event {
+            pid: Some(asker.pid),
+            peer: Some(asker.peer),
+            repeated,
+            ..kind.event(&owner)
+        }
+        .log();
+    }
+
+    fn leased(&self) {
+        self.counters.add(Own::QueriesLeased, 1);
+    }
+}
+
+/// The code of a reason, in logs and metrics.
+fn query_reason(reason: &Reason) -> &'static str {
+    match reason {
+        Reason::Unlisted => "dns-not-listed",
+        Reason::Kind(_) | Reason::Meta(_) => "dns-type",
+        Reason::Reverse => "dns-reverse",
+        Reason::TooLong { .. } => "dns-name-too-long",
+        Reason::TooMany { .. } => "dns-too-many-names",
     }
 }
 

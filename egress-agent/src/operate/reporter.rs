@@ -1,7 +1,8 @@
 //! Fills in the agent's status from its parts and serves it.
 
 use crate::applied::Applied;
-use crate::config::Config;
+use crate::config::{Config, Intercept};
+use crate::dns::{DnsUse, Server};
 use crate::kernel::{self, Kernel};
 use crate::kubernetes::{Ranges, Shown, Standings};
 use crate::observe::counters::Registry;
@@ -11,7 +12,9 @@ use crate::observe::trouble::Trouble;
 use crate::operate::admin;
 use crate::operate::ask::{Ask, Detail, Facts};
 use crate::operate::request::{Explained, Request};
-use crate::operate::status::{FollowedStatus, KernelStatus, RulesStatus, Status, WorkloadStatus};
+use crate::operate::status::{
+    DnsStatus, FollowedStatus, KernelStatus, RulesStatus, Status, WorkloadStatus,
+};
 use crate::proxy::Shared;
 use crate::workloads::Placed;
 use egress_core::policy::explain::Question;
@@ -80,6 +83,8 @@ pub struct Providers {
     pub applied: watch::Receiver<Arc<Applied>>,
     /// The proxy.
     pub proxy: Arc<Shared>,
+    /// The DNS server; `None` if queries are not redirected.
+    pub dns: Option<Arc<Server>>,
     /// The followers of the Kubernetes API.
     pub kubernetes: Standings,
     /// The cluster's own ranges; `None` without a cluster.
@@ -245,6 +250,17 @@ impl Reporter {
                 .map(followed)
                 .collect(),
             workloads: workloads.into_iter().map(workload).collect(),
+            dns: providers
+                .dns
+                .as_ref()
+                .map_or_else(DnsStatus::default, |server| {
+                    let DnsUse { waiting, cache } = server.in_use();
+                    DnsStatus {
+                        intercept: Intercept::Auto,
+                        waiting,
+                        cache_bytes: cache,
+                    }
+                }),
             proxy: counters(Section::Proxy),
             agent: counters(Section::Agent),
             proxy_use: providers.proxy.in_use(),

@@ -3,7 +3,7 @@
 //! Owns the fields, and with them the list of the gate's current values. `reporter` fills them in, `text`
 //! prints them for people.
 
-use crate::config::Mode;
+use crate::config::{Intercept, Mode};
 use crate::in_use::InUse;
 use crate::kubernetes::Ranges;
 use crate::proxy::ProxyUse;
@@ -57,6 +57,9 @@ pub struct Status {
     /// What the proxy has in use.
     #[serde(default)]
     pub proxy_use: ProxyUse,
+    /// The workloads' queries to DNS servers.
+    #[serde(default)]
+    pub dns: DnsStatus,
     /// The kinds that are followed in the Kubernetes API; empty without it.
     #[serde(default)]
     pub kubernetes: Vec<FollowedStatus>,
@@ -64,6 +67,18 @@ pub struct Status {
     pub workloads: Vec<WorkloadStatus>,
     /// Counters of the kernel programs since the maps were created.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// `dns` of [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsStatus {
+    /// Who answers them.
+    pub intercept: Intercept,
+    /// Queries that wait for an answer.
+    pub waiting: usize,
+    /// Bytes of answers that are kept.
+    pub cache_bytes: usize,
 }
 
 /// `kernel` of [`Status`].

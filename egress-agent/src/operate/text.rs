@@ -2,7 +2,7 @@
 //! every field and every counter.
 
 use super::status::{Status, WorkloadStatus};
-use crate::config::Mode;
+use crate::config::{Intercept, Mode};
 use crate::in_use::InUse;
 use crate::kubernetes::Use;
 use crate::observe::families::{Section, help};
@@ -64,6 +64,10 @@ impl Text<'_> {
         let r = &self.status.rules;
         for gap in &self.status.kernel.gaps {
             line(f, "open", gap)?;
+        }
+        if self.status.running && self.status.dns.intercept == Intercept::Off {
+            let text = "port 53 of the name servers in dns.servers: queries are not filtered, so workloads can tunnel data through them; dns.intercept: auto closes that";
+            line(f, "open", text)?;
         }
         if !self.status.kernel.neighbours.is_empty() {
             let names = self.status.kernel.neighbours.join(", ");

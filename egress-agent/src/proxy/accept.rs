@@ -15,7 +15,7 @@ use crate::proxy::http;
 use crate::proxy::tcp;
 use crate::proxy::tls;
 use egress_core::routing::{Reading, Step, Turn};
-use egress_ebpf::abi::PROOF_POLICY;
+use egress_ebpf::abi::{DNS_PORT, PROOF_POLICY};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::AsFd;
@@ -142,6 +142,15 @@ async fn connection(
     drain: ConnectionDrain,
 ) {
     let mut waiting = drain.clone();
+    if let Some(dns) = &client.shared.dns
+        && client.origin.destination.port() == DNS_PORT
+    {
+        tokio::select! {
+            () = dns.serve(Arc::clone(&client.origin), client.peer, stream) => {}
+            () = waiting.started_unused() => {}
+        }
+        return;
+    }
     let (shared, origin) = (&client.shared, &client.origin);
     let reading = {
         let routes = shared.routes.load();

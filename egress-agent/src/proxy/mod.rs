@@ -40,6 +40,6 @@ pub use drain::{Drain, DrainSignal, drain_channel};
 pub use limits::Limits;
 pub use observe::{AccessRecord, CopyEnd, Denial, DenialReason, Observer, Protocol};
 pub use origin::{Origin, OriginLookup};
-pub use shared::{BoxFuture, Dialer, ProxyUse, Shared};
+pub use shared::{BoxFuture, Dialer, DnsStreams, ProxyUse, Shared};
 pub use upstream::names::NameResolver;
 pub use upstream::tls::secrets::check as check_secret;

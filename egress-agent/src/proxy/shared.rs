@@ -4,7 +4,7 @@
 
 use super::limits::Limits;
 use super::observe::Observer;
-use super::origin::OriginLookup;
+use super::origin::{Origin, OriginLookup};
 use super::places::{BLOCK, Places};
 use super::upstream::clusters::Clusters;
 use super::upstream::names::{NameResolver, Names};
@@ -50,6 +50,12 @@ pub struct ProxyUse {
     pub pipes: InUse,
 }
 
+/// Serves redirected connections to port 53.
+pub trait DnsStreams: Send + Sync {
+    /// Answers the queries of a connection until it ends.
+    fn serve(&self, origin: Arc<Origin>, peer: SocketAddr, stream: TcpStream) -> BoxFuture<'_, ()>;
+}
+
 /// What all connections share.
 pub struct Shared {
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
@@ -73,6 +79,8 @@ pub struct Shared {
     pub(super) changes: Option<watch::Receiver<u64>>,
     /// The reply to canaries.
     pub(super) proof: Arc<str>,
+    /// `None` if connections to port 53 are like all others.
+    pub(super) dns: Option<Arc<dyn DnsStreams>>,
 }
 
 impl Shared {
@@ -108,6 +116,7 @@ impl Shared {
             names: Names::new(None),
             changes: None,
             proof: Arc::default(),
+            dns: None,
         }
     }
 
@@ -127,6 +136,12 @@ impl Shared {
     pub fn proven_by(mut self, words: Arc<str>) -> Self {
         self.proof = words;
         self
+    }
+
+    /// Passes connections to port 53 to the DNS server.
+    #[must_use]
+    pub fn with_dns(self, dns: Option<Arc<dyn DnsStreams>>) -> Self {
+        Self { dns, ..self }
     }
 
     /// Resolves the names that clients ask for where the rules say so (`DYNAMIC_DNS`). Without this, such a flow is denied.

@@ -4,6 +4,7 @@
 //! which runs nothing else, enters the namespace, creates the socket, and leaves. If it panics or cannot
 //! return, it ends, so no other code runs in the wrong namespace. The next request starts a new thread.
 
+use super::datagrams;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, listen, netlink, socket_with, sockopt,
 };
@@ -28,6 +29,8 @@ pub(super) enum Wanted {
     Listener(SocketAddr),
     /// A UDP socket that is bound to this address.
     Datagram(SocketAddr),
+    /// A UDP socket of the DNS server, on this loopback address.
+    DnsServer(SocketAddr),
     /// A netlink socket that lists the sockets of the namespace (`sock_diag(7)`).
     Diag,
 }
@@ -114,7 +117,7 @@ pub(super) fn make(wanted: Wanted) -> io::Result<OwnedFd> {
     let (ip, kind) = match wanted {
         Wanted::Stream(ip) => (ip, SocketType::STREAM),
         Wanted::Listener(local) => (local.ip(), SocketType::STREAM),
-        Wanted::Datagram(local) => (local.ip(), SocketType::DGRAM),
+        Wanted::Datagram(local) | Wanted::DnsServer(local) => (local.ip(), SocketType::DGRAM),
         Wanted::Diag => {
             let (kind, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
             let protocol = Some(netlink::SOCK_DIAG);
@@ -128,6 +131,14 @@ pub(super) fn make(wanted: Wanted) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, kind, flags, None)?;
     if let Wanted::Datagram(local) = wanted {
+        bind(&socket, &local)?;
+    }
+    if let Wanted::DnsServer(local) = wanted {
+        datagrams::prepare(&socket)?;
+        if local.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
+        free_bind(&socket, ip)?;
         bind(&socket, &local)?;
     }
     if let Wanted::Listener(local) = wanted {

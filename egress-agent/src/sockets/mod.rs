@@ -1,12 +1,15 @@
 //! The factory of the agent's sockets: creates listeners, connections and datagram sockets in a given network
 //! namespace. It knows neither what they carry nor which namespaces exist.
 
+mod datagrams;
 mod inherited;
 mod maker;
 mod pair;
 
+pub use datagrams::{DnsSockets, receive};
 pub use pair::{LoopbackListeners, netns_of};
 
+use egress_ebpf::abi::DNS_SLOTS;
 use egress_ebpf::ids::NetnsCookie;
 use inherited::Inherited;
 use maker::{Maker, Wanted};
@@ -28,6 +31,8 @@ pub struct SocketFactory {
     maker: Maker,
     /// Listeners of a previous agent, by namespace.
     inherited: Mutex<BTreeMap<NetnsCookie, Inherited>>,
+    /// Sockets of its DNS server, by namespace.
+    inherited_dns: Mutex<BTreeMap<NetnsCookie, datagrams::Inherited>>,
 }
 
 impl SocketFactory {
@@ -39,6 +44,7 @@ impl SocketFactory {
             others: RwLock::default(),
             maker: Maker::default(),
             inherited: Mutex::default(),
+            inherited_dns: Mutex::default(),
         })
     }
 
@@ -48,10 +54,70 @@ impl SocketFactory {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the listeners of a previous agent, for [`Self::take_inherited`]. Closes sockets that are
-    /// not a pair of listeners on loopback.
+    fn inherited_dns(&self) -> MutexGuard<'_, BTreeMap<NetnsCookie, datagrams::Inherited>> {
+        let all = self.inherited_dns.lock();
+        all.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the listeners of a previous agent, for [`Self::take_inherited`], and the sockets of its DNS server, for
+    /// [`Self::dns_sockets`]. Closes others.
     pub fn inherit(&self, sockets: Vec<OwnedFd>) {
-        inherited::sort(sockets, &mut self.inherited());
+        let mut dns = self.inherited_dns();
+        let rest = sockets.into_iter();
+        let rest = rest.filter_map(|socket| datagrams::sort(socket, &mut dns).err());
+        inherited::sort(rest.collect(), &mut self.inherited());
+    }
+
+    /// The sockets of the DNS server in a namespace: inherited ones, else new ones on these ports, or on others if they are
+    /// 0 or taken.
+    pub async fn dns_sockets(
+        &self,
+        netns: NetnsCookie,
+        before: [u16; DNS_SLOTS],
+    ) -> io::Result<DnsSockets> {
+        let inherited = self.inherited_dns().remove(&netns);
+        if let Some(sockets) = inherited
+            .map(datagrams::Inherited::serve)
+            .transpose()?
+            .flatten()
+        {
+            return Ok(sockets);
+        }
+        let mut sockets = Vec::new();
+        let mut ports = before;
+        for place in &mut ports {
+            let (both, port) = self.dns_pair(netns, *place).await?;
+            sockets.extend(both);
+            *place = port;
+        }
+        ports.sort_unstable();
+        Ok(DnsSockets { sockets, ports })
+    }
+
+    /// Datagram sockets on a port that is free on both loopback addresses.
+    async fn dns_pair(
+        &self,
+        netns: NetnsCookie,
+        mut wanted: u16,
+    ) -> io::Result<(Vec<UdpSocket>, u16)> {
+        let mut attempts = 16;
+        loop {
+            attempts -= 1;
+            let any = Wanted::DnsServer((Ipv4Addr::LOCALHOST, wanted).into());
+            let taken = std::mem::take(&mut wanted) != 0;
+            let v4 = match self.make(netns, any).await {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && taken => continue,
+                v4 => datagrams::of(v4?)?,
+            };
+            let port = v4.local_addr()?.port();
+            let same = Wanted::DnsServer((Ipv6Addr::LOCALHOST, port).into());
+            match self.make(netns, same).await {
+                Ok(v6) => return Ok((vec![v4, datagrams::of(v6)?], port)),
+                Err(e) if no_ipv6(&e) => return Ok((vec![v4], port)),
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// Takes the inherited pair of listeners of a namespace. Closes it if its port does not fit.
@@ -69,6 +135,7 @@ impl SocketFactory {
     /// Closes the inherited listeners that nobody has taken, so that no connection waits in their queues.
     /// Returns their namespaces.
     pub fn close_inherited(&self) -> Vec<NetnsCookie> {
+        self.inherited_dns().clear();
         std::mem::take(&mut *self.inherited()).into_keys().collect()
     }
 
@@ -192,6 +259,22 @@ pub fn listen_here(port: u16) -> io::Result<Vec<OwnedFd>> {
         Err(e) if no_ipv6(&e) => Ok(vec![v4]),
         Err(e) => Err(e),
     }
+}
+
+/// Sockets of the DNS server on these ports, in the namespace of the calling thread. Needs no runtime.
+pub fn dns_here(ports: [u16; DNS_SLOTS]) -> io::Result<Vec<OwnedFd>> {
+    let mut all = Vec::new();
+    for port in ports {
+        all.push(maker::make(Wanted::DnsServer(
+            (Ipv4Addr::LOCALHOST, port).into(),
+        ))?);
+        match maker::make(Wanted::DnsServer((Ipv6Addr::LOCALHOST, port).into())) {
+            Ok(v6) => all.push(v6),
+            Err(e) if no_ipv6(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(all)
 }
 
 /// The namespace of the calling thread.

@@ -4,6 +4,7 @@
 //! bytes. A change of any type changes [`ABI_VERSION`]. `bpf/maps.rs` documents who writes which map.
 
 mod comm;
+mod dns;
 mod flow;
 mod owner;
 #[cfg(feature = "user")]
@@ -11,6 +12,7 @@ mod pod;
 mod socket;
 
 pub use comm::Comm;
+pub use dns::{DNS_CLIENTS_PER_SECOND, DnsClient, DnsClientKey, DnsServers, DnsSlot};
 pub use flow::{FlowKey, FlowOrigin};
 pub use owner::{Ancestors, MAX_DEPTH, Owner, OwnerOf};
 pub use socket::{Mode, SocketState, socket_flag};
@@ -21,7 +23,14 @@ use core::mem::size_of;
 
 /// Raised with every change of a type here or of a map's meaning. An agent does not adopt pinned maps of
 /// another version.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
+
+/// The port of DNS over UDP and TCP (RFC 1035 §4.2).
+pub const DNS_PORT: u16 = 53;
+
+/// How many servers one datagram socket can ask at the same time: one for each port of the agent's DNS server. musl
+/// asks up to three (`MAXNS`) from one socket. A further server takes the place of the oldest.
+pub const DNS_SLOTS: usize = 4;
 
 /// IANA protocol numbers that the tables know.
 pub mod proto {
@@ -56,6 +65,8 @@ pub mod policy_flag {
     pub const AUDIT: u32 = 4;
     /// TCP that no entry lists goes to the proxy: [`super::PROOF_POLICY`] only.
     pub const PROOF: u32 = 8;
+    /// Every query to a DNS server goes to the agent's own: `dns.intercept: auto`.
+    pub const DNS: u32 = 16;
 }
 
 /// The policy of a set of workloads. Its map has the policy id as the key and [`Self::word`] as the value, so
@@ -76,8 +87,8 @@ pub struct Policy {
 impl Policy {
     const TABLE: u32 = MAX_TABLES - 1;
     const FLAGS_AT: u32 = MAX_TABLES.trailing_zeros();
-    const FLAGS: u32 = 15;
-    const ERRNO_AT: u32 = Self::FLAGS_AT + 4;
+    const FLAGS: u32 = 31;
+    const ERRNO_AT: u32 = Self::FLAGS_AT + 5;
 
     /// The policy as stored in the map. Every errno fits: none is above 4 095 (`MAX_ERRNO`).
     #[must_use]
@@ -103,15 +114,17 @@ impl Policy {
     }
 }
 
-/// Where the proxy listens in a network namespace. The key of its map is the namespace's cookie. In a
-/// namespace without an entry, a flow that needs the proxy is denied.
+/// Where the agent listens in a network namespace. The key of its map is the namespace's cookie. In a
+/// namespace without an entry, a flow that needs the proxy or the DNS server is denied.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProxyPort {
-    /// Port on 127.0.0.1 and `::1`, host byte order.
+    /// The proxy's port on 127.0.0.1 and `::1`, host byte order.
     pub port: u16,
+    /// The ports of the DNS server for datagrams, on the same addresses; 0: it has none.
+    pub dns: [u16; DNS_SLOTS],
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u16; 3],
 }
 
 /// A denial, as an event in the ring buffer.
@@ -246,8 +259,8 @@ pub mod counter {
 const _: () = {
     assert!(size_of::<Addr>() == 16);
     assert!(MAX_TABLES.is_power_of_two());
-    assert!(policy_flag::PROOF <= Policy::FLAGS && Policy::ERRNO_AT + 12 <= 32);
-    assert!(size_of::<ProxyPort>() == 8);
+    assert!(policy_flag::DNS <= Policy::FLAGS && Policy::ERRNO_AT + 12 <= 32);
+    assert!(size_of::<ProxyPort>() == 16);
     assert!(size_of::<DenyEvent>() == 24 + 16 + 8 + 16 + 16);
     assert!(size_of::<DenyKey>() == 32);
     assert!(size_of::<DenySeen>() == 16);
@@ -264,7 +277,7 @@ mod tests {
         for (table, generation, flags, errno) in [
             (0, 0, 0, 0),
             (1, 1, 1, 1),
-            (MAX_TABLES - 1, u32::MAX, 15, 133),
+            (MAX_TABLES - 1, u32::MAX, 31, 133),
             (4_095, 1 << 31, 4, 4_095),
         ] {
             let policy = Policy {

@@ -1,6 +1,9 @@
 //! The types that the agent may read from bytes, for `aya`.
 
-use super::{Addr, Ancestors, DenyEvent, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState};
+use super::{
+    Addr, Ancestors, DenyEvent, DnsClient, DnsClientKey, FlowKey, FlowOrigin, PeerKey, ProxyPort,
+    SocketState,
+};
 macro_rules! pod {
     ($($t:ty),*) => { $(
         // SAFETY: `#[repr(C)]`, integers only, no padding (sizes asserted above), so any
@@ -12,6 +15,8 @@ pod!(
     Addr,
     Ancestors,
     DenyEvent,
+    DnsClient,
+    DnsClientKey,
     FlowKey,
     FlowOrigin,
     PeerKey,

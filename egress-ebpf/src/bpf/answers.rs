@@ -4,6 +4,7 @@ use crate::bpf::context::sock_of;
 use crate::bpf::heard;
 use crate::bpf::judge::{fresh, has_passed, of_peer};
 use crate::bpf::maps::{PEERS, SHARES};
+use crate::bpf::share::within_share;
 use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns};
@@ -70,28 +71,9 @@ pub fn note_peer(ctx: &SockAddrContext, peer: &Destination) {
     };
     let word = at.wrapping_add(of_peer(cookie, peer));
     // Without room in the table the answer is denied too.
-    if PEERS.insert(&key, &word, BPF_EXIST).is_err() && within_share(sock.cgroup(), now) {
+    if PEERS.insert(&key, &word, BPF_EXIST).is_err()
+        && within_share(&SHARES, PEERS_PER_SECOND, sock.cgroup(), now)
+    {
         let _ = PEERS.insert(&key, &word, 0);
-    }
-}
-
-/// Whether a workload may add another peer in this second. The limit keeps a workload that many addresses write
-/// to from evicting its neighbours' peers at once.
-#[inline(always)]
-fn within_share(cgroup: CgroupId, at: u64) -> bool {
-    let Some(seen) = SHARES.get_ptr_mut(&cgroup) else {
-        let first = DenySeen { at, repeated: 1 };
-        return SHARES.insert(&cgroup, &first, 0).is_ok();
-    };
-    // SAFETY: words of a map element, which stays mapped while the program runs. Other CPUs may write them
-    // too; no verdict depends on them, and a few peers more or fewer do not matter.
-    unsafe {
-        if at.wrapping_sub(ptr::read_volatile(&raw const (*seen).at)) >= REPEAT_NS {
-            ptr::write_volatile(&raw mut (*seen).at, at);
-            ptr::write_volatile(&raw mut (*seen).repeated, 0);
-        }
-        let noted = ptr::read_volatile(&raw const (*seen).repeated) + 1;
-        ptr::write_volatile(&raw mut (*seen).repeated, noted);
-        noted <= PEERS_PER_SECOND
     }
 }

@@ -9,6 +9,7 @@
 
 use crate::bpf::answers::answers;
 use crate::bpf::context::{LISTEN, LOOPBACK, NEW_SYN_RECV, SOCK_DGRAM, SOCK_STREAM, SYN_SENT};
+use crate::bpf::dns;
 use crate::bpf::event;
 use crate::bpf::fast::{has_strayed, is_settled};
 use crate::bpf::judge::{
@@ -217,7 +218,9 @@ fn rejudge(sock: Sock<'_>, applied: &Applied, tcp_state: u32) -> Judged {
         Verdict::Proxy if tcp_state == SYN_SENT && !sock.mode().is_redirected() => {
             Judged::Denied(to, Reason::NoProxy)
         }
-        Verdict::Allow | Verdict::Proxy => {
+        // It would go past the agent's DNS server.
+        Verdict::Dns if !sock.mode().is_redirected() => Judged::Denied(to, Reason::NoDns),
+        Verdict::Allow | Verdict::Proxy | Verdict::Dns => {
             renew(sock, applied);
             Judged::Passes
         }
@@ -267,12 +270,25 @@ fn by_header(
         Ok(to) => to,
         Err(reason) => return Judged::Denied(UNKNOWN, reason),
     };
+    let plain = if sent.is_udp() && sent.device == LOOPBACK {
+        Skb(ctx).plain4().or_else(|| Skb(ctx).plain6())
+    } else {
+        None
+    };
     let another = sent.is_udp()
         && sent.device == LOOPBACK
-        && !Skb(ctx)
-            .plain4()
-            .or_else(|| Skb(ctx).plain6())
-            .is_some_and(|plain| sender::is_own(sk, &plain.from));
+        && !plain.is_some_and(|plain| sender::is_own(sk, &plain.from));
+    if let (Some(plain), Some(sock), false) = (plain, known, another) {
+        let slot = dns::asked(sk, &to);
+        if !slot.is_null() {
+            // The source may be an address of the node: `listener::answers_stay` keeps the answer here.
+            // SAFETY: a slot of this socket.
+            return match unsafe { dns::publish(ctx, sock, applied, &plain, slot) } {
+                Ok(()) => Judged::Passes,
+                Err(reason) => Judged::Denied(to, reason),
+            };
+        }
+    }
     if forged || another {
         return Judged::Denied(to, Reason::ForgedSource);
     }
@@ -295,8 +311,9 @@ fn by_header(
             }
             Judged::Passes
         }
-        // The packet was not redirected, so it would bypass the proxy.
+        // The packet was not redirected, so it would bypass the proxy or the DNS server.
         Verdict::Proxy => Judged::Denied(to, Reason::NoProxy),
+        Verdict::Dns => Judged::Denied(to, Reason::NoDns),
         // The socket's state may be that of another thread's datagram, so the table of peers decides.
         // SAFETY: takes no pointer but the context.
         Verdict::Deny(Reason::NotListed)

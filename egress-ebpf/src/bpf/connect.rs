@@ -1,7 +1,8 @@
 //! connect(): judges the destination and, for a flow that needs the proxy, redirects it there.
 
 use crate::bpf::claims::{older_claims, stream_claims};
-use crate::bpf::context::{LOOPBACK4, LOOPBACK6, destination4, destination6, sock_of};
+use crate::bpf::context::{destination4, destination6, redirect4, redirect6, sock_of};
+use crate::bpf::dns;
 use crate::bpf::event;
 use crate::bpf::judge::{judge, policy_of, proxy_port};
 use crate::bpf::listener;
@@ -9,9 +10,7 @@ use crate::bpf::settle::settle;
 use crate::bpf::sock::Sock;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::programs::SockAddrContext;
-use core::ptr;
 use egress_ebpf::abi::{policy_flag, proto};
-use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
@@ -20,12 +19,8 @@ use egress_ebpf::verdict::{Hook, Reason, Verdict};
 pub fn v4(ctx: &SockAddrContext) -> i32 {
     let to = destination4(ctx);
     let (verdict, port) = gate(ctx, &to, Hook::Connect4);
-    if verdict == Verdict::Proxy {
-        // SAFETY: context fields that connect4 may write.
-        unsafe {
-            ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, LOOPBACK4);
-            ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port.to_be()));
-        }
+    if port != 0 {
+        redirect4(ctx, port);
     }
     verdict.return_code()
 }
@@ -35,28 +30,13 @@ pub fn v4(ctx: &SockAddrContext) -> i32 {
 pub fn v6(ctx: &SockAddrContext) -> i32 {
     let to = destination6(ctx);
     let (verdict, port) = gate(ctx, &to, Hook::Connect6);
-    if verdict == Verdict::Proxy {
-        // A mapped address keeps its family: the flow is IPv4 on the wire, and the socket may be
-        // bound to a mapped source.
-        let loopback = if to.addr.is_v4() {
-            Addr::from_v4_be(LOOPBACK4).be
-        } else {
-            LOOPBACK6
-        };
-        // SAFETY: context fields that connect6 may write.
-        unsafe {
-            let ip = &raw mut (*ctx.sock_addr).user_ip6;
-            ptr::write_volatile(&raw mut (*ip)[0], loopback[0]);
-            ptr::write_volatile(&raw mut (*ip)[1], loopback[1]);
-            ptr::write_volatile(&raw mut (*ip)[2], loopback[2]);
-            ptr::write_volatile(&raw mut (*ip)[3], loopback[3]);
-            ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port.to_be()));
-        }
+    if port != 0 {
+        redirect6(ctx, &to, port);
     }
     verdict.return_code()
 }
 
-/// The verdict, and the proxy's port if it is [`Verdict::Proxy`].
+/// The verdict, and the agent's port to which the flow is redirected; 0: it is not.
 #[inline(always)]
 fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     // Name resolvers connect() a datagram socket to port 0 of each address, so that the kernel chooses a source
@@ -91,10 +71,13 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
         return (Verdict::Allow, 0);
     }
     let (verdict, port) = match judge(&applied, netns, to) {
-        Verdict::Proxy => {
+        Verdict::Dns if to.proto == proto::UDP => dns::redirect(ctx, sock, to),
+        redirected @ (Verdict::Proxy | Verdict::Dns) => {
             let port = proxy_port(netns).unwrap_or(0);
-            if listener::is_there(ctx, to.addr.is_v4(), port) {
-                (Verdict::Proxy, port)
+            if listener::is_there(ctx, to.addr.is_v4(), port, proto::TCP) {
+                (redirected, port)
+            } else if redirected == Verdict::Dns {
+                (Verdict::Deny(Reason::NoDns), 0)
             } else {
                 (Verdict::Deny(Reason::NoProxy), 0)
             }
@@ -103,8 +86,9 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     };
     // Some resolvers connect to the service's port instead. So a datagram socket may connect to a destination
     // that a stream may reach, to show its source address. It still cannot send: nothing is remembered, and the
-    // backstop judges each datagram.
-    if to.proto == proto::UDP && matches!(verdict, Verdict::Deny(_)) {
+    // backstop judges each datagram. A socket that asks a DNS server is redirected by its connect or not at all.
+    if to.proto == proto::UDP && matches!(verdict, Verdict::Deny(reason) if reason != Reason::NoDns)
+    {
         let stream = Destination {
             proto: proto::TCP,
             ..*to
@@ -113,6 +97,5 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
             return (Verdict::Allow, 0);
         }
     }
-    let verdict = settle(sock, &applied, to, verdict, hook);
-    (verdict, port)
+    (settle(sock, &applied, to, verdict, hook), port)
 }

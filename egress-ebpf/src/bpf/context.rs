@@ -77,6 +77,48 @@ pub fn destination6(ctx: &SockAddrContext) -> Destination {
     }
 }
 
+/// Rewrites the destination of an IPv4 call to a port of 127.0.0.1.
+#[inline(always)]
+pub fn redirect4(ctx: &SockAddrContext, port: u16) {
+    show4(ctx, LOOPBACK4, port);
+}
+
+/// Rewrites the destination of an IPv6 call to a port of the loopback address. A mapped address keeps its family: the
+/// flow is IPv4 on the wire, and the socket may be bound to a mapped source.
+#[inline(always)]
+pub fn redirect6(ctx: &SockAddrContext, to: &Destination, port: u16) {
+    let loopback = if to.addr.is_v4() {
+        Addr::from_v4_be(LOOPBACK4).be
+    } else {
+        LOOPBACK6
+    };
+    show6(ctx, loopback, port);
+}
+
+/// Writes the address of an IPv4 call.
+#[inline(always)]
+pub fn show4(ctx: &SockAddrContext, ip: u32, port: u16) {
+    // SAFETY: context fields that connect4, sendmsg4, recvmsg4 and getpeername4 may write.
+    unsafe {
+        ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, ip);
+        ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port.to_be()));
+    }
+}
+
+/// Writes the address of an IPv6 call.
+#[inline(always)]
+pub fn show6(ctx: &SockAddrContext, words: [u32; 4], port: u16) {
+    // SAFETY: context fields that connect6, sendmsg6, recvmsg6 and getpeername6 may write.
+    unsafe {
+        let ip = &raw mut (*ctx.sock_addr).user_ip6;
+        ptr::write_volatile(&raw mut (*ip)[0], words[0]);
+        ptr::write_volatile(&raw mut (*ip)[1], words[1]);
+        ptr::write_volatile(&raw mut (*ip)[2], words[2]);
+        ptr::write_volatile(&raw mut (*ip)[3], words[3]);
+        ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port.to_be()));
+    }
+}
+
 /// The socket of a connection whose handshake has just ended on the accepting side
 /// (`BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`). The accepting task cannot see it yet. `None` for other events and for
 /// a request socket.

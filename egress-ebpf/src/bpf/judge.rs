@@ -6,8 +6,8 @@ use crate::bpf::owner;
 use crate::bpf::sock::Sock;
 use crate::bpf::tables::KernelTables;
 use core::ptr;
-use egress_ebpf::abi::{NO_POLICY, Policy, SocketState, action, proto};
-use egress_ebpf::decide::{Destination, decide, decide_for};
+use egress_ebpf::abi::{DNS_SLOTS, NO_POLICY, Policy, SocketState, action, proto};
+use egress_ebpf::decide::{Destination, Listeners, decide, decide_for};
 use egress_ebpf::digest::{self, Secret};
 use egress_ebpf::ids::{Generation, NetnsCookie, PolicyId};
 use egress_ebpf::verdict::{Reason, Verdict};
@@ -88,7 +88,7 @@ pub fn judge(applied: &Applied, netns: NetnsCookie, to: &Destination) -> Verdict
     if applied.policy.generation == Generation::NEVER {
         return Verdict::Deny(applied.missing);
     }
-    decide(&KernelTables, &applied.policy, to, || proxy_port(netns))
+    decide(&KernelTables, &applied.policy, to, In(netns))
 }
 
 /// [`judge`] for a destination that networks shorter than `shortest` do not list.
@@ -102,8 +102,7 @@ pub fn judge_for(
     if applied.policy.generation == Generation::NEVER {
         return Verdict::Deny(applied.missing);
     }
-    let proxy = || proxy_port(netns);
-    decide_for(&KernelTables, &applied.policy, to, shortest, proxy)
+    decide_for(&KernelTables, &applied.policy, to, shortest, In(netns))
 }
 
 /// The policy and generation of a socket's last verdict, if that policy has not changed since. Does not look up
@@ -157,6 +156,65 @@ pub fn proxy_port(netns: NetnsCookie) -> Option<u16> {
         .map(|proxy| unsafe { ptr::read_volatile(&raw const (*proxy).port) })
 }
 
+/// A port of the DNS server in a network namespace, by its slot. 0 if the server does not listen there.
+#[inline(always)]
+pub fn dns_port(netns: NetnsCookie, slot: usize) -> u16 {
+    let Some(ports) = PROXIES.get_ptr(netns) else {
+        return 0;
+    };
+    let mut port = 0;
+    // Constant offsets, so that the verifier needs no bounds.
+    let mut at = 0;
+    while at < DNS_SLOTS {
+        if at == slot {
+            // SAFETY: as in `proxy_port`.
+            port = unsafe { ptr::read_volatile(&raw const (*ports).dns[at]) };
+        }
+        at += 1;
+    }
+    port
+}
+
+/// The agent's listeners in a network namespace.
+struct In(NetnsCookie);
+
+impl Listeners for In {
+    #[inline(always)]
+    fn proxy(&self) -> Option<u16> {
+        proxy_port(self.0)
+    }
+
+    #[inline(always)]
+    fn has_dns(&self, protocol: u8) -> bool {
+        if protocol == proto::TCP {
+            proxy_port(self.0).is_some()
+        } else {
+            dns_port(self.0, 0) != 0
+        }
+    }
+
+    #[inline(always)]
+    fn is_dns(&self, port: u16) -> bool {
+        is_dns_port(self.0, port)
+    }
+}
+
+/// Whether this is a port of the DNS server in a network namespace.
+#[inline(always)]
+pub fn is_dns_port(netns: NetnsCookie, port: u16) -> bool {
+    let Some(ports) = PROXIES.get_ptr(netns) else {
+        return false;
+    };
+    let mut found = false;
+    let mut at = 0;
+    while at < DNS_SLOTS {
+        // SAFETY: as in `proxy_port`.
+        found |= unsafe { ptr::read_volatile(&raw const (*ports).dns[at]) } == port;
+        at += 1;
+    }
+    found && port != 0
+}
+
 /// Stores an allowed destination, so that the egress backstop need not judge it again.
 ///
 /// A datagram's destination is one word, so threads cannot mix two of them. A stream's destination has several
@@ -165,11 +223,15 @@ pub fn proxy_port(netns: NetnsCookie) -> Option<u16> {
 pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Verdict) {
     let action = match verdict {
         Verdict::Allow => action::ALLOW,
-        Verdict::Proxy => action::PROXY,
+        Verdict::Proxy | Verdict::Dns => action::PROXY,
         Verdict::Deny(_) => return,
     };
     sock.set_judged(applied.pair());
     if to.proto == proto::UDP {
+        // The egress hook publishes the owner of each redirected datagram.
+        if verdict == Verdict::Dns {
+            return;
+        }
         let id = by_route(sock, applied.id);
         let word = digest::passed(&SECRET, to, [id, applied.policy.generation.0]);
         sock.set_passed(word);

@@ -1,12 +1,12 @@
-//! The proxy's listening sockets: checks that one exists, keeps workloads from binding its port, and keeps its
-//! answers on the node. The agent admits the sockets.
+//! The listening sockets of the proxy and the DNS server: checks that one exists, keeps workloads from binding its
+//! port, and keeps its answers on the node. The agent admits the sockets.
 
 use crate::bpf::claims::deny_claim;
 use crate::bpf::context::{
-    LISTEN, LOOPBACK, LOOPBACK4, LOOPBACK6, destination4, destination6, sock_of,
+    LISTEN, LOOPBACK, LOOPBACK4, LOOPBACK6, SOCK_DGRAM, destination4, destination6, sock_of,
 };
 use crate::bpf::event;
-use crate::bpf::judge::{policy_of, proxy_port};
+use crate::bpf::judge::{is_dns_port, policy_of, proxy_port};
 use crate::bpf::maps::LISTENERS;
 use crate::bpf::sender;
 use crate::bpf::sock::Sock;
@@ -16,7 +16,8 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_sk_storage_get,
+    bpf_get_netns_cookie, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+    bpf_sk_storage_get,
 };
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext};
 use core::ffi::c_void;
@@ -32,7 +33,7 @@ const OWN_NETNS: u64 = u64::MAX;
 /// Whether the agent listens on this port of the loopback address, in the network namespace of the calling socket.
 /// A listener of another process does not count.
 #[inline(always)]
-pub fn is_there(ctx: &SockAddrContext, v4: bool, port: u16) -> bool {
+pub fn is_there(ctx: &SockAddrContext, v4: bool, port: u16, protocol: u8) -> bool {
     // The lookup is for a packet from the client. Source port 0 keeps it from finding an established connection.
     let (mut tuple, length) = if v4 {
         let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
@@ -54,7 +55,11 @@ pub fn is_there(ctx: &SockAddrContext, v4: bool, port: u16) -> bool {
     // SAFETY: the tuple has the given length, and a socket that is found is released.
     unsafe {
         let tuple = (&raw mut tuple).cast::<bpf_sock_tuple>();
-        let sk = bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, length, OWN_NETNS, 0);
+        let sk = if protocol == proto::TCP {
+            bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, length, OWN_NETNS, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx.as_ptr(), tuple, length, OWN_NETNS, 0)
+        };
         if sk.is_null() {
             return false;
         }
@@ -87,7 +92,7 @@ pub fn bind6(ctx: &SockAddrContext) -> i32 {
     bind(ctx, &destination6(ctx), Hook::Bind6)
 }
 
-/// Keeps the proxy's port free for a restarted agent, and keeps datagram sockets from binding foreign addresses.
+/// Keeps the agent's ports free for a restarted agent, and keeps datagram sockets from binding foreign addresses.
 #[inline(always)]
 fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
     // A socket binds to a group to receive its datagrams.
@@ -96,12 +101,17 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
         let claims = sender::may_claim(sock_of(ctx).cast(), !own.addr.is_v4());
         return deny_claim(ctx, own, claims, hook);
     }
-    if own.proto != proto::TCP || !own.addr.is_loopback() {
+    if !own.addr.is_loopback() {
         return Verdict::Allow.return_code();
     }
     // SAFETY: takes no pointer but the context.
     let netns = NetnsCookie(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
-    if proxy_port(netns) != Some(own.port) {
+    let agents = match own.proto {
+        proto::TCP => proxy_port(netns) == Some(own.port),
+        proto::UDP => is_dns_port(netns, own.port),
+        _ => false,
+    };
+    if !agents {
         return Verdict::Allow.return_code();
     }
     let sock = Sock::find_or_make(sock_of(ctx));
@@ -109,9 +119,9 @@ fn bind(ctx: &SockAddrContext, own: &Destination, hook: Hook) -> i32 {
     event::deny(sock, applied.as_ref(), own, Reason::ProxyPort, hook).return_code()
 }
 
-/// Runs for every packet of the agent's own sockets. Drops an answer of the proxy's listeners to a handshake
-/// unless it leaves by the loopback device: a workload may claim an address outside the node as the source of a
-/// redirected flow, and the answer would go there.
+/// Runs for every packet of the agent's own sockets. Drops an answer of the proxy's listeners to a handshake, and every
+/// answer of the DNS server, unless it leaves by the loopback device: a workload may claim an address outside the node
+/// as the source of a redirected flow, and the answer would go there.
 #[inline(always)]
 pub fn answers_stay(ctx: &SkBuffContext) -> i32 {
     let verdict = if strays(ctx) {
@@ -133,9 +143,11 @@ fn strays(ctx: &SkBuffContext) -> bool {
             return false;
         }
         let sk = bpf_sk_fullsock(sk);
-        if sk.is_null() || ptr::read_volatile(&raw const (*sk).state) != LISTEN {
+        if sk.is_null() {
             return false;
         }
-        is_admitted(sk.cast())
+        let listens = ptr::read_volatile(&raw const (*sk).state) == LISTEN;
+        let datagrams = ptr::read_volatile(&raw const (*sk).type_) == SOCK_DGRAM;
+        (listens || datagrams) && is_admitted(sk.cast())
     }
 }

@@ -8,8 +8,8 @@ use aya_ebpf::btf_maps::{self, ArrayOfMaps, SkStorage};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use egress_ebpf::abi::{
-    Ancestors, DenyKey, DenySeen, FlowKey, FlowOrigin, MAX_POLICIES, MAX_TABLES, PeerKey,
-    ProxyPort, SocketState, TABLE_FLAGS, counter,
+    Ancestors, DenyKey, DenySeen, DnsClient, DnsClientKey, DnsServers, FlowKey, FlowOrigin,
+    MAX_POLICIES, MAX_TABLES, PeerKey, ProxyPort, SocketState, TABLE_FLAGS, counter,
 };
 use egress_ebpf::ids::{CgroupId, NetnsCookie};
 
@@ -92,6 +92,23 @@ pub static PEERS: LruHashMap<PeerKey, u64> = LruHashMap::with_max_entries(65_536
 /// Peers that a cgroup has added in the present second. Written by recvmsg; a full map evicts the oldest.
 #[map]
 pub static SHARES: LruHashMap<CgroupId, DenySeen> = LruHashMap::with_max_entries(4096, 0);
+
+/// The servers that a datagram socket asks. Written by connect and sendmsg; freed with the socket. Sockets that ask no
+/// server have none.
+#[btf_map]
+pub static DNS_SERVERS: SkStorage<DnsServers> = SkStorage::new();
+
+/// The owners of redirected datagrams. Written by the egress hook before the datagram leaves, read by the agent. A full
+/// map evicts the entry whose last datagram is the longest ago. An evicted element may be written for another address
+/// while it is read, which its seal shows.
+#[map]
+pub static DNS_CLIENTS: LruHashMap<DnsClientKey, DnsClient> =
+    LruHashMap::with_max_entries(65_536, 0);
+
+/// Entries of [`DNS_CLIENTS`] that a cgroup has added in the present second. Written by the egress hook; a full map
+/// evicts the oldest.
+#[map]
+pub static DNS_SHARES: LruHashMap<CgroupId, DenySeen> = LruHashMap::with_max_entries(4096, 0);
 
 /// [`counter`]. Written by the hooks, read by the agent.
 #[map]

@@ -23,7 +23,7 @@ pub fn settle(
             count(counter::ALLOWED);
             verdict
         }
-        Verdict::Proxy => {
+        Verdict::Proxy | Verdict::Dns => {
             count(counter::REDIRECTED);
             verdict
         }

@@ -13,7 +13,9 @@ use aya::maps::{Array, PerCpuArray, RingBuf};
 use bytes::Bytes;
 use egress_agent::kernel::Tables;
 use egress_core::policy::diff::TableOp;
-use egress_ebpf::abi::{DEFAULT_POLICY, DenyEvent, Policy, action, counter, policy_flag};
+use egress_ebpf::abi::{
+    DEFAULT_POLICY, DenyEvent, Policy, ProxyPort, action, counter, policy_flag,
+};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::decide;
 use egress_ebpf::ids::{Generation, NetnsCookie, TableId};
@@ -159,7 +161,11 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
         let set = TableOp::SetPolicy(DEFAULT_POLICY, policy);
         change(&mut tables, &mut model, &[set]);
         let proxy = (round % 4 != 0).then_some(PROXY_PORT);
-        tables.set_proxy(NETNS, proxy).unwrap();
+        let ports = proxy.map(|port| ProxyPort {
+            port,
+            ..ProxyPort::default()
+        });
+        tables.set_proxy(NETNS, ports).unwrap();
         for _ in 0..1000 {
             let packet = random.packet();
             let want = match destination(&Bytes(&packet)) {

@@ -1,4 +1,4 @@
-//! Metrics of the agent's own DNS questions.
+//! Metrics of the agent's own DNS questions, and of the workloads' queries.
 
 use crate::monitoring::metric::Metric::{Counted, Timed};
 use crate::monitoring::metric::{Group, gauge};
@@ -50,5 +50,7 @@ pub const GROUP: Group = Group {
         ),
         Counted("egress_dns_questions_total"),
         Timed(Timing::DnsQuestion),
+        Counted("egress_dns_queries_total"),
+        Counted("egress_dns_queries_leased_total"),
     ],
 };

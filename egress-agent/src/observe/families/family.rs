@@ -19,6 +19,8 @@ pub enum Unit {
     Lines,
     /// DNS questions for one name, both families.
     Questions,
+    /// DNS queries of workloads.
+    Queries,
     /// Connects of the agent's own canaries.
     Canaries,
 }
@@ -79,11 +81,27 @@ pub enum Own {
     RedirectsPassed,
     /// Redirected canaries that did not.
     RedirectsFailed,
+    /// Queries of workloads that a name server answered.
+    QueriesForwarded,
+    /// Those that were answered from the cache.
+    QueriesCached,
+    /// Those whose answer the agent knows itself.
+    QueriesLocal,
+    /// Those that were denied.
+    QueriesDenied,
+    /// Those without a usable answer of a name server.
+    QueriesFailed,
+    /// Messages that are not queries.
+    QueriesMalformed,
+    /// Queries without an answer: their owner is not known, or too many of their workload wait.
+    QueriesDropped,
+    /// Answers whose addresses got leases before they were sent.
+    QueriesLeased,
 }
 
 impl Own {
     /// The number of counters.
-    pub const COUNT: usize = Self::RedirectsFailed as usize + 1;
+    pub const COUNT: usize = Self::QueriesLeased as usize + 1;
 }
 
 /// The object in `status -o json` that contains a series.

@@ -225,6 +225,66 @@ pub const FAMILIES: &[Family] = &[
         ],
     },
     Family {
+        name: "egress_dns_queries_total",
+        unit: Unit::Queries,
+        help: "DNS queries of workloads, by result, with dns.intercept auto. Forwarded ones were answered by a name server, local ones by the agent itself. Dropped ones had no answer: the owner of the query is not known, or too many queries of its workload wait.",
+        series: &[
+            agent(
+                &[("result", "forwarded")],
+                Section::Agent,
+                "queriesForwarded",
+                Own::QueriesForwarded,
+            ),
+            agent(
+                &[("result", "cached")],
+                Section::Agent,
+                "queriesCached",
+                Own::QueriesCached,
+            ),
+            agent(
+                &[("result", "local")],
+                Section::Agent,
+                "queriesLocal",
+                Own::QueriesLocal,
+            ),
+            agent(
+                &[("result", "denied")],
+                Section::Agent,
+                "queriesDenied",
+                Own::QueriesDenied,
+            ),
+            agent(
+                &[("result", "failed")],
+                Section::Agent,
+                "queriesFailed",
+                Own::QueriesFailed,
+            ),
+            agent(
+                &[("result", "malformed")],
+                Section::Agent,
+                "queriesMalformed",
+                Own::QueriesMalformed,
+            ),
+            agent(
+                &[("result", "dropped")],
+                Section::Agent,
+                "queriesDropped",
+                Own::QueriesDropped,
+            ),
+        ],
+    },
+    Family {
+        name: "egress_dns_queries_leased_total",
+        unit: Unit::Queries,
+        help: "Answers to queries of workloads whose addresses got leases in the kernel before the answer was sent.",
+        series: &[agent(
+            &[],
+            Section::Agent,
+            "queriesLeased",
+            Own::QueriesLeased,
+        )],
+    },
+    Family {
         name: "egress_canaries_total",
         unit: Unit::Canaries,
         help: "Connects of the agent's own canaries. Canary gate: an unlisted destination below an enforced root. Canary redirect: a connect that the kernel must redirect to this agent's proxy.",

@@ -36,9 +36,10 @@ impl Planner {
             if before.is_some_and(|p| (p.table, p.flags, p.errno) == (table, flags, errno)) {
                 continue;
             }
-            // A flow that only an audit allowed was not listed, so it must be judged again.
-            let audits = |flags: u32| flags & policy_flag::AUDIT;
-            let kept = before.filter(|p| self.keep_flows && audits(p.flags) == audits(flags));
+            // A flow that only an audit allowed was not listed, and one to a DNS server may have to be redirected, so
+            // they must be judged again.
+            let judges = |flags: u32| flags & (policy_flag::AUDIT | policy_flag::DNS);
+            let kept = before.filter(|p| self.keep_flows && judges(p.flags) == judges(flags));
             if kept.is_none() && generation == Generation::NEVER {
                 self.generation = self.generation.next();
                 generation = self.generation;

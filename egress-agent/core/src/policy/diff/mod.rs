@@ -27,6 +27,8 @@ pub struct Desired {
     pub allow_any: bool,
     /// Nothing is denied. Flows that would be denied are recorded.
     pub audit: bool,
+    /// Queries to DNS servers go to the agent's own.
+    pub dns: bool,
     /// [`Policy::errno`].
     pub errno: u32,
 }
@@ -270,7 +272,8 @@ fn flags(desired: &Desired) -> u32 {
         0
     };
     let audit = if desired.audit { policy_flag::AUDIT } else { 0 };
-    with_prefixes(any | audit, has_prefixes(&desired.table))
+    let dns = if desired.dns { policy_flag::DNS } else { 0 };
+    with_prefixes(any | audit | dns, has_prefixes(&desired.table))
 }
 
 /// Prefixes sort before single addresses.

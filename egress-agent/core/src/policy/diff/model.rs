@@ -62,7 +62,7 @@ impl Kernel {
         // A proxy for UDP is none to the kernel, so it is asked for the entry's own word.
         match decide(&self.tables, &policy, &to, || Some(15001)) {
             Verdict::Allow => Seen::Allow,
-            Verdict::Proxy | Verdict::Deny(Reason::NoProxy) => Seen::Proxy,
+            Verdict::Proxy | Verdict::Dns | Verdict::Deny(Reason::NoProxy) => Seen::Proxy,
             Verdict::Deny(_) => Seen::Deny,
         }
     }

@@ -130,7 +130,7 @@ impl Gate<'_> {
         match self.kernel(to, via) {
             Verdict::Allow => Fate::Straight,
             Verdict::Deny(reason) => Fate::DeniedByKernel(reason),
-            Verdict::Proxy => self.proxied(to, spoken),
+            Verdict::Proxy | Verdict::Dns => self.proxied(to, spoken),
         }
     }
 

@@ -126,7 +126,11 @@ fn denied_though_listed(host: &str, port: u16, via: Transport, reason: Reason) -
              made in the cgroup brings them back"
         }
         Reason::ForgedSource => "the source address is not one of the network namespace",
-        Reason::ProxyPort => "the proxy's own port was dialled",
+        Reason::NoDns => {
+            "queries to DNS servers go to the agent, and this one did not: this network namespace has no DNS server \
+             of the agent yet, or the socket is older than `dns.intercept`"
+        }
+        Reason::ProxyPort => "a port of the agent itself was dialled",
         Reason::FlowTableFull => "the table of redirected flows is full",
         Reason::State => "the kernel has no state of the socket",
         Reason::Unparsable => "the packet is malformed, a fragment, or has extension headers",

@@ -133,6 +133,7 @@ impl State {
             table: policy.ledger.table(),
             allow_any: policy.allow_any,
             audit: policy.audit,
+            dns: self.settings.dns_intercept,
             errno: self.settings.deny_errno,
         }
     }

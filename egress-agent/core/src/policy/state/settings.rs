@@ -11,11 +11,17 @@ use std::net::SocketAddr;
 
 /// Settings that do not come from resources.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent settings, each a field of its own in the config"
+)]
 pub struct Settings {
     /// The lifetime of addresses.
     pub leases: LeaseSettings,
     /// Name servers that workloads may ask, by UDP and TCP.
     pub dns_servers: Vec<SocketAddr>,
+    /// Queries of workloads to DNS servers go to the agent's own.
+    pub dns_intercept: bool,
     /// Ranges that every workload may reach on any port by TCP and UDP.
     pub internal: Vec<IpNet>,
     /// What happens to an address that does not belong to the host.
@@ -45,6 +51,7 @@ impl Default for Settings {
         Self {
             leases: LeaseSettings::default(),
             dns_servers: Vec::new(),
+            dns_intercept: false,
             internal: Vec::new(),
             unlisted_address: UnlistedAddress::default(),
             allow_any: false,

@@ -1,0 +1,282 @@
+//! From a message to its reply: what is answered at once, and what waits for a name server.
+
+use super::asker::Asker;
+use super::cache::Asked;
+use super::observe::{DeniedQuery, QueryResult};
+use super::server::{Learned, Server};
+use super::upstream::{LIMIT, To};
+use super::waiting::{Waiting, Way};
+use egress_core::dns::answer::{Filtered, filter_message};
+use egress_core::dns::content::Content;
+use egress_core::dns::judge::{Decision, Denial, Forward, Reach, Reason, Upstream, judge};
+use egress_core::dns::listing::{Directory, Listing};
+use egress_core::dns::query::{Query, Question, read};
+use egress_core::policy::leases::Lease;
+use egress_core::policy::state::Unlisted;
+use hickory_resolver::proto::op::ResponseCode;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// Takes one query. Replies at once, or when a name server has answered. Returns whether the message was a query.
+    pub(super) fn take(self: &Arc<Self>, message: &[u8], asker: Asker, way: Way) -> bool {
+        let Query { client, question } = match read(message) {
+            Ok(query) => query,
+            Err(bad) => {
+                self.queries.ended(QueryResult::Malformed);
+                let reply = bad.reply();
+                let readable = reply.is_some();
+                if let Some(reply) = reply {
+                    way.send(&asker, reply);
+                }
+                return readable;
+            }
+        };
+        let reply = |result, content: &Content, age| {
+            self.queries.ended(result);
+            way.send(&asker, content.reply(&client, way.transport(), age));
+        };
+        let directory = self.directory.load_full();
+        let listing = directory.of_workload(&asker.owners);
+        let forward = match judge(listing, &question) {
+            Decision::Local(local) => {
+                let content = Content::local(&question, &local);
+                reply(QueryResult::Local, &content, Duration::ZERO);
+                return true;
+            }
+            Decision::Deny(denial) => {
+                self.deny(&asker, &question, &denial.reason, false);
+                let content = Content::empty(denial.code);
+                reply(QueryResult::Denied, &content, Duration::ZERO);
+                return true;
+            }
+            Decision::Forward(forward) => forward,
+        };
+        let to = server_for(&directory, listing, &asker, &forward);
+        let key = Asked {
+            share: asker.share,
+            policy: listing.policy,
+            server: match to {
+                To::Configured => None,
+                To::Server(netns, at) => Some((netns, at)),
+            },
+            leased: forward.reach == Reach::Leased,
+            question,
+        };
+        let now = Instant::now();
+        let in_force = self.in_force.load();
+        let kept = lock(&self.cache).get(now, &key, &forward.services, &in_force);
+        drop(in_force);
+        if let Some((content, age)) = kept {
+            reply(QueryResult::Cached, &content, age);
+            return true;
+        }
+        if let Some(denial) = self.exceeds(now, &directory, &forward, &key) {
+            self.deny(&asker, &key.question, &denial.reason, false);
+            reply(
+                QueryResult::Denied,
+                &Content::empty(denial.code),
+                Duration::ZERO,
+            );
+            return true;
+        }
+        if let Some(reason) = &forward.recorded {
+            self.deny(&asker, &key.question, reason, true);
+        }
+        let Some(place) = self.waiting.take(asker.share) else {
+            self.queries.ended(QueryResult::Dropped);
+            return true;
+        };
+        let waiting = Waiting {
+            client,
+            asker,
+            way,
+            _place: place,
+        };
+        let mut under_way = lock(&self.under_way);
+        if let Some(others) = under_way.get_mut(&key) {
+            others.push(waiting);
+            return true;
+        }
+        under_way.insert(key.clone(), vec![waiting]);
+        drop(under_way);
+        let server = Arc::clone(self);
+        tokio::spawn(async move { server.resolve(key, forward, to, directory).await });
+        true
+    }
+
+    fn deny(&self, asker: &Asker, question: &Question, reason: &Reason, audit: bool) {
+        self.queries.denied(&DeniedQuery {
+            asker,
+            question,
+            reason,
+            audit,
+        });
+    }
+
+    /// Whether the workload asks for too many names below a wildcard.
+    fn exceeds(
+        &self,
+        now: Instant,
+        directory: &Directory,
+        forward: &Forward,
+        asked: &Asked,
+    ) -> Option<Denial> {
+        let wildcard = forward.wildcard().filter(|_| asked.leased)?;
+        let below = directory.settings.below;
+        let name = &asked.question.name;
+        let allowed = lock(&self.below).allows(now, asked.share, wildcard, name, below);
+        (!allowed).then(|| Denial {
+            reason: Reason::TooMany {
+                host: Arc::clone(wildcard),
+                burst: below.burst,
+                per_minute: below.per_minute,
+            },
+            code: directory.settings.denied.into(),
+        })
+    }
+
+    /// Asks a name server and answers all queries that wait for it.
+    async fn resolve(
+        self: Arc<Self>,
+        asked: Asked,
+        forward: Forward,
+        to: To,
+        directory: Arc<Directory>,
+    ) {
+        let under_way = UnderWay {
+            server: &self,
+            asked: &asked,
+        };
+        let answered = self.answer(&asked, &forward, to, &directory);
+        let content = match timeout(LIMIT, answered).await {
+            Ok(Ok(content)) => Ok(content),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        let waiting = under_way.end();
+        let content = content.unwrap_or_else(|why| {
+            tracing::debug!(name = %asked.question.name, kind = %asked.question.kind, why, "DNS query of a workload failed");
+            Arc::new(Content::empty(ResponseCode::ServFail))
+        });
+        let result = if content.code() == ResponseCode::ServFail {
+            QueryResult::Failed
+        } else {
+            QueryResult::Forwarded
+        };
+        for waiting in waiting {
+            self.queries.ended(result);
+            waiting.reply(&content);
+        }
+    }
+
+    /// The answer to a question, with its leases in force.
+    async fn answer(
+        &self,
+        asked: &Asked,
+        forward: &Forward,
+        to: To,
+        directory: &Directory,
+    ) -> Result<Arc<Content>, String> {
+        let message = self.upstreams.ask(&asked.question, to).await?;
+        let listing = directory.listing(asked.policy);
+        let accepted = self.accepted.load();
+        let filtered = filter_message(listing, &accepted, &asked.question, forward, &message);
+        let Filtered {
+            content,
+            lease,
+            keep,
+            not_public,
+            left_out,
+        } = filtered.map_err(|e| e.to_string())?;
+        drop(accepted);
+        if let Some(not_public) = not_public {
+            tracing::warn!(name = %asked.question.name, "DNS answer contains an address that is not public; leaving it out: {not_public}");
+        }
+        if left_out > 0 {
+            tracing::warn!(name = %asked.question.name, left_out, "DNS answer contains more addresses than a name may have; leaving out the rest");
+        }
+        // A workload's own server could answer anything.
+        let trusted = match to {
+            To::Configured => true,
+            To::Server(_, at) => is_inside(directory, at.ip()),
+        };
+        let lease = lease.filter(|_| trusted);
+        if let Some(lease) = &lease {
+            self.put_in_force(lease).await?;
+        }
+        let content = Arc::new(content);
+        if !keep.is_zero() {
+            let grounds = (forward.services.clone(), lease);
+            let kept = Arc::clone(&content);
+            lock(&self.cache).put(Instant::now(), asked, kept, grounds, keep);
+        }
+        Ok(content)
+    }
+
+    /// Returns when the leases of an answer are in the kernel.
+    async fn put_in_force(&self, lease: &Lease) -> Result<(), String> {
+        if self.in_force.load().covers(Instant::now(), lease) {
+            return Ok(());
+        }
+        let (done, in_force) = oneshot::channel();
+        let learned = Learned {
+            lease: lease.clone(),
+            done,
+        };
+        if self.learned.send(learned).await.is_err() || in_force.await.is_err() {
+            return Err("the agent is stopping".to_owned());
+        }
+        self.queries.leased();
+        Ok(())
+    }
+}
+
+/// A question for which a name server is asked. However that ends, further queries ask again.
+struct UnderWay<'a> {
+    server: &'a Server,
+    asked: &'a Asked,
+}
+
+impl UnderWay<'_> {
+    /// The queries that wait for it.
+    fn end(self) -> Vec<Waiting> {
+        lock(&self.server.under_way)
+            .remove(self.asked)
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.server.under_way).remove(self.asked);
+    }
+}
+
+/// The server to ask. A client's own server is asked only if the client may reach it.
+fn server_for(directory: &Directory, listing: Listing<'_>, asker: &Asker, forward: &Forward) -> To {
+    let denies = listing.unlisted() == Unlisted::Denied;
+    match forward.upstream {
+        Upstream::Asked if !denies || is_inside(directory, asker.server.ip()) => {
+            To::Server(asker.netns, asker.server)
+        }
+        Upstream::Asked | Upstream::Trusted => To::Configured,
+    }
+}
+
+/// Whether an address is in a network that every workload may reach.
+fn is_inside(directory: &Directory, ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    directory
+        .settings
+        .internal
+        .iter()
+        .any(|net| net.contains(&ip))
+}

@@ -1,0 +1,64 @@
+//! Queries over TCP: messages with a length before each (RFC 7766), answered in the order in which answers come.
+
+use super::asker::Asker;
+use super::server::Server;
+use super::waiting::Way;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How long a connection may be idle (RFC 7766 §6.2.3 asks for some seconds).
+const IDLE: Duration = Duration::from_secs(10);
+/// Longer queries end the connection.
+const LONGEST: usize = 4096;
+/// Replies that wait until the client takes them. Further queries are read only then.
+const REPLIES: usize = 64;
+
+/// Serves a connection until it is idle, or its client has left.
+pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
+    let Some(_place) = server.connections.take(asker.share) else {
+        return;
+    };
+    let (mut read, mut write) = stream.into_split();
+    let (replies, mut waiting) = mpsc::channel::<Vec<u8>>(REPLIES);
+    let writer = async move {
+        while let Some(reply) = waiting.recv().await {
+            let mut framed = Vec::with_capacity(2 + reply.len());
+            framed.extend(u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes());
+            framed.extend(reply);
+            timeout(IDLE, write.write_all(&framed)).await??;
+        }
+        // The client has sent its last query, and every reply is sent.
+        write.shutdown().await
+    };
+    let reader = async move {
+        let mut message = Vec::new();
+        loop {
+            let length = usize::from(timeout(IDLE, read.read_u16()).await??);
+            if length > LONGEST {
+                return Err(io::Error::from(io::ErrorKind::InvalidData));
+            }
+            message.resize(length, 0);
+            timeout(IDLE, read.read_exact(&mut message)).await??;
+            // A client that takes no replies is not read from.
+            let room = timeout(IDLE, replies.reserve()).await?;
+            drop(room.map_err(|_| io::ErrorKind::BrokenPipe)?);
+            let way = Way::Stream(replies.clone());
+            if !server.take(&message, asker.clone(), way) {
+                return Ok::<(), io::Error>(());
+            }
+        }
+    };
+    tokio::pin!(writer, reader);
+    let mut reading = true;
+    loop {
+        tokio::select! {
+            _ = &mut writer => return,
+            _ = &mut reader, if reading => reading = false,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The sockets of the DNS server in one namespace: ports on both loopback addresses, each of which stands for a server
+//! that a client asks. Reads a datagram with its mark. Knows nothing of messages.
+
+use super::pair::netns_of;
+use egress_ebpf::abi::DNS_SLOTS;
+use egress_ebpf::ids::NetnsCookie;
+use rustix::net::{SocketType, getsockname, sockopt};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use tokio::net::UdpSocket;
+
+/// include/uapi/asm-generic/socket.h; since Linux 5.19.
+const SO_RCVMARK: libc::c_int = 75;
+/// Bytes of datagrams that may wait in one socket, as the kernel counts them: about 5 000 queries.
+const WAITING: libc::c_int = 4 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct DnsSockets {
+    /// On 127.0.0.1, and on `::1` unless the kernel has no IPv6. In the order of their ports.
+    pub sockets: Vec<UdpSocket>,
+    /// The ports, ascending, so that a next agent has them in the same order.
+    pub ports: [u16; DNS_SLOTS],
+}
+
+/// Sets the options of a socket of the DNS server.
+pub(super) fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    set(socket, SO_RCVMARK, 1)?;
+    set(socket, libc::SO_RCVBUFFORCE, WAITING)
+}
+
+fn set(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as it is borrowed. The call reads the four bytes of `value`, which outlives
+    // it.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Datagram sockets that another process created, which the runtime does not have yet.
+#[derive(Debug, Default)]
+pub(super) struct Inherited(Vec<(SocketAddr, OwnedFd)>);
+
+impl Inherited {
+    /// Gives the sockets to the runtime. `None` if they are not one IPv4 socket for each port.
+    pub(super) fn serve(self) -> io::Result<Option<DnsSockets>> {
+        let mut v4: Vec<u16> = self
+            .0
+            .iter()
+            .filter(|(at, _)| at.is_ipv4())
+            .map(|(at, _)| at.port())
+            .collect();
+        v4.sort_unstable();
+        let Ok(ports) = <[u16; DNS_SLOTS]>::try_from(v4) else {
+            return Ok(None);
+        };
+        let known = self
+            .0
+            .into_iter()
+            .filter(|(at, _)| ports.contains(&at.port()));
+        let sockets = known
+            .map(|(_, socket)| of(socket))
+            .collect::<io::Result<_>>()?;
+        Ok(Some(DnsSockets { sockets, ports }))
+    }
+}
+
+/// Gives a socket to the runtime.
+pub(super) fn of(socket: OwnedFd) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+/// Adds a socket to those of its namespace. Returns it if it is not a datagram socket on loopback.
+pub(super) fn sort(
+    socket: OwnedFd,
+    into: &mut BTreeMap<NetnsCookie, Inherited>,
+) -> Result<(), OwnedFd> {
+    let look = || {
+        let datagrams = sockopt::socket_type(&socket).ok()? == SocketType::DGRAM;
+        let local = SocketAddr::try_from(getsockname(&socket).ok()?).ok()?;
+        let netns = netns_of(&socket).ok()?;
+        (datagrams && local.ip().is_loopback()).then_some((netns, local))
+    };
+    let Some((netns, local)) = look() else {
+        return Err(socket);
+    };
+    into.entry(netns).or_default().0.push((local, socket));
+    Ok(())
+}
+
+/// A datagram that was received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Its length; `None` if the buffer was too short for it.
+    pub length: Option<usize>,
+    /// Its sender.
+    pub from: SocketAddr,
+    /// Its mark; 0 if it has none.
+    pub mark: u32,
+}
+
+/// Receives a datagram without waiting.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    // SAFETY: integers only.
+    let mut from: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let mut control = [0_u64; 16];
+    // SAFETY: integers and pointers, which are set below.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = (&raw mut from).cast();
+    message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: all pointers are to values of this function or its caller, with their lengths.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    Ok(Received {
+        length: (message.msg_flags & libc::MSG_TRUNC == 0).then_some(length),
+        from: address(&from).ok_or(io::ErrorKind::InvalidData)?,
+        mark: mark_of(&message),
+    })
+}
+
+/// The mark among the control messages.
+fn mark_of(message: &libc::msghdr) -> u32 {
+    // SAFETY: the kernel filled the control messages, and the macros stay inside their length.
+    unsafe {
+        let mut next = libc::CMSG_FIRSTHDR(message);
+        while let Some(header) = next.as_ref() {
+            if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SO_MARK) {
+                return libc::CMSG_DATA(next).cast::<u32>().read_unaligned();
+            }
+            next = libc::CMSG_NXTHDR(message, next);
+        }
+    }
+    0
+}
+
+fn address(from: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(from.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that it is this type, which is shorter.
+            let v4 = unsafe { &*(&raw const *from).cast::<libc::sockaddr_in>() };
+            let ip = u32::from_be(v4.sin_addr.s_addr).to_be_bytes();
+            Some((ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*(&raw const *from).cast::<libc::sockaddr_in6>() };
+            Some((v6.sin6_addr.s6_addr, u16::from_be(v6.sin6_port)).into())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,112 @@
+"""DNS queries in every way in which resolvers send them. Prints one JSON line for each: who answered, the code, and the
+addresses. Usage: dns.py WAY NAME SERVER..."""
+
+import json
+import socket
+import struct
+import sys
+
+QTYPE = {"A": 1, "AAAA": 28, "TXT": 16, "ANY": 255, "HTTPS": 65, "PTR": 12, "NS": 2, "NULL": 10, "MX": 15, "SRV": 33}
+
+
+def query(name, qtype, number, size=1232):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.strip(".").split("."))
+    edns = b"\0" + struct.pack("!HHIH", 41, size, 0, 0)
+    return struct.pack("!HHHHHH", number, 0x0100, 1, 0, 0, 1) + labels + b"\0" + struct.pack("!HH", qtype, 1) + edns
+
+
+def skip(message, at):
+    while True:
+        length = message[at]
+        if length & 0xC0 == 0xC0:
+            return at + 2
+        at += 1 + length
+        if length == 0:
+            return at
+
+
+def read(message):
+    number, flags, questions, answers = struct.unpack("!HHHH", message[:8])
+    at = 12
+    for _ in range(questions):
+        at = skip(message, at) + 4
+    found = []
+    for _ in range(answers):
+        at = skip(message, at)
+        kind, _, _, length = struct.unpack("!HHIH", message[at : at + 10])
+        data = message[at + 10 : at + 10 + length]
+        at += 10 + length
+        if kind == 1:
+            found.append(socket.inet_ntop(socket.AF_INET, data))
+        if kind == 28:
+            found.append(socket.inet_ntop(socket.AF_INET6, data))
+    return {"id": number, "code": flags & 15, "cut": bool(flags & 0x200), "addresses": found}
+
+
+def family(server):
+    return socket.AF_INET6 if ":" in server else socket.AF_INET
+
+
+def say(source, message):
+    print(json.dumps({"from": source[0], "port": source[1], **read(message)}), flush=True)
+
+
+def unconnected(name, qtype, servers):
+    """One socket for all servers, as musl does it."""
+    sock = socket.socket(family(servers[0]), socket.SOCK_DGRAM)
+    sock.settimeout(5)
+    for number, server in enumerate(servers):
+        sock.sendto(query(name, qtype, number), (server, 53))
+    for _ in servers:
+        message, source = sock.recvfrom(65535)
+        say(source, message)
+
+
+def connected(name, qtype, servers):
+    """A connected socket for each server, as glibc does it. Prints the peer that the socket shows."""
+    for server in servers:
+        sock = socket.socket(family(server), socket.SOCK_DGRAM)
+        sock.settimeout(5)
+        sock.connect((server, 53))
+        sock.send(query(name, qtype, 7))
+        message = sock.recv(65535)
+        assert sock.getpeername()[:2] == (server, 53), sock.getpeername()
+        say(sock.getpeername(), message)
+
+
+def tcp(name, qtype, servers):
+    """Two queries in one write on each connection."""
+    for server in servers:
+        sock = socket.create_connection((server, 53), 5)
+        both = [query(name, qtype, number) for number in (1, 2)]
+        sock.sendall(b"".join(struct.pack("!H", len(q)) + q for q in both))
+        stream = sock.makefile("rb")
+        for _ in both:
+            (length,) = struct.unpack("!H", stream.read(2))
+            say(sock.getpeername(), stream.read(length))
+
+
+def reused(name, qtype, servers):
+    """Each server in turn from one socket, again and again."""
+    sock = socket.socket(family(servers[0]), socket.SOCK_DGRAM)
+    sock.settimeout(5)
+    for number, server in enumerate(servers * 3):
+        sock.sendto(query(name, qtype, number), (server, 53))
+        message, source = sock.recvfrom(65535)
+        say(source, message)
+
+
+def direct(name, _, servers):
+    """A datagram to a port of the agent itself."""
+    sock = socket.socket(family(servers[0]), socket.SOCK_DGRAM)
+    sock.settimeout(5)
+    try:
+        sock.sendto(query(name, 1, 1), (servers[0], int(servers[1])))
+        print(json.dumps({"errno": 0}))
+    except OSError as error:
+        print(json.dumps({"errno": error.errno}))
+
+
+way, name, *servers = sys.argv[1:]
+way, _, kind = way.partition(":")
+globals()[way](name, QTYPE[kind or "A"], servers)

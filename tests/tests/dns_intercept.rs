@@ -1,0 +1,234 @@
+//! Queries of workloads go to the agent, whichever server they ask: over UDP and TCP, connected and not, IPv4 and IPv6. The
+//! client sees the answer from the server that it asked.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use egress_tests::hosts::Fault;
+use egress_tests::lab::{LabOptions, host, v4, v6};
+use egress_tests::rules::{ECHO, HTTPBIN};
+use egress_tests::{Lab, pinned, wait_until};
+use serde_json::Value;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/dns.py");
+const NO_ERROR: u64 = 0;
+const REFUSED: u64 = 5;
+
+fn lab() -> Lab {
+    let lab = Lab::start_with(LabOptions::flags(&["--dns-intercept=auto"])).unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    lab.rules("echo.yaml", ECHO).unwrap();
+    lab
+}
+
+/// The answers that a client got.
+fn ask(lab: &Lab, way: &str, name: &str, servers: &[&str]) -> Vec<Value> {
+    let mut arguments = vec![CLIENT, way, name];
+    arguments.extend(servers);
+    let ended = lab.run("python3", &arguments).unwrap();
+    let lines = ended
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    assert!(
+        !lines.is_empty(),
+        "{way} {name} {servers:?}: {}",
+        ended.stderr
+    );
+    lines
+}
+
+fn addresses(answer: &Value) -> Vec<IpAddr> {
+    let list = answer["addresses"].as_array().unwrap().iter();
+    list.map(|ip| ip.as_str().unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn every_way_of_asking_gets_the_answer_from_the_server_that_was_asked() {
+    let lab = lab();
+    let mut wrong = Vec::new();
+    for (way, servers) in [
+        ("unconnected", vec!["198.51.100.53"]),
+        ("unconnected", vec!["2001:db8:2::53"]),
+        ("unconnected", vec!["::ffff:198.51.100.53"]),
+        (
+            "connected",
+            vec!["198.51.100.53", "2001:db8:2::53", "::ffff:198.51.100.53"],
+        ),
+        ("connected", vec!["127.0.0.53", "::1", "192.0.2.1"]),
+        (
+            "unconnected",
+            vec!["198.51.100.53", "192.0.2.7", "127.0.0.1"],
+        ),
+        (
+            "unconnected",
+            vec!["2001:db8:2::53", "2001:db8::7", "::1", "::ffff:192.0.2.1"],
+        ),
+        (
+            "reused",
+            vec![
+                "192.0.2.1",
+                "192.0.2.2",
+                "192.0.2.3",
+                "192.0.2.4",
+                "192.0.2.5",
+                "192.0.2.6",
+            ],
+        ),
+        (
+            "tcp",
+            vec!["198.51.100.53", "2001:db8:2::53", "127.0.0.53", "192.0.2.7"],
+        ),
+    ] {
+        let answers = ask(&lab, way, "httpbin.org", &servers);
+        let each = match way {
+            "reused" => 3,
+            "tcp" => 2,
+            _ => 1,
+        };
+        let mut from: Vec<&str> = answers
+            .iter()
+            .map(|a| a["from"].as_str().unwrap())
+            .collect();
+        let mut asked = servers.repeat(each);
+        from.sort_unstable();
+        asked.sort_unstable();
+        let right = answers.iter().all(|answer| {
+            answer["code"] == NO_ERROR
+                && answer["port"] == 53
+                && addresses(answer) == [v4(host::HTTPBIN)]
+        });
+        if from != asked || !right {
+            wrong.push((way, servers, answers));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for (kind, ip) in [("A", v4(host::HTTPBIN)), ("AAAA", v6(host::HTTPBIN))] {
+        let answers = ask(
+            &lab,
+            &format!("connected:{kind}"),
+            "HTTPBin.org",
+            &["192.0.2.9"],
+        );
+        assert_eq!(addresses(&answers[0]), [ip]);
+    }
+}
+
+#[test]
+fn a_name_that_no_rule_lists_is_denied_and_leaves_no_trace_at_any_server() {
+    let lab = lab();
+    let before = lab.dns.queries().len();
+    for (way, kind) in [
+        ("unconnected", "A"),
+        ("connected", "AAAA"),
+        ("tcp", "TXT"),
+        ("connected", "NULL"),
+        ("connected", "MX"),
+        ("tcp", "HTTPS"),
+    ] {
+        for name in [
+            "secret.evil.example",
+            "SECRET.bystander.example",
+            "a.httpbin.org",
+        ] {
+            for answer in ask(&lab, &format!("{way}:{kind}"), name, &["198.51.100.53"]) {
+                assert_eq!(answer["code"], REFUSED, "{way} {kind} {name}");
+            }
+        }
+    }
+    let queries = lab.dns.queries();
+    let strange = queries[before..]
+        .iter()
+        .filter(|(name, _)| !["httpbin.org", "echo.example"].contains(&name.as_str()));
+    assert_eq!(strange.count(), 0, "{queries:?}");
+    let status = lab.status().unwrap();
+    assert!(
+        status["agent"]["queriesDenied"].as_u64() >= Some(18),
+        "{status}"
+    );
+}
+
+#[test]
+fn the_agents_own_ports_answer_nobody_who_was_not_redirected() {
+    let lab = lab();
+    let dialled = ask(&lab, "connected", "httpbin.org", &["192.0.2.9"]);
+    assert_eq!(dialled[0]["code"], NO_ERROR);
+    let ports = pinned::dns_ports(lab.bpf_dir()).unwrap();
+    assert_eq!(ports.len(), 4);
+    for port in ports {
+        for at in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            let answer = ask(&lab, "direct", "httpbin.org", &[at, &port.to_string()]);
+            assert_eq!(answer[0]["errno"], libc::EPERM, "{at} {port}");
+        }
+    }
+}
+
+#[test]
+fn real_resolvers_resolve_and_connect() {
+    let lab = lab();
+    for (program, arguments) in [
+        ("getent", &["ahosts", "httpbin.org"][..]),
+        ("busybox", &["nslookup", "httpbin.org"]),
+        ("dig", &["+short", "httpbin.org", "A"]),
+        ("dig", &["+short", "+tcp", "httpbin.org", "A"]),
+    ] {
+        let ended = lab.run(program, arguments).unwrap();
+        let text = ended.stdout;
+        assert!(
+            text.contains("198.51.100.10"),
+            "{program}: {text} {}",
+            ended.stderr
+        );
+    }
+    let reply = lab.curl(&["http://httpbin.org/get"]).unwrap();
+    assert_eq!(reply.code, 200);
+    assert!(
+        !lab.run("getent", &["hosts", "evil.example"])
+            .unwrap()
+            .stdout
+            .contains('.')
+    );
+}
+
+#[test]
+fn an_address_that_is_new_is_allowed_before_the_client_has_it() {
+    let lab = lab();
+    for round in 0..100_u8 {
+        let new = IpAddr::from([198, 51, 100, 100 + round]);
+        lab.world().echo(&[new], 7).unwrap();
+        lab.dns.set("echo.example", &[new], 1);
+        let answer = wait_until("the new address", Duration::from_secs(5), || {
+            let answers = ask(&lab, "connected", "echo.example", &["192.0.2.1"]);
+            (addresses(&answers[0]) == [new]).then_some(())
+        });
+        answer.unwrap();
+        let tried = lab.attempt("tcp-echo", SocketAddr::new(new, 7)).unwrap();
+        assert!(tried.passed(), "round {round}: {tried:?}");
+    }
+}
+
+#[test]
+fn without_an_answer_queries_fail_and_without_an_agent_too() {
+    let mut lab = lab();
+    lab.dns.fail(Fault::ServerFailure);
+    lab.dns.set("httpbin.org", &[v4(host::HTTPBIN)], 1);
+    wait_until("the kept answer is over", Duration::from_secs(40), || {
+        (ask(&lab, "connected", "httpbin.org", &["192.0.2.9"])[0]["code"] == 2).then_some(())
+    })
+    .unwrap();
+    lab.agent().unwrap().kill().unwrap();
+    let ended = lab.run(
+        "python3",
+        &[CLIENT, "connected", "httpbin.org", "198.51.100.53"],
+    );
+    let ended = ended.unwrap();
+    assert!(ended.stderr.contains("PermissionError"), "{}", ended.stderr);
+    lab.dns.fail(Fault::None);
+    lab.start_agent().unwrap();
+    assert_eq!(
+        ask(&lab, "connected", "httpbin.org", &["192.0.2.9"])[0]["code"],
+        NO_ERROR
+    );
+}
