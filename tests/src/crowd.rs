@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Namespaces of objects and workloads.
 const NAMESPACES: usize = 10;
+/// The time between two looks at the kernel's table.
+const LOOK: Duration = Duration::from_micros(500);
 /// Longer than the agent needs for anything here.
 const SOON: Duration = Duration::from_mins(2);
 
@@ -135,7 +137,7 @@ impl Crowd {
     pub fn burst(&self, pods: usize) -> Result<Vec<Duration>> {
         let waiting = Mutex::new(Vec::new());
         let (done, times) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-        let lock = |of: &Mutex<Vec<_>>| -> Result<_> {
+        let taken = |of: &Mutex<Vec<_>>| -> Result<_> {
             Ok(std::mem::take(
                 &mut *of.lock().map_err(|_| anyhow::anyhow!("poisoned"))?,
             ))
@@ -145,7 +147,7 @@ impl Crowd {
             let (mut open, began) = (Vec::new(), Instant::now());
             loop {
                 let over = done.load(Ordering::Acquire);
-                open.append(&mut lock(&waiting)?);
+                open.append(&mut taken(&waiting)?);
                 if over && open.is_empty() {
                     return Ok(());
                 }
@@ -160,6 +162,8 @@ impl Crowd {
                     }
                 }
                 open = still;
+                // The agent needs the processor too.
+                thread::sleep(LOOK);
             }
         };
         let cgroups = thread::scope(|scope| -> Result<Vec<Cgroup>> {

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// `boot-unit install` writes this unit to the node.
 const UNIT: &str = include_str!("../../deploy/systemd/egress-gate-kubelet.service");
@@ -28,13 +29,22 @@ const SYSTEMD: &str = "kubepods.slice/kubepods-burstable.slice/kubepods-burstabl
 struct Node {
     lab: Lab,
     cgroup: Cgroup,
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One node at a time: a client that connects without a pause uses a whole processor.
+static TURN: Mutex<()> = Mutex::new(());
 
 impl Node {
     fn new() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = Lab::without_agent(LabOptions::default()).unwrap();
         let cgroup = Cgroup::new().unwrap();
-        Self { lab, cgroup }
+        Self {
+            lab,
+            cgroup,
+            _turn: turn,
+        }
     }
 
     /// A cgroup that the kubelet or the runtime makes.

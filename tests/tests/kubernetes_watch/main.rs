@@ -1,10 +1,12 @@
 //! The follower of objects against an API server that lists, watches, disappears and answers nonsense.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod away;
 mod following;
 mod kubectl;
+mod refusals;
 
-use egress_agent::kubernetes::{Selection, Standings, follow};
+use egress_agent::kubernetes::Selection;
 use egress_tests::api::{Asked, FakeApi, Fault, Resource, Verb};
 use egress_tests::wait_until;
 use following::{Following, PODS, SERVICE_ENTRIES, selection};
@@ -181,64 +183,6 @@ fn the_objects_of_a_kind_that_is_gone_for_some_time_are_gone() {
 }
 
 #[test]
-fn while_the_server_is_away_nothing_changes_and_then_the_changes_are_there_within_a_second() {
-    let mut api = FakeApi::start().unwrap();
-    let mut following = following(&api);
-    api.stop().unwrap();
-    following.until("it is noticed", SOON, |f| {
-        f.problem().contains("cannot connect")
-    });
-    api.delete("pods", "shop", "a").unwrap();
-    put(&api, "b");
-    // Long enough for several attempts.
-    following.until("time passes", SOON, |f| {
-        f.standing()
-            .away
-            .is_some_and(|(since, _)| since > Duration::from_secs(3))
-    });
-    assert_eq!(following.names(), ["a"]);
-    let back = Instant::now();
-    api.start_again().unwrap();
-    following.until("the changes", SOON, |f| f.names() == ["b"]);
-    assert!(
-        back.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        back.elapsed()
-    );
-    assert_eq!(api.requests(Verb::List, "pods"), 1);
-    following.until("it stands well", SOON, |f| f.standing().away.is_none());
-}
-
-#[test]
-fn a_server_that_is_away_at_the_start_is_waited_for() {
-    let mut api = FakeApi::start().unwrap();
-    put(&api, "a");
-    api.stop().unwrap();
-    let mut following = Following::start(&api, selection(PODS));
-    following.until("it is noticed", SOON, |f| {
-        f.problem().contains("cannot connect")
-    });
-    assert!(!following.standing().synced);
-    api.start_again().unwrap();
-    following.until("the list", SOON, |f| {
-        f.names() == ["a"] && f.standing().synced
-    });
-}
-
-#[test]
-fn a_server_that_hangs_is_noticed_and_slow_answers_are_waited_for() {
-    let api = FakeApi::start().unwrap();
-    put(&api, "a");
-    api.fault(|_| Some(Fault::Hang));
-    let mut following = Following::start(&api, selection(PODS));
-    following.until("a hang", SOON, |f| f.problem().contains("no answer"));
-    api.fault(|_| Some(Fault::Slow(Duration::from_millis(500))));
-    following.until("a slow list", LATER, |f| f.synced == 1);
-    put(&api, "b");
-    following.until("a slow watch", SOON, |f| f.names() == ["a", "b"]);
-}
-
-#[test]
 fn nonsense_changes_nothing_and_is_no_reason_to_spin() {
     let api = FakeApi::start().unwrap();
     let mut following = following(&api);
@@ -375,98 +319,4 @@ fn a_pod_of_the_same_name_is_another_pod() {
     // Its deletion was not seen: the list has the other uid. `Following` checks the removal's uid.
     let is_other = |f: &Following| f.objects.get("a").is_some_and(|a| a.metadata.uid != first);
     following.until("the other", LATER, is_other);
-}
-
-#[test]
-fn what_the_server_refuses_is_said_with_what_to_do() {
-    let api = FakeApi::start().unwrap();
-    let mut following = following(&api);
-    for (fault, part) in [
-        (Fault::Status(403, "Forbidden"), "ClusterRole"),
-        (Fault::Status(401, "Unauthorized"), "credentials"),
-        (Fault::Status(500, "InternalError"), "answered 500"),
-        (Fault::Status(429, "TooManyRequests"), "overloaded (429)"),
-    ] {
-        api.fault(move |_| Some(fault.clone()));
-        api.cut();
-        following.until(part, LATER, |f| f.problem().contains(part));
-        assert_eq!(following.names(), ["a"]);
-        api.no_fault();
-        following.until("it goes on", LATER, |f| f.standing().away.is_none());
-    }
-}
-
-#[test]
-fn the_server_says_how_long_to_wait() {
-    let api = FakeApi::start().unwrap();
-    put(&api, "a");
-    api.fault(|_| Some(Fault::RetryAfter(4)));
-    let mut following = Following::start(&api, selection(PODS));
-    following.until("it is noticed", SOON, |f| {
-        f.problem().contains("overloaded")
-    });
-    api.no_fault();
-    let began = Instant::now();
-    following.until("the list", LATER, |f| f.synced == 1);
-    assert!(
-        began.elapsed() > Duration::from_secs(3),
-        "{:?}",
-        began.elapsed()
-    );
-}
-
-#[test]
-fn over_tls_all_kinds_of_a_node_share_one_connection() {
-    let api = FakeApi::start_tls().unwrap();
-    put(&api, "a");
-    api.put("namespaces", json!({"metadata": {"name": "shop"}}))
-        .unwrap();
-    let runtime = following::runtime();
-    let client = following::client(&runtime, api.kubeconfig().unwrap());
-    let standings = Standings::default();
-    let namespaces = egress_agent::kubernetes::Kind {
-        plural: "namespaces",
-        ..PODS
-    };
-    let mut kept = Vec::new();
-    for kind in [PODS, namespaces] {
-        let (sender, news) = tokio::sync::mpsc::channel::<_>(16);
-        let standing = standings.add(kind.plural);
-        runtime.spawn(follow::<following::Thing>(
-            client.clone(),
-            selection(kind),
-            standing,
-            sender,
-        ));
-        kept.push(news);
-    }
-    wait_until("both watch", SOON, || {
-        (api.watches("pods") == 1 && api.watches("namespaces") == 1).then_some(())
-    })
-    .unwrap();
-    assert_eq!(api.connections(), 1);
-    drop(kept);
-    wait_until("nobody listens, nothing is asked", SOON, || {
-        (api.watches("pods") + api.watches("namespaces") == 0).then_some(())
-    })
-    .unwrap();
-}
-
-#[test]
-fn a_server_that_another_authority_vouches_for_is_not_trusted() {
-    let api = FakeApi::start_tls().unwrap();
-    let other = FakeApi::start_tls().unwrap();
-    let theirs = std::fs::read_to_string(other.kubeconfig().unwrap()).unwrap();
-    let theirs: Value = serde_json::from_str(&theirs).unwrap();
-    let authority = theirs["clusters"][0]["cluster"]["certificate-authority"]
-        .as_str()
-        .unwrap();
-    let wrong = api
-        .write_kubeconfig("wrong", Some(authority.as_ref()), "token-of-a-test")
-        .unwrap();
-    let mut following = Following::by(wrong, selection(PODS));
-    following.until("it is noticed", SOON, |f| {
-        f.problem().contains("certificate")
-    });
-    assert_eq!(api.requests(Verb::List, "pods"), 0, "no token was sent");
 }
