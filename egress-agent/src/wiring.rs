@@ -270,6 +270,15 @@ fn publish(
     let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) else {
         return;
     };
+    if !settings.rules {
+        if settings.conditions || settings.publish.is_some() {
+            tracing::warn!(
+                "kubernetes.conditions and kubernetes.publishRules are about the rules of the API and do nothing here: set \
+                 kubernetes.rules"
+            );
+        }
+        return;
+    }
     if settings.conditions {
         let pod = settings.pod.as_ref().map(|pod| pod.uid.clone());
         let own = pod.unwrap_or_else(|| kubernetes::random().to_string());

@@ -5,12 +5,15 @@ use egress_tests::api::{Fault, Resource, Verb};
 use egress_tests::lab::{host, v4};
 use egress_tests::pods::Pod;
 use egress_tests::pods::cluster::Cluster;
+use egress_tests::rules::HTTPBIN;
 use egress_tests::{probe, wait_until};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
+/// Time between two counts of repeats.
+const MINUTE: Duration = Duration::from_mins(1);
 /// The most Events of a pod at a time.
 const OF_A_POD: usize = 9;
 
@@ -84,7 +87,40 @@ fn a_denied_pod_has_one_event_for_a_destination_that_says_what_to_do() {
         (&json!("Warning"), &json!("EgressDenied"))
     );
     assert_eq!(event["reportingInstance"], "node-1");
-    assert_eq!(events(&cluster, "client").len(), 1);
+    // Repeats are counted in the same Event, once a minute.
+    dial(&client, 81);
+    let counted = || {
+        let all = events(&cluster, "client");
+        (all[0]["series"]["count"] == 6).then_some(all)
+    };
+    let all = wait_until("the repeat is counted", SOON + MINUTE, counted).unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!(cluster.api.requests(Verb::Create, "events"), 1);
+}
+
+#[test]
+fn what_the_proxy_denies_is_named_by_its_host() {
+    let cluster = cluster();
+    cluster.lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let client = pod(&cluster, "client");
+    let url = "http://httpbin.org/get";
+    wait_until("the rule applies", SOON, || {
+        (client.curl(&[url]).unwrap().code == 200).then_some(())
+    })
+    .unwrap();
+    client.curl(&["-H", "Host: other.example", url]).unwrap();
+    let named = || {
+        let all = events(&cluster, "client");
+        let notes = all.iter().filter_map(|e| e["note"].as_str());
+        let mut notes =
+            notes.filter(|note| note.starts_with("Egress to other.example:80 is denied"));
+        notes.next().map(str::to_owned)
+    };
+    let note = wait_until("the Event is written", SOON, named).unwrap();
+    assert!(
+        note.contains("list the host and the port in a ServiceEntry"),
+        "{note}"
+    );
 }
 
 #[test]

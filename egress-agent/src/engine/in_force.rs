@@ -102,10 +102,13 @@ impl InForce {
             let set = self.next.take()?;
             Some((set, unresolved.clone()))
         }) {
-            names.retain(|name| unresolved.contains(name));
-            if !names.is_empty() {
-                self.resolving = Some((set, names));
-                return;
+            // One look for each call and each name: this runs after each answer.
+            while let Some(first) = names.first() {
+                if unresolved.contains(first) {
+                    self.resolving = Some((set, names));
+                    return;
+                }
+                names.pop_first();
             }
             self.applied.send_replace(Arc::new(set));
         }
