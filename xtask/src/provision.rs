@@ -78,7 +78,11 @@ pub fn cargo_deny() -> Result<PathBuf> {
 
 /// The programs that the lab and the end-to-end tests run.
 pub fn test_programs() -> Result<()> {
-    programs(&[("curl", "curl"), ("ip", "iproute2")])
+    programs(&[
+        ("curl", "curl"),
+        ("dig", "bind9-dnsutils"),
+        ("ip", "iproute2"),
+    ])
 }
 
 /// The programs that the tests with real containers run.

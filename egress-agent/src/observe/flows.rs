@@ -305,7 +305,7 @@ impl Queries for FlowLog {
         self.counters.add(counter, 1);
     }
 
-    fn denied(&self, denied: &DeniedQuery<'_>) {
+    fn denied_query(&self, denied: &DeniedQuery<'_>) {
         let DeniedQuery {
             asker,
             question,
@@ -374,6 +374,8 @@ mod tests {
 
     fn kind(name: &str) -> Kind {
         Kind {
+            by: By::Proxy,
+            protocol: "tcp",
             reason: "host-not-listed",
             detail: "the Host is not listed on this port".into(),
             name: Some(name.into()),

@@ -113,7 +113,7 @@ impl Server {
     }
 
     fn deny(&self, asker: &Asker, question: &Question, reason: &Reason, audit: bool) {
-        self.queries.denied(&DeniedQuery {
+        self.queries.denied_query(&DeniedQuery {
             asker,
             question,
             reason,

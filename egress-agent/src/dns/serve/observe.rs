@@ -41,7 +41,7 @@ pub trait Queries: Send + Sync {
     /// A query has ended.
     fn ended(&self, result: QueryResult);
     /// A query is denied, or would be.
-    fn denied(&self, denied: &DeniedQuery<'_>);
+    fn denied_query(&self, denied: &DeniedQuery<'_>);
     /// A lease is in force.
     fn leased(&self);
 }
