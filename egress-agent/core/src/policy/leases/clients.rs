@@ -63,24 +63,24 @@ impl Leases {
     }
 
     /// Takes the addresses of an answer that a workload gets. Those of a name that the agent asks for are united with
-    /// its own; another name is learned, and ends with its last address. Returns the effect, and the hosts of learned
-    /// names that have other addresses now.
-    pub fn handle_lease(&mut self, now: Instant, lease: &Lease) -> (Outcome, BTreeSet<Arc<str>>) {
+    /// its own; another name is learned, and ends with its last address. Returns the effect, and the names that have
+    /// other addresses now: this one, and learned ones that ended to make room.
+    pub fn handle_lease(&mut self, now: Instant, lease: &Lease) -> (Outcome, Vec<Arc<str>>) {
         let mut outcome = Outcome::default();
         let asked = self.names.contains_key(&*lease.name) && !self.learned.has(&lease.name);
         let addresses = lease.answer.addresses.clone();
         let (usable, not_public) = self.settings.accepted(&lease.name, addresses);
         outcome.not_public = not_public;
-        let mut hosts = BTreeSet::new();
         if usable.is_empty() || lease.hosts.is_empty() {
-            return (outcome, hosts);
+            return (outcome, Vec::new());
         }
+        let mut changed = Vec::new();
         let room = if asked {
             self.settings.max_addresses
         } else {
-            for name in self.learned.note(now, lease, &self.settings.learned) {
-                hosts.extend(self.learned.hosts(&name).iter().cloned());
-                self.forget(&name);
+            changed = self.learned.note(now, lease, &self.settings.learned);
+            for name in &changed {
+                self.forget(name);
             }
             self.settings.learned.addresses
         };
@@ -99,11 +99,11 @@ impl Leases {
         if let Some(at) = state.expires_next() {
             self.expire.insert((at, Arc::clone(&name)));
         }
-        self.names.insert(name, state);
-        if !asked && outcome.changed {
-            hosts.extend(lease.hosts.iter().cloned());
+        if outcome.changed {
+            changed.push(Arc::clone(&name));
         }
-        (outcome, hosts)
+        self.names.insert(name, state);
+        (outcome, changed)
     }
 
     /// Restores a name that was learned, as far as its leases have not ended. `lease` says who lists it. Returns whether
@@ -140,10 +140,12 @@ impl Leases {
         true
     }
 
-    /// Running connections use these addresses: their leases last for the grace from now on. Call it more often than
-    /// the grace lasts.
-    pub fn handle_in_use(&mut self, now: Instant, used: &BTreeSet<IpAddr>) {
-        let until = now.checked_add(self.settings.grace).unwrap_or(now);
+    /// Running connections use these addresses: their leases last for the grace from now on, and at least until the
+    /// next call, which is not later than `next`.
+    pub fn handle_in_use(&mut self, now: Instant, used: &BTreeSet<IpAddr>, next: Duration) {
+        let until = now
+            .checked_add(self.settings.grace.max(next))
+            .unwrap_or(now);
         for ip in used {
             let ip = IpAddr::from(Addr::from(*ip).canonical());
             let names: Vec<_> = self.addresses.names_of(ip.into()).cloned().collect();

@@ -34,7 +34,8 @@ impl Default for Bounds {
 
 #[derive(Clone, Debug)]
 struct Name {
-    hosts: Vec<Arc<str>>,
+    /// The most specific host that lists it.
+    host: Arc<str>,
     /// When each policy asked last.
     asked: BTreeMap<PolicyId, Instant>,
 }
@@ -46,7 +47,6 @@ type OfPolicy = BTreeMap<Arc<str>, BTreeSet<(Instant, Arc<str>)>>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Learned {
     names: BTreeMap<Arc<str>, Name>,
-    by_host: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     by_policy: BTreeMap<PolicyId, OfPolicy>,
     /// How many names each policy has.
     counts: BTreeMap<PolicyId, usize>,
@@ -63,14 +63,9 @@ impl Learned {
         self.names.contains_key(name)
     }
 
-    /// The names that a host lists.
-    pub(super) fn by_host(&self, host: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.by_host.get(host).into_iter().flatten()
-    }
-
-    /// The hosts that list a name.
-    pub(super) fn hosts(&self, name: &str) -> &[Arc<str>] {
-        self.names.get(name).map_or(&[], |name| &name.hosts)
+    /// Every name, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.keys()
     }
 
     /// A policy asked for a name. Returns names that have to go.
@@ -78,7 +73,7 @@ impl Learned {
         let Some(host) = lease.hosts.first() else {
             return Vec::new();
         };
-        self.list(&lease.name, &lease.hosts);
+        self.list(&lease.name, host);
         let policy = lease.policy;
         let known = self.names.get_mut(&lease.name);
         let before = known.and_then(|name| name.asked.insert(policy, now));
@@ -105,19 +100,18 @@ impl Learned {
         ended
     }
 
-    /// Sets the hosts of a name. If the most specific one is another than before, the name starts anew.
-    fn list(&mut self, name: &Arc<str>, hosts: &[Arc<str>]) {
-        let known = self.names.get(name);
-        if known.is_some_and(|known| known.hosts == hosts) {
+    /// Sets the host of a name. If it is another than before, the name starts anew.
+    fn list(&mut self, name: &Arc<str>, host: &Arc<str>) {
+        if self
+            .names
+            .get(name)
+            .is_some_and(|known| known.host == *host)
+        {
             return;
         }
         self.forget(name);
-        for host in hosts {
-            let of_host = self.by_host.entry(Arc::clone(host)).or_default();
-            of_host.insert(Arc::clone(name));
-        }
         let fresh = Name {
-            hosts: hosts.to_vec(),
+            host: Arc::clone(host),
             asked: BTreeMap::new(),
         };
         self.names.insert(Arc::clone(name), fresh);
@@ -153,18 +147,9 @@ impl Learned {
         let Some(known) = self.names.remove(name) else {
             return false;
         };
-        for host in &known.hosts {
-            if let Some(names) = self.by_host.get_mut(host) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_host.remove(host);
-                }
-            }
-        }
-        let first = known.hosts.first();
         for (policy, at) in known.asked {
             let groups = self.by_policy.get_mut(&policy);
-            if let Some(group) = groups.zip(first).and_then(|(g, host)| g.get_mut(host)) {
+            if let Some(group) = groups.and_then(|groups| groups.get_mut(&known.host)) {
                 group.remove(&(at, Arc::clone(name)));
             }
             self.lost(policy);

@@ -18,6 +18,7 @@ pub use learned::Bounds;
 pub use settings::{LeaseSettings, PrivateAnswers};
 
 use super::naming::addresses::Addresses;
+use crate::istio::hosts;
 use answer::Moves;
 use in_force::{Life, Lives};
 use learned::Learned;
@@ -373,14 +374,11 @@ impl Leases {
         self.learned.len()
     }
 
-    /// The learned names that this host lists.
+    /// The learned names that this host, which may be a wildcard, lists.
     pub fn learned_by(&self, host: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.learned.by_host(host)
-    }
-
-    /// The hosts that list a learned name.
-    pub fn hosts_of_learned(&self, name: &str) -> &[Arc<str>] {
-        self.learned.hosts(name)
+        self.learned
+            .names()
+            .filter(move |name| hosts::covers(host, name))
     }
 
     /// The leases, as a snapshot.

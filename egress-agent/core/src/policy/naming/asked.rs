@@ -34,6 +34,12 @@ impl Names {
 }
 
 impl Hosts {
+    /// The hosts that list a name, of all policies.
+    pub(in crate::policy) fn covering(&self, name: &str) -> impl Iterator<Item = &Arc<str>> {
+        let patterns = hosts::patterns(name);
+        patterns.filter_map(|pattern| Some(self.every.get_key_value(&*pattern)?.0))
+    }
+
     /// The first policy that lists a name, and its hosts that do, the most specific first.
     pub(in crate::policy) fn listing(&self, name: &str) -> Option<(PolicyId, Vec<Arc<str>>)> {
         self.views.iter().find_map(|(policy, sight)| {

@@ -46,6 +46,8 @@ pub(in crate::policy) struct Hosts {
     /// How many policies have each service, by its place in memory. The other maps have the entries of a service once,
     /// even if many policies have it.
     held: HashMap<usize, u32>,
+    /// Every host, and how many services it has: policies may have different ones.
+    pub(super) every: OrdMap<Arc<str>, u32>,
     /// Hosts of the services that need each name.
     users: Pairs<Arc<str>>,
     pub(super) listed: Listed,
@@ -166,6 +168,7 @@ impl Hosts {
             return;
         }
         self.listed.add(service);
+        *self.every.entry(Arc::clone(&service.host)).or_default() += 1;
         for name in service.lookups() {
             if self.users.add(name, &service.host) {
                 needs.more.insert(Arc::clone(name));
@@ -185,6 +188,10 @@ impl Hosts {
             None => return,
         };
         self.listed.remove(service);
+        match self.every.get_mut(&service.host) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.every.remove(&service.host)),
+        }
         for name in service.lookups() {
             if self.users.remove(name, &service.host) {
                 needs.fewer.insert(Arc::clone(name));

@@ -231,24 +231,21 @@ impl State {
     /// Takes the addresses of answers that workloads get, and carries out their consequences once. An answer may reach
     /// its workload when the writes that follow are made. The outcomes are in the order of the leases.
     pub fn handle_leases(&mut self, now: Instant, leases: &[Lease]) -> Vec<Outcome> {
-        let mut changed = BTreeSet::new();
+        let mut changed = Vec::new();
         let take = |lease: &Lease| {
-            let (outcome, hosts) = self.leases.handle_lease(now, lease);
-            if outcome.changed {
-                changed.extend(self.hosts.users_of(&lease.name).cloned());
-            }
-            changed.extend(hosts);
+            let (outcome, names) = self.leases.handle_lease(now, lease);
+            changed.extend(names);
             outcome
         };
         let outcomes = leases.iter().map(take).collect();
-        self.relocate_hosts(&changed);
+        self.relocate(changed.iter());
         outcomes
     }
 
-    /// Running connections of workloads use these addresses, so their leases do not end. Call it more often than the
-    /// grace lasts.
-    pub fn handle_in_use(&mut self, now: Instant, used: &BTreeSet<IpAddr>) {
-        self.leases.handle_in_use(now, used);
+    /// Running connections of workloads use these addresses, so their leases do not end before the next call, which is
+    /// not later than `next`.
+    pub fn handle_in_use(&mut self, now: Instant, used: &BTreeSet<IpAddr>, next: Duration) {
+        self.leases.handle_in_use(now, used, next);
     }
 
     /// Handles leases that end and names that are due.
@@ -265,19 +262,17 @@ impl State {
         let mut hosts = BTreeSet::new();
         for name in names {
             hosts.extend(self.hosts.users_of(name).cloned());
-            hosts.extend(self.leases.hosts_of_learned(name).iter().cloned());
+            // A learned name has no service of its own, but hosts that list it.
+            if !self.hosts.need(name) {
+                hosts.extend(self.hosts.covering(name).cloned());
+            }
         }
-        self.relocate_hosts(&hosts);
-    }
-
-    /// The addresses of these hosts changed.
-    fn relocate_hosts(&mut self, hosts: &BTreeSet<Arc<str>>) {
         if hosts.is_empty() {
             return;
         }
-        let changes = self.reclaim(hosts);
+        let changes = self.reclaim(&hosts);
         for policy in self.policies.values_mut() {
-            for host in hosts {
+            for host in &hosts {
                 policy.snapshot.relocate(host, &policy.view, &self.leases);
             }
         }

@@ -81,6 +81,16 @@ fn a_name_below_a_wildcard_opens_a_port_that_would_be_open_to_any_address() {
     let entries: BTreeSet<String> = next.entries().into_iter().map(Into::into).collect();
     assert_eq!(entries, listed.map(String::from).into());
 
+    // A rule that comes later lists the name too.
+    let more = rules
+        .replace("name: e", "name: f")
+        .replace("*.db.example", "a.db.example")
+        .replace("5432", "5433");
+    bench.rules(&[rules, &more]);
+    bench.write();
+    let entries = bench.entries();
+    assert!(entries.contains(&"203.0.113.2 5433 allow"), "{entries:?}");
+
     bench
         .state
         .handle_timeout(Instant::now() + Duration::from_secs(631));
