@@ -9,7 +9,7 @@ use egress_tests::load::Counts;
 use egress_tests::{Lab, LabOptions, Load, pinned, readiness, wait_until};
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -81,6 +81,34 @@ fn a_removed_rule_ends_its_flows_at_once_and_no_others() {
     assert!(kept["hold.ok"] > removed["hold.ok"], "{kept:?} {removed:?}");
     assert_eq!(number(&lab, "/rules/flowsEnded"), 1);
     assert_eq!(once(&lab, host::ECHO, 7), Some(libc::EPERM));
+}
+
+#[test]
+fn the_address_of_a_running_flow_stays_listed_and_no_longer() {
+    let lab = lab(&["--dns-min-ttl", "1s", "--dns-grace", "1s"]);
+    let _hosts = [40, 41].map(|n| lab.world().echo(&[v4(n)], 7).unwrap());
+    lab.dns.set("moved.example", &[v4(40)], 1);
+    lab.rules("moved.yaml", &entry("moved.example", 7, "TCP"))
+        .unwrap();
+    let leases = |count: u64| move |lab: &Lab| number(lab, "/rules/leases") == count;
+    let wait = |what: &str, leases: &dyn Fn(&Lab) -> bool| {
+        wait_until(what, 4 * SOON, || leases(&lab).then_some(())).unwrap();
+    };
+    wait("the first address has a lease", &leases(1));
+    let flow = hold(&lab, 40);
+    lab.dns.set("moved.example", &[v4(41)], 1);
+    wait("the second address has a lease", &leases(2));
+    // Without the flow the first lease would end 2 s after the last answer with it.
+    let until = Instant::now() + SOON;
+    while Instant::now() < until {
+        assert!(leases(2)(&lab), "the lease ended while a flow used it");
+    }
+    assert_eq!(once(&lab, 40, 7), None, "a new connection is allowed too");
+    let counts = flow.stop().unwrap();
+    assert_eq!(errors(&counts), [""; 0], "{counts:?}");
+    wait("the first lease ends", &leases(1));
+    assert_eq!(once(&lab, 40, 7), Some(libc::EPERM));
+    assert_eq!(once(&lab, 41, 7), None);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Ends running flows that are no longer listed after a change of the rules or of their workload's policy.
+//! Looks at running flows: ends those that are no longer listed after a change of the rules or of their workload's
+//! policy, and lists the addresses that they use.
 //! It checks them against the kernel's tables in every network namespace where the agent makes sockets,
 //! outside the async threads.
 
@@ -10,9 +11,12 @@ use crate::observe::families::Own;
 use crate::sockets::SocketFactory;
 use anyhow::Context as _;
 use egress_ebpf::ids::NetnsCookie;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Workloads that get another policy within this time are checked together, because a check lists every
 /// connection of every namespace.
@@ -27,8 +31,9 @@ struct Report {
 
 /// See the module.
 pub struct Ending {
-    /// `None` if running flows outlive their rule.
-    live: Option<Arc<Live>>,
+    live: Arc<Live>,
+    /// Running flows do not outlive their rule.
+    ends: bool,
     sockets: Arc<SocketFactory>,
     report: Report,
     /// A check of the flows of moved workloads is scheduled.
@@ -45,7 +50,8 @@ impl Ending {
         owners: Owners,
     ) -> Self {
         Self {
-            live: (on_removal == OnRemoval::Close).then(|| Arc::new(live)),
+            live: Arc::new(live),
+            ends: on_removal == OnRemoval::Close,
             sockets,
             report: Report { counters, owners },
             due: Arc::default(),
@@ -54,20 +60,28 @@ impl Ending {
 
     /// Ends flows that the tables no longer list, in a task of its own.
     pub(super) fn end_unlisted(&self) {
-        if let Some(live) = self.live.clone() {
+        if self.ends {
+            let live = Arc::clone(&self.live);
             let (sockets, report) = (Arc::clone(&self.sockets), self.report.clone());
             tokio::spawn(async move { end_all(&live, &sockets, &report).await });
         }
     }
 
+    /// Lists the addresses that running connections use, in a task of its own, and sends them to `to`.
+    pub(super) fn look_for_used(&self, to: mpsc::UnboundedSender<BTreeSet<IpAddr>>) {
+        let (live, sockets) = (Arc::clone(&self.live), Arc::clone(&self.sockets));
+        tokio::spawn(async move {
+            // The engine has ended if nobody receives them.
+            let _ = to.send(in_use(&live, &sockets).await);
+        });
+    }
+
     /// The same after workloads got other policies, once for all changes within [`TOGETHER`].
     pub(super) fn end_moved(&self) {
-        let Some(live) = self.live.clone() else {
-            return;
-        };
-        if self.due.swap(true, Ordering::AcqRel) {
+        if !self.ends || self.due.swap(true, Ordering::AcqRel) {
             return;
         }
+        let live = Arc::clone(&self.live);
         let (sockets, report) = (Arc::clone(&self.sockets), self.report.clone());
         let due = Arc::clone(&self.due);
         tokio::spawn(async move {
@@ -77,6 +91,36 @@ impl Ending {
             end_all(&live, &sockets, &report).await;
         });
     }
+}
+
+/// The addresses that workloads dialled for running connections, in every network namespace where the agent makes
+/// sockets.
+async fn in_use(live: &Arc<Live>, sockets: &SocketFactory) -> BTreeSet<IpAddr> {
+    let mut used = BTreeSet::new();
+    for netns in sockets.namespaces() {
+        match used_in(live, sockets, netns).await {
+            Ok(addresses) => used.extend(addresses),
+            Err(error) => tracing::error!(
+                netns = netns.0,
+                error = format!("{error:#}"),
+                "cannot list the running connections; the DNS leases of their addresses end after their grace"
+            ),
+        }
+    }
+    used
+}
+
+async fn used_in(
+    live: &Arc<Live>,
+    sockets: &SocketFactory,
+    netns: NetnsCookie,
+) -> anyhow::Result<BTreeSet<IpAddr>> {
+    let diag = match sockets.diag(netns).await {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        diag => diag.context("opening sock_diag")?,
+    };
+    let live = Arc::clone(live);
+    tokio::task::spawn_blocking(move || live.destinations(diag)).await?
 }
 
 async fn end_all(live: &Arc<Live>, sockets: &SocketFactory, report: &Report) {

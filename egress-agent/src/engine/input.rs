@@ -12,6 +12,7 @@ use crate::sources::RuleSet;
 use crate::workloads::{Identities, Missed, PodNews, Told};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -47,6 +48,10 @@ pub(super) enum Input {
     KeepLeases,
     /// The file of identities is due.
     KeepIdentities,
+    /// The addresses that running connections use are to be listed.
+    LookForUsed,
+    /// They are listed.
+    Used(BTreeSet<IpAddr>),
     /// A question of `status` or `explain`.
     Ask(Ask),
 }

@@ -19,6 +19,7 @@ mod rules_file;
 mod settings;
 mod shown;
 mod start;
+mod used;
 
 pub use ending::Ending;
 pub use input::{News, RulesFeed};
@@ -48,11 +49,14 @@ use lease_file::LeaseFile;
 use placing::Placing;
 use questions::{Questions, Reply};
 use shown::Shown;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{oneshot, watch};
+use used::Used;
 
 /// See the module.
 pub struct Engine {
@@ -63,6 +67,7 @@ pub struct Engine {
     first_answers: FirstAnswers,
     lease_file: LeaseFile,
     identity_file: IdentityFile,
+    used: Used,
     in_force: InForce,
     internal: Internal,
     /// Running flows must be checked: the rules may not list them any more.
@@ -110,6 +115,7 @@ impl Engine {
             first_answers: FirstAnswers::new(news.board.clone()),
             lease_file: LeaseFile::beside(&config.admin_socket),
             identity_file,
+            used: Used::new(Instant::now()),
             in_force: InForce::none(&config.admin_socket),
             internal,
             end_unlisted: false,
@@ -159,6 +165,8 @@ impl Engine {
             () = until(self.first_answers.due()) => Input::FirstAnswersLate,
             () = until(self.lease_file.due()) => Input::KeepLeases,
             () = until(self.identity_file.due()) => Input::KeepIdentities,
+            () = until(self.used.due()) => Input::LookForUsed,
+            used = self.used.next() => Input::Used(used),
         })
     }
 
@@ -196,6 +204,8 @@ impl Engine {
             Input::FirstAnswersLate => self.first_answers.give_up(&self.state),
             Input::KeepLeases => self.lease_file.keep_soon(&self.state),
             Input::KeepIdentities => self.identity_file.keep(self.placing.workloads.pods()),
+            Input::LookForUsed => self.look_for_used(),
+            Input::Used(used) => self.keep_used(&used),
             Input::Ask(ask) => self.reply(ask),
         }
         if self.placing.workloads.pods_changed() {
@@ -337,6 +347,21 @@ impl Engine {
         let changed = outcomes.iter().any(|outcome| outcome.changed);
         self.lease_file.answered(now, changed);
         waiting
+    }
+
+    /// Asks which addresses running connections use.
+    fn look_for_used(&mut self) {
+        let grace = self.state.lease_settings().grace;
+        let leases = self.state.leases();
+        let ending = &self.placing.ending;
+        self.used.look(Instant::now(), grace, leases, ending);
+    }
+
+    /// Keeps the leases of addresses that running connections use.
+    fn keep_used(&mut self, used: &BTreeSet<IpAddr>) {
+        let now = Instant::now();
+        let next = self.used.taken(now, self.state.lease_settings().grace);
+        self.state.handle_in_use(now, used, next);
     }
 
     /// Answers a question. The client may have disconnected.

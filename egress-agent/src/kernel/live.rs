@@ -20,6 +20,7 @@ use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use egress_ebpf::verdict::Verdict;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -89,6 +90,22 @@ impl Live {
             }
         }
         Ok(ended)
+    }
+
+    /// The addresses that workloads dialled for the connections of a network namespace, as far as the gate allowed them.
+    pub fn destinations(&self, diag: OwnedFd) -> anyhow::Result<BTreeSet<IpAddr>> {
+        let diag = Diag::over(diag);
+        let connections = diag
+            .connections(self.sockets.fd().as_fd())
+            .context("listing connections by sock_diag")?;
+        let states = connections
+            .iter()
+            .filter_map(|(_, value)| read::<SocketState>(value));
+        let dialled = states.filter(|state| {
+            let mode = Mode(state.mode);
+            state.proto == proto::TCP && mode.action() != 0 && !mode.is_inbound(state.answered)
+        });
+        Ok(dialled.map(|state| state.dialled.into()).collect())
     }
 
     fn unlisted(&self, state: &SocketState) -> Option<Ended> {
