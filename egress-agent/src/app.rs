@@ -188,7 +188,8 @@ async fn serve(
     let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
     let services = Services::new(config.proxy_port, (shared, dns), signal, accepts);
     let first = Arc::clone(&feed.current.borrow());
-    helpers.spawn(place.cluster.first_rules(&first, board.clone()));
+    let applied = engine.applied();
+    helpers.spawn(place.cluster.first_rules(&first, applied, board.clone()));
     engine.begin(&first, &sockets, services, previous).await?;
     accept.send_replace(true);
     handover::forget_unused(&sockets);

@@ -2,6 +2,7 @@
 //!
 //! Owns no connection. `kubernetes` talks to the server, `sources` makes rules of objects.
 
+use crate::applied::Applied;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::kernel::canary;
@@ -86,9 +87,14 @@ impl Cluster {
         follow_rules(&sources, &store, config.root_namespace(), &self.secrets)
     }
 
-    /// Keeps the agent from being ready until the rules of the API are known, unless those of a previous agent are in
-    /// force (`first`). Then it returns.
-    pub fn first_rules(&self, first: &RuleSet, board: Board) -> impl Future<Output = ()> + use<> {
+    /// Keeps the agent from being ready until the rules of the API are in force, unless those of a previous agent are
+    /// (`first`). Then it returns.
+    pub fn first_rules(
+        &self,
+        first: &RuleSet,
+        applied: watch::Receiver<Arc<Applied>>,
+        board: Board,
+    ) -> impl Future<Output = ()> + use<> {
         let restored = first.objects.iter().any(|object| is_api(&object.source));
         let rules = self.rules.clone().filter(|_| !restored);
         async move {
@@ -98,8 +104,15 @@ impl Cluster {
             let mut look = interval(LOOK);
             loop {
                 let missing = rules.missing();
-                let ends = missing.is_empty();
-                board.set(Part::Rules, (!ends).then_some(Trouble::NoRules(missing)));
+                let trouble = if !missing.is_empty() {
+                    Some(Trouble::NoRules(missing))
+                } else if !has_answer(&applied.borrow()) {
+                    Some(Trouble::RulesNotInForce)
+                } else {
+                    None
+                };
+                let ends = trouble.is_none();
+                board.set(Part::Rules, trouble);
                 if ends {
                     return;
                 }
@@ -107,4 +120,9 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Whether the rules of the API are in force, or do not fit.
+fn has_answer(applied: &Applied) -> bool {
+    !applied.api.is_empty() || applied.problem.is_some()
 }

@@ -188,7 +188,7 @@ fn a_node_is_read_when_it_appears_or_changes_and_not_at_each_heartbeat() {
         site.found(
             "nodes",
             &["10.1.0.0/27", "10.1.0.32/28", "10.1.0.48/29", last],
-        )
+        );
     };
     found("10.1.0.56/30");
     assert_eq!(reads.load(Ordering::Relaxed), 1, "one list of all");

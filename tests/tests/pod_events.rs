@@ -175,12 +175,12 @@ fn a_server_that_hangs_or_forbids_delays_no_verdict_and_gets_the_events_later() 
     agent
         .wait_line(
             mark,
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             "the refusal is logged",
             |line| line.contains("cannot write an Event") && line.contains("403"),
         )
         .unwrap();
     cluster.api.no_fault();
     let written = || (!events(&cluster, "client").is_empty()).then_some(());
-    wait_until("the Events are written", Duration::from_secs(60), written).unwrap();
+    wait_until("the Events are written", Duration::from_mins(1), written).unwrap();
 }

@@ -89,7 +89,8 @@ fn carried_out(gate: &mut Gate, flow: &Flow, asked: &Asked) -> End {
     let routes = gate.state.routes();
     match gate.verdict(PolicyId(0), flow.to, flow.transport.number()) {
         Verdict::Allow => None,
-        Verdict::Deny(_) => Some(DeniedBy::Kernel),
+        // No policy here intercepts DNS.
+        Verdict::Deny(_) | Verdict::Dns => Some(DeniedBy::Kernel),
         Verdict::Proxy => proxied(&routes, flow, asked),
     }
 }

@@ -21,6 +21,8 @@ pub enum Trouble {
     Redirect(NoRedirect),
     /// Kinds of rules that the Kubernetes API has not listed since the start, each with the error.
     NoRules(Vec<(Kind, Option<String>)>),
+    /// The rules of the Kubernetes API are known and not yet in force.
+    RulesNotInForce,
     /// Names without a first DNS answer.
     Answers {
         /// How many.
@@ -111,6 +113,9 @@ impl fmt::Display for Trouble {
                     all.join(", "),
                     why.unwrap_or("no answer yet")
                 )
+            }
+            Self::RulesNotInForce => {
+                f.write_str("the rules of the Kubernetes API are being put in force")
             }
             Self::Answers { count, first } => write!(
                 f,

@@ -161,7 +161,8 @@ impl Gate {
         match self.verdict(policy, to, proto::TCP) {
             Verdict::Allow => Outcome::Original,
             Verdict::Proxy => self.proxied(policy, to, spoken),
-            Verdict::Deny(_) => Outcome::Refused,
+            // No policy here intercepts DNS.
+            Verdict::Deny(_) | Verdict::Dns => Outcome::Refused,
         }
     }
 
