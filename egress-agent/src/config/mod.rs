@@ -4,6 +4,7 @@
 mod access_log;
 mod admission;
 mod choices;
+mod dns;
 mod essentials;
 mod glob;
 mod kubernetes;
@@ -19,11 +20,12 @@ pub use choices::{
     AccessLogEncoding, DeniedAnswer, DenyErrno, Intercept, LogFormat, Mode, OnExit, OnRemoval,
     TrafficPolicy, UnlistedAddress,
 };
+pub use dns::{Dns, DnsSettings};
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
 pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes, OwnPod};
 pub use settings::{
-    AdmissionSettings, DnsSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings,
+    AdmissionSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings,
 };
 pub use values::{Cidr, DnsServer, ListenAddress, Span};
 pub use workloads::{PodsEntry, WorkloadEntry};
@@ -121,21 +123,6 @@ pub struct Config {
     pub kubernetes: Option<Kubernetes>,
 }
 
-/// `dns` of [`Config`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Servers in the order in which they are asked, at least one.
-    pub servers: Vec<SocketAddr>,
-    /// Shortest time that an answer is kept, whatever its TTL.
-    pub min_ttl: Duration,
-    /// How long an address stays allowed after its TTL has ended.
-    pub grace: Duration,
-    /// Who answers the workloads' queries.
-    pub intercept: Intercept,
-    /// The answer to a denied query.
-    pub denied: DeniedAnswer,
-}
-
 /// `log` of [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -143,28 +130,6 @@ pub struct Log {
     pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`.
     pub filter: String,
-}
-
-impl Dns {
-    /// With defaults for what is not set.
-    fn of(
-        s: &DnsSettings,
-        servers: Vec<SocketAddr>,
-        system_servers: impl FnOnce() -> Vec<SocketAddr>,
-    ) -> Self {
-        Self {
-            servers: if servers.is_empty() {
-                system_servers()
-            } else {
-                servers
-            },
-            min_ttl: s.min_ttl.map_or(Duration::from_secs(30), |d| d.0),
-            // Clients hold addresses beyond the TTL: connection pools, the JVM's cache.
-            grace: s.grace.map_or(Duration::from_mins(10), |d| d.0),
-            intercept: s.intercept.unwrap_or_default(),
-            denied: s.denied.unwrap_or_default(),
-        }
-    }
 }
 
 impl Config {

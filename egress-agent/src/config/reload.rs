@@ -109,6 +109,24 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
         ("dns.servers", running.dns.servers != new.dns.servers),
         ("dns.intercept", running.dns.intercept != new.dns.intercept),
         ("dns.denied", running.dns.denied != new.dns.denied),
+        ("dns.types", running.dns.types != new.dns.types),
+        ("dns.search", running.dns.search != new.dns.search),
+        (
+            "dns.belowLength",
+            running.dns.below.length != new.dns.below.length,
+        ),
+        (
+            "dns.belowLabels",
+            running.dns.below.labels != new.dns.below.labels,
+        ),
+        (
+            "dns.belowBurst",
+            running.dns.below.burst != new.dns.below.burst,
+        ),
+        (
+            "dns.belowPerMinute",
+            running.dns.below.per_minute != new.dns.below.per_minute,
+        ),
         (
             "enterNamespaces",
             running.enter_namespaces != new.enter_namespaces,

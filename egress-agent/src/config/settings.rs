@@ -2,10 +2,11 @@
 //! has its flag. Fills in no defaults and reads nothing from the machine.
 
 use super::choices::{
-    AccessLogEncoding, DeniedAnswer, DenyErrno, Intercept, LogFormat, Mode, OnExit, OnRemoval,
-    TrafficPolicy, UnlistedAddress,
+    AccessLogEncoding, DenyErrno, LogFormat, Mode, OnExit, OnRemoval, TrafficPolicy,
+    UnlistedAddress,
 };
-use super::values::{Cidr, DnsServer, ListenAddress, PrivateAnswer, Span};
+use super::dns::DnsSettings;
+use super::values::{Cidr, ListenAddress, PrivateAnswer, Span, list};
 use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
 use clap::Args;
@@ -190,28 +191,6 @@ impl KubernetesSettings {
     }
 }
 
-/// `dns` of the config file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct DnsSettings {
-    /// DNS server to ask, instead of those of /etc/resolv.conf
-    #[arg(id = "dns_servers", long = "dns-server", value_name = "IP[:PORT]")]
-    pub servers: Vec<DnsServer>,
-    /// Minimum time to keep a DNS answer, whatever its TTL [default: 30s]
-    #[arg(id = "dns_min_ttl", long = "dns-min-ttl", value_name = "DURATION")]
-    #[serde(rename = "minTTL")]
-    pub min_ttl: Option<Span>,
-    /// How long an address stays allowed after its TTL has ended [default: 10m]
-    #[arg(id = "dns_grace", long = "dns-grace", value_name = "DURATION")]
-    pub grace: Option<Span>,
-    /// Whether the agent answers the workloads' queries to DNS servers, for names that the rules list [default: off]
-    #[arg(id = "dns_intercept", long = "dns-intercept", value_name = "MODE")]
-    pub intercept: Option<Intercept>,
-    /// The answer to a query for a name that no rule lists, with `intercept: auto` [default: refused]
-    #[arg(id = "dns_denied", long = "dns-denied", value_name = "ANSWER")]
-    pub denied: Option<DeniedAnswer>,
-}
-
 /// `log` of the config file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -278,21 +257,12 @@ impl Settings {
     /// These settings, and those of `below` for fields that are not set here. Lists are not merged.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
-        fn list<T>(above: Vec<T>, below: Vec<T>) -> Vec<T> {
-            if above.is_empty() { below } else { above }
-        }
         Self {
             rules: list(self.rules, below.rules),
             cgroups: list(self.cgroups, below.cgroups),
             agent_cgroup: self.agent_cgroup.or(below.agent_cgroup),
             bpf_dir: self.bpf_dir.or(below.bpf_dir),
-            dns: DnsSettings {
-                servers: list(self.dns.servers, below.dns.servers),
-                min_ttl: self.dns.min_ttl.or(below.dns.min_ttl),
-                grace: self.dns.grace.or(below.dns.grace),
-                intercept: self.dns.intercept.or(below.dns.intercept),
-                denied: self.dns.denied.or(below.dns.denied),
-            },
+            dns: self.dns.over(below.dns),
             allow_private_answers: self.allow_private_answers.or(below.allow_private_answers),
             private_answers: list(self.private_answers, below.private_answers),
             internal: list(self.internal, below.internal),
@@ -361,7 +331,7 @@ rules: [/etc/egress/rules]
 cgroups: [/sys/fs/cgroup/workloads]
 agentCgroup: /sys/fs/cgroup/egress-agent
 bpfDir: /sys/fs/bpf/x
-dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m, intercept: auto, denied: nxdomain}
+dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m, intercept: auto, denied: nxdomain, types: [TXT, MX], search: [corp.example], belowLength: 64, belowLabels: 2, belowBurst: 10, belowPerMinute: 5}
 allowPrivateAnswers: true
 privateAnswers: [172.16.0.0/12, '*.rds.example=10.0.0.0/8']
 internal: [10.0.0.0/8]

@@ -2,15 +2,18 @@
 //! in both, and its parse error says what was expected.
 
 use super::glob::CgroupGlob;
+use egress_core::dns::judge;
 use egress_core::http::authority::parse_server_name;
 use egress_core::istio::duration::{TimeSpan, parse_duration};
 use egress_core::istio::hosts;
 use egress_core::policy::leases::PrivateAnswers;
+use hickory_resolver::proto::rr::RecordType;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`. The default port is 53.
@@ -35,6 +38,53 @@ impl FromStr for DnsServer {
             )),
         }
     }
+}
+
+/// A type of DNS records by its name (`TXT`) or number (`TYPE257`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsType(pub RecordType);
+
+impl FromStr for DnsType {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let numbered = s.strip_prefix("TYPE").and_then(|n| n.parse::<u16>().ok());
+        let kind = numbered.map(RecordType::from);
+        let kind = kind.or_else(|| s.to_ascii_uppercase().parse().ok());
+        let kind = kind.filter(|kind| !judge::is_meta(*kind) && *kind != RecordType::PTR);
+        kind.map(Self).ok_or_else(|| {
+            format!(
+                "`{s}` is not a type of records that can be allowed: want TXT, MX, SRV, TYPE257"
+            )
+        })
+    }
+}
+
+/// A domain of a search list, in canonical form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsDomain(pub Arc<str>);
+
+impl FromStr for DnsDomain {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let name = s.trim_end_matches('.').to_ascii_lowercase();
+        let labels = name.split('.');
+        let good = |label: &str| {
+            let letter = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+            (1..=63).contains(&label.len()) && label.bytes().all(letter)
+        };
+        if name.len() <= 253 && labels.into_iter().all(good) {
+            Ok(Self(name.into()))
+        } else {
+            Err(format!("`{s}` is not a domain: want corp.example"))
+        }
+    }
+}
+
+/// `above` if it is set, else `below`.
+pub(super) fn list<T>(above: Vec<T>, below: Vec<T>) -> Vec<T> {
+    if above.is_empty() { below } else { above }
 }
 
 /// Where a TCP listener listens: `IP:PORT`, `[IP6]:PORT`, or `:PORT` for every address of both families.
@@ -170,7 +220,9 @@ macro_rules! deserialize_from_str {
 }
 deserialize_from_str!(
     CgroupGlob,
+    DnsDomain,
     DnsServer,
+    DnsType,
     Cidr,
     ListenAddress,
     PrivateAnswer,
@@ -236,5 +288,20 @@ mod tests {
             "10.0.0.1/32"
         );
         assert!("10.0.0.0/33".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn types_and_domains_of_queries_are_read_in_any_case() {
+        for text in ["TXT", "mx", "SRV", "TYPE257", "CAA"] {
+            assert!(text.parse::<DnsType>().is_ok(), "{text}");
+        }
+        for text in ["ANY", "AXFR", "OPT", "PTR", "TYPE255", "TYPE", "NOPE", ""] {
+            assert!(text.parse::<DnsType>().is_err(), "{text}");
+        }
+        let domain: DnsDomain = "Corp.Example.".parse().unwrap();
+        assert_eq!(&*domain.0, "corp.example");
+        for text in ["", ".", "a..b", "*.example", "a b", &"a.".repeat(200)] {
+            assert!(text.parse::<DnsDomain>().is_err(), "{text}");
+        }
     }
 }

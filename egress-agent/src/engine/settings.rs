@@ -46,6 +46,9 @@ pub(super) fn queries(config: &Config, internal: &[IpNet]) -> QuerySettings {
             DeniedAnswer::Refused => DeniedCode::Refused,
             DeniedAnswer::Nxdomain => DeniedCode::NoSuchName,
         },
+        types: config.dns.types.clone(),
+        search: config.dns.search.clone(),
+        below: config.dns.below,
         ..QuerySettings::default()
     }
 }

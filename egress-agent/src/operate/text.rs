@@ -297,6 +297,17 @@ mod tests {
     }
 
     #[test]
+    fn what_unfiltered_queries_leave_open_is_said() {
+        let status = Status {
+            running: true,
+            ..Status::default()
+        };
+        let text = short(&status);
+        let open = text.lines().find(|line| line.starts_with("open"));
+        assert!(open.unwrap().contains("dns.intercept: auto"), "{text}");
+    }
+
+    #[test]
     fn what_is_wrong_comes_before_what_is_in_force_and_zeros_are_left_out() {
         let mut status = Status {
             running: true,
@@ -305,6 +316,7 @@ mod tests {
             canary_age_seconds: Some(1.25),
             ..Status::default()
         };
+        status.dns.intercept = Intercept::Auto;
         status.rules.objects = 3;
         for key in ["denied", "wouldDeny"] {
             status.counters.insert(key.into(), 0);

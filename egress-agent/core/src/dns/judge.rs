@@ -158,7 +158,7 @@ pub enum Reason {
     Reverse,
     /// The part below a wildcard is longer than its bounds.
     #[error(
-        "the part below {host} is longer than dns.below allows ({length} bytes, {labels} labels)"
+        "the part below {host} is longer than dns.belowLength ({length}) or has more labels than dns.belowLabels ({labels})"
     )]
     TooLong {
         /// The wildcard.
@@ -170,7 +170,7 @@ pub enum Reason {
     },
     /// The workload asks for too many names below a wildcard.
     #[error(
-        "too many names below {host}: dns.below allows {burst} at once and {per_minute} each minute"
+        "too many new names below {host}: more than dns.belowBurst ({burst}) at once and dns.belowPerMinute ({per_minute}) each minute"
     )]
     TooMany {
         /// The wildcard.
@@ -220,7 +220,7 @@ fn deny(reason: Reason, code: ResponseCode) -> Decision {
 }
 
 /// Types that are no records: OPT, and those from TKEY to ANY (RFC 6895 §3.1).
-fn is_meta(kind: RecordType) -> bool {
+pub fn is_meta(kind: RecordType) -> bool {
     let number = u16::from(kind);
     number == 0 || number == u16::from(RecordType::OPT) || (128..=255).contains(&number)
 }
