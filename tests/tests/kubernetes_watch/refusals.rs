@@ -13,7 +13,7 @@ fn what_the_server_refuses_is_said_with_what_to_do() {
     let api = FakeApi::start().unwrap();
     let mut following = crate::following(&api);
     for (fault, part) in [
-        (Fault::Status(403, "Forbidden"), "ClusterRole"),
+        (Fault::Status(403, "Forbidden"), "the agent's role"),
         (Fault::Status(401, "Unauthorized"), "credentials"),
         (Fault::Status(500, "InternalError"), "answered 500"),
         (Fault::Status(429, "TooManyRequests"), "overloaded (429)"),
