@@ -76,6 +76,22 @@ pub const fn chain(sum: u64, word: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
+/// Adds the first `count` words of a value to its seal.
+///
+/// # Safety
+/// `words` points to `count` aligned words. Other CPUs may write them at the same time.
+#[must_use]
+#[inline(always)]
+pub unsafe fn chain_words(mut sum: u64, words: *const u64, count: usize) -> u64 {
+    let mut index = 0;
+    while index < count {
+        // SAFETY: the caller guarantees the word. A torn word makes a seal that does not fit.
+        sum = chain(sum, unsafe { words.add(index).read_volatile() });
+        index += 1;
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Secret, chain, passed};

@@ -1,8 +1,10 @@
 //! Which Kubernetes API the agent reads, and what it takes from there. Reads no file of the cluster.
 
-use super::settings::KubernetesSettings;
+use super::values::Span;
 use super::workloads::WorkloadEntry;
 use crate::failure::Failure;
+use clap::Args;
+use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +18,72 @@ const PUBLISH_WITHIN: Duration = Duration::from_secs(5);
 pub const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
 /// The longest name of a node: a DNS subdomain (RFC 1123).
 const LONGEST: usize = 253;
+
+/// `kubernetes` of the config file. `{}` is enough in a pod of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KubernetesSettings {
+    /// Name of this node in the Kubernetes API [default: $NODE_NAME]
+    #[arg(id = "kubernetes_node", long = "kubernetes-node", value_name = "NAME")]
+    pub node: Option<String>,
+    /// File that names the Kubernetes API server [default: the pod's service account]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Take the identity of pods from the Kubernetes API [default: true]
+    #[arg(id = "kubernetes_identity", long = "kubernetes-identity", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub identity: Option<bool>,
+    /// Take rules from the Kubernetes API, beside those of files [default: false]
+    #[arg(id = "kubernetes_rules", long = "kubernetes-rules", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub rules: Option<bool>,
+    /// Find the cluster's own ranges in the Kubernetes API and allow them [default: true]
+    #[arg(id = "kubernetes_cluster_ranges", long = "kubernetes-cluster-ranges", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub cluster_ranges: Option<bool>,
+    /// Namespace whose Sidecars and DestinationRules apply in all namespaces [default: istio-system]
+    #[arg(
+        id = "kubernetes_root_namespace",
+        long = "root-namespace",
+        value_name = "NAMESPACE"
+    )]
+    pub root_namespace: Option<String>,
+    /// Remove the taint egress-agent/not-ready from this node when the agent is ready [default: false]
+    #[arg(id = "kubernetes_startup_taint", long = "kubernetes-startup-taint", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub startup_taint: Option<bool>,
+    /// Publish in the Kubernetes API which rules are in force on this node, for `wait --all-nodes` [default: false]
+    #[arg(id = "kubernetes_publish_rules", long = "kubernetes-publish-rules", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub publish_rules: Option<bool>,
+    /// Time within which a change is published; each node writes at most once in this time [default: 5s]
+    #[arg(
+        id = "kubernetes_publish_within",
+        long = "kubernetes-publish-within",
+        value_name = "DURATION"
+    )]
+    pub publish_within: Option<Span>,
+    /// Write a condition to the status of Istio's objects in the Kubernetes API; one agent of the cluster does [default: false]
+    #[arg(id = "kubernetes_conditions", long = "kubernetes-conditions", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub conditions: Option<bool>,
+    /// Write Events on this node's pods about their denied egress [default: false]
+    #[arg(id = "kubernetes_events", long = "kubernetes-events", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub events: Option<bool>,
+}
+
+impl KubernetesSettings {
+    /// These settings, and those of `below` for fields that are not set here.
+    pub(super) fn over(self, below: Self) -> Self {
+        Self {
+            node: self.node.or(below.node),
+            kubeconfig: self.kubeconfig.or(below.kubeconfig),
+            identity: self.identity.or(below.identity),
+            rules: self.rules.or(below.rules),
+            cluster_ranges: self.cluster_ranges.or(below.cluster_ranges),
+            root_namespace: self.root_namespace.or(below.root_namespace),
+            startup_taint: self.startup_taint.or(below.startup_taint),
+            publish_rules: self.publish_rules.or(below.publish_rules),
+            publish_within: self.publish_within.or(below.publish_within),
+            conditions: self.conditions.or(below.conditions),
+            events: self.events.or(below.events),
+        }
+    }
+}
 
 /// `kubernetes` of [`super::Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ mod values;
 mod workloads;
 
 pub use access_log::AccessLog;
-pub use admission::Admission;
+pub use admission::{Admission, AdmissionSettings};
 pub use choices::{
     AccessLogEncoding, DeniedAnswer, DenyErrno, Intercept, LogFormat, Mode, OnExit, OnRemoval,
     TrafficPolicy, UnlistedAddress,
@@ -23,10 +23,8 @@ pub use choices::{
 pub use dns::{Dns, DnsSettings};
 pub use essentials::Essentials;
 pub use glob::CgroupGlob;
-pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes, OwnPod};
-pub use settings::{
-    AdmissionSettings, KubernetesSettings, LogSettings, MonitoringSettings, Settings,
-};
+pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes, KubernetesSettings, OwnPod};
+pub use settings::{LogSettings, MonitoringSettings, Settings};
 pub use values::{Cidr, DnsServer, ListenAddress, Span};
 pub use workloads::{PodsEntry, WorkloadEntry};
 

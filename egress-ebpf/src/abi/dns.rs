@@ -101,14 +101,8 @@ impl DnsClient {
         let mut sum = digest::chain(key.netns.0, a | (b << 32));
         sum = digest::chain(sum, c | (d << 32));
         sum = digest::chain(sum, u64::from(key.port) | (u64::from(key.local) << 16));
-        let words = client.cast::<u64>();
-        let mut index = 0;
-        while index < Self::WORDS {
-            // SAFETY: the word is inside the value, which has no padding. The caller guarantees the rest.
-            sum = digest::chain(sum, unsafe { words.add(index).read_volatile() });
-            index += 1;
-        }
-        sum
+        // SAFETY: these words are inside the value, which has no padding. The caller guarantees the rest.
+        unsafe { digest::chain_words(sum, client.cast(), Self::WORDS) }
     }
 }
 

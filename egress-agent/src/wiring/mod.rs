@@ -1,40 +1,41 @@
 //! Connects folders that must not know each other: gives the engine its parts of the kernel side and of
 //! the socket factory, and gives the proxy its parts of these and of the engine.
 
+mod cluster;
+mod dns;
+
+pub use cluster::{Followed, kubernetes};
+pub use dns::{LEASES, dns_server};
+
 use crate::access_log::AccessLog;
 use crate::admission::serve_reviews;
-use crate::applied::Applied;
 use crate::cluster::Cluster;
-use crate::conditions::keep_conditions;
-use crate::config::{Config, Intercept, LogFormat, OnExit, OnRemoval};
-use crate::dns::{self, Asker, Learned, Resolver, Server};
+use crate::config::{Config, LogFormat, OnExit, OnRemoval};
+use crate::dns::{Resolver, Server};
 use crate::engine::{Ending, Engine, News};
 use crate::gate::roots::Roots;
 use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
-use crate::kernel::{self, DnsClients, Kernel, Live, Origins};
-use crate::kubernetes::{self, Standings};
+use crate::kernel::{self, Kernel, Live, Origins};
 use crate::monitoring;
 use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::observe::pod_denials::PodDenials;
-use crate::observe::readiness::Board;
 use crate::operate::reporter::{Providers, Reporter};
-use crate::pod_events::write_pod_events;
 use crate::privilege;
 use crate::proxy::{
     BoxFuture, Dialer, DnsStreams, Limits, NameResolver, Origin, OriginLookup, Shared,
 };
-use crate::rollout::{Place, publish_rules};
 use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
-use crate::workloads::{Identities, Missed, PodNews, Sharers};
+use crate::workloads::{Identities, Missed, Sharers};
 use crate::{memory, observe};
 use arc_swap::ArcSwap;
+use cluster::publish;
+use dns::DnsConnections;
 use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
-use egress_ebpf::abi::{DNS_PORT, DnsClientKey};
 use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +44,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Looks up the origin of a flow in the kernel and adds the workload that the agent knows.
@@ -67,91 +67,6 @@ impl OriginLookup for FlowOrigins {
             netns: flow.netns,
         })
     }
-}
-
-/// Looks up the owner of a datagram in the kernel and adds the workload that the agent knows.
-struct DatagramOwners {
-    kernel: DnsClients,
-    sharers: Sharers,
-}
-
-impl dns::Owners for DatagramOwners {
-    fn asker(&self, netns: NetnsCookie, peer: SocketAddr, local: u16, mark: u32) -> Option<Asker> {
-        let key = DnsClientKey {
-            netns,
-            addr: peer.ip().into(),
-            port: peer.port(),
-            local,
-            reserved: 0,
-        };
-        let client = self.kernel.get(&key, mark)?;
-        let owners = self.kernel.owners(client.cgroup);
-        // As for connections: the workload of such a query is not known.
-        if owners.is_empty() && client.cgroup.0 != 0 {
-            return None;
-        }
-        Some(Asker {
-            share: self.sharers.of(&owners),
-            cgroup: client.cgroup,
-            owners,
-            pid: client.pid,
-            netns,
-            server: SocketAddr::new(client.server.into(), DNS_PORT),
-            peer,
-            tcp: false,
-        })
-    }
-}
-
-/// Passes connections of the proxy's listeners to the DNS server.
-struct DnsConnections(Arc<Server>);
-
-impl DnsStreams for DnsConnections {
-    fn serve(&self, origin: Arc<Origin>, peer: SocketAddr, stream: TcpStream) -> BoxFuture<'_, ()> {
-        let asker = Asker {
-            cgroup: origin.cgroup,
-            owners: origin.owners.clone(),
-            share: origin.sharer,
-            pid: origin.pid,
-            netns: origin.netns,
-            server: origin.destination,
-            peer,
-            tcp: true,
-        };
-        Box::pin(dns::stream(Arc::clone(&self.0), stream, asker))
-    }
-}
-
-/// Leases that wait for the engine.
-pub const LEASES: usize = 1024;
-
-/// The DNS server of the workloads, if the config wants one. It sends its leases to `learned`.
-pub fn dns_server(
-    config: &Config,
-    kernel: &Kernel,
-    engine: &Engine,
-    sockets: &Arc<SocketFactory>,
-    flows: &Arc<FlowLog>,
-    learned: mpsc::Sender<Learned>,
-) -> anyhow::Result<Option<Arc<Server>>> {
-    if config.dns.intercept == Intercept::Off {
-        return Ok(None);
-    }
-    let published = engine.published();
-    let made = Server::new(dns::Parts {
-        servers: config.dns.servers.clone(),
-        sockets: Arc::clone(sockets),
-        directory: published.directory,
-        accepted: published.answers,
-        in_force: published.in_force,
-        owners: Arc::new(DatagramOwners {
-            kernel: DnsClients::open(&kernel.pins)?,
-            sharers: engine.sharers(),
-        }),
-        queries: Arc::clone(flows) as Arc<dyn dns::Queries>,
-        learned,
-    })?;
-    Ok(Some(made))
 }
 
 /// The socket factory as a dialer.
@@ -215,84 +130,6 @@ pub fn engine(
 pub fn owners(config: &Config, identities: &Identities) -> anyhow::Result<Owners> {
     let people = config.log.format == LogFormat::Text;
     Ok(Owners::new(identities.clone())?.for_people(people))
-}
-
-/// What the agent reads from the Kubernetes API.
-pub struct Followed {
-    /// The pods of this node; closed if they are not read.
-    pub pods: mpsc::Receiver<PodNews>,
-    /// How the API answers.
-    pub standings: Standings,
-    /// Takes denials of pods, for Events on them.
-    pub denials: PodDenials,
-}
-
-/// News of pods that wait for the engine.
-const POD_NEWS: usize = 256;
-
-/// Starts what the config asks of the Kubernetes API for this node: follows its pods, and removes its startup taint. The
-/// tasks end with the returned set.
-pub fn kubernetes(config: &Config, cluster: &Cluster, board: &Board) -> (Followed, JoinSet<()>) {
-    let mut helpers = JoinSet::new();
-    let (news, pods) = mpsc::channel(POD_NEWS);
-    let standings = cluster.standings.clone();
-    let mut denials = PodDenials::default();
-    if let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) {
-        if settings.startup_taint {
-            let (node, board) = (settings.node.clone(), board.clone());
-            helpers.spawn(kubernetes::remove_startup_taint(api.clone(), node, board));
-        }
-        if settings.events {
-            denials = PodDenials::gathering();
-            let (node, denials) = (settings.node.clone(), denials.clone());
-            helpers.spawn(write_pod_events(api.clone(), node, denials));
-        }
-        if settings.identity {
-            let (node, standing) = (settings.node.clone(), standings.add("pods"));
-            helpers.spawn(kubernetes::follow_pods(api.clone(), node, standing, news));
-        }
-    }
-    let followed = Followed {
-        pods,
-        standings,
-        denials,
-    };
-    (followed, helpers)
-}
-
-/// Starts what the agent publishes in the Kubernetes API about the rules in force, as the config says.
-fn publish(
-    config: &Config,
-    cluster: &Cluster,
-    applied: &watch::Receiver<Arc<Applied>>,
-    helpers: &mut JoinSet<()>,
-) {
-    let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) else {
-        return;
-    };
-    if !settings.rules {
-        if settings.conditions || settings.publish.is_some() {
-            tracing::warn!(
-                "kubernetes.conditions and kubernetes.publishRules are about the rules of the API and do nothing here: set \
-                 kubernetes.rules"
-            );
-        }
-        return;
-    }
-    if settings.conditions {
-        let pod = settings.pod.as_ref().map(|pod| pod.uid.clone());
-        let own = pod.unwrap_or_else(|| kubernetes::random().to_string());
-        let identity = format!("{}_{own}", settings.node);
-        helpers.spawn(keep_conditions(api.clone(), identity, applied.clone()));
-    }
-    if let Some(within) = settings.publish {
-        let place = Place {
-            node: settings.node.clone(),
-            pod: settings.pod.clone(),
-        };
-        let applied = applied.clone();
-        helpers.spawn(publish_rules(api.clone(), place, within, applied));
-    }
 }
 
 /// The task that logs the kernel's denials with the names that the engine knows.
