@@ -10,6 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The domain of nearly every cluster.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+
 /// `dns` of the config file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -37,6 +40,14 @@ pub struct DnsSettings {
     /// `intercept: auto`
     #[arg(id = "dns_search", long = "dns-search", value_name = "DOMAIN")]
     pub search: Vec<DnsDomain>,
+    /// The cluster's domain, which completes short names in rules, and whose names the cluster's name server answers
+    /// [default: cluster.local]
+    #[arg(
+        id = "dns_cluster_domain",
+        long = "dns-cluster-domain",
+        value_name = "DOMAIN"
+    )]
+    pub cluster_domain: Option<DnsDomain>,
     /// Maximum bytes of a name before the domain of a wildcard, with `intercept: auto` [default: 128]
     #[arg(
         id = "dns_below_length",
@@ -74,6 +85,7 @@ impl DnsSettings {
             denied: self.denied.or(below.denied),
             types: list(self.types, below.types),
             search: list(self.search, below.search),
+            cluster_domain: self.cluster_domain.or(below.cluster_domain),
             below_length: self.below_length.or(below.below_length),
             below_labels: self.below_labels.or(below.below_labels),
             below_burst: self.below_burst.or(below.below_burst),
@@ -99,6 +111,8 @@ pub struct Dns {
     pub types: Vec<RecordType>,
     /// Further domains of search lists.
     pub search: Vec<Arc<str>>,
+    /// The cluster's domain.
+    pub cluster_domain: Arc<str>,
     /// Bounds of names below wildcards.
     pub below: Below,
 }
@@ -128,6 +142,10 @@ impl Dns {
                 .iter()
                 .map(|domain| Arc::clone(&domain.0))
                 .collect(),
+            cluster_domain: s
+                .cluster_domain
+                .as_ref()
+                .map_or_else(|| CLUSTER_DOMAIN.into(), |domain| Arc::clone(&domain.0)),
             below: Below {
                 length: s.below_length.map_or(below.length, usize::from),
                 labels: s.below_labels.map_or(below.labels, usize::from),

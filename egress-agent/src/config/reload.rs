@@ -112,6 +112,10 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
         ("dns.types", running.dns.types != new.dns.types),
         ("dns.search", running.dns.search != new.dns.search),
         (
+            "dns.clusterDomain",
+            running.dns.cluster_domain != new.dns.cluster_domain,
+        ),
+        (
             "dns.belowLength",
             running.dns.below.length != new.dns.below.length,
         ),

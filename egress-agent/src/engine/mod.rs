@@ -24,7 +24,7 @@ mod used;
 pub use ending::Ending;
 pub use input::{News, RulesFeed};
 pub use published::Published;
-pub(crate) use settings::settings;
+pub(crate) use settings::{queries, settings};
 
 use crate::applied::Applied;
 use crate::config::Config;
@@ -40,6 +40,7 @@ use anyhow::Context as _;
 use egress_core::policy::diff::{Planner, TableOp};
 use egress_core::policy::state::State;
 use egress_ebpf::abi::DEFAULT_POLICY;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use first_answers::FirstAnswers;
 use identity_file::IdentityFile;
 use in_force::InForce;
@@ -376,12 +377,26 @@ impl Engine {
                 workload,
                 answer,
             } => {
-                // As in the kernel, the deepest cgroup with a policy counts.
-                let mut owners = workload.into_iter().filter_map(|id| self.state.owned(id));
-                let policy = owners.next().unwrap_or(DEFAULT_POLICY);
+                let policy = self.policy_of(workload);
                 let _ = answer.send(self.state.explain(policy, &question));
             }
+            Ask::Query {
+                question,
+                workload,
+                answer,
+            } => {
+                let policy = self.policy_of(workload);
+                let settings = Arc::clone(&self.published.directory.load().settings);
+                let told = self.state.explain_query(policy, &settings, &question);
+                let _ = answer.send(told);
+            }
         }
+    }
+
+    /// The policy of a workload. As in the kernel, the deepest cgroup with one counts.
+    fn policy_of(&self, workload: Vec<CgroupId>) -> PolicyId {
+        let mut owners = workload.into_iter().filter_map(|id| self.state.owned(id));
+        owners.next().unwrap_or(DEFAULT_POLICY)
     }
 
     /// Writes the leases and the identities for the next agent. Returns when they are written, and no verdict of a former

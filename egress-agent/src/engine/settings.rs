@@ -8,6 +8,7 @@ use egress_core::policy::claims;
 use egress_core::policy::leases::LeaseSettings;
 use egress_core::policy::state::Settings;
 use ipnet::IpNet;
+use std::sync::Arc;
 
 /// See the module.
 pub(crate) fn settings(config: &Config) -> Settings {
@@ -19,6 +20,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
             private_answers: config.private_answers.clone(),
             ..LeaseSettings::default()
         },
+        domain: config.dns.cluster_domain.to_string(),
         dns_servers: config.dns.servers.clone(),
         dns_intercept: config.dns.intercept == Intercept::Auto,
         internal: config.internal.clone(),
@@ -38,9 +40,10 @@ pub(crate) fn settings(config: &Config) -> Settings {
 
 /// The part of the config by which queries of workloads are judged. `internal` are the networks that every workload may
 /// reach.
-pub(super) fn queries(config: &Config, internal: &[IpNet]) -> QuerySettings {
+pub(crate) fn queries(config: &Config, internal: &[IpNet]) -> QuerySettings {
     QuerySettings {
-        cluster_domain: config.kubernetes.as_ref().map(|_| CLUSTER_DOMAIN.into()),
+        cluster_domain: (config.kubernetes.as_ref())
+            .map(|_| Arc::clone(&config.dns.cluster_domain)),
         internal: internal.to_vec(),
         denied: match config.dns.denied {
             DeniedAnswer::Refused => DeniedCode::Refused,
@@ -52,6 +55,3 @@ pub(super) fn queries(config: &Config, internal: &[IpNet]) -> QuerySettings {
         ..QuerySettings::default()
     }
 }
-
-/// The domain of nearly every cluster, which completes short names of rules too.
-const CLUSTER_DOMAIN: &str = "cluster.local";

@@ -148,6 +148,8 @@ impl Shown {
             names: state.names_asked(),
             names_without_address: state.addressless().len(),
             names_failing: state.failing_count(),
+            names_learned: state.names_learned(),
+            lost: state.addresses_lost().into(),
             ..RulesStatus::default()
         }
     }

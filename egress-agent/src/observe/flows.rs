@@ -15,7 +15,6 @@ use crate::access_log::AccessLog;
 use crate::dns::{DeniedQuery, Queries, QueryResult};
 use crate::proxy::{AccessRecord, CopyEnd, Denial, Observer, Origin, Protocol};
 use egress_core::access_log::AccessFormat;
-use egress_core::dns::judge::Reason;
 use egress_ebpf::ids::CgroupId;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -315,7 +314,7 @@ impl Queries for FlowLog {
         let kind = Kind {
             by: By::Dns,
             protocol: if asker.tcp { "tcp" } else { "udp" },
-            reason: query_reason(reason),
+            reason: reason.code(),
             detail: format!("{reason} (type {})", question.kind),
             name: Some(shown(&question.name)),
             destination: Some(asker.server),
@@ -344,17 +343,6 @@ impl Queries for FlowLog {
 
     fn leased(&self) {
         self.counters.add(Own::QueriesLeased, 1);
-    }
-}
-
-/// The code of a reason, in logs and metrics.
-fn query_reason(reason: &Reason) -> &'static str {
-    match reason {
-        Reason::Unlisted => "dns-not-listed",
-        Reason::Kind(_) | Reason::Meta(_) => "dns-type",
-        Reason::Reverse => "dns-reverse",
-        Reason::TooLong { .. } => "dns-name-too-long",
-        Reason::TooMany { .. } => "dns-too-many-names",
     }
 }
 

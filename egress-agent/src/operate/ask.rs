@@ -3,6 +3,7 @@
 
 use crate::operate::status::RulesStatus;
 use crate::workloads::Placed;
+use egress_core::dns::query::Question as Query;
 use egress_core::policy::explain::{Explanation, Question};
 use egress_ebpf::ids::CgroupId;
 use tokio::sync::oneshot;
@@ -36,6 +37,15 @@ pub enum Ask {
         question: Box<Question>,
         /// Cgroup ids of the workload that would dial it, the deepest first; empty means the
         /// enforced root's default.
+        workload: Vec<CgroupId>,
+        /// The channel for the answer.
+        answer: oneshot::Sender<Explanation>,
+    },
+    /// What happens to a DNS query.
+    Query {
+        /// The query.
+        question: Query,
+        /// As for a destination.
         workload: Vec<CgroupId>,
         /// The channel for the answer.
         answer: oneshot::Sender<Explanation>,

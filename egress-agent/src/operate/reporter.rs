@@ -11,15 +11,13 @@ use crate::observe::readiness::{Board, Part};
 use crate::observe::trouble::Trouble;
 use crate::operate::admin;
 use crate::operate::ask::{Ask, Detail, Facts};
-use crate::operate::request::{Explained, Request};
+use crate::operate::request::{Asked, Explained, Request};
 use crate::operate::status::{
     DnsStatus, FollowedStatus, KernelStatus, RulesStatus, Status, WorkloadStatus,
 };
 use crate::proxy::Shared;
 use crate::workloads::Placed;
-use egress_core::policy::explain::Question;
 use egress_ebpf::abi::ABI_VERSION;
-use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -157,13 +155,13 @@ impl Reporter {
                 serde_json::to_vec(&applied.state_of(&name)).ok()
             }
             Request::Explain(asked) => {
-                let told = match asked.question() {
-                    Ok(question) => self.explain(question, asked.workload).await?,
+                let told = match self.explain(asked).await {
+                    Ok(told) => told?,
                     Err(error) => Explained {
                         allowed: false,
                         denied_by: None,
                         reason: None,
-                        lines: vec![format!("{}: {error}", asked.destination)],
+                        lines: vec![error],
                         flows: Vec::new(),
                     },
                 };
@@ -182,15 +180,30 @@ impl Reporter {
             .collect()
     }
 
-    async fn explain(&self, question: Question, workload: Vec<CgroupId>) -> Option<Explained> {
+    /// What a question asks of the engine. An error says what is wrong with the question; `None` means that the agent
+    /// stops.
+    async fn explain(&self, asked: Asked) -> Result<Option<Explained>, String> {
         let (answer, told) = oneshot::channel();
-        let ask = Ask::Explain {
-            question: Box::new(question),
-            workload,
-            answer,
+        let workload = asked.workload.clone();
+        let ask = match &asked.query {
+            Some(query) => Ask::Query {
+                question: query.question().map_err(|e| e.to_string())?,
+                workload,
+                answer,
+            },
+            None => Ask::Explain {
+                question: asked
+                    .question()
+                    .map_err(|e| format!("{}: {e}", asked.destination))?
+                    .into(),
+                workload,
+                answer,
+            },
         };
-        self.providers.engine.send(ask).await.ok()?;
-        Some(told.await.ok()?.into())
+        if self.providers.engine.send(ask).await.is_err() {
+            return Ok(None);
+        }
+        Ok(told.await.ok().map(Into::into))
     }
 
     /// The counters.
@@ -254,11 +267,16 @@ impl Reporter {
                 .dns
                 .as_ref()
                 .map_or_else(DnsStatus::default, |server| {
-                    let DnsUse { waiting, cache } = server.in_use();
+                    let DnsUse {
+                        waiting,
+                        cache,
+                        targets,
+                    } = server.in_use();
                     DnsStatus {
                         intercept: Intercept::Auto,
                         waiting,
                         cache_bytes: cache,
+                        alias_targets: targets,
                     }
                 }),
             proxy: counters(Section::Proxy),

@@ -4,7 +4,10 @@
 //! A connection carries one request and one answer, each a JSON document; the sender closes its direction
 //! after it. An empty request asks for the status.
 
-use egress_core::policy::explain::{DeniedBy, Explanation, Flow, Question, QuestionError, Speaks};
+use egress_core::dns::query::Question as Query;
+use egress_core::policy::explain::{
+    DeniedBy, Explanation, Flow, QueryError, Question, QuestionError, Speaks, parse_query,
+};
 use egress_core::policy::tables::Transport;
 use egress_ebpf::ids::CgroupId;
 use serde::{Deserialize, Serialize};
@@ -40,6 +43,25 @@ pub struct Asked {
     /// Cgroup ids of the workload that would dial it: its own, then those of the cgroups above.
     /// Empty: a workload that no entry matches.
     pub workload: Vec<CgroupId>,
+    /// A DNS query, instead of a destination.
+    pub query: Option<Queried>,
+}
+
+/// A DNS query that is asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Queried {
+    /// Its name.
+    pub name: String,
+    /// Its type, as a word or as TYPE and a number.
+    pub kind: String,
+}
+
+impl Queried {
+    /// The query in the engine's form.
+    pub fn question(&self) -> Result<Query, QueryError> {
+        parse_query(&self.name, &self.kind)
+    }
 }
 
 impl Asked {
@@ -61,7 +83,7 @@ impl Asked {
 pub struct Explained {
     /// Whether a flow gets through.
     pub allowed: bool,
-    /// What denies it: `kernel` (the call fails), `proxy` (the connection is closed), or the HTTP status
+    /// What denies it: `dns` (the agent's DNS server), `kernel` (the call fails), `proxy` (the connection is closed), or the HTTP status
     /// that the proxy answers.
     pub denied_by: Option<String>,
     /// The code of the reason, as the log line of the denial has it.
@@ -109,6 +131,7 @@ impl From<Flow> for JudgedFlow {
 impl From<Explanation> for Explained {
     fn from(explanation: Explanation) -> Self {
         let by = |denied| match denied {
+            DeniedBy::Dns => "dns".to_owned(),
             DeniedBy::Kernel => "kernel".to_owned(),
             DeniedBy::Closed => "proxy".to_owned(),
             DeniedBy::Status(status) => status.to_string(),

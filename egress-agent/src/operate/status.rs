@@ -9,6 +9,7 @@ use crate::kubernetes::Ranges;
 use crate::proxy::ProxyUse;
 use crate::sources::Instead;
 use crate::workloads::{Counts, TooDeep};
+use egress_core::policy::leases::Lost;
 use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -79,6 +80,9 @@ pub struct DnsStatus {
     pub waiting: usize,
     /// Bytes of answers that are kept.
     pub cache_bytes: usize,
+    /// Targets of aliases that may be asked for.
+    #[serde(default)]
+    pub alias_targets: usize,
 }
 
 /// `kernel` of [`Status`].
@@ -153,11 +157,44 @@ pub struct RulesStatus {
     /// How many names' last question failed.
     #[serde(default)]
     pub names_failing: usize,
+    /// Names that workloads asked for and that no rule makes the agent ask for.
+    #[serde(default)]
+    pub names_learned: usize,
+    /// Addresses of answers without a lease for want of room, since the start.
+    #[serde(default)]
+    pub lost: LostAddresses,
     /// Names whose last question failed, and why.
     pub failing: BTreeMap<String, String>,
     /// Counts since the start.
     #[serde(flatten)]
     pub counters: BTreeMap<String, u64>,
+}
+
+/// `rules.lost` of [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LostAddresses {
+    /// They lost their lease to newer addresses of a full name.
+    pub evicted: u64,
+    /// They lost their lease because there were too many learned names.
+    pub of_names: u64,
+    /// They got none, because the name was full.
+    pub left_out: u64,
+}
+
+impl From<Lost> for LostAddresses {
+    fn from(lost: Lost) -> Self {
+        let Lost {
+            evicted,
+            of_names,
+            left_out,
+        } = lost;
+        Self {
+            evicted,
+            of_names,
+            left_out,
+        }
+    }
 }
 
 /// Documents of one kind that are not in force.

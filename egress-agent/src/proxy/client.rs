@@ -8,6 +8,7 @@ use super::places::Place;
 use super::shared::Shared;
 use super::upstream::workload::Workload;
 use egress_core::routing::{Cluster, RouteTable, candidates};
+use egress_ebpf::addr::Addr;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,7 +59,12 @@ impl Client {
                     balanced: false,
                     ..cluster.clone()
                 };
-                Some(candidates(&resolved, self.origin.destination, || 0))
+                let mut order = candidates(&resolved, self.origin.destination, || 0);
+                let dialled = Addr::from(self.origin.destination.ip()).canonical().into();
+                if !found.contains(&dialled) && self.shared.names.leases(name, dialled) {
+                    order.insert(0, SocketAddr::new(dialled, port));
+                }
+                Some(order)
             }
             Err(why) => {
                 self.deny(DenialReason::Unresolved(name.to_owned(), why), Some(name));

@@ -8,17 +8,22 @@ use crate::config::{Config, LogFormat, Settings};
 use crate::engine;
 use crate::failure::Failure;
 use crate::operate::client;
-use crate::operate::request::{self, Explained};
+use crate::operate::request::{self, Explained, Queried};
 use crate::operate::status::WorkloadStatus;
 use crate::sources::{files, rules};
+use egress_core::dns::query::Question as Query;
+use egress_core::dns::settings::QuerySettings;
+use egress_core::policy::explain::{Explanation, Question};
 use egress_core::policy::leases::Answer;
 use egress_core::policy::state::{self, State};
 use egress_core::registry::scope::Workload;
+use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::ids::CgroupId;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The question, as flags.
@@ -48,9 +53,20 @@ pub struct Asked {
     output: LogFormat,
     #[command(flatten)]
     admin: AdminArgs,
+    /// Name of a DNS query, instead of a destination: what the agent's DNS server does with it
+    #[arg(long, value_name = "NAME", conflicts_with = "destination")]
+    query: Option<String>,
+    /// Type of that query
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "A",
+        requires = "query"
+    )]
+    kind: String,
     /// HOST:PORT, IP:PORT or URL
-    #[arg(value_name = "DESTINATION")]
-    destination: String,
+    #[arg(value_name = "DESTINATION", required_unless_present = "query")]
+    destination: Option<String>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -63,24 +79,31 @@ fn label(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// The destination is denied: exit code 1.
 pub fn run(asked: Asked, out: &mut impl Write) -> anyhow::Result<()> {
+    let query = asked.query.as_ref().map(|name| Queried {
+        name: name.clone(),
+        kind: asked.kind.clone(),
+    });
     let request = request::Asked {
-        destination: asked.destination.clone(),
+        destination: asked.destination.clone().unwrap_or_default(),
         method: asked.method.clone(),
         headers: asked.headers.clone(),
         workload: asked.owners()?,
+        query,
     };
     // Checked before asking the agent: a malformed question is bad usage.
-    let question = request
-        .question()
-        .map_err(|e| Failure::usage(format_args!("{}: {e}", asked.destination)))?;
+    let query = request.query.as_ref().map(Queried::question).transpose();
+    let query = query.map_err(Failure::usage)?;
+    let question = if query.is_some() {
+        None
+    } else {
+        let question = request.question();
+        Some(question.map_err(|e| Failure::usage(format_args!("{}: {e}", request.destination)))?)
+    };
     let output = asked.output;
     let told: Explained = if asked.rules.is_empty() {
         client::explain(&asked.admin.socket()?, request)?
     } else {
-        let mut state = by_files(&asked)?;
-        state
-            .explain(egress_ebpf::abi::DEFAULT_POLICY, &question)
-            .into()
+        by_files(&asked, query.as_ref(), question.as_ref())?.into()
     };
     match output {
         LogFormat::Json => writeln!(out, "{}", serde_json::to_string(&told)?)?,
@@ -138,30 +161,38 @@ fn bad(workload: &str, error: &io::Error) -> Failure {
     Failure::usage(format_args!("--workload {workload}: {error}"))
 }
 
-/// The state of an agent with these rules and this config. Each name has an address of its own, as if DNS
-/// had returned it.
-fn by_files(asked: &Asked) -> anyhow::Result<State> {
+/// The answer of an agent with these rules and this config. Each name has an address of its own, as if DNS had
+/// returned it.
+fn by_files(
+    asked: &Asked,
+    query: Option<&Query>,
+    question: Option<&Question>,
+) -> anyhow::Result<Explanation> {
     let rules = rules::compile(&files::read(&asked.rules));
     for problem in &rules.problems {
         eprintln!("egress-agent: {problem}");
     }
+    let (settings, queries) = settings(asked)?;
     let mut state = State::new(state::Settings {
         unknown: Workload {
             namespace: asked.namespace.clone(),
             labels: asked.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             ..Workload::default()
         },
-        ..settings(asked)?
+        ..settings
     });
     state.handle_rules(Instant::now(), &rules.objects.to_vec());
     resolve(&mut state);
-    Ok(state)
+    let explained =
+        query.map(|query| state.explain_query(DEFAULT_POLICY, &Arc::new(queries), query));
+    let explained = explained.or_else(|| Some(state.explain(DEFAULT_POLICY, question?)));
+    explained.ok_or_else(|| Failure::usage("neither a destination nor a query").into())
 }
 
 /// The settings of the given config file; without one, the defaults.
-fn settings(asked: &Asked) -> Result<state::Settings, Failure> {
+fn settings(asked: &Asked) -> Result<(state::Settings, QuerySettings), Failure> {
     let Some(file) = asked.admin.config.as_deref() else {
-        return Ok(state::Settings::default());
+        return Ok((state::Settings::default(), QuerySettings::default()));
     };
     let flags = Settings {
         rules: asked.rules.clone(),
@@ -169,7 +200,9 @@ fn settings(asked: &Asked) -> Result<state::Settings, Failure> {
         cgroups: vec![PathBuf::from("/")],
         ..Settings::default()
     };
-    Ok(engine::settings(&Config::load(flags, Some(file))?))
+    let config = Config::load(flags, Some(file))?;
+    let queries = engine::queries(&config, &config.internal);
+    Ok((engine::settings(&config), queries))
 }
 
 /// Answers every question of the state machine, each name with the next address of the benchmark

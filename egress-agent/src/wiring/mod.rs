@@ -35,7 +35,7 @@ use crate::{memory, observe};
 use arc_swap::ArcSwap;
 use cluster::publish;
 use dns::DnsConnections;
-use egress_core::policy::leases::{Answer, Failure, LeaseSettings};
+use egress_core::policy::leases::{Answer, Failure, InForce, LeaseSettings};
 use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -82,6 +82,7 @@ impl Dialer for FactoryDialer {
 struct PublicNames {
     resolver: Resolver,
     answers: Arc<ArcSwap<LeaseSettings>>,
+    in_force: Arc<ArcSwap<InForce>>,
 }
 
 impl NameResolver for PublicNames {
@@ -98,6 +99,10 @@ impl NameResolver for PublicNames {
                 }),
             }
         })
+    }
+
+    fn leases(&self, name: &str, address: IpAddr) -> bool {
+        self.in_force.load().has(name, address)
     }
 }
 
@@ -195,6 +200,7 @@ pub fn shared(
         .resolving(Arc::new(PublicNames {
             resolver: Resolver::new(&config.dns.servers, sockets)?,
             answers: Arc::clone(&published.answers),
+            in_force: Arc::clone(&published.in_force),
         }));
     Ok(Arc::new(match config.on_removal {
         OnRemoval::Close => shared.ending_removed(published.changes()),

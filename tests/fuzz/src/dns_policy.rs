@@ -80,6 +80,7 @@ pub fn run(bytes: &[u8]) {
         Decision::Local(local) => {
             replied(&query, &Content::local(&query.question, &local));
         }
+        Decision::Endpoints(endpoints) => panic!("no rule has {endpoints:?}"),
         Decision::Forward(forward) => {
             let name = str::from_utf8(&name).expect("host names are ASCII");
             match forward.upstream {
@@ -137,7 +138,7 @@ fn replied(query: &Query, content: &Content) -> [Vec<u8>; 2] {
 
 /// Every address of a reply has a lease, and is public.
 fn leased(filtered: &Filtered, reply: &[u8]) {
-    let leases = filtered.lease.iter().flat_map(|l| &l.answer.addresses);
+    let leases = filtered.leases.iter().flat_map(|l| &l.answer.addresses);
     let leases: Vec<IpAddr> = leases.copied().collect();
     for ip in addresses(reply).expect("the agent's own reply is well-formed") {
         let ip = IpAddr::from(Addr::from(ip).canonical());

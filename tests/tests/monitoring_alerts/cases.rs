@@ -181,6 +181,11 @@ pub const CASES: &[Case] = &[
         &[("egress_dns_names_without_address", "", "1x20 0x20", "1x40")],
     ),
     (
+        "EgressAddressesLeftOut",
+        30,
+        &[("egress_dns_addresses_left_out_total", "", "5x30", "0+1x30")],
+    ),
+    (
         "EgressDenials",
         40,
         &[(

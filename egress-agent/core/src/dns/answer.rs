@@ -5,10 +5,11 @@
 
 use super::chain::{Chain, address, ttl_of};
 use super::content::Content;
-use super::judge::{Forward, Reach};
+use super::decision::{Forward, ListedName, Reach};
 use super::listing::Listing;
 use super::query::Question;
 use super::service_binding::stripped;
+use super::text::canonical;
 pub use crate::policy::leases::Lease;
 use crate::policy::leases::{Answer, LeaseSettings};
 use crate::routing::inside::network_to_accept;
@@ -42,15 +43,21 @@ pub struct NotPublic {
 pub struct Filtered {
     /// Its content.
     pub content: Content,
-    /// The leases of its addresses; `None` if it has none or if no rule lists the name.
-    pub lease: Option<Lease>,
+    /// The leases of its addresses: of the name, or of each name of which it is an alias target. Empty if the answer has
+    /// no addresses or if no rule lists the name.
+    pub leases: Vec<Lease>,
     /// How long it may be given to further clients. Zero: to this one only.
     pub keep: Duration,
     /// The first address that was left out.
     pub not_public: Option<NotPublic>,
     /// Addresses that were left out because a name may not have so many.
     pub left_out: usize,
+    /// The targets of the aliases that the client gets, and how long each alias is valid.
+    pub targets: Vec<Target>,
 }
+
+/// The target of an alias, in canonical form, and the TTL of the alias.
+pub type Target = (Arc<str>, Duration);
 
 /// Why an upstream server's message is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +127,7 @@ pub fn filter_message(
         leases,
         question,
         forward,
+        names: forward.listed_names(&question.name),
         most_ttl,
     };
     Ok(sieve.filter(&name, code, message))
@@ -130,6 +138,8 @@ struct Sieve<'a> {
     leases: &'a LeaseSettings,
     question: &'a Question,
     forward: &'a Forward,
+    /// The names that get the leases.
+    names: Vec<ListedName>,
     most_ttl: u32,
 }
 
@@ -182,24 +192,59 @@ impl Sieve<'_> {
         } else {
             Duration::ZERO
         };
-        let hosts = self.forward.services.iter().map(|s| Arc::clone(&s.host));
-        let leased = !kept.addresses.is_empty() && !self.forward.services.is_empty();
-        let lease = leased.then(|| Lease {
-            policy: self.listing.policy,
-            name: Arc::clone(&self.question.name),
-            hosts: hosts.collect(),
-            answer: Answer {
-                addresses: kept.addresses,
-                ttl,
-            },
-        });
+        let leases = self.leases(&kept.addresses, ttl);
         Filtered {
             content: Content::of(name, code, &kept.records, &authorities),
-            lease,
+            leases,
             keep,
             not_public: kept.not_public,
             left_out: kept.left_out,
+            targets: chain
+                .aliases
+                .iter()
+                .filter_map(|r| self.target(r))
+                .collect(),
         }
+    }
+
+    /// The leases of these addresses. Each name has those that are accepted for it.
+    fn leases(&self, addresses: &[IpAddr], ttl: Duration) -> Vec<Lease> {
+        let lease = |listed: &ListedName| {
+            let own = addresses.iter().copied();
+            let own = own.filter(|ip| !self.leases.leaves_out(&listed.name, *ip));
+            Lease {
+                policy: self.listing.policy,
+                name: Arc::clone(&listed.name),
+                hosts: listed.hosts.clone(),
+                answer: Answer {
+                    addresses: own.collect(),
+                    ttl,
+                },
+            }
+        };
+        let all = self.names.iter().map(lease);
+        all.filter(|lease| !lease.answer.addresses.is_empty())
+            .collect()
+    }
+
+    /// Whether an address is accepted for no name that would lease it. A name that nobody lists is judged as itself.
+    fn leaves_out(&self, ip: IpAddr) -> bool {
+        match &*self.names {
+            [] => self.leases.leaves_out(&self.question.name, ip),
+            names => names
+                .iter()
+                .all(|listed| self.leases.leaves_out(&listed.name, ip)),
+        }
+    }
+
+    /// Where an alias leads to, if a query can have that name.
+    fn target(&self, record: &Record) -> Option<Target> {
+        let RData::CNAME(target) = &record.data else {
+            return None;
+        };
+        let name = canonical(&target.0)?;
+        let ttl = ttl_of(record).min(self.most_ttl);
+        Some((name, Duration::from_secs(ttl.into())))
     }
 
     /// The data of a record of the wanted type at the end of the chain, as far as the client may have it.
@@ -218,13 +263,12 @@ impl Sieve<'_> {
         };
         // The form that the kernel looks up: a NAT64 or mapped address is judged by the IPv4 address in it.
         let ip = IpAddr::from(Addr::from(ip).canonical());
-        let name = &self.question.name;
-        if self.leases.leaves_out(name, ip) {
+        if self.leaves_out(ip) {
             if self.forward.reach == Reach::All {
                 return Some(record.data.clone());
             }
             kept.not_public.get_or_insert_with(|| NotPublic {
-                name: Arc::clone(name),
+                name: Arc::clone(self.names.first().map_or(&self.question.name, |n| &n.name)),
                 address: ip,
                 network: network_to_accept(ip),
             });

@@ -1,114 +1,20 @@
 //! Upstream messages, honest and not, to answers.
 
-use super::super::bench::{RULES, directory, in_cluster, listing, question};
-use super::super::content::Transport;
-use super::super::judge::{Decision, Forward, judge};
-use super::super::listing::Directory;
-use super::super::query::{Question, read};
+use super::super::bench::listing;
+use super::super::records::{API, Bench, address, alias, decided, message, name};
 use super::{BadAnswer, Filtered, filter};
-use crate::policy::leases::{LeaseSettings, PrivateAnswers};
-use crate::policy::state::Settings;
+use crate::policy::leases::PrivateAnswers;
 use egress_ebpf::addr::Addr;
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::svcb::{
-    Alpn, EchConfigList, IpHint, Mandatory, SvcParamKey, SvcParamValue,
-};
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, HTTPS, SOA, SVCB};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{RData, Record, RecordType};
 use proptest::prelude::*;
 use std::net::IpAddr;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-const API: &str = "api.example.com.";
-
-fn name(text: &str) -> Name {
-    Name::from_ascii(text).unwrap()
-}
-
-fn alias(from: &str, ttl: u32, to: &str) -> Record {
-    Record::from_rdata(name(from), ttl, RData::CNAME(CNAME(name(to))))
-}
-
-fn address(owner: &str, ttl: u32, ip: &str) -> Record {
-    let data = match ip.parse().unwrap() {
-        IpAddr::V4(v4) => RData::A(A(v4)),
-        IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
-    };
-    Record::from_rdata(name(owner), ttl, data)
-}
-
-fn message(asked: &Question, answers: &[Record]) -> Message {
-    let mut message = Message::new(1, MessageType::Response, OpCode::Query);
-    message.add_query(Query::query(asked.fqdn().unwrap(), asked.kind));
-    message.add_answers(answers.iter().cloned());
-    message
-}
-
-fn decided(directory: &Directory, asked: &Question) -> Forward {
-    match judge(listing(directory), asked) {
-        Decision::Forward(forward) => forward,
-        other => panic!("{other:?}"),
-    }
-}
-
-static DIRECTORY: LazyLock<Directory> =
-    LazyLock::new(|| directory(RULES, Settings::default(), in_cluster()));
-
-struct Bench {
-    directory: &'static Directory,
-    leases: LeaseSettings,
-    asked: Question,
-}
-
-impl Bench {
-    fn new(kind: RecordType) -> Self {
-        Self {
-            directory: &DIRECTORY,
-            leases: LeaseSettings::default(),
-            asked: question("api.example.com", kind),
-        }
-    }
-
-    fn filter(&self, message: &Message) -> Result<Filtered, BadAnswer> {
-        let forward = decided(self.directory, &self.asked);
-        let bytes = message.to_vec().unwrap();
-        filter(
-            listing(self.directory),
-            &self.leases,
-            &self.asked,
-            &forward,
-            &bytes,
-        )
-    }
-
-    fn answers(&self, answers: &[Record]) -> Filtered {
-        self.filter(&message(&self.asked, answers)).unwrap()
-    }
-
-    fn reply(&self, filtered: &Filtered) -> Message {
-        let mut query = Message::new(9, MessageType::Query, OpCode::Query);
-        query.add_query(Query::query(self.asked.fqdn().unwrap(), self.asked.kind));
-        query.set_edns(Edns::new());
-        let query = read(&query.to_vec().unwrap()).unwrap();
-        let bytes = filtered
-            .content
-            .reply(&query.client, Transport::Tcp, Duration::ZERO);
-        Message::from_vec(&bytes).unwrap()
-    }
-
-    fn given(&self, answers: &[Record]) -> Vec<String> {
-        let reply = self.reply(&self.answers(answers));
-        let texts = reply
-            .answers
-            .iter()
-            .map(|r| format!("{} {} {}", r.name, r.ttl, r.data));
-        texts.collect()
-    }
-}
-
 fn leased(filtered: &Filtered) -> Vec<String> {
-    let lease = filtered.lease.iter();
+    let lease = filtered.leases.iter();
     let addresses = lease.flat_map(|l| &l.answer.addresses);
     addresses.map(ToString::to_string).collect()
 }
@@ -127,7 +33,7 @@ fn only_what_the_question_leads_to_is_given_and_leased() {
     ];
     let filtered = bench.answers(&answers);
     assert_eq!(leased(&filtered), ["203.0.113.1", "203.0.113.2"]);
-    let lease = filtered.lease.as_ref().unwrap();
+    let lease = &filtered.leases[0];
     assert_eq!(
         (&*lease.name, &*lease.hosts[0]),
         ("api.example.com", "api.example.com")
@@ -214,7 +120,7 @@ fn forms_that_hide_an_inside_address_are_judged_by_it() {
     ] {
         let filtered = bench.answers(&[address(API, 60, ip)]);
         assert!(
-            filtered.lease.is_none() && filtered.not_public.is_some(),
+            filtered.leases.is_empty() && filtered.not_public.is_some(),
             "{ip}"
         );
         assert!(bench.given(&[address(API, 60, ip)]).is_empty(), "{ip}");
@@ -319,76 +225,6 @@ fn what_is_not_the_answer_is_not_used() {
     assert_eq!(garbage, Err(BadAnswer::Malformed));
 }
 
-fn binding(priority: u16, target: &str, params: Vec<(SvcParamKey, SvcParamValue)>) -> Record {
-    let data = SVCB::new(priority, name(target), params);
-    Record::from_rdata(name(API), 60, RData::HTTPS(HTTPS(data)))
-}
-
-#[test]
-fn service_bindings_lose_encrypted_hellos_and_hints() {
-    let bench = Bench::new(RecordType::HTTPS);
-    let alpn = |all: &[&str]| {
-        let all = all.iter().map(ToString::to_string).collect();
-        (SvcParamKey::Alpn, SvcParamValue::Alpn(Alpn(all)))
-    };
-    let hint = (
-        SvcParamKey::Ipv4Hint,
-        SvcParamValue::Ipv4Hint(IpHint(vec![A::new(203, 0, 113, 9)])),
-    );
-    let hint6 = (
-        SvcParamKey::Ipv6Hint,
-        SvcParamValue::Ipv6Hint(IpHint(vec![AAAA::new(1, 2, 3, 4, 5, 6, 7, 8)])),
-    );
-    let ech = (
-        SvcParamKey::EchConfigList,
-        SvcParamValue::EchConfigList(EchConfigList(vec![1, 2])),
-    );
-    let port = |n| (SvcParamKey::Port, SvcParamValue::Port(n));
-    let needs = |key| {
-        (
-            SvcParamKey::Mandatory,
-            SvcParamValue::Mandatory(Mandatory(vec![key])),
-        )
-    };
-    let bare = (SvcParamKey::NoDefaultAlpn, SvcParamValue::NoDefaultAlpn);
-    let all = vec![alpn(&["h2", "h3"]), hint, ech.clone(), hint6];
-    for (record, expected) in [
-        (
-            binding(1, ".", all),
-            Some("api.example.com. 60 1 . alpn=h2,"),
-        ),
-        (
-            binding(1, ".", vec![alpn(&["h3"])]),
-            Some("api.example.com. 60 1 ."),
-        ),
-        (binding(1, ".", vec![alpn(&["h3"]), bare]), None),
-        (
-            binding(1, ".", vec![needs(SvcParamKey::EchConfigList), ech]),
-            None,
-        ),
-        (
-            binding(1, ".", vec![port(8443)]),
-            Some("api.example.com. 60 1 . port=8443"),
-        ),
-        (binding(1, ".", vec![port(8444)]), None),
-        (
-            binding(1, "a.wild.example.", vec![]),
-            Some("api.example.com. 60 1 a.wild.example."),
-        ),
-        (binding(1, "evil.example.", vec![]), None),
-        (
-            binding(0, "a.wild.example.", vec![]),
-            Some("api.example.com. 60 0 a.wild.example."),
-        ),
-        (binding(0, "evil.example.", vec![]), None),
-        (binding(0, ".", vec![]), None),
-    ] {
-        let given = bench.given(std::slice::from_ref(&record));
-        let given: Vec<_> = given.iter().map(|text| text.trim_end()).collect();
-        assert_eq!(given, expected.into_iter().collect::<Vec<_>>(), "{record}");
-    }
-}
-
 /// Owners near the question and far from it.
 fn owners() -> impl Strategy<Value = &'static str> {
     prop_oneof![
@@ -435,7 +271,7 @@ proptest! {
     ) {
         let bench = Bench::new(kind);
         let filtered = bench.answers(&answers);
-        let leases: Vec<IpAddr> = filtered.lease.iter().flat_map(|l| l.answer.addresses.clone()).collect();
+        let leases: Vec<IpAddr> = filtered.leases.iter().flat_map(|l| l.answer.addresses.clone()).collect();
         for ip in &leases {
             prop_assert!(!bench.leases.leaves_out("api.example.com", *ip));
         }

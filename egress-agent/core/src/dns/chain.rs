@@ -79,24 +79,9 @@ pub(super) fn ttl_of(record: &Record) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use hickory_proto::rr::rdata::{A, AAAA, CNAME};
-
-    fn name(s: &str) -> Name {
-        Name::from_ascii(s).unwrap()
-    }
-
-    fn alias(from: &str, ttl: u32, to: &str) -> Record {
-        Record::from_rdata(name(from), ttl, RData::CNAME(CNAME(name(to))))
-    }
-
-    fn address(owner: &str, ttl: u32, ip: &str) -> Record {
-        let data = match ip.parse().unwrap() {
-            IpAddr::V4(v4) => RData::A(A(v4)),
-            IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
-        };
-        Record::from_rdata(name(owner), ttl, data)
-    }
+    use super::super::records::{address, alias, name};
+    use super::addresses;
+    use hickory_proto::rr::Record;
 
     fn resolved(records: &[Record]) -> Option<(Vec<String>, u64)> {
         addresses(&name("www.example.com."), records)

@@ -3,7 +3,7 @@
 //!
 //! Owns the form of replies: id and question are the client's, no more than the client's size on UDP. Decides nothing.
 
-use super::judge::Local;
+use super::decision::Local;
 use super::query::{BadQuery, Client, HEADER, Question};
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Query, ResponseCode};

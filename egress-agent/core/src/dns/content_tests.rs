@@ -1,6 +1,7 @@
 //! Replies as clients get them, read by hickory.
 
 use super::super::bench::question;
+use super::super::decision::Source;
 use super::super::query::{Client, read};
 use super::{Content, Local, Transport};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -128,6 +129,7 @@ fn the_agents_own_answers_can_be_cached() {
             code,
             records,
             ttl: 30,
+            source: Source::SearchList,
         };
         reply(&Content::local(&asked, &local), &client, Transport::Udp, 0)
     };
@@ -147,6 +149,7 @@ fn the_agents_own_answers_can_be_cached() {
             code: ResponseCode::NXDomain,
             records: Vec::new(),
             ttl: 30,
+            source: Source::SearchList,
         },
     );
     assert_eq!(root.code(), ResponseCode::NXDomain);

@@ -31,6 +31,7 @@ fn told(directory: &Directory, name: &str, kind: RecordType) -> String {
             let records: Vec<_> = l.records.iter().map(ToString::to_string).collect();
             format!("local {}", records.join(","))
         }
+        Decision::Endpoints(e) => format!("endpoints {:?} {}", e.fixed, e.names.join(",")),
         Decision::Deny(d) => format!("deny {:?}", d.code),
     }
 }

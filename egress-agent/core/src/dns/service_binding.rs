@@ -106,3 +106,7 @@ fn strip(
     }
     Some(SVCB::new(binding.svc_priority, target.clone(), params))
 }
+
+#[cfg(test)]
+#[path = "service_binding_tests.rs"]
+mod tests;

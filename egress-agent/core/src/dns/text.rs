@@ -1,6 +1,7 @@
 //! Names of DNS as text: from labels on the wire to the one form in which names are judged, and how texts lie below
 //! each other.
 
+use hickory_proto::rr::Name;
 use std::sync::Arc;
 
 /// Longest label (RFC 1035 §2.3.4). More is a pointer or no label.
@@ -39,12 +40,32 @@ pub(super) fn canonical_labels(section: &[u8]) -> Option<(Text, usize)> {
             text.push(b'.');
         }
         for byte in label {
-            plain &= byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            plain &= is_plain(*byte);
             text.push(byte.to_ascii_lowercase());
         }
     }
     let name = String::from_utf8(text).ok().filter(|_| plain);
     Some((name.map_or(Text::Other, |n| Text::Plain(n.into())), at))
+}
+
+/// Whether a label of a name that is judged may have this byte.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
+
+/// A name of a message in the form in which names are judged. `None` if no query that is judged has it.
+pub(super) fn canonical(name: &Name) -> Option<Arc<str>> {
+    let mut text = Vec::with_capacity(NAME);
+    for label in name {
+        if !text.is_empty() {
+            text.push(b'.');
+        }
+        if !label.iter().copied().all(is_plain) {
+            return None;
+        }
+        text.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    String::from_utf8(text).ok().map(Arc::from)
 }
 
 /// The part of a name before a domain that it lies in: `a.b` for `a.b.example` and `example`. `None` if it is not

@@ -6,9 +6,12 @@ use super::observe::{DeniedQuery, QueryResult};
 use super::server::{Learned, Server};
 use super::upstream::{LIMIT, To};
 use super::waiting::{Waiting, Way};
-use egress_core::dns::answer::{Filtered, filter_message};
+use egress_core::dns::aliases::Seen;
+use egress_core::dns::answer::{Filtered, Target, filter_message};
 use egress_core::dns::content::Content;
-use egress_core::dns::judge::{Decision, Denial, Forward, Reach, Reason, Upstream, judge};
+use egress_core::dns::judge::{
+    Decision, Denial, Endpoints, Forward, Reach, Reason, Upstream, judge_after,
+};
 use egress_core::dns::listing::{Directory, Listing};
 use egress_core::dns::query::{Query, Question, read};
 use egress_core::policy::leases::Lease;
@@ -45,7 +48,16 @@ impl Server {
         };
         let directory = self.directory.load_full();
         let listing = directory.of_workload(&asker.owners);
-        let forward = match judge(listing, &question) {
+        let alias_of = |name: &str| {
+            let aliases = lock(&self.aliases);
+            aliases.names_of(Instant::now(), listing.policy, name)
+        };
+        let forward = match judge_after(listing, &question, alias_of) {
+            Decision::Endpoints(endpoints) => {
+                let (result, content) = self.of_endpoints(&endpoints, &question);
+                reply(result, &content, Duration::ZERO);
+                return true;
+            }
             Decision::Local(local) => {
                 let content = Content::local(&question, &local);
                 reply(QueryResult::Local, &content, Duration::ZERO);
@@ -68,6 +80,11 @@ impl Server {
                 To::Server(netns, at) => Some((netns, at)),
             },
             leased: forward.reach == Reach::Leased,
+            alias_of: forward
+                .alias_of
+                .iter()
+                .map(|n| Arc::clone(&n.name))
+                .collect(),
             question,
         };
         let now = Instant::now();
@@ -110,6 +127,15 @@ impl Server {
         let server = Arc::clone(self);
         tokio::spawn(async move { server.resolve(key, forward, to, directory).await });
         true
+    }
+
+    /// The answer for a host from the addresses of its endpoints that are in the kernel.
+    fn of_endpoints(&self, endpoints: &Endpoints, question: &Question) -> (QueryResult, Content) {
+        let known = endpoints.answer(question.kind, &self.in_force.load());
+        known.map_or_else(
+            || (QueryResult::Failed, Content::empty(ResponseCode::ServFail)),
+            |local| (QueryResult::Local, Content::local(question, &local)),
+        )
     }
 
     fn deny(&self, asker: &Asker, question: &Question, reason: &Reason, audit: bool) {
@@ -191,11 +217,13 @@ impl Server {
         let filtered = filter_message(listing, &accepted, &asked.question, forward, &message);
         let Filtered {
             content,
-            lease,
+            leases,
             keep,
             not_public,
             left_out,
+            targets,
         } = filtered.map_err(|e| e.to_string())?;
+        let shortest = accepted.min_ttl;
         drop(accepted);
         if let Some(not_public) = not_public {
             tracing::warn!(name = %asked.question.name, "DNS answer contains an address that is not public; leaving it out: {not_public}");
@@ -208,17 +236,49 @@ impl Server {
             To::Configured => true,
             To::Server(_, at) => is_inside(directory, at.ip()),
         };
-        let lease = lease.filter(|_| trusted);
-        if let Some(lease) = &lease {
+        let leases = if trusted { leases } else { Vec::new() };
+        for lease in &leases {
             self.put_in_force(lease).await?;
+        }
+        if trusted {
+            self.note_targets(asked, forward, targets, shortest);
         }
         let content = Arc::new(content);
         if !keep.is_zero() {
-            let grounds = (forward.services.clone(), lease);
+            let grounds = (forward.services.clone(), leases);
             let kept = Arc::clone(&content);
             lock(&self.cache).put(Instant::now(), asked, kept, grounds, keep);
         }
         Ok(content)
+    }
+
+    /// Remembers where the aliases of an answer lead to, because some clients ask for the targets themselves.
+    fn note_targets(
+        &self,
+        asked: &Asked,
+        forward: &Forward,
+        targets: Vec<Target>,
+        shortest: Duration,
+    ) {
+        if targets.is_empty() {
+            return;
+        }
+        let names = forward.listed_names(&asked.question.name);
+        let (mut aliases, now) = (lock(&self.aliases), Instant::now());
+        for (target, ttl) in targets {
+            for listed in &names {
+                let Some(host) = listed.hosts.first() else {
+                    continue;
+                };
+                let seen = Seen {
+                    policy: asked.policy,
+                    host: Arc::clone(host),
+                    name: Arc::clone(&listed.name),
+                    target: Arc::clone(&target),
+                };
+                aliases.note(now, &seen, ttl.max(shortest));
+            }
+        }
     }
 
     /// Returns when the leases of an answer are in the kernel.

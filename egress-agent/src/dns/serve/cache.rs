@@ -30,6 +30,8 @@ pub(super) struct Asked {
     pub(super) server: Option<(NetnsCookie, SocketAddr)>,
     /// Whether only addresses with a lease reach the client.
     pub(super) leased: bool,
+    /// The listed names of which the question's name is an alias target: its leases are theirs.
+    pub(super) alias_of: Vec<Arc<str>>,
 }
 
 /// An answer.
@@ -41,7 +43,7 @@ pub(super) struct Kept {
     /// The services that listed the name. A change of the rules makes others.
     services: Vec<Arc<Service>>,
     /// The leases of its addresses.
-    lease: Option<Lease>,
+    leases: Vec<Lease>,
     number: u64,
 }
 
@@ -97,10 +99,8 @@ impl Cache {
                 .iter()
                 .zip(services)
                 .all(|(a, b)| Arc::ptr_eq(a, b));
-        let leased = kept
-            .lease
-            .as_ref()
-            .is_none_or(|lease| in_force.covers(now, lease));
+        let covered = |lease: &Lease| in_force.covers(now, lease);
+        let leased = kept.leases.iter().all(covered);
         let age = now.saturating_duration_since(kept.at);
         (same && leased && now < kept.until).then(|| (Arc::clone(&kept.content), age))
     }
@@ -111,7 +111,7 @@ impl Cache {
         now: Instant,
         asked: &Asked,
         content: Arc<Content>,
-        (services, lease): (Vec<Arc<Service>>, Option<Lease>),
+        (services, leases): (Vec<Arc<Service>>, Vec<Lease>),
         keep: Duration,
     ) {
         self.number += 1;
@@ -120,7 +120,7 @@ impl Cache {
             at: now,
             until: now + keep,
             services,
-            lease,
+            leases,
             number: self.number,
         };
         let needed = size(asked, &kept);
@@ -196,12 +196,13 @@ mod tests {
             },
             server: None,
             leased: true,
+            alias_of: Vec::new(),
         }
     }
 
     fn put(cache: &mut Cache, now: Instant, asked: &Asked) {
         let content = Arc::new(Content::empty(ResponseCode::NXDomain));
-        cache.put(now, asked, content, (Vec::new(), None), MINUTE);
+        cache.put(now, asked, content, (Vec::new(), Vec::new()), MINUTE);
     }
 
     fn has(cache: &Cache, now: Instant, asked: &Asked) -> bool {

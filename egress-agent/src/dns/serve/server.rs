@@ -9,6 +9,7 @@ use super::upstream::Upstreams;
 use super::waiting::Waiting;
 use crate::sockets::SocketFactory;
 use arc_swap::ArcSwap;
+use egress_core::dns::aliases::Aliases;
 use egress_core::dns::listing::Directory;
 use egress_core::policy::leases::{InForce, Lease, LeaseSettings};
 use std::collections::HashMap;
@@ -62,6 +63,8 @@ pub struct Server {
     pub(super) learned: mpsc::Sender<Learned>,
     pub(super) cache: Mutex<Cache>,
     pub(super) below: Mutex<Below>,
+    /// Targets of aliases that clients got.
+    pub(super) aliases: Mutex<Aliases>,
     /// Queries that wait for the same answer.
     pub(super) under_way: Mutex<HashMap<Asked, Vec<Waiting>>>,
     pub(super) waiting: Arc<Shares>,
@@ -75,6 +78,8 @@ pub struct DnsUse {
     pub waiting: usize,
     /// Bytes of answers that are kept.
     pub cache: usize,
+    /// Targets of aliases that may be asked for.
+    pub targets: usize,
 }
 
 impl Server {
@@ -90,6 +95,7 @@ impl Server {
             learned: parts.learned,
             cache: Mutex::default(),
             below: Mutex::default(),
+            aliases: Mutex::default(),
             under_way: Mutex::default(),
             waiting: Arc::new(Shares::new(WAITING, WAITING_EACH)),
             connections: Arc::new(Shares::new(CONNECTIONS, CONNECTIONS_EACH)),
@@ -102,6 +108,7 @@ impl Server {
         DnsUse {
             waiting: self.waiting.in_use(),
             cache,
+            targets: self.aliases.lock().map_or(0, |aliases| aliases.count()),
         }
     }
 }

@@ -20,6 +20,8 @@ pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + 
 pub trait NameResolver: Send + Sync {
     /// Asks for a complete name.
     fn resolve(&self, name: &str) -> Resolving<'_>;
+    /// Whether a workload may have got this address, in the form that the kernel looks up, in an answer for the name.
+    fn leases(&self, name: &str, address: IpAddr) -> bool;
 }
 
 /// The most names that are remembered.
@@ -72,6 +74,13 @@ impl Names {
             }
         }
         Arc::clone(known.entry(name.into()).or_default())
+    }
+
+    /// Whether a workload may have got this address in an answer for the name: it is dialled although a later answer does
+    /// not have it.
+    pub(in crate::proxy) fn leases(&self, name: &str, address: IpAddr) -> bool {
+        let resolver = self.resolver.as_ref();
+        resolver.is_some_and(|resolver| resolver.leases(name, address))
     }
 
     /// The addresses of a name for a workload, or why there are none.

@@ -22,6 +22,15 @@ impl Asked<'_> {
             .chain(&udp)
             .map(Judged::flow)
             .collect();
+        if matches!(tcp.fate, Fate::Query) {
+            let how = words::passes(&tcp.fate, &to.to_string(), &tcp.spoken, None);
+            return Explanation {
+                denied: None,
+                reason: None,
+                lines: vec![format!("allowed: {how}")],
+                flows,
+            };
+        }
         let by_name = self.question.scheme.is_none() && !tcp.fate.passes();
         let by_name = by_name.then(|| self.name_that_passes(to)).flatten();
         let mut lines = Vec::new();

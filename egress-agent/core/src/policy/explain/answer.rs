@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 /// Who denies a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeniedBy {
+    /// The agent's DNS server does not answer the query with records.
+    Dns,
     /// The call fails, with EPERM unless the settings say otherwise.
     Kernel,
     /// The connection is made and closed.

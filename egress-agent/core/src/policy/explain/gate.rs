@@ -14,7 +14,7 @@ use crate::routing::{
 };
 use crate::tls::client_hello::HelloError;
 use egress_ebpf::abi::{Policy, policy_flag};
-use egress_ebpf::decide::{Destination, decide};
+use egress_ebpf::decide::{Destination, Listeners, decide};
 use egress_ebpf::ids::PolicyId;
 use egress_ebpf::verdict::{Reason, Verdict};
 use http::header::HOST;
@@ -52,6 +52,8 @@ impl Spoken<'_> {
 pub(super) enum Fate {
     /// The kernel lets it through to what was dialled.
     Straight,
+    /// The agent's DNS server judges each query.
+    Query,
     /// The kernel denies it.
     DeniedByKernel(Reason),
     /// The proxy relays its bytes.
@@ -75,7 +77,9 @@ impl Fate {
     /// The code of the reason for which the flow is denied, as the log has it.
     pub(super) fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Straight | Self::Relayed(_) | Self::Tls(_) | Self::Request(..) => None,
+            Self::Straight | Self::Query | Self::Relayed(_) | Self::Tls(_) | Self::Request(..) => {
+                None
+            }
             Self::DeniedByKernel(reason) => Some(reason.word()),
             Self::DeniedByProxy(reason, _) => Some(reason.code()),
             Self::NoEndpoint(cluster, _) => {
@@ -87,7 +91,9 @@ impl Fate {
     /// Who denies the flow.
     pub(super) fn denied_by(&self) -> Option<DeniedBy> {
         match self {
-            Self::Straight | Self::Relayed(_) | Self::Tls(_) | Self::Request(..) => None,
+            Self::Straight | Self::Query | Self::Relayed(_) | Self::Tls(_) | Self::Request(..) => {
+                None
+            }
             Self::DeniedByKernel(_) => Some(DeniedBy::Kernel),
             Self::DeniedByProxy(_, status) | Self::NoEndpoint(_, status) => {
                 Some(status.map_or(DeniedBy::Closed, DeniedBy::Status))
@@ -103,6 +109,25 @@ pub(super) struct Gate<'a> {
     pub(super) routes: &'a RouteTable,
     /// Where the proxy listens in the flow's network namespace.
     pub(super) proxy_port: u16,
+    /// Queries go to the agent's DNS server.
+    pub(super) dns: bool,
+}
+
+/// The agent's listeners in the flow's network namespace. Those for datagrams have no fixed ports.
+struct Serving(u16);
+
+impl Listeners for Serving {
+    fn proxy(&self) -> Option<u16> {
+        Some(self.0)
+    }
+
+    fn has_dns(&self, _: u8) -> bool {
+        true
+    }
+
+    fn is_dns(&self, _: u16) -> bool {
+        false
+    }
 }
 
 impl Gate<'_> {
@@ -113,8 +138,9 @@ impl Gate<'_> {
         } else {
             0
         };
+        let dns = if self.dns { policy_flag::DNS } else { 0 };
         let policy = Policy {
-            flags: policy_flag::HAS_PREFIXES | any,
+            flags: policy_flag::HAS_PREFIXES | any | dns,
             ..Policy::default()
         };
         let to = Destination {
@@ -122,7 +148,7 @@ impl Gate<'_> {
             port: to.port(),
             proto: via.number(),
         };
-        decide(self.policy.ledger(), &policy, &to, || Some(self.proxy_port))
+        decide(self.policy.ledger(), &policy, &to, Serving(self.proxy_port))
     }
 
     /// The verdict on a flow.
@@ -130,7 +156,8 @@ impl Gate<'_> {
         match self.kernel(to, via) {
             Verdict::Allow => Fate::Straight,
             Verdict::Deny(reason) => Fate::DeniedByKernel(reason),
-            Verdict::Proxy | Verdict::Dns => self.proxied(to, spoken),
+            Verdict::Dns => Fate::Query,
+            Verdict::Proxy => self.proxied(to, spoken),
         }
     }
 

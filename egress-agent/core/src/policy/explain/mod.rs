@@ -10,10 +10,12 @@ mod asked;
 mod gate;
 mod name;
 mod nearest;
+mod query;
 mod question;
 mod words;
 
 pub use answer::{DeniedBy, Explanation, Flow, Speaks};
+pub use query::{QueryError, parse_query};
 pub use question::{Dialled, Question, QuestionError, Scheme};
 
 use super::state::State;
@@ -43,6 +45,7 @@ impl State {
                 policy: state,
                 routes: &routes,
                 proxy_port: self.settings().proxy_port,
+                dns: self.settings().dns_intercept,
             },
         };
         let mut explanation = match &question.to {

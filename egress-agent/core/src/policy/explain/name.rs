@@ -79,7 +79,7 @@ impl<'a> Asked<'a> {
             ""
         };
         let mut lines = vec![format!("allowed: {udp}{how}")];
-        if class.is_none() {
+        if class.is_none() && !matches!(shown.fate, Fate::Query) {
             lines.push(self.why_unlisted_passes(shown.to, shown.via, service));
         }
         lines
@@ -198,9 +198,10 @@ impl<'a> Asked<'a> {
                 };
                 (why, None)
             }
-            (Fate::Straight | Fate::Relayed(_) | Fate::Tls(_) | Fate::Request(..), _) => {
-                (String::new(), None)
-            }
+            (
+                Fate::Straight | Fate::Query | Fate::Relayed(_) | Fate::Tls(_) | Fate::Request(..),
+                _,
+            ) => (String::new(), None),
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) fn state_of(rules: &str) -> State {
     state_with(Settings::default(), rules)
 }
 
-fn state_with(settings: Settings, rules: &str) -> State {
+pub(super) fn state_with(settings: Settings, rules: &str) -> State {
     let decoded = decode("rules.yaml", rules);
     assert!(!decoded.is_broken(), "{:?}", decoded.messages);
     let objects: Vec<Arc<Object>> = decoded.objects.into_iter().map(Arc::new).collect();

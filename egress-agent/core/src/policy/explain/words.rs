@@ -16,6 +16,7 @@ use crate::traffic::{AbortWith, HttpAction, RetryPolicy, RoutePolicy};
 pub(super) fn passes(fate: &Fate, to: &str, spoken: &Spoken<'_>, by: Option<&str>) -> String {
     match fate {
         Fate::Straight => format!("straight to {to}"),
+        Fate::Query => "to the agent's DNS server instead (dns.intercept: auto), which judges each query: explain --query NAME".to_owned(),
         Fate::Relayed(c) if c.original_dst.is_some() => format!("relayed to {to}"),
         Fate::Relayed(c) => format!("relayed to {}", target(c)),
         Fate::Tls(c) => format!("{} goes to {}", request(spoken), target(c)),
@@ -115,7 +116,9 @@ pub(super) fn denial(fate: &Fate) -> String {
         Fate::NoEndpoint(_, status) => {
             format!("the proxy {}: no healthy upstream (flag UH)", seen(status))
         }
-        Fate::Straight | Fate::Relayed(_) | Fate::Tls(_) | Fate::Request(..) => String::new(),
+        Fate::Straight | Fate::Query | Fate::Relayed(_) | Fate::Tls(_) | Fate::Request(..) => {
+            String::new()
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl Leases {
                 Ok(Some(oldest)) => {
                     state.lives.remove(&oldest);
                     self.addresses.release(oldest, name);
-                    self.evicted += 1;
+                    self.lost.evicted += 1;
                     outcome.evicted += 1;
                 }
                 Err(room::Full) => {
@@ -57,7 +57,7 @@ impl Leases {
             self.addresses.lease(*ip, name);
             true
         });
-        state.left_out = state.left_out.saturating_add(outcome.left_out as u64);
+        self.lost.left_out += outcome.left_out as u64;
         self.in_force.set(name, &state.lives);
         addresses
     }
@@ -80,6 +80,7 @@ impl Leases {
         } else {
             changed = self.learned.note(now, lease, &self.settings.learned);
             for name in &changed {
+                self.lost.of_names += self.leased(name).count() as u64;
                 self.forget(name);
             }
             self.settings.learned.addresses
@@ -92,6 +93,7 @@ impl Leases {
         let answer = (usable, lease.answer.ttl);
         let leased = self.unite(now, &name, &mut state, answer, room, &mut outcome);
         if asked && state.newest.is_empty() {
+            self.in_force.set_newest(&name, &leased);
             state.newest = leased;
             self.unheard.remove(&name);
             self.addressless.remove(&name);

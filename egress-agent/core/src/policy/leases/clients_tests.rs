@@ -93,7 +93,9 @@ fn a_full_name_loses_what_was_unused_for_longest_and_nothing_that_is_new() {
             );
         }
     }
-    assert!(leases.evicted() > 300, "{} {left_out}", leases.evicted());
+    let lost = leases.lost();
+    assert!(lost.evicted > 300, "{lost:?} {left_out}");
+    assert_eq!(lost.left_out, left_out as u64);
 }
 
 #[test]
@@ -201,6 +203,7 @@ fn a_flood_below_a_wildcard_is_bounded_and_ends_no_neighbours_name() {
     assert_eq!(leases.learned(), 150);
     assert!((0..50).all(|n| leases.leased(&of(7, n).name).count() == 4));
     assert!(leases.leases() <= 150 * 4);
+    assert_eq!(leases.lost().of_names, 1_900 * 4);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(super) type Lives = OrdMap<IpAddr, Life>;
 #[derive(Clone, Debug, Default)]
 pub struct InForce {
     names: OrdMap<Arc<str>, Lives>,
+    /// The addresses of the last good answer to the agent's question for each name.
+    newest: OrdMap<Arc<str>, Arc<[IpAddr]>>,
     /// How long an address must stay listed after the TTL of an answer.
     after: Duration,
 }
@@ -41,10 +43,23 @@ impl InForce {
         addresses.all(|ip| lives.get(ip).is_some_and(|life| life.until >= until))
     }
 
+    /// Whether an address, in the form that the kernel looks up, has a lease of a name.
+    pub fn has(&self, name: &str, address: IpAddr) -> bool {
+        let lives = self.names.get(name);
+        lives.is_some_and(|lives| lives.contains_key(&address))
+    }
+
+    /// The addresses of the last good answer to the agent's question for a name, in its order. They keep their leases
+    /// until there is another answer, and for the grace from then on.
+    pub fn newest(&self, name: &str) -> &[IpAddr] {
+        self.newest.get(name).map_or(&[], |newest| newest)
+    }
+
     /// The same for leases with this grace.
     pub(super) fn with_grace(&self, grace: Duration) -> Self {
         Self {
             names: self.names.clone(),
+            newest: self.newest.clone(),
             after: grace / 2,
         }
     }
@@ -57,7 +72,12 @@ impl InForce {
         }
     }
 
+    pub(super) fn set_newest(&mut self, name: &Arc<str>, newest: &[IpAddr]) {
+        self.newest.insert(Arc::clone(name), newest.into());
+    }
+
     pub(super) fn forget(&mut self, name: &Arc<str>) {
         self.names.remove(name);
+        self.newest.remove(name);
     }
 }

@@ -40,7 +40,6 @@ struct Name {
     /// The last question had an answer, so the name's questions have times of their own.
     in_turn: bool,
     last_failure: Option<Failure>,
-    left_out: u64,
     moves: Moves,
 }
 
@@ -74,8 +73,18 @@ pub struct Leases {
     learned: Learned,
     /// The lives of all names, for snapshots.
     in_force: InForce,
-    /// Addresses that were removed before their time because their name was full.
-    evicted: u64,
+    lost: Lost,
+}
+
+/// Addresses of answers that have no lease because there was no room, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// They lost their lease before its time, to newer addresses of a full name.
+    pub evicted: u64,
+    /// They lost their lease before its time, because a policy or all policies had too many learned names.
+    pub of_names: u64,
+    /// They got none: the name was full, and no address could go.
+    pub left_out: u64,
 }
 
 impl Leases {
@@ -93,7 +102,7 @@ impl Leases {
             failing: BTreeSet::new(),
             learned: Learned::default(),
             in_force: InForce::default(),
-            evicted: 0,
+            lost: Lost::default(),
         }
     }
 
@@ -132,6 +141,7 @@ impl Leases {
             if let Some(state) = self.names.get_mut(name) {
                 state.ask_at = Some(now);
                 state.newest = state.lives.keys().copied().collect();
+                self.in_force.set_newest(name, &state.newest);
             }
             self.ask.insert((now, Arc::clone(name)));
             return;
@@ -287,6 +297,7 @@ impl Leases {
         self.addresses.set_rotating(name, state.moves.rotates());
         // A full name whose whole answer was left out keeps its last good addresses.
         if !addresses.is_empty() && state.newest != addresses {
+            self.in_force.set_newest(name, &addresses);
             state.newest = addresses;
             outcome.changed = true;
         }
@@ -386,9 +397,9 @@ impl Leases {
         self.in_force.with_grace(self.settings.grace)
     }
 
-    /// Addresses that lost their lease before its time because their name was full.
-    pub fn evicted(&self) -> u64 {
-        self.evicted
+    /// Addresses without a lease for want of room.
+    pub fn lost(&self) -> Lost {
+        self.lost
     }
 
     /// Names whose last question failed, and why. They may have addresses of an earlier answer.
@@ -401,11 +412,6 @@ impl Leases {
     /// How many such names there are.
     pub fn failing_count(&self) -> usize {
         self.failing.len()
-    }
-
-    /// Addresses that were left out over time because a name was full.
-    pub fn left_out(&self) -> u64 {
-        self.names.values().map(|n| n.left_out).sum()
     }
 }
 

@@ -194,6 +194,7 @@ impl Leases {
                     self.expire.insert((at, Arc::clone(&name)));
                 }
                 self.in_force.set(&name, &state.lives);
+                self.in_force.set_newest(&name, &state.newest);
                 self.unheard.remove(&name);
                 self.addressless.remove(&name);
                 restored.insert(Arc::clone(&name));

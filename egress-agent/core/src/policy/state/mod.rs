@@ -18,7 +18,7 @@ pub use settings::Settings;
 
 use super::diff::{Desired, Planner, TableOp};
 use super::leases::store::Stored;
-use super::leases::{Answer, Failure, InForce, Lease, LeaseSettings, Leases, Outcome};
+use super::leases::{Answer, Failure, InForce, Lease, LeaseSettings, Leases, Lost, Outcome};
 use super::naming::{Hosts, Names, Needs};
 use super::room::TooMany;
 use super::tables::Delta;
@@ -396,9 +396,9 @@ impl State {
         self.leases.learned()
     }
 
-    /// Addresses that lost their lease before its time because their name was full.
-    pub fn addresses_evicted(&self) -> u64 {
-        self.leases.evicted()
+    /// Addresses without a lease for want of room, since the start.
+    pub fn addresses_lost(&self) -> Lost {
+        self.leases.lost()
     }
 
     /// How many names are asked for.
@@ -422,11 +422,6 @@ impl State {
     /// Generation of the kernel's policies, for `status`.
     pub fn generation(&self) -> Generation {
         self.planner.generation()
-    }
-
-    /// Addresses that were left out because a name was full.
-    pub fn addresses_left_out(&self) -> u64 {
-        self.leases.left_out()
     }
 }
 
