@@ -214,6 +214,7 @@ impl Sieve<'_> {
             let own = own.filter(|ip| !self.leases.leaves_out(&listed.name, *ip));
             Lease {
                 policy: self.listing.policy,
+                workload: None,
                 name: Arc::clone(&listed.name),
                 hosts: listed.hosts.clone(),
                 answer: Answer {

@@ -236,8 +236,9 @@ impl Server {
             To::Configured => true,
             To::Server(_, at) => is_inside(directory, at.ip()),
         };
-        let leases = if trusted { leases } else { Vec::new() };
-        for lease in &leases {
+        let mut leases = if trusted { leases } else { Vec::new() };
+        for lease in &mut leases {
+            lease.workload = Some(asked.share);
             self.put_in_force(lease).await?;
         }
         if trusted {

@@ -1,6 +1,6 @@
 //! The result of a DNS question, and its effect on the name's leases.
 
-use egress_ebpf::ids::PolicyId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub struct Outcome {
 pub struct Lease {
     /// The policy of the workload that asked.
     pub policy: PolicyId,
+    /// The workload; `None` if a previous agent learned the name.
+    pub workload: Option<CgroupId>,
     /// The name that it asked for, in canonical form.
     pub name: Arc<str>,
     /// Hosts that list it, the most specific first.

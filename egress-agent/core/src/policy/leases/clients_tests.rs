@@ -2,7 +2,7 @@
 
 use crate::policy::leases::store::Stored;
 use crate::policy::leases::{Answer, Bounds, Lease, LeaseSettings, Leases};
-use egress_ebpf::ids::PolicyId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ fn answer(ips: &[String], ttl: u64) -> Answer {
 fn lease(name: &str, host: &str, ips: &[String], ttl: u64) -> Lease {
     Lease {
         policy: PolicyId(1),
+        workload: Some(CgroupId(1)),
         name: name.into(),
         hosts: vec![host.into()],
         answer: answer(ips, ttl),
@@ -126,6 +127,39 @@ fn an_address_in_use_stays() {
 }
 
 #[test]
+fn a_pool_that_is_idle_for_370_s_connects_again_although_the_name_has_moved() {
+    // Grace, whether the connection stands, and whether a new one to its address is allowed after 370 and 600 s.
+    for (grace, stands, expected) in [
+        (600, false, [true, true]),
+        (60, true, [true, false]),
+        (60, false, [false, false]),
+    ] {
+        let (mut leases, start) = asking(LeaseSettings {
+            grace: secs(grace),
+            ..LeaseSettings::default()
+        });
+        leases.handle_answer(start, NAME, Ok(answer(&eight(0, 200), 1)));
+        let used: IpAddr = eight(0, 200)[2].parse().unwrap();
+        let mut allowed = Vec::new();
+        for second in 1..=600 {
+            let now = start + secs(second);
+            let moved = eight(1 + second as usize % 24, 200);
+            leases.handle_lease(now, &lease(NAME, NAME, &moved, 1));
+            leases.handle_answer(now, NAME, Ok(answer(&moved, 1)));
+            // The agent lists running connections each minute.
+            if stands && second % 60 == 0 && second <= 370 {
+                leases.handle_in_use(now, &BTreeSet::from([used]), secs(90));
+            }
+            leases.handle_timeout(now);
+            if [370, 600].contains(&second) {
+                allowed.push(leases.leased(NAME).any(|ip| ip == used));
+            }
+        }
+        assert_eq!(allowed, expected, "{grace} s, {stands}");
+    }
+}
+
+#[test]
 fn a_learned_name_ends_with_its_addresses() {
     let (mut leases, now) = asking(LeaseSettings::default());
     let own = lease("a.wild.example", "*.wild.example", &eight(0, 8), 60);
@@ -175,7 +209,7 @@ fn addresses_that_are_not_public_get_no_lease() {
 #[test]
 fn a_flood_below_a_wildcard_is_bounded_and_ends_no_neighbours_name() {
     let bounds = Bounds {
-        of_policy: 100,
+        of_workload: 100,
         names: 150,
         addresses: 4,
     };
@@ -184,8 +218,8 @@ fn a_flood_below_a_wildcard_is_bounded_and_ends_no_neighbours_name() {
         ..LeaseSettings::default()
     };
     let (mut leases, mut now) = asking(settings);
-    let of = |policy, number: usize| Lease {
-        policy: PolicyId(policy),
+    let of = |workload, number: usize| Lease {
+        workload: Some(CgroupId(workload)),
         ..lease(
             &format!("n{number}.wild.example"),
             "*.wild.example",

@@ -1,12 +1,13 @@
 //! Names that workloads asked for and that no rule names in full: those below wildcards, and hosts with resolution
 //! NONE. Owns how many there are, who asked for them and who loses one when there are too many.
 //!
-//! A name belongs to every policy that asked for it and goes when none is left. A policy with too many names below a
-//! wildcard loses its own; if there are too many in all, the policy with the most loses one. So a flood of names by
-//! one workload ends no name that only another policy asked for.
+//! A name belongs to every workload that asked for it and goes when none is left. A workload with too many names below a
+//! wildcard loses its own; if there are too many in all, the workload with the most loses one. So a flood of names by
+//! one workload ends no name that another one asked for. Names of the previous agent belong to the policy that lists
+//! them, until a workload asks.
 
 use super::Lease;
-use egress_ebpf::ids::PolicyId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,9 +15,9 @@ use std::time::Instant;
 /// Bounds of learned names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The most names of one policy below one host.
-    pub of_policy: usize,
-    /// The most names of all policies, counted once for each policy that asked.
+    /// The most names of one workload below one host.
+    pub of_workload: usize,
+    /// The most names of all workloads, counted once for each workload that asked.
     pub names: usize,
     /// The most addresses of one name.
     pub addresses: usize,
@@ -25,31 +26,40 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            of_policy: 1024,
+            of_workload: 1024,
             names: 16_384,
             addresses: 512,
         }
     }
 }
 
+/// To whom a name belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Learner {
+    /// The workload that asked.
+    Workload(CgroupId),
+    /// The workloads of a policy, before a restart of the agent.
+    Former(PolicyId),
+}
+
 #[derive(Clone, Debug)]
 struct Name {
     /// The most specific host that lists it.
     host: Arc<str>,
-    /// When each policy asked last.
-    asked: BTreeMap<PolicyId, Instant>,
+    /// When each of them asked last.
+    asked: BTreeMap<Learner, Instant>,
 }
 
-/// The names of one policy by the most specific host, those that were asked for longest ago first.
-type OfPolicy = BTreeMap<Arc<str>, BTreeSet<(Instant, Arc<str>)>>;
+/// The names of one learner by the most specific host, those that were asked for longest ago first.
+type OfLearner = BTreeMap<Arc<str>, BTreeSet<(Instant, Arc<str>)>>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Learned {
     names: BTreeMap<Arc<str>, Name>,
-    by_policy: BTreeMap<PolicyId, OfPolicy>,
-    /// How many names each policy has.
-    counts: BTreeMap<PolicyId, usize>,
+    by_learner: BTreeMap<Learner, OfLearner>,
+    /// How many names each learner has.
+    counts: BTreeMap<Learner, usize>,
 }
 
 impl Learned {
@@ -68,33 +78,34 @@ impl Learned {
         self.names.keys()
     }
 
-    /// A policy asked for a name. Returns names that have to go.
+    /// A workload asked for a name. Returns names that have to go.
     pub(super) fn note(&mut self, now: Instant, lease: &Lease, bounds: &Bounds) -> Vec<Arc<str>> {
         let Some(host) = lease.hosts.first() else {
             return Vec::new();
         };
         self.list(&lease.name, host);
-        let policy = lease.policy;
+        let former = Learner::Former(lease.policy);
+        let learner = lease.workload.map_or(former, Learner::Workload);
         let known = self.names.get_mut(&lease.name);
-        let before = known.and_then(|name| name.asked.insert(policy, now));
-        let group = self.by_policy.entry(policy).or_default();
+        let before = known.and_then(|name| name.asked.insert(learner, now));
+        let group = self.by_learner.entry(learner).or_default();
         let group = group.entry(Arc::clone(host)).or_default();
         match before {
             Some(before) => drop(group.remove(&(before, Arc::clone(&lease.name)))),
-            None => *self.counts.entry(policy).or_default() += 1,
+            None => *self.counts.entry(learner).or_default() += 1,
         }
         group.insert((now, Arc::clone(&lease.name)));
-        let over = group.len() > bounds.of_policy;
+        let over = group.len() > bounds.of_workload;
         let mut ended = Vec::new();
         if over {
-            ended.extend(self.lose(policy, Some(host)));
+            ended.extend(self.lose(learner, Some(host)));
         }
         while self.counts.values().sum::<usize>() > bounds.names {
             let most = self.counts.iter().max_by_key(|(_, count)| **count);
-            let Some((policy, _)) = most else {
+            let Some((learner, _)) = most else {
                 break;
             };
-            ended.extend(self.lose(*policy, None));
+            ended.extend(self.lose(*learner, None));
         }
         ended.retain(|name| *name != lease.name);
         ended
@@ -117,27 +128,27 @@ impl Learned {
         self.names.insert(Arc::clone(name), fresh);
     }
 
-    /// A policy loses the name that it asked for longest ago, below this host or below the one with the most names.
-    /// Returns the name if no other policy asked for it.
-    fn lose(&mut self, policy: PolicyId, host: Option<&Arc<str>>) -> Option<Arc<str>> {
-        let groups = self.by_policy.get_mut(&policy)?;
+    /// A learner loses the name that it asked for longest ago, below this host or below the one with the most names.
+    /// Returns the name if it belongs to no other.
+    fn lose(&mut self, learner: Learner, host: Option<&Arc<str>>) -> Option<Arc<str>> {
+        let groups = self.by_learner.get_mut(&learner)?;
         let group = match host {
             Some(host) => groups.get_mut(host),
             None => groups.values_mut().max_by_key(|group| group.len()),
         };
         let (_, name) = group?.pop_first()?;
-        self.lost(policy);
+        self.lost(learner);
         let known = self.names.get_mut(&name)?;
-        known.asked.remove(&policy);
+        known.asked.remove(&learner);
         known.asked.is_empty().then_some(name)
     }
 
-    fn lost(&mut self, policy: PolicyId) {
-        if let Some(count) = self.counts.get_mut(&policy) {
+    fn lost(&mut self, learner: Learner) {
+        if let Some(count) = self.counts.get_mut(&learner) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&policy);
-                self.by_policy.remove(&policy);
+                self.counts.remove(&learner);
+                self.by_learner.remove(&learner);
             }
         }
     }
@@ -147,12 +158,12 @@ impl Learned {
         let Some(known) = self.names.remove(name) else {
             return false;
         };
-        for (policy, at) in known.asked {
-            let groups = self.by_policy.get_mut(&policy);
+        for (learner, at) in known.asked {
+            let groups = self.by_learner.get_mut(&learner);
             if let Some(group) = groups.and_then(|groups| groups.get_mut(&known.host)) {
                 group.remove(&(at, Arc::clone(name)));
             }
-            self.lost(policy);
+            self.lost(learner);
         }
         true
     }

@@ -2,15 +2,16 @@
 
 use super::{Bounds, Learned};
 use crate::policy::leases::{Answer, Lease};
-use egress_ebpf::ids::PolicyId;
+use egress_ebpf::ids::{CgroupId, PolicyId};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn lease(policy: u32, host: &str, number: usize) -> Lease {
+fn lease(workload: u64, host: &str, number: usize) -> Lease {
     Lease {
-        policy: PolicyId(policy),
+        policy: PolicyId(0),
+        workload: Some(CgroupId(workload)),
         name: format!("n{number}{}", host.trim_start_matches('*')).into(),
         hosts: vec![host.into()],
         answer: Answer::default(),
@@ -27,7 +28,7 @@ fn note(learned: &mut Learned, at: Instant, lease: &Lease, bounds: &Bounds) -> V
 }
 
 const SMALL: Bounds = Bounds {
-    of_policy: 10,
+    of_workload: 10,
     names: 30,
     addresses: 4,
 };
@@ -53,7 +54,7 @@ fn a_flood_ends_no_name_of_a_neighbour() {
 }
 
 #[test]
-fn a_name_of_two_policies_stays_until_both_lost_it() {
+fn a_name_of_two_workloads_stays_until_both_lost_it() {
     let (mut learned, now) = (Learned::default(), Instant::now());
     let shared = lease(1, "*.a.example", 0);
     note(&mut learned, now, &shared, &SMALL);
@@ -62,7 +63,7 @@ fn a_name_of_two_policies_stays_until_both_lost_it() {
         let later = now + Duration::from_secs(n as u64);
         note(&mut learned, later, &lease(2, "*.a.example", n), &SMALL);
     }
-    assert!(learned.has(&shared.name), "policy 1 has it");
+    assert!(learned.has(&shared.name), "workload 1 has it");
     for n in 1..=10 {
         let later = now + Duration::from_secs(n as u64);
         note(
@@ -92,23 +93,23 @@ fn the_name_that_was_asked_for_longest_ago_goes_first() {
 proptest! {
     #[test]
     fn its_parts_agree(
-        steps in prop::collection::vec((0_u32..4, 0_usize..3, 0_usize..40, any::<bool>()), 0..300),
+        steps in prop::collection::vec((0_u64..4, 0_usize..3, 0_usize..40, any::<bool>()), 0..300),
     ) {
         let (mut learned, mut now) = (Learned::default(), Instant::now());
-        for (policy, host, number, forgets) in steps {
+        for (workload, host, number, forgets) in steps {
             now += Duration::from_secs(1);
-            let lease = lease(policy, ["*.a.example", "*.b.example", "*.c.example"][host], number);
+            let lease = lease(workload, ["*.a.example", "*.b.example", "*.c.example"][host], number);
             if forgets {
                 learned.forget(&lease.name);
             } else {
                 note(&mut learned, now, &lease, &SMALL);
             }
-            for (policy, groups) in &learned.by_policy {
+            for (learner, groups) in &learned.by_learner {
                 let held: usize = groups.values().map(BTreeSet::len).sum();
-                prop_assert_eq!(learned.counts.get(policy).copied(), Some(held));
-                prop_assert!(groups.values().all(|group| group.len() <= SMALL.of_policy));
+                prop_assert_eq!(learned.counts.get(learner).copied(), Some(held));
+                prop_assert!(groups.values().all(|group| group.len() <= SMALL.of_workload));
                 for (at, name) in groups.values().flatten() {
-                    prop_assert_eq!(learned.names[name].asked.get(policy), Some(at));
+                    prop_assert_eq!(learned.names[name].asked.get(learner), Some(at));
                 }
             }
             prop_assert!(learned.counts.values().sum::<usize>() <= SMALL.names);

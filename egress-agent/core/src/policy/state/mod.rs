@@ -178,6 +178,7 @@ impl State {
             };
             let lease = Lease {
                 policy,
+                workload: None,
                 hosts,
                 answer: Answer::default(),
                 name: Arc::clone(&name),

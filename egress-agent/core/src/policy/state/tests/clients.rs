@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 fn lease(name: &str, hosts: &[&str], ip: &str) -> Lease {
     Lease {
         policy: PolicyId(0),
+        workload: None,
         name: name.into(),
         hosts: hosts.iter().map(|h| (*h).into()).collect(),
         answer: Answer {
