@@ -1,5 +1,5 @@
 """DNS queries in every way in which resolvers send them. Prints one JSON line for each: who answered, the code, and the
-addresses. Usage: dns.py WAY NAME SERVER..."""
+addresses. Usage: dns.py WAY NAME[,NAME...] SERVER..."""
 
 import json
 import socket
@@ -40,7 +40,8 @@ def read(message):
             found.append(socket.inet_ntop(socket.AF_INET, data))
         if kind == 28:
             found.append(socket.inet_ntop(socket.AF_INET6, data))
-    return {"id": number, "code": flags & 15, "cut": bool(flags & 0x200), "addresses": found}
+    whole = len(message)
+    return {"id": number, "code": flags & 15, "cut": bool(flags & 0x200), "length": whole, "addresses": found}
 
 
 def family(server):
@@ -107,6 +108,8 @@ def direct(name, _, servers):
         print(json.dumps({"errno": error.errno}))
 
 
-way, name, *servers = sys.argv[1:]
-way, _, kind = way.partition(":")
-globals()[way](name, QTYPE[kind or "A"], servers)
+if __name__ == "__main__":
+    way, names, *servers = sys.argv[1:]
+    way, _, kind = way.partition(":")
+    for name in names.split(","):
+        globals()[way](name, QTYPE[kind or "A"], servers)

@@ -14,6 +14,10 @@ use egress_ebpf::abi::{policy_flag, proto};
 use egress_ebpf::decide::Destination;
 use egress_ebpf::verdict::{Hook, Reason, Verdict};
 
+/// The ports to which name resolvers connect: glibc (sysdeps/posix/getaddrinfo.c), Go (net/addrselect.go) and musl
+/// (src/network/lookup_name.c).
+const SORTING: [u16; 3] = [0, 9, 65_535];
+
 /// connect() on an IPv4 socket.
 #[inline(always)]
 pub fn v4(ctx: &SockAddrContext) -> i32 {
@@ -39,9 +43,9 @@ pub fn v6(ctx: &SockAddrContext) -> i32 {
 /// The verdict, and the agent's port to which the flow is redirected; 0: it is not.
 #[inline(always)]
 fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
-    // Name resolvers connect() a datagram socket to port 0 of each address, so that the kernel chooses a source
-    // address (RFC 6724 sorting in getaddrinfo). That sends no packet, and a later send is judged by its packet.
-    if to.proto == proto::UDP && to.port == 0 {
+    // Name resolvers connect() a datagram socket to each address, so that the kernel chooses a source address (RFC 6724
+    // sorting). That sends no packet, and a later send is judged by its packet.
+    if to.proto == proto::UDP && SORTING.contains(&to.port) {
         return (Verdict::Allow, 0);
     }
     let Some(sock) = Sock::find_or_make(sock_of(ctx)) else {

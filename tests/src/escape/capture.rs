@@ -88,6 +88,17 @@ impl Frame {
         self.bytes.windows(needle.len()).any(|w| w == needle)
     }
 
+    /// The same without regard to upper and lower case.
+    pub fn contains_text(&self, needle: &str) -> bool {
+        let mut windows = self.bytes.windows(needle.len());
+        windows.any(|w| w.eq_ignore_ascii_case(needle.as_bytes()))
+    }
+
+    /// Its bytes as text.
+    pub fn text(&self) -> String {
+        self.bytes.escape_ascii().to_string()
+    }
+
     /// Whether it is an ICMP "destination unreachable".
     pub fn is_unreachable(&self) -> bool {
         match (self.kind, self.protocol) {

@@ -17,7 +17,7 @@ const CONNECT: &str = "tcp-connect";
 
 impl Bench {
     pub(super) fn scenario(&mut self, scenario: Scenario, over_v6: bool) -> Result<(Seen, String)> {
-        let aim = aim(over_v6);
+        let aim = aim(over_v6, self.port);
         match scenario {
             Scenario::Nested => {
                 let below = self.lab.client_place().cgroup.context("a cgroup")?;

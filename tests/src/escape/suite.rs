@@ -16,6 +16,8 @@ use crate::pinned;
 use anyhow::Result;
 use std::net::{IpAddr, SocketAddr};
 
+/// The port of DNS servers.
+const DNS_PORT: u16 = 53;
 /// The proxy's port in this lab.
 pub(super) const PROXY_PORT: u16 = 15001;
 /// The node's addresses on the cable, and the far end's.
@@ -79,10 +81,30 @@ spec:
 
 /// Tries all paths whose name contains `filter`; `show` gets each cell as soon as it is known.
 pub fn run(filter: &str, show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
-    let mut bench = Bench::set_up(filter)?;
-    let mut cells = Vec::new();
     // Paths that kill the agent come last in the table.
-    for path in paths().filter(|p| p.name.contains(filter)) {
+    run_to(TARGET_PORT, &[], |path| path.name.contains(filter), show)
+}
+
+/// Tries the paths that end at a port of a target towards port 53, while the agent answers DNS queries: they are
+/// redirected instead of denied, and nothing may reach the target either.
+pub fn run_dns(show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
+    let closed = |path: &Path| {
+        let tried = matches!(path.trial, Trial::Probe(_) | Trial::Staged(..));
+        // An answer to a client that sends from port 53 is redirected too, as docs/dns.md says.
+        tried && path.caller.is_none() && matches!(path.expect, Expect::Closed(_))
+    };
+    run_to(DNS_PORT, &["--dns-intercept=auto"], closed, show)
+}
+
+fn run_to(
+    port: u16,
+    flags: &[&str],
+    tried: impl Fn(&Path) -> bool,
+    show: &mut dyn FnMut(&Cell),
+) -> Result<Vec<Cell>> {
+    let mut bench = Bench::set_up(port, flags, &tried)?;
+    let mut cells = Vec::new();
+    for path in paths().filter(|path| tried(path)) {
         for over_v6 in path.families() {
             let cell = bench.cell(path, *over_v6);
             show(&cell);
@@ -93,6 +115,8 @@ pub fn run(filter: &str, show: &mut dyn FnMut(&Cell)) -> Result<Vec<Cell>> {
 }
 
 pub(super) struct Bench {
+    /// The port of the target.
+    pub(super) port: u16,
     pub(super) lab: Lab,
     pub(super) capture: Capture,
     /// A cgroup that is not behind the gate.
@@ -105,8 +129,9 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    fn set_up(filter: &str) -> Result<Self> {
+    fn set_up(port: u16, flags: &[&str], tried: &dyn Fn(&Path) -> bool) -> Result<Self> {
         let mut agent = vec![format!("--proxy-port={PROXY_PORT}")];
+        agent.extend(flags.iter().map(ToString::to_string));
         for range in OWN_RANGES {
             agent.push(format!("--internal={range}"));
         }
@@ -124,7 +149,12 @@ impl Bench {
         lab.outside().ip("addr add fe80::fe/64 dev node0 nodad")?;
         lab.write_rules("rules.yaml", RULES)?;
         let capture = Capture::start(lab.outside())?;
+        if port == DNS_PORT {
+            let target = [v4(host::BYSTANDER), v6(host::BYSTANDER)];
+            lab.world().anyone(&target, &[port])?;
+        }
         let mut bench = Self {
+            port,
             lab,
             capture,
             outside_gate: Cgroup::new()?,
@@ -133,10 +163,10 @@ impl Bench {
             killed: false,
             neighbour: None,
         };
-        for path in paths().filter(|p| p.name.contains(filter)) {
+        for path in paths().filter(|path| tried(path)) {
             if matches!(path.trial, Trial::Staged(_, Between::Attach)) {
                 for over_v6 in path.families() {
-                    let aim = aim(*over_v6);
+                    let aim = aim(*over_v6, port);
                     let held = Held::start(&bench.lab.client_place(), path.name, &aim)?;
                     bench.held.push((path.name, *over_v6, held));
                 }
@@ -184,10 +214,10 @@ impl Bench {
     }
 }
 
-pub(super) fn aim(over_v6: bool) -> Aim {
+pub(super) fn aim(over_v6: bool, port: u16) -> Aim {
     let address = if over_v6 { v6 } else { v4 };
     Aim {
-        to: SocketAddr::new(address(host::BYSTANDER), TARGET_PORT),
+        to: SocketAddr::new(address(host::BYSTANDER), port),
         listed: SocketAddr::new(address(host::ECHO), 7),
         proxied: SocketAddr::new(address(host::HTTPBIN), 80),
         own: OWN[usize::from(over_v6)]

@@ -73,6 +73,17 @@ pub(super) fn port_zero(aim: &Aim) -> Step {
     sock.send(PAYLOAD)
 }
 
+/// The same with the ports of Go and musl, where something may listen.
+pub(super) fn sorting_ports(aim: &Aim) -> Step {
+    let mut last = Ok(());
+    for port in [9, 65_535] {
+        let sock = udp(aim)?;
+        sock.connect(SocketAddr::new(aim.to.ip(), port))?;
+        last = sock.send(PAYLOAD);
+    }
+    last
+}
+
 /// More bytes than a packet holds, which the kernel sends as fragments.
 pub(super) fn fragments(aim: &Aim) -> Step {
     udp(aim)?.send_to(&[b'x'; 9000], aim.to, 0)

@@ -48,6 +48,8 @@ struct State {
     queries: Vec<(String, String)>,
     /// When each came.
     times: Vec<Instant>,
+    /// Who sent each.
+    peers: Vec<IpAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +57,26 @@ struct Entry {
     addresses: Vec<IpAddr>,
     alias: Option<String>,
     ttl: u32,
+    /// Each answer has so many addresses of a family, the next ones of the list.
+    each: Option<usize>,
+    /// How many answers were given.
+    turns: usize,
+}
+
+impl Entry {
+    /// The addresses of one family in the next answer.
+    fn next(&mut self, v4: bool) -> Vec<IpAddr> {
+        let own = self.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
+        let own: Vec<IpAddr> = own.copied().collect();
+        let (Some(each), false) = (self.each, own.is_empty()) else {
+            return own;
+        };
+        let first = self.turns * each;
+        self.turns += 1;
+        (first..first + each)
+            .map(|nth| own[nth % own.len()])
+            .collect()
+    }
 }
 
 impl Dns {
@@ -67,6 +89,22 @@ impl Dns {
                 addresses: addresses.to_vec(),
                 alias: None,
                 ttl,
+                each: None,
+                turns: 0,
+            },
+        );
+    }
+
+    /// From now on each answer for `name` has `each` of these addresses, other ones than the answer before.
+    pub fn rotate(&self, name: &str, addresses: &[IpAddr], each: usize, ttl: u32) {
+        self.insert(
+            name,
+            Entry {
+                addresses: addresses.to_vec(),
+                alias: None,
+                ttl,
+                each: Some(each),
+                turns: 0,
             },
         );
     }
@@ -79,6 +117,8 @@ impl Dns {
                 addresses: Vec::new(),
                 alias: Some(target.to_owned()),
                 ttl,
+                each: None,
+                turns: 0,
             },
         );
     }
@@ -103,6 +143,11 @@ impl Dns {
         self.lock().times.clone()
     }
 
+    /// Who sent each of [`Self::queries`].
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.lock().peers.clone()
+    }
+
     fn late(&self) -> Duration {
         match self.lock().fault {
             Fault::Late(by) => by,
@@ -119,11 +164,12 @@ impl Dns {
     }
 
     /// The answer to a message, or `None` if the server stays silent.
-    fn answer(&self, message: &[u8], limit: Option<usize>) -> Option<Vec<u8>> {
+    fn answer(&self, message: &[u8], peer: IpAddr, limit: Option<usize>) -> Option<Vec<u8>> {
         let query = Message::from_vec(message).ok()?;
         let question = query.queries.first()?.clone();
         let mut state = self.lock();
         state.times.push(Instant::now());
+        state.peers.push(peer);
         state.queries.push((
             key(&question.name().to_utf8()),
             question.query_type().to_string(),
@@ -139,7 +185,7 @@ impl Dns {
             Fault::Truncated if limit.is_some() => reply.metadata.truncation = true,
             Fault::None | Fault::Truncated | Fault::Late(_) => fill(
                 &mut reply,
-                &state.zone,
+                &mut state.zone,
                 question.name(),
                 question.query_type(),
             ),
@@ -155,11 +201,11 @@ impl Dns {
 }
 
 /// Puts the records for the question into the reply, and follows aliases.
-fn fill(reply: &mut Message, zone: &BTreeMap<String, Entry>, name: &Name, kind: RecordType) {
+fn fill(reply: &mut Message, zone: &mut BTreeMap<String, Entry>, name: &Name, kind: RecordType) {
     let mut name = name.clone();
     // Limited, because a test may have made a loop of aliases.
     for _ in 0..16 {
-        let Some(entry) = zone.get(&key(&name.to_utf8())) else {
+        let Some(entry) = find(zone, &key(&name.to_utf8())) else {
             reply.metadata.response_code = ResponseCode::NXDomain;
             break;
         };
@@ -176,11 +222,13 @@ fn fill(reply: &mut Message, zone: &BTreeMap<String, Entry>, name: &Name, kind: 
             name = target;
             continue;
         }
-        for address in &entry.addresses {
+        if kind != RecordType::A && kind != RecordType::AAAA {
+            break;
+        }
+        for address in entry.next(kind == RecordType::A) {
             let data = match address {
-                IpAddr::V4(v4) if kind == RecordType::A => RData::A(A(*v4)),
-                IpAddr::V6(v6) if kind == RecordType::AAAA => RData::AAAA(AAAA(*v6)),
-                IpAddr::V4(_) | IpAddr::V6(_) => continue,
+                IpAddr::V4(v4) => RData::A(A(v4)),
+                IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
             };
             reply.add_answer(Record::from_rdata(name.clone(), entry.ttl, data));
         }
@@ -191,6 +239,16 @@ fn fill(reply: &mut Message, zone: &BTreeMap<String, Entry>, name: &Name, kind: 
         let soa = SOA::new(Name::root(), Name::root(), 1, 60, 60, 60, 1);
         reply.add_authority(Record::from_rdata(Name::root(), 1, RData::SOA(soa)));
     }
+}
+
+/// The entry of a name, else of the nearest wildcard above it (RFC 4592).
+fn find<'a>(zone: &'a mut BTreeMap<String, Entry>, name: &str) -> Option<&'a mut Entry> {
+    let above = name
+        .match_indices('.')
+        .map(|(at, _)| format!("*{}", &name[at..]));
+    let mut keys = std::iter::once(name.to_owned()).chain(above);
+    let found = keys.find(|key| zone.contains_key(key))?;
+    zone.get_mut(&found)
 }
 
 fn key(name: &str) -> String {
@@ -220,7 +278,7 @@ async fn datagrams(dns: Dns, socket: UdpSocket) {
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
-        if let Some(answer) = dns.answer(&buffer[..length], Some(PLAIN_UDP)) {
+        if let Some(answer) = dns.answer(&buffer[..length], peer.ip(), Some(PLAIN_UDP)) {
             let socket = Arc::clone(&socket);
             let late = dns.late();
             tokio::spawn(async move {
@@ -232,18 +290,18 @@ async fn datagrams(dns: Dns, socket: UdpSocket) {
 }
 
 async fn streams(dns: Dns, listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(conversation(dns.clone(), stream));
+    while let Ok((stream, peer)) = listener.accept().await {
+        tokio::spawn(conversation(dns.clone(), stream, peer.ip()));
     }
 }
 
 /// Queries and answers with a length of two bytes before each (RFC 1035 section 4.2.2).
-async fn conversation(dns: Dns, mut stream: TcpStream) -> Option<()> {
+async fn conversation(dns: Dns, mut stream: TcpStream, peer: IpAddr) -> Option<()> {
     loop {
         let length = stream.read_u16().await.ok()?;
         let mut message = vec![0; usize::from(length)];
         stream.read_exact(&mut message).await.ok()?;
-        if let Some(answer) = dns.answer(&message, None) {
+        if let Some(answer) = dns.answer(&message, peer, None) {
             stream
                 .write_u16(u16::try_from(answer.len()).ok()?)
                 .await
@@ -257,11 +315,14 @@ async fn conversation(dns: Dns, mut stream: TcpStream) -> Option<()> {
 mod tests {
     use super::*;
     use hickory_proto::op::Query;
+    use std::net::Ipv4Addr;
 
     fn ask(dns: &Dns, name: &str, kind: RecordType, limit: Option<usize>) -> Message {
         let mut query = Message::query();
         query.add_query(Query::query(Name::from_utf8(name).unwrap(), kind));
-        let answer = dns.answer(&query.to_vec().unwrap(), limit).unwrap();
+        let answer = dns
+            .answer(&query.to_vec().unwrap(), Ipv4Addr::LOCALHOST.into(), limit)
+            .unwrap();
         Message::from_vec(&answer).unwrap()
     }
 

@@ -129,10 +129,11 @@ pub(super) async fn serve(
 }
 
 async fn accept(listener: TcpListener, origin: Origin, tls: Option<TlsAcceptor>) {
-    let Ok(local) = listener.local_addr() else {
-        return;
-    };
     while let Ok((stream, peer)) = listener.accept().await {
+        // A listener at every address has none of its own. A client may have left.
+        let Ok(local) = stream.local_addr() else {
+            continue;
+        };
         origin.record.connections.fetch_add(1, Ordering::SeqCst);
         let _ = stream.set_nodelay(true);
         let (origin, tls) = (origin.clone(), tls.clone());

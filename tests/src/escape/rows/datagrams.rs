@@ -65,6 +65,13 @@ pub(super) static DATAGRAMS: &[Path] = &[
         "connect to port 0, send",
     )
     .uncontrolled("the kernel sends no datagram to port 0"),
+    path(
+        "udp-sorting-ports",
+        Both,
+        udp::sorting_ports,
+        EGRESS,
+        "connect to port 9 and to port 65535, which resolvers do to sort addresses, send",
+    ),
     path("udp-nat64", V6, udp::send_to, SENDMSG, "NAT64 form").form(nat64),
     path("udp-6to4", V6, udp::send_to, SENDMSG, "6to4 form").form(six_to_four),
     path(
