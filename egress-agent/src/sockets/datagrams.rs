@@ -1,5 +1,5 @@
 //! The sockets of the DNS server in one namespace: ports on both loopback addresses, each of which stands for a server
-//! that a client asks. Reads a datagram with its mark. Knows nothing of messages.
+//! that a client asks. `batch` reads from them and writes to them.
 
 use super::pair::netns_of;
 use egress_ebpf::abi::DNS_SLOTS;
@@ -101,74 +101,4 @@ pub(super) fn sort(
     };
     into.entry(netns).or_default().0.push((local, socket));
     Ok(())
-}
-
-/// A datagram that was received.
-#[derive(Clone, Copy, Debug)]
-pub struct Received {
-    /// Its length; `None` if the buffer was too short for it.
-    pub length: Option<usize>,
-    /// Its sender.
-    pub from: SocketAddr,
-    /// Its mark; 0 if it has none.
-    pub mark: u32,
-}
-
-/// Receives a datagram without waiting.
-pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
-    // SAFETY: integers only.
-    let mut from: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut part = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
-    let mut control = [0_u64; 16];
-    // SAFETY: integers and pointers, which are set below.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_name = (&raw mut from).cast();
-    message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control);
-    // SAFETY: all pointers are to values of this function or its caller, with their lengths.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
-    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-    Ok(Received {
-        length: (message.msg_flags & libc::MSG_TRUNC == 0).then_some(length),
-        from: address(&from).ok_or(io::ErrorKind::InvalidData)?,
-        mark: mark_of(&message),
-    })
-}
-
-/// The mark among the control messages.
-fn mark_of(message: &libc::msghdr) -> u32 {
-    // SAFETY: the kernel filled the control messages, and the macros stay inside their length.
-    unsafe {
-        let mut next = libc::CMSG_FIRSTHDR(message);
-        while let Some(header) = next.as_ref() {
-            if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SO_MARK) {
-                return libc::CMSG_DATA(next).cast::<u32>().read_unaligned();
-            }
-            next = libc::CMSG_NXTHDR(message, next);
-        }
-    }
-    0
-}
-
-fn address(from: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    match i32::from(from.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: the family says that it is this type, which is shorter.
-            let v4 = unsafe { &*(&raw const *from).cast::<libc::sockaddr_in>() };
-            let ip = u32::from_be(v4.sin_addr.s_addr).to_be_bytes();
-            Some((ip, u16::from_be(v4.sin_port)).into())
-        }
-        libc::AF_INET6 => {
-            // SAFETY: as above.
-            let v6 = unsafe { &*(&raw const *from).cast::<libc::sockaddr_in6>() };
-            Some((v6.sin6_addr.s6_addr, u16::from_be(v6.sin6_port)).into())
-        }
-        _ => None,
-    }
 }

@@ -1,12 +1,14 @@
 //! The factory of the agent's sockets: creates listeners, connections and datagram sockets in a given network
 //! namespace. It knows neither what they carry nor which namespaces exist.
 
+mod batch;
 mod datagrams;
 mod inherited;
 mod maker;
 mod pair;
 
-pub use datagrams::{DnsSockets, receive};
+pub use batch::{Inbox, Outbox};
+pub use datagrams::DnsSockets;
 pub use pair::{LoopbackListeners, netns_of};
 
 use egress_ebpf::abi::DNS_SLOTS;

@@ -125,6 +125,19 @@ impl Content {
 
     /// The message for a client, `age` after the content was made.
     pub fn reply(&self, client: &Client, transport: Transport, age: Duration) -> Vec<u8> {
+        let mut message = Vec::new();
+        self.write(client, transport, age, &mut message);
+        message
+    }
+
+    /// Appends the message for a client, `age` after the content was made.
+    pub fn write(
+        &self,
+        client: &Client,
+        transport: Transport,
+        age: Duration,
+        message: &mut Vec<u8>,
+    ) {
         let question = client.question();
         let edns = if client.edns.is_some() { EDNS } else { 0 };
         let whole = HEADER + question.len() + self.records.len() + edns;
@@ -133,7 +146,7 @@ impl Content {
             Transport::Tcp => MAX_MESSAGE,
         };
         let cut = whole > most;
-        let mut message = Vec::with_capacity(if cut {
+        message.reserve(if cut {
             HEADER + question.len() + edns
         } else {
             whole
@@ -162,7 +175,6 @@ impl Content {
             let [high, low] = OWN_SIZE.to_be_bytes();
             message.extend([0, 0, 41, high, low, self.code.high(), 0, 0, 0, 0, 0]);
         }
-        message
     }
 
     fn grow_old(&self, records: &mut [u8], age: Duration) {

@@ -28,23 +28,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// Takes one query. Replies at once, or when a name server has answered. Returns whether the message was a query.
-    pub(super) fn take(self: &Arc<Self>, message: &[u8], asker: Asker, way: Way) -> bool {
+    /// Takes one query. Appends the reply to `at_once`, or sends it when a name server has answered. Returns whether the
+    /// message was a query.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        message: &[u8],
+        asker: &Arc<Asker>,
+        way: &Way,
+        at_once: &mut Vec<u8>,
+    ) -> bool {
         let Query { client, question } = match read(message) {
             Ok(query) => query,
             Err(bad) => {
                 self.queries.ended(QueryResult::Malformed);
                 let reply = bad.reply();
                 let readable = reply.is_some();
-                if let Some(reply) = reply {
-                    way.send(&asker, reply);
-                }
+                at_once.extend(reply.unwrap_or_default());
                 return readable;
             }
         };
-        let reply = |result, content: &Content, age| {
+        let mut reply = |result, content: &Content, age| {
             self.queries.ended(result);
-            way.send(&asker, content.reply(&client, way.transport(), age));
+            content.write(&client, way.transport(), age, at_once);
         };
         let directory = self.directory.load_full();
         let listing = directory.of_workload(&asker.owners);
@@ -64,14 +69,14 @@ impl Server {
                 return true;
             }
             Decision::Deny(denial) => {
-                self.deny(&asker, &question, &denial.reason, false);
+                self.deny(asker, &question, &denial.reason, false);
                 let content = Content::empty(denial.code);
                 reply(QueryResult::Denied, &content, Duration::ZERO);
                 return true;
             }
             Decision::Forward(forward) => forward,
         };
-        let to = server_for(&directory, listing, &asker, &forward);
+        let to = server_for(&directory, listing, asker, &forward);
         let key = Asked {
             share: asker.share,
             policy: listing.policy,
@@ -96,7 +101,7 @@ impl Server {
             return true;
         }
         if let Some(denial) = self.exceeds(now, &directory, &forward, &key) {
-            self.deny(&asker, &key.question, &denial.reason, false);
+            self.deny(asker, &key.question, &denial.reason, false);
             reply(
                 QueryResult::Denied,
                 &Content::empty(denial.code),
@@ -105,7 +110,7 @@ impl Server {
             return true;
         }
         if let Some(reason) = &forward.recorded {
-            self.deny(&asker, &key.question, reason, true);
+            self.deny(asker, &key.question, reason, true);
         }
         let Some(place) = self.waiting.take(asker.share) else {
             self.queries.ended(QueryResult::Dropped);
@@ -113,8 +118,8 @@ impl Server {
         };
         let waiting = Waiting {
             client,
-            asker,
-            way,
+            asker: Arc::clone(asker),
+            way: way.clone(),
             _place: place,
         };
         let mut under_way = lock(&self.under_way);

@@ -1,21 +1,20 @@
 //! Receives queries over UDP and finds their owners.
 
+use super::asker::Asker;
 use super::observe::QueryResult;
 use super::server::Server;
 use super::upstream::LIMIT;
 use super::waiting::Way;
-use crate::sockets;
+use crate::sockets::{Inbox, Outbox};
 use egress_ebpf::ids::NetnsCookie;
+use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// Longer queries are dropped. One with a name of 255 bytes and an EDNS record with padding is shorter.
-const LONGEST: usize = 4096;
-/// Queries that are taken before other tasks get their turn.
-const AT_ONCE: usize = 64;
 /// How long receiving pauses after an error that is not a client's.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -42,39 +41,97 @@ async fn receive(socket: Arc<UdpSocket>, netns: NetnsCookie, server: &Arc<Server
     let Ok(local) = socket.local_addr() else {
         return;
     };
-    let mut buffer = vec![0; LONGEST];
+    let from = Source {
+        netns,
+        port: local.port(),
+        server,
+        way: Way::Datagram(Arc::clone(&socket)),
+    };
     loop {
         if socket.readable().await.is_err() {
             return;
         }
-        for _ in 0..AT_ONCE {
-            let received = socket.try_io(Interest::READABLE, || {
-                sockets::receive(&socket, &mut buffer)
-            });
-            match received {
-                Ok(received) => {
-                    let asker =
-                        server
-                            .owners
-                            .asker(netns, received.from, local.port(), received.mark);
-                    match (asker, received.length) {
-                        (Some(asker), Some(length)) => {
-                            let way = Way::Datagram(Arc::clone(&socket));
-                            server.take(&buffer[..length], asker, way);
-                        }
-                        _ => server.queries.ended(QueryResult::Dropped),
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                // An ICMP error for an earlier reply: its client has left.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot receive DNS queries");
-                    tokio::time::sleep(PAUSE).await;
-                    break;
-                }
+        let taken = BATCH.with_borrow_mut(|batch| batch.take(&socket, &from));
+        if let Err(error) = taken {
+            tracing::warn!(%error, "cannot receive DNS queries");
+            tokio::time::sleep(PAUSE).await;
+        }
+        // Other tasks get their turn.
+        tokio::task::yield_now().await;
+    }
+}
+
+thread_local! {
+    /// Each thread takes one batch at a time.
+    static BATCH: RefCell<Batch> = RefCell::new(Batch {
+        inbox: Inbox::default(),
+        outbox: Outbox::default(),
+        askers: Vec::new(),
+    });
+}
+
+/// An address and a mark.
+type Sender = (SocketAddr, u32);
+
+/// The socket of a batch.
+struct Source<'a> {
+    netns: NetnsCookie,
+    port: u16,
+    server: &'a Arc<Server>,
+    way: Way,
+}
+
+/// Queries that are received together, and the replies to them.
+struct Batch {
+    inbox: Inbox,
+    outbox: Outbox,
+    /// Who sent datagrams with this mark from this address.
+    askers: Vec<(Sender, Option<Arc<Asker>>)>,
+}
+
+impl Batch {
+    /// Receives what there is, and sends the replies that need no name server.
+    fn take(&mut self, socket: &UdpSocket, of: &Source<'_>) -> io::Result<()> {
+        let Self {
+            inbox,
+            outbox,
+            askers,
+        } = self;
+        let received = socket.try_io(Interest::READABLE, || {
+            if inbox.receive(socket)? {
+                return Ok(());
+            }
+            // The socket is empty: the runtime has to wait for it.
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        match received {
+            // An ICMP error for an earlier reply: its client has left.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+        askers.clear();
+        let server = of.server;
+        for datagram in inbox.received() {
+            let sender = (datagram.from, datagram.mark);
+            let known = askers.iter().find(|(known, _)| *known == sender);
+            let asker = if let Some((_, asker)) = known {
+                asker.clone()
+            } else {
+                let (from, mark) = sender;
+                let found = server.owners.asker(of.netns, from, of.port, mark);
+                let found = found.map(Arc::new);
+                askers.push((sender, found.clone()));
+                found
+            };
+            match (asker, datagram.payload) {
+                (Some(asker), Some(message)) => outbox.add(datagram.from, |reply| {
+                    server.take(message, &asker, &of.way, reply);
+                }),
+                _ => server.queries.ended(QueryResult::Dropped),
             }
         }
-        tokio::task::yield_now().await;
+        outbox.send(socket);
+        Ok(())
     }
 }

@@ -35,6 +35,7 @@ pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
         // The client has sent its last query, and every reply is sent.
         write.shutdown().await
     };
+    let (asker, way) = (Arc::new(asker), Way::Stream(replies.clone()));
     let reader = async move {
         let mut message = Vec::new();
         loop {
@@ -46,9 +47,13 @@ pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
             timeout(IDLE, read.read_exact(&mut message)).await??;
             // A client that takes no replies is not read from.
             let room = timeout(IDLE, replies.reserve()).await?;
-            drop(room.map_err(|_| io::ErrorKind::BrokenPipe)?);
-            let way = Way::Stream(replies.clone());
-            if !server.take(&message, asker.clone(), way) {
+            let room = room.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            let mut reply = Vec::new();
+            let readable = server.take(&message, &asker, &way, &mut reply);
+            if !reply.is_empty() {
+                room.send(reply);
+            }
+            if !readable {
                 return Ok::<(), io::Error>(());
             }
         }

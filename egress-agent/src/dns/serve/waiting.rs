@@ -21,7 +21,7 @@ pub(super) enum Way {
 /// A query that waits for an answer.
 pub(super) struct Waiting {
     pub(super) client: Client,
-    pub(super) asker: Asker,
+    pub(super) asker: Arc<Asker>,
     pub(super) way: Way,
     /// Its place among the workload's queries.
     pub(super) _place: Place,

@@ -60,6 +60,8 @@ pub(super) struct Learned {
     by_learner: BTreeMap<Learner, OfLearner>,
     /// How many names each learner has.
     counts: BTreeMap<Learner, usize>,
+    /// The sum of the counts.
+    total: usize,
 }
 
 impl Learned {
@@ -90,9 +92,11 @@ impl Learned {
         let before = known.and_then(|name| name.asked.insert(learner, now));
         let group = self.by_learner.entry(learner).or_default();
         let group = group.entry(Arc::clone(host)).or_default();
-        match before {
-            Some(before) => drop(group.remove(&(before, Arc::clone(&lease.name)))),
-            None => *self.counts.entry(learner).or_default() += 1,
+        if let Some(before) = before {
+            group.remove(&(before, Arc::clone(&lease.name)));
+        } else {
+            *self.counts.entry(learner).or_default() += 1;
+            self.total += 1;
         }
         group.insert((now, Arc::clone(&lease.name)));
         let over = group.len() > bounds.of_workload;
@@ -100,7 +104,7 @@ impl Learned {
         if over {
             ended.extend(self.lose(learner, Some(host)));
         }
-        while self.counts.values().sum::<usize>() > bounds.names {
+        while self.total > bounds.names {
             let most = self.counts.iter().max_by_key(|(_, count)| **count);
             let Some((learner, _)) = most else {
                 break;
@@ -146,6 +150,7 @@ impl Learned {
     fn lost(&mut self, learner: Learner) {
         if let Some(count) = self.counts.get_mut(&learner) {
             *count -= 1;
+            self.total -= 1;
             if *count == 0 {
                 self.counts.remove(&learner);
                 self.by_learner.remove(&learner);

@@ -112,7 +112,8 @@ proptest! {
                     prop_assert_eq!(learned.names[name].asked.get(learner), Some(at));
                 }
             }
-            prop_assert!(learned.counts.values().sum::<usize>() <= SMALL.names);
+            prop_assert_eq!(learned.counts.values().sum::<usize>(), learned.total);
+            prop_assert!(learned.total <= SMALL.names);
             prop_assert!(learned.names.values().all(|name| !name.asked.is_empty()));
         }
     }
