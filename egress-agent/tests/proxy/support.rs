@@ -71,6 +71,11 @@ impl NameResolver for FixedNames {
         let answer = addresses.map(|addresses| Answer { addresses, ttl });
         Box::pin(async move { answer.ok_or(Failure::NoSuchName) })
     }
+
+    /// No workload asked for a name.
+    fn leases(&self, _: &str, _: IpAddr) -> bool {
+        false
+    }
 }
 
 struct Recorder {
