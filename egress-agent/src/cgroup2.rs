@@ -116,10 +116,12 @@ fn own_in(mount: &Mount, proc_cgroup: &str) -> Option<PathBuf> {
     Some(mount.point.components().chain(below.components()).collect())
 }
 
-/// The level of a cgroup: the hierarchy's root has level 0. A folder outside the mount has 0 too, so that it
+/// The level of each cgroup: the hierarchy's root has level 0. A folder outside the mount has 0 too, so that it
 /// is not taken for one that is too deep.
-pub fn level(folder: &Path) -> usize {
-    mount().map_or(0, |mount| level_in(&mount, folder))
+pub fn levels(folders: &[PathBuf]) -> Vec<usize> {
+    let mount = mount().ok();
+    let level = |folder| mount.as_ref().map_or(0, |mount| level_in(mount, folder));
+    folders.iter().map(|folder| level(folder)).collect()
 }
 
 fn level_in(mount: &Mount, folder: &Path) -> usize {
@@ -142,6 +144,15 @@ pub fn path_in(mount: &Path, folder: &Path) -> String {
 /// The id of a cgroup, as `bpf_sk_cgroup_id` returns it: the inode of its folder.
 pub fn id(folder: &Path) -> io::Result<CgroupId> {
     Ok(CgroupId(fs::metadata(folder)?.ino()))
+}
+
+/// Whether a process runs in a cgroup or below it; `None` for a folder that is no cgroup, or is gone.
+pub fn populated(folder: &Path) -> Option<bool> {
+    let events = fs::read_to_string(folder.join("cgroup.events")).ok()?;
+    let value = events
+        .lines()
+        .find_map(|line| line.strip_prefix("populated "))?;
+    Some(value == "1")
 }
 
 /// Whether a path is a folder of cgroup v2.

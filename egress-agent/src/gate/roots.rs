@@ -188,8 +188,7 @@ fn search(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 
 /// Whether a process runs in a cgroup or below it.
 pub fn populated(root: &Path) -> bool {
-    let events = fs::read_to_string(root.join("cgroup.events")).unwrap_or_default();
-    events.lines().any(|line| line == "populated 1")
+    cgroup2::populated(root) == Some(true)
 }
 
 #[cfg(test)]

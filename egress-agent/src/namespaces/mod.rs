@@ -22,6 +22,9 @@ use std::time::Instant;
 /// The most network namespaces of one workload that are served. Each costs descriptors of the agent.
 const NAMESPACES_EACH: usize = 64;
 
+/// The most cgroups whose processes are read at once: other changes must not wait for many of them.
+const TOGETHER: usize = 16;
+
 /// The network namespaces of a cgroup's processes.
 #[derive(Debug, Default)]
 struct Seen {
@@ -74,9 +77,9 @@ impl Namespaces {
         self.schedule.next()
     }
 
-    /// Returns the cgroups that are due, and sets when each is due again.
+    /// Returns a few of the cgroups that are due, and sets when each of them is due again.
     pub fn due(&mut self, now: Instant) -> Vec<CgroupId> {
-        self.schedule.take(now)
+        self.schedule.take(now, TOGETHER)
     }
 
     /// A cgroup was found, or its first process started: it is due at once.
@@ -100,17 +103,23 @@ impl Namespaces {
         self.emptied |= gone.is_some_and(|seen| !seen.namespaces.is_empty());
     }
 
+    /// This cgroup has no process, and the first one will be reported with [`Self::follow`].
+    pub fn rest(&mut self, now: Instant, cgroup: CgroupId) {
+        self.schedule.rest(now, cgroup);
+    }
+
     /// Finds the namespaces of a cgroup's processes. `folder` is the cgroup's folder and `shown` its
     /// path for the log. `workload` returns the cgroups that share its limit of namespaces, itself
-    /// included.
+    /// included. Returns whether it has a process itself.
     pub fn look(
         &mut self,
         cgroup: CgroupId,
         folder: &Path,
         shown: &str,
         workload: impl FnOnce() -> Vec<CgroupId>,
-    ) {
+    ) -> bool {
         let mut found = processes::namespaces(folder);
+        let has_process = !found.is_empty();
         found.remove(&self.own);
         let known = self.seen.get(&cgroup).map(|seen| &seen.namespaces);
         let is_known = |ns: &NetnsInode| known.is_some_and(|known| known.contains(ns));
@@ -143,6 +152,7 @@ impl Namespaces {
         seen.namespaces = namespaces;
         found.retain(|namespace, _| !self.is_served(*namespace));
         self.wanted.append(&mut found);
+        has_process
     }
 
     /// How many namespaces these cgroups are in.

@@ -46,12 +46,18 @@ impl Schedule {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Returns the cgroups that are due, and sets when each is due again.
-    pub fn take(&mut self, now: Instant) -> Vec<CgroupId> {
+    /// This cgroup has no process, and the first one will be reported.
+    pub fn rest(&mut self, now: Instant, id: CgroupId) {
+        self.put(id, now + LONGEST, LONGEST);
+    }
+
+    /// Returns cgroups that are due, `most` of them, and sets when each is due again.
+    pub fn take(&mut self, now: Instant, most: usize) -> Vec<CgroupId> {
         let due: Vec<CgroupId> = self
             .due
             .iter()
             .take_while(|(at, _)| *at <= now)
+            .take(most)
             .map(|(_, id)| *id)
             .collect();
         for id in &due {
@@ -83,7 +89,7 @@ mod tests {
             .next()
             .filter(|at| *at < start + Duration::from_secs(30))
         {
-            assert_eq!(schedule.take(at), [CgroupId(1)]);
+            assert_eq!(schedule.take(at, 9), [CgroupId(1)]);
             looks.push(at - start);
         }
         let within = |limit| {
@@ -102,16 +108,41 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         schedule.start(start, CgroupId(1));
-        schedule.take(start + LONGEST);
+        schedule.take(start + LONGEST, 9);
         let mut looks = Vec::new();
         for micros in (0..1_000_000).step_by(100) {
             let now = start + LONGEST * 2 + Duration::from_micros(micros);
             schedule.hurry(now, CgroupId(1));
-            looks.extend(schedule.take(now).iter().map(|_| now));
+            looks.extend(schedule.take(now, 9).iter().map(|_| now));
         }
         assert!(looks.len() < 120, "{}", looks.len());
         let waits = looks.windows(2).map(|two| two[1] - two[0]);
         assert!(waits.max() <= Some(SOON + FIRST));
+    }
+
+    #[test]
+    fn a_cgroup_without_processes_is_looked_at_rarely_until_its_first_one() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        schedule.start(start, CgroupId(1));
+        assert_eq!(schedule.take(start, 9), [CgroupId(1)]);
+        schedule.rest(start, CgroupId(1));
+        assert_eq!(schedule.next(), Some(start + LONGEST));
+        schedule.start(start + FIRST, CgroupId(1));
+        assert_eq!(schedule.take(start + FIRST, 9), [CgroupId(1)]);
+        assert_eq!(schedule.next(), Some(start + FIRST * 2));
+    }
+
+    #[test]
+    fn many_cgroups_that_are_due_come_a_few_at_a_time() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        for id in 1..=3 {
+            schedule.start(start, CgroupId(id));
+        }
+        assert_eq!(schedule.take(start, 2), [CgroupId(1), CgroupId(2)]);
+        assert_eq!(schedule.take(start, 2), [CgroupId(3)]);
+        assert!(schedule.take(start, 2).is_empty());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum Change {
 /// See the module.
 pub struct Cgroups {
     roots: Vec<PathBuf>,
+    /// The level of each root. To find it, the agent reads all mounts of the node, so it does that once for each scan.
+    levels: Vec<usize>,
     watches: Watches,
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
     /// Cgroups that are too deep for the kernel to judge. Those below them are not followed.
@@ -60,6 +62,7 @@ impl Cgroups {
     pub fn new(roots: &[PathBuf]) -> anyhow::Result<Self> {
         Ok(Self {
             roots: roots.to_vec(),
+            levels: cgroup2::levels(roots),
             watches: Watches::new()?,
             known: BTreeMap::new(),
             deep: Deep::default(),
@@ -79,6 +82,11 @@ impl Cgroups {
         &self.deep
     }
 
+    /// Whether the first process of a known cgroup is reported.
+    pub fn reports(&self, folder: &Path) -> bool {
+        !self.unwatched.contains(folder)
+    }
+
     /// Whether there are cgroups that only a scan finds.
     pub fn blind(&self) -> bool {
         self.crowded || !self.unwatched.is_empty()
@@ -91,9 +99,9 @@ impl Cgroups {
         let mut seen = BTreeSet::new();
         self.crowded = false;
         self.watch_again();
+        self.levels = cgroup2::levels(&self.roots);
         for root in 0..self.roots.len() {
-            let folder = self.roots[root].clone();
-            let level = cgroup2::level(&folder);
+            let (folder, level) = (self.roots[root].clone(), self.levels[root]);
             self.visit(&folder, root, level, &mut changes, &mut seen);
         }
         self.deep.retain(&seen);
@@ -148,9 +156,11 @@ impl Cgroups {
     }
 
     fn appeared(&mut self, folder: &Path, changes: &mut Vec<Change>) {
-        let root = self.roots.iter().position(|root| folder.starts_with(root));
-        if let Some(root) = root {
-            let level = cgroup2::level(folder);
+        let below = |root: &PathBuf| folder.strip_prefix(root).ok();
+        let mut roots = self.roots.iter().enumerate();
+        let found = roots.find_map(|(root, path)| Some((root, below(path)?.components().count())));
+        if let Some((root, below)) = found {
+            let level = self.levels[root] + below;
             self.visit(folder, root, level, changes, &mut BTreeSet::new());
         }
     }

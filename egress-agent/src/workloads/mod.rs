@@ -68,6 +68,8 @@ pub struct Workloads {
     namespaces: Namespaces,
     scanned: Option<Instant>,
     scan_due: Instant,
+    /// The last turn took changes, so the next one is for the namespaces that are due.
+    took: bool,
     owners: Owners,
     sharers: Sharers,
     identities: Identities,
@@ -93,6 +95,7 @@ impl Workloads {
             namespaces: Namespaces::new(config.enter_namespaces)?,
             scanned: None,
             scan_due: Instant::now(),
+            took: false,
             owners,
             sharers: Sharers::default(),
             identities,
@@ -122,14 +125,17 @@ impl Workloads {
             .namespaces
             .next()
             .map_or(self.scan_due, |at| at.min(self.scan_due));
-        let changes = if due <= Instant::now() {
+        let changes = if self.took && due <= Instant::now() {
             Vec::new()
         } else {
             tokio::select! {
+                // Cgroups that wait for their policy come before those that are only looked at again.
+                biased;
                 changes = self.cgroups.changed() => changes?,
                 () = tokio::time::sleep_until(due.into()) => Vec::new(),
             }
         };
+        self.took = !changes.is_empty();
         let now = Instant::now();
         let mut told = Vec::new();
         self.take(now, changes, &mut told);
@@ -144,8 +150,10 @@ impl Workloads {
                     SCAN
                 };
         }
-        for id in self.namespaces.due(now) {
-            self.look(id);
+        if !self.took {
+            for id in self.namespaces.due(now) {
+                self.look(now, id);
+            }
         }
         Ok(told)
     }
@@ -274,14 +282,18 @@ impl Workloads {
     }
 
     /// Finds the namespaces of a cgroup's processes.
-    fn look(&mut self, id: CgroupId) {
+    fn look(&mut self, now: Instant, id: CgroupId) {
         let Some(member) = self.members.get(&id) else {
             return;
         };
         let (roots, cgroups, members) = (&self.roots, &self.cgroups, &self.members);
         let workload = || room::one_workload(roots, cgroups, members, member);
-        self.namespaces
-            .look(id, &member.cgroup.folder, &member.below, workload);
+        let folder = &member.cgroup.folder;
+        let has_process = self.namespaces.look(id, folder, &member.below, workload);
+        // The watch was set before, so a process that starts after this is reported.
+        if !has_process && cgroups.reports(folder) && cgroup2::populated(folder) == Some(false) {
+            self.namespaces.rest(now, id);
+        }
     }
 
     /// A flow of this cgroup was denied because its namespace has no proxy: checks the cgroup soon, and
