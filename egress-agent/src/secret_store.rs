@@ -1,13 +1,13 @@
-//! The Secrets that rules may name, as their sources have them at the moment.
+//! The Secrets and ConfigMaps that rules may name, as their sources have them at the moment.
 //!
-//! Each source publishes all of its Secrets at each change; connections look them up when they are made. It parses
+//! Each source publishes all of them at each change; connections look them up when they are made. It parses
 //! nothing.
 
 use arc_swap::ArcSwap;
-use egress_core::istio::{Secret, SecretName, Secrets};
+use egress_core::istio::{CredentialName, Secret, Secrets};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Where Secrets come from. Of two Secrets of the same name the one of the earlier source counts.
+/// Where they come from. Of two of the same name the one of the earlier source counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Rule files.
@@ -25,7 +25,7 @@ pub struct SecretStore {
 }
 
 impl SecretStore {
-    /// Replaces all Secrets of a source. One that did not change stays the same in memory.
+    /// Replaces all of a source. One that did not change stays the same in memory.
     pub fn publish(&self, source: Source, secrets: Secrets) {
         let sources = self.sources.lock();
         let mut sources = sources.unwrap_or_else(PoisonError::into_inner);
@@ -49,8 +49,8 @@ impl SecretStore {
         self.current.store(Arc::new(merged));
     }
 
-    /// A Secret.
-    pub fn get(&self, name: &SecretName) -> Option<Arc<Secret>> {
+    /// A Secret or ConfigMap.
+    pub fn get(&self, name: &CredentialName) -> Option<Arc<Secret>> {
         self.current.load().get(name).cloned()
     }
 }

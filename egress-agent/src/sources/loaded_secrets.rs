@@ -1,12 +1,12 @@
-//! The Secrets of the rule files: which ones are in force.
+//! The Secrets and ConfigMaps of the rule files: which ones are in force.
 //!
-//! A Secret is in force if one document has it, or several that are equal. One whose file cannot be read at the moment
+//! One is in force if one document has it, or several that are equal. One whose file cannot be read at the moment
 //! stays. Nothing of them is kept on disk.
 
 use super::files::Reading;
 use super::judge::Judged;
 use super::rule_set::Line;
-use egress_core::istio::{SecretName, Secrets};
+use egress_core::istio::{CredentialName, Secrets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use std::sync::Arc;
 pub(super) struct LoadedSecrets {
     in_force: Secrets,
     /// The file of each.
-    files: BTreeMap<SecretName, Arc<Path>>,
+    files: BTreeMap<CredentialName, Arc<Path>>,
     /// Those that documents give differently.
-    twice: BTreeSet<SecretName>,
+    twice: BTreeSet<CredentialName>,
 }
 
 impl LoadedSecrets {

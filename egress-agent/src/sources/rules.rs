@@ -11,7 +11,7 @@ use super::rule_set::{Findings, Line, RuleSet};
 use super::store;
 use crate::failure::Failure;
 use crate::secret_store::{SecretStore, Source};
-use egress_core::istio::{SecretName, Spec};
+use egress_core::istio::{CredentialName, Spec};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -60,12 +60,12 @@ pub fn follow_rules(
     follow(sources, compile, after)
 }
 
-/// The Secrets that rules in force name.
-fn named_secrets(objects: &Objects) -> BTreeSet<SecretName> {
+/// The Secrets and ConfigMaps that rules in force name.
+fn named_secrets(objects: &Objects) -> BTreeSet<CredentialName> {
     let mut named = BTreeSet::new();
     for object in objects.iter() {
         if let Some(Spec::DestinationRule(rule)) = &object.spec {
-            let of_rule = |name| SecretName::of_rule(name, &object.meta.namespace);
+            let of_rule = |name| CredentialName::of_rule(name, &object.meta.namespace);
             named.extend(rule.credential_names().filter_map(of_rule));
         }
     }

@@ -11,7 +11,8 @@ use crate::sources::judge::{Id, twice};
 use clap::ValueEnum;
 use egress_core::istio::report::Report;
 use egress_core::istio::{
-    Decoded, Message, Object, SecretName, Severity, Spec, Strictness, Verdict, decode_as, validate,
+    CredentialName, Decoded, Message, Object, Severity, Spec, Strictness, Verdict, decode_as,
+    validate,
 };
 use egress_core::registry::lint::{Finding, lint};
 use egress_core::registry::not_done::not_done;
@@ -213,17 +214,16 @@ fn check_secrets(decoded: &mut Decoded) {
     }
 }
 
-/// Rules that name a Secret which none of the files has.
+/// Rules that name a Secret or ConfigMap which none of the files has.
 fn without_secret(files: &[Decoded], object: &Object) -> Option<Message> {
     let Some(Spec::DestinationRule(rule)) = &object.spec else {
         return None;
     };
-    let named = |name| SecretName::of_rule(name, &object.meta.namespace);
+    let named = |name| CredentialName::of_rule(name, &object.meta.namespace);
     let mut secrets = rule.credential_names().filter_map(named);
     let missing = secrets.find(|wanted| {
-        let authorities = wanted.of_authorities();
         let mut all = files.iter().flat_map(|file| &file.secrets);
-        !all.any(|(_, secret)| secret.name == *wanted || secret.name == authorities)
+        !all.any(|(_, secret)| wanted.of_authorities().any(|name| secret.name == name))
     })?;
     Some(Message {
         severity: Severity::Warning,

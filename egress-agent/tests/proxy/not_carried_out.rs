@@ -60,7 +60,15 @@ async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave(
             "trafficPolicy.tls.mode",
         ),
         (
-            rule("trafficPolicy: {tls: {mode: MUTUAL, credentialName: 'configmap://a'}}"),
+            rule("trafficPolicy: {tls: {mode: MUTUAL, credentialName: 'configmap://default/a'}}"),
+            "trafficPolicy.tls.credentialName",
+        ),
+        (
+            rule("trafficPolicy: {tls: {mode: SIMPLE, credentialName: 'configmap://a'}}"),
+            "trafficPolicy.tls.credentialName",
+        ),
+        (
+            rule("trafficPolicy: {tls: {mode: SIMPLE, credentialName: 'invalid://'}}"),
             "trafficPolicy.tls.credentialName",
         ),
         (

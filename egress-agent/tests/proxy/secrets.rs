@@ -77,6 +77,36 @@ async fn a_secret_gives_the_client_certificate_and_the_authorities() {
     }
 }
 
+/// `credentialName: configmap://NAMESPACE/NAME`.
+#[tokio::test]
+async fn a_config_map_gives_the_authorities_to_workloads_of_every_namespace() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let server = Server::new(authority.server(&authority.identity(&[HOST]), false)).await;
+    let config_map = |authority: &Authority| {
+        let text = secret("a", &[("ca.crt", &authority.pem())]);
+        let text = text.replace("kind: Secret", "kind: ConfigMap");
+        text.replace("stringData:", "data:")
+            .replace("{name: a}", "{name: a, namespace: istio-system}")
+    };
+    let from = destination("192.0.2.1:80");
+    let bed = Bed::with(PortRoutes::default(), Some(from), Limits::default()).await;
+    let more =
+        rule("trafficPolicy: {tls: {mode: SIMPLE, credentialName: 'configmap://istio-system/a'}}")
+            .replace("{name: b}", "{name: b, namespace: istio-system}");
+    bed.put(rules(server.address, "protocol: HTTP", &more));
+    // A Secret of the same name is something else.
+    let as_secret = config_map(&authority).replace("kind: ConfigMap", "kind: Secret");
+    publish(&bed, &as_secret.replace("\ndata:", "\nstringData:"));
+    assert_eq!(ask(&bed).await.0, 503);
+    let told = bed.denial().await.to_string();
+    let missing = "there is no ConfigMap istio-system/a";
+    assert!(told.contains(missing) && !told.contains("Secret"), "{told}");
+    publish(&bed, &config_map(&other));
+    assert_eq!(ask(&bed).await.0, 503);
+    publish(&bed, &config_map(&authority));
+    assert_eq!(ask(&bed).await.0, 200);
+}
+
 #[tokio::test]
 async fn without_its_secret_a_connection_is_denied_and_never_unverified() {
     let (authority, other) = (Authority::new(), Authority::new());

@@ -17,12 +17,13 @@ pub const KINDS: [(&str, &str); 5] = [
 ];
 
 impl FakeApi {
-    /// Serves Istio's kinds, and Secrets.
+    /// Serves Istio's kinds, Secrets and ConfigMaps.
     pub fn install_istio(&self) {
         for (kind, plural) in KINDS {
             self.install(Resource::istio(kind, plural));
         }
         self.install(Resource::core("Secret", "secrets", true));
+        self.install(Resource::core("ConfigMap", "configmaps", true));
     }
 
     /// Serves the kinds that name ranges of the cluster, without `ServiceCIDR`.

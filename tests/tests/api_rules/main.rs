@@ -16,7 +16,7 @@ use egress_tests::LabOptions;
 use egress_tests::api::Verb;
 use egress_tests::lab::{v4, v6};
 use egress_tests::rules::{GOOGLE, HTTPBIN, TIMEOUT};
-use serde_json::Value;
+use serde_json::{Value, json};
 use site::{BYSTANDER, Site, api_only, now, seen_after};
 use std::time::Duration;
 
@@ -132,6 +132,20 @@ spec: {egress: [{hosts: ['./*']}], outboundTrafficPolicy: {mode: REGISTRY_ONLY}}
 
 #[test]
 fn only_the_secret_that_a_rule_names_is_read() {
+    only_the_named_one_is_read(
+        "secrets",
+        "ca",
+        &["metadata.name=ca", "metadata.name=ca-cacert"],
+    );
+}
+
+#[test]
+fn only_the_config_map_that_a_rule_names_is_read() {
+    only_the_named_one_is_read("configmaps", "configmap://shop/ca", &["metadata.name=ca"]);
+}
+
+/// `credential` is the rule's `credentialName`, and `selectors` those that the agent may list with.
+fn only_the_named_one_is_read(plural: &'static str, credential: &str, selectors: &[&'static str]) {
     const WWW: u8 = 120;
     let identity = "{cgroup: client, namespace: shop, labels: {app: web}}";
     let options = LabOptions {
@@ -148,27 +162,33 @@ fn only_the_secret_that_a_rule_names_is_read() {
         .https(&[v4(WWW), v6(WWW)], 443, site.lab.authority(), &names)
         .unwrap();
     let authority = std::fs::read_to_string(site.lab.authority().path()).unwrap();
-    let secret = |name: &str, text: &str| {
-        let encoded = BASE64.encode(text);
+    let (kind, value) = match plural {
+        "secrets" => ("Secret", BASE64.encode(&authority)),
+        _ => ("ConfigMap", authority),
+    };
+    let with_authority = |name: &str| {
+        let value = json!(value);
         format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\ndata: {{ca.crt: {encoded}}}\n"
+            "apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\ndata: {{ca.crt: {value}}}\n"
         )
     };
-    site.put(&secret("other", &authority));
+    site.put(&with_authority("other"));
     assert_eq!(
-        site.api.requests(Verb::List, "secrets"),
+        site.api.requests(Verb::List, plural),
         0,
         "no rule names one"
     );
-    site.api.fault(|asked| {
-        let narrow = asked.namespace == "shop"
-            && asked.query.get("fieldSelector").is_some_and(|f| {
-                ["metadata.name=ca", "metadata.name=ca-cacert"].contains(&f.as_str())
-            });
-        let listed = asked.plural == "secrets" && asked.name.is_empty();
+    let watches = selectors.len();
+    let selectors = selectors.to_vec();
+    site.api.fault(move |asked| {
+        let selector = asked.query.get("fieldSelector");
+        let narrow =
+            asked.namespace == "shop" && selector.is_some_and(|f| selectors.contains(&f.as_str()));
+        let listed = asked.plural == plural && asked.name.is_empty();
         (listed && !narrow).then_some(egress_tests::api::Fault::Status(403, "Forbidden"))
     });
-    site.apply("
+    site.apply(
+        &"
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: www, namespace: shop}
@@ -180,18 +200,20 @@ metadata: {name: www, namespace: shop}
 spec:
   host: www.shop.example
   workloadSelector: {matchLabels: {app: web}}
-  trafficPolicy: {tls: {mode: SIMPLE, credentialName: ca}}
-");
+  trafficPolicy: {tls: {mode: SIMPLE, credentialName: 'NAME'}}
+"
+        .replace("NAME", credential),
+    );
     let url = "http://www.shop.example/get";
-    assert_eq!(site.code(url), 503, "the Secret does not exist");
-    site.put(&secret("ca", &authority));
+    assert_eq!(site.code(url), 503, "it does not exist");
+    site.put(&with_authority("ca"));
     let works = || (site.code(url) == 200).then_some(());
-    egress_tests::wait_until("the Secret is in use", Duration::from_secs(5), works).unwrap();
+    egress_tests::wait_until("it is in use", Duration::from_secs(5), works).unwrap();
     assert!(origin.handshakes() > 0);
-    assert_eq!(site.api.watches("secrets"), 2);
-    site.api.delete("secrets", "shop", "ca").unwrap();
+    assert_eq!(site.api.watches(plural), watches);
+    site.api.delete(plural, "shop", "ca").unwrap();
     let gone = || (site.code(url) != 200).then_some(());
-    egress_tests::wait_until("the Secret is gone", Duration::from_secs(5), gone).unwrap();
+    egress_tests::wait_until("it is gone", Duration::from_secs(5), gone).unwrap();
 }
 
 /// The status of one kind.

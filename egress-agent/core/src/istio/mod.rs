@@ -23,5 +23,5 @@ pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, Strictness, decode,
 pub use message::{Message, Severity};
 pub use place::{is_api, place};
 pub use rule_name::{RuleName, RuleNameError};
-pub use secret::{Secret, SecretName, Secrets};
+pub use secret::{CredentialKind, CredentialName, Secret, Secrets};
 pub use validate::{Verdict, validate};

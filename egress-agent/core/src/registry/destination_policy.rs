@@ -10,7 +10,7 @@ use super::plan::Context;
 use super::scope::Scope;
 use super::services::Service;
 use crate::istio::destination_rule::DestinationRule;
-use crate::istio::{Object, SecretName, Spec, hosts};
+use crate::istio::{CredentialKind, CredentialName, Object, Spec, hosts};
 use crate::traffic::{ClusterPolicy, MergedPolicy};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -131,18 +131,22 @@ pub(super) fn policy(
     ClusterPolicy::new(&merged, &names, secret.as_ref())
 }
 
-/// The Secret of a rule's `credentialName`: one of the rule's namespace, for workloads of that namespace. Istio has a
-/// sidecar look in its own namespace, and only if the rule selects workloads, which are of the rule's namespace.
-fn secret_of(name: &str, object: &Object, scope: &Scope) -> Result<SecretName, Arc<str>> {
+/// What a rule's `credentialName` names: a Secret of the rule's namespace, for workloads of that namespace, or a ConfigMap
+/// of the rule's namespace. Istio has a sidecar look for a Secret in its own namespace, and only if the rule selects
+/// workloads, which are of the rule's namespace.
+fn secret_of(name: &str, object: &Object, scope: &Scope) -> Result<CredentialName, Arc<str>> {
     let namespace = &object.meta.namespace;
     let field = "trafficPolicy.tls.credentialName";
     let at = || format!("{field} of {object} ({})", object.place());
-    if !scope.is_in(namespace) {
+    let Some(named) = CredentialName::of_rule(name, namespace) else {
+        let why = "names no Secret and no ConfigMap of the rule's namespace";
+        return Err(format!("{} {why}", at()).into());
+    };
+    if named.kind == CredentialKind::Secret && !scope.is_in(namespace) {
         let why = "names a Secret that only workloads of the same namespace may use";
         return Err(format!("{} {why}", at()).into());
     }
-    let why = "names no Secret of the rule's namespace";
-    SecretName::of_rule(name, namespace).ok_or_else(|| format!("{} {why}", at()).into())
+    Ok(named)
 }
 
 /// The reason that a log line, `explain` and the proxy give.

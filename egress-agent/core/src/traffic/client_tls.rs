@@ -3,7 +3,7 @@
 //! Owns which fields are read. The proxy reads files and Secrets and makes the handshake. Source of the defaults: istio
 //! `pilot/pkg/networking/core/cluster_tls.go`, `constructUpstreamTLS`.
 
-use crate::istio::SecretName;
+use crate::istio::CredentialName;
 use crate::istio::destination_rule::{ClientTlsMode, ClientTlsSettings};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct ClientTls {
 /// How a server's certificate is verified. A chain to one of the authorities is always required.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Verify {
-    /// PEM file of authorities or a Secret. `None`: the system's.
+    /// PEM file of authorities, a Secret or a ConfigMap. `None`: the system's.
     pub authorities: Option<Authorities>,
     /// `caCrl`: PEM file of revoked certificates.
     pub revoked: Option<Arc<str>>,
@@ -36,8 +36,8 @@ pub struct Verify {
 pub enum Authorities {
     /// `caCertificates`: a PEM file.
     File(Arc<str>),
-    /// `credentialName`: this Secret, or the one that is named after it (`SecretName::of_authorities`).
-    Secret(SecretName),
+    /// `credentialName`: this Secret, the one that is named after it (`CredentialName::of_authorities`), or this ConfigMap.
+    Secret(CredentialName),
 }
 
 /// Where a client certificate is.
@@ -46,7 +46,7 @@ pub enum ClientCertificate {
     /// PEM files.
     Files(CertificateFiles),
     /// `credentialName`.
-    Secret(SecretName),
+    Secret(CredentialName),
 }
 
 /// PEM files of a client certificate.
@@ -64,7 +64,7 @@ impl ClientTls {
     pub fn new(
         rule: &ClientTlsSettings,
         of_service: &[String],
-        secret: Option<&SecretName>,
+        secret: Option<&CredentialName>,
     ) -> Option<Self> {
         let text = |text: &str| (!text.is_empty()).then(|| Arc::from(text));
         let of_secret = secret.cloned().map(ClientCertificate::Secret);

@@ -9,7 +9,7 @@ use super::merged_policy::MergedPolicy;
 use super::outlier_detection::OutlierDetection as Outliers;
 use super::proxy_protocol::ProxyProtocol;
 use super::tunnel::Tunnel;
-use crate::istio::SecretName;
+use crate::istio::CredentialName;
 use std::fmt;
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub struct ClusterPolicy {
 impl ClusterPolicy {
     /// Carries out a merged policy. `names` has the `subjectAltNames` of the service; `secret` is that of the rule's
     /// `credentialName`.
-    pub fn new(rule: &MergedPolicy<'_>, names: &[String], secret: Option<&SecretName>) -> Self {
+    pub fn new(rule: &MergedPolicy<'_>, names: &[String], secret: Option<&CredentialName>) -> Self {
         let tls = rule.tls.and_then(|tls| ClientTls::new(tls, names, secret));
         Self {
             denied: None,

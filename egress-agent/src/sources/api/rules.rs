@@ -4,7 +4,7 @@ use super::kinds::Kinds;
 use super::object::plural;
 use crate::kubernetes::{Standing, Standings};
 use crate::sources::files::Reading;
-use egress_core::istio::{Kind, SecretName};
+use egress_core::istio::{CredentialName, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +24,7 @@ struct Inner {
     /// When the first change was received that no reading has yet.
     noticed: Mutex<Option<Instant>>,
     /// The Secrets that rules in force name.
-    wanted: watch::Sender<BTreeSet<SecretName>>,
+    wanted: watch::Sender<BTreeSet<CredentialName>>,
 }
 
 impl ApiRules {
@@ -73,7 +73,7 @@ impl ApiRules {
     }
 
     /// The Secrets that rules in force name.
-    pub(super) fn wanted(&self) -> watch::Receiver<BTreeSet<SecretName>> {
+    pub(super) fn wanted(&self) -> watch::Receiver<BTreeSet<CredentialName>> {
         self.0.wanted.subscribe()
     }
 
@@ -83,8 +83,8 @@ impl ApiRules {
     }
 
     /// Follows these Secrets and no others.
-    pub(in crate::sources) fn want_secrets(&self, names: BTreeSet<SecretName>) {
-        let differ = |wanted: &mut BTreeSet<SecretName>| {
+    pub(in crate::sources) fn want_secrets(&self, names: BTreeSet<CredentialName>) {
+        let differ = |wanted: &mut BTreeSet<CredentialName>| {
             let differ = *wanted != names;
             *wanted = names;
             differ

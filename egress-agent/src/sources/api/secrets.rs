@@ -1,12 +1,12 @@
-//! The Secrets that rules in force name, from the Kubernetes API: one watch for each by its name, so that the agent needs
-//! no access to others.
+//! The Secrets and ConfigMaps that rules in force name, from the Kubernetes API: one watch for each by its name, so that
+//! the agent needs no access to others.
 //!
-//! A Secret stays as it was while the server does not answer. Nothing of a Secret is kept on disk or logged.
+//! Each stays as it was while the server does not answer. Nothing of a Secret is kept on disk or logged.
 
 use super::rules::ApiRules;
 use crate::kubernetes::{ApiClient, Kind, Metadata, News, Object, Selection, Standings, follow};
 use crate::secret_store::{SecretStore, Source};
-use egress_core::istio::{Secret, SecretName, Secrets, Strictness, decode_as};
+use egress_core::istio::{CredentialKind, CredentialName, Secret, Secrets, Strictness, decode_as};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,17 +14,19 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-const SECRETS: Kind = Kind {
-    group: "",
-    versions: &["v1"],
-    plural: "secrets",
-};
-/// The most Secrets, each of which is a watch. Connections that need another one are denied.
+const fn kind(plural: &'static str) -> Kind {
+    Kind {
+        group: "",
+        versions: &["v1"],
+        plural,
+    }
+}
+/// The most Secrets and ConfigMaps, each of which is a watch. Connections that need another one are denied.
 const MOST: usize = 128;
 /// Changes that wait.
 const WAITING: usize = 16;
 
-/// A Secret as the server sent it.
+/// A Secret or ConfigMap as the server sent it.
 struct Raw {
     metadata: Metadata,
     data: Map<String, Value>,
@@ -51,15 +53,15 @@ impl Object for Raw {
     }
 }
 
-/// The content of a Secret; `None` if it does not exist or cannot be used.
-type Change = (SecretName, Option<Arc<Secret>>);
+/// The content of a Secret or ConfigMap; `None` if it does not exist or cannot be used.
+type Change = (CredentialName, Option<Arc<Secret>>);
 
-/// Follows the wanted Secrets until the future is dropped.
+/// Follows the wanted ones until the future is dropped.
 pub(super) async fn follow_secrets(api: ApiClient, rules: ApiRules, store: Arc<SecretStore>) {
     let mut wanted = rules.wanted();
     wanted.mark_changed();
     let (send, mut changes) = mpsc::channel::<Change>(WAITING);
-    let mut followed: BTreeMap<SecretName, JoinSet<()>> = BTreeMap::new();
+    let mut followed: BTreeMap<CredentialName, JoinSet<()>> = BTreeMap::new();
     let mut secrets = Secrets::new();
     loop {
         tokio::select! {
@@ -90,17 +92,15 @@ pub(super) async fn follow_secrets(api: ApiClient, rules: ApiRules, store: Arc<S
     }
 }
 
-/// Authorities may be in a Secret of their own.
-fn with_authorities(names: &BTreeSet<SecretName>) -> BTreeSet<SecretName> {
-    let both = names
-        .iter()
-        .flat_map(|name| [name.clone(), name.of_authorities()]);
-    let mut all: BTreeSet<SecretName> = both.collect();
+/// Authorities of a Secret may be in one of their own.
+fn with_authorities(names: &BTreeSet<CredentialName>) -> BTreeSet<CredentialName> {
+    let both = names.iter().flat_map(CredentialName::of_authorities);
+    let mut all: BTreeSet<CredentialName> = both.collect();
     if all.len() > MOST {
         let count = names.len();
         tracing::error!(
             count,
-            "rules name too many Secrets: only {MOST} are read from the Kubernetes API; connections that need the others are denied"
+            "rules name too many Secrets and ConfigMaps: only {MOST} are read from the Kubernetes API; connections that need the others are denied"
         );
         while all.len() > MOST {
             all.pop_last();
@@ -109,11 +109,14 @@ fn with_authorities(names: &BTreeSet<SecretName>) -> BTreeSet<SecretName> {
     all
 }
 
-fn follow_one(api: &ApiClient, name: &SecretName, send: &mpsc::Sender<Change>) -> JoinSet<()> {
+fn follow_one(api: &ApiClient, name: &CredentialName, send: &mpsc::Sender<Change>) -> JoinSet<()> {
     let selection = Selection {
         namespace: Some(name.namespace.to_string()),
         fields: Some(format!("metadata.name={}", name.name)),
-        ..Selection::all(SECRETS)
+        ..Selection::all(match name.kind {
+            CredentialKind::Secret => kind("secrets"),
+            CredentialKind::ConfigMap => kind("configmaps"),
+        })
     };
     let (told, mut news) = mpsc::channel(WAITING);
     let standing = Standings::default().add(&name.to_string());
@@ -135,22 +138,26 @@ fn follow_one(api: &ApiClient, name: &SecretName, send: &mpsc::Sender<Change>) -
     tasks
 }
 
-/// A Secret, if it is the wanted one and has certificates.
-fn read(name: &SecretName, raw: &Raw) -> Option<Arc<Secret>> {
+/// A Secret or ConfigMap, if it is the wanted one and has certificates.
+fn read(name: &CredentialName, raw: &Raw) -> Option<Arc<Secret>> {
     let found = raw.metadata.key();
     if (found.namespace.as_str(), found.name.as_str()) != (&*name.namespace, &*name.name) {
         return None;
     }
     let text = json!({
         "apiVersion": "v1",
-        "kind": "Secret",
+        "kind": name.kind.as_str(),
         "metadata": {"namespace": found.namespace, "name": found.name},
         "data": raw.data,
     });
-    let mut decoded = decode_as("kubernetes:secret", &text.to_string(), Strictness::Files);
+    let mut decoded = decode_as(
+        "kubernetes:credential",
+        &text.to_string(),
+        Strictness::Files,
+    );
     for message in &decoded.messages {
         let problem = &message.text;
-        tracing::warn!(secret = %name, problem, "cannot use a Secret of the Kubernetes API; connections that need it are denied");
+        tracing::warn!(%name, problem, "cannot use a Secret or ConfigMap of the Kubernetes API; connections that need it are denied");
     }
     decoded.secrets.pop().map(|(_, secret)| Arc::new(secret))
 }
@@ -159,8 +166,9 @@ fn read(name: &SecretName, raw: &Raw) -> Option<Arc<Secret>> {
 mod tests {
     use super::*;
 
-    fn name(name: &str) -> SecretName {
-        SecretName {
+    fn name(name: &str) -> CredentialName {
+        CredentialName {
+            kind: CredentialKind::Secret,
             namespace: "shop".into(),
             name: name.into(),
         }
@@ -178,6 +186,14 @@ mod tests {
         let secret = read(&name("a"), &raw("a")).unwrap();
         assert_eq!(secret.authorities(), Some((&b"r"[..], None)));
         assert_eq!(read(&name("a"), &raw("b")), None, "a server that lies");
+        // The values of a ConfigMap are plain text.
+        let of_map = CredentialName {
+            kind: CredentialKind::ConfigMap,
+            ..name("a")
+        };
+        let map = read(&of_map, &raw("a")).unwrap();
+        assert_eq!(map.authorities(), Some((&b"cg=="[..], None)));
+        assert_eq!(map.name, of_map);
     }
 
     #[test]
@@ -191,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_number_of_watches_is_bounded() {
-        let names: BTreeSet<SecretName> = (0..200).map(|n| name(&format!("a{n}"))).collect();
+        let names: BTreeSet<CredentialName> = (0..200).map(|n| name(&format!("a{n}"))).collect();
         assert_eq!(with_authorities(&names).len(), MOST);
         let one = with_authorities(&BTreeSet::from([name("a")]));
         assert_eq!(one, BTreeSet::from([name("a"), name("a-cacert")]));

@@ -11,7 +11,7 @@ use super::size::Copied;
 use super::suggest::nearest;
 use super::template;
 use crate::istio::message::{Message, Severity};
-use crate::istio::secret::Secret;
+use crate::istio::secret::{CredentialKind, Secret};
 use std::sync::Arc;
 
 /// Longest file that is read, in bytes.
@@ -47,7 +47,7 @@ pub struct Skipped {
 pub struct Decoded {
     /// Objects of the five kinds, in the order of the file.
     pub objects: Vec<Object>,
-    /// Kubernetes Secrets with certificates, each with the line that it starts at.
+    /// Kubernetes Secrets with certificates and ConfigMaps with authorities, each with the line that it starts at.
     pub secrets: Vec<(u32, Secret)>,
     /// Documents of other kinds.
     pub skipped: Vec<Skipped>,
@@ -148,8 +148,8 @@ fn error(mark: Mark, text: String) -> Message {
 enum Of<'a> {
     /// One of the five kinds, of this version.
     Ours(Kind, &'a str),
-    /// A Kubernetes Secret.
-    Secret,
+    /// A Kubernetes Secret or ConfigMap.
+    Credential(CredentialKind),
     /// Something else.
     Other,
     /// Nothing that there is, and probably one of ours with a mistake.
@@ -174,8 +174,9 @@ fn kind_of<'a>(api_version: &'a str, kind: &str, strict: bool) -> Of<'a> {
             None => Of::Other,
         };
     }
-    if api_version == "v1" && kind == "Secret" {
-        return Of::Secret;
+    let credential = CredentialKind::ALL.into_iter().find(|k| k.as_str() == kind);
+    if let Some(kind) = credential.filter(|_| api_version == "v1") {
+        return Of::Credential(kind);
     }
     if strict && nearest(group, std::iter::once(GROUP)).is_some() {
         return Of::Mistaken(format!("unknown group {group:?}{}", meant(Some(GROUP))));
@@ -228,20 +229,24 @@ impl Stream<'_> {
         }
     }
 
-    /// Says what is wrong with a Secret, at its start: no message shows a line with a value.
+    /// Says what is wrong with a Secret or ConfigMap, at its start: no message shows a line with a value.
     fn wrong_secret(&mut self, start: Mark, text: String) {
         self.decoded.complain(error(start, text));
     }
 
-    fn secret(&mut self, root: &Node, in_list: bool) {
-        let what = match Secret::decode(root) {
+    fn secret(&mut self, kind: CredentialKind, root: &Node, in_list: bool, twice: bool) {
+        let of = kind.as_str();
+        let what = match Secret::decode(kind, root) {
             Err(wrong) => return self.wrong_secret(root.mark, wrong),
+            Ok(Some(_)) if twice => {
+                return self.wrong_secret(root.mark, format!("the {of} sets a key twice"));
+            }
             // A list is kept with the rules in it over a restart. Keys are not.
             Ok(Some(_)) if in_list => "in a list (give it a document of its own)",
             Ok(Some(secret)) => return self.decoded.secrets.push((root.mark.line, secret)),
             Ok(None) => "without certificates",
         };
-        self.skip(root.mark.line, format!("{SECRET} {what}"));
+        self.skip(root.mark.line, format!("v1 {of} {what}"));
     }
 
     fn skip(&mut self, line: u32, what: String) {
@@ -266,7 +271,7 @@ impl Stream<'_> {
         let other = |v: &&str| {
             kinds
                 .iter()
-                .all(|k| matches!(kind_of(v, k, self.strict), Of::Other | Of::Secret))
+                .all(|k| matches!(kind_of(v, k, self.strict), Of::Other | Of::Credential(_)))
         };
         let lists = kinds.iter().any(|k| k.ends_with("List"));
         (!lists && versions.iter().all(other)).then(|| format!("{version} {kind}"))
@@ -331,10 +336,7 @@ impl Stream<'_> {
                 let object = object::object(&at, kind, &version, root, self.strict, twice);
                 self.decoded.objects.push(object);
             }
-            Of::Secret => match twice {
-                Some(_) => self.wrong_secret(root.mark, "the Secret sets a key twice".to_owned()),
-                None => self.secret(&root, in_list),
-            },
+            Of::Credential(kind) => self.secret(kind, &root, in_list, twice.is_some()),
             Of::Other => {
                 let what = format!("{api_version} {kind}");
                 self.skip(root.mark.line, what);

@@ -70,16 +70,23 @@ fn prefers_localities(settings: &LoadBalancerSettings) -> bool {
     })
 }
 
-/// Whether `credentialName` has the form of a Secret's name. Whether it may be used depends on the rule's namespace.
-fn names_secret(name: &str) -> bool {
-    !name.contains("://") || name.starts_with("kubernetes://")
+/// Whether `credentialName` has the form of a name of what the policy needs: a ConfigMap has no client certificate.
+/// Whether it may be used depends on the rule's namespace.
+fn may_name(policy: &MergedPolicy<'_>, name: &str) -> bool {
+    match name.split_once("://") {
+        None | Some(("kubernetes", _)) => true,
+        Some(("configmap", rest)) => {
+            rest.contains('/') && policy.tls.is_some_and(|t| t.mode == ClientTlsMode::Simple)
+        }
+        Some(_) => false,
+    }
 }
 
 /// Fields of a traffic policy.
 pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 6] {
     fields! {
     "tls.mode"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode == ClientTlsMode::IstioMutual)) "ISTIO_MUTUAL needs the certificates of a mesh; use SIMPLE, or MUTUAL with files"
-    "tls.credentialName" ServesNothing (|p| p.credential_name().is_some_and(|name| !names_secret(name))) "only a Secret is: name, kubernetes://name or kubernetes://namespace/name"
+    "tls.credentialName" ServesNothing (|p| p.credential_name().is_some_and(|name| !may_name(p, name))) "only a Secret is (name, kubernetes://name or kubernetes://namespace/name) and, in mode SIMPLE, a ConfigMap (configmap://namespace/name)"
     "connectionPool.http.http2KeepAlive"       PassedOver (|p| p.http().is_some_and(|h| h.http2_keep_alive.is_some())) ""
     "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(prefers_localities)) "the agent has no locality, so endpoints of all localities take turns"
     "loadBalancer.zoneAwareLbSetting"          PassedOver (|p| p.load_balancer.is_some_and(|l| l.zone_aware_lb_setting.is_some())) "the agent has no locality, so endpoints of all zones take turns"

@@ -5,7 +5,7 @@
 
 use super::pem::{self, Revoked};
 use crate::secret_store::SecretStore;
-use egress_core::istio::{Secret, SecretName};
+use egress_core::istio::{CredentialName, Secret};
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub(super) struct FromSecrets {
 
 /// Values by their Secrets.
 #[derive(Debug)]
-struct Known<T>(Mutex<BTreeMap<SecretName, Made<T>>>);
+struct Known<T>(Mutex<BTreeMap<CredentialName, Made<T>>>);
 
 #[derive(Debug)]
 struct Made<T> {
@@ -46,15 +46,18 @@ impl FromSecrets {
         }
     }
 
-    /// Istio looks for a Secret with the suffix `-cacert` first.
-    pub(super) fn authorities(&self, name: &SecretName) -> Result<Arc<Trusted>, String> {
-        let own = name.of_authorities();
-        let found = self.store.get(&own).or_else(|| self.store.get(name));
-        let secret = found.ok_or_else(|| format!("there is no {own} and no {name}"))?;
+    pub(super) fn authorities(&self, name: &CredentialName) -> Result<Arc<Trusted>, String> {
+        let mut found = name
+            .of_authorities()
+            .filter_map(|name| self.store.get(&name));
+        let secret = found.next().ok_or_else(|| {
+            let all: Vec<String> = name.of_authorities().map(|n| format!("no {n}")).collect();
+            format!("there is {}", all.join(" and "))
+        })?;
         self.authorities.of(&secret, authorities)
     }
 
-    pub(super) fn certificate(&self, name: &SecretName) -> Result<Arc<CertifiedKey>, String> {
+    pub(super) fn certificate(&self, name: &CredentialName) -> Result<Arc<CertifiedKey>, String> {
         let secret = self.store.get(name);
         let secret = secret.ok_or_else(|| format!("there is no {name}"))?;
         self.certificates.of(&secret, certificate)
@@ -75,9 +78,9 @@ impl<T> Known<T> {
                 Ok(value) => (Some(Arc::new(value)), None),
                 Err(error) => {
                     let kept = if before.is_some() {
-                        "cannot use a Secret; keeping its last good content"
+                        "cannot use a Secret or ConfigMap; keeping its last good content"
                     } else {
-                        "cannot use a Secret; connections that need it are denied"
+                        "cannot use a Secret or ConfigMap; connections that need it are denied"
                     };
                     tracing::warn!(target: "egress::proxy", %error, "{kept}");
                     (before, Some(error))
