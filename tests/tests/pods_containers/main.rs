@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod api;
+mod churn;
 mod cri;
 mod daemonset;
 mod identity;
@@ -10,11 +11,10 @@ mod node;
 mod own_rules;
 
 use egress_tests::lab::{host, v4, v6};
-use egress_tests::pods::held::Held;
+use egress_tests::pods;
 use egress_tests::rules::{ECHO, GOOGLE, HTTPBIN, TIMEOUT};
 use egress_tests::upgrade::upgrade;
 use egress_tests::{Lab, LabOptions, wait_until};
-use egress_tests::{pinned, pods};
 use node::{Node, Pod};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -186,30 +186,6 @@ fn an_agent_killed_restarted_and_upgraded_lets_nothing_through_and_cuts_no_direc
         assert_eq!(heard, said, "{}", words.stderr);
     });
     assert_eq!(lab.bystander.connections(), 0);
-}
-
-#[test]
-fn nothing_is_left_of_containers_that_have_gone() {
-    let mut lab = Lab::start().unwrap();
-    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
-    let node = Node::start(&lab).unwrap();
-    let round = |number: u16| {
-        let pod = node.pod(number, &[], &[]).unwrap();
-        assert_eq!(get(&node, &pod, "http://httpbin.org/get"), 200);
-        node.cri.remove(&pod.sandbox).unwrap();
-    };
-    // The first pod brings what the agent keeps for any number of them.
-    round(1);
-    wait_until("only the own proxy", SOON, || {
-        (pinned::proxies(lab.bpf_dir()).unwrap() == 1).then_some(())
-    })
-    .unwrap();
-    let before = Held::now(&mut lab).unwrap();
-    let pods: u16 = std::env::var("EGRESS_TEST_PODS").map_or(8, |n| n.parse().unwrap());
-    for number in 2..2 + pods {
-        round(number);
-    }
-    before.wait_back(&mut lab, pods.into(), SOON).unwrap();
 }
 
 #[test]
