@@ -235,7 +235,8 @@ async fn serve(
         drain: &drain,
         lock,
     };
-    let ended = wiring::end(config, leaving, result.is_ok(), || denials.abort()).await;
+    let ended = wiring::end(config, leaving, result.is_ok(), || denials.abort());
+    let (ended, ()) = tokio::join!(ended, place.cluster.resign());
     denials.abort();
     program_log.abort();
     access_log.finish();

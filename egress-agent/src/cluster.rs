@@ -3,6 +3,7 @@
 //! Owns no connection. `kubernetes` talks to the server, `sources` makes rules of objects.
 
 use crate::applied::Applied;
+use crate::conditions;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::kernel::canary;
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub standings: Standings,
     /// The rules of the API; `None` if none are taken from there.
     pub rules: Option<ApiRules>,
+    /// How this agent is called among the cluster's agents, if it takes part in an election.
+    pub candidate: Option<String>,
     /// The cluster's own ranges; `None` if they are not looked for.
     pub ranges: Option<watch::Receiver<Arc<Ranges>>>,
 }
@@ -45,6 +48,7 @@ impl Cluster {
             secrets: Arc::default(),
             standings: Standings::default(),
             rules: None,
+            candidate: None,
             ranges: None,
         };
         let Some(settings) = &config.kubernetes else {
@@ -58,6 +62,11 @@ impl Cluster {
             cluster.ranges = Some(finder.ranges());
             tokio::spawn(finder.run(client.clone(), cluster.standings.clone()));
         }
+        if settings.rules && settings.conditions {
+            let pod = settings.pod.as_ref().map(|pod| pod.uid.clone());
+            let own = pod.unwrap_or_else(|| kubernetes::random().to_string());
+            cluster.candidate = Some(format!("{}_{own}", settings.node));
+        }
         if settings.rules {
             let rules = ApiRules::new(&cluster.standings);
             let secrets = Arc::clone(&cluster.secrets);
@@ -66,6 +75,13 @@ impl Cluster {
             cluster.rules = Some(rules);
         }
         Ok(cluster)
+    }
+
+    /// Gives up what one agent of the cluster holds, in a bounded time.
+    pub async fn resign(&self) {
+        if let (Some(api), Some(candidate)) = (&self.api, &self.candidate) {
+            conditions::release(api.clone(), candidate.clone()).await;
+        }
     }
 
     /// The ranges for the engine; without a cluster there are none.

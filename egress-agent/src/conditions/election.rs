@@ -2,8 +2,10 @@
 //!
 //! No clock of another machine counts. An agent takes the Lease over only after it has seen it unchanged for the time that
 //! the holder may need to renew it, by its own clock. A holder stops before that time has passed since its last renewal.
-//! Each write names the version that was read, so of two that take over only one succeeds.
+//! Each write names the version that was read, so of two that take over only one succeeds. A holder that ends on purpose
+//! releases the Lease, and the others watch for that.
 
+use super::released::Released;
 use crate::kubernetes::{ApiClient, Problem, random};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// The Lease.
-const NAME: &str = "egress-agent-conditions";
+pub(super) const NAME: &str = "egress-agent-conditions";
 /// The longest time in a Lease that is believed.
 const LONGEST: Duration = Duration::from_mins(10);
 
@@ -26,6 +28,8 @@ pub struct Times {
     pub renew: Duration,
     /// Others look at the Lease after this time, or up to half of it sooner, at random.
     pub look: Duration,
+    /// After a release others look within this time, at random, so that they do not all write at once.
+    pub rush: Duration,
 }
 
 impl Default for Times {
@@ -35,6 +39,7 @@ impl Default for Times {
             deadline: Duration::from_secs(40),
             renew: Duration::from_secs(15),
             look: Duration::from_mins(1),
+            rush: Duration::from_secs(2),
         }
     }
 }
@@ -62,6 +67,7 @@ impl Election {
     /// Returns when this agent holds the Lease.
     pub async fn win(&mut self) {
         let mut problem = None;
+        let mut released = Released::follow(&self.api);
         loop {
             match self.attempt().await {
                 Ok(true) => return,
@@ -73,8 +79,45 @@ impl Election {
                     problem = Some(new);
                 }
             }
-            sleep(self.times.look.mul_f64(random() / 2.0 + 0.5)).await;
+            let look = self.times.look.mul_f64(random() / 2.0 + 0.5);
+            let rush = self.times.rush.mul_f64(random());
+            tokio::select! {
+                () = sleep(look) => {}
+                () = released.for_long(rush) => {}
+            }
         }
+    }
+
+    /// Releases the Lease if this agent holds it, as client-go's `ReleaseOnCancel` does.
+    pub async fn release(&self) -> Result<(), Problem> {
+        let one = format!("{}/{NAME}", self.leases());
+        let mut lease = match self.api.get(&one).await {
+            Ok(lease) => lease,
+            Err(Problem::NotServed) => return Ok(()),
+            Err(problem) => return Err(problem),
+        };
+        if lease["spec"]["holderIdentity"] != self.identity.as_str() {
+            return Ok(());
+        }
+        let now = now();
+        lease["spec"] = json!({
+            "holderIdentity": "",
+            "leaseDurationSeconds": 1,
+            "renewTime": now,
+            "acquireTime": now,
+            "leaseTransitions": lease["spec"]["leaseTransitions"],
+        });
+        match self.api.replace(&one, &lease).await {
+            // Another agent took it over.
+            Err(problem) if !problem.is_conflict() => Err(problem),
+            _ => Ok(()),
+        }
+    }
+
+    /// The path of the Leases of the agent's namespace.
+    fn leases(&self) -> String {
+        let namespace = self.api.namespace();
+        format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
     }
 
     /// Renews the Lease. Returns when it is lost: another agent holds it, or it could not be renewed in time.
@@ -106,10 +149,7 @@ impl Election {
 
     /// Creates, renews or takes over the Lease. Returns whether this agent holds it.
     async fn attempt(&mut self) -> Result<bool, Problem> {
-        let all = format!(
-            "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
-            self.api.namespace()
-        );
+        let all = self.leases();
         let one = format!("{all}/{NAME}");
         let mut lease = match self.api.get(&one).await {
             Ok(lease) => lease,
@@ -163,9 +203,7 @@ impl Election {
 
     /// The content with this agent as the holder. Its times are for people.
     fn spec(&self, before: &Value) -> Value {
-        let now = Timestamp::now()
-            .strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
-            .to_string();
+        let now = now();
         let stays = before["holderIdentity"] == self.identity.as_str();
         let transitions = before["leaseTransitions"].as_i64().unwrap_or(0);
         let mut spec = json!({
@@ -182,4 +220,10 @@ impl Election {
         }
         spec
     }
+}
+
+/// As a Lease has it (`MicroTime`).
+fn now() -> String {
+    let now = Timestamp::now();
+    now.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }

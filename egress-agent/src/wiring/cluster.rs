@@ -76,11 +76,8 @@ pub(super) fn publish(
         }
         return;
     }
-    if settings.conditions {
-        let pod = settings.pod.as_ref().map(|pod| pod.uid.clone());
-        let own = pod.unwrap_or_else(|| kubernetes::random().to_string());
-        let identity = format!("{}_{own}", settings.node);
-        helpers.spawn(keep_conditions(api.clone(), identity, applied.clone()));
+    if let Some(candidate) = cluster.candidate.clone() {
+        helpers.spawn(keep_conditions(api.clone(), candidate, applied.clone()));
     }
     if let Some(within) = settings.publish {
         let place = Place {

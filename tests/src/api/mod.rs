@@ -113,6 +113,16 @@ impl FakeApi {
         Ok(())
     }
 
+    /// Listens in another network namespace too, at the same address.
+    pub fn listen_in(&self, netns: &NetNs) -> Result<()> {
+        let listener = netns.run(|| TcpListener::bind(self.address))??;
+        listener.set_nonblocking(true)?;
+        let runtime = self.runtime.as_ref().context("a running server")?;
+        // It ends with the runtime.
+        runtime.spawn(serve::accept(listener, Arc::clone(&self.shared)));
+        Ok(())
+    }
+
     /// `http://127.0.0.1:PORT`, or `https`.
     pub fn url(&self) -> String {
         let scheme = if self.authority.is_some() {

@@ -5,20 +5,24 @@ use crate::site::{BYSTANDER, Site, api_only};
 use egress_tests::LabOptions;
 use egress_tests::api::{Fault, Resource, Verb};
 use egress_tests::rules::HTTPBIN;
-use egress_tests::wait_until;
+use egress_tests::{Lab, wait_until};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 const PLURAL: &str = "serviceentries";
 
-fn site() -> Site {
-    let flags = ["--kubernetes-conditions", "--kubernetes-node=node-1"];
-    let mut site = Site::without_agent(LabOptions {
+fn options(node: &str) -> LabOptions {
+    let flags = ["--kubernetes-conditions", "--kubernetes-node", node];
+    LabOptions {
         agent: flags.map(str::to_owned).to_vec(),
         ..api_only()
-    });
+    }
+}
+
+fn site() -> Site {
+    let mut site = Site::without_agent(options("node-1"));
     site.api.install(Resource::lease());
     site.lab.start_agent().unwrap();
     site
@@ -118,13 +122,57 @@ fn only_what_differs_is_written_and_another_writer_or_a_refusal_is_no_loop() {
     assert_eq!(own.len(), 1, "{own:?}");
     // No write of a status was a change of a rule: the agent has read two objects.
     assert_eq!(site.lab.status().unwrap()["rules"]["objects"], 2);
-    let holder = site
-        .api
-        .get("leases", "default", "egress-agent-conditions")
-        .unwrap();
-    let holder = holder["spec"]["holderIdentity"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    assert!(holder.starts_with("node-1_"), "{holder}");
+    assert!(holder(&site).starts_with("node-1_"));
+}
+
+/// Who writes; empty if nobody does.
+fn holder(site: &Site) -> String {
+    let lease = site.api.get("leases", "default", "egress-agent-conditions");
+    let holder = lease.map(|lease| lease["spec"]["holderIdentity"].clone());
+    let holder = holder.unwrap_or_default();
+    holder.as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn one_agent_of_two_writes_and_the_other_one_once_it_is_stopped() {
+    let mut site = site();
+    wait_until("the first is elected", SOON, || {
+        holder(&site).starts_with("node-1_").then_some(())
+    })
+    .unwrap();
+    let mut second = Lab::without_agent(options("node-2")).unwrap();
+    site.api.listen_in(second.node()).unwrap();
+    let kubeconfig = site.api.kubeconfig().unwrap().display().to_string();
+    second.add_flags(&[
+        "--kubernetes-rules",
+        "--kubernetes-identity=false",
+        "--kubernetes-cluster-ranges=false",
+        "--kubeconfig",
+        &kubeconfig,
+    ]);
+    second.start_agent().unwrap();
+    let writes = || site.api.requests(Verb::Patch, PLURAL);
+    site.put(HTTPBIN);
+    wait_condition(&site, "default", "httpbin-ext", 1);
+    wait_until("both have the rule", SOON, || {
+        let has = |lab: &Lab| Some(lab.status().ok()?["rules"]["objects"] == 1);
+        (has(&site.lab)? && has(&second)?).then_some(())
+    })
+    .unwrap();
+    assert_eq!(writes(), 1, "one agent writes");
+    assert!(holder(&site).starts_with("node-1_"));
+
+    let since = Instant::now();
+    site.lab.agent().unwrap().terminate().unwrap();
+    wait_until("the other one is elected", SOON, || {
+        holder(&site).starts_with("node-2_").then_some(())
+    })
+    .unwrap();
+    let took = since.elapsed();
+    println!("the other agent holds the Lease {took:?} after SIGTERM");
+    // It would be free a minute after the last renewal.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    site.put(BYSTANDER);
+    wait_condition(&site, "shop", "bystander", 1);
+    assert_eq!(conditions(&site, "default", "httpbin-ext").len(), 1);
 }

@@ -3,7 +3,7 @@
 use egress_agent::conditions::{Election, Times};
 use egress_agent::config::Kubernetes;
 use egress_agent::kubernetes::{ApiClient, connect};
-use egress_tests::api::{FakeApi, Fault, Resource};
+use egress_tests::api::{FakeApi, Fault, Resource, Verb};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -16,6 +16,7 @@ const TIMES: Times = Times {
     deadline: Duration::from_millis(600),
     renew: Duration::from_millis(150),
     look: Duration::from_millis(100),
+    rush: Duration::from_millis(20),
 };
 const SOON: Duration = Duration::from_secs(10);
 /// Long enough for several looks.
@@ -71,6 +72,44 @@ fn one_of_many_wins_and_another_one_follows_when_it_is_gone() {
         timeout(SOON, other.win()).await.unwrap();
         assert!(since.elapsed() > TIMES.lease / 2, "{:?}", since.elapsed());
         assert_eq!(lease(&api)["leaseTransitions"], 1);
+    });
+}
+
+#[test]
+fn a_released_lease_is_taken_over_at_once() {
+    const SLOW: Times = Times {
+        lease: Duration::from_mins(10),
+        deadline: Duration::from_mins(5),
+        renew: Duration::from_mins(1),
+        look: Duration::from_mins(10),
+        rush: Duration::from_millis(50),
+    };
+    let (api, runtime, client) = server();
+    runtime.block_on(async {
+        let mut holder = Election::new(client.clone(), "a".to_owned(), SLOW);
+        timeout(SOON, holder.win()).await.unwrap();
+        let mut other = Election::new(client.clone(), "b".to_owned(), SLOW);
+        assert!(timeout(WHILE, other.win()).await.is_err());
+        // Only the holder can release it.
+        other.release().await.unwrap();
+        assert_eq!(lease(&api)["holderIdentity"], "a");
+        let mut win = Box::pin(other.win());
+        assert!(timeout(WHILE, &mut win).await.is_err());
+        holder.release().await.unwrap();
+        timeout(SOON, win).await.unwrap();
+        assert_eq!(lease(&api)["holderIdentity"], "b");
+        assert_eq!(lease(&api)["leaseTransitions"], 1);
+        // One that is free and cannot be written is not tried again and again.
+        other.release().await.unwrap();
+        assert_eq!(lease(&api)["holderIdentity"], "");
+        api.fault(|asked| {
+            (asked.plural == "leases" && asked.verb == Verb::Update)
+                .then_some(Fault::Status(403, "Forbidden"))
+        });
+        let before = api.requests(Verb::Update, "leases");
+        assert!(timeout(WHILE, holder.win()).await.is_err());
+        // At once, and after the first list.
+        assert!(api.requests(Verb::Update, "leases") - before <= 2);
     });
 }
 
