@@ -12,7 +12,19 @@ use std::time::Duration;
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/dns.py");
 const NO_ERROR: u64 = 0;
+const SERVER_FAILURE: u64 = 2;
 const REFUSED: u64 = 5;
+
+/// Names that workloads learn by themselves.
+const BELOW: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: below}
+spec:
+  hosts: ['*.below.example']
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: NONE
+";
 
 fn lab() -> Lab {
     let lab = Lab::start_with(LabOptions::flags(&["--dns-intercept=auto"])).unwrap();
@@ -210,14 +222,39 @@ fn an_address_that_is_new_is_allowed_before_the_client_has_it() {
 }
 
 #[test]
-fn without_an_answer_queries_fail_and_without_an_agent_too() {
-    let mut lab = lab();
-    lab.dns.fail(Fault::ServerFailure);
+fn while_no_server_answers_clients_get_the_addresses_that_are_leased() {
+    let lab = lab();
     lab.dns.set("httpbin.org", &[v4(host::HTTPBIN)], 1);
-    wait_until("the kept answer is over", Duration::from_secs(40), || {
-        (ask(&lab, "connected", "httpbin.org", &["192.0.2.9"])[0]["code"] == 2).then_some(())
-    })
-    .unwrap();
+    lab.rules("below.yaml", BELOW).unwrap();
+    let before = ask(&lab, "connected", "a.below.example", &["192.0.2.9"]);
+    assert_ne!(before[0]["code"], REFUSED, "{before:?}");
+    let stale = || {
+        lab.status().unwrap()["agent"]["queriesStale"]
+            .as_u64()
+            .unwrap()
+    };
+    for fault in [Fault::ServerFailure, Fault::Silent] {
+        lab.dns.fail(fault);
+        let before = stale();
+        wait_until("the kept answer is over", Duration::from_secs(40), || {
+            let answer = ask(&lab, "connected", "httpbin.org", &["192.0.2.9"]).remove(0);
+            assert_eq!(answer["code"], NO_ERROR, "{answer}");
+            assert_eq!(addresses(&answer), [v4(host::HTTPBIN)]);
+            (stale() > before).then_some(())
+        })
+        .unwrap();
+        let url = "http://httpbin.org/get";
+        assert_eq!(lab.curl(&[url]).unwrap().code, 200);
+    }
+    // A name that the agent does not ask for by itself has no such answer.
+    lab.dns.fail(Fault::ServerFailure);
+    let answer = ask(&lab, "connected", "b.below.example", &["192.0.2.9"]);
+    assert_eq!(answer[0]["code"], SERVER_FAILURE);
+}
+
+#[test]
+fn without_an_agent_queries_fail() {
+    let mut lab = lab();
     lab.agent().unwrap().kill().unwrap();
     let ended = lab.run(
         "python3",
@@ -225,7 +262,6 @@ fn without_an_answer_queries_fail_and_without_an_agent_too() {
     );
     let ended = ended.unwrap();
     assert!(ended.stderr.contains("PermissionError"), "{}", ended.stderr);
-    lab.dns.fail(Fault::None);
     lab.start_agent().unwrap();
     assert_eq!(
         ask(&lab, "connected", "httpbin.org", &["192.0.2.9"])[0]["code"],

@@ -297,6 +297,7 @@ impl Queries for FlowLog {
             QueryResult::Cached => Own::QueriesCached,
             QueryResult::Local => Own::QueriesLocal,
             QueryResult::Denied => Own::QueriesDenied,
+            QueryResult::Stale => Own::QueriesStale,
             QueryResult::Failed => Own::QueriesFailed,
             QueryResult::Malformed => Own::QueriesMalformed,
             QueryResult::Dropped => Own::QueriesDropped,

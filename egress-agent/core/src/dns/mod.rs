@@ -23,5 +23,6 @@ pub mod question;
 mod records;
 mod service_binding;
 pub mod settings;
+pub mod stale;
 mod text;
 pub mod tunnel;

@@ -14,14 +14,19 @@ use egress_core::dns::judge::{
 };
 use egress_core::dns::listing::{Directory, Listing};
 use egress_core::dns::query::{Query, Question, read};
+use egress_core::dns::stale::stale;
 use egress_core::policy::leases::Lease;
 use egress_core::policy::state::Unlisted;
 use hickory_resolver::proto::op::ResponseCode;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+/// A client gets the addresses that are still leased if name servers need longer (RFC 8767 §5).
+const PATIENCE: Duration = Duration::from_millis(1800);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -186,21 +191,26 @@ impl Server {
             server: &self,
             asked: &asked,
         };
-        let answered = self.answer(&asked, &forward, to, &directory);
-        let content = match timeout(LIMIT, answered).await {
-            Ok(Ok(content)) => Ok(content),
-            Ok(Err(why)) => Err(why),
-            Err(_) => Err("no answer in time".to_owned()),
-        };
+        let last_resort = || stale(&self.in_force.load(), &asked.question);
+        let mut answering = pin!(self.answer(&asked, &forward, to, &directory));
+        let mut answered = timeout(PATIENCE, answering.as_mut()).await;
+        if answered.is_err() && last_resort().is_none() {
+            answered = timeout(LIMIT - PATIENCE, answering).await;
+        }
+        let answered = answered.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let waiting = under_way.end();
-        let content = content.unwrap_or_else(|why| {
-            tracing::debug!(name = %asked.question.name, kind = %asked.question.kind, why, "DNS query of a workload failed");
-            Arc::new(Content::empty(ResponseCode::ServFail))
-        });
-        let result = if content.code() == ResponseCode::ServFail {
-            QueryResult::Failed
-        } else {
-            QueryResult::Forwarded
+        let (content, result) = match answered {
+            Ok(content) => (content, QueryResult::Forwarded),
+            Err(why) => {
+                tracing::debug!(name = %asked.question.name, kind = %asked.question.kind, why, "DNS query of a workload failed");
+                match last_resort() {
+                    Some(content) => (Arc::new(content), QueryResult::Stale),
+                    None => (
+                        Arc::new(Content::empty(ResponseCode::ServFail)),
+                        QueryResult::Failed,
+                    ),
+                }
+            }
         };
         for waiting in waiting {
             self.queries.ended(result);

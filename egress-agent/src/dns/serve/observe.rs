@@ -15,6 +15,8 @@ pub enum QueryResult {
     Local,
     /// The query was denied.
     Denied,
+    /// No name server had a usable answer in time: the client got the addresses that are leased.
+    Stale,
     /// No name server had a usable answer.
     Failed,
     /// The message is malformed or is not a query.

@@ -89,6 +89,8 @@ pub enum Own {
     QueriesLocal,
     /// Those that were denied.
     QueriesDenied,
+    /// Those without a usable answer of a name server, answered with the addresses that are leased.
+    QueriesStale,
     /// Those without a usable answer of a name server.
     QueriesFailed,
     /// Messages that are not queries.

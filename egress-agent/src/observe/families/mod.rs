@@ -227,7 +227,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "egress_dns_queries_total",
         unit: Unit::Queries,
-        help: "DNS queries of workloads, by result, with dns.intercept auto. Forwarded ones were answered by a name server, local ones by the agent itself. Dropped ones had no answer: the owner of the query is not known, or too many queries of its workload wait.",
+        help: "DNS queries of workloads, by result, with dns.intercept auto. Forwarded ones were answered by a name server, local ones by the agent itself. Stale ones got the addresses that are leased, because no name server answered. Dropped ones had no answer: the owner of the query is not known, or too many queries of its workload wait.",
         series: &[
             agent(
                 &[("result", "forwarded")],
@@ -252,6 +252,12 @@ pub const FAMILIES: &[Family] = &[
                 Section::Agent,
                 "queriesDenied",
                 Own::QueriesDenied,
+            ),
+            agent(
+                &[("result", "stale")],
+                Section::Agent,
+                "queriesStale",
+                Own::QueriesStale,
             ),
             agent(
                 &[("result", "failed")],
