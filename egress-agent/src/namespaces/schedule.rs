@@ -152,12 +152,12 @@ mod tests {
         schedule.start(start, CgroupId(1));
         schedule.start(start, CgroupId(2));
         for step in 0..20 {
-            schedule.take(start + LONGEST * step);
+            schedule.take(start + LONGEST * step, 9);
         }
         let later = start + LONGEST * 30;
-        schedule.take(later);
+        schedule.take(later, 9);
         schedule.start(later, CgroupId(1));
-        assert_eq!(schedule.take(later), [CgroupId(1)]);
+        assert_eq!(schedule.take(later, 9), [CgroupId(1)]);
         assert_eq!(schedule.next(), Some(later + FIRST));
         schedule.forget(CgroupId(1));
         schedule.forget(CgroupId(2));

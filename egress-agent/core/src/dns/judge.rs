@@ -121,7 +121,14 @@ fn by_rules(
     if is_short(name) || is_of_search_list(listing, name) {
         return Local::no_such_name(Source::SearchList);
     }
-    deny(Reason::Unlisted, settings.denied.into())
+    // A client whose search list made the name then asks for the name without the domain.
+    let searched = settings.search.iter().any(|d| below(name, d).is_some());
+    let code = if searched {
+        ResponseCode::NXDomain
+    } else {
+        settings.denied.into()
+    };
+    deny(Reason::Unlisted, code)
 }
 
 /// Whether a listed name may be asked for by this type. Denying it is no error: a client would take that for one of the

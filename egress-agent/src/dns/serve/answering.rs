@@ -18,6 +18,7 @@ use egress_core::dns::stale::stale;
 use egress_core::policy::leases::Lease;
 use egress_core::policy::state::Unlisted;
 use hickory_resolver::proto::op::ResponseCode;
+use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -324,9 +325,10 @@ struct UnderWay<'a> {
 impl UnderWay<'_> {
     /// The queries that wait for it.
     fn end(self) -> Vec<Waiting> {
-        lock(&self.server.under_way)
-            .remove(self.asked)
-            .unwrap_or_default()
+        // Once removed, the entry may be that of the next query.
+        let own = ManuallyDrop::new(self);
+        let waiting = lock(&own.server.under_way).remove(own.asked);
+        waiting.unwrap_or_default()
     }
 }
 
