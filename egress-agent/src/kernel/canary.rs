@@ -22,14 +22,16 @@ pub const CAGE: &str = "egress-canary-";
 /// The destinations of a canary, in TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): no rule
 /// has a reason to list them.
 pub const TARGETS: [SocketAddr; 2] = [
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), PORT),
     SocketAddr::new(
         IpAddr::V6(Ipv6Addr::new(
             0x2001, 0xdb8, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffe,
         )),
-        9,
+        PORT,
     ),
 ];
+/// A port that no rule lists, and to which no name resolver connects (`SORTING` in `bpf/connect.rs`).
+const PORT: u16 = 1;
 const DENIED: u8 = 10;
 const OPEN: u8 = 11;
 const HERE: u8 = 12;

@@ -253,7 +253,7 @@ fn flood(rate: u64, time: Duration, spread: bool, stream: bool) -> Result<()> {
         for _ in 0..burst {
             let last = if spread { done as u32 } else { 0 };
             // 198.18.0.0/15 is for benchmarks (RFC 2544).
-            let to = (Ipv4Addr::from_bits(0xc612_0000 | last & 0x1_ffff), 9);
+            let to = (Ipv4Addr::from_bits(0xc612_0000 | last & 0x1_ffff), 1);
             let connected = if stream {
                 TcpStream::connect_timeout(&to.into(), PATIENCE).map(drop)
             } else {
