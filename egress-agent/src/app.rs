@@ -187,8 +187,7 @@ async fn serve(
     wiring::background(&mut helpers, flows, wiring::give_back(&shared));
     let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
     let services = Services::new(config.proxy_port, (shared, dns), signal, accepts);
-    let first = Arc::clone(&feed.current.borrow());
-    let applied = engine.applied();
+    let (first, applied) = (Arc::clone(&feed.current.borrow()), engine.applied());
     helpers.spawn(place.cluster.first_rules(&first, applied, board.clone()));
     engine.begin(&first, &sockets, services, previous).await?;
     accept.send_replace(true);

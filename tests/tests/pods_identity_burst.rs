@@ -1,6 +1,5 @@
 //! Many pods that start together, faster than one by one can be handled: each gets its own policy. `cargo xtask bench api`
 //! measures how long that takes.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::cgroup::Cgroup;
 use egress_tests::lab::{host, v4};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// The Lease.
-pub(super) const NAME: &str = "egress-agent-conditions";
+const NAME: &str = "egress-agent-conditions";
 /// The longest time in a Lease that is believed.
 const LONGEST: Duration = Duration::from_mins(10);
 
@@ -67,7 +67,7 @@ impl Election {
     /// Returns when this agent holds the Lease.
     pub async fn win(&mut self) {
         let mut problem = None;
-        let mut released = Released::follow(&self.api);
+        let mut released = Released::follow(&self.api, NAME);
         loop {
             match self.attempt().await {
                 Ok(true) => return,

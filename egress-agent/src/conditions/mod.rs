@@ -1,7 +1,7 @@
 //! Conditions on Istio's objects in the Kubernetes API: whether the gate accepts an object, and why not.
 //!
-//! One agent of the cluster writes them. `election` decides which one, with the hints of `released`, `condition` what an object's status must contain, and
-//! `writing` reads and writes the objects.
+//! One agent of the cluster writes them. `election` decides which one, with the hints of `released`, `condition` what an
+//! object's status must contain, and `writing` reads and writes the objects.
 
 mod condition;
 mod election;

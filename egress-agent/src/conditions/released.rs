@@ -2,7 +2,6 @@
 //!
 //! A hint only, which spares the time until the next look. Who holds the Lease is decided by the one who writes it.
 
-use super::election::NAME;
 use crate::kubernetes::{ApiClient, Kind, Metadata, News, Object, Selection, Standings, follow};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
@@ -43,16 +42,16 @@ pub(super) struct Released {
 }
 
 impl Released {
-    /// Watches the Lease by its name. Must be called within a tokio runtime.
-    pub(super) fn follow(api: &ApiClient) -> Self {
+    /// Watches the Lease with this name. Must be called within a tokio runtime.
+    pub(super) fn follow(api: &ApiClient, name: &'static str) -> Self {
         let selection = Selection {
             namespace: Some(api.namespace().to_owned()),
-            fields: Some(format!("metadata.name={NAME}")),
+            fields: Some(format!("metadata.name={name}")),
             ..Selection::all(LEASES)
         };
         let (send, mut news) = mpsc::channel::<News<Lease>>(WAITING);
         let (set, free) = watch::channel(false);
-        let standing = Standings::default().add(NAME);
+        let standing = Standings::default().add(name);
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(api.clone(), selection, standing, send));
         tasks.spawn(async move {

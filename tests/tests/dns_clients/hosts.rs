@@ -180,7 +180,7 @@ impl Hosts {
     }
 
     /// The addresses that these rounds reach at least. Otherwise the client, or something before it, has kept answers.
-    pub fn least(&self, client: &Client, ended: &Ended) -> [usize; 3] {
+    pub fn least(client: &Client, ended: &Ended) -> [usize; 3] {
         // The agent keeps answers for their TTL, so there is one a second, and a loaded machine has fewer. The proxy
         // dials addresses of the agent's own answers, so only TCP without it shows each new address of `zero`.
         let turns = ended.rounds / NAMES.len();

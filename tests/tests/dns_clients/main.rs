@@ -49,7 +49,7 @@ fn every_client_connects_at_the_first_try_while_addresses_rotate() {
             for failure in &ended.failed {
                 writeln!(wrong, "{}: {failure}", client.word).unwrap();
             }
-            for (nth, least) in hosts.least(client, &ended).into_iter().enumerate() {
+            for (nth, least) in Hosts::least(client, &ended).into_iter().enumerate() {
                 if seen[nth] < least {
                     let name = NAMES[nth];
                     writeln!(

@@ -152,11 +152,11 @@ fn the_target_of_an_alias_is_forwarded_as_the_listed_names() {
     let message = message(&asked, &answers);
     let filtered = filter_message(listing(&directory), &leases, &asked, &forward, &message);
     let filtered = filtered.unwrap();
-    let leased = filtered.leases.iter();
-    let leased: Vec<_> = leased
+    let given = filtered.leases.iter();
+    let given: Vec<_> = given
         .map(|l| (&*l.name, l.answer.addresses.len()))
         .collect();
-    assert_eq!(leased, [("a.example", 1), ("b.example", 2)]);
+    assert_eq!(given, [("a.example", 1), ("b.example", 2)]);
     let target = ("y.cdn.example".into(), Duration::from_secs(20));
     assert_eq!(filtered.targets, [target]);
 }

@@ -196,7 +196,7 @@ impl Server {
         let mut answering = pin!(self.answer(&asked, &forward, to, &directory));
         let mut answered = timeout(PATIENCE, answering.as_mut()).await;
         if answered.is_err() && last_resort().is_none() {
-            answered = timeout(LIMIT - PATIENCE, answering).await;
+            answered = timeout(LIMIT.saturating_sub(PATIENCE), answering).await;
         }
         let answered = answered.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let waiting = under_way.end();
