@@ -23,6 +23,8 @@ pub enum Bench {
     Api,
     /// The API server is away for an hour, in release builds.
     Outage,
+    /// The agent's DNS server beside dnsdist, dnsmasq and unbound, in release builds.
+    Dns,
     /// Cost of edits, starts, restarts and names with many policies, in release builds.
     Scale,
 }
@@ -58,6 +60,15 @@ pub fn run(bench: Bench, arguments: &[String]) -> Result<()> {
         Bench::Rules => "bench_rules",
         Bench::Api => "bench_api",
         Bench::Outage => "bench_outage",
+        Bench::Dns => {
+            provision::programs(&[
+                ("dnsperf", "dnsperf"),
+                ("dnsdist", "dnsdist"),
+                ("dnsmasq", "dnsmasq-base"),
+                ("unbound", "unbound"),
+            ])?;
+            "bench_dns"
+        }
         Bench::Scale => "bench_scale",
         Bench::Soak => "bench_soak",
     };

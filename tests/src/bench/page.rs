@@ -12,6 +12,28 @@ pub fn row(what: &str, cells: impl Iterator<Item = String>) -> String {
     format!("| {what} | {} |\n", cells.join(" | "))
 }
 
+/// The median of some figures, the smallest and the largest.
+pub fn spread(all: &mut [f64]) -> String {
+    all.sort_by(f64::total_cmp);
+    match all {
+        [] => "–".to_owned(),
+        [one] => number(*one),
+        [min, .., max] => {
+            let (min, max) = (number(*min), number(*max));
+            format!("{} ({min} to {max})", number(all[all.len() / 2]))
+        }
+    }
+}
+
+/// Three digits are enough, because rounds differ by more.
+fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
 /// Replaces the section of a bench's part in a page.
 pub fn put(page: &Path, bench: &str, part: &str, section: &str) -> Result<()> {
     let write = || -> Result<()> {

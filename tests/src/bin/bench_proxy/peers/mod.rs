@@ -15,7 +15,7 @@ mod tls;
 use crate::Cli;
 use anyhow::{Context as _, Result};
 use egress_tests::bench::machine;
-use egress_tests::bench::page::{put, row};
+use egress_tests::bench::page::{put, row, spread};
 use rig::{Rig, Way};
 
 /// The figures of one measurement. One that the way does not have is `None`.
@@ -107,26 +107,4 @@ fn measure(part: &Part, rig: &Rig, cli: &Cli) -> Result<String> {
         text += &row(figure, all.iter_mut().map(|of| spread(&mut of[at])));
     }
     Ok(text)
-}
-
-/// The median, the smallest and the largest.
-fn spread(all: &mut [f64]) -> String {
-    all.sort_by(f64::total_cmp);
-    match all {
-        [] => "–".to_owned(),
-        [one] => number(*one),
-        [min, .., max] => {
-            let (min, max) = (number(*min), number(*max));
-            format!("{} ({min} to {max})", number(all[all.len() / 2]))
-        }
-    }
-}
-
-/// Three digits are enough, because rounds differ by more.
-fn number(value: f64) -> String {
-    match value.abs() {
-        v if v >= 100.0 => format!("{value:.0}"),
-        v if v >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
 }

@@ -1,0 +1,121 @@
+//! Queries while the agent is restarted, killed and replaced again and again: no workload gets an answer by another's
+//! policy, none connects to an unlisted host, and queries are answered again each time.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use egress_tests::agent::beside;
+use egress_tests::background::Background;
+use egress_tests::cgroup::Cgroup;
+use egress_tests::lab::{LabOptions, host, v4};
+use egress_tests::place::Place;
+use egress_tests::probe::Session;
+use egress_tests::{Agent, Lab, agent};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(20);
+/// Nothing is there: the agent answers.
+const SERVER: &str = "192.0.2.53:53";
+
+fn lab() -> (Lab, Cgroup) {
+    let entry =
+        |cgroup, namespace| format!("--workload={{cgroup: {cgroup}, namespace: {namespace}}}");
+    let flags = [
+        "--dns-intercept=auto".to_owned(),
+        entry("client", "one"),
+        entry("other", "two"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut lab = Lab::without_agent(LabOptions::flags(&flags)).unwrap();
+    let other = lab.workloads().child("other").unwrap();
+    for (namespace, name) in [("one", "httpbin.org"), ("two", "echo.example")] {
+        let rules = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+             metadata: {{name: own, namespace: {namespace}}}\n\
+             spec:\n  hosts: [{name}]\n  exportTo: ['.']\n  resolution: DNS\n  \
+             ports: [{{number: 80, name: http, protocol: HTTP}}]\n"
+        );
+        lab.write_rules(&format!("{namespace}.yaml"), &rules)
+            .unwrap();
+    }
+    lab.start_agent().unwrap();
+    (lab, other)
+}
+
+fn asker(place: &Place<'_>, own: &str, others: &str) -> Background {
+    let mut command = place.command(beside("asker").unwrap()).unwrap();
+    command.args(["steady", SERVER, own, others]);
+    Background::start(command).unwrap()
+}
+
+fn answering(asker: &Background) {
+    let answers = |line: &Value| line["answering"].is_u64();
+    asker.wait_line("the first answer", LONG, answers).unwrap();
+}
+
+fn restart(lab: &mut Lab) {
+    lab.agent().unwrap().terminate().unwrap();
+    lab.start_agent().unwrap();
+}
+
+fn kill(lab: &mut Lab) {
+    lab.agent().unwrap().kill().unwrap();
+    lab.start_agent().unwrap();
+}
+
+fn replace(lab: &mut Lab) {
+    let mut arguments = lab.agent_arguments();
+    arguments.push("--standby".into());
+    let binary = agent::binary().unwrap();
+    let next = Agent::spawn(&lab.agent_place(), &binary, &arguments).unwrap();
+    let waits = |line: &str| line.contains("standby: waiting");
+    next.wait_line(0, LONG, "the standby waits", waits).unwrap();
+    lab.agent().unwrap().signal(Signal::TERM).unwrap();
+    let mut former = lab.swap_agent(next).unwrap();
+    lab.agent().unwrap().wait_ready().unwrap();
+    former.wait_end(LONG).unwrap();
+}
+
+#[test]
+fn no_restart_answers_by_another_policy_or_lets_out_an_unlisted_connection() {
+    let (mut lab, other) = lab();
+    let start = |lab: &Lab| {
+        let one = Place {
+            resolver: None,
+            ..lab.client_place()
+        };
+        let two = Place {
+            cgroup: Some(&other),
+            ..one
+        };
+        let askers = [
+            asker(&one, "httpbin.org", "echo.example"),
+            asker(&two, "echo.example", "httpbin.org"),
+        ];
+        askers.iter().for_each(answering);
+        let unlisted = SocketAddr::new(v4(host::BYSTANDER), 443);
+        (askers, Session::connects(&one, unlisted).unwrap())
+    };
+    let (askers, leaks) = start(&lab);
+    for _ in 0..3 {
+        restart(&mut lab);
+        kill(&mut lab);
+        replace(&mut lab);
+    }
+    // Both are answered by the last agent.
+    let (last, _) = start(&lab);
+    for asker in last {
+        asker.end().unwrap();
+    }
+    for asker in askers {
+        let counts = asker.end().unwrap();
+        println!("{counts}");
+        let count = |name: &str| counts[name].as_u64().unwrap();
+        assert_eq!(count("wrong"), 0, "{counts}");
+        assert!(count("resolved") > 500 && count("denied") > 500, "{counts}");
+    }
+    let tally = leaks.tally().unwrap();
+    assert!(tally.all_denied(50), "{tally:?}");
+    assert_eq!(lab.bystander.connections(), 0);
+}
