@@ -8,13 +8,20 @@ use super::content::Content;
 use super::decision::Endpoints;
 use super::query::Question;
 use crate::policy::leases::InForce;
+use crate::registry::services::Service;
 use hickory_proto::rr::RecordType;
 use std::sync::Arc;
 
-/// The answer from leases to a question for a name that a rule of the asking workload lists. `None` for other types than A
-/// and AAAA, and for a name that the agent does not ask for by itself or has no answer for.
-pub fn stale(in_force: &InForce, question: &Question) -> Option<Content> {
-    if !matches!(question.kind, RecordType::A | RecordType::AAAA) {
+/// The answer from leases to a question. `services` list the name for the workload that asks. `None` for other types than A
+/// and AAAA, and for a name whose addresses these services do not have by the agent's own questions.
+pub fn stale(
+    in_force: &InForce,
+    question: &Question,
+    services: &[Arc<Service>],
+) -> Option<Content> {
+    let mut lookups = services.iter().flat_map(|service| service.lookups());
+    let is_own = lookups.any(|name| *name == question.name);
+    if !is_own || !matches!(question.kind, RecordType::A | RecordType::AAAA) {
         return None;
     }
     let own = Endpoints {
@@ -27,13 +34,15 @@ pub fn stale(in_force: &InForce, question: &Question) -> Option<Content> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bench::{RULES, question};
+    use super::super::bench::{RULES, in_cluster, question};
     use super::super::content::Transport;
+    use super::super::listing::Directory;
     use super::super::query::{Client, read};
     use super::*;
     use crate::istio::{Object, decode};
     use crate::policy::leases::Answer;
     use crate::policy::state::{Settings, State};
+    use egress_ebpf::ids::PolicyId;
     use hickory_proto::op::{Message, ResponseCode};
     use std::time::{Duration, Instant};
 
@@ -50,7 +59,17 @@ mod tests {
         }
         drop(state.poll_ops());
         let asked = question(name, kind);
-        let content = stale(&state.in_force(), &asked)?;
+        let routes = state.routes();
+        let directory = Directory {
+            routes,
+            names: state.names(),
+            settings: Arc::new(in_cluster()),
+        };
+        let services = directory.listing(PolicyId(0)).services(name);
+        let services: Vec<_> = services.into_iter().cloned().collect();
+        let unlisted = stale(&state.in_force(), &asked, &[]);
+        assert!(unlisted.is_none(), "other workloads' leases");
+        let content = stale(&state.in_force(), &asked, &services)?;
         let reply = content.reply(&client(&asked), Transport::Udp, Duration::ZERO);
         Some(Message::from_vec(&reply).unwrap())
     }

@@ -192,7 +192,7 @@ impl Server {
             server: &self,
             asked: &asked,
         };
-        let last_resort = || stale(&self.in_force.load(), &asked.question);
+        let last_resort = || stale(&self.in_force.load(), &asked.question, &forward.services);
         let mut answering = pin!(self.answer(&asked, &forward, to, &directory));
         let mut answered = timeout(PATIENCE, answering.as_mut()).await;
         if answered.is_err() && last_resort().is_none() {
