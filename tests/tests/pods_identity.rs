@@ -308,6 +308,7 @@ fn nothing_is_left_of_pods_that_were_created_and_deleted() {
         .lab
         .rules("httpbin.yaml", &httpbin_for("shop"))
         .unwrap();
+    let empty = Held::now(&mut cluster.lab).unwrap();
     let round = |cluster: &Cluster, n: u16| {
         let name = format!("client-{n}");
         let pod = cluster.pod("shop", &name, &json!({"app": name})).unwrap();
@@ -321,11 +322,7 @@ fn nothing_is_left_of_pods_that_were_created_and_deleted() {
     for n in 0..20 {
         round(&cluster, n);
     }
-    wait_until("the first are gone", SOON, || {
-        (pinned::owners(cluster.lab.bpf_dir()).unwrap() == 0).then_some(())
-    })
-    .unwrap();
-    let before = Held::now(&mut cluster.lab).unwrap();
+    let before = empty.wait_empty(&mut cluster.lab, SOON).unwrap();
     let resident = cluster.lab.agent().unwrap().resident().unwrap();
     let watches = cluster.api.requests(Verb::Watch, "pods");
     let connections = cluster.api.connections();

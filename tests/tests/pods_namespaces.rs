@@ -175,13 +175,13 @@ fn nothing_is_left_of_pods_that_have_gone() {
         })
         .unwrap();
     };
+    let empty = Held::now(&mut lab).unwrap();
     // The first pod causes the thread that makes sockets, and its curl the proxy's workers.
     assert_eq!(
         get(&pods.create(&lab).unwrap(), &["http://httpbin.org/get"]),
         200
     );
-    proxied(&lab, 1);
-    let before = Held::now(&mut lab).unwrap();
+    let before = empty.wait_empty(&mut lab, SOON).unwrap();
     for _ in 0..5 {
         let some: Vec<Pod> = (0..20).map(|_| pods.create(&lab).unwrap()).collect();
         proxied(&lab, 21);

@@ -43,6 +43,26 @@ impl Held {
         })
     }
 
+    /// Whether both have equal parts in the kernel. Threads and descriptors also depend on what the agent does beside.
+    fn equal_in_kernel(&self, other: &Self) -> bool {
+        let in_kernel = |held: &Self| (held.proxies, held.owners, held.flows, held.links);
+        in_kernel(self) == in_kernel(other)
+    }
+
+    /// Waits until no part of a pod is in the kernel, and returns the resources then. `self` is of a time without pods.
+    ///
+    /// The agent removes a pod's parts one after the other: none of them alone says that all are gone.
+    pub fn wait_empty(&self, lab: &mut Lab, limit: Duration) -> Result<Self> {
+        let mut last = None;
+        let outcome = wait_until("no part of a pod is in the kernel", limit, || {
+            let now = Self::now(lab).ok()?;
+            let empty = self.equal_in_kernel(&now);
+            last = Some(now.clone());
+            empty.then_some(now)
+        });
+        outcome.with_context(|| format!("before: {self:?}, after: {last:?}"))
+    }
+
     /// Waits until the agent holds no more than this after `pods` pods were removed.
     ///
     /// The number of threads need not be equal: the runtime keeps threads for blocking work that also runs without pods
@@ -53,10 +73,7 @@ impl Held {
         let mut last = None;
         let outcome = wait_until("nothing is left of the pods", limit, || {
             let now = Self::now(lab).ok()?;
-            let fits = now.proxies == self.proxies
-                && now.owners == self.owners
-                && now.flows == self.flows
-                && now.links == self.links
+            let fits = self.equal_in_kernel(&now)
                 && now.descriptors <= self.descriptors
                 && now.threads < self.threads + pods / 2;
             last = Some(now);

@@ -8,7 +8,7 @@ use egress_tests::pods::held::Held;
 use egress_tests::pods::uid;
 use egress_tests::rules::HTTPBIN;
 use egress_tests::scrape::Scrape;
-use egress_tests::{pinned, wait_until};
+use egress_tests::wait_until;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -57,6 +57,7 @@ fn devices(cluster: &Cluster) -> usize {
 fn nothing_is_left_of_a_hundred_pods_that_came_and_went() {
     let flags = ["--monitoring-address", METRICS];
     let mut cluster = Cluster::for_runtime(&flags).unwrap();
+    let empty = Held::now(&mut cluster.lab).unwrap();
     let of_shop = HTTPBIN.replace(
         "  name: httpbin-ext",
         "  name: httpbin-ext\n  namespace: shop",
@@ -84,13 +85,7 @@ fn nothing_is_left_of_a_hundred_pods_that_came_and_went() {
     // The first pods bring what the agent keeps for any number of them.
     let first = 2 * u16::try_from(TOGETHER).unwrap();
     live_until(&cluster, first);
-    wait_until("only the own proxy", SOON, || {
-        let pins = cluster.lab.bpf_dir();
-        let left = (pinned::proxies(pins).ok()?, pinned::owners(pins).ok()?);
-        (left == (1, 0)).then_some(())
-    })
-    .unwrap();
-    let before = Held::now(&mut cluster.lab).unwrap();
+    let before = empty.wait_empty(&mut cluster.lab, SOON).unwrap();
     let (series_before, devices_before) = (series(&cluster), devices(&cluster));
     let resident = |cluster: &mut Cluster| cluster.lab.agent().unwrap().resident().unwrap();
     let resident_before = resident(&mut cluster);
