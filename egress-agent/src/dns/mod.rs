@@ -1,7 +1,7 @@
 //! Asks the agent's DNS questions, and answers those of the workloads (`serve`). The pure state machine decides which
 //! names are asked when, and how long an answer is valid.
 
-mod question;
+mod exchange;
 mod resolver;
 mod serve;
 mod server;

@@ -3,20 +3,18 @@
 //! It uses no search domains, no hosts file and no cache: names are complete, and the core decides how long
 //! an answer is kept. If a server fails, it asks the next one. A negative answer is final.
 
-use super::server::Server;
+use super::server::{Server, ask_in_turn};
 use crate::sockets::SocketFactory;
 use egress_core::dns::chain;
+use egress_core::dns::query::Question;
 use egress_core::policy::leases::{Answer, Failure};
-use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// How many times to try the list of servers.
-const ROUNDS: usize = 2;
 /// The most names that are asked for at the same time.
 const CONCURRENT: usize = 64;
 /// The longest TTL of an answer without one family because its question failed, so that the name is asked again
@@ -26,7 +24,7 @@ const HALF_TTL: Duration = Duration::from_secs(5);
 /// The servers, in order. Cheap to clone.
 #[derive(Clone)]
 pub struct Resolver {
-    servers: Arc<[Server]>,
+    servers: Arc<[Arc<Server>]>,
     slots: Arc<Semaphore>,
 }
 
@@ -35,7 +33,9 @@ impl Resolver {
     pub fn new(servers: &[SocketAddr], sockets: &Arc<SocketFactory>) -> anyhow::Result<Self> {
         let servers = servers
             .iter()
-            .map(|&server| Server::new(server, sockets, sockets.own_netns(), CONCURRENT))
+            .map(|&server| {
+                Server::new(server, sockets, sockets.own_netns(), CONCURRENT).map(Arc::new)
+            })
             .collect::<anyhow::Result<_>>()?;
         Ok(Self {
             servers,
@@ -45,45 +45,30 @@ impl Resolver {
 
     /// Addresses of `name` (complete, with or without the final dot), both families.
     pub async fn resolve(&self, name: &str) -> Result<Answer, Failure> {
-        let mut fqdn =
-            Name::from_ascii(name).map_err(|e| Failure::Failed(format!("{name}: {e}")))?;
-        fqdn.set_fqdn(true);
+        let name: Arc<str> = name.strip_suffix('.').unwrap_or(name).into();
         // The semaphore is never closed, so this does not fail.
         let _slot = self.slots.acquire().await;
-        let (v4, v6) = tokio::join!(
-            self.ask(&fqdn, RecordType::A),
-            self.ask(&fqdn, RecordType::AAAA)
-        );
+        let ask = |kind| {
+            let name = Arc::clone(&name);
+            self.ask(Question { name, kind })
+        };
+        let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
         combine(v4, v6)
     }
 
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Answer, Failure> {
-        let mut failures = Vec::new();
-        for _ in 0..ROUNDS {
-            for server in &*self.servers {
-                match server.lookup(name, kind).await {
-                    Ok(lookup) => {
-                        let found = chain::addresses(name, lookup.answers());
-                        return found
-                            .map(|(addresses, ttl)| Answer { addresses, ttl })
-                            .ok_or(Failure::NoAddress);
-                    }
-                    Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                        return Err(match none.response_code {
-                            ResponseCode::NXDomain => Failure::NoSuchName,
-                            _ => Failure::NoAddress,
-                        });
-                    }
-                    Err(e) => {
-                        let failure = format!("{}: {e}", server.address);
-                        if !failures.contains(&failure) {
-                            failures.push(failure);
-                        }
-                    }
-                }
-            }
+    async fn ask(&self, question: Question) -> Result<Answer, Failure> {
+        let failed = |why| Failure::Failed(format!("{}: {why}", question.kind));
+        let name = question.fqdn();
+        let name = name.ok_or_else(|| failed("the name cannot be asked for".to_owned()))?;
+        let message = ask_in_turn(&self.servers, &question).await;
+        let message = message.map_err(failed)?;
+        if message.metadata.response_code == ResponseCode::NXDomain {
+            return Err(Failure::NoSuchName);
         }
-        Err(Failure::Failed(format!("{kind}: {}", failures.join(", "))))
+        let found = chain::addresses(&name, &message.answers);
+        found
+            .map(|(addresses, ttl)| Answer { addresses, ttl })
+            .ok_or(Failure::NoAddress)
     }
 }
 

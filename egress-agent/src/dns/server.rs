@@ -1,74 +1,170 @@
 //! One name server. It is asked over UDP if only the server can answer, and otherwise over TCP.
 //!
-//! Owns that choice. [`super::question`] decides which datagram is an answer.
+//! Owns that choice, and how often a question is asked. [`super::exchange`] decides which datagram is an answer.
 
+use super::exchange::{Exchange, NoAnswer};
 use super::transport::Transport;
 use crate::sockets::SocketFactory;
+use egress_core::dns::query::Question;
 use egress_ebpf::ids::NetnsCookie;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
-use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::NetError;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::{Message, OpCode, Query, ResponseCode};
+use hickory_resolver::proto::rr::{Record, RecordType};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::timeout;
 
+/// How many times to try a list of servers.
+const ROUNDS: usize = 2;
 /// How long one server has for one question, including a repetition over TCP.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// A question is asked over UDP once more if there is no answer after this time: a datagram may be lost.
+const REPEAT: Duration = Duration::from_millis(700);
 
 type Client = hickory_resolver::Resolver<Transport>;
 
 /// See the module.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
-    udp: Client,
+    udp: Exchange,
     tcp: Client,
     /// Whether every question goes over TCP.
-    only_tcp: Arc<AtomicBool>,
+    only_tcp: AtomicBool,
+}
+
+/// The message that answers a question, of the first of these servers that has one: records, or the word that there are
+/// none. Otherwise the reasons.
+pub(super) async fn ask_in_turn(
+    servers: &[Arc<Server>],
+    question: &Question,
+) -> Result<Message, String> {
+    let mut failures = Vec::new();
+    for _ in 0..ROUNDS {
+        for server in servers {
+            match server.ask(question).await {
+                Ok(message) => return Ok(message),
+                Err(why) => {
+                    let failure = format!("{}: {why}", server.address);
+                    if !failures.contains(&failure) {
+                        failures.push(failure);
+                    }
+                }
+            }
+        }
+    }
+    Err(failures.join(", "))
 }
 
 impl Server {
-    /// A server that is asked from this network namespace, at most `concurrent` questions at a time.
+    /// A server that is asked from this network namespace, at most `concurrent` questions at a time over TCP.
     pub(super) fn new(
         address: SocketAddr,
         sockets: &Arc<SocketFactory>,
         netns: NetnsCookie,
         concurrent: usize,
     ) -> anyhow::Result<Self> {
-        let only_tcp = Arc::new(AtomicBool::new(address.ip().is_loopback()));
-        let client = |connection| {
-            let transport =
-                Transport::new(Arc::clone(sockets), netns, Arc::clone(&only_tcp), TIMEOUT);
-            client(address, connection, transport, concurrent)
-        };
+        let transport = Transport::new(Arc::clone(sockets), netns, TIMEOUT);
         Ok(Self {
             address,
-            udp: client(ConnectionConfig::udp())?,
-            tcp: client(ConnectionConfig::tcp())?,
-            only_tcp,
+            udp: Exchange::new(sockets, netns, address),
+            tcp: client(address, ConnectionConfig::tcp(), transport, concurrent)?,
+            only_tcp: AtomicBool::new(address.ip().is_loopback()),
         })
     }
 
-    /// The server's records of `kind` for `name`. hickory follows aliases.
-    pub(super) async fn lookup(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
-        timeout(TIMEOUT, self.ask(name, kind))
-            .await
-            .unwrap_or(Err(NetError::Timeout))
+    async fn ask(&self, question: &Question) -> Result<Message, String> {
+        let message = timeout(TIMEOUT, self.message(question)).await;
+        let message = message.unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")))?;
+        let code = message.metadata.response_code;
+        let is_final = matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
+        // Any other code is a failure of the server.
+        is_final.then_some(message).ok_or_else(|| code.to_string())
     }
 
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Lookup, NetError> {
-        if !self.only_tcp.load(Ordering::Relaxed) {
-            // Other errors lead to TCP: the answer is truncated or doubtful, or the question was not
-            // sent. hickory does not tell these apart.
-            let outcome = self.udp.lookup(name.clone(), kind).await;
-            if let Ok(_) | Err(NetError::Dns(_) | NetError::Timeout) = outcome {
-                return outcome;
-            }
+    async fn message(&self, question: &Question) -> Result<Message, String> {
+        if !self.only_tcp.load(Ordering::Relaxed)
+            && let Some(message) = self.over_udp(question).await
+        {
+            return Ok(message);
         }
-        self.tcp.lookup(name.clone(), kind).await
+        self.over_tcp(question).await
     }
+
+    /// `None` if the question has to be asked over TCP.
+    async fn over_udp(&self, question: &Question) -> Option<Message> {
+        let first = timeout(REPEAT, self.udp.ask(question)).await;
+        let answer = match first {
+            Ok(answer) => answer,
+            Err(_) => self.udp.ask(question).await,
+        };
+        let server = self.address;
+        match answer {
+            Ok(bytes) => {
+                let message = Message::from_vec(&bytes).ok();
+                message.filter(|message| is_whole(message, question))
+            }
+            Err(why @ NoAnswer::CaseLost) => {
+                if !self.only_tcp.swap(true, Ordering::Relaxed) {
+                    tracing::info!(%server, "asking this DNS server over TCP from now on: {why}");
+                }
+                None
+            }
+            Err(NoAnswer::OnThisNode | NoAnswer::WrongAnswers | NoAnswer::Socket(_)) => None,
+        }
+    }
+
+    async fn over_tcp(&self, question: &Question) -> Result<Message, String> {
+        let name = question.fqdn().ok_or("the name cannot be asked for")?;
+        let kind = question.kind;
+        // hickory follows aliases.
+        match self.tcp.lookup(name.clone(), kind).await {
+            Ok(lookup) => {
+                let (answers, authorities) = (lookup.answers(), lookup.authorities());
+                let code = ResponseCode::NoError;
+                Ok(message(
+                    Query::query(name, kind),
+                    code,
+                    answers,
+                    authorities,
+                ))
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                let soa = none.soa.as_deref();
+                let soa = soa.map(|soa| soa.clone().into_record_of_rdata());
+                let code = none.response_code;
+                Ok(message(Query::query(name, kind), code, &[], soa.as_slice()))
+            }
+            Err(e) => Err(e.to_string()),
+        }
+    }
+}
+
+/// Whether a message has the whole answer: it is not truncated, and an alias in it leads to records or to the word that
+/// there are none.
+fn is_whole(message: &Message, question: &Question) -> bool {
+    let of = |kind| move |record: &Record| record.record_type() == kind;
+    let ends = question.kind == RecordType::CNAME
+        || message.answers.is_empty()
+        || message.answers.iter().any(of(question.kind))
+        || message.authorities.iter().any(of(RecordType::SOA));
+    !message.metadata.truncation && ends
+}
+
+fn message(
+    question: Query,
+    code: ResponseCode,
+    answers: &[Record],
+    authorities: &[Record],
+) -> Message {
+    let mut message = Message::response(0, OpCode::Query);
+    message.metadata.response_code = code;
+    message.add_query(question);
+    message.answers = answers.to_vec();
+    message.authorities = authorities.to_vec();
+    message
 }
 
 fn client(
@@ -86,7 +182,6 @@ fn client(
     options.timeout = TIMEOUT;
     options.attempts = 0;
     options.cache_size = 0;
-    options.case_randomization = true;
     options.use_hosts_file = ResolveHosts::Never;
     options.preserve_intermediates = true;
     options.num_concurrent_reqs = 1;

@@ -1,6 +1,5 @@
-//! Lets hickory create its connections and datagram sockets with the socket factory.
+//! Lets hickory create its connections with the socket factory.
 
-use super::question::QuestionSocket;
 use crate::sockets::SocketFactory;
 use egress_ebpf::ids::NetnsCookie;
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
@@ -9,36 +8,27 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 type Made<S> = Pin<Box<dyn Send + Future<Output = io::Result<S>>>>;
 
-/// Creates hickory's sockets in one network namespace.
+/// Creates hickory's connections in one network namespace.
 #[derive(Clone)]
 pub(super) struct Transport {
     handle: TokioHandle,
     sockets: Arc<SocketFactory>,
     netns: NetnsCookie,
-    only_tcp: Arc<AtomicBool>,
     limit: Duration,
 }
 
 impl Transport {
-    /// `only_tcp` is set when the server turns out to change the case of a question. `limit` is for connects
-    /// without a limit from hickory.
-    pub(super) fn new(
-        sockets: Arc<SocketFactory>,
-        netns: NetnsCookie,
-        only_tcp: Arc<AtomicBool>,
-        limit: Duration,
-    ) -> Self {
+    /// `limit` is for connects without a limit from hickory.
+    pub(super) fn new(sockets: Arc<SocketFactory>, netns: NetnsCookie, limit: Duration) -> Self {
         Self {
             handle: TokioHandle::default(),
             sockets,
             netns,
-            only_tcp,
             limit,
         }
     }
@@ -47,7 +37,7 @@ impl Transport {
 impl RuntimeProvider for Transport {
     type Handle = TokioHandle;
     type Timer = TokioTime;
-    type Udp = QuestionSocket;
+    type Udp = UdpSocket;
     type Tcp = AsyncIoTokioAsStd<TcpStream>;
 
     fn create_handle(&self) -> TokioHandle {
@@ -70,12 +60,8 @@ impl RuntimeProvider for Transport {
         })
     }
 
-    fn bind_udp(&self, local: SocketAddr, server: SocketAddr) -> Made<QuestionSocket> {
-        let (sockets, netns) = (Arc::clone(&self.sockets), self.netns);
-        let only_tcp = Arc::clone(&self.only_tcp);
-        Box::pin(async move {
-            let socket = sockets.datagram(netns, local).await?;
-            QuestionSocket::connect(socket, server, only_tcp).await
-        })
+    /// Datagrams go through [`super::exchange`].
+    fn bind_udp(&self, _local: SocketAddr, _server: SocketAddr) -> Made<UdpSocket> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
     }
 }

@@ -1,6 +1,8 @@
-//! Whether a datagram is the answer to a DNS question that the agent asked.
+//! The message of a DNS question of the agent, and whether a datagram is the answer to one.
 //!
 //! Reads only the header and the question; the resolver library reads the records.
+
+use super::query::Question;
 
 /// Length of a DNS header (RFC 1035 §4.1.1).
 const HEADER: usize = 12;
@@ -8,6 +10,35 @@ const HEADER: usize = 12;
 const KIND: usize = 4;
 /// Longest label of a name (RFC 1035 §2.3.4). More is a pointer or no label.
 const LABEL: usize = 63;
+
+/// The EDNS record of a question: answers of up to 1 232 bytes, as <https://www.dnsflagday.net/2020> recommends.
+const EDNS: [u8; 11] = [0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0];
+
+/// The message that asks this question, whose labels have at most 63 bytes each. Each letter is in the case that one of the bits of `case` says, in turn.
+pub fn message(question: &Question, id: u16, case: [u64; 4]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER + question.name.len() + 2 + KIND + EDNS.len());
+    message.extend(id.to_be_bytes());
+    // RD; one question and one additional record.
+    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+    let mut at = 0;
+    for label in question.name.split('.').filter(|label| !label.is_empty()) {
+        message.push(label.len() as u8);
+        for byte in label.bytes() {
+            let upper = case[at / 64 % case.len()] >> (at % 64) & 1 == 1;
+            at += 1;
+            message.push(if upper {
+                byte.to_ascii_uppercase()
+            } else {
+                byte
+            });
+        }
+    }
+    message.push(0);
+    message.extend(u16::from(question.kind).to_be_bytes());
+    message.extend([0, 1]);
+    message.extend(EDNS);
+    message
+}
 
 /// What a datagram is to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +113,21 @@ mod tests {
         assert_eq!(fit(ASKED, &answer(|_| ())), Fit::Answer);
         let servfail = answer(|b| b[3] = 0x82);
         assert_eq!(fit(ASKED, &servfail), Fit::Answer);
+    }
+
+    #[test]
+    fn a_question_has_each_letter_in_the_given_case_and_is_one_that_is_read() {
+        let asked = Question {
+            name: "www.ex-4.example".into(),
+            kind: hickory_proto::rr::RecordType::AAAA,
+        };
+        let bytes = message(&asked, 0x1234, [0b1_0101, 0, 0, 0]);
+        let wanted =
+            b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\x01\x03WwW\x04eX-4\x07example\0\0\x1c\0\x01";
+        let (head, edns) = bytes.split_at(wanted.len());
+        assert_eq!((head, edns), (&wanted[..], &EDNS[..]));
+        let read = crate::dns::query::read(&bytes).unwrap();
+        assert_eq!((read.question, read.client.edns), (asked, Some(1232)));
     }
 
     #[test]

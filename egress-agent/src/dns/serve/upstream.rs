@@ -3,20 +3,16 @@
 //!
 //! The questions have everything that protects the agent's own ([`Server`]), and no byte of the client's message.
 
-use crate::dns::server::Server;
+use crate::dns::server::{Server, ask_in_turn};
 use crate::sockets::SocketFactory;
 use egress_core::dns::query::Question;
 use egress_ebpf::ids::NetnsCookie;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{Message, OpCode, Query, ResponseCode};
-use hickory_resolver::proto::rr::Record;
+use hickory_resolver::proto::op::Message;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many times to try the list of servers.
-const ROUNDS: usize = 2;
 /// Questions to one server at a time.
 const CONCURRENT: usize = 1024;
 /// Servers of clients that are remembered. A further one takes the place of the one that was asked the longest ago.
@@ -76,64 +72,14 @@ impl Upstreams {
 
     /// The message that answers a question; the reasons if no server has one.
     pub(super) async fn ask(&self, question: &Question, to: To) -> Result<Message, String> {
-        let servers = match to {
-            To::Configured => self.configured.clone(),
-            To::Server(netns, at) => vec![self.other(netns, at).map_err(|e| e.to_string())?],
-        };
-        let Some(name) = question.fqdn() else {
-            return Err("the name cannot be asked for".to_owned());
-        };
-        let mut failures = Vec::new();
-        for _ in 0..ROUNDS {
-            for server in &servers {
-                match server.lookup(&name, question.kind).await {
-                    Ok(lookup) => {
-                        let (answers, authorities) = (lookup.answers(), lookup.authorities());
-                        let code = ResponseCode::NoError;
-                        return Ok(message(question, code, answers, authorities));
-                    }
-                    Err(NetError::Dns(DnsError::NoRecordsFound(none)))
-                        if is_final(none.response_code) =>
-                    {
-                        let soa = none
-                            .soa
-                            .as_deref()
-                            .map(|soa| soa.clone().into_record_of_rdata());
-                        let code = none.response_code;
-                        return Ok(message(question, code, &[], soa.as_slice()));
-                    }
-                    Err(e) => {
-                        let failure = format!("{}: {e}", server.address);
-                        if !failures.contains(&failure) {
-                            failures.push(failure);
-                        }
-                    }
-                }
+        match to {
+            To::Configured => ask_in_turn(&self.configured, question).await,
+            To::Server(netns, at) => {
+                let server = self.other(netns, at).map_err(|e| e.to_string())?;
+                ask_in_turn(&[server], question).await
             }
         }
-        Err(failures.join(", "))
     }
-}
-
-/// Whether the answer is the name's own, and not a server's failure.
-fn is_final(code: ResponseCode) -> bool {
-    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
-}
-
-fn message(
-    question: &Question,
-    code: ResponseCode,
-    answers: &[Record],
-    authorities: &[Record],
-) -> Message {
-    let mut message = Message::response(0, OpCode::Query);
-    message.metadata.response_code = code;
-    if let Some(name) = question.fqdn() {
-        message.add_query(Query::query(name, question.kind));
-    }
-    message.answers = answers.to_vec();
-    message.authorities = authorities.to_vec();
-    message
 }
 
 /// The longest that [`Upstreams::ask`] may take for one question.
