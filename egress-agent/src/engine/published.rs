@@ -34,6 +34,7 @@ impl Published {
             routes: state.routes(),
             names: state.names(),
             settings: Arc::new(queries),
+            version: 0,
         };
         Self {
             directory: Arc::new(ArcSwap::from_pointee(directory)),
@@ -52,9 +53,11 @@ impl Published {
 
     /// From now on queries are judged by these settings.
     pub(super) fn judge_queries_by(&self, queries: QuerySettings) {
+        let former = self.directory.load();
         let directory = Directory {
             settings: Arc::new(queries),
-            ..Directory::clone(&self.directory.load())
+            version: former.version + 1,
+            ..Directory::clone(&former)
         };
         self.directory.store(Arc::new(directory));
     }
@@ -75,11 +78,13 @@ impl Published {
 
     /// Publishes the present state. If the routes changed, running connections are judged again.
     pub(super) fn publish(&self, state: &mut State) {
-        let directory = Directory {
+        let former = self.directory.load();
+        let mut directory = Directory {
             routes: state.routes(),
             names: state.names(),
-            settings: Arc::clone(&self.directory.load().settings),
+            ..Directory::clone(&former)
         };
+        directory.version += u64::from(!directory.judges_as(&former));
         self.names.store(Arc::new(directory.names.clone()));
         self.directory.store(Arc::new(directory));
         if !state.lease_settings().accepts_as(&self.answers.load()) {

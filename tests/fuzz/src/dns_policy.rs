@@ -51,6 +51,7 @@ static DIRECTORY: LazyLock<Directory> = LazyLock::new(|| {
         routes: state.routes(),
         names: state.names(),
         settings: Arc::new(settings),
+        version: 0,
     }
 });
 

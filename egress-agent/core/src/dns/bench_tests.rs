@@ -77,6 +77,7 @@ pub(super) fn directory(rules: &str, settings: Settings, queries: QuerySettings)
         routes: state.routes(),
         names: state.names(),
         settings: Arc::new(queries),
+        version: 0,
     }
 }
 

@@ -18,12 +18,20 @@ pub struct Directory {
     pub names: Names,
     /// The settings.
     pub settings: Arc<QuerySettings>,
+    /// Raised when listed names may be judged differently, see [`Self::judges_as`].
+    pub version: u64,
 }
 
 impl Directory {
     /// What the workload in these cgroups (deepest first) may ask.
     pub fn of_workload(&self, cgroups: &[CgroupId]) -> Listing<'_> {
         self.listing(self.routes.policy_of(cgroups))
+    }
+
+    /// Whether names that rules list are judged as by another snapshot. Both must be in memory: parts that are at the same
+    /// place have not changed.
+    pub fn judges_as(&self, other: &Self) -> bool {
+        self.names.lists_as(&other.names) && Arc::ptr_eq(&self.settings, &other.settings)
     }
 
     /// What workloads of a policy may ask. A policy that does not exist lists nothing.

@@ -64,6 +64,7 @@ mod tests {
             routes,
             names: state.names(),
             settings: Arc::new(in_cluster()),
+            version: 0,
         };
         let services = directory.listing(PolicyId(0)).services(name);
         let services: Vec<_> = services.into_iter().cloned().collect();

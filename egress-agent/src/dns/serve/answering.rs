@@ -57,8 +57,18 @@ impl Server {
             self.queries.ended(result);
             content.write(&client, way.transport(), age, at_once);
         };
-        let directory = self.directory.load_full();
+        let directory = self.directory.load();
         let listing = directory.of_workload(&asker.owners);
+        let in_force = self.in_force.load();
+        let now = Instant::now();
+        if listing.unlisted() == Unlisted::Denied {
+            let (share, by) = (asker.share, (directory.version, listing.policy));
+            let kept = lock(&self.cache).judged(now, share, by, &question, &in_force);
+            if let Some((content, age)) = kept {
+                reply(QueryResult::Cached, &content, age);
+                return true;
+            }
+        }
         let alias_of = |name: &str| {
             let aliases = lock(&self.aliases);
             aliases.names_of(Instant::now(), listing.policy, name)
@@ -98,10 +108,8 @@ impl Server {
                 .collect(),
             question,
         };
-        let now = Instant::now();
-        let in_force = self.in_force.load();
-        let kept = lock(&self.cache).get(now, &key, &forward.services, &in_force);
-        drop(in_force);
+        let kept =
+            lock(&self.cache).get(now, &key, directory.version, &forward.services, &in_force);
         if let Some((content, age)) = kept {
             reply(QueryResult::Cached, &content, age);
             return true;
@@ -128,16 +136,28 @@ impl Server {
             way: way.clone(),
             _place: place,
         };
+        self.wait(key, forward, to, Arc::clone(&directory), waiting);
+        true
+    }
+
+    /// Lets a query wait for a name server, which is asked unless it is already.
+    fn wait(
+        self: &Arc<Self>,
+        key: Asked,
+        forward: Forward,
+        to: To,
+        directory: Arc<Directory>,
+        waiting: Waiting,
+    ) {
         let mut under_way = lock(&self.under_way);
         if let Some(others) = under_way.get_mut(&key) {
             others.push(waiting);
-            return true;
+            return;
         }
         under_way.insert(key.clone(), vec![waiting]);
         drop(under_way);
         let server = Arc::clone(self);
         tokio::spawn(async move { server.resolve(key, forward, to, directory).await });
-        true
     }
 
     /// The answer for a host from the addresses of its endpoints that are in the kernel.

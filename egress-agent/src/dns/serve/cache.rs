@@ -36,15 +36,24 @@ pub(super) struct Asked {
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
-    pub(super) content: Arc<Content>,
-    pub(super) at: Instant,
+struct Kept {
+    content: Arc<Content>,
+    at: Instant,
     until: Instant,
     /// The services that listed the name. A change of the rules makes others.
     services: Vec<Arc<Service>>,
     /// The leases of its addresses.
     leases: Vec<Lease>,
     number: u64,
+}
+
+/// An answer for a name that rules list, of a configured server. Its next query needs no judgement while listed names are
+/// judged as before.
+#[derive(Debug)]
+struct Judged {
+    version: u64,
+    policy: PolicyId,
+    kept: Arc<Kept>,
 }
 
 /// See the module.
@@ -57,10 +66,22 @@ pub(super) struct Cache {
 
 #[derive(Debug, Default)]
 struct Share {
-    entries: HashMap<Asked, Kept>,
+    entries: HashMap<Asked, Arc<Kept>>,
+    /// Some of them, by what is known of a query before it is judged.
+    judged: HashMap<Question, Judged>,
     /// In the order in which they were made. One that was replaced has another number.
     order: VecDeque<(u64, Asked)>,
     bytes: usize,
+}
+
+impl Kept {
+    /// The answer and its age, if it is still valid and its leases are in the kernel.
+    fn valid(&self, now: Instant, in_force: &InForce) -> Option<(Arc<Content>, Duration)> {
+        let covered = |lease: &Lease| in_force.covers(now, lease);
+        let valid = now < self.until && self.leases.iter().all(covered);
+        let age = now.saturating_duration_since(self.at);
+        valid.then(|| (Arc::clone(&self.content), age))
+    }
 }
 
 impl Share {
@@ -72,6 +93,7 @@ impl Share {
             {
                 let freed = size(&asked, &kept);
                 self.bytes -= freed;
+                self.judged.remove(&asked.question);
                 return freed;
             }
         }
@@ -84,25 +106,51 @@ fn size(asked: &Asked, kept: &Kept) -> usize {
 }
 
 impl Cache {
-    /// The answer to a question, if it is still valid, the same services list the name, and its leases are in the kernel.
-    pub(super) fn get(
+    /// The answer to a question of a workload, and its age, if that was judged by this version of the directory for this
+    /// policy, and the answer is still valid.
+    pub(super) fn judged(
         &self,
         now: Instant,
+        share: CgroupId,
+        (version, policy): (u64, PolicyId),
+        question: &Question,
+        in_force: &InForce,
+    ) -> Option<(Arc<Content>, Duration)> {
+        let judged = self.shares.get(&share)?.judged.get(question)?;
+        let same = judged.version == version && judged.policy == policy;
+        same.then(|| judged.kept.valid(now, in_force))?
+    }
+
+    /// The answer to a question, and its age, if it is still valid and the same services list the name. `version` is that of
+    /// the directory that judged.
+    pub(super) fn get(
+        &mut self,
+        now: Instant,
         asked: &Asked,
+        version: u64,
         services: &[Arc<Service>],
         in_force: &InForce,
     ) -> Option<(Arc<Content>, Duration)> {
-        let kept = self.shares.get(&asked.share)?.entries.get(asked)?;
+        let share = self.shares.get_mut(&asked.share)?;
+        let kept = share.entries.get(asked)?;
         let same = kept.services.len() == services.len()
             && kept
                 .services
                 .iter()
                 .zip(services)
                 .all(|(a, b)| Arc::ptr_eq(a, b));
-        let covered = |lease: &Lease| in_force.covers(now, lease);
-        let leased = kept.leases.iter().all(covered);
-        let age = now.saturating_duration_since(kept.at);
-        (same && leased && now < kept.until).then(|| (Arc::clone(&kept.content), age))
+        let valid = same.then(|| kept.valid(now, in_force))??;
+        // What else is forwarded depends on more than the version and the policy.
+        let listed = asked.leased && !services.is_empty();
+        if listed && asked.server.is_none() && asked.alias_of.is_empty() {
+            let judged = Judged {
+                version,
+                policy: asked.policy,
+                kept: Arc::clone(kept),
+            };
+            share.judged.insert(asked.question.clone(), judged);
+        }
+        Some(valid)
     }
 
     /// Keeps an answer. Evicts the oldest ones of the workload, or of the workload that has most.
@@ -131,7 +179,8 @@ impl Cache {
         share.order.push_back((kept.number, asked.clone()));
         share.bytes += needed;
         self.bytes += needed;
-        if let Some(before) = share.entries.insert(asked.clone(), kept) {
+        share.judged.remove(&asked.question);
+        if let Some(before) = share.entries.insert(asked.clone(), Arc::new(kept)) {
             let freed = size(asked, &before);
             share.bytes -= freed;
             self.bytes -= freed;
@@ -161,6 +210,7 @@ impl Cache {
     fn forget(&mut self, now: Instant) {
         for share in self.shares.values_mut() {
             let mut freed = 0;
+            share.judged.retain(|_, judged| judged.kept.until > now);
             share.entries.retain(|asked, kept| {
                 let stays = kept.until > now;
                 freed += if stays { 0 } else { size(asked, kept) };
@@ -205,17 +255,49 @@ mod tests {
         cache.put(now, asked, content, (Vec::new(), Vec::new()), MINUTE);
     }
 
-    fn has(cache: &Cache, now: Instant, asked: &Asked) -> bool {
-        cache.get(now, asked, &[], &InForce::default()).is_some()
+    fn has(cache: &mut Cache, now: Instant, asked: &Asked) -> bool {
+        cache.get(now, asked, 1, &[], &InForce::default()).is_some()
     }
 
     #[test]
     fn an_answer_is_given_until_its_time_is_over_and_to_its_own_workload_only() {
         let (mut cache, now) = (Cache::default(), Instant::now());
         put(&mut cache, now, &asked(1, "a.example"));
-        assert!(has(&cache, now, &asked(1, "a.example")));
-        assert!(!has(&cache, now, &asked(2, "a.example")));
-        assert!(!has(&cache, now + MINUTE, &asked(1, "a.example")));
+        assert!(has(&mut cache, now, &asked(1, "a.example")));
+        assert!(!has(&mut cache, now, &asked(2, "a.example")));
+        assert!(!has(&mut cache, now + MINUTE, &asked(1, "a.example")));
+    }
+
+    #[test]
+    fn a_judgement_counts_for_its_version_and_policy_and_while_the_answer_is_kept() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let in_force = InForce::default();
+        let asked = asked(1, "a.example");
+        let services = vec![Arc::new(Service {
+            host: "a.example".into(),
+            entries: Vec::new(),
+            left_out: Vec::new(),
+        })];
+        let put = |cache: &mut Cache| {
+            let content = Arc::new(Content::empty(ResponseCode::NXDomain));
+            let grounds = (services.clone(), Vec::new());
+            cache.put(now, &asked, content, grounds, MINUTE);
+        };
+        put(&mut cache);
+        let judged = |cache: &Cache, now, share, version, policy| {
+            let by = (version, PolicyId(policy));
+            let found = cache.judged(now, CgroupId(share), by, &asked.question, &in_force);
+            found.is_some()
+        };
+        assert!(!judged(&cache, now, 1, 7, 0), "nobody judged it");
+        assert!(cache.get(now, &asked, 7, &services, &in_force).is_some());
+        assert!(judged(&cache, now, 1, 7, 0));
+        assert!(!judged(&cache, now + MINUTE, 1, 7, 0), "it is too old");
+        for (share, version, policy) in [(2, 7, 0), (1, 8, 0), (1, 7, 1)] {
+            assert!(!judged(&cache, now, share, version, policy));
+        }
+        put(&mut cache);
+        assert!(!judged(&cache, now, 1, 7, 0), "it is another answer");
     }
 
     #[test]
@@ -226,15 +308,15 @@ mod tests {
             put(&mut cache, now, &asked(2, &format!("n{n}.example")));
         }
         assert!(cache.bytes() <= MOST_EACH + 1024, "{}", cache.bytes());
-        assert!(has(&cache, now, &asked(1, "mine.example")));
-        assert!(has(&cache, now, &asked(2, "n99999.example")));
+        assert!(has(&mut cache, now, &asked(1, "mine.example")));
+        assert!(has(&mut cache, now, &asked(2, "n99999.example")));
         for share in 3..20 {
             for n in 0..20_000 {
                 put(&mut cache, now, &asked(share, &format!("n{n}.example")));
             }
         }
         assert!(cache.bytes() <= MOST, "{}", cache.bytes());
-        assert!(has(&cache, now, &asked(1, "mine.example")));
+        assert!(has(&mut cache, now, &asked(1, "mine.example")));
         cache.forget(now + MINUTE);
         assert_eq!((cache.bytes(), cache.shares.len()), (0, 0));
     }

@@ -73,6 +73,7 @@ impl State {
             routes: self.routes(),
             names: self.names(),
             settings: Arc::clone(settings),
+            version: 0,
         };
         let listing = directory.listing(policy);
         let asked = format!("{} {}", question.name, question.kind);
