@@ -206,6 +206,8 @@ pub fn build(toolchain: &Toolchain, root: &Path, target: &Path, next: bool) -> R
         // BTF comes from the debug information, and aya's maps and CO-RE need BTF.
         .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        // More units give code that the verifier rejects.
+        .env("CARGO_INCREMENTAL", "0")
         // The release profile strips the agent, but must not strip the object that it loads.
         .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker);

@@ -18,9 +18,12 @@ use egress_ebpf::abi::{DEFAULT_POLICY, PROOF_POLICY, Policy, policy_flag};
 use egress_ebpf::digest::Secret;
 use egress_ebpf::ids::{CgroupId, Generation};
 use egress_ebpf::layout::Layout;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 /// The compiled programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
@@ -32,6 +35,9 @@ const MINIMUM: (u8, u8) = (6, 1);
 /// From this version on the egress hook runs for a listener's answer over IPv6 too (verified on 6.12; on
 /// 6.1 `BPF_CGROUP_RUN_PROG_INET_EGRESS` compares the packet's socket with the listener's).
 const ANSWERS_SEEN: (u8, u8) = (6, 12);
+
+/// Programs that are verified at a time. Each takes some megabytes of the kernel's memory meanwhile.
+const MOST_THREADS: usize = 4;
 
 /// Maps that outlive the agent.
 const PINNED_MAPS: [&str; 16] = [
@@ -86,13 +92,7 @@ impl Kernel {
         let places = *layout.as_ref().unwrap_or(&Layout::UNKNOWN);
         loader.override_global("LAYOUT", &places, true);
         let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
-        let programs = ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS);
-        for name in programs.chain([ACCEPTED_PROGRAM]) {
-            let program = ebpf
-                .program_mut(name)
-                .with_context(|| format!("no program {name} in the object"))?;
-            load_program(program).map_err(|e| explain_program(name, e))?;
-        }
+        load_programs(&mut ebpf)?;
         let lsm = load_lsm(&mut ebpf);
         Ok(Self {
             ebpf,
@@ -199,6 +199,39 @@ pub fn supported() -> anyhow::Result<()> {
 
 fn at_least((major, minor): (u8, u8)) -> anyhow::Result<bool> {
     Ok(KernelVersion::current()? >= KernelVersion::new(major, minor, 0))
+}
+
+/// Loads several programs at a time: most of the time of a start is the kernel's verification of them.
+fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let programs = ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS);
+    let mut wanted: BTreeSet<&str> = programs.chain([ACCEPTED_PROGRAM]).collect();
+    let programs = ebpf.programs_mut();
+    let found: Vec<_> = programs.filter(|(name, _)| wanted.remove(name)).collect();
+    if let Some(missing) = wanted.first() {
+        anyhow::bail!("no program {missing} in the object");
+    }
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let next = Mutex::new(found.into_iter());
+    let load = || -> anyhow::Result<()> {
+        loop {
+            let program = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((name, program)) = program else {
+                return Ok(());
+            };
+            load_program(program).map_err(|e| explain_program(name, e))?;
+        }
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(MOST_THREADS))
+            .map(|_| scope.spawn(load))
+            .collect();
+        let mut result = load();
+        for other in others {
+            let panicked = |_| anyhow::anyhow!("a thread that loads programs panicked");
+            result = result.and(other.join().map_err(panicked).flatten());
+        }
+        result
+    })
 }
 
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
