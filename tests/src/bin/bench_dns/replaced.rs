@@ -14,13 +14,15 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_mins(1);
 /// Queries of dnsperf in a second.
 const RATE: u32 = 1000;
+/// How long dnsperf asks.
+const SECONDS: u32 = 3;
 
 pub const PART: Part = Part {
     name: "replaced",
     about: "The agent is replaced while dnsperf sends 1 000 queries a second for names that are kept, and another client \
             asks every 2 ms. Without answers: the longest time between two answers to the other client, in ms. Failed: \
-            the share of dnsperf's queries without an answer, which includes those that could not be sent, in a second \
-            around the change.",
+            the share of dnsperf's queries without an answer, which includes those that could not be sent, in the three \
+            seconds around the change.",
     figures: &[
         "SIGTERM, then a start: without answers, ms",
         "SIGTERM, then a start: failed, %",
@@ -54,7 +56,7 @@ fn run(rig: &mut Rig, way: Way, _: &Cli) -> Result<Figures> {
             to: to.parse()?,
             clients: 10,
             at_once: 1000,
-            most: Most::Seconds(3),
+            most: Most::Seconds(SECONDS),
             rate: Some(RATE),
         };
         let mut command = rig.place(way).command("dnsperf")?;
@@ -69,8 +71,8 @@ fn run(rig: &mut Rig, way: Way, _: &Cli) -> Result<Figures> {
         ensure!(count("wrong")? == 0, "an unlisted name resolved: {ended}");
         let longest = Duration::from_micros(count("longestUs")?);
         // All that could have been sent.
-        let possible = f64::from(RATE) * 3.0;
-        let failed = (possible - report.resolved).max(0.0) * 100.0 / f64::from(RATE);
+        let possible = f64::from(RATE * SECONDS);
+        let failed = (possible - report.resolved).max(0.0) * 100.0 / possible;
         figures.extend([Some(longest.as_secs_f64() * 1e3), Some(failed)]);
     }
     Ok(figures)
