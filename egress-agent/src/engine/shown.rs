@@ -124,6 +124,7 @@ impl Shown {
     fn numbers(&self, state: &State, placing: &Placing) -> RulesStatus {
         let [addresses, networks] = placing.tables.in_use();
         let (used, limit) = state.policies_in_use();
+        let (vips, most_vips) = state.allocated_in_use();
         let noted = &self.noted;
         RulesStatus {
             mode: noted.mode,
@@ -149,6 +150,10 @@ impl Shown {
             names_without_address: state.addressless().len(),
             names_failing: state.failing_count(),
             names_learned: state.names_learned(),
+            allocated: InUse {
+                used: vips,
+                limit: most_vips,
+            },
             lost: state.addresses_lost().into(),
             ..RulesStatus::default()
         }

@@ -163,6 +163,9 @@ pub struct RulesStatus {
     /// Addresses of answers without a lease for want of room, since the start.
     #[serde(default)]
     pub lost: LostAddresses,
+    /// Hosts that may have allocated addresses, and the most that can have some.
+    #[serde(default)]
+    pub allocated: InUse,
     /// Names whose last question failed, and why.
     pub failing: BTreeMap<String, String>,
     /// Counts since the start.

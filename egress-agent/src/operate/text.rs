@@ -244,6 +244,10 @@ impl Text<'_> {
         ] {
             line(f, name, format_args!("{used} of {limit}{unit}"))?;
         }
+        if r.allocated.limit > 0 {
+            let InUse { used, limit } = r.allocated;
+            line(f, "allocated", format_args!("{used} of {limit} hosts"))?;
+        }
         for (section, name, counters) in [
             (Section::Counters, "counters", &s.counters),
             (Section::Rules, "rules", &r.counters),

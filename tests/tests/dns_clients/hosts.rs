@@ -105,12 +105,13 @@ impl Hosts {
                 .unwrap(),
             world.http(&every, TCP).unwrap(),
         ];
+        // With the label, clients get the addresses of the answers although the hosts share a TCP port.
         let rule = |name: &String| {
             format!(
                 "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {{name: {}}}
+metadata: {{name: {}, labels: {{networking.istio.io/enable-autoallocate-ip: 'false'}}}}
 spec:
   hosts: [{name}]
   resolution: DNS

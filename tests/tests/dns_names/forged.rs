@@ -256,6 +256,7 @@ fn no_forged_answer_reaches_a_client_or_becomes_a_lease() {
     let forger = Forger::start(lab.outside());
     lab.start_agent().unwrap();
     let hosts: Vec<String> = MANNERS.iter().map(|manner| name_of(manner)).collect();
+    // With the label, clients get the addresses of the answers although the hosts share a TCP port.
     let rule = |nth: usize, host: &str| {
         let resolution = if host.starts_with('*') {
             ""
@@ -266,7 +267,7 @@ fn no_forged_answer_reaches_a_client_or_becomes_a_lease() {
             "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
-metadata: {{name: host-{nth}}}
+metadata: {{name: host-{nth}, labels: {{networking.istio.io/enable-autoallocate-ip: 'false'}}}}
 spec:
   hosts: ['{host}']
   ports: [{{number: 7, name: tcp, protocol: TCP}}]

@@ -141,6 +141,11 @@ pub enum Source {
     /// `addresses` of a rule.
     #[error("its rule has these addresses (field spec.addresses)")]
     Addresses,
+    /// Allocated addresses.
+    #[error(
+        "another host lists one of its TCP ports, and the agent gave it these addresses, to tell the two apart (label networking.istio.io/enable-autoallocate-ip)"
+    )]
+    Allocated,
     /// `endpoints` of a rule.
     #[error("its rule has these endpoints (field spec.endpoints)")]
     Endpoints,

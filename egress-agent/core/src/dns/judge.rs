@@ -178,6 +178,9 @@ fn listed(settings: &QuerySettings, services: &[&Arc<Service>], question: &Quest
         Some(Own::Addresses(addresses)) => {
             return Local::addresses(addresses, kind, Source::Addresses);
         }
+        Some(Own::Allocated(addresses)) => {
+            return Local::addresses(addresses, kind, Source::Allocated);
+        }
         Some(Own::Endpoints(endpoints)) if endpoints.names.is_empty() => {
             return Local::addresses(endpoints.fixed, kind, Source::Endpoints);
         }

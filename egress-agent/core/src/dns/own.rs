@@ -10,6 +10,8 @@ use std::net::IpAddr;
 pub(super) enum Own {
     /// These, because clients dial them: single `addresses`, as in Istio's DNS proxy.
     Addresses(Vec<IpAddr>),
+    /// These, which the agent gave the host.
+    Allocated(Vec<IpAddr>),
     /// Those of its `endpoints`, because the gate allows no others.
     Endpoints(Endpoints),
 }
@@ -25,6 +27,10 @@ pub(super) fn own(service: &Service) -> Option<Own> {
     let as_dialled = service.resolution() == Resolution::None;
     if !listed.is_empty() && (as_dialled || !udp) {
         return Some(Own::Addresses(listed));
+    }
+    if !service.allocated.is_empty() {
+        let allocated = service.allocated.iter().filter_map(single);
+        return Some(Own::Allocated(allocated.collect()));
     }
     if service.entries.iter().all(|e| e.endpoints.is_none()) {
         return None;

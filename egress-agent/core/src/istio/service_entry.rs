@@ -3,6 +3,7 @@
 use super::decode::macros::{enums, messages};
 use super::fields::WorkloadSelector;
 use super::workload_entry::WorkloadEntry;
+use std::collections::BTreeMap;
 
 enums! {
     /// Whether the service belongs to the mesh.
@@ -69,6 +70,14 @@ impl ServiceEntry {
     /// misspelt field leaves it out too.
     pub fn opens_by_default(&self) -> bool {
         self.resolution.is_none() && self.addresses.is_empty()
+    }
+
+    /// Whether Istio gives its hosts addresses where it has none; `labels` are those of the object
+    /// (istio `pilot/pkg/networking/serviceentry/ip_autoallocation.go`).
+    pub fn is_auto_allocated(&self, labels: &BTreeMap<String, String>) -> bool {
+        let label = labels.get("networking.istio.io/enable-autoallocate-ip");
+        self.resolution() != Resolution::None
+            && label.is_none_or(|value| !value.eq_ignore_ascii_case("false"))
     }
 
     /// How endpoints are found: `NONE` where the object does not say.

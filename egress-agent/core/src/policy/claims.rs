@@ -46,6 +46,7 @@ pub fn claims(
             };
             let own = OfPort {
                 host: &service.host,
+                allocated: &service.allocated,
                 entry,
                 port,
                 class,
@@ -92,6 +93,7 @@ fn learned(claims: &mut Claims, host: &str, entry: &Entry, leases: &Leases) {
 
 struct OfPort<'a> {
     host: &'a str,
+    allocated: &'a [IpNet],
     entry: &'a Entry,
     port: &'a Port,
     class: Class,
@@ -155,8 +157,8 @@ impl OfPort<'_> {
         }
     }
 
-    /// The client must dial an address of the host, or one of `addresses`. From the latter only the proxy can lead
-    /// to the host.
+    /// The client must dial an address of the host, or one of `addresses` or of those that the agent allocated. From
+    /// these only the proxy can lead to the host.
     fn resolved(&self, claims: &mut Claims, leases: &Leases, unlisted: UnlistedAddress) {
         let udp = self.transport() == Transport::Udp;
         for (ip, port, _) in endpoints(self.host, self.entry, self.port, leases, Pick::LEASED) {
@@ -169,6 +171,7 @@ impl OfPort<'_> {
         }
         if !udp {
             self.networks(claims, &self.entry.addresses, Action::Proxy);
+            self.networks(claims, self.allocated, Action::Proxy);
         }
         if self.class.needs_name() && unlisted == UnlistedAddress::ByName {
             let target = Target::any(self.port.number, Transport::Tcp);
@@ -326,11 +329,17 @@ fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &P
     entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
 }
 
-/// `addresses` of the entries that list a port. With resolution NONE, an entry without `addresses` also covers every
+/// `addresses` of the entries that list a port, and allocated ones. With resolution NONE, an entry without `addresses` also covers every
 /// other address.
 pub fn listed_networks(service: &Service, number: u16) -> Vec<IpNet> {
     let with_port = with_port(service, number);
-    with_port.flat_map(|(e, _)| &e.addresses).copied().collect()
+    let nets = |(entry, _)| networks_of(service, entry);
+    with_port.flat_map(nets).copied().collect()
+}
+
+/// `addresses` of an entry, and those that the agent allocated to its host.
+pub fn networks_of<'a>(service: &'a Service, entry: &'a Entry) -> impl Iterator<Item = &'a IpNet> {
+    entry.addresses.iter().chain(&service.allocated)
 }
 
 /// `addresses` of a port with resolution NONE; empty if it is open to any address.
@@ -361,7 +370,7 @@ pub fn doors(service: &Service, number: u16, leases: &Leases) -> Doors {
             Resolution::None if entry.addresses.is_empty() => doors.others.extend(everywhere()),
             Resolution::None => doors.others.extend(&entry.addresses),
             Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
-                doors.others.extend(&entry.addresses);
+                doors.others.extend(networks_of(service, entry));
                 for (ip, to, _) in endpoints(&service.host, entry, port, leases, Pick::LEASED) {
                     let side = if to == number {
                         &mut doors.endpoints

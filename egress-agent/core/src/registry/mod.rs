@@ -3,6 +3,7 @@
 //! Pure functions make it from resources that passed validation; objects that cannot be decoded are not in it. A
 //! changed object changes only its own part of it. Knows no DNS answers.
 
+mod allocate;
 mod apart;
 mod delegate;
 mod dependences;
@@ -23,6 +24,7 @@ mod tests;
 pub mod touched;
 pub mod update;
 pub mod view;
+mod vips;
 mod virtual_service;
 
 use crate::istio::Object;
@@ -33,6 +35,7 @@ use services::Entry;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use vips::Vips;
 pub use virtual_service::VirtualService;
 
 /// Istio's age rule: creation time, then name and namespace (`sortConfigByCreationTime`); files without a time are
@@ -80,6 +83,8 @@ pub struct Registry {
     /// `ServiceEntry`s that select `WorkloadEntry`s, by namespace.
     selecting: BTreeMap<String, Vec<Arc<Object>>>,
     dependences: Dependences,
+    /// Addresses of hosts without any, if the agent gives them some.
+    vips: Option<Vips>,
     /// Domain of short names.
     pub domain: Arc<str>,
     /// Namespace whose Sidecar is for every namespace.
@@ -94,6 +99,15 @@ impl Registry {
             domain: domain.into(),
             root_namespace: root_namespace.into(),
             ..Self::default()
+        }
+    }
+
+    /// The same registry, which gives addresses to hosts that share a port with another (`dns.intercept: auto`).
+    #[must_use]
+    pub fn allocating(self) -> Self {
+        Self {
+            vips: Some(Vips::default()),
+            ..self
         }
     }
 

@@ -50,6 +50,11 @@ impl Class {
         matches!(self, Self::Tcp | Self::Udp | Self::Sniffed)
     }
 
+    /// Whether bytes to a TCP port may have no name.
+    pub(super) const fn may_be_nameless(self) -> bool {
+        matches!(self, Self::Tcp | Self::Sniffed)
+    }
+
     /// Whether `VirtualService.http` applies.
     pub const fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Sniffed)
@@ -120,6 +125,8 @@ pub struct Service {
     pub entries: Vec<Arc<Entry>>,
     /// Entries that are not in force, because they cannot be merged with the first.
     pub left_out: Vec<Arc<Entry>>,
+    /// Addresses that the agent gave it and that clients dial, as if the entries had them as `addresses`.
+    pub allocated: Vec<IpNet>,
 }
 
 impl Entry {
@@ -170,6 +177,19 @@ impl Entry {
         narrow.ports.retain(|p| ports.contains(&p.number));
         narrow.unspelt.retain(|p| ports.contains(&p.number));
         narrow
+    }
+
+    /// Whether the agent may give its hosts addresses; see [`Service::may_have_allocated`].
+    pub(super) fn may_have_allocated(&self) -> bool {
+        let resolved = matches!(
+            self.resolution,
+            Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin
+        );
+        let labels = &self.object.meta.labels;
+        let asks = |e: &ServiceEntry| e.addresses.is_empty() && e.is_auto_allocated(labels);
+        resolved
+            && self.entry().is_some_and(asks)
+            && self.ports.iter().all(|port| port.class != Class::Udp)
     }
 
     /// The port of this number.
@@ -243,16 +263,30 @@ impl Service {
             host,
             entries,
             left_out,
+            allocated: Vec::new(),
         }
     }
 
-    /// Whether both were made from the same entries.
+    /// Ports whose bytes may have no name, of entries without `addresses`: nothing tells them from those of other hosts.
+    pub(super) fn nameless_ports(&self) -> BTreeSet<u16> {
+        let entries = self.entries.iter().filter(|e| e.addresses.is_empty());
+        let ports = entries.flat_map(|e| &e.ports);
+        let nameless = |p: &&Port| self.class(p.number).is_some_and(Class::may_be_nameless);
+        ports.filter(nameless).map(|p| p.number).collect()
+    }
+
+    /// Whether the agent may give it addresses. Only the proxy leads from them to endpoints, and it has no UDP.
+    pub(super) fn may_have_allocated(&self) -> bool {
+        self.entries.iter().all(|e| e.may_have_allocated())
+    }
+
+    /// Whether both were made from the same entries, and have the same allocated addresses.
     pub(super) fn is_of_the_same(&self, other: &Self) -> bool {
         let all = |service: &Self| -> Vec<*const Entry> {
             let entries = service.entries.iter().chain(&service.left_out);
             entries.map(Arc::as_ptr).collect()
         };
-        self.host == other.host && all(self) == all(other)
+        self.host == other.host && all(self) == all(other) && self.allocated == other.allocated
     }
 
     /// How its endpoints are found.

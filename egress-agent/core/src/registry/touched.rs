@@ -52,6 +52,12 @@ impl Part {
 }
 
 impl Touched {
+    /// Hosts whose services were touched, each once.
+    pub(super) fn hosts_of_services(&self) -> BTreeSet<Arc<str>> {
+        let parts = self.parts.iter().filter(|p| p.what == What::Services);
+        parts.flat_map(|p| &p.hosts).cloned().collect()
+    }
+
     pub(super) fn add(&mut self, what: What, object: &Arc<Object>, hosts: Vec<Arc<str>>) {
         self.parts.push(Part {
             what,

@@ -5,6 +5,7 @@
 use super::delegate::named;
 use super::services::Entry;
 use super::touched::{Touched, What};
+use super::vips::Vips;
 use super::{Named, Registry, VirtualService, by_age};
 use crate::istio::fields::WorkloadSelector;
 use crate::istio::service_entry::ServiceEntry;
@@ -30,6 +31,8 @@ pub enum Change {
 pub struct Update {
     /// What it changed.
     pub change: Change,
+    /// The allocated addresses before it.
+    vips: Option<Vips>,
     added: Vec<Arc<Object>>,
     gone: Vec<Arc<Object>>,
 }
@@ -118,6 +121,7 @@ impl Registry {
 
     /// Applies changes that are already in `held`.
     fn apply(&mut self, added: Vec<Arc<Object>>, gone: Vec<Arc<Object>>) -> Update {
+        let vips = self.vips.clone();
         let change = if added.len() + gone.len() <= FEW.max(self.held.len() / 8) {
             let mut touched = Touched::default();
             for object in &gone {
@@ -126,13 +130,17 @@ impl Registry {
             for object in &added {
                 self.index(Step::Add, object, &mut touched);
             }
+            let hosts = touched.hosts_of_services();
+            self.allocate(hosts.into_iter());
             Change::Some(touched)
         } else {
             self.rebuild();
+            self.allocate_all();
             Change::Everything
         };
         Update {
             change,
+            vips,
             added,
             gone,
         }
@@ -158,6 +166,7 @@ impl Registry {
             }
             Change::Everything => self.rebuild(),
         }
+        self.vips = update.vips;
     }
 
     fn rebuild(&mut self) {
@@ -166,8 +175,11 @@ impl Registry {
         // WorkloadEntries come first, because entries select them.
         objects.sort_by_key(|o| !matches!(o.spec, Some(Spec::WorkloadEntry(_))));
         let held = std::mem::take(&mut self.held);
+        let mut vips = self.vips.take();
+        vips.iter_mut().for_each(Vips::erase_all);
         *self = Self {
             held,
+            vips,
             updates: self.updates,
             ..Self::empty(&self.domain, &self.root_namespace)
         };
@@ -193,6 +205,10 @@ impl Registry {
                     Step::Remove => self.unlist(object, spec),
                 };
                 touched.add(What::Services, object, hosts);
+                match step {
+                    Step::Add => self.write_down(spec, touched),
+                    Step::Remove => self.erase(spec),
+                }
             }
             Some(Spec::VirtualService(spec)) => {
                 let vs = VirtualService {

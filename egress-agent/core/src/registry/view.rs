@@ -10,7 +10,7 @@ use super::scope::{Imported, Scope};
 use super::services::{Entry, Service};
 use super::touched::{Part, Touched, What};
 use crate::istio::hosts;
-use crate::sharing::share;
+use crate::sharing::{share, share_set};
 use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct View {
     pub plans: OrdMap<Arc<str>, Arc<HostPlan>>,
     /// For each host, the hosts whose routes lead to it.
     used_by: OrdMap<Arc<str>, OrdSet<Arc<str>>>,
+    /// Ports of hosts without `addresses` whose bytes may have no name, each with its hosts. Empty if the agent allocates no addresses.
+    nameless: OrdSet<(u16, Arc<str>)>,
 }
 
 /// Services that were made for a view, by host.
@@ -52,6 +54,18 @@ impl View {
             view.services.extend(service.map(|s| (Arc::clone(host), s)));
         }
         let hosts: Vec<_> = view.services.keys().cloned().collect();
+        if registry.allocates() {
+            for (host, service) in &view.services {
+                let ports = service.nameless_ports().into_iter();
+                view.nameless
+                    .extend(ports.map(|port| (port, Arc::clone(host))));
+            }
+            for host in &hosts {
+                let service = view.services.get(host).cloned();
+                let service = service.map(|service| view.with_allocated(registry, service));
+                replace(&mut view.services, host, service);
+            }
+        }
         for host in hosts {
             view.plan(&host, registry);
         }
@@ -86,6 +100,7 @@ impl View {
     /// Shares the plans that are the same in another view.
     pub(crate) fn share(&mut self, other: &Self) {
         share(&mut self.plans, &other.plans);
+        share_set(&mut self.nameless, &other.nameless);
     }
 
     fn look_at<'a>(
@@ -120,9 +135,12 @@ impl View {
                 }
             }
         }
+        let beside = self.note_nameless(registry, &looked.services);
+        looked.services.extend(beside);
         for host in &looked.services {
             let entries = registry.entries.get(host);
             let service = entries.and_then(|all| self.service(host, all));
+            let service = service.map(|service| self.with_allocated(registry, service));
             let service = service.map(|service| match made.get(host) {
                 Some(same) if same.is_of_the_same(&service) => Arc::clone(same),
                 _ => {
@@ -201,6 +219,75 @@ impl View {
             let users = self.used_by.entry(Arc::clone(to)).or_default();
             users.insert(Arc::clone(host));
         }
+    }
+
+    /// Updates the hosts of each nameless port after these hosts may have changed. Returns the other hosts that are the
+    /// first or the last but one on a port.
+    fn note_nameless(
+        &mut self,
+        registry: &Registry,
+        hosts: &BTreeSet<Arc<str>>,
+    ) -> BTreeSet<Arc<str>> {
+        if !registry.allocates() {
+            return BTreeSet::new();
+        }
+        let (mut left, mut came) = (Vec::new(), Vec::new());
+        for host in hosts {
+            let old = self.services.get(host).map(|s| s.nameless_ports());
+            let entries = registry.entries.get(host);
+            let new = entries.and_then(|all| self.service(host, all));
+            let new = new.map(|s| s.nameless_ports()).unwrap_or_default();
+            let old = old.unwrap_or_default();
+            left.extend(old.difference(&new).map(|port| (*port, Arc::clone(host))));
+            came.extend(new.difference(&old).map(|port| (*port, Arc::clone(host))));
+        }
+        let ports: BTreeSet<u16> = left.iter().chain(&came).map(|(port, _)| *port).collect();
+        let alone = |view: &Self| -> Vec<Arc<str>> {
+            let alone = ports.iter().filter_map(|port| view.alone(*port));
+            alone.cloned().collect()
+        };
+        let mut beside = alone(self);
+        for at in &left {
+            self.nameless.remove(at);
+        }
+        self.nameless.extend(came);
+        beside.extend(alone(self));
+        beside.into_iter().collect()
+    }
+
+    /// The only host of a nameless port.
+    fn alone(&self, port: u16) -> Option<&Arc<str>> {
+        let mut hosts = self.of_nameless(port);
+        hosts.next().filter(|_| hosts.next().is_none())
+    }
+
+    fn of_nameless(&self, port: u16) -> impl Iterator<Item = &Arc<str>> {
+        let all = self.nameless.range((port, Arc::default())..);
+        all.take_while(move |(of, _)| *of == port)
+            .map(|(_, host)| host)
+    }
+
+    /// A service with the addresses that the agent gave it, if another host has one of its nameless ports. A host with
+    /// `addresses` does not count: clients dial it there.
+    fn with_allocated(&self, registry: &Registry, service: Arc<Service>) -> Arc<Service> {
+        if !registry.allocates() || !service.may_have_allocated() {
+            return service;
+        }
+        let ports = service.nameless_ports().into_iter();
+        let mut others = ports.flat_map(|port| self.of_nameless(port));
+        let is_shared = others.any(|host| *host != service.host);
+        let allocated = if is_shared {
+            registry.allocated(&service.host)
+        } else {
+            Vec::new()
+        };
+        if allocated == service.allocated {
+            return service;
+        }
+        Arc::new(Service {
+            allocated,
+            ..Service::clone(&service)
+        })
     }
 
     /// The service of a host, made from the visible entries.

@@ -79,20 +79,9 @@ fn hosts(check: &mut Check<'_>, entry: &ServiceEntry) {
     });
 }
 
-/// Whether Istio gives the entry an address of its own where it has none
-/// (istio `pilot/pkg/networking/serviceentry/ip_autoallocation.go`).
-fn is_auto_allocated(check: &Check<'_>, entry: &ServiceEntry) -> bool {
-    let label = check
-        .object()
-        .meta
-        .labels
-        .get("networking.istio.io/enable-autoallocate-ip");
-    entry.resolution() != Resolution::None
-        && label.is_none_or(|value| !value.eq_ignore_ascii_case("false"))
-}
-
 fn ports(check: &mut Check<'_>, entry: &ServiceEntry) {
-    let needs_addresses = entry.addresses.is_empty() && !is_auto_allocated(check, entry);
+    let labels = &check.object().meta.labels;
+    let needs_addresses = entry.addresses.is_empty() && !entry.is_auto_allocated(labels);
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     check.each("ports", &entry.ports, |check, port| {
         if !names.insert(port.name.clone()) {

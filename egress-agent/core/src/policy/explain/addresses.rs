@@ -8,6 +8,7 @@ use crate::policy::leases::Leases;
 use crate::policy::state::PolicyState;
 use crate::policy::tables::Transport;
 use crate::registry::services::{Entry, Location, Service};
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -16,6 +17,8 @@ use std::net::{IpAddr, Ipv4Addr};
 pub(super) enum Addresses {
     /// Addresses from the agent's own queries.
     Resolved(Vec<IpAddr>),
+    /// Addresses that the agent gave it, which clients get from the agent's DNS.
+    Allocated(Vec<IpAddr>),
     /// Addresses that its rule lists: one of each network of `addresses`, or the endpoints.
     Listed(Vec<IpAddr>),
     /// Unknown. An address that no rule names is judged instead.
@@ -32,6 +35,10 @@ impl Addresses {
         policy: &PolicyState,
         leases: &Leases,
     ) -> Self {
+        let allocated = service.map_or(&[][..], |s| &s.allocated);
+        if !allocated.is_empty() {
+            return Self::Allocated(allocated.iter().map(IpNet::addr).collect());
+        }
         let resolved: Vec<_> = leases.leased(host).collect();
         if !resolved.is_empty() {
             return Self::Resolved(resolved);
@@ -47,7 +54,7 @@ impl Addresses {
     /// Each of them.
     pub(super) fn all(&self) -> &[IpAddr] {
         match self {
-            Self::Resolved(all) | Self::Listed(all) => all,
+            Self::Resolved(all) | Self::Allocated(all) | Self::Listed(all) => all,
             Self::Unknown(one) => std::slice::from_ref(one),
         }
     }

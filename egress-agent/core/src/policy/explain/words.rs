@@ -177,6 +177,13 @@ pub(super) fn reached(service: &Service, addresses: &Addresses, private: bool) -
         (Resolution::None, _) => {
             "at any address: resolution is NONE and spec.addresses is empty".to_owned()
         }
+        (_, Addresses::Allocated(all)) => {
+            let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+            format!(
+                "at the addresses that the agent allocated to it, {}, because another host lists the same TCP port",
+                all.join(" and ")
+            )
+        }
         (_, Addresses::Listed(_)) => "at the addresses of its rule only".to_owned(),
         (..) => {
             let public = if private {

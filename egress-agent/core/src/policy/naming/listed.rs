@@ -2,6 +2,7 @@
 
 use super::pairs::Pairs;
 use crate::istio::service_entry::Resolution;
+use crate::policy::claims::networks_of;
 use crate::policy::numbers;
 use crate::registry::services::{Location, Service};
 use egress_ebpf::addr::Addr;
@@ -74,7 +75,7 @@ fn networks(service: &Service) -> impl Iterator<Item = Network> {
                 Location::Ip(ip) => Some(network(128, Addr::from(*ip).canonical())),
                 Location::Name(_) => None,
             });
-            let addresses = entry.addresses.iter().map(|net| match net {
+            let addresses = networks_of(service, entry).map(|net| match net {
                 _ if net.prefix_len() == net.max_prefix_len() => {
                     network(128, Addr::from(net.addr()).canonical())
                 }

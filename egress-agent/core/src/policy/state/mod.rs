@@ -80,8 +80,14 @@ impl State {
     /// Starts from pinned maps, which stay in force until the plan of [`Self::begin`] is committed
     /// and written.
     pub fn adopting(settings: Settings, planner: Planner) -> Self {
+        let registry = Registry::empty(&settings.domain, &settings.root_namespace);
+        let registry = if settings.dns_intercept {
+            registry.allocating()
+        } else {
+            registry
+        };
         Self {
-            registry: Registry::empty(&settings.domain, &settings.root_namespace),
+            registry,
             leases: Leases::new(settings.leases.clone()),
             planner: planner.keeping_flows(settings.keep_removed),
             hosts: Hosts::new(settings.unlisted_address),
@@ -390,6 +396,11 @@ impl State {
     /// The leases. They are in the kernel when the writes of [`Self::poll_ops`] are made.
     pub fn in_force(&self) -> InForce {
         self.leases.in_force()
+    }
+
+    /// How many hosts have or had allocated addresses, and the most that can have some.
+    pub fn allocated_in_use(&self) -> (usize, usize) {
+        self.registry.allocated_in_use()
     }
 
     /// How many names were learned from queries of workloads.

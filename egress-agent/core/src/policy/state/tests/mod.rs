@@ -1,5 +1,6 @@
 //! The state machine from YAML to ops and routes.
 
+mod allocated;
 mod bench;
 mod by_address;
 mod clients;
