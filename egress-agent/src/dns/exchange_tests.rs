@@ -1,3 +1,5 @@
+//! Questions of one socket and their answers, with a name server that a test plays.
+
 use super::*;
 use hickory_resolver::proto::rr::RecordType;
 use std::net::UdpSocket as Plain;
