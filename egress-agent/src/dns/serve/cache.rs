@@ -277,6 +277,7 @@ mod tests {
             host: "a.example".into(),
             entries: Vec::new(),
             left_out: Vec::new(),
+            allocated: Vec::new(),
         })];
         let put = |cache: &mut Cache| {
             let content = Arc::new(Content::empty(ResponseCode::NXDomain));
