@@ -1,8 +1,8 @@
-//! Questions over UDP to one server: many share a socket for a moment.
+//! Questions over UDP to one server: each has a socket of its own, unless there are many at a time. Then they share
+//! sockets for a moment, because a socket for each would cost more than all else that a query takes.
 //!
-//! A socket for each question would cost more than all else that a query takes. A sender off the path must guess the
-//! port, the id and the case of each letter, as with a socket for each question; a port lasts for too short a time to be
-//! found out. Owns the sockets and which datagram belongs to which question; the core (`dns/question.rs`) decides
+//! A sender off the path must guess the port, the id and the case of each letter, and a shared port lasts for too short a
+//! time to be found out. Owns the sockets and which datagram belongs to which question; the core (`dns/question.rs`) decides
 //! whether it is the answer.
 
 use crate::sockets::{Inbox, SocketFactory};
@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
@@ -22,6 +23,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
+/// As many questions of a server at a time have a socket each. Further ones share sockets.
+const ALONE: usize = 16;
 /// How many questions may share a socket, and for how long.
 const MOST: usize = 256;
 const SHARED: Duration = Duration::from_millis(200);
@@ -53,8 +56,19 @@ pub(super) struct Exchange {
     sockets: Arc<SocketFactory>,
     netns: NetnsCookie,
     server: SocketAddr,
-    /// The socket of the next question.
+    /// Questions that wait for an answer.
+    open: AtomicUsize,
+    /// The socket of the next question that shares one.
     current: Mutex<Option<Arc<Shared>>>,
+}
+
+/// A question that waits for an answer.
+struct Open<'a>(&'a AtomicUsize);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Exchange {
@@ -67,19 +81,32 @@ impl Exchange {
             sockets: Arc::clone(sockets),
             netns,
             server,
+            open: AtomicUsize::new(0),
             current: Mutex::default(),
         }
     }
 
     /// The message that answers a question. It waits for as long as the caller does.
     pub(super) async fn ask(&self, question: &Question) -> Result<Vec<u8>, NoAnswer> {
-        let answer = self.put(question).await?;
+        let others = self.open.fetch_add(1, Ordering::Relaxed);
+        let _open = Open(&self.open);
+        let answer = if others < ALONE {
+            self.put_alone(question).await?
+        } else {
+            self.put(question).await?
+        };
         let answered = answer.await;
         // The socket's task has ended.
         answered.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::BrokenPipe).into()))
     }
 
-    /// Sends a question.
+    /// Sends a question over a socket of its own.
+    async fn put_alone(&self, question: &Question) -> Result<Answer, NoAnswer> {
+        let (_, answer) = self.put_first(question, 1).await?;
+        Ok(answer)
+    }
+
+    /// Sends a question over a socket that others use too.
     async fn put(&self, question: &Question) -> Result<Answer, NoAnswer> {
         let current = lock(&self.current).clone();
         if let Some(shared) = current
@@ -87,11 +114,23 @@ impl Exchange {
         {
             return Ok(answer);
         }
-        let shared = Arc::new(Shared::connect(&self.sockets, self.netns, self.server).await?);
-        tokio::spawn(Arc::clone(&shared).receive());
-        *lock(&self.current) = Some(Arc::clone(&shared));
+        let (shared, answer) = self.put_first(question, MOST).await?;
+        *lock(&self.current) = Some(shared);
+        Ok(answer)
+    }
+
+    /// Sends a question over a new socket for `most` of them.
+    async fn put_first(
+        &self,
+        question: &Question,
+        most: usize,
+    ) -> Result<(Arc<Shared>, Answer), NoAnswer> {
+        let shared = Shared::connect(&self.sockets, self.netns, self.server, most).await?;
+        let shared = Arc::new(shared);
         let answer = shared.ask(question)?;
-        answer.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe).into())
+        let answer = answer.ok_or(io::ErrorKind::BrokenPipe);
+        tokio::spawn(Arc::clone(&shared).receive());
+        Ok((shared, answer.map_err(io::Error::from)?))
     }
 }
 
@@ -104,6 +143,8 @@ type Waiter = oneshot::Sender<Result<Vec<u8>, NoAnswer>>;
 
 /// A socket of several questions.
 struct Shared {
+    /// How many.
+    most: usize,
     socket: UdpSocket,
     server: SocketAddr,
     made: Instant,
@@ -127,6 +168,7 @@ impl Shared {
         sockets: &SocketFactory,
         netns: NetnsCookie,
         server: SocketAddr,
+        most: usize,
     ) -> Result<Self, NoAnswer> {
         let any: SocketAddr = if server.is_ipv6() {
             (Ipv6Addr::UNSPECIFIED, 0).into()
@@ -140,6 +182,7 @@ impl Shared {
             return Err(NoAnswer::OnThisNode);
         }
         Ok(Self {
+            most,
             socket,
             server,
             made: Instant::now(),
@@ -147,12 +190,15 @@ impl Shared {
         })
     }
 
+    fn is_closed(&self, asked: &mut Asked) -> bool {
+        asked.closed |= asked.by_id.len() >= self.most || self.made.elapsed() >= SHARED;
+        asked.closed
+    }
+
     /// Sends a question. `None` if it needs another socket.
     fn ask(&self, question: &Question) -> io::Result<Option<Answer>> {
         let mut asked = lock(&self.asked);
-        let full = asked.by_id.len() >= MOST || self.made.elapsed() >= SHARED;
-        asked.closed |= full;
-        if asked.closed {
+        if self.is_closed(&mut asked) {
             return Ok(None);
         }
         let (id, case) = loop {
@@ -186,8 +232,7 @@ impl Shared {
                 () = sleep_until(look.into()) => look += SHARED,
             }
             let mut asked = lock(&self.asked);
-            asked.closed |= self.made.elapsed() >= SHARED;
-            if asked.closed {
+            if self.is_closed(&mut asked) {
                 // Who waits no longer dropped the other end.
                 let by_id = asked.by_id.values();
                 let waits = |waiter: &Waiter| !waiter.is_closed();

@@ -19,6 +19,7 @@ async fn shared(server: &Plain) -> Arc<Shared> {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(server.local_addr().unwrap()).await.unwrap();
     let shared = Arc::new(Shared {
+        most: MOST,
         socket,
         server: server.local_addr().unwrap(),
         made: Instant::now(),

@@ -44,6 +44,7 @@ fn answered(state: &mut State, policy: u32, name: &str) -> (Vec<String>, Option<
         routes: state.routes(),
         names: state.names(),
         settings: Arc::default(),
+        version: 0,
     };
     let (mut all, mut source) = (Vec::new(), None);
     for kind in [RecordType::A, RecordType::AAAA] {
