@@ -164,12 +164,12 @@ async fn serve(
         identities,
         cluster: place.cluster.ranges(),
     };
-    let mut engine = wiring::engine(config, &place.roots, (&mut kernel, &sockets), news, &owners)?;
+    let (proof, sides) = (wiring::proof()?, (&mut kernel, &sockets));
+    let (mut engine, names) = wiring::engine(config, &place.roots, sides, news, &owners)?;
     let (access_log, flows) = wiring::flows(&registry.own, &owners, &followed.denials);
-    let proof: Arc<str> = wiring::proof()?.into();
-    let dns = wiring::dns_server(config, &kernel, &engine, &sockets, &flows, learn)?;
+    let dns = wiring::dns_server(config, &kernel, &engine, &names, &flows, learn)?;
     let own = (&proof, &place.cluster.secrets, dns.as_ref());
-    let shared = wiring::shared(config, &engine, origins, &sockets, &flows, own)?;
+    let shared = wiring::shared(config, &engine, origins, &names, &flows, own)?;
     let providers = Providers {
         board: board.clone(),
         registry: registry.clone(),
@@ -177,7 +177,7 @@ async fn serve(
         engine: ask,
         applied: engine.applied(),
         proxy: Arc::clone(&shared),
-        dns: dns.clone(),
+        dns: (dns.clone(), names.clone()),
         kubernetes: followed.standings,
         cluster: place.cluster.ranges.clone(),
     };
@@ -213,7 +213,7 @@ async fn serve(
     // needs workloads, which the service manager may start only after this.
     manager::notify_ready();
     helpers.spawn(keeper.keep(config.canary_interval));
-    let to = (reloaded, Arc::clone(&access_log));
+    let to = (reloaded, Arc::clone(&access_log), names);
     helpers.spawn(reload::follow(source, config.clone(), hangup, to));
 
     let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);

@@ -2,11 +2,14 @@
 
 use super::choices::{DeniedAnswer, Intercept};
 use super::values::{DnsDomain, DnsServer, DnsType, Span, list};
+use crate::failure::Failure;
 use clap::Args;
+use egress_core::dns::name_server::NameServer;
 use egress_core::dns::settings::Below;
 use hickory_resolver::proto::rr::RecordType;
 use serde::Deserialize;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +20,17 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DnsSettings {
-    /// DNS server to ask, instead of those of /etc/resolv.conf
-    #[arg(id = "dns_servers", long = "dns-server", value_name = "IP[:PORT]")]
+    /// DNS server to ask, instead of those of /etc/resolv.conf: IP or IP:PORT, or tls://IP#NAME or tls://IP:PORT#NAME to ask
+    /// it over TLS, with the name in its certificate
+    #[arg(id = "dns_servers", long = "dns-server", value_name = "SERVER")]
     pub servers: Vec<DnsServer>,
+    /// PEM file of the authorities that issue the certificates of DNS servers over TLS [default: the system's]
+    #[arg(
+        id = "dns_ca_certificates",
+        long = "dns-ca-certificates",
+        value_name = "PATH"
+    )]
+    pub ca_certificates: Option<PathBuf>,
     /// Minimum time to keep a DNS answer, whatever its TTL [default: 30s]
     #[arg(id = "dns_min_ttl", long = "dns-min-ttl", value_name = "DURATION")]
     #[serde(rename = "minTTL")]
@@ -79,6 +90,7 @@ impl DnsSettings {
     pub(super) fn over(self, below: Self) -> Self {
         Self {
             servers: list(self.servers, below.servers),
+            ca_certificates: self.ca_certificates.or(below.ca_certificates),
             min_ttl: self.min_ttl.or(below.min_ttl),
             grace: self.grace.or(below.grace),
             intercept: self.intercept.or(below.intercept),
@@ -98,7 +110,9 @@ impl DnsSettings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
     /// Servers in the order in which they are asked, at least one.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<NameServer>,
+    /// PEM file of the authorities of those over TLS; `None`: the system's.
+    pub ca_certificates: Option<PathBuf>,
     /// Shortest time that an answer is kept, whatever its TTL.
     pub min_ttl: Duration,
     /// How long an address stays allowed after its TTL has ended.
@@ -121,16 +135,23 @@ impl Dns {
     /// With defaults for what is not set.
     pub(super) fn of(
         s: &DnsSettings,
-        servers: Vec<SocketAddr>,
+        servers: Vec<NameServer>,
         system_servers: impl FnOnce() -> Vec<SocketAddr>,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let below = Below::default();
-        Self {
+        if let Some(file) = s.ca_certificates.as_ref().filter(|f| !f.is_absolute()) {
+            let file = file.display();
+            return Err(Failure::usage(format_args!(
+                "dns.caCertificates: `{file}`: want an absolute path"
+            )));
+        }
+        Ok(Self {
             servers: if servers.is_empty() {
-                system_servers()
+                system_servers().into_iter().map(Into::into).collect()
             } else {
                 servers
             },
+            ca_certificates: s.ca_certificates.clone(),
             min_ttl: s.min_ttl.map_or(Duration::from_secs(30), |d| d.0),
             // Clients hold addresses beyond the TTL: connection pools, the JVM's cache.
             grace: s.grace.map_or(Duration::from_mins(10), |d| d.0),
@@ -152,6 +173,29 @@ impl Dns {
                 burst: s.below_burst.unwrap_or(below.burst),
                 per_minute: s.below_per_minute.unwrap_or(below.per_minute),
             },
-        }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dns, DnsSettings};
+
+    #[test]
+    fn the_file_of_authorities_has_an_absolute_path() {
+        let of = |file: &str| {
+            let settings = DnsSettings {
+                ca_certificates: Some(file.into()),
+                ..DnsSettings::default()
+            };
+            Dns::of(&settings, Vec::new(), Vec::new)
+        };
+        assert!(of("/etc/ssl/dns.pem").unwrap().ca_certificates.is_some());
+        let failure = of("ca.pem").unwrap_err();
+        let want = "dns.caCertificates: `ca.pem`: want an absolute path";
+        assert_eq!(
+            (failure.code, &*failure.message),
+            (crate::failure::USAGE, want)
+        );
     }
 }

@@ -31,6 +31,7 @@ pub use workloads::{PodsEntry, WorkloadEntry};
 use crate::failure::Failure;
 use crate::gate::pods::AUTO;
 use crate::kernel::canary;
+use egress_core::dns::name_server::NameServer;
 use egress_core::policy::leases::PrivateAnswers;
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -137,7 +138,7 @@ impl Config {
             Some(path) => flags.over(Settings::from_file(path)?),
             None => flags,
         };
-        let servers = settings.dns.servers.iter().map(|s| s.0).collect();
+        let servers = settings.dns.servers.iter().map(|s| s.0.clone()).collect();
         Self::complete(settings, servers, resolv_conf::system_servers)
     }
 
@@ -160,7 +161,7 @@ impl Config {
 
     fn complete(
         s: Settings,
-        servers: Vec<SocketAddr>,
+        servers: Vec<NameServer>,
         system_servers: impl FnOnce() -> Vec<SocketAddr>,
     ) -> Result<Self, Failure> {
         let of_api = s.kubernetes.as_ref().and_then(|k| k.rules);
@@ -223,7 +224,7 @@ impl Config {
             cgroups: s.cgroups,
             agent_cgroup: s.agent_cgroup,
             bpf_dir: s.bpf_dir.unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
-            dns: Dns::of(&s.dns, servers, system_servers),
+            dns: Dns::of(&s.dns, servers, system_servers)?,
             allow_private_answers: s.allow_private_answers.unwrap_or(false),
             private_answers: s.private_answers.into_iter().map(|a| a.0).collect(),
             internal,
@@ -272,7 +273,7 @@ mod tests {
     }
 
     fn complete(s: Settings) -> Result<Config, Failure> {
-        let servers = s.dns.servers.iter().map(|s| s.0).collect();
+        let servers = s.dns.servers.iter().map(|s| s.0.clone()).collect();
         Config::complete(s, servers, || vec![([127, 0, 0, 1], 53).into()])
     }
 
@@ -285,7 +286,10 @@ mod tests {
         assert!(!c.allow_private_answers && c.internal.is_empty());
         assert_eq!(c.bpf_dir, Path::new("/sys/fs/bpf/egress-agent"));
         assert_eq!(c.proxy_port, 15001);
-        assert_eq!(c.dns.servers, [SocketAddr::from(([127, 0, 0, 1], 53))]);
+        assert_eq!(
+            c.dns.servers,
+            [SocketAddr::from(([127, 0, 0, 1], 53)).into()]
+        );
     }
 
     #[test]
@@ -308,7 +312,10 @@ mod tests {
             (2, "flag.yaml")
         );
         assert_eq!(c.cgroups, [PathBuf::from("/f")]);
-        assert_eq!(c.dns.servers, ["192.0.2.9:53".parse().unwrap()]);
+        assert_eq!(
+            c.dns.servers,
+            [SocketAddr::from(([192, 0, 2, 9], 53)).into()]
+        );
     }
 
     #[test]

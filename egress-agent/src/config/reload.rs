@@ -3,6 +3,8 @@
 
 use crate::access_log::AccessLog;
 use crate::config::{Config, Settings};
+use crate::dns::NameServers;
+use crate::failure::Failure;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -31,13 +33,13 @@ pub fn hangup() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Follows the file and sends each valid version of it to `engine` and to the access log, whose file SIGHUP opens
-/// again in any case. Returns when the engine has ended.
+/// Follows the file and sends each valid version of it to `engine`, to the access log, whose file SIGHUP opens again in any
+/// case, and to the name servers, whose authorities are read again each time. Returns when the engine has ended.
 pub async fn follow(
     source: Source,
     mut current: Config,
     mut hangup: Signal,
-    (engine, access_log): (mpsc::Sender<Config>, Arc<AccessLog>),
+    (engine, access_log, servers): (mpsc::Sender<Config>, Arc<AccessLog>, NameServers),
 ) {
     let file = source.file.as_deref();
     let mut seen = stamp(file);
@@ -60,8 +62,12 @@ pub async fn follow(
             );
             continue;
         };
-        let new = match Config::load(source.flags.clone(), Some(file)) {
-            Ok(new) => new,
+        let read = Config::load(source.flags.clone(), Some(file)).and_then(|new| {
+            let trust = servers.trust_of(new.dns.ca_certificates.as_deref());
+            Ok((new, trust.map_err(Failure::usage)?))
+        });
+        let (new, trust) = match read {
+            Ok(read) => read,
             Err(error) => {
                 tracing::error!(%error, "config not applied; the previous config stays in force");
                 continue;
@@ -76,6 +82,7 @@ pub async fn follow(
             );
         }
         access_log.apply(current.access_log.as_ref());
+        servers.apply(trust);
         if engine.send(current.clone()).await.is_err() {
             return;
         }
@@ -99,6 +106,7 @@ fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
     take!(deny_errno);
     take!(workloads);
     take!(access_log);
+    take!(dns.ca_certificates);
     take!(dns.min_ttl);
     take!(dns.grace);
     let fixed = [

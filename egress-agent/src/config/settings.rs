@@ -245,7 +245,7 @@ rules: [/etc/egress/rules]
 cgroups: [/sys/fs/cgroup/workloads]
 agentCgroup: /sys/fs/cgroup/egress-agent
 bpfDir: /sys/fs/bpf/x
-dns: {servers: [192.0.2.1, '[2001:db8::1]:5353'], minTTL: 5s, grace: 10m, intercept: auto, denied: nxdomain, types: [TXT, MX], search: [corp.example], clusterDomain: k8s.example, belowLength: 64, belowLabels: 2, belowBurst: 10, belowPerMinute: 5}
+dns: {servers: [192.0.2.1, '[2001:db8::1]:5353', 'tls://192.0.2.2#dns.example'], caCertificates: /etc/ssl/dns.pem, minTTL: 5s, grace: 10m, intercept: auto, denied: nxdomain, types: [TXT, MX], search: [corp.example], clusterDomain: k8s.example, belowLength: 64, belowLabels: 2, belowBurst: 10, belowPerMinute: 5}
 allowPrivateAnswers: true
 privateAnswers: [172.16.0.0/12, '*.rds.example=10.0.0.0/8']
 internal: [10.0.0.0/8]
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn every_field_of_the_file_is_read() {
         let s = Settings::from_yaml(FULL).unwrap();
-        assert_eq!(s.dns.servers[1].0.port(), 5353);
+        assert_eq!(s.dns.servers[1].0.address.port(), 5353);
         assert_eq!(s.dns.min_ttl, Some(Span(Duration::from_secs(5))));
         assert_eq!(s.on_exit, Some(OnExit::Detach));
         assert_eq!(s.proxy_memory, Some(640));

@@ -3,11 +3,13 @@
 
 use super::glob::CgroupGlob;
 use egress_core::dns::judge;
+use egress_core::dns::name_server::NameServer;
 use egress_core::http::authority::parse_server_name;
 use egress_core::istio::duration::{TimeSpan, parse_duration};
 use egress_core::istio::hosts;
 use egress_core::policy::leases::PrivateAnswers;
 use hickory_resolver::proto::rr::RecordType;
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,27 +18,44 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`. The default port is 53.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DnsServer(pub SocketAddr);
+/// A DNS server: `IP`, `IP:PORT` or `[IP6]:PORT`, with default port 53; over TLS with `tls://` before it, default port 853,
+/// and `#NAME` behind it. Without a name the certificate must be valid for the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsServer(pub NameServer);
 
 impl FromStr for DnsServer {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let ip = s
-            .strip_prefix('[')
-            .and_then(|r| r.strip_suffix(']'))
-            .unwrap_or(s);
-        if let Ok(ip) = ip.parse::<IpAddr>() {
-            return Ok(Self((ip, 53).into()));
+        const WANT: &str = "want IP, IP:PORT or [IPv6]:PORT, or tls://IP[:PORT]#NAME with the name in the server's certificate";
+        let bad = || format!("`{s}` is not a DNS server: {WANT}");
+        let (place, name, default) = match s.strip_prefix("tls://") {
+            None => (s, None, 53),
+            Some(rest) => {
+                let named = rest.split_once('#');
+                let (place, name) = named.map_or((rest, None), |(at, name)| (at, Some(name)));
+                (place, name, 853)
+            }
+        };
+        let ip = place.strip_prefix('[').and_then(|r| r.strip_suffix(']'));
+        let address = match ip.unwrap_or(place).parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, default),
+            Err(_) => place.parse().map_err(|_| bad())?,
+        };
+        if address.port() == 0 {
+            return Err(bad());
         }
-        match s.parse::<SocketAddr>() {
-            Ok(addr) if addr.port() != 0 => Ok(Self(addr)),
-            Ok(_) | Err(_) => Err(format!(
-                "`{s}` is not a DNS server: want IP, IP:PORT or [IPv6]:PORT"
-            )),
-        }
+        let tls = match name {
+            _ if default == 53 => None,
+            None => Some(address.ip().to_string()),
+            Some(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                ServerName::try_from(name).map_err(|_| bad())?;
+                Some(name.to_ascii_lowercase())
+            }
+        };
+        let tls = tls.map(Into::into);
+        Ok(Self(NameServer { address, tls }))
     }
 }
 
@@ -256,6 +275,60 @@ mod tests {
         ] {
             let read = text.parse().ok().map(|span: Span| span.0);
             assert_eq!(read, want.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_dns_server_over_tls_has_port_853_and_the_name_in_its_certificate() {
+        for (text, want) in [
+            (
+                "tls://192.0.2.1#dns.example",
+                "tls://192.0.2.1:853#dns.example",
+            ),
+            (
+                "tls://192.0.2.1:8853#DNS.example.",
+                "tls://192.0.2.1:8853#dns.example",
+            ),
+            ("tls://192.0.2.1", "tls://192.0.2.1:853#192.0.2.1"),
+            (
+                "tls://[2001:db8::1]:853",
+                "tls://[2001:db8::1]:853#2001:db8::1",
+            ),
+            (
+                "tls://2001:db8::1#192.0.2.9",
+                "tls://[2001:db8::1]:853#192.0.2.9",
+            ),
+            (
+                "tls://192.0.2.1:53#dns.example",
+                "tls://192.0.2.1:53#dns.example",
+            ),
+        ] {
+            let read: DnsServer = text.parse().unwrap();
+            assert_eq!(read.0.to_string(), want);
+        }
+        for text in [
+            "tls://",
+            "tls://dns.example",
+            "tls://dns.example#dns.example",
+            "tls://192.0.2.1:0#dns.example",
+            "tls://192.0.2.1:853x#dns.example",
+            "tls://192.0.2.1#",
+            "tls://192.0.2.1#*.example",
+            "tls://192.0.2.1#a b",
+            "tls://192.0.2.1#a#b",
+            "tls://192.0.2.1/#dns.example",
+            "TLS://192.0.2.1#dns.example",
+            "tls:192.0.2.1#dns.example",
+            "https://192.0.2.1#dns.example",
+            "192.0.2.1#dns.example",
+        ] {
+            let line = text.parse::<DnsServer>().unwrap_err();
+            assert!(
+                line.contains(text)
+                    && line.contains("tls://IP[:PORT]#NAME")
+                    && !line.contains('\n'),
+                "{line}"
+            );
         }
     }
 

@@ -2,11 +2,16 @@
 //! names are asked when, and how long an answer is valid.
 
 mod exchange;
+mod failing;
+mod name_servers;
 mod resolver;
 mod serve;
 mod server;
+mod tls;
 mod transport;
+mod trust;
 
+pub use name_servers::{NameServers, ServerState};
 pub use resolver::Resolver;
 pub use serve::{
     Asker, DeniedQuery, DnsUse, Learned, Owners, Parts, Queries, QueryResult, Server, datagrams,

@@ -3,14 +3,13 @@
 //! It uses no search domains, no hosts file and no cache: names are complete, and the core decides how long
 //! an answer is kept. If a server fails, it asks the next one. A negative answer is final.
 
+use super::name_servers::NameServers;
 use super::server::{Server, ask_in_turn};
-use crate::sockets::SocketFactory;
 use egress_core::dns::chain;
 use egress_core::dns::query::Question;
 use egress_core::policy::leases::{Answer, Failure};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -30,15 +29,9 @@ pub struct Resolver {
 
 impl Resolver {
     /// Asks `servers` in this order.
-    pub fn new(servers: &[SocketAddr], sockets: &Arc<SocketFactory>) -> anyhow::Result<Self> {
-        let servers = servers
-            .iter()
-            .map(|&server| {
-                Server::new(server, sockets, sockets.own_netns(), CONCURRENT).map(Arc::new)
-            })
-            .collect::<anyhow::Result<_>>()?;
+    pub fn new(servers: &NameServers) -> anyhow::Result<Self> {
         Ok(Self {
-            servers,
+            servers: servers.make(CONCURRENT)?.into(),
             slots: Arc::new(Semaphore::new(CONCURRENT)),
         })
     }

@@ -1,12 +1,15 @@
-//! One name server. It is asked over UDP if only the server can answer, and otherwise over TCP.
+//! One name server. It is asked over UDP if only the server can answer, and otherwise over TCP. A
+//! server over TLS is asked over TLS only.
 //!
 //! Owns that choice, and how often a question is asked. [`super::exchange`] decides which datagram is an answer.
 
 use super::exchange::{Exchange, NoAnswer};
+use super::tls::{Link, OverTls};
 use super::transport::Transport;
 use crate::sockets::SocketFactory;
 use egress_core::dns::query::Question;
 use egress_ebpf::ids::NetnsCookie;
+use hickory_resolver::ConnectionProvider;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Message, OpCode, Query, ResponseCode};
@@ -30,9 +33,15 @@ type Client = hickory_resolver::Resolver<Transport>;
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     udp: Exchange,
-    tcp: Client,
-    /// Whether every question goes over TCP.
+    stream: Stream,
+    /// Whether every question goes over the stream.
     only_tcp: AtomicBool,
+}
+
+/// What carries questions that do not go over UDP.
+enum Stream {
+    Tcp(Client),
+    Tls(hickory_resolver::Resolver<OverTls>),
 }
 
 /// The message that answers a question, of the first of these servers that has one: records, or the word that there are
@@ -70,12 +79,27 @@ impl Server {
         Ok(Self {
             address,
             udp: Exchange::new(sockets, netns, address),
-            tcp: client(address, ConnectionConfig::tcp(), transport, concurrent)?,
+            stream: Stream::Tcp(client(address, transport, concurrent)?),
             only_tcp: AtomicBool::new(address.ip().is_loopback()),
         })
     }
 
-    async fn ask(&self, question: &Question) -> Result<Message, String> {
+    /// The server of a link, asked over the link only.
+    pub(super) fn over_tls(
+        link: &Arc<Link>,
+        sockets: &Arc<SocketFactory>,
+        concurrent: usize,
+    ) -> anyhow::Result<Self> {
+        let address = link.server();
+        Ok(Self {
+            address,
+            udp: Exchange::new(sockets, sockets.own_netns(), address),
+            stream: Stream::Tls(client(address, link.provider(), concurrent)?),
+            only_tcp: AtomicBool::new(true),
+        })
+    }
+
+    pub(super) async fn ask(&self, question: &Question) -> Result<Message, String> {
         let message = timeout(TIMEOUT, self.message(question)).await;
         let message = message.unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")))?;
         let code = message.metadata.response_code;
@@ -85,12 +109,17 @@ impl Server {
     }
 
     async fn message(&self, question: &Question) -> Result<Message, String> {
+        let tcp = match &self.stream {
+            // This way only.
+            Stream::Tls(tls) => return over_stream(tls, question).await,
+            Stream::Tcp(tcp) => tcp,
+        };
         if !self.only_tcp.load(Ordering::Relaxed)
             && let Some(message) = self.over_udp(question).await
         {
             return Ok(message);
         }
-        self.over_tcp(question).await
+        over_stream(tcp, question).await
     }
 
     /// `None` if the question has to be asked over TCP.
@@ -115,30 +144,33 @@ impl Server {
             Err(NoAnswer::OnThisNode | NoAnswer::WrongAnswers | NoAnswer::Socket(_)) => None,
         }
     }
+}
 
-    async fn over_tcp(&self, question: &Question) -> Result<Message, String> {
-        let name = question.fqdn().ok_or("the name cannot be asked for")?;
-        let kind = question.kind;
-        // hickory follows aliases.
-        match self.tcp.lookup(name.clone(), kind).await {
-            Ok(lookup) => {
-                let (answers, authorities) = (lookup.answers(), lookup.authorities());
-                let code = ResponseCode::NoError;
-                Ok(message(
-                    Query::query(name, kind),
-                    code,
-                    answers,
-                    authorities,
-                ))
-            }
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                let soa = none.soa.as_deref();
-                let soa = soa.map(|soa| soa.clone().into_record_of_rdata());
-                let code = none.response_code;
-                Ok(message(Query::query(name, kind), code, &[], soa.as_slice()))
-            }
-            Err(e) => Err(e.to_string()),
+/// Asks hickory, which follows aliases.
+async fn over_stream<P: ConnectionProvider>(
+    client: &hickory_resolver::Resolver<P>,
+    question: &Question,
+) -> Result<Message, String> {
+    let name = question.fqdn().ok_or("the name cannot be asked for")?;
+    let kind = question.kind;
+    match client.lookup(name.clone(), kind).await {
+        Ok(lookup) => {
+            let (answers, authorities) = (lookup.answers(), lookup.authorities());
+            let code = ResponseCode::NoError;
+            Ok(message(
+                Query::query(name, kind),
+                code,
+                answers,
+                authorities,
+            ))
         }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            let soa = none.soa.as_deref();
+            let soa = soa.map(|soa| soa.clone().into_record_of_rdata());
+            let code = none.response_code;
+            Ok(message(Query::query(name, kind), code, &[], soa.as_slice()))
+        }
+        Err(e) => Err(e.to_string()),
     }
 }
 
@@ -167,16 +199,18 @@ fn message(
     message
 }
 
-fn client(
+/// A client over a stream of this provider.
+fn client<P: ConnectionProvider>(
     server: SocketAddr,
-    mut connection: ConnectionConfig,
-    transport: Transport,
+    provider: P,
     concurrent: usize,
-) -> anyhow::Result<Client> {
+) -> anyhow::Result<hickory_resolver::Resolver<P>> {
+    // hickory is built without TLS: a link takes care of it.
+    let mut connection = ConnectionConfig::tcp();
     connection.port = server.port();
     let config = NameServerConfig::new(server.ip(), true, vec![connection]);
     let config = ResolverConfig::from_name_servers(vec![config]);
-    let mut builder = hickory_resolver::Resolver::builder_with_config(config, transport);
+    let mut builder = hickory_resolver::Resolver::builder_with_config(config, provider);
     let options = builder.options_mut();
     options.ndots = 0;
     options.timeout = TIMEOUT;

@@ -21,7 +21,11 @@ pub(crate) fn settings(config: &Config) -> Settings {
             ..LeaseSettings::default()
         },
         domain: config.dns.cluster_domain.to_string(),
-        dns_servers: config.dns.servers.clone(),
+        // Workloads cannot ask those over TLS, and the agent asks them for them only with `intercept: auto`.
+        dns_servers: (config.dns.servers.iter())
+            .filter(|server| server.tls.is_none())
+            .map(|server| server.address)
+            .collect(),
         dns_intercept: config.dns.intercept == Intercept::Auto,
         internal: config.internal.clone(),
         unlisted_address: match config.unlisted_address {

@@ -2,7 +2,7 @@
 
 use crate::applied::Applied;
 use crate::config::{Config, Intercept};
-use crate::dns::{DnsUse, Server};
+use crate::dns::{DnsUse, NameServers, Server};
 use crate::kernel::{self, Kernel};
 use crate::kubernetes::{Ranges, Shown, Standings};
 use crate::observe::counters::Registry;
@@ -81,8 +81,8 @@ pub struct Providers {
     pub applied: watch::Receiver<Arc<Applied>>,
     /// The proxy.
     pub proxy: Arc<Shared>,
-    /// The DNS server; `None` if queries are not redirected.
-    pub dns: Option<Arc<Server>>,
+    /// The DNS server, `None` if queries are not redirected, and the agent's name servers.
+    pub dns: (Option<Arc<Server>>, NameServers),
     /// The followers of the Kubernetes API.
     pub kubernetes: Standings,
     /// The cluster's own ranges; `None` without a cluster.
@@ -263,22 +263,7 @@ impl Reporter {
                 .map(followed)
                 .collect(),
             workloads: workloads.into_iter().map(workload).collect(),
-            dns: providers
-                .dns
-                .as_ref()
-                .map_or_else(DnsStatus::default, |server| {
-                    let DnsUse {
-                        waiting,
-                        cache,
-                        targets,
-                    } = server.in_use();
-                    DnsStatus {
-                        intercept: Intercept::Auto,
-                        waiting,
-                        cache_bytes: cache,
-                        alias_targets: targets,
-                    }
-                }),
+            dns: dns(providers),
             proxy: counters(Section::Proxy),
             agent: counters(Section::Agent),
             proxy_use: providers.proxy.in_use(),
@@ -289,6 +274,26 @@ impl Reporter {
             },
             ..self.fixed.clone()
         })
+    }
+}
+
+fn dns(providers: &Providers) -> DnsStatus {
+    let (server, names) = &providers.dns;
+    let used = server.as_ref().map(|server| server.in_use());
+    let DnsUse {
+        waiting,
+        cache,
+        targets,
+    } = used.unwrap_or_default();
+    DnsStatus {
+        intercept: match used {
+            Some(_) => Intercept::Auto,
+            None => Intercept::Off,
+        },
+        servers: names.states(),
+        waiting,
+        cache_bytes: cache,
+        alias_targets: targets,
     }
 }
 

@@ -4,6 +4,7 @@
 //! prints them for people.
 
 use crate::config::{Intercept, Mode};
+use crate::dns::ServerState;
 use crate::in_use::InUse;
 use crate::kubernetes::Ranges;
 use crate::proxy::ProxyUse;
@@ -71,11 +72,14 @@ pub struct Status {
 }
 
 /// `dns` of [`Status`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DnsStatus {
     /// Who answers them.
     pub intercept: Intercept,
+    /// The agent's name servers, in the order in which they are asked.
+    #[serde(default)]
+    pub servers: Vec<ServerState>,
     /// Queries that wait for an answer.
     pub waiting: usize,
     /// Bytes of answers that are kept.

@@ -3,6 +3,7 @@
 
 use super::status::{Status, WorkloadStatus};
 use crate::config::{Intercept, Mode};
+use crate::dns::ServerState;
 use crate::in_use::InUse;
 use crate::kubernetes::Use;
 use crate::observe::families::{Section, help};
@@ -59,16 +60,32 @@ impl Text<'_> {
         Ok(())
     }
 
+    /// What name servers leave open, and those that cannot be asked.
+    fn name_servers(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let dns = &self.status.dns;
+        for server in &dns.servers {
+            if let Some(why) = &server.failing {
+                let text = format_args!("{} cannot be asked: {why}", server.server);
+                line(f, "dns server", text)?;
+            }
+        }
+        // No workload may connect to a server over TLS.
+        let over_tls = |s: &ServerState| s.server.starts_with("tls://");
+        let encrypted = !dns.servers.is_empty() && dns.servers.iter().all(over_tls);
+        if self.status.running && dns.intercept == Intercept::Off && !encrypted {
+            let text = "port 53 of the name servers in dns.servers: queries are not filtered, so workloads can tunnel data through them; dns.intercept: auto closes that";
+            line(f, "open", text)?;
+        }
+        Ok(())
+    }
+
     /// The problems: whatever makes the gate deny or allow more than the rules say.
     fn wrong(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let r = &self.status.rules;
         for gap in &self.status.kernel.gaps {
             line(f, "open", gap)?;
         }
-        if self.status.running && self.status.dns.intercept == Intercept::Off {
-            let text = "port 53 of the name servers in dns.servers: queries are not filtered, so workloads can tunnel data through them; dns.intercept: auto closes that";
-            line(f, "open", text)?;
-        }
+        self.name_servers(f)?;
         if !self.status.kernel.neighbours.is_empty() {
             let names = self.status.kernel.neighbours.join(", ");
             let text = "other programs that run with the gate's; if they translate service addresses, `internal` must also list the addresses of the pods behind them";
@@ -309,6 +326,27 @@ mod tests {
         let text = short(&status);
         let open = text.lines().find(|line| line.starts_with("open"));
         assert!(open.unwrap().contains("dns.intercept: auto"), "{text}");
+    }
+
+    #[test]
+    fn a_name_server_over_tls_opens_nothing_and_is_shown_when_it_fails() {
+        let mut status = Status {
+            running: true,
+            ..Status::default()
+        };
+        let server = |server: &str, failing: Option<&str>| ServerState {
+            server: server.to_owned(),
+            failing: failing.map(str::to_owned),
+        };
+        let tls = "tls://192.0.2.53:853#dns.example";
+        status.dns.servers = vec![server(tls, None)];
+        let text = short(&status);
+        assert!(!text.contains("open") && !text.contains(tls), "{text}");
+        let failing = server(tls, Some("its certificate has expired"));
+        status.dns.servers = vec![failing, server("192.0.2.53:53", None)];
+        let text = short(&status);
+        let line = format!("dns server  {tls} cannot be asked: its certificate has expired\n");
+        assert!(text.contains(&line) && text.contains("open "), "{text}");
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! Gives the DNS server of the workloads its parts of the kernel side, of the engine and of the proxy.
 
 use crate::config::{Config, Intercept};
-use crate::dns::{self, Asker, Learned, Server};
+use crate::dns::{self, Asker, Learned, NameServers, Server};
 use crate::engine::Engine;
 use crate::kernel::{DnsClients, Kernel};
 use crate::observe::flows::FlowLog;
 use crate::proxy::{BoxFuture, DnsStreams, Origin};
-use crate::sockets::SocketFactory;
 use crate::workloads::Sharers;
 use egress_ebpf::abi::{DNS_PORT, DnsClientKey};
 use egress_ebpf::ids::NetnsCookie;
@@ -76,7 +75,7 @@ pub fn dns_server(
     config: &Config,
     kernel: &Kernel,
     engine: &Engine,
-    sockets: &Arc<SocketFactory>,
+    servers: &NameServers,
     flows: &Arc<FlowLog>,
     learned: mpsc::Sender<Learned>,
 ) -> anyhow::Result<Option<Arc<Server>>> {
@@ -85,8 +84,8 @@ pub fn dns_server(
     }
     let published = engine.published();
     let made = Server::new(dns::Parts {
-        servers: config.dns.servers.clone(),
-        sockets: Arc::clone(sockets),
+        servers: servers.clone(),
+        sockets: Arc::clone(servers.sockets()),
         directory: published.directory,
         accepted: published.answers,
         in_force: published.in_force,

@@ -11,7 +11,7 @@ use crate::access_log::AccessLog;
 use crate::admission::serve_reviews;
 use crate::cluster::Cluster;
 use crate::config::{Config, LogFormat, OnExit, OnRemoval};
-use crate::dns::{Resolver, Server};
+use crate::dns::{NameServers, Resolver, Server};
 use crate::engine::{Ending, Engine, News};
 use crate::gate::roots::Roots;
 use crate::handover::{self, Leaving};
@@ -109,15 +109,17 @@ impl NameResolver for PublicNames {
 /// The limit of one connect. The proxy's own limit is shorter.
 const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 
-/// An engine over the kernel's tables.
+/// An engine over the kernel's tables, and the name servers that it asks.
 pub fn engine(
     config: &Config,
     roots: &Roots,
     (kernel, sockets): (&mut Kernel, &Arc<SocketFactory>),
     news: News,
     owners: &Owners,
-) -> anyhow::Result<Engine> {
-    let resolver = Resolver::new(&config.dns.servers, sockets)?;
+) -> anyhow::Result<(Engine, NameServers)> {
+    let (list, authorities) = (&config.dns.servers, config.dns.ca_certificates.as_deref());
+    let servers = NameServers::new(list, authorities, sockets)?;
+    let resolver = Resolver::new(&servers)?;
     let tables = kernel.tables()?;
     let live = Live::open(&kernel.pins, tables.view())?;
     let counters = news.counters.clone();
@@ -128,7 +130,8 @@ pub fn engine(
         counters,
         owners.clone(),
     );
-    Engine::new(config, &roots.paths, tables, resolver, ending, news)
+    let engine = Engine::new(config, &roots.paths, tables, resolver, ending, news)?;
+    Ok((engine, servers))
 }
 
 /// Finds the workloads of cgroups, as the config's log format shows them.
@@ -175,7 +178,7 @@ pub fn shared(
     config: &Config,
     engine: &Engine,
     origins: Origins,
-    sockets: &Arc<SocketFactory>,
+    servers: &NameServers,
     flows: &Arc<FlowLog>,
     (proof, secrets, dns): (&Arc<str>, &Arc<SecretStore>, Option<&Arc<Server>>),
 ) -> anyhow::Result<Arc<Shared>> {
@@ -183,7 +186,7 @@ pub fn shared(
         kernel: origins,
         sharers: engine.sharers(),
     });
-    let dialer = Arc::new(FactoryDialer(Arc::clone(sockets)));
+    let dialer = Arc::new(FactoryDialer(Arc::clone(servers.sockets())));
     let limits = Limits {
         memory: usize::from(config.proxy_memory) << 20,
         ..privilege::proxy_limits()
@@ -198,7 +201,7 @@ pub fn shared(
         .presenting(&config.client_certificates, secrets)
         // Not the engine's: names that clients choose must not hold up the names in the rules.
         .resolving(Arc::new(PublicNames {
-            resolver: Resolver::new(&config.dns.servers, sockets)?,
+            resolver: Resolver::new(servers)?,
             answers: Arc::clone(&published.answers),
             in_force: Arc::clone(&published.in_force),
         }));
@@ -254,11 +257,8 @@ pub fn give_back(proxied: &Arc<Shared>) -> impl Future<Output = ()> + Send + use
 }
 
 /// A line that no other process knows. The proxy answers the agent's own canaries with it.
-pub fn proof() -> io::Result<String> {
+pub fn proof() -> io::Result<Arc<str>> {
     let mut random = [0; 16];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!(
-        "egress-agent {:032x}\n",
-        u128::from_ne_bytes(random)
-    ))
+    Ok(format!("egress-agent {:032x}\n", u128::from_ne_bytes(random)).into())
 }

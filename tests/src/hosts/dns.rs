@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// The largest UDP answer for a client without EDNS (RFC 1035 section 2.3.4).
@@ -298,17 +298,26 @@ async fn streams(dns: Dns, listener: TcpListener) {
 /// Queries and answers with a length of two bytes before each (RFC 1035 section 4.2.2).
 async fn conversation(dns: Dns, mut stream: TcpStream, peer: IpAddr) -> Option<()> {
     loop {
-        let length = stream.read_u16().await.ok()?;
-        let mut message = vec![0; usize::from(length)];
-        stream.read_exact(&mut message).await.ok()?;
-        if let Some(answer) = dns.answer(&message, peer, None) {
-            stream
-                .write_u16(u16::try_from(answer.len()).ok()?)
-                .await
-                .ok()?;
-            stream.write_all(&answer).await.ok()?;
-        }
+        exchange(&dns, &mut stream, peer).await?;
     }
+}
+
+/// One query and its answer. `None` if the connection has ended.
+pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    dns: &Dns,
+    stream: &mut S,
+    peer: IpAddr,
+) -> Option<()> {
+    let length = stream.read_u16().await.ok()?;
+    let mut message = vec![0; usize::from(length)];
+    stream.read_exact(&mut message).await.ok()?;
+    if let Some(answer) = dns.answer(&message, peer, None) {
+        let length = u16::try_from(answer.len()).ok()?;
+        stream.write_u16(length).await.ok()?;
+        stream.write_all(&answer).await.ok()?;
+        stream.flush().await.ok()?;
+    }
+    Some(())
 }
 
 #[cfg(test)]

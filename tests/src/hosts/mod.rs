@@ -1,17 +1,19 @@
 //! The outside: hosts in a network namespace that answer like real ones.
 //!
-//! Owns their threads. Each kind of host has its own file: `origin` (HTTP and TLS), `dns`, `echo`, `anyone`. Dropping
+//! Owns their threads. Each kind of host has its own file: `origin` (HTTP and TLS), `dns`, `dns_tls`, `echo`, `anyone`. Dropping
 //! the world ends them all.
 
 mod anyone;
 mod authority;
 mod dns;
+mod dns_tls;
 mod echo;
 mod httpbin;
 mod origin;
 
 pub use authority::Authority;
 pub use dns::{Dns, Fault};
+pub use dns_tls::DnsTls;
 pub use echo::Echo;
 pub use origin::{Origin, Seen};
 
@@ -123,6 +125,18 @@ impl World {
         let dns = Dns::default();
         self.inside(dns::serve(dns.clone(), sockets(addresses, 53)))?;
         Ok(dns)
+    }
+
+    /// The zone of a DNS server over TLS too, with a certificate for `name`, which may be an IP address.
+    pub fn dns_tls(
+        &self,
+        dns: &Dns,
+        address: SocketAddr,
+        authority: &Authority,
+        name: &str,
+    ) -> Result<DnsTls> {
+        let config = authority.server(&[name])?;
+        self.inside(dns_tls::serve(dns.clone(), address, config))
     }
 
     /// Hosts that answer in the client's protocol, at these ports of each address.

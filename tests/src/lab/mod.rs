@@ -222,8 +222,11 @@ impl Lab {
             [] => &own[..],
             servers => servers,
         };
-        for server in servers {
-            flag("--dns-server", Path::new(&server.to_string()));
+        let mut others = self.options.agent.iter();
+        if !others.any(|flag| flag.starts_with("--dns-server")) {
+            for server in servers {
+                flag("--dns-server", Path::new(&server.to_string()));
+            }
         }
         let private = "--allow-private-answers";
         if !self.options.agent.iter().any(|f| f.starts_with(private)) {

@@ -21,7 +21,7 @@ pub struct LabOptions {
     pub family: Family,
     /// The TTL of every name, in seconds.
     pub ttl: u32,
-    /// The agent's name servers. If empty, these are the lab's own over both families.
+    /// The agent's name servers. If empty, these are the lab's own over both families, unless `agent` names others.
     pub servers: Vec<SocketAddr>,
     /// The agent's limit of descriptors (`ulimit -n`), if it differs from that of the test.
     pub descriptors: Option<u32>,

@@ -6,7 +6,7 @@
 
 mod server;
 
-use egress_agent::dns::Resolver;
+use egress_agent::dns::{NameServers, Resolver};
 use egress_agent::sockets::SocketFactory;
 use egress_core::policy::leases::Failure;
 use hickory_proto::op::{Message, ResponseCode};
@@ -19,8 +19,8 @@ use std::time::Duration;
 
 fn resolver(servers: &[&Server]) -> Resolver {
     let sockets = Arc::new(SocketFactory::new().unwrap());
-    let servers: Vec<_> = servers.iter().map(|s| s.addr).collect();
-    Resolver::new(&servers, &sockets).unwrap()
+    let servers: Vec<_> = servers.iter().map(|s| s.addr.into()).collect();
+    Resolver::new(&NameServers::new(&servers, None, &sockets).unwrap()).unwrap()
 }
 
 async fn addresses(resolver: &Resolver, name: &str) -> Vec<String> {

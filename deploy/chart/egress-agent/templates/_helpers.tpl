@@ -55,7 +55,7 @@ admission: {address: ":{{ .port }}", certificate: /etc/egress-agent/admission}
 {{/* The settings that a running agent takes from a changed file. A change of any other one replaces the pods. */}}
 {{- define "egress-agent.live" -}}
 workloads mode internal outboundTrafficPolicy unlistedAddress allowPrivateAnswers privateAnswers denyErrno
-dns.minTTL dns.grace accessLogFile accessLogEncoding accessLogFormat
+dns.caCertificates dns.minTTL dns.grace accessLogFile accessLogEncoding accessLogFormat
 {{- end }}
 
 {{/* Everything that only a restart applies, as one value. */}}

@@ -16,6 +16,7 @@ pub mod content;
 pub mod decision;
 pub mod judge;
 pub mod listing;
+pub mod name_server;
 mod own;
 pub mod query;
 pub mod question;

@@ -7,13 +7,13 @@ use super::observe::Queries;
 use super::shares::Shares;
 use super::upstream::Upstreams;
 use super::waiting::Waiting;
+use crate::dns::name_servers::NameServers;
 use crate::sockets::SocketFactory;
 use arc_swap::ArcSwap;
 use egress_core::dns::aliases::Aliases;
 use egress_core::dns::listing::Directory;
 use egress_core::policy::leases::{InForce, Lease, LeaseSettings};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,7 +35,7 @@ pub struct Learned {
 /// What the server takes from the rest of the agent.
 pub struct Parts {
     /// The agent's name servers.
-    pub servers: Vec<SocketAddr>,
+    pub servers: NameServers,
     /// Makes the sockets of questions.
     pub sockets: Arc<SocketFactory>,
     /// What workloads may ask.

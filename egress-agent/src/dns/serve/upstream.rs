@@ -3,6 +3,7 @@
 //!
 //! The questions have everything that protects the agent's own ([`Server`]), and no byte of the client's message.
 
+use crate::dns::name_servers::NameServers;
 use crate::dns::server::{Server, ask_in_turn};
 use crate::sockets::SocketFactory;
 use egress_core::dns::query::Question;
@@ -38,15 +39,10 @@ pub(super) struct Upstreams {
 }
 
 impl Upstreams {
-    pub(super) fn new(
-        servers: &[SocketAddr],
-        sockets: &Arc<SocketFactory>,
-    ) -> anyhow::Result<Self> {
-        let own = sockets.own_netns();
-        let server = |at: &SocketAddr| Server::new(*at, sockets, own, CONCURRENT).map(Arc::new);
+    pub(super) fn new(servers: &NameServers, sockets: &Arc<SocketFactory>) -> anyhow::Result<Self> {
         Ok(Self {
             sockets: Arc::clone(sockets),
-            configured: servers.iter().map(server).collect::<anyhow::Result<_>>()?,
+            configured: servers.make(CONCURRENT)?,
             others: Mutex::default(),
         })
     }
