@@ -1,5 +1,5 @@
-//! One name server. It is asked over UDP if only the server can answer, and otherwise over TCP. A
-//! server over TLS is asked over TLS only.
+//! One name server. It is asked over UDP if only the server can answer, and otherwise over TCP. A server over TLS is asked
+//! over TLS only.
 //!
 //! Owns that choice, and how often a question is asked. [`super::exchange`] decides which datagram is an answer.
 

@@ -32,7 +32,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// How long connect and handshake may take. A question has a little longer, so its asker learns why there is no connection.
+/// How long connect and handshake may take. A question may take 0.2 s longer, so that its error says why there is no
+/// connection.
 const CONNECT: Duration = Duration::from_millis(1800);
 /// A connection on which nothing arrives while a question waits this long is given up: the server may be gone without a
 /// word. A server that is only slow for one name answers others meanwhile.

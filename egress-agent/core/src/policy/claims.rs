@@ -329,8 +329,8 @@ fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &P
     entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
 }
 
-/// `addresses` of the entries that list a port, and allocated ones. With resolution NONE, an entry without `addresses` also covers every
-/// other address.
+/// `addresses` of the entries that list a port, and allocated ones. With resolution NONE, an entry without `addresses` also
+/// covers every other address.
 pub fn listed_networks(service: &Service, number: u16) -> Vec<IpNet> {
     let with_port = with_port(service, number);
     let nets = |(entry, _)| networks_of(service, entry);

@@ -26,7 +26,8 @@ pub struct View {
     pub plans: OrdMap<Arc<str>, Arc<HostPlan>>,
     /// For each host, the hosts whose routes lead to it.
     used_by: OrdMap<Arc<str>, OrdSet<Arc<str>>>,
-    /// Ports of hosts without `addresses` whose bytes may have no name, each with its hosts. Empty if the agent allocates no addresses.
+    /// Ports of hosts without `addresses` whose bytes may have no name, each with its hosts. Empty if the agent allocates no
+    /// addresses.
     nameless: OrdSet<(u16, Arc<str>)>,
 }
 
